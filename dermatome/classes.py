@@ -1,0 +1,34 @@
+"""The classes of the masks, by name. Numbers appear on disk only."""
+
+from enum import IntEnum
+
+Rgb = tuple[int, int, int]
+
+
+class TissueClass(IntEnum):
+    """What a pixel of a skin slide is; the numbers are those of the source system's masks."""
+
+    BACKGROUND = 0
+    DERMIS = 1
+    EPIDERMIS = 2
+    KERATIN = 3
+
+    @property
+    def label(self) -> str:
+        """The lower-case name used in tables, palettes and cards."""
+        return self.name.lower()
+
+    @property
+    def colour(self) -> Rgb:
+        """The colour it is drawn in: Okabe and Ito's palette, which colour-blind readers can tell apart."""
+        return _TISSUE_COLOURS[self]
+
+
+_TISSUE_COLOURS: dict[TissueClass, Rgb] = {
+    TissueClass.BACKGROUND: (255, 255, 255),
+    TissueClass.DERMIS: (86, 180, 233),
+    TissueClass.EPIDERMIS: (204, 121, 167),
+    TissueClass.KERATIN: (230, 159, 0),
+}
+
+TISSUE_LABELS: tuple[str, ...] = tuple(c.label for c in TissueClass)

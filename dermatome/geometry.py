@@ -1,0 +1,74 @@
+"""Boxes and sizes with named fields; every coordinate is in pixels of the slide's level 0 unless it says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """Height and width, px."""
+
+    height_px: int
+    width_px: int
+
+    @property
+    def area_px(self) -> int:
+        """Number of pixels."""
+        return self.height_px * self.width_px
+
+    def scaled(self, factor: float) -> Size:
+        """This size times ``factor``, rounded, at least one pixel each way."""
+        return Size(max(1, round(self.height_px * factor)), max(1, round(self.width_px * factor)))
+
+
+@dataclass(frozen=True)
+class Box:
+    """A half-open rectangle: rows ``top_px`` to ``bottom_px`` (excluded), columns ``left_px`` to ``right_px``."""
+
+    top_px: int
+    left_px: int
+    bottom_px: int
+    right_px: int
+
+    @property
+    def size(self) -> Size:
+        """Its height and width."""
+        return Size(self.bottom_px - self.top_px, self.right_px - self.left_px)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """For ``array[box.slices]``."""
+        return slice(self.top_px, self.bottom_px), slice(self.left_px, self.right_px)
+
+    @classmethod
+    def whole(cls, size: Size) -> Box:
+        """The box that covers an image of ``size``."""
+        return cls(0, 0, size.height_px, size.width_px)
+
+    def expanded(self, margin_px: int, within: Size) -> Box:
+        """This box with ``margin_px`` more on each side, cut to an image of size ``within``."""
+        return Box(
+            max(0, self.top_px - margin_px),
+            max(0, self.left_px - margin_px),
+            min(within.height_px, self.bottom_px + margin_px),
+            min(within.width_px, self.right_px + margin_px),
+        )
+
+    def rescaled(self, source: Size, target: Size) -> Box:
+        """The smallest box of an image of size ``target`` that covers this box of the same image at size ``source``."""
+        rows = target.height_px / source.height_px
+        columns = target.width_px / source.width_px
+        return Box(
+            int(self.top_px * rows),
+            int(self.left_px * columns),
+            min(target.height_px, -int(-self.bottom_px * rows // 1)),
+            min(target.width_px, -int(-self.right_px * columns // 1)),
+        )
+
+    def fits(self, within: Size) -> bool:
+        """Whether it is not empty and lies inside an image of size ``within``."""
+        return (
+            0 <= self.top_px < self.bottom_px <= within.height_px
+            and 0 <= self.left_px < self.right_px <= within.width_px
+        )

@@ -1,0 +1,1 @@
+"""Skin: annotated crops, tissue masks, cells in the epidermis, and its layers."""
