@@ -1,0 +1,161 @@
+"""A slide: RGB pixels with a declared scale, read from an untrusted file in bounded memory, guessing nothing."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dermatome.errors import BadImage, BadSetting, MissingInput
+from dermatome.files import sha256_bytes
+from dermatome.geometry import Size
+
+RgbImage = npt.NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+DECLARED_MPP = 0.5
+MAX_SIDE_PX = 20_000
+MAX_FILE_BYTES = 512 * 1024 * 1024
+
+
+class MppSource(StrEnum):
+    """Where a slide's microns per pixel come from."""
+
+    DECLARED = "declared"
+    FILE = "file"
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One image at level 0.
+
+    Attributes:
+        name: file stem or slide id.
+        pixels: (H, W, 3) uint8 RGB.
+        mpp: microns per pixel.
+        mpp_source: whether a person declared ``mpp`` or the file states it.
+        sha256: of the file's bytes.
+        conversions: what was done to make it 8-bit RGB, in words; empty for an RGB file.
+    """
+
+    name: str
+    pixels: RgbImage
+    mpp: float
+    mpp_source: MppSource
+    sha256: str
+    conversions: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        """Height and width, px."""
+        return Size(*self.pixels.shape[:2])
+
+
+def read_slide(
+    path: Path, *, declared_mpp: float = DECLARED_MPP, max_side_px: int = MAX_SIDE_PX, name: str | None = None
+) -> Slide:
+    """Reads and checks a JPEG, PNG or TIFF file, decoding it whole.
+
+    Grey, CMYK, palette, alpha and 16-bit images are turned into 8-bit RGB where that is safe, and
+    :attr:`Slide.conversions` says so. HPA gives no scale, so ``declared_mpp`` is used and recorded as declared.
+
+    Raises:
+        MissingInput: no such file.
+        BadImage: empty, truncated, HTML, another format, larger than ``max_side_px`` on a side, or of a pixel type
+            that has no safe 8-bit RGB reading.
+        BadSetting: ``declared_mpp`` is not a positive number of microns.
+    """
+    if not 0.01 <= declared_mpp <= 100:
+        raise BadSetting(f"The declared mpp is {declared_mpp}: give microns per pixel between 0.01 and 100.")
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BadImage(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: export a smaller region of it.")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingInput(f"There is no image {path}: check the path, or fetch it first.") from error
+    pixels, conversions = decode_rgb(data, path.name, max_side_px=max_side_px)
+    return Slide(
+        name=name or path.stem,
+        pixels=pixels,
+        mpp=declared_mpp,
+        mpp_source=MppSource.DECLARED,
+        sha256=sha256_bytes(data),
+        conversions=conversions,
+    )
+
+
+def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tuple[RgbImage, tuple[str, ...]]:
+    """Decodes the bytes of an image file whole.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and what was converted to get there.
+
+    Raises:
+        BadImage: see :func:`read_slide`.
+    """
+    if not data:
+        raise BadImage(f"{name} is empty: fetch it again.")
+    if data[:512].lstrip()[:1] == b"<":
+        raise BadImage(f"{name} is a web page (HTML or XML), not an image: check its address, then fetch it again.")
+    try:
+        with warnings.catch_warnings():
+            # The limits below are ours; Pillow's guess at a decompression bomb is neither a reason nor a protection.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if max(image.size) > max_side_px:
+                    raise BadImage(
+                        f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
+                        "raise the limit or export a smaller region."
+                    )
+                image.load()
+                return _as_rgb(image, name)
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage(
+            f"{name} is not a JPEG, PNG or TIFF image (it begins with {data[:8]!r}): fetch or export it again."
+        ) from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+        raise BadImage(f"{name} is damaged or cut short ({error}): fetch it again.") from error
+
+
+def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
+    conversions: list[str] = []
+    if image.getexif().get(0x0112, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        conversions.append("turned upright as its EXIF orientation says")
+    mode = image.mode
+    if mode == "RGB":
+        pass
+    elif mode in ("L", "1"):
+        conversions.append("grey repeated into three channels")
+    elif mode in ("I;16", "I;16B", "I;16L", "I"):
+        return _sixteen_bit(np.asarray(image), name, conversions)
+    elif mode in ("RGBA", "LA", "PA") or (mode == "P" and "transparency" in image.info):
+        image = image.convert("RGBA")
+        white: Any = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+        conversions.append("transparency laid on white")
+    elif mode == "P":
+        conversions.append("palette turned into RGB")
+    elif mode in ("CMYK", "YCbCr", "LAB"):
+        conversions.append(f"{mode} turned into RGB without a colour profile")
+    else:
+        raise BadImage(f"{name} has pixels of type {mode!r}, which has no safe 8-bit RGB reading: export it as RGB.")
+    return np.array(image.convert("RGB"), dtype=np.uint8), tuple(conversions)
+
+
+def _sixteen_bit(values: npt.NDArray[Any], name: str, conversions: list[str]) -> tuple[RgbImage, tuple[str, ...]]:
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImage(f"{name} has 32-bit pixels outside 0..65535: export it as 8-bit RGB.")
+    grey = (values.astype(np.uint32) >> 8).astype(np.uint8)
+    conversions.append("16-bit grey divided by 256 and repeated into three channels")
+    return np.repeat(grey[..., None], 3, axis=2), tuple(conversions)
