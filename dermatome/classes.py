@@ -1,6 +1,6 @@
 """The classes of the masks, by name. Numbers appear on disk only."""
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 Rgb = tuple[int, int, int]
 
@@ -32,3 +32,12 @@ _TISSUE_COLOURS: dict[TissueClass, Rgb] = {
 }
 
 TISSUE_LABELS: tuple[str, ...] = tuple(c.label for c in TissueClass)
+
+
+class StainingPattern(StrEnum):
+    """Where in the epidermis the DAB of an IHC slide lies; how it is told is said in :mod:`dermatome.skin.layers`."""
+
+    BASAL = "basal"
+    SUPRABASAL = "suprabasal"
+    WHOLE = "whole"
+    NEGATIVE = "negative"
