@@ -1,0 +1,250 @@
+"""Layers of epidermis on drawn geometry whose answer is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+
+from dermatome.classes import StainingPattern, TissueClass
+from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.skin.depth import bounding_box, distance_from_dermis, number_layers
+from dermatome.skin.layers import LayerOutcome, LayerSettings, LayersResult, measure_layers, staining_pattern
+from dermatome.slide import MppSource, Slide
+
+D, E, K = TissueClass.DERMIS, TissueClass.EPIDERMIS, TissueClass.KERATIN
+BROWN, BLUE, WHITE = (140, 90, 50), (110, 100, 160), (255, 255, 255)
+
+
+def slide_of(pixels: np.ndarray, mpp: float = 0.5) -> Slide:
+    return Slide("drawn", pixels.astype(np.uint8), mpp, MppSource.DECLARED, "0" * 64)
+
+
+def flat_skin(height_px: int = 40, width_px: int = 60, dermis_px: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Dermis below row 100, epidermis of `height_px` rows above it, white glass above that; white pixels."""
+    mask = np.zeros((100 + dermis_px, width_px), np.uint8)
+    mask[100:] = D
+    mask[100 - height_px : 100] = E
+    return mask, np.full((*mask.shape, 3), 255, np.uint8)
+
+
+def one_cell(mask: np.ndarray, row: int = 95, side_px: int = 6) -> tuple[np.ndarray, pd.DataFrame]:
+    instances = np.zeros(mask.shape, np.int32)
+    instances[row - side_px // 2 : row + side_px // 2, 10 : 10 + side_px] = 1
+    return instances, pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [5.0]})
+
+
+def measure(mask: np.ndarray, pixels: np.ndarray, **options: object) -> LayersResult:
+    instances, cells = one_cell(mask)
+    return measure_layers(slide_of(pixels), mask, instances, cells, LayerSettings(**options))  # type: ignore[arg-type]
+
+
+def test_a_flat_epidermis_is_cut_into_equal_layers_of_one_cell_diameter() -> None:
+    mask, pixels = flat_skin()
+    result = measure(mask, pixels)
+    assert result.outcome is LayerOutcome.MEASURED
+    assert result.layer_px == 10
+    assert result.layer_map.dtype == np.uint16
+    expected = np.zeros_like(result.layer_map)
+    for layer in (1, 2, 3, 4):
+        expected[100 - 10 * layer : 110 - 10 * layer] = layer
+    np.testing.assert_array_equal(result.layer_map, expected)
+    assert result.layers["layer"].tolist() == [1, 2, 3, 4]
+    assert result.layers["distance_to_um"].tolist() == [5, 10, 15, 20]
+    assert result.layers["area_px"].tolist() == [600] * 4
+    assert result.layers["area_um2"].tolist() == [150.0] * 4
+    assert result.layers["cells"].tolist() == [1, 0, 0, 0]
+    assert result.cell_layers["layer"].tolist() == [1]
+    assert result.cell_layers["distance_um"].tolist() == [pytest.approx(2.75)]  # rows 92..97 are 3..8 px away
+
+
+def test_the_farthest_pixel_of_an_exact_multiple_is_in_the_last_layer() -> None:
+    mask, pixels = flat_skin(height_px=30)
+    layer_map = measure(mask, pixels).layer_map
+    assert layer_map.max() == 3
+    assert (layer_map[70] == 3).all()
+
+
+@given(layers=st.integers(1, 400), thickness=st.floats(0.5, 60))
+def test_exact_multiples_never_open_a_layer_of_their_own(layers: int, thickness: float) -> None:
+    distance = (np.arange(1, layers + 1) * thickness).astype(np.float32)
+    np.testing.assert_array_equal(number_layers(distance, thickness), np.arange(1, layers + 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), thickness=st.floats(0.7, 9))
+def test_every_pixel_of_epidermis_is_in_the_layer_its_distance_says(seed: int, thickness: float) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.choice(4, size=(rng.integers(2, 50), rng.integers(2, 50)), p=(0.3, 0.05, 0.5, 0.15)).astype(np.uint8)
+    instances = np.zeros(mask.shape, np.int32)
+    cells = pd.DataFrame({"cell_id": [], "equivalent_diameter_um": []})
+    pixels = rng.integers(0, 256, (*mask.shape, 3), np.uint8)
+    result = measure_layers(slide_of(pixels, 1.0), mask, instances, cells, LayerSettings(layer_um=thickness))
+    if result.outcome is not LayerOutcome.MEASURED:
+        assert not (mask == D).any() or not (mask == E).any()
+        return
+    distance = distance_transform_edt(mask != D)
+    inside = mask == E
+    assert ((result.layer_map > 0) == inside).all()
+    upper, lower = result.layer_map * thickness, (result.layer_map - 1.0) * thickness
+    assert (distance[inside] <= upper[inside] + 1e-4).all()
+    assert (distance[inside] > lower[inside] - 1e-4).all()
+    assert result.layer_map[inside][np.argmax(distance[inside])] == result.layer_map.max() == len(result.layers)
+    assert result.layers["area_px"].sum() == inside.sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_distance_does_not_depend_on_the_window(seed: int) -> None:
+    """Epidermis in a corner of a large slide, its nearest dermis anywhere."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((500, 500), np.uint8)
+    mask[10:40, 10:30] = E
+    rows, columns = rng.integers(0, 500, (2, rng.integers(1, 4)))
+    mask[rows, columns] = D
+    box = bounding_box(mask == E)
+    assert box is not None
+    expected = distance_transform_edt(mask != D)[box.slices]
+    inside = mask[box.slices] == E
+    np.testing.assert_allclose(distance_from_dermis(mask, box)[inside], expected[inside], rtol=1e-6)
+
+
+def test_an_island_in_the_dermis_is_measured_from_all_sides() -> None:
+    mask = np.full((60, 60), D, np.uint8)
+    mask[20:41, 20:41] = E
+    pixels = np.full((60, 60, 3), 255, np.uint8)
+    layer_map = measure(mask, pixels, layer_um=1.0).layer_map  # layers of 2 px
+    assert layer_map[30, 30] == layer_map.max() == 6
+    assert (layer_map[20, 20:41] == 1).all()
+    assert (layer_map[20:41, 40] == 1).all()
+
+
+def test_a_detached_piece_is_in_no_layer_and_reported() -> None:
+    mask, pixels = flat_skin()
+    mask = np.pad(mask, ((300, 0), (0, 0)))
+    mask[:10] = E
+    pixels = np.pad(pixels, ((300, 0), (0, 0), (0, 0)))
+    result = measure(mask, pixels)
+    assert (result.layer_map[:10] == 0).all()
+    assert result.detached_um2 == 10 * 60 * 0.25
+    assert len(result.layers) == 4
+    assert "no layer" in result.message
+    near = measure(mask, pixels, max_gap_um=500)
+    assert (near.layer_map[:10] > 0).all()
+    assert len(near.layers) == near.layer_map.max()
+    middle = near.layers[near.layers["area_px"] == 0]
+    assert len(middle)
+    assert middle["mean_dab_od"].isna().all()
+    assert near.pattern is StainingPattern.NEGATIVE
+
+
+@pytest.mark.parametrize(
+    ("mask", "outcome"),
+    [
+        (np.full((30, 30), D, np.uint8), LayerOutcome.NO_EPIDERMIS),
+        (np.zeros((30, 30), np.uint8), LayerOutcome.NO_EPIDERMIS),
+        (np.full((30, 30), E, np.uint8), LayerOutcome.NO_DERMIS),
+    ],
+)
+def test_missing_tissue_is_a_named_outcome(mask: np.ndarray, outcome: LayerOutcome) -> None:
+    instances = np.ones(mask.shape, np.int32)
+    cells = pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [5.0]})
+    result = measure_layers(slide_of(np.zeros((*mask.shape, 3))), mask, instances, cells)
+    assert result.outcome is outcome
+    assert result.layers.empty
+    assert result.pattern is None
+    assert result.h_score is None
+    assert not result.layer_map.any()
+    assert result.cell_layers["layer"].tolist() == [0]
+    assert result.cell_layers["distance_um"].isna().all()
+
+
+def test_no_cells_is_a_named_outcome_and_a_set_thickness_needs_none() -> None:
+    mask, pixels = flat_skin()
+    none = pd.DataFrame({"cell_id": [], "equivalent_diameter_um": []})
+    instances = np.zeros(mask.shape, np.int32)
+    assert measure_layers(slide_of(pixels), mask, instances, none).outcome is LayerOutcome.NO_CELLS
+    result = measure_layers(slide_of(pixels), mask, instances, none, LayerSettings(layer_um=5))
+    assert result.layers["cells"].tolist() == [0, 0, 0, 0]
+
+
+def test_tables_of_every_outcome_have_the_same_columns() -> None:
+    mask, pixels = flat_skin()
+    full, empty = measure(mask, pixels), measure(np.zeros_like(mask), pixels)
+    for name in ("layers", "cell_layers", "profile"):
+        assert getattr(full, name).dtypes.to_dict() == getattr(empty, name).dtypes.to_dict()
+
+
+def test_stains_are_optical_densities_of_their_layer() -> None:
+    """A pixel whose DAB is 0.5 in log10 units is exp10(-0.5 × DAB vector) of white."""
+    mask, pixels = flat_skin()
+    dab, h = np.array([0.27, 0.57, 0.78]), np.array([0.65, 0.70, 0.29])
+    pixels[90:100] = np.round(255 * 10 ** -(0.5 * dab + 0.25 * h))
+    pixels[60:90] = np.round(255 * 10 ** -(0.3 * h))
+    layers = measure(mask, pixels).layers
+    assert layers["mean_dab_od"].tolist() == pytest.approx([0.5, 0, 0, 0], abs=0.01)
+    assert layers["mean_h_od"].tolist() == pytest.approx([0.25, 0.3, 0.3, 0.3], abs=0.01)
+    assert layers["dab_h_ratio"].tolist() == pytest.approx([2, 0, 0, 0], abs=0.1)
+    assert layers["positive_share"].tolist() == [1, 0, 0, 0]
+    assert layers["h_score"].tolist() == [200, 0, 0, 0]
+
+
+def test_the_ratio_is_null_where_there_is_no_hematoxylin() -> None:
+    mask, pixels = flat_skin()
+    result = measure(mask, pixels)
+    column = pa.Table.from_pandas(result.layers)["dab_h_ratio"]
+    assert column.null_count == 4, "null on disk, not NaN"
+    assert result.pattern is StainingPattern.NEGATIVE
+    assert result.h_score == 0
+
+
+@pytest.mark.parametrize(
+    ("stained", "pattern"),
+    [
+        (slice(90, 100), StainingPattern.BASAL),
+        (slice(60, 85), StainingPattern.SUPRABASAL),
+        (slice(60, 100), StainingPattern.WHOLE),
+        (slice(0, 0), StainingPattern.NEGATIVE),
+    ],
+)
+def test_patterns(stained: slice, pattern: StainingPattern) -> None:
+    mask, pixels = flat_skin()
+    pixels[60:100] = BLUE
+    pixels[stained] = BROWN
+    assert measure(mask, pixels).pattern is pattern
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_nothing_depends_on_which_way_is_up(turn: int) -> None:
+    mask, pixels = flat_skin()
+    pixels[90:100] = BROWN
+    instances, cells = one_cell(mask)
+    upright = measure_layers(slide_of(pixels), mask, instances, cells)
+    turned = measure_layers(slide_of(np.rot90(pixels, turn)), np.rot90(mask, turn), np.rot90(instances, turn), cells)
+    np.testing.assert_array_equal(np.rot90(upright.layer_map, turn), turned.layer_map)
+    pd.testing.assert_frame_equal(upright.layers, turned.layers)
+
+
+def test_a_single_layer_cannot_tell_basal_from_suprabasal() -> None:
+    table = pd.DataFrame({"layer": [1], "mean_dab_od": [0.5], "area_px": [10]})
+    assert staining_pattern(table) is StainingPattern.WHOLE
+    assert staining_pattern(table.iloc[:0]) is None
+
+
+def test_a_map_of_another_size_is_refused() -> None:
+    mask, pixels = flat_skin()
+    instances, cells = one_cell(mask)
+    with pytest.raises(BadAnnotation, match="tissue mask"):
+        measure_layers(slide_of(pixels), mask[1:], instances, cells)
+    with pytest.raises(BadAnnotation, match="instance map"):
+        measure_layers(slide_of(pixels), mask, instances[:, 1:], cells)
+
+
+@pytest.mark.parametrize("bad", [{"layer_um": 0}, {"layer_um": np.nan}, {"weak_od": 0.5}, {"pattern_ratio": 1}])
+def test_settings_out_of_range_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(BadSetting):
+        replace(LayerSettings(), **bad)
