@@ -127,7 +127,7 @@ def test_a_detached_piece_is_in_no_layer_and_reported() -> None:
     mask, pixels = flat_skin()
     mask = np.pad(mask, ((300, 0), (0, 0)))
     mask[:10] = E
-    pixels = np.pad(pixels, ((300, 0), (0, 0), (0, 0)))
+    pixels = np.pad(pixels, ((300, 0), (0, 0), (0, 0)), constant_values=255)
     result = measure(mask, pixels)
     assert (result.layer_map[:10] == 0).all()
     assert result.detached_um2 == 10 * 60 * 0.25
