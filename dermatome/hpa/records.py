@@ -10,7 +10,6 @@ the same tissues and organs and are not read.
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -21,11 +20,11 @@ import pyarrow.parquet as pq
 
 from dermatome.errors import BadPage, MissingInput, StorageFailed
 from dermatome.files import safe_id, whole_file
+from dermatome.hpa.genes import ENSEMBL_GENE
 from dermatome.hpa.licence import licence_of
 from dermatome.hpa.page_xml import RUNNING_NUMBER, GeneLevel, PageFacts, base_name, read_page
 
 MAX_PAGE_BYTES = 64 * 1024 * 1024
-ENSEMBL_GENE = re.compile(r"ENSG\d{11}")
 Outcome = Literal["images", "no_tissue", "no_images"]
 
 _CELL_TYPE = pa.struct(

@@ -1,0 +1,149 @@
+"""Lists of genes: a table as HPA's site downloads it, a plain text file, or a list."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dermatome.errors import BadPage, MissingInput
+
+MAX_LIST_BYTES = 512 * 1024 * 1024
+ENSEMBL_GENE = re.compile(r"ENSG\d{11}", re.ASCII)
+_ENSEMBL = re.compile(r"(ENSG\d{11})(?:\.\d+)?", re.ASCII)
+# HPA's search download names the id "Ensembl" and the symbol "Gene"; its `normal_tissue` and other tables name them
+# "Gene" and "Gene name". Names are compared without case, spaces and underscores.
+_ID_COLUMNS = ("ensembl", "ensemblid", "ensemblgeneid", "geneid", "ensg")
+_NAME_COLUMNS = ("genename", "genesymbol", "symbol", "gene")
+
+
+@dataclass(frozen=True)
+class GeneRef:
+    """A gene asked for: its Ensembl id, and its symbol where the list gives it."""
+
+    ensembl_id: str
+    gene: str | None = None
+
+
+def read_gene_list(source: Path | str | Iterable[str]) -> list[GeneRef]:
+    """Reads a gene list, each gene once, in the order of the list.
+
+    Args:
+        source: the path of a TSV as HPA's site downloads it (columns are found by name, wherever they stand), of a CSV
+            with the same names, or of a text file with one Ensembl id a line (``#`` begins a comment, a symbol may
+            follow the id); or the ids themselves. Version suffixes (``ENSG00000186847.6``) are dropped.
+
+    Raises:
+        MissingInput: no such file.
+        BadPage: not text, empty, without a column of Ensembl ids, or with an id that is none; the message names the
+            file, the column and the line.
+    """
+    if isinstance(source, str):
+        source = Path(source)
+    if isinstance(source, Path):
+        text = _read(source)
+        name, first = source.name, _first_line(text)
+        separator = "," if "," in first and "\t" not in first else "\t"
+        is_table = separator in first or re.sub(r"[\s_]+", "", first).casefold() in (*_ID_COLUMNS, *_NAME_COLUMNS)
+        if is_table and not _ENSEMBL.fullmatch(first.split(separator)[0].strip()):
+            return _once(_from_table(text, separator, name), name)
+        return _once(_from_lines(text.splitlines(), name), name)
+    return _once(_from_lines(source, "The list of genes"), "The list of genes")
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise BadPage(f"{path.name} is larger than {MAX_LIST_BYTES >> 20} MB: give a list of genes.")
+        return path.read_bytes().decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise MissingInput(f"There is no gene list at {path}: check the path.") from error
+    except UnicodeDecodeError as error:
+        raise BadPage(f"{path.name} is not text in UTF-8: save it as a TSV or text file.") from error
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+
+
+def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    header: list[str] = []
+    id_at, name_at = -1, None
+    line = 0
+    try:
+        for row in rows:
+            line, began = rows.line_num, line + 1
+            if line > began:
+                raise BadPage(f"{name}, line {began}: a quotation mark that is not closed; mend or remove the line.")
+            if not any(cell.strip() for cell in row) or (not header and row[0].lstrip().startswith("#")):
+                continue
+            if not header:
+                header = row
+                continue
+            if id_at < 0:
+                id_at, name_at = _columns(header, row, name)
+            if len(row) <= id_at:
+                raise BadPage(
+                    f"{name}, line {line}: it has {len(row)} of {len(header)} columns, {header[id_at]!r} is missing; "
+                    "mend or remove the line."
+                )
+            symbol = row[name_at].strip() if name_at is not None and len(row) > name_at else ""
+            # Search downloads give several ids, separated by commas, for a symbol that stands for several genes.
+            for identifier in row[id_at].split(","):
+                yield GeneRef(_valid(identifier, f"{name}, line {line}, column {header[id_at]!r}"), symbol or None)
+    except csv.Error as error:
+        raise BadPage(f"{name}, line {rows.line_num}: not a table ({error}); download it again.") from error
+    if id_at < 0:
+        _columns(header, [], name)
+
+
+def _columns(header: list[str], first: list[str], name: str) -> tuple[int, int | None]:
+    """Where the ids and the symbols stand; ``first`` is the first row below the header."""
+    columns = [re.sub(r"[\s_]+", "", cell).casefold() for cell in header]
+    id_at = next((columns.index(wanted) for wanted in _ID_COLUMNS if wanted in columns), -1)
+    if id_at < 0 and "gene" in columns:
+        # `normal_tissue.tsv` and its like hold the id in "Gene"; in search downloads "Gene" is the symbol.
+        at = columns.index("gene")
+        if "genename" in columns or (len(first) > at and _ENSEMBL.fullmatch(first[at].strip())):
+            id_at = at
+    if id_at < 0:
+        shown = ", ".join(repr(cell[:30]) for cell in header[:8])
+        raise BadPage(
+            f"{name} has no column of Ensembl ids ('Ensembl', or 'Gene' holding ids): its columns are {shown}"
+            f"{', …' if len(header) > 8 else ''}; download the table again with that column, or give a list of ids."
+        )
+    symbols = (columns.index(wanted) for wanted in _NAME_COLUMNS if wanted in columns)
+    return id_at, next((at for at in symbols if at != id_at), None)
+
+
+def _from_lines(lines: Iterable[str], name: str) -> Iterator[GeneRef]:
+    for number, line in enumerate(lines, start=1):
+        words = line.split("#", maxsplit=1)[0].replace(",", " ").split()
+        where = f"{name}, line {number}"
+        if len(words) == 2 and not words[1].upper().startswith("ENSG"):
+            yield GeneRef(_valid(words[0], where), words[1])
+        else:
+            yield from (GeneRef(_valid(word, where)) for word in words)
+
+
+def _valid(text: str, where: str) -> str:
+    found = _ENSEMBL.fullmatch(text.strip())
+    if not found:
+        raise BadPage(
+            f"{where}: {text.strip()[:40]!r} is not an Ensembl gene id (ENSG and 11 digits); mend or remove the line."
+        )
+    return found[1]
+
+
+def _once(genes: Iterable[GeneRef], name: str) -> list[GeneRef]:
+    found: dict[str, GeneRef] = {}
+    for gene in genes:
+        if gene.ensembl_id not in found or (found[gene.ensembl_id].gene is None and gene.gene):
+            found[gene.ensembl_id] = gene
+    if not found:
+        raise BadPage(f"{name} names no gene: give at least one Ensembl gene id.")
+    return list(found.values())
