@@ -8,85 +8,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 from urllib.parse import urljoin
 
 import requests
 import urllib3
 
-import dermatome
-from dermatome.errors import BadSetting, FetchFailed
+from dermatome.errors import FetchFailed
 from dermatome.files import sha256_file, whole_file
 from dermatome.hpa.addresses import Addresses, is_loopback_url
+from dermatome.hpa.answers import Kind, NotThere, check_start, check_status, check_type
 from dermatome.hpa.genes import ENSEMBL_GENE
-from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
-from dermatome.hpa.patience import Again, delay_s, retry_after_s
+from dermatome.hpa.patience import Again, delay_s
+from dermatome.hpa.settings import HpaSettings
 
-Kind = Literal["page", "image"]
+__all__ = ["Fetched", "HpaClient", "HpaSettings", "Kind", "NotThere"]
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 1 << 16
-
-
-@dataclass(frozen=True)
-class HpaSettings:
-    """How the Human Protein Atlas is asked.
-
-    Attributes:
-        base_url: the site whose ``/<ensembl id>.xml`` is asked first.
-        archive_urls: older releases, asked in turn for a gene or for images that the site no longer has.
-        allowed_hosts: hosts that may be asked; ``.proteinatlas.org`` allows a domain with all below it. A host of this
-            machine (127.0.0.1) may be asked without TLS and at any port, another only over TLS and at its own port.
-        connect_timeout_s: to reach the host.
-        timeout_s: without a byte of the answer.
-        total_timeout_s: for one whole answer.
-        retries: after the first try, for what may pass (429, 5xx, timeouts, broken connections, cut answers).
-        backoff_s: before the first retry; it doubles with each, with jitter.
-        max_wait_s: the longest wait before a retry, also where the host asks for more (Retry-After).
-        at_once: requests at the same time, over all threads.
-        max_page_bytes: a larger page is refused.
-        max_image_bytes: a larger image is refused.
-        user_agent: who asks.
-        licence: recorded with what is fetched; the records of a page name the licence of its release.
-        attribution: recorded with what is fetched.
-    """
-
-    base_url: str = "https://www.proteinatlas.org"
-    archive_urls: tuple[str, ...] = ("https://v19.proteinatlas.org",)
-    allowed_hosts: tuple[str, ...] = (".proteinatlas.org",)
-    connect_timeout_s: float = 10.0
-    timeout_s: float = 60.0
-    total_timeout_s: float = 600.0
-    retries: int = 4
-    backoff_s: float = 1.0
-    max_wait_s: float = 120.0
-    at_once: int = 4
-    max_page_bytes: int = 64 * 1024 * 1024
-    max_image_bytes: int = 128 * 1024 * 1024
-    user_agent: str = f"dermatome/{dermatome.__version__} (research software; reads gene pages and tissue images)"
-    licence: str = f"as stated at {LICENCE_PAGE}"
-    attribution: str = ATTRIBUTION
-
-    def __post_init__(self) -> None:
-        """Refuses settings that cannot be meant.
-
-        Raises:
-            BadSetting: one is out of its range.
-        """
-        for name, low, high in (
-            ("connect_timeout_s", 0.01, 600),
-            ("timeout_s", 0.01, 3600),
-            ("total_timeout_s", 0.01, 86_400),
-            ("retries", 0, 20),
-            ("backoff_s", 0, 600),
-            ("max_wait_s", 0, 3600),
-            ("at_once", 1, 16),
-            ("max_page_bytes", 1, 1 << 31),
-            ("max_image_bytes", 1, 1 << 33),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise BadSetting(f"The setting hpa.{name} is {getattr(self, name)}: give one from {low} to {high}.")
 
 
 @dataclass(frozen=True)
@@ -114,10 +54,6 @@ class Fetched:
     last_modified: str | None
     content_type: str | None
     changed: bool
-
-
-class NotThere(FetchFailed):
-    """The host says that there is nothing at this address (404 or 410)."""
 
 
 class HpaClient:
@@ -236,7 +172,7 @@ class HpaClient:
                     continue
                 if response.status_code == 304 and headers:
                     return _still_current(response, path, address, headers)
-                _check_status(response, url)
+                check_status(response, url)
                 return self._store(response, path, kind, address, ends)
         raise FetchFailed(f"{url} redirects more than {_MAX_REDIRECTS} times: check the address.")
 
@@ -268,7 +204,7 @@ class HpaClient:
 
     def _store(self, response: requests.Response, path: Path, kind: Kind, url: str, ends: float) -> Fetched:
         content_type = response.headers.get("Content-Type")
-        _check_type(content_type, kind, url)
+        check_type(content_type, kind, url)
         before = sha256_file(path) if path.is_file() else None
         with whole_file(path) as file:
             size, sha256 = self._receive(response, file, kind, url, ends)
@@ -297,7 +233,7 @@ class HpaClient:
             # read1 hands over what one packet brought, so that a host that drips cannot outlast the limit on time.
             while chunk := raw.read1(_CHUNK_BYTES, decode_content=True):
                 if size == 0:
-                    _check_start(chunk, url)
+                    check_start(chunk, url)
                 size += len(chunk)
                 if size > limit:
                     raise FetchFailed(_too_large(url, limit))
@@ -346,37 +282,6 @@ def _still_current(response: requests.Response, path: Path, url: str, sent: dict
         content_type=response.headers.get("Content-Type"),
         changed=False,
     )
-
-
-def _check_status(response: requests.Response, url: str) -> None:
-    status = response.status_code
-    if status == 200:
-        return
-    if status in (404, 410):
-        raise NotThere(f"{url} is not there ({status}): check the address, or leave it out.")
-    if status in (408, 425, 429) or status >= 500:
-        raise Again(f"the host answered {status}", retry_after_s(response.headers.get("Retry-After")))
-    raise FetchFailed(
-        f"{url}: the host answered {status} ({response.reason}); check the address and your access to it."
-    )
-
-
-def _check_type(content_type: str | None, kind: Kind, url: str) -> None:
-    kind_found = (content_type or "").split(";")[0].strip().lower()
-    if kind_found in ("text/html", "application/xhtml+xml"):
-        raise FetchFailed(_is_html(url))
-    if kind == "image" and not kind_found.startswith(("image/", "application/octet-stream", "binary/")) and kind_found:
-        raise FetchFailed(f"{url} is {kind_found}, not an image: check the address.")
-
-
-def _check_start(data: bytes, url: str) -> None:
-    start = data[:256].lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        raise FetchFailed(_is_html(url))
-
-
-def _is_html(url: str) -> str:
-    return f"{url} is a web page (HTML), not what was asked for: check the address, and that no login page is between."
 
 
 def _too_large(url: str, limit: int) -> str:
