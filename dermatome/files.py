@@ -75,7 +75,15 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         finally:
             os.close(folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+        ):
             raise StorageFailed(
                 f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the rights "
                 "of the folder, and run this again."

@@ -122,11 +122,12 @@ def slide_id(image_url: str) -> str:
         BadPage: the address has no folder and file name, or they are not fit to be a file name.
     """
     try:
-        parts = unquote(urlsplit(image_url).path).split("/")[-2:]
+        path = unquote(urlsplit(image_url).path)
     except ValueError:
-        parts = []
-    stem = PurePosixPath(parts[-1]).stem if parts else ""
-    if len(parts) == 2 and all(parts) and stem:
+        path = ""
+    parts = path.split("/")[-2:]
+    stem = PurePosixPath(parts[-1]).stem
+    if len(parts) == 2 and all(parts) and stem and ".." not in path.split("/"):
         try:
             return safe_id(f"{parts[0]}-{stem}", "slide id")
         except StorageFailed:

@@ -1,0 +1,364 @@
+"""The HPA client against a server on this machine that misbehaves in the ways real hosts do."""
+
+import gzip
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dermatome.demo.server import Fault, ToyAtlas, ToyImage, gene_page_xml
+from dermatome.errors import BadPage, BadSetting, DermatomeError, FetchFailed, StorageFailed
+from dermatome.files import sha256_bytes
+from dermatome.hpa.addresses import Addresses
+from dermatome.hpa.client import HpaClient, HpaSettings, NotThere
+from dermatome.hpa.gene_images import fetch_gene_images
+from dermatome.hpa.patience import delay_s, retry_after_s
+
+GENE = "ENSG00000186081"
+IMAGE = ToyImage("373", "1_A_1_2")
+JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 200
+
+
+@pytest.fixture
+def atlas() -> Iterator[ToyAtlas]:
+    with ToyAtlas(images={IMAGE.path: JPEG}) as server:
+        server.pages[GENE] = gene_page_xml("KRT5", GENE, server.url, [IMAGE])
+        yield server
+
+
+class Patient(HpaClient):
+    """A client that notes how long it would have waited."""
+
+    def __init__(self, settings: HpaSettings) -> None:
+        self.waits: list[float] = []
+        super().__init__(settings, sleep=self.waits.append)
+
+
+def client_of(atlas: ToyAtlas, **changes: Any) -> Patient:
+    changes = {"base_url": atlas.url, "archive_urls": (), "allowed_hosts": ("127.0.0.1",), "retries": 2, **changes}
+    return Patient(HpaSettings(**changes))
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_page_and_an_image_arrive_whole(atlas: ToyAtlas, tmp_path: Path) -> None:
+    with client_of(atlas) as client:
+        page = client.fetch_page(GENE, tmp_path / "g.xml")
+        image = client.fetch(atlas.url + IMAGE.path, tmp_path / "deep" / "i.jpg", kind="image")
+    assert page.path.read_bytes() == atlas.pages[GENE]
+    assert (page.changed, page.status, page.url) == (True, 200, f"{atlas.url}/{GENE}.xml")
+    assert image.path.read_bytes() == JPEG
+    assert (image.sha256, image.bytes, image.content_type) == (sha256_bytes(JPEG), len(JPEG), "image/jpeg")
+    assert "dermatome" in atlas.requests[0].headers["User-Agent"]
+    assert client.waits == []
+
+
+def test_a_current_page_is_not_sent_again(atlas: ToyAtlas, tmp_path: Path) -> None:
+    client, path = client_of(atlas), tmp_path / "g.xml"
+    first = client.fetch_page(GENE, path)
+    again = client.fetch_page(GENE, path, first.etag)
+    assert (again.status, again.changed, again.sha256, again.etag) == (304, False, first.sha256, first.etag)
+    assert client.fetch_page(GENE, path).changed is False
+    atlas.pages[GENE] = gene_page_xml("KRT5", GENE, atlas.url, [IMAGE], release="24")
+    assert client.fetch_page(GENE, path, first.etag).changed is True
+    path.unlink()
+    assert client.fetch_page(GENE, path, first.etag).status == 200
+
+
+def test_a_gene_no_release_has_is_asked_for_once_everywhere(atlas: ToyAtlas, tmp_path: Path) -> None:
+    with ToyAtlas() as archive:
+        client = client_of(atlas, archive_urls=(archive.url,))
+        with pytest.raises(NotThere, match=r"unknown.*404"):
+            client.fetch_page("ENSG00000000001", tmp_path / "g.xml")
+        assert archive.count("/ENSG00000000001.xml") == atlas.count("/ENSG00000000001.xml") == 1
+    assert files_in(tmp_path) == []
+
+
+def test_the_archive_is_asked_for_each_gene_anew(atlas: ToyAtlas, tmp_path: Path) -> None:
+    genes = ["ENSG00000000001", "ENSG00000000002", "ENSG00000000003"]
+    with ToyAtlas({gene: gene_page_xml("OLD", gene, "https://h", [IMAGE], release="19") for gene in genes}) as archive:
+        client = client_of(atlas, archive_urls=(archive.url,))
+        for gene in genes:
+            assert client.fetch_page(gene, tmp_path / f"{gene}.xml").url == f"{archive.url}/{gene}.xml"
+
+
+@pytest.mark.parametrize("gene", ["KRT5", "ENSG1", "../x", "ENSG00000186081/../x", ""])
+def test_an_id_that_is_none_is_not_asked_for(atlas: ToyAtlas, tmp_path: Path, gene: str) -> None:
+    with pytest.raises(FetchFailed, match="not an Ensembl gene id"):
+        client_of(atlas).fetch_page(gene, tmp_path / "g.xml")
+    assert atlas.requests == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=500, times=2),
+        Fault(status=503, times=1),
+        Fault(status=429, times=2),
+        Fault(close=True, times=2),
+        Fault(truncate=1000, times=2),
+        Fault(truncate=0, times=1),
+        Fault(body=b"", times=1),
+        Fault(delay_s=1.5, times=1),
+    ],
+)
+def test_what_passes_is_tried_again(atlas: ToyAtlas, tmp_path: Path, fault: Fault) -> None:
+    atlas.faults[IMAGE.path] = fault
+    client = client_of(atlas, timeout_s=0.4)
+    assert client.fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image").sha256 == sha256_bytes(JPEG)
+    assert len(client.waits) == fault.times
+    assert all(later > 0 for later in client.waits)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message", "requests"),
+    [
+        (Fault(status=500), "3 tries.*500", 3),
+        (Fault(truncate=1000), "3 tries.*broke off after 1000 bytes", 3),
+        (Fault(close=True), "3 tries", 3),
+        (Fault(status=404), "not there", 1),
+        (Fault(status=403), "answered 403", 1),
+        (Fault(html=True), "web page", 1),
+        (Fault(body=b"<html>log in</html>"), "web page", 1),
+        (Fault(headers=(("Content-Type", "application/json"),)), "application/json, not an image", 1),
+        (Fault(headers=(("Content-Length", "99999999999"),)), "larger than the limit", 1),
+        (Fault(body=b"\xff" * 300_000), "larger than the limit", 1),
+        (Fault(redirect="http://127.0.0.2:1/x"), "not allowed", 1),
+        (Fault(redirect="https://example.org/x.jpg"), "redirects to.*not allowed", 1),
+        (Fault(redirect="file:///etc/passwd"), "not an http", 1),
+        (Fault(redirect=IMAGE.path), "more than 5 times", 6),
+    ],
+)
+def test_failures_say_what_happened_and_leave_the_old_file(
+    atlas: ToyAtlas, tmp_path: Path, fault: Fault, message: str, requests: int
+) -> None:
+    (tmp_path / "i.jpg").write_bytes(b"old")
+    atlas.faults[IMAGE.path] = fault
+    with pytest.raises(FetchFailed, match=message) as caught:
+        client_of(atlas, max_image_bytes=200_000).fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
+    assert "\n" not in str(caught.value)
+    assert atlas.count(IMAGE.path) == requests
+    assert files_in(tmp_path) == ["i.jpg"]
+    assert (tmp_path / "i.jpg").read_bytes() == b"old"
+
+
+def test_an_answer_without_length_is_still_limited(atlas: ToyAtlas, tmp_path: Path) -> None:
+    # Without a length the body ends where the connection does; a packed page grows while it is read.
+    packed = gzip.compress(b"<a>" + b" " * 5_000_000)
+    atlas.faults[f"/{GENE}.xml"] = Fault(body=packed, headers=(("Content-Encoding", "gzip"),))
+    with pytest.raises(FetchFailed, match="larger than the limit"):
+        client_of(atlas, max_page_bytes=1_000_000).fetch_page(GENE, tmp_path / "g.xml")
+    assert len(packed) < 1_000_000
+    assert files_in(tmp_path) == []
+
+
+def test_a_packed_page_is_unpacked(atlas: ToyAtlas, tmp_path: Path) -> None:
+    packed = gzip.compress(atlas.pages[GENE])
+    atlas.faults[f"/{GENE}.xml"] = Fault(body=packed, headers=(("Content-Encoding", "gzip"),))
+    assert client_of(atlas).fetch_page(GENE, tmp_path / "g.xml").path.read_bytes() == atlas.pages[GENE]
+
+
+def test_a_host_that_drips_cannot_outlast_the_limit(atlas: ToyAtlas, tmp_path: Path) -> None:
+    atlas.faults[IMAGE.path] = Fault(drip_s=0.05)
+    began = time.monotonic()
+    with pytest.raises(FetchFailed, match=r"not whole after 0\.3 s"):
+        client_of(atlas, total_timeout_s=0.3, retries=0).fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
+    assert time.monotonic() - began < 3
+    assert files_in(tmp_path) == []
+
+
+def test_a_host_that_is_not_there(tmp_path: Path) -> None:
+    with ToyAtlas() as gone:
+        client = client_of(gone)
+    with pytest.raises(FetchFailed, match=r"3 tries.*no connection"):
+        client.fetch_page(GENE, tmp_path / "g.xml")
+
+
+def test_what_the_host_asks_to_wait_is_waited_up_to_the_limit(atlas: ToyAtlas, tmp_path: Path) -> None:
+    client = client_of(atlas, max_wait_s=60)
+    atlas.faults[IMAGE.path] = Fault(status=429, headers=(("Retry-After", "17"),), times=1)
+    client.fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    atlas.faults[IMAGE.path] = Fault(status=503, headers=(("Retry-After", date),), times=1)
+    client.fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
+    atlas.faults[IMAGE.path] = Fault(status=503, headers=(("Retry-After", "86400"),), times=1)
+    client.fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
+    assert client.waits[0] == 17
+    assert 35 < client.waits[1] <= 40
+    assert client.waits[2] == 60
+
+
+def test_waits_double_with_jitter_and_headers_may_be_nonsense() -> None:
+    for attempt in range(6):
+        waits = {delay_s(attempt, None, 1.0, 10.0) for _ in range(50)}
+        assert min(10, 0.5 * 2**attempt) <= min(waits) <= max(waits) <= min(10, 1.5 * 2**attempt)
+    assert len({delay_s(0, None, 1.0, 10.0) for _ in range(50)}) > 10
+    now = datetime(2024, 1, 1, tzinfo=UTC)
+    assert [retry_after_s(text) for text in (None, "", "soon", "-5", "٣", "1e9")] == [None] * 6
+    assert retry_after_s("Mon, 01 Jan 2024 00:00:30 GMT", now=now) == 30
+    assert retry_after_s("Sun, 31 Dec 2023 00:00:00 GMT", now=now) == 0
+
+
+def test_redirects_within_the_allowed_hosts_are_followed(atlas: ToyAtlas, tmp_path: Path) -> None:
+    atlas.faults["/images/373/old.jpg"] = Fault(redirect=IMAGE.path)
+    got = client_of(atlas).fetch(f"{atlas.url}/images/373/old.jpg", tmp_path / "i.jpg", kind="image")
+    assert (got.url, got.sha256) == (atlas.url + IMAGE.path, sha256_bytes(JPEG))
+
+
+def test_only_so_many_requests_at_once_over_all_threads(atlas: ToyAtlas, tmp_path: Path) -> None:
+    atlas.faults[IMAGE.path] = Fault(delay_s=0.05)
+    client = client_of(atlas, at_once=3)
+    start = threading.Barrier(12)
+
+    def fetch(number: int) -> None:
+        start.wait()
+        client.fetch(atlas.url + IMAGE.path, tmp_path / f"{number}.jpg", kind="image")
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(fetch, range(12)))
+    assert atlas.most_at_once == 3
+    assert len(files_in(tmp_path)) == 12
+
+
+def test_a_proxy_does_not_stand_before_this_machine(
+    atlas: ToyAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert client_of(atlas).fetch_page(GENE, tmp_path / "g.xml").status == 200
+
+
+def test_a_folder_that_cannot_be_written(atlas: ToyAtlas, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageFailed, match="Could not write"):
+        client_of(atlas).fetch(atlas.url + IMAGE.path, tmp_path / "file" / "i.jpg", kind="image")
+
+
+HPA = Addresses([".proteinatlas.org"])
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("https://www.proteinatlas.org/ENSG1.xml", "https://www.proteinatlas.org/ENSG1.xml"),
+        ("http://v18.proteinatlas.org/images/1/2.jpg", "https://v18.proteinatlas.org/images/1/2.jpg"),
+        ("http://images.proteinatlas.org:80/1/2.jpg", "https://images.proteinatlas.org/1/2.jpg"),
+        ("https://proteinatlas.org:443/x", "https://proteinatlas.org:443/x"),
+        ("HTTP://V18.ProteinAtlas.org/x", "https://v18.proteinatlas.org/x"),
+    ],
+)
+def test_addresses_that_may_be_asked(url: str, asked: str) -> None:
+    assert HPA.checked(url) == asked
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://proteinatlas.org.evil.example/x",
+        "https://evilproteinatlas.org/x",
+        "https://www.proteinatlas.org@evil.example/x",
+        "https://user:pass@www.proteinatlas.org/x",
+        "https://evil.example\\@www.proteinatlas.org/x",
+        "https://www.proteinatlas.org:22/x",
+        "http://127.0.0.1/x",
+        "http://[::1]/x",
+        "http://localhost:3000/x",
+        "http://169.254.169.254/latest/meta-data",
+        "ftp://www.proteinatlas.org/x",
+        "file:///etc/passwd",
+        "https:///x",
+        "//www.proteinatlas.org/x",
+        "https://www.proteinatlas.org/a\r\nHost: evil",
+        "https://www.proteinatlas.org:99999/x",
+        "https://[www.proteinatlas.org/x",
+        "",
+    ],
+)
+def test_addresses_that_may_not(url: str) -> None:
+    with pytest.raises(FetchFailed):
+        HPA.checked(url)
+
+
+def test_another_host_may_not_redirect_to_this_machine() -> None:
+    both = Addresses([".proteinatlas.org", "127.0.0.1"])
+    assert both.checked("http://127.0.0.1:80/x") == "http://127.0.0.1:80/x"
+    with pytest.raises(FetchFailed, match="this machine itself"):
+        both.checked("http://127.0.0.1:80/x", came_from="https://www.proteinatlas.org/x")
+
+
+def test_a_port_may_be_allowed_by_name() -> None:
+    assert Addresses(["mirror.example:8443"]).checked("https://mirror.example:8443/x")
+    with pytest.raises(FetchFailed):
+        Addresses(["mirror.example:8443"]).checked("https://mirror.example/x")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"at_once": 0},
+        {"retries": -1},
+        {"timeout_s": 0},
+        {"timeout_s": float("nan")},
+        {"allowed_hosts": ()},
+        {"allowed_hosts": (".",)},
+        {"allowed_hosts": ("*",)},
+        {"allowed_hosts": ("https://www.proteinatlas.org",)},
+        {"base_url": "https://example.org"},
+        {"archive_urls": ("ftp://v19.proteinatlas.org",)},
+    ],
+)
+def test_settings_that_cannot_be_meant(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadSetting):
+        HpaClient(HpaSettings(**changes))
+
+
+def test_the_defaults_ask_hpa_over_tls() -> None:
+    assert HpaClient().base_urls == ("https://www.proteinatlas.org", "https://v19.proteinatlas.org")
+
+
+def test_images_a_page_no_longer_shows_come_from_the_archive(atlas: ToyAtlas, tmp_path: Path) -> None:
+    shown, gone = ToyImage("1", "1_A", antibody="HPA1"), ToyImage("2", "2_A", antibody="HPA2")
+    atlas.pages[GENE] = gene_page_xml("KRT5", GENE, "https://new", [shown], blank=[gone], reliability="enhanced")
+    old = gene_page_xml("KRT5", GENE, "https://old", [shown, gone], release="19")
+    with ToyAtlas({GENE: old}) as archive:
+        client = client_of(atlas, archive_urls=(archive.url,))
+        found = fetch_gene_images(client, GENE, tmp_path / "g.xml")
+        again = fetch_gene_images(client, GENE, tmp_path / "g.xml", etag=found.fetched[0].etag)
+    rows = found.page.records.to_pylist()
+    assert [(row["image_url"], row["release"]) for row in rows] == [
+        ("https://new/images/1/1_A.jpg", "23"),
+        ("https://old/images/2/2_A.jpg", "19"),
+    ]
+    assert "1 of them from an archive" in found.page.message
+    assert found.page.antibodies_without_images == ()
+    assert (found.changed, again.changed, again.page.records) == (True, False, found.page.records)
+
+
+def test_no_archive_is_asked_where_the_page_shows_all_or_has_no_such_tissue(atlas: ToyAtlas, tmp_path: Path) -> None:
+    with ToyAtlas() as archive:
+        client = client_of(atlas, archive_urls=(archive.url,))
+        assert fetch_gene_images(client, GENE, tmp_path / "g.xml").page.outcome == "images"
+        assert fetch_gene_images(client, GENE, tmp_path / "g.xml", tissue="Lung").page.outcome == "no_tissue"
+        assert archive.requests == []
+
+
+def test_a_page_of_another_gene_is_refused(atlas: ToyAtlas, tmp_path: Path) -> None:
+    atlas.pages["ENSG00000000001"] = atlas.pages[GENE]
+    with pytest.raises(BadPage, match=f"page of {GENE}"):
+        fetch_gene_images(client_of(atlas), "ENSG00000000001", tmp_path / "g.xml")
+
+
+def test_bad_pages_fail_alone(atlas: ToyAtlas, tmp_path: Path) -> None:
+    atlas.faults[f"/{GENE}.xml"] = Fault(cut=300)
+    with pytest.raises(DermatomeError, match="cut short"):
+        fetch_gene_images(client_of(atlas), GENE, tmp_path / "g.xml")

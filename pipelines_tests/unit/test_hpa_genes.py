@@ -1,0 +1,103 @@
+"""Gene lists: columns by name, each gene once, and mistakes that say where they are."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dermatome.errors import BadPage, MissingInput
+from dermatome.hpa.genes import GeneRef, read_gene_list
+
+K5, K14 = "ENSG00000186081", "ENSG00000186847"
+
+
+def written(tmp_path: Path, text: str, name: str = "genes.tsv", encoding: str = "utf-8") -> Path:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    return tmp_path / name
+
+
+def test_the_real_search_download(realdata: Path) -> None:
+    genes = read_gene_list(realdata / "hpa_tsv" / "protein_class_Transcription.tsv")
+    assert len(genes) == 1485
+    assert genes[0] == GeneRef("ENSG00000101126", "ADNP")
+
+
+def test_the_real_table_of_a_release_names_each_gene_once(realdata: Path) -> None:
+    path = realdata / "hpa_tsv" / "normal_tissue_v22_skin.tsv"
+    genes = read_gene_list(path)
+    assert genes[0] == GeneRef("ENSG00000000003", "TSPAN6")
+    assert [g.ensembl_id for g in genes] == list(dict.fromkeys(line[:15] for line in path.read_text().splitlines()[1:]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Gene\tEnsembl\nKRT5\t{K5}\nKRT14\t{K14}\n",
+        f'"Ensembl"\t"Gene description"\tGene\n{K5}\t"keratin\t5"\tKRT5\n{K14}\t""\tKRT14\n',
+        f"Gene\tGene name\tTissue\n{K5}\tKRT5\tskin 1\n{K5}\tKRT5\tskin 2\n{K14}\tKRT14\tskin 1\n",
+        f"symbol,ensembl_id\r\nKRT5,{K5}.12\r\nKRT14,{K14}\r\n",
+        f"\ufeffGene\tEnsembl\n\nKRT5\t{K5}\n\nKRT14\t{K14}",
+        f"# genes of the basal layer\n{K5} KRT5\n{K14}\tKRT14  # and its partner\n",
+    ],
+)
+def test_tables_and_lines(tmp_path: Path, text: str) -> None:
+    assert read_gene_list(written(tmp_path, text)) == [GeneRef(K5, "KRT5"), GeneRef(K14, "KRT14")]
+
+
+@pytest.mark.parametrize(
+    "text", [f"{K5}\n{K14}\n{K5}\n", f"{K5},{K14}", f"Ensembl\n{K5}\n{K14}\n", f"Gene\n{K5}\n{K14}"]
+)
+def test_ids_alone(tmp_path: Path, text: str) -> None:
+    assert read_gene_list(written(tmp_path, text, "g.txt")) == [GeneRef(K5), GeneRef(K14)]
+
+
+def test_a_list_and_a_path_as_text(tmp_path: Path) -> None:
+    assert read_gene_list([K14, K5, K14]) == [GeneRef(K14), GeneRef(K5)]
+    assert read_gene_list(str(written(tmp_path, K5))) == [GeneRef(K5)]
+
+
+def test_several_ids_of_one_symbol(tmp_path: Path) -> None:
+    assert read_gene_list(written(tmp_path, f'Gene\tEnsembl\nKRT\t"{K5}, {K14}"\n')) == [
+        GeneRef(K5, "KRT"),
+        GeneRef(K14, "KRT"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Gene\tUniprot\nKRT5\tP13647\n", "no column of Ensembl ids.*'Gene', 'Uniprot'"),
+        ("Gene,Tissue\n", "no column of Ensembl ids"),
+        (f"Gene\tEnsembl\nKRT5\t{K5}\nKRT14\tENSG0001\n", "line 3, column 'Ensembl': 'ENSG0001'"),
+        (f"Gene\tEnsembl\nKRT5\t{K5}\nKRT14\n", "line 3.*'Ensembl' is missing"),
+        (f"Gene\tEnsembl\nKRT5\t\nKRT14\t{K14}\n", "line 2, column 'Ensembl': ''"),
+        (f'Gene\tEnsembl\n"KRT5\t{K5}\nKRT14\t{K14}\n', "line 2: a quotation mark"),
+        (f"{K5}\nKRT14\n", "line 2: 'KRT14'"),
+        (f"{K5}\nENSG٠٠٠٠٠١٨٦٨٤٧\n", "line 2"),
+        ("", "names no gene"),
+        ("Gene\tEnsembl\n", "names no gene"),
+        ("# nothing\n\n", "names no gene"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadPage, match=message) as caught:
+        read_gene_list(written(tmp_path, text))
+    assert str(caught.value).startswith("genes.tsv")
+
+
+def test_files_that_are_no_lists(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput):
+        read_gene_list(tmp_path / "none.tsv")
+    with pytest.raises(MissingInput):
+        read_gene_list(tmp_path)
+    with pytest.raises(BadPage, match="UTF-8"):
+        read_gene_list(written(tmp_path, f"Gene\tEnsembl\nKRT5\t{K5}\n", encoding="utf-16"))
+    with pytest.raises(BadPage, match="names no gene"):
+        read_gene_list([])
+
+
+@given(st.lists(st.integers(0, 99_999_999_999), min_size=1, max_size=40))
+def test_each_gene_once_in_the_order_given(numbers: list[int]) -> None:
+    ids = [f"ENSG{number:011d}" for number in numbers]
+    assert [gene.ensembl_id for gene in read_gene_list(ids)] == list(dict.fromkeys(ids))
