@@ -1,0 +1,52 @@
+# make demo · make test · make ui · make check        DATA=folder chooses another data root
+PYTHON ?= python3
+DATA ?= dermatome_data
+PORT ?= 3000
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+export DAGSTER_HOME := $(CURDIR)
+export DERMATOME_DATA := $(abspath $(DATA))
+export DERMATOME_DAGSTER_STORAGE := $(DERMATOME_DATA)/dagster
+export DAGSTER_DISABLE_TELEMETRY := yes
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help install demo test ui check clean
+
+help:
+	@echo "make demo    the whole pipeline on a small embedded cohort, no network needed"
+	@echo "make test    the whole test suite"
+	@echo "make ui      the Dagster UI on http://127.0.0.1:$(PORT) over the same data root"
+	@echo "make check   format, lint, types, import directions, definitions, wheel contents"
+	@echo "DATA=folder  another data root than ./dermatome_data"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Dermatome needs Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}: try make PYTHON=python3.11")'
+	@echo "Installing into .venv (a few minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m orchestration.demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+ui: $(INSTALLED)
+	$(BIN)/python -m orchestration.ui --port $(PORT)
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	mkdir -p $(DERMATOME_DAGSTER_STORAGE)
+	$(BIN)/dagster definitions validate
+	$(BIN)/python -m pipelines_tests.wheel_contents
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -1,0 +1,8 @@
+"""The partitions: what one unit of work is."""
+
+import dagster as dg
+
+GENES = dg.DynamicPartitionsDefinition(name="genes")
+SLIDES = dg.DynamicPartitionsDefinition(name="slides")
+ANNOTATED_SLIDES = dg.DynamicPartitionsDefinition(name="annotated_slides")
+TRAINING_VERSIONS = dg.DynamicPartitionsDefinition(name="training_versions")

@@ -1,0 +1,24 @@
+"""The skin pipeline, in reading order: pages, images, tiles, weights, champion, masks, cells, layers, metrics."""
+
+from assets.skin.cell_masks import cell_masks
+from assets.skin.epidermis_layers import epidermis_layers
+from assets.skin.epidermis_masks import epidermis_masks
+from assets.skin.hpa_images import hpa_images
+from assets.skin.skin_metrics import masks_made_with_champion, skin_metrics
+from assets.skin.slide_images import slide_images
+from assets.skin.tissue_champion import tissue_champion
+from assets.skin.tissue_weights import tissue_weights
+from assets.skin.training_tiles import training_tiles
+
+ASSETS = [
+    hpa_images,
+    slide_images,
+    training_tiles,
+    tissue_weights,
+    tissue_champion,
+    epidermis_masks,
+    cell_masks,
+    epidermis_layers,
+    skin_metrics,
+]
+CHECKS = [masks_made_with_champion]

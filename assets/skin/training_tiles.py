@@ -1,0 +1,40 @@
+"""`training_tiles`: ROIs of an annotated slide, cut into image and mask pairs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+from assets.each import make_each
+from assets.partitions import ANNOTATED_SLIDES
+from dermatome.stage_record import StageResult
+from resources import PathsResource, SlideEngineResource
+
+
+@dg.asset(
+    partitions_def=ANNOTATED_SLIDES,
+    output_required=False,
+    backfill_policy=dg.BackfillPolicy.multi_run(500),
+    code_version="1",
+    group_name="training",
+    kinds={"file"},
+)
+def training_tiles(
+    context: dg.AssetExecutionContext, paths: PathsResource, engine: SlideEngineResource
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """Cuts `annotations/<slide>/` (`he.*`, `mask.*`, where present `ihc.*`, `rois.json` or `rois.geojson`,
+    `palette.json`) into `images/`, `masks/` and `ihc/`, each ROI divided n×n.
+
+    An unknown mask colour, an ROI outside its image, or an image and mask of different sizes stops that slide alone.
+    """
+    from dermatome.skin.annotated import annotation_version, make_tiles
+
+    root = paths.data_root
+
+    def inputs(slide: str) -> dict[str, str]:
+        return {"annotation": annotation_version(root.annotations / slide)}
+
+    def make(slide: str, folder: Path) -> StageResult:
+        return make_tiles(root.annotations / slide, folder)
+
+    yield from make_each(context, root, engine, inputs=inputs, make=make, settings={})

@@ -1,0 +1,85 @@
+"""An annotated slide as people put it down: one folder with an H&E image, its mask, ROIs, a palette, perhaps an IHC image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.files import sha256_bytes, sha256_file
+from dermatome.palette import Palette
+from dermatome.skin.crops import cut_tiles, load_tiles, read_rois, tiles_sha256
+from dermatome.slide import SUFFIXES, decode_rgb
+from dermatome.stage_record import StageResult
+
+_ROI_FILES = ("rois.json", "rois.geojson")
+PALETTE_FILE = "palette.json"
+
+
+def annotation_version(folder: Path) -> str:
+    """A hash over the files of an annotated slide.
+
+    Raises:
+        MissingInput: a file that is needed is not there.
+        BadAnnotation: there are two of one kind.
+    """
+    text = "".join(f"{path.name} {sha256_file(path)}\n" for path in sorted(_files(folder).values()))
+    return sha256_bytes(text.encode())[:32]
+
+
+def make_tiles(source: Path, folder: Path) -> StageResult:
+    """Cuts an annotated slide into training tiles below ``folder``; tiles of an earlier cut are taken away.
+
+    Raises:
+        MissingInput: a file is missing.
+        BadAnnotation: files do not fit one another; see `dermatome.skin.crops.cut_tiles`.
+        BadImage: an image cannot be read.
+    """
+    files = _files(source)
+    images = {
+        kind: decode_rgb(files[kind].read_bytes(), str(files[kind]))[0] for kind in files.keys() - {"rois", "palette"}
+    }
+    rows = cut_tiles(
+        source.name,
+        images["he"],
+        images["mask"],
+        read_rois(files["rois"]),
+        folder,
+        Palette.load(files["palette"]),
+        ihc=images.get("ihc"),
+    )
+    names = {row.name for row in rows}
+    for kind in ("images", "masks", "ihc"):
+        for path in (folder / kind).glob("*.png"):
+            if path.stem not in names or (kind == "ihc" and "ihc" not in images):
+                path.unlink()
+    return StageResult(
+        outcome="tiles",
+        data_version=tiles_sha256(load_tiles(folder))[:32],
+        values={
+            "tiles": len(rows),
+            "rois": len({row.roi for row in rows}),
+            "has_ihc": "ihc" in images,
+            "he_sha256": sha256_file(files["he"]),
+            "mask_sha256": sha256_file(files["mask"]),
+            "pixels": sum(row.height_px * row.width_px for row in rows),
+        },
+    )
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise MissingInput(f"There is no folder {folder}: put he.png, mask.png, rois.json and palette.json there.")
+    found = {kind: _one(folder, [kind + suffix for suffix in SUFFIXES]) for kind in ("he", "mask", "ihc")}
+    found |= {"rois": _one(folder, list(_ROI_FILES)), "palette": _one(folder, [PALETTE_FILE])}
+    for kind, path in found.items():
+        if path is None and kind != "ihc":
+            wanted = {"rois": " or ".join(_ROI_FILES), "palette": PALETTE_FILE}.get(kind, f"{kind}.png (or .jpg, .tif)")
+            raise MissingInput(f"The annotated slide {folder} has no {wanted}: put it there.")
+    return {kind: path for kind, path in found.items() if path is not None}
+
+
+def _one(folder: Path, names: list[str]) -> Path | None:
+    there = [folder / name for name in names if (folder / name).is_file()]
+    if len(there) > 1:
+        raise BadAnnotation(f"{folder} has both {there[0].name} and {there[1].name}: leave one.")
+    return there[0] if there else None

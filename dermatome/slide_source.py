@@ -1,0 +1,170 @@
+"""Where a slide's image comes from, and getting it from there: an HPA address, or a file in a local folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from dermatome.errors import BadImage, MissingInput, StorageFailed
+from dermatome.files import sha256_bytes, sha256_file, whole_file, write_whole
+from dermatome.slide import SUFFIXES, Slide, read_slide
+from dermatome.stage_record import Check, StageResult
+
+if TYPE_CHECKING:
+    from dermatome.hpa.client import HpaClient
+
+IMAGE_STEM = "image"
+# A glass slide without tissue has almost one grey value; real HPA cores have a spread of 20 and more.
+_BLANK_SPREAD = 2.0
+
+
+@dataclass(frozen=True)
+class SlideSource:
+    """Where one slide's image is.
+
+    Attributes:
+        slide: slide id.
+        origin: ``hpa`` or ``folder``.
+        location: the image's address, or its path.
+        gene: symbol, where known.
+        ensembl_id: where known.
+        version: of a file in a folder, its sha256 when it was registered; an HPA address never changes its image.
+    """
+
+    slide: str
+    origin: Literal["hpa", "folder"]
+    location: str
+    gene: str = ""
+    ensembl_id: str = ""
+    version: str = ""
+
+    @property
+    def identity(self) -> str:
+        """A hash that changes when the source does."""
+        return sha256_bytes(f"{self.origin} {self.location} {self.version}".encode())[:32]
+
+
+def write_source(path: Path, source: SlideSource) -> None:
+    """Writes where a slide comes from, whole."""
+    write_whole(path, json.dumps(asdict(source), indent=1).encode())
+
+
+def read_source(path: Path) -> SlideSource:
+    """Where a slide comes from.
+
+    Raises:
+        MissingInput: nobody registered the slide.
+        StorageFailed: the file is damaged.
+    """
+    try:
+        return SlideSource(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise MissingInput(
+            f"Nobody has said where the image of {path.stem} is: let a sensor register it (new_hpa_images for HPA, "
+            "image_folder for files in the inbox)."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise StorageFailed(
+            f"The slide source {path} is damaged ({error}): delete it and register it again."
+        ) from error
+
+
+def folder_sources(folder: Path, slide_of: Iterable[tuple[str, Path]] | None = None) -> list[SlideSource]:
+    """One source for each image directly in ``folder``, by name; the file's stem is the slide id."""
+    found = slide_of or ((path.stem, path) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES)
+    return [
+        SlideSource(slide=slide, origin="folder", location=str(path), version=sha256_file(path))
+        for slide, path in found
+    ]
+
+
+def acquire_slide(
+    source: SlideSource, folder: Path, client: HpaClient, declared_mpp: float, max_side_px: int
+) -> StageResult:
+    """Gets a slide's image into ``folder`` and checks it by decoding it whole.
+
+    Raises:
+        FetchFailed: it did not arrive.
+        BadImage: what arrived is no usable image; it is not kept.
+        MissingInput: the file of a folder source is gone.
+    """
+    started = time.perf_counter()
+    suffix = PurePosixPath(urlsplit(source.location).path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise BadImage(f"{source.location} has the suffix {suffix!r}: give a {', '.join(SUFFIXES)} file.")
+    path = folder / f"{IMAGE_STEM}{suffix}"
+    http_status: int | None = None
+    if source.origin == "hpa":
+        fetched = client.fetch(source.location, path, kind="image")
+        http_status = fetched.status
+    else:
+        _copy(Path(source.location), path)
+    fetched_at = time.perf_counter()
+    try:
+        slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide)
+    except BadImage as error:
+        path.unlink(missing_ok=True)
+        raise BadImage(f"{error} It came from {source.location}.") from error
+    decoded_at = time.perf_counter()
+    spread = float(np.std(slide.pixels[::8, ::8].astype(np.float32).mean(axis=2)))
+    return StageResult(
+        outcome="image",
+        data_version=slide.sha256[:32],
+        values={
+            "origin": source.origin,
+            "location": source.location,
+            "gene": source.gene or None,
+            "ensembl_id": source.ensembl_id or None,
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "image_sha256": slide.sha256,
+            "height_px": slide.size.height_px,
+            "width_px": slide.size.width_px,
+            "mpp": slide.mpp,
+            "mpp_source": slide.mpp_source.value,
+            "conversions": "; ".join(slide.conversions) or None,
+            "http_status": http_status,
+            "grey_spread": round(spread, 3),
+        },
+        seconds={"fetch": fetched_at - started, "decode": decoded_at - fetched_at},
+        checks=(
+            Check(
+                "image_not_blank",
+                passed=spread > _BLANK_SPREAD,
+                description=f"The file decodes whole; its grey values spread by {spread:.1f} (blank: {_BLANK_SPREAD}).",
+                values={"grey_spread": spread},
+            ),
+        ),
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        with source.open("rb") as reading, whole_file(target) as writing:
+            shutil.copyfileobj(reading, writing)
+    except FileNotFoundError as error:
+        raise MissingInput(f"There is no image {source} any more: put it back, or take its partition out.") from error
+
+
+def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
+    """The verified image that `slide_images` left in ``folder``, at the scale recorded with it.
+
+    Raises:
+        BadImage: the file is not the one that was verified.
+        MissingInput: the file is gone.
+    """
+    found = read_slide(folder / str(values["file"]), declared_mpp=float(str(values["mpp"])), name=slide)
+    if found.sha256 != values["image_sha256"]:
+        raise BadImage(
+            f"The image of {slide} is not the one that was verified (sha256 {found.sha256[:12]}… instead of "
+            f"{str(values['image_sha256'])[:12]}…): materialize slide_images for it again."
+        )
+    return found

@@ -1,0 +1,128 @@
+"""The jobs: the two halves (train, infer), fetching pages, and asking for what is missing."""
+
+import dagster as dg
+from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.utils import make_new_backfill_id
+from dagster._time import get_current_timestamp
+
+from assets.partitions import ANNOTATED_SLIDES, GENES, SLIDES, TRAINING_VERSIONS
+from orchestration.requests import (
+    PER_SLIDE,
+    REQUESTED_BY,
+    is_busy,
+    missing_slides,
+    stages_possible,
+    subset_of,
+)
+from resources import PathsResource
+
+fetch_hpa_pages = dg.define_asset_job(
+    "fetch_hpa_pages", selection=["hpa_images"], partitions_def=GENES, description="HPA pages of the chosen genes."
+)
+cut_training_tiles = dg.define_asset_job(
+    "cut_training_tiles",
+    selection=["training_tiles"],
+    partitions_def=ANNOTATED_SLIDES,
+    description="Training tiles from annotated slides.",
+)
+train = dg.define_asset_job(
+    "train",
+    selection=["tissue_weights", "tissue_champion"],
+    partitions_def=TRAINING_VERSIONS,
+    description="One half: tiles → weights → champion. Its run config chooses encoder, loss and length.",
+)
+infer = dg.define_asset_job(
+    "infer",
+    selection=list(PER_SLIDE),
+    partitions_def=SLIDES,
+    description="The other half: images → masks → cells → layers. For many slides prefer a backfill of the assets: "
+    "there each asset has runs of its own and a bad slide stops nothing.",
+)
+refresh_metrics = dg.define_asset_job(
+    "refresh_metrics", selection=["skin_metrics"], description="The DuckDB file, made again from the Parquet files."
+)
+
+
+class RegisterGenes(dg.Config):
+    """Genes to add: Ensembl ids, or a gene list as HPA's site downloads it (TSV), or a text file of ids."""
+
+    ensembl_ids: list[str] = []
+    file: str | None = None
+
+
+@dg.op
+def add_genes(context: dg.OpExecutionContext, config: RegisterGenes) -> list[str]:
+    """Adds the partitions of `hpa_images`; genes that are known already stay as they are."""
+    from pathlib import Path
+
+    from dermatome.errors import BadPage
+    from dermatome.hpa.genes import read_gene_list
+
+    genes = read_gene_list(Path(config.file)) if config.file else []
+    genes += read_gene_list(config.ensembl_ids) if config.ensembl_ids else []
+    if not genes:
+        raise BadPage("No gene was given: set `ensembl_ids` or `file` in the run config of register_genes.")
+    ids = list(dict.fromkeys(gene.ensembl_id for gene in genes))
+    known = set(context.instance.get_dynamic_partitions(str(GENES.name)))
+    new = [ensembl_id for ensembl_id in ids if ensembl_id not in known]
+    context.instance.add_dynamic_partitions(str(GENES.name), new)
+    context.add_output_metadata({"given": len(ids), "new": len(new)})
+    return new
+
+
+@dg.job(description="Adds genes, so that hpa_images can be materialized for them.")
+def register_genes() -> None:
+    """Gene list → partitions."""
+    add_genes()
+
+
+class BackfillLimit(dg.Config):
+    """How much one night asks for."""
+
+    max_slides: int = 20_000
+
+
+@dg.op
+def request_missing(context: dg.OpExecutionContext, config: BackfillLimit, paths: PathsResource) -> None:
+    """Asks the backfill daemon for every per-slide partition that is not there: new ones, and ones that failed."""
+    requested_by = "backfill_new_slides"
+    if is_busy(context.instance, requested_by):
+        context.log.info("The last backfill of missing slides is still going on; nothing is asked for.")
+        return
+    missing = missing_slides(context.instance, stages_possible(paths.data_root))
+    subset, slides = subset_of(context.repository_def.asset_graph, missing, config.max_slides)
+    context.add_output_metadata({"slides": slides, **{stage: len(keys) for stage, keys in missing.items()}})
+    if not slides:
+        context.log.info("Nothing is missing.")
+        return
+    backfill_id = make_new_backfill_id()
+    context.instance.add_backfill(
+        PartitionBackfill.from_asset_graph_subset(
+            backfill_id=backfill_id,
+            backfill_timestamp=get_current_timestamp(),
+            tags={REQUESTED_BY: requested_by},
+            dynamic_partitions_store=context.instance,
+            asset_graph_subset=subset,
+            title=f"{slides} slides with something missing",
+            description=None,
+            run_config=None,
+        )
+    )
+    context.log.info(f"Asked for backfill {backfill_id} of {slides} slides.")
+
+
+@dg.job(description="Asks for everything that is missing downstream of registered slides.")
+def backfill_missing() -> None:
+    """Missing partitions → one backfill."""
+    request_missing()
+
+
+JOBS = [
+    fetch_hpa_pages,
+    cut_training_tiles,
+    train,
+    infer,
+    refresh_metrics,
+    register_genes,
+    backfill_missing,
+]

@@ -1,0 +1,26 @@
+"""What a run is given: paths, settings, compute, the HPA client, segmenters, the slide engine, the metrics store.
+
+Belongs here: anything configured once for a deployment and handed to assets. Does not: science (`dermatome`), the order
+of stages (`assets`), when things run (`orchestration`).
+"""
+
+from resources.compute import ComputeResource
+from resources.hpa import HpaResource
+from resources.metrics import MetricsResource
+from resources.paths import PathsResource
+from resources.segmenters import CellSegmenterResource, TissueSegmenterResource
+from resources.settings import Settings, SettingsResource, load_settings
+from resources.slide_engine import SlideEngineResource
+
+__all__ = [
+    "CellSegmenterResource",
+    "ComputeResource",
+    "HpaResource",
+    "MetricsResource",
+    "PathsResource",
+    "Settings",
+    "SettingsResource",
+    "SlideEngineResource",
+    "TissueSegmenterResource",
+    "load_settings",
+]

@@ -1,0 +1,22 @@
+"""The polite client of the Human Protein Atlas."""
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from dermatome.hpa.client import HpaClient
+from resources.settings import SettingsResource
+
+
+class HpaResource(dg.ConfigurableResource):
+    """Hands out one client for each run, so that its limit on requests at once holds over all of the run's threads."""
+
+    settings: SettingsResource
+
+    _client: HpaClient | None = PrivateAttr(default=None)
+
+    @property
+    def client(self) -> HpaClient:
+        """The run's client."""
+        if self._client is None:
+            self._client = HpaClient(self.settings.value.hpa)
+        return self._client

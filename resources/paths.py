@@ -1,0 +1,22 @@
+"""The one data root."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from dermatome.data_root import DataRoot
+
+
+class PathsResource(dg.ConfigurableResource):
+    """Where everything lies; see `dermatome.data_root` for the layout."""
+
+    root: str
+
+    @property
+    def data_root(self) -> DataRoot:
+        """The data root as the science layer knows it."""
+        return DataRoot(Path(self.root).resolve())
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Checks that the root can be written to before any work starts."""
+        self.data_root.check_writable()

@@ -1,0 +1,73 @@
+"""The networks that masks and cells are made with: loaded once in a process, their sha256 known."""
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from dermatome.compute import Compute
+from dermatome.data_root import CHAMPION, WEIGHTS_FILE, DataRoot
+from dermatome.errors import BadWeights, MissingInput
+from dermatome.skin.cell_network import CellNetwork, load_cell_network
+from dermatome.stage_record import StageRecord, read_record
+from dermatome.weights import LoadedWeights, load_weights
+from resources.settings import SettingsResource
+
+
+def champion_record(root: DataRoot) -> StageRecord:
+    """The record of the champion.
+
+    Raises:
+        MissingInput: there is none yet.
+    """
+    record = read_record(root.record("tissue_champion", CHAMPION))
+    if record is None:
+        raise MissingInput(
+            "There is no champion yet to make masks with: materialize tissue_weights for a training version, then "
+            "tissue_champion."
+        )
+    return record
+
+
+class TissueSegmenterResource(dg.ConfigurableResource):
+    """The champion's U-Net."""
+
+    _loaded: LoadedWeights | None = PrivateAttr(default=None)
+
+    def load(self, root: DataRoot, compute: Compute) -> LoadedWeights:
+        """The champion's weights on the device; loaded again only when the champion has changed.
+
+        Raises:
+            MissingInput: no champion.
+            BadWeights: its file is gone, damaged or not the one that was promoted.
+        """
+        champion = champion_record(root)
+        promoted = champion.values["weights_sha256"]
+        if self._loaded is None or self._loaded.sha256 != promoted:
+            path = root.folder("tissue_weights", str(champion.values["version"])) / WEIGHTS_FILE
+            loaded = load_weights(path)
+            if loaded.sha256 != promoted:
+                raise BadWeights(
+                    f"{path} is not the file that was promoted (sha256 {loaded.sha256[:12]}… instead of "
+                    f"{str(promoted)[:12]}…): materialize tissue_champion to promote it as it is now."
+                )
+            loaded.network.to(compute.torch_device)
+            self._loaded = loaded
+        return self._loaded
+
+
+class CellSegmenterResource(dg.ConfigurableResource):
+    """The Cellpose network that the settings name: ``cyto2``, ``toy`` (the demo's) or the path of a weights file."""
+
+    settings: SettingsResource
+
+    _loaded: CellNetwork | None = PrivateAttr(default=None)
+
+    def load(self, root: DataRoot, compute: Compute) -> CellNetwork:
+        """The network on the device.
+
+        Raises:
+            BadWeights: the file is missing, damaged or not a Cellpose network.
+        """
+        if self._loaded is None:
+            asked = self.settings.value.cell_weights
+            self._loaded = load_cell_network(asked, compute, models_folder=root.path / "models")
+        return self._loaded

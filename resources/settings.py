@@ -1,0 +1,107 @@
+"""All settings in one place: defaults in code, changes in `settings.toml` of the data root.
+
+Settings that decide numbers go into the code version of the assets they act on, so Dagster shows what is stale when
+one is changed and the code location is reloaded.
+"""
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import TypeAdapter, ValidationError
+
+from dermatome.compute import DeviceName, Precision
+from dermatome.errors import BadSetting
+from dermatome.hpa.client import HpaSettings
+from dermatome.skin.cells import CellSettings
+from dermatome.skin.layers import LayerSettings
+from dermatome.skin.tissue import TissueSettings
+from dermatome.slide import DECLARED_MPP, MAX_SIDE_PX
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How image files are read.
+
+    Attributes:
+        declared_mpp: microns per pixel; HPA gives none, and a 1 mm core spans about 2,000 of an image's 3,000 px.
+        max_side_px: images wider or higher than this are refused.
+        tissue: which tissue's images are taken from HPA's pages.
+    """
+
+    declared_mpp: float = DECLARED_MPP
+    max_side_px: int = MAX_SIDE_PX
+    tissue: str = "Skin"
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """See `dermatome.compute.choose_compute`."""
+
+    device: DeviceName = "auto"
+    precision: Precision = "auto"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every section of the settings file."""
+
+    images: ImageSettings = field(default_factory=ImageSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    hpa: HpaSettings = field(default_factory=HpaSettings)
+    tissue: TissueSettings = field(default_factory=TissueSettings)
+    cells: CellSettings = field(default_factory=CellSettings)
+    layers: LayerSettings = field(default_factory=LayerSettings)
+    cell_weights: str = "cyto2"
+
+
+def load_settings(path: Path) -> Settings:
+    """The defaults, changed by the TOML file at ``path`` if it is there.
+
+    Raises:
+        BadSetting: it is not TOML, or names a setting that does not exist, or gives one of the wrong type.
+    """
+    if not path.is_file():
+        return Settings()
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{path} is not a TOML file ({error}): mend that line.") from error
+    _refuse_unknown(found, Settings, path, ())
+    try:
+        return TypeAdapter(Settings).validate_python(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise BadSetting(f"The setting {name} in {path} is wrong: {first['msg']}.") from error
+
+
+def _refuse_unknown(found: dict[str, Any], kind: Any, path: Path, within: tuple[str, ...]) -> None:
+    known = typing.get_type_hints(kind)
+    for name, value in found.items():
+        if name not in known:
+            full = ".".join((*within, name))
+            raise BadSetting(f"{path} has a setting {full!r} that does not exist: use one of {', '.join(known)}.")
+        if dataclasses.is_dataclass(known[name]) and isinstance(value, dict):
+            _refuse_unknown(value, known[name], path, (*within, name))
+
+
+def as_plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as plain values, for records and fingerprints."""
+    return dataclasses.asdict(settings)
+
+
+class SettingsResource(dg.ConfigurableResource):
+    """The settings in force; the file is read once for each run."""
+
+    path: str
+
+    @property
+    def value(self) -> Settings:
+        """The settings."""
+        return load_settings(Path(self.path))
