@@ -117,8 +117,13 @@ class PageFacts:
             return name or organ or "", organ
         return None
 
+    def _unnumbered(self, data: Any) -> tuple[str, None] | None:
+        """The gene's `skin` where `skin 1` is asked for: release 18 leaves the number out there."""
+        name = _text(data.find("tissue")) or ""
+        return (name, None) if name.casefold() == base_name(self.tissue) else None
+
     def _gene_data(self, data: Any) -> None:
-        tissue = self._tissue_of(data)
+        tissue = self._tissue_of(data) or self._unnumbered(data)
         if tissue is not None:
             cells = [
                 {"cell_type": _text(cell.find("cellType")), "level": _level(cell, "expression", "staining")}

@@ -362,3 +362,21 @@ def test_bad_pages_fail_alone(atlas: ToyAtlas, tmp_path: Path) -> None:
     atlas.faults[f"/{GENE}.xml"] = Fault(cut=300)
     with pytest.raises(DermatomeError, match="cut short"):
         fetch_gene_images(client_of(atlas), GENE, tmp_path / "g.xml")
+
+
+def test_settings_come_from_plain_values_too() -> None:
+    from pydantic import TypeAdapter
+
+    adapter = TypeAdapter(HpaSettings)
+    given = {"base_url": "http://127.0.0.1:1", "archive_urls": [], "allowed_hosts": ["127.0.0.1"], "timeout_s": 5}
+    assert HpaClient(adapter.validate_python(given)).base_urls == ("http://127.0.0.1:1",)
+    with pytest.raises(BadSetting, match=r"hpa\.at_once"):
+        adapter.validate_python({"at_once": 99})
+
+
+def test_the_toy_atlas_may_come_back_at_its_port_and_pages_are_the_same_bytes() -> None:
+    with ToyAtlas() as first:
+        url, port = first.url, int(first.url.rsplit(":", 1)[1])
+    with ToyAtlas(port=port) as second:
+        assert second.url == url
+    assert gene_page_xml("KRT5", GENE, url, [IMAGE]) == gene_page_xml("KRT5", GENE, url, [IMAGE])

@@ -87,6 +87,8 @@ def test_a_real_page_of_release_18_row_by_row(realdata: Path) -> None:
     second = next(row for row in rows if row["tissue"] == "skin 2")
     assert second["gene_cell_types"] == [{"cell_type": "epidermal cells", "level": "medium"}]
     assert second["gene_expression"] == "medium"
+    alone = parse_page(realdata / "hpa_xml" / "ENSG00000134057_v18.xml", tissue="Skin 2").records.to_pylist()
+    assert alone == [row for row in rows if row["tissue"] == "skin 2"]
     assert (first["reliability"], first["verification"]) == ("enhanced", "reliability")
 
 
