@@ -1,0 +1,121 @@
+"""The tissue network and how images pass through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.errors import BadSetting, FetchFailed
+from dermatome.torch_setup import import_smp
+
+if TYPE_CHECKING:
+    import torch
+
+    from dermatome.compute import Compute
+
+# Mean and spread of ImageNet's RGB values, which ready encoders expect; a network from scratch takes them as well.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+VIEWS = (1, 2, 4, 8)
+
+
+def build_network(
+    encoder: str, classes: int, decoder_channels: Sequence[int], encoder_weights: str | None = None
+) -> torch.nn.Module:
+    """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch with ``classes`` output channels of logits.
+
+    Args:
+        encoder: an encoder's name in segmentation-models-pytorch, for example ``resnet34``.
+        classes: number of output channels.
+        decoder_channels: channels of the decoder's stages, coarsest first; five of them.
+        encoder_weights: ``None`` starts from random weights; ``imagenet`` has the library download them.
+
+    Raises:
+        BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
+        FetchFailed: encoder weights were asked for and could not be had.
+    """
+    smp = import_smp()
+    known = smp.encoders.get_encoder_names()
+    if encoder not in known and not encoder.startswith("tu-"):
+        raise BadSetting(
+            f"There is no encoder {encoder!r}: use one of segmentation-models-pytorch's, such as resnet18, resnet34 "
+            "or mobilenet_v2."
+        )
+    try:
+        network: torch.nn.Module = smp.Unet(
+            encoder_name=encoder,
+            encoder_weights=encoder_weights,
+            decoder_channels=tuple(decoder_channels),
+            classes=classes,
+            in_channels=3,
+        )
+    except (OSError, ConnectionError) as error:
+        raise FetchFailed(
+            f"The weights {encoder_weights!r} of the encoder {encoder} could not be had ({error}): train without them "
+            "or connect to the network."
+        ) from error
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise BadSetting(
+            f"The encoder {encoder!r} with decoder channels {tuple(decoder_channels)} does not make a U-Net ({error}): "
+            "choose another encoder or five channel numbers."
+        ) from error
+    return network
+
+
+def to_batch(images: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], compute: Compute) -> Any:
+    """(N, 3, H, W) float32 tensor, channels last in memory, of (N, H, W, 3) uint8 images, normalised."""
+    import torch
+
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(compute.torch_device)
+    centre = torch.tensor(mean, device=batch.device) * 255
+    spread = torch.tensor(std, device=batch.device) * 255
+    normalised = (batch.float() - centre) / spread
+    # (N, H, W, 3) permuted is channels-last already: no copy.
+    return normalised.permute(0, 3, 1, 2)
+
+
+def class_probabilities(
+    network: torch.nn.Module,
+    images: npt.NDArray[np.uint8],
+    mean: Sequence[float],
+    std: Sequence[float],
+    compute: Compute,
+    views: int = 1,
+) -> npt.NDArray[np.float32]:
+    """Softmax probabilities of a batch of equal images.
+
+    Args:
+        network: in evaluation mode, on ``compute``'s device.
+        images: (N, H, W, 3) uint8, H and W multiples of 32.
+        mean: of the normalisation, on the scale 0 to 1.
+        std: likewise.
+        compute: device and precision.
+        views: 1, 2, 4 or 8 flips and quarter turns of each image whose probabilities are averaged.
+
+    Returns:
+        (N, C, H, W) float32.
+
+    Raises:
+        BadSetting: ``views`` is none of those.
+    """
+    import torch
+
+    if views not in VIEWS:
+        raise BadSetting(f"The number of views is {views}: use 1, 2, 4 or 8.")
+    batch = to_batch(images, mean, std, compute)
+    total: Any = None
+    with torch.inference_mode():
+        for view in range(views):
+            flip, turns = view >= 4 or (views == 2 and view == 1), view % 4 if views > 2 else 0
+            seen = torch.rot90(batch.flip(-1) if flip else batch, turns, (-2, -1))
+            with compute.autocast():
+                logits = network(seen.contiguous(memory_format=torch.channels_last))
+            back = torch.rot90(torch.softmax(logits.float(), dim=1), -turns, (-2, -1))
+            back = back.flip(-1) if flip else back
+            total = back if total is None else total + back
+    averaged: npt.NDArray[np.float32] = (total / views).cpu().numpy()
+    return averaged

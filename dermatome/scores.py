@@ -1,0 +1,128 @@
+"""Scores of a predicted semantic map against the truth, from one confusion matrix; an undefined score is null."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Confusion = npt.NDArray[np.int64]
+
+
+class ScoreOutcome(StrEnum):
+    """Whether a class could be scored."""
+
+    SCORED = "scored"
+    NOT_IN_TRUTH = "not_in_truth"
+    NOT_PREDICTED = "not_predicted"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class was found; a score whose divisor is zero is ``None``.
+
+    Attributes:
+        label: the class.
+        outcome: whether truth and prediction have it.
+        truth_px: its pixels in the truth.
+        predicted_px: its pixels in the prediction.
+        precision: share of the predicted pixels that are right.
+        recall: share of the true pixels that were found.
+        f1: harmonic mean of both (the Dice coefficient).
+        iou: shared pixels divided by those of truth and prediction together (Jaccard index).
+        mcc: Matthews' correlation of "is this class" (Matthews, 1975), -1 to 1.
+    """
+
+    label: str
+    outcome: ScoreOutcome
+    truth_px: int
+    predicted_px: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    iou: float | None
+    mcc: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "outcome": str(self.outcome)}
+
+
+def confusion_matrix(
+    truth: npt.NDArray[np.integer[Any]], predicted: npt.NDArray[np.integer[Any]], classes: int
+) -> Confusion:
+    """(C, C) int64: pixels of each true class (row) that were predicted as each class (column).
+
+    Args:
+        truth: class of each pixel, any shape, 0 to ``classes`` - 1.
+        predicted: likewise, same shape.
+        classes: number of classes, C.
+
+    Raises:
+        ValueError: shapes differ, or a class is out of range.
+    """
+    if truth.shape != predicted.shape:
+        raise ValueError(f"truth {truth.shape} and prediction {predicted.shape} differ in shape")
+    pairs = truth.ravel().astype(np.intp) * classes + predicted.ravel()
+    if truth.size and not (truth.min() >= 0 and truth.max() < classes and predicted.max() < classes):
+        raise ValueError(f"a class is outside 0..{classes - 1}")
+    counted: Confusion = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    return counted
+
+
+def class_scores(confusion: Confusion, labels: Sequence[str]) -> list[ClassScore]:
+    """The scores of each class, in the order of ``labels``, from a confusion matrix with truth in rows."""
+    total = int(confusion.sum())
+    scores = []
+    for index, label in enumerate(labels):
+        # Python's integers: products of pixel counts of many slides go past 64 bits.
+        hit = int(confusion[index, index])
+        truth, predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
+        missed, false = truth - hit, predicted - hit
+        right_without = total - truth - false
+        spread = math.sqrt(truth) * math.sqrt(predicted) * math.sqrt(total - truth) * math.sqrt(total - predicted)
+        outcome = {
+            (True, True): ScoreOutcome.SCORED,
+            (False, True): ScoreOutcome.NOT_IN_TRUTH,
+            (True, False): ScoreOutcome.NOT_PREDICTED,
+            (False, False): ScoreOutcome.ABSENT,
+        }[truth > 0, predicted > 0]
+        scores.append(
+            ClassScore(
+                label=label,
+                outcome=outcome,
+                truth_px=truth,
+                predicted_px=predicted,
+                precision=_ratio(hit, predicted),
+                recall=_ratio(hit, truth),
+                f1=_ratio(2 * hit, truth + predicted),
+                iou=_ratio(hit, truth + false),
+                mcc=None if spread == 0 else (hit * right_without - false * missed) / spread,
+            )
+        )
+    return scores
+
+
+def mean_iou(scores: Sequence[ClassScore]) -> float | None:
+    """The mean IoU of the classes that truth or prediction has; ``None`` where there is none."""
+    known = [score.iou for score in scores if score.iou is not None]
+    return sum(known) / len(known) if known else None
+
+
+def score_values(scores: Sequence[ClassScore]) -> dict[str, float | None]:
+    """Flat names to values, such as ``iou_epidermis``, with ``mean_iou``: what a version is chosen by."""
+    values: dict[str, float | None] = {"mean_iou": mean_iou(scores)}
+    for score in scores:
+        for name in ("precision", "recall", "f1", "iou", "mcc"):
+            values[f"{name}_{score.label}"] = getattr(score, name)
+    return values
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,226 @@
+"""Trained weights on disk: safetensors, which cannot run code, with a card that says what they are for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dermatome import __version__
+from dermatome.classes import TISSUE_LABELS
+from dermatome.errors import BadWeights
+from dermatome.files import sha256_bytes, write_whole
+from dermatome.network import MEAN, STD, build_network
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "dermatome-tissue-1"
+MAX_WEIGHTS_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class WeightsCard:
+    """What a weights file holds and how to use it; stored inside the file and, readable, beside it.
+
+    Attributes:
+        encoder: the encoder's name in segmentation-models-pytorch.
+        decoder_channels: of the U-Net.
+        classes: labels of the output channels, in order.
+        mpp: microns per pixel that the network was trained at and sees; images are rescaled to it.
+        mpp_range: finest and coarsest scale that training showed it.
+        coarse_mpp: scale for the first, coarse look at a slide; inside ``mpp_range``.
+        tile_mpp: microns per pixel that the training tiles were declared to have.
+        tile_px: side of its tiles at prediction.
+        mean: of the normalisation, on the scale 0 to 1.
+        std: likewise.
+        scores: validation scores by name, for example ``iou_epidermis``; empty where nothing was validated.
+        validation: how the validation tiles were chosen, in words.
+        settings: of the training.
+        steps: optimiser steps it was trained for.
+        data_sha256: sha256 over names and contents of the training and validation tiles.
+        parent: sha256 of the weights it started from, if any.
+        created_from: the names of the tiles' slides or folders.
+        code_version: of Dermatome.
+        licence: of the weights; it follows from the tiles'.
+        architecture: ``unet``.
+        format: of this card.
+    """
+
+    encoder: str
+    decoder_channels: tuple[int, ...]
+    mpp: float
+    mpp_range: tuple[float, float]
+    coarse_mpp: float
+    tile_mpp: float
+    classes: tuple[str, ...] = TISSUE_LABELS
+    tile_px: int = 256
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    validation: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 0
+    data_sha256: str = ""
+    parent: str | None = None
+    created_from: tuple[str, ...] = ()
+    code_version: str = __version__
+    licence: str = "that of the training tiles"
+    architecture: str = "unet"
+    format: str = FORMAT
+
+    def to_json(self) -> str:
+        """Indented JSON with sorted keys."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> WeightsCard:
+        """The card in ``text``; ``where`` names its file in errors.
+
+        Raises:
+            BadWeights: it is not such a card.
+        """
+        try:
+            content = json.loads(text)
+            if content["format"] != FORMAT or content["architecture"] != "unet":
+                raise BadWeights(
+                    f"{where} has weights of the format {content['format']!r} ({content['architecture']!r}), this "
+                    f"version reads {FORMAT!r}: train again, or use the version of Dermatome that wrote them."
+                )
+            known = {f.name: content[f.name] for f in fields(cls)}
+            for name in ("decoder_channels", "classes", "mean", "std", "mpp_range", "created_from"):
+                known[name] = tuple(known[name])
+            card = cls(**known)
+            if not (card.mpp > 0 and card.coarse_mpp > 0 and card.tile_px > 0 and len(card.mean) == len(card.std) == 3):
+                raise ValueError("a scale or size is not positive")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BadWeights(
+                f"{where} has no readable weights card ({error!r}): use a file that 'dermatome tissue train' wrote."
+            ) from error
+        return card
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A network ready for prediction, and where it came from.
+
+    Attributes:
+        network: in evaluation mode, on the CPU.
+        card: what it is for.
+        sha256: of the weights file.
+        path: of the weights file.
+    """
+
+    network: torch.nn.Module
+    card: WeightsCard
+    sha256: str
+    path: Path
+
+
+def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCard) -> str:
+    """Writes a network's state dict and its card to ``path``, and the card as readable JSON beside it.
+
+    The same state and card always give the same bytes.
+
+    Returns:
+        The sha256 of the weights file.
+
+    Raises:
+        StorageFailed: the disk is full or not writable.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # One metadata key only: safetensors writes several in no fixed order.
+    data = save(tensors, metadata={"card": card.to_json()})
+    sha256 = sha256_bytes(data)
+    write_whole(path, data)
+    beside = {"weights": path.name, "sha256": sha256, **json.loads(card.to_json())}
+    write_whole(card_path(path), json.dumps(beside, indent=2, ensure_ascii=False).encode() + b"\n")
+    return sha256
+
+
+def card_path(path: Path) -> Path:
+    """Where the readable card of the weights at ``path`` is."""
+    return path.with_suffix(".json")
+
+
+def read_card(path: Path) -> WeightsCard:
+    """The card inside the weights file at ``path``, without its tensors.
+
+    Raises:
+        BadWeights: there is no such file, it is no safetensors file or has no card.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _check_there(path)
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadWeights(_not_safetensors(path, error)) from error
+    return WeightsCard.from_json(metadata.get("card", ""), str(path))
+
+
+def load_weights(path: Path, *, classes: tuple[str, ...] = TISSUE_LABELS) -> LoadedWeights:
+    """Reads weights, checks that they fit their card, and builds their network.
+
+    Args:
+        path: of a file that :func:`save_weights` wrote.
+        classes: labels that its output channels must have.
+
+    Raises:
+        BadWeights: the file is missing, damaged, not safetensors, for other classes, or its tensors are not exactly
+            those of the network that the card names.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    card = read_card(path)
+    if card.classes != classes:
+        raise BadWeights(
+            f"{path} is for the classes {', '.join(card.classes)}, not {', '.join(classes)}: use weights trained for "
+            "these classes."
+        )
+    data = path.read_bytes()
+    try:
+        state = load(data)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise BadWeights(_not_safetensors(path, error)) from error
+    network = build_network(card.encoder, len(card.classes), card.decoder_channels)
+    expected = network.state_dict()
+    missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
+    if missing or extra:
+        raise BadWeights(
+            f"{path} does not fit the network of its card: {len(missing)} tensors are missing"
+            f"{_first(missing)} and {len(extra)} are not its own{_first(extra)}; use a whole, unchanged file."
+        )
+    misshapen = [name for name, tensor in expected.items() if tensor.shape != state[name].shape]
+    if misshapen:
+        raise BadWeights(
+            f"{path} has {len(misshapen)} tensors of another shape than its card's network{_first(misshapen)}: use a "
+            "whole, unchanged file."
+        )
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
+        raise BadWeights(f"{path} holds numbers that are not finite: train again with a lower learning rate.")
+    network.load_state_dict(state)
+    network.requires_grad_(False)
+    return LoadedWeights(network.eval(), card, sha256_bytes(data), path)
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise BadWeights(f"There are no weights at {path}: check the path, or make them with 'dermatome tissue train'.")
+    if path.stat().st_size > MAX_WEIGHTS_BYTES:
+        raise BadWeights(f"{path} is larger than {MAX_WEIGHTS_BYTES >> 30} GB: it is no tissue network of Dermatome.")
+
+
+def _not_safetensors(path: Path, error: Exception) -> str:
+    return f"{path} is not a whole safetensors file ({error}): copy it again, or train again."
+
+
+def _first(names: Any) -> str:
+    return f" (for example {min(names)})" if names else ""
