@@ -49,8 +49,8 @@ def version_tags(record: StageRecord, pointers: Mapping[str, int | None]) -> dic
 
     Args:
         record: what was made.
-        pointers: for each upstream asset, the storage id of the event that was current when its files were read; Dagster
-            looks for newer ones of a partitioned input from there.
+        pointers: for each upstream asset, the storage id of the event that was current when its files were read;
+            Dagster looks for newer ones of a partitioned input from there.
     """
     tags = {
         "dagster/code_version": record.code_version,

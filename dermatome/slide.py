@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +17,9 @@ from dermatome.files import sha256_bytes
 from dermatome.geometry import Size
 
 RgbImage = npt.NDArray[np.uint8]
+
+# Pillow's own limit is a guess at what is a decompression bomb; `max_side_px` is checked before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
 
 FORMATS = ("JPEG", "PNG", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
@@ -106,24 +108,21 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
     if data[:512].lstrip()[:1] == b"<":
         raise BadImage(f"{name} is a web page (HTML or XML), not an image: check its address, then fetch it again.")
     try:
-        with warnings.catch_warnings():
-            # The limits below are ours; Pillow's guess at a decompression bomb is neither a reason nor a protection.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if max(image.size) > max_side_px:
-                    raise BadImage(
-                        f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
-                        "raise the limit or export a smaller region."
-                    )
-                image.load()
-                return _as_rgb(image, name)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if max(image.size) > max_side_px:
+                raise BadImage(
+                    f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
+                    "raise the limit or export a smaller region."
+                )
+            image.load()
+            return _as_rgb(image, name)
     except BadImage:
         raise
     except UnidentifiedImageError as error:
         raise BadImage(
             f"{name} is not a JPEG, PNG or TIFF image (it begins with {data[:8]!r}): fetch or export it again."
         ) from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise BadImage(f"{name} is damaged or cut short ({error}): fetch it again.") from error
 
 

@@ -31,12 +31,17 @@ DATA_ROOT_VARIABLE = "DERMATOME_DATA"
 DEFAULT_DATA_ROOT = "dermatome_data"
 
 
-def build_defs(root: Path, overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+def build_defs(
+    root: Path,
+    overrides: Mapping[str, Any] | None = None,
+    loggers: Mapping[str, dg.LoggerDefinition] | None = None,
+) -> dg.Definitions:
     """The whole code location over a data root.
 
     Args:
         root: the data root; its `settings.toml` is read here, so that settings count into code versions.
         overrides: resources to put in place of production's, by name.
+        loggers: in place of Dagster's console logger.
 
     Raises:
         BadSetting: the settings file is wrong.
@@ -63,6 +68,7 @@ def build_defs(root: Path, overrides: Mapping[str, Any] | None = None) -> dg.Def
         resources=resources | dict(overrides or {}),
         # One process a run: models and imports are paid once, and torch already uses every core.
         executor=dg.in_process_executor,
+        loggers=loggers,
     )
 
 

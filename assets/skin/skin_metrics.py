@@ -20,7 +20,7 @@ from resources import MetricsResource, PathsResource
     kinds={"duckdb"},
 )
 def skin_metrics(paths: PathsResource, metrics: MetricsResource) -> dg.MaterializeResult:
-    """Tables images, slides, masks, cells, layers, training, failures, and views over them, made from the Parquet files.
+    """Tables images, slides, masks, cells, layers, training, failures, and views, made from the Parquet files.
 
     The file is replaced whole: open it at any time, with any number of readers.
     """

@@ -1,4 +1,4 @@
-"""An annotated slide as people put it down: one folder with an H&E image, its mask, ROIs, a palette, perhaps an IHC image."""
+"""An annotated slide: one folder with an H&E image, its mask, ROIs, a palette, and perhaps an IHC image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The per-slide stages, file to file: each reads what the stages before left, computes, writes, and says what it made."""
+"""The per-slide stages, file to file: each reads what earlier ones left, computes, writes, and says what it made."""
 
 from __future__ import annotations
 

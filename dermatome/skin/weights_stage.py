@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,11 @@ from dermatome.data_root import PREVIEW_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadSetting, MissingInput
 from dermatome.files import sha256_file, write_whole
 from dermatome.scores import mean_iou
+from dermatome.skin.crops import TilePair, load_tiles
 from dermatome.stage_record import StageRecord, StageResult, read_record, write_table
-from dermatome.training import EpochReport, TrainSettings, train_file
+from dermatome.training import EpochReport, TrainSettings, train
+from dermatome.training_data import split_tiles
+from dermatome.weights import save_weights
 
 if TYPE_CHECKING:
     from dermatome.compute import Compute
@@ -32,20 +35,27 @@ def make_weights(
     settings: TrainSettings,
     compute: Compute,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    *,
+    use_ihc: bool = True,
 ) -> StageResult:
-    """Trains one version on the tiles of annotated slides.
+    """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the matching IHC ones.
 
     Files: `weights.safetensors` and its card `weights.json`, `history.parquet`, `scores.parquet`, `confusion.parquet`,
     `curves.png`, `confusion.png`. A run that was killed goes on from its last checkpoint.
 
     Raises:
         MissingInput: there are no tiles.
-        BadSetting, BadAnnotation, BadImage: see `dermatome.training.train_file`.
+        BadSetting, BadAnnotation, BadImage: see `dermatome.training.train`.
     """
     started = time.perf_counter()
-    result, sha256 = train_file(
-        tiles, folder / WEIGHTS_FILE, settings, compute, checkpoint_dir=folder / CHECKPOINTS, on_epoch=on_epoch
+    pairs = load_tiles(*tiles)
+    if use_ihc:
+        pairs += _ihc_pairs(pairs)
+    split = split_tiles(pairs, settings.validation_share, settings.seed)
+    result = train(
+        split.train, split.validation, settings, compute, folder / CHECKPOINTS, on_epoch, validation=split.how
     )
+    sha256 = save_weights(folder / WEIGHTS_FILE, result.state, result.card)
     trained = time.perf_counter()
     history = result.history.assign(version=version)
     write_table(folder / "history.parquet", pa.Table.from_pandas(history, preserve_index=False))
@@ -92,6 +102,16 @@ def make_weights(
         },
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
     )
+
+
+def _ihc_pairs(pairs: Sequence[TilePair]) -> list[TilePair]:
+    """The IHC tiles beside H&E tiles; they share mask and group, so a split never parts the two."""
+    found = []
+    for pair in pairs:
+        ihc = pair.image_path.parent.parent / "ihc" / pair.image_path.name
+        if ihc.is_file():
+            found.append(replace(pair, name=f"{pair.name}_ihc", image_path=ihc))
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,246 @@
+"""`make demo`: the whole pipeline on a small embedded cohort, over the same instance `make ui` shows.
+
+A local server in HPA's layout serves toy pages and toy cores whose truth is known; the real client, parser, assets,
+Cellpose and DuckDB code run. What is current is not made again: Dagster itself says what is missing or stale.
+"""
+
+import itertools
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContext
+from rich.console import Console
+
+from assets.partitions import ANNOTATED_SLIDES, GENES, SLIDES, TRAINING_VERSIONS
+from dermatome.data_root import DataRoot
+from dermatome.demo import cohort
+from dermatome.demo.server import ToyAtlas
+from dermatome.errors import DermatomeError, StorageFailed
+from dermatome.files import write_whole
+from dermatome.slide_source import SlideSource
+from orchestration.definitions import DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT, build_defs
+from orchestration.demo_report import print_report
+from orchestration.requests import PER_SLIDE, register_slides
+
+VERSION = "v001"
+DEMO_FILE = "demo.json"
+# Long enough for the toys; a real training takes minutes to hours.
+TRAINING = {"encoder": "mobilenet_v2", "max_minutes": 1.75, "seed": 1}
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> int:
+    """Runs the demo; returns 0 when everything but the slide that is broken on purpose was made."""
+    started = time.perf_counter()
+    root = DataRoot(Path(os.environ.get(DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT)).resolve())
+    try:
+        root.check_writable()
+        Path(os.environ["DERMATOME_DAGSTER_STORAGE"]).mkdir(parents=True, exist_ok=True)
+        with demo_atlas(root) as atlas, dg.DagsterInstance.get() as instance:
+            console.print(f"[bold]Dermatome demo[/] in {root.path}; a local server plays HPA at {atlas.url}")
+            run_pipeline(Demo(root, instance, atlas))
+    except DermatomeError as error:
+        console.print(f"[red]{error}[/]")
+        return 1
+    passed = print_report(console, root)
+    console.print(
+        f"\nDone in {time.perf_counter() - started:.0f} s. Next: [bold]make ui[/], then open http://127.0.0.1:3000"
+    )
+    return 0 if passed else 1
+
+
+@contextmanager
+def demo_atlas(root: DataRoot) -> Iterator[ToyAtlas]:
+    """The demo's server, on the port it had the first time: the pages name it, and must stay the same.
+
+    Raises:
+        StorageFailed: the data root is somebody's real one.
+    """
+    note = root.path / DEMO_FILE
+    if not note.is_file() and root.settings.is_file():
+        raise StorageFailed(
+            f"The data root {root.path} has settings of its own and is not the demo's: run make demo DATA=folder with "
+            "another folder."
+        )
+    port = json.loads(note.read_text())["port"] if note.is_file() else _free_port()
+    try:
+        atlas = ToyAtlas(port=port)
+    except OSError as error:
+        raise StorageFailed(
+            f"The demo's port {port} is taken by another program ({error.strerror}), perhaps another demo: stop that, "
+            f"or delete {root.path} to start over."
+        ) from error
+    with atlas:
+        atlas.pages = cohort.pages(atlas.url)
+        atlas.images = cohort.images()
+        write_whole(root.settings, _settings(atlas.url).encode())
+        write_whole(note, json.dumps({"port": port}).encode())
+        yield atlas
+
+
+def _settings(url: str) -> str:
+    return f"""# Written by the demo. A data root for real images needs no settings file, or its own.
+cell_weights = "toy"
+
+[images]
+declared_mpp = {cohort.MPP}
+
+[hpa]
+base_url = "{url}"
+archive_urls = []
+allowed_hosts = ["127.0.0.1"]
+
+[tissue]
+views = 1
+"""
+
+
+class Demo:
+    """The demo's code location over its instance, and a way to make what is missing or stale."""
+
+    def __init__(self, root: DataRoot, instance: dg.DagsterInstance, atlas: ToyAtlas) -> None:
+        self.root, self.instance, self.atlas = root, instance, atlas
+        self.defs = build_defs(root.path, loggers={"console": _plain_logger})
+        self.graph = self.defs.resolve_asset_graph()
+        self._mend_killed_runs()
+
+    def make(self, asset: str, keys: Sequence[str | None], config: dict[str, object] | None = None) -> bool:
+        """Makes those partitions of an asset that are missing or stale, in as few runs as Dagster would.
+
+        Returns:
+            Whether all of them are there now.
+        """
+        todo = [key for key in keys if not self._is_current(asset, key)]
+        name = f"[bold]{asset}[/]"
+        if not todo:
+            console.print(f"{name}: all {len(keys)} current" if keys != [None] else f"{name}: current")
+            return True
+        console.print(f"{name}: {len(todo)} of {len(keys)} to make" if keys != [None] else name)
+        started = time.perf_counter()
+        good = True
+        for tags in self._ranges(asset, todo):
+            result = self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+                instance=self.instance,
+                asset_selection=[dg.AssetKey(asset)],
+                tags=tags | {"dermatome/demo": "yes"},
+                run_config={"ops": {asset: {"config": config}}} if config else None,
+                raise_on_error=False,
+            )
+            good = good and result.success
+        console.print(f"  {time.perf_counter() - started:.1f} s", style="dim")
+        return good
+
+    def made(self, asset: str, keys: Sequence[str]) -> list[str]:
+        """Those of ``keys`` the asset has been made for."""
+        there = self.instance.get_materialized_partitions(dg.AssetKey(asset))
+        return [key for key in keys if key in there]
+
+    def _is_current(self, asset: str, key: str | None) -> bool:
+        resolver = CachingStaleStatusResolver(self.instance, self.graph, _Loading(self.instance))
+        return resolver.get_status(dg.AssetKey(asset), key) == StaleStatus.FRESH
+
+    def _ranges(self, asset: str, todo: Sequence[str | None]) -> list[dict[str, str]]:
+        """Runs over neighbouring partitions, as a run's tags name only the first and the last."""
+        definition = self.graph.get(dg.AssetKey(asset)).partitions_def
+        if definition is None:
+            return [{}]
+        if asset == "tissue_weights":
+            return [{"dagster/partition": str(key)} for key in todo]
+        keys = [key for key in todo if key is not None]
+        subset = definition.subset_with_partition_keys(keys)
+        with dg.partition_loading_context(dynamic_partitions_store=self.instance):
+            ranges = subset.get_partition_key_ranges(definition)
+        return [
+            {"dagster/asset_partition_range_start": r.start, "dagster/asset_partition_range_end": r.end} for r in ranges
+        ]
+
+    def _mend_killed_runs(self) -> None:
+        """A demo that was killed leaves its run behind as started; nobody else would ever end it."""
+        for record in self.instance.get_runs(
+            dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={"dermatome/demo": "yes"})
+        ):
+            self.instance.report_run_failed(record, "The demo that ran this was stopped.")
+
+
+def run_pipeline(demo: Demo) -> None:
+    """Every asset in reading order."""
+    genes = [gene.ensembl_id for gene in cohort.demo_genes()]
+    demo.instance.add_dynamic_partitions(str(GENES.name), genes)
+    demo.make("hpa_images", genes)
+
+    from dermatome.hpa.records import read_records
+
+    rows = [
+        row
+        for gene in genes
+        for row in read_records(demo.root.folder("hpa_images", gene) / "images.parquet").to_pylist()
+    ]
+    sources = [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
+    register_slides(demo.instance, demo.root, sources)
+    slides = demo.instance.get_dynamic_partitions(str(SLIDES.name))
+    demo.make("slide_images", slides)
+
+    if not all((demo.root.annotations / name / "rois.json").is_file() for name in cohort.ANNOTATED):
+        cohort.write_annotations(demo.root.annotations)
+    demo.instance.add_dynamic_partitions(str(ANNOTATED_SLIDES.name), list(cohort.ANNOTATED))
+    demo.make("training_tiles", cohort.ANNOTATED)
+    demo.instance.add_dynamic_partitions(str(TRAINING_VERSIONS.name), [VERSION])
+    demo.make("tissue_weights", [VERSION], config=TRAINING)
+    demo.make("tissue_champion", [None])
+
+    for before, asset in itertools.pairwise(PER_SLIDE):
+        demo.make(asset, demo.made(before, slides))
+    demo.make("skin_metrics", [None])
+
+
+class _Loading(LoadingContext):
+    """What Dagster's staleness code caches its look-ups in."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._loaders: dict[object, object] = {}
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return self._instance
+
+    @property
+    def loaders(self) -> dict:
+        return self._loaders
+
+
+@dg.logger(description="What assets say, without Dagster's own events.")
+def _plain_logger(context: dg.InitLoggerContext) -> logging.Logger:
+    logger = logging.Logger("demo", logging.INFO)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(lambda record: getattr(record, "dagster_event", None) is None)
+    handler.setFormatter(_Plain())
+    logger.addHandler(handler)
+    return logger
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        said = getattr(record, "dagster_meta", {}).get("orig_message") or record.getMessage()
+        return f"  {said}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""`make ui`: the Dagster web server and daemon; over the demo's data root, also its toy HPA."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from dermatome.data_root import DataRoot
+from dermatome.errors import DermatomeError
+from orchestration.demo import DEMO_FILE, demo_atlas
+
+
+def main() -> int:
+    """Runs both until Ctrl-C, or until one of them ends; then ends the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="the web server has no login: see docs/operations.md")
+    parser.add_argument("--port", type=int, default=3000)
+    given = parser.parse_args()
+    root = DataRoot(Path(os.environ["DERMATOME_DATA"]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with ExitStack() as stack:
+        try:
+            root.check_writable()
+            Path(os.environ["DERMATOME_DAGSTER_STORAGE"]).mkdir(parents=True, exist_ok=True)
+            if (root.path / DEMO_FILE).is_file():
+                atlas = stack.enter_context(demo_atlas(root))
+                print(f"This is the demo's data root: a local server plays HPA at {atlas.url}")
+        except DermatomeError as error:
+            print(error, file=sys.stderr)
+            return 1
+        commands = {
+            "web server": ["dagster_webserver", "--host", given.host, "--port", str(given.port)],
+            "daemon": ["dagster._daemon", "run"],
+        }
+        running = {
+            name: stack.enter_context(_process([sys.executable, "-m", *command, "--workspace", "workspace.yaml"]))
+            for name, command in commands.items()
+        }
+        print(f"Dagster UI: http://{given.host}:{given.port} (Ctrl-C ends it)")
+        try:
+            while True:
+                for name, process in running.items():
+                    if process.poll() is not None:
+                        print(f"The {name} ended with status {process.returncode}; ending the rest.", file=sys.stderr)
+                        return 1
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            return 0
+
+
+class _process:  # noqa: N801 (used as a context, like `open`)
+    """A child process that ends with the block: asked first, then killed."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._child = subprocess.Popen(command)
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        return self._child
+
+    def __exit__(self, *_: object) -> None:
+        self._child.terminate()
+        try:
+            self._child.wait(20)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

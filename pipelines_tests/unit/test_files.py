@@ -1,0 +1,64 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dermatome.errors import MissingInput, StorageFailed
+from dermatome.files import safe_id, sha256_bytes, sha256_file, whole_file, write_whole
+
+
+@pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n"])
+def test_an_id_that_could_leave_its_folder_is_refused(bad):
+    with pytest.raises(StorageFailed, match="not usable as a file name"):
+        safe_id(bad)
+
+
+@given(st.text(max_size=40))
+def test_an_accepted_id_stays_inside_its_folder(text):
+    root = Path("/data/slides")
+    try:
+        name = safe_id(text)
+    except StorageFailed:
+        return
+    assert (root / name).resolve().parent == root
+    assert name == text
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "file.bin"
+    with pytest.raises(RuntimeError), whole_file(target) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert list(target.parent.iterdir()) == []
+    write_whole(target, b"first")
+    with pytest.raises(RuntimeError), whole_file(target) as file:
+        file.write(b"second")
+        raise RuntimeError
+    assert target.read_bytes() == b"first"
+    assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFailed, match="No space left.*free or enlarge the disk"):
+        write_whole(tmp_path / "file.bin", b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_said(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(StorageFailed):
+        write_whole(tmp_path / "taken" / "file.bin", b"data")
+
+
+def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
+    path = write_whole(tmp_path / "file.bin", b"abc" * 100_000)
+    assert sha256_file(path) == sha256_bytes(b"abc" * 100_000)
+    with pytest.raises(MissingInput, match="There is no file"):
+        sha256_file(tmp_path / "absent")

@@ -1,0 +1,50 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dermatome.geometry import Box, Size
+
+sizes = st.builds(Size, st.integers(1, 5000), st.integers(1, 5000))
+
+
+@st.composite
+def boxes_in(draw):
+    size = draw(sizes)
+    top = draw(st.integers(0, size.height_px - 1))
+    left = draw(st.integers(0, size.width_px - 1))
+    return size, Box(top, left, draw(st.integers(top + 1, size.height_px)), draw(st.integers(left + 1, size.width_px)))
+
+
+@given(boxes_in(), st.integers(0, 100))
+def test_an_expanded_box_covers_the_box_and_stays_inside(sized, margin):
+    size, box = sized
+    wide = box.expanded(margin, size)
+    assert wide.fits(size)
+    assert wide.top_px <= box.top_px
+    assert wide.left_px <= box.left_px
+    assert wide.bottom_px >= box.bottom_px
+    assert wide.right_px >= box.right_px
+
+
+@given(boxes_in(), sizes)
+def test_a_rescaled_box_covers_the_same_part_of_the_image(sized, target):
+    size, box = sized
+    scaled = box.rescaled(size, target)
+    assert scaled.fits(target)
+    for low, high, new_low, new_high, old, new in (
+        (box.top_px, box.bottom_px, scaled.top_px, scaled.bottom_px, size.height_px, target.height_px),
+        (box.left_px, box.right_px, scaled.left_px, scaled.right_px, size.width_px, target.width_px),
+    ):
+        assert new_low * old <= low * new + 1e-6 * old * new
+        assert new_high * old >= high * new - 1e-6 * old * new
+        assert (new_low + 1) * old > low * new - 1e-6 * old * new
+        assert (new_high - 1) * old < high * new + 1e-6 * old * new
+
+
+def test_named_fields_and_slices():
+    box = Box(1, 2, 4, 8)
+    assert box.size == Size(3, 6)
+    assert box.size.area_px == 18
+    assert box.slices == (slice(1, 4), slice(2, 8))
+    assert Box.whole(Size(3, 6)) == Box(0, 0, 3, 6)
+    assert not Box(0, 0, 0, 5).fits(Size(9, 9))
+    assert Size(10, 3).scaled(0.1) == Size(1, 1)

@@ -1,0 +1,131 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermatome.errors import BadImage, BadSetting, MissingInput
+from dermatome.slide import MppSource, decode_rgb, read_slide
+
+RNG = np.random.default_rng(0)
+
+
+def encoded(image, fmt, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=fmt, **options)
+    return buffer.getvalue()
+
+
+def rgb(size=(40, 30)):
+    return Image.fromarray(RNG.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
+def test_lossless_rgb_comes_back_as_it_was(fmt):
+    image = rgb()
+    pixels, conversions = decode_rgb(encoded(image, fmt), "a")
+    assert np.array_equal(pixels, np.asarray(image))
+    assert conversions == ()
+
+
+def test_a_slide_carries_its_scale_and_where_it_is_from(tmp_path):
+    (tmp_path / "core.jpg").write_bytes(encoded(rgb(), "JPEG"))
+    slide = read_slide(tmp_path / "core.jpg", declared_mpp=0.25)
+    assert (slide.mpp, slide.mpp_source, slide.name) == (0.25, MppSource.DECLARED, "core")
+    assert slide.pixels.shape == (30, 40, 3)
+    assert len(slide.sha256) == 64
+
+
+def grey16(top=65535):
+    return Image.fromarray(np.linspace(0, top, 1200).astype(np.uint16).reshape(30, 40))
+
+
+@pytest.mark.parametrize(
+    ("image", "fmt", "said"),
+    [
+        (rgb().convert("L"), "PNG", "grey"),
+        (rgb().convert("1"), "PNG", "grey"),
+        (rgb().convert("CMYK"), "JPEG", "CMYK"),
+        (rgb().convert("RGBA"), "PNG", "transparency"),
+        (rgb().convert("P"), "PNG", "palette"),
+        (grey16(), "PNG", "16-bit"),
+        (grey16(), "TIFF", "16-bit"),
+    ],
+)
+def test_what_is_safe_is_converted_and_said(image, fmt, said):
+    pixels, conversions = decode_rgb(encoded(image, fmt), "a")
+    assert pixels.shape == (30, 40, 3)
+    assert pixels.dtype == np.uint8
+    assert any(said in conversion for conversion in conversions)
+
+
+def test_sixteen_bits_are_divided_not_clipped():
+    pixels, _ = decode_rgb(encoded(grey16(), "PNG"), "a")
+    assert pixels.max() == 255
+    assert 100 < np.median(pixels) < 155
+
+
+def test_transparent_pixels_are_white():
+    image = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
+    pixels, _ = decode_rgb(encoded(image, "PNG"), "a")
+    assert (pixels == 255).all()
+
+
+def test_exif_orientation_is_applied_and_said():
+    image = rgb((40, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels, conversions = decode_rgb(encoded(image, "JPEG", exif=exif), "a")
+    assert pixels.shape[:2] == (40, 30)
+    assert "upright" in conversions[0]
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
+def test_a_file_cut_short_is_refused(fmt, keep):
+    data = encoded(rgb((200, 200)), fmt)
+    with pytest.raises(BadImage, match=r"core\.x is (damaged or cut short|not a JPEG)"):
+        decode_rgb(data[: int(len(data) * keep)], "core.x")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>404</html>", "web page"),
+        (b"  \n<html>", "web page"),
+        (b"GIF89a" + bytes(50), "not a JPEG, PNG or TIFF"),
+        (bytes(100), "not a JPEG, PNG or TIFF"),
+    ],
+)
+def test_what_is_no_image_is_said(data, said):
+    with pytest.raises(BadImage, match=said):
+        decode_rgb(data, "core.jpg")
+
+
+def test_a_wide_image_is_refused_before_it_is_decoded():
+    bomb = encoded(Image.new("1", (30_000, 30_000)), "PNG")
+    with pytest.raises(BadImage, match="30000×30000 px, over the limit of 20000"):
+        decode_rgb(bomb, "core.png")
+
+
+def test_floats_have_no_safe_reading():
+    data = encoded(Image.fromarray(RNG.random((8, 8)).astype(np.float32)), "TIFF")
+    with pytest.raises(BadImage, match="no safe 8-bit RGB reading"):
+        decode_rgb(data, "core.tif")
+
+
+def test_other_mistakes(tmp_path):
+    with pytest.raises(MissingInput, match="There is no image"):
+        read_slide(tmp_path / "absent.jpg")
+    with pytest.raises(BadSetting, match="declared mpp"):
+        read_slide(tmp_path / "absent.jpg", declared_mpp=0)
+
+
+def test_real_cores_decode(realdata):
+    paths = sorted((realdata / "hpa_ihc").glob("*.jpg"))
+    for path in paths:
+        slide = read_slide(path)
+        assert slide.pixels.shape == (3000, 3000, 3)
+        assert slide.conversions == ()
+    assert len(paths) == 4
