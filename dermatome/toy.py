@@ -20,13 +20,11 @@ from PIL import Image
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.files import sha256_bytes
 from dermatome.slide import MppSource, RgbImage, Slide
+from dermatome.stain import STAIN_VECTORS
 from dermatome.toy_tissue import Cells, ToyTissue, draw_tissue, place_nuclei, smooth_noise
 
 Floats = npt.NDArray[np.float32]
 Pixel = TypeVar("Pixel", bound=np.generic)
-
-# Rows: hematoxylin, eosin, DAB; columns: red, green, blue. Ruifrok and Johnston 2001, as scikit-image has them.
-STAIN_VECTORS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
 
 class ToyStain(StrEnum):
