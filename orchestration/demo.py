@@ -179,11 +179,12 @@ def run_pipeline(demo: Demo) -> None:
     demo.make("hpa_images", genes)
 
     from dermatome.hpa.records import read_records
+    from dermatome.hpa.stage import RECORDS_FILE
 
     rows = [
         row
         for gene in genes
-        for row in read_records(demo.root.folder("hpa_images", gene) / "images.parquet").to_pylist()
+        for row in read_records(demo.root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
     ]
     sources = [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
     register_slides(demo.instance, demo.root, sources)

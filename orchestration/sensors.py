@@ -29,6 +29,7 @@ _SETTLED_S = 5.0
 def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
     """Follows the events of `hpa_images`; bounded for each tick, the next tick goes on where this one stopped."""
     from dermatome.hpa.records import read_records
+    from dermatome.hpa.stage import RECORDS_FILE
 
     root = paths.data_root
     after = int(context.cursor) if context.cursor else None
@@ -42,7 +43,7 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
     sources: list[SlideSource] = []
     for event in events:
         gene = event.partition_key or ""
-        for row in read_records(root.folder("hpa_images", gene) / "images.parquet").to_pylist():
+        for row in read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist():
             sources.append(
                 SlideSource(
                     slide=row["slide"],

@@ -10,8 +10,6 @@ from assets.partitions import GENES
 from dermatome.stage_record import StageResult
 from resources import HpaResource, PathsResource, SettingsResource, SlideEngineResource
 
-RECORDS_FILE = "images.parquet"
-
 
 @dg.asset(
     partitions_def=GENES,
@@ -34,29 +32,13 @@ def hpa_images(
     The page is asked for at every materialization; an unchanged page (ETag or same content) keeps its data version, so
     nothing downstream becomes stale.
     """
-    from dermatome.hpa.records import parse_page, write_records
+    from dermatome.hpa.stage import make_images
 
     root = paths.data_root
     images = settings.value.images
 
     def make(gene: str, folder: Path) -> StageResult:
-        fetched = hpa.client.fetch_page(gene, root.hpa_page(gene))
-        page = parse_page(fetched.path, tissue=images.tissue)
-        version = write_records(page, folder / RECORDS_FILE)
-        return StageResult(
-            outcome=page.outcome,
-            message=page.message,
-            data_version=version,
-            values={
-                "gene": page.gene,
-                "ensembl_id": page.ensembl_id,
-                "release": page.release,
-                "images": page.records.num_rows,
-                "page_url": fetched.url,
-                "page_sha256": page.page_sha256,
-                "page_bytes": fetched.bytes,
-            },
-        )
+        return make_images(hpa.client, gene, root.hpa_page(gene), folder, images.tissue)
 
     yield from make_each(
         context,

@@ -42,7 +42,7 @@ class HpaSettings:
     backoff_s: float = 1.0
     max_wait_s: float = 120.0
     at_once: int = 4
-    max_page_bytes: int = 64 * 1024 * 1024
+    max_page_bytes: int = 16 * 1024 * 1024
     max_image_bytes: int = 128 * 1024 * 1024
     user_agent: str = f"dermatome/{dermatome.__version__} (research software; reads gene pages and tissue images)"
     licence: str = f"as stated at {LICENCE_PAGE}"

@@ -49,12 +49,10 @@ def make_weights(
     """
     started = time.perf_counter()
     pairs = load_tiles(*tiles)
-    if use_ihc:
-        pairs += _ihc_pairs(pairs)
-    split = split_tiles(pairs, settings.validation_share, settings.seed)
-    result = train(
-        split.train, split.validation, settings, compute, folder / CHECKPOINTS, on_epoch, validation=split.how
-    )
+    split = split_tiles(pairs, settings.validation_share if len(pairs) > 1 else 0.0, settings.seed)
+    # Added after the split, so that the two images of one place are never on both sides of it.
+    both = [_with_ihc(part) if use_ihc else list(part) for part in (split.train, split.validation)]
+    result = train(*both, settings, compute, folder / CHECKPOINTS, on_epoch, validation=split.how)
     sha256 = save_weights(folder / WEIGHTS_FILE, result.state, result.card)
     trained = time.perf_counter()
     history = result.history.assign(version=version)
@@ -104,9 +102,9 @@ def make_weights(
     )
 
 
-def _ihc_pairs(pairs: Sequence[TilePair]) -> list[TilePair]:
-    """The IHC tiles beside H&E tiles; they share mask and group, so a split never parts the two."""
-    found = []
+def _with_ihc(pairs: Sequence[TilePair]) -> list[TilePair]:
+    """H&E tiles and the IHC tiles beside them, which share their masks."""
+    found = list(pairs)
     for pair in pairs:
         ihc = pair.image_path.parent.parent / "ihc" / pair.image_path.name
         if ihc.is_file():

@@ -1,0 +1,104 @@
+import os
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from dermatome.data_root import DataRoot
+from dermatome.errors import StorageFailed
+from dermatome.stage_record import StageRecord, write_failure, write_record, write_table
+from dermatome.store import TABLES, VIEWS, build_store
+
+
+def record(root, asset, partition, **values):
+    write_record(
+        root.record(asset, partition),
+        StageRecord(
+            asset=asset,
+            partition=partition,
+            outcome="made",
+            data_version="v",
+            fingerprint="f",
+            code_version="1",
+            inputs={},
+            settings={"a": 1},
+            values=values,
+        ),
+    )
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = DataRoot(tmp_path)
+    for slide, gene in (("s1", "KRT14"), ("s2", "KRT14"), ("s3", None)):
+        record(root, "slide_images", slide, gene=gene, mpp=0.5, image_sha256="i" + slide, conversions=None)
+        record(root, "epidermis_masks", slide, weights="v001", weights_sha256="old" if slide == "s2" else "new")
+        record(root, "cell_masks", slide, cells=2, cells_per_mm2=5000.0, weights="toy", weights_sha256="c")
+        record(root, "epidermis_layers", slide, pattern="basal", h_score=10.0)
+        cells = {"slide": slide, "cell_id": [1, 2], "area_um2": [50.0, 60.0], "mean_dab_od": [0.1, 0.3]}
+        write_table(root.folder("cell_masks", slide) / "cells.parquet", pa.Table.from_pandas(pd.DataFrame(cells)))
+        layers = {"slide": slide, "layer": [1, 2], "cells": [1, 1], "mean_dab_od": [0.4, 0.2], "mean_h_od": [0.1, 0.1]}
+        write_table(
+            root.folder("epidermis_layers", slide) / "layers.parquet", pa.Table.from_pandas(pd.DataFrame(layers))
+        )
+    record(root, "tissue_champion", "current", version="v001", weights_sha256="new", chosen_by="mean_iou", score=0.9)
+    write_failure(
+        root.failure("slide_images", "s4"), asset="slide_images", partition="s4", error="e", kind="k", run_id="r"
+    )
+    return root
+
+
+def ask(store, query):
+    with duckdb.connect(str(store), read_only=True) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_an_empty_root_gives_empty_tables_and_working_views(tmp_path):
+    made = build_store(DataRoot(tmp_path))
+    assert set(made.rows) == set(TABLES)
+    assert sum(made.rows.values()) == 0
+    for view in VIEWS:
+        assert ask(made.path, f"select * from {view}") == []
+
+
+def test_views_answer(root):
+    store = build_store(root).path
+    assert ask(store, "select gene, layer, slides, mean_dab_od from dab_profile_by_gene where gene = 'KRT14'") == [
+        ("KRT14", 1, 2, pytest.approx(0.4)),
+        ("KRT14", 2, 2, pytest.approx(0.2)),
+    ]
+    assert ask(store, "select slide from slides_not_from_champion") == [("s2",)]
+    assert ask(store, "select slide, cells, round(mean_dab_od, 3) from cells_by_slide order by slide")[0] == (
+        "s1",
+        2,
+        0.2,
+    )
+    assert ask(store, "select image_sha256, tissue_weights_sha256, cell_weights from lineage where slide = 's1'") == [
+        ("is1", "new", "toy")
+    ]
+    assert ask(store, "select partition, error from failures") == [("s4", "e")]
+
+
+def test_a_repeat_gives_the_same_rows_and_a_reader_is_never_locked_out(root):
+    first = build_store(root)
+    with duckdb.connect(str(first.path), read_only=True) as reader:
+        second = build_store(root)
+        assert reader.execute("select count(*) from cells").fetchone() == (6,)
+    assert second.rows == first.rows
+    assert os.listdir(first.path.parent) == [first.path.name]
+
+
+def test_a_damaged_file_is_named_and_the_old_store_stays(root):
+    store = build_store(root).path
+    before = store.read_bytes()
+    (root.folder("cell_masks", "s2") / "cells.parquet").write_bytes(b"PAR1 torn PAR1")
+    with pytest.raises(StorageFailed, match=r"cells\.parquet"):
+        build_store(root)
+    assert store.read_bytes() == before
+
+
+def test_a_number_that_no_column_would_hold_is_not_lost_silently(root):
+    record(root, "slide_images", "s5", brand_new_number=1)
+    with pytest.raises(StorageFailed, match="brand_new_number"):
+        build_store(root)
