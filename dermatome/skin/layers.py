@@ -238,10 +238,10 @@ def _mean_diameter_um(cells: pd.DataFrame) -> float | None:
 
 def _stains(pixels: RgbImage) -> tuple[FloatMap, FloatMap]:
     """Hematoxylin and DAB of (N, 3) pixels: two (N,) float32, log10 optical density."""
-    from skimage.color import rgb2hed
+    from dermatome.stain import DECADIC_OD_PER_UNIT, Stain, separate_stains
 
-    hed = rgb2hed(pixels[None])[0].astype(np.float32) * 6
-    return hed[:, 0], hed[:, 2]
+    stains = separate_stains(pixels[:, None], (Stain.HEMATOXYLIN, Stain.DAB))[:, 0] * np.float32(DECADIC_OD_PER_UNIT)
+    return stains[:, 0], stains[:, 1]
 
 
 def _nothing(

@@ -1,0 +1,294 @@
+"""The figures of a slide's stages and of training, as PNG bytes.
+
+They follow the source system's panels, drawn so that a person can read them: every image panel has a scale bar in
+microns and the heading says where the microns come from, classes keep one colour-blind-safe colour everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import TISSUE_LABELS, TissueClass
+from dermatome.geometry import Box, Size
+from dermatome.overlay import (
+    OUTLINE,
+    TISSUE_COLOURS,
+    cell_colours,
+    colour_labels,
+    draw_borders,
+    enlarge,
+    shrink_image,
+    shrink_labels,
+    tint,
+    tinted,
+)
+from dermatome.panels import GREY, INK, PANEL_PX, heading, image_grid, mpp_note, new_figure, show, tissue_legend, to_png
+from dermatome.skin.depth import bounding_box
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from dermatome.skin.cells import CellsResult
+    from dermatome.skin.layers import LayersResult
+    from dermatome.skin.tissue import TissueResult
+    from dermatome.slide import RgbImage, Slide
+
+Mask = npt.NDArray[np.uint8]
+
+DAB_COLOUR, H_COLOUR, RATIO_COLOUR = "#8a5a2b", "#3d4f9f", "#4d4d4d"
+DARK = (30, 30, 30)
+DETAIL_UM = 120.0
+"""Side of the part that is shown close."""
+
+
+def tissue_figure(slide: Slide, result: TissueResult) -> bytes:
+    """Original, first look, significant regions, crop, refined and corrected mask of one slide: PNG bytes."""
+    size = slide.size
+    figure, axes = image_grid(6, size, 3)
+    image = shrink_image(slide.pixels, PANEL_PX)
+    show(axes[0], image, "a  Original", span=size, mpp=slide.mpp)
+    show(axes[1], colour_labels(result.coarse_mask, TISSUE_COLOURS), "b  Coarse", span=size, mpp=slide.mpp)
+    kept = np.where(result.significant, result.coarse_mask, 0)
+    pale = (0.25 * colour_labels(result.coarse_mask, TISSUE_COLOURS) + 0.75 * 255).astype(np.uint8)
+    pale[kept > 0] = colour_labels(kept, TISSUE_COLOURS)[kept > 0]
+    show(axes[2], pale, "c  Significant regions", span=size, mpp=slide.mpp)
+    _frame(axes[2], result.crop)
+    crop = result.crop
+    cut = shrink_image(slide.pixels[crop.slices], PANEL_PX)
+    title = "d  Crop" if crop.size != size else "d  Crop (the whole slide)"
+    show(axes[3], cut, title, span=crop.size, mpp=slide.mpp)
+    show(axes[4], tinted(slide.pixels, result.refined, PANEL_PX), "e  Refined", span=size, mpp=slide.mpp)
+    show(axes[5], tinted(slide.pixels, result.mask, PANEL_PX), "f  Corrected", span=size, mpp=slide.mpp)
+    shares = f"epidermis {result.epidermis_share:.1%} of the slide" if result.epidermis_share else "no epidermis"
+    heading(figure, slide, shares, f"mean confidence {result.mean_confidence:.2f}")
+    tissue_legend(figure, slide)
+    return to_png(figure)
+
+
+def cells_figure(slide: Slide, tissue_mask: Mask, result: CellsResult) -> bytes:
+    """Original, tissue, crop, epidermis, H, H equalised, cells and overlay of one slide: PNG bytes."""
+    size, crop = slide.size, result.crop
+    figure, axes = image_grid(8, size, 4, panel_in=2.9)
+    show(axes[0], shrink_image(slide.pixels, PANEL_PX), "a  Original", span=size, mpp=slide.mpp)
+    _frame(axes[0], crop)
+    show(axes[1], tinted(slide.pixels, tissue_mask, PANEL_PX), "b  Tissue", span=size, mpp=slide.mpp)
+    _frame(axes[1], crop)
+    pixels, mask = slide.pixels[crop.slices], tissue_mask[crop.slices]
+    instances = result.instances[crop.slices]
+    inside = mask == TissueClass.EPIDERMIS
+    show(axes[2], shrink_image(pixels, PANEL_PX), "c  Crop", span=crop.size, mpp=slide.mpp)
+    alone = np.where(inside[..., None], pixels, np.uint8(255))
+    show(axes[3], shrink_image(alone, PANEL_PX), "d  Epidermis", span=crop.size, mpp=slide.mpp)
+    h = shrink_image(result.h.astype(np.float32), PANEL_PX)
+    top = float(np.percentile(result.h[inside], 99.5)) if inside.any() else 1.0
+    grey = {"cmap": "gray_r", "vmin": 0.0, "vmax": max(top, 1e-3)}
+    show(axes[4], h, "e  Hematoxylin (dark = much)", span=crop.size, mpp=slide.mpp, **grey)
+    equalised = shrink_image(result.h_equalised, PANEL_PX)
+    show(axes[5], equalised, "f  H equalised", span=crop.size, mpp=slide.mpp, cmap="gray", vmin=0, vmax=255)
+    count = len(result.table)
+    cells = colour_labels(shrink_labels(instances, PANEL_PX), cell_colours(int(instances.max(initial=0))))
+    show(axes[6], cells, f"g  Cells ({count:,})", span=crop.size, mpp=slide.mpp)
+    detail = _busiest(result.table, crop, round(DETAIL_UM / slide.mpp))
+    for part in axes[6:3:-1]:
+        _frame(part, Box(
+            detail.top_px - crop.top_px, detail.left_px - crop.left_px,
+            detail.bottom_px - crop.top_px, detail.right_px - crop.left_px,
+        ))  # fmt: skip
+    close = draw_borders(
+        *enlarge(slide.pixels[detail.slices], result.instances[detail.slices], PANEL_PX), OUTLINE, width_px=2
+    )
+    show(axes[7], close, "h  Overlay, framed part", span=detail.size, mpp=slide.mpp)
+    mean = f"mean diameter {result.table['equivalent_diameter_um'].mean():.1f} µm" if count else "no cell found"
+    heading(figure, slide, f"{count:,} cells", mean)
+    tissue_legend(figure, slide)
+    return to_png(figure)
+
+
+def layers_figure(slide: Slide, tissue_mask: Mask, result: LayersResult) -> bytes:
+    """The layers on the image, and profiles of DAB, H and DAB/H by distance from the dermis: PNG bytes."""
+    found = bounding_box(result.layer_map > 0) or bounding_box(tissue_mask > 0) or Box.whole(slide.size)
+    crop = found.expanded(round(20 / slide.mpp), slide.size)
+    span = crop.size
+    aspect = min(2.6, max(0.3, span.height_px / span.width_px))
+    tall = aspect > 1.15
+    figure = new_figure(12.6, 6.6) if tall else new_figure(11.4, 7.2)
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
+    images, charts = parts
+    above, below = images.subplots(1, 2) if tall else images.subplots(2, 1)
+    pixels = shrink_image(slide.pixels[crop.slices], PANEL_PX)
+    labels = shrink_labels(result.layer_map[crop.slices], PANEL_PX)
+    show(above, pixels, "a  Image", span=span, mpp=slide.mpp)
+    colours = _layer_colours(len(result.layers))
+    mapped = tint(pixels, labels, colours, 0.72)
+    show(below, draw_borders(mapped, labels, DARK), "b  Layers, 1 = basal", span=span, mpp=slide.mpp)
+    three = charts.subplots(3, 1, sharex=True)
+    if result.layers.empty:
+        for axes in three:
+            axes.set_axis_off()
+        three[1].text(0.5, 0.5, result.message, ha="center", va="center", fontsize=11, color=INK, wrap=True)
+        heading(figure, slide, result.outcome.value.replace("_", " "))
+        return to_png(figure)
+    names = (
+        ("mean_dab_od", "DAB\n(optical density)", DAB_COLOUR),
+        ("mean_h_od", "Hematoxylin\n(optical density)", H_COLOUR),
+        ("dab_h_ratio", "DAB / hematoxylin", RATIO_COLOUR),
+    )
+    for letter, axes, (column, label, colour) in zip("cde", three, names, strict=True):
+        _profile(axes, result, column, label, colour, colours)
+        axes.set_title(letter, loc="left", fontsize=10, color=INK)
+    three[0].legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=8, frameon=False)
+    three[-1].set_xlabel(f"Distance from the dermis (µm); numbers are layers\n{mpp_note(slide)}", fontsize=9)
+    pattern = f"{result.pattern.value} staining" if result.pattern else "no pattern"
+    score = f"H-score {result.h_score:.0f} of 300" if result.h_score is not None else "no H-score"
+    heading(figure, slide, pattern, score, f"{len(result.layers)} layers of {result.layer_um:.1f} µm")
+    return to_png(figure)
+
+
+def curves_figure(history: pd.DataFrame) -> bytes:
+    """Loss and validation IoU by epoch, from the history of a training: PNG bytes."""
+    figure = new_figure(9.5, 3.6)
+    loss, iou = figure.subplots(1, 2)
+    epoch = history["epoch"]
+    marker = "o" if len(history) < 25 else None
+    loss.plot(epoch, history["train_loss"], color=INK, marker=marker, markersize=3, linewidth=1.4)
+    loss.set_title("a  Training loss", loc="left", fontsize=10)
+    loss.set_ylabel("Loss", fontsize=9)
+    drawn = False
+    for tissue, style in zip(TissueClass, ("-", "--", "-.", ":"), strict=True):
+        column = f"iou_{tissue.label}"
+        if column not in history or history[column].isna().all():
+            continue
+        drawn = True
+        colour = "#888888" if tissue is TissueClass.BACKGROUND else _hex(tissue.colour)
+        values = history[column].astype(float)
+        last = values.dropna().iloc[-1]
+        label = f"{tissue.label} {last:.3f}"
+        iou.plot(epoch, values, style, color=colour, marker=marker, markersize=3, linewidth=1.8, label=label)
+    iou.set_title("b  Validation IoU (last value in the legend)", loc="left", fontsize=10)
+    iou.set_ylabel("IoU", fontsize=9)
+    iou.set_ylim(0, 1.02)
+    if drawn:
+        iou.legend(fontsize=8, frameon=False, loc="lower right")
+    else:
+        iou.text(0.5, 0.5, "no validation tiles", transform=iou.transAxes, ha="center", va="center", color=GREY)
+    for axes in (loss, iou):
+        _plain(axes)
+        axes.set_xlabel("Epoch", fontsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return to_png(figure)
+
+
+def confusion_figure(matrix: npt.NDArray[Any], labels: Sequence[str] = TISSUE_LABELS) -> bytes:
+    """A confusion matrix, truth in rows, as shares of each row with pixel counts: PNG bytes."""
+    figure = new_figure(1.5 + 1.15 * len(labels), 1.3 + 0.95 * len(labels))
+    axes = figure.subplots()
+    counts = np.asarray(matrix, float)
+    rows = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, rows, out=np.zeros_like(counts), where=rows > 0)
+    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.55 else INK
+        text = f"{share:.1%}\n{counts[row, column]:,.0f}" if rows[row, 0] else "none"
+        axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
+    axes.set_xticks(range(len(labels)), labels, fontsize=9)
+    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.set_xlabel("Predicted", fontsize=10)
+    axes.set_ylabel("Truth", fontsize=10)
+    axes.set_title("Share of the true class, and pixels", fontsize=10, loc="left", color=INK)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8)
+    return to_png(figure)
+
+
+def preview(image: bytes | RgbImage, max_side_px: int = 640, max_bytes: int = 60_000) -> bytes:
+    """A small PNG of a figure (PNG bytes) or an image (H, W, 3): it is shrunk until it fits into ``max_bytes``."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image) as opened:
+        full = opened.convert("RGB")
+    side = max_side_px
+    while True:
+        small = full.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        # 96 colours without dithering: flat areas stay flat, which is what PNG makes small.
+        quantized = small.quantize(96, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+        quantized.save(buffer, format="PNG", optimize=True)
+        if buffer.tell() <= max_bytes or side <= 64:
+            return buffer.getvalue()
+        side = max(64, int(side * min(0.92, (max_bytes / buffer.tell()) ** 0.5)))
+
+
+def _busiest(cells: pd.DataFrame, crop: Box, side_px: int) -> Box:
+    """The square of ``side_px`` in the crop with the most cells, so that single outlines can be seen."""
+    height_px, width_px = min(side_px, crop.size.height_px), min(side_px, crop.size.width_px)
+    y, x = (cells[f"centroid_{axis}_px"].to_numpy(float) for axis in ("y", "x"))
+    best, most = (crop.top_px, crop.left_px), -1
+    for top in range(crop.top_px, crop.bottom_px - height_px + 1, max(1, height_px // 4)):
+        for left in range(crop.left_px, crop.right_px - width_px + 1, max(1, width_px // 4)):
+            count = int(((y >= top) & (y < top + height_px) & (x >= left) & (x < left + width_px)).sum())
+            if count > most:
+                best, most = (top, left), count
+    return Box(*best, best[0] + height_px, best[1] + width_px)
+
+
+def _frame(axes: Axes, box: Box) -> None:
+    from matplotlib.patches import Rectangle
+
+    size: Size = box.size
+    corner = (box.left_px, box.top_px)
+    axes.add_patch(Rectangle(corner, size.width_px, size.height_px, fill=False, edgecolor="black", linewidth=1.2))
+
+
+def _layer_colours(count: int) -> list[tuple[int, int, int]]:
+    """White for 0, then from dark to light: viridis, which grows evenly brighter for every reader."""
+    from matplotlib import colormaps
+
+    steps = colormaps["viridis"](np.linspace(0, 1, max(count, 2)))[:, :3]
+    return [(255, 255, 255), *((int(r), int(g), int(b)) for r, g, b in np.rint(steps * 255))]
+
+
+def _profile(
+    axes: Axes, result: LayersResult, column: str, label: str, colour: str, colours: list[tuple[int, int, int]]
+) -> None:
+    layers, profile = result.layers, result.profile
+    values = layers[column].astype(float).to_numpy(na_value=np.nan)
+    start = layers["distance_from_um"].to_numpy(float)
+    width = layers["distance_to_um"].to_numpy(float) - start
+    fills = [_hex(shade) for shade in colours[1 : len(layers) + 1]]
+    axes.bar(
+        start, values, width, align="edge", color=fills, alpha=0.55, edgecolor="white", linewidth=0.8,
+        label="mean of the layer",
+    )  # fmt: skip
+    fine = profile[column].astype(float).to_numpy(na_value=np.nan)
+    axes.plot(profile["distance_um"], fine, color=colour, linewidth=1.8, label="mean by distance")
+    highest = np.nanmax([*values, *fine, 0.05])
+    axes.set_ylim(0, 1.22 * highest)
+    axes.set_xlim(0, float(layers["distance_to_um"].iloc[-1]))
+    axes.set_ylabel(label, fontsize=9)
+    step = max(1, len(layers) // 14)
+    for number, left, wide in zip(layers["layer"], start, width, strict=True):
+        if (number - 1) % step == 0:
+            axes.text(left + wide / 2, 0.01 * highest, f"{number}", ha="center", va="bottom", fontsize=7.5, color=INK)
+    if np.isnan(values).all():
+        axes.text(0.5, 0.5, "next to no hematoxylin", transform=axes.transAxes, ha="center", color=GREY, fontsize=9)
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return f"#{bytes(colour).hex()}"

@@ -1,0 +1,138 @@
+"""Parts of figures: image panels with scale bars, legends, PNG bytes. Matplotlib without its global state."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import TissueClass
+from dermatome.geometry import Size
+from dermatome.slide import MppSource
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from dermatome.slide import Slide
+
+PANEL_PX = 900
+"""Longest side of an image in a panel."""
+DPI = 150
+INK = "#222222"
+GREY = "#767676"
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure that belongs to no window and no global state, so that threads may draw at once."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def image_grid(count: int, size: Size, columns: int, panel_in: float = 3.1) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels for images of one shape, with room for titles, a heading and a legend."""
+    aspect = min(2.5, max(0.4, size.height_px / size.width_px))
+    rows = math.ceil(count / columns)
+    figure = new_figure(columns * panel_in, rows * (panel_in * aspect + 0.3) + 0.85)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    flat = list(axes.ravel())
+    for unused in flat[count:]:
+        unused.set_axis_off()
+    return figure, flat[:count]
+
+
+def show(axes: Axes, image: npt.NDArray[Any], title: str, *, span: Size, mpp: float | None, **options: Any) -> Any:
+    """Shows an image that stands for ``span`` px of the slide, with a scale bar where ``mpp`` is given."""
+    options.setdefault("interpolation", "nearest" if image.shape[0] < 300 else "antialiased")
+    shown = axes.imshow(image, extent=(0, span.width_px, span.height_px, 0), aspect="equal", **options)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color="#999999", linewidth=0.6)
+    axes.set_title(title, fontsize=10, loc="left", color=INK, pad=4)
+    if mpp is not None:
+        scale_bar(axes, span, mpp)
+    return shown
+
+
+def scale_bar(axes: Axes, span: Size, mpp: float) -> None:
+    """A bar of a round number of microns on a white plate in the lower left corner."""
+    from matplotlib.patches import Rectangle
+
+    side = max(span.width_px, span.height_px)
+    length_um = round_length_um(min(side / 4.5, span.width_px / 2) * mpp)
+    bar = length_um / mpp
+    left, bottom = 0.035 * side, span.height_px - 0.035 * side
+    thick = 0.014 * side
+    text = axes.annotate(
+        f"{length_um:g} µm",
+        (left, bottom - thick),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="left",
+        va="bottom",
+        fontsize=8,
+        color="black",
+        zorder=5,
+        bbox={"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+    )
+    text.set_in_layout(False)
+    pad = 0.01 * side
+    plate = (left - pad, bottom - thick - pad)
+    axes.add_patch(
+        Rectangle(plate, bar + 2 * pad, thick + 2 * pad, facecolor="white", alpha=0.85, linewidth=0, zorder=4)
+    )
+    axes.add_patch(Rectangle((left, bottom - thick), bar, thick, facecolor="black", linewidth=0, zorder=6))
+
+
+def round_length_um(about_um: float) -> float:
+    """The largest of 1, 2, 5, 10, … that is not above ``about_um``."""
+    if not about_um > 0:
+        return 1.0
+    power: float = 10.0 ** math.floor(math.log10(about_um))
+    return max(step * power for step in (1, 2, 5) if step * power <= about_um * 1.0001)
+
+
+def tissue_legend(figure: Figure, slide: Slide) -> None:
+    """A row of the tissue classes and their colours under the figure, and where the microns come from."""
+    from matplotlib.patches import Patch
+
+    patches = [
+        Patch(facecolor=np.array(c.colour) / 255, edgecolor="#666666", linewidth=0.6, label=c.label)
+        for c in TissueClass
+    ]
+    figure.legend(
+        handles=patches, loc="outside lower center", ncols=len(patches), fontsize=9, frameon=False, handlelength=1.2
+    )
+    figure.text(0.993, 0.008, mpp_note(slide), fontsize=7.5, ha="right", va="bottom", color=GREY)
+
+
+def heading(figure: Figure, slide: Slide, *facts: str) -> None:
+    """The slide's name and what was found, above the panels."""
+    text = "  ·  ".join(facts)
+    figure.suptitle(f"$\\bf{{{_escaped(slide.name)}}}$   {text}", fontsize=10, x=0.012, ha="left", color=INK)
+
+
+def mpp_note(slide: Slide) -> str:
+    """Where the slide's microns come from, in words."""
+    source = "declared, not measured" if slide.mpp_source is MppSource.DECLARED else "stated by the file"
+    return f"µm from {slide.mpp:g} µm/px ({source})"
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG bytes; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _escaped(text: str) -> str:
+    """Plain text as it must be written inside matplotlib's mathematics."""
+    return "".join({"_": r"\_", "-": "{-}", " ": r"\ "}.get(sign, sign) for sign in text if sign not in "\\${}^%&#~")

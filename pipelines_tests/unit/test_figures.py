@@ -1,0 +1,167 @@
+"""Figures decode, show what they should, and stay small where they must."""
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dermatome import figures, overlay, panels
+from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
+from dermatome.geometry import Box, Size
+from dermatome.skin.layers import measure_layers
+from dermatome.slide import MppSource, Slide
+from dermatome.toy import toy_slide
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+def pixels_of(png: bytes) -> np.ndarray:
+    assert png.startswith(PNG_START)
+    with Image.open(io.BytesIO(png)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def colours_in(png: bytes) -> int:
+    return len(np.unique(pixels_of(png).reshape(-1, 3), axis=0))
+
+
+@pytest.fixture(scope="module")
+def toy() -> Any:
+    return toy_slide(3, StainingPattern.BASAL, size_px=448)
+
+
+@pytest.fixture(scope="module")
+def cells(toy: Any) -> pd.DataFrame:
+    rows = []
+    for number in range(1, int(toy.instances.max()) + 1):
+        y, x = np.nonzero(toy.instances == number)
+        if y.size:
+            diameter_um = 2 * np.sqrt(y.size / np.pi) * toy.slide.mpp
+            rows.append((number, y.mean(), x.mean(), diameter_um))
+    return pd.DataFrame(rows, columns=["cell_id", "centroid_y_px", "centroid_x_px", "equivalent_diameter_um"])
+
+
+def tissue_result(mask: np.ndarray, crop: Box) -> Any:
+    coarse = mask[::8, ::8]
+    return SimpleNamespace(
+        mask=mask, crop=crop, coarse_mask=coarse, significant=coarse > 1, refined=mask, outcome="tissue",
+        epidermis_share=float((mask == 2).mean()), mean_confidence=0.9,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("crop", [Box(0, 0, 448, 448), Box(20, 100, 400, 300), Box(0, 0, 448, 30)])
+def test_the_tissue_figure_shows_every_class(toy: Any, crop: Box) -> None:
+    shown = pixels_of(figures.tissue_figure(toy.slide, tissue_result(toy.mask, crop))).reshape(-1, 3)
+    assert 600 < len(shown) ** 0.5 < 3000
+    for tissue in TissueClass:
+        assert (np.abs(shown.astype(int) - tissue.colour).max(axis=1) <= 3).sum() > 200, tissue
+
+
+def test_the_same_figure_has_the_same_bytes(toy: Any) -> None:
+    result = tissue_result(toy.mask, Box(0, 0, 448, 448))
+    assert figures.tissue_figure(toy.slide, result) == figures.tissue_figure(toy.slide, result)
+
+
+def cells_result(toy: Any, cells: pd.DataFrame, crop: Box) -> Any:
+    h = toy.densities[..., 0][crop.slices]
+    grey = (np.clip(h, 0, 1) * 255).astype(np.uint8)
+    return SimpleNamespace(instances=toy.instances, table=cells, outcome="cells", crop=crop, h=h, h_equalised=grey)
+
+
+def test_the_cells_figure_outlines_cells(toy: Any, cells: pd.DataFrame) -> None:
+    shown = pixels_of(figures.cells_figure(toy.slide, toy.mask, cells_result(toy, cells, Box(0, 0, 448, 448))))
+    outline = np.abs(shown.astype(int) - overlay.OUTLINE).max(axis=-1) < 60
+    assert outline.sum() > 1000
+
+
+def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy: Any, cells: pd.DataFrame) -> None:
+    mask = np.full_like(toy.mask, TissueClass.DERMIS)
+    none = SimpleNamespace(
+        instances=np.zeros_like(toy.instances), table=cells.iloc[:0], crop=Box(0, 0, 448, 448),
+        h=np.zeros(mask.shape, np.float32), h_equalised=np.zeros(mask.shape, np.uint8),
+    )  # fmt: skip
+    empty = tissue_result(mask, Box(0, 0, 448, 448))
+    layers = measure_layers(toy.slide, mask, none.instances, none.table)
+    for png in (
+        figures.tissue_figure(toy.slide, empty),
+        figures.cells_figure(toy.slide, mask, none),
+        figures.layers_figure(toy.slide, mask, layers),
+        figures.layers_figure(toy.slide, np.zeros_like(mask), layers),
+    ):
+        assert colours_in(png) > 100
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_the_layers_figure_shows_profiles(toy: Any, cells: pd.DataFrame, turn: int) -> None:
+    slide = Slide("a_b %$\\{x} ü-1", np.rot90(toy.slide.pixels, turn), 0.5, MppSource.FILE, "0" * 64)
+    mask, instances = np.rot90(toy.mask, turn), np.rot90(toy.instances, turn)
+    result = measure_layers(slide, mask, instances, cells)
+    shown = pixels_of(figures.layers_figure(slide, mask, result)).reshape(-1, 3)
+    brown = bytes.fromhex(figures.DAB_COLOUR[1:])
+    assert (np.abs(shown.astype(int) - list(brown)).max(axis=1) < 8).sum() > 300
+
+
+def test_training_figures() -> None:
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3],
+            "train_loss": [1.0, 0.5, 0.3],
+            "mean_iou": [0.1, 0.5, 0.6],
+            "iou_epidermis": [0.1, None, 0.6],
+        }
+    )
+    assert colours_in(figures.curves_figure(history)) > 20
+    assert colours_in(figures.curves_figure(history[["epoch", "train_loss"]])) > 10
+    matrix = np.diag([10, 0, 5, 3])
+    assert pixels_of(figures.confusion_figure(matrix, TISSUE_LABELS)).std() > 10
+    assert figures.confusion_figure(matrix) != figures.confusion_figure(matrix[::-1])
+
+
+@pytest.mark.parametrize("max_bytes", [60_000, 15_000])
+def test_previews_are_small(toy: Any, max_bytes: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), np.uint8)
+    for source in (noise, figures.tissue_figure(toy.slide, tissue_result(toy.mask, Box(0, 0, 448, 448)))):
+        small = figures.preview(source, max_bytes=max_bytes)
+        assert len(small) <= max_bytes
+        assert max(pixels_of(small).shape) <= 640
+        assert colours_in(small) > 8
+
+
+@pytest.mark.parametrize(("about", "length"), [(100, 100), (99, 50), (3.2, 2), (0.7, 0.5), (1900, 1000), (0, 1)])
+def test_scale_bars_have_round_lengths(about: float, length: float) -> None:
+    assert panels.round_length_um(about) == length
+
+
+def test_a_scale_bar_is_as_long_as_it_says() -> None:
+    from matplotlib.patches import Rectangle
+
+    figure, axes = panels.image_grid(1, Size(400, 400), 1)
+    panels.show(axes[0], np.full((400, 400, 3), 255, np.uint8), "a", span=Size(400, 400), mpp=0.5)
+    bars = [p for p in axes[0].patches if isinstance(p, Rectangle) and p.get_facecolor()[:3] == (0, 0, 0)]
+    assert [text.get_text() for text in axes[0].texts] == ["20 µm"]
+    assert [bar.get_width() for bar in bars] == [40]
+
+
+def test_shrinking_keeps_aspect_and_labels() -> None:
+    labels = np.kron(np.array([[1, 5], [9, 2]], np.uint16), np.ones((300, 600), np.uint16))
+    small = overlay.shrink_labels(labels, 100)
+    assert small.shape == (50, 100)
+    assert set(np.unique(small)) == {1, 2, 5, 9}
+    assert overlay.shrink_image(np.zeros((600, 1200, 3), np.uint8), 100).shape == (50, 100, 3)
+    assert overlay.shrink_labels(labels, 5000) is not None
+    np.testing.assert_array_equal(overlay.shrink_labels(labels, 5000), labels)
+
+
+def test_overlays_leave_background_alone() -> None:
+    image = np.full((20, 20, 3), 200, np.uint8)
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:10, 5:10] = TissueClass.EPIDERMIS
+    drawn = overlay.tinted(image, mask)
+    assert (drawn[:4] == 200).all()
+    assert (drawn[7, 7] != 200).any()
+    assert (image == 200).all()
+    np.testing.assert_array_equal(overlay.borders(mask).sum(), 16)
