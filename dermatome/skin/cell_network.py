@@ -1,0 +1,218 @@
+"""Cellpose 3 networks, loaded so that nothing is replaced, completed or downloaded without being asked for.
+
+Cellpose's own loader takes a path that does not exist for a wish for another model and downloads that; it accepts
+files with missing keys; its downloader switches TLS verification off. So only its network and dynamics are used here,
+and files are read by us. Stringer et al. 2021, "Cellpose: a generalist algorithm for cellular segmentation";
+Pachitariu and Stringer 2022, "Cellpose 2.0".
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.compute import Compute
+from dermatome.errors import BadWeights, DermatomeError
+from dermatome.files import sha256_bytes, sha256_file, write_whole
+from dermatome.skin.cell_image import PREPARATION
+
+if TYPE_CHECKING:
+    import torch
+
+CYTO2_NBASE = (2, 32, 64, 128, 256)
+CYTO2_DIAMETER_PX = 30.0
+CARD_FORMAT = "dermatome-cellpose-1"
+
+# Two numbers the network carries along, which Cellpose's older files do not have; and batch counters it never reads.
+_OPTIONAL_KEYS = ("diam_mean", "diam_labels", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class CellCard:
+    """What a cell network is; written beside its weights as JSON and into them.
+
+    Attributes:
+        name: short name.
+        nbase: channels of the input and of each level, finest first.
+        diameter_px: mean diameter of the objects it was trained on, and at which it works best.
+        diameter_um: the same in microns; what objects are taken to measure where no diameter is given.
+        preparation: how its input is made (:data:`dermatome.skin.cell_image.PREPARATION`).
+        trained_on: in words.
+        settings: of its training.
+        scores: of its validation.
+        licence: of the weights.
+        code_version: of Dermatome.
+        format: of this card.
+    """
+
+    name: str
+    nbase: tuple[int, ...]
+    diameter_px: float
+    diameter_um: float
+    preparation: str
+    trained_on: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    licence: str = "MIT"
+    code_version: str = ""
+    format: str = CARD_FORMAT
+
+
+@dataclass(frozen=True)
+class SizeModel:
+    """Cellpose's regression from an image's style to its cells' diameter (its ``size_…npy`` files)."""
+
+    weights: npt.NDArray[np.float64]
+    mean_style: npt.NDArray[np.float64]
+    mean_size: float
+    diameter_px: float
+
+    def diameter(self, style: npt.NDArray[np.float32]) -> float:
+        """Diameter, px, of the cells of an image with this style at its full size; at least 5."""
+        log_ratio = float((self.weights @ (style - self.mean_style)).item()) + self.mean_size
+        return max(5.0, float(np.exp(log_ratio) * self.diameter_px))
+
+
+@dataclass(frozen=True)
+class CellNetwork:
+    """A network ready to run.
+
+    Attributes:
+        name: of the weights.
+        sha256: of the whole weights file.
+        diameter_px: what objects are scaled to before the network sees them.
+        diameter_um: what objects measure by default; None where the network has no size of its own.
+        model: Cellpose's ``CPnet``, in evaluation mode, on the device.
+        compute: where and how it runs.
+        size_model: its size estimate, if it has one.
+    """
+
+    name: str
+    sha256: str
+    diameter_px: float
+    diameter_um: float | None
+    model: torch.nn.Module
+    compute: Compute
+    size_model: SizeModel | None = None
+
+
+def build_cpnet(nbase: tuple[int, ...], diameter_px: float) -> torch.nn.Module:
+    """An untrained Cellpose network with three outputs: flow down, flow right, cell logit.
+
+    Its MKL-DNN flag stays off: it converts the layers one way for good, and is slower than channels-last.
+    """
+    from cellpose.resnet_torch import CPnet
+
+    network: torch.nn.Module = CPnet(
+        nbase=list(nbase), nout=3, sz=3, mkldnn=False, conv_3D=False, max_pool=True, diam_mean=diameter_px
+    )
+    return network
+
+
+def save_cell_network(path: Path, model: torch.nn.Module, card: CellCard) -> str:
+    """Writes weights as half floats in safetensors, the card inside and as ``<stem>.json`` beside.
+
+    Returns:
+        sha256 of the weights file.
+    """
+    import torch
+    from safetensors.torch import save
+
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    if not all(torch.isfinite(value.float()).all() for value in tensors.values()):
+        raise BadWeights(f"The network for {path.name} has weights that half floats cannot hold: train it again.")
+    data = save(tensors, metadata={"card": json.dumps(asdict(card), sort_keys=True)})
+    write_whole(path, data)
+    sha256 = sha256_bytes(data)
+    beside = json.dumps({**asdict(card), "sha256": sha256}, indent=2, sort_keys=True) + "\n"
+    write_whole(path.with_suffix(".json"), beside.encode())
+    return sha256
+
+
+def load_cell_network(
+    weights: Path | Literal["cyto2"], compute: Compute, *, models_folder: Path | None = None
+) -> CellNetwork:
+    """Loads a network from a file of :func:`save_cell_network`, or Cellpose's ``cyto2`` from a folder of its files.
+
+    Args:
+        weights: a ``.safetensors`` file, or ``"cyto2"``.
+        compute: device, precision and threads.
+        models_folder: where ``cyto2torch_0`` and ``size_cyto2torch_0.npy`` lie;
+            :func:`dermatome.skin.cyto2.fetch_cyto2` puts them there.
+
+    Raises:
+        BadWeights: the file is missing, damaged, has missing, unexpected or misshapen entries, no card, or was
+            trained on input prepared another way.
+    """
+    if weights == "cyto2":
+        from dermatome.skin.cyto2 import load_cyto2
+
+        return load_cyto2(models_folder, compute)
+    path = Path(weights)
+    if not path.is_file():
+        raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2'.")
+    tensors, card = _read_safetensors(path)
+    if card.preparation != PREPARATION:
+        raise BadWeights(
+            f"{path.name} was trained on input prepared as {card.preparation!r}, this version prepares "
+            f"{PREPARATION!r}: train it again with dermatome.demo.train_cells."
+        )
+    model = ready(build_cpnet(card.nbase, card.diameter_px), tensors, path.name, compute)
+    return CellNetwork(card.name, sha256_file(path), card.diameter_px, card.diameter_um, model, compute)
+
+
+def ready(model: torch.nn.Module, tensors: dict[str, Any], file_name: str, compute: Compute) -> torch.nn.Module:
+    """Puts ``tensors`` into ``model``, every key and shape checked, and sends it to the device.
+
+    Raises:
+        BadWeights: entries are missing, unexpected or of another shape, or not numbers.
+    """
+    import torch
+
+    expected = model.state_dict()
+    missing = [k for k in expected if k not in tensors and not k.endswith(_OPTIONAL_KEYS)]
+    unexpected = [k for k in tensors if k not in expected]
+    misshapen = [k for k in expected if k in tensors and tensors[k].shape != expected[k].shape]
+    for what, names in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", misshapen)):
+        if names:
+            raise BadWeights(
+                f"{file_name} {what} {len(names)} entries of this Cellpose network ({', '.join(names[:3])}"
+                f"{', …' if len(names) > 3 else ''}): fetch or train it again."
+            )
+    if not all(torch.isfinite(value).all() for value in tensors.values() if value.is_floating_point()):
+        raise BadWeights(f"{file_name} has weights that are not finite numbers: fetch or train it again.")
+    model.load_state_dict({**expected, **{k: v.to(expected[k].dtype) for k, v in tensors.items()}}, strict=True)
+    model.eval()
+    placed: torch.nn.Module = model.to(compute.torch_device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], CellCard]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except DermatomeError:
+        raise
+    except Exception as error:  # safetensors raises its own type, an OSError or a ValueError
+        raise BadWeights(f"{path.name} is not a whole safetensors file ({error}): copy or train it again.") from error
+    try:
+        fields = json.loads(metadata["card"])
+        card = CellCard(**{**fields, "nbase": tuple(int(n) for n in fields["nbase"])})
+        usable = card.format == CARD_FORMAT and len(card.nbase) == 5 and 1 <= card.diameter_px <= 1000
+        usable = usable and all(1 <= n <= 1024 for n in card.nbase)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadWeights(f"{path.name} has no card of a cell network: use a file train_cells wrote.") from error
+    if not usable:
+        raise BadWeights(f"{path.name} has a card this version cannot use: train it again with this version.")
+    return tensors, card

@@ -1,0 +1,145 @@
+"""Cellpose's ``cyto2``: its two files fetched by us, with TLS, limits and checks, and loaded without running code.
+
+Stringer et al. 2021, https://doi.org/10.1038/s41592-020-01018-x; the files are those of Cellpose 3's model zoo.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import requests
+
+from dermatome.compute import Compute
+from dermatome.errors import BadWeights, FetchFailed
+from dermatome.files import sha256_file, whole_file
+from dermatome.skin.cell_network import CYTO2_DIAMETER_PX, CYTO2_NBASE, CellNetwork, SizeModel, build_cpnet, ready
+
+MODELS_URL = "https://www.cellpose.org/models"
+NETWORK_FILE = "cyto2torch_0"
+SIZE_FILE = "size_cyto2torch_0.npy"
+
+_MAX_BYTES = {NETWORK_FILE: 64 * 1024 * 1024, SIZE_FILE: 1024 * 1024}
+_TIMEOUT_S = (10.0, 60.0)
+
+
+def fetch_cyto2(folder: Path, *, base_url: str = MODELS_URL, progress: Callable[[str], None] | None = None) -> Path:
+    """Puts Cellpose's two ``cyto2`` files into ``folder``, those already there left alone.
+
+    Raises:
+        FetchFailed: no connection, another status than 200, or more bytes than such a file has; the message says how
+            to place the files by hand.
+        StorageFailed: the folder cannot be written.
+    """
+    for name, most in _MAX_BYTES.items():
+        path = folder / name
+        if path.is_file():
+            continue
+        if progress is not None:
+            progress(f"fetching {name} from {base_url}")
+        by_hand = f"download {base_url}/{name} on a machine that can, and place it at {path}"
+        try:
+            with requests.get(f"{base_url}/{name}", stream=True, timeout=_TIMEOUT_S) as answer:
+                if answer.status_code != 200:
+                    raise FetchFailed(f"{base_url}/{name} answered with status {answer.status_code}: {by_hand}.")
+                with whole_file(path) as file:
+                    _copy(answer, file, name, most, by_hand)
+        except requests.RequestException as error:
+            raise FetchFailed(f"{name} could not be fetched ({type(error).__name__}): {by_hand}.") from error
+    return folder
+
+
+def _copy(answer: requests.Response, file: IO[bytes], name: str, most: int, by_hand: str) -> None:
+    got = 0
+    for part in answer.iter_content(1 << 16):
+        got += len(part)
+        if got > most:
+            raise FetchFailed(f"{answer.url} is larger than {most >> 20} MB, so it is not {name}: {by_hand}.")
+        file.write(part)
+    said = answer.headers.get("Content-Length")
+    if said is not None and "Content-Encoding" not in answer.headers and got != int(said):
+        raise FetchFailed(f"{answer.url} ended after {got} of {said} bytes: try again, or {by_hand}.")
+
+
+def load_cyto2(folder: Path | None, compute: Compute) -> CellNetwork:
+    """``cyto2`` with its size model, from a folder with both files.
+
+    Raises:
+        BadWeights: a file is missing, damaged or not what its name says.
+    """
+    import torch
+
+    if folder is None:
+        raise BadWeights(
+            f"The cell network 'cyto2' needs a models folder with {NETWORK_FILE} and {SIZE_FILE}: name that folder, or "
+            "give a .safetensors file."
+        )
+    for name in _MAX_BYTES:
+        if not (folder / name).is_file():
+            raise BadWeights(
+                f"There is no {name} in {folder}: fetch it with `dermatome doctor --fetch-cyto2`, or download "
+                f"{MODELS_URL}/{name} and place it there."
+            )
+    path = folder / NETWORK_FILE
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged archives raise many types
+        raise BadWeights(f"{path} is not a whole file of torch weights ({error}): fetch it again.") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise BadWeights(f"{path} does not hold a network's weights by name: fetch it again.")
+    model = ready(build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, path.name, compute)
+    size_model = read_size_model(folder / SIZE_FILE, CYTO2_NBASE[-1])
+    return CellNetwork("cyto2", sha256_file(path), CYTO2_DIAMETER_PX, None, model, compute, size_model)
+
+
+def read_size_model(path: Path, styles: int) -> SizeModel:
+    """Reads a Cellpose size model: a NumPy file that holds a pickled dictionary of arrays.
+
+    A pickle can run code, so only NumPy's own constructors are let through.
+
+    Raises:
+        BadWeights: it holds anything else, or arrays of other lengths.
+    """
+    try:
+        with path.open("rb") as file:
+            npy: Any = np.lib.format  # its readers have no types
+            read_header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read_header(file)
+            if shape != () or dtype != np.dtype(object):
+                raise ValueError(f"an array of {shape} {dtype}")
+            fields = _NumpyUnpickler(file).load().item()
+        model = SizeModel(
+            weights=np.asarray(fields["A"], dtype=np.float64).reshape(-1),
+            mean_style=np.asarray(fields["smean"], dtype=np.float64).reshape(-1),
+            mean_size=float(np.asarray(fields["ymean"]).item()),
+            diameter_px=float(np.asarray(fields["diam_mean"]).item()),
+        )
+        if model.weights.shape != (styles,) or model.mean_style.shape != (styles,):
+            raise ValueError(f"{model.weights.size} weights, {styles} wanted")
+    except Exception as error:  # pickles fail in as many ways as there are bytes
+        raise BadWeights(f"{path} is not a Cellpose size model ({error}): fetch it again.") from error
+    return model
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    _ALLOWED = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "scalar"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of that name, if it is one of NumPy's constructors."""
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        # NumPy 2 moved this module; the old name still works but warns.
+        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
