@@ -36,7 +36,17 @@ DEMO_FILE = "demo.json"
 # Long enough for the toys; a real training takes minutes to hours.
 TRAINING = {"encoder": "mobilenet_v2", "max_minutes": 1.75, "seed": 1}
 
-console = Console(highlight=False, soft_wrap=True)
+_JOB_OF = {
+    "hpa_images": "fetch_hpa_pages",
+    "training_tiles": "cut_training_tiles",
+    "tissue_weights": "train",
+    "tissue_champion": "train",
+    "skin_metrics": "refresh_metrics",
+    **dict.fromkeys(PER_SLIDE, "infer"),
+}
+
+# Wide enough for the closing table also where there is no terminal.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
 
 
 def main() -> int:
@@ -129,11 +139,11 @@ class Demo:
         started = time.perf_counter()
         good = True
         for tags in self._ranges(asset, todo):
-            result = self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            result = self.defs.resolve_job_def(_JOB_OF[asset]).execute_in_process(
                 instance=self.instance,
                 asset_selection=[dg.AssetKey(asset)],
                 tags=tags | {"dermatome/demo": "yes"},
-                run_config={"ops": {asset: {"config": config}}} if config else None,
+                run_config={"loggers": {"console": {}}} | ({"ops": {asset: {"config": config}}} if config else {}),
                 raise_on_error=False,
             )
             good = good and result.success
@@ -182,9 +192,7 @@ def run_pipeline(demo: Demo) -> None:
     from dermatome.hpa.stage import RECORDS_FILE
 
     rows = [
-        row
-        for gene in genes
-        for row in read_records(demo.root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
+        row for gene in genes for row in read_records(demo.root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
     ]
     sources = [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
     register_slides(demo.instance, demo.root, sources)

@@ -37,15 +37,18 @@ def print_report(console: Console, root: DataRoot) -> bool:
     }.items():
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     scores: dict[str, list[float]] = {name: [] for name in TARGETS}
+    notes: list[str] = []
     good = True
     with duckdb.connect(str(root.store), read_only=True) as store:
         for gene in demo_genes():
             for slide in gene.slides:
-                good = _add_row(table, root, store, gene, slide, scores) and good
+                good = _add_row(table, root, store, gene, slide, scores, notes) and good
         champion = store.execute(
             "select t.version, t.mean_iou, t.steps from training t join champion c using (version)"
         ).fetchone()
     console.print(table)
+    for note in notes:
+        console.print(note, style="dim", markup=False)
     means = {name: float(np.mean(values)) if values else 0.0 for name, values in scores.items()}
     console.print(
         "Means: " + ", ".join(f"{name} {means[name]:.3f} (target {target:.2f})" for name, target in TARGETS.items())
@@ -64,12 +67,20 @@ def print_report(console: Console, root: DataRoot) -> bool:
 
 
 def _add_row(
-    table: Table, root: DataRoot, store: Any, gene: DemoGene, slide: DemoSlide, scores: dict[str, list[float]]
+    table: Table,
+    root: DataRoot,
+    store: Any,
+    gene: DemoGene,
+    slide: DemoSlide,
+    scores: dict[str, list[float]],
+    notes: list[str],
 ) -> bool:
     failure = store.execute("select asset, error from failures where partition = ?", [slide.slide]).fetchone()
     if failure is not None:
-        said = f"[{'yellow' if slide.broken else 'red'}]{failure[0]} failed: {failure[1]}[/]"
-        table.add_row(slide.slide, gene.gene, "", "", said, "broken on purpose" if slide.broken else "")
+        asset, said = failure
+        reason = "failed: broken on purpose" if slide.broken else f"[red]{asset} failed[/]"
+        table.add_row(slide.slide, gene.gene, "", "", reason)
+        notes.append(f"{slide.slide}: {said}")
         return slide.broken
     measured = store.execute(
         "select l.pattern, l.layers, k.cells from layer_slides l join cell_masks k using (slide) where slide = ?",
@@ -102,10 +113,9 @@ def _add_row(
 
 
 def _agreement(root: DataRoot, slide: DemoSlide) -> dict[str, float]:
-    from dermatome.scores_instances import f1_at_iou
-
     from dermatome.label_io import load_instances, load_mask
     from dermatome.scores import class_scores, confusion_matrix
+    from dermatome.scores_instances import f1_at_iou
 
     truth = slide.draw()
     mask, _ = load_mask(root.folder("epidermis_masks", slide.slide) / "mask.npz")

@@ -7,6 +7,7 @@ from dermatome.compute import Compute
 from dermatome.data_root import CHAMPION, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadWeights, MissingInput
 from dermatome.skin.cell_network import CellNetwork, load_cell_network
+from dermatome.skin.cyto2 import fetch_cyto2
 from dermatome.stage_record import StageRecord, read_record
 from dermatome.weights import LoadedWeights, load_weights
 from resources.settings import SettingsResource
@@ -66,8 +67,11 @@ class CellSegmenterResource(dg.ConfigurableResource):
 
         Raises:
             BadWeights: the file is missing, damaged or not a Cellpose network.
+            FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
         """
         if self._loaded is None:
-            asked = self.settings.value.cell_weights
-            self._loaded = load_cell_network(asked, compute, models_folder=root.path / "models")
+            asked, folder = self.settings.value.cell_weights, root.path / "models"
+            if asked == "cyto2":
+                fetch_cyto2(folder)
+            self._loaded = load_cell_network(asked, compute, models_folder=folder)
         return self._loaded

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dermatome.skin.cells import CellSettings
 from pydantic import TypeAdapter, ValidationError
 
 from dermatome.compute import DeviceName, Precision
 from dermatome.errors import BadSetting
 from dermatome.hpa.client import HpaSettings
+from dermatome.skin.cells import CellSettings
 from dermatome.skin.layers import LayerSettings
 from dermatome.skin.tissue import TissueSettings
 from dermatome.slide import DECLARED_MPP, MAX_SIDE_PX

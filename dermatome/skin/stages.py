@@ -14,9 +14,9 @@ from dermatome import figures, label_io
 from dermatome.classes import TissueClass
 from dermatome.data_root import CHAMPION, PREVIEW_FILE, DataRoot
 from dermatome.files import write_whole
-from dermatome.skin.cells import CellSettings, segment_cells
-from dermatome.skin.layers import LayerSettings, measure_layers
-from dermatome.skin.tissue import TissueSettings, segment_tissue
+from dermatome.skin.cells import CellSettings, CellsOutcome, segment_cells
+from dermatome.skin.layers import LayerOutcome, LayerSettings, measure_layers
+from dermatome.skin.tissue import TissueOutcome, TissueSettings, segment_tissue
 from dermatome.slide import Slide
 from dermatome.slide_source import open_slide
 from dermatome.stage_record import Check, StageResult, content_version, made_by, read_record, write_table
@@ -65,9 +65,9 @@ def make_mask(
     tissue = 1 - shares["background"]
     plausible = 0.001 <= shares["epidermis"] <= 0.9
     return StageResult(
-        outcome=found.outcome,
+        outcome=found.outcome.value,
         message=""
-        if found.outcome == "tissue"
+        if found.outcome is TissueOutcome.TISSUE
         else f"{slide_id} has no epidermis; cells and layers will say the same.",
         data_version=content_version([found.mask.tobytes(), repr(found.mask.shape).encode()]),
         values={
@@ -150,8 +150,8 @@ def make_cells(
         ),
     ]
     return StageResult(
-        outcome=found.outcome,
-        message="" if found.outcome == "cells" else f"{slide_id}: {found.outcome.replace('_', ' ')}.",
+        outcome=found.outcome.value,
+        message="" if found.outcome is CellsOutcome.CELLS else f"{slide_id}: {found.outcome.value.replace('_', ' ')}.",
         data_version=content_version([found.instances.tobytes(), repr(found.instances.shape).encode()]),
         values={
             "weights": network.name,
@@ -194,7 +194,7 @@ def make_layers(root: DataRoot, slide_id: str, folder: Path, settings: LayerSett
     clock.lap("write")
     return StageResult(
         outcome=found.outcome.value,
-        message="" if found.outcome.value == "measured" else found.message,
+        message="" if found.outcome is LayerOutcome.MEASURED else found.message,
         data_version=content_version([found.layer_map.tobytes(), found.layers.to_csv().encode()]),
         values={
             "mpp": slide.mpp,

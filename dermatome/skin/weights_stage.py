@@ -38,7 +38,7 @@ def make_weights(
     *,
     use_ihc: bool = True,
 ) -> StageResult:
-    """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the matching IHC ones.
+    """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the IHC ones beside.
 
     Files: `weights.safetensors` and its card `weights.json`, `history.parquet`, `scores.parquet`, `confusion.parquet`,
     `curves.png`, `confusion.png`. A run that was killed goes on from its last checkpoint.
@@ -51,8 +51,8 @@ def make_weights(
     pairs = load_tiles(*tiles)
     split = split_tiles(pairs, settings.validation_share if len(pairs) > 1 else 0.0, settings.seed)
     # Added after the split, so that the two images of one place are never on both sides of it.
-    both = [_with_ihc(part) if use_ihc else list(part) for part in (split.train, split.validation)]
-    result = train(*both, settings, compute, folder / CHECKPOINTS, on_epoch, validation=split.how)
+    training, held_out = (_with_ihc(part) if use_ihc else list(part) for part in (split.train, split.validation))
+    result = train(training, held_out, settings, compute, folder / CHECKPOINTS, on_epoch, validation=split.how)
     sha256 = save_weights(folder / WEIGHTS_FILE, result.state, result.card)
     trained = time.perf_counter()
     history = result.history.assign(version=version)

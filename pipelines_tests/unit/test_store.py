@@ -1,5 +1,3 @@
-import os
-
 import duckdb
 import pandas as pd
 import pyarrow as pa
@@ -86,7 +84,7 @@ def test_a_repeat_gives_the_same_rows_and_a_reader_is_never_locked_out(root):
         second = build_store(root)
         assert reader.execute("select count(*) from cells").fetchone() == (6,)
     assert second.rows == first.rows
-    assert os.listdir(first.path.parent) == [first.path.name]
+    assert list(first.path.parent.iterdir()) == [first.path]
 
 
 def test_a_damaged_file_is_named_and_the_old_store_stays(root):
