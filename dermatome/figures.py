@@ -6,7 +6,6 @@ microns and the heading says where the microns come from, classes keep one colou
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,20 @@ from dermatome.overlay import (
     tint,
     tinted,
 )
-from dermatome.panels import GREY, INK, PANEL_PX, heading, image_grid, mpp_note, new_figure, show, tissue_legend, to_png
+from dermatome.panels import (
+    GREY,
+    INK,
+    LARGE_PANEL_PX,
+    PANEL_PX,
+    heading,
+    image_grid,
+    mpp_note,
+    new_figure,
+    show,
+    tissue_legend,
+    to_png,
+)
+from dermatome.panels import preview as preview
 from dermatome.skin.depth import bounding_box
 
 if TYPE_CHECKING:
@@ -37,7 +49,7 @@ if TYPE_CHECKING:
     from dermatome.skin.cells import CellsResult
     from dermatome.skin.layers import LayersResult
     from dermatome.skin.tissue import TissueResult
-    from dermatome.slide import RgbImage, Slide
+    from dermatome.slide import Slide
 
 Mask = npt.NDArray[np.uint8]
 
@@ -73,7 +85,11 @@ def tissue_figure(slide: Slide, result: TissueResult) -> bytes:
 
 def cells_figure(slide: Slide, tissue_mask: Mask, result: CellsResult) -> bytes:
     """Original, tissue, crop, epidermis, H, H equalised, cells and overlay of one slide: PNG bytes."""
-    size, crop = slide.size, result.crop
+    size = slide.size
+    crop = result.crop or Box.whole(size)
+    nothing = np.zeros((crop.size.height_px, crop.size.width_px), np.float32)
+    found_h = nothing if result.h is None else result.h
+    found_equalised = nothing.astype(np.uint8) if result.h_equalised is None else result.h_equalised
     figure, axes = image_grid(8, size, 4, panel_in=2.9)
     show(axes[0], shrink_image(slide.pixels, PANEL_PX), "a  Original", span=size, mpp=slide.mpp)
     _frame(axes[0], crop)
@@ -85,11 +101,11 @@ def cells_figure(slide: Slide, tissue_mask: Mask, result: CellsResult) -> bytes:
     show(axes[2], shrink_image(pixels, PANEL_PX), "c  Crop", span=crop.size, mpp=slide.mpp)
     alone = np.where(inside[..., None], pixels, np.uint8(255))
     show(axes[3], shrink_image(alone, PANEL_PX), "d  Epidermis", span=crop.size, mpp=slide.mpp)
-    h = shrink_image(result.h.astype(np.float32), PANEL_PX)
-    top = float(np.percentile(result.h[inside], 99.5)) if inside.any() else 1.0
+    h = shrink_image(found_h, PANEL_PX)
+    top = float(np.percentile(found_h[inside], 99.5)) if inside.any() else 1.0
     grey = {"cmap": "gray_r", "vmin": 0.0, "vmax": max(top, 1e-3)}
     show(axes[4], h, "e  Hematoxylin (dark = much)", span=crop.size, mpp=slide.mpp, **grey)
-    equalised = shrink_image(result.h_equalised, PANEL_PX)
+    equalised = shrink_image(found_equalised, PANEL_PX)
     show(axes[5], equalised, "f  H equalised", span=crop.size, mpp=slide.mpp, cmap="gray", vmin=0, vmax=255)
     count = len(result.table)
     cells = colour_labels(shrink_labels(instances, PANEL_PX), cell_colours(int(instances.max(initial=0))))
@@ -121,8 +137,8 @@ def layers_figure(slide: Slide, tissue_mask: Mask, result: LayersResult) -> byte
     parts: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
     images, charts = parts
     above, below = images.subplots(1, 2) if tall else images.subplots(2, 1)
-    pixels = shrink_image(slide.pixels[crop.slices], PANEL_PX)
-    labels = shrink_labels(result.layer_map[crop.slices], PANEL_PX)
+    pixels = shrink_image(slide.pixels[crop.slices], LARGE_PANEL_PX)
+    labels = shrink_labels(result.layer_map[crop.slices], LARGE_PANEL_PX)
     show(above, pixels, "a  Image", span=span, mpp=slide.mpp)
     colours = _layer_colours(len(result.layers))
     mapped = tint(pixels, labels, colours, 0.72)
@@ -206,25 +222,6 @@ def confusion_figure(matrix: npt.NDArray[Any], labels: Sequence[str] = TISSUE_LA
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
     return to_png(figure)
-
-
-def preview(image: bytes | RgbImage, max_side_px: int = 640, max_bytes: int = 60_000) -> bytes:
-    """A small PNG of a figure (PNG bytes) or an image (H, W, 3): it is shrunk until it fits into ``max_bytes``."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image) as opened:
-        full = opened.convert("RGB")
-    side = max_side_px
-    while True:
-        small = full.copy()
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        # 96 colours without dithering: flat areas stay flat, which is what PNG makes small.
-        quantized = small.quantize(96, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
-        quantized.save(buffer, format="PNG", optimize=True)
-        if buffer.tell() <= max_bytes or side <= 64:
-            return buffer.getvalue()
-        side = max(64, int(side * min(0.92, (max_bytes / buffer.tell()) ** 0.5)))
 
 
 def _busiest(cells: pd.DataFrame, crop: Box, side_px: int) -> Box:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from dermatome.slide import Slide
+    from dermatome.slide import RgbImage, Slide
 
-PANEL_PX = 900
-"""Longest side of an image in a panel."""
+PANEL_PX = 620
+"""Longest side of an image in a panel: little more than is drawn, as shrinking is what takes a figure its time."""
+LARGE_PANEL_PX = 900
+"""The same where a panel is large."""
 DPI = 150
 INK = "#222222"
 GREY = "#767676"
@@ -129,8 +131,27 @@ def mpp_note(slide: Slide) -> str:
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG bytes; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return buffer.getvalue()
+
+
+def preview(image: bytes | RgbImage, max_side_px: int = 640, max_bytes: int = 60_000) -> bytes:
+    """A small PNG of a figure (PNG bytes) or an image (H, W, 3): it is shrunk until it fits into ``max_bytes``."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image) as opened:
+        full = opened.convert("RGB")
+    side = max_side_px
+    while True:
+        small = full.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        # 96 colours without dithering: flat areas stay flat, which is what PNG makes small.
+        quantized = small.quantize(96, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+        quantized.save(buffer, format="PNG", optimize=True)
+        if buffer.tell() <= max_bytes or side <= 64:
+            return buffer.getvalue()
+        side = max(64, int(side * min(0.92, (max_bytes / buffer.tell()) ** 0.5)))
 
 
 def _escaped(text: str) -> str:

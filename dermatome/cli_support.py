@@ -1,0 +1,168 @@
+"""What every command does alike: images found, failures told in a sentence, progress shown, rows written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from dermatome.errors import BadImage, DermatomeError, MissingInput
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from dermatome.compute import Compute
+    from dermatome.slide import Slide
+
+
+class DeviceChoice(StrEnum):
+    """Where networks run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class PrecisionChoice(StrEnum):
+    """Numbers networks compute with."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+def choose(device: DeviceChoice, precision: PrecisionChoice, threads: int) -> Compute:
+    """Device, precision and threads as the options say.
+
+    Raises:
+        BadSetting: what was asked for is not there.
+    """
+    from dermatome.compute import choose_compute
+
+    return choose_compute(device.value, precision.value, threads)
+
+
+def each_slide(
+    images: Sequence[Path], mpp: float, work: Callable[[Slide], str], finish: Callable[[], None] | None = None
+) -> None:
+    """Reads each image and does ``work``; two images of one stem would overwrite each other, so the second fails."""
+    from dermatome.files import safe_id
+    from dermatome.slide import read_slide
+
+    paths = list(image_files(images))
+    first: dict[str, Path] = {}
+
+    def one(path: Path) -> str:
+        other = first.setdefault(path.stem, path)
+        if other != path:
+            raise BadImage(f"{path} has the same name as {other}, so its results would overwrite those: rename one.")
+        return work(read_slide(path, declared_mpp=mpp, name=safe_id(path.stem, "image name")))
+
+    failed = each(paths, one, "Images")
+    if finish is not None:
+        finish()
+    end(failed, len(paths), "images")
+
+
+def image_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Files as they are given, and the images of folders by name.
+
+    Raises:
+        MissingInput: a folder without images.
+    """
+    from dermatome.slide import SUFFIXES
+
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not found:
+                raise MissingInput(f"The folder {path} holds no JPEG, PNG or TIFF image: check the path.")
+            yield from found
+        else:
+            yield path
+
+
+def each(paths: Sequence[Path], work: Callable[[Path], str], what: str) -> int:
+    """Does ``work`` on each path with a progress bar, goes on after failures, and returns how many there were."""
+    failed = 0
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=len(paths))
+        for path in paths:
+            bar.update(task, description=f"{what}: {path.name}")
+            try:
+                message = work(path)
+            except DermatomeError as error:
+                failed += 1
+                complain(str(error))
+            except Exception as error:  # a defect of ours in one image is no reason to lose the others
+                failed += 1
+                complain(f"{path}: {type(error).__name__}: {error}; this is a defect of Dermatome, please report it.")
+            else:
+                typer.echo(f"{path.name}: {message}")
+            bar.advance(task)
+    return failed
+
+
+def end(failed: int, total: int, what: str) -> None:
+    """Ends the command with exit code 1 where anything failed."""
+    if failed:
+        complain(f"{failed} of {total} {what} failed; the reasons are above.")
+        raise typer.Exit(1)
+
+
+def progress_bar() -> Progress:
+    """A progress bar on the error stream; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def complain(message: str) -> None:
+    """Says ``message`` on the error stream."""
+    typer.echo(message, err=True)
+
+
+def png(pixels: Any) -> bytes:
+    """An image (H, W, 3) uint8 as PNG bytes."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write_rows(path: Path, table: Any) -> None:
+    """Writes a pandas table as Parquet, whole."""
+    from dermatome.files import whole_file
+
+    with whole_file(path) as file:
+        table.to_parquet(file, index=False)
+
+
+def read_cells(path: Path) -> Any:
+    """What layers need of the table of cells: ``cell_id`` and ``equivalent_diameter_um``.
+
+    Raises:
+        MissingInput: no such file.
+        BadAnnotation: it is no such table.
+    """
+    import pandas as pd
+
+    from dermatome.errors import BadAnnotation
+
+    try:
+        return pd.read_parquet(path, columns=["cell_id", "equivalent_diameter_um"])
+    except FileNotFoundError as error:
+        raise MissingInput(f"There is no table of cells {path}: make it with 'dermatome cells segment'.") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise BadAnnotation(f"The table of cells {path} cannot be read ({error}): make it again.") from error
