@@ -59,6 +59,28 @@ class StageResult:
     checks: tuple[Check, ...] = ()
 
 
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of Python and the libraries that decide numbers."""
+    found = {"python": platform.python_version()}
+    for name in (
+        "dermatome",
+        "torch",
+        "segmentation-models-pytorch",
+        "cellpose",
+        "numpy",
+        "scipy",
+        "scikit-image",
+        "opencv-python-headless",
+        "pillow",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageRecord(StageResult):
     """A stage's result and what it was made of.
@@ -83,35 +105,13 @@ class StageRecord(StageResult):
     settings: dict[str, Any]
     run_id: str = ""
     made_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    libraries: dict[str, str] = field(default_factory=lambda: library_versions())
+    libraries: dict[str, str] = field(default_factory=lambda: dict(library_versions()))
 
 
 def fingerprint(code_version: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
     """A sha256 over all that results depend on: the same fingerprint, the same results."""
     text = json.dumps([code_version, dict(inputs), dict(settings)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@cache
-def library_versions() -> dict[str, str]:
-    """Versions of Python and the libraries that decide numbers."""
-    found = {"python": platform.python_version()}
-    for name in (
-        "dermatome",
-        "torch",
-        "segmentation-models-pytorch",
-        "cellpose",
-        "numpy",
-        "scipy",
-        "scikit-image",
-        "opencv-python-headless",
-        "pillow",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 _JSON_FIELDS = ("inputs", "settings", "seconds", "libraries")
