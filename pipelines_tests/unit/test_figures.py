@@ -121,7 +121,7 @@ def test_training_figures() -> None:
 
 @pytest.mark.parametrize("max_bytes", [60_000, 15_000])
 def test_previews_are_small(toy: Any, max_bytes: int) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     for source in (noise, toy.slide.pixels.repeat(2, axis=0)):
         small = figures.preview(source, max_bytes=max_bytes)
         assert len(small) <= max_bytes

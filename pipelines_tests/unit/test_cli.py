@@ -1,0 +1,275 @@
+"""The command line on toys: each command's files, exit codes and sentences."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dermatome import cli, doctor
+from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
+from dermatome.demo.pages import ToyImage, gene_page_xml
+from dermatome.geometry import Box
+from dermatome.label_io import load_instances, load_mask, save_instances, save_mask
+from dermatome.toy import ToySlide, toy_slide
+
+
+@pytest.fixture(scope="module")
+def toy() -> ToySlide:
+    return toy_slide(3, StainingPattern.BASAL, size_px=448)
+
+
+@pytest.fixture
+def images(toy: ToySlide, tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "good.jpg").write_bytes(toy.jpeg())
+    return folder
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Runs `dermatome` with these arguments in this process: exit code, output, errors."""
+    before, sys.argv = sys.argv, ["dermatome", *map(str, arguments)]
+    capfd.readouterr()
+    try:
+        cli.main()
+        code: Any = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    finally:
+        sys.argv = before
+    output, errors = capfd.readouterr()
+    return int(code), output, errors
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from dermatome import cli; heavy = {'torch', 'cellpose', 'matplotlib', 'pandas', 'cv2'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("hpa", "parse"),
+        ("tissue", "train"),
+        ("tissue", "predict"),
+        ("cells", "segment"),
+        ("layers", "measure"),
+        ("doctor",),
+    ],
+)
+def test_every_command_has_help(capfd: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    code, output, _ = run(capfd, *command, "--help")
+    assert code == 0
+    assert "--help" in output
+
+
+def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shots = [ToyImage("373", "1_A_1_2"), ToyImage("373", "1_A_2_2", sex="Male", age="40")]
+    for number, gene in ((1, "KRT5"), (2, "KRT10")):
+        page = gene_page_xml(gene, f"ENSG0000000000{number}", "https://www.proteinatlas.org", shots)
+        (tmp_path / f"{gene}.xml").write_bytes(page)
+    (tmp_path / "bad.xml").write_text("not XML")
+    out = tmp_path / "records.parquet"
+    pages = [tmp_path / name for name in ("KRT5.xml", "bad.xml", "KRT10.xml", "none.xml")]
+    code, output, errors = run(capfd, "hpa", "parse", *pages, "--tissue", "Skin", "--out", out)
+    assert code == 1
+    assert "bad.xml" in errors
+    assert "none.xml" in errors
+    assert "Traceback" not in errors
+    assert "4 image records of 2 pages" in output
+    rows = pq.read_table(out).to_pylist()
+    assert [row["gene"] for row in rows] == ["KRT5", "KRT5", "KRT10", "KRT10"]
+    wanted = {"gene", "ensembl_id", "antibody", "tissue", "image_url", "sex", "age", "patient_id"}
+    assert wanted <= set(rows[0])
+    assert run(capfd, "hpa", "parse", pages[0], "--out", out)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def trained(toy: ToySlide, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
+    """Two tiles, one epoch: enough to write weights that load."""
+    tiles = tmp_path_factory.mktemp("tiles")
+    colours = np.array([c.colour for c in TissueClass], np.uint8)
+    for folder in ("images", "masks"):
+        (tiles / folder).mkdir()
+    for number, left in enumerate((0, 192)):
+        box = Box(100, left, 356, left + 256)
+        Image.fromarray(toy.slide.pixels[box.slices]).save(tiles / "images" / f"t{number}.png")
+        Image.fromarray(colours[toy.mask[box.slices]]).save(tiles / "masks" / f"t{number}.png")
+    palette = {"classes": {c.label: [list(c.colour)] for c in TissueClass}}
+    (tiles / "palette.json").write_text(json.dumps(palette))
+    out = tiles / "out" / "weights.safetensors"
+    arguments = [
+        "tissue",
+        "train",
+        "--tiles",
+        tiles,
+        "--out",
+        out,
+        "--epochs",
+        "1",
+        "--max-minutes",
+        "0.1",
+        "--threads",
+        1,
+    ]
+    command = [sys.executable, "-m", "dermatome.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr, out
+
+
+def test_training_writes_weights_that_predict_masks(
+    trained: tuple[int, str, Path], images: Path, toy: ToySlide, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained_code, said, weights = trained
+    assert trained_code == 0, said
+    assert weights.with_suffix(".json").is_file()
+    assert "sha256" in said
+    (images / "cut.jpg").write_bytes(toy.jpeg()[:2000])
+    out = tmp_path / "masks"
+    code, output, errors = run(capfd, "tissue", "predict", "--weights", weights, "--out", out, images)
+    assert code == 1
+    assert "cut.jpg" in errors
+    assert "1 of 2 images failed" in errors
+    assert "good.jpg" in output
+    mask, _ = load_mask(out / "good.npz", size=toy.slide.size)
+    assert mask.max() < len(TISSUE_LABELS)
+    with Image.open(out / "good.png") as drawn:
+        assert drawn.size == (448, 448)
+    assert sorted(path.name for path in out.iterdir()) == ["good.npz", "good.png"]
+
+
+def test_a_missing_weights_file_is_one_sentence(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, errors = run(capfd, "tissue", "predict", "--weights", tmp_path / "w", "--out", tmp_path / "o", images)
+    assert code == 1
+    assert len(errors.strip().splitlines()) == 1
+    code, _, errors = run(
+        capfd, "cells", "segment", "--tissue", tmp_path, "--weights", tmp_path / "w", "--out", tmp_path / "o", images
+    )
+    assert code == 1
+    assert "cell network weights" in errors
+
+
+@pytest.fixture
+def results(toy: ToySlide, tmp_path: Path) -> tuple[Path, Path]:
+    """The truth as the stages before would have written it."""
+    tissue, cells = tmp_path / "tissue", tmp_path / "cells"
+    save_mask(tissue / "good.npz", toy.mask, Box.whole(toy.slide.size))
+    save_instances(cells / "good.npz", toy.instances)
+    area = np.bincount(toy.instances.ravel())[1:]
+    diameter_um = np.sqrt(4 * area / np.pi) * toy.slide.mpp
+    table = pd.DataFrame({"cell_id": np.arange(1, area.size + 1), "equivalent_diameter_um": diameter_um})
+    table.to_parquet(cells / "good.parquet")
+    return tissue, cells
+
+
+def test_layers_are_measured_for_all_images_and_failures_named(
+    toy: ToySlide, images: Path, results: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tissue, cells = results
+    (images / "unmasked.jpg").write_bytes(toy.jpeg())
+    out = tmp_path / "layers"
+    code, output, errors = run(capfd, "layers", "measure", "--tissue", tissue, "--cells", cells, "--out", out, images)
+    assert code == 1
+    assert "unmasked.npz" in errors
+    assert "basal staining" in output
+    table = pd.read_parquet(out / "layers.parquet")
+    assert set(table["slide"]) == {"good"}
+    assert table["layer"].tolist() == list(range(1, len(table) + 1))
+    assert table["mean_dab_od"].iloc[0] > 3 * table["mean_dab_od"].iloc[-1]
+    with Image.open(out / "good.png") as drawn:
+        assert min(drawn.size) > 500
+
+
+def test_results_of_another_image_are_refused(
+    images: Path, results: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tissue, cells = results
+    Image.new("RGB", (300, 300)).save(images / "good.jpg")
+    code, _, errors = run(
+        capfd, "layers", "measure", "--tissue", tissue, "--cells", cells, "--out", tmp_path / "o", images
+    )
+    assert code == 1
+    assert "300×300" in errors
+    assert not (tmp_path / "o").exists()
+
+
+def test_cells_of_an_empty_mask_are_an_outcome(
+    toy: ToySlide, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from dermatome.skin.cell_image import PREPARATION
+    from dermatome.skin.cell_network import CellCard, build_cpnet, save_cell_network
+
+    card = CellCard("untrained", (2, 4, 8, 8, 8), 16.0, 8.0, PREPARATION, "nothing")
+    save_cell_network(tmp_path / "cells.safetensors", build_cpnet(card.nbase, card.diameter_px), card)
+    save_mask(tmp_path / "tissue" / "good.npz", np.zeros_like(toy.mask), Box.whole(toy.slide.size))
+    code, output, errors = run(
+        capfd, "cells", "segment", "--tissue", tmp_path / "tissue", "--weights", tmp_path / "cells.safetensors",
+        "--out", tmp_path / "out", images,
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "no epidermis" in output
+    assert not load_instances(tmp_path / "out" / "good.npz", size=toy.slide.size).any()
+    assert pd.read_parquet(tmp_path / "out" / "good.parquet").empty
+
+
+def test_two_images_of_one_name_do_not_overwrite_each_other(
+    toy: ToySlide, images: Path, results: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tissue, cells = results
+    (images / "good.png").write_bytes(toy.jpeg())
+    code, _, errors = run(
+        capfd, "layers", "measure", "--tissue", tissue, "--cells", cells, "--out", tmp_path / "o", images
+    )
+    assert code == 1
+    assert "same name" in errors
+
+
+def test_an_empty_folder_and_an_absent_device_are_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, errors = run(capfd, "layers", "measure", "--tissue", "t", "--cells", "c", "--out", "o", tmp_path)
+    assert code == 1
+    assert "holds no JPEG" in errors
+    code, output, _ = run(capfd, "doctor", "--no-network", "--device", "mps", "--data", tmp_path)
+    if sys.platform == "linux":
+        assert code == 1
+        assert "asked for" in output
+
+
+def test_the_doctor_says_what_is_there_and_what_is_not(
+    tmp_path: Path, trained: tuple[int, str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = trained[2]
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    code, output, _ = run(
+        capfd, "doctor", "--no-network", "--data", tmp_path / "later" / "on", "--models", tmp_path,
+        "--weights", weights, "--weights", tmp_path / "bad.safetensors",
+    )  # fmt: skip
+    assert code == 1
+    lines = output.splitlines()
+    assert any(line.startswith("ok") and "tissue, resnet18" in line for line in lines)
+    assert any(line.startswith("fail") and "bad.safetensors" in line for line in lines)
+    assert any(line.startswith("warn") and "cyto2" in line for line in lines)
+    assert any(line.startswith("ok") and "torch" in line for line in lines)
+    assert any("GB free" in line for line in lines)
+    assert run(capfd, "doctor", "--no-network", "--data", tmp_path)[0] == 0
+
+
+def test_no_network_is_a_warning(tmp_path: Path) -> None:
+    findings = {f.topic: f for f in doctor.examine([], tmp_path, atlas_url="http://127.0.0.1:9/")}
+    assert findings["network"].state == "warn"
+    assert "No answer" in findings["network"].message
