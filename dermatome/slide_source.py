@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from dermatome.data_root import PREVIEW_FILE
 from dermatome.errors import BadImage, MissingInput, StorageFailed
+from dermatome.panels import preview
 from dermatome.files import sha256_bytes, sha256_file, whole_file, write_whole
 from dermatome.slide import SUFFIXES, Slide, read_slide
 from dermatome.stage_record import Check, StageResult
@@ -114,6 +116,7 @@ def acquire_slide(
         path.unlink(missing_ok=True)
         raise BadImage(f"{error} It came from {source.location}.") from error
     decoded_at = time.perf_counter()
+    write_whole(folder / PREVIEW_FILE, preview(slide.pixels))
     spread = float(np.std(slide.pixels[::8, ::8].astype(np.float32).mean(axis=2)))
     return StageResult(
         outcome="image",

@@ -1,0 +1,38 @@
+"""One run of the demo serves every end-to-end test that needs trained weights and whole slides."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dermatome.data_root import DataRoot
+from pipelines_tests.e2e.platform import CHECKOUT, environment
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """What `make demo` did over a fresh data root."""
+
+    root: DataRoot
+    status: int
+    output: str
+
+
+def run_demo(root: Path) -> DemoRun:
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestration.demo"],
+        cwd=CHECKOUT,
+        env=environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1500,
+    )
+    return DemoRun(DataRoot(root), done.returncode, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> DemoRun:
+    return run_demo(tmp_path_factory.mktemp("demo") / "data")
