@@ -146,7 +146,7 @@ def preview(image: bytes | RgbImage, max_side_px: int = 640, max_bytes: int = 60
         small = full.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        # 96 colours without dithering, by octree as it keeps rare colours (DAB) and takes no time: flat areas stay flat, which is what PNG makes small.
+        # 96 colours by octree, which is quick and keeps rare ones (DAB); no dithering, as PNG makes flat areas small.
         quantized = small.quantize(96, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         quantized.save(buffer, format="PNG", optimize=True)
         if buffer.tell() <= max_bytes or side <= 64:
