@@ -32,8 +32,8 @@ class AugmentSettings:
     scale: float = 1.3
     coarse_share: float = 0.1
     elastic_px: float = 8.0
-    stain: float = 0.25
-    brightness: float = 0.06
+    stain: float = 0.4
+    brightness: float = 0.08
     blur_px: float = 1.0
     noise: float = 6.0
 
@@ -126,7 +126,8 @@ def _restain(view: RgbImage, settings: AugmentSettings, rng: np.random.Generator
     """Other stain strengths, in optical density (as Tellez et al., 2018), then brightness, blur and noise."""
     import cv2
 
-    strength = np.exp(rng.uniform(-1, 1, 3) * settings.stain)
+    # All together as well, more often paler than darker: a faint section is the harder lesson.
+    strength = np.exp(rng.uniform(-1, 1, 3) * settings.stain) * np.exp(rng.uniform(-1, 0.5) * settings.stain)
     mixing = _TO_STAINS @ np.diag(strength) @ _STAINS
     mixing += rng.uniform(-0.1, 0.1, (3, 3)) * settings.stain
     # The logarithm by table: pixels have 256 values.

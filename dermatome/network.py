@@ -40,7 +40,7 @@ def build_network(
     """
     smp = import_smp()
     known = smp.encoders.get_encoder_names()
-    if encoder not in known and not encoder.startswith("tu-"):
+    if encoder not in known and not encoder.startswith(("tu-", "timm-")):
         raise BadSetting(
             f"There is no encoder {encoder!r}: use one of segmentation-models-pytorch's, such as resnet18, resnet34 "
             "or mobilenet_v2."

@@ -150,8 +150,9 @@ class RowEnlarger:
             tall = held[:, above] * (1 - share) + held[:, below] * share
             self._sink(first, self._widen(tall))
         self._next = ready
-        keep = self._above[ready] if ready < self._target.height_px else end - 1
-        self._kept, self._kept_top = held[:, keep - held_top :].copy(), int(keep)
+        # Rows above what the next wanted row needs are dropped; that row may not have come yet.
+        keep = min(end, int(self._above[ready])) if ready < self._target.height_px else end
+        self._kept, self._kept_top = held[:, keep - held_top :].copy(), keep
 
     def _widen(self, rows: Probabilities) -> Probabilities:
         import cv2

@@ -86,7 +86,7 @@ class TrainSettings:
     coarse_factor: float = 2.0
     validation_share: float = 0.15
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -222,9 +222,7 @@ def train(
         }
         run.history.append(row)
         losses = []
-        if checkpoint_dir is not None and (
-            time.perf_counter() - last_checkpoint >= settings.checkpoint_seconds or clock.over(run.step)
-        ):
+        if checkpoint_dir is not None and time.perf_counter() - last_checkpoint >= settings.checkpoint_seconds:
             run.save(checkpoint_dir / "checkpoint.pt")
             last_checkpoint = time.perf_counter()
         if on_epoch:
@@ -305,7 +303,9 @@ class _Run:
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
         self.scaler = torch.amp.GradScaler(compute.device, enabled=compute.precision == "fp16")
         self.loss = make_loss(settings.loss)
         self.step, self.seconds, self.learning_rate = 0, 0.0, 0.0

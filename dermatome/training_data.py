@@ -43,9 +43,12 @@ def split_tiles(tiles: Sequence[TilePair], share: float, seed: int) -> Split:
     groups: dict[str, list[TilePair]] = {}
     for tile in sorted(tiles, key=lambda t: (t.group, t.name)):
         groups.setdefault(tile.group, []).append(tile)
-    by_slide = any(tile.group != tile.name for tile in tiles)
+    by_slide = any(tile.group != _place(tile) for tile in tiles)
     if share and len(groups) == 1 and len(tiles) > 1:
-        groups = {tile.name: [tile] for tile in next(iter(groups.values()))}
+        # One slide only: its tiles are split, but never the two stains of one place.
+        alone, groups = next(iter(groups.values())), {}
+        for tile in alone:
+            groups.setdefault(_place(tile), []).append(tile)
         by_slide = False
     if share == 0:
         return Split(tuple(t for group in groups.values() for t in group), (), "nothing was held out")
@@ -60,6 +63,10 @@ def split_tiles(tiles: Sequence[TilePair], share: float, seed: int) -> Split:
     what = "whole slides" if by_slide else "tiles (slides unknown, or one only)"
     how = f"{len(held)} of {len(tiles)} tiles held out, {what} drawn with seed {seed}"
     return Split(kept, tuple(sorted(held, key=lambda t: t.name)), how)
+
+
+def _place(tile: TilePair) -> str:
+    return tile.mask_path.stem
 
 
 class BatchSource:

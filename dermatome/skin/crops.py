@@ -205,6 +205,9 @@ def cut_tiles(
 def load_tiles(*folders: Path) -> list[TilePair]:
     """The training tiles in folders with ``images/``, ``masks/`` (same stems) and ``palette.json``, by name.
 
+    A matching image in ``ihc/`` shows the same tissue, so with the same mask it is a tile too, named ``<stem>+ihc``:
+    a network that saw both stains finds epidermis in both.
+
     Raises:
         MissingInput: a folder, its palette, or a mask or image of a pair is missing, or there are no tiles at all.
         BadAnnotation: the palette is wrong, or two files have one stem.
@@ -222,6 +225,8 @@ def load_tiles(*folders: Path) -> list[TilePair]:
             )
         slides = _slides_of(folder / MANIFEST)
         pairs += [TilePair(n, images[n], masks[n], palette, slides.get(n, n)) for n in sorted(images)]
+        ihc = _by_stem(folder / "ihc") if (folder / "ihc").is_dir() else {}
+        pairs += [TilePair(f"{n}+ihc", ihc[n], masks[n], palette, slides.get(n, n)) for n in sorted(ihc) if n in masks]
     if not pairs:
         raise MissingInput(f"There are no tiles in {', '.join(map(str, folders))}: put some in images/ and masks/.")
     return pairs

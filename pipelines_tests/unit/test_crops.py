@@ -1,0 +1,135 @@
+"""Training tiles: cut where the ROI says, named as promised, read back the same."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dermatome.errors import BadAnnotation, MissingInput, StorageFailed
+from dermatome.geometry import Box
+from dermatome.palette import Palette, classes_to_rgb
+from dermatome.skin.crops import Roi, cut_tiles, load_tiles, read_rois, tiles_sha256
+
+PALETTE = Palette.shipped("source")
+
+
+@pytest.fixture
+def slide():
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 4, (90, 120), dtype=np.uint8)
+    return rng.integers(0, 255, (90, 120, 3), dtype=np.uint8), mask, classes_to_rgb(mask, PALETTE)
+
+
+def test_tiles_come_back_as_they_were_cut(tmp_path, slide):
+    image, mask, drawn = slide
+    rois = [Roi("r1", Box(10, 20, 50, 60), divide=2), Roi("all", Box(0, 0, 90, 120))]
+    rows = cut_tiles("s7", image, drawn, rois, tmp_path, PALETTE, ihc=255 - image)
+    assert [row.name for row in rows] == ["s7_r1_1-1", "s7_r1_1-2", "s7_r1_2-1", "s7_r1_2-2", "s7_all"]
+    assert (rows[2].top_px, rows[2].left_px, rows[2].height_px, rows[2].width_px) == (30, 20, 20, 20)
+    pairs = {pair.name: pair for pair in load_tiles(tmp_path)}
+    assert len(pairs) == 10
+    assert (pairs["s7_all+ihc"].read()[0] == 255 - image).all()
+    assert (pairs["s7_all+ihc"].read()[1] == mask).all()
+    got_image, got_mask = pairs["s7_r1_2-1"].read()
+    assert (got_image == image[30:50, 20:40]).all()
+    assert (got_mask == mask[30:50, 20:40]).all()
+    assert pairs["s7_all"].group == "s7"
+    ihc = np.asarray(Image.open(tmp_path / "ihc" / "s7_all.png"))
+    assert (ihc == 255 - image).all()
+
+
+@given(st.integers(1, 90), st.integers(1, 120), st.integers(1, 7))
+def test_divided_parts_are_equal_and_do_not_overlap(height, width, divide):
+    from dermatome.skin.crops import _divided
+
+    roi = Roi("r", Box(3, 4, 3 + height, 4 + width), divide)
+    if divide > min(height, width):
+        with pytest.raises(BadAnnotation, match="cannot be divided"):
+            _divided("s", roi)
+        return
+    seen = np.zeros((height + 3, width + 4), dtype=int)
+    parts = _divided("s", roi)
+    assert len({name for name, _ in parts}) == divide**2
+    assert len({box.size for _, box in parts}) == 1
+    for _, box in parts:
+        seen[box.slices] += 1
+    assert seen.max() == 1
+    assert seen.sum() > 0
+    assert (height - seen.any(1).sum(), width - seen.any(0).sum()) == (height % divide, width % divide)
+
+
+def test_errors_come_before_anything_is_written(tmp_path, slide):
+    image, _, drawn = slide
+    good = Roi("ok", Box(0, 0, 10, 10))
+    for rois, mask, says in [
+        ([good, Roi("far", Box(80, 0, 100, 20))], drawn, "'far' of s1 .*not inside"),
+        ([good, Roi("empty", Box(5, 5, 5, 9))], drawn, "not inside"),
+        ([good], drawn[:-1], "120×89"),
+        ([good], np.full_like(drawn, 77), r"\(77, 77, 77\) in 100 px"),
+    ]:
+        with pytest.raises(BadAnnotation, match=says):
+            cut_tiles("s1", image, mask, rois, tmp_path / "out", PALETTE)
+    with pytest.raises(StorageFailed, match="file name"):
+        cut_tiles("../s1", image, drawn, [good], tmp_path / "out", PALETTE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_our_roi_file_and_quapths_rectangles_say_the_same(tmp_path):
+    own, geo = tmp_path / "own.json", tmp_path / "rois.geojson"
+    own.write_text(json.dumps({"rois": [{"name": "a", "top": 10, "left": 20, "height": 30, "width": 40, "divide": 2}]}))
+    ring = [[20, 10], [60, 10], [60, 40], [20, 40], [20, 10]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"objectType": "annotation", "name": "a", "metadata": {"divide": "2"}},
+    }
+    geo.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    assert read_rois(own) == read_rois(geo) == [Roi("a", Box(10, 20, 40, 60), 2)]
+    geo.write_text(json.dumps(feature))
+    assert read_rois(geo) == [Roi("a", Box(10, 20, 40, 60), 2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"rois": [{"top": 1, "left": 1, "height": 5}]}, "ROI 1 of .* is not usable"),
+        ({"rois": [{"top": 1.5, "left": 1, "height": 5, "width": 5}]}, "whole px"),
+        ({"rois": [{"top": 1, "left": 1, "height": 5, "width": 5, "divide": 0}]}, "not usable"),
+        ({"rois": [{"name": "a", "top": 1, "left": 1, "height": 5, "width": 5}] * 2}, "two ROIs named 'a'"),
+        (
+            {"type": "FeatureCollection", "features": [{"geometry": {"type": "Point", "coordinates": [1, 2]}}]},
+            "upright",
+        ),
+        (
+            [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [5, 1], [5, 5], [0, 5], [0, 0]]]}}],
+            "not an upright rectangle",
+        ),
+        ({"shapes": []}, "neither"),
+    ],
+)
+def test_bad_roi_files(tmp_path, content, says):
+    path = tmp_path / "rois.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(BadAnnotation, match=says):
+        read_rois(path)
+
+
+def test_tiles_without_partner_palette_or_at_all(tmp_path, slide):
+    image, _, drawn = slide
+    cut_tiles("s1", image, drawn, [Roi("a", Box(0, 0, 9, 9)), Roi("b", Box(0, 0, 9, 9))], tmp_path, PALETTE)
+    whole = tiles_sha256(load_tiles(tmp_path))
+    assert whole == tiles_sha256(reversed(load_tiles(tmp_path)))
+    (tmp_path / "masks" / "s1_b.png").unlink()
+    with pytest.raises(MissingInput, match="'s1_b' has no mask"):
+        load_tiles(tmp_path)
+    (tmp_path / "images" / "s1_b.png").unlink()
+    assert tiles_sha256(load_tiles(tmp_path)) != whole
+    Image.new("RGB", (9, 8)).save(tmp_path / "masks" / "s1_a.png")
+    with pytest.raises(BadAnnotation, match="9×9 px and .* is 9×8 px"):
+        load_tiles(tmp_path)[0].read()
+    (tmp_path / "palette.json").unlink()
+    with pytest.raises(MissingInput, match=r"palette\.json"):
+        load_tiles(tmp_path)

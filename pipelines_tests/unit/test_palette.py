@@ -1,0 +1,75 @@
+"""Colours become classes exactly, or an error that names them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dermatome.classes import TissueClass
+from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.palette import Palette, classes_to_rgb, rgb_to_classes
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_several_colours_of_a_class_and_back(tmp_path):
+    palette = Palette.load(
+        write(tmp_path / "p.json", {"classes": {"background": [[0, 0, 0]], "dermis": [[190, 255, 0], [255, 172, 255]]}})
+    )
+    rgb = np.array([[[0, 0, 0], [190, 255, 0], [255, 172, 255]]], dtype=np.uint8)
+    mask = rgb_to_classes(rgb, palette, "m.png")
+    assert mask.dtype == np.uint8
+    assert mask.tolist() == [[0, 1, 1]]
+    assert (rgb_to_classes(classes_to_rgb(mask, palette), palette, "again") == mask).all()
+    assert Palette.load(palette.save(tmp_path / "saved.json")) == palette
+
+
+@pytest.mark.parametrize("name", ["source", "skin_pas", "dermatome"])
+def test_shipped_palettes_have_every_class(name):
+    assert {tissue for tissue, _ in Palette.shipped(name).colours} == set(TissueClass)
+
+
+def test_an_unknown_colour_is_named_with_its_count_and_file():
+    rgb = np.zeros((4, 4, 3), dtype=np.uint8)
+    rgb[:2, :2] = (1, 2, 3)
+    rgb[3, 3] = (9, 9, 9)
+    with pytest.raises(BadAnnotation, match=r"slide7\.png has the colour \(1, 2, 3\) in 4 px and 1 more"):
+        rgb_to_classes(rgb, Palette.shipped("source"), "slide7.png")
+
+
+def test_unknown_colours_go_to_the_class_the_palette_names_for_them():
+    palette = Palette.from_json({"classes": {"dermis": [[5, 5, 5]]}, "other": "epidermis"}, "p")
+    rgb = np.array([[[5, 5, 5], [255, 255, 255], [0, 0, 0]]], dtype=np.uint8)
+    assert rgb_to_classes(rgb, palette, "m").tolist() == [[1, 2, 2]]
+    assert Palette.from_json(palette.to_json(), "p") == palette
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([], 'no "classes"'),
+        ({"classes": {}}, 'no "classes"'),
+        ({"classes": {"hair": [[0, 0, 0]]}}, "'hair'"),
+        ({"classes": {"dermis": []}}, "no list of colours"),
+        ({"classes": {"dermis": [[0, 0]]}}, "three whole numbers"),
+        ({"classes": {"dermis": [[0, 0, 256]]}}, "three whole numbers"),
+        ({"classes": {"dermis": [[0, 0, True]]}}, "three whole numbers"),
+        ({"classes": {"dermis": [[1, 1, 1]], "keratin": [[1, 1, 1]]}}, "both 'dermis' and 'keratin'"),
+        ({"classes": {"dermis": [[1, 1, 1]]}, "other": "none"}, "'none'"),
+    ],
+)
+def test_bad_palettes_are_refused_in_one_sentence(tmp_path, content, says):
+    with pytest.raises(BadAnnotation, match=says) as caught:
+        Palette.load(write(tmp_path / "p.json", content))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_palette_that_is_not_there_or_not_json(tmp_path):
+    with pytest.raises(MissingInput, match=r"p\.json"):
+        Palette.load(tmp_path / "p.json")
+    (tmp_path / "p.json").write_text("{")
+    with pytest.raises(BadAnnotation, match="not JSON"):
+        Palette.load(tmp_path / "p.json")

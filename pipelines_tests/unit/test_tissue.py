@@ -1,0 +1,185 @@
+"""Coarse to fine with a network that only looks at colour, so that every answer is known."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dermatome.classes import TissueClass
+from dermatome.compute import choose_compute
+from dermatome.errors import BadSetting
+from dermatome.geometry import Box, Size
+from dermatome.network import class_probabilities
+from dermatome.predict import Predictor
+from dermatome.skin.cleanup import CleanupSettings
+from dermatome.skin.tissue import TissueOutcome, TissueSettings, merge_boxes, segment_tissue, significant_regions
+from dermatome.slide import MppSource, Slide
+from dermatome.weights import LoadedWeights, WeightsCard
+
+B, D, E, K = TissueClass
+GREYS = np.array([250, 170, 90, 10], dtype=np.uint8)
+
+
+class ByGrey(torch.nn.Module):
+    """Logits fall with the distance from each class's grey; as sure as a network, and counting its images."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, batch):
+        self.seen += len(batch)
+        grey = batch[:, :1] * 0.25 * 255 + 0.5 * 255
+        return -((grey - torch.tensor(GREYS.astype(np.float32)).view(1, 4, 1, 1)) ** 2) / 400
+
+
+@pytest.fixture
+def weights():
+    card = WeightsCard(
+        encoder="-", decoder_channels=(), mpp=1.0, mpp_range=(0.5, 4), coarse_mpp=4.0, tile_mpp=0.5, tile_px=64
+    )
+    card = replace(card, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    return LoadedWeights(ByGrey(), card, "0" * 64, Path("w.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def compute():
+    return choose_compute("cpu", "fp32", 1)
+
+
+SETTINGS = TissueSettings(refine_whole_px=0, views=1, margin_um=16)
+
+
+def slide_of(mask, mpp=0.5):
+    return Slide("s", np.repeat(GREYS[mask][..., None], 3, axis=2), mpp, MppSource.DECLARED, "0" * 64)
+
+
+def bands(size=(400, 560)):
+    """Glass, keratin, epidermis, dermis from top to bottom, and an island of epidermis in the dermis."""
+    mask = np.full(size, B, dtype=np.uint8)
+    mask[60:100, 40:500] = K
+    mask[100:180, 40:500] = E
+    mask[180:, 40:500] = D
+    mask[260:330, 200:290] = E
+    return mask
+
+
+def test_the_mask_is_found_at_full_resolution_and_islands_stay(weights, compute):
+    truth = bands()
+    told = []
+    result = segment_tissue(slide_of(truth), weights, compute, SETTINGS, told.append)
+    assert result.mask.shape == truth.shape
+    assert result.mask.dtype == np.uint8
+    for tissue in TissueClass:
+        union = ((result.mask == tissue) | (truth == tissue)).sum()
+        assert ((result.mask == tissue) & (truth == tissue)).sum() / union > 0.97, tissue
+    assert result.outcome is TissueOutcome.TISSUE
+    assert result.coarse_mask.shape == result.significant.shape == (50, 70)
+    assert result.epidermis_share == pytest.approx((truth == E).mean(), rel=0.03)
+    assert result.tissue_share == pytest.approx((truth != B).mean(), rel=0.03)
+    assert 0.5 < result.mean_confidence <= 1
+    assert set(result.seconds) == {"coarse", "refine", "cleanup"}
+    assert len(told) >= 2
+    assert result.crop.top_px <= 60
+    assert result.crop.bottom_px < 400
+
+
+def test_regions_below_a_tenth_of_the_largest_are_not_epidermis(weights, compute):
+    truth = bands((800, 560))
+    truth[690:760, 60:130] = E
+    result = segment_tissue(slide_of(truth), weights, compute, SETTINGS)
+    assert (result.mask[680:770, 50:140] == D).mean() > 0.9
+    everything = segment_tissue(slide_of(truth), weights, compute, replace(SETTINGS, significant_share=0.0))
+    assert (everything.mask[695:755, 65:125] == E).all()
+
+
+@pytest.mark.parametrize("tissue", [B, D])
+def test_tissue_without_epidermis_is_an_outcome(weights, compute, tissue):
+    truth = np.full((300, 200), tissue, dtype=np.uint8)
+    result = segment_tissue(slide_of(truth), weights, compute, SETTINGS)
+    assert result.outcome is TissueOutcome.NO_EPIDERMIS
+    assert (result.mask == tissue).all()
+    assert result.epidermis_share == 0
+    assert result.crop == Box(0, 0, 300, 200)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (31, 33), (513, 40)])
+def test_any_size_of_slide(weights, compute, size):
+    truth = np.full(size, E, dtype=np.uint8)
+    for settings in (SETTINGS, TissueSettings(views=4)):
+        result = segment_tissue(slide_of(truth), weights, compute, settings)
+        assert result.mask.shape == size
+        assert (result.mask == E).all()
+
+
+def test_a_slide_at_another_scale_is_rescaled_to_the_networks(weights, compute):
+    truth = bands((200, 280))
+    result = segment_tissue(slide_of(truth, mpp=2.0), weights, compute, SETTINGS)
+    assert result.coarse_mask.shape == (100, 140)
+    assert (result.mask == truth).mean() > 0.95
+
+
+def test_the_answer_does_not_depend_on_the_batch(weights, compute):
+    truth = bands()
+    noisy = slide_of(truth)
+    pixels = np.clip(noisy.pixels + np.random.default_rng(0).normal(0, 25, noisy.pixels.shape), 0, 255).astype(np.uint8)
+    noisy = replace(noisy, pixels=pixels)
+    raw = CleanupSettings(0, 0, 0, 0)
+    masks = [segment_tissue(noisy, weights, compute, replace(SETTINGS, batch=n, cleanup=raw)).mask for n in (1, 3, 50)]
+    assert (masks[0] == masks[1]).all()
+    assert (masks[0] == masks[2]).all()
+
+
+def test_only_significant_regions_cost_tiles(weights, compute):
+    truth = np.full((1600, 1600), D, dtype=np.uint8)
+    truth[100:200, 100:300] = E
+    few = segment_tissue(slide_of(truth), weights, compute, SETTINGS)
+    all_of_it = segment_tissue(slide_of(truth), weights, compute, replace(SETTINGS, refine_whole_px=10_000))
+    assert few.tiles < all_of_it.tiles / 3
+    assert (few.mask == all_of_it.mask).mean() > 0.999
+
+
+def test_views_turn_back_to_where_they_came_from(compute):
+    images = np.random.default_rng(1).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    one, *more = (class_probabilities(ByGrey(), images, (0.5,) * 3, (0.25,) * 3, compute, n) for n in (1, 2, 4, 8))
+    for many in more:
+        np.testing.assert_allclose(one, many, atol=1e-5)
+    with pytest.raises(BadSetting, match="views"):
+        class_probabilities(ByGrey(), images, (0.5,) * 3, (0.25,) * 3, compute, 3)
+
+
+def test_the_networks_resolution_and_the_answers_may_differ(compute):
+    predictor = Predictor(ByGrey(), 4, (0.5,) * 3, (0.25,) * 3, compute, tile_px=32, overlap_px=8)
+    pixels = slide_of(bands((100, 140))).pixels
+    progress = []
+    found = predictor.labels(pixels, Size(237, 333), only=(0, 1), progress=lambda a, b: progress.append((a, b)))
+    assert found.mask.shape == (237, 333)
+    assert set(np.unique(found.fallback)) <= {0, 1}
+    assert progress[-1] == (found.tiles, found.tiles)
+
+
+def test_significant_regions_and_boxes():
+    coarse = np.zeros((40, 60), dtype=np.uint8)
+    coarse[2:12, 2:22] = E
+    coarse[12:14, 2:22] = K  # one region with the epidermis: 240 px
+    coarse[20:25, 30:35] = E  # 25 px, over a tenth
+    coarse[35:38, 50:53] = K  # 9 px, under
+    significant, boxes = significant_regions(coarse, 0.10)
+    assert boxes == [Box(2, 2, 14, 22), Box(20, 30, 25, 35)]
+    assert significant.sum() == 265
+    assert significant_regions(np.zeros((3, 3), np.uint8), 0.1)[1] == []
+
+
+def test_boxes_that_overlap_are_joined_until_none_do():
+    assert merge_boxes([Box(0, 0, 10, 10), Box(20, 20, 30, 30), Box(8, 8, 22, 22), Box(40, 0, 50, 5)]) == [
+        Box(0, 0, 30, 30),
+        Box(40, 0, 50, 5),
+    ]
+
+
+@pytest.mark.parametrize("wrong", [{"significant_share": 2}, {"margin_um": -1}, {"coarse_mpp": 0.0}])
+def test_settings_out_of_range(wrong):
+    with pytest.raises(BadSetting):
+        TissueSettings(**wrong)

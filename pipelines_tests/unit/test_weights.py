@@ -1,0 +1,97 @@
+"""Weights files: the same bytes each time, back as they were, and refused when they do not fit."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from dermatome.errors import BadSetting, BadWeights
+from dermatome.files import sha256_file
+from dermatome.network import build_network
+from dermatome.weights import WeightsCard, card_path, load_weights, read_card, save_weights
+
+CARD = WeightsCard(
+    encoder="resnet18", decoder_channels=(16, 8, 8, 8, 8), mpp=1.0, mpp_range=(0.7, 2.6), coarse_mpp=2.0, tile_mpp=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_network(CARD.encoder, 4, CARD.decoder_channels).eval()
+
+
+def test_there_and_back(tmp_path, network):
+    path = tmp_path / "w.safetensors"
+    card = replace(CARD, scores={"iou_epidermis": 0.9, "iou_keratin": None}, created_from=("s1",), settings={"seed": 3})
+    sha256 = save_weights(path, network.state_dict(), card)
+    assert sha256 == sha256_file(path)
+    loaded = load_weights(path)
+    assert (loaded.card, loaded.sha256) == (card, sha256)
+    assert not loaded.network.training
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(loaded.network(image), network(image))
+    assert read_card(path) == card
+    beside = json.loads(card_path(path).read_text())
+    assert beside["sha256"] == sha256
+    assert beside["scores"]["iou_epidermis"] == 0.9
+    assert save_weights(tmp_path / "again.safetensors", network.state_dict(), card) == sha256
+
+
+def refused(path, says, **kwargs):
+    with pytest.raises(BadWeights, match=says) as caught:
+        load_weights(path, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_weights_file(tmp_path, network):
+    path = tmp_path / "w.safetensors"
+    refused(path, f"no weights at {re.escape(str(path))}")
+    path.write_bytes(b"<html>")
+    refused(path, "not a whole safetensors file")
+    save_weights(path, network.state_dict(), CARD)
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused(path, "not a whole safetensors file")
+    path.write_bytes(save(network.state_dict()))
+    refused(path, "no readable weights card")
+    torch.save(network.state_dict(), path)
+    refused(path, "not a whole safetensors file")
+
+
+def test_weights_of_other_classes(tmp_path, network):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, network.state_dict(), replace(CARD, classes=("stroma", "tumour", "necrosis", "glass")))
+    refused(path, "for the classes stroma, tumour, necrosis, glass, not background, dermis, epidermis, keratin")
+
+
+def test_missing_extra_misshapen_and_infinite_tensors(tmp_path, network):
+    path = tmp_path / "w.safetensors"
+    state = dict(network.state_dict())
+    name = "segmentation_head.0.bias"
+    save_weights(path, {k: v for k, v in state.items() if k != name}, CARD)
+    refused(path, rf"1 tensors are missing \(for example {re.escape(name)}\) and 0")
+    save_weights(path, state | {"hook": torch.zeros(1)}, CARD)
+    refused(path, r"0 tensors are missing and 1 are not its own \(for example hook\)")
+    save_weights(path, state | {name: torch.zeros(5)}, CARD)
+    refused(path, "1 tensors of another shape")
+    save_weights(path, state | {name: torch.full((4,), float("nan"))}, CARD)
+    refused(path, "not finite")
+
+
+def test_a_card_of_another_format(tmp_path, network):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, network.state_dict(), replace(CARD, format="dermatome-tissue-9"))
+    refused(path, "'dermatome-tissue-9'")
+    save_weights(path, network.state_dict(), replace(CARD, mpp=-1.0))
+    refused(path, "no readable weights card")
+
+
+def test_unknown_encoders_are_a_setting_error():
+    with pytest.raises(BadSetting, match="no encoder 'resnet1'"):
+        build_network("resnet1", 4, (16, 8, 8, 8, 8))
+    with pytest.raises(BadSetting, match="resnet18"):
+        build_network("resnet18", 4, (16, 8))
