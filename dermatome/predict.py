@@ -31,7 +31,7 @@ class Predictor:
         mean: of its normalisation, on the scale 0 to 1.
         std: likewise.
         compute: device and precision.
-        tile_px: side of the tiles, a multiple of 32.
+        tile_px: side of the tiles, a multiple of 32; smaller for a smaller image.
         overlap_px: what neighbouring tiles share.
         batch: tiles at once.
         views: flips and turns averaged, see :func:`dermatome.network.class_probabilities`.
@@ -83,8 +83,10 @@ class Predictor:
             if fallback is not None and only:
                 fallback[here] = np.array(only, dtype=np.uint8)[rows[list(only)].argmax(axis=0)]
 
-        blender = Blender(self.classes, size, self.tile_px, RowEnlarger(size, target, decide))
-        boxes = tile_grid(size, self.tile_px, self.overlap_px)
+        # A small image gets a tile of its own size: mirroring it up to a whole one would cost time and context.
+        tile_px = min(self.tile_px, -(-max(size.height_px, size.width_px) // 32) * 32)
+        blender = Blender(self.classes, size, tile_px, RowEnlarger(size, target, decide))
+        boxes = tile_grid(size, tile_px, min(self.overlap_px, tile_px // 2))
         for first in range(0, len(boxes), self.batch):
             some = boxes[first : first + self.batch]
             tiles = np.stack([cut_tile(pixels, box) for box in some])

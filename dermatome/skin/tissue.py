@@ -55,7 +55,7 @@ class TissueSettings:
     views: int = 4
     significant_share: float = 0.10
     margin_um: float = 64.0
-    refine_whole_px: int = 768
+    refine_whole_px: int = 320
     cleanup: CleanupSettings = field(default_factory=CleanupSettings)
 
     def __post_init__(self) -> None:
