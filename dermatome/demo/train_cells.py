@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ import numpy.typing as npt
 from dermatome import __version__
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.compute import Compute, choose_compute
+from dermatome.scores_instances import f1_at_iou
 from dermatome.skin.cell_image import PREPARATION, prepare_cell_image
-from dermatome.skin.cell_network import CellCard, build_cpnet, save_cell_network
+from dermatome.skin.cell_network import CellCard, CellNetwork, build_cpnet, save_cell_network
+from dermatome.skin.cells import segment_cells
 from dermatome.slide import decode_rgb
 from dermatome.toy import ToySlide, toy_slide
 
@@ -132,6 +134,17 @@ def train(settings: CellTraining, compute: Compute, say: Any = print) -> tuple[A
     return model.eval(), figures
 
 
+def evaluate(model: Any, settings: CellTraining, compute: Compute, per_pattern: int = 2) -> dict[str, float]:
+    """F1 of nuclei at IoU 0.5 on fresh toys, as segmentation finds them within the true epidermis: mean and worst."""
+    network = CellNetwork("in training", "", DIAMETER_PX, DIAMETER_PX * MPP, model.eval(), compute)
+    scores = []
+    for k in range(4 * per_pattern):
+        toy = toy_slide(1_000_000 * (settings.seed + 1) - 1 - k, list(StainingPattern)[k % 4], mpp=MPP)
+        slide = replace(toy.slide, pixels=decode_rgb(toy.jpeg(), toy.slide.name)[0])
+        scores.append(f1_at_iou(toy.instances, segment_cells(slide, toy.mask, network).instances) or 0.0)
+    return {"f1_at_iou_0.5": float(np.mean(scores)), "f1_at_iou_0.5_worst_slide": min(scores)}
+
+
 def _near_cells(rng: np.random.Generator, cells: npt.NDArray[np.float32], side: int) -> tuple[int, int]:
     """Top left of a crop around a random pixel of a cell."""
     places = np.flatnonzero(cells > 0.5)
@@ -153,6 +166,11 @@ def main() -> None:
     compute = choose_compute("auto", "auto", given.threads)
     settings = CellTraining(minutes=given.minutes, slides=given.slides, seed=given.seed)
     model, figures = train(settings, compute, say=lambda text: print(text, flush=True))  # noqa: T201
+    write(given.out, model, settings, {**figures, **evaluate(model, settings, compute)})
+
+
+def write(out: Path, model: Any, settings: CellTraining, scores: dict[str, float]) -> None:
+    """Writes the weights and their card, and says their scores and sha256."""
     card = CellCard(
         name="cells_toy",
         nbase=settings.nbase,
@@ -161,10 +179,11 @@ def main() -> None:
         preparation=PREPARATION,
         trained_on=f"nuclei of {settings.slides} toy slides (dermatome.toy), {MPP} microns per pixel",
         settings={**vars(settings), "nbase": list(settings.nbase)},
-        scores=figures,
+        scores={name: round(value, 4) for name, value in scores.items()},
         code_version=__version__,
     )
-    print(f"{given.out}: sha256 {save_cell_network(given.out, model, card)}")  # noqa: T201
+    sha256 = save_cell_network(out, model, card)
+    print(f"{out}: F1 at IoU 0.5 {scores['f1_at_iou_0.5']:.3f}, sha256 {sha256}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -156,21 +156,24 @@ def flows_to_cells(
     Returns:
         (H, W) int32, 0 or the cell's number.
     """
+    import torch
     from cellpose.dynamics import compute_masks
 
     # Cellpose takes 200 steps at the network's scale; at full resolution a cell is crossed in as many more.
     steps = max(20, round(200 * diameter_px / network.diameter_px))
-    labels = compute_masks(
-        flows.flow,
-        flows.cell_logits,
-        p=None,
-        niter=steps,
-        cellprob_threshold=cellprob_threshold,
-        flow_threshold=flow_threshold,
-        interp=True,
-        do_3D=False,
-        min_size=min_area_px,
-        max_size_fraction=1.0,
-        device=network.compute.torch_device,
-    )
+    # Said aloud, since torch warns where nobody has chosen; Cellpose clamps its points itself.
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
+        labels = compute_masks(
+            flows.flow,
+            flows.cell_logits,
+            p=None,
+            niter=steps,
+            cellprob_threshold=cellprob_threshold,
+            flow_threshold=flow_threshold,
+            interp=True,
+            do_3D=False,
+            min_size=min_area_px,
+            max_size_fraction=1.0,
+            device=network.compute.torch_device,
+        )
     return np.asarray(labels, dtype=np.int32)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CYTO2_NBASE = (2, 32, 64, 128, 256)
 CYTO2_DIAMETER_PX = 30.0
 CARD_FORMAT = "dermatome-cellpose-1"
+TOY_WEIGHTS = Path(__file__).parents[1] / "demo" / "cells_toy.safetensors"
 
 # Two numbers the network carries along, which Cellpose's older files do not have; and batch counters it never reads.
 _OPTIONAL_KEYS = ("diam_mean", "diam_labels", "num_batches_tracked")
@@ -137,13 +138,11 @@ def save_cell_network(path: Path, model: torch.nn.Module, card: CellCard) -> str
     return sha256
 
 
-def load_cell_network(
-    weights: Path | Literal["cyto2"], compute: Compute, *, models_folder: Path | None = None
-) -> CellNetwork:
+def load_cell_network(weights: Path | str, compute: Compute, *, models_folder: Path | None = None) -> CellNetwork:
     """Loads a network from a file of :func:`save_cell_network`, or Cellpose's ``cyto2`` from a folder of its files.
 
     Args:
-        weights: a ``.safetensors`` file, or ``"cyto2"``.
+        weights: a ``.safetensors`` file, or ``"cyto2"``, or ``"toy"``, the demo's (:data:`TOY_WEIGHTS`).
         compute: device, precision and threads.
         models_folder: where ``cyto2torch_0`` and ``size_cyto2torch_0.npy`` lie;
             :func:`dermatome.skin.cyto2.fetch_cyto2` puts them there.
@@ -156,9 +155,9 @@ def load_cell_network(
         from dermatome.skin.cyto2 import load_cyto2
 
         return load_cyto2(models_folder, compute)
-    path = Path(weights)
+    path = TOY_WEIGHTS if weights == "toy" else Path(weights)
     if not path.is_file():
-        raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2'.")
+        raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
     tensors, card = _read_safetensors(path)
     if card.preparation != PREPARATION:
         raise BadWeights(

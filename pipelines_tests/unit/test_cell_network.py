@@ -1,0 +1,207 @@
+"""Cell networks: nothing is completed, replaced or downloaded behind the user's back."""
+
+import json
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dermatome.compute import Compute
+from dermatome.errors import BadWeights, FetchFailed
+from dermatome.skin import cyto2
+from dermatome.skin.cell_image import PREPARATION
+from dermatome.skin.cell_network import CYTO2_NBASE, TOY_WEIGHTS, CellCard, build_cpnet, load_cell_network
+from dermatome.skin.cell_network import save_cell_network as save
+
+CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
+CARD = CellCard("small", (2, 4, 4, 4, 8), 16.0, 8.0, PREPARATION, "nothing")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save(tmp_path / "w.safetensors", build_cpnet(CARD.nbase, CARD.diameter_px), CARD)
+    return tmp_path / "w.safetensors"
+
+
+def test_what_was_saved_is_loaded_as_half_floats(weights: Path) -> None:
+    network = load_cell_network(weights, CPU)
+    assert (network.name, network.diameter_px, network.diameter_um) == ("small", 16.0, 8.0)
+    assert network.size_model is None
+    assert not network.model.training
+    stored = load_file(weights)
+    for name, value in network.model.state_dict().items():
+        assert torch.equal(value.double(), stored[name].double()), name
+    assert {v.dtype for v in stored.values()} == {torch.float16, torch.int64}
+    assert json.loads(weights.with_suffix(".json").read_text())["sha256"] == network.sha256
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    tensors, card = load_file(path), {**vars(CARD), "nbase": list(CARD.nbase)}
+    change(tensors, card)
+    save_file(tensors, path, metadata={"card": json.dumps(card)} if card else {"other": "x"})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t, c: t.pop("output.2.weight"), "lacks 1 entries.*output.2.weight"),
+        (lambda t, c: t.update(extra=torch.ones(1)), "has unknown 1 entries.*extra"),
+        (lambda t, c: t.update({"output.2.bias": torch.ones(5)}), "has misshapen 1 entries.*output.2.bias"),
+        (lambda t, c: t.update({"output.2.bias": torch.full((3,), torch.nan)}), "not finite"),
+        (lambda t, c: c.update(nbase=[2, 4, 4, 4, 16]), "misshapen"),
+        (lambda t, c: c.update(nbase=[2, 4]), "card this version cannot use"),
+        (lambda t, c: c.update(nbase=[2, 4, 4, 4, 10**9]), "card this version cannot use"),
+        (lambda t, c: c.update(format="other"), "card this version cannot use"),
+        (lambda t, c: c.update(preparation="raw"), "prepared as 'raw'"),
+        (lambda t, c: c.update(surprise=1), "no card"),
+        (lambda t, c: c.clear(), "no card"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(
+    weights: Path, change: Callable[[dict[str, Any], dict[str, Any]], None], says: str
+) -> None:
+    rewrite(weights, change)
+    with pytest.raises(BadWeights, match=says):
+        load_cell_network(weights, CPU)
+
+
+def test_cut_short_missing_and_other_files_are_refused(weights: Path, tmp_path: Path) -> None:
+    data = weights.read_bytes()
+    for wrong in (data[: len(data) // 2], b"", b"\x80\x02}q\x00."):
+        weights.write_bytes(wrong)
+        with pytest.raises(BadWeights, match="not a whole safetensors file"):
+            load_cell_network(weights, CPU)
+    with pytest.raises(BadWeights, match="no cell network weights at"):
+        load_cell_network(tmp_path / "absent", CPU)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_the_demo_network_is_small_and_has_its_card(tmp_path: Path) -> None:
+    network = load_cell_network("toy", CPU)
+    assert TOY_WEIGHTS.stat().st_size < 13 * 2**20
+    card = json.loads(TOY_WEIGHTS.with_suffix(".json").read_text())
+    assert card["sha256"] == network.sha256
+    assert card["scores"]["f1_at_iou_0.5"] >= 0.9
+
+
+@pytest.fixture(scope="module")
+def cyto2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as Cellpose's model zoo has it: old weights without the two numbers, and a pickled size model."""
+    folder = tmp_path_factory.mktemp("models")
+    tensors = build_cpnet(CYTO2_NBASE, 30.0).state_dict()
+    torch.save({k: v for k, v in tensors.items() if not k.startswith("diam_")}, folder / cyto2.NETWORK_FILE)
+    size = {
+        "A": np.full((1, 256), 0.5),
+        "smean": np.zeros(256),
+        "diam_mean": 30.0,
+        "ymean": np.float64(np.log(1.2)),
+    }
+    np.save(folder / cyto2.SIZE_FILE, np.array(size, dtype=object), allow_pickle=True)
+    return folder
+
+
+def test_cyto2_is_loaded_with_its_size_model(cyto2_files: Path) -> None:
+    network = load_cell_network("cyto2", CPU, models_folder=cyto2_files)
+    assert (network.name, network.diameter_px, network.diameter_um) == ("cyto2", 30.0, None)
+    assert network.size_model is not None
+    style = np.zeros(256, dtype=np.float32)
+    style[0] = 2 * np.log(1.5)
+    assert network.size_model.diameter(style) == pytest.approx(30 * 1.2 * 1.5, rel=1e-5)
+    assert network.size_model.diameter(style - 100) == 5.0
+
+
+def test_cyto2_that_is_absent_is_not_downloaded(tmp_path: Path) -> None:
+    for folder, says in ((None, "models folder"), (tmp_path, "There is no cyto2torch_0 in")):
+        with pytest.raises(BadWeights, match=says):
+            load_cell_network("cyto2", CPU, models_folder=folder)
+    assert not list(tmp_path.iterdir())
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("harm"),)
+
+
+def test_files_that_would_run_code_do_not(cyto2_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    size = tmp_path / "size.npy"
+    np.save(size, np.array({"A": Harmful()}, dtype=object), allow_pickle=True)
+    with pytest.raises(BadWeights, match="not a Cellpose size model"):
+        cyto2.read_size_model(size, 256)
+    (tmp_path / cyto2.SIZE_FILE).write_bytes((cyto2_files / cyto2.SIZE_FILE).read_bytes())
+    (tmp_path / cyto2.NETWORK_FILE).write_bytes(pickle.dumps({"a": Harmful()}))
+    with pytest.raises(BadWeights, match="not a whole file of torch weights"):
+        load_cell_network("cyto2", CPU, models_folder=tmp_path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", np.zeros(3).tobytes()])
+def test_damaged_size_models_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "size.npy").write_bytes(content)
+    with pytest.raises(BadWeights, match="not a Cellpose size model"):
+        cyto2.read_size_model(tmp_path / "size.npy", 256)
+
+
+@pytest.fixture
+def zoo(cyto2_files: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A local model zoo, and what goes wrong with each of its files."""
+    faults: dict[str, str] = {}
+
+    class Zoo(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.strip("/")
+            fault = faults.get(name)
+            data = (cyto2_files / name).read_bytes()
+            self.send_response(404 if fault == "absent" else 200)
+            if fault != "endless":
+                self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if fault == "endless":
+                data = bytes(2 * 2**20)
+            self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Zoo)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", faults
+    server.shutdown()
+    server.server_close()
+
+
+def test_cyto2_is_fetched_once_and_loads(zoo: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    url, faults = zoo
+    assert cyto2.fetch_cyto2(tmp_path / "m", base_url=url) == tmp_path / "m"
+    faults.update({cyto2.NETWORK_FILE: "absent", cyto2.SIZE_FILE: "absent"})
+    cyto2.fetch_cyto2(tmp_path / "m", base_url=url)
+    assert load_cell_network("cyto2", CPU, models_folder=tmp_path / "m").name == "cyto2"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [("absent", "status 404"), ("cut", "could not be fetched|ended after"), ("endless", "larger than")],
+)
+def test_a_fetch_that_fails_leaves_nothing_and_says_what_to_do(
+    zoo: tuple[str, dict[str, str]], tmp_path: Path, fault: str, says: str
+) -> None:
+    url, faults = zoo
+    faults[cyto2.SIZE_FILE] = fault
+    (tmp_path / cyto2.NETWORK_FILE).write_bytes(b"there already")
+    with pytest.raises(FetchFailed, match=says) as caught:
+        cyto2.fetch_cyto2(tmp_path, base_url=url)
+    assert f"place it at {tmp_path / cyto2.SIZE_FILE}" in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == [cyto2.NETWORK_FILE]
+
+
+def test_no_connection_says_how_to_place_the_files_by_hand(tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed, match="place it at"):
+        cyto2.fetch_cyto2(tmp_path, base_url="http://127.0.0.1:9")

@@ -1,0 +1,214 @@
+"""Cells on toys whose nuclei are known, and the tiling, numbering and outcomes around the network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dermatome.classes import StainingPattern, TissueClass
+from dermatome.compute import Compute
+from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.scores_instances import f1_at_iou
+from dermatome.skin.cell_flows import Flows, network_flows
+from dermatome.skin.cell_image import prepare_cell_image
+from dermatome.skin.cell_network import CellNetwork, SizeModel, load_cell_network
+from dermatome.skin.cells import (
+    CELL_COLUMNS,
+    CellSettings,
+    CellsOutcome,
+    CellsResult,
+    number_in_reading_order,
+    segment_cells,
+)
+from dermatome.toy import ToySlide, toy_slide
+
+CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
+
+
+class PerPixel(torch.nn.Module):
+    """A network without neighbourhood: what it says of a pixel must not depend on the tiles around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tiles = 0
+
+    def forward(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.tiles += len(data)
+        first = data[:, :1]
+        return torch.cat([first, 2 * first, 3 * first - 1], dim=1), torch.ones(len(data), 4) / 2
+
+
+def stub(diameter_px: float = 16.0, diameter_um: float | None = 8.0) -> CellNetwork:
+    return CellNetwork("stub", "0", diameter_px, diameter_um, PerPixel(), CPU)
+
+
+@pytest.fixture(scope="module")
+def network() -> CellNetwork:
+    return load_cell_network("toy", CPU)
+
+
+@pytest.fixture(scope="module")
+def toy() -> ToySlide:
+    return toy_slide(81, StainingPattern.WHOLE, size_px=720, island=True)
+
+
+@pytest.fixture(scope="module")
+def found(toy: ToySlide, network: CellNetwork) -> CellsResult:
+    return segment_cells(toy.slide, toy.mask, network)
+
+
+def test_most_nuclei_are_found(toy: ToySlide, found: CellsResult) -> None:
+    score = f1_at_iou(toy.instances, found.instances)
+    assert found.outcome is CellsOutcome.CELLS
+    assert score is not None
+    assert score >= 0.85
+
+
+def test_an_islands_cells_are_found_too(toy: ToySlide, found: CellsResult) -> None:
+    import cv2
+
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats((toy.mask == TissueClass.EPIDERMIS).astype(np.uint8))
+    large = [k for k in range(1, len(stats)) if stats[k, cv2.CC_STAT_AREA] > 1500]
+    assert len(large) == 2
+    island = pieces == min(large, key=lambda k: stats[k, cv2.CC_STAT_AREA])
+    there = np.unique(found.instances[island])
+    assert (there > 0).sum() >= 0.7 * (np.unique(toy.instances[island]) > 0).sum() > 3
+
+
+def test_the_table_is_about_the_instances(toy: ToySlide, found: CellsResult) -> None:
+    table = found.table
+    assert {name: str(kind) for name, kind in table.dtypes.items()} == CELL_COLUMNS
+    assert table["cell_id"].tolist() == list(range(1, found.instances.max() + 1))
+    for row in table.sample(15, random_state=0).itertuples():
+        rows, columns = np.nonzero(found.instances == row.cell_id)
+        assert row.area_px == rows.size
+        assert row.area_um2 == pytest.approx(rows.size * 0.25)
+        assert row.centroid_y_px == pytest.approx(rows.mean())
+        assert row.centroid_x_px == pytest.approx(columns.mean())
+        assert row.equivalent_diameter_um == pytest.approx(np.sqrt(rows.size * 4 / np.pi) / 2)
+        density = toy.densities[rows, columns].mean(axis=0) / 6
+        assert row.mean_h_od == pytest.approx(density[0], abs=0.03)
+        assert row.mean_dab_od == pytest.approx(density[2], abs=0.03)
+    assert table.notna().all().all()
+
+
+def test_cells_lie_in_the_epidermis_and_are_one_piece_each(toy: ToySlide, found: CellsResult) -> None:
+    import cv2
+
+    for cell in range(1, found.instances.max() + 1):
+        where = found.instances == cell
+        assert (toy.mask[where] == TissueClass.EPIDERMIS).mean() > 0.5
+        pieces, _, stats, _ = cv2.connectedComponentsWithStats(where.astype(np.uint8))
+        assert stats[1:, cv2.CC_STAT_AREA].max() >= 0.9 * where.sum(), pieces
+
+
+def test_twice_gives_the_same_and_batches_do_not_matter(
+    toy: ToySlide, network: CellNetwork, found: CellsResult
+) -> None:
+    again = segment_cells(toy.slide, toy.mask, network, CellSettings(batch=3))
+    assert f1_at_iou(found.instances, again.instances, 0.99) == pytest.approx(1, abs=0.02)
+    same = segment_cells(toy.slide, toy.mask, network)
+    np.testing.assert_array_equal(same.instances, found.instances)
+
+
+def test_the_panels_are_those_of_the_crop(found: CellsResult) -> None:
+    assert found.crop is not None
+    assert found.h is not None
+    assert found.h_equalised is not None
+    size = found.crop.size.height_px, found.crop.size.width_px
+    assert found.h.shape == found.h_equalised.shape == size
+    nuclei = found.instances[found.crop.slices] > 0
+    near = found.h_equalised > 0
+    assert found.h_equalised[nuclei].mean() > 1.5 * found.h_equalised[near & ~nuclei].mean()
+    assert set(found.seam_density) <= {"at_seams_per_mm2", "elsewhere_per_mm2", "ratio"}
+
+
+def test_where_the_diameter_came_from_is_said(toy: ToySlide, found: CellsResult, network: CellNetwork) -> None:
+    assert found.diameter_source == "training diameter"
+    assert found.diameter_px == pytest.approx(16.5)
+    given = segment_cells(toy.slide, toy.mask, network, CellSettings(diameter_um=7))
+    assert (given.diameter_px, given.diameter_source) == (14, "setting")
+    finer = segment_cells(replace(toy.slide, mpp=0.4), toy.mask, network)
+    assert finer.diameter_px == pytest.approx(8.25 / 0.4)
+
+
+def test_a_size_model_is_asked_and_its_cells_measured(toy: ToySlide, network: CellNetwork) -> None:
+    styles = 128
+    sized = replace(network, size_model=SizeModel(np.zeros(styles), np.zeros(styles), float(np.log(1.3)), 16.5))
+    result = segment_cells(toy.slide, toy.mask, sized)
+    assert result.diameter_source == "size model"
+    assert result.diameter_px == pytest.approx(toy.nucleus_diameter_px, rel=0.15)
+
+
+def test_no_epidermis_and_no_cells_are_results(toy: ToySlide) -> None:
+    nothing = segment_cells(toy.slide, np.full_like(toy.mask, TissueClass.DERMIS), stub())
+    assert nothing.outcome is CellsOutcome.NO_EPIDERMIS
+    assert nothing.instances.shape == toy.mask.shape
+    assert {name: str(kind) for name, kind in nothing.table.dtypes.items()} == CELL_COLUMNS
+    blank = replace(toy.slide, pixels=np.full_like(toy.slide.pixels, 240))
+    bare = segment_cells(blank, toy.mask, stub())
+    assert bare.outcome is CellsOutcome.NO_CELLS
+    assert bare.instances.max() == 0
+    assert len(bare.table) == 0
+
+
+def test_a_mask_of_another_size_and_senseless_settings_are_refused(toy: ToySlide) -> None:
+    with pytest.raises(BadAnnotation, match="make the mask again"):
+        segment_cells(toy.slide, toy.mask[1:], stub())
+    with pytest.raises(BadSetting, match="cannot be scaled"):
+        segment_cells(toy.slide, toy.mask, stub(), CellSettings(diameter_um=150))
+    for wrong in ({"diameter_um": 0}, {"min_area_um2": -1}, {"tile_overlap": 0.9}, {"batch": 0}):
+        with pytest.raises(BadSetting):
+            CellSettings(**wrong)
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (224, 224), (225, 500), (701, 333)])
+def test_tiles_leave_no_trace(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    flows = network_flows(stub(), image, np.ones(shape, dtype=bool), 16.0)
+    np.testing.assert_allclose(flows.flow[0], image, atol=1e-5)
+    np.testing.assert_allclose(flows.flow[1], 2 * image, atol=1e-5)
+    np.testing.assert_allclose(flows.cell_logits, 3 * image - 1, atol=1e-5)
+    assert np.linalg.norm(flows.style) == pytest.approx(1)
+    assert bool(flows.seam_rows_px) == (shape[0] + 16 > 224)
+
+
+@pytest.mark.parametrize("diameter_px", [8.0, 16.0, 25.0])
+def test_scaling_there_and_back_keeps_the_place(diameter_px: float) -> None:
+    rows, columns = np.mgrid[:300, :260].astype(np.float32)
+    image = 0.5 + 0.4 * np.sin(rows / 25) * np.cos(columns / 30)
+    flows = network_flows(stub(), image, np.ones(image.shape, dtype=bool), diameter_px)
+    assert flows.flow.shape == (2, 300, 260)
+    np.testing.assert_allclose(flows.flow[0][5:-5, 5:-5], image[5:-5, 5:-5], atol=0.03)
+
+
+def test_tiles_without_tissue_are_not_run_and_hold_no_cell() -> None:
+    image = np.ones((900, 900), dtype=np.float32)
+    near = np.zeros_like(image, dtype=bool)
+    near[:100, :100] = True
+    everything, corner = stub(), stub()
+    whole: Flows = network_flows(everything, image, np.ones_like(near), 16.0)
+    part = network_flows(corner, image, near, 16.0)
+    assert corner.model.tiles == 1 < everything.model.tiles
+    assert (whole.cell_logits > 0).all()
+    assert (part.cell_logits[near] > 0).all()
+    assert (part.cell_logits[400:] < -10).all()
+
+
+def test_numbers_follow_reading_order() -> None:
+    labels = np.array([[0, 7, 7], [3, 0, 7], [3, 9, 0]], dtype=np.int32)
+    np.testing.assert_array_equal(number_in_reading_order(labels), [[0, 1, 1], [2, 0, 1], [2, 3, 0]])
+    assert number_in_reading_order(np.zeros((2, 2), np.int32)).max() == 0
+
+
+def test_glass_and_dermis_have_no_say_in_the_preparation(toy: ToySlide) -> None:
+    epidermis = toy.mask == TissueClass.EPIDERMIS
+    image = prepare_cell_image(toy.slide.pixels, epidermis, 0.5, 12)
+    painted = toy.slide.pixels.copy()
+    painted[~image.near] = 0
+    other = prepare_cell_image(painted, epidermis, 0.5, 12)
+    np.testing.assert_array_equal(image.network_input, other.network_input)
+    assert (image.network_input[~image.near] == 0).all()
+    flat = prepare_cell_image(np.full_like(painted, 200), epidermis, 0.5, 12)
+    assert np.isfinite(flat.network_input).all()

@@ -1,0 +1,41 @@
+"""Stains by lookup tables are scikit-image's."""
+
+import numpy as np
+import pytest
+from skimage.color import rgb2hed
+
+from dermatome.stain import DECADIC_OD_PER_UNIT, STAIN_VECTORS, Stain, separate_stains
+
+
+@pytest.mark.parametrize("height", [1, 255, 256, 257, 600])
+def test_the_same_as_scikit_image(height: int) -> None:
+    rgb = np.random.default_rng(height).integers(0, 256, (height, 37, 3), dtype=np.uint8)
+    np.testing.assert_allclose(separate_stains(rgb), rgb2hed(rgb), atol=1e-5)
+
+
+def test_black_white_and_primary_colours_too() -> None:
+    corners = np.array([[r, g, b] for r in (0, 255) for g in (0, 1, 255) for b in (0, 255)], dtype=np.uint8)[None]
+    found = separate_stains(corners)
+    np.testing.assert_allclose(found, rgb2hed(corners), atol=1e-5)
+    assert np.isfinite(found).all()
+
+
+def test_stains_come_in_the_order_asked_for() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    every = separate_stains(rgb)
+    some = separate_stains(rgb, (Stain.DAB, Stain.HEMATOXYLIN))
+    np.testing.assert_array_equal(some, every[..., [2, 0]])
+    assert some.dtype == np.float32
+
+
+def test_the_unit_is_a_sixth_of_decadic_optical_density() -> None:
+    light = 255 * 10 ** -(0.6 * STAIN_VECTORS[Stain.DAB])
+    pixel = np.rint(light).astype(np.uint8)[None, None]
+    found = separate_stains(pixel)[0, 0] * DECADIC_OD_PER_UNIT
+    np.testing.assert_allclose(found, [0, 0, 0.6], atol=0.01)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
+def test_other_arrays_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        separate_stains(wrong)
