@@ -1,0 +1,85 @@
+"""How a tissue network is trained: every setting, its default and what it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dermatome.augment import AugmentSettings
+from dermatome.errors import BadSetting
+from dermatome.losses import LossName
+
+EPOCHS_WITHOUT_LIMIT = 40
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a tissue network is trained.
+
+    Without ``epochs`` and ``max_minutes`` it trains for 40 epochs; with both, until the first of them. Where epochs end
+    it, the same seed, tiles and machine give the same weights; where the clock does, the number of steps depends on it.
+
+    Attributes:
+        encoder: of segmentation-models-pytorch.
+        decoder_channels: of the U-Net.
+        encoder_weights: ``None`` trains from scratch; ``imagenet`` is downloaded.
+        loss: its name.
+        epochs: passes over the tiles' area, of at least ``epoch_steps`` steps each.
+        max_minutes: limit of the whole call, with reading and final validation.
+        epoch_steps: smallest number of steps that count as an epoch.
+        batch: views in a step.
+        crop_px: their side, at the training scale.
+        learning_rate: the highest, after warming up; it falls to 0 along a cosine.
+        weight_decay: of AdamW (Loshchilov and Hutter, 2019).
+        warmup_share: of the run.
+        ema_decay: of the running mean of the weights, which is what is validated and kept.
+        seed: of everything random.
+        mpp: microns per pixel that the tiles are declared to have.
+        train_mpp: microns per pixel that the network sees; ``None`` takes four times ``mpp``. Tissues differ in texture
+            and place, not in detail of a pixel, and their borders are drawn no finer: at a quarter of the resolution a
+            step sees sixteen times the tissue, and training from scratch needs a fraction of the time.
+        coarse_factor: how much coarser the first look at a slide is than ``train_mpp``.
+        validation_share: held out by :func:`train_file` where no validation tiles are given.
+        augment: how views differ from tiles.
+        checkpoint_seconds: at least this long between two checkpoints.
+    """
+
+    encoder: str = "resnet18"
+    decoder_channels: tuple[int, ...] = (128, 64, 32, 24, 16)
+    encoder_weights: str | None = None
+    loss: LossName = "dice_focal"
+    epochs: int | None = None
+    max_minutes: float | None = None
+    epoch_steps: int = 25
+    batch: int = 8
+    crop_px: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup_share: float = 0.05
+    ema_decay: float = 0.98
+    seed: int = 0
+    mpp: float = 0.5
+    train_mpp: float | None = None
+    coarse_factor: float = 2.0
+    validation_share: float = 0.15
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if self.epochs is not None and self.epochs < 1:
+            raise BadSetting(f"The number of epochs is {self.epochs}: set it to 1 or more.")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise BadSetting(f"The time limit is {self.max_minutes} minutes: set it above 0.")
+        if self.crop_px < 32 or self.crop_px % 32:
+            raise BadSetting(f"The crop is {self.crop_px} px: use a multiple of 32.")
+        if self.batch < 2:
+            raise BadSetting(f"The batch is {self.batch}: use 2 or more, batch normalisation needs them.")
+        if not (self.learning_rate > 0 and self.mpp > 0 and (self.train_mpp is None or self.train_mpp > 0)):
+            raise BadSetting("The learning rate, mpp and train_mpp must be above 0.")
+        if self.coarse_factor < 1:
+            raise BadSetting(f"The coarse factor is {self.coarse_factor}: set it to 1 or more.")
+
+    @property
+    def network_mpp(self) -> float:
+        """Microns per pixel that the network sees."""
+        return self.train_mpp or 4 * self.mpp
