@@ -15,8 +15,8 @@ import numpy as np
 
 from dermatome.data_root import PREVIEW_FILE
 from dermatome.errors import BadImage, MissingInput, StorageFailed
-from dermatome.panels import preview
 from dermatome.files import sha256_bytes, sha256_file, whole_file, write_whole
+from dermatome.panels import preview
 from dermatome.slide import SUFFIXES, Slide, read_slide
 from dermatome.stage_record import Check, StageResult
 

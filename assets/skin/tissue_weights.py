@@ -30,14 +30,12 @@ class TissueTraining(dg.Config):
     seed: int | None = None
     train_mpp: float | None = Field(default=None, description="Microns per pixel that the network sees.")
     coarse_factor: float | None = None
-    use_ihc: bool = Field(default=True, description="Train on matching IHC tiles too, where there are any.")
     annotated_slides: list[str] | None = Field(default=None, description="None: all that have tiles.")
 
     def given(self) -> dict[str, object]:
         """The training settings that differ from the defaults."""
         given = {name: value for name, value in self.model_dump().items() if value is not None}
-        for name in ("annotated_slides", "use_ihc"):
-            given.pop(name, None)
+        given.pop("annotated_slides", None)
         if "decoder_channels" in given:
             given["decoder_channels"] = tuple(given["decoder_channels"])
         return given
@@ -91,17 +89,15 @@ def tissue_weights(
         chosen,
         compute.choose(),
         tell,
-        use_ihc=config.use_ihc,
     )
-    in_force = as_plain(chosen) | {"use_ihc": config.use_ihc}
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
     record = StageRecord(
         asset="tissue_weights",
         partition=version,
-        fingerprint=fingerprint(code_version, tiles, in_force),
+        fingerprint=fingerprint(code_version, tiles, as_plain(chosen)),
         code_version=code_version,
         inputs=tiles,
-        settings=in_force,
+        settings=as_plain(chosen),
         run_id=context.run_id,
         **vars(result),
     )

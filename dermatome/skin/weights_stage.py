@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,8 @@ from dermatome.data_root import PREVIEW_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadSetting, MissingInput
 from dermatome.files import sha256_file, write_whole
 from dermatome.scores import mean_iou
-from dermatome.skin.crops import TilePair, load_tiles
 from dermatome.stage_record import StageRecord, StageResult, read_record, write_table
-from dermatome.training import EpochReport, TrainSettings, train
-from dermatome.training_data import split_tiles
-from dermatome.weights import save_weights
+from dermatome.training import EpochReport, TrainSettings, train_file
 
 if TYPE_CHECKING:
     from dermatome.compute import Compute
@@ -35,8 +32,6 @@ def make_weights(
     settings: TrainSettings,
     compute: Compute,
     on_epoch: Callable[[EpochReport], None] | None = None,
-    *,
-    use_ihc: bool = True,
 ) -> StageResult:
     """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the IHC ones beside.
 
@@ -48,12 +43,9 @@ def make_weights(
         BadSetting, BadAnnotation, BadImage: see `dermatome.training.train`.
     """
     started = time.perf_counter()
-    pairs = load_tiles(*tiles)
-    split = split_tiles(pairs, settings.validation_share if len(pairs) > 1 else 0.0, settings.seed)
-    # Added after the split, so that the two images of one place are never on both sides of it.
-    training, held_out = (_with_ihc(part) if use_ihc else list(part) for part in (split.train, split.validation))
-    result = train(training, held_out, settings, compute, folder / CHECKPOINTS, on_epoch, validation=split.how)
-    sha256 = save_weights(folder / WEIGHTS_FILE, result.state, result.card)
+    result, sha256 = train_file(
+        tiles, folder / WEIGHTS_FILE, settings, compute, checkpoint_dir=folder / CHECKPOINTS, on_epoch=on_epoch
+    )
     trained = time.perf_counter()
     history = result.history.assign(version=version)
     write_table(folder / "history.parquet", pa.Table.from_pandas(history, preserve_index=False))
@@ -100,16 +92,6 @@ def make_weights(
         },
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
     )
-
-
-def _with_ihc(pairs: Sequence[TilePair]) -> list[TilePair]:
-    """H&E tiles and the IHC tiles beside them, which share their masks."""
-    found = list(pairs)
-    for pair in pairs:
-        ihc = pair.image_path.parent.parent / "ihc" / pair.image_path.name
-        if ihc.is_file():
-            found.append(replace(pair, name=f"{pair.name}_ihc", image_path=ihc))
-    return found
 
 
 @dataclass(frozen=True)
