@@ -41,7 +41,8 @@ def test_every_good_slide_has_rows_and_the_bad_one_its_reason(demo):
 def test_any_number_leads_back_to_image_weights_code_and_settings(demo):
     with duckdb.connect(str(demo.root.store), read_only=True) as store:
         rows = store.execute(
-            """select slide, image_sha256, tissue_weights_sha256, mask_code, cell_weights_sha256, cell_settings, layer_run
+            """select slide, image_sha256, tissue_weights_sha256, mask_code, cell_weights_sha256, cell_settings,
+            layer_run
             from lineage where tissue_weights is not null"""
         ).fetchall()
     assert len(rows) == len(GOOD)
