@@ -138,7 +138,9 @@ def save_cell_network(path: Path, model: torch.nn.Module, card: CellCard) -> str
     return sha256
 
 
-def load_cell_network(weights: Path | str, compute: Compute, *, models_folder: Path | None = None) -> CellNetwork:
+def load_cell_network(
+    weights: Path | str, compute: Compute, *, models_folder: Path | None = None, fetch_missing: bool = False
+) -> CellNetwork:
     """Loads a network from a file of :func:`save_cell_network`, or Cellpose's ``cyto2`` from a folder of its files.
 
     Args:
@@ -146,14 +148,18 @@ def load_cell_network(weights: Path | str, compute: Compute, *, models_folder: P
         compute: device, precision and threads.
         models_folder: where ``cyto2torch_0`` and ``size_cyto2torch_0.npy`` lie;
             :func:`dermatome.skin.cyto2.fetch_cyto2` puts them there.
+        fetch_missing: whether to do that now where they are not there; nothing is ever downloaded otherwise.
 
     Raises:
         BadWeights: the file is missing, damaged, has missing, unexpected or misshapen entries, no card, or was
             trained on input prepared another way.
+        FetchFailed: ``cyto2`` was to be fetched and could not be.
     """
     if weights == "cyto2":
-        from dermatome.skin.cyto2 import load_cyto2
+        from dermatome.skin.cyto2 import fetch_cyto2, load_cyto2
 
+        if fetch_missing and models_folder is not None:
+            fetch_cyto2(models_folder)
         return load_cyto2(models_folder, compute)
     path = TOY_WEIGHTS if weights == "toy" else Path(weights)
     if not path.is_file():

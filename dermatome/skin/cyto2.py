@@ -80,8 +80,8 @@ def load_cyto2(folder: Path | None, compute: Compute) -> CellNetwork:
     for name in _MAX_BYTES:
         if not (folder / name).is_file():
             raise BadWeights(
-                f"There is no {name} in {folder}: fetch it with `dermatome doctor --fetch-cyto2`, or download "
-                f"{MODELS_URL}/{name} and place it there."
+                f"There is no {name} in {folder}: download {MODELS_URL}/{name} and place it there, or "
+                "let it be fetched."
             )
     path = folder / NETWORK_FILE
     try:

@@ -137,7 +137,7 @@ def test_files_that_would_run_code_do_not(cyto2_files: Path, tmp_path: Path, mon
     with pytest.raises(BadWeights, match="not a Cellpose size model"):
         cyto2.read_size_model(size, 256)
     (tmp_path / cyto2.SIZE_FILE).write_bytes((cyto2_files / cyto2.SIZE_FILE).read_bytes())
-    (tmp_path / cyto2.NETWORK_FILE).write_bytes(pickle.dumps({"a": Harmful()}))
+    (tmp_path / cyto2.NETWORK_FILE).write_bytes(pickle.dumps({"a": Harmful()}, protocol=2))
     with pytest.raises(BadWeights, match="not a whole file of torch weights"):
         load_cell_network("cyto2", CPU, models_folder=tmp_path)
     assert not (tmp_path / "harm").exists()
@@ -181,7 +181,7 @@ def zoo(cyto2_files: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def test_cyto2_is_fetched_once_and_loads(zoo: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     url, faults = zoo
     assert cyto2.fetch_cyto2(tmp_path / "m", base_url=url) == tmp_path / "m"
-    faults.update({cyto2.NETWORK_FILE: "absent", cyto2.SIZE_FILE: "absent"})
+    faults.update({cyto2.NETWORK_FILE: "absent", cyto2.SIZE_FILE: "absent"})  # not asked for again
     cyto2.fetch_cyto2(tmp_path / "m", base_url=url)
     assert load_cell_network("cyto2", CPU, models_folder=tmp_path / "m").name == "cyto2"
 
