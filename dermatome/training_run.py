@@ -51,7 +51,7 @@ class TrainingRun:
         self.fingerprint = sha256_bytes(told.encode())
 
     def train_step(self, images: Any, labels: Any, share: float) -> float:
-        """One step of the optimiser at ``share`` (0 to 1) of the run, on a batch as ``BatchSource`` gives it; its loss."""
+        """One step of the optimiser at ``share`` (0 to 1) of the run, on a batch of images and classes; its loss."""
         import torch
 
         warm = self.settings.warmup_share

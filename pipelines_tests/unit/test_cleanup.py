@@ -10,8 +10,13 @@ from dermatome.skin.cleanup import CleanupSettings, clean_mask
 B, D, E, K = TissueClass
 MPP = 0.5
 SETTINGS = CleanupSettings(
-    min_epidermis_um2=1000, min_keratin_um2=60, min_dermis_um2=150, min_background_um2=100, border_share=0.25
-)  # 4000, 240, 600 and 400 px
+    min_epidermis_um2=1000,
+    min_keratin_um2=60,
+    min_dermis_um2=150,
+    min_background_um2=100,
+    max_keratin_gap_um2=2000,
+    border_share=0.25,
+)  # 4000, 240, 600, 400 and 8000 px
 
 
 def drawn(*patches, base=D, size=(300, 300)):
@@ -53,6 +58,16 @@ def test_a_flake_of_keratin_on_glass_stays_and_a_crumb_goes():
     flake = drawn((K, 20, 20, 10, 40), base=B)
     assert (clean(flake) == flake).all()
     assert (clean(drawn((K, 20, 20, 5, 5), base=B)) == drawn(base=B)).all()
+
+
+def test_gaps_between_lamellae_are_keratin_and_glass_is_not():
+    lamellae = drawn((K, 50, 50, 60, 200), base=B)
+    gap = drawn((K, 50, 50, 60, 200), (B, 70, 60, 15, 180), base=B)
+    assert (clean(gap) == lamellae).all()
+    large = drawn((K, 20, 20, 140, 260), (B, 40, 40, 60, 200), base=B)
+    assert (clean(large) == large).all()
+    beside_dermis = drawn((K, 50, 50, 60, 200), (B, 110, 50, 20, 200))
+    assert (clean(beside_dermis) == beside_dermis).all()
 
 
 def test_a_piece_cut_by_the_border_is_spurious_only_when_smaller_still():

@@ -126,7 +126,7 @@ def test_the_answer_does_not_depend_on_the_batch(weights, compute):
     noisy = slide_of(truth)
     pixels = np.clip(noisy.pixels + np.random.default_rng(0).normal(0, 25, noisy.pixels.shape), 0, 255).astype(np.uint8)
     noisy = replace(noisy, pixels=pixels)
-    raw = CleanupSettings(0, 0, 0, 0)
+    raw = CleanupSettings(0, 0, 0, 0, 0)
     masks = [segment_tissue(noisy, weights, compute, replace(SETTINGS, batch=n, cleanup=raw)).mask for n in (1, 3, 50)]
     assert (masks[0] == masks[1]).all()
     assert (masks[0] == masks[2]).all()
