@@ -5,7 +5,7 @@ from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 from dagster._time import get_current_timestamp
 
-from assets.partitions import ANNOTATED_SLIDES, GENES, SLIDES, TRAINING_VERSIONS
+from assets.partitions import GENES
 from orchestration.requests import (
     PER_SLIDE,
     REQUESTED_BY,
@@ -17,24 +17,21 @@ from orchestration.requests import (
 from resources import PathsResource
 
 fetch_hpa_pages = dg.define_asset_job(
-    "fetch_hpa_pages", selection=["hpa_images"], partitions_def=GENES, description="HPA pages of the chosen genes."
+    "fetch_hpa_pages", selection=["hpa_images"], description="HPA pages of the chosen genes."
 )
 cut_training_tiles = dg.define_asset_job(
     "cut_training_tiles",
     selection=["training_tiles"],
-    partitions_def=ANNOTATED_SLIDES,
     description="Training tiles from annotated slides.",
 )
 train = dg.define_asset_job(
     "train",
     selection=["tissue_weights", "tissue_champion"],
-    partitions_def=TRAINING_VERSIONS,
     description="One half: tiles → weights → champion. Its run config chooses encoder, loss and length.",
 )
 infer = dg.define_asset_job(
     "infer",
     selection=list(PER_SLIDE),
-    partitions_def=SLIDES,
     description="The other half: images → masks → cells → layers. For many slides prefer a backfill of the assets: "
     "there each asset has runs of its own and a bad slide stops nothing.",
 )
@@ -90,7 +87,7 @@ def request_missing(context: dg.OpExecutionContext, config: BackfillLimit, paths
         context.log.info("The last backfill of missing slides is still going on; nothing is asked for.")
         return
     missing = missing_slides(context.instance, stages_possible(paths.data_root))
-    subset, slides = subset_of(context.repository_def.asset_graph, missing, config.max_slides)
+    subset, slides = subset_of(missing, config.max_slides)
     context.add_output_metadata({"slides": slides, **{stage: len(keys) for stage, keys in missing.items()}})
     if not slides:
         context.log.info("Nothing is missing.")

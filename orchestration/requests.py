@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from assets.partitions import SLIDES
@@ -53,9 +52,7 @@ def missing_slides(instance: dg.DagsterInstance, stages: Sequence[str]) -> dict[
     return missing
 
 
-def subset_of(
-    asset_graph: BaseAssetGraph, slides_by_stage: dict[str, list[str]], limit: int | None = None
-) -> tuple[AssetGraphSubset, int]:
+def subset_of(slides_by_stage: dict[str, list[str]], limit: int | None = None) -> tuple[AssetGraphSubset, int]:
     """What to ask the backfill daemon for, and how many slides that is; at most ``limit`` slides."""
     chosen = list(dict.fromkeys(slide for slides in slides_by_stage.values() for slide in slides))[:limit]
     wanted = set(chosen)

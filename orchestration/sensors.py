@@ -132,10 +132,7 @@ def _register_and_request(
     new = register_slides(context.instance, root, sources)
     if not new:
         return dg.SensorResult(skip_reason="Every slide of these was known already.", cursor=cursor)
-    assert context.repository_def is not None
-    subset, slides = subset_of(
-        context.repository_def.asset_graph, dict.fromkeys(stages_possible(root), new), limit=None
-    )
+    subset, slides = subset_of(dict.fromkeys(stages_possible(root), new))
     context.log.info(f"{slides} new slides.")
     request = dg.RunRequest.for_asset_graph_subset(subset, tags={REQUESTED_BY: context.sensor_name})
     return dg.SensorResult(run_requests=[request], cursor=cursor)

@@ -1,0 +1,82 @@
+"""The interface people see: asset keys, partitions, checks, jobs. A change here is a change to users' bookmarks."""
+
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from orchestration.definitions import build_defs
+
+
+@pytest.fixture(scope="module")
+def defs(tmp_path_factory):
+    return build_defs(tmp_path_factory.mktemp("root"))
+
+
+def test_assets_and_their_partitions(defs):
+    graph = defs.resolve_asset_graph()
+    found = {}
+    for key in graph.get_all_asset_keys():
+        partitions = graph.get(key).partitions_def
+        found[key.to_user_string()] = partitions.name if partitions else None
+    assert found == {
+        "hpa_images": "genes",
+        "slide_images": "slides",
+        "training_tiles": "annotated_slides",
+        "tissue_weights": "training_versions",
+        "tissue_champion": None,
+        "epidermis_masks": "slides",
+        "cell_masks": "slides",
+        "epidermis_layers": "slides",
+        "skin_metrics": None,
+    }
+
+
+def test_checks(defs):
+    graph = defs.resolve_asset_graph()
+    assert {f"{key.asset_key.to_user_string()}.{key.name}" for key in graph.asset_check_keys} == {
+        "slide_images.image_not_blank",
+        "epidermis_masks.tissue_fraction",
+        "epidermis_masks.epidermis_plausible",
+        "cell_masks.cell_density",
+        "cell_masks.seam_density",
+        "cell_masks.mask_made_with_champion",
+        "skin_metrics.masks_made_with_champion",
+    }
+
+
+def test_jobs_sensors_and_schedules(defs):
+    repository = defs.get_repository_def()
+    assert {job.name for job in repository.get_all_jobs()} >= {
+        "fetch_hpa_pages",
+        "cut_training_tiles",
+        "train",
+        "infer",
+        "refresh_metrics",
+        "register_genes",
+        "backfill_missing",
+    }
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        "new_hpa_images",
+        "image_folder",
+        "annotation_folder",
+        "fresh_metrics",
+    }
+    assert {schedule.name for schedule in repository.schedule_defs} == {"refresh_hpa", "backfill_new_slides"}
+
+
+def test_per_slide_assets_never_share_a_run(defs):
+    graph = defs.resolve_asset_graph()
+    sizes = [
+        graph.get(dg.AssetKey(name)).backfill_policy.max_partitions_per_run
+        for name in ("slide_images", "epidermis_masks", "cell_masks", "epidermis_layers")
+    ]
+    assert len(set(sizes)) == len(sizes)
+
+
+def test_loading_the_code_location_imports_nothing_heavy():
+    heavy = ("torch", "cellpose", "matplotlib", "skimage", "segmentation_models_pytorch")
+    code = f"import sys, orchestration.definitions; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
