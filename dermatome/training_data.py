@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.augment import AugmentSettings, TileCache, random_view
+from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadSetting
 from dermatome.skin.crops import TilePair
 
@@ -28,7 +29,9 @@ class Split:
 def split_tiles(tiles: Sequence[TilePair], share: float, seed: int) -> Split:
     """Holds out about ``share`` of the tiles for validation, whole slides at a time where slides are known.
 
-    The same tiles and seed always give the same split, whatever the order of the tiles.
+    The same tiles and seed always give the same split, whatever the order of the tiles. A draw that would take more
+    than a third of a class's pixels from training is passed over where another is left: of few tiles, one may hold
+    most of the keratin.
 
     Args:
         tiles: all of them.
@@ -36,7 +39,9 @@ def split_tiles(tiles: Sequence[TilePair], share: float, seed: int) -> Split:
         seed: of the draw.
 
     Raises:
-        BadSetting: ``share`` is not from 0 to below 1, or there is but one slide to split.
+        BadSetting: ``share`` is not from 0 to below 1, or there is but one tile to split.
+        BadImage: a tile cannot be read.
+        BadAnnotation: a tile's mask does not fit.
     """
     if not 0 <= share < 1:
         raise BadSetting(f"The validation share is {share}: set it from 0 to below 1.")
@@ -56,13 +61,31 @@ def split_tiles(tiles: Sequence[TilePair], share: float, seed: int) -> Split:
         raise BadSetting("There is one tile only, so none can be held out: add tiles or set the validation share to 0.")
     names = sorted(groups)
     np.random.default_rng(seed).shuffle(names)
-    held: list[TilePair] = []
-    while names[1:] and (not held or len(held) + len(groups[names[0]]) / 2 <= share * len(tiles)):
-        held += groups[names.pop(0)]
-    kept = tuple(tile for name in sorted(names) for tile in groups[name])
+    drawn = _drawn(names, groups, share * len(tiles))
+    held = [tile for name in drawn for tile in groups[name]]
+    kept = tuple(tile for name in sorted(groups) if name not in drawn for tile in groups[name])
     what = "whole slides" if by_slide else "tiles (slides unknown, or one only)"
     how = f"{len(held)} of {len(tiles)} tiles held out, {what} drawn with seed {seed}"
     return Split(kept, tuple(sorted(held, key=lambda t: t.name)), how)
+
+
+def _drawn(names: list[str], groups: dict[str, list[TilePair]], wanted: float) -> list[str]:
+    """The first groups in ``names`` that come to about ``wanted`` tiles and leave enough of each class."""
+    pixels: dict[str, npt.NDArray[np.int64]] = {}
+    for name in names:
+        counts = [np.bincount(tile.read()[1].ravel(), minlength=len(TISSUE_LABELS)) for tile in groups[name]]
+        pixels[name] = np.sum(counts, axis=0)
+    total: npt.NDArray[np.int64] = np.sum(list(pixels.values()), axis=0)
+    drawn: list[str] = []
+    left, held = total.copy(), 0
+    for name in names:
+        over = held > 0 and held + len(groups[name]) / 2 > wanted
+        poor = bool((left - pixels[name] < 2 / 3 * total).any())
+        if not over and not poor and len(drawn) < len(names) - 1:
+            drawn.append(name)
+            left, held = left - pixels[name], held + len(groups[name])
+    # Where every choice takes too much, one is held out all the same.
+    return drawn or names[:1]
 
 
 def _place(tile: TilePair) -> str:

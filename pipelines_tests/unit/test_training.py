@@ -192,6 +192,25 @@ def test_splits_hold_out_whole_slides_and_do_not_depend_on_order(folder):
         split_tiles(tiles[:1], 0.2, 0)
 
 
+def test_a_split_does_not_take_most_of_a_class_from_training(tmp_path):
+    palette = Palette.shipped("dermatome")
+    palette.save(tmp_path / "palette.json")
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for number in range(6):
+        mask = np.full((32, 32), TissueClass.DERMIS, dtype=np.uint8)
+        mask[:2] = TissueClass.KERATIN
+        if number == 3:
+            mask[:] = TissueClass.KERATIN
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / f"t{number}.png")
+        Image.fromarray(classes_to_rgb(mask, palette)).save(tmp_path / "masks" / f"t{number}.png")
+    tiles = load_tiles(tmp_path)
+    held = {tile.name for seed in range(40) for tile in split_tiles(tiles, 0.15, seed).validation}
+    assert held == {"t0", "t1", "t2", "t4", "t5"}
+    two = split_tiles(tiles[2:4], 0.15, 0)  # either choice takes too much of something: one is held out all the same
+    assert (len(two.train), len(two.validation)) == (1, 1)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
