@@ -1,11 +1,14 @@
 """Cellpose's ``cyto2``: its two files fetched by us, with TLS, limits and checks, and loaded without running code.
 
+``python -m dermatome.skin.cyto2 FOLDER`` fetches them.
+
 Stringer et al. 2021, https://doi.org/10.1038/s41592-020-01018-x; the files are those of Cellpose 3's model zoo.
 """
 
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +17,7 @@ import numpy as np
 import requests
 
 from dermatome.compute import Compute
-from dermatome.errors import BadWeights, FetchFailed
+from dermatome.errors import BadWeights, DermatomeError, FetchFailed
 from dermatome.files import sha256_file, whole_file
 from dermatome.skin.cell_network import CYTO2_DIAMETER_PX, CYTO2_NBASE, CellNetwork, SizeModel, build_cpnet, ready
 
@@ -80,8 +83,8 @@ def load_cyto2(folder: Path | None, compute: Compute) -> CellNetwork:
     for name in _MAX_BYTES:
         if not (folder / name).is_file():
             raise BadWeights(
-                f"There is no {name} in {folder}: download {MODELS_URL}/{name} and place it there, or "
-                "let it be fetched."
+                f"There is no {name} in {folder}: fetch it with `python -m dermatome.skin.cyto2 {folder}`, or download "
+                f"{MODELS_URL}/{name} and place it there."
             )
     path = folder / NETWORK_FILE
     try:
@@ -143,3 +146,17 @@ class _NumpyUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         # NumPy 2 moved this module; the old name still works but warns.
         return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
+
+
+def main() -> None:
+    """Fetches both files into the folder named on the command line."""
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m dermatome.skin.cyto2 FOLDER")
+    try:
+        fetch_cyto2(Path(sys.argv[1]), progress=lambda text: print(text, flush=True))  # noqa: T201
+    except DermatomeError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
