@@ -34,7 +34,7 @@ from orchestration.requests import PER_SLIDE, register_slides
 VERSION = "v001"
 DEMO_FILE = "demo.json"
 # Long enough for the toys; a real training takes minutes to hours.
-TRAINING = {"encoder": "resnet18", "train_mpp": 2.0, "crop_px": 128, "max_minutes": 1.75, "seed": 1}
+TRAINING = {"encoder": "tu-regnetx_002", "max_minutes": 1.75, "seed": 1}
 
 _JOB_OF = {
     "hpa_images": "fetch_hpa_pages",
