@@ -21,7 +21,7 @@ from dermatome.toy import ToySlide, ToyStain, toy_slide
 SLIDE_PX = 768
 MPP = 0.5
 SLIDES_A_GENE = 3
-ANNOTATED = ("annotated-1", "annotated-2", "annotated-3", "annotated-4")
+ANNOTATED = tuple(f"annotated-{number}" for number in range(1, 13))
 RELEASE = "23"
 
 
