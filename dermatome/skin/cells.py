@@ -20,6 +20,7 @@ from dermatome.skin.cell_flows import Flows, flows_to_cells, network_flows
 from dermatome.skin.cell_image import CellImage, prepare_cell_image
 from dermatome.skin.cell_network import CellNetwork
 from dermatome.slide import Slide
+from dermatome.stain import DECADIC_OD_PER_UNIT
 
 Instances = npt.NDArray[np.int32]
 DiameterSource = Literal["setting", "size model", "training diameter"]
@@ -84,13 +85,13 @@ class CellsResult:
 
     Attributes:
         instances: (H, W) int32, the slide's size; 0 or a cell's number, 1..N in reading order of their first pixels.
-        table: a row for each cell, columns :data:`CELL_COLUMNS`; ``…_od`` in the unit of
-            :func:`dermatome.stain.separate_stains`.
+        table: a row for each cell, columns :data:`CELL_COLUMNS`; ``…_od`` is decadic (log10) optical density, as
+            in the tables of layers.
         outcome: cells, or why there are none.
         diameter_px: what cells were taken to measure; None where the network was not run.
         diameter_source: where that came from.
         crop: the part of the slide the network was shown; None likewise.
-        h: (h, w) float32, hematoxylin of ``crop``.
+        h: (h, w) float32, hematoxylin of ``crop``, in the unit of :func:`dermatome.stain.separate_stains`.
         h_equalised: (h, w) uint8, the same as the network saw it.
         seconds: by phase.
         seam_density: cells per mm² of epidermis within a cell diameter of a tile seam and elsewhere, and their ratio;
@@ -257,8 +258,8 @@ def _cell_table(labels: Instances, image: CellImage, crop: Box, mpp: float) -> p
             "area_um2": area * mpp**2,
             "equivalent_diameter_px": diameter_px,
             "equivalent_diameter_um": diameter_px * mpp,
-            "mean_h_od": mean(image.h[rows, columns]),
-            "mean_dab_od": mean(image.dab[rows, columns]),
+            "mean_h_od": mean(image.h[rows, columns]) * DECADIC_OD_PER_UNIT,
+            "mean_dab_od": mean(image.dab[rows, columns]) * DECADIC_OD_PER_UNIT,
         }
     )
     return table.astype(CELL_COLUMNS)
