@@ -12,4 +12,3 @@ import dagster as dg
 # is known (docs/decisions/0001), and told again at every import it hides what matters.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-warnings.filterwarnings("ignore", message="Asset job infer materializes assets with varying BackfillPolicies")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from dermatome.errors import MissingInput, StorageFailed
+
+_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -75,23 +79,20 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         finally:
             os.close(folder)
     except OSError as error:
-        if error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EEXIST,
-        ):
-            raise StorageFailed(
-                f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the rights "
-                "of the folder, and run this again."
-            ) from error
-        raise
+        raise _storage_failed(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _storage_failed(path: Path, error: OSError) -> OSError | StorageFailed:
+    """What to raise for ``error``: a sentence where a person can mend the cause, else the error itself."""
+    if error.errno not in _MENDABLE:
+        return error
+    return StorageFailed(
+        f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the rights of the "
+        "folder, and run this again."
+    )
 
 
 def write_whole(path: Path, data: bytes) -> Path:
@@ -99,3 +100,66 @@ def write_whole(path: Path, data: bytes) -> Path:
     with whole_file(path) as file:
         file.write(data)
     return path
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill that takes the place of ``path`` only when the block ends well.
+
+    It lies beside ``path`` under a hidden name, so what was at ``path`` stays until then, and stays if the block fails.
+    What a killed process left half-filled is emptied by the next one; a second process at the same ``path`` waits.
+
+    Raises:
+        StorageFailed: the disk is full or the folder is not writable.
+    """
+    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    with _locked_folder(temporary):
+        _empty(temporary)
+        try:
+            yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        try:
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise _storage_failed(path, error) from error
+
+
+@contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Makes ``folder`` and holds the only lock on it; ending, or dying, lets go."""
+    try:
+        descriptor = _open_locked(folder)
+    except OSError as error:
+        raise _storage_failed(folder, error) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_locked(folder: Path) -> int:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Whoever held it before may have moved or deleted the folder: then this lock is on that one.
+        try:
+            if os.fstat(descriptor).st_ino == folder.stat().st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for left in folder.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from dermatome.data_root import PREVIEW_FILE
+from dermatome.data_root import PREVIEW_FILE, RECORD_FILE
 from dermatome.errors import BadImage, MissingInput, StorageFailed
 from dermatome.files import sha256_bytes, sha256_file, whole_file, write_whole
 from dermatome.panels import preview
 from dermatome.slide import SUFFIXES, Slide, read_slide
-from dermatome.stage_record import Check, StageResult
+from dermatome.stage_record import Check, StageResult, content_version, read_record
 
 if TYPE_CHECKING:
     from dermatome.hpa.client import HpaClient
@@ -38,7 +38,6 @@ class SlideSource:
         location: the image's address, or its path.
         gene: symbol, where known.
         ensembl_id: where known.
-        version: of a file in a folder, its sha256 when it was registered; an HPA address never changes its image.
     """
 
     slide: str
@@ -46,12 +45,16 @@ class SlideSource:
     location: str
     gene: str = ""
     ensembl_id: str = ""
-    version: str = ""
 
     @property
     def identity(self) -> str:
-        """A hash that changes when the source does."""
-        return sha256_bytes(f"{self.origin} {self.location} {self.version}".encode())[:32]
+        """A hash that changes when the source does: another place, or another file there in a folder of ours.
+
+        Raises:
+            MissingInput: the file is gone.
+        """
+        content = sha256_file(Path(self.location)) if self.origin == "folder" else ""
+        return sha256_bytes(f"{self.origin} {self.location} {content}".encode())[:32]
 
 
 def write_source(path: Path, source: SlideSource) -> None:
@@ -82,16 +85,21 @@ def read_source(path: Path) -> SlideSource:
 def folder_sources(folder: Path, slide_of: Iterable[tuple[str, Path]] | None = None) -> list[SlideSource]:
     """One source for each image directly in ``folder``, by name; the file's stem is the slide id."""
     found = slide_of or ((path.stem, path) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES)
-    return [
-        SlideSource(slide=slide, origin="folder", location=str(path), version=sha256_file(path))
-        for slide, path in found
-    ]
+    return [SlideSource(slide=slide, origin="folder", location=str(path)) for slide, path in found]
 
 
 def acquire_slide(
-    source: SlideSource, folder: Path, client: HpaClient, declared_mpp: float, max_side_px: int
+    source: SlideSource, folder: Path, kept: Path, client: HpaClient, declared_mpp: float, max_side_px: int
 ) -> StageResult:
     """Gets a slide's image into ``folder`` and checks it by decoding it whole.
+
+    Args:
+        source: where the image is.
+        folder: where it is put.
+        kept: the folder of the slide's last verified image, if there is one: an HPA image is not fetched twice.
+        client: of HPA.
+        declared_mpp: microns per pixel, as HPA gives none.
+        max_side_px: a wider or higher image is refused.
 
     Raises:
         FetchFailed: it did not arrive.
@@ -104,23 +112,23 @@ def acquire_slide(
         raise BadImage(f"{source.location} has the suffix {suffix!r}: give a {', '.join(SUFFIXES)} file.")
     path = folder / f"{IMAGE_STEM}{suffix}"
     http_status: int | None = None
-    if source.origin == "hpa":
+    if source.origin == "folder":
+        _copy(Path(source.location), path)
+    elif not _copy_verified(kept, source, path):
         fetched = client.fetch(source.location, path, kind="image")
         http_status = fetched.status
-    else:
-        _copy(Path(source.location), path)
     fetched_at = time.perf_counter()
     try:
         slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide)
     except BadImage as error:
-        path.unlink(missing_ok=True)
         raise BadImage(f"{error} It came from {source.location}.") from error
     decoded_at = time.perf_counter()
     write_whole(folder / PREVIEW_FILE, preview(slide.pixels))
     spread = float(np.std(slide.pixels[::8, ::8].astype(np.float32).mean(axis=2)))
     return StageResult(
         outcome="image",
-        data_version=slide.sha256[:32],
+        # The scale is part of what later stages read: the same pixels at another mpp are other data.
+        data_version=content_version([slide.sha256.encode(), f"{slide.mpp} {slide.mpp_source.value}".encode()]),
         values={
             "origin": source.origin,
             "location": source.location,
@@ -149,12 +157,26 @@ def acquire_slide(
     )
 
 
+def _copy_verified(kept: Path, source: SlideSource, target: Path) -> bool:
+    """Copies the image that was verified before, if it came from the same place and is unharmed."""
+    record = read_record(kept / RECORD_FILE)
+    if record is None or record.values.get("location") != source.location:
+        return False
+    image = kept / str(record.values["file"])
+    if not image.is_file() or sha256_file(image) != record.values["image_sha256"]:
+        return False
+    _copy(image, target)
+    return True
+
+
 def _copy(source: Path, target: Path) -> None:
     try:
         with source.open("rb") as reading, whole_file(target) as writing:
             shutil.copyfileobj(reading, writing)
     except FileNotFoundError as error:
         raise MissingInput(f"There is no image {source} any more: put it back, or take its partition out.") from error
+    except PermissionError as error:
+        raise StorageFailed(f"The image {source} may not be read: change its rights.") from error
 
 
 def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
@@ -164,7 +186,12 @@ def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
         BadImage: the file is not the one that was verified.
         MissingInput: the file is gone.
     """
-    found = read_slide(folder / str(values["file"]), declared_mpp=float(str(values["mpp"])), name=slide)
+    found = read_slide(
+        folder / str(values["file"]),
+        declared_mpp=float(str(values["mpp"])),
+        max_side_px=max(int(str(values["height_px"])), int(str(values["width_px"]))),
+        name=slide,
+    )
     if found.sha256 != values["image_sha256"]:
         raise BadImage(
             f"The image of {slide} is not the one that was verified (sha256 {found.sha256[:12]}… instead of "

@@ -4,10 +4,11 @@ import dagster as dg
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 from dagster._time import get_current_timestamp
+from pydantic import Field
 
-from assets.partitions import GENES
+from assets.partitions import GENES, SLIDES
+from dermatome.errors import MissingInput
 from orchestration.requests import (
-    PER_SLIDE,
     REQUESTED_BY,
     is_busy,
     missing_slides,
@@ -15,6 +16,8 @@ from orchestration.requests import (
     subset_of,
 )
 from resources import PathsResource
+
+BY_INFER = "infer"
 
 fetch_hpa_pages = dg.define_asset_job(
     "fetch_hpa_pages", selection=["hpa_images"], description="HPA pages of the chosen genes."
@@ -28,12 +31,6 @@ train = dg.define_asset_job(
     "train",
     selection=["tissue_weights", "tissue_champion"],
     description="One half: tiles → weights → champion. Its run config chooses encoder, loss and length.",
-)
-infer = dg.define_asset_job(
-    "infer",
-    selection=list(PER_SLIDE),
-    description="The other half: images → masks → cells → layers. For many slides prefer a backfill of the assets: "
-    "there each asset has runs of its own and a bad slide stops nothing.",
 )
 refresh_metrics = dg.define_asset_job(
     "refresh_metrics", selection=["skin_metrics"], description="The DuckDB file, made again from the Parquet files."
@@ -73,23 +70,36 @@ def register_genes() -> None:
     add_genes()
 
 
-class BackfillLimit(dg.Config):
-    """How much one night asks for."""
+class Inference(dg.Config):
+    """Which slides to bring up to date."""
 
-    max_slides: int = 20_000
+    slides: list[str] = Field(default=[], description="None: every registered slide that lacks something.")
+    max_slides: int = Field(default=20_000, description="At most so many at a time.")
 
 
 @dg.op
-def request_missing(context: dg.OpExecutionContext, config: BackfillLimit, paths: PathsResource) -> None:
-    """Asks the backfill daemon for every per-slide partition that is not there: new ones, and ones that failed."""
-    requested_by = "backfill_new_slides"
-    if is_busy(context.instance, requested_by):
+def request_missing(context: dg.OpExecutionContext, config: Inference, paths: PathsResource) -> None:
+    """Asks the backfill daemon for every per-slide partition that is not there: new ones, and ones that failed.
+
+    One backfill rather than one run: there each asset has runs of its own, of hundreds of slides, and a bad slide stops
+    nothing but itself.
+    """
+    root = paths.data_root
+    if not config.slides and is_busy(context.instance, BY_INFER):
         context.log.info("The last backfill of missing slides is still going on; nothing is asked for.")
         return
-    missing = missing_slides(context.instance, stages_possible(paths.data_root))
-    subset, slides = subset_of(missing, config.max_slides)
-    context.add_output_metadata({"slides": slides, **{stage: len(keys) for stage, keys in missing.items()}})
-    if not slides:
+    missing = missing_slides(context.instance, root, stages_possible(root))
+    if config.slides:
+        registered = set(context.instance.get_dynamic_partitions(str(SLIDES.name)))
+        if strangers := [slide for slide in config.slides if slide not in registered]:
+            raise MissingInput(
+                f"{strangers[0]} is not a registered slide: let a sensor register it, or add its partition."
+            )
+        wanted = set(config.slides)
+        missing = {stage: [slide for slide in slides if slide in wanted] for stage, slides in missing.items()}
+    subset, count = subset_of(missing, config.max_slides)
+    context.add_output_metadata({"slides": count, **{stage: len(slides) for stage, slides in missing.items()}})
+    if not count:
         context.log.info("Nothing is missing.")
         return
     backfill_id = make_new_backfill_id()
@@ -97,19 +107,21 @@ def request_missing(context: dg.OpExecutionContext, config: BackfillLimit, paths
         PartitionBackfill.from_asset_graph_subset(
             backfill_id=backfill_id,
             backfill_timestamp=get_current_timestamp(),
-            tags={REQUESTED_BY: requested_by},
+            tags={REQUESTED_BY: BY_INFER},
             dynamic_partitions_store=context.instance,
             asset_graph_subset=subset,
-            title=f"{slides} slides with something missing",
+            title=f"{count} slides with something missing",
             description=None,
             run_config=None,
         )
     )
-    context.log.info(f"Asked for backfill {backfill_id} of {slides} slides.")
+    context.log.info(f"Asked for backfill {backfill_id} of {count} slides.")
 
 
-@dg.job(description="Asks for everything that is missing downstream of registered slides.")
-def backfill_missing() -> None:
+@dg.job(
+    description="The other half: images → masks → cells → layers, for all slides that lack something, as a backfill."
+)
+def infer() -> None:
     """Missing partitions → one backfill."""
     request_missing()
 
@@ -121,5 +133,4 @@ JOBS = [
     infer,
     refresh_metrics,
     register_genes,
-    backfill_missing,
 ]

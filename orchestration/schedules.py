@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.partitions import GENES
-from orchestration.jobs import backfill_missing, fetch_hpa_pages
+from orchestration.jobs import fetch_hpa_pages, infer
 
 # As `hpa_images` takes this many genes a run.
 _GENES_A_RUN = 500
@@ -31,7 +31,7 @@ def refresh_hpa(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | 
 
 backfill_new_slides = dg.ScheduleDefinition(
     name="backfill_new_slides",
-    job=backfill_missing,
+    job=infer,
     cron_schedule="0 22 * * *",
     description="Nightly: everything that is missing downstream, in batches; failed slides are tried again.",
 )

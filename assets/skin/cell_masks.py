@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import make_each
+from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
@@ -14,25 +14,19 @@ from resources import CellSegmenterResource, ComputeResource, PathsResource, Set
 from resources.settings import as_plain
 
 
-@dg.asset(
+@partitioned(
     partitions_def=SLIDES,
     deps=[slide_images, epidermis_masks],
-    output_required=False,
-    # Another size than the stage before: assets of one policy would share a run, and there one bad slide would stop
-    # this asset for all.
-    backfill_policy=dg.BackfillPolicy.multi_run(100),
-    pool="gpu",
-    code_version="1",
+    partitions_a_run=100,
     group_name="inference",
-    kinds={"pytorch"},
-    check_specs=[
-        dg.AssetCheckSpec(name, asset="cell_masks", partitions_def=SLIDES, description=description)
-        for name, description in {
-            "cell_density": "As many cells per mm² of epidermis as skin has.",
-            "seam_density": "As many cells at tile seams as elsewhere.",
-            "mask_made_with_champion": "The mask these cells lie in is the present champion's.",
-        }.items()
-    ],
+    kind="pytorch",
+    code_version="1",
+    pool="gpu",
+    checks={
+        "cell_density": "As many cells per mm² of epidermis as skin has.",
+        "seam_density": "As many cells at tile seams as elsewhere.",
+        "mask_made_with_champion": "The mask these cells lie in is the present champion's.",
+    },
 )
 def cell_masks(
     context: dg.AssetExecutionContext,
@@ -41,12 +35,12 @@ def cell_masks(
     compute: ComputeResource,
     cell_segmenter: CellSegmenterResource,
     engine: SlideEngineResource,
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+) -> Iterator[Event]:
     """All epidermis components → H channel → Cellpose → cells at full resolution.
 
     Files: `cells.npz` (`instances`), `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png`.
     """
-    from dermatome.skin.stages import make_cells
+    from dermatome.skin.stages import check_champion, make_cells
 
     root = paths.data_root
     on = compute.choose()
@@ -65,5 +59,6 @@ def cell_masks(
         engine,
         inputs=inputs,
         make=make,
+        check_now=lambda slide: [check_champion(root, slide)],
         settings=as_plain(in_force) | {"weights_sha256": network.sha256},
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import make_each
+from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.cell_masks import cell_masks
 from assets.skin.epidermis_masks import epidermis_masks
@@ -15,21 +15,20 @@ from resources import PathsResource, SettingsResource, SlideEngineResource
 from resources.settings import as_plain
 
 
-@dg.asset(
+@partitioned(
     partitions_def=SLIDES,
     deps=[slide_images, epidermis_masks, cell_masks],
-    output_required=False,
-    backfill_policy=dg.BackfillPolicy.multi_run(400),
-    code_version="1",
+    partitions_a_run=400,
     group_name="inference",
-    kinds={"parquet"},
+    kind="parquet",
+    code_version="1",
 )
 def epidermis_layers(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
     engine: SlideEngineResource,
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+) -> Iterator[Event]:
     """Layers of one mean cell diameter; no epidermis, no dermis or no cells is a named outcome.
 
     Files: `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`.

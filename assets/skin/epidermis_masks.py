@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import make_each
+from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
@@ -17,26 +17,21 @@ from resources import (
     SlideEngineResource,
     TissueSegmenterResource,
 )
-from resources.segmenters import champion_record
 from resources.settings import as_plain
 
 
-@dg.asset(
+@partitioned(
     partitions_def=SLIDES,
     deps=[slide_images, tissue_champion],
-    output_required=False,
-    backfill_policy=dg.BackfillPolicy.multi_run(200),
-    pool="gpu",
-    code_version="1",
+    partitions_a_run=200,
     group_name="inference",
-    kinds={"pytorch"},
-    check_specs=[
-        dg.AssetCheckSpec(name, asset="epidermis_masks", partitions_def=SLIDES, description=description)
-        for name, description in {
-            "tissue_fraction": "Between 2 % and 98 % of the slide is tissue.",
-            "epidermis_plausible": "Epidermis is there, and is not everything.",
-        }.items()
-    ],
+    kind="pytorch",
+    code_version="1",
+    pool="gpu",
+    checks={
+        "tissue_fraction": "Between 2 % and 98 % of the slide is tissue.",
+        "epidermis_plausible": "Epidermis is there, and is not everything.",
+    },
 )
 def epidermis_masks(
     context: dg.AssetExecutionContext,
@@ -45,7 +40,7 @@ def epidermis_masks(
     compute: ComputeResource,
     tissue_segmenter: TissueSegmenterResource,
     engine: SlideEngineResource,
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+) -> Iterator[Event]:
     """Coarse prediction → significant regions → those again at full resolution → cleanup.
 
     Files: `mask.npz` (`mask`, `crop_bbox`), `mask.ome.tif`, `tissue.geojson`, `figure.png`.
@@ -53,20 +48,17 @@ def epidermis_masks(
     from dermatome.skin.stages import make_mask
 
     root = paths.data_root
-    champion = champion_record(root)
     on = compute.choose()
-    weights = tissue_segmenter.load(root, on)
-    in_force = settings.value
+    champion = tissue_segmenter.load(root, on)
+    in_force = settings.value.tissue
 
     def inputs(slide: str) -> dict[str, str]:
         return {
             "slide_images": made_by(root, "slide_images", slide).data_version,
-            "tissue_champion": champion.data_version,
+            "tissue_champion": champion.record.data_version,
         }
 
     def make(slide: str, folder: Path) -> StageResult:
-        return make_mask(root, slide, folder, weights, on, in_force.tissue)
+        return make_mask(root, slide, folder, champion.weights, on, in_force)
 
-    yield from make_each(
-        context, root, engine, inputs=inputs, make=make, settings=as_plain(in_force.tissue) | as_plain(in_force.images)
-    )
+    yield from make_each(context, root, engine, inputs=inputs, make=make, settings=as_plain(in_force))

@@ -5,20 +5,19 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import make_each
+from assets.each import Event, make_each, partitioned
 from assets.partitions import GENES
 from dermatome.stage_record import StageResult
 from resources import HpaResource, PathsResource, SettingsResource, SlideEngineResource
 
 
-@dg.asset(
+@partitioned(
     partitions_def=GENES,
-    output_required=False,
-    backfill_policy=dg.BackfillPolicy.multi_run(500),
-    pool="hpa",
-    code_version="1",
+    partitions_a_run=500,
     group_name="images",
-    kinds={"parquet"},
+    kind="parquet",
+    code_version="1",
+    pool="hpa",
 )
 def hpa_images(
     context: dg.AssetExecutionContext,
@@ -26,7 +25,7 @@ def hpa_images(
     settings: SettingsResource,
     hpa: HpaResource,
     engine: SlideEngineResource,
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+) -> Iterator[Event]:
     """Image records of one gene: antibody, patient, staining by cell type, reliability, licence, page sha256.
 
     The page is asked for at every materialization; an unchanged page (ETag or same content) keeps its data version, so
@@ -36,9 +35,10 @@ def hpa_images(
 
     root = paths.data_root
     images = settings.value.images
+    client = hpa.client
 
     def make(gene: str, folder: Path) -> StageResult:
-        return make_images(hpa.client, gene, root.hpa_page(gene), folder, images.tissue)
+        return make_images(client, gene, root.hpa_page(gene), folder, images.tissue)
 
     yield from make_each(
         context,
@@ -47,6 +47,6 @@ def hpa_images(
         inputs=lambda gene: {},
         make=make,
         settings={"tissue": images.tissue, "base_url": settings.value.hpa.base_url},
-        again=lambda record: True,  # only asking tells whether the page has changed
+        always=True,  # only asking tells whether the page has changed
         at_once=settings.value.hpa.at_once,
     )

@@ -5,28 +5,23 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import make_each
+from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.hpa_images import hpa_images
 from dermatome.stage_record import StageResult
 from resources import HpaResource, PathsResource, SettingsResource, SlideEngineResource
 
 
-@dg.asset(
+@partitioned(
     partitions_def=SLIDES,
     # Which gene's page names a slide is not a rule Dagster can follow; the slide's source file says it.
     deps=[dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping())],
-    output_required=False,
-    backfill_policy=dg.BackfillPolicy.multi_run(500),
-    pool="hpa",
-    code_version="1",
+    partitions_a_run=500,
     group_name="images",
-    kinds={"file"},
-    check_specs=[
-        dg.AssetCheckSpec(
-            "image_not_blank", asset="slide_images", partitions_def=SLIDES, description="Decodes whole, is not blank."
-        )
-    ],
+    kind="file",
+    code_version="1",
+    pool="hpa",
+    checks={"image_not_blank": "The file decodes whole and is not blank."},
 )
 def slide_images(
     context: dg.AssetExecutionContext,
@@ -34,7 +29,7 @@ def slide_images(
     settings: SettingsResource,
     hpa: HpaResource,
     engine: SlideEngineResource,
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+) -> Iterator[Event]:
     """One image file with its sha256, size, mpp and the source of that mpp.
 
     HPA states no scale: the declared mpp of the settings is stored with the word `declared`.
@@ -43,13 +38,15 @@ def slide_images(
 
     root = paths.data_root
     images = settings.value.images
+    client = hpa.client
 
     def inputs(slide: str) -> dict[str, str]:
         return {"hpa_images": read_source(root.source(slide)).identity}
 
     def make(slide: str, folder: Path) -> StageResult:
         source = read_source(root.source(slide))
-        return acquire_slide(source, folder, hpa.client, images.declared_mpp, images.max_side_px)
+        kept = root.folder("slide_images", slide)
+        return acquire_slide(source, folder, kept, client, images.declared_mpp, images.max_side_px)
 
     yield from make_each(
         context,

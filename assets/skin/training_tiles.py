@@ -5,23 +5,22 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import make_each
+from assets.each import Event, make_each, partitioned
 from assets.partitions import ANNOTATED_SLIDES
 from dermatome.stage_record import StageResult
 from resources import PathsResource, SlideEngineResource
 
 
-@dg.asset(
+@partitioned(
     partitions_def=ANNOTATED_SLIDES,
-    output_required=False,
-    backfill_policy=dg.BackfillPolicy.multi_run(500),
-    code_version="1",
+    partitions_a_run=300,
     group_name="training",
-    kinds={"file"},
+    kind="file",
+    code_version="1",
 )
 def training_tiles(
     context: dg.AssetExecutionContext, paths: PathsResource, engine: SlideEngineResource
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+) -> Iterator[Event]:
     """Cuts `annotations/<slide>/` (`he.*`, `mask.*`, where present `ihc.*`, `rois.json` or `rois.geojson`,
     `palette.json`) into `images/`, `masks/` and `ihc/`, each ROI divided n×n.
 

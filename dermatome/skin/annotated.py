@@ -27,7 +27,7 @@ def annotation_version(folder: Path) -> str:
 
 
 def make_tiles(source: Path, folder: Path) -> StageResult:
-    """Cuts an annotated slide into training tiles below ``folder``; tiles of an earlier cut are taken away.
+    """Cuts an annotated slide into training tiles below ``folder``.
 
     Raises:
         MissingInput: a file is missing.
@@ -47,11 +47,6 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
         Palette.load(files["palette"]),
         ihc=images.get("ihc"),
     )
-    names = {row.name for row in rows}
-    for kind in ("images", "masks", "ihc"):
-        for path in (folder / kind).glob("*.png"):
-            if path.stem not in names or (kind == "ihc" and "ihc" not in images):
-                path.unlink()
     return StageResult(
         outcome="tiles",
         data_version=tiles_sha256(load_tiles(folder))[:32],

@@ -127,7 +127,6 @@ def make_cells(
     clock.lap("write")
     epidermis_um2 = float(np.count_nonzero(mask == TissueClass.EPIDERMIS)) * slide.mpp**2
     mask_weights = made_by(root, "epidermis_masks", slide_id).values["weights_sha256"]
-    champion = read_record(root.record("tissue_champion", CHAMPION))
     density = len(found.table) / (epidermis_um2 / 1e6) if epidermis_um2 else None
     low, high = _CELLS_PER_MM2
     checks = [
@@ -140,14 +139,6 @@ def make_cells(
             values={"cells_per_mm2": density},
         ),
         _seam_check(found.seam_density),
-        Check(
-            "mask_made_with_champion",
-            passed=champion is not None and mask_weights == champion.values.get("weights_sha256"),
-            description="The mask these cells lie in was made with the present champion's weights."
-            if champion is not None and mask_weights == champion.values.get("weights_sha256")
-            else "The mask these cells lie in was made with other weights than the present champion's.",
-            values={"mask_weights_sha256": str(mask_weights)},
-        ),
     ]
     return StageResult(
         outcome=found.outcome.value,
@@ -207,6 +198,21 @@ def make_layers(root: DataRoot, slide_id: str, folder: Path, settings: LayerSett
             "detached_um2": found.detached_um2,
         },
         seconds=clock.seconds,
+    )
+
+
+def check_champion(root: DataRoot, slide_id: str) -> Check:
+    """Whether a slide's mask was made with the weights that are the champion now.
+
+    Raises:
+        MissingInput: the slide has no mask.
+    """
+    used = made_by(root, "epidermis_masks", slide_id).values["weights_sha256"]
+    champion = read_record(root.record("tissue_champion", CHAMPION))
+    passed = champion is not None and used == champion.values["weights_sha256"]
+    made_with = "the present champion's weights" if passed else "other weights than the present champion's"
+    return Check(
+        "mask_made_with_champion", passed, f"The mask was made with {made_with}.", {"weights_sha256": str(used)}
     )
 
 

@@ -10,21 +10,15 @@ from orchestration.requests import PER_SLIDE
 
 
 def main(root: Path) -> None:
-    defs = build_defs(root)
-    job = defs.resolve_job_def("infer")
+    job = build_defs(root).resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.get() as instance:
         slides = instance.get_dynamic_partitions("slides")
-        for asset in PER_SLIDE:
+        tags = {"dagster/asset_partition_range_start": slides[0], "dagster/asset_partition_range_end": slides[-1]}
+        for asset in (*PER_SLIDE, "skin_metrics"):
             result = job.execute_in_process(
-                instance=instance,
-                asset_selection=[dg.AssetKey(asset)],
-                tags={
-                    "dagster/asset_partition_range_start": slides[0],
-                    "dagster/asset_partition_range_end": slides[-1],
-                },
+                instance=instance, asset_selection=[dg.AssetKey(asset)], tags=tags if asset in PER_SLIDE else None
             )
             assert result.success
-        defs.resolve_job_def("refresh_metrics").execute_in_process(instance=instance)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,6 @@ def test_jobs_sensors_and_schedules(defs):
         "infer",
         "refresh_metrics",
         "register_genes",
-        "backfill_missing",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "new_hpa_images",

@@ -1,0 +1,176 @@
+"""The pattern of many partitions in one run, on real runs of small assets."""
+
+import json
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from assets.each import Event, make_each, partitioned
+from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.errors import BadImage
+from dermatome.files import write_whole
+from dermatome.stage_record import Check, StageResult, made_by, read_record
+from resources import PathsResource, SlideEngineResource
+
+KEYS = dg.DynamicPartitionsDefinition(name="keys")
+SETTINGS = {"threshold": 1}
+
+
+@partitioned(
+    partitions_def=KEYS, partitions_a_run=10, group_name="g", kind="file", code_version="1", checks={"even": "Is even."}
+)
+def first(context: dg.AssetExecutionContext, paths: PathsResource, engine: SlideEngineResource) -> Iterator[Event]:
+    """The first asset."""
+    root = paths.data_root
+
+    def make(key, folder):
+        bad = root.path / "bad.json"
+        if bad.exists() and key in json.loads(bad.read_text()):
+            write_whole(folder / "half.txt", b"half")
+            raise BadImage(f"{key} is bad.")
+        count = int((root.path / "made.txt").read_text()) if (root.path / "made.txt").exists() else 0
+        (root.path / "made.txt").write_text(str(count + 1))
+        write_whole(folder / "data.txt", key.encode())
+        return StageResult("made", f"version-{key}", {"n": 1}, checks=(Check("even", key != "k1", "said"),))
+
+    yield from make_each(context, root, engine, inputs=lambda key: {}, make=make, settings=SETTINGS)
+
+
+@partitioned(partitions_def=KEYS, deps=[first], partitions_a_run=9, group_name="g", kind="file", code_version="1")
+def second(context: dg.AssetExecutionContext, paths: PathsResource, engine: SlideEngineResource) -> Iterator[Event]:
+    """The second asset."""
+    root = paths.data_root
+
+    def make(key, folder):
+        return StageResult("made", "same", {})
+
+    yield from make_each(
+        context,
+        root,
+        engine,
+        inputs=lambda key: {"first": made_by(root, "first", key).data_version},
+        make=make,
+        settings={},
+    )
+
+
+@pytest.fixture
+def root(tmp_path):
+    return DataRoot(tmp_path)
+
+
+@pytest.fixture
+def instance():
+    with dg.instance_for_test() as found:
+        found.add_dynamic_partitions("keys", [f"k{number}" for number in range(5)])
+        yield found
+
+
+def run(root, instance, assets, start="k0", end="k4"):
+    defs = dg.Definitions(
+        assets=[first, second],
+        resources={"paths": PathsResource(root=str(root.path)), "engine": SlideEngineResource()},
+        executor=dg.in_process_executor,
+    )
+    tags = {"dagster/asset_partition_range_start": start, "dagster/asset_partition_range_end": end}
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(asset) for asset in assets],
+        tags={"dagster/partition": start} if start == end else tags,
+        raise_on_error=False,
+    )
+
+
+def bad(root, *keys):
+    (root.path / "bad.json").write_text(json.dumps(keys))
+
+
+def made(root):
+    return int((root.path / "made.txt").read_text())
+
+
+def materialized(instance, asset):
+    return instance.get_materialized_partitions(dg.AssetKey(asset))
+
+
+def test_a_run_in_which_all_is_well_succeeds(root, instance):
+    result = run(root, instance, ["first"])
+    assert result.success
+    assert materialized(instance, "first") == {f"k{number}" for number in range(5)}
+    evaluations = {e.partition: e.passed for e in result.get_asset_check_evaluations()}
+    assert evaluations == {"k0": True, "k1": False, "k2": True, "k3": True, "k4": True}
+
+
+def test_bad_partitions_fail_alone_with_their_reason(root, instance):
+    bad(root, "k1", "k3")
+    result = run(root, instance, ["first"])
+    assert not result.success
+    assert materialized(instance, "first") == {"k0", "k2", "k4"}
+    (failure,) = [e for e in result.all_events if e.is_step_failure]
+    said = failure.step_failure_data.user_failure_data.metadata["failed"].value
+    assert said == {"k1": "k1 is bad.", "k3": "k3 is bad."}
+    assert sorted(path.stem for path in (root.path / "failures" / "first").iterdir()) == ["k1", "k3"]
+    assert sorted(path.name for path in root.folder("first").iterdir()) == ["k0", "k2", "k4"], "nothing half-made"
+
+    bad(root)
+    assert run(root, instance, ["first"]).success
+    assert made(root) == 5, "what was there is not made again"
+    assert not list((root.path / "failures" / "first").iterdir())
+
+
+def test_a_failed_remake_keeps_the_good_result(root, instance, monkeypatch):
+    run(root, instance, ["first"], "k0", "k0")
+    before = read_record(root.record("first", "k0"))
+    monkeypatch.setitem(SETTINGS, "threshold", 2)
+    bad(root, "k0")
+    assert not run(root, instance, ["first"], "k0", "k0").success
+    assert read_record(root.record("first", "k0")) == before
+    bad(root)
+    assert run(root, instance, ["first"], "k0", "k0").success
+    assert read_record(root.record("first", "k0")).settings == {"threshold": 2}
+
+
+def test_one_partition_runs_through_all_assets_of_its_run(root, instance):
+    result = run(root, instance, ["first", "second"], "k2", "k2")
+    assert result.success
+    assert materialized(instance, "second") == {"k2"}
+    assert {e.check_name: e.passed for e in result.get_asset_check_evaluations()} == {"even": True}
+
+
+def test_a_missing_input_is_said(root, instance):
+    assert not run(root, instance, ["second"], "k0", "k0").success
+    (failure,) = (root.path / "failures" / "second").iterdir()
+    assert failure.stem == "k0"
+
+
+def test_a_record_that_cannot_be_read_is_made_again(root, instance):
+    run(root, instance, ["first"], "k0", "k0")
+    (root.folder("first", "k0") / RECORD_FILE).write_bytes(b"torn")
+    assert run(root, instance, ["first"], "k0", "k0").success
+    assert read_record(root.record("first", "k0")).data_version == "version-k0"
+
+
+def stale(instance, asset, key):
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver
+
+    from orchestration.demo import _Loading
+
+    graph = dg.Definitions(
+        assets=[first, second],
+        resources={"paths": PathsResource(root="x"), "engine": SlideEngineResource()},
+    ).resolve_asset_graph()
+    return CachingStaleStatusResolver(instance, graph, _Loading(instance)).get_status(dg.AssetKey(asset), key).value
+
+
+@pytest.mark.parametrize("end", ["k0", "k4"])
+def test_dagster_sees_what_is_fresh_and_what_is_stale(root, instance, end):
+    run(root, instance, ["first"], "k0", end)
+    run(root, instance, ["second"], "k0", end)
+    assert stale(instance, "second", "k0") == "FRESH"
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization("first", partition="k0", tags={"dagster/data_version": "another"})
+    )
+    assert stale(instance, "second", "k0") == "STALE"
+    if end == "k4":
+        assert stale(instance, "second", "k1") == "FRESH"
