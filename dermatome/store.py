@@ -8,7 +8,9 @@ the new one; a crash leaves the old one; a repeat makes the same rows.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +25,16 @@ class Table:
     """One table of the store.
 
     Attributes:
-        files: glob of its Parquet files, below the data root.
+        files: glob of its Parquet files, below the data root; hidden folders hold unfinished work and are left out.
         columns: column → DuckDB type; what a file lacks is null.
         key: for tables made of records, what the partition is called; their `value_` columns lose that prefix.
+        recorded: whether a file counts only with a record beside it: without one, its partition is not whole.
     """
 
     files: str
     columns: dict[str, str]
     key: str | None = None
+    recorded: bool = True
 
 
 _STAGE: dict[str, str] = {
@@ -209,6 +213,10 @@ TABLES: dict[str, Table] = {
             "mcc": "double",
         },
     ),
+    "training_confusion": Table(
+        "tissue_weights/*/confusion_matrix.parquet",
+        {"version": _TEXT, "truth": _TEXT, "predicted": _TEXT, "pixels": "bigint"},
+    ),
     "training_epochs": Table(
         "tissue_weights/*/history.parquet",
         {
@@ -237,15 +245,27 @@ TABLES: dict[str, Table] = {
             "run_id": _TEXT,
             "failed_at": "timestamptz",
         },
+        recorded=False,
     ),
 }
 
+_PREFIX = ".store-"
+_LEFT_OVER_S = 3600.0
+"""A store takes minutes at most; what is older than this was left by a process that was killed."""
+
 VIEWS: dict[str, str] = {
+    # An antibody can be on the pages of several genes, and its images then count for each; a slide keeps one gene only.
     "dab_profile_by_gene": """
-        select s.gene, s.ensembl_id, l.layer, count(distinct l.slide) as slides, sum(l.cells) as cells,
+        with genes as (
+            select distinct i.slide, i.gene, i.ensembl_id
+            from images i join slides s using (slide) where s.origin is distinct from 'folder'
+            union
+            select s.slide, s.gene, s.ensembl_id from slides s
+            where s.origin = 'folder' or not exists (select 1 from images i where i.slide = s.slide))
+        select g.gene, g.ensembl_id, l.layer, count(distinct l.slide) as slides, sum(l.cells) as cells,
             avg(l.mean_dab_od) as mean_dab_od, stddev_samp(l.mean_dab_od) as sd_dab_od, avg(l.mean_h_od) as mean_h_od,
             avg(l.dab_h_ratio) as dab_h_ratio, avg(l.h_score) as h_score
-        from layers l join slides s using (slide) group by all order by gene, layer""",
+        from layers l join genes g using (slide) group by all order by gene, layer""",
     "slides_not_from_champion": """
         select m.slide, m.weights, m.weights_sha256, c.version as champion, c.weights_sha256 as champion_sha256
         from masks m cross join champion c where m.weights_sha256 <> c.weights_sha256 order by slide""",
@@ -288,7 +308,8 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
     target = path or root.store
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".store-", dir=target.parent) as folder:
+        _sweep(target.parent)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent) as folder:
             made = Path(folder) / target.name
             with duckdb.connect(str(made)) as connection:
                 rows = {name: _fill(connection, name, table, root) for name, table in TABLES.items()}
@@ -311,7 +332,7 @@ def _fill(connection: object, name: str, table: Table, root: DataRoot) -> int:
     columns = ({table.key: _TEXT} | _STAGE | table.columns) if table.key else table.columns
     declared = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
     db.execute(f"create table {name} ({declared})")
-    files = sorted(str(path) for path in root.path.glob(table.files))
+    files = _finished(root, table)
     if not files:
         return 0
     source = "read_parquet(?, union_by_name = true)"
@@ -328,3 +349,21 @@ def _fill(connection: object, name: str, table: Table, root: DataRoot) -> int:
     db.execute(query, [files])
     count: int = db.execute(f"select count(*) from {name}").fetchone()[0]
     return count
+
+
+def _finished(root: DataRoot, table: Table) -> list[str]:
+    found = []
+    for path in root.path.glob(table.files):
+        hidden = any(part.startswith(".") for part in path.relative_to(root.path).parts)
+        if not hidden and (not table.recorded or (path.parent / RECORD_FILE).is_file()):
+            found.append(str(path))
+    return sorted(found)
+
+
+def _sweep(folder: Path) -> None:
+    for left in folder.glob(f"{_PREFIX}*"):
+        try:
+            if time.time() - left.stat().st_mtime > _LEFT_OVER_S:
+                shutil.rmtree(left)
+        except FileNotFoundError:  # another process sweeps, or is done with it
+            continue

@@ -1,3 +1,6 @@
+import os
+import time
+
 import duckdb
 import pandas as pd
 import pyarrow as pa
@@ -100,3 +103,57 @@ def test_a_number_that_no_column_would_hold_is_not_lost_silently(root):
     record(root, "slide_images", "s5", brand_new_number=1)
     with pytest.raises(StorageFailed, match="brand_new_number"):
         build_store(root)
+
+
+def test_only_whole_partitions_count(root):
+    def rows(folder):
+        write_table(folder / "layers.parquet", pa.table({"slide": ["half"], "layer": [1], "cells": [1]}))
+        write_table(folder / "cells.parquet", pa.table({"slide": ["half"], "cell_id": [1]}))
+        write_table(folder / "images.parquet", pa.table({"slide": ["half"], "gene": ["G"]}))
+
+    before = build_store(root).rows
+    for asset in ("hpa_images", "cell_masks", "epidermis_layers"):
+        rows(root.folder(asset, "half"))  # no record yet, or no more
+        hidden = root.folder(asset) / ".s9.part"
+        rows(hidden)
+        write_table(hidden / "record.parquet", pa.table({"asset": [asset], "partition": ["s9"]}))
+    assert build_store(root).rows == before
+
+
+def test_confusion_is_in_the_store(root):
+    record(root, "tissue_weights", "v001", mean_iou=0.5)
+    pairs = {"version": "v001", "truth": ["dermis", "dermis"], "predicted": ["dermis", "keratin"], "pixels": [7, 3]}
+    write_table(
+        root.folder("tissue_weights", "v001") / "confusion_matrix.parquet", pa.Table.from_pandas(pd.DataFrame(pairs))
+    )
+    store = build_store(root).path
+    assert ask(store, "select version, truth, pixels from training_confusion where predicted = 'keratin'") == [
+        ("v001", "dermis", 3)
+    ]
+
+
+def test_an_antibody_on_two_genes_pages_counts_for_both(root):
+    for gene, ensembl_id in (("KRT14", "E14"), ("KRT16", "E16")):
+        record(root, "hpa_images", ensembl_id)
+        shown = pd.DataFrame({"slide": ["s1", "s1"], "gene": gene, "ensembl_id": ensembl_id})  # of two tissues, say
+        write_table(root.folder("hpa_images", ensembl_id) / "images.parquet", pa.Table.from_pandas(shown))
+    record(root, "slide_images", "s1", origin="hpa", gene="KRT14", ensembl_id="E14")
+    record(root, "slide_images", "s3", origin="folder")
+    store = build_store(root).path
+    found = ask(store, "select gene, ensembl_id, slides, cells, mean_dab_od from dab_profile_by_gene where layer = 1")
+    assert sorted(found, key=str) == [
+        ("KRT14", "E14", 1, 1, 0.4),
+        ("KRT14", None, 1, 1, 0.4),  # s2, which no page shows any more
+        ("KRT16", "E16", 1, 1, 0.4),
+        (None, None, 1, 1, 0.4),
+    ]
+
+
+def test_what_a_killed_build_left_is_swept(root):
+    folder = root.store.parent
+    for name, age_s in ((".store-old", 7200), (".store-now", 0)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "dermatome.duckdb").write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+    build_store(root)
+    assert sorted(path.name for path in folder.iterdir()) == [".store-now", "dermatome.duckdb"]
