@@ -1,5 +1,7 @@
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dermatome.errors import MissingInput, StorageFailed
-from dermatome.files import safe_id, sha256_bytes, sha256_file, whole_file, write_whole
+from dermatome.files import safe_id, sha256_bytes, sha256_file, whole_file, whole_folder, write_whole
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n"])
@@ -62,3 +64,44 @@ def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
     assert sha256_file(path) == sha256_bytes(b"abc" * 100_000)
     with pytest.raises(MissingInput, match="There is no file"):
         sha256_file(tmp_path / "absent")
+
+
+def test_a_folder_takes_its_place_whole(tmp_path):
+    place = tmp_path / "s1"
+    with whole_folder(place) as folder:
+        (folder / "a").write_text("first")
+        assert not place.exists()
+    with pytest.raises(RuntimeError), whole_folder(place) as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "b").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in place.iterdir()] == ["a"]
+    with whole_folder(place) as folder:
+        (folder / "c").write_text("second")
+    assert [path.name for path in place.iterdir()] == ["c"]
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_what_a_killed_process_left_is_emptied(tmp_path):
+    left = tmp_path / ".s1.part"
+    left.mkdir()
+    (left / "torn").touch()
+    with whole_folder(tmp_path / "s1") as folder:
+        (folder / "a").touch()
+    assert [path.name for path in (tmp_path / "s1").iterdir()] == ["a"]
+
+
+def test_two_at_the_same_place_take_turns(tmp_path):
+    inside = []
+
+    def fill(number):
+        with whole_folder(tmp_path / "s1") as folder:
+            inside.append(number)
+            assert len(inside) == 1
+            (folder / "by").write_text(str(number))
+            time.sleep(0.05)
+            inside.clear()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fill, range(8)))
+    assert len(list((tmp_path / "s1").iterdir())) == 1

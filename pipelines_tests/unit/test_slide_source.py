@@ -1,0 +1,116 @@
+import pytest
+
+from dermatome.demo.server import ToyAtlas
+from dermatome.errors import BadImage, MissingInput, StorageFailed
+from dermatome.files import whole_folder, write_whole
+from dermatome.hpa.client import HpaClient, HpaSettings
+from dermatome.slide_source import SlideSource, acquire_slide, folder_sources, open_slide, read_source, write_source
+from dermatome.stage_record import StageRecord, write_record
+from dermatome.toy import toy_slide
+
+PATH = "/images/1/a.jpg"
+
+
+@pytest.fixture(scope="module")
+def jpeg():
+    return toy_slide(3, size_px=120).jpeg()
+
+
+@pytest.fixture
+def atlas(jpeg):
+    with ToyAtlas(images={PATH: jpeg}) as server:
+        yield server
+
+
+def client(atlas):
+    return HpaClient(HpaSettings(base_url=atlas.url, archive_urls=(), allowed_hosts=("127.0.0.1",), retries=0))
+
+
+def acquire(atlas, tmp_path, source=None, mpp=0.5, max_side_px=1000):
+    """As the asset does it: into a new folder that takes the place of the old one, its record beside."""
+    place = tmp_path / "slide"
+    source = source or SlideSource("s", "hpa", f"{atlas.url}{PATH}")
+    with whole_folder(place) as folder:
+        made = acquire_slide(source, folder, place, client(atlas), mpp, max_side_px)
+        record = StageRecord(
+            asset="a", partition="s", fingerprint="", code_version="", inputs={}, settings={}, **vars(made)
+        )
+        write_record(folder / "record.parquet", record)
+    return place, made
+
+
+def test_an_image_is_fetched_verified_and_opened_again(atlas, tmp_path, jpeg):
+    place, made = acquire(atlas, tmp_path)
+    assert (place / "image.jpg").read_bytes() == jpeg
+    assert made.values["mpp_source"] == "declared"
+    assert made.checks[0].passed
+    slide = open_slide(place, "s", made.values)
+    assert slide.sha256 == made.values["image_sha256"]
+
+
+def test_another_scale_is_another_version_and_no_new_download(atlas, tmp_path):
+    _, first = acquire(atlas, tmp_path)
+    _, second = acquire(atlas, tmp_path, mpp=0.25)
+    assert first.data_version != second.data_version
+    assert atlas.count(PATH) == 1
+
+
+def test_a_harmed_image_is_noticed_and_fetched_again(atlas, tmp_path):
+    place, made = acquire(atlas, tmp_path)
+    (place / "image.jpg").write_bytes(toy_slide(4, size_px=120).jpeg())
+    with pytest.raises(BadImage, match="not the one that was verified"):
+        open_slide(place, "s", made.values)
+    acquire(atlas, tmp_path)
+    assert atlas.count(PATH) == 2
+
+
+def test_a_wide_image_that_was_accepted_can_be_opened(atlas, tmp_path, monkeypatch):
+    place, made = acquire(atlas, tmp_path)
+    monkeypatch.setattr("dermatome.slide.MAX_SIDE_PX", 10)
+    assert open_slide(place, "s", made.values).size.width_px == 120
+
+
+def test_a_blank_image_fails_its_check(atlas, tmp_path):
+    from PIL import Image
+
+    white = tmp_path / "white.png"
+    Image.new("RGB", (64, 64), "white").save(white)
+    _, made = acquire(atlas, tmp_path, SlideSource("s", "folder", str(white)))
+    assert not made.checks[0].passed
+
+
+def test_a_replaced_file_of_a_folder_is_another_source(tmp_path, jpeg):
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    (source,) = folder_sources(tmp_path)
+    before = source.identity
+    assert source.identity == before
+    (tmp_path / "a.jpg").write_bytes(jpeg + b"\0")
+    assert source.identity != before
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(MissingInput, match="There is no file"):
+        _ = source.identity
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>no</html>", b"\xff\xd8\xff\xe0 cut"])
+def test_a_bad_image_says_where_it_came_from(atlas, tmp_path, data):
+    bad = write_whole(tmp_path / "bad.jpg", data)
+    with pytest.raises(BadImage, match=r"It came from .*bad\.jpg"):
+        acquire(atlas, tmp_path, SlideSource("s", "folder", str(bad)))
+    assert not (tmp_path / "slide").exists()
+
+
+def test_sources_are_written_whole_and_read_back(tmp_path):
+    path = tmp_path / "sources" / "s.json"
+    with pytest.raises(MissingInput, match="Nobody has said where the image of s is"):
+        read_source(path)
+    source = SlideSource("s", "hpa", "https://x/images/1/a.jpg", "KRT14", "ENSG00000186847")
+    write_source(path, source)
+    assert read_source(path) == source
+    path.write_text("{}")
+    with pytest.raises(StorageFailed, match="is damaged"):
+        read_source(path)
+
+
+def test_an_unknown_suffix_is_refused(atlas, tmp_path):
+    with pytest.raises(BadImage, match=r"suffix '\.gif'"):
+        acquire(atlas, tmp_path, SlideSource("s", "hpa", f"{atlas.url}/images/1/a.gif"))
