@@ -1,6 +1,8 @@
 """`tissue_weights`: one training version of the U-Net that tells background, dermis, epidermis and keratin apart."""
 
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
@@ -8,9 +10,9 @@ from pydantic import Field
 from assets.metadata import record_metadata
 from assets.partitions import TRAINING_VERSIONS
 from assets.skin.training_tiles import training_tiles
-from dermatome.data_root import RECORD_FILE
-from dermatome.errors import MissingInput
-from dermatome.stage_record import StageRecord, fingerprint, made_by, write_record
+from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.errors import DermatomeError, MissingInput
+from dermatome.stage_record import StageRecord, clear_failure, fingerprint, made_by, write_failure, write_record
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -60,14 +62,52 @@ def tissue_weights(
 
     Add a version (`v002`) in the materialize dialog, and set what differs from the defaults in its run config.
     """
-    from dermatome.skin.weights_stage import make_weights
-    from dermatome.training import EpochReport, TrainSettings
+    from dermatome.skin.weights_stage import confusion_markdown, drop_checkpoints
 
     root = paths.data_root
     version = context.partition_key
     folder = root.folder("tissue_weights", version)
+    failure = root.failure("tissue_weights", version)
+    try:
+        record = _train(context, config, root, folder, settings, compute)
+        write_record(folder / RECORD_FILE, record)
+    except Exception as error:
+        # What is not ours is a defect: its traceback is what a person needs to report it.
+        said = str(error) if isinstance(error, DermatomeError) else "".join(traceback.format_exception(error))[-4000:]
+        write_failure(
+            failure,
+            asset="tissue_weights",
+            partition=version,
+            error=said,
+            kind=type(error).__name__,
+            run_id=context.run_id,
+        )
+        raise
+    clear_failure(failure)
+    drop_checkpoints(folder)
+    confusion = dg.MetadataValue.md(confusion_markdown(folder))
+    return dg.MaterializeResult(
+        metadata={**record_metadata(record, folder, reused=False), "confusion": confusion},
+        data_version=dg.DataVersion(record.data_version),
+    )
+
+
+def _train(
+    context: dg.AssetExecutionContext,
+    config: TissueTraining,
+    root: DataRoot,
+    folder: Path,
+    settings: SettingsResource,
+    compute: ComputeResource,
+) -> StageRecord:
+    from dermatome.skin.weights_stage import make_weights
+    from dermatome.training import EpochReport, TrainSettings
+
+    version = context.partition_key
     slides = config.annotated_slides or sorted(
-        path.parent.name for path in root.folder("training_tiles").glob(f"*/{RECORD_FILE}")
+        path.parent.name
+        for path in root.folder("training_tiles").glob(f"*/{RECORD_FILE}")
+        if not path.parent.name.startswith(".")
     )
     if not slides:
         raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
@@ -91,7 +131,7 @@ def tissue_weights(
         tell,
     )
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
-    record = StageRecord(
+    return StageRecord(
         asset="tissue_weights",
         partition=version,
         fingerprint=fingerprint(code_version, tiles, as_plain(chosen)),
@@ -100,8 +140,4 @@ def tissue_weights(
         settings=as_plain(chosen),
         run_id=context.run_id,
         **vars(result),
-    )
-    write_record(folder / RECORD_FILE, record)
-    return dg.MaterializeResult(
-        metadata=record_metadata(record, folder, reused=False), data_version=dg.DataVersion(record.data_version)
     )

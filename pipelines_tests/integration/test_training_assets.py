@@ -1,0 +1,71 @@
+"""`tissue_weights` in Dagster: what its event shows, and what a failure leaves."""
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from assets.partitions import TRAINING_VERSIONS
+from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.errors import BadSetting
+from dermatome.skin import weights_stage
+from dermatome.stage_record import StageRecord, read_record, write_record
+from orchestration.definitions import build_defs
+from pipelines_tests.unit.test_weights_stage import trainer
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = DataRoot(tmp_path)
+    for slide in ("a1", ".a2.part"):
+        path = root.folder("training_tiles") / slide / RECORD_FILE
+        path.parent.mkdir(parents=True)
+        record = StageRecord(
+            outcome="tiles", data_version="v", values={}, asset="training_tiles", partition=slide, fingerprint="f",
+            code_version="1", inputs={}, settings={},
+        )  # fmt: skip
+        write_record(path, record)
+    return root
+
+
+def train(root, instance):
+    instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001"])
+    job = build_defs(root.path).resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        partition_key="v001",
+        asset_selection=[dg.AssetKey("tissue_weights")],
+        raise_on_error=False,
+    )
+
+
+def test_confusion_is_shown_and_checkpoints_end_after_the_record(root, monkeypatch):
+    monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
+    dropped = []
+
+    def drop(folder):
+        dropped.append((folder / RECORD_FILE).is_file())
+
+    monkeypatch.setattr(weights_stage, "drop_checkpoints", drop)
+    with dg.instance_for_test() as instance:
+        done = train(root, instance)
+        assert done.success
+        (event,) = done.asset_materializations_for_node("tissue_weights")
+    assert "| dermis | 0 (0.0%) | 8 (80.0%) |" in event.metadata["confusion"].md_str
+    assert dropped == [True]
+    assert set(read_record(root.record("tissue_weights", "v001")).inputs) == {"a1"}
+
+
+def test_a_failed_training_is_among_the_failures_until_it_succeeds(root, monkeypatch):
+    def fail(*_, **__):
+        raise BadSetting("The crop is larger than the tiles: choose a smaller one.")
+
+    monkeypatch.setattr(weights_stage, "train_file", fail)
+    path = root.failure("tissue_weights", "v001")
+    with dg.instance_for_test() as instance:
+        assert not train(root, instance).success
+        (row,) = pq.read_table(path).to_pylist()
+        assert (row["asset"], row["partition"], row["kind"]) == ("tissue_weights", "v001", "BadSetting")
+        assert row["error"] == "The crop is larger than the tiles: choose a smaller one."
+        monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
+        assert train(root, instance).success
+    assert not path.exists()
