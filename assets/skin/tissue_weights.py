@@ -25,6 +25,7 @@ class TissueTraining(dg.Config):
     encoder_weights: str | None = Field(default=None, description="None: from scratch.")
     loss: str | None = Field(default=None, description="dice_focal, …")
     epochs: int | None = None
+    epoch_steps: int | None = Field(default=None, description="Smallest number of steps that count as an epoch.")
     max_minutes: float | None = Field(default=None, description="Limit of the whole training.")
     batch: int | None = None
     crop_px: int | None = None
