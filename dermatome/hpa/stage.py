@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dermatome.files import write_whole
+from dermatome.files import sha256_file, write_whole
 from dermatome.hpa.gene_images import fetch_gene_images
 from dermatome.hpa.records import write_records
 from dermatome.stage_record import StageResult, content_version
@@ -29,12 +29,13 @@ def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tis
     """
     started = time.perf_counter()
     validators = page_path.with_suffix(".json")
-    known = json.loads(validators.read_text()) if validators.is_file() and page_path.is_file() else {}
+    known = _validators(validators, page_path, client.base_urls[0])
     found = fetch_gene_images(
         client, gene, page_path, tissue=tissue, etag=known.get("etag"), last_modified=known.get("last_modified")
     )
     first = found.fetched[0]
-    write_whole(validators, json.dumps({"etag": first.etag, "last_modified": first.last_modified}).encode())
+    kept = {"url": first.url, "sha256": first.sha256, "etag": first.etag, "last_modified": first.last_modified}
+    write_whole(validators, json.dumps(kept).encode())
     write_records(found.page.records, folder / RECORDS_FILE)
     return StageResult(
         outcome=found.page.outcome,
@@ -55,6 +56,20 @@ def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tis
         },
         seconds={"fetch_and_parse": time.perf_counter() - started},
     )
+
+
+def _validators(noted: Path, page: Path, base_url: str) -> dict[str, Any]:
+    """What was noted of the very page on disk, if it came from ``base_url``; else nothing, and it is asked for anew.
+
+    A "not modified" to the validators of another site, or of another page, would keep the wrong page for good.
+    """
+    try:
+        known = json.loads(noted.read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(known, dict) or not str(known.get("url", "")).startswith(f"{base_url}/"):
+        return {}
+    return known if page.is_file() and sha256_file(page) == known.get("sha256") else {}
 
 
 def _version(records: pa.Table) -> str:
