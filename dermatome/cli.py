@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dermatome.cli_support import (
+    MODELS,
     DeviceChoice,
     PrecisionChoice,
     choose,
@@ -153,9 +154,13 @@ def tissue_predict(
 def cells_segment(
     images: Images,
     tissue: Annotated[Path, typer.Option(help="Folder of the masks of 'tissue predict'.", show_default=False)],
-    weights: Annotated[str, typer.Option(help="A cell network (.safetensors), or cyto2.", show_default=False)],
+    weights: Annotated[
+        str, typer.Option(help="A cell network (.safetensors), or cyto2, or toy: the demo's.", show_default=False)
+    ],
     out: Out,
-    models: Annotated[Path | None, typer.Option(help="Folder with Cellpose's own files, for cyto2.")] = None,
+    models: Annotated[
+        Path, typer.Option(help="Folder of Cellpose's own files, for cyto2; fetched into it where they are not there.")
+    ] = MODELS,
     diameter_um: Annotated[float | None, typer.Option(help="Diameter of a cell; estimated without it.")] = None,
     mpp: Mpp = 0.5,
     device: Device = DeviceChoice.AUTO,
@@ -168,7 +173,7 @@ def cells_segment(
     from dermatome.skin.cells import CellSettings, segment_cells
 
     compute = choose(device, precision, threads)
-    network = load_cell_network("cyto2" if weights == "cyto2" else Path(weights), compute, models_folder=models)
+    network = load_cell_network(weights, compute, models_folder=models.expanduser(), fetch_missing=True)
     settings = CellSettings(diameter_um=diameter_um)
 
     def segment(slide: Slide) -> str:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from dermatome.slide import Slide
 
 
+MODELS = Path("~/.cache/dermatome/models")
+"""Where networks that are not ours are kept for the command line."""
+
+
 class DeviceChoice(StrEnum):
     """Where networks run."""
 
@@ -70,21 +74,26 @@ def each_slide(
 
 
 def image_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Files as they are given, and the images of folders by name.
+    """Files as they are given, and the images of folders by name; one that is given twice comes once.
 
     Raises:
         MissingInput: a folder without images.
     """
     from dermatome.slide import SUFFIXES
 
+    seen: set[tuple[Path, str]] = set()
     for path in paths:
+        found = [path]
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
             if not found:
                 raise MissingInput(f"The folder {path} holds no JPEG, PNG or TIFF image: check the path.")
-            yield from found
-        else:
-            yield path
+        for file in found:
+            # A link by another name is another image to its user: only the folder is resolved.
+            place = (file.parent.resolve(), file.name)
+            if place not in seen:
+                seen.add(place)
+                yield file
 
 
 def each(paths: Sequence[Path], work: Callable[[Path], str], what: str) -> int:

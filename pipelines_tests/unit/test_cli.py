@@ -15,6 +15,7 @@ from PIL import Image
 from dermatome import cli, doctor
 from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
 from dermatome.demo.pages import ToyImage, gene_page_xml
+from dermatome.errors import FetchFailed
 from dermatome.geometry import Box
 from dermatome.label_io import load_instances, load_mask, save_instances, save_mask
 from dermatome.toy import ToySlide, toy_slide
@@ -224,6 +225,55 @@ def test_cells_of_an_empty_mask_are_an_outcome(
     assert "no epidermis" in output
     assert not load_instances(tmp_path / "out" / "good.npz", size=toy.slide.size).any()
     assert pd.read_parquet(tmp_path / "out" / "good.parquet").empty
+
+
+def test_the_demos_network_has_a_name(
+    toy: ToySlide, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "toy" in run(capfd, "cells", "segment", "--help")[1]
+    save_mask(tmp_path / "tissue" / "good.npz", np.zeros_like(toy.mask), Box.whole(toy.slide.size))
+    code, output, errors = run(
+        capfd, "cells", "segment", "--tissue", tmp_path / "tissue", "--weights", "toy", "--out", tmp_path / "o", images
+    )
+    assert code == 0, errors
+    assert "no epidermis" in output
+
+
+def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dermatome.skin import cyto2
+
+    asked: list[Path] = []
+
+    def fetch(folder: Path) -> Path:
+        asked.append(folder)
+        raise FetchFailed("No connection: place the files by hand.")
+
+    monkeypatch.setattr(cyto2, "fetch_cyto2", fetch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = ("cells", "segment", "--tissue", tmp_path, "--weights", "cyto2", "--out", tmp_path / "o", images)
+    for more in ((), ("--models", tmp_path / "m")):
+        code, _, errors = run(capfd, *command, *more)
+        assert (code, errors) == (1, "No connection: place the files by hand.\n")
+    assert asked == [tmp_path / ".cache" / "dermatome" / "models", tmp_path / "m"]
+
+
+def test_an_image_given_twice_is_used_once(
+    images: Path,
+    results: tuple[Path, Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tissue, cells = results
+    monkeypatch.chdir(images)
+    given = (images / "good.jpg", images, "good.jpg", Path("..") / "images" / "good.jpg")
+    out = tmp_path / "o"
+    code, output, errors = run(capfd, "layers", "measure", "--tissue", tissue, "--cells", cells, "--out", out, *given)
+    assert code == 0, errors
+    assert output.count("good.jpg") == 1
+    assert pd.read_parquet(out / "layers.parquet")["layer"].is_unique
 
 
 def test_two_images_of_one_name_do_not_overwrite_each_other(
