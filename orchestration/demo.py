@@ -33,6 +33,7 @@ from orchestration.requests import PER_SLIDE, register_slides
 
 VERSION = "v001"
 DEMO_FILE = "demo.json"
+_PERSONS_OWN = ("hpa_images", "slide_sources", "annotations", "inbox", "settings.toml")
 # Small and short, which is enough for toys; a real training takes the defaults, and minutes to hours. It ends by steps,
 # not by the clock, so that it comes out the same on a slow machine.
 TRAINING = {
@@ -40,7 +41,8 @@ TRAINING = {
     "decoder_channels": [64, 48, 32, 24, 16],
     "train_mpp": 1.0,
     "learning_rate": 3e-3,
-    "epochs": 8,
+    "epochs": 4,
+    "epoch_steps": 60,
     "seed": 1,
 }
 
@@ -73,27 +75,29 @@ def demo_atlas(root: DataRoot) -> Iterator[ToyAtlas]:
     """The demo's server, on the port it had the first time: the pages name it, and must stay the same.
 
     Raises:
-        StorageFailed: the data root is somebody's real one.
+        StorageFailed: the data root is somebody's real one, or the port is taken.
     """
     note = root.path / DEMO_FILE
-    if not note.is_file() and root.settings.is_file():
+    own = [name for name in _PERSONS_OWN if (root.path / name).exists()]
+    if own and not note.is_file():
         raise StorageFailed(
-            f"The data root {root.path} has settings of its own and is not the demo's: run make demo DATA=folder with "
-            "another folder."
+            f"The data root {root.path} is not the demo's, as it has {', '.join(own)} and no {DEMO_FILE}: run "
+            "make demo DATA=folder with another folder."
         )
     port = json.loads(note.read_text())["port"] if note.is_file() else _free_port()
     try:
         atlas = ToyAtlas(port=port)
     except OSError as error:
         raise StorageFailed(
-            f"The demo's port {port} is taken by another program ({error.strerror}), perhaps another demo: stop that, "
-            f"or delete {root.path} to start over."
+            f"The demo's port {port} is taken ({error.strerror}), most likely as a running make ui or make demo over "
+            f"{root.path} serves it: stop that first; if there is none, delete {root.path} to start over."
         ) from error
     with atlas:
         atlas.pages = cohort.pages(atlas.url)
         atlas.images = cohort.images()
-        write_whole(root.settings, _settings(atlas.url).encode())
+        # The note first: a demo that is killed between the two must know the folder for its own.
         write_whole(note, json.dumps({"port": port}).encode())
+        write_whole(root.settings, _settings(atlas.url).encode())
         yield atlas
 
 
@@ -108,9 +112,6 @@ declared_mpp = {cohort.MPP}
 base_url = "{url}"
 archive_urls = []
 allowed_hosts = ["127.0.0.1"]
-
-[tissue]
-views = 1
 """
 
 

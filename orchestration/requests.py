@@ -8,7 +8,8 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from assets.partitions import SLIDES
 from dermatome.data_root import DataRoot
-from dermatome.slide_source import SlideSource, write_source
+from dermatome.errors import DermatomeError
+from dermatome.slide_source import SlideSource, read_source, write_source
 
 PER_SLIDE = ("slide_images", "epidermis_masks", "cell_masks", "epidermis_layers")
 REQUESTED_BY = "dermatome/requested_by"
@@ -20,6 +21,9 @@ _CHUNK = 10_000
 def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Iterable[SlideSource]) -> list[str]:
     """Writes where each slide's image is, then adds its partition.
 
+    A known slide keeps its source, unless that is lost or the image has moved within its origin: a file of the same
+    name in a folder is not HPA's image, nor the other way round.
+
     Returns:
         The slides that were not known before, in order.
     """
@@ -27,6 +31,9 @@ def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Itera
     new: list[str] = []
     for source in sources:
         if source.slide in known:
+            kept = known_source(root, source.slide)
+            if kept is None or (kept.origin == source.origin and kept.location != source.location):
+                write_source(root.source(source.slide), source)
             continue
         # The source first: a partition whose image nobody can find would fail.
         write_source(root.source(source.slide), source)
@@ -37,19 +44,60 @@ def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Itera
     return new
 
 
+def known_source(root: DataRoot, slide: str) -> SlideSource | None:
+    """Where a slide's image is; None where that was never written, or the file that says it is damaged."""
+    try:
+        return read_source(root.source(slide))
+    except DermatomeError:
+        return None
+
+
 def stages_possible(root: DataRoot) -> tuple[str, ...]:
     """The per-slide assets that can be made now: without a champion, only images can."""
     return PER_SLIDE if root.record("tissue_champion", "current").is_file() else PER_SLIDE[:1]
 
 
-def missing_slides(instance: dg.DagsterInstance, stages: Sequence[str]) -> dict[str, list[str]]:
-    """For each stage, the registered slides it has not made, in the order they were registered."""
+def missing_slides(instance: dg.DagsterInstance, root: DataRoot, stages: Sequence[str]) -> dict[str, list[str]]:
+    """For each stage, the registered slides it has not made or failed to make again, as they were registered."""
     registered = instance.get_dynamic_partitions(str(SLIDES.name))
     missing: dict[str, list[str]] = {}
     for stage in stages:
-        made = instance.get_materialized_partitions(dg.AssetKey(stage))
-        missing[stage] = [slide for slide in registered if slide not in made]
+        # What failed may have been made before, by older code or of an older image.
+        good = instance.get_materialized_partitions(dg.AssetKey(stage)) - _failed(root, stage)
+        missing[stage] = [slide for slide in registered if slide not in good]
     return missing
+
+
+def unasked_slides(
+    instance: dg.DagsterInstance, root: DataRoot, stages: Sequence[str], slides: Sequence[str]
+) -> dict[str, list[str]]:
+    """For each stage, those of ``slides`` that were neither made nor tried, and that no backfill is about to make.
+
+    A slide that failed counts as tried at the stages after, too.
+    """
+    unasked: dict[str, list[str]] = {}
+    tried: set[str] = set()
+    going_on = _slides_going_on(instance)
+    for stage in stages:
+        tried |= _failed(root, stage)
+        done = tried | instance.get_materialized_partitions(dg.AssetKey(stage)) | going_on.get(stage, set())
+        unasked[stage] = [slide for slide in slides if slide not in done]
+    return unasked
+
+
+def _failed(root: DataRoot, stage: str) -> set[str]:
+    return {path.stem for path in root.failure(stage, "any").parent.glob("*.parquet")}
+
+
+def _slides_going_on(instance: dg.DagsterInstance) -> dict[str, set[str]]:
+    """For each asset, the partitions that backfills going on are to make."""
+    going_on: dict[str, set[str]] = {}
+    for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])):
+        if backfill.asset_backfill_data is None:
+            continue
+        for key, subset in backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key.items():
+            going_on.setdefault(key.to_user_string(), set()).update(subset.get_partition_keys())
+    return going_on
 
 
 def subset_of(slides_by_stage: dict[str, list[str]], limit: int | None = None) -> tuple[AssetGraphSubset, int]:

@@ -1,22 +1,34 @@
 """The sensors; all are off until somebody turns them on in the UI."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import dagster as dg
 
-from assets.partitions import ANNOTATED_SLIDES
+from assets.partitions import ANNOTATED_SLIDES, SLIDES
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.files import safe_id
 from dermatome.slide import SUFFIXES
-from dermatome.slide_source import SlideSource, folder_sources
+from dermatome.slide_source import SlideSource, write_source
 from orchestration.jobs import refresh_metrics as refresh_metrics_job
-from orchestration.requests import PER_SLIDE, REQUESTED_BY, register_slides, stages_possible, subset_of
+from orchestration.requests import (
+    PER_SLIDE,
+    REQUESTED_BY,
+    known_source,
+    register_slides,
+    stages_possible,
+    subset_of,
+    unasked_slides,
+)
 from resources import PathsResource
 
 SLIDES_A_TICK = 2_000
+# Dagster gives a tick a minute.
+TICK_S = 20.0
 _GENES_A_TICK = 500
+_CLASHES_SHOWN = 5
 # A file that was touched a moment ago may still be being copied.
 _SETTLED_S = 5.0
 
@@ -31,7 +43,7 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
     from dermatome.hpa.records import read_records
     from dermatome.hpa.stage import RECORDS_FILE
 
-    root = paths.data_root
+    root, until = paths.data_root, time.monotonic() + TICK_S
     after = int(context.cursor) if context.cursor else None
     events = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey("hpa_images"), after_storage_id=after),
@@ -42,21 +54,21 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
         return dg.SkipReason("No gene page was read since the last tick.")
     sources: list[SlideSource] = []
     for event in events:
-        gene = event.partition_key or ""
-        for row in read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist():
-            sources.append(
-                SlideSource(
-                    slide=row["slide"],
-                    origin="hpa",
-                    location=row["image_url"],
-                    gene=row["gene"],
-                    ensembl_id=row["ensembl_id"],
-                )
-            )
         after = event.storage_id
+        gene = event.partition_key or ""
+        try:
+            rows = read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
+        except (DermatomeError, OSError) as error:
+            # Stopping here would stop at the same gene for ever.
+            context.log.error(f"The slides of {gene} are passed over ({error}): materialize hpa_images for it again.")
+            continue
+        sources += [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
         if len(sources) >= SLIDES_A_TICK:
             break
-    return _register_and_request(context, root, sources, cursor=str(after))
+    new = register_slides(context.instance, root, sources)
+    latest = {source.slide: source for source in sources}
+    _say_what_is_not_taken(context, root, latest.values(), until)
+    return _ask(context, root, new, list(latest), cursor=str(after))
 
 
 @dg.sensor(
@@ -69,26 +81,56 @@ def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> d
     root = paths.data_root
     if not root.inbox.is_dir():
         return dg.SkipReason(f"There is no folder {root.inbox}: make it and put images into it.")
-    known = set(context.instance.get_dynamic_partitions("slides"))
-    settled = time.time() - _SETTLED_S
-    named: dict[str, Path] = {}
+    known = set(context.instance.get_dynamic_partitions(str(SLIDES.name)))
+    until = time.monotonic() + TICK_S
+    taken: dict[str, SlideSource] = {}
+    others: list[SlideSource] = []
     for path in sorted(root.inbox.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file() or path.stem in known:
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         try:
-            slide = safe_id(path.stem, "The slide")
+            source = SlideSource(safe_id(path.stem, "The slide"), "folder", str(path))
         except StorageFailed as error:
             context.log.error(str(error))
             continue
-        if slide in named:
-            context.log.error(f"{path.name} and {named[slide].name} would be the same slide {slide}: rename one.")
-        elif path.stat().st_mtime <= settled:
-            named[slide] = path
-        if len(named) >= SLIDES_A_TICK:
-            break
-    if not named:
+        if source.slide in taken or (source.slide in known and root.source(source.slide).is_file()):
+            others.append(source)
+        elif _is_settled(path):
+            if taken and (len(taken) >= SLIDES_A_TICK or time.monotonic() > until):
+                break
+            write_source(root.source(source.slide), source)
+            taken[source.slide] = source
+    _say_what_is_not_taken(context, root, others, until)
+    if not taken:
         return dg.SkipReason(f"No new image in {root.inbox}.")
-    return _register_and_request(context, root, folder_sources(root.inbox, named.items()), cursor=context.cursor)
+    new = [slide for slide in taken if slide not in known]
+    return _ask(context, root, new, list(taken), cursor=context.cursor, add=True)
+
+
+def _is_settled(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime <= time.time() - _SETTLED_S
+    except FileNotFoundError:  # It was taken out again meanwhile.
+        return False
+
+
+def _say_what_is_not_taken(
+    context: dg.SensorEvaluationContext, root: DataRoot, sources: Iterable[SlideSource], until: float
+) -> None:
+    """One line on the images whose slides have theirs from elsewhere."""
+    clashes: list[str] = []
+    for source in sources:
+        if time.monotonic() > until:
+            break
+        kept = known_source(root, source.slide)
+        if kept is not None and kept.location != source.location:
+            clashes.append(f"{source.location} (slide {source.slide} is {kept.location})")
+    if clashes:
+        context.log.warning(
+            f"{len(clashes)} images are not taken, as their slides are known from elsewhere: "
+            f"{', '.join(clashes[:_CLASHES_SHOWN])}{', …' if len(clashes) > _CLASHES_SHOWN else ''}; "
+            "rename the files in the inbox."
+        )
 
 
 @dg.sensor(minimum_interval_seconds=60, description="Registers annotated slides put into the folder `annotations`.")
@@ -126,16 +168,28 @@ def fresh_metrics(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.Ski
     return dg.RunRequest(run_key=str(newest))
 
 
-def _register_and_request(
-    context: dg.SensorEvaluationContext, root: DataRoot, sources: list[SlideSource], cursor: str | None
-) -> dg.SensorResult | dg.SkipReason:
-    new = register_slides(context.instance, root, sources)
-    if not new:
-        return dg.SensorResult(skip_reason="Every slide of these was known already.", cursor=cursor)
-    subset, slides = subset_of(dict.fromkeys(stages_possible(root), new))
-    context.log.info(f"{slides} new slides.")
-    request = dg.RunRequest.for_asset_graph_subset(subset, tags={REQUESTED_BY: context.sensor_name})
-    return dg.SensorResult(run_requests=[request], cursor=cursor)
+def _ask(
+    context: dg.SensorEvaluationContext,
+    root: DataRoot,
+    new: list[str],
+    slides: list[str],
+    cursor: str | None,
+    add: bool = False,
+) -> dg.SensorResult:
+    """Asks for ``new`` slides, and for those of ``slides`` that a tick registered which died before it could ask."""
+    stages = stages_possible(root)
+    unasked = unasked_slides(context.instance, root, stages, slides)
+    wanted = {stage: list(dict.fromkeys([*new, *unasked[stage]])) for stage in stages}
+    subset, count = subset_of(wanted)
+    if not count:
+        return dg.SensorResult(skip_reason="No slide is new or was forgotten.", cursor=cursor)
+    context.log.info(f"{len(new)} new slides; {count} are asked for.")
+    return dg.SensorResult(
+        run_requests=[dg.RunRequest.for_asset_graph_subset(subset, tags={REQUESTED_BY: context.sensor_name})],
+        # The daemon adds them together with the request: a tick that dies before leaves them unknown, for the next.
+        dynamic_partitions_requests=[SLIDES.build_add_request(new)] if add and new else [],
+        cursor=cursor,
+    )
 
 
 SENSORS = [new_hpa_images, image_folder, annotation_folder, fresh_metrics]

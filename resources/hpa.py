@@ -1,5 +1,7 @@
 """The polite client of the Human Protein Atlas."""
 
+import threading
+
 import dagster as dg
 from pydantic import PrivateAttr
 
@@ -13,10 +15,12 @@ class HpaResource(dg.ConfigurableResource):
     settings: SettingsResource
 
     _client: HpaClient | None = PrivateAttr(default=None)
+    _making: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
     @property
     def client(self) -> HpaClient:
-        """The run's client."""
-        if self._client is None:
-            self._client = HpaClient(self.settings.value.hpa)
-        return self._client
+        """The run's client, whichever thread asks first."""
+        with self._making:
+            if self._client is None:
+                self._client = HpaClient(self.settings.value.hpa)
+            return self._client

@@ -1,5 +1,7 @@
 """The networks that masks and cells are made with: loaded once in a process, their sha256 known."""
 
+from dataclasses import dataclass
+
 import dagster as dg
 from pydantic import PrivateAttr
 
@@ -7,7 +9,6 @@ from dermatome.compute import Compute
 from dermatome.data_root import CHAMPION, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadWeights, MissingInput
 from dermatome.skin.cell_network import CellNetwork, load_cell_network
-from dermatome.skin.cyto2 import fetch_cyto2
 from dermatome.stage_record import StageRecord, read_record
 from dermatome.weights import LoadedWeights, load_weights
 from resources.settings import SettingsResource
@@ -28,22 +29,30 @@ def champion_record(root: DataRoot) -> StageRecord:
     return record
 
 
+@dataclass(frozen=True)
+class Champion:
+    """The champion as it was at one moment: its record and the weights that the record names."""
+
+    record: StageRecord
+    weights: LoadedWeights
+
+
 class TissueSegmenterResource(dg.ConfigurableResource):
     """The champion's U-Net."""
 
     _loaded: LoadedWeights | None = PrivateAttr(default=None)
 
-    def load(self, root: DataRoot, compute: Compute) -> LoadedWeights:
-        """The champion's weights on the device; loaded again only when the champion has changed.
+    def load(self, root: DataRoot, compute: Compute) -> Champion:
+        """The champion, its weights on the device; they are loaded again only when it has changed.
 
         Raises:
             MissingInput: no champion.
             BadWeights: its file is gone, damaged or not the one that was promoted.
         """
-        champion = champion_record(root)
-        promoted = champion.values["weights_sha256"]
+        record = champion_record(root)
+        promoted = record.values["weights_sha256"]
         if self._loaded is None or self._loaded.sha256 != promoted:
-            path = root.folder("tissue_weights", str(champion.values["version"])) / WEIGHTS_FILE
+            path = root.folder("tissue_weights", str(record.values["version"])) / WEIGHTS_FILE
             loaded = load_weights(path)
             if loaded.sha256 != promoted:
                 raise BadWeights(
@@ -52,7 +61,7 @@ class TissueSegmenterResource(dg.ConfigurableResource):
                 )
             loaded.network.to(compute.torch_device)
             self._loaded = loaded
-        return self._loaded
+        return Champion(record, self._loaded)
 
 
 class CellSegmenterResource(dg.ConfigurableResource):
@@ -70,8 +79,7 @@ class CellSegmenterResource(dg.ConfigurableResource):
             FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
         """
         if self._loaded is None:
-            asked, folder = self.settings.value.cell_weights, root.path / "models"
-            if asked == "cyto2":
-                fetch_cyto2(folder)
-            self._loaded = load_cell_network(asked, compute, models_folder=folder)
+            self._loaded = load_cell_network(
+                self.settings.value.cell_weights, compute, models_folder=root.path / "models", fetch_missing=True
+            )
         return self._loaded

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PrivateAttr, TypeAdapter, ValidationError
 
 from dermatome.compute import DeviceName, Precision
 from dermatome.errors import BadSetting
@@ -97,11 +97,15 @@ def as_plain(settings: Any) -> dict[str, Any]:
 
 
 class SettingsResource(dg.ConfigurableResource):
-    """The settings in force; the file is read once for each run."""
+    """The settings in force; the file is read once for each run, so that a run has the same ones throughout."""
 
     path: str
+
+    _value: Settings | None = PrivateAttr(default=None)
 
     @property
     def value(self) -> Settings:
         """The settings."""
-        return load_settings(Path(self.path))
+        if self._value is None:
+            self._value = load_settings(Path(self.path))
+        return self._value

@@ -5,16 +5,20 @@ import time
 
 import dagster as dg
 import pytest
+from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.utils import make_new_backfill_id
 
 from assets.partitions import GENES, SLIDES
 from dermatome.data_root import DataRoot
 from dermatome.demo.pages import ToyImage, gene_page_xml
 from dermatome.hpa.records import parse_page, write_records
 from dermatome.hpa.stage import RECORDS_FILE
-from dermatome.slide_source import read_source
+from dermatome.slide_source import SlideSource, read_source
+from dermatome.stage_record import write_failure
 from dermatome.toy import toy_slide
 from orchestration import schedules, sensors
 from orchestration.definitions import build_defs
+from orchestration.requests import missing_slides, register_slides, subset_of
 from resources import PathsResource
 
 GENE = "ENSG00000186847"
@@ -31,7 +35,8 @@ def instance():
         yield found
 
 
-def evaluate(sensor, root, instance, cursor=None):
+def evaluate(sensor, root, instance, cursor=None, *, dies=False):
+    """One tick, and what the daemon does with its answer unless the tick ``dies``."""
     defs = build_defs(root.path)
     context = dg.build_sensor_context(
         instance=instance,
@@ -40,12 +45,53 @@ def evaluate(sensor, root, instance, cursor=None):
         repository_def=defs.get_repository_def(),
         resources={"paths": PathsResource(root=str(root.path))},
     )
-    return sensor.evaluate_tick(context)
+    tick = sensor.evaluate_tick(context)
+    if not dies:
+        for request in tick.dynamic_partitions_requests:
+            instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+        for request in tick.run_requests:
+            if request.asset_graph_subset is not None:
+                instance.add_backfill(backfill_of(request.asset_graph_subset))
+    return tick
 
 
-def pages_read(root, instance, count, gene=GENE):
+def logged(capfd, words):
+    return [line for line in capfd.readouterr().err.splitlines() if words in line]
+
+
+def failed(root, stage, slide):
+    write_failure(root.failure(stage, slide), asset=stage, partition=slide, error="No.", kind="BadImage", run_id="r")
+
+
+def backfill_of(subset):
+    return PartitionBackfill.from_asset_graph_subset(
+        backfill_id=make_new_backfill_id(),
+        backfill_timestamp=time.time(),
+        tags={},
+        dynamic_partitions_store=None,
+        asset_graph_subset=subset,
+        title=None,
+        description=None,
+        run_config=None,
+    )
+
+
+def champion_made(root):
+    record = root.record("tissue_champion", "current")
+    record.parent.mkdir(parents=True)
+    record.touch()
+
+
+def put(root, *names, data=b"not looked at yet", age_s=60):
+    root.inbox.mkdir(exist_ok=True)
+    for name in names:
+        (root.inbox / name).write_bytes(data)
+        os.utime(root.inbox / name, (time.time() - age_s,) * 2)
+
+
+def pages_read(root, instance, count, gene=GENE, address="https://images.proteinatlas.org"):
     images = [ToyImage("373", f"{number}_A_1_1", patient_id=str(number)) for number in range(count)]
-    page = parse_page(gene_page_xml("KRT14", gene, "https://images.proteinatlas.org", images))
+    page = parse_page(gene_page_xml("KRT14", gene, address, images))
     write_records(page.records, root.folder("hpa_images", gene) / RECORDS_FILE)
     instance.add_dynamic_partitions(GENES.name, [gene])
     instance.report_runless_asset_event(dg.AssetMaterialization("hpa_images", partition=gene))
@@ -77,9 +123,7 @@ def test_new_hpa_images_registers_slides_once_and_asks_for_what_can_be_made(root
 
 
 def test_with_a_champion_the_whole_chain_is_asked_for(root, instance):
-    record = root.record("tissue_champion", "current")
-    record.parent.mkdir(parents=True)
-    record.touch()
+    champion_made(root)
     pages_read(root, instance, 1)
     tick = evaluate(sensors.new_hpa_images, root, instance)
     assert set(asked_for(tick)) == {"slide_images", "epidermis_masks", "cell_masks", "epidermis_layers"}
@@ -96,18 +140,135 @@ def test_a_tick_is_bounded_and_the_next_goes_on(root, instance, monkeypatch):
     assert int(second.cursor) > int(first.cursor)
 
 
-def test_image_folder_takes_settled_images_with_usable_names(root, instance):
-    root.inbox.mkdir()
-    jpeg = toy_slide(1, size_px=100).jpeg()
-    old = time.time() - 60
-    for name in ("core-1.jpg", "core-2.png", "-bad name.jpg", "core-1.tif", "notes.txt"):
-        (root.inbox / name).write_bytes(jpeg)
-        os.utime(root.inbox / name, (old, old))
-    (root.inbox / "just-now.jpg").write_bytes(jpeg)
+def test_slides_of_a_tick_that_died_are_asked_for_by_the_next(root, instance):
+    champion_made(root)
+    pages_read(root, instance, 4)
+    evaluate(sensors.new_hpa_images, root, instance, dies=True)
+    made, broken, other, promised = instance.get_dynamic_partitions(SLIDES.name)
+    instance.report_runless_asset_event(dg.AssetMaterialization("slide_images", partition=made))
+    failed(root, "slide_images", broken)
+    instance.add_backfill(backfill_of(subset_of({"slide_images": [promised]})[0]))
+    tick = evaluate(sensors.new_hpa_images, root, instance)
+    assert asked_for(tick) == {
+        "slide_images": [other],
+        "epidermis_masks": [made, other, promised],
+        "cell_masks": [made, other, promised],
+        "epidermis_layers": [made, other, promised],
+    }, "what failed is the nightly job's, at the stages after too; what a backfill is about to make is not asked twice"
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "a folder"])
+def test_a_gene_whose_records_cannot_be_read_is_passed_over_aloud(root, instance, damage, capfd):
+    pages_read(root, instance, 1, gene="ENSG00000000001")
+    records = root.folder("hpa_images", "ENSG00000000001") / RECORDS_FILE
+    records.unlink()
+    if damage == "damaged":
+        records.write_bytes(b"PAR1 and no more")
+    elif damage == "a folder":
+        records.mkdir()
+    pages_read(root, instance, 2)
+    tick = evaluate(sensors.new_hpa_images, root, instance)
+    assert asked_for(tick) == {"slide_images": ["373-0_A_1_1", "373-1_A_1_1"]}
+    (said,) = logged(capfd, "passed over")
+    assert "ENSG00000000001" in said
+    assert "materialize hpa_images" in said
+    assert evaluate(sensors.new_hpa_images, root, instance, cursor=tick.cursor).skip_message
+
+
+def test_an_image_that_hpa_moved_gets_its_new_address(root, instance):
+    pages_read(root, instance, 2)
+    tick = evaluate(sensors.new_hpa_images, root, instance)
+    kept = root.source("373-1_A_1_1")
+    kept.unlink()
+    pages_read(root, instance, 2, address="https://elsewhere.proteinatlas.org")
+    evaluate(sensors.new_hpa_images, root, instance, cursor=tick.cursor)
+    for slide in ("373-0_A_1_1", "373-1_A_1_1"):
+        assert read_source(root.source(slide)).location.startswith("https://elsewhere.proteinatlas.org/")
+
+
+def test_registering_leaves_alone_what_has_not_moved_and_what_is_of_another_origin(root, instance):
+    register_slides(
+        instance, root, [SlideSource("a", "hpa", "https://x/a.jpg", "KRT14"), SlideSource("b", "folder", "/b.jpg")]
+    )
+    sources = [SlideSource("a", "hpa", "https://x/a.jpg", "KRT5"), SlideSource("b", "hpa", "https://x/b.jpg")]
+    assert register_slides(instance, root, [*sources, SlideSource("c", "hpa", "https://x/c.jpg")]) == ["c"]
+    assert read_source(root.source("a")).gene == "KRT14"
+    assert read_source(root.source("b")).origin == "folder"
+
+
+def test_image_folder_takes_settled_images_with_usable_names(root, instance, capfd):
+    put(
+        root,
+        "core-1.jpg",
+        "core-2.png",
+        "-bad name.jpg",
+        "core-1.tif",
+        "notes.txt",
+        data=toy_slide(1, size_px=100).jpeg(),
+    )
+    put(root, "just-now.jpg", age_s=0)
     tick = evaluate(sensors.image_folder, root, instance)
     assert asked_for(tick)["slide_images"] == ["core-1", "core-2"]
+    assert instance.get_dynamic_partitions(SLIDES.name) == ["core-1", "core-2"]
     assert read_source(root.source("core-1")).location == str(root.inbox / "core-1.jpg")
+    bad, clash = logged(capfd, " - ")[:2]
+    assert "-bad name" in bad
+    assert "core-1.tif" in clash
     assert not evaluate(sensors.image_folder, root, instance).run_requests
+
+
+def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_a_tick(root, instance, capfd):
+    register_slides(instance, root, [SlideSource(name, "hpa", f"https://x/{name}.jpg") for name in "abcdefg"])
+    put(root, "own.jpg", *(f"{name}.jpg" for name in "abcdefg"))
+    for asked in (True, False):
+        assert bool(evaluate(sensors.image_folder, root, instance).run_requests) == asked
+        (said,) = logged(capfd, "not taken")
+        assert "7 images are not taken" in said
+        assert f"{root.inbox / 'a.jpg'} (slide a is https://x/a.jpg)" in said
+        assert "own.jpg" not in said
+    assert read_source(root.source("a")).origin == "hpa"
+
+
+def test_an_image_of_hpa_whose_slide_came_from_the_inbox_is_said(root, instance, capfd):
+    put(root, "373-0_A_1_1.jpg")
+    evaluate(sensors.image_folder, root, instance)
+    pages_read(root, instance, 1)
+    evaluate(sensors.new_hpa_images, root, instance)
+    (said,) = logged(capfd, "not taken")
+    assert str(root.inbox / "373-0_A_1_1.jpg") in said
+    assert read_source(root.source("373-0_A_1_1")).origin == "folder"
+
+
+@pytest.mark.parametrize("bound", ["TICK_S", "SLIDES_A_TICK"])
+def test_image_folder_goes_on_tick_by_tick(root, instance, monkeypatch, bound):
+    monkeypatch.setattr(sensors, bound, -1)
+    put(root, "a.jpg", "b.jpg", "c.jpg")
+    for slide in ("a", "b", "c"):
+        assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": [slide]}
+    assert not evaluate(sensors.image_folder, root, instance).run_requests
+
+
+def test_image_folder_reads_no_image_in_a_tick(root, instance):
+    put(root, "huge.tif")
+    os.truncate(root.inbox / "huge.tif", 1 << 40)
+    os.utime(root.inbox / "huge.tif", (0, 0))
+    started = time.monotonic()
+    assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": ["huge"]}
+    assert time.monotonic() - started < 10
+
+
+def test_images_of_a_tick_that_died_are_taken_by_the_next(root, instance):
+    put(root, "a.jpg")
+    evaluate(sensors.image_folder, root, instance, dies=True)
+    assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": ["a"]}
+
+
+def test_a_slide_whose_source_was_deleted_is_registered_from_the_inbox_again(root, instance):
+    register_slides(instance, root, [SlideSource("a", "hpa", "https://x/a.jpg")])
+    root.source("a").unlink()
+    put(root, "a.jpg")
+    assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": ["a"]}
+    assert read_source(root.source("a")).location == str(root.inbox / "a.jpg")
 
 
 def test_annotation_folder_registers_only(root, instance):
@@ -143,7 +304,7 @@ def test_refresh_hpa_asks_for_all_genes_in_ranges(instance, monkeypatch):
 def test_the_nightly_job_asks_for_what_is_missing_and_not_twice(root, instance):
     instance.add_dynamic_partitions(SLIDES.name, ["a", "b", "c"])
     instance.report_runless_asset_event(dg.AssetMaterialization("slide_images", partition="b"))
-    job = build_defs(root.path).resolve_job_def("backfill_missing")
+    job = build_defs(root.path).resolve_job_def("infer")
     assert job.execute_in_process(instance=instance).success
     (backfill,) = instance.get_backfills()
     wanted = backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key
@@ -152,6 +313,14 @@ def test_the_nightly_job_asks_for_what_is_missing_and_not_twice(root, instance):
     }
     assert job.execute_in_process(instance=instance).success
     assert len(instance.get_backfills()) == 1, "the first is still going on"
+
+
+def test_what_failed_to_be_made_again_is_missing(root, instance):
+    instance.add_dynamic_partitions(SLIDES.name, ["a.b", "c", "d"])
+    for slide in ("a.b", "c"):
+        instance.report_runless_asset_event(dg.AssetMaterialization("slide_images", partition=slide))
+    failed(root, "slide_images", "a.b")
+    assert missing_slides(instance, root, ["slide_images"]) == {"slide_images": ["a.b", "d"]}
 
 
 def test_register_genes_takes_a_list_and_a_file(root, instance, tmp_path):

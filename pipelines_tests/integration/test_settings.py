@@ -1,8 +1,21 @@
+"""Settings, and the resources that act on them."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import pytest
 
-from dermatome.errors import BadSetting
+from dermatome.compute import Compute
+from dermatome.data_root import CHAMPION, DataRoot
+from dermatome.errors import BadSetting, BadWeights, FetchFailed, MissingInput
+from dermatome.skin import cyto2
+from dermatome.stage_record import StageRecord, write_record
 from orchestration.definitions import build_defs
-from resources.settings import Settings, load_settings
+from resources import CellSegmenterResource, HpaResource, TissueSegmenterResource, hpa, segmenters
+from resources.settings import Settings, SettingsResource, load_settings
+
+CPU = Compute("cpu", "fp32", 1, "CPU")
 
 
 def written(tmp_path, text):
@@ -54,3 +67,72 @@ def test_a_setting_changes_the_code_version_of_what_it_acts_on_alone(tmp_path):
     written(tmp_path, "[layers]\nlayer_um = 9.0")
     after = versions()
     assert {name for name in before if before[name] != after[name]} == {"epidermis_layers"}
+
+
+def test_a_resource_reads_the_file_once_so_that_a_run_has_the_same_settings_throughout(tmp_path):
+    resource = SettingsResource(path=str(written(tmp_path, 'cell_weights = "toy"')))
+    first = resource.value
+    written(tmp_path, "not TOML any more")
+    assert resource.value is first
+
+
+def test_all_threads_get_the_same_client(tmp_path, monkeypatch):
+    made = []
+
+    def slowly(settings):
+        made.append(settings)
+        time.sleep(0.05)
+        return object()
+
+    monkeypatch.setattr(hpa, "HpaClient", slowly)
+    resource = HpaResource(settings=SettingsResource(path=str(tmp_path / "none.toml")))
+    with ThreadPoolExecutor(8) as pool:
+        clients = set(pool.map(lambda _: resource.client, range(8)))
+    assert len(clients) == len(made) == 1
+
+
+def promote(root, version, sha256):
+    write_record(
+        root.record("tissue_champion", CHAMPION),
+        StageRecord(
+            asset="tissue_champion",
+            partition=CHAMPION,
+            fingerprint="",
+            code_version="1",
+            inputs={},
+            settings={},
+            outcome="promoted",
+            data_version=sha256,
+            values={"version": version, "weights_sha256": sha256},
+        ),
+    )
+
+
+def test_the_champion_comes_with_the_record_its_weights_were_chosen_by(tmp_path, monkeypatch):
+    root = DataRoot(tmp_path)
+
+    def load_weights(path):
+        return SimpleNamespace(sha256=path.parent.name, network=SimpleNamespace(to=lambda device: None))
+
+    monkeypatch.setattr(segmenters, "load_weights", load_weights)
+    resource = TissueSegmenterResource()
+    with pytest.raises(MissingInput, match="no champion yet"):
+        resource.load(root, CPU)
+    for version in ("v1", "v2"):
+        promote(root, version, sha256=version)
+        champion = resource.load(root, CPU)
+        assert champion.record.values["version"] == champion.weights.sha256 == version
+        assert resource.load(root, CPU).weights is champion.weights
+    promote(root, "v3", sha256="of another file")
+    with pytest.raises(BadWeights, match="not the file that was promoted"):
+        resource.load(root, CPU)
+
+
+def test_cyto2_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
+    def offline(folder):
+        raise FetchFailed(f"{folder} stays empty.")
+
+    monkeypatch.setattr(cyto2, "fetch_cyto2", offline)
+    resource = CellSegmenterResource(settings=SettingsResource(path=str(tmp_path / "none.toml")))
+    with pytest.raises(FetchFailed, match="models stays empty"):
+        resource.load(DataRoot(tmp_path), CPU)
