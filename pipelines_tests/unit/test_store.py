@@ -9,7 +9,8 @@ import pytest
 from dermatome.data_root import DataRoot
 from dermatome.errors import StorageFailed
 from dermatome.stage_record import StageRecord, write_failure, write_record, write_table
-from dermatome.store import TABLES, VIEWS, build_store
+from dermatome.store import build_store
+from dermatome.store_tables import TABLES, VIEWS
 
 
 def record(root, asset, partition, **values):

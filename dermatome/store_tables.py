@@ -1,0 +1,274 @@
+"""The tables and views of the metrics store: their columns, the files they are made of, the questions they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dermatome.classes import TISSUE_LABELS
+from dermatome.data_root import RECORD_FILE
+from dermatome.hpa.records import IMAGE_RECORD_SCHEMA
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the store.
+
+    Attributes:
+        files: glob of its Parquet files, below the data root; hidden folders hold unfinished work and are left out.
+        columns: column → DuckDB type; what a file lacks is null.
+        key: for tables made of records, what the partition is called; their `value_` columns lose that prefix.
+        recorded: whether a file counts only with a record beside it: without one, its partition is not whole.
+    """
+
+    files: str
+    columns: dict[str, str]
+    key: str | None = None
+    recorded: bool = True
+
+
+_STAGE: dict[str, str] = {
+    "outcome": "varchar",
+    "message": "varchar",
+    "data_version": "varchar",
+    "fingerprint": "varchar",
+    "code_version": "varchar",
+    "inputs": "json",
+    "settings": "json",
+    "seconds": "json",
+    "libraries": "json",
+    "checks": "json",
+    "run_id": "varchar",
+    "made_at": "timestamptz",
+}
+_TEXT = "varchar"
+_SCALE = {"mpp": "double", "mpp_source": _TEXT}
+_CELL_TYPES = "struct(cell_type varchar, staining varchar, intensity varchar, quantity varchar, location varchar)[]"
+_NESTED = {
+    "age": "smallint",
+    "snomed": "struct(code varchar, description varchar)[]",
+    "cell_types": _CELL_TYPES,
+    "gene_cell_types": "struct(cell_type varchar, level varchar)[]",
+}
+
+TABLES: dict[str, Table] = {
+    "images": Table(
+        "hpa_images/*/images.parquet",
+        {name: _NESTED.get(name, _TEXT) for name in IMAGE_RECORD_SCHEMA.names},
+    ),
+    "slides": Table(
+        f"slide_images/*/{RECORD_FILE}",
+        {
+            "origin": _TEXT,
+            "location": _TEXT,
+            "gene": _TEXT,
+            "ensembl_id": _TEXT,
+            "file": _TEXT,
+            "bytes": "bigint",
+            "image_sha256": _TEXT,
+            "height_px": "integer",
+            "width_px": "integer",
+            **_SCALE,
+            "conversions": _TEXT,
+            "http_status": "integer",
+            "grey_spread": "double",
+        },
+        key="slide",
+    ),
+    "masks": Table(
+        f"epidermis_masks/*/{RECORD_FILE}",
+        {
+            "weights": _TEXT,
+            "weights_sha256": _TEXT,
+            "device": _TEXT,
+            "precision": _TEXT,
+            **_SCALE,
+            "crop_top_px": "integer",
+            "crop_left_px": "integer",
+            "crop_bottom_px": "integer",
+            "crop_right_px": "integer",
+            "mean_confidence": "double",
+            "tiles": "integer",
+            "background_share": "double",
+            "dermis_share": "double",
+            "epidermis_share": "double",
+            "keratin_share": "double",
+            "epidermis_um2": "double",
+        },
+        key="slide",
+    ),
+    "cell_masks": Table(
+        f"cell_masks/*/{RECORD_FILE}",
+        {
+            "weights": _TEXT,
+            "weights_sha256": _TEXT,
+            "mask_weights_sha256": _TEXT,
+            "device": _TEXT,
+            **_SCALE,
+            "cells": "integer",
+            "cells_per_mm2": "double",
+            "diameter_px": "double",
+            "diameter_source": _TEXT,
+        },
+        key="slide",
+    ),
+    "cells": Table(
+        "cell_masks/*/cells.parquet",
+        {
+            "slide": _TEXT,
+            "cell_id": "integer",
+            "centroid_y_px": "double",
+            "centroid_x_px": "double",
+            "area_px": "integer",
+            "area_um2": "double",
+            "equivalent_diameter_px": "double",
+            "equivalent_diameter_um": "double",
+            "mean_h_od": "double",
+            "mean_dab_od": "double",
+        },
+    ),
+    "cell_layers": Table(
+        "epidermis_layers/*/cell_layers.parquet",
+        {"slide": _TEXT, "cell_id": "integer", "layer": "integer", "distance_um": "double"},
+    ),
+    "layers": Table(
+        "epidermis_layers/*/layers.parquet",
+        {
+            "slide": _TEXT,
+            "layer": "integer",
+            "distance_from_um": "double",
+            "distance_to_um": "double",
+            "area_px": "bigint",
+            "area_um2": "double",
+            "cells": "integer",
+            "mean_dab_od": "double",
+            "mean_h_od": "double",
+            "dab_h_ratio": "double",
+            "positive_share": "double",
+            "h_score": "double",
+        },
+    ),
+    "layer_slides": Table(
+        f"epidermis_layers/*/{RECORD_FILE}",
+        {
+            **_SCALE,
+            "layers": "integer",
+            "layer_um": "double",
+            "h_score": "double",
+            "positive_share": "double",
+            "pattern": _TEXT,
+            "detached_um2": "double",
+        },
+        key="slide",
+    ),
+    "training": Table(
+        f"tissue_weights/*/{RECORD_FILE}",
+        {
+            "weights_sha256": _TEXT,
+            "encoder": _TEXT,
+            "loss": _TEXT,
+            "seed": "bigint",
+            "epochs": "integer",
+            "steps": "integer",
+            "mpp": "double",
+            "coarse_mpp": "double",
+            "tiles_sha256": _TEXT,
+            "validation": _TEXT,
+            "device": _TEXT,
+            "precision": _TEXT,
+            "resumed": "boolean",
+            "mean_iou": "double",
+            "mean_f1": "double",
+            "accuracy": "double",
+            **{
+                f"{score}_{label}": "double"
+                for score in ("iou", "f1", "precision", "recall", "mcc")
+                for label in TISSUE_LABELS
+            },
+        },
+        key="version",
+    ),
+    "training_classes": Table(
+        "tissue_weights/*/scores.parquet",
+        {
+            "version": _TEXT,
+            "label": _TEXT,
+            "outcome": _TEXT,
+            "truth_px": "bigint",
+            "predicted_px": "bigint",
+            "precision": "double",
+            "recall": "double",
+            "f1": "double",
+            "iou": "double",
+            "mcc": "double",
+        },
+    ),
+    "training_confusion": Table(
+        "tissue_weights/*/confusion_matrix.parquet",
+        {"version": _TEXT, "truth": _TEXT, "predicted": _TEXT, "pixels": "bigint"},
+    ),
+    "training_epochs": Table(
+        "tissue_weights/*/history.parquet",
+        {
+            "version": _TEXT,
+            "epoch": "integer",
+            "step": "integer",
+            "seconds": "double",
+            "learning_rate": "double",
+            "train_loss": "double",
+            "mean_iou": "double",
+            **{f"iou_{label}": "double" for label in TISSUE_LABELS},
+        },
+    ),
+    "champion": Table(
+        f"tissue_champion/*/{RECORD_FILE}",
+        {"version": _TEXT, "weights_sha256": _TEXT, "chosen_by": _TEXT, "score": "double"},
+        key="partition",
+    ),
+    "failures": Table(
+        "failures/*/*.parquet",
+        {
+            "asset": _TEXT,
+            "partition": _TEXT,
+            "error": _TEXT,
+            "kind": _TEXT,
+            "run_id": _TEXT,
+            "failed_at": "timestamptz",
+        },
+        recorded=False,
+    ),
+}
+
+_PREFIX = ".store-"
+_LEFT_OVER_S = 3600.0
+"""A store takes minutes at most; what is older than this was left by a process that was killed."""
+
+VIEWS: dict[str, str] = {
+    # An antibody can be on the pages of several genes, and its images then count for each; a slide keeps one gene only.
+    "dab_profile_by_gene": """
+        with genes as (
+            select distinct i.slide, i.gene, i.ensembl_id
+            from images i join slides s using (slide) where s.origin is distinct from 'folder'
+            union
+            select s.slide, s.gene, s.ensembl_id from slides s
+            where s.origin = 'folder' or not exists (select 1 from images i where i.slide = s.slide))
+        select g.gene, g.ensembl_id, l.layer, count(distinct l.slide) as slides, sum(l.cells) as cells,
+            avg(l.mean_dab_od) as mean_dab_od, stddev_samp(l.mean_dab_od) as sd_dab_od, avg(l.mean_h_od) as mean_h_od,
+            avg(l.dab_h_ratio) as dab_h_ratio, avg(l.h_score) as h_score
+        from layers l join genes g using (slide) group by all order by gene, layer""",
+    "slides_not_from_champion": """
+        select m.slide, m.weights, m.weights_sha256, c.version as champion, c.weights_sha256 as champion_sha256
+        from masks m cross join champion c where m.weights_sha256 <> c.weights_sha256 order by slide""",
+    "cells_by_slide": """
+        select s.slide, s.gene, k.outcome, coalesce(k.cells, 0) as cells, k.cells_per_mm2,
+            avg(c.area_um2) as mean_area_um2, avg(c.mean_dab_od) as mean_dab_od
+        from slides s left join cell_masks k using (slide) left join cells c using (slide)
+        group by all order by s.slide""",
+    "lineage": """
+        select s.slide, s.gene, s.location, s.image_sha256, s.mpp, s.mpp_source, m.weights as tissue_weights,
+            m.weights_sha256 as tissue_weights_sha256, m.code_version as mask_code, m.run_id as mask_run,
+            k.weights as cell_weights, k.weights_sha256 as cell_weights_sha256, k.code_version as cell_code,
+            k.run_id as cell_run, l.code_version as layer_code, l.run_id as layer_run, m.settings as mask_settings,
+            k.settings as cell_settings, l.settings as layer_settings
+        from slides s left join masks m using (slide) left join cell_masks k using (slide)
+            left join layer_slides l using (slide) order by s.slide""",
+}
