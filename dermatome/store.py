@@ -13,10 +13,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import StorageFailed
 from dermatome.store_tables import TABLES, VIEWS, Table
+
+_PREFIX = ".store-"
+# What a killed build leaves; a living one takes seconds to minutes.
+_LEFT_OVER_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -59,18 +64,15 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
     return StoreSummary(target, rows)
 
 
-def _fill(connection: object, name: str, table: Table, root: DataRoot) -> int:
-    from typing import Any
-
-    db: Any = connection
-    columns = ({table.key: _TEXT} | _STAGE | table.columns) if table.key else table.columns
+def _fill(connection: Any, name: str, table: Table, root: DataRoot) -> int:
+    columns = table.all_columns
     declared = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
-    db.execute(f"create table {name} ({declared})")
+    connection.execute(f"create table {name} ({declared})")
     files = _finished(root, table)
     if not files:
         return 0
     source = "read_parquet(?, union_by_name = true)"
-    found = [row[0] for row in db.execute(f"describe select * from {source}", [files]).fetchall()]
+    found = [row[0] for row in connection.execute(f"describe select * from {source}", [files]).fetchall()]
     chosen = []
     for column in found:
         public = table.key if table.key and column == "partition" else column.removeprefix("value_")
@@ -80,8 +82,8 @@ def _fill(connection: object, name: str, table: Table, root: DataRoot) -> int:
             # A number nobody can query would be lost silently.
             raise StorageFailed(f"{table.files} has a column {column!r} that the store's table {name} lacks: add it.")
     query = f"insert into {name} by name select {', '.join(chosen)} from {source}"
-    db.execute(query, [files])
-    count: int = db.execute(f"select count(*) from {name}").fetchone()[0]
+    connection.execute(query, [files])
+    count: int = connection.execute(f"select count(*) from {name}").fetchone()[0]
     return count
 
 

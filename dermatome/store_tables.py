@@ -25,6 +25,11 @@ class Table:
     key: str | None = None
     recorded: bool = True
 
+    @property
+    def all_columns(self) -> dict[str, str]:
+        """Its columns, with those that every record has where it is made of records."""
+        return ({self.key: _TEXT} | _STAGE | self.columns) if self.key else self.columns
+
 
 _STAGE: dict[str, str] = {
     "outcome": "varchar",
@@ -238,8 +243,6 @@ TABLES: dict[str, Table] = {
     ),
 }
 
-_PREFIX = ".store-"
-_LEFT_OVER_S = 3600.0
 """A store takes minutes at most; what is older than this was left by a process that was killed."""
 
 VIEWS: dict[str, str] = {
