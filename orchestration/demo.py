@@ -43,7 +43,7 @@ TRAINING = {
     "learning_rate": 3e-3,
     "epochs": 4,
     "epoch_steps": 60,
-    "seed": 1,
+    "seed": 2,
 }
 
 # Wide enough for the closing table also where there is no terminal.
