@@ -55,7 +55,6 @@ def each_slide(
     images: Sequence[Path], mpp: float, work: Callable[[Slide], str], finish: Callable[[], None] | None = None
 ) -> None:
     """Reads each image and does ``work``; two images of one stem would overwrite each other, so the second fails."""
-    from dermatome.files import safe_id
     from dermatome.slide import read_slide
 
     paths = list(image_files(images))
@@ -65,7 +64,7 @@ def each_slide(
         other = first.setdefault(path.stem, path)
         if other != path:
             raise BadImage(f"{path} has the same name as {other}, so its results would overwrite those: rename one.")
-        return work(read_slide(path, declared_mpp=mpp, name=safe_id(path.stem, "image name")))
+        return work(read_slide(path, declared_mpp=mpp))
 
     failed = each(paths, one, "Images")
     if finish is not None:

@@ -138,17 +138,20 @@ def test_training_writes_weights_that_predict_masks(
     assert weights.with_suffix(".json").is_file()
     assert "sha256" in said
     (images / "cut.jpg").write_bytes(toy.jpeg()[:2000])
+    # Names as scanners and annotation tools give them.
+    (images / "core A1.[9728x1536].jpg").write_bytes(toy.jpeg())
     out = tmp_path / "masks"
     code, output, errors = run(capfd, "tissue", "predict", "--weights", weights, "--out", out, images)
     assert code == 1
     assert "cut.jpg" in errors
-    assert "1 of 2 images failed" in errors
+    assert "1 of 3 images failed" in errors
     assert "good.jpg" in output
     mask, _ = load_mask(out / "good.npz", size=toy.slide.size)
     assert mask.max() < len(TISSUE_LABELS)
     with Image.open(out / "good.png") as drawn:
         assert drawn.size == (448, 448)
-    assert sorted(path.name for path in out.iterdir()) == ["good.npz", "good.png"]
+    names = [f"{stem}.{suffix}" for stem in ("core A1.[9728x1536]", "good") for suffix in ("npz", "png")]
+    assert sorted(path.name for path in out.iterdir()) == names
 
 
 def test_a_missing_weights_file_is_one_sentence(
