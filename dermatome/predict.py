@@ -59,7 +59,6 @@ class Predictor:
         pixels: RgbImage,
         target: Size,
         *,
-        only: tuple[int, ...] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Prediction:
         """The most probable class of each pixel.
@@ -67,12 +66,10 @@ class Predictor:
         Args:
             pixels: (h, w, 3) uint8 at the network's resolution.
             target: size of the answer; probabilities are enlarged bilinearly to it before the class is chosen.
-            only: where given, ``fallback`` also holds the best of these classes for each pixel.
             progress: called with tiles done and tiles in all.
         """
         size = Size(*pixels.shape[:2])
         mask = np.empty((target.height_px, target.width_px), dtype=np.uint8)
-        fallback = np.empty_like(mask) if only else None
         confidence = 0.0
 
         def decide(top: int, rows: npt.NDArray[np.float32]) -> None:
@@ -80,8 +77,6 @@ class Predictor:
             here = slice(top, top + rows.shape[1])
             mask[here] = rows.argmax(axis=0)
             confidence += float(rows.max(axis=0).sum(dtype=np.float64))
-            if fallback is not None and only:
-                fallback[here] = np.array(only, dtype=np.uint8)[rows[list(only)].argmax(axis=0)]
 
         # A small image gets a tile of its own size: mirroring it up to a whole one would cost time and context.
         tile_px = min(self.tile_px, -(-max(size.height_px, size.width_px) // 32) * 32)
@@ -96,7 +91,7 @@ class Predictor:
             if progress:
                 progress(first + len(some), len(boxes))
         blender.close()
-        return Prediction(mask, fallback, confidence / target.area_px, len(boxes))
+        return Prediction(mask, confidence / target.area_px, len(boxes))
 
 
 @dataclass(frozen=True)
@@ -105,13 +100,11 @@ class Prediction:
 
     Attributes:
         mask: (H, W) uint8, the most probable class.
-        fallback: (H, W) uint8, the most probable of the classes in ``only``, where that was given.
         mean_confidence: mean probability of the chosen class.
         tiles: how many tiles went through the network.
     """
 
     mask: npt.NDArray[np.uint8]
-    fallback: npt.NDArray[np.uint8] | None
     mean_confidence: float
     tiles: int
 

@@ -20,7 +20,7 @@ from resources.settings import as_plain
     partitions_a_run=100,
     group_name="inference",
     kind="pytorch",
-    code_version="2",
+    code_version="1",
     pool="gpu",
     checks={
         "cell_density": "As many cells per mm² of epidermis as skin has.",

@@ -110,8 +110,8 @@ def segment_tissue(
 
     The slide is rescaled from its mpp to the weights'. A first look at ``coarse_mpp`` finds epidermis and keratin;
     those connected regions that have at least ``significant_share`` of the largest one's area are segmented again at
-    the network's resolution in overlapping, blended tiles. Outside of them the first look stands, with its smaller
-    regions of epidermis and keratin taken for the likelier of background and dermis. Then specks and holes are removed.
+    the network's resolution in overlapping, blended tiles. Outside of them the first look stands, small islands of
+    epidermis too. Then specks and holes are removed.
 
     Args:
         slide: the slide.
@@ -145,10 +145,8 @@ def segment_tissue(
     coarse_size = size.scaled(slide.mpp / (settings.coarse_mpp or card.coarse_mpp))
     tell(f"{slide.name}: first look at {coarse_size.width_px}×{coarse_size.height_px} px")
     coarse_pixels = resize_image(slide.pixels, coarse_size)
-    quiet = (int(TissueClass.BACKGROUND), int(TissueClass.DERMIS))
-    first = base.labels(coarse_pixels, coarse_size, only=quiet)
-    coarse, fallback = first.mask, first.fallback
-    assert fallback is not None  # `only` was given
+    first = base.labels(coarse_pixels, coarse_size)
+    coarse = first.mask
     significant, boxes = significant_regions(coarse, settings.significant_share)
     seconds["coarse"] = time.perf_counter() - start
     start = time.perf_counter()
@@ -159,7 +157,7 @@ def segment_tissue(
     else:
         margin_px = round(settings.margin_um / slide.mpp)
         regions = merge_boxes([box.rescaled(coarse_size, size).expanded(margin_px, size) for box in boxes])
-    refined = resize_labels(np.where(significant, coarse, fallback), size).copy()
+    refined = resize_labels(coarse, size).copy()
     confidence, tiles = first.mean_confidence * size.area_px if not regions else 0.0, first.tiles
     fine = Predictor(**{**base.__dict__, "views": settings.views})
     for number, box in enumerate(regions, 1):
