@@ -189,36 +189,29 @@ def _events(
     alone: bool,
 ) -> Iterator[Event]:
     selected = {key.name for key in context.selected_asset_check_keys}
-    checks = [check for check in checks if check.name in selected]
+    verdicts: list[dict[str, Any]] = [
+        {
+            "asset_key": context.asset_key,
+            "check_name": check.name,
+            "passed": check.passed,
+            "severity": dg.AssetCheckSeverity.WARN,
+            "description": check.description,
+            "metadata": check.values,
+        }
+        for check in checks
+        if check.name in selected
+    ]
     if alone:
         yield dg.MaterializeResult(
             asset_key=context.asset_key,
             metadata=metadata,
             data_version=dg.DataVersion(record.data_version),
-            check_results=[
-                dg.AssetCheckResult(
-                    asset_key=context.asset_key,
-                    check_name=check.name,
-                    passed=check.passed,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description=check.description,
-                    metadata=check.values,
-                )
-                for check in checks
-            ],
+            check_results=[dg.AssetCheckResult(**verdict) for verdict in verdicts],
         )
         return
     yield dg.AssetMaterialization(context.asset_key, partition=record.partition, metadata=metadata, tags=tags)
-    for check in checks:
-        yield dg.AssetCheckEvaluation(
-            asset_key=context.asset_key,
-            check_name=check.name,
-            passed=check.passed,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=check.description,
-            metadata=check.values,
-            partition=record.partition,
-        )
+    for verdict in verdicts:
+        yield dg.AssetCheckEvaluation(**verdict, partition=record.partition)
 
 
 def _kept(context: dg.AssetExecutionContext, path: Path) -> StageRecord | None:

@@ -138,17 +138,12 @@ def slide_id(image_url: str) -> str:
     )
 
 
-def records_to_parquet(page: GenePage, path: Path) -> Path:
-    """Writes the page's rows to ``path``, whole; zero rows make a file too.
+def write_records(records: pa.Table, path: Path) -> Path:
+    """Writes image records to a Parquet file, whole; zero rows make a file too.
 
     Raises:
         StorageFailed: the disk is full or not writable.
     """
-    return write_records(page.records, path)
-
-
-def write_records(records: pa.Table, path: Path) -> Path:
-    """Writes image records to a Parquet file, whole (temporary file, then renamed)."""
     with whole_file(path) as file:
         pq.write_table(records, file, compression="zstd")
     return path

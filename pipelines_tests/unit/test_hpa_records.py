@@ -19,8 +19,8 @@ from dermatome.hpa.records import (
     merge_records,
     parse_page,
     read_records,
-    records_to_parquet,
     slide_id,
+    write_records,
 )
 
 URL = "https://images.proteinatlas.org"
@@ -152,7 +152,7 @@ def test_a_page_without_the_tissue_is_an_outcome_with_zero_rows(tmp_path: Path) 
     found = parse_page(page())
     assert (found.outcome, found.records.num_rows) == ("no_tissue", 0)
     assert "KRT5 (ENSG00000186081)" in found.message
-    assert read_records(records_to_parquet(found, tmp_path / "k.parquet")).schema == IMAGE_RECORD_SCHEMA
+    assert read_records(write_records(found.records, tmp_path / "k.parquet")).schema == IMAGE_RECORD_SCHEMA
 
 
 def test_levels_without_images_are_another_outcome() -> None:
@@ -329,7 +329,7 @@ def test_one_such_address_fails_its_page() -> None:
 
 def test_records_come_back_from_parquet_as_lists(tmp_path: Path) -> None:
     found = parse_page(page(ONE))
-    table = read_records(records_to_parquet(found, tmp_path / "r.parquet"))
+    table = read_records(write_records(found.records, tmp_path / "r.parquet"))
     assert table == found.records
     assert isinstance(table.to_pylist()[0]["snomed"], list)
     assert merge_records([]).schema == IMAGE_RECORD_SCHEMA
