@@ -1,7 +1,8 @@
-# make demo · make test · make ui · make check        DATA=folder chooses another data root
+# make demo · make test · make ui · make check · make bench        DATA=folder chooses another data root
 PYTHON ?= python3
 DATA ?= dermatome_data
 PORT ?= 3000
+OUT ?= build/benchmarks
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -12,13 +13,14 @@ export DERMATOME_DAGSTER_STORAGE := $(DERMATOME_DATA)/dagster
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test ui check clean
+.PHONY: help install demo test ui check bench clean
 
 help:
 	@echo "make demo    the whole pipeline on a small embedded cohort, no network needed"
 	@echo "make test    the whole test suite"
 	@echo "make ui      the Dagster UI on http://127.0.0.1:$(PORT) over the same data root"
 	@echo "make check   format, lint, types, import directions, definitions, wheel contents"
+	@echo "make bench   how fast it is: ROWS='name name' for some of it, OUT=folder for the table"
 	@echo "DATA=folder  another data root than ./dermatome_data"
 
 install: $(INSTALLED)
@@ -47,6 +49,9 @@ check: $(INSTALLED)
 	mkdir -p $(DERMATOME_DAGSTER_STORAGE)
 	$(BIN)/dagster definitions validate
 	$(BIN)/python -m pipelines_tests.wheel_contents
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pipelines_tests.benchmarks $(ROWS) --out $(OUT)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

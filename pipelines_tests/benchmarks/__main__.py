@@ -1,0 +1,65 @@
+"""Runs benchmarks, each in a process of its own, and writes one table of their rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pipelines_tests.benchmarks.machine import this_machine
+from pipelines_tests.benchmarks.rows import Row, registered
+from pipelines_tests.benchmarks.runner import run
+from pipelines_tests.benchmarks.table import write
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs those asked for.
+
+    Returns:
+        0 where each ran to its end, whether or not it met its target; 1 where one crashed or was ended.
+    """
+    known = registered()
+    parser = argparse.ArgumentParser(prog="python -m pipelines_tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(known)}; all where none is given")
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder for the table")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # one benchmark, in this very process
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.names if name not in known]
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(unknown)}: choose from {', '.join(known)}")
+    if given.rows:
+        (name,) = given.names
+        given.rows.write_text(json.dumps([asdict(row) for row in known[name].measure(given.toy)]))
+        return 0
+    machine, rows, failed = this_machine(), list[Row](), list[str]()
+    for name in given.names or known:
+        start = time.perf_counter()
+        print(f"{name} …", flush=True)
+        came_to_its_end, found = run(known[name], toy=given.toy)
+        rows += found
+        if not came_to_its_end:
+            failed.append(name)
+        for row in found:
+            print(f"    {_in_a_line(row)}")
+        print(f"    {time.perf_counter() - start:.0f} s", flush=True)
+        # After each, so that an interrupted run leaves what it has.
+        write(rows, machine, given.out)
+    print(f"Wrote benchmarks.md and benchmarks.parquet to {given.out}.")
+    if failed:
+        print(f"These did not come to their end: {', '.join(failed)}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _in_a_line(row: Row) -> str:
+    met = "" if row.met is None else " met" if row.met else " MISSED"
+    ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
+    return " ".join(f"{row.name}: {ratio} (target {row.target or 'none'}{met}) {row.note}".split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Runs one benchmark in a process of its own, so that memory, threads and crashes stay its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines_tests.benchmarks.rows import PACKAGE, Benchmark, Row, not_measured
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY_TIMEOUT_S = 120.0
+
+
+def run(benchmark: Benchmark, *, toy: bool) -> tuple[bool, list[Row]]:
+    """Whether a benchmark came to its end, and its rows."""
+    command = [sys.executable, "-m", PACKAGE, benchmark.name, *(["--toy"] if toy else [])]
+    return run_command(benchmark.name, command, TOY_TIMEOUT_S if toy else benchmark.timeout_s)
+
+
+def run_command(name: str, command: Sequence[str], timeout_s: float) -> tuple[bool, list[Row]]:
+    """Runs a command that writes rows as JSON to the file that follows ``--rows``, which is added to it.
+
+    A crash or a timeout gives a row that says so, and ends what the command had started.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answer, output = Path(folder) / "rows.json", Path(folder) / "output.txt"
+        with output.open("wb") as written:
+            process = subprocess.Popen(
+                [*command, "--rows", str(answer)], cwd=ROOT, stdout=written, stderr=written, start_new_session=True
+            )
+            try:
+                code: int | None = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                _end(process)
+        if code == 0:
+            return True, [Row(**row) for row in json.loads(answer.read_text())]
+        text = output.read_text(errors="replace").strip()
+        print(text[-4000:], file=sys.stderr)
+        how = f"by signal {-code}" if code is not None and code < 0 else f"with status {code}"
+        last = without_paths(text.splitlines()[-1])[:200] if text else "it wrote nothing"
+        why = f"ended after {timeout_s:g} s" if code is None else f"failed {how}: {last}"
+        return False, [not_measured(name, why)]
+
+
+def without_paths(text: str) -> str:
+    """``text`` without the folders of any path in it, for a table may be published."""
+    return re.sub(r"(?:/[^\s'\":,()]+)+/", "…/", text)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a benchmark and all that it started, which are one process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

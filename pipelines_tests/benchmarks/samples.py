@@ -1,0 +1,53 @@
+"""What benchmarks run on: real files where they lie beside the checkout, otherwise toys of the same size."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from dermatome.slide import RgbImage
+
+REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
+CORE_PX = 3000
+TOY_PX = 320
+
+
+def cores(count: int, toy: bool) -> tuple[list[RgbImage], str]:
+    """``count`` tissue cores of 3000 × 3000 (toy size: 320 × 320) as (H, W, 3) uint8, and which they are."""
+    from dermatome.slide import decode_rgb
+
+    paths = sorted((REALDATA / "hpa_ihc").glob("*.jpg"))
+    if paths and not toy:
+        read = [decode_rgb(path.read_bytes(), path.name)[0] for path in paths[:count]]
+        return [read[number % len(read)] for number in range(count)], "real HPA core"
+    return [skin(number, TOY_PX if toy else CORE_PX) for number in range(count)], "toy core"
+
+
+def skin(seed: int, size_px: int) -> RgbImage:
+    """(size, size, 3) uint8 of toy skin: epidermis, dermis, keratin and glass."""
+    from dermatome.toy import toy_slide
+
+    return np.ascontiguousarray(toy_slide(seed, size_px=size_px).slide.pixels)
+
+
+@contextmanager
+def gene_pages(toy: bool) -> Iterator[tuple[list[Path], str]]:
+    """HPA gene pages as files, and which they are."""
+    paths = sorted((REALDATA / "hpa_xml").glob("*.xml"))
+    if paths and not toy:
+        yield paths, "real HPA pages"
+        return
+    from dermatome.demo.pages import ToyImage, gene_page_xml
+
+    with tempfile.TemporaryDirectory() as folder:
+        images = [ToyImage("373", f"1_A_{n}", tissue=f"Tissue {n % 80}") for n in range(20 if toy else 1000)]
+        made = []
+        for release in ("18", "20", "23"):
+            page = Path(folder) / f"{release}.xml"
+            page.write_bytes(gene_page_xml("KRT5", "ENSG00000186081", "http://127.0.0.1", images, release=release))
+            made.append(page)
+        yield made, "toy pages"

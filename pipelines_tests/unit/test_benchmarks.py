@@ -1,0 +1,144 @@
+"""The harness of the benchmarks, and that each of them runs. What they measure is for `make bench` to say."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines_tests.benchmarks import rows as rows_module
+from pipelines_tests.benchmarks import runner, timing
+from pipelines_tests.benchmarks.__main__ import main
+from pipelines_tests.benchmarks.machine import Machine, this_machine
+from pipelines_tests.benchmarks.rows import (
+    Row,
+    at_most_more,
+    below,
+    benchmark,
+    not_measured,
+    registered,
+    reported,
+    share_of_rate,
+    times_faster,
+    times_the_cost,
+)
+from pipelines_tests.benchmarks.table import markdown, write
+
+MACHINE = Machine("A processor", 2, ("avx2",), 24.0, (), "Linux, x86_64", {"torch": "2.13.0"})
+
+
+@pytest.mark.parametrize("name", registered())
+def test_each_benchmark_runs_at_toy_size(name: str) -> None:
+    found = list(registered()[name].measure(True))
+    assert found
+    for row in found:
+        assert row.name
+        assert row.ours is None or math.isfinite(row.ours)
+        assert row.ours is not None or row.note, f"{row.name} says neither a number nor why there is none"
+        assert (row.met is None) == (row.target == "" or row.ours is None)
+
+
+def test_ratios_point_the_way_their_target_does() -> None:
+    assert times_faster("a", "b", 1.0, 6.0, at_least=5).met
+    assert not times_faster("a", "b", 1.0, 4.0, at_least=5).met
+    assert times_the_cost("a", "b", 1.1, 1.0, at_most=1.15).met
+    assert not times_the_cost("a", "b", 1.2, 1.0, at_most=1.15).met
+    assert share_of_rate("a", "b", 6.0, 10.0, "MB/s", at_least=0.5).met
+    assert not share_of_rate("a", "b", 4.0, 10.0, "MB/s", at_least=0.5).met
+    assert at_most_more("a", "b", 1.05, 1.0, "s", more=0.1).met
+    assert not at_most_more("a", "b", 1.2, 1.0, "s", more=0.1).met
+    assert below("a", 3.0, "GB", at_most=4).met
+    assert not below("a", 5.0, "GB", at_most=4).met
+    assert reported("a", 3.0, "s", reference=2.0).ratio == 1.5
+    assert reported("a", 3.0, "s").met is None
+    assert times_faster("a", "b", 2.0, 6.0, at_least=5).ratio == 3.0
+
+
+def test_the_table_says_the_same_as_text_and_as_parquet(tmp_path: Path) -> None:
+    written = [
+        times_faster("tiles", "one | by one", 1.0, 4.0, at_least=5, bare="0.9 s", note="two\nlines"),
+        not_measured("GPU", "no GPU here", target="≥ 0.8"),
+    ]
+    text, data = write(written, MACHINE, tmp_path / "out")
+    assert text.read_text() == markdown(written, MACHINE)
+    assert "| tiles | one / by one | 1 s | 4 s | 4 | ≥ 5 × faster | **no** | 0.9 s | two lines |" in text.read_text()
+    assert "| GPU |  | – | – | – | ≥ 0.8 | – |  | no GPU here |" in text.read_text()
+    table = pq.read_table(data)
+    assert [Row(**row) for row in table.to_pylist()] == written
+    assert json.loads(table.schema.metadata[b"machine"])["cores"] == 2
+
+
+def test_the_machine_is_described_without_its_name() -> None:
+    machine = this_machine()
+    assert machine.cores >= 1
+    assert machine.memory_gib > 0
+    assert machine.versions["torch"]
+    assert str(Path.home()) not in machine.sentences()
+
+
+def test_a_benchmark_that_crashes_is_a_row_without_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    script = "raise OSError(28, 'No space left', '/secret/folder/file.bin')"
+    ran, found = runner.run_command("broken", [sys.executable, "-c", script], 60)
+    assert not ran
+    assert [row.name for row in found] == ["broken"]
+    assert "failed with status 1" in found[0].note
+    assert "No space left" in found[0].note
+    assert "secret" not in found[0].note
+    assert "/secret/folder" in capsys.readouterr().err
+    ran, (row,) = runner.run_command("killed", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 60)
+    assert (ran, row.note) == (False, "failed by signal 9: it wrote nothing")
+
+
+def test_a_benchmark_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    mark = tmp_path / "child"
+    child = f"import time, pathlib; pathlib.Path({str(mark)!r}).write_text('on'); time.sleep(600)"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    ran, (row,) = runner.run_command("hanging", [sys.executable, "-c", script], 2)
+    assert (ran, row.note) == (False, "ended after 2 s")
+    assert mark.exists()
+    alive = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(mark).encode() in _read(p)]
+    assert not alive
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it ended while the folder was listed
+        return b""
+
+
+def test_the_command_runs_what_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hpa_pages", "--toy", "--out", str(tmp_path)]) == 0
+    assert pq.read_table(tmp_path / "benchmarks.parquet").num_rows == 1
+    with pytest.raises(SystemExit):
+        main(["nothing", "--out", str(tmp_path)])
+    assert "there is no benchmark nothing: choose from" in capsys.readouterr().err
+
+
+def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "_REGISTERED", {})
+    benchmark("one")(lambda toy: [])
+    with pytest.raises(ValueError, match="two benchmarks called 'one'"):
+        benchmark("one")(lambda toy: [])
+
+
+def test_ways_take_turns() -> None:
+    order = []
+    seconds = timing.take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert order == ["a", "b"] * 4
+    assert seconds.keys() == {"a", "b"}
+
+
+def test_memory_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    small, large = timing.run_alone(hold, 1), timing.run_alone(hold, 200)
+    assert (small.value, large.value) == (1, 200)
+    assert 150 < large.peak_mib - small.peak_mib < 250
+    with pytest.raises(RuntimeError, match="hold ended with 1"):
+        timing.run_alone(hold, -1)
+
+
+def hold(mib: int) -> int:
+    return len(b"x" * (mib << 20)) >> 20 if mib >= 0 else int("not a number")
