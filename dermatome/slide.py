@@ -114,16 +114,56 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
                     f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
                     "raise the limit or export a smaller region."
                 )
+            _check_whole(image, data)
+            pages, deep = getattr(image, "n_frames", 1), any(";16" in str(tile[3]) for tile in image.tile)
             image.load()
-            return _as_rgb(image, name)
+            pixels, conversions = _as_rgb(image, name)
+            if deep and "16-bit" not in str(conversions):
+                conversions = ("16-bit colour divided by 256", *conversions)
+            return pixels, (f"the first of {pages} pages taken", *conversions) if pages > 1 else conversions
     except BadImage:
         raise
     except UnidentifiedImageError as error:
-        raise BadImage(
-            f"{name} is not a JPEG, PNG or TIFF image (it begins with {data[:8]!r}): fetch or export it again."
-        ) from error
+        raise BadImage(_unidentified(data, name)) from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise BadImage(f"{name} is damaged or cut short ({error}): fetch it again.") from error
+
+
+def _check_whole(image: Image.Image, data: bytes) -> None:
+    """Finds what Pillow reads without a word: what is missing would come out as grey or black tissue.
+
+    Raises:
+        ValueError: compressed data of a JPEG are damaged or missing, or strips or tiles of a TIFF are.
+    """
+    if data[:2] == b"\xff\xd8":
+        # libjpeg only warns of such data, and Pillow passes no warnings on.
+        import simplejpeg
+
+        try:
+            simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
+        except ValueError as error:
+            if str(error).startswith(("Corrupt JPEG data", "Premature end")):
+                raise
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        tiled = 324 in tags
+        down, across = (tags.get(323, 0), tags.get(322, 0)) if tiled else (tags.get(278, image.height), image.width)
+        planes = tags.get(277, 1) if tags.get(284, 1) == 2 else 1
+        parts = -(-image.height // max(1, down)) * -(-image.width // max(1, across)) * planes
+        there = len(tags.get(324 if tiled else 273, ()))
+        if there < parts:
+            raise ValueError(f"{there} of {parts} strips or tiles are there")
+
+
+def _unidentified(data: bytes, name: str) -> str:
+    kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF"}
+    for start, kind in kinds.items():
+        if data.startswith(start):
+            return (
+                f"{name} begins like a {kind} image, but its header is damaged or of a kind that is not read: fetch it "
+                "again, or export it as 8-bit RGB."
+            )
+    return f"{name} is not a JPEG, PNG or TIFF image (it begins with {data[:8]!r}): fetch or export it again."
 
 
 def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:

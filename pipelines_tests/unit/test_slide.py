@@ -84,7 +84,7 @@ def test_exif_orientation_is_applied_and_said():
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
 def test_a_file_cut_short_is_refused(fmt, keep):
     data = encoded(rgb((200, 200)), fmt)
-    with pytest.raises(BadImage, match=r"core\.x is (damaged or cut short|not a JPEG)"):
+    with pytest.raises(BadImage, match=r"core\.x (is damaged or cut short|begins like)"):
         decode_rgb(data[: int(len(data) * keep)], "core.x")
 
 
