@@ -1,0 +1,208 @@
+"""Backends give plain torch's numbers, keep the order, hold few batches, and the choice is made once."""
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dermatome import runner, runner_torch
+from dermatome.compute import choose_compute
+from dermatome.errors import BadSetting
+from dermatome.runner import prepare_runner
+
+
+class TwoHeads(torch.nn.Module):
+    """Normalises, convolves, and gives a map and a style, as the tissue and the cell network do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.BatchNorm2d(6), torch.nn.ReLU())
+
+    def forward(self, images):
+        found = self.conv((images.permute(0, 3, 1, 2).float() - 120) / 60)
+        return torch.softmax(found, 1), found.mean((2, 3))
+
+
+def batches(count=7, side=32):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (1 + n % 4, side, side + 32 * (n % 2), 3), dtype=np.uint8) for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def compute():
+    return choose_compute("cpu", "fp32", 1)
+
+
+@pytest.fixture(scope="module")
+def module():
+    return TwoHeads().eval()
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_a_stream_gives_the_networks_numbers_in_order_for_batches_of_any_size(module, compute, backend):
+    prepared = prepare_runner(module, batches()[3], compute, backend=backend)
+    assert prepared.backend == backend
+    with torch.inference_mode():
+        wanted = [[output.numpy() for output in module(torch.from_numpy(batch))] for batch in batches()]
+    found = list(prepared.stream(enumerate(batches())))
+    assert [tag for tag, _ in found] == list(range(7))
+    for batch, one, (_, outputs) in zip(batches(), wanted, found, strict=True):
+        assert len(outputs) == 2
+        for expected, output, alone in zip(one, outputs, prepared.run(batch), strict=True):
+            assert output.dtype == np.float32
+            np.testing.assert_allclose(output, expected, atol=2e-5)
+            np.testing.assert_allclose(alone, expected, atol=2e-5)
+    first = found[0][1][0].copy()
+    prepared.run(batches()[3])
+    assert (found[0][1][0] == first).all()  # nobody else's memory
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_few_batches_are_held_and_a_stream_may_be_left(module, compute, backend):
+    prepared = prepare_runner(module, batches()[3], compute, backend=backend)
+    asked = 0
+
+    def endless():
+        nonlocal asked
+        while True:
+            asked += 1
+            yield asked, batches()[0]
+
+    stream = prepared.stream(endless())
+    for taken in range(1, 6):
+        next(stream)
+        assert asked - taken < 4
+    stream.close()
+    assert [tag for tag, _ in prepared.stream([(1, batches()[1])])] == [1]
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_a_failure_while_batches_are_made_or_run_arrives(module, compute, backend):
+    prepared = prepare_runner(module, batches()[3], compute, backend=backend)
+
+    def breaks():
+        yield 1, batches()[0]
+        raise OSError("cannot read on")
+
+    with pytest.raises(OSError, match="read on"):
+        list(prepared.stream(breaks()))
+    with pytest.raises(RuntimeError):
+        list(prepared.stream([(1, np.zeros((1, 32, 32, 5), np.uint8))]))
+    assert len(list(prepared.stream([(1, batches()[0])]))) == 1
+
+
+def test_the_choice_is_measured_once_and_remembered(module, compute, tmp_path, monkeypatch):
+    kept = tmp_path / "backends.json"
+    first = prepare_runner(module, batches()[3], compute, remembered=kept)
+    assert list(json.loads(kept.read_text()).values()) == [first.backend]
+
+    def measured(*args):
+        raise AssertionError("measured again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "_fastest", measured)
+        assert prepare_runner(module, batches()[3], compute, remembered=kept).backend == first.backend
+        for other in (replace(compute, threads=2), replace(compute, device_name="other")):
+            with pytest.raises(AssertionError, match="again"):
+                prepare_runner(module, batches()[3], other, remembered=kept)
+        changed = TwoHeads().eval()
+        changed.conv[0].bias.data[0] += 1
+        with pytest.raises(AssertionError, match="again"):
+            prepare_runner(changed, batches()[3], compute, remembered=kept)
+    kept.write_text("{damaged")
+    prepare_runner(module, batches()[3], compute, remembered=kept)
+    assert len(json.loads(kept.read_text())) == 1
+
+
+class Wrong(runner_torch.TorchRunner):
+    backend = "openvino"
+
+    def __init__(self, module, example, compute):
+        super().__init__(module, compute)
+
+    def run(self, batch):
+        return tuple(output + np.float32(0.01) for output in super().run(batch))
+
+
+@pytest.mark.parametrize("broken", [Wrong, lambda *_: 1 / 0])
+def test_what_does_not_agree_with_torch_is_refused_with_a_reason(module, compute, monkeypatch, caplog, broken):
+    monkeypatch.setitem(runner._MAKERS, "openvino", broken)
+    with caplog.at_level(logging.WARNING):
+        assert prepare_runner(module, batches()[3], compute).backend == "torch"
+    assert "differ by up to 0.0" in caplog.text or "ZeroDivisionError" in caplog.text
+    if broken is Wrong:
+        with pytest.raises(BadSetting, match="does not give this network's numbers"):
+            prepare_runner(module, batches()[3], compute, backend="openvino")
+
+
+def test_nan_disagrees(compute):
+    ones = (np.ones(3, np.float32),)
+    assert runner._disagreement((np.array([1, np.nan, 1], np.float32),), ones, compute)
+    assert runner._disagreement((np.ones(4, np.float32),), ones, compute)
+    assert not runner._disagreement((ones[0] + np.float32(1e-4),), ones, compute)
+
+
+def test_what_is_asked_for_and_absent_is_an_error(module, compute, monkeypatch):
+    with pytest.raises(BadSetting, match="no compute backend 'tensorrt'"):
+        prepare_runner(module, batches()[3], compute, backend="tensorrt")
+    with pytest.raises(BadSetting, match="for processors, not mps"):
+        runner._openvino(module, batches()[3], replace(compute, device="mps"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadSetting, match="not installed"):
+        prepare_runner(module, batches()[3], compute, backend="openvino")
+    assert prepare_runner(module, batches()[3], compute).backend == "torch"
+
+
+def test_a_compiled_network_sees_one_shape_only(module, compute, monkeypatch):
+    seen = []
+
+    def compiled(network, dynamic):
+        def call(batch):
+            seen.append(tuple(batch.shape))
+            return network(batch)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    prepared = prepare_runner(module, batches()[3], compute, backend="compile")
+    assert prepared.backend == "compile"
+    for batch in batches():
+        with torch.inference_mode():
+            expected = module(torch.from_numpy(batch))[0].numpy()
+        np.testing.assert_allclose(prepared.run(batch)[0], expected, atol=2e-5)
+    assert set(seen) == {batches()[3].shape}
+    assert len(seen) > 2
+
+
+QUIET = """
+import socket, sys
+import numpy as np
+import torch
+
+def refuse(*args, **kwargs):
+    raise AssertionError(f"the network was used: {args}")
+
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from dermatome.compute import choose_compute
+from dermatome.runner import prepare_runner
+
+module = torch.nn.Conv2d(3, 2, 3).eval()
+prepared = prepare_runner(module, np.zeros((2, 3, 8, 8), np.float32), choose_compute("cpu", "fp32", 1),
+                          backend="openvino")
+prepared.run(np.zeros((2, 3, 8, 8), np.float32))
+sent_by = [name for name, found in sys.modules.items() if name.startswith("openvino_telemetry") and found]
+assert not sent_by, sent_by
+from openvino.tools.ovc import telemetry_utils
+assert "telemetry_stub" in telemetry_utils.tm.__name__, telemetry_utils.tm
+"""
+
+
+def test_openvino_sends_no_usage_data():
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
