@@ -1,4 +1,5 @@
-# make demo · make test · make ui · make check · make bench        DATA=folder chooses another data root
+# make demo · make test · make ui · make check · make bench
+# DATA=folder chooses another data root, POSTGRES=host a Postgres for Dagster's storage
 PYTHON ?= python3
 DATA ?= dermatome_data
 PORT ?= 3000
@@ -13,7 +14,16 @@ export DERMATOME_DAGSTER_STORAGE := $(DERMATOME_DATA)/dagster
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test ui check bench clean
+# Dagster looks for its settings under one name only: a Postgres has them under that name in a folder of their own.
+ifdef POSTGRES
+export PGHOST := $(POSTGRES)
+export PGPORT ?= 5432
+export PGUSER ?= dermatome
+export PGDATABASE ?= dermatome
+export DAGSTER_HOME := $(DERMATOME_DAGSTER_STORAGE)/postgres
+endif
+
+.PHONY: help install home demo test ui check bench clean
 
 help:
 	@echo "make demo    the whole pipeline on a small embedded cohort, no network needed"
@@ -22,6 +32,7 @@ help:
 	@echo "make check   format, lint, types, import directions, definitions, wheel contents"
 	@echo "make bench   how fast it is: ROWS='name name' for some of it, OUT=folder for the table"
 	@echo "DATA=folder  another data root than ./dermatome_data"
+	@echo "POSTGRES=host  Dagster's storage in a Postgres: see docs/operations.md"
 
 install: $(INSTALLED)
 
@@ -32,21 +43,26 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,dev]'
 	@touch $@
 
-demo: $(INSTALLED)
+home:
+	@mkdir -p $(DERMATOME_DAGSTER_STORAGE) $(DAGSTER_HOME)
+ifdef POSTGRES
+	@ln -sf $(CURDIR)/dagster.postgres.yaml $(DAGSTER_HOME)/dagster.yaml
+endif
+
+demo: $(INSTALLED) home
 	$(BIN)/python -m orchestration.demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)
 
-ui: $(INSTALLED)
+ui: $(INSTALLED) home
 	$(BIN)/python -m orchestration.ui --port $(PORT)
 
-check: $(INSTALLED)
+check: $(INSTALLED) home
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	mkdir -p $(DERMATOME_DAGSTER_STORAGE)
 	$(BIN)/dagster definitions validate
 	$(BIN)/python -m pipelines_tests.wheel_contents
 

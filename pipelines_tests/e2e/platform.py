@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def environment(root: Path) -> dict[str, str]:
-    """What `make` sets, over a data root of the test's own."""
+def environment(root: Path, postgres: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What `make` sets, over a data root of the test's own, and perhaps a Postgres."""
     storage = root / "dagster"
     storage.mkdir(parents=True, exist_ok=True)
+    home = CHECKOUT
+    if postgres:
+        home = storage / "postgres"
+        subprocess.run(["make", "home", f"DATA={root}", f"POSTGRES={postgres['PGHOST']}"], cwd=CHECKOUT, check=True)
     return os.environ | {
-        "DAGSTER_HOME": str(CHECKOUT),
+        **(postgres or {}),
+        "DAGSTER_HOME": str(home),
         "DERMATOME_DATA": str(root),
         "DERMATOME_DAGSTER_STORAGE": str(storage),
         "DAGSTER_DISABLE_TELEMETRY": "yes",
@@ -40,9 +45,9 @@ def environment(root: Path) -> dict[str, str]:
 class Platform:
     """Starts `orchestration.ui` over a data root and talks GraphQL to it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, postgres: Mapping[str, str] | None = None) -> None:
         self.root, self.port = root, free_port()
-        self._environment = environment(root)
+        self._environment = environment(root, postgres)
         self._log = (root / "platform.log").open("wb")
 
     def __enter__(self) -> "Platform":
@@ -72,7 +77,11 @@ class Platform:
     def instance(self) -> dg.DagsterInstance:
         """The same instance from this process."""
         os.environ.update(
-            {name: self._environment[name] for name in ("DAGSTER_HOME", "DERMATOME_DATA", "DERMATOME_DAGSTER_STORAGE")}
+            {
+                name: value
+                for name, value in self._environment.items()
+                if name.startswith(("DAGSTER_", "DERMATOME_", "PG"))
+            }
         )
         return dg.DagsterInstance.get()
 

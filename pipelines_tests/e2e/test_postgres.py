@@ -1,0 +1,59 @@
+"""The platform over a real Postgres, as `make ui POSTGRES=host` starts it: daemon, web server and runs as processes."""
+
+import dagster as dg
+import pytest
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+
+from dermatome.data_root import DataRoot
+from dermatome.demo.server import ToyAtlas
+from dermatome.slide_source import SlideSource
+from dermatome.toy import toy_slide
+from orchestration.definitions import build_defs
+from orchestration.requests import PER_SLIDE, missing_slides, register_slides
+from pipelines_tests.e2e.platform import Platform
+from pipelines_tests.postgres import connect, postgres_server
+
+SLIDES = 8
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def atlas():
+    drawn = toy_slide(1, size_px=160).jpeg()
+    with ToyAtlas() as server:
+        server.images = {f"/images/700/{number}_A.jpg": drawn for number in range(SLIDES)}
+        del server.images["/images/700/3_A.jpg"]
+        yield server
+
+
+def test_a_backfill_over_postgres(tmp_path, atlas):
+    root = DataRoot(tmp_path / "data")
+    root.path.mkdir()
+    root.settings.write_text(
+        f'[hpa]\nbase_url = "{atlas.url}"\narchive_urls = []\nallowed_hosts = ["127.0.0.1"]\nretries = 1\n'
+    )
+    slides = [f"700-{number}_A" for number in range(SLIDES)]
+    sources = [SlideSource(s, "hpa", f"{atlas.url}/images/700/{s.removeprefix('700-')}.jpg") for s in slides]
+    with postgres_server() as postgres:
+        platform = Platform(root.path, postgres)
+        with platform.instance() as instance:
+            assert register_slides(instance, root, sources) == slides
+            # Asked for before the daemon runs, its first round takes it: the next would come half a minute later.
+            infer = build_defs(root.path).resolve_job_def("infer")
+            assert infer.execute_in_process(instance=instance).success
+            with platform:
+                platform.wait_for(lambda: ended(instance), "the backfill's run", timeout_s=200)
+            (run,) = ended(instance)
+            assert run.tags["dagster/backfill"] == instance.get_backfills()[0].backfill_id
+            assert run.status == dg.DagsterRunStatus.FAILURE, "one slide is not there"
+            assert missing_slides(instance, root, PER_SLIDE[:1]) == {"slide_images": ["700-3_A"]}
+        with connect(postgres) as connection, connection.cursor() as cursor:
+            cursor.execute("select count(*) from event_logs where dagster_event_type = 'ASSET_MATERIALIZATION'")
+            assert cursor.fetchone() == (7,)
+    assert not list((root.path / "dagster").rglob("*.db")), "nothing went to SQLite"
+
+
+def ended(instance):
+    runs = instance.get_runs(dg.RunsFilter(statuses=list(FINISHED_STATUSES)))
+    return [run for run in runs if "dagster/backfill" in run.tags]
