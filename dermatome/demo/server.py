@@ -7,8 +7,11 @@ to misbehave at an address in the ways real hosts do.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import socket
+import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,7 +37,10 @@ class Fault:
         cut: sends so many bytes and declares them as all: a file that is cut short for good.
         delay_s: waits before it answers.
         drip_s: waits between single bytes of the body.
+        drip_headers_s: waits between single bytes of a header that has no end.
         close: closes the connection without an answer.
+        reset: resets the connection (RST) without an answer; after ``truncate`` bytes of the body where both are given.
+        flood: sends so many zero bytes after the body and states no length.
         times: how many requests it spoils; after them the address is well. None spoils all.
     """
 
@@ -47,7 +53,10 @@ class Fault:
     cut: int | None = None
     delay_s: float = 0.0
     drip_s: float = 0.0
+    drip_headers_s: float = 0.0
     close: bool = False
+    reset: bool = False
+    flood: int = 0
     times: int | None = None
 
 
@@ -74,6 +83,7 @@ class ToyAtlas:
         images: likewise.
         faults: likewise.
         requests: every request, in order of arrival.
+        flooded: bytes sent by :attr:`Fault.flood`.
         most_at_once: the most requests it has answered at the same time.
     """
 
@@ -89,6 +99,7 @@ class ToyAtlas:
         self.images = dict(images or {})
         self.faults = dict(faults or {})
         self.requests: list[Seen] = []
+        self.flooded = 0
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
@@ -175,9 +186,15 @@ class _Handler(BaseHTTPRequestHandler):
         fault = atlas._take_fault(path) or Fault()
         if fault.delay_s:
             atlas._stopping.wait(fault.delay_s)
-        if fault.close:
+        if fault.close or fault.drip_headers_s or (fault.reset and fault.truncate is None):
             atlas.requests.append(Seen(path, dict(self.headers), 0))
             self.close_connection = True
+            if fault.reset:
+                self._reset()
+            if fault.drip_headers_s:
+                self._drip(
+                    itertools.chain(b"HTTP/1.1 200 OK\r\nX-Slow: ", itertools.repeat(ord("x"))), fault.drip_headers_s
+                )
             return
         found = atlas._body(path)
         status, body, kind = 200, b"", "text/plain"
@@ -203,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (
             *fault.headers,
             ("Content-Type", kind),
-            ("Content-Length", str(len(body))),
+            *((("Content-Length", str(len(body))),) if not fault.flood else (("Connection", "close"),)),
             *((("ETag", etag),) if status in (200, 304) else ()),
             *((("Location", fault.redirect),) if fault.redirect is not None else ()),
         ):
@@ -211,11 +228,25 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         if fault.drip_s:
-            for at in range(len(body)):
-                if atlas._stopping.wait(fault.drip_s):
-                    break
-                self.wfile.write(body[at : at + 1])
-                self.wfile.flush()
+            self._drip(body, fault.drip_s)
             return
         self.wfile.write(body if fault.truncate is None else body[: fault.truncate])
+        for _ in range(fault.flood >> 16):
+            self.wfile.write(bytes(1 << 16))
+            atlas.flooded += 1 << 16
+        if fault.reset:
+            self._reset()
         self.close_connection = fault.truncate is not None or self.close_connection
+
+    def _drip(self, data: Iterable[int], wait_s: float) -> None:
+        for byte in data:
+            if self.server.atlas._stopping.wait(wait_s):
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+
+    def _reset(self) -> None:
+        """Closes at once and throws away what was not sent: the other side sees a reset."""
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()

@@ -18,6 +18,7 @@ from dermatome.errors import FetchFailed
 from dermatome.files import sha256_file, whole_file
 from dermatome.hpa.addresses import Addresses, is_loopback_url
 from dermatome.hpa.answers import Kind, NotThere, check_start, check_status, check_type
+from dermatome.hpa.bounded import BoundedAdapter
 from dermatome.hpa.genes import ENSEMBL_GENE
 from dermatome.hpa.patience import Again, delay_s
 from dermatome.hpa.settings import HpaSettings
@@ -255,6 +256,8 @@ class HpaClient:
         session: requests.Session | None = getattr(self._local, name, None)
         if session is None:
             session = requests.Session()
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, BoundedAdapter(self.settings.total_timeout_s))
             session.trust_env = name == "outside"
             # requests would otherwise send a password it finds in a .netrc file.
             session.auth = _no_credentials

@@ -3,8 +3,10 @@
 import gzip
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -104,6 +106,9 @@ def test_an_id_that_is_none_is_not_asked_for(atlas: ToyAtlas, tmp_path: Path, ge
         Fault(status=503, times=1),
         Fault(status=429, times=2),
         Fault(close=True, times=2),
+        Fault(reset=True, times=2),
+        Fault(reset=True, truncate=20_000, times=2),
+        Fault(drip_headers_s=0.01, times=1),
         Fault(truncate=1000, times=2),
         Fault(truncate=0, times=1),
         Fault(body=b"", times=1),
@@ -112,7 +117,7 @@ def test_an_id_that_is_none_is_not_asked_for(atlas: ToyAtlas, tmp_path: Path, ge
 )
 def test_what_passes_is_tried_again(atlas: ToyAtlas, tmp_path: Path, fault: Fault) -> None:
     atlas.faults[IMAGE.path] = fault
-    client = client_of(atlas, timeout_s=0.4)
+    client = client_of(atlas, timeout_s=0.4, total_timeout_s=1.0)
     assert client.fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image").sha256 == sha256_bytes(JPEG)
     assert len(client.waits) == fault.times
     assert all(later > 0 for later in client.waits)
@@ -124,6 +129,8 @@ def test_what_passes_is_tried_again(atlas: ToyAtlas, tmp_path: Path, fault: Faul
         (Fault(status=500), "3 tries.*500", 3),
         (Fault(truncate=1000), "3 tries.*broke off after 1000 bytes", 3),
         (Fault(close=True), "3 tries", 3),
+        (Fault(reset=True), "3 tries", 3),
+        (Fault(headers=(("Retry-After", "3"),), status=503), "3 tries.*503", 3),
         (Fault(status=404), "not there", 1),
         (Fault(status=403), "answered 403", 1),
         (Fault(html=True), "web page", 1),
@@ -132,6 +139,9 @@ def test_what_passes_is_tried_again(atlas: ToyAtlas, tmp_path: Path, fault: Faul
         (Fault(headers=(("Content-Length", "99999999999"),)), "larger than the limit", 1),
         (Fault(body=b"\xff" * 300_000), "larger than the limit", 1),
         (Fault(redirect="http://127.0.0.2:1/x"), "not allowed", 1),
+        (Fault(redirect="http://10.0.0.1/x.jpg"), "not allowed", 1),
+        (Fault(redirect="//169.254.169.254/latest/meta-data"), "not allowed", 1),
+        (Fault(redirect="http://[::ffff:7f00:1]/x"), "not allowed", 1),
         (Fault(redirect="https://example.org/x.jpg"), "redirects to.*not allowed", 1),
         (Fault(redirect="file:///etc/passwd"), "not an http", 1),
         (Fault(redirect=IMAGE.path), "more than 5 times", 6),
@@ -158,6 +168,60 @@ def test_an_answer_without_length_is_still_limited(atlas: ToyAtlas, tmp_path: Pa
         client_of(atlas, max_page_bytes=1_000_000).fetch_page(GENE, tmp_path / "g.xml")
     assert len(packed) < 1_000_000
     assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_flood_is_streamed_and_cut_off_and_leaves_no_file(atlas: ToyAtlas, tmp_path: Path, packed: bool) -> None:
+    body = gzip.compress(JPEG + bytes(500_000_000), 1) if packed else JPEG
+    headers = (("Content-Encoding", "gzip"),) if packed else ()
+    atlas.faults[IMAGE.path] = Fault(body=body, headers=headers, flood=0 if packed else 500_000_000)
+    client = client_of(atlas, max_image_bytes=10_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FetchFailed, match="larger than the limit of 10000000 bytes"):
+            client.fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
+    assert atlas.flooded < 100_000_000
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "headers", [(("Content-Length", "1000"),), (("Content-Length", "7, 8"),), (("Content-Length", "-3"),)]
+)
+def test_after_a_wrong_length_the_next_answer_is_right(
+    atlas: ToyAtlas, tmp_path: Path, headers: tuple[tuple[str, str], ...]
+) -> None:
+    """Bytes beyond the stated length must not be taken for the next answer."""
+    other = ToyImage("374", "2_A")
+    atlas.images[other.path] = JPEG[::-1]
+    atlas.faults[IMAGE.path] = Fault(headers=headers)
+    client = client_of(atlas, timeout_s=0.3)
+    with suppress(FetchFailed):
+        cut = client.fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
+        assert cut.path.read_bytes() in (JPEG, JPEG[:1000])
+    got = client.fetch(atlas.url + other.path, tmp_path / "o.jpg", kind="image")
+    assert got.sha256 == sha256_bytes(JPEG[::-1])
+
+
+@pytest.mark.parametrize("headers", [tuple((f"X-{n}", "x") for n in range(500)), (("X-Long", "x" * 100_000),)])
+def test_headers_without_measure_fail_in_words(
+    atlas: ToyAtlas, tmp_path: Path, headers: tuple[tuple[str, str], ...]
+) -> None:
+    atlas.faults[IMAGE.path] = Fault(headers=headers)
+    with pytest.raises(FetchFailed) as caught:
+        client_of(atlas).fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_without_end_cannot_outlast_the_limit(atlas: ToyAtlas, tmp_path: Path) -> None:
+    atlas.faults[IMAGE.path] = Fault(drip_headers_s=0.02)
+    began = time.monotonic()
+    with pytest.raises(FetchFailed, match="1 try"):
+        client_of(atlas, total_timeout_s=0.5, retries=0).fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
+    assert time.monotonic() - began < 5
 
 
 def test_a_packed_page_is_unpacked(atlas: ToyAtlas, tmp_path: Path) -> None:
