@@ -1,0 +1,87 @@
+"""A worker in a process of its own: what it says to the engine that started it, and when it ends.
+
+It asks for one key at a time, when it has room to read it, and sends back what became of each. It ends when it is told
+to (SIGTERM), when the engine's process is gone, and when there are no more keys.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from typing import Any
+
+from dermatome.engine.pipeline import WRITERS_GRACE_S, Worker
+from dermatome.engine.work import Finished, SlideWork, WorkerOptions, portable
+
+
+@dataclass(frozen=True)
+class Wants:
+    """The worker has room for another key."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The worker cannot work at all."""
+
+    error: Exception
+
+
+def serve(pipe: Any, work: SlideWork[Any, Any, Any], options: WorkerOptions) -> None:
+    """What a worker's process does: works on the keys that come through ``pipe`` until there are no more."""
+    # A Ctrl-C goes to the whole group: the engine gets it too, and tells its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sending = threading.Lock()
+
+    def send(message: object) -> None:
+        with sending:
+            pipe.send(message)
+
+    def keys() -> Iterator[str]:
+        while True:
+            send(Wants())
+            key = pipe.recv()
+            if key is None:
+                return
+            yield key
+
+    status = 0
+    try:
+        try:
+            for one in Worker(work, options).run(keys()):
+                send(Finished(one.key, one.result, portable(one.error)) if one.error else one)
+        except Exception as error:
+            send(Broken(portable(error)))
+    except (OSError, EOFError):
+        status = 1  # the engine's process is gone, and with it everyone who could be told
+    except SystemExit:
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not through the interpreter's own end, which would wait for, or break, a computation that was given up.
+        os._exit(status)
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(WRITERS_GRACE_S + 1)
+    os._exit(1)
