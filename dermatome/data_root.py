@@ -1,4 +1,10 @@
-"""Where every file of the platform lies, below one data root.
+"""Where every file of the platform lies, below one data root: a folder, NFS, or a bucket (`s3://bucket/prefix`).
+
+Stages fill the folder of this machine that `whole_folder(root.folder(asset, partition))` gives them, and read what
+others made by `with root.local(asset, partition) as folder:`, which gives a folder of this machine again (a copy where
+the root is a bucket). Small files are read with `root.read(asset, partition, name)`. Whoever goes to
+`root.folder(…) / name` instead works on a disk only: in a bucket a partition's files lie below a version (see
+`dermatome.object_store`).
 
 genes/                                     hpa_pages/<gene>.xml      pages as they were fetched
 hpa_images/<gene>/                         one folder for each partition of each asset: its files, and
@@ -15,27 +21,56 @@ settings.toml                              settings other than the defaults
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dermatome.errors import StorageFailed
-from dermatome.files import safe_id
+from dermatome.errors import MissingInput, StorageFailed
+from dermatome.files import (
+    RECORD_FILE,
+    any_path,
+    files_of,
+    local_folder,
+    names_in,
+    partitions_in,
+    read_bytes,
+    remove,
+    safe_id,
+    write_whole,
+)
 
-RECORD_FILE = "record.parquet"
+if TYPE_CHECKING:
+    from dermatome.files import AnyPath
+
+__all__ = ["CHAMPION", "PREVIEW_FILE", "RECORD_FILE", "WEIGHTS_FILE", "DataRoot"]
+
 PREVIEW_FILE = "preview.png"
 WEIGHTS_FILE = "weights.safetensors"
 CHAMPION = "current"
 """The one partition, on disk, of the asset that Dagster knows as unpartitioned."""
 
+_PROBE = ".writable"
+
 
 @dataclass(frozen=True)
 class DataRoot:
-    """The one folder all state lies in."""
+    """The one place all state lies in."""
 
-    path: Path
+    path: AnyPath
 
-    def folder(self, asset: str, partition: str | None = None) -> Path:
-        """The folder of an asset, or of one of its partitions.
+    @classmethod
+    def at(cls, place: str) -> DataRoot:
+        """The data root at ``s3://bucket/prefix``, or at a path of this machine, which is made absolute.
+
+        Raises:
+            BadSetting: another kind of address, or what S3 needs is not installed.
+        """
+        path = any_path(place)
+        return cls(path.resolve() if isinstance(path, Path) else path)
+
+    def folder(self, asset: str, partition: str | None = None) -> AnyPath:
+        """The folder of an asset, or of one of its partitions: for `whole_folder`, and to be shown.
 
         Raises:
             StorageFailed: the partition's name could leave the data root.
@@ -43,39 +78,81 @@ class DataRoot:
         base = self.path / asset
         return base if partition is None else base / safe_id(partition, f"The {asset} partition")
 
-    def record(self, asset: str, partition: str) -> Path:
+    def local(self, asset: str, partition: str, *names: str) -> AbstractContextManager[Path]:
+        """A folder of this machine with a partition's files, or those of ``names``, and its record.
+
+        It is named like the partition. In a bucket these are copies of one version, gone when the block ends.
+
+        Raises:
+            MissingInput: the partition is not made, or lacks a file that is named.
+        """
+        return local_folder(self.folder(asset, partition), *names)
+
+    def files(self, asset: str, partition: str) -> AnyPath:
+        """The folder that a partition's files lie in now.
+
+        Raises:
+            MissingInput: the partition is not made.
+        """
+        return files_of(self.folder(asset, partition))
+
+    def read(self, asset: str, partition: str, name: str) -> bytes:
+        """One small file of a partition.
+
+        Raises:
+            MissingInput: the partition is not made, or lacks the file.
+        """
+        path = self.files(asset, partition) / name
+        try:
+            return read_bytes(path)
+        except FileNotFoundError as error:
+            raise MissingInput(f"There is no {path}: make it with the stage before.") from error
+
+    def made(self, asset: str) -> list[str]:
+        """The partitions of an asset that are whole, by name."""
+        return partitions_in(self.folder(asset))
+
+    def failed(self, asset: str) -> set[str]:
+        """The partitions of an asset that failed last."""
+        return {name.removesuffix(".parquet") for name in names_in(self.path / "failures" / asset)}
+
+    def sources(self) -> set[str]:
+        """The slides of which it is known where their image comes from."""
+        return {name.removesuffix(".json") for name in names_in(self.path / "slide_sources")}
+
+    def record(self, asset: str, partition: str) -> AnyPath:
         """The record file of a partition."""
         return self.folder(asset, partition) / RECORD_FILE
 
-    def failure(self, asset: str, partition: str) -> Path:
+    def failure(self, asset: str, partition: str) -> AnyPath:
         """The file that says why a partition failed last."""
         return self.path / "failures" / asset / f"{safe_id(partition, f'The {asset} partition')}.parquet"
 
-    def source(self, slide: str) -> Path:
+    def source(self, slide: str) -> AnyPath:
         """The file that says where a slide's image comes from."""
         return self.path / "slide_sources" / f"{safe_id(slide, 'The slide')}.json"
 
-    def hpa_page(self, gene: str) -> Path:
+    def hpa_page(self, gene: str) -> AnyPath:
         """A gene's XML page as it was fetched."""
         return self.path / "hpa_pages" / f"{safe_id(gene, 'The gene')}.xml"
 
     @property
-    def annotations(self) -> Path:
+    def annotations(self) -> AnyPath:
         """Where annotated slides are put."""
         return self.path / "annotations"
 
     @property
-    def inbox(self) -> Path:
+    def inbox(self) -> AnyPath:
         """Where images of the folder mode are put."""
         return self.path / "inbox"
 
     @property
-    def store(self) -> Path:
+    def store(self) -> AnyPath:
         """The DuckDB file."""
         return self.path / "metrics" / "dermatome.duckdb"
 
     @property
-    def settings(self) -> Path:
+    def settings(self) -> AnyPath:
         """The settings file, which may be absent."""
         return self.path / "settings.toml"
 
@@ -85,6 +162,10 @@ class DataRoot:
         Raises:
             StorageFailed: it cannot be made or written to.
         """
+        if not isinstance(self.path, Path):
+            write_whole(self.path / _PROBE, b"")
+            remove(self.path / _PROBE)
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

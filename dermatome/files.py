@@ -1,22 +1,33 @@
-"""Files written whole or not at all, their sha256, and ids that cannot leave their folder."""
+"""Files and folders written whole or not at all, on a disk, on NFS or in an object store alike.
+
+A path here is a `pathlib.Path` (see `dermatome.disk`), or a universal-pathlib `UPath` into an object store (see
+`dermatome.object_store`). Write through :func:`whole_file`, :func:`write_whole` and :func:`whole_folder`; read small
+files with :func:`read_bytes`, and what a library wants a real path of through :func:`local_folder` and
+:func:`local_copy`, which copy nothing where the files are on a disk already. Why so:
+docs/decisions/0007-data-root-in-a-bucket.md.
+"""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from dermatome import disk
 from dermatome.errors import MissingInput, StorageFailed
 
-_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+if TYPE_CHECKING:
+    from upath import UPath
+
+    AnyPath = Path | UPath
+
+SomePath = TypeVar("SomePath", bound="AnyPath")
+
+RECORD_FILE = "record.parquet"
+"""Written last into a partition's folder: where it is, the folder is whole."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -41,7 +52,7 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: AnyPath) -> str:
     """The sha256 of the file at ``path``, hexadecimal, read in bounded memory.
 
     Raises:
@@ -49,117 +60,155 @@ def sha256_file(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except FileNotFoundError as error:
         raise MissingInput(f"There is no file {path}: check the path, or make it with the stage before.") from error
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file to write that appears at ``path`` only when the block ends well: temp file, fsync, rename.
+def any_path(place: str) -> AnyPath:
+    """The path that ``place`` names: ``s3://bucket/prefix``, or a path of this machine.
+
+    Raises:
+        BadSetting: another kind of address, or what S3 needs is not installed.
+    """
+    if "://" not in place:
+        return Path(place)
+    from dermatome import object_store
+
+    return object_store.path_of(place)
+
+
+def _kind(path: AnyPath) -> Any:
+    """The module that knows how files work where ``path`` is."""
+    if isinstance(path, Path):
+        return disk
+    # s3fs takes a second to import, and most data roots are folders.
+    from dermatome import object_store
+
+    return object_store
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    """The file's bytes, in one request where it is in an object store.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    data: bytes = _kind(path).read_bytes(path)
+    return data
+
+
+def read_all(paths: Sequence[AnyPath]) -> list[bytes | None]:
+    """The bytes of many small files, several at a time; None for one that is not there."""
+    if not paths:
+        return []
+    found: list[bytes | None] = _kind(paths[0]).read_all(paths)
+    return found
+
+
+def remove(path: AnyPath) -> None:
+    """Deletes the file at ``path`` if it is there."""
+    _kind(path).remove(path)
+
+
+def names_in(path: AnyPath) -> list[str]:
+    """Names of the files directly in a folder, hidden ones left out, sorted; none where there is no such folder."""
+    return sorted(name for name in _kind(path).names_in(path) if not name.startswith("."))
+
+
+def partitions_in(path: AnyPath) -> list[str]:
+    """Names of the folders in a folder that hold a record, that is, are whole; sorted, hidden ones left out."""
+    return sorted(name for name in _kind(path).partitions_in(path, RECORD_FILE) if not name.startswith("."))
+
+
+def names_below(path: AnyPath) -> list[str]:
+    """Names of the files at any depth below a folder, from there on, hidden ones and folders left out; sorted."""
+    names: list[str] = _kind(path).names_below(path)
+    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+
+
+def files_named_by(path: AnyPath, record: bytes) -> AnyPath:
+    """The folder that the files lie in that belong to ``record`` of the partition at ``path``: itself on a disk."""
+    found: AnyPath = _kind(path).files_named_by(path, record)
+    return found
+
+
+def files_of(path: AnyPath) -> AnyPath:
+    """The folder that the files of the partition at ``path`` lie in now: itself on a disk.
+
+    Raises:
+        MissingInput: it is not made.
+    """
+    found: AnyPath = _kind(path).files_of(path)
+    return found
+
+
+def local_copy(path: AnyPath) -> AbstractContextManager[Path]:
+    """A path of this machine to read the file or plain folder at ``path`` by: itself, or a copy while the block runs.
+
+    Raises:
+        MissingInput: there is nothing to copy.
+        StorageFailed: the copy does not fit on this machine's temporary disk.
+    """
+    found: AbstractContextManager[Path] = _kind(path).local_copy(path)
+    return found
+
+
+def local_folder(path: AnyPath, *names: str) -> AbstractContextManager[Path]:
+    """A folder of this machine, named like ``path``, to read what :func:`whole_folder` put there.
+
+    From an object store, files of one version are copied together with its record, and gone when the block ends.
+
+    Args:
+        path: as it was given to :func:`whole_folder`.
+        names: the files that are needed, so that others need not be copied; all where none is named.
+
+    Raises:
+        MissingInput: in an object store there is no whole folder, or it lacks a file that is named.
+        StorageFailed: the copy does not fit on this machine's temporary disk.
+    """
+    found: AbstractContextManager[Path] = _kind(path).local_folder(path, names)
+    return found
+
+
+def whole_file(path: AnyPath) -> AbstractContextManager[IO[bytes]]:
+    """A binary file to write that appears at ``path`` only when the block ends well.
+
+    On a disk: temp file, fsync, rename. In an object store: a temp file of this machine, put there in one request.
 
     Raises:
         StorageFailed: the disk is full or the folder is not writable; nothing is left behind.
     """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        temporary = None
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise _storage_failed(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    file: AbstractContextManager[IO[bytes]] = _kind(path).whole_file(path)
+    return file
 
 
-def _storage_failed(path: Path, error: OSError) -> OSError | StorageFailed:
-    """What to raise for ``error``: a sentence where a person can mend the cause, else the error itself."""
-    if error.errno not in _MENDABLE:
-        return error
-    return StorageFailed(
-        f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the rights of the "
-        "folder, and run this again."
-    )
-
-
-def write_whole(path: Path, data: bytes) -> Path:
+def write_whole(path: SomePath, data: bytes) -> SomePath:
     """Writes ``data`` to ``path`` whole (see :func:`whole_file`) and returns ``path``."""
-    with whole_file(path) as file:
-        file.write(data)
+    _kind(path).put_bytes(path, data)
     return path
 
 
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill that takes the place of ``path`` only when the block ends well.
-
-    It lies beside ``path`` under a hidden name, so what was at ``path`` stays until then, and stays if the block fails.
-    What a killed process left half-filled is emptied by the next one; a second process at the same ``path`` waits.
+def move_whole(made: Path, path: AnyPath) -> None:
+    """Moves a finished file of this machine to ``path``, whole; on a disk it must be one of the same disk.
 
     Raises:
         StorageFailed: the disk is full or the folder is not writable.
     """
-    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
-    with _locked_folder(temporary):
-        _empty(temporary)
-        try:
-            yield temporary
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        try:
-            shutil.rmtree(old, ignore_errors=True)
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
-            raise _storage_failed(path, error) from error
+    _kind(path).move_whole(made, path)
 
 
-@contextmanager
-def _locked_folder(folder: Path) -> Iterator[None]:
-    """Makes ``folder`` and holds the only lock on it; ending, or dying, lets go."""
-    try:
-        descriptor = _open_locked(folder)
-    except OSError as error:
-        raise _storage_failed(folder, error) from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+def whole_folder(path: AnyPath) -> AbstractContextManager[Path]:
+    """An empty folder of this machine to fill that takes the place of ``path`` only when the block ends well.
 
+    What was at ``path`` stays until then, and stays if the block fails. Read it back through :func:`local_folder`.
 
-def _open_locked(folder: Path) -> int:
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Whoever held it before may have moved or deleted the folder: then this lock is on that one.
-        try:
-            if os.fstat(descriptor).st_ino == folder.stat().st_ino:
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
+    On a disk it lies beside ``path`` under a hidden name and is swapped in by rename. What a killed process left
+    half-filled is emptied by the next one; a second process at the same ``path`` waits. For an object store it is a
+    temporary folder that must hold a :data:`RECORD_FILE` at the end; of two at once, the last one wins whole.
 
-
-def _empty(folder: Path) -> None:
-    for left in folder.iterdir():
-        if left.is_dir():
-            shutil.rmtree(left)
-        else:
-            left.unlink()
+    Raises:
+        StorageFailed: the disk is full or the folder is not writable.
+    """
+    folder: AbstractContextManager[Path] = _kind(path).whole_folder(path)
+    return folder

@@ -10,20 +10,25 @@ import hashlib
 import io
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dermatome.data_root import DataRoot
+from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import MissingInput, StorageFailed
-from dermatome.files import write_whole
+from dermatome.files import read_bytes, remove, write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dermatome.files import AnyPath
 
 Scalar = str | int | float | bool | None
 
@@ -117,7 +122,7 @@ def fingerprint(code_version: str, inputs: Mapping[str, str], settings: Mapping[
 _JSON_FIELDS = ("inputs", "settings", "seconds", "libraries")
 
 
-def write_record(path: Path, record: StageRecord) -> None:
+def write_record(path: AnyPath, record: StageRecord) -> None:
     """Writes the record whole, its ``values`` as columns of their own.
 
     Raises:
@@ -135,16 +140,18 @@ def write_record(path: Path, record: StageRecord) -> None:
     write_table(path, pa.Table.from_pylist([row]))
 
 
-def read_record(path: Path) -> StageRecord | None:
+def read_record(path: AnyPath) -> StageRecord | None:
     """The record at ``path``, or None where there is none.
 
     Raises:
         StorageFailed: the file is there but is not a record.
     """
-    if not path.is_file():
+    try:
+        data = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     try:
-        row = pq.ParquetFile(path).read().to_pylist()[0]
+        row = pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()[0]
         values = {name.removeprefix("value_"): row.pop(name) for name in list(row) if name.startswith("value_")}
         checks = tuple(Check(**check) for check in json.loads(row.pop("checks")))
         parsed = {name: json.loads(row.pop(name)) for name in _JSON_FIELDS}
@@ -163,22 +170,48 @@ def made_by(root: DataRoot, asset: str, partition: str) -> StageRecord:
     """
     record = read_record(root.record(asset, partition))
     if record is None:
-        raise MissingInput(f"{partition} has no {asset} yet: materialize {asset} for it first.")
+        raise MissingInput(_not_made(asset, partition))
     return record
 
 
-def write_failure(path: Path, *, asset: str, partition: str, error: str, kind: str, run_id: str) -> None:
+@contextmanager
+def made_files(root: DataRoot, asset: str, partition: str, *names: str) -> Iterator[tuple[StageRecord, Path]]:
+    """The record an asset left for a partition, and a folder of this machine to read its files from.
+
+    Use it for every input of a stage: record and files are of one version, also while that is replaced.
+
+    Args:
+        root: the data root.
+        asset: the asset.
+        partition: of the asset.
+        names: the files that are needed; all where none is named (see `DataRoot.local`).
+
+    Raises:
+        MissingInput: it has not made that partition.
+    """
+    with root.local(asset, partition, *names) as folder:
+        record = read_record(folder / RECORD_FILE)
+        if record is None:
+            raise MissingInput(_not_made(asset, partition))
+        yield record, folder
+
+
+def _not_made(asset: str, partition: str) -> str:
+    return f"{partition} has no {asset} yet: materialize {asset} for it first."
+
+
+def write_failure(path: AnyPath, *, asset: str, partition: str, error: str, kind: str, run_id: str) -> None:
     """Writes why a partition failed; :func:`clear_failure` takes it back."""
     row = {"asset": asset, "partition": partition, "error": error, "kind": kind, "run_id": run_id}
     write_table(path, pa.Table.from_pylist([row | {"failed_at": datetime.now(UTC)}]))
 
 
-def clear_failure(path: Path) -> None:
+def clear_failure(path: AnyPath) -> None:
     """Forgets an earlier failure."""
-    path.unlink(missing_ok=True)
+    remove(path)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: AnyPath, table: pa.Table) -> None:
     """Writes an Arrow table as one Parquet file, whole.
 
     Raises:

@@ -7,17 +7,24 @@ the new one; a crash leaves the old one; a repeat makes the same rows.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.data_root import DataRoot
 from dermatome.errors import StorageFailed
-from dermatome.store_tables import TABLES, VIEWS, Table
+from dermatome.files import move_whole
+from dermatome.store_parts import Batch, asset_batches, folder_batches
+from dermatome.store_tables import FAILURES, TABLES, VIEWS, Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from dermatome.files import AnyPath
 
 _PREFIX = ".store-"
 # What a killed build leaves; a living one takes seconds to minutes.
@@ -26,10 +33,17 @@ _LEFT_OVER_S = 3600.0
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """The store's path and how many rows each table has."""
+    """What was made.
 
-    path: Path
+    Attributes:
+        path: of the store.
+        rows: how many each table has.
+        missing: files that records vouch for and that are not there; their rows are not in the store.
+    """
+
+    path: AnyPath
     rows: dict[str, int]
+    missing: tuple[str, ...] = ()
 
 
 def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
@@ -45,55 +59,68 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
     import duckdb
 
     target = path or root.store
+    # On a disk it is made beside its place, to be moved there by rename.
+    beside = target.parent if isinstance(target, Path) else None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target.parent)
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent) as folder:
+        if beside is not None:
+            beside.mkdir(parents=True, exist_ok=True)
+            _sweep(beside)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=beside) as folder:
             made = Path(folder) / target.name
             with duckdb.connect(str(made)) as connection:
-                rows = {name: _fill(connection, name, table, root) for name, table in TABLES.items()}
+                missing = _fill(connection, root)
                 for name, query in VIEWS.items():
                     connection.execute(f"create view {name} as {query}")
-            with made.open("rb") as file:
-                os.fsync(file.fileno())
-            made.replace(target)
+                rows = {name: _count(connection, name) for name in TABLES}
+            move_whole(made, target)
     except (duckdb.Error, OSError) as error:
         raise StorageFailed(
             f"The metrics store {target} could not be made ({error}): mend or delete the file it names, or free disk."
         ) from error
-    return StoreSummary(target, rows)
+    return StoreSummary(target, rows, tuple(missing))
 
 
-def _fill(connection: Any, name: str, table: Table, root: DataRoot) -> int:
+def _fill(connection: Any, root: DataRoot) -> list[str]:
+    """Makes the tables and puts every row into them; the files that are missing."""
+    by_asset: dict[str, dict[str, str]] = {}
+    for name, table in TABLES.items():
+        declared = ", ".join(f'"{column}" {kind}' for column, kind in table.all_columns.items())
+        connection.execute(f"create table {name} ({declared})")
+        by_asset.setdefault(table.asset, {})[table.file] = name
+    missing: list[str] = []
+    for asset, names in by_asset.items():
+        batches: Iterable[Batch] = (
+            folder_batches(root, asset, next(iter(names)))
+            if asset == FAILURES
+            else asset_batches(root, asset, list(names))
+        )
+        for batch in batches:
+            missing += batch.missing
+            for file, rows in batch.tables.items():
+                _insert(connection, names[file], TABLES[names[file]], rows)
+    return missing
+
+
+def _insert(connection: Any, name: str, table: Table, rows: pa.Table) -> None:
     columns = table.all_columns
-    declared = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
-    connection.execute(f"create table {name} ({declared})")
-    files = _finished(root, table)
-    if not files:
-        return 0
-    source = "read_parquet(?, union_by_name = true)"
-    found = [row[0] for row in connection.execute(f"describe select * from {source}", [files]).fetchall()]
     chosen = []
-    for column in found:
+    for column in rows.column_names:
         public = table.key if table.key and column == "partition" else column.removeprefix("value_")
         if public in columns:
             chosen.append(f'"{column}" as "{public}"')
         elif column.startswith("value_") or not table.key:
             # A number nobody can query would be lost silently.
-            raise StorageFailed(f"{table.files} has a column {column!r} that the store's table {name} lacks: add it.")
-    query = f"insert into {name} by name select {', '.join(chosen)} from {source}"
-    connection.execute(query, [files])
+            raise StorageFailed(
+                f"{table.asset}/*/{table.file} has a column {column!r} that the store's table {name} lacks: add it."
+            )
+    connection.register("batch", rows)
+    connection.execute(f"insert into {name} by name select {', '.join(chosen)} from batch")
+    connection.unregister("batch")
+
+
+def _count(connection: Any, name: str) -> int:
     count: int = connection.execute(f"select count(*) from {name}").fetchone()[0]
     return count
-
-
-def _finished(root: DataRoot, table: Table) -> list[str]:
-    found = []
-    for path in root.path.glob(table.files):
-        hidden = any(part.startswith(".") for part in path.relative_to(root.path).parts)
-        if not hidden and (not table.recorded or (path.parent / RECORD_FILE).is_file()):
-            found.append(str(path))
-    return sorted(found)
 
 
 def _sweep(folder: Path) -> None:

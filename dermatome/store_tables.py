@@ -14,22 +14,25 @@ class Table:
     """One table of the store.
 
     Attributes:
-        files: glob of its Parquet files, below the data root; hidden folders hold unfinished work and are left out.
+        asset: whose partitions it is made of; of those without a record nothing counts.
+        file: the Parquet file of each partition.
         columns: column → DuckDB type; what a file lacks is null.
         key: for tables made of records, what the partition is called; their `value_` columns lose that prefix.
-        recorded: whether a file counts only with a record beside it: without one, its partition is not whole.
     """
 
-    files: str
+    asset: str
+    file: str
     columns: dict[str, str]
     key: str | None = None
-    recorded: bool = True
 
     @property
     def all_columns(self) -> dict[str, str]:
         """Its columns, with those that every record has where it is made of records."""
         return ({self.key: _TEXT} | _STAGE | self.columns) if self.key else self.columns
 
+
+FAILURES = "failures"
+"""No asset: the folder of what failed, with a folder for each asset and a file for each partition."""
 
 _STAGE: dict[str, str] = {
     "outcome": "varchar",
@@ -57,11 +60,13 @@ _NESTED = {
 
 TABLES: dict[str, Table] = {
     "images": Table(
-        "hpa_images/*/images.parquet",
+        "hpa_images",
+        "images.parquet",
         {name: _NESTED.get(name, _TEXT) for name in IMAGE_RECORD_SCHEMA.names},
     ),
     "slides": Table(
-        f"slide_images/*/{RECORD_FILE}",
+        "slide_images",
+        RECORD_FILE,
         {
             "origin": _TEXT,
             "location": _TEXT,
@@ -80,7 +85,8 @@ TABLES: dict[str, Table] = {
         key="slide",
     ),
     "masks": Table(
-        f"epidermis_masks/*/{RECORD_FILE}",
+        "epidermis_masks",
+        RECORD_FILE,
         {
             "weights": _TEXT,
             "weights_sha256": _TEXT,
@@ -102,7 +108,8 @@ TABLES: dict[str, Table] = {
         key="slide",
     ),
     "cell_masks": Table(
-        f"cell_masks/*/{RECORD_FILE}",
+        "cell_masks",
+        RECORD_FILE,
         {
             "weights": _TEXT,
             "weights_sha256": _TEXT,
@@ -117,7 +124,8 @@ TABLES: dict[str, Table] = {
         key="slide",
     ),
     "cells": Table(
-        "cell_masks/*/cells.parquet",
+        "cell_masks",
+        "cells.parquet",
         {
             "slide": _TEXT,
             "cell_id": "integer",
@@ -132,11 +140,13 @@ TABLES: dict[str, Table] = {
         },
     ),
     "cell_layers": Table(
-        "epidermis_layers/*/cell_layers.parquet",
+        "epidermis_layers",
+        "cell_layers.parquet",
         {"slide": _TEXT, "cell_id": "integer", "layer": "integer", "distance_um": "double"},
     ),
     "layers": Table(
-        "epidermis_layers/*/layers.parquet",
+        "epidermis_layers",
+        "layers.parquet",
         {
             "slide": _TEXT,
             "layer": "integer",
@@ -153,7 +163,8 @@ TABLES: dict[str, Table] = {
         },
     ),
     "layer_slides": Table(
-        f"epidermis_layers/*/{RECORD_FILE}",
+        "epidermis_layers",
+        RECORD_FILE,
         {
             **_SCALE,
             "layers": "integer",
@@ -166,7 +177,8 @@ TABLES: dict[str, Table] = {
         key="slide",
     ),
     "training": Table(
-        f"tissue_weights/*/{RECORD_FILE}",
+        "tissue_weights",
+        RECORD_FILE,
         {
             "weights_sha256": _TEXT,
             "encoder": _TEXT,
@@ -193,7 +205,8 @@ TABLES: dict[str, Table] = {
         key="version",
     ),
     "training_classes": Table(
-        "tissue_weights/*/scores.parquet",
+        "tissue_weights",
+        "scores.parquet",
         {
             "version": _TEXT,
             "label": _TEXT,
@@ -208,11 +221,13 @@ TABLES: dict[str, Table] = {
         },
     ),
     "training_confusion": Table(
-        "tissue_weights/*/confusion_matrix.parquet",
+        "tissue_weights",
+        "confusion_matrix.parquet",
         {"version": _TEXT, "truth": _TEXT, "predicted": _TEXT, "pixels": "bigint"},
     ),
     "training_epochs": Table(
-        "tissue_weights/*/history.parquet",
+        "tissue_weights",
+        "history.parquet",
         {
             "version": _TEXT,
             "epoch": "integer",
@@ -225,12 +240,14 @@ TABLES: dict[str, Table] = {
         },
     ),
     "champion": Table(
-        f"tissue_champion/*/{RECORD_FILE}",
+        "tissue_champion",
+        RECORD_FILE,
         {"version": _TEXT, "weights_sha256": _TEXT, "chosen_by": _TEXT, "score": "double"},
         key="partition",
     ),
     "failures": Table(
-        "failures/*/*.parquet",
+        FAILURES,
+        "*/*.parquet",
         {
             "asset": _TEXT,
             "partition": _TEXT,
@@ -239,11 +256,8 @@ TABLES: dict[str, Table] = {
             "run_id": _TEXT,
             "failed_at": "timestamptz",
         },
-        recorded=False,
     ),
 }
-
-"""A store takes minutes at most; what is older than this was left by a process that was killed."""
 
 VIEWS: dict[str, str] = {
     # An antibody can be on the pages of several genes, and its images then count for each; a slide keeps one gene only.

@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets import skin
+from dermatome.data_root import DataRoot
 from orchestration.jobs import JOBS
 from orchestration.schedules import SCHEDULES
 from orchestration.sensors import SENSORS
@@ -27,12 +27,15 @@ from resources import (
 )
 from resources.settings import as_plain
 
+if TYPE_CHECKING:
+    from dermatome.files import AnyPath
+
 DATA_ROOT_VARIABLE = "DERMATOME_DATA"
 DEFAULT_DATA_ROOT = "dermatome_data"
 
 
 def build_defs(
-    root: Path,
+    root: "AnyPath",
     overrides: Mapping[str, Any] | None = None,
     loggers: Mapping[str, dg.LoggerDefinition] | None = None,
 ) -> dg.Definitions:
@@ -94,4 +97,4 @@ def _with_settings(settings: Settings) -> Any:
     return versioned
 
 
-defs = build_defs(Path(os.environ.get(DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT)))
+defs = build_defs(DataRoot.at(os.environ.get(DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT)).path)

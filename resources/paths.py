@@ -1,21 +1,19 @@
 """The one data root."""
 
-from pathlib import Path
-
 import dagster as dg
 
 from dermatome.data_root import DataRoot
 
 
 class PathsResource(dg.ConfigurableResource):
-    """Where everything lies; see `dermatome.data_root` for the layout."""
+    """Where everything lies; see `dermatome.data_root` for the layout. ``root`` is a folder, or `s3://bucket/prefix`."""
 
     root: str
 
     @property
     def data_root(self) -> DataRoot:
         """The data root as the science layer knows it."""
-        return DataRoot(Path(self.root).resolve())
+        return DataRoot.at(self.root)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Checks that the root can be written to before any work starts."""

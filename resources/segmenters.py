@@ -8,6 +8,8 @@ from pydantic import PrivateAttr
 from dermatome.compute import Compute
 from dermatome.data_root import CHAMPION, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadWeights, MissingInput
+from dermatome.files import local_copy
+from dermatome.skin import cyto2
 from dermatome.skin.cell_network import CellNetwork, load_cell_network
 from dermatome.stage_record import StageRecord, read_record
 from dermatome.weights import LoadedWeights, load_weights
@@ -52,11 +54,12 @@ class TissueSegmenterResource(dg.ConfigurableResource):
         record = champion_record(root)
         promoted = record.values["weights_sha256"]
         if self._loaded is None or self._loaded.sha256 != promoted:
-            path = root.folder("tissue_weights", str(record.values["version"])) / WEIGHTS_FILE
-            loaded = load_weights(path)
+            version = str(record.values["version"])
+            with root.local("tissue_weights", version, WEIGHTS_FILE) as folder:
+                loaded = load_weights(folder / WEIGHTS_FILE)
             if loaded.sha256 != promoted:
                 raise BadWeights(
-                    f"{path} is not the file that was promoted (sha256 {loaded.sha256[:12]}… instead of "
+                    f"The weights {version} are not those that were promoted (sha256 {loaded.sha256[:12]}… instead of "
                     f"{str(promoted)[:12]}…): materialize tissue_champion to promote it as it is now."
                 )
             loaded.network.to(compute.torch_device)
@@ -79,7 +82,10 @@ class CellSegmenterResource(dg.ConfigurableResource):
             FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
         """
         if self._loaded is None:
-            self._loaded = load_cell_network(
-                self.settings.value.cell_weights, compute, models_folder=root.path / "models", fetch_missing=True
-            )
+            weights = self.settings.value.cell_weights
+            if weights != "cyto2":
+                self._loaded = load_cell_network(weights, compute)
+            else:
+                with local_copy(cyto2.fetch_cyto2(root.path / "models")) as folder:
+                    self._loaded = load_cell_network(weights, compute, models_folder=folder)
         return self._loaded

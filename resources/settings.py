@@ -8,19 +8,22 @@ import dataclasses
 import tomllib
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import PrivateAttr, TypeAdapter, ValidationError
 
 from dermatome.compute import DeviceName, Precision
 from dermatome.errors import BadSetting
+from dermatome.files import any_path, read_bytes
 from dermatome.hpa.client import HpaSettings
 from dermatome.skin.cells import CellSettings
 from dermatome.skin.layers import LayerSettings
 from dermatome.skin.tissue import TissueSettings
 from dermatome.slide import DECLARED_MPP, MAX_SIDE_PX
+
+if TYPE_CHECKING:
+    from dermatome.files import AnyPath
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,16 @@ class Settings:
     cell_weights: str = "cyto2"
 
 
-def load_settings(path: Path) -> Settings:
+def load_settings(path: "AnyPath") -> Settings:
     """The defaults, changed by the TOML file at ``path`` if it is there.
 
     Raises:
         BadSetting: it is not TOML, or names a setting that does not exist, or gives one of the wrong type.
     """
-    if not path.is_file():
-        return Settings()
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(read_bytes(path).decode())
+    except FileNotFoundError:
+        return Settings()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"{path} is not a TOML file ({error}): mend that line.") from error
     _refuse_unknown(found, Settings, path, ())
@@ -81,7 +84,7 @@ def load_settings(path: Path) -> Settings:
         raise BadSetting(f"The setting {name} in {path} is wrong: {first['msg']}.") from error
 
 
-def _refuse_unknown(found: dict[str, Any], kind: Any, path: Path, within: tuple[str, ...]) -> None:
+def _refuse_unknown(found: dict[str, Any], kind: Any, path: "AnyPath", within: tuple[str, ...]) -> None:
     known = typing.get_type_hints(kind)
     for name, value in found.items():
         if name not in known:
@@ -107,5 +110,5 @@ class SettingsResource(dg.ConfigurableResource):
     def value(self) -> Settings:
         """The settings."""
         if self._value is None:
-            self._value = load_settings(Path(self.path))
+            self._value = load_settings(any_path(self.path))
         return self._value

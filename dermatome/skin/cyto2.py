@@ -18,7 +18,7 @@ import requests
 
 from dermatome.compute import Compute
 from dermatome.errors import BadWeights, DermatomeError, FetchFailed
-from dermatome.files import sha256_file, whole_file
+from dermatome.files import SomePath, sha256_file, whole_file
 from dermatome.skin.cell_network import CYTO2_DIAMETER_PX, CYTO2_NBASE, CellNetwork, SizeModel, build_cpnet, ready
 
 MODELS_URL = "https://www.cellpose.org/models"
@@ -29,7 +29,9 @@ _MAX_BYTES = {NETWORK_FILE: 64 * 1024 * 1024, SIZE_FILE: 1024 * 1024}
 _TIMEOUT_S = (10.0, 60.0)
 
 
-def fetch_cyto2(folder: Path, *, base_url: str = MODELS_URL, progress: Callable[[str], None] | None = None) -> Path:
+def fetch_cyto2(
+    folder: SomePath, *, base_url: str = MODELS_URL, progress: Callable[[str], None] | None = None
+) -> SomePath:
     """Puts Cellpose's two ``cyto2`` files into ``folder``, those already there left alone.
 
     Raises:

@@ -19,7 +19,7 @@ from dermatome.skin.layers import LayerOutcome, LayerSettings, measure_layers
 from dermatome.skin.tissue import TissueOutcome, TissueSettings, segment_tissue
 from dermatome.slide import Slide
 from dermatome.slide_source import open_slide
-from dermatome.stage_record import Check, StageResult, content_version, made_by, read_record, write_table
+from dermatome.stage_record import Check, StageResult, content_version, made_by, made_files, read_record, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,10 +170,9 @@ def make_layers(root: DataRoot, slide_id: str, folder: Path, settings: LayerSett
     clock = _Clock()
     slide = _slide(root, slide_id)
     mask = _mask(root, slide_id)
-    cells_folder = root.folder("cell_masks", slide_id)
-    made_by(root, "cell_masks", slide_id)
-    instances = label_io.load_instances(cells_folder / CELLS_FILE)
-    table = _read_rows(cells_folder / CELLS_TABLE)
+    with made_files(root, "cell_masks", slide_id, CELLS_FILE, CELLS_TABLE) as (_, cells_folder):
+        instances = label_io.load_instances(cells_folder / CELLS_FILE)
+        table = _read_rows(cells_folder / CELLS_TABLE)
     clock.lap("decode")
     found = measure_layers(slide, mask, instances, table, settings)
     clock.lap("measure")
@@ -230,13 +229,13 @@ class _Clock:
 
 
 def _slide(root: DataRoot, slide_id: str) -> Slide:
-    record = made_by(root, "slide_images", slide_id)
-    return open_slide(root.folder("slide_images", slide_id), slide_id, dict(record.values))
+    with made_files(root, "slide_images", slide_id) as (record, folder):
+        return open_slide(folder, slide_id, dict(record.values))
 
 
 def _mask(root: DataRoot, slide_id: str) -> Any:
-    made_by(root, "epidermis_masks", slide_id)
-    mask, _ = label_io.load_mask(root.folder("epidermis_masks", slide_id) / MASK_FILE)
+    with made_files(root, "epidermis_masks", slide_id, MASK_FILE) as (_, folder):
+        mask, _ = label_io.load_mask(folder / MASK_FILE)
     return mask
 
 

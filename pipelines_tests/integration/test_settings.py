@@ -124,7 +124,7 @@ def test_the_champion_comes_with_the_record_its_weights_were_chosen_by(tmp_path,
         assert champion.record.values["version"] == champion.weights.sha256 == version
         assert resource.load(root, CPU).weights is champion.weights
     promote(root, "v3", sha256="of another file")
-    with pytest.raises(BadWeights, match="not the file that was promoted"):
+    with pytest.raises(BadWeights, match="not those that were promoted"):
         resource.load(root, CPU)
 
 

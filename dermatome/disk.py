@@ -1,0 +1,237 @@
+"""Files and folders on a disk or NFS, written whole or not at all: how `dermatome.files` works there.
+
+NFS: a rename within a folder is one step for every machine; locks are `flock`, which Linux hands to an NFSv4 server as
+byte-range locks. A mount without locks (`nolock`) keeps two processes of one machine apart, and not two machines.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from dermatome.errors import StorageFailed
+
+_MENDABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOLCK,
+)
+_OLD = ".old"
+SWAP_S = 0.2
+"""A folder that is swapped is not there for less than this."""
+_READERS = 8
+_READ_TOGETHER = 32
+
+
+def read_bytes(path: Path) -> bytes:
+    """See :func:`dermatome.files.read_bytes`."""
+    return path.read_bytes()
+
+
+def read_all(paths: Sequence[Path]) -> list[bytes | None]:
+    """See :func:`dermatome.files.read_all`."""
+    parts = [paths[start : start + _READ_TOGETHER] for start in range(0, len(paths), _READ_TOGETHER)]
+    with ThreadPoolExecutor(_READERS) as pool:  # over NFS each file waits for the network
+        return [data for part in pool.map(_read_each, parts) for data in part]
+
+
+def _read_each(paths: Sequence[Path]) -> list[bytes | None]:
+    found: list[bytes | None] = []
+    for path in paths:
+        try:
+            found.append(path.read_bytes())
+        except FileNotFoundError:
+            found.append(None)
+    return found
+
+
+def remove(path: Path) -> None:
+    """See :func:`dermatome.files.remove`."""
+    path.unlink(missing_ok=True)
+
+
+def names_in(path: Path) -> list[str]:
+    """See :func:`dermatome.files.names_in`."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_file()]
+    except FileNotFoundError:
+        return []
+
+
+def names_below(path: Path) -> list[str]:
+    """See :func:`dermatome.files.names_below`."""
+    return [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+
+
+def partitions_in(path: Path, mark: str) -> list[str]:
+    """Names of the folders in ``path`` that hold a file ``mark``, also of one that is being swapped just now."""
+    try:
+        entries = os.listdir(path)  # noqa: PTH208 (20,000 paths take ten times as long as their names)
+    except FileNotFoundError:
+        return []
+    swapped = {name[1 : -len(_OLD)] for name in entries if name.startswith(".") and name.endswith(_OLD)}
+    names = swapped | {name for name in entries if not name.startswith(".")}
+    found = {name for name in names if (path / name / mark).is_file()}
+    if not swapped <= found:
+        time.sleep(SWAP_S)
+        found |= {name for name in swapped if (path / name / mark).is_file()}
+    return list(found)
+
+
+def files_named_by(path: Path, record: bytes) -> Path:
+    """See :func:`dermatome.files.files_named_by`."""
+    return path
+
+
+def files_of(path: Path) -> Path:
+    """See :func:`dermatome.files.files_of`."""
+    return path
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """See :func:`dermatome.files.local_copy`."""
+    yield path
+
+
+@contextmanager
+def local_folder(path: Path, names: Sequence[str]) -> Iterator[Path]:
+    """See :func:`dermatome.files.local_folder`; ``names`` are there with the others."""
+    yield path
+
+
+def put_bytes(path: Path, data: bytes) -> None:
+    """See :func:`dermatome.files.write_whole`."""
+    with whole_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """See :func:`dermatome.files.whole_file`: temp file, fsync, rename."""
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        temporary = None
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _storage_failed(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _storage_failed(path: Path, error: OSError) -> OSError | StorageFailed:
+    """What to raise for ``error``: a sentence where a person can mend the cause, else the error itself."""
+    if error.errno not in _MENDABLE:
+        return error
+    return StorageFailed(
+        f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the rights of the "
+        "folder, and run this again."
+    )
+
+
+def move_whole(made: Path, path: Path) -> None:
+    """See :func:`dermatome.files.move_whole`."""
+    try:
+        with made.open("rb") as file:
+            os.fsync(file.fileno())
+        made.replace(path)
+    except OSError as error:
+        raise _storage_failed(path, error) from error
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """See :func:`dermatome.files.whole_folder`: filled beside its place, under a lock, then renamed."""
+    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{_OLD}")
+    with _locked(path.with_name(f".{path.name}.lock")):
+        try:
+            if old.exists() and not path.exists():  # killed between the two renames below
+                old.rename(path)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        except OSError as error:
+            raise _storage_failed(path, error) from error
+        try:
+            yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        try:
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise _storage_failed(path, error) from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the only lock on the file ``path``, which is there meanwhile; ending, or dying, lets go."""
+    try:
+        descriptor = _open_locked(path)
+    except OSError as error:
+        raise _storage_failed(path, error) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _open_locked(path: Path) -> int:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A file, and one opened to be written: NFS has no locks on folders, nor on what may only be read.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_still(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Whether ``path`` is the open file; whoever held the lock before may have deleted it, and another made one."""
+    try:
+        # Opened again rather than asked for by name: NFS answers the one from the server, the other from a cache.
+        now = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.fstat(now))
+    finally:
+        os.close(now)
