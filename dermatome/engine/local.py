@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
@@ -60,7 +60,7 @@ class LocalEngine:
         if not self.workers:
             raise BadSetting("The slide engine has no workers: set their number to 1 or more.")
 
-    def map(self, work: SlideWork[Any, Any, Made], keys: Sequence[str]) -> Iterator[Finished[Made]]:
+    def map(self, work: SlideWork[Any, Any, Made], keys: Sequence[str]) -> Generator[Finished[Made], None, None]:
         """See :meth:`dermatome.engine.work.Engine.map`."""
         workers = self.workers[: max(1, len(keys))]
         if len(workers) == 1:

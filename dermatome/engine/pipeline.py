@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -48,10 +48,10 @@ class Worker(Generic[Made]):
 
     def __init__(self, work: SlideWork[Any, Any, Made], options: WorkerOptions) -> None:
         self._work, self._options = work, options
-        self._opened = False
+        self._opened = self._cancelled = False
         self._run: _Run[Made] | None = None
 
-    def run(self, keys: Iterable[str]) -> Iterator[Finished[Made]]:
+    def run(self, keys: Iterable[str]) -> Generator[Finished[Made], None, None]:
         """Yields each key once, as it finishes; closing the iterator, or an interrupt while it waits, cancels.
 
         Args:
@@ -61,14 +61,23 @@ class Worker(Generic[Made]):
             Exception: what opening the work raised. Errors of single slides are in what is yielded.
         """
         run = self._run = _Run(self._work, self._options, keys, self._open)
+        if self._cancelled:
+            return
         try:
             run.start()
             yield from run.finished()
         finally:
             run.stop()
 
+    def cancel(self) -> None:
+        """Tells the run under way to end, and lets none begin; does not wait, so signal handlers may call it."""
+        self._cancelled = True
+        if self._run is not None:
+            self._run.cancel()
+
     def close(self) -> None:
-        """Cancels the run that is under way, if one is."""
+        """Cancels, and waits until what was being written is whole."""
+        self.cancel()
         if self._run is not None:
             self._run.stop()
 
@@ -120,10 +129,13 @@ class _Run(Generic[Made]):
                     return
             yield one
 
-    def stop(self) -> None:
+    def cancel(self) -> None:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    def stop(self) -> None:
+        self.cancel()
         start = time.monotonic()
         for thread in (thread for thread in self._threads if thread.is_alive()):
             grace_s = WRITERS_GRACE_S if thread.name == "slides-write" else OTHERS_GRACE_S

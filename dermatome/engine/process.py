@@ -11,14 +11,14 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from typing import Any
 
 from dermatome.engine.pipeline import WRITERS_GRACE_S, Worker
-from dermatome.engine.work import Finished, SlideWork, WorkerOptions, portable
+from dermatome.engine.work import Finished, SlideWork, Stopped, WorkerOptions, portable
 
 
 @dataclass(frozen=True)
@@ -35,47 +35,53 @@ class Broken:
 
 def serve(pipe: Any, work: SlideWork[Any, Any, Any], options: WorkerOptions) -> None:
     """What a worker's process does: works on the keys that come through ``pipe`` until there are no more."""
+    worker: Worker[Any] = Worker(work, options)
     # A Ctrl-C goes to the whole group: the engine gets it too, and tells its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, lambda *_: worker.cancel())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sending = threading.Lock()
 
+    def gone() -> Stopped:
+        """The engine's process has cancelled, or is no more: there is nobody to tell."""
+        worker.cancel()
+        return Stopped()
+
     def send(message: object) -> None:
-        with sending:
-            pipe.send(message)
+        try:
+            with sending:
+                pipe.send(message)
+        except OSError:
+            raise gone() from None
 
     def keys() -> Iterator[str]:
         while True:
             send(Wants())
-            key = pipe.recv()
+            try:
+                key = pipe.recv()
+            except (OSError, EOFError):
+                raise gone() from None
             if key is None:
                 return
             yield key
 
-    status = 0
+    status = 1
     try:
-        try:
-            for one in Worker(work, options).run(keys()):
+        # Closed before anything else is done: that waits for files that are being written.
+        with closing(worker.run(keys())) as results:
+            for one in results:
                 send(Finished(one.key, one.result, portable(one.error)) if one.error else one)
-        except Exception as error:
-            send(Broken(portable(error)))
-    except (OSError, EOFError):
-        status = 1  # the engine's process is gone, and with it everyone who could be told
-    except SystemExit:
         status = 0
-    except BaseException:
-        traceback.print_exc()
-        status = 1
+    except Stopped:
+        pass
+    except Exception as error:
+        with suppress(Stopped):
+            send(Broken(portable(error)))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         # Not through the interpreter's own end, which would wait for, or break, a computation that was given up.
         os._exit(status)
-
-
-def _end(*_: object) -> None:
-    raise SystemExit(0)
 
 
 def _end_with_parent() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -124,8 +124,8 @@ class WorkerOptions:
 class Engine(Protocol):
     """Works on many slides."""
 
-    def map(self, work: SlideWork[Read, Found, Made], keys: Sequence[str]) -> Iterator[Finished[Made]]:
-        """Yields each key once, as it finishes. Closing the iterator cancels what is left.
+    def map(self, work: SlideWork[Read, Found, Made], keys: Sequence[str]) -> Generator[Finished[Made], None, None]:
+        """Yields each key once, as it finishes. Closing the generator cancels what is left.
 
         Raises:
             DermatomeError: the work could not be opened, or workers die faster than they work.
