@@ -344,12 +344,22 @@ def test_records_come_back_from_parquet_as_lists(tmp_path: Path) -> None:
         read_records(tmp_path / "y.parquet")
 
 
+SAMPLE = b"<RNASample age='34' expRNA='0' sampleId='225' sex='Female' unitRNA='pTPM'/>"
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
-def test_memory_stays_flat_however_long_the_page(tmp_path: Path) -> None:
-    sample = b"<RNASample age='34' expRNA='0' sampleId='225' sex='Female' unitRNA='pTPM'/>"
-    data = b"<data><tissue organ='Skin'>Skin 1</tissue>" + sample + b"</data>"
+@pytest.mark.parametrize(
+    ("what", "times"),
+    [
+        (b"<data><tissue organ='Skin'>Skin 1</tissue>" + SAMPLE + b"</data>", 200_000),
+        (b"<a/>", 500_000),  # a tree of these would take thirty times the page's own size
+        (b"<p><data/><a b='' c='' d='' e=''/>text</p>", 100_000),
+    ],
+    ids=["as HPA does", "tiny tags", "attributes"],
+)
+def test_memory_stays_flat_however_long_the_page(tmp_path: Path, what: bytes, times: int) -> None:
     (tmp_path / "short.xml").write_bytes(page(ONE))
-    (tmp_path / "long.xml").write_bytes(page(ONE).replace(b"</rnaExpression>", data * 200_000 + b"</rnaExpression>"))
+    (tmp_path / "long.xml").write_bytes(page(ONE).replace(b"</rnaExpression>", what * times + b"</rnaExpression>"))
     script = """
         import sys
         from pathlib import Path
@@ -363,5 +373,28 @@ def test_memory_stays_flat_however_long_the_page(tmp_path: Path) -> None:
     """
     command = [sys.executable, "-c", textwrap.dedent(script), tmp_path / "short.xml", tmp_path / "long.xml"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (tmp_path / "long.xml").stat().st_size > 20_000_000
     assert int(done.stdout) < 10, f"memory grew by {done.stdout} MB"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"<image><imageUrl>http://h/1/2.jpg</imageUrl></image>" * 60_000,
+        b"<quantity>" + b"x" * 5_000_000 + b"</quantity>",
+    ],
+    ids=["images", "text"],
+)
+def test_a_page_that_says_more_of_the_tissue_than_any_gene_has_is_refused(more: bytes) -> None:
+    text = page(ONE).replace(b"<patient>", more + b"<patient>", 1)
+    assert text != page(ONE)
+    with pytest.raises(BadPage, match="says more of Skin than a gene page can"):
+        parse_page(text)
+
+
+def test_a_tissue_named_last_is_still_found_and_what_was_read_before_is_let_go() -> None:
+    tree = etree.fromstring(page(ONE, ToyImage("373", "1_A_1_3", tissue="Liver", organ="Liver")))
+    for data in tree.iter("data"):
+        tissue = data.find("tissue")
+        assert tissue is not None
+        data.append(tissue)
+    assert parse_page(etree.tostring(tree)).records["slide"].to_pylist() == ["373-1_A_1_2"]
