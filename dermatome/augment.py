@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.predict import resize_image, resize_labels
 from dermatome.slide import RgbImage
@@ -23,7 +25,9 @@ class AugmentSettings:
         scale: zoom is drawn between 1 / ``scale`` and ``scale``.
         coarse_share: share of views that show the coarse scale instead, for the first look at a slide.
         elastic_px: largest displacement of the smooth bending, in pixels at the training scale.
-        stain: largest relative change of each stain's strength (in optical density).
+        stain: largest relative change of each stain's strength, in the optical density of hematoxylin, eosin and DAB.
+        gamma: largest change of the exponent of brightness, as its logarithm; 0 changes none.
+        contrast: largest relative change of the spread around the view's mean colour; 0 changes none.
         brightness: largest change of brightness, as a share of white.
         blur_px: largest sigma of a Gaussian blur, which one view in four has.
         noise: largest standard deviation of pixel noise, of 255, which one view in four has.
@@ -33,9 +37,33 @@ class AugmentSettings:
     coarse_share: float = 0.1
     elastic_px: float = 8.0
     stain: float = 0.4
+    gamma: float = 0.0
+    contrast: float = 0.0
     brightness: float = 0.08
     blur_px: float = 1.0
     noise: float = 6.0
+
+    def strengthened(self, factor: float) -> AugmentSettings:
+        """These, with every change of colour and shape but scale ``factor`` times as large."""
+        changes = ("elastic_px", "stain", "gamma", "contrast", "brightness", "blur_px", "noise")
+        return replace(self, **{name: getattr(self, name) * factor for name in changes})
+
+
+def augmentation(given: Mapping[str, float]) -> AugmentSettings:
+    """The defaults, changed by what is given by name.
+
+    Raises:
+        BadSetting: there is no such setting, or a value is below 0.
+    """
+    known = {each.name for each in fields(AugmentSettings)}
+    for name, value in given.items():
+        if name not in known:
+            raise BadSetting(f"There is no augmentation {name!r}: use {', '.join(sorted(known))}.")
+        if value < 0 or (name == "scale" and value < 1):
+            raise BadSetting(
+                f"The augmentation {name} is {value}: set it to {'1' if name == 'scale' else '0'} or more."
+            )
+    return AugmentSettings(**given)
 
 
 @dataclass(frozen=True)
@@ -132,9 +160,15 @@ def _restain(view: RgbImage, settings: AugmentSettings, rng: np.random.Generator
     mixing += rng.uniform(-0.1, 0.1, (3, 3)) * settings.stain
     # The logarithm by table: pixels have 256 values.
     density = _DENSITY[view]
-    changed = np.exp(-(density @ mixing.astype(np.float32)))
+    absorbed = density @ mixing.astype(np.float32)
+    if settings.gamma > 0:
+        absorbed *= np.float32(np.exp(rng.uniform(-1, 1) * settings.gamma))
+    changed = np.exp(-absorbed)
     white = 1 + rng.uniform(-1, 0.5) * settings.brightness + rng.uniform(-1, 1, 3) * settings.brightness / 3
     out: npt.NDArray[Any] = changed * (255 * white).astype(np.float32)
+    if settings.contrast > 0:
+        centre = out.mean(axis=(0, 1), dtype=np.float32)
+        out = centre + (out - centre) * np.float32(1 + rng.uniform(-1, 1) * settings.contrast)
     if settings.blur_px > 0 and rng.random() < 0.25:
         out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, max(0.31, settings.blur_px))))
     if settings.noise > 0 and rng.random() < 0.25:

@@ -99,7 +99,8 @@ def tissue_train(
     threads: Threads = 0,
 ) -> None:
     """Train a U-Net on tiles and their masks, and write its weights."""
-    from dermatome.training import EpochReport, TrainSettings, train_file
+    from dermatome.training import EpochReport, TrainSettings
+    from dermatome.training_files import train_file
 
     chosen: dict[str, Any] = {"epochs": epochs, "max_minutes": max_minutes, "seed": seed, "mpp": mpp}
     if encoder:

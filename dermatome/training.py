@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.errors import BadSetting
+from dermatome.errors import BadSetting, BadWeights
 from dermatome.geometry import Size
 from dermatome.network import MEAN, STD
 from dermatome.predict import Predictor, resize_image
 from dermatome.scores import ClassScore, Confusion, class_scores, confusion_matrix, mean_iou, score_values
-from dermatome.skin.crops import TilePair, load_tiles, tiles_sha256
-from dermatome.training_data import BatchSource, split_tiles
-from dermatome.training_run import Clock, TrainingRun
+from dermatome.skin.crops import TilePair, tiles_sha256
+from dermatome.training_clock import Clock
+from dermatome.training_data import BatchSource
+from dermatome.training_run import Parent, TrainingRun
 from dermatome.training_settings import TrainSettings
-from dermatome.weights import WeightsCard, save_weights
+from dermatome.training_team import Team, team_of
+from dermatome.weights import LoadedWeights, WeightsCard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from dermatome.compute import Compute
 
-__all__ = ["EpochReport", "TrainResult", "TrainSettings", "train", "train_file"]
+__all__ = ["EpochReport", "TrainResult", "TrainSettings", "train"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def train(
     on_epoch: Callable[[EpochReport], None] | None = None,
     *,
     validation: str = "tiles were given for it",
+    parent: LoadedWeights | None = None,
+    processes: int = 1,
 ) -> TrainResult:
     """Trains a U-Net on tiles, validates it after each epoch, and returns the running mean of its weights.
 
@@ -90,46 +94,36 @@ def train(
             from, and a run that was killed ends like one that was not; one of other settings is replaced.
         on_epoch: called after each epoch.
         validation: how ``tiles_val`` were chosen, for the card.
+        parent: weights to go on from instead of random ones, of the same encoder and decoder.
+        processes: how many share the passes of each step, on a GPU each; the number of passes is a multiple of it.
 
     Raises:
         BadSetting: there are no training tiles, or a setting does not fit.
+        BadWeights: the parent's network is another than the settings', or a checkpoint is damaged.
         BadImage: a tile cannot be read.
         BadAnnotation: a tile's mask does not fit.
         StorageFailed: a checkpoint cannot be written.
     """
     import pandas as pd
-    import torch
 
-    start = time.perf_counter()
+    started = time.perf_counter()
     if not tiles_train:
         raise BadSetting("There are no tiles to train on: give at least one.")
+    if settings.accumulate % max(1, processes):
+        raise BadSetting(
+            f"The {settings.accumulate} passes of a step cannot be shared by {processes} GPUs: set accumulate to "
+            f"{processes} or a multiple of it."
+        )
+    if parent is not None:
+        _check_parent(parent, settings)
     scale = settings.mpp / settings.network_mpp
-    source = BatchSource(
-        tiles_train,
-        scale=scale,
-        crop_px=settings.crop_px,
-        batch=settings.batch,
-        augment=settings.augment,
-        coarse_factor=settings.coarse_factor,
-        seed=settings.seed,
-    )
     data_sha256 = tiles_sha256([*tiles_train, *tiles_val])
-    run = TrainingRun(settings, compute, data_sha256)
-    resumed = checkpoint_dir is not None and run.restore(checkpoint_dir / "checkpoint.pt")
-    epoch_steps = max(settings.epoch_steps, math.ceil(source.views_for_area / settings.batch))
-    clock = Clock(settings, start - run.seconds, epoch_steps)
+    checkpoint = None if checkpoint_dir is None else checkpoint_dir / "checkpoint.pt"
     confusion: Confusion = np.zeros((len(TISSUE_LABELS),) * 2, dtype=np.int64)
-    if resumed:
-        confusion = _validate(run, tiles_val, scale)
-    losses: list[float] = []
-    last_checkpoint = time.perf_counter()
-    batches = source.batches(run.step)
-    while not clock.over(run.step):
-        clock.step_begins()
-        losses.append(run.train_step(*next(batches), clock.share(run.step)))
-        clock.step_ends()
-        if run.step % epoch_steps and not clock.over(run.step):
-            continue
+    last_checkpoint = started
+
+    def epoch_ends(run: TrainingRun, clock: Clock, loss: float) -> bool:
+        nonlocal confusion, last_checkpoint
         clock.validation_begins()
         confusion = _validate(run, tiles_val, scale)
         clock.validation_ends()
@@ -140,18 +134,28 @@ def train(
             "step": run.step,
             "seconds": round(run.seconds, 2),
             "learning_rate": run.learning_rate,
-            "train_loss": float(np.mean(losses)),
+            "train_loss": loss,
             "mean_iou": mean_iou(scores),
             **{f"iou_{score.label}": score.iou for score in scores},
         }
         run.history.append(row)
-        losses = []
-        if checkpoint_dir is not None and time.perf_counter() - last_checkpoint >= settings.checkpoint_seconds:
-            run.save(checkpoint_dir / "checkpoint.pt")
+        enough = run.note_best(mean_iou(scores))
+        if checkpoint is not None and time.perf_counter() - last_checkpoint >= settings.checkpoint_seconds:
+            run.save(checkpoint)
             last_checkpoint = time.perf_counter()
         if on_epoch:
             on_epoch(_report(row, scores, settings, clock.share(run.step)))
-    batches.close()
+        return enough
+
+    plan = _Plan(tuple(tiles_train), settings, compute, checkpoint, data_sha256)
+    given = Parent(parent.sha256, parent.network.state_dict()) if parent else None
+    others = (plan, Parent(parent.sha256, None) if parent else None)
+    with team_of(processes, compute, _help, others) as team:
+        run, resumed = _run(team, plan, given, started, epoch_ends)
+    if run.best is not None:
+        run.mean_network.load_state_dict(run.best.state)
+    if resumed or run.best is not None:
+        confusion = _validate(run, tiles_val, scale)
     scores = class_scores(confusion, TISSUE_LABELS)
     card = WeightsCard(
         encoder=settings.encoder,
@@ -169,46 +173,78 @@ def train(
         settings=json.loads(json.dumps(asdict(settings))),
         steps=run.step,
         data_sha256=data_sha256,
+        parent=parent.sha256 if parent else None,
         created_from=tuple(sorted({tile.group for tile in tiles_train})),
     )
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in run.mean_network.state_dict().items()}
-    torch.manual_seed(settings.seed)
     return TrainResult(state, card, pd.DataFrame(run.history), confusion, scores, resumed)
 
 
-def train_file(
-    folders: Sequence[Path],
-    out: Path,
-    settings: TrainSettings,
-    compute: Compute,
-    *,
-    validation_folders: Sequence[Path] = (),
-    checkpoint_dir: Path | None = None,
-    on_epoch: Callable[[EpochReport], None] | None = None,
-) -> tuple[TrainResult, str]:
-    """Trains on the tiles in ``folders`` and writes the weights to ``out``, with their card beside them.
+@dataclass(frozen=True)
+class _Plan:
+    """What every member of a team needs to know."""
 
-    Where no ``validation_folders`` are given, a share of the tiles is held out (see
-    :func:`dermatome.training_data.split_tiles`).
+    tiles: tuple[TilePair, ...]
+    settings: TrainSettings
+    compute: Compute
+    checkpoint: Path | None
+    data_sha256: str
 
-    Returns:
-        The result and the sha256 of the weights file.
 
-    Raises:
-        MissingInput: a folder or file of the tiles is missing.
-        BadSetting: see :func:`train`.
-        BadAnnotation: a palette or mask does not fit.
-        BadImage: a tile cannot be read.
-        StorageFailed: ``out`` or a checkpoint cannot be written.
-    """
-    tiles = load_tiles(*folders)
-    if validation_folders:
-        result = train(tiles, load_tiles(*validation_folders), settings, compute, checkpoint_dir, on_epoch)
-    else:
-        share = settings.validation_share if len(tiles) > 1 else 0.0
-        split = split_tiles(tiles, share, settings.seed)
-        result = train(split.train, split.validation, settings, compute, checkpoint_dir, on_epoch, validation=split.how)
-    return result, save_weights(out, result.state, result.card)
+def _help(team: Team, plan: _Plan, parent: Parent | None) -> None:
+    _run(team, plan, parent, time.perf_counter(), lambda run, clock, loss: False)
+
+
+def _run(
+    team: Team,
+    plan: _Plan,
+    parent: Parent | None,
+    started: float,
+    epoch_ends: Callable[[TrainingRun, Clock, float], bool],
+) -> tuple[TrainingRun, bool]:
+    """The loop itself; returns the run at its end, and whether it went on from a checkpoint."""
+    settings = plan.settings
+    source = BatchSource(
+        plan.tiles,
+        scale=settings.mpp / settings.network_mpp,
+        crop_px=settings.crop_px,
+        batch=settings.batch,
+        augment=settings.augment,
+        coarse_factor=settings.coarse_factor,
+        seed=settings.seed,
+    )
+    run = TrainingRun(settings, plan.compute, plan.data_sha256, source.pixels, team, parent)
+    resumed = plan.checkpoint is not None and run.restore(plan.checkpoint)
+    views = settings.batch * settings.accumulate
+    epoch_steps = max(settings.epoch_steps, math.ceil(source.views_for_area / views))
+    clock = Clock(settings, started - run.seconds, epoch_steps)
+    device = plan.compute.torch_device
+    ended = run.patience_is_over or clock.over(run.step)
+    share, over = team.agreed(clock.share(run.step), ended, device)
+    losses: list[float] = []
+    # A GPU outruns one thread that bends and stains views; on the CPU the network needs the cores.
+    batches = source.batches(run.passes(), threads=1 if plan.compute.device == "cpu" else 8)
+    while not over:
+        clock.step_begins()
+        losses.append(run.train_step(batches, share))
+        clock.step_ends()
+        share, over = team.agreed(clock.share(run.step), clock.over(run.step), device)
+        if run.step % epoch_steps == 0 or over:
+            enough = epoch_ends(run, clock, float(np.mean(losses)))
+            share, over = team.agreed(clock.share(run.step), over or enough, device)
+            losses = []
+    batches.close()
+    return run, resumed
+
+
+def _check_parent(parent: LoadedWeights, settings: TrainSettings) -> None:
+    here = (settings.encoder, tuple(settings.decoder_channels))
+    there = (parent.card.encoder, tuple(parent.card.decoder_channels))
+    if here != there:
+        raise BadWeights(
+            f"{parent.path} is a network of {there[0]} with decoder channels {there[1]}, not of {here[0]} with "
+            f"{here[1]}: leave encoder and decoder_channels out, or start from scratch."
+        )
 
 
 def _validate(run: TrainingRun, tiles: Sequence[TilePair], scale: float) -> Confusion:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from dermatome.augment import AugmentSettings, TileCache, random_view
 from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadSetting
 from dermatome.skin.crops import TilePair
+from dermatome.skin.manifest import Side
 
 Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
@@ -26,8 +28,10 @@ class Split:
     how: str
 
 
-def split_tiles(tiles: Sequence[TilePair], share: float, seed: int) -> Split:
-    """Holds out about ``share`` of the tiles for validation, whole slides at a time where slides are known.
+def split_tiles(
+    tiles: Sequence[TilePair], share: float, seed: int, known_sides: Mapping[str, Side] | None = None
+) -> Split:
+    """Holds out about ``share`` of the tiles for validation, whole patients or slides at a time where they are known.
 
     The same tiles and seed always give the same split, whatever the order of the tiles. A draw that would take more
     than a third of a class's pixels from training is passed over where another is left: of few tiles, one may hold
@@ -37,6 +41,7 @@ def split_tiles(tiles: Sequence[TilePair], share: float, seed: int) -> Split:
         tiles: all of them.
         share: 0 holds out none; otherwise at least one group is held out and at least one left to train on.
         seed: of the draw.
+        known_sides: groups that stay on the side they are on already; only the others are drawn.
 
     Raises:
         BadSetting: ``share`` is not from 0 to below 1, or there is but one tile to split.
@@ -59,13 +64,25 @@ def split_tiles(tiles: Sequence[TilePair], share: float, seed: int) -> Split:
         return Split(tuple(t for group in groups.values() for t in group), (), "nothing was held out")
     if len(groups) < 2:
         raise BadSetting("There is one tile only, so none can be held out: add tiles or set the validation share to 0.")
-    names = sorted(groups)
+    sides = known_sides or {}
+    kept_out = [name for name in sorted(groups) if sides.get(name) == "validation"]
+    names = [name for name in sorted(groups) if name not in sides]
     np.random.default_rng(seed).shuffle(names)
-    drawn = _drawn(names, groups, share * len(tiles))
+    wanted = share * len(tiles) - sum(len(groups[name]) for name in kept_out)
+    drawn = kept_out + (_drawn(names, groups, wanted) if names and (wanted > 0 or not kept_out) else [])
+    if not drawn or len(drawn) == len(groups):
+        raise BadSetting(
+            "The tiles were all on one side of the split that the parent was trained with: add annotated slides, or "
+            "start from scratch."
+        )
     held = [tile for name in drawn for tile in groups[name]]
     kept = tuple(tile for name in sorted(groups) if name not in drawn for tile in groups[name])
     what = "whole slides" if by_slide else "tiles (slides unknown, or one only)"
+    if any(tile.patient for tile in tiles):
+        what = "whole patients"
     how = f"{len(held)} of {len(tiles)} tiles held out, {what} drawn with seed {seed}"
+    if kept_out:
+        how += f", {len(kept_out)} groups as the parent held them out"
     return Split(kept, tuple(sorted(held, key=lambda t: t.name)), how)
 
 
@@ -93,7 +110,7 @@ def _place(tile: TilePair) -> str:
 
 
 class BatchSource:
-    """Batches of random views, each decided by the seed and the step's number alone, so a run can go on anywhere."""
+    """Batches of random views, each decided by the seed and its number alone, so a run can go on anywhere."""
 
     def __init__(
         self,
@@ -109,28 +126,31 @@ class BatchSource:
         """Reads the tiles and keeps them at the training scale (``scale`` training pixels for one of the tile's)."""
         self._caches = [TileCache.build(*tile.read(), scale) for tile in tiles]
         areas = [cache.levels[0][1].size for cache in self._caches]
+        counts = [np.bincount(cache.levels[0][1].ravel(), minlength=len(TISSUE_LABELS)) for cache in self._caches]
+        self.pixels: npt.NDArray[np.int64] = np.sum(counts, axis=0)
         self.views_for_area = sum(areas) / crop_px**2
         # A tile of twice the smallest one's area is in the deck twice.
         self._deck = np.repeat(np.arange(len(areas)), [max(1, round(area / min(areas))) for area in areas])
         self._crop_px, self._batch, self._augment = crop_px, batch, augment
         self._coarse_factor, self._seed = coarse_factor, seed
 
-    def batch(self, step: int) -> Batch:
-        """(N, crop, crop, 3) uint8 images and (N, crop, crop) int64 classes of a step."""
-        rng = np.random.default_rng([self._seed, step])
+    def batch(self, number: int) -> Batch:
+        """(N, crop, crop, 3) uint8 images and (N, crop, crop) int64 classes of the pass of that number."""
+        rng = np.random.default_rng([self._seed, number])
         views = []
-        for place in range(step * self._batch, (step + 1) * self._batch):
+        for place in range(number * self._batch, (number + 1) * self._batch):
             passes, card = divmod(place, len(self._deck))
             tile = np.random.default_rng([self._seed, passes, 1]).permutation(self._deck)[card]
             views.append(random_view(self._caches[tile], self._crop_px, self._augment, self._coarse_factor, rng))
         return np.stack([image for image, _ in views]), np.stack([labels for _, labels in views]).astype(np.int64)
 
-    def batches(self, first_step: int) -> Generator[Batch]:
-        """The batches from ``first_step`` on, without end, the next one made while the last is used."""
-        with ThreadPoolExecutor(1, thread_name_prefix="views") as pool:
-            step = first_step
-            coming = pool.submit(self.batch, step)
-            while True:
-                step += 1
-                ready, coming = coming.result(), pool.submit(self.batch, step)
-                yield ready
+    def batches(self, numbers: Iterable[int], threads: int = 1) -> Generator[Batch]:
+        """The batches of those passes in order, the next ones made by ``threads`` while one is used."""
+        with ThreadPoolExecutor(threads, thread_name_prefix="views") as pool:
+            coming: deque[Future[Batch]] = deque()
+            for number in numbers:
+                coming.append(pool.submit(self.batch, number))
+                if len(coming) > threads:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()

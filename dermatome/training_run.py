@@ -1,42 +1,82 @@
-"""What changes while a network is trained, the step that changes it, and the clock that ends it."""
+"""What changes while a network is trained, and the step that changes it."""
 
 from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import math
-import time
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadWeights
 from dermatome.files import sha256_bytes, write_whole
-from dermatome.losses import make_loss
+from dermatome.losses import class_weights, make_loss
 from dermatome.network import MEAN, STD, build_network, to_batch
-from dermatome.training_settings import EPOCHS_WITHOUT_LIMIT, TrainSettings
+from dermatome.training_settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
 
     from dermatome.compute import Compute
+    from dermatome.training_data import Batch
+    from dermatome.training_team import Team
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The weights a training starts from; ``state`` is ``None`` where another member brings them."""
+
+    sha256: str
+    state: Mapping[str, torch.Tensor] | None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The epoch with the highest mean IoU so far, and its weights on the CPU."""
+
+    epoch: int
+    mean_iou: float
+    state: dict[str, torch.Tensor]
 
 
 class TrainingRun:
-    """What changes while training: networks, optimiser, step, history. All of it is in a checkpoint."""
+    """What changes while training: networks, optimiser, step, history. All of it is in a checkpoint.
 
-    def __init__(self, settings: TrainSettings, compute: Compute, data_sha256: str) -> None:
+    What is drawn at random (views, dropout) follows from the seed and the number of the pass, so there is no state of
+    random numbers to keep.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        compute: Compute,
+        data_sha256: str,
+        pixels: npt.NDArray[np.int64],
+        team: Team,
+        parent: Parent | None = None,
+    ) -> None:
         import torch
 
-        self.settings, self.compute = settings, compute
+        self.settings, self.compute, self.team = settings, compute, team
         torch.manual_seed(settings.seed)
         network = build_network(
             settings.encoder, len(TISSUE_LABELS), settings.decoder_channels, settings.encoder_weights
         )
+        if parent is not None and parent.state is not None:
+            network.load_state_dict(parent.state)
         self.network = network.to(compute.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean_network: torch.nn.Module = copy.deepcopy(self.network).eval().requires_grad_(False)
+        _drop_channels(self.network, settings.dropout)
+        self._trained = team.wrapped(self.network)
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -44,14 +84,28 @@ class TrainingRun:
             groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.scaler = torch.amp.GradScaler(compute.device, enabled=compute.precision == "fp16")
-        self.loss = make_loss(settings.loss)
+        self.loss = make_loss(
+            settings.loss,
+            dice_weight=settings.dice_weight,
+            focal_weight=settings.focal_weight,
+            class_weights=class_weights(pixels, settings.class_weighting),
+        ).to(compute.torch_device)
         self.step, self.seconds, self.learning_rate = 0, 0.0, 0.0
         self.history: list[dict[str, Any]] = []
-        told = json.dumps([asdict(settings), data_sha256, compute.device, compute.precision], sort_keys=True)
+        self.best: Best | None = None
+        sha256 = parent.sha256 if parent else None
+        told = json.dumps([asdict(settings), data_sha256, sha256, compute.device, compute.precision], sort_keys=True)
         self.fingerprint = sha256_bytes(told.encode())
 
-    def train_step(self, images: Any, labels: Any, share: float) -> float:
-        """One step of the optimiser at ``share`` (0 to 1) of the run, on a batch of images and classes; its loss."""
+    def passes(self) -> Iterator[int]:
+        """The numbers of this member's passes from here on, without end."""
+        for step in itertools.count(self.step):
+            yield from range(
+                step * self.settings.accumulate + self.team.rank, (step + 1) * self.settings.accumulate, self.team.size
+            )
+
+    def train_step(self, batches: Iterator[Batch], share: float) -> float:
+        """One step of the optimiser at ``share`` (0 to 1) of the run, on this member's passes of it; its mean loss."""
         import torch
 
         warm = self.settings.warmup_share
@@ -60,20 +114,50 @@ class TrainingRun:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
         self.network.train()
-        batch = to_batch(images, MEAN, STD, self.compute)
-        truth = torch.from_numpy(labels).to(batch.device)
-        with self.compute.autocast():
-            logits = self.network(batch)
-        loss = self.loss(logits.float(), truth)
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        statistics = _RunningStatistics(self.network, self.settings.accumulate)
+        own = self.settings.accumulate // self.team.size
+        total = torch.zeros((), device=self.compute.torch_device)
+        for place in range(own):
+            number = self.step * self.settings.accumulate + place * self.team.size + self.team.rank
+            torch.manual_seed(_seed_of(self.settings.seed, number))
+            images, labels = next(batches)
+            batch = to_batch(images, MEAN, STD, self.compute)
+            truth = torch.from_numpy(labels).to(batch.device)
+            statistics.before_pass()
+            with nullcontext() if place == own - 1 else self.team.quiet(self._trained):
+                with self.compute.autocast():
+                    logits = self._trained(batch)
+                loss = self.loss(logits.float(), truth)
+                self.scaler.scale(loss / own).backward()
+            statistics.after_pass()
+            total += loss.detach()
         self.scaler.unscale_(self.optimiser)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        statistics.finish(self.team)
+        self.team.add_up([total])
         self.step += 1
         self._average()
-        return float(loss.detach())
+        return float(total) / self.settings.accumulate
+
+    def note_best(self, mean_iou: float | None) -> bool:
+        """Keeps the weights of the epoch that just ended where they are the best; whether the patience is over."""
+        if (
+            self.settings.patience is not None
+            and mean_iou is not None
+            and (self.best is None or mean_iou > self.best.mean_iou)
+        ):
+            state = {name: value.to("cpu", copy=True) for name, value in self.mean_network.state_dict().items()}
+            self.best = Best(len(self.history), mean_iou, state)
+        return self.patience_is_over
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether the last epochs, as many as the patience, were no better than one before them."""
+        patience = self.settings.patience
+        return patience is not None and self.best is not None and len(self.history) - self.best.epoch >= patience
 
     def _average(self) -> None:
         import torch
@@ -103,6 +187,7 @@ class TrainingRun:
             "seconds": self.seconds,
             "learning_rate": self.learning_rate,
             "history": self.history,
+            "best": None if self.best is None else vars(self.best),
         }
         torch.save(content, buffer)
         write_whole(path, buffer.getvalue())
@@ -125,64 +210,55 @@ class TrainingRun:
             self.mean_network.load_state_dict(content["mean_network"])
             self.optimiser.load_state_dict(content["optimiser"])
             self.scaler.load_state_dict(content["scaler"])
+            missing = {"step", "seconds", "learning_rate", "history", "best"} - content.keys()
+            if missing:
+                raise KeyError(*missing)
         except Exception as error:
             raise BadWeights(f"The checkpoint {path} is damaged ({error}): delete it to start over.") from error
         self.step, self.seconds = int(content["step"]), float(content["seconds"])
         self.learning_rate, self.history = float(content["learning_rate"]), list(content["history"])
+        self.best = None if content["best"] is None else Best(**content["best"])
         return True
 
 
-class Clock:
-    """How much of the run is done, and when it is over: by steps, by time, or by the first of both."""
+class _RunningStatistics:
+    """Batch statistics of several passes of one step: each begins where the step began, and their mean is kept."""
 
-    def __init__(self, settings: TrainSettings, start: float, epoch_steps: int) -> None:
-        epochs = settings.epochs
-        if epochs is None and settings.max_minutes is None:
-            epochs = EPOCHS_WITHOUT_LIMIT
-        self._steps = None if epochs is None else epochs * epoch_steps
-        self._limit = None if settings.max_minutes is None else settings.max_minutes * 60
-        self._start = start
-        self._step_s = self._validation_s = 0.0
-        self._mark = start
+    def __init__(self, network: torch.nn.Module, passes: int) -> None:
+        import torch
 
-    @property
-    def seconds(self) -> float:
-        """Since the start of the run, those before a checkpoint included."""
-        return time.perf_counter() - self._start
+        self._passes = passes
+        self._now: list[torch.Tensor] = []
+        if passes > 1:
+            self._now = list(network.buffers())
+        self._before = [buffer.clone() for buffer in self._now]
+        # Counters of batches too: their mean counts a step once, however many passes and members it has.
+        self._sum = [torch.zeros_like(buffer) for buffer in self._now]
 
-    def share(self, step: int) -> float:
-        """How much of the run is done after ``step`` steps, 0 to 1: what the learning rate follows."""
-        shares = [0.0]
-        if self._steps is not None:
-            shares.append(step / self._steps)
-        if self._limit is not None:
-            shares.append(self.seconds / max(1e-9, self._limit - self._reserve))
-        return min(1.0, max(shares))
+    def before_pass(self) -> None:
+        for now, before in zip(self._now, self._before, strict=True):
+            now.copy_(before)
 
-    def over(self, step: int) -> bool:
-        """Whether the run ends after ``step`` steps, time for the final validation kept back."""
-        if self._steps is not None and step >= self._steps:
-            return True
-        # One step always runs, however short the limit: the result is then poor, but it is one.
-        return self._limit is not None and step > 0 and self.seconds + self._reserve >= self._limit
+    def after_pass(self) -> None:
+        for total, now in zip(self._sum, self._now, strict=True):
+            total += now
 
-    @property
-    def _reserve(self) -> float:
-        return 1.2 * self._step_s + 1.5 * self._validation_s
+    def finish(self, team: Team) -> None:
+        team.add_up(self._sum)
+        for now, total in zip(self._now, self._sum, strict=True):
+            now.copy_(total / self._passes if total.is_floating_point() else total // self._passes)
 
-    def step_begins(self) -> None:
-        """Marks the begin of a step."""
-        self._mark = time.perf_counter()
 
-    def step_ends(self) -> None:
-        """Learns how long steps take."""
-        took = time.perf_counter() - self._mark
-        self._step_s = took if self._step_s == 0 else 0.8 * self._step_s + 0.2 * took
+def _seed_of(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
-    def validation_begins(self) -> None:
-        """Marks the begin of a validation."""
-        self._mark = time.perf_counter()
 
-    def validation_ends(self) -> None:
-        """Learns how long a validation takes."""
-        self._validation_s = max(self._validation_s, time.perf_counter() - self._mark)
+def _drop_channels(network: torch.nn.Module, share: float) -> None:
+    """Dropout before the last convolution, without a layer of its own: the weights' names stay those of the U-Net."""
+    import torch
+
+    def drop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (torch.nn.functional.dropout2d(inputs[0], share, module.training),)
+
+    if share > 0:
+        network.get_submodule("segmentation_head").register_forward_pre_hook(drop)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dermatome.augment import AugmentSettings
 from dermatome.errors import BadSetting
-from dermatome.losses import LossName
+from dermatome.losses import ClassWeighting, LossName
 
 EPOCHS_WITHOUT_LIMIT = 40
 
@@ -22,12 +22,21 @@ class TrainSettings:
         encoder: of segmentation-models-pytorch.
         decoder_channels: of the U-Net.
         encoder_weights: ``None`` trains from scratch; ``imagenet`` is downloaded.
-        loss: its name.
+        loss: its name, see :func:`dermatome.losses.make_loss`.
+        dice_weight: of the Dice part of the loss ``dice_focal``.
+        focal_weight: of its focal part.
+        class_weighting: how much a class counts by its pixels in the training tiles, see
+            :func:`dermatome.losses.class_weights`.
+        dropout: share of the decoder's last channels that a step leaves out (Tompson et al., 2015).
         epochs: passes over the tiles' area, of at least ``epoch_steps`` steps each.
         max_minutes: limit of the whole call, with reading and final validation.
         epoch_steps: smallest number of steps that count as an epoch.
-        batch: views in a step.
-        crop_px: their side, at the training scale.
+        batch: views that pass through the network together.
+        accumulate: such passes in a step, whose gradients and batch statistics are averaged. Several GPUs share them,
+            so their number does not change what is learnt.
+        patience: epochs without a better mean IoU of the validation tiles after which it ends early; the weights of the
+            best epoch are kept then. ``None`` trains to the end and keeps the last.
+        crop_px: side of a view, at the training scale.
         learning_rate: the highest, after warming up; it falls to 0 along a cosine.
         weight_decay: of AdamW (Loshchilov and Hutter, 2019).
         warmup_share: of the run.
@@ -47,10 +56,16 @@ class TrainSettings:
     decoder_channels: tuple[int, ...] = (128, 64, 32, 24, 16)
     encoder_weights: str | None = None
     loss: LossName = "dice_focal"
+    dice_weight: float = 1.0
+    focal_weight: float = 1.0
+    class_weighting: ClassWeighting = "equal"
+    dropout: float = 0.0
     epochs: int | None = None
     max_minutes: float | None = None
     epoch_steps: int = 25
     batch: int = 8
+    accumulate: int = 1
+    patience: int | None = None
     crop_px: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -74,6 +89,14 @@ class TrainSettings:
             raise BadSetting(f"The crop is {self.crop_px} px: use a multiple of 32.")
         if self.batch < 2:
             raise BadSetting(f"The batch is {self.batch}: use 2 or more, batch normalisation needs them.")
+        if self.accumulate < 1:
+            raise BadSetting(f"The number of passes in a step is {self.accumulate}: set it to 1 or more.")
+        if self.patience is not None and self.patience < 1:
+            raise BadSetting(f"The patience is {self.patience} epochs: set it to 1 or more, or leave it out.")
+        if not 0 <= self.dropout < 1:
+            raise BadSetting(f"The dropout is {self.dropout}: set it from 0 to below 1.")
+        if min(self.dice_weight, self.focal_weight) < 0 or self.dice_weight + self.focal_weight == 0:
+            raise BadSetting("The weights of Dice and focal loss must not be below 0, nor both 0.")
         if not (self.learning_rate > 0 and self.mpp > 0 and (self.train_mpp is None or self.train_mpp > 0)):
             raise BadSetting("The learning rate, mpp and train_mpp must be above 0.")
         if self.coarse_factor < 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome import __version__
-from dermatome.classes import TISSUE_LABELS
+from dermatome.classes import TISSUE_LABELS, TissueClass
 from dermatome.errors import BadWeights
 from dermatome.files import sha256_bytes, write_whole
 from dermatome.network import MEAN, STD, build_network
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = "dermatome-tissue-1"
+# Cards of earlier versions lack these, and are as good.
+_LATER = ("manifest_sha256", "palette")
 MAX_WEIGHTS_BYTES = 2 * 1024**3
 
 
@@ -41,6 +43,8 @@ class WeightsCard:
         settings: of the training.
         steps: optimiser steps it was trained for.
         data_sha256: sha256 over names and contents of the training and validation tiles.
+        manifest_sha256: of the manifest of those tiles, a Parquet file beside the weights.
+        palette: the colour each class is drawn in.
         parent: sha256 of the weights it started from, if any.
         created_from: the names of the tiles' slides or folders.
         code_version: of Dermatome.
@@ -64,6 +68,8 @@ class WeightsCard:
     settings: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 0
     data_sha256: str = ""
+    manifest_sha256: str = ""
+    palette: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {c.label: c.colour for c in TissueClass})
     parent: str | None = None
     created_from: tuple[str, ...] = ()
     code_version: str = __version__
@@ -89,7 +95,9 @@ class WeightsCard:
                     f"{where} has weights of the format {content['format']!r} ({content['architecture']!r}), this "
                     f"version reads {FORMAT!r}: train again, or use the version of Dermatome that wrote them."
                 )
-            known = {f.name: content[f.name] for f in fields(cls)}
+            known = {f.name: content[f.name] for f in fields(cls) if f.name not in _LATER or f.name in content}
+            if "palette" in known:
+                known["palette"] = {label: tuple(colour) for label, colour in known["palette"].items()}
             for name in ("decoder_channels", "classes", "mean", "std", "mpp_range", "created_from"):
                 known[name] = tuple(known[name])
             card = cls(**known)

@@ -23,22 +23,35 @@ class TissueTraining(dg.Config):
     encoder: str | None = Field(default=None, description="Any of segmentation-models-pytorch's, such as resnet34.")
     decoder_channels: list[int] | None = Field(default=None, description="Five numbers, coarse to fine.")
     encoder_weights: str | None = Field(default=None, description="None: from scratch.")
-    loss: str | None = Field(default=None, description="dice_focal, …")
+    loss: str | None = Field(default=None, description="dice_focal, dice, focal, cross_entropy or tversky.")
+    dice_weight: float | None = Field(default=None, description="Of the Dice part of dice_focal.")
+    focal_weight: float | None = Field(default=None, description="Of its focal part.")
+    class_weighting: str | None = Field(default=None, description="equal, inverse or inverse_root of the pixels.")
+    dropout: float | None = None
     epochs: int | None = None
     epoch_steps: int | None = Field(default=None, description="Smallest number of steps that count as an epoch.")
     max_minutes: float | None = Field(default=None, description="Limit of the whole training.")
     batch: int | None = None
+    accumulate: int | None = Field(default=None, description="Passes of a batch in one step; GPUs share them.")
+    patience: int | None = Field(default=None, description="Epochs without a better mean IoU before an early end.")
     crop_px: int | None = None
     learning_rate: float | None = None
+    weight_decay: float | None = None
     seed: int | None = None
     train_mpp: float | None = Field(default=None, description="Microns per pixel that the network sees.")
     coarse_factor: float | None = None
+    augment: dict[str, float] = Field(default={}, description="scale, elastic_px, stain, gamma, contrast, blur_px, …")
+    gpus: int = Field(default=1, description="How many share the passes of a step.")
     annotated_slides: list[str] | None = Field(default=None, description="None: all that have tiles.")
 
     def given(self) -> dict[str, object]:
         """The training settings that differ from the defaults."""
+        from dermatome.augment import augmentation
+
         given = {name: value for name, value in self.model_dump().items() if value is not None}
-        given.pop("annotated_slides", None)
+        for other in ("annotated_slides", "gpus"):
+            given.pop(other, None)
+        given["augment"] = augmentation(self.augment)
         if "decoder_channels" in given:
             given["decoder_channels"] = tuple(given["decoder_channels"])
         return given
@@ -130,6 +143,7 @@ def _train(
         chosen,
         compute.choose(),
         tell,
+        processes=config.gpus,
     )
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
     return StageRecord(

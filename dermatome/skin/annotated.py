@@ -1,7 +1,12 @@
-"""An annotated slide: one folder with an H&E image, its mask, ROIs, a palette, and perhaps an IHC image."""
+"""An annotated slide: one folder with an H&E image, its mask, ROIs, a palette, and perhaps an IHC image.
+
+`slide.json` may say whom it is of and under which licence: ``{"patient": "P12", "licence": "CC BY 4.0"}``. Slides of
+one patient are then never on both sides of a training's split.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from dermatome.errors import BadAnnotation, MissingInput
@@ -13,6 +18,7 @@ from dermatome.stage_record import StageResult
 
 _ROI_FILES = ("rois.json", "rois.geojson")
 PALETTE_FILE = "palette.json"
+SLIDE_FILE = "slide.json"
 
 
 def annotation_version(folder: Path) -> str:
@@ -36,8 +42,9 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
     """
     files = _files(source)
     images = {
-        kind: decode_rgb(files[kind].read_bytes(), str(files[kind]))[0] for kind in files.keys() - {"rois", "palette"}
+        kind: decode_rgb(files[kind].read_bytes(), str(files[kind]))[0] for kind in files.keys() & {"he", "mask", "ihc"}
     }
+    patient, licence = _about(files.get("slide"))
     rows = cut_tiles(
         source.name,
         images["he"],
@@ -46,6 +53,8 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
         folder,
         Palette.load(files["palette"]),
         ihc=images.get("ihc"),
+        patient=patient,
+        licence=licence,
     )
     return StageResult(
         outcome="tiles",
@@ -54,6 +63,8 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
             "tiles": len(rows),
             "rois": len({row.roi for row in rows}),
             "has_ihc": "ihc" in images,
+            "patient": patient or None,
+            "licence": licence or None,
             "he_sha256": sha256_file(files["he"]),
             "mask_sha256": sha256_file(files["mask"]),
             "pixels": sum(row.height_px * row.width_px for row in rows),
@@ -66,11 +77,27 @@ def _files(folder: Path) -> dict[str, Path]:
         raise MissingInput(f"There is no folder {folder}: put he.png, mask.png, rois.json and palette.json there.")
     found = {kind: _one(folder, [kind + suffix for suffix in SUFFIXES]) for kind in ("he", "mask", "ihc")}
     found |= {"rois": _one(folder, list(_ROI_FILES)), "palette": _one(folder, [PALETTE_FILE])}
+    found |= {"slide": _one(folder, [SLIDE_FILE])}
     for kind, path in found.items():
-        if path is None and kind != "ihc":
+        if path is None and kind not in ("ihc", "slide"):
             wanted = {"rois": " or ".join(_ROI_FILES), "palette": PALETTE_FILE}.get(kind, f"{kind}.png (or .jpg, .tif)")
             raise MissingInput(f"The annotated slide {folder} has no {wanted}: put it there.")
     return {kind: path for kind, path in found.items() if path is not None}
+
+
+def _about(path: Path | None) -> tuple[str, str]:
+    """Patient and licence of a slide, empty where nobody said."""
+    if path is None:
+        return "", ""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(said, dict) or not all(isinstance(said.get(k, ""), str) for k in ("patient", "licence")):
+            raise TypeError("not an object of two texts")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadAnnotation(
+            f'{path} is not usable ({error}): write {{"patient": "P12", "licence": "CC BY 4.0"}}.'
+        ) from error
+    return said.get("patient", ""), said.get("licence", "")
 
 
 def _one(folder: Path, names: list[str]) -> Path | None:

@@ -40,6 +40,8 @@ class CutTile:
         image_sha256: of the image file.
         mask_sha256: of the mask file.
         has_ihc: whether the matching IHC image was cut too.
+        patient: whom the slide is of; empty where that is not known.
+        licence: of the slide; empty where that is not known.
     """
 
     name: str
@@ -52,6 +54,8 @@ class CutTile:
     image_sha256: str
     mask_sha256: str
     has_ihc: bool
+    patient: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,11 @@ class TilePair:
         image_path: RGB image.
         mask_path: mask in the palette's colours.
         palette: the colours of each class.
-        group: the slide or patient it is of, so that tiles of one slide are not on both sides of a split; the name
-            itself where that is not known.
+        group: what must not be on both sides of a split: the patient, or the slide where the patient is not known, or
+            the tile's own name where neither is.
+        slide: the slide it is of; empty where that is not known.
+        patient: likewise.
+        licence: likewise.
     """
 
     name: str
@@ -72,6 +79,9 @@ class TilePair:
     mask_path: Path
     palette: Palette
     group: str
+    slide: str = ""
+    patient: str = ""
+    licence: str = ""
 
     def read(self) -> tuple[RgbImage, npt.NDArray[np.uint8]]:
         """(H, W, 3) uint8 RGB and (H, W) uint8 classes.
@@ -95,6 +105,8 @@ def cut_tiles(
     palette: Palette,
     *,
     ihc: RgbImage | None = None,
+    patient: str = "",
+    licence: str = "",
 ) -> list[CutTile]:
     """Cuts each ROI from a slide, its mask and, where given, its IHC image, into ``folder``.
 
@@ -109,6 +121,8 @@ def cut_tiles(
         folder: for the tiles of this slide.
         palette: the colours of each class.
         ihc: (H, W, 3) uint8, registered to ``image``.
+        patient: whom the slide is of, where that is known.
+        licence: of the slide, where that is known.
 
     Raises:
         BadAnnotation: sizes differ, an ROI is not inside the image or too small to divide, or a mask colour is unknown.
@@ -148,6 +162,8 @@ def cut_tiles(
                 image_sha256=sha256_bytes(image_file),
                 mask_sha256=sha256_bytes(mask_file),
                 has_ihc=ihc is not None,
+                patient=patient,
+                licence=licence,
             )
         )
     palette.save(folder / "palette.json")
@@ -177,10 +193,15 @@ def load_tiles(*folders: Path) -> list[TilePair]:
                 f"{len(alone)} of the tiles in {folder} have no partner (for example {alone[0]!r} has no {lacks}): "
                 "give image and mask the same stem."
             )
-        slides = _slides_of(folder / MANIFEST)
-        pairs += [TilePair(n, images[n], masks[n], palette, slides.get(n, n)) for n in sorted(images)]
+        origins = _origins(folder / MANIFEST)
         ihc = _by_stem(folder / "ihc") if (folder / "ihc").is_dir() else {}
-        pairs += [TilePair(f"{n}+ihc", ihc[n], masks[n], palette, slides.get(n, n)) for n in sorted(ihc) if n in masks]
+        seen = [(n, n, images[n]) for n in sorted(images)] + [
+            (f"{n}+ihc", n, ihc[n]) for n in sorted(ihc) if n in masks
+        ]
+        for name, stem, image in seen:
+            slide, patient, licence = origins.get(stem, ("", "", ""))
+            group = patient or slide or stem
+            pairs.append(TilePair(name, image, masks[stem], palette, group, slide, patient, licence))
     if not pairs:
         raise MissingInput(f"There are no tiles in {', '.join(map(str, folders))}: put some in images/ and masks/.")
     return pairs
@@ -209,12 +230,16 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _slides_of(manifest: Path) -> dict[str, str]:
+def _origins(manifest: Path) -> dict[str, tuple[str, str, str]]:
+    """For each tile's name its slide, patient and licence, empty where the manifest does not know them."""
     if not manifest.is_file():
         return {}
     try:
-        return {str(row["name"]): str(row["image"]) for row in json.loads(manifest.read_text())["tiles"]}
-    except (ValueError, KeyError, TypeError) as error:
+        return {
+            str(row["name"]): (str(row["image"]), str(row.get("patient", "")), str(row.get("licence", "")))
+            for row in json.loads(manifest.read_text())["tiles"]
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadAnnotation(f"{manifest} is not a manifest of tiles ({error!r}): cut the tiles again.") from error
 
 

@@ -19,7 +19,8 @@ from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.files import sha256_file, write_whole
 from dermatome.scores import Confusion, mean_iou
 from dermatome.stage_record import StageRecord, StageResult, read_record, write_table
-from dermatome.training import EpochReport, TrainSettings, train_file
+from dermatome.training import EpochReport, TrainSettings
+from dermatome.training_files import train_file
 from dermatome.weights import card_path
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def make_weights(
     settings: TrainSettings,
     compute: Compute,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    *,
+    processes: int = 1,
 ) -> StageResult:
     """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the IHC ones beside.
 
@@ -51,7 +54,9 @@ def make_weights(
     started = time.perf_counter()
     checkpoints = folder / CHECKPOINTS
     fresh = checkpoints / WEIGHTS_FILE
-    result, sha256 = train_file(tiles, fresh, settings, compute, checkpoint_dir=checkpoints, on_epoch=on_epoch)
+    result, sha256 = train_file(
+        tiles, fresh, settings, compute, checkpoint_dir=checkpoints, on_epoch=on_epoch, processes=processes
+    )
     trained = time.perf_counter()
     # Weights that replace others must not be vouched for by the record of those.
     (folder / RECORD_FILE).unlink(missing_ok=True)

@@ -1,5 +1,9 @@
 """Training on drawn tiles: it learns, it is the same by seed, it keeps its time and goes on where it was killed."""
 
+import itertools
+import multiprocessing
+import os
+import signal
 import time
 from dataclasses import replace
 
@@ -8,15 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
+from dermatome import training
 from dermatome.augment import AugmentSettings, TileCache, random_view
 from dermatome.classes import TissueClass
 from dermatome.compute import choose_compute
 from dermatome.errors import BadSetting, BadWeights
+from dermatome.files import sha256_file
+from dermatome.losses import class_weights, make_loss
 from dermatome.palette import Palette, classes_to_rgb
 from dermatome.skin.crops import load_tiles
-from dermatome.training import TrainSettings, train, train_file
+from dermatome.skin.manifest import known_sides, manifest_path, read_manifest, write_manifest
+from dermatome.training import TrainSettings, train
 from dermatome.training_data import BatchSource, split_tiles
-from dermatome.weights import load_weights
+from dermatome.training_files import train_file
+from dermatome.weights import load_weights, read_card
 
 COLOURS = np.array([[245, 245, 245], [230, 150, 180], [120, 60, 160], [200, 120, 90]], dtype=np.uint8)
 SMALL = TrainSettings(
@@ -88,23 +97,29 @@ def test_the_seed_decides(folder, compute):
     assert not states_equal(one.state, train(tiles[:4], [], replace(SMALL, seed=1), compute).state)
 
 
-def test_a_run_that_was_killed_ends_like_one_that_was_not(folder, tmp_path, compute):
+def killed(tiles, checkpoint_dir, epoch):
+    """Trains in a process that ends itself in the middle of a run."""
+
+    def end(report):
+        if report.epoch == epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(tiles[:4], tiles[4:], SMALL, choose_compute("cpu", "fp32", 1), checkpoint_dir, end)
+
+
+def test_a_run_killed_twice_ends_like_one_that_was_not(folder, tmp_path, compute):
     tiles = load_tiles(folder)
     undisturbed = train(tiles[:4], tiles[4:], SMALL, compute)
-
-    class Killed(Exception):
-        pass
-
-    def kill(report):
-        if report.epoch == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(tiles[:4], tiles[4:], SMALL, compute, tmp_path, kill)
+    for epoch in (1, 2):
+        process = multiprocessing.get_context("spawn").Process(target=killed, args=(tiles, tmp_path, epoch))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     resumed = train(tiles[:4], tiles[4:], SMALL, compute, tmp_path)
     assert resumed.resumed
     assert states_equal(resumed.state, undisturbed.state)
     assert resumed.history.drop(columns="seconds").equals(undisturbed.history.drop(columns="seconds"))
+    assert resumed.card.scores == undisturbed.card.scores
     finished = train(tiles[:4], tiles[4:], SMALL, compute, tmp_path)  # killed before its weights were written
     assert states_equal(finished.state, undisturbed.state)
     assert (finished.confusion == undisturbed.confusion).all()
@@ -113,6 +128,84 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(folder, tmp_path, comp
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     with pytest.raises(BadWeights, match="damaged"):
         train(tiles[:4], tiles[4:], SMALL, compute, tmp_path)
+
+
+def test_two_processes_learn_what_one_does(folder, tmp_path, compute):
+    tiles = load_tiles(folder)
+    settings = replace(SMALL, epochs=2, accumulate=2, dropout=0.2, class_weighting="inverse_root")
+    together = train(tiles[:4], tiles[4:], settings, compute, tmp_path, processes=2)
+    alone = train(tiles[:4], tiles[4:], settings, compute)
+    for name, tensor in alone.state.items():
+        torch.testing.assert_close(together.state[name], tensor, rtol=1e-3, atol=1e-4)
+    assert together.history["train_loss"].to_numpy() == pytest.approx(alone.history["train_loss"].to_numpy(), rel=1e-4)
+    with pytest.raises(BadSetting, match="set accumulate to 3"):
+        train(tiles[:4], [], settings, compute, processes=3)
+
+
+def test_an_early_end_keeps_the_best_epoch(folder, tmp_path, compute, monkeypatch):
+    tiles = load_tiles(folder)
+    found = iter([0.2, 0.6, 0.5, 0.6, 0.9])
+    states = []
+
+    def validate(run, tiles, scale):
+        # The one after the last epoch is of the weights that are kept.
+        states.append({name: tensor.clone() for name, tensor in run.mean_network.state_dict().items()})
+        return CONFUSION_OF[next(found, 0.6)]
+
+    monkeypatch.setattr(training, "_validate", validate)
+    settings = replace(SMALL, epochs=9, epoch_steps=1, batch=24, patience=2)
+    monkeypatch.setattr(training, "mean_iou", lambda scores: scores[0].iou)
+    result = train(tiles[:4], tiles[4:], settings, compute, tmp_path)
+    assert len(result.history) == 4
+    assert states_equal(result.state, states[1])
+    assert result.card.steps == 4
+    found = iter([])
+    again = train(tiles[:4], tiles[4:], settings, compute, tmp_path)  # its patience is over: no epoch more
+    assert again.resumed
+    assert states_equal(again.state, states[1])
+
+
+CONFUSION_OF = {
+    iou: np.diag([int(100 * iou), 1, 1, 1]) + np.array([[0, 100 - int(100 * iou), 0, 0], *[[0] * 4] * 3])
+    for iou in (0.2, 0.5, 0.6, 0.9)
+}
+
+
+def test_training_goes_on_from_a_parent(folder, tmp_path, compute):
+    train_file([folder], tmp_path / "w.safetensors", replace(SMALL, epochs=1), compute)
+    parent = load_weights(tmp_path / "w.safetensors")
+    tiny = replace(SMALL, epochs=1, epoch_steps=1, learning_rate=1e-9)
+    tiles = load_tiles(folder)
+    result = train(tiles, [], tiny, compute, parent=parent)
+    assert result.card.parent == parent.sha256
+    for name, tensor in parent.network.named_parameters():
+        torch.testing.assert_close(result.state[name], tensor, rtol=0, atol=1e-5)
+    with pytest.raises(BadWeights, match="leave encoder and decoder_channels out"):
+        train(tiles, [], replace(tiny, decoder_channels=(8, 8, 8, 8, 8)), compute, parent=parent)
+
+
+def test_the_manifest_is_the_split_and_the_card_names_it(folder, tmp_path, compute):
+    out = tmp_path / "w.safetensors"
+    result, _ = train_file([folder], out, replace(SMALL, epochs=1), compute)
+    path = manifest_path(out)
+    assert result.card.manifest_sha256 == sha256_file(path) == read_card(out).manifest_sha256
+    rows = read_manifest(path)
+    assert sorted(row.side for row in rows) == ["train"] * 5 + ["validation"]
+    tiles = {tile.name: tile for tile in load_tiles(folder)}
+    for row in rows:
+        assert row.image_sha256 == sha256_file(tiles[row.name].image_path)
+        assert row.pixels == np.bincount(tiles[row.name].read()[1].ravel(), minlength=4).tolist()
+        assert len(row.thumbnail) == 32 * 32
+    assert write_manifest(tmp_path / "again.parquet", rows) == result.card.manifest_sha256
+    assert "nobody stated" in result.card.licence
+    sides = known_sides(rows)
+    other_seed = split_tiles(load_tiles(folder), 0.15, 77, sides)
+    assert [tile.name for tile in other_seed.validation] == [row.name for row in rows if row.side == "validation"]
+    new = [*load_tiles(folder), *(replace(tile, name=f"n{tile.name}", group=f"new{n}") for n, tile in
+                                  enumerate(load_tiles(folder)))]  # fmt: skip
+    grown = split_tiles(new, 0.34, 77, sides)
+    assert {tile.name for tile in grown.validation} > {tile.name for tile in other_seed.validation}
+    assert not {row.name for row in rows if row.side == "train"} & {tile.name for tile in grown.validation}
 
 
 def test_it_keeps_its_time(folder, compute):
@@ -140,7 +233,7 @@ def test_batches_depend_on_seed_and_step_alone_and_show_every_tile(folder):
         )
 
     one, two = source(), source()
-    stream = one.batches(0)
+    stream = one.batches(itertools.count(), threads=2)
     for step in range(4):
         images, labels = next(stream)
         again_images, again_labels = two.batch(step)
@@ -221,8 +314,59 @@ def test_a_split_does_not_take_most_of_a_class_from_training(tmp_path):
         {"learning_rate": 0},
         {"mpp": -1},
         {"coarse_factor": 0.5},
+        {"accumulate": 0},
+        {"patience": 0},
+        {"dropout": 1.0},
+        {"dice_weight": -1},
+        {"dice_weight": 0, "focal_weight": 0},
     ],
 )
 def test_settings_out_of_range(wrong):
     with pytest.raises(BadSetting):
         replace(SMALL, **wrong)
+
+
+def test_losses_fall_to_nothing_where_all_is_right_and_weights_count():
+    truth = torch.tensor([[[0, 1], [2, 3]]])
+    right = 100.0 * torch.nn.functional.one_hot(truth, 4).permute(0, 3, 1, 2).float() - 50
+    wrong = right.roll(1, dims=1)
+    for name in ("dice_focal", "dice", "focal", "cross_entropy", "tversky"):
+        loss = make_loss(name)
+        assert float(loss(right, truth)) == pytest.approx(0, abs=1e-3)
+        assert float(loss(wrong, truth)) > 0.5
+        # One class wrong: the more it weighs, the worse.
+        one_wrong = torch.where(truth[:, None] == 3, wrong, right)
+        light, heavy = (make_loss(name, class_weights=(1, 1, 1, w))(one_wrong, truth) for w in (0.1, 10))
+        assert heavy > light
+    parts = [float(make_loss(name)(wrong, truth)) for name in ("dice", "focal")]
+    both = make_loss("dice_focal", dice_weight=2, focal_weight=0.5)
+    assert float(both(wrong, truth)) == pytest.approx(2 * parts[0] + 0.5 * parts[1])
+    with pytest.raises(BadSetting, match="no loss 'lovasz'"):
+        make_loss("lovasz")
+
+
+def test_class_weights_follow_pixel_counts():
+    pixels = np.array([800, 100, 0, 100])
+    assert class_weights(pixels, "equal") is None
+    inverse = class_weights(pixels, "inverse")
+    assert inverse[1] == pytest.approx(8 * inverse[0])
+    assert np.mean([inverse[0], inverse[1], inverse[3]]) == pytest.approx(1)
+    assert inverse[2] == 1
+    root = class_weights(pixels, "inverse_root")
+    assert root[1] == pytest.approx(8**0.5 * root[0])
+
+
+def test_gamma_and_contrast_change_brightness_and_spread_alone():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(60, 200, (80, 80, 1)).repeat(3, axis=2).astype(np.uint8)
+    cache = TileCache.build(pixels, np.zeros((80, 80), dtype=np.uint8), 1.0)
+    still = AugmentSettings(scale=1, coarse_share=0, elastic_px=0, stain=0, brightness=0, blur_px=0, noise=0)
+
+    def spread(settings):
+        views = [random_view(cache, 64, settings, 2.0, np.random.default_rng(seed))[0] for seed in range(12)]
+        return np.ptp([view.mean() for view in views]), np.ptp([view.std() for view in views])
+
+    plain, gamma, contrast = (spread(replace(still, **change)) for change in ({}, {"gamma": 0.4}, {"contrast": 0.4}))
+    assert gamma[0] > 5 * plain[0]
+    assert contrast[1] > 1.5 * plain[1]
+    assert contrast[0] < gamma[0] / 3
