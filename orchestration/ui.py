@@ -1,6 +1,7 @@
 """`make ui`: the Dagster web server and daemon; over the demo's data root, also its toy HPA."""
 
 import argparse
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,6 +13,9 @@ from pathlib import Path
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError
 from orchestration.demo import DEMO_FILE, demo_atlas
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -56,7 +60,7 @@ class _process:  # noqa: N801 (used as a context, like `open`)
     """A child process that ends with the block: asked first, then killed."""
 
     def __init__(self, command: list[str]) -> None:
-        self._child = subprocess.Popen(command)
+        self._child = subprocess.Popen(command, preexec_fn=_end_with_parent)
 
     def __enter__(self) -> subprocess.Popen[bytes]:
         return self._child
@@ -67,6 +71,12 @@ class _process:  # noqa: N801 (used as a context, like `open`)
             self._child.wait(20)
         except subprocess.TimeoutExpired:
             self._child.kill()
+
+
+def _end_with_parent() -> None:
+    """Linux then ends a child whose parent was killed: the next `make ui` must not meet another daemon at work."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

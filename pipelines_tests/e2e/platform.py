@@ -63,12 +63,18 @@ class Platform:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.killpg(self._process.pid, signal.SIGTERM)
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
         try:
             self._process.wait(40)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._log.close()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its supervisor runs."""
+        return self._process.poll() is None
 
     @property
     def url(self) -> str:
@@ -101,6 +107,27 @@ class Platform:
         assert data["__typename"] == "LaunchBackfillSuccess", data
         return data["backfillId"]
 
+    def turn_on(self, sensor: str) -> None:
+        """Starts a sensor as the UI's switch does."""
+        where = {"repositoryName": "__repository__", "repositoryLocationName": "orchestration.definitions"}
+        data = self.query(
+            """mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
+                __typename ... on PythonError { message } } }""",
+            selector=where | {"sensorName": sensor},
+        )["startSensor"]
+        assert data["__typename"] == "Sensor", data
+
+    def launch(self, job: str, run_config: dict[str, Any] | None = None) -> str:
+        """Launches a job as the UI's launchpad does; its run's id."""
+        where = {"repositoryName": "__repository__", "repositoryLocationName": "orchestration.definitions"}
+        data = self.query(
+            """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
+                __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+            params={"selector": where | {"pipelineName": job}, "runConfigData": run_config or {}},
+        )["launchRun"]
+        assert data["__typename"] == "LaunchRunSuccess", data
+        return data["run"]["runId"]
+
     def retry_from_failure(self, backfill_id: str) -> str:
         """The UI's button `Re-execute from failure`."""
         data = self.query(
@@ -129,7 +156,7 @@ class Platform:
         until = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > until or self._process.poll() is not None:
-                tail = (self.root / "platform.log").read_text(errors="replace")[-4000:]
+                tail = Path(self._log.name).read_text(errors="replace")[-4000:]
                 raise AssertionError(f"Waited in vain for {what}.\n{tail}")
             time.sleep(1)
 

@@ -1,0 +1,137 @@
+"""SIGKILL for whatever process of the platform the dice choose, a full disk, a locked store."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+
+def platform_processes(root: Path) -> dict[int, str]:
+    """Every process that works over a data root, by number, and what it is; found by its environment.
+
+    That way orphans are found, too, which are nobody's children any more.
+    """
+    found: dict[int, str] = {}
+    processes: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("DERMATOME_DATA") == str(root) and process.status() != psutil.STATUS_ZOMBIE:
+                processes[process.pid] = process
+        except (psutil.Error, OSError):
+            continue
+    for pid, process in processes.items():
+        with contextlib.suppress(psutil.Error):
+            found[pid] = _role(process)
+    return found
+
+
+def _role(process: psutil.Process) -> str:
+    said = " ".join(process.cmdline())
+    for part, role in (
+        ("orchestration.ui", "supervisor"),
+        ("dagster_webserver", "web server"),
+        ("dagster._daemon", "daemon"),
+        ("api grpc", "code server"),
+        ("resource_tracker", "tracker"),
+    ):
+        if part in said:
+            return role
+    above = process.parent()
+    started_by = " ".join(above.cmdline()) if above is not None else ""
+    return "run" if "api grpc" in started_by or "multiprocessing" not in started_by else "slide worker"
+
+
+class Killer:
+    """Kills, and counts by kind of process.
+
+    Args:
+        root: whose platform.
+        dice: which one, when.
+    """
+
+    def __init__(self, root: Path, dice: random.Random) -> None:
+        self._root, self._dice = root, dice
+        self.killed: Counter[str] = Counter()
+
+    def kill_one(self) -> str | None:
+        """SIGKILL for one process: first the kind is drawn, then the process; runs and workers oftenest."""
+        roles: dict[str, list[int]] = {}
+        for pid, role in platform_processes(self._root).items():
+            roles.setdefault(role, []).append(pid)
+        weights = {"run": 6, "slide worker": 6, "code server": 2, "daemon": 1, "web server": 1, "supervisor": 1}
+        there = [role for role in weights if role in roles]
+        if not there:
+            return None
+        (role,) = self._dice.choices(there, [weights[role] for role in there])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._dice.choice(roles[role]), signal.SIGKILL)
+            self.killed[role] += 1
+            return role
+        return None
+
+
+@contextlib.contextmanager
+def small_disk(size_mb: int) -> Iterator[tuple[Path, str]]:
+    """A file system of its own, of ``size_mb``; or a plain folder where there are no rights to mount one, and why."""
+    place = Path(tempfile.mkdtemp(prefix="dermatome-soak-"))
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(place)], capture_output=True, text=True
+    )
+    mounted = done.returncode == 0
+    try:
+        yield place, "" if mounted else done.stderr.strip() or "no rights to mount a tmpfs"
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def full_disk(place: Path) -> Iterator[int]:
+    """No byte is free below ``place`` while the block runs; gives how many the ballast takes."""
+    ballast = place / ".ballast"
+    written = 0
+    try:
+        with ballast.open("wb", buffering=0) as file:
+            for block in (1 << 20, 1 << 12):
+                with contextlib.suppress(OSError):
+                    while True:
+                        written += file.write(bytes(block))
+        yield written
+    finally:
+        ballast.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_store(path: Path) -> Iterator[None]:
+    """Another process has the DuckDB file open for writing while the block runs."""
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    # Not an environment of the platform's: the killer must not take it for one of its processes.
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        try:
+            yield
+        finally:
+            holder.stdin.close()
+
+
+def wait_until_gone(root: Path, timeout_s: float) -> dict[int, str]:
+    """The platform's processes that are still there after that long."""
+    until = time.monotonic() + timeout_s
+    while (left := platform_processes(root)) and time.monotonic() < until:
+        time.sleep(0.5)
+    return left

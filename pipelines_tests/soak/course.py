@@ -1,0 +1,307 @@
+"""The course of a soak: an undisturbed run to compare with, then everything that goes wrong, at once."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import requests
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+
+from dermatome.data_root import DataRoot
+from dermatome.demo.server import ToyAtlas
+from dermatome.slide_source import folder_sources
+from orchestration.requests import PER_SLIDE, register_slides
+from pipelines_tests.e2e.platform import CHECKOUT, Platform, environment
+from pipelines_tests.soak.chaos import Killer, full_disk, locked_store, platform_processes
+from pipelines_tests.soak.cohort import SETTINGS, Cohort, fill_inbox
+
+_FULL_S = 20.0
+
+
+@dataclass
+class Plan:
+    """How much of what.
+
+    Attributes:
+        slides: on HPA; the catalogue's come on top.
+        toys: how many different images they are.
+        kills: at least.
+        seed: of everything random.
+        disk_mb: of the small disk.
+        settle_s: how long, after the last kill, until everything must be done.
+    """
+
+    slides: int = 60
+    toys: int = 6
+    kills: int = 30
+    seed: int = 1
+    disk_mb: int = 900
+    settle_s: float = 900.0
+
+
+@dataclass
+class Diary:
+    """What was done to the platform, and counts of it."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+
+    def note(self, what: str, *, count: bool = True) -> None:
+        """Prints a line, and counts it."""
+        self.counts[what] += count
+        print(f"{time.monotonic() - self.started:6.0f} s  {what}", flush=True)
+
+
+def undisturbed(root: DataRoot, cohort: Cohort, images: Path) -> None:
+    """Makes every content of the cohort once, in one process, without a fault."""
+    images.mkdir()
+    for name in set(cohort.good.values()):
+        suffix, data = cohort.contents[name]
+        (images / f"{name}{suffix}").write_bytes(data)
+    root.settings.write_text('cell_weights = "toy"\n')
+    with _instance(root) as instance:
+        register_slides(instance, root, folder_sources(images))
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines_tests.e2e.run_stages", str(root.path)],
+        cwd=CHECKOUT,
+        env=environment(root.path),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise AssertionError(f"The undisturbed run failed.\n{done.stderr[-6000:]}")
+
+
+@contextmanager
+def _instance(root: DataRoot) -> Iterator[dg.DagsterInstance]:
+    import os
+
+    os.environ.update(environment(root.path))
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+class Course:
+    """The disturbed run.
+
+    Args:
+        plan: how much of what.
+        root: the data root, on the small disk, with a champion.
+        cohort: what there is to make.
+        atlas: the misbehaving server, running.
+        disk: the small disk; None where there is none to fill.
+        logs: folder for the platform's logs, elsewhere.
+    """
+
+    def __init__(
+        self, plan: Plan, root: DataRoot, cohort: Cohort, atlas: ToyAtlas, disk: Path | None, logs: Path
+    ) -> None:
+        self.plan, self.root, self.cohort, self.disk = plan, root, cohort, disk
+        self.diary, self._dice = Diary(), random.Random(plan.seed)
+        self.killer = Killer(root.path, self._dice)
+        self._log = logs / "platform.log"
+        root.settings.write_text(SETTINGS.format(url=atlas.url))
+        fill_inbox(root, cohort)
+        self._platform: Platform | None = None
+
+    def run(self) -> None:
+        """Disturbs until everything planned was done, then lets the platform come to rest."""
+        with _instance(self.root) as instance:
+            self._instance = instance
+            instance.add_dynamic_partitions("genes", [*self.cohort.genes, *self.cohort.bad_genes])
+            try:
+                self._start()
+                for sensor in ("new_hpa_images", "image_folder"):
+                    self._try(lambda platform, sensor=sensor: platform.turn_on(sensor))
+                self._fetch_pages()
+                self._disturb()
+                self._settle()
+                self._refresh_metrics()
+            finally:
+                self._stop()
+
+    def _disturb(self) -> None:
+        plan, dice = self.plan, self._dice
+        next_kill, next_ask = time.monotonic() + 20, time.monotonic() + 30
+        filled = locked = False
+        while (kills := sum(self.killer.killed.values())) < plan.kills or not (filled and locked):
+            self._keep_up()
+            now = time.monotonic()
+            if now > next_kill:
+                if (role := self.killer.kill_one()) is not None:
+                    self.diary.note(f"SIGKILL for a {role}")
+                next_kill = now + dice.uniform(1, 14)
+            if now > next_ask:
+                self._ask_twice()
+                next_ask = now + dice.uniform(15, 40)
+            if not filled and kills >= plan.kills // 3:
+                self._fill_disk()
+                filled = True
+            if not locked and kills >= 2 * plan.kills // 3:
+                locked = self._lock_store()
+            time.sleep(0.3)
+
+    def _ask_twice(self) -> None:
+        """Two backfills over the same slides at once, as two people would ask for them."""
+        registered = self._instance.get_dynamic_partitions("slides")
+        if not registered:
+            self._fetch_pages()
+            return
+        chosen = self._dice.sample(registered, max(1, len(registered) // 2))
+        for _ in range(2):
+            if self._try(lambda platform: platform.backfill(list(PER_SLIDE), chosen)):
+                self.diary.note("backfill asked for, twice over the same slides")
+
+    def _fetch_pages(self) -> None:
+        made = self._instance.get_materialized_partitions(dg.AssetKey("hpa_images"))
+        missing = [gene for gene in (*self.cohort.genes, *self.cohort.bad_genes) if gene not in made]
+        if missing:
+            self._try(lambda platform: platform.backfill(["hpa_images"], missing))
+
+    def _fill_disk(self) -> None:
+        if self.disk is None:
+            return
+        with full_disk(self.disk):
+            self.diary.note("disk full")
+            until = time.monotonic() + _FULL_S
+            while time.monotonic() < until:
+                self._keep_up()
+                time.sleep(0.5)
+        self.diary.note("disk freed", count=False)
+
+    def _lock_store(self) -> bool:
+        """Holds the DuckDB file open in another process while the metrics are made anew."""
+        if not self.root.store.is_file() and not self._refresh_metrics():
+            return False
+        with locked_store(self.root.store):
+            before = self.root.store.stat().st_ino
+            if not self._refresh_metrics():
+                return False
+            assert self.root.store.stat().st_ino != before
+        self.diary.note("metrics refreshed while another process had the store locked")
+        return True
+
+    def _refresh_metrics(self) -> bool:
+        runs: list[str] = []
+        if not self._try(lambda platform: runs.append(platform.launch("refresh_metrics"))):
+            return False
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            self._keep_up()
+            run = self._instance.get_run_by_id(runs[0])
+            if run is not None and run.is_finished:
+                return bool(run.is_success)
+            time.sleep(0.5)
+        return False
+
+    def _settle(self) -> None:
+        """No more kills: what a person would do now, until every good slide is made or the time is up."""
+        self.diary.note("calm again", count=False)
+        until = time.monotonic() + self.plan.settle_s
+        asked = 0
+        while time.monotonic() < until:
+            self._keep_up()
+            if self._is_busy():
+                time.sleep(1)
+                continue
+            missing = self._missing()
+            if not missing and asked:
+                return
+            self.diary.note(f"at rest with {missing} partitions missing; the job infer is asked", count=False)
+            self._fetch_pages()
+            if self._try(lambda platform: platform.launch("infer")):
+                asked += 1
+            time.sleep(20)
+        self.diary.note("the time is up", count=False)
+
+    def _missing(self) -> int:
+        made = [self._instance.get_materialized_partitions(dg.AssetKey(asset)) for asset in PER_SLIDE]
+        return sum(slide not in one for one in made for slide in self.cohort.good)
+
+    def _is_busy(self) -> bool:
+        runs = self._instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=1)
+        backfills = self._instance.get_backfills(
+            filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]), limit=1
+        )
+        return bool(runs or backfills)
+
+    def _try(self, action: object) -> bool:
+        """What a person asks of the UI; they ask again later where it does not answer."""
+        try:
+            action(self._platform)  # type: ignore[operator]
+        except (requests.RequestException, AssertionError) as error:
+            said = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+            self.diary.note("the UI could not do what it was asked")
+            print(f"          {said}", flush=True)
+            if self._platform is not None and self._platform.is_up:
+                self._reload()
+            return False
+        return True
+
+    def _reload(self) -> None:
+        """The UI's button for a code location that does not answer."""
+        try:
+            self._platform.query(
+                """mutation { reloadRepositoryLocation(repositoryLocationName: "orchestration.definitions") {
+                    __typename } }"""
+            )
+        except (requests.RequestException, AssertionError):
+            return
+
+    def _keep_up(self) -> None:
+        """What a service manager does: starts the platform again where it has ended."""
+        if self._platform is not None and not self._platform.is_up:
+            self._stop()
+            self._start()
+
+    def _start(self) -> None:
+        for attempt in range(5):
+            platform = Platform(self.root.path, self._log)
+            try:
+                self._platform = platform.__enter__()
+            except AssertionError as error:
+                print(f"          {str(error)[:300]}", flush=True)
+                platform.__exit__()
+                time.sleep(2 * attempt)
+                continue
+            self.diary.note("platform started")
+            return
+        raise AssertionError("the platform did not start in five attempts")
+
+    def _stop(self) -> None:
+        if self._platform is not None:
+            self._platform.__exit__()
+            self._platform = None
+
+
+def copy_champion(source: Path, root: DataRoot) -> None:
+    """The weights and the champion of another data root."""
+    for asset in ("tissue_weights", "tissue_champion"):
+        shutil.copytree(source / asset, root.folder(asset))
+
+
+def left_overs(root: DataRoot) -> list[Path]:
+    """Hidden files and folders that something killed left behind."""
+    kept = ("dagster", "inbox")
+    return [
+        path
+        for path in root.path.rglob(".*")
+        if path.relative_to(root.path).parts[0] not in kept and not path.name.startswith(".ballast")
+    ]
+
+
+def processes_left(root: DataRoot, timeout_s: float) -> dict[int, str]:
+    """Processes of the platform that are still there so long after it ended."""
+    until = time.monotonic() + timeout_s
+    while (left := platform_processes(root.path)) and time.monotonic() < until:
+        time.sleep(0.5)
+    return left
