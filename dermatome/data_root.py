@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dermatome import disk
 from dermatome.errors import MissingInput, StorageFailed
 from dermatome.files import (
     RECORD_FILE,
@@ -51,6 +52,8 @@ CHAMPION = "current"
 """The one partition, on disk, of the asset that Dagster knows as unpartitioned."""
 
 _PROBE = ".writable"
+# What people put in, and Dagster's own storage.
+_NOT_OURS = ("annotations", "inbox", "dagster")
 
 
 @dataclass(frozen=True)
@@ -177,3 +180,21 @@ class DataRoot:
             raise StorageFailed(
                 f"The data root {self.path} is not writable: change its rights or set DERMATOME_DATA to another folder."
             )
+
+    def sweep(self, older_than_s: float = 3600.0) -> int:
+        """Deletes what killed processes left half-written; what a living one works on stays.
+
+        In a bucket, whoever writes a partition next does so.
+
+        Args:
+            older_than_s: younger temporary files stay, as nobody can see whose they are, seconds.
+
+        Returns:
+            How many files and folders were left.
+        """
+        if not isinstance(self.path, Path) or not self.path.is_dir():
+            return 0
+        folders = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _NOT_OURS]
+        failures = self.path / "failures"
+        folders += failures.iterdir() if failures.is_dir() else []
+        return sum(disk.sweep(folder, older_than_s) for folder in folders)

@@ -195,6 +195,57 @@ def whole_folder(path: Path) -> Iterator[Path]:
             raise _storage_failed(path, error) from error
 
 
+def sweep(folder: Path, older_than_s: float) -> int:
+    """Deletes what killed writers left in ``folder`` and nobody else would: temporary files and folders, locks.
+
+    A folder that was killed between its two renames is put back. What a living writer holds the lock of stays.
+
+    Args:
+        folder: such as was given to :func:`whole_file` and :func:`whole_folder` as a path's parent.
+        older_than_s: younger temporary files may be somebody's, as they have no lock, seconds.
+
+    Returns:
+        How many were dealt with.
+    """
+    swept = 0
+    try:
+        hidden = sorted(name for name in os.listdir(folder) if name.startswith("."))  # noqa: PTH208 (as above)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    for name in hidden:
+        path = folder / name
+        try:
+            if name.endswith(".part") and path.is_file():
+                if time.time() - path.stat().st_mtime > older_than_s:
+                    path.unlink()
+                    swept += 1
+            elif name.endswith((".part", _OLD, ".lock")):
+                swept += _sweep_folder(folder / name[1:].rpartition(".")[0], path)
+        except FileNotFoundError:  # another process was done with it meanwhile
+            continue
+    return swept
+
+
+def _sweep_folder(path: Path, left: Path) -> bool:
+    """Deletes ``left`` of a folder ``path`` whose writer is dead; whether it was."""
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_still(descriptor, lock):
+            return False
+        if left.name.endswith(_OLD) and not path.exists():
+            left.rename(path)
+        elif left != lock:
+            shutil.rmtree(left)
+        lock.unlink()
+    except BlockingIOError:  # a living writer has it
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds the only lock on the file ``path``, which is there meanwhile; ending, or dying, lets go."""

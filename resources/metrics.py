@@ -10,5 +10,6 @@ class MetricsResource(dg.ConfigurableResource):
     """Rebuilds the DuckDB file and swaps it in, so a reader is never locked out and never sees half of it."""
 
     def rebuild(self, root: DataRoot) -> StoreSummary:
-        """Makes the store from all records under ``root``."""
+        """Makes the store from all records under ``root``, once what killed runs left there is swept away."""
+        root.sweep()
         return build_store(root)

@@ -57,8 +57,10 @@ def main() -> int:
             found = complaints(root, calm, cohort, instance)
             runs = instance.get_runs_count()
         found += [f"process {pid} ({role}) is still there" for pid, role in left.items()]
+        # As `skin_metrics` does, but at once; nothing runs that could still be at work on them.
+        swept = root.sweep(older_than_s=0)
         found += [f"{path} was left behind and nobody would delete it" for path in left_overs(root)]
-        lines = _report(course, cohort, atlas, runs, why_none, time.monotonic() - began)
+        lines = _report(course, cohort, atlas, runs, swept, why_none, time.monotonic() - began)
     print("\n".join(lines))
     report.write_text("\n".join(lines) + "\n")
     for complaint in found:
@@ -78,7 +80,9 @@ def _trained(folder: Path) -> Path:
     return folder
 
 
-def _report(course: Course, cohort: Cohort, atlas: ToyAtlas, runs: int, why_none: str, seconds: float) -> list[str]:
+def _report(
+    course: Course, cohort: Cohort, atlas: ToyAtlas, runs: int, swept: int, why_none: str, seconds: float
+) -> list[str]:
     killed, counts = course.killer.killed, course.diary.counts
     rows: list[tuple[str, object]] = [
         ("slides", f"{len(cohort.slides)}: {course.plan.slides} of HPA, {len(cohort.inbox)} of the inbox"),
@@ -100,6 +104,7 @@ def _report(course: Course, cohort: Cohort, atlas: ToyAtlas, runs: int, why_none
         ("requests the UI could not do while something was down", counts["the UI could not do what it was asked"]),
         ("requests the server saw", len(atlas.requests)),
         ("Dagster runs", runs),
+        ("half-written files and folders that the last kills left, swept away", swept),
         ("minutes, with the undisturbed run", f"{seconds / 60:.0f}"),
         ("seed", course.plan.seed),
         ("machine", f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"),

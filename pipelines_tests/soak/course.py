@@ -295,7 +295,8 @@ def left_overs(root: DataRoot) -> list[Path]:
     return [
         path
         for path in root.path.rglob(".*")
-        if path.relative_to(root.path).parts[0] not in kept and not path.name.startswith(".ballast")
+        # A store that was being made is swept away by the making of a later one, an hour after.
+        if path.relative_to(root.path).parts[0] not in kept and not path.name.startswith((".ballast", ".store-"))
     ]
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput, StorageFailed
 from dermatome.files import safe_id, sha256_bytes, sha256_file, whole_file, whole_folder, write_whole
 
@@ -105,3 +106,31 @@ def test_two_at_the_same_place_take_turns(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(fill, range(8)))
     assert len(list((tmp_path / "s1").iterdir())) == 1
+
+
+def test_what_killed_writers_left_is_swept_and_what_living_ones_hold_stays(tmp_path):
+    root = DataRoot(tmp_path)
+    images, failures = tmp_path / "slide_images", tmp_path / "failures" / "cell_masks"
+    for folder in (
+        images / ".killed.part",
+        images / ".swapped.old",
+        images / ".between.old",
+        images / "swapped",
+        failures,
+    ):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"1")
+    (images / ".killed.lock").write_bytes(b"")
+    (images / ".image.xyz.part").write_bytes(b"half")
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / ".mine.part").write_bytes(b"a person's")
+    with whole_folder(images / "living") as being_filled:
+        (being_filled / "file").write_bytes(b"2")
+        assert root.sweep(older_than_s=3600) == 4
+        assert (images / ".image.xyz.part").is_file(), "it is too young to be nobody's"
+        assert root.sweep(older_than_s=-1) == 1
+    names = sorted(path.name for path in images.iterdir())
+    assert names == ["between", "living", "swapped"], "killed between two renames is put back"
+    assert (images / "living" / "file").read_bytes() == b"2"
+    assert (tmp_path / "inbox" / ".mine.part").is_file()
+    assert root.sweep() == 0
