@@ -14,18 +14,21 @@ import typer
 
 from dermatome.cli_support import (
     MODELS,
+    Device,
     DeviceChoice,
     PrecisionChoice,
+    PrecisionOption,
+    Threads,
     choose,
     complain,
     each,
     each_slide,
     end,
     png,
-    progress_bar,
     read_cells,
     write_rows,
 )
+from dermatome.cli_training import tissue_train
 from dermatome.errors import DermatomeError
 
 if TYPE_CHECKING:
@@ -48,14 +51,12 @@ cells_app = typer.Typer(help="Cells in the epidermis.", **_HELP)
 layers_app = typer.Typer(help="Epidermal layers and the stains in them.", **_HELP)
 for _name, _sub in (("hpa", hpa_app), ("tissue", tissue_app), ("cells", cells_app), ("layers", layers_app)):
     app.add_typer(_sub, name=_name)
+tissue_app.command("train")(tissue_train)
 
 
 Images = Annotated[list[Path], typer.Argument(help="Images (JPEG, PNG, TIFF), or folders of them.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is not there.", show_default=False)]
 Mpp = Annotated[float, typer.Option(help="Microns per pixel of the images, which HPA does not state.")]
-Device = Annotated[DeviceChoice, typer.Option(help="Where networks run; one asked for and absent is an error.")]
-PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="Numbers networks compute with.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores that are free to use.", min=0)]
 
 
 @hpa_app.command("parse")
@@ -80,46 +81,6 @@ def hpa_parse(
         write_records(records, out)
         typer.echo(f"{records.num_rows} image records of {len(tables)} pages in {out}")
     end(failed, len(pages), "pages")
-
-
-@tissue_app.command("train")
-def tissue_train(
-    tiles: Annotated[list[Path], typer.Option(help="Folder with images/, masks/ and palette.json; may be repeated.")],
-    out: Annotated[Path, typer.Option(help="Weights file to write (.safetensors), its card beside it as .json.")],
-    validation: Annotated[
-        list[Path] | None, typer.Option(help="Tiles to validate on; without it a share of --tiles is held out.")
-    ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Encoder, as segmentation-models-pytorch names it.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs to train for.", min=1)] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Time to end within, validation included.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    mpp: Annotated[float, typer.Option(help="Microns per pixel of the tiles.")] = 0.5,
-    device: Device = DeviceChoice.AUTO,
-    precision: PrecisionOption = PrecisionChoice.AUTO,
-    threads: Threads = 0,
-) -> None:
-    """Train a U-Net on tiles and their masks, and write its weights."""
-    from dermatome.training import EpochReport, TrainSettings
-    from dermatome.training_files import train_file
-
-    chosen: dict[str, Any] = {"epochs": epochs, "max_minutes": max_minutes, "seed": seed, "mpp": mpp}
-    if encoder:
-        chosen["encoder"] = encoder
-    settings = TrainSettings(**chosen)
-    compute = choose(device, precision, threads)
-    with progress_bar() as bar:
-        task = bar.add_task(f"Training on {compute.device_name}", total=1.0)
-
-        def tell(report: EpochReport) -> None:
-            iou = "" if report.mean_iou is None else f", mean IoU {report.mean_iou:.3f}"
-            text = f"Epoch {report.epoch}: loss {report.train_loss:.3f}{iou}"
-            bar.update(task, completed=min(1.0, report.share_done), description=text)
-
-        result, sha256 = train_file(tiles, out, settings, compute, validation_folders=validation or (), on_epoch=tell)
-    for score in result.scores:
-        if score.iou is not None:
-            typer.echo(f"{score.label:<11} IoU {score.iou:.3f}")
-    typer.echo(f"{out}  sha256 {sha256}")
 
 
 @tissue_app.command("predict")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +38,11 @@ class PrecisionChoice(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+
+
+Device = Annotated[DeviceChoice, typer.Option(help="Where networks run; one asked for and absent is an error.")]
+PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="Numbers networks compute with.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores that are free to use.", min=0)]
 
 
 def choose(device: DeviceChoice, precision: PrecisionChoice, threads: int) -> Compute:

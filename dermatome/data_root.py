@@ -11,6 +11,7 @@ hpa_images/<gene>/                         one folder for each partition of each
 slide_images/<slide>/                      `record.parquet`, written last, which says what made them
 ...
 failures/<asset>/<partition>.parquet       what failed and why; gone once it succeeds
+checkpoints/<asset>/<partition>/           of trainings that are under way
 slide_sources/<slide>.json                 where a slide's image comes from
 annotations/<annotated slide>/             what people put in: he.*, mask.*, ihc.*, rois.json|.geojson, palette.json
 inbox/                                     images of the folder mode
@@ -134,6 +135,10 @@ class DataRoot:
     def source(self, slide: str) -> AnyPath:
         """The file that says where a slide's image comes from."""
         return self.path / "slide_sources" / f"{safe_id(slide, 'The slide')}.json"
+
+    def checkpoints(self, asset: str, partition: str) -> AnyPath:
+        """The folder of what a training that is killed goes on from."""
+        return self.path / "checkpoints" / asset / safe_id(partition, f"The {asset} partition")
 
     def hpa_page(self, gene: str) -> AnyPath:
         """A gene's XML page as it was fetched."""

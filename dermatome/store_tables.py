@@ -181,6 +181,8 @@ TABLES: dict[str, Table] = {
         RECORD_FILE,
         {
             "weights_sha256": _TEXT,
+            "parent": _TEXT,
+            "parent_sha256": _TEXT,
             "encoder": _TEXT,
             "loss": _TEXT,
             "seed": "bigint",
@@ -189,6 +191,8 @@ TABLES: dict[str, Table] = {
             "mpp": "double",
             "coarse_mpp": "double",
             "tiles_sha256": _TEXT,
+            "manifest_sha256": _TEXT,
+            "one_slide_only": "boolean",
             "validation": _TEXT,
             "device": _TEXT,
             "precision": _TEXT,
@@ -275,6 +279,14 @@ VIEWS: dict[str, str] = {
     "slides_not_from_champion": """
         select m.slide, m.weights, m.weights_sha256, c.version as champion, c.weights_sha256 as champion_sha256
         from masks m cross join champion c where m.weights_sha256 <> c.weights_sha256 order by slide""",
+    "training_lineage": """
+        with recursive line as (
+            select version, version as ancestor, parent as next, 0 as generations from training
+            union all
+            select l.version, t.version, t.parent, l.generations + 1
+            from line l join training t on t.version = l.next where l.generations < 100)
+        select l.version, l.generations, l.ancestor, t.weights_sha256, t.manifest_sha256, t.mean_iou, l.next as parent
+        from line l join training t on t.version = l.ancestor order by l.version, l.generations""",
     "cells_by_slide": """
         select s.slide, s.gene, k.outcome, coalesce(k.cells, 0) as cells, k.cells_per_mm2,
             avg(c.area_um2) as mean_area_um2, avg(c.mean_dab_od) as mean_dab_od

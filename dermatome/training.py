@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,8 +30,11 @@ if TYPE_CHECKING:
     import torch
 
     from dermatome.compute import Compute
+    from dermatome.files import AnyPath
 
 __all__ = ["EpochReport", "TrainResult", "TrainSettings", "train"]
+
+CHECKPOINT_FILE = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def train(
     tiles_val: Sequence[TilePair],
     settings: TrainSettings,
     compute: Compute,
-    checkpoint_dir: Path | None = None,
+    checkpoint_dir: AnyPath | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
     *,
     validation: str = "tiles were given for it",
@@ -118,7 +120,7 @@ def train(
         _check_parent(parent, settings)
     scale = settings.mpp / settings.network_mpp
     data_sha256 = tiles_sha256([*tiles_train, *tiles_val])
-    checkpoint = None if checkpoint_dir is None else checkpoint_dir / "checkpoint.pt"
+    checkpoint = None if checkpoint_dir is None else checkpoint_dir / CHECKPOINT_FILE
     confusion: Confusion = np.zeros((len(TISSUE_LABELS),) * 2, dtype=np.int64)
     last_checkpoint = started
 
@@ -187,7 +189,7 @@ class _Plan:
     tiles: tuple[TilePair, ...]
     settings: TrainSettings
     compute: Compute
-    checkpoint: Path | None
+    checkpoint: AnyPath | None
     data_sha256: str
 
 

@@ -15,6 +15,7 @@ from dermatome.weights import save_weights
 
 if TYPE_CHECKING:
     from dermatome.compute import Compute
+    from dermatome.files import AnyPath
     from dermatome.training_settings import TrainSettings
     from dermatome.weights import LoadedWeights
 
@@ -26,7 +27,7 @@ def train_file(
     compute: Compute,
     *,
     validation_folders: Sequence[Path] = (),
-    checkpoint_dir: Path | None = None,
+    checkpoint_dir: AnyPath | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
     parent: LoadedWeights | None = None,
     known_sides: Mapping[str, Side] | None = None,

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadWeights
-from dermatome.files import sha256_bytes, write_whole
+from dermatome.files import read_bytes, sha256_bytes, write_whole
 from dermatome.losses import class_weights, make_loss
 from dermatome.network import MEAN, STD, build_network, to_batch
 from dermatome.training_settings import TrainSettings
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from dermatome.compute import Compute
+    from dermatome.files import AnyPath
     from dermatome.training_data import Batch
     from dermatome.training_team import Team
 
@@ -172,7 +172,7 @@ class TrainingRun:
                 else:
                     mean[name].copy_(value)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Writes a checkpoint, whole."""
         import torch
 
@@ -192,7 +192,7 @@ class TrainingRun:
         torch.save(content, buffer)
         write_whole(path, buffer.getvalue())
 
-    def restore(self, path: Path) -> bool:
+    def restore(self, path: AnyPath) -> bool:
         """Goes on from the checkpoint at ``path``; False, and nothing changed, if there is none or one of another run.
 
         Raises:
@@ -200,10 +200,12 @@ class TrainingRun:
         """
         import torch
 
-        if not path.is_file():
+        try:
+            saved = read_bytes(path)
+        except FileNotFoundError:
             return False
         try:
-            content = torch.load(path, map_location=self.compute.torch_device, weights_only=True)
+            content = torch.load(io.BytesIO(saved), map_location=self.compute.torch_device, weights_only=True)
             if content["fingerprint"] != self.fingerprint:
                 return False
             self.network.load_state_dict(content["network"])

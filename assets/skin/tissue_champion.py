@@ -30,7 +30,7 @@ def tissue_champion(
 
     Promoting another version makes exactly the masks stale that other weights made.
     """
-    from dermatome.skin.weights_stage import choose_champion
+    from dermatome.skin.champion import choose_champion
 
     root = paths.data_root
     choice = choose_champion(root, config.by, config.version)

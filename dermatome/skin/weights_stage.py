@@ -1,11 +1,9 @@
-"""Training as a stage: tiles in, a version's weights, scores, curves and figures out; and choosing the champion."""
+"""Training as a stage: tiles in, a version's weights, scores, curves and figures out."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,19 +12,20 @@ import pyarrow.parquet as pq
 
 from dermatome import figures
 from dermatome.classes import TISSUE_LABELS
-from dermatome.data_root import PREVIEW_FILE, RECORD_FILE, WEIGHTS_FILE, DataRoot
-from dermatome.errors import BadSetting, BadWeights, MissingInput
-from dermatome.files import sha256_file, write_whole
+from dermatome.data_root import PREVIEW_FILE, WEIGHTS_FILE
+from dermatome.files import remove, write_whole
 from dermatome.scores import Confusion, mean_iou
-from dermatome.stage_record import StageRecord, StageResult, read_record, write_table
-from dermatome.training import EpochReport, TrainSettings
+from dermatome.skin.leakage import find_leaks, leakage_check, one_slide_only
+from dermatome.skin.manifest import manifest_path, read_manifest
+from dermatome.stage_record import StageResult, write_table
+from dermatome.training import CHECKPOINT_FILE, EpochReport, TrainSettings
 from dermatome.training_files import train_file
-from dermatome.weights import card_path
 
 if TYPE_CHECKING:
     from dermatome.compute import Compute
+    from dermatome.files import AnyPath
+    from dermatome.skin.origin import Origin
 
-CHECKPOINTS = "checkpoints"
 CONFUSION_FILE = "confusion_matrix.parquet"
 
 
@@ -38,30 +37,46 @@ def make_weights(
     compute: Compute,
     on_epoch: Callable[[EpochReport], None] | None = None,
     *,
+    checkpoints: AnyPath | None = None,
+    origin: Origin | None = None,
     processes: int = 1,
 ) -> StageResult:
     """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the IHC ones beside.
 
-    Files: `weights.safetensors` and its card `weights.json`, `history.parquet`, `scores.parquet`,
-    `confusion_matrix.parquet`, `curves.png`, `confusion.png`. A run that was killed goes on from its last checkpoint;
-    call :func:`drop_checkpoints` once the record is written. What an earlier training of this version left stays whole,
-    its record too, until this one is trained; then the record goes first.
+    Files: `weights.safetensors`, its card `weights.json` and the manifest of its tiles `weights.tiles.parquet`,
+    `history.parquet`, `scores.parquet`, `confusion_matrix.parquet`, `curves.png`, `confusion.png`.
+
+    Args:
+        tiles: a folder for each annotated slide.
+        folder: for the files.
+        version: its name.
+        settings: of the training.
+        compute: device and precision.
+        on_epoch: called after each epoch.
+        checkpoints: where a run that was killed goes on from; see :func:`drop_checkpoints`.
+        origin: the weights it goes on from.
+        processes: how many GPUs share the passes of a step.
 
     Raises:
         MissingInput: there are no tiles.
-        BadSetting, BadAnnotation, BadImage: see `dermatome.training.train`.
+        BadSetting, BadWeights, BadAnnotation, BadImage: see `dermatome.training.train`.
     """
     started = time.perf_counter()
-    checkpoints = folder / CHECKPOINTS
-    fresh = checkpoints / WEIGHTS_FILE
+    weights = folder / WEIGHTS_FILE
     result, sha256 = train_file(
-        tiles, fresh, settings, compute, checkpoint_dir=checkpoints, on_epoch=on_epoch, processes=processes
+        tiles,
+        weights,
+        settings,
+        compute,
+        checkpoint_dir=checkpoints,
+        on_epoch=on_epoch,
+        parent=origin.weights if origin else None,
+        known_sides=origin.sides() if origin else None,
+        processes=processes,
     )
     trained = time.perf_counter()
-    # Weights that replace others must not be vouched for by the record of those.
-    (folder / RECORD_FILE).unlink(missing_ok=True)
-    for made in (fresh, card_path(fresh)):
-        made.replace(folder / made.name)
+    rows = read_manifest(manifest_path(weights))
+    leaks = find_leaks(rows, origin.ancestors if origin else None)
     history = result.history.assign(version=version)
     write_table(folder / "history.parquet", pa.Table.from_pandas(history, preserve_index=False))
     by_class = [{"version": version} | score.to_json() for score in result.scores]
@@ -78,6 +93,8 @@ def make_weights(
         data_version=sha256[:32],
         values={
             "weights_sha256": sha256,
+            "parent": origin.name if origin else None,
+            "parent_sha256": origin.weights.sha256 if origin else None,
             "encoder": settings.encoder,
             "loss": settings.loss,
             "seed": settings.seed,
@@ -86,6 +103,8 @@ def make_weights(
             "mpp": result.card.mpp,
             "coarse_mpp": result.card.coarse_mpp,
             "tiles_sha256": result.card.data_sha256,
+            "manifest_sha256": result.card.manifest_sha256,
+            "one_slide_only": one_slide_only(rows),
             "validation": result.card.validation,
             "device": compute.device_name,
             "precision": compute.precision,
@@ -100,12 +119,13 @@ def make_weights(
             },
         },
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
+        checks=(leakage_check(rows, leaks, unknown_ancestor=origin is not None and not origin.all_known),),
     )
 
 
-def drop_checkpoints(folder: Path) -> None:
+def drop_checkpoints(checkpoints: AnyPath) -> None:
     """Forgets how a version was trained, once its record is written: nothing is left to go on from."""
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    remove(checkpoints / CHECKPOINT_FILE)
 
 
 def confusion_markdown(folder: Path) -> str:
@@ -129,64 +149,3 @@ def _pairs(confusion: Confusion, version: str) -> pa.Table:
         for j, predicted in enumerate(TISSUE_LABELS)
     ]
     return pa.Table.from_pylist(rows)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The version that masks are made with, and why."""
-
-    version: str
-    weights_sha256: str
-    chosen_by: str
-    score: float | None
-
-
-def choose_champion(root: DataRoot, by: str = "mean_iou", version: str | None = None) -> Choice:
-    """The version named by hand, or the one with the highest validation score ``by``; the earlier one where equal.
-
-    Args:
-        root: the data root.
-        by: a column of the versions' records: ``mean_iou``, ``mean_f1``, ``iou_epidermis``, …
-        version: chosen by hand.
-
-    Raises:
-        MissingInput: no version is trained, or not the one named, or its file is gone.
-        BadSetting: no version has that score.
-        BadWeights: its file is not the one that was trained.
-    """
-    versions = _versions(root)
-    if not versions:
-        raise MissingInput("No weights are trained yet: materialize tissue_weights for a training version first.")
-    if version is not None:
-        if version not in versions:
-            raise MissingInput(f"The training version {version!r} is not trained: use one of {', '.join(versions)}.")
-        chosen, score = version, _score(versions[version], by)
-    else:
-        scored = {name: found for name, record in versions.items() if (found := _score(record, by)) is not None}
-        if not scored:
-            raise BadSetting(
-                f"No training version has the validation score {by!r}: use another score (mean_iou, iou_epidermis, …), "
-                "train with tiles to validate on, or name a version."
-            )
-        chosen = max(scored, key=lambda name: scored[name])
-        score = scored[chosen]
-    path = root.folder("tissue_weights", chosen) / WEIGHTS_FILE
-    sha256 = sha256_file(path)
-    if sha256 != versions[chosen].values.get("weights_sha256"):
-        raise BadWeights(
-            f"{path} is not the file that training {chosen} wrote (its sha256 is not the record's): materialize "
-            f"tissue_weights for {chosen} again, or choose another version."
-        )
-    return Choice(chosen, sha256, "hand" if version is not None else by, score)
-
-
-def _versions(root: DataRoot) -> dict[str, StageRecord]:
-    folder = root.folder("tissue_weights")
-    names = sorted(path.parent.name for path in folder.glob(f"[!.]*/{RECORD_FILE}"))
-    records = {name: read_record(root.record("tissue_weights", name)) for name in names}
-    return {name: record for name, record in records.items() if record is not None}
-
-
-def _score(record: StageRecord, by: str) -> float | None:
-    value = record.values.get(by)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -37,6 +37,7 @@ def test_checks(defs):
     graph = defs.resolve_asset_graph()
     assert {f"{key.asset_key.to_user_string()}.{key.name}" for key in graph.asset_check_keys} == {
         "slide_images.image_not_blank",
+        "tissue_weights.no_leakage",
         "epidermis_masks.tissue_fraction",
         "epidermis_masks.epidermis_plausible",
         "cell_masks.cell_density",

@@ -10,7 +10,7 @@ from dermatome.errors import BadSetting
 from dermatome.skin import weights_stage
 from dermatome.stage_record import StageRecord, read_record, write_record
 from orchestration.definitions import build_defs
-from pipelines_tests.unit.test_weights_stage import trainer
+from pipelines_tests.unit.test_weights_stage import tile, trainer
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_confusion_is_shown_and_checkpoints_end_after_the_record(root, monkeypat
     monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
     dropped = []
 
-    def drop(folder):
-        dropped.append((folder / RECORD_FILE).is_file())
+    def drop(checkpoints):
+        dropped.append((checkpoints, root.record("tissue_weights", "v001").is_file()))
 
     monkeypatch.setattr(weights_stage, "drop_checkpoints", drop)
     with dg.instance_for_test() as instance:
@@ -51,7 +51,7 @@ def test_confusion_is_shown_and_checkpoints_end_after_the_record(root, monkeypat
         assert done.success
         (event,) = done.asset_materializations_for_node("tissue_weights")
     assert "| dermis | 0 (0.0%) | 8 (80.0%) |" in event.metadata["confusion"].md_str
-    assert dropped == [True]
+    assert dropped == [(root.path / "checkpoints" / "tissue_weights" / "v001", True)]
     assert set(read_record(root.record("tissue_weights", "v001")).inputs) == {"a1"}
 
 
@@ -69,3 +69,17 @@ def test_a_failed_training_is_among_the_failures_until_it_succeeds(root, monkeyp
         monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
         assert train(root, instance).success
     assert not path.exists()
+
+
+def test_a_leak_fails_its_check_in_dagster(root, monkeypatch):
+    leak = [tile("t1", "train", "s1"), tile("t2", "train", "s2", seed=2), tile("t3", "validation", "s1", seed=3)]
+    monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights", rows=leak))
+    with dg.instance_for_test() as instance:
+        (check,) = train(root, instance).get_asset_check_evaluations()
+        assert (check.check_name, check.passed, check.severity) == ("no_leakage", False, dg.AssetCheckSeverity.ERROR)
+        monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights", rows=[leak[0], leak[2]]))
+        (check,) = train(root, instance).get_asset_check_evaluations()
+        assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)  # one slide: nothing else to do
+        monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
+        (check,) = train(root, instance).get_asset_check_evaluations()
+        assert check.passed

@@ -1,9 +1,11 @@
 """A training's files and record, and the choice of the champion, without the training itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -11,27 +13,45 @@ import pytest
 
 from dermatome.classes import TISSUE_LABELS
 from dermatome.compute import Compute
-from dermatome.data_root import RECORD_FILE, WEIGHTS_FILE, DataRoot
-from dermatome.errors import BadWeights, MissingInput
+from dermatome.data_root import WEIGHTS_FILE, DataRoot
+from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.files import sha256_bytes, write_whole
+from dermatome.network import build_network
 from dermatome.scores import class_scores
 from dermatome.skin import weights_stage
+from dermatome.skin.champion import choose_champion
+from dermatome.skin.leakage import find_leaks
+from dermatome.skin.manifest import ManifestRow, Side, known_sides, manifest_path, write_manifest
+from dermatome.skin.origin import _ancestors, open_origin, parent_name
 from dermatome.stage_record import StageRecord, StageResult, write_record
-from dermatome.training import TrainResult, TrainSettings
-from dermatome.weights import WeightsCard, card_path
+from dermatome.training import CHECKPOINT_FILE, TrainResult, TrainSettings
+from dermatome.weights import WeightsCard, card_path, save_weights
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 CONFUSION = np.array([[9, 1, 0, 0], [0, 8, 2, 0], [0, 0, 5, 5], [0, 0, 0, 0]])
 
 
-def trainer(weights: bytes, confusion: np.ndarray = CONFUSION, look: Callable[[], None] = lambda: None) -> Any:
+def tile(name: str, side: Side, slide: str, patient: str = "", seed: int = 0) -> ManifestRow:
+    """A row of a manifest whose picture follows from the seed."""
+    picture = np.random.default_rng(seed).integers(0, 255, (32, 32)).astype(np.uint8)
+    sha256 = sha256_bytes(picture.tobytes())
+    return ManifestRow(
+        name, side, patient or slide, slide, patient, "", sha256, sha256, "", 64, 64, [1, 1, 1, 1], picture.tobytes()
+    )
+
+
+ROWS = [tile("t1", "train", "s1", seed=1), tile("t2", "train", "s2", seed=2), tile("t3", "validation", "s3", seed=3)]
+
+
+def trainer(weights: bytes, confusion: np.ndarray = CONFUSION, rows: list[ManifestRow] = ROWS) -> Any:
     """A stand-in for `train_file` that writes these bytes."""
 
     def train_file(tiles: Any, out: Path, settings: TrainSettings, compute: Compute, **options: Any) -> Any:
-        write_whole(options["checkpoint_dir"] / "checkpoint.pt", b"state")
-        look()
+        if options["checkpoint_dir"]:
+            write_whole(options["checkpoint_dir"] / CHECKPOINT_FILE, b"state")
         write_whole(out, weights)
         write_whole(card_path(out), b"{}")
+        write_manifest(manifest_path(out), rows)
         card = WeightsCard("resnet18", (8, 8), 0.5, (0.5, 2.0), 2.0, 0.5)
         history = pd.DataFrame(
             {
@@ -73,30 +93,99 @@ def make(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage
     return make
 
 
-def test_the_record_of_other_weights_goes_before_they_do(root: DataRoot, make: Callable[..., StageResult]) -> None:
-    folder = root.folder("tissue_weights", "v001")
+def test_a_planted_leak_trips_the_check(make: Callable[..., StageResult]) -> None:
+    (clean,) = make("v001", b"first").checks
+    assert (clean.name, clean.passed, clean.values["tiles_tested"]) == ("no_leakage", True, 1)
+    planted = {
+        "the slide s1": tile("t4", "validation", "s1", seed=4),
+        "the patient p": tile("t4", "validation", "s4", "p", seed=4),
+        "the same file": tile("t4", "validation", "s4", seed=1),
+    }
+    for why, row in planted.items():
+        of_patient = tile("t5", "train", "s5", "p", seed=5)
+        (check,) = make("v001", b"first", rows=[*ROWS, of_patient, row]).checks
+        assert not check.passed
+        assert why in check.description
+        assert check.values == {"leaks": 1, "tiles_tested": 2, "tiles_leaking": 1}
+    nothing = make("v001", b"first", rows=ROWS[:2])
+    assert nothing.checks[0].passed
+    assert "Nothing is held out" in nothing.checks[0].description
+
+
+def test_copies_are_found_by_their_picture_whatever_was_done_to_them() -> None:
+    learnt = [replace(tile(f"t{n}", "train", f"s{n}"), thumbnail=picture(n)) for n in range(8)]
+    other = replace(tile("v", "validation", "sv", seed=99), thumbnail=picture(99))
+    assert find_leaks([*learnt, other]) == []
+    for change in (lambda p: np.rot90(p[:, ::-1]), lambda p: p * 0.6 + 30, lambda p: cv2.GaussianBlur(p, (0, 0), 0.5)):
+        shown = np.frombuffer(picture(5), np.uint8).reshape(32, 32).astype(np.float32)
+        copy = replace(other, thumbnail=np.rint(change(shown)).astype(np.uint8).tobytes())
+        (leak,) = find_leaks([*learnt, copy])
+        assert (leak.learnt, leak.tested) == ("t5", "v")
+        assert "picture" in leak.why
+    glass = bytes([240]) * 1024
+    assert find_leaks([replace(learnt[0], thumbnail=glass), replace(other, thumbnail=glass)]) == []
+
+
+def picture(seed: int) -> bytes:
+    """A thumbnail with detail of several pixels' size, as tissue has."""
+    noise = np.random.default_rng(seed).normal(0, 1, (32, 32)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 1.0)
+    return np.clip(120 + 100 * smooth / np.abs(smooth).max(), 0, 255).astype(np.uint8).tobytes()
+
+
+def test_a_descendant_is_not_tested_on_what_an_ancestor_learnt(
+    root: DataRoot, make: Callable[..., StageResult]
+) -> None:
     trained(root, "v001", make("v001", b"first"))
-
-    def still_whole() -> None:
-        assert (folder / WEIGHTS_FILE).read_bytes() == b"first"
-        assert (folder / RECORD_FILE).is_file()
-
-    make("v001", b"second", look=still_whole)
-    assert (folder / WEIGHTS_FILE).read_bytes() == b"second"
-    assert (folder / "weights.json").is_file()
-    assert not (folder / RECORD_FILE).exists()
-    with pytest.raises(MissingInput):
-        weights_stage.choose_champion(root)
+    ancestors, all_known = _ancestors(root, "v001")
+    assert all_known
+    assert sorted(row.name for row in ancestors["v001"]) == ["t1", "t2", "t3"]
+    rows = [tile("n1", "train", "s9", seed=9), tile("t1", "validation", "s1", seed=1)]
+    leaks = find_leaks(rows, ancestors)
+    assert {(leak.learnt, leak.tested) for leak in leaks} == {("v001: t1", "t1")}
+    assert known_sides(ancestors["v001"]) | {"s1": "train", "s2": "train", "s3": "validation"} == known_sides(
+        ancestors["v001"]
+    )
 
 
-def test_checkpoints_stay_until_they_are_dropped(root: DataRoot, make: Callable[..., StageResult]) -> None:
-    make("v001", b"first")
+def test_what_a_version_goes_on_from(root: DataRoot, tmp_path: Path) -> None:
+    assert parent_name("v001", None) is None
+    assert parent_name("v001_cont2", None) == "v001"
+    assert parent_name("v001_cont2", "v001_cont1") == "v001_cont1"
+    with pytest.raises(BadSetting, match="v001_cont1"):
+        parent_name("v001", "v001")
+    with pytest.raises(MissingInput, match="'v009', which is no trained version"):
+        open_origin(root, "v009_cont1")
+    assert open_origin(root, "v001") is None
+
+
+def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
+    card = WeightsCard("resnet18", (8, 8, 8, 8, 8), 1.5, (1.0, 4.0), 3.0, 0.5)
+    state = build_network("resnet18", 4, card.decoder_channels).state_dict()
     folder = root.folder("tissue_weights", "v001")
-    checkpoints = folder / weights_stage.CHECKPOINTS
-    assert [path.name for path in checkpoints.iterdir()] == ["checkpoint.pt"]
+    sha256 = save_weights(folder / WEIGHTS_FILE, state, card)
+    write_manifest(manifest_path(folder / WEIGHTS_FILE), ROWS)
+    trained(
+        root, "v001", StageResult("trained", sha256[:32], {"weights_sha256": sha256, "parent": "other.safetensors"})
+    )
+    by_name = open_origin(root, "v001_cont1")
+    assert (by_name.name, by_name.weights.sha256, by_name.all_known) == ("v001", sha256, False)
+    filled = by_name.fill_in({"seed": 3, "train_mpp": 2.0})
+    assert filled == {"encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "train_mpp": 2.0, "seed": 3}
+    file = open_origin(root, "v002", str(folder / WEIGHTS_FILE))
+    assert file.all_known
+    assert file.sides()["s1"] == "train"
+    trained(root, "v001", StageResult("trained", "x", {"weights_sha256": "another"}))
+    with pytest.raises(BadWeights, match="not those it was trained to"):
+        open_origin(root, "v001_cont1")
+
+
+def test_checkpoints_are_dropped(root: DataRoot) -> None:
+    folder = root.checkpoints("tissue_weights", "v001")
+    write_whole(folder / CHECKPOINT_FILE, b"state")
     weights_stage.drop_checkpoints(folder)
     weights_stage.drop_checkpoints(folder)
-    assert not checkpoints.exists()
+    assert not (folder / CHECKPOINT_FILE).exists()
 
 
 def test_confusion_is_rows_and_a_markdown_table(root: DataRoot, make: Callable[..., StageResult]) -> None:
@@ -119,10 +208,10 @@ def test_a_champion_is_chosen_by_score_or_hand_and_must_be_the_file_that_was_tra
     trained(root, "v001", make("v001", b"first"))
     trained(root, "v002", make("v002", b"second", confusion=np.diag([9, 9, 9, 9])))
     (root.folder("tissue_weights") / ".v003.part").mkdir()
-    assert weights_stage.choose_champion(root).version == "v002"
-    by_hand = weights_stage.choose_champion(root, version="v001")
+    assert choose_champion(root).version == "v002"
+    by_hand = choose_champion(root, version="v001")
     assert (by_hand.weights_sha256, by_hand.chosen_by) == (sha256_bytes(b"first"), "hand")
     (root.folder("tissue_weights", "v002") / WEIGHTS_FILE).write_bytes(b"other")
-    with pytest.raises(BadWeights, match="v002 wrote"):
-        weights_stage.choose_champion(root)
-    assert weights_stage.choose_champion(root, version="v001").version == "v001"
+    with pytest.raises(BadWeights, match="weights file of v002"):
+        choose_champion(root)
+    assert choose_champion(root, version="v001").version == "v001"

@@ -1,0 +1,45 @@
+"""The run config of a training version."""
+
+import dagster as dg
+from pydantic import Field
+
+
+class TissueTraining(dg.Config):
+    """The run config of a training; what is not given takes `dermatome.training.TrainSettings`' default."""
+
+    encoder: str | None = Field(default=None, description="Any of segmentation-models-pytorch's, such as resnet34.")
+    decoder_channels: list[int] | None = Field(default=None, description="Five numbers, coarse to fine.")
+    encoder_weights: str | None = Field(default=None, description="None: from scratch.")
+    loss: str | None = Field(default=None, description="dice_focal, dice, focal, cross_entropy or tversky.")
+    dice_weight: float | None = Field(default=None, description="Of the Dice part of dice_focal.")
+    focal_weight: float | None = Field(default=None, description="Of its focal part.")
+    class_weighting: str | None = Field(default=None, description="equal, inverse or inverse_root of the pixels.")
+    dropout: float | None = None
+    epochs: int | None = None
+    epoch_steps: int | None = Field(default=None, description="Smallest number of steps that count as an epoch.")
+    max_minutes: float | None = Field(default=None, description="Limit of the whole training.")
+    batch: int | None = None
+    accumulate: int | None = Field(default=None, description="Passes of a batch in one step; GPUs share them.")
+    patience: int | None = Field(default=None, description="Epochs without a better mean IoU before an early end.")
+    crop_px: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    seed: int | None = None
+    train_mpp: float | None = Field(default=None, description="Microns per pixel that the network sees.")
+    coarse_factor: float | None = None
+    augment: dict[str, float] = Field(default={}, description="scale, elastic_px, stain, gamma, contrast, blur_px, …")
+    gpus: int = Field(default=1, description="How many share the passes of a step.")
+    continue_from: str | None = Field(default=None, description="A version, or a weights file; v001_cont1 needs none.")
+    annotated_slides: list[str] | None = Field(default=None, description="None: all that have tiles.")
+
+    def given(self) -> dict[str, object]:
+        """The training settings that differ from the defaults."""
+        from dermatome.augment import augmentation
+
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        for other in ("annotated_slides", "gpus", "continue_from"):
+            given.pop(other, None)
+        given["augment"] = augmentation(self.augment)
+        if "decoder_channels" in given:
+            given["decoder_channels"] = tuple(given["decoder_channels"])
+        return given
