@@ -93,6 +93,21 @@ def partitions_in(path: Path, mark: str) -> list[str]:
     return list(found)
 
 
+def partition_versions(path: Path, mark: str, names: Sequence[str]) -> dict[str, str]:
+    """See :func:`dermatome.files.partition_versions`: what the disk says of each file."""
+    found = {}
+    for partition in partitions_in(path, mark):
+        stats = []
+        for name in (mark, *names):
+            try:
+                stat = (path / partition / name).stat()
+                stats.append(f"{stat.st_ino:x}.{stat.st_mtime_ns:x}.{stat.st_size:x}")
+            except FileNotFoundError:
+                stats.append("")
+        found[partition] = " ".join(stats)
+    return found
+
+
 def files_named_by(path: Path, record: bytes) -> Path:
     """See :func:`dermatome.files.files_named_by`."""
     return path

@@ -121,6 +121,12 @@ def partitions_in(path: AnyPath) -> list[str]:
     return sorted(name for name in _kind(path).partitions_in(path, RECORD_FILE) if not name.startswith("."))
 
 
+def partition_versions(path: AnyPath, names: Sequence[str]) -> dict[str, str]:
+    """For each whole partition in a folder, a text that changes when its record or its files ``names`` do."""
+    found: dict[str, str] = _kind(path).partition_versions(path, RECORD_FILE, names)
+    return {name: found[name] for name in sorted(found) if not name.startswith(".")}
+
+
 def names_below(path: AnyPath) -> list[str]:
     """Names of the files at any depth below a folder, from there on, hidden ones and folders left out; sorted."""
     names: list[str] = _kind(path).names_below(path)

@@ -129,6 +129,16 @@ def partitions_in(path: UPath, mark: str) -> list[str]:
     return [part[0] for part in parts if len(part) == 2 and part[1] == mark]
 
 
+def partition_versions(path: UPath, mark: str, names: Sequence[str]) -> dict[str, str]:
+    """See :func:`dermatome.files.partition_versions`: the record's tag, as what it names never changes."""
+    found = {}
+    for name, info in sizes_below(path).items():
+        partition, _, inside = name.partition("/")
+        if inside == mark:
+            found[partition] = str(info["ETag"])
+    return found
+
+
 def names_below(path: UPath) -> list[str]:
     """See :func:`dermatome.files.names_below`."""
     return list(sizes_below(path))

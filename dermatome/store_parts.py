@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,49 +17,60 @@ from dermatome.files import files_named_by, names_below, read_all
 
 _TOGETHER = 500
 """Partitions that are held in memory at once."""
+PART = "part"
+"""The column that says which partition, by number, a row is of."""
+
+_Contents = dict[str, list[tuple[str, str, bytes]]]
+"""By file name: partition, path and bytes of each file."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
     """The rows of some partitions.
 
     Attributes:
-        tables: Arrow table by file name; what no partition has is left out.
-        missing: files that ought to be there, as their partition has a record, and are not.
+        tables: Arrow table by file name, with the column :data:`PART`; what no partition has is left out.
+        missing: partition and path of the files that ought to be there, as their partition has a record, and are not.
     """
 
-    tables: dict[str, pa.Table] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
+    tables: dict[str, pa.Table]
+    missing: tuple[tuple[str, str], ...] = ()
 
 
-def asset_batches(root: DataRoot, asset: str, files: Sequence[str]) -> Iterator[Batch]:
-    """Reads ``files`` (the record may be one of them) of every whole partition of an asset.
+def asset_batches(root: DataRoot, asset: str, numbers: dict[str, int], files: Sequence[str]) -> Iterator[Batch]:
+    """Reads ``files`` (the record may be one of them) of partitions of an asset.
+
+    Args:
+        root: the data root.
+        asset: the asset.
+        numbers: the partitions, and a number for each.
+        files: names.
 
     Raises:
         StorageFailed: a file is no Parquet file, or those of one name do not fit together.
     """
-    partitions = root.made(asset)
+    partitions = list(numbers)
     for start in range(0, len(partitions), _TOGETHER):
         found, missing = _read(root, asset, partitions[start : start + _TOGETHER], files)
-        tables = {name: _joined(data, f"{root.folder(asset)}/*/{name}") for name, data in found.items() if data}
-        yield Batch(tables, missing)
+        yield Batch({name: _joined(parts, numbers) for name, parts in found.items() if parts}, tuple(missing))
 
 
-def folder_batches(root: DataRoot, name: str, pattern: str) -> Iterator[Batch]:
+def folder_batches(root: DataRoot, folder: str, pattern: str) -> Iterator[Batch]:
     """Reads every Parquet file below a folder that has no records; one that is gone meanwhile is gone for good."""
-    folder = root.path / name
-    names = [found for found in names_below(folder) if found.endswith(".parquet")]
+    base = root.path / folder
+    names = [name for name in names_below(base) if name.endswith(".parquet")]
     for start in range(0, len(names), _TOGETHER):
-        paths = [folder / found for found in names[start : start + _TOGETHER]]
-        data = {str(path): data for path, data in zip(paths, read_all(paths), strict=True) if data is not None}
-        if data:
-            yield Batch({pattern: _joined(data, f"{folder}/{pattern}")})
+        some = names[start : start + _TOGETHER]
+        contents = zip(some, read_all([base / name for name in some]), strict=True)
+        parts = [(name, f"{base}/{name}", data) for name, data in contents if data is not None]
+        if parts:
+            yield Batch({pattern: _joined(parts, dict.fromkeys(some, 0))})
 
 
 def _read(
     root: DataRoot, asset: str, partitions: Sequence[str], files: Sequence[str], *, again: bool = True
-) -> tuple[dict[str, dict[str, bytes]], list[str]]:
-    """For each file name, its bytes by path; and what is missing. What is being swapped just now is read once more."""
+) -> tuple[_Contents, list[tuple[str, str]]]:
+    """The files, and which are missing. A partition that is being swapped just now is read once more."""
     folders = {partition: root.folder(asset, partition) for partition in partitions}
     records = dict(zip(partitions, read_all([root.record(asset, p) for p in partitions]), strict=True))
     places = {
@@ -70,8 +82,8 @@ def _read(
     }
     contents = dict(zip(places, read_all(list(places.values())), strict=True))
     torn = [p for p in partitions if records[p] is None or any(contents.get((p, name), b"") is None for name in files)]
-    found: dict[str, dict[str, bytes]] = {name: {} for name in files}
-    missing: list[str] = []
+    found: _Contents = {name: [] for name in files}
+    missing: list[tuple[str, str]] = []
     if torn and again:
         time.sleep(SWAP_S)
         found, missing = _read(root, asset, torn, files, again=False)
@@ -80,21 +92,27 @@ def _read(
             continue
         for name in files:
             data = records[partition] if name == RECORD_FILE else contents.get((partition, name))
+            path = f"{folders[partition]}/{name}"
             if data is None:
-                missing.append(f"{folders[partition]}/{name}")
+                missing.append((partition, path))
             else:
-                found[name][f"{folders[partition]}/{name}"] = data
+                found[name].append((partition, path, data))
     return found, missing
 
 
-def _joined(contents: Mapping[str, bytes], what: str) -> pa.Table:
+def _joined(parts: Sequence[tuple[str, str, bytes]], numbers: dict[str, int]) -> pa.Table:
     tables = []
-    for path, data in contents.items():
+    for _, path, data in parts:
         try:
-            tables.append(pq.ParquetFile(pa.BufferReader(data)).read())
+            tables.append(pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False))
         except (pa.ArrowException, OSError) as error:
             raise StorageFailed(f"{path} is damaged ({error}): delete its folder and make it again.") from error
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        # Numbers that are whole in one file and not in another become what holds both.
+        joined = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     except pa.ArrowException as error:
-        raise StorageFailed(f"The files {what} do not fit together ({error}): make the odd ones again.") from error
+        raise StorageFailed(
+            f"{parts[0][1]} and files of other partitions do not fit together ({error}): make the odd ones again."
+        ) from error
+    of = np.repeat([numbers[partition] for partition, _, _ in parts], [table.num_rows for table in tables])
+    return joined.append_column(PART, pa.array(of, pa.int64()))
