@@ -309,16 +309,16 @@ def told(what: str, path: UPath) -> Iterator[None]:
 
     Raises:
         StorageFailed: the store refuses, or cannot be reached.
-        FileNotFoundError: there is no such object.
+        FileNotFoundError: there is no such object to read or list.
     """
     import aiohttp
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
-    except FileNotFoundError:
-        raise
     except (OSError, BotoCoreError, ClientError, aiohttp.ClientError) as error:
+        if isinstance(error, FileNotFoundError) and what in ("read", "list"):
+            raise
         raise StorageFailed(
             f"Could not {what} {path} ({error}): check the bucket's name and rights, the AWS credentials, "
             "AWS_ENDPOINT_URL and the network, and run this again."
