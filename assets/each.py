@@ -11,25 +11,16 @@ A run of one partition has a result of its own, and yields it: assets after it i
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
 
 from assets.metadata import record_metadata, version_tags
-from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
-from dermatome.files import whole_folder
-from dermatome.stage_record import (
-    Check,
-    StageRecord,
-    StageResult,
-    clear_failure,
-    fingerprint,
-    read_record,
-    write_failure,
-    write_record,
-)
+from dermatome.making import Making, Stage
+from dermatome.stage_record import Check, StageRecord, clear_failure, write_failure
 from resources.slide_engine import SlideEngineResource
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult
@@ -95,81 +86,55 @@ def partitioned(
 
 def make_each(
     context: dg.AssetExecutionContext,
-    root: DataRoot,
     engine: SlideEngineResource,
+    stage: Stage[Any, Any],
     *,
-    inputs: Callable[[str], Mapping[str, str]],
-    make: Callable[[str, Path], StageResult],
-    settings: Mapping[str, Any],
-    always: bool = False,
     check_now: Callable[[str], Sequence[Check]] = lambda key: (),
-    at_once: int = 1,
+    at_once: int | None = None,
 ) -> Iterator[Event]:
     """Makes every partition of the run and yields its events as it is done.
 
     A partition whose record on disk carries the fingerprint that its inputs, settings and code have now is already
-    made: its event is reported again and the work is not. That is what makes a killed run cheap to start again.
+    made: its event is reported again and the work is not.
 
     Args:
         context: of the asset.
-        root: the data root.
-        engine: maps over the partitions.
-        inputs: for a partition, the data version of each upstream asset; raises where one is missing.
-        make: makes a partition's files in the empty folder it is given, which then replaces the partition's.
-        settings: what decides the numbers, besides inputs and code.
-        always: make partitions although their fingerprints are unchanged.
+        engine: works on the partitions.
+        stage: the asset's own work.
         check_now: checks of a partition whose outcome can change while its results do not.
-        at_once: how many partitions at a time, in threads.
+        at_once: for a stage that only waits for others: how many partitions at a time, in threads of this process.
 
     Raises:
         dg.Failure: after all partitions were tried, where any failed.
     """
-    asset = context.asset_key.to_user_string()
+    asset, root = stage.asset, stage.root
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
     keys = list(context.partition_keys)
     pointers = _event_pointers(context, keys)
-
-    def one(key: str) -> tuple[StageRecord, bool]:
-        final = root.folder(asset, key)
-        current = dict(inputs(key))
-        now = fingerprint(code_version, current, settings)
-        kept = _kept(context, final / RECORD_FILE)
-        if kept is not None and kept.fingerprint == now and not always:
-            return kept, True
-        with whole_folder(final) as folder:
-            record = StageRecord(
-                asset=asset,
-                partition=key,
-                fingerprint=now,
-                code_version=code_version,
-                inputs=current,
-                settings=dict(settings),
-                run_id=context.run_id,
-                **vars(make(key, folder)),
-            )
-            write_record(folder / RECORD_FILE, record)
-        return record, False
-
+    making = Making(stage, code_version, context.run_id)
     failed: dict[str, str] = {}
-    for done, finished in enumerate(engine.map(one, keys, at_once), start=1):
-        key = finished.key
-        if finished.error is not None:
-            failed[key] = _say(finished.error)
-            context.log.error(f"{asset} {key}: {failed[key]}")
-            _note_failure(context, root, asset, key, finished.error)
-            continue
-        assert finished.result is not None
-        record, reused = finished.result
-        clear_failure(root.failure(asset, key))
-        context.log.info(f"{asset} {key}: {record.outcome}{', already made' if reused else ''} ({done} of {len(keys)})")
-        yield from _events(
-            context,
-            record,
-            record_metadata(record, root.folder(asset, key), reused=reused),
-            version_tags(record, pointers[key]),
-            [*record.checks, *check_now(key)],
-            alone=len(keys) == 1,
-        )
+    # Closed at once where the run is cancelled, wherever that strikes.
+    with closing(engine.map(making, keys) if at_once is None else engine.here(making, keys, at_once)) as results:
+        for done, finished in enumerate(results, start=1):
+            key = finished.key
+            if finished.error is not None:
+                failed[key] = _say(finished.error)
+                context.log.error(f"{asset} {key}: {failed[key]}")
+                _note_failure(context, root, asset, key, finished.error)
+                continue
+            made = finished.result
+            assert made is not None
+            clear_failure(root.failure(asset, key))
+            reused = ", already made" if made.reused else ""
+            context.log.info(f"{asset} {key}: {made.record.outcome}{reused} ({done} of {len(keys)})")
+            yield from _events(
+                context,
+                made.record,
+                record_metadata(made.record, root.folder(asset, key), reused=made.reused),
+                version_tags(made.record, pointers[key]),
+                [*made.record.checks, *check_now(key)],
+                alone=len(keys) == 1,
+            )
     if failed:
         raise dg.Failure(
             f"{len(failed)} of {len(keys)} failed and the others are made. First: {next(iter(failed.items()))}. "
@@ -212,14 +177,6 @@ def _events(
     yield dg.AssetMaterialization(context.asset_key, partition=record.partition, metadata=metadata, tags=tags)
     for verdict in verdicts:
         yield dg.AssetCheckEvaluation(**verdict, partition=record.partition)
-
-
-def _kept(context: dg.AssetExecutionContext, path: Path) -> StageRecord | None:
-    try:
-        return read_record(path)
-    except StorageFailed as error:
-        context.log.warning(f"{error} It is made again now.")
-        return None
 
 
 def _note_failure(context: dg.AssetExecutionContext, root: DataRoot, asset: str, key: str, error: Exception) -> None:

@@ -18,12 +18,21 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Compute:
-    """A device that is there, and the precision and thread count used on it."""
+    """A device that is there, and the precision and thread count used on it.
+
+    Attributes:
+        device: which kind.
+        precision: that networks run in.
+        threads: torch's, on the CPU.
+        device_name: for records.
+        device_index: which one of several; None takes the first.
+    """
 
     device: Literal["cpu", "cuda", "mps"]
     precision: Literal["fp32", "bf16", "fp16"]
     threads: int
     device_name: str
+    device_index: int | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context networks run in: lower precision where it was chosen, nothing otherwise."""
@@ -38,10 +47,25 @@ class Compute:
         """The device as torch names it."""
         import torch
 
-        return torch.device(self.device)
+        return torch.device(self.device) if self.device_index is None else torch.device(self.device, self.device_index)
 
 
-def choose_compute(device: DeviceName = "auto", precision: Precision = "auto", threads: int = 0) -> Compute:
+@dataclass(frozen=True)
+class ComputeSettings:
+    """What was asked for; see :func:`choose_compute`."""
+
+    device: DeviceName = "auto"
+    precision: Precision = "auto"
+    threads: int = 0
+
+    def choose(self, *, threads: int = 0, device_index: int | None = None) -> Compute:
+        """Settles it in this process, with other threads than the settings' where some are given."""
+        return choose_compute(self.device, self.precision, threads or self.threads, device_index)
+
+
+def choose_compute(
+    device: DeviceName = "auto", precision: Precision = "auto", threads: int = 0, device_index: int | None = None
+) -> Compute:
     """Settles device, precision and threads, and sets torch's thread count for this process.
 
     Args:
@@ -49,6 +73,7 @@ def choose_compute(device: DeviceName = "auto", precision: Precision = "auto", t
         precision: ``auto`` takes bf16 on CUDA cards that have it and on CPUs that multiply it in hardware
             (AVX512-bf16 or AMX: elsewhere it is emulated and slower than fp32), else fp32.
         threads: torch's threads on the CPU; 0 takes the cores this process may use. More than that is slower than one.
+        device_index: which GPU of several; None takes the first.
 
     Raises:
         BadSetting: the device or precision asked for is not there.
@@ -67,14 +92,27 @@ def choose_compute(device: DeviceName = "auto", precision: Precision = "auto", t
         raise BadSetting("The precision 'fp16' is for GPUs: set it to 'auto', 'fp32' or 'bf16' on a CPU.")
     if precision == "bf16" and chosen == "cuda" and not fast_bf16:
         raise BadSetting("The precision 'bf16' is not supported by this CUDA card: set it to 'fp16' or 'fp32'.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads < 0:
         raise BadSetting(f"The number of threads is {threads}: set it to 0 (all free cores) or more.")
-    threads = threads or cores
+    threads = threads or free_cores()
     torch.set_num_threads(threads)
-    name = torch.cuda.get_device_name() if chosen == "cuda" else f"{chosen}, {threads} threads"
+    name = torch.cuda.get_device_name(device_index) if chosen == "cuda" else f"{chosen}, {threads} threads"
     settled: Any = precision if precision != "auto" else "bf16" if fast_bf16 else "fp32"
-    return Compute(device=chosen, precision=settled, threads=threads, device_name=name)
+    return Compute(device=chosen, precision=settled, threads=threads, device_name=name, device_index=device_index)
+
+
+def free_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_gpus(device: DeviceName) -> int:
+    """How many GPUs networks would run on, of which a worker can take one each; 0 where they run elsewhere."""
+    if device not in ("auto", "cuda"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -59,7 +59,7 @@ def build_defs(
         "hpa": HpaResource(settings=settings),
         "tissue_segmenter": TissueSegmenterResource(),
         "cell_segmenter": CellSegmenterResource(settings=settings),
-        "engine": SlideEngineResource(),
+        "engine": SlideEngineResource(settings=settings),
         "metrics": MetricsResource(),
     }
     return dg.Definitions(

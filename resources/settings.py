@@ -8,12 +8,13 @@ import dataclasses
 import tomllib
 import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import PrivateAttr, TypeAdapter, ValidationError
 
-from dermatome.compute import DeviceName, Precision
+from dermatome.compute import ComputeSettings
+from dermatome.engine.work import WorkerOptions
 from dermatome.errors import BadSetting
 from dermatome.files import any_path, read_bytes
 from dermatome.hpa.client import HpaSettings
@@ -42,12 +43,21 @@ class ImageSettings:
 
 
 @dataclass(frozen=True)
-class ComputeSettings:
-    """See `dermatome.compute.choose_compute`."""
+class EngineSettings:
+    """How many slides are worked on at once; nothing here changes a number.
 
-    device: DeviceName = "auto"
-    precision: Precision = "auto"
-    threads: int = 0
+    Attributes:
+        kind: ``local``: this machine; ``ray``: a Ray cluster.
+        workers: on this machine, processes: 0 takes one for each GPU, or one, in the run's own process, where there is
+            none. On Ray, actors: 0 takes what the cluster has room for.
+        phases: of each worker.
+        ray_address: of the cluster; None takes the one this machine is in, or starts one on this machine.
+    """
+
+    kind: Literal["local", "ray"] = "local"
+    workers: int = 0
+    phases: WorkerOptions = field(default_factory=WorkerOptions)
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Settings:
 
     images: ImageSettings = field(default_factory=ImageSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     hpa: HpaSettings = field(default_factory=HpaSettings)
     tissue: TissueSettings = field(default_factory=TissueSettings)
     cells: CellSettings = field(default_factory=CellSettings)

@@ -1,58 +1,61 @@
-"""One way over many partitions: each gives its own result or its own error, and none stops the others."""
+"""What works on many slides at once: this machine, or a Ray cluster."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import importlib
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import dagster as dg
 
-T = TypeVar("T")
+from dermatome.compute import count_gpus, free_cores
+from dermatome.engine.local import LocalEngine, share_out
+from dermatome.engine.pipeline import Worker
+from dermatome.engine.work import Engine, Finished, SlideWork
+from dermatome.errors import BadSetting
+from resources.settings import SettingsResource
 
-
-@dataclass(frozen=True)
-class Finished(Generic[T]):
-    """What became of one key: exactly one of ``result`` and ``error`` is set."""
-
-    key: str
-    result: T | None
-    error: Exception | None
+Made = TypeVar("Made")
 
 
 class SlideEngineResource(dg.ConfigurableResource):
-    """Maps a function over partition keys in this process, in bounded memory.
+    """Works on partitions as the settings' section ``[engine]`` says: each gives its own result or its own error."""
 
-    Network-bound stages (downloads) run ``at_once`` keys in threads; compute-bound stages run one key at a time, since
-    torch already uses every core.
-    """
+    settings: SettingsResource
 
-    def map(self, function: Callable[[str], T], keys: Sequence[str], at_once: int = 1) -> Iterator[Finished[T]]:
-        """Yields as keys finish. Only `Exception` is caught: an interrupted run stops at once."""
-        if at_once <= 1:
-            for key in keys:
-                yield _run(function, key)
-            return
-        pool = ThreadPoolExecutor(at_once, thread_name_prefix="slide")
-        try:
-            waiting: set[Future[Finished[T]]] = set()
-            remaining = iter(keys)
-            while True:
-                # A few keys ahead keep the threads busy; results nobody has taken yet stay bounded.
-                for key in remaining:
-                    waiting.add(pool.submit(_run, function, key))
-                    if len(waiting) >= 2 * at_once:
-                        break
-                if not waiting:
-                    return
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    def map(self, work: SlideWork[Any, Any, Made], keys: Sequence[str]) -> Generator[Finished[Made], None, None]:
+        """Yields keys as they finish; see :class:`dermatome.engine.work.Engine`.
+
+        Raises:
+            BadSetting: the engine asked for is not there.
+        """
+        yield from self._engine().map(work, keys)
+
+    def here(
+        self, work: SlideWork[Any, Any, Made], keys: Sequence[str], at_once: int
+    ) -> Generator[Finished[Made], None, None]:
+        """The same in threads of this process, ``at_once`` keys: for work that only waits for a network or a disk."""
+        options = replace(self.settings.value.engine.phases, writers=at_once, readers=1, waiting=2 * at_once)
+        yield from Worker(work, options).run(keys)
+
+    def _engine(self) -> Engine:
+        asked, compute = self.settings.value.engine, self.settings.value.compute
+        if asked.workers < 0:
+            raise BadSetting(f"The slide engine's workers are {asked.workers}: set them to 0 (as many as fit) or more.")
+        if asked.kind == "ray":
+            return _ray_engine(asked.ray_address, asked.workers, replace(asked.phases, threads=compute.threads))
+        gpus = count_gpus(compute.device)
+        workers = asked.workers or max(1, gpus)
+        return LocalEngine(share_out(asked.phases, workers, compute.threads or free_cores(), gpus))
 
 
-def _run(function: Callable[[str], T], key: str) -> Finished[T]:
+def _ray_engine(address: str | None, workers: int, options: Any) -> Engine:
     try:
-        return Finished(key, function(key), None)
-    except Exception as error:
-        return Finished(key, None, error)
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise BadSetting(
+            "The slide engine is set to 'ray' and Ray is not installed: pip install 'dermatome[ray]', or set kind to "
+            "'local'."
+        ) from error
+    module: Any = importlib.import_module("dermatome.engine.ray_engine")
+    engine: Engine = module.RayEngine(address, workers, options)
+    return engine

@@ -1,7 +1,6 @@
 """`cell_masks`: every cell of the epidermis, as an instance map and a table."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 
@@ -9,9 +8,7 @@ from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
-from dermatome.stage_record import StageResult, made_by
-from resources import CellSegmenterResource, ComputeResource, PathsResource, SettingsResource, SlideEngineResource
-from resources.settings import as_plain
+from resources import CellSegmenterResource, PathsResource, SettingsResource, SlideEngineResource
 
 
 @partitioned(
@@ -32,7 +29,6 @@ def cell_masks(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    compute: ComputeResource,
     cell_segmenter: CellSegmenterResource,
     engine: SlideEngineResource,
 ) -> Iterator[Event]:
@@ -40,25 +36,9 @@ def cell_masks(
 
     Files: `cells.npz` (`instances`), `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png`.
     """
-    from dermatome.skin.stages import check_champion, make_cells
+    from dermatome.skin.cells_stage import CellsStage
+    from dermatome.skin.stage_parts import check_champion
 
     root = paths.data_root
-    on = compute.choose()
-    network = cell_segmenter.load(root, on)
-    in_force = settings.value.cells
-
-    def inputs(slide: str) -> dict[str, str]:
-        return {name: made_by(root, name, slide).data_version for name in ("slide_images", "epidermis_masks")}
-
-    def make(slide: str, folder: Path) -> StageResult:
-        return make_cells(root, slide, folder, network, on, in_force)
-
-    yield from make_each(
-        context,
-        root,
-        engine,
-        inputs=inputs,
-        make=make,
-        check_now=lambda slide: [check_champion(root, slide)],
-        settings=as_plain(in_force) | {"weights_sha256": network.sha256},
-    )
+    stage = CellsStage(root, cell_segmenter.weights(root), settings.value.compute, settings.value.cells)
+    yield from make_each(context, engine, stage, check_now=lambda slide: [check_champion(root, slide)])

@@ -1,7 +1,6 @@
 """`epidermis_masks`: background, dermis, epidermis and keratin of a slide, at full resolution."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 
@@ -9,15 +8,7 @@ from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
-from dermatome.stage_record import StageResult, made_by
-from resources import (
-    ComputeResource,
-    PathsResource,
-    SettingsResource,
-    SlideEngineResource,
-    TissueSegmenterResource,
-)
-from resources.settings import as_plain
+from resources import PathsResource, SettingsResource, SlideEngineResource, TissueSegmenterResource
 
 
 @partitioned(
@@ -37,7 +28,6 @@ def epidermis_masks(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    compute: ComputeResource,
     tissue_segmenter: TissueSegmenterResource,
     engine: SlideEngineResource,
 ) -> Iterator[Event]:
@@ -45,20 +35,8 @@ def epidermis_masks(
 
     Files: `mask.npz` (`mask`, `crop_bbox`), `mask.ome.tif`, `tissue.geojson`, `figure.png`.
     """
-    from dermatome.skin.stages import make_mask
+    from dermatome.skin.mask_stage import MaskStage
 
     root = paths.data_root
-    on = compute.choose()
-    champion = tissue_segmenter.load(root, on)
-    in_force = settings.value.tissue
-
-    def inputs(slide: str) -> dict[str, str]:
-        return {
-            "slide_images": made_by(root, "slide_images", slide).data_version,
-            "tissue_champion": champion.record.data_version,
-        }
-
-    def make(slide: str, folder: Path) -> StageResult:
-        return make_mask(root, slide, folder, champion.weights, on, in_force)
-
-    yield from make_each(context, root, engine, inputs=inputs, make=make, settings=as_plain(in_force))
+    stage = MaskStage(root, tissue_segmenter.champion(root), settings.value.compute, settings.value.tissue)
+    yield from make_each(context, engine, stage)

@@ -1,13 +1,12 @@
 """`hpa_images`: a gene's HPA page, turned into one row for each image of the tissue."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import GENES
-from dermatome.stage_record import StageResult
+from dermatome.making import OneStep
 from resources import HpaResource, PathsResource, SettingsResource, SlideEngineResource
 
 
@@ -34,19 +33,13 @@ def hpa_images(
     from dermatome.hpa.stage import make_images
 
     root = paths.data_root
-    images = settings.value.images
+    images, hpa_settings = settings.value.images, settings.value.hpa
     client = hpa.client
-
-    def make(gene: str, folder: Path) -> StageResult:
-        return make_images(client, gene, root.hpa_page(gene), folder, images.tissue)
-
-    yield from make_each(
-        context,
+    stage = OneStep(
         root,
-        engine,
-        inputs=lambda gene: {},
-        make=make,
-        settings={"tissue": images.tissue, "base_url": settings.value.hpa.base_url},
+        "hpa_images",
+        settings={"tissue": images.tissue, "base_url": hpa_settings.base_url},
+        make=lambda gene, folder: make_images(client, gene, root.hpa_page(gene), folder, images.tissue),
         always=True,  # only asking tells whether the page has changed
-        at_once=settings.value.hpa.at_once,
     )
+    yield from make_each(context, engine, stage, at_once=hpa_settings.at_once)

@@ -8,6 +8,7 @@ import dagster as dg
 from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.hpa_images import hpa_images
+from dermatome.making import OneStep
 from dermatome.stage_record import StageResult
 from resources import HpaResource, PathsResource, SettingsResource, SlideEngineResource
 
@@ -40,20 +41,16 @@ def slide_images(
     images = settings.value.images
     client = hpa.client
 
-    def inputs(slide: str) -> dict[str, str]:
-        return {"hpa_images": read_source(root.source(slide)).identity}
-
     def make(slide: str, folder: Path) -> StageResult:
         source = read_source(root.source(slide))
         kept = root.folder("slide_images", slide)
         return acquire_slide(source, folder, kept, client, images.declared_mpp, images.max_side_px)
 
-    yield from make_each(
-        context,
+    stage = OneStep(
         root,
-        engine,
-        inputs=inputs,
-        make=make,
+        "slide_images",
         settings={"declared_mpp": images.declared_mpp, "max_side_px": images.max_side_px},
-        at_once=settings.value.hpa.at_once,
+        make=make,
+        inputs=lambda slide: {"hpa_images": read_source(root.source(slide)).identity},
     )
+    yield from make_each(context, engine, stage, at_once=settings.value.hpa.at_once)

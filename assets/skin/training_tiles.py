@@ -1,13 +1,12 @@
 """`training_tiles`: ROIs of an annotated slide, cut into image and mask pairs."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import ANNOTATED_SLIDES
-from dermatome.stage_record import StageResult
+from dermatome.making import OneStep
 from resources import PathsResource, SlideEngineResource
 
 
@@ -29,11 +28,11 @@ def training_tiles(
     from dermatome.skin.annotated import annotation_version, make_tiles
 
     root = paths.data_root
-
-    def inputs(slide: str) -> dict[str, str]:
-        return {"annotation": annotation_version(root.annotations / slide)}
-
-    def make(slide: str, folder: Path) -> StageResult:
-        return make_tiles(root.annotations / slide, folder)
-
-    yield from make_each(context, root, engine, inputs=inputs, make=make, settings={})
+    stage = OneStep(
+        root,
+        "training_tiles",
+        settings={},
+        make=lambda slide, folder: make_tiles(root.annotations / slide, folder),
+        inputs=lambda slide: {"annotation": annotation_version(root.annotations / slide)},
+    )
+    yield from make_each(context, engine, stage, at_once=1)

@@ -10,8 +10,9 @@ from assets.each import Event, make_each, partitioned
 from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import BadImage
 from dermatome.files import write_whole
+from dermatome.making import OneStep
 from dermatome.stage_record import Check, StageResult, made_by, read_record
-from resources import PathsResource, SlideEngineResource
+from resources import PathsResource, SettingsResource, SlideEngineResource
 
 KEYS = dg.DynamicPartitionsDefinition(name="keys")
 SETTINGS = {"threshold": 1}
@@ -34,7 +35,7 @@ def first(context: dg.AssetExecutionContext, paths: PathsResource, engine: Slide
         write_whole(folder / "data.txt", key.encode())
         return StageResult("made", f"version-{key}", {"n": 1}, checks=(Check("even", key != "k1", "said"),))
 
-    yield from make_each(context, root, engine, inputs=lambda key: {}, make=make, settings=SETTINGS)
+    yield from make_each(context, engine, OneStep(root, "first", SETTINGS, make), at_once=1)
 
 
 @partitioned(partitions_def=KEYS, deps=[first], partitions_a_run=9, group_name="g", kind="file", code_version="1")
@@ -45,14 +46,8 @@ def second(context: dg.AssetExecutionContext, paths: PathsResource, engine: Slid
     def make(key, folder):
         return StageResult("made", "same", {})
 
-    yield from make_each(
-        context,
-        root,
-        engine,
-        inputs=lambda key: {"first": made_by(root, "first", key).data_version},
-        make=make,
-        settings={},
-    )
+    stage = OneStep(root, "second", {}, make, lambda key: {"first": made_by(root, "first", key).data_version})
+    yield from make_each(context, engine, stage, at_once=1)
 
 
 @pytest.fixture
@@ -68,9 +63,10 @@ def instance():
 
 
 def run(root, instance, assets, start="k0", end="k4"):
+    engine = SlideEngineResource(settings=SettingsResource(path=str(root.settings)))
     defs = dg.Definitions(
         assets=[first, second],
-        resources={"paths": PathsResource(root=str(root.path)), "engine": SlideEngineResource()},
+        resources={"paths": PathsResource(root=str(root.path)), "engine": engine},
         executor=dg.in_process_executor,
     )
     tags = {"dagster/asset_partition_range_start": start, "dagster/asset_partition_range_end": end}
@@ -156,9 +152,10 @@ def stale(instance, asset, key):
 
     from orchestration.demo import _Loading
 
+    engine = SlideEngineResource(settings=SettingsResource(path="x"))
     graph = dg.Definitions(
         assets=[first, second],
-        resources={"paths": PathsResource(root="x"), "engine": SlideEngineResource()},
+        resources={"paths": PathsResource(root="x"), "engine": engine},
     ).resolve_asset_graph()
     return CachingStaleStatusResolver(instance, graph, _Loading(instance)).get_status(dg.AssetKey(asset), key).value
 

@@ -1,18 +1,23 @@
 """Settings, and the resources that act on them."""
 
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from dermatome import weights
 from dermatome.compute import Compute
 from dermatome.data_root import CHAMPION, DataRoot
+from dermatome.engine.local import LocalEngine
 from dermatome.errors import BadSetting, BadWeights, FetchFailed, MissingInput
 from dermatome.skin import cyto2
+from dermatome.skin.cell_network import TOY_WEIGHTS
 from dermatome.stage_record import StageRecord, write_record
 from orchestration.definitions import build_defs
-from resources import CellSegmenterResource, HpaResource, TissueSegmenterResource, hpa, segmenters
+from resources import CellSegmenterResource, HpaResource, SlideEngineResource, TissueSegmenterResource, hpa
 from resources.settings import Settings, SettingsResource, load_settings
 
 CPU = Compute("cpu", "fp32", 1, "CPU")
@@ -114,18 +119,17 @@ def test_the_champion_comes_with_the_record_its_weights_were_chosen_by(tmp_path,
     def load_weights(path):
         return SimpleNamespace(sha256=path.parent.name, network=SimpleNamespace(to=lambda device: None))
 
-    monkeypatch.setattr(segmenters, "load_weights", load_weights)
+    monkeypatch.setattr(weights, "load_weights", load_weights)
     resource = TissueSegmenterResource()
     with pytest.raises(MissingInput, match="no champion yet"):
-        resource.load(root, CPU)
+        resource.champion(root)
     for version in ("v1", "v2"):
         promote(root, version, sha256=version)
-        champion = resource.load(root, CPU)
-        assert champion.record.values["version"] == champion.weights.sha256 == version
-        assert resource.load(root, CPU).weights is champion.weights
+        champion = resource.champion(root)
+        assert champion.version == champion.load(CPU).sha256 == version
     promote(root, "v3", sha256="of another file")
     with pytest.raises(BadWeights, match="not those that were promoted"):
-        resource.load(root, CPU)
+        resource.champion(root).load(CPU)
 
 
 def test_cyto2_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
@@ -135,4 +139,53 @@ def test_cyto2_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(cyto2, "fetch_cyto2", offline)
     resource = CellSegmenterResource(settings=SettingsResource(path=str(tmp_path / "none.toml")))
     with pytest.raises(FetchFailed, match="models stays empty"):
-        resource.load(DataRoot(tmp_path), CPU)
+        resource.weights(DataRoot(tmp_path))
+
+
+def test_cell_weights_that_are_not_there_or_are_replaced_are_refused(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    settings = SettingsResource(path=str(written(tmp_path, f'cell_weights = "{path}"')))
+    resource = CellSegmenterResource(settings=settings)
+    with pytest.raises(BadWeights, match="no cell network weights"):
+        resource.weights(DataRoot(tmp_path))
+    path.write_bytes(TOY_WEIGHTS.read_bytes())
+    chosen = resource.weights(DataRoot(tmp_path))
+    assert chosen.load(CPU).sha256 == chosen.sha256
+    with pytest.raises(BadWeights, match="was replaced while the run went on"):
+        replace(chosen, sha256="another").load(CPU)
+
+
+def engine_of(tmp_path, text):
+    return SlideEngineResource(settings=SettingsResource(path=str(written(tmp_path, text))))._engine()
+
+
+def test_the_engine_follows_the_settings(tmp_path, monkeypatch):
+    phases = "phases = {readers = 3, group_px = 5}"
+    engine = engine_of(tmp_path, f"[engine]\nworkers = 2\n{phases}\n[compute]\nthreads = 6\ndevice = 'cpu'")
+    assert isinstance(engine, LocalEngine)
+    assert [(one.readers, one.group_px, one.threads, one.device_index) for one in engine.workers] == [
+        (3, 5, 3, None),
+        (3, 5, 3, None),
+    ]
+    monkeypatch.setattr("resources.slide_engine.count_gpus", lambda device: 4)
+    assert [one.device_index for one in engine_of(tmp_path, "").workers] == [0, 1, 2, 3]
+
+
+def test_an_engine_that_cannot_be_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    with pytest.raises(BadSetting, match="workers are -1"):
+        engine_of(tmp_path, "[engine]\nworkers = -1")
+    with pytest.raises(BadSetting, match="readers is 0"):
+        engine_of(tmp_path, "[engine.phases]\nreaders = 0")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BadSetting, match=r"dermatome\[ray\]"):
+        engine_of(tmp_path, "[engine]\nkind = 'ray'")
+
+
+def test_the_engine_decides_no_number(tmp_path):
+    def versions():
+        graph = build_defs(tmp_path).resolve_asset_graph()
+        return {key.to_user_string(): graph.get(key).code_version for key in graph.get_all_asset_keys()}
+
+    before = versions()
+    written(tmp_path, "[engine]\nworkers = 3\n[compute]\nthreads = 2")
+    assert versions() == before

@@ -1,0 +1,122 @@
+"""The stage `epidermis_layers`: the epidermal layers of a slide and the stains in them, file to file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome import figures, label_io
+from dermatome.data_root import DataRoot
+from dermatome.engine.work import Seat
+from dermatome.skin.layers import LayerOutcome, LayerSettings, LayersResult, measure_layers
+from dermatome.skin.stage_parts import (
+    CELLS_FILE,
+    CELLS_TABLE,
+    LAYERS_TABLE,
+    read_made_mask,
+    read_made_slide,
+    read_rows,
+    timed,
+    versions_of,
+    write_figure,
+    write_rows,
+)
+from dermatome.slide import Slide
+from dermatome.stage_record import StageResult, content_version, made_files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class _Input:
+    slide: Slide
+    mask: npt.NDArray[np.uint8]
+    instances: npt.NDArray[np.int32]
+    cells: pd.DataFrame
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    slide: Slide
+    mask: npt.NDArray[np.uint8]
+    result: LayersResult
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LayersStage:
+    """Makes `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`."""
+
+    root: DataRoot
+    layers: LayerSettings
+    asset: ClassVar[str] = "epidermis_layers"
+    always: ClassVar[bool] = False
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of the measurement."""
+        return asdict(self.layers)
+
+    def inputs(self, key: str) -> dict[str, str]:
+        """The image, the mask and the cells."""
+        return versions_of(self.root, key, "slide_images", "epidermis_masks", "cell_masks")
+
+    def open(self, seat: Seat) -> None:
+        """No network."""
+
+    def read(self, key: str) -> _Input:
+        """Decodes the image and what earlier stages found on it."""
+        seconds: dict[str, float] = {}
+        with timed(seconds, "decode"):
+            slide, mask = read_made_slide(self.root, key), read_made_mask(self.root, key)
+            with made_files(self.root, "cell_masks", key, CELLS_FILE, CELLS_TABLE) as (_, folder):
+                instances = label_io.load_instances(folder / CELLS_FILE)
+                cells = read_rows(folder / CELLS_TABLE)
+        return _Input(slide, mask, instances, cells, seconds)
+
+    def pixels(self, read: _Input) -> int:
+        """Of the image."""
+        return read.slide.size.area_px
+
+    def compute(self, reads: Sequence[_Input]) -> list[_Measured]:
+        """Cuts and measures the layers."""
+        found = []
+        for read in reads:
+            with timed(read.seconds, "measure"):
+                result = measure_layers(read.slide, read.mask, read.instances, read.cells, self.layers)
+            found.append(_Measured(read.slide, read.mask, result, read.seconds))
+        return found
+
+    def write(self, key: str, found: _Measured, folder: Path) -> StageResult:
+        """Writes tables, map and figure."""
+        slide, result, seconds = found.slide, found.result, dict(found.seconds)
+        with timed(seconds, "write"):
+            write_rows(folder / LAYERS_TABLE, key, result.layers)
+            write_rows(folder / "cell_layers.parquet", key, result.cell_layers)
+            write_rows(folder / "profile.parquet", key, result.profile)
+            label_io.write_ome_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, {}, name=key)
+        with timed(seconds, "figure"):
+            write_figure(folder, figures.layers_figure(slide, found.mask, result))
+        return StageResult(
+            outcome=result.outcome.value,
+            message="" if result.outcome is LayerOutcome.MEASURED else result.message,
+            data_version=content_version([result.layer_map.tobytes(), result.layers.to_csv().encode()]),
+            values={
+                "mpp": slide.mpp,
+                "mpp_source": slide.mpp_source.value,
+                "layers": len(result.layers),
+                "layer_um": result.layer_um,
+                "h_score": result.h_score,
+                "positive_share": result.positive_share,
+                "pattern": result.pattern.value if result.pattern is not None else None,
+                "detached_um2": result.detached_um2,
+            },
+            seconds=seconds,
+        )

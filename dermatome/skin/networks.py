@@ -1,0 +1,105 @@
+"""Which networks masks and cells are made with, as it is sent to workers, which load them for themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dermatome.data_root import WEIGHTS_FILE, DataRoot
+from dermatome.errors import BadWeights
+from dermatome.files import local_copy, sha256_file
+
+if TYPE_CHECKING:
+    from dermatome.compute import Compute
+    from dermatome.files import AnyPath
+    from dermatome.skin.cell_network import CellNetwork
+    from dermatome.weights import LoadedWeights
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The weights that masks are made with, as they were promoted.
+
+    Attributes:
+        root: the data root.
+        version: the training version they are of.
+        sha256: that they must have.
+        data_version: of `tissue_champion`.
+    """
+
+    root: DataRoot
+    version: str
+    sha256: str
+    data_version: str
+
+    def load(self, compute: Compute) -> LoadedWeights:
+        """The network on the device.
+
+        Raises:
+            BadWeights: the file is gone, damaged or not the one that was promoted.
+        """
+        from dermatome.weights import load_weights
+
+        with self.root.local("tissue_weights", self.version, WEIGHTS_FILE) as folder:
+            loaded = load_weights(folder / WEIGHTS_FILE)
+        if loaded.sha256 != self.sha256:
+            raise BadWeights(
+                f"The weights {self.version} are not those that were promoted (sha256 {loaded.sha256[:12]}… instead of "
+                f"{self.sha256[:12]}…): materialize tissue_champion to promote it as it is now."
+            )
+        loaded.network.to(compute.torch_device)
+        return loaded
+
+
+@dataclass(frozen=True)
+class CellWeights:
+    """The network that finds cells.
+
+    Attributes:
+        weights: ``cyto2``, ``toy`` or the path of a weights file.
+        models_folder: where the files of ``cyto2`` lie.
+        sha256: of the weights file.
+    """
+
+    weights: str
+    models_folder: AnyPath
+    sha256: str
+
+    @classmethod
+    def of(cls, weights: str, models_folder: AnyPath) -> CellWeights:
+        """The network of that name or path; ``cyto2`` is fetched into ``models_folder`` where it is not there.
+
+        Raises:
+            BadWeights: there is no such file.
+            FetchFailed: ``cyto2`` could not be fetched.
+        """
+        from dermatome.skin import cyto2
+        from dermatome.skin.cell_network import TOY_WEIGHTS
+
+        if weights == "cyto2":
+            return cls(weights, models_folder, sha256_file(cyto2.fetch_cyto2(models_folder) / cyto2.NETWORK_FILE))
+        path = TOY_WEIGHTS if weights == "toy" else Path(weights)
+        if not path.is_file():
+            raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
+        return cls(weights, models_folder, sha256_file(path))
+
+    def load(self, compute: Compute) -> CellNetwork:
+        """The network on the device.
+
+        Raises:
+            BadWeights: the file is missing, damaged, not a Cellpose network, or not the one of :attr:`sha256`.
+        """
+        from dermatome.skin.cell_network import load_cell_network
+
+        if self.weights == "cyto2":
+            with local_copy(self.models_folder) as folder:
+                network = load_cell_network(self.weights, compute, models_folder=folder)
+        else:
+            network = load_cell_network(self.weights, compute)
+        if network.sha256 != self.sha256:
+            raise BadWeights(
+                f"The cell network {self.weights!r} was replaced while the run went on (sha256 "
+                f"{network.sha256[:12]}… instead of {self.sha256[:12]}…): materialize cell_masks again."
+            )
+        return network

@@ -1,0 +1,105 @@
+"""What the per-slide stages share: names of files, reading what earlier stages left, writing figures and rows."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dermatome import label_io
+from dermatome.data_root import CHAMPION, PREVIEW_FILE, DataRoot
+from dermatome.files import write_whole
+from dermatome.panels import preview
+from dermatome.slide import Slide
+from dermatome.slide_source import open_slide
+from dermatome.stage_record import Check, made_by, made_files, read_record, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MASK_FILE = "mask.npz"
+CELLS_FILE = "cells.npz"
+CELLS_TABLE = "cells.parquet"
+LAYERS_TABLE = "layers.parquet"
+FIGURE_FILE = "figure.png"
+
+
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Notes the seconds of its block under ``phase``."""
+    started = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - started
+
+
+def versions_of(root: DataRoot, slide_id: str, *assets: str) -> dict[str, str]:
+    """The data version of what each of ``assets`` made for a slide.
+
+    Raises:
+        MissingInput: one has not made it.
+    """
+    return {asset: made_by(root, asset, slide_id).data_version for asset in assets}
+
+
+def read_made_slide(root: DataRoot, slide_id: str) -> Slide:
+    """The verified image of a slide.
+
+    Raises:
+        MissingInput: no image.
+        BadImage: the image is not the verified one.
+    """
+    with made_files(root, "slide_images", slide_id) as (record, folder):
+        return open_slide(folder, slide_id, dict(record.values))
+
+
+def read_made_mask(root: DataRoot, slide_id: str) -> npt.NDArray[np.uint8]:
+    """The tissue mask of a slide.
+
+    Raises:
+        MissingInput: no mask.
+    """
+    with made_files(root, "epidermis_masks", slide_id, MASK_FILE) as (_, folder):
+        mask, _ = label_io.load_mask(folder / MASK_FILE)
+    return mask
+
+
+def write_figure(folder: Path, figure: bytes) -> None:
+    """Writes a figure (PNG bytes) and its preview."""
+    write_whole(folder / FIGURE_FILE, figure)
+    write_whole(folder / PREVIEW_FILE, preview(figure))
+
+
+def write_rows(path: Path, slide_id: str, rows: pd.DataFrame) -> None:
+    """Writes a slide's rows with its id as their first column."""
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    names = pa.array([slide_id] * table.num_rows, pa.string())
+    write_table(path, table.add_column(0, "slide", names).replace_schema_metadata(None))
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """What :func:`write_rows` wrote, without the slide's id."""
+    import pandas as pd
+
+    return pd.read_parquet(io.BytesIO(path.read_bytes())).drop(columns="slide")
+
+
+def check_champion(root: DataRoot, slide_id: str) -> Check:
+    """Whether a slide's mask was made with the weights that are the champion now.
+
+    Raises:
+        MissingInput: the slide has no mask.
+    """
+    used = made_by(root, "epidermis_masks", slide_id).values["weights_sha256"]
+    champion = read_record(root.record("tissue_champion", CHAMPION))
+    passed = champion is not None and used == champion.values["weights_sha256"]
+    made_with = "the present champion's weights" if passed else "other weights than the present champion's"
+    return Check(
+        "mask_made_with_champion", passed, f"The mask was made with {made_with}.", {"weights_sha256": str(used)}
+    )
