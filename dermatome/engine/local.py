@@ -4,43 +4,27 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing import connection
 from typing import Any, TypeVar
 
 from dermatome.engine.pipeline import WRITERS_GRACE_S, Worker
-from dermatome.engine.process import Broken, Wants, serve
-from dermatome.engine.work import Finished, SlideWork, WorkerDied, WorkerOptions
+from dermatome.engine.pool import Died, Member, Message, Pool
+from dermatome.engine.process import serve
+from dermatome.engine.work import Finished, SlideWork, WorkerOptions
 from dermatome.errors import BadSetting
 
 Made = TypeVar("Made")
 
-_DEATHS_IN_A_ROW = 10
-"""So many workers that die one after another, with no slide finished in between, are no slide's fault."""
 
+@dataclass(kw_only=True)
+class _Process(Member):
+    """A worker process, and the pipe to it."""
 
-@dataclass
-class _Process:
-    """A worker process as the engine sees it.
-
-    Attributes:
-        seat: its place in the engine's list of workers.
-        in_flight: keys it was given and has not finished.
-        wants: it waits for a key.
-        asked: it has asked for a first one: it is up.
-        alone: it was given one key that was in flight when another worker died, and gets no other beside it.
-    """
-
-    seat: int
     process: Any
     pipe: Any
-    in_flight: set[str] = field(default_factory=set)
-    wants: bool = False
-    asked: bool = False
-    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,7 @@ class LocalEngine:
         if len(workers) == 1:
             yield from Worker(work, workers[0]).run(keys)
             return
-        pool = _Pool(work, workers, keys)
+        pool = _Processes(work, workers, keys)
         try:
             yield from pool.results()
         except BaseException:
@@ -75,119 +59,55 @@ class LocalEngine:
         pool.stop(cancel=False)
 
 
-class _Pool:
-    """Worker processes over one list of keys."""
+class _Processes(Pool[_Process]):
+    """Worker processes of this machine."""
+
+    worker_name = "worker process"
 
     def __init__(self, work: SlideWork[Any, Any, Any], workers: Sequence[WorkerOptions], keys: Sequence[str]) -> None:
+        super().__init__(len(workers), keys)
         self._work, self._options = work, workers
-        self._waiting = deque(keys)
-        self._suspects: deque[str] = deque()
-        self._processes: list[_Process] = []
-        self._deaths = [0] * len(workers)
 
-    def results(self) -> Iterator[Finished[Any]]:
-        for seat in range(len(self._options)):
-            self._start(seat)
-        while self._waiting or self._suspects or any(one.in_flight for one in self._processes):
-            self._feed()
-            for worker in self._ready():
-                yield from self._hear(worker)
-        for worker in self._processes:
-            _send(worker, None)
-
-    def stop(self, *, cancel: bool) -> None:
-        """Waits for all workers to end; where it is a cancelling, they only finish the files they are writing."""
-        for worker in self._processes:
-            if cancel:
-                worker.pipe.close()
-                worker.process.terminate()
-        until = time.monotonic() + WRITERS_GRACE_S + 2
-        for worker in self._processes:
-            worker.process.join(max(0.0, until - time.monotonic()))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            worker.pipe.close()
-        self._processes = []
-
-    def _start(self, seat: int) -> None:
+    def start(self, seat: int) -> _Process:
         context = multiprocessing.get_context("spawn")  # a forked process has locks of threads that it does not have
         ours, theirs = context.Pipe()
-        options = self._options[seat]
-        process = context.Process(target=serve, args=(theirs, self._work, options), name=f"slides-{seat}", daemon=True)
+        process = context.Process(
+            target=serve, args=(theirs, self._work, self._options[seat]), name=f"slides-{seat}", daemon=True
+        )
         process.start()
         theirs.close()
-        self._processes.append(_Process(seat, process, ours))
+        return _Process(seat=seat, process=process, pipe=ours)
 
-    def _ready(self) -> list[_Process]:
-        """Workers that said something or ended; waits for one."""
-        said = connection.wait([one.pipe for one in self._processes])
-        return [one for one in self._processes if one.pipe in said]
+    def heard(self, members: Sequence[_Process]) -> list[tuple[_Process, Message]]:
+        said = connection.wait([one.pipe for one in members])
+        return [(one, self._listen(one)) for one in members if one.pipe in said]
 
-    def _hear(self, worker: _Process) -> Iterator[Finished[Any]]:
+    def _listen(self, member: _Process) -> Message:
         try:
-            message = worker.pipe.recv()
+            message: Message = member.pipe.recv()
         except (EOFError, OSError):
-            yield from self._bury(worker)
-            return
-        if isinstance(message, Wants):
-            worker.wants = worker.asked = True
-        elif isinstance(message, Broken):
-            raise message.error
-        else:
-            worker.in_flight.remove(message.key)
-            worker.alone = False
-            self._deaths[worker.seat] = 0
-            yield message
+            member.process.join()
+            member.pipe.close()
+            return Died(_how_it_ended(member.process.exitcode))
+        return message
 
-    def _feed(self) -> None:
-        """Gives keys to workers that have room for them, the suspects first and each alone."""
-        for worker in sorted(self._processes, key=lambda one: len(one.in_flight)):
-            if not worker.wants or worker.alone:
-                continue
-            if self._suspects and not worker.in_flight:
-                worker.alone = True
-                self._give(worker, self._suspects.popleft())
-            elif self._waiting and not self._ahead(worker):
-                self._give(worker, self._waiting.popleft())
+    def tell(self, member: _Process, key: str | None) -> None:
+        with suppress(OSError):
+            member.pipe.send(key)
 
-    def _ahead(self, worker: _Process) -> bool:
-        """Whether it has so many more slides than another that these would wait for it alone at the end."""
-        others = [len(one.in_flight) for one in self._processes if (one.wants or not one.asked) and not one.alone]
-        return len(worker.in_flight) > min(others) + 2
-
-    def _give(self, worker: _Process, key: str) -> None:
-        worker.wants = False
-        worker.in_flight.add(key)
-        _send(worker, key)
-
-    def _bury(self, worker: _Process) -> Iterator[Finished[Any]]:
-        worker.process.join()
-        worker.pipe.close()
-        self._processes.remove(worker)
-        self._deaths[worker.seat] += 1
-        how = _how_it_ended(worker.process.exitcode)
-        if self._deaths[worker.seat] >= _DEATHS_IN_A_ROW:
-            raise WorkerDied(
-                f"{_DEATHS_IN_A_ROW} worker processes in a row {how} before they finished a slide: look for the cause "
-                "in the system's log, or set the engine's workers to 1."
-            )
-        if worker.alone:
-            (key,) = worker.in_flight
-            yield Finished(key, None, WorkerDied(
-                f"The worker process {how} while it worked on {key}, twice, the second time on that slide alone: it "
-                "may need more memory than there is; give the run more, or take the slide out."
-            ))  # fmt: skip
-        else:
-            self._suspects.extend(sorted(worker.in_flight))
-        if self._waiting or self._suspects or any(one.in_flight for one in self._processes):
-            self._start(worker.seat)
-
-
-def _send(worker: _Process, key: str | None) -> None:
-    # One that has just died cannot be told; that it died is heard next, and its keys get another try.
-    with suppress(OSError):
-        worker.pipe.send(key)
+    def stop(self, *, cancel: bool) -> None:
+        for member in self._members:
+            if cancel:
+                member.pipe.close()
+                member.process.terminate()
+        until = time.monotonic() + WRITERS_GRACE_S + 2
+        for member in self._members:
+            member.process.join(max(0.0, until - time.monotonic()))
+            if member.process.is_alive():
+                member.process.kill()
+                member.process.join()
+            member.pipe.close()
+        self._members = []
 
 
 def _how_it_ended(status: int | None) -> str:

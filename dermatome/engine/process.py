@@ -13,24 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from typing import Any
 
 from dermatome.engine.pipeline import WRITERS_GRACE_S, Worker
+from dermatome.engine.pool import Broken, Wants
 from dermatome.engine.work import Finished, SlideWork, Stopped, WorkerOptions, portable
-
-
-@dataclass(frozen=True)
-class Wants:
-    """The worker has room for another key."""
-
-
-@dataclass(frozen=True)
-class Broken:
-    """The worker cannot work at all."""
-
-    error: Exception
 
 
 def serve(pipe: Any, work: SlideWork[Any, Any, Any], options: WorkerOptions) -> None:

@@ -73,9 +73,9 @@ def test_a_slide_that_kills_its_worker_fails_alone_after_a_second_try(tmp_path):
 
 
 def test_workers_that_all_die_end_the_run_with_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("dermatome.engine.local._DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr("dermatome.engine.pool.DEATHS_IN_A_ROW", 3)
     (tmp_path / "dies").touch()
-    with pytest.raises(WorkerDied, match="3 worker processes in a row died with status 7"):
+    with pytest.raises(WorkerDied, match="3 times in a row a worker process died with status 7"):
         list(TWO.map(Naming(tmp_path), [f"k{n}" for n in range(40)]))
     assert not workers_of(os.getpid())
 
