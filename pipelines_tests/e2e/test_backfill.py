@@ -1,13 +1,17 @@
-"""Two hundred slides through the real daemon and web server, three of them bad."""
+"""Two hundred slides through the real daemon and web server, three of them bad; and one that a sensor finds."""
 
 import json
+import os
+import time
 
+import dagster as dg
 import pytest
 
 from dermatome.classes import StainingPattern
 from dermatome.data_root import DataRoot
 from dermatome.demo.server import ToyAtlas
 from dermatome.slide_source import SlideSource
+from dermatome.stage_record import read_record
 from dermatome.toy import toy_slide
 from orchestration.requests import register_slides
 from pipelines_tests.e2e.platform import Platform, counts
@@ -18,7 +22,7 @@ BAD = {17: "cut short", 101: "a web page", 188: "404"}
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def atlas():
     drawn = [toy_slide(seed, StainingPattern.WHOLE, size_px=160).jpeg() for seed in range(4)]
     with ToyAtlas() as server:
@@ -31,34 +35,59 @@ def atlas():
         yield server
 
 
-def test_three_bad_slides_of_200_fail_alone_and_are_retried_alone(tmp_path, atlas):
-    root = DataRoot(tmp_path / "data")
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, atlas):
+    """A data root, its platform, its instance."""
+    root = DataRoot(tmp_path_factory.mktemp("backfill") / "data")
     root.path.mkdir()
     root.settings.write_text(
         f'[hpa]\nbase_url = "{atlas.url}"\narchive_urls = []\nallowed_hosts = ["127.0.0.1"]\nretries = 1\n'
     )
+    with Platform(root.path) as platform, platform.instance() as instance:
+        yield root, platform, instance
+
+
+def test_three_bad_slides_of_200_fail_alone_and_are_retried_alone(running, atlas):
+    root, platform, instance = running
     slides = [f"700-{number}_A" for number in range(SLIDES)]
     bad = [slides[number] for number in BAD]
     sources = [SlideSource(s, "hpa", f"{atlas.url}/images/700/{s.removeprefix('700-')}.jpg") for s in slides]
-    with Platform(root.path) as platform, platform.instance() as instance:
-        assert register_slides(instance, root, sources) == slides
+    assert register_slides(instance, root, sources) == slides
 
-        first = platform.backfill(["slide_images"], slides)
-        assert counts(platform.finished(first)) == {"slide_images": (200, 197, 3)}
+    first = platform.backfill(["slide_images"], slides)
+    assert counts(platform.finished(first)) == {"slide_images": (200, 197, 3)}
 
-        reasons = failure_reasons(platform)
-        assert set(reasons) == set(bad)
-        assert "damaged or cut short" in reasons["700-17_A"]
-        assert "web page" in reasons["700-101_A"] or "HTML" in reasons["700-101_A"]
-        assert "404" in reasons["700-188_A"]
-        assert sorted(path.stem for path in root.path.glob("failures/slide_images/*")) == sorted(bad)
+    reasons = failure_reasons(platform)
+    assert set(reasons) == set(bad)
+    assert "damaged or cut short" in reasons["700-17_A"]
+    assert "web page" in reasons["700-101_A"] or "HTML" in reasons["700-101_A"]
+    assert "404" in reasons["700-188_A"]
+    assert sorted(path.stem for path in root.path.glob("failures/slide_images/*")) == sorted(bad)
 
-        atlas.images = dict(atlas.good)
-        atlas.requests.clear()
-        second = platform.retry_from_failure(first)
-        assert counts(platform.finished(second)) == {"slide_images": (3, 3, 0)}
-        assert {seen.path for seen in atlas.requests} == {f"/images/700/{number}_A.jpg" for number in BAD}
-        assert not list(root.path.glob("failures/slide_images/*"))
+    atlas.images = dict(atlas.good)
+    atlas.requests.clear()
+    second = platform.retry_from_failure(first)
+    assert counts(platform.finished(second)) == {"slide_images": (3, 3, 0)}
+    assert {seen.path for seen in atlas.requests} == {f"/images/700/{number}_A.jpg" for number in BAD}
+    assert not list(root.path.glob("failures/slide_images/*"))
+
+
+def test_an_image_put_into_the_inbox_is_materialized_by_the_sensor(running):
+    """Nothing is asked for: the daemon ticks the sensor, launches what it requests, and the slide is there."""
+    root, platform, instance = running
+    root.inbox.mkdir()
+    image = root.inbox / "mine.jpg"
+    image.write_bytes(toy_slide(7, size_px=160).jpeg())
+    # The sensor leaves alone what may still be being copied.
+    long_ago = time.time() - 60
+    os.utime(image, (long_ago, long_ago))
+    platform.turn_on("image_folder")
+    key = dg.AssetKey("slide_images")
+    platform.wait_for(lambda: "mine" in instance.get_materialized_partitions(key), "the slide of the inbox", 240)
+    record = read_record(root.record("slide_images", "mine"))
+    assert record is not None
+    assert record.values["location"] == str(image)
+    assert (root.folder("slide_images", "mine") / "image.jpg").read_bytes() == image.read_bytes()
 
 
 def failure_reasons(platform):
