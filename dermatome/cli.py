@@ -130,7 +130,8 @@ def cells_segment(
     threads: Threads = 0,
 ) -> None:
     """Write each image's cells: <stem>.npz (instances) and <stem>.parquet (one row for each cell)."""
-    from dermatome.label_io import load_mask, save_instances
+    from dermatome.cell_files import save_instances
+    from dermatome.label_io import load_mask
     from dermatome.skin.cell_network import load_cell_network
     from dermatome.skin.cells import CellSettings, segment_cells
 
@@ -162,9 +163,10 @@ def layers_measure(
     """Measure the epidermal layers of each image: layers.parquet (all images) and <stem>.png (profiles)."""
     import pandas as pd
 
+    from dermatome.cell_files import load_instances
     from dermatome.figures import layers_figure
     from dermatome.files import write_whole
-    from dermatome.label_io import load_instances, load_mask
+    from dermatome.label_io import load_mask
     from dermatome.skin.layers import LayerSettings, measure_layers
 
     settings = LayerSettings(layer_um=layer_um)

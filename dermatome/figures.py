@@ -21,9 +21,11 @@ from dermatome.overlay import (
     colour_labels,
     draw_borders,
     enlarge,
+    sample_labels,
     shrink_image,
     shrink_labels,
     tint,
+    tint_tissue,
     tinted,
 )
 from dermatome.panels import (
@@ -41,6 +43,7 @@ from dermatome.panels import (
 )
 from dermatome.panels import preview as preview
 from dermatome.skin.depth import bounding_box
+from dermatome.stain import Stain, separate_stains
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,28 +90,27 @@ def cells_figure(slide: Slide, tissue_mask: Mask, result: CellsResult) -> bytes:
     """Original, tissue, crop, epidermis, H, H equalised, cells and overlay of one slide: PNG bytes."""
     size = slide.size
     crop = result.crop or Box.whole(size)
-    nothing = np.zeros((crop.size.height_px, crop.size.width_px), np.float32)
-    found_h = nothing if result.h is None else result.h
-    found_equalised = nothing.astype(np.uint8) if result.h_equalised is None else result.h_equalised
     figure, axes = image_grid(8, size, 4, panel_in=2.9)
-    show(axes[0], shrink_image(slide.pixels, PANEL_PX), "a  Original", span=size, mpp=slide.mpp)
+    whole = shrink_image(slide.pixels, PANEL_PX)
+    show(axes[0], whole, "a  Original", span=size, mpp=slide.mpp)
     _frame(axes[0], crop)
-    show(axes[1], tinted(slide.pixels, tissue_mask, PANEL_PX), "b  Tissue", span=size, mpp=slide.mpp)
+    tissue = tint_tissue(whole, sample_labels(tissue_mask, Box.whole(size), PANEL_PX))
+    show(axes[1], tissue, "b  Tissue", span=size, mpp=slide.mpp)
     _frame(axes[1], crop)
-    pixels, mask = slide.pixels[crop.slices], tissue_mask[crop.slices]
-    instances = result.instances[crop.slices]
-    inside = mask == TissueClass.EPIDERMIS
-    show(axes[2], shrink_image(pixels, PANEL_PX), "c  Crop", span=crop.size, mpp=slide.mpp)
+    pixels = shrink_image(slide.pixels[crop.slices], PANEL_PX)
+    inside = sample_labels(tissue_mask, crop, PANEL_PX) == TissueClass.EPIDERMIS
+    show(axes[2], pixels, "c  Crop", span=crop.size, mpp=slide.mpp)
     alone = np.where(inside[..., None], pixels, np.uint8(255))
-    show(axes[3], shrink_image(alone, PANEL_PX), "d  Epidermis", span=crop.size, mpp=slide.mpp)
-    h = shrink_image(found_h, PANEL_PX)
-    top = float(np.percentile(found_h[inside], 99.5)) if inside.any() else 1.0
+    show(axes[3], alone, "d  Epidermis", span=crop.size, mpp=slide.mpp)
+    h = separate_stains(pixels, (Stain.HEMATOXYLIN,))[..., 0]
+    top = float(np.percentile(h[inside], 99.5)) if inside.any() else 1.0
     grey = {"cmap": "gray_r", "vmin": 0.0, "vmax": max(top, 1e-3)}
     show(axes[4], h, "e  Hematoxylin (dark = much)", span=crop.size, mpp=slide.mpp, **grey)
-    equalised = shrink_image(found_equalised, PANEL_PX)
+    equalised = np.zeros_like(inside, np.uint8) if result.h_equalised is None else result.h_equalised
     show(axes[5], equalised, "f  H equalised", span=crop.size, mpp=slide.mpp, cmap="gray", vmin=0, vmax=255)
     count = len(result.table)
-    cells = colour_labels(shrink_labels(instances, PANEL_PX), cell_colours(int(instances.max(initial=0))))
+    labels = sample_labels(result.instances, crop, PANEL_PX)
+    cells = colour_labels(labels, cell_colours(int(labels.max(initial=0))))
     show(axes[6], cells, f"g  Cells ({count:,})", span=crop.size, mpp=slide.mpp)
     detail = _busiest(result.table, crop, round(DETAIL_UM / slide.mpp))
     for part in axes[6:3:-1]:
@@ -225,16 +227,22 @@ def confusion_figure(matrix: npt.NDArray[Any], labels: Sequence[str] = TISSUE_LA
 
 
 def _busiest(cells: pd.DataFrame, crop: Box, side_px: int) -> Box:
-    """The square of ``side_px`` in the crop with the most cells, so that single outlines can be seen."""
+    """The square of about ``side_px`` in the crop with the most cells, so that single outlines can be seen."""
     height_px, width_px = min(side_px, crop.size.height_px), min(side_px, crop.size.width_px)
-    y, x = (cells[f"centroid_{axis}_px"].to_numpy(float) for axis in ("y", "x"))
-    best, most = (crop.top_px, crop.left_px), -1
-    for top in range(crop.top_px, crop.bottom_px - height_px + 1, max(1, height_px // 4)):
-        for left in range(crop.left_px, crop.right_px - width_px + 1, max(1, width_px // 4)):
-            count = int(((y >= top) & (y < top + height_px) & (x >= left) & (x < left + width_px)).sum())
-            if count > most:
-                best, most = (top, left), count
-    return Box(*best, best[0] + height_px, best[1] + width_px)
+    # Counted in quarters of the square, four of which each way make a place for it.
+    steps = (max(1, height_px // 4), max(1, width_px // 4))
+    places = tuple((side - part) // step + 1 for side, part, step in zip(
+        (crop.size.height_px, crop.size.width_px), (height_px, width_px), steps, strict=True
+    ))  # fmt: skip
+    bins = np.zeros([place + 4 for place in places], np.int64)
+    rows = ((cells["centroid_y_px"].to_numpy(float) - crop.top_px) // steps[0]).astype(int)
+    columns = ((cells["centroid_x_px"].to_numpy(float) - crop.left_px) // steps[1]).astype(int)
+    known = (rows >= 0) & (rows < bins.shape[0]) & (columns >= 0) & (columns < bins.shape[1])
+    np.add.at(bins, (rows[known], columns[known]), 1)
+    counts = sum(bins[y : y + places[0], x : x + places[1]] for y in range(4) for x in range(4))
+    row, column = np.unravel_index(int(np.argmax(counts)), places)
+    top, left = crop.top_px + int(row) * steps[0], crop.left_px + int(column) * steps[1]
+    return Box(top, left, top + height_px, left + width_px)
 
 
 def _frame(axes: Axes, box: Box) -> None:

@@ -1,4 +1,4 @@
-"""Masks, instance maps and outlines as files other programs open; the same input always gives the same bytes."""
+"""Masks and outlines as files other programs open; the same input always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -20,11 +20,7 @@ from dermatome.files import write_whole
 from dermatome.geometry import Box, Size
 from dermatome.npz import load_arrays, save_arrays
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 OME_TILE_PX = 512
-_CELL_COLOUR: Rgb = (0, 158, 115)
 _QUPATH_IDS = uuid.UUID("8b1d2a52-6f0e-5b1c-9c7e-0d3f5a4c1e77")
 """Namespace of the ids of outlines, fixed so that the same cell keeps its id."""
 
@@ -71,23 +67,6 @@ def load_mask(path: Path, *, size: Size | None = None) -> tuple[npt.NDArray[np.u
     return values.astype(np.uint8, copy=False), crop
 
 
-def save_instances(path: Path, instances: npt.NDArray[np.int32]) -> Path:
-    """Writes an instance map as ``.npz``: ``instances`` (H, W) int32, 0 background.
-
-    Raises:
-        StorageFailed: the disk is full or the folder not writable.
-    """
-    return save_arrays(path, {"instances": np.asarray(instances, np.int32)})
-
-
-def load_instances(path: Path, *, size: Size | None = None) -> npt.NDArray[np.int32]:
-    """Reads what :func:`save_instances` wrote: (H, W) int32; arguments and errors as :func:`load_mask`."""
-    values = load_arrays(path, "instances", "instance map", size)["instances"]
-    if values.size and not 0 <= values.min() <= values.max() <= np.iinfo(np.int32).max:
-        raise BadAnnotation(f"The instance map {path} holds numbers outside 0 to 2147483647: make it again.")
-    return values.astype(np.int32, copy=False)
-
-
 def write_ome_tiff(
     path: Path, labels: npt.NDArray[Any], mpp: float, classes: Mapping[int, tuple[str, Rgb]], *, name: str = ""
 ) -> Path:
@@ -108,24 +87,34 @@ def write_ome_tiff(
 
     if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16, np.int32):
         raise BadSetting(f"OME-TIFF labels are (H, W) uint8, uint16 or int32, not {labels.shape} {labels.dtype}.")
+    buffer = io.BytesIO()  # compressed labels are small, and tifffile takes no file without a name
+    with tifffile.TiffWriter(buffer, bigtiff=labels.nbytes >= 2**31) as writer:
+        writer.write(labels, **ome_options(path, labels, mpp, classes, name))
+    return write_whole(path, buffer.getvalue())
+
+
+def ome_options(
+    path: Path, labels: Any, mpp: float, classes: Mapping[int, tuple[str, Rgb]], name: str
+) -> dict[str, Any]:
+    """How tifffile writes ``labels``, which need a ``shape`` (H, W) and a ``dtype``, as :func:`write_ome_tiff` says.
+
+    Raises:
+        BadSetting: an mpp that the format does not have.
+    """
     if not (math.isfinite(mpp) and mpp > 0):
         raise BadSetting(f"The mpp for {path.name} is {mpp}: give microns per pixel above 0.")
     per_cm = 1e4 / mpp
-    buffer = io.BytesIO()  # compressed labels are small, and tifffile takes no file without a name
-    with tifffile.TiffWriter(buffer, bigtiff=labels.nbytes >= 2**31) as writer:
-        writer.write(
-            labels,
-            tile=(OME_TILE_PX, OME_TILE_PX),
-            compression="zlib",
-            photometric="minisblack",
-            description=_ome_xml(labels, mpp, classes, name or path.stem).encode("ascii", "xmlcharrefreplace"),
-            resolution=(per_cm, per_cm),
-            resolutionunit="CENTIMETER",
-            software=False,
-            metadata=None,
-            maxworkers=1,
-        )
-    return write_whole(path, buffer.getvalue())
+    return {
+        "tile": (OME_TILE_PX, OME_TILE_PX),
+        "compression": "zlib",
+        "photometric": "minisblack",
+        "description": _ome_xml(labels, mpp, classes, name or path.stem).encode("ascii", "xmlcharrefreplace"),
+        "resolution": (per_cm, per_cm),
+        "resolutionunit": "CENTIMETER",
+        "software": False,
+        "metadata": None,
+        "maxworkers": 1,
+    }
 
 
 def tissue_geojson(mask: npt.NDArray[np.uint8], *, mpp: float, slide: str) -> bytes:
@@ -147,46 +136,16 @@ def tissue_geojson(mask: npt.NDArray[np.uint8], *, mpp: float, slide: str) -> by
         area_px = int(np.count_nonzero(mask == number))
         measurements = {"area_px": area_px, "area_um2": round(area_px * mpp**2, 3), "pieces": len(parts)}
         kind = {"objectType": "annotation", "isLocked": True}
-        features.append(_feature(slide, tissue.label, parts, tissue.label, tissue.colour, kind, measurements))
-    return _collection(features)
-
-
-def cells_geojson(instances: npt.NDArray[np.int32], cells: pd.DataFrame, *, slide: str) -> bytes:
-    """Outlines of cells as QuPath detections with the numbers of their row as measurements.
-
-    Args:
-        instances: (H, W) int32, 0 background.
-        cells: a row for each cell, with ``cell_id``; its other numbers become measurements, nulls are left out.
-        slide: its name; ids of the detections are made from it.
-    """
-    from dermatome.outlines import trace_polygons
-
-    numeric = cells.select_dtypes("number")
-    rows = {int(row["cell_id"]): row for row in numeric.to_dict("records")}
-    by_cell: dict[int, list[list[list[list[int]]]]] = {}
-    for polygon in trace_polygons(instances):
-        by_cell.setdefault(polygon.label, []).append(polygon.rings)
-    features = []
-    for number, parts in sorted(by_cell.items()):
-        known = ((key, float(value)) for key, value in rows.get(number, {}).items() if _is_number(value))
-        measurements = {str(key): int(value) if value.is_integer() else round(value, 6) for key, value in known}
-        kind = {"objectType": "detection"}
-        features.append(_feature(slide, f"cell {number}", parts, "cell", _CELL_COLOUR, kind, measurements))
+        features.append(feature(slide, tissue.label, parts, tissue.label, tissue.colour, kind, measurements))
     return _collection(features)
 
 
 def write_geojson(path: Path, data: bytes) -> Path:
-    """Writes the outlines of :func:`tissue_geojson` or :func:`cells_geojson` whole; errors as of any file."""
+    """Writes the outlines of :func:`tissue_geojson` whole; errors as of any file."""
     return write_whole(path, data)
 
 
-def _is_number(value: Any) -> bool:
-    import pandas as pd
-
-    return not pd.isna(value) and math.isfinite(value)
-
-
-def _feature(
+def feature(
     slide: str,
     name: str,
     parts: list[list[list[list[int]]]],
@@ -195,6 +154,7 @@ def _feature(
     kind: dict[str, Any],
     measurements: Mapping[str, float],
 ) -> dict[str, Any]:
+    """One GeoJSON feature as QuPath reads it, its id made from the slide and its name."""
     single = len(parts) == 1
     return {
         "type": "Feature",

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import Rgb, TissueClass
-from dermatome.geometry import Size
+from dermatome.geometry import Box, Size
 from dermatome.slide import RgbImage
 
 TISSUE_COLOURS: tuple[Rgb, ...] = tuple(c.colour for c in TissueClass)
 OUTLINE: Rgb = (0, 255, 255)
 """Neither hematoxylin nor DAB nor eosin comes near cyan, so that outlines in it stand out on any of them."""
+
+
+_SAMPLED_ROWS = 512
 
 
 def shrink_image(pixels: npt.NDArray[Any], max_side_px: int) -> npt.NDArray[Any]:
@@ -28,11 +31,20 @@ def shrink_image(pixels: npt.NDArray[Any], max_side_px: int) -> npt.NDArray[Any]
 
 def shrink_labels(labels: npt.NDArray[Any], max_side_px: int) -> npt.NDArray[Any]:
     """Labels (H, W) of at most ``max_side_px`` a side: the nearest pixel's, aspect kept, never enlarged."""
-    size = fitting(Size(*labels.shape), max_side_px)
-    rows = ((np.arange(size.height_px) + 0.5) * labels.shape[0] / size.height_px).astype(np.intp)
-    columns = ((np.arange(size.width_px) + 0.5) * labels.shape[1] / size.width_px).astype(np.intp)
-    shrunk: npt.NDArray[Any] = labels[rows[:, None], columns]
-    return shrunk
+    return sample_labels(labels, Box.whole(Size(*labels.shape)), max_side_px)
+
+
+def sample_labels(labels: Any, box: Box, max_side_px: int) -> npt.NDArray[Any]:
+    """The labels in ``box`` like :func:`shrink_labels`, of an array or what is read like one, in bands of rows."""
+    size = fitting(box.size, max_side_px)
+    rows = box.top_px + ((np.arange(size.height_px) + 0.5) * box.size.height_px / size.height_px).astype(np.intp)
+    columns = ((np.arange(size.width_px) + 0.5) * box.size.width_px / size.width_px).astype(np.intp)
+    parts = []
+    for some in np.array_split(rows, max(1, box.size.height_px // _SAMPLED_ROWS)):
+        if some.size:
+            band = labels[some[0] : some[-1] + 1, box.left_px : box.right_px]
+            parts.append(band[(some - some[0])[:, None], columns])
+    return np.concatenate(parts)
 
 
 def fitting(size: Size, max_side_px: int) -> Size:
@@ -102,6 +114,10 @@ def enlarge(pixels: RgbImage, labels: npt.NDArray[Any], side_px: int) -> tuple[R
 
 def tinted(image: RgbImage, mask: npt.NDArray[np.uint8], max_side_px: int = 2048, opacity: float = 0.5) -> RgbImage:
     """The slide with its tissue classes tinted and their borders drawn, at most ``max_side_px`` a side."""
-    small, labels = shrink_image(image, max_side_px), shrink_labels(mask, max_side_px)
+    return tint_tissue(shrink_image(image, max_side_px), shrink_labels(mask, max_side_px), opacity)
+
+
+def tint_tissue(image: RgbImage, labels: npt.NDArray[Any], opacity: float = 0.5) -> RgbImage:
+    """An image with its tissue classes, of the same size, tinted and their borders drawn."""
     width_px = max(1, round(max(labels.shape) / 900))
-    return draw_borders(tint(small, labels, TISSUE_COLOURS, opacity), labels, (30, 30, 30), width_px=width_px)
+    return draw_borders(tint(image, labels, TISSUE_COLOURS, opacity), labels, (30, 30, 30), width_px=width_px)

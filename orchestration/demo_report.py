@@ -113,7 +113,8 @@ def _add_row(
 
 
 def _agreement(root: DataRoot, slide: DemoSlide) -> dict[str, float]:
-    from dermatome.label_io import load_instances, load_mask
+    from dermatome.cell_files import load_instances
+    from dermatome.label_io import load_mask
     from dermatome.scores import class_scores, confusion_matrix
     from dermatome.scores_instances import f1_at_iou
 

@@ -17,7 +17,7 @@ from resources import CellSegmenterResource, PathsResource, SettingsResource, Sl
     partitions_a_run=100,
     group_name="inference",
     kind="pytorch",
-    code_version="1",
+    code_version="2",
     pool="gpu",
     checks={
         "cell_density": "As many cells per mm² of epidermis as skin has.",

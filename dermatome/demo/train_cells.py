@@ -19,8 +19,8 @@ from dermatome import __version__
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.compute import Compute, choose_compute
 from dermatome.scores_instances import f1_at_iou
-from dermatome.skin.cell_image import PREPARATION, prepare_cell_image
-from dermatome.skin.cell_network import CellCard, CellNetwork, build_cpnet, save_cell_network
+from dermatome.skin.cell_image import PREPARATION, cell_image_of
+from dermatome.skin.cell_network import CellCard, CellNetwork, build_cpnet, cell_runner, save_cell_network
 from dermatome.skin.cells import segment_cells
 from dermatome.slide import decode_rgb
 from dermatome.toy import ToySlide, toy_slide
@@ -62,17 +62,14 @@ def training_pair(toy: ToySlide, jpeg_quality: int) -> tuple[npt.NDArray[np.floa
 
     pixels, _ = decode_rgb(toy.jpeg(jpeg_quality), toy.slide.name)
     epidermis = toy.mask == TissueClass.EPIDERMIS
-    rows, columns = np.nonzero(epidermis)
-    margin = round(MARGIN_UM / toy.slide.mpp)
-    box = (
-        slice(max(0, rows.min() - margin), rows.max() + margin + 1),
-        slice(max(0, columns.min() - margin), columns.max() + margin + 1),
-    )
-    image = prepare_cell_image(pixels[box], epidermis[box], toy.slide.mpp, MARGIN_UM)
+    image = cell_image_of(pixels, epidermis, toy.slide.mpp, MARGIN_UM)
+    crop = image.region
+    assert crop is not None
+    near, shown = image.near(crop), image.network_input(crop)
     dermal = np.where(toy.dermal_nuclei > 0, toy.dermal_nuclei + toy.instances.max(), 0)
-    labels = np.where(toy.instances > 0, toy.instances, dermal)[box] * image.near
+    labels = np.where(toy.instances > 0, toy.instances, dermal)[crop.slices] * near
     flows: npt.NDArray[np.float32] = labels_to_flows([labels.astype(np.int32)], device=torch.device("cpu"))[0]
-    return np.stack([image.network_input, np.zeros_like(image.network_input)]), flows.astype(np.float32)
+    return np.stack([shown, np.zeros_like(shown)]), flows.astype(np.float32)
 
 
 def train(settings: CellTraining, compute: Compute, say: Any = print) -> tuple[Any, dict[str, float]]:
@@ -136,12 +133,13 @@ def train(settings: CellTraining, compute: Compute, say: Any = print) -> tuple[A
 
 def evaluate(model: Any, settings: CellTraining, compute: Compute, per_pattern: int = 2) -> dict[str, float]:
     """F1 of nuclei at IoU 0.5 on fresh toys, as segmentation finds them within the true epidermis: mean and worst."""
-    network = CellNetwork("in training", "", DIAMETER_PX, DIAMETER_PX * MPP, model.eval(), compute)
+    runner = cell_runner(model.eval(), compute, backend="torch")
+    network = CellNetwork("in training", "", DIAMETER_PX, DIAMETER_PX * MPP, runner, compute)
     scores = []
     for k in range(4 * per_pattern):
         toy = toy_slide(1_000_000 * (settings.seed + 1) - 1 - k, list(StainingPattern)[k % 4], mpp=MPP)
         slide = replace(toy.slide, pixels=decode_rgb(toy.jpeg(), toy.slide.name)[0])
-        scores.append(f1_at_iou(toy.instances, segment_cells(slide, toy.mask, network).instances) or 0.0)
+        scores.append(f1_at_iou(toy.instances, segment_cells(slide, toy.mask, network).instances.whole()) or 0.0)
     return {"f1_at_iou_0.5": float(np.mean(scores)), "f1_at_iou_0.5_worst_slide": min(scores)}
 
 

@@ -1,128 +1,163 @@
-"""A Cellpose network over a region of any size, and its flows turned into cells over the whole region at once."""
+"""A Cellpose network over a region of any size, in overlapping tiles of one grid, blended as they come."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.errors import BadSetting
-from dermatome.skin.cell_network import CellNetwork
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from dermatome.geometry import Box
+from dermatome.patchwork import Patchwork
+from dermatome.scaling import Scaling
+from dermatome.skin.cell_image import CellImage
+from dermatome.skin.cell_network import TILE_PX, CellNetwork
 
 Floats = npt.NDArray[np.float32]
+Place = tuple[int, int]
 
-TILE_PX = 224  # what Cellpose's networks are trained and run at
 _EMPTY_LOGIT = -20.0
 _PAD_TO_PX = 16
+_PATCH_PX = 256
 
 
-@dataclass(frozen=True)
-class Flows:
-    """What a network says of a region.
-
-    Attributes:
-        flow: (2, H, W) float32, down and right, towards the middle of a cell, five times a unit vector at most.
-        cell_logits: (H, W) float32, above 0 inside cells.
-        style: (S,) float32, the region's style, of length 1.
-        seam_rows_px: rows in the middle of two tiles' overlap.
-        seam_columns_px: columns likewise.
-    """
-
-    flow: Floats
-    cell_logits: Floats
-    style: Floats
-    seam_rows_px: tuple[float, ...]
-    seam_columns_px: tuple[float, ...]
-
-
-def network_flows(
-    network: CellNetwork,
-    image: Floats,
-    near: npt.NDArray[np.bool_],
-    diameter_px: float,
-    *,
-    batch: int = 8,
-    tile_overlap: float = 0.2,
-    on_tile: Callable[[int, int], None] | None = None,
-) -> Flows:
-    """Runs the network over a region in overlapping tiles and blends them with Cellpose's taper.
+class CellFlows:
+    """What a network says of a region, from above downwards: :meth:`run` runs it, :meth:`read` gives what is done.
 
     The region is scaled so that cells measure what the network was trained on, and flows are scaled back, so that
-    dynamics run at full resolution (Cellpose's ``resample``). Tiles without a pixel of ``near`` are not run.
+    dynamics run at full resolution (Cellpose's ``resample``). Tiles lie on one grid for the whole region and are
+    blended with Cellpose's taper; tiles without a pixel near the epidermis are not run. Held are the tiles between the
+    rows that are still asked for and those being run.
 
-    Args:
-        network: from :func:`dermatome.skin.cell_network.load_cell_network`.
-        image: (H, W) float32, about 0 to 1.
-        near: (H, W) bool, where cells may be.
-        diameter_px: of the cells in ``image``.
-        batch: tiles at once.
-        tile_overlap: share of a tile, 0.05 to 0.5; Cellpose's meaning (tiles are counted as if a side grew by twice
-            that share).
-        on_tile: told tiles done and tiles in all.
-
-    Raises:
-        BadSetting: cells of this diameter would have to be scaled by more than 10.
+    Attributes:
+        seam_rows_px: rows of the slide in the middle of two tiles' overlap.
+        seam_columns_px: columns likewise.
+        tiles: how many were run.
+        style_sum: (S,) float64, the sum of their styles; None where none was.
     """
-    import torch
-    from cellpose.transforms import _taper_mask
 
-    scale = network.diameter_px / diameter_px if diameter_px > 0 else 0.0
-    if not 0.1 <= scale <= 10:
-        raise BadSetting(
-            f"A cell diameter of {diameter_px:.1f} px cannot be scaled to the network's {network.diameter_px:.1f} px: "
-            "check the diameter and the mpp."
+    def __init__(
+        self,
+        network: CellNetwork,
+        image: CellImage,
+        region: Box,
+        diameter_px: float,
+        *,
+        batch: int = 8,
+        tile_overlap: float = 0.2,
+        on_tile: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Lays the grid.
+
+        Args:
+            network: from :func:`dermatome.skin.cell_network.load_cell_network`.
+            image: of the slide.
+            region: the part of the slide to look at.
+            diameter_px: of the cells in it.
+            batch: tiles at once.
+            tile_overlap: share of a tile, 0.05 to 0.5; Cellpose's meaning (tiles are counted as if a side grew by
+                twice that share).
+            on_tile: told tiles done and tiles in all.
+
+        Raises:
+            BadSetting: cells of this diameter would have to be scaled by more than 10.
+        """
+        scale = network.diameter_px / diameter_px if diameter_px > 0 else 0.0
+        if not 0.1 <= scale <= 10:
+            raise BadSetting(
+                f"A cell diameter of {diameter_px:.1f} px cannot be scaled to the network's {network.diameter_px:.1f} "
+                "px: check the diameter and the mpp."
+            )
+        self._network, self._image, self._region = network, image, region
+        self._batch, self._on_tile = batch, on_tile
+        full = (region.size.height_px, region.size.width_px)
+        self._rows, self._columns = (Scaling(side, max(1, round(side * scale))) for side in full)
+        # Zeros around, as Cellpose pads: a multiple of 16 for its three halvings, and 8 px so that no cell meets the
+        # edge. A small region is padded to a whole tile.
+        starts = [
+            _starts(max(TILE_PX, -(-axis.target_px // _PAD_TO_PX) * _PAD_TO_PX + _PAD_TO_PX), tile_overlap)
+            for axis in (self._rows, self._columns)
+        ]
+        self._starts = [[start - _PAD_TO_PX // 2 for start in along] for along in starts]
+        self._blended = Patchwork(_PATCH_PX, np.float32, channels=4)  # three outputs and their weight
+        self.style_sum: npt.NDArray[np.float64] | None = None
+        self.tiles = 0
+        self.seam_rows_px, self.seam_columns_px = (
+            tuple((b + (a + TILE_PX - b) / 2) / scale + first for a, b in pairwise(at))
+            for at, first in zip(self._starts, (region.top_px, region.left_px), strict=True)
         )
-    height, width = image.shape
-    rows, columns = (max(1, round(side * scale)) for side in (height, width))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = image if scale == 1 else cv2.resize(image, (columns, rows), interpolation=how)
-    seen = near if scale == 1 else cv2.resize(near.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_AREA) > 0
-    # Zeros around, as Cellpose pads: a multiple of 16 for its three halvings, and 8 px so that no cell meets the edge.
-    half, grown = _PAD_TO_PX // 2, [-(-side // _PAD_TO_PX) * _PAD_TO_PX + _PAD_TO_PX for side in (rows, columns)]
-    pads = ((half, grown[0] - rows - half), (half, grown[1] - columns - half))
-    small, seen = np.pad(small, pads), np.pad(seen, pads)
-    tile = tuple(min(TILE_PX, side) for side in grown)
-    starts = [_starts(side, tile_overlap) for side in grown]
-    places = [(y, x) for y in starts[0] for x in starts[1] if seen[y : y + tile[0], x : x + tile[1]].any()]
 
-    total, weight = np.zeros((3, *grown), dtype=np.float32), np.zeros(tuple(grown), dtype=np.float32)
-    taper = _taper_mask(ly=tile[0], lx=tile[1]).astype(np.float32)
-    style: npt.NDArray[np.float64] | None = None
-    device = network.compute.torch_device
-    for first in range(0, len(places), batch):
-        chosen = places[first : first + batch]
-        stack = np.zeros((len(chosen), 2, *tile), dtype=np.float32)
-        for k, (y, x) in enumerate(chosen):
-            stack[k, 0] = small[y : y + tile[0], x : x + tile[1]]
-        tensor = torch.from_numpy(stack).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), network.compute.autocast():
-            out, styles = network.model(tensor)[:2]
-        outputs, batch_style = out.float().cpu().numpy(), styles.double().cpu().numpy().sum(axis=0)
-        style = batch_style if style is None else style + batch_style
-        for output, (y, x) in zip(outputs, chosen, strict=True):
-            total[:, y : y + tile[0], x : x + tile[1]] += output * taper
-            weight[y : y + tile[0], x : x + tile[1]] += taper
-        if on_tile is not None:
-            on_tile(min(first + batch, len(places)), len(places))
-    run = weight > 0
-    np.divide(total, weight, out=total, where=run)
-    total[2][~run] = _EMPTY_LOGIT
-    inner = total[:, half : half + rows, half : half + columns]
-    if scale != 1:
-        inner = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in inner])
-    style = np.zeros(1) if style is None else style / max(float(np.linalg.norm(style)), 1e-12)
-    seams = [
-        tuple((b + (a + size - b) / 2 - half) / scale for a, b in pairwise(at))
-        for at, size in zip(starts, tile, strict=True)
-    ]
-    return Flows(np.ascontiguousarray(inner[:2]), inner[2], style.astype(np.float32), seams[0], seams[1])
+    def run(self) -> Iterator[int]:
+        """Runs the network; yields up to which row of the slide flows can be read, ever lower, then the last."""
+        places = [(y, x) for y in self._starts[0] for x in self._starts[1] if self._image.may_be_near(self._seen(y, x))]
+        position = {place: number for number, place in enumerate(places)}
+        taper = _taper()
+        for chosen, (outputs, styles) in self._network.runner.stream(self._batches(places)):
+            total = styles.sum(axis=0, dtype=np.float64)
+            self.style_sum = total if self.style_sum is None else self.style_sum + total
+            for output, (y, x) in zip(outputs, chosen, strict=True):
+                box = Box(y, x, y + TILE_PX, x + TILE_PX)
+                self._blended.add(box, np.concatenate([output * taper, taper[None]]))
+            self.tiles += len(chosen)
+            done = position[chosen[-1]] + 1
+            if self._on_tile is not None:
+                self._on_tile(done, len(places))
+            if done < len(places):  # no later tile changes the rows above the next one
+                yield self._region.top_px + self._rows.known_until(places[done][0])
+        yield self._region.bottom_px
+
+    def read(self, box: Box) -> tuple[Floats, Floats]:
+        """The flows in a box of the region: (2, h, w) down and right, five times a unit vector at most, and (h, w)
+        logits above 0 inside cells; where the network was not run, flows of 0 and a very low logit.
+        """
+        rows = self._rows.taps(box.top_px - self._region.top_px, box.bottom_px - self._region.top_px)
+        columns = self._columns.taps(box.left_px - self._region.left_px, box.right_px - self._region.left_px)
+        held = np.asarray(self._blended.read(Box(rows.first, columns.first, rows.last, columns.last)), np.float32)
+        weight = held[3]
+        run = weight > 0
+        values = np.divide(held[:3], weight, out=np.zeros_like(held[:3]), where=run)
+        values[2][~run] = _EMPTY_LOGIT
+        scaled = columns.apply(rows.apply(values, 1), 2)
+        return scaled[:2], scaled[2]
+
+    def forget_above(self, row_px: int) -> None:
+        """Lets go of what :meth:`read` needs for rows above ``row_px`` only."""
+        row = min(max(row_px, self._region.top_px), self._region.bottom_px - 1) - self._region.top_px
+        self._blended.forget_above(self._rows.taps(row, row + 1).first)
+
+    def _batches(self, places: list[Place]) -> Iterable[tuple[list[Place], Floats]]:
+        chosen: list[Place] = []
+        stack = np.zeros((self._batch, 2, TILE_PX, TILE_PX), dtype=np.float32)
+        for y, x in places:
+            box = self._seen(y, x)
+            self._image.forget_above(box.top_px)
+            if not self._image.near(box).any():
+                continue
+            stack[len(chosen), 0] = self._tile(box, y, x)
+            chosen.append((y, x))
+            if len(chosen) == self._batch:
+                yield chosen, stack
+                chosen, stack = [], np.zeros_like(stack)
+        if chosen:
+            yield chosen, stack[: len(chosen)]
+
+    def _seen(self, y: int, x: int) -> Box:
+        """The pixels of the slide that a tile is made of."""
+        (top, bottom), (left, right) = self._rows.sources(y, y + TILE_PX), self._columns.sources(x, x + TILE_PX)
+        first = self._region
+        return Box(first.top_px + top, first.left_px + left, first.top_px + bottom, first.left_px + right)
+
+    def _tile(self, box: Box, y: int, x: int) -> Floats:
+        values = self._image.network_input(box)
+        if self._rows.same and self._columns.same:
+            tile = np.zeros((TILE_PX, TILE_PX), dtype=np.float32)
+            top, left = max(0, -y), max(0, -x)
+            tile[top : top + values.shape[0], left : left + values.shape[1]] = values
+            return tile
+        tall = self._rows.weights(y, y + TILE_PX) @ values
+        return np.asarray(tall @ self._columns.weights(x, x + TILE_PX).T, dtype=np.float32)
 
 
 def _starts(side_px: int, tile_overlap: float) -> list[int]:
@@ -134,46 +169,7 @@ def _starts(side_px: int, tile_overlap: float) -> list[int]:
     return [int(start) for start in np.linspace(0, side_px - TILE_PX, count)]
 
 
-def flows_to_cells(
-    network: CellNetwork,
-    flows: Flows,
-    diameter_px: float,
-    *,
-    flow_threshold: float,
-    cellprob_threshold: float,
-    min_area_px: int,
-) -> npt.NDArray[np.int32]:
-    """Follows the flows to the cells they lead to, with Cellpose's dynamics over the whole region: no seams.
+def _taper() -> Floats:
+    from cellpose.transforms import _taper_mask
 
-    Args:
-        network: whose flows they are; says the scale and the device.
-        flows: of the region.
-        diameter_px: the diameter the flows were made for.
-        flow_threshold: cells whose flows differ more than this from those of their shape are dropped; 0 keeps all.
-        cellprob_threshold: logit above which a pixel belongs to a cell.
-        min_area_px: smaller cells are dropped; holes are filled.
-
-    Returns:
-        (H, W) int32, 0 or the cell's number.
-    """
-    import torch
-    from cellpose.dynamics import compute_masks
-
-    # Cellpose takes 200 steps at the network's scale; at full resolution a cell is crossed in as many more.
-    steps = max(20, round(200 * diameter_px / network.diameter_px))
-    # Said aloud, since torch warns where nobody has chosen; Cellpose clamps its points itself.
-    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
-        labels = compute_masks(
-            flows.flow,
-            flows.cell_logits,
-            p=None,
-            niter=steps,
-            cellprob_threshold=cellprob_threshold,
-            flow_threshold=flow_threshold,
-            interp=True,
-            do_3D=False,
-            min_size=min_area_px,
-            max_size_fraction=1.0,
-            device=network.compute.torch_device,
-        )
-    return np.asarray(labels, dtype=np.int32)
+    return np.asarray(_taper_mask(ly=TILE_PX, lx=TILE_PX), dtype=np.float32)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dermatome.compute import Compute
 from dermatome.errors import BadWeights, DermatomeError
 from dermatome.files import sha256_bytes, sha256_file, write_whole
+from dermatome.runner import Backend, Runner, prepare_runner
 from dermatome.skin.cell_image import PREPARATION
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CYTO2_NBASE = (2, 32, 64, 128, 256)
 CYTO2_DIAMETER_PX = 30.0
+TILE_PX = 224  # what Cellpose's networks are trained and run at
 CARD_FORMAT = "dermatome-cellpose-1"
 TOY_WEIGHTS = Path(__file__).parents[1] / "demo" / "cells_toy.safetensors"
 
@@ -88,7 +90,8 @@ class CellNetwork:
         sha256: of the whole weights file.
         diameter_px: what objects are scaled to before the network sees them.
         diameter_um: what objects measure by default; None where the network has no size of its own.
-        model: Cellpose's ``CPnet``, in evaluation mode, on the device.
+        runner: runs it on (N, 2, 224, 224) float32; gives flows down and right and cell logits (N, 3, 224, 224), and
+            styles (N, S).
         compute: where and how it runs.
         size_model: its size estimate, if it has one.
     """
@@ -97,7 +100,7 @@ class CellNetwork:
     sha256: str
     diameter_px: float
     diameter_um: float | None
-    model: torch.nn.Module
+    runner: Runner
     compute: Compute
     size_model: SizeModel | None = None
 
@@ -107,11 +110,20 @@ def build_cpnet(nbase: tuple[int, ...], diameter_px: float) -> torch.nn.Module:
 
     Its MKL-DNN flag stays off: it converts the layers one way for good, and is slower than channels-last.
     """
+    import torch
     from cellpose.resnet_torch import CPnet
+
+    class MeanStyle(torch.nn.Module):
+        """The same as Cellpose's, without a pooling window that OpenVINO cannot take from the image's size."""
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            style = features.mean(dim=(2, 3))
+            return style / torch.sum(style**2, dim=1, keepdim=True) ** 0.5
 
     network: torch.nn.Module = CPnet(
         nbase=list(nbase), nout=3, sz=3, mkldnn=False, conv_3D=False, max_pool=True, diam_mean=diameter_px
     )
+    network.make_style = MeanStyle()
     return network
 
 
@@ -139,7 +151,13 @@ def save_cell_network(path: Path, model: torch.nn.Module, card: CellCard) -> str
 
 
 def load_cell_network(
-    weights: Path | str, compute: Compute, *, models_folder: Path | None = None, fetch_missing: bool = False
+    weights: Path | str,
+    compute: Compute,
+    *,
+    models_folder: Path | None = None,
+    fetch_missing: bool = False,
+    backend: Backend = "auto",
+    remembered: Path | None = None,
 ) -> CellNetwork:
     """Loads a network from a file of :func:`save_cell_network`, or Cellpose's ``cyto2`` from a folder of its files.
 
@@ -149,6 +167,8 @@ def load_cell_network(
         models_folder: where ``cyto2torch_0`` and ``size_cyto2torch_0.npy`` lie;
             :func:`dermatome.skin.cyto2.fetch_cyto2` puts them there.
         fetch_missing: whether to do that now where they are not there; nothing is ever downloaded otherwise.
+        backend: what runs it, see :func:`dermatome.runner.prepare_runner`.
+        remembered: where the choice of ``auto`` is kept, likewise.
 
     Raises:
         BadWeights: the file is missing, damaged, has missing, unexpected or misshapen entries, no card, or was
@@ -160,7 +180,9 @@ def load_cell_network(
 
         if fetch_missing and models_folder is not None:
             fetch_cyto2(models_folder)
-        return load_cyto2(models_folder, compute)
+        model, sha256, size_model = load_cyto2(models_folder)
+        runner = cell_runner(model, compute, backend, remembered)
+        return CellNetwork("cyto2", sha256, CYTO2_DIAMETER_PX, None, runner, compute, size_model)
     path = TOY_WEIGHTS if weights == "toy" else Path(weights)
     if not path.is_file():
         raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
@@ -170,12 +192,34 @@ def load_cell_network(
             f"{path.name} was trained on input prepared as {card.preparation!r}, this version prepares "
             f"{PREPARATION!r}: train it again with dermatome.demo.train_cells."
         )
-    model = ready(build_cpnet(card.nbase, card.diameter_px), tensors, path.name, compute)
-    return CellNetwork(card.name, sha256_file(path), card.diameter_px, card.diameter_um, model, compute)
+    model = filled(build_cpnet(card.nbase, card.diameter_px), tensors, path.name)
+    runner = cell_runner(model, compute, backend, remembered)
+    return CellNetwork(card.name, sha256_file(path), card.diameter_px, card.diameter_um, runner, compute)
 
 
-def ready(model: torch.nn.Module, tensors: dict[str, Any], file_name: str, compute: Compute) -> torch.nn.Module:
-    """Puts ``tensors`` into ``model``, every key and shape checked, and sends it to the device.
+def cell_runner(
+    model: torch.nn.Module, compute: Compute, backend: Backend = "auto", remembered: Path | None = None
+) -> Runner:
+    """Cellpose's ``CPnet`` prepared to run on batches of tiles: flows and logits, and styles."""
+    import torch
+
+    class FlowsAndStyle(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model
+
+        def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            flows, style = self.network(tiles)[:2]
+            return flows, style
+
+    example = np.zeros((8, 2, TILE_PX, TILE_PX), dtype=np.float32)
+    # Blobs as large as nuclei, 0 to 1: something like what it will see.
+    example[:, 0] = 0.5 + 0.5 * np.outer(*2 * [np.sin(np.arange(TILE_PX) / 5)])
+    return prepare_runner(FlowsAndStyle().eval(), example, compute, backend=backend, remembered=remembered)
+
+
+def filled(model: torch.nn.Module, tensors: dict[str, Any], file_name: str) -> torch.nn.Module:
+    """``model`` with ``tensors`` put into it, every key and shape checked, in evaluation mode.
 
     Raises:
         BadWeights: entries are missing, unexpected or of another shape, or not numbers.
@@ -195,9 +239,7 @@ def ready(model: torch.nn.Module, tensors: dict[str, Any], file_name: str, compu
     if not all(torch.isfinite(value).all() for value in tensors.values() if value.is_floating_point()):
         raise BadWeights(f"{file_name} has weights that are not finite numbers: fetch or train it again.")
     model.load_state_dict({**expected, **{k: v.to(expected[k].dtype) for k, v in tensors.items()}}, strict=True)
-    model.eval()
-    placed: torch.nn.Module = model.to(compute.torch_device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return placed
+    return model.eval()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], CellCard]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from dermatome import figures, label_io
+from dermatome import cell_files, figures
 from dermatome.classes import TissueClass
 from dermatome.compute import ComputeSettings
 from dermatome.data_root import DataRoot
@@ -109,10 +109,9 @@ class CellsStage:
         assert self._network is not None
         slide, result, seconds = found.slide, found.result, dict(found.seconds)
         with timed(seconds, "write"):
-            label_io.save_instances(folder / CELLS_FILE, result.instances)
-            label_io.write_ome_tiff(folder / "cells.ome.tif", result.instances, slide.mpp, {}, name=key)
-            outlines = label_io.cells_geojson(result.instances, result.table, slide=key)
-            label_io.write_geojson(folder / "cells.geojson", outlines)
+            cell_files.save_instances(folder / CELLS_FILE, result.instances)
+            cell_files.write_instances_tiff(folder / "cells.ome.tif", result.instances, slide.mpp, name=key)
+            cell_files.write_cells_geojson(folder / "cells.geojson", result.instances, result.table, slide=key)
             write_rows(folder / CELLS_TABLE, key, result.table)
         with timed(seconds, "figure"):
             write_figure(folder, figures.cells_figure(slide, found.mask, result))
@@ -121,7 +120,7 @@ class CellsStage:
         return StageResult(
             outcome=result.outcome.value,
             message="" if result.outcome is CellsOutcome.CELLS else f"{key}: {result.outcome.value.replace('_', ' ')}.",
-            data_version=content_version([result.instances.tobytes(), repr(result.instances.shape).encode()]),
+            data_version=content_version(result.instances.content()),
             values={
                 "weights": self._network.name,
                 "weights_sha256": self.weights.sha256,

@@ -11,15 +11,17 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import requests
 
-from dermatome.compute import Compute
 from dermatome.errors import BadWeights, DermatomeError, FetchFailed
 from dermatome.files import SomePath, sha256_file, whole_file
-from dermatome.skin.cell_network import CYTO2_DIAMETER_PX, CYTO2_NBASE, CellNetwork, SizeModel, build_cpnet, ready
+from dermatome.skin.cell_network import CYTO2_DIAMETER_PX, CYTO2_NBASE, SizeModel, build_cpnet, filled
+
+if TYPE_CHECKING:
+    import torch
 
 MODELS_URL = "https://www.cellpose.org/models"
 NETWORK_FILE = "cyto2torch_0"
@@ -69,8 +71,8 @@ def _copy(answer: requests.Response, file: IO[bytes], name: str, most: int, by_h
         raise FetchFailed(f"{answer.url} ended after {got} of {said} bytes: try again, or {by_hand}.")
 
 
-def load_cyto2(folder: Path | None, compute: Compute) -> CellNetwork:
-    """``cyto2`` with its size model, from a folder with both files.
+def load_cyto2(folder: Path | None) -> tuple[torch.nn.Module, str, SizeModel]:
+    """The network of ``cyto2``, its file's sha256 and its size model, from a folder with both files.
 
     Raises:
         BadWeights: a file is missing, damaged or not what its name says.
@@ -95,9 +97,8 @@ def load_cyto2(folder: Path | None, compute: Compute) -> CellNetwork:
         raise BadWeights(f"{path} is not a whole file of torch weights ({error}): fetch it again.") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise BadWeights(f"{path} does not hold a network's weights by name: fetch it again.")
-    model = ready(build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, path.name, compute)
-    size_model = read_size_model(folder / SIZE_FILE, CYTO2_NBASE[-1])
-    return CellNetwork("cyto2", sha256_file(path), CYTO2_DIAMETER_PX, None, model, compute, size_model)
+    model = filled(build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, path.name)
+    return model, sha256_file(path), read_size_model(folder / SIZE_FILE, CYTO2_NBASE[-1])
 
 
 def read_size_model(path: Path, styles: int) -> SizeModel:

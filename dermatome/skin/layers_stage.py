@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from dermatome import figures, label_io
+from dermatome import cell_files, figures, label_io
 from dermatome.data_root import DataRoot
 from dermatome.engine.work import Seat
 from dermatome.skin.layers import LayerOutcome, LayerSettings, LayersResult, measure_layers
@@ -77,7 +77,7 @@ class LayersStage:
         with timed(seconds, "decode"):
             slide, mask = read_made_slide(self.root, key), read_made_mask(self.root, key)
             with made_files(self.root, "cell_masks", key, CELLS_FILE, CELLS_TABLE) as (_, folder):
-                instances = label_io.load_instances(folder / CELLS_FILE)
+                instances = cell_files.load_instances(folder / CELLS_FILE)
                 cells = read_rows(folder / CELLS_TABLE)
         return _Input(slide, mask, instances, cells, seconds)
 

@@ -32,15 +32,33 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_what_was_saved_is_loaded_as_half_floats(weights: Path) -> None:
-    network = load_cell_network(weights, CPU)
+    network = load_cell_network(weights, CPU, backend="torch")
     assert (network.name, network.diameter_px, network.diameter_um) == ("small", 16.0, 8.0)
     assert network.size_model is None
-    assert not network.model.training
     stored = load_file(weights)
-    for name, value in network.model.state_dict().items():
-        assert torch.equal(value.double(), stored[name].double()), name
+    model = build_cpnet(CARD.nbase, CARD.diameter_px)
+    model.load_state_dict({name: value.float() for name, value in stored.items()})
+    tiles = np.random.default_rng(0).random((2, 2, 224, 224), dtype=np.float32)
+    with torch.no_grad():
+        wanted = model.eval()(torch.from_numpy(tiles))
+    flows, styles = network.runner.run(tiles)
+    np.testing.assert_allclose(flows, wanted[0], atol=1e-4)
+    np.testing.assert_allclose(styles, wanted[1], atol=1e-4)
     assert {v.dtype for v in stored.values()} == {torch.float16, torch.int64}
     assert json.loads(weights.with_suffix(".json").read_text())["sha256"] == network.sha256
+
+
+def test_the_style_is_cellposes() -> None:
+    from cellpose.resnet_torch import CPnet
+
+    torch.manual_seed(0)
+    ours = build_cpnet(CARD.nbase, 16.0).eval()
+    theirs = CPnet(list(CARD.nbase), nout=3, sz=3, diam_mean=16.0).eval()
+    theirs.load_state_dict(ours.state_dict())
+    tiles = torch.rand(2, 2, 224, 224)
+    with torch.no_grad():
+        for one, other in zip(ours(tiles)[:2], theirs(tiles)[:2], strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
@@ -85,7 +103,7 @@ def test_cut_short_missing_and_other_files_are_refused(weights: Path, tmp_path: 
 
 
 def test_the_demo_network_is_small_and_has_its_card(tmp_path: Path) -> None:
-    network = load_cell_network("toy", CPU)
+    network = load_cell_network("toy", CPU, backend="torch")
     assert TOY_WEIGHTS.stat().st_size < 13 * 2**20
     card = json.loads(TOY_WEIGHTS.with_suffix(".json").read_text())
     assert card["sha256"] == network.sha256
@@ -109,7 +127,7 @@ def cyto2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_cyto2_is_loaded_with_its_size_model(cyto2_files: Path) -> None:
-    network = load_cell_network("cyto2", CPU, models_folder=cyto2_files)
+    network = load_cell_network("cyto2", CPU, models_folder=cyto2_files, backend="torch")
     assert (network.name, network.diameter_px, network.diameter_um) == ("cyto2", 30.0, None)
     assert network.size_model is not None
     style = np.zeros(256, dtype=np.float32)
@@ -183,7 +201,7 @@ def test_cyto2_is_fetched_once_and_loads(zoo: tuple[str, dict[str, str]], tmp_pa
     assert cyto2.fetch_cyto2(tmp_path / "m", base_url=url) == tmp_path / "m"
     faults.update({cyto2.NETWORK_FILE: "absent", cyto2.SIZE_FILE: "absent"})  # not asked for again
     cyto2.fetch_cyto2(tmp_path / "m", base_url=url)
-    assert load_cell_network("cyto2", CPU, models_folder=tmp_path / "m").name == "cyto2"
+    assert load_cell_network("cyto2", CPU, models_folder=tmp_path / "m", backend="torch").name == "cyto2"
 
 
 @pytest.mark.parametrize(

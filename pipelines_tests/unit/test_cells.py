@@ -9,18 +9,14 @@ import torch
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.compute import Compute
 from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.geometry import Box, Size
+from dermatome.runner_torch import TorchRunner
 from dermatome.scores_instances import f1_at_iou
-from dermatome.skin.cell_flows import Flows, network_flows
-from dermatome.skin.cell_image import prepare_cell_image
+from dermatome.skin.cell_flows import CellFlows
+from dermatome.skin.cell_image import CellImage, cell_image_of
 from dermatome.skin.cell_network import CellNetwork, SizeModel, load_cell_network
-from dermatome.skin.cells import (
-    CELL_COLUMNS,
-    CellSettings,
-    CellsOutcome,
-    CellsResult,
-    number_in_reading_order,
-    segment_cells,
-)
+from dermatome.skin.cell_table import CELL_COLUMNS
+from dermatome.skin.cells import CellSettings, CellsOutcome, CellsResult, segment_cells
 from dermatome.toy import ToySlide, toy_slide
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
@@ -40,12 +36,37 @@ class PerPixel(torch.nn.Module):
 
 
 def stub(diameter_px: float = 16.0, diameter_um: float | None = 8.0) -> CellNetwork:
-    return CellNetwork("stub", "0", diameter_px, diameter_um, PerPixel(), CPU)
+    return CellNetwork("stub", "0", diameter_px, diameter_um, TorchRunner(PerPixel(), CPU), CPU)
+
+
+def flows_of(network: CellNetwork, image: CellImage, diameter_px: float) -> tuple[np.ndarray, np.ndarray, CellFlows]:
+    """All flows of a slide, and what ran them."""
+    whole = Box.whole(image.size)
+    flows = CellFlows(network, image, whole, diameter_px)
+    assert list(flows.run())[-1] == whole.bottom_px
+    return *flows.read(whole), flows
+
+
+class Plain(CellImage):
+    """An image that is shown to the network as it is."""
+
+    def __init__(self, values: np.ndarray, near: np.ndarray) -> None:
+        super().__init__(
+            Box.whole(Size(*values.shape)).size,
+            lambda box: np.full((*near[box.slices].shape, 3), 255, np.uint8),
+            lambda box: near[box.slices],
+            0.5,
+            0.0,
+        )
+        self.values = values
+
+    def network_input(self, box: Box) -> np.ndarray:
+        return self.values[box.slices]
 
 
 @pytest.fixture(scope="module")
 def network() -> CellNetwork:
-    return load_cell_network("toy", CPU)
+    return load_cell_network("toy", CPU, backend="torch")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +80,7 @@ def found(toy: ToySlide, network: CellNetwork) -> CellsResult:
 
 
 def test_most_nuclei_are_found(toy: ToySlide, found: CellsResult) -> None:
-    score = f1_at_iou(toy.instances, found.instances)
+    score = f1_at_iou(toy.instances, found.instances.whole())
     assert found.outcome is CellsOutcome.CELLS
     assert score is not None
     assert score >= 0.85
@@ -72,16 +93,16 @@ def test_an_islands_cells_are_found_too(toy: ToySlide, found: CellsResult) -> No
     large = [k for k in range(1, len(stats)) if stats[k, cv2.CC_STAT_AREA] > 1500]
     assert len(large) == 2
     island = pieces == min(large, key=lambda k: stats[k, cv2.CC_STAT_AREA])
-    there = np.unique(found.instances[island])
+    there = np.unique(found.instances.whole()[island])
     assert (there > 0).sum() >= 0.7 * (np.unique(toy.instances[island]) > 0).sum() > 3
 
 
 def test_the_table_is_about_the_instances(toy: ToySlide, found: CellsResult) -> None:
-    table = found.table
+    table, instances = found.table, found.instances.whole()
     assert {name: str(kind) for name, kind in table.dtypes.items()} == CELL_COLUMNS
-    assert table["cell_id"].tolist() == list(range(1, found.instances.max() + 1))
+    assert table["cell_id"].tolist() == list(range(1, instances.max() + 1))
     for row in table.sample(15, random_state=0).itertuples():
-        rows, columns = np.nonzero(found.instances == row.cell_id)
+        rows, columns = np.nonzero(instances == row.cell_id)
         assert row.area_px == rows.size
         assert row.area_um2 == pytest.approx(rows.size * 0.25)
         assert row.centroid_y_px == pytest.approx(rows.mean())
@@ -96,8 +117,9 @@ def test_the_table_is_about_the_instances(toy: ToySlide, found: CellsResult) -> 
 def test_cells_lie_in_the_epidermis_and_are_one_piece_each(toy: ToySlide, found: CellsResult) -> None:
     import cv2
 
-    for cell in range(1, found.instances.max() + 1):
-        where = found.instances == cell
+    instances = found.instances.whole()
+    for cell in range(1, instances.max() + 1):
+        where = instances == cell
         assert (toy.mask[where] == TissueClass.EPIDERMIS).mean() > 0.5
         pieces, _, stats, _ = cv2.connectedComponentsWithStats(where.astype(np.uint8))
         assert stats[1:, cv2.CC_STAT_AREA].max() >= 0.9 * where.sum(), pieces
@@ -107,17 +129,16 @@ def test_twice_gives_the_same_and_batches_do_not_matter(
     toy: ToySlide, network: CellNetwork, found: CellsResult
 ) -> None:
     same = segment_cells(toy.slide, toy.mask, network)
-    np.testing.assert_array_equal(same.instances, found.instances)
+    np.testing.assert_array_equal(same.instances.whole(), found.instances.whole())
     one_by_one = segment_cells(toy.slide, toy.mask, network, CellSettings(batch=1))
-    assert f1_at_iou(found.instances, one_by_one.instances, 0.95) == pytest.approx(1, abs=0.02)
+    assert f1_at_iou(found.instances.whole(), one_by_one.instances.whole(), 0.95) == pytest.approx(1, abs=0.02)
 
 
 def test_the_panels_are_those_of_the_crop(found: CellsResult) -> None:
     assert found.crop is not None
-    assert found.h is not None
     assert found.h_equalised is not None
     size = found.crop.size.height_px, found.crop.size.width_px
-    assert found.h.shape == found.h_equalised.shape == size
+    assert found.h_equalised.shape == size
     nuclei = found.instances[found.crop.slices] > 0
     near = found.h_equalised > 0
     assert found.h_equalised[nuclei].mean() > 1.5 * found.h_equalised[near & ~nuclei].mean()
@@ -127,7 +148,7 @@ def test_the_panels_are_those_of_the_crop(found: CellsResult) -> None:
 def test_where_the_diameter_came_from_is_said(toy: ToySlide, found: CellsResult, network: CellNetwork) -> None:
     assert found.diameter_source == "training diameter"
     assert found.diameter_px == pytest.approx(16.5)
-    given = segment_cells(toy.slide, toy.mask, network, CellSettings(diameter_um=7))
+    given = segment_cells(toy.slide, toy.mask, stub(), CellSettings(diameter_um=7))
     assert (given.diameter_px, given.diameter_source) == (14, "setting")
     finer = segment_cells(replace(toy.slide, mpp=0.4), toy.mask, stub())
     assert finer.diameter_px == pytest.approx(8 / 0.4)
@@ -136,9 +157,10 @@ def test_where_the_diameter_came_from_is_said(toy: ToySlide, found: CellsResult,
 
 
 def test_a_size_model_is_asked_and_its_cells_measured(toy: ToySlide, network: CellNetwork) -> None:
-    styles = network.model.nbase[-1]
+    styles = 128
     sized = replace(network, size_model=SizeModel(np.zeros(styles), np.zeros(styles), float(np.log(1.3)), 16.5))
-    result = segment_cells(toy.slide, toy.mask, sized)
+    small = replace(toy.slide, pixels=toy.slide.pixels[:250])
+    result = segment_cells(small, toy.mask[:250], sized)
     assert result.diameter_source == "size model"
     assert result.diameter_px == pytest.approx(toy.nucleus_diameter_px, rel=0.15)
 
@@ -151,7 +173,7 @@ def test_no_epidermis_and_no_cells_are_results(toy: ToySlide) -> None:
     blank = replace(toy.slide, pixels=np.full_like(toy.slide.pixels, 240))
     bare = segment_cells(blank, toy.mask, stub())
     assert bare.outcome is CellsOutcome.NO_CELLS
-    assert bare.instances.max() == 0
+    assert bare.instances.whole().max() == 0
     assert len(bare.table) == 0
 
 
@@ -167,50 +189,62 @@ def test_a_mask_of_another_size_and_senseless_settings_are_refused(toy: ToySlide
 
 @pytest.mark.parametrize("shape", [(40, 30), (224, 224), (225, 500), (701, 333)])
 def test_tiles_leave_no_trace(shape: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).random(shape, dtype=np.float32)
-    flows = network_flows(stub(), image, np.ones(shape, dtype=bool), 16.0)
-    np.testing.assert_allclose(flows.flow[0], image, atol=1e-5)
-    np.testing.assert_allclose(flows.flow[1], 2 * image, atol=1e-5)
-    np.testing.assert_allclose(flows.cell_logits, 3 * image - 1, atol=1e-5)
-    assert np.linalg.norm(flows.style) == pytest.approx(1)
+    values = np.random.default_rng(0).random(shape, dtype=np.float32)
+    flow, logits, flows = flows_of(stub(), Plain(values, np.ones(shape, dtype=bool)), 16.0)
+    np.testing.assert_allclose(flow[0], values, atol=1e-5)
+    np.testing.assert_allclose(flow[1], 2 * values, atol=1e-5)
+    np.testing.assert_allclose(logits, 3 * values - 1, atol=1e-5)
+    assert flows.style_sum is not None
     assert bool(flows.seam_rows_px) == (shape[0] + 16 > 224)
 
 
 @pytest.mark.parametrize("diameter_px", [8.0, 16.0, 25.0])
 def test_scaling_there_and_back_keeps_the_place(diameter_px: float) -> None:
     rows, columns = np.mgrid[:300, :260].astype(np.float32)
-    image = 0.5 + 0.4 * np.sin(rows / 25) * np.cos(columns / 30)
-    flows = network_flows(stub(), image, np.ones(image.shape, dtype=bool), diameter_px)
-    assert flows.flow.shape == (2, 300, 260)
-    np.testing.assert_allclose(flows.flow[0][5:-5, 5:-5], image[5:-5, 5:-5], atol=0.03)
+    values = 0.5 + 0.4 * np.sin(rows / 25) * np.cos(columns / 30)
+    flow, _, _ = flows_of(stub(), Plain(values, np.ones(values.shape, dtype=bool)), diameter_px)
+    assert flow.shape == (2, 300, 260)
+    np.testing.assert_allclose(flow[0][5:-5, 5:-5], values[5:-5, 5:-5], atol=0.03)
+
+
+@pytest.mark.parametrize("diameter_px", [11.0, 16.0, 21.0])
+def test_flows_can_be_read_as_soon_as_they_are_said_to_be(diameter_px: float) -> None:
+    values = np.random.default_rng(1).random((700, 220), dtype=np.float32)
+    image = Plain(values, np.ones(values.shape, dtype=bool))
+    whole, _, _ = flows_of(stub(), image, diameter_px)
+    flows = CellFlows(stub(), image, Box.whole(image.size), diameter_px, batch=1)
+    read = 0
+    for ready in flows.run():
+        assert read <= ready <= 700
+        if ready > read:
+            early, _ = flows.read(Box(read, 20, ready, 200))
+            np.testing.assert_array_equal(early, whole[:, read:ready, 20:200])
+            flows.forget_above(ready)
+            read = ready
+    assert read == 700
 
 
 def test_tiles_without_tissue_are_not_run_and_hold_no_cell() -> None:
-    image = np.ones((900, 900), dtype=np.float32)
-    near = np.zeros_like(image, dtype=bool)
+    values = np.ones((900, 900), dtype=np.float32)
+    near = np.zeros_like(values, dtype=bool)
     near[:100, :100] = True
-    everything, corner = stub(), stub()
-    whole: Flows = network_flows(everything, image, np.ones_like(near), 16.0)
-    part = network_flows(corner, image, near, 16.0)
-    assert corner.model.tiles == 1 < everything.model.tiles
-    assert (whole.cell_logits > 0).all()
-    assert (part.cell_logits[near] > 0).all()
-    assert (part.cell_logits[400:] < -10).all()
-
-
-def test_numbers_follow_reading_order() -> None:
-    labels = np.array([[0, 7, 7], [3, 0, 7], [3, 9, 0]], dtype=np.int32)
-    np.testing.assert_array_equal(number_in_reading_order(labels), [[0, 1, 1], [2, 0, 1], [2, 3, 0]])
-    assert number_in_reading_order(np.zeros((2, 2), np.int32)).max() == 0
+    _, whole, everything = flows_of(stub(), Plain(values, np.ones_like(near)), 16.0)
+    _, part, corner = flows_of(stub(), Plain(values, near), 16.0)
+    assert corner.tiles == 1 < everything.tiles
+    assert (whole > 0).all()
+    assert (part[near] > 0).all()
+    assert (part[400:] < -10).all()
 
 
 def test_glass_and_dermis_have_no_say_in_the_preparation(toy: ToySlide) -> None:
     epidermis = toy.mask == TissueClass.EPIDERMIS
-    image = prepare_cell_image(toy.slide.pixels, epidermis, 0.5, 12)
+    whole = Box.whole(toy.slide.size)
+    image = cell_image_of(toy.slide.pixels, epidermis, 0.5, 12)
+    near, shown = image.near(whole), image.network_input(whole)
     painted = toy.slide.pixels.copy()
-    painted[~image.near] = 0
-    other = prepare_cell_image(painted, epidermis, 0.5, 12)
-    np.testing.assert_array_equal(image.network_input, other.network_input)
-    assert (image.network_input[~image.near] == 0).all()
-    flat = prepare_cell_image(np.full_like(painted, 200), epidermis, 0.5, 12)
-    assert np.isfinite(flat.network_input).all()
+    painted[~near] = 0
+    other = cell_image_of(painted, epidermis, 0.5, 12)
+    np.testing.assert_array_equal(shown, other.network_input(whole))
+    assert (shown[~near] == 0).all()
+    flat = cell_image_of(np.full_like(painted, 200), epidermis, 0.5, 12)
+    assert np.isfinite(flat.network_input(whole)).all()

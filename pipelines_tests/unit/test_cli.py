@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from dermatome import cli, doctor
+from dermatome.cell_files import load_instances, save_instances
 from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
 from dermatome.demo.pages import ToyImage, gene_page_xml
 from dermatome.errors import FetchFailed
 from dermatome.geometry import Box
-from dermatome.label_io import load_instances, load_mask, save_instances, save_mask
+from dermatome.label_io import load_mask, save_mask
 from dermatome.toy import ToySlide, toy_slide
 
 

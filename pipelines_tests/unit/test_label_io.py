@@ -1,4 +1,4 @@
-"""Masks, instance maps and outlines: what is written is what other programs read, and bad files are refused."""
+"""Masks and outlines: what is written is what other programs read, and bad files are refused."""
 
 import io
 import json
@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import shapely.geometry
 import tifffile
@@ -20,10 +19,7 @@ from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, BadSetting, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.label_io import (
-    cells_geojson,
-    load_instances,
     load_mask,
-    save_instances,
     save_mask,
     tissue_geojson,
     write_ome_tiff,
@@ -45,14 +41,6 @@ def test_a_mask_comes_back_and_numpy_reads_it(tmp_path: Path) -> None:
     with np.load(path, allow_pickle=False) as plain:
         np.testing.assert_array_equal(plain["mask"], MASK)
         assert plain["crop_bbox"].tolist() == [5, 4, 20, 30]
-
-
-def test_instances_come_back(tmp_path: Path) -> None:
-    instances = np.arange(1200, dtype=np.int32).reshape(30, 40)
-    loaded = load_instances(save_instances(tmp_path / "a.npz", instances), size=Size(30, 40))
-    np.testing.assert_array_equal(loaded, instances)
-    assert loaded.dtype == np.int32
-    loaded[0, 0] = 7  # it can be written to
 
 
 def test_the_same_arrays_give_the_same_bytes(tmp_path: Path) -> None:
@@ -98,8 +86,6 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
             load_mask(npz(path, **arrays))
     with pytest.raises(BadAnnotation, match="from this image"):
         load_mask(save_mask(path, MASK, Box(0, 0, 3, 4)), size=Size(40, 30))
-    with pytest.raises(BadAnnotation, match="outside 0"):
-        load_instances(npz(path, instances=-MASK.astype(int)))
 
 
 def rewritten(path: Path, data: bytes) -> Path:
@@ -208,29 +194,3 @@ def test_tissue_outlines_are_qupath_annotations() -> None:
         "coordinates": [[[10, 8], [10, 10], [8, 10], [8, 8], [10, 8]]],
     }
     assert len({f["id"] for f in collection["features"]}) == 3
-
-
-def test_cells_are_qupath_detections_with_their_numbers() -> None:
-    instances = np.zeros((20, 20), np.int32)
-    instances[2:5, 3:7], instances[2:5, 7:9] = 1, 2  # they touch
-    cells = pd.DataFrame(
-        {"cell_id": [1, 2], "mean_dab_od": pd.array([0.25, None], dtype="Float64"), "kind": ["a", "b"]}
-    )
-    features = json.loads(cells_geojson(instances, cells, slide="s1"))["features"]
-    assert [f["properties"]["objectType"] for f in features] == ["detection"] * 2
-    assert [shapely.geometry.shape(f["geometry"]).area for f in features] == [12, 6]
-    assert features[0]["properties"]["measurements"] == {"cell_id": 1, "mean_dab_od": 0.25}
-    assert features[1]["properties"]["measurements"] == {"cell_id": 2}
-    assert cells_geojson(instances, cells, slide="s1") == cells_geojson(instances, cells, slide="s1")
-    assert cells_geojson(instances, cells, slide="s2") != cells_geojson(instances, cells, slide="s1")
-
-
-def test_two_thousand_cells_are_outlined_quickly() -> None:
-    rows, columns = np.mgrid[:1500, :1500]
-    centre = (rows % 32 - 16) ** 2 + (columns % 32 - 16) ** 2 < 120
-    instances = np.where(centre, (rows // 32) * 47 + columns // 32 + 1, 0).astype(np.int32)
-    cells = pd.DataFrame({"cell_id": np.arange(1, instances.max() + 1), "mean_dab_od": 0.5})
-    started = time.perf_counter()
-    features = json.loads(cells_geojson(instances, cells, slide="s"))["features"]
-    assert len(features) == len(np.unique(instances)) - 1 > 2000
-    assert time.perf_counter() - started < 5

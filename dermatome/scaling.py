@@ -1,0 +1,120 @@
+"""One side of an image scaled, part by part, as the whole would be."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.geometry import Box, Size
+
+Floats = npt.NDArray[np.float32]
+
+
+class Scaling:
+    """One side of an image, scaled from ``source_px`` to ``target_px`` and back, as ``cv2.resize`` does.
+
+    There it is averaged where it shrinks and bilinear where it grows; back it is bilinear. Any part of the side is
+    scaled as the whole would be.
+    """
+
+    def __init__(self, source_px: int, target_px: int) -> None:
+        self.source_px, self.target_px = source_px, target_px
+        self.same = source_px == target_px
+        self._step = source_px / target_px
+
+    def sources(self, first: int, last: int) -> tuple[int, int]:
+        """The first and, excluded, the last source pixel that target pixels ``first`` to ``last`` are made of."""
+        first, last = max(0, first), min(self.target_px, last)
+        if self.same:
+            return first, last
+        if self._step > 1:
+            top, bottom = int(first * self._step), int(np.ceil(last * self._step - 1e-9))
+        else:
+            top = int(np.floor((first + 0.5) * self._step - 0.5))
+            bottom = int(np.floor((last - 0.5) * self._step - 0.5)) + 2
+        return max(0, top), max(top + 1, min(self.source_px, bottom))
+
+    def weights(self, first: int, last: int) -> Floats:
+        """(last - first, sources) float32: the share of each source pixel in each target pixel, 0 beyond a side."""
+        top, bottom = self.sources(first, last)
+        targets = np.arange(first, last)[:, None]
+        pixels = np.arange(top, bottom)[None]
+        if self._step > 1:
+            shared = np.minimum(pixels + 1, (targets + 1) * self._step) - np.maximum(pixels, targets * self._step)
+            shares = shared.clip(0) / self._step
+        else:
+            middle = ((targets + 0.5) * self._step - 0.5).clip(0, self.source_px - 1)
+            shares = (1 - np.abs(pixels - middle)).clip(0)
+        return np.where((targets >= 0) & (targets < self.target_px), shares, 0).astype(np.float32)
+
+    def taps(self, first: int, last: int) -> Taps:
+        """What source pixels ``first`` to ``last`` are made of when scaled back."""
+        middle = ((np.arange(first, last) + 0.5) / self._step - 0.5).clip(0, self.target_px - 1)
+        above = np.floor(middle).astype(np.intp)
+        below = np.minimum(above + 1, self.target_px - 1)
+        return Taps(above, below, (middle - above).astype(np.float32))
+
+    def known_until(self, target: int) -> int:
+        """How many source pixels can be scaled back when target pixels before ``target`` are known."""
+        if target >= self.target_px:
+            return self.source_px
+        # The pixel below the middle must be known.
+        known = int(np.floor((target - 1 + 0.5) * self._step - 0.5)) if not self.same else target
+        return max(0, min(self.source_px, known))
+
+
+class Taps:
+    """For each pixel of a scaled side: the two pixels it lies between and how near it is to the second."""
+
+    def __init__(self, above: npt.NDArray[np.intp], below: npt.NDArray[np.intp], share: Floats) -> None:
+        self.first, self.last = int(above[0]), int(below[-1]) + 1
+        self._above, self._below, self._share = above - self.first, below - self.first, share
+
+    def apply(self, values: Floats, axis: int) -> Floats:
+        """``values`` (…), whose ``axis`` runs from ``first`` to ``last``, at the scaled pixels."""
+        if not self._share.any():
+            return np.ascontiguousarray(np.take(values, self._above, axis))
+        share = self._share.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
+        return np.asarray(np.take(values, self._above, axis) * (1 - share) + np.take(values, self._below, axis) * share)
+
+
+class ShrunkImage:
+    """A picture of a region at most so large, averaged, put together from parts of the region in any order."""
+
+    def __init__(self, region: Box, size: Size) -> None:
+        """An empty (black) picture of ``region``, ``size`` large, which is no larger than the region."""
+        self._region = region
+        self._rows = Scaling(region.size.height_px, size.height_px)
+        self._columns = Scaling(region.size.width_px, size.width_px)
+        self._sum = np.zeros((size.height_px, size.width_px), dtype=np.float32)
+        self._weight = np.zeros_like(self._sum)
+
+    def add(self, box: Box, values: npt.NDArray[np.uint8]) -> None:
+        """Adds the (h, w) values of ``box``, given in the coordinates of the region; what lies beyond it is ignored."""
+        top, left = max(box.top_px, self._region.top_px), max(box.left_px, self._region.left_px)
+        bottom, right = min(box.bottom_px, self._region.bottom_px), min(box.right_px, self._region.right_px)
+        if top >= bottom or left >= right:
+            return
+        part = values[top - box.top_px : bottom - box.top_px, left - box.left_px : right - box.left_px]
+        rows, down = _shares(self._rows, top - self._region.top_px, bottom - self._region.top_px)
+        columns, along = _shares(self._columns, left - self._region.left_px, right - self._region.left_px)
+        self._sum[rows, columns] += down @ part.astype(np.float32) @ along.T
+        self._weight[rows, columns] += np.outer(down.sum(axis=1), along.sum(axis=1))
+
+    def picture(self) -> npt.NDArray[np.uint8]:
+        """(h, w) uint8: the mean of what was added, 0 where nothing was."""
+        mean = np.divide(self._sum, self._weight, out=np.zeros_like(self._sum), where=self._weight > 1e-6)
+        return np.asarray(np.rint(mean).clip(0, 255), dtype=np.uint8)
+
+
+def _shares(side: Scaling, first: int, last: int) -> tuple[slice, Floats]:
+    """The target pixels that source pixels ``first`` to ``last`` have a share in, and the shares."""
+    step = side.source_px / side.target_px
+    start, end = int(first / step), min(side.target_px, int(np.ceil(last / step)))
+    top, _ = side.sources(start, end)
+    weights = side.weights(start, end)
+    held = np.zeros((end - start, last - first), dtype=np.float32)
+    begin = max(first, top)
+    stop = min(last, top + weights.shape[1])
+    held[:, begin - first : stop - first] = weights[:, begin - top : stop - top]
+    return slice(start, end), held
