@@ -37,7 +37,7 @@ def main() -> int:
         work = Path(tempfile.mkdtemp(prefix="dermatome-soak-work-"))
         disk, why_none = stack.enter_context(small_disk(plan.disk_mb))
         atlas = stack.enter_context(ToyAtlas())
-        cohort = make_cohort(atlas, plan.slides, plan.toys, plan.seed)
+        cohort = make_cohort(atlas, plan.slides, plan.toys, plan.odd, plan.seed)
         calm, root = DataRoot(work / "calm"), DataRoot(disk / "data")
         calm.path.mkdir()
         root.path.mkdir()

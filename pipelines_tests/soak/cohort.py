@@ -99,13 +99,14 @@ class Cohort:
         return [*self.good, *self.bad]
 
 
-def make_cohort(atlas: ToyAtlas, slides: int, toys: int, seed: int) -> Cohort:
+def make_cohort(atlas: ToyAtlas, slides: int, toys: int, odd: int, seed: int) -> Cohort:
     """Draws the toys, fills the server with pages, images and faults, and the inbox with the catalogue.
 
     Args:
         atlas: the server, running.
         slides: how many HPA is to have; the catalogue's come on top.
         toys: how many different images they are.
+        odd: how many of the catalogue's files that are good, if odd, are taken.
         seed: of the toys and of which slide meets which fault.
     """
     cohort, dice = Cohort(), random.Random(seed)
@@ -135,7 +136,9 @@ def make_cohort(atlas: ToyAtlas, slides: int, toys: int, seed: int) -> Cohort:
         if number % 2:
             atlas.faults[f"/{gene}.xml"] = dice.choice(passing)
     _add_bad_genes(atlas, cohort)
-    for file in catalogue():
+    readable = [file for file in catalogue() if file.refused is None]
+    taken = dice.sample(readable, min(odd, len(readable)))
+    for file in [*taken, *(file for file in catalogue() if file.refused is not None)]:
         cohort.inbox[file.file] = file.data
         if file.refused is not None:
             cohort.bad[file.name] = file.refused

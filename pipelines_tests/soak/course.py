@@ -34,6 +34,7 @@ class Plan:
     Attributes:
         slides: on HPA; the catalogue's come on top.
         toys: how many different images they are.
+        odd: how many of the catalogue's files that are good, if odd, are put into the inbox beside all that are bad.
         kills: at least.
         seed: of everything random.
         disk_mb: of the small disk.
@@ -42,6 +43,7 @@ class Plan:
 
     slides: int = 60
     toys: int = 6
+    odd: int = 48
     kills: int = 30
     seed: int = 1
     disk_mb: int = 900
@@ -265,7 +267,7 @@ class Course:
 
     def _start(self) -> None:
         for attempt in range(5):
-            platform = Platform(self.root.path, self._log)
+            platform = Platform(self.root.path, log=self._log)
             try:
                 self._platform = platform.__enter__()
             except AssertionError as error:
