@@ -59,7 +59,7 @@ class Platform:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.wait_for(self._answers, "the web server", timeout_s=120)
+        self.wait_for(self._answers, "the web server", timeout_s=180)
         return self
 
     def __exit__(self, *_: object) -> None:
