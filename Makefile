@@ -1,4 +1,4 @@
-# make demo · make test · make ui · make check · make bench
+# make demo · make test · make ui · make check · make bench · make soak
 # DATA=folder chooses another data root, POSTGRES=host a Postgres for Dagster's storage
 PYTHON ?= python3
 DATA ?= dermatome_data
@@ -23,7 +23,7 @@ export PGDATABASE ?= dermatome
 export DAGSTER_HOME := $(DERMATOME_DAGSTER_STORAGE)/postgres
 endif
 
-.PHONY: help install home demo test ui check bench clean
+.PHONY: help install home demo test ui check bench soak clean
 
 help:
 	@echo "make demo    the whole pipeline on a small embedded cohort, no network needed"
@@ -31,6 +31,7 @@ help:
 	@echo "make ui      the Dagster UI on http://127.0.0.1:$(PORT) over the same data root"
 	@echo "make check   format, lint, types, import directions, definitions, wheel contents"
 	@echo "make bench   how fast it is: ROWS='name name' for some of it, OUT=folder for the table"
+	@echo "make soak    everything that goes wrong, at once, on a small disk: ARGS='--kills 60 --seed 2'"
 	@echo "DATA=folder  another data root than ./dermatome_data"
 	@echo "POSTGRES=host  Dagster's storage in a Postgres: see docs/operations.md"
 
@@ -68,6 +69,9 @@ check: $(INSTALLED) home
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pipelines_tests.benchmarks $(ROWS) --out $(OUT)
+
+soak: $(INSTALLED)
+	$(BIN)/python -m pipelines_tests.soak $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -116,9 +116,10 @@ def full_disk(place: Path) -> Iterator[int]:
 def locked_store(path: Path) -> Iterator[None]:
     """Another process has the DuckDB file open for writing while the block runs."""
     code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
-    # Not an environment of the platform's: the killer must not take it for one of its processes.
+    # Without the platform's environment, so that the killer does not take it for one of its processes.
+    env = {name: value for name, value in os.environ.items() if name != "DERMATOME_DATA"}
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdin is not None
