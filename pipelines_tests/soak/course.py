@@ -139,13 +139,14 @@ class Course:
             self._keep_up()
             now = time.monotonic()
             if now > next_kill:
-                if (role := self.killer.kill_one()) is not None:
+                role = self.killer.kill_one()
+                if role is not None:
                     self.diary.note(f"SIGKILL for a {role}")
-                next_kill = now + dice.uniform(1, 14)
+                next_kill = now + (2 if role is None else dice.uniform(1, 14))
             if now > next_ask:
                 self._ask_twice()
                 next_ask = now + dice.uniform(15, 40)
-            if not filled and kills >= plan.kills // 3:
+            if not filled and kills >= plan.kills // 3 and self.killer.is_working():
                 self._fill_disk()
                 filled = True
             if not locked and kills >= 2 * plan.kills // 3:
