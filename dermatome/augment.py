@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
-from dermatome.predict import resize_image, resize_labels
-from dermatome.slide import RgbImage
+from dermatome.predict import resize_labels
+from dermatome.slide import RgbImage, resize_image
 
 Labels = npt.NDArray[np.uint8]
 

@@ -97,16 +97,16 @@ def tissue_predict(
     from dermatome.files import write_whole
     from dermatome.label_io import save_mask
     from dermatome.overlay import tinted
-    from dermatome.skin.tissue import segment_tissue
+    from dermatome.skin.tissue import prepare_tissue, segment_tissue
     from dermatome.weights import load_weights
 
     compute = choose(device, precision, threads)
-    network = load_weights(weights)
+    network = prepare_tissue(load_weights(weights), compute)
 
     def predict(slide: Slide) -> str:
-        found = segment_tissue(slide, network, compute)
+        found = segment_tissue(slide, network)
         save_mask(out / f"{slide.name}.npz", found.mask, found.crop)
-        write_whole(out / f"{slide.name}.png", png(tinted(slide.pixels, found.mask)))
+        write_whole(out / f"{slide.name}.png", png(tinted(slide.overview(2048), found.mask)))
         return f"epidermis {found.epidermis_share:.1%}" if found.epidermis_share else "tissue without epidermis"
 
     each_slide(images, mpp, predict)

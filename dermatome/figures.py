@@ -21,6 +21,7 @@ from dermatome.overlay import (
     colour_labels,
     draw_borders,
     enlarge,
+    fitting,
     sample_labels,
     shrink_image,
     shrink_labels,
@@ -42,7 +43,9 @@ from dermatome.panels import (
     to_png,
 )
 from dermatome.panels import preview as preview
+from dermatome.predict import resize_labels
 from dermatome.skin.depth import bounding_box
+from dermatome.slide import WHOLE_PX, RgbImage
 from dermatome.stain import Stain, separate_stains
 
 if TYPE_CHECKING:
@@ -66,8 +69,9 @@ def tissue_figure(slide: Slide, result: TissueResult) -> bytes:
     """Original, first look, significant regions, crop, refined and corrected mask of one slide: PNG bytes."""
     size = slide.size
     figure, axes = image_grid(6, size, 3)
-    image = shrink_image(slide.pixels, PANEL_PX)
-    show(axes[0], image, "a  Original", span=size, mpp=slide.mpp)
+    overview = shrink_image(result.overview, PANEL_PX)
+    shown = Size(*overview.shape[:2])
+    show(axes[0], overview, "a  Original", span=size, mpp=slide.mpp)
     show(axes[1], colour_labels(result.coarse_mask, TISSUE_COLOURS), "b  Coarse", span=size, mpp=slide.mpp)
     kept = np.where(result.significant, result.coarse_mask, 0)
     pale = (0.25 * colour_labels(result.coarse_mask, TISSUE_COLOURS) + 0.75 * 255).astype(np.uint8)
@@ -75,15 +79,36 @@ def tissue_figure(slide: Slide, result: TissueResult) -> bytes:
     show(axes[2], pale, "c  Significant regions", span=size, mpp=slide.mpp)
     _frame(axes[2], result.crop)
     crop = result.crop
-    cut = shrink_image(slide.pixels[crop.slices], PANEL_PX)
+    cut = _cut(slide, result)
     title = "d  Crop" if crop.size != size else "d  Crop (the whole slide)"
     show(axes[3], cut, title, span=crop.size, mpp=slide.mpp)
-    show(axes[4], tinted(slide.pixels, result.refined, PANEL_PX), "e  Refined", span=size, mpp=slide.mpp)
-    show(axes[5], tinted(slide.pixels, result.mask, PANEL_PX), "f  Corrected", span=size, mpp=slide.mpp)
+    show(
+        axes[4],
+        tinted(overview, resize_labels(result.refined, shown), PANEL_PX),
+        "e  Refined",
+        span=size,
+        mpp=slide.mpp,
+    )
+    show(
+        axes[5],
+        tinted(overview, np.concatenate([rows for _, rows in result.canvas.labels_at(shown)]), PANEL_PX),
+        "f  Corrected",
+        span=size,
+        mpp=slide.mpp,
+    )
     shares = f"epidermis {result.epidermis_share:.1%} of the slide" if result.epidermis_share else "no epidermis"
     heading(figure, slide, shares, f"mean confidence {result.mean_confidence:.2f}")
     tissue_legend(figure, slide)
     return to_png(figure)
+
+
+def _cut(slide: Slide, result: TissueResult) -> RgbImage:
+    """The refined part of the slide, small; of a large slide out of its overview, as decoding it again takes long."""
+    crop = result.crop
+    if crop.size.area_px <= WHOLE_PX:
+        return slide.region(crop, fitting(crop.size, PANEL_PX))
+    box = crop.rescaled(slide.size, Size(*result.overview.shape[:2]))
+    return shrink_image(result.overview[box.slices], PANEL_PX)
 
 
 def cells_figure(slide: Slide, tissue_mask: Mask, result: CellsResult) -> bytes:
@@ -91,13 +116,13 @@ def cells_figure(slide: Slide, tissue_mask: Mask, result: CellsResult) -> bytes:
     size = slide.size
     crop = result.crop or Box.whole(size)
     figure, axes = image_grid(8, size, 4, panel_in=2.9)
-    whole = shrink_image(slide.pixels, PANEL_PX)
+    whole = slide.overview(PANEL_PX)
     show(axes[0], whole, "a  Original", span=size, mpp=slide.mpp)
     _frame(axes[0], crop)
     tissue = tint_tissue(whole, sample_labels(tissue_mask, Box.whole(size), PANEL_PX))
     show(axes[1], tissue, "b  Tissue", span=size, mpp=slide.mpp)
     _frame(axes[1], crop)
-    pixels = shrink_image(slide.pixels[crop.slices], PANEL_PX)
+    pixels = slide.region(crop, fitting(crop.size, PANEL_PX))
     inside = sample_labels(tissue_mask, crop, PANEL_PX) == TissueClass.EPIDERMIS
     show(axes[2], pixels, "c  Crop", span=crop.size, mpp=slide.mpp)
     alone = np.where(inside[..., None], pixels, np.uint8(255))

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-VIEWS = (1, 2, 4, 8)
-
 
 def build_network(
     encoder: str, classes: int, decoder_channels: Sequence[int], encoder_weights: str | None = None
@@ -76,46 +74,3 @@ def to_batch(images: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence
     normalised = (batch.float() - centre) / spread
     # (N, H, W, 3) permuted is channels-last already: no copy.
     return normalised.permute(0, 3, 1, 2)
-
-
-def class_probabilities(
-    network: torch.nn.Module,
-    images: npt.NDArray[np.uint8],
-    mean: Sequence[float],
-    std: Sequence[float],
-    compute: Compute,
-    views: int = 1,
-) -> npt.NDArray[np.float32]:
-    """Softmax probabilities of a batch of equal images.
-
-    Args:
-        network: in evaluation mode, on ``compute``'s device.
-        images: (N, H, W, 3) uint8, H and W multiples of 32.
-        mean: of the normalisation, on the scale 0 to 1.
-        std: likewise.
-        compute: device and precision.
-        views: 1, 2, 4 or 8 flips and quarter turns of each image whose probabilities are averaged.
-
-    Returns:
-        (N, C, H, W) float32.
-
-    Raises:
-        BadSetting: ``views`` is none of those.
-    """
-    import torch
-
-    if views not in VIEWS:
-        raise BadSetting(f"The number of views is {views}: use 1, 2, 4 or 8.")
-    batch = to_batch(images, mean, std, compute)
-    total: Any = None
-    with torch.inference_mode():
-        for view in range(views):
-            flip, turns = view >= 4 or (views == 2 and view == 1), view % 4 if views > 2 else 0
-            seen = torch.rot90(batch.flip(-1) if flip else batch, turns, (-2, -1))
-            with compute.autocast():
-                logits = network(seen.contiguous(memory_format=torch.channels_last))
-            back = torch.rot90(torch.softmax(logits.float(), dim=1), -turns, (-2, -1))
-            back = back.flip(-1) if flip else back
-            total = back if total is None else total + back
-    averaged: npt.NDArray[np.float32] = (total / views).cpu().numpy()
-    return averaged

@@ -23,6 +23,7 @@ PANEL_PX = 620
 """Longest side of an image in a panel: little more than is drawn, as shrinking is what takes a figure its time."""
 LARGE_PANEL_PX = 900
 """The same where a panel is large."""
+PREVIEW_PX = 640
 DPI = 150
 INK = "#222222"
 GREY = "#767676"
@@ -135,7 +136,7 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def preview(image: bytes | RgbImage, max_side_px: int = 640, max_bytes: int = 60_000) -> bytes:
+def preview(image: bytes | RgbImage, max_side_px: int = PREVIEW_PX, max_bytes: int = 60_000) -> bytes:
     """A small PNG of a figure (PNG bytes) or an image (H, W, 3): it is shrunk until it fits into ``max_bytes``."""
     from PIL import Image
 

@@ -1,51 +1,60 @@
-"""From pixels to a class for each pixel: overlapping tiles through the network, blended, enlarged, decided."""
+"""From pixels to class probabilities: overlapping tiles through a network, without pause, and blended.
+
+Batches are filled across the borders of images, tiles of bare glass are not run, and blending and reading go on while
+the network works. What is held does not grow with the height of an image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.canvas import most_probable
 from dermatome.errors import BadSetting
-from dermatome.geometry import Size
-from dermatome.network import class_probabilities
+from dermatome.geometry import Box, Size
+from dermatome.glass import is_glass
+from dermatome.runner import Runner
 from dermatome.slide import RgbImage
-from dermatome.tiling import Blender, RowEnlarger, cut_tile, tile_grid
+from dermatome.tiling import Blender, Probabilities, RowEnlarger, RowSink, cut_tile, tile_grid
 
-if TYPE_CHECKING:
-    import torch
 
-    from dermatome.compute import Compute
+@dataclass(frozen=True)
+class Scene:
+    """An image, or a part of one, at the network's resolution.
+
+    Attributes:
+        size: of it.
+        rows: gives its pixels in bands of rows from the top, (rows, w, 3) uint8 each; called once.
+        sink: takes the top row and (C, rows, w) float32 probabilities, rows in order.
+    """
+
+    size: Size
+    rows: Callable[[], Iterable[RgbImage]]
+    sink: RowSink
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network with what is needed to use it, and how.
+    """A network with what is needed to use it on tiles.
 
     Attributes:
-        network: in evaluation mode, on ``compute``'s device.
-        classes: its number of classes.
-        mean: of its normalisation, on the scale 0 to 1.
-        std: likewise.
-        compute: device and precision.
+        runner: takes (N, h, w, 3) uint8 and gives one output, (N, C, h, w) probabilities.
+        classes: C.
         tile_px: side of the tiles, a multiple of 32; smaller for a smaller image.
         overlap_px: what neighbouring tiles share.
         batch: tiles at once.
-        views: flips and turns averaged, see :func:`dermatome.network.class_probabilities`.
+        skip_glass: take tiles of bare glass for background with certainty, without running them.
     """
 
-    network: torch.nn.Module
+    runner: Runner
     classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    compute: Compute
     tile_px: int = 256
     overlap_px: int = 64
     batch: int = 8
-    views: int = 1
+    skip_glass: bool = True
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -54,71 +63,138 @@ class Predictor:
         if self.batch < 1:
             raise BadSetting(f"The batch is {self.batch} tiles: use 1 or more.")
 
-    def labels(
-        self,
-        pixels: RgbImage,
-        target: Size,
-        *,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Prediction:
-        """The most probable class of each pixel.
+    def run(self, scenes: Sequence[Scene], progress: Callable[[int], None] | None = None) -> list[int]:
+        """Predicts several images, batches filled across their borders; the answers do not depend on the batch.
+
+        Args:
+            scenes: the images; each one's sink gets all of its rows.
+            progress: called with the number of tiles done, after each batch; what it raises stops the work.
+
+        Returns:
+            How many tiles of each went through the network.
+        """
+        # Only tiles of one size go into a batch.
+        order = sorted(range(len(scenes)), key=lambda number: self._tile_side(scenes[number].size))
+        work = [(number, scenes[number]) for number in order]
+        counts = [0] * len(scenes)
+        left: list[_Place] = []
+        done = 0
+        for places, (found,) in self.runner.stream(self._batches(work, left)):
+            for place in places:
+                place.put(found)
+                counts[place.scene] += place.index is not None
+            done += len(found)
+            if progress:
+                progress(done)
+        for place in left:
+            place.put(None)
+        return counts
+
+    def labels(self, pixels: RgbImage, target: Size) -> Labelled:
+        """The most probable class of each pixel of one image that lies in memory.
 
         Args:
             pixels: (h, w, 3) uint8 at the network's resolution.
             target: size of the answer; probabilities are enlarged bilinearly to it before the class is chosen.
-            progress: called with tiles done and tiles in all.
         """
         size = Size(*pixels.shape[:2])
         mask = np.empty((target.height_px, target.width_px), dtype=np.uint8)
-        confidence = 0.0
 
-        def decide(top: int, rows: npt.NDArray[np.float32]) -> None:
-            nonlocal confidence
-            here = slice(top, top + rows.shape[1])
-            mask[here] = rows.argmax(axis=0)
-            confidence += float(rows.max(axis=0).sum(dtype=np.float64))
+        def decide(top: int, rows: Probabilities) -> None:
+            mask[top : top + rows.shape[1]] = most_probable(rows)
 
+        (tiles,) = self.run([Scene(size, lambda: [pixels], RowEnlarger(size, target, decide))])
+        return Labelled(mask, tiles)
+
+    def _tile_side(self, size: Size) -> int:
         # A small image gets a tile of its own size: mirroring it up to a whole one would cost time and context.
-        tile_px = min(self.tile_px, -(-max(size.height_px, size.width_px) // 32) * 32)
-        blender = Blender(self.classes, size, tile_px, RowEnlarger(size, target, decide))
-        boxes = tile_grid(size, tile_px, min(self.overlap_px, tile_px // 2))
-        for first in range(0, len(boxes), self.batch):
-            some = boxes[first : first + self.batch]
-            tiles = np.stack([cut_tile(pixels, box) for box in some])
-            found = class_probabilities(self.network, tiles, self.mean, self.std, self.compute, self.views)
-            for box, tile in zip(some, found, strict=True):
-                blender.add(box, tile)
-            if progress:
-                progress(first + len(some), len(boxes))
-        blender.close()
-        return Prediction(mask, confidence / target.area_px, len(boxes))
+        return min(self.tile_px, -(-max(size.height_px, size.width_px) // 32) * 32)
+
+    def _batches(
+        self, scenes: Iterable[tuple[int, Scene]], left: list[_Place]
+    ) -> Iterator[tuple[list[_Place], npt.NDArray[np.uint8]]]:
+        """Batches with the places of their tiles, and of skipped ones between them; ``left`` gets the last of those."""
+        places: list[_Place] = []
+        tiles: list[RgbImage] = []
+        for number, scene in scenes:
+            side = self._tile_side(scene.size)
+            if tiles and tiles[0].shape[0] != side:
+                yield places, np.stack(tiles)
+                places, tiles = [], []
+            blender = Blender(self.classes, scene.size, side, scene.sink)
+            bands = _Bands(scene.rows())
+            for box in tile_grid(scene.size, side, min(self.overlap_px, side // 2)):
+                within = bands.rows(box.top_px, min(box.bottom_px, scene.size.height_px))
+                tile = cut_tile(within, Box(0, box.left_px, side, box.right_px))
+                skipped = self.skip_glass and is_glass(tile)
+                places.append(_Place(number, blender, box, None if skipped else len(tiles)))
+                if not skipped:
+                    tiles.append(tile)
+                if len(tiles) == self.batch:
+                    yield places, np.stack(tiles)
+                    places, tiles = [], []
+            places.append(_Place(number, blender, None, None))
+        if tiles:
+            yield places, np.stack(tiles)
+        else:
+            left.extend(places)
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Labelled:
     """What :meth:`Predictor.labels` found.
 
     Attributes:
         mask: (H, W) uint8, the most probable class.
-        mean_confidence: mean probability of the chosen class.
         tiles: how many tiles went through the network.
     """
 
     mask: npt.NDArray[np.uint8]
-    mean_confidence: float
     tiles: int
 
 
-def resize_image(pixels: RgbImage, size: Size) -> RgbImage:
-    """``pixels`` at ``size``: averaged where it shrinks (no aliasing), bilinear where it grows."""
-    import cv2
+@dataclass(frozen=True)
+class _Place:
+    """Where a tile goes: its scene, blender and box, and its number in the batch; none for glass.
 
-    if Size(*pixels.shape[:2]) == size:
-        return pixels
-    smaller = size.area_px < pixels.shape[0] * pixels.shape[1]
-    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    resized: RgbImage = cv2.resize(pixels, (size.width_px, size.height_px), interpolation=how)
-    return resized
+    Without a box it is the end of its scene.
+    """
+
+    scene: int
+    blender: Blender
+    box: Box | None
+    index: int | None
+
+    def put(self, found: Probabilities | None) -> None:
+        if self.box is None:
+            self.blender.close()
+        elif self.index is None or found is None:
+            self.blender.add_certain(self.box, 0)
+        else:
+            self.blender.add(self.box, found[self.index])
+
+
+class _Bands:
+    """Rows of an image that is read from top to bottom, kept as long as tiles need them."""
+
+    def __init__(self, bands: Iterable[RgbImage]) -> None:
+        self._bands = iter(bands)
+        self._kept: list[RgbImage] = []
+        self._top = 0
+        self._asked = (-1, -1)
+        self._found: RgbImage = np.empty((0, 0, 3), np.uint8)
+
+    def rows(self, top: int, bottom: int) -> RgbImage:
+        """(bottom - top, w, 3); ``top`` never goes up again."""
+        if (top, bottom) == self._asked:
+            return self._found
+        while self._kept and self._top + len(self._kept[0]) <= top:
+            self._top += len(self._kept.pop(0))
+        while self._top + sum(map(len, self._kept)) < bottom:
+            self._kept.append(next(self._bands))
+        held = self._kept[0] if len(self._kept) == 1 else np.concatenate(self._kept)
+        self._asked, self._found = (top, bottom), held[top - self._top : bottom - self._top]
+        return self._found
 
 
 def resize_labels(labels: npt.NDArray[np.uint8], size: Size) -> npt.NDArray[np.uint8]:

@@ -1,8 +1,13 @@
-"""A slide: RGB pixels with a declared scale, read from an untrusted file in bounded memory, guessing nothing."""
+"""A slide: RGB pixels with a declared scale, read from an untrusted file in bounded memory, guessing nothing.
+
+Small images lie in memory. A large TIFF is read in parts: what works on any slide asks for regions and rows, and never
+for all of its pixels.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,8 +18,9 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dermatome.errors import BadImage, BadSetting, MissingInput
-from dermatome.files import sha256_bytes
-from dermatome.geometry import Size
+from dermatome.files import sha256_bytes, sha256_file
+from dermatome.geometry import Box, Size
+from dermatome.tiled_pixels import TiledPixels
 
 RgbImage = npt.NDArray[np.uint8]
 
@@ -26,6 +32,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 DECLARED_MPP = 0.5
 MAX_SIDE_PX = 20_000
 MAX_FILE_BYTES = 512 * 1024 * 1024
+"""Of an image that is decoded whole."""
+WHOLE_PX = 8192 * 8192
+"""A TIFF of more pixels is read in parts."""
+_BLOCK_ROWS = 128
 
 
 class MppSource(StrEnum):
@@ -41,7 +51,8 @@ class Slide:
 
     Attributes:
         name: file stem or slide id.
-        pixels: (H, W, 3) uint8 RGB.
+        pixels: (H, W, 3) uint8 RGB, in memory, or read in parts where they are touched: slices work on either, and
+            :meth:`region` gives any part at any scale.
         mpp: microns per pixel.
         mpp_source: whether a person declared ``mpp`` or the file states it.
         sha256: of the file's bytes.
@@ -49,7 +60,7 @@ class Slide:
     """
 
     name: str
-    pixels: RgbImage
+    pixels: RgbImage | TiledPixels
     mpp: float
     mpp_source: MppSource
     sha256: str
@@ -60,24 +71,80 @@ class Slide:
         """Height and width, px."""
         return Size(*self.pixels.shape[:2])
 
+    def whole(self) -> RgbImage:
+        """All of its pixels, in memory.
+
+        Raises:
+            BadImage: it is read in parts because it does not fit there.
+        """
+        if isinstance(self.pixels, TiledPixels):
+            raise BadImage(f"{self.name} is too large to be taken into memory whole: export a smaller region of it.")
+        return self.pixels
+
+    def region(self, box: Box, size: Size) -> RgbImage:
+        """The part in ``box`` (level-0 pixels) at ``size``: averaged where it shrinks, bilinear where it grows.
+
+        Memory for the answer and one band of rows: the part may be the whole of a large slide. A level of a pyramid
+        is used where there is one fine enough.
+        """
+        return np.concatenate(list(self.rows(box, size)))
+
+    def rows(self, box: Box, size: Size) -> Iterator[RgbImage]:
+        """:meth:`region` in bands of rows from top to bottom, (rows, w, 3) each."""
+        pixels, level = self.pixels, 0
+        if isinstance(pixels, TiledPixels) and size.area_px < box.size.area_px:
+            shrunk = min(box.size.height_px / size.height_px, box.size.width_px / size.width_px)
+            level = pixels.level_for(shrunk)
+            box = box.rescaled(self.size, pixels.sizes[level])
+        per_row = box.size.height_px / size.height_px
+        # Enlarging needs the rows beside a band too; what is enlarged is small.
+        step = _BLOCK_ROWS if per_row >= 1 else size.height_px
+        for first in range(0, size.height_px, step):
+            last = min(first + step, size.height_px)
+            top, bottom = box.top_px + round(first * per_row), box.top_px + round(last * per_row)
+            part = Box(top, box.left_px, bottom, box.right_px)
+            band = pixels.read(part, level) if isinstance(pixels, TiledPixels) else pixels[part.slices]
+            yield resize_image(band, Size(last - first, size.width_px))
+
+    def overview(self, max_side_px: int) -> RgbImage:
+        """The whole slide at most ``max_side_px`` a side, aspect kept, never enlarged."""
+        size = self.size
+        return self.region(Box.whole(size), size.scaled(min(1.0, max_side_px / max(size.height_px, size.width_px))))
+
+
+def resize_image(pixels: RgbImage, size: Size) -> RgbImage:
+    """``pixels`` at ``size``: averaged where it shrinks (no aliasing), bilinear where it grows."""
+    import cv2
+
+    if Size(*pixels.shape[:2]) == size:
+        return pixels
+    smaller = size.area_px < pixels.shape[0] * pixels.shape[1]
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    resized: RgbImage = cv2.resize(pixels, (size.width_px, size.height_px), interpolation=how)
+    return resized
+
 
 def read_slide(
     path: Path, *, declared_mpp: float = DECLARED_MPP, max_side_px: int = MAX_SIDE_PX, name: str | None = None
 ) -> Slide:
-    """Reads and checks a JPEG, PNG or TIFF file, decoding it whole.
+    """Reads and checks a JPEG, PNG or TIFF file, decoding it whole, or, a TIFF of many pixels, only opening it.
 
     Grey, CMYK, palette, alpha and 16-bit images are turned into 8-bit RGB where that is safe, and
     :attr:`Slide.conversions` says so. HPA gives no scale, so ``declared_mpp`` is used and recorded as declared.
 
     Raises:
         MissingInput: no such file.
-        BadImage: empty, truncated, HTML, another format, larger than ``max_side_px`` on a side, or of a pixel type
-            that has no safe 8-bit RGB reading.
+        BadImage: empty, truncated, HTML, another format, larger than ``max_side_px`` on a side (in parts: than
+            :data:`~dermatome.tiled_pixels.MAX_TILED_SIDE_PX`), or of a pixel type that has no safe 8-bit RGB reading.
         BadSetting: ``declared_mpp`` is not a positive number of microns.
     """
     if not 0.01 <= declared_mpp <= 100:
         raise BadSetting(f"The declared mpp is {declared_mpp}: give microns per pixel between 0.01 and 100.")
     try:
+        if _is_large_tiff(path):
+            parts = TiledPixels(path)
+            said = (f"read in parts, at {len(parts.sizes)} levels",)
+            return Slide(name or path.stem, parts, declared_mpp, MppSource.DECLARED, sha256_file(path), said)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BadImage(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: export a smaller region of it.")
         data = path.read_bytes()
@@ -92,6 +159,22 @@ def read_slide(
         sha256=sha256_bytes(data),
         conversions=conversions,
     )
+
+
+def _is_large_tiff(path: Path) -> bool:
+    """Whether it is a TIFF of more than :data:`WHOLE_PX`; only its first directory is read."""
+    with path.open("rb") as file:
+        if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return False
+        import tifffile
+
+        file.seek(0)
+        try:
+            with tifffile.TiffFile(file) as tiff:
+                page = tiff.pages[0]
+                return bool(page.imagelength * page.imagewidth > WHOLE_PX)
+        except Exception:  # a damaged header; what is wrong with it is said by what decodes small images whole
+            return False
 
 
 def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tuple[RgbImage, tuple[str, ...]]:

@@ -16,9 +16,10 @@ import numpy as np
 from dermatome.data_root import PREVIEW_FILE, RECORD_FILE
 from dermatome.errors import BadImage, MissingInput, StorageFailed
 from dermatome.files import sha256_bytes, sha256_file, whole_file, write_whole
-from dermatome.panels import preview
+from dermatome.panels import PREVIEW_PX, preview
 from dermatome.slide import SUFFIXES, Slide, read_slide
 from dermatome.stage_record import Check, StageResult, content_version, read_record
+from dermatome.tiled_pixels import TiledPixels
 
 if TYPE_CHECKING:
     from dermatome.hpa.client import HpaClient
@@ -120,11 +121,14 @@ def acquire_slide(
     fetched_at = time.perf_counter()
     try:
         slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide)
+        if isinstance(slide.pixels, TiledPixels):
+            slide.pixels.check()
     except BadImage as error:
         raise BadImage(f"{error} It came from {source.location}.") from error
     decoded_at = time.perf_counter()
-    write_whole(folder / PREVIEW_FILE, preview(slide.pixels))
-    spread = float(np.std(slide.pixels[::8, ::8].astype(np.float32).mean(axis=2)))
+    small = slide.overview(PREVIEW_PX)
+    write_whole(folder / PREVIEW_FILE, preview(small))
+    spread = float(np.std(small.astype(np.float32).mean(axis=2)))
     return StageResult(
         outcome="image",
         # The scale is part of what later stages read: the same pixels at another mpp are other data.

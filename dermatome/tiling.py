@@ -93,15 +93,25 @@ class Blender:
 
     def add(self, box: Box, tile: Probabilities) -> None:
         """Adds the (C, tile, tile) probabilities of the tile at ``box``; boxes come in the order of the grid."""
+        here, window = self._place(box)
+        rows, columns = window.shape
+        self._sum[:, *here] += tile[:, :rows, :columns] * window
+        self._weight[here] += window
+
+    def add_certain(self, box: Box, label: int) -> None:
+        """Adds a tile at ``box`` that is the class ``label`` everywhere, with certainty."""
+        here, window = self._place(box)
+        self._sum[label, *here] += window
+        self._weight[here] += window
+
+    def _place(self, box: Box) -> tuple[tuple[slice, slice], npt.NDArray[np.float32]]:
+        """Where the tile at ``box`` lies in the rows held, and its window, cut to the image."""
         if box.top_px < self._top:
             raise ValueError(f"tile row {box.top_px} came after row {self._top}")
         self._hand_on(box.top_px)
         rows = min(self._tile_px, self._size.height_px - box.top_px)
         columns = min(self._tile_px, self._size.width_px - box.left_px)
-        here = (slice(0, rows), slice(box.left_px, box.left_px + columns))
-        window = self._window[:rows, :columns]
-        self._sum[:, *here] += tile[:, :rows, :columns] * window
-        self._weight[here] += window
+        return (slice(0, rows), slice(box.left_px, box.left_px + columns)), self._window[:rows, :columns]
 
     def close(self) -> None:
         """Hands on the rows that are left."""

@@ -64,7 +64,7 @@ class ToySlide:
     def jpeg(self, quality: int = 92) -> bytes:
         """The slide as the bytes of a JPEG file, as HPA serves it."""
         buffer = io.BytesIO()
-        Image.fromarray(self.slide.pixels).save(buffer, format="JPEG", quality=quality)
+        Image.fromarray(self.slide.whole()).save(buffer, format="JPEG", quality=quality)
         return buffer.getvalue()
 
 

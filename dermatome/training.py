@@ -15,9 +15,10 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.geometry import Size
 from dermatome.network import MEAN, STD
-from dermatome.predict import Predictor, resize_image
+from dermatome.predict import Predictor
 from dermatome.scores import ClassScore, Confusion, class_scores, confusion_matrix, mean_iou, score_values
 from dermatome.skin.crops import TilePair, tiles_sha256
+from dermatome.slide import resize_image
 from dermatome.training_clock import Clock
 from dermatome.training_data import BatchSource
 from dermatome.training_run import Parent, TrainingRun
@@ -250,13 +251,13 @@ def _check_parent(parent: LoadedWeights, settings: TrainSettings) -> None:
 
 
 def _validate(run: TrainingRun, tiles: Sequence[TilePair], scale: float) -> Confusion:
+    from dermatome.probabilities import Probabilities
+    from dermatome.runner_torch import TorchRunner
+
     settings = run.settings
     predictor = Predictor(
-        network=run.mean_network,
+        TorchRunner(Probabilities(run.mean_network, MEAN, STD).eval().to(run.compute.torch_device), run.compute),
         classes=len(TISSUE_LABELS),
-        mean=MEAN,
-        std=STD,
-        compute=run.compute,
         tile_px=2 * settings.crop_px,
         overlap_px=settings.crop_px // 2,
         batch=settings.batch,

@@ -118,8 +118,8 @@ def write_annotations(folder: Path) -> list[str]:
         seed = 9000 + number
         he = toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP, stain=ToyStain.HE)
         ihc = toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP, stain=ToyStain.IHC)
-        write_whole(folder / name / "he.png", _png(he.slide.pixels))
-        write_whole(folder / name / "ihc.png", _png(ihc.slide.pixels))
+        write_whole(folder / name / "he.png", _png(he.slide.whole()))
+        write_whole(folder / name / "ihc.png", _png(ihc.slide.whole()))
         write_whole(folder / name / "mask.png", _png(classes_to_rgb(he.mask, palette)))
         palette.save(folder / name / "palette.json")
         rois = [{"name": "all", "top": 0, "left": 0, "height": SLIDE_PX, "width": SLIDE_PX, "divide": 2}]

@@ -1,7 +1,12 @@
-"""Cleaning a tissue mask: specks and holes go to what surrounds them; nothing that can be tissue is lost."""
+"""Cleaning tissue labels: specks and holes go to what surrounds them; nothing that can be tissue is lost.
+
+Only small pieces are changed, so an image of any size is cleaned in blocks: a block is seen with a margin as wide as
+the largest piece that counts as small can be long, so that what is decided is what the whole image would decide.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +14,7 @@ import numpy.typing as npt
 
 from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting
+from dermatome.geometry import Box, Size
 
 Mask = npt.NDArray[np.uint8]
 
@@ -51,37 +57,69 @@ class CleanupSettings:
         }
 
 
-def clean_mask(mask: Mask, mpp: float, settings: CleanupSettings | None = None) -> Mask:
-    """A cleaned copy of ``mask``.
+def clean_labels(labels: Mask, mpp: float, settings: CleanupSettings | None = None) -> None:
+    """Cleans ``labels`` in place.
 
     Args:
-        mask: (H, W) uint8 of :class:`TissueClass`.
+        labels: (H, W) uint8 of :class:`TissueClass`.
         mpp: microns per pixel, which turns the settings' areas into pixels.
         settings: the areas.
-
-    Returns:
-        (H, W) uint8.
     """
     settings = settings or CleanupSettings()
-    cleaned = mask.copy()
-    _fill_keratin_gaps(cleaned, settings.max_keratin_gap_um2 / mpp**2)
+    _fill_keratin_gaps(labels, settings.max_keratin_gap_um2 / mpp**2)
     for tissue, area_um2 in settings.min_areas_um2.items():
-        _absorb_small(cleaned, tissue, area_um2 / mpp**2, settings.border_share)
-    return cleaned
+        _absorb_small(labels, tissue, area_um2 / mpp**2, settings.border_share)
 
 
-def _fill_keratin_gaps(mask: Mask, max_px: float) -> None:
+_BLOCK_PX = 2048
+
+
+def _blocks(labels: Mask, max_px: float) -> Iterator[tuple[Mask, Box, tuple[bool, bool, bool, bool]]]:
+    """Parts of the image, each with its own place in it, and which of its edges (top, left, …) are the image's.
+
+    A piece of up to ``max_px`` that touches a block's own place lies whole within the part, or is cut by the image.
+    """
+    size, margin = Size(*labels.shape), int(max_px) + 2
+    for top in range(0, size.height_px, _BLOCK_PX):
+        for left in range(0, size.width_px, _BLOCK_PX):
+            own = Box(top, left, min(top + _BLOCK_PX, size.height_px), min(left + _BLOCK_PX, size.width_px))
+            seen = own.expanded(margin, size)
+            rims = seen.top_px == 0, seen.left_px == 0, seen.bottom_px == size.height_px, seen.right_px == size.width_px
+            here = Box(
+                own.top_px - seen.top_px,
+                own.left_px - seen.left_px,
+                own.bottom_px - seen.top_px,
+                own.right_px - seen.left_px,
+            )
+            yield labels[seen.slices], here, rims
+
+
+def _pieces(
+    part: Mask, own: Box, tissue: TissueClass
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], list[int]]:
+    """Connected pieces of a class in a part, their statistics, and the numbers of those that touch its own place."""
+    import cv2
+
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats((part == tissue).view(np.uint8), connectivity=8)
+    left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
+    right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
+    near = (left < own.right_px) & (right > own.left_px) & (top < own.bottom_px) & (bottom > own.top_px)
+    near[:1] = False
+    return pieces, stats, [int(piece) for piece in np.flatnonzero(near[:count])]
+
+
+def _fill_keratin_gaps(labels: Mask, max_px: float) -> None:
     """Turns background of up to ``max_px`` into keratin, in place, where keratin makes up most of its border."""
     import cv2
 
-    background = (mask == TissueClass.BACKGROUND).view(np.uint8)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(background, connectivity=8)
-    for piece in range(1, count):
-        if stats[piece, cv2.CC_STAT_AREA] > max_px:
-            continue
-        around, own, ring = _surroundings(mask, pieces, stats, piece)
-        if ring.size and (ring == TissueClass.KERATIN).mean() >= _MOST:
-            mask[around][own] = TissueClass.KERATIN
+    for part, own, _ in _blocks(labels, max_px):
+        pieces, stats, near = _pieces(part, own, TissueClass.BACKGROUND)
+        for piece in near:
+            if stats[piece, cv2.CC_STAT_AREA] > max_px:
+                continue
+            around, itself, ring = _surroundings(part, pieces, stats, piece)
+            if ring.size and (ring == TissueClass.KERATIN).mean() >= _MOST:
+                part[around][itself] = TissueClass.KERATIN
 
 
 _MOST = 0.7
@@ -100,26 +138,35 @@ def _surroundings(
     return around, own, mask[around][grown & ~own]
 
 
-def _absorb_small(mask: Mask, tissue: TissueClass, min_px: float, border_share: float) -> None:
-    """Gives pieces of ``tissue`` below ``min_px`` the class of most of their border, in place, small ones first."""
+def _absorb_small(labels: Mask, tissue: TissueClass, min_px: float, border_share: float) -> None:
+    """Gives pieces of ``tissue`` below ``min_px`` the class of most of their border, in place.
+
+    No piece touches another of its class, so their order does not matter.
+    """
     import cv2
 
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats((mask == tissue).view(np.uint8), connectivity=8)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    height, width = mask.shape
-    for piece in sorted(range(1, count), key=lambda p: (areas[p], p)):
-        if areas[piece] >= min_px:
-            break
-        left, top, w, h = (int(v) for v in stats[piece, :4])
-        cut = top == 0 or left == 0 or top + h == height or left + w == width
-        if cut and areas[piece] >= border_share * min_px:
-            continue
-        around, own, ring = _surroundings(mask, pieces, stats, piece)
-        if ring.size == 0:
-            continue
-        if _is_mixed(tissue, ring) and areas[piece] >= border_share * min_px:
-            continue
-        mask[around][own] = np.bincount(ring, minlength=len(TissueClass)).argmax()
+    for part, own, (at_top, at_left, at_bottom, at_right) in _blocks(labels, min_px):
+        pieces, stats, near = _pieces(part, own, tissue)
+        height, width = part.shape
+        for piece in near:
+            area = stats[piece, cv2.CC_STAT_AREA]
+            if area >= min_px:
+                continue
+            left, top, w, h = (int(v) for v in stats[piece, :4])
+            cut = (
+                (at_top and top == 0)
+                or (at_left and left == 0)
+                or (at_bottom and top + h == height)
+                or (at_right and left + w == width)
+            )
+            if cut and area >= border_share * min_px:
+                continue
+            around, itself, ring = _surroundings(part, pieces, stats, piece)
+            if ring.size == 0:
+                continue
+            if _is_mixed(tissue, ring) and area >= border_share * min_px:
+                continue
+            part[around][itself] = np.bincount(ring, minlength=len(TissueClass)).argmax()
 
 
 def _is_mixed(tissue: TissueClass, ring: Mask) -> bool:

@@ -1,0 +1,64 @@
+"""A network with its normalisation before it and its softmax behind it, as one module: images in, probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dermatome.errors import BadSetting
+
+VIEWS = (1, 2, 4, 8)
+
+
+class Probabilities(torch.nn.Module):
+    """(N, H, W, 3) uint8 images in, (N, C, H, W) float32 softmax probabilities out.
+
+    H and W are multiples of 32; with more than two views they are equal.
+    """
+
+    def __init__(self, network: torch.nn.Module, mean: Sequence[float], std: Sequence[float], views: int = 1) -> None:
+        """Wraps ``network``, which takes normalised (N, 3, H, W) and gives logits.
+
+        Args:
+            network: in evaluation mode.
+            mean: of the normalisation, on the scale 0 to 1.
+            std: likewise.
+            views: 1, 2, 4 or 8 flips and quarter turns of each image whose probabilities are averaged.
+
+        Raises:
+            BadSetting: ``views`` is none of those.
+        """
+        super().__init__()
+        if views not in VIEWS:
+            raise BadSetting(f"The number of views is {views}: use 1, 2, 4 or 8.")
+        self.network, self.views = network, views
+        self.register_buffer("centre", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("spread", torch.tensor(std).view(1, 3, 1, 1) * 255)
+
+    centre: torch.Tensor
+    spread: torch.Tensor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        # (N, H, W, 3) permuted is channels-last already: no copy.
+        batch = (images.permute(0, 3, 1, 2).float() - self.centre) / self.spread
+        total: Any = None
+        for view in range(self.views):
+            flip, turns = view >= 4 or (self.views == 2 and view == 1), view % 4 if self.views > 2 else 0
+            logits = self.network(_turned(batch.flip(-1) if flip else batch, turns))
+            back = _turned(torch.softmax(logits.float(), dim=1), -turns % 4)
+            back = back.flip(-1) if flip else back
+            total = back if total is None else total + back
+        averaged: torch.Tensor = total / self.views
+        return averaged
+
+
+def _turned(batch: torch.Tensor, turns: int) -> torch.Tensor:
+    """A number of quarter turns, out of flips, which every backend has."""
+    if turns == 0:
+        return batch
+    if turns == 2:
+        return batch.flip((-2, -1))
+    return batch.transpose(-2, -1).flip(-2 if turns == 1 else -1)

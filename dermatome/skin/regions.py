@@ -1,0 +1,69 @@
+"""Which parts of a first look at a slide deserve a second: significant regions and the boxes around them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import TissueClass
+from dermatome.geometry import Box
+
+Mask = npt.NDArray[np.uint8]
+
+
+def significant_regions(coarse: Mask, share: float) -> tuple[npt.NDArray[np.bool_], list[Box]]:
+    """Connected regions of epidermis and keratin with at least ``share`` of the largest one's area.
+
+    Args:
+        coarse: (h, w) uint8 of :class:`TissueClass`.
+        share: 0 to 1.
+
+    Returns:
+        (h, w) bool of their pixels, and a box for each, rows first.
+    """
+    import cv2
+
+    wanted = (coarse == TissueClass.EPIDERMIS) | (coarse == TissueClass.KERATIN)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(wanted.view(np.uint8), connectivity=8)
+    if count == 1:
+        return np.zeros(coarse.shape, dtype=bool), []
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    kept = 1 + np.flatnonzero(areas >= share * areas.max())
+    boxes = []
+    for piece in kept:
+        left, top, width, height = (int(v) for v in stats[piece, :4])
+        boxes.append(Box(top, left, top + height, left + width))
+    wanted_piece = np.zeros(count, bool)
+    wanted_piece[kept] = True
+    return wanted_piece[pieces], boxes
+
+
+def merge_boxes(boxes: list[Box]) -> list[Box]:
+    """Boxes of which no two overlap and that cover all of ``boxes``: those that overlap are joined into one."""
+    merged: list[Box] = []
+    for box in boxes:
+        joined = True
+        while joined:
+            joined = False
+            for other in merged:
+                if (
+                    box.top_px < other.bottom_px
+                    and other.top_px < box.bottom_px
+                    and box.left_px < other.right_px
+                    and other.left_px < box.right_px
+                ):
+                    merged.remove(other)
+                    box, joined = bounding_box([box, other]), True
+                    break
+        merged.append(box)
+    return sorted(merged, key=lambda b: (b.top_px, b.left_px))
+
+
+def bounding_box(boxes: list[Box]) -> Box:
+    """The smallest box that covers all of ``boxes``, of which there is at least one."""
+    return Box(
+        min(box.top_px for box in boxes),
+        min(box.left_px for box in boxes),
+        max(box.bottom_px for box in boxes),
+        max(box.right_px for box in boxes),
+    )
