@@ -5,7 +5,8 @@ import pytest
 
 from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting
-from dermatome.skin.cleanup import CleanupSettings, clean_mask
+from dermatome.skin import cleanup
+from dermatome.skin.cleanup import CleanupSettings, clean_labels
 
 B, D, E, K = TissueClass
 MPP = 0.5
@@ -27,9 +28,8 @@ def drawn(*patches, base=D, size=(300, 300)):
 
 
 def clean(mask):
-    before = mask.copy()
-    cleaned = clean_mask(mask, MPP, SETTINGS)
-    assert (mask == before).all()  # a pure function
+    cleaned = mask.copy()
+    clean_labels(cleaned, MPP, SETTINGS)
     return cleaned
 
 
@@ -87,9 +87,32 @@ def test_a_speck_takes_the_class_that_most_of_its_border_touches():
 def test_a_mask_of_one_class_and_areas_at_another_scale():
     assert (clean(drawn(base=E)) == E).all()
     speck = drawn((E, 50, 50, 40, 40))  # 400 µm² at 0.5, 1600 µm² at 1
-    assert (clean_mask(speck, 1.0, SETTINGS) == speck).all()
+    cleaned = speck.copy()
+    clean_labels(cleaned, 1.0, SETTINGS)
+    assert (cleaned == speck).all()
 
 
 def test_negative_areas_are_refused():
     with pytest.raises(BadSetting, match="negative"):
         CleanupSettings(min_dermis_um2=-1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_large_image_is_cleaned_in_blocks_as_if_it_were_whole(seed, monkeypatch):
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    noise = [cv2.GaussianBlur(rng.random((500, 700), np.float32), (0, 0), 2 + seed) for _ in TissueClass]
+    mask = np.argmax(noise, axis=0).astype(np.uint8)
+    mask[200:230] = E  # longer than any block, and large
+    whole = clean(mask)
+    monkeypatch.setattr(cleanup, "_BLOCK_PX", 53)
+    monkeypatch.setattr(cleanup.CleanupSettings, "min_areas_um2", {B: 20, D: 35, K: 15, E: 60})
+    settings = CleanupSettings(max_keratin_gap_um2=50)
+    in_blocks, at_once = mask.copy(), mask.copy()
+    clean_labels(in_blocks, 1.0, settings)
+    monkeypatch.setattr(cleanup, "_BLOCK_PX", 4000)
+    clean_labels(at_once, 1.0, settings)
+    assert (in_blocks == at_once).all()
+    assert (at_once != mask).any()
+    assert (whole != mask).any()

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dermatome import figures, overlay, panels
+from dermatome.canvas import Canvas
 from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
 from dermatome.geometry import Box, Size
 from dermatome.skin.layers import measure_layers
@@ -47,9 +48,12 @@ def cells(toy: Any) -> pd.DataFrame:
 
 def tissue_result(mask: np.ndarray, crop: Box) -> Any:
     coarse = mask[::8, ::8]
+    canvas = Canvas(4, Size(*mask.shape))
+    canvas.write(0, 0, np.eye(4, dtype=np.float32)[mask].transpose(2, 0, 1))
+    overview = np.repeat(mask[..., None] * np.uint8(50), 3, axis=2)
     return SimpleNamespace(
-        mask=mask, crop=crop, coarse_mask=coarse, significant=coarse > 1, refined=mask, outcome="tissue",
-        epidermis_share=float((mask == 2).mean()), mean_confidence=0.9,
+        canvas=canvas, overview=overview, crop=crop, coarse_mask=coarse, significant=coarse > 1, refined=mask,
+        outcome="tissue", epidermis_share=float((mask == 2).mean()), mean_confidence=0.9,
     )  # fmt: skip
 
 

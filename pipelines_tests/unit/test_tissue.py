@@ -11,10 +11,13 @@ from dermatome.classes import TissueClass
 from dermatome.compute import choose_compute
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
-from dermatome.network import class_probabilities
-from dermatome.predict import Predictor
+from dermatome.predict import Predictor, Scene
+from dermatome.probabilities import Probabilities
+from dermatome.runner_torch import TorchRunner
 from dermatome.skin.cleanup import CleanupSettings
-from dermatome.skin.tissue import TissueOutcome, TissueSettings, merge_boxes, segment_tissue, significant_regions
+from dermatome.skin.regions import merge_boxes, significant_regions
+from dermatome.skin.tissue import TissueOutcome, TissueSettings, prepare_tissue, segment_slides
+from dermatome.skin.tissue import segment_tissue as segment
 from dermatome.slide import MppSource, Slide
 from dermatome.weights import LoadedWeights, WeightsCard
 
@@ -54,6 +57,11 @@ SETTINGS = TissueSettings(refine_whole_px=0, views=1, margin_um=16)
 
 def slide_of(mask, mpp=0.5):
     return Slide("s", np.repeat(GREYS[mask][..., None], 3, axis=2), mpp, MppSource.DECLARED, "0" * 64)
+
+
+def segment_tissue(slide, weights, compute, settings, progress=None):
+    network = prepare_tissue(weights, compute, settings, backend="torch")
+    return segment(slide, network, settings, progress)
 
 
 def bands(size=(400, 560)):
@@ -132,6 +140,17 @@ def test_the_answer_does_not_depend_on_the_batch(weights, compute):
     assert (masks[0] == masks[2]).all()
 
 
+def test_slides_found_together_are_as_each_alone(weights, compute):
+    slides = [slide_of(bands()), slide_of(bands((200, 280)), mpp=2.0), slide_of(np.full((40, 50), D, np.uint8))]
+    network = prepare_tissue(weights, compute, SETTINGS, backend="torch")
+    together = segment_slides(slides, network, SETTINGS)
+    for slide, found in zip(slides, together, strict=True):
+        alone = segment(slide, network, SETTINGS)
+        assert (found.mask == alone.mask).all()
+        assert (found.crop, found.tiles, found.outcome) == (alone.crop, alone.tiles, alone.outcome)
+        assert found.mean_confidence == pytest.approx(alone.mean_confidence)
+
+
 def test_only_significant_regions_cost_tiles(weights, compute):
     truth = np.full((1600, 1600), D, dtype=np.uint8)
     truth[100:200, 100:300] = E
@@ -143,20 +162,49 @@ def test_only_significant_regions_cost_tiles(weights, compute):
 
 def test_views_turn_back_to_where_they_came_from(compute):
     images = np.random.default_rng(1).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
-    one, *more = (class_probabilities(ByGrey(), images, (0.5,) * 3, (0.25,) * 3, compute, n) for n in (1, 2, 4, 8))
+    one, *more = (
+        TorchRunner(Probabilities(ByGrey(), (0.5,) * 3, (0.25,) * 3, n).eval(), compute).run(images)[0]
+        for n in (1, 2, 4, 8)
+    )
+    assert one.shape == (2, 4, 64, 64)
     for many in more:
         np.testing.assert_allclose(one, many, atol=1e-5)
     with pytest.raises(BadSetting, match="views"):
-        class_probabilities(ByGrey(), images, (0.5,) * 3, (0.25,) * 3, compute, 3)
+        Probabilities(ByGrey(), (0.5,) * 3, (0.25,) * 3, 3)
+
+
+def by_grey(compute, **settings):
+    runner = TorchRunner(Probabilities(ByGrey(), (0.5,) * 3, (0.25,) * 3).eval(), compute)
+    return Predictor(runner, 4, **{"tile_px": 32, "overlap_px": 8, **settings})
 
 
 def test_the_networks_resolution_and_the_answers_may_differ(compute):
-    predictor = Predictor(ByGrey(), 4, (0.5,) * 3, (0.25,) * 3, compute, tile_px=32, overlap_px=8)
-    pixels = slide_of(bands((100, 140))).pixels
-    progress = []
-    found = predictor.labels(pixels, Size(237, 333), progress=lambda a, b: progress.append((a, b)))
+    found = by_grey(compute).labels(slide_of(bands((100, 140))).whole(), Size(237, 333))
     assert found.mask.shape == (237, 333)
-    assert progress[-1] == (found.tiles, found.tiles)
+
+
+def test_several_images_share_batches_and_each_gets_its_own_answer(compute):
+    images = [slide_of(bands(size)).whole() for size in ((100, 140), (64, 30), (7, 5), (90, 90), (33, 64))]
+    alone = [by_grey(compute).labels(image, Size(*image.shape[:2])) for image in images]
+    together = [np.zeros(image.shape[:2], np.uint8) for image in images]
+
+    def scene(image, mask):
+        def put(top, rows):
+            mask[top : top + rows.shape[1]] = rows.argmax(0)
+
+        halves = [image[: len(image) // 2], image[len(image) // 2 :]]
+        return Scene(Size(*image.shape[:2]), lambda: halves, put)
+
+    sizes = []
+    predictor = by_grey(compute, batch=5)
+    seen, run = [], predictor.runner.run
+    predictor.runner.run = lambda batch: seen.append(batch.shape[:2]) or run(batch)
+    told = predictor.run([scene(*pair) for pair in zip(images, together, strict=True)], sizes.append)
+    for one, many, tiles in zip(alone, together, told, strict=True):
+        assert (one.mask == many).all()
+        assert one.tiles == tiles
+    assert sizes[-1] == sum(told) == sum(n for n, _ in seen)
+    assert sum(n < 5 for n, _ in seen) <= 1
 
 
 def test_significant_regions_and_boxes():

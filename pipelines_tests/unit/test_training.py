@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
 
 
 def test_it_learns_easy_tiles_and_writes_weights_that_predict(folder, tmp_path, compute):
-    from dermatome.skin.tissue import segment_tissue
+    from dermatome.skin.tissue import prepare_tissue, segment_tissue
     from dermatome.slide import MppSource, Slide
 
     reports = []
@@ -81,7 +81,9 @@ def test_it_learns_easy_tiles_and_writes_weights_that_predict(folder, tmp_path, 
     assert loaded.sha256 == sha256
     assert (loaded.card.mpp, loaded.card.coarse_mpp, loaded.card.steps) == (1.0, 2.0, 64)
     image, truth = load_tiles(folder)[0].read()
-    found = segment_tissue(Slide("t", image, 0.5, MppSource.DECLARED, ""), loaded, compute)
+    found = segment_tissue(
+        Slide("t", image, 0.5, MppSource.DECLARED, ""), prepare_tissue(loaded, compute, backend="torch")
+    )
     assert (found.mask == truth).mean() > 0.8
 
 
