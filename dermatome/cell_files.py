@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ from dermatome.classes import Rgb
 from dermatome.errors import BadAnnotation
 from dermatome.files import whole_file
 from dermatome.geometry import Box, Size
-from dermatome.label_io import feature, ome_options
+from dermatome.label_bands import Nameless, ome_options
+from dermatome.label_io import feature
 from dermatome.label_map import TILE_PX, LabelMap
 from dermatome.npz import load_arrays
 
@@ -71,12 +72,12 @@ def write_instances_tiff(path: Path, instances: LabelMap | Instances, mpp: float
     labels = _as_map(instances)
     empty = zlib.compress(bytes(4 * TILE_PX**2), 9)
     large = 4 * labels.size.area_px >= 2**31
-    with whole_file(path) as file, tifffile.TiffWriter(_Nameless(file), bigtiff=large) as writer:
+    with whole_file(path) as file, tifffile.TiffWriter(Nameless(file), bigtiff=large) as writer:
         writer.write(
             (labels.deflated(*place) or empty for place in labels.places()),
             shape=labels.shape,
             dtype=labels.dtype,
-            **ome_options(path, labels, mpp, {}, name),
+            **ome_options(path, labels.size, labels.dtype, mpp, {}, name),
         )
     return path
 
@@ -106,18 +107,6 @@ def write_cells_geojson(path: Path, instances: LabelMap | Instances, cells: pd.D
             between = b","
         file.write(b"]}")
     return path
-
-
-class _Nameless:
-    """A file without a name, which tifffile would take for a path."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def __getattr__(self, what: str) -> Any:
-        if what == "name":
-            raise AttributeError(what)
-        return getattr(self._file, what)
 
 
 class _Measurements:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Backend = Literal["auto", "torch", "openvino", "compile"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class Compute:
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """What was asked for; see :func:`choose_compute`."""
+    """What was asked for; see :func:`choose_compute` and, for ``backend``, :func:`dermatome.runner.prepare_runner`."""
 
     device: DeviceName = "auto"
     precision: Precision = "auto"
     threads: int = 0
+    backend: Backend = "auto"
 
     def choose(self, *, threads: int = 0, device_index: int | None = None) -> Compute:
         """Settles it in this process, with other threads than the settings' where some are given."""

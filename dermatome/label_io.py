@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import Rgb, TissueClass
-from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.errors import BadAnnotation, BadSetting, MissingInput
 from dermatome.files import write_whole
 from dermatome.geometry import Box, Size
+from dermatome.label_bands import LabelTally, write_ome_bands
 from dermatome.npz import load_arrays, save_arrays
+from dermatome.tiled_pixels import TiledLabels
 
-OME_TILE_PX = 512
 _QUPATH_IDS = uuid.UUID("8b1d2a52-6f0e-5b1c-9c7e-0d3f5a4c1e77")
 """Namespace of the ids of outlines, fixed so that the same cell keeps its id."""
 
@@ -83,57 +81,55 @@ def write_ome_tiff(
         BadSetting: a type of number, or an mpp, that the format does not have.
         StorageFailed: the disk is full or the folder not writable.
     """
-    import tifffile
-
-    if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16, np.int32):
-        raise BadSetting(f"OME-TIFF labels are (H, W) uint8, uint16 or int32, not {labels.shape} {labels.dtype}.")
-    buffer = io.BytesIO()  # compressed labels are small, and tifffile takes no file without a name
-    with tifffile.TiffWriter(buffer, bigtiff=labels.nbytes >= 2**31) as writer:
-        writer.write(labels, **ome_options(path, labels, mpp, classes, name))
-    return write_whole(path, buffer.getvalue())
+    if labels.ndim != 2:
+        raise BadSetting(f"OME-TIFF labels are (H, W), not of shape {labels.shape}.")
+    return write_ome_bands(path, [labels], Size(*labels.shape), labels.dtype, mpp, classes, name=name)
 
 
-def ome_options(
-    path: Path, labels: Any, mpp: float, classes: Mapping[int, tuple[str, Rgb]], name: str
-) -> dict[str, Any]:
-    """How tifffile writes ``labels``, which need a ``shape`` (H, W) and a ``dtype``, as :func:`write_ome_tiff` says.
+def open_mask(path: Path) -> TiledLabels:
+    """A mask or map of any size, of which ``mask[top:bottom, left:right]`` decodes only the tiles touched.
 
-    Raises:
-        BadSetting: an mpp that the format does not have.
-    """
-    if not (math.isfinite(mpp) and mpp > 0):
-        raise BadSetting(f"The mpp for {path.name} is {mpp}: give microns per pixel above 0.")
-    per_cm = 1e4 / mpp
-    return {
-        "tile": (OME_TILE_PX, OME_TILE_PX),
-        "compression": "zlib",
-        "photometric": "minisblack",
-        "description": _ome_xml(labels, mpp, classes, name or path.stem).encode("ascii", "xmlcharrefreplace"),
-        "resolution": (per_cm, per_cm),
-        "resolutionunit": "CENTIMETER",
-        "software": False,
-        "metadata": None,
-        "maxworkers": 1,
-    }
-
-
-def tissue_geojson(mask: npt.NDArray[np.uint8], *, mpp: float, slide: str) -> bytes:
-    """Outlines of the tissue classes as QuPath annotations, one for each class that is there; background has none.
+    Small reads of a large map are what it is for: a tile is kept for a while after it was read, and several threads may
+    read. ``mask.size`` and ``mask.shape`` give its size.
 
     Args:
-        mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`.
+        path: an OME-TIFF that :func:`write_ome_tiff` or the mask stage wrote (``mask.ome.tif``, ``cells.ome.tif``).
+
+    Raises:
+        MissingInput: no such file.
+        BadImage: damaged, or not such a file.
+    """
+    if not path.is_file():
+        raise MissingInput(f"There is no mask {path}: make it with the stage before.")
+    return TiledLabels(path)
+
+
+def tissue_geojson(found: LabelTally, *, mpp: float, slide: str) -> bytes:
+    """Outlines of the tissue classes as QuPath annotations, one for each class that is there; background has none.
+
+    Up to 16 megapixels they follow every pixel edge; those of a larger slide are drawn on every ``step_px``-th pixel,
+    while areas always count every pixel.
+
+    Args:
+        found: what :class:`~dermatome.label_bands.LabelTally` saw of the mask.
         mpp: microns per pixel, for the areas.
         slide: its name; ids of the annotations are made from it.
     """
     from dermatome.outlines import trace_polygons
 
+    step_px, size = found.step_px, found.size
+
     by_class: dict[int, list[list[list[list[int]]]]] = {}
-    for polygon in trace_polygons(mask):
-        by_class.setdefault(polygon.label, []).append(polygon.rings)
+    for polygon in trace_polygons(found.to_trace()):
+        rings = [
+            [[min(x * step_px, size.width_px), min(y * step_px, size.height_px)] for x, y in ring]
+            for ring in polygon.rings
+        ]
+        by_class.setdefault(polygon.label, []).append(rings)
     features = []
     for number, parts in sorted(by_class.items()):
         tissue = TissueClass(number)
-        area_px = int(np.count_nonzero(mask == number))
+        area_px = found.counts[tissue]
         measurements = {"area_px": area_px, "area_um2": round(area_px * mpp**2, 3), "pieces": len(parts)}
         kind = {"objectType": "annotation", "isLocked": True}
         features.append(feature(slide, tissue.label, parts, tissue.label, tissue.colour, kind, measurements))
@@ -174,32 +170,3 @@ def feature(
 def _collection(features: list[dict[str, Any]]) -> bytes:
     collection = {"type": "FeatureCollection", "features": features}
     return json.dumps(collection, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _ome_xml(labels: npt.NDArray[Any], mpp: float, classes: Mapping[int, tuple[str, Rgb]], name: str) -> str:
-    height_px, width_px = labels.shape
-    rows = "".join(
-        f"<M K={quoteattr(f'{number} {label}')}>#{bytes(colour).hex()}</M>"
-        for number, (label, colour) in sorted(classes.items())
-    )
-    ref = '<AnnotationRef ID="Annotation:0"/>' if rows else ""
-    notes = (
-        '<StructuredAnnotations><MapAnnotation ID="Annotation:0" Namespace="dermatome/classes">'
-        f"<Description>Number and name of each class, and the colour it is drawn in</Description>"
-        f"<Value>{rows}</Value></MapAnnotation></StructuredAnnotations>"
-        if rows
-        else ""
-    )
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>'
-        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
-        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:schemaLocation='
-        '"http://www.openmicroscopy.org/Schemas/OME/2016-06 '
-        'http://www.openmicroscopy.org/Schemas/OME/2016-06/ome.xsd">'
-        f'<Image ID="Image:0" Name={quoteattr(name)}>'
-        f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{labels.dtype.name}" SizeX="{width_px}" '
-        f'SizeY="{height_px}" SizeC="1" SizeZ="1" SizeT="1" PhysicalSizeX="{mpp:.6g}" PhysicalSizeXUnit="µm" '
-        f'PhysicalSizeY="{mpp:.6g}" PhysicalSizeYUnit="µm" Interleaved="false">'
-        '<Channel ID="Channel:0:0" Name="labels" SamplesPerPixel="1"/><TiffData IFD="0" PlaneCount="1"/>'
-        f"</Pixels>{ref}</Image>{notes}</OME>"
-    )

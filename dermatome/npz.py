@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,22 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
     """An ``.npz`` as numpy reads it, with the fixed date zip files may begin at: equal arrays give equal bytes."""
     with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
         for key, array in arrays.items():
-            entry = zipfile.ZipInfo(f"{key}.npy")
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            with archive.open(entry, "w", force_zip64=True) as member:
-                _npy.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+            with array_member(archive, key, array.shape, array.dtype) as write:
+                write(array)
     return path
+
+
+@contextmanager
+def array_member(
+    archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Iterator[Callable[[npt.NDArray[Any]], object]]:
+    """A function that takes the array ``key`` of an ``.npz`` in bands of rows from the top."""
+    entry = zipfile.ZipInfo(f"{key}.npy")
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with archive.open(entry, "w", force_zip64=True) as member:
+        header = {"descr": _npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        _npy.write_array_header_1_0(member, header)
+        yield lambda band: member.write(np.ascontiguousarray(band).reshape(-1).view(np.uint8).data)
 
 
 def load_arrays(path: Path, key: str, what: str, size: Size | None) -> dict[str, npt.NDArray[Any]]:

@@ -16,11 +16,12 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.compute import Backend
 from dermatome.errors import BadSetting
 from dermatome.files import write_whole
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from dermatome.compute import Compute
 
-Backend = Literal["auto", "torch", "openvino", "compile"]
 Outputs = tuple[npt.NDArray[np.float32], ...]
 Tag = TypeVar("Tag")
 

@@ -92,6 +92,7 @@ TABLES: dict[str, Table] = {
             "weights_sha256": _TEXT,
             "device": _TEXT,
             "precision": _TEXT,
+            "backend": _TEXT,
             **_SCALE,
             "crop_top_px": "integer",
             "crop_left_px": "integer",

@@ -1,4 +1,4 @@
-"""Pixels of a large TIFF, decoded only where they are read: tiles or strips, with the levels of a pyramid."""
+"""Large TIFFs, decoded only where they are read: images, with the levels of a pyramid, and labels."""
 
 from __future__ import annotations
 
@@ -36,29 +36,30 @@ class _Level:
         return -(-self.size.width_px // self.part.width_px)
 
 
-class TiledPixels:
-    """(H, W, 3) uint8 RGB of a TIFF file; ``pixels[top:bottom, left:right]`` decodes only the parts touched.
+class TiffParts:
+    """An array in a TIFF file of tiles or strips; ``array[top:bottom, left:right]`` decodes only the parts touched.
 
     Several threads may read at once.
 
     Attributes:
         path: of the file.
-        shape: (H, W, 3).
+        shape: (H, W) or (H, W, 3).
+        dtype: of its values.
         sizes: of the levels, the full one first.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, channels: tuple[int, ...]) -> None:
         """Opens the file and checks that it can be read this way; decodes nothing.
 
         Raises:
-            BadImage: damaged or cut short, longer than :data:`MAX_TILED_SIDE_PX` on a side, or of a kind that is not
-                read in parts: not 8-bit RGB or grey, planes apart, turned by its orientation, or one huge strip.
+            BadImage: damaged or cut short, longer than :data:`MAX_TILED_SIDE_PX` on a side, of a kind that is not read
+                in parts, turned by its orientation, or one huge strip.
         """
         import tifffile
 
         self.path = path
         self._lock = threading.Lock()
-        self._cache: OrderedDict[tuple[int, int], npt.NDArray[np.uint8]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
         try:
             # The handle lives as long as these pixels; tifffile closes it when they are dropped.
@@ -75,26 +76,27 @@ class TiledPixels:
             )
         for level in self._levels:
             self._check(level)
-        self.shape = (full.height_px, full.width_px, 3)
+        self.dtype: np.dtype[Any] = np.dtype(self._levels[0].page.dtype)
+        self.shape: tuple[int, ...] = (full.height_px, full.width_px, *channels)
         self.sizes = tuple(level.size for level in self._levels)
 
-    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
-        """The pixels of full-resolution rows and columns, with numpy's rules for slices without a step."""
+    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
+        """The values of full-resolution rows and columns, with numpy's rules for slices without a step."""
         (top, bottom, down), (left, right, along) = (
             part.indices(side) for part, side in zip(key, self.shape[:2], strict=True)
         )
         if (down, along) != (1, 1):
-            raise ValueError("pixels of a large slide are read without steps: read a smaller level")
+            raise ValueError("a large image is read without steps: read it at another size")
         return self.read(Box(top, left, max(top, bottom), max(left, right)))
 
-    def read(self, box: Box, level: int = 0) -> npt.NDArray[np.uint8]:
-        """(h, w, 3) uint8: the pixels in ``box`` of a level, in that level's pixels.
+    def read(self, box: Box, level: int = 0) -> npt.NDArray[Any]:
+        """(h, w, …): the values in ``box`` of a level, in that level's pixels.
 
         Raises:
             BadImage: a part is damaged or missing.
         """
         at = self._levels[level]
-        found = np.empty((box.size.height_px, box.size.width_px, 3), np.uint8)
+        found = np.empty((box.size.height_px, box.size.width_px, *self.shape[2:]), self.dtype)
         if not found.size:
             return found
         for row in range(box.top_px // at.part.height_px, -(-box.bottom_px // at.part.height_px)):
@@ -117,6 +119,12 @@ class TiledPixels:
         for number in range(len(self._levels[0].page.dataoffsets)):
             self._decode(0, number)
 
+    _advice = ""
+
+    @staticmethod
+    def _readable(page: Any) -> bool:
+        raise NotImplementedError
+
     def level_for(self, shrunk: float) -> int:
         """The coarsest level that is still at least as fine as full resolution shrunk ``shrunk`` times."""
         full = self._levels[0].size
@@ -127,7 +135,7 @@ class TiledPixels:
         ]
         return max(fits, default=0)
 
-    def _part(self, level: int, number: int) -> npt.NDArray[np.uint8]:
+    def _part(self, level: int, number: int) -> npt.NDArray[Any]:
         with self._lock:
             part = self._cache.get((level, number))
             if part is not None:
@@ -142,8 +150,8 @@ class TiledPixels:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return part
 
-    def _decode(self, level: int, number: int) -> npt.NDArray[np.uint8]:
-        """(h, w, 3) uint8: one tile or strip, cut to the image."""
+    def _decode(self, level: int, number: int) -> npt.NDArray[Any]:
+        """(h, w, …): one tile or strip, cut to the image."""
         page = self._levels[level].page
         try:
             with self._lock:
@@ -156,28 +164,23 @@ class TiledPixels:
             if decoded is None:
                 raise ValueError("it is empty")
             part = decoded[0, :height_px, :width_px]
-            if part.dtype != np.uint8 or part.shape[:2] != (height_px, width_px):
+            if part.dtype != self.dtype or part.shape[:2] != (height_px, width_px):
                 raise ValueError(f"it holds {part.shape} {part.dtype}")
         except Exception as error:  # each codec has errors of its own
             raise BadImage(f"{self.path.name} is damaged in its part {number} ({error}): fetch it again.") from error
-        found: npt.NDArray[np.uint8] = np.repeat(part, 3, axis=2) if part.shape[2] == 1 else part
+        if not self.shape[2:]:
+            part = part[..., 0]
+        elif part.shape[2] == 1:
+            part = np.repeat(part, 3, axis=2)
+        found: npt.NDArray[Any] = part
         return found
 
     def _check(self, level: _Level) -> None:
         page, part, name = level.page, level.part, self.path.name
-        readable = (
-            page.dtype == np.uint8
-            and page.samplesperpixel in (1, 3)
-            and page.imagedepth == 1
-            and (page.samplesperpixel == 1 or page.planarconfig == 1)
-            and page.photometric.name in ("RGB", "YCBCR", "MINISBLACK")
-            # tifffile turns YCbCr into RGB where it is JPEG only.
-            and (page.photometric.name != "YCBCR" or "JPEG" in page.compression.name)
-        )
-        if not readable:
+        if page.imagedepth != 1 or not self._readable(page):
             raise BadImage(
-                f"{name} is too large to be decoded whole, and its pixels ({page.photometric.name}, {page.dtype}, "
-                f"{page.samplesperpixel} channels) are not read in parts: export it as 8-bit RGB in tiles."
+                f"{name} holds {page.photometric.name} {page.dtype} in {page.samplesperpixel} channels, which is not "
+                f"read in parts: {self._advice}."
             )
         turned = page.tags.get(274)
         if turned is not None and turned.value != 1:
@@ -188,6 +191,46 @@ class TiledPixels:
         end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
         if len(page.dataoffsets) != wanted or min(page.databytecounts) == 0 or end > self.path.stat().st_size:
             raise BadImage(f"{name} is damaged or cut short (not all of its {wanted} parts are there): fetch it again.")
+
+
+class TiledPixels(TiffParts):
+    """(H, W, 3) uint8 RGB of a large image; see :class:`TiffParts`."""
+
+    _advice = "it is too large to be decoded whole, so export it as 8-bit RGB in tiles"
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file; a grey one is repeated into three channels."""
+        super().__init__(path, (3,))
+
+    @staticmethod
+    def _readable(page: Any) -> bool:
+        return bool(
+            page.dtype == np.uint8
+            and page.samplesperpixel in (1, 3)
+            and (page.samplesperpixel == 1 or page.planarconfig == 1)
+            and page.photometric.name in ("RGB", "YCBCR", "MINISBLACK")
+            # tifffile turns YCbCr into RGB where it is JPEG only.
+            and (page.photometric.name != "YCBCR" or "JPEG" in page.compression.name)
+        )
+
+
+class TiledLabels(TiffParts):
+    """(H, W) uint8, uint16 or int32 of a mask or map that this package wrote as OME-TIFF; see :class:`TiffParts`."""
+
+    _advice = "use a mask or map that this version wrote"
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file."""
+        super().__init__(path, ())
+
+    @property
+    def size(self) -> Size:
+        """Height and width, px."""
+        return Size(*self.shape)
+
+    @staticmethod
+    def _readable(page: Any) -> bool:
+        return page.samplesperpixel == 1 and page.dtype in (np.uint8, np.uint16, np.int32)
 
 
 def _level(page: Any) -> _Level:

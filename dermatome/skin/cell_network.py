@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.compute import Compute
+from dermatome.compute import Backend, Compute
 from dermatome.errors import BadWeights, DermatomeError
 from dermatome.files import sha256_bytes, sha256_file, write_whole
-from dermatome.runner import Backend, Runner, prepare_runner
+from dermatome.runner import Runner, prepare_runner
 from dermatome.skin.cell_image import PREPARATION
 
 if TYPE_CHECKING:

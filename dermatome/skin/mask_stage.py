@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from dermatome import figures, label_io
 from dermatome.classes import TissueClass
 from dermatome.compute import Compute, ComputeSettings
 from dermatome.data_root import DataRoot
 from dermatome.engine.work import Seat
+from dermatome.label_bands import LabelTally, mask_writer, write_ome_bands
 from dermatome.skin.networks import Champion
-from dermatome.skin.stage_parts import MASK_FILE, read_made_slide, timed, versions_of, write_figure
-from dermatome.skin.tissue import TissueOutcome, TissueResult, TissueSettings, segment_tissue
+from dermatome.skin.stage_parts import MASK_FILE, read_made_slide, remembered_backends, timed, versions_of, write_figure
+from dermatome.skin.tissue import (
+    TissueNetwork,
+    TissueOutcome,
+    TissueResult,
+    TissueSettings,
+    prepare_tissue,
+    segment_slides,
+)
 from dermatome.slide import Slide
 from dermatome.stage_record import Check, StageResult, content_version
 
-if TYPE_CHECKING:
-    from dermatome.weights import LoadedWeights
+Mask = npt.NDArray[np.uint8]
 
 _TISSUE_COLOURS = {int(c): (c.label, c.colour) for c in TissueClass}
 
@@ -43,7 +51,7 @@ class MaskStage:
     tissue: TissueSettings
     asset: ClassVar[str] = "epidermis_masks"
     always: ClassVar[bool] = False
-    _weights: LoadedWeights | None = field(default=None, init=False, repr=False)
+    _network: TissueNetwork | None = field(default=None, init=False, repr=False)
     _compute: Compute | None = field(default=None, init=False, repr=False)
     _seat: Seat = field(default=Seat(), init=False, repr=False)
 
@@ -60,7 +68,14 @@ class MaskStage:
         """Puts the network on the device."""
         self._seat = seat
         self._compute = self.compute_settings.choose(threads=seat.threads, device_index=seat.device_index)
-        self._weights = self.champion.load(self._compute)
+        weights = self.champion.load(self._compute)
+        self._network = prepare_tissue(
+            weights,
+            self._compute,
+            self.tissue,
+            backend=self.compute_settings.backend,
+            remembered=remembered_backends(self.root),
+        )
 
     def read(self, key: str) -> tuple[Slide, dict[str, float]]:
         """Decodes the image."""
@@ -74,16 +89,15 @@ class MaskStage:
         return read[0].size.area_px
 
     def compute(self, reads: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Segmented]:
-        """Segments."""
-        assert self._weights is not None
-        assert self._compute is not None
+        """Segments them together; the seconds are a slide's share by its tiles."""
+        assert self._network is not None
+        slides = [slide for slide, _ in reads]
+        results = segment_slides(slides, self._network, self.tissue, lambda _: self._seat.check())
+        tiles = sum(result.tiles for result in results) or 1
         found = []
-        for slide, seconds in reads:
-            with timed(seconds, "segment"):
-                result = segment_tissue(
-                    slide, self._weights, self._compute, self.tissue, progress=lambda _: self._seat.check()
-                )
-            found.append(_Segmented(slide, result, seconds))
+        for (slide, seconds), result in zip(reads, results, strict=True):
+            share = {f"segment_{name}": value * result.tiles / tiles for name, value in result.seconds.items()}
+            found.append(_Segmented(slide, result, seconds | {"segment": sum(share.values())} | share))
         return found
 
     def write(self, key: str, found: _Segmented, folder: Path) -> StageResult:
@@ -91,24 +105,24 @@ class MaskStage:
         assert self._compute is not None
         slide, result, seconds = found.slide, found.result, dict(found.seconds)
         with timed(seconds, "write"):
-            label_io.save_mask(folder / MASK_FILE, result.mask, result.crop)
-            label_io.write_ome_tiff(folder / "mask.ome.tif", result.mask, slide.mpp, _TISSUE_COLOURS, name=key)
-            outlines = label_io.tissue_geojson(result.mask, mpp=slide.mpp, slide=key)
+            tally = _write_mask(folder, key, slide, result)
+            outlines = label_io.tissue_geojson(tally, mpp=slide.mpp, slide=key)
             label_io.write_geojson(folder / "tissue.geojson", outlines)
         with timed(seconds, "figure"):
             write_figure(folder, figures.tissue_figure(slide, result))
-        shares = {c.label: float(np.mean(result.mask == c)) for c in TissueClass}
+        shares = tally.shares
         return StageResult(
             outcome=result.outcome.value,
             message=""
             if result.outcome is TissueOutcome.TISSUE
             else f"{key} has no epidermis; cells and layers will say the same.",
-            data_version=content_version([result.mask.tobytes(), repr(result.mask.shape).encode()]),
+            data_version=content_version([tally.digest]),
             values={
                 "weights": self.champion.version,
                 "weights_sha256": self.champion.sha256,
                 "device": self._compute.device_name,
                 "precision": self._compute.precision,
+                "backend": result.backend,
                 "mpp": slide.mpp,
                 "mpp_source": slide.mpp_source.value,
                 "crop_top_px": result.crop.top_px,
@@ -120,9 +134,26 @@ class MaskStage:
                 **{f"{name}_share": share for name, share in shares.items()},
                 "epidermis_um2": shares["epidermis"] * slide.size.area_px * slide.mpp**2,
             },
-            seconds=seconds | {f"segment_{name}": value for name, value in result.seconds.items()},
+            seconds=seconds,
             checks=_checks(shares),
         )
+
+
+def _write_mask(folder: Path, key: str, slide: Slide, result: TissueResult) -> LabelTally:
+    """Writes the mask as `mask.npz` and `mask.ome.tif`, made band by band, once for both."""
+    tally = LabelTally(slide.size)
+
+    def bands(write: Callable[[Mask], object]) -> Iterator[Mask]:
+        for _, band in result.bands():
+            write(band)
+            tally(band)
+            yield band
+
+    with mask_writer(folder / MASK_FILE, slide.size, result.crop) as write:
+        write_ome_bands(
+            folder / "mask.ome.tif", bands(write), slide.size, np.uint8, slide.mpp, _TISSUE_COLOURS, name=key
+        )
+    return tally
 
 
 def _checks(shares: Mapping[str, float]) -> tuple[Check, ...]:

@@ -59,6 +59,11 @@ def read_made_slide(root: DataRoot, slide_id: str) -> Slide:
         return open_slide(folder, slide_id, dict(record.values))
 
 
+def remembered_backends(root: DataRoot) -> Path | None:
+    """Where the fastest backend of each network and machine is kept; a bucket keeps none, so it is measured again."""
+    return root.path / "models" / "backends.json" if isinstance(root.path, Path) else None
+
+
 def read_made_mask(root: DataRoot, slide_id: str) -> npt.NDArray[np.uint8]:
     """The tissue mask of a slide.
 

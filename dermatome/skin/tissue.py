@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dermatome.compute import Backend
 from dermatome.predict import Predictor
-from dermatome.runner import Backend, Runner, prepare_runner
+from dermatome.runner import Runner, prepare_runner
 from dermatome.skin.tissue_slide import SlideWork
 from dermatome.skin.tissue_slide import TissueOutcome as TissueOutcome
 from dermatome.skin.tissue_slide import TissueResult as TissueResult

@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, BadSetting, MissingInput
 from dermatome.geometry import Box, Size
+from dermatome.label_bands import LabelTally
 from dermatome.label_io import (
     load_mask,
     save_mask,
@@ -30,6 +31,12 @@ MASK = np.zeros((30, 40), np.uint8)
 MASK[5:20, 4:30] = 2
 MASK[20:, :] = 1
 CLASSES = {int(c): (c.label, c.colour) for c in TissueClass}
+
+
+def tallied(mask):
+    tally = LabelTally(Size(*mask.shape))
+    tally(mask)
+    return tally
 
 
 def test_a_mask_comes_back_and_numpy_reads_it(tmp_path: Path) -> None:
@@ -170,14 +177,14 @@ def test_a_ring_that_meets_itself_in_a_corner_is_cut() -> None:
 
 def test_nothing_has_no_outline() -> None:
     assert trace_polygons(np.zeros((5, 5), np.int32)) == []
-    assert json.loads(tissue_geojson(np.zeros((5, 5), np.uint8), mpp=0.5, slide="a"))["features"] == []
+    assert json.loads(tissue_geojson(tallied(np.zeros((5, 5), np.uint8)), mpp=0.5, slide="a"))["features"] == []
 
 
 def test_tissue_outlines_are_qupath_annotations() -> None:
     mask = MASK.copy()
     mask[8:10, 8:10] = 3  # keratin in a hole of the epidermis
     mask[0, 0] = 2  # and a second piece of epidermis
-    collection = json.loads(tissue_geojson(mask, mpp=0.5, slide="s1"))
+    collection = json.loads(tissue_geojson(tallied(mask), mpp=0.5, slide="s1"))
     assert collection["type"] == "FeatureCollection"
     by_name = {f["properties"]["classification"]["name"]: f for f in collection["features"]}
     assert list(by_name) == ["dermis", "epidermis", "keratin"]
