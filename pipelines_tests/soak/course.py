@@ -1,6 +1,7 @@
 """The course of a soak: an undisturbed run to compare with, then everything that goes wrong, at once."""
 
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -133,7 +134,7 @@ class Course:
 
     def _disturb(self) -> None:
         plan, dice = self.plan, self._dice
-        next_kill, next_ask = time.monotonic() + 20, time.monotonic() + 30
+        next_kill, next_ask, next_lock = time.monotonic() + 20, time.monotonic() + 30, 0.0
         filled = locked = False
         while (kills := sum(self.killer.killed.values())) < plan.kills or not (filled and locked):
             self._keep_up()
@@ -149,8 +150,9 @@ class Course:
             if not filled and kills >= plan.kills // 3 and self.killer.is_working():
                 self._fill_disk()
                 filled = True
-            if not locked and kills >= 2 * plan.kills // 3:
+            if not locked and kills >= 2 * plan.kills // 3 and now > next_lock:
                 locked = self._lock_store()
+                next_lock = time.monotonic() + 15
             time.sleep(0.3)
 
     def _ask_twice(self) -> None:
@@ -242,9 +244,9 @@ class Course:
         try:
             action(self._platform)  # type: ignore[operator]
         except (requests.RequestException, AssertionError) as error:
-            said = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+            said = re.search(r"\w*(Error|Refused|Reset)\w*(: [^\n]{0,100})?", str(error))
             self.diary.note("the UI could not do what it was asked")
-            print(f"          {said}", flush=True)
+            print(f"          {said.group() if said else type(error).__name__}", flush=True)
             if self._platform is not None and self._platform.is_up:
                 self._reload()
             return False
