@@ -16,6 +16,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from dermatome.slide import WHOLE_PX
+
 HEIGHT_PX, WIDTH_PX = 80, 96
 _DAMAGED = "damaged or cut short"
 _HEADER = "its header is damaged or of a kind that is not read"
@@ -266,8 +268,35 @@ def _tiffs() -> Iterator[OddFile]:
     yield _refused("tiff-five-channels", ".tif", _tiff(five, photometric="minisblack", planarconfig="contig"), _HEADER)
     inverted = _tiff(255 - pixels[..., 0], photometric="miniswhite")
     yield _read("tiff-white-is-zero", ".tif", inverted, "grey repeated", same=False)
+    yield from _tiffs_in_parts()
     deflate_bomb = _last_tile(deflated, zlib.compress(bytes(150_000_000), 1))
     yield _read("tiff-deflate-bomb", ".tif", deflate_bomb, **large)
+
+
+def _tiffs_in_parts() -> Iterator[OddFile]:
+    """TIFFs that are too large to be decoded whole: only their tiles are, each by itself."""
+    side = int(WHOLE_PX**0.5) + 200
+    good = _tiff_of_tiles(side)
+    yield _read("tiff-in-parts", ".tif", good, "read in parts", shape=(side, side), same=False)
+    yield _refused("tiff-in-parts-last-is-garbage", ".tif", _last_tile(good, b"\x55" * 40), "damaged in its part")
+    bomb = _last_tile(good, zlib.compress(bytes(150_000_000), 1))
+    yield _refused("tiff-in-parts-deflate-bomb", ".tif", bomb, "damaged in its part")
+    yield _refused("tiff-in-parts-offset-outside", ".tif", _with_offset(good, 324, 10**9), _DAMAGED)
+    yield _refused("tiff-in-parts-cut", ".tif", good[: len(good) // 2], _DAMAGED)
+    yield _refused("tiff-in-parts-too-long", ".tif", _with_tag(good, 256, 200_000), "over the limit")
+    lying = _with_tag(good, 274, 6)
+    yield _refused("tiff-in-parts-lying", ".tif", lying, "too large to be turned")
+
+
+def _tiff_of_tiles(side: int) -> bytes:
+    """A square TIFF of 512² tiles that are all the same."""
+    tile = zlib.compress(np.full((512, 512, 3), 200, np.uint8).tobytes(), 1)
+    buffer = io.BytesIO()
+    tiles = [tile] * (-(-side // 512)) ** 2
+    with tifffile.TiffWriter(buffer) as writer:
+        options = {"photometric": "rgb", "metadata": None, "extratags": [(274, "H", 1, 1, True)]}
+        writer.write(iter(tiles), shape=(side, side, 3), dtype=np.uint8, tile=(512, 512), compression="zlib", **options)
+    return buffer.getvalue()
 
 
 def _large() -> np.ndarray:
