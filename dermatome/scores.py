@@ -32,6 +32,10 @@ class ClassScore:
         outcome: whether truth and prediction have it.
         truth_px: its pixels in the truth.
         predicted_px: its pixels in the prediction.
+        tp_px: true positives: pixels of the class that were found.
+        fp_px: false positives: pixels of other classes that were taken for it.
+        fn_px: false negatives: pixels of the class that were missed.
+        tn_px: true negatives: pixels of other classes that were not taken for it.
         precision: share of the predicted pixels that are right.
         recall: share of the true pixels that were found.
         f1: harmonic mean of both (the Dice coefficient).
@@ -43,6 +47,10 @@ class ClassScore:
     outcome: ScoreOutcome
     truth_px: int
     predicted_px: int
+    tp_px: int
+    fp_px: int
+    fn_px: int
+    tn_px: int
     precision: float | None
     recall: float | None
     f1: float | None
@@ -99,6 +107,10 @@ def class_scores(confusion: Confusion, labels: Sequence[str]) -> list[ClassScore
                 outcome=outcome,
                 truth_px=truth,
                 predicted_px=predicted,
+                tp_px=hit,
+                fp_px=false,
+                fn_px=missed,
+                tn_px=right_without,
                 precision=_ratio(hit, predicted),
                 recall=_ratio(hit, truth),
                 f1=_ratio(2 * hit, truth + predicted),
@@ -109,17 +121,25 @@ def class_scores(confusion: Confusion, labels: Sequence[str]) -> list[ClassScore
     return scores
 
 
+SCORE_NAMES = ("precision", "recall", "f1", "iou", "mcc")
+
+
+def mean_score(scores: Sequence[ClassScore], name: str) -> float | None:
+    """The mean of a score of :data:`SCORE_NAMES` over the classes that have it; ``None`` where none has."""
+    known = [value for score in scores if (value := getattr(score, name)) is not None]
+    return sum(known) / len(known) if known else None
+
+
 def mean_iou(scores: Sequence[ClassScore]) -> float | None:
     """The mean IoU of the classes that truth or prediction has; ``None`` where there is none."""
-    known = [score.iou for score in scores if score.iou is not None]
-    return sum(known) / len(known) if known else None
+    return mean_score(scores, "iou")
 
 
 def score_values(scores: Sequence[ClassScore]) -> dict[str, float | None]:
     """Flat names to values, such as ``iou_epidermis``, with ``mean_iou``: what a version is chosen by."""
-    values: dict[str, float | None] = {"mean_iou": mean_iou(scores)}
+    values = {f"mean_{name}": mean_score(scores, name) for name in SCORE_NAMES}
     for score in scores:
-        for name in ("precision", "recall", "f1", "iou", "mcc"):
+        for name in SCORE_NAMES:
             values[f"{name}_{score.label}"] = getattr(score, name)
     return values
 

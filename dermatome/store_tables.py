@@ -49,6 +49,7 @@ _STAGE: dict[str, str] = {
     "made_at": "timestamptz",
 }
 _TEXT = "varchar"
+_SCORES = ("iou", "f1", "precision", "recall", "mcc", "boundary_f1")
 _SCALE = {"mpp": "double", "mpp_source": _TEXT}
 _CELL_TYPES = "struct(cell_type varchar, staining varchar, intensity varchar, quantity varchar, location varchar)[]"
 _NESTED = {
@@ -198,14 +199,10 @@ TABLES: dict[str, Table] = {
             "device": _TEXT,
             "precision": _TEXT,
             "resumed": "boolean",
-            "mean_iou": "double",
-            "mean_f1": "double",
+            **{f"mean_{score}": "double" for score in _SCORES},
             "accuracy": "double",
-            **{
-                f"{score}_{label}": "double"
-                for score in ("iou", "f1", "precision", "recall", "mcc")
-                for label in TISSUE_LABELS
-            },
+            "calibration_error": "double",
+            **{f"{score}_{label}": "double" for score in _SCORES for label in TISSUE_LABELS},
         },
         key="version",
     ),
@@ -217,18 +214,35 @@ TABLES: dict[str, Table] = {
             "label": _TEXT,
             "outcome": _TEXT,
             "truth_px": "bigint",
-            "predicted_px": "bigint",
-            "precision": "double",
-            "recall": "double",
-            "f1": "double",
-            "iou": "double",
-            "mcc": "double",
+            **{f"{name}_px": "bigint" for name in ("predicted", "tp", "fp", "fn", "tn")},
+            **dict.fromkeys(_SCORES, "double"),
         },
     ),
     "training_confusion": Table(
         "tissue_weights",
         "confusion_matrix.parquet",
         {"version": _TEXT, "truth": _TEXT, "predicted": _TEXT, "pixels": "bigint"},
+    ),
+    "training_calibration": Table(
+        "tissue_weights",
+        "calibration.parquet",
+        {
+            "version": _TEXT,
+            "from_probability": "double",
+            "to_probability": "double",
+            "pixels": "bigint",
+            "mean_confidence": "double",
+            "share_right": "double",
+        },
+    ),
+    "training_tiles": Table(
+        "tissue_weights",
+        "tile_scores.parquet",
+        {
+            **dict.fromkeys(("version", "tile", "slide", "patient"), _TEXT),
+            **dict.fromkeys(("mean_iou", "accuracy", "confidence"), "double"),
+            **{f"iou_{label}": "double" for label in TISSUE_LABELS},
+        },
     ),
     "training_epochs": Table(
         "tissue_weights",

@@ -13,12 +13,11 @@ import numpy as np
 
 from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadSetting, BadWeights
-from dermatome.geometry import Size
+from dermatome.evaluation import Evaluation, Mask, ProbabilityRows, Rows, evaluate
 from dermatome.network import MEAN, STD
-from dermatome.predict import Predictor
 from dermatome.scores import ClassScore, Confusion, class_scores, confusion_matrix, mean_iou, score_values
 from dermatome.skin.crops import TilePair, tiles_sha256
-from dermatome.slide import resize_image
+from dermatome.tile_probabilities import tile_probabilities
 from dermatome.training_clock import Clock
 from dermatome.training_data import BatchSource
 from dermatome.training_run import Parent, TrainingRun
@@ -61,15 +60,15 @@ class TrainResult:
         state: its state dict on the CPU: the running mean of the weights.
         card: what :func:`dermatome.weights.save_weights` stores with it.
         history: a row for each epoch: epoch, step, seconds, learning_rate, train_loss, mean_iou and iou_<class>.
-        confusion: (C, C) int64 of the validation tiles at their full resolution, truth in rows; zeros without any.
-        scores: by class, of that matrix.
+        evaluation: of the validation tiles; empty without any.
+        scores: by class, of its confusion matrix.
         resumed: whether it went on from a checkpoint.
     """
 
     state: dict[str, torch.Tensor]
     card: WeightsCard
     history: pd.DataFrame
-    confusion: Confusion
+    evaluation: Evaluation
     scores: list[ClassScore]
     resumed: bool
 
@@ -122,11 +121,10 @@ def train(
     scale = settings.mpp / settings.network_mpp
     data_sha256 = tiles_sha256([*tiles_train, *tiles_val])
     checkpoint = None if checkpoint_dir is None else checkpoint_dir / CHECKPOINT_FILE
-    confusion: Confusion = np.zeros((len(TISSUE_LABELS),) * 2, dtype=np.int64)
     last_checkpoint = started
 
     def epoch_ends(run: TrainingRun, clock: Clock, loss: float) -> bool:
-        nonlocal confusion, last_checkpoint
+        nonlocal last_checkpoint
         clock.validation_begins()
         confusion = _validate(run, tiles_val, scale)
         clock.validation_ends()
@@ -157,9 +155,8 @@ def train(
         run, resumed = _run(team, plan, given, started, epoch_ends)
     if run.best is not None:
         run.mean_network.load_state_dict(run.best.state)
-    if resumed or run.best is not None:
-        confusion = _validate(run, tiles_val, scale)
-    scores = class_scores(confusion, TISSUE_LABELS)
+    found = evaluate(tiles_val, _probabilities(run, scale), settings.mpp)
+    scores = class_scores(found.confusion, TISSUE_LABELS)
     card = WeightsCard(
         encoder=settings.encoder,
         decoder_channels=tuple(settings.decoder_channels),
@@ -180,7 +177,7 @@ def train(
         created_from=tuple(sorted({tile.group for tile in tiles_train})),
     )
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in run.mean_network.state_dict().items()}
-    return TrainResult(state, card, pd.DataFrame(run.history), confusion, scores, resumed)
+    return TrainResult(state, card, pd.DataFrame(run.history), found, scores, resumed)
 
 
 @dataclass(frozen=True)
@@ -251,24 +248,25 @@ def _check_parent(parent: LoadedWeights, settings: TrainSettings) -> None:
 
 
 def _validate(run: TrainingRun, tiles: Sequence[TilePair], scale: float) -> Confusion:
-    from dermatome.probabilities import Probabilities
-    from dermatome.runner_torch import TorchRunner
-
-    settings = run.settings
-    predictor = Predictor(
-        TorchRunner(Probabilities(run.mean_network, MEAN, STD).eval().to(run.compute.torch_device), run.compute),
-        classes=len(TISSUE_LABELS),
-        tile_px=2 * settings.crop_px,
-        overlap_px=settings.crop_px // 2,
-        batch=settings.batch,
-    )
+    probabilities = _probabilities(run, scale)
     total: Confusion = np.zeros((len(TISSUE_LABELS),) * 2, dtype=np.int64)
     for tile in tiles:
-        image, truth = tile.read()
-        size = Size(*truth.shape)
-        found = predictor.labels(resize_image(image, size.scaled(scale)), size)
-        total += confusion_matrix(truth, found.mask, len(TISSUE_LABELS))
+        truth = tile.read()[1]
+
+        def count(top: int, rows: Rows, truth: Mask = truth) -> None:
+            nonlocal total
+            here = truth[top : top + rows.shape[1]]
+            total = total + confusion_matrix(here, rows.argmax(axis=0), len(TISSUE_LABELS))
+
+        probabilities(tile, count)
     return total
+
+
+def _probabilities(run: TrainingRun, scale: float) -> ProbabilityRows:
+    settings = run.settings
+    return tile_probabilities(
+        run.mean_network, run.compute, MEAN, STD, scale, tile_px=2 * settings.crop_px, batch=settings.batch
+    )
 
 
 def _report(row: dict[str, Any], scores: list[ClassScore], settings: TrainSettings, share: float) -> EpochReport:

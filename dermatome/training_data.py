@@ -82,7 +82,7 @@ def split_tiles(
         what = "whole patients"
     how = f"{len(held)} of {len(tiles)} tiles held out, {what} drawn with seed {seed}"
     if kept_out:
-        how += f", {len(kept_out)} groups as the parent held them out"
+        how += ", those of the parent as they were"
     return Split(kept, tuple(sorted(held, key=lambda t: t.name)), how)
 
 

@@ -7,26 +7,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dermatome import figures
 from dermatome.classes import TISSUE_LABELS
-from dermatome.data_root import PREVIEW_FILE, WEIGHTS_FILE
-from dermatome.files import remove, write_whole
-from dermatome.scores import Confusion, mean_iou
+from dermatome.data_root import WEIGHTS_FILE
+from dermatome.files import remove
 from dermatome.skin.leakage import find_leaks, leakage_check, one_slide_only
 from dermatome.skin.manifest import manifest_path, read_manifest
-from dermatome.stage_record import StageResult, write_table
+from dermatome.stage_record import StageResult
 from dermatome.training import CHECKPOINT_FILE, EpochReport, TrainSettings
 from dermatome.training_files import train_file
+from dermatome.training_report import CONFUSION_FILE, report_values, write_report
 
 if TYPE_CHECKING:
     from dermatome.compute import Compute
     from dermatome.files import AnyPath
     from dermatome.skin.origin import Origin
-
-CONFUSION_FILE = "confusion_matrix.parquet"
 
 
 def make_weights(
@@ -44,7 +40,7 @@ def make_weights(
     """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the IHC ones beside.
 
     Files: `weights.safetensors`, its card `weights.json` and the manifest of its tiles `weights.tiles.parquet`,
-    `history.parquet`, `scores.parquet`, `confusion_matrix.parquet`, `curves.png`, `confusion.png`.
+    and the report (see `dermatome.training_report.write_report`).
 
     Args:
         tiles: a folder for each annotated slide.
@@ -77,17 +73,7 @@ def make_weights(
     trained = time.perf_counter()
     rows = read_manifest(manifest_path(weights))
     leaks = find_leaks(rows, origin.ancestors if origin else None)
-    history = result.history.assign(version=version)
-    write_table(folder / "history.parquet", pa.Table.from_pandas(history, preserve_index=False))
-    by_class = [{"version": version} | score.to_json() for score in result.scores]
-    write_table(folder / "scores.parquet", pa.Table.from_pylist(by_class))
-    write_table(folder / CONFUSION_FILE, _pairs(result.confusion, version))
-    write_whole(folder / "confusion.png", figures.confusion_figure(result.confusion, TISSUE_LABELS))
-    curves = figures.curves_figure(result.history)
-    write_whole(folder / "curves.png", curves)
-    write_whole(folder / PREVIEW_FILE, figures.preview(curves))
-    total = int(result.confusion.sum())
-    f1 = [score.f1 for score in result.scores if score.f1 is not None]
+    write_report(folder, version, result.history, result.evaluation)
     return StageResult(
         outcome="trained",
         data_version=sha256[:32],
@@ -109,14 +95,7 @@ def make_weights(
             "device": compute.device_name,
             "precision": compute.precision,
             "resumed": result.resumed,
-            "mean_iou": mean_iou(result.scores),
-            "mean_f1": sum(f1) / len(f1) if f1 else None,
-            "accuracy": float(result.confusion.trace() / total) if total else None,
-            **{
-                f"{name}_{score.label}": getattr(score, name)
-                for name in ("iou", "f1", "precision", "recall", "mcc")
-                for score in result.scores
-            },
+            **report_values(result.evaluation),
         },
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
         checks=(leakage_check(rows, leaks, unknown_ancestor=origin is not None and not origin.all_known),),
@@ -140,12 +119,3 @@ def confusion_markdown(folder: Path) -> str:
         total = sum(counts)
         lines.append([truth, *(f"{count:,} ({count / total:.1%})" if total else "0" for count in counts)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _pairs(confusion: Confusion, version: str) -> pa.Table:
-    rows = [
-        {"version": version, "truth": truth, "predicted": predicted, "pixels": int(confusion[i, j])}
-        for i, truth in enumerate(TISSUE_LABELS)
-        for j, predicted in enumerate(TISSUE_LABELS)
-    ]
-    return pa.Table.from_pylist(rows)

@@ -25,6 +25,7 @@ def test_assets_and_their_partitions(defs):
         "slide_images": "slides",
         "training_tiles": "annotated_slides",
         "tissue_weights": "training_versions",
+        "training_comparison": None,
         "tissue_champion": None,
         "epidermis_masks": "slides",
         "cell_masks": "slides",

@@ -75,7 +75,9 @@ def test_it_learns_easy_tiles_and_writes_weights_that_predict(folder, tmp_path, 
     assert result.history["train_loss"].iloc[-1] < result.history["train_loss"].iloc[0] * 0.75
     assert result.card.scores["mean_iou"] == reports[-1].mean_iou
     assert result.card.scores["mean_iou"] > 0.6
-    assert result.confusion.sum() == 128 * 128
+    assert result.evaluation.confusion.sum() == 128 * 128
+    assert result.evaluation.calibration.pixels.sum() == 128 * 128
+    assert result.evaluation.tiles[0].mean_iou == result.card.scores["mean_iou"]
     assert "1 of 6 tiles held out" in result.card.validation
     loaded = load_weights(tmp_path / "w.safetensors")
     assert loaded.sha256 == sha256
@@ -124,7 +126,7 @@ def test_a_run_killed_twice_ends_like_one_that_was_not(folder, tmp_path, compute
     assert resumed.card.scores == undisturbed.card.scores
     finished = train(tiles[:4], tiles[4:], SMALL, compute, tmp_path)  # killed before its weights were written
     assert states_equal(finished.state, undisturbed.state)
-    assert (finished.confusion == undisturbed.confusion).all()
+    assert (finished.evaluation.confusion == undisturbed.evaluation.confusion).all()
     other = train(tiles[:4], tiles[4:], replace(SMALL, seed=9, epochs=1), compute, tmp_path)
     assert not other.resumed
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")

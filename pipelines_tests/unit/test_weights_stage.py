@@ -15,6 +15,7 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.compute import Compute
 from dermatome.data_root import WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadSetting, BadWeights, MissingInput
+from dermatome.evaluation import Calibration, Evaluation
 from dermatome.files import sha256_bytes, write_whole
 from dermatome.network import build_network
 from dermatome.scores import class_scores
@@ -65,7 +66,9 @@ def trainer(weights: bytes, confusion: np.ndarray = CONFUSION, rows: list[Manife
             | {f"iou_{label}": [0.5] for label in TISSUE_LABELS}
         )
         scores = class_scores(confusion, TISSUE_LABELS)
-        return TrainResult({}, card, history, confusion, scores, False), sha256_bytes(weights)
+        bins = Calibration(np.full(15, 10), np.linspace(0, 9, 15), np.arange(15) % 10)
+        found = Evaluation(confusion, bins, (0.5, 0.4, None, 0.9))
+        return TrainResult({}, card, history, found, scores, False), sha256_bytes(weights)
 
     return train_file
 

@@ -1,0 +1,37 @@
+"""`training_comparison`: all training versions side by side, in one HTML file."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.one import make_one
+from assets.skin.tissue_weights import tissue_weights
+from dermatome.data_root import CHAMPION
+from dermatome.stage_record import StageResult, made_by
+from resources import PathsResource
+
+
+@dg.asset(
+    deps=[dg.AssetDep(tissue_weights, partition_mapping=dg.AllPartitionMapping())],
+    code_version="1",
+    group_name="training",
+    kinds={"html"},
+)
+def training_comparison(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
+    """`comparison.html`: scores, data, settings, best and worst tiles of every version; it needs no other file."""
+    from dermatome.skin.versions import compare_versions
+
+    root = paths.data_root
+    versions = root.made("tissue_weights")
+
+    def make(folder: Path) -> StageResult:
+        return compare_versions(root, versions, folder)
+
+    return make_one(
+        context,
+        root,
+        CHAMPION,
+        make=make,
+        inputs={version: made_by(root, "tissue_weights", version).data_version for version in versions},
+        settings={},
+    )

@@ -1,0 +1,174 @@
+"""Scores of a network on tiles: calibration, borders, each tile's own; their report; and versions side by side."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dermatome import evaluation
+from dermatome.classes import TISSUE_LABELS
+from dermatome.comparison import comparison_html, read_version
+from dermatome.data_root import RECORD_FILE, WEIGHTS_FILE, DataRoot
+from dermatome.errors import MissingInput
+from dermatome.evaluation import evaluate
+from dermatome.palette import Palette, classes_to_rgb
+from dermatome.skin.crops import TilePair
+from dermatome.skin.manifest import manifest_path, manifest_rows, write_manifest
+from dermatome.skin.versions import compare_versions
+from dermatome.stage_record import Check, StageRecord, write_record
+from dermatome.store import build_store
+from dermatome.training_figures import best_and_worst
+from dermatome.training_report import report_values, write_report
+
+HISTORY = pd.DataFrame(
+    {"epoch": [1, 2], "step": [5, 10], "seconds": [1.0, 2.0], "learning_rate": [0.1, 0.0], "train_loss": [0.7, 0.5]}
+    | {"mean_iou": [0.4, 0.6]}
+    | {f"iou_{label}": [0.4, 0.6] for label in TISSUE_LABELS}
+)
+
+
+@pytest.fixture
+def tile(tmp_path):
+    """60 × 80 px: background left, epidermis right of column 40."""
+    mask = np.zeros((60, 80), np.uint8)
+    mask[:, 40:] = 2
+    palette = Palette.shipped("dermatome")
+    for name, pixels in (("i", np.full((60, 80, 3), 200, np.uint8)), ("m", classes_to_rgb(mask, palette))):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    return TilePair("t", tmp_path / "i.png", tmp_path / "m.png", palette, "s", "s", "p")
+
+
+def network(shift=0, confidence=0.8):
+    """Finds the border `shift` px too far right, as sure as it is told; in two bands of rows, as prediction does."""
+
+    def run(tile, sink):
+        labels = np.roll(tile.read()[1], shift, axis=1)
+        labels[:, :shift] = 0
+        rows = np.where(np.arange(4)[:, None, None] == labels, confidence, (1 - confidence) / 3).astype(np.float32)
+        sink(0, rows[:, :25])
+        sink(25, rows[:, 25:])
+
+    return run
+
+
+def test_what_is_right_and_how_sure(tile):
+    found = evaluate([tile, replace(tile, name="u")], network(shift=8), mpp=0.5)
+    assert found.confusion.tolist() == [[2 * 60 * 40, 0, 0, 0], [0] * 4, [2 * 60 * 8, 0, 2 * 60 * 32, 0], [0] * 4]
+    assert found.calibration.error == pytest.approx(0.9 - 0.8, abs=1e-6)
+    assert evaluate([tile], network(0, 0.95), 0.5).calibration.error == pytest.approx(0.05, abs=1e-6)
+    (one, two) = found.tiles
+    assert one.accuracy == two.accuracy == pytest.approx(0.9)
+    assert one.iou == (pytest.approx(40 / 48), None, pytest.approx(32 / 40), None)
+    assert one.mean_iou == pytest.approx((40 / 48 + 32 / 40) / 2)
+    nothing = evaluate([], network(), 0.5)
+    assert nothing.calibration.error is None
+    assert nothing.boundary_f1 == (None,) * 4
+
+
+def test_borders_count_within_eight_microns(tile):
+    near, far = (evaluate([tile], network(shift), mpp=1.0).boundary_f1 for shift in (7, 10))
+    assert near == (1.0, None, 1.0, None)
+    assert far == (0.0, None, 0.0, None)
+    assert evaluate([tile], network(10), mpp=0.5).boundary_f1[2] == 1.0
+    missed = evaluate([tile], network(shift=79), mpp=1.0)
+    assert missed.boundary_f1[2] == 0.0
+    assert missed.boundary_f1[1] is None
+
+
+def test_best_and_worst_tiles_are_never_the_same(tile):
+    found = evaluate([replace(tile, name=f"t{n}") for n in range(5)], network(), 0.5)
+    scored = [replace(result, mean_iou=n / 10) for n, result in enumerate(found.tiles)]
+    shown = best_and_worst(scored)
+    assert [(title, result.mean_iou) for title, result in shown] == [
+        ("Best 1", 0.4), ("Best 2", 0.3), ("Worst 2", 0.1), ("Worst 1", 0.0),
+    ]  # fmt: skip
+    assert [title for title, _ in best_and_worst(scored[:1])] == ["Best 1"]
+    assert best_and_worst([replace(scored[0], mean_iou=None)]) == []
+
+
+def trained(root, version, tile, shift, **values):
+    folder = root.folder("tissue_weights", version)
+    found = evaluate([tile], network(shift), 0.5)
+    write_report(folder, version, HISTORY, found)
+    rows = manifest_rows([tile], "validation") + manifest_rows([replace(tile, name="other")], "train")
+    write_manifest(manifest_path(folder / WEIGHTS_FILE), rows)
+    record = StageRecord(
+        asset="tissue_weights", partition=version, fingerprint="f", code_version="2", inputs={}, outcome="trained",
+        settings={"encoder": "resnet18", "loss": "dice", "seed": shift}, data_version=version,
+        values={"weights_sha256": "ab" * 32, "mpp": 2.0, "epochs": 2, "steps": 10, **report_values(found), **values},
+        checks=(Check("no_leakage", shift == 0, "Slide <s> is on both sides."),),
+    )  # fmt: skip
+    write_record(folder / RECORD_FILE, record)
+    return folder
+
+
+def test_the_report_of_a_version(tmp_path, tile):
+    folder = trained(DataRoot(tmp_path), "v001", tile, 8)
+    lines = list(csv.DictReader(io.StringIO((folder / "classification_report.csv").read_text())))
+    by_label = {line["label"]: line for line in lines}
+    assert list(by_label) == [*TISSUE_LABELS, "mean"]
+    epidermis = by_label["epidermis"]
+    assert [int(epidermis[f"{name}_px"]) for name in ("tp", "fp", "fn", "tn")] == [60 * 32, 0, 60 * 8, 60 * 40]
+    assert float(epidermis["iou"]) == pytest.approx(0.8)
+    assert by_label["keratin"]["iou"] == ""
+    assert float(by_label["mean"]["recall"]) == pytest.approx((1 + 0.8) / 2)
+    bins = pq.read_table(folder / "calibration.parquet").to_pylist()
+    assert sum(row["pixels"] for row in bins) == 60 * 80
+    assert next(row["share_right"] for row in bins if row["pixels"]) == pytest.approx(0.9)
+    assert pq.read_table(folder / "tile_scores.parquet").to_pylist()[0]["patient"] == "p"
+    for name in ("curves.png", "confusion.png", "reliability.png", "samples.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert pd.read_csv(folder / "history.csv").equals(HISTORY)
+    (events,) = (folder / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert all(name in content for name in (b"training/train_loss", b"validation/iou_keratin", b"training/learning"))
+
+
+def test_without_validation_tiles_the_report_is_empty_but_whole(tmp_path):
+    write_report(tmp_path, "v001", HISTORY, evaluate([], network(), 0.5))
+    assert not (tmp_path / "samples.png").exists()
+    assert pq.read_table(tmp_path / "tile_scores.parquet").num_rows == 0
+    assert report_values(evaluate([], network(), 0.5))["accuracy"] is None
+
+
+def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
+    root = DataRoot(tmp_path / "root")
+    trained(root, "v001", tile, 0)
+    trained(root, "v001_cont1", tile, 8, parent="v001", parent_sha256="ab" * 32)
+    folder = root.folder("training_comparison", "current")
+    result = compare_versions(root, root.made("tissue_weights"), folder)
+    page = (folder / "comparison.html").read_text()
+    assert result.values["versions"] == "v001, v001_cont1"
+    assert "Slide &lt;s&gt; is on both sides." in page
+    assert "different tiles" not in page
+    assert not re.search(r"(src|href)=.(?!data:)", page), "the page must need no other file"
+    assert page.count("data:image/jpeg") == 2 * 4
+    epidermis = re.search(r"<th>Epidermis</th>(.*?)</tr>", page)[1]
+    assert re.findall(r"<td( class=.best.)?>([0-9.]+)", epidermis) == [(' class="best"', "1.000"), ("", "0.800")]
+    build_store(root)
+    with duckdb.connect(str(root.store), read_only=True) as store:
+        line = store.execute("select ancestor from training_lineage where version = 'v001_cont1'").fetchall()
+        scores = store.execute("select fn_px, boundary_f1 from training_classes where label = 'epidermis'").fetchall()
+        assert store.execute("select count(*) from training_calibration").fetchone() == (2 * 15,)
+        assert store.execute("select count(*), min(mean_iou) < 0.9 from training_tiles").fetchone() == (2, True)
+        assert store.execute("select calibration_error from training where version = 'v001'").fetchone()[0] > 0.19
+    assert line == [("v001_cont1",), ("v001",)]
+    assert sorted(scores) == [(0, 1.0), (480, 1.0)]
+    v1, v2 = (read_version(root.folder("tissue_weights", version)) for version in ("v001", "v001_cont1"))
+    other = replace(v2, tiles=[replace(row, image_sha256="x") for row in v2.tiles])
+    assert "different tiles" in comparison_html([v1, other])
+    panel = comparison_html([v1, v2], "v001", {"v001": {"keratin": 0.25}})
+    assert "v001 ★" in panel
+    assert "0.250" in panel
+    with pytest.raises(MissingInput, match="no trained versions"):
+        comparison_html([])
+    with pytest.raises(MissingInput, match="no trained version in"):
+        read_version(tmp_path)
+    assert evaluation.BOUNDARY_UM == 8  # as the page says
