@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dermatome.classes import TISSUE_LABELS, TissueClass
 from dermatome.geometry import Box, Size
+from dermatome.image_sheet import Panel, draw_sheet, panel_size
 from dermatome.overlay import (
     OUTLINE,
     TISSUE_COLOURS,
@@ -27,21 +28,8 @@ from dermatome.overlay import (
     shrink_labels,
     tint,
     tint_tissue,
-    tinted,
 )
-from dermatome.panels import (
-    GREY,
-    INK,
-    LARGE_PANEL_PX,
-    PANEL_PX,
-    heading,
-    image_grid,
-    mpp_note,
-    new_figure,
-    show,
-    tissue_legend,
-    to_png,
-)
+from dermatome.panels import GREY, INK, LARGE_PANEL_PX, heading, mpp_note, new_figure, show, to_png
 from dermatome.panels import preview as preview
 from dermatome.predict import resize_labels
 from dermatome.skin.depth import bounding_box
@@ -61,96 +49,83 @@ Mask = npt.NDArray[np.uint8]
 
 DAB_COLOUR, H_COLOUR, RATIO_COLOUR = "#8a5a2b", "#3d4f9f", "#4d4d4d"
 DARK = (30, 30, 30)
+SIDE_PX = 440
+"""Width of an image in a slide's sheet of panels."""
 DETAIL_UM = 120.0
 """Side of the part that is shown close."""
 
 
 def tissue_figure(slide: Slide, result: TissueResult) -> bytes:
     """Original, first look, significant regions, crop, refined and corrected mask of one slide: PNG bytes."""
-    size = slide.size
-    figure, axes = image_grid(6, size, 3)
-    overview = shrink_image(result.overview, PANEL_PX)
+    size, crop = slide.size, result.crop
+    overview = shrink_image(result.overview, _longest_px(size))
     shown = Size(*overview.shape[:2])
-    show(axes[0], overview, "a  Original", span=size, mpp=slide.mpp)
-    show(axes[1], colour_labels(result.coarse_mask, TISSUE_COLOURS), "b  Coarse", span=size, mpp=slide.mpp)
+    coarse = colour_labels(result.coarse_mask, TISSUE_COLOURS)
     kept = np.where(result.significant, result.coarse_mask, 0)
-    pale = (0.25 * colour_labels(result.coarse_mask, TISSUE_COLOURS) + 0.75 * 255).astype(np.uint8)
-    pale[kept > 0] = colour_labels(kept, TISSUE_COLOURS)[kept > 0]
-    show(axes[2], pale, "c  Significant regions", span=size, mpp=slide.mpp)
-    _frame(axes[2], result.crop)
-    crop = result.crop
-    cut = _cut(slide, result)
-    title = "d  Crop" if crop.size != size else "d  Crop (the whole slide)"
-    show(axes[3], cut, title, span=crop.size, mpp=slide.mpp)
-    show(
-        axes[4],
-        tinted(overview, resize_labels(result.refined, shown), PANEL_PX),
-        "e  Refined",
-        span=size,
-        mpp=slide.mpp,
-    )
-    show(
-        axes[5],
-        tinted(overview, np.concatenate([rows for _, rows in result.canvas.labels_at(shown)]), PANEL_PX),
-        "f  Corrected",
-        span=size,
-        mpp=slide.mpp,
+    pale = (0.25 * coarse + 0.75 * 255).astype(np.uint8)
+    pale[kept > 0] = coarse[kept > 0]
+    refined = tint_tissue(overview, resize_labels(result.refined, shown))
+    corrected = tint_tissue(overview, np.concatenate([rows for _, rows in result.canvas.labels_at(shown)]))
+    panels = (
+        Panel(overview, "a  Original", size),
+        Panel(coarse, "b  Coarse", size),
+        Panel(pale, "c  Significant regions", size, (crop,)),
+        Panel(_cut(slide, result), "d  Crop" if crop.size != size else "d  Crop (the whole slide)", crop.size),
+        Panel(refined, "e  Refined", size),
+        Panel(corrected, "f  Corrected", size),
     )
     shares = f"epidermis {result.epidermis_share:.1%} of the slide" if result.epidermis_share else "no epidermis"
-    heading(figure, slide, shares, f"mean confidence {result.mean_confidence:.2f}")
-    tissue_legend(figure, slide)
-    return to_png(figure)
+    facts = (shares, f"mean confidence {result.mean_confidence:.2f}")
+    return draw_sheet(panels, 3, SIDE_PX, mpp=slide.mpp, name=slide.name, facts=facts, note=mpp_note(slide))
 
 
 def _cut(slide: Slide, result: TissueResult) -> RgbImage:
     """The refined part of the slide, small; of a large slide out of its overview, as decoding it again takes long."""
     crop = result.crop
     if crop.size.area_px <= WHOLE_PX:
-        return slide.region(crop, fitting(crop.size, PANEL_PX))
+        return slide.region(crop, fitting(crop.size, _longest_px(crop.size)))
     box = crop.rescaled(slide.size, Size(*result.overview.shape[:2]))
-    return shrink_image(result.overview[box.slices], PANEL_PX)
+    return shrink_image(result.overview[box.slices], _longest_px(crop.size))
 
 
 def cells_figure(slide: Slide, tissue_mask: Mask, result: CellsResult) -> bytes:
     """Original, tissue, crop, epidermis, H, H equalised, cells and overlay of one slide: PNG bytes."""
     size = slide.size
     crop = result.crop or Box.whole(size)
-    figure, axes = image_grid(8, size, 4, panel_in=2.9)
-    whole = slide.overview(PANEL_PX)
-    show(axes[0], whole, "a  Original", span=size, mpp=slide.mpp)
-    _frame(axes[0], crop)
-    tissue = tint_tissue(whole, sample_labels(tissue_mask, Box.whole(size), PANEL_PX))
-    show(axes[1], tissue, "b  Tissue", span=size, mpp=slide.mpp)
-    _frame(axes[1], crop)
-    pixels = slide.region(crop, fitting(crop.size, PANEL_PX))
-    inside = sample_labels(tissue_mask, crop, PANEL_PX) == TissueClass.EPIDERMIS
-    show(axes[2], pixels, "c  Crop", span=crop.size, mpp=slide.mpp)
+    whole_px, crop_px = _longest_px(size), _longest_px(crop.size)
+    whole = slide.overview(whole_px)
+    tissue = tint_tissue(whole, sample_labels(tissue_mask, Box.whole(size), whole_px))
+    pixels = slide.region(crop, fitting(crop.size, crop_px))
+    inside = sample_labels(tissue_mask, crop, crop_px) == TissueClass.EPIDERMIS
     alone = np.where(inside[..., None], pixels, np.uint8(255))
-    show(axes[3], alone, "d  Epidermis", span=crop.size, mpp=slide.mpp)
     h = separate_stains(pixels, (Stain.HEMATOXYLIN,))[..., 0]
-    top = float(np.percentile(h[inside], 99.5)) if inside.any() else 1.0
-    grey = {"cmap": "gray_r", "vmin": 0.0, "vmax": max(top, 1e-3)}
-    show(axes[4], h, "e  Hematoxylin (dark = much)", span=crop.size, mpp=slide.mpp, **grey)
+    top = max(1e-3, float(np.percentile(h[inside], 99.5)) if inside.any() else 1.0)
+    dark = (255 * (1 - np.clip(h / top, 0, 1)) + 0.5).astype(np.uint8)
     equalised = np.zeros_like(inside, np.uint8) if result.h_equalised is None else result.h_equalised
-    show(axes[5], equalised, "f  H equalised", span=crop.size, mpp=slide.mpp, cmap="gray", vmin=0, vmax=255)
-    count = len(result.table)
-    labels = sample_labels(result.instances, crop, PANEL_PX)
+    labels = sample_labels(result.instances, crop, crop_px)
     cells = colour_labels(labels, cell_colours(int(labels.max(initial=0))))
-    show(axes[6], cells, f"g  Cells ({count:,})", span=crop.size, mpp=slide.mpp)
+    count = len(result.table)
     detail = _busiest(result.table, crop, round(DETAIL_UM / slide.mpp))
-    for part in axes[6:3:-1]:
-        _frame(part, Box(
-            detail.top_px - crop.top_px, detail.left_px - crop.left_px,
-            detail.bottom_px - crop.top_px, detail.right_px - crop.left_px,
-        ))  # fmt: skip
+    framed = (Box(
+        detail.top_px - crop.top_px, detail.left_px - crop.left_px,
+        detail.bottom_px - crop.top_px, detail.right_px - crop.left_px,
+    ),)  # fmt: skip
     close = draw_borders(
-        *enlarge(slide.pixels[detail.slices], result.instances[detail.slices], PANEL_PX), OUTLINE, width_px=2
+        *enlarge(slide.pixels[detail.slices], result.instances[detail.slices], 2 * SIDE_PX), OUTLINE, width_px=3
     )
-    show(axes[7], close, "h  Overlay, framed part", span=detail.size, mpp=slide.mpp)
+    panels = (
+        Panel(whole, "a  Original", size, (crop,)),
+        Panel(tissue, "b  Tissue", size, (crop,)),
+        Panel(pixels, "c  Crop", crop.size),
+        Panel(alone, "d  Epidermis", crop.size),
+        Panel(dark, "e  Hematoxylin (dark = much)", crop.size, framed),
+        Panel(equalised, "f  H equalised", crop.size, framed),
+        Panel(cells, f"g  Cells ({count:,})", crop.size, framed),
+        Panel(close, "h  Overlay, framed part", detail.size),
+    )
     mean = f"mean diameter {result.table['equivalent_diameter_um'].mean():.1f} µm" if count else "no cell found"
-    heading(figure, slide, f"{count:,} cells", mean)
-    tissue_legend(figure, slide)
-    return to_png(figure)
+    facts = (f"{count:,} cells", mean)
+    return draw_sheet(panels, 4, SIDE_PX, mpp=slide.mpp, name=slide.name, facts=facts, note=mpp_note(slide))
 
 
 def layers_figure(slide: Slide, tissue_mask: Mask, result: LayersResult) -> bytes:
@@ -270,12 +245,9 @@ def _busiest(cells: pd.DataFrame, crop: Box, side_px: int) -> Box:
     return Box(top, left, top + height_px, left + width_px)
 
 
-def _frame(axes: Axes, box: Box) -> None:
-    from matplotlib.patches import Rectangle
-
-    size: Size = box.size
-    corner = (box.left_px, box.top_px)
-    axes.add_patch(Rectangle(corner, size.width_px, size.height_px, fill=False, edgecolor="black", linewidth=1.2))
+def _longest_px(span: Size) -> int:
+    """The longer side of an image of ``span`` as it is drawn: more of it need not be prepared."""
+    return max(panel_size(span, SIDE_PX).height_px, panel_size(span, SIDE_PX).width_px)
 
 
 def _layer_colours(count: int) -> list[tuple[int, int, int]]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TissueClass
 from dermatome.geometry import Size
+from dermatome.image_sheet import bar_length_um
 from dermatome.slide import MppSource
 
 if TYPE_CHECKING:
@@ -20,9 +18,9 @@ if TYPE_CHECKING:
     from dermatome.slide import RgbImage, Slide
 
 PANEL_PX = 620
-"""Longest side of an image in a panel: little more than is drawn, as shrinking is what takes a figure its time."""
+"""Longest side of what is kept of a slide only to be shown in a panel."""
 LARGE_PANEL_PX = 900
-"""The same where a panel is large."""
+"""Longest side of an image in a panel: little more than is drawn, as shrinking is what takes a figure its time."""
 PREVIEW_PX = 640
 DPI = 150
 INK = "#222222"
@@ -37,18 +35,6 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     figure = Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def image_grid(count: int, size: Size, columns: int, panel_in: float = 3.1) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels for images of one shape, with room for titles, a heading and a legend."""
-    aspect = min(2.5, max(0.4, size.height_px / size.width_px))
-    rows = math.ceil(count / columns)
-    figure = new_figure(columns * panel_in, rows * (panel_in * aspect + 0.3) + 0.85)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    flat = list(axes.ravel())
-    for unused in flat[count:]:
-        unused.set_axis_off()
-    return figure, flat[:count]
 
 
 def show(axes: Axes, image: npt.NDArray[Any], title: str, *, span: Size, mpp: float | None, **options: Any) -> Any:
@@ -70,7 +56,7 @@ def scale_bar(axes: Axes, span: Size, mpp: float) -> None:
     from matplotlib.patches import Rectangle
 
     side = max(span.width_px, span.height_px)
-    length_um = round_length_um(min(side / 4.5, span.width_px / 2) * mpp)
+    length_um = bar_length_um(span, mpp)
     bar = length_um / mpp
     left, bottom = 0.035 * side, span.height_px - 0.035 * side
     thick = 0.014 * side
@@ -93,28 +79,6 @@ def scale_bar(axes: Axes, span: Size, mpp: float) -> None:
         Rectangle(plate, bar + 2 * pad, thick + 2 * pad, facecolor="white", alpha=0.85, linewidth=0, zorder=4)
     )
     axes.add_patch(Rectangle((left, bottom - thick), bar, thick, facecolor="black", linewidth=0, zorder=6))
-
-
-def round_length_um(about_um: float) -> float:
-    """The largest of 1, 2, 5, 10, … that is not above ``about_um``."""
-    if not about_um > 0:
-        return 1.0
-    power: float = 10.0 ** math.floor(math.log10(about_um))
-    return max(step * power for step in (1, 2, 5) if step * power <= about_um * 1.0001)
-
-
-def tissue_legend(figure: Figure, slide: Slide) -> None:
-    """A row of the tissue classes and their colours under the figure, and where the microns come from."""
-    from matplotlib.patches import Patch
-
-    patches = [
-        Patch(facecolor=np.array(c.colour) / 255, edgecolor="#666666", linewidth=0.6, label=c.label)
-        for c in TissueClass
-    ]
-    figure.legend(
-        handles=patches, loc="outside lower center", ncols=len(patches), fontsize=9, frameon=False, handlelength=1.2
-    )
-    figure.text(0.993, 0.008, mpp_note(slide), fontsize=7.5, ha="right", va="bottom", color=GREY)
 
 
 def heading(figure: Figure, slide: Slide, *facts: str) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermatome import figures, overlay, panels
+from dermatome import figures, image_sheet, overlay
 from dermatome.canvas import Canvas
 from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
 from dermatome.geometry import Box, Size
@@ -135,17 +135,32 @@ def test_previews_are_small(toy: Any, max_bytes: int) -> None:
 
 @pytest.mark.parametrize(("about", "length"), [(100, 100), (99, 50), (3.2, 2), (0.7, 0.5), (1900, 1000), (0, 1)])
 def test_scale_bars_have_round_lengths(about: float, length: float) -> None:
-    assert panels.round_length_um(about) == length
+    assert image_sheet.round_length_um(about) == length
 
 
 def test_a_scale_bar_is_as_long_as_it_says() -> None:
-    from matplotlib.patches import Rectangle
+    span = Size(400, 400)
+    assert image_sheet.bar_length_um(span, 0.5) == 20
+    panel = image_sheet.Panel(np.full((400, 400, 3), 255, np.uint8), "", span)
+    sheet = pixels_of(image_sheet.draw_sheet([panel], 1, 400, mpp=0.5, name="", facts=(), note=""))
+    lower = sheet[440:488, :200]
+    black = (lower == 0).all(axis=-1)
+    assert max(longest_run(row) for row in black) == 40, "20 µm at 0.5 µm/px, drawn at the slide's own scale"
 
-    _, axes = panels.image_grid(1, Size(400, 400), 1)
-    panels.show(axes[0], np.full((400, 400, 3), 255, np.uint8), "a", span=Size(400, 400), mpp=0.5)
-    bars = [p for p in axes[0].patches if isinstance(p, Rectangle) and p.get_facecolor()[:3] == (0, 0, 0)]
-    assert [text.get_text() for text in axes[0].texts] == ["20 µm"]
-    assert [bar.get_width() for bar in bars] == [40]
+
+def longest_run(row: np.ndarray) -> int:
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
+    return int(max((edges[1::2] - edges[::2]), default=0))
+
+
+def test_a_frame_lies_where_it_says() -> None:
+    panel = image_sheet.Panel(np.full((100, 200, 3), 255, np.uint8), "", Size(1000, 2000), (Box(100, 400, 600, 1200),))
+    sheet = pixels_of(image_sheet.draw_sheet([panel], 1, 200, mpp=0.5, name="", facts=(), note="")).astype(int)
+    black = (sheet == 0).all(axis=-1)
+    top, left = 52 + 36, 16
+    assert black[top + 10 : top + 60, left + 40].all()
+    assert black[top + 10, left + 40 : left + 120].all()
+    assert not black[top + 12 : top + 50, left + 43 : left + 117].any()
 
 
 def test_shrinking_keeps_aspect_and_labels() -> None:
