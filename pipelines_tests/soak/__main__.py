@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,8 @@ def main() -> int:
         copy_champion(calm.path, root)
         print(f"Undisturbed run of {len(set(cohort.good.values()))} contents below {work}", flush=True)
         undisturbed(calm, cohort, work / "images")
+        # The backend was chosen by measuring; another one may give another last digit.
+        shutil.copytree(calm.path / "models", root.path / "models", dirs_exist_ok=True)
         print(
             f"  took {time.monotonic() - began:.0f} s; now the disturbed one over {len(cohort.slides)} slides",
             flush=True,
