@@ -140,11 +140,13 @@ def make_cohort(atlas: ToyAtlas, slides: int, toys: int, odd: int, seed: int) ->
     readable = [file for file in catalogue() if file.refused is None and max(file.shape) <= 5000]
     taken = dice.sample(readable, min(odd, len(readable)))
     for file in [*taken, *(file for file in catalogue() if file.refused is not None)]:
-        cohort.inbox[file.file] = file.data
+        # Bad ones beside one another, good ones too: a backfill of scattered slides is a run for each stretch of them.
+        slide = f"{'odd' if file.refused is None else 'bad'}-{file.name}"
+        cohort.inbox[f"{slide}{file.suffix}"] = file.data
         if file.refused is not None:
-            cohort.bad[file.name] = file.refused
+            cohort.bad[slide] = file.refused
         else:
-            cohort.good[file.name] = file.name
+            cohort.good[slide] = file.name
             cohort.contents[file.name] = (file.suffix, file.data)
     return cohort
 

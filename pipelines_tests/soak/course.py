@@ -26,6 +26,7 @@ from pipelines_tests.soak.chaos import Killer, full_disk, locked_store, platform
 from pipelines_tests.soak.cohort import SETTINGS, Cohort, fill_inbox
 
 _FULL_S = 20.0
+_ASKED = "backfill asked for, twice over the same slides"
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Plan:
         toys: how many different images they are.
         odd: how many of the catalogue's files that are good, if odd, are put into the inbox beside all that are bad.
         kills: at least.
+        asks: how often two backfills are asked for at once, at most.
         seed: of everything random.
         disk_mb: of the small disk.
         settle_s: how long, after the last kill, until everything must be done.
@@ -46,6 +48,7 @@ class Plan:
     toys: int = 6
     odd: int = 48
     kills: int = 30
+    asks: int = 3
     seed: int = 1
     disk_mb: int = 900
     settle_s: float = 900.0
@@ -143,8 +146,8 @@ class Course:
                 role = self.killer.kill_one()
                 if role is not None:
                     self.diary.note(f"SIGKILL for a {role}")
-                next_kill = now + (2 if role is None else dice.uniform(1, 14))
-            if now > next_ask:
+                next_kill = now + (2 if role is None else dice.uniform(1, 10))
+            if now > next_ask and self.diary.counts[_ASKED] < 2 * plan.asks:
                 self._ask_twice()
                 next_ask = now + dice.uniform(15, 40)
             if not filled and kills >= plan.kills // 3 and self.killer.is_working():
@@ -161,10 +164,12 @@ class Course:
         if not registered:
             self._fetch_pages()
             return
-        chosen = self._dice.sample(registered, max(1, len(registered) // 2))
+        # Neighbours: scattered slides would be a run for each stretch of them.
+        first = self._dice.randrange(0, 1 + len(registered) // 2)
+        chosen = registered[first : first + max(1, len(registered) // 2)]
         for _ in range(2):
             if self._try(lambda platform: platform.backfill(list(PER_SLIDE), chosen)):
-                self.diary.note("backfill asked for, twice over the same slides")
+                self.diary.note(_ASKED)
 
     def _fetch_pages(self) -> None:
         made = self._instance.get_materialized_partitions(dg.AssetKey("hpa_images"))
@@ -212,25 +217,32 @@ class Course:
         """No more kills: what a person would do now, until every good slide is made or the time is up."""
         self.diary.note("calm again", count=False)
         until = time.monotonic() + self.plan.settle_s
-        asked = 0
         while time.monotonic() < until:
             self._keep_up()
             if self._is_busy():
                 time.sleep(1)
                 continue
             missing = self._missing()
-            if not missing and asked:
+            unknown = set(self.cohort.slides) - set(self._instance.get_dynamic_partitions("slides"))
+            if not missing and not unknown:
                 return
-            self.diary.note(f"at rest with {missing} partitions missing; the job infer is asked", count=False)
+            self.diary.note(
+                f"at rest: {len(missing)} slides lack something, {len(unknown)} are not registered", count=False
+            )
             self._fetch_pages()
-            if self._try(lambda platform: platform.launch("infer")):
-                asked += 1
-            time.sleep(20)
+            config = {"ops": {"request_missing": {"config": {"slides": missing}}}}
+            if missing:
+                self._try(lambda platform, config=config: platform.launch("infer", config))
+            time.sleep(15)
         self.diary.note("the time is up", count=False)
 
-    def _missing(self) -> int:
+    def _missing(self) -> list[str]:
+        """Registered slides that are neither made everywhere nor known as bad with a reason."""
         made = [self._instance.get_materialized_partitions(dg.AssetKey(asset)) for asset in PER_SLIDE]
-        return sum(slide not in one for one in made for slide in self.cohort.good)
+        failed = self.root.failed("slide_images")
+        registered = self._instance.get_dynamic_partitions("slides")
+        unmade = [slide for slide in registered if not all(slide in one for one in made)]
+        return [slide for slide in unmade if slide in self.cohort.good or slide not in failed]
 
     def _is_busy(self) -> bool:
         runs = self._instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=1)
