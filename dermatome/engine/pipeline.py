@@ -81,10 +81,15 @@ class Worker(Generic[Made]):
         if self._run is not None:
             self._run.stop()
 
-    def _open(self, check: Callable[[], None]) -> None:
+    def _open(self) -> None:
         if not self._opened:
-            self._work.open(Seat(self._options.device_index, self._options.threads, check))
+            self._work.open(Seat(self._options.device_index, self._options.threads, self._check))
             self._opened = True
+
+    def _check(self) -> None:
+        # Of the run under way, and not of the one that opened the work: that has ended.
+        if self._run is not None:
+            self._run.check()
 
 
 class _Run(Generic[Made]):
@@ -95,7 +100,7 @@ class _Run(Generic[Made]):
         work: SlideWork[Any, Any, Made],
         options: WorkerOptions,
         keys: Iterable[str],
-        open_work: Callable[[Callable[[], None]], None],
+        open_work: Callable[[], None],
     ) -> None:
         self._work, self._options, self._open_work = work, options, open_work
         self._keys, self._taking = iter(keys), threading.Lock()
@@ -141,7 +146,7 @@ class _Run(Generic[Made]):
             grace_s = WRITERS_GRACE_S if thread.name == "slides-write" else OTHERS_GRACE_S
             thread.join(max(0.0, start + grace_s - time.monotonic()))
 
-    def _check(self) -> None:
+    def check(self) -> None:
         if self._stopped:
             raise Stopped
 
@@ -161,7 +166,7 @@ class _Run(Generic[Made]):
     def _until(self, condition: Callable[[], object]) -> None:
         """Waits, with the lock held, until ``condition`` or the run is stopped."""
         self._changed.wait_for(lambda: self._stopped or condition())
-        self._check()
+        self.check()
 
     def _finish(self, key: str, result: Made | None, error: Exception | None) -> None:
         with self._changed:
@@ -178,7 +183,7 @@ class _Run(Generic[Made]):
                 self._reading += 1
             try:
                 with self._taking:
-                    self._check()
+                    self.check()
                     if self._exhausted:
                         return
                     key = next(self._keys, None)
@@ -217,7 +222,7 @@ class _Run(Generic[Made]):
                     group.append(self._read.take())
                     budget -= group[-1][2]
                 self._changed.notify_all()
-            self._open_work(self._check)
+            self._open_work()
             self._compute_group(group)
             # What was computed belongs to the writers now: held here, it would stay until the next group.
             del group
@@ -228,7 +233,7 @@ class _Run(Generic[Made]):
             if len(found) != len(group):
                 raise ValueError(f"{len(group)} slides were computed and {len(found)} results came back.")
         except Exception as error:
-            self._check()
+            self.check()
             if len(group) == 1:
                 self._finish(group[0][0], None, error)
                 return

@@ -210,6 +210,23 @@ def test_closing_ends_a_long_computation_and_lets_writers_finish():
     assert sorted(work.begun) == sorted(work.written), "what was being written was written whole"
 
 
+class Checking(Doubling):
+    """Asks before each computation whether its run was cancelled."""
+
+    def open(self, seat):
+        self.seat = seat
+
+    def compute(self, reads):
+        self.seat.check()
+        return super().compute(reads)
+
+
+def test_a_run_that_is_over_does_not_cancel_the_next():
+    worker = Worker(Checking(), SMALL)
+    for _ in range(2):
+        assert [one.result for one in worker.run(["a"])] == ["aa"]
+
+
 def test_closing_the_worker_ends_its_run():
     worker = Worker(Doubling(), SMALL)
     results = worker.run(f"{n}" for n in range(1000))
