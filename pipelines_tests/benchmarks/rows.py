@@ -89,6 +89,14 @@ def below(
     return Row(name, against, ours, at_most, unit, ratio, f"≤ {at_most:g} {unit}", ours <= at_most, bare, note)
 
 
+def reaches(
+    name: str, ours: float, unit: str, *, at_least: float, against: str = "", bare: str = "", note: str = ""
+) -> Row:
+    """One number that should be ``at_least`` so large; the ratio is to that."""
+    ratio = ours / at_least
+    return Row(name, against, ours, at_least, unit, ratio, f"≥ {at_least:g} {unit}", ours >= at_least, bare, note)
+
+
 def reported(
     name: str,
     ours: float,

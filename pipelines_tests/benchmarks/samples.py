@@ -13,25 +13,27 @@ from dermatome.slide import RgbImage
 
 REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 CORE_PX = 3000
-TOY_PX = 320
+TOY_PX = 256
 
 
 def cores(count: int, toy: bool) -> tuple[list[RgbImage], str]:
-    """``count`` tissue cores of 3000 × 3000 (toy size: 320 × 320) as (H, W, 3) uint8, and which they are."""
+    """``count`` tissue cores of 3000 × 3000 as (H, W, 3) uint8, and which they are; toy size is that of the toys."""
     from dermatome.slide import decode_rgb
 
     paths = sorted((REALDATA / "hpa_ihc").glob("*.jpg"))
-    if paths and not toy:
-        read = [decode_rgb(path.read_bytes(), path.name)[0] for path in paths[:count]]
-        return [read[number % len(read)] for number in range(count)], "real HPA core"
-    return [skin(number, TOY_PX if toy else CORE_PX) for number in range(count)], "toy core"
+    if toy or not paths:
+        return toy_cores(count, toy)
+    read = [decode_rgb(path.read_bytes(), path.name)[0] for path in paths[:count]]
+    return [read[number % len(read)] for number in range(count)], "real HPA core"
 
 
-def skin(seed: int, size_px: int) -> RgbImage:
-    """(size, size, 3) uint8 of toy skin: epidermis, dermis, keratin and glass."""
+def toy_cores(count: int, toy: bool) -> tuple[list[RgbImage], str]:
+    """``count`` cores of toy skin of 3000 × 3000 (toy size: 256 × 256), of which four differ, and what they are."""
     from dermatome.toy import toy_slide
 
-    return np.ascontiguousarray(toy_slide(seed, size_px=size_px).slide.pixels)
+    side = TOY_PX if toy else CORE_PX
+    drawn = [np.asarray(toy_slide(seed, size_px=side).slide.pixels) for seed in range(min(count, 4))]
+    return [drawn[number % len(drawn)] for number in range(count)], "toy core"
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""The bare cost of a network's work: the very batches that passed through it, once more, with nothing around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from dermatome.runner import Outputs, Runner, Tag
+
+Batch = npt.NDArray[Any]
+
+
+class Recording:
+    """A runner that keeps the batches given to it while it is told to; see :class:`dermatome.runner.Runner`.
+
+    Attributes:
+        runner: that does the work.
+        backend: of that.
+        batches: those kept, in order.
+        keep: whether batches are kept.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.backend = runner, runner.backend
+        self.batches: list[Batch] = []
+        self.keep = True
+
+    def run(self, batch: Batch) -> Outputs:
+        """See :class:`dermatome.runner.Runner`."""
+        self._see(batch)
+        return self.runner.run(batch)
+
+    def stream(self, batches: Iterable[tuple[Tag, Batch]]) -> Iterator[tuple[Tag, Outputs]]:
+        """See :class:`dermatome.runner.Runner`."""
+
+        def seen() -> Iterator[tuple[Tag, Batch]]:
+            for tag, batch in batches:
+                self._see(batch)
+                yield tag, batch
+
+        return self.runner.stream(seen())
+
+    def forward(self) -> None:
+        """Runs the batches that were kept, and drops what comes out."""
+        for _ in self.runner.stream(enumerate(self.batches)):
+            pass
+
+    @property
+    def tiles(self) -> int:
+        """In all batches that were kept."""
+        return sum(map(len, self.batches))
+
+    def _see(self, batch: Batch) -> None:
+        if self.keep:
+            self.batches.append(np.array(batch))
+
+
+@contextmanager
+def recorded(module: ModuleType) -> Iterator[list[Recording]]:
+    """Every network that ``module`` prepares inside of it keeps its batches."""
+    prepare: Any = module.prepare_runner
+    recordings: list[Recording] = []
+
+    def prepare_recorded(*arguments: Any, **options: Any) -> Recording:
+        recordings.append(Recording(prepare(*arguments, **options)))
+        return recordings[-1]
+
+    with mock.patch.object(module, "prepare_runner", prepare_recorded):
+        yield recordings

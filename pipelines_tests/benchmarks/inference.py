@@ -1,0 +1,97 @@
+"""Tiled inference: a core of 3000 × 3000 px in tiles of 256 that share 64, through a U-Net with a ResNet-34."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipelines_tests.benchmarks.bare import Recording
+from pipelines_tests.benchmarks.networks import trained_tissue, untrained_tissue
+from pipelines_tests.benchmarks.rows import Row, benchmark, reaches, reported, times_faster, times_the_cost
+from pipelines_tests.benchmarks.samples import cores
+from pipelines_tests.benchmarks.source_way import tissue_one_by_one
+from pipelines_tests.benchmarks.timing import take_turns
+
+WHAT = "tiled inference of a 3000² core, 256/64, U-Net ResNet-34"
+OVERLAP_PX = 64
+
+
+@benchmark("tiled_inference", timeout_s=900, order=10)
+def tiled_inference(toy: bool) -> Iterator[Row]:
+    """Against the source's way, and against the bare network on the same tiles."""
+    from dermatome.compute import choose_compute
+    from dermatome.geometry import Size
+    from dermatome.predict import Predictor
+    from dermatome.probabilities import Probabilities
+    from dermatome.runner import prepare_runner
+    from dermatome.tiling import cut_tile, tile_grid
+
+    compute = choose_compute("cpu")
+    (core,), which = cores(1, toy)
+    size, tile_px, batch = Size(*core.shape[:2]), 128 if toy else 256, 2 if toy else 8
+    with tempfile.TemporaryDirectory() as folder:
+        weights = (
+            untrained_tissue(Path(folder), mpp=0.5)
+            if toy
+            else trained_tissue(
+                Path(folder), compute, encoder="resnet34", decoder=(256, 128, 64, 32, 16), train_mpp=0.5, steps=40
+            )
+        )
+    boxes = tile_grid(size, tile_px, OVERLAP_PX)
+    middle = boxes[len(boxes) // 2 :][:batch]
+    module = Probabilities(weights.network, weights.card.mean, weights.card.std)
+    runner = prepare_runner(module, np.stack([cut_tile(core, box) for box in middle]), compute)
+    recording = Recording(runner)
+    mask = Predictor(recording, len(weights.card.classes), tile_px, OVERLAP_PX, batch).labels(core, size).mask
+    predictor = Predictor(runner, len(weights.card.classes), tile_px, OVERLAP_PX, batch)
+    every_tile = Predictor(runner, len(weights.card.classes), tile_px, OVERLAP_PX, batch, skip_glass=False)
+    slow_mask = np.zeros(core.shape[:2], np.uint8)
+
+    def source() -> None:
+        slow_mask[:] = tissue_one_by_one(weights, core, tile_px=tile_px, overlap_px=OVERLAP_PX)
+
+    seconds = take_turns(
+        {
+            "ours": lambda: predictor.labels(core, size),
+            "bare": lambda: recording.forward(),
+            "source": source,
+            "every tile": lambda: every_tile.labels(core, size),
+        },
+        rounds=1 if toy else 2,
+        warm=False,
+    )
+    tiles = (
+        f"{which}, {recording.tiles} of {len(boxes)} tiles hold tissue, backend {runner.backend}, {compute.precision}"
+    )
+    bare = f"bare forward of its tiles: {seconds['bare']:.3g} s"
+    against = "the source's way: one tile at a time, eager fp32, numpy"
+    yield times_faster(WHAT, against, seconds["ours"], seconds["source"], at_least=5, bare=bare, note=tiles)
+    yield reported(
+        f"{WHAT}, tiles of bare glass run too",
+        seconds["every tile"],
+        "s",
+        against=against,
+        reference=seconds["source"],
+        bare=bare,
+        note=f"{seconds['source'] / seconds['every tile']:.3g} × faster",
+    )
+    yield times_the_cost(
+        WHAT,
+        "bare network forward of the same tiles, same backend and precision",
+        seconds["ours"],
+        seconds["bare"],
+        at_most=1.15,
+        bare=bare,
+        note=tiles,
+    )
+    yield reaches(
+        "share of pixels of the same class as by the source's way",
+        100 * float((mask == slow_mask).mean()),
+        "%",
+        at_least=99.9,
+        bare="–",
+        note=f"{which}, weights trained {weights.card.steps} steps on toys",
+    )

@@ -1,0 +1,37 @@
+"""Epidermis masks file to file: JPEG in; mask, OME-TIFF, outlines, figure and record out, for a batch of slides."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines_tests.benchmarks.networks import tissue_network
+from pipelines_tests.benchmarks.rows import Row, benchmark, times_the_cost
+from pipelines_tests.benchmarks.samples import cores, toy_cores
+
+
+@benchmark("epidermis_masks", timeout_s=600, order=20)
+def epidermis_masks(toy: bool) -> Iterator[Row]:
+    """Against the bare network on the same tiles."""
+    from dermatome.data_root import DataRoot
+    from dermatome.skin import tissue
+    from pipelines_tests.benchmarks.stages import mask_stage, measure, put_slides
+
+    count = 2 if toy else 12
+    with tempfile.TemporaryDirectory() as folder:
+        weights = tissue_network(Path(folder), toy)
+        batches = {which: images for images, which in (toy_cores(count, toy), cores(count, toy))}
+        for which, images in batches.items():
+            root = DataRoot(Path(folder) / which.replace(" ", "_"))
+            keys = put_slides(root, images)
+            cost = measure(mask_stage(root, weights, "cpu"), keys, tissue, rounds=1 if toy else 3)
+            yield times_the_cost(
+                f"epidermis mask, file to file, a slide in a batch of {count} {which}s",
+                "bare network forward of the same tiles, same backend and precision",
+                cost.seconds / count,
+                cost.bare / count,
+                at_most=1.3,
+                bare=f"bare forward of its tiles: {cost.bare / count:.3g} s",
+                note=f"{cost.tiles / count:.3g} tiles a slide, backend {cost.backend}",
+            )

@@ -1,0 +1,74 @@
+"""Networks for benchmarks: small trainings on toy slides, since agreement means nothing on random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dermatome.compute import Compute
+    from dermatome.weights import LoadedWeights
+
+
+def trained_tissue(
+    folder: Path,
+    compute: Compute,
+    *,
+    encoder: str,
+    decoder: tuple[int, ...],
+    train_mpp: float | None = None,
+    steps: int,
+) -> LoadedWeights:
+    """A tissue network trained for ``steps`` on four toy slides, as a weights file in ``folder``; seconds a step.
+
+    Args:
+        folder: an empty one.
+        compute: to train on.
+        encoder: of the U-Net.
+        decoder: its channels.
+        train_mpp: microns per pixel that it sees; None takes the training's default.
+        steps: of eight views of 128 px.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from dermatome.palette import Palette, classes_to_rgb
+    from dermatome.skin.crops import load_tiles
+    from dermatome.toy import ToyStain, toy_slide
+    from dermatome.training import TrainSettings, train
+    from dermatome.weights import load_weights, save_weights
+
+    palette = Palette.shipped("dermatome")
+    for kind in ("images", "masks"):
+        (folder / "tiles" / kind).mkdir(parents=True)
+    palette.save(folder / "tiles" / "palette.json")
+    for seed in range(4):
+        toy = toy_slide(seed, size_px=640, stain=ToyStain.IHC if seed % 2 else ToyStain.HE)
+        Image.fromarray(np.asarray(toy.slide.pixels)).save(folder / "tiles" / "images" / f"toy{seed}.png")
+        Image.fromarray(classes_to_rgb(toy.mask, palette)).save(folder / "tiles" / "masks" / f"toy{seed}.png")
+    settings = TrainSettings(
+        encoder=encoder, decoder_channels=decoder, train_mpp=train_mpp, epochs=1, epoch_steps=steps, warmup_share=0.2
+    )
+    result = train(load_tiles(folder / "tiles"), [], settings, compute)
+    save_weights(folder / "weights.safetensors", result.state, result.card)
+    return load_weights(folder / "weights.safetensors")
+
+
+def tissue_network(folder: Path, toy: bool) -> LoadedWeights:
+    """The platform's tissue network, trained briefly on the CPU; at toy size a small one of random weights."""
+    from dermatome.compute import choose_compute
+
+    if toy:
+        return untrained_tissue(folder, mpp=2.0)
+    return trained_tissue(folder, choose_compute("cpu"), encoder="resnet18", decoder=(128, 64, 32, 24, 16), steps=40)
+
+
+def untrained_tissue(folder: Path, *, mpp: float) -> LoadedWeights:
+    """A small tissue network of random weights, as a weights file in ``folder``: for toy sizes."""
+    from dermatome.network import build_network
+    from dermatome.weights import WeightsCard, load_weights, save_weights
+
+    decoder = (16, 16, 8, 8, 8)
+    card = WeightsCard("resnet18", decoder, mpp, (mpp / 2, mpp * 2), 2 * mpp, mpp, tile_px=128)
+    save_weights(folder / "weights.safetensors", build_network("resnet18", 4, decoder).state_dict(), card)
+    return load_weights(folder / "weights.safetensors")

@@ -1,0 +1,124 @@
+"""A stage over a batch of slides, file to file through the slide engine, with its network's bare cost beside it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dermatome.data_root import DataRoot
+from dermatome.engine.pipeline import Worker
+from dermatome.engine.work import WorkerOptions
+from dermatome.making import Made, Making, OneStep, Stage
+from dermatome.slide import RgbImage
+from dermatome.stage_record import StageResult
+from dermatome.weights import LoadedWeights
+from pipelines_tests.benchmarks.bare import recorded
+from pipelines_tests.benchmarks.timing import take_turns
+
+MPP = 0.5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage took for a batch of slides.
+
+    Attributes:
+        seconds: file to file.
+        bare: the same tiles through the bare network, on the same backend and at the same precision.
+        tiles: how many.
+        backend: of the network.
+    """
+
+    seconds: float
+    bare: float
+    tiles: int
+    backend: str
+
+
+def measure(stage: Stage[Any, Any], keys: Sequence[str], prepared_in: ModuleType, *, rounds: int) -> Cost:
+    """Makes every key ``rounds`` times by one worker, which opened its network before.
+
+    Args:
+        stage: whose root has what it reads.
+        keys: of slides.
+        prepared_in: the module that prepares the stage's network.
+        rounds: each with a round of the bare network after it.
+    """
+    worker = Worker(Making(stage, "1", "benchmark"), WorkerOptions())
+    with recorded(prepared_in) as networks:
+        finish(worker, keys)
+    for network in networks:
+        network.keep = False
+
+    def ours() -> None:
+        shutil.rmtree(str(stage.root.folder(stage.asset, keys[0]).parent))
+        finish(worker, keys)
+
+    def bare() -> None:
+        for network in networks:
+            network.forward()
+
+    seconds = take_turns({"ours": ours, "bare": bare}, rounds=rounds, warm=False)
+    tiles = sum(network.tiles for network in networks)
+    return Cost(seconds["ours"], seconds["bare"], tiles, networks[0].backend)
+
+
+def finish(worker: Worker[Made], keys: Sequence[str]) -> None:
+    """Runs a worker over keys; one that fails ends the benchmark.
+
+    Raises:
+        Exception: what the first such key failed with.
+    """
+    for done in worker.run(keys):
+        if done.error is not None:
+            raise done.error
+
+
+def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
+    """Images as slides of a data root: JPEG files, fetched and verified; returns their ids."""
+    from PIL import Image
+
+    from dermatome.hpa.client import HpaClient
+    from dermatome.slide_source import acquire_slide, folder_sources
+
+    with tempfile.TemporaryDirectory() as folder:
+        inbox = Path(folder)
+        for number, pixels in enumerate(images):
+            Image.fromarray(pixels).save(inbox / f"slide{number:03d}.jpg", quality=92)
+        sources = {source.slide: source for source in folder_sources(inbox)}
+
+        def make(key: str, folder: Path) -> StageResult:
+            return acquire_slide(sources[key], folder, folder, HpaClient(), MPP, 20_000)
+
+        stage = OneStep(root, "slide_images", settings={}, make=make)
+        finish(Worker(Making(stage, "1", "benchmark"), WorkerOptions()), sorted(sources))
+    return sorted(sources)
+
+
+def mask_stage(root: DataRoot, weights: LoadedWeights, device: Any) -> Stage[Any, Any]:
+    """The stage that makes masks, with ``weights`` as the root's champion, on a device."""
+    from dermatome.compute import ComputeSettings
+    from dermatome.data_root import WEIGHTS_FILE
+    from dermatome.files import write_whole
+    from dermatome.skin.mask_stage import MaskStage
+    from dermatome.skin.networks import Champion
+    from dermatome.skin.tissue import TissueSettings
+
+    write_whole(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
+    champion = Champion(root, "v001", weights.sha256, weights.sha256[:32])
+    return MaskStage(root, champion, ComputeSettings(device=device), TissueSettings())
+
+
+def cells_stage(root: DataRoot, device: Any) -> Stage[Any, Any]:
+    """The stage that makes cells, by the shipped network, on a device; the root has masks."""
+    from dermatome.compute import ComputeSettings
+    from dermatome.skin.cells import CellSettings
+    from dermatome.skin.cells_stage import CellsStage
+    from dermatome.skin.networks import CellWeights
+
+    return CellsStage(root, CellWeights.of("toy", root.path / "models"), ComputeSettings(device=device), CellSettings())
