@@ -2,22 +2,26 @@
 
 import base64
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from dermatome.data_root import PREVIEW_FILE
+from dermatome.errors import MissingInput
+from dermatome.files import files_of, read_bytes
 from dermatome.stage_record import StageRecord
 
+if TYPE_CHECKING:
+    from dermatome.files import AnyPath
 
-def record_metadata(record: StageRecord, folder: Path, *, reused: bool) -> dict[str, dg.MetadataValue]:
+
+def record_metadata(record: StageRecord, folder: "AnyPath", *, reused: bool) -> dict[str, dg.MetadataValue]:
     """Everything a person or a query may ask of one materialization."""
     shown: dict[str, dg.MetadataValue] = {"outcome": dg.MetadataValue.text(record.outcome)}
     if record.message:
         shown["message"] = dg.MetadataValue.text(record.message)
-    preview = folder / PREVIEW_FILE
-    if preview.is_file():
-        encoded = base64.b64encode(preview.read_bytes()).decode()
+    if preview := _preview(folder):
+        encoded = base64.b64encode(preview).decode()
         shown["preview"] = dg.MetadataValue.md(f"![preview](data:image/png;base64,{encoded})")
     for name, value in record.values.items():
         shown[name] = _scalar(value)
@@ -30,6 +34,13 @@ def record_metadata(record: StageRecord, folder: Path, *, reused: bool) -> dict[
         "reused": dg.MetadataValue.bool(reused),
     }
     return shown
+
+
+def _preview(folder: "AnyPath") -> bytes | None:
+    try:
+        return read_bytes(files_of(folder) / PREVIEW_FILE)
+    except (MissingInput, FileNotFoundError):  # not every asset has one
+        return None
 
 
 def _scalar(value: object) -> dg.MetadataValue:

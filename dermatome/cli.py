@@ -194,7 +194,7 @@ def layers_measure(
 def doctor(
     weights: Annotated[list[Path] | None, typer.Option(help="Weights files to check; may be repeated.")] = None,
     models: Annotated[Path | None, typer.Option(help="Folder where Cellpose's own files lie.")] = None,
-    data: Annotated[Path, typer.Option(help="Folder whose disk is checked.")] = Path(),
+    data: Annotated[str, typer.Option(help="Data root to check: a folder, or s3://bucket/prefix.")] = ".",
     network: Annotated[bool, typer.Option(help="Whether to ask the Human Protein Atlas for an answer.")] = True,
     device: Device = DeviceChoice.AUTO,
 ) -> None:

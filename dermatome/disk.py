@@ -73,6 +73,26 @@ def names_in(path: Path) -> list[str]:
         return []
 
 
+def changed_in(path: Path) -> dict[str, float]:
+    """See :func:`dermatome.files.changed_in`."""
+    found = {}
+    for name in names_in(path):
+        try:
+            found[name] = (path / name).stat().st_mtime
+        except FileNotFoundError:  # it was taken out again meanwhile
+            continue
+    return found
+
+
+def folders_in(path: Path) -> list[str]:
+    """See :func:`dermatome.files.folders_in`."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+
+
 def names_below(path: Path) -> list[str]:
     """See :func:`dermatome.files.names_below`."""
     return [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]

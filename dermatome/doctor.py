@@ -12,6 +12,7 @@ from typing import Literal
 
 from dermatome import __version__
 from dermatome.compute import DeviceName
+from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError
 
 ATLAS_URL = "https://www.proteinatlas.org"
@@ -34,7 +35,7 @@ class Finding:
 
 def examine(
     weights: Sequence[Path],
-    data: Path,
+    data: str,
     *,
     models_folder: Path | None = None,
     ask_network: bool = True,
@@ -45,7 +46,7 @@ def examine(
 
     Args:
         weights: tissue or cell weights to load and check.
-        data: a folder whose disk is checked; it need not exist yet.
+        data: a data root that is checked: a folder, which need not exist yet, or `s3://bucket/prefix`.
         models_folder: where Cellpose's ``cyto2`` would lie; not looked for where None.
         ask_network: whether to ask ``atlas_url`` for an answer.
         device: the device that is wanted.
@@ -59,7 +60,7 @@ def examine(
         yield _weights(path)
     if models_folder is not None:
         yield _cyto2(models_folder)
-    yield _disk(data)
+    yield _bucket(data) if "://" in data else _disk(Path(data))
     if ask_network:
         yield _network(atlas_url)
 
@@ -116,6 +117,14 @@ def _cyto2(folder: Path) -> Finding:
             "weights", "warn", f"cyto2 is not in {folder}: {' and '.join(missing)} are missing; put them there."
         )
     return Finding("weights", "ok", f"cyto2 is in {folder}")
+
+
+def _bucket(place: str) -> Finding:
+    try:
+        DataRoot.at(place).check_writable()
+    except DermatomeError as error:
+        return Finding("data", "fail", str(error))
+    return Finding("data", "ok", f"{place} can be written to")
 
 
 def _disk(folder: Path) -> Finding:

@@ -116,6 +116,17 @@ def names_in(path: AnyPath) -> list[str]:
     return sorted(name for name in _kind(path).names_in(path) if not name.startswith("."))
 
 
+def changed_in(path: AnyPath) -> dict[str, float]:
+    """When each file directly in a folder was last changed (seconds since 1970), by name, hidden ones left out."""
+    found: dict[str, float] = _kind(path).changed_in(path)
+    return {name: found[name] for name in sorted(found) if not name.startswith(".")}
+
+
+def folders_in(path: AnyPath) -> list[str]:
+    """Names of the folders directly in a folder, hidden ones left out, sorted; none where there is no such folder."""
+    return sorted(name for name in _kind(path).folders_in(path) if not name.startswith("."))
+
+
 def partitions_in(path: AnyPath) -> list[str]:
     """Names of the folders in a folder that hold a record, that is, are whole; sorted, hidden ones left out."""
     return sorted(name for name in _kind(path).partitions_in(path, RECORD_FILE) if not name.startswith("."))

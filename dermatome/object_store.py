@@ -115,12 +115,28 @@ def sizes_below(path: UPath) -> dict[str, dict[str, Any]]:
 
 def names_in(path: UPath) -> list[str]:
     """Names of the objects directly below ``path``; none where there are none."""
+    return list(changed_in(path))
+
+
+def changed_in(path: UPath) -> dict[str, float]:
+    """See :func:`dermatome.files.changed_in`."""
+    return {name: info["LastModified"].timestamp() for name, info in _directly_in(path, "file").items()}
+
+
+def folders_in(path: UPath) -> list[str]:
+    """See :func:`dermatome.files.folders_in`."""
+    return list(_directly_in(path, "directory"))
+
+
+def _directly_in(path: UPath, kind: str) -> dict[str, dict[str, Any]]:
     try:
         with told("list", path):
             found = path.fs.ls(path.path, detail=True)
     except FileNotFoundError:
-        return []
-    return [info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file"]
+        return {}
+    prefix = path.path.rstrip("/") + "/"
+    named = {info["name"].removeprefix(prefix).rstrip("/"): info for info in found if info["type"] == kind}
+    return {name: info for name, info in named.items() if name and "/" not in name}
 
 
 def partitions_in(path: UPath, mark: str) -> list[str]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dermatome.classes import TISSUE_LABELS, Rgb, TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.files import write_whole
+from dermatome.files import SomePath, write_whole
 
 ClassMask = npt.NDArray[np.uint8]
 
@@ -87,7 +87,7 @@ class Palette:
             content["other"] = self.other.label
         return content
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: SomePath) -> SomePath:
         """Writes it to ``path``, whole."""
         return write_whole(path, json.dumps(self.to_json(), indent=2).encode() + b"\n")
 

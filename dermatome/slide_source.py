@@ -15,13 +15,23 @@ import numpy as np
 
 from dermatome.data_root import PREVIEW_FILE, RECORD_FILE
 from dermatome.errors import BadImage, MissingInput, StorageFailed
-from dermatome.files import sha256_bytes, sha256_file, whole_file, write_whole
+from dermatome.files import (
+    any_path,
+    local_copy,
+    local_folder,
+    read_bytes,
+    sha256_bytes,
+    sha256_file,
+    whole_file,
+    write_whole,
+)
 from dermatome.panels import PREVIEW_PX, preview
 from dermatome.slide import SUFFIXES, Slide, read_slide
 from dermatome.stage_record import Check, StageResult, content_version, read_record
 from dermatome.tiled_pixels import TiledPixels
 
 if TYPE_CHECKING:
+    from dermatome.files import AnyPath
     from dermatome.hpa.client import HpaClient
 
 IMAGE_STEM = "image"
@@ -54,16 +64,16 @@ class SlideSource:
         Raises:
             MissingInput: the file is gone.
         """
-        content = sha256_file(Path(self.location)) if self.origin == "folder" else ""
+        content = sha256_file(any_path(self.location)) if self.origin == "folder" else ""
         return sha256_bytes(f"{self.origin} {self.location} {content}".encode())[:32]
 
 
-def write_source(path: Path, source: SlideSource) -> None:
+def write_source(path: AnyPath, source: SlideSource) -> None:
     """Writes where a slide comes from, whole."""
     write_whole(path, json.dumps(asdict(source), indent=1).encode())
 
 
-def read_source(path: Path) -> SlideSource:
+def read_source(path: AnyPath) -> SlideSource:
     """Where a slide comes from.
 
     Raises:
@@ -71,7 +81,7 @@ def read_source(path: Path) -> SlideSource:
         StorageFailed: the file is damaged.
     """
     try:
-        return SlideSource(**json.loads(path.read_text(encoding="utf-8")))
+        return SlideSource(**json.loads(read_bytes(path)))
     except FileNotFoundError as error:
         raise MissingInput(
             f"Nobody has said where the image of {path.stem} is: let a sensor register it (new_hpa_images for HPA, "
@@ -90,7 +100,7 @@ def folder_sources(folder: Path, slide_of: Iterable[tuple[str, Path]] | None = N
 
 
 def acquire_slide(
-    source: SlideSource, folder: Path, kept: Path, client: HpaClient, declared_mpp: float, max_side_px: int
+    source: SlideSource, folder: Path, kept: AnyPath, client: HpaClient, declared_mpp: float, max_side_px: int
 ) -> StageResult:
     """Gets a slide's image into ``folder`` and checks it by decoding it whole.
 
@@ -114,7 +124,7 @@ def acquire_slide(
     path = folder / f"{IMAGE_STEM}{suffix}"
     http_status: int | None = None
     if source.origin == "folder":
-        _copy(Path(source.location), path)
+        _copy(any_path(source.location), path)
     elif not _copy_verified(kept, source, path):
         fetched = client.fetch(source.location, path, kind="image")
         http_status = fetched.status
@@ -161,21 +171,25 @@ def acquire_slide(
     )
 
 
-def _copy_verified(kept: Path, source: SlideSource, target: Path) -> bool:
+def _copy_verified(kept: AnyPath, source: SlideSource, target: Path) -> bool:
     """Copies the image that was verified before, if it came from the same place and is unharmed."""
     record = read_record(kept / RECORD_FILE)
     if record is None or record.values.get("location") != source.location:
         return False
-    image = kept / str(record.values["file"])
-    if not image.is_file() or sha256_file(image) != record.values["image_sha256"]:
-        return False
-    _copy(image, target)
-    return True
-
-
-def _copy(source: Path, target: Path) -> None:
+    name = str(record.values["file"])
     try:
-        with source.open("rb") as reading, whole_file(target) as writing:
+        with local_folder(kept, name) as folder:
+            unharmed = sha256_file(folder / name) == record.values["image_sha256"]
+            if unharmed:
+                _copy(folder / name, target)
+    except MissingInput:
+        return False
+    return unharmed
+
+
+def _copy(source: AnyPath, target: Path) -> None:
+    try:
+        with local_copy(source) as image, image.open("rb") as reading, whole_file(target) as writing:
             shutil.copyfileobj(reading, writing)
     except FileNotFoundError as error:
         raise MissingInput(f"There is no image {source} any more: put it back, or take its partition out.") from error

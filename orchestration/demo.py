@@ -53,7 +53,7 @@ console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isat
 def main() -> int:
     """Runs the demo; returns 0 when everything but the slide that is broken on purpose was made."""
     started = time.perf_counter()
-    root = DataRoot(Path(os.environ.get(DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT)).resolve())
+    root = DataRoot.at(os.environ.get(DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT))
     try:
         root.check_writable()
         Path(os.environ["DERMATOME_DAGSTER_STORAGE"]).mkdir(parents=True, exist_ok=True)
@@ -191,9 +191,10 @@ def run_pipeline(demo: Demo) -> bool:
     from dermatome.hpa.records import read_records
     from dermatome.hpa.stage import RECORDS_FILE
 
-    rows = [
-        row for gene in genes for row in read_records(demo.root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
-    ]
+    rows = []
+    for gene in genes:
+        with demo.root.local("hpa_images", gene, RECORDS_FILE) as folder:
+            rows += read_records(folder / RECORDS_FILE).to_pylist()
     sources = [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
     register_slides(demo.instance, demo.root, sources)
     slides = demo.instance.get_dynamic_partitions(str(SLIDES.name))

@@ -9,6 +9,7 @@ from rich.table import Table
 from dermatome.classes import TISSUE_LABELS, TissueClass
 from dermatome.data_root import DataRoot
 from dermatome.demo.cohort import DemoGene, DemoSlide, demo_genes
+from dermatome.files import local_copy
 
 # What the toy cohort must reach for the demo to count as passed.
 TARGETS = {"epidermis IoU": 0.90, "keratin IoU": 0.80, "cell F1": 0.80}
@@ -39,7 +40,7 @@ def print_report(console: Console, root: DataRoot) -> bool:
     scores: dict[str, list[float]] = {name: [] for name in TARGETS}
     notes: list[str] = []
     good = True
-    with duckdb.connect(str(root.store), read_only=True) as store:
+    with local_copy(root.store) as file, duckdb.connect(str(file), read_only=True) as store:
         for gene in demo_genes():
             for slide in gene.slides:
                 good = _add_row(table, root, store, gene, slide, scores, notes) and good
@@ -58,9 +59,9 @@ def print_report(console: Console, root: DataRoot) -> bool:
     example = demo_genes()[0].slides[0].slide
     for name, path in {
         "DuckDB": root.store,
-        "Figures": root.folder("epidermis_layers", example) / "figure.png",
-        "": root.folder("epidermis_masks", example) / "figure.png",
-        " ": root.folder("cell_masks", example) / "figure.png",
+        "Figures": root.files("epidermis_layers", example) / "figure.png",
+        "": root.files("epidermis_masks", example) / "figure.png",
+        " ": root.files("cell_masks", example) / "figure.png",
     }.items():
         console.print(f"{name:8} {path}")
     return good and all(means[name] >= target for name, target in TARGETS.items())
@@ -119,8 +120,10 @@ def _agreement(root: DataRoot, slide: DemoSlide) -> dict[str, float]:
     from dermatome.scores_instances import f1_at_iou
 
     truth = slide.draw()
-    mask, _ = load_mask(root.folder("epidermis_masks", slide.slide) / "mask.npz")
-    instances = load_instances(root.folder("cell_masks", slide.slide) / "cells.npz")
+    with root.local("epidermis_masks", slide.slide, "mask.npz") as folder:
+        mask, _ = load_mask(folder / "mask.npz")
+    with root.local("cell_masks", slide.slide, "cells.npz") as folder:
+        instances = load_instances(folder / "cells.npz")
     by_label = {
         s.label: s.iou or 0.0
         for s in class_scores(confusion_matrix(truth.mask, mask, len(TISSUE_LABELS)), TISSUE_LABELS)

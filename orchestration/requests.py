@@ -1,6 +1,7 @@
 """Which slides are missing where, and registering new ones."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
@@ -16,6 +17,7 @@ REQUESTED_BY = "dermatome/requested_by"
 
 # Adding 160,000 keys takes seconds in one call and everything else waits for it.
 _CHUNK = 10_000
+_AT_ONCE = 16
 
 
 def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Iterable[SlideSource]) -> list[str]:
@@ -28,17 +30,18 @@ def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Itera
         The slides that were not known before, in order.
     """
     known = set(instance.get_dynamic_partitions(str(SLIDES.name)))
-    new: list[str] = []
-    for source in sources:
-        if source.slide in known:
-            kept = known_source(root, source.slide)
-            if kept is None or (kept.origin == source.origin and kept.location != source.location):
-                write_source(root.source(source.slide), source)
-            continue
+    given = list(sources)
+    new = list(dict.fromkeys(source.slide for source in given if source.slide not in known))
+    again = list(dict.fromkeys(source.slide for source in given if source.slide in known))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # each waits for a disk or a bucket
+        kept = dict(zip(again, pool.map(lambda slide: known_source(root, slide), again), strict=True))
+        changed: dict[str, SlideSource] = {}
+        for source in given:
+            before = kept.get(source.slide)
+            if before is None or (before.origin == source.origin and before.location != source.location):
+                kept[source.slide] = changed[source.slide] = source
         # The source first: a partition whose image nobody can find would fail.
-        write_source(root.source(source.slide), source)
-        known.add(source.slide)
-        new.append(source.slide)
+        list(pool.map(lambda source: write_source(root.source(source.slide), source), changed.values()))
     for start in range(0, len(new), _CHUNK):
         instance.add_dynamic_partitions(str(SLIDES.name), new[start : start + _CHUNK])
     return new
@@ -86,7 +89,7 @@ def unasked_slides(
 
 
 def _failed(root: DataRoot, stage: str) -> set[str]:
-    return {path.stem for path in root.failure(stage, "any").parent.glob("*.parquet")}
+    return root.failed(stage)
 
 
 def _slides_going_on(instance: dg.DagsterInstance) -> dict[str, set[str]]:

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import dagster as dg
 
 from assets.partitions import ANNOTATED_SLIDES, SLIDES
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
-from dermatome.files import safe_id
+from dermatome.files import changed_in, folders_in, safe_id
 from dermatome.slide import SUFFIXES
 from dermatome.slide_source import SlideSource, write_source
 from orchestration.jobs import refresh_metrics as refresh_metrics_job
@@ -57,13 +56,14 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
         after = event.storage_id
         gene = event.partition_key or ""
         try:
-            rows = read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
+            with root.local("hpa_images", gene, RECORDS_FILE) as folder:
+                rows = read_records(folder / RECORDS_FILE).to_pylist()
         except (DermatomeError, OSError) as error:
             # Stopping here would stop at the same gene for ever.
             context.log.error(f"The slides of {gene} are passed over ({error}): materialize hpa_images for it again.")
             continue
         sources += [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
-        if len(sources) >= SLIDES_A_TICK:
+        if len(sources) >= SLIDES_A_TICK or time.monotonic() > until:
             break
     new = register_slides(context.instance, root, sources)
     latest = {source.slide: source for source in sources}
@@ -79,23 +79,26 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
 def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
     """One slide for each image file; its name without the suffix is the slide id."""
     root = paths.data_root
-    if not root.inbox.is_dir():
-        return dg.SkipReason(f"There is no folder {root.inbox}: make it and put images into it.")
+    found = changed_in(root.inbox)
+    if not found:
+        return dg.SkipReason(f"There is no file in {root.inbox}: put images there.")
+    sourced = root.sources()
     known = set(context.instance.get_dynamic_partitions(str(SLIDES.name)))
     until = time.monotonic() + TICK_S
     taken: dict[str, SlideSource] = {}
     others: list[SlideSource] = []
-    for path in sorted(root.inbox.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+    for name, changed_at in found.items():
+        path = root.inbox / name
+        if path.suffix.lower() not in SUFFIXES:
             continue
         try:
             source = SlideSource(safe_id(path.stem, "The slide"), "folder", str(path))
         except StorageFailed as error:
             context.log.error(str(error))
             continue
-        if source.slide in taken or (source.slide in known and root.source(source.slide).is_file()):
+        if source.slide in taken or (source.slide in known and source.slide in sourced):
             others.append(source)
-        elif _is_settled(path):
+        elif changed_at <= time.time() - _SETTLED_S:
             if taken and (len(taken) >= SLIDES_A_TICK or time.monotonic() > until):
                 break
             write_source(root.source(source.slide), source)
@@ -105,13 +108,6 @@ def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> d
         return dg.SkipReason(f"No new image in {root.inbox}.")
     new = [slide for slide in taken if slide not in known]
     return _ask(context, root, new, list(taken), cursor=context.cursor, add=True)
-
-
-def _is_settled(path: Path) -> bool:
-    try:
-        return path.stat().st_mtime <= time.time() - _SETTLED_S
-    except FileNotFoundError:  # It was taken out again meanwhile.
-        return False
 
 
 def _say_what_is_not_taken(
@@ -139,11 +135,11 @@ def annotation_folder(context: dg.SensorEvaluationContext, paths: PathsResource)
     folder = paths.data_root.annotations
     known = set(context.instance.get_dynamic_partitions(str(ANNOTATED_SLIDES.name)))
     new: list[str] = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not path.is_dir() or path.name in known:
+    for name in folders_in(folder):
+        if name in known:
             continue
         try:
-            new.append(safe_id(path.name, "The annotated slide"))
+            new.append(safe_id(name, "The annotated slide"))
         except DermatomeError as error:
             context.log.error(str(error))
     if not new:

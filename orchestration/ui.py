@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="the web server has no login: see docs/operations.md")
     parser.add_argument("--port", type=int, default=3000)
     given = parser.parse_args()
-    root = DataRoot(Path(os.environ["DERMATOME_DATA"]))
+    root = DataRoot.at(os.environ["DERMATOME_DATA"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack:
         try:

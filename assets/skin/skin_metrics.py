@@ -5,6 +5,7 @@ import dagster as dg
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.hpa_images import hpa_images
 from assets.skin.tissue_champion import tissue_champion
+from dermatome.files import local_copy
 from resources import MetricsResource, PathsResource
 
 
@@ -28,6 +29,9 @@ def skin_metrics(paths: PathsResource, metrics: MetricsResource) -> dg.Materiali
     return dg.MaterializeResult(
         metadata={
             "file": dg.MetadataValue.path(str(made.path)),
+            "partitions_read": dg.MetadataValue.int(made.read),
+            "partitions_kept": dg.MetadataValue.int(made.kept),
+            "files_missing": dg.MetadataValue.json({"count": len(made.missing), "first": made.missing[:100]}),
             **{f"rows_{name}": dg.MetadataValue.int(count) for name, count in made.rows.items()},
         }
     )
@@ -38,7 +42,7 @@ def masks_made_with_champion(paths: PathsResource) -> dg.AssetCheckResult:
     """Names the slides whose masks are older than the champion."""
     import duckdb
 
-    with duckdb.connect(str(paths.data_root.store), read_only=True) as store:
+    with local_copy(paths.data_root.store) as file, duckdb.connect(str(file), read_only=True) as store:
         stale = [row[0] for row in store.execute("select slide from slides_not_from_champion").fetchall()]
     return dg.AssetCheckResult(
         passed=not stale,

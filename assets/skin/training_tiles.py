@@ -1,12 +1,15 @@
 """`training_tiles`: ROIs of an annotated slide, cut into image and mask pairs."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import ANNOTATED_SLIDES
+from dermatome.files import local_copy
 from dermatome.making import OneStep
+from dermatome.stage_record import StageResult
 from resources import PathsResource, SlideEngineResource
 
 
@@ -28,11 +31,14 @@ def training_tiles(
     from dermatome.skin.annotated import annotation_version, make_tiles
 
     root = paths.data_root
-    stage = OneStep(
-        root,
-        "training_tiles",
-        settings={},
-        make=lambda slide, folder: make_tiles(root.annotations / slide, folder),
-        inputs=lambda slide: {"annotation": annotation_version(root.annotations / slide)},
-    )
+
+    def make(slide: str, folder: Path) -> StageResult:
+        with local_copy(root.annotations / slide) as source:
+            return make_tiles(source, folder)
+
+    def inputs(slide: str) -> dict[str, str]:
+        with local_copy(root.annotations / slide) as source:
+            return {"annotation": annotation_version(source)}
+
+    stage = OneStep(root, "training_tiles", settings={}, make=make, inputs=inputs)
     yield from make_each(context, engine, stage, at_once=1)

@@ -6,7 +6,7 @@ import io
 import json
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from dermatome.demo.pages import ToyImage, gene_page_xml
 from dermatome.files import write_whole
 from dermatome.palette import Palette, classes_to_rgb
 from dermatome.toy import ToySlide, ToyStain, toy_slide
+
+if TYPE_CHECKING:
+    from dermatome.files import AnyPath
 
 SLIDE_PX = 768
 MPP = 0.5
@@ -106,7 +109,7 @@ def images() -> dict[str, bytes]:
     return drawn
 
 
-def write_annotations(folder: Path) -> list[str]:
+def write_annotations(folder: AnyPath) -> list[str]:
     """Writes annotated toy slides as a person would put them down: H&E, IHC, mask, ROIs, palette.
 
     Returns:

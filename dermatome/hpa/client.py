@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import requests
@@ -22,6 +21,9 @@ from dermatome.hpa.bounded import BoundedAdapter
 from dermatome.hpa.genes import ENSEMBL_GENE
 from dermatome.hpa.patience import Again, delay_s
 from dermatome.hpa.settings import HpaSettings
+
+if TYPE_CHECKING:
+    from dermatome.files import AnyPath
 
 __all__ = ["Fetched", "HpaClient", "HpaSettings", "Kind", "NotThere"]
 
@@ -46,7 +48,7 @@ class Fetched:
         changed: whether the file's bytes differ from those that were at ``path`` before.
     """
 
-    path: Path
+    path: AnyPath
     url: str
     status: int
     bytes: int
@@ -98,7 +100,7 @@ class HpaClient:
         return tuple(self._bases)
 
     def fetch_page(
-        self, ensembl_id: str, path: Path, etag: str | None = None, last_modified: str | None = None
+        self, ensembl_id: str, path: AnyPath, etag: str | None = None, last_modified: str | None = None
     ) -> Fetched:
         """Fetches a gene's XML page from the site, or from the first archive that still has the gene.
 
@@ -122,7 +124,7 @@ class HpaClient:
     def fetch(
         self,
         url: str,
-        path: Path,
+        path: AnyPath,
         *,
         kind: Kind,
         etag: str | None = None,
@@ -163,7 +165,7 @@ class HpaClient:
             self._sleep(wait)
         raise AssertionError("unreachable")
 
-    def _once(self, url: str, path: Path, kind: Kind, headers: dict[str, str]) -> Fetched:
+    def _once(self, url: str, path: AnyPath, kind: Kind, headers: dict[str, str]) -> Fetched:
         ends = time.monotonic() + self.settings.total_timeout_s
         address = url
         for _ in range(_MAX_REDIRECTS + 1):
@@ -203,7 +205,7 @@ class HpaClient:
         except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
             raise FetchFailed(f"{url} cannot be asked ({_reason(error)}): check the address.") from error
 
-    def _store(self, response: requests.Response, path: Path, kind: Kind, url: str, ends: float) -> Fetched:
+    def _store(self, response: requests.Response, path: AnyPath, kind: Kind, url: str, ends: float) -> Fetched:
         content_type = response.headers.get("Content-Type")
         check_type(content_type, kind, url)
         before = sha256_file(path) if path.is_file() else None
@@ -273,7 +275,7 @@ def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedReque
     return request
 
 
-def _still_current(response: requests.Response, path: Path, url: str, sent: dict[str, str]) -> Fetched:
+def _still_current(response: requests.Response, path: AnyPath, url: str, sent: dict[str, str]) -> Fetched:
     return Fetched(
         path=path,
         url=url,

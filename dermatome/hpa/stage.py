@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermatome.files import sha256_file, write_whole
+from dermatome.files import read_bytes, sha256_file, write_whole
 from dermatome.hpa.gene_images import fetch_gene_images
 from dermatome.hpa.records import write_records
 from dermatome.stage_record import StageResult, content_version
@@ -15,12 +15,13 @@ from dermatome.stage_record import StageResult, content_version
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from dermatome.files import AnyPath
     from dermatome.hpa.client import HpaClient
 
 RECORDS_FILE = "images.parquet"
 
 
-def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tissue: str) -> StageResult:
+def make_images(client: HpaClient, gene: str, page_path: AnyPath, folder: Path, tissue: str) -> StageResult:
     """The image records of one gene: `images.parquet`. The page stays at ``page_path``, its HTTP validators beside it.
 
     Raises:
@@ -58,13 +59,13 @@ def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tis
     )
 
 
-def _validators(noted: Path, page: Path, base_url: str) -> dict[str, Any]:
+def _validators(noted: AnyPath, page: AnyPath, base_url: str) -> dict[str, Any]:
     """What was noted of the very page on disk, if it came from ``base_url``; else nothing, and it is asked for anew.
 
     A "not modified" to the validators of another site, or of another page, would keep the wrong page for good.
     """
     try:
-        known = json.loads(noted.read_text())
+        known = json.loads(read_bytes(noted))
     except (OSError, ValueError):
         return {}
     if not isinstance(known, dict) or not str(known.get("url", "")).startswith(f"{base_url}/"):

@@ -1,0 +1,158 @@
+"""A data root in a bucket: every asset of a slide with the production wiring, from the inbox to the rows."""
+
+import json
+
+import dagster as dg
+import duckdb
+import pytest
+import torch
+
+from assets.partitions import ANNOTATED_SLIDES, SLIDES
+from dermatome import object_store
+from dermatome.classes import TISSUE_LABELS, TissueClass
+from dermatome.data_root import CHAMPION, RECORD_FILE, WEIGHTS_FILE
+from dermatome.demo import cohort
+from dermatome.demo.pages import ToyImage, gene_page_xml
+from dermatome.demo.server import ToyAtlas
+from dermatome.files import local_copy, whole_folder, write_whole
+from dermatome.network import build_network
+from dermatome.slide_source import read_source
+from dermatome.stage_record import StageRecord, read_record, write_record
+from dermatome.toy import toy_slide
+from dermatome.weights import WeightsCard, save_weights
+from orchestration import sensors
+from orchestration.definitions import build_defs
+from orchestration.requests import PER_SLIDE
+from pipelines_tests.integration.test_sensors import asked_for, evaluate
+
+GENE = "ENSG00000186847"
+
+
+@pytest.fixture
+def instance():
+    with dg.instance_for_test() as found:
+        yield found
+
+
+def record(asset, partition, values):
+    return StageRecord(
+        asset=asset,
+        partition=partition,
+        outcome="made",
+        data_version="v",
+        values=values,
+        fingerprint="f",
+        code_version="1",
+        inputs={},
+        settings={},
+    )
+
+
+def promote_all_epidermis(root):
+    """A champion that calls everything epidermis."""
+    card = WeightsCard("resnet18", (8, 8, 8, 8, 8), 1.0, (0.5, 2.0), 2.0, 0.5)
+    network = build_network(card.encoder, len(TISSUE_LABELS), card.decoder_channels)
+    head = network.segmentation_head[0]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([9.0 * (label == TissueClass.EPIDERMIS) for label in range(len(TISSUE_LABELS))]))
+    with whole_folder(root.folder("tissue_weights", "v001")) as folder:
+        sha256 = save_weights(folder / WEIGHTS_FILE, network.state_dict(), card)
+        write_record(folder / RECORD_FILE, record("tissue_weights", "v001", {"weights_sha256": sha256}))
+    chosen = {"version": "v001", "weights_sha256": sha256}
+    write_record(root.record("tissue_champion", CHAMPION), record("tissue_champion", CHAMPION, chosen))
+
+
+def run(root, instance, asset, *keys):
+    tags = (
+        {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]} if keys else {}
+    )
+    return (
+        build_defs(root.path)
+        .resolve_implicit_global_asset_job_def()
+        .execute_in_process(instance=instance, asset_selection=[dg.AssetKey(asset)], tags=tags, raise_on_error=not keys)
+    )
+
+
+def test_slides_of_the_inbox_become_rows(bucket_root, instance, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    root = bucket_root
+    write_whole(root.settings, b'cell_weights = "toy"\n[engine]\nworkers = 1\n')
+    promote_all_epidermis(root)
+    for name, data in {"good": toy_slide(1, size_px=256).jpeg(), "torn": b"\xff\xd8\xff no image"}.items():
+        write_whole(root.inbox / f"{name}.jpg", data)
+    monkeypatch.setattr(sensors, "_SETTLED_S", -60)
+    asked = asked_for(evaluate(sensors.image_folder, root, instance))
+    assert asked == dict.fromkeys(PER_SLIDE, ["good", "torn"])
+    assert read_source(root.source("good")).location == f"{root.path}/inbox/good.jpg"
+    assert evaluate(sensors.image_folder, root, instance).skip_message
+
+    assert not run(root, instance, "slide_images", "good", "torn").success
+    assert root.made("slide_images") == ["good"]
+    assert root.failed("slide_images") == {"torn"}
+    for asset in PER_SLIDE[1:]:
+        done = run(root, instance, asset, "good")
+        assert done.success
+        (event,) = done.asset_materializations_for_node(asset)
+        assert "base64" in event.metadata["preview"].md_str
+        assert root.made(asset) == ["good"]
+    assert read_record(root.record("cell_masks", "good")).values["cells"] > 0
+
+    again = run(root, instance, "cell_masks", "good")
+    (event,) = again.asset_materializations_for_node("cell_masks")
+    assert event.metadata["reused"].value
+
+    store = run(root, instance, "skin_metrics")
+    assert [check.passed for check in store.get_asset_check_evaluations()] == [True]
+    with local_copy(root.store) as file, duckdb.connect(str(file), read_only=True) as rows:
+        assert rows.execute("select slide, count(*) > 0 from cells group by all").fetchall() == [("good", True)]
+        assert rows.execute("select partition from failures").fetchall() == [("torn",)]
+    (event,) = run(root, instance, "skin_metrics").asset_materializations_for_node("skin_metrics")
+    assert event.metadata["partitions_read"].value == 0
+    assert event.metadata["files_missing"].value["count"] == 3, "the training is made up, without its three tables"
+
+    assert list(tmp_path.iterdir()) == [], "nothing is written to a folder called s3:"
+    unwanted = [name for name in object_store.sizes_below(root.path) if "/." in name or name.startswith(".")]
+    assert unwanted == []
+
+
+def test_pages_and_training_tiles(bucket_root, instance):
+    root = bucket_root
+    image = ToyImage("373", "1_A_1_1", patient_id="1")
+    with ToyAtlas() as atlas:
+        atlas.pages = {GENE: gene_page_xml("KRT14", GENE, atlas.url, [image])}
+        write_whole(
+            root.settings,
+            f'[hpa]\nbase_url = "{atlas.url}"\narchive_urls = []\nallowed_hosts = ["127.0.0.1"]\n'.encode(),
+        )
+        instance.add_dynamic_partitions("genes", [GENE])
+        for _ in range(2):  # the second time the page is the one that is there
+            assert run(root, instance, "hpa_images", GENE).success
+    evaluate(sensors.new_hpa_images, root, instance)
+    assert instance.get_dynamic_partitions(str(SLIDES.name)) == ["373-1_A_1_1"]
+
+    monkey = cohort.ANNOTATED[:1]
+    for name, data in annotation().items():
+        write_whole(root.annotations / monkey[0] / name, data)
+    tick = evaluate(sensors.annotation_folder, root, instance)
+    (request,) = tick.dynamic_partitions_requests
+    assert list(request.partition_keys) == list(monkey)
+    assert instance.get_dynamic_partitions(str(ANNOTATED_SLIDES.name)) == list(monkey)
+    assert run(root, instance, "training_tiles", *monkey).success
+    with root.local("training_tiles", monkey[0]) as folder:
+        assert len(list((folder / "images").iterdir())) == 4
+
+
+def annotation():
+    """A small annotated slide, as people put it down."""
+    from dermatome.palette import Palette, classes_to_rgb
+
+    palette = Palette.shipped("dermatome")
+    toy = toy_slide(3, size_px=160)
+    rois = {"rois": [{"name": "r", "top": 0, "left": 0, "height": 160, "width": 160, "divide": 2}]}
+    return {
+        "he.png": cohort._png(toy.slide.pixels),
+        "mask.png": cohort._png(classes_to_rgb(toy.mask, palette)),
+        "rois.json": json.dumps(rois).encode(),
+        "palette.json": json.dumps(palette.to_json()).encode(),
+    }
