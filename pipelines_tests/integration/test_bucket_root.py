@@ -10,12 +10,13 @@ import torch
 from assets.partitions import ANNOTATED_SLIDES, SLIDES
 from dermatome import object_store
 from dermatome.classes import TISSUE_LABELS, TissueClass
+from dermatome.cli_support import png
 from dermatome.data_root import CHAMPION, RECORD_FILE, WEIGHTS_FILE
-from dermatome.demo import cohort
 from dermatome.demo.pages import ToyImage, gene_page_xml
 from dermatome.demo.server import ToyAtlas
 from dermatome.files import local_copy, whole_folder, write_whole
 from dermatome.network import build_network
+from dermatome.palette import Palette, classes_to_rgb
 from dermatome.slide_source import read_source
 from dermatome.stage_record import StageRecord, read_record, write_record
 from dermatome.toy import toy_slide
@@ -64,13 +65,12 @@ def promote_all_epidermis(root):
 
 
 def run(root, instance, asset, *keys):
-    tags = (
-        {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]} if keys else {}
-    )
-    return (
-        build_defs(root.path)
-        .resolve_implicit_global_asset_job_def()
-        .execute_in_process(instance=instance, asset_selection=[dg.AssetKey(asset)], tags=tags, raise_on_error=not keys)
+    job = build_defs(root.path).resolve_implicit_global_asset_job_def()
+    ends = {}
+    if keys:
+        ends = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+    return job.execute_in_process(
+        instance=instance, asset_selection=[dg.AssetKey(asset)], tags=ends, raise_on_error=not keys
     )
 
 
@@ -79,11 +79,11 @@ def test_slides_of_the_inbox_become_rows(bucket_root, instance, monkeypatch, tmp
     root = bucket_root
     write_whole(root.settings, b'cell_weights = "toy"\n[engine]\nworkers = 1\n')
     promote_all_epidermis(root)
-    for name, data in {"good": toy_slide(1, size_px=256).jpeg(), "torn": b"\xff\xd8\xff no image"}.items():
+    for name, data in {"good": toy_slide(1, size_px=192).jpeg(), "torn": b"\xff\xd8\xff no image"}.items():
         write_whole(root.inbox / f"{name}.jpg", data)
     monkeypatch.setattr(sensors, "_SETTLED_S", -60)
     asked = asked_for(evaluate(sensors.image_folder, root, instance))
-    assert asked == dict.fromkeys(PER_SLIDE, ["good", "torn"])
+    assert asked == {asset: ["good", "torn"] for asset in PER_SLIDE}
     assert read_source(root.source("good")).location == f"{root.path}/inbox/good.jpg"
     assert evaluate(sensors.image_folder, root, instance).skip_message
 
@@ -108,8 +108,8 @@ def test_slides_of_the_inbox_become_rows(bucket_root, instance, monkeypatch, tmp
         assert rows.execute("select slide, count(*) > 0 from cells group by all").fetchall() == [("good", True)]
         assert rows.execute("select partition from failures").fetchall() == [("torn",)]
     (event,) = run(root, instance, "skin_metrics").asset_materializations_for_node("skin_metrics")
-    assert event.metadata["partitions_read"].value == 0
-    assert event.metadata["files_missing"].value["count"] == 3, "the training is made up, without its three tables"
+    assert f"{root.folder('tissue_weights', 'v001')}/history.parquet" in event.metadata["files_missing"].value["first"]
+    assert event.metadata["partitions_read"].value == 1, "only the made-up training, which lacks files"
 
     assert list(tmp_path.iterdir()) == [], "nothing is written to a folder called s3:"
     unwanted = [name for name in object_store.sizes_below(root.path) if "/." in name or name.startswith(".")]
@@ -131,28 +131,25 @@ def test_pages_and_training_tiles(bucket_root, instance):
     evaluate(sensors.new_hpa_images, root, instance)
     assert instance.get_dynamic_partitions(str(SLIDES.name)) == ["373-1_A_1_1"]
 
-    monkey = cohort.ANNOTATED[:1]
     for name, data in annotation().items():
-        write_whole(root.annotations / monkey[0] / name, data)
+        write_whole(root.annotations / "he-1" / name, data)
     tick = evaluate(sensors.annotation_folder, root, instance)
     (request,) = tick.dynamic_partitions_requests
-    assert list(request.partition_keys) == list(monkey)
-    assert instance.get_dynamic_partitions(str(ANNOTATED_SLIDES.name)) == list(monkey)
-    assert run(root, instance, "training_tiles", *monkey).success
-    with root.local("training_tiles", monkey[0]) as folder:
+    assert list(request.partition_keys) == ["he-1"]
+    assert instance.get_dynamic_partitions(str(ANNOTATED_SLIDES.name)) == ["he-1"]
+    assert run(root, instance, "training_tiles", "he-1").success
+    with root.local("training_tiles", "he-1") as folder:
         assert len(list((folder / "images").iterdir())) == 4
 
 
 def annotation():
     """A small annotated slide, as people put it down."""
-    from dermatome.palette import Palette, classes_to_rgb
-
     palette = Palette.shipped("dermatome")
     toy = toy_slide(3, size_px=160)
     rois = {"rois": [{"name": "r", "top": 0, "left": 0, "height": 160, "width": 160, "divide": 2}]}
     return {
-        "he.png": cohort._png(toy.slide.pixels),
-        "mask.png": cohort._png(classes_to_rgb(toy.mask, palette)),
+        "he.png": png(toy.slide.pixels),
+        "mask.png": png(classes_to_rgb(toy.mask, palette)),
         "rois.json": json.dumps(rois).encode(),
         "palette.json": json.dumps(palette.to_json()).encode(),
     }
