@@ -4,7 +4,7 @@ A path here is a `pathlib.Path` (see `dermatome.disk`), or a universal-pathlib `
 `dermatome.object_store`). Write through :func:`whole_file`, :func:`write_whole` and :func:`whole_folder`; read small
 files with :func:`read_bytes`, and what a library wants a real path of through :func:`local_folder` and
 :func:`local_copy`, which copy nothing where the files are on a disk already. Why so:
-docs/decisions/0007-data-root-in-a-bucket.md.
+docs/decisions/0009-data-root-in-a-bucket.md.
 """
 
 from __future__ import annotations
