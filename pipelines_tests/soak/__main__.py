@@ -29,23 +29,26 @@ def main() -> int:
     for name, value in vars(Plan()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--champion", type=Path, help="a data root whose champion is used; trained where not given")
+    parser.add_argument("--undisturbed", type=Path, help="the data root of such a run that was kept (--keep)")
     parser.add_argument("--report", type=Path, default=Path("soak.md"), help="where the counts go, as Markdown")
     parser.add_argument("--keep", action="store_true", help="do not delete the undisturbed run and the logs")
     given = vars(parser.parse_args())
     champion, report, keep = given.pop("champion"), given.pop("report"), given.pop("keep")
+    kept = given.pop("undisturbed")
     plan, began = Plan(**given), time.monotonic()
     with ExitStack() as stack:
         work = Path(tempfile.mkdtemp(prefix="dermatome-soak-work-"))
         disk, why_none = stack.enter_context(small_disk(plan.disk_mb))
         atlas = stack.enter_context(ToyAtlas())
         cohort = make_cohort(atlas, plan.slides, plan.toys, plan.odd, plan.seed)
-        calm, root = DataRoot(work / "calm"), DataRoot(disk / "data")
-        calm.path.mkdir()
+        calm, root = DataRoot(kept or work / "calm"), DataRoot(disk / "data")
         root.path.mkdir()
-        copy_champion(champion or _trained(work / "champion"), calm)
+        if kept is None:
+            calm.path.mkdir()
+            copy_champion(champion or _trained(work / "champion"), calm)
+            print(f"Undisturbed run of {len(set(cohort.good.values()))} contents below {work}", flush=True)
+            undisturbed(calm, cohort, work / "images")
         copy_champion(calm.path, root)
-        print(f"Undisturbed run of {len(set(cohort.good.values()))} contents below {work}", flush=True)
-        undisturbed(calm, cohort, work / "images")
         # The backend was chosen by measuring; another one may give another last digit.
         shutil.copytree(calm.path / "models", root.path / "models", dirs_exist_ok=True)
         print(

@@ -72,10 +72,10 @@ class Killer:
         roles: dict[str, list[int]] = {}
         for pid, role in platform_processes(self._root).items():
             roles.setdefault(role, []).append(pid)
-        weights = {"run": 8, "slide worker": 8, "code server": 2, "daemon": 1, "web server": 1, "supervisor": 1}
+        weights = {"run": 8, "slide worker": 8, "code server": 1, "daemon": 0.5, "web server": 0.5, "supervisor": 0.5}
         there = [role for role in weights if role in roles]
         # A platform that is always starting anew would never get to work: mostly it is left to begin a run first.
-        if not there or ("run" not in roles and self._dice.random() < 0.85):
+        if not there or ("run" not in roles and self._dice.random() < 0.97):
             return None
         (role,) = self._dice.choices(there, [weights[role] for role in there])
         with contextlib.suppress(ProcessLookupError):
