@@ -152,6 +152,9 @@ def _all_arrays(data: bytes) -> list[Any]:
 
 
 def _same_rows(root: DataRoot, calm: DataRoot, cohort: Cohort) -> Complaints:
+    if not root.store.is_file():
+        yield "there is no store"
+        return
     fresh = build_store(root, root.path / "metrics" / "fresh.duckdb")
     with duckdb.connect(str(root.store), read_only=True) as store:
         for table, count in fresh.rows.items():
