@@ -154,8 +154,7 @@ def _steps(folder: Path, instance: Any, count: int) -> dict[str, Callable[[], st
 def _materialized(instance: Any, asset: str, partitions: list[str]) -> None:
     """Writes materializations in bulk, in the way of a run that made them one by one."""
     import dagster as dg
-    from dagster._core.events import StepMaterializationData
-    from dagster._core.events import log
+    from dagster._core.events import StepMaterializationData, log
 
     entry: Any = log.EventLogEntry
     storage = instance.event_log_storage
