@@ -1,0 +1,86 @@
+"""A core's cell mask, file to file, against stock Cellpose on the same crop with the same weights."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines_tests.benchmarks.rows import Row, benchmark, times_faster
+from pipelines_tests.benchmarks.samples import cores
+from pipelines_tests.benchmarks.timing import take_turns
+
+CROP_PX = 900
+
+
+@benchmark("cells", timeout_s=600, order=30)
+def cells(toy: bool) -> Iterator[Row]:
+    """A crop of a core, all of it taken for epidermis, with a network of the size of cyto2."""
+    from PIL import Image
+
+    from dermatome.cell_files import save_instances, write_cells_geojson, write_instances_tiff
+    from dermatome.classes import TissueClass
+    from dermatome.compute import choose_compute
+    from dermatome.geometry import Box
+    from dermatome.label_io import load_mask, save_mask
+    from dermatome.scores_instances import f1_at_iou
+    from dermatome.skin.cell_image import cell_image_of
+    from dermatome.skin.cell_network import TILE_PX, load_cell_network
+    from dermatome.skin.cells import CellSettings, segment_cells
+    from dermatome.slide import read_slide
+    from pipelines_tests.reference.stock_cellpose import cyto2_sized_weights, stock_cells, stock_model
+
+    (core,), which = cores(1, toy)
+    side = 250 if toy else CROP_PX
+    first = (core.shape[0] - side) // 2
+    crop = np.ascontiguousarray(core[first : first + side, first : first + side])
+    settings = CellSettings()
+    made: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Image.fromarray(crop).save(folder / "crop.png")
+        save_mask(folder / "mask.npz", np.full(crop.shape[:2], TissueClass.EPIDERMIS, np.uint8), Box(0, 0, side, side))
+        weights, state_dict = cyto2_sized_weights(folder)
+        network = load_cell_network(weights, choose_compute("cpu", "fp32"))
+        stock = stock_model(state_dict)
+
+        def ours() -> None:
+            slide = read_slide(folder / "crop.png")
+            found = segment_cells(slide, load_mask(folder / "mask.npz")[0], network, settings)
+            save_instances(folder / "ours.npz", found.instances)
+            write_instances_tiff(folder / "ours.ome.tif", found.instances, slide.mpp)
+            write_cells_geojson(folder / "ours.geojson", found.instances, found.table, slide="crop")
+            found.table.to_parquet(folder / "ours.parquet")
+            made["ours"], made["tiles"] = found.instances.whole(), found.tiles
+
+        def reference() -> None:
+            slide = read_slide(folder / "crop.png")
+            epidermis = load_mask(folder / "mask.npz")[0] == TissueClass.EPIDERMIS
+            image = cell_image_of(slide.pixels, epidermis, slide.mpp, settings.margin_um)
+            region = Box.whole(slide.size)
+            made["stock"] = stock_cells(stock, image, region, network.diameter_px, settings, 32)
+            np.savez_compressed(folder / "stock.npz", instances=made["stock"])
+
+        def forward() -> None:
+            tiles = np.random.default_rng(0).random((8, 2, TILE_PX, TILE_PX), dtype=np.float32)
+            count = made["tiles"]
+            batches = ((None, tiles[: min(8, count - start)]) for start in range(0, count, 8))
+            for _ in network.runner.stream(batches):
+                pass
+
+        ours()
+        seconds = take_turns({"ours": ours, "reference": reference, "forward": forward}, rounds=1, warm=False)
+    agreement = f1_at_iou(made["stock"], made["ours"], 0.7) or 0.0
+    yield times_faster(
+        f"cell mask of a {side}² crop, file to file",
+        "stock Cellpose eval on the same crop, same weights",
+        seconds["ours"],
+        seconds["reference"],
+        at_least=3,
+        bare=f"the bare forward of the same {made['tiles']} tiles: {seconds['forward']:.1f} s",
+        note=f"{which}, {made['ours'].max()} cells, a network of the size of cyto2 on {network.runner.backend}; "
+        f"F1 at IoU 0.7 against stock {agreement:.3f}",
+    )

@@ -1,0 +1,96 @@
+"""Our cells against those of Cellpose's own code: same weights, same prepared image, same settings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dermatome.classes import TissueClass
+from dermatome.compute import Compute
+from dermatome.scores_instances import f1_at_iou
+from dermatome.skin.cell_image import CellImage, cell_image_of
+from dermatome.skin.cell_network import CellNetwork, SizeModel, load_cell_network
+from dermatome.skin.cell_size import estimate_diameter
+from dermatome.skin.cells import CellSettings, segment_cells
+from dermatome.slide import MppSource, Slide, read_slide
+from dermatome.toy import toy_slide
+from pipelines_tests.reference.stock_cellpose import cyto2_sized_weights, stock_cells, stock_model
+
+CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return cyto2_sized_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def network(weights: tuple[Path, Path]) -> CellNetwork:
+    return load_cell_network(weights[0], CPU, backend="openvino")
+
+
+def agreement(slide: Slide, mask: np.ndarray, network: CellNetwork, state_dict: Path, settings: CellSettings) -> float:
+    found = segment_cells(slide, mask, network, settings)
+    assert found.crop is not None
+    assert found.diameter_px is not None
+    image = cell_image_of(slide.pixels, mask == TissueClass.EPIDERMIS, slide.mpp, settings.margin_um)
+    wanted = stock_cells(
+        stock_model(state_dict), image, found.crop, found.diameter_px, settings, round(settings.min_area_um2 * 4)
+    )
+    assert wanted.max() > 15
+    score = f1_at_iou(wanted, found.instances[found.crop.slices], 0.7)
+    assert score is not None
+    return score
+
+
+@pytest.mark.parametrize("diameter_um", [None, 6.5])
+def test_cells_of_a_toy_are_those_of_stock_cellpose(
+    network: CellNetwork, weights: tuple[Path, Path], diameter_um: float | None
+) -> None:
+    toy = toy_slide(5, size_px=400, island=False)
+    rows, columns = np.nonzero(toy.mask == TissueClass.EPIDERMIS)
+    top, left = (max(0, int(np.median(at)) - 110) for at in (rows, columns))
+    part = (slice(top, top + 220), slice(left, left + 220))
+    slide = Slide("toy", np.ascontiguousarray(toy.slide.pixels[part]), 0.5, MppSource.DECLARED, "0")
+    settings = CellSettings(diameter_um=diameter_um)
+    assert agreement(slide, toy.mask[part], network, weights[1], settings) >= 0.98
+
+
+def test_cells_of_a_real_core_are_those_of_stock_cellpose(
+    network: CellNetwork, weights: tuple[Path, Path], realdata: Path
+) -> None:
+    core = read_slide(realdata / "hpa_ihc" / "7921_A_1_1.jpg")
+    slide = Slide("core", np.ascontiguousarray(core.pixels[1300:1600, 1300:1600]), 0.5, MppSource.DECLARED, "0")
+    mask = np.full((300, 300), TissueClass.EPIDERMIS, dtype=np.uint8)
+    assert agreement(slide, mask, network, weights[1], CellSettings()) >= 0.98
+
+
+def test_the_size_estimate_is_that_of_cellposes_size_model(
+    network: CellNetwork, weights: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from cellpose.models import SizeModel as StockSizeModel
+
+    toy = toy_slide(5, size_px=400, island=False)
+    image: CellImage = cell_image_of(toy.slide.pixels, toy.mask == TissueClass.EPIDERMIS, 0.5, 12)
+    region = image.region
+    assert region is not None
+    rng = np.random.default_rng(0)
+    ours = SizeModel(rng.normal(0, 0.3, 256), np.zeros(256), float(np.log(1.1)), network.diameter_px)
+    fields = {
+        "A": ours.weights, "smean": ours.mean_style, "ymean": ours.mean_size, "diam_mean": ours.diameter_px,
+    }  # fmt: skip
+    np.save(tmp_path / "size.npy", np.array(fields, dtype=object), allow_pickle=True)
+    stock = StockSizeModel(stock_model(weights[1]), pretrained_size=str(tmp_path / "size.npy"))
+    wanted, _ = stock.eval(image.network_input(region), channels=[0, 0], normalize=False)
+
+    from dermatome.skin.cell_blocks import Dynamics
+    from dermatome.skin.cell_flows import CellFlows
+
+    found = estimate_diameter(
+        image,
+        ours,
+        network.diameter_px,
+        lambda box, diameter_px: CellFlows(network, image, box, diameter_px),
+        lambda diameter_px: Dynamics(diameter_px, round(200 * diameter_px / network.diameter_px), 0.4, 0.0, 15),
+    )
+    assert found == pytest.approx(wanted, rel=0.05)
