@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,13 @@ from dermatome.geometry import Box, Size
 from dermatome.label_bands import Nameless, ome_options
 from dermatome.label_io import feature
 from dermatome.label_map import TILE_PX, LabelMap
-from dermatome.npz import load_arrays
+from dermatome.npz import array_member, load_arrays
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Instances = npt.NDArray[np.int32]
 
-_npy: Any = np.lib.format
 _CELL_COLOUR: Rgb = (0, 158, 115)
 _BLOCK_PX = 2048
 
@@ -39,14 +38,13 @@ def save_instances(path: Path, instances: LabelMap | Instances) -> Path:
         StorageFailed: the disk is full or the folder not writable.
     """
     labels = _as_map(instances)
-    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        entry = zipfile.ZipInfo("instances.npy")
-        entry.compress_type = zipfile.ZIP_DEFLATED
-        with archive.open(entry, "w", force_zip64=True) as member:
-            header = {"descr": labels.dtype.str, "fortran_order": False, "shape": labels.shape}
-            _npy.write_array_header_1_0(member, header)
-            for band in labels.bands():
-                member.write(band.data)
+    with (
+        whole_file(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        array_member(archive, "instances", labels.shape, labels.dtype) as write,
+    ):
+        for band in labels.bands():
+            write(band)
     return path
 
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dermatome.skin.layers import LayersResult
     from dermatome.skin.tissue import TissueResult
     from dermatome.slide import Slide
+    from dermatome.tiled_pixels import TiledLabels
 
 Mask = npt.NDArray[np.uint8]
 
@@ -88,7 +89,7 @@ def _cut(slide: Slide, result: TissueResult) -> RgbImage:
     return shrink_image(result.overview[box.slices], _longest_px(crop.size))
 
 
-def cells_figure(slide: Slide, tissue_mask: Mask, result: CellsResult) -> bytes:
+def cells_figure(slide: Slide, tissue_mask: Mask | TiledLabels, result: CellsResult) -> bytes:
     """Original, tissue, crop, epidermis, H, H equalised, cells and overlay of one slide: PNG bytes."""
     size = slide.size
     crop = result.crop or Box.whole(size)

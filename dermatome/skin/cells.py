@@ -24,6 +24,7 @@ from dermatome.skin.cell_network import CellNetwork
 from dermatome.skin.cell_size import estimate_diameter
 from dermatome.skin.cell_table import CellCollector, SeamDensity, empty_table
 from dermatome.slide import Slide
+from dermatome.tiled_pixels import TiledLabels
 
 DiameterSource = Literal["setting", "size model", "training diameter"]
 
@@ -83,6 +84,7 @@ class CellsResult:
         crop: the part of the slide the network was shown; None likewise.
         h_equalised: (h, w) uint8, hematoxylin of ``crop`` as the network saw it, shrunk to a panel of a figure.
         tiles: of the network that were run for the cells, the size estimate not counted.
+        epidermis_px: pixels of epidermis.
         seconds: by phase.
         seam_density: cells per mm² of epidermis within a cell diameter of a tile seam and elsewhere, and their ratio;
             empty where there are no seams or no cells.
@@ -96,13 +98,14 @@ class CellsResult:
     crop: Box | None = None
     h_equalised: npt.NDArray[np.uint8] | None = None
     tiles: int = 0
+    epidermis_px: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     seam_density: dict[str, float] = field(default_factory=dict)
 
 
 def segment_cells(
     slide: Slide,
-    tissue_mask: npt.NDArray[np.uint8],
+    tissue_mask: npt.NDArray[np.uint8] | TiledLabels,
     network: CellNetwork,
     settings: CellSettings | None = None,
     progress: Callable[[str], None] | None = None,
@@ -146,13 +149,13 @@ def segment_cells(
         image = CellImage(
             size,
             lambda box: slide.pixels[box.slices],
-            lambda box: tissue_mask[box.slices] == TissueClass.EPIDERMIS,
+            lambda box: np.asarray(tissue_mask[box.slices] == TissueClass.EPIDERMIS, dtype=bool),
             slide.mpp,
             settings.margin_um,
         )
     region = image.region
     if region is None or image.epidermis_px < min_area_px:
-        return CellsResult(LabelMap(size), empty_table(), CellsOutcome.NO_EPIDERMIS)
+        return CellsResult(LabelMap(size), empty_table(), CellsOutcome.NO_EPIDERMIS, epidermis_px=image.epidermis_px)
 
     def flows_in(box: Box, diameter_px: float) -> CellFlows:
         return CellFlows(
@@ -206,6 +209,7 @@ def segment_cells(
         region,
         image.equalised_panel(),
         flows.tiles,
+        image.epidermis_px,
         seconds,
         density,
     )

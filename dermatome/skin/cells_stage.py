@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome import cell_files, figures
-from dermatome.classes import TissueClass
 from dermatome.compute import ComputeSettings
 from dermatome.data_root import DataRoot
 from dermatome.engine.work import Seat
@@ -20,8 +19,9 @@ from dermatome.skin.networks import CellWeights
 from dermatome.skin.stage_parts import (
     CELLS_FILE,
     CELLS_TABLE,
-    read_made_mask,
+    open_made_mask,
     read_made_slide,
+    remembered_backends,
     timed,
     versions_of,
     write_figure,
@@ -29,6 +29,7 @@ from dermatome.skin.stage_parts import (
 )
 from dermatome.slide import Slide
 from dermatome.stage_record import Check, StageResult, content_version, made_by
+from dermatome.tiled_pixels import TiledLabels
 
 if TYPE_CHECKING:
     from dermatome.skin.cell_network import CellNetwork
@@ -41,14 +42,14 @@ _CELLS_PER_MM2 = (500.0, 25_000.0)
 @dataclass(frozen=True)
 class _Input:
     slide: Slide
-    mask: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.uint8] | TiledLabels
     seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
 class _Segmented:
     slide: Slide
-    mask: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.uint8] | TiledLabels
     result: CellsResult
     seconds: dict[str, float]
 
@@ -79,13 +80,16 @@ class CellsStage:
         """Puts the network on the device."""
         self._seat = seat
         compute = self.compute_settings.choose(threads=seat.threads, device_index=seat.device_index)
-        self._network = self.weights.load(compute)
+        self._network = self.weights.load(
+            compute, backend=self.compute_settings.backend, remembered=remembered_backends(self.root)
+        )
 
     def read(self, key: str) -> _Input:
         """Decodes the image and the mask."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
-            slide, mask = read_made_slide(self.root, key), read_made_mask(self.root, key)
+            slide = read_made_slide(self.root, key)
+            mask = open_made_mask(self.root, key, slide.size)
         return _Input(slide, mask, seconds)
 
     def pixels(self, read: _Input) -> int:
@@ -115,7 +119,7 @@ class CellsStage:
             write_rows(folder / CELLS_TABLE, key, result.table)
         with timed(seconds, "figure"):
             write_figure(folder, figures.cells_figure(slide, found.mask, result))
-        epidermis_um2 = float(np.count_nonzero(found.mask == TissueClass.EPIDERMIS)) * slide.mpp**2
+        epidermis_um2 = result.epidermis_px * slide.mpp**2
         density = len(result.table) / (epidermis_um2 / 1e6) if epidermis_um2 else None
         return StageResult(
             outcome=result.outcome.value,
@@ -126,6 +130,7 @@ class CellsStage:
                 "weights_sha256": self.weights.sha256,
                 "mask_weights_sha256": made_by(self.root, "epidermis_masks", key).values["weights_sha256"],
                 "device": self._network.compute.device_name,
+                "backend": self._network.runner.backend,
                 "mpp": slide.mpp,
                 "mpp_source": slide.mpp_source.value,
                 "cells": len(result.table),

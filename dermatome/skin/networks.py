@@ -11,7 +11,7 @@ from dermatome.errors import BadWeights
 from dermatome.files import local_copy, sha256_file
 
 if TYPE_CHECKING:
-    from dermatome.compute import Compute
+    from dermatome.compute import Backend, Compute
     from dermatome.files import AnyPath
     from dermatome.skin.cell_network import CellNetwork
     from dermatome.weights import LoadedWeights
@@ -84,8 +84,8 @@ class CellWeights:
             raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
         return cls(weights, models_folder, sha256_file(path))
 
-    def load(self, compute: Compute) -> CellNetwork:
-        """The network on the device.
+    def load(self, compute: Compute, *, backend: Backend = "auto", remembered: Path | None = None) -> CellNetwork:
+        """The network on the device, ready to run; see :func:`dermatome.runner.prepare_runner`.
 
         Raises:
             BadWeights: the file is missing, damaged, not a Cellpose network, or not the one of :attr:`sha256`.
@@ -94,9 +94,11 @@ class CellWeights:
 
         if self.weights == "cyto2":
             with local_copy(self.models_folder) as folder:
-                network = load_cell_network(self.weights, compute, models_folder=folder)
+                network = load_cell_network(
+                    self.weights, compute, models_folder=folder, backend=backend, remembered=remembered
+                )
         else:
-            network = load_cell_network(self.weights, compute)
+            network = load_cell_network(self.weights, compute, backend=backend, remembered=remembered)
         if network.sha256 != self.sha256:
             raise BadWeights(
                 f"The cell network {self.weights!r} was replaced while the run went on (sha256 "

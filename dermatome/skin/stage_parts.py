@@ -16,15 +16,18 @@ import pyarrow as pa
 from dermatome import label_io
 from dermatome.data_root import CHAMPION, PREVIEW_FILE, DataRoot
 from dermatome.files import write_whole
+from dermatome.geometry import Size
 from dermatome.panels import preview
-from dermatome.slide import Slide
+from dermatome.slide import WHOLE_PX, Slide
 from dermatome.slide_source import open_slide
 from dermatome.stage_record import Check, made_by, made_files, read_record, write_table
+from dermatome.tiled_pixels import TiledLabels
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MASK_FILE = "mask.npz"
+MASK_TIFF = "mask.ome.tif"
 CELLS_FILE = "cells.npz"
 CELLS_TABLE = "cells.parquet"
 LAYERS_TABLE = "layers.parquet"
@@ -73,6 +76,19 @@ def read_made_mask(root: DataRoot, slide_id: str) -> npt.NDArray[np.uint8]:
     with made_files(root, "epidermis_masks", slide_id, MASK_FILE) as (_, folder):
         mask, _ = label_io.load_mask(folder / MASK_FILE)
     return mask
+
+
+def open_made_mask(root: DataRoot, slide_id: str, size: Size) -> npt.NDArray[np.uint8] | TiledLabels:
+    """The tissue mask of a slide, in memory or, where it is as large as slides that are read in parts, like those.
+
+    Raises:
+        MissingInput: no mask.
+        BadImage: it is damaged.
+    """
+    if size.area_px <= WHOLE_PX:
+        return read_made_mask(root, slide_id)
+    with made_files(root, "epidermis_masks", slide_id, MASK_TIFF) as (_, folder):
+        return label_io.open_mask(folder / MASK_TIFF)
 
 
 def write_figure(folder: Path, figure: bytes) -> None:

@@ -59,7 +59,7 @@ def cells(toy: bool) -> Iterator[Row]:
         def reference() -> None:
             slide = read_slide(folder / "crop.png")
             epidermis = load_mask(folder / "mask.npz")[0] == TissueClass.EPIDERMIS
-            image = cell_image_of(slide.pixels, epidermis, slide.mpp, settings.margin_um)
+            image = cell_image_of(slide.whole(), epidermis, slide.mpp, settings.margin_um)
             region = Box.whole(slide.size)
             made["stock"] = stock_cells(stock, image, region, network.diameter_px, settings, 32)
             np.savez_compressed(folder / "stock.npz", instances=made["stock"])

@@ -1,0 +1,124 @@
+"""Peak memory of the cell stage, file to file, on slides of up to 60,000 px a side, each in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines_tests.benchmarks.rows import Row, below, benchmark
+from pipelines_tests.benchmarks.timing import resident_mib, run_alone
+
+SIDES_PX = (3_000, 10_000, 30_000, 60_000)
+LIMIT_GB = 4.0
+_PIECE_PX = 1024
+_TILE_PX = 512
+
+
+@benchmark("memory_cells", timeout_s=3600, order=81)
+def memory_cells(toy: bool) -> Iterator[Row]:
+    """Peak resident memory at each size."""
+    for side_px in (1_100, 2_100) if toy else SIDES_PX:
+        found = main(side_px)
+        yield below(
+            f"peak resident memory, cell mask of {side_px:,}² px, file to file",
+            found["peak_gb"],
+            "GB",
+            at_most=LIMIT_GB,
+            bare=f"{found['start_gb']:.2f} GB once the network is ready",
+            note=f"synthetic tiled JPEG TIFF, {found['cells']:,} cells, {found['tiles']:,} tiles through the network "
+            f"({found['backend']}), {found['seconds']:.0f} s",
+        )
+
+
+def main(side_px: int) -> dict[str, Any]:
+    """Writes a synthetic slide and its mask, ``side_px`` a side, and finds its cells in a process of its own.
+
+    Returns:
+        side_px, cells, tiles, backend, seconds (and by phase), start_gb (network ready) and peak_gb.
+    """
+    with tempfile.TemporaryDirectory(prefix="dermatome-memory-") as folder:
+        run_alone(draw, folder, side_px, timeout_s=1800)
+        found = run_alone(segment, folder, timeout_s=3000)
+    return {"side_px": side_px, **found.value, "peak_gb": found.peak_mib * 2**20 / 1e9}
+
+
+def draw(folder: str, side_px: int) -> None:
+    """A tiled TIFF of glass with skin in one row from edge to edge and here and there on the diagonal; and its mask."""
+    import imagecodecs
+    import tifffile
+
+    from dermatome.geometry import Size
+    from dermatome.label_bands import write_ome_bands
+    from dermatome.toy import toy_slide
+
+    toy = toy_slide(81, size_px=_PIECE_PX, island=True)
+    halves = [slice(0, _TILE_PX), slice(_TILE_PX, _PIECE_PX)]
+    glass = imagecodecs.jpeg8_encode(np.full((_TILE_PX, _TILE_PX, 3), 240, np.uint8), level=85)
+    skin = [
+        [imagecodecs.jpeg8_encode(np.ascontiguousarray(toy.slide.whole()[y, x]), level=85) for x in halves]
+        for y in halves
+    ]
+    pieces = -(-side_px // _PIECE_PX)
+
+    def has_skin(row: int, column: int) -> bool:
+        return row == pieces // 2 or (row == column and row % 4 == 0)
+
+    across = -(-side_px // _TILE_PX)
+    places = ((row, column) for row in range(across) for column in range(across))
+    with tifffile.TiffWriter(Path(folder) / "slide.tif", bigtiff=True) as writer:
+        writer.write(
+            (skin[row % 2][column % 2] if has_skin(row // 2, column // 2) else glass for row, column in places),
+            shape=(side_px, side_px, 3),
+            dtype=np.uint8,
+            tile=(_TILE_PX, _TILE_PX),
+            photometric="ycbcr",
+            subsampling=(2, 2),
+            compression="jpeg",
+            metadata=None,
+        )
+
+    def bands() -> Iterator[np.ndarray[Any, Any]]:
+        for row in range(pieces):
+            band = np.zeros((_PIECE_PX, pieces * _PIECE_PX), np.uint8)
+            for column in range(pieces):
+                if has_skin(row, column):
+                    band[:, column * _PIECE_PX : (column + 1) * _PIECE_PX] = toy.mask
+            yield band[: side_px - row * _PIECE_PX, :side_px]
+
+    write_ome_bands(Path(folder) / "mask.ome.tif", bands(), Size(side_px, side_px), np.uint8, 0.5, {})
+
+
+def segment(folder: str) -> dict[str, Any]:
+    """The cell stage on what :func:`draw` wrote."""
+    from dermatome import cell_files, figures
+    from dermatome.compute import choose_compute
+    from dermatome.label_io import open_mask
+    from dermatome.skin.cell_network import load_cell_network
+    from dermatome.skin.cells import segment_cells
+    from dermatome.slide import read_slide
+
+    network = load_cell_network("toy", choose_compute("cpu"))
+    start_gb = resident_mib("VmHWM") * 2**20 / 1e9
+    place, started = Path(folder), time.perf_counter()
+    slide, mask = read_slide(place / "slide.tif"), open_mask(place / "mask.ome.tif")
+    found = segment_cells(slide, mask, network)
+    segmented = time.perf_counter()
+    cell_files.save_instances(place / "cells.npz", found.instances)
+    cell_files.write_instances_tiff(place / "cells.ome.tif", found.instances, slide.mpp)
+    cell_files.write_cells_geojson(place / "cells.geojson", found.instances, found.table, slide="synthetic")
+    found.table.to_parquet(place / "cells.parquet")
+    written = time.perf_counter()
+    (place / "figure.png").write_bytes(figures.cells_figure(slide, mask, found))
+    return {
+        "cells": len(found.table),
+        "tiles": found.tiles,
+        "backend": network.runner.backend,
+        "start_gb": start_gb,
+        "seconds": time.perf_counter() - started,
+        "phases": {**found.seconds, "write": written - segmented, "figure": time.perf_counter() - written},
+    }
