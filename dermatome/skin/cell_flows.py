@@ -74,13 +74,7 @@ class CellFlows:
         self._batch, self._on_tile = batch, on_tile
         full = (region.size.height_px, region.size.width_px)
         self._rows, self._columns = (Scaling(side, max(1, round(side * scale))) for side in full)
-        # Zeros around, as Cellpose pads: a multiple of 16 for its three halvings, and 8 px so that no cell meets the
-        # edge. A small region is padded to a whole tile.
-        starts = [
-            _starts(max(TILE_PX, -(-axis.target_px // _PAD_TO_PX) * _PAD_TO_PX + _PAD_TO_PX), tile_overlap)
-            for axis in (self._rows, self._columns)
-        ]
-        self._starts = [[start - _PAD_TO_PX // 2 for start in along] for along in starts]
+        self._starts = [_starts(axis.target_px, tile_overlap) for axis in (self._rows, self._columns)]
         self._blended = Patchwork(_PATCH_PX, np.float32, channels=4)  # three outputs and their weight
         self.style_sum: npt.NDArray[np.float64] | None = None
         self.tiles = 0
@@ -161,12 +155,19 @@ class CellFlows:
 
 
 def _starts(side_px: int, tile_overlap: float) -> list[int]:
-    """Where tiles begin along a side, as ``cellpose.transforms.make_tiles`` lays them."""
+    """Where tiles begin along a scaled side, as ``cellpose.transforms`` pads it and lays them.
+
+    Zeros go around it: up to a multiple of 16 for the network's three halvings, half of them on each side, and 8 px
+    more so that no cell meets the edge. A small side is padded to a whole tile.
+    """
+    to_multiple = -side_px % _PAD_TO_PX
+    padded_px = side_px + to_multiple + _PAD_TO_PX
+    before_px = _PAD_TO_PX // 2 + to_multiple // 2
     overlap = min(0.5, max(0.05, tile_overlap))
-    if side_px <= TILE_PX:
-        return [0]
-    count = int(np.ceil((1 + 2 * overlap) * side_px / TILE_PX))
-    return [int(start) for start in np.linspace(0, side_px - TILE_PX, count)]
+    if padded_px <= TILE_PX:
+        return [-before_px]
+    count = int(np.ceil((1 + 2 * overlap) * padded_px / TILE_PX))
+    return [int(start) - before_px for start in np.linspace(0, padded_px - TILE_PX, count)]
 
 
 def _taper() -> Floats:
