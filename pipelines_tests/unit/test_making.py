@@ -1,0 +1,129 @@
+"""Partitions are kept, made, or left alone because another run made them meanwhile."""
+
+import pickle
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from dermatome.compute import ComputeSettings
+from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.engine.pipeline import Worker
+from dermatome.engine.work import WorkerOptions
+from dermatome.errors import BadImage
+from dermatome.making import Making, OneStep
+from dermatome.skin.cells import CellSettings
+from dermatome.skin.cells_stage import CellsStage
+from dermatome.skin.layers import LayerSettings
+from dermatome.skin.layers_stage import LayersStage
+from dermatome.skin.mask_stage import MaskStage
+from dermatome.skin.networks import CellWeights, Champion
+from dermatome.skin.tissue import TissueSettings
+from dermatome.stage_record import StageResult, read_record
+
+
+@dataclass
+class Kitchen:
+    """Makes a file for each key and counts."""
+
+    root: DataRoot
+    made: list = field(default_factory=list)
+    bad: tuple = ()
+
+    def stage(self, **changes):
+        return replace(OneStep(self.root, "dishes", {"salt": 1}, self.make), **changes)
+
+    def make(self, key, folder):
+        (folder / "half.txt").write_text("half")
+        if key in self.bad:
+            raise BadImage(f"{key} is bad.")
+        self.made.append(key)
+        return StageResult("made", f"version-{key}", {"number": len(self.made)})
+
+
+@pytest.fixture
+def kitchen(tmp_path):
+    return Kitchen(DataRoot(tmp_path))
+
+
+def run(stage, *keys, code_version="1", run_id="run"):
+    found = {one.key: one for one in Worker(Making(stage, code_version, run_id), WorkerOptions()).run(keys)}
+    assert sorted(found) == sorted(keys)
+    return found
+
+
+def test_a_record_says_what_made_it(kitchen):
+    made = run(kitchen.stage(inputs=lambda key: {"farm": f"{key}-1"}), "a")["a"].result
+    assert not made.reused
+    assert made.record == read_record(kitchen.root.record("dishes", "a"))
+    assert (made.record.asset, made.record.partition, made.record.run_id) == ("dishes", "a", "run")
+    assert (made.record.inputs, made.record.settings) == ({"farm": "a-1"}, {"salt": 1})
+
+
+def test_what_is_made_is_kept_until_inputs_settings_or_code_change(kitchen):
+    stage = kitchen.stage()
+    first = run(stage, "a")["a"].result
+    again = run(stage, "a", run_id="another")["a"].result
+    assert again.reused
+    assert again.record == first.record
+    for changed, code_version in (
+        (kitchen.stage(inputs=lambda key: {"farm": "2"}), "1"),
+        (kitchen.stage(settings={"salt": 2}), "1"),
+        (kitchen.stage(settings={"salt": 2}), "2"),
+    ):
+        assert not run(changed, "a", code_version=code_version)["a"].result.reused
+    assert not run(kitchen.stage(settings={"salt": 2}, always=True), "a", code_version="2")["a"].result.reused
+    assert len(kitchen.made) == 5
+
+
+def test_a_failed_remake_leaves_what_was_there_and_nothing_else(kitchen):
+    run(kitchen.stage(), "a")
+    kitchen.bad = ("a",)
+    failed = run(kitchen.stage(settings={"salt": 2}), "a", "b")
+    assert isinstance(failed["a"].error, BadImage)
+    assert failed["b"].result.record.outcome == "made"
+    assert read_record(kitchen.root.record("dishes", "a")).settings == {"salt": 1}
+    assert sorted(path.name for path in kitchen.root.folder("dishes").iterdir()) == ["a", "b"]
+
+
+def test_what_another_run_made_meanwhile_is_taken_and_not_made_again(kitchen):
+    class Overtaken(OneStep):
+        def compute(self, reads):
+            run(kitchen.stage(), *reads, run_id="the other")
+            return list(reads)
+
+    stage = Overtaken(kitchen.root, "dishes", {"salt": 1}, kitchen.make)
+    made = run(stage, "a")["a"].result
+    assert made.reused
+    assert made.record.run_id == "the other"
+    assert kitchen.made == ["a"]
+    assert [path.name for path in kitchen.root.folder("dishes").iterdir()] == ["a"]
+
+
+def test_a_torn_record_is_made_again(kitchen, caplog):
+    run(kitchen.stage(), "a")
+    (kitchen.root.folder("dishes", "a") / RECORD_FILE).write_bytes(b"torn")
+    assert not run(kitchen.stage(), "a")["a"].result.reused
+    assert "It is made again now." in caplog.text
+
+
+def test_an_input_that_is_missing_fails_its_key_alone(kitchen):
+    def inputs(key):
+        if key == "a":
+            raise BadImage("There is no image of a.")
+        return {}
+
+    found = run(kitchen.stage(inputs=inputs), "a", "b")
+    assert str(found["a"].error) == "There is no image of a."
+    assert found["b"].error is None
+
+
+def test_the_skin_stages_can_be_sent_to_other_processes(tmp_path):
+    root = DataRoot(tmp_path)
+    stages = [
+        MaskStage(root, Champion(root, "v001", "sha", "data"), ComputeSettings(), TissueSettings()),
+        CellsStage(root, CellWeights("toy", Path("models"), "sha"), ComputeSettings(), CellSettings()),
+        LayersStage(root, LayerSettings()),
+    ]
+    for stage in stages:
+        assert pickle.loads(pickle.dumps(Making(stage, "1", "run"))).stage == stage
