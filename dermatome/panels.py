@@ -113,7 +113,7 @@ def preview(image: bytes | RgbImage, max_side_px: int = PREVIEW_PX, max_bytes: i
         buffer = io.BytesIO()
         # 96 colours by octree, which is quick and keeps rare ones (DAB); no dithering, as PNG makes flat areas small.
         quantized = small.quantize(96, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        quantized.save(buffer, format="PNG", optimize=True)
+        quantized.save(buffer, format="PNG", compress_level=6)
         if buffer.tell() <= max_bytes or side <= 64:
             return buffer.getvalue()
         side = max(64, int(side * min(0.92, (max_bytes / buffer.tell()) ** 0.5)))

@@ -1,0 +1,128 @@
+"""A run cancelled in the UI ends within seconds, its workers with it, and leaves nothing half-written."""
+
+import psutil
+import pytest
+
+from dermatome.classes import StainingPattern
+from dermatome.data_root import CHAMPION, WEIGHTS_FILE, DataRoot
+from dermatome.engine.pipeline import Worker
+from dermatome.engine.work import WorkerOptions
+from dermatome.making import Making, OneStep
+from dermatome.network import build_network
+from dermatome.slide_source import acquire_slide, folder_sources
+from dermatome.stage_record import StageRecord, read_record, write_record
+from dermatome.toy import toy_slide
+from dermatome.weights import WeightsCard, save_weights
+from orchestration.requests import register_slides
+from pipelines_tests.e2e.platform import Platform
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+SLIDES = [f"toy-{number:02}" for number in range(12)]
+# Each slide is looked at whole, from two sides: some seconds of work, so that the run is cancelled in the middle of it.
+SETTINGS = """[tissue]
+refine_whole_px = 4000
+views = 2
+[engine]
+workers = {workers}
+phases = {{group_px = 1}}
+"""
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    drawn = toy_slide(5, StainingPattern.WHOLE, size_px=700).jpeg()
+    for slide in SLIDES:
+        (folder / f"{slide}.jpg").write_bytes(drawn)
+    return folder
+
+
+def promote_untrained(root):
+    """A champion that knows nothing, as masks are all that is wanted of it."""
+    channels = (64, 32, 24, 16, 16)
+    folder = root.folder("tissue_weights", "v001")
+    folder.mkdir(parents=True)
+    card = WeightsCard("resnet18", channels, mpp=0.5, mpp_range=(0.5, 2.0), coarse_mpp=2.0, tile_mpp=0.5)
+    sha256 = save_weights(folder / WEIGHTS_FILE, build_network("resnet18", 4, channels).state_dict(), card)
+    for asset, partition in (("tissue_weights", "v001"), ("tissue_champion", CHAMPION)):
+        record = StageRecord(
+            asset=asset,
+            partition=partition,
+            fingerprint="",
+            code_version="1",
+            inputs={},
+            settings={},
+            outcome="chosen",
+            data_version=sha256[:32],
+            values={"version": "v001", "weights_sha256": sha256},
+        )
+        write_record(root.record(asset, partition), record)
+
+
+def verify_images(root, sources):
+    by_slide = {source.slide: source for source in sources}
+
+    def make(slide, folder):
+        return acquire_slide(by_slide[slide], folder, root.folder("slide_images", slide), None, 0.5, 4000)
+
+    stage = OneStep(root, "slide_images", {}, make)
+    assert all(one.error is None for one in Worker(Making(stage, "1", ""), WorkerOptions()).run(by_slide))
+
+
+def test_a_cancelled_run_ends_and_leaves_nothing_half_written(tmp_path, images):
+    root = DataRoot(tmp_path / "data")
+    root.path.mkdir()
+    promote_untrained(root)
+    verify_images(root, folder_sources(images))
+    masks = root.folder("epidermis_masks")
+    with Platform(root.path) as platform, platform.instance() as instance:
+        register_slides(instance, root, folder_sources(images))
+        # In the run's own process, then in two of its own.
+        for workers in (1, 2):
+            root.settings.write_text(SETTINGS.format(workers=workers))
+            before, made = descendants(platform), len(root.made("epidermis_masks"))
+            platform.backfill(["epidermis_masks"], SLIDES)
+            platform.wait_for(lambda made=made: len(root.made("epidermis_masks")) > made, "a mask", timeout_s=180)
+            assert len(descendants(platform) - before) == {1: 1, 2: 3}[workers], "the run, and its workers"
+            run = running(platform)
+            cancel(platform, run)
+            platform.wait_for(lambda run=run: status(platform, run) == "CANCELED", "the run to be cancelled", 60)
+            platform.wait_for(lambda before=before: not descendants(platform) - before, "its processes to end", 30)
+            assert [path.name for path in masks.iterdir() if path.name.startswith(".")] == []
+            for path in masks.iterdir():
+                assert read_record(path / "record.parquet").outcome
+                assert (path / "figure.png").stat().st_size > 1000
+        assert 2 <= len(root.made("epidermis_masks")) < len(SLIDES)
+
+
+def descendants(platform):
+    """Runs and their workers: the processes below the platform's that were spawned to work."""
+    found = set()
+    for process in psutil.Process(platform._process.pid).children(recursive=True):
+        try:
+            if "spawn_main" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def running(platform):
+    found = platform.query("{ runsOrError(filter: {statuses: [STARTED]}) { ... on Runs { results { runId } } } }")
+    (run,) = found["runsOrError"]["results"]
+    return run["runId"]
+
+
+def status(platform, run):
+    found = platform.query("query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run)
+    return found["runOrError"]["status"]
+
+
+def cancel(platform, run):
+    """The UI's button `Terminate`."""
+    data = platform.query(
+        """mutation ($id: String!) { terminateRun(runId: $id) { __typename ... on PythonError { message } } }""", id=run
+    )
+    assert data["terminateRun"]["__typename"] == "TerminateRunSuccess", data
