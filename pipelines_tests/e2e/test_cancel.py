@@ -84,7 +84,7 @@ def test_a_cancelled_run_ends_and_leaves_nothing_half_written(tmp_path, images):
             root.settings.write_text(SETTINGS.format(workers=workers))
             before, made = descendants(platform), len(root.made("epidermis_masks"))
             platform.backfill(["epidermis_masks"], SLIDES)
-            platform.wait_for(lambda made=made: len(root.made("epidermis_masks")) > made, "a mask", timeout_s=180)
+            platform.wait_for(lambda made=made: len(root.made("epidermis_masks")) > made, "a mask", timeout_s=300)
             assert len(descendants(platform) - before) == {1: 1, 2: 3}[workers], "the run, and its workers"
             run = running(platform)
             cancel(platform, run)
