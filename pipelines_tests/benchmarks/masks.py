@@ -18,14 +18,14 @@ def epidermis_masks(toy: bool) -> Iterator[Row]:
     from dermatome.skin import tissue
     from pipelines_tests.benchmarks.stages import mask_stage, measure, put_slides
 
-    count = 2 if toy else 12
+    count = 2 if toy else 8
     with tempfile.TemporaryDirectory() as folder:
         weights = tissue_network(Path(folder), toy)
         batches = {which: images for images, which in (toy_cores(count, toy), cores(count, toy))}
         for which, images in batches.items():
             root = DataRoot(Path(folder) / which.replace(" ", "_"))
             keys = put_slides(root, images)
-            cost = measure(mask_stage(root, weights, "cpu"), keys, tissue, rounds=1 if toy else 3)
+            cost = measure(mask_stage(root, weights, "cpu"), keys, tissue, rounds=1 if toy else 2)
             yield times_the_cost(
                 f"epidermis mask, file to file, a slide in a batch of {count} {which}s",
                 "bare network forward of the same tiles, same backend and precision",

@@ -11,6 +11,7 @@ import pytest
 from pipelines_tests.benchmarks import rows as rows_module
 from pipelines_tests.benchmarks import runner, timing
 from pipelines_tests.benchmarks.__main__ import main
+from pipelines_tests.benchmarks.gpu import NAMES, on_device
 from pipelines_tests.benchmarks.machine import Machine, this_machine
 from pipelines_tests.benchmarks.rows import (
     Row,
@@ -38,6 +39,15 @@ def test_each_benchmark_runs_at_toy_size(name: str) -> None:
         assert row.ours is None or math.isfinite(row.ours)
         assert row.ours is not None or row.note, f"{row.name} says neither a number nor why there is none"
         assert (row.met is None) == (row.target == "" or row.ours is None)
+
+
+def test_what_is_measured_on_a_gpu_runs_on_a_processor_too() -> None:
+    found = list(on_device("cpu", "a processor", 2, True))
+    assert [row.name.split(" over ")[0] for row in found] == list(NAMES)
+    for row in found:
+        assert row.ratio is not None
+        assert row.ratio > 0
+        assert row.note.startswith("a processor, backend ")
 
 
 def test_ratios_point_the_way_their_target_does() -> None:
