@@ -28,7 +28,7 @@ from dermatome.cli_support import (
     read_cells,
     write_rows,
 )
-from dermatome.cli_training import tissue_train
+from dermatome.cli_training import tissue_import_weights, tissue_train
 from dermatome.errors import DermatomeError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ layers_app = typer.Typer(help="Epidermal layers and the stains in them.", **_HEL
 for _name, _sub in (("hpa", hpa_app), ("tissue", tissue_app), ("cells", cells_app), ("layers", layers_app)):
     app.add_typer(_sub, name=_name)
 tissue_app.command("train")(tissue_train)
+tissue_app.command("import-weights")(tissue_import_weights)
 
 
 Images = Annotated[list[Path], typer.Argument(help="Images (JPEG, PNG, TIFF), or folders of them.", show_default=False)]
@@ -89,6 +90,9 @@ def tissue_predict(
     weights: Annotated[Path, typer.Option(help="Weights of 'tissue train'.", show_default=False)],
     out: Out,
     mpp: Mpp = 0.5,
+    any_scale: Annotated[
+        bool, typer.Option(help="Also images too coarse for what the weights were trained at.")
+    ] = False,
     device: Device = DeviceChoice.AUTO,
     precision: PrecisionOption = PrecisionChoice.AUTO,
     threads: Threads = 0,
@@ -97,14 +101,15 @@ def tissue_predict(
     from dermatome.files import write_whole
     from dermatome.label_io import save_mask
     from dermatome.overlay import tinted
-    from dermatome.skin.tissue import prepare_tissue, segment_tissue
+    from dermatome.skin.tissue import TissueSettings, prepare_tissue, segment_tissue
     from dermatome.weights import load_weights
 
     compute = choose(device, precision, threads)
-    network = prepare_tissue(load_weights(weights), compute)
+    settings = TissueSettings(any_scale=any_scale)
+    network = prepare_tissue(load_weights(weights), compute, settings)
 
     def predict(slide: Slide) -> str:
-        found = segment_tissue(slide, network)
+        found = segment_tissue(slide, network, settings)
         save_mask(out / f"{slide.name}.npz", found.mask, found.crop)
         write_whole(out / f"{slide.name}.png", png(tinted(slide.overview(2048), found.mask)))
         return f"epidermis {found.epidermis_share:.1%}" if found.epidermis_share else "tissue without epidermis"

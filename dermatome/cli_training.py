@@ -67,3 +67,24 @@ def tissue_train(
         if score.iou is not None:
             typer.echo(f"{score.label:<11} IoU {score.iou:.3f}")
     typer.echo(f"{out}  sha256 {sha256}")
+
+
+def tissue_import_weights(
+    file: Annotated[Path, typer.Argument(help="State dict of an smp.Unet (.pt, .pth).", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Weights file to write (.safetensors), its card beside it as .json.")],
+    encoder: Annotated[str, typer.Option(help="Its encoder, as segmentation-models-pytorch names it.")],
+    mpp: Annotated[float, typer.Option(help="Microns per pixel that it was trained at.")],
+    classes: Annotated[
+        str, typer.Option(help="Its output channels in order, separated by commas.")
+    ] = "background,dermis,epidermis,keratin",
+    tile_px: Annotated[int, typer.Option(help="Side of the tiles that it was trained on.", min=32)] = 256,
+    licence: Annotated[str, typer.Option(help="Of the weights.")] = "",
+) -> None:
+    """Take over weights of another training, and say what cannot be carried over."""
+    from dermatome.weights_import import import_state_dict
+
+    labels = [label.strip() for label in classes.split(",")]
+    made = import_state_dict(file, out, encoder=encoder, mpp=mpp, classes=labels, tile_px=tile_px, licence=licence)
+    typer.echo(f"{out}  sha256 {made.sha256}\nNot carried over:")
+    for sentence in made.not_carried_over:
+        typer.echo(f"  {sentence}")

@@ -52,6 +52,7 @@ class TissueSettings:
         margin_um: added on each side of a region.
         refine_whole_px: a slide of at most this side at the network's resolution is refined whole.
         cleanup: areas of specks and holes.
+        any_scale: whether slides are segmented that look to the network far from what it was trained at.
     """
 
     coarse_mpp: float | None = None
@@ -63,6 +64,7 @@ class TissueSettings:
     margin_um: float = 64.0
     refine_whole_px: int = 320
     cleanup: CleanupSettings = field(default_factory=CleanupSettings)
+    any_scale: bool = False
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -122,10 +124,38 @@ class TissueResult:
         return np.concatenate([band for _, band in self.bands()])
 
 
+SCALE_TOLERANCE = 1.5
+
+
+def check_scale(slide: Slide, card: WeightsCard, settings: TissueSettings) -> None:
+    """Refuses a slide that the network would see at a scale it was not trained at, unless told otherwise.
+
+    A finer slide is averaged to the network's scale; a coarser one can only be blown up, and its detail is not there.
+
+    Raises:
+        BadSetting: its pixels are more than 1.5 times those of the training, or ``coarse_mpp`` is that far outside of
+            the scales the training showed.
+    """
+    if settings.any_scale:
+        return
+    if slide.mpp > SCALE_TOLERANCE * card.mpp:
+        raise BadSetting(
+            f"{slide.name} has {slide.mpp:g} µm per pixel and the weights were trained at {card.mpp:g}, more than "
+            f"{SCALE_TOLERANCE:g} times finer: use weights for that scale, correct the slide's mpp, or set any_scale."
+        )
+    low, high = card.mpp_range[0] / SCALE_TOLERANCE, card.mpp_range[1] * SCALE_TOLERANCE
+    if settings.coarse_mpp is not None and not low <= settings.coarse_mpp <= high:
+        raise BadSetting(
+            f"The first look is set to {settings.coarse_mpp:g} µm per pixel and the weights were trained at "
+            f"{card.mpp_range[0]:g} to {card.mpp_range[1]:g}: leave coarse_mpp out, or set any_scale."
+        )
+
+
 class SlideWork:
     """One slide on its way through both passes."""
 
     def __init__(self, slide: Slide, card: WeightsCard, settings: TissueSettings) -> None:
+        check_scale(slide, card, settings)
         self.slide, self.size = slide, slide.size
         self.fine_size = self.size.scaled(slide.mpp / card.mpp)
         self.coarse_size = self.size.scaled(slide.mpp / (settings.coarse_mpp or card.coarse_mpp))

@@ -1,0 +1,186 @@
+"""Weights of others' trainings taken over: plain state dicts of segmentation-models-pytorch's U-Net."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dermatome.classes import TISSUE_LABELS
+from dermatome.errors import BadSetting, BadWeights
+from dermatome.files import sha256_bytes
+from dermatome.network import MEAN, STD, build_network
+from dermatome.weights import WeightsCard, save_weights
+
+if TYPE_CHECKING:
+    import torch
+
+_KERAS = (".h5", ".hdf5", ".keras", ".pb")
+_WRAPPED_IN = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "model.", "network.")
+_HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was taken over.
+
+    Attributes:
+        sha256: of the weights file that was written.
+        card: of it.
+        not_carried_over: what the file could not give, a sentence each.
+    """
+
+    sha256: str
+    card: WeightsCard
+    not_carried_over: tuple[str, ...]
+
+
+def import_state_dict(
+    file: Path,
+    out: Path,
+    *,
+    encoder: str,
+    mpp: float,
+    classes: Sequence[str] = TISSUE_LABELS,
+    tile_px: int = 256,
+    mean: tuple[float, float, float] = MEAN,
+    std: tuple[float, float, float] = STD,
+    licence: str = "",
+) -> Imported:
+    """Reads a ``.pt`` or ``.pth`` file without running any code in it, and writes weights with a card to ``out``.
+
+    Args:
+        file: a state dict of ``segmentation_models_pytorch.Unet``, or a checkpoint that holds one under ``state_dict``.
+        out: the weights file to write.
+        encoder: its encoder's name, which the file does not say. The decoder's channels are read off its tensors.
+        mpp: microns per pixel that it was trained at, which the file does not say either.
+        classes: labels of its output channels in the file's order; they are put into ours.
+        tile_px: side of the tiles that it was trained on.
+        mean: of its normalisation, on the scale 0 to 1.
+        std: likewise.
+        licence: of the weights.
+
+    Raises:
+        BadWeights: the file is none of those, or its tensors are not those of such a U-Net.
+        BadSetting: the classes are not ours, or the encoder is unknown.
+        StorageFailed: ``out`` cannot be written.
+    """
+    if sorted(classes) != sorted(TISSUE_LABELS):
+        raise BadSetting(
+            f"The classes {', '.join(classes)} are not {', '.join(TISSUE_LABELS)} in some order: give those four, in "
+            "the order of the file's output channels."
+        )
+    if not mpp > 0:
+        raise BadSetting(f"The scale is {mpp} microns per pixel: give the one the weights were trained at, above 0.")
+    data = _read(file)
+    state, left_out = _state_dict(data, file)
+    decoder_channels = _decoder_channels(state, file)
+    network = build_network(encoder, len(classes), decoder_channels)
+    _check_fits(network.state_dict(), state, file, encoder)
+    order = [list(classes).index(label) for label in TISSUE_LABELS]
+    for name in _HEAD:
+        state[name] = state[name][order]
+    sha256 = sha256_bytes(data)
+    card = WeightsCard(
+        encoder=encoder,
+        decoder_channels=decoder_channels,
+        mpp=mpp,
+        # One scale is all that is known of it, so the first look at a slide takes the same.
+        mpp_range=(mpp, mpp),
+        coarse_mpp=mpp,
+        tile_mpp=mpp,
+        tile_px=tile_px,
+        mean=tuple(mean),
+        std=tuple(std),
+        validation=f"imported from {file.name}, not validated here",
+        settings={"imported_from": file.name, "imported_sha256": sha256, "classes_in_file": list(classes)},
+        licence=licence or "not stated when it was imported",
+    )
+    missing = [
+        "Its scores: none are in the file, so compare it on the panel before it makes masks.",
+        "Its training tiles: unknown, so the check no_leakage cannot speak for it.",
+        f"Its normalisation: taken as mean {card.mean} and spread {card.std}.",
+        f"Its scales: taken as {mpp:g} microns per pixel alone, so the first look at a slide is as fine as the second.",
+        *left_out,
+    ]
+    return Imported(save_weights(out, state, card), card, tuple(missing))
+
+
+def _read(file: Path) -> bytes:
+    if file.suffix.lower() in _KERAS:
+        raise BadWeights(
+            f"{file} holds Keras weights, whose layers, their order and their padding differ from those of this "
+            "network: they cannot be carried over; train again on the same tiles."
+        )
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadWeights(f"{file} cannot be read ({error.strerror}): check the path.") from error
+
+
+def _state_dict(data: bytes, file: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors by smp's names, and sentences on what else was in the file."""
+    import io
+
+    import torch
+
+    try:
+        content: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # pickles fail in many ways
+        raise BadWeights(
+            f"{file} is no plain PyTorch file that can be read without running its code ({type(error).__name__}): save "
+            "it again with torch.save(model.state_dict(), path)."
+        ) from error
+    left_out = []
+    if isinstance(content, dict):
+        for key in _WRAPPED_IN:
+            if isinstance(content.get(key), dict):
+                others = sorted(str(name) for name in content if name != key)
+                if others:
+                    left_out.append(f"What else the checkpoint held: {', '.join(others)}.")
+                content = content[key]
+                break
+    if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):
+        raise BadWeights(f"{file} holds no state dict: save it with torch.save(model.state_dict(), path).")
+    state = {str(name): tensor for name, tensor in content.items()}
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values() if tensor.is_floating_point()):
+        raise BadWeights(f"{file} holds numbers that are not finite: use another checkpoint of that training.")
+    halves = (torch.float16, torch.bfloat16, torch.float64)
+    return {name: t.float() if t.dtype in halves else t for name, t in state.items()}, left_out
+
+
+def _decoder_channels(state: Mapping[str, torch.Tensor], file: Path) -> tuple[int, ...]:
+    found: dict[int, int] = {}
+    for name, tensor in state.items():
+        if block := re.fullmatch(r"decoder\.blocks\.(\d+)\.conv1\.0\.weight", name):
+            found[int(block[1])] = int(tensor.shape[0])
+    if sorted(found) != list(range(5)):
+        raise BadWeights(
+            f"{file} is no U-Net of segmentation-models-pytorch with five decoder blocks ({len(found)} found): only "
+            "those can be imported."
+        )
+    return tuple(found[number] for number in range(5))
+
+
+def _check_fits(
+    expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], file: Path, encoder: str
+) -> None:
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    shapes = [name for name in expected if name in state and expected[name].shape != state[name].shape]
+    if shapes and set(shapes) <= set(_HEAD):
+        raise BadWeights(
+            f"{file} has {state[_HEAD[1]].shape[0]} output channels, and this network has {len(TISSUE_LABELS)} classes "
+            f"({', '.join(TISSUE_LABELS)}): it was trained for something else."
+        )
+    if missing or extra or shapes:
+        example = (missing + extra + shapes)[0]
+        raise BadWeights(
+            f"{file} is no U-Net with the encoder {encoder}: {len(missing)} tensors are missing, {len(extra)} are not "
+            f"its own and {len(shapes)} have another shape (for example {example}); name the encoder it was built with."
+        )

@@ -1,0 +1,118 @@
+"""Others' weights taken over, and slides at scales that weights were not trained at."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dermatome.classes import TISSUE_LABELS
+from dermatome.cli import app
+from dermatome.errors import BadSetting, BadWeights
+from dermatome.network import build_network
+from dermatome.skin.tissue_slide import TissueSettings, check_scale
+from dermatome.slide import MppSource, Slide
+from dermatome.weights import WeightsCard, load_weights
+from dermatome.weights_import import import_state_dict
+
+CHANNELS = (16, 8, 8, 8, 8)
+SHUFFLED = ("keratin", "background", "epidermis", "dermis")
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_network("resnet18", 4, CHANNELS).eval()
+
+
+@pytest.fixture
+def file(tmp_path, network):
+    path = tmp_path / "theirs.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_a_plain_state_dict_becomes_weights_in_our_order_of_classes(file, tmp_path, network):
+    out = tmp_path / "w.safetensors"
+    made = import_state_dict(file, out, encoder="resnet18", mpp=1.0, classes=SHUFFLED, licence="CC BY 4.0")
+    loaded = load_weights(out)
+    assert (loaded.sha256, loaded.card.decoder_channels, loaded.card.mpp) == (made.sha256, CHANNELS, 1.0)
+    assert loaded.card.licence == "CC BY 4.0"
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        theirs, ours = network(image)[0], loaded.network(image)[0]
+    for channel, label in enumerate(SHUFFLED):
+        torch.testing.assert_close(ours[TISSUE_LABELS.index(label)], theirs[channel])
+    said = " ".join(made.not_carried_over)
+    assert all(word in said for word in ("scores", "no_leakage", "normalisation", "scale"))
+
+
+def test_a_checkpoint_around_it_and_the_command(file, tmp_path, network):
+    state = {f"module.{name}": tensor.half() for name, tensor in network.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 7, "optimizer": {"lr": 0.1}}, file)
+    out = tmp_path / "w.safetensors"
+    arguments = ["tissue", "import-weights", str(file), "--out", str(out), "--encoder", "resnet18", "--mpp", "2"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "What else the checkpoint held: epoch, optimizer." in done.output
+    assert load_weights(out).card.mpp_range == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"encoder": "resnet34"}, "no U-Net with the encoder resnet34: 0|no U-Net with the encoder resnet34"),
+        ({"classes": ("background", "dermis")}, "give those four"),
+        ({"mpp": 0}, "above 0"),
+    ],
+)
+def test_what_does_not_fit(file, tmp_path, change, says):
+    options = {"encoder": "resnet18", "mpp": 1.0} | change
+    with pytest.raises((BadWeights, BadSetting), match=says):
+        import_state_dict(file, tmp_path / "w.safetensors", **options)
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_files_that_are_refused(file, tmp_path, network, capsys):
+    def refused(says, path=file):
+        with pytest.raises(BadWeights, match=says) as caught:
+            import_state_dict(path, tmp_path / "w.safetensors", encoder="resnet18", mpp=1.0)
+        assert "\n" not in str(caught.value)
+
+    refused("Keras weights", tmp_path / "unet.h5")
+    refused("cannot be read", tmp_path / "none.pt")
+    torch.save({"state_dict": Evil()}, file)
+    refused("without running its code")
+    assert capsys.readouterr().out == ""
+    torch.save([1, 2], file)
+    refused("no state dict")
+    torch.save({"a": torch.zeros(1)}, file)
+    refused("no U-Net of segmentation-models-pytorch")
+    torch.save(build_network("resnet18", 2, CHANNELS).state_dict(), file)
+    refused("has 2 output channels")
+    torch.save({name: tensor * float("nan") for name, tensor in network.state_dict().items()}, file)
+    refused("not finite")
+
+
+def test_slides_far_from_the_scale_of_training_are_refused_unless_told():
+    card = WeightsCard("resnet18", CHANNELS, mpp=2.0, mpp_range=(1.5, 5.0), coarse_mpp=4.0, tile_mpp=0.5)
+    slide = Slide("s", np.zeros((8, 8, 3), np.uint8), 0.5, MppSource.DECLARED, "")
+    for mpp in (0.1, 0.5, 2.0, 3.0):
+        check_scale(replace(slide, mpp=mpp), card, TissueSettings())
+    coarse = replace(slide, mpp=3.1)
+    sentence = "s has 3.1 µm per pixel and the weights were trained at 2, more than 1.5 times finer"
+    with pytest.raises(BadSetting, match=re.escape(sentence)):
+        check_scale(coarse, card, TissueSettings())
+    check_scale(coarse, card, TissueSettings(any_scale=True))
+    check_scale(slide, card, TissueSettings(coarse_mpp=7.0))
+    for mpp in (0.9, 7.6):
+        with pytest.raises(BadSetting, match="first look"):
+            check_scale(slide, card, TissueSettings(coarse_mpp=mpp))
+        check_scale(slide, card, TissueSettings(coarse_mpp=mpp, any_scale=True))
