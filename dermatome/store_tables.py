@@ -258,10 +258,27 @@ TABLES: dict[str, Table] = {
             **{f"iou_{label}": "double" for label in TISSUE_LABELS},
         },
     ),
+    "panel": Table(
+        "tissue_panel", RECORD_FILE, {"panel_sha256": _TEXT, "tiles": "integer", "slides": _TEXT}, key="partition"
+    ),
+    "panel_scores": Table(
+        "tissue_panel_scores",
+        RECORD_FILE,
+        {
+            "weights_sha256": _TEXT,
+            "panel_sha256": _TEXT,
+            "margin": "double",
+            **{f"mean_{score}": "double" for score in _SCORES},
+            "accuracy": "double",
+            "calibration_error": "double",
+            **{f"{score}_{label}": "double" for score in _SCORES for label in TISSUE_LABELS},
+        },
+        key="version",
+    ),
     "champion": Table(
         "tissue_champion",
         RECORD_FILE,
-        {"version": _TEXT, "weights_sha256": _TEXT, "chosen_by": _TEXT, "score": "double"},
+        {"version": _TEXT, "weights_sha256": _TEXT, "chosen_by": _TEXT, "score": "double", "despite_drop": "boolean"},
         key="partition",
     ),
     "failures": Table(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.data_root import PREVIEW_FILE
 from dermatome.evaluation import CALIBRATION_BINS, Evaluation
 from dermatome.files import write_whole
-from dermatome.scores import SCORE_NAMES, ClassScore, Confusion, class_scores, mean_score
+from dermatome.scores import SCORE_NAMES, Confusion, class_scores, mean_score
 from dermatome.stage_record import write_table
 from dermatome.training_figures import reliability_figure, samples_figure
 
@@ -47,10 +46,9 @@ def write_report(folder: Path, version: str, history: pd.DataFrame, found: Evalu
         BadImage: a tile that is shown cannot be read.
         StorageFailed: the disk is full or not writable.
     """
-    scores = class_scores(found.confusion, TISSUE_LABELS)
     rows = {
         HISTORY_FILE: pa.Table.from_pandas(history.assign(version=version), preserve_index=False),
-        SCORES_FILE: pa.Table.from_pylist(_score_rows(version, scores, found)),
+        SCORES_FILE: pa.Table.from_pylist(score_rows(version, found)),
         CONFUSION_FILE: pa.Table.from_pylist(_pairs(found.confusion, version)),
         CALIBRATION_FILE: pa.Table.from_pylist(_bins(version, found)),
         TILE_SCORES_FILE: _tile_rows(version, found),
@@ -58,7 +56,7 @@ def write_report(folder: Path, version: str, history: pd.DataFrame, found: Evalu
     for name, table in rows.items():
         write_table(folder / name, table)
     write_whole(folder / "history.csv", history.to_csv(index=False).encode())
-    write_whole(folder / "classification_report.csv", _report_csv(scores, found))
+    write_whole(folder / "classification_report.csv", _report_csv(found))
     write_whole(folder / "confusion.png", figures.confusion_figure(found.confusion, TISSUE_LABELS))
     write_whole(folder / "reliability.png", reliability_figure(found.calibration))
     curves = figures.curves_figure(history)
@@ -84,7 +82,9 @@ def report_values(found: Evaluation) -> dict[str, Any]:
     }
 
 
-def _score_rows(version: str, scores: Sequence[ClassScore], found: Evaluation) -> list[dict[str, Any]]:
+def score_rows(version: str, found: Evaluation) -> list[dict[str, Any]]:
+    """A row for each class: its pixels and scores."""
+    scores = class_scores(found.confusion, TISSUE_LABELS)
     return [
         {"version": version} | score.to_json() | {"boundary_f1": border}
         for score, border in zip(scores, found.boundary_f1, strict=True)
@@ -134,11 +134,11 @@ def _tile_rows(version: str, found: Evaluation) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _report_csv(scores: Sequence[ClassScore], found: Evaluation) -> bytes:
+def _report_csv(found: Evaluation) -> bytes:
     """One line a class, and their mean, as spreadsheets read it."""
     import pandas as pd
 
-    rows = _score_rows("", scores, found)
+    rows = score_rows("", found)
     names = [*SCORE_NAMES, "boundary_f1"]
     mean: dict[str, Any] = {"label": "mean"}
     for name in names:

@@ -29,8 +29,8 @@ cut_training_tiles = dg.define_asset_job(
 )
 train = dg.define_asset_job(
     "train",
-    selection=["tissue_weights", "tissue_champion"],
-    description="One half: tiles → weights → champion. Its run config chooses encoder, loss and length.",
+    selection=["tissue_weights", "tissue_panel_scores", "tissue_champion"],
+    description="One half: tiles → weights → panel → champion. Its run config chooses encoder, loss and length.",
 )
 refresh_metrics = dg.define_asset_job(
     "refresh_metrics", selection=["skin_metrics"], description="The DuckDB file, made again from the Parquet files."

@@ -20,6 +20,7 @@ from dermatome.files import any_path, read_bytes
 from dermatome.hpa.client import HpaSettings
 from dermatome.skin.cells import CellSettings
 from dermatome.skin.layers import LayerSettings
+from dermatome.skin.promotion import PromotionSettings
 from dermatome.skin.tissue import TissueSettings
 from dermatome.slide import DECLARED_MPP, MAX_SIDE_PX
 
@@ -71,6 +72,7 @@ class Settings:
     tissue: TissueSettings = field(default_factory=TissueSettings)
     cells: CellSettings = field(default_factory=CellSettings)
     layers: LayerSettings = field(default_factory=LayerSettings)
+    promotion: PromotionSettings = field(default_factory=PromotionSettings)
     cell_weights: str = "cyto2"
 
 

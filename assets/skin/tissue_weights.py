@@ -44,13 +44,16 @@ def tissue_weights(
     version named `v002_cont1` goes on from `v002`.
     """
     from dermatome.skin.origin import open_origin
+    from dermatome.skin.panel import panel_rows
     from dermatome.skin.weights_stage import confusion_markdown, drop_checkpoints, make_weights
     from dermatome.training_settings import TrainSettings
 
     root, version = paths.data_root, context.partition_key
     checkpoints = root.checkpoints("tissue_weights", version)
     with contextlib.ExitStack() as stack:
-        slides = config.annotated_slides or root.made("training_tiles")
+        panel = panel_rows(root)
+        kept_apart = {row.slide for row in panel}
+        slides = config.annotated_slides or [s for s in root.made("training_tiles") if s not in kept_apart]
         if not slides:
             raise MissingInput(
                 "There are no training tiles yet: materialize training_tiles for annotated slides first."
@@ -73,6 +76,7 @@ def tissue_weights(
                 lambda epoch: context.log.info(_said(epoch)),
                 checkpoints=checkpoints,
                 origin=origin,
+                panel=panel,
                 processes=config.gpus,
             ),
             inputs=inputs if origin is None else {**inputs, "parent": origin.weights.sha256[:32]},

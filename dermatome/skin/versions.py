@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dermatome.classes import TISSUE_LABELS
 from dermatome.comparison import comparison_html, read_version
 from dermatome.data_root import CHAMPION, DataRoot
 from dermatome.files import sha256_bytes, write_whole
-from dermatome.stage_record import StageResult, read_record
+from dermatome.skin.promotion import panel_record
+from dermatome.stage_record import Scalar, StageResult, read_record
 
 COMPARISON_FILE = "comparison.html"
 
@@ -24,10 +26,19 @@ def compare_versions(root: DataRoot, versions: Sequence[str], folder: Path) -> S
         with root.local("tissue_weights", version) as files:
             read.append(read_version(files))
     champion = read_record(root.record("tissue_champion", CHAMPION))
-    page = comparison_html(read, str(champion.values["version"]) if champion else None).encode()
+    scored = {version: record for version in versions if (record := panel_record(root, version)) is not None}
+    panel = {
+        version: {label: _number(record.values.get(f"iou_{label}")) for label in TISSUE_LABELS}
+        for version, record in scored.items()
+    }
+    page = comparison_html(read, str(champion.values["version"]) if champion else None, panel).encode()
     write_whole(folder / COMPARISON_FILE, page)
     return StageResult(
         outcome="compared",
         data_version=sha256_bytes(page)[:32],
         values={"versions": ", ".join(versions), "bytes": len(page)},
     )
+
+
+def _number(value: Scalar) -> float | None:
+    return value if isinstance(value, float) else None

@@ -13,7 +13,7 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.data_root import WEIGHTS_FILE
 from dermatome.files import remove
 from dermatome.skin.leakage import find_leaks, leakage_check, one_slide_only
-from dermatome.skin.manifest import manifest_path, read_manifest
+from dermatome.skin.manifest import ManifestRow, manifest_path, read_manifest
 from dermatome.stage_record import StageResult
 from dermatome.training import CHECKPOINT_FILE, EpochReport, TrainSettings
 from dermatome.training_files import train_file
@@ -35,6 +35,7 @@ def make_weights(
     *,
     checkpoints: AnyPath | None = None,
     origin: Origin | None = None,
+    panel: Sequence[ManifestRow] = (),
     processes: int = 1,
 ) -> StageResult:
     """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the IHC ones beside.
@@ -51,6 +52,7 @@ def make_weights(
         on_epoch: called after each epoch.
         checkpoints: where a run that was killed goes on from; see :func:`drop_checkpoints`.
         origin: the weights it goes on from.
+        panel: tiles that no version may learn from.
         processes: how many GPUs share the passes of a step.
 
     Raises:
@@ -72,7 +74,7 @@ def make_weights(
     )
     trained = time.perf_counter()
     rows = read_manifest(manifest_path(weights))
-    leaks = find_leaks(rows, origin.ancestors if origin else None)
+    leaks = find_leaks([*rows, *panel], origin.ancestors if origin else None)
     write_report(folder, version, result.history, result.evaluation)
     return StageResult(
         outcome="trained",
@@ -98,7 +100,7 @@ def make_weights(
             **report_values(result.evaluation),
         },
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
-        checks=(leakage_check(rows, leaks, unknown_ancestor=origin is not None and not origin.all_known),),
+        checks=(leakage_check([*rows, *panel], leaks, unknown_ancestor=origin is not None and not origin.all_known),),
     )
 
 

@@ -26,6 +26,8 @@ def test_assets_and_their_partitions(defs):
         "training_tiles": "annotated_slides",
         "tissue_weights": "training_versions",
         "training_comparison": None,
+        "tissue_panel": None,
+        "tissue_panel_scores": "training_versions",
         "tissue_champion": None,
         "epidermis_masks": "slides",
         "cell_masks": "slides",
@@ -39,6 +41,7 @@ def test_checks(defs):
     assert {f"{key.asset_key.to_user_string()}.{key.name}" for key in graph.asset_check_keys} == {
         "slide_images.image_not_blank",
         "tissue_weights.no_leakage",
+        "tissue_panel_scores.no_class_drops",
         "epidermis_masks.tissue_fraction",
         "epidermis_masks.epidermis_plausible",
         "cell_masks.cell_density",

@@ -141,7 +141,7 @@ def test_the_answer_does_not_depend_on_the_batch(weights, compute):
 
 
 def test_slides_found_together_are_as_each_alone(weights, compute):
-    slides = [slide_of(bands()), slide_of(bands((200, 280)), mpp=2.0), slide_of(np.full((40, 50), D, np.uint8))]
+    slides = [slide_of(bands()), slide_of(bands((200, 280)), mpp=1.25), slide_of(np.full((40, 50), D, np.uint8))]
     network = prepare_tissue(weights, compute, SETTINGS, backend="torch")
     together = segment_slides(slides, network, SETTINGS)
     for slide, found in zip(slides, together, strict=True):

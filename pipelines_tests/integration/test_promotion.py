@@ -1,0 +1,210 @@
+"""Champion and challenger: the panel is frozen, a drop blocks promotion, and promotion makes the right masks stale."""
+
+import dagster as dg
+import numpy as np
+import pytest
+import torch
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+
+from assets.partitions import SLIDES, TRAINING_VERSIONS
+from dermatome.compute import choose_compute
+from dermatome.data_root import WEIGHTS_FILE, DataRoot
+from dermatome.errors import BadSetting, MissingInput
+from dermatome.geometry import Box
+from dermatome.making import OneStep
+from dermatome.network import build_network
+from dermatome.palette import Palette, classes_to_rgb
+from dermatome.skin import mask_stage
+from dermatome.skin.champion import choose_champion
+from dermatome.skin.crops import cut_tiles, load_tiles
+from dermatome.skin.leakage import find_leaks
+from dermatome.skin.manifest import manifest_rows
+from dermatome.skin.panel import freeze_panel, panel_rows, score_on_panel
+from dermatome.skin.promotion import PANEL, PANEL_SCORES, PromotionSettings, drop_check, panel_record
+from dermatome.skin.rois import Roi
+from dermatome.stage_record import StageRecord, StageResult, write_record
+from dermatome.weights import WeightsCard, save_weights
+from orchestration.definitions import build_defs
+from orchestration.demo import _Loading
+
+GOOD = {"iou_background": 0.9, "iou_dermis": 0.8, "iou_epidermis": 0.9, "iou_keratin": 0.7, "mean_iou": 0.825}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return DataRoot(tmp_path)
+
+
+def put(root, asset, partition, **values):
+    record = StageRecord(
+        asset=asset, partition=partition, fingerprint="f", code_version="1", inputs={}, settings={}, outcome="made",
+        data_version=str(values.get("weights_sha256", "v"))[:32], values=values,
+    )  # fmt: skip
+    write_record(root.record(asset, partition), record)
+
+
+def weights_of(root, version, **scores):
+    """Tiny weights whose colours differ by version."""
+    torch.manual_seed(len(version) + ord(version[-1]))
+    card = WeightsCard("tu-tf_mobilenetv3_small_minimal_100", (8,) * 5, 1.0, (1.0, 2.0), 2.0, 0.5, tile_px=64)
+    state = build_network(card.encoder, 4, card.decoder_channels).state_dict()
+    sha256 = save_weights(root.folder("tissue_weights", version) / WEIGHTS_FILE, state, card)
+    put(root, "tissue_weights", version, weights_sha256=sha256, **scores)
+    return sha256
+
+
+def tiles(root, slide, seed=0):
+    folder = root.folder("training_tiles", slide)
+    rng = np.random.default_rng(seed)
+    mask = np.repeat(np.arange(128, dtype=np.uint8)[:, None] // 32, 128, axis=1)
+    image = np.clip(60 * mask[..., None] + rng.normal(20, 15, (128, 128, 3)), 0, 255).astype(np.uint8)
+    palette = Palette.shipped("dermatome")
+    cut_tiles(slide, image, classes_to_rgb(mask, palette), [Roi("a", Box(0, 0, 128, 128))], folder, palette)
+    put(root, "training_tiles", slide)
+    return folder
+
+
+def test_the_panel_is_frozen_and_versions_are_scored_on_it(root):
+    tiles(root, "a1")
+    tiles(root, "a2", 1)
+
+    def freeze(*slides, **options):
+        folder = root.folder(PANEL, "new")
+        result = freeze_panel(root, slides, folder, **options)
+        put_folder = root.folder(PANEL, "current")
+        if not put_folder.exists():
+            folder.rename(put_folder)
+            put(root, PANEL, "current", **result.values)
+        return result
+
+    compute = choose_compute("cpu", "fp32", 1)
+    weights_of(root, "v001")
+    unscored = score_on_panel(root, "v001", compute, 0.5, root.folder(PANEL_SCORES, "v001"), PromotionSettings())
+    assert (unscored.outcome, unscored.checks[0].passed) == ("no_panel", True)
+    frozen = freeze("a1")
+    assert frozen.values["tiles"] == 1
+    (row,) = panel_rows(root)
+    assert (row.side, row.slide) == ("panel", "a1")
+    (root.folder("training_tiles", "a1") / "images" / "a1_a.png").unlink()  # the panel keeps its own copies
+    scored = score_on_panel(root, "v001", compute, 0.5, root.folder(PANEL_SCORES, "v001"), PromotionSettings())
+    assert scored.values["panel_sha256"] == frozen.values["panel_sha256"]
+    assert 0 <= scored.values["mean_iou"] <= 1
+    assert scored.checks[0].passed
+    assert (root.folder(PANEL_SCORES, "v001") / "samples.png").is_file()
+    learnt = manifest_rows(load_tiles(root.folder(PANEL, "current") / "tiles" / "a1"), "train")
+    assert {leak.why for leak in find_leaks([*learnt, row])} == {"the slide a1", "the same file"}
+    with pytest.raises(BadSetting, match="another panel already, of a1"):
+        freeze("a2")
+    with pytest.raises(BadSetting, match="Name the annotated slides"):
+        freeze()
+    with pytest.raises(MissingInput, match="a9"):
+        freeze("a9")
+
+
+def scored(root, version, sha256, panel="p", **scores):
+    put(root, PANEL_SCORES, version, weights_sha256=sha256, panel_sha256=panel, **{**GOOD, **scores})
+
+
+def test_a_drop_of_any_class_blocks_promotion(root):
+    first, second = weights_of(root, "v001", mean_iou=0.8), weights_of(root, "v002", mean_iou=0.9)
+    put(root, "tissue_champion", "current", version="v001", weights_sha256=first)
+    assert choose_champion(root).version == "v002"  # without a panel by score alone
+    put(root, PANEL, "current", panel_sha256="p", slides="a1")
+    with pytest.raises(MissingInput, match="v002 is not scored on the panel"):
+        choose_champion(root)
+    scored(root, "v002", second, iou_keratin=0.66, mean_iou=0.9)
+    with pytest.raises(BadSetting, match="champion v001 is not scored on this panel"):
+        choose_champion(root)
+    scored(root, "v001", first)
+    with pytest.raises(BadSetting, match=r"worse than the champion v001 on the panel: keratin by 0.040 IoU"):
+        choose_champion(root)
+    assert choose_champion(root, promotion=PromotionSettings(margin=0.05)).version == "v002"
+    despite = choose_champion(root, despite_drop=True)
+    assert (despite.version, despite.despite_drop) == ("v002", True)
+    assert choose_champion(root, version="v001").version == "v001"  # the champion itself
+    scored(root, "v002", second, iou_keratin=None)
+    gone = drop_check(root, "v002", panel_record(root, "v002").values, 0.02)
+    assert not gone.passed
+    assert gone.values["drop_keratin"] == pytest.approx(0.7)
+    scored(root, "v002", second, iou_keratin=0.685, mean_iou=0.9)
+    assert choose_champion(root, by="panel_mean_iou").version == "v002"
+    scored(root, "v002", second, panel="other")
+    with pytest.raises(MissingInput, match="not scored on the panel"):
+        choose_champion(root)
+    with pytest.raises(BadSetting, match="margin"):
+        PromotionSettings(margin=-0.1)
+
+
+def run(root, instance, *assets, key=None, config=None):
+    return build_defs(root.path).resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(asset) for asset in assets],
+        tags={"dagster/partition": key} if key else {},
+        run_config={"ops": config} if config else None,
+        raise_on_error=False,
+    )  # fmt: skip
+
+
+def test_the_check_blocks_the_champion_in_the_same_run(root):
+    first = weights_of(root, "v001", mean_iou=0.8)
+    weights_of(root, "v002", mean_iou=0.9)
+    tiles(root, "a1")
+    put(root, "tissue_champion", "current", version="v001", weights_sha256=first)
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001", "v002"])
+        frozen = {"tissue_panel": {"config": {"annotated_slides": ["a1"]}}}
+        assert run(root, instance, "tissue_panel", config=frozen).success
+        assert run(root, instance, PANEL_SCORES, key="v001").success
+        record = panel_record(root, "v001")
+        better = {name: 1.0 for name in record.values if name.startswith("iou_")}
+        put(root, PANEL_SCORES, "v001", **{**record.values, **better})  # nobody beats this champion
+        done = run(root, instance, PANEL_SCORES, "tissue_champion", key="v002")
+        (check,) = done.get_asset_check_evaluations()
+        assert (check.check_name, check.passed) == ("no_class_drops", False)
+        assert not done.asset_materializations_for_node("tissue_champion")
+        assert not run(root, instance, "tissue_champion").success
+        choice = {"tissue_champion": {"config": {"version": "v002", "despite_drop": True}}}
+        assert run(root, instance, "tissue_champion", config=choice).success
+
+
+def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monkeypatch):
+    for version, score in (("v001", 0.8), ("v002", 0.9)):
+        weights_of(root, version, mean_iou=score)
+
+    def stage(root, champion, compute, settings):
+        return OneStep(
+            root, "epidermis_masks", {}, lambda key, folder: StageResult("made", f"mask by {champion.version}", {}),
+            lambda key: {"slide_images": "image", "tissue_champion": champion.data_version},
+        )  # fmt: skip
+
+    monkeypatch.setattr(mask_stage, "MaskStage", stage)
+    graph = build_defs(root.path).resolve_asset_graph()
+    slides = ["s1", "s2", "s3"]
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions(SLIDES.name, slides)
+        for slide in slides:
+            tags = {"dagster/data_version": "image"}
+            image = dg.AssetMaterialization("slide_images", partition=slide, tags=tags)
+            instance.report_runless_asset_event(image)
+
+        def promote(version):
+            choice = {"tissue_champion": {"config": {"version": version}}}
+            assert run(root, instance, "tissue_champion", config=choice).success
+
+        def stale():
+            resolver = CachingStaleStatusResolver(instance, graph, _Loading(instance))
+            status = {slide: resolver.get_status(dg.AssetKey("epidermis_masks"), slide).value for slide in slides}
+            return [slide for slide in slides if status[slide] == "STALE"]
+
+        promote("v001")
+        for slide in slides:
+            assert run(root, instance, "epidermis_masks", key=slide).success
+        assert stale() == []
+        promote("v001")  # again: the same weights
+        assert stale() == []
+        promote("v002")
+        assert stale() == slides
+        assert run(root, instance, "epidermis_masks", key="s2").success
+        assert stale() == ["s1", "s3"]
+        promote("v001")
+        assert stale() == ["s2"]
