@@ -110,7 +110,7 @@ def make_each(
     asset, root = stage.asset, stage.root
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
     keys = list(context.partition_keys)
-    # On Postgres, storing a slide's events would open a dozen connections; this keeps one, as Dagster's web server does.
+    # On Postgres, a slide's events would open a dozen connections; this keeps one, as Dagster's web server does.
     context.instance.optimize_for_webserver(statement_timeout=0, pool_recycle=3600, max_overflow=20)
     pointers = _event_pointers(context, keys)
     making = Making(stage, code_version, context.run_id)
