@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from dermatome.errors import StorageFailed
+from dermatome.file_lock import is_still, locked
 
 _MENDABLE = (
     errno.ENOSPC,
@@ -207,8 +208,9 @@ def move_whole(made: Path, path: Path) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """See :func:`dermatome.files.whole_folder`: filled beside its place, under a lock, then renamed."""
     temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{_OLD}")
-    with _locked(path.with_name(f".{path.name}.lock")):
+    with ExitStack() as stack:
         try:
+            stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
             if old.exists() and not path.exists():  # killed between the two renames below
                 old.rename(path)
             shutil.rmtree(temporary, ignore_errors=True)
@@ -267,7 +269,7 @@ def _sweep_folder(path: Path, left: Path) -> bool:
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_still(descriptor, lock):
+        if not is_still(descriptor, lock):
             return False
         if left.name.endswith(_OLD) and not path.exists():
             left.rename(path)
@@ -279,45 +281,3 @@ def _sweep_folder(path: Path, left: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the only lock on the file ``path``, which is there meanwhile; ending, or dying, lets go."""
-    try:
-        descriptor = _open_locked(path)
-    except OSError as error:
-        raise _storage_failed(path, error) from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _open_locked(path: Path) -> int:
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A file, and one opened to be written: NFS has no locks on folders, nor on what may only be read.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_still(descriptor, path):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether ``path`` is the open file; whoever held the lock before may have deleted it, and another made one."""
-    try:
-        # Opened again rather than asked for by name: NFS answers the one from the server, the other from a cache.
-        now = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.fstat(now))
-    finally:
-        os.close(now)

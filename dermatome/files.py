@@ -73,9 +73,9 @@ def any_path(place: str) -> AnyPath:
     """
     if "://" not in place:
         return Path(place)
-    from dermatome import object_store
+    from dermatome import s3
 
-    return object_store.path_of(place)
+    return s3.path_of(place)
 
 
 def _kind(path: AnyPath) -> Any:

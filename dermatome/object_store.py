@@ -15,7 +15,6 @@ Credentials, region and endpoint are botocore's own business (AWS_ACCESS_KEY_ID,
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,14 +23,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dermatome.errors import BadSetting, MissingInput, StorageFailed
+from dermatome.errors import MissingInput, StorageFailed
 from dermatome.files import RECORD_FILE
+from dermatome.s3 import told
 
 if TYPE_CHECKING:
     from upath import UPath
 
-# Without listings kept in memory, which another process's writes would make wrong.
-_OPTIONS: dict[str, Any] = {"use_listings_cache": False, "default_fill_cache": False}
 # One request for each read: parts asked for one by one could be of two versions of an object.
 _WHOLE = {"max_concurrency": 1}
 _VERSION_LETTERS = 32
@@ -39,26 +37,6 @@ _VERSION_LETTERS = 32
 _LEFT_OVER = timedelta(days=1)
 _TRIES = 5
 _SPARE_BYTES = 1 << 30
-
-
-def path_of(place: str) -> UPath:
-    """The path that an address ``s3://bucket/prefix`` names; nothing is asked of the store.
-
-    Raises:
-        BadSetting: it is no such address, or s3fs is not installed.
-    """
-    kind, _, rest = place.partition("://")
-    bucket = rest.strip("/").split("/")[0]
-    if kind != "s3" or not bucket:
-        raise BadSetting(f"{place!r} is no place for data: give a folder, or s3://bucket/prefix.")
-    if any(part in (".", "..", "") for part in rest.rstrip("/").split("/")):
-        raise BadSetting(f"{place!r} has an empty part or one of dots: give s3://bucket/prefix.")
-    if importlib.util.find_spec("s3fs") is None:
-        raise BadSetting(f"{place} needs s3fs, which is not installed: pip install 'dermatome[s3]'.")
-    from upath import UPath
-
-    found: UPath = UPath(place.rstrip("/"), **_OPTIONS)
-    return found
 
 
 def read_bytes(path: UPath) -> bytes:
@@ -317,25 +295,3 @@ def _fetch(source: UPath, folder: Path, sizes: dict[str, int]) -> str | None:
     except FileNotFoundError:
         return next((t.name for t in targets if not t.is_file()), source.name)
     return None
-
-
-@contextmanager
-def told(what: str, path: UPath) -> Iterator[None]:
-    """Turns what the store or the way to it says into a sentence; that an object is not there stays what it is.
-
-    Raises:
-        StorageFailed: the store refuses, or cannot be reached.
-        FileNotFoundError: there is no such object to read or list.
-    """
-    import aiohttp
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (OSError, BotoCoreError, ClientError, aiohttp.ClientError) as error:
-        if isinstance(error, FileNotFoundError) and what in ("read", "list"):
-            raise
-        raise StorageFailed(
-            f"Could not {what} {path} ({error}): check the bucket's name and rights, the AWS credentials, "
-            "AWS_ENDPOINT_URL and the network, and run this again."
-        ) from error

@@ -1,5 +1,6 @@
 """Files and folders of a data root: the same on a disk and in a bucket, through failures and beside other writers."""
 
+import importlib.util
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -131,7 +132,7 @@ def test_a_place_that_is_none_is_said(place):
 
 
 def test_a_missing_extra_is_said(monkeypatch):
-    monkeypatch.setattr(object_store.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadSetting, match=r"pip install 'dermatome\[s3\]'"):
         DataRoot.at("s3://bucket/data")
 
