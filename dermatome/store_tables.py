@@ -258,6 +258,34 @@ TABLES: dict[str, Table] = {
             **{f"iou_{label}": "double" for label in TISSUE_LABELS},
         },
     ),
+    "searches": Table(
+        "tissue_search",
+        RECORD_FILE,
+        {
+            **dict.fromkeys(("trials", "complete", "pruned", "fail", "best_trial"), "integer"),
+            "best_mean_iou": "double",
+            "best_settings": _TEXT,
+            "most_important": _TEXT,
+        },
+        key="study",
+    ),
+    "search_trials": Table(
+        "tissue_search",
+        "trials.parquet",
+        {
+            "study": _TEXT,
+            "trial": "integer",
+            "state": _TEXT,
+            "mean_iou": "double",
+            "seconds": "double",
+            "steps": "bigint",
+            "goes_on_from": "integer",
+            "ended": _TEXT,
+            "encoder": _TEXT,
+            **dict.fromkeys(("learning_rate", "weight_decay", "dice_weight", "focal_weight"), "double"),
+            **dict.fromkeys(("dropout", "augment_strength", "crop_px"), "double"),
+        },
+    ),
     "panel": Table(
         "tissue_panel", RECORD_FILE, {"panel_sha256": _TEXT, "tiles": "integer", "slides": _TEXT}, key="partition"
     ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from dermatome.augment import AugmentSettings
+from dermatome.augment import AugmentSettings, augmentation
 from dermatome.errors import BadSetting
 from dermatome.losses import ClassWeighting, LossName
 
@@ -106,3 +108,18 @@ class TrainSettings:
     def network_mpp(self) -> float:
         """Microns per pixel that the network sees."""
         return self.train_mpp or 4 * self.mpp
+
+
+def given_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What :class:`TrainSettings` takes, from plain values of a run config or a JSON file; other names are left out.
+
+    Raises:
+        BadSetting: an augmentation does not exist or is out of its range.
+    """
+    known = {each.name for each in fields(TrainSettings)}
+    given = {name: value for name, value in plain.items() if name in known}
+    if "augment" in given:
+        given["augment"] = augmentation(given["augment"])
+    if "decoder_channels" in given:
+        given["decoder_channels"] = tuple(given["decoder_channels"])
+    return given

@@ -8,6 +8,7 @@ from assets.skin.skin_metrics import masks_made_with_champion, skin_metrics
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
 from assets.skin.tissue_panel import tissue_panel, tissue_panel_scores
+from assets.skin.tissue_search import tissue_search
 from assets.skin.tissue_weights import tissue_weights
 from assets.skin.training_comparison import training_comparison
 from assets.skin.training_tiles import training_tiles
@@ -17,6 +18,7 @@ ASSETS = [
     slide_images,
     training_tiles,
     tissue_panel,
+    tissue_search,
     tissue_weights,
     tissue_panel_scores,
     training_comparison,

@@ -1,6 +1,7 @@
 """`tissue_weights`: one training version of the U-Net that tells background, dermis, epidermis and keratin apart."""
 
 import contextlib
+import json
 from typing import Any
 
 import dagster as dg
@@ -10,7 +11,7 @@ from assets.partitions import TRAINING_VERSIONS
 from assets.skin.training_config import TissueTraining
 from assets.skin.training_tiles import training_tiles
 from dermatome.errors import MissingInput
-from dermatome.stage_record import made_files
+from dermatome.stage_record import made_by, made_files
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -46,7 +47,7 @@ def tissue_weights(
     from dermatome.skin.origin import open_origin
     from dermatome.skin.panel import panel_rows
     from dermatome.skin.weights_stage import confusion_markdown, drop_checkpoints, make_weights
-    from dermatome.training_settings import TrainSettings
+    from dermatome.training_settings import TrainSettings, given_settings
 
     root, version = paths.data_root, context.partition_key
     checkpoints = root.checkpoints("tissue_weights", version)
@@ -60,7 +61,11 @@ def tissue_weights(
             )
         tiles = {slide: stack.enter_context(made_files(root, "training_tiles", slide)) for slide in slides}
         origin = open_origin(root, version, config.continue_from)
-        given = config.given() if origin is None else origin.fill_in(config.given())
+        given = config.given()
+        if config.from_study is not None:
+            study = made_by(root, "tissue_search", config.from_study)
+            given = given_settings(json.loads(str(study.values["best_settings"]))) | given
+        given = given if origin is None else origin.fill_in(given)
         chosen = TrainSettings(**{"mpp": settings.value.images.declared_mpp, **given})
         inputs = {slide: record.data_version for slide, (record, _) in tiles.items()}
         done = make_one(

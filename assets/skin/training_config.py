@@ -30,16 +30,11 @@ class TissueTraining(dg.Config):
     augment: dict[str, float] = Field(default={}, description="scale, elastic_px, stain, gamma, contrast, blur_px, …")
     gpus: int = Field(default=1, description="How many share the passes of a step.")
     continue_from: str | None = Field(default=None, description="A version, or a weights file; v001_cont1 needs none.")
+    from_study: str | None = Field(default=None, description="A study of tissue_search: its best trial's settings.")
     annotated_slides: list[str] | None = Field(default=None, description="None: all that have tiles.")
 
     def given(self) -> dict[str, object]:
         """The training settings that differ from the defaults."""
-        from dermatome.augment import augmentation
+        from dermatome.training_settings import given_settings
 
-        given = {name: value for name, value in self.model_dump().items() if value is not None}
-        for other in ("annotated_slides", "gpus", "continue_from"):
-            given.pop(other, None)
-        given["augment"] = augmentation(self.augment)
-        if "decoder_channels" in given:
-            given["decoder_channels"] = tuple(given["decoder_channels"])
-        return given
+        return given_settings({name: value for name, value in self.model_dump().items() if value not in (None, {})})

@@ -26,6 +26,7 @@ def test_assets_and_their_partitions(defs):
         "training_tiles": "annotated_slides",
         "tissue_weights": "training_versions",
         "training_comparison": None,
+        "tissue_search": "studies",
         "tissue_panel": None,
         "tissue_panel_scores": "training_versions",
         "tissue_champion": None,

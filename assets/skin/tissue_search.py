@@ -1,0 +1,86 @@
+"""`tissue_search`: training settings searched with Optuna; the best trial becomes a version by its run config."""
+
+import contextlib
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from assets.one import make_one
+from assets.partitions import STUDIES
+from assets.skin.training_config import TissueTraining
+from assets.skin.training_tiles import training_tiles
+from dermatome.errors import BadSetting, MissingInput
+from dermatome.stage_record import StageResult, made_files
+from resources import ComputeResource, PathsResource, SettingsResource
+from resources.settings import as_plain
+
+
+class TissueSearch(TissueTraining):
+    """A study: how many trials, over what; the other settings are those of each trial's training."""
+
+    trials: int = Field(default=20, description="In all, those of earlier runs of this study included.")
+    parallel: int = Field(default=1, description="Trials at once, in processes of this machine.")
+    space: dict[str, list[float]] = Field(
+        default={}, description="learning_rate: [lowest, highest], …, crop_px: [96, 128]; the others keep their range."
+    )
+    encoders: list[str] = Field(default=[], description="To choose from; none keeps the one encoder.")
+
+
+@dg.asset(
+    partitions_def=STUDIES,
+    deps=[dg.AssetDep(training_tiles, partition_mapping=dg.AllPartitionMapping())],
+    pool="gpu",
+    code_version="1",
+    group_name="training",
+    kinds={"optuna"},
+)
+def tissue_search(
+    context: dg.AssetExecutionContext,
+    config: TissueSearch,
+    paths: PathsResource,
+    settings: SettingsResource,
+    compute: ComputeResource,
+) -> dg.MaterializeResult:
+    """A study that is kept: materialize it again with more `trials` and it goes on; a killed run goes on as well.
+
+    To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
+    """
+    from dermatome.search import SearchSettings, run_search, search_space
+    from dermatome.search_report import write_search
+    from dermatome.skin.panel import panel_rows
+    from dermatome.training_files import choose_tiles
+    from dermatome.training_settings import TrainSettings
+
+    root, study = paths.data_root, context.partition_key
+    journal = root.checkpoints("tissue_search", study)
+    if not isinstance(journal, Path):
+        raise BadSetting(f"A study is kept in files that grow, and {root.path} is a bucket: search on a disk or NFS.")
+    kept_apart = {row.slide for row in panel_rows(root)}
+    slides = config.annotated_slides or [s for s in root.made("training_tiles") if s not in kept_apart]
+    if not slides:
+        raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
+    base = TrainSettings(**{"mpp": settings.value.images.declared_mpp, **config.given()})
+    space = search_space(config.space, config.encoders)
+    search = SearchSettings(config.trials, config.parallel, base.seed, base, space)
+    with contextlib.ExitStack() as stack:
+        tiles = {slide: stack.enter_context(made_files(root, "training_tiles", slide)) for slide in slides}
+
+        def make(folder: Path) -> StageResult:
+            split = choose_tiles([files for _, files in tiles.values()], (), base)
+            found = run_search(journal, split, search, compute.choose(), context.log.info)
+            return write_search(folder, study, found, search)
+
+        return make_one(
+            context,
+            root,
+            study,
+            make=make,
+            inputs={slide: record.data_version for slide, (record, _) in tiles.items()},
+            settings=as_plain(search),
+            more=lambda folder: {"to_train_it": dg.MetadataValue.md(_to_train_it(study))},
+        )
+
+
+def _to_train_it(study: str) -> str:
+    return f"```yaml\nops:\n  tissue_weights:\n    config:\n      from_study: {study}\n```"

@@ -1,0 +1,265 @@
+"""Search for training settings with Optuna: a study on disk that can be killed, gone on with and enlarged.
+
+Every trial is one training on the same split, scored by its mean IoU there; poor ones are ended early (median pruning).
+The panel takes no part: what is tuned on it would no longer be tested by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dermatome.errors import BadSetting, DermatomeError
+from dermatome.training import EpochReport, train
+from dermatome.training_settings import TrainSettings
+
+if TYPE_CHECKING:
+    import optuna
+
+    from dermatome.compute import Compute
+    from dermatome.training_data import Split
+
+JOURNAL_FILE = "journal.log"
+_GOES_ON_FROM = "goes_on_from"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What is searched, as (lowest, highest) or a list of choices.
+
+    Attributes:
+        learning_rate: on a logarithmic scale.
+        weight_decay: likewise.
+        dice_weight: of the Dice part of the loss.
+        focal_weight: of its focal part.
+        dropout: share of the decoder's last channels.
+        augment_strength: factor on every change of colour and shape.
+        crop_px: side of a view.
+        encoder: of segmentation-models-pytorch; none leaves the base settings' one.
+    """
+
+    learning_rate: tuple[float, float] = (2e-4, 1e-2)
+    weight_decay: tuple[float, float] = (1e-4, 1e-1)
+    dice_weight: tuple[float, float] = (0.25, 2.0)
+    focal_weight: tuple[float, float] = (0.25, 2.0)
+    dropout: tuple[float, float] = (0.0, 0.4)
+    augment_strength: tuple[float, float] = (0.25, 2.0)
+    crop_px: tuple[int, ...] = (96, 128, 192)
+    encoder: tuple[str, ...] = ()
+
+
+def search_space(given: Mapping[str, Sequence[float]], encoders: Sequence[str] = ()) -> SearchSpace:
+    """The default space, changed by what is given by name.
+
+    Raises:
+        BadSetting: there is no such setting, or a range is not two numbers from low to high.
+    """
+    ranges: dict[str, Any] = {"encoder": tuple(encoders)}
+    for name, values in given.items():
+        if name == "crop_px":
+            ranges[name] = tuple(int(value) for value in values)
+        elif name not in {each.name for each in fields(SearchSpace)} - {"encoder"}:
+            raise BadSetting(f"The search has no setting {name!r}: see the ranges of SearchSpace.")
+        elif len(values) != 2 or values[0] > values[1]:
+            raise BadSetting(f"The range of {name} is {list(values)}: give the lowest and the highest value.")
+        else:
+            ranges[name] = (float(values[0]), float(values[1]))
+    return SearchSpace(**ranges)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How long and how a study searches.
+
+    Attributes:
+        trials: in all, those of earlier runs of the study included; failed ones do not count.
+        parallel: trials at once, in processes of this machine.
+        seed: of the draws.
+        base: the training settings that are not searched.
+        space: those that are.
+    """
+
+    trials: int = 20
+    parallel: int = 1
+    seed: int = 0
+    base: TrainSettings = field(default_factory=TrainSettings)
+    space: SearchSpace = field(default_factory=SearchSpace)
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if self.trials < 1 or self.parallel < 1:
+            raise BadSetting(f"{self.trials} trials, {self.parallel} at once: set both to 1 or more.")
+
+
+def open_study(folder: Path, seed: int = 0) -> optuna.Study:
+    """The study that lies in ``folder``, new or as it was left."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        study_name="tissue",
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL_FILE))),
+        load_if_exists=True,
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+    )
+
+
+def run_search(
+    folder: Path, split: Split, settings: SearchSettings, compute: Compute, say: Callable[[str], None] = lambda _: None
+) -> optuna.Study:
+    """Runs what trials are left of the study in ``folder``.
+
+    Trials that a killed run left unfinished are tried again first, with the same settings and from their checkpoints.
+
+    Args:
+        folder: of the study, on a disk of this machine or NFS.
+        split: tiles to train and to validate on, the same for every trial.
+        settings: see :class:`SearchSettings`.
+        compute: device, precision and threads, which parallel trials share.
+        say: called with a sentence after each trial of this process.
+
+    Raises:
+        BadSetting: nothing is held out to score trials by.
+        RuntimeError: a process of parallel trials died.
+    """
+    if not split.validation:
+        raise BadSetting(
+            "A search needs tiles to validate on: set validation_share above 0 and give two tiles or more."
+        )
+    study = open_study(folder)
+    _take_up_unfinished(study)
+    left = settings.trials - _count(study)
+    at_once = min(settings.parallel, max(1, left))
+    shares = [left // at_once + (rank < left % at_once) for rank in range(at_once)]
+    arguments = (folder, split, settings, replace(compute, threads=max(1, compute.threads // at_once)))
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=_work, args=(*arguments, shares[rank], rank)) for rank in range(1, at_once)]
+    try:
+        for process in others:
+            process.start()
+        _work(*arguments, shares[0], 0, say)
+        for process in others:
+            process.join()
+    finally:
+        for process in others:
+            if process.is_alive():
+                process.kill()
+    if failed := [process.exitcode for process in others if process.exitcode]:
+        raise RuntimeError(f"{len(failed)} processes of the search ended with code {failed[0]}")
+    return open_study(folder)
+
+
+def trial_settings(trial: optuna.Trial, base: TrainSettings, space: SearchSpace) -> TrainSettings:
+    """The training settings that a trial draws."""
+
+    def between(name: str, *, log: bool = False) -> float:
+        low, high = getattr(space, name)
+        return trial.suggest_float(name, low, high, log=log)
+
+    drawn: dict[str, Any] = {
+        "learning_rate": between("learning_rate", log=True),
+        "weight_decay": between("weight_decay", log=True),
+        "dropout": between("dropout"),
+        "crop_px": trial.suggest_categorical("crop_px", list(space.crop_px)),
+        "augment": base.augment.strengthened(between("augment_strength")),
+    }
+    if base.loss == "dice_focal":
+        drawn |= {name: between(name) for name in ("dice_weight", "focal_weight")}
+    if space.encoder:
+        drawn["encoder"] = trial.suggest_categorical("encoder", list(space.encoder))
+    return replace(base, **drawn)
+
+
+def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]:
+    """The run config of `tissue_weights` that trains the best trial's settings again.
+
+    Raises:
+        BadSetting: no trial has finished.
+    """
+    import optuna
+
+    if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+        raise BadSetting("No trial of the search has finished: look at why they failed, or let it run on.")
+    best = trial_settings(optuna.trial.FixedTrial(study.best_trial.params), settings.base, settings.space)  # type: ignore[arg-type]
+    default = TrainSettings(mpp=best.mpp)
+    changed = {name: value for name, value in vars(best).items() if value != getattr(default, name)}
+    if "augment" in changed:
+        changed["augment"] = asdict(best.augment)
+    config: dict[str, Any] = json.loads(json.dumps(changed))
+    return config
+
+
+def _work(
+    folder: Path,
+    split: Split,
+    settings: SearchSettings,
+    compute: Compute,
+    trials: int,
+    rank: int,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    import optuna
+    import torch
+
+    torch.set_num_threads(compute.threads)
+    study = open_study(folder)
+    # Going on, it must not draw again what it drew at first.
+    study.sampler = optuna.samplers.TPESampler(seed=settings.seed + 1000 * rank + len(study.trials), constant_liar=True)
+    for _ in range(trials):
+        study.optimize(lambda trial: _train(trial, folder, split, settings, compute), n_trials=1, catch=DermatomeError)
+        last = study.get_trials(deepcopy=False)[-1]
+        value = "" if last.value is None else f", mean IoU {last.value:.3f}"
+        say(f"trial {last.number}: {last.state.name.lower()}{value}")
+
+
+def _train(trial: optuna.Trial, folder: Path, split: Split, settings: SearchSettings, compute: Compute) -> float:
+    import optuna
+
+    chosen = trial_settings(trial, settings.base, settings.space)
+    told = json.dumps(asdict(chosen), sort_keys=True)
+    checkpoints = folder / "trials" / hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def tell(epoch: EpochReport) -> None:
+        if epoch.mean_iou is not None:
+            trial.report(epoch.mean_iou, epoch.epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    try:
+        result = train(split.train, split.validation, chosen, compute, checkpoints, tell, validation=split.how)
+    except (optuna.TrialPruned, DermatomeError) as ended:
+        trial.set_user_attr("ended", str(ended) or "pruned")
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        raise
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    for name, value in result.card.scores.items():
+        trial.set_user_attr(name, value)
+    trial.set_user_attr("steps", result.card.steps)
+    return float(result.card.scores["mean_iou"] or 0.0)
+
+
+def _take_up_unfinished(study: optuna.Study) -> None:
+    import optuna
+
+    for left in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(left.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(left.params, user_attrs={_GOES_ON_FROM: left.number})
+
+
+def _count(study: optuna.Study) -> int:
+    import optuna
+
+    ended: Sequence[Any] = study.get_trials(
+        deepcopy=False, states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    )
+    return len(ended)

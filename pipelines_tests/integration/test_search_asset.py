@@ -1,0 +1,39 @@
+"""`tissue_search` in Dagster, and its best trial trained as a version."""
+
+import json
+
+import dagster as dg
+
+from assets.partitions import STUDIES, TRAINING_VERSIONS
+from dermatome import search
+from dermatome.data_root import DataRoot
+from dermatome.skin import weights_stage
+from dermatome.stage_record import read_record
+from pipelines_tests.integration.test_promotion import run, tiles
+from pipelines_tests.unit.test_search import fake_train
+from pipelines_tests.unit.test_weights_stage import trainer
+
+
+def test_a_study_and_its_best_trial_as_a_version(tmp_path, monkeypatch):
+    root = DataRoot(tmp_path)
+    for number in range(3):
+        tiles(root, f"a{number}", number)
+    monkeypatch.setattr(search, "train", fake_train)
+    config = {"trials": 3, "seed": 7, "epochs": 3, "train_mpp": 1.0, "space": {"learning_rate": [0.001, 0.01]}}
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions(STUDIES.name, ["s1"])
+        instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001"])
+        done = run(root, instance, "tissue_search", key="s1", config={"tissue_search": {"config": config}})
+        (event,) = done.asset_materializations_for_node("tissue_search")
+        assert "from_study: s1" in event.metadata["to_train_it"].md_str
+        found = read_record(root.record("tissue_search", "s1"))
+        best = json.loads(found.values["best_settings"])
+        assert (found.values["trials"], best["seed"], best["train_mpp"]) == (3, 7, 1.0)
+        assert 0.001 <= best["learning_rate"] <= 0.01
+        monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
+        chosen = {"from_study": "s1", "seed": 8}
+        assert run(root, instance, "tissue_weights", key="v001", config={"tissue_weights": {"config": chosen}}).success
+    settings = read_record(root.record("tissue_weights", "v001")).settings
+    assert settings["learning_rate"] == best["learning_rate"]
+    assert settings["augment"] == best["augment"]
+    assert settings["seed"] == 8  # what the run config says goes before

@@ -1,0 +1,155 @@
+"""Search for settings: killed and gone on with, enlarged, in parallel, pruned, and its best trial as a run config."""
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import optuna
+import pyarrow.parquet as pq
+import pytest
+
+from dermatome import search
+from dermatome.augment import AugmentSettings
+from dermatome.compute import Compute
+from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.errors import BadSetting
+from dermatome.files import write_whole
+from dermatome.search import SearchSettings, best_config, open_study, run_search, search_space, trial_settings
+from dermatome.search_report import write_search
+from dermatome.skin.crops import TilePair
+from dermatome.stage_record import StageRecord, write_record
+from dermatome.store import build_store
+from dermatome.training import EpochReport, TrainResult, TrainSettings
+from dermatome.training_data import Split
+from dermatome.training_settings import given_settings
+from dermatome.weights import WeightsCard
+
+CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
+TILE = TilePair("t", Path("i.png"), Path("m.png"), None, "s")
+SPLIT = Split((TILE,), (TILE,), "by hand")
+BASE = TrainSettings(epochs=3, mpp=0.5, seed=4)
+
+
+def fake_train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **options):
+    """Better the nearer the learning rate is to 1e-3; notes each start, and whether it found a checkpoint."""
+    note = checkpoints.parent.parent / "starts.txt"
+    with note.open("a") as file:
+        file.write(f"{settings.learning_rate!r} {(checkpoints / 'checkpoint.pt').is_file()}\n")
+    score = 1 - 0.3 * abs(np.log10(settings.learning_rate) + 3)
+    for epoch in (1, 2, 3):
+        write_whole(checkpoints / "checkpoint.pt", b"state")
+        kill = checkpoints.parent.parent / "kill"
+        if epoch == 2 and kill.exists() and len(note.read_text().splitlines()) == int(kill.read_text()):
+            kill.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        on_epoch(EpochReport(epoch, 3, epoch, 1.0, epoch / 3, 0.5, 0.1, score * epoch / 3, {}))
+    card = WeightsCard("resnet18", (8,), 1.0, (1.0, 1.0), 1.0, 0.5, scores={"mean_iou": score}, steps=3)
+    return TrainResult({}, card, None, None, [], False)
+
+
+def searched(folder, settings):
+    search.train = fake_train  # in whatever process this is
+    return run_search(folder, SPLIT, settings, CPU)
+
+
+def ended(study, *states):
+    return [trial for trial in study.trials if trial.state.name in states]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setattr(search, "train", fake_train)
+
+
+def test_eight_trials_killed_and_gone_on_with(tmp_path, fake):
+    settings = SearchSettings(trials=8, base=BASE)
+    (tmp_path / "kill").write_text("3")
+    process = multiprocessing.get_context("spawn").Process(target=searched, args=(tmp_path, settings))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(ended(open_study(tmp_path), "COMPLETE", "PRUNED")) == 2
+    study = run_search(tmp_path, SPLIT, settings, CPU)
+    assert len(ended(study, "COMPLETE", "PRUNED")) == 8
+    (again,) = (trial for trial in study.trials if "goes_on_from" in trial.user_attrs)
+    assert study.trials[again.user_attrs["goes_on_from"]].state.name == "FAIL"
+    starts = [line.split() for line in (tmp_path / "starts.txt").read_text().splitlines()]
+    assert len(starts) == 9
+    assert starts[2][0] == starts[3][0], "the killed trial is tried again with its settings"
+    assert [found for _, found in starts] == ["False"] * 3 + ["True"] + ["False"] * 5  # and from its checkpoint
+    assert len({rate for rate, _ in starts}) == 8, "what was drawn is not drawn again"
+    assert run_search(tmp_path, SPLIT, settings, CPU).trials == study.trials  # nothing is left to do
+    more = run_search(tmp_path, SPLIT, replace(settings, trials=10), CPU)
+    assert len(ended(more, "COMPLETE", "PRUNED")) == 10
+    assert not list((tmp_path / "trials").iterdir()), "checkpoints of ended trials are gone"
+
+
+def test_bad_trials_are_pruned_and_broken_ones_do_not_count(tmp_path, monkeypatch):
+    def train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **options):
+        if len(open_study(tmp_path).trials) == 2:
+            raise BadSetting("The encoder does not fit.")
+        return fake_train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **options)
+
+    monkeypatch.setattr(search, "train", train)
+    study = run_search(tmp_path, SPLIT, SearchSettings(trials=12, base=BASE), CPU)
+    assert len(ended(study, "PRUNED")) > 0
+    (failed,) = ended(study, "FAIL")
+    assert failed.user_attrs["ended"] == "The encoder does not fit."
+    assert study.best_value == max(trial.value for trial in ended(study, "COMPLETE"))
+    with pytest.raises(BadSetting, match="validate on"):
+        run_search(tmp_path, Split((TILE,), (), ""), SearchSettings(), CPU)
+
+
+def test_two_processes_share_a_study(tmp_path, fake, monkeypatch):
+    monkeypatch.setattr(search, "_work", _work)
+    study = run_search(tmp_path, SPLIT, SearchSettings(trials=5, parallel=2, base=BASE), CPU)
+    assert len(ended(study, "COMPLETE", "PRUNED")) == 5
+    assert len({trial.params["learning_rate"] for trial in study.trials}) == 5
+
+
+_REAL_WORK = search._work
+
+
+def _work(*args):
+    search.train = fake_train
+    return _REAL_WORK(*args)
+
+
+def test_the_best_trial_becomes_a_run_config(tmp_path, fake):
+    settings = SearchSettings(trials=9, base=BASE, space=search_space({"crop_px": [64, 96]}, ["resnet18", "resnet34"]))
+    study = run_search(tmp_path / "study", SPLIT, settings, CPU)
+    config = best_config(study, settings)
+    best = trial_settings(optuna.trial.FixedTrial(study.best_trial.params), BASE, settings.space)
+    assert TrainSettings(**given_settings(config)) == best
+    assert best.crop_px in (64, 96)
+    assert best.augment.stain == pytest.approx(AugmentSettings().stain * study.best_trial.params["augment_strength"])
+    root = DataRoot(tmp_path)
+    folder = root.folder("tissue_search", "s1")
+    result = write_search(folder, "s1", study, settings)
+    assert result.values["complete"] + result.values["pruned"] == 9
+    assert result.values["best_mean_iou"] == study.best_value
+    for name in ("history.png", "importance.png", "preview.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert pq.read_table(folder / "trials.parquet").num_rows == 9
+    record = StageRecord(
+        asset="tissue_search", partition="s1", fingerprint="f", code_version="1", inputs={}, settings={}, **vars(result)
+    )
+    write_record(folder / RECORD_FILE, record)
+    build_store(root)
+    with duckdb.connect(str(root.store), read_only=True) as store:
+        found = store.execute("select max(mean_iou) from search_trials where state = 'complete'").fetchone()
+    assert found == (study.best_value,)
+    with pytest.raises(BadSetting, match="No trial of the search has finished"):
+        best_config(open_study(tmp_path / "empty"), settings)
+
+
+def test_spaces_that_do_not_exist():
+    for wrong in ({"learning": [0, 1]}, {"dropout": [0.5, 0.1]}, {"dropout": [0.5]}, {"encoder": [1, 2]}):
+        with pytest.raises(BadSetting):
+            search_space(wrong)
+    with pytest.raises(BadSetting):
+        SearchSettings(trials=0)
