@@ -25,7 +25,8 @@ from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import MissingInput, StorageFailed
 from dermatome.files import local_copy, move_whole, partition_versions
 from dermatome.store_parts import PART, Batch, asset_batches, folder_batches
-from dermatome.store_tables import FAILURES, TABLES, VIEWS, Table
+from dermatome.store_table import Table
+from dermatome.store_tables import FAILURES, TABLES, VIEWS
 
 if TYPE_CHECKING:
     from dermatome.files import AnyPath

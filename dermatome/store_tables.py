@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from dermatome.classes import TISSUE_LABELS
 from dermatome.data_root import RECORD_FILE
 from dermatome.hpa.records import IMAGE_RECORD_SCHEMA
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of the store.
-
-    Attributes:
-        asset: whose partitions it is made of; of those without a record nothing counts.
-        file: the Parquet file of each partition.
-        columns: column → DuckDB type; what a file lacks is null.
-        key: for tables made of records, what the partition is called; their `value_` columns lose that prefix.
-    """
-
-    asset: str
-    file: str
-    columns: dict[str, str]
-    key: str | None = None
-
-    @property
-    def all_columns(self) -> dict[str, str]:
-        """Its columns, with those that every record has where it is made of records."""
-        return ({self.key: _TEXT} | _STAGE | self.columns) if self.key else self.columns
-
+from dermatome.store_table import Table
+from dermatome.store_training import TRAINING_TABLES, TRAINING_VIEWS
 
 FAILURES = "failures"
 """No asset: the folder of what failed, with a folder for each asset and a file for each partition."""
 
-_STAGE: dict[str, str] = {
-    "outcome": "varchar",
-    "message": "varchar",
-    "data_version": "varchar",
-    "fingerprint": "varchar",
-    "code_version": "varchar",
-    "inputs": "json",
-    "settings": "json",
-    "seconds": "json",
-    "libraries": "json",
-    "checks": "json",
-    "run_id": "varchar",
-    "made_at": "timestamptz",
-}
 _TEXT = "varchar"
-_SCORES = ("iou", "f1", "precision", "recall", "mcc", "boundary_f1")
 _SCALE = {"mpp": "double", "mpp_source": _TEXT}
 _CELL_TYPES = "struct(cell_type varchar, staining varchar, intensity varchar, quantity varchar, location varchar)[]"
 _NESTED = {
@@ -178,137 +139,7 @@ TABLES: dict[str, Table] = {
         },
         key="slide",
     ),
-    "training": Table(
-        "tissue_weights",
-        RECORD_FILE,
-        {
-            "weights_sha256": _TEXT,
-            "parent": _TEXT,
-            "parent_sha256": _TEXT,
-            "encoder": _TEXT,
-            "loss": _TEXT,
-            "seed": "bigint",
-            "epochs": "integer",
-            "steps": "integer",
-            "mpp": "double",
-            "coarse_mpp": "double",
-            "tiles_sha256": _TEXT,
-            "manifest_sha256": _TEXT,
-            "one_slide_only": "boolean",
-            "validation": _TEXT,
-            "device": _TEXT,
-            "precision": _TEXT,
-            "resumed": "boolean",
-            **{f"mean_{score}": "double" for score in _SCORES},
-            "accuracy": "double",
-            "calibration_error": "double",
-            **{f"{score}_{label}": "double" for score in _SCORES for label in TISSUE_LABELS},
-        },
-        key="version",
-    ),
-    "training_classes": Table(
-        "tissue_weights",
-        "scores.parquet",
-        {
-            "version": _TEXT,
-            "label": _TEXT,
-            "outcome": _TEXT,
-            "truth_px": "bigint",
-            **{f"{name}_px": "bigint" for name in ("predicted", "tp", "fp", "fn", "tn")},
-            **dict.fromkeys(_SCORES, "double"),
-        },
-    ),
-    "training_confusion": Table(
-        "tissue_weights",
-        "confusion_matrix.parquet",
-        {"version": _TEXT, "truth": _TEXT, "predicted": _TEXT, "pixels": "bigint"},
-    ),
-    "training_calibration": Table(
-        "tissue_weights",
-        "calibration.parquet",
-        {
-            "version": _TEXT,
-            "from_probability": "double",
-            "to_probability": "double",
-            "pixels": "bigint",
-            "mean_confidence": "double",
-            "share_right": "double",
-        },
-    ),
-    "training_tiles": Table(
-        "tissue_weights",
-        "tile_scores.parquet",
-        {
-            **dict.fromkeys(("version", "tile", "slide", "patient"), _TEXT),
-            **dict.fromkeys(("mean_iou", "accuracy", "confidence"), "double"),
-            **{f"iou_{label}": "double" for label in TISSUE_LABELS},
-        },
-    ),
-    "training_epochs": Table(
-        "tissue_weights",
-        "history.parquet",
-        {
-            "version": _TEXT,
-            "epoch": "integer",
-            "step": "integer",
-            "seconds": "double",
-            "learning_rate": "double",
-            "train_loss": "double",
-            "mean_iou": "double",
-            **{f"iou_{label}": "double" for label in TISSUE_LABELS},
-        },
-    ),
-    "searches": Table(
-        "tissue_search",
-        RECORD_FILE,
-        {
-            **dict.fromkeys(("trials", "complete", "pruned", "fail", "best_trial"), "integer"),
-            "best_mean_iou": "double",
-            "best_settings": _TEXT,
-            "most_important": _TEXT,
-        },
-        key="study",
-    ),
-    "search_trials": Table(
-        "tissue_search",
-        "trials.parquet",
-        {
-            "study": _TEXT,
-            "trial": "integer",
-            "state": _TEXT,
-            "mean_iou": "double",
-            "seconds": "double",
-            "steps": "bigint",
-            "goes_on_from": "integer",
-            "ended": _TEXT,
-            "encoder": _TEXT,
-            **dict.fromkeys(("learning_rate", "weight_decay", "dice_weight", "focal_weight"), "double"),
-            **dict.fromkeys(("dropout", "augment_strength", "crop_px"), "double"),
-        },
-    ),
-    "panel": Table(
-        "tissue_panel", RECORD_FILE, {"panel_sha256": _TEXT, "tiles": "integer", "slides": _TEXT}, key="partition"
-    ),
-    "panel_scores": Table(
-        "tissue_panel_scores",
-        RECORD_FILE,
-        {
-            "weights_sha256": _TEXT,
-            "panel_sha256": _TEXT,
-            "margin": "double",
-            **{f"mean_{score}": "double" for score in _SCORES},
-            "accuracy": "double",
-            "calibration_error": "double",
-            **{f"{score}_{label}": "double" for score in _SCORES for label in TISSUE_LABELS},
-        },
-        key="version",
-    ),
-    "champion": Table(
-        "tissue_champion",
-        RECORD_FILE,
-        {"version": _TEXT, "weights_sha256": _TEXT, "chosen_by": _TEXT, "score": "double", "despite_drop": "boolean"},
-        key="partition",
-    ),
+    **TRAINING_TABLES,
     "failures": Table(
         FAILURES,
         "*/*.parquet",
@@ -339,14 +170,7 @@ VIEWS: dict[str, str] = {
     "slides_not_from_champion": """
         select m.slide, m.weights, m.weights_sha256, c.version as champion, c.weights_sha256 as champion_sha256
         from masks m cross join champion c where m.weights_sha256 <> c.weights_sha256 order by slide""",
-    "training_lineage": """
-        with recursive line as (
-            select version, version as ancestor, parent as next, 0 as generations from training
-            union all
-            select l.version, t.version, t.parent, l.generations + 1
-            from line l join training t on t.version = l.next where l.generations < 100)
-        select l.version, l.generations, l.ancestor, t.weights_sha256, t.manifest_sha256, t.mean_iou, l.next as parent
-        from line l join training t on t.version = l.ancestor order by l.version, l.generations""",
+    **TRAINING_VIEWS,
     "cells_by_slide": """
         select s.slide, s.gene, k.outcome, coalesce(k.cells, 0) as cells, k.cells_per_mm2,
             avg(c.area_um2) as mean_area_um2, avg(c.mean_dab_od) as mean_dab_od
