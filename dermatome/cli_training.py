@@ -27,6 +27,9 @@ def tissue_train(
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better mean IoU before it ends early.", min=1)
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for the report: scores, calibration, best and worst tiles, TensorBoard.")
+    ] = None,
     gpus: Annotated[int, typer.Option(help="How many GPUs share a step; each takes a batch.", min=1)] = 1,
     device: Device = DeviceChoice.AUTO,
     precision: PrecisionOption = PrecisionChoice.AUTO,
@@ -36,6 +39,7 @@ def tissue_train(
     from dermatome.skin.origin import origin_of_file
     from dermatome.training import EpochReport, TrainSettings
     from dermatome.training_files import train_file
+    from dermatome.training_report import write_report
 
     chosen: dict[str, Any] = {"epochs": epochs, "max_minutes": max_minutes, "seed": seed, "mpp": mpp}
     chosen |= {"patience": patience, "accumulate": gpus}
@@ -63,6 +67,8 @@ def tissue_train(
             known_sides=origin.sides() if origin else None,
             processes=gpus,
         )
+    if report is not None:
+        write_report(report, out.stem, result.history, result.evaluation)
     for score in result.scores:
         if score.iou is not None:
             typer.echo(f"{score.label:<11} IoU {score.iou:.3f}")

@@ -12,14 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dermatome import cli, doctor
+from dermatome import cli, doctor, training_files
 from dermatome.cell_files import load_instances, save_instances
 from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
 from dermatome.demo.pages import ToyImage, gene_page_xml
-from dermatome.errors import FetchFailed
+from dermatome.errors import BadSetting, FetchFailed
 from dermatome.geometry import Box
 from dermatome.label_io import load_mask, save_mask
 from dermatome.toy import ToySlide, toy_slide
+from dermatome.training_settings import TrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     [
         ("hpa", "parse"),
         ("tissue", "train"),
+        ("tissue", "import-weights"),
         ("tissue", "predict"),
         ("cells", "segment"),
         ("layers", "measure"),
@@ -125,10 +127,32 @@ def trained(toy: ToySlide, tmp_path_factory: pytest.TempPathFactory) -> tuple[in
         "0.1",
         "--threads",
         1,
+        "--report",
+        tiles / "report",
     ]
     command = [sys.executable, "-m", "dermatome.cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr, out
+
+
+def test_training_goes_on_from_a_file(
+    trained: tuple[int, str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = trained[2]
+    asked: dict[str, Any] = {}
+
+    def train_file(tiles: Any, out: Path, settings: TrainSettings, compute: Any, **options: Any) -> Any:
+        asked.update(options, settings=settings)
+        raise BadSetting("Seen.")
+
+    monkeypatch.setattr(training_files, "train_file", train_file)
+    arguments = ["--tiles", weights.parents[1], "--out", tmp_path / "w.safetensors", "--continue-from", weights]
+    code, _, errors = run(capfd, "tissue", "train", *arguments, "--patience", 3, "--threads", 1)
+    assert (code, "Seen." in errors) == (1, True)
+    assert asked["parent"].path == weights
+    assert (asked["settings"].encoder, asked["settings"].network_mpp) == ("resnet18", 2.0)
+    assert asked["settings"].patience == 3
+    assert set(asked["known_sides"].values()) == {"train", "validation"}
 
 
 def test_training_writes_weights_that_predict_masks(
@@ -138,6 +162,7 @@ def test_training_writes_weights_that_predict_masks(
     assert trained_code == 0, said
     assert weights.with_suffix(".json").is_file()
     assert "sha256" in said
+    assert (weights.parents[1] / "report" / "classification_report.csv").is_file()
     (images / "cut.jpg").write_bytes(toy.jpeg()[:2000])
     # Names as scanners and annotation tools give them.
     (images / "core A1.[9728x1536].jpg").write_bytes(toy.jpeg())
