@@ -8,8 +8,8 @@ from dermatome.slide import RgbImage, resize_image
 # Scanned glass is bright, grey and flat: on HPA cores its darkest channel is 230 and more, channels differ by 0 to 5,
 # and grey varies by 1. The palest collagen and keratin differ from it in one of the three by far more.
 _DARKEST = 215
-_COLOUR = 12
-_GREY_RANGE = 14
+_COLOUR = 8
+_GREY_RANGE = 10
 _BLOCK_PX = 4
 
 

@@ -34,7 +34,7 @@ def mask_writer(path: Path, size: Size, crop: Box) -> Iterator[Any]:
         StorageFailed: the disk is full or the folder not writable.
     """
     bbox = np.array([crop.top_px, crop.left_px, crop.bottom_px, crop.right_px], np.int64)
-    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         with array_member(archive, "mask", (size.height_px, size.width_px), np.dtype(np.uint8)) as write:
             yield write
         with array_member(archive, "crop_bbox", bbox.shape, bbox.dtype) as write:

@@ -22,7 +22,7 @@ _npy: Any = np.lib.format
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
     """An ``.npz`` as numpy reads it, with the fixed date zip files may begin at: equal arrays give equal bytes."""
-    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for key, array in arrays.items():
             with array_member(archive, key, array.shape, array.dtype) as write:
                 write(array)

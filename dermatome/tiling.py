@@ -154,7 +154,7 @@ class RowEnlarger:
         held_top = top if self._kept is None else self._kept_top
         end = held_top + held.shape[1]
         ready = int(np.searchsorted(self._below, end))
-        for first, last in _chunks(self._next, ready, 256):
+        for first, last in _chunks(self._next, ready, 32):
             above, below = self._above[first:last] - held_top, self._below[first:last] - held_top
             share = self._share[first:last, None]
             tall = held[:, above] * (1 - share) + held[:, below] * share

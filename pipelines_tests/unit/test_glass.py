@@ -1,0 +1,89 @@
+"""Glass is told from tissue in doubt for tissue: on drawn tiles, and on real ones."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermatome.geometry import Size
+from dermatome.glass import is_glass
+from dermatome.slide import decode_rgb, resize_image
+from dermatome.tiling import cut_tile, tile_grid
+
+
+def glass(level=240, size=(256, 256), noise=2.0):
+    grey = np.random.default_rng(0).normal(level, noise, (*size, 1))
+    return np.clip(np.repeat(grey, 3, axis=2), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("level", [225, 240, 255])
+@pytest.mark.parametrize("size", [(256, 256), (32, 32), (3, 1)])
+def test_noisy_glass_is_glass(level, size):
+    assert is_glass(glass(level, size))
+
+
+def fibre(tile):
+    tile[100:104, 30:90] = 218
+
+
+def tint(tile):
+    tile[..., 2] -= 14
+
+
+def corner(tile):
+    tile[-12:, -12:] = (225, 205, 215)
+
+
+def shadow(tile):
+    tile[:] = tile - np.linspace(0, 22, 256, dtype=np.uint8)[:, None, None]
+
+
+def pale_patch(tile):
+    tile[60:120, 60:120, 1] -= 16
+
+
+def grey(tile):
+    tile[:] = 205
+
+
+@pytest.mark.parametrize("change", [fibre, tint, corner, shadow, pale_patch, grey])
+def test_anything_else_is_not(change):
+    tile = glass(noise=1.0)
+    change(tile)
+    assert not is_glass(tile)
+
+
+def tiles_of(image, side):
+    for box in tile_grid(Size(*image.shape[:2]), side, side // 4):
+        yield box, cut_tile(image, box)
+
+
+@pytest.mark.parametrize("mpp", [2.0, 4.0])
+def test_real_cores_lose_no_tissue(realdata, mpp):
+    skipped = 0
+    for path in sorted((realdata / "hpa_ihc").glob("*.jpg")):
+        image, _ = decode_rgb(path.read_bytes(), path.name)
+        small = resize_image(image, Size(3000, 3000).scaled(0.5 / mpp))
+        for _, tile in tiles_of(small, 128):
+            if is_glass(tile):
+                skipped += 1
+                darker = tile.min(axis=2) < int(np.median(tile)) - 25
+                coloured = np.ptp(tile.astype(int), axis=2) > 25
+                # Single pixels of dust and of the camera's noise.
+                assert (darker | coloured).mean() < 0.002
+    assert skipped or mpp > 2
+
+
+def test_no_real_tile_that_was_drawn_as_tissue_is_skipped(realdata):
+    seen = 0
+    for path in sorted((realdata / "skin_pas" / "images").glob("*.jpg")):
+        image, _ = decode_rgb(path.read_bytes(), path.name)
+        name = path.name.replace("-PAS", "").replace(".jpg", ".png")
+        with Image.open(realdata / "skin_pas" / "masks" / name) as opened:
+            drawn = np.asarray(opened.convert("RGB")).any(axis=2)
+        for side in (64, 128, 256):
+            for box, tile in tiles_of(image, side):
+                if is_glass(tile):
+                    # Outlines are drawn with a little glass beside the tissue: that much may be "tissue" here.
+                    assert (drawn[box.slices] & (tile.min(axis=2) < 215)).mean() < 0.001, (path.name, box)
+                    seen += 1
+    assert seen
