@@ -23,7 +23,9 @@ from dermatome.npz import array_member
 Labels = npt.NDArray[Any]
 
 OME_TILE_PX = 512
-_TRACED_PX = 16_000_000
+_TRACED_WHOLE_PX = 16_000_000
+# A slide larger than that has many outlines, and tracing them takes a hundred times a map's own memory.
+_TRACED_LARGE_PX = 4_000_000
 
 
 @contextmanager
@@ -115,7 +117,8 @@ class LabelTally:
         """For labels (H, W) uint8 of :class:`TissueClass` of this size."""
         self.size = size
         self.counts = dict.fromkeys(TissueClass, 0)
-        self.step_px = math.ceil(math.sqrt(size.area_px / _TRACED_PX))
+        large = size.area_px > _TRACED_WHOLE_PX
+        self.step_px = math.ceil(math.sqrt(size.area_px / _TRACED_LARGE_PX)) if large else 1
         self._top = 0
         self._hash = hashlib.sha256(repr((size.height_px, size.width_px)).encode())
         self._traced: list[Labels] = []

@@ -78,7 +78,8 @@ def test_a_tally_counts_every_pixel_and_does_not_depend_on_the_bands():
 def test_outlines_of_a_large_mask_are_drawn_on_fewer_pixels_and_areas_stay_exact(monkeypatch):
     mask = np.zeros((903, 1202), np.uint8)
     mask[100:700, 200:900] = TissueClass.EPIDERMIS
-    monkeypatch.setattr(label_bands, "_TRACED_PX", 50_000)
+    monkeypatch.setattr(label_bands, "_TRACED_WHOLE_PX", 50_000)
+    monkeypatch.setattr(label_bands, "_TRACED_LARGE_PX", 50_000)
     tally = LabelTally(Size(*mask.shape))
     for band in bands_of(mask):
         tally(band)
