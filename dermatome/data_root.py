@@ -12,7 +12,7 @@ slide_images/<slide>/                      `record.parquet`, written last, which
 ...
 failures/<asset>/<partition>.parquet       what failed and why; gone once it succeeds
 checkpoints/<asset>/<partition>/           of trainings that are under way
-slide_sources/<slide>.json                 where a slide's image comes from
+slide_sources/<number>-….parquet           where slides' images come from (`dermatome.slide_register`)
 annotations/<annotated slide>/             what people put in: he.*, mask.*, ihc.*, rois.json|.geojson, palette.json
 inbox/                                     images of the folder mode
 metrics/dermatome.duckdb                   made from the Parquet files, and again at any time
@@ -120,10 +120,6 @@ class DataRoot:
         """The partitions of an asset that failed last."""
         return {name.removesuffix(".parquet") for name in names_in(self.path / "failures" / asset)}
 
-    def sources(self) -> set[str]:
-        """The slides of which it is known where their image comes from."""
-        return {name.removesuffix(".json") for name in names_in(self.path / "slide_sources")}
-
     def record(self, asset: str, partition: str) -> AnyPath:
         """The record file of a partition."""
         return self.folder(asset, partition) / RECORD_FILE
@@ -132,10 +128,6 @@ class DataRoot:
         """The file that says why a partition failed last."""
         return self.path / "failures" / asset / f"{safe_id(partition, f'The {asset} partition')}.parquet"
 
-    def source(self, slide: str) -> AnyPath:
-        """The file that says where a slide's image comes from."""
-        return self.path / "slide_sources" / f"{safe_id(slide, 'The slide')}.json"
-
     def checkpoints(self, asset: str, partition: str) -> AnyPath:
         """The folder of what a training that is killed goes on from."""
         return self.path / "checkpoints" / asset / safe_id(partition, f"The {asset} partition")
@@ -143,6 +135,11 @@ class DataRoot:
     def hpa_page(self, gene: str) -> AnyPath:
         """A gene's XML page as it was fetched."""
         return self.path / "hpa_pages" / f"{safe_id(gene, 'The gene')}.xml"
+
+    @property
+    def slide_sources(self) -> AnyPath:
+        """The folder of the tables that say where slides' images come from."""
+        return self.path / "slide_sources"
 
     @property
     def annotations(self) -> AnyPath:

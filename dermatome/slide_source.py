@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -19,7 +18,6 @@ from dermatome.files import (
     any_path,
     local_copy,
     local_folder,
-    read_bytes,
     sha256_bytes,
     sha256_file,
     whole_file,
@@ -66,31 +64,6 @@ class SlideSource:
         """
         content = sha256_file(any_path(self.location)) if self.origin == "folder" else ""
         return sha256_bytes(f"{self.origin} {self.location} {content}".encode())[:32]
-
-
-def write_source(path: AnyPath, source: SlideSource) -> None:
-    """Writes where a slide comes from, whole."""
-    write_whole(path, json.dumps(asdict(source), indent=1).encode())
-
-
-def read_source(path: AnyPath) -> SlideSource:
-    """Where a slide comes from.
-
-    Raises:
-        MissingInput: nobody registered the slide.
-        StorageFailed: the file is damaged.
-    """
-    try:
-        return SlideSource(**json.loads(read_bytes(path)))
-    except FileNotFoundError as error:
-        raise MissingInput(
-            f"Nobody has said where the image of {path.stem} is: let a sensor register it (new_hpa_images for HPA, "
-            "image_folder for files in the inbox)."
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise StorageFailed(
-            f"The slide source {path} is damaged ({error}): delete it and register it again."
-        ) from error
 
 
 def folder_sources(folder: Path, slide_of: Iterable[tuple[str, Path]] | None = None) -> list[SlideSource]:

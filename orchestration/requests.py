@@ -1,7 +1,6 @@
 """Which slides are missing where, and registering new ones."""
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
@@ -9,15 +8,15 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from assets.partitions import SLIDES
 from dermatome.data_root import DataRoot
-from dermatome.errors import DermatomeError
-from dermatome.slide_source import SlideSource, read_source, write_source
+from dermatome.files import safe_id
+from dermatome.slide_register import read_sources, write_sources
+from dermatome.slide_source import SlideSource
 
 PER_SLIDE = ("slide_images", "epidermis_masks", "cell_masks", "epidermis_layers")
 REQUESTED_BY = "dermatome/requested_by"
 
 # Adding 160,000 keys takes seconds in one call and everything else waits for it.
 _CHUNK = 10_000
-_AT_ONCE = 16
 
 
 def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Iterable[SlideSource]) -> list[str]:
@@ -28,31 +27,24 @@ def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Itera
 
     Returns:
         The slides that were not known before, in order.
+
+    Raises:
+        StorageFailed: a slide's name is no file name, or the sources cannot be read or written; nothing is registered.
     """
     known = set(instance.get_dynamic_partitions(str(SLIDES.name)))
     given = list(sources)
-    new = list(dict.fromkeys(source.slide for source in given if source.slide not in known))
-    again = list(dict.fromkeys(source.slide for source in given if source.slide in known))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # each waits for a disk or a bucket
-        kept = dict(zip(again, pool.map(lambda slide: known_source(root, slide), again), strict=True))
-        changed: dict[str, SlideSource] = {}
-        for source in given:
-            before = kept.get(source.slide)
-            if before is None or (before.origin == source.origin and before.location != source.location):
-                kept[source.slide] = changed[source.slide] = source
-        # The source first: a partition whose image nobody can find would fail.
-        list(pool.map(lambda source: write_source(root.source(source.slide), source), changed.values()))
+    new = list(dict.fromkeys(safe_id(source.slide, "The slide") for source in given if source.slide not in known))
+    kept = read_sources(root.slide_sources, {source.slide for source in given if source.slide in known})
+    changed: dict[str, SlideSource] = {}
+    for source in given:
+        before = kept.get(source.slide)
+        if before is None or (before.origin == source.origin and before.location != source.location):
+            kept[source.slide] = changed[source.slide] = source
+    # The source first: a partition whose image nobody can find would fail.
+    write_sources(root.slide_sources, changed.values())
     for start in range(0, len(new), _CHUNK):
         instance.add_dynamic_partitions(str(SLIDES.name), new[start : start + _CHUNK])
     return new
-
-
-def known_source(root: DataRoot, slide: str) -> SlideSource | None:
-    """Where a slide's image is; None where that was never written, or the file that says it is damaged."""
-    try:
-        return read_source(root.source(slide))
-    except DermatomeError:
-        return None
 
 
 def stages_possible(root: DataRoot) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The sensors; all are off until somebody turns them on in the UI."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
@@ -10,12 +10,12 @@ from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.files import changed_in, folders_in, safe_id
 from dermatome.slide import SUFFIXES
-from dermatome.slide_source import SlideSource, write_source
+from dermatome.slide_register import read_sources, write_sources
+from dermatome.slide_source import SlideSource
 from orchestration.jobs import refresh_metrics as refresh_metrics_job
 from orchestration.requests import (
     PER_SLIDE,
     REQUESTED_BY,
-    known_source,
     register_slides,
     stages_possible,
     subset_of,
@@ -67,7 +67,7 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
             break
     new = register_slides(context.instance, root, sources)
     latest = {source.slide: source for source in sources}
-    _say_what_is_not_taken(context, root, latest.values(), until)
+    _say_what_is_not_taken(context, latest.values(), read_sources(root.slide_sources, latest))
     return _ask(context, root, new, list(latest), cursor=str(after))
 
 
@@ -82,9 +82,8 @@ def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> d
     found = changed_in(root.inbox)
     if not found:
         return dg.SkipReason(f"There is no file in {root.inbox}: put images there.")
-    sourced = root.sources()
+    sourced = read_sources(root.slide_sources)
     known = set(context.instance.get_dynamic_partitions(str(SLIDES.name)))
-    until = time.monotonic() + TICK_S
     taken: dict[str, SlideSource] = {}
     others: list[SlideSource] = []
     for name, changed_at in found.items():
@@ -99,28 +98,26 @@ def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> d
         if source.slide in taken or (source.slide in known and source.slide in sourced):
             others.append(source)
         elif changed_at <= time.time() - _SETTLED_S:
-            if taken and (len(taken) >= SLIDES_A_TICK or time.monotonic() > until):
+            if taken and len(taken) >= SLIDES_A_TICK:
                 break
-            write_source(root.source(source.slide), source)
             taken[source.slide] = source
-    _say_what_is_not_taken(context, root, others, until)
+    _say_what_is_not_taken(context, others, sourced | taken)
     if not taken:
         return dg.SkipReason(f"No new image in {root.inbox}.")
+    write_sources(root.slide_sources, taken.values())
     new = [slide for slide in taken if slide not in known]
     return _ask(context, root, new, list(taken), cursor=context.cursor, add=True)
 
 
 def _say_what_is_not_taken(
-    context: dg.SensorEvaluationContext, root: DataRoot, sources: Iterable[SlideSource], until: float
+    context: dg.SensorEvaluationContext, sources: Iterable[SlideSource], kept: Mapping[str, SlideSource]
 ) -> None:
     """One line on the images whose slides have theirs from elsewhere."""
-    clashes: list[str] = []
-    for source in sources:
-        if time.monotonic() > until:
-            break
-        kept = known_source(root, source.slide)
-        if kept is not None and kept.location != source.location:
-            clashes.append(f"{source.location} (slide {source.slide} is {kept.location})")
+    clashes = [
+        f"{source.location} (slide {source.slide} is {kept[source.slide].location})"
+        for source in sources
+        if kept[source.slide].location != source.location
+    ]
     if clashes:
         context.log.warning(
             f"{len(clashes)} images are not taken, as their slides are known from elsewhere: "

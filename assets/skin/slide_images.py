@@ -15,7 +15,7 @@ from resources import HpaResource, PathsResource, SettingsResource, SlideEngineR
 
 @partitioned(
     partitions_def=SLIDES,
-    # Which gene's page names a slide is not a rule Dagster can follow; the slide's source file says it.
+    # Which gene's page names a slide is not a rule Dagster can follow; the slide's source says it.
     deps=[dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping())],
     partitions_a_run=500,
     group_name="images",
@@ -35,22 +35,23 @@ def slide_images(
 
     HPA states no scale: the declared mpp of the settings is stored with the word `declared`.
     """
-    from dermatome.slide_source import acquire_slide, read_source
+    from dermatome.slide_register import read_sources, source_of
+    from dermatome.slide_source import acquire_slide
 
     root = paths.data_root
     images = settings.value.images
     client = hpa.client
+    sources = read_sources(root.slide_sources, context.partition_keys)
 
     def make(slide: str, folder: Path) -> StageResult:
-        source = read_source(root.source(slide))
         kept = root.folder("slide_images", slide)
-        return acquire_slide(source, folder, kept, client, images.declared_mpp, images.max_side_px)
+        return acquire_slide(source_of(slide, sources), folder, kept, client, images.declared_mpp, images.max_side_px)
 
     stage = OneStep(
         root,
         "slide_images",
         settings={"declared_mpp": images.declared_mpp, "max_side_px": images.max_side_px},
         make=make,
-        inputs=lambda slide: {"hpa_images": read_source(root.source(slide)).identity},
+        inputs=lambda slide: {"hpa_images": source_of(slide, sources).identity},
     )
     yield from make_each(context, engine, stage, at_once=settings.value.hpa.at_once)

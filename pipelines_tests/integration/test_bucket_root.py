@@ -17,7 +17,7 @@ from dermatome.demo.server import ToyAtlas
 from dermatome.files import local_copy, whole_folder, write_whole
 from dermatome.network import build_network
 from dermatome.palette import Palette, classes_to_rgb
-from dermatome.slide_source import read_source
+from dermatome.slide_register import read_sources
 from dermatome.stage_record import StageRecord, read_record, write_record
 from dermatome.toy import toy_slide
 from dermatome.weights import WeightsCard, save_weights
@@ -84,7 +84,7 @@ def test_slides_of_the_inbox_become_rows(bucket_root, instance, monkeypatch, tmp
     monkeypatch.setattr(sensors, "_SETTLED_S", -60)
     asked = asked_for(evaluate(sensors.image_folder, root, instance))
     assert asked == {asset: ["good", "torn"] for asset in PER_SLIDE}
-    assert read_source(root.source("good")).location == f"{root.path}/inbox/good.jpg"
+    assert read_sources(root.slide_sources)["good"].location == f"{root.path}/inbox/good.jpg"
     assert evaluate(sensors.image_folder, root, instance).skip_message
 
     assert not run(root, instance, "slide_images", "good", "torn").success

@@ -13,7 +13,8 @@ from dermatome.data_root import DataRoot
 from dermatome.demo.pages import ToyImage, gene_page_xml
 from dermatome.hpa.records import parse_page, write_records
 from dermatome.hpa.stage import RECORDS_FILE
-from dermatome.slide_source import SlideSource, read_source
+from dermatome.slide_register import read_sources
+from dermatome.slide_source import SlideSource
 from dermatome.stage_record import write_failure
 from dermatome.toy import toy_slide
 from orchestration import schedules, sensors
@@ -112,7 +113,7 @@ def test_new_hpa_images_registers_slides_once_and_asks_for_what_can_be_made(root
     slides = ["373-0_A_1_1", "373-1_A_1_1", "373-2_A_1_1"]
     assert instance.get_dynamic_partitions(SLIDES.name) == slides
     assert asked_for(tick) == {"slide_images": slides}, "without a champion, masks cannot be made"
-    source = read_source(root.source(slides[0]))
+    source = read_sources(root.slide_sources)[slides[0]]
     assert (source.gene, source.ensembl_id, source.origin) == ("KRT14", GENE, "hpa")
 
     again = evaluate(sensors.new_hpa_images, root, instance, cursor=tick.cursor)
@@ -178,12 +179,10 @@ def test_a_gene_whose_records_cannot_be_read_is_passed_over_aloud(root, instance
 def test_an_image_that_hpa_moved_gets_its_new_address(root, instance):
     pages_read(root, instance, 2)
     tick = evaluate(sensors.new_hpa_images, root, instance)
-    kept = root.source("373-1_A_1_1")
-    kept.unlink()
     pages_read(root, instance, 2, address="https://elsewhere.proteinatlas.org")
     evaluate(sensors.new_hpa_images, root, instance, cursor=tick.cursor)
     for slide in ("373-0_A_1_1", "373-1_A_1_1"):
-        assert read_source(root.source(slide)).location.startswith("https://elsewhere.proteinatlas.org/")
+        assert read_sources(root.slide_sources)[slide].location.startswith("https://elsewhere.proteinatlas.org/")
 
 
 def test_registering_leaves_alone_what_has_not_moved_and_what_is_of_another_origin(root, instance):
@@ -192,8 +191,8 @@ def test_registering_leaves_alone_what_has_not_moved_and_what_is_of_another_orig
     )
     sources = [SlideSource("a", "hpa", "https://x/a.jpg", "KRT5"), SlideSource("b", "hpa", "https://x/b.jpg")]
     assert register_slides(instance, root, [*sources, SlideSource("c", "hpa", "https://x/c.jpg")]) == ["c"]
-    assert read_source(root.source("a")).gene == "KRT14"
-    assert read_source(root.source("b")).origin == "folder"
+    assert read_sources(root.slide_sources)["a"].gene == "KRT14"
+    assert read_sources(root.slide_sources)["b"].origin == "folder"
 
 
 def test_image_folder_takes_settled_images_with_usable_names(root, instance, capfd):
@@ -210,7 +209,7 @@ def test_image_folder_takes_settled_images_with_usable_names(root, instance, cap
     tick = evaluate(sensors.image_folder, root, instance)
     assert asked_for(tick)["slide_images"] == ["core-1", "core-2"]
     assert instance.get_dynamic_partitions(SLIDES.name) == ["core-1", "core-2"]
-    assert read_source(root.source("core-1")).location == str(root.inbox / "core-1.jpg")
+    assert read_sources(root.slide_sources)["core-1"].location == str(root.inbox / "core-1.jpg")
     bad, clash = logged(capfd, " - ")[:2]
     assert "-bad name" in bad
     assert "core-1.tif" in clash
@@ -226,7 +225,7 @@ def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_
         assert "7 images are not taken" in said
         assert f"{root.inbox / 'a.jpg'} (slide a is https://x/a.jpg)" in said
         assert "own.jpg" not in said
-    assert read_source(root.source("a")).origin == "hpa"
+    assert read_sources(root.slide_sources)["a"].origin == "hpa"
 
 
 def test_an_image_of_hpa_whose_slide_came_from_the_inbox_is_said(root, instance, capfd):
@@ -236,12 +235,11 @@ def test_an_image_of_hpa_whose_slide_came_from_the_inbox_is_said(root, instance,
     evaluate(sensors.new_hpa_images, root, instance)
     (said,) = logged(capfd, "not taken")
     assert str(root.inbox / "373-0_A_1_1.jpg") in said
-    assert read_source(root.source("373-0_A_1_1")).origin == "folder"
+    assert read_sources(root.slide_sources)["373-0_A_1_1"].origin == "folder"
 
 
-@pytest.mark.parametrize("bound", ["TICK_S", "SLIDES_A_TICK"])
-def test_image_folder_goes_on_tick_by_tick(root, instance, monkeypatch, bound):
-    monkeypatch.setattr(sensors, bound, -1)
+def test_image_folder_goes_on_tick_by_tick(root, instance, monkeypatch):
+    monkeypatch.setattr(sensors, "SLIDES_A_TICK", 1)
     put(root, "a.jpg", "b.jpg", "c.jpg")
     for slide in ("a", "b", "c"):
         assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": [slide]}
@@ -265,10 +263,11 @@ def test_images_of_a_tick_that_died_are_taken_by_the_next(root, instance):
 
 def test_a_slide_whose_source_was_deleted_is_registered_from_the_inbox_again(root, instance):
     register_slides(instance, root, [SlideSource("a", "hpa", "https://x/a.jpg")])
-    root.source("a").unlink()
+    (table,) = root.slide_sources.iterdir()
+    table.unlink()
     put(root, "a.jpg")
     assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": ["a"]}
-    assert read_source(root.source("a")).location == str(root.inbox / "a.jpg")
+    assert read_sources(root.slide_sources)["a"].location == str(root.inbox / "a.jpg")
 
 
 def test_annotation_folder_registers_only(root, instance):

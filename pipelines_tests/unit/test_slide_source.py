@@ -1,10 +1,10 @@
 import pytest
 
 from dermatome.demo.server import ToyAtlas
-from dermatome.errors import BadImage, MissingInput, StorageFailed
+from dermatome.errors import BadImage, MissingInput
 from dermatome.files import whole_folder, write_whole
 from dermatome.hpa.client import HpaClient, HpaSettings
-from dermatome.slide_source import SlideSource, acquire_slide, folder_sources, open_slide, read_source, write_source
+from dermatome.slide_source import SlideSource, acquire_slide, folder_sources, open_slide
 from dermatome.stage_record import StageRecord, write_record
 from dermatome.toy import toy_slide
 
@@ -97,18 +97,6 @@ def test_a_bad_image_says_where_it_came_from(atlas, tmp_path, data):
     with pytest.raises(BadImage, match=r"It came from .*bad\.jpg"):
         acquire(atlas, tmp_path, SlideSource("s", "folder", str(bad)))
     assert not (tmp_path / "slide").exists()
-
-
-def test_sources_are_written_whole_and_read_back(tmp_path):
-    path = tmp_path / "sources" / "s.json"
-    with pytest.raises(MissingInput, match="Nobody has said where the image of s is"):
-        read_source(path)
-    source = SlideSource("s", "hpa", "https://x/images/1/a.jpg", "KRT14", "ENSG00000186847")
-    write_source(path, source)
-    assert read_source(path) == source
-    path.write_text("{}")
-    with pytest.raises(StorageFailed, match="is damaged"):
-        read_source(path)
 
 
 def test_an_unknown_suffix_is_refused(atlas, tmp_path):
