@@ -1,6 +1,5 @@
 """What works on many slides at once: this machine, or a Ray cluster."""
 
-import importlib
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -10,7 +9,7 @@ import dagster as dg
 from dermatome.compute import count_gpus, free_cores
 from dermatome.engine.local import LocalEngine, share_out
 from dermatome.engine.pipeline import Worker
-from dermatome.engine.work import Engine, Finished, SlideWork
+from dermatome.engine.work import Engine, Finished, SlideWork, WorkerOptions
 from dermatome.errors import BadSetting
 from resources.settings import SettingsResource
 
@@ -48,7 +47,7 @@ class SlideEngineResource(dg.ConfigurableResource):
         return LocalEngine(share_out(asked.phases, workers, compute.threads or free_cores(), gpus))
 
 
-def _ray_engine(address: str | None, workers: int, options: Any) -> Engine:
+def _ray_engine(address: str | None, workers: int, options: WorkerOptions) -> Engine:
     try:
         import ray  # noqa: F401
     except ImportError as error:
@@ -56,6 +55,6 @@ def _ray_engine(address: str | None, workers: int, options: Any) -> Engine:
             "The slide engine is set to 'ray' and Ray is not installed: pip install 'dermatome[ray]', or set kind to "
             "'local'."
         ) from error
-    module: Any = importlib.import_module("dermatome.engine.ray_engine")
-    engine: Engine = module.RayEngine(address, workers, options)
-    return engine
+    from dermatome.engine.ray_engine import RayEngine
+
+    return RayEngine(address, workers, options)

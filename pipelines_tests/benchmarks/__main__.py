@@ -34,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no benchmark {', '.join(unknown)}: choose from {', '.join(known)}")
     if given.rows:
         (name,) = given.names
-        given.rows.write_text(json.dumps([asdict(row) for row in known[name].measure(given.toy)]))
+        with given.rows.open("w") as written:
+            for row in known[name].measure(given.toy):
+                # At once, so that a benchmark that is ended leaves what it has.
+                print(json.dumps(asdict(row)), file=written, flush=True)
         return 0
     machine, rows, failed = this_machine(), list[Row](), list[str]()
     for name in given.names or known:

@@ -26,12 +26,12 @@ def run(benchmark: Benchmark, *, toy: bool) -> tuple[bool, list[Row]]:
 
 
 def run_command(name: str, command: Sequence[str], timeout_s: float) -> tuple[bool, list[Row]]:
-    """Runs a command that writes rows as JSON to the file that follows ``--rows``, which is added to it.
+    """Runs a command that writes each row as a line of JSON to the file that follows ``--rows``, which is added to it.
 
-    A crash or a timeout gives a row that says so, and ends what the command had started.
+    A crash or a timeout adds a row that says so to those there are, and ends what the command had started.
     """
     with tempfile.TemporaryDirectory() as folder:
-        answer, output = Path(folder) / "rows.json", Path(folder) / "output.txt"
+        answer, output = Path(folder) / "rows.jsonl", Path(folder) / "output.txt"
         with output.open("wb") as written:
             process = subprocess.Popen(
                 [*command, "--rows", str(answer)], cwd=ROOT, stdout=written, stderr=written, start_new_session=True
@@ -42,14 +42,16 @@ def run_command(name: str, command: Sequence[str], timeout_s: float) -> tuple[bo
                 code = None
             finally:
                 _end(process)
+        lines = answer.read_text().splitlines(keepends=True) if answer.exists() else []
+        rows = [Row(**json.loads(line)) for line in lines if line.endswith("\n")]
         if code == 0:
-            return True, [Row(**row) for row in json.loads(answer.read_text())]
+            return True, rows
         text = output.read_text(errors="replace").strip()
         print(text[-4000:], file=sys.stderr)
         how = f"by signal {-code}" if code is not None and code < 0 else f"with status {code}"
         last = without_paths(text.splitlines()[-1])[:200] if text else "it wrote nothing"
         why = f"ended after {timeout_s:g} s" if code is None else f"failed {how}: {last}"
-        return False, [not_measured(name, why)]
+        return False, [*rows, not_measured(name, why)]
 
 
 def without_paths(text: str) -> str:

@@ -101,6 +101,19 @@ def test_a_benchmark_that_crashes_is_a_row_without_paths(capsys: pytest.CaptureF
     assert (ran, row.note) == (False, "failed by signal 9: it wrote nothing")
 
 
+def test_rows_that_were_measured_before_the_end_are_kept() -> None:
+    script = """
+import sys, time
+with open(sys.argv[2], "w") as rows:
+    print('{"name": "first", "ours": 1.5}', file=rows, flush=True)
+    print('{"name": "torn', end="", file=rows, flush=True)
+    time.sleep(600)
+"""
+    ran, (row, end) = runner.run_command("hanging", [sys.executable, "-c", script], 2)
+    assert (ran, row) == (False, Row("first", ours=1.5))
+    assert end.note == "ended after 2 s"
+
+
 def test_a_benchmark_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
     mark = tmp_path / "child"
     child = f"import time, pathlib; pathlib.Path({str(mark)!r}).write_text('on'); time.sleep(600)"
