@@ -9,6 +9,7 @@ A run of one partition has a result of its own, and yields it: assets after it i
 """
 
 import inspect
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -27,6 +28,8 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult
 
 # More would make the failure's metadata unreadable; the failures table of the store holds all.
 _FAILURES_SHOWN = 100
+# Each line in the event log costs about as much as a materialization.
+_SAY_EVERY_S = 5.0
 
 
 def partitioned(
@@ -115,6 +118,7 @@ def make_each(
     pointers = _event_pointers(context, keys)
     making = Making(stage, code_version, context.run_id)
     failed: dict[str, str] = {}
+    reused, said = 0, time.monotonic()
     # Closed at once where the run is cancelled, wherever that strikes.
     with closing(engine.map(making, keys) if at_once is None else engine.here(making, keys, at_once)) as results:
         for done, finished in enumerate(results, start=1):
@@ -127,8 +131,12 @@ def make_each(
             made = finished.result
             assert made is not None
             clear_failure(root.failure(asset, key))
-            reused = ", already made" if made.reused else ""
-            context.log.info(f"{asset} {key}: {made.record.outcome}{reused} ({done} of {len(keys)})")
+            reused += made.reused
+            if time.monotonic() - said >= _SAY_EVERY_S or done == len(keys):
+                said = time.monotonic()
+                context.log.info(
+                    f"{asset}: {done} of {len(keys)} are done, {reused} of them made before, {len(failed)} failed."
+                )
             yield from _events(
                 context,
                 made.record,

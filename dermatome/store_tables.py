@@ -78,6 +78,7 @@ TABLES: dict[str, Table] = {
             "weights_sha256": _TEXT,
             "mask_weights_sha256": _TEXT,
             "device": _TEXT,
+            "backend": _TEXT,
             **_SCALE,
             "cells": "integer",
             "cells_per_mm2": "double",
