@@ -1,0 +1,167 @@
+"""What Dagster adds to a slide: batches of small ones as production runs make them, and the same work without it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dermatome.data_root import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
+from dermatome.files import sha256_file, write_whole
+from pipelines_tests.benchmarks.rows import Row, at_most_more, benchmark
+from pipelines_tests.benchmarks.timing import run_alone
+
+SIDE_PX = 160
+AT_MOST_MORE_S = 0.1
+ASSETS = ("slide_images", "epidermis_masks")
+
+
+@benchmark("dagster_cost", timeout_s=900, order=35)
+def dagster_cost(toy: bool) -> Iterator[Row]:
+    """Images and masks, each in runs as large as a backfill makes them, each run in a process of its own."""
+    count = 2 if toy else 500
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        _prepare(folder, count)
+        for asset in ASSETS:
+            through = without = 0.0
+            batches = list(_batches(asset, count))
+            for first, last in batches:
+                without += _seconds(toy, without_dagster, made, asset, first, last)
+                through += _seconds(toy, through_dagster, made, asset, first, last)
+            yield at_most_more(
+                f"{asset}: a slide of {count} through Dagster (SQLite), in {len(batches)} runs",
+                "the same work, in as many processes, without Dagster",
+                through / count,
+                without / count,
+                "s",
+                more=AT_MOST_MORE_S,
+                bare=f"{without / count:.3g} s a slide",
+                note=f"toy slides of {SIDE_PX} px; each run's start, imports and events are in it",
+            )
+
+
+def _seconds(toy: bool, function: Callable[..., None], *arguments: Any) -> float:
+    if not toy:
+        return run_alone(function, *arguments).seconds
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def _batches(asset: str, count: int) -> Iterator[tuple[int, int]]:
+    from orchestration.definitions import build_defs
+
+    definition = build_defs(Path()).resolve_asset_graph().get(_key(asset))
+    size = definition.backfill_policy.max_partitions_per_run if definition.backfill_policy else None
+    for start in range(0, count, size or count):
+        yield start, min(start + (size or count), count)
+
+
+def _prepare(folder: Path, count: int) -> None:
+    """Two data roots, each with a champion and the same slides in its inbox; an instance of Dagster for one."""
+    from dermatome.stage_record import Scalar, StageRecord, write_record
+    from dermatome.toy import toy_slide
+    from orchestration.requests import register_slides
+    from pipelines_tests.benchmarks.networks import untrained_tissue
+
+    (folder / "weights").mkdir()
+    weights = untrained_tissue(folder / "weights", mpp=2.0)
+    drawn = [toy_slide(seed, size_px=SIDE_PX).jpeg() for seed in range(4)]
+    for name in ("with", "without"):
+        root = DataRoot(folder / name)
+        (folder / name / "inbox").mkdir(parents=True)
+        write_whole(root.settings, b'[compute]\ndevice = "cpu"\n')
+        for number in range(count):
+            (folder / name / "inbox" / f"slide{number:05d}.jpg").write_bytes(drawn[number % len(drawn)])
+        write_whole(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
+        for asset, partition in (("tissue_weights", "v001"), ("tissue_champion", CHAMPION)):
+            values: dict[str, Scalar] = {"version": "v001", "weights_sha256": weights.sha256}
+            record = StageRecord(
+                asset=asset,
+                partition=partition,
+                outcome="made",
+                data_version=weights.sha256[:32],
+                values=values,
+                fingerprint="f",
+                code_version="1",
+                inputs={},
+                settings={},
+            )
+            write_record(root.folder(asset, partition) / RECORD_FILE, record)
+    with _instance(folder) as instance:
+        register_slides(instance, DataRoot(folder / "with"), _sources(folder / "with"))
+
+
+def _sources(root: Path) -> list[Any]:
+    from dermatome.slide_source import folder_sources
+
+    return folder_sources(root / "inbox")
+
+
+def _instance(folder: Path) -> Any:
+    import dagster as dg
+
+    (folder / "dagster").mkdir(exist_ok=True)
+    storage = {"storage": {"sqlite": {"base_dir": str(folder / "dagster")}}}
+    return dg.instance_for_test(overrides=storage, temp_dir=str(folder / "dagster"))
+
+
+def _key(asset: str) -> Any:
+    import dagster as dg
+
+    return dg.AssetKey(asset)
+
+
+def through_dagster(made: str, asset: str, first: int, last: int) -> None:
+    """One run of slides ``first`` to ``last`` (not included), with the production wiring."""
+    from orchestration.definitions import build_defs
+
+    folder = Path(made)
+    slides = [source.slide for source in _sources(folder / "with")][first:last]
+    ends = {"dagster/asset_partition_range_start": slides[0], "dagster/asset_partition_range_end": slides[-1]}
+    job = build_defs(folder / "with").resolve_implicit_global_asset_job_def()
+    with _instance(folder) as instance:
+        assert job.execute_in_process(instance=instance, asset_selection=[_key(asset)], tags=ends).success
+    assert set(slides) <= set(DataRoot(folder / "with").made(asset))
+
+
+def without_dagster(made: str, asset: str, first: int, last: int) -> None:
+    """The same slides by a worker of the slide engine."""
+    from dermatome.engine.pipeline import Worker
+    from dermatome.engine.work import WorkerOptions
+    from dermatome.making import Making
+
+    root = DataRoot(Path(made) / "without")
+    sources = _sources(Path(made) / "without")[first:last]
+    worker = Worker(Making(_stage(root, asset, sources), "1", "benchmark"), WorkerOptions())
+    for done in worker.run([source.slide for source in sources]):
+        if done.error is not None:
+            raise done.error
+
+
+def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
+    from dermatome.compute import ComputeSettings
+    from dermatome.hpa.client import HpaClient
+    from dermatome.making import OneStep
+    from dermatome.skin.mask_stage import MaskStage
+    from dermatome.skin.networks import Champion
+    from dermatome.skin.tissue import TissueSettings
+    from dermatome.slide import DECLARED_MPP
+    from dermatome.slide_source import acquire_slide
+
+    if asset == "epidermis_masks":
+        sha256 = sha256_file(root.folder("tissue_weights", "v001") / WEIGHTS_FILE)
+        return MaskStage(
+            root, Champion(root, "v001", sha256, sha256[:32]), ComputeSettings(device="cpu"), TissueSettings()
+        )
+    by_slide = {source.slide: source for source in sources}
+    return OneStep(
+        root,
+        asset,
+        {},
+        make=lambda slide, folder: acquire_slide(by_slide[slide], folder, folder, HpaClient(), DECLARED_MPP, 20_000),
+        inputs=lambda slide: {"hpa_images": by_slide[slide].identity},
+    )
