@@ -349,6 +349,6 @@ def test_the_doctor_says_what_is_there_and_what_is_not(
 
 
 def test_no_network_is_a_warning(tmp_path: Path) -> None:
-    findings = {f.topic: f for f in doctor.examine([], tmp_path, atlas_url="http://127.0.0.1:9/")}
+    findings = {f.topic: f for f in doctor.examine([], str(tmp_path), atlas_url="http://127.0.0.1:9/")}
     assert findings["network"].state == "warn"
     assert "No answer" in findings["network"].message
