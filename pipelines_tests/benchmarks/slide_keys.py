@@ -155,6 +155,7 @@ def _materialized(instance: Any, asset: str, partitions: list[str]) -> None:
     """Writes materializations in bulk, in the way of a run that made them one by one."""
     import dagster as dg
     from dagster._core.events import StepMaterializationData, log
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
     entry: Any = log.EventLogEntry
     storage = instance.event_log_storage
@@ -169,9 +170,8 @@ def _materialized(instance: Any, asset: str, partitions: list[str]) -> None:
             )
             entries.append(entry(None, "info", "", "bulk", time.time(), dagster_event=event))
         with storage.index_connection() as connection:
-            done = connection.execute(storage.prepare_insert_event_batch(entries))
-            last = done.rowcount
-        storage.store_asset_event(entries[-1], max(last, 1))
+            connection.execute(SqlEventLogStorageTable.insert(), [storage._event_to_row(entry) for entry in entries])
+        storage.store_asset_event(entries[-1], len(entries))
 
 
 def _first_round(instance: Any, root: Path) -> str:
