@@ -34,6 +34,67 @@ _TISSUE_COLOURS: dict[TissueClass, Rgb] = {
 TISSUE_LABELS: tuple[str, ...] = tuple(c.label for c in TissueClass)
 
 
+class NucleusClass(IntEnum):
+    """What a pixel of an H&E slide is, by the nucleus it is in; numbers and colours are those of the source system."""
+
+    BACKGROUND = 0
+    EPITHELIAL = 1
+    LYMPHOCYTE = 2
+    NEUTROPHIL = 3
+    MACROPHAGE = 4
+
+    @property
+    def label(self) -> str:
+        """The lower-case name used in tables and cards."""
+        return self.name.lower()
+
+    @property
+    def colour(self) -> Rgb:
+        """The colour it is drawn in; background is not drawn over an image."""
+        return _NUCLEUS_COLOURS[self]
+
+
+_NUCLEUS_COLOURS: dict[NucleusClass, Rgb] = {
+    NucleusClass.BACKGROUND: (255, 255, 255),
+    NucleusClass.EPITHELIAL: (255, 0, 0),
+    NucleusClass.LYMPHOCYTE: (0, 128, 255),
+    NucleusClass.NEUTROPHIL: (255, 255, 0),
+    NucleusClass.MACROPHAGE: (0, 255, 0),
+}
+
+NUCLEUS_LABELS: tuple[str, ...] = tuple(c.label for c in NucleusClass)
+
+
+class TernaryClass(IntEnum):
+    """Whether a pixel is in a nucleus, and there at its edge; numbers and colours are those of the source system."""
+
+    BACKGROUND = 0
+    INSIDE = 1
+    BOUNDARY = 2
+
+    @property
+    def label(self) -> str:
+        """The lower-case name used in tables and cards."""
+        return self.name.lower()
+
+    @property
+    def colour(self) -> Rgb:
+        """The colour it is drawn in; background is not drawn over an image."""
+        return _TERNARY_COLOURS[self]
+
+
+_TERNARY_COLOURS: dict[TernaryClass, Rgb] = {
+    TernaryClass.BACKGROUND: (255, 255, 255),
+    TernaryClass.INSIDE: (0, 200, 100),
+    TernaryClass.BOUNDARY: (255, 100, 0),
+}
+
+TERNARY_LABELS: tuple[str, ...] = tuple(c.label for c in TernaryClass)
+
+IGNORED = 255
+"""In a semantic or ternary map: nobody knows what this pixel is, so nothing is learnt from it and nothing scored."""
+
+
 class StainingPattern(StrEnum):
     """Where in the epidermis the DAB of an IHC slide lies; how it is told is said in :mod:`dermatome.skin.layers`."""
 

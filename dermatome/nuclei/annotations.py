@@ -1,0 +1,165 @@
+"""Outlines of nuclei as Aperio's ImageScope saves them: the XML of MoNuSAC and MoNuSeg, which nobody here vouches for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from lxml import etree
+
+from dermatome.errors import BadAnnotation, MissingInput
+
+MAX_BYTES = 256 * 1024 * 1024
+MAX_REGIONS = 200_000
+MAX_VERTICES = 20_000_000
+"""Limits of one file; the largest of MoNuSAC's and MoNuSeg's have 4 MB, 2,000 regions and 100,000 vertices."""
+
+_MAX_COORDINATE = 10_000_000.0
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Region:
+    """One outline.
+
+    Attributes:
+        outline: (N, 2) float64, x and y in pixels of level 0, (0, 0) being the image's upper left corner; it is closed
+            whether or not the last point repeats the first. N may be 0.
+        name: of its class as the annotators wrote it (``Annotation/Attributes/Attribute@Name``), such as
+            ``Epithelial`` or ``Ambiguous``; empty where the layer has none.
+        cut_out: drawn with ImageScope's negative pen: no nucleus, but taken out of those below it.
+    """
+
+    outline: npt.NDArray[np.float64]
+    name: str
+    cut_out: bool = False
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """All outlines of an image.
+
+    Attributes:
+        regions: in the file's order.
+        mpp: microns per pixel, where the file states them.
+        source: the file's name, for messages.
+    """
+
+    regions: tuple[Region, ...]
+    mpp: float | None = None
+    source: str = "the annotation"
+
+
+def read_annotation(path: Path) -> Annotation:
+    """Reads an Aperio XML file in bounded memory; document types and entities are refused.
+
+    Raises:
+        MissingInput: there is no such file.
+        BadAnnotation: it is no whole Aperio XML, over a limit, or a coordinate is no number.
+    """
+    reader = _Reader(path.name)
+    parser = etree.XMLParser(
+        target=reader, resolve_entities="internal", no_network=True, load_dtd=False, huge_tree=False
+    )
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadAnnotation(f"{path.name} is larger than {MAX_BYTES >> 20} MB: export fewer regions to a file.")
+        with path.open("rb") as file:
+            while data := file.read(_CHUNK_BYTES):
+                parser.feed(data)
+        parser.close()
+    except FileNotFoundError as error:
+        raise MissingInput(f"There is no annotation {path}: put the image's XML beside it.") from error
+    except etree.XMLSyntaxError as error:
+        raise BadAnnotation(
+            f"{path.name} is not whole XML (line {error.lineno}: {error.msg}): it was damaged or cut short; export it "
+            "again."
+        ) from error
+    return Annotation(tuple(reader.regions), reader.mpp, path.name)
+
+
+class _Reader:
+    """What the parser calls while it reads; nothing but vertices and names is kept.
+
+    Attributes:
+        regions: those that are whole.
+        mpp: microns per pixel, where stated.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.regions: list[Region] = []
+        self.mpp: float | None = None
+        self._file = name
+        self._path: list[str] = []
+        self._layer: list[tuple[npt.NDArray[np.float64], bool]] = []
+        self._class: str | None = None
+        self._points: list[tuple[float, float]] = []
+        self._cut_out = False
+        self._count = self._vertices = 0
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        """A tag begins an element."""
+        if not self._path and tag != "Annotations":
+            raise BadAnnotation(
+                f"{self._file} is no Aperio annotation (its root is <{tag[:40]}>): export it from ImageScope as XML."
+            )
+        self._path.append(tag)
+        where = self._path[1:]
+        if not where:
+            self.mpp = self._scale(attributes)
+        elif where == ["Annotation"]:
+            self._layer, self._class = [], None
+        elif where == ["Annotation", "Attributes", "Attribute"] and self._class is None:
+            self._class = attributes.get("Name", "").strip()
+        elif where == ["Annotation", "Regions", "Region"]:
+            self._count += 1
+            if self._count > MAX_REGIONS:
+                raise BadAnnotation(f"{self._file} has more than {MAX_REGIONS} regions: export fewer to a file.")
+            self._points, self._cut_out = [], attributes.get("NegativeROA") == "1"
+        elif where == ["Annotation", "Regions", "Region", "Vertices", "Vertex"]:
+            self._vertices += 1
+            if self._vertices > MAX_VERTICES:
+                raise BadAnnotation(f"{self._file} has more than {MAX_VERTICES} vertices: export fewer to a file.")
+            self._points.append((self._number(attributes, "X"), self._number(attributes, "Y")))
+
+    def end(self, tag: str) -> None:
+        """A tag ends an element."""
+        where = self._path[1:]
+        self._path.pop()
+        if where == ["Annotation", "Regions", "Region"]:
+            self._layer.append((np.array(self._points, dtype=np.float64).reshape(-1, 2), self._cut_out))
+        elif where == ["Annotation"]:
+            self.regions += [Region(outline, self._class or "", cut_out) for outline, cut_out in self._layer]
+
+    def doctype(self, *_: object) -> None:
+        """Refuses any document type: ImageScope writes none, and entity bombs and file reads come from there."""
+        raise BadAnnotation(
+            f"{self._file} declares a document type (DTD), which ImageScope never does: export it as Aperio XML again."
+        )
+
+    def close(self) -> None:
+        """The file has ended."""
+
+    def _scale(self, attributes: Mapping[str, str]) -> float | None:
+        if "MicronsPerPixel" not in attributes:
+            return None
+        mpp = self._number(attributes, "MicronsPerPixel")
+        # ImageScope writes 0 where the image itself states no scale.
+        return mpp if mpp > 0 else None
+
+    def _number(self, attributes: Mapping[str, str], key: str) -> float:
+        text = attributes.get(key, "")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not abs(value) <= _MAX_COORDINATE:
+            raise BadAnnotation(
+                f"{self._file} has {key}={text[:40]!r} at region {self._count}, which is no place on an image: correct "
+                "it or export it again."
+            )
+        return value
