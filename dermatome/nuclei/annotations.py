@@ -1,4 +1,4 @@
-"""Outlines of nuclei as Aperio's ImageScope saves them: the XML of MoNuSAC and MoNuSeg, which nobody here vouches for."""
+"""Outlines of nuclei as Aperio's ImageScope saves them: the XML of MoNuSAC and MoNuSeg, files nobody vouches for."""
 
 from __future__ import annotations
 

@@ -141,9 +141,7 @@ def _class_of(region: Region, source: str) -> int | None:
     )
 
 
-def _filled(
-    outline: npt.NDArray[np.float64], size: Size
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None:
+def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None:
     """Rows and columns of the pixels inside an outline; None where there is none."""
     from scipy.ndimage import binary_fill_holes
     from skimage.draw import polygon

@@ -1,0 +1,192 @@
+"""Aperio XML read and drawn: hand-drawn cases, hostile files, and one real file of each kind."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dermatome.classes import IGNORED, NucleusClass, TernaryClass
+from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.geometry import Size
+from dermatome.nuclei.annotations import Annotation, Region, read_annotation
+from dermatome.nuclei.maps import draw_nuclei, ternary_map
+
+FIELD = Size(40, 50)
+
+
+def box(
+    top: float, left: float, bottom: float, right: float, name: str = "Epithelial", cut_out: bool = False
+) -> Region:
+    return Region(np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float), name, cut_out)
+
+
+def xml(layers: str, head: str = '<Annotations MicronsPerPixel="0.25">') -> str:
+    return f"{head}{layers}</Annotations>"
+
+
+def layer(name: str, *outlines: list[tuple[float, float]]) -> str:
+    regions = "".join(
+        "<Region><Attributes><Attribute Name='of the region'/></Attributes><Vertices>"
+        + "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in points)
+        + "</Vertices></Region>"
+        for points in outlines
+    )
+    return (
+        f'<Annotation Id="1" Name="Layer"><Attributes><Attribute Name="{name}"/></Attributes>'
+        f"<Regions>{regions}</Regions></Annotation>"
+    )
+
+
+def test_classes_outlines_and_scale_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.xml"
+    triangle = [(1.5, 2.0), (8.0, 2.0), (4.0, 9.25)]
+    file.write_text(xml(layer("Epithelial", triangle) + layer("Ambiguous", triangle, [])))
+    read = read_annotation(file)
+    assert read.mpp == 0.25
+    assert [region.name for region in read.regions] == ["Epithelial", "Ambiguous", "Ambiguous"]
+    assert read.regions[0].outline.tolist() == [list(point) for point in triangle]
+    assert read.regions[2].outline.shape == (0, 2)
+
+
+def test_a_box_covers_exactly_its_pixels() -> None:
+    maps = draw_nuclei(Annotation((box(5, 10, 17, 30),)), FIELD)
+    wanted = np.zeros((40, 50), np.int32)
+    wanted[5:17, 10:30] = 1
+    np.testing.assert_array_equal(maps.instances, wanted)
+    np.testing.assert_array_equal(maps.semantic, wanted * NucleusClass.EPITHELIAL)
+    wanted[5:17, 10:30] = TernaryClass.BOUNDARY
+    wanted[8:14, 13:27] = TernaryClass.INSIDE  # three pixels on each side
+    np.testing.assert_array_equal(maps.ternary, wanted)
+
+
+def test_the_smaller_nucleus_lies_on_top_in_whatever_order() -> None:
+    large, small = box(2, 2, 30, 30), box(20, 20, 34, 34, "Lymphocyte")
+    one, two = (draw_nuclei(Annotation(order), FIELD) for order in ((large, small), (small, large)))
+    np.testing.assert_array_equal(one.semantic, two.semantic)
+    np.testing.assert_array_equal(one.ternary, two.ternary)
+    assert (one.semantic[20:34, 20:34] == NucleusClass.LYMPHOCYTE).all()
+    assert one.ternary[19, 25] == TernaryClass.BOUNDARY  # of the large one, towards the small one
+    assert one.ternary[20, 25] == TernaryClass.BOUNDARY
+
+
+def test_ambiguous_regions_are_ignored_and_lie_below_nuclei() -> None:
+    maps = draw_nuclei(Annotation((box(5, 5, 15, 15), box(0, 0, 20, 10, "Ambiguous"))), FIELD)
+    assert maps.instances.max() == 1
+    assert (maps.semantic[5:15, 5:15] == NucleusClass.EPITHELIAL).all()
+    assert maps.ignored.sum() == 20 * 10 - 10 * 5
+    np.testing.assert_array_equal(maps.ignored, maps.semantic == IGNORED)
+
+
+def test_nuclei_without_a_class_have_instances_but_no_semantics() -> None:
+    maps = draw_nuclei(Annotation((box(5, 5, 15, 15, "Description"),)), FIELD)
+    assert maps.classes.tolist() == [0, IGNORED]
+    assert (maps.semantic[maps.instances > 0] == IGNORED).all()
+    assert not maps.ignored.any()
+
+
+def test_what_cannot_be_drawn_is_told_and_leaves_no_gap() -> None:
+    line = Region(np.array([[3.0, 3], [9, 9]]), "Epithelial")
+    outside, hidden = box(100, 100, 120, 120), box(10, 10, 20, 20)
+    maps = draw_nuclei(Annotation((line, outside, hidden, box(10, 10, 20, 20), box(30, 5, 31, 6))), FIELD)
+    assert maps.undrawn == (0, 1, 2)
+    assert maps.classes.tolist() == [0, 1, 1]
+    assert (maps.ternary[30, 5], maps.instances[30, 5]) == (TernaryClass.INSIDE, 2)
+
+
+def test_an_outline_that_crosses_itself_is_filled() -> None:
+    twice = np.array([[5, 5], [25, 5], [25, 25], [5, 25], [5, 4], [26, 4], [26, 26], [4, 26], [4, 4]], float)
+    maps = draw_nuclei(Annotation((Region(twice, "Macrophage"),)), FIELD)
+    assert (maps.instances[5:25, 5:25] == 1).all()
+
+
+def test_the_negative_pen_cuts_out() -> None:
+    maps = draw_nuclei(Annotation((box(5, 5, 25, 25), box(10, 10, 12, 12, cut_out=True))), FIELD)
+    assert maps.instances.sum() == 400 - 4
+    assert maps.undrawn == ()
+
+
+def test_the_edge_of_the_image_is_no_boundary() -> None:
+    maps = draw_nuclei(Annotation((box(-50, -50, 90, 90),)), FIELD)
+    assert (maps.ternary == TernaryClass.INSIDE).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(*[st.floats(-8, 60)] * 6, st.sampled_from(["Epithelial", "neutrophil", "Ambiguous", ""])), max_size=9
+    )
+)
+def test_the_maps_agree_with_one_another(triangles: list[tuple[float, float, float, float, float, float, str]]) -> None:
+    regions = tuple(Region(np.array(points, float).reshape(3, 2), name) for *points, name in triangles)
+    maps = draw_nuclei(Annotation(regions), FIELD)
+    count = int(maps.instances.max())
+    assert np.unique(maps.instances[maps.instances > 0]).tolist() == list(range(1, count + 1))
+    assert count + len(maps.undrawn) == sum(region.name != "Ambiguous" for region in regions)
+    np.testing.assert_array_equal(np.where(maps.ignored, 0, maps.semantic), maps.classes[maps.instances])
+    np.testing.assert_array_equal(np.isin(maps.ternary, (1, 2)), maps.instances > 0)
+    inside = np.unique(maps.instances[maps.ternary == TernaryClass.INSIDE])
+    assert inside.tolist() == list(range(1, count + 1))
+
+
+def test_ternary_of_touching_nuclei_keeps_them_apart() -> None:
+    instances = np.zeros((20, 30), np.int32)
+    instances[2:18, 2:15], instances[2:18, 15:28] = 1, 2
+    row = ternary_map(instances)[10, 10:20]
+    assert row.tolist() == [1, 1, 2, 2, 2, 2, 2, 2, 1, 1]
+
+
+def test_an_unknown_class_names_what_is_known() -> None:
+    with pytest.raises(BadAnnotation, match="'Plasma'.*epithelial, lymphocyte, neutrophil, macrophage or ambiguous"):
+        draw_nuclei(Annotation((box(1, 1, 9, 9, "Plasma"),)), FIELD)
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]><Annotations>&c;</Annotations>'
+GOOD = xml(layer("Epithelial", [(1, 1), (9, 1), (9, 9)]))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (BOMB, "document type"),
+        ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><Annotations/>', "document type"),
+        (GOOD[:200], "not whole XML"),
+        ("", "not whole XML"),
+        ("<html><body/></html>", "no Aperio annotation"),
+        (GOOD.replace('X="9"', 'X="nan"'), "no place on an image"),
+        (GOOD.replace('Y="9"', ""), "no place on an image"),
+        (GOOD.replace('X="9"', 'X="1e300"'), "no place on an image"),
+    ],
+)
+def test_what_is_no_annotation_is_refused_in_one_sentence(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "a.xml"
+    file.write_text(content)
+    with pytest.raises(BadAnnotation, match=said) as caught:
+        read_annotation(file)
+    assert "a.xml" in str(caught.value)
+
+
+def test_limits_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.xml"
+    file.write_text(GOOD)
+    for limit, said in (("MAX_VERTICES", "vertices"), ("MAX_REGIONS", "regions"), ("MAX_BYTES", "larger than")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"dermatome.nuclei.annotations.{limit}", 0)
+            with pytest.raises(BadAnnotation, match=said):
+                read_annotation(file)
+    with pytest.raises(MissingInput, match="no annotation"):
+        read_annotation(tmp_path / "none.xml")
+
+
+def test_real_files(realdata: Path, tmp_path: Path) -> None:
+    nuclei = read_annotation(realdata / "monuseg" / "TCGA-A7-A13E-01Z-00-DX1.xml")
+    assert (len(nuclei.regions), nuclei.mpp) == (314, 0.2456)
+    maps = draw_nuclei(nuclei, Size(1000, 1000))
+    assert (maps.instances.max(), maps.undrawn) == (314, ())
+    head = (realdata / "monusac" / "annotation_xml_header.txt").read_text().split("<Annotations", 1)[1]
+    file = tmp_path / "monusac.xml"
+    file.write_text(f"<Annotations{head}</Regions></Annotation></Annotations>")
+    classed = read_annotation(file)
+    assert [region.name for region in classed.regions] == ["Epithelial"]
+    assert classed.mpp == 0.2505
