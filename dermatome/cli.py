@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dermatome.cli_nuclei import nuclei_import_weights
 from dermatome.cli_support import (
     MODELS,
     Device,
@@ -49,10 +50,13 @@ hpa_app = typer.Typer(help="Human Protein Atlas pages.", **_HELP)
 tissue_app = typer.Typer(help="Background, dermis, epidermis and keratin: train a network, predict masks.", **_HELP)
 cells_app = typer.Typer(help="Cells in the epidermis.", **_HELP)
 layers_app = typer.Typer(help="Epidermal layers and the stains in them.", **_HELP)
-for _name, _sub in (("hpa", hpa_app), ("tissue", tissue_app), ("cells", cells_app), ("layers", layers_app)):
+nuclei_app = typer.Typer(help="Nuclei of H&E images and their classes.", **_HELP)
+_GROUPS = {"hpa": hpa_app, "tissue": tissue_app, "cells": cells_app, "layers": layers_app, "nuclei": nuclei_app}
+for _name, _sub in _GROUPS.items():
     app.add_typer(_sub, name=_name)
 tissue_app.command("train")(tissue_train)
 tissue_app.command("import-weights")(tissue_import_weights)
+nuclei_app.command("import-weights")(nuclei_import_weights)
 
 
 Images = Annotated[list[Path], typer.Argument(help="Images (JPEG, PNG, TIFF), or folders of them.", show_default=False)]

@@ -90,24 +90,27 @@ class WeightsCard:
         """
         try:
             content = json.loads(text)
-            if content["format"] != FORMAT or content["architecture"] != "unet":
+            if content["format"] != cls.format or content["architecture"] != cls.architecture:
                 raise BadWeights(
-                    f"{where} has weights of the format {content['format']!r} ({content['architecture']!r}), this "
-                    f"version reads {FORMAT!r}: train again, or use the version of Dermatome that wrote them."
+                    f"{where} has weights of the format {content['format']!r} ({content['architecture']!r}), and "
+                    f"{cls.format!r} is read here: train again, or use the version of Dermatome that wrote them."
                 )
             known = {f.name: content[f.name] for f in fields(cls) if f.name not in _LATER or f.name in content}
             if "palette" in known:
                 known["palette"] = {label: tuple(colour) for label, colour in known["palette"].items()}
-            for name in ("decoder_channels", "classes", "mean", "std", "mpp_range", "created_from"):
-                known[name] = tuple(known[name])
+            known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
             card = cls(**known)
             if not (card.mpp > 0 and card.coarse_mpp > 0 and card.tile_px > 0 and len(card.mean) == len(card.std) == 3):
                 raise ValueError("a scale or size is not positive")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadWeights(
-                f"{where} has no readable weights card ({error!r}): use a file that 'dermatome tissue train' wrote."
+                f"{where} has no readable weights card ({error!r}): use a file that Dermatome wrote."
             ) from error
         return card
+
+    def build(self) -> torch.nn.Module:
+        """The untrained network that the weights belong to."""
+        return build_network(self.encoder, len(self.classes), self.decoder_channels)
 
 
 @dataclass(frozen=True)
@@ -127,20 +130,31 @@ class LoadedWeights:
     path: Path
 
 
-def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCard) -> str:
+def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCard, *, half: bool = False) -> str:
     """Writes a network's state dict and its card to ``path``, and the card as readable JSON beside it.
 
     The same state and card always give the same bytes.
+
+    Args:
+        path: of the weights file.
+        state: of the network.
+        card: what it is for.
+        half: whether to write half floats, in half the bytes; they are read as single ones again.
 
     Returns:
         The sha256 of the weights file.
 
     Raises:
+        BadWeights: half floats cannot hold the numbers.
         StorageFailed: the disk is full or not writable.
     """
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    if half:
+        tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+        if not all(bool(value.isfinite().all()) for value in tensors.values()):
+            raise BadWeights(f"The network for {path.name} has weights that half floats cannot hold: write it whole.")
     # One metadata key only: safetensors writes several in no fixed order.
     data = save(tensors, metadata={"card": card.to_json()})
     sha256 = sha256_bytes(data)
@@ -155,8 +169,8 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def read_card(path: Path) -> WeightsCard:
-    """The card inside the weights file at ``path``, without its tensors.
+def read_card(path: Path, kind: type[WeightsCard] = WeightsCard) -> WeightsCard:
+    """The card inside the weights file at ``path``, of that kind of network, without its tensors.
 
     Raises:
         BadWeights: there is no such file, it is no safetensors file or has no card.
@@ -169,15 +183,15 @@ def read_card(path: Path) -> WeightsCard:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise BadWeights(_not_safetensors(path, error)) from error
-    return WeightsCard.from_json(metadata.get("card", ""), str(path))
+    return kind.from_json(metadata.get("card", ""), str(path))
 
 
-def load_weights(path: Path, *, classes: tuple[str, ...] = TISSUE_LABELS) -> LoadedWeights:
+def load_weights(path: Path, kind: type[WeightsCard] = WeightsCard) -> LoadedWeights:
     """Reads weights, checks that they fit their card, and builds their network.
 
     Args:
         path: of a file that :func:`save_weights` wrote.
-        classes: labels that its output channels must have.
+        kind: of its card; its classes are those that the output channels must have.
 
     Raises:
         BadWeights: the file is missing, damaged, not safetensors, for other classes, or its tensors are not exactly
@@ -187,18 +201,18 @@ def load_weights(path: Path, *, classes: tuple[str, ...] = TISSUE_LABELS) -> Loa
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    card = read_card(path)
-    if card.classes != classes:
+    card = read_card(path, kind)
+    if card.classes != kind.classes:
         raise BadWeights(
-            f"{path} is for the classes {', '.join(card.classes)}, not {', '.join(classes)}: use weights trained for "
-            "these classes."
+            f"{path} is for the classes {', '.join(card.classes)}, not {', '.join(kind.classes)}: use weights trained "
+            "for these classes."
         )
     data = path.read_bytes()
     try:
         state = load(data)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise BadWeights(_not_safetensors(path, error)) from error
-    network = build_network(card.encoder, len(card.classes), card.decoder_channels)
+    network = card.build()
     expected = network.state_dict()
     missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
     if missing or extra:
@@ -221,9 +235,9 @@ def load_weights(path: Path, *, classes: tuple[str, ...] = TISSUE_LABELS) -> Loa
 
 def _check_there(path: Path) -> None:
     if not path.is_file():
-        raise BadWeights(f"There are no weights at {path}: check the path, or make them with 'dermatome tissue train'.")
+        raise BadWeights(f"There are no weights at {path}: check the path, or train some first.")
     if path.stat().st_size > MAX_WEIGHTS_BYTES:
-        raise BadWeights(f"{path} is larger than {MAX_WEIGHTS_BYTES >> 30} GB: it is no tissue network of Dermatome.")
+        raise BadWeights(f"{path} is larger than {MAX_WEIGHTS_BYTES >> 30} GB: it is no network of Dermatome.")
 
 
 def _not_safetensors(path: Path, error: Exception) -> str:

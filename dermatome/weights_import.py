@@ -1,4 +1,7 @@
-"""Weights of others' trainings taken over: plain state dicts of segmentation-models-pytorch's U-Net."""
+"""Weights of others' trainings taken over: plain state dicts of segmentation-models-pytorch's U-Net.
+
+What reads and checks such a file serves the network of nuclei too (:mod:`dermatome.nuclei.weights_import`).
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ if TYPE_CHECKING:
     import torch
 
 _KERAS = (".h5", ".hdf5", ".keras", ".pb")
-_WRAPPED_IN = ("state_dict", "model_state_dict", "model")
+_WRAPPED_IN = ("state_dict", "model_state_dict", "model_state", "model")
 _PREFIXES = ("module.", "model.", "network.")
-_HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")
+_HEAD = "segmentation_head.0"
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,16 @@ def import_state_dict(
         )
     if not mpp > 0:
         raise BadSetting(f"The scale is {mpp} microns per pixel: give the one the weights were trained at, above 0.")
-    data = _read(file)
-    state, left_out = _state_dict(data, file)
-    decoder_channels = _decoder_channels(state, file)
-    network = build_network(encoder, len(classes), decoder_channels)
-    _check_fits(network.state_dict(), state, file, encoder)
+    state, sha256, left_out = read_state_dict(file)
+    channels = decoder_channels(state, file)
+    network = build_network(encoder, len(classes), channels)
+    check_fits(network.state_dict(), state, file, encoder, {_HEAD: TISSUE_LABELS})
     order = [list(classes).index(label) for label in TISSUE_LABELS]
-    for name in _HEAD:
+    for name in (f"{_HEAD}.weight", f"{_HEAD}.bias"):
         state[name] = state[name][order]
-    sha256 = sha256_bytes(data)
     card = WeightsCard(
         encoder=encoder,
-        decoder_channels=decoder_channels,
+        decoder_channels=channels,
         mpp=mpp,
         # One scale is all that is known of it, so the first look at a slide takes the same.
         mpp_range=(mpp, mpp),
@@ -107,6 +108,21 @@ def import_state_dict(
         *left_out,
     ]
     return Imported(save_weights(out, state, card), card, tuple(missing))
+
+
+def read_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], str, list[str]]:
+    """The tensors of a ``.pt`` or ``.pth`` file, read without running any code in it.
+
+    Returns:
+        The tensors by name, half floats as single ones, prefixes of wrappers taken off; the file's sha256; and
+        sentences on what else was in it.
+
+    Raises:
+        BadWeights: the file is none of those, or holds numbers that are not finite.
+    """
+    data = _read(file)
+    state, left_out = _state_dict(data, file)
+    return state, sha256_bytes(data), left_out
 
 
 def _read(file: Path) -> bytes:
@@ -155,10 +171,15 @@ def _state_dict(data: bytes, file: Path) -> tuple[dict[str, torch.Tensor], list[
     return {name: t.float() if t.dtype in halves else t for name, t in state.items()}, left_out
 
 
-def _decoder_channels(state: Mapping[str, torch.Tensor], file: Path) -> tuple[int, ...]:
+def decoder_channels(state: Mapping[str, torch.Tensor], file: Path, within: str = "") -> tuple[int, ...]:
+    """Channels of the five blocks of a U-Net's decoder, coarsest first, whose names begin with ``within``.
+
+    Raises:
+        BadWeights: it has no such five blocks.
+    """
     found: dict[int, int] = {}
     for name, tensor in state.items():
-        if block := re.fullmatch(r"decoder\.blocks\.(\d+)\.conv1\.0\.weight", name):
+        if block := re.fullmatch(re.escape(within) + r"decoder\.blocks\.(\d+)\.conv1\.0\.weight", name):
             found[int(block[1])] = int(tensor.shape[0])
     if sorted(found) != list(range(5)):
         raise BadWeights(
@@ -168,16 +189,33 @@ def _decoder_channels(state: Mapping[str, torch.Tensor], file: Path) -> tuple[in
     return tuple(found[number] for number in range(5))
 
 
-def _check_fits(
-    expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], file: Path, encoder: str
+def check_fits(
+    expected: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    file: Path,
+    encoder: str,
+    heads: Mapping[str, Sequence[str]],
 ) -> None:
+    """Checks that ``state`` is that of the network whose state dict is ``expected``.
+
+    Args:
+        expected: of the network, untrained.
+        state: the file's.
+        file: named in errors.
+        encoder: likewise.
+        heads: the labels of the output channels by the name of the layer that gives them.
+
+    Raises:
+        BadWeights: a tensor is missing, is not its own, or has another shape.
+    """
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     shapes = [name for name in expected if name in state and expected[name].shape != state[name].shape]
-    if shapes and set(shapes) <= set(_HEAD):
-        raise BadWeights(
-            f"{file} has {state[_HEAD[1]].shape[0]} output channels, and this network has {len(TISSUE_LABELS)} classes "
-            f"({', '.join(TISSUE_LABELS)}): it was trained for something else."
-        )
+    for head, labels in heads.items():
+        if (found := state.get(f"{head}.bias")) is not None and found.shape[0] != len(labels):
+            raise BadWeights(
+                f"{file} has {found.shape[0]} output channels, and this network has {len(labels)} classes "
+                f"({', '.join(labels)}): it was trained for something else."
+            )
     if missing or extra or shapes:
         example = (missing + extra + shapes)[0]
         raise BadWeights(
