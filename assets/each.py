@@ -130,7 +130,16 @@ def make_each(
                 continue
             made = finished.result
             assert made is not None
-            clear_failure(root.failure(asset, key))
+            try:
+                clear_failure(root.failure(asset, key))
+                metadata = record_metadata(made.record, root.folder(asset, key), reused=made.reused)
+                checks = [*made.record.checks, *check_now(key)]
+            except Exception as error:
+                # Of this slide alone, such as one request that a bucket refused: the others go on.
+                failed[key] = _say(error)
+                context.log.error(f"{asset} {key}: {failed[key]}")
+                _note_failure(context, root, asset, key, error)
+                continue
             reused += made.reused
             if time.monotonic() - said >= _SAY_EVERY_S or done == len(keys):
                 said = time.monotonic()
@@ -140,9 +149,9 @@ def make_each(
             yield from _events(
                 context,
                 made.record,
-                record_metadata(made.record, root.folder(asset, key), reused=made.reused),
+                metadata,
                 version_tags(made.record, pointers[key]),
-                [*made.record.checks, *check_now(key)],
+                checks,
                 alone=len(keys) == 1,
             )
     if failed:

@@ -256,11 +256,16 @@ def sweep(folder: Path, older_than_s: float) -> int:
                 if time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
                     swept += 1
-            elif name.endswith((".part", _OLD, ".lock")):
+            elif name.endswith((".part", _OLD, ".lock")) and _is_ours(path):
                 swept += _sweep_folder(folder / name[1:].rpartition(".")[0], path)
         except FileNotFoundError:  # another process was done with it meanwhile
             continue
     return swept
+
+
+def _is_ours(left: Path) -> bool:
+    """Whether a name is what our writers leave, and not what somebody else's file or folder happens to be called."""
+    return bool(left.name[1:].rpartition(".")[0]) and left.is_dir() != left.name.endswith(".lock")
 
 
 def _sweep_folder(path: Path, left: Path) -> bool:

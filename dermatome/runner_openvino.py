@@ -52,6 +52,8 @@ class OpenVinoRunner:
                     # A stream for each few threads works on its own batch, which measures best where batches queue.
                     "PERFORMANCE_HINT": "THROUGHPUT",
                     "INFERENCE_NUM_THREADS": self._compute.threads,
+                    # Pinned, each of several workers would choose the same first cores.
+                    "ENABLE_CPU_PINNING": False,
                     # Without this, processors that can would turn fp32 into bf16 unasked.
                     "INFERENCE_PRECISION_HINT": _PRECISION[self._compute.precision],
                 },

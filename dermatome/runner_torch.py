@@ -87,7 +87,8 @@ class TorchRunner:
                 for here, there in zip(fetched, outputs, strict=True):
                     here.copy_(there, non_blocking=True)
                 done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                done.record()
+                # Of its own card: the current one may be another, and there nothing would be waited for.
+                done.record(torch.cuda.current_stream(self._compute.torch_device))
             flying.append((tag, fetched, done))
             if len(flying) >= _AHEAD:
                 yield self._landed(*flying.popleft())

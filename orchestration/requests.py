@@ -53,12 +53,17 @@ def stages_possible(root: DataRoot) -> tuple[str, ...]:
 
 
 def missing_slides(instance: dg.DagsterInstance, root: DataRoot, stages: Sequence[str]) -> dict[str, list[str]]:
-    """For each stage, the registered slides it has not made or failed to make again, as they were registered."""
+    """For each stage, the registered slides it has not made or failed to make again, as they were registered.
+
+    Those that a backfill going on is to make are left out.
+    """
     registered = instance.get_dynamic_partitions(str(SLIDES.name))
+    going_on = _slides_going_on(instance)
     missing: dict[str, list[str]] = {}
     for stage in stages:
         # What failed may have been made before, by older code or of an older image.
         good = instance.get_materialized_partitions(dg.AssetKey(stage)) - _failed(root, stage)
+        good |= going_on.get(stage, set())
         missing[stage] = [slide for slide in registered if slide not in good]
     return missing
 

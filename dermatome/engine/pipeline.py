@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -228,15 +229,20 @@ class _Run(Generic[Made]):
             del group
 
     def _compute_group(self, group: list[tuple[str, Any, int]]) -> None:
+        found: list[Any] | None = None
         try:
             found = self._work.compute([read for _, read, _ in group])
             if len(found) != len(group):
                 raise ValueError(f"{len(group)} slides were computed and {len(found)} results came back.")
         except Exception as error:
             self.check()
+            found = None
+            # The frames of what failed hold its memory, on the device too; what comes next needs it.
+            traceback.clear_frames(error.__traceback__)
             if len(group) == 1:
                 self._finish(group[0][0], None, error)
                 return
+        if found is None:
             # One of them is bad, or all together are too much for the device: each has its own try.
             for one in group:
                 self._compute_group([one])

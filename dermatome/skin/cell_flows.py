@@ -46,7 +46,7 @@ class CellFlows:
         diameter_px: float,
         *,
         batch: int = 8,
-        tile_overlap: float = 0.2,
+        tile_overlap: float = 0.1,
         on_tile: Callable[[int, int], None] | None = None,
     ) -> None:
         """Lays the grid.

@@ -49,7 +49,8 @@ class CellSettings:
         min_area_um2: smaller cells are dropped.
         margin_um: how far beyond the epidermis the network looks, so that cells at its edge are seen whole.
         batch: tiles at once.
-        tile_overlap: of the network's tiles, Cellpose's meaning.
+        tile_overlap: of the network's tiles, in Cellpose's meaning and by default as in Cellpose: another grid gives other
+            cells.
     """
 
     diameter_um: float | None = None
@@ -58,7 +59,7 @@ class CellSettings:
     min_area_um2: float = 8.0
     margin_um: float = 12.0
     batch: int = 8
-    tile_overlap: float = 0.2
+    tile_overlap: float = 0.1
 
     def __post_init__(self) -> None:
         if self.diameter_um is not None and not 1 <= self.diameter_um <= 200:
