@@ -49,8 +49,8 @@ class CellSettings:
         min_area_um2: smaller cells are dropped.
         margin_um: how far beyond the epidermis the network looks, so that cells at its edge are seen whole.
         batch: tiles at once.
-        tile_overlap: of the network's tiles, in Cellpose's meaning and by default as in Cellpose: another grid gives other
-            cells.
+        tile_overlap: of the network's tiles, meant and set by default as in Cellpose: another grid gives
+            other cells.
     """
 
     diameter_um: float | None = None
