@@ -95,7 +95,7 @@ def toy_slide(
     tissue = draw_tissue(geometry, size_px, mpp, island)
     cells = place_nuclei(geometry, tissue, mpp)
     densities = _densities(chemistry, tissue, cells, mpp, pattern, stain, strength)
-    pixels = _photograph(chemistry, densities, mpp)
+    pixels = photograph(chemistry, densities, mpp)
     # Turned last, so that the tissue lies every way round.
     turns, flipped = int(geometry.integers(4)), bool(geometry.integers(2))
 
@@ -183,8 +183,14 @@ def _densities(
     return np.asarray(blurred.clip(0), dtype=np.float32)
 
 
-def _photograph(rng: np.random.Generator, densities: Floats, mpp: float) -> RgbImage:
-    """Stained tissue as a camera sees it: (H, W, 3) uint8, with a lamp, slightly other dyes and noise."""
+def photograph(rng: np.random.Generator, densities: Floats, mpp: float) -> RgbImage:
+    """Stained tissue as a camera sees it: (S, S, 3) uint8, with a lamp, slightly other dyes and noise.
+
+    Args:
+        rng: of lamp, dyes and noise.
+        densities: (S, S, 3), decadic optical density of hematoxylin, eosin and DAB.
+        mpp: microns per pixel.
+    """
     vectors = STAIN_VECTORS * (1 + rng.normal(0, 0.025, STAIN_VECTORS.shape))
     lamp = rng.uniform(0.93, 0.98) * (1 + rng.normal(0, 0.006, 3))
     light = lamp * np.power(10.0, -(densities @ vectors.astype(np.float32)))
