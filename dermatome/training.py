@@ -1,9 +1,8 @@
-"""Training the tissue network: one loop that keeps to its time, can be killed and goes on as if it had not been."""
+"""Training the tissue network on tiles, by the one loop (:mod:`dermatome.training_loop`)."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,15 +13,15 @@ import numpy as np
 from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.evaluation import Evaluation, Mask, ProbabilityRows, Rows, evaluate
-from dermatome.network import MEAN, STD
+from dermatome.losses import class_weights, make_loss
+from dermatome.network import MEAN, STD, build_network, to_batch
 from dermatome.scores import ClassScore, Confusion, class_scores, confusion_matrix, mean_iou, score_values
 from dermatome.skin.crops import TilePair, tiles_sha256
 from dermatome.tile_probabilities import tile_probabilities
-from dermatome.training_clock import Clock
 from dermatome.training_data import BatchSource
-from dermatome.training_run import Parent, TrainingRun
+from dermatome.training_loop import CHECKPOINT_FILE, Validated, learn
+from dermatome.training_run import Parent, Parts, TrainingRun
 from dermatome.training_settings import TrainSettings
-from dermatome.training_team import Team, team_of
 from dermatome.weights import LoadedWeights, WeightsCard
 
 if TYPE_CHECKING:
@@ -32,9 +31,7 @@ if TYPE_CHECKING:
     from dermatome.compute import Compute
     from dermatome.files import AnyPath
 
-__all__ = ["EpochReport", "TrainResult", "TrainSettings", "train"]
-
-CHECKPOINT_FILE = "checkpoint.pt"
+__all__ = ["CHECKPOINT_FILE", "EpochReport", "TrainResult", "TrainSettings", "train"]
 
 
 @dataclass(frozen=True)
@@ -111,51 +108,27 @@ def train(
     started = time.perf_counter()
     if not tiles_train:
         raise BadSetting("There are no tiles to train on: give at least one.")
-    if settings.accumulate % max(1, processes):
-        raise BadSetting(
-            f"The {settings.accumulate} passes of a step cannot be shared by {processes} GPUs: set accumulate to "
-            f"{processes} or a multiple of it."
-        )
     if parent is not None:
         _check_parent(parent, settings)
-    scale = settings.mpp / settings.network_mpp
     data_sha256 = tiles_sha256([*tiles_train, *tiles_val])
-    checkpoint = None if checkpoint_dir is None else checkpoint_dir / CHECKPOINT_FILE
-    last_checkpoint = started
 
-    def epoch_ends(run: TrainingRun, clock: Clock, loss: float) -> bool:
-        nonlocal last_checkpoint
-        clock.validation_begins()
-        confusion = _validate(run, tiles_val, scale)
-        clock.validation_ends()
-        scores = class_scores(confusion, TISSUE_LABELS)
-        run.seconds = clock.seconds
-        row = {
-            "epoch": len(run.history) + 1,
-            "step": run.step,
-            "seconds": round(run.seconds, 2),
-            "learning_rate": run.learning_rate,
-            "train_loss": loss,
-            "mean_iou": mean_iou(scores),
-            **{f"iou_{score.label}": score.iou for score in scores},
-        }
-        run.history.append(row)
-        enough = run.note_best(mean_iou(scores))
-        if checkpoint is not None and time.perf_counter() - last_checkpoint >= settings.checkpoint_seconds:
-            run.save(checkpoint)
-            last_checkpoint = time.perf_counter()
-        if on_epoch:
-            on_epoch(_report(row, scores, settings, clock.share(run.step)))
-        return enough
+    def validate(run: TrainingRun) -> Validated:
+        scores = class_scores(_validate(run, tiles_val, settings), TISSUE_LABELS)
+        mean = mean_iou(scores)
+        return Validated(mean, {"mean_iou": mean, **{f"iou_{score.label}": score.iou for score in scores}})
 
-    plan = _Plan(tuple(tiles_train), settings, compute, checkpoint, data_sha256)
-    given = Parent(parent.sha256, parent.network.state_dict()) if parent else None
-    others = (plan, Parent(parent.sha256, None) if parent else None)
-    with team_of(processes, compute, _help, others) as team:
-        run, resumed = _run(team, plan, given, started, epoch_ends)
-    if run.best is not None:
-        run.mean_network.load_state_dict(run.best.state)
-    found = evaluate(tiles_val, _probabilities(run, scale), settings.mpp)
+    learnt = learn(
+        TissueTask(tuple(tiles_train), settings, data_sha256),
+        compute,
+        validate,
+        parent=Parent(parent.sha256, parent.network.state_dict()) if parent else None,
+        checkpoint_dir=checkpoint_dir,
+        on_epoch=None if on_epoch is None else lambda row, share: on_epoch(_report(row, settings, share)),
+        processes=processes,
+        started=started,
+    )
+    run = learnt.run
+    found = evaluate(tiles_val, _probabilities(run, settings), settings.mpp)
     scores = class_scores(found.confusion, TISSUE_LABELS)
     card = WeightsCard(
         encoder=settings.encoder,
@@ -176,65 +149,56 @@ def train(
         parent=parent.sha256 if parent else None,
         created_from=tuple(sorted({tile.group for tile in tiles_train})),
     )
-    state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in run.mean_network.state_dict().items()}
-    return TrainResult(state, card, pd.DataFrame(run.history), found, scores, resumed)
+    return TrainResult(learnt.state(), card, pd.DataFrame(run.history), found, scores, learnt.resumed)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What every member of a team needs to know."""
+class TissueTask:
+    """A U-Net for tissues and the tiles it learns from; see :class:`dermatome.training_run.TrainingTask`."""
 
     tiles: tuple[TilePair, ...]
     settings: TrainSettings
-    compute: Compute
-    checkpoint: AnyPath | None
     data_sha256: str
 
+    def build(self, compute: Compute) -> Parts:
+        """The U-Net, its tiles read, and its loss."""
+        settings = self.settings
+        network = build_network(
+            settings.encoder, len(TISSUE_LABELS), settings.decoder_channels, settings.encoder_weights
+        )
+        _drop_channels(network, settings.dropout)
+        source = BatchSource(
+            self.tiles,
+            scale=settings.mpp / settings.network_mpp,
+            crop_px=settings.crop_px,
+            batch=settings.batch,
+            augment=settings.augment,
+            coarse_factor=settings.coarse_factor,
+            seed=settings.seed,
+        )
+        criterion = make_loss(
+            settings.loss,
+            dice_weight=settings.dice_weight,
+            focal_weight=settings.focal_weight,
+            class_weights=class_weights(source.pixels, settings.class_weighting),
+        ).to(compute.torch_device)
+        return Parts(
+            network,
+            source,
+            lambda images: to_batch(images, MEAN, STD, compute),
+            lambda logits, truth: criterion(logits.float(), truth),
+        )
 
-def _help(team: Team, plan: _Plan, parent: Parent | None) -> None:
-    _run(team, plan, parent, time.perf_counter(), lambda run, clock, loss: False)
 
+def _drop_channels(network: torch.nn.Module, share: float) -> None:
+    """Dropout before the last convolution, without a layer of its own: the weights' names stay those of the U-Net."""
+    import torch
 
-def _run(
-    team: Team,
-    plan: _Plan,
-    parent: Parent | None,
-    started: float,
-    epoch_ends: Callable[[TrainingRun, Clock, float], bool],
-) -> tuple[TrainingRun, bool]:
-    """The loop itself; returns the run at its end, and whether it went on from a checkpoint."""
-    settings = plan.settings
-    source = BatchSource(
-        plan.tiles,
-        scale=settings.mpp / settings.network_mpp,
-        crop_px=settings.crop_px,
-        batch=settings.batch,
-        augment=settings.augment,
-        coarse_factor=settings.coarse_factor,
-        seed=settings.seed,
-    )
-    run = TrainingRun(settings, plan.compute, plan.data_sha256, source.pixels, team, parent)
-    resumed = plan.checkpoint is not None and run.restore(plan.checkpoint)
-    views = settings.batch * settings.accumulate
-    epoch_steps = max(settings.epoch_steps, math.ceil(source.views_for_area / views))
-    clock = Clock(settings, started - run.seconds, epoch_steps)
-    device = plan.compute.torch_device
-    ended = run.patience_is_over or clock.over(run.step)
-    share, over = team.agreed(clock.share(run.step), ended, device)
-    losses: list[float] = []
-    # A GPU outruns one thread that bends and stains views; on the CPU the network needs the cores.
-    batches = source.batches(run.passes(), threads=1 if plan.compute.device == "cpu" else 8)
-    while not over:
-        clock.step_begins()
-        losses.append(run.train_step(batches, share))
-        clock.step_ends()
-        share, over = team.agreed(clock.share(run.step), clock.over(run.step), device)
-        if run.step % epoch_steps == 0 or over:
-            enough = epoch_ends(run, clock, float(np.mean(losses)))
-            share, over = team.agreed(clock.share(run.step), over or enough, device)
-            losses = []
-    batches.close()
-    return run, resumed
+    def drop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (torch.nn.functional.dropout2d(inputs[0], share, module.training),)
+
+    if share > 0:
+        network.get_submodule("segmentation_head").register_forward_pre_hook(drop)
 
 
 def _check_parent(parent: LoadedWeights, settings: TrainSettings) -> None:
@@ -247,8 +211,8 @@ def _check_parent(parent: LoadedWeights, settings: TrainSettings) -> None:
         )
 
 
-def _validate(run: TrainingRun, tiles: Sequence[TilePair], scale: float) -> Confusion:
-    probabilities = _probabilities(run, scale)
+def _validate(run: TrainingRun, tiles: Sequence[TilePair], settings: TrainSettings) -> Confusion:
+    probabilities = _probabilities(run, settings)
     total: Confusion = np.zeros((len(TISSUE_LABELS),) * 2, dtype=np.int64)
     for tile in tiles:
         truth = tile.read()[1]
@@ -262,14 +226,14 @@ def _validate(run: TrainingRun, tiles: Sequence[TilePair], scale: float) -> Conf
     return total
 
 
-def _probabilities(run: TrainingRun, scale: float) -> ProbabilityRows:
-    settings = run.settings
+def _probabilities(run: TrainingRun, settings: TrainSettings) -> ProbabilityRows:
+    scale = settings.mpp / settings.network_mpp
     return tile_probabilities(
         run.mean_network, run.compute, MEAN, STD, scale, tile_px=2 * settings.crop_px, batch=settings.batch
     )
 
 
-def _report(row: dict[str, Any], scores: list[ClassScore], settings: TrainSettings, share: float) -> EpochReport:
+def _report(row: dict[str, Any], settings: TrainSettings, share: float) -> EpochReport:
     return EpochReport(
         epoch=row["epoch"],
         epochs=settings.epochs,
@@ -279,5 +243,5 @@ def _report(row: dict[str, Any], scores: list[ClassScore], settings: TrainSettin
         train_loss=row["train_loss"],
         learning_rate=row["learning_rate"],
         mean_iou=row["mean_iou"],
-        iou={score.label: score.iou for score in scores},
+        iou={label: row[f"iou_{label}"] for label in TISSUE_LABELS},
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from dermatome.training_settings import EPOCHS_WITHOUT_LIMIT, TrainSettings
+from dermatome.training_settings import EPOCHS_WITHOUT_LIMIT, LoopSettings
 
 
 class Clock:
     """How much of the run is done, and when it is over: by steps, by time, or by the first of both."""
 
-    def __init__(self, settings: TrainSettings, start: float, epoch_steps: int) -> None:
+    def __init__(self, settings: LoopSettings, start: float, epoch_steps: int) -> None:
         epochs = settings.epochs
         if epochs is None and settings.max_minutes is None:
             epochs = EPOCHS_WITHOUT_LIMIT

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +13,6 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadSetting
 from dermatome.skin.crops import TilePair
 from dermatome.skin.manifest import Side
-
-Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class BatchSource:
         self._crop_px, self._batch, self._augment = crop_px, batch, augment
         self._coarse_factor, self._seed = coarse_factor, seed
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """(N, crop, crop, 3) uint8 images and (N, crop, crop) int64 classes of the pass of that number."""
         rng = np.random.default_rng([self._seed, number])
         views = []
@@ -143,14 +139,3 @@ class BatchSource:
             tile = np.random.default_rng([self._seed, passes, 1]).permutation(self._deck)[card]
             views.append(random_view(self._caches[tile], self._crop_px, self._augment, self._coarse_factor, rng))
         return np.stack([image for image, _ in views]), np.stack([labels for _, labels in views]).astype(np.int64)
-
-    def batches(self, numbers: Iterable[int], threads: int = 1) -> Generator[Batch]:
-        """The batches of those passes in order, the next ones made by ``threads`` while one is used."""
-        with ThreadPoolExecutor(threads, thread_name_prefix="views") as pool:
-            coming: deque[Future[Batch]] = deque()
-            for number in numbers:
-                coming.append(pool.submit(self.batch, number))
-                if len(coming) > threads:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()

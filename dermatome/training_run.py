@@ -7,28 +7,71 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadWeights
 from dermatome.files import read_bytes, sha256_bytes, write_whole
-from dermatome.losses import class_weights, make_loss
-from dermatome.network import MEAN, STD, build_network, to_batch
-from dermatome.training_settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
 
     from dermatome.compute import Compute
     from dermatome.files import AnyPath
-    from dermatome.training_data import Batch
+    from dermatome.training_settings import LoopSettings
     from dermatome.training_team import Team
+
+Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""What goes into a network, and the truth its loss takes; the first axis of both counts views."""
+
+
+class Source(Protocol):
+    """Batches, each decided by its number alone, so that a run can go on anywhere."""
+
+    @property
+    def views_for_area(self) -> float:
+        """How many views show as much as all the data has."""
+        ...
+
+    def batch(self, number: int) -> Batch:
+        """The batch of the pass of that number; several threads may ask at once."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a task is made of, once it is built for a device.
+
+    Attributes:
+        network: untrained, on the CPU.
+        source: of its batches.
+        to_input: what the network takes, on the device, of a batch's first half.
+        loss: of what the network gives and a batch's second half, on the device; computed in float32.
+    """
+
+    network: torch.nn.Module
+    source: Source
+    to_input: Callable[[npt.NDArray[Any]], torch.Tensor]
+    loss: Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+class TrainingTask(Protocol):
+    """What is to be learnt: picklable, as every member of a team builds it for itself."""
+
+    @property
+    def settings(self) -> LoopSettings: ...  # noqa: D102
+
+    @property
+    def data_sha256(self) -> str: ...  # noqa: D102
+
+    def build(self, compute: Compute) -> Parts:
+        """Network, data and loss; torch's random numbers are seeded before, and decide the network's weights."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,10 +84,10 @@ class Parent:
 
 @dataclass(frozen=True)
 class Best:
-    """The epoch with the highest mean IoU so far, and its weights on the CPU."""
+    """The epoch with the highest validation score so far, and its weights on the CPU."""
 
     epoch: int
-    mean_iou: float
+    score: float
     state: dict[str, torch.Tensor]
 
 
@@ -55,27 +98,17 @@ class TrainingRun:
     random numbers to keep.
     """
 
-    def __init__(
-        self,
-        settings: TrainSettings,
-        compute: Compute,
-        data_sha256: str,
-        pixels: npt.NDArray[np.int64],
-        team: Team,
-        parent: Parent | None = None,
-    ) -> None:
+    def __init__(self, task: TrainingTask, compute: Compute, team: Team, parent: Parent | None = None) -> None:
         import torch
 
-        self.settings, self.compute, self.team = settings, compute, team
+        self.settings, self.compute, self.team = task.settings, compute, team
+        settings = task.settings
         torch.manual_seed(settings.seed)
-        network = build_network(
-            settings.encoder, len(TISSUE_LABELS), settings.decoder_channels, settings.encoder_weights
-        )
+        self.parts = task.build(compute)
         if parent is not None and parent.state is not None:
-            network.load_state_dict(parent.state)
-        self.network = network.to(compute.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.parts.network.load_state_dict(parent.state)
+        self.network = self.parts.network.to(compute.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean_network: torch.nn.Module = copy.deepcopy(self.network).eval().requires_grad_(False)
-        _drop_channels(self.network, settings.dropout)
         self._trained = team.wrapped(self.network)
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
@@ -84,17 +117,14 @@ class TrainingRun:
             groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.scaler = torch.amp.GradScaler(compute.device, enabled=compute.precision == "fp16")
-        self.loss = make_loss(
-            settings.loss,
-            dice_weight=settings.dice_weight,
-            focal_weight=settings.focal_weight,
-            class_weights=class_weights(pixels, settings.class_weighting),
-        ).to(compute.torch_device)
         self.step, self.seconds, self.learning_rate = 0, 0.0, 0.0
         self.history: list[dict[str, Any]] = []
         self.best: Best | None = None
         sha256 = parent.sha256 if parent else None
-        told = json.dumps([asdict(settings), data_sha256, sha256, compute.device, compute.precision], sort_keys=True)
+        told = json.dumps(
+            [type(task).__name__, asdict(settings), task.data_sha256, sha256, compute.device, compute.precision],
+            sort_keys=True,
+        )
         self.fingerprint = sha256_bytes(told.encode())
 
     def passes(self) -> Iterator[int]:
@@ -121,15 +151,15 @@ class TrainingRun:
         for place in range(own):
             number = self.step * self.settings.accumulate + place * self.team.size + self.team.rank
             torch.manual_seed(_seed_of(self.settings.seed, number))
-            images, labels = next(batches)
-            batch = to_batch(images, MEAN, STD, self.compute)
-            truth = torch.from_numpy(labels).to(batch.device)
+            shown, known = next(batches)
+            batch = self.parts.to_input(shown)
+            truth = torch.from_numpy(known).to(batch.device)
             statistics.before_pass()
             with nullcontext() if place == own - 1 else self.team.quiet(self._trained):
                 with self.compute.autocast():
-                    logits = self._trained(batch)
-                loss = self.loss(logits.float(), truth)
-                self.scaler.scale(loss / own).backward()
+                    found = self._trained(batch)
+                loss = self.parts.loss(found, truth)
+                self.scaler.scale(loss / own).backward()  # type: ignore[no-untyped-call]
             statistics.after_pass()
             total += loss.detach()
         self.scaler.unscale_(self.optimiser)
@@ -142,15 +172,11 @@ class TrainingRun:
         self._average()
         return float(total) / self.settings.accumulate
 
-    def note_best(self, mean_iou: float | None) -> bool:
+    def note_best(self, score: float | None) -> bool:
         """Keeps the weights of the epoch that just ended where they are the best; whether the patience is over."""
-        if (
-            self.settings.patience is not None
-            and mean_iou is not None
-            and (self.best is None or mean_iou > self.best.mean_iou)
-        ):
+        if self.settings.patience is not None and score is not None and (self.best is None or score > self.best.score):
             state = {name: value.to("cpu", copy=True) for name, value in self.mean_network.state_dict().items()}
-            self.best = Best(len(self.history), mean_iou, state)
+            self.best = Best(len(self.history), score, state)
         return self.patience_is_over
 
     @property
@@ -253,14 +279,3 @@ class _RunningStatistics:
 
 def _seed_of(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def _drop_channels(network: torch.nn.Module, share: float) -> None:
-    """Dropout before the last convolution, without a layer of its own: the weights' names stay those of the U-Net."""
-    import torch
-
-    def drop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (torch.nn.functional.dropout2d(inputs[0], share, module.training),)
-
-    if share > 0:
-        network.get_submodule("segmentation_head").register_forward_pre_hook(drop)

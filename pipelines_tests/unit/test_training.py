@@ -25,6 +25,7 @@ from dermatome.skin.manifest import known_sides, manifest_path, read_manifest, w
 from dermatome.training import TrainSettings, train
 from dermatome.training_data import BatchSource, split_tiles
 from dermatome.training_files import train_file
+from dermatome.training_loop import batches
 from dermatome.weights import load_weights, read_card
 
 COLOURS = np.array([[245, 245, 245], [230, 150, 180], [120, 60, 160], [200, 120, 90]], dtype=np.uint8)
@@ -151,7 +152,7 @@ def test_an_early_end_keeps_the_best_epoch(folder, tmp_path, compute, monkeypatc
     found = iter([0.2, 0.6, 0.5, 0.6, 0.9])
     states = []
 
-    def validate(run, tiles, scale):
+    def validate(run, tiles, settings):
         # The one after the last epoch is of the weights that are kept.
         states.append({name: tensor.clone() for name, tensor in run.mean_network.state_dict().items()})
         return CONFUSION_OF[next(found, 0.6)]
@@ -237,7 +238,7 @@ def test_batches_depend_on_seed_and_step_alone_and_show_every_tile(folder):
         )
 
     one, two = source(), source()
-    stream = one.batches(itertools.count(), threads=2)
+    stream = batches(one, itertools.count(), threads=2)
     for step in range(4):
         images, labels = next(stream)
         again_images, again_labels = two.batch(step)
