@@ -60,7 +60,7 @@ demo: $(INSTALLED) home
 	$(BIN)/python -m orchestration.demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 ui: $(INSTALLED) home
 	$(BIN)/python -m orchestration.ui --port $(PORT)

@@ -12,6 +12,15 @@ from dermatome.data_root import DataRoot
 REALDATA = Path(__file__).resolve().parents[2] / "shared" / "realdata"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for the processes that share the tests: a file's fixtures are made once, and the end-to-end tests, which
+    use one run of the demo and wait much, are one process's.
+    """
+    for item in items:
+        e2e = "e2e" in item.path.relative_to(Path(__file__).parent).parts
+        item.add_marker(pytest.mark.xdist_group("e2e" if e2e else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """The folder of real files kept beside the checkout; the test is skipped where it is absent."""
