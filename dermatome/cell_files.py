@@ -58,8 +58,8 @@ def load_instances(path: Path, *, size: Size | None = None) -> Instances:
     return values.astype(np.int32, copy=False)
 
 
-def write_instances_tiff(path: Path, instances: LabelMap | Instances, mpp: float, *, name: str = "") -> Path:
-    """Writes an instance map as a tiled OME-TIFF with its scale; its tiles are deflated already and only copied.
+def write_map_tiff(path: Path, labels: LabelMap, mpp: float, *, name: str = "") -> Path:
+    """Writes an instance or layer map as a tiled OME-TIFF with its scale; its tiles are deflated and only copied.
 
     Raises:
         BadSetting: an mpp that the format does not have.
@@ -67,9 +67,8 @@ def write_instances_tiff(path: Path, instances: LabelMap | Instances, mpp: float
     """
     import tifffile
 
-    labels = _as_map(instances)
-    empty = zlib.compress(bytes(4 * TILE_PX**2), 9)
-    large = 4 * labels.size.area_px >= 2**31
+    empty = zlib.compress(bytes(labels.dtype.itemsize * TILE_PX**2), 9)
+    large = labels.dtype.itemsize * labels.size.area_px >= 2**31
     with whole_file(path) as file, tifffile.TiffWriter(Nameless(file), bigtiff=large) as writer:
         writer.write(
             (labels.deflated(*place) or empty for place in labels.places()),

@@ -185,7 +185,7 @@ def layers_measure(
         mask, _ = load_mask(tissue / f"{slide.name}.npz", size=slide.size)
         instances = load_instances(cells / f"{slide.name}.npz", size=slide.size)
         found = measure_layers(slide, mask, instances, read_cells(cells / f"{slide.name}.parquet"), settings)
-        write_whole(out / f"{slide.name}.png", layers_figure(slide, mask, found))
+        write_whole(out / f"{slide.name}.png", layers_figure(slide, found))
         table = found.layers.copy()
         table.insert(0, "slide", pd.Series([slide.name] * len(table), dtype="str"))
         table["pattern"] = pd.Series([found.pattern.value if found.pattern else ""] * len(table), dtype="str")

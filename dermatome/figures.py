@@ -25,14 +25,12 @@ from dermatome.overlay import (
     fitting,
     sample_labels,
     shrink_image,
-    shrink_labels,
     tint,
     tint_tissue,
 )
 from dermatome.panels import GREY, INK, LARGE_PANEL_PX, heading, mpp_note, new_figure, show, to_png
 from dermatome.panels import preview as preview
 from dermatome.predict import resize_labels
-from dermatome.skin.depth import bounding_box
 from dermatome.slide import WHOLE_PX, RgbImage
 from dermatome.stain import Stain, separate_stains
 
@@ -129,10 +127,9 @@ def cells_figure(slide: Slide, tissue_mask: Mask | TiledLabels, result: CellsRes
     return draw_sheet(panels, 4, SIDE_PX, mpp=slide.mpp, name=slide.name, facts=facts, note=mpp_note(slide))
 
 
-def layers_figure(slide: Slide, tissue_mask: Mask, result: LayersResult) -> bytes:
+def layers_figure(slide: Slide, result: LayersResult) -> bytes:
     """The layers on the image, and profiles of DAB, H and DAB/H by distance from the dermis: PNG bytes."""
-    found = bounding_box(result.layer_map > 0) or bounding_box(tissue_mask > 0) or Box.whole(slide.size)
-    crop = found.expanded(round(20 / slide.mpp), slide.size)
+    crop = result.shown.expanded(round(20 / slide.mpp), slide.size)
     span = crop.size
     aspect = min(2.6, max(0.3, span.height_px / span.width_px))
     tall = aspect > 1.15
@@ -140,8 +137,8 @@ def layers_figure(slide: Slide, tissue_mask: Mask, result: LayersResult) -> byte
     parts: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
     images, charts = parts
     above, below = images.subplots(1, 2) if tall else images.subplots(2, 1)
-    pixels = shrink_image(slide.pixels[crop.slices], LARGE_PANEL_PX)
-    labels = shrink_labels(result.layer_map[crop.slices], LARGE_PANEL_PX)
+    pixels = slide.region(crop, fitting(span, LARGE_PANEL_PX))
+    labels = sample_labels(result.layer_map, crop, LARGE_PANEL_PX)
     show(above, pixels, "a  Image", span=span, mpp=slide.mpp)
     colours = _layer_colours(len(result.layers))
     mapped = tint(pixels, labels, colours, 0.72)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,30 +18,28 @@ _LEVEL = 3
 
 
 class LabelMap:
-    """(H, W) int32 labels, 0 background, in deflated tiles; a tile without a label takes no memory.
+    """(H, W) labels, 0 background, in deflated tiles; a tile without a label takes no memory.
 
     It is read like an array: ``labels[top:bottom, left:right]`` decodes the tiles touched.
 
     Attributes:
         size: of the map.
         shape: (H, W).
-        dtype: int32.
+        dtype: of the labels.
     """
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, dtype: npt.DTypeLike = np.int32) -> None:
         """A map without labels."""
         self.size = size
         self.shape = (size.height_px, size.width_px)
-        self.dtype = np.dtype(np.int32)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._tiles: dict[tuple[int, int], bytes] = {}
 
     @classmethod
-    def of(cls, labels: npt.NDArray[np.int32]) -> LabelMap:
-        """A map of an array (H, W)."""
-        made = cls(Size(*labels.shape))
-        for row, column in made.places():
-            box = made.box(row, column)
-            made.put(row, column, labels[box.slices])
+    def of(cls, labels: npt.NDArray[Any]) -> LabelMap:
+        """A map of an array (H, W), its type kept."""
+        made = cls(Size(*labels.shape), labels.dtype)
+        made.write(Box.whole(made.size), labels)
         return made
 
     def places(self) -> Iterator[tuple[int, int]]:
@@ -54,19 +53,29 @@ class LabelMap:
         top, left = row * TILE_PX, column * TILE_PX
         return Box(top, left, min(top + TILE_PX, self.size.height_px), min(left + TILE_PX, self.size.width_px))
 
-    def put(self, row: int, column: int, labels: npt.NDArray[np.int32]) -> None:
+    def write(self, box: Box, labels: npt.NDArray[Any]) -> None:
+        """Puts ``labels`` in a box of the map, and 0 into the rest of the tiles it touches."""
+        for row in range(box.top_px // TILE_PX, -(-box.bottom_px // TILE_PX)):
+            for column in range(box.left_px // TILE_PX, -(-box.right_px // TILE_PX)):
+                tile = self.box(row, column)
+                whole = np.zeros((tile.size.height_px, tile.size.width_px), self.dtype)
+                here, there = _common(box, tile)
+                whole[there] = labels[here]
+                self.put(row, column, whole)
+
+    def put(self, row: int, column: int, labels: npt.NDArray[Any]) -> None:
         """Replaces a tile; ``labels`` has the size of its :meth:`box`."""
         self._tiles.pop((row, column), None)
         if labels.any():
-            whole = np.zeros((TILE_PX, TILE_PX), np.int32)
+            whole = np.zeros((TILE_PX, TILE_PX), self.dtype)
             whole[: labels.shape[0], : labels.shape[1]] = labels
             self._tiles[row, column] = zlib.compress(whole.data, _LEVEL)
 
     def deflated(self, row: int, column: int) -> bytes | None:
-        """A whole tile (512, 512) int32 as a zlib stream; None where it holds no label."""
+        """A whole tile (512, 512) as a zlib stream; None where it holds no label."""
         return self._tiles.get((row, column))
 
-    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[np.int32]:
+    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
         """The labels of rows and columns, with numpy's rules for slices without a step."""
         (top, bottom, down), (left, right, along) = (
             part.indices(side) for part, side in zip(key, self.shape, strict=True)
@@ -75,27 +84,20 @@ class LabelMap:
             raise ValueError("labels of a large slide are read without steps")
         return self.read(Box(top, left, max(top, bottom), max(left, right)))
 
-    def read(self, box: Box) -> npt.NDArray[np.int32]:
+    def read(self, box: Box) -> npt.NDArray[Any]:
         """The labels in a box of the map."""
-        result = np.zeros((box.size.height_px, box.size.width_px), np.int32)
+        result = np.zeros((box.size.height_px, box.size.width_px), self.dtype)
         for row in range(box.top_px // TILE_PX, -(-box.bottom_px // TILE_PX)):
             for column in range(box.left_px // TILE_PX, -(-box.right_px // TILE_PX)):
                 data = self._tiles.get((row, column))
                 if data is None:
                     continue
-                tile = np.frombuffer(zlib.decompress(data), np.int32).reshape(TILE_PX, TILE_PX)
-                top, left = row * TILE_PX, column * TILE_PX
-                here = Box(
-                    max(top, box.top_px), max(left, box.left_px),
-                    min(top + TILE_PX, box.bottom_px), min(left + TILE_PX, box.right_px),
-                )  # fmt: skip
-                result[
-                    here.top_px - box.top_px : here.bottom_px - box.top_px,
-                    here.left_px - box.left_px : here.right_px - box.left_px,
-                ] = tile[here.top_px - top : here.bottom_px - top, here.left_px - left : here.right_px - left]
+                labels = np.frombuffer(zlib.decompress(data), self.dtype).reshape(TILE_PX, TILE_PX)
+                here, tile = _common(box, self.box(row, column))
+                result[here] = labels[tile]
         return result
 
-    def bands(self, rows: int = TILE_PX) -> Iterator[npt.NDArray[np.int32]]:
+    def bands(self, rows: int = TILE_PX) -> Iterator[npt.NDArray[Any]]:
         """The whole map from above downwards, (``rows``, W) at a time, the last band with what is left."""
         for top in range(0, self.size.height_px, rows):
             yield self.read(Box(top, 0, min(top + rows, self.size.height_px), self.size.width_px))
@@ -107,6 +109,16 @@ class LabelMap:
             yield f"{row} {column}".encode()
             yield zlib.decompress(data)
 
-    def whole(self) -> npt.NDArray[np.int32]:
+    def whole(self) -> npt.NDArray[Any]:
         """The map as one array (H, W), where it fits into memory."""
         return self.read(Box.whole(self.size))
+
+
+def _common(one: Box, other: Box) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The rows and columns that two boxes have in common, counted from the corner of each."""
+    top, left = max(one.top_px, other.top_px), max(one.left_px, other.left_px)
+    bottom, right = min(one.bottom_px, other.bottom_px), min(one.right_px, other.right_px)
+    return (
+        (slice(top - one.top_px, bottom - one.top_px), slice(left - one.left_px, right - one.left_px)),
+        (slice(top - other.top_px, bottom - other.top_px), slice(left - other.left_px, right - other.left_px)),
+    )

@@ -19,6 +19,7 @@ from dermatome.skin.networks import CellWeights
 from dermatome.skin.stage_parts import (
     CELLS_FILE,
     CELLS_TABLE,
+    CELLS_TIFF,
     open_made_mask,
     read_made_slide,
     remembered_backends,
@@ -114,7 +115,7 @@ class CellsStage:
         slide, result, seconds = found.slide, found.result, dict(found.seconds)
         with timed(seconds, "write"):
             cell_files.save_instances(folder / CELLS_FILE, result.instances)
-            cell_files.write_instances_tiff(folder / "cells.ome.tif", result.instances, slide.mpp, name=key)
+            cell_files.write_map_tiff(folder / CELLS_TIFF, result.instances, slide.mpp, name=key)
             cell_files.write_cells_geojson(folder / "cells.geojson", result.instances, result.table, slide=key)
             write_rows(folder / CELLS_TABLE, key, result.table)
         with timed(seconds, "figure"):

@@ -11,22 +11,29 @@ reported.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import StainingPattern, TissueClass
+from dermatome.classes import StainingPattern
 from dermatome.errors import BadAnnotation, BadSetting
-from dermatome.skin.depth import FloatMap, bounding_box, distance_from_dermis, near_dermis, number_layers
-from dermatome.skin.layer_tables import h_score, layer_table, layers_of_cells, profile_table
+from dermatome.geometry import Box
+from dermatome.label_map import LabelMap
+from dermatome.skin.depth import FloatMap, Survey, number_layers
+from dermatome.skin.depth_blocks import Depths
+from dermatome.skin.layer_tables import CellDepths, StainSums, layer_table, profile_table
+from dermatome.skin.regions import bounding_box
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from dermatome.slide import RgbImage, Slide
+    from dermatome.tiled_pixels import TiledLabels
 
 MAX_LAYERS = 65_535
 """What a uint16 layer map can hold."""
@@ -91,6 +98,7 @@ class LayersResult:
         outcome: how it ended; every table is empty and every number None unless it is ``measured``.
         message: the outcome in a sentence.
         layer_map: (H, W) uint16, 0 outside the layers, 1 = basal layer.
+        shown: the part of the slide with the layers; where there are none, with its tissue, or else all of it.
         layer_px: thickness of a layer.
         layer_um: the same in µm.
         layers: one row for each layer, 1 upwards without gaps: ``layer``, ``distance_from_um`` (excluded),
@@ -108,7 +116,8 @@ class LayersResult:
 
     outcome: LayerOutcome
     message: str
-    layer_map: npt.NDArray[np.uint16]
+    layer_map: LabelMap
+    shown: Box
     layer_px: float | None
     layer_um: float | None
     layers: pd.DataFrame
@@ -122,74 +131,81 @@ class LayersResult:
 
 def measure_layers(
     slide: Slide,
-    tissue_mask: npt.NDArray[np.uint8],
-    instances: npt.NDArray[np.int32],
+    tissue_mask: npt.NDArray[np.uint8] | TiledLabels,
+    instances: npt.NDArray[np.int32] | TiledLabels,
     cells: pd.DataFrame,
     settings: LayerSettings | None = None,
+    on_block: Callable[[], object] = lambda: None,
 ) -> LayersResult:
-    """Cuts the epidermis into layers and measures the stains in each.
+    """Cuts the epidermis into layers and measures the stains in each; block by block, in bounded memory.
 
     The H-score is taken over pixels, 1 × % weak + 2 × % moderate + 3 × % strong (Ram et al. 2021, "Pixelwise H-score",
     PLoS ONE 16(9): e0245638), as the cells found on hematoxylin are nuclei and DAB is often not in the nucleus.
 
     Args:
         slide: the image.
-        tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`.
-        instances: (H, W) int32 cells, 0 background.
+        tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or what is read like one.
+        instances: (H, W) int32 cells, 0 background; likewise.
         cells: a row for each cell with ``cell_id`` and ``equivalent_diameter_um``.
         settings: the defaults where None.
+        on_block: called before each block of a large slide; what it raises ends the measuring.
 
     Raises:
         BadAnnotation: a mask or instance map of another size than the slide.
     """
     settings = settings or LayerSettings()
     for what, array in (("tissue mask", tissue_mask), ("instance map", instances)):
-        if array.shape != slide.pixels.shape[:2]:
+        if tuple(array.shape) != slide.pixels.shape[:2]:
             raise BadAnnotation(
                 f"The {what} of {slide.name} has shape {array.shape} and its image {slide.pixels.shape[:2]}: make the "
                 "mask from this image again."
             )
     layer_um = settings.layer_um or _mean_diameter_um(cells)
-    epidermis = tissue_mask == TissueClass.EPIDERMIS
-    box = bounding_box(epidermis)
-    if box is None:
-        return _nothing(slide, cells, LayerOutcome.NO_EPIDERMIS, "no pixel of the tissue mask is epidermis")
-    if not (tissue_mask == TissueClass.DERMIS).any():
-        return _nothing(
-            slide, cells, LayerOutcome.NO_DERMIS, "the tissue mask has epidermis and no dermis to measure from"
-        )
+    survey = Survey(tissue_mask)
+    nothing = partial(_nothing, slide, cells, survey.tissue or Box.whole(slide.size))
+    if not survey.epidermis_px:
+        return nothing(LayerOutcome.NO_EPIDERMIS, "no pixel of the tissue mask is epidermis")
+    if not survey.dermis.any():
+        return nothing(LayerOutcome.NO_DERMIS, "the tissue mask has epidermis and no dermis to measure from")
     if layer_um is None:
-        return _nothing(slide, cells, LayerOutcome.NO_CELLS, "no cell was found whose diameter a layer could take")
+        return nothing(LayerOutcome.NO_CELLS, "no cell was found whose diameter a layer could take")
 
-    distance_px = distance_from_dermis(tissue_mask, box)
-    inside = near_dermis(epidermis[box.slices], distance_px, settings.max_gap_um / slide.mpp)
-    detached_um2 = float(np.count_nonzero(epidermis) - np.count_nonzero(inside)) * slide.mpp**2
-    if not inside.any():
+    depths = Depths(tissue_mask, survey, settings.max_gap_um / slide.mpp, on_block)
+    detached_um2 = float(survey.epidermis_px - depths.kept_px) * slide.mpp**2
+    if not depths.kept_px:
         message = f"no epidermis lies within {settings.max_gap_um:g} µm of dermis"
-        return _nothing(slide, cells, LayerOutcome.NO_DERMIS, message, detached_um2)
+        return nothing(LayerOutcome.NO_DERMIS, message, detached_um2)
 
-    thickness_px = max(layer_um / slide.mpp, float(distance_px[inside].max()) / MAX_LAYERS)
-    layer_of = number_layers(distance_px[inside], thickness_px)
-    layer_map = np.zeros(tissue_mask.shape, np.uint16)
-    layer_map[box.slices][inside] = layer_of
-    h, dab = _stains(slide.pixels[box.slices][inside])
-    cell_layers = layers_of_cells(
-        cells, instances[box.slices][inside], distance_px[inside], thickness_px, int(layer_of.max()), slide.mpp
-    )
-    layers = layer_table(layer_of, h, dab, cell_layers, thickness_px, slide.mpp, settings)
-    step = number_layers(distance_px[inside], settings.profile_step_um / slide.mpp)
+    thickness_px = max(layer_um / slide.mpp, depths.farthest_px / MAX_LAYERS)
+    layer_map = LabelMap(slide.size, np.uint16)
+    of_layers, of_steps, of_cells = StainSums(settings), StainSums(settings), CellDepths(cells)
+    boxes = []
+    for block in depths.blocks():
+        distance_px = block.distance_px[block.inside]
+        layer_of = number_layers(distance_px, thickness_px)
+        numbered = np.zeros(block.inside.shape, np.uint16)
+        numbered[block.inside] = layer_of
+        layer_map.write(block.box, numbered)
+        h, dab = _stains(slide.pixels[block.box.slices][block.inside])
+        of_layers.add(layer_of, h, dab)
+        of_steps.add(number_layers(distance_px, settings.profile_step_um / slide.mpp), h, dab)
+        of_cells.add(instances[block.box.slices][block.inside], distance_px)
+        boxes.append(block.box)
+    cell_layers = of_cells.table(thickness_px, of_layers.groups, slide.mpp)
+    layers = layer_table(of_layers, cell_layers, thickness_px, slide.mpp)
     gap = f"; {detached_um2:,.0f} µm² of epidermis without dermis near it are in no layer" if detached_um2 else ""
     return LayersResult(
         outcome=LayerOutcome.MEASURED,
         message=f"{len(layers)} layers of {thickness_px * slide.mpp:.1f} µm{gap}",
         layer_map=layer_map,
+        shown=bounding_box(boxes),
         layer_px=thickness_px,
         layer_um=thickness_px * slide.mpp,
         layers=layers,
         cell_layers=cell_layers,
-        profile=profile_table(step, h, dab, settings),
-        h_score=h_score(dab, settings),
-        positive_share=float(np.mean(dab >= settings.weak_od)),
+        profile=profile_table(of_steps, settings.profile_step_um),
+        h_score=of_layers.h_score,
+        positive_share=of_layers.positive_share,
         pattern=staining_pattern(layers, settings),
         detached_um2=detached_um2,
     )
@@ -245,20 +261,20 @@ def _stains(pixels: RgbImage) -> tuple[FloatMap, FloatMap]:
 
 
 def _nothing(
-    slide: Slide, cells: pd.DataFrame, outcome: LayerOutcome, message: str, detached_um2: float = 0.0
+    slide: Slide, cells: pd.DataFrame, shown: Box, outcome: LayerOutcome, message: str, detached_um2: float = 0.0
 ) -> LayersResult:
-    settings = LayerSettings()
-    none, empty = np.empty(0, np.uint16), np.empty(0, np.float32)
-    no_cells = layers_of_cells(cells, none.astype(np.int32), empty, 1.0, 0, slide.mpp)
+    no_sums = StainSums(LayerSettings())
+    no_cells = CellDepths(cells).table(1.0, 0, slide.mpp)
     return LayersResult(
         outcome=outcome,
         message=message,
-        layer_map=np.zeros(slide.pixels.shape[:2], np.uint16),
+        layer_map=LabelMap(slide.size, np.uint16),
+        shown=shown,
         layer_px=None,
         layer_um=None,
-        layers=layer_table(none, empty, empty, no_cells, 1.0, slide.mpp, settings),
+        layers=layer_table(no_sums, no_cells, 1.0, slide.mpp),
         cell_layers=no_cells,
-        profile=profile_table(none, empty, empty, settings),
+        profile=profile_table(no_sums, 1.0),
         h_score=None,
         positive_share=None,
         pattern=None,

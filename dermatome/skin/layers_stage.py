@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from dermatome import cell_files, figures, label_io
+from dermatome import cell_files, figures
 from dermatome.data_root import DataRoot
 from dermatome.engine.work import Seat
 from dermatome.skin.layers import LayerOutcome, LayerSettings, LayersResult, measure_layers
 from dermatome.skin.stage_parts import (
-    CELLS_FILE,
-    CELLS_TABLE,
     LAYERS_TABLE,
-    read_made_mask,
+    open_made_cells,
+    open_made_mask,
     read_made_slide,
-    read_rows,
     timed,
     versions_of,
     write_figure,
     write_rows,
 )
 from dermatome.slide import Slide
-from dermatome.stage_record import StageResult, content_version, made_files
+from dermatome.stage_record import StageResult, content_version
+from dermatome.tiled_pixels import TiledLabels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class _Input:
     slide: Slide
-    mask: npt.NDArray[np.uint8]
-    instances: npt.NDArray[np.int32]
+    mask: npt.NDArray[np.uint8] | TiledLabels
+    instances: npt.NDArray[np.int32] | TiledLabels
     cells: pd.DataFrame
     seconds: dict[str, float]
 
@@ -45,12 +44,11 @@ class _Input:
 @dataclass(frozen=True)
 class _Measured:
     slide: Slide
-    mask: npt.NDArray[np.uint8]
     result: LayersResult
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass
 class LayersStage:
     """Makes `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`."""
 
@@ -58,6 +56,7 @@ class LayersStage:
     layers: LayerSettings
     asset: ClassVar[str] = "epidermis_layers"
     always: ClassVar[bool] = False
+    _seat: Seat = field(default=Seat(), init=False, repr=False)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -69,16 +68,16 @@ class LayersStage:
         return versions_of(self.root, key, "slide_images", "epidermis_masks", "cell_masks")
 
     def open(self, seat: Seat) -> None:
-        """No network."""
+        """No network; large slides ask the seat between their blocks whether to go on."""
+        self._seat = seat
 
     def read(self, key: str) -> _Input:
-        """Decodes the image and what earlier stages found on it."""
+        """Decodes the image and what earlier stages found on it, or opens them where they are large."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
-            slide, mask = read_made_slide(self.root, key), read_made_mask(self.root, key)
-            with made_files(self.root, "cell_masks", key, CELLS_FILE, CELLS_TABLE) as (_, folder):
-                instances = cell_files.load_instances(folder / CELLS_FILE)
-                cells = read_rows(folder / CELLS_TABLE)
+            slide = read_made_slide(self.root, key)
+            mask = open_made_mask(self.root, key, slide.size)
+            instances, cells = open_made_cells(self.root, key, slide.size)
         return _Input(slide, mask, instances, cells, seconds)
 
     def pixels(self, read: _Input) -> int:
@@ -90,8 +89,10 @@ class LayersStage:
         found = []
         for read in reads:
             with timed(read.seconds, "measure"):
-                result = measure_layers(read.slide, read.mask, read.instances, read.cells, self.layers)
-            found.append(_Measured(read.slide, read.mask, result, read.seconds))
+                result = measure_layers(
+                    read.slide, read.mask, read.instances, read.cells, self.layers, self._seat.check
+                )  # fmt: skip
+            found.append(_Measured(read.slide, result, read.seconds))
         return found
 
     def write(self, key: str, found: _Measured, folder: Path) -> StageResult:
@@ -101,13 +102,13 @@ class LayersStage:
             write_rows(folder / LAYERS_TABLE, key, result.layers)
             write_rows(folder / "cell_layers.parquet", key, result.cell_layers)
             write_rows(folder / "profile.parquet", key, result.profile)
-            label_io.write_ome_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, {}, name=key)
+            cell_files.write_map_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, name=key)
         with timed(seconds, "figure"):
-            write_figure(folder, figures.layers_figure(slide, found.mask, result))
+            write_figure(folder, figures.layers_figure(slide, result))
         return StageResult(
             outcome=result.outcome.value,
             message="" if result.outcome is LayerOutcome.MEASURED else result.message,
-            data_version=content_version([result.layer_map.tobytes(), result.layers.to_csv().encode()]),
+            data_version=content_version([*result.layer_map.content(), result.layers.to_csv().encode()]),
             values={
                 "mpp": slide.mpp,
                 "mpp_source": slide.mpp_source.value,

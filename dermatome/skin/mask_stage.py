@@ -17,7 +17,15 @@ from dermatome.data_root import DataRoot
 from dermatome.engine.work import Seat
 from dermatome.label_bands import LabelTally, mask_writer, write_ome_bands
 from dermatome.skin.networks import Champion
-from dermatome.skin.stage_parts import MASK_FILE, read_made_slide, remembered_backends, timed, versions_of, write_figure
+from dermatome.skin.stage_parts import (
+    MASK_FILE,
+    MASK_TIFF,
+    read_made_slide,
+    remembered_backends,
+    timed,
+    versions_of,
+    write_figure,
+)
 from dermatome.skin.tissue import (
     TissueNetwork,
     TissueOutcome,
@@ -150,9 +158,7 @@ def _write_mask(folder: Path, key: str, slide: Slide, result: TissueResult) -> L
             yield band
 
     with mask_writer(folder / MASK_FILE, slide.size, result.crop) as write:
-        write_ome_bands(
-            folder / "mask.ome.tif", bands(write), slide.size, np.uint8, slide.mpp, _TISSUE_COLOURS, name=key
-        )
+        write_ome_bands(folder / MASK_TIFF, bands(write), slide.size, np.uint8, slide.mpp, _TISSUE_COLOURS, name=key)
     return tally
 
 

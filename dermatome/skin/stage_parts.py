@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dermatome import label_io
+from dermatome import cell_files, label_io
 from dermatome.data_root import CHAMPION, PREVIEW_FILE, DataRoot
 from dermatome.files import write_whole
 from dermatome.geometry import Size
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MASK_FILE = "mask.npz"
 MASK_TIFF = "mask.ome.tif"
 CELLS_FILE = "cells.npz"
+CELLS_TIFF = "cells.ome.tif"
 CELLS_TABLE = "cells.parquet"
 LAYERS_TABLE = "layers.parquet"
 FIGURE_FILE = "figure.png"
@@ -67,28 +68,34 @@ def remembered_backends(root: DataRoot) -> Path | None:
     return root.path / "models" / "backends.json" if isinstance(root.path, Path) else None
 
 
-def read_made_mask(root: DataRoot, slide_id: str) -> npt.NDArray[np.uint8]:
-    """The tissue mask of a slide.
-
-    Raises:
-        MissingInput: no mask.
-    """
-    with made_files(root, "epidermis_masks", slide_id, MASK_FILE) as (_, folder):
-        mask, _ = label_io.load_mask(folder / MASK_FILE)
-    return mask
-
-
 def open_made_mask(root: DataRoot, slide_id: str, size: Size) -> npt.NDArray[np.uint8] | TiledLabels:
     """The tissue mask of a slide, in memory or, where it is as large as slides that are read in parts, like those.
 
     Raises:
         MissingInput: no mask.
-        BadImage: it is damaged.
+        BadAnnotation, BadImage: it is damaged.
     """
-    if size.area_px <= WHOLE_PX:
-        return read_made_mask(root, slide_id)
-    with made_files(root, "epidermis_masks", slide_id, MASK_TIFF) as (_, folder):
-        return label_io.open_mask(folder / MASK_TIFF)
+    whole = size.area_px <= WHOLE_PX
+    name = MASK_FILE if whole else MASK_TIFF
+    with made_files(root, "epidermis_masks", slide_id, name) as (_, folder):
+        return label_io.load_mask(folder / name)[0] if whole else label_io.open_mask(folder / name)
+
+
+def open_made_cells(
+    root: DataRoot, slide_id: str, size: Size
+) -> tuple[npt.NDArray[np.int32] | TiledLabels, pd.DataFrame]:
+    """The cells of a slide, as their map (like :func:`open_made_mask`), and their table.
+
+    Raises:
+        MissingInput: no cells.
+        BadAnnotation, BadImage: they are damaged.
+    """
+    whole = size.area_px <= WHOLE_PX
+    name = CELLS_FILE if whole else CELLS_TIFF
+    with made_files(root, "cell_masks", slide_id, name, CELLS_TABLE) as (_, folder):
+        cells = read_rows(folder / CELLS_TABLE)
+        path = folder / name
+        return (cell_files.load_instances(path) if whole else label_io.open_mask(path)), cells
 
 
 def write_figure(folder: Path, figure: bytes) -> None:

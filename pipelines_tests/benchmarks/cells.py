@@ -21,7 +21,7 @@ def cells(toy: bool) -> Iterator[Row]:
     """A crop of a core, all of it taken for epidermis, with a network of the size of cyto2."""
     from PIL import Image
 
-    from dermatome.cell_files import save_instances, write_cells_geojson, write_instances_tiff
+    from dermatome.cell_files import save_instances, write_cells_geojson, write_map_tiff
     from dermatome.classes import TissueClass
     from dermatome.compute import choose_compute
     from dermatome.geometry import Box
@@ -51,7 +51,7 @@ def cells(toy: bool) -> Iterator[Row]:
             slide = read_slide(folder / "crop.png")
             found = segment_cells(slide, load_mask(folder / "mask.npz")[0], network, settings)
             save_instances(folder / "ours.npz", found.instances)
-            write_instances_tiff(folder / "ours.ome.tif", found.instances, slide.mpp)
+            write_map_tiff(folder / "ours.ome.tif", found.instances, slide.mpp)
             write_cells_geojson(folder / "ours.geojson", found.instances, found.table, slide="crop")
             found.table.to_parquet(folder / "ours.parquet")
             made["ours"], made["tiles"] = found.instances.whole(), found.tiles

@@ -109,7 +109,7 @@ def segment(folder: str) -> dict[str, Any]:
     found = segment_cells(slide, mask, network)
     segmented = time.perf_counter()
     cell_files.save_instances(place / "cells.npz", found.instances)
-    cell_files.write_instances_tiff(place / "cells.ome.tif", found.instances, slide.mpp)
+    cell_files.write_map_tiff(place / "cells.ome.tif", found.instances, slide.mpp)
     cell_files.write_cells_geojson(place / "cells.geojson", found.instances, found.table, slide="synthetic")
     found.table.to_parquet(place / "cells.parquet")
     written = time.perf_counter()

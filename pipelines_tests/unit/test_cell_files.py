@@ -12,7 +12,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dermatome.cell_files import load_instances, save_instances, write_cells_geojson, write_instances_tiff
+from dermatome.cell_files import load_instances, save_instances, write_cells_geojson, write_map_tiff
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.label_map import LabelMap
@@ -94,7 +94,7 @@ def test_numbers_below_zero_are_refused(tmp_path: Path) -> None:
 def test_the_tiff_of_instances_holds_them_with_their_scale(tmp_path: Path) -> None:
     instances = discs(700, 1300)
     instances[:, 512:1024] = 0  # tiles that hold no cell
-    path = write_instances_tiff(tmp_path / "c.ome.tif", instances, 0.25)
+    path = write_map_tiff(tmp_path / "c.ome.tif", LabelMap.of(instances), 0.25)
     with tifffile.TiffFile(path) as tiff:
         assert tiff.is_ome
         assert tiff.pages[0].is_tiled  # type: ignore[union-attr]
@@ -102,7 +102,7 @@ def test_the_tiff_of_instances_holds_them_with_their_scale(tmp_path: Path) -> No
         np.testing.assert_array_equal(tiff.series[0].asarray(), instances)
         assert 'PhysicalSizeX="0.25"' in (tiff.ome_metadata or "")
     with pytest.raises(BadSetting, match="mpp"):
-        write_instances_tiff(tmp_path / "d.ome.tif", instances, 0.0)
+        write_map_tiff(tmp_path / "d.ome.tif", LabelMap.of(instances), 0.0)
     assert [p.name for p in tmp_path.iterdir()] == ["c.ome.tif"]
 
 

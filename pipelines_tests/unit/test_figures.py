@@ -92,7 +92,7 @@ def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy: Any, cells
     for png in (
         figures.tissue_figure(toy.slide, empty),
         figures.cells_figure(toy.slide, mask, none),
-        figures.layers_figure(toy.slide, mask, layers),
+        figures.layers_figure(toy.slide, layers),
     ):
         assert colours_in(png) > 100
 
@@ -102,7 +102,7 @@ def test_the_layers_figure_shows_profiles(toy: Any, cells: pd.DataFrame, turn: i
     slide = Slide("a_b %$\\{x} ü-1", np.rot90(toy.slide.pixels, turn), 0.5, MppSource.FILE, "0" * 64)
     mask, instances = np.rot90(toy.mask, turn), np.rot90(toy.instances, turn)
     result = measure_layers(slide, mask, instances, cells)
-    shown = pixels_of(figures.layers_figure(slide, mask, result)).reshape(-1, 3)
+    shown = pixels_of(figures.layers_figure(slide, result)).reshape(-1, 3)
     brown = bytes.fromhex(figures.DAB_COLOUR[1:])
     assert (np.abs(shown.astype(int) - list(brown)).max(axis=1) < 8).sum() > 300
 

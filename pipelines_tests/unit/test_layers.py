@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
+from dermatome import label_map
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.errors import BadAnnotation, BadSetting
-from dermatome.skin.depth import bounding_box, distance_from_dermis, number_layers
+from dermatome.geometry import Box
+from dermatome.skin import depth, depth_blocks
+from dermatome.skin.depth import Survey, distance_from_dermis, number_layers
 from dermatome.skin.layers import LayerOutcome, LayerSettings, LayersResult, measure_layers, staining_pattern
 from dermatome.slide import MppSource, Slide
 
@@ -49,10 +52,10 @@ def test_a_flat_epidermis_is_cut_into_equal_layers_of_one_cell_diameter() -> Non
     assert result.outcome is LayerOutcome.MEASURED
     assert result.layer_px == 10
     assert result.layer_map.dtype == np.uint16
-    expected = np.zeros_like(result.layer_map)
+    expected = np.zeros(mask.shape, np.uint16)
     for layer in (1, 2, 3, 4):
         expected[100 - 10 * layer : 110 - 10 * layer] = layer
-    np.testing.assert_array_equal(result.layer_map, expected)
+    np.testing.assert_array_equal(result.layer_map.whole(), expected)
     assert result.layers["layer"].tolist() == [1, 2, 3, 4]
     assert result.layers["distance_to_um"].tolist() == [5, 10, 15, 20]
     assert result.layers["area_px"].tolist() == [600] * 4
@@ -64,7 +67,7 @@ def test_a_flat_epidermis_is_cut_into_equal_layers_of_one_cell_diameter() -> Non
 
 def test_the_farthest_pixel_of_an_exact_multiple_is_in_the_last_layer() -> None:
     mask, pixels = flat_skin(height_px=30)
-    layer_map = measure(mask, pixels).layer_map
+    layer_map = measure(mask, pixels).layer_map.whole()
     assert layer_map.max() == 3
     assert (layer_map[70] == 3).all()
 
@@ -89,11 +92,12 @@ def test_every_pixel_of_epidermis_is_in_the_layer_its_distance_says(seed: int, t
         return
     distance = distance_transform_edt(mask != D)
     inside = mask == E
-    assert ((result.layer_map > 0) == inside).all()
-    upper, lower = result.layer_map * thickness, (result.layer_map - 1.0) * thickness
+    layer_map = result.layer_map.whole()
+    assert ((layer_map > 0) == inside).all()
+    upper, lower = layer_map * thickness, (layer_map - 1.0) * thickness
     assert (distance[inside] <= upper[inside] + 1e-4).all()
     assert (distance[inside] > lower[inside] - 1e-4).all()
-    assert result.layer_map[inside][np.argmax(distance[inside])] == result.layer_map.max() == len(result.layers)
+    assert layer_map[inside][np.argmax(distance[inside])] == layer_map.max() == len(result.layers)
     assert result.layers["area_px"].sum() == inside.sum()
 
 
@@ -106,18 +110,19 @@ def test_the_distance_does_not_depend_on_the_window(seed: int) -> None:
     mask[10:40, 10:30] = E
     rows, columns = rng.integers(0, 500, (2, rng.integers(1, 4)))
     mask[rows, columns] = D
-    box = bounding_box(mask == E)
-    assert box is not None
+    survey = Survey(mask)
+    box = survey.cells_box(survey.epidermis, Box.whole(survey.size))
+    assert box == Box(10, 10, 40, 30)
     expected = distance_transform_edt(mask != D)[box.slices]
     inside = mask[box.slices] == E
-    np.testing.assert_allclose(distance_from_dermis(mask, box)[inside], expected[inside], rtol=1e-6)
+    np.testing.assert_allclose(distance_from_dermis(mask, box, survey)[inside], expected[inside], rtol=1e-6)
 
 
 def test_an_island_in_the_dermis_is_measured_from_all_sides() -> None:
     mask = np.full((60, 60), D, np.uint8)
     mask[20:41, 20:41] = E
     pixels = np.full((60, 60, 3), 255, np.uint8)
-    layer_map = measure(mask, pixels, layer_um=1.0).layer_map  # layers of 2 px
+    layer_map = measure(mask, pixels, layer_um=1.0).layer_map.whole()  # layers of 2 px
     assert layer_map[30, 30] == layer_map.max() == 6
     assert (layer_map[20, 20:41] == 1).all()
     assert (layer_map[20:41, 40] == 1).all()
@@ -129,13 +134,13 @@ def test_a_detached_piece_is_in_no_layer_and_reported() -> None:
     mask[:10] = E
     pixels = np.pad(pixels, ((300, 0), (0, 0), (0, 0)), constant_values=255)
     result = measure(mask, pixels)
-    assert (result.layer_map[:10] == 0).all()
+    assert not result.layer_map[:10, :].any()
     assert result.detached_um2 == 10 * 60 * 0.25
     assert len(result.layers) == 4
     assert "no layer" in result.message
     near = measure(mask, pixels, max_gap_um=500)
-    assert (near.layer_map[:10] > 0).all()
-    assert len(near.layers) == near.layer_map.max()
+    assert (near.layer_map[:10, :] > 0).all()
+    assert len(near.layers) == near.layer_map.whole().max()
     middle = near.layers[near.layers["area_px"] == 0]
     assert len(middle)
     assert middle["mean_dab_od"].isna().all()
@@ -158,7 +163,7 @@ def test_missing_tissue_is_a_named_outcome(mask: np.ndarray, outcome: LayerOutco
     assert result.layers.empty
     assert result.pattern is None
     assert result.h_score is None
-    assert not result.layer_map.any()
+    assert not result.layer_map.whole().any()
     assert result.cell_layers["layer"].tolist() == [0]
     assert result.cell_layers["distance_um"].isna().all()
 
@@ -225,7 +230,7 @@ def test_nothing_depends_on_which_way_is_up(turn: int) -> None:
     instances, cells = one_cell(mask)
     upright = measure_layers(slide_of(pixels), mask, instances, cells)
     turned = measure_layers(slide_of(np.rot90(pixels, turn)), np.rot90(mask, turn), np.rot90(instances, turn), cells)
-    np.testing.assert_array_equal(np.rot90(upright.layer_map, turn), turned.layer_map)
+    np.testing.assert_array_equal(np.rot90(upright.layer_map.whole(), turn), turned.layer_map.whole())
     pd.testing.assert_frame_equal(upright.layers, turned.layers)
 
 
@@ -248,3 +253,51 @@ def test_a_map_of_another_size_is_refused() -> None:
 def test_settings_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(BadSetting):
         replace(LayerSettings(), **bad)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), gap_um=st.sampled_from([3.0, 8.0, 500.0]))
+def test_blocks_have_no_say_in_the_result(seed: int, gap_um: float) -> None:
+    """Pieces that go on over the borders of blocks, in a large slide read from its files, are still one piece."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(60, 200, 2))
+    mask = np.zeros((height, width), np.uint8)
+    for _ in range(int(rng.integers(1, 9))):  # lines, which are pieces of more than one block
+        top, left = rng.integers(0, height), rng.integers(0, width)
+        long, thick = int(rng.integers(1, 150)), int(rng.integers(1, 4))
+        down, along = (long, thick) if rng.random() < 0.5 else (thick, long)
+        mask[top : top + down, left : left + along] = E
+    mask[rng.integers(0, height, 3), rng.integers(0, width, 3)] = D
+    instances = rng.integers(0, 9, mask.shape).astype(np.int32)
+    cells = pd.DataFrame({"cell_id": range(1, 9), "equivalent_diameter_um": 3.0})
+    slide = slide_of(rng.integers(0, 256, (*mask.shape, 3), np.uint8), 1.0)
+    rules = LayerSettings(max_gap_um=gap_um)
+    whole = measure_layers(slide, mask, instances, cells, rules)
+    expected = whole.layer_map.whole()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(depth_blocks, "BLOCK_PX", 64)
+        patch.setattr(label_map, "TILE_PX", 32)
+        patch.setattr(depth, "TILE_PX", 32)
+        parts = measure_layers(slide, mask, instances, cells, rules)
+        assert parts.outcome is whole.outcome
+        assert parts.detached_um2 == whole.detached_um2
+        np.testing.assert_array_equal(parts.layer_map.whole(), expected)
+    for name in ("layers", "cell_layers", "profile"):
+        pd.testing.assert_frame_equal(getattr(parts, name), getattr(whole, name))
+
+
+def test_far_from_dermis_the_distance_comes_from_a_coarse_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth, "FAR_PX", 100)
+    monkeypatch.setattr(depth, "COARSE_SIDE_PX", 300)
+    mask = np.zeros((1200, 500), np.uint8)
+    mask[:700, 100:140] = E
+    mask[750:, 90:400] = D
+    survey = Survey(mask)
+    assert survey.step_px == 4
+    box = survey.cells_box(survey.epidermis, Box.whole(survey.size))
+    assert box is not None
+    exact = distance_transform_edt(mask != D)[box.slices]
+    found = distance_from_dermis(mask, box, survey)
+    near = (exact <= 100) & (mask[box.slices] == E)
+    np.testing.assert_allclose(found[near], exact[near], rtol=1e-6)
+    assert np.abs(found - exact)[mask[box.slices] == E].max() <= 4 * 2**0.5
