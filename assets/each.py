@@ -17,6 +17,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.connections import keep_connections
 from assets.metadata import record_metadata, version_tags
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
@@ -113,8 +114,7 @@ def make_each(
     asset, root = stage.asset, stage.root
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
     keys = list(context.partition_keys)
-    # On Postgres, a slide's events would open a dozen connections; this keeps one, as Dagster's web server does.
-    context.instance.optimize_for_webserver(statement_timeout=0, pool_recycle=3600, max_overflow=20)
+    keep_connections(context.instance)
     pointers = _event_pointers(context, keys)
     making = Making(stage, code_version, context.run_id)
     failed: dict[str, str] = {}

@@ -4,6 +4,7 @@ import dagster as dg
 import pytest
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
+from assets.connections import keep_connections
 from dermatome.data_root import DataRoot
 from dermatome.demo.server import ToyAtlas
 from dermatome.slide_source import SlideSource
@@ -48,6 +49,11 @@ def test_a_backfill_over_postgres(tmp_path, atlas):
             assert run.tags["dagster/backfill"] == instance.get_backfills()[0].backfill_id
             assert run.status == dg.DagsterRunStatus.FAILURE, "one slide is not there"
             assert missing_slides(instance, root, PER_SLIDE[:1]) == {"slide_images": ["700-3_A"]}
+            keep_connections(instance)
+            assert ended(instance)
+            with connect(postgres) as connection, connection.cursor() as cursor:  # as a restart does
+                cursor.execute("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()")
+            assert ended(instance) == [run], "a connection that was cut is opened again"
         with connect(postgres) as connection, connection.cursor() as cursor:
             cursor.execute("select count(*) from event_logs where dagster_event_type = 'ASSET_MATERIALIZATION'")
             assert cursor.fetchone() == (7,)
