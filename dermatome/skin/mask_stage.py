@@ -137,7 +137,7 @@ class MaskStage:
                 "crop_left_px": result.crop.left_px,
                 "crop_bottom_px": result.crop.bottom_px,
                 "crop_right_px": result.crop.right_px,
-                "mean_confidence": result.mean_confidence,
+                "mean_confidence": round(result.mean_confidence, 4),
                 "tiles": result.tiles,
                 **{f"{name}_share": share for name, share in shares.items()},
                 "epidermis_um2": shares["epidermis"] * slide.size.area_px * slide.mpp**2,
