@@ -1,0 +1,121 @@
+"""The experiments: a question, the configurations that are held against each other, and the tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dermatome.augment import AugmentSettings
+from dermatome.skin.crops import TilePair
+from dermatome.training_settings import TrainSettings
+
+REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
+EPOCH_STEPS = 25
+TURNS_ONLY = AugmentSettings(
+    scale=1.0, coarse_share=0.0, elastic_px=0.0, stain=0.0, brightness=0.0, blur_px=0.0, noise=0.0
+)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """What an experiment trains on, and by name what it is scored on; the first of those is scored each epoch too."""
+
+    train: Sequence[TilePair]
+    tests: Mapping[str, Sequence[TilePair]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Configurations that differ in one thing.
+
+    Attributes:
+        question: that the table answers.
+        configurations: by name, with another seed for each repetition.
+        tiles: makes or finds the tiles, in a folder for those that are made; ``None`` where they are not there.
+        plain_recipe: IoU by class of a recipe that others measured on the same tiles; empty where there is none.
+    """
+
+    question: str
+    configurations: Mapping[str, TrainSettings]
+    tiles: Callable[[Path], Tiles | None]
+    plain_recipe: Mapping[str, float]
+
+
+def experiments(*, toy: bool = False) -> dict[str, Experiment]:
+    """All experiments by name; at toy size they show that they run, and measure nothing."""
+    skin = TrainSettings(epochs=3, epoch_steps=EPOCH_STEPS)
+    stain = replace(skin, crop_px=96)
+    if toy:
+        skin = TrainSettings(epochs=2, epoch_steps=1, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
+        stain = skin
+    return {
+        "skin": Experiment(
+            "What do augmentation and resolution bring on real skin?",
+            {
+                "turns and mirrors only": replace(skin, augment=TURNS_ONLY),
+                "all augmentation (the default)": skin,
+                "the same at twice the resolution": replace(skin, train_mpp=2 * skin.mpp),
+            },
+            skin_tiles,
+            {"background": 0.85, "dermis": 0.93, "epidermis": 0.82, "keratin": 0.77},
+        ),
+        "stain": Experiment(
+            "Does changing stains in training carry from H&E to IHC?",
+            {
+                "without stain augmentation": replace(stain, augment=replace(stain.augment, stain=0.0)),
+                "with it (the default)": stain,
+            },
+            lambda folder: stain_tiles(folder, size_px=256 if toy else 640, count=1 if toy else 4),
+            {},
+        ),
+    }
+
+
+def skin_tiles(_: Path) -> Tiles | None:
+    """The PAS tiles of one real slide: eight of one place to train on, six of another to score."""
+    from dermatome.palette import Palette
+
+    folder = REALDATA / "skin_pas"
+    if not folder.is_dir():
+        return None
+    palette = Palette.shipped("skin_pas")
+    sides: dict[bool, list[TilePair]] = {True: [], False: []}
+    for image in sorted((folder / "images").glob("*.jpg")):
+        mask = folder / "masks" / image.name.replace("-PAS.", ".").replace(".jpg", ".png")
+        left_px = int(image.stem.split("[")[1].split("x")[0])
+        sides[left_px < 6000].append(TilePair(image.stem, image, mask, palette, image.stem))
+    return Tiles(sides[True], {"another place of the slide": sides[False]})
+
+
+def stain_tiles(folder: Path, *, size_px: int, count: int) -> Tiles:
+    """Toy skin: H&E slides to train on; others in IHC, and the same tissue in H&E, to score."""
+    from dermatome.classes import StainingPattern
+    from dermatome.skin.crops import load_tiles
+    from dermatome.toy import ToyStain
+
+    patterns = list(StainingPattern)
+    for number in range(count):
+        _draw(folder / "train", number, size_px, ToyStain.HE, StainingPattern.NEGATIVE)
+        other = 100 + number
+        _draw(folder / "ihc", other, size_px, ToyStain.IHC, patterns[number % len(patterns)])
+        _draw(folder / "he", other, size_px, ToyStain.HE, StainingPattern.NEGATIVE)
+    return Tiles(
+        load_tiles(folder / "train"),
+        {"IHC slides": load_tiles(folder / "ihc"), "H&E slides": load_tiles(folder / "he")},
+    )
+
+
+def _draw(folder: Path, seed: int, size_px: int, stain: str, pattern: str) -> None:
+    from PIL import Image
+
+    from dermatome.classes import StainingPattern
+    from dermatome.palette import Palette, classes_to_rgb
+    from dermatome.toy import ToyStain, toy_slide
+
+    palette = Palette.shipped("dermatome")
+    toy = toy_slide(seed, StainingPattern(pattern), size_px=size_px, stain=ToyStain(stain))
+    for kind, pixels in (("images", toy.slide.whole()), ("masks", classes_to_rgb(toy.mask, palette))):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / kind / f"toy{seed}.png")
+    palette.save(folder / "palette.json")
