@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from dermatome.cli_support import Device, DeviceChoice, PrecisionChoice, PrecisionOption, Threads, choose, progress_bar
+from dermatome.cli_support import (
+    MODELS,
+    Device,
+    DeviceChoice,
+    PrecisionChoice,
+    PrecisionOption,
+    Threads,
+    choose,
+    progress_bar,
+)
 
 
 def tissue_train(
@@ -17,6 +26,10 @@ def tissue_train(
         list[Path] | None, typer.Option(help="Tiles to validate on; without it a share of --tiles is held out.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="Encoder, as segmentation-models-pytorch names it.")] = None,
+    encoder_weights: Annotated[
+        str | None, typer.Option(help="What its encoder was trained on, such as imagenet; fetched once.")
+    ] = None,
+    models: Annotated[Path, typer.Option(help="Folder that fetched files are kept in.")] = MODELS,
     epochs: Annotated[int | None, typer.Option(help="Epochs to train for.", min=1)] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Time to end within, validation included.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -45,6 +58,8 @@ def tissue_train(
     chosen |= {"patience": patience, "accumulate": gpus}
     if encoder:
         chosen["encoder"] = encoder
+    if encoder_weights:
+        chosen["encoder_weights"] = encoder_weights
     origin = origin_of_file(continue_from) if continue_from else None
     settings = TrainSettings(**(chosen if origin is None else origin.fill_in(chosen)))
     compute = choose(device, precision, threads)
@@ -66,6 +81,7 @@ def tissue_train(
             parent=origin.weights if origin else None,
             known_sides=origin.sides() if origin else None,
             processes=gpus,
+            models_folder=models.expanduser(),
         )
     if report is not None:
         write_report(report, out.stem, result.history, result.evaluation)

@@ -15,6 +15,7 @@ checkpoints/<asset>/<partition>/           of trainings that are under way
 slide_sources/<number>-….parquet           where slides' images come from (`dermatome.slide_register`)
 annotations/<annotated slide>/             what people put in: he.*, mask.*, ihc.*, rois.json|.geojson, palette.json
 inbox/                                     images of the folder mode
+models/                                    networks that are not ours, fetched once: Cellpose's, encoders'
 metrics/dermatome.duckdb                   made from the Parquet files, and again at any time
 settings.toml                              settings other than the defaults
 """
@@ -155,6 +156,11 @@ class DataRoot:
     def store(self) -> AnyPath:
         """The DuckDB file."""
         return self.path / "metrics" / "dermatome.duckdb"
+
+    @property
+    def models(self) -> AnyPath:
+        """Where networks that are not ours are kept: Cellpose's, and encoders' ready weights."""
+        return self.path / "models"
 
     @property
     def settings(self) -> AnyPath:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.errors import BadSetting, FetchFailed
+from dermatome.encoder_weights import EncoderFile, load_encoder
+from dermatome.errors import BadSetting
 from dermatome.torch_setup import import_smp
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 def build_network(
-    encoder: str, classes: int, decoder_channels: Sequence[int], encoder_weights: str | None = None
+    encoder: str, classes: int, decoder_channels: Sequence[int], encoder_file: EncoderFile | None = None
 ) -> torch.nn.Module:
     """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch with ``classes`` output channels of logits.
 
@@ -30,11 +31,11 @@ def build_network(
         encoder: an encoder's name in segmentation-models-pytorch, for example ``resnet34``.
         classes: number of output channels.
         decoder_channels: channels of the decoder's stages, coarsest first; five of them.
-        encoder_weights: ``None`` starts from random weights; ``imagenet`` has the library download them.
+        encoder_file: the encoder's ready weights; ``None`` starts from random ones.
 
     Raises:
         BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
-        FetchFailed: encoder weights were asked for and could not be had.
+        BadWeights: the ready weights are not of that encoder.
     """
     smp = import_smp()
     known = smp.encoders.get_encoder_names()
@@ -46,21 +47,18 @@ def build_network(
     try:
         network: torch.nn.Module = smp.Unet(
             encoder_name=encoder,
-            encoder_weights=encoder_weights,
+            encoder_weights=None,  # the library would download them unchecked
             decoder_channels=tuple(decoder_channels),
             classes=classes,
             in_channels=3,
         )
-    except (OSError, ConnectionError) as error:
-        raise FetchFailed(
-            f"The weights {encoder_weights!r} of the encoder {encoder} could not be had ({error}): train without them "
-            "or connect to the network."
-        ) from error
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise BadSetting(
             f"The encoder {encoder!r} with decoder channels {tuple(decoder_channels)} does not make a U-Net ({error}): "
             "choose another encoder or five channel numbers."
         ) from error
+    if encoder_file is not None:
+        load_encoder(network.get_submodule("encoder"), encoder_file)
     return network
 
 

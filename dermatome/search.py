@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import optuna
 
     from dermatome.compute import Compute
+    from dermatome.files import AnyPath
     from dermatome.training_data import Split
 
 JOURNAL_FILE = "journal.log"
@@ -115,7 +116,13 @@ def open_study(folder: Path, seed: int = 0) -> optuna.Study:
 
 
 def run_search(
-    folder: Path, split: Split, settings: SearchSettings, compute: Compute, say: Callable[[str], None] = lambda _: None
+    folder: Path,
+    split: Split,
+    settings: SearchSettings,
+    compute: Compute,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    models_folder: AnyPath | None = None,
 ) -> optuna.Study:
     """Runs what trials are left of the study in ``folder``.
 
@@ -127,6 +134,7 @@ def run_search(
         settings: see :class:`SearchSettings`.
         compute: device, precision and threads, which parallel trials share.
         say: called with a sentence after each trial of this process.
+        models_folder: where encoders' ready weights are kept, if the settings ask for some.
 
     Raises:
         BadSetting: nothing is held out to score trials by.
@@ -141,7 +149,7 @@ def run_search(
     left = settings.trials - _count(study)
     at_once = min(settings.parallel, max(1, left))
     shares = [left // at_once + (rank < left % at_once) for rank in range(at_once)]
-    arguments = (folder, split, settings, replace(compute, threads=max(1, compute.threads // at_once)))
+    arguments = (folder, split, settings, replace(compute, threads=max(1, compute.threads // at_once)), models_folder)
     context = multiprocessing.get_context("spawn")
     others = [context.Process(target=_work, args=(*arguments, shares[rank], rank)) for rank in range(1, at_once)]
     try:
@@ -204,6 +212,7 @@ def _work(
     split: Split,
     settings: SearchSettings,
     compute: Compute,
+    models_folder: AnyPath | None,
     trials: int,
     rank: int,
     say: Callable[[str], None] = lambda _: None,
@@ -216,13 +225,24 @@ def _work(
     # Going on, it must not draw again what it drew at first.
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + 1000 * rank + len(study.trials), constant_liar=True)
     for _ in range(trials):
-        study.optimize(lambda trial: _train(trial, folder, split, settings, compute), n_trials=1, catch=DermatomeError)
+        study.optimize(
+            lambda trial: _train(trial, folder, split, settings, compute, models_folder),
+            n_trials=1,
+            catch=DermatomeError,
+        )
         last = study.get_trials(deepcopy=False)[-1]
         value = "" if last.value is None else f", mean IoU {last.value:.3f}"
         say(f"trial {last.number}: {last.state.name.lower()}{value}")
 
 
-def _train(trial: optuna.Trial, folder: Path, split: Split, settings: SearchSettings, compute: Compute) -> float:
+def _train(
+    trial: optuna.Trial,
+    folder: Path,
+    split: Split,
+    settings: SearchSettings,
+    compute: Compute,
+    models_folder: AnyPath | None,
+) -> float:
     import optuna
 
     chosen = trial_settings(trial, settings.base, settings.space)
@@ -236,7 +256,16 @@ def _train(trial: optuna.Trial, folder: Path, split: Split, settings: SearchSett
                 raise optuna.TrialPruned
 
     try:
-        result = train(split.train, split.validation, chosen, compute, checkpoints, tell, validation=split.how)
+        result = train(
+            split.train,
+            split.validation,
+            chosen,
+            compute,
+            checkpoints,
+            tell,
+            validation=split.how,
+            models_folder=models_folder,
+        )
     except (optuna.TrialPruned, DermatomeError) as ended:
         trial.set_user_attr("ended", str(ended) or "pruned")
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dermatome.classes import TISSUE_LABELS
+from dermatome.encoder_weights import EncoderFile, encoder_file
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.evaluation import Evaluation, Mask, ProbabilityRows, Rows, evaluate
 from dermatome.losses import class_weights, make_loss
@@ -81,6 +82,7 @@ def train(
     validation: str = "tiles were given for it",
     parent: LoadedWeights | None = None,
     processes: int = 1,
+    models_folder: AnyPath | None = None,
 ) -> TrainResult:
     """Trains a U-Net on tiles, validates it after each epoch, and returns the running mean of its weights.
 
@@ -95,9 +97,11 @@ def train(
         validation: how ``tiles_val`` were chosen, for the card.
         parent: weights to go on from instead of random ones, of the same encoder and decoder.
         processes: how many share the passes of each step, on a GPU each; the number of passes is a multiple of it.
+        models_folder: where the encoder's ready weights are kept, if the settings ask for some.
 
     Raises:
         BadSetting: there are no training tiles, or a setting does not fit.
+        FetchFailed: the encoder's ready weights are not there and could not be fetched.
         BadWeights: the parent's network is another than the settings', or a checkpoint is damaged.
         BadImage: a tile cannot be read.
         BadAnnotation: a tile's mask does not fit.
@@ -111,6 +115,7 @@ def train(
     if parent is not None:
         _check_parent(parent, settings)
     data_sha256 = tiles_sha256([*tiles_train, *tiles_val])
+    begun_with = None if parent is not None else _ready_encoder(settings, models_folder)
 
     def validate(run: TrainingRun) -> Validated:
         scores = class_scores(_validate(run, tiles_val, settings), TISSUE_LABELS)
@@ -118,7 +123,7 @@ def train(
         return Validated(mean, {"mean_iou": mean, **{f"iou_{score.label}": score.iou for score in scores}})
 
     learnt = learn(
-        TissueTask(tuple(tiles_train), settings, data_sha256),
+        TissueTask(tuple(tiles_train), settings, data_sha256, begun_with),
         compute,
         validate,
         parent=Parent(parent.sha256, parent.network.state_dict()) if parent else None,
@@ -147,6 +152,8 @@ def train(
         steps=run.step,
         data_sha256=data_sha256,
         parent=parent.sha256 if parent else None,
+        initial_weights=begun_with.source if begun_with else "",
+        initial_sha256=begun_with.sha256 if begun_with else "",
         created_from=tuple(sorted({tile.group for tile in tiles_train})),
     )
     return TrainResult(learnt.state(), card, pd.DataFrame(run.history), found, scores, learnt.resumed)
@@ -159,13 +166,12 @@ class TissueTask:
     tiles: tuple[TilePair, ...]
     settings: TrainSettings
     data_sha256: str
+    encoder_file: EncoderFile | None = None
 
     def build(self, compute: Compute) -> Parts:
         """The U-Net, its tiles read, and its loss."""
         settings = self.settings
-        network = build_network(
-            settings.encoder, len(TISSUE_LABELS), settings.decoder_channels, settings.encoder_weights
-        )
+        network = build_network(settings.encoder, len(TISSUE_LABELS), settings.decoder_channels, self.encoder_file)
         _drop_channels(network, settings.dropout)
         source = BatchSource(
             self.tiles,
@@ -188,6 +194,17 @@ class TissueTask:
             lambda images: to_batch(images, MEAN, STD, compute),
             lambda logits, truth: criterion(logits.float(), truth),
         )
+
+
+def _ready_encoder(settings: TrainSettings, models_folder: AnyPath | None) -> EncoderFile | None:
+    if settings.encoder_weights is None:
+        return None
+    if models_folder is None:
+        raise BadSetting(
+            f"The encoder's weights {settings.encoder_weights!r} need a folder to be kept in: name the models folder, "
+            "or set encoder_weights to none."
+        )
+    return encoder_file(settings.encoder, settings.encoder_weights, models_folder)
 
 
 def _drop_channels(network: torch.nn.Module, share: float) -> None:

@@ -32,6 +32,7 @@ def train_file(
     parent: LoadedWeights | None = None,
     known_sides: Mapping[str, Side] | None = None,
     processes: int = 1,
+    models_folder: AnyPath | None = None,
 ) -> tuple[TrainResult, str]:
     """Trains on the tiles in ``folders`` and writes the weights to ``out``, with card and manifest beside them.
 
@@ -49,6 +50,7 @@ def train_file(
         parent: weights to go on from.
         known_sides: side of each group of tiles that the parent knows; a tile it learned from must not test its child.
         processes: see :func:`dermatome.training.train`.
+        models_folder: likewise.
 
     Returns:
         The result, its card as it was written, and the sha256 of the weights file.
@@ -57,6 +59,7 @@ def train_file(
         MissingInput: a folder or file of the tiles is missing.
         BadSetting: see :func:`dermatome.training.train`.
         BadWeights: the parent does not fit.
+        FetchFailed: the encoder's ready weights are not there and could not be fetched.
         BadAnnotation: a palette or mask does not fit.
         BadImage: a tile cannot be read.
         StorageFailed: ``out`` or a checkpoint cannot be written.
@@ -72,6 +75,7 @@ def train_file(
         validation=split.how,
         parent=parent,
         processes=processes,
+        models_folder=models_folder,
     )
     rows = manifest_rows(split.train, "train") + manifest_rows(split.validation, "validation")
     manifest_sha256 = write_manifest(manifest_path(out), rows)

@@ -73,7 +73,8 @@ class TrainSettings(LoopSettings):
     Attributes:
         encoder: of segmentation-models-pytorch.
         decoder_channels: of the U-Net.
-        encoder_weights: ``None`` trains from scratch; ``imagenet`` is downloaded.
+        encoder_weights: ``None`` trains from scratch; ``imagenet`` begins with an encoder that was trained on ImageNet,
+            see :func:`dermatome.encoder_weights.encoder_file`. Not used where a training goes on from other weights.
         loss: its name, see :func:`dermatome.losses.make_loss`.
         dice_weight: of the Dice part of the loss ``dice_focal``.
         focal_weight: of its focal part.

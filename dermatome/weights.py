@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FORMAT = "dermatome-tissue-1"
 # Cards of earlier versions lack these, and are as good.
-_LATER = ("manifest_sha256", "palette")
+_LATER = ("manifest_sha256", "palette", "initial_weights", "initial_sha256")
 MAX_WEIGHTS_BYTES = 2 * 1024**3
 
 
@@ -46,6 +46,8 @@ class WeightsCard:
         manifest_sha256: of the manifest of those tiles, a Parquet file beside the weights.
         palette: the colour each class is drawn in.
         parent: sha256 of the weights it started from, if any.
+        initial_weights: what its encoder began with and where that is from, in words; empty where it began at random.
+        initial_sha256: of that file.
         created_from: the names of the tiles' slides or folders.
         code_version: of Dermatome.
         licence: of the weights; it follows from the tiles'.
@@ -71,6 +73,8 @@ class WeightsCard:
     manifest_sha256: str = ""
     palette: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {c.label: c.colour for c in TissueClass})
     parent: str | None = None
+    initial_weights: str = ""
+    initial_sha256: str = ""
     created_from: tuple[str, ...] = ()
     code_version: str = __version__
     licence: str = "that of the training tiles"

@@ -40,4 +40,4 @@ class CellSegmenterResource(dg.ConfigurableResource):
             BadWeights: there is no such file.
             FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
         """
-        return CellWeights.of(self.settings.value.cell_weights, root.path / "models")
+        return CellWeights.of(self.settings.value.cell_weights, root.models)

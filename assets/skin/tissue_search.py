@@ -68,7 +68,7 @@ def tissue_search(
 
         def make(folder: Path) -> StageResult:
             split = choose_tiles([files for _, files in tiles.values()], (), base)
-            found = run_search(journal, split, search, compute.choose(), context.log.info)
+            found = run_search(journal, split, search, compute.choose(), context.log.info, models_folder=root.models)
             return write_search(folder, study, found, search)
 
         return make_one(

@@ -83,6 +83,7 @@ def tissue_weights(
                 origin=origin,
                 panel=panel,
                 processes=config.gpus,
+                models_folder=root.models,
             ),
             inputs=inputs if origin is None else {**inputs, "parent": origin.weights.sha256[:32]},
             settings=as_plain(chosen),

@@ -9,7 +9,7 @@ class TissueTraining(dg.Config):
 
     encoder: str | None = Field(default=None, description="Any of segmentation-models-pytorch's, such as resnet34.")
     decoder_channels: list[int] | None = Field(default=None, description="Five numbers, coarse to fine.")
-    encoder_weights: str | None = Field(default=None, description="None: from scratch.")
+    encoder_weights: str | None = Field(default=None, description="imagenet, fetched once; None: from scratch.")
     loss: str | None = Field(default=None, description="dice_focal, dice, focal, cross_entropy or tversky.")
     dice_weight: float | None = Field(default=None, description="Of the Dice part of dice_focal.")
     focal_weight: float | None = Field(default=None, description="Of its focal part.")

@@ -14,12 +14,18 @@ class Addresses:
 
     Args:
         allowed_hosts: exact hosts, ``host:port``, or ``.domain`` for a domain with all below it.
+        remedy: what to do where another host is met, as the end of a sentence.
 
     Raises:
         BadSetting: none is given, or one is no host.
     """
 
-    def __init__(self, allowed_hosts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        allowed_hosts: Sequence[str],
+        remedy: str = "add it to hpa.allowed_hosts in the settings if you trust it",
+    ) -> None:
+        self._remedy = remedy
         self._allowed = tuple(host.strip().lower() for host in allowed_hosts)
         for host in self._allowed:
             if not host.strip(".") or "/" in host or "@" in host or "*" in host or any(c.isspace() for c in host):
@@ -68,10 +74,7 @@ class Addresses:
         loopback = is_loopback(host)
         own_port = port in (None, 443 if parts.scheme == "https" else 80)
         if not self._allows(host, port, any_port=loopback or own_port):
-            raise FetchFailed(
-                f"{url[:200]}{via} is at a host or port that is not allowed: add it to hpa.allowed_hosts in the "
-                "settings if you trust it."
-            )
+            raise FetchFailed(f"{url[:200]}{via} is at a host or port that is not allowed: {self._remedy}.")
         if came_from is not None and loopback and not is_loopback_url(came_from):
             raise FetchFailed(f"{came_from} redirects to this machine itself ({url[:200]}), which is not followed.")
         return urlunsplit(parts if loopback else _over_tls(parts, host, port))

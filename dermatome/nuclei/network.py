@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from dermatome.classes import Rgb
+    from dermatome.encoder_weights import EncoderFile
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 SEMANTIC = slice(0, len(NUCLEUS_LABELS))
@@ -35,7 +36,7 @@ def build_two_heads(
     decoder_channels: Sequence[int] = DECODER_CHANNELS,
     *,
     head_kernel_px: int = 1,
-    encoder_weights: str | None = None,
+    encoder_file: EncoderFile | None = None,
 ) -> torch.nn.Module:
     """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch whose decoder two convolutions read.
 
@@ -47,11 +48,11 @@ def build_two_heads(
         encoder: an encoder's name in segmentation-models-pytorch, for example ``resnet34``.
         decoder_channels: channels of the decoder's stages, coarsest first; five of them.
         head_kernel_px: side of the heads' kernels, odd.
-        encoder_weights: ``None`` starts from random weights; ``imagenet`` has the library download them.
+        encoder_file: the encoder's ready weights; ``None`` starts from random ones.
 
     Raises:
         BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
-        FetchFailed: encoder weights were asked for and could not be had.
+        BadWeights: the ready weights are not of that encoder.
     """
     import torch
 
@@ -68,7 +69,7 @@ def build_two_heads(
             features = self.base(images)  # (N, 16, H, W)
             return torch.cat([self.sem_head(features), self.ter_head(features)], dim=1)
 
-    return TwoHeads(build_network(encoder, 1, decoder_channels, encoder_weights))
+    return TwoHeads(build_network(encoder, 1, decoder_channels, encoder_file))
 
 
 @dataclass(frozen=True)

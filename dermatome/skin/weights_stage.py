@@ -37,6 +37,7 @@ def make_weights(
     origin: Origin | None = None,
     panel: Sequence[ManifestRow] = (),
     processes: int = 1,
+    models_folder: AnyPath | None = None,
 ) -> StageResult:
     """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the IHC ones beside.
 
@@ -54,6 +55,7 @@ def make_weights(
         origin: the weights it goes on from.
         panel: tiles that no version may learn from.
         processes: how many GPUs share the passes of a step.
+        models_folder: where the encoder's ready weights are kept, if the settings ask for some.
 
     Raises:
         MissingInput: there are no tiles.
@@ -71,6 +73,7 @@ def make_weights(
         parent=origin.weights if origin else None,
         known_sides=origin.sides() if origin else None,
         processes=processes,
+        models_folder=models_folder,
     )
     trained = time.perf_counter()
     rows = read_manifest(manifest_path(weights))
@@ -84,6 +87,7 @@ def make_weights(
             "parent": origin.name if origin else None,
             "parent_sha256": origin.weights.sha256 if origin else None,
             "encoder": settings.encoder,
+            "initial_weights": result.card.initial_weights or None,
             "loss": settings.loss,
             "seed": settings.seed,
             "epochs": len(result.history),

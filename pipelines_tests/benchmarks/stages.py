@@ -121,4 +121,4 @@ def cells_stage(root: DataRoot, device: Any) -> Stage[Any, Any]:
     from dermatome.skin.cells_stage import CellsStage
     from dermatome.skin.networks import CellWeights
 
-    return CellsStage(root, CellWeights.of("toy", root.path / "models"), ComputeSettings(device=device), CellSettings())
+    return CellsStage(root, CellWeights.of("toy", root.models), ComputeSettings(device=device), CellSettings())

@@ -44,10 +44,10 @@ class Experiment:
 
 def experiments(*, toy: bool = False) -> dict[str, Experiment]:
     """All experiments by name; at toy size they show that they run, and measure nothing."""
-    skin = TrainSettings(epochs=3, epoch_steps=EPOCH_STEPS)
-    stain = replace(skin, crop_px=96)
+    skin = TrainSettings(epochs=3, epoch_steps=EPOCH_STEPS, batch=4)
+    stain = replace(skin, epochs=2, crop_px=96)
     if toy:
-        skin = TrainSettings(epochs=2, epoch_steps=1, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
+        skin = TrainSettings(epochs=1, epoch_steps=2, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
         stain = skin
     return {
         "skin": Experiment(

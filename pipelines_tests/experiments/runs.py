@@ -64,7 +64,9 @@ def run_one(tiles: Tiles, settings: TrainSettings, compute: Compute, folder: Pat
         "seconds": float(result.history["seconds"].iloc[-1]),
         "history": [{**row, **plain[str(row["epoch"])]} for row in result.history.to_dict("records")],
         "tests": {
-            name: _values(_evaluate(network, test, settings, compute, result.card))
+            name: _values(
+                result.evaluation if test is first else _evaluate(network, test, settings, compute, result.card)
+            )
             for name, test in tiles.tests.items()
         },
     }

@@ -1,0 +1,203 @@
+"""Ready encoder weights against a hub on this machine that redirects, lies, breaks off and floods."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save
+
+from dermatome.compute import choose_compute
+from dermatome.encoder_weights import EncoderFile, encoder_file
+from dermatome.errors import BadSetting, BadWeights, FetchFailed
+from dermatome.files import sha256_bytes
+from dermatome.network import build_network
+from dermatome.palette import Palette
+from dermatome.skin.crops import load_tiles
+from dermatome.training import TrainSettings, train
+from dermatome.training_files import train_file
+from dermatome.weights import read_card
+
+CHANNELS = (8, 8, 8, 8, 8)
+REVISION = "3f2325ff978283d47aa6a1d6878ca20565622683"
+
+
+class Hub:
+    """What the hub says of the encoder's file, where it lies and what comes from there."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.stated, self.lies_at = data, sha256_bytes(data), "/large/file?signature=secret"
+        self.cut = self.length_is_said = False
+        self.status, self.asked = 200, list[str]()
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                hub.asked.append(self.path)
+                if self.path.startswith("/smp-hub/"):
+                    self.send_response(302)
+                    self.send_header("X-Linked-Etag", f'"{hub.stated}"')
+                    self.send_header("Location", hub.lies_at)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_response(hub.status)
+                if hub.length_is_said:
+                    self.send_header("Content-Length", str(len(hub.data)))
+                self.end_headers()
+                self.wfile.write(hub.data[: len(hub.data) // 2] if hub.cut else hub.data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def get(self, folder: Path, **options: Any) -> EncoderFile:
+        return encoder_file("resnet18", "imagenet", folder, hub=self.url, hosts=("127.0.0.1",), **options)
+
+
+@pytest.fixture(scope="module")
+def published() -> bytes:
+    """A file such as the hub has of resnet18, with the classifier's layer that encoders lack."""
+    import torch
+
+    torch.manual_seed(7)
+    state = dict(build_network("resnet18", 4, CHANNELS).get_submodule("encoder").state_dict())
+    state["fc.weight"], state["fc.bias"] = torch.zeros(2, 512), torch.zeros(2)
+    return save(state)
+
+
+@pytest.fixture
+def hub(published: bytes) -> Iterator[Hub]:
+    served = Hub(published)
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+
+
+def test_it_is_fetched_once_by_its_commit_checked_and_loaded(hub: Hub, published: bytes, tmp_path: Path) -> None:
+    first = hub.get(tmp_path)
+    assert hub.asked[0] == f"/smp-hub/resnet18.imagenet/resolve/{REVISION}/model.safetensors"
+    assert first.sha256 == sha256_bytes(published)
+    assert first.source == f"imagenet (smp-hub/resnet18.imagenet at {REVISION}, sha256 stated by the hub)"
+    asked = len(hub.asked)
+    assert hub.get(tmp_path) == first
+    assert len(hub.asked) == asked
+    network = build_network("resnet18", 4, CHANNELS, first)
+    state = first.state()
+    for name, tensor in network.get_submodule("encoder").state_dict().items():
+        assert tensor.equal(state[name]), name
+
+
+def test_where_no_sha256_is_stated_the_first_one_counts(hub: Hub, tmp_path: Path) -> None:
+    hub.stated = "none"
+    found = hub.get(tmp_path)
+    assert "recorded when it was fetched: the hub stated none" in found.source
+    found.path.unlink()
+    hub.data = hub.data[:-4] + b"\0\0\0\1"
+    with pytest.raises(BadWeights, match=r"is not the file it was when it was first used .* delete .*\.json if you"):
+        hub.get(tmp_path)
+    assert not found.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"lies_at": "https://elsewhere.example/file"}, "elsewhere.example/file .* host or port that is not allowed"),
+        ({"lies_at": "http://localhost:1/file"}, "localhost:1/file .* is at a host or port that is not allowed"),
+        ({"lies_at": "/smp-hub/round"}, "redirects more than 5 times"),
+        ({"stated": "0" * 64}, "has the sha256 .* and 000000000000… was stated, so it is not kept"),
+        ({"cut": True, "length_is_said": True}, r"ended after \d+ of \d+ bytes|could not be fetched"),
+        ({"cut": True}, "was stated, so it is not kept"),
+        ({"data": bytes(3 << 20)}, "is larger than the 1 MB"),
+        ({"data": bytes(3 << 20), "length_is_said": True}, "is larger than the 1 MB"),
+        ({"data": b""}, "ended after 0 of unknown bytes"),
+        ({"status": 404}, "was answered with status 404"),
+    ],
+)
+def test_what_goes_wrong_leaves_nothing_and_says_how_to_go_on(
+    hub: Hub, tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    for name, value in {"data": bytes(1000), **wrong}.items():
+        setattr(hub, name, value)
+    with pytest.raises(FetchFailed, match=said) as error:
+        hub.get(tmp_path, max_bytes=1 << 20)
+    assert f"put it at {tmp_path}/encoders/resnet18-imagenet.safetensors, or set encoder_weights to none" in str(
+        error.value
+    )
+    assert "secret" not in str(error.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_without_a_network_a_file_put_there_by_hand_is_used(published: bytes, tmp_path: Path) -> None:
+    def get() -> EncoderFile:
+        return encoder_file("resnet18", "imagenet", tmp_path, hub="http://127.0.0.1:9", hosts=("127.0.0.1",))
+
+    with pytest.raises(FetchFailed, match="could not be fetched .ConnectionError.: download http.* and put it at"):
+        get()
+    path = tmp_path / "encoders" / "resnet18-imagenet.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(published)
+    found = get()
+    assert "put there by hand" in found.source
+    assert json.loads(path.with_suffix(".json").read_text())["sha256"] == found.sha256
+    path.write_bytes(published[:-1] + b"\1")
+    with pytest.raises(BadWeights, match="was changed since it was first used"):
+        get()
+    with pytest.raises(BadWeights, match="was changed since"):
+        found.state()
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(BadWeights, match=r"\.json is damaged"):
+        get()
+
+
+def test_weights_that_are_none_or_another_network_s(published: bytes, tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="'resnet18' has no ready weights 'moon', only imagenet"):
+        encoder_file("resnet18", "moon", tmp_path)
+    with pytest.raises(BadSetting, match="'tu-resnet10t' has no ready weights 'imagenet', none that"):
+        encoder_file("tu-resnet10t", "imagenet", tmp_path)
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(published)
+    with pytest.raises(BadWeights, match=r"other.safetensors is not of this encoder"):
+        build_network("mobilenet_v2", 4, CHANNELS, EncoderFile(path, sha256_bytes(published), ""))
+    path.write_bytes(b"not tensors")
+    with pytest.raises(BadWeights, match="is not a whole safetensors file"):
+        EncoderFile(path, sha256_bytes(b"not tensors"), "").state()
+
+
+def test_a_training_begins_with_them_and_its_card_says_so(hub: Hub, tmp_path: Path) -> None:
+    folder, palette = tmp_path / "tiles", Palette.shipped("dermatome")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for kind, image in (("images", pixels), ("masks", np.zeros_like(pixels) + 255)):
+        (folder / kind).mkdir(parents=True)
+        Image.fromarray(np.asarray(image)).save(folder / kind / "a.png")
+    palette.save(folder / "palette.json")
+    (folder / "palette.json").write_text(
+        json.dumps({"classes": json.loads((folder / "palette.json").read_text())["classes"], "other": "background"})
+    )
+    begun = hub.get(tmp_path / "models")
+    settings = TrainSettings(
+        encoder_weights="imagenet",
+        decoder_channels=CHANNELS,
+        epochs=1,
+        epoch_steps=1,
+        batch=2,
+        crop_px=32,
+        validation_share=0.0,
+        learning_rate=1e-12,
+    )
+    compute = choose_compute("cpu", threads=1)
+    out = tmp_path / "w.safetensors"
+    result, _ = train_file([folder], out, settings, compute, models_folder=tmp_path / "models")
+    card = read_card(out)
+    assert (card.initial_weights, card.initial_sha256) == (begun.source, begun.sha256)
+    assert result.state["encoder.layer4.1.conv2.weight"].allclose(begun.state()["layer4.1.conv2.weight"], atol=1e-6)
+    with pytest.raises(BadSetting, match="need a folder to be kept in"):
+        train(load_tiles(folder), [], settings, compute)

@@ -1,0 +1,58 @@
+"""Experiments come to their end at toy size, are not done twice, and their tables say what was scored."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines_tests.experiments.__main__ import main
+from pipelines_tests.experiments.plans import Experiment, Tiles, experiments
+from pipelines_tests.experiments.table import markdown, spread
+
+
+def test_an_experiment_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["stain", "--toy", "--seeds", "1", "--threads", "1", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    text = (tmp_path / "stain" / "table.md").read_text()
+    results = sorted(tmp_path.glob("stain/*/result.json"))
+    scores = [json.loads(path.read_text())["tests"]["IHC slides"]["mean_iou"] for path in results]
+    assert len(scores) == 2
+    for name, score in zip(experiments(toy=True)["stain"].configurations, scores, strict=True):
+        assert f"| IHC slides | {name} | 1 | 2 |" in text
+        assert f"| {score:.3f} |" in text
+    written = [path.stat().st_mtime_ns for path in results]
+    assert main(arguments) == 0
+    assert [path.stat().st_mtime_ns for path in results] == written
+    assert "Wrote" in capsys.readouterr().out
+
+
+def test_a_table_has_mean_and_spread_and_when_the_plain_recipe_is_passed() -> None:
+    labels = ("background", "dermis", "epidermis", "keratin")
+
+    def run(seed: int) -> dict[str, object]:
+        history = [
+            {"step": step, "mean_iou": 0.5 + step / 100 + seed / 100, "plain_mean_iou": 0.5 + step / 100}
+            | {f"iou_{label}": step / 50 + seed / 10 for label in labels}
+            for step in (25, 50)
+        ]
+        scores = {f"iou_{label}": 0.8 + seed / 10 for label in labels} | {"mean_iou": None, "calibration_error": 0.1}
+        return {"tests": {"elsewhere": scores}, "history": history, "steps": 50}
+
+    recipe = dict.fromkeys(labels, 0.55) | {"keratin": 1.15}
+    experiment = Experiment("Which?", {}, lambda _: Tiles([], {}), recipe)
+    lines = markdown(experiment, {"one": [run(0), run(1)], "other": [run(2)]}).splitlines()
+    assert "| elsewhere | one | 2 | 50 | 0.850 ± 0.071 | 0.850 ± 0.071 | 0.850 ± 0.071 | 0.850 ± 0.071 | – |" in (
+        "\n".join(lines)
+    )
+    assert "| 25 | one | 0.755 ± 0.007 | 0.750 ± 0.000 | +0.005 ± 0.007 |" in lines
+    assert "| one | never, never | 50, 25 | 50, 25 | 50, 25 | never, never |" in lines
+    assert "| other | 50 | 25 | 25 | 25 | 50 |" in lines
+    assert spread([None]) == "–"
+
+
+def test_the_real_tiles_of_two_places_are_told_apart(realdata: Path, tmp_path: Path) -> None:
+    tiles = experiments()["skin"].tiles(tmp_path)
+    assert tiles is not None
+    (test,) = tiles.tests.values()
+    assert (len(tiles.train), len(test)) == (8, 6)
+    assert all(tile.mask_path.is_file() for tile in [*tiles.train, *test])
