@@ -65,7 +65,8 @@ def read_made_slide(root: DataRoot, slide_id: str) -> Slide:
 
 def remembered_backends(root: DataRoot) -> Path | None:
     """Where the fastest backend of each network and machine is kept; a bucket keeps none, so it is measured again."""
-    return root.models / "backends.json" if isinstance(root.path, Path) else None
+    models = root.models
+    return models / "backends.json" if isinstance(models, Path) else None
 
 
 def open_made_mask(root: DataRoot, slide_id: str, size: Size) -> npt.NDArray[np.uint8] | TiledLabels:
