@@ -79,7 +79,9 @@ def changed_in(path: Path) -> dict[str, float]:
     found = {}
     for name in names_in(path):
         try:
-            found[name] = (path / name).stat().st_mtime
+            stat = (path / name).stat()
+            # A file that was moved, or copied with its date, into the folder is older than its being there.
+            found[name] = max(stat.st_mtime, stat.st_ctime)
         except FileNotFoundError:  # it was taken out again meanwhile
             continue
     return found

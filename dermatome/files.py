@@ -117,7 +117,7 @@ def names_in(path: AnyPath) -> list[str]:
 
 
 def changed_in(path: AnyPath) -> dict[str, float]:
-    """When each file directly in a folder was last changed (seconds since 1970), by name, hidden ones left out."""
+    """When each file directly in a folder was put there or changed (seconds since 1970), by name, no hidden ones."""
     found: dict[str, float] = _kind(path).changed_in(path)
     return {name: found[name] for name in sorted(found) if not name.startswith(".")}
 

@@ -1,7 +1,7 @@
 """The sensors; all are off until somebody turns them on in the UI."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
@@ -77,16 +77,26 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
     description="The same for images put into the folder `inbox` of the data root.",
 )
 def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
-    """One slide for each image file; its name without the suffix is the slide id."""
+    """One slide for each image file; its name without the suffix is the slide id.
+
+    A file that was replaced by another of its name is asked for again, and one that moved (its folder or its suffix is
+    another, and the old file is gone) is taken from where it is now. The cursor is when the latest file that was looked
+    at was put there: what is younger is new, or another.
+    """
     root = paths.data_root
     found = changed_in(root.inbox)
     if not found:
         return dg.SkipReason(f"There is no file in {root.inbox}: put images there.")
     sourced = read_sources(root.slide_sources)
     known = set(context.instance.get_dynamic_partitions(str(SLIDES.name)))
+    here = {str(root.inbox / name) for name in found}
+    seen = float(context.cursor) if context.cursor else None
     taken: dict[str, SlideSource] = {}
+    replaced: dict[str, float] = {}
     others: list[SlideSource] = []
-    for name, changed_at in found.items():
+    latest = seen or 0.0
+    # From the oldest, so that what a tick leaves to the next is younger than its cursor.
+    for name, changed_at in sorted(found.items(), key=lambda one: (one[1], one[0])):
         path = root.inbox / name
         if path.suffix.lower() not in SUFFIXES:
             continue
@@ -95,18 +105,36 @@ def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> d
         except StorageFailed as error:
             context.log.error(str(error))
             continue
-        if source.slide in taken or (source.slide in known and source.slide in sourced):
+        before = sourced.get(source.slide) if source.slide in known else None
+        same = before is not None and before.location == source.location
+        if source.slide in taken or (before is not None and not same and _is_elsewhere(before, here)):
             others.append(source)
-        elif changed_at <= time.time() - _SETTLED_S:
-            if taken and len(taken) >= SLIDES_A_TICK:
-                break
+            continue
+        if changed_at > time.time() - _SETTLED_S:
+            continue
+        if same and (seen is None or changed_at <= seen):
+            latest = max(latest, changed_at)
+            continue
+        if len(taken) + len(replaced) >= SLIDES_A_TICK:
+            break
+        latest = max(latest, changed_at)
+        if same:
+            replaced[source.slide] = changed_at
+        else:
             taken[source.slide] = source
     _say_what_is_not_taken(context, others, sourced | taken)
-    if not taken:
-        return dg.SkipReason(f"No new image in {root.inbox}.")
+    cursor = repr(latest)
+    if not taken and not replaced:
+        return dg.SensorResult(skip_reason=f"No new image in {root.inbox}.", cursor=cursor)
     write_sources(root.slide_sources, taken.values())
-    new = [slide for slide in taken if slide not in known]
-    return _ask(context, root, new, list(taken), cursor=context.cursor, add=True)
+    asked = [slide for slide in taken if slide not in known]
+    again = [*replaced, *(slide for slide in taken if slide in known and slide in sourced)]
+    return _ask(context, root, [*asked, *again], list(taken), cursor=cursor, add=asked)
+
+
+def _is_elsewhere(source: SlideSource, here: set[str]) -> bool:
+    """Whether a slide's image is not the inbox's, or is another file there that has not gone."""
+    return source.origin != "folder" or source.location in here
 
 
 def _say_what_is_not_taken(
@@ -167,20 +195,23 @@ def _ask(
     new: list[str],
     slides: list[str],
     cursor: str | None,
-    add: bool = False,
+    add: Sequence[str] = (),
 ) -> dg.SensorResult:
-    """Asks for ``new`` slides, and for those of ``slides`` that a tick registered which died before it could ask."""
+    """Asks for ``new`` slides, and for those of ``slides`` that a tick registered which died before it could ask.
+
+    The partitions of ``add`` are added along with that.
+    """
     stages = stages_possible(root)
     unasked = unasked_slides(context.instance, root, stages, slides)
     wanted = {stage: list(dict.fromkeys([*new, *unasked[stage]])) for stage in stages}
     subset, count = subset_of(wanted)
     if not count:
         return dg.SensorResult(skip_reason="No slide is new or was forgotten.", cursor=cursor)
-    context.log.info(f"{len(new)} new slides; {count} are asked for.")
+    context.log.info(f"{len(new)} new or replaced slides; {count} are asked for.")
     return dg.SensorResult(
         run_requests=[dg.RunRequest.for_asset_graph_subset(subset, tags={REQUESTED_BY: context.sensor_name})],
         # The daemon adds them together with the request: a tick that dies before leaves them unknown, for the next.
-        dynamic_partitions_requests=[SLIDES.build_add_request(new)] if add and new else [],
+        dynamic_partitions_requests=[SLIDES.build_add_request(list(add))] if add else [],
         cursor=cursor,
     )
 

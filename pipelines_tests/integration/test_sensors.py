@@ -19,7 +19,7 @@ from dermatome.stage_record import write_failure
 from dermatome.toy import toy_slide
 from orchestration import schedules, sensors
 from orchestration.definitions import build_defs
-from orchestration.requests import missing_slides, register_slides, subset_of
+from orchestration.requests import PER_SLIDE, missing_slides, register_slides, subset_of
 from resources import PathsResource
 
 GENE = "ENSG00000186847"
@@ -83,11 +83,18 @@ def champion_made(root):
     record.touch()
 
 
-def put(root, *names, data=b"not looked at yet", age_s=60):
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """When a file was put into a folder cannot be made up, other than into the future."""
+    monkeypatch.setattr(sensors, "_SETTLED_S", 0)
+
+
+def put(root, *names, data=b"not looked at yet", ahead_s=0):
     root.inbox.mkdir(exist_ok=True)
     for name in names:
         (root.inbox / name).write_bytes(data)
-        os.utime(root.inbox / name, (time.time() - age_s,) * 2)
+        if ahead_s:
+            os.utime(root.inbox / name, (time.time() + ahead_s,) * 2)
 
 
 def pages_read(root, instance, count, gene=GENE, address="https://images.proteinatlas.org"):
@@ -205,7 +212,7 @@ def test_image_folder_takes_settled_images_with_usable_names(root, instance, cap
         "notes.txt",
         data=toy_slide(1, size_px=100).jpeg(),
     )
-    put(root, "just-now.jpg", age_s=0)
+    put(root, "just-now.jpg", ahead_s=60)
     tick = evaluate(sensors.image_folder, root, instance)
     assert asked_for(tick)["slide_images"] == ["core-1", "core-2"]
     assert instance.get_dynamic_partitions(SLIDES.name) == ["core-1", "core-2"]
@@ -241,9 +248,44 @@ def test_an_image_of_hpa_whose_slide_came_from_the_inbox_is_said(root, instance,
 def test_image_folder_goes_on_tick_by_tick(root, instance, monkeypatch):
     monkeypatch.setattr(sensors, "SLIDES_A_TICK", 1)
     put(root, "a.jpg", "b.jpg", "c.jpg")
+    cursor = None
     for slide in ("a", "b", "c"):
-        assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": [slide]}
-    assert not evaluate(sensors.image_folder, root, instance).run_requests
+        tick = evaluate(sensors.image_folder, root, instance, cursor)
+        assert asked_for(tick) == {"slide_images": [slide]}
+        cursor = tick.cursor
+    assert not evaluate(sensors.image_folder, root, instance, cursor).run_requests
+
+
+def test_an_image_that_was_replaced_is_asked_for_again(root, instance, monkeypatch):
+    champion_made(root)
+    put(root, "a.jpg", "b.jpg", "c.jpg")
+    cursor = evaluate(sensors.image_folder, root, instance).cursor
+    time.sleep(0.02)  # a file's times are those of the kernel's last tick
+    put(root, "other.jpg", data=b"another image")
+    old = time.time() - 1e6
+    os.utime(root.inbox / "other.jpg", (old, old))
+    (root.inbox / "other.jpg").replace(root.inbox / "b.jpg")
+    put(root, "c.jpg", data=b"another one")
+    monkeypatch.setattr(sensors, "SLIDES_A_TICK", 1)
+    for slide in ("b", "c"):
+        tick = evaluate(sensors.image_folder, root, instance, cursor)
+        assert asked_for(tick) == {stage: [slide] for stage in PER_SLIDE}
+        assert not tick.dynamic_partitions_requests
+        cursor = tick.cursor
+    assert not evaluate(sensors.image_folder, root, instance, cursor).run_requests
+
+
+def test_an_image_that_moved_is_taken_from_where_it_is_now(root, instance, capfd):
+    register_slides(instance, root, [SlideSource(name, "folder", f"/gone/{name}.jpg") for name in "ab"])
+    put(root, "a.jpg", "b.jpg")
+    tick = evaluate(sensors.image_folder, root, instance)
+    assert asked_for(tick) == {"slide_images": ["a", "b"]}
+    assert read_sources(root.slide_sources)["a"].location == str(root.inbox / "a.jpg")
+    (root.inbox / "a.jpg").rename(root.inbox / "a.png")
+    put(root, "b.png")
+    assert asked_for(evaluate(sensors.image_folder, root, instance, tick.cursor)) == {"slide_images": ["a"]}
+    (said,) = logged(capfd, "not taken")
+    assert "b.png" in said
 
 
 def test_image_folder_reads_no_image_in_a_tick(root, instance):
