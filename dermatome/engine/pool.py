@@ -15,7 +15,10 @@ from typing import Any, Generic, TypeVar
 from dermatome.engine.work import Finished, WorkerDied
 
 DEATHS_IN_A_ROW = 10
-"""So many workers that die one after another, with no slide finished in between, are no slide's fault."""
+"""So many workers of a seat that die one after another, with no slide finished in between, are no slide's fault.
+
+The second death of a suspect, alone with its worker, does not count: that one is its fault.
+"""
 
 
 @dataclass(frozen=True)
@@ -149,19 +152,19 @@ class Pool(ABC, Generic[Worker]):
 
     def _bury(self, member: Worker, how: str) -> Iterator[Finished[Any]]:
         self._members.remove(member)
-        self._deaths[member.seat] += 1
-        if self._deaths[member.seat] >= DEATHS_IN_A_ROW:
-            raise WorkerDied(
-                f"{DEATHS_IN_A_ROW} times in a row a {self.worker_name} {how} before it finished a slide: look for the "
-                "cause in the system's log, or set the engine's workers to 1."
-            )
-        if member.alone:
+        if member.alone:  # that slide's fault, and no sign that workers die of anything
             (key,) = member.in_flight
             yield Finished(key, None, WorkerDied(
                 f"The {self.worker_name} {how} while it worked on {key}, twice, the second time on that slide alone: "
                 "it may need more memory than there is; give the run more, or take the slide out."
             ))  # fmt: skip
         else:
+            self._deaths[member.seat] += 1
+            if self._deaths[member.seat] >= DEATHS_IN_A_ROW:
+                raise WorkerDied(
+                    f"{DEATHS_IN_A_ROW} times in a row a {self.worker_name} {how} before it finished a slide: look for "
+                    "the cause in the system's log, or set the engine's workers to 1."
+                )
             self._suspects.extend(sorted(member.in_flight))
         if self._unfinished():
             self._members.append(self.start(member.seat))
