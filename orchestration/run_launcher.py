@@ -14,8 +14,11 @@ from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 _HERE = ("localhost", "127.0.0.1")
-# A process is a little older than the event it says its number in, and clocks are read differently.
-_SLACK_S = 2.0
+# A process is a little older than the event it says its number in. But Linux says when it began in seconds since the
+# machine did, which moves with every step of the clock: one that is set right after a start, or on a laptop that slept,
+# must not make living runs look like younger processes. That a dead run's number is taken within the hour is rarer, and
+# the run then only counts as alive for as long as that process is.
+_SLACK_S = 3600.0
 
 
 class LocalRunLauncher(DefaultRunLauncher):
