@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dermatome.engine.process import end_with_parent
 from dermatome.errors import BadSetting, DermatomeError
 from dermatome.training import EpochReport, train
 from dermatome.training_settings import TrainSettings
@@ -151,7 +152,7 @@ def run_search(
     shares = [left // at_once + (rank < left % at_once) for rank in range(at_once)]
     arguments = (folder, split, settings, replace(compute, threads=max(1, compute.threads // at_once)), models_folder)
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_work, args=(*arguments, shares[rank], rank)) for rank in range(1, at_once)]
+    others = [context.Process(target=_work_beside, args=(*arguments, shares[rank], rank)) for rank in range(1, at_once)]
     try:
         for process in others:
             process.start()
@@ -233,6 +234,12 @@ def _work(
         last = study.get_trials(deepcopy=False)[-1]
         value = "" if last.value is None else f", mean IoU {last.value:.3f}"
         say(f"trial {last.number}: {last.state.name.lower()}{value}")
+
+
+def _work_beside(*arguments: Any) -> None:
+    """What a process of parallel trials does, for as long as the one that started it is there."""
+    end_with_parent()
+    _work(*arguments)
 
 
 def _train(

@@ -27,7 +27,7 @@ def serve(pipe: Any, work: SlideWork[Any, Any, Any], options: WorkerOptions) -> 
     # A Ctrl-C goes to the whole group: the engine gets it too, and tells its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: worker.cancel())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     sending = threading.Lock()
 
     def gone() -> Stopped:
@@ -72,7 +72,12 @@ def serve(pipe: Any, work: SlideWork[Any, Any, Any], options: WorkerOptions) -> 
         os._exit(status)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Ends this process, as SIGTERM does, when the one that started it is gone, also where that was killed."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
