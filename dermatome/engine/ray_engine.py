@@ -29,6 +29,11 @@ Made = TypeVar("Made")
 FIRST_WORKER_S = 900.0
 """How long a run waits for its first worker: a cluster that grows on demand takes minutes to get a machine."""
 
+SILENT_S = 30.0
+"""After so long without a word from any worker, the cluster is asked whether it is there: a slide may take longer."""
+ANSWER_S = 120.0
+"""How long that may take. A head that is started again is back within it."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -208,6 +213,7 @@ class _Actors(Pool[_Actor]):
         self._ray: Any = importlib.import_module("ray")  # its decorators and calls are not typed
         self._share, self._options = share, options
         self._began, self._anyone = time.monotonic(), False
+        self._answered = self._began
         # Once into the cluster's memory, not once for each worker that is started.
         self._work = self._ray.put(work)
         self._class = self._ray.remote(_Seat).options(
@@ -234,8 +240,33 @@ class _Actors(Pool[_Actor]):
                     f"{self._share.cpus} CPUs and {self._share.gpus:g} GPUs free; see `ray status`, or set the slide "
                     "engine's workers to fewer."
                 )
-        self._anyone = True
+            if not said and time.monotonic() > self._answered + SILENT_S:
+                self._ask_cluster()
+        self._anyone, self._answered = True, time.monotonic()
         return [(one, message) for one in members if one.saying in said for message in self._listen(one)]
+
+    def _ask_cluster(self) -> None:
+        """Raises WorkerDied where the cluster is no longer there; waiting for its workers would never end."""
+        answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(any(node["Alive"] for node in self._ray.nodes()))
+            except Exception:  # Ray raises errors of many kinds, and what it means is said below
+                answers.put(False)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            there = answers.get(timeout=ANSWER_S)
+        except queue.Empty:
+            there = False
+        if not there:
+            self._members = []  # they could not be told anything, and trying would not end either
+            raise WorkerDied(
+                f"The Ray cluster is gone: no worker said anything, and its head did not answer within {ANSWER_S:.0f} "
+                "s; see `ray status`, start it again, and re-execute the run."
+            )
+        self._answered = time.monotonic()
 
     def _listen(self, member: _Actor) -> list[Message]:
         try:
