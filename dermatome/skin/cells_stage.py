@@ -29,7 +29,7 @@ from dermatome.skin.stage_parts import (
     write_rows,
 )
 from dermatome.slide import Slide
-from dermatome.stage_record import Check, StageResult, content_version, made_by
+from dermatome.stage_record import Check, StageResult, content_version
 from dermatome.tiled_pixels import TiledLabels
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _CELLS_PER_MM2 = (500.0, 25_000.0)
 class _Input:
     slide: Slide
     mask: npt.NDArray[np.uint8] | TiledLabels
+    mask_weights_sha256: str
     seconds: dict[str, float]
 
 
@@ -51,6 +52,7 @@ class _Input:
 class _Segmented:
     slide: Slide
     mask: npt.NDArray[np.uint8] | TiledLabels
+    mask_weights_sha256: str
     result: CellsResult
     seconds: dict[str, float]
 
@@ -90,8 +92,8 @@ class CellsStage:
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
             slide = read_made_slide(self.root, key)
-            mask = open_made_mask(self.root, key, slide.size)
-        return _Input(slide, mask, seconds)
+            mask, made = open_made_mask(self.root, key, slide.size)
+        return _Input(slide, mask, str(made.values["weights_sha256"]), seconds)
 
     def pixels(self, read: _Input) -> int:
         """Of the image."""
@@ -106,7 +108,7 @@ class CellsStage:
                 result = segment_cells(
                     read.slide, read.mask, self._network, self.cells, progress=lambda _: self._seat.check()
                 )
-            found.append(_Segmented(read.slide, read.mask, result, read.seconds))
+            found.append(_Segmented(read.slide, read.mask, read.mask_weights_sha256, result, read.seconds))
         return found
 
     def write(self, key: str, found: _Segmented, folder: Path) -> StageResult:
@@ -129,7 +131,7 @@ class CellsStage:
             values={
                 "weights": self._network.name,
                 "weights_sha256": self.weights.sha256,
-                "mask_weights_sha256": made_by(self.root, "epidermis_masks", key).values["weights_sha256"],
+                "mask_weights_sha256": found.mask_weights_sha256,
                 "device": self._network.compute.device_name,
                 "backend": self._network.runner.backend,
                 "mpp": slide.mpp,

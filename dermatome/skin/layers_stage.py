@@ -76,7 +76,7 @@ class LayersStage:
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
             slide = read_made_slide(self.root, key)
-            mask = open_made_mask(self.root, key, slide.size)
+            mask, _ = open_made_mask(self.root, key, slide.size)
             instances, cells = open_made_cells(self.root, key, slide.size)
         return _Input(slide, mask, instances, cells, seconds)
 

@@ -20,7 +20,7 @@ from dermatome.geometry import Size
 from dermatome.panels import preview
 from dermatome.slide import WHOLE_PX, Slide
 from dermatome.slide_source import open_slide
-from dermatome.stage_record import Check, made_by, made_files, read_record, write_table
+from dermatome.stage_record import Check, StageRecord, made_by, made_files, read_record, write_table
 from dermatome.tiled_pixels import TiledLabels
 
 if TYPE_CHECKING:
@@ -69,8 +69,12 @@ def remembered_backends(root: DataRoot) -> Path | None:
     return models / "backends.json" if isinstance(models, Path) else None
 
 
-def open_made_mask(root: DataRoot, slide_id: str, size: Size) -> npt.NDArray[np.uint8] | TiledLabels:
+def open_made_mask(
+    root: DataRoot, slide_id: str, size: Size
+) -> tuple[npt.NDArray[np.uint8] | TiledLabels, StageRecord]:
     """The tissue mask of a slide, in memory or, where it is as large as slides that are read in parts, like those.
+
+    Its record is that of the same version.
 
     Raises:
         MissingInput: no mask.
@@ -78,8 +82,9 @@ def open_made_mask(root: DataRoot, slide_id: str, size: Size) -> npt.NDArray[np.
     """
     whole = size.area_px <= WHOLE_PX
     name = MASK_FILE if whole else MASK_TIFF
-    with made_files(root, "epidermis_masks", slide_id, name) as (_, folder):
-        return label_io.load_mask(folder / name)[0] if whole else label_io.open_mask(folder / name)
+    with made_files(root, "epidermis_masks", slide_id, name) as (record, folder):
+        path = folder / name
+        return (label_io.load_mask(path)[0] if whole else label_io.open_mask(path)), record
 
 
 def open_made_cells(
