@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from dermatome.compute import Backend
 from dermatome.errors import BadSetting
+from dermatome.file_lock import locked
 from dermatome.files import write_whole
 
 if TYPE_CHECKING:
@@ -104,10 +105,11 @@ def prepare_runner(
         return plain
     if known is not None:
         return _MAKERS[known](module, example, compute)
-    runner = _fastest(module, example, compute, plain)
-    if remembered is not None:
-        # Read again: another worker may have added its own meanwhile.
-        write_whole(remembered, json.dumps(_recall(remembered) | {key: runner.backend}, indent=1).encode())
+    runner, sure = _fastest(module, example, compute, plain)
+    if remembered is not None and sure:
+        with locked(remembered.with_name(f".{remembered.name}.lock")):
+            # Read again: another worker may have added its own meanwhile.
+            write_whole(remembered, json.dumps(_recall(remembered) | {key: runner.backend}, indent=1).encode())
     return runner
 
 
@@ -122,27 +124,32 @@ def _checked(
     return runner
 
 
-def _fastest(module: torch.nn.Module, example: npt.NDArray[Any], compute: Compute, plain: Runner) -> Runner:
-    """The fastest of the backends that agree with plain torch; what is refused is logged with its reason."""
+def _fastest(
+    module: torch.nn.Module, example: npt.NDArray[Any], compute: Compute, plain: Runner
+) -> tuple[Runner, bool]:
+    """The fastest of the backends that agree with plain torch, and whether it would be tomorrow.
+
+    What is refused is logged with its reason. One that failed (no memory left, a disk full) may run another time.
+    """
     wanted = plain.run(example)
-    runners = [plain]
+    runners, sure = [plain], True
     for name in _candidates(compute):
         try:
             runner = _MAKERS[name](module, example, compute)
             reason = _disagreement(runner.run(example), wanted, compute)
         except Exception as error:  # each backend has errors of its own, and torch can always run the network
-            reason = f"{type(error).__name__}: {error}"
+            reason, sure = f"{type(error).__name__}: {error}", False
         if reason:
             _log.warning("The compute backend %s is not used here: %s", name, reason)
         else:
             runners.append(runner)
     if len(runners) == 1:
-        return plain
+        return plain, sure
     seconds = {runner.backend: _seconds(runner, example) for runner in runners}
     chosen = min(runners, key=lambda runner: seconds[runner.backend])
     measured = ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items())
     _log.info("Networks run on %s here (a batch of %d: %s).", chosen.backend, len(example), measured)
-    return chosen
+    return chosen, sure
 
 
 def _seconds(runner: Runner, example: npt.NDArray[Any]) -> float:

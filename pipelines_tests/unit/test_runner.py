@@ -120,6 +120,17 @@ def test_the_choice_is_measured_once_and_remembered(module, compute, tmp_path, m
     assert len(json.loads(kept.read_text())) == 1
 
 
+def test_a_backend_that_failed_is_tried_again_the_next_time(module, compute, tmp_path, monkeypatch):
+    def fails(*args):
+        raise MemoryError("just now")
+
+    monkeypatch.setattr(runner, "_candidates", lambda compute: ["openvino"])
+    monkeypatch.setitem(runner._MAKERS, "openvino", fails)
+    kept = tmp_path / "backends.json"
+    assert prepare_runner(module, batches()[3], compute, remembered=kept).backend == "torch"
+    assert not kept.exists()
+
+
 class Wrong(runner_torch.TorchRunner):
     backend = "openvino"
 
