@@ -68,7 +68,7 @@ class ComputeSettings:
 def choose_compute(
     device: DeviceName = "auto", precision: Precision = "auto", threads: int = 0, device_index: int | None = None
 ) -> Compute:
-    """Settles device, precision and threads, and sets torch's thread count for this process.
+    """Settles device, precision and threads, and sets torch's thread count for this process, its card for this thread.
 
     Args:
         device: ``auto`` takes CUDA, then MPS, then the CPU.
@@ -98,6 +98,9 @@ def choose_compute(
         raise BadSetting(f"The number of threads is {threads}: set it to 0 (all free cores) or more.")
     threads = threads or free_cores()
     torch.set_num_threads(threads)
+    if chosen == "cuda" and device_index is not None:
+        # Of this thread: what names no card (streams, events, pinned memory) is then this one's too.
+        torch.cuda.set_device(device_index)
     name = torch.cuda.get_device_name(device_index) if chosen == "cuda" else f"{chosen}, {threads} threads"
     settled: Any = precision if precision != "auto" else "bf16" if fast_bf16 else "fp32"
     return Compute(device=chosen, precision=settled, threads=threads, device_name=name, device_index=device_index)
