@@ -25,6 +25,7 @@ from dermatome.overlay import (
     fitting,
     sample_labels,
     shrink_image,
+    shrink_labels,
     tint,
     tint_tissue,
 )
@@ -50,6 +51,7 @@ DAB_COLOUR, H_COLOUR, RATIO_COLOUR = "#8a5a2b", "#3d4f9f", "#4d4d4d"
 DARK = (30, 30, 30)
 SIDE_PX = 440
 """Width of an image in a slide's sheet of panels."""
+_BORDERED_PX = 4
 DETAIL_UM = 120.0
 """Side of the part that is shown close."""
 
@@ -59,8 +61,9 @@ def tissue_figure(slide: Slide, result: TissueResult) -> bytes:
     size, crop = slide.size, result.crop
     overview = shrink_image(result.overview, _longest_px(size))
     shown = Size(*overview.shape[:2])
-    coarse = colour_labels(result.coarse_mask, TISSUE_COLOURS)
-    kept = np.where(result.significant, result.coarse_mask, 0)
+    labels = shrink_labels(result.coarse_mask, _longest_px(size))  # a look at full detail is as large as the slide
+    coarse = colour_labels(labels, TISSUE_COLOURS)
+    kept = np.where(shrink_labels(result.significant, _longest_px(size)), labels, 0)
     pale = (0.25 * coarse + 0.75 * 255).astype(np.uint8)
     pale[kept > 0] = coarse[kept > 0]
     refined = tint_tissue(overview, resize_labels(result.refined, shown))
@@ -142,7 +145,10 @@ def layers_figure(slide: Slide, result: LayersResult) -> bytes:
     show(above, pixels, "a  Image", span=span, mpp=slide.mpp)
     colours = _layer_colours(len(result.layers))
     mapped = tint(pixels, labels, colours, 0.72)
-    show(below, draw_borders(mapped, labels, DARK), "b  Layers, 1 = basal", span=span, mpp=slide.mpp)
+    # Of a large slide, layers are thinner than the lines between them.
+    if (result.layer_px or 0.0) * labels.shape[1] / span.width_px >= _BORDERED_PX:
+        mapped = draw_borders(mapped, labels, DARK)
+    show(below, mapped, "b  Layers, 1 = basal", span=span, mpp=slide.mpp)
     three = charts.subplots(3, 1, sharex=True)
     if result.layers.empty:
         for axes in three:

@@ -97,14 +97,26 @@ class Slide:
             level = pixels.level_for(shrunk)
             box = box.rescaled(self.size, pixels.sizes[level])
         per_row = box.size.height_px / size.height_px
-        # Enlarging needs the rows beside a band too; what is enlarged is small.
-        step = _BLOCK_ROWS if per_row >= 1 else size.height_px
-        for first in range(0, size.height_px, step):
-            last = min(first + step, size.height_px)
-            top, bottom = box.top_px + round(first * per_row), box.top_px + round(last * per_row)
-            part = Box(top, box.left_px, bottom, box.right_px)
-            band = pixels.read(part, level) if isinstance(pixels, TiledPixels) else pixels[part.slices]
-            yield resize_image(band, Size(last - first, size.width_px))
+
+        def rows_of(top: int, bottom: int) -> RgbImage:
+            part = Box(box.top_px + top, box.left_px, box.top_px + bottom, box.right_px)
+            return pixels.read(part, level) if isinstance(pixels, TiledPixels) else pixels[part.slices]
+
+        for first in range(0, size.height_px, _BLOCK_ROWS):
+            last = min(first + _BLOCK_ROWS, size.height_px)
+            if per_row >= 1:
+                band = rows_of(round(first * per_row), round(last * per_row))
+                yield resize_image(band, Size(last - first, size.width_px))
+                continue
+            # Enlarged bilinearly, a row lies between two, of which one may be beside the band.
+            at = ((np.arange(first, last) + 0.5) * per_row - 0.5).clip(0, box.size.height_px - 1)
+            upper = at.astype(np.intp)
+            lower = np.minimum(upper + 1, box.size.height_px - 1)
+            band = rows_of(int(upper[0]), int(lower[-1]) + 1).astype(np.float32)
+            wide = resize_image(band, Size(len(band), size.width_px))
+            share = (at - upper).astype(np.float32)[:, None, None]
+            mixed = wide[upper - upper[0]] * (1 - share) + wide[lower - upper[0]] * share
+            yield (mixed + 0.5).astype(np.uint8)
 
     def overview(self, max_side_px: int) -> RgbImage:
         """The whole slide at most ``max_side_px`` a side, aspect kept, never enlarged."""
@@ -112,7 +124,7 @@ class Slide:
         return self.region(Box.whole(size), size.scaled(min(1.0, max_side_px / max(size.height_px, size.width_px))))
 
 
-def resize_image(pixels: RgbImage, size: Size) -> RgbImage:
+def resize_image(pixels: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
     """``pixels`` at ``size``: averaged where it shrinks (no aliasing), bilinear where it grows."""
     import cv2
 
@@ -120,7 +132,7 @@ def resize_image(pixels: RgbImage, size: Size) -> RgbImage:
         return pixels
     smaller = size.area_px < pixels.shape[0] * pixels.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    resized: RgbImage = cv2.resize(pixels, (size.width_px, size.height_px), interpolation=how)
+    resized: npt.NDArray[Any] = cv2.resize(pixels, (size.width_px, size.height_px), interpolation=how)
     return resized
 
 

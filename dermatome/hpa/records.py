@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dermatome.errors import BadPage, MissingInput, StorageFailed
-from dermatome.files import safe_id, whole_file
+from dermatome.files import SomePath, safe_id, whole_file
 from dermatome.hpa.genes import ENSEMBL_GENE
 from dermatome.hpa.licence import licence_of
 from dermatome.hpa.page_facts import RUNNING_NUMBER, GeneLevel, PageFacts, base_name
@@ -139,7 +139,7 @@ def slide_id(image_url: str) -> str:
     )
 
 
-def write_records(records: pa.Table, path: Path) -> Path:
+def write_records(records: pa.Table, path: SomePath) -> SomePath:
     """Writes image records to a Parquet file, whole; zero rows make a file too.
 
     Raises:

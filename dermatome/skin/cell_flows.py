@@ -21,6 +21,8 @@ Place = tuple[int, int]
 _EMPTY_LOGIT = -20.0
 _PAD_TO_PX = 16
 _PATCH_PX = 256
+MAX_SCALE = 10.0
+"""An image may be enlarged or shrunk so much for the network."""
 
 
 class CellFlows:
@@ -65,7 +67,7 @@ class CellFlows:
             BadSetting: cells of this diameter would have to be scaled by more than 10.
         """
         scale = network.diameter_px / diameter_px if diameter_px > 0 else 0.0
-        if not 0.1 <= scale <= 10:
+        if not 1 / MAX_SCALE * (1 - 1e-9) <= scale <= MAX_SCALE * (1 + 1e-9):
             raise BadSetting(
                 f"A cell diameter of {diameter_px:.1f} px cannot be scaled to the network's {network.diameter_px:.1f} "
                 "px: check the diameter and the mpp."

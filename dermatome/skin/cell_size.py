@@ -23,6 +23,7 @@ def estimate_diameter(
     diameter_px: float,
     flows_in: Callable[[Box, float], CellFlows],
     dynamics_at: Callable[[float], Dynamics],
+    bounds_px: tuple[float, float],
 ) -> float:
     """Cellpose's two steps: a first guess from the style at full size, then the median of the cells at that guess.
 
@@ -37,6 +38,8 @@ def estimate_diameter(
         diameter_px: at which the network is first run.
         flows_in: the network's flows in a box, at a diameter.
         dynamics_at: the dynamics at a diameter.
+        bounds_px: the smallest and the largest diameter that is believed: of an image with little on it, the model
+            says anything, and what cells take grows with their square.
 
     Returns:
         The diameter, px; the first guess where no cell is found.
@@ -47,7 +50,7 @@ def estimate_diameter(
     if not styles:
         return diameter_px
     style = np.sum(styles, axis=0)
-    guess = size_model.diameter((style / np.linalg.norm(style)).astype(np.float32))
+    guess = float(np.clip(size_model.diameter((style / np.linalg.norm(style)).astype(np.float32)), *bounds_px))
     how = dynamics_at(guess)
     areas = [
         np.bincount(pixels.owners)
@@ -55,7 +58,9 @@ def estimate_diameter(
         for pixels, _ in cells_by_block(flows_in(box, guess), box, image.may_be_near, how)
         if pixels.count
     ]
-    return float(np.median(np.sqrt(4 * np.concatenate(areas) / np.pi))) if areas else guess
+    if not areas:
+        return guess
+    return float(np.clip(np.median(np.sqrt(4 * np.concatenate(areas) / np.pi)), *bounds_px))
 
 
 def _style(flows: CellFlows) -> npt.NDArray[np.float64] | None:

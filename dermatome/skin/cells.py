@@ -18,13 +18,16 @@ from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box
 from dermatome.label_map import LabelMap
 from dermatome.skin.cell_blocks import Dynamics, cells_by_block
-from dermatome.skin.cell_flows import CellFlows
+from dermatome.skin.cell_flows import MAX_SCALE, CellFlows
 from dermatome.skin.cell_image import CellImage
 from dermatome.skin.cell_network import CellNetwork
 from dermatome.skin.cell_size import estimate_diameter
 from dermatome.skin.cell_table import CellCollector, SeamDensity, empty_table
 from dermatome.slide import Slide
 from dermatome.tiled_pixels import TiledLabels
+
+_ESTIMATES_UM = (2.0, 60.0)
+"""The largest are swollen keratinocytes, three times as wide as any nucleus."""
 
 DiameterSource = Literal["setting", "size model", "training diameter"]
 
@@ -187,7 +190,10 @@ def segment_cells(
             diameter_px = settings.diameter_um / slide.mpp
         elif network.size_model is not None:
             source = "size model"
-            diameter_px = estimate_diameter(image, network.size_model, network.diameter_px, flows_in, dynamics_at)
+            bounds_px = _estimates_px(network.diameter_px, slide.mpp)
+            diameter_px = estimate_diameter(
+                image, network.size_model, network.diameter_px, flows_in, dynamics_at, bounds_px
+            )
         else:
             source = "training diameter"
             diameter_px = network.diameter_um / slide.mpp if network.diameter_um else network.diameter_px
@@ -214,6 +220,13 @@ def segment_cells(
         seconds,
         density,
     )
+
+
+def _estimates_px(network_px: float, mpp: float) -> tuple[float, float]:
+    """The diameters an estimate may give: of cells and nuclei in skin, and what can be scaled to the network's."""
+    smallest, largest = (um / mpp for um in _ESTIMATES_UM)
+    low, high = network_px / MAX_SCALE, network_px * MAX_SCALE
+    return min(max(smallest, low), high), max(min(largest, high), low)
 
 
 @contextmanager

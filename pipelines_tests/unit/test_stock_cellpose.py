@@ -92,5 +92,6 @@ def test_the_size_estimate_is_that_of_cellposes_size_model(
         network.diameter_px,
         lambda box, diameter_px: CellFlows(network, image, box, diameter_px),
         lambda diameter_px: Dynamics(diameter_px, round(200 * diameter_px / network.diameter_px), 0.4, 0.0, 15),
+        (3.0, 300.0),
     )
     assert found == pytest.approx(wanted, rel=0.05)
