@@ -42,6 +42,7 @@ from dermatome.files import (
     safe_id,
     write_whole,
 )
+from dermatome.temporary import sweep_temporary
 
 if TYPE_CHECKING:
     from dermatome.files import AnyPath
@@ -192,7 +193,7 @@ class DataRoot:
     def sweep(self, older_than_s: float = 3600.0) -> int:
         """Deletes what killed processes left half-written; what a living one works on stays.
 
-        In a bucket, whoever writes a partition next does so.
+        In a bucket, whoever writes a partition next does so; here, only this machine's copies are looked at.
 
         Args:
             older_than_s: younger temporary files stay, as nobody can see whose they are, seconds.
@@ -200,9 +201,12 @@ class DataRoot:
         Returns:
             How many files and folders were left.
         """
-        if not isinstance(self.path, Path) or not self.path.is_dir():
+        if not isinstance(self.path, Path):
+            return sweep_temporary(older_than_s)
+        if not self.path.is_dir():
             return 0
         folders = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _NOT_OURS]
         failures = self.path / "failures"
         folders += failures.iterdir() if failures.is_dir() else []
+        folders += [path for path in (self.path / "checkpoints").rglob("*") if path.is_dir()]
         return sum(disk.sweep(folder, older_than_s) for folder in folders)

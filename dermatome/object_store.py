@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 from dermatome.errors import MissingInput, StorageFailed
 from dermatome.files import RECORD_FILE
 from dermatome.s3 import told
+from dermatome.temporary import temporary_file, temporary_folder
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -148,7 +148,7 @@ def move_whole(made: Path, path: UPath) -> None:
 @contextmanager
 def whole_file(path: UPath) -> Iterator[IO[bytes]]:
     """See :func:`dermatome.files.whole_file`."""
-    with tempfile.NamedTemporaryFile(prefix="dermatome-", mode="w+b") as file:
+    with temporary_file() as file:
         yield file
         file.flush()
         with told("write", path):
@@ -158,8 +158,8 @@ def whole_file(path: UPath) -> Iterator[IO[bytes]]:
 @contextmanager
 def whole_folder(path: UPath) -> Iterator[Path]:
     """See :func:`dermatome.files.whole_folder`."""
-    with tempfile.TemporaryDirectory(prefix="dermatome-") as temporary:
-        folder = Path(temporary) / path.name
+    with temporary_folder() as temporary:
+        folder = temporary / path.name
         folder.mkdir()
         yield folder
         _publish(folder, path)
@@ -228,8 +228,8 @@ def _record(path: UPath) -> bytes | None:
 @contextmanager
 def local_folder(path: UPath, names: Sequence[str]) -> Iterator[Path]:
     """See :func:`dermatome.files.local_folder`."""
-    with tempfile.TemporaryDirectory(prefix="dermatome-") as temporary:
-        folder = Path(temporary) / path.name
+    with temporary_folder() as temporary:
+        folder = temporary / path.name
         for _ in range(_TRIES):
             folder.mkdir()
             record = _record(path)
@@ -250,8 +250,8 @@ def local_folder(path: UPath, names: Sequence[str]) -> Iterator[Path]:
 @contextmanager
 def local_copy(path: UPath) -> Iterator[Path]:
     """See :func:`dermatome.files.local_copy`."""
-    with tempfile.TemporaryDirectory(prefix="dermatome-") as temporary:
-        copy = Path(temporary) / path.name
+    with temporary_folder() as temporary:
+        copy = temporary / path.name
         try:
             with told("read", path):
                 info = path.fs.info(path.path)
