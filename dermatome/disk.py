@@ -40,7 +40,17 @@ _READ_TOGETHER = 32
 
 def read_bytes(path: Path) -> bytes:
     """See :func:`dermatome.files.read_bytes`."""
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        _wait_for_swap(path.parent)
+        return path.read_bytes()
+
+
+def _wait_for_swap(folder: Path) -> None:
+    """Waits where ``folder`` may be between the two renames of :func:`whole_folder`."""
+    if not folder.exists() and folder.with_name(f".{folder.name}{_OLD}").exists():
+        time.sleep(SWAP_S)
 
 
 def read_all(paths: Sequence[Path]) -> list[bytes | None]:
@@ -149,7 +159,8 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def local_folder(path: Path, names: Sequence[str]) -> Iterator[Path]:
-    """See :func:`dermatome.files.local_folder`; ``names`` are there with the others."""
+    """See :func:`dermatome.files.local_folder`; it is the place itself, and ``names`` are there with the others."""
+    _wait_for_swap(path)
     yield path
 
 

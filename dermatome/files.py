@@ -174,7 +174,8 @@ def local_copy(path: AnyPath) -> AbstractContextManager[Path]:
 def local_folder(path: AnyPath, *names: str) -> AbstractContextManager[Path]:
     """A folder of this machine, named like ``path``, to read what :func:`whole_folder` put there.
 
-    From an object store, files of one version are copied together with its record, and gone when the block ends.
+    From an object store, files of one version are copied together with its record, and gone when the block ends. On a
+    disk they are those that are there, which may be replaced between one read and the next.
 
     Args:
         path: as it was given to :func:`whole_folder`.

@@ -7,14 +7,16 @@ inputs, settings and code, the record beside the results, the folder's lock.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.disk import SWAP_S
 from dermatome.engine.work import AlreadyMade, Seat
-from dermatome.errors import StorageFailed
+from dermatome.errors import MissingInput, StorageFailed
 from dermatome.files import whole_folder
 from dermatome.stage_record import StageRecord, StageResult, fingerprint, read_record, write_record
 
@@ -146,11 +148,22 @@ class Making(Generic[Read, Found]):
 
         That is what makes a killed run cheap to start again. Else what the stage reads.
         """
-        inputs = dict(self.stage.inputs(key))
-        now = fingerprint(self.code_version, inputs, self.stage.settings)
-        if (kept := self._kept(key, now)) is not None:
-            return AlreadyMade(Made(kept, reused=True))
-        return _Wanted(self.stage.read(key), now, inputs)
+        for last in (False, True):
+            inputs = dict(self.stage.inputs(key))
+            now = fingerprint(self.code_version, inputs, self.stage.settings)
+            if (kept := self._kept(key, now)) is not None:
+                return AlreadyMade(Made(kept, reused=True))
+            try:
+                read = self.stage.read(key)
+            except MissingInput:
+                if last:
+                    raise
+                time.sleep(SWAP_S)
+                continue
+            # What was replaced while it was read may be of two versions. A stage of one step reads nothing yet.
+            if isinstance(self.stage, OneStep) or dict(self.stage.inputs(key)) == inputs:
+                return _Wanted(read, now, inputs)
+        raise StorageFailed(f"What {key} is made of was replaced while it was read, twice: run this again.")
 
     def pixels(self, read: _Wanted[Read]) -> int:
         """As the stage says."""

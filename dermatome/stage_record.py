@@ -178,7 +178,8 @@ def made_by(root: DataRoot, asset: str, partition: str) -> StageRecord:
 def made_files(root: DataRoot, asset: str, partition: str, *names: str) -> Iterator[tuple[StageRecord, Path]]:
     """The record an asset left for a partition, and a folder of this machine to read its files from.
 
-    Use it for every input of a stage: record and files are of one version, also while that is replaced.
+    Use it for every input of a stage. In a bucket record and files are of one version; on a disk they may be replaced
+    meanwhile, which :class:`dermatome.making.Making` finds out.
 
     Args:
         root: the data root.

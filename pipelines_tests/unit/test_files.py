@@ -1,5 +1,6 @@
 import errno
 import os
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dermatome import disk
 from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput, StorageFailed
-from dermatome.files import safe_id, sha256_bytes, sha256_file, whole_file, whole_folder, write_whole
+from dermatome.files import read_bytes, safe_id, sha256_bytes, sha256_file, whole_file, whole_folder, write_whole
+from dermatome.temporary import sweep_temporary, temporary_file, temporary_folder
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n"])
@@ -122,15 +125,47 @@ def test_what_killed_writers_left_is_swept_and_what_living_ones_hold_stays(tmp_p
         (folder / "file").write_bytes(b"1")
     (images / ".killed.lock").write_bytes(b"")
     (images / ".image.xyz.part").write_bytes(b"half")
+    checkpoint = tmp_path / "checkpoints" / "tissue_weights" / "v001" / ".checkpoint.pt.xyz.part"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"half")
     (tmp_path / "inbox").mkdir()
     (tmp_path / "inbox" / ".mine.part").write_bytes(b"a person's")
     with whole_folder(images / "living") as being_filled:
         (being_filled / "file").write_bytes(b"2")
         assert root.sweep(older_than_s=3600) == 4
         assert (images / ".image.xyz.part").is_file(), "it is too young to be nobody's"
-        assert root.sweep(older_than_s=-1) == 1
+        assert root.sweep(older_than_s=-1) == 2
+        assert not checkpoint.exists()
     names = sorted(path.name for path in images.iterdir())
     assert names == ["between", "living", "swapped"], "killed between two renames is put back"
     assert (images / "living" / "file").read_bytes() == b"2"
     assert (tmp_path / "inbox" / ".mine.part").is_file()
     assert root.sweep() == 0
+
+
+def test_copies_of_a_bucket_that_killed_processes_left_are_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "dermatome-bucket-killed" / "s1").mkdir(parents=True)
+    (tmp_path / "dermatome-bucket-killed" / "s1" / "image.tif").write_bytes(b"1")
+    (tmp_path / "dermatome-bucket-file").write_bytes(b"1")
+    (tmp_path / "another").mkdir()
+    with temporary_folder() as folder, temporary_file() as file:
+        assert sweep_temporary(3600) == 0
+        assert sweep_temporary(-1) == 2
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            ["another", folder.name, Path(file.name).name]
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["another"]
+
+
+def test_a_file_in_a_folder_that_is_just_being_swapped_is_waited_for(tmp_path, monkeypatch):
+    (tmp_path / ".s1.old").mkdir()
+    (tmp_path / ".s1.old" / "file").write_bytes(b"1")
+
+    def swapped(seconds):
+        (tmp_path / ".s1.old").rename(tmp_path / "s1")
+
+    monkeypatch.setattr(disk.time, "sleep", swapped)
+    assert read_bytes(tmp_path / "s1" / "file") == b"1"
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path / "s2" / "file")

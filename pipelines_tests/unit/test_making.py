@@ -10,7 +10,7 @@ from dermatome.compute import ComputeSettings
 from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.engine.pipeline import Worker
 from dermatome.engine.work import WorkerOptions
-from dermatome.errors import BadImage
+from dermatome.errors import BadImage, MissingInput, StorageFailed
 from dermatome.making import Making, OneStep
 from dermatome.skin.cells import CellSettings
 from dermatome.skin.cells_stage import CellsStage
@@ -127,3 +127,50 @@ def test_the_skin_stages_can_be_sent_to_other_processes(tmp_path):
     ]
     for stage in stages:
         assert pickle.loads(pickle.dumps(Making(stage, "1", "run"))).stage == stage
+
+
+@dataclass
+class Reader:
+    """A stage that reads a file of another, which is replaced while it does."""
+
+    root: DataRoot
+    versions: list
+    missing: int = 0
+    asset: str = "soups"
+    settings: dict = field(default_factory=dict)
+    always: bool = False
+
+    def inputs(self, key):
+        return {"dishes": self.versions[0]}
+
+    def open(self, seat):
+        pass
+
+    def read(self, key):
+        found = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
+        if self.missing:
+            self.missing -= 1
+            raise MissingInput("Between two renames.")
+        return found
+
+    def pixels(self, read):
+        return 0
+
+    def compute(self, reads):
+        return list(reads)
+
+    def write(self, key, found, folder):
+        return StageResult(found, found, {})
+
+
+def test_inputs_that_are_replaced_while_they_are_read_are_read_again(tmp_path):
+    root = DataRoot(tmp_path)
+    first = run(Reader(root, ["old", "new"]), "a")["a"]
+    assert first.error is None
+    record = first.result.record
+    assert (record.outcome, record.inputs) == ("new", {"dishes": "new"})
+    assert run(Reader(root, ["one"], missing=1), "b")["b"].result.record.outcome == "one"
+    assert isinstance(run(Reader(root, ["one"], missing=2), "c")["c"].error, MissingInput)
+    error = run(Reader(root, ["one", "two", "three"]), "d")["d"].error
+    assert isinstance(error, StorageFailed)
+    assert "replaced" in str(error)
