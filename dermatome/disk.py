@@ -44,12 +44,12 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         _wait_for_swap(path.parent)
-        return path.read_bytes()
+    return path.read_bytes()
 
 
 def _wait_for_swap(folder: Path) -> None:
     """Waits where ``folder`` may be between the two renames of :func:`whole_folder`."""
-    if not folder.exists() and folder.with_name(f".{folder.name}{_OLD}").exists():
+    if folder.with_name(f".{folder.name}{_OLD}").exists() and not folder.exists():
         time.sleep(SWAP_S)
 
 
@@ -89,8 +89,7 @@ def changed_in(path: Path) -> dict[str, float]:
     found = {}
     for name in names_in(path):
         try:
-            stat = (path / name).stat()
-            # A file that was moved, or copied with its date, into the folder is older than its being there.
+            stat = (path / name).stat()  # a file may be older than its being here
             found[name] = max(stat.st_mtime, stat.st_ctime)
         except FileNotFoundError:  # it was taken out again meanwhile
             continue

@@ -104,6 +104,11 @@ class OneStep:
         return self.make(key, folder)
 
 
+def _reads_nothing(stage: object) -> bool:
+    """Whether a stage's inputs, which may be slow to say, cannot change before its last phase."""
+    return isinstance(stage, OneStep)
+
+
 @dataclass(frozen=True)
 class Made:
     """A partition's record, and whether it was there already."""
@@ -160,8 +165,8 @@ class Making(Generic[Read, Found]):
                     raise
                 time.sleep(SWAP_S)
                 continue
-            # What was replaced while it was read may be of two versions. A stage of one step reads nothing yet.
-            if isinstance(self.stage, OneStep) or dict(self.stage.inputs(key)) == inputs:
+            # What was replaced while it was read may be of two versions.
+            if _reads_nothing(self.stage) or dict(self.stage.inputs(key)) == inputs:
                 return _Wanted(read, now, inputs)
         raise StorageFailed(f"What {key} is made of was replaced while it was read, twice: run this again.")
 

@@ -237,7 +237,7 @@ def _work(
 
 
 def _work_beside(*arguments: Any) -> None:
-    """What a process of parallel trials does, for as long as the one that started it is there."""
+    """What the other processes of a search do, for as long as the one that started them is there."""
     end_with_parent()
     _work(*arguments)
 
