@@ -1,4 +1,4 @@
-"""Instance maps and outlines of cells as files other programs open, written and read part by part."""
+"""Instance maps and outlines of cells and nuclei as files other programs open, written and read part by part."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,8 +58,17 @@ def load_instances(path: Path, *, size: Size | None = None) -> Instances:
     return values.astype(np.int32, copy=False)
 
 
-def write_map_tiff(path: Path, labels: LabelMap, mpp: float, *, name: str = "") -> Path:
-    """Writes an instance or layer map as a tiled OME-TIFF with its scale; its tiles are deflated and only copied.
+def write_map_tiff(
+    path: Path,
+    labels: LabelMap,
+    mpp: float,
+    *,
+    name: str = "",
+    classes: Mapping[int, tuple[str, Rgb]] | None = None,
+) -> Path:
+    """Writes a map of instances, layers or classes as a tiled OME-TIFF with its scale; its tiles are only copied.
+
+    Where the labels are classes, ``classes`` has the name and colour of each.
 
     Raises:
         BadSetting: an mpp that the format does not have.
@@ -74,32 +83,45 @@ def write_map_tiff(path: Path, labels: LabelMap, mpp: float, *, name: str = "") 
             (labels.deflated(*place) or empty for place in labels.places()),
             shape=labels.shape,
             dtype=labels.dtype,
-            **ome_options(path, labels.size, labels.dtype, mpp, {}, name),
+            **ome_options(path, labels.size, labels.dtype, mpp, classes or {}, name),
         )
     return path
 
 
-def write_cells_geojson(path: Path, instances: LabelMap | Instances, cells: pd.DataFrame, *, slide: str) -> Path:
-    """Writes the outlines of cells as QuPath detections with the numbers of their row as measurements.
+def write_cells_geojson(
+    path: Path,
+    instances: LabelMap | Instances,
+    cells: pd.DataFrame,
+    *,
+    slide: str,
+    what: str = "cell",
+    classes: Mapping[str, Rgb] | None = None,
+) -> Path:
+    """Writes the outlines of cells or nuclei as QuPath detections with the numbers of their row as measurements.
 
     Args:
         path: of the file.
         instances: (H, W) int32, 0 background.
-        cells: a row for each cell, with ``cell_id``; its other numbers become measurements, nulls are left out.
+        cells: a row for each cell, with ``cell_id`` (of nuclei ``nucleus_id``); its other numbers become measurements,
+            nulls are left out.
         slide: its name; ids of the detections are made from it.
+        what: ``cell`` or ``nucleus``.
+        classes: where cells have classes, in the column ``class``: the colour of each.
 
     Raises:
         StorageFailed: the disk is full or the folder not writable.
     """
     labels = _as_map(instances)
-    measured = _Measurements(cells)
+    measured = _Measurements(cells, f"{what}_id")
+    kinds = {} if classes is None else dict(zip(cells[f"{what}_id"], cells["class"], strict=True))
     with whole_file(path) as file:
         file.write(b'{"type":"FeatureCollection","features":[')
         between = b""
         for number, parts in _outlines(labels):
-            one = feature(
-                slide, f"cell {number}", parts, "cell", _CELL_COLOUR, {"objectType": "detection"}, measured.of(number)
-            )
+            kind = str(kinds.get(number, what))
+            colour = (classes or {}).get(kind, _CELL_COLOUR)
+            name, detection = f"{what} {number}", {"objectType": "detection"}
+            one = feature(slide, name, parts, kind, colour, detection, measured.of(number))
             file.write(between + json.dumps(one, separators=(",", ":"), allow_nan=False).encode())
             between = b","
         file.write(b"]}")
@@ -109,11 +131,11 @@ def write_cells_geojson(path: Path, instances: LabelMap | Instances, cells: pd.D
 class _Measurements:
     """The numbers of each cell's row, as they are written."""
 
-    def __init__(self, cells: pd.DataFrame) -> None:
+    def __init__(self, cells: pd.DataFrame, key: str) -> None:
         numeric = cells.select_dtypes("number")
         self._names = [str(name) for name in numeric.columns]
         self._values = numeric.to_numpy(dtype=float, na_value=np.nan).tolist()
-        self._row = {int(number): row for row, number in enumerate(cells["cell_id"])}
+        self._row = {int(number): row for row, number in enumerate(cells[key])}
 
     def of(self, number: int) -> dict[str, float]:
         row = self._row.get(number)

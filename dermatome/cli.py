@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dermatome.cli_nuclei import nuclei_import_weights
+from dermatome.cli_nuclei import nuclei_import_weights, nuclei_predict
 from dermatome.cli_support import (
     MODELS,
     Device,
@@ -25,7 +25,6 @@ from dermatome.cli_support import (
     each,
     each_slide,
     end,
-    png,
     read_cells,
     write_rows,
 )
@@ -56,6 +55,7 @@ for _name, _sub in _GROUPS.items():
     app.add_typer(_sub, name=_name)
 tissue_app.command("train")(tissue_train)
 tissue_app.command("import-weights")(tissue_import_weights)
+nuclei_app.command("predict")(nuclei_predict)
 nuclei_app.command("import-weights")(nuclei_import_weights)
 
 
@@ -105,6 +105,7 @@ def tissue_predict(
     from dermatome.files import write_whole
     from dermatome.label_io import save_mask
     from dermatome.overlay import tinted
+    from dermatome.panels import png_bytes
     from dermatome.skin.tissue import TissueSettings, prepare_tissue, segment_tissue
     from dermatome.weights import load_weights
 
@@ -115,7 +116,7 @@ def tissue_predict(
     def predict(slide: Slide) -> str:
         found = segment_tissue(slide, network, settings)
         save_mask(out / f"{slide.name}.npz", found.mask, found.crop)
-        write_whole(out / f"{slide.name}.png", png(tinted(slide.overview(2048), found.mask)))
+        write_whole(out / f"{slide.name}.png", png_bytes(tinted(slide.overview(2048), found.mask)))
         return f"epidermis {found.epidermis_share:.1%}" if found.epidermis_share else "tissue without epidermis"
 
     each_slide(images, mpp, predict)

@@ -143,17 +143,6 @@ def complain(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def png(pixels: Any) -> bytes:
-    """An image (H, W, 3) uint8 as PNG bytes."""
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def write_rows(path: Path, table: Any) -> None:
     """Writes a pandas table as Parquet, whole."""
     from dermatome.files import whole_file

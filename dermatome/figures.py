@@ -107,7 +107,7 @@ def cells_figure(slide: Slide, tissue_mask: Mask | TiledLabels, result: CellsRes
     labels = sample_labels(result.instances, crop, crop_px)
     cells = colour_labels(labels, cell_colours(int(labels.max(initial=0))))
     count = len(result.table)
-    detail = _busiest(result.table, crop, round(DETAIL_UM / slide.mpp))
+    detail = busiest(result.table, crop, round(DETAIL_UM / slide.mpp))
     framed = (Box(
         detail.top_px - crop.top_px, detail.left_px - crop.left_px,
         detail.bottom_px - crop.top_px, detail.right_px - crop.left_px,
@@ -230,7 +230,7 @@ def confusion_figure(matrix: npt.NDArray[Any], labels: Sequence[str] = TISSUE_LA
     return to_png(figure)
 
 
-def _busiest(cells: pd.DataFrame, crop: Box, side_px: int) -> Box:
+def busiest(cells: pd.DataFrame, crop: Box, side_px: int) -> Box:
     """The square of about ``side_px`` in the crop with the most cells, so that single outlines can be seen."""
     height_px, width_px = min(side_px, crop.size.height_px), min(side_px, crop.size.width_px)
     # Counted in quarters of the square, four of which each way make a place for it.

@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dermatome.classes import TissueClass
+from dermatome.classes import Rgb, TissueClass
 from dermatome.geometry import Box, Size
 from dermatome.slide import RgbImage
 
+TISSUES: tuple[tuple[str, Rgb], ...] = tuple((tissue.label, tissue.colour) for tissue in TissueClass)
 INK, GREY, RIM = (34, 34, 34), (118, 118, 118), (153, 153, 153)
 _MARGIN, _GAP, _TITLE, _HEADING, _LEGEND = 16, 16, 36, 52, 56
 """Of the sheet, between panels, and the heights of a panel's title, the heading and the legend; px."""
@@ -53,8 +54,9 @@ def draw_sheet(
     name: str,
     facts: Sequence[str],
     note: str,
+    classes: Sequence[tuple[str, Rgb]] = TISSUES,
 ) -> bytes:
-    """A sheet of panels, each with a scale bar, under a heading and over a legend of the tissue classes: PNG bytes.
+    """A sheet of panels, each with a scale bar, under a heading and over a legend of the classes: PNG bytes.
 
     Args:
         panels: row by row; the first one's shape decides the room for each.
@@ -64,6 +66,7 @@ def draw_sheet(
         name: the slide's, in bold.
         facts: after it.
         note: lower right.
+        classes: label and colour of each.
     """
     aspect = min(2.5, max(0.4, panels[0].span.height_px / panels[0].span.width_px))
     room = Size(round(side_px * aspect), side_px)
@@ -77,7 +80,7 @@ def draw_sheet(
         top = _HEADING + number // columns * (room.height_px + _TITLE)
         draw.text((left, top + 5), panel.title, INK, _font(21))
         _place(sheet, draw, panel, left, top + _TITLE, room, mpp)
-    _legend(draw, sheet.height - _LEGEND // 2 + 4, width, note)
+    _legend(draw, sheet.height - _LEGEND // 2 + 4, width, note, classes)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", compress_level=4)
     return buffer.getvalue()
@@ -142,11 +145,10 @@ def _heading(draw: ImageDraw.ImageDraw, name: str, facts: Sequence[str]) -> None
     draw.text((after, 14), "  ·  ".join(facts), INK, _font(21))
 
 
-def _legend(draw: ImageDraw.ImageDraw, middle: int, width: int, note: str) -> None:
+def _legend(draw: ImageDraw.ImageDraw, middle: int, width: int, note: str, classes: Sequence[tuple[str, Rgb]]) -> None:
     font, swatch, between = _font(19), (26, 16), 34
-    names = [(tissue.label, tissue.colour) for tissue in TissueClass]
     x = _MARGIN
-    for label, colour in names:
+    for label, colour in classes:
         draw.rectangle((x, middle - swatch[1] // 2, x + swatch[0], middle + swatch[1] // 2), colour, (102, 102, 102))
         draw.text((x + swatch[0] + 10, middle), label, INK, font, anchor="lm")
         x += swatch[0] + 10 + int(draw.textlength(label, font)) + between

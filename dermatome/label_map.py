@@ -122,3 +122,30 @@ def _common(one: Box, other: Box) -> tuple[tuple[slice, slice], tuple[slice, sli
         (slice(top - one.top_px, bottom - one.top_px), slice(left - one.left_px, right - one.left_px)),
         (slice(top - other.top_px, bottom - other.top_px), slice(left - other.left_px, right - other.left_px)),
     )
+
+
+class RowWriter:
+    """Fills a map with rows as they come, from the top, and packs each row of tiles away once it is whole."""
+
+    def __init__(self, labels: LabelMap) -> None:
+        """Nothing written yet."""
+        self._labels = labels
+        self._held: list[npt.NDArray[Any]] = []
+        self._row = self._count = 0
+
+    def __call__(self, rows: npt.NDArray[Any]) -> None:
+        """Takes the next (n, W) rows."""
+        at = 0
+        while at < len(rows):
+            wanted = min(TILE_PX, self._labels.size.height_px - self._row * TILE_PX) - self._count
+            part = rows[at : at + wanted].astype(self._labels.dtype)
+            self._held.append(part)
+            at, self._count = at + len(part), self._count + len(part)
+            if len(part) == wanted:
+                self._pack()
+
+    def _pack(self) -> None:
+        band = np.concatenate(self._held)
+        for column in range(-(-band.shape[1] // TILE_PX)):
+            self._labels.put(self._row, column, band[:, column * TILE_PX : (column + 1) * TILE_PX])
+        self._held, self._row, self._count = [], self._row + 1, 0

@@ -1,4 +1,4 @@
-"""The tissue network and how images pass through it."""
+"""U-Nets and how images pass into them."""
 
 from __future__ import annotations
 
@@ -60,6 +60,17 @@ def build_network(
     if encoder_file is not None:
         load_encoder(network.get_submodule("encoder"), encoder_file)
     return network
+
+
+def drop_channels(head: torch.nn.Module, share: float) -> None:
+    """Spatial dropout before ``head``, without a layer of its own: the weights' names stay those of the U-Net."""
+    import torch
+
+    def drop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (torch.nn.functional.dropout2d(inputs[0], share, module.training),)
+
+    if share > 0:
+        head.register_forward_pre_hook(drop)
 
 
 def to_batch(images: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], compute: Compute) -> Any:

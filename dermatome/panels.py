@@ -100,6 +100,15 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def png_bytes(pixels: RgbImage) -> bytes:
+    """An image (H, W, 3) uint8 as PNG bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=4)
+    return buffer.getvalue()
+
+
 def preview(image: bytes | RgbImage, max_side_px: int = PREVIEW_PX, max_bytes: int = 60_000) -> bytes:
     """A small PNG of a figure (PNG bytes) or an image (H, W, 3): it is shrunk until it fits into ``max_bytes``."""
     from PIL import Image

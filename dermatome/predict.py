@@ -47,6 +47,7 @@ class Predictor:
         overlap_px: what neighbouring tiles share.
         batch: tiles at once.
         skip_glass: take tiles of bare glass for background with certainty, without running them.
+        background: the channels that are then certain: one for each head.
     """
 
     runner: Runner
@@ -55,6 +56,7 @@ class Predictor:
     overlap_px: int = 64
     batch: int = 8
     skip_glass: bool = True
+    background: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -127,7 +129,7 @@ class Predictor:
                 within = bands.rows(box.top_px, min(box.bottom_px, scene.size.height_px))
                 tile = cut_tile(within, Box(0, box.left_px, side, box.right_px))
                 skipped = self.skip_glass and is_glass(tile)
-                places.append(_Place(number, blender, box, None if skipped else len(tiles)))
+                places.append(_Place(number, blender, box, None if skipped else len(tiles), self.background))
                 if not skipped:
                     tiles.append(tile)
                 if len(tiles) == self.batch:
@@ -164,12 +166,13 @@ class _Place:
     blender: Blender
     box: Box | None
     index: int | None
+    background: tuple[int, ...] = ()
 
     def put(self, found: Probabilities | None) -> None:
         if self.box is None:
             self.blender.close()
         elif self.index is None or found is None:
-            self.blender.add_certain(self.box, 0)
+            self.blender.add_certain(self.box, self.background)
         else:
             self.blender.add(self.box, found[self.index])
 

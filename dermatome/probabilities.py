@@ -13,12 +13,19 @@ VIEWS = (1, 2, 4, 8)
 
 
 class Probabilities(torch.nn.Module):
-    """(N, H, W, 3) uint8 images in, (N, C, H, W) float32 softmax probabilities out.
+    """(N, H, W, 3) uint8 images in, (N, C, H, W) float32 softmax probabilities out, of each head by itself.
 
     H and W are multiples of 32; with more than two views they are equal.
     """
 
-    def __init__(self, network: torch.nn.Module, mean: Sequence[float], std: Sequence[float], views: int = 1) -> None:
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        views: int = 1,
+        heads: Sequence[int] | None = None,
+    ) -> None:
         """Wraps ``network``, which takes normalised (N, 3, H, W) and gives logits.
 
         Args:
@@ -26,6 +33,7 @@ class Probabilities(torch.nn.Module):
             mean: of the normalisation, on the scale 0 to 1.
             std: likewise.
             views: 1, 2, 4 or 8 flips and quarter turns of each image whose probabilities are averaged.
+            heads: how many of the channels belong to each head, in order; ``None`` where there is one head.
 
         Raises:
             BadSetting: ``views`` is none of those.
@@ -33,7 +41,7 @@ class Probabilities(torch.nn.Module):
         super().__init__()
         if views not in VIEWS:
             raise BadSetting(f"The number of views is {views}: use 1, 2, 4 or 8.")
-        self.network, self.views = network, views
+        self.network, self.views, self.heads = network, views, None if heads is None else list(heads)
         self.register_buffer("centre", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("spread", torch.tensor(std).view(1, 3, 1, 1) * 255)
 
@@ -48,11 +56,16 @@ class Probabilities(torch.nn.Module):
         for view in range(self.views):
             flip, turns = view >= 4 or (self.views == 2 and view == 1), view % 4 if self.views > 2 else 0
             logits = self.network(_turned(batch.flip(-1) if flip else batch, turns))
-            back = _turned(torch.softmax(logits.float(), dim=1), -turns % 4)
+            back = _turned(self._softmax(logits.float()), -turns % 4)
             back = back.flip(-1) if flip else back
             total = back if total is None else total + back
         averaged: torch.Tensor = total / self.views
         return averaged
+
+    def _softmax(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.heads is None:
+            return torch.softmax(logits, dim=1)
+        return torch.cat([torch.softmax(head, dim=1) for head in torch.split(logits, self.heads, dim=1)], dim=1)
 
 
 def _turned(batch: torch.Tensor, turns: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ with its height.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -98,10 +98,11 @@ class Blender:
         self._sum[:, *here] += tile[:, :rows, :columns] * window
         self._weight[here] += window
 
-    def add_certain(self, box: Box, label: int) -> None:
-        """Adds a tile at ``box`` that is the class ``label`` everywhere, with certainty."""
+    def add_certain(self, box: Box, labels: Sequence[int]) -> None:
+        """Adds a tile at ``box`` that is of these classes everywhere, with certainty: one for each head."""
         here, window = self._place(box)
-        self._sum[label, *here] += window
+        for label in labels:
+            self._sum[label, *here] += window
         self._weight[here] += window
 
     def _place(self, box: Box) -> tuple[tuple[slice, slice], npt.NDArray[np.float32]]:

@@ -15,7 +15,7 @@ from dermatome.encoder_weights import EncoderFile, encoder_file
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.evaluation import Evaluation, Mask, ProbabilityRows, Rows, evaluate
 from dermatome.losses import class_weights, make_loss
-from dermatome.network import MEAN, STD, build_network, to_batch
+from dermatome.network import MEAN, STD, build_network, drop_channels, to_batch
 from dermatome.scores import ClassScore, Confusion, class_scores, confusion_matrix, mean_iou, score_values
 from dermatome.skin.crops import TilePair, tiles_sha256
 from dermatome.tile_probabilities import tile_probabilities
@@ -113,9 +113,11 @@ def train(
     if not tiles_train:
         raise BadSetting("There are no tiles to train on: give at least one.")
     if parent is not None:
-        _check_parent(parent, settings)
+        check_parent(parent, settings.encoder, settings.decoder_channels)
     data_sha256 = tiles_sha256([*tiles_train, *tiles_val])
-    begun_with = None if parent is not None else _ready_encoder(settings, models_folder)
+    begun_with = (
+        None if parent is not None else ready_encoder(settings.encoder, settings.encoder_weights, models_folder)
+    )
 
     def validate(run: TrainingRun) -> Validated:
         scores = class_scores(_validate(run, tiles_val, settings), TISSUE_LABELS)
@@ -172,7 +174,7 @@ class TissueTask:
         """The U-Net, its tiles read, and its loss."""
         settings = self.settings
         network = build_network(settings.encoder, len(TISSUE_LABELS), settings.decoder_channels, self.encoder_file)
-        _drop_channels(network, settings.dropout)
+        drop_channels(network.get_submodule("segmentation_head"), settings.dropout)
         source = BatchSource(
             self.tiles,
             scale=settings.mpp / settings.network_mpp,
@@ -186,7 +188,7 @@ class TissueTask:
             settings.loss,
             dice_weight=settings.dice_weight,
             focal_weight=settings.focal_weight,
-            class_weights=class_weights(source.pixels, settings.class_weighting),
+            class_weights=class_weights(source.pixels(len(TISSUE_LABELS)), settings.class_weighting),
         ).to(compute.torch_device)
         return Parts(
             network,
@@ -196,31 +198,30 @@ class TissueTask:
         )
 
 
-def _ready_encoder(settings: TrainSettings, models_folder: AnyPath | None) -> EncoderFile | None:
-    if settings.encoder_weights is None:
+def ready_encoder(encoder: str, weights: str | None, models_folder: AnyPath | None) -> EncoderFile | None:
+    """The ready weights of that name that an encoder begins with; ``None`` where it begins at random.
+
+    Raises:
+        BadSetting: there is no folder to keep them in.
+        FetchFailed: they are not there and could not be fetched.
+    """
+    if weights is None:
         return None
     if models_folder is None:
         raise BadSetting(
-            f"The encoder's weights {settings.encoder_weights!r} need a folder to be kept in: name the models folder, "
+            f"The encoder's weights {weights!r} need a folder to be kept in: name the models folder, "
             "or set encoder_weights to none."
         )
-    return encoder_file(settings.encoder, settings.encoder_weights, models_folder)
+    return encoder_file(encoder, weights, models_folder)
 
 
-def _drop_channels(network: torch.nn.Module, share: float) -> None:
-    """Dropout before the last convolution, without a layer of its own: the weights' names stay those of the U-Net."""
-    import torch
+def check_parent(parent: LoadedWeights, encoder: str, decoder_channels: Sequence[int]) -> None:
+    """Checks that a network of this encoder and decoder can go on from ``parent``.
 
-    def drop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (torch.nn.functional.dropout2d(inputs[0], share, module.training),)
-
-    if share > 0:
-        network.get_submodule("segmentation_head").register_forward_pre_hook(drop)
-
-
-def _check_parent(parent: LoadedWeights, settings: TrainSettings) -> None:
-    here = (settings.encoder, tuple(settings.decoder_channels))
-    there = (parent.card.encoder, tuple(parent.card.decoder_channels))
+    Raises:
+        BadWeights: the parent's network is another.
+    """
+    here, there = (encoder, tuple(decoder_channels)), (parent.card.encoder, tuple(parent.card.decoder_channels))
     if here != there:
         raise BadWeights(
             f"{parent.path} is a network of {there[0]} with decoder channels {there[1]}, not of {here[0]} with "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -105,12 +106,20 @@ def _place(tile: TilePair) -> str:
     return tile.mask_path.stem
 
 
+class Readable(Protocol):
+    """A training tile or patch."""
+
+    def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """(H, W, 3) uint8 RGB, and labels (H, W) or (H, W, K) uint8."""
+        ...
+
+
 class BatchSource:
     """Batches of random views, each decided by the seed and its number alone, so a run can go on anywhere."""
 
     def __init__(
         self,
-        tiles: Sequence[TilePair],
+        tiles: Sequence[Readable],
         *,
         scale: float,
         crop_px: int,
@@ -118,24 +127,44 @@ class BatchSource:
         augment: AugmentSettings,
         coarse_factor: float,
         seed: int,
+        weights: Sequence[float] | None = None,
     ) -> None:
-        """Reads the tiles and keeps them at the training scale (``scale`` training pixels for one of the tile's)."""
-        self._caches = [TileCache.build(*tile.read(), scale) for tile in tiles]
-        areas = [cache.levels[0][1].size for cache in self._caches]
-        counts = [np.bincount(cache.levels[0][1].ravel(), minlength=len(TISSUE_LABELS)) for cache in self._caches]
-        self.pixels: npt.NDArray[np.int64] = np.sum(counts, axis=0)
+        """Reads the tiles and keeps them at the training scale (``scale`` training pixels for one of the tile's).
+
+        Without ``weights`` every tile is shown as often as its area has it; with them, tiles are drawn with a chance
+        that goes with their weight, and one may come twice in a row.
+        """
+        # A view zoomed out by less than this is taken from the full scale.
+        depth = 2 if augment.coarse_share > 0 or augment.scale > 1.5 else 1
+        self._caches = [TileCache.build(*tile.read(), scale, depth) for tile in tiles]
+        areas = [cache.levels[0][0].size // 3 for cache in self._caches]
         self.views_for_area = sum(areas) / crop_px**2
         # A tile of twice the smallest one's area is in the deck twice.
         self._deck = np.repeat(np.arange(len(areas)), [max(1, round(area / min(areas))) for area in areas])
+        self._until = None if weights is None else np.cumsum(weights) / np.sum(weights)
         self._crop_px, self._batch, self._augment = crop_px, batch, augment
         self._coarse_factor, self._seed = coarse_factor, seed
 
+    def pixels(self, classes: int, channel: int | None = None) -> npt.NDArray[np.int64]:
+        """(``classes``,) int64: how many pixels of all tiles have each number, in one channel of the labels."""
+        which: Any = ... if channel is None else (..., channel)
+        counts = [np.bincount(c.levels[0][1][which].ravel(), minlength=classes)[:classes] for c in self._caches]
+        total: npt.NDArray[np.int64] = np.sum(counts, axis=0, dtype=np.int64)
+        return total
+
     def batch(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """(N, crop, crop, 3) uint8 images and (N, crop, crop) int64 classes of the pass of that number."""
+        """(N, crop, crop, 3) uint8 images and (N, crop, crop, …) int64 labels of the pass of that number."""
         rng = np.random.default_rng([self._seed, number])
         views = []
         for place in range(number * self._batch, (number + 1) * self._batch):
-            passes, card = divmod(place, len(self._deck))
-            tile = np.random.default_rng([self._seed, passes, 1]).permutation(self._deck)[card]
-            views.append(random_view(self._caches[tile], self._crop_px, self._augment, self._coarse_factor, rng))
+            tile = self._caches[self._drawn(place)]
+            views.append(random_view(tile, self._crop_px, self._augment, self._coarse_factor, rng))
         return np.stack([image for image, _ in views]), np.stack([labels for _, labels in views]).astype(np.int64)
+
+    def _drawn(self, place: int) -> int:
+        """The tile that is shown at a place of the endless row of views."""
+        if self._until is not None:
+            chance = np.random.default_rng([self._seed, place, 2]).random()
+            return min(int(np.searchsorted(self._until, chance, side="right")), len(self._caches) - 1)
+        passes, card = divmod(place, len(self._deck))
+        return int(np.random.default_rng([self._seed, passes, 1]).permutation(self._deck)[card])

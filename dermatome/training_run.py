@@ -138,7 +138,7 @@ class TrainingRun:
         """One step of the optimiser at ``share`` (0 to 1) of the run, on this member's passes of it; its mean loss."""
         import torch
 
-        warm = self.settings.warmup_share
+        warm = self.settings.warm_share
         rise = share / warm if share < warm else 0.5 + 0.5 * math.cos(math.pi * (share - warm) / (1 - warm))
         self.learning_rate = self.settings.learning_rate * max(rise, 1e-3)
         for group in self.optimiser.param_groups:
@@ -174,7 +174,7 @@ class TrainingRun:
 
     def note_best(self, score: float | None) -> bool:
         """Keeps the weights of the epoch that just ended where they are the best; whether the patience is over."""
-        if self.settings.patience is not None and score is not None and (self.best is None or score > self.best.score):
+        if self.settings.keeps_best and score is not None and (self.best is None or score > self.best.score):
             state = {name: value.to("cpu", copy=True) for name, value in self.mean_network.state_dict().items()}
             self.best = Best(len(self.history), score, state)
         return self.patience_is_over

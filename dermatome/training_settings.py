@@ -65,6 +65,16 @@ class LoopSettings:
         if not self.learning_rate > 0:
             raise BadSetting(f"The learning rate is {self.learning_rate}: set it above 0.")
 
+    @property
+    def warm_share(self) -> float:
+        """The share of the run in which the learning rate rises."""
+        return self.warmup_share
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best epoch are kept, and not those of the last."""
+        return self.patience is not None
+
 
 @dataclass(frozen=True)
 class TrainSettings(LoopSettings):
@@ -126,13 +136,13 @@ class TrainSettings(LoopSettings):
         return self.train_mpp or 4 * self.mpp
 
 
-def given_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What :class:`TrainSettings` takes, from plain values of a run config or a JSON file; other names are left out.
+def given_settings(plain: Mapping[str, Any], kind: type[LoopSettings] = TrainSettings) -> dict[str, Any]:
+    """What ``kind`` takes, from plain values of a run config or a JSON file; other names are left out.
 
     Raises:
         BadSetting: an augmentation does not exist or is out of its range.
     """
-    known = {each.name for each in fields(TrainSettings)}
+    known = {each.name for each in fields(kind)}
     given = {name: value for name, value in plain.items() if name in known}
     if "augment" in given:
         given["augment"] = augmentation(given["augment"])

@@ -24,6 +24,8 @@ SEMANTIC = slice(0, len(NUCLEUS_LABELS))
 """The semantic channels of the output."""
 TERNARY = slice(len(NUCLEUS_LABELS), len(NUCLEUS_LABELS) + len(TERNARY_LABELS))
 """Its ternary channels."""
+HEADS = (len(NUCLEUS_LABELS), len(TERNARY_LABELS))
+"""Channels of each head."""
 CHANNELS = TERNARY.stop
 BACKGROUND_CHANNELS = (SEMANTIC.start, TERNARY.start)
 """The channels that are 1 where there is nothing."""
@@ -35,7 +37,7 @@ def build_two_heads(
     encoder: str,
     decoder_channels: Sequence[int] = DECODER_CHANNELS,
     *,
-    head_kernel_px: int = 1,
+    head_kernel_px: int = 3,
     encoder_file: EncoderFile | None = None,
 ) -> torch.nn.Module:
     """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch whose decoder two convolutions read.
@@ -86,7 +88,7 @@ class NucleusCard(WeightsCard):
     classes: tuple[str, ...] = NUCLEUS_LABELS
     palette: Mapping[str, Rgb] = field(default_factory=lambda: {c.label: c.colour for c in NucleusClass})
     ternary: tuple[str, ...] = TERNARY_LABELS
-    head_kernel_px: int = 1
+    head_kernel_px: int = 3
     licence: str = "that of the training patches"
     architecture: str = "unet_two_heads"
     format: str = "dermatome-nuclei-1"

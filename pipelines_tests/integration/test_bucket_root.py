@@ -10,13 +10,13 @@ import torch
 from assets.partitions import ANNOTATED_SLIDES, SLIDES
 from dermatome import object_store
 from dermatome.classes import TISSUE_LABELS, TissueClass
-from dermatome.cli_support import png
 from dermatome.data_root import CHAMPION, RECORD_FILE, WEIGHTS_FILE
 from dermatome.demo.pages import ToyImage, gene_page_xml
 from dermatome.demo.server import ToyAtlas
 from dermatome.files import local_copy, whole_folder, write_whole
 from dermatome.network import build_network
 from dermatome.palette import Palette, classes_to_rgb
+from dermatome.panels import png_bytes
 from dermatome.slide_register import read_sources
 from dermatome.stage_record import StageRecord, read_record, write_record
 from dermatome.toy import toy_slide
@@ -148,8 +148,8 @@ def annotation():
     toy = toy_slide(3, size_px=160)
     rois = {"rois": [{"name": "r", "top": 0, "left": 0, "height": 160, "width": 160, "divide": 2}]}
     return {
-        "he.png": png(toy.slide.pixels),
-        "mask.png": png(classes_to_rgb(toy.mask, palette)),
+        "he.png": png_bytes(toy.slide.pixels),
+        "mask.png": png_bytes(classes_to_rgb(toy.mask, palette)),
         "rois.json": json.dumps(rois).encode(),
         "palette.json": json.dumps(palette.to_json()).encode(),
     }

@@ -1,0 +1,131 @@
+"""The table of nuclei: what is added up while rows of a slide come, and the columns that are made of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dermatome.classes import NUCLEUS_LABELS
+
+Numbers = npt.NDArray[np.float64]
+
+NUCLEUS_COLUMNS = {
+    "nucleus_id": "int32",
+    "centroid_y_px": "float64",
+    "centroid_x_px": "float64",
+    "area_px": "int64",
+    "area_um2": "float64",
+    "equivalent_diameter_um": "float64",
+    "major_axis_um": "float64",
+    "minor_axis_um": "float64",
+    "eccentricity": "float64",
+    "orientation": "float64",
+    "class": "str",
+    "class_probability": "float64",
+    **{f"probability_{label}": "float64" for label in NUCLEUS_LABELS[1:]},
+}
+"""Of the table. Axes are those of the ellipse with the same second moments, the orientation its major axis' angle from
+the rows' direction towards the columns', -π/2 to π/2; probabilities are shares of the four classes over a nucleus."""
+
+_KINDS = len(NUCLEUS_LABELS) - 1
+_SUMS = ("area", "y", "x", "yy", "xx", "yx", *NUCLEUS_LABELS[1:])
+
+
+def empty_table() -> pd.DataFrame:
+    """A table of no nuclei, with the columns and types of one."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in NUCLEUS_COLUMNS.items()})
+
+
+class NucleusSums:
+    """Sums over the pixels of nuclei, by the numbers that their markers have for the time being."""
+
+    def __init__(self) -> None:
+        """No pixels yet."""
+        self._numbers: list[npt.NDArray[np.int64]] = []
+        self._sums: list[Numbers] = []
+        self._firsts: list[npt.NDArray[np.int64]] = []
+
+    def add(self, labels: npt.NDArray[np.int32], kinds: npt.NDArray[np.uint8], top: int) -> None:
+        """Takes rows of the slide from above downwards.
+
+        Args:
+            labels: (n, W) int32, 0 or the nucleus' number.
+            kinds: (n, W, 4) uint8, probability of each class but background, 255 for certainty.
+            top: the slide's row that they begin at.
+        """
+        rows, columns = np.nonzero(labels)
+        if not rows.size:
+            return
+        numbers, first, owners = np.unique(labels[rows, columns], return_index=True, return_inverse=True)
+        likely = kinds[rows, columns]
+        rows = rows + top
+        weights: list[npt.NDArray[np.generic] | None] = [None, rows, columns, rows * rows, columns * columns]
+        weights += [rows * columns, *likely.T]
+        self._sums.append(np.stack([np.bincount(owners, weight) for weight in weights], axis=1).astype(np.float64))
+        self._numbers.append(numbers.astype(np.int64))
+        self._firsts.append(np.stack([rows[first], columns[first]], axis=1))
+
+    def finish(
+        self, roots: npt.NDArray[np.int64], min_area_um2: float, mpp: float
+    ) -> tuple[pd.DataFrame, npt.NDArray[np.int32]]:
+        """The table, and the place in it, from 1, of each number that a marker had; 0 of what was dropped.
+
+        Args:
+            roots: for each number the one that stands for all of its nucleus.
+            min_area_um2: smaller ones are dropped.
+            mpp: microns per pixel.
+        """
+        place = np.zeros(len(roots), np.int32)
+        if not self._numbers:
+            return empty_table(), place
+        owners = roots[np.concatenate(self._numbers)]
+        found, owner = np.unique(owners, return_inverse=True)
+        values = np.concatenate(self._sums)
+        sums = np.stack([np.bincount(owner, column, len(found)) for column in values.T], axis=1)
+        firsts = np.full((len(found), 2), np.iinfo(np.int64).max)
+        every = np.concatenate(self._firsts)
+        order = np.lexsort((every[:, 1], every[:, 0]))[::-1]
+        firsts[owner[order]] = every[order]  # the last one written is the first in reading order
+        keep = sums[:, 0] * mpp**2 >= min_area_um2
+        found, sums, firsts = found[keep], sums[keep], firsts[keep]
+        order = np.lexsort((firsts[:, 1], firsts[:, 0]))
+        final = np.zeros(len(roots), np.int32)
+        final[found[order]] = np.arange(1, len(found) + 1)
+        place = final[roots]
+        return _columns(dict(zip(_SUMS, sums[order].T, strict=True)), mpp), place
+
+
+def _columns(sums: dict[str, Numbers], mpp: float) -> pd.DataFrame:
+    area = sums["area"]
+    if not area.size:
+        return empty_table()
+    y, x = sums["y"] / area, sums["x"] / area
+    # A pixel is a square and no point: 1/12 is its own second moment.
+    down, along = sums["yy"] / area - y**2 + 1 / 12, sums["xx"] / area - x**2 + 1 / 12
+    across = sums["yx"] / area - y * x
+    middle, spread = (down + along) / 2, np.sqrt(((down - along) / 2) ** 2 + across**2)
+    major, minor = 4 * np.sqrt(middle + spread), 4 * np.sqrt((middle - spread).clip(1 / 12))
+    likely = np.stack([sums[label] for label in NUCLEUS_LABELS[1:]], axis=1)
+    total = likely.sum(axis=1, keepdims=True)
+    # Where the semantic head sees background alone, each class is as likely as another.
+    shares = np.divide(likely, total, out=np.full_like(likely, 1 / _KINDS), where=total > 0)
+    best = shares.argmax(axis=1)
+    table = pd.DataFrame(
+        {
+            "nucleus_id": np.arange(1, len(area) + 1),
+            "centroid_y_px": y,
+            "centroid_x_px": x,
+            "area_px": area,
+            "area_um2": area * mpp**2,
+            "equivalent_diameter_um": np.sqrt(4 * area / np.pi) * mpp,
+            "major_axis_um": major * mpp,
+            "minor_axis_um": minor * mpp,
+            "eccentricity": np.sqrt((1 - (minor / major) ** 2).clip(0)),
+            "orientation": 0.5 * np.arctan2(2 * across, along - down),
+            "class": np.array(NUCLEUS_LABELS[1:])[best],
+            "class_probability": shares.max(axis=1),
+            **{f"probability_{label}": shares[:, kind] for kind, label in enumerate(NUCLEUS_LABELS[1:])},
+        }
+    )
+    return table.astype(NUCLEUS_COLUMNS)

@@ -1,0 +1,152 @@
+"""Slides through a network that reads the truth off colours: maps, nuclei, batches, glass and scales; and the files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from dermatome.classes import NucleusClass
+from dermatome.cli import app
+from dermatome.compute import choose_compute
+from dermatome.errors import BadSetting
+from dermatome.geometry import Size
+from dermatome.nuclei.figures import maps_figure
+from dermatome.nuclei.network import HEADS, NucleusCard
+from dermatome.nuclei.overlays import SEMANTIC_COLOURS, semantic_overlay, ternary_overlay
+from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, network_size, segment_nuclei
+from dermatome.probabilities import Probabilities
+from dermatome.runner_torch import TorchRunner
+from dermatome.slide import MppSource, Slide
+from dermatome.toy_nuclei import toy_nuclei
+from dermatome.weights import LoadedWeights, save_weights
+
+GLASS = 240
+ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
+CARD = NucleusCard(ENCODER, (8,) * 5, 0.25, (0.2, 0.3), 0.25, 0.25, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+class FromColour(torch.nn.Module):
+    """Red says the semantic class, green the ternary one: 20 for each step; glass is background."""
+
+    def forward(self, images):
+        parts = []
+        for channel, count in enumerate(HEADS):
+            seen = images[:, channel : channel + 1] * 255
+            seen = torch.where(seen > 200, 0.0, seen) / 20
+            parts.append(-8 * (seen - torch.arange(count).view(1, -1, 1, 1)) ** 2)
+        return torch.cat(parts, dim=1)
+
+
+def painted(maps, mpp=0.25, name="s"):
+    pixels = np.stack([20 * maps.semantic, 20 * maps.ternary, np.full_like(maps.ternary, 90)], axis=-1)
+    return Slide(name, pixels, mpp, MppSource.DECLARED, "")
+
+
+@pytest.fixture(scope="module")
+def network():
+    compute = choose_compute("cpu", "fp32", 1)
+    module = Probabilities(FromColour(), CARD.mean, CARD.std, heads=HEADS).eval()
+    return NucleusNetwork(LoadedWeights(module, CARD, "", None), TorchRunner(module, compute))
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return toy_nuclei(5, Size(200, 230))
+
+
+def same(one, other):
+    maps = ("semantic", "ternary", "instances")
+    assert all((getattr(one, name).whole() == getattr(other, name).whole()).all() for name in maps)
+    pd.testing.assert_frame_equal(one.table, other.table)
+
+
+def test_maps_are_the_truth_and_no_batch_or_company_changes_them(network, toy):
+    slide = painted(toy.maps)
+    settings = NucleusSettings(tile_px=96, overlap_px=32)
+    (found,) = segment_nuclei([slide], network, settings)
+    assert (found.semantic.whole() == toy.maps.semantic).mean() > 0.999
+    assert (found.ternary.whole() == toy.maps.ternary).mean() > 0.999
+    for batch in (1, 3, 64):
+        same(segment_nuclei([slide], network, replace(settings, batch=batch))[0], found)
+    first, second = segment_nuclei([painted(toy.maps, name="other"), slide], network, settings)
+    same(first, found)
+    same(second, found)
+    kinds = toy.maps.classes[np.unique(toy.maps.instances)[1:]]
+    for kind in list(NucleusClass)[1:]:
+        count = int((found.table["class"] == kind.label).sum())
+        assert abs(count - int((kinds == kind).sum())) <= max(3, 0.15 * len(kinds))
+
+
+def test_glass_is_not_run_and_is_background_in_both_maps(network, toy):
+    slide = painted(toy.maps)
+    wide = np.full((200, 900, 3), GLASS, np.uint8)
+    wide[:, :230] = slide.pixels
+    settings = NucleusSettings(tile_px=96, overlap_px=32)
+    lonely = replace(slide, pixels=wide)
+    (found,) = segment_nuclei([lonely], network, settings)
+    (everything,) = segment_nuclei([lonely], network, replace(settings, skip_glass=False))
+    assert found.tiles < everything.tiles / 2
+    assert not found.ternary.whole()[:, 300:].any()
+    assert not found.semantic.whole()[:, 300:].any()
+    same(found, everything)
+
+
+def test_a_slide_of_another_scale_is_brought_to_the_network_s_and_its_maps_back(network, toy):
+    half = painted(toy.maps)
+    half = replace(half, pixels=half.pixels[::2, ::2], mpp=0.5)
+    assert network_size(half, 0.25) == Size(200, 230)
+    assert network_size(replace(half, mpp=0.26), 0.25) == half.size
+    with pytest.raises(BadSetting, match="more than 4 times finer"):
+        network_size(replace(half, mpp=1.1), 0.25)
+    (found,) = segment_nuclei([half], network, NucleusSettings(tile_px=96, overlap_px=32))
+    assert found.instances.shape == (100, 115)
+    large = found.table["area_um2"] > 20
+    (full,) = segment_nuclei([painted(toy.maps)], network, NucleusSettings(tile_px=96, overlap_px=32))
+    assert abs(large.sum() - (full.table["area_um2"] > 20).sum()) <= 0.15 * large.sum()
+
+
+def test_the_stain_is_changed_before_the_network_sees_it(network, toy):
+    slide = painted(toy.maps)
+    settings = NucleusSettings(tile_px=96, overlap_px=32)
+    (found,) = segment_nuclei([slide], network, settings, normalise=[lambda rows: np.full_like(rows, GLASS)])
+    assert len(found.table) == 0
+    assert found.tiles == 0
+
+
+def test_overlays_and_figure(network, toy):
+    slide = replace(toy.slide, name="toy")
+    (found,) = segment_nuclei([painted(toy.maps)], network, NucleusSettings(tile_px=96, overlap_px=32))
+    clear = semantic_overlay(slide, found, opacity=0, outlines=False)
+    assert (clear == slide.pixels).all()
+    opaque = semantic_overlay(slide, found, opacity=1, outlines=False)
+    kinds = found.semantic.whole()
+    assert (opaque[kinds > 0] == np.array(SEMANTIC_COLOURS)[kinds[kinds > 0]]).all()
+    assert (opaque[kinds == 0] == slide.pixels[kinds == 0]).all()
+    assert ternary_overlay(slide, found, max_side_px=115).shape == (100, 115, 3)
+    assert maps_figure(slide, found)[:4] == b"\x89PNG"
+
+
+def test_the_command_writes_files_that_others_read(tmp_path, toy):
+    torch.manual_seed(3)
+    card = replace(CARD, mean=(0.5,) * 3, std=(0.25,) * 3)
+    save_weights(tmp_path / "w.safetensors", card.build().state_dict(), card)
+    Image.fromarray(toy.slide.whole()[:96, :128]).save(tmp_path / "field.png")
+    arguments = ["nuclei", "predict", "--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*arguments, "--threads", "1", "--batch", "1", str(tmp_path / "field.png")])
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "out"
+    names = {"field_semantic.png", "field_ternary.png", "field_instances.tif", "field.parquet", "field.geojson"}
+    assert {path.name for path in out.iterdir()} == names
+    instances = tifffile.imread(out / "field_instances.tif")
+    table = pd.read_parquet(out / "field.parquet")
+    outlines = json.loads((out / "field.geojson").read_text())["features"]
+    assert instances.shape == (96, 128)
+    assert set(np.unique(instances)) - {0} == set(table["nucleus_id"])
+    assert len(outlines) == len(table)
+    assert f"{len(table)} nuclei" in done.output

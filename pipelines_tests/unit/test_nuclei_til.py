@@ -1,0 +1,64 @@
+"""TIL scores of nuclei whose places are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dermatome.errors import BadSetting
+from dermatome.geometry import Size
+from dermatome.nuclei.nucleus_table import empty_table
+from dermatome.nuclei.til import TilSettings, score_til, square_rows
+from dermatome.nuclei.tissue import tissue_mask, tissue_mm2
+from dermatome.slide import MppSource, Slide
+
+
+def nuclei(*rows):
+    return pd.DataFrame(rows, columns=["class", "centroid_y_px", "centroid_x_px", "class_probability"])
+
+
+def test_scores_by_hand():
+    # At 0.5 µm per pixel; 20 µm are 40 px, and a square of 50 µm is 100 px.
+    table = nuclei(
+        ("epithelial", 100, 100, 0.9),
+        ("lymphocyte", 100, 140, 0.9),  # 20 µm away: near
+        ("lymphocyte", 100, 141, 0.4),  # 20.5 µm: not near
+        ("lymphocyte", 350, 350, 0.9),
+        ("neutrophil", 10, 10, 0.9),
+        ("macrophage", 399, 399, 0.9),
+    )
+    found = score_til(table, Size(400, 400), 0.5, 0.03)
+    assert found.counts == {"epithelial": 1, "lymphocyte": 3, "neutrophil": 1, "macrophage": 1}
+    assert found.lymphocytes_per_mm2 == pytest.approx(100)
+    assert found.immune_share == pytest.approx(5 / 6)
+    assert found.near_epithelium_share == pytest.approx(1 / 3)
+    assert found.squares.shape == (4, 4)
+    assert found.squares.tolist()[1] == [0, 2, 0, 0]
+    assert found.nuclei.sum() == 6
+    assert found.infiltrated_share == pytest.approx(2 / 3)
+    rows = square_rows(found, 50.0)
+    assert rows["nuclei"].tolist() == [1, 3, 2]
+    assert rows[["top_um", "left_um"]].to_numpy().tolist() == [[0, 0], [50, 50], [150, 150]]
+    assert rows["lymphocytes_per_mm2"].tolist() == pytest.approx([0, 800, 400])
+    sure = score_til(table, Size(400, 400), 0.5, 0.03, TilSettings(min_probability=0.5))
+    assert sure.counts["lymphocyte"] == 2
+    assert sure.near_epithelium_share == pytest.approx(0.5)
+
+
+def test_nothing_is_no_score_and_not_zero():
+    found = score_til(empty_table(), Size(90, 90), 0.5, 0.0)
+    assert (found.lymphocytes_per_mm2, found.immune_share, found.near_epithelium_share) == (None, None, None)
+    assert found.infiltrated_share is None
+    assert len(square_rows(found, 50.0)) == 0
+    lonely = score_til(nuclei(("lymphocyte", 5, 5, 1.0)), Size(90, 90), 0.5, 0.1)
+    assert lonely.near_epithelium_share == 0
+    with pytest.raises(BadSetting):
+        TilSettings(near_um=0)
+
+
+def test_tissue_is_what_is_stained():
+    pixels = np.full((800, 800, 3), 242, np.uint8)
+    pixels[:400, :600] = (230, 190, 215)
+    pixels[100:108, 100:300] = 242  # a gap of 4 µm
+    slide = Slide("s", pixels, 0.5, MppSource.DECLARED, "")
+    assert tissue_mask(slide).shape == (100, 100)
+    assert tissue_mm2(slide) == pytest.approx(400 * 600 * 0.25 / 1e6, rel=0.01)

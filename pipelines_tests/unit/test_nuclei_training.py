@@ -1,0 +1,271 @@
+"""Losses and sampling of nuclei in numbers worked out by hand; and a training that learns discs of two colours."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dermatome.classes import IGNORED, NucleusClass, TernaryClass
+from dermatome.compute import choose_compute
+from dermatome.data_root import WEIGHTS_FILE
+from dermatome.errors import BadSetting, BadWeights
+from dermatome.files import sha256_file
+from dermatome.nuclei.ablation import ABLATION_TABLE, VARIANTS, make_ablation
+from dermatome.nuclei.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
+from dermatome.nuclei.maps import NucleusMaps, ternary_map
+from dermatome.nuclei.network import load_nucleus_weights
+from dermatome.nuclei.training import PatchScores, train_nuclei
+from dermatome.nuclei.training_settings import NucleusTraining, nucleus_settings
+from dermatome.nuclei.weights_stage import (
+    CLASSES_FILE,
+    CURVES_FIGURE,
+    HISTORY_FILE,
+    PATCHES_FILE,
+    make_nuclei_weights,
+)
+
+COLOURS = np.array([[235, 200, 220], [150, 100, 180], [60, 30, 120], [0, 0, 0], [0, 0, 0]], np.uint8)
+SMALL = NucleusTraining(
+    encoder="tu-tf_mobilenetv3_small_minimal_100",
+    decoder_channels=(16, 16, 8, 8, 8),
+    dropout=0.0,
+    epochs=4,
+    epoch_steps=12,
+    batch=4,
+    crop_px=64,
+    learning_rate=8e-3,
+    warmup_epochs=0.5,
+    ema_decay=0.8,
+    loss=NucleusLoss(semantic_weight=1.0),
+    checkpoint_seconds=0.0,
+)
+
+
+@dataclass(frozen=True)
+class Discs:
+    """Epithelial and lymphocytic discs on a pale ground, and an ambiguous corner."""
+
+    seed: int
+    case: str = "a"
+
+    @property
+    def name(self):
+        return f"discs-{self.seed}"
+
+    @property
+    def sha256(self):
+        return f"{self.seed:064x}"
+
+    @property
+    def semantic_px(self):
+        return tuple(np.bincount(self.read()[1][..., 0].ravel(), minlength=5)[:5].tolist())
+
+    def truth(self):
+        instances, kinds = np.zeros((96, 96), np.int32), [0]
+        rows, columns = np.mgrid[:96, :96]
+        rng = np.random.default_rng(self.seed)
+        for y in range(16, 96, 32):
+            for x in range(16, 96, 32):
+                kinds.append(int(rng.integers(1, 3)))
+                instances[(rows - y) ** 2 + (columns - x) ** 2 <= 12**2] = len(kinds) - 1
+        classes = np.array(kinds, np.uint8)
+        semantic, ternary = classes[instances], ternary_map(instances)
+        semantic[:4, :4] = ternary[:4, :4] = IGNORED
+        return NucleusMaps(instances, semantic, ternary, classes)
+
+    def read(self):
+        maps = self.truth()
+        noise = np.random.default_rng([self.seed, 1]).normal(0, 6, (96, 96, 3))
+        image = np.clip(COLOURS[maps.classes[maps.instances]] + noise, 0, 255).astype(np.uint8)
+        return image, np.stack([maps.semantic, maps.ternary], axis=-1)
+
+
+@pytest.fixture(scope="module")
+def compute():
+    return choose_compute("cpu", "fp32", 1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, compute):
+    """A version trained on four patches of one patient, validated on one of another."""
+    folder, told = tmp_path_factory.mktemp("weights"), []
+    result = make_nuclei_weights(
+        [Discs(seed) for seed in range(4)],
+        [Discs(9, "b")],
+        folder,
+        "v001",
+        SMALL,
+        compute,
+        lambda row, share: told.append(share),
+        checkpoints=folder,
+    )
+    return folder, result, told
+
+
+def test_it_learns_discs_and_keeps_the_best_epoch(made):
+    folder, result, told = made
+    history = pd.read_parquet(folder / HISTORY_FILE)
+    assert len(history) == len(told) == 4
+    assert told[-1] == 1.0
+    assert result.values["score"] == pytest.approx(history["score"].max())
+    assert result.values["score"] > 0.5
+    loaded = load_nucleus_weights(folder / WEIGHTS_FILE)
+    assert loaded.sha256 == result.values["weights_sha256"]
+    card = loaded.card
+    assert (card.tile_px, card.mpp, card.created_from) == (64, 0.25, ("a",))
+    assert card.scores["dice_lymphocyte"] > 0.3
+    assert card.scores["pq_binary"] == result.values["pq_binary"]
+    assert result.values["f1_detection"] > 0.5
+    assert result.values["epochs"] == 4
+
+
+def test_what_a_version_leaves_says_what_it_learnt_from(made):
+    folder, result, _ = made
+    rows = pd.read_parquet(folder / PATCHES_FILE)
+    assert rows.groupby("side")["patch"].count().to_dict() == {"train": 4, "validation": 1}
+    assert (rows.filter(like="_px").sum(axis=1) == 96 * 96 - 16).all()
+    assert sha256_file(folder / PATCHES_FILE) == result.values["manifest_sha256"]
+    classes = pd.read_parquet(folder / CLASSES_FILE)
+    assert classes.groupby("map")["truth_px"].sum().to_dict() == {"semantic": 96 * 96 - 16, "ternary": 96 * 96 - 16}
+    assert (folder / CURVES_FIGURE).read_bytes()[:4] == b"\x89PNG"
+    (check,) = result.checks
+    assert check.passed
+
+
+def test_a_patient_on_both_sides_is_told(made, tmp_path, compute):
+    quick = replace(SMALL, epochs=1, epoch_steps=1, batch=2)
+    result = make_nuclei_weights([Discs(0)], [Discs(9)], tmp_path, "v", quick, compute)
+    assert not result.checks[0].passed
+    assert "a for one" in result.checks[0].description
+
+
+def test_a_run_that_was_done_ends_the_same_again_and_what_does_not_fit_is_said(made, compute):
+    folder, _, _ = made
+    patches = [Discs(seed) for seed in range(4)]
+    again = train_nuclei(patches, [Discs(9, "b")], SMALL, compute, folder)
+    assert again.resumed
+    parent = load_nucleus_weights(folder / WEIGHTS_FILE)
+    assert all(torch.equal(again.state[name], tensor) for name, tensor in parent.network.state_dict().items())
+    with pytest.raises(BadWeights, match="leave encoder and decoder_channels out"):
+        train_nuclei(patches, [], replace(SMALL, decoder_channels=(8,) * 5), compute, parent=parent)
+    with pytest.raises(BadSetting, match="no patches"):
+        train_nuclei([], [], SMALL, compute)
+
+
+def test_boundary_weights_go_with_the_inverse_of_frequency_up_to_their_caps():
+    pixels = np.array([900, 80, 20])
+    weights = ternary_weights(pixels, NucleusLoss())
+    inverse = np.array([1 / 0.9, 1 / 0.08, 1 / 0.02])
+    expected = inverse / inverse.mean()
+    assert expected[2] > 2  # the boundary's own cap is at work
+    expected = np.maximum(expected, 0.05)
+    expected[2] = 2.0
+    assert weights == pytest.approx(expected / expected.mean())
+    raised = ternary_weights(pixels, NucleusLoss(least_weight=0.5, most_weight=0.7, most_boundary_weight=0.6))
+    assert raised == pytest.approx(np.array([0.5, 0.7, 0.6]) / 0.6)
+    assert ternary_weights(pixels, NucleusLoss(boundary_weighting=False)) is None
+
+
+def test_immune_patches_are_drawn_more_often():
+    background, lymphocytes, neutrophils, macrophages, both, few = np.zeros((6, 5), np.int64)
+    lymphocytes[NucleusClass.LYMPHOCYTE] = 25
+    neutrophils[NucleusClass.NEUTROPHIL] = 10
+    macrophages[NucleusClass.MACROPHAGE] = 10
+    both[[NucleusClass.LYMPHOCYTE, NucleusClass.NEUTROPHIL, NucleusClass.MACROPHAGE]] = 99
+    few[1:] = (500, 24, 9, 9)
+    pixels = np.stack([background, lymphocytes, neutrophils, macrophages, both, few])
+    assert ImmuneSampling().weights(pixels).tolist() == [1, 2, 8, 8, 2 * 8 * 8 * 1.5, 1]
+
+
+def logits_of(semantic, ternary, sure):
+    """(1, 8, H, W) logits that say these classes with this lead."""
+    parts = [torch.nn.functional.one_hot(torch.tensor(m), k) for m, k in ((semantic, 5), (ternary, 3))]
+    return sure * torch.cat(parts, dim=-1).permute(2, 0, 1)[None].float()
+
+
+def test_the_loss_in_numbers():
+    semantic, ternary = np.array([[0, 1], [1, 2]]), np.array([[0, 1], [2, 2]])
+    truth = torch.tensor(np.stack([semantic, ternary], axis=-1))[None]
+    unsure = torch.zeros(1, 8, 2, 2)
+    only = {
+        "semantic": NucleusLoss(semantic_weight=1, ternary_weight=0),
+        "focal": NucleusLoss(semantic_weight=0, ternary_dice_weight=0),
+        "ternary": NucleusLoss(semantic_weight=0),
+    }
+    found = {name: float(make_nucleus_loss(how, (0.5, 1.0, 1.5))(unsure, truth)) for name, how in only.items()}
+    # Each of five classes has probability 0.2 at four pixels; two classes are not there and count as missed.
+    dice = [2 * 0.2 * n / (0.8 + n) for n in (1, 2, 1)]
+    assert found["semantic"] == pytest.approx(1 - sum(dice) / 5, abs=1e-5)
+    focal = np.mean([0.5, 1.0, 1.5, 1.5]) * (2 / 3) ** 2 * np.log(3)
+    assert found["focal"] == pytest.approx(focal)
+    parts = np.array([1 - 2 * n / 3 / (4 / 3 + n) for n in (1, 1, 2)])
+    assert found["ternary"] == pytest.approx(focal + 0.5 * (parts * (0.5, 1.0, 1.5)).sum() / 3, abs=1e-5)
+    whole = float(make_nucleus_loss(NucleusLoss(), (0.5, 1.0, 1.5))(unsure, truth))
+    assert whole == pytest.approx(0.3 * found["semantic"] + found["ternary"])
+
+
+def test_what_is_ignored_has_no_part_in_the_loss():
+    semantic, ternary = np.array([[0, 1], [1, 2]]), np.array([[0, 1], [2, 2]])
+    truth = torch.tensor(np.stack([semantic, ternary], axis=-1))[None]
+    loss = make_nucleus_loss(NucleusLoss(), (0.5, 1.0, 1.5))
+    wrong_there = logits_of(semantic, ternary, 9.0)
+    wrong_there[..., 1, 1] = wrong_there[..., 1, 1].flip(1)
+    unknown = truth.clone()
+    unknown[0, 1, 1] = IGNORED
+    right = float(loss(logits_of(semantic, ternary, 9.0), unknown))
+    assert float(loss(wrong_there, unknown)) == pytest.approx(right)
+    assert float(loss(wrong_there, truth)) > right + 0.2
+
+
+def test_the_selection_score():
+    ternary = np.zeros((3, 3), np.int64)
+    ternary[TernaryClass.INSIDE, TernaryClass.INSIDE] = 30
+    ternary[TernaryClass.INSIDE, TernaryClass.BOUNDARY] = 10
+    ternary[TernaryClass.BOUNDARY, TernaryClass.BOUNDARY] = 10
+    scores = PatchScores(np.zeros((5, 5), np.int64), ternary)
+    assert scores.selection(SMALL) == pytest.approx(0.7 * 60 / 70 + 0.3 * 20 / 30)
+    nothing = PatchScores(np.zeros((5, 5), np.int64), np.zeros((3, 3), np.int64))
+    assert nothing.selection(SMALL) is None
+
+
+def test_settings_are_the_source_s_unless_given():
+    plain = nucleus_settings({})
+    assert (plain.encoder, plain.decoder_channels, plain.learning_rate) == ("resnet34", (256, 128, 64, 32, 16), 3e-4)
+    given = nucleus_settings(
+        {"loss": {"boundary_weighting": False}, "sampling": {"enabled": False}, "augment": {"stain": 0.1}, "epochs": 20}
+    )
+    assert given.loss == NucleusLoss(boundary_weighting=False)
+    assert not given.sampling.enabled
+    assert (given.augment.stain, given.augment.scale) == (0.1, plain.augment.scale)
+    assert given.warm_share == 0.25
+    assert given.keeps_best
+    for wrong in ({"los": {}}, {"loss": {"gamma": 2}}, {"augment": {"hue": 1}}, {"dropout": 1}, {"crop_px": 100}):
+        with pytest.raises(BadSetting):
+            nucleus_settings(wrong)
+    for wrong in ({"semantic_weight": -1}, {"least_weight": 3.0}):
+        with pytest.raises(BadSetting):
+            NucleusLoss(**wrong)
+
+
+def test_an_ablation_changes_one_thing_at_a_time_and_compares(tmp_path, compute):
+    settings = replace(SMALL, epochs=1, epoch_steps=1, batch=2)
+    changed = {name: change(settings) for name, change in VARIANTS.items()}
+    assert changed["as_given"] == settings
+    assert changed["no_boundary_weighting"] == replace(settings, loss=changed["no_boundary_weighting"].loss)
+    assert not changed["no_boundary_weighting"].loss.boundary_weighting
+    assert changed["no_immune_sampling"] == replace(settings, sampling=ImmuneSampling(enabled=False))
+    result = make_ablation(
+        [Discs(0)], [Discs(9, "b")], tmp_path, settings, compute, ("as_given", "no_boundary_weighting")
+    )
+    table = pd.read_parquet(tmp_path / ABLATION_TABLE)
+    assert table["variant"].tolist() == ["as_given", "no_boundary_weighting"]
+    assert table["score_gain"].isna().tolist() == [True, False]
+    assert table["score_gain"][1] == pytest.approx(table["score"][1] - table["score"][0])
+    assert result.values["score_as_given"] == pytest.approx(table["score"][0])
+    assert (tmp_path / "no_boundary_weighting" / WEIGHTS_FILE).is_file()
+    assert (tmp_path / "ablation.png").read_bytes()[:4] == b"\x89PNG"
+    for wrong in (("other",), (), ("as_given", "as_given")):
+        with pytest.raises(BadSetting):
+            make_ablation([Discs(0)], [Discs(9, "b")], tmp_path, settings, compute, wrong)
