@@ -8,7 +8,7 @@ from resources.compute import ComputeResource
 from resources.hpa import HpaResource
 from resources.metrics import MetricsResource
 from resources.paths import PathsResource
-from resources.segmenters import CellSegmenterResource, TissueSegmenterResource
+from resources.segmenters import CellSegmenterResource, NucleusSegmenterResource, TissueSegmenterResource
 from resources.settings import Settings, SettingsResource, load_settings
 from resources.slide_engine import SlideEngineResource
 
@@ -17,6 +17,7 @@ __all__ = [
     "ComputeResource",
     "HpaResource",
     "MetricsResource",
+    "NucleusSegmenterResource",
     "PathsResource",
     "Settings",
     "SettingsResource",

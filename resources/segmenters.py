@@ -4,6 +4,7 @@ import dagster as dg
 
 from dermatome.data_root import CHAMPION, DataRoot
 from dermatome.errors import MissingInput
+from dermatome.nuclei.networks import NucleusWeights
 from dermatome.skin.networks import CellWeights, Champion
 from dermatome.stage_record import read_record
 from resources.settings import SettingsResource
@@ -41,3 +42,18 @@ class CellSegmenterResource(dg.ConfigurableResource):
             FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
         """
         return CellWeights.of(self.settings.value.cell_weights, root.models)
+
+
+class NucleusSegmenterResource(dg.ConfigurableResource):
+    """The network of nuclei that the settings name: a training version, a weights file or ``toy``; else the newest."""
+
+    settings: SettingsResource
+
+    def weights(self, root: DataRoot) -> NucleusWeights:
+        """Which network it is.
+
+        Raises:
+            MissingInput: none is named, and no version is trained yet.
+            BadWeights: there is no such version or file.
+        """
+        return NucleusWeights.of(root, self.settings.value.nuclei_weights)

@@ -18,6 +18,8 @@ from dermatome.engine.work import WorkerOptions
 from dermatome.errors import BadSetting
 from dermatome.files import any_path, read_bytes
 from dermatome.hpa.client import HpaSettings
+from dermatome.nuclei.predict import NucleusSettings
+from dermatome.nuclei.til import TilSettings
 from dermatome.skin.cells import CellSettings
 from dermatome.skin.layers import LayerSettings
 from dermatome.skin.promotion import PromotionSettings
@@ -73,7 +75,11 @@ class Settings:
     cells: CellSettings = field(default_factory=CellSettings)
     layers: LayerSettings = field(default_factory=LayerSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    nuclei: NucleusSettings = field(default_factory=NucleusSettings)
+    til: TilSettings = field(default_factory=TilSettings)
     cell_weights: str = "cyto2"
+    nuclei_weights: str = ""
+    nuclei_opacity: float = 0.45
 
 
 def load_settings(path: "AnyPath") -> Settings:

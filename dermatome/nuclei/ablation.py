@@ -47,6 +47,7 @@ def make_ablation(
     variants: Sequence[str] = ("as_given", "no_boundary_weighting", "no_immune_sampling"),
     *,
     checkpoints: AnyPath | None = None,
+    models_folder: AnyPath | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> StageResult:
     """Trains the variants one after another and compares what they reach on the validation patches.
@@ -63,6 +64,7 @@ def make_ablation(
         compute: device and precision.
         variants: names out of :data:`VARIANTS`, the one that the others are held against first.
         checkpoints: where a run that was killed goes on from.
+        models_folder: where the encoder's ready weights are kept, if the settings ask for some.
         say: told what is going on.
 
     Raises:
@@ -86,6 +88,7 @@ def make_ablation(
             compute,
             partial(_tell, say, name),
             checkpoints=None if checkpoints is None else checkpoints / name,
+            models_folder=models_folder,
         )
         first = rows[0] if rows else {}
         scores = {score: made.values.get(score) for score in _SHOWN}

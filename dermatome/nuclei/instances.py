@@ -18,7 +18,6 @@ from dermatome.classes import NucleusClass, TernaryClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.label_map import LabelMap, RowWriter
-from dermatome.nuclei.flood import grow_markers
 from dermatome.nuclei.network import SEMANTIC, TERNARY
 from dermatome.nuclei.nucleus_table import NucleusSums
 
@@ -107,6 +106,8 @@ class InstanceBuilder:
 
     def _advance(self) -> None:
         """Numbers markers and grows them as far down as the rows that are known allow."""
+        from dermatome.nuclei.flood import grow_markers
+
         known = self._first + len(self._inside)
         last = known == self._size.height_px
         self._number_markers(known if last else known - 2 * self._opening_px)

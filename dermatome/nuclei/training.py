@@ -30,7 +30,7 @@ from dermatome.nuclei.network import (
 from dermatome.nuclei.training_settings import NucleusTraining
 from dermatome.predict import Predictor, Scene
 from dermatome.scores import ClassScore, Confusion, class_scores, confusion_matrix
-from dermatome.training import check_parent
+from dermatome.training import check_parent, ready_encoder
 from dermatome.training_data import BatchSource
 from dermatome.training_loop import Validated, learn
 from dermatome.training_run import Parent, Parts, TrainingRun
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import torch
 
     from dermatome.compute import Compute
+    from dermatome.encoder_weights import EncoderFile
     from dermatome.files import AnyPath
     from dermatome.weights import LoadedWeights
 
@@ -118,11 +119,12 @@ class NucleusTask:
     patches: tuple[TrainingPatch, ...]
     settings: NucleusTraining
     data_sha256: str
+    encoder_file: EncoderFile | None = None
 
     def build(self, compute: Compute) -> Parts:
         """The network, its patches read, those with immune cells to be drawn more often, and its loss."""
         settings = self.settings
-        network = build_two_heads(settings.encoder, settings.decoder_channels, encoder_weights=settings.encoder_weights)
+        network = build_two_heads(settings.encoder, settings.decoder_channels, encoder_file=self.encoder_file)
         drop_channels(network.get_submodule(BEFORE_HEADS), settings.dropout)
         pixels = np.array([patch.semantic_px for patch in self.patches], np.int64)
         source = BatchSource(
@@ -176,6 +178,7 @@ def train_nuclei(
     validation: str = "patches were given for it",
     parent: LoadedWeights | None = None,
     processes: int = 1,
+    models_folder: AnyPath | None = None,
 ) -> TrainedNuclei:
     """Trains the network of nuclei and validates it after each epoch.
 
@@ -189,9 +192,11 @@ def train_nuclei(
         validation: how ``patches_val`` were chosen, for the card.
         parent: weights to go on from instead of random ones, of the same encoder and decoder.
         processes: how many share the passes of each step, on a GPU each.
+        models_folder: where the encoder's ready weights are kept, if the settings ask for some.
 
     Raises:
         BadSetting: there are no training patches, or a setting does not fit.
+        FetchFailed: the encoder's ready weights are not there and could not be fetched.
         BadWeights: the parent's network is another than the settings', or a checkpoint is damaged.
         StorageFailed: a checkpoint cannot be written.
     """
@@ -204,13 +209,17 @@ def train_nuclei(
         check_parent(parent, settings.encoder, settings.decoder_channels)
     data_sha256 = sha256_bytes("".join(f"{patch.name} {patch.sha256}\n" for patch in (*patches, *patches_val)).encode())
 
+    begun_with = (
+        None if parent is not None else ready_encoder(settings.encoder, settings.encoder_weights, models_folder)
+    )
+
     def validate(run: TrainingRun) -> Validated:
         found = score_patches(run.mean_network, patches_val, compute, batch=settings.batch)
         score = found.selection(settings)
         return Validated(score, {"score": score, **found.columns()})
 
     learnt = learn(
-        NucleusTask(tuple(patches), settings, data_sha256),
+        NucleusTask(tuple(patches), settings, data_sha256, begun_with),
         compute,
         validate,
         parent=Parent(parent.sha256, parent.network.state_dict()) if parent else None,
@@ -236,6 +245,8 @@ def train_nuclei(
         steps=run.step,
         data_sha256=data_sha256,
         parent=parent.sha256 if parent else None,
+        initial_weights=begun_with.source if begun_with else "",
+        initial_sha256=begun_with.sha256 if begun_with else "",
         created_from=tuple(sorted({patch.case for patch in patches})),
     )
     return TrainedNuclei(learnt.state(), card, pd.DataFrame(run.history), found, learnt.resumed)

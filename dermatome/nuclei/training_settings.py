@@ -22,12 +22,12 @@ Part = TypeVar("Part", NucleusLoss, ImmuneSampling)
 class NucleusTraining(LoopSettings):
     """How the network of nuclei is trained; the defaults are the source system's.
 
-    It began with an encoder trained on ImageNet, which has to be downloaded: set ``encoder_weights`` to ``imagenet``.
+    It began with an encoder trained on ImageNet: set ``encoder_weights`` to ``imagenet``, and it is fetched.
 
     Attributes:
         encoder: of segmentation-models-pytorch.
         decoder_channels: of the U-Net.
-        encoder_weights: ``None`` trains from scratch; ``imagenet`` is downloaded.
+        encoder_weights: ``None`` trains from scratch; ``imagenet`` begins with an encoder that was trained on ImageNet.
         dropout: share of the decoder's last channels that a step leaves out (Tompson et al., 2015).
         crop_px: side of a view of a patch.
         mpp: microns per pixel of the patches.

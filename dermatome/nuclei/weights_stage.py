@@ -52,6 +52,7 @@ def make_nuclei_weights(
     parent: LoadedWeights | None = None,
     parent_name: str | None = None,
     processes: int = 1,
+    models_folder: AnyPath | None = None,
 ) -> StageResult:
     """Trains one version and scores it on the validation patches, as maps and as nuclei.
 
@@ -72,6 +73,7 @@ def make_nuclei_weights(
         parent: weights to go on from.
         parent_name: their version or file.
         processes: how many GPUs share the passes of a step.
+        models_folder: where the encoder's ready weights are kept, if the settings ask for some.
 
     Raises:
         BadSetting, BadWeights, StorageFailed: see :func:`dermatome.nuclei.training.train_nuclei`.
@@ -87,6 +89,7 @@ def make_nuclei_weights(
         validation=validation,
         parent=parent,
         processes=processes,
+        models_folder=models_folder,
     )
     trained = time.perf_counter()
     write_table(folder / PATCHES_FILE, _patch_rows(version, patches, patches_val))
