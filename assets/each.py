@@ -19,6 +19,7 @@ import dagster as dg
 
 from assets.connections import keep_connections
 from assets.metadata import record_metadata, version_tags
+from assets.partitions import BY_INFER, REQUESTED_BY
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.making import Making, Stage
@@ -116,7 +117,7 @@ def make_each(
     keys = list(context.partition_keys)
     keep_connections(context.instance)
     pointers = _event_pointers(context, keys)
-    making = Making(stage, code_version, context.run_id)
+    making = Making(stage, code_version, context.run_id, _gap_fillers(context, root, keys))
     failed: dict[str, str] = {}
     reused, said = 0, time.monotonic()
     # Closed at once where the run is cancelled, wherever that strikes.
@@ -218,6 +219,16 @@ def _say(error: Exception) -> str:
         return str(error)
     # Not one of ours: a defect. The traceback is what a person needs to report it.
     return "".join(traceback.format_exception(error))[-4000:]
+
+
+def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[str]) -> frozenset[str]:
+    """Partitions that `infer` asked for only to have few runs: they are made, and nobody wants them made again."""
+    if context.run.tags.get(REQUESTED_BY) != BY_INFER or len(keys) == 1:
+        return frozenset()
+    made = context.instance.get_latest_storage_id_by_partition(
+        context.asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)
+    )
+    return frozenset(made) - root.failed(context.asset_key.to_user_string())
 
 
 def _event_pointers(context: dg.AssetExecutionContext, keys: list[str]) -> dict[str, dict[str, int | None]]:

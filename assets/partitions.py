@@ -2,6 +2,10 @@
 
 import dagster as dg
 
+REQUESTED_BY = "dermatome/requested_by"
+"""The tag of runs and backfills that says which sensor or job asked for them."""
+BY_INFER = "infer"
+
 GENES = dg.DynamicPartitionsDefinition(name="genes")
 SLIDES = dg.DynamicPartitionsDefinition(name="slides")
 ANNOTATED_SLIDES = dg.DynamicPartitionsDefinition(name="annotated_slides")

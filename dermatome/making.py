@@ -138,11 +138,13 @@ class Making(Generic[Read, Found]):
         stage: the stage.
         code_version: of the asset, settings included.
         run_id: for the records.
+        as_they_are: partitions whose record is good whatever made it.
     """
 
     stage: Stage[Read, Found]
     code_version: str
     run_id: str
+    as_they_are: frozenset[str] = frozenset()
 
     def open(self, seat: Seat) -> None:
         """Opens the stage."""
@@ -153,6 +155,8 @@ class Making(Generic[Read, Found]):
 
         That is what makes a killed run cheap to start again. Else what the stage reads.
         """
+        if key in self.as_they_are and (kept := read_record(self.stage.root.record(self.stage.asset, key))) is not None:
+            return AlreadyMade(Made(kept, reused=True))
         for last in (False, True):
             inputs = dict(self.stage.inputs(key))
             now = fingerprint(self.code_version, inputs, self.stage.settings)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import MissingInput, StorageFailed
-from dermatome.files import read_bytes, remove, write_whole
+from dermatome.files import read_all, read_bytes, remove, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,10 +201,36 @@ def _not_made(asset: str, partition: str) -> str:
     return f"{partition} has no {asset} yet: materialize {asset} for it first."
 
 
+@dataclass(frozen=True)
+class Failure:
+    """That a partition failed: when last, and how many times since it was made last."""
+
+    failed_at: datetime
+    tries: int
+
+
 def write_failure(path: AnyPath, *, asset: str, partition: str, error: str, kind: str, run_id: str) -> None:
-    """Writes why a partition failed; :func:`clear_failure` takes it back."""
+    """Writes why a partition failed, once more; :func:`clear_failure` takes it back."""
     row = {"asset": asset, "partition": partition, "error": error, "kind": kind, "run_id": run_id}
-    write_table(path, pa.Table.from_pylist([row | {"failed_at": datetime.now(UTC)}]))
+    (before,) = read_all([path])
+    tries = 1 + (_failure(before).tries if before is not None else 0)
+    write_table(path, pa.Table.from_pylist([row | {"failed_at": datetime.now(UTC), "tries": tries}]))
+
+
+def read_failures(root: DataRoot, asset: str) -> dict[str, Failure]:
+    """The partitions of an asset that failed last."""
+    partitions = sorted(root.failed(asset))
+    found = zip(partitions, read_all([root.failure(asset, partition) for partition in partitions]), strict=True)
+    return {partition: _failure(data) for partition, data in found if data is not None}
+
+
+def _failure(data: bytes) -> Failure:
+    """A failure file's, or a first failure long ago where the file is damaged: such a partition is tried again."""
+    try:
+        (row,) = pq.ParquetFile(pa.BufferReader(data)).read(["failed_at", "tries"]).to_pylist()
+        return Failure(**row)
+    except (OSError, pa.ArrowException, TypeError, ValueError):
+        return Failure(datetime.min.replace(tzinfo=UTC), 1)
 
 
 def clear_failure(path: AnyPath) -> None:

@@ -1,23 +1,26 @@
 """The jobs: the two halves (train, infer), fetching pages, and asking for what is missing."""
 
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
 import dagster as dg
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 from dagster._time import get_current_timestamp
 from pydantic import Field
 
-from assets.partitions import GENES, SLIDES
+from assets.partitions import BY_INFER, GENES, REQUESTED_BY, SLIDES
 from dermatome.errors import MissingInput
 from orchestration.requests import (
-    REQUESTED_BY,
+    at_most,
+    due_slides,
     is_busy,
     missing_slides,
     stages_possible,
     subset_of,
+    with_gaps_filled,
 )
 from resources import PathsResource
-
-BY_INFER = "infer"
 
 fetch_hpa_pages = dg.define_asset_job(
     "fetch_hpa_pages", selection=["hpa_images"], description="HPA pages of the chosen genes."
@@ -74,6 +77,10 @@ class Inference(dg.Config):
     """Which slides to bring up to date."""
 
     slides: list[str] = Field(default=[], description="None: every registered slide that lacks something.")
+    spare_failed: bool = Field(
+        default=False,
+        description="Slides that keep failing are tried ever more seldom, as the nightly schedule has it.",
+    )
     max_slides: int = Field(default=20_000, description="At most so many at a time.")
 
 
@@ -88,20 +95,26 @@ def request_missing(context: dg.OpExecutionContext, config: Inference, paths: Pa
     if not config.slides and is_busy(context.instance, BY_INFER):
         context.log.info("The last backfill of missing slides is still going on; nothing is asked for.")
         return
-    missing = missing_slides(context.instance, root, stages_possible(root))
+    lacking = missing_slides(context.instance, root, stages_possible(root))
+    missing: Mapping[str, Sequence[str]] = lacking
+    registered = context.instance.get_dynamic_partitions(str(SLIDES.name))
     if config.slides:
-        registered = set(context.instance.get_dynamic_partitions(str(SLIDES.name)))
-        if strangers := [slide for slide in config.slides if slide not in registered]:
+        if strangers := sorted(set(config.slides) - set(registered)):
             raise MissingInput(
                 f"{strangers[0]} is not a registered slide: let a sensor register it, or add its partition."
             )
         wanted = set(config.slides)
         missing = {stage: [slide for slide in slides if slide in wanted] for stage, slides in missing.items()}
-    subset, count = subset_of(missing, config.max_slides)
+    elif config.spare_failed:
+        missing = due_slides(root, missing, datetime.now(UTC))
+    missing, count = at_most(missing, config.max_slides)
     context.add_output_metadata({"slides": count, **{stage: len(slides) for stage, slides in missing.items()}})
     if not count:
         context.log.info("Nothing is missing.")
         return
+    subset = subset_of(
+        {stage: with_gaps_filled(slides, set(lacking[stage]), registered) for stage, slides in missing.items()}
+    )
     backfill_id = make_new_backfill_id()
     context.instance.add_backfill(
         PartitionBackfill.from_asset_graph_subset(

@@ -1,20 +1,23 @@
 """Which slides are missing where, and registering new ones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
-from assets.partitions import SLIDES
+from assets.partitions import REQUESTED_BY, SLIDES
 from dermatome.data_root import DataRoot
 from dermatome.files import safe_id
 from dermatome.slide_register import read_sources, write_sources
 from dermatome.slide_source import SlideSource
+from dermatome.stage_record import Failure, read_failures
 
 PER_SLIDE = ("slide_images", "epidermis_masks", "cell_masks", "epidermis_layers")
-REQUESTED_BY = "dermatome/requested_by"
 
+_GAP = 100
+_MOST_NIGHTS = 64
 # Adding 160,000 keys takes seconds in one call and everything else waits for it.
 _CHUNK = 10_000
 
@@ -68,6 +71,52 @@ def missing_slides(instance: dg.DagsterInstance, root: DataRoot, stages: Sequenc
     return missing
 
 
+def due_slides(root: DataRoot, missing: Mapping[str, Sequence[str]], now: datetime) -> dict[str, list[str]]:
+    """For each stage, the missing slides without those that failed and whose turn has not come again.
+
+    What keeps failing (a file that is cut short, an image that is none) is tried ever more seldom: after a night, two,
+    four, up to 64. A slide that waits at a stage waits at those after, too.
+    """
+    due: dict[str, list[str]] = {}
+    waiting: set[str] = set()
+    for stage, slides in missing.items():
+        waiting |= {slide for slide, failure in read_failures(root, stage).items() if now < _again_at(failure)}
+        due[stage] = [slide for slide in slides if slide not in waiting]
+    return due
+
+
+def _again_at(failure: Failure) -> datetime:
+    nights = min(2 ** (failure.tries - 1), _MOST_NIGHTS)
+    # A night's run may take until noon.
+    return failure.failed_at + timedelta(days=nights, hours=-12)
+
+
+def with_gaps_filled(wanted: Sequence[str], lacking: Collection[str], registered: Sequence[str]) -> list[str]:
+    """The slides of ``wanted``, and those between them that are made, as they were registered.
+
+    Dagster gives a run one range of keys: 300 slides scattered over a study would take 300 runs, of seconds each before
+    their first line. What is made already costs an event (see :func:`assets.each.make_each`), so a gap of a hundred is
+    cheaper than another run.
+
+    Args:
+        wanted: the slides to be made.
+        lacking: all that are not made, which never fill a gap.
+        registered: all slides.
+    """
+    chosen = set(wanted)
+    asked: list[str] = []
+    gap: list[str] | None = None  # None where there is nothing before it that could be gone on with
+    for slide in registered:
+        if slide in chosen:
+            asked += [*(gap or ()), slide]
+            gap = []
+        elif gap is None or slide in lacking or len(gap) == _GAP:
+            gap = None
+        else:
+            gap.append(slide)
+    return asked
+
+
 def unasked_slides(
     instance: dg.DagsterInstance, root: DataRoot, stages: Sequence[str], slides: Sequence[str]
 ) -> dict[str, list[str]]:
@@ -100,20 +149,19 @@ def _slides_going_on(instance: dg.DagsterInstance) -> dict[str, set[str]]:
     return going_on
 
 
-def subset_of(slides_by_stage: dict[str, list[str]], limit: int | None = None) -> tuple[AssetGraphSubset, int]:
-    """What to ask the backfill daemon for, and how many slides that is; at most ``limit`` slides."""
+def at_most(slides_by_stage: Mapping[str, Sequence[str]], limit: int | None = None) -> tuple[dict[str, list[str]], int]:
+    """The same for the first ``limit`` slides, and how many there are."""
     chosen = list(dict.fromkeys(slide for slides in slides_by_stage.values() for slide in slides))[:limit]
     wanted = set(chosen)
-    parts = {
-        dg.AssetKey(stage): SLIDES.subset_with_partition_keys([slide for slide in slides if slide in wanted])
-        for stage, slides in slides_by_stage.items()
-    }
-    return (
-        AssetGraphSubset(
-            partitions_subsets_by_asset_key={key: subset for key, subset in parts.items() if len(subset)},
-            non_partitioned_asset_keys=set(),
-        ),
-        len(chosen),
+    return {s: [slide for slide in slides if slide in wanted] for s, slides in slides_by_stage.items()}, len(chosen)
+
+
+def subset_of(slides_by_stage: Mapping[str, Sequence[str]]) -> AssetGraphSubset:
+    """What to ask the backfill daemon for."""
+    parts = {dg.AssetKey(stage): SLIDES.subset_with_partition_keys(slides) for stage, slides in slides_by_stage.items()}
+    return AssetGraphSubset(
+        partitions_subsets_by_asset_key={key: subset for key, subset in parts.items() if len(subset)},
+        non_partitioned_asset_keys=set(),
     )
 
 

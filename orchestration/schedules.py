@@ -33,7 +33,9 @@ backfill_new_slides = dg.ScheduleDefinition(
     name="backfill_new_slides",
     job=infer,
     cron_schedule="0 22 * * *",
-    description="Nightly: everything that is missing downstream, in batches; failed slides are tried again.",
+    run_config={"ops": {"request_missing": {"config": {"spare_failed": True}}}},
+    description="Nightly: everything that is missing downstream, in batches; failed slides are tried again, those that "
+    "keep failing ever more seldom.",
 )
 
 SCHEDULES = [refresh_hpa, backfill_new_slides]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
-from assets.partitions import ANNOTATED_SLIDES, SLIDES
+from assets.partitions import ANNOTATED_SLIDES, REQUESTED_BY, SLIDES
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.files import changed_in, folders_in, safe_id
@@ -15,7 +15,7 @@ from dermatome.slide_source import SlideSource
 from orchestration.jobs import refresh_metrics as refresh_metrics_job
 from orchestration.requests import (
     PER_SLIDE,
-    REQUESTED_BY,
+    at_most,
     register_slides,
     stages_possible,
     subset_of,
@@ -204,12 +204,14 @@ def _ask(
     stages = stages_possible(root)
     unasked = unasked_slides(context.instance, root, stages, slides)
     wanted = {stage: list(dict.fromkeys([*new, *unasked[stage]])) for stage in stages}
-    subset, count = subset_of(wanted)
+    wanted, count = at_most(wanted)
     if not count:
         return dg.SensorResult(skip_reason="No slide is new or was forgotten.", cursor=cursor)
     context.log.info(f"{len(new)} new or replaced slides; {count} are asked for.")
     return dg.SensorResult(
-        run_requests=[dg.RunRequest.for_asset_graph_subset(subset, tags={REQUESTED_BY: context.sensor_name})],
+        run_requests=[
+            dg.RunRequest.for_asset_graph_subset(subset_of(wanted), tags={REQUESTED_BY: context.sensor_name})
+        ],
         # The daemon adds them together with the request: a tick that dies before leaves them unknown, for the next.
         dynamic_partitions_requests=[SLIDES.build_add_request(list(add))] if add else [],
         cursor=cursor,
