@@ -204,7 +204,7 @@ def _place(rng: np.random.Generator, field: _Field, kind: NucleusClass, x: float
         )[reach:-reach, reach:-reach]
     free = ((whole > 0) & (field.instances[here] == 0)).astype(np.uint8)
     area = int(whole.sum())
-    pieces = cv2.connectedComponents(free)[0] - 1
+    pieces = cv2.connectedComponents(free, connectivity=4)[0] - 1
     if pieces != 1 or free.sum() < (1 - _HIDDEN_SHARE) * area:
         return
     amount = _chromatin(rng, looks, solid, depth, field.mpp)

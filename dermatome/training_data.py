@@ -65,8 +65,11 @@ def split_tiles(
     kept_out = [name for name in sorted(groups) if sides.get(name) == "validation"]
     names = [name for name in sorted(groups) if name not in sides]
     np.random.default_rng(seed).shuffle(names)
+    sizes = {name: len(group) for name, group in groups.items()}
     wanted = share * len(tiles) - sum(len(groups[name]) for name in kept_out)
-    drawn = kept_out + (_drawn(names, groups, wanted) if names and (wanted > 0 or not kept_out) else [])
+    drawn = kept_out + (
+        draw_groups(names, sizes, _pixels(names, groups), wanted) if names and (wanted > 0 or not kept_out) else []
+    )
     if not drawn or len(drawn) == len(groups):
         raise BadSetting(
             "The tiles were all on one side of the split that the parent was trained with: add annotated slides, or "
@@ -83,23 +86,35 @@ def split_tiles(
     return Split(kept, tuple(sorted(held, key=lambda t: t.name)), how)
 
 
-def _drawn(names: list[str], groups: dict[str, list[TilePair]], wanted: float) -> list[str]:
-    """The first groups in ``names`` that come to about ``wanted`` tiles and leave enough of each class."""
-    pixels: dict[str, npt.NDArray[np.int64]] = {}
+def _pixels(names: Sequence[str], groups: Mapping[str, list[TilePair]]) -> dict[str, npt.NDArray[np.int64]]:
+    counted: dict[str, npt.NDArray[np.int64]] = {}
     for name in names:
         counts = [np.bincount(tile.read()[1].ravel(), minlength=len(TISSUE_LABELS)) for tile in groups[name]]
-        pixels[name] = np.sum(counts, axis=0)
-    total: npt.NDArray[np.int64] = np.sum(list(pixels.values()), axis=0)
+        counted[name] = np.sum(counts, axis=0)
+    return counted
+
+
+def draw_groups(
+    names: Sequence[str], sizes: Mapping[str, int], pixels: Mapping[str, npt.NDArray[np.int64]], wanted: float
+) -> list[str]:
+    """The first groups in ``names`` that come to about ``wanted`` tiles and leave two thirds of each class's pixels.
+
+    Args:
+        names: of at least two groups, in the order they are looked at.
+        sizes: tiles of each.
+        pixels: (C,) of each class in each.
+        wanted: tiles; where every choice takes too much, the first group is drawn all the same.
+    """
+    total: npt.NDArray[np.int64] = np.sum([pixels[name] for name in names], axis=0)
     drawn: list[str] = []
     left, held = total.copy(), 0
     for name in names:
-        over = held > 0 and held + len(groups[name]) / 2 > wanted
+        over = held > 0 and held + sizes[name] / 2 > wanted
         poor = bool((left - pixels[name] < 2 / 3 * total).any())
         if not over and not poor and len(drawn) < len(names) - 1:
             drawn.append(name)
-            left, held = left - pixels[name], held + len(groups[name])
-    # Where every choice takes too much, one is held out all the same.
-    return drawn or names[:1]
+            left, held = left - pixels[name], held + sizes[name]
+    return drawn or list(names[:1])
 
 
 def _place(tile: TilePair) -> str:

@@ -1,0 +1,181 @@
+"""Patches of nuclei: from toys in each of the forms that annotations come in, and from real ones."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermatome.classes import IGNORED, NucleusClass
+from dermatome.errors import BadAnnotation, BadImage, BadSetting, MissingInput
+from dermatome.geometry import Size
+from dermatome.nuclei.annotated import DRAWN_COLOURS, annotated_images, case_folders, read_annotated
+from dermatome.nuclei.patch_files import load_patches, patches_sha256, write_manifest
+from dermatome.nuclei.patches import PatchSettings, make_patches, split_patches
+from dermatome.slide import MppSource
+from dermatome.toy_case import save_toy_case
+from dermatome.toy_nuclei import ToyNuclei, toy_nuclei
+
+SMALL = PatchSettings(size_px=64, stride_px=32)
+
+
+@pytest.fixture(scope="module")
+def toy() -> ToyNuclei:
+    return toy_nuclei(5, Size(130, 130))
+
+
+@pytest.fixture(scope="module")
+def case(toy: ToyNuclei, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A case as MoNuSAC gives it: RGBA TIFF and Aperio XML."""
+    folder = tmp_path_factory.mktemp("monusac") / "TCGA-A1-B2C3-01Z-00-DX1"
+    save_toy_case(folder, [toy_nuclei(5, Size(130, 130), name="TCGA-A1-B2C3-01Z-00-DX1_1")])
+    return folder
+
+
+def label_images(folder: Path, toy: ToyNuclei, *, instances: bool, classes: bool, drawn: bool = False) -> Path:
+    files = {"images": toy.slide.whole()}
+    if instances:
+        files["instances"] = toy.maps.instances.astype(np.uint16)
+    if classes:
+        colours = np.array(list(DRAWN_COLOURS.values()), np.uint8)
+        files["classes"] = colours[toy.maps.semantic] if drawn else toy.maps.semantic
+    for name, array in files.items():
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(array).save(folder / name / "a.png")
+    return folder
+
+
+def test_outlines_of_a_toy_give_its_maps_again(case: Path, toy: ToyNuclei) -> None:
+    (image,) = annotated_images(case)
+    assert (image.patient, image.kind) == ("TCGA-A1-B2C3", "outlines")
+    read = read_annotated(image, 0.5)
+    assert (read.mpp, read.mpp_source) == (0.25, MppSource.FILE)
+    np.testing.assert_array_equal(read.rgb, toy.slide.whole())
+    np.testing.assert_array_equal(read.maps.semantic, toy.maps.semantic)
+    np.testing.assert_array_equal(read.maps.ternary, toy.maps.ternary)
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_label_images_give_the_maps_too(tmp_path: Path, toy: ToyNuclei, drawn: bool) -> None:
+    folder = label_images(tmp_path / "p1", toy, instances=True, classes=True, drawn=drawn)
+    (image,) = annotated_images(folder)
+    read = read_annotated(image, 0.3)
+    np.testing.assert_array_equal(read.maps.instances, toy.maps.instances)
+    np.testing.assert_array_equal(read.maps.semantic, toy.maps.semantic)
+    assert (image.patient, read.mpp, read.mpp_source) == ("p1", 0.3, MppSource.DECLARED)
+
+
+def test_what_is_not_known_is_ignored(tmp_path: Path, toy: ToyNuclei) -> None:
+    (only,) = annotated_images(label_images(tmp_path / "p1", toy, instances=True, classes=False))
+    unclassed = read_annotated(only, 0.25).maps
+    assert (unclassed.semantic[unclassed.instances > 0] == IGNORED).all()
+    assert not unclassed.ignored.any()
+    (drawn,) = annotated_images(label_images(tmp_path / "p2", toy, instances=False, classes=True))
+    (tmp_path / "p2" / "nuclei").mkdir()
+    white = (toy.maps.instances > 0) * np.uint8(255)
+    white[:9] = 255
+    Image.fromarray(white).save(tmp_path / "p2" / "nuclei" / "a.png")
+    (drawn,) = annotated_images(tmp_path / "p2")
+    maps = read_annotated(drawn, 0.25).maps
+    assert maps.ignored[:9][toy.maps.instances[:9] == 0].all()
+    assert 0 < maps.instances.max() <= toy.maps.instances.max()  # those of one class that touch are one
+
+
+def test_patches_lie_on_their_grid_and_read_back(case: Path, toy: ToyNuclei, tmp_path: Path) -> None:
+    made = make_patches(case, tmp_path, SMALL)
+    patches = load_patches(tmp_path)
+    assert made.values["patches"] == len(patches) > 4
+    assert {p.row.top_px for p in patches} == {0, 32, 64, 66}
+    assert {p.row.left_px for p in patches} == {0, 32, 64, 66}
+    for patch in patches:
+        here = np.s_[patch.row.top_px : patch.row.top_px + 64, patch.row.left_px : patch.row.left_px + 64]
+        rgb, labels = patch.read()
+        np.testing.assert_array_equal(rgb, toy.slide.whole()[here])
+        np.testing.assert_array_equal(labels[..., 0], toy.maps.semantic[here])
+        np.testing.assert_array_equal(labels[..., 1], toy.maps.ternary[here])
+        assert patch.semantic_px == tuple(np.bincount(labels[..., 0].ravel(), minlength=5))
+        instances = patch.instances()
+        np.testing.assert_array_equal(instances > 0, toy.maps.instances[here] > 0)
+        assert np.unique(instances).size == patch.row.nuclei + 1
+    assert (patches[0].case, patches[0].row.mpp) == ("TCGA-A1-B2C3", 0.25)
+
+
+def test_small_images_are_mirrored_and_ignored_beyond_their_edges(case: Path, toy: ToyNuclei, tmp_path: Path) -> None:
+    make_patches(case, tmp_path, PatchSettings(size_px=160, stride_px=80))
+    (patch,) = load_patches(tmp_path)
+    rgb, labels = patch.read()
+    assert rgb.shape == (160, 160, 3)
+    np.testing.assert_array_equal(rgb[130:160, :130], toy.slide.whole()[:99:-1])
+    assert (labels[130:] == IGNORED).all()
+    assert (labels[:, 130:] == IGNORED).all()
+    assert (patch.row.height_px, patch.row.width_px) == (130, 130)
+    assert patch.row.ignored_px == 160 * 160 - 130 * 130
+
+
+def test_patches_with_little_in_them_are_left_out(case: Path, tmp_path: Path) -> None:
+    made = make_patches(case, tmp_path, replace(SMALL, least_foreground=1.0))
+    assert (made.outcome, made.values["patches"]) == ("no_foreground", 0)
+    with pytest.raises(MissingInput, match="no patches"):
+        load_patches(tmp_path)
+
+
+def test_the_same_case_gives_the_same_patches(case: Path, tmp_path: Path) -> None:
+    versions = [make_patches(case, tmp_path / str(n), SMALL).data_version for n in range(2)]
+    assert versions[0] == versions[1]
+    one, other = ((tmp_path / str(n) / "patches.parquet").read_bytes() for n in range(2))
+    assert one == other
+    with pytest.raises(BadAnnotation, match="both have the patch"):
+        load_patches(tmp_path / "0", tmp_path / "1")
+
+
+def test_patients_are_split_whole(case: Path, tmp_path: Path) -> None:
+    make_patches(case, tmp_path, SMALL)
+    own = [patch.row for patch in load_patches(tmp_path)]
+    rows = [replace(row, case=f"p{n}", name=f"p{n}_{row.name}") for n in range(5) for row in own]
+    sided, how = split_patches(rows, 0.2, seed=1)
+    held = {row.case for row in sided if row.side == "validation"}
+    assert len(held) == 1
+    assert {row.case for row in sided if row.side == "train"} == {f"p{n}" for n in range(5)} - held
+    assert f"{len(own)} of {5 * len(own)} patches held out, whole patients" in how
+    assert split_patches(list(reversed(rows)), 0.2, seed=1)[0][-1].side == sided[0].side
+    assert {row.side for row in split_patches(rows, 0, seed=1)[0]} == {"train"}
+    with pytest.raises(BadSetting, match="one patient"):
+        split_patches(own, 0.2, seed=1)
+    write_manifest(tmp_path, sided)
+    assert {patch.row.side for patch in load_patches(tmp_path)} == {"train", "validation"}
+    assert patches_sha256(sided) == patches_sha256(rows)
+
+
+def test_what_does_not_fit_is_said(case: Path, tmp_path: Path, toy: ToyNuclei) -> None:
+    with pytest.raises(MissingInput, match="no annotated image"):
+        annotated_images(tmp_path)
+    folder = label_images(tmp_path / "p1", toy, instances=True, classes=True)
+    Image.fromarray(toy.maps.semantic[:50]).save(folder / "classes" / "a.png")
+    (image,) = annotated_images(folder)
+    with pytest.raises(BadAnnotation, match="same size"):
+        read_annotated(image, 0.25)
+    Image.fromarray(toy.maps.semantic + np.uint8(9)).save(folder / "classes" / "a.png")
+    with pytest.raises(BadAnnotation, match="the class 13"):
+        read_annotated(image, 0.25)
+    (folder / "instances" / "a.png").write_bytes((folder / "instances" / "a.png").read_bytes()[:99])
+    with pytest.raises(BadAnnotation, match="damaged"):
+        read_annotated(replace(image, classes=None), 0.25)
+    Image.fromarray(toy.slide.whole()).save(folder / "images" / "a.tif")
+    with pytest.raises(BadImage, match="leave one"):
+        annotated_images(folder)
+    with pytest.raises(BadSetting, match="stride"):
+        PatchSettings(stride_px=300)
+    assert case_folders(case.parent) == case_folders(case) == [case]
+
+
+def test_real_annotations(realdata: Path, tmp_path: Path) -> None:
+    (folder,) = case_folders(realdata / "monusac")
+    images = annotated_images(folder)
+    assert len({image.patient for image in images}) == 9
+    image = next(i for i in images if i.name == "TCGA-2Z-A9JG-01Z-00-DX1_1")
+    maps = read_annotated(image, 0.25).maps
+    assert set(np.unique(maps.semantic)) - {IGNORED} <= set(NucleusClass)
+    assert maps.instances.max() >= 3
+    (outlined, *_) = annotated_images(realdata / "monuseg")
+    assert (outlined.patient, outlined.kind) == ("TCGA-21-5784", "outlines")
