@@ -1,0 +1,82 @@
+"""The stage `epidermis_layers`, file to file: a slide that is read in parts gives what it gives in memory."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from dermatome import cell_files, label_io
+from dermatome import slide as slides
+from dermatome.data_root import DataRoot
+from dermatome.engine.pipeline import Worker
+from dermatome.engine.work import WorkerOptions
+from dermatome.geometry import Box
+from dermatome.hpa.client import HpaClient
+from dermatome.label_map import LabelMap
+from dermatome.making import Making, OneStep
+from dermatome.skin import depth_blocks, stage_parts
+from dermatome.skin.layers import LayerSettings
+from dermatome.skin.layers_stage import LayersStage
+from dermatome.skin.stage_parts import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, MASK_FILE, MASK_TIFF, write_rows
+from dermatome.slide_source import SlideSource, acquire_slide
+from dermatome.stage_record import StageRecord, StageResult
+from dermatome.tiled_pixels import TiledLabels, TiledPixels
+from dermatome.toy import toy_slide
+
+
+def make(stage) -> StageRecord:
+    (one,) = Worker(Making(stage, "1", "run"), WorkerOptions()).run(["s1"])
+    assert one.error is None, one.error
+    return one.result.record
+
+
+@pytest.fixture
+def root(tmp_path) -> DataRoot:
+    found, toy = DataRoot(tmp_path / "data"), toy_slide(3, size_px=700)
+    tifffile.imwrite(tmp_path / "s1.tif", toy.slide.pixels, tile=(128, 128), photometric="rgb")
+    source = SlideSource("s1", "folder", str(tmp_path / "s1.tif"))
+    numbers = np.unique(toy.instances)[1:]
+
+    def mask(key, folder):
+        label_io.save_mask(folder / MASK_FILE, toy.mask, Box(0, 0, 700, 700))
+        label_io.write_ome_tiff(folder / MASK_TIFF, toy.mask, 0.5, {})
+        return StageResult("tissue", "mask-1", {"weights_sha256": "0"})
+
+    def cells(key, folder):
+        cell_files.save_instances(folder / CELLS_FILE, toy.instances)
+        cell_files.write_map_tiff(folder / CELLS_TIFF, LabelMap.of(toy.instances.astype(np.int32)), 0.5)
+        write_rows(folder / CELLS_TABLE, key, pd.DataFrame({"cell_id": numbers, "equivalent_diameter_um": 6.0}))
+        return StageResult("cells", "cells-1", {})
+
+    client = HpaClient()
+    make(OneStep(found, "slide_images", {}, lambda _, f: acquire_slide(source, f, f, client, 0.5, 20_000)))
+    make(OneStep(found, "epidermis_masks", {}, mask))
+    make(OneStep(found, "cell_masks", {}, cells))
+    return found
+
+
+def layer_map(root: DataRoot) -> np.ndarray:
+    return tifffile.imread(root.folder("epidermis_layers", "s1") / "layers.ome.tif")
+
+
+def test_a_slide_read_in_parts_has_the_layers_it_has_in_memory(root, monkeypatch) -> None:
+    whole = make(LayersStage(root, LayerSettings()))
+    assert whole.outcome == "measured"
+    in_memory = layer_map(root)
+    read = LayersStage(root, LayerSettings()).read
+    assert isinstance(read("s1").mask, np.ndarray)
+    for module in (slides, stage_parts):
+        monkeypatch.setattr(module, "WHOLE_PX", 0)
+    monkeypatch.setattr(depth_blocks, "BLOCK_PX", 512)
+    parts = read("s1")
+    assert isinstance(parts.slide.pixels, TiledPixels)
+    assert isinstance(parts.mask, TiledLabels)
+    assert isinstance(parts.instances, TiledLabels)
+    stage = LayersStage(root, LayerSettings())
+    stage.always = True  # type: ignore[misc]
+    again = make(stage)
+    np.testing.assert_array_equal(layer_map(root), in_memory)
+    words = {name for name, value in whole.values.items() if isinstance(value, str)}
+    assert {name: again.values[name] for name in words} == {name: whole.values[name] for name in words}
+    numbers = whole.values.keys() - words
+    assert [again.values[n] for n in sorted(numbers)] == pytest.approx([whole.values[n] for n in sorted(numbers)])
