@@ -65,7 +65,7 @@ def nuclei_predict(
     """
     from dermatome.files import write_whole
     from dermatome.nuclei.network import load_nucleus_weights
-    from dermatome.nuclei.networks import TOY_WEIGHTS
+    from dermatome.nuclei.networks import weights_path
     from dermatome.nuclei.overlays import semantic_overlay, ternary_overlay
     from dermatome.nuclei.predict import NucleusSettings, prepare_nuclei, segment_nuclei
     from dermatome.nuclei.result_files import write_instances, write_outlines
@@ -73,7 +73,7 @@ def nuclei_predict(
 
     compute = choose(device, precision, threads)
     settings = NucleusSettings(batch=batch)
-    loaded = load_nucleus_weights(TOY_WEIGHTS if weights == "toy" else Path(weights))
+    loaded = load_nucleus_weights(weights_path(weights))
     network = prepare_nuclei(loaded, compute, settings)
 
     def predict(slide: Slide) -> str:

@@ -16,7 +16,6 @@ from dermatome.classes import NUCLEUS_LABELS
 from dermatome.compute import choose_compute
 from dermatome.files import sha256_bytes
 from dermatome.geometry import Size
-from dermatome.nuclei.maps import NucleusMaps
 from dermatome.nuclei.training import train_nuclei
 from dermatome.nuclei.training_settings import AUGMENT, NucleusTraining
 from dermatome.toy_nuclei import TOY_NUCLEI_MPP, toy_nuclei
@@ -68,9 +67,9 @@ class ToyPatch:
         semantic = self.read()[1][..., 0]
         return tuple(np.bincount(semantic.ravel(), minlength=len(NUCLEUS_LABELS)).tolist())
 
-    def truth(self) -> NucleusMaps:
-        """Its maps."""
-        return toy_nuclei(self.seed, self.size).maps
+    def instances(self) -> npt.NDArray[np.int32]:
+        """Its nuclei by number."""
+        return toy_nuclei(self.seed, self.size).maps.instances
 
     def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Its pixels, and its semantic and ternary maps."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.nuclei.maps import NucleusMaps
 from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, segment_nuclei
 from dermatome.scores_nuclei import ImageScores, score_nuclei
 from dermatome.slide import MppSource, Slide
-
-if TYPE_CHECKING:
-    from dermatome.nuclei.maps import NucleusMaps
 
 _TOGETHER = 16
 
@@ -32,8 +30,8 @@ class KnownPatch(Protocol):
         """(H, W, 3) uint8 RGB, and its maps (H, W, 2)."""
         ...
 
-    def truth(self) -> NucleusMaps:
-        """Its maps, instances and their classes among them."""
+    def instances(self) -> npt.NDArray[np.int32]:
+        """(H, W) int32: 0, or the number of a nucleus, 1..N without gaps."""
         ...
 
 
@@ -53,5 +51,15 @@ def evaluate_patches(
         some = patches[first : first + _TOGETHER]
         slides = [Slide(patch.name, patch.read()[0], mpp, MppSource.DECLARED, "") for patch in some]
         for patch, found in zip(some, segment_nuclei(slides, network, settings), strict=True):
-            scores.append(score_nuclei(patch.truth(), found.whole(), mpp))
+            scores.append(score_nuclei(truth_of(patch), found.whole(), mpp))
     return scores
+
+
+def truth_of(patch: KnownPatch) -> NucleusMaps:
+    """A patch's maps; the class of a nucleus is that of its pixels."""
+    _, maps = patch.read()
+    instances, semantic = patch.instances(), np.ascontiguousarray(maps[..., 0])
+    classes = np.zeros(int(instances.max(initial=0)) + 1, np.uint8)
+    inside = instances > 0
+    classes[instances[inside]] = semantic[inside]
+    return NucleusMaps(instances, semantic, np.ascontiguousarray(maps[..., 1]), classes)

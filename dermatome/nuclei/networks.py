@@ -21,6 +21,11 @@ TOY_WEIGHTS = Path(__file__).parents[1] / "demo" / "nuclei_toy.safetensors"
 ASSET = "nuclei_weights"
 
 
+def weights_path(weights: str) -> Path:
+    """The file that a person names: ``toy`` is the one that ships."""
+    return TOY_WEIGHTS if weights == "toy" else Path(weights)
+
+
 @dataclass(frozen=True)
 class NucleusWeights:
     """The network that finds nuclei.
@@ -53,7 +58,7 @@ class NucleusWeights:
             weights = max(made, key=lambda version: made_by(root, ASSET, version).made_at)
         if weights in made:
             return cls(root, weights, str(made_by(root, ASSET, weights).values["weights_sha256"]))
-        path = TOY_WEIGHTS if weights == "toy" else Path(weights)
+        path = weights_path(weights)
         if not path.is_file():
             raise BadWeights(
                 f"There are no weights of nuclei named {weights!r}: name a training version "
@@ -71,7 +76,7 @@ class NucleusWeights:
             with self.root.local(ASSET, self.weights, WEIGHTS_FILE) as folder:
                 loaded = load_nucleus_weights(folder / WEIGHTS_FILE)
         else:
-            loaded = load_nucleus_weights(TOY_WEIGHTS if self.weights == "toy" else Path(self.weights))
+            loaded = load_nucleus_weights(weights_path(self.weights))
         if loaded.sha256 != self.sha256:
             raise BadWeights(
                 f"The weights {self.weights} were replaced while the run went on (sha256 {loaded.sha256[:12]}… instead "

@@ -75,6 +75,9 @@ class Discs:
         semantic[:4, :4] = ternary[:4, :4] = IGNORED
         return NucleusMaps(instances, semantic, ternary, classes)
 
+    def instances(self):
+        return self.truth().instances
+
     def read(self):
         maps = self.truth()
         noise = np.random.default_rng([self.seed, 1]).normal(0, 6, (96, 96, 3))
