@@ -48,6 +48,8 @@ class NucleusSettings:
         batch: tiles at once; it has no say in the result.
         views: 1, 2, 4 or 8 flips and turns averaged; each costs a pass.
         skip_glass: whether tiles of bare glass are background without being looked at.
+        normalise_stain: whether the stage brings each slide to one look first (:mod:`dermatome.stain_fit`). Only for
+            weights that learnt from patches of that look: others see stranger colours than before.
         instances: how the ternary map becomes nuclei.
     """
 
@@ -56,6 +58,7 @@ class NucleusSettings:
     batch: int = 8
     views: int = 1
     skip_glass: bool = True
+    normalise_stain: bool = False
     instances: InstanceSettings = field(default_factory=InstanceSettings)
 
 

@@ -1,0 +1,108 @@
+"""The tables of nuclei: versions of their network, slides, every nucleus, and TIL."""
+
+from __future__ import annotations
+
+from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS
+from dermatome.data_root import RECORD_FILE
+from dermatome.store_table import Table
+
+_TEXT = "varchar"
+_SCALE = {"mpp": "double", "mpp_source": _TEXT}
+_KINDS = NUCLEUS_LABELS[1:]
+_INSTANCE_SCORES = (
+    *("pq_binary", "dq_binary", "sq_binary", "pq_classes", *(f"pq_{label}" for label in _KINDS)),
+    *("aji", "f1_detection", "class_accuracy", "dice_mean_micro", "dice_mean_macro", "iou_mean_micro"),
+    *("iou_mean_macro", *(f"dice_{label}_micro" for label in _KINDS)),
+)
+_EPOCH = ("seconds", "learning_rate", "train_loss", "score")
+_PIXEL_SCORES = (
+    *(f"{score}_{label}" for score in ("iou", "dice") for label in NUCLEUS_LABELS),
+    *(f"ternary_dice_{label}" for label in TERNARY_LABELS),
+)
+
+NUCLEI_TABLES: dict[str, Table] = {
+    "nuclei_training": Table(
+        "nuclei_weights",
+        RECORD_FILE,
+        {
+            **dict.fromkeys(("weights_sha256", "parent", "parent_sha256", "encoder"), _TEXT),
+            **dict.fromkeys(("boundary_weighting", "immune_sampling", "resumed"), "boolean"),
+            "seed": "bigint",
+            **dict.fromkeys(("epochs", "steps", "patches", "patches_validated"), "integer"),
+            "mpp": "double",
+            **dict.fromkeys(("patches_sha256", "manifest_sha256", "validation", "device", "precision"), _TEXT),
+            "score": "double",
+            **{f"ternary_dice_{label}": "double" for label in TERNARY_LABELS},
+            **dict.fromkeys(_INSTANCE_SCORES, "double"),
+        },
+        key="version",
+    ),
+    "nuclei_training_epochs": Table(
+        "nuclei_weights",
+        "history.parquet",
+        {
+            "version": _TEXT,
+            "epoch": "integer",
+            "step": "integer",
+            **dict.fromkeys((*_EPOCH, *_PIXEL_SCORES), "double"),
+        },
+    ),
+    "nucleus_maps": Table(
+        "nucleus_maps",
+        RECORD_FILE,
+        {
+            **dict.fromkeys(("weights", "weights_sha256", "device", "precision", "backend"), _TEXT),
+            "height_px": "integer",
+            "width_px": "integer",
+            **_SCALE,
+            "tiles": "integer",
+            "nuclei": "integer",
+            "tissue_mm2": "double",
+            "nuclei_per_mm2": "double",
+            **dict.fromkeys(_KINDS, "integer"),
+        },
+        key="slide",
+    ),
+    "nuclei": Table(
+        "nucleus_maps",
+        "nuclei.parquet",
+        {
+            "slide": _TEXT,
+            "nucleus_id": "integer",
+            "centroid_y_px": "double",
+            "centroid_x_px": "double",
+            "area_px": "integer",
+            **dict.fromkeys(("area_um2", "equivalent_diameter_um", "major_axis_um", "minor_axis_um"), "double"),
+            **dict.fromkeys(("eccentricity", "orientation"), "double"),
+            "class": _TEXT,
+            "class_probability": "double",
+            **{f"probability_{label}": "double" for label in _KINDS},
+        },
+    ),
+    "til_scores": Table(
+        "til_scores",
+        RECORD_FILE,
+        {
+            "weights": _TEXT,
+            "weights_sha256": _TEXT,
+            **_SCALE,
+            "tissue_mm2": "double",
+            **dict.fromkeys(_KINDS, "integer"),
+            "lymphocytes_per_mm2": "double",
+            "immune_share": "double",
+            "near_epithelium_share": "double",
+            "infiltrated_share": "double",
+        },
+        key="slide",
+    ),
+    "til_squares": Table(
+        "til_scores",
+        "til_map.parquet",
+        {
+            "slide": _TEXT,
+            **dict.fromkeys(("top_um", "left_um", "side_um"), "double"),
+            **dict.fromkeys(("nuclei", "lymphocytes"), "integer"),
+            "lymphocytes_per_mm2": "double",
+        },
+    ),
+}
