@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dermatome.cli_nuclei import nuclei_import_weights, nuclei_predict
+from dermatome.cli_nuclei import nuclei_import_weights, nuclei_predict, nuclei_score, nuclei_train
 from dermatome.cli_support import (
     MODELS,
     Device,
@@ -55,7 +55,9 @@ for _name, _sub in _GROUPS.items():
     app.add_typer(_sub, name=_name)
 tissue_app.command("train")(tissue_train)
 tissue_app.command("import-weights")(tissue_import_weights)
+nuclei_app.command("train")(nuclei_train)
 nuclei_app.command("predict")(nuclei_predict)
+nuclei_app.command("score")(nuclei_score)
 nuclei_app.command("import-weights")(nuclei_import_weights)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dermatome.cli_support import (
+    MODELS,
+    BackendChoice,
+    BackendOption,
     Device,
     DeviceChoice,
     PrecisionChoice,
@@ -15,6 +19,7 @@ from dermatome.cli_support import (
     Threads,
     choose,
     each_slide,
+    progress_bar,
     write_rows,
 )
 
@@ -56,6 +61,7 @@ def nuclei_predict(
     batch: Annotated[int, typer.Option(help="Tiles at once.", min=1)] = 8,
     device: Device = DeviceChoice.AUTO,
     precision: PrecisionOption = PrecisionChoice.AUTO,
+    backend: BackendOption = BackendChoice.AUTO,
     threads: Threads = 0,
 ) -> None:
     """Write each image's nuclei.
@@ -74,7 +80,7 @@ def nuclei_predict(
     compute = choose(device, precision, threads)
     settings = NucleusSettings(batch=batch)
     loaded = load_nucleus_weights(weights_path(weights))
-    network = prepare_nuclei(loaded, compute, settings)
+    network = prepare_nuclei(loaded, compute, settings, backend=backend.value)
 
     def predict(slide: Slide) -> str:
         (found,) = segment_nuclei([slide], network, settings)
@@ -87,3 +93,103 @@ def nuclei_predict(
         return f"{len(found.table)} nuclei" + "".join(f", {count} {label}" for label, count in counts.items())
 
     each_slide(images, mpp, predict)
+
+
+def nuclei_train(
+    patches: Annotated[list[Path], typer.Option(help="Folder of 'nuclei patches'; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Weights file to write (.safetensors), its card beside it as .json.")],
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Patches to validate on; without it whole patients are held out.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder, as segmentation-models-pytorch names it.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs to train for.", min=1)] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Time to end within, validation included.")] = None,
+    crop_px: Annotated[int | None, typer.Option(help="Side of a view of a patch.", min=32)] = None,
+    batch: Annotated[int | None, typer.Option(help="Views in a pass.", min=2)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    mpp: Annotated[float, typer.Option(help="Microns per pixel of the patches.")] = 0.25,
+    boundary_weighting: Annotated[bool, typer.Option(help="Whether rare ternary classes weigh more.")] = True,
+    immune_sampling: Annotated[bool, typer.Option(help="Whether patches with immune cells come more often.")] = True,
+    continue_from: Annotated[Path | None, typer.Option(help="Weights to go on from.")] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder for what a training that was killed goes on from.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="How many GPUs share a step; each takes a batch.", min=1)] = 1,
+    device: Device = DeviceChoice.AUTO,
+    precision: PrecisionOption = PrecisionChoice.AUTO,
+    threads: Threads = 0,
+) -> None:
+    """Train the network of nuclei on patches, and write its weights."""
+    from dermatome.nuclei.network import load_nucleus_weights
+    from dermatome.nuclei.training import train_nuclei
+    from dermatome.nuclei.training_files import choose_patches
+    from dermatome.nuclei.training_settings import nucleus_settings
+    from dermatome.weights import save_weights
+
+    plain: dict[str, Any] = {"epochs": epochs, "max_minutes": max_minutes, "seed": seed, "mpp": mpp}
+    plain |= {"encoder": encoder, "crop_px": crop_px, "batch": batch, "learning_rate": learning_rate}
+    plain |= {"accumulate": gpus, "loss": {"boundary_weighting": boundary_weighting}}
+    parent = load_nucleus_weights(continue_from) if continue_from else None
+    if parent is not None:
+        plain |= {"encoder": encoder or parent.card.encoder, "decoder_channels": parent.card.decoder_channels}
+    given = {name: value for name, value in plain.items() if value is not None}
+    settings = nucleus_settings(given | {"sampling": {"enabled": immune_sampling}})
+    split = choose_patches(patches, validation or (), settings)
+    compute = choose(device, precision, threads)
+    with progress_bar() as bar:
+        task = bar.add_task(f"Training on {compute.device_name}", total=1.0)
+
+        def tell(row: dict[str, Any], share: float) -> None:
+            score = "" if row["score"] is None else f", score {row['score']:.3f}"
+            bar.update(task, completed=share, description=f"Epoch {row['epoch']}: loss {row['train_loss']:.3f}{score}")
+
+        result = train_nuclei(
+            split.train,
+            split.validation,
+            settings,
+            compute,
+            checkpoints,
+            tell,
+            validation=split.how,
+            parent=parent,
+            processes=gpus,
+            models_folder=MODELS.expanduser(),
+        )
+    sha256 = save_weights(out, result.state, result.card)
+    for score in (*result.scores.parts, *result.scores.classes[1:]):
+        if score.f1 is not None:
+            typer.echo(f"{score.label:<11} Dice {score.f1:.3f}")
+    typer.echo(f"{out}  sha256 {sha256}")
+
+
+def nuclei_score(
+    patches: Annotated[list[Path], typer.Option(help="Folder of 'nuclei patches'; may be repeated.")],
+    weights: Annotated[str, typer.Option(help="Weights of 'nuclei train', or toy.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="JSON file for the scores.")] = None,
+    batch: Annotated[int, typer.Option(help="Tiles at once.", min=1)] = 8,
+    device: Device = DeviceChoice.AUTO,
+    precision: PrecisionOption = PrecisionChoice.AUTO,
+    backend: BackendOption = BackendChoice.AUTO,
+    threads: Threads = 0,
+) -> None:
+    """Score weights on patches whose truth is known: Dice, IoU, PQ, AJI, detection, classes."""
+    from dermatome.files import write_whole
+    from dermatome.nuclei.evaluation import evaluate_patches
+    from dermatome.nuclei.network import load_nucleus_weights
+    from dermatome.nuclei.networks import weights_path
+    from dermatome.nuclei.patch_files import load_patches
+    from dermatome.nuclei.predict import NucleusSettings, prepare_nuclei
+    from dermatome.scores_nuclei import nucleus_values
+
+    compute = choose(device, precision, threads)
+    settings = NucleusSettings(batch=batch)
+    loaded = load_nucleus_weights(weights_path(weights))
+    known = load_patches(*patches)
+    network = prepare_nuclei(loaded, compute, settings, backend=backend.value)
+    found = nucleus_values(evaluate_patches(known, network, loaded.card.mpp, settings))
+    for name, value in found.items():
+        typer.echo(f"{name:<28}{'none' if value is None else f'{value:.4f}'}")
+    if out is not None:
+        told = {"weights_sha256": loaded.sha256, "patches": len(known), "scores": found}
+        write_whole(out, json.dumps(told, indent=2).encode() + b"\n")

@@ -40,8 +40,20 @@ class PrecisionChoice(StrEnum):
     FP16 = "fp16"
 
 
+class BackendChoice(StrEnum):
+    """What runs networks."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+    COMPILE = "compile"
+
+
 Device = Annotated[DeviceChoice, typer.Option(help="Where networks run; one asked for and absent is an error.")]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="Numbers networks compute with.")]
+BackendOption = Annotated[
+    BackendChoice, typer.Option(help="What runs networks; auto measures which of them is fastest here.")
+]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores that are free to use.", min=0)]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dermatome.errors import BadSetting
+from dermatome.files import remove
 from dermatome.training_clock import Clock
 from dermatome.training_run import Batch, Parent, Source, TrainingRun, TrainingTask
 from dermatome.training_team import Team, team_of
@@ -125,6 +126,11 @@ def learn(
     if run.best is not None:
         run.mean_network.load_state_dict(run.best.state)
     return Learnt(run, resumed)
+
+
+def drop_checkpoints(checkpoints: AnyPath) -> None:
+    """Forgets how a network was trained, once its record is written: nothing is left to go on from."""
+    remove(checkpoints / CHECKPOINT_FILE)
 
 
 def batches(source: Source, numbers: Iterable[int], threads: int = 1) -> Generator[Batch]:

@@ -46,7 +46,8 @@ def tissue_weights(
     """
     from dermatome.skin.origin import open_origin
     from dermatome.skin.panel import panel_rows
-    from dermatome.skin.weights_stage import confusion_markdown, drop_checkpoints, make_weights
+    from dermatome.skin.weights_stage import confusion_markdown, make_weights
+    from dermatome.training_loop import drop_checkpoints
     from dermatome.training_settings import TrainSettings, given_settings
 
     root, version = paths.data_root, context.partition_key

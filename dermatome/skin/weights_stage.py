@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 
 from dermatome.classes import TISSUE_LABELS
 from dermatome.data_root import WEIGHTS_FILE
-from dermatome.files import remove
 from dermatome.skin.leakage import find_leaks, leakage_check, one_slide_only
 from dermatome.skin.manifest import ManifestRow, manifest_path, read_manifest
 from dermatome.stage_record import StageResult
-from dermatome.training import CHECKPOINT_FILE, EpochReport, TrainSettings
+from dermatome.training import EpochReport, TrainSettings
 from dermatome.training_files import train_file
 from dermatome.training_report import CONFUSION_FILE, report_values, write_report
 
@@ -106,11 +105,6 @@ def make_weights(
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
         checks=(leakage_check([*rows, *panel], leaks, unknown_ancestor=origin is not None and not origin.all_known),),
     )
-
-
-def drop_checkpoints(checkpoints: AnyPath) -> None:
-    """Forgets how a version was trained, once its record is written: nothing is left to go on from."""
-    remove(checkpoints / CHECKPOINT_FILE)
 
 
 def confusion_markdown(folder: Path) -> str:

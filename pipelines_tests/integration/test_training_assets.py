@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets.partitions import TRAINING_VERSIONS
+from dermatome import training_loop
 from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import BadSetting
 from dermatome.skin import weights_stage
@@ -45,7 +46,7 @@ def test_confusion_is_shown_and_checkpoints_end_after_the_record(root, monkeypat
     def drop(checkpoints):
         dropped.append((checkpoints, root.record("tissue_weights", "v001").is_file()))
 
-    monkeypatch.setattr(weights_stage, "drop_checkpoints", drop)
+    monkeypatch.setattr(training_loop, "drop_checkpoints", drop)
     with dg.instance_for_test() as instance:
         done = train(root, instance)
         assert done.success

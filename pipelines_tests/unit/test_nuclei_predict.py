@@ -138,7 +138,9 @@ def test_the_command_writes_files_that_others_read(tmp_path, toy):
     save_weights(tmp_path / "w.safetensors", card.build().state_dict(), card)
     Image.fromarray(toy.slide.whole()[:96, :128]).save(tmp_path / "field.png")
     arguments = ["nuclei", "predict", "--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, [*arguments, "--threads", "1", "--batch", "1", str(tmp_path / "field.png")])
+    done = CliRunner().invoke(
+        app, [*arguments, "--threads", "1", "--batch", "1", "--backend", "torch", str(tmp_path / "field.png")]
+    )
     assert done.exit_code == 0, done.output
     out = tmp_path / "out"
     names = {"field_semantic.png", "field_ternary.png", "field_instances.tif", "field.parquet", "field.geojson"}

@@ -26,6 +26,7 @@ from dermatome.skin.manifest import ManifestRow, Side, known_sides, manifest_pat
 from dermatome.skin.origin import _ancestors, open_origin, parent_name
 from dermatome.stage_record import StageRecord, StageResult, write_record
 from dermatome.training import CHECKPOINT_FILE, TrainResult, TrainSettings
+from dermatome.training_loop import drop_checkpoints
 from dermatome.weights import WeightsCard, card_path, save_weights
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
@@ -186,8 +187,8 @@ def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
 def test_checkpoints_are_dropped(root: DataRoot) -> None:
     folder = root.checkpoints("tissue_weights", "v001")
     write_whole(folder / CHECKPOINT_FILE, b"state")
-    weights_stage.drop_checkpoints(folder)
-    weights_stage.drop_checkpoints(folder)
+    drop_checkpoints(folder)
+    drop_checkpoints(folder)
     assert not (folder / CHECKPOINT_FILE).exists()
 
 

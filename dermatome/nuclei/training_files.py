@@ -1,0 +1,60 @@
+"""Training of nuclei from folders of patches: which are learnt from, and which are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dermatome.errors import BadSetting
+from dermatome.nuclei.patch_files import Patch, load_patches
+from dermatome.nuclei.patches import split_patches
+from dermatome.nuclei.training_settings import NucleusTraining
+
+
+@dataclass(frozen=True)
+class PatchSplit:
+    """Patches to train and to validate on, and in words how they were told apart."""
+
+    train: tuple[Patch, ...]
+    validation: tuple[Patch, ...]
+    how: str
+
+
+def choose_patches(
+    folders: Sequence[Path], validation_folders: Sequence[Path], settings: NucleusTraining
+) -> PatchSplit:
+    """The patches in folders; where their manifests do not say which are held out, whole patients are drawn.
+
+    Args:
+        folders: of patches to train on.
+        validation_folders: of patches to validate on; without any, a share of the first is held out.
+        settings: share, seed and scale.
+
+    Raises:
+        MissingInput: a folder has no patches.
+        BadAnnotation: a manifest is damaged.
+        BadSetting: there is one patient only, or the patches are not of the settings' scale.
+    """
+    patches = load_patches(*folders)
+    _check_scale(patches, settings.mpp)
+    if validation_folders:
+        held = load_patches(*validation_folders)
+        _check_scale(held, settings.mpp)
+        return PatchSplit(tuple(patches), tuple(held), "patches were given for it")
+    if any(patch.row.side for patch in patches):
+        rows, how = [patch.row for patch in patches], "as the manifest of the patches says"
+    else:
+        rows, how = split_patches([patch.row for patch in patches], settings.validation_share, settings.seed)
+    held_out = {row.name for row in rows if row.side == "validation"}
+    train = tuple(patch for patch in patches if patch.name not in held_out)
+    return PatchSplit(train, tuple(patch for patch in patches if patch.name in held_out), how)
+
+
+def _check_scale(patches: Sequence[Patch], mpp: float) -> None:
+    other = [patch for patch in patches if not 0.8 <= patch.row.mpp / mpp <= 1.25]
+    if other:
+        raise BadSetting(
+            f"{len(other)} patches have another scale than {mpp:g} µm per pixel, {other[0].name} {other[0].row.mpp:g}: "
+            "set mpp to theirs, or leave them out."
+        )

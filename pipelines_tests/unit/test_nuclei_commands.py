@@ -1,0 +1,72 @@
+"""The commands `nuclei train` and `nuclei score` on patches of toys, and which patches are held out."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dermatome.cli import app
+from dermatome.errors import BadSetting
+from dermatome.geometry import Size
+from dermatome.nuclei.network import NucleusCard, load_nucleus_weights
+from dermatome.nuclei.patch_files import load_patches, write_manifest
+from dermatome.nuclei.patches import PatchSettings, make_patches
+from dermatome.nuclei.training_files import choose_patches
+from dermatome.nuclei.training_settings import NucleusTraining
+from dermatome.toy_case import save_toy_case
+from dermatome.toy_nuclei import toy_nuclei
+from dermatome.weights import save_weights
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Patches of 64 px of two patients, a toy of 96 px each."""
+    root = tmp_path_factory.mktemp("patches")
+    for number, case in enumerate(("one", "two")):
+        save_toy_case(root / "cases" / case, [toy_nuclei(40 + number, Size(96, 96))])
+        make_patches(root / "cases" / case, root / case, PatchSettings(size_px=64, stride_px=32))
+    return [root / "one", root / "two"]
+
+
+def test_patients_are_held_out_whole_unless_the_manifest_says_who(folders, tmp_path):
+    settings = NucleusTraining(validation_share=0.5)
+    split = choose_patches(folders, (), settings)
+    assert {patch.case for patch in split.train}.isdisjoint({patch.case for patch in split.validation})
+    assert len(split.train) == len(split.validation) == 4
+    assert "whole patients" in split.how
+    given = choose_patches(folders[:1], folders[1:], settings)
+    assert {patch.case for patch in given.validation} == {"two"}
+    with pytest.raises(BadSetting, match="8 patches have another scale than 0.5"):
+        choose_patches(folders, (), replace(settings, mpp=0.5))
+    rows = [patch.row for patch in load_patches(*folders)]
+    for folder, side in zip(folders, ("validation", "train"), strict=True):
+        write_manifest(folder, [replace(row, side=side) for row in rows if row.case == folder.name])
+    told = choose_patches(folders, (), settings)
+    assert {patch.case for patch in told.validation} == {"one"}
+    assert told.how == "as the manifest of the patches says"
+
+
+def test_train_and_score(folders, tmp_path):
+    torch.manual_seed(0)
+    card = NucleusCard("tu-tf_mobilenetv3_small_minimal_100", (8,) * 5, 0.25, (0.2, 0.3), 0.25, 0.25, tile_px=64)
+    save_weights(tmp_path / "parent.safetensors", card.build().state_dict(), card)
+    out = tmp_path / "w.safetensors"
+    given = ["--patches", str(folders[0]), "--validation", str(folders[1]), "--out", str(out), "--crop-px", "64"]
+    more = ["--epochs", "1", "--batch", "2", "--threads", "1", "--continue-from", str(tmp_path / "parent.safetensors")]
+    done = CliRunner().invoke(app, ["nuclei", "train", *given, *more, "--no-immune-sampling"])
+    assert done.exit_code == 0, done.output
+    assert "boundary    Dice" in done.output
+    trained = load_nucleus_weights(out).card
+    assert (trained.decoder_channels, trained.created_from) == ((8,) * 5, ("one",))
+    assert trained.settings["sampling"]["enabled"] is False
+    assert trained.settings["loss"]["boundary_weighting"] is True
+    told = tmp_path / "scores.json"
+    arguments = ["--patches", str(folders[1]), "--weights", str(out), "--out", str(told), "--threads", "1"]
+    done = CliRunner().invoke(app, ["nuclei", "score", *arguments, "--batch", "1", "--backend", "torch"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(told.read_text())
+    assert found["patches"] == 4
+    assert found["scores"]["dice_boundary"] == pytest.approx(trained.scores["ternary_dice_boundary"], abs=0.25)
+    assert "pq_binary" in done.output
