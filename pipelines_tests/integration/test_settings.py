@@ -47,7 +47,8 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path):
     [
         ("[images]\nmmp = 1", "'images.mmp' that does not exist: use one of declared_mpp"),
         ("[tissue.cleanup]\nx = 1", "'tissue.cleanup.x' that does not exist"),
-        ("[nuclei]\nx = 1", "'nuclei' that does not exist"),
+        ("[nuclei.instances]\nx = 1", "'nuclei.instances.x' that does not exist"),
+        ("[nucleus]\nx = 1", "'nucleus' that does not exist"),
         ('[images]\ndeclared_mpp = "wide"', "images.declared_mpp .* is wrong"),
         ('[compute]\ndevice = "tpu"', "compute.device .* is wrong"),
         ("images = ", "is not a TOML file"),
