@@ -55,6 +55,7 @@ NUCLEI_TABLES: dict[str, Table] = {
             "height_px": "integer",
             "width_px": "integer",
             **_SCALE,
+            "stain": _TEXT,
             "tiles": "integer",
             "nuclei": "integer",
             "tissue_mm2": "double",

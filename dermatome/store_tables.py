@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dermatome.data_root import RECORD_FILE
 from dermatome.hpa.records import IMAGE_RECORD_SCHEMA
+from dermatome.store_nuclei import NUCLEI_TABLES
 from dermatome.store_table import Table
 from dermatome.store_training import TRAINING_TABLES, TRAINING_VIEWS
 
@@ -141,6 +142,7 @@ TABLES: dict[str, Table] = {
         key="slide",
     ),
     **TRAINING_TABLES,
+    **NUCLEI_TABLES,
     "failures": Table(
         FAILURES,
         "*/*.parquet",

@@ -1,0 +1,151 @@
+"""The stages `nucleus_maps` and `til_scores`, file to file, and their rows in the store."""
+
+import json
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from dermatome.compute import ComputeSettings
+from dermatome.data_root import DataRoot
+from dermatome.engine.pipeline import Worker
+from dermatome.engine.work import WorkerOptions
+from dermatome.errors import BadWeights, MissingInput
+from dermatome.files import sha256_file, whole_folder
+from dermatome.geometry import Size
+from dermatome.making import Making
+from dermatome.nuclei import networks
+from dermatome.nuclei.maps_stage import NucleusStage
+from dermatome.nuclei.network import NucleusCard
+from dermatome.nuclei.networks import NucleusWeights
+from dermatome.nuclei.predict import NucleusSettings
+from dermatome.nuclei.til import TilSettings
+from dermatome.nuclei.til_stage import til_stage
+from dermatome.stage_record import StageRecord, made_by, write_record
+from dermatome.store import build_store
+from dermatome.toy_nuclei import toy_nuclei
+from dermatome.weights import save_weights
+
+COMPUTE = ComputeSettings(device="cpu", precision="fp32", threads=1, backend="torch")
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return toy_nuclei(7, Size(120, 150))
+
+
+@pytest.fixture
+def root(tmp_path, toy):
+    root = DataRoot.at(str(tmp_path / "data"))
+    with whole_folder(root.folder("nuclei_slides", "s1")) as folder:
+        Image.fromarray(toy.slide.whole()).save(folder / "image.png")
+        record = StageRecord(
+            asset="nuclei_slides",
+            partition="s1",
+            outcome="image",
+            data_version="d1",
+            values={
+                "file": "image.png",
+                "mpp": 0.25,
+                "mpp_source": "declared",
+                "height_px": 120,
+                "width_px": 150,
+                "image_sha256": sha256_file(folder / "image.png"),
+            },
+            fingerprint="f",
+            code_version="1",
+            inputs={},
+            settings={},
+        )
+        write_record(folder / "record.parquet", record)
+    return root
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A network that was never trained and sees the inside of a lymphocyte everywhere."""
+    torch.manual_seed(1)
+    card = NucleusCard("tu-tf_mobilenetv3_small_minimal_100", (8,) * 5, 0.25, (0.2, 0.3), 0.25, 0.25)
+    state = card.build().state_dict()
+    for head, bias in (("sem_head", [0, 0, 5, 0, 0]), ("ter_head", [0, 5, 0])):
+        state[f"{head}.weight"].zero_()
+        state[f"{head}.bias"].copy_(torch.tensor(bias))
+    save_weights(tmp_path / "w.safetensors", state, card)
+    return str(tmp_path / "w.safetensors")
+
+
+def run(stage, keys=("s1",)):
+    (finished,) = Worker(Making(stage, "1", "run"), WorkerOptions()).run(list(keys))
+    if finished.error is not None:
+        raise finished.error
+    return finished.result
+
+
+def test_maps_then_scores_then_rows(root, weights, toy):
+    chosen = NucleusWeights.of(root, weights)
+    settings = NucleusSettings(tile_px=64, overlap_px=16, normalise_stain=True)
+    made = run(NucleusStage(root, chosen, COMPUTE, settings, 0.5))
+    record = made.record
+    assert (record.values["weights"], record.values["weights_sha256"]) == (weights, chosen.sha256)
+    assert record.inputs == {"nuclei_slides": "d1"}
+    with root.local("nucleus_maps", "s1") as folder:
+        table = pd.read_parquet(folder / "nuclei.parquet")
+        instances = tifffile.imread(folder / "instances.ome.tif")
+        maps = [tifffile.imread(folder / f"{name}.ome.tif") for name in ("semantic", "ternary")]
+        outlines = json.loads((folder / "nuclei.geojson").read_text())["features"]
+        pictures = [Image.open(folder / f"{name}.png").size for name in ("semantic", "ternary")]
+    assert [m.shape for m in (instances, *maps)] == [(120, 150)] * 3
+    assert instances.max() == len(table) == len(outlines) == record.values["nuclei"] == 1
+    assert table["class"].tolist() == ["lymphocyte"]
+    assert [int(np.unique(m)) for m in maps] == [2, 1]
+    assert pictures == [(150, 120)] * 2
+    assert (table["slide"] == "s1").all()
+    assert {check.name for check in record.checks} == {"nucleus_density", "stain_fit"}
+    assert record.values["lymphocyte"] == 1
+    assert record.values["stain"] in ("fitted", "little_tissue", "one_stain", "not_he")
+    assert run(NucleusStage(root, chosen, COMPUTE, settings, 0.5)).reused
+    assert not run(NucleusStage(root, chosen, COMPUTE, NucleusSettings(tile_px=64), 0.5)).reused
+    scored = run(til_stage(root, TilSettings())).record
+    maps_record = made_by(root, "nucleus_maps", "s1")
+    counts = {label: maps_record.values[label] for label in ("epithelial", "lymphocyte", "neutrophil", "macrophage")}
+    assert {label: scored.values[label] for label in counts} == counts
+    assert scored.inputs == {"nucleus_maps": maps_record.data_version}
+    summary = build_store(root)
+    with duckdb.connect(str(root.store), read_only=True) as store:
+        rows = store.execute("select slide, nuclei, tissue_mm2 from nucleus_maps").fetchall()
+        assert rows == [("s1", maps_record.values["nuclei"], pytest.approx(maps_record.values["tissue_mm2"]))]
+        (til,) = store.execute("select lymphocyte, immune_share, weights_sha256 from til_scores").fetchall()
+        assert til[0] == counts["lymphocyte"]
+        assert til[2] == chosen.sha256
+        squares = store.execute("select coalesce(sum(nuclei), 0) from til_squares").fetchone()[0]
+        assert squares == summary.rows["nuclei"] == maps_record.values["nuclei"]
+
+
+def test_which_network_is_taken(root, weights, monkeypatch):
+    with pytest.raises(MissingInput, match="no network of nuclei yet"):
+        NucleusWeights.of(root, "")
+    with pytest.raises(BadWeights, match="none so far"):
+        NucleusWeights.of(root, "n001")
+    monkeypatch.setattr(networks, "TOY_WEIGHTS", networks.Path(weights))
+    toys = NucleusWeights.of(root, "toy")
+    assert toys.load(COMPUTE.choose()).sha256 == toys.sha256 == sha256_file(networks.Path(weights))
+    for version, day in (("n002", 1), ("n001", 2)):
+        with whole_folder(root.folder("nuclei_weights", version)) as folder:
+            (folder / "weights.safetensors").write_bytes(networks.Path(weights).read_bytes())
+            values = {"weights_sha256": toys.sha256}
+            record = StageRecord(
+                asset="nuclei_weights", partition=version, outcome="trained", data_version=version, values=values,
+                fingerprint="f", code_version="1", inputs={}, settings={},
+                made_at=pd.Timestamp(2026, 1, day, tz="UTC").to_pydatetime(),
+            )  # fmt: skip
+            write_record(folder / "record.parquet", record)
+    newest = NucleusWeights.of(root, "")
+    assert newest.weights == "n001"
+    assert newest.load(COMPUTE.choose()).sha256 == toys.sha256
+    networks.Path(root.folder("nuclei_weights", "n002") / "weights.safetensors").write_bytes(b"other")
+    with pytest.raises(BadWeights):
+        NucleusWeights.of(root, "n002").load(COMPUTE.choose())
