@@ -121,11 +121,8 @@ def tissue_geojson(found: LabelTally, *, mpp: float, slide: str) -> bytes:
 
     by_class: dict[int, list[list[list[list[int]]]]] = {}
     for polygon in trace_polygons(found.to_trace()):
-        rings = [
-            [[min(x * step_px, size.width_px), min(y * step_px, size.height_px)] for x, y in ring]
-            for ring in polygon.rings
-        ]
-        by_class.setdefault(polygon.label, []).append(rings)
+        rings = [np.minimum(ring * step_px, (size.width_px, size.height_px)) for ring in polygon.rings]
+        by_class.setdefault(polygon.label, []).append([ring.tolist() for ring in rings])
     features = []
     for number, parts in sorted(by_class.items()):
         tissue = TissueClass(number)

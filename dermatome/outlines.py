@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Ring = list[list[int]]
-"""Closed: [[x, y], …] in px, the last point the first again; x is a column edge, y a row edge."""
+from dermatome.compiled import compiled
 
-_STEP = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
-"""What one edge adds to (row, column), by direction: right, down, left, up."""
+Ring = npt.NDArray[np.int64]
+"""(N, 2), closed: x and y in px, the last point the first again; x is a column edge, y a row edge."""
 
-_START = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
-"""The corner of a pixel at which its top, right, bottom and left edge starts, its inside to the right of the walk."""
+Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Polygon:
     """One connected (by edges) piece of a label.
 
@@ -47,93 +44,101 @@ def trace_polygons(labels: npt.NDArray[Any]) -> list[Polygon]:
     from skimage.measure import label as connected
 
     pieces = np.pad(connected(labels, background=0, connectivity=1).astype(np.int32), 1)
-    piece, direction, vertex = _edges(pieces)
-    if not piece.size:
-        return []
-    following = _following(direction, vertex, pieces.shape[1])
-    columns = pieces.shape[1] + 1
+    corners, ends, owners, touching = _walks(pieces)
     shells: dict[int, Ring] = {}
     holes: dict[int, list[Ring]] = {}
-    for first, walk in _walks(following):
-        owner = int(piece[first])
-        corners = [int(vertex[edge]) for edge in walk if direction[edge] != direction[following[edge]]]
-        # The vertex of an edge is its end: a corner is where the direction changes after it.
-        for ring_of in _simple(corners):
-            # The pieces were padded by one pixel, so edges are one too far.
-            ring = [[corner % columns - 1, corner // columns - 1] for corner in (*ring_of, ring_of[0])]
+    first = 0
+    for end, owner, touches in zip(ends.tolist(), owners.tolist(), touching.tolist(), strict=True):
+        walk, first = corners[first:end], end
+        for open_ring in _simple(walk) if touches else [walk]:
+            ring = np.concatenate([open_ring, open_ring[:1]])
             if _signed_area(ring) > 0:
                 shells[owner] = ring
             else:
                 holes.setdefault(owner, []).append(ring)
     values = np.zeros(int(pieces.max()) + 1, np.int64)
     inner = pieces[1:-1, 1:-1]
-    values[inner[inner > 0]] = labels[inner > 0]
+    values[inner] = labels
     return [Polygon(int(values[owner]), [shells[owner], *holes.get(owner, [])]) for owner in sorted(shells)]
 
 
-def _edges(pieces: npt.NDArray[np.int32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Every pixel edge between two pieces, once for each piece beside it: piece, direction, end vertex."""
-    piece, direction, vertex = [], [], []
-    for way, (row_shift, column_shift) in enumerate(((-1, 0), (0, 1), (1, 0), (0, -1))):
-        beyond = np.roll(pieces, (-row_shift, -column_shift), axis=(0, 1))
-        rows, columns = np.nonzero((pieces > 0) & (pieces != beyond))
-        end_row = rows + _START[way, 0] + _STEP[way, 0]
-        end_column = columns + _START[way, 1] + _STEP[way, 1]
-        piece.append(pieces[rows, columns])
-        direction.append(np.full(rows.size, way))
-        vertex.append(end_row * (pieces.shape[1] + 1) + end_column)
-    return np.concatenate(piece), np.concatenate(direction), np.concatenate(vertex)
+@compiled
+def _walks(pieces: npt.NDArray[np.int32]) -> tuple[Ints, Ints, Ints, npt.NDArray[np.bool_]]:
+    """Closed walks along the edges of pieces, the piece to the right of the walk, so clockwise around its outside.
+
+    At a vertex a walk turns right round the same pixel, else goes straight on, else turns left.
+
+    Args:
+        pieces: (H + 2, W + 2), each connected piece with its number, 0 around them and in between.
+
+    Returns:
+        (C, 2) x and y of the corners, of one walk after another, in px of the unpadded image; where each walk ends among
+        them; whose piece it is; whether it may pass a vertex twice.
+    """
+    height, width = pieces.shape
+    # What one step adds to row and column, by direction: right, down, left, up; the edge is to the left of the pixel
+    # that is walked round, so what lies beyond it is one step in the direction before.
+    down, along = (0, 1, 0, -1), (1, 0, -1, 0)
+    walked = np.zeros((height, width), np.uint8)  # a bit for each direction
+    count = 0
+    for row in range(1, height - 1):
+        for column in range(1, width - 1):
+            piece = pieces[row, column]
+            if piece:
+                for way in range(4):
+                    count += pieces[row + down[way], column + along[way]] != piece
+    corners = np.empty((count, 2), np.int64)
+    ends, owners, touching = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.bool_)
+    walks = found = 0
+    for row in range(1, height - 1):
+        for column in range(1, width - 1):
+            piece = pieces[row, column]
+            # Every closed walk goes right somewhere, along the top of a pixel.
+            if not piece or pieces[row - 1, column] == piece or walked[row, column] & 1:
+                continue
+            y, x, way, touches = row, column, 0, False
+            while not walked[y, x] >> way & 1:
+                walked[y, x] |= 1 << way
+                ahead_y, ahead_x = y + down[way], x + along[way]
+                before = (way + 3) % 4
+                beyond_y, beyond_x = ahead_y + down[before], ahead_x + along[before]
+                ahead, beyond = pieces[ahead_y, ahead_x] == piece, pieces[beyond_y, beyond_x] == piece
+                if ahead and not beyond:
+                    y, x = ahead_y, ahead_x
+                    continue
+                # The corner at the end of the edge, of the four around the pixel; the padding is taken off.
+                corners[found, 0] = x - 1 + (way == 0 or way == 1)
+                corners[found, 1] = y - 1 + (way == 1 or way == 2)
+                found += 1
+                if ahead:
+                    y, x, way = beyond_y, beyond_x, before
+                else:
+                    touches |= beyond
+                    way = (way + 1) % 4
+            ends[walks], owners[walks], touching[walks] = found, piece, touches
+            walks += 1
+    return corners[:found], ends[:walks], owners[:walks], touching[:walks]
 
 
-def _following(direction: npt.NDArray[Any], vertex: npt.NDArray[Any], width_px: int) -> list[int]:
-    """For each edge the next one of the same piece: right round the same pixel, else straight on, else left."""
-    back = _STEP[direction] @ np.array([width_px + 1, 1])
-    start_key = (vertex - back) * 4 + direction
-    order = np.argsort(start_key)
-    sorted_keys = start_key[order]
-    following = np.full(vertex.size, -1)
-    for turn in (3, 0, 1):  # the last that exists wins: left, straight, right
-        wanted = vertex * 4 + (direction + turn) % 4
-        place = np.minimum(np.searchsorted(sorted_keys, wanted), wanted.size - 1)
-        found = sorted_keys[place] == wanted
-        following[found] = order[place[found]]
-    return [int(edge) for edge in following]
-
-
-def _walks(following: list[int]) -> list[tuple[int, list[int]]]:
-    seen = bytearray(len(following))
-    walks = []
-    for first in range(len(following)):
-        if seen[first]:
-            continue
-        walk, edge = [], first
-        while not seen[edge]:
-            seen[edge] = 1
-            walk.append(edge)
-            edge = following[edge]
-        walks.append((first, walk))
-    return walks
-
-
-def _simple(corners: list[int]) -> list[list[int]]:
+def _simple(corners: Ints) -> list[Ints]:
     """A closed walk cut into rings that pass each vertex once."""
-    if len(set(corners)) == len(corners):
-        return [corners]
-    rings: list[list[int]] = []
-    path: list[int] = []
-    place: dict[int, int] = {}
-    for corner in corners:
+    rings: list[Ints] = []
+    path: list[tuple[int, int]] = []
+    place: dict[tuple[int, int], int] = {}
+    for x, y in corners.tolist():
+        corner = (x, y)
         if corner in place:
             start = place[corner]
-            rings.append(path[start:])
+            rings.append(np.array(path[start:]))
             for dropped in path[start:]:
                 del place[dropped]
             del path[start:]
         place[corner] = len(path)
         path.append(corner)
-    return [*rings, path]
+    return [*rings, np.array(path)]
 
 
 def _signed_area(ring: Ring) -> int:
     """Twice the area, positive for a ring walked clockwise as seen on the screen: an outer ring."""
-    return sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring))
+    x, y = ring.T
+    return int(x[:-1] @ y[1:] - y[:-1] @ x[1:])

@@ -10,24 +10,15 @@ of Python's lock, so that parts run in threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.compiled import compiled
+
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
-
-_Loop = TypeVar("_Loop", bound=Callable[..., Any])
-
-
-def _compiled(loop: _Loop) -> _Loop:
-    """``loop`` compiled when it is first called; kept on disk for the next process."""
-    made: _Loop = numba.njit(nogil=True, cache=True)(loop)
-    return made
-
 
 _SEED_COUNT = 10  # more pixels than this must end where a cell begins
 _SEED_REACH_PX = 2  # and no more of them within this distance
@@ -96,7 +87,7 @@ def _drop(labels: Labels, dropped: npt.NDArray[np.bool_]) -> None:
         labels[~kept[labels]] = 0
 
 
-@_compiled
+@compiled
 def _follow(step: Any, rows: Any, columns: Any, steps: int, reach: Any) -> Any:
     """Where each pixel ends after ``steps`` steps of Euler's method, bilinear between pixels; (2, N) int64.
 
@@ -134,7 +125,7 @@ def _follow(step: Any, rows: Any, columns: Any, steps: int, reach: Any) -> Any:
     return ends
 
 
-@_compiled
+@compiled
 def _peaks(count: Any) -> Any:
     height, width = count.shape
     found = []
@@ -162,7 +153,7 @@ def _sinks(count: Labels) -> npt.NDArray[np.int64]:
     return sinks[np.argsort(count[sinks[:, 0], sinks[:, 1]], kind="stable")]
 
 
-@_compiled
+@compiled
 def _grow_sinks(count: Any, sinks: Any) -> Any:
     """(H, W) int32: the sink, numbered from 1, that each place belongs to; of several, that with most pixels."""
     height, width = count.shape
@@ -189,7 +180,7 @@ def _grow_sinks(count: Any, sinks: Any) -> Any:
     return owner
 
 
-@_compiled
+@compiled
 def _first_seen(labels: Any, most: int) -> Any:
     seen = np.zeros(most + 1, np.bool_)
     order = np.empty(most, np.int64)
@@ -204,7 +195,7 @@ def _first_seen(labels: Any, most: int) -> Any:
     return order[:found]
 
 
-@_compiled
+@compiled
 def _extents(labels: Any, most: int) -> Any:
     """(N, 4) int64: top, left, bottom, right of each label; top above bottom where a label is not there."""
     found = np.empty((most, 4), np.int64)
@@ -219,7 +210,7 @@ def _extents(labels: Any, most: int) -> Any:
     return found
 
 
-@_compiled
+@compiled
 def _flow_errors(labels: Any, flow: Any, extents: Any) -> Any:
     """(N,) float64: mean square difference of each cell's flows from those of its shape.
 
@@ -271,7 +262,7 @@ def _flow_errors(labels: Any, flow: Any, extents: Any) -> Any:
     return errors
 
 
-@_compiled
+@compiled
 def _fill_holes(labels: Any, extents: Any) -> None:
     """Gives each cell what lies in its holes, other cells included, cell by cell in the order of their numbers."""
     for k in range(len(extents)):
