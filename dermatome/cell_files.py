@@ -163,7 +163,7 @@ def _outlines(labels: LabelMap) -> Iterator[tuple[int, list[list[list[list[int]]
             known[chosen] = True
             here = labels.read(window)
             for polygon in trace_polygons(np.where(known[here], here, 0)):
-                rings = [(ring + (window.left_px, window.top_px)).tolist() for ring in polygon.rings]
+                rings = [np.add(ring, (window.left_px, window.top_px)).tolist() for ring in polygon.rings]
                 found.setdefault(polygon.label, []).append(rings)
         yield from sorted(found.items())
 

@@ -72,8 +72,8 @@ def _walks(pieces: npt.NDArray[np.int32]) -> tuple[Ints, Ints, Ints, npt.NDArray
         pieces: (H + 2, W + 2), each connected piece with its number, 0 around them and in between.
 
     Returns:
-        (C, 2) x and y of the corners, of one walk after another, in px of the unpadded image; where each walk ends among
-        them; whose piece it is; whether it may pass a vertex twice.
+        (C, 2) x and y of the corners, of one walk after another, in px of the unpadded image; where each walk ends
+        among them; whose piece it is; whether it may pass a vertex twice.
     """
     height, width = pieces.shape
     # What one step adds to row and column, by direction: right, down, left, up; the edge is to the left of the pixel
