@@ -17,7 +17,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.connections import keep_connections
+from assets.connections import keep_connections, sqlite_held
 from assets.metadata import record_metadata, version_tags
 from assets.partitions import BY_INFER, REQUESTED_BY
 from dermatome.data_root import DataRoot
@@ -121,7 +121,10 @@ def make_each(
     failed: dict[str, str] = {}
     reused, said = 0, time.monotonic()
     # Closed at once where the run is cancelled, wherever that strikes.
-    with closing(engine.map(making, keys) if at_once is None else engine.here(making, keys, at_once)) as results:
+    with (
+        sqlite_held(context.instance, context.run_id),
+        closing(engine.map(making, keys) if at_once is None else engine.here(making, keys, at_once)) as results,
+    ):
         for done, finished in enumerate(results, start=1):
             key = finished.key
             if finished.error is not None:
