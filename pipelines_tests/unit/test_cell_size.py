@@ -1,0 +1,36 @@
+"""A diameter that is estimated stays within what cells of skin can have and a network can be shown."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dermatome.geometry import Box
+from dermatome.skin import cell_size
+from dermatome.skin.cell_flows import MAX_SCALE
+from dermatome.skin.cells import _estimates_px
+
+
+@pytest.mark.parametrize(("guess", "median", "believed"), [(500.0, None, 120.0), (500.0, 900, 120.0), (0.1, None, 4.0)])
+def test_a_wild_estimate_is_not_believed(monkeypatch, guess, median, believed) -> None:
+    asked = []
+
+    def flows_in(box, diameter_px):
+        asked.append(diameter_px)
+        return SimpleNamespace(run=list, style_sum=np.ones(4))
+
+    cells = [] if median is None else [(SimpleNamespace(count=1, owners=np.zeros(median**2, int)), 0)]
+    monkeypatch.setattr(cell_size, "cells_by_block", lambda *_: cells)
+    image = SimpleNamespace(region=Box(0, 0, 9, 9), may_be_near=None)
+    model = SimpleNamespace(diameter=lambda style: guess)
+    found = cell_size.estimate_diameter(image, model, 30.0, flows_in, lambda px: None, _estimates_px(30.0, 0.5))  # type: ignore[arg-type,return-value]
+    assert found == believed
+    assert set(asked) <= {30.0, believed}
+
+
+@given(network_px=st.floats(5, 60), mpp=st.floats(0.01, 100))
+def test_bounds_are_in_order_and_can_be_scaled_to_the_network(network_px, mpp) -> None:
+    low, high = _estimates_px(network_px, mpp)
+    assert network_px / MAX_SCALE <= low <= high <= network_px * MAX_SCALE
