@@ -199,7 +199,7 @@ def _cells(title: str, values: Sequence[float | None], higher: bool) -> str:
 def _facts(versions: Sequence[Version]) -> str:
     settings = [version.record.settings for version in versions]
     rows = {
-        "Goes on from": [str(v.record.values.get("parent") or "nothing: from scratch") for v in versions],
+        "Goes on from": [_begun_with(v) for v in versions],
         "Trained on": [_amount(v, "train") for v in versions],
         "Validated on": [_amount(v, "validation") for v in versions],
         "How those were chosen": [str(v.record.values.get("validation", "")) for v in versions],
@@ -218,6 +218,11 @@ def _facts(versions: Sequence[Version]) -> str:
         f"<tr><th>{html.escape(title)}</th>{''.join(f'<td>{html.escape(text)}</td>' for text in texts)}</tr>"
         for title, texts in rows.items()
     )
+
+
+def _begun_with(version: Version) -> str:
+    values = version.record.values
+    return str(values.get("parent") or values.get("initial_weights") or "nothing: from scratch")
 
 
 def _amount(version: Version, side: str) -> str:

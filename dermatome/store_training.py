@@ -18,6 +18,7 @@ TRAINING_TABLES: dict[str, Table] = {
             "parent": _TEXT,
             "parent_sha256": _TEXT,
             "encoder": _TEXT,
+            "initial_weights": _TEXT,
             "loss": _TEXT,
             "seed": "bigint",
             "epochs": "integer",

@@ -28,7 +28,7 @@ def reliability_figure(calibration: Calibration) -> bytes:
     right, confidence = calibration.right / counts, calibration.confidence / counts
     above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="as sure as it is right")
     above.bar(edges[:-1][there], right[there], 1 / CALIBRATION_BINS, align="edge", color="#56b4e9", edgecolor="white")
-    above.plot(confidence[there], right[there], "o-", color=INK, markersize=4, linewidth=1.2)
+    above.plot(confidence[there], right[there], "o-", color=INK, markersize=4, linewidth=1.2, label="this version")
     above.legend(fontsize=8, frameon=False, loc="upper left")
     above.set_ylim(0, 1.02)
     above.set_xlim(0, 1)
@@ -46,7 +46,7 @@ def reliability_figure(calibration: Calibration) -> bytes:
 
 
 def samples_figure(tiles: Sequence[TileResult]) -> bytes | None:
-    """The best and the worst tiles: image, truth, prediction, and what is wrong; ``None`` without scored tiles.
+    """The best and the worst tiles: image, truth, prediction, and what is wrong; ``None`` without tiles.
 
     Raises:
         BadImage: a tile cannot be read.
@@ -72,8 +72,9 @@ def samples_figure(tiles: Sequence[TileResult]) -> bytes | None:
             if row == 0:
                 axes.set_title(name, fontsize=10, loc="left", color=INK)
             if column == 0:
-                scored = "" if found.mean_iou is None else f"mean IoU {found.mean_iou:.2f}"
-                axes.set_ylabel(f"{title}\n{scored}\n{found.tile.name[-24:]}", fontsize=8, color=INK)
+                scored = "" if found.mean_iou is None else f", mean IoU {found.mean_iou:.2f}"
+                name = found.tile.name if len(found.tile.name) <= 26 else f"…{found.tile.name[-25:]}"
+                axes.set_ylabel(f"{title}\n{found.accuracy:.1%} right{scored}\n{name}", fontsize=8, color=INK)
     patches = [
         Patch(facecolor=np.array(c.colour) / 255, edgecolor="#666666", linewidth=0.6, label=c.label)
         for c in TissueClass
@@ -84,8 +85,12 @@ def samples_figure(tiles: Sequence[TileResult]) -> bytes | None:
 
 
 def best_and_worst(tiles: Sequence[TileResult]) -> list[tuple[str, TileResult]]:
-    """At most three best and three worst tiles by mean IoU, none of them twice, best first."""
-    scored = sorted((t for t in tiles if t.mean_iou is not None), key=lambda t: (-(t.mean_iou or 0), t.tile.name))
+    """At most three best and three worst tiles by their share of right pixels, none of them twice, best first.
+
+    That is what the pictures show. By mean IoU a tile would be worst where ten pixels of a class are predicted that it
+    does not have.
+    """
+    scored = sorted(tiles, key=lambda t: (-t.accuracy, t.tile.name))
     count = min(SAMPLES, len(scored) // 2) if len(scored) > 1 else len(scored)
     best = [(f"Best {n}", tile) for n, tile in enumerate(scored[:count], 1)]
     worst = scored[count:][-count:]

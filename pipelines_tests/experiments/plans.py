@@ -45,7 +45,7 @@ class Experiment:
 def experiments(*, toy: bool = False) -> dict[str, Experiment]:
     """All experiments by name; at toy size they show that they run, and measure nothing."""
     skin = TrainSettings(epochs=3, epoch_steps=EPOCH_STEPS, batch=4)
-    stain = replace(skin, epochs=2, crop_px=96)
+    stain = replace(skin, crop_px=64)
     if toy:
         skin = TrainSettings(epochs=1, epoch_steps=2, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
         stain = skin
@@ -66,7 +66,7 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
                 "without stain augmentation": replace(stain, augment=replace(stain.augment, stain=0.0)),
                 "with it (the default)": stain,
             },
-            lambda folder: stain_tiles(folder, size_px=256 if toy else 640, count=1 if toy else 4),
+            lambda folder: stain_tiles(folder, size_px=256 if toy else 512, count=1 if toy else 4),
             {},
         ),
     }

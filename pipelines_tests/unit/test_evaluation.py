@@ -84,13 +84,13 @@ def test_borders_count_within_eight_microns(tile):
 
 def test_best_and_worst_tiles_are_never_the_same(tile):
     found = evaluate([replace(tile, name=f"t{n}") for n in range(5)], network(), 0.5)
-    scored = [replace(result, mean_iou=n / 10) for n, result in enumerate(found.tiles)]
+    scored = [replace(result, accuracy=n / 10) for n, result in enumerate(found.tiles)]
     shown = best_and_worst(scored)
-    assert [(title, result.mean_iou) for title, result in shown] == [
+    assert [(title, result.accuracy) for title, result in shown] == [
         ("Best 1", 0.4), ("Best 2", 0.3), ("Worst 2", 0.1), ("Worst 1", 0.0),
     ]  # fmt: skip
     assert [title for title, _ in best_and_worst(scored[:1])] == ["Best 1"]
-    assert best_and_worst([replace(scored[0], mean_iou=None)]) == []
+    assert best_and_worst([]) == []
 
 
 def trained(root, version, tile, shift, **values):
@@ -140,7 +140,7 @@ def test_without_validation_tiles_the_report_is_empty_but_whole(tmp_path):
 
 def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
     root = DataRoot(tmp_path / "root")
-    trained(root, "v001", tile, 0)
+    trained(root, "v001", tile, 0, initial_weights="imagenet (of the hub)")
     trained(root, "v001_cont1", tile, 8, parent="v001", parent_sha256="ab" * 32)
     folder = root.folder("training_comparison", "current")
     result = compare_versions(root, root.made("tissue_weights"), folder)
@@ -148,6 +148,7 @@ def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
     assert result.values["versions"] == "v001, v001_cont1"
     assert "Slide &lt;s&gt; is on both sides." in page
     assert "different tiles" not in page
+    assert "<td>imagenet (of the hub)</td><td>v001</td>" in page
     assert not re.search(r"(src|href)=.(?!data:)", page), "the page must need no other file"
     assert page.count("data:image/jpeg") == 2 * 4
     epidermis = re.search(r"<th>Epidermis</th>(.*?)</tr>", page)[1]
@@ -156,6 +157,8 @@ def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
     with duckdb.connect(str(root.store), read_only=True) as store:
         line = store.execute("select ancestor from training_lineage where version = 'v001_cont1'").fetchall()
         scores = store.execute("select fn_px, boundary_f1 from training_classes where label = 'epidermis'").fetchall()
+        (begun,) = store.execute("select initial_weights from training where version = 'v001'").fetchone()
+        assert begun == "imagenet (of the hub)"
         assert store.execute("select count(*) from training_calibration").fetchone() == (2 * 15,)
         assert store.execute("select count(*), min(mean_iou) < 0.9 from training_tiles").fetchone() == (2, True)
         assert store.execute("select calibration_error from training where version = 'v001'").fetchone()[0] > 0.19

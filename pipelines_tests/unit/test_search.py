@@ -120,7 +120,7 @@ def _work(*args):
 
 
 def test_the_best_trial_becomes_a_run_config(tmp_path, fake):
-    settings = SearchSettings(trials=9, base=BASE, space=search_space({"crop_px": [64, 96]}, ["resnet18", "resnet34"]))
+    settings = SearchSettings(trials=30, base=BASE, space=search_space({"crop_px": [64, 96]}, ["resnet18", "resnet34"]))
     study = run_search(tmp_path / "study", SPLIT, settings, CPU)
     config = best_config(study, settings)
     best = trial_settings(optuna.trial.FixedTrial(study.best_trial.params), BASE, settings.space)
@@ -130,11 +130,12 @@ def test_the_best_trial_becomes_a_run_config(tmp_path, fake):
     root = DataRoot(tmp_path)
     folder = root.folder("tissue_search", "s1")
     result = write_search(folder, "s1", study, settings)
-    assert result.values["complete"] + result.values["pruned"] == 9
+    assert result.values["complete"] + result.values["pruned"] == 30
     assert result.values["best_mean_iou"] == study.best_value
+    assert result.values["most_important"] == "learning_rate"  # which alone decides here
     for name in ("history.png", "importance.png", "preview.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    assert pq.read_table(folder / "trials.parquet").num_rows == 9
+    assert pq.read_table(folder / "trials.parquet").num_rows == 30
     record = StageRecord(
         asset="tissue_search", partition="s1", fingerprint="f", code_version="1", inputs={}, settings={}, **vars(result)
     )
