@@ -133,6 +133,11 @@ def drop_checkpoints(checkpoints: AnyPath) -> None:
     remove(checkpoints / CHECKPOINT_FILE)
 
 
+def loading_threads(compute: Compute) -> int:
+    """A GPU outruns one thread that bends and stains views; on the CPU the network needs the cores."""
+    return 1 if compute.device == "cpu" else 8
+
+
 def batches(source: Source, numbers: Iterable[int], threads: int = 1) -> Generator[Batch]:
     """The batches of those passes in order, the next ones made by ``threads`` while one is used."""
     with ThreadPoolExecutor(threads, thread_name_prefix="views") as pool:
@@ -169,8 +174,7 @@ def _run(
     ended = run.patience_is_over or clock.over(run.step)
     share, over = team.agreed(clock.share(run.step), ended, device)
     losses: list[float] = []
-    # A GPU outruns one thread that bends and stains views; on the CPU the network needs the cores.
-    coming = batches(run.parts.source, run.passes(), threads=1 if compute.device == "cpu" else 8)
+    coming = batches(run.parts.source, run.passes(), loading_threads(compute))
     while not over:
         clock.step_begins()
         losses.append(run.train_step(coming, share))

@@ -29,27 +29,20 @@ def trained_tissue(
         train_mpp: microns per pixel that it sees; None takes the training's default.
         steps: of eight views of 128 px.
     """
-    import numpy as np
-    from PIL import Image
-
-    from dermatome.palette import Palette, classes_to_rgb
-    from dermatome.skin.crops import load_tiles
     from dermatome.toy import ToyStain, toy_slide
     from dermatome.training import TrainSettings, train
     from dermatome.weights import load_weights, save_weights
+    from pipelines_tests.toy_tiles import write_tiles
 
-    palette = Palette.shipped("dermatome")
-    for kind in ("images", "masks"):
-        (folder / "tiles" / kind).mkdir(parents=True)
-    palette.save(folder / "tiles" / "palette.json")
-    for seed in range(4):
-        toy = toy_slide(seed, size_px=640, stain=ToyStain.IHC if seed % 2 else ToyStain.HE)
-        Image.fromarray(np.asarray(toy.slide.pixels)).save(folder / "tiles" / "images" / f"toy{seed}.png")
-        Image.fromarray(classes_to_rgb(toy.mask, palette)).save(folder / "tiles" / "masks" / f"toy{seed}.png")
+    slides = (
+        toy_slide(seed, size_px=640, stain=ToyStain.IHC if seed % 2 else ToyStain.HE, name=f"toy{seed}")
+        for seed in range(4)
+    )
+    tiles = write_tiles(folder / "tiles", slides)
     settings = TrainSettings(
         encoder=encoder, decoder_channels=decoder, train_mpp=train_mpp, epochs=1, epoch_steps=steps, warmup_share=0.2
     )
-    result = train(load_tiles(folder / "tiles"), [], settings, compute)
+    result = train(tiles, [], settings, compute)
     save_weights(folder / "weights.safetensors", result.state, result.card)
     return load_weights(folder / "weights.safetensors")
 

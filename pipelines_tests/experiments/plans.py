@@ -91,31 +91,21 @@ def skin_tiles(_: Path) -> Tiles | None:
 def stain_tiles(folder: Path, *, size_px: int, count: int) -> Tiles:
     """Toy skin: H&E slides to train on; others in IHC, and the same tissue in H&E, to score."""
     from dermatome.classes import StainingPattern
-    from dermatome.skin.crops import load_tiles
-    from dermatome.toy import ToyStain
+    from dermatome.toy import ToySlide, ToyStain, toy_slide
+    from pipelines_tests.toy_tiles import write_tiles
 
     patterns = list(StainingPattern)
-    for number in range(count):
-        _draw(folder / "train", number, size_px, ToyStain.HE, StainingPattern.NEGATIVE)
-        other = 100 + number
-        _draw(folder / "ihc", other, size_px, ToyStain.IHC, patterns[number % len(patterns)])
-        _draw(folder / "he", other, size_px, ToyStain.HE, StainingPattern.NEGATIVE)
+
+    def drawn(first: int, stain: ToyStain) -> list[ToySlide]:
+        return [
+            toy_slide(first + number, patterns[number % len(patterns)], size_px=size_px, stain=stain)
+            for number in range(count)
+        ]
+
     return Tiles(
-        load_tiles(folder / "train"),
-        {"IHC slides": load_tiles(folder / "ihc"), "H&E slides": load_tiles(folder / "he")},
+        write_tiles(folder / "train", drawn(0, ToyStain.HE)),
+        {
+            "IHC slides": write_tiles(folder / "ihc", drawn(100, ToyStain.IHC)),
+            "H&E slides": write_tiles(folder / "he", drawn(100, ToyStain.HE)),
+        },
     )
-
-
-def _draw(folder: Path, seed: int, size_px: int, stain: str, pattern: str) -> None:
-    from PIL import Image
-
-    from dermatome.classes import StainingPattern
-    from dermatome.palette import Palette, classes_to_rgb
-    from dermatome.toy import ToyStain, toy_slide
-
-    palette = Palette.shipped("dermatome")
-    toy = toy_slide(seed, StainingPattern(pattern), size_px=size_px, stain=ToyStain(stain))
-    for kind, pixels in (("images", toy.slide.whole()), ("masks", classes_to_rgb(toy.mask, palette))):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / kind / f"toy{seed}.png")
-    palette.save(folder / "palette.json")

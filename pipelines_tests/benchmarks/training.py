@@ -1,0 +1,56 @@
+"""Training: whether loading keeps the network busy, tiles drawn, bent and stained anew for every step."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines_tests.benchmarks.rows import Row, benchmark, share_of_rate
+from pipelines_tests.benchmarks.timing import take_turns
+
+
+@benchmark("training_loading", timeout_s=600, order=45)
+def training_loading(toy: bool) -> Iterator[Row]:
+    """Steps of the training loop, against the same steps on batches that lie in memory."""
+    from dermatome.compute import choose_compute
+    from dermatome.toy import toy_slide
+    from dermatome.training import TissueTask
+    from dermatome.training_loop import batches, loading_threads
+    from dermatome.training_run import TrainingRun
+    from dermatome.training_settings import TrainSettings
+    from dermatome.training_team import Team
+    from pipelines_tests.toy_tiles import write_tiles
+
+    compute = choose_compute()
+    settings = TrainSettings(batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8)) if toy else TrainSettings()
+    steps = 2 if toy else 10
+    with tempfile.TemporaryDirectory() as folder:
+        slides = (toy_slide(seed, size_px=256 if toy else 640) for seed in range(1 if toy else 4))
+        tiles = write_tiles(Path(folder), slides)
+        run = TrainingRun(TissueTask(tuple(tiles), settings, ""), compute, Team())
+    in_memory = itertools.cycle([run.parts.source.batch(number) for number in range(4)])
+    made_ahead = batches(run.parts.source, run.passes(), loading_threads(compute))
+
+    def bare() -> None:
+        for _ in range(steps):
+            run.train_step(in_memory, 0.5)
+
+    def loop() -> None:
+        for _ in range(steps):
+            run.train_step(made_ahead, 0.5)
+
+    seconds = take_turns({"loop": loop, "bare": bare}, 1 if toy else 5)
+    made_ahead.close()
+    images = steps * settings.batch
+    yield share_of_rate(
+        f"training, views of {settings.crop_px}² with all augmentation, U-Net {settings.encoder}",
+        "the bare training step on batches in memory",
+        images / seconds["loop"],
+        images / seconds["bare"],
+        "images/s",
+        at_least=0.9,
+        bare=f"{seconds['bare'] / steps:.3g} s a step of {settings.batch}",
+        note=f"{compute.device_name}, {compute.precision}, {compute.threads} threads",
+    )
