@@ -105,17 +105,17 @@ def test_bad_trials_are_pruned_and_broken_ones_do_not_count(tmp_path, monkeypatc
 
 
 def test_two_processes_share_a_study(tmp_path, fake, monkeypatch):
-    monkeypatch.setattr(search, "_work", _work)
+    monkeypatch.setattr(search, "_work_beside", _work_beside)
     study = run_search(tmp_path, SPLIT, SearchSettings(trials=5, parallel=2, base=BASE), CPU)
     assert len(ended(study, "COMPLETE", "PRUNED")) == 5
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 5
 
 
-_REAL_WORK = search._work
+_REAL_WORK = search._work_beside
 
 
-def _work(*args):
-    search.train = fake_train
+def _work_beside(*args):
+    search.train = fake_train  # in the other process, which is a fresh one
     return _REAL_WORK(*args)
 
 
