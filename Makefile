@@ -1,8 +1,9 @@
-# make demo · make test · make ui · make check · make bench · make soak
+# make demo · make test · make ui · make web · make check · make bench · make soak
 # DATA=folder or DATA=s3://bucket/prefix chooses another data root, POSTGRES=host a Postgres for Dagster's storage
 PYTHON ?= python3
 DATA ?= dermatome_data
 PORT ?= 3000
+WEB_PORT ?= 7860
 OUT ?= build/benchmarks
 
 BIN := .venv/bin
@@ -29,12 +30,13 @@ export PGDATABASE ?= dermatome
 export DAGSTER_HOME := $(DERMATOME_DAGSTER_STORAGE)/postgres
 endif
 
-.PHONY: help install home demo test ui check bench soak clean
+.PHONY: help install home demo test ui web check bench soak clean
 
 help:
 	@echo "make demo    the whole pipeline on a small embedded cohort, no network needed"
 	@echo "make test    the whole test suite"
 	@echo "make ui      the Dagster UI on http://127.0.0.1:$(PORT) over the same data root"
+	@echo "make web     the web app on http://127.0.0.1:$(WEB_PORT): nuclei or skin layers of an image, ROIs for training"
 	@echo "make check   format, lint, types, import directions, definitions, wheel contents"
 	@echo "make bench   how fast it is: ROWS='name name' for some of it, OUT=folder for the table"
 	@echo "make soak    everything that goes wrong, at once, on a small disk: ARGS='--kills 60 --seed 2'"
@@ -64,6 +66,9 @@ test: $(INSTALLED)
 
 ui: $(INSTALLED) home
 	$(BIN)/python -m orchestration.ui --port $(PORT)
+
+web: $(INSTALLED)
+	$(BIN)/dermatome web --data $(DERMATOME_DATA) --port $(WEB_PORT)
 
 check: $(INSTALLED) home
 	$(BIN)/ruff format --check .

@@ -29,6 +29,7 @@ from dermatome.cli_support import (
     write_rows,
 )
 from dermatome.cli_training import tissue_import_weights, tissue_train
+from dermatome.cli_web import web
 from dermatome.errors import DermatomeError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ nuclei_app.command("train")(nuclei_train)
 nuclei_app.command("predict")(nuclei_predict)
 nuclei_app.command("score")(nuclei_score)
 nuclei_app.command("import-weights")(nuclei_import_weights)
+app.command("web")(web)
 
 
 Images = Annotated[list[Path], typer.Argument(help="Images (JPEG, PNG, TIFF), or folders of them.", show_default=False)]

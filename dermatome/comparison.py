@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from dermatome.classes import TISSUE_LABELS
-from dermatome.comparison_page import PAGE
+from dermatome.comparison_page import framed, page, picture, score_row, score_table
 from dermatome.data_root import RECORD_FILE, WEIGHTS_FILE
 from dermatome.errors import MissingInput
 from dermatome.skin.manifest import ManifestRow, manifest_path, read_manifest
@@ -41,7 +37,6 @@ _WHAT_IT_IS = (
     "Each column below is one version. Its scores say how well its colouring of tiles that it never trained on agrees "
     "with what people drew."
 )
-_PICTURE_WIDTH_PX = 1100
 
 
 @dataclass(frozen=True)
@@ -102,21 +97,21 @@ def comparison_html(
     for name, title, meaning, higher in _MEASURES:
         rows = [(_title(label), [_number(v, f"{name}_{label}") for v in versions]) for label in TISSUE_LABELS]
         rows.append(("mean of the tissues", _means(rows)))
-        parts.append(f"<details><summary>{title}</summary><p>{meaning}</p>{_table(names, rows, higher)}</details>")
+        parts.append(f"<details><summary>{title}</summary><p>{meaning}</p>{score_table(names, rows, higher)}</details>")
     others = [
         ("Share of all pixels that are right", [_number(v, "accuracy") for v in versions], True),
         ("Calibration error (0 is best)", [_number(v, "calibration_error") for v in versions], False),
     ]
-    body = "".join(_cells(title, values, higher) for title, values, higher in others)
-    parts.append(f"<details><summary>All pixels together</summary>{_framed(names, body)}</details>")
-    parts.append("<h2>What each was trained on, and how</h2>" + _framed(names, _facts(versions)))
+    body = "".join(score_row(title, values, higher) for title, values, higher in others)
+    parts.append(f"<details><summary>All pixels together</summary>{framed(names, body)}</details>")
+    parts.append("<h2>What each was trained on, and how</h2>" + framed(names, _facts(versions)))
     for file, title, meaning in _PICTURES:
         shown = "".join(
-            f"<figure><figcaption>{html.escape(name)}</figcaption>{_picture(version.pictures.get(file))}</figure>"
+            f"<figure><figcaption>{html.escape(name)}</figcaption>{picture(version.pictures.get(file))}</figure>"
             for name, version in zip(names, versions, strict=True)
         )
         parts.append(f'<h2>{title}</h2><p>{meaning}</p><div class="side">{shown}</div>')
-    return PAGE.replace("{body}", "\n".join(parts))
+    return page("Training versions compared", parts)
 
 
 def _introduction(versions: Sequence[Version], champion: str | None) -> str:
@@ -149,7 +144,7 @@ def _overlap(
         "<p>IoU: the area on which drawing and network agree, divided by the area that either covers. 1 is perfect, 0 "
         "is no overlap; a border that is off everywhere by a few µm costs thin tissues most.</p>"
     )
-    return f"<h2>{title}</h2>{meaning}{_table(names, rows, True)}"
+    return f"<h2>{title}</h2>{meaning}{score_table(names, rows, True)}"
 
 
 def _means(rows: Sequence[tuple[str, Sequence[float | None]]]) -> list[float | None]:
@@ -171,29 +166,6 @@ def _of_panel(panel: Mapping[str, Mapping[str, float | None]]) -> Callable[[Vers
 def _number(version: Version, name: str) -> float | None:
     value = version.record.values.get(name)
     return float(value) if isinstance(value, int | float) else None
-
-
-def _table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]], higher: bool) -> str:
-    return _framed(names, "".join(_cells(title, values, higher) for title, values in rows))
-
-
-def _framed(names: Sequence[str], body: str) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    return f'<div class="wide"><table><tr><th></th>{head}</tr>{body}</table></div>'
-
-
-def _cells(title: str, values: Sequence[float | None], higher: bool) -> str:
-    known = [value for value in values if value is not None]
-    best = (max(known) if higher else min(known)) if len(known) > 1 else None
-    cells = []
-    for value in values:
-        if value is None:
-            cells.append('<td class="none">undefined</td>')
-            continue
-        mark = ' class="best"' if value == best else ""
-        width = max(0.0, min(1.0, value)) * 100
-        cells.append(f'<td{mark}>{value:.3f}<span class="bar"><i style="width:{width:.1f}%"></i></span></td>')
-    return f"<tr><th>{html.escape(title)}</th>{''.join(cells)}</tr>"
 
 
 def _facts(versions: Sequence[Version]) -> str:
@@ -240,14 +212,3 @@ def _verdict(version: Version) -> str:
 
 def _title(label: str) -> str:
     return label.capitalize()
-
-
-def _picture(data: bytes | None) -> str:
-    if data is None:
-        return '<p class="none">none</p>'
-    with Image.open(io.BytesIO(data)) as opened:
-        picture = opened.convert("RGB")
-    picture.thumbnail((_PICTURE_WIDTH_PX, 4 * _PICTURE_WIDTH_PX), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=88)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

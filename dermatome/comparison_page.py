@@ -1,11 +1,23 @@
-"""The frame of the comparison page: its style, and where its content goes."""
+"""Reports as one HTML file that needs no other: the frame, its style, tables of scores and pictures."""
 
-PAGE = """<!doctype html>
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+_PICTURE_WIDTH_PX = 1100
+
+
+_PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Training versions compared</title>
+<title>{title}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; padding: 0 1.2rem; max-width: 1400px; }
 h1 { font-size: 1.6rem; margin: 0 0 .6rem; }
@@ -37,3 +49,46 @@ img { width: 100%; height: auto; display: block; }
 </body>
 </html>
 """
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """The whole page, of pieces of HTML."""
+    return _PAGE.replace("{title}", html.escape(title)).replace("{body}", "\n".join(parts))
+
+
+def score_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]], higher: bool) -> str:
+    """A table of scores from 0 to 1, a row for each title and a column for each name."""
+    return framed(names, "".join(score_row(title, values, higher) for title, values in rows))
+
+
+def framed(names: Sequence[str], body: str) -> str:
+    """A table with ``names`` as its columns and ``body`` as its rows."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    return f'<div class="wide"><table><tr><th></th>{head}</tr>{body}</table></div>'
+
+
+def score_row(title: str, values: Sequence[float | None], higher: bool) -> str:
+    """A row of scores with bars, the best one marked."""
+    known = [value for value in values if value is not None]
+    best = (max(known) if higher else min(known)) if len(known) > 1 else None
+    cells = []
+    for value in values:
+        if value is None:
+            cells.append('<td class="none">undefined</td>')
+            continue
+        mark = ' class="best"' if value == best else ""
+        width = max(0.0, min(1.0, value)) * 100
+        cells.append(f'<td{mark}>{value:.3f}<span class="bar"><i style="width:{width:.1f}%"></i></span></td>')
+    return f"<tr><th>{html.escape(title)}</th>{''.join(cells)}</tr>"
+
+
+def picture(data: bytes | None) -> str:
+    """A figure (PNG bytes) in the page itself, as a smaller JPEG."""
+    if data is None:
+        return '<p class="none">none</p>'
+    with Image.open(io.BytesIO(data)) as opened:
+        shown = opened.convert("RGB")
+    shown.thumbnail((_PICTURE_WIDTH_PX, 4 * _PICTURE_WIDTH_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    shown.save(buffer, format="JPEG", quality=88)
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

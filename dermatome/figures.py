@@ -143,7 +143,7 @@ def layers_figure(slide: Slide, result: LayersResult) -> bytes:
     pixels = slide.region(crop, fitting(span, LARGE_PANEL_PX))
     labels = sample_labels(result.layer_map, crop, LARGE_PANEL_PX)
     show(above, pixels, "a  Image", span=span, mpp=slide.mpp)
-    colours = _layer_colours(len(result.layers))
+    colours = layer_colours(len(result.layers))
     mapped = tint(pixels, labels, colours, 0.72)
     # Of a large slide, layers are thinner than the lines between them.
     if (result.layer_px or 0.0) * labels.shape[1] / span.width_px >= _BORDERED_PX:
@@ -254,7 +254,7 @@ def _longest_px(span: Size) -> int:
     return max(panel_size(span, SIDE_PX).height_px, panel_size(span, SIDE_PX).width_px)
 
 
-def _layer_colours(count: int) -> list[tuple[int, int, int]]:
+def layer_colours(count: int) -> list[tuple[int, int, int]]:
     """White for 0, then from dark to light: viridis, which grows evenly brighter for every reader."""
     from matplotlib import colormaps
 

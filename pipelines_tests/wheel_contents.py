@@ -11,6 +11,8 @@ NEEDED = {
     "dermatome/cli.py",
     "dermatome/demo/cells_toy.safetensors",
     "dermatome/demo/cells_toy.json",
+    "dermatome/web/roi_editor.js",
+    "dermatome/web/style.css",
     "dermatome/palettes/source.json",
 }
 

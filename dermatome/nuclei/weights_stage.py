@@ -15,7 +15,8 @@ from dermatome.data_root import PREVIEW_FILE, WEIGHTS_FILE
 from dermatome.files import sha256_file, write_whole
 from dermatome.nuclei.evaluation import KnownPatch, evaluate_patches
 from dermatome.nuclei.figures import training_figure
-from dermatome.nuclei.predict import NucleusSettings, prepare_nuclei
+from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, prepare_nuclei
+from dermatome.nuclei.samples import samples_sheet
 from dermatome.nuclei.training import TrainedNuclei, TrainingPatch, train_nuclei
 from dermatome.panels import preview
 from dermatome.scores_nuclei import nucleus_values
@@ -31,6 +32,7 @@ PATCHES_FILE = "weights.patches.parquet"
 HISTORY_FILE = "history.parquet"
 CLASSES_FILE = "classes.parquet"
 CURVES_FIGURE = "curves.png"
+SAMPLES_FIGURE = "samples.png"
 
 
 class Patch(TrainingPatch, KnownPatch, Protocol):
@@ -57,7 +59,7 @@ def make_nuclei_weights(
     """Trains one version and scores it on the validation patches, as maps and as nuclei.
 
     Files: `weights.safetensors`, its card `weights.json`, the list of its patches `weights.patches.parquet`,
-    `history.parquet` and `.csv`, `classes.parquet` and `curves.png`.
+    `history.parquet` and `.csv`, `classes.parquet`, `curves.png` and, where patches are validated on, `samples.png`.
 
     Args:
         patches: to train on.
@@ -93,7 +95,12 @@ def make_nuclei_weights(
     )
     trained = time.perf_counter()
     write_table(folder / PATCHES_FILE, _patch_rows(version, patches, patches_val))
-    found = _instance_scores(result, patches_val, compute) if patches_val else {}
+    found: dict[str, float | None] = {}
+    if patches_val:
+        segmentation = NucleusSettings(tile_px=max(result.card.tile_px, 64))
+        network = _prepared(result, compute, segmentation)
+        found = nucleus_values(evaluate_patches(patches_val, network, result.card.mpp, segmentation))
+        write_whole(folder / SAMPLES_FIGURE, samples_sheet(patches_val, network, result.card.mpp, segmentation))
     card = replace(
         result.card,
         scores={**result.card.scores, **found},
@@ -147,13 +154,11 @@ INSTANCE_SCORES = (
 """Those of :func:`dermatome.scores_nuclei.nucleus_values` that a version's record has."""
 
 
-def _instance_scores(result: TrainedNuclei, patches: Sequence[Patch], compute: Compute) -> dict[str, float | None]:
+def _prepared(result: TrainedNuclei, compute: Compute, settings: NucleusSettings) -> NucleusNetwork:
     network = result.card.build()
     network.load_state_dict(result.state)
-    settings = NucleusSettings(tile_px=max(result.card.tile_px, 64))
     loaded = LoadedWeights(network.eval().requires_grad_(False), result.card, "", Path())
-    prepared = prepare_nuclei(loaded, compute, settings, backend="torch")
-    return nucleus_values(evaluate_patches(patches, prepared, result.card.mpp, settings))
+    return prepare_nuclei(loaded, compute, settings, backend="torch")
 
 
 def _patch_rows(version: str, patches: Sequence[Patch], patches_val: Sequence[Patch]) -> pa.Table:

@@ -11,6 +11,7 @@ QuPath's GeoJSON with upright rectangles is read as well.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ def read_rois(path: Path) -> list[Roi]:
         raise MissingInput(f"There is no ROI file {path}: save the regions of the slide first.") from error
     except (ValueError, RecursionError) as error:
         raise BadAnnotation(f"The ROI file {path} is not JSON ({error}): save it again.") from error
+    return rois_of(content, path)
+
+
+def rois_of(content: Any, path: Path) -> list[Roi]:
+    """The ROIs of the parsed JSON of a ROI file; ``path`` is where it is from, for messages.
+
+    Raises:
+        BadAnnotation: see :func:`read_rois`.
+    """
     if isinstance(content, dict) and isinstance(content.get("rois"), list):
         rois = [_own_roi(entry, index, path) for index, entry in enumerate(content["rois"], 1)]
     elif isinstance(content, list) or (isinstance(content, dict) and content.get("type") in _GEOJSON):
@@ -58,6 +68,22 @@ def read_rois(path: Path) -> list[Roi]:
             raise BadAnnotation(f"The ROI file {path} has two ROIs named {roi.name!r}: give each its own name.")
         seen.add(roi.name)
     return rois
+
+
+def rois_json(rois: Iterable[Roi]) -> bytes:
+    """Our own ROI file: what :func:`read_rois` reads back."""
+    entries = [
+        {
+            "name": roi.name,
+            "top": roi.box.top_px,
+            "left": roi.box.left_px,
+            "height": roi.box.size.height_px,
+            "width": roi.box.size.width_px,
+            "divide": roi.divide,
+        }
+        for roi in rois
+    ]
+    return json.dumps({"rois": entries}, indent=1).encode() + b"\n"
 
 
 def _own_roi(entry: Any, index: int, path: Path) -> Roi:

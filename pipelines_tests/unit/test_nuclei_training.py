@@ -1,5 +1,6 @@
 """Losses and sampling of nuclei in numbers worked out by hand; and a training that learns discs of two colours."""
 
+import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,13 +10,14 @@ import torch
 
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
 from dermatome.compute import choose_compute
-from dermatome.data_root import WEIGHTS_FILE
-from dermatome.errors import BadSetting, BadWeights
+from dermatome.data_root import RECORD_FILE, WEIGHTS_FILE, DataRoot
+from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.files import sha256_file
 from dermatome.nuclei.ablation import ABLATION_TABLE, VARIANTS, make_ablation
 from dermatome.nuclei.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
 from dermatome.nuclei.maps import NucleusMaps, ternary_map
 from dermatome.nuclei.network import load_nucleus_weights
+from dermatome.nuclei.runs_report import HTML_FILE, PDF_FILE, make_runs_report
 from dermatome.nuclei.training import PatchScores, train_nuclei
 from dermatome.nuclei.training_settings import NucleusTraining, nucleus_settings
 from dermatome.nuclei.weights_stage import (
@@ -23,8 +25,10 @@ from dermatome.nuclei.weights_stage import (
     CURVES_FIGURE,
     HISTORY_FILE,
     PATCHES_FILE,
+    SAMPLES_FIGURE,
     make_nuclei_weights,
 )
+from dermatome.stage_record import Check, StageRecord, write_record
 
 COLOURS = np.array([[235, 200, 220], [150, 100, 180], [60, 30, 120], [0, 0, 0], [0, 0, 0]], np.uint8)
 SMALL = NucleusTraining(
@@ -132,9 +136,44 @@ def test_what_a_version_leaves_says_what_it_learnt_from(made):
     assert sha256_file(folder / PATCHES_FILE) == result.values["manifest_sha256"]
     classes = pd.read_parquet(folder / CLASSES_FILE)
     assert classes.groupby("map")["truth_px"].sum().to_dict() == {"semantic": 96 * 96 - 16, "ternary": 96 * 96 - 16}
-    assert (folder / CURVES_FIGURE).read_bytes()[:4] == b"\x89PNG"
+    assert all((folder / name).read_bytes()[:4] == b"\x89PNG" for name in (CURVES_FIGURE, SAMPLES_FIGURE))
     (check,) = result.checks
     assert check.passed
+
+
+def test_all_runs_are_reported_in_numbers_in_one_page_and_in_one_pdf(made, tmp_path):
+    folder, result, _ = made
+    root = DataRoot.at(str(tmp_path / "data"))
+    with pytest.raises(MissingInput, match="materialize nuclei_weights"):
+        make_runs_report(root, [], tmp_path)
+    scores = {"v001": 0.5, "v002": 0.7}
+    for version, score in scores.items():
+        copy = root.folder("nuclei_weights", version)
+        shutil.copytree(folder, copy)
+        values = {**result.values, "score": score, "pq_classes": None}
+        failed = Check("no_leakage", passed=False, description="<told>", values={})
+        record = StageRecord(
+            asset="nuclei_weights", partition=version, fingerprint="", code_version="1", inputs={}, settings={},
+            **{**vars(result), "values": values, "checks": (failed,)},
+        )  # fmt: skip
+        write_record(copy / RECORD_FILE, record)
+    report = make_runs_report(root, list(scores), tmp_path)
+    assert (report.values["best_version"], report.values["best_score"]) == ("v002", 0.7)
+    summary = pd.read_csv(tmp_path / "summary.csv", index_col="score")
+    assert summary.loc["score", ["runs", "mean", "lowest", "highest"]].tolist() == [2, pytest.approx(0.6), 0.5, 0.7]
+    assert summary.loc["score", "sd"] == pytest.approx(0.1 * 2**0.5)
+    assert summary.loc["pq_classes", "runs"] == 0
+    rows = pd.read_csv(tmp_path / "runs.csv")
+    assert rows["version"].tolist() == ["v001", "v002"]
+    assert rows["f1_detection"].tolist() == pytest.approx([result.values["f1_detection"]] * 2)
+    page = (tmp_path / HTML_FILE).read_text()
+    assert page.count("data:image/jpeg") == 4  # curves and samples of both
+    assert 'src="http' not in page
+    assert "&lt;told&gt;" in page
+    assert "loss.semantic_weight" in page
+    pdf = (tmp_path / PDF_FILE).read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert pdf.count(b"/Type /Page ") == 1 + 2 * 5  # numbers; two of settings, curves, classes, samples of both
 
 
 def test_a_patient_on_both_sides_is_told(made, tmp_path, compute):

@@ -1,0 +1,27 @@
+"""The command of the web app."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dermatome.cli_support import Threads
+
+
+def web(
+    data: Annotated[
+        str, typer.Option(help="Data root: its champion and annotated slides are used.")
+    ] = "dermatome_data",
+    host: Annotated[str, typer.Option(help="Address to listen on; there is no login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    threads: Threads = 0,
+) -> None:
+    """Serve the web app: nuclei or skin layers of an image, and ROIs for training."""
+    from dermatome.data_root import DataRoot
+    from dermatome.web.app import serve
+
+    root = DataRoot.at(data)
+    shown = f"http://{host}:{port}"
+    typer.echo(f"Dermatome's web app over {root.path}: {shown} (Ctrl-C ends it)")
+    serve(root, host, port, threads=threads)

@@ -1,0 +1,179 @@
+"""Nuclei of one image: maps, instances, counts by class and TIL, with the network that is there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dermatome.classes import NucleusClass, TernaryClass
+from dermatome.data_root import DataRoot
+from dermatome.geometry import Box
+from dermatome.nuclei.networks import ASSET, NucleusWeights
+from dermatome.nuclei.overlays import SEMANTIC_COLOURS, TERNARY_COLOURS
+from dermatome.overlay import cell_colours, sample_labels
+from dermatome.web.uploads import Example
+from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
+
+if TYPE_CHECKING:
+    from dermatome.compute import Backend, Compute
+    from dermatome.nuclei.predict import NucleiResult, NucleusNetwork
+    from dermatome.nuclei.til import TilScores
+    from dermatome.slide import Slide
+
+_KINDS = [c for c in NucleusClass if c is not NucleusClass.BACKGROUND]
+_PARTS = [c for c in TernaryClass if c is not TernaryClass.BACKGROUND]
+_EXAMPLE_SEEDS = (11, 12, 13)
+
+
+@dataclass(frozen=True)
+class NucleiFound:
+    """All that was found on one slide."""
+
+    slide: Slide
+    nuclei: NucleiResult
+    til: TilScores
+
+
+def nuclei_source(root: DataRoot) -> NucleusWeights:
+    """The training version of the data root that was made last; without any, the network that ships."""
+    return NucleusWeights.of(root, "" if root.made(ASSET) else "toy")
+
+
+def said_of(source: NucleusWeights) -> str:
+    """Which network it is, for people."""
+    if source.weights == "toy":
+        return (
+            "**Network.** A small network that has seen synthetic nuclei only, as no version of nuclei_weights is in "
+            "the data root: on real images it shows how the page works, not what is on the slide."
+        )
+    return f"**Network.** The training version {source.weights} of the data root."
+
+
+def load_nuclei_network(source: NucleusWeights, compute: Compute, backend: Backend = "auto") -> NucleusNetwork:
+    """The network, ready to run.
+
+    Raises:
+        BadWeights: the file is damaged or not the one that was trained.
+    """
+    from dermatome.nuclei.predict import prepare_nuclei
+    from dermatome.skin.stage_parts import remembered_backends
+
+    return prepare_nuclei(source.load(compute), compute, backend=backend, remembered=remembered_backends(source.root))
+
+
+def nuclei_examples() -> dict[str, Example]:
+    """Synthetic H&E fields."""
+    return {f"Synthetic nuclei {number}": partial(_toy, seed) for number, seed in enumerate(_EXAMPLE_SEEDS, 1)}
+
+
+def find_nuclei(slide: Slide, network: NucleusNetwork, on_tiles: Callable[[int], None]) -> NucleiFound:
+    """Nuclei and TIL of a slide.
+
+    Args:
+        slide: the image.
+        network: ready to run.
+        on_tiles: told how many tiles are done.
+
+    Raises:
+        BadSetting: the slide is far too coarse for the network.
+    """
+    from dermatome.nuclei.predict import NucleusSettings, segment_nuclei
+    from dermatome.nuclei.til import score_til
+    from dermatome.nuclei.tissue import tissue_mm2
+    from dermatome.stain_fit import fit_slide
+
+    settings = NucleusSettings()
+    normalise = fit_slide(slide).normalise if settings.normalise_stain else None
+    found = segment_nuclei([slide], network, settings, on_tiles, normalise=[normalise])[0]
+    return NucleiFound(slide, found, score_til(found.table, slide.size, slide.mpp, tissue_mm2(slide)))
+
+
+def nuclei_view(found: NucleiFound) -> str:
+    """The slide with its classes, its ternary map and its nuclei to lay over it."""
+    from dermatome.panels import mpp_note
+
+    slide, nuclei, whole = found.slide, found.nuclei, Box.whole(found.slide.size)
+    semantic, ternary, instances = (
+        sample_labels(labels, whole, VIEW_PX) for labels in (nuclei.semantic, nuclei.ternary, nuclei.instances)
+    )
+    layers = (
+        filled_layer("Classes", semantic, SEMANTIC_COLOURS, [(c.label, c.colour) for c in _KINDS]),
+        filled_layer("Inside and boundary", ternary, TERNARY_COLOURS, [(c.label, c.colour) for c in _PARTS]),
+        filled_layer("Nuclei", instances, cell_colours(int(instances.max(initial=0)))),
+    )
+    size = slide.size
+    caption = f"{size.width_px:,} × {size.height_px:,} px; {mpp_note(slide)}."
+    if slide.conversions:
+        caption += f" When read: {'; '.join(slide.conversions)}."
+    return viewer_html(slide.overview(VIEW_PX), layers, name=slide.name, caption=caption)
+
+
+def nuclei_summary(found: NucleiFound) -> str:
+    """What was found, in a sentence."""
+    til = found.til.lymphocytes_per_mm2
+    density = "no tissue" if til is None else f"{til:,.0f} lymphocytes per mm² of tissue"
+    return f"{found.slide.name}: {len(found.nuclei.table):,} nuclei; {density}."
+
+
+def counts_html(found: NucleiFound) -> str:
+    """Counts by class and TIL scores as a table."""
+    til, total = found.til, sum(found.til.counts.values())
+    rows = [
+        (
+            f'<span class="dm-swatch" style="background:rgb{c.colour}"></span> {c.label}',
+            f"{til.counts[c.label]:,}",
+            f"{til.counts[c.label] / total:.1%}" if total else "–",
+        )
+        for c in _KINDS
+    ]
+    body = "".join(
+        f'<tr><th scope="row">{name}</th><td>{count}</td><td>{share}</td></tr>' for name, count, share in rows
+    )
+    scores = (
+        ("Lymphocytes per mm² of tissue", til.lymphocytes_per_mm2, "{:,.0f}"),
+        ("Immune share of nuclei", til.immune_share, "{:.1%}"),
+        ("Lymphocytes within 20 µm of epithelium", til.near_epithelium_share, "{:.1%}"),
+        ("Squares of 50 µm with a lymphocyte", til.infiltrated_share, "{:.1%}"),
+        ("Tissue, mm²", til.tissue_mm2, "{:.3f}"),
+    )
+    more = "".join(
+        f'<tr><th scope="row">{name}</th><td colspan="2">{"–" if value is None else form.format(value)}</td></tr>'
+        for name, value, form in scores
+    )
+    return (
+        f'<table class="dm-table"><caption>Nuclei by class</caption><thead><tr><th scope="col">class</th>'
+        f'<th scope="col">nuclei</th><th scope="col">share</th></tr></thead><tbody>{body}</tbody></table>'
+        f'<table class="dm-table"><caption>TIL scores</caption><tbody>{more}</tbody></table>'
+    )
+
+
+def write_nuclei_files(found: NucleiFound, folder: Path) -> list[Path]:
+    """Outlines, table and maps into ``folder``, in the formats of the command line and the platform."""
+    from dermatome.files import write_whole
+    from dermatome.nuclei.result_files import write_class_maps, write_instances, write_outlines
+
+    slide, name = found.slide, found.slide.name
+    write_class_maps(folder, found.nuclei, slide)
+    maps = [path.rename(folder / f"{name}_{path.name}") for path in sorted(folder.iterdir())]
+    instances, outlines = folder / f"{name}_instances.ome.tif", folder / f"{name}.geojson"
+    write_instances(instances, found.nuclei, slide)
+    write_outlines(outlines, found.nuclei, slide)
+    buffer = io.BytesIO()
+    found.nuclei.table.to_parquet(buffer, index=False)
+    return [
+        outlines,
+        write_whole(folder / f"{name}.csv", found.nuclei.table.to_csv(index=False).encode()),
+        write_whole(folder / f"{name}.parquet", buffer.getvalue()),
+        instances,
+        *maps,
+    ]
+
+
+def _toy(seed: int) -> Slide:
+    from dermatome.toy_nuclei import toy_nuclei
+
+    return toy_nuclei(seed).slide

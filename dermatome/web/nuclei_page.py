@@ -1,0 +1,87 @@
+"""The page of nuclei: one H&E image → classes, ternary map, instances, counts and TIL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from dermatome.toy_nuclei import TOY_NUCLEI_MPP
+from dermatome.web.nuclei_chain import (
+    counts_html,
+    find_nuclei,
+    load_nuclei_network,
+    nuclei_examples,
+    nuclei_source,
+    nuclei_summary,
+    nuclei_view,
+    said_of,
+    write_nuclei_files,
+)
+from dermatome.web.page import ONE_AT_A_TIME, WebContext, image_choice, told
+from dermatome.web.uploads import choose_slide
+from dermatome.web.viewer import status_html
+
+if TYPE_CHECKING:
+    from dermatome.nuclei.networks import NucleusWeights
+    from dermatome.nuclei.predict import NucleusNetwork
+
+TITLE = "Nuclei"
+
+
+def build_nuclei_page(context: WebContext) -> None:
+    """The page's components, within the Blocks that are open."""
+    import gradio as gr
+
+    @lru_cache(maxsize=1)
+    def network(source: NucleusWeights) -> NucleusNetwork:
+        return load_nuclei_network(source, context.compute, context.backend)
+
+    examples = nuclei_examples()
+
+    @told(("", "", gr.update(value=None, visible=False)))
+    def run(
+        path: str | None,
+        example: str | None,
+        mpp: float | None,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> Iterator[Any]:
+        progress(0.02, desc="Reading the image")
+        slide = choose_slide(path, example, mpp, context.limits, examples)
+        progress(0.05, desc="Loading the network")
+        ready = network(nuclei_source(context.root))
+        # How many tiles there will be is the predictor's to know: the bar nears its end and never passes it.
+        found = find_nuclei(
+            slide, ready, lambda tiles: progress(0.1 + 0.75 * tiles / (tiles + 8), desc=f"{tiles} tiles done")
+        )
+        progress(0.9, desc="Drawing")
+        with TemporaryDirectory(dir=context.scratch) as folder:
+            files = [str(file) for file in write_nuclei_files(found, Path(folder))]
+            shown = gr.update(value=files, visible=True)
+            yield status_html(nuclei_summary(found)), nuclei_view(found), counts_html(found), shown
+
+    gr.Markdown(
+        "# Nuclei\nNuclei of an H&E image with their classes, and how many lymphocytes are among them. For research, "
+        "not for diagnosis."
+    )
+    note = gr.Markdown(elem_classes="dm-note")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            choice = image_choice(context.limits, list(examples), mpp=TOY_NUCLEI_MPP)
+            button = gr.Button("Find nuclei", variant="primary", elem_id="dm-run")
+            status = gr.HTML(
+                status_html("Upload an image or pick an example, then press the button."), elem_id="dm-status"
+            )
+            counts = gr.HTML(elem_id="dm-counts")
+            downloads = gr.File(
+                label="Downloads", file_count="multiple", interactive=False, visible=False, elem_id="dm-downloads"
+            )
+        with gr.Column(scale=3, min_width=320):
+            view = gr.HTML(elem_id="dm-view")
+    button.click(
+        run, choice.inputs, [status, view, counts, downloads],
+        api_name="nuclei", show_progress_on=[status], **ONE_AT_A_TIME,
+    )  # fmt: skip
+    gr.on(fn=lambda: said_of(nuclei_source(context.root)), outputs=note, api_visibility="private")

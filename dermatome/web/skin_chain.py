@@ -1,0 +1,209 @@
+"""The skin chain of one image: tissue → cells → layers, with the networks that are there, and what is shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dermatome.classes import StainingPattern, TissueClass
+from dermatome.data_root import CHAMPION, DataRoot
+from dermatome.errors import MissingInput
+from dermatome.geometry import Box, Size
+from dermatome.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
+from dermatome.skin.networks import CellWeights, Champion
+from dermatome.stage_record import read_record
+from dermatome.web.uploads import Example
+from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
+
+if TYPE_CHECKING:
+    from dermatome.compute import Backend, Compute
+    from dermatome.skin.cell_network import CellNetwork
+    from dermatome.skin.cells import CellsResult
+    from dermatome.skin.layers import LayersResult
+    from dermatome.skin.tissue import TissueNetwork, TissueResult
+    from dermatome.slide import Slide
+
+Say = Callable[[float, str], None]
+"""Told what share of the work is done, and what is going on."""
+
+_NO_CHAMPION = (
+    "This data root has no champion, the network for tissue: run make demo, which trains one on synthetic skin, or "
+    "train one on your slides and materialize tissue_champion."
+)
+_LEGEND = [(c.label, c.colour) for c in TissueClass if c is not TissueClass.BACKGROUND]
+
+
+@dataclass(frozen=True)
+class SkinSource:
+    """Which networks are there.
+
+    Attributes:
+        root: the data root.
+        champion: for tissue; None where there is none.
+        cells: ``cyto2`` or ``toy``.
+    """
+
+    root: DataRoot
+    champion: Champion | None
+    cells: str
+
+    @property
+    def said(self) -> str:
+        """Which networks they are, for people."""
+        if self.champion is None:
+            return f"**Networks.** {_NO_CHAMPION}"
+        toy = "a small network that has seen synthetic skin only, as cyto2 is not in the data root"
+        cells = "Cellpose's cyto2" if self.cells == "cyto2" else toy
+        return f"**Networks.** Tissue: the champion, {self.champion.version}. Cells: {cells}."
+
+
+@dataclass(frozen=True)
+class SkinNetworks:
+    """The two networks, ready to run."""
+
+    tissue: TissueNetwork
+    cells: CellNetwork
+
+
+@dataclass(frozen=True)
+class SkinFound:
+    """All that was found on one slide."""
+
+    slide: Slide
+    tissue: TissueResult
+    cells: CellsResult
+    layers: LayersResult
+
+
+def skin_source(root: DataRoot) -> SkinSource:
+    """The champion of the data root, if any, and for cells ``cyto2`` where it lies there, else the toys' network."""
+    from dermatome.skin import cyto2
+
+    record = read_record(root.record("tissue_champion", CHAMPION))
+    champion = None
+    if record is not None:
+        values = record.values
+        champion = Champion(root, str(values["version"]), str(values["weights_sha256"]), record.data_version)
+    models = root.path / "models"
+    there = (models / cyto2.NETWORK_FILE).is_file() and (models / cyto2.SIZE_FILE).is_file()
+    return SkinSource(root, champion, "cyto2" if there else "toy")
+
+
+def load_skin_networks(source: SkinSource, compute: Compute, backend: Backend = "auto") -> SkinNetworks:
+    """Both networks, ready to run.
+
+    Raises:
+        MissingInput: there is no champion.
+        BadWeights: the champion's file is not the one that was promoted, or a file is damaged.
+    """
+    from dermatome.skin.stage_parts import remembered_backends
+    from dermatome.skin.tissue import prepare_tissue
+
+    if source.champion is None:
+        raise MissingInput(_NO_CHAMPION)
+    remembered = remembered_backends(source.root)
+    weights = source.champion.load(compute)
+    cells = CellWeights.of(source.cells, source.root.path / "models").load(
+        compute, backend=backend, remembered=remembered
+    )
+    return SkinNetworks(prepare_tissue(weights, compute, backend=backend, remembered=remembered), cells)
+
+
+def skin_examples() -> dict[str, Example]:
+    """Synthetic IHC cores, one for each staining pattern."""
+    return {f"Synthetic skin, {pattern} staining": partial(_toy, pattern) for pattern in StainingPattern}
+
+
+def run_skin_chain(slide: Slide, networks: SkinNetworks, say: Say) -> SkinFound:
+    """Tissue, cells and layers of a slide.
+
+    Raises:
+        BadSetting: the slide's scale does not fit the network's.
+    """
+    from dermatome.skin.cells import segment_cells
+    from dermatome.skin.layers import measure_layers
+    from dermatome.skin.tissue import segment_tissue
+
+    say(0.1, "Tissue")
+    tissue = segment_tissue(slide, networks.tissue, progress=lambda text: say(0.25, text))
+    say(0.4, "Cells")
+    cells = segment_cells(slide, tissue.mask, networks.cells, progress=lambda text: say(0.55, text))
+    say(0.8, "Layers")
+    layers = measure_layers(slide, tissue.mask, cells.instances.whole(), cells.table)
+    return SkinFound(slide, tissue, cells, layers)
+
+
+def skin_view(found: SkinFound) -> str:
+    """The slide with tissue, cells and layers to lay over it."""
+    from dermatome.figures import layer_colours
+    from dermatome.panels import mpp_note
+
+    slide, count = found.slide, len(found.layers.layers)
+    image = slide.overview(VIEW_PX)
+    shown = Size(*image.shape[:2])
+    whole = Box.whole(slide.size)
+    instances = sample_labels(found.cells.instances, whole, VIEW_PX)
+    colours = layer_colours(count)
+    some = sorted({1, (count + 1) // 2, count}) if count else []
+    layers = (
+        filled_layer("Tissue", shrink_labels(found.tissue.mask, VIEW_PX), TISSUE_COLOURS, _LEGEND),
+        filled_layer("Cells", instances, cell_colours(int(instances.max(initial=0)))),
+        filled_layer(
+            "Layers",
+            sample_labels(found.layers.layer_map, whole, VIEW_PX),
+            colours,
+            [(f"layer {number}{', basal' if number == 1 else ''}", colours[number]) for number in some],
+        ),
+    )
+    size = slide.size
+    caption = f"{size.width_px:,} × {size.height_px:,} px, shown at {shown.width_px:,} px; {mpp_note(slide)}."
+    if slide.conversions:
+        caption += f" When read: {'; '.join(slide.conversions)}."
+    return viewer_html(image, layers, name=slide.name, caption=caption)
+
+
+def skin_summary(found: SkinFound) -> str:
+    """What was found, in a sentence or two."""
+    if found.tissue.epidermis_share == 0:
+        return f"{found.slide.name}: tissue without epidermis, so there are no cells or layers to measure."
+    cells, layers = found.cells, found.layers
+    share = f"epidermis is {found.tissue.epidermis_share:.1%} of the slide"
+    first = f"{found.slide.name}: {share}; {len(cells.table):,} cells"
+    if layers.layer_um is None or layers.pattern is None:
+        return f"{first}; no layers: {layers.message}."
+    score = "" if layers.h_score is None else f", H-score {layers.h_score:.0f} of 300"
+    return f"{first}; {len(layers.layers)} layers of {layers.layer_um:.1f} µm; {layers.pattern} staining{score}."
+
+
+def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
+    """Masks, outlines and tables into ``folder``, in the formats of the command line and the platform."""
+    from dermatome import cell_files, figures, label_io
+    from dermatome.files import write_whole
+    from dermatome.label_bands import LabelTally
+
+    slide, name = found.slide, found.slide.name
+    tally = LabelTally(slide.size)
+    tally(found.tissue.mask)
+    return [
+        label_io.save_mask(folder / f"{name}_tissue.npz", found.tissue.mask, found.tissue.crop),
+        label_io.write_geojson(
+            folder / f"{name}_tissue.geojson", label_io.tissue_geojson(tally, mpp=slide.mpp, slide=name)
+        ),
+        cell_files.write_cells_geojson(
+            folder / f"{name}_cells.geojson", found.cells.instances, found.cells.table, slide=name
+        ),
+        cell_files.write_map_tiff(folder / f"{name}_cells.ome.tif", found.cells.instances, slide.mpp, name=name),
+        write_whole(folder / f"{name}_cells.csv", found.cells.table.to_csv(index=False).encode()),
+        write_whole(folder / f"{name}_layers.csv", found.layers.layers.to_csv(index=False).encode()),
+        write_whole(folder / f"{name}_profile.csv", found.layers.profile.to_csv(index=False).encode()),
+        write_whole(folder / f"{name}_layers.png", figures.layers_figure(slide, found.layers)),
+    ]
+
+
+def _toy(pattern: StainingPattern) -> Slide:
+    from dermatome.toy import toy_slide
+
+    return toy_slide(40 + list(StainingPattern).index(pattern), pattern, size_px=768, name=f"toy-{pattern}").slide

@@ -1,0 +1,185 @@
+"""The web app as a person meets it, in the system's Chromium: upload, look, fade, download, mark ROIs; nothing else."""
+
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dermatome.compute import choose_compute
+from dermatome.data_root import DataRoot
+from dermatome.demo.cohort import write_annotations
+from dermatome.geometry import Size
+from dermatome.skin.rois import read_rois
+from dermatome.toy_nuclei import toy_nuclei
+from dermatome.web.app import HEALTH, build_app
+from dermatome.web.page import WebContext
+from dermatome.web.uploads import UploadLimits
+
+CHROMIUM = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if path.exists()), None)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> DataRoot:
+    root = DataRoot.at(str(tmp_path_factory.mktemp("data")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dermatome.demo.cohort.ANNOTATED", ("slide-1",))
+        patch.setattr("dermatome.demo.cohort.SLIDE_PX", 96)
+        write_annotations(root.annotations)
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(root, tmp_path_factory):
+    """The app, served by a thread of this process."""
+    import uvicorn
+
+    scratch = tmp_path_factory.mktemp("scratch")
+    limits = UploadLimits(max_file_bytes=400_000, max_area_px=70_000)
+    app = build_app(WebContext(root, choose_compute("cpu", "fp32", 1), limits, scratch, backend="torch"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed here")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Its sandbox needs rights that a container's root has not; it opens nothing but this app.
+        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    context = browser.new_context(base_url=address, accept_downloads=True)
+    opened = context.new_page()
+    opened.set_default_timeout(120_000)
+    asked: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    yield opened
+    context.close()
+    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert not elsewhere, "the app asks other hosts"
+
+
+def png(seed: int, side: int = 256) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(toy_nuclei(seed, Size(side, side)).slide.whole()).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def upload(page, name: str, data: bytes):
+    kind = "image/png" if name.endswith("png") else "text/html"
+    page.set_input_files("input[type=file]", {"name": name, "mimeType": kind, "buffer": data})
+    page.get_by_text(name[:6]).first.wait_for()
+
+
+def test_an_upload_is_shown_with_its_nuclei_and_what_is_downloaded_parses(page, tmp_path):
+    page.goto("/")
+    page.locator("#dm-run").wait_for()
+    upload(page, "field-7.png", png(7))
+    page.locator("#dm-run").focus()
+    page.keyboard.press("Enter")
+    page.locator("#dm-view .dm-layer-0").first.wait_for(state="visible")
+    assert "field-7" in page.inner_text("#dm-status")
+    # A layer is chosen and faded without a mouse.
+    page.locator("#dm-view input[name=layer]").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.locator("#dm-view img.dm-layer-1").wait_for(state="visible")
+    assert not page.locator("#dm-view img.dm-layer-0").is_visible()
+    page.locator("#dm-view input[name=opacity]").focus()
+    page.keyboard.press("End")
+    assert page.locator("#dm-view img.dm-layer-1").evaluate("node => getComputedStyle(node).opacity") == "1"
+    files = {}
+    for link in page.locator("#dm-downloads a[download]").all():
+        with page.expect_download() as caught:
+            link.click()
+        files[caught.value.suggested_filename] = tmp_path / caught.value.suggested_filename
+        caught.value.save_as(files[caught.value.suggested_filename])
+    nuclei = json.loads(files["field-7.geojson"].read_text())["features"]
+    assert len(nuclei) == len(pd.read_csv(files["field-7.csv"])) > 3
+    assert files.keys() >= {f"field-7_{kind}.ome.tif" for kind in ("semantic", "ternary", "instances")}
+
+
+def test_what_is_no_image_is_refused_in_words(page):
+    page.goto("/")
+    page.locator("#dm-run").wait_for()
+    upload(page, "hidden.png", b"<html>no</html>")
+    page.click("#dm-run")
+    page.locator("#dm-status [role=alert]").wait_for()
+    assert "web page" in page.inner_text("#dm-status")
+
+
+def test_rois_are_marked_with_the_keyboard_and_saved_where_training_tiles_reads_them(page, root):
+    page.goto("/rois")
+    page.get_by_label("Annotated slide of the data root").wait_for()
+    page.wait_for_function("[...document.querySelectorAll('input')].some((field) => field.value === 'slide-1')")
+    page.click("#dm-open")
+    box = page.locator(".dm-box")
+    box.focus()
+    before = page.input_value("input[name=left]")
+    for key in ("ArrowRight", "+", "Enter"):
+        page.keyboard.press(key)
+    assert page.input_value("input[name=left]") > before
+    page.click("#dm-save")
+    page.locator("#dm-roi-status").get_by_text("rois.json").wait_for()
+    rois = {roi.name: roi for roi in read_rois(root.path / "annotations" / "slide-1" / "rois.json")}
+    assert set(rois) == {"all", "r2"}
+    assert (rois["r2"].box.left_px, rois["r2"].box.size, rois["r2"].divide) == (35, Size(35, 35), 2)
+
+
+def test_nothing_is_wider_than_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    for place in ("/", "/skin", "/rois"):
+        page.goto(place)
+        page.get_by_role("button", name="").first.wait_for()
+        page.locator("h1").first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_many_at_once_are_all_answered_with_their_own_result(address, tmp_path):
+    from gradio_client import Client, handle_file
+
+    for seed in range(8):
+        (tmp_path / f"own-{seed}.png").write_bytes(png(seed, 64 + 8 * seed))
+
+    def ask(seed: int) -> tuple[str, int]:
+        client = Client(address, verbose=False, analytics_enabled=False)
+        status, view, _, _ = client.predict(handle_file(tmp_path / f"own-{seed}.png"), None, 0.25, api_name="/nuclei")
+        return status, view
+
+    with ThreadPoolExecutor(8) as pool:
+        for seed, (status, view) in enumerate(pool.map(ask, range(8))):
+            side = 64 + 8 * seed
+            assert f"own-{seed}:" in status
+            assert f"{side} × {side} px" in view
+
+
+def test_it_says_that_it_is_up_and_lets_nothing_else_in(address):
+    import requests
+
+    answer = requests.get(address + HEALTH, timeout=20)
+    assert answer.json() == {"status": "ok"}
+    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert requests.get(f"{address}/gradio_api/file=/etc/passwd", timeout=20).status_code in (403, 404)

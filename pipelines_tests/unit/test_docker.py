@@ -1,0 +1,81 @@
+"""Dockerfile and compose.yaml agree with the project: commands, ports, extras, settings. They are not built here."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines_tests.e2e.platform import CHECKOUT
+
+SERVICES = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
+DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
+OURS = ("web", "dagster-web", "dagster-daemon")
+
+
+def test_there_is_the_app_dagsters_two_and_a_postgres():
+    assert set(SERVICES) == {*OURS, "postgres"}
+    assert all("healthcheck" in service for service in SERVICES.values())
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_its_command_is_an_installed_one_with_options_that_it_has(name):
+    program, *options = SERVICES[name]["command"]
+    (command,) = entry_points(group="console_scripts", name=program)
+    helped = [option for option in options if re.fullmatch("[a-z]+", option)][:1]
+    said = subprocess.run(
+        [sys.executable, "-c", f"from {command.module} import {command.attr} as main; main()", *helped, "--help"],
+        cwd=CHECKOUT, env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for option in options:
+        assert not option.startswith("--") or option in said.stdout
+
+
+@pytest.mark.parametrize("name", ["web", "dagster-web"])
+def test_its_port_is_published_on_this_machine_only_and_is_the_one_that_is_asked_for_its_health(name):
+    service = SERVICES[name]
+    port = service["command"][service["command"].index("--port") + 1]
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"http://127.0.0.1:{port}/" in service["healthcheck"]["test"][-1]
+    assert port in re.search(r"^EXPOSE (.*)$", DOCKERFILE, re.MULTILINE)[1].split()
+
+
+def test_dagster_is_told_what_its_storage_asks_for():
+    wanted = set(re.findall(r"env: (\w+)", (CHECKOUT / "dagster.postgres.yaml").read_text()))
+    of_image = set(re.findall(r"(DERMATOME_\w+)=", DOCKERFILE))
+    for name in ("dagster-web", "dagster-daemon"):
+        assert wanted <= set(SERVICES[name]["environment"]) | of_image
+        assert set(SERVICES[name]["volumes"]) == {"data:/data", "sockets:/tmp"}
+    settings, database = SERVICES["dagster-web"]["environment"], SERVICES["postgres"]["environment"]
+    assert (settings["PGUSER"], settings["PGDATABASE"]) == (database["POSTGRES_USER"], database["POSTGRES_DB"])
+    assert settings["PGHOST"] in SERVICES
+
+
+def test_the_image_is_made_of_this_project_pinned_and_not_run_as_root():
+    extras = set(re.search(r"--editable '\.\[(.*?)\]'", DOCKERFILE)[1].split(","))
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert extras <= set(project["optional-dependencies"])
+    assert "pip install --constraint constraints.txt --editable" in DOCKERFILE
+    assert re.search(r"^USER (?!root)", DOCKERFILE, re.MULTILINE)
+    images = [re.search(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)[1], SERVICES["postgres"]["image"]]
+    assert all(re.search(r":\d+\.\d+", image) for image in images)
+
+
+def test_what_the_image_needs_is_let_in_and_nothing_else():
+    let_in = {line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert all((CHECKOUT / name).exists() for name in let_in)
+    copied = re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.MULTILINE)
+    assert {name.split("/")[0] for line in copied for name in line.split()} - {"."} <= let_in
+    assert let_in >= {"dermatome", "resources", "assets", "orchestration", "workspace.yaml", "dagster.postgres.yaml"}
+
+
+@pytest.mark.skipif(shutil.which("hadolint", path=str(Path(sys.executable).parent)) is None, reason="no hadolint here")
+def test_hadolint_finds_nothing():
+    subprocess.run([Path(sys.executable).with_name("hadolint"), CHECKOUT / "Dockerfile"], check=True)

@@ -1,0 +1,195 @@
+"""The web app without a browser: what it accepts, what it shows, what it saves."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermatome.compute import choose_compute
+from dermatome.data_root import DataRoot
+from dermatome.demo.cohort import write_annotations
+from dermatome.errors import BadAnnotation, BadImage, DermatomeError, MissingInput, StorageFailed
+from dermatome.geometry import Box
+from dermatome.skin.cell_network import load_cell_network
+from dermatome.skin.rois import Roi, read_rois, rois_json
+from dermatome.toy import toy_slide
+from dermatome.web.page import told
+from dermatome.web.roi_files import annotated_slides, editor_html, open_annotated, rois_from_editor, save_annotated
+from dermatome.web.skin_chain import (
+    SkinNetworks,
+    load_skin_networks,
+    run_skin_chain,
+    skin_source,
+    skin_summary,
+    skin_view,
+    write_skin_files,
+)
+from dermatome.web.uploads import UploadLimits, choose_slide, read_upload
+from dermatome.web.viewer import Layer, viewer_html
+
+SMALL = UploadLimits(max_file_bytes=100_000, max_side_px=300, max_area_px=40_000)
+
+
+def saved(folder, name="a.png", size=(64, 48)):
+    Image.fromarray(np.full((*size, 3), 200, np.uint8)).save(folder / name)
+    return folder / name
+
+
+# --- uploads
+
+
+def test_an_upload_is_read_with_the_declared_scale_and_a_harmless_name(tmp_path):
+    slide = read_upload(saved(tmp_path, 'x"><script>alert(1)<'.replace("/", "") + ".png"), 0.4, SMALL)
+    assert (slide.name, slide.mpp, slide.size.height_px) == ("x_script_alert_1", 0.4, 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [((250, 250), "over the limit of 0 million pixels"), ((301, 2), "over the limit of 300 px a side")],
+)
+def test_an_image_of_too_many_pixels_is_refused_in_words(tmp_path, size, says):
+    with pytest.raises(BadImage, match=says):
+        read_upload(saved(tmp_path, size=size), 0.5, SMALL)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(BadImage, match="30,000×30,000 px, over the limit"):
+        read_upload(tmp_path / "bomb.png", 0.5, UploadLimits())
+
+
+def test_other_files_are_refused_in_words(tmp_path):
+    (tmp_path / "page.png").write_bytes(b"<html>")
+    (tmp_path / "big.png").write_bytes(bytes(100_001))
+    saved(tmp_path).rename(tmp_path / "a.svg")
+    for name, says in (("page.png", "web page"), ("big.png", "over the limit of 0 MB"), ("a.svg", "suffix '.svg'")):
+        with pytest.raises(BadImage, match=says):
+            read_upload(tmp_path / name, 0.5, SMALL)
+
+
+def test_an_upload_comes_before_the_example_and_nothing_is_said(tmp_path):
+    toy = toy_slide(1, size_px=64).slide
+    examples = {"toy": lambda: toy}
+    assert choose_slide(str(saved(tmp_path)), "toy", 0.5, SMALL, examples).name == "a"
+    assert choose_slide(None, "toy", None, SMALL, examples) is toy
+    with pytest.raises(MissingInput, match="no image yet"):
+        choose_slide(None, "another", 0.5, SMALL, examples)
+
+
+# --- what is shown
+
+
+def test_names_are_shown_as_text_never_as_html():
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    html = viewer_html(pixels[..., :3], [Layer("<b>", pixels, [("<i>", (1, 2, 3))])], name="<u>", caption="<s>")
+    assert not {"<b>", "<i>", "<u>", "<s>"} & {html[i : i + 3] for i in range(len(html))}
+    assert html.count("data:image/png;base64,") == 1
+
+
+def test_an_error_is_a_sentence_and_a_defect_is_not_shown():
+    @told(("", None))
+    def page(error):
+        yield "ready", 1, 2
+        raise error
+
+    assert list(page(BadImage("It is <torn>: mend it.")))[1:] == [
+        ('<p class="dm-status dm-bad" role="alert">It is &lt;torn&gt;: mend it.</p>', "", None)
+    ]
+    (last,) = list(page(RuntimeError("secret path")))[1:]
+    assert "defect of Dermatome" in last[0]
+    assert "secret" not in last[0]
+
+
+# --- the skin chain
+
+
+def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch):
+    toy = toy_slide(40, size_px=400)
+    known = SimpleNamespace(mask=toy.mask, crop=Box.whole(toy.slide.size), epidermis_share=0.3)
+    monkeypatch.setattr("dermatome.skin.tissue.segment_tissue", lambda slide, network, progress: known)
+    cells = load_cell_network("toy", choose_compute("cpu", "fp32", 1), backend="torch")
+    told_shares = []
+    found = run_skin_chain(toy.slide, SkinNetworks(None, cells), lambda share, text: told_shares.append(share))
+    assert "layers of" in skin_summary(found)
+    assert told_shares == sorted(told_shares)
+    assert skin_view(found).count("<img") == 4
+    files = {path.name.split("_", 1)[1]: path for path in write_skin_files(found, tmp_path)}
+    assert len(json.loads(files["cells.geojson"].read_text())["features"]) == len(found.cells.table) > 10
+    assert files["layers.csv"].read_text().startswith("layer,")
+
+
+def test_without_a_champion_the_page_says_how_to_get_one(tmp_path):
+    source = skin_source(DataRoot.at(str(tmp_path)))
+    assert "materialize tissue_champion" in source.said
+    with pytest.raises(MissingInput, match="no champion"):
+        load_skin_networks(source, choose_compute("cpu", "fp32", 1))
+
+
+# --- ROIs
+
+
+@pytest.fixture
+def root(any_root: DataRoot, monkeypatch) -> DataRoot:
+    monkeypatch.setattr("dermatome.demo.cohort.ANNOTATED", ("one",))
+    monkeypatch.setattr("dermatome.demo.cohort.SLIDE_PX", 96)
+    write_annotations(any_root.annotations)
+    return any_root
+
+
+def sent(name="one", annotated=True, **roi):
+    box = {"name": "r1", "top": 8, "left": 4, "height": 64, "width": 64, "divide": 2} | roi
+    return json.dumps({"name": name, "annotated": annotated, "width": 96, "height": 96, "rois": [box]})
+
+
+def test_rois_are_opened_and_saved_as_training_tiles_reads_them(root, tmp_path):
+    assert annotated_slides(root) == ["one"]
+    opened = open_annotated(root, "one")
+    assert [roi.name for roi in opened.rois] == ["all"]
+    assert 'data-width="96"' in editor_html(opened)
+    name, annotated, rois = rois_from_editor(sent(), root)
+    assert annotated
+    save_annotated(root, name, rois)
+    assert open_annotated(root, "one").rois == (Roi("r1", Box(8, 4, 72, 68), 2),)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("", MissingInput, "No slide is open"),
+        ("[]", BadAnnotation, "did not arrive whole"),
+        ('{"name": "one", "annotated": true, "width": 9, "height": 9, "rois": []}', MissingInput, "no ROI yet"),
+        (sent(left=90), BadAnnotation, "not inside one"),
+        (sent(divide=65), BadAnnotation, "too small to divide"),
+        (sent(top=1.5), BadAnnotation, "whole px"),
+        (sent(name="../one"), StorageFailed, "not usable as a file name"),
+        (sent().replace('"r1"', '"../r"'), StorageFailed, "not usable"),
+        (sent(name="another"), MissingInput, "no annotated slide 'another'"),
+    ],
+)  # fmt: skip
+def test_what_the_editor_sends_is_not_trusted(tmp_path, monkeypatch, text, error, says):
+    root = DataRoot.at(str(tmp_path))
+    monkeypatch.setattr("dermatome.demo.cohort.ANNOTATED", ("one",))
+    monkeypatch.setattr("dermatome.demo.cohort.SLIDE_PX", 96)
+    write_annotations(root.annotations)
+    with pytest.raises(error, match=says) as caught:
+        rois_from_editor(text, root)
+    assert isinstance(caught.value, DermatomeError)
+
+
+def test_beside_rois_of_qupath_no_others_are_saved(tmp_path):
+    root = DataRoot.at(str(tmp_path))
+    (tmp_path / "annotations" / "one").mkdir(parents=True)
+    (tmp_path / "annotations" / "one" / "rois.geojson").write_text("[]")
+    with pytest.raises(BadAnnotation, match="one ROI file only"):
+        save_annotated(root, "one", [Roi("r1", Box(0, 0, 8, 8))])
+
+
+def test_our_roi_file_is_read_back(tmp_path):
+    rois = [Roi("r1", Box(1, 2, 11, 32), 3), Roi("b", Box(0, 0, 4, 4))]
+    path: Path = tmp_path / "rois.json"
+    path.write_bytes(rois_json(rois))
+    assert read_rois(path) == rois
