@@ -153,6 +153,7 @@ TABLES: dict[str, Table] = {
             "kind": _TEXT,
             "run_id": _TEXT,
             "failed_at": "timestamptz",
+            "tries": "bigint",
         },
     ),
 }

@@ -45,10 +45,13 @@ def test_a_backfill_over_postgres(tmp_path, atlas):
             assert infer.execute_in_process(instance=instance).success
             with platform:
                 platform.wait_for(lambda: ended(instance), "the backfill's run", timeout_s=200)
+                lost = {"slide_images": ["700-3_A"]}
+                platform.wait_for(
+                    lambda: missing_slides(instance, root, PER_SLIDE[:1]) == lost, "the backfill's end", timeout_s=200
+                )
             (run,) = ended(instance)
             assert run.tags["dagster/backfill"] == instance.get_backfills()[0].backfill_id
             assert run.status == dg.DagsterRunStatus.FAILURE, "one slide is not there"
-            assert missing_slides(instance, root, PER_SLIDE[:1]) == {"slide_images": ["700-3_A"]}
             keep_connections(instance)
             assert ended(instance)
             with connect(postgres) as connection, connection.cursor() as cursor:  # as a restart does

@@ -135,7 +135,7 @@ def begun_by(tmp_path):
 def test_an_interrupted_run_ends_although_a_computation_does_not(tmp_path, workers):
     process = started(tmp_path, workers)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) != 0
+    assert process.wait(90) != 0
     assert not [pid for pid in begun_by(tmp_path) if psutil.pid_exists(pid)]
     assert not list(tmp_path.glob("*.part"))
 
