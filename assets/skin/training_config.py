@@ -24,6 +24,7 @@ class TissueTraining(dg.Config):
     crop_px: int | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
+    ema_decay: float | None = Field(default=None, description="Of the weights' running mean; 0 leaves it out.")
     seed: int | None = None
     train_mpp: float | None = Field(default=None, description="Microns per pixel that the network sees.")
     coarse_factor: float | None = None
