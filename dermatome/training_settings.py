@@ -32,7 +32,7 @@ class LoopSettings:
         learning_rate: the highest, after warming up; it falls to 0 along a cosine.
         weight_decay: of AdamW (Loshchilov and Hutter, 2019).
         warmup_share: of the run.
-        ema_decay: of the running mean of the weights, which is what is validated and kept; 0 keeps the weights themselves.
+        ema_decay: of the running mean of the weights, which is what is validated and kept; 0 keeps just the weights.
         seed: of everything random.
         checkpoint_seconds: at least this long between two checkpoints.
     """
