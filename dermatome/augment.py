@@ -110,13 +110,13 @@ def random_view(
     level = min(len(tile.levels) - 1, max(0, int(np.floor(-np.log2(zoom) + 0.35))))
     image, labels = tile.levels[level]
     step = 1 / (zoom * 2**level)
-    rows, columns = _positions(image.shape[:2], side_px, step, settings.elastic_px / 2**level, rng)
+    rows, columns = positions(image.shape[:2], side_px, step, settings.elastic_px / 2**level, rng)
     view = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     truth = cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
     return _restain(view, settings, rng), truth
 
 
-def _positions(
+def positions(
     shape: tuple[int, ...], side_px: int, step: float, elastic_px: float, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Where each pixel of the view lies on the tile: (side, side) float32 rows and columns."""

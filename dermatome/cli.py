@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dermatome.cli_cells import cells_train
 from dermatome.cli_nuclei import nuclei_import_weights, nuclei_predict, nuclei_score, nuclei_train
 from dermatome.cli_support import (
     MODELS,
@@ -55,6 +56,7 @@ _GROUPS = {"hpa": hpa_app, "tissue": tissue_app, "cells": cells_app, "layers": l
 for _name, _sub in _GROUPS.items():
     app.add_typer(_sub, name=_name)
 tissue_app.command("train")(tissue_train)
+cells_app.command("train")(cells_train)
 tissue_app.command("import-weights")(tissue_import_weights)
 nuclei_app.command("train")(nuclei_train)
 nuclei_app.command("predict")(nuclei_predict)

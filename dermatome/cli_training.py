@@ -53,6 +53,7 @@ def tissue_train(
     from dermatome.training import EpochReport, TrainSettings
     from dermatome.training_files import train_file
     from dermatome.training_report import write_report
+    from dermatome.weights import load_weights
 
     chosen: dict[str, Any] = {"epochs": epochs, "max_minutes": max_minutes, "seed": seed, "mpp": mpp}
     chosen |= {"patience": patience, "accumulate": gpus}
@@ -60,7 +61,7 @@ def tissue_train(
         chosen["encoder"] = encoder
     if encoder_weights:
         chosen["encoder_weights"] = encoder_weights
-    origin = origin_of_file(continue_from) if continue_from else None
+    origin = origin_of_file(continue_from, load_weights) if continue_from else None
     settings = TrainSettings(**(chosen if origin is None else origin.fill_in(chosen)))
     compute = choose(device, precision, threads)
     with progress_bar() as bar:

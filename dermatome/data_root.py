@@ -14,6 +14,7 @@ failures/<asset>/<partition>.parquet       what failed and why; gone once it suc
 checkpoints/<asset>/<partition>/           of trainings that are under way
 slide_sources/<number>-….parquet           where slides' images come from (`dermatome.slide_register`)
 annotations/<annotated slide>/             what people put in: he.*, mask.*, ihc.*, rois.json|.geojson, palette.json
+cell_annotations/<set>/                    likewise: images with their cells (`dermatome.skin.cell_annotations`)
 inbox/                                     images of the folder mode
 models/                                    networks that are not ours, fetched once: Cellpose's, encoders'
 metrics/dermatome.duckdb                   made from the Parquet files, and again at any time
@@ -56,7 +57,7 @@ CHAMPION = "current"
 
 _PROBE = ".writable"
 # What people put in, and Dagster's own storage.
-_NOT_OURS = ("annotations", "inbox", "dagster")
+_NOT_OURS = ("annotations", "cell_annotations", "inbox", "dagster")
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,19 @@ class DataRoot:
     def annotations(self) -> AnyPath:
         """Where annotated slides are put."""
         return self.path / "annotations"
+
+    @property
+    def cell_annotations(self) -> AnyPath:
+        """Where sets of annotated cells are put, a folder each."""
+        return self.path / "cell_annotations"
+
+    def cell_set(self, name: str) -> AnyPath:
+        """The folder of one set of annotated cells.
+
+        Raises:
+            StorageFailed: the name could leave the data root.
+        """
+        return self.cell_annotations / safe_id(name, "The set of annotated cells")
 
     @property
     def inbox(self) -> AnyPath:

@@ -172,40 +172,6 @@ def layers_figure(slide: Slide, result: LayersResult) -> bytes:
     return to_png(figure)
 
 
-def curves_figure(history: pd.DataFrame) -> bytes:
-    """Loss and validation IoU by epoch, from the history of a training: PNG bytes."""
-    figure = new_figure(9.5, 3.6)
-    loss, iou = figure.subplots(1, 2)
-    epoch = history["epoch"]
-    marker = "o" if len(history) < 25 else None
-    loss.plot(epoch, history["train_loss"], color=INK, marker=marker, markersize=3, linewidth=1.4)
-    loss.set_title("a  Training loss", loc="left", fontsize=10)
-    loss.set_ylabel("Loss", fontsize=9)
-    drawn = False
-    for tissue, style in zip(TissueClass, ("-", "--", "-.", ":"), strict=True):
-        column = f"iou_{tissue.label}"
-        if column not in history or history[column].isna().all():
-            continue
-        drawn = True
-        colour = "#888888" if tissue is TissueClass.BACKGROUND else _hex(tissue.colour)
-        values = history[column].astype(float)
-        last = values.dropna().iloc[-1]
-        label = f"{tissue.label} {last:.3f}"
-        iou.plot(epoch, values, style, color=colour, marker=marker, markersize=3, linewidth=1.8, label=label)
-    iou.set_title("b  Validation IoU (last value in the legend)", loc="left", fontsize=10)
-    iou.set_ylabel("IoU", fontsize=9)
-    iou.set_ylim(0, 1.02)
-    if drawn:
-        iou.legend(fontsize=8, frameon=False, loc="lower right")
-    else:
-        iou.text(0.5, 0.5, "no validation tiles", transform=iou.transAxes, ha="center", va="center", color=GREY)
-    for axes in (loss, iou):
-        _plain(axes)
-        axes.set_xlabel("Epoch", fontsize=9)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    return to_png(figure)
-
-
 def confusion_figure(matrix: npt.NDArray[Any], labels: Sequence[str] = TISSUE_LABELS) -> bytes:
     """A confusion matrix, truth in rows, as shares of each row with pixel counts: PNG bytes."""
     figure = new_figure(1.5 + 1.15 * len(labels), 1.3 + 0.95 * len(labels))

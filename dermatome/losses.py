@@ -1,4 +1,4 @@
-"""Losses for semantic maps, by name, and weights of classes from how much there is of each."""
+"""Losses for semantic maps, by name, weights of classes from how much there is of each; and the loss of cell flows."""
 
 from __future__ import annotations
 
@@ -87,3 +87,19 @@ def class_weights(pixels: npt.NDArray[np.int64], how: ClassWeighting) -> tuple[f
     weights[there] = (pixels.sum() / pixels[there]) ** (1.0 if how == "inverse" else 0.5)
     weights[there] /= weights[there].mean()
     return tuple(float(weight) for weight in weights)
+
+
+def cell_loss(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Cellpose's loss: half the mean square error of flows, plus the cross entropy of being inside a cell.
+
+    As ``cellpose.train`` has it (Stringer et al., 2021).
+
+    Args:
+        found: (N, 3, H, W): five times the flow down and right, and the logit of being inside a cell.
+        truth: (N, 3, H, W) float32: 1 inside cells, the flow down and right.
+    """
+    from torch.nn import functional
+
+    found = found.float()
+    flows = functional.mse_loss(found[:, :2], 5.0 * truth[:, 1:])
+    return flows / 2 + functional.binary_cross_entropy_with_logits(found[:, 2], truth[:, 0])

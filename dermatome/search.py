@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from dermatome.compute import Compute
     from dermatome.files import AnyPath
+    from dermatome.skin.crops import TilePair
     from dermatome.training_data import Split
 
 JOURNAL_FILE = "journal.log"
@@ -118,7 +119,7 @@ def open_study(folder: Path, seed: int = 0) -> optuna.Study:
 
 def run_search(
     folder: Path,
-    split: Split,
+    split: Split[TilePair],
     settings: SearchSettings,
     compute: Compute,
     say: Callable[[str], None] = lambda _: None,
@@ -210,7 +211,7 @@ def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]
 
 def _work(
     folder: Path,
-    split: Split,
+    split: Split[TilePair],
     settings: SearchSettings,
     compute: Compute,
     models_folder: AnyPath | None,
@@ -245,7 +246,7 @@ def _work_beside(*arguments: Any) -> None:
 def _train(
     trial: optuna.Trial,
     folder: Path,
-    split: Split,
+    split: Split[TilePair],
     settings: SearchSettings,
     compute: Compute,
     models_folder: AnyPath | None,

@@ -143,8 +143,66 @@ TRAINING_TABLES: dict[str, Table] = {
         key="partition",
     ),
 }
+_PRECISION = ("ap_50", "ap_75", "ap_90")
+TRAINING_TABLES |= {
+    "cell_training": Table(
+        "cell_weights",
+        RECORD_FILE,
+        {
+            **dict.fromkeys(("weights_sha256", "parent", "parent_sha256"), _TEXT),
+            "seed": "bigint",
+            "epochs": "integer",
+            "steps": "integer",
+            "diameter_um": "double",
+            "diameter_px": "double",
+            "images_train": "integer",
+            "images_validation": "integer",
+            **dict.fromkeys(("images_sha256", "manifest_sha256"), _TEXT),
+            "one_slide_only": "boolean",
+            **dict.fromkeys(("validation", "device", "precision"), _TEXT),
+            "resumed": "boolean",
+            **{f"{score}{when}": "double" for when in ("", "_before") for score in _PRECISION},
+        },
+        key="version",
+    ),
+    "cell_training_epochs": Table(
+        "cell_weights",
+        "history.parquet",
+        {
+            "version": _TEXT,
+            "epoch": "integer",
+            "step": "integer",
+            **dict.fromkeys(("seconds", "learning_rate", "train_loss", *_PRECISION), "double"),
+        },
+    ),
+    "cell_training_images": Table(
+        "cell_weights",
+        "image_scores.parquet",
+        {
+            **dict.fromkeys(("version", "image", "slide", "patient"), _TEXT),
+            **dict.fromkeys(("cells", "found"), "bigint"),
+            **{f"{score}{when}": "double" for when in ("", "_before") for score in _PRECISION},
+        },
+    ),
+    "cell_panel": Table(
+        "cell_panel", RECORD_FILE, {"panel_sha256": _TEXT, "tiles": "integer", "slides": _TEXT}, key="partition"
+    ),
+    "cell_panel_scores": Table(
+        "cell_panel_scores",
+        RECORD_FILE,
+        {
+            **dict.fromkeys(("weights_sha256", "panel_sha256"), _TEXT),
+            **dict.fromkeys(("margin", *_PRECISION), "double"),
+        },
+        key="version",
+    ),
+    "cell_champion": Table("cell_champion", RECORD_FILE, TRAINING_TABLES["champion"].columns, key="partition"),
+}
 
 TRAINING_VIEWS: dict[str, str] = {
+    "cells_not_from_champion": """
+        select k.slide, k.weights, k.weights_sha256, c.version as champion, c.weights_sha256 as champion_sha256
+        from cell_masks k cross join cell_champion c where k.weights_sha256 <> c.weights_sha256 order by slide""",
     "training_lineage": """
         with recursive line as (
             select version, version as ancestor, parent as next, 0 as generations from training

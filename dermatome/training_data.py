@@ -4,30 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.augment import AugmentSettings, TileCache, random_view
-from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadSetting
-from dermatome.skin.crops import TilePair
 from dermatome.skin.manifest import Side
 
 
-@dataclass(frozen=True)
-class Split:
-    """Training and validation tiles, and in words how they were told apart."""
+class Sample(Protocol):
+    """What a split is made of: a tile or an annotated image."""
 
-    train: tuple[TilePair, ...]
-    validation: tuple[TilePair, ...]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def group(self) -> str:
+        """What must not be on both sides."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """What shows the same tissue has the same."""
+        ...
+
+    @property
+    def patient(self) -> str: ...  # noqa: D102
+
+    def class_pixels(self) -> npt.NDArray[np.int64]:
+        """Pixels of each class."""
+        ...
+
+
+S = TypeVar("S", bound=Sample)
+
+
+@dataclass(frozen=True)
+class Split(Generic[S]):
+    """Tiles (or other samples) to train and to validate on, and in words how they were told apart."""
+
+    train: tuple[S, ...]
+    validation: tuple[S, ...]
     how: str
 
 
 def split_tiles(
-    tiles: Sequence[TilePair], share: float, seed: int, known_sides: Mapping[str, Side] | None = None
-) -> Split:
+    tiles: Sequence[S],
+    share: float,
+    seed: int,
+    known_sides: Mapping[str, Side] | None = None,
+    *,
+    what: str = "tiles",
+) -> Split[S]:
     """Holds out about ``share`` of the tiles for validation, whole patients or slides at a time where they are known.
 
     The same tiles and seed always give the same split, whatever the order of the tiles. A draw that would take more
@@ -39,6 +69,7 @@ def split_tiles(
         share: 0 holds out none; otherwise at least one group is held out and at least one left to train on.
         seed: of the draw.
         known_sides: groups that stay on the side they are on already; only the others are drawn.
+        what: they are called, in words.
 
     Raises:
         BadSetting: ``share`` is not from 0 to below 1, or there is but one tile to split.
@@ -47,20 +78,22 @@ def split_tiles(
     """
     if not 0 <= share < 1:
         raise BadSetting(f"The validation share is {share}: set it from 0 to below 1.")
-    groups: dict[str, list[TilePair]] = {}
+    groups: dict[str, list[S]] = {}
     for tile in sorted(tiles, key=lambda t: (t.group, t.name)):
         groups.setdefault(tile.group, []).append(tile)
-    by_slide = any(tile.group != _place(tile) for tile in tiles)
+    by_slide = any(tile.group != tile.place for tile in tiles)
     if share and len(groups) == 1 and len(tiles) > 1:
         # One slide only: its tiles are split, but never the two stains of one place.
         alone, groups = next(iter(groups.values())), {}
         for tile in alone:
-            groups.setdefault(_place(tile), []).append(tile)
+            groups.setdefault(tile.place, []).append(tile)
         by_slide = False
     if share == 0:
         return Split(tuple(t for group in groups.values() for t in group), (), "nothing was held out")
     if len(groups) < 2:
-        raise BadSetting("There is one tile only, so none can be held out: add tiles or set the validation share to 0.")
+        raise BadSetting(
+            f"There is only one of the {what}, so none can be held out: add {what} or set the validation share to 0."
+        )
     sides = known_sides or {}
     kept_out = [name for name in sorted(groups) if sides.get(name) == "validation"]
     names = [name for name in sorted(groups) if name not in sides]
@@ -72,26 +105,22 @@ def split_tiles(
     )
     if not drawn or len(drawn) == len(groups):
         raise BadSetting(
-            "The tiles were all on one side of the split that the parent was trained with: add annotated slides, or "
+            f"The {what} were all on one side of the split that the parent was trained with: add annotated slides, or "
             "start from scratch."
         )
     held = [tile for name in drawn for tile in groups[name]]
     kept = tuple(tile for name in sorted(groups) if name not in drawn for tile in groups[name])
-    what = "whole slides" if by_slide else "tiles (slides unknown, or one only)"
+    units = "whole slides" if by_slide else f"{what} (slides unknown, or one only)"
     if any(tile.patient for tile in tiles):
-        what = "whole patients"
-    how = f"{len(held)} of {len(tiles)} tiles held out, {what} drawn with seed {seed}"
+        units = "whole patients"
+    how = f"{len(held)} of {len(tiles)} {what} held out, {units} drawn with seed {seed}"
     if kept_out:
         how += ", those of the parent as they were"
     return Split(kept, tuple(sorted(held, key=lambda t: t.name)), how)
 
 
-def _pixels(names: Sequence[str], groups: Mapping[str, list[TilePair]]) -> dict[str, npt.NDArray[np.int64]]:
-    counted: dict[str, npt.NDArray[np.int64]] = {}
-    for name in names:
-        counts = [np.bincount(tile.read()[1].ravel(), minlength=len(TISSUE_LABELS)) for tile in groups[name]]
-        counted[name] = np.sum(counts, axis=0)
-    return counted
+def _pixels(names: Sequence[str], groups: Mapping[str, list[S]]) -> dict[str, npt.NDArray[np.int64]]:
+    return {name: np.sum([tile.class_pixels() for tile in groups[name]], axis=0) for name in names}
 
 
 def draw_groups(
@@ -115,10 +144,6 @@ def draw_groups(
             drawn.append(name)
             left, held = left - pixels[name], held + sizes[name]
     return drawn or list(names[:1])
-
-
-def _place(tile: TilePair) -> str:
-    return tile.mask_path.stem
 
 
 class Readable(Protocol):

@@ -1,8 +1,10 @@
-"""Figures of a training's report: reliability, and its best and worst tiles; PNG bytes."""
+"""Figures of a training's report: curves, reliability, and its best and worst tiles; PNG bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +13,72 @@ from dermatome.evaluation import CALIBRATION_BINS, Calibration, TileResult
 from dermatome.overlay import TISSUE_COLOURS, colour_labels, shrink_image
 from dermatome.panels import GREY, INK, new_figure, to_png
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SAMPLES = 3
 """Best tiles, and worst tiles, that are shown."""
 _WRONG = (213, 94, 0)
 """Vermilion of Okabe and Ito's palette, which no class has."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One validation score of a history: its column, what it is called, and how it is drawn."""
+
+    column: str
+    label: str
+    colour: str
+    style: str
+
+
+TISSUE_LINES = tuple(
+    Line(
+        f"iou_{tissue.label}",
+        tissue.label,
+        "#888888" if tissue is TissueClass.BACKGROUND else "#{:02x}{:02x}{:02x}".format(*tissue.colour),
+        style,
+    )
+    for tissue, style in zip(TissueClass, ("-", "--", "-.", ":"), strict=True)
+)
+CELL_LINES = (
+    Line("ap_50", "at IoU 0.5", "#0072b2", "-"),
+    Line("ap_75", "at IoU 0.75", "#d55e00", "--"),
+    Line("ap_90", "at IoU 0.9", "#888888", ":"),
+)
+
+
+def curves_figure(history: pd.DataFrame, lines: Sequence[Line] = TISSUE_LINES, score: str = "IoU") -> bytes:
+    """Loss and validation scores by epoch, from the history of a training: PNG bytes."""
+    figure = new_figure(9.5, 3.6)
+    loss, right = figure.subplots(1, 2)
+    epoch = history["epoch"]
+    marker = "o" if len(history) < 25 else None
+    loss.plot(epoch, history["train_loss"], color=INK, marker=marker, markersize=3, linewidth=1.4)
+    loss.set_title("a  Training loss", loc="left", fontsize=10)
+    loss.set_ylabel("Loss", fontsize=9)
+    drawn = False
+    for line in lines:
+        if line.column not in history or history[line.column].isna().all():
+            continue
+        drawn = True
+        values = history[line.column].astype(float)
+        label = f"{line.label} {values.dropna().iloc[-1]:.3f}"
+        style = {"color": line.colour, "marker": marker, "markersize": 3, "linewidth": 1.8, "label": label}
+        right.plot(epoch, values, line.style, **style)
+    right.set_title(f"b  Validation {score} (last value in the legend)", loc="left", fontsize=10)
+    right.set_ylabel(score, fontsize=9)
+    right.set_ylim(0, 1.02)
+    if drawn:
+        right.legend(fontsize=8, frameon=False, loc="best")
+    else:
+        right.text(0.5, 0.5, "nothing was held out", transform=right.transAxes, ha="center", va="center", color=GREY)
+    for axes in (loss, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel("Epoch", fontsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return to_png(figure)
 
 
 def reliability_figure(calibration: Calibration) -> bytes:

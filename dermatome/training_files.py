@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.skin.crops import load_tiles
+from dermatome.skin.crops import TilePair, load_tiles
 from dermatome.skin.manifest import Side, licences, manifest_path, manifest_rows, write_manifest
 from dermatome.training import EpochReport, TrainResult, train
 from dermatome.training_data import Split, split_tiles
@@ -88,7 +88,7 @@ def choose_tiles(
     validation_folders: Sequence[Path],
     settings: TrainSettings,
     known_sides: Mapping[str, Side] | None = None,
-) -> Split:
+) -> Split[TilePair]:
     """The tiles to train and to validate on; arguments and errors as for :func:`train_file`."""
     tiles = load_tiles(*folders)
     if validation_folders:

@@ -15,7 +15,7 @@ from dermatome.evaluation import CALIBRATION_BINS, Evaluation
 from dermatome.files import write_whole
 from dermatome.scores import SCORE_NAMES, Confusion, class_scores, mean_score
 from dermatome.stage_record import write_table
-from dermatome.training_figures import reliability_figure, samples_figure
+from dermatome.training_figures import curves_figure, reliability_figure, samples_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,12 +59,12 @@ def write_report(folder: Path, version: str, history: pd.DataFrame, found: Evalu
     write_whole(folder / "classification_report.csv", _report_csv(found))
     write_whole(folder / "confusion.png", figures.confusion_figure(found.confusion, TISSUE_LABELS))
     write_whole(folder / "reliability.png", reliability_figure(found.calibration))
-    curves = figures.curves_figure(history)
+    curves = curves_figure(history)
     write_whole(folder / "curves.png", curves)
     write_whole(folder / PREVIEW_FILE, figures.preview(curves))
     if samples := samples_figure(found.tiles):
         write_whole(folder / SAMPLES_FIGURE, samples)
-    _write_events(folder / EVENTS_FOLDER, history)
+    write_events(folder / EVENTS_FOLDER, history)
 
 
 def report_values(found: Evaluation) -> dict[str, Any]:
@@ -152,13 +152,13 @@ def _report_csv(found: Evaluation) -> bytes:
     return buffer.getvalue().encode()
 
 
-def _write_events(folder: Path, history: pd.DataFrame) -> None:
-    """TensorBoard's event file: each column of the history by step."""
+def write_events(folder: Path, history: pd.DataFrame) -> None:
+    """Writes TensorBoard's event file into ``folder``: each column of the history by step."""
     from tensorboardX import SummaryWriter
 
     with SummaryWriter(str(folder)) as writer:
         for row in history.to_dict("records"):
             for name, value in row.items():
                 if name not in ("epoch", "step") and value is not None and value == value:
-                    group = "validation" if str(name).startswith(("iou_", "mean_")) else "training"
+                    group = "validation" if str(name).startswith(("iou_", "mean_", "ap_")) else "training"
                     writer.add_scalar(f"{group}/{name}", float(value), int(row["step"]))

@@ -133,6 +133,12 @@ class LoadedWeights:
     sha256: str
     path: Path
 
+    @property
+    def decided(self) -> dict[str, Any]:
+        """The training settings that a network which goes on from it shares."""
+        card = self.card
+        return {"encoder": card.encoder, "decoder_channels": card.decoder_channels, "train_mpp": card.mpp}
+
 
 def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCard, *, half: bool = False) -> str:
     """Writes a network's state dict and its card to ``path``, and the card as readable JSON beside it.

@@ -35,6 +35,11 @@ train = dg.define_asset_job(
     selection=["tissue_weights", "tissue_panel_scores", "tissue_champion"],
     description="One half: tiles → weights → panel → champion. Its run config chooses encoder, loss and length.",
 )
+train_cells = dg.define_asset_job(
+    "train_cells",
+    selection=["cell_weights", "cell_panel_scores", "cell_champion"],
+    description="The same for cells: annotated cells → weights → panel → champion.",
+)
 refresh_metrics = dg.define_asset_job(
     "refresh_metrics", selection=["skin_metrics"], description="The DuckDB file, made again from the Parquet files."
 )
@@ -143,6 +148,7 @@ JOBS = [
     fetch_hpa_pages,
     cut_training_tiles,
     train,
+    train_cells,
     infer,
     refresh_metrics,
     register_genes,

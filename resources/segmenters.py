@@ -1,5 +1,7 @@
 """The networks that masks and cells are made with: which they are, so that every worker can load them for itself."""
 
+from dataclasses import replace
+
 import dagster as dg
 
 from dermatome.data_root import CHAMPION, DataRoot
@@ -30,16 +32,33 @@ class TissueSegmenterResource(dg.ConfigurableResource):
 
 
 class CellSegmenterResource(dg.ConfigurableResource):
-    """The Cellpose network that the settings name: ``cyto2``, ``toy`` (the demo's) or the path of a weights file."""
+    """The Cellpose network of `cell_champion` or, until there is one, the network that the settings name."""
 
     settings: SettingsResource
 
     def weights(self, root: DataRoot) -> CellWeights:
-        """Which network it is; ``cyto2`` is fetched first where it is missing.
+        """Which network it is; ``cyto2`` is fetched first where it is wanted and missing.
 
         Raises:
             BadWeights: there is no such file.
             FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
+        """
+        record = read_record(root.record("cell_champion", CHAMPION))
+        if record is None:
+            return self.of_settings(root)
+        if record.values["version"] == "settings":
+            return replace(self.of_settings(root), data_version=record.data_version)
+        values = record.values
+        return CellWeights(
+            str(values["version"]), root.models, str(values["weights_sha256"]), record.data_version, root
+        )
+
+    def of_settings(self, root: DataRoot) -> CellWeights:
+        """The network that the settings name: ``cyto2``, ``toy`` (the demo's) or the path of a weights file.
+
+        Raises:
+            BadWeights: there is no such file.
+            FetchFailed: ``cyto2`` could not be fetched.
         """
         return CellWeights.of(self.settings.value.cell_weights, root.models)
 

@@ -1,6 +1,9 @@
 """The skin pipeline, in reading order: pages, images, tiles, weights, champion, masks, cells, layers, metrics."""
 
+from assets.skin.cell_champion import cell_champion
 from assets.skin.cell_masks import cell_masks
+from assets.skin.cell_panel import cell_panel, cell_panel_scores
+from assets.skin.cell_weights import cell_weights
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.hpa_images import hpa_images
@@ -24,6 +27,10 @@ ASSETS = [
     training_comparison,
     tissue_champion,
     epidermis_masks,
+    cell_panel,
+    cell_weights,
+    cell_panel_scores,
+    cell_champion,
     cell_masks,
     epidermis_layers,
     skin_metrics,

@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
+from assets.skin.cell_champion import cell_champion
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
 from resources import CellSegmenterResource, PathsResource, SettingsResource, SlideEngineResource
@@ -13,7 +14,7 @@ from resources import CellSegmenterResource, PathsResource, SettingsResource, Sl
 
 @partitioned(
     partitions_def=SLIDES,
-    deps=[slide_images, epidermis_masks],
+    deps=[slide_images, epidermis_masks, cell_champion],
     partitions_a_run=100,
     group_name="inference",
     kind="pytorch",

@@ -3,11 +3,9 @@
 import dagster as dg
 from pydantic import Field
 
-from assets.metadata import record_metadata
+from assets.champion import record_champion
 from assets.skin.tissue_panel import tissue_panel_scores
 from assets.skin.tissue_weights import tissue_weights
-from dermatome.data_root import CHAMPION, RECORD_FILE
-from dermatome.stage_record import StageRecord, StageResult, fingerprint, write_record
 from resources import PathsResource, SettingsResource
 
 
@@ -37,25 +35,10 @@ def tissue_champion(
     Promoting another version makes exactly the masks stale that other weights made.
     """
     from dermatome.skin.champion import choose_champion
+    from dermatome.skin.kinds import TISSUE
 
     root = paths.data_root
     choice = choose_champion(
         root, config.by, config.version, promotion=settings.value.promotion, despite_drop=config.despite_drop
     )
-    folder = root.folder("tissue_champion", CHAMPION)
-    inputs = {"tissue_weights": choice.weights_sha256}
-    result = StageResult(outcome="chosen", data_version=choice.weights_sha256[:32], values=vars(choice))
-    record = StageRecord(
-        asset="tissue_champion",
-        partition=CHAMPION,
-        fingerprint=fingerprint("1", inputs, config.model_dump()),
-        code_version="1",
-        inputs=inputs,
-        settings=config.model_dump(),
-        run_id=context.run_id,
-        **vars(result),
-    )
-    write_record(folder / RECORD_FILE, record)
-    return dg.MaterializeResult(
-        metadata=record_metadata(record, folder, reused=False), data_version=dg.DataVersion(record.data_version)
-    )
+    return record_champion(context, root, TISSUE, choice, config.model_dump())

@@ -63,10 +63,9 @@ def tissue_panel_scores(
 ) -> dg.MaterializeResult:
     """A version's scores on the panel. Its check blocks promotion in the same run; `tissue_champion` asks as well."""
     from dermatome.skin.panel import score_on_panel
-    from dermatome.skin.promotion import PANEL
 
     root, version = paths.data_root, context.partition_key
-    panel = read_record(root.record(PANEL, CHAMPION))
+    panel = read_record(root.record("tissue_panel", CHAMPION))
     inputs = {"tissue_weights": made_by(root, "tissue_weights", version).data_version}
     mpp, promotion = settings.value.images.declared_mpp, settings.value.promotion
     return make_one(

@@ -1,4 +1,4 @@
-"""The run config of a training version."""
+"""The run configs of training versions."""
 
 import dagster as dg
 from pydantic import Field
@@ -39,3 +39,35 @@ class TissueTraining(dg.Config):
         from dermatome.training_settings import given_settings
 
         return given_settings({name: value for name, value in self.model_dump().items() if value not in (None, {})})
+
+
+class CellTraining(dg.Config):
+    """The run config of a cell network's training; what is not given takes `CellTrainSettings`' default."""
+
+    nbase: list[int] | None = Field(default=None, description="Five channel numbers, 2 first; cyto2's by default.")
+    diameter_px: float | None = Field(default=None, description="What a cell measures where the network sees it.")
+    crop_px: int | None = Field(default=None, description="Side of a view, at that scale.")
+    epochs: int | None = None
+    epoch_steps: int | None = Field(default=None, description="Smallest number of steps that count as an epoch.")
+    max_minutes: float | None = Field(default=None, description="Limit of the whole training.")
+    batch: int | None = None
+    accumulate: int | None = Field(default=None, description="Passes of a batch in one step; GPUs share them.")
+    patience: int | None = Field(default=None, description="Epochs without a better AP at IoU 0.5 before an early end.")
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    seed: int | None = None
+    validation_share: float | None = Field(default=None, description="Of the images, held out.")
+    zoom: float | None = Field(default=None, description="Views are scaled by up to this much more or less.")
+    gain: float | None = Field(default=None, description="Largest relative change of brightness.")
+    noise: float | None = Field(default=None, description="Of pixels, where nuclei are about 1.")
+    gpus: int = Field(default=1, description="How many share the passes of a step.")
+    continue_from: str | None = Field(
+        default=None, description="A version, cyto2, toy or a weights file; none: from scratch; v001_cont1 needs none."
+    )
+    sets: list[str] | None = Field(default=None, description="Folders of cell_annotations/; none: all but the panel's.")
+
+    def given(self) -> dict[str, object]:
+        """The training settings that differ from the defaults."""
+        from dermatome.skin.cell_training import given_cell_settings
+
+        return given_cell_settings({name: value for name, value in self.model_dump().items() if value is not None})

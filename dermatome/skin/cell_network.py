@@ -8,8 +8,7 @@ Pachitariu and Stringer 2022, "Cellpose 2.0".
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.compute import Backend, Compute
-from dermatome.errors import BadWeights, DermatomeError
-from dermatome.files import sha256_bytes, sha256_file, write_whole
+from dermatome.errors import BadWeights
+from dermatome.files import sha256_file
 from dermatome.runner import Runner, prepare_runner
+from dermatome.skin.cell_card import CellCard, read_cell_weights
 from dermatome.skin.cell_image import PREPARATION
 
 if TYPE_CHECKING:
@@ -28,42 +28,10 @@ if TYPE_CHECKING:
 CYTO2_NBASE = (2, 32, 64, 128, 256)
 CYTO2_DIAMETER_PX = 30.0
 TILE_PX = 224  # what Cellpose's networks are trained and run at
-CARD_FORMAT = "dermatome-cellpose-1"
 TOY_WEIGHTS = Path(__file__).parents[1] / "demo" / "cells_toy.safetensors"
 
 # Two numbers the network carries along, which Cellpose's older files do not have; and batch counters it never reads.
 _OPTIONAL_KEYS = ("diam_mean", "diam_labels", "num_batches_tracked")
-
-
-@dataclass(frozen=True)
-class CellCard:
-    """What a cell network is; written beside its weights as JSON and into them.
-
-    Attributes:
-        name: short name.
-        nbase: channels of the input and of each level, finest first.
-        diameter_px: mean diameter of the objects it was trained on, and at which it works best.
-        diameter_um: the same in microns; what objects are taken to measure where no diameter is given.
-        preparation: how its input is made (:data:`dermatome.skin.cell_image.PREPARATION`).
-        trained_on: in words.
-        settings: of its training.
-        scores: of its validation.
-        licence: of the weights.
-        code_version: of Dermatome.
-        format: of this card.
-    """
-
-    name: str
-    nbase: tuple[int, ...]
-    diameter_px: float
-    diameter_um: float
-    preparation: str
-    trained_on: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    scores: dict[str, float] = field(default_factory=dict)
-    licence: str = "MIT"
-    code_version: str = ""
-    format: str = CARD_FORMAT
 
 
 @dataclass(frozen=True)
@@ -79,6 +47,30 @@ class SizeModel:
         """Diameter, px, of the cells of an image with this style at its full size; at least 5."""
         log_ratio = float((self.weights @ (style - self.mean_style)).item()) + self.mean_size
         return max(5.0, float(np.exp(log_ratio) * self.diameter_px))
+
+
+@dataclass(frozen=True)
+class LoadedCells:
+    """A network as it was read, and where it came from.
+
+    Attributes:
+        network: Cellpose's ``CPnet`` in evaluation mode, on the CPU.
+        card: what it is.
+        sha256: of the whole weights file.
+        path: of the weights file.
+        size_model: its size estimate, if it has one.
+    """
+
+    network: torch.nn.Module
+    card: CellCard
+    sha256: str
+    path: Path
+    size_model: SizeModel | None = None
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """The training settings that a network which goes on from it shares."""
+        return {"nbase": self.card.nbase, "diameter_px": self.card.diameter_px}
 
 
 @dataclass(frozen=True)
@@ -127,29 +119,6 @@ def build_cpnet(nbase: tuple[int, ...], diameter_px: float) -> torch.nn.Module:
     return network
 
 
-def save_cell_network(path: Path, model: torch.nn.Module, card: CellCard) -> str:
-    """Writes weights as half floats in safetensors, the card inside and as ``<stem>.json`` beside.
-
-    Returns:
-        sha256 of the weights file.
-    """
-    import torch
-    from safetensors.torch import save
-
-    tensors = {
-        name: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in model.state_dict().items()
-    }
-    if not all(torch.isfinite(value.float()).all() for value in tensors.values()):
-        raise BadWeights(f"The network for {path.name} has weights that half floats cannot hold: train it again.")
-    data = save(tensors, metadata={"card": json.dumps(asdict(card), sort_keys=True)})
-    write_whole(path, data)
-    sha256 = sha256_bytes(data)
-    beside = json.dumps({**asdict(card), "sha256": sha256}, indent=2, sort_keys=True) + "\n"
-    write_whole(path.with_suffix(".json"), beside.encode())
-    return sha256
-
-
 def load_cell_network(
     weights: Path | str,
     compute: Compute,
@@ -159,16 +128,30 @@ def load_cell_network(
     backend: Backend = "auto",
     remembered: Path | None = None,
 ) -> CellNetwork:
-    """Loads a network from a file of :func:`save_cell_network`, or Cellpose's ``cyto2`` from a folder of its files.
+    """Loads a network and prepares it to run; arguments and errors as for :func:`open_cells`, and:
+
+    Args:
+        weights: see there.
+        compute: device, precision and threads.
+        models_folder: see there.
+        fetch_missing: see there.
+        backend: what runs it, see :func:`dermatome.runner.prepare_runner`.
+        remembered: where the choice of ``auto`` is kept, likewise.
+    """
+    read = open_cells(weights, models_folder=models_folder, fetch_missing=fetch_missing)
+    runner = cell_runner(read.network, compute, backend, remembered)
+    card = read.card
+    return CellNetwork(card.name, read.sha256, card.diameter_px, card.diameter_um, runner, compute, read.size_model)
+
+
+def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_missing: bool = False) -> LoadedCells:
+    """Reads a network's file (:mod:`dermatome.skin.cell_card`), or those of Cellpose's ``cyto2`` from a folder.
 
     Args:
         weights: a ``.safetensors`` file, or ``"cyto2"``, or ``"toy"``, the demo's (:data:`TOY_WEIGHTS`).
-        compute: device, precision and threads.
         models_folder: where ``cyto2torch_0`` and ``size_cyto2torch_0.npy`` lie;
             :func:`dermatome.skin.cyto2.fetch_cyto2` puts them there.
         fetch_missing: whether to do that now where they are not there; nothing is ever downloaded otherwise.
-        backend: what runs it, see :func:`dermatome.runner.prepare_runner`.
-        remembered: where the choice of ``auto`` is kept, likewise.
 
     Raises:
         BadWeights: the file is missing, damaged, has missing, unexpected or misshapen entries, no card, or was
@@ -176,25 +159,24 @@ def load_cell_network(
         FetchFailed: ``cyto2`` was to be fetched and could not be.
     """
     if weights == "cyto2":
-        from dermatome.skin.cyto2 import fetch_cyto2, load_cyto2
+        from dermatome.skin.cyto2 import NETWORK_FILE, fetch_cyto2, load_cyto2
 
         if fetch_missing and models_folder is not None:
             fetch_cyto2(models_folder)
-        model, sha256, size_model = load_cyto2(models_folder)
-        runner = cell_runner(model, compute, backend, remembered)
-        return CellNetwork("cyto2", sha256, CYTO2_DIAMETER_PX, None, runner, compute, size_model)
+        network, sha256, size_model = load_cyto2(models_folder)
+        card = CellCard("cyto2", CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images")
+        return LoadedCells(network, card, sha256, Path(models_folder or ".") / NETWORK_FILE, size_model)
     path = TOY_WEIGHTS if weights == "toy" else Path(weights)
     if not path.is_file():
         raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
-    tensors, card = _read_safetensors(path)
+    tensors, card = read_cell_weights(path)
     if card.preparation != PREPARATION:
         raise BadWeights(
             f"{path.name} was trained on input prepared as {card.preparation!r}, this version prepares "
-            f"{PREPARATION!r}: train it again with dermatome.demo.train_cells."
+            f"{PREPARATION!r}: train it again with 'dermatome cells train'."
         )
     model = filled(build_cpnet(card.nbase, card.diameter_px), tensors, path.name)
-    runner = cell_runner(model, compute, backend, remembered)
-    return CellNetwork(card.name, sha256_file(path), card.diameter_px, card.diameter_um, runner, compute)
+    return LoadedCells(model, card, sha256_file(path), path)
 
 
 def cell_runner(
@@ -240,26 +222,3 @@ def filled(model: torch.nn.Module, tensors: dict[str, Any], file_name: str) -> t
         raise BadWeights(f"{file_name} has weights that are not finite numbers: fetch or train it again.")
     model.load_state_dict({**expected, **{k: v.to(expected[k].dtype) for k, v in tensors.items()}}, strict=True)
     return model.eval()
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], CellCard]:
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except DermatomeError:
-        raise
-    except Exception as error:  # safetensors raises its own type, an OSError or a ValueError
-        raise BadWeights(f"{path.name} is not a whole safetensors file ({error}): copy or train it again.") from error
-    try:
-        fields = json.loads(metadata["card"])
-        card = CellCard(**{**fields, "nbase": tuple(int(n) for n in fields["nbase"])})
-        usable = card.format == CARD_FORMAT and len(card.nbase) == 5 and 1 <= card.diameter_px <= 1000
-        usable = usable and all(1 <= n <= 1024 for n in card.nbase)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadWeights(f"{path.name} has no card of a cell network: use a file train_cells wrote.") from error
-    if not usable:
-        raise BadWeights(f"{path.name} has a card this version cannot use: train it again with this version.")
-    return tensors, card

@@ -76,8 +76,9 @@ class CellsStage:
         return asdict(self.cells) | {"weights_sha256": self.weights.sha256}
 
     def inputs(self, key: str) -> dict[str, str]:
-        """The image and the mask."""
-        return versions_of(self.root, key, "slide_images", "epidermis_masks")
+        """The image, the mask and the network."""
+        made = versions_of(self.root, key, "slide_images", "epidermis_masks")
+        return made | {"cell_champion": self.weights.data_version}
 
     def open(self, seat: Seat) -> None:
         """Puts the network on the device."""

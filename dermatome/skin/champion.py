@@ -1,4 +1,4 @@
-"""The champion: which training version masks are made with now, and why."""
+"""The champion: which training version of a kind of network is in use now, and why."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from dermatome.data_root import WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.files import sha256_file
+from dermatome.skin.kinds import TISSUE, NetworkKind
 from dermatome.skin.promotion import PromotionSettings, check_promotion, panel_record
 from dermatome.stage_record import Scalar, StageRecord, read_record
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The version that masks are made with, and why."""
+    """The version that is in use, and why."""
 
     version: str
     weights_sha256: str
@@ -24,64 +25,76 @@ class Choice:
 
 def choose_champion(
     root: DataRoot,
-    by: str = "mean_iou",
+    by: str | None = None,
     version: str | None = None,
     *,
+    kind: NetworkKind = TISSUE,
     promotion: PromotionSettings | None = None,
     despite_drop: bool = False,
+    unversioned: str | None = None,
 ) -> Choice:
     """The version named by hand, or the one with the highest validation score ``by``; the earlier one where equal.
 
     Args:
         root: the data root.
-        by: a column of the versions' records: ``mean_iou``, ``mean_f1``, ``iou_epidermis``, …; with ``panel_`` before
-            it, of their scores on the panel.
+        by: a column of the versions' records, such as ``mean_iou``, ``iou_epidermis`` or, for cells, ``ap_50``; with
+            ``panel_`` before it, of their scores on the panel; the kind's own where ``None``.
         version: chosen by hand.
+        kind: of network.
         promotion: by how much it may be worse than the champion on the panel, where there is one.
         despite_drop: promote it however much worse it is.
+        unversioned: sha256 of a network that is no training version and is to take the place, under the name
+            ``version``; it is on no panel.
 
     Raises:
         MissingInput: no version is trained, or not the one named, or its file is gone, or the panel lacks its scores.
         BadSetting: no version has that score, or the one chosen is worse than the champion in some class.
         BadWeights: its file is not the one that was trained.
     """
-    versions = _versions(root)
+    by, promotion = by or kind.best_by, promotion or PromotionSettings()
+    if version is not None and unversioned is not None:
+        if not despite_drop:
+            check_promotion(root, version, unversioned, promotion.margin, kind)
+        return Choice(version, unversioned, "hand", None, despite_drop)
+    versions = _versions(root, kind)
     if not versions:
-        raise MissingInput("No weights are trained yet: materialize tissue_weights for a training version first.")
+        raise MissingInput(f"No {kind.name} is trained yet: materialize {kind.weights} for a training version first.")
     if version is not None:
         if version not in versions:
             raise MissingInput(f"The training version {version!r} is not trained: use one of {', '.join(versions)}.")
-        chosen, score = version, _score(root, versions[version], by)
+        chosen, score = version, _score(root, versions[version], by, kind)
     else:
-        scored = {name: found for name, record in versions.items() if (found := _score(root, record, by)) is not None}
+        scored = {
+            name: found for name, record in versions.items() if (found := _score(root, record, by, kind)) is not None
+        }
         if not scored:
             raise BadSetting(
-                f"No training version has the validation score {by!r}: use another score (mean_iou, iou_epidermis, …), "
-                "train with tiles to validate on, or name a version."
+                f"No training version has the validation score {by!r}: use another score "
+                f"({kind.best_by}, {next(iter(kind.judged_by))}, …), hold something out in training, or name a version."
             )
         chosen = max(scored, key=lambda name: scored[name])
         score = scored[chosen]
-    with root.local("tissue_weights", chosen, WEIGHTS_FILE) as folder:
+    with root.local(kind.weights, chosen, WEIGHTS_FILE) as folder:
         sha256 = sha256_file(folder / WEIGHTS_FILE)
     if sha256 != versions[chosen].values.get("weights_sha256"):
         raise BadWeights(
             f"The weights file of {chosen} is not the one that its training wrote (its sha256 is not the record's): "
-            f"materialize tissue_weights for {chosen} again, or choose another version."
+            f"materialize {kind.weights} for {chosen} again, or choose another version."
         )
     if not despite_drop:
-        check_promotion(root, chosen, sha256, (promotion or PromotionSettings()).margin)
+        check_promotion(root, chosen, sha256, promotion.margin, kind)
     return Choice(chosen, sha256, "hand" if version is not None else by, score, despite_drop)
 
 
-def _versions(root: DataRoot) -> dict[str, StageRecord]:
-    records = {name: read_record(root.record("tissue_weights", name)) for name in root.made("tissue_weights")}
+def _versions(root: DataRoot, kind: NetworkKind) -> dict[str, StageRecord]:
+    records = {name: read_record(root.record(kind.weights, name)) for name in root.made(kind.weights)}
     return {name: record for name, record in records.items() if record is not None}
 
 
-def _score(root: DataRoot, record: StageRecord, by: str) -> float | None:
+def _score(root: DataRoot, record: StageRecord, by: str, kind: NetworkKind) -> float | None:
     value: Scalar = None
     if not by.startswith("panel_"):
         value = record.values.get(by)
-    elif (scored := panel_record(root, record.partition)) is not None:
+    elif (scored := panel_record(root, record.partition, kind)) is not None:
         value = scored.values.get(by.removeprefix("panel_"))
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.files import safe_id, sha256_bytes, whole_file, write_whole
 from dermatome.geometry import Box, Size
@@ -82,6 +83,15 @@ class TilePair:
     slide: str = ""
     patient: str = ""
     licence: str = ""
+
+    @property
+    def place(self) -> str:
+        """The name of its mask: the two stains of one place have the same."""
+        return self.mask_path.stem
+
+    def class_pixels(self) -> npt.NDArray[np.int64]:
+        """(C,) pixels of each class; raises as :meth:`read` does."""
+        return np.bincount(self.read()[1].ravel(), minlength=len(TISSUE_LABELS)).astype(np.int64)
 
     def read(self) -> tuple[RgbImage, npt.NDArray[np.uint8]]:
         """(H, W, 3) uint8 RGB and (H, W) uint8 classes.

@@ -17,6 +17,7 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.files import sha256_bytes, write_whole
 from dermatome.skin.crops import TilePair
+from dermatome.slide import RgbImage
 
 THUMBNAIL_PX = 32
 Side = Literal["train", "validation", "panel"]
@@ -34,11 +35,11 @@ class ManifestRow:
         patient: likewise.
         licence: likewise.
         image_sha256: of the image file.
-        mask_sha256: of the mask file.
-        palette_sha256: of the colours its mask was read by.
+        mask_sha256: of the mask file, or the file of its cells.
+        palette_sha256: of the colours its mask was read by; empty for cells.
         height_px: of the tile.
         width_px: likewise.
-        pixels: of each class, in the order of the classes.
+        pixels: of each class, in the order of the classes; for cells, outside and inside of them.
         thumbnail: 32 × 32 grey values, by which near-identical tiles are found.
     """
 
@@ -130,11 +131,7 @@ _SCHEMA = pa.schema(
 
 
 def _row(tile: TilePair, side: Side) -> ManifestRow:
-    import cv2
-
     image, labels = tile.read()
-    grey: Any = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
     return ManifestRow(
         name=tile.name,
         side=side,
@@ -148,5 +145,14 @@ def _row(tile: TilePair, side: Side) -> ManifestRow:
         height_px=labels.shape[0],
         width_px=labels.shape[1],
         pixels=np.bincount(labels.ravel(), minlength=len(TISSUE_LABELS)).tolist(),
-        thumbnail=small.tobytes(),
+        thumbnail=thumbnail(image),
     )
+
+
+def thumbnail(image: RgbImage) -> bytes:
+    """The 32 × 32 grey values of an image that a manifest keeps."""
+    import cv2
+
+    grey: Any = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small: Any = cv2.resize(grey, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
+    return bytes(small.tobytes())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dermatome.data_root import WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadWeights
 from dermatome.files import local_copy, sha256_file
+from dermatome.skin.kinds import CELLS
 
 if TYPE_CHECKING:
     from dermatome.compute import Backend, Compute
@@ -52,19 +53,27 @@ class Champion:
         return loaded
 
 
+NO_CHAMPION = "NULL"
+"""What Dagster takes for the data version of an asset that was never made."""
+
+
 @dataclass(frozen=True)
 class CellWeights:
     """The network that finds cells.
 
     Attributes:
-        weights: ``cyto2``, ``toy`` or the path of a weights file.
+        weights: ``cyto2``, ``toy``, the path of a weights file, or the champion's version.
         models_folder: where the files of ``cyto2`` lie.
         sha256: of the weights file.
+        data_version: of `cell_champion`.
+        root: the data root of a champion; ``None`` for the network that the settings name.
     """
 
     weights: str
     models_folder: AnyPath
     sha256: str
+    data_version: str = NO_CHAMPION
+    root: DataRoot | None = None
 
     @classmethod
     def of(cls, weights: str, models_folder: AnyPath) -> CellWeights:
@@ -92,7 +101,10 @@ class CellWeights:
         """
         from dermatome.skin.cell_network import load_cell_network
 
-        if self.weights == "cyto2":
+        if self.root is not None:
+            with self.root.local(CELLS.weights, self.weights, WEIGHTS_FILE) as folder:
+                network = load_cell_network(folder / WEIGHTS_FILE, compute, backend=backend, remembered=remembered)
+        elif self.weights == "cyto2":
             with local_copy(self.models_folder) as folder:
                 network = load_cell_network(
                     self.weights, compute, models_folder=folder, backend=backend, remembered=remembered
@@ -100,8 +112,9 @@ class CellWeights:
         else:
             network = load_cell_network(self.weights, compute, backend=backend, remembered=remembered)
         if network.sha256 != self.sha256:
+            mend = "cell_champion to promote it as it is now" if self.root else "cell_masks again"
             raise BadWeights(
-                f"The cell network {self.weights!r} was replaced while the run went on (sha256 "
-                f"{network.sha256[:12]}… instead of {self.sha256[:12]}…): materialize cell_masks again."
+                f"The cell network {self.weights!r} is not the one that was chosen (sha256 {network.sha256[:12]}… "
+                f"instead of {self.sha256[:12]}…): materialize {mend}."
             )
         return network

@@ -16,11 +16,13 @@ from dermatome.evaluation import evaluate
 from dermatome.figures import preview
 from dermatome.files import write_whole
 from dermatome.skin.crops import load_tiles
+from dermatome.skin.kinds import TISSUE, NetworkKind
 from dermatome.skin.manifest import ManifestRow, manifest_rows, read_manifest, write_manifest
-from dermatome.skin.promotion import PANEL, PromotionSettings, drop_check
+from dermatome.skin.promotion import PromotionSettings, drop_check
 from dermatome.stage_record import (
     Check,
     Scalar,
+    StageRecord,
     StageResult,
     made_by,
     made_files,
@@ -63,8 +65,33 @@ def freeze_panel(root: DataRoot, slides: Sequence[str], folder: Path, *, replace
             for name in ("palette.json", "tiles.json"):
                 shutil.copyfile(files / name, folder / TILES_FOLDER / slide / name)
     rows = manifest_rows(load_tiles(*(folder / TILES_FOLDER / slide for slide in slides)), "panel")
+    return frozen(root, TISSUE, folder, rows, slides, replace=replace)
+
+
+def frozen(
+    root: DataRoot,
+    kind: NetworkKind,
+    folder: Path,
+    rows: Sequence[ManifestRow],
+    names: Sequence[str],
+    *,
+    replace: bool,
+) -> StageResult:
+    """Writes a panel's manifest and says what it is.
+
+    Args:
+        root: the data root.
+        kind: of network.
+        folder: of the panel.
+        rows: of its tiles or images.
+        names: of the slides or folders it is of.
+        replace: whether a panel that is there may be replaced.
+
+    Raises:
+        BadSetting: there is another panel.
+    """
     sha256 = write_manifest(folder / MANIFEST_FILE, rows)
-    before = read_record(root.record(PANEL, CHAMPION))
+    before = read_record(root.record(kind.panel, CHAMPION))
     if before is not None and before.values["panel_sha256"] != sha256 and not replace:
         raise BadSetting(
             f"There is another panel already, of {before.values['slides']}: scores on two panels cannot be compared; "
@@ -73,15 +100,15 @@ def freeze_panel(root: DataRoot, slides: Sequence[str], folder: Path, *, replace
     return StageResult(
         outcome="frozen",
         data_version=sha256[:32],
-        values={"panel_sha256": sha256, "tiles": len(rows), "slides": ", ".join(slides)},
+        values={"panel_sha256": sha256, "tiles": len(rows), "slides": ", ".join(names)},
     )
 
 
-def panel_rows(root: DataRoot) -> list[ManifestRow]:
+def panel_rows(root: DataRoot, kind: NetworkKind = TISSUE) -> list[ManifestRow]:
     """The manifest of the panel; empty where there is none."""
-    if read_record(root.record(PANEL, CHAMPION)) is None:
+    if read_record(root.record(kind.panel, CHAMPION)) is None:
         return []
-    with root.local(PANEL, CHAMPION, MANIFEST_FILE) as folder:
+    with root.local(kind.panel, CHAMPION, MANIFEST_FILE) as folder:
         return read_manifest(folder / MANIFEST_FILE)
 
 
@@ -105,24 +132,16 @@ def score_on_panel(
         BadWeights: its file is not the one that was trained.
     """
     started = time.perf_counter()
-    trained = made_by(root, "tissue_weights", version)
-    panel = read_record(root.record(PANEL, CHAMPION))
+    trained = made_by(root, TISSUE.weights, version)
+    panel = read_record(root.record(TISSUE.panel, CHAMPION))
     if panel is None:
-        said = "There is no panel to score on: materialize tissue_panel to have versions held against the champion."
         write_table(folder / "scores.parquet", pa.Table.from_pylist([], schema=pa.schema([("version", pa.string())])))
-        return StageResult(
-            outcome=NO_PANEL,
-            data_version=trained.data_version,
-            values={"weights_sha256": trained.values["weights_sha256"]},
-            message=said,
-            checks=(Check("no_class_drops", True, said),),
-        )
-    with root.local("tissue_weights", version, WEIGHTS_FILE) as files:
+        return without_panel(TISSUE, trained)
+    with root.local(TISSUE.weights, version, WEIGHTS_FILE) as files:
         loaded = load_weights(files / WEIGHTS_FILE)
-    if loaded.sha256 != trained.values["weights_sha256"]:
-        raise BadWeights(f"The weights of {version} are not those it was trained to: materialize it again.")
+    check_trained(trained, loaded.sha256)
     card = loaded.card
-    with root.local(PANEL, CHAMPION) as files:
+    with root.local(TISSUE.panel, CHAMPION) as files:
         tiles = load_tiles(*sorted((files / TILES_FOLDER).iterdir()))
         network = loaded.network.to(compute.torch_device)
         run = tile_probabilities(network, compute, card.mean, card.std, mpp / card.mpp, tile_px=card.tile_px, batch=8)
@@ -146,3 +165,25 @@ def score_on_panel(
         seconds={"score": time.perf_counter() - started},
         checks=(drop,),
     )
+
+
+def without_panel(kind: NetworkKind, trained: StageRecord) -> StageResult:
+    """What is said of a version where there is no panel to score it on."""
+    said = f"There is no panel to score on: materialize {kind.panel} to have versions held against the champion."
+    return StageResult(
+        outcome=NO_PANEL,
+        data_version=trained.data_version,
+        values={"weights_sha256": trained.values["weights_sha256"]},
+        message=said,
+        checks=(Check(kind.check, True, said),),
+    )
+
+
+def check_trained(trained: StageRecord, sha256: str) -> None:
+    """Refuses weights of another sha256 than the version was trained to.
+
+    Raises:
+        BadWeights: they are others.
+    """
+    if sha256 != trained.values["weights_sha256"]:
+        raise BadWeights(f"The weights of {trained.partition} are not those it was trained to: materialize it again.")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dermatome.compute import Compute
     from dermatome.files import AnyPath
     from dermatome.skin.origin import Origin
+    from dermatome.weights import LoadedWeights
 
 
 def make_weights(
@@ -33,7 +34,7 @@ def make_weights(
     on_epoch: Callable[[EpochReport], None] | None = None,
     *,
     checkpoints: AnyPath | None = None,
-    origin: Origin | None = None,
+    origin: Origin[LoadedWeights] | None = None,
     panel: Sequence[ManifestRow] = (),
     processes: int = 1,
     models_folder: AnyPath | None = None,

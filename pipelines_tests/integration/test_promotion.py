@@ -20,13 +20,14 @@ from dermatome.skin.crops import cut_tiles, load_tiles
 from dermatome.skin.leakage import find_leaks
 from dermatome.skin.manifest import manifest_rows
 from dermatome.skin.panel import freeze_panel, panel_rows, score_on_panel
-from dermatome.skin.promotion import PANEL, PANEL_SCORES, PromotionSettings, drop_check, panel_record
+from dermatome.skin.promotion import PromotionSettings, drop_check, panel_record
 from dermatome.skin.rois import Roi
 from dermatome.stage_record import StageRecord, StageResult, write_record
 from dermatome.weights import WeightsCard, save_weights
 from orchestration.definitions import build_defs
 from orchestration.demo import _Loading
 
+PANEL, PANEL_SCORES = "tissue_panel", "tissue_panel_scores"
 GOOD = {"iou_background": 0.9, "iou_dermis": 0.8, "iou_epidermis": 0.9, "iou_keratin": 0.7, "mean_iou": 0.825}
 
 

@@ -152,7 +152,7 @@ def test_cell_weights_that_are_not_there_or_are_replaced_are_refused(tmp_path):
     path.write_bytes(TOY_WEIGHTS.read_bytes())
     chosen = resource.weights(DataRoot(tmp_path))
     assert chosen.load(CPU).sha256 == chosen.sha256
-    with pytest.raises(BadWeights, match="was replaced while the run went on"):
+    with pytest.raises(BadWeights, match="is not the one that was chosen"):
         replace(chosen, sha256="another").load(CPU)
 
 

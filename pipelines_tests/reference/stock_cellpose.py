@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.geometry import Box
+from dermatome.skin.cell_card import CellCard, save_cell_network
 from dermatome.skin.cell_image import CellImage
-from dermatome.skin.cell_network import CYTO2_NBASE, TOY_WEIGHTS, CellCard, build_cpnet, save_cell_network
+from dermatome.skin.cell_network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet
 from dermatome.skin.cells import CellSettings
 
 
@@ -40,7 +41,7 @@ def cyto2_sized_weights(folder: Path) -> tuple[Path, Path]:
         tensors[name] = torch.ones_like(empty) if name.endswith("running_var") else torch.zeros_like(empty)
         tensors[name][tuple(slice(side) for side in small[name].shape)] = small[name].to(empty.dtype)
     model.load_state_dict(tensors)
-    save_cell_network(folder / "large.safetensors", model, card)
+    save_cell_network(folder / "large.safetensors", model.state_dict(), card)
     torch.save(model.state_dict(), folder / "large_state_dict")
     return folder / "large.safetensors", folder / "large_state_dict"
 

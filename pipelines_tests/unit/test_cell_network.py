@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from dermatome.compute import Compute
 from dermatome.errors import BadWeights, FetchFailed
 from dermatome.skin import cyto2
+from dermatome.skin.cell_card import CellCard
+from dermatome.skin.cell_card import save_cell_network as save
 from dermatome.skin.cell_image import PREPARATION
-from dermatome.skin.cell_network import CYTO2_NBASE, TOY_WEIGHTS, CellCard, build_cpnet, load_cell_network
-from dermatome.skin.cell_network import save_cell_network as save
+from dermatome.skin.cell_network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet, load_cell_network
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 CARD = CellCard("small", (2, 4, 4, 4, 8), 16.0, 8.0, PREPARATION, "nothing")
@@ -27,7 +28,7 @@ CARD = CellCard("small", (2, 4, 4, 4, 8), 16.0, 8.0, PREPARATION, "nothing")
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save(tmp_path / "w.safetensors", build_cpnet(CARD.nbase, CARD.diameter_px), CARD)
+    save(tmp_path / "w.safetensors", build_cpnet(CARD.nbase, CARD.diameter_px).state_dict(), CARD)
     return tmp_path / "w.safetensors"
 
 

@@ -240,11 +240,12 @@ def test_results_of_another_image_are_refused(
 def test_cells_of_an_empty_mask_are_an_outcome(
     toy: ToySlide, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    from dermatome.skin.cell_card import CellCard, save_cell_network
     from dermatome.skin.cell_image import PREPARATION
-    from dermatome.skin.cell_network import CellCard, build_cpnet, save_cell_network
+    from dermatome.skin.cell_network import build_cpnet
 
     card = CellCard("untrained", (2, 4, 8, 8, 8), 16.0, 8.0, PREPARATION, "nothing")
-    save_cell_network(tmp_path / "cells.safetensors", build_cpnet(card.nbase, card.diameter_px), card)
+    save_cell_network(tmp_path / "cells.safetensors", build_cpnet(card.nbase, card.diameter_px).state_dict(), card)
     save_mask(tmp_path / "tissue" / "good.npz", np.zeros_like(toy.mask), Box.whole(toy.slide.size))
     code, output, errors = run(
         capfd, "cells", "segment", "--tissue", tmp_path / "tissue", "--weights", tmp_path / "cells.safetensors",

@@ -16,6 +16,7 @@ from dermatome.geometry import Box, Size
 from dermatome.skin.layers import measure_layers
 from dermatome.slide import MppSource, Slide
 from dermatome.toy import toy_slide
+from dermatome.training_figures import curves_figure
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
@@ -116,8 +117,8 @@ def test_training_figures() -> None:
             "iou_epidermis": [0.1, None, 0.6],
         }
     )
-    assert colours_in(figures.curves_figure(history)) > 20
-    assert colours_in(figures.curves_figure(history[["epoch", "train_loss"]])) > 10
+    assert colours_in(curves_figure(history)) > 20
+    assert colours_in(curves_figure(history[["epoch", "train_loss"]])) > 10
     matrix = np.diag([10, 0, 5, 3])
     assert pixels_of(figures.confusion_figure(matrix, TISSUE_LABELS)).std() > 10
     assert figures.confusion_figure(matrix) != figures.confusion_figure(matrix[::-1])

@@ -21,6 +21,7 @@ from dermatome.network import build_network
 from dermatome.scores import class_scores
 from dermatome.skin import weights_stage
 from dermatome.skin.champion import choose_champion
+from dermatome.skin.kinds import TISSUE
 from dermatome.skin.leakage import find_leaks
 from dermatome.skin.manifest import ManifestRow, Side, known_sides, manifest_path, write_manifest
 from dermatome.skin.origin import _ancestors, open_origin, parent_name
@@ -141,7 +142,7 @@ def test_a_descendant_is_not_tested_on_what_an_ancestor_learnt(
     root: DataRoot, make: Callable[..., StageResult]
 ) -> None:
     trained(root, "v001", make("v001", b"first"))
-    ancestors, all_known = _ancestors(root, "v001")
+    ancestors, all_known = _ancestors(root, "v001", TISSUE)
     assert all_known
     assert sorted(row.name for row in ancestors["v001"]) == ["t1", "t2", "t3"]
     rows = [tile("n1", "train", "s9", seed=9), tile("t1", "validation", "s1", seed=1)]

@@ -1,0 +1,147 @@
+"""Cell networks in Dagster: trained, scored on a panel, promoted, and cell masks that know which network made them."""
+
+import dagster as dg
+import duckdb
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+
+from assets.partitions import CELL_VERSIONS, SLIDES
+from dermatome.data_root import CHAMPION, DataRoot
+from dermatome.errors import BadSetting
+from dermatome.making import OneStep
+from dermatome.skin import cells_stage
+from dermatome.skin.champion import choose_champion
+from dermatome.skin.kinds import CELLS
+from dermatome.skin.networks import CellWeights
+from dermatome.skin.promotion import check_promotion
+from dermatome.stage_record import StageResult, read_record
+from dermatome.store import build_store
+from orchestration.definitions import build_defs
+from orchestration.demo import _Loading
+from pipelines_tests.annotated_cells import write_set
+from pipelines_tests.integration.test_promotion import put
+from resources import CellSegmenterResource, SettingsResource
+
+TINY = {
+    "nbase": [2, 4, 4, 4, 8], "diameter_px": 16.0, "crop_px": 64, "batch": 2, "epochs": 1, "epoch_steps": 1,
+    "validation_share": 0.3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = DataRoot(tmp_path)
+    root.settings.write_text('cell_weights = "toy"\n[compute]\ndevice = "cpu"\nthreads = 1\n')
+    return root
+
+
+def run(root, instance, *assets, key=None, config=None):
+    return build_defs(root.path).resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(asset) for asset in assets],
+        tags={"dagster/partition": key} if key else {},
+        run_config={"ops": {name: {"config": given} for name, given in config.items()}} if config else None,
+        raise_on_error=False,
+    )  # fmt: skip
+
+
+def segmenter(root):
+    return CellSegmenterResource(settings=SettingsResource(path=str(root.settings)))
+
+
+def test_a_version_is_trained_scored_and_promoted(root):
+    write_set(root.cell_annotations / "study", range(3))
+    write_set(root.cell_annotations / "panel", range(10, 11))
+    before = segmenter(root).weights(root)
+    assert (before.weights, before.data_version) == ("toy", "NULL")
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions(CELL_VERSIONS.name, ["v001"])
+        assert run(root, instance, "cell_panel", config={"cell_panel": {"sets": ["panel"]}}).success
+        done = run(
+            root, instance, "cell_weights", "cell_panel_scores", "cell_champion", key="v001",
+            config={"cell_weights": TINY},
+        )  # fmt: skip
+        assert done.success
+        verdicts = {check.check_name: check.passed for check in done.get_asset_check_evaluations()}
+    assert verdicts == {"no_leakage": True, "no_precision_drops": True}
+    record = read_record(root.record("cell_weights", "v001"))
+    assert (record.values["images_train"], record.values["images_validation"]) == (2, 1)
+    assert set(record.inputs) == {"study"}  # the panel's images are kept apart
+    made = {path.name for path in root.folder("cell_weights", "v001").iterdir()}
+    assert made >= {"weights.safetensors", "weights.tiles.parquet", "curves.png", "precision.png", "samples.png"}
+    assert not (root.checkpoints("cell_weights", "v001") / "checkpoint.pt").exists()
+    chosen = segmenter(root).weights(root)
+    assert (chosen.weights, chosen.sha256) == ("v001", record.values["weights_sha256"])
+    assert chosen.data_version == read_record(root.record("cell_champion", CHAMPION)).data_version
+    with duckdb.connect(str(build_store(root).path), read_only=True) as store:
+        assert store.execute("select version, images_train from cell_training").fetchall() == [("v001", 2)]
+        assert store.execute("select slide, cells from cell_training_images").fetchall()[0][1] == 16
+        assert store.execute("select count(*) from cell_training_epochs").fetchall() == [(1,)]
+        assert store.execute("select version from cell_champion").fetchall() == [("v001",)]
+
+
+def test_a_challenger_that_finds_cells_worse_is_refused(root):
+    for version, sha256, score in (("v001", "a" * 64, 0.5), ("v002", "b" * 64, 0.6)):
+        folder = root.folder("cell_weights", version)
+        folder.mkdir(parents=True)
+        put(root, "cell_weights", version, weights_sha256=sha256, ap_50=score)
+        put(root, "cell_panel_scores", version, weights_sha256=sha256, panel_sha256="p", ap_50=score, ap_75=0.4,
+            ap_90=0.3 - score / 2)  # fmt: skip
+    put(root, "cell_panel", CHAMPION, panel_sha256="p", slides="s")
+    put(root, "cell_champion", CHAMPION, version="v001", weights_sha256="a" * 64)
+    with pytest.raises(
+        BadSetting, match=r"v002 is worse than the champion v001 on the panel: AP at IoU 0\.9 by 0\.050"
+    ):
+        check_promotion(root, "v002", "b" * 64, 0.02, CELLS)
+    back = choose_champion(root, version="settings", kind=CELLS, despite_drop=True, unversioned="c" * 64)
+    assert (back.version, back.weights_sha256, back.chosen_by) == ("settings", "c" * 64, "hand")
+
+
+def test_promotion_makes_exactly_the_cells_of_the_old_network_stale(root, monkeypatch):
+    def stage(root, weights, compute, settings):
+        return OneStep(
+            root, "cell_masks", {}, lambda key, folder: StageResult("made", f"cells by {weights.sha256[:8]}", {}),
+            lambda key: {"slide_images": "i", "epidermis_masks": "m", "cell_champion": weights.data_version},
+        )  # fmt: skip
+
+    monkeypatch.setattr(cells_stage, "CellsStage", stage)
+    graph = build_defs(root.path).resolve_asset_graph()
+    slides = ["s1", "s2"]
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions(SLIDES.name, slides)
+        for asset, version in (("slide_images", "i"), ("epidermis_masks", "m")):
+            for slide in slides:
+                tags = {"dagster/data_version": version}
+                instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=slide, tags=tags))
+                put(root, asset, slide, weights_sha256="w")
+
+        def promote(version):
+            config = {"cell_champion": {"version": version, "despite_drop": True}}
+            assert run(root, instance, "cell_champion", config=config).success
+
+        def stale():
+            resolver = CachingStaleStatusResolver(instance, graph, _Loading(instance))
+            return [s for s in slides if resolver.get_status(dg.AssetKey("cell_masks"), s).value == "STALE"]
+
+        for slide in slides:
+            assert run(root, instance, "cell_masks", key=slide).success
+        assert stale() == []
+        for version in ("v001", "v002"):
+            file = root.folder("cell_weights", version) / "weights.safetensors"
+            file.parent.mkdir(parents=True)
+            file.write_bytes(version.encode())
+            sha256 = CellWeights.of(str(file), root.path).sha256
+            put(root, "cell_weights", version, weights_sha256=sha256, ap_50=0.5)
+        promote("v001")
+        assert stale() == slides
+        for slide in slides:
+            assert run(root, instance, "cell_masks", key=slide).success
+        assert stale() == []
+        promote("v001")
+        assert stale() == []
+        promote("v002")
+        assert stale() == slides
+        assert run(root, instance, "cell_masks", key="s2").success
+        assert stale() == ["s1"]
+        promote("settings")
+        assert stale() == slides

@@ -1,0 +1,218 @@
+"""Training of cell networks: annotations read, flows turned with their view, Cellpose's loss, killed and gone on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dermatome.compute import Compute
+from dermatome.errors import BadAnnotation, BadSetting, BadWeights, MissingInput
+from dermatome.files import sha256_file
+from dermatome.geometry import Size
+from dermatome.losses import cell_loss
+from dermatome.skin.cell_annotations import find_annotated, read_label_image
+from dermatome.skin.cell_network import open_cells
+from dermatome.skin.cell_scores import CellScores, mean_precision
+from dermatome.skin.cell_training import CellTrainSettings, given_cell_settings, train_cells
+from dermatome.skin.cell_views import CellPicture, CellSource, ViewSettings, flow_targets, random_view
+from dermatome.skin.cell_weights_stage import named_origin, train_cells_file
+from dermatome.skin.manifest import manifest_path, read_manifest
+from pipelines_tests.annotated_cells import SIDE_PX, image_of, labels_of, write_set
+
+CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
+TINY = CellTrainSettings(
+    nbase=(2, 4, 4, 4, 8), diameter_px=16.0, crop_px=64, batch=2, epochs=2, epoch_steps=2, checkpoint_seconds=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return find_annotated(write_set(tmp_path_factory.mktemp("cells") / "set", range(3)))
+
+
+def outlines(labels):
+    """The pixels' outer edges of each disc as (x, y) polygons."""
+    for number in range(1, labels.max() + 1):
+        rows = np.flatnonzero((labels == number).any(axis=1))
+        left = [int(np.flatnonzero(labels[row] == number)[0]) for row in rows]
+        right = [int(np.flatnonzero(labels[row] == number)[-1]) + 1 for row in rows]
+        down = [(x, y + dy) for x, y in zip(right, rows, strict=True) for dy in (0, 1)]
+        up = [(x, y + dy) for x, y in zip(left[::-1], rows[::-1], strict=True) for dy in (1, 0)]
+        yield [(int(x), int(y)) for x, y in down + up]
+
+
+def test_the_same_cells_are_read_from_every_kind_of_file(tmp_path):
+    labels = labels_of(5)
+    geojson = {
+        "type": "FeatureCollection",
+        "features": [
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}, "properties": {}}
+            for ring in outlines(labels)
+        ],
+    }
+    vertices = (
+        "<Region><Vertices>" + "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in ring) + "</Vertices></Region>"
+        for ring in outlines(labels)
+    )
+    layer = f'<Attributes><Attribute Name="any name"/></Attributes><Regions>{"".join(vertices)}</Regions>'
+    xml = f'<Annotations MicronsPerPixel="0.25"><Annotation>{layer}</Annotation></Annotations>'
+    for name in ("json", "xml", "png", "tif16", "tif32"):
+        Image.fromarray(image_of(labels)).save(tmp_path / f"{name}.png")
+    (tmp_path / "json.geojson").write_text(json.dumps(geojson))
+    (tmp_path / "xml.xml").write_text(xml)
+    Image.fromarray(labels.astype(np.uint16)).save(tmp_path / "png_labels.png")
+    Image.fromarray(labels.astype(np.uint16) * 3).save(tmp_path / "tif16_masks.tif")
+    Image.fromarray(labels * 1000).save(tmp_path / "tif32_labels.tif")
+    found = find_annotated(tmp_path)
+    assert [image.slide for image in found] == ["json", "png", "tif16", "tif32", "xml"]
+    for image in found:
+        slide, read = image.read()
+        assert read.max() == 16
+        assert ((read > 0) == (labels > 0)).all(), image.name
+        assert len(np.unique(read[labels == 4])) == 1
+        assert slide.mpp == (0.25 if image.slide == "xml" else 0.5)
+    (tmp_path / "about.json").write_text('{"mpp": 0.3, "licence": "CC0", "patients": {"xml": "P1"}}')
+    last = find_annotated(tmp_path)[-1]
+    assert (last.read()[0].mpp, last.licence, last.group, last.patient) == (0.3, "CC0", "P1", "P1")
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(MissingInput, match="no folder"):
+        find_annotated(tmp_path / "none")
+    with pytest.raises(MissingInput, match="no annotated images"):
+        find_annotated(tmp_path)
+    labels = labels_of(0)
+    Image.fromarray(image_of(labels)).save(tmp_path / "a.png")
+    with pytest.raises(MissingInput, match="no cells beside"):
+        find_annotated(tmp_path)
+    (tmp_path / "a.geojson").write_text("{}")
+    with pytest.raises(BadAnnotation, match="no GeoJSON of polygons"):
+        find_annotated(tmp_path)[0].read()
+    far = {"type": "Polygon", "coordinates": [[[0, 0], [1e300, 0], [0, 9]]]}
+    (tmp_path / "a.geojson").write_text(json.dumps({"features": [{"geometry": far}]}))
+    with pytest.raises(BadAnnotation, match="no place on an image"):
+        find_annotated(tmp_path)[0].read()
+    (tmp_path / "a.geojson").write_text('{"features": []}')
+    with pytest.raises(BadAnnotation, match="no cell inside its image"):
+        find_annotated(tmp_path)[0].read()
+    Image.fromarray(labels.astype(np.uint16)).save(tmp_path / "a_labels.png")
+    with pytest.raises(BadAnnotation, match="has both"):
+        find_annotated(tmp_path)
+    with pytest.raises(BadAnnotation, match="same size"):
+        read_label_image(tmp_path / "a_labels.png", Size(9, 9))
+    Image.fromarray(image_of(labels)).save(tmp_path / "rgb.png")
+    with pytest.raises(BadAnnotation, match="holds colours"):
+        read_label_image(tmp_path / "rgb.png", Size(SIDE_PX, SIDE_PX))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a_labels.png").read_bytes()[:200])
+    with pytest.raises(BadAnnotation, match="cannot be read"):
+        read_label_image(tmp_path / "cut.png", Size(SIDE_PX, SIDE_PX))
+    (tmp_path / "about.json").write_text('{"mpp": -1}')
+    with pytest.raises(BadAnnotation, match="about.json is not usable"):
+        find_annotated(tmp_path)
+
+
+def test_flows_are_turned_with_their_view():
+    labels = labels_of(1)
+    # Each cell has a brightness of its own, by which the view's cells are told apart.
+    picture = CellPicture((labels / 20).astype(np.float32), flow_targets(labels))
+    plain = ViewSettings(zoom=0.0, gain=0.0, noise=0.0)
+    for seed in range(4):
+        shown, truth = random_view(picture, 80, plain, np.random.default_rng(seed))
+        cells = np.where(truth[0] > 0, np.rint(shown * 20), 0).astype(np.int32)
+        at_edge = np.unique(np.concatenate([cells[0], cells[-1], cells[:, 0], cells[:, -1]]))
+        small = np.flatnonzero(np.bincount(cells.ravel()) < 100)  # where the brightness of an edge is another cell's
+        cells[np.isin(cells, [*at_edge, *small])] = 0
+        again = flow_targets(cells).astype(np.float32)
+        cosine = truth[1] * again[1] + truth[2] * again[2]
+        assert np.median(cosine[cells > 0]) > 0.9
+        assert not truth[1:, truth[0] == 0].any()
+
+
+def test_batches_depend_on_their_number_alone():
+    pictures = [CellPicture((labels_of(k) > 0).astype(np.float32), flow_targets(labels_of(k))) for k in range(2)]
+    one, two = (CellSource(pictures, crop_px=64, batch=3, views=ViewSettings(), seed=4) for _ in range(2))
+    one.batch(0)
+    for first, second in zip(one.batch(7), two.batch(7), strict=True):
+        assert (first == second).all()
+    assert [part.shape for part in one.batch(1)] == [(3, 64, 64), (3, 3, 64, 64)]
+    assert one.views_for_area == pytest.approx(2 * SIDE_PX**2 / 64**2)
+
+
+def test_the_loss_is_cellposes():
+    from cellpose.train import _loss_fn_seg
+
+    rng = np.random.default_rng(0)
+    found = torch.from_numpy(rng.normal(0, 2, (2, 3, 32, 32)).astype(np.float32))
+    truth = np.stack([flow_targets(labels_of(k))[:, :32, :32] for k in range(2)]).astype(np.float32)
+    theirs = _loss_fn_seg(truth, found, torch.device("cpu"))
+    torch.testing.assert_close(cell_loss(found, torch.from_numpy(truth)), theirs)
+
+
+def test_average_precision_is_the_mean_over_images(images):
+    scores = [
+        CellScores(images[0], {0.5: value, 0.75: None, 0.9: 0.0}, 1, 1, np.zeros((1, 1), np.int32))
+        for value in (0.2, 0.6, None)
+    ]
+    assert mean_precision(scores) == {"ap_50": pytest.approx(0.4), "ap_75": None, "ap_90": 0.0}
+    assert mean_precision([]) == {"ap_50": None, "ap_75": None, "ap_90": None}
+
+
+def states_equal(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_killed_training_ends_like_one_that_was_not(images, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def end(row, share):
+        raise Killed
+
+    undisturbed = train_cells(images[:2], images[2:], TINY, CPU, name="v")
+    with pytest.raises(Killed):
+        train_cells(images[:2], images[2:], TINY, CPU, name="v", checkpoint_dir=tmp_path, on_epoch=end)
+    resumed = train_cells(images[:2], images[2:], TINY, CPU, name="v", checkpoint_dir=tmp_path)
+    assert resumed.resumed
+    assert states_equal(resumed.state, undisturbed.state)
+    assert resumed.history.drop(columns="seconds").equals(undisturbed.history.drop(columns="seconds"))
+    assert undisturbed.card.steps == undisturbed.history["step"].iloc[-1] > 2
+    assert undisturbed.before == []
+    assert undisturbed.card.diameter_um == pytest.approx(8, abs=0.6)
+
+
+def test_it_goes_on_from_a_file_and_writes_what_loads(images, tmp_path):
+    folder = images[0].image_path.parent
+    short = replace(TINY, epochs=1, epoch_steps=1)
+    result, sha256 = train_cells_file([folder], tmp_path / "w.safetensors", short, CPU, name="first")
+    read = open_cells(tmp_path / "w.safetensors")
+    assert (read.sha256, read.card.name, read.card.nbase) == (sha256, "first", (2, 4, 4, 4, 8))
+    assert all(torch.equal(value, read.network.state_dict()[name]) for name, value in result.state.items())
+    assert read.card.manifest_sha256 == sha256_file(manifest_path(tmp_path / "w.safetensors"))
+    rows = read_manifest(manifest_path(tmp_path / "w.safetensors"))
+    assert sorted(row.side for row in rows) == ["train", "train", "validation"]
+    assert read.card.validation.startswith("1 of 3 images held out, whole slides")
+    origin = named_origin(str(tmp_path / "w.safetensors"))
+    settings = CellTrainSettings(**origin.fill_in(given_cell_settings({"crop_px": 64, "batch": 2, "epochs": 1})))
+    settings = replace(settings, epoch_steps=1, learning_rate=1e-9, seed=1)
+    child, _ = train_cells_file([folder], tmp_path / "c.safetensors", settings, CPU, name="second", origin=origin)
+    assert child.card.parent == sha256
+    assert [score.image.name for score in child.before] == [score.image.name for score in child.after]
+    held = {row.name for row in rows if row.side == "validation"}
+    assert {score.image.name for score in child.after} == held  # whatever the seed: the parent's stay apart
+    for name, value in read.network.named_parameters():
+        torch.testing.assert_close(child.state[name], value, rtol=0, atol=1e-3)
+    with pytest.raises(BadWeights, match="leave nbase and diameter_px out"):
+        train_cells(images[:1], [], replace(settings, diameter_px=30.0), CPU, name="x", parent=origin.weights)
+    with pytest.raises(BadSetting, match="no annotated images"):
+        train_cells([], [], settings, CPU, name="x")
+
+
+@pytest.mark.parametrize("wrong", [{"nbase": (3, 4, 4, 4, 4)}, {"diameter_px": 2}, {"crop_px": 100}, {"batch": 1}])
+def test_settings_out_of_range(wrong):
+    with pytest.raises(BadSetting):
+        replace(TINY, **wrong)
+    with pytest.raises(BadSetting):
+        replace(TINY, views=ViewSettings(gain=1.0))
