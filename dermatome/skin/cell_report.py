@@ -116,7 +116,7 @@ def cell_samples_figure(scores: Sequence[CellScores]) -> bytes:
 
     shown = _best_and_worst(scores)
     figure = new_figure(10.2, 3.55 * len(shown) + 0.5)
-    titles = ("Image", "Annotated: found, missed", "Found: right, wrong")
+    titles = ("Image", "Annotated cells", "Cells found")
     for row, (title, score) in enumerate(shown):
         slide, truth = score.image.read()
         side = round(_DETAIL_UM / slide.mpp)
@@ -138,7 +138,7 @@ def cell_samples_figure(scores: Sequence[CellScores]) -> bytes:
                 precision = mean_precision([score])["ap_50"]
                 scored = "" if precision is None else f"AP at IoU 0.5: {precision:.2f}"
                 axes.set_ylabel(f"{title}  {scored}\n{score.image.slide[-28:]}", fontsize=8, color=INK)
-    colours = ((_RIGHT, "matched at IoU 0.5"), (_MISSED, "annotated, not found"), (_WRONG, "found, not annotated"))
+    colours = ((_RIGHT, "matched at IoU 0.5"), (_MISSED, "annotated, no match"), (_WRONG, "found, no match"))
     patches = [Patch(facecolor=np.array(colour) / 255, label=label) for colour, label in colours]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     return to_png(figure)
@@ -150,12 +150,16 @@ def _outlined(
     matched: npt.NDArray[np.bool_],
     other: tuple[int, int, int],
 ) -> npt.NDArray[np.uint8]:
+    import cv2
+
     large, cells = enlarge(pixels, labels, 1000)
     times = cells.shape[0] // labels.shape[0]
     right = matched.repeat(times, axis=0).repeat(times, axis=1)
     edge = borders(cells)
-    drawn = large.copy()
-    drawn[edge & right], drawn[edge & ~right] = _RIGHT, other
+    # Nuclei are dark: on a paler image, outlines of a few pixels are seen.
+    drawn = (large // 2 + 127).astype(np.uint8)
+    for which, colour in ((edge & right, _RIGHT), (edge & ~right, other)):
+        drawn[cv2.dilate(which.astype(np.uint8), np.ones((4, 4), np.uint8)) > 0] = colour
     return drawn
 
 
