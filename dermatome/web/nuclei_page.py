@@ -74,12 +74,17 @@ def build_nuclei_page(context: WebContext) -> None:
             status = gr.HTML(
                 status_html("Upload an image or pick an example, then press the button."), elem_id="dm-status"
             )
-            counts = gr.HTML(elem_id="dm-counts")
-            downloads = gr.File(
-                label="Downloads", file_count="multiple", interactive=False, visible=False, elem_id="dm-downloads"
-            )
+        # On a phone columns come one below the other: first what was asked for, then its numbers and files.
         with gr.Column(scale=3, min_width=320):
             view = gr.HTML(elem_id="dm-view")
+            with gr.Row():
+                with gr.Column(min_width=280):
+                    counts = gr.HTML(elem_id="dm-counts")
+                with gr.Column(min_width=280):
+                    downloads = gr.File(
+                        label="Downloads", file_count="multiple", interactive=False, visible=False,
+                        elem_id="dm-downloads",
+                    )  # fmt: skip
     button.click(
         run, choice.inputs, [status, view, counts, downloads],
         api_name="nuclei", show_progress_on=[status], **ONE_AT_A_TIME,

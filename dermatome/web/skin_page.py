@@ -77,13 +77,13 @@ def build_skin_page(context: WebContext) -> None:
             status = gr.HTML(
                 status_html("Upload an image or pick an example, then press the button."), elem_id="dm-status"
             )
-            downloads = gr.File(
-                label="Downloads", file_count="multiple", interactive=False, visible=False, elem_id="dm-downloads"
-            )
         with gr.Column(scale=3, min_width=320):
             view = gr.HTML(elem_id="dm-view")
-    profiles = gr.HTML()
+    profiles = gr.HTML(elem_id="dm-profiles")
     table = gr.Dataframe(label="Layers, 1 = basal", interactive=False, visible=False)
+    downloads = gr.File(
+        label="Downloads", file_count="multiple", interactive=False, visible=False, elem_id="dm-downloads"
+    )
     button.click(
         run, choice.inputs, [status, view, profiles, table, downloads],
         api_name="skin", show_progress_on=[status], **ONE_AT_A_TIME,
