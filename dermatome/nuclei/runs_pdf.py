@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PAGE_IN = (8.27, 11.69)
-_ROWS = 46
+_ROWS = 50
 """Lines of a table on a page."""
 
 
@@ -74,7 +74,7 @@ def _table_pages(
         )  # fmt: skip
         table.auto_set_font_size(False)
         table.set_fontsize(8)
-        table.scale(1, 1.25)
+        table.scale(1, 1.15)
         for cell in table.get_celld().values():
             cell.set_edgecolor("#cccccc")
             cell.set_text_props(color=INK)
@@ -86,6 +86,7 @@ def _picture_page(title: str, png: bytes) -> Figure:
     figure, axes = _blank(title)
     with Image.open(io.BytesIO(png)) as opened:
         axes.imshow(opened.convert("RGB"), interpolation="none")
+    axes.set_anchor("N")
     return figure
 
 

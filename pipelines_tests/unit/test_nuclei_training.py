@@ -173,7 +173,7 @@ def test_all_runs_are_reported_in_numbers_in_one_page_and_in_one_pdf(made, tmp_p
     assert "loss.semantic_weight" in page
     pdf = (tmp_path / PDF_FILE).read_bytes()
     assert pdf.startswith(b"%PDF")
-    assert pdf.count(b"/Type /Page ") == 1 + 2 * 5  # numbers; two of settings, curves, classes, samples of both
+    assert pdf.count(b"/Type /Page ") == 1 + 2 * 4  # numbers; settings, curves, classes, samples of both
 
 
 def test_a_patient_on_both_sides_is_told(made, tmp_path, compute):
