@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from dermatome.errors import BadImage, BadSetting, MissingInput
 from dermatome.files import sha256_bytes, sha256_file
 from dermatome.geometry import Box, Size
+from dermatome.pixel_types import as_rgb, check_whole, unidentified
 from dermatome.tiled_pixels import TiledPixels
+from dermatome.wsi import WSI_SUFFIXES, WsiPixels, stated_mpp
 
 RgbImage = npt.NDArray[np.uint8]
 
@@ -60,7 +62,7 @@ class Slide:
     """
 
     name: str
-    pixels: RgbImage | TiledPixels
+    pixels: RgbImage | TiledPixels | WsiPixels
     mpp: float
     mpp_source: MppSource
     sha256: str
@@ -77,7 +79,7 @@ class Slide:
         Raises:
             BadImage: it is read in parts because it does not fit there.
         """
-        if isinstance(self.pixels, TiledPixels):
+        if not isinstance(self.pixels, np.ndarray):
             raise BadImage(f"{self.name} is too large to be taken into memory whole: export a smaller region of it.")
         return self.pixels
 
@@ -92,7 +94,7 @@ class Slide:
     def rows(self, box: Box, size: Size) -> Iterator[RgbImage]:
         """:meth:`region` in bands of rows from top to bottom, (rows, w, 3) each."""
         pixels, level = self.pixels, 0
-        if isinstance(pixels, TiledPixels) and size.area_px < box.size.area_px:
+        if not isinstance(pixels, np.ndarray) and size.area_px < box.size.area_px:
             shrunk = min(box.size.height_px / size.height_px, box.size.width_px / size.width_px)
             level = pixels.level_for(shrunk)
             box = box.rescaled(self.size, pixels.sizes[level])
@@ -100,7 +102,7 @@ class Slide:
 
         def rows_of(top: int, bottom: int) -> RgbImage:
             part = Box(box.top_px + top, box.left_px, box.top_px + bottom, box.right_px)
-            return pixels.read(part, level) if isinstance(pixels, TiledPixels) else pixels[part.slices]
+            return pixels[part.slices] if isinstance(pixels, np.ndarray) else pixels.read(part, level)
 
         for first in range(0, size.height_px, _BLOCK_ROWS):
             last = min(first + _BLOCK_ROWS, size.height_px)
@@ -137,12 +139,26 @@ def resize_image(pixels: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
 
 
 def read_slide(
-    path: Path, *, declared_mpp: float = DECLARED_MPP, max_side_px: int = MAX_SIDE_PX, name: str | None = None
+    path: Path,
+    *,
+    declared_mpp: float = DECLARED_MPP,
+    max_side_px: int = MAX_SIDE_PX,
+    name: str | None = None,
+    stated: bool = False,
 ) -> Slide:
     """Reads and checks a JPEG, PNG or TIFF file, decoding it whole, or, a TIFF of many pixels, only opening it.
 
+    Vendors' slides (:data:`~dermatome.wsi.WSI_SUFFIXES`) are only opened, too.
+
     Grey, CMYK, palette, alpha and 16-bit images are turned into 8-bit RGB where that is safe, and
     :attr:`Slide.conversions` says so. HPA gives no scale, so ``declared_mpp`` is used and recorded as declared.
+
+    Args:
+        path: the file.
+        declared_mpp: microns per pixel.
+        max_side_px: of an image that is decoded whole.
+        name: of the slide; by default the file's stem.
+        stated: whether the scale that a TIFF or a vendor's slide states is used instead, where it states one.
 
     Raises:
         MissingInput: no such file.
@@ -153,23 +169,40 @@ def read_slide(
     if not 0.01 <= declared_mpp <= 100:
         raise BadSetting(f"The declared mpp is {declared_mpp}: give microns per pixel between 0.01 and 100.")
     try:
+        if path.suffix.lower() in WSI_SUFFIXES:
+            if not path.stat().st_size:
+                raise BadImage(f"{path.name} is empty: fetch it again.")
+            vendors = WsiPixels(path)
+            return _in_parts(path, name, vendors, vendors.mpp if stated else None, declared_mpp)
         if _is_large_tiff(path):
-            parts = TiledPixels(path)
-            said = (f"read in parts, at {len(parts.sizes)} levels",)
-            return Slide(name or path.stem, parts, declared_mpp, MppSource.DECLARED, sha256_file(path), said)
+            return _in_parts(path, name, TiledPixels(path), stated_mpp(path) if stated else None, declared_mpp)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BadImage(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: export a smaller region of it.")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise MissingInput(f"There is no image {path}: check the path, or fetch it first.") from error
     pixels, conversions = decode_rgb(data, path.name, max_side_px=max_side_px)
+    mpp = stated_mpp(path) if stated and path.suffix.lower() in (".tif", ".tiff") else None
     return Slide(
         name=name or path.stem,
         pixels=pixels,
-        mpp=declared_mpp,
-        mpp_source=MppSource.DECLARED,
+        mpp=mpp or declared_mpp,
+        mpp_source=MppSource.FILE if mpp else MppSource.DECLARED,
         sha256=sha256_bytes(data),
         conversions=conversions,
+    )
+
+
+def _in_parts(
+    path: Path, name: str | None, pixels: TiledPixels | WsiPixels, mpp: float | None, declared_mpp: float
+) -> Slide:
+    return Slide(
+        name=name or path.stem,
+        pixels=pixels,
+        mpp=mpp or declared_mpp,
+        mpp_source=MppSource.FILE if mpp else MppSource.DECLARED,
+        sha256=sha256_file(path),
+        conversions=(f"read in parts, at {len(pixels.sizes)} levels",),
     )
 
 
@@ -209,87 +242,16 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
                     f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
                     "raise the limit or export a smaller region."
                 )
-            _check_whole(image, data)
+            check_whole(image, data)
             pages, deep = getattr(image, "n_frames", 1), any(";16" in str(tile[3]) for tile in image.tile)
             image.load()
-            pixels, conversions = _as_rgb(image, name)
+            pixels, conversions = as_rgb(image, name)
             if deep and "16-bit" not in str(conversions):
                 conversions = ("16-bit colour divided by 256", *conversions)
             return pixels, (f"the first of {pages} pages taken", *conversions) if pages > 1 else conversions
     except BadImage:
         raise
     except UnidentifiedImageError as error:
-        raise BadImage(_unidentified(data, name)) from error
+        raise BadImage(unidentified(data, name)) from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise BadImage(f"{name} is damaged or cut short ({error}): fetch it again.") from error
-
-
-def _check_whole(image: Image.Image, data: bytes) -> None:
-    """Finds what Pillow reads without a word: what is missing would come out as grey or black tissue.
-
-    Raises:
-        ValueError: compressed data of a JPEG are damaged or missing, or strips or tiles of a TIFF are.
-    """
-    if data[:2] == b"\xff\xd8":
-        # libjpeg only warns of such data, and Pillow passes no warnings on.
-        import simplejpeg
-
-        try:
-            simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
-        except ValueError as error:
-            if str(error).startswith(("Corrupt JPEG data", "Premature end")):
-                raise
-    tags = getattr(image, "tag_v2", None)
-    if tags is not None:
-        tiled = 324 in tags
-        down, across = (tags.get(323, 0), tags.get(322, 0)) if tiled else (tags.get(278, image.height), image.width)
-        planes = tags.get(277, 1) if tags.get(284, 1) == 2 else 1
-        parts = -(-image.height // max(1, down)) * -(-image.width // max(1, across)) * planes
-        there = len(tags.get(324 if tiled else 273, ()))
-        if there < parts:
-            raise ValueError(f"{there} of {parts} strips or tiles are there")
-
-
-def _unidentified(data: bytes, name: str) -> str:
-    kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF"}
-    for start, kind in kinds.items():
-        if data.startswith(start):
-            return (
-                f"{name} begins like a {kind} image, but its header is damaged or of a kind that is not read: fetch it "
-                "again, or export it as 8-bit RGB."
-            )
-    return f"{name} is not a JPEG, PNG or TIFF image (it begins with {data[:8]!r}): fetch or export it again."
-
-
-def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
-    conversions: list[str] = []
-    if image.getexif().get(0x0112, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-        conversions.append("turned upright as its EXIF orientation says")
-    mode = image.mode
-    if mode == "RGB":
-        pass
-    elif mode in ("L", "1"):
-        conversions.append("grey repeated into three channels")
-    elif mode in ("I;16", "I;16B", "I;16L", "I"):
-        return _sixteen_bit(np.asarray(image), name, conversions)
-    elif mode in ("RGBA", "LA", "PA") or (mode == "P" and "transparency" in image.info):
-        image = image.convert("RGBA")
-        white: Any = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-        conversions.append("transparency laid on white")
-    elif mode == "P":
-        conversions.append("palette turned into RGB")
-    elif mode in ("CMYK", "YCbCr", "LAB"):
-        conversions.append(f"{mode} turned into RGB without a colour profile")
-    else:
-        raise BadImage(f"{name} has pixels of type {mode!r}, which has no safe 8-bit RGB reading: export it as RGB.")
-    return np.array(image.convert("RGB"), dtype=np.uint8), tuple(conversions)
-
-
-def _sixteen_bit(values: npt.NDArray[Any], name: str, conversions: list[str]) -> tuple[RgbImage, tuple[str, ...]]:
-    if values.min() < 0 or values.max() > 65535:
-        raise BadImage(f"{name} has 32-bit pixels outside 0..65535: export it as 8-bit RGB.")
-    grey = (values.astype(np.uint32) >> 8).astype(np.uint8)
-    conversions.append("16-bit grey divided by 256 and repeated into three channels")
-    return np.repeat(grey[..., None], 3, axis=2), tuple(conversions)

@@ -19,9 +19,10 @@ from PIL import Image
 
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, NucleusClass
 from dermatome.errors import BadAnnotation, BadImage, MissingInput
+from dermatome.geometry import Box
 from dermatome.nuclei.annotations import read_annotation
 from dermatome.nuclei.maps import BOUNDARY_PX, NucleusMaps, draw_nuclei, ternary_map
-from dermatome.slide import MAX_SIDE_PX, SUFFIXES, MppSource, RgbImage, decode_rgb, read_slide
+from dermatome.slide import MAX_SIDE_PX, SUFFIXES, WHOLE_PX, MppSource, RgbImage, decode_rgb, read_slide
 
 DRAWN_COLOURS = {
     NucleusClass.BACKGROUND: (0, 0, 0),
@@ -147,8 +148,10 @@ def read_annotated(image: AnnotatedImage, declared_mpp: float, boundary_px: int 
         BadAnnotation: what belongs to it cannot, or does not fit.
         MissingInput: a file is gone.
     """
-    slide = read_slide(image.image, declared_mpp=declared_mpp)
-    rgb, mpp, source = slide.whole(), declared_mpp, slide.mpp_source
+    slide = read_slide(image.image, declared_mpp=declared_mpp, stated=True)
+    if slide.size.area_px > WHOLE_PX:
+        raise BadImage(f"{image.image} is too large to be annotated whole: export the annotated regions of it.")
+    rgb, mpp, source = slide.region(Box.whole(slide.size), slide.size), slide.mpp, slide.mpp_source
     if image.outlines is not None:
         drawn = read_annotation(image.outlines)
         if drawn.mpp is not None:

@@ -1,0 +1,98 @@
+"""Vendors' slides through OpenSlide, on a real one and on a pyramid made here, and scales that files state."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from dermatome.errors import BadImage
+from dermatome.geometry import Box, Size
+from dermatome.slide import MppSource, read_slide
+from dermatome.wsi import WsiPixels, stated_mpp
+
+RGB = np.random.default_rng(0).integers(0, 256, (600, 520, 3)).astype(np.uint8)
+APERIO = "Aperio Image Library v11.2.1 \n520x600 (128x128) JPEG/RGB Q=90|AppMag = 20|MPP = 0.4990"
+
+
+def as_svs(path: Path, description: str = APERIO) -> Path:
+    """A pyramid of two levels that OpenSlide takes for Aperio's; without loss."""
+    with tifffile.TiffWriter(path) as writer:
+        for rgb in (RGB, RGB[::2, ::2]):
+            writer.write(
+                rgb, tile=(128, 128), photometric="rgb", description=description, metadata=None, compression="deflate",
+                software=None,
+            )  # fmt: skip
+    return path
+
+
+def test_a_slide_is_read_in_parts_at_each_level(tmp_path: Path) -> None:
+    slide = read_slide(as_svs(tmp_path / "a.svs"), declared_mpp=0.25, stated=True)
+    assert isinstance(slide.pixels, WsiPixels)
+    assert (slide.size, slide.mpp, slide.mpp_source) == (Size(600, 520), 0.499, MppSource.FILE)
+    assert slide.pixels.sizes == (Size(600, 520), Size(300, 260))
+    np.testing.assert_array_equal(slide.pixels[10:300, 100:410], RGB[10:300, 100:410])
+    np.testing.assert_array_equal(slide.pixels.read(Box(20, 30, 50, 90), 1), RGB[::2, ::2][20:50, 30:90])
+    np.testing.assert_array_equal(slide.region(Box.whole(slide.size), Size(300, 260)), RGB[::2, ::2])
+    assert (slide.pixels.level_for(1.9), slide.pixels.level_for(2.0)) == (0, 1)
+    slide.pixels.check()
+
+
+def test_a_scale_is_declared_where_nothing_is_stated_or_asked(tmp_path: Path) -> None:
+    stated = as_svs(tmp_path / "a.svs")
+    assert read_slide(stated, declared_mpp=0.25).mpp_source is MppSource.DECLARED
+    silent = as_svs(tmp_path / "b.svs", APERIO.replace("|MPP = 0.4990", ""))
+    assert (read_slide(silent, declared_mpp=0.25, stated=True).mpp) == 0.25
+
+
+def test_what_is_no_slide_is_refused(tmp_path: Path) -> None:
+    whole = as_svs(tmp_path / "a.svs").read_bytes()
+    for name, data in (("cut.svs", whole[:3000]), ("text.ndpi", b"no slide"), ("empty.dcm", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(BadImage, match=name):
+            read_slide(tmp_path / name)
+
+
+def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path: Path) -> None:
+    path = as_svs(tmp_path / "a.svs")
+    with tifffile.TiffFile(path) as tiff:
+        offsets = [page.dataoffsets[0] for page in tiff.pages]
+    data = bytearray(path.read_bytes())
+    for offset in offsets:
+        data[offset : offset + 50] = bytes(50)
+    path.write_bytes(data)
+    with pytest.raises(BadImage, match="damaged"):
+        WsiPixels(path).check()
+    with pytest.raises(BadImage, match="damaged"):
+        WsiPixels(path)[0:10, 0:10]
+
+
+@pytest.mark.parametrize(
+    ("how", "mpp"),
+    [
+        ({"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}, 0.25),
+        ({"resolution": (72, 72), "resolutionunit": "INCH"}, None),
+        ({"resolution": (50_800, 50_800), "resolutionunit": "INCH"}, 0.5),
+        ({"resolution": (40_000, 40_000), "resolutionunit": "NONE"}, None),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.3, "PhysicalSizeXUnit": "µm"}}, 0.3),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 3, "PhysicalSizeXUnit": "mm"}}, None),
+        ({"ome": True}, None),
+    ],
+)
+def test_scales_that_tiffs_state(tmp_path: Path, how: dict, mpp: float | None) -> None:
+    buffer = io.BytesIO()
+    ome = how.pop("ome", False)
+    tifffile.imwrite(buffer, RGB[:40, :40], photometric="rgb", ome=ome, **how)
+    (tmp_path / "a.tif").write_bytes(buffer.getvalue())
+    assert stated_mpp(tmp_path / "a.tif") == (None if mpp is None else pytest.approx(mpp))
+    slide = read_slide(tmp_path / "a.tif", declared_mpp=0.7, stated=True)
+    assert slide.mpp == pytest.approx(mpp or 0.7)
+    assert slide.mpp_source is (MppSource.FILE if mpp else MppSource.DECLARED)
+
+
+def test_a_real_slide(realdata: Path) -> None:
+    path = realdata / "wsi" / "CMU-1-Small-Region.svs"
+    slide = read_slide(path, stated=True)
+    assert (slide.size, slide.mpp, slide.mpp_source) == (Size(2967, 2220), 0.499, MppSource.FILE)
+    np.testing.assert_array_equal(slide.pixels[100:300, 200:500], tifffile.imread(path, key=0)[100:300, 200:500])
