@@ -14,6 +14,7 @@ import typer
 
 from dermatome.cli_cells import cells_train
 from dermatome.cli_nuclei import nuclei_import_weights, nuclei_predict, nuclei_score, nuclei_train
+from dermatome.cli_patches import nuclei_patches
 from dermatome.cli_support import (
     MODELS,
     Device,
@@ -58,6 +59,7 @@ for _name, _sub in _GROUPS.items():
 tissue_app.command("train")(tissue_train)
 cells_app.command("train")(cells_train)
 tissue_app.command("import-weights")(tissue_import_weights)
+nuclei_app.command("patches")(nuclei_patches)
 nuclei_app.command("train")(nuclei_train)
 nuclei_app.command("predict")(nuclei_predict)
 nuclei_app.command("score")(nuclei_score)

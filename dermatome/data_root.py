@@ -16,6 +16,8 @@ slide_sources/<number>-….parquet           where slides' images come from (`de
 annotations/<annotated slide>/             what people put in: he.*, mask.*, ihc.*, rois.json|.geojson, palette.json
 cell_annotations/<set>/                    likewise: images with their cells (`dermatome.skin.cell_annotations`)
 inbox/                                     images of the folder mode
+nuclei_annotations/<case>/                 annotated images of nuclei of one patient (`dermatome.nuclei.annotated`)
+nuclei_inbox/                              H&E slides, <slide>.svs and the like
 models/                                    networks that are not ours, fetched once: Cellpose's, encoders'
 metrics/dermatome.duckdb                   made from the Parquet files, and again at any time
 settings.toml                              settings other than the defaults
@@ -57,7 +59,7 @@ CHAMPION = "current"
 
 _PROBE = ".writable"
 # What people put in, and Dagster's own storage.
-_NOT_OURS = ("annotations", "cell_annotations", "inbox", "dagster")
+_NOT_OURS = ("annotations", "cell_annotations", "inbox", "nuclei_annotations", "nuclei_inbox", "dagster")
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,16 @@ class DataRoot:
     def inbox(self) -> AnyPath:
         """Where images of the folder mode are put."""
         return self.path / "inbox"
+
+    @property
+    def nuclei_annotations(self) -> AnyPath:
+        """Where annotated images of nuclei are put, a folder for each case."""
+        return self.path / "nuclei_annotations"
+
+    @property
+    def nuclei_inbox(self) -> AnyPath:
+        """Where H&E slides are put."""
+        return self.path / "nuclei_inbox"
 
     @property
     def store(self) -> AnyPath:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -24,9 +24,8 @@ from dermatome.files import (
     write_whole,
 )
 from dermatome.panels import PREVIEW_PX, preview
-from dermatome.slide import SUFFIXES, Slide, read_slide
+from dermatome.slide import SUFFIXES, MppSource, Slide, read_slide
 from dermatome.stage_record import Check, StageResult, content_version, read_record
-from dermatome.tiled_pixels import TiledPixels
 
 if TYPE_CHECKING:
     from dermatome.files import AnyPath
@@ -91,26 +90,75 @@ def acquire_slide(
         MissingInput: the file of a folder source is gone.
     """
     started = time.perf_counter()
-    suffix = PurePosixPath(urlsplit(source.location).path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise BadImage(f"{source.location} has the suffix {suffix!r}: give a {', '.join(SUFFIXES)} file.")
-    path = folder / f"{IMAGE_STEM}{suffix}"
-    http_status: int | None = None
     if source.origin == "folder":
-        _copy(any_path(source.location), path)
-    elif not _copy_verified(kept, source, path):
+        return take_slide(source, folder, declared_mpp, max_side_px)
+    path = _place_of(source, folder, SUFFIXES)
+    http_status: int | None = None
+    if not _copy_verified(kept, source, path):
         fetched = client.fetch(source.location, path, kind="image")
         http_status = fetched.status
-    fetched_at = time.perf_counter()
+    fetched_s = time.perf_counter() - started
+    return _verified(source, path, declared_mpp, max_side_px, fetched_s, http_status=http_status)
+
+
+def take_slide(
+    source: SlideSource,
+    folder: Path,
+    declared_mpp: float,
+    max_side_px: int,
+    suffixes: Sequence[str] = SUFFIXES,
+    *,
+    stated: bool = False,
+) -> StageResult:
+    """Copies the image of a folder source into ``folder`` and checks it.
+
+    Args:
+        source: where the image is.
+        folder: where it is put.
+        declared_mpp: microns per pixel.
+        max_side_px: a wider or higher image that is decoded whole is refused.
+        suffixes: of the files that are taken.
+        stated: whether the scale that the file states is used instead, where it states one.
+
+    Raises:
+        BadImage: it is no usable image.
+        MissingInput: the file is gone.
+    """
+    started = time.perf_counter()
+    path = _place_of(source, folder, suffixes)
+    _copy(any_path(source.location), path)
+    copied_s = time.perf_counter() - started
+    return _verified(source, path, declared_mpp, max_side_px, copied_s, stated=stated)
+
+
+def _place_of(source: SlideSource, folder: Path, suffixes: Sequence[str]) -> Path:
+    suffix = PurePosixPath(urlsplit(source.location).path).suffix.lower()
+    if suffix not in suffixes:
+        raise BadImage(f"{source.location} has the suffix {suffix!r}: give a {', '.join(suffixes)} file.")
+    return folder / f"{IMAGE_STEM}{suffix}"
+
+
+def _verified(
+    source: SlideSource,
+    path: Path,
+    declared_mpp: float,
+    max_side_px: int,
+    fetched_s: float,
+    *,
+    http_status: int | None = None,
+    stated: bool = False,
+) -> StageResult:
+    """What is kept of an image that lies at ``path`` now, checked by decoding it; its preview is put beside it."""
+    started = time.perf_counter()
     try:
-        slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide)
-        if isinstance(slide.pixels, TiledPixels):
+        slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide, stated=stated)
+        if not isinstance(slide.pixels, np.ndarray):
             slide.pixels.check()
     except BadImage as error:
         raise BadImage(f"{error} It came from {source.location}.") from error
     decoded_at = time.perf_counter()
     small = slide.overview(PREVIEW_PX)
-    write_whole(folder / PREVIEW_FILE, preview(small))
+    write_whole(path.parent / PREVIEW_FILE, preview(small))
     spread = float(np.std(small.astype(np.float32).mean(axis=2)))
     return StageResult(
         outcome="image",
@@ -132,7 +180,7 @@ def acquire_slide(
             "http_status": http_status,
             "grey_spread": round(spread, 3),
         },
-        seconds={"fetch": fetched_at - started, "decode": decoded_at - fetched_at},
+        seconds={"fetch": fetched_s, "decode": decoded_at - started},
         checks=(
             Check(
                 "image_not_blank",
@@ -171,7 +219,7 @@ def _copy(source: AnyPath, target: Path) -> None:
 
 
 def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
-    """The verified image that `slide_images` left in ``folder``, at the scale recorded with it.
+    """The verified image that `slide_images` or `nuclei_slides` left in ``folder``, at the scale recorded with it.
 
     Raises:
         BadImage: the file is not the one that was verified.
@@ -182,10 +230,11 @@ def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
         declared_mpp=float(str(values["mpp"])),
         max_side_px=max(int(str(values["height_px"])), int(str(values["width_px"]))),
         name=slide,
+        stated=values["mpp_source"] == MppSource.FILE,
     )
     if found.sha256 != values["image_sha256"]:
         raise BadImage(
             f"The image of {slide} is not the one that was verified (sha256 {found.sha256[:12]}… instead of "
-            f"{str(values['image_sha256'])[:12]}…): materialize slide_images for it again."
+            f"{str(values['image_sha256'])[:12]}…): materialize its image again."
         )
     return found

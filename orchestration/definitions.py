@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets import skin
+from assets import nuclei, skin
 from dermatome.data_root import DataRoot
 from orchestration.jobs import JOBS
 from orchestration.schedules import SCHEDULES
 from orchestration.sensors import SENSORS
+from orchestration.sensors_nuclei import NUCLEI_SENSORS
 from resources import (
     CellSegmenterResource,
     ComputeResource,
@@ -63,11 +64,11 @@ def build_defs(
         "metrics": MetricsResource(),
     }
     return dg.Definitions(
-        assets=dg.map_asset_specs(_with_settings(load_settings(settings_path)), skin.ASSETS),
+        assets=dg.map_asset_specs(_with_settings(load_settings(settings_path)), [*skin.ASSETS, *nuclei.ASSETS]),
         asset_checks=skin.CHECKS,
         jobs=JOBS,
         schedules=SCHEDULES,
-        sensors=SENSORS,
+        sensors=[*SENSORS, *NUCLEI_SENSORS],
         resources=resources | dict(overrides or {}),
         # One process a run: models and imports are paid once, and torch already uses every core.
         executor=dg.in_process_executor,
@@ -83,6 +84,8 @@ def _with_settings(settings: Settings) -> Any:
         "epidermis_masks": as_plain(settings.tissue),
         "cell_masks": [as_plain(settings.cells), settings.cell_weights],
         "epidermis_layers": as_plain(settings.layers),
+        "nuclei_slides": as_plain(settings.nuclei_images),
+        "nuclei_patches": as_plain(settings.nuclei_patches),
     }
 
     def versioned(spec: dg.AssetSpec) -> dg.AssetSpec:

@@ -18,6 +18,7 @@ from dermatome.engine.work import WorkerOptions
 from dermatome.errors import BadSetting
 from dermatome.files import any_path, read_bytes
 from dermatome.hpa.client import HpaSettings
+from dermatome.nuclei.patches import PatchSettings
 from dermatome.nuclei.predict import NucleusSettings
 from dermatome.nuclei.til import TilSettings
 from dermatome.skin.cells import CellSettings
@@ -43,6 +44,20 @@ class ImageSettings:
     declared_mpp: float = DECLARED_MPP
     max_side_px: int = MAX_SIDE_PX
     tissue: str = "Skin"
+
+
+@dataclass(frozen=True)
+class NucleiImageSettings:
+    """How H&E slides are read.
+
+    Attributes:
+        declared_mpp: microns per pixel of files that state no scale.
+        max_side_px: images wider or higher than this are refused; TIFFs and vendors' files that are read in parts may
+            be larger.
+    """
+
+    declared_mpp: float = 0.25
+    max_side_px: int = MAX_SIDE_PX
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,8 @@ class Settings:
     cells: CellSettings = field(default_factory=CellSettings)
     layers: LayerSettings = field(default_factory=LayerSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    nuclei_images: NucleiImageSettings = field(default_factory=NucleiImageSettings)
+    nuclei_patches: PatchSettings = field(default_factory=PatchSettings)
     nuclei: NucleusSettings = field(default_factory=NucleusSettings)
     til: TilSettings = field(default_factory=TilSettings)
     cell_weights: str = "cyto2"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, NucleusClass
 from dermatome.errors import BadAnnotation, BadImage, MissingInput
+from dermatome.files import sha256_bytes, sha256_file
 from dermatome.geometry import Box
 from dermatome.nuclei.annotations import read_annotation
 from dermatome.nuclei.maps import BOUNDARY_PX, NucleusMaps, draw_nuclei, ternary_map
@@ -133,6 +134,19 @@ def annotated_images(case: Path) -> list[AnnotatedImage]:
             f"{case} has no annotated image: put images and their .xml there, or images/ beside instances/ or classes/."
         )
     return found
+
+
+def case_version(case: Path) -> str:
+    """A hash over the files of a case.
+
+    Raises:
+        MissingInput: there is no such folder, or no annotated image in it.
+    """
+    if not case.is_dir():
+        raise MissingInput(f"There is no folder {case}: put the patient's annotated images there.")
+    files = [path for image in annotated_images(case) for path in image.files]
+    text = "".join(f"{path.relative_to(case)} {sha256_file(path)}\n" for path in sorted(files))
+    return sha256_bytes(text.encode())[:32]
 
 
 def read_annotated(image: AnnotatedImage, declared_mpp: float, boundary_px: int = BOUNDARY_PX) -> Annotated:

@@ -38,6 +38,8 @@ def test_assets_and_their_partitions(defs):
         "cell_masks": "slides",
         "epidermis_layers": "slides",
         "skin_metrics": None,
+        "nuclei_slides": "nuclei_slides",
+        "nuclei_patches": "nuclei_cases",
     }
 
 
@@ -55,6 +57,7 @@ def test_checks(defs):
         "cell_masks.seam_density",
         "cell_masks.mask_made_with_champion",
         "skin_metrics.masks_made_with_champion",
+        "nuclei_slides.image_not_blank",
     }
 
 
@@ -74,6 +77,8 @@ def test_jobs_sensors_and_schedules(defs):
         "image_folder",
         "annotation_folder",
         "fresh_metrics",
+        "nuclei_case_folder",
+        "nuclei_slide_folder",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {"refresh_hpa", "backfill_new_slides"}
 

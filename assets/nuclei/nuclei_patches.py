@@ -1,0 +1,50 @@
+"""`nuclei_patches`: annotated images of one patient's nuclei, cut into training patches."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import dagster as dg
+
+from assets.each import Event, make_each, partitioned
+from assets.partitions import NUCLEI_CASES
+from dermatome.files import local_copy
+from dermatome.making import OneStep
+from dermatome.stage_record import StageResult
+from resources import PathsResource, SettingsResource, SlideEngineResource
+
+
+@partitioned(
+    partitions_def=NUCLEI_CASES,
+    partitions_a_run=300,
+    group_name="nuclei",
+    kind="file",
+    code_version="1",
+)
+def nuclei_patches(
+    context: dg.AssetExecutionContext,
+    paths: PathsResource,
+    settings: SettingsResource,
+    engine: SlideEngineResource,
+) -> Iterator[Event]:
+    """Patches of `nuclei_annotations/<case>/`: `rgb/`, `semantic/`, `ternary/`, `instances/` and `patches.parquet`.
+
+    A case is a patient's images beside their Aperio XML as MoNuSAC and MoNuSeg give them, or `images/` with
+    `instances/` or `classes/`. Ambiguous regions are ignored; an annotation that cannot be read stops that case alone.
+    """
+    from dermatome.nuclei.annotated import case_version
+    from dermatome.nuclei.patches import make_patches
+
+    root = paths.data_root
+    chosen = settings.value.nuclei_patches
+
+    def make(case: str, folder: Path) -> StageResult:
+        with local_copy(root.nuclei_annotations / case) as source:
+            return make_patches(source, folder, chosen)
+
+    def inputs(case: str) -> dict[str, str]:
+        with local_copy(root.nuclei_annotations / case) as source:
+            return {"annotation": case_version(source)}
+
+    stage = OneStep(root, "nuclei_patches", settings=asdict(chosen), make=make, inputs=inputs)
+    yield from make_each(context, engine, stage, at_once=1)

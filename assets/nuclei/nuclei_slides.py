@@ -1,0 +1,54 @@
+"""`nuclei_slides`: an H&E slide's file, copied and checked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+from assets.each import Event, make_each, partitioned
+from assets.partitions import NUCLEI_SLIDES
+from dermatome.making import OneStep
+from dermatome.stage_record import StageResult
+from resources import PathsResource, SettingsResource, SlideEngineResource
+
+
+@partitioned(
+    partitions_def=NUCLEI_SLIDES,
+    partitions_a_run=400,
+    group_name="nuclei",
+    kind="file",
+    code_version="1",
+    checks={"image_not_blank": "The file decodes and is not blank."},
+)
+def nuclei_slides(
+    context: dg.AssetExecutionContext,
+    paths: PathsResource,
+    settings: SettingsResource,
+    engine: SlideEngineResource,
+) -> Iterator[Event]:
+    """One slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG, TIFF, or a vendor's file or DICOM that
+    OpenSlide reads.
+
+    The scale is what the file states, or else the declared mpp of the settings, stored with the word `declared`.
+    """
+    from dermatome.nuclei.slides import inbox_source, inbox_sources, take_nuclei_slide
+
+    root = paths.data_root
+    images = settings.value.nuclei_images
+    sources = inbox_sources(root.nuclei_inbox)
+
+    def make(slide: str, folder: Path) -> StageResult:
+        return take_nuclei_slide(sources[slide], folder, images.declared_mpp, images.max_side_px)
+
+    def inputs(slide: str) -> dict[str, str]:
+        source = sources.get(slide) or inbox_source(root.nuclei_inbox, slide)
+        return {"nuclei_inbox": source.identity}
+
+    stage = OneStep(
+        root,
+        "nuclei_slides",
+        settings={"declared_mpp": images.declared_mpp, "max_side_px": images.max_side_px},
+        make=make,
+        inputs=inputs,
+    )
+    yield from make_each(context, engine, stage, at_once=2)
