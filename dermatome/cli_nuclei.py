@@ -50,7 +50,10 @@ def nuclei_import_weights(
 
 def nuclei_predict(
     images: Annotated[
-        list[Path], typer.Argument(help="Images (JPEG, PNG, TIFF), or folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Images (JPEG, PNG, TIFF), slides of scanners' vendors, or folders of them.", show_default=False
+        ),
     ],
     weights: Annotated[
         str, typer.Option(help="Weights of 'nuclei train', or toy: the small network for toys.", show_default=False)
@@ -92,7 +95,7 @@ def nuclei_predict(
         counts = found.table["class"].value_counts()
         return f"{len(found.table)} nuclei" + "".join(f", {count} {label}" for label, count in counts.items())
 
-    each_slide(images, mpp, predict)
+    each_slide(images, mpp, predict, stated=True)
 
 
 def nuclei_train(

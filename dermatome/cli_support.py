@@ -69,19 +69,28 @@ def choose(device: DeviceChoice, precision: PrecisionChoice, threads: int) -> Co
 
 
 def each_slide(
-    images: Sequence[Path], mpp: float, work: Callable[[Slide], str], finish: Callable[[], None] | None = None
+    images: Sequence[Path],
+    mpp: float,
+    work: Callable[[Slide], str],
+    finish: Callable[[], None] | None = None,
+    *,
+    stated: bool = False,
 ) -> None:
-    """Reads each image and does ``work``; two images of one stem would overwrite each other, so the second fails."""
-    from dermatome.slide import read_slide
+    """Reads each image and does ``work``; two images of one stem would overwrite each other, so the second fails.
 
-    paths = list(image_files(images))
+    With ``stated``, files of scanners' vendors are read too, and ``mpp`` is only for files that state no scale.
+    """
+    from dermatome.slide import SUFFIXES, read_slide
+    from dermatome.wsi import WSI_SUFFIXES
+
+    paths = list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES) if stated else SUFFIXES))
     first: dict[str, Path] = {}
 
     def one(path: Path) -> str:
         other = first.setdefault(path.stem, path)
         if other != path:
             raise BadImage(f"{path} has the same name as {other}, so its results would overwrite those: rename one.")
-        return work(read_slide(path, declared_mpp=mpp))
+        return work(read_slide(path, declared_mpp=mpp, stated=stated))
 
     failed = each(paths, one, "Images")
     if finish is not None:
@@ -89,21 +98,19 @@ def each_slide(
     end(failed, len(paths), "images")
 
 
-def image_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Files as they are given, and the images of folders by name; one that is given twice comes once.
+def image_files(paths: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:
+    """Files as they are given, and those of folders with one of ``suffixes``; one that is given twice comes once.
 
     Raises:
         MissingInput: a folder without images.
     """
-    from dermatome.slide import SUFFIXES
-
     seen: set[tuple[Path, str]] = set()
     for path in paths:
         found = [path]
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
             if not found:
-                raise MissingInput(f"The folder {path} holds no JPEG, PNG or TIFF image: check the path.")
+                raise MissingInput(f"The folder {path} holds no image ({', '.join(suffixes)}): check the path.")
         for file in found:
             # A link by another name is another image to its user: only the folder is resolved.
             place = (file.parent.resolve(), file.name)

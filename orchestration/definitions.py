@@ -19,6 +19,7 @@ from resources import (
     ComputeResource,
     HpaResource,
     MetricsResource,
+    NucleusSegmenterResource,
     PathsResource,
     Settings,
     SettingsResource,
@@ -60,6 +61,7 @@ def build_defs(
         "hpa": HpaResource(settings=settings),
         "tissue_segmenter": TissueSegmenterResource(),
         "cell_segmenter": CellSegmenterResource(settings=settings),
+        "nucleus_segmenter": NucleusSegmenterResource(settings=settings),
         "engine": SlideEngineResource(settings=settings),
         "metrics": MetricsResource(),
     }
@@ -86,6 +88,8 @@ def _with_settings(settings: Settings) -> Any:
         "epidermis_layers": as_plain(settings.layers),
         "nuclei_slides": as_plain(settings.nuclei_images),
         "nuclei_patches": as_plain(settings.nuclei_patches),
+        "nucleus_maps": [as_plain(settings.nuclei), settings.nuclei_weights, settings.nuclei_opacity],
+        "til_scores": as_plain(settings.til),
     }
 
     def versioned(spec: dg.AssetSpec) -> dg.AssetSpec:

@@ -40,6 +40,16 @@ train_cells = dg.define_asset_job(
     selection=["cell_weights", "cell_panel_scores", "cell_champion"],
     description="The same for cells: annotated cells → weights → panel → champion.",
 )
+train_nuclei = dg.define_asset_job(
+    "train_nuclei",
+    selection=["nuclei_weights"],
+    description="One version of the network of nuclei. Its run config chooses encoder, loss, sampling and length.",
+)
+ablate_nuclei = dg.define_asset_job(
+    "ablate_nuclei",
+    selection=["nuclei_ablation"],
+    description="The same training of nuclei without boundary weights, and without immune sampling, side by side.",
+)
 refresh_metrics = dg.define_asset_job(
     "refresh_metrics", selection=["skin_metrics"], description="The DuckDB file, made again from the Parquet files."
 )
@@ -149,6 +159,8 @@ JOBS = [
     cut_training_tiles,
     train,
     train_cells,
+    train_nuclei,
+    ablate_nuclei,
     infer,
     refresh_metrics,
     register_genes,

@@ -1,6 +1,10 @@
-"""The nuclei pipeline, in reading order: slides, patches."""
+"""The nuclei pipeline, in reading order: slides, patches, weights, ablation, maps, TIL."""
 
+from assets.nuclei.nuclei_ablation import nuclei_ablation
 from assets.nuclei.nuclei_patches import nuclei_patches
 from assets.nuclei.nuclei_slides import nuclei_slides
+from assets.nuclei.nuclei_weights import nuclei_weights
+from assets.nuclei.nucleus_maps import nucleus_maps
+from assets.nuclei.til_scores import til_scores
 
-ASSETS = [nuclei_slides, nuclei_patches]
+ASSETS = [nuclei_slides, nuclei_patches, nuclei_weights, nuclei_ablation, nucleus_maps, til_scores]

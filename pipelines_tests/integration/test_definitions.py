@@ -40,6 +40,10 @@ def test_assets_and_their_partitions(defs):
         "skin_metrics": None,
         "nuclei_slides": "nuclei_slides",
         "nuclei_patches": "nuclei_cases",
+        "nuclei_weights": "nuclei_versions",
+        "nuclei_ablation": None,
+        "nucleus_maps": "nuclei_slides",
+        "til_scores": "nuclei_slides",
     }
 
 
@@ -58,6 +62,9 @@ def test_checks(defs):
         "cell_masks.mask_made_with_champion",
         "skin_metrics.masks_made_with_champion",
         "nuclei_slides.image_not_blank",
+        "nuclei_weights.no_leakage",
+        "nucleus_maps.nucleus_density",
+        "nucleus_maps.stain_fit",
     }
 
 
@@ -68,6 +75,8 @@ def test_jobs_sensors_and_schedules(defs):
         "cut_training_tiles",
         "train",
         "train_cells",
+        "train_nuclei",
+        "ablate_nuclei",
         "infer",
         "refresh_metrics",
         "register_genes",
@@ -90,6 +99,8 @@ def test_per_slide_assets_never_share_a_run(defs):
         for name in ("slide_images", "epidermis_masks", "cell_masks", "epidermis_layers")
     ]
     assert len(set(sizes)) == len(sizes)
+    nuclei = ("nuclei_slides", "nucleus_maps", "til_scores")
+    assert len({graph.get(dg.AssetKey(name)).backfill_policy.max_partitions_per_run for name in nuclei}) == 3
 
 
 def test_loading_the_code_location_imports_nothing_heavy():

@@ -323,7 +323,7 @@ def test_an_empty_folder_and_an_absent_device_are_one_sentence(
 ) -> None:
     code, _, errors = run(capfd, "layers", "measure", "--tissue", "t", "--cells", "c", "--out", "o", tmp_path)
     assert code == 1
-    assert "holds no JPEG" in errors
+    assert "holds no image" in errors
     code, output, _ = run(capfd, "doctor", "--no-network", "--device", "mps", "--data", tmp_path)
     if sys.platform == "linux":
         assert code == 1

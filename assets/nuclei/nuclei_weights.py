@@ -1,0 +1,94 @@
+"""`nuclei_weights`: one training version of the U-Net with a semantic and a ternary head."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.nuclei.nuclei_patches import nuclei_patches
+from assets.nuclei.training_config import NucleusTrainingConfig
+from assets.one import make_one
+from assets.partitions import NUCLEI_VERSIONS
+from dermatome.errors import MissingInput
+from dermatome.stage_record import StageResult, made_files
+from resources import ComputeResource, PathsResource
+from resources.settings import as_plain
+
+
+@dg.asset(
+    partitions_def=NUCLEI_VERSIONS,
+    deps=[dg.AssetDep(nuclei_patches, partition_mapping=dg.AllPartitionMapping())],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "no_leakage",
+            asset="nuclei_weights",
+            partitions_def=NUCLEI_VERSIONS,
+            description="No patient is both trained and validated on.",
+        )
+    ],
+    pool="gpu",
+    code_version="1",
+    group_name="nuclei_training",
+    kinds={"pytorch"},
+)
+def nuclei_weights(
+    context: dg.AssetExecutionContext, config: NucleusTrainingConfig, paths: PathsResource, compute: ComputeResource
+) -> dg.MaterializeResult:
+    """Weights with a card, their patches, curves, and scores of maps, instances and classes.
+
+    Add a version (`n001`) in the materialize dialog, and set what differs from the source system's in its run config.
+    """
+    from dermatome.nuclei.networks import NucleusWeights
+    from dermatome.nuclei.training_files import choose_patches
+    from dermatome.nuclei.training_settings import nucleus_settings
+    from dermatome.nuclei.weights_stage import make_nuclei_weights
+    from dermatome.training_loop import drop_checkpoints
+
+    root, version = paths.data_root, context.partition_key
+    checkpoints = root.checkpoints("nuclei_weights", version)
+    settings = nucleus_settings(config.given())
+    with contextlib.ExitStack() as stack:
+        cases = config.cases or root.made("nuclei_patches")
+        if not cases:
+            raise MissingInput("There are no patches of nuclei yet: materialize nuclei_patches for cases first.")
+        folders = {case: stack.enter_context(made_files(root, "nuclei_patches", case)) for case in cases}
+        split = choose_patches([folder for _, folder in folders.values()], (), settings)
+        origin = NucleusWeights.of(root, config.continue_from) if config.continue_from else None
+        device = compute.choose()
+        inputs = {case: record.data_version for case, (record, _) in folders.items()}
+
+        def make(folder: Path) -> StageResult:
+            return make_nuclei_weights(
+                split.train,
+                split.validation,
+                folder,
+                version,
+                settings,
+                device,
+                lambda row, share: context.log.info(said(row, share)),
+                validation=split.how,
+                checkpoints=checkpoints,
+                parent=origin.load(device) if origin else None,
+                parent_name=origin.weights if origin else None,
+                processes=config.gpus,
+                models_folder=root.models,
+            )
+
+        done = make_one(
+            context,
+            root,
+            version,
+            make=make,
+            inputs=inputs if origin is None else {**inputs, "parent": origin.sha256[:32]},
+            settings=as_plain(settings),
+        )
+    drop_checkpoints(checkpoints)
+    return done
+
+
+def said(row: dict[str, Any], share: float) -> str:
+    """An epoch in a sentence of the run's log."""
+    names = {"score": "score", "inside": "ternary_dice_inside", "boundary": "ternary_dice_boundary"}
+    shown = ", ".join(f"{name} {row[column]:.3f}" for name, column in names.items() if row[column] is not None)
+    return f"epoch {row['epoch']}: {share:.0%} done, {row['seconds']:.0f} s, loss {row['train_loss']:.3f}, {shown}"

@@ -1,0 +1,44 @@
+"""`nucleus_maps`: every nucleus of an H&E slide, its class and its outline."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.each import Event, make_each, partitioned
+from assets.nuclei.nuclei_slides import nuclei_slides
+from assets.nuclei.nuclei_weights import nuclei_weights
+from assets.partitions import NUCLEI_SLIDES
+from resources import NucleusSegmenterResource, PathsResource, SettingsResource, SlideEngineResource
+
+
+@partitioned(
+    partitions_def=NUCLEI_SLIDES,
+    deps=[nuclei_slides, dg.AssetDep(nuclei_weights, partition_mapping=dg.AllPartitionMapping())],
+    partitions_a_run=50,
+    group_name="nuclei",
+    kind="pytorch",
+    code_version="1",
+    pool="gpu",
+    checks={
+        "nucleus_density": "As many nuclei per mm² of tissue as tissues have.",
+        "stain_fit": "Where stains are normalised, hematoxylin and eosin were told apart.",
+    },
+)
+def nucleus_maps(
+    context: dg.AssetExecutionContext,
+    paths: PathsResource,
+    settings: SettingsResource,
+    nucleus_segmenter: NucleusSegmenterResource,
+    engine: SlideEngineResource,
+) -> Iterator[Event]:
+    """Tiles through the network, blended → semantic and ternary maps → watershed → nuclei with class and probability.
+
+    Files: `semantic.ome.tif`, `ternary.ome.tif`, `instances.ome.tif`, `nuclei.parquet`, `nuclei.geojson`,
+    `semantic.png`, `ternary.png`, `figure.png`.
+    """
+    from dermatome.nuclei.maps_stage import NucleusStage
+
+    root, chosen = paths.data_root, settings.value
+    weights = nucleus_segmenter.weights(root)
+    stage = NucleusStage(root, weights, chosen.compute, chosen.nuclei, chosen.nuclei_opacity)
+    yield from make_each(context, engine, stage)

@@ -1,0 +1,35 @@
+"""`til_scores`: tumour-infiltrating lymphocytes of a slide, in three numbers and a map."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.each import Event, make_each, partitioned
+from assets.nuclei.nucleus_maps import nucleus_maps
+from assets.partitions import NUCLEI_SLIDES
+from resources import PathsResource, SettingsResource, SlideEngineResource
+
+
+@partitioned(
+    partitions_def=NUCLEI_SLIDES,
+    deps=[nucleus_maps],
+    partitions_a_run=300,
+    group_name="nuclei",
+    kind="parquet",
+    code_version="1",
+)
+def til_scores(
+    context: dg.AssetExecutionContext,
+    paths: PathsResource,
+    settings: SettingsResource,
+    engine: SlideEngineResource,
+) -> Iterator[Event]:
+    """Lymphocytes per mm² of tissue and their map on 50 µm squares (Saltz et al. 2018), the share of immune nuclei,
+    and the share of lymphocytes within 20 µm of an epithelial nucleus (Barua et al. 2018).
+
+    Definitions and what they are not: `dermatome.nuclei.til`. Files: `til_map.parquet`, `figure.png`.
+    """
+    from dermatome.nuclei.til_stage import til_stage
+
+    stage = til_stage(paths.data_root, settings.value.til)
+    yield from make_each(context, engine, stage, at_once=2)
