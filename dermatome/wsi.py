@@ -155,4 +155,5 @@ def _plausible(mpp: float | None) -> float | None:
 
 def _on_white(part: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     alpha = part[..., 3:].astype(np.float32) / 255
-    return np.rint(part[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    laid: npt.NDArray[np.uint8] = np.rint(part[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return laid
