@@ -1,8 +1,5 @@
 """Nuclei in Dagster: files put into folders become partitions, slides and patches; a bad one stops itself alone."""
 
-import os
-import time
-
 import dagster as dg
 import pytest
 from PIL import Image
@@ -77,16 +74,16 @@ def test_cases_of_a_folder_become_patches(root, instance):
         assert patch.row.nuclei == toy.maps.instances.max()
 
 
-def test_slides_of_the_inbox_are_checked_and_kept(root, instance):
+def test_slides_of_the_inbox_are_checked_and_kept(root, instance, monkeypatch):
     toy = toy_nuclei(2, Size(80, 90)).slide
     root.nuclei_inbox.mkdir()
     for name in ("a.png", "b.tif"):
         Image.fromarray(toy.whole()).save(root.nuclei_inbox / name, dpi=(101_600, 101_600))
     (root.nuclei_inbox / "c.svs").write_bytes(b"no slide")
     (root.nuclei_inbox / "notes.txt").touch()
+    monkeypatch.setattr(sensors_nuclei, "_SETTLED_S", 3600)
     assert tick(sensors_nuclei.nuclei_slide_folder, root, instance).skip_message  # they may still be being copied
-    for path in root.nuclei_inbox.iterdir():
-        os.utime(path, (time.time() - 60,) * 2)
+    monkeypatch.setattr(sensors_nuclei, "_SETTLED_S", -60)
     first = tick(sensors_nuclei.nuclei_slide_folder, root, instance)
     assert asked_for(first) == [["a", "b", "c"]]
     assert tick(sensors_nuclei.nuclei_slide_folder, root, instance, first.cursor).skip_message
@@ -103,5 +100,5 @@ def test_slides_of_the_inbox_are_checked_and_kept(root, instance):
             assert (slide.whole() == toy.whole()).all()
     assert scales == {"a": (0.25, "declared"), "b": (pytest.approx(0.25), "file")}
 
-    os.utime(root.nuclei_inbox / "b.tif", (time.time() - 30,) * 2)  # replaced
+    (root.nuclei_inbox / "b.tif").touch()  # replaced
     assert asked_for(tick(sensors_nuclei.nuclei_slide_folder, root, instance, first.cursor)) == [["b"]]
