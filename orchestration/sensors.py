@@ -180,7 +180,8 @@ def annotation_folder(context: dg.SensorEvaluationContext, paths: PathsResource)
 def fresh_metrics(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """One run for each state of the upstream assets, however many events led to it."""
     newest = 0
-    for asset in (*PER_SLIDE, "hpa_images", "tissue_weights", "tissue_champion"):
+    nuclei = ("nuclei_weights", "nucleus_maps", "til_scores")
+    for asset in (*PER_SLIDE, "hpa_images", "tissue_weights", "tissue_champion", *nuclei):
         records = context.instance.fetch_materializations(dg.AssetKey(asset), limit=1).records
         newest = max(newest, records[0].storage_id if records else 0)
     if not newest or context.cursor == str(newest):
