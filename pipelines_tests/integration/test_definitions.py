@@ -42,6 +42,7 @@ def test_assets_and_their_partitions(defs):
         "nuclei_patches": "nuclei_cases",
         "nuclei_weights": "nuclei_versions",
         "nuclei_ablation": None,
+        "nuclei_runs_report": None,
         "nucleus_maps": "nuclei_slides",
         "til_scores": "nuclei_slides",
     }

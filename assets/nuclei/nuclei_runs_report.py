@@ -1,0 +1,37 @@
+"""`nuclei_runs_report`: all trainings of nuclei in numbers, in one HTML file and in one PDF."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.nuclei.nuclei_weights import nuclei_weights
+from assets.one import make_one
+from dermatome.data_root import CHAMPION
+from dermatome.stage_record import StageResult, made_by
+from resources import PathsResource
+
+
+@dg.asset(
+    deps=[dg.AssetDep(nuclei_weights, partition_mapping=dg.AllPartitionMapping())],
+    code_version="1",
+    group_name="nuclei_training",
+    kinds={"html"},
+)
+def nuclei_runs_report(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
+    """`runs.html` and `runs.pdf`: settings, curves, classes, samples of every version; `runs.csv`, `summary.csv`."""
+    from dermatome.nuclei.runs_report import make_runs_report
+
+    root = paths.data_root
+    versions = root.made("nuclei_weights")
+
+    def make(folder: Path) -> StageResult:
+        return make_runs_report(root, versions, folder)
+
+    return make_one(
+        context,
+        root,
+        CHAMPION,
+        make=make,
+        inputs={version: made_by(root, "nuclei_weights", version).data_version for version in versions},
+        settings={},
+    )
