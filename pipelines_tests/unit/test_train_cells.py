@@ -12,7 +12,7 @@ from dermatome.skin.cell_network import load_cell_network
 from dermatome.toy import toy_slide
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
-TINY = ToyCells(replace(SETTINGS, epochs=4, epoch_steps=10, batch=2, crop_px=64, nbase=(2, 4, 4, 4, 8)), slides=1)
+TINY = ToyCells(replace(SETTINGS, epochs=2, batch=2, crop_px=64, nbase=(2, 4, 4, 4, 8)), slides=1)
 
 
 def test_the_targets_are_the_toys_nuclei() -> None:
@@ -28,9 +28,8 @@ def test_it_learns_and_writes_what_can_be_loaded(tmp_path: Path) -> None:
     said: list[str] = []
     learnt = train(TINY, CPU, say=said.append)
     losses = [row["train_loss"] for row in learnt.run.history]
-    assert learnt.run.step == 40
     assert losses[-1] < 0.9 * losses[0]
-    assert len(said) == 4
+    assert len(said) == 2
     write(tmp_path / "w.safetensors", TINY, learnt, {"f1_at_iou_0.5": 0.5})
     network = load_cell_network(tmp_path / "w.safetensors", CPU)
     assert network.diameter_um == pytest.approx(8.25)
