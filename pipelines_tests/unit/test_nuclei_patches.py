@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from dermatome.classes import IGNORED, NucleusClass
+from dermatome.cli import app
 from dermatome.errors import BadAnnotation, BadImage, BadSetting, MissingInput
 from dermatome.geometry import Size
 from dermatome.nuclei.annotated import DRAWN_COLOURS, annotated_images, case_folders, read_annotated
@@ -179,3 +181,28 @@ def test_real_annotations(realdata: Path, tmp_path: Path) -> None:
     assert maps.instances.max() >= 3
     (outlined, *_) = annotated_images(realdata / "monuseg")
     assert (outlined.patient, outlined.kind) == ("TCGA-21-5784", "outlines")
+
+
+def test_the_command_cuts_all_patients_and_goes_on_after_a_bad_one(tmp_path: Path) -> None:
+    for number in (1, 2):
+        toy = toy_nuclei(number, Size(96, 96), name=f"TCGA-AA-000{number}-01Z-00-DX1_1")
+        save_toy_case(tmp_path / "in" / f"case-{number}", [toy])
+    (tmp_path / "in" / "empty").mkdir()
+    given = [
+        "nuclei",
+        "patches",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "out"),
+        "--size",
+        "64",
+        "--stride",
+        "32",
+    ]
+    done = CliRunner().invoke(app, [*given, "--validation-share", "0.5"])
+    assert done.exit_code == 1
+    assert "empty has no annotated image" in done.stderr
+    assert "1 of 3 cases" in done.stderr
+    sides = {patch.case: patch.row.side for patch in load_patches(tmp_path / "out")}
+    assert sorted(sides) == ["TCGA-AA-0001", "TCGA-AA-0002"]
+    assert sorted(sides.values()) == ["train", "validation"]
