@@ -12,6 +12,7 @@ from dermatome.data_root import DataRoot
 REALDATA = Path(__file__).resolve().parents[2] / "shared" / "realdata"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups for the processes that share the tests: a file's fixtures are made once, and the end-to-end tests, which
     use one run of the demo and wait much, are one process's.
