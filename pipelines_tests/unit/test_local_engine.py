@@ -47,8 +47,8 @@ def test_one_worker_works_in_this_process(tmp_path):
 
 
 def test_two_workers_share_the_slides_and_errors_stay_with_theirs(tmp_path):
-    keys = [f"k{n}" for n in range(12)] + ["bad1", "odd1", "made1"]
-    found = by_key(list(TWO.map(Naming(tmp_path, 0.02), keys)))
+    keys = [f"k{n}" for n in range(150)] + ["bad1", "odd1", "made1"]
+    found = by_key(list(TWO.map(Naming(tmp_path, 0.03), keys)))
     assert sorted(found) == sorted(keys)
     error = found["bad1"].error
     assert isinstance(error, BadImage)
