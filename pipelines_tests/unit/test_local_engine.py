@@ -97,6 +97,7 @@ def test_closing_ends_all_workers_and_leaves_nothing_half_written(tmp_path):
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
 from dermatome.engine.local import LocalEngine
@@ -104,6 +105,8 @@ from dermatome.engine.work import WorkerOptions
 from pipelines_tests.unit.slide_works import Naming
 
 if __name__ == "__main__":
+    # A shell that starts tests in the background has this signal ignored, in all that they start, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(sys.argv[1])
     keys = ["long0", "k0", "k1", "long1"]
     one = WorkerOptions(group_px=1)
