@@ -47,7 +47,7 @@ def cell_weights(
     from dermatome.skin.cell_weights_stage import make_cell_weights, open_cell_origin
     from dermatome.skin.kinds import CELLS
     from dermatome.skin.panel import panel_rows
-    from dermatome.skin.weights_stage import drop_checkpoints
+    from dermatome.training_loop import drop_checkpoints
 
     root, version, mpp = paths.data_root, context.partition_key, settings.value.images.declared_mpp
     checkpoints, panel = root.checkpoints("cell_weights", version), panel_rows(root, CELLS)
