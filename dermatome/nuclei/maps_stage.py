@@ -65,8 +65,8 @@ class NucleusStage:
         return asdict(self.nuclei) | {"weights_sha256": self.weights.sha256, "opacity": self.opacity}
 
     def inputs(self, key: str) -> dict[str, str]:
-        """The slide."""
-        return versions_of(self.root, key, "nuclei_slides")
+        """The slide and the network."""
+        return {**versions_of(self.root, key, "nuclei_slides"), "nuclei_weights": self.weights.data_version}
 
     def open(self, seat: Seat) -> None:
         """Puts the network on the device."""

@@ -66,6 +66,12 @@ class NucleusWeights:
             )
         return cls(root, weights, sha256_file(path))
 
+    @property
+    def data_version(self) -> str:
+        """Of the training version's record; ``NULL``, as Dagster says of what it has not made, for a file."""
+        made = self.weights in self.root.made(ASSET)
+        return made_by(self.root, ASSET, self.weights).data_version if made else "NULL"
+
     def load(self, compute: Compute) -> LoadedWeights:
         """The network on the device.
 

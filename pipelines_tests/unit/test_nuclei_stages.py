@@ -91,7 +91,7 @@ def test_maps_then_scores_then_rows(root, weights, toy):
     made = run(NucleusStage(root, chosen, COMPUTE, settings, 0.5))
     record = made.record
     assert (record.values["weights"], record.values["weights_sha256"]) == (weights, chosen.sha256)
-    assert record.inputs == {"nuclei_slides": "d1"}
+    assert record.inputs == {"nuclei_slides": "d1", "nuclei_weights": "NULL"}, "a file is nobody's asset"
     with root.local("nucleus_maps", "s1") as folder:
         table = pd.read_parquet(folder / "nuclei.parquet")
         instances = tifffile.imread(folder / "instances.ome.tif")
