@@ -71,13 +71,7 @@ def import_state_dict(
         BadSetting: the classes are not ours, or the encoder is unknown.
         StorageFailed: ``out`` cannot be written.
     """
-    if sorted(classes) != sorted(TISSUE_LABELS):
-        raise BadSetting(
-            f"The classes {', '.join(classes)} are not {', '.join(TISSUE_LABELS)} in some order: give those four, in "
-            "the order of the file's output channels."
-        )
-    if not mpp > 0:
-        raise BadSetting(f"The scale is {mpp} microns per pixel: give the one the weights were trained at, above 0.")
+    check_said(classes, TISSUE_LABELS, mpp, "those four, in the order of the file's output channels")
     state, sha256, left_out = read_state_dict(file)
     channels = decoder_channels(state, file)
     network = build_network(encoder, len(classes), channels)
@@ -108,6 +102,24 @@ def import_state_dict(
         *left_out,
     ]
     return Imported(save_weights(out, state, card), card, tuple(missing))
+
+
+def check_said(classes: Sequence[str], ours: Sequence[str], mpp: float, give: str) -> None:
+    """What a file does not say of itself must be said, and make sense.
+
+    Args:
+        classes: labels of its channels, as they were given.
+        ours: those that a network of its kind has.
+        mpp: microns per pixel, as given.
+        give: which labels in which order, for the message.
+
+    Raises:
+        BadSetting: the classes are not ours, or the scale is none.
+    """
+    if sorted(classes) != sorted(ours):
+        raise BadSetting(f"The classes {', '.join(classes)} are not {', '.join(ours)} in some order: give {give}.")
+    if not mpp > 0:
+        raise BadSetting(f"The scale is {mpp} microns per pixel: give the one the weights were trained at, above 0.")
 
 
 def read_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], str, list[str]]:

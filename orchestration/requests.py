@@ -65,7 +65,7 @@ def missing_slides(instance: dg.DagsterInstance, root: DataRoot, stages: Sequenc
     missing: dict[str, list[str]] = {}
     for stage in stages:
         # What failed may have been made before, by older code or of an older image.
-        good = instance.get_materialized_partitions(dg.AssetKey(stage)) - _failed(root, stage)
+        good = instance.get_materialized_partitions(dg.AssetKey(stage)) - root.failed(stage)
         good |= going_on.get(stage, set())
         missing[stage] = [slide for slide in registered if slide not in good]
     return missing
@@ -128,14 +128,10 @@ def unasked_slides(
     tried: set[str] = set()
     going_on = _slides_going_on(instance)
     for stage in stages:
-        tried |= _failed(root, stage)
+        tried |= root.failed(stage)
         done = tried | instance.get_materialized_partitions(dg.AssetKey(stage)) | going_on.get(stage, set())
         unasked[stage] = [slide for slide in slides if slide not in done]
     return unasked
-
-
-def _failed(root: DataRoot, stage: str) -> set[str]:
-    return root.failed(stage)
 
 
 def _slides_going_on(instance: dg.DagsterInstance) -> dict[str, set[str]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS
-from dermatome.errors import BadSetting, BadWeights
+from dermatome.errors import BadWeights
 from dermatome.network import MEAN, STD
 from dermatome.nuclei.network import NucleusCard, build_two_heads
 from dermatome.weights import save_weights
-from dermatome.weights_import import Imported, check_fits, decoder_channels, read_state_dict
+from dermatome.weights_import import Imported, check_fits, check_said, decoder_channels, read_state_dict
 
 if TYPE_CHECKING:
     import torch
@@ -51,13 +51,7 @@ def import_nucleus_weights(
         BadSetting: the classes are not ours, or the encoder is unknown.
         StorageFailed: ``out`` cannot be written.
     """
-    if sorted(classes) != sorted(NUCLEUS_LABELS):
-        raise BadSetting(
-            f"The classes {', '.join(classes)} are not {', '.join(NUCLEUS_LABELS)} in some order: give those five, in "
-            "the order of the file's semantic channels."
-        )
-    if not mpp > 0:
-        raise BadSetting(f"The scale is {mpp} microns per pixel: give the one the weights were trained at, above 0.")
+    check_said(classes, NUCLEUS_LABELS, mpp, "those five, in the order of the file's semantic channels")
     state, sha256, left_out = read_state_dict(file)
     state = {name: tensor for name, tensor in state.items() if not name.startswith(_UNUSED)}
     kernels = {_take_head(state, head, file) for head in _HEADS}
