@@ -29,6 +29,7 @@ from dermatome.files import write_whole
 from dermatome.slide_source import SlideSource
 from orchestration.definitions import DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT, build_defs
 from orchestration.demo_report import print_report
+from orchestration.instance import open_instance
 from orchestration.requests import PER_SLIDE, register_slides
 
 VERSION = "v001"
@@ -56,8 +57,7 @@ def main() -> int:
     root = DataRoot.at(os.environ.get(DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT))
     try:
         root.check_writable()
-        Path(os.environ["DERMATOME_DAGSTER_STORAGE"]).mkdir(parents=True, exist_ok=True)
-        with demo_atlas(root) as atlas, dg.DagsterInstance.get() as instance:
+        with demo_atlas(root) as atlas, open_instance() as instance:
             console.print(f"[bold]Dermatome demo[/] in {root.path}; a local server plays HPA at {atlas.url}")
             ran = run_pipeline(Demo(root, instance, atlas))
     except DermatomeError as error:

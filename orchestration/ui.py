@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError
 from orchestration.demo import DEMO_FILE, demo_atlas
+from orchestration.instance import open_instance
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -29,7 +29,8 @@ def main() -> int:
     with ExitStack() as stack:
         try:
             root.check_writable()
-            Path(os.environ["DERMATOME_DAGSTER_STORAGE"]).mkdir(parents=True, exist_ok=True)
+            with open_instance():
+                pass  # made before the two processes below look for it
             if (root.path / DEMO_FILE).is_file():
                 atlas = stack.enter_context(demo_atlas(root))
                 print(f"This is the demo's data root: a local server plays HPA at {atlas.url}")

@@ -1,23 +1,20 @@
 """A champion to make masks with, trained for a minute: what the soak asks of weights is only that they are some."""
 
-import os
 import sys
 from pathlib import Path
-
-import dagster as dg
 
 from assets.partitions import ANNOTATED_SLIDES, TRAINING_VERSIONS
 from dermatome.data_root import DataRoot
 from dermatome.demo import cohort
 from dermatome.demo.server import ToyAtlas
 from orchestration.demo import TRAINING, VERSION, Demo
+from orchestration.instance import open_instance
 
 
 def main(root: DataRoot) -> bool:
     """Makes tiles, weights and champion below ``root``; whether that went well."""
-    Path(os.environ["DERMATOME_DAGSTER_STORAGE"]).mkdir(parents=True, exist_ok=True)
     cohort.write_annotations(root.annotations)
-    with dg.DagsterInstance.get() as instance, ToyAtlas() as atlas:
+    with open_instance() as instance, ToyAtlas() as atlas:
         demo = Demo(root, instance, atlas)
         instance.add_dynamic_partitions(str(ANNOTATED_SLIDES.name), list(cohort.ANNOTATED))
         instance.add_dynamic_partitions(str(TRAINING_VERSIONS.name), [VERSION])
