@@ -14,8 +14,9 @@ from dermatome.file_lock import locked
 def open_instance() -> Iterator[dg.DagsterInstance]:
     """The instance that the environment names.
 
-    New SQLite storage is made by one process alone: of two at once, one can find the other's tables before their version
-    is written, write an older one beside it, and no process can open the storage ever after ("more than one head").
+    New SQLite storage is made by one process alone: of two at once, one can find the other's tables before their
+    version is written, write an older one beside it, and no process can open the storage ever after ("more than one
+    head").
     """
     storage = Path(os.environ["DERMATOME_DAGSTER_STORAGE"])
     storage.mkdir(parents=True, exist_ok=True)
