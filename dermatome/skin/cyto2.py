@@ -9,66 +9,57 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import requests
 
-from dermatome.errors import BadWeights, DermatomeError, FetchFailed
-from dermatome.files import SomePath, sha256_file, whole_file
+from dermatome.download import download
+from dermatome.errors import BadWeights, DermatomeError
+from dermatome.files import SomePath, sha256_file
 from dermatome.skin.cell_network import CYTO2_DIAMETER_PX, CYTO2_NBASE, SizeModel, build_cpnet, filled
 
 if TYPE_CHECKING:
     import torch
 
 MODELS_URL = "https://www.cellpose.org/models"
+HOSTS = (".cellpose.org",)
 NETWORK_FILE = "cyto2torch_0"
 SIZE_FILE = "size_cyto2torch_0.npy"
 
 _MAX_BYTES = {NETWORK_FILE: 64 * 1024 * 1024, SIZE_FILE: 1024 * 1024}
-_TIMEOUT_S = (10.0, 60.0)
 
 
 def fetch_cyto2(
-    folder: SomePath, *, base_url: str = MODELS_URL, progress: Callable[[str], None] | None = None
+    folder: SomePath,
+    *,
+    base_url: str = MODELS_URL,
+    hosts: Sequence[str] = HOSTS,
+    progress: Callable[[str], None] | None = None,
 ) -> SomePath:
     """Puts Cellpose's two ``cyto2`` files into ``folder``, those already there left alone.
 
+    Args:
+        folder: for the files.
+        base_url: where they are.
+        hosts: that may be asked, also where one redirects.
+        progress: told what is fetched.
+
     Raises:
-        FetchFailed: no connection, another status than 200, or more bytes than such a file has; the message says how
-            to place the files by hand.
+        FetchFailed: no connection, another host, another status than 200, or more bytes than such a file has; the
+            message says how to place the files by hand.
         StorageFailed: the folder cannot be written.
     """
     for name, most in _MAX_BYTES.items():
-        path = folder / name
+        path, url = folder / name, f"{base_url}/{name}"
         if path.is_file():
             continue
         if progress is not None:
             progress(f"fetching {name} from {base_url}")
-        by_hand = f"download {base_url}/{name} on a machine that can, and place it at {path}"
-        try:
-            with requests.get(f"{base_url}/{name}", stream=True, timeout=_TIMEOUT_S) as answer:
-                if answer.status_code != 200:
-                    raise FetchFailed(f"{base_url}/{name} answered with status {answer.status_code}: {by_hand}.")
-                with whole_file(path) as file:
-                    _copy(answer, file, name, most, by_hand)
-        except requests.RequestException as error:
-            raise FetchFailed(f"{name} could not be fetched ({type(error).__name__}): {by_hand}.") from error
+        by_hand = f"download {url} on a machine that can, and place it at {path}"
+        download(url, path, hosts=hosts, max_bytes=most, by_hand=by_hand)
     return folder
-
-
-def _copy(answer: requests.Response, file: IO[bytes], name: str, most: int, by_hand: str) -> None:
-    got = 0
-    for part in answer.iter_content(1 << 16):
-        got += len(part)
-        if got > most:
-            raise FetchFailed(f"{answer.url} is larger than {most >> 20} MB, so it is not {name}: {by_hand}.")
-        file.write(part)
-    said = answer.headers.get("Content-Length")
-    if said is not None and "Content-Encoding" not in answer.headers and got != int(said):
-        raise FetchFailed(f"{answer.url} ended after {got} of {said} bytes: try again, or {by_hand}.")
 
 
 def load_cyto2(folder: Path | None) -> tuple[torch.nn.Module, str, SizeModel]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 HEALTH = "/healthz"
 WAITING = 64
 """Images that may wait for their turn; one more is told to come again."""
+SESSIONS = 32
+"""Browsers of whom Gradio remembers what it showed them last, some MB each; a forgotten one notices nothing."""
 KEPT_S = 3600
 """How long uploads and results wait on disk."""
 
@@ -116,6 +118,7 @@ def _pages(gr: Any, context: WebContext) -> Any:
             gr.Navbar(main_page_name=nuclei_page.TITLE)
             build(context)
     blocks.queue(max_size=WAITING, default_concurrency_limit=4)
+    blocks.state_session_capacity = SESSIONS  # `launch` has an argument for it, and mounted apps have not
     return blocks
 
 

@@ -38,13 +38,19 @@ def root(tmp_path_factory) -> DataRoot:
 
 
 @pytest.fixture(scope="module")
-def address(root, tmp_path_factory):
+def app(root, tmp_path_factory):
+    limits = UploadLimits(max_file_bytes=400_000, max_area_px=70_000)
+    scratch = tmp_path_factory.mktemp("scratch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dermatome.web.app.SESSIONS", 4)
+        return build_app(WebContext(root, choose_compute("cpu", "fp32", 1), limits, scratch, backend="torch"))
+
+
+@pytest.fixture(scope="module")
+def address(app):
     """The app, served by a thread of this process."""
     import uvicorn
 
-    scratch = tmp_path_factory.mktemp("scratch")
-    limits = UploadLimits(max_file_bytes=400_000, max_area_px=70_000)
-    app = build_app(WebContext(root, choose_compute("cpu", "fp32", 1), limits, scratch, backend="torch"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -157,7 +163,7 @@ def test_nothing_is_wider_than_a_phone(page):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_many_at_once_are_all_answered_with_their_own_result(address, tmp_path):
+def test_many_at_once_are_all_answered_with_their_own_result_and_forgotten(app, address, tmp_path):
     from gradio_client import Client, handle_file
 
     for seed in range(8):
@@ -173,6 +179,8 @@ def test_many_at_once_are_all_answered_with_their_own_result(address, tmp_path):
             side = 64 + 8 * seed
             assert f"own-{seed}:" in status
             assert f"{side} × {side} px" in view
+    (gradio,) = (route.app for route in app.routes if hasattr(getattr(route, "app", None), "state_holder"))
+    assert len(gradio.state_holder.session_data) <= 5
 
 
 def test_it_says_that_it_is_up_and_lets_nothing_else_in(address):

@@ -169,6 +169,9 @@ def test_damaged_size_models_are_refused(tmp_path: Path, content: bytes) -> None
         cyto2.read_size_model(tmp_path / "size.npy", 256)
 
 
+HERE = ("127.0.0.1",)
+
+
 @pytest.fixture
 def zoo(cyto2_files: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """A local model zoo, and what goes wrong with each of its files."""
@@ -179,7 +182,9 @@ def zoo(cyto2_files: Path) -> Iterator[tuple[str, dict[str, str]]]:
             name = self.path.strip("/")
             fault = faults.get(name)
             data = (cyto2_files / name).read_bytes()
-            self.send_response(404 if fault == "absent" else 200)
+            self.send_response({"absent": 404, "elsewhere": 302}.get(fault or "", 200))
+            if fault == "elsewhere":
+                self.send_header("Location", "http://127.0.0.2:9/" + name)
             if fault != "endless":
                 self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -199,15 +204,20 @@ def zoo(cyto2_files: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def test_cyto2_is_fetched_once_and_loads(zoo: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     url, faults = zoo
-    assert cyto2.fetch_cyto2(tmp_path / "m", base_url=url) == tmp_path / "m"
+    assert cyto2.fetch_cyto2(tmp_path / "m", base_url=url, hosts=HERE) == tmp_path / "m"
     faults.update({cyto2.NETWORK_FILE: "absent", cyto2.SIZE_FILE: "absent"})  # not asked for again
-    cyto2.fetch_cyto2(tmp_path / "m", base_url=url)
+    cyto2.fetch_cyto2(tmp_path / "m", base_url=url, hosts=HERE)
     assert load_cell_network("cyto2", CPU, models_folder=tmp_path / "m", backend="torch").name == "cyto2"
 
 
 @pytest.mark.parametrize(
     ("fault", "says"),
-    [("absent", "status 404"), ("cut", "could not be fetched|ended after"), ("endless", "larger than")],
+    [
+        ("absent", "status 404"),
+        ("cut", "could not be fetched|ended after"),
+        ("endless", "larger than"),
+        ("elsewhere", "127.0.0.2"),
+    ],
 )
 def test_a_fetch_that_fails_leaves_nothing_and_says_what_to_do(
     zoo: tuple[str, dict[str, str]], tmp_path: Path, fault: str, says: str
@@ -216,11 +226,11 @@ def test_a_fetch_that_fails_leaves_nothing_and_says_what_to_do(
     faults[cyto2.SIZE_FILE] = fault
     (tmp_path / cyto2.NETWORK_FILE).write_bytes(b"there already")
     with pytest.raises(FetchFailed, match=says) as caught:
-        cyto2.fetch_cyto2(tmp_path, base_url=url)
+        cyto2.fetch_cyto2(tmp_path, base_url=url, hosts=HERE)
     assert f"place it at {tmp_path / cyto2.SIZE_FILE}" in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == [cyto2.NETWORK_FILE]
 
 
 def test_no_connection_says_how_to_place_the_files_by_hand(tmp_path: Path) -> None:
     with pytest.raises(FetchFailed, match="place it at"):
-        cyto2.fetch_cyto2(tmp_path, base_url="http://127.0.0.1:9")
+        cyto2.fetch_cyto2(tmp_path, base_url="http://127.0.0.1:9", hosts=HERE)
