@@ -25,7 +25,6 @@ from dermatome.web.uploads import read_upload
 from dermatome.web.viewer import status_html
 
 TITLE = "Training ROIs"
-UPLOAD = "the uploaded image"
 _SCRIPT = Path(__file__).parent / "roi_editor.js"
 
 
@@ -42,7 +41,7 @@ def build_roi_page(context: WebContext) -> None:
         known = f"; ROIs: {len(opened.rois)}" if opened.rois else ""
         yield status_html(f"{opened.name} is open{known}."), editor_html(opened)
 
-    @told((None,))
+    @told((gr.update(value=None, visible=False),))
     def save(text: str) -> Iterator[Any]:
         name, annotated, rois = rois_from_editor(text, context.root)
         with TemporaryDirectory(dir=context.scratch) as folder:
@@ -53,7 +52,7 @@ def build_roi_page(context: WebContext) -> None:
                     where = f"saved as {save_annotated(context.root, name, rois)}; materialize training_tiles"
                 except BadAnnotation as error:
                     where, bad = str(error), True
-            yield status_html(f"{name}, ROIs: {len(rois)}; {where}.", bad=bad), file
+            yield status_html(f"{name}, ROIs: {len(rois)}; {where}.", bad=bad), gr.update(value=file, visible=True)
 
     gr.Markdown(
         "# Training ROIs\nMark the squares that `training_tiles` cuts out of an annotated slide, each divided into "
@@ -70,7 +69,7 @@ def build_roi_page(context: WebContext) -> None:
             opening = gr.Button("Open", variant="primary", elem_id="dm-open")
             saving = gr.Button("Save ROIs", elem_id="dm-save")
             status = gr.HTML(status_html("Choose a slide, then press Open."), elem_id="dm-roi-status")
-            download = gr.File(label="Download", interactive=False, height=110, elem_id="dm-roi-file")
+            download = gr.File(label="Download", interactive=False, height=110, visible=False, elem_id="dm-roi-file")
         with gr.Column(scale=3, min_width=320):
             editor = gr.HTML(elem_id="dm-editor", js_on_load=_SCRIPT.read_text(encoding="utf-8"))
     # Filled in by the browser from the editor as the button is pressed.

@@ -99,6 +99,27 @@ def test_nuclei_that_touch_are_divided_between_their_markers():
     assert (labels == instances).mean() > 0.99
 
 
+def test_a_likely_bridge_joins_no_nuclei_and_a_faint_nucleus_is_found():
+    instances = np.zeros((100, 200), np.int32)
+    instances[20:60, 20:60] = 1
+    instances[20:60, 80:120] = 2
+    instances[65:95, 30:60] = 3
+    ternary = ternary_map(instances)
+    rows = probabilities(instances, [0, 1, 1, 1], ternary)
+    faint = np.array([0.2, 0.6, 0.2])
+    bridge = np.zeros_like(instances, bool)
+    bridge[34:46, 55:85] = True  # 3 µm wide, where opening alone would not part them
+    for here in (bridge, (instances == 3) & (ternary == TernaryClass.INSIDE)):
+        rows[5:, here] = faint[:, None]
+    once, table = built(rows, [100], Size(100, 200))
+    assert len(table) == 3
+    assert [np.unique(once[instances == number])[-1] for number in (1, 2, 3)] == [1, 2, 3]
+    joined, _ = built(rows, [100], Size(100, 200), sure_threshold=0.5)
+    assert joined[40, 40] == joined[40, 100]
+    for heights in ([1] * 100, [37, 63]):
+        assert (built(rows, heights, Size(100, 200))[0] == once).all()
+
+
 def test_specks_and_what_is_small_are_dropped():
     instances = np.zeros((80, 80), np.int32)
     instances[10:40, 10:40] = 1
@@ -130,7 +151,13 @@ def test_growth_stops_at_its_reach_and_depends_on_nothing_further_away():
 
 
 def test_settings_out_of_range_and_rows_that_are_missing():
-    for wrong in ({"inside_threshold": 0}, {"opening_um": -1}, {"reach_um": 0}, {"reach_um": 80}):
+    for wrong in (
+        {"inside_threshold": 0},
+        {"opening_um": -1},
+        {"reach_um": 0},
+        {"reach_um": 80},
+        {"sure_threshold": 0.4},
+    ):
         with pytest.raises(BadSetting):
             InstanceSettings(**wrong)
     builder = InstanceBuilder(Size(40, 40), 0.25)
