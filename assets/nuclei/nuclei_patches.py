@@ -17,7 +17,7 @@ from resources import PathsResource, SettingsResource, SlideEngineResource
 @partitioned(
     partitions_def=NUCLEI_CASES,
     partitions_a_run=300,
-    group_name="nuclei",
+    group_name="nuclei_training",
     kind="file",
     code_version="1",
 )

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.nuclei.til_scores import til_scores
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.hpa_images import hpa_images
 from assets.skin.tissue_champion import tissue_champion
@@ -14,6 +15,7 @@ from resources import MetricsResource, PathsResource
         dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping()),
         dg.AssetDep(epidermis_layers, partition_mapping=dg.AllPartitionMapping()),
         tissue_champion,
+        dg.AssetDep(til_scores, partition_mapping=dg.AllPartitionMapping()),
     ],
     pool="metrics",
     code_version="1",
@@ -21,7 +23,7 @@ from resources import MetricsResource, PathsResource
     kinds={"duckdb"},
 )
 def skin_metrics(paths: PathsResource, metrics: MetricsResource) -> dg.MaterializeResult:
-    """Tables images, slides, masks, cells, layers, training, failures, and views, made from the Parquet files.
+    """Tables images, slides, masks, cells, layers, nuclei, training, failures, and views, made from the Parquet files.
 
     The file is replaced whole: open it at any time, with any number of readers.
     """
