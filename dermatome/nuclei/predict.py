@@ -19,6 +19,7 @@ from dermatome.label_map import LabelMap, RowWriter
 from dermatome.nuclei.instances import InstanceBuilder, InstanceSettings
 from dermatome.nuclei.maps import NucleusMaps
 from dermatome.nuclei.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, SEMANTIC, TERNARY
+from dermatome.nuclei.tissue import tissue_mask
 from dermatome.predict import Predictor, Scene
 from dermatome.runner import Runner, prepare_runner
 from dermatome.tiling import Probabilities, RowEnlarger
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _AS_IT_IS = 1.05
 """A slide whose scale differs from the network's by no more than this factor is not rescaled."""
 _MOST_ENLARGED = 4.0
+_BACKGROUND = np.isin(np.arange(CHANNELS), BACKGROUND_CHANNELS).astype(np.float32)
 
 Normalise = Callable[["RgbImage"], "RgbImage"]
 """Changes the stain of a part of a slide, pixel by pixel."""
@@ -48,6 +50,8 @@ class NucleusSettings:
         batch: tiles at once; it has no say in the result.
         views: 1, 2, 4 or 8 flips and turns averaged; each costs a pass.
         skip_glass: whether tiles of bare glass are background without being looked at.
+        only_tissue: whether all glass is background, whatever the network sees there: one that learnt from patches full
+            of tissue takes bright glass for anything (:func:`dermatome.nuclei.tissue.tissue_mask`).
         normalise_stain: whether the stage brings each slide to one look first (:mod:`dermatome.stain_fit`). Only for
             weights that learnt from patches of that look: others see stranger colours than before.
         instances: how the ternary map becomes nuclei.
@@ -58,6 +62,7 @@ class NucleusSettings:
     batch: int = 8
     views: int = 1
     skip_glass: bool = True
+    only_tissue: bool = True
     normalise_stain: bool = False
     instances: InstanceSettings = field(default_factory=InstanceSettings)
 
@@ -190,6 +195,7 @@ class _Work:
         self.semantic, self.ternary = LabelMap(slide.size, np.uint8), LabelMap(slide.size, np.uint8)
         self._semantic_rows, self._ternary_rows = RowWriter(self.semantic), RowWriter(self.ternary)
         self.builder = InstanceBuilder(slide.size, slide.mpp, settings.instances)
+        self._tissue = tissue_mask(slide) if settings.only_tissue else np.ones((1, 1), bool)
 
     def scene(self) -> Scene:
         """The slide at the network's scale."""
@@ -200,6 +206,12 @@ class _Work:
             yield rows if self._normalise is None else self._normalise(rows)
 
     def _take(self, top: int, rows: Probabilities) -> None:
+        if not self._tissue.all():
+            height_px, width_px = self._slide.size.height_px, self._slide.size.width_px
+            down = np.arange(top, top + rows.shape[1]) * self._tissue.shape[0] // height_px
+            along = np.arange(width_px) * self._tissue.shape[1] // width_px
+            glass = ~self._tissue[np.ix_(down, along)]
+            rows = np.where(glass, _BACKGROUND[:, None, None], rows)
         self._semantic_rows(most_probable(rows[SEMANTIC]))
         self._ternary_rows(most_probable(rows[TERNARY]))
         self.builder.add(rows)

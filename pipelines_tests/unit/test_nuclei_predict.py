@@ -97,6 +97,29 @@ def test_glass_is_not_run_and_is_background_in_both_maps(network, toy):
     same(found, everything)
 
 
+def test_what_a_network_sees_on_glass_beside_tissue_is_left_out(toy):
+    class Everywhere(torch.nn.Module):
+        def forward(self, images):
+            sure = torch.tensor([0.0, 9, 0, 0, 0, 0, 9, 0]).view(1, -1, 1, 1)
+            return sure.expand(len(images), -1, *images.shape[2:])
+
+    module = Probabilities(Everywhere(), CARD.mean, CARD.std, heads=HEADS).eval()
+    dreamer = NucleusNetwork(
+        LoadedWeights(module, CARD, "", None), TorchRunner(module, choose_compute("cpu", "fp32", 1))
+    )
+    pixels = np.full((256, 256, 3), GLASS, np.uint8)
+    pixels[:, 96:160] = 120
+    slide = Slide("s", pixels, 0.25, MppSource.DECLARED, "")
+    (seen,) = segment_nuclei([slide], dreamer)
+    for found, inside in ((seen.instances, 1), (seen.semantic, 1), (seen.ternary, 1)):
+        maps = found.whole()
+        assert (maps[:, 112:144] == inside).all()
+        assert not maps[:, :80].any()
+        assert not maps[:, 176:].any()
+    (everywhere,) = segment_nuclei([slide], dreamer, NucleusSettings(only_tissue=False, skip_glass=False))
+    assert everywhere.instances.whole().all()
+
+
 def test_a_slide_of_another_scale_is_brought_to_the_network_s_and_its_maps_back(network, toy):
     half = painted(toy.maps)
     half = replace(half, pixels=half.pixels[::2, ::2], mpp=0.5)
