@@ -76,6 +76,9 @@ class _process:  # noqa: N801 (used as a context, like `open`)
 
 def _end_with_parent() -> None:
     """Linux then ends a child whose parent was killed: the next `make ui` must not meet another daemon at work."""
+    # A shell that starts `make ui &` in a script has interrupts ignored, and Dagster does with SIGTERM as with those.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

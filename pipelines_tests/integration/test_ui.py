@@ -13,8 +13,10 @@ from orchestration.run_launcher import is_alive
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _HOLDER = """
-import sys, time
+import signal, sys, time
 from orchestration.ui import _process
+for number in (signal.SIGINT, signal.SIGTERM):  # as where a script's shell started it in the background
+    signal.signal(number, signal.SIG_IGN)
 with _process([sys.executable, "-c", "import time; time.sleep(600)"]) as child:
     print(child.pid, flush=True)
     time.sleep(600)
