@@ -97,7 +97,7 @@ def test_glass_is_not_run_and_is_background_in_both_maps(network, toy):
     same(found, everything)
 
 
-def test_what_a_network_sees_on_glass_beside_tissue_is_left_out(toy):
+def test_what_a_network_sees_on_glass_beside_tissue_is_left_out():
     class Everywhere(torch.nn.Module):
         def forward(self, images):
             sure = torch.tensor([0.0, 9, 0, 0, 0, 0, 9, 0]).view(1, -1, 1, 1)
