@@ -88,8 +88,8 @@ def test_a_cancelled_run_ends_and_leaves_nothing_half_written(tmp_path, images):
             assert len(descendants(platform) - before) == {1: 1, 2: 3}[workers], "the run, and its workers"
             run = running(platform)
             cancel(platform, run)
-            platform.wait_for(lambda run=run: status(platform, run) == "CANCELED", "the run to be cancelled", 60)
-            platform.wait_for(lambda before=before: not descendants(platform) - before, "its processes to end", 30)
+            platform.wait_for(lambda run=run: status(platform, run) == "CANCELED", "the run to be cancelled", 240)
+            platform.wait_for(lambda before=before: not descendants(platform) - before, "its processes to end", 120)
             assert [path.name for path in masks.iterdir() if path.name.startswith(".")] == []
             for path in masks.iterdir():
                 assert read_record(path / "record.parquet").outcome

@@ -58,7 +58,7 @@ def test_a_killed_child_nobody_waited_for_is_dead(child):
     now = time.time()
     assert is_alive(child.pid, now)
     child.kill()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 120
     while is_alive(child.pid, now) and time.monotonic() < until:
         time.sleep(0.01)
     assert not is_alive(child.pid, now)

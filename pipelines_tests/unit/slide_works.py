@@ -17,11 +17,12 @@ class Unpicklable(Exception):
 class Naming:
     """Gives each key in capitals and the process that did it; what a key begins with says what happens to it.
 
-    Files in ``folder`` say what was begun and what was written.
+    Files in ``folder`` say what was begun and what was written. No worker computes before ``together`` of them are up:
+    how soon a machine starts processes is nothing a test may count on.
     """
 
-    def __init__(self, folder: Path, seconds: float = 0.0):
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, folder: Path, seconds: float = 0.0, together: int = 1):
+        self.folder, self.seconds, self.together = folder, seconds, together
 
     def open(self, seat):
         if (self.folder / "unopened").exists():
@@ -29,6 +30,10 @@ class Naming:
         if (self.folder / "dies").exists():
             os._exit(7)
         self.seat = seat
+        (self.folder / f"{os.getpid()}.up").touch()
+        while len(list(self.folder.glob("*.up"))) < self.together:
+            seat.check()
+            time.sleep(0.01)
 
     def read(self, key):
         if key.startswith("made"):

@@ -225,11 +225,11 @@ def test_the_maker_whose_record_comes_last_wins_whole(bucket_root):
             (folder / "a.txt").write_text("slow")
             (folder / RECORD_FILE).write_text("record of slow")
             slow_is_in.set()
-            assert quick_is_done.wait(30)
+            assert quick_is_done.wait(120)
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(slow)
-        assert slow_is_in.wait(30)
+        assert slow_is_in.wait(120)
         publish(bucket_root, "quick", "a.txt", "b.txt")
         assert contents(bucket_root)["a.txt"] == "quick"
         quick_is_done.set()

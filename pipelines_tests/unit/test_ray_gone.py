@@ -24,7 +24,7 @@ class Gone:
             return [{"Alive": True}]
         if self.breaks:
             raise ConnectionError("no head")
-        self.never.wait(10)
+        self.never.wait(120)
         return []
 
 
