@@ -18,7 +18,7 @@ from typing import Any
 import dagster as dg
 
 from assets.connections import keep_connections, sqlite_held
-from assets.metadata import record_metadata, version_tags
+from assets.metadata import kept_version_tags, record_metadata, version_tags
 from assets.partitions import BY_INFER, REQUESTED_BY
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
@@ -114,10 +114,11 @@ def make_each(
     """
     asset, root = stage.asset, stage.root
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
-    keys = list(context.partition_keys)
     keep_connections(context.instance)
+    keys = list(context.partition_keys)
     pointers = _event_pointers(context, keys)
-    making = Making(stage, code_version, context.run_id, _gap_fillers(context, root, keys))
+    fillers = _gap_fillers(context, root, keys)
+    making = Making(stage, code_version, context.run_id, frozenset(fillers))
     failed: dict[str, str] = {}
     reused, said = 0, time.monotonic()
     # Closed at once where the run is cancelled, wherever that strikes.
@@ -154,7 +155,7 @@ def make_each(
                 context,
                 made.record,
                 metadata,
-                version_tags(made.record, pointers[key]),
+                fillers.get(key) or version_tags(made.record, pointers[key]),
                 checks,
                 alone=len(keys) == 1,
             )
@@ -224,14 +225,26 @@ def _say(error: Exception) -> str:
     return "".join(traceback.format_exception(error))[-4000:]
 
 
-def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[str]) -> frozenset[str]:
-    """Partitions that `infer` asked for only to have few runs: they are made, and nobody wants them made again."""
+def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[str]) -> dict[str, Mapping[str, str]]:
+    """Partitions that `infer` asked for only to have few runs: they are made, and nobody wants them made again.
+
+    A backfill waits for an event of each. With it are the tags of the one before, as what is stale must stay so.
+    """
     if context.run.tags.get(REQUESTED_BY) != BY_INFER or len(keys) == 1:
-        return frozenset()
-    made = context.instance.get_latest_storage_id_by_partition(
+        return {}
+    latest = context.instance.get_latest_storage_id_by_partition(
         context.asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)
     )
-    return frozenset(made) - root.failed(context.asset_key.to_user_string())
+    if not latest:
+        return {}
+    wanted = dg.AssetRecordsFilter(context.asset_key, storage_ids=list(latest.values()))
+    told = [one.asset_materialization for one in context.instance.fetch_materializations(wanted, len(latest)).records]
+    failed = root.failed(context.asset_key.to_user_string())
+    return {
+        str(event.partition): kept_version_tags(event.tags or {})
+        for event in told
+        if event is not None and event.partition not in failed
+    }
 
 
 def _event_pointers(context: dg.AssetExecutionContext, keys: list[str]) -> dict[str, dict[str, int | None]]:

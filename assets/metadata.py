@@ -14,6 +14,13 @@ from dermatome.stage_record import StageRecord
 if TYPE_CHECKING:
     from dermatome.files import AnyPath
 
+_VERSION_TAGS = (
+    "dagster/code_version",
+    "dagster/data_version",
+    "dagster/input_data_version/",
+    "dagster/input_event_pointer/",
+)
+
 
 def record_metadata(record: StageRecord, folder: "AnyPath", *, reused: bool) -> dict[str, dg.MetadataValue]:
     """Everything a person or a query may ask of one materialization."""
@@ -72,3 +79,8 @@ def version_tags(record: StageRecord, pointers: Mapping[str, int | None]) -> dic
         tags[f"dagster/input_data_version/{name}"] = record.inputs[name]
         tags[f"dagster/input_event_pointer/{name}"] = "NULL" if pointer is None else str(pointer)
     return tags
+
+
+def kept_version_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those of an event's tags that :func:`version_tags` gave it, for one that reports the same result again."""
+    return {name: value for name, value in tags.items() if name.startswith(_VERSION_TAGS)}

@@ -138,7 +138,7 @@ def nuclei_train(
         plain |= {"encoder": encoder or parent.card.encoder, "decoder_channels": parent.card.decoder_channels}
     given = {name: value for name, value in plain.items() if value is not None}
     settings = nucleus_settings(given | {"sampling": {"enabled": immune_sampling}})
-    split = choose_patches(patches, validation or (), settings)
+    split = choose_patches(patches, validation or (), settings, parent)
     compute = choose(device, precision, threads)
     with progress_bar() as bar:
         task = bar.add_task(f"Training on {compute.device_name}", total=1.0)

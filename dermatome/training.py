@@ -19,7 +19,7 @@ from dermatome.network import MEAN, STD, build_network, drop_channels, to_batch
 from dermatome.scores import ClassScore, Confusion, class_scores, confusion_matrix, mean_iou, score_values
 from dermatome.skin.crops import TilePair, tiles_sha256
 from dermatome.tile_probabilities import tile_probabilities
-from dermatome.training_data import BatchSource
+from dermatome.training_data import BatchSource, split_sha256
 from dermatome.training_loop import CHECKPOINT_FILE, Validated, learn
 from dermatome.training_run import Parent, Parts, TrainingRun
 from dermatome.training_settings import TrainSettings
@@ -114,7 +114,7 @@ def train(
         raise BadSetting("There are no tiles to train on: give at least one.")
     if parent is not None:
         check_parent(parent, settings.encoder, settings.decoder_channels)
-    data_sha256 = tiles_sha256([*tiles_train, *tiles_val])
+    data_sha256 = split_sha256(tiles_sha256(tiles_train), tiles_sha256(tiles_val))
     begun_with = (
         None if parent is not None else ready_encoder(settings.encoder, settings.encoder_weights, models_folder)
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dermatome.augment import AugmentSettings, TileCache, random_view
 from dermatome.errors import BadSetting
+from dermatome.files import sha256_bytes
 from dermatome.skin.manifest import Side
 
 
@@ -117,6 +118,11 @@ def split_tiles(
     if kept_out:
         how += ", those of the parent as they were"
     return Split(kept, tuple(sorted(held, key=lambda t: t.name)), how)
+
+
+def split_sha256(train: str, validation: str) -> str:
+    """One sha256 of the sha256 of each side: a sample that changes its side makes other data of the same samples."""
+    return sha256_bytes(f"{train} {validation}".encode())
 
 
 def _pixels(names: Sequence[str], groups: Mapping[str, list[S]]) -> dict[str, npt.NDArray[np.int64]]:

@@ -42,7 +42,8 @@ class WeightsCard:
         validation: how the validation tiles were chosen, in words.
         settings: of the training.
         steps: optimiser steps it was trained for.
-        data_sha256: sha256 over names and contents of the training and validation tiles.
+        data_sha256: sha256 over names and contents of the training and validation tiles,
+            and which is which.
         manifest_sha256: of the manifest of those tiles, a Parquet file beside the weights.
         palette: the colour each class is drawn in.
         parent: sha256 of the weights it started from, if any.

@@ -24,7 +24,7 @@ from resources.settings import as_plain
             "no_leakage",
             asset="nuclei_weights",
             partitions_def=NUCLEI_VERSIONS,
-            description="No patient is both trained and validated on.",
+            description="No patient is both trained and validated on, by this version or its ancestors.",
         )
     ],
     pool="gpu",
@@ -53,9 +53,10 @@ def nuclei_weights(
         if not cases:
             raise MissingInput("There are no patches of nuclei yet: materialize nuclei_patches for cases first.")
         folders = {case: stack.enter_context(made_files(root, "nuclei_patches", case)) for case in cases}
-        split = choose_patches([folder for _, folder in folders.values()], (), settings)
         origin = NucleusWeights.of(root, config.continue_from) if config.continue_from else None
         device = compute.choose()
+        parent = origin.load(device) if origin else None
+        split = choose_patches([folder for _, folder in folders.values()], (), settings, parent)
         inputs = {case: record.data_version for case, (record, _) in folders.items()}
 
         def make(folder: Path) -> StageResult:
@@ -69,7 +70,7 @@ def nuclei_weights(
                 lambda row, share: context.log.info(said(row, share)),
                 validation=split.how,
                 checkpoints=checkpoints,
-                parent=origin.load(device) if origin else None,
+                parent=parent,
                 parent_name=origin.weights if origin else None,
                 processes=config.gpus,
                 models_folder=root.models,

@@ -83,6 +83,7 @@ class NucleusCard(WeightsCard):
     Attributes:
         ternary: labels of the ternary channels, in order.
         head_kernel_px: side of the heads' kernels.
+        created_from: the patients it was trained on, and those that the weights it goes on from were.
     """
 
     classes: tuple[str, ...] = NUCLEUS_LABELS

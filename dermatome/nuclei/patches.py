@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,16 +120,24 @@ def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) ->
     return rows
 
 
-def split_patches(rows: Sequence[PatchRow], share: float, seed: int) -> tuple[list[PatchRow], str]:
+def split_patches(
+    rows: Sequence[PatchRow], share: float, seed: int, learnt: Collection[str] = ()
+) -> tuple[list[PatchRow], str]:
     """Puts about ``share`` of the patches on the validation side, whole patients at a time.
 
     A draw that would take more than a third of a class's pixels from training is passed over where another is left.
+
+    Args:
+        rows: of all patches.
+        share: of them, on the validation side.
+        seed: of the draw.
+        learnt: patients that the weights it goes on from were trained on; they cannot test what comes of those.
 
     Returns:
         The rows with their side, and in words how it was told.
 
     Raises:
-        BadSetting: ``share`` is not from 0 to below 1, or there is but one patient.
+        BadSetting: ``share`` is not from 0 to below 1, there is but one patient, or all of them were learnt from.
     """
     if not 0 <= share < 1:
         raise BadSetting(f"The validation share is {share}: set it from 0 to below 1.")
@@ -140,13 +148,20 @@ def split_patches(rows: Sequence[PatchRow], share: float, seed: int) -> tuple[li
         raise BadSetting(
             "The patches are of one patient, and patients are split whole: add patients, or hold out nothing."
         )
+    cases = [case for case in cases if case not in learnt]
+    if not cases:
+        raise BadSetting(
+            "The weights it goes on from were trained on every patient of these patches: add patients, hold out "
+            "nothing, or start from scratch."
+        )
     np.random.default_rng(seed).shuffle(cases)
     of = {case: [row for row in rows if row.case == case] for case in cases}
     pixels = {case: np.sum([row.semantic_px for row in own], axis=0) for case, own in of.items()}
     drawn = draw_groups(cases, {case: len(own) for case, own in of.items()}, pixels, share * len(rows))
     sided = [replace(row, side="validation" if row.case in drawn else "train") for row in rows]
     held = sum(row.side == "validation" for row in sided)
-    return sided, f"{held} of {len(rows)} patches held out, whole patients drawn with seed {seed}"
+    how = f"{held} of {len(rows)} patches held out, whole patients drawn with seed {seed}"
+    return sided, how + (", none that the weights before had learnt" if learnt else "")
 
 
 def _places(size: Size, settings: PatchSettings) -> list[Box]:

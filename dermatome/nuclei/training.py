@@ -31,7 +31,7 @@ from dermatome.nuclei.training_settings import NucleusTraining
 from dermatome.predict import Predictor, Scene
 from dermatome.scores import ClassScore, Confusion, class_scores, confusion_matrix
 from dermatome.training import check_parent, ready_encoder
-from dermatome.training_data import BatchSource
+from dermatome.training_data import BatchSource, split_sha256
 from dermatome.training_loop import Validated, learn
 from dermatome.training_run import Parent, Parts, TrainingRun
 
@@ -207,8 +207,7 @@ def train_nuclei(
         raise BadSetting("There are no patches to train on: give at least one.")
     if parent is not None:
         check_parent(parent, settings.encoder, settings.decoder_channels)
-    data_sha256 = sha256_bytes("".join(f"{patch.name} {patch.sha256}\n" for patch in (*patches, *patches_val)).encode())
-
+    data_sha256 = split_sha256(_patches_sha256(patches), _patches_sha256(patches_val))
     begun_with = (
         None if parent is not None else ready_encoder(settings.encoder, settings.encoder_weights, models_folder)
     )
@@ -247,9 +246,13 @@ def train_nuclei(
         parent=parent.sha256 if parent else None,
         initial_weights=begun_with.source if begun_with else "",
         initial_sha256=begun_with.sha256 if begun_with else "",
-        created_from=tuple(sorted({patch.case for patch in patches})),
+        created_from=tuple(sorted({patch.case for patch in patches}.union(parent.card.created_from if parent else ()))),
     )
     return TrainedNuclei(learnt.state(), card, pd.DataFrame(run.history), found, learnt.resumed)
+
+
+def _patches_sha256(patches: Sequence[TrainingPatch]) -> str:
+    return sha256_bytes("".join(f"{patch.name} {patch.sha256}\n" for patch in patches).encode())
 
 
 def score_patches(

@@ -10,6 +10,7 @@ from dermatome.errors import BadSetting
 from dermatome.nuclei.patch_files import Patch, load_patches
 from dermatome.nuclei.patches import split_patches
 from dermatome.nuclei.training_settings import NucleusTraining
+from dermatome.weights import LoadedWeights
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class PatchSplit:
 
 
 def choose_patches(
-    folders: Sequence[Path], validation_folders: Sequence[Path], settings: NucleusTraining
+    folders: Sequence[Path],
+    validation_folders: Sequence[Path],
+    settings: NucleusTraining,
+    parent: LoadedWeights | None = None,
 ) -> PatchSplit:
     """The patches in folders; where their manifests do not say which are held out, whole patients are drawn.
 
@@ -30,11 +34,13 @@ def choose_patches(
         folders: of patches to train on.
         validation_folders: of patches to validate on; without any, a share of the first is held out.
         settings: share, seed and scale.
+        parent: the weights it goes on from; whom those were trained on is not drawn to validate.
 
     Raises:
         MissingInput: a folder has no patches.
         BadAnnotation: a manifest is damaged.
-        BadSetting: there is one patient only, or the patches are not of the settings' scale.
+        BadSetting: there is one patient only, or none that the parent did not learn from, or the patches are not of the
+            settings' scale.
     """
     patches = load_patches(*folders)
     _check_scale(patches, settings.mpp)
@@ -45,7 +51,8 @@ def choose_patches(
     if any(patch.row.side for patch in patches):
         rows, how = [patch.row for patch in patches], "as the manifest of the patches says"
     else:
-        rows, how = split_patches([patch.row for patch in patches], settings.validation_share, settings.seed)
+        learnt = parent.card.created_from if parent else ()
+        rows, how = split_patches([patch.row for patch in patches], settings.validation_share, settings.seed, learnt)
     held_out = {row.name for row in rows if row.side == "validation"}
     train = tuple(patch for patch in patches if patch.name not in held_out)
     return PatchSplit(train, tuple(patch for patch in patches if patch.name in held_out), how)

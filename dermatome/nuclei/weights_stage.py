@@ -142,7 +142,7 @@ def make_nuclei_weights(
             **{name: found.get(name) for name in INSTANCE_SCORES},
         },
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
-        checks=(_leakage_check(patches, patches_val),),
+        checks=(_leakage_check(patches, patches_val, parent),),
     )
 
 
@@ -182,13 +182,14 @@ def _class_rows(version: str, result: TrainedNuclei) -> list[dict[str, Any]]:
     return [{"version": version, "map": name, **score.to_json()} for name, scores in both for score in scores]
 
 
-def _leakage_check(patches: Sequence[Patch], patches_val: Sequence[Patch]) -> Check:
-    both = sorted({patch.case for patch in patches} & {patch.case for patch in patches_val})
-    return Check(
-        "no_leakage",
-        passed=not both,
-        description=f"{len(both)} patients are both trained and validated on, {both[0]} for one: split by patient."
+def _leakage_check(patches: Sequence[Patch], patches_val: Sequence[Patch], parent: LoadedWeights | None) -> Check:
+    learnt = {patch.case for patch in patches}.union(parent.card.created_from if parent else ())
+    both = sorted(learnt & {patch.case for patch in patches_val})
+    text = (
+        f"{len(both)} patients are both trained and validated on, {both[0]} for one: split by patient."
         if both
-        else "No patient is both trained and validated on.",
-        values={"patients": len(both)},
+        else "No patient is both trained and validated on."
     )
+    if parent is not None and not parent.card.created_from:
+        text += " It goes on from weights whose own patients are not known."
+    return Check("no_leakage", passed=not both, description=text, values={"patients": len(both)})

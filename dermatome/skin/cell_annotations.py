@@ -128,11 +128,12 @@ def find_annotated(*folders: Path, declared_mpp: float = DECLARED_MPP) -> list[A
 
 
 def annotated_sha256(images: Iterable[AnnotatedCells]) -> str:
-    """One sha256 over names, files and stated scales of ``images``, whatever their order."""
+    """One sha256 over names, files, stated scales and origins of ``images``, whatever their order."""
     total = hashlib.sha256()
     for image in sorted(images, key=lambda i: (i.name, str(i.image_path))):
         files = [sha256_file(image.image_path), sha256_file(image.annotation_path)]
-        total.update(json.dumps([image.name, *files, image.mpp, image.declared_mpp]).encode())
+        stated = [image.mpp, image.declared_mpp, image.patient, image.licence]
+        total.update(json.dumps([image.name, *files, *stated]).encode())
     return total.hexdigest()
 
 

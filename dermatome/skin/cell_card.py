@@ -35,7 +35,8 @@ class CellCard:
         code_version: of Dermatome.
         steps: optimiser steps it was trained for.
         validation: how the validation images were chosen, in words.
-        data_sha256: sha256 over names and contents of the training and validation images and their cells.
+        data_sha256: sha256 over names and contents of the training and validation images and their cells,
+            and which is which.
         manifest_sha256: of the manifest of those images, a Parquet file beside the weights.
         parent: sha256 of the weights it started from, if any.
         created_from: patients or slides it was trained on.

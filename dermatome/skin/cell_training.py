@@ -24,6 +24,7 @@ from dermatome.skin.cell_network import CYTO2_DIAMETER_PX, CYTO2_NBASE, LoadedCe
 from dermatome.skin.cell_scores import CellScores, mean_precision, score_cells
 from dermatome.skin.cell_views import CellPicture, CellSource, ViewSettings, cell_picture
 from dermatome.skin.cells import CellSettings
+from dermatome.training_data import split_sha256
 from dermatome.training_loop import Validated, learn
 from dermatome.training_run import Parent, Parts, TrainingRun
 from dermatome.training_settings import LoopSettings
@@ -187,7 +188,7 @@ def train_cells(
         _check_parent(parent, settings)
     diameter_um, count = median_diameter(images_train)
     cells = replace(cells or CellSettings(), diameter_um=diameter_um)
-    data_sha256 = annotated_sha256([*images_train, *images_val])
+    data_sha256 = split_sha256(annotated_sha256(images_train), annotated_sha256(images_val))
 
     def scores_of(network: torch.nn.Module) -> list[CellScores]:
         return score_cells(images_val, network, settings.diameter_px, cells, compute)

@@ -19,7 +19,14 @@ from dermatome.skin.cell_training import CellTrainResult, CellTrainSettings, tra
 from dermatome.skin.cyto2 import fetch_cyto2
 from dermatome.skin.kinds import CELLS
 from dermatome.skin.leakage import find_leaks, leakage_check, one_slide_only
-from dermatome.skin.manifest import ManifestRow, licences, manifest_path, read_manifest, write_manifest
+from dermatome.skin.manifest import (
+    ManifestRow,
+    licences,
+    manifest_path,
+    read_manifest,
+    validation_sha256,
+    write_manifest,
+)
 from dermatome.skin.origin import Origin, find_origin, origin_of_file, parent_name
 from dermatome.stage_record import StageResult
 from dermatome.training_data import Split, split_tiles
@@ -173,6 +180,7 @@ def make_cell_weights(
             "images_validation": sum(row.side == "validation" for row in rows),
             "images_sha256": card.data_sha256,
             "manifest_sha256": card.manifest_sha256,
+            "validation_sha256": validation_sha256(rows),
             "one_slide_only": one_slide_only(rows),
             "validation": card.validation,
             "device": compute.device_name,

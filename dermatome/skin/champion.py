@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dermatome.data_root import WEIGHTS_FILE, DataRoot
@@ -14,13 +15,23 @@ from dermatome.stage_record import Scalar, StageRecord, read_record
 
 @dataclass(frozen=True)
 class Choice:
-    """The version that is in use, and why."""
+    """The version that is in use, and why.
+
+    Attributes:
+        version: its name.
+        weights_sha256: of its weights file.
+        chosen_by: the score, or ``hand``.
+        score: that it has by it.
+        despite_drop: whether it was promoted however much worse it is on the panel.
+        warning: what its failed check of leakage says, where it was chosen by hand all the same.
+    """
 
     version: str
     weights_sha256: str
     chosen_by: str
     score: float | None
     despite_drop: bool = False
+    warning: str | None = None
 
 
 def choose_champion(
@@ -35,6 +46,9 @@ def choose_champion(
 ) -> Choice:
     """The version named by hand, or the one with the highest validation score ``by``; the earlier one where equal.
 
+    A version that saw what it is scored on is chosen by hand only, and versions that were validated on different tiles
+    are not held against one another: their scores say nothing of which is better.
+
     Args:
         root: the data root.
         by: a column of the versions' records, such as ``mean_iou``, ``iou_epidermis`` or, for cells, ``ap_50``; with
@@ -48,7 +62,8 @@ def choose_champion(
 
     Raises:
         MissingInput: no version is trained, or not the one named, or its file is gone, or the panel lacks its scores.
-        BadSetting: no version has that score, or the one chosen is worse than the champion in some class.
+        BadSetting: no version has that score, their scores cannot be compared, or the one chosen is worse than the
+            champion in some class.
         BadWeights: its file is not the one that was trained.
     """
     by, promotion = by or kind.best_by, promotion or PromotionSettings()
@@ -72,6 +87,7 @@ def choose_champion(
                 f"No training version has the validation score {by!r}: use another score "
                 f"({kind.best_by}, {next(iter(kind.judged_by))}, …), hold something out in training, or name a version."
             )
+        scored = _comparable({name: versions[name] for name in scored}, scored, by, kind)
         chosen = max(scored, key=lambda name: scored[name])
         score = scored[chosen]
     with root.local(kind.weights, chosen, WEIGHTS_FILE) as folder:
@@ -83,7 +99,36 @@ def choose_champion(
         )
     if not despite_drop:
         check_promotion(root, chosen, sha256, promotion.margin, kind)
-    return Choice(chosen, sha256, "hand" if version is not None else by, score, despite_drop)
+    warning = _leak(versions[chosen])
+    return Choice(chosen, sha256, "hand" if version is not None else by, score, despite_drop, warning)
+
+
+def _comparable(
+    versions: Mapping[str, StageRecord], scored: Mapping[str, float], by: str, kind: NetworkKind
+) -> dict[str, float]:
+    """The scores that can be held against one another.
+
+    Raises:
+        BadSetting: there are none such.
+    """
+    found = {name: score for name, score in scored.items() if _leak(versions[name]) is None}
+    if not found:
+        raise BadSetting(
+            f"No {kind.name} can be chosen by score, as each was scored on what it had seen ({', '.join(scored)}; see "
+            f"the check no_leakage): split by slide or patient, or name a version."
+        )
+    held_out = {versions[name].values.get("validation_sha256") for name in found}
+    if len(held_out) > 1 and not by.startswith("panel_"):
+        raise BadSetting(
+            f"{', '.join(found)} were validated on different data, so {by!r} does not say which is better: materialize "
+            f"{kind.panel} and {kind.panel_scores} and choose by 'panel_{kind.best_by}', or name a version."
+        )
+    return found
+
+
+def _leak(record: StageRecord) -> str | None:
+    """What a version's failed check of leakage says."""
+    return next((check.description for check in record.checks if check.name == "no_leakage" and not check.passed), None)
 
 
 def _versions(root: DataRoot, kind: NetworkKind) -> dict[str, StageRecord]:

@@ -218,11 +218,12 @@ def load_tiles(*folders: Path) -> list[TilePair]:
 
 
 def tiles_sha256(tiles: Iterable[TilePair]) -> str:
-    """One sha256 over names, files and palettes of ``tiles``, whatever their order."""
+    """One sha256 over names, files, palettes and origins of ``tiles``, whatever their order."""
     total = hashlib.sha256()
     for tile in sorted(tiles, key=lambda t: (t.name, str(t.image_path))):
         image, mask = tile.image_path.read_bytes(), tile.mask_path.read_bytes()
         line = [tile.name, sha256_bytes(image), sha256_bytes(mask), tile.palette.to_json()]
+        line += [tile.slide, tile.patient, tile.licence]
         total.update(json.dumps(line).encode())
     return total.hexdigest()
 

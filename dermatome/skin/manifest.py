@@ -112,6 +112,12 @@ def known_sides(rows: Sequence[ManifestRow]) -> dict[str, Side]:
     return sides
 
 
+def validation_sha256(rows: Sequence[ManifestRow]) -> str:
+    """One sha256 over the files that are validated on: versions' own scores compare only where it is the same."""
+    tested = sorted({(row.image_sha256, row.mask_sha256) for row in rows if row.side == "validation"})
+    return sha256_bytes(json.dumps(tested).encode())
+
+
 def licences(rows: Sequence[ManifestRow]) -> str:
     """The licence of weights trained on these tiles, in words."""
     known = sorted({row.licence for row in rows if row.licence})

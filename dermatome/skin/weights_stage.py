@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from dermatome.classes import TISSUE_LABELS
 from dermatome.data_root import WEIGHTS_FILE
 from dermatome.skin.leakage import find_leaks, leakage_check, one_slide_only
-from dermatome.skin.manifest import ManifestRow, manifest_path, read_manifest
+from dermatome.skin.manifest import ManifestRow, manifest_path, read_manifest, validation_sha256
 from dermatome.stage_record import StageResult
 from dermatome.training import EpochReport, TrainSettings
 from dermatome.training_files import train_file
@@ -96,6 +96,7 @@ def make_weights(
             "coarse_mpp": result.card.coarse_mpp,
             "tiles_sha256": result.card.data_sha256,
             "manifest_sha256": result.card.manifest_sha256,
+            "validation_sha256": validation_sha256(rows),
             "one_slide_only": one_slide_only(rows),
             "validation": result.card.validation,
             "device": compute.device_name,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dagster as dg
 import pytest
@@ -12,7 +13,7 @@ from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import BadImage
 from dermatome.files import write_whole
 from dermatome.making import OneStep
-from dermatome.stage_record import Check, StageResult, made_by, read_record
+from dermatome.stage_record import Check, StageResult, made_by, read_record, write_record
 from resources import PathsResource, SettingsResource, SlideEngineResource
 
 KEYS = dg.DynamicPartitionsDefinition(name="keys")
@@ -187,3 +188,18 @@ def test_what_only_fills_gaps_between_missing_partitions_stays_as_it_is(root, in
     assert settings == {"k0": 1, "k1": 1, "k2": 2, "k3": 1, "k4": 2}
     assert run(root, instance, ["first"]).success
     assert made(root) == 8
+
+
+def test_what_is_stale_stays_so_where_a_run_only_fills_gaps(root, instance):
+    run(root, instance, ["first"])
+    run(root, instance, ["second"], "k0", "k1")
+    run(root, instance, ["second"], "k3", "k3")
+    anew = replace(read_record(root.record("first", "k1")), data_version="another")
+    write_record(root.record("first", "k1"), anew)
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization("first", partition="k1", tags={"dagster/data_version": "another"})
+    )
+    assert run(root, instance, ["second"], **{REQUESTED_BY: BY_INFER}).success
+    assert materialized(instance, "second") == {f"k{n}" for n in range(5)}
+    states = {key: stale(instance, "second", key) for key in ("k0", "k1", "k2", "k3")}
+    assert states == {"k0": "FRESH", "k1": "STALE", "k2": "FRESH", "k3": "FRESH"}

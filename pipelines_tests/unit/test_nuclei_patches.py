@@ -144,6 +144,12 @@ def test_patients_are_split_whole(case: Path, tmp_path: Path) -> None:
     assert {row.side for row in split_patches(rows, 0, seed=1)[0]} == {"train"}
     with pytest.raises(BadSetting, match="one patient"):
         split_patches(own, 0.2, seed=1)
+    for seed in range(5):
+        child, said = split_patches(rows, 0.4, seed, learnt=["p0", "p2", "p4", "elsewhere"])
+        assert {row.case for row in child if row.side == "validation"} < {"p1", "p3"}
+        assert "none that the weights before had learnt" in said
+    with pytest.raises(BadSetting, match="every patient of these patches"):
+        split_patches(rows, 0.2, 1, learnt=[f"p{n}" for n in range(5)])
     write_manifest(tmp_path, sided)
     assert {patch.row.side for patch in load_patches(tmp_path)} == {"train", "validation"}
     assert patches_sha256(sided) == patches_sha256(rows)

@@ -183,6 +183,22 @@ def test_a_patient_on_both_sides_is_told(made, tmp_path, compute):
     assert "a for one" in result.checks[0].description
 
 
+def test_a_patient_that_the_parent_learnt_is_told_by_its_descendants(made, tmp_path, compute):
+    folder, _, _ = made
+    quick = replace(SMALL, epochs=1, epoch_steps=1, batch=2)
+    parent = load_nucleus_weights(folder / WEIGHTS_FILE)
+    assert parent.card.created_from == ("a",)
+    child = make_nuclei_weights([Discs(1, "c")], [Discs(2, "b")], tmp_path, "v2", quick, compute, parent=parent)
+    assert child.checks[0].passed
+    child_weights = load_nucleus_weights(tmp_path / WEIGHTS_FILE)
+    assert child_weights.card.created_from == ("a", "c")
+    grandchild = make_nuclei_weights(
+        [Discs(3, "d")], [Discs(0, "a")], tmp_path, "v3", quick, compute, parent=child_weights
+    )
+    assert not grandchild.checks[0].passed
+    assert "a for one" in grandchild.checks[0].description
+
+
 def test_a_run_that_was_done_ends_the_same_again_and_what_does_not_fit_is_said(made, compute):
     folder, _, _ = made
     patches = [Discs(seed) for seed in range(4)]

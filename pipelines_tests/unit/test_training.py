@@ -128,6 +128,8 @@ def test_a_run_killed_twice_ends_like_one_that_was_not(folder, tmp_path, compute
     finished = train(tiles[:4], tiles[4:], SMALL, compute, tmp_path)  # killed before its weights were written
     assert states_equal(finished.state, undisturbed.state)
     assert (finished.evaluation.confusion == undisturbed.evaluation.confusion).all()
+    sides = train(tiles[1:5], [tiles[0], *tiles[5:]], SMALL, compute, tmp_path)
+    assert not sides.resumed, "it would have learnt what it is validated on"
     other = train(tiles[:4], tiles[4:], replace(SMALL, seed=9, epochs=1), compute, tmp_path)
     assert not other.resumed
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")

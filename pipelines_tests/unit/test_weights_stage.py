@@ -1,5 +1,6 @@
 """A training's files and record, and the choice of the champion, without the training itself."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,24 @@ def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
     trained(root, "v001", StageResult("trained", "x", {"weights_sha256": "another"}))
     with pytest.raises(BadWeights, match="not those it was trained to"):
         open_origin(root, "v001_cont1")
+
+
+def test_scores_that_say_nothing_of_which_is_better_choose_no_champion(
+    root: DataRoot, make: Callable[..., StageResult]
+) -> None:
+    trained(root, "v001", make("v001", b"first"))
+    leaking = make("v002", b"2", rows=[*ROWS, tile("t4", "validation", "s1", seed=4)], confusion=np.diag([9] * 4))
+    trained(root, "v002", leaking)
+    assert choose_champion(root).version == "v001", "the better score is one of what it had seen"
+    by_hand = choose_champion(root, version="v002")
+    assert "not hidden from training" in str(by_hand.warning)
+    trained(root, "v003", make("v003", b"3", rows=[*ROWS, tile("t9", "validation", "s9", seed=9)]))
+    with pytest.raises(BadSetting, match="v001, v003 were validated on different data"):
+        choose_champion(root)
+    for version in ("v001", "v003"):
+        shutil.rmtree(root.folder("tissue_weights", version))
+    with pytest.raises(BadSetting, match="what it had seen"):
+        choose_champion(root)
 
 
 def test_checkpoints_are_dropped(root: DataRoot) -> None:
