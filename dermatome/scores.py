@@ -1,4 +1,7 @@
-"""Scores of a predicted semantic map against the truth, from one confusion matrix; an undefined score is null."""
+"""Scores of a predicted semantic map against the truth, from one confusion matrix.
+
+A class that only one of truth and prediction has scores 0, so that no mean is better for never predicting it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ class ScoreOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class was found; a score whose divisor is zero is ``None``.
+    """How well one class was found; its scores are ``None`` where neither truth nor prediction has it.
+
+    Where one of both lacks it, a divisor is zero and that score is 0, as with scikit-learn's ``zero_division=0``.
 
     Attributes:
         label: the class.
@@ -40,7 +45,8 @@ class ClassScore:
         recall: share of the true pixels that were found.
         f1: harmonic mean of both (the Dice coefficient).
         iou: shared pixels divided by those of truth and prediction together (Jaccard index).
-        mcc: Matthews' correlation of "is this class" (Matthews, 1975), -1 to 1.
+        mcc: Matthews' correlation of "is this class" (Matthews, 1975), -1 to 1; ``None`` also where both are nothing
+            but this class.
     """
 
     label: str
@@ -95,6 +101,7 @@ def class_scores(confusion: Confusion, labels: Sequence[str]) -> list[ClassScore
         missed, false = truth - hit, predicted - hit
         right_without = total - truth - false
         spread = math.sqrt(truth) * math.sqrt(predicted) * math.sqrt(total - truth) * math.sqrt(total - predicted)
+        absent, everywhere = not truth and not predicted, hit == total
         outcome = {
             (True, True): ScoreOutcome.SCORED,
             (False, True): ScoreOutcome.NOT_IN_TRUTH,
@@ -111,11 +118,11 @@ def class_scores(confusion: Confusion, labels: Sequence[str]) -> list[ClassScore
                 fp_px=false,
                 fn_px=missed,
                 tn_px=right_without,
-                precision=_ratio(hit, predicted),
-                recall=_ratio(hit, truth),
-                f1=_ratio(2 * hit, truth + predicted),
-                iou=_ratio(hit, truth + false),
-                mcc=None if spread == 0 else (hit * right_without - false * missed) / spread,
+                precision=None if absent else _ratio(hit, predicted),
+                recall=None if absent else _ratio(hit, truth),
+                f1=None if absent else _ratio(2 * hit, truth + predicted),
+                iou=None if absent else _ratio(hit, truth + false),
+                mcc=None if absent or everywhere else _ratio(hit * right_without - false * missed, spread),
             )
         )
     return scores
@@ -125,7 +132,7 @@ SCORE_NAMES = ("precision", "recall", "f1", "iou", "mcc")
 
 
 def mean_score(scores: Sequence[ClassScore], name: str) -> float | None:
-    """The mean of a score of :data:`SCORE_NAMES` over the classes that have it; ``None`` where none has."""
+    """The mean of a score of :data:`SCORE_NAMES` over the classes that truth or prediction has; ``None`` where none."""
     known = [value for score in scores if (value := getattr(score, name)) is not None]
     return sum(known) / len(known) if known else None
 
@@ -144,5 +151,5 @@ def score_values(scores: Sequence[ClassScore]) -> dict[str, float | None]:
     return values
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _ratio(part: int, whole: float) -> float:
+    return part / whole if whole else 0.0

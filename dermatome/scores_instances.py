@@ -32,13 +32,13 @@ class Matches:
 
     @property
     def precision(self) -> float | None:
-        """Share of predicted instances that are matched; None where there are none."""
-        return len(self.ious) / self.predicted_count if self.predicted_count else None
+        """Share of predicted instances that are matched, 0 where all are missed; None where neither has any."""
+        return self._share(self.predicted_count)
 
     @property
     def recall(self) -> float | None:
-        """Share of true instances that are matched; None where there are none."""
-        return len(self.ious) / self.truth_count if self.truth_count else None
+        """Share of true instances that are matched, 0 where all finds are false; None where neither has any."""
+        return self._share(self.truth_count)
 
     @property
     def f1(self) -> float | None:
@@ -51,6 +51,11 @@ class Matches:
         """Matches over matches, misses and false finds: Cellpose's AP at one threshold; None where there is nothing."""
         union = self.truth_count + self.predicted_count - len(self.ious)
         return len(self.ious) / union if union else None
+
+    def _share(self, count: int) -> float | None:
+        if not self.truth_count and not self.predicted_count:
+            return None
+        return len(self.ious) / count if count else 0.0
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.engine.process import end_with_parent
 from dermatome.errors import BadSetting, DermatomeError
+from dermatome.search_settings import SearchSettings, trial_settings
+from dermatome.skin.crops import tiles_sha256
 from dermatome.training import EpochReport, train
 from dermatome.training_settings import TrainSettings
 
@@ -30,74 +32,7 @@ if TYPE_CHECKING:
 
 JOURNAL_FILE = "journal.log"
 _GOES_ON_FROM = "goes_on_from"
-
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """What is searched, as (lowest, highest) or a list of choices.
-
-    Attributes:
-        learning_rate: on a logarithmic scale.
-        weight_decay: likewise.
-        dice_weight: of the Dice part of the loss.
-        focal_weight: of its focal part.
-        dropout: share of the decoder's last channels.
-        augment_strength: factor on every change of colour and shape.
-        crop_px: side of a view.
-        encoder: of segmentation-models-pytorch; none leaves the base settings' one.
-    """
-
-    learning_rate: tuple[float, float] = (2e-4, 1e-2)
-    weight_decay: tuple[float, float] = (1e-4, 1e-1)
-    dice_weight: tuple[float, float] = (0.25, 2.0)
-    focal_weight: tuple[float, float] = (0.25, 2.0)
-    dropout: tuple[float, float] = (0.0, 0.4)
-    augment_strength: tuple[float, float] = (0.25, 2.0)
-    crop_px: tuple[int, ...] = (96, 128, 192)
-    encoder: tuple[str, ...] = ()
-
-
-def search_space(given: Mapping[str, Sequence[float]], encoders: Sequence[str] = ()) -> SearchSpace:
-    """The default space, changed by what is given by name.
-
-    Raises:
-        BadSetting: there is no such setting, or a range is not two numbers from low to high.
-    """
-    ranges: dict[str, Any] = {"encoder": tuple(encoders)}
-    for name, values in given.items():
-        if name == "crop_px":
-            ranges[name] = tuple(int(value) for value in values)
-        elif name not in {each.name for each in fields(SearchSpace)} - {"encoder"}:
-            raise BadSetting(f"The search has no setting {name!r}: see the ranges of SearchSpace.")
-        elif len(values) != 2 or values[0] > values[1]:
-            raise BadSetting(f"The range of {name} is {list(values)}: give the lowest and the highest value.")
-        else:
-            ranges[name] = (float(values[0]), float(values[1]))
-    return SearchSpace(**ranges)
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How long and how a study searches.
-
-    Attributes:
-        trials: in all, those of earlier runs of the study included; failed ones do not count.
-        parallel: trials at once, in processes of this machine.
-        seed: of the draws.
-        base: the training settings that are not searched.
-        space: those that are.
-    """
-
-    trials: int = 20
-    parallel: int = 1
-    seed: int = 0
-    base: TrainSettings = field(default_factory=TrainSettings)
-    space: SearchSpace = field(default_factory=SearchSpace)
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        if self.trials < 1 or self.parallel < 1:
-            raise BadSetting(f"{self.trials} trials, {self.parallel} at once: set both to 1 or more.")
+_MADE_WITH = "made_with"
 
 
 def open_study(folder: Path, seed: int = 0) -> optuna.Study:
@@ -129,6 +64,7 @@ def run_search(
     """Runs what trials are left of the study in ``folder``.
 
     Trials that a killed run left unfinished are tried again first, with the same settings and from their checkpoints.
+    All trials of a study are made with the tiles, base settings and space of its first run: others give other scores.
 
     Args:
         folder: of the study, on a disk of this machine or NFS.
@@ -139,7 +75,7 @@ def run_search(
         models_folder: where encoders' ready weights are kept, if the settings ask for some.
 
     Raises:
-        BadSetting: nothing is held out to score trials by.
+        BadSetting: nothing is held out to score trials by, or the study was begun with something else.
         RuntimeError: a process of parallel trials died.
     """
     if not split.validation:
@@ -147,6 +83,7 @@ def run_search(
             "A search needs tiles to validate on: set validation_share above 0 and give two tiles or more."
         )
     study = open_study(folder)
+    _check_comparable(study, folder, split, settings)
     _take_up_unfinished(study)
     left = settings.trials - _count(study)
     at_once = min(settings.parallel, max(1, left))
@@ -167,27 +104,6 @@ def run_search(
     if failed := [process.exitcode for process in others if process.exitcode]:
         raise RuntimeError(f"{len(failed)} processes of the search ended with code {failed[0]}")
     return open_study(folder)
-
-
-def trial_settings(trial: optuna.Trial, base: TrainSettings, space: SearchSpace) -> TrainSettings:
-    """The training settings that a trial draws."""
-
-    def between(name: str, *, log: bool = False) -> float:
-        low, high = getattr(space, name)
-        return trial.suggest_float(name, low, high, log=log)
-
-    drawn: dict[str, Any] = {
-        "learning_rate": between("learning_rate", log=True),
-        "weight_decay": between("weight_decay", log=True),
-        "dropout": between("dropout"),
-        "crop_px": trial.suggest_categorical("crop_px", list(space.crop_px)),
-        "augment": base.augment.strengthened(between("augment_strength")),
-    }
-    if base.loss == "dice_focal":
-        drawn |= {name: between(name) for name in ("dice_weight", "focal_weight")}
-    if space.encoder:
-        drawn["encoder"] = trial.suggest_categorical("encoder", list(space.encoder))
-    return replace(base, **drawn)
 
 
 def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]:
@@ -283,6 +199,27 @@ def _train(
         trial.set_user_attr(name, value)
     trial.set_user_attr("steps", result.card.steps)
     return float(result.card.scores["mean_iou"] or 0.0)
+
+
+def _check_comparable(study: optuna.Study, folder: Path, split: Split[TilePair], settings: SearchSettings) -> None:
+    """Notes in a new study what its trials are made with; refuses one that was begun with something else."""
+    tiles = {"training tiles": tiles_sha256(split.train), "validation tiles": tiles_sha256(split.validation)}
+    searched = {f"range of {name}": values for name, values in vars(settings.space).items()}
+    now: dict[str, Any] = json.loads(json.dumps(tiles | asdict(settings.base) | searched))
+    begun: dict[str, Any] | None = study.user_attrs.get(_MADE_WITH)
+    if begun is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(_MADE_WITH, now)
+        return
+    if begun is None:
+        raise BadSetting(
+            f"The study in {folder} does not say what its trials were made with, as an older version of Dermatome "
+            "began it: start a study of another name."
+        )
+    if others := [name for name in now | begun if now.get(name) != begun.get(name)]:
+        raise BadSetting(
+            f"The study in {folder} was begun with another choice of {', '.join(others)}, so new trials could not be "
+            "compared with those it has: start a study of another name, or give it what it was begun with."
+        )
 
 
 def _take_up_unfinished(study: optuna.Study) -> None:

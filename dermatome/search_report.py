@@ -12,7 +12,8 @@ from dermatome.data_root import PREVIEW_FILE
 from dermatome.figures import preview
 from dermatome.files import sha256_bytes, write_whole
 from dermatome.panels import GREY, INK, new_figure, to_png
-from dermatome.search import SearchSettings, best_config
+from dermatome.search import best_config
+from dermatome.search_settings import SearchSettings
 from dermatome.stage_record import StageResult, write_table
 
 if TYPE_CHECKING:

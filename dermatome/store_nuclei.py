@@ -1,4 +1,4 @@
-"""The tables of nuclei: versions of their network, slides, every nucleus, and TIL."""
+"""The tables of nuclei: versions of their network, slides, every nucleus, and TIL; and what those were made from."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ NUCLEI_TABLES: dict[str, Table] = {
             "step": "integer",
             **dict.fromkeys((*_EPOCH, *_PIXEL_SCORES), "double"),
         },
+    ),
+    "nuclei_slides": Table(
+        "nuclei_slides",
+        RECORD_FILE,
+        {
+            **dict.fromkeys(("origin", "location", "file"), _TEXT),
+            "bytes": "bigint",
+            "image_sha256": _TEXT,
+            "height_px": "integer",
+            "width_px": "integer",
+            **_SCALE,
+            "conversions": _TEXT,
+            "grey_spread": "double",
+        },
+        key="slide",
     ),
     "nucleus_maps": Table(
         "nucleus_maps",
@@ -106,4 +121,20 @@ NUCLEI_TABLES: dict[str, Table] = {
             "lymphocytes_per_mm2": "double",
         },
     ),
+}
+
+NUCLEI_VIEWS: dict[str, str] = {
+    # As the view lineage. TIL does not record its image, so that is named only where every link is current.
+    "nuclei_lineage": """
+        with held as (
+            select slide, bool_and(current) as current, bool_and(current) filter (upstream = 'nucleus_maps') as maps
+            from links where upstream in ('nuclei_slides', 'nucleus_maps') group by slide)
+        select s.slide, h.current is not false as current, i.location, i.image_sha256, i.mpp, i.mpp_source,
+            coalesce(t.weights, m.weights) as weights, coalesce(t.weights_sha256, m.weights_sha256) as weights_sha256,
+            m.code_version as map_code, m.run_id as map_run, t.code_version as til_code, t.run_id as til_run,
+            m.settings as map_settings, t.settings as til_settings
+        from nuclei_slides s left join held h using (slide)
+            left join nuclei_slides i on i.slide = s.slide and h.current is not false
+            left join nucleus_maps m on m.slide = s.slide and h.maps is not false
+            left join til_scores t on t.slide = s.slide order by s.slide""",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dermatome.data_root import RECORD_FILE
 from dermatome.hpa.records import IMAGE_RECORD_SCHEMA
-from dermatome.store_nuclei import NUCLEI_TABLES
+from dermatome.store_nuclei import NUCLEI_TABLES, NUCLEI_VIEWS
 from dermatome.store_table import Table
 from dermatome.store_training import TRAINING_TABLES, TRAINING_VIEWS
 
@@ -158,8 +158,41 @@ TABLES: dict[str, Table] = {
     ),
 }
 
+_STAGES = {table.asset: name for name, table in TABLES.items() if table.key == "slide"}
+_ASSETS = ", ".join(f"'{asset}'" for asset in _STAGES)
+_RECORDS = " union all ".join(
+    f"select '{asset}' as asset, slide, data_version, inputs from {name}" for asset, name in _STAGES.items()
+)
+
 VIEWS: dict[str, str] = {
+    # What each record of a slide was made from, beside what the slide has of that now. Which champion made a mask is
+    # another question: slides_not_from_champion answers it.
+    "links": f"""
+        with made as ({_RECORDS})
+        select m.asset, m.slide, i.key as upstream, i.value ->> '$' as version, u.data_version as version_now,
+            version is not distinct from version_now as current
+        from made m cross join json_each(m.inputs) i left join made u on u.asset = i.key and u.slide = m.slide
+        where i.key in ({_ASSETS}) order by all""",
+    # A row says what the last stage it has was made from. Where any link is of a version that has been replaced since,
+    # it is not current and what was replaced is null: no image or mask is named that a number does not come from.
+    "lineage": """
+        with held as (
+            select slide, bool_and(current) as current, bool_and(current) filter (upstream = 'slide_images') as image,
+                bool_and(current) filter (upstream = 'epidermis_masks') as mask,
+                bool_and(current) filter (upstream = 'cell_masks') as cells
+            from links where upstream in ('slide_images', 'epidermis_masks', 'cell_masks') group by slide)
+        select s.slide, s.gene, h.current is not false as current, i.location, i.image_sha256, i.mpp, i.mpp_source,
+            m.weights as tissue_weights, m.weights_sha256 as tissue_weights_sha256, m.code_version as mask_code,
+            m.run_id as mask_run, k.weights as cell_weights, k.weights_sha256 as cell_weights_sha256,
+            k.code_version as cell_code, k.run_id as cell_run, l.code_version as layer_code, l.run_id as layer_run,
+            m.settings as mask_settings, k.settings as cell_settings, l.settings as layer_settings
+        from slides s left join held h using (slide)
+            left join slides i on i.slide = s.slide and h.image is not false
+            left join masks m on m.slide = s.slide and h.mask is not false
+            left join cell_masks k on k.slide = s.slide and h.cells is not false
+            left join layer_slides l on l.slide = s.slide order by s.slide""",
     # An antibody can be on the pages of several genes, and its images then count for each; a slide keeps one gene only.
+    # Slides whose layers are not current (see lineage) do not count: a mean of old and new images is of neither.
     "dab_profile_by_gene": """
         with genes as (
             select distinct i.slide, i.gene, i.ensembl_id
@@ -170,22 +203,21 @@ VIEWS: dict[str, str] = {
         select g.gene, g.ensembl_id, l.layer, count(distinct l.slide) as slides, sum(l.cells) as cells,
             avg(l.mean_dab_od) as mean_dab_od, stddev_samp(l.mean_dab_od) as sd_dab_od, avg(l.mean_h_od) as mean_h_od,
             avg(l.dab_h_ratio) as dab_h_ratio, avg(l.h_score) as h_score
-        from layers l join genes g using (slide) group by all order by gene, layer""",
+        from layers l semi join (select slide from lineage where current) using (slide) join genes g using (slide)
+        group by all order by gene, layer""",
     "slides_not_from_champion": """
         select m.slide, m.weights, m.weights_sha256, c.version as champion, c.weights_sha256 as champion_sha256
         from masks m cross join champion c where m.weights_sha256 <> c.weights_sha256 order by slide""",
     **TRAINING_VIEWS,
     "cells_by_slide": """
-        select s.slide, s.gene, k.outcome, coalesce(k.cells, 0) as cells, k.cells_per_mm2,
-            avg(c.area_um2) as mean_area_um2, avg(c.mean_dab_od) as mean_dab_od
+        with replaced as (
+            select distinct slide, false as current
+            from links where not current and asset in ('epidermis_masks', 'cell_masks'))
+        select s.slide, s.gene, coalesce(r.current, k.slide is not null) as current, k.outcome,
+            coalesce(k.cells, 0) as cells, k.cells_per_mm2, avg(c.area_um2) as mean_area_um2,
+            avg(c.mean_dab_od) as mean_dab_od
         from slides s left join cell_masks k using (slide) left join cells c using (slide)
+            left join replaced r using (slide)
         group by all order by s.slide""",
-    "lineage": """
-        select s.slide, s.gene, s.location, s.image_sha256, s.mpp, s.mpp_source, m.weights as tissue_weights,
-            m.weights_sha256 as tissue_weights_sha256, m.code_version as mask_code, m.run_id as mask_run,
-            k.weights as cell_weights, k.weights_sha256 as cell_weights_sha256, k.code_version as cell_code,
-            k.run_id as cell_run, l.code_version as layer_code, l.run_id as layer_run, m.settings as mask_settings,
-            k.settings as cell_settings, l.settings as layer_settings
-        from slides s left join masks m using (slide) left join cell_masks k using (slide)
-            left join layer_slides l using (slide) order by s.slide""",
+    **NUCLEI_VIEWS,
 }

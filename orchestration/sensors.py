@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.partitions import ANNOTATED_SLIDES, REQUESTED_BY, SLIDES
 from dermatome.data_root import DataRoot
@@ -30,6 +31,10 @@ _GENES_A_TICK = 500
 _CLASHES_SHOWN = 5
 # A file that was touched a moment ago may still be being copied.
 _SETTLED_S = 5.0
+_AGAIN_S = 1800.0
+_STATE = "dermatome/metrics_state"
+# A run that was never started may be of a daemon that died, and must not be waited for.
+_GOING_ON = [status for status in NOT_FINISHED_STATUSES if status != dg.DagsterRunStatus.NOT_STARTED]
 
 
 @dg.sensor(
@@ -175,19 +180,41 @@ def annotation_folder(context: dg.SensorEvaluationContext, paths: PathsResource)
 @dg.sensor(
     job=refresh_metrics_job,
     minimum_interval_seconds=300,
-    description="Makes the DuckDB file again when layers or weights were made since.",
+    description="Makes the DuckDB file again when anything that is in it was made, or failed, since.",
 )
-def fresh_metrics(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """One run for each state of the upstream assets, however many events led to it."""
-    newest = 0
-    nuclei = ("nuclei_weights", "nucleus_maps", "til_scores")
-    for asset in (*PER_SLIDE, "hpa_images", "tissue_weights", "tissue_champion", *nuclei):
-        records = context.instance.fetch_materializations(dg.AssetKey(asset), limit=1).records
-        newest = max(newest, records[0].storage_id if records else 0)
-    if not newest or context.cursor == str(newest):
-        return dg.SkipReason("Nothing was made since the last tick.")
-    context.update_cursor(str(newest))
-    return dg.RunRequest(run_key=str(newest))
+def fresh_metrics(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.RunRequest | dg.SkipReason:
+    """One run for each state of what the store is made of, however many events led to it.
+
+    There is no cursor: a run says itself which state it was asked for, and only one that succeeded settles it. One that
+    failed is asked for again half an hour later.
+    """
+    state = _state_of_what_is_stored(context.instance, paths.data_root)
+    if not state:
+        return dg.SkipReason("Nothing is made yet.")
+    job = refresh_metrics_job.name
+    if context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_GOING_ON)):
+        return dg.SkipReason("The file is being made, or is about to be.")
+    tags = {REQUESTED_BY: context.sensor_name}
+    for last in context.instance.get_run_records(dg.RunsFilter(job_name=job, tags=tags), limit=1):
+        if last.dagster_run.status != dg.DagsterRunStatus.SUCCESS:
+            if time.time() - last.update_timestamp.timestamp() < _AGAIN_S:
+                return dg.SkipReason(f"Run {last.dagster_run.run_id} did not make the file: it is tried again later.")
+        elif last.dagster_run.tags.get(_STATE) == state:
+            return dg.SkipReason("Nothing was made since the last run.")
+    return dg.RunRequest(tags=tags | {_STATE: state})
+
+
+def _state_of_what_is_stored(instance: dg.DagsterInstance, root: DataRoot) -> str:
+    """The latest event of the assets in the store, and when a partition failed last; empty where there is neither."""
+    from dermatome.store_tables import FAILURES, TABLES
+
+    newest, failed_at = 0, 0.0
+    for asset in {table.asset for table in TABLES.values()} - {FAILURES}:
+        for record in instance.fetch_materializations(dg.AssetKey(asset), limit=1).records:
+            newest = max(newest, record.storage_id)
+    for asset in folders_in(root.path / FAILURES):
+        failed_at = max(failed_at, *changed_in(root.path / FAILURES / asset).values(), 0.0)
+    return f"{newest} {failed_at}" if newest or failed_at else ""
 
 
 def _ask(

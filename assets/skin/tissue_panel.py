@@ -54,7 +54,7 @@ def tissue_panel(context: dg.AssetExecutionContext, config: PanelChoice, paths: 
         )
     ],
     pool="gpu",
-    code_version="1",
+    code_version="2",
     group_name="training",
     kinds={"pytorch"},
 )

@@ -46,8 +46,9 @@ def tissue_search(
 
     To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
     """
-    from dermatome.search import SearchSettings, run_search, search_space
+    from dermatome.search import run_search
     from dermatome.search_report import write_search
+    from dermatome.search_settings import SearchSettings, search_space
     from dermatome.skin.panel import panel_rows
     from dermatome.training_files import choose_tiles
     from dermatome.training_settings import TrainSettings

@@ -6,6 +6,8 @@ import time
 import dagster as dg
 import pytest
 from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.test_utils import create_run_for_test
 from dagster._core.utils import make_new_backfill_id
 
 from assets.partitions import GENES, SLIDES
@@ -16,6 +18,7 @@ from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.slide_register import read_sources
 from dermatome.slide_source import SlideSource
 from dermatome.stage_record import write_failure
+from dermatome.store_tables import FAILURES, TABLES
 from dermatome.toy import toy_slide
 from orchestration import schedules, sensors
 from orchestration.definitions import build_defs
@@ -321,12 +324,72 @@ def test_annotation_folder_registers_only(root, instance):
     assert list(request.partition_keys) == ["slide-1"]
 
 
+def made(instance, asset):
+    instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition="s"))
+
+
+def metrics_run(instance, tick, status, **options):
+    """What the daemon would make of the tick's request."""
+    (request,) = tick.run_requests
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "all"), "refresh_metrics")
+    options = {"tags": request.tags, "remote_job_origin": origin} | options
+    return create_run_for_test(instance, "refresh_metrics", status=status, **options)
+
+
 def test_fresh_metrics_asks_once_for_each_state(root, instance):
     assert not evaluate(sensors.fresh_metrics, root, instance).run_requests
-    instance.report_runless_asset_event(dg.AssetMaterialization("epidermis_layers", partition="s"))
+    made(instance, "epidermis_layers")
+    metrics_run(instance, evaluate(sensors.fresh_metrics, root, instance), dg.DagsterRunStatus.SUCCESS)
+    assert not evaluate(sensors.fresh_metrics, root, instance).run_requests
+    made(instance, "epidermis_layers")
+    assert len(evaluate(sensors.fresh_metrics, root, instance).run_requests) == 1
+
+
+def test_fresh_metrics_follows_all_that_the_store_holds(root, instance):
+    held = {table.asset for table in TABLES.values()} - {FAILURES}
+    assert held <= {key.to_user_string() for key in build_defs(root.path).resolve_asset_graph().get_all_asset_keys()}
+    states = [""]
+    for asset in (*sorted(held), FAILURES):
+        if asset == FAILURES:
+            failed(root, "slide_images", "s")
+        else:
+            made(instance, asset)
+        states.append(sensors._state_of_what_is_stored(instance, root))
+        assert states[-1] != states[-2], f"nobody noticed that {asset} was made"
+    (request,) = evaluate(sensors.fresh_metrics, root, instance).run_requests
+    assert states[-1] in request.tags.values()
+
+
+def test_a_refresh_that_failed_is_asked_for_again_after_a_while(root, instance, monkeypatch):
+    made(instance, "cell_weights")
+    run = metrics_run(instance, evaluate(sensors.fresh_metrics, root, instance), dg.DagsterRunStatus.STARTED)
+    instance.report_run_failed(run)
+    made(instance, "cell_weights")
     tick = evaluate(sensors.fresh_metrics, root, instance)
-    assert len(tick.run_requests) == 1
-    assert not evaluate(sensors.fresh_metrics, root, instance, cursor=tick.cursor).run_requests
+    assert not tick.run_requests, "not at once, not even with something new"
+    assert run.run_id in tick.skip_message
+    monkeypatch.setattr(sensors, "_AGAIN_S", 0)
+    metrics_run(instance, evaluate(sensors.fresh_metrics, root, instance), dg.DagsterRunStatus.SUCCESS)
+    assert not evaluate(sensors.fresh_metrics, root, instance).run_requests
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_no_refresh_is_asked_for_while_one_is_on_its_way(root, instance, monkeypatch, status, by_hand):
+    monkeypatch.setattr(sensors, "_AGAIN_S", 0)
+    made(instance, "cell_weights")
+    tick = evaluate(sensors.fresh_metrics, root, instance)
+    metrics_run(instance, tick, status, **({"tags": {}} if by_hand else {}))
+    made(instance, "cell_weights")
+    assert not evaluate(sensors.fresh_metrics, root, instance).run_requests
+
+
+def test_a_refresh_that_was_never_started_is_not_waited_for_long(root, instance, monkeypatch):
+    made(instance, "cell_weights")
+    metrics_run(instance, evaluate(sensors.fresh_metrics, root, instance), dg.DagsterRunStatus.NOT_STARTED)
+    assert not evaluate(sensors.fresh_metrics, root, instance).run_requests
+    monkeypatch.setattr(sensors, "_AGAIN_S", 0)
+    assert evaluate(sensors.fresh_metrics, root, instance).run_requests
 
 
 def test_refresh_hpa_asks_for_all_genes_in_ranges(instance, monkeypatch):

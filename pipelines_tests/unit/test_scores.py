@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from dermatome.scores import ScoreOutcome, class_scores, confusion_matrix, mean_iou, score_values
+from dermatome.scores import (
+    SCORE_NAMES,
+    ScoreOutcome,
+    class_scores,
+    confusion_matrix,
+    mean_iou,
+    mean_score,
+    score_values,
+)
 
 LABELS = ("a", "b", "c")
 
@@ -44,10 +52,28 @@ def test_classes_that_are_absent_are_named_and_not_nan():
     assert (only_a[1].precision, only_a[1].iou) == (None, None)
     assert mean_iou(only_a) == 1.0
     mixed = class_scores(np.array([[5, 3, 0], [0, 0, 0], [2, 0, 0]]), LABELS)
-    assert (mixed[1].outcome, mixed[1].recall, mixed[1].iou) == (ScoreOutcome.NOT_IN_TRUTH, None, 0.0)
-    assert (mixed[2].outcome, mixed[2].precision, mixed[2].iou) == (ScoreOutcome.NOT_PREDICTED, None, 0.0)
+    assert (mixed[1].outcome, mixed[2].outcome) == (ScoreOutcome.NOT_IN_TRUTH, ScoreOutcome.NOT_PREDICTED)
     assert mean_iou(class_scores(np.zeros((3, 3), dtype=np.int64), LABELS)) is None
     assert score_values(mixed)["iou_c"] == 0.0
+
+
+def test_a_class_that_only_one_of_both_has_scores_0():
+    mixed = class_scores(np.array([[5, 3, 0], [0, 0, 0], [2, 0, 0]]), LABELS)
+    for score in mixed[1:]:
+        assert (score.precision, score.recall, score.f1, score.iou, score.mcc) == (0, 0, 0, 0, 0), score.label
+    # By hand: of class a 5 of 7 predicted pixels are right, 5 of 8 true ones found, and the others are never right.
+    values = score_values(mixed)
+    assert values["mean_precision"] == pytest.approx(5 / 7 / 3)
+    assert values["mean_recall"] == pytest.approx(5 / 8 / 3)
+    assert values["mean_mcc"] == pytest.approx((5 * 0 - 2 * 3) / (8 * 7 * 2 * 3) ** 0.5 / 3)
+
+
+@pytest.mark.parametrize("name", SCORE_NAMES)
+def test_never_predicting_a_class_is_no_better_than_finding_half_of_it(name):
+    half = np.array([[880, 50, 0, 20], [50, 900, 50, 0], [0, 50, 400, 0], [0, 0, 20, 20]])
+    never = half + np.array([[20, 0, 0, -20], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 20, -20]])
+    found, missed = (mean_score(class_scores(matrix, "abcd"), name) for matrix in (half, never))
+    assert missed < found
 
 
 def test_products_of_huge_counts_do_not_overflow():

@@ -43,8 +43,9 @@ def test_nothing_is_no_score_and_half_nothing_is_zero() -> None:
     assert match_instances(none, none).f1 is None
     assert match_instances(none, none).average_precision is None
     assert f1_at_iou(some, none) == 0
-    assert match_instances(some, none).precision is None
-    assert match_instances(none, some).recall is None
+    assert match_instances(some, none).precision == 0
+    assert match_instances(none, some).recall == 0
+    assert match_instances(none, none).precision is match_instances(none, none).recall is None
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,13 @@ def test_nuclei_of_unknown_class_count_for_no_class() -> None:
     assert found.classified.sum() == 1
 
 
+def test_a_class_that_is_never_predicted_counts_0_in_the_means() -> None:
+    truth, predicted = (maps_of([[1, 1, 0, 2, 2]], [0, 1, second]) for second in (3, 1))
+    values = nucleus_values([score_nuclei(truth, predicted, 0.25)])
+    assert values["pq_neutrophil"] == values["dice_neutrophil_macro"] == 0
+    assert values["pq_classes"] == values["dice_mean_micro"] == pytest.approx((2 / 3 + 0) / 2)
+
+
 def test_panoptic_quality_is_that_of_torchmetrics(pairs: list[tuple[NucleusMaps, NucleusMaps]]) -> None:
     import_smp()  # makes torchvision importable, which torchmetrics brings in
     torch = pytest.importorskip("torch")

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -18,8 +17,10 @@ from dermatome.compute import Compute
 from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import BadSetting
 from dermatome.files import write_whole
-from dermatome.search import SearchSettings, best_config, open_study, run_search, search_space, trial_settings
+from dermatome.palette import Palette
+from dermatome.search import best_config, open_study, run_search
 from dermatome.search_report import write_search
+from dermatome.search_settings import SearchSettings, SearchSpace, search_space, trial_settings
 from dermatome.skin.crops import TilePair
 from dermatome.stage_record import StageRecord, write_record
 from dermatome.store import build_store
@@ -29,8 +30,6 @@ from dermatome.training_settings import given_settings
 from dermatome.weights import WeightsCard
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
-TILE = TilePair("t", Path("i.png"), Path("m.png"), None, "s")
-SPLIT = Split((TILE,), (TILE,), "by hand")
 BASE = TrainSettings(epochs=3, mpp=0.5, seed=4)
 
 
@@ -51,9 +50,16 @@ def fake_train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **opt
     return TrainResult({}, card, None, None, [], False)
 
 
-def searched(folder, settings):
+def searched(folder, split, settings):
     search.train = fake_train  # in whatever process this is
-    return run_search(folder, SPLIT, settings, CPU)
+    return run_search(folder, split, settings, CPU)
+
+
+def tile(folder, name):
+    """A tile whose files can be told from others', which is all that is looked at of them here."""
+    path = folder / f"{name}.png"
+    path.write_text(name)
+    return TilePair(name, path, path, Palette.shipped(), "s")
 
 
 def ended(study, *states):
@@ -61,19 +67,25 @@ def ended(study, *states):
 
 
 @pytest.fixture
+def split(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiles")
+    return Split((tile(folder, "a"),), (tile(folder, "b"),), "by hand")
+
+
+@pytest.fixture
 def fake(monkeypatch):
     monkeypatch.setattr(search, "train", fake_train)
 
 
-def test_eight_trials_killed_and_gone_on_with(tmp_path, fake):
+def test_eight_trials_killed_and_gone_on_with(tmp_path, split, fake):
     settings = SearchSettings(trials=8, base=BASE)
     (tmp_path / "kill").write_text("3")
-    process = multiprocessing.get_context("spawn").Process(target=searched, args=(tmp_path, settings))
+    process = multiprocessing.get_context("spawn").Process(target=searched, args=(tmp_path, split, settings))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert len(ended(open_study(tmp_path), "COMPLETE", "PRUNED")) == 2
-    study = run_search(tmp_path, SPLIT, settings, CPU)
+    study = run_search(tmp_path, split, settings, CPU)
     assert len(ended(study, "COMPLETE", "PRUNED")) == 8
     (again,) = (trial for trial in study.trials if "goes_on_from" in trial.user_attrs)
     assert study.trials[again.user_attrs["goes_on_from"]].state.name == "FAIL"
@@ -82,31 +94,66 @@ def test_eight_trials_killed_and_gone_on_with(tmp_path, fake):
     assert starts[2][0] == starts[3][0], "the killed trial is tried again with its settings"
     assert [found for _, found in starts] == ["False"] * 3 + ["True"] + ["False"] * 5  # and from its checkpoint
     assert len({rate for rate, _ in starts}) == 8, "what was drawn is not drawn again"
-    assert run_search(tmp_path, SPLIT, settings, CPU).trials == study.trials  # nothing is left to do
-    more = run_search(tmp_path, SPLIT, replace(settings, trials=10), CPU)
+    assert run_search(tmp_path, split, settings, CPU).trials == study.trials  # nothing is left to do
+    more = run_search(tmp_path, split, replace(settings, trials=10), CPU)
     assert len(ended(more, "COMPLETE", "PRUNED")) == 10
     assert not list((tmp_path / "trials").iterdir()), "checkpoints of ended trials are gone"
 
 
-def test_bad_trials_are_pruned_and_broken_ones_do_not_count(tmp_path, monkeypatch):
+def test_what_would_not_be_comparable_is_refused_in_words(tmp_path, split, fake):
+    settings = SearchSettings(trials=1, base=BASE, space=SearchSpace(crop_px=(64, 96)))
+    run_search(tmp_path, split, settings, CPU)
+    other = tile(tmp_path, "c")
+    for name, tiles, asked in (
+        ("training tiles", replace(split, train=(*split.train, other)), settings),
+        ("validation tiles", replace(split, validation=(other,)), settings),
+        (
+            "epochs, augment",
+            split,
+            replace(settings, base=replace(BASE, epochs=30, augment=AugmentSettings(scale=1.0))),
+        ),
+        ("range of learning_rate", split, replace(settings, space=replace(settings.space, learning_rate=(1e-3, 1e-2)))),
+        ("range of crop_px", split, replace(settings, space=replace(settings.space, crop_px=(64, 128)))),
+        ("range of encoder", split, replace(settings, space=replace(settings.space, encoder=("resnet18",)))),
+    ):
+        with pytest.raises(BadSetting, match=f"another choice of {name}, so new .* start a study of another name"):
+            run_search(tmp_path, tiles, replace(asked, trials=2), CPU)
+    replaced = split.train[0].image_path
+    replaced.write_text("other pixels in the same file")
+    with pytest.raises(BadSetting, match="another choice of training tiles, so"):
+        run_search(tmp_path, split, settings, CPU)
+    replaced.write_text("a")
+    assert len(run_search(tmp_path, split, replace(settings, trials=2), CPU).trials) == 2, "only more trials"
+
+
+def test_a_study_that_does_not_say_what_it_was_made_with_gets_no_more_trials(tmp_path, split, fake):
+    settings = SearchSettings(trials=1, base=BASE)
+    open_study(tmp_path / "new")
+    assert len(run_search(tmp_path / "new", split, settings, CPU).trials) == 1, "none was made yet"
+    open_study(tmp_path / "old").add_trial(optuna.trial.create_trial(value=0.5))
+    with pytest.raises(BadSetting, match="does not say .*: start a study of another name"):
+        run_search(tmp_path / "old", split, replace(settings, trials=2), CPU)
+
+
+def test_bad_trials_are_pruned_and_broken_ones_do_not_count(tmp_path, split, monkeypatch):
     def train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **options):
         if len(open_study(tmp_path).trials) == 2:
             raise BadSetting("The encoder does not fit.")
         return fake_train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **options)
 
     monkeypatch.setattr(search, "train", train)
-    study = run_search(tmp_path, SPLIT, SearchSettings(trials=12, base=BASE), CPU)
+    study = run_search(tmp_path, split, SearchSettings(trials=12, base=BASE), CPU)
     assert len(ended(study, "PRUNED")) > 0
     (failed,) = ended(study, "FAIL")
     assert failed.user_attrs["ended"] == "The encoder does not fit."
     assert study.best_value == max(trial.value for trial in ended(study, "COMPLETE"))
     with pytest.raises(BadSetting, match="validate on"):
-        run_search(tmp_path, Split((TILE,), (), ""), SearchSettings(), CPU)
+        run_search(tmp_path, replace(split, validation=()), SearchSettings(), CPU)
 
 
-def test_two_processes_share_a_study(tmp_path, fake, monkeypatch):
+def test_two_processes_share_a_study(tmp_path, split, fake, monkeypatch):
     monkeypatch.setattr(search, "_work_beside", _work_beside)
-    study = run_search(tmp_path, SPLIT, SearchSettings(trials=5, parallel=2, base=BASE), CPU)
+    study = run_search(tmp_path, split, SearchSettings(trials=5, parallel=2, base=BASE), CPU)
     assert len(ended(study, "COMPLETE", "PRUNED")) == 5
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 5
 
@@ -119,9 +166,9 @@ def _work_beside(*args):
     return _REAL_WORK(*args)
 
 
-def test_the_best_trial_becomes_a_run_config(tmp_path, fake):
+def test_the_best_trial_becomes_a_run_config(tmp_path, split, fake):
     settings = SearchSettings(trials=30, base=BASE, space=search_space({"crop_px": [64, 96]}, ["resnet18", "resnet34"]))
-    study = run_search(tmp_path / "study", SPLIT, settings, CPU)
+    study = run_search(tmp_path / "study", split, settings, CPU)
     config = best_config(study, settings)
     best = trial_settings(optuna.trial.FixedTrial(study.best_trial.params), BASE, settings.space)
     assert TrainSettings(**given_settings(config)) == best

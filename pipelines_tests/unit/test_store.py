@@ -8,22 +8,22 @@ import pytest
 
 from dermatome.data_root import DataRoot
 from dermatome.errors import StorageFailed
-from dermatome.stage_record import StageRecord, write_failure, write_record, write_table
+from dermatome.stage_record import StageRecord, made_by, write_failure, write_record, write_table
 from dermatome.store import build_store
 from dermatome.store_tables import TABLES, VIEWS
 
 
-def record(root, asset, partition, **values):
+def record(root, asset, partition, data_version="v", inputs=None, **values):
     write_record(
         root.record(asset, partition),
         StageRecord(
             asset=asset,
             partition=partition,
             outcome="made",
-            data_version="v",
+            data_version=data_version,
             fingerprint="f",
             code_version="1",
-            inputs={},
+            inputs=inputs or {},
             settings={"a": 1},
             values=values,
         ),
@@ -80,6 +80,72 @@ def test_views_answer(root):
         ("is1", "new", "toy")
     ]
     assert ask(store, "select partition, error from failures") == [("s4", "e")]
+
+
+def made_of(root, slide, asset, version, *upstream, **values):
+    """A record whose inputs are what lies upstream at this moment."""
+    inputs = {name: made_by(root, name, slide).data_version for name in upstream}
+    record(root, asset, slide, version, {**inputs, "tissue_champion": "of no slide"}, **values)
+
+
+def test_numbers_are_shown_beside_what_they_were_made_from(tmp_path):
+    root = DataRoot(tmp_path)
+    image, mask, cells, layers = "slide_images", "epidermis_masks", "cell_masks", "epidermis_layers"
+    upstream = {image: (), mask: (image,), cells: (image, mask), layers: (image, mask, cells)}
+
+    def make(slide, version, *assets):
+        for asset in assets:
+            values = {"image_sha256": version, "gene": slide} if asset == image else {}
+            values |= {"weights": version} if asset in (mask, cells) else {}
+            made_of(root, slide, asset, f"{asset} {version}", *upstream[asset], **values)
+
+    for made_again in range(5):
+        make(f"s{made_again}", "old", *upstream)
+        make(f"s{made_again}", "new", *list(upstream)[:made_again])
+        rows = {"slide": [f"s{made_again}"], "layer": [1], "cells": [1]}
+        write_table(root.folder(layers, f"s{made_again}") / "layers.parquet", pa.table(rows))
+    make("same", "old", *upstream)
+    made_of(root, "same", mask, f"{mask} old", image, weights="other")
+    make("torn", "old", *upstream)
+    make("torn", "new", image)
+    make("torn", "old", cells, layers)
+    store = build_store(root).path
+    found = ask(store, "select current, image_sha256, tissue_weights, cell_weights, layer_code from lineage")
+    assert found == [
+        (True, "old", "old", "old", "1"),
+        (False, None, "old", "old", "1"),  # a new image beside an old mask
+        (False, None, None, "old", "1"),
+        (False, None, None, None, "1"),  # the layers are still of the old cells
+        (True, "new", "new", "new", "1"),
+        (True, "old", "other", "old", "1"),  # the mask was made again, and is the same
+        (False, None, "old", "old", "1"),  # cells of the new image, but within a mask of the old one
+    ]
+    assert ask(store, "select gene, slides from dab_profile_by_gene") == [("s0", 1), ("s4", 1)], (
+        "of current layers only"
+    )
+    assert ask(store, "select slide from cells_by_slide where not current") == [("s1",), ("s2",), ("torn",)]
+    assert ask(
+        store, "select asset, upstream, version, version_now from links where slide = 'torn' and not current"
+    ) == [(mask, image, f"{image} old", f"{image} new")]
+
+
+def test_til_is_shown_beside_the_nuclei_it_was_made_from(tmp_path):
+    root = DataRoot(tmp_path)
+    upstream = {"nuclei_slides": (), "nucleus_maps": ("nuclei_slides",), "til_scores": ("nucleus_maps",)}
+    for made_again in range(4):
+        for version, assets in (("old", list(upstream)), ("new", list(upstream)[:made_again])):
+            for asset in assets:
+                values = {"image_sha256": version} if asset == "nuclei_slides" else {"weights": version}
+                made_of(root, f"s{made_again}", asset, f"{asset} {version}", *upstream[asset], **values)
+    record(root, "slide_images", "s1")
+    store = build_store(root).path
+    assert ask(store, "select current, image_sha256, map_code, weights from nuclei_lineage") == [
+        (True, "old", "1", "old"),
+        (False, None, "1", "old"),
+        (False, None, None, "old"),  # TIL is of maps that are gone
+        (True, "new", "1", "new"),
+    ]
+    assert ask(store, "select slide, current from lineage") == [("s1", True)], "another slide of that name"
 
 
 def test_a_repeat_gives_the_same_rows_and_a_reader_is_never_locked_out(root):
