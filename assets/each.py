@@ -19,7 +19,7 @@ import dagster as dg
 
 from assets.connections import keep_connections, sqlite_held
 from assets.metadata import record_metadata, version_tags
-from assets.partitions import BY_INFER, REQUESTED_BY
+from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.making import Making, Stage
@@ -225,8 +225,8 @@ def _say(error: Exception) -> str:
 
 
 def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[str]) -> frozenset[str]:
-    """Partitions that `infer` asked for only to have few runs: they are made, and nobody wants them made again."""
-    if context.run.tags.get(REQUESTED_BY) != BY_INFER or len(keys) == 1:
+    """Partitions asked for only to have few runs (`infer`): they are made, and nobody wants them made again."""
+    if context.run.tags.get(REQUESTED_BY) not in (BY_INFER, BY_INFER_NUCLEI) or len(keys) == 1:
         return frozenset()
     made = context.instance.get_latest_storage_id_by_partition(
         context.asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from assets.each import Event, make_each, partitioned
-from assets.partitions import BY_INFER, REQUESTED_BY
+from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
 from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import BadImage
 from dermatome.files import write_whole
@@ -174,14 +174,15 @@ def test_dagster_sees_what_is_fresh_and_what_is_stale(root, instance, end):
         assert stale(instance, "second", "k1") == "FRESH"
 
 
-def test_what_only_fills_gaps_between_missing_partitions_stays_as_it_is(root, instance, monkeypatch):
+@pytest.mark.parametrize("infer", [BY_INFER, BY_INFER_NUCLEI])
+def test_what_only_fills_gaps_between_missing_partitions_stays_as_it_is(root, instance, monkeypatch, infer):
     run(root, instance, ["first"], "k0", "k1")
     bad(root, "k2")
     run(root, instance, ["first"], "k2", "k3")
     bad(root)
     monkeypatch.setitem(SETTINGS, "threshold", 2)
     assert made(root) == 3
-    assert run(root, instance, ["first"], **{REQUESTED_BY: BY_INFER}).success
+    assert run(root, instance, ["first"], **{REQUESTED_BY: infer}).success
     assert made(root) == 5, "k2 had failed, k4 was never made"
     settings = {f"k{n}": read_record(root.record("first", f"k{n}")).settings["threshold"] for n in range(5)}
     assert settings == {"k0": 1, "k1": 1, "k2": 2, "k3": 1, "k4": 2}
