@@ -33,7 +33,7 @@ def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Itera
     name in a folder is not HPA's image, nor the other way round.
 
     Returns:
-        The slides that were not known before, in order.
+        The slides to be made: those that were not known before, in order, then those whose image has moved.
 
     Raises:
         StorageFailed: a slide's name is no file name, or the sources cannot be read or written; nothing is registered.
@@ -41,17 +41,18 @@ def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Itera
     known = set(instance.get_dynamic_partitions(str(SLIDES.name)))
     given = list(sources)
     new = list(dict.fromkeys(safe_id(source.slide, "The slide") for source in given if source.slide not in known))
-    kept = read_sources(root.slide_sources, {source.slide for source in given if source.slide in known})
-    changed: dict[str, SlideSource] = {}
+    before = read_sources(root.slide_sources, {source.slide for source in given if source.slide in known})
+    kept, changed = dict(before), dict[str, SlideSource]()
     for source in given:
-        before = kept.get(source.slide)
-        if before is None or (before.origin == source.origin and before.location != source.location):
+        now = kept.get(source.slide)
+        if now is None or (now.origin == source.origin and now.location != source.location):
             kept[source.slide] = changed[source.slide] = source
     # The source first: a partition whose image nobody can find would fail.
     write_sources(root.slide_sources, changed.values())
     for start in range(0, len(new), _CHUNK):
         instance.add_dynamic_partitions(str(SLIDES.name), new[start : start + _CHUNK])
-    return new
+    moved = [slide for slide, source in before.items() if kept[slide].location != source.location]
+    return [*new, *moved]
 
 
 def stages_possible(root: DataRoot) -> tuple[str, ...]:
