@@ -8,7 +8,7 @@ import pytest
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
-from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.data_root import PREVIEW_FILE, RECORD_FILE, DataRoot
 from dermatome.errors import BadImage
 from dermatome.files import write_whole
 from dermatome.making import OneStep
@@ -34,6 +34,7 @@ def first(context: dg.AssetExecutionContext, paths: PathsResource, engine: Slide
         count = int((root.path / "made.txt").read_text()) if (root.path / "made.txt").exists() else 0
         (root.path / "made.txt").write_text(str(count + 1))
         write_whole(folder / "data.txt", key.encode())
+        write_whole(folder / PREVIEW_FILE, b"small")
         return StageResult("made", f"version-{key}", {"n": 1}, checks=(Check("even", key != "k1", "said"),))
 
     yield from make_each(context, engine, OneStep(root, "first", SETTINGS, make), at_once=1)
@@ -172,6 +173,13 @@ def test_dagster_sees_what_is_fresh_and_what_is_stale(root, instance, end):
     assert stale(instance, "second", "k0") == "STALE"
     if end == "k4":
         assert stale(instance, "second", "k1") == "FRESH"
+
+
+def test_only_what_is_made_anew_brings_its_preview_into_the_event(root, instance):
+    for reused in (False, True):
+        for event in run(root, instance, ["first"]).asset_materializations_for_node("first"):
+            assert event.metadata["reused"].value == reused
+            assert ("preview" in event.metadata) != reused
 
 
 @pytest.mark.parametrize("infer", [BY_INFER, BY_INFER_NUCLEI])
