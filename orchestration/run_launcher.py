@@ -27,8 +27,8 @@ _HERE = ("localhost", "127.0.0.1")
 _PROCESS = "process"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Of runs that said their number only. A process is a little older than the event it says its number in. But Linux says
-# when it began in seconds since the machine did, which moves with every step of the clock: one that is set right after a
-# start, or on a laptop that slept, must not make living runs look like younger processes. That a dead run's number is
+# when it began in seconds since the machine did, which moves with every step of the clock: one that is set right after
+# a start, or on a laptop that slept, must not make living runs look like younger processes. That a dead run's number is
 # taken within the hour is rarer, and the run then only counts as alive for as long as that process is.
 _SLACK_S = 3600.0
 
