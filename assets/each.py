@@ -19,7 +19,7 @@ import dagster as dg
 
 from assets.connections import keep_connections, sqlite_held
 from assets.metadata import kept_version_tags, record_metadata, version_tags
-from assets.partitions import BY_INFER, REQUESTED_BY
+from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.making import Making, Stage
@@ -230,7 +230,7 @@ def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[s
 
     A backfill waits for an event of each. With it are the tags of the one before, as what is stale must stay so.
     """
-    if context.run.tags.get(REQUESTED_BY) != BY_INFER or len(keys) == 1:
+    if context.run.tags.get(REQUESTED_BY) not in (BY_INFER, BY_INFER_NUCLEI) or len(keys) == 1:
         return {}
     latest = context.instance.get_latest_storage_id_by_partition(
         context.asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)

@@ -23,13 +23,20 @@ _VERSION_TAGS = (
 
 
 def record_metadata(record: StageRecord, folder: "AnyPath", *, reused: bool) -> dict[str, dg.MetadataValue]:
-    """Everything a person or a query may ask of one materialization."""
+    """Everything a person or a query may ask of one materialization.
+
+    Args:
+        record: what was made.
+        folder: where it lies.
+        reused: whether it was there already; the event of its making has its preview, and another would only fill
+            Dagster's storage.
+    """
     shown: dict[str, dg.MetadataValue] = {"outcome": dg.MetadataValue.text(record.outcome)}
     if record.message:
         shown["message"] = dg.MetadataValue.text(record.message)
-    if preview := _preview(folder):
+    if not reused and (preview := _preview(folder)):
         encoded = base64.b64encode(preview).decode()
-        shown["preview"] = dg.MetadataValue.md(f"![preview](data:image/png;base64,{encoded})")
+        shown["preview"] = dg.MetadataValue.md(f"![preview](data:image/webp;base64,{encoded})")
     for name, value in record.values.items():
         shown[name] = _scalar(value)
     shown |= {

@@ -5,6 +5,7 @@ import dagster as dg
 REQUESTED_BY = "dermatome/requested_by"
 """The tag of runs and backfills that says which sensor or job asked for them."""
 BY_INFER = "infer"
+BY_INFER_NUCLEI = "infer_nuclei"
 
 GENES = dg.DynamicPartitionsDefinition(name="genes")
 SLIDES = dg.DynamicPartitionsDefinition(name="slides")

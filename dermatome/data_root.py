@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHAMPION", "PREVIEW_FILE", "RECORD_FILE", "WEIGHTS_FILE", "DataRoot"]
 
-PREVIEW_FILE = "preview.png"
+PREVIEW_FILE = "preview.webp"
 WEIGHTS_FILE = "weights.safetensors"
 CHAMPION = "current"
 """The one partition, on disk, of the asset that Dagster knows as unpartitioned."""

@@ -21,7 +21,9 @@ PANEL_PX = 620
 """Longest side of what is kept of a slide only to be shown in a panel."""
 LARGE_PANEL_PX = 900
 """Longest side of an image in a panel: little more than is drawn, as shrinking is what takes a figure its time."""
-PREVIEW_PX = 640
+OVERVIEW_PX = 640
+"""Longest side of what is looked at of a slide as a whole: its grey values, its preview."""
+_PREVIEW_PX = 480
 DPI = 150
 INK = "#222222"
 GREY = "#767676"
@@ -109,23 +111,26 @@ def png_bytes(pixels: RgbImage) -> bytes:
     return buffer.getvalue()
 
 
-def preview(image: bytes | RgbImage, max_side_px: int = PREVIEW_PX, max_bytes: int = 60_000) -> bytes:
-    """A small PNG of a figure (PNG bytes) or an image (H, W, 3): it is shrunk until it fits into ``max_bytes``."""
+def preview(image: bytes | RgbImage, max_bytes: int = 8_000) -> bytes:
+    """A small WebP of a figure (PNG bytes) or an image (H, W, 3): it is shrunk until it fits into ``max_bytes``.
+
+    Dagster keeps it in the event of what was made, in SQLite twice, for as long as that counts.
+    """
     from PIL import Image
 
     with Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image) as opened:
         full = opened.convert("RGB")
-    side = max_side_px
+    full.thumbnail((_PREVIEW_PX, _PREVIEW_PX), Image.Resampling.LANCZOS)
+    small, side = full, _PREVIEW_PX
     while True:
-        small = full.copy()
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        # 96 colours by octree, which is quick and keeps rare ones (DAB); no dithering, as PNG makes flat areas small.
-        quantized = small.quantize(96, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        quantized.save(buffer, format="PNG", compress_level=6)
+        # So little that a core of noisy tissue is still 200 px wide, and the words of most figures can be read.
+        small.save(buffer, format="WEBP", quality=30)
         if buffer.tell() <= max_bytes or side <= 64:
             return buffer.getvalue()
-        side = max(64, int(side * min(0.92, (max_bytes / buffer.tell()) ** 0.5)))
+        side = max(64, int(side * min(0.92, (max_bytes / buffer.tell()) ** 0.6)))
+        small = full.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
 
 
 def _escaped(text: str) -> str:

@@ -23,7 +23,7 @@ from dermatome.files import (
     whole_file,
     write_whole,
 )
-from dermatome.panels import PREVIEW_PX, preview
+from dermatome.panels import OVERVIEW_PX, preview
 from dermatome.slide import SUFFIXES, MppSource, Slide, read_slide
 from dermatome.stage_record import Check, StageResult, content_version, read_record
 
@@ -157,7 +157,7 @@ def _verified(
     except BadImage as error:
         raise BadImage(f"{error} It came from {source.location}.") from error
     decoded_at = time.perf_counter()
-    small = slide.overview(PREVIEW_PX)
+    small = slide.overview(OVERVIEW_PX)
     write_whole(path.parent / PREVIEW_FILE, preview(small))
     spread = float(np.std(small.astype(np.float32).mean(axis=2)))
     return StageResult(

@@ -11,6 +11,7 @@ import dagster as dg
 from assets import nuclei, skin
 from dermatome.data_root import DataRoot
 from orchestration.jobs import JOBS
+from orchestration.run_launcher import in_known_process
 from orchestration.schedules import SCHEDULES
 from orchestration.sensors import SENSORS
 from orchestration.sensors_nuclei import NUCLEI_SENSORS
@@ -73,7 +74,7 @@ def build_defs(
         sensors=[*SENSORS, *NUCLEI_SENSORS],
         resources=resources | dict(overrides or {}),
         # One process a run: models and imports are paid once, and torch already uses every core.
-        executor=dg.in_process_executor,
+        executor=in_known_process,
         loggers=loggers,
     )
 

@@ -9,13 +9,15 @@ from dagster._core.utils import make_new_backfill_id
 from dagster._time import get_current_timestamp
 from pydantic import Field
 
-from assets.partitions import BY_INFER, GENES, REQUESTED_BY, SLIDES
+from assets.partitions import BY_INFER, BY_INFER_NUCLEI, GENES, NUCLEI_SLIDES, REQUESTED_BY, SLIDES
+from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput
 from orchestration.requests import (
     at_most,
     due_slides,
     is_busy,
     missing_slides,
+    nuclei_stages_possible,
     stages_possible,
     subset_of,
     with_gaps_filled,
@@ -101,18 +103,37 @@ class Inference(dg.Config):
 
 @dg.op
 def request_missing(context: dg.OpExecutionContext, config: Inference, paths: PathsResource) -> None:
-    """Asks the backfill daemon for every per-slide partition that is not there: new ones, and ones that failed.
+    """Asks the backfill daemon for every per-slide partition of skin that is not there."""
+    root = paths.data_root
+    _request(context, config, root, stages_possible(root), SLIDES, BY_INFER)
+
+
+@dg.op
+def request_missing_nuclei(context: dg.OpExecutionContext, config: Inference, paths: PathsResource) -> None:
+    """The same of nuclei."""
+    root = paths.data_root
+    _request(context, config, root, nuclei_stages_possible(root), NUCLEI_SLIDES, BY_INFER_NUCLEI)
+
+
+def _request(
+    context: dg.OpExecutionContext,
+    config: Inference,
+    root: DataRoot,
+    stages: Sequence[str],
+    partitions: dg.DynamicPartitionsDefinition,
+    requested_by: str,
+) -> None:
+    """Asks for one backfill of what is missing of ``stages``: new slides, and ones that failed.
 
     One backfill rather than one run: there each asset has runs of its own, of hundreds of slides, and a bad slide stops
     nothing but itself.
     """
-    root = paths.data_root
-    if not config.slides and is_busy(context.instance, BY_INFER):
+    if not config.slides and is_busy(context.instance, requested_by):
         context.log.info("The last backfill of missing slides is still going on; nothing is asked for.")
         return
-    lacking = missing_slides(context.instance, root, stages_possible(root))
+    lacking = missing_slides(context.instance, root, stages, partitions)
     missing: Mapping[str, Sequence[str]] = lacking
-    registered = context.instance.get_dynamic_partitions(str(SLIDES.name))
+    registered = context.instance.get_dynamic_partitions(str(partitions.name))
     if config.slides:
         if strangers := sorted(set(config.slides) - set(registered)):
             raise MissingInput(
@@ -128,14 +149,15 @@ def request_missing(context: dg.OpExecutionContext, config: Inference, paths: Pa
         context.log.info("Nothing is missing.")
         return
     subset = subset_of(
-        {stage: with_gaps_filled(slides, set(lacking[stage]), registered) for stage, slides in missing.items()}
+        {stage: with_gaps_filled(slides, set(lacking[stage]), registered) for stage, slides in missing.items()},
+        partitions,
     )
     backfill_id = make_new_backfill_id()
     context.instance.add_backfill(
         PartitionBackfill.from_asset_graph_subset(
             backfill_id=backfill_id,
             backfill_timestamp=get_current_timestamp(),
-            tags={REQUESTED_BY: BY_INFER},
+            tags={REQUESTED_BY: requested_by},
             dynamic_partitions_store=context.instance,
             asset_graph_subset=subset,
             title=f"{count} slides with something missing",
@@ -154,6 +176,12 @@ def infer() -> None:
     request_missing()
 
 
+@dg.job(description="The same for nuclei: H&E slides → maps → TIL scores.")
+def infer_nuclei() -> None:
+    """Missing partitions → one backfill."""
+    request_missing_nuclei()
+
+
 JOBS = [
     fetch_hpa_pages,
     cut_training_tiles,
@@ -162,6 +190,7 @@ JOBS = [
     train_nuclei,
     ablate_nuclei,
     infer,
+    infer_nuclei,
     refresh_metrics,
     register_genes,
 ]

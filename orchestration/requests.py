@@ -9,12 +9,16 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from assets.partitions import REQUESTED_BY, SLIDES
 from dermatome.data_root import DataRoot
+from dermatome.errors import BadWeights, MissingInput
 from dermatome.files import safe_id
+from dermatome.nuclei.networks import NucleusWeights
 from dermatome.slide_register import read_sources, write_sources
 from dermatome.slide_source import SlideSource
 from dermatome.stage_record import Failure, read_failures
+from resources import load_settings
 
 PER_SLIDE = ("slide_images", "epidermis_masks", "cell_masks", "epidermis_layers")
+NUCLEI_PER_SLIDE = ("nuclei_slides", "nucleus_maps", "til_scores")
 
 _GAP = 100
 _MOST_NIGHTS = 64
@@ -29,7 +33,7 @@ def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Itera
     name in a folder is not HPA's image, nor the other way round.
 
     Returns:
-        The slides that were not known before, in order.
+        The slides to be made: those that were not known before, in order, then those whose image has moved.
 
     Raises:
         StorageFailed: a slide's name is no file name, or the sources cannot be read or written; nothing is registered.
@@ -37,17 +41,18 @@ def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Itera
     known = set(instance.get_dynamic_partitions(str(SLIDES.name)))
     given = list(sources)
     new = list(dict.fromkeys(safe_id(source.slide, "The slide") for source in given if source.slide not in known))
-    kept = read_sources(root.slide_sources, {source.slide for source in given if source.slide in known})
-    changed: dict[str, SlideSource] = {}
+    before = read_sources(root.slide_sources, {source.slide for source in given if source.slide in known})
+    kept, changed = dict(before), dict[str, SlideSource]()
     for source in given:
-        before = kept.get(source.slide)
-        if before is None or (before.origin == source.origin and before.location != source.location):
+        now = kept.get(source.slide)
+        if now is None or (now.origin == source.origin and now.location != source.location):
             kept[source.slide] = changed[source.slide] = source
     # The source first: a partition whose image nobody can find would fail.
     write_sources(root.slide_sources, changed.values())
     for start in range(0, len(new), _CHUNK):
         instance.add_dynamic_partitions(str(SLIDES.name), new[start : start + _CHUNK])
-    return new
+    moved = [slide for slide, source in before.items() if kept[slide].location != source.location]
+    return [*new, *moved]
 
 
 def stages_possible(root: DataRoot) -> tuple[str, ...]:
@@ -55,12 +60,26 @@ def stages_possible(root: DataRoot) -> tuple[str, ...]:
     return PER_SLIDE if root.record("tissue_champion", "current").is_file() else PER_SLIDE[:1]
 
 
-def missing_slides(instance: dg.DagsterInstance, root: DataRoot, stages: Sequence[str]) -> dict[str, list[str]]:
+def nuclei_stages_possible(root: DataRoot) -> tuple[str, ...]:
+    """The same of nuclei: without a network to find them with, only slides can."""
+    try:
+        NucleusWeights.of(root, load_settings(root.settings).nuclei_weights)
+    except (MissingInput, BadWeights):
+        return NUCLEI_PER_SLIDE[:1]
+    return NUCLEI_PER_SLIDE
+
+
+def missing_slides(
+    instance: dg.DagsterInstance,
+    root: DataRoot,
+    stages: Sequence[str],
+    partitions: dg.DynamicPartitionsDefinition = SLIDES,
+) -> dict[str, list[str]]:
     """For each stage, the registered slides it has not made or failed to make again, as they were registered.
 
     Those that a backfill going on is to make are left out.
     """
-    registered = instance.get_dynamic_partitions(str(SLIDES.name))
+    registered = instance.get_dynamic_partitions(str(partitions.name))
     going_on = _slides_going_on(instance)
     missing: dict[str, list[str]] = {}
     for stage in stages:
@@ -152,9 +171,13 @@ def at_most(slides_by_stage: Mapping[str, Sequence[str]], limit: int | None = No
     return {s: [slide for slide in slides if slide in wanted] for s, slides in slides_by_stage.items()}, len(chosen)
 
 
-def subset_of(slides_by_stage: Mapping[str, Sequence[str]]) -> AssetGraphSubset:
+def subset_of(
+    slides_by_stage: Mapping[str, Sequence[str]], partitions: dg.DynamicPartitionsDefinition = SLIDES
+) -> AssetGraphSubset:
     """What to ask the backfill daemon for."""
-    parts = {dg.AssetKey(stage): SLIDES.subset_with_partition_keys(slides) for stage, slides in slides_by_stage.items()}
+    parts = {
+        dg.AssetKey(stage): partitions.subset_with_partition_keys(slides) for stage, slides in slides_by_stage.items()
+    }
     return AssetGraphSubset(
         partitions_subsets_by_asset_key={key: subset for key, subset in parts.items() if len(subset)},
         non_partitioned_asset_keys=set(),

@@ -1,12 +1,15 @@
-"""The schedules; both are off until somebody turns them on in the UI."""
+"""The schedules; all are off until somebody turns them on in the UI."""
 
 import dagster as dg
 
 from assets.partitions import GENES
-from orchestration.jobs import fetch_hpa_pages, infer
+from dermatome.errors import BadWeights, MissingInput
+from orchestration.jobs import fetch_hpa_pages, infer, infer_nuclei
+from resources import NucleusSegmenterResource, PathsResource
 
 # As `hpa_images` takes this many genes a run.
 _GENES_A_RUN = 500
+_EACH_NIGHT = "0 22 * * *"
 
 
 @dg.schedule(job=fetch_hpa_pages, cron_schedule="0 3 * * 0", description="Weekly: reads every gene's page again.")
@@ -32,10 +35,23 @@ def refresh_hpa(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | 
 backfill_new_slides = dg.ScheduleDefinition(
     name="backfill_new_slides",
     job=infer,
-    cron_schedule="0 22 * * *",
+    cron_schedule=_EACH_NIGHT,
     run_config={"ops": {"request_missing": {"config": {"spare_failed": True}}}},
     description="Nightly: everything that is missing downstream, in batches; failed slides are tried again, those that "
     "keep failing ever more seldom.",
 )
 
-SCHEDULES = [refresh_hpa, backfill_new_slides]
+
+@dg.schedule(job=infer_nuclei, cron_schedule=_EACH_NIGHT, description="Nightly: the same for slides of nuclei.")
+def backfill_new_nuclei(
+    context: dg.ScheduleEvaluationContext, paths: PathsResource, nucleus_segmenter: NucleusSegmenterResource
+) -> dg.RunRequest | dg.SkipReason:
+    """One run of `infer_nuclei`, where there is a network to find nuclei with."""
+    try:
+        nucleus_segmenter.weights(paths.data_root)
+    except (MissingInput, BadWeights) as error:
+        return dg.SkipReason(f"Nothing is asked for: {error}")
+    return dg.RunRequest(run_config={"ops": {"request_missing_nuclei": {"config": {"spare_failed": True}}}})
+
+
+SCHEDULES = [refresh_hpa, backfill_new_slides, backfill_new_nuclei]

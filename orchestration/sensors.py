@@ -40,7 +40,7 @@ _GOING_ON = [status for status in NOT_FINISHED_STATUSES if status != dg.DagsterR
 @dg.sensor(
     minimum_interval_seconds=60,
     asset_selection=list(PER_SLIDE),
-    description="Registers the slides of fresh hpa_images rows and asks for what they lack.",
+    description="Registers the slides of fresh hpa_images rows, asks for what they lack and for images that moved.",
 )
 def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
     """Follows the events of `hpa_images`; bounded for each tick, the next tick goes on where this one stopped."""
@@ -70,10 +70,10 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
         sources += [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
         if len(sources) >= SLIDES_A_TICK or time.monotonic() > until:
             break
-    new = register_slides(context.instance, root, sources)
+    wanted = register_slides(context.instance, root, sources)
     latest = {source.slide: source for source in sources}
     _say_what_is_not_taken(context, latest.values(), read_sources(root.slide_sources, latest))
-    return _ask(context, root, new, list(latest), cursor=str(after))
+    return _ask(context, root, wanted, list(latest), cursor=str(after))
 
 
 @dg.sensor(

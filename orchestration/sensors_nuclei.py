@@ -3,14 +3,12 @@
 import time
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 
-from assets.nuclei import nuclei_slides
-from assets.partitions import NUCLEI_CASES, NUCLEI_SLIDES
+from assets.partitions import NUCLEI_CASES, NUCLEI_SLIDES, REQUESTED_BY
 from dermatome.errors import StorageFailed
 from dermatome.files import changed_in, folders_in, safe_id
 from dermatome.nuclei.slides import inbox_sources
-from orchestration.requests import REQUESTED_BY
+from orchestration.requests import NUCLEI_PER_SLIDE, nuclei_stages_possible, subset_of
 from resources import PathsResource
 
 _SLIDES_A_TICK = 2_000
@@ -41,7 +39,7 @@ def nuclei_case_folder(context: dg.SensorEvaluationContext, paths: PathsResource
 
 @dg.sensor(
     minimum_interval_seconds=60,
-    asset_selection=[nuclei_slides],
+    asset_selection=list(NUCLEI_PER_SLIDE),
     description="Registers H&E slides put into `nuclei_inbox`, and asks for them and for those that were replaced.",
 )
 def nuclei_slide_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
@@ -69,10 +67,7 @@ def nuclei_slide_folder(context: dg.SensorEvaluationContext, paths: PathsResourc
         latest = max(latest, changed_at)
     if not taken:
         return dg.SkipReason(f"No new slide in {inbox}.")
-    subset = AssetGraphSubset(
-        partitions_subsets_by_asset_key={nuclei_slides.key: NUCLEI_SLIDES.subset_with_partition_keys(taken)},
-        non_partitioned_asset_keys=set(),
-    )
+    subset = subset_of(dict.fromkeys(nuclei_stages_possible(paths.data_root), taken), NUCLEI_SLIDES)
     new = [slide for slide in taken if slide not in known]
     return dg.SensorResult(
         run_requests=[dg.RunRequest.for_asset_graph_subset(subset, tags={REQUESTED_BY: context.sensor_name})],

@@ -60,7 +60,7 @@ def test_files_open_with_other_readers(demo, asset):
     folder = demo.root.folder(asset, GOOD[0])
     with Image.open(folder / "figure.png") as figure:
         assert min(figure.size) > 500
-    assert (folder / "preview.png").stat().st_size <= 60_000
+    assert (folder / "preview.webp").stat().st_size <= 8_000
     name = {"epidermis_masks": "mask", "cell_masks": "cells", "epidermis_layers": "layers"}[asset]
     labels = tifffile.imread(folder / f"{name}.ome.tif")
     with Image.open(demo.root.folder("slide_images", GOOD[0]) / "image.jpg") as image:

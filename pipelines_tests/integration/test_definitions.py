@@ -79,6 +79,7 @@ def test_jobs_sensors_and_schedules(defs):
         "train_nuclei",
         "ablate_nuclei",
         "infer",
+        "infer_nuclei",
         "refresh_metrics",
         "register_genes",
     }
@@ -90,7 +91,11 @@ def test_jobs_sensors_and_schedules(defs):
         "nuclei_case_folder",
         "nuclei_slide_folder",
     }
-    assert {schedule.name for schedule in repository.schedule_defs} == {"refresh_hpa", "backfill_new_slides"}
+    assert {schedule.name for schedule in repository.schedule_defs} == {
+        "refresh_hpa",
+        "backfill_new_slides",
+        "backfill_new_nuclei",
+    }
 
 
 def test_per_slide_assets_never_share_a_run(defs):

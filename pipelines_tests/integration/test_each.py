@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from assets.each import Event, make_each, partitioned
-from assets.partitions import BY_INFER, REQUESTED_BY
-from dermatome.data_root import RECORD_FILE, DataRoot
+from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
+from dermatome.data_root import PREVIEW_FILE, RECORD_FILE, DataRoot
 from dermatome.errors import BadImage
 from dermatome.files import write_whole
 from dermatome.making import OneStep
@@ -35,6 +35,7 @@ def first(context: dg.AssetExecutionContext, paths: PathsResource, engine: Slide
         count = int((root.path / "made.txt").read_text()) if (root.path / "made.txt").exists() else 0
         (root.path / "made.txt").write_text(str(count + 1))
         write_whole(folder / "data.txt", key.encode())
+        write_whole(folder / PREVIEW_FILE, b"small")
         return StageResult("made", f"version-{key}", {"n": 1}, checks=(Check("even", key != "k1", "said"),))
 
     yield from make_each(context, engine, OneStep(root, "first", SETTINGS, make), at_once=1)
@@ -175,14 +176,22 @@ def test_dagster_sees_what_is_fresh_and_what_is_stale(root, instance, end):
         assert stale(instance, "second", "k1") == "FRESH"
 
 
-def test_what_only_fills_gaps_between_missing_partitions_stays_as_it_is(root, instance, monkeypatch):
+def test_only_what_is_made_anew_brings_its_preview_into_the_event(root, instance):
+    for reused in (False, True):
+        for event in run(root, instance, ["first"]).asset_materializations_for_node("first"):
+            assert event.metadata["reused"].value == reused
+            assert ("preview" in event.metadata) != reused
+
+
+@pytest.mark.parametrize("infer", [BY_INFER, BY_INFER_NUCLEI])
+def test_what_only_fills_gaps_between_missing_partitions_stays_as_it_is(root, instance, monkeypatch, infer):
     run(root, instance, ["first"], "k0", "k1")
     bad(root, "k2")
     run(root, instance, ["first"], "k2", "k3")
     bad(root)
     monkeypatch.setitem(SETTINGS, "threshold", 2)
     assert made(root) == 3
-    assert run(root, instance, ["first"], **{REQUESTED_BY: BY_INFER}).success
+    assert run(root, instance, ["first"], **{REQUESTED_BY: infer}).success
     assert made(root) == 5, "k2 had failed, k4 was never made"
     settings = {f"k{n}": read_record(root.record("first", f"k{n}")).settings["threshold"] for n in range(5)}
     assert settings == {"k0": 1, "k1": 1, "k2": 2, "k3": 1, "k4": 2}

@@ -1,11 +1,12 @@
 """Sensors and schedules against a real instance and real files."""
 
+import itertools
 import os
 import time
 
 import dagster as dg
 import pytest
-from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.test_utils import create_run_for_test
 from dagster._core.utils import make_new_backfill_id
@@ -186,13 +187,29 @@ def test_a_gene_whose_records_cannot_be_read_is_passed_over_aloud(root, instance
     assert evaluate(sensors.new_hpa_images, root, instance, cursor=tick.cursor).skip_message
 
 
-def test_an_image_that_hpa_moved_gets_its_new_address(root, instance):
+def test_an_image_that_hpa_moved_gets_its_new_address_and_is_asked_for_again(root, instance):
+    champion_made(root)
     pages_read(root, instance, 2)
     tick = evaluate(sensors.new_hpa_images, root, instance)
+    slides = ["373-0_A_1_1", "373-1_A_1_1"]
+    for stage, slide in itertools.product(PER_SLIDE, slides):
+        instance.report_runless_asset_event(dg.AssetMaterialization(stage, partition=slide))
+    (backfill,) = instance.get_backfills()
+    instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS))
     pages_read(root, instance, 2, address="https://elsewhere.proteinatlas.org")
-    evaluate(sensors.new_hpa_images, root, instance, cursor=tick.cursor)
-    for slide in ("373-0_A_1_1", "373-1_A_1_1"):
+    moved = evaluate(sensors.new_hpa_images, root, instance, cursor=tick.cursor)
+    for slide in slides:
         assert read_sources(root.slide_sources)[slide].location.startswith("https://elsewhere.proteinatlas.org/")
+    assert asked_for(moved) == dict.fromkeys(PER_SLIDE, slides)
+    pages_read(root, instance, 2, address="https://elsewhere.proteinatlas.org")
+    assert not evaluate(sensors.new_hpa_images, root, instance, cursor=moved.cursor).run_requests
+
+
+def test_an_image_that_two_pages_place_differently_has_moved_only_where_the_last_counts(root, instance):
+    there, elsewhere = (SlideSource("a", "hpa", f"https://{host}/a.jpg") for host in "xy")
+    register_slides(instance, root, [there])
+    assert register_slides(instance, root, [elsewhere, there]) == []
+    assert register_slides(instance, root, [there, elsewhere]) == ["a"]
 
 
 def test_registering_leaves_alone_what_has_not_moved_and_what_is_of_another_origin(root, instance):

@@ -180,7 +180,7 @@ def test_the_best_trial_becomes_a_run_config(tmp_path, split, fake):
     assert result.values["complete"] + result.values["pruned"] == 30
     assert result.values["best_mean_iou"] == study.best_value
     assert result.values["most_important"] == "learning_rate"  # which alone decides here
-    for name in ("history.png", "importance.png", "preview.png"):
+    for name in ("history.png", "importance.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     assert pq.read_table(folder / "trials.parquet").num_rows == 30
     record = StageRecord(
