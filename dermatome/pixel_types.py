@@ -10,12 +10,16 @@ from PIL import Image, ImageOps
 
 from dermatome.errors import BadImage
 
+_ANY_TILE_PX = 4096
+"""Side of a tile that a small image may be stored in, too."""
 
-def check_whole(image: Image.Image, data: bytes) -> None:
+
+def check_whole(image: Image.Image, data: bytes, name: str) -> None:
     """Finds what Pillow reads without a word: what is missing would come out as grey or black tissue.
 
     Raises:
         ValueError: compressed data of a JPEG are damaged or missing, or strips or tiles of a TIFF are.
+        BadImage: tiles of a TIFF are far larger than the image, so that decoding them takes any amount of memory.
     """
     if data[:2] == b"\xff\xd8":
         # libjpeg only warns of such data, and Pillow passes no warnings on.
@@ -28,11 +32,17 @@ def check_whole(image: Image.Image, data: bytes) -> None:
                 raise
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
-        tiled = 324 in tags
+        tiled = 322 in tags or 324 in tags
         down, across = (tags.get(323, 0), tags.get(322, 0)) if tiled else (tags.get(278, image.height), image.width)
         planes = tags.get(277, 1) if tags.get(284, 1) == 2 else 1
+        # Strips are cut to the image before they are decoded, and one of 2³² rows is a common way to say "all".
+        if tiled and (down > max(image.height + 15, _ANY_TILE_PX) or across > max(image.width + 15, _ANY_TILE_PX)):
+            raise BadImage(
+                f"{name} has {image.width}×{image.height} px and is stored in tiles of {across}×{down} px, each of "
+                "which is decoded whole: export it in tiles no larger than it is."
+            )
         parts = -(-image.height // max(1, down)) * -(-image.width // max(1, across)) * planes
-        there = len(tags.get(324 if tiled else 273, ()))
+        there = len(tags.get(324) or tags.get(273, ()))
         if there < parts:
             raise ValueError(f"{there} of {parts} strips or tiles are there")
 

@@ -37,6 +37,7 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 """Of an image that is decoded whole."""
 WHOLE_PX = 8192 * 8192
 """A TIFF of more pixels is read in parts."""
+FIRST_PAGE = "the first of several pages taken"
 _BLOCK_ROWS = 128
 
 
@@ -242,16 +243,17 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
                     f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
                     "raise the limit or export a smaller region."
                 )
-            check_whole(image, data)
-            pages, deep = getattr(image, "n_frames", 1), any(";16" in str(tile[3]) for tile in image.tile)
+            check_whole(image, data, name)
+            # Pages are not counted: Pillow walks them in quadratic time, and stumbles over later ones.
+            more_pages, deep = getattr(image, "is_animated", False), any(";16" in str(tile[3]) for tile in image.tile)
             image.load()
             pixels, conversions = as_rgb(image, name)
             if deep and "16-bit" not in str(conversions):
                 conversions = ("16-bit colour divided by 256", *conversions)
-            return pixels, (f"the first of {pages} pages taken", *conversions) if pages > 1 else conversions
+            return pixels, (FIRST_PAGE, *conversions) if more_pages else conversions
     except BadImage:
         raise
     except UnidentifiedImageError as error:
         raise BadImage(unidentified(data, name)) from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except Exception as error:  # Pillow raises whatever it stumbles over in a damaged file
         raise BadImage(f"{name} is damaged or cut short ({error}): fetch it again.") from error
