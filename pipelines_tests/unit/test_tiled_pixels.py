@@ -94,6 +94,26 @@ def test_rows_in_bands_are_the_region_and_agree_with_shrinking_at_once():
         assert np.abs(np.concatenate(bands).astype(int) - at_once).mean() < (0.01 if 1800 % size.height_px == 0 else 3)
 
 
+@pytest.mark.parametrize("at_once", [20_000, 1000])
+def test_few_rows_are_read_at_once_however_much_a_slide_shrinks(tiled, monkeypatch, at_once):
+    slide = Slide("s", tiled, 0.5, slides.MppSource.DECLARED, "")
+    boxes = (Box.whole(slide.size), Box(13, 40, 290, 460))
+    sizes = (Size(290 // 4, 400 // 4), Size(7, 11), Size(1, 1), Size(277, 100), Size(150, 300))
+    before = [slide.region(box, size) for box in boxes for size in sizes]
+    read, largest = tiled.read, []
+
+    def recorded(box, level=0):
+        largest.append(box.size.area_px)
+        return read(box, level)
+
+    monkeypatch.setattr(tiled, "read", recorded)
+    monkeypatch.setattr(slides, "_READ_PX", at_once)
+    now = [slide.region(box, size) for box in boxes for size in sizes]
+    assert max(largest) <= at_once
+    for one, other in zip(before, now, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
 def test_a_slide_is_enlarged_in_bands_without_seams(monkeypatch):
     monkeypatch.setattr(slides, "_BLOCK_ROWS", 16)
     small = Slide("s", picture(60, 40), 0.5, slides.MppSource.DECLARED, "")
