@@ -9,7 +9,10 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from dermatome.errors import BadImage
+from dermatome.tiff_description import check_interleaved
 
+FIRST_PAGE = "the first of several pages taken"
+GREY_REPEATED = "grey repeated into three channels"
 _ANY_TILE_PX = 4096
 """Side of a tile that a small image may be stored in, too."""
 
@@ -19,7 +22,8 @@ def check_whole(image: Image.Image, data: bytes, name: str) -> None:
 
     Raises:
         ValueError: compressed data of a JPEG are damaged or missing, or strips or tiles of a TIFF are.
-        BadImage: tiles of a TIFF are far larger than the image, so that decoding them takes any amount of memory.
+        BadImage: tiles of a TIFF are far larger than the image, so that decoding them takes any amount of memory, or
+            its channels are pages of their own.
     """
     if data[:2] == b"\xff\xd8":
         # libjpeg only warns of such data, and Pillow passes no warnings on.
@@ -32,6 +36,7 @@ def check_whole(image: Image.Image, data: bytes, name: str) -> None:
                 raise
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
+        check_interleaved(str(tags.get(270, "")), tags.get(277, 1), name)
         tiled = 322 in tags or 324 in tags
         down, across = (tags.get(323, 0), tags.get(322, 0)) if tiled else (tags.get(278, image.height), image.width)
         planes = tags.get(277, 1) if tags.get(284, 1) == 2 else 1
@@ -73,7 +78,7 @@ def as_rgb(image: Image.Image, name: str) -> tuple[npt.NDArray[np.uint8], tuple[
     if mode == "RGB":
         pass
     elif mode in ("L", "1"):
-        conversions.append("grey repeated into three channels")
+        conversions.append(GREY_REPEATED)
     elif mode in ("I;16", "I;16B", "I;16L", "I"):
         return _sixteen_bit(np.asarray(image), name, conversions)
     elif mode in ("RGBA", "LA", "PA") or (mode == "P" and "transparency" in image.info):

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from dermatome.errors import BadImage, BadSetting, MissingInput
 from dermatome.files import sha256_bytes, sha256_file
 from dermatome.geometry import Box, Size
-from dermatome.pixel_types import as_rgb, check_whole, unidentified
+from dermatome.pixel_types import FIRST_PAGE, as_rgb, check_whole, unidentified
 from dermatome.tiled_pixels import TiledPixels
 from dermatome.wsi import WSI_SUFFIXES, WsiPixels, stated_mpp
 
@@ -38,7 +38,6 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 """Of an image that is decoded whole."""
 WHOLE_PX = 8192 * 8192
 """A TIFF of more pixels is read in parts."""
-FIRST_PAGE = "the first of several pages taken"
 _BLOCK_ROWS = 128
 _READ_PX = 1 << 24
 """A band that shrinks from more pixels than that is averaged as it is read."""
@@ -227,7 +226,7 @@ def _in_parts(
         mpp=mpp or declared_mpp,
         mpp_source=MppSource.FILE if mpp else MppSource.DECLARED,
         sha256=sha256_file(path),
-        conversions=(f"read in parts, at {len(pixels.sizes)} levels",),
+        conversions=(f"read in parts, at {len(pixels.sizes)} levels", *pixels.conversions),
     )
 
 

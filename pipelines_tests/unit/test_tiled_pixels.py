@@ -190,6 +190,27 @@ def test_what_is_not_read_in_parts_is_said(tmp_path, image, layout, said):
         TiledPixels(write(tmp_path / "a.tif", image, **layout))
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_channels_in_pages_of_their_own_are_refused_and_further_pages_said(tmp_path, monkeypatch, large):
+    path = tmp_path / "a.tif"
+    if large:
+        monkeypatch.setattr(slides, "WHOLE_PX", 100)
+    planes = np.ascontiguousarray(WHOLE.transpose(2, 0, 1))
+    for how in ({"ome": True}, {"imagej": True}):
+        tifffile.imwrite(path, planes, photometric="minisblack", metadata={"axes": "CYX"}, **how)
+        with pytest.raises(BadImage, match="3 channels as pages of their own.*interleaved"):
+            read_slide(path)
+        tifffile.imwrite(path, planes, photometric="minisblack", metadata={"axes": "ZYX"}, **how)
+        said = ("the first of several pages taken", "grey repeated into three channels")
+        assert read_slide(path).conversions[-2:] == said
+        tifffile.imwrite(path, WHOLE, photometric="rgb", **how)
+        assert "taken" not in str(read_slide(path).conversions)
+    for text in ("<OME><Pixels SizeC='three'/></OME>", "<OME><Pixels></OME>"):
+        tifffile.imwrite(path, WHOLE, photometric="rgb", metadata=None, description=text)
+        with pytest.raises(BadImage, match="damaged in its description"):
+            read_slide(path)
+
+
 def test_huge_parts_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tif", WHOLE, rowsperstrip=301)
     monkeypatch.setattr(tiled_pixels, "_MAX_PART_PX", 100_000)

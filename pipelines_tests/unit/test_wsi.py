@@ -89,6 +89,18 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path: Path) ->
         ({"ome": True, "metadata": {"PhysicalSizeX": 0.3, "PhysicalSizeXUnit": "µm"}}, 0.3),
         ({"ome": True, "metadata": {"PhysicalSizeX": 3, "PhysicalSizeXUnit": "mm"}}, None),
         ({"ome": True}, None),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm"}}, 0.5),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.0005, "PhysicalSizeXUnit": "mm"}}, 0.5),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.00005, "PhysicalSizeXUnit": "cm"}}, 0.5),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "um"}}, 0.5),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "pixel"}}, None),
+        ({"description": APERIO, "metadata": None}, 0.499),
+        ({"description": APERIO.replace("Aperio", "Other"), "metadata": None}, None),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "um"}}, 0.25),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "micron"}}, 0.25),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": r"\u00B5m"}}, 0.25),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "pixel"}}, None),
+        ({"imagej": True, "resolution": (4, 4)}, None),
     ],
 )
 def test_scales_that_tiffs_state(tmp_path: Path, how: dict, mpp: float | None) -> None:
