@@ -9,13 +9,21 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from dermatome.errors import BadImage
+from dermatome.tiff_description import check_interleaved
+
+FIRST_PAGE = "the first of several pages taken"
+GREY_REPEATED = "grey repeated into three channels"
+_ANY_TILE_PX = 4096
+"""Side of a tile that a small image may be stored in, too."""
 
 
-def check_whole(image: Image.Image, data: bytes) -> None:
+def check_whole(image: Image.Image, data: bytes, name: str) -> None:
     """Finds what Pillow reads without a word: what is missing would come out as grey or black tissue.
 
     Raises:
         ValueError: compressed data of a JPEG are damaged or missing, or strips or tiles of a TIFF are.
+        BadImage: tiles of a TIFF are far larger than the image, so that decoding them takes any amount of memory, or
+            its channels are pages of their own.
     """
     if data[:2] == b"\xff\xd8":
         # libjpeg only warns of such data, and Pillow passes no warnings on.
@@ -28,11 +36,18 @@ def check_whole(image: Image.Image, data: bytes) -> None:
                 raise
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
-        tiled = 324 in tags
+        check_interleaved(str(tags.get(270, "")), tags.get(277, 1), name)
+        tiled = 322 in tags or 324 in tags
         down, across = (tags.get(323, 0), tags.get(322, 0)) if tiled else (tags.get(278, image.height), image.width)
         planes = tags.get(277, 1) if tags.get(284, 1) == 2 else 1
+        # Strips are cut to the image before they are decoded, and one of 2³² rows is a common way to say "all".
+        if tiled and (down > max(image.height + 15, _ANY_TILE_PX) or across > max(image.width + 15, _ANY_TILE_PX)):
+            raise BadImage(
+                f"{name} has {image.width}×{image.height} px and is stored in tiles of {across}×{down} px, each of "
+                "which is decoded whole: export it in tiles no larger than it is."
+            )
         parts = -(-image.height // max(1, down)) * -(-image.width // max(1, across)) * planes
-        there = len(tags.get(324 if tiled else 273, ()))
+        there = len(tags.get(324) or tags.get(273, ()))
         if there < parts:
             raise ValueError(f"{there} of {parts} strips or tiles are there")
 
@@ -63,7 +78,7 @@ def as_rgb(image: Image.Image, name: str) -> tuple[npt.NDArray[np.uint8], tuple[
     if mode == "RGB":
         pass
     elif mode in ("L", "1"):
-        conversions.append("grey repeated into three channels")
+        conversions.append(GREY_REPEATED)
     elif mode in ("I;16", "I;16B", "I;16L", "I"):
         return _sixteen_bit(np.asarray(image), name, conversions)
     elif mode in ("RGBA", "LA", "PA") or (mode == "P" and "transparency" in image.info):

@@ -7,9 +7,10 @@ for all of its pixels.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from dermatome.errors import BadImage, BadSetting, MissingInput
 from dermatome.files import sha256_bytes, sha256_file
 from dermatome.geometry import Box, Size
-from dermatome.pixel_types import as_rgb, check_whole, unidentified
+from dermatome.pixel_types import FIRST_PAGE, as_rgb, check_whole, unidentified
 from dermatome.tiled_pixels import TiledPixels
 from dermatome.wsi import WSI_SUFFIXES, WsiPixels, stated_mpp
 
@@ -38,6 +39,8 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 WHOLE_PX = 8192 * 8192
 """A TIFF of more pixels is read in parts."""
 _BLOCK_ROWS = 128
+_READ_PX = 1 << 24
+"""A band that shrinks from more pixels than that is averaged as it is read."""
 
 
 class MppSource(StrEnum):
@@ -86,8 +89,8 @@ class Slide:
     def region(self, box: Box, size: Size) -> RgbImage:
         """The part in ``box`` (level-0 pixels) at ``size``: averaged where it shrinks, bilinear where it grows.
 
-        Memory for the answer and one band of rows: the part may be the whole of a large slide. A level of a pyramid
-        is used where there is one fine enough.
+        Memory for the answer and a few rows: the part may be the whole of a large slide. A level of a pyramid is used
+        where there is one fine enough.
         """
         return np.concatenate(list(self.rows(box, size)))
 
@@ -107,8 +110,12 @@ class Slide:
         for first in range(0, size.height_px, _BLOCK_ROWS):
             last = min(first + _BLOCK_ROWS, size.height_px)
             if per_row >= 1:
-                band = rows_of(round(first * per_row), round(last * per_row))
-                yield resize_image(band, Size(last - first, size.width_px))
+                source = range(round(first * per_row), round(last * per_row))
+                wanted = Size(last - first, size.width_px)
+                if len(source) * box.size.width_px <= _READ_PX:
+                    yield resize_image(rows_of(source.start, source.stop), wanted)
+                else:
+                    yield _averaged(rows_of, source, wanted, max(1, _READ_PX // box.size.width_px))
                 continue
             # Enlarged bilinearly, a row lies between two, of which one may be beside the band.
             at = ((np.arange(first, last) + 0.5) * per_row - 0.5).clip(0, box.size.height_px - 1)
@@ -124,6 +131,23 @@ class Slide:
         """The whole slide at most ``max_side_px`` a side, aspect kept, never enlarged."""
         size = self.size
         return self.region(Box.whole(size), size.scaled(min(1.0, max_side_px / max(size.height_px, size.width_px))))
+
+
+def _averaged(rows_of: Callable[[int, int], RgbImage], source: range, size: Size, at_once: int) -> RgbImage:
+    """The rows of ``source`` at a smaller ``size`` as :func:`resize_image` averages them, ``at_once`` of them read."""
+    edges = np.linspace(source.start, source.stop, size.height_px + 1)
+    sums = np.zeros((size.height_px, size.width_px, 3), np.float32)
+    for start in range(source.start, source.stop, at_once):
+        rows = np.arange(start, min(start + at_once, source.stop))
+        read = rows_of(start, int(rows[-1]) + 1)
+        read = resize_image(read, Size(len(read), size.width_px))
+        for number, (top, bottom) in enumerate(pairwise(edges)):
+            share = np.minimum(rows + 1, bottom) - np.maximum(rows, top)
+            within = share > 0
+            if within.any():
+                sums[number] += np.tensordot(share[within].astype(np.float32), read[within].astype(np.float32), 1)
+    averaged: RgbImage = np.rint(sums * (size.height_px / len(source))).astype(np.uint8)
+    return averaged
 
 
 def resize_image(pixels: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
@@ -202,7 +226,7 @@ def _in_parts(
         mpp=mpp or declared_mpp,
         mpp_source=MppSource.FILE if mpp else MppSource.DECLARED,
         sha256=sha256_file(path),
-        conversions=(f"read in parts, at {len(pixels.sizes)} levels",),
+        conversions=(f"read in parts, at {len(pixels.sizes)} levels", *pixels.conversions),
     )
 
 
@@ -242,16 +266,17 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
                     f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
                     "raise the limit or export a smaller region."
                 )
-            check_whole(image, data)
-            pages, deep = getattr(image, "n_frames", 1), any(";16" in str(tile[3]) for tile in image.tile)
+            check_whole(image, data, name)
+            # Pages are not counted: Pillow walks them in quadratic time, and stumbles over later ones.
+            more_pages, deep = getattr(image, "is_animated", False), any(";16" in str(tile[3]) for tile in image.tile)
             image.load()
             pixels, conversions = as_rgb(image, name)
             if deep and "16-bit" not in str(conversions):
                 conversions = ("16-bit colour divided by 256", *conversions)
-            return pixels, (f"the first of {pages} pages taken", *conversions) if pages > 1 else conversions
+            return pixels, (FIRST_PAGE, *conversions) if more_pages else conversions
     except BadImage:
         raise
     except UnidentifiedImageError as error:
         raise BadImage(unidentified(data, name)) from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except Exception as error:  # Pillow raises whatever it stumbles over in a damaged file
         raise BadImage(f"{name} is damaged or cut short ({error}): fetch it again.") from error

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
+from dermatome.pixel_types import FIRST_PAGE, GREY_REPEATED
+from dermatome.tiff_description import check_interleaved
 
 MAX_TILED_SIDE_PX = 100_000
 """Only tiles are decoded, so a side may be this long; beyond it, masks and tables are not made for such slides."""
@@ -64,8 +66,9 @@ class TiffParts:
         try:
             # The handle lives as long as these pixels; tifffile closes it when they are dropped.
             self._file: Any = tifffile.TiffFile(path)
-            pages = [level.keyframe for level in self._file.series[0].levels]
-            self._levels = [_level(page) for page in pages]
+            first, *others = self._file.series
+            self._levels = [_level(level.keyframe) for level in first.levels]
+            self._more_pages = bool(others) or len(first.pages) > 1
         except Exception as error:  # tifffile raises whatever it stumbles over in a damaged file
             raise BadImage(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
         full = self._levels[0].size
@@ -194,13 +197,25 @@ class TiffParts:
 
 
 class TiledPixels(TiffParts):
-    """(H, W, 3) uint8 RGB of a large image; see :class:`TiffParts`."""
+    """(H, W, 3) uint8 RGB of a large image; see :class:`TiffParts`.
+
+    Attributes:
+        conversions: what was done to make it RGB, in words.
+    """
 
     _advice = "it is too large to be decoded whole, so export it as 8-bit RGB in tiles"
 
     def __init__(self, path: Path) -> None:
-        """Opens the file; a grey one is repeated into three channels."""
+        """Opens the file; a grey one is repeated into three channels.
+
+        Raises:
+            BadImage: see :class:`TiffParts`; or its channels are pages of their own.
+        """
         super().__init__(path, (3,))
+        page = self._levels[0].page
+        check_interleaved(page.description, page.samplesperpixel, path.name)
+        said = {FIRST_PAGE: self._more_pages, GREY_REPEATED: page.samplesperpixel == 1}
+        self.conversions = tuple(words for words, done in said.items() if done)
 
     @staticmethod
     def _readable(page: Any) -> bool:

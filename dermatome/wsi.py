@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
+from dermatome.tiff_description import described_mpp
 from dermatome.tiled_pixels import MAX_TILED_SIDE_PX
 
 WSI_SUFFIXES = (".svs", ".ndpi", ".scn", ".bif", ".dcm")
@@ -31,7 +32,10 @@ class WsiPixels:
         dtype: uint8.
         sizes: of the levels, the full one first.
         mpp: microns per pixel as the file states them; None where it does not.
+        conversions: what was done to make it RGB, in words: nothing.
     """
+
+    conversions: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         """Opens the file.
@@ -111,7 +115,7 @@ class WsiPixels:
 
 
 def stated_mpp(path: Path) -> float | None:
-    """Microns per pixel that a TIFF states in its OME-XML or its resolution; None where it states none that can be.
+    """Microns per pixel that a TIFF states in its description or its resolution; None where it states none that can be.
 
     Raises:
         BadImage: the file is damaged.
@@ -121,26 +125,15 @@ def stated_mpp(path: Path) -> float | None:
     try:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages[0]
-            if tiff.is_ome and tiff.ome_metadata:
-                return _ome_mpp(tiff.ome_metadata)
             unit, across = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-            if unit is None or across is None or not across.value[0]:
-                return None
-            per_cm = across.value[0] / across.value[1] * {2: 1 / 2.54, 3: 1.0}.get(int(unit.value), 0.0)
-            return _plausible(10_000 / per_cm if per_cm else None)
+            per_unit = across.value[0] / across.value[1] if across is not None and all(across.value) else None
+            described = described_mpp(page.description, per_unit)
+            if described is not None or tiff.is_ome:
+                return _plausible(described)
+            in_cm = {2: 2.54, 3: 1.0}.get(int(unit.value)) if unit is not None else None
+            return _plausible(10_000 * in_cm / per_unit if in_cm and per_unit else None)
     except Exception as error:  # tifffile raises whatever it stumbles over in a damaged file
         raise BadImage(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
-
-
-def _ome_mpp(text: str) -> float | None:
-    from lxml import etree
-
-    parser = etree.XMLParser(resolve_entities="internal", no_network=True, load_dtd=False, huge_tree=False)
-    pixels = etree.fromstring(text.encode(), parser).find(".//{*}Pixels")
-    if pixels is None or pixels.get("PhysicalSizeXUnit", "µm") not in ("µm", "um"):
-        return None
-    size = pixels.get("PhysicalSizeX")
-    return None if size is None else _plausible(float(size))
 
 
 def _scale(properties: Any) -> float | None:

@@ -166,7 +166,7 @@ def _pngs() -> Iterator[OddFile]:
     see_through = _saved(rgb.quantize(64), "PNG", transparency=3)
     yield _read("png-palette-alpha", ".png", see_through, "transparency laid on white", same=False)
     moving = _saved(rgb, "PNG", save_all=True, append_images=[Image.new("RGB", rgb.size)])
-    yield _read("png-moving", ".png", moving, "the first of 2 pages")
+    yield _read("png-moving", ".png", moving, "the first of several pages")
     yield _read("png-garbage-behind", ".png", png + b"garbage" * 500)
     yield _refused(
         "png-huge-declared", ".png", _png_of(8, 2, None, height=2_000_000, width=2_000_000), "over the limit"
@@ -242,7 +242,7 @@ def _tiffs() -> Iterator[OddFile]:
     deep = pixels.astype(np.uint16) * 257
     yield _read("tiff-16-bit-colour", ".tif", _tiff(deep), "16-bit colour divided by 256")
     pages = np.stack([pixels, pixels[::-1], pixels])
-    yield _read("tiff-three-pages", ".tif", _tiff(pages), "the first of 3 pages")
+    yield _read("tiff-three-pages", ".tif", _tiff(pages), "the first of several pages")
     yield _read("tiff-named-jpg", ".jpg", plain)
     yield _read("tiff-no-resolution-unit", ".tif", _with_tag(plain, 296, 77))
     yield _refused("tiff-cut", ".tif", _tiff(_large())[:9000], _DAMAGED)
@@ -271,6 +271,15 @@ def _tiffs() -> Iterator[OddFile]:
     yield from _tiffs_in_parts()
     deflate_bomb = _last_tile(deflated, zlib.compress(bytes(150_000_000), 1))
     yield _read("tiff-deflate-bomb", ".tif", deflate_bomb, **large)
+    bomb = _tile_bomb(20_000)
+    yield _refused("tiff-tile-bomb", ".tif", bomb, "in tiles of 20000×20000 px")
+    yield _refused(
+        "tiff-tile-bomb-as-strip", ".tif", _renamed(bomb, {324: 273, 325: 279}), "in tiles of 20000×20000 px"
+    )
+    # A minute and more, were they counted.
+    yield _read("tiff-many-pages", ".tif", _chained(plain, 50_000), "the first of several pages")
+    yield _read("tiff-second-page-lacks-height", ".tif", _chained(plain, 1, without=257), "the first of several pages")
+    yield _refused("tiff-tile-size-is-text", ".tif", _with_kind(deflated, 322, 2), _DAMAGED)
 
 
 def _tiffs_in_parts() -> Iterator[OddFile]:
@@ -320,6 +329,44 @@ def _entries(tiff: bytes) -> Iterator[tuple[int, int, int, int]]:
         at = start + 2 + 12 * number
         tag, kind, values = struct.unpack_from("<HHI", tiff, at)
         yield tag, kind, values, at + 8
+
+
+def _tile_bomb(side: int) -> bytes:
+    """:func:`picture`'s size in one tile of ``side``², of which all but a little compresses to nothing."""
+    pack = zlib.compressobj(1)
+    tile = b"".join(pack.compress(bytes(3 * side)) for _ in range(side)) + pack.flush()
+    small = _last_tile(_tiff(picture(), tile=(128, 128), compression="zlib"), tile)
+    return _with_tag(_with_tag(small, 322, side), 323, side)
+
+
+def _chained(tiff: bytes, times: int, *, without: int = 0) -> bytes:
+    """``times`` more pages, which are the first's directory again, behind it; without one of its tags."""
+    (start,) = struct.unpack_from("<I", tiff, 4)
+    (count,) = struct.unpack_from("<H", tiff, start)
+    entries = [tiff[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
+    kept = b"".join(entry for entry in entries if struct.unpack_from("<H", entry)[0] != without)
+    page = struct.pack("<H", len(kept) // 12) + kept
+    first = len(tiff)
+    after = [first + (len(page) + 4) * number for number in range(1, times)] + [0]
+    at = start + 2 + 12 * count
+    chained = b"".join(page + struct.pack("<I", following) for following in after)
+    return tiff[:at] + struct.pack("<I", first) + tiff[at + 4 :] + chained
+
+
+def _renamed(tiff: bytes, tags: dict[int, int]) -> bytes:
+    """Tags numbered otherwise, out of order."""
+    data = bytearray(tiff)
+    for tag, _, _, at in _entries(tiff):
+        struct.pack_into("<H", data, at - 8, tags.get(tag, tag))
+    return bytes(data)
+
+
+def _with_kind(tiff: bytes, tag: int, kind: int) -> bytes:
+    """A tag whose value is of another type."""
+    data = bytearray(tiff)
+    at = next(at for found, _, _, at in _entries(tiff) if found == tag)
+    struct.pack_into("<H", data, at - 6, kind)
+    return bytes(data)
 
 
 def _with_tag(tiff: bytes, tag: int, value: int) -> bytes:

@@ -170,6 +170,9 @@ class _Run(Generic[Made]):
         self.check()
 
     def _finish(self, key: str, result: Made | None, error: Exception | None) -> None:
+        if error is not None:
+            # Whoever collects errors must not collect the slides that the frames of what failed hold.
+            traceback.clear_frames(error.__traceback__)
         with self._changed:
             self._unfinished -= 1
             self._finished.append(Finished(key, result, error))
@@ -240,7 +243,9 @@ class _Run(Generic[Made]):
             # The frames of what failed hold its memory, on the device too; what comes next needs it.
             traceback.clear_frames(error.__traceback__)
             if len(group) == 1:
-                self._finish(group[0][0], None, error)
+                key = group[0][0]
+                del group  # of this frame too
+                self._finish(key, None, error)
                 return
         if found is None:
             # One of them is bad, or all together are too much for the device: each has its own try.

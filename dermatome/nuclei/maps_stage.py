@@ -26,10 +26,16 @@ from dermatome.nuclei.result_files import (
 )
 from dermatome.nuclei.tissue import tissue_mm2
 from dermatome.panels import png_bytes
-from dermatome.skin.stage_parts import remembered_backends, timed, versions_of, write_figure, write_rows
+from dermatome.skin.stage_parts import (
+    read_made_slide,
+    remembered_backends,
+    timed,
+    versions_of,
+    write_figure,
+    write_rows,
+)
 from dermatome.slide import Slide
-from dermatome.slide_source import open_slide
-from dermatome.stage_record import Check, StageResult, content_version, made_files
+from dermatome.stage_record import Check, StageResult, content_version
 from dermatome.stain_fit import StainFit, fit_slide
 
 _NUCLEI_PER_MM2 = (100.0, 20_000.0)
@@ -84,7 +90,7 @@ class NucleusStage:
         """Decodes the slide, or opens it where it is read in parts."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
-            slide = read_nuclei_slide(self.root, key)
+            slide = read_made_slide(self.root, key, "nuclei_slides")
         return slide, seconds
 
     def pixels(self, read: tuple[Slide, dict[str, float]]) -> int:
@@ -154,17 +160,6 @@ class NucleusStage:
             seconds=seconds,
             checks=(_density_check(density), _stain_check(found.fit)),
         )
-
-
-def read_nuclei_slide(root: DataRoot, key: str) -> Slide:
-    """The verified image of a slide of nuclei.
-
-    Raises:
-        MissingInput: no image.
-        BadImage: the image is not the verified one.
-    """
-    with made_files(root, "nuclei_slides", key) as (record, folder):
-        return open_slide(folder, key, dict(record.values))
 
 
 def _stain_check(fit: StainFit | None) -> Check:

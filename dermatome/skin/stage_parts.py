@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,15 +53,24 @@ def versions_of(root: DataRoot, slide_id: str, *assets: str) -> dict[str, str]:
     return {asset: made_by(root, asset, slide_id).data_version for asset in assets}
 
 
-def read_made_slide(root: DataRoot, slide_id: str) -> Slide:
-    """The verified image of a slide.
+def read_made_slide(root: DataRoot, slide_id: str, asset: str = "slide_images") -> Slide:
+    """The verified image of a slide, of skin or, of ``nuclei_slides``, of nuclei.
 
     Raises:
         MissingInput: no image.
         BadImage: the image is not the verified one.
     """
-    with made_files(root, "slide_images", slide_id) as (record, folder):
-        return open_slide(folder, slide_id, dict(record.values))
+    with ExitStack() as files:
+        record, folder = files.enter_context(made_files(root, asset, slide_id))
+        slide = open_slide(folder, slide_id, dict(record.values))
+        _keep_for(slide.pixels, files)
+    return slide
+
+
+def _keep_for(array: object, files: ExitStack) -> None:
+    """Leaves copies from a bucket until ``array`` is dropped, if it is read from them in parts."""
+    if not isinstance(array, np.ndarray):
+        weakref.finalize(array, files.pop_all().close)
 
 
 def remembered_backends(root: DataRoot) -> Path | None:
@@ -82,9 +92,12 @@ def open_made_mask(
     """
     whole = size.area_px <= WHOLE_PX
     name = MASK_FILE if whole else MASK_TIFF
-    with made_files(root, "epidermis_masks", slide_id, name) as (record, folder):
+    with ExitStack() as files:
+        record, folder = files.enter_context(made_files(root, "epidermis_masks", slide_id, name))
         path = folder / name
-        return (label_io.load_mask(path)[0] if whole else label_io.open_mask(path)), record
+        mask = label_io.load_mask(path)[0] if whole else label_io.open_mask(path)
+        _keep_for(mask, files)
+    return mask, record
 
 
 def open_made_cells(
@@ -98,10 +111,13 @@ def open_made_cells(
     """
     whole = size.area_px <= WHOLE_PX
     name = CELLS_FILE if whole else CELLS_TIFF
-    with made_files(root, "cell_masks", slide_id, name, CELLS_TABLE) as (_, folder):
+    with ExitStack() as files:
+        _, folder = files.enter_context(made_files(root, "cell_masks", slide_id, name, CELLS_TABLE))
         cells = read_rows(folder / CELLS_TABLE)
         path = folder / name
-        return (cell_files.load_instances(path) if whole else label_io.open_mask(path)), cells
+        instances = cell_files.load_instances(path) if whole else label_io.open_mask(path)
+        _keep_for(instances, files)
+    return instances, cells
 
 
 def write_figure(folder: Path, figure: bytes) -> None:

@@ -94,6 +94,26 @@ def test_rows_in_bands_are_the_region_and_agree_with_shrinking_at_once():
         assert np.abs(np.concatenate(bands).astype(int) - at_once).mean() < (0.01 if 1800 % size.height_px == 0 else 3)
 
 
+@pytest.mark.parametrize("at_once", [20_000, 1000])
+def test_few_rows_are_read_at_once_however_much_a_slide_shrinks(tiled, monkeypatch, at_once):
+    slide = Slide("s", tiled, 0.5, slides.MppSource.DECLARED, "")
+    boxes = (Box.whole(slide.size), Box(13, 40, 290, 460))
+    sizes = (Size(290 // 4, 400 // 4), Size(7, 11), Size(1, 1), Size(277, 100), Size(150, 300))
+    before = [slide.region(box, size) for box in boxes for size in sizes]
+    read, largest = tiled.read, []
+
+    def recorded(box, level=0):
+        largest.append(box.size.area_px)
+        return read(box, level)
+
+    monkeypatch.setattr(tiled, "read", recorded)
+    monkeypatch.setattr(slides, "_READ_PX", at_once)
+    now = [slide.region(box, size) for box in boxes for size in sizes]
+    assert max(largest) <= at_once
+    for one, other in zip(before, now, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
 def test_a_slide_is_enlarged_in_bands_without_seams(monkeypatch):
     monkeypatch.setattr(slides, "_BLOCK_ROWS", 16)
     small = Slide("s", picture(60, 40), 0.5, slides.MppSource.DECLARED, "")
@@ -168,6 +188,27 @@ def test_a_large_tiff_is_opened_in_parts_and_others_are_decoded_whole(tmp_path, 
 def test_what_is_not_read_in_parts_is_said(tmp_path, image, layout, said):
     with pytest.raises(BadImage, match=said):
         TiledPixels(write(tmp_path / "a.tif", image, **layout))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_channels_in_pages_of_their_own_are_refused_and_further_pages_said(tmp_path, monkeypatch, large):
+    path = tmp_path / "a.tif"
+    if large:
+        monkeypatch.setattr(slides, "WHOLE_PX", 100)
+    planes = np.ascontiguousarray(WHOLE.transpose(2, 0, 1))
+    for how in ({"ome": True}, {"imagej": True}):
+        tifffile.imwrite(path, planes, photometric="minisblack", metadata={"axes": "CYX"}, **how)
+        with pytest.raises(BadImage, match="3 channels as pages of their own.*interleaved"):
+            read_slide(path)
+        tifffile.imwrite(path, planes, photometric="minisblack", metadata={"axes": "ZYX"}, **how)
+        said = ("the first of several pages taken", "grey repeated into three channels")
+        assert read_slide(path).conversions[-2:] == said
+        tifffile.imwrite(path, WHOLE, photometric="rgb", **how)
+        assert "taken" not in str(read_slide(path).conversions)
+    for text in ("<OME><Pixels SizeC='three'/></OME>", "<OME><Pixels></OME>"):
+        tifffile.imwrite(path, WHOLE, photometric="rgb", metadata=None, description=text)
+        with pytest.raises(BadImage, match="damaged in its description"):
+            read_slide(path)
 
 
 def test_huge_parts_are_refused_before_they_are_decoded(tmp_path, monkeypatch):

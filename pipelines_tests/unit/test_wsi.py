@@ -1,15 +1,26 @@
 """Vendors' slides through OpenSlide, on a real one and on a pyramid made here, and scales that files state."""
 
 import io
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from dermatome.data_root import DataRoot
+from dermatome.engine.pipeline import Worker
+from dermatome.engine.work import Seat, WorkerOptions
 from dermatome.errors import BadImage
+from dermatome.files import RECORD_FILE, whole_folder
 from dermatome.geometry import Box, Size
-from dermatome.slide import MppSource, read_slide
+from dermatome.nuclei.slides import take_nuclei_slide
+from dermatome.nuclei.tissue import tissue_mm2
+from dermatome.skin.stage_parts import read_made_slide
+from dermatome.slide import MppSource, Slide, read_slide
+from dermatome.slide_source import SlideSource
+from dermatome.stage_record import StageRecord, write_record
 from dermatome.wsi import WsiPixels, stated_mpp
 
 RGB = np.random.default_rng(0).integers(0, 256, (600, 520, 3)).astype(np.uint8)
@@ -78,6 +89,18 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path: Path) ->
         ({"ome": True, "metadata": {"PhysicalSizeX": 0.3, "PhysicalSizeXUnit": "µm"}}, 0.3),
         ({"ome": True, "metadata": {"PhysicalSizeX": 3, "PhysicalSizeXUnit": "mm"}}, None),
         ({"ome": True}, None),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm"}}, 0.5),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.0005, "PhysicalSizeXUnit": "mm"}}, 0.5),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.00005, "PhysicalSizeXUnit": "cm"}}, 0.5),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "um"}}, 0.5),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "pixel"}}, None),
+        ({"description": APERIO, "metadata": None}, 0.499),
+        ({"description": APERIO.replace("Aperio", "Other"), "metadata": None}, None),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "um"}}, 0.25),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "micron"}}, 0.25),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": r"\u00B5m"}}, 0.25),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "pixel"}}, None),
+        ({"imagej": True, "resolution": (4, 4)}, None),
     ],
 )
 def test_scales_that_tiffs_state(tmp_path: Path, how: dict, mpp: float | None) -> None:
@@ -96,3 +119,78 @@ def test_a_real_slide(realdata: Path) -> None:
     slide = read_slide(path, stated=True)
     assert (slide.size, slide.mpp, slide.mpp_source) == (Size(2967, 2220), 0.499, MppSource.FILE)
     np.testing.assert_array_equal(slide.pixels[100:300, 200:500], tifffile.imread(path, key=0)[100:300, 200:500])
+
+
+def taken(root: DataRoot, inbox: Path) -> None:
+    """An .svs of the inbox as `nuclei_slides` leaves it in the data root."""
+    source = SlideSource("s1", "folder", str(as_svs(inbox / "s1.svs")))
+    with whole_folder(root.folder("nuclei_slides", "s1")) as folder:
+        made = take_nuclei_slide(source, folder, 0.25, 20_000)
+        record = StageRecord(
+            asset="nuclei_slides", partition="s1", fingerprint="f", code_version="1", inputs={}, settings={},
+            **vars(made),
+        )  # fmt: skip
+        write_record(folder / RECORD_FILE, record)
+
+
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """What lies in this machine's temporary folder."""
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return lambda: [path.name for path in folder.iterdir()]
+
+
+def test_a_slide_is_read_from_any_data_root_and_its_copy_goes_with_it(
+    any_root: DataRoot, tmp_path: Path, copies: Callable[[], list[str]]
+) -> None:
+    taken(any_root, tmp_path)
+    slide = read_made_slide(any_root, "s1", "nuclei_slides")
+    np.testing.assert_array_equal(slide.pixels[10:300, 100:410], RGB[10:300, 100:410])
+    assert tissue_mm2(slide) == pytest.approx(600 * 520 * 0.499**2 / 1e6, rel=0.1)
+    pixels = slide.pixels
+    del slide
+    np.testing.assert_array_equal(pixels[590:600, 0:10], RGB[590:600, 0:10])
+    del pixels
+    assert copies() == []
+
+
+class Failing:
+    """Reads the slide, and fails in a phase."""
+
+    def __init__(self, root: DataRoot, phase: str) -> None:
+        self.root, self.phase = root, phase
+
+    def open(self, seat: Seat) -> None:
+        pass
+
+    def read(self, key: str) -> Slide:
+        slide = read_made_slide(self.root, "s1", "nuclei_slides")
+        self._fail("read", slide)
+        return slide
+
+    def pixels(self, read: Slide) -> int:
+        return read.size.area_px
+
+    def compute(self, reads: Sequence[Slide]) -> list[Slide]:
+        self._fail("compute", reads[0])
+        return list(reads)
+
+    def write(self, key: str, found: Slide) -> str:
+        self._fail("write", found)
+        return key
+
+    def _fail(self, phase: str, slide: Slide) -> None:
+        if phase == self.phase:
+            raise BadImage(f"{slide.name} fails.")
+
+
+@pytest.mark.parametrize("phase", ["read", "compute", "write"])
+def test_no_copy_is_left_of_slides_that_fail(
+    phase: str, bucket_root: DataRoot, tmp_path: Path, copies: Callable[[], list[str]]
+) -> None:
+    taken(bucket_root, tmp_path)
+    finished = list(Worker(Failing(bucket_root, phase), WorkerOptions()).run(["a", "b", "c"]))
+    assert [type(one.error) for one in finished] == [BadImage] * 3
+    assert copies() == []
