@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -157,14 +159,18 @@ class NucleusStage:
 
 
 def read_nuclei_slide(root: DataRoot, key: str) -> Slide:
-    """The verified image of a slide of nuclei.
+    """The verified image of a slide of nuclei; a copy of a bucket's files goes when its pixels do.
 
     Raises:
         MissingInput: no image.
         BadImage: the image is not the verified one.
     """
-    with made_files(root, "nuclei_slides", key) as (record, folder):
-        return open_slide(folder, key, dict(record.values))
+    with ExitStack() as stack:
+        record, folder = stack.enter_context(made_files(root, "nuclei_slides", key))
+        slide = open_slide(folder, key, dict(record.values))
+        # OpenSlide opens files by their names again and again: a level of DICOM, one more for each thread.
+        weakref.finalize(slide.pixels, stack.pop_all().close)
+        return slide
 
 
 def _stain_check(fit: StainFit | None) -> Check:

@@ -64,5 +64,9 @@ def test_a_folder_of_dicom_files_becomes_one_slide_with_maps(any_root, instance)
         assert {path.name for path in kept.glob("*.dcm")} == {"image.dcm", "image-2.dcm"}, "the label is left out"
     record = read_record(any_root.record("nuclei_slides", "s1"))
     assert (record.values["mpp"], record.values["mpp_source"]) == (0.25, "file")
-    np.testing.assert_array_equal(read_nuclei_slide(any_root, "s1").pixels[:, :], pixels)
+    slide = read_nuclei_slide(any_root, "s1")
+    np.testing.assert_array_equal(slide.pixels[:, :], pixels)
+    copy = slide.pixels.path
+    del slide
+    assert copy.exists() == isinstance(any_root.path, Path), "a bucket's copy goes with the slide"
     assert read_record(any_root.record("nucleus_maps", "s1")).values["nuclei"] > 0
