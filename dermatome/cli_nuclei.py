@@ -52,7 +52,9 @@ def nuclei_predict(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Images (JPEG, PNG, TIFF), slides of scanners' vendors, or folders of them.", show_default=False
+            help="Images (JPEG, PNG, TIFF), slides of scanners' vendors, or folders of them. All .dcm files in a "
+            "folder are one slide, named like the folder.",
+            show_default=False,
         ),
     ],
     weights: Annotated[

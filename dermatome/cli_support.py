@@ -76,18 +76,18 @@ def each_slide(
     *,
     stated: bool = False,
 ) -> None:
-    """Reads each image and does ``work``; two images of one stem would overwrite each other, so the second fails.
+    """Reads each image and does ``work``; two images of one name would overwrite each other, so the second fails.
 
     With ``stated``, files of scanners' vendors are read too, and ``mpp`` is only for files that state no scale.
     """
-    from dermatome.slide import SUFFIXES, read_slide
+    from dermatome.slide import SUFFIXES, read_slide, slide_name
     from dermatome.wsi import WSI_SUFFIXES
 
     paths = list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES) if stated else SUFFIXES))
     first: dict[str, Path] = {}
 
     def one(path: Path) -> str:
-        other = first.setdefault(path.stem, path)
+        other = first.setdefault(slide_name(path), path)
         if other != path:
             raise BadImage(f"{path} has the same name as {other}, so its results would overwrite those: rename one.")
         return work(read_slide(path, declared_mpp=mpp, stated=stated))
@@ -101,19 +101,29 @@ def each_slide(
 def image_files(paths: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:
     """Files as they are given, and those of folders with one of ``suffixes``; one that is given twice comes once.
 
+    For DICOM files comes the folder that they lie in, which is one slide; so do such folders in a folder, where
+    ``suffixes`` have DICOM's.
+
     Raises:
         MissingInput: a folder without images.
     """
+    from dermatome.dicom import DICOM_SUFFIX, is_dicom, is_dicom_folder
+
     seen: set[tuple[Path, str]] = set()
     for path in paths:
         found = [path]
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+            found = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in suffixes or (DICOM_SUFFIX in suffixes and is_dicom_folder(file))
+            )
             if not found:
                 raise MissingInput(f"The folder {path} holds no image ({', '.join(suffixes)}): check the path.")
-        for file in found:
+        for one in found:
+            file = one.parent if is_dicom(one.name) and one.is_file() else one
             # A link by another name is another image to its user: only the folder is resolved.
-            place = (file.parent.resolve(), file.name)
+            place = (file.resolve(), "") if file.is_dir() else (file.parent.resolve(), file.name)
             if place not in seen:
                 seen.add(place)
                 yield file

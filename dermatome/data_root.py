@@ -17,7 +17,7 @@ annotations/<annotated slide>/             what people put in: he.*, mask.*, ihc
 cell_annotations/<set>/                    likewise: images with their cells (`dermatome.skin.cell_annotations`)
 inbox/                                     images of the folder mode
 nuclei_annotations/<case>/                 annotated images of nuclei of one patient (`dermatome.nuclei.annotated`)
-nuclei_inbox/                              H&E slides, <slide>.svs and the like
+nuclei_inbox/                              H&E slides: <slide>.svs and the like, or <slide>/ with DICOM files
 models/                                    networks that are not ours, fetched once: Cellpose's, encoders'
 metrics/dermatome.duckdb                   made from the Parquet files, and again at any time
 settings.toml                              settings other than the defaults

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -77,22 +77,21 @@ def remove(path: Path) -> None:
 
 def names_in(path: Path) -> list[str]:
     """See :func:`dermatome.files.names_in`."""
-    try:
-        with os.scandir(path) as entries:
-            return [entry.name for entry in entries if entry.is_file()]
-    except FileNotFoundError:
-        return []
+    with suppress(FileNotFoundError), os.scandir(path) as entries:
+        return [entry.name for entry in entries if entry.is_file()]
+    return []
 
 
-def changed_in(path: Path) -> dict[str, float]:
-    """See :func:`dermatome.files.changed_in`."""
+def changed_in(path: Path, folders: bool) -> dict[str, float]:
+    """See :func:`dermatome.files.changed_in`; not by mtime, which files bring along from elsewhere."""
     found = {}
     for name in names_in(path):
-        try:
-            stat = (path / name).stat()  # a file may be older than its being here
-            found[name] = max(stat.st_mtime, stat.st_ctime)
-        except FileNotFoundError:  # it was taken out again meanwhile
-            continue
+        with suppress(FileNotFoundError):  # it was taken out again meanwhile
+            found[name] = (path / name).stat().st_ctime
+    for folder in folders_in(path) if folders else ():
+        with suppress(FileNotFoundError):
+            came = (path / folder).stat().st_ctime  # files of a folder that is moved here keep their times
+            found |= {f"{folder}/{name}": max(came, at) for name, at in changed_in(path / folder, False).items()}
     return found
 
 

@@ -116,10 +116,17 @@ def names_in(path: AnyPath) -> list[str]:
     return sorted(name for name in _kind(path).names_in(path) if not name.startswith("."))
 
 
-def changed_in(path: AnyPath) -> dict[str, float]:
-    """When each file directly in a folder was put there or changed (seconds since 1970), by name, no hidden ones."""
-    found: dict[str, float] = _kind(path).changed_in(path)
-    return {name: found[name] for name in sorted(found) if not name.startswith(".")}
+def changed_in(path: AnyPath, *, folders: bool = False) -> dict[str, float]:
+    """When each file directly in a folder was put there or changed (seconds since 1970), by name, no hidden ones.
+
+    It is the storage's clock that says so, whatever times the file brought along; that clock may be wrong, too.
+
+    Args:
+        path: the folder.
+        folders: whether files in the folders directly in it are given as well, as ``folder/name``.
+    """
+    found: dict[str, float] = _kind(path).changed_in(path, folders)
+    return {name: found[name] for name in sorted(found) if not _hidden(name)}
 
 
 def folders_in(path: AnyPath) -> list[str]:
@@ -141,7 +148,11 @@ def partition_versions(path: AnyPath, names: Sequence[str]) -> dict[str, str]:
 def names_below(path: AnyPath) -> list[str]:
     """Names of the files at any depth below a folder, from there on, hidden ones and folders left out; sorted."""
     names: list[str] = _kind(path).names_below(path)
-    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+    return sorted(name for name in names if not _hidden(name))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def files_named_by(path: AnyPath, record: bytes) -> AnyPath:

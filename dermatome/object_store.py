@@ -93,12 +93,13 @@ def sizes_below(path: UPath) -> dict[str, dict[str, Any]]:
 
 def names_in(path: UPath) -> list[str]:
     """Names of the objects directly below ``path``; none where there are none."""
-    return list(changed_in(path))
+    return list(_directly_in(path, "file"))
 
 
-def changed_in(path: UPath) -> dict[str, float]:
-    """See :func:`dermatome.files.changed_in`."""
-    return {name: info["LastModified"].timestamp() for name, info in _directly_in(path, "file").items()}
+def changed_in(path: UPath, folders: bool) -> dict[str, float]:
+    """See :func:`dermatome.files.changed_in`; one listing, as a request for each folder would cost more."""
+    found = sizes_below(path) if folders else _directly_in(path, "file")
+    return {name: info["LastModified"].timestamp() for name, info in found.items() if name.count("/") < 2}
 
 
 def folders_in(path: UPath) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from dermatome.dicom import slide_files
 from dermatome.errors import BadImage, BadSetting, MissingInput
 from dermatome.files import sha256_bytes, sha256_file
 from dermatome.geometry import Box, Size
@@ -55,12 +56,12 @@ class Slide:
     """One image at level 0.
 
     Attributes:
-        name: file stem or slide id.
+        name: the file's stem, the folder's name of a DICOM slide, or a slide id.
         pixels: (H, W, 3) uint8 RGB, in memory, or read in parts where they are touched: slices work on either, and
             :meth:`region` gives any part at any scale.
         mpp: microns per pixel.
         mpp_source: whether a person declared ``mpp`` or the file states it.
-        sha256: of the file's bytes.
+        sha256: of the file's bytes; of a slide of several files, of all that its pixels lie in.
         conversions: what was done to make it 8-bit RGB, in words; empty for an RGB file.
     """
 
@@ -133,6 +134,13 @@ class Slide:
         return self.region(Box.whole(size), size.scaled(min(1.0, max_side_px / max(size.height_px, size.width_px))))
 
 
+def slide_name(path: Path) -> str:
+    """What the slide at ``path`` is called where nobody says it: the file's stem, or the DICOM folder's name."""
+    if not path.is_dir():
+        return path.stem
+    return path.name if path.name.strip(".") else path.resolve().name  # `.` and `..` have no name of their own
+
+
 def _averaged(rows_of: Callable[[int, int], RgbImage], source: range, size: Size, at_once: int) -> RgbImage:
     """The rows of ``source`` at a smaller ``size`` as :func:`resize_image` averages them, ``at_once`` of them read."""
     edges = np.linspace(source.start, source.stop, size.height_px + 1)
@@ -172,20 +180,21 @@ def read_slide(
 ) -> Slide:
     """Reads and checks a JPEG, PNG or TIFF file, decoding it whole, or, a TIFF of many pixels, only opening it.
 
-    Vendors' slides (:data:`~dermatome.wsi.WSI_SUFFIXES`) are only opened, too.
+    Vendors' slides (:data:`~dermatome.wsi.WSI_SUFFIXES`) are only opened, too. A DICOM slide is a folder of .dcm files;
+    by one of them its whole series in that folder is read.
 
     Grey, CMYK, palette, alpha and 16-bit images are turned into 8-bit RGB where that is safe, and
     :attr:`Slide.conversions` says so. HPA gives no scale, so ``declared_mpp`` is used and recorded as declared.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a DICOM slide.
         declared_mpp: microns per pixel.
         max_side_px: of an image that is decoded whole.
-        name: of the slide; by default the file's stem.
+        name: of the slide; by default :func:`slide_name`.
         stated: whether the scale that a TIFF or a vendor's slide states is used instead, where it states one.
 
     Raises:
-        MissingInput: no such file.
+        MissingInput: no such file, or a folder without DICOM files.
         BadImage: empty, truncated, HTML, another format, larger than ``max_side_px`` on a side (in parts: than
             :data:`~dermatome.tiled_pixels.MAX_TILED_SIDE_PX`), or of a pixel type that has no safe 8-bit RGB reading.
         BadSetting: ``declared_mpp`` is not a positive number of microns.
@@ -193,10 +202,11 @@ def read_slide(
     if not 0.01 <= declared_mpp <= 100:
         raise BadSetting(f"The declared mpp is {declared_mpp}: give microns per pixel between 0.01 and 100.")
     try:
-        if path.suffix.lower() in WSI_SUFFIXES:
-            if not path.stat().st_size:
-                raise BadImage(f"{path.name} is empty: fetch it again.")
-            vendors = WsiPixels(path)
+        if path.is_dir() or path.suffix.lower() in WSI_SUFFIXES:
+            first = slide_files(path)[0]
+            if not first.stat().st_size:
+                raise BadImage(f"{first.name} is empty: fetch it again.")
+            vendors = WsiPixels(first)
             return _in_parts(path, name, vendors, vendors.mpp if stated else None, declared_mpp)
         if _is_large_tiff(path):
             return _in_parts(path, name, TiledPixels(path), stated_mpp(path) if stated else None, declared_mpp)
@@ -208,7 +218,7 @@ def read_slide(
     pixels, conversions = decode_rgb(data, path.name, max_side_px=max_side_px)
     mpp = stated_mpp(path) if stated and path.suffix.lower() in (".tif", ".tiff") else None
     return Slide(
-        name=name or path.stem,
+        name=name or slide_name(path),
         pixels=pixels,
         mpp=mpp or declared_mpp,
         mpp_source=MppSource.FILE if mpp else MppSource.DECLARED,
@@ -220,12 +230,14 @@ def read_slide(
 def _in_parts(
     path: Path, name: str | None, pixels: TiledPixels | WsiPixels, mpp: float | None, declared_mpp: float
 ) -> Slide:
+    hashes = [sha256_file(file) for file in slide_files(path)]
     return Slide(
-        name=name or path.stem,
+        name=name or slide_name(path),
         pixels=pixels,
         mpp=mpp or declared_mpp,
         mpp_source=MppSource.FILE if mpp else MppSource.DECLARED,
-        sha256=sha256_file(path),
+        # Sorted, so that the files' names, which are not kept, are nothing to it.
+        sha256=hashes[0] if len(hashes) == 1 else sha256_bytes("\n".join(sorted(hashes)).encode()),
         conversions=(f"read in parts, at {len(pixels.sizes)} levels", *pixels.conversions),
     )
 

@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from dermatome.data_root import PREVIEW_FILE, RECORD_FILE
+from dermatome.dicom import DICOM_SUFFIX, is_dicom, slide_files
 from dermatome.errors import BadImage, MissingInput, StorageFailed
 from dermatome.files import (
     any_path,
     local_copy,
     local_folder,
+    names_in,
     sha256_bytes,
     sha256_file,
     whole_file,
@@ -42,14 +44,14 @@ class SlideSource:
 
     Attributes:
         slide: slide id.
-        origin: ``hpa`` or ``folder``.
-        location: the image's address, or its path.
+        origin: ``hpa``, ``folder``, or ``dicom``: a folder with the files of one DICOM slide.
+        location: the image's address, its path, or that of the DICOM slide's folder.
         gene: symbol, where known.
         ensembl_id: where known.
     """
 
     slide: str
-    origin: Literal["hpa", "folder"]
+    origin: Literal["hpa", "folder", "dicom"]
     location: str
     gene: str = ""
     ensembl_id: str = ""
@@ -61,7 +63,13 @@ class SlideSource:
         Raises:
             MissingInput: the file is gone.
         """
-        content = sha256_file(any_path(self.location)) if self.origin == "folder" else ""
+        content = ""
+        if self.origin == "folder":
+            content = sha256_file(any_path(self.location))
+        elif self.origin == "dicom":
+            folder = any_path(self.location)
+            files = [name for name in names_in(folder) if is_dicom(name)]
+            content = " ".join(f"{name} {sha256_file(folder / name)}" for name in files)
         return sha256_bytes(f"{self.origin} {self.location} {content}".encode())[:32]
 
 
@@ -110,7 +118,7 @@ def take_slide(
     *,
     stated: bool = False,
 ) -> StageResult:
-    """Copies the image of a folder source into ``folder`` and checks it.
+    """Copies the image of a source that is not HPA into ``folder`` and checks it.
 
     Args:
         source: where the image is.
@@ -125,8 +133,11 @@ def take_slide(
         MissingInput: the file is gone.
     """
     started = time.perf_counter()
-    path = _place_of(source, folder, suffixes)
-    _copy(any_path(source.location), path)
+    if source.origin == "dicom":
+        path = _copy_pyramid(any_path(source.location), folder)
+    else:
+        path = _place_of(source, folder, suffixes)
+        _copy(any_path(source.location), path)
     copied_s = time.perf_counter() - started
     return _verified(source, path, declared_mpp, max_side_px, copied_s, stated=stated)
 
@@ -170,7 +181,7 @@ def _verified(
             "gene": source.gene or None,
             "ensembl_id": source.ensembl_id or None,
             "file": path.name,
-            "bytes": path.stat().st_size,
+            "bytes": sum(file.stat().st_size for file in slide_files(path)),
             "image_sha256": slide.sha256,
             "height_px": slide.size.height_px,
             "width_px": slide.size.width_px,
@@ -216,6 +227,18 @@ def _copy(source: AnyPath, target: Path) -> None:
         raise MissingInput(f"There is no image {source} any more: put it back, or take its partition out.") from error
     except PermissionError as error:
         raise StorageFailed(f"The image {source} may not be read: change its rights.") from error
+
+
+def _copy_pyramid(source: AnyPath, folder: Path) -> Path:
+    """Copies a DICOM slide's levels as ``image.dcm``, ``image-2.dcm``, …, and returns the first, of full resolution.
+
+    The label and the overview stay where they are: they may show the patient's name.
+    """
+    path = folder / f"{IMAGE_STEM}{DICOM_SUFFIX}"
+    with local_copy(source) as there:
+        for number, file in enumerate(slide_files(there), start=1):
+            _copy(file, path if number == 1 else path.with_stem(f"{IMAGE_STEM}-{number}"))
+    return path
 
 
 def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:

@@ -14,7 +14,7 @@ from dermatome.tiff_description import described_mpp
 from dermatome.tiled_pixels import MAX_TILED_SIDE_PX
 
 WSI_SUFFIXES = (".svs", ".ndpi", ".scn", ".bif", ".dcm")
-"""Files that are slides by themselves: Aperio, Hamamatsu, Leica, Ventana; of a DICOM series, the largest file."""
+"""Files of slides: Aperio, Hamamatsu, Leica, Ventana; and DICOM, where a slide is a folder of them."""
 
 _CHECK_ROWS = 2048
 _LEAST_MPP, _MOST_MPP = 0.05, 20.0
@@ -24,7 +24,8 @@ _LEAST_MPP, _MOST_MPP = 0.05, 20.0
 class WsiPixels:
     """(H, W, 3) uint8 RGB of a vendor's slide; ``array[top:bottom, left:right]`` decodes only what is touched.
 
-    What a scanner left out is white. Several threads may read at once.
+    What a scanner left out is white. Several threads may read at once. The other levels of a DICOM slide are found
+    beside the file.
 
     Attributes:
         path: of the file.
@@ -103,12 +104,14 @@ class WsiPixels:
         return np.ascontiguousarray(part[..., :3]) if (part[..., 3] == 255).all() else _on_white(part)
 
     def check(self) -> None:
-        """Decodes the whole slide once, at its coarsest level, so that a file cut short is found before work starts.
+        """Decodes the coarsest level whole and the others' last pixels, to find a file cut short before work starts.
 
         Raises:
             BadImage: it is damaged.
         """
         last = len(self.sizes) - 1
+        for level, size in enumerate(self.sizes[:last]):
+            self.read(Box(size.height_px - 1, size.width_px - 1, size.height_px, size.width_px), level)
         size = self.sizes[last]
         for top in range(0, size.height_px, _CHECK_ROWS):
             self.read(Box(top, 0, min(top + _CHECK_ROWS, size.height_px), size.width_px), last)

@@ -13,6 +13,7 @@ from dermatome.files import changed_in, folders_in, safe_id
 from dermatome.slide import SUFFIXES
 from dermatome.slide_register import read_sources, write_sources
 from dermatome.slide_source import SlideSource
+from orchestration.arrivals import say_what_is_early, settled, shortened
 from orchestration.jobs import refresh_metrics as refresh_metrics_job
 from orchestration.requests import (
     PER_SLIDE,
@@ -28,9 +29,6 @@ SLIDES_A_TICK = 2_000
 # Dagster gives a tick a minute.
 TICK_S = 20.0
 _GENES_A_TICK = 500
-_CLASHES_SHOWN = 5
-# A file that was touched a moment ago may still be being copied.
-_SETTLED_S = 5.0
 _AGAIN_S = 1800.0
 _STATE = "dermatome/metrics_state"
 # A run that was never started may be of a daemon that died, and must not be waited for.
@@ -99,7 +97,8 @@ def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> d
     taken: dict[str, SlideSource] = {}
     replaced: dict[str, float] = {}
     others: list[SlideSource] = []
-    latest = seen or 0.0
+    early: list[str] = []
+    latest, now = seen or 0.0, time.time()
     # From the oldest, so that what a tick leaves to the next is younger than its cursor.
     for name, changed_at in sorted(found.items(), key=lambda one: (one[1], one[0])):
         path = root.inbox / name
@@ -115,19 +114,23 @@ def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> d
         if source.slide in taken or (before is not None and not same and _is_elsewhere(before, here)):
             others.append(source)
             continue
-        if changed_at > time.time() - _SETTLED_S:
+        if same and changed_at > now:
+            early.append(source.slide)
+            continue
+        if not settled(changed_at, now):
             continue
         if same and (seen is None or changed_at <= seen):
             latest = max(latest, changed_at)
             continue
         if len(taken) + len(replaced) >= SLIDES_A_TICK:
             break
-        latest = max(latest, changed_at)
+        latest = max(latest, changed_at) if changed_at <= now else latest
         if same:
             replaced[source.slide] = changed_at
         else:
             taken[source.slide] = source
     _say_what_is_not_taken(context, others, sourced | taken)
+    say_what_is_early(context, root.inbox, early)
     cursor = repr(latest)
     if not taken and not replaced:
         return dg.SensorResult(skip_reason=f"No new image in {root.inbox}.", cursor=cursor)
@@ -154,8 +157,7 @@ def _say_what_is_not_taken(
     if clashes:
         context.log.warning(
             f"{len(clashes)} images are not taken, as their slides are known from elsewhere: "
-            f"{', '.join(clashes[:_CLASHES_SHOWN])}{', …' if len(clashes) > _CLASHES_SHOWN else ''}; "
-            "rename the files in the inbox."
+            f"{shortened(clashes)}; rename the files in the inbox."
         )
 
 

@@ -1,19 +1,24 @@
 """The sensors of nuclei; off until somebody turns them on in the UI."""
 
 import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.partitions import NUCLEI_CASES, NUCLEI_SLIDES, REQUESTED_BY
+from dermatome.dicom import is_dicom
 from dermatome.errors import StorageFailed
 from dermatome.files import changed_in, folders_in, safe_id
-from dermatome.nuclei.slides import inbox_sources
+from dermatome.nuclei.slides import inbox_clashes, inbox_place, inbox_sources
+from orchestration.arrivals import say_what_is_early, settled, shortened
 from orchestration.requests import NUCLEI_PER_SLIDE, nuclei_stages_possible, subset_of
 from resources import PathsResource
 
+if TYPE_CHECKING:
+    from dermatome.files import AnyPath
+
 _SLIDES_A_TICK = 2_000
-# A file that was touched a moment ago may still be being copied.
-_SETTLED_S = 5.0
 
 
 @dg.sensor(
@@ -43,28 +48,38 @@ def nuclei_case_folder(context: dg.SensorEvaluationContext, paths: PathsResource
     description="Registers H&E slides put into `nuclei_inbox`, and asks for them and for those that were replaced.",
 )
 def nuclei_slide_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
-    """One slide for each file, its name without the suffix being the slide id.
+    """One slide for each file, its name without the suffix being the slide id, and for each folder of DICOM files.
 
     The cursor is when the latest file that was taken was put there: what is younger is new, or another.
     """
     inbox = paths.data_root.nuclei_inbox
-    changed, seen = changed_in(inbox), float(context.cursor) if context.cursor else float("-inf")
-    sources = {source.location: slide for slide, source in inbox_sources(inbox).items()}
+    changed, seen = changed_in(inbox, folders=True), float(context.cursor) if context.cursor else float("-inf")
+    _say_what_is_not_taken(context, inbox, changed)
+    arrived: dict[str, list[float]] = {}
+    for name, changed_at in changed.items():
+        if (place := inbox_place(name)) is not None:
+            arrived.setdefault(str(inbox / place), []).append(changed_at)
+    slides = {slide: arrived[source.location] for slide, source in inbox_sources(inbox, changed).items()}
     known = set(context.instance.get_dynamic_partitions(str(NUCLEI_SLIDES.name)))
     taken: list[str] = []
-    latest = seen
+    early: list[str] = []
+    latest, now = seen, time.time()
     # From the oldest, so that what a tick leaves to the next is younger than its cursor.
-    for name, changed_at in sorted(changed.items(), key=lambda one: (one[1], one[0])):
-        slide = sources.get(str(inbox / name))
-        if slide is None or (changed_at <= seen and slide in known):
+    for slide, times in sorted(slides.items(), key=lambda one: (max(one[1]), one[0])):
+        changed_at = max(times)
+        if slide in known and changed_at > now:
+            early.append(slide)
             continue
-        if changed_at > time.time() - _SETTLED_S or len(taken) >= _SLIDES_A_TICK:
+        if (slide in known and changed_at <= seen) or not all(settled(at, now) for at in times):
+            continue
+        if len(taken) >= _SLIDES_A_TICK:
             break
         try:
             taken.append(safe_id(slide, "The slide"))
         except StorageFailed as error:
             context.log.error(str(error))
-        latest = max(latest, changed_at)
+        latest = max(latest, changed_at) if changed_at <= now else latest
+    say_what_is_early(context, inbox, early)
     if not taken:
         return dg.SkipReason(f"No new slide in {inbox}.")
     subset = subset_of(dict.fromkeys(nuclei_stages_possible(paths.data_root), taken), NUCLEI_SLIDES)
@@ -74,6 +89,21 @@ def nuclei_slide_folder(context: dg.SensorEvaluationContext, paths: PathsResourc
         dynamic_partitions_requests=[NUCLEI_SLIDES.build_add_request(new)] if new else [],
         cursor=repr(latest),
     )
+
+
+def _say_what_is_not_taken(context: dg.SensorEvaluationContext, inbox: "AnyPath", names: Collection[str]) -> None:
+    """A line on slides of two images, and one on DICOM files outside of a slide's folder, which may be of any slide."""
+    if clashes := inbox_clashes(inbox, names):
+        context.log.error(
+            f"{len(clashes)} slides have more than one image in {inbox} ({shortened(clashes)}), and none is taken: leave "
+            "one of each, or rename the others."
+        )
+    loose = [name for name in names if "/" not in name and is_dicom(name)]
+    if loose:
+        context.log.error(
+            f"{len(loose)} DICOM files lie loose in {inbox} ({shortened(loose)}) and are not taken: put those of each "
+            "slide into a folder of its own there, named like the slide."
+        )
 
 
 NUCLEI_SENSORS = [nuclei_case_folder, nuclei_slide_folder]

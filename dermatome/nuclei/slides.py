@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from dermatome.dicom import DICOM_SUFFIX, is_dicom
 from dermatome.errors import MissingInput
-from dermatome.files import names_in
+from dermatome.files import changed_in
 from dermatome.slide import SUFFIXES
 from dermatome.slide_source import SlideSource, take_slide
 from dermatome.stage_record import StageResult
@@ -15,17 +17,46 @@ from dermatome.wsi import WSI_SUFFIXES
 if TYPE_CHECKING:
     from dermatome.files import AnyPath
 
-SLIDE_SUFFIXES = (*SUFFIXES, *WSI_SUFFIXES)
+SLIDE_SUFFIXES = (*SUFFIXES, *(suffix for suffix in WSI_SUFFIXES if suffix != DICOM_SUFFIX))
+"""Of files that are slides by themselves."""
 
 
-def inbox_sources(inbox: AnyPath) -> dict[str, SlideSource]:
-    """By slide, the stem of its file, where its image is; a slide of several files is left out."""
-    found: dict[str, list[SlideSource]] = {}
-    for name in names_in(inbox):
-        path = Path(name)
-        if path.suffix.lower() in SLIDE_SUFFIXES:
-            found.setdefault(path.stem, []).append(SlideSource(path.stem, "folder", str(inbox / name)))
-    return {slide: sources[0] for slide, sources in found.items() if len(sources) == 1}
+def inbox_sources(inbox: AnyPath, names: Iterable[str] | None = None) -> dict[str, SlideSource]:
+    """By slide, where its image is: the stem of a file's name, or the name of a folder of DICOM files.
+
+    A slide that there are two images of is left out; see :func:`inbox_clashes`.
+
+    Args:
+        inbox: the folder.
+        names: of the files there and in its folders, where they are known already.
+    """
+    found = _images(inbox, changed_in(inbox, folders=True) if names is None else names)
+    return {slide: next(iter(sources)) for slide, sources in found.items() if len(sources) == 1}
+
+
+def inbox_clashes(inbox: AnyPath, names: Iterable[str]) -> list[str]:
+    """The slides that there are two images of among the files ``names``; sorted."""
+    return sorted(slide for slide, sources in _images(inbox, names).items() if len(sources) > 1)
+
+
+def _images(inbox: AnyPath, names: Iterable[str]) -> dict[str, set[SlideSource]]:
+    found: dict[str, set[SlideSource]] = {}
+    for name in names:
+        place = inbox_place(name)
+        if place == name:
+            slide = PurePosixPath(name).stem
+            found.setdefault(slide, set()).add(SlideSource(slide, "folder", str(inbox / name)))
+        elif place is not None:
+            found.setdefault(place, set()).add(SlideSource(place, "dicom", str(inbox / place)))
+    return found
+
+
+def inbox_place(name: str) -> str | None:
+    """What a file of the inbox, ``name`` or ``folder/name``, is a slide's image by: itself, its folder, or nothing."""
+    folder, _, file = name.rpartition("/")
+    if is_dicom(file):
+        return folder or None
+    return name if not folder and PurePosixPath(file).suffix.lower() in SLIDE_SUFFIXES else None
 
 
 def inbox_source(inbox: AnyPath, slide: str) -> SlideSource:
@@ -39,7 +70,7 @@ def inbox_source(inbox: AnyPath, slide: str) -> SlideSource:
     except KeyError as error:
         raise MissingInput(
             f"There is not one image of {slide} in {inbox}: put {slide}.svs there, or another of "
-            f"{', '.join(SLIDE_SUFFIXES)}, and no two."
+            f"{', '.join(SLIDE_SUFFIXES)}, or a folder {slide} with its {DICOM_SUFFIX} files, and no two."
         ) from error
 
 

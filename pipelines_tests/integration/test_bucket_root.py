@@ -21,7 +21,7 @@ from dermatome.slide_register import read_sources
 from dermatome.stage_record import StageRecord, read_record, write_record
 from dermatome.toy import toy_slide
 from dermatome.weights import WeightsCard, save_weights
-from orchestration import sensors
+from orchestration import arrivals, sensors
 from orchestration.definitions import build_defs
 from orchestration.requests import PER_SLIDE
 from pipelines_tests.integration.test_sensors import asked_for, evaluate
@@ -81,7 +81,7 @@ def test_slides_of_the_inbox_become_rows(bucket_root, instance, monkeypatch, tmp
     promote_all_epidermis(root)
     for name, data in {"good": toy_slide(1, size_px=192).jpeg(), "torn": b"\xff\xd8\xff no image"}.items():
         write_whole(root.inbox / f"{name}.jpg", data)
-    monkeypatch.setattr(sensors, "_SETTLED_S", -60)
+    monkeypatch.setattr(arrivals, "_SETTLED_S", 0)
     asked = asked_for(evaluate(sensors.image_folder, root, instance))
     assert asked == {asset: ["good", "torn"] for asset in PER_SLIDE}
     assert read_sources(root.slide_sources)["good"].location == f"{root.path}/inbox/good.jpg"

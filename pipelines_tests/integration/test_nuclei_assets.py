@@ -1,35 +1,72 @@
-"""Nuclei through Dagster: a slide of the inbox becomes maps, scores and rows."""
+"""Nuclei through Dagster: slides of the inbox become maps, scores and rows."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dagster as dg
 import duckdb
+import numpy as np
 import pytest
 from PIL import Image
 
 from dermatome.data_root import DataRoot
+from dermatome.files import write_whole
 from dermatome.geometry import Size
+from dermatome.skin.stage_parts import read_made_slide
 from dermatome.stage_record import read_record
 from dermatome.toy_nuclei import toy_nuclei
 from orchestration.definitions import build_defs
+from pipelines_tests.toy_dicom import write_dicom_slide
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_slide_becomes_maps_scores_and_rows(tmp_path):
+@pytest.fixture
+def instance():
+    with dg.instance_for_test() as found:
+        yield found
+
+
+def test_a_slide_becomes_maps_scores_and_rows(tmp_path, instance):
     root = DataRoot(tmp_path)
     root.settings.write_text('nuclei_weights = "toy"\n[compute]\ndevice = "cpu"\nbackend = "torch"\n')
     (tmp_path / "nuclei_inbox").mkdir()
     Image.fromarray(toy_nuclei(3, Size(192, 192)).slide.whole()).save(tmp_path / "nuclei_inbox" / "s1.png")
     job = build_defs(tmp_path).resolve_implicit_global_asset_job_def()
-    with dg.instance_for_test() as instance:
-        instance.add_dynamic_partitions("nuclei_slides", ["s1"])
-        for asset in ("nuclei_slides", "nucleus_maps", "til_scores", "skin_metrics"):
-            key = None if asset == "skin_metrics" else "s1"
-            assert job.execute_in_process(
-                instance=instance, asset_selection=[dg.AssetKey(asset)], partition_key=key
-            ).success
+    instance.add_dynamic_partitions("nuclei_slides", ["s1"])
+    for asset in ("nuclei_slides", "nucleus_maps", "til_scores", "skin_metrics"):
+        key = None if asset == "skin_metrics" else "s1"
+        assert job.execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey(asset)], partition_key=key
+        ).success
     record = read_record(root.record("nucleus_maps", "s1"))
     assert record.inputs.keys() == {"nuclei_slides", "nuclei_weights"}
     assert record.values["nuclei"] > 0
     with duckdb.connect(str(root.store), read_only=True) as store:
         assert store.execute("select slide, nuclei from nucleus_maps").fetchall() == [("s1", record.values["nuclei"])]
         assert store.execute("select slide from til_scores").fetchall() == [("s1",)]
+
+
+def test_a_folder_of_dicom_files_becomes_one_slide_with_maps(any_root, instance):
+    pixels = toy_nuclei(3, Size(192, 192)).slide.whole()
+    write_whole(any_root.settings, b'nuclei_weights = "toy"\n[compute]\ndevice = "cpu"\nbackend = "torch"\n')
+    with TemporaryDirectory() as folder:
+        write_dicom_slide(Path(folder), pixels, mpp=0.25)
+        for file in Path(folder).iterdir():
+            write_whole(any_root.nuclei_inbox / "s1" / file.name, file.read_bytes())
+    job = build_defs(any_root.path).resolve_implicit_global_asset_job_def()
+    instance.add_dynamic_partitions("nuclei_slides", ["s1"])
+    for asset in ("nuclei_slides", "nucleus_maps"):
+        assert job.execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey(asset)], partition_key="s1"
+        ).success
+    with any_root.local("nuclei_slides", "s1") as kept:
+        assert {path.name for path in kept.glob("*.dcm")} == {"image.dcm", "image-2.dcm"}, "the label is left out"
+    record = read_record(any_root.record("nuclei_slides", "s1"))
+    assert (record.values["mpp"], record.values["mpp_source"]) == (0.25, "file")
+    slide = read_made_slide(any_root, "s1", "nuclei_slides")
+    np.testing.assert_array_equal(slide.pixels[:, :], pixels)
+    copy = slide.pixels.path
+    del slide
+    assert copy.exists() == isinstance(any_root.path, Path), "a bucket's copy goes with the slide"
+    assert read_record(any_root.record("nucleus_maps", "s1")).values["nuclei"] > 0

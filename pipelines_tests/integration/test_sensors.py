@@ -21,7 +21,7 @@ from dermatome.slide_source import SlideSource
 from dermatome.stage_record import write_failure
 from dermatome.store_tables import FAILURES, TABLES
 from dermatome.toy import toy_slide
-from orchestration import schedules, sensors
+from orchestration import arrivals, schedules, sensors
 from orchestration.definitions import build_defs
 from orchestration.requests import PER_SLIDE, missing_slides, register_slides, subset_of
 from resources import PathsResource
@@ -89,16 +89,14 @@ def champion_made(root):
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
-    """When a file was put into a folder cannot be made up, other than into the future."""
-    monkeypatch.setattr(sensors, "_SETTLED_S", 0)
+    """When a file was put into a folder cannot be made up."""
+    monkeypatch.setattr(arrivals, "_SETTLED_S", 0)
 
 
-def put(root, *names, data=b"not looked at yet", ahead_s=0):
+def put(root, *names, data=b"not looked at yet"):
     root.inbox.mkdir(exist_ok=True)
     for name in names:
         (root.inbox / name).write_bytes(data)
-        if ahead_s:
-            os.utime(root.inbox / name, (time.time() + ahead_s,) * 2)
 
 
 def pages_read(root, instance, count, gene=GENE, address="https://images.proteinatlas.org"):
@@ -222,7 +220,7 @@ def test_registering_leaves_alone_what_has_not_moved_and_what_is_of_another_orig
     assert read_sources(root.slide_sources)["b"].origin == "folder"
 
 
-def test_image_folder_takes_settled_images_with_usable_names(root, instance, capfd):
+def test_image_folder_takes_images_with_usable_names(root, instance, capfd):
     put(
         root,
         "core-1.jpg",
@@ -232,7 +230,6 @@ def test_image_folder_takes_settled_images_with_usable_names(root, instance, cap
         "notes.txt",
         data=toy_slide(1, size_px=100).jpeg(),
     )
-    put(root, "just-now.jpg", ahead_s=60)
     tick = evaluate(sensors.image_folder, root, instance)
     assert asked_for(tick)["slide_images"] == ["core-1", "core-2"]
     assert instance.get_dynamic_partitions(SLIDES.name) == ["core-1", "core-2"]
@@ -241,6 +238,44 @@ def test_image_folder_takes_settled_images_with_usable_names(root, instance, cap
     assert "-bad name" in bad
     assert "core-1.tif" in clash
     assert not evaluate(sensors.image_folder, root, instance).run_requests
+
+
+def test_an_image_that_may_still_be_being_copied_is_left_to_the_next_tick(root, instance, monkeypatch):
+    put(root, "a.jpg")
+    with monkeypatch.context() as patch:
+        patch.setattr(arrivals, "_SETTLED_S", 600)
+        assert not evaluate(sensors.image_folder, root, instance).run_requests
+    assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": ["a"]}
+
+
+def test_an_image_whose_scanner_has_a_wrong_clock_is_taken_when_it_comes_and_when_it_is_replaced(root, instance):
+    put(root, "a.jpg", "b.jpg")
+    cursor = None
+    for _ in range(2):
+        os.utime(root.inbox / "a.jpg", (time.time() + 1e8,) * 2)
+        tick = evaluate(sensors.image_folder, root, instance, cursor)
+        assert "a" in asked_for(tick)["slide_images"]
+        cursor = tick.cursor
+        time.sleep(0.02)  # a file's times are those of the kernel's last tick
+    assert instance.get_dynamic_partitions(SLIDES.name) == ["a", "b"]
+    assert not evaluate(sensors.image_folder, root, instance, cursor).run_requests
+
+
+def test_images_of_a_storage_whose_clock_is_ahead_hold_nothing_back_and_are_said(root, instance, monkeypatch, capfd):
+    put(root, "a.jpg", "late.jpg")
+    changed, ahead_s = dict.fromkeys(("a.jpg", "late.jpg"), time.time()), 1e8
+    changed["late.jpg"] += ahead_s
+    monkeypatch.setattr(sensors, "changed_in", lambda folder: changed)
+    first = evaluate(sensors.image_folder, root, instance)
+    assert asked_for(first) == {"slide_images": ["a", "late"]}
+    assert not logged(capfd, "still to come")
+    changed["a.jpg"] = time.time()
+    again = evaluate(sensors.image_folder, root, instance, first.cursor)
+    assert asked_for(again) == {"slide_images": ["a"]}, "the cursor does not run ahead"
+    (said,) = logged(capfd, "still to come")
+    assert "(late)" in said
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 2 * ahead_s)
+    assert asked_for(evaluate(sensors.image_folder, root, instance, again.cursor)) == {"slide_images": ["late"]}
 
 
 def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_a_tick(root, instance, capfd):

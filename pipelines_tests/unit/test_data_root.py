@@ -1,8 +1,10 @@
 """Files and folders of a data root: the same on a disk and in a bucket, through failures and beside other writers."""
 
 import importlib.util
+import os
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from dermatome.data_root import DataRoot
 from dermatome.errors import BadSetting, MissingInput, StorageFailed
 from dermatome.files import (
     RECORD_FILE,
+    changed_in,
     local_copy,
     names_below,
     names_in,
@@ -81,6 +84,27 @@ def test_names_are_listed_without_what_is_hidden(any_root):
     assert names_in(any_root.path / "f") == ["a.txt", "b.txt"]
     assert names_below(any_root.path / "f") == ["a.txt", "b.txt", "g/c.txt"]
     assert names_in(any_root.path / "none") == names_below(any_root.path / "none") == []
+
+
+def test_changes_are_listed_at_the_time_they_came_whatever_the_file_says(any_root):
+    for name in ("f/a.txt", "f/.hidden", "f/g/b.txt", "f/g/.hidden", "f/.h/c.txt", "f/g/h/d.txt", "f2/e.txt"):
+        write_whole(any_root.path / name, b"x")
+    if isinstance(any_root.path, Path):
+        os.utime(any_root.path / "f" / "g" / "b.txt", (time.time() + 1e8,) * 2)
+    assert list(changed_in(any_root.path / "f")) == ["a.txt"]
+    found = changed_in(any_root.path / "f", folders=True)
+    assert list(found) == ["a.txt", "g/b.txt"]
+    assert all(abs(time.time() - at) < 600 for at in found.values())
+    assert changed_in(any_root.path / "none") == changed_in(any_root.path / "none", folders=True) == {}
+
+
+def test_files_of_a_folder_that_is_moved_changed_then(tmp_path):
+    write_whole(tmp_path / "g" / "b.txt", b"x")
+    before = changed_in(tmp_path, folders=True)["g/b.txt"]
+    time.sleep(0.02)  # a file's times are those of the kernel's last tick
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "g").rename(tmp_path / "inbox" / "g")
+    assert changed_in(tmp_path / "inbox", folders=True)["g/b.txt"] > before
 
 
 def test_a_plain_folder_is_copied_as_a_whole(any_root):
