@@ -95,8 +95,8 @@ def _say_what_is_not_taken(context: dg.SensorEvaluationContext, inbox: "AnyPath"
     """A line on slides of two images, and one on DICOM files outside of a slide's folder, which may be of any slide."""
     if clashes := inbox_clashes(inbox, names):
         context.log.error(
-            f"{len(clashes)} slides have more than one image in {inbox} ({shortened(clashes)}), and none is taken: leave "
-            "one of each, or rename the others."
+            f"{len(clashes)} slides have more than one image in {inbox} ({shortened(clashes)}), and none is taken: "
+            "leave one of each, or rename the others."
         )
     loose = [name for name in names if "/" not in name and is_dicom(name)]
     if loose:

@@ -248,9 +248,10 @@ class _Run(Generic[Made]):
                 self._finish(key, None, error)
                 return
         if found is None:
-            # One of them is bad, or all together are too much for the device: each has its own try.
-            for one in group:
-                self._compute_group([one])
+            # One of them is bad, or all together are too much for the device: each has its own try. An error that is
+            # collected holds this frame by way of its own: so the slides are taken out of it.
+            while group:
+                self._compute_group([group.pop(0)])
             return
         with self._changed:
             for (key, _, pixels), content in zip(group, found, strict=True):

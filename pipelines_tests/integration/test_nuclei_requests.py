@@ -6,7 +6,7 @@ import pytest
 from assets.partitions import BY_INFER_NUCLEI, NUCLEI_SLIDES, REQUESTED_BY
 from dermatome.data_root import DataRoot
 from dermatome.stage_record import write_failure
-from orchestration import schedules, sensors_nuclei
+from orchestration import arrivals, schedules, sensors_nuclei
 from orchestration.definitions import build_defs
 from orchestration.requests import NUCLEI_PER_SLIDE
 from resources import NucleusSegmenterResource, PathsResource, SettingsResource
@@ -98,7 +98,7 @@ def test_a_slide_of_the_inbox_is_asked_for_as_far_as_it_can_be_made(root, instan
         repository_def=build_defs(root.path).get_repository_def(),
         resources={"paths": PathsResource(root=str(root.path))},
     )
-    monkeypatch.setattr(sensors_nuclei, "_SETTLED_S", 0)
+    monkeypatch.setattr(arrivals, "_SETTLED_S", 0)
     tick = sensors_nuclei.nuclei_slide_folder.evaluate_tick(context)
     (request,) = tick.run_requests
     assert slides_of(request.asset_graph_subset) == {stage: ["s1"] for stage in stages}
