@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -129,11 +130,10 @@ class NucleusStage:
             area = tissue_mm2(slide)
         counts = result.table["class"].value_counts()
         density = len(result.table) / area if area else None
-        maps = (result.semantic, result.ternary, result.instances)
         return StageResult(
             outcome="nuclei" if len(result.table) else "no_nuclei",
             message="" if len(result.table) else f"No nucleus was found on {key}.",
-            data_version=content_version(part for labels in maps for part in labels.content()),
+            data_version=_version(slide, result, area),
             values={
                 "weights": self.weights.weights,
                 "weights_sha256": self.weights.sha256,
@@ -165,6 +165,16 @@ def read_nuclei_slide(root: DataRoot, key: str) -> Slide:
     """
     with made_files(root, "nuclei_slides", key) as (record, folder):
         return open_slide(folder, key, dict(record.values))
+
+
+def _version(slide: Slide, result: NucleiResult, area: float) -> str:
+    """Of all that later stages read, not of the maps alone: the same maps at another scale are other densities."""
+    import pandas as pd
+
+    maps = (result.semantic, result.ternary, result.instances)
+    told = f"{slide.mpp} {slide.mpp_source.value} {area}".encode()
+    table = pd.util.hash_pandas_object(result.table).to_numpy().tobytes()
+    return content_version(chain((told, table), *(labels.content() for labels in maps)))
 
 
 def _stain_check(fit: StainFit | None) -> Check:
