@@ -176,7 +176,7 @@ def nuclei_score(
     backend: BackendOption = BackendChoice.AUTO,
     threads: Threads = 0,
 ) -> None:
-    """Score weights on patches whose truth is known: Dice, IoU, PQ, AJI, detection, classes."""
+    """Score weights on annotated images, put together from their patches: Dice, IoU, PQ, AJI, detection, classes."""
     from dermatome.files import write_whole
     from dermatome.nuclei.evaluation import evaluate_patches
     from dermatome.nuclei.network import load_nucleus_weights
@@ -190,9 +190,12 @@ def nuclei_score(
     loaded = load_nucleus_weights(weights_path(weights))
     known = load_patches(*patches)
     network = prepare_nuclei(loaded, compute, settings, backend=backend.value)
-    found = nucleus_values(evaluate_patches(known, network, loaded.card.mpp, settings))
+    images = evaluate_patches(known, network, loaded.card.mpp, settings)
+    found, nuclei = nucleus_values(images), sum(image.nuclei for image in images)
+    typer.echo(f"{len(images)} images with {nuclei} nuclei, put together from {len(known)} patches")
     for name, value in found.items():
         typer.echo(f"{name:<28}{'none' if value is None else f'{value:.4f}'}")
     if out is not None:
-        told = {"weights_sha256": loaded.sha256, "patches": len(known), "scores": found}
+        counted = {"patches": len(known), "images": len(images), "nuclei": nuclei}
+        told = {"weights_sha256": loaded.sha256, **counted, "scores": found}
         write_whole(out, json.dumps(told, indent=2).encode() + b"\n")

@@ -88,6 +88,11 @@ class ImageScores:
     jaccard: tuple[int, int]
     centres: Panoptic
 
+    @property
+    def nuclei(self) -> int:
+        """True nuclei that count."""
+        return self.binary.tp + self.binary.fn
+
 
 def score_nuclei(truth: NucleusMaps, predicted: NucleusMaps, mpp: float) -> ImageScores:
     """Counts how well the nuclei of one image were found.

@@ -29,6 +29,7 @@ NUCLEI_TABLES: dict[str, Table] = {
             **dict.fromkeys(("boundary_weighting", "immune_sampling", "resumed"), "boolean"),
             "seed": "bigint",
             **dict.fromkeys(("epochs", "steps", "patches", "patches_validated"), "integer"),
+            **dict.fromkeys(("images_validated", "nuclei_validated"), "integer"),
             "mpp": "double",
             **dict.fromkeys(("patches_sha256", "manifest_sha256", "validation", "device", "precision"), _TEXT),
             "score": "double",

@@ -1,7 +1,8 @@
 """Training patches of nuclei on disk: PNG files with a manifest.
 
 Below a folder: ``rgb/<patch>.png``, ``semantic/``, ``ternary/`` and ``instances/`` (grey; 255 in the first two is
-ignored) and the manifest ``patches.parquet``. :mod:`dermatome.nuclei.patches` cuts them.
+ignored, and a nucleus has the same number in all patches of its image) and the manifest ``patches.parquet``.
+:mod:`dermatome.nuclei.patches` cuts them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image
 
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.files import safe_id, sha256_bytes, write_whole
+from dermatome.geometry import Box
 from dermatome.slide import RgbImage
 
 MANIFEST_FILE = "patches.parquet"
@@ -85,6 +87,17 @@ class Patch:
         return self.row.case
 
     @property
+    def image(self) -> str:
+        """The annotated image that it was cut from, and of whom."""
+        return f"{self.row.case}/{self.row.image}"
+
+    @property
+    def box(self) -> Box:
+        """Where it lies on its image, what is beyond left out."""
+        row = self.row
+        return Box(row.top_px, row.left_px, row.top_px + row.height_px, row.left_px + row.width_px)
+
+    @property
     def sha256(self) -> str:
         """Over its pixels and maps."""
         return self.row.sha256
@@ -105,7 +118,7 @@ class Patch:
         return self._image("rgb", "RGB"), np.stack(maps, axis=-1)
 
     def instances(self) -> npt.NDArray[np.int32]:
-        """(H, W) int32: 0, or the number of a nucleus on this patch.
+        """(H, W) int32: 0, or the number that the nucleus has on its image.
 
         Raises:
             MissingInput: the file is gone.

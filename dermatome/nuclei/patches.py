@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS
-from dermatome.errors import BadSetting
+from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.files import safe_id, write_whole
 from dermatome.geometry import Box, Size
 from dermatome.nuclei.annotated import AnnotatedImage, annotated_images, read_annotated
@@ -82,9 +82,14 @@ def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) ->
 
     Raises:
         BadImage: it cannot be read.
-        BadAnnotation: what belongs to it cannot, or does not fit.
+        BadAnnotation: what belongs to it cannot, or does not fit, or it has more nuclei than patches can number.
     """
     read = read_annotated(image, settings.declared_mpp, settings.boundary_px)
+    if read.maps.instances.max() > np.iinfo(np.uint16).max:
+        raise BadAnnotation(
+            f"{image.image} has {read.maps.instances.max():,} nuclei, and patches number up to 65,535: cut the image "
+            "into parts."
+        )
     rows = []
     for box in _places(Size(*read.rgb.shape[:2]), settings):
         arrays = _cut(read.rgb, read.maps, box, settings.size_px)
@@ -110,7 +115,7 @@ def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) ->
                 width_px=box.size.width_px,
                 mpp=read.mpp,
                 mpp_source=str(read.mpp_source),
-                nuclei=int(arrays["instances"].max()),
+                nuclei=np.setdiff1d(arrays["instances"], 0).size,
                 semantic_px=_counts(arrays["semantic"], len(NUCLEUS_LABELS)),
                 ternary_px=_counts(ternary, len(TERNARY_LABELS)),
                 ignored_px=int((ternary == IGNORED).sum()),
@@ -164,14 +169,12 @@ def _places(size: Size, settings: PatchSettings) -> list[Box]:
 
 def _cut(rgb: RgbImage, maps: NucleusMaps, box: Box, side: int) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a patch, ``side`` each way."""
-    instances = maps.instances[box.slices]
-    seen = np.union1d(0, instances)
     beyond = [(0, side - box.size.height_px), (0, side - box.size.width_px)]
     return {
         "rgb": np.pad(rgb[box.slices], [*beyond, (0, 0)], mode="symmetric"),
         "semantic": np.pad(maps.semantic[box.slices], beyond, constant_values=IGNORED),
         "ternary": np.pad(maps.ternary[box.slices], beyond, constant_values=IGNORED),
-        "instances": np.pad(np.searchsorted(seen, instances).astype(np.uint16), beyond),
+        "instances": np.pad(maps.instances[box.slices].astype(np.uint16), beyond),
     }
 
 

@@ -67,6 +67,6 @@ def test_train_and_score(folders, tmp_path):
     done = CliRunner().invoke(app, ["nuclei", "score", *arguments, "--batch", "1", "--backend", "torch"])
     assert done.exit_code == 0, done.output
     found = json.loads(told.read_text())
-    assert found["patches"] == 4
+    assert (found["patches"], found["images"]) == (4, 1)
     assert found["scores"]["dice_boundary"] == pytest.approx(trained.scores["ternary_dice_boundary"], abs=0.25)
     assert "pq_binary" in done.output

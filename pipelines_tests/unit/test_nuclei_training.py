@@ -13,6 +13,7 @@ from dermatome.compute import choose_compute
 from dermatome.data_root import RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.files import sha256_file
+from dermatome.geometry import Box
 from dermatome.nuclei.ablation import ABLATION_TABLE, VARIANTS, make_ablation
 from dermatome.nuclei.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
 from dermatome.nuclei.maps import NucleusMaps, ternary_map
@@ -61,6 +62,14 @@ class Discs:
     @property
     def sha256(self):
         return f"{self.seed:064x}"
+
+    @property
+    def image(self):
+        return self.name
+
+    @property
+    def box(self):
+        return Box(0, 0, 96, 96)
 
     @property
     def semantic_px(self):
@@ -126,6 +135,7 @@ def test_it_learns_discs_and_keeps_the_best_epoch(made):
     assert card.scores["pq_binary"] == result.values["pq_binary"]
     assert result.values["f1_detection"] > 0.5
     assert result.values["epochs"] == 4
+    assert (result.values["images_validated"], result.values["nuclei_validated"]) == (1, 9)
 
 
 def test_what_a_version_leaves_says_what_it_learnt_from(made):
