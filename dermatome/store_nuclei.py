@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS
+from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS, UNCLASSIFIED
 from dermatome.data_root import RECORD_FILE
 from dermatome.store_table import Table
 
@@ -61,7 +61,7 @@ NUCLEI_TABLES: dict[str, Table] = {
             "nuclei": "integer",
             "tissue_mm2": "double",
             "nuclei_per_mm2": "double",
-            **dict.fromkeys(_KINDS, "integer"),
+            **dict.fromkeys((*_KINDS, UNCLASSIFIED), "integer"),
         },
         key="slide",
     ),

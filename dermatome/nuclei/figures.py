@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dermatome.classes import NucleusClass, TernaryClass
+from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
 from dermatome.figures import DETAIL_UM, SIDE_PX, busiest
 from dermatome.geometry import Box, Size
 from dermatome.image_sheet import Panel, draw_sheet, panel_size
@@ -45,7 +45,8 @@ def maps_figure(slide: Slide, found: NucleiResult) -> bytes:
     )
     counts = found.table["class"].value_counts()
     facts = [f"{len(found.table):,} nuclei"]
-    facts += [f"{counts[c.label]:,} {c.label}" for c in _NUCLEI if c.label in counts]
+    labels = [*(c.label for c in _NUCLEI), UNCLASSIFIED]
+    facts += [f"{counts[label]:,} {label}" for label in labels if label in counts]
     return draw_sheet(
         panels, 4, SIDE_PX, mpp=slide.mpp, name=slide.name, facts=facts, note=mpp_note(slide), classes=_LEGEND
     )

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dermatome.classes import NUCLEUS_LABELS
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.compute import Compute, ComputeSettings
 from dermatome.data_root import DataRoot
 from dermatome.engine.work import Seat
@@ -149,7 +149,7 @@ class NucleusStage:
                 "nuclei": len(result.table),
                 "tissue_mm2": area,
                 "nuclei_per_mm2": density,
-                **{label: int(counts.get(label, 0)) for label in NUCLEUS_LABELS[1:]},
+                **{label: int(counts.get(label, 0)) for label in (*NUCLEUS_LABELS[1:], UNCLASSIFIED)},
             },
             seconds=seconds,
             checks=(_density_check(density), _stain_check(found.fit)),

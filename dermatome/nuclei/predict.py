@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dermatome.canvas import most_probable
-from dermatome.classes import NUCLEUS_LABELS
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.compute import Backend
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
@@ -103,8 +103,8 @@ class NucleiResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def whole(self) -> NucleusMaps:
-        """Its maps in memory, where they fit there, to be scored."""
-        kinds = [NUCLEUS_LABELS.index(label) for label in self.table["class"]]
+        """Its maps in memory, where they fit there, to be scored; a nucleus without a class has 0."""
+        kinds = [0 if label == UNCLASSIFIED else NUCLEUS_LABELS.index(label) for label in self.table["class"]]
         return NucleusMaps(
             self.instances.whole(), self.semantic.whole(), self.ternary.whole(), np.array([0, *kinds], np.uint8)
         )

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.classes import NucleusClass, TernaryClass
+from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
 from dermatome.data_root import DataRoot
 from dermatome.geometry import Box
 from dermatome.nuclei.networks import ASSET, NucleusWeights
@@ -130,6 +130,8 @@ def counts_html(found: NucleiFound) -> str:
         )
         for c in _KINDS
     ]
+    if classless := int((found.nuclei.table["class"] == UNCLASSIFIED).sum()):
+        rows.append((UNCLASSIFIED, f"{classless:,}", "–"))
     body = "".join(
         f'<tr><th scope="row">{name}</th><td>{count}</td><td>{share}</td></tr>' for name, count, share in rows
     )

@@ -20,10 +20,12 @@ from dermatome.nuclei.figures import maps_figure
 from dermatome.nuclei.network import HEADS, NucleusCard
 from dermatome.nuclei.overlays import SEMANTIC_COLOURS, semantic_overlay, ternary_overlay
 from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, network_size, segment_nuclei
+from dermatome.nuclei.result_files import write_outlines
 from dermatome.probabilities import Probabilities
 from dermatome.runner_torch import TorchRunner
 from dermatome.slide import MppSource, Slide
 from dermatome.toy_nuclei import toy_nuclei
+from dermatome.web.nuclei_chain import counts_html, find_nuclei
 from dermatome.weights import LoadedWeights, save_weights
 
 GLASS = 240
@@ -118,6 +120,25 @@ def test_what_a_network_sees_on_glass_beside_tissue_is_left_out():
         assert not maps[:, 176:].any()
     (everywhere,) = segment_nuclei([slide], dreamer, NucleusSettings(only_tissue=False, skip_glass=False))
     assert everywhere.instances.whole().all()
+
+
+def test_a_nucleus_that_the_semantic_head_does_not_see_is_shown_without_a_class(tmp_path):
+    class Inside(torch.nn.Module):
+        def forward(self, images):
+            sure = torch.tensor([9.0, 0, 0, 0, 0, 0, 9, 0]).view(1, -1, 1, 1)
+            return sure.expand(len(images), -1, *images.shape[2:])
+
+    module = Probabilities(Inside(), CARD.mean, CARD.std, heads=HEADS).eval()
+    blind = NucleusNetwork(LoadedWeights(module, CARD, "", None), TorchRunner(module, choose_compute("cpu", "fp32", 1)))
+    slide = Slide("s", np.full((64, 64, 3), 120, np.uint8), 0.25, MppSource.DECLARED, "")
+    found = find_nuclei(slide, blind, lambda _: None)
+    assert found.nuclei.table["class"].tolist() == ["unclassified"]
+    assert found.nuclei.whole().classes.tolist() == [0, 0]
+    assert sum(found.til.counts.values()) == 0
+    assert "unclassified</th><td>1</td>" in counts_html(found)
+    write_outlines(tmp_path / "s.geojson", found.nuclei, slide)
+    (outline,) = json.loads((tmp_path / "s.geojson").read_text())["features"]
+    assert outline["properties"]["classification"] == {"name": "unclassified", "color": [128, 128, 128]}
 
 
 def test_a_slide_of_another_scale_is_brought_to_the_network_s_and_its_maps_back(network, toy):

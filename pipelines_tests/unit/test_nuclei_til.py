@@ -44,6 +44,13 @@ def test_scores_by_hand():
     assert sure.near_epithelium_share == pytest.approx(0.5)
 
 
+def test_a_nucleus_without_a_class_counts_nowhere():
+    table = nuclei(("lymphocyte", 10, 10, 0.9), ("unclassified", 10, 12, 0.0))
+    found = score_til(table, Size(100, 100), 0.5, 0.1)
+    assert sum(found.counts.values()) == found.nuclei.sum() == 1
+    assert (found.immune_share, found.near_epithelium_share) == (1, 0)
+
+
 def test_nothing_is_no_score_and_not_zero():
     found = score_til(empty_table(), Size(90, 90), 0.5, 0.0)
     assert (found.lymphocytes_per_mm2, found.immune_share, found.near_epithelium_share) == (None, None, None)
