@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.geometry import Box, Size
+from dermatome.glass import glass_limit
 from dermatome.slide import RgbImage, Slide
 from dermatome.stage_record import Check, Scalar
 
@@ -38,7 +39,6 @@ _LOOK_PX = 1024
 _SPOTS = 48
 _SPOT_UM = 64.0
 _SPOT_PX = 128
-_DARKEST_GLASS = 215
 
 
 class StainOutcome(StrEnum):
@@ -97,7 +97,8 @@ class StainFit:
 def fit_slide(slide: Slide) -> StainFit:
     """The stains of a slide, from spots of tissue all over it, each read at 0.5 µm for a pixel or the slide's scale."""
     look = slide.overview(_LOOK_PX)
-    rows, columns = np.nonzero(look.min(axis=2) < _DARKEST_GLASS)
+    darkest = look.min(axis=2)
+    rows, columns = np.nonzero(darkest < glass_limit(darkest, look.max(axis=2)))
     if not rows.size:
         return fit_stains(np.zeros((0, 3), np.uint8))
     factor = slide.size.height_px / look.shape[0]

@@ -56,8 +56,7 @@ def til_figure(name: str, scores: TilScores, square_um: float, size: Size, mpp: 
     """The map of lymphocytes on squares, with the scores over it: PNG bytes."""
     figure = new_figure(8.4, 6.4)
     axes = figure.subplots()
-    density = scores.squares / (square_um / 1000) ** 2
-    shown = np.where(scores.nuclei > 0, density, np.nan)
+    shown = np.where(scores.nuclei > 0, scores.squares / scores.areas_mm2, np.nan)
     extent = (0.0, scores.squares.shape[1] * square_um, scores.squares.shape[0] * square_um, 0.0)
     drawn = axes.imshow(shown, extent=extent, cmap="viridis", vmin=0, interpolation="nearest")
     axes.set_facecolor("#eeeeee")

@@ -62,6 +62,7 @@ class TilScores:
         infiltrated_share: of the squares with any such nucleus, those with a lymphocyte.
         squares: (h, w) int32, lymphocytes in each square of the map.
         nuclei: (h, w) int32, all nuclei in each that have a class.
+        areas_mm2: (h, w), of each square what lies on the slide: those at its lower and right edge are cut.
     """
 
     counts: dict[str, int]
@@ -72,6 +73,7 @@ class TilScores:
     infiltrated_share: float | None
     squares: npt.NDArray[np.int32]
     nuclei: npt.NDArray[np.int32]
+    areas_mm2: npt.NDArray[np.float64]
 
 
 def score_til(
@@ -110,6 +112,7 @@ def score_til(
         infiltrated_share=float((squares > 0).sum() / filled) if filled else None,
         squares=squares,
         nuclei=everything,
+        areas_mm2=_square_areas(squares.shape, size, mpp, settings.square_um),
     )
 
 
@@ -123,8 +126,20 @@ def _count_in_squares(
     return counts
 
 
+def _square_areas(shape: tuple[int, ...], size: Size, mpp: float, square_um: float) -> npt.NDArray[np.float64]:
+    tall, wide = (
+        np.minimum(square_um, side * mpp - np.arange(count) * square_um) / 1000
+        for count, side in zip(shape, (size.height_px, size.width_px), strict=True)
+    )
+    areas: npt.NDArray[np.float64] = np.outer(tall, wide)
+    return areas
+
+
 def square_rows(scores: TilScores, square_um: float) -> pd.DataFrame:
-    """The map as rows: each square that has a nucleus, its top left corner in µm, and what it holds."""
+    """The map as rows: each square that has a nucleus, its top left corner in µm, and what it holds.
+
+    ``side_um`` is that of a whole square; densities are of the part that lies on the slide.
+    """
     rows, columns = np.nonzero(scores.nuclei)
     lymphocytes = scores.squares[rows, columns]
     return pd.DataFrame(
@@ -134,6 +149,6 @@ def square_rows(scores: TilScores, square_um: float) -> pd.DataFrame:
             "side_um": np.full(len(rows), square_um),
             "nuclei": scores.nuclei[rows, columns].astype("int32"),
             "lymphocytes": lymphocytes.astype("int32"),
-            "lymphocytes_per_mm2": lymphocytes / (square_um / 1000) ** 2,
+            "lymphocytes_per_mm2": lymphocytes / scores.areas_mm2[rows, columns],
         }
     )

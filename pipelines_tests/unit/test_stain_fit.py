@@ -78,11 +78,12 @@ def test_where_the_fit_is_off_colours_are_left_and_the_check_says_why(
     np.testing.assert_array_equal(fit.normalise(some), some)
 
 
-def test_a_slide_is_fitted_once_on_its_tissue_whatever_glass_is_around() -> None:
+@pytest.mark.parametrize("glass", [247, 212])
+def test_a_slide_is_fitted_once_on_its_tissue_whatever_glass_is_around(glass: int) -> None:
     # The toy's own eosin is purer than any on real slides.
     tissue = painted(toy_nuclei(3, Size(300, 300)).densities + 0.05, OTHER, np.array([1.0, 1.0]))
     toy = Slide("toy", tissue, 0.25, MppSource.DECLARED, "0" * 64)
-    wide = np.full((900, 700, 3), 247, np.uint8)
+    wide = np.full((900, 2100, 3), glass, np.uint8)
     wide[200:500, 100:400] = toy.whole()
     on_glass = fit_slide(Slide("wide", wide, toy.mpp, MppSource.DECLARED, "0" * 64))
     alone = fit_slide(toy)
