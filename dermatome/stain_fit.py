@@ -25,6 +25,9 @@ REFERENCE_VECTORS = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]
 REFERENCE_STRENGTHS = np.array([1.9705, 1.0308]) / np.log(10)
 """99th percentiles of their amounts, decadic optical density, of the same slide."""
 
+AS_IT_IS = "as it is"
+"""In records and manifests, instead of an outcome: nothing was to be normalised."""
+
 _LEAST_DENSITY = 0.15
 _PERCENTILE = 1.0
 _LEAST_PIXELS = 2_000

@@ -16,7 +16,14 @@ from dermatome.files import write_whole
 from dermatome.nuclei.figures import maps_figure
 from dermatome.nuclei.networks import NucleusWeights
 from dermatome.nuclei.overlays import semantic_overlay, ternary_overlay
-from dermatome.nuclei.predict import NucleiResult, NucleusNetwork, NucleusSettings, prepare_nuclei, segment_nuclei
+from dermatome.nuclei.predict import (
+    NucleiResult,
+    NucleusNetwork,
+    NucleusSettings,
+    fitted_stain,
+    prepare_nuclei,
+    segment_nuclei,
+)
 from dermatome.nuclei.result_files import (
     INSTANCES_FILE,
     NUCLEI_TABLE,
@@ -31,7 +38,7 @@ from dermatome.skin.stage_parts import remembered_backends, timed, versions_of, 
 from dermatome.slide import Slide
 from dermatome.slide_source import open_slide
 from dermatome.stage_record import Check, StageResult, content_version, made_files
-from dermatome.stain_fit import StainFit, fit_slide
+from dermatome.stain_fit import AS_IT_IS, StainFit
 
 _NUCLEI_PER_MM2 = (100.0, 20_000.0)
 """Bounds of a plausible density: fat and fibres have hundreds, lymph nodes beyond ten thousand."""
@@ -98,7 +105,7 @@ class NucleusStage:
         slides, fits = [slide for slide, _ in reads], []
         for slide, seconds in reads:
             with timed(seconds, "stain"):
-                fits.append(fit_slide(slide) if self.nuclei.normalise_stain else None)
+                fits.append(fitted_stain(slide, self._network, self.nuclei))
         results = segment_nuclei(
             slides,
             self._network,
@@ -144,7 +151,7 @@ class NucleusStage:
                 "width_px": slide.size.width_px,
                 "mpp": slide.mpp,
                 "mpp_source": slide.mpp_source.value,
-                "stain": "as it is" if found.fit is None else found.fit.outcome.value,
+                "stain": AS_IT_IS if found.fit is None else found.fit.outcome.value,
                 "tiles": result.tiles,
                 "nuclei": len(result.table),
                 "tissue_mm2": area,

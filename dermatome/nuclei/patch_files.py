@@ -24,6 +24,7 @@ from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.files import safe_id, sha256_bytes, write_whole
 from dermatome.geometry import Box
 from dermatome.slide import RgbImage
+from dermatome.stain_fit import AS_IT_IS
 
 MANIFEST_FILE = "patches.parquet"
 
@@ -47,7 +48,9 @@ class PatchRow:
         semantic_px: pixels of each :class:`~dermatome.classes.NucleusClass`, ignored ones in none.
         ternary_px: likewise of each :class:`~dermatome.classes.TernaryClass`.
         ignored_px: pixels that are ignored in the ternary map.
-        sha256: of its pixels and maps.
+        stain: of its image: ``as it is``, or the :class:`~dermatome.stain_fit.StainOutcome` where it was to be
+            normalised.
+        sha256: of its pixels, maps and ``stain``.
         side: ``train`` or ``validation`` where a split was asked for, or empty.
     """
 
@@ -65,6 +68,7 @@ class PatchRow:
     semantic_px: tuple[int, ...]
     ternary_px: tuple[int, ...]
     ignored_px: int
+    stain: str
     sha256: str
     side: str = ""
 
@@ -90,6 +94,11 @@ class Patch:
     def image(self) -> str:
         """The annotated image that it was cut from, and of whom."""
         return f"{self.row.case}/{self.row.image}"
+
+    @property
+    def normalised(self) -> bool:
+        """Whether its image was to be brought to one stain."""
+        return self.row.stain != AS_IT_IS
 
     @property
     def box(self) -> Box:
@@ -166,6 +175,11 @@ def load_patches(*folders: Path) -> list[Patch]:
         except (pa.ArrowException, ValueError) as error:
             raise BadAnnotation(f"{path} is no manifest of patches ({error}): cut them again.") from error
         for row in rows:
+            if row["stain"] is None:
+                raise BadAnnotation(
+                    f"{path} is of an earlier version, whose patches say no stain and number nuclei each for itself: "
+                    "cut them again."
+                )
             row |= {key: tuple(row[key]) for key in ("semantic_px", "ternary_px")}
             safe_id(row["name"], "The patch")
             patches.append(Patch(folder, PatchRow(**row)))
@@ -195,6 +209,7 @@ _SCHEMA = pa.schema(
         ("semantic_px", pa.list_(pa.int64())),
         ("ternary_px", pa.list_(pa.int64())),
         ("ignored_px", pa.int64()),
+        ("stain", pa.string()),
         ("sha256", pa.string()),
         ("side", pa.string()),
     ]

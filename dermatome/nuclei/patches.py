@@ -20,8 +20,9 @@ from dermatome.geometry import Box, Size
 from dermatome.nuclei.annotated import AnnotatedImage, annotated_images, read_annotated
 from dermatome.nuclei.maps import BOUNDARY_PX, NucleusMaps
 from dermatome.nuclei.patch_files import PatchRow, patches_sha256, write_manifest
-from dermatome.slide import RgbImage
+from dermatome.slide import RgbImage, Slide
 from dermatome.stage_record import StageResult
+from dermatome.stain_fit import AS_IT_IS, fit_slide
 from dermatome.training_data import draw_groups
 
 
@@ -35,6 +36,8 @@ class PatchSettings:
         least_foreground: share of a patch's pixels in nuclei, below which it is left out.
         boundary_px: width of the boundary in the ternary map.
         declared_mpp: microns per pixel of images whose files do not state them.
+        normalise_stain: whether each image is brought to one look first (:mod:`dermatome.stain_fit`); what learns from
+            such patches brings slides to it too.
     """
 
     size_px: int = 256
@@ -42,6 +45,7 @@ class PatchSettings:
     least_foreground: float = 0.01
     boundary_px: int = BOUNDARY_PX
     declared_mpp: float = 0.25
+    normalise_stain: bool = False
 
     def __post_init__(self) -> None:
         if not (self.size_px >= 32 and 1 <= self.stride_px <= self.size_px):
@@ -73,6 +77,7 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
             "patients": ", ".join(sorted({row.case for row in rows})) or None,
             **{f"{label}_px": sum(row.semantic_px[n] for row in rows) for n, label in enumerate(NUCLEUS_LABELS)},
             "ignored_px": sum(row.ignored_px for row in rows),
+            "stain": ", ".join(sorted({row.stain for row in rows})) or None,
         },
     )
 
@@ -90,14 +95,18 @@ def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) ->
             f"{image.image} has {read.maps.instances.max():,} nuclei, and patches number up to 65,535: cut the image "
             "into parts."
         )
+    rgb, stain = read.rgb, AS_IT_IS
+    if settings.normalise_stain:
+        fit = fit_slide(Slide(image.name, rgb, read.mpp, read.mpp_source, ""))
+        rgb, stain = fit.normalise(rgb), fit.outcome.value
     rows = []
-    for box in _places(Size(*read.rgb.shape[:2]), settings):
-        arrays = _cut(read.rgb, read.maps, box, settings.size_px)
+    for box in _places(Size(*rgb.shape[:2]), settings):
+        arrays = _cut(rgb, read.maps, box, settings.size_px)
         ternary = arrays["ternary"]
         if np.isin(ternary, (1, 2)).mean() < settings.least_foreground:
             continue
         name = safe_id(f"{image.name}_{box.top_px}_{box.left_px}", "The patch")
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(stain.encode())
         for kind, array in arrays.items():
             digest.update(array.tobytes())
             buffer = io.BytesIO()
@@ -119,6 +128,7 @@ def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) ->
                 semantic_px=_counts(arrays["semantic"], len(NUCLEUS_LABELS)),
                 ternary_px=_counts(ternary, len(TERNARY_LABELS)),
                 ignored_px=int((ternary == IGNORED).sum()),
+                stain=stain,
                 sha256=digest.hexdigest(),
             )
         )

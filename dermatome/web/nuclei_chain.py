@@ -81,14 +81,13 @@ def find_nuclei(slide: Slide, network: NucleusNetwork, on_tiles: Callable[[int],
     Raises:
         BadSetting: the slide is far too coarse for the network.
     """
-    from dermatome.nuclei.predict import NucleusSettings, segment_nuclei
+    from dermatome.nuclei.predict import NucleusSettings, fitted_stain, segment_nuclei
     from dermatome.nuclei.til import score_til
     from dermatome.nuclei.tissue import tissue_mm2
-    from dermatome.stain_fit import fit_slide
 
     settings = NucleusSettings()
-    normalise = fit_slide(slide).normalise if settings.normalise_stain else None
-    found = segment_nuclei([slide], network, settings, on_tiles, normalise=[normalise])[0]
+    fit = fitted_stain(slide, network, settings)
+    found = segment_nuclei([slide], network, settings, on_tiles, normalise=[None if fit is None else fit.normalise])[0]
     return NucleiFound(slide, found, score_til(found.table, slide.size, slide.mpp, tissue_mm2(slide)))
 
 

@@ -19,11 +19,12 @@ from dermatome.geometry import Size
 from dermatome.nuclei.figures import maps_figure
 from dermatome.nuclei.network import HEADS, NucleusCard
 from dermatome.nuclei.overlays import SEMANTIC_COLOURS, semantic_overlay, ternary_overlay
-from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, network_size, segment_nuclei
+from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, fitted_stain, network_size, segment_nuclei
 from dermatome.nuclei.result_files import write_outlines
 from dermatome.probabilities import Probabilities
 from dermatome.runner_torch import TorchRunner
 from dermatome.slide import MppSource, Slide
+from dermatome.stain_fit import fit_slide
 from dermatome.toy_nuclei import toy_nuclei
 from dermatome.web.nuclei_chain import counts_html, find_nuclei
 from dermatome.weights import LoadedWeights, save_weights
@@ -163,6 +164,14 @@ def test_the_stain_is_changed_before_the_network_sees_it(network, toy):
     assert found.tiles == 0
 
 
+def test_a_slide_is_normalised_as_the_card_says_unless_told(network, toy):
+    learnt = replace(network, weights=replace(network.weights, card=replace(CARD, normalised_stain=True)))
+    for told, known, wanted in ((None, learnt, True), (None, network, False), (False, learnt, False)):
+        fit = fitted_stain(toy.slide, known, NucleusSettings(normalise_stain=told))
+        assert (fit is not None) is wanted, f"told {told}, card {known.weights.card.normalised_stain}"
+    assert fitted_stain(toy.slide, network, NucleusSettings(normalise_stain=True)) is not None
+
+
 def test_overlays_and_figure(network, toy):
     slide = replace(toy.slide, name="toy")
     (found,) = segment_nuclei([painted(toy.maps)], network, NucleusSettings(tile_px=96, overlap_px=32))
@@ -196,3 +205,10 @@ def test_the_command_writes_files_that_others_read(tmp_path, toy):
     assert set(np.unique(instances)) - {0} == set(table["nucleus_id"])
     assert len(outlines) == len(table)
     assert f"{len(table)} nuclei" in done.output
+    assert "olours" not in done.output, "the stain was changed, although neither card nor command said so"
+    again = CliRunner().invoke(
+        app, [*arguments, "--threads", "1", "--backend", "torch", "--normalise-stain", str(tmp_path / "field.png")]
+    )
+    assert again.exit_code == 0, again.output
+    fit = fit_slide(Slide("field", toy.slide.whole()[:96, :128], 0.25, MppSource.DECLARED, ""))
+    assert fit.check().description in " ".join(again.output.split())

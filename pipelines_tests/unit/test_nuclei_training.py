@@ -54,6 +54,7 @@ class Discs:
 
     seed: int
     case: str = "a"
+    normalised: bool = False
 
     @property
     def name(self):
@@ -184,6 +185,12 @@ def test_all_runs_are_reported_in_numbers_in_one_page_and_in_one_pdf(made, tmp_p
     pdf = (tmp_path / PDF_FILE).read_bytes()
     assert pdf.startswith(b"%PDF")
     assert pdf.count(b"/Type /Page ") == 1 + 2 * 4  # numbers; settings, curves, classes, samples of both
+
+
+def test_the_card_says_that_patches_were_of_one_stain(made, compute):
+    quick = replace(SMALL, epochs=1, epoch_steps=1, batch=2)
+    assert train_nuclei([Discs(0, normalised=True)], [], quick, compute).card.normalised_stain
+    assert not load_nucleus_weights(made[0] / WEIGHTS_FILE).card.normalised_stain
 
 
 def test_a_patient_on_both_sides_is_told(made, tmp_path, compute):
