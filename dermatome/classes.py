@@ -64,6 +64,10 @@ _NUCLEUS_COLOURS: dict[NucleusClass, Rgb] = {
 
 NUCLEUS_LABELS: tuple[str, ...] = tuple(c.label for c in NucleusClass)
 
+UNCLASSIFIED = "unclassified"
+"""In the table, of a nucleus that the semantic map takes for background: it is there, and counts in no class."""
+UNCLASSIFIED_COLOUR: Rgb = (128, 128, 128)
+
 
 class TernaryClass(IntEnum):
     """Whether a pixel is in a nucleus, and there at its edge; numbers and colours are those of the source system."""

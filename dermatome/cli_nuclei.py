@@ -63,6 +63,9 @@ def nuclei_predict(
     out: Annotated[Path, typer.Option(help="Folder for the results; made if it is not there.", show_default=False)],
     mpp: Annotated[float, typer.Option(help="Microns per pixel of images that do not say it themselves.")] = 0.25,
     opacity: Annotated[float, typer.Option(help="Of the colours over the image, 0 to 1.", min=0, max=1)] = 0.45,
+    normalise_stain: Annotated[
+        bool | None, typer.Option(help="Bring each image to one stain first; not given, as the weights' patches were.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Tiles at once.", min=1)] = 8,
     device: Device = DeviceChoice.AUTO,
     precision: PrecisionOption = PrecisionChoice.AUTO,
@@ -78,24 +81,26 @@ def nuclei_predict(
     from dermatome.nuclei.network import load_nucleus_weights
     from dermatome.nuclei.networks import weights_path
     from dermatome.nuclei.overlays import semantic_overlay, ternary_overlay
-    from dermatome.nuclei.predict import NucleusSettings, prepare_nuclei, segment_nuclei
+    from dermatome.nuclei.predict import NucleusSettings, fitted_stain, prepare_nuclei, segment_nuclei
     from dermatome.nuclei.result_files import write_instances, write_outlines
     from dermatome.panels import png_bytes
 
     compute = choose(device, precision, threads)
-    settings = NucleusSettings(batch=batch)
+    settings = NucleusSettings(batch=batch, normalise_stain=normalise_stain)
     loaded = load_nucleus_weights(weights_path(weights))
     network = prepare_nuclei(loaded, compute, settings, backend=backend.value)
 
     def predict(slide: Slide) -> str:
-        (found,) = segment_nuclei([slide], network, settings)
+        fit = fitted_stain(slide, network, settings)
+        (found,) = segment_nuclei([slide], network, settings, normalise=[None if fit is None else fit.normalise])
         write_whole(out / f"{slide.name}_semantic.png", png_bytes(semantic_overlay(slide, found, opacity=opacity)))
         write_whole(out / f"{slide.name}_ternary.png", png_bytes(ternary_overlay(slide, found, opacity=opacity)))
         write_instances(out / f"{slide.name}_instances.tif", found, slide)
         write_outlines(out / f"{slide.name}.geojson", found, slide)
         write_rows(out / f"{slide.name}.parquet", found.table)
         counts = found.table["class"].value_counts()
-        return f"{len(found.table)} nuclei" + "".join(f", {count} {label}" for label, count in counts.items())
+        told = f"{len(found.table)} nuclei" + "".join(f", {count} {label}" for label, count in counts.items())
+        return told if fit is None else f"{told}. {fit.check().description}"
 
     each_slide(images, mpp, predict, stated=True)
 
@@ -178,10 +183,11 @@ def nuclei_score(
     backend: BackendOption = BackendChoice.AUTO,
     threads: Threads = 0,
 ) -> None:
-    """Score weights on patches whose truth is known: Dice, IoU, PQ, AJI, detection, classes."""
+    """Score weights on annotated images, put together from their patches: Dice, IoU, PQ, AJI, detection, classes."""
+    from dermatome.errors import BadSetting
     from dermatome.files import write_whole
     from dermatome.nuclei.evaluation import evaluate_patches
-    from dermatome.nuclei.network import load_nucleus_weights
+    from dermatome.nuclei.network import learnt_normalised, load_nucleus_weights
     from dermatome.nuclei.networks import weights_path
     from dermatome.nuclei.patch_files import load_patches
     from dermatome.nuclei.predict import NucleusSettings, prepare_nuclei
@@ -191,10 +197,19 @@ def nuclei_score(
     settings = NucleusSettings(batch=batch)
     loaded = load_nucleus_weights(weights_path(weights))
     known = load_patches(*patches)
+    learnt = learnt_normalised(loaded)
+    if other := [patch.name for patch in known if patch.normalised != learnt]:
+        raise BadSetting(
+            f"{weights} learnt from patches {'with' if learnt else 'without'} normalise_stain, and {len(other)} "
+            f"patches are not such, {other[0]} for one: cut those as the others were."
+        )
     network = prepare_nuclei(loaded, compute, settings, backend=backend.value)
-    found = nucleus_values(evaluate_patches(known, network, loaded.card.mpp, settings))
+    images = evaluate_patches(known, network, loaded.card.mpp, settings)
+    found, nuclei = nucleus_values(images), sum(image.nuclei for image in images)
+    typer.echo(f"{len(images)} images with {nuclei} nuclei, put together from {len(known)} patches")
     for name, value in found.items():
         typer.echo(f"{name:<28}{'none' if value is None else f'{value:.4f}'}")
     if out is not None:
-        told = {"weights_sha256": loaded.sha256, "patches": len(known), "scores": found}
+        counted = {"patches": len(known), "images": len(images), "nuclei": nuclei}
+        told = {"weights_sha256": loaded.sha256, **counted, "scores": found}
         write_whole(out, json.dumps(told, indent=2).encode() + b"\n")

@@ -33,13 +33,14 @@ def nuclei_patches(
         float, typer.Option(help="Share of the patches to mark for validation, whole patients at a time.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    normalise_stain: Annotated[bool, typer.Option(help="Whether to bring each image to one stain first.")] = False,
 ) -> None:
     """Cut annotated images of nuclei (MoNuSAC, MoNuSeg, label images) into training patches."""
     from dermatome.nuclei.annotated import annotated_images, case_folders
     from dermatome.nuclei.patch_files import write_manifest
     from dermatome.nuclei.patches import PatchSettings, cut_patches, split_patches
 
-    settings = PatchSettings(size, stride, least_foreground, boundary, mpp)
+    settings = PatchSettings(size, stride, least_foreground, boundary, mpp, normalise_stain)
     rows: list[PatchRow] = []
 
     def cut(case: Path) -> str:

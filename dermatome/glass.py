@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from dermatome.geometry import Size
 from dermatome.slide import RgbImage, resize_image
 
@@ -11,6 +14,13 @@ _DARKEST = 215
 _COLOUR = 8
 _GREY_RANGE = 10
 _BLOCK_PX = 4
+
+# Of a whole slide, whose scanner or section may be darker; glass has hardly a tint, and neighbours are alike.
+_LEAST_GLASS = 180
+_TINT = 16
+_STEP = 6
+_LEAST_SHARE = 0.01
+_DARKER = 0.9
 
 
 def is_glass(tile: RgbImage) -> bool:
@@ -34,3 +44,26 @@ def is_glass(tile: RgbImage) -> bool:
     if int(darkest.min()) < _DARKEST or int((brightest - darkest).max()) > _COLOUR:
         return False
     return int(darkest.max()) - int(darkest.min()) <= _GREY_RANGE
+
+
+def glass_limit(darkest: npt.NDArray[np.uint8], brightest: npt.NDArray[np.uint8]) -> int:
+    """What is stained on a slide has a channel below this: a tenth less light than the slide's own glass lets through.
+
+    Glass is what is bright, nearly colourless and as bright as its neighbours. Where next to nothing is, all is tissue.
+
+    Args:
+        darkest: (h, w), the darkest channel of each pixel of the slide looked at from afar, some µm for a pixel.
+        brightest: likewise the brightest.
+
+    Returns:
+        From 162 to 230, or 256 where there is no glass.
+    """
+    import cv2
+
+    around = np.ones((3, 3), np.uint8)
+    flat = cv2.dilate(darkest, around) - cv2.erode(darkest, around) <= _STEP
+    glass = darkest[flat & (darkest >= _LEAST_GLASS) & (brightest - darkest <= _TINT)]
+    if glass.size < _LEAST_SHARE * darkest.size:
+        return 256
+    # The darkest of it: a slide may have dim edges, or white ones where nothing was scanned.
+    return round(_DARKER * float(np.percentile(glass, 5)))

@@ -75,7 +75,7 @@ class ImageScores:
         ternary: (3, 3) likewise.
         binary: instances whatever their class.
         by_class: instances of each class but the background, matched within the class.
-        classified: (4, 4) matched nuclei of each true class (row) taken for each class (column).
+        classified: (4, 5) matched nuclei of each true class (row) taken for none and for each class (column).
         jaccard: the two sums of the AJI.
         centres: nuclei found by their centres; ``iou_sum`` is 0.
     """
@@ -88,6 +88,11 @@ class ImageScores:
     jaccard: tuple[int, int]
     centres: Panoptic
 
+    @property
+    def nuclei(self) -> int:
+        """True nuclei that count."""
+        return self.binary.tp + self.binary.fn
+
 
 def score_nuclei(truth: NucleusMaps, predicted: NucleusMaps, mpp: float) -> ImageScores:
     """Counts how well the nuclei of one image were found.
@@ -95,11 +100,11 @@ def score_nuclei(truth: NucleusMaps, predicted: NucleusMaps, mpp: float) -> Imag
     Args:
         truth: what annotators drew.
         predicted: of the same size; its semantic and ternary maps are scored as they are, its nuclei by
-            ``instances`` and ``classes``.
+            ``instances`` and ``classes``, where 0 is no class.
         mpp: microns per pixel, for the radius within which a centre is found.
 
     Raises:
-        ValueError: sizes differ, or the prediction has a pixel or nucleus without a class.
+        ValueError: sizes differ, or the prediction has a pixel without a class.
     """
     void = truth.ignored
     spared = mostly_in(predicted.instances, void)
@@ -156,7 +161,7 @@ def nucleus_values(images: Sequence[ImageScores]) -> dict[str, float | None]:
     values["aji"] = _mean([_ratio(*image.jaccard) for image in images])
     values["aji_micro"] = _ratio(sum(i.jaccard[0] for i in images), sum(i.jaccard[1] for i in images))
     values["f1_detection"] = sum((image.centres for image in images), Panoptic()).detection
-    right = sum(int(np.trace(image.classified)) for image in images)
+    right = sum(int(np.trace(image.classified[:, 1:])) for image in images)
     values["class_accuracy"] = _ratio(right, sum(int(image.classified.sum()) for image in images))
     return values
 
@@ -204,7 +209,7 @@ def _classified(
     own, given = truth[matches.truth_ids], predicted[matches.predicted_ids]
     known = own != IGNORED
     kinds = len(NUCLEUS_LABELS)
-    return confusion_matrix(own[known], given[known], kinds)[1:, 1:]
+    return confusion_matrix(own[known], given[known], kinds)[1:]
 
 
 def _confusion(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8], classes: int) -> Confusion:

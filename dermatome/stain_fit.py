@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.geometry import Box, Size
+from dermatome.glass import glass_limit
 from dermatome.slide import RgbImage, Slide
 from dermatome.stage_record import Check, Scalar
 
@@ -23,6 +24,9 @@ REFERENCE_VECTORS = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]
 """Rows: hematoxylin, eosin; columns: red, green, blue; the look that all slides are given, from Macenko's code."""
 REFERENCE_STRENGTHS = np.array([1.9705, 1.0308]) / np.log(10)
 """99th percentiles of their amounts, decadic optical density, of the same slide."""
+
+AS_IT_IS = "as it is"
+"""In records and manifests, instead of an outcome: nothing was to be normalised."""
 
 _LEAST_DENSITY = 0.15
 _PERCENTILE = 1.0
@@ -38,7 +42,6 @@ _LOOK_PX = 1024
 _SPOTS = 48
 _SPOT_UM = 64.0
 _SPOT_PX = 128
-_DARKEST_GLASS = 215
 
 
 class StainOutcome(StrEnum):
@@ -97,7 +100,8 @@ class StainFit:
 def fit_slide(slide: Slide) -> StainFit:
     """The stains of a slide, from spots of tissue all over it, each read at 0.5 µm for a pixel or the slide's scale."""
     look = slide.overview(_LOOK_PX)
-    rows, columns = np.nonzero(look.min(axis=2) < _DARKEST_GLASS)
+    darkest = look.min(axis=2)
+    rows, columns = np.nonzero(darkest < glass_limit(darkest, look.max(axis=2)))
     if not rows.size:
         return fit_stains(np.zeros((0, 3), np.uint8))
     factor = slide.size.height_px / look.shape[0]

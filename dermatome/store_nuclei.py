@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS
+from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS, UNCLASSIFIED
 from dermatome.data_root import RECORD_FILE
 from dermatome.store_table import Table
 
@@ -29,6 +29,7 @@ NUCLEI_TABLES: dict[str, Table] = {
             **dict.fromkeys(("boundary_weighting", "immune_sampling", "resumed"), "boolean"),
             "seed": "bigint",
             **dict.fromkeys(("epochs", "steps", "patches", "patches_validated"), "integer"),
+            **dict.fromkeys(("images_validated", "nuclei_validated"), "integer"),
             "mpp": "double",
             **dict.fromkeys(("patches_sha256", "manifest_sha256", "validation", "device", "precision"), _TEXT),
             "score": "double",
@@ -75,7 +76,7 @@ NUCLEI_TABLES: dict[str, Table] = {
             "nuclei": "integer",
             "tissue_mm2": "double",
             "nuclei_per_mm2": "double",
-            **dict.fromkeys(_KINDS, "integer"),
+            **dict.fromkeys((*_KINDS, UNCLASSIFIED), "integer"),
         },
         key="slide",
     ),

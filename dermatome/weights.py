@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FORMAT = "dermatome-tissue-1"
 # Cards of earlier versions lack these, and are as good.
-_LATER = ("manifest_sha256", "palette", "initial_weights", "initial_sha256")
+_LATER = ("manifest_sha256", "palette", "initial_weights", "initial_sha256", "normalised_stain")
 MAX_WEIGHTS_BYTES = 2 * 1024**3
 
 

@@ -28,7 +28,7 @@ class AblationConfig(NucleusTrainingConfig):
 @dg.asset(
     deps=[dg.AssetDep(nuclei_patches, partition_mapping=dg.AllPartitionMapping())],
     pool="gpu",
-    code_version="1",
+    code_version="2",
     group_name="nuclei_training",
     kinds={"pytorch"},
 )

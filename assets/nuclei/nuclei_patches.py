@@ -19,7 +19,7 @@ from resources import PathsResource, SettingsResource, SlideEngineResource
     partitions_a_run=300,
     group_name="nuclei_training",
     kind="file",
-    code_version="1",
+    code_version="2",
 )
 def nuclei_patches(
     context: dg.AssetExecutionContext,

@@ -28,7 +28,7 @@ from resources.settings import as_plain
         )
     ],
     pool="gpu",
-    code_version="1",
+    code_version="2",
     group_name="nuclei_training",
     kinds={"pytorch"},
 )

@@ -17,7 +17,7 @@ from resources import NucleusSegmenterResource, PathsResource, SettingsResource,
     partitions_a_run=50,
     group_name="nuclei",
     kind="pytorch",
-    code_version="2",
+    code_version="3",
     pool="gpu",
     checks={
         "nucleus_density": "As many nuclei per mm² of tissue as tissues have.",

@@ -16,7 +16,7 @@ from resources import PathsResource, SettingsResource, SlideEngineResource
     partitions_a_run=300,
     group_name="nuclei",
     kind="parquet",
-    code_version="1",
+    code_version="2",
 )
 def til_scores(
     context: dg.AssetExecutionContext,

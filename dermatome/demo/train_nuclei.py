@@ -67,6 +67,11 @@ class ToyPatch:
         semantic = self.read()[1][..., 0]
         return tuple(np.bincount(semantic.ravel(), minlength=len(NUCLEUS_LABELS)).tolist())
 
+    @property
+    def normalised(self) -> bool:
+        """Never: it is drawn in the colours that it has."""
+        return False
+
     def instances(self) -> npt.NDArray[np.int32]:
         """Its nuclei by number."""
         return toy_nuclei(self.seed, self.size).maps.instances

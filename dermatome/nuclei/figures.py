@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dermatome.classes import NucleusClass, TernaryClass
+from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
 from dermatome.figures import DETAIL_UM, SIDE_PX, busiest
 from dermatome.geometry import Box, Size
 from dermatome.image_sheet import Panel, draw_sheet, panel_size
@@ -45,7 +45,8 @@ def maps_figure(slide: Slide, found: NucleiResult) -> bytes:
     )
     counts = found.table["class"].value_counts()
     facts = [f"{len(found.table):,} nuclei"]
-    facts += [f"{counts[c.label]:,} {c.label}" for c in _NUCLEI if c.label in counts]
+    labels = [*(c.label for c in _NUCLEI), UNCLASSIFIED]
+    facts += [f"{counts[label]:,} {label}" for label in labels if label in counts]
     return draw_sheet(
         panels, 4, SIDE_PX, mpp=slide.mpp, name=slide.name, facts=facts, note=mpp_note(slide), classes=_LEGEND
     )
@@ -55,8 +56,7 @@ def til_figure(name: str, scores: TilScores, square_um: float, size: Size, mpp: 
     """The map of lymphocytes on squares, with the scores over it: PNG bytes."""
     figure = new_figure(8.4, 6.4)
     axes = figure.subplots()
-    density = scores.squares / (square_um / 1000) ** 2
-    shown = np.where(scores.nuclei > 0, density, np.nan)
+    shown = np.where(scores.nuclei > 0, scores.squares / scores.areas_mm2, np.nan)
     extent = (0.0, scores.squares.shape[1] * square_um, scores.squares.shape[0] * square_um, 0.0)
     drawn = axes.imshow(shown, extent=extent, cmap="viridis", vmin=0, interpolation="nearest")
     axes.set_facecolor("#eeeeee")

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dermatome.canvas import most_probable
 from dermatome.classes import NucleusClass, TernaryClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
@@ -99,8 +100,8 @@ class InstanceBuilder:
         inside = rows[_INSIDE]
         self._likely.put(inside >= settings.inside_threshold)
         self._foreground.put(rows[_NOTHING] <= 1 - settings.nucleus_threshold)
-        kinds = (rows[_KINDS] * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-        self._kinds.put(kinds.transpose(1, 2, 0))
+        likely = (rows[_KINDS] * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+        self._kinds.put(np.stack([most_probable(rows[SEMANTIC]), *likely], axis=-1))
 
         sure = self._number_sure(self._open_sure.add(inside >= settings.sure_threshold, last=last))
         reached = self._reach.add(sure, self._likely.take(len(sure)), last=last)

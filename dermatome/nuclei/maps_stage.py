@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dermatome.classes import NUCLEUS_LABELS
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.compute import Compute, ComputeSettings
 from dermatome.data_root import DataRoot
 from dermatome.engine.work import Seat
@@ -15,7 +16,14 @@ from dermatome.files import write_whole
 from dermatome.nuclei.figures import maps_figure
 from dermatome.nuclei.networks import NucleusWeights
 from dermatome.nuclei.overlays import semantic_overlay, ternary_overlay
-from dermatome.nuclei.predict import NucleiResult, NucleusNetwork, NucleusSettings, prepare_nuclei, segment_nuclei
+from dermatome.nuclei.predict import (
+    NucleiResult,
+    NucleusNetwork,
+    NucleusSettings,
+    fitted_stain,
+    prepare_nuclei,
+    segment_nuclei,
+)
 from dermatome.nuclei.result_files import (
     INSTANCES_FILE,
     NUCLEI_TABLE,
@@ -36,7 +44,7 @@ from dermatome.skin.stage_parts import (
 )
 from dermatome.slide import Slide
 from dermatome.stage_record import Check, StageResult, content_version
-from dermatome.stain_fit import StainFit, fit_slide
+from dermatome.stain_fit import AS_IT_IS, StainFit
 
 _NUCLEI_PER_MM2 = (100.0, 20_000.0)
 """Bounds of a plausible density: fat and fibres have hundreds, lymph nodes beyond ten thousand."""
@@ -103,7 +111,7 @@ class NucleusStage:
         slides, fits = [slide for slide, _ in reads], []
         for slide, seconds in reads:
             with timed(seconds, "stain"):
-                fits.append(fit_slide(slide) if self.nuclei.normalise_stain else None)
+                fits.append(fitted_stain(slide, self._network, self.nuclei))
         results = segment_nuclei(
             slides,
             self._network,
@@ -135,11 +143,10 @@ class NucleusStage:
             area = tissue_mm2(slide)
         counts = result.table["class"].value_counts()
         density = len(result.table) / area if area else None
-        maps = (result.semantic, result.ternary, result.instances)
         return StageResult(
             outcome="nuclei" if len(result.table) else "no_nuclei",
             message="" if len(result.table) else f"No nucleus was found on {key}.",
-            data_version=content_version(part for labels in maps for part in labels.content()),
+            data_version=_version(slide, result, area),
             values={
                 "weights": self.weights.weights,
                 "weights_sha256": self.weights.sha256,
@@ -150,16 +157,26 @@ class NucleusStage:
                 "width_px": slide.size.width_px,
                 "mpp": slide.mpp,
                 "mpp_source": slide.mpp_source.value,
-                "stain": "as it is" if found.fit is None else found.fit.outcome.value,
+                "stain": AS_IT_IS if found.fit is None else found.fit.outcome.value,
                 "tiles": result.tiles,
                 "nuclei": len(result.table),
                 "tissue_mm2": area,
                 "nuclei_per_mm2": density,
-                **{label: int(counts.get(label, 0)) for label in NUCLEUS_LABELS[1:]},
+                **{label: int(counts.get(label, 0)) for label in (*NUCLEUS_LABELS[1:], UNCLASSIFIED)},
             },
             seconds=seconds,
             checks=(_density_check(density), _stain_check(found.fit)),
         )
+
+
+def _version(slide: Slide, result: NucleiResult, area: float) -> str:
+    """Of all that later stages read, not of the maps alone: the same maps at another scale are other densities."""
+    import pandas as pd
+
+    maps = (result.semantic, result.ternary, result.instances)
+    told = f"{slide.mpp} {slide.mpp_source.value} {area}".encode()
+    table = pd.util.hash_pandas_object(result.table).to_numpy().tobytes()
+    return content_version(chain((told, table), *(labels.content() for labels in maps)))
 
 
 def _stain_check(fit: StainFit | None) -> Check:

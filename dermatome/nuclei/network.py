@@ -84,12 +84,14 @@ class NucleusCard(WeightsCard):
         ternary: labels of the ternary channels, in order.
         head_kernel_px: side of the heads' kernels.
         created_from: the patients it was trained on, and those that the weights it goes on from were.
+        normalised_stain: whether the patches it learnt from were brought to one stain, as slides then are too.
     """
 
     classes: tuple[str, ...] = NUCLEUS_LABELS
     palette: Mapping[str, Rgb] = field(default_factory=lambda: {c.label: c.colour for c in NucleusClass})
     ternary: tuple[str, ...] = TERNARY_LABELS
     head_kernel_px: int = 3
+    normalised_stain: bool = False
     licence: str = "that of the training patches"
     architecture: str = "unet_two_heads"
     format: str = "dermatome-nuclei-1"
@@ -97,6 +99,11 @@ class NucleusCard(WeightsCard):
     def build(self) -> torch.nn.Module:
         """The untrained network that the weights belong to."""
         return build_two_heads(self.encoder, self.decoder_channels, head_kernel_px=self.head_kernel_px)
+
+
+def learnt_normalised(loaded: LoadedWeights) -> bool:
+    """Whether the network learnt from patches of one stain."""
+    return isinstance(loaded.card, NucleusCard) and loaded.card.normalised_stain
 
 
 def load_nucleus_weights(path: Path) -> LoadedWeights:

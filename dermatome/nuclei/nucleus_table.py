@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dermatome.classes import NUCLEUS_LABELS
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 
 Numbers = npt.NDArray[np.float64]
 
@@ -26,10 +26,17 @@ NUCLEUS_COLUMNS = {
     **{f"probability_{label}": "float64" for label in NUCLEUS_LABELS[1:]},
 }
 """Of the table. Axes are those of the ellipse with the same second moments, the orientation its major axis' angle from
-the rows' direction towards the columns', -π/2 to π/2; probabilities are shares of the four classes over a nucleus."""
+the rows' direction towards the columns', -π/2 to π/2.
 
-_KINDS = len(NUCLEUS_LABELS) - 1
-_SUMS = ("area", "y", "x", "yy", "xx", "yx", *NUCLEUS_LABELS[1:])
+``class`` is that of most of the nucleus' pixels in the semantic map, background left out. Where several classes have as
+many, or all pixels are background, it is the one of them with the highest probability. A nucleus that is background
+everywhere, and whose mean probability of the four classes together is below :data:`LEAST_EVIDENCE`, is
+:data:`~dermatome.classes.UNCLASSIFIED`. ``probability_<class>`` are means over the nucleus, as shares of the four
+classes' sum (0 where that is 0); ``class_probability`` is that of the nucleus' class, 0 where it has none."""
+
+LEAST_EVIDENCE = 0.1
+_CERTAIN = 255
+_SUMS = ("area", "y", "x", "yy", "xx", "yx", *NUCLEUS_LABELS[1:], *(f"{label}_px" for label in NUCLEUS_LABELS[1:]))
 
 
 def empty_table() -> pd.DataFrame:
@@ -51,17 +58,18 @@ class NucleusSums:
 
         Args:
             labels: (n, W) int32, 0 or the nucleus' number.
-            kinds: (n, W, 4) uint8, probability of each class but background, 255 for certainty.
+            kinds: (n, W, 5) uint8, the class in the semantic map, and the probability of each but background, 255 for
+                certainty.
             top: the slide's row that they begin at.
         """
         rows, columns = np.nonzero(labels)
         if not rows.size:
             return
         numbers, first, owners = np.unique(labels[rows, columns], return_index=True, return_inverse=True)
-        likely = kinds[rows, columns]
+        semantic, *likely = kinds[rows, columns].T
         rows = rows + top
         weights: list[npt.NDArray[np.generic] | None] = [None, rows, columns, rows * rows, columns * columns]
-        weights += [rows * columns, *likely.T]
+        weights += [rows * columns, *likely, *(semantic == kind for kind in range(1, len(NUCLEUS_LABELS)))]
         self._sums.append(np.stack([np.bincount(owners, weight) for weight in weights], axis=1).astype(np.float64))
         self._numbers.append(numbers.astype(np.int64))
         self._firsts.append(np.stack([rows[first], columns[first]], axis=1))
@@ -107,10 +115,12 @@ def _columns(sums: dict[str, Numbers], mpp: float) -> pd.DataFrame:
     middle, spread = (down + along) / 2, np.sqrt(((down - along) / 2) ** 2 + across**2)
     major, minor = 4 * np.sqrt(middle + spread), 4 * np.sqrt((middle - spread).clip(1 / 12))
     likely = np.stack([sums[label] for label in NUCLEUS_LABELS[1:]], axis=1)
+    pixels = np.stack([sums[f"{label}_px"] for label in NUCLEUS_LABELS[1:]], axis=1)
     total = likely.sum(axis=1, keepdims=True)
-    # Where the semantic head sees background alone, each class is as likely as another.
-    shares = np.divide(likely, total, out=np.full_like(likely, 1 / _KINDS), where=total > 0)
-    best = shares.argmax(axis=1)
+    shares = np.divide(likely, total, out=np.zeros_like(likely), where=total > 0)
+    # Pixels are whole numbers, so half a share decides among equals only.
+    best = (pixels + shares / 2).argmax(axis=1)
+    known = pixels.any(axis=1) | (total[:, 0] >= LEAST_EVIDENCE * _CERTAIN * area)
     table = pd.DataFrame(
         {
             "nucleus_id": np.arange(1, len(area) + 1),
@@ -123,8 +133,8 @@ def _columns(sums: dict[str, Numbers], mpp: float) -> pd.DataFrame:
             "minor_axis_um": minor * mpp,
             "eccentricity": np.sqrt((1 - (minor / major) ** 2).clip(0)),
             "orientation": 0.5 * np.arctan2(2 * across, along - down),
-            "class": np.array(NUCLEUS_LABELS[1:])[best],
-            "class_probability": shares.max(axis=1),
+            "class": np.where(known, np.array(NUCLEUS_LABELS[1:])[best], UNCLASSIFIED),
+            "class_probability": np.where(known, shares[np.arange(len(best)), best], 0.0),
             **{f"probability_{label}": shares[:, kind] for kind, label in enumerate(NUCLEUS_LABELS[1:])},
         }
     )

@@ -1,7 +1,8 @@
 """Training patches of nuclei on disk: PNG files with a manifest.
 
 Below a folder: ``rgb/<patch>.png``, ``semantic/``, ``ternary/`` and ``instances/`` (grey; 255 in the first two is
-ignored) and the manifest ``patches.parquet``. :mod:`dermatome.nuclei.patches` cuts them.
+ignored, and a nucleus has the same number in all patches of its image) and the manifest ``patches.parquet``.
+:mod:`dermatome.nuclei.patches` cuts them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from PIL import Image
 
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.files import safe_id, sha256_bytes, write_whole
+from dermatome.geometry import Box
 from dermatome.slide import RgbImage
+from dermatome.stain_fit import AS_IT_IS
 
 MANIFEST_FILE = "patches.parquet"
 
@@ -45,7 +48,9 @@ class PatchRow:
         semantic_px: pixels of each :class:`~dermatome.classes.NucleusClass`, ignored ones in none.
         ternary_px: likewise of each :class:`~dermatome.classes.TernaryClass`.
         ignored_px: pixels that are ignored in the ternary map.
-        sha256: of its pixels and maps.
+        stain: of its image: ``as it is``, or the :class:`~dermatome.stain_fit.StainOutcome` where it was to be
+            normalised.
+        sha256: of its pixels, maps and ``stain``.
         side: ``train`` or ``validation`` where a split was asked for, or empty.
     """
 
@@ -63,6 +68,7 @@ class PatchRow:
     semantic_px: tuple[int, ...]
     ternary_px: tuple[int, ...]
     ignored_px: int
+    stain: str
     sha256: str
     side: str = ""
 
@@ -85,6 +91,22 @@ class Patch:
         return self.row.case
 
     @property
+    def image(self) -> str:
+        """The annotated image that it was cut from, and of whom."""
+        return f"{self.row.case}/{self.row.image}"
+
+    @property
+    def normalised(self) -> bool:
+        """Whether its image was to be brought to one stain."""
+        return self.row.stain != AS_IT_IS
+
+    @property
+    def box(self) -> Box:
+        """Where it lies on its image, what is beyond left out."""
+        row = self.row
+        return Box(row.top_px, row.left_px, row.top_px + row.height_px, row.left_px + row.width_px)
+
+    @property
     def sha256(self) -> str:
         """Over its pixels and maps."""
         return self.row.sha256
@@ -105,7 +127,7 @@ class Patch:
         return self._image("rgb", "RGB"), np.stack(maps, axis=-1)
 
     def instances(self) -> npt.NDArray[np.int32]:
-        """(H, W) int32: 0, or the number of a nucleus on this patch.
+        """(H, W) int32: 0, or the number that the nucleus has on its image.
 
         Raises:
             MissingInput: the file is gone.
@@ -153,6 +175,11 @@ def load_patches(*folders: Path) -> list[Patch]:
         except (pa.ArrowException, ValueError) as error:
             raise BadAnnotation(f"{path} is no manifest of patches ({error}): cut them again.") from error
         for row in rows:
+            if row["stain"] is None:
+                raise BadAnnotation(
+                    f"{path} is of an earlier version, whose patches say no stain and number nuclei each for itself: "
+                    "cut them again."
+                )
             row |= {key: tuple(row[key]) for key in ("semantic_px", "ternary_px")}
             safe_id(row["name"], "The patch")
             patches.append(Patch(folder, PatchRow(**row)))
@@ -182,6 +209,7 @@ _SCHEMA = pa.schema(
         ("semantic_px", pa.list_(pa.int64())),
         ("ternary_px", pa.list_(pa.int64())),
         ("ignored_px", pa.int64()),
+        ("stain", pa.string()),
         ("sha256", pa.string()),
         ("side", pa.string()),
     ]

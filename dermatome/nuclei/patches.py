@@ -14,14 +14,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS
-from dermatome.errors import BadSetting
+from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.files import safe_id, write_whole
 from dermatome.geometry import Box, Size
 from dermatome.nuclei.annotated import AnnotatedImage, annotated_images, read_annotated
 from dermatome.nuclei.maps import BOUNDARY_PX, NucleusMaps
 from dermatome.nuclei.patch_files import PatchRow, patches_sha256, write_manifest
-from dermatome.slide import RgbImage
+from dermatome.slide import RgbImage, Slide
 from dermatome.stage_record import StageResult
+from dermatome.stain_fit import AS_IT_IS, fit_slide
 from dermatome.training_data import draw_groups
 
 
@@ -35,6 +36,8 @@ class PatchSettings:
         least_foreground: share of a patch's pixels in nuclei, below which it is left out.
         boundary_px: width of the boundary in the ternary map.
         declared_mpp: microns per pixel of images whose files do not state them.
+        normalise_stain: whether each image is brought to one look first (:mod:`dermatome.stain_fit`); what learns from
+            such patches brings slides to it too.
     """
 
     size_px: int = 256
@@ -42,6 +45,7 @@ class PatchSettings:
     least_foreground: float = 0.01
     boundary_px: int = BOUNDARY_PX
     declared_mpp: float = 0.25
+    normalise_stain: bool = False
 
     def __post_init__(self) -> None:
         if not (self.size_px >= 32 and 1 <= self.stride_px <= self.size_px):
@@ -73,6 +77,7 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
             "patients": ", ".join(sorted({row.case for row in rows})) or None,
             **{f"{label}_px": sum(row.semantic_px[n] for row in rows) for n, label in enumerate(NUCLEUS_LABELS)},
             "ignored_px": sum(row.ignored_px for row in rows),
+            "stain": ", ".join(sorted({row.stain for row in rows})) or None,
         },
     )
 
@@ -82,17 +87,26 @@ def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) ->
 
     Raises:
         BadImage: it cannot be read.
-        BadAnnotation: what belongs to it cannot, or does not fit.
+        BadAnnotation: what belongs to it cannot, or does not fit, or it has more nuclei than patches can number.
     """
     read = read_annotated(image, settings.declared_mpp, settings.boundary_px)
+    if read.maps.instances.max() > np.iinfo(np.uint16).max:
+        raise BadAnnotation(
+            f"{image.image} has {read.maps.instances.max():,} nuclei, and patches number up to 65,535: cut the image "
+            "into parts."
+        )
+    rgb, stain = read.rgb, AS_IT_IS
+    if settings.normalise_stain:
+        fit = fit_slide(Slide(image.name, rgb, read.mpp, read.mpp_source, ""))
+        rgb, stain = fit.normalise(rgb), fit.outcome.value
     rows = []
-    for box in _places(Size(*read.rgb.shape[:2]), settings):
-        arrays = _cut(read.rgb, read.maps, box, settings.size_px)
+    for box in _places(Size(*rgb.shape[:2]), settings):
+        arrays = _cut(rgb, read.maps, box, settings.size_px)
         ternary = arrays["ternary"]
         if np.isin(ternary, (1, 2)).mean() < settings.least_foreground:
             continue
         name = safe_id(f"{image.name}_{box.top_px}_{box.left_px}", "The patch")
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(stain.encode())
         for kind, array in arrays.items():
             digest.update(array.tobytes())
             buffer = io.BytesIO()
@@ -110,10 +124,11 @@ def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) ->
                 width_px=box.size.width_px,
                 mpp=read.mpp,
                 mpp_source=str(read.mpp_source),
-                nuclei=int(arrays["instances"].max()),
+                nuclei=np.setdiff1d(arrays["instances"], 0).size,
                 semantic_px=_counts(arrays["semantic"], len(NUCLEUS_LABELS)),
                 ternary_px=_counts(ternary, len(TERNARY_LABELS)),
                 ignored_px=int((ternary == IGNORED).sum()),
+                stain=stain,
                 sha256=digest.hexdigest(),
             )
         )
@@ -179,14 +194,12 @@ def _places(size: Size, settings: PatchSettings) -> list[Box]:
 
 def _cut(rgb: RgbImage, maps: NucleusMaps, box: Box, side: int) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a patch, ``side`` each way."""
-    instances = maps.instances[box.slices]
-    seen = np.union1d(0, instances)
     beyond = [(0, side - box.size.height_px), (0, side - box.size.width_px)]
     return {
         "rgb": np.pad(rgb[box.slices], [*beyond, (0, 0)], mode="symmetric"),
         "semantic": np.pad(maps.semantic[box.slices], beyond, constant_values=IGNORED),
         "ternary": np.pad(maps.ternary[box.slices], beyond, constant_values=IGNORED),
-        "instances": np.pad(np.searchsorted(seen, instances).astype(np.uint16), beyond),
+        "instances": np.pad(maps.instances[box.slices].astype(np.uint16), beyond),
     }
 
 

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dermatome.canvas import most_probable
-from dermatome.classes import NUCLEUS_LABELS
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.compute import Backend
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.label_map import LabelMap, RowWriter
 from dermatome.nuclei.instances import InstanceBuilder, InstanceSettings
 from dermatome.nuclei.maps import NucleusMaps
-from dermatome.nuclei.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, SEMANTIC, TERNARY
+from dermatome.nuclei.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, SEMANTIC, TERNARY, learnt_normalised
 from dermatome.nuclei.tissue import tissue_mask
 from dermatome.predict import Predictor, Scene
 from dermatome.runner import Runner, prepare_runner
+from dermatome.stain_fit import StainFit, fit_slide
 from dermatome.tiling import Probabilities, RowEnlarger
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class NucleusSettings:
         skip_glass: whether tiles of bare glass are background without being looked at.
         only_tissue: whether all glass is background, whatever the network sees there: one that learnt from patches full
             of tissue takes bright glass for anything (:func:`dermatome.nuclei.tissue.tissue_mask`).
-        normalise_stain: whether the stage brings each slide to one look first (:mod:`dermatome.stain_fit`). Only for
-            weights that learnt from patches of that look: others see stranger colours than before.
+        normalise_stain: whether each slide is brought to one look first (:mod:`dermatome.stain_fit`); None does as was
+            done with the patches that the weights learnt from (:func:`fitted_stain`).
         instances: how the ternary map becomes nuclei.
     """
 
@@ -63,7 +64,7 @@ class NucleusSettings:
     views: int = 1
     skip_glass: bool = True
     only_tissue: bool = True
-    normalise_stain: bool = False
+    normalise_stain: bool | None = None
     instances: InstanceSettings = field(default_factory=InstanceSettings)
 
 
@@ -103,8 +104,8 @@ class NucleiResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def whole(self) -> NucleusMaps:
-        """Its maps in memory, where they fit there, to be scored."""
-        kinds = [NUCLEUS_LABELS.index(label) for label in self.table["class"]]
+        """Its maps in memory, where they fit there, to be scored; a nucleus without a class has 0."""
+        kinds = [0 if label == UNCLASSIFIED else NUCLEUS_LABELS.index(label) for label in self.table["class"]]
         return NucleusMaps(
             self.instances.whole(), self.semantic.whole(), self.ternary.whole(), np.array([0, *kinds], np.uint8)
         )
@@ -130,6 +131,12 @@ def prepare_nuclei(
     example = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     module = Module(weights.network, weights.card.mean, weights.card.std, settings.views, HEADS).eval()
     return NucleusNetwork(weights, prepare_runner(module, example, compute, backend=backend, remembered=remembered))
+
+
+def fitted_stain(slide: Slide, network: NucleusNetwork, settings: NucleusSettings) -> StainFit | None:
+    """The stains of a slide that is to be normalised, as the settings or else the weights' card say; None otherwise."""
+    wanted = settings.normalise_stain
+    return fit_slide(slide) if (learnt_normalised(network.weights) if wanted is None else wanted) else None
 
 
 def segment_nuclei(

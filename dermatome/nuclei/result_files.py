@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermatome.cell_files import write_cells_geojson, write_map_tiff
-from dermatome.classes import NucleusClass, TernaryClass
+from dermatome.classes import UNCLASSIFIED, UNCLASSIFIED_COLOUR, NucleusClass, TernaryClass
 
 if TYPE_CHECKING:
     from dermatome.nuclei.predict import NucleiResult
@@ -46,5 +46,5 @@ def write_outlines(path: Path, found: NucleiResult, slide: Slide) -> None:
     Raises:
         StorageFailed: the disk is full or the folder not writable.
     """
-    colours = {c.label: c.colour for c in NucleusClass}
+    colours = {c.label: c.colour for c in NucleusClass} | {UNCLASSIFIED: UNCLASSIFIED_COLOUR}
     write_cells_geojson(path, found.instances, found.table, slide=slide.name, what="nucleus", classes=colours)

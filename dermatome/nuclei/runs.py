@@ -32,7 +32,7 @@ MAIN_SCORES = {
 }
 """The scores that reports show first, with their names for people."""
 _DONE_WITH = ("encoder", "boundary_weighting", "immune_sampling", "seed", "epochs", "steps", "mpp")
-_ON = ("patches", "patches_validated", "validation", "device")
+_ON = ("patches", "patches_validated", "images_validated", "nuclei_validated", "validation", "device")
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 HTML_FILE, PDF_FILE = "runs.html", "runs.pdf"
 _INTRODUCTION = (
     "A version is a network trained to find the nuclei of H&E images and to tell four classes of them. Its scores are "
-    "those on patches of patients that it never trained on. They can be held against one another only where these "
-    "patients are the same."
+    "those on patients that it never trained on. For nuclei, patches are put together to the images that they were cut "
+    "from, so that each nucleus counts once. They can be held against one another only where these patients are the "
+    "same."
 )
 
 
@@ -94,7 +95,8 @@ def _sections(run: NucleiRun) -> list[str]:
     name, record = html.escape(run.version), run.record
     facts = (
         f"{record.values.get('epochs')} epochs, {record.values.get('steps')} steps on {record.values.get('patches')} "
-        f"patches; {record.values.get('validation')}. {record.values.get('device')}, {record.made_at:%Y-%m-%d}."
+        f"patches, {record.values.get('nuclei_validated')} nuclei held out; "
+        f"{record.values.get('validation')}. {record.values.get('device')}, {record.made_at:%Y-%m-%d}."
     )
     settings = "".join(
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"

@@ -3,7 +3,8 @@
 Three numbers, each of the whole slide. Lymphocytes for each mm² of tissue, and their map on squares of 50 µm, follow
 Saltz et al. 2018 ("Spatial organization and molecular correlation of tumor-infiltrating lymphocytes using deep learning
 on pathology images", Cell Reports 23:181), who tell squares of 50 µm with lymphocytes from those without. The immune
-share is that of lymphocytes, neutrophils and macrophages among all nuclei. The share of lymphocytes near epithelium
+share is that of lymphocytes, neutrophils and macrophages among all nuclei that have a class; those without one count
+nowhere. The share of lymphocytes near epithelium
 counts those whose nearest epithelial nucleus lies within 20 µm, middle to middle, the radius that Barua et al. 2018
 ("Spatial interaction of tumor cells and regulatory T cells correlates with survival in non-small cell lung cancer",
 Lung Cancer 117:73) take for cells that can interact.
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dermatome.classes import NUCLEUS_LABELS, NucleusClass
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED, NucleusClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 
@@ -56,11 +57,12 @@ class TilScores:
         counts: nuclei by class label.
         tissue_mm2: area of tissue.
         lymphocytes_per_mm2: of tissue.
-        immune_share: of all nuclei.
+        immune_share: of all nuclei that have a class.
         near_epithelium_share: of the lymphocytes.
-        infiltrated_share: of the squares with any nucleus, those with a lymphocyte.
+        infiltrated_share: of the squares with any such nucleus, those with a lymphocyte.
         squares: (h, w) int32, lymphocytes in each square of the map.
-        nuclei: (h, w) int32, all nuclei in each.
+        nuclei: (h, w) int32, all nuclei in each that have a class.
+        areas_mm2: (h, w), of each square what lies on the slide: those at its lower and right edge are cut.
     """
 
     counts: dict[str, int]
@@ -71,6 +73,7 @@ class TilScores:
     infiltrated_share: float | None
     squares: npt.NDArray[np.int32]
     nuclei: npt.NDArray[np.int32]
+    areas_mm2: npt.NDArray[np.float64]
 
 
 def score_til(
@@ -88,7 +91,7 @@ def score_til(
     from scipy.spatial import KDTree
 
     settings = settings or TilSettings()
-    sure = nuclei[nuclei["class_probability"] >= settings.min_probability]
+    sure = nuclei[(nuclei["class_probability"] >= settings.min_probability) & (nuclei["class"] != UNCLASSIFIED)]
     kinds = sure["class"].to_numpy(dtype=str)
     places = sure[["centroid_y_px", "centroid_x_px"]].to_numpy(dtype=float) * mpp
     counts = {label: int((kinds == label).sum()) for label in NUCLEUS_LABELS[1:]}
@@ -109,6 +112,7 @@ def score_til(
         infiltrated_share=float((squares > 0).sum() / filled) if filled else None,
         squares=squares,
         nuclei=everything,
+        areas_mm2=_square_areas(squares.shape, size, mpp, settings.square_um),
     )
 
 
@@ -122,8 +126,20 @@ def _count_in_squares(
     return counts
 
 
+def _square_areas(shape: tuple[int, ...], size: Size, mpp: float, square_um: float) -> npt.NDArray[np.float64]:
+    tall, wide = (
+        np.minimum(square_um, side * mpp - np.arange(count) * square_um) / 1000
+        for count, side in zip(shape, (size.height_px, size.width_px), strict=True)
+    )
+    areas: npt.NDArray[np.float64] = np.outer(tall, wide)
+    return areas
+
+
 def square_rows(scores: TilScores, square_um: float) -> pd.DataFrame:
-    """The map as rows: each square that has a nucleus, its top left corner in µm, and what it holds."""
+    """The map as rows: each square that has a nucleus, its top left corner in µm, and what it holds.
+
+    ``side_um`` is that of a whole square; densities are of the part that lies on the slide.
+    """
     rows, columns = np.nonzero(scores.nuclei)
     lymphocytes = scores.squares[rows, columns]
     return pd.DataFrame(
@@ -133,6 +149,6 @@ def square_rows(scores: TilScores, square_um: float) -> pd.DataFrame:
             "side_um": np.full(len(rows), square_um),
             "nuclei": scores.nuclei[rows, columns].astype("int32"),
             "lymphocytes": lymphocytes.astype("int32"),
-            "lymphocytes_per_mm2": lymphocytes / (square_um / 1000) ** 2,
+            "lymphocytes_per_mm2": lymphocytes / scores.areas_mm2[rows, columns],
         }
     )

@@ -56,6 +56,7 @@ class TrainingPatch(Protocol):
         case: the patient it is of.
         sha256: over its pixels and maps.
         semantic_px: (5,) how many of its pixels are of each :class:`~dermatome.classes.NucleusClass`.
+        normalised: whether its image was brought to one stain.
     """
 
     @property
@@ -69,6 +70,9 @@ class TrainingPatch(Protocol):
 
     @property
     def semantic_px(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def normalised(self) -> bool: ...  # noqa: D102
 
     def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """(H, W, 3) uint8 RGB, and (H, W, 2) uint8: its semantic and its ternary map."""
@@ -247,6 +251,7 @@ def train_nuclei(
         initial_weights=begun_with.source if begun_with else "",
         initial_sha256=begun_with.sha256 if begun_with else "",
         created_from=tuple(sorted({patch.case for patch in patches}.union(parent.card.created_from if parent else ()))),
+        normalised_stain=any(patch.normalised for patch in patches),
     )
     return TrainedNuclei(learnt.state(), card, pd.DataFrame(run.history), found, learnt.resumed)
 

@@ -39,14 +39,13 @@ def choose_patches(
     Raises:
         MissingInput: a folder has no patches.
         BadAnnotation: a manifest is damaged.
-        BadSetting: there is one patient only, or none that the parent did not learn from, or the patches are not of the
-            settings' scale.
+        BadSetting: there is one patient only, or none that the parent did not learn from, the patches are not of the
+            settings' scale, or some are normalised only.
     """
     patches = load_patches(*folders)
-    _check_scale(patches, settings.mpp)
-    if validation_folders:
-        held = load_patches(*validation_folders)
-        _check_scale(held, settings.mpp)
+    held = load_patches(*validation_folders) if validation_folders else []
+    _check_alike([*patches, *held], settings.mpp)
+    if held:
         return PatchSplit(tuple(patches), tuple(held), "patches were given for it")
     if any(patch.row.side for patch in patches):
         rows, how = [patch.row for patch in patches], "as the manifest of the patches says"
@@ -58,10 +57,16 @@ def choose_patches(
     return PatchSplit(train, tuple(patch for patch in patches if patch.name in held_out), how)
 
 
-def _check_scale(patches: Sequence[Patch], mpp: float) -> None:
+def _check_alike(patches: Sequence[Patch], mpp: float) -> None:
     other = [patch for patch in patches if not 0.8 <= patch.row.mpp / mpp <= 1.25]
     if other:
         raise BadSetting(
             f"{len(other)} patches have another scale than {mpp:g} µm per pixel, {other[0].name} {other[0].row.mpp:g}: "
             "set mpp to theirs, or leave them out."
+        )
+    normalised = [patch.normalised for patch in patches]
+    if len(set(normalised)) > 1:
+        raise BadSetting(
+            f"{sum(normalised)} of {len(patches)} patches are of images whose stain was normalised: cut all with "
+            "normalise_stain, or all without."
         )

@@ -19,7 +19,7 @@ from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, prepare_nu
 from dermatome.nuclei.samples import samples_sheet
 from dermatome.nuclei.training import TrainedNuclei, TrainingPatch, train_nuclei
 from dermatome.panels import preview
-from dermatome.scores_nuclei import nucleus_values
+from dermatome.scores_nuclei import ImageScores, nucleus_values
 from dermatome.stage_record import Check, StageResult, write_table
 from dermatome.weights import LoadedWeights, save_weights
 
@@ -56,7 +56,7 @@ def make_nuclei_weights(
     processes: int = 1,
     models_folder: AnyPath | None = None,
 ) -> StageResult:
-    """Trains one version and scores it on the validation patches, as maps and as nuclei.
+    """Trains one version and scores it: its maps on the validation patches, its nuclei on the images they are of.
 
     Files: `weights.safetensors`, its card `weights.json`, the list of its patches `weights.patches.parquet`,
     `history.parquet` and `.csv`, `classes.parquet`, `curves.png` and, where patches are validated on, `samples.png`.
@@ -95,12 +95,13 @@ def make_nuclei_weights(
     )
     trained = time.perf_counter()
     write_table(folder / PATCHES_FILE, _patch_rows(version, patches, patches_val))
-    found: dict[str, float | None] = {}
+    images: list[ImageScores] = []
     if patches_val:
         segmentation = NucleusSettings(tile_px=max(result.card.tile_px, 64))
         network = _prepared(result, compute, segmentation)
-        found = nucleus_values(evaluate_patches(patches_val, network, result.card.mpp, segmentation))
+        images = evaluate_patches(patches_val, network, result.card.mpp, segmentation)
         write_whole(folder / SAMPLES_FIGURE, samples_sheet(patches_val, network, result.card.mpp, segmentation))
+    found = nucleus_values(images) if images else {}
     card = replace(
         result.card,
         scores={**result.card.scores, **found},
@@ -131,6 +132,8 @@ def make_nuclei_weights(
             "mpp": card.mpp,
             "patches": len(patches),
             "patches_validated": len(patches_val),
+            "images_validated": len(images),
+            "nuclei_validated": sum(image.nuclei for image in images),
             "patches_sha256": card.data_sha256,
             "manifest_sha256": card.manifest_sha256,
             "validation": card.validation,

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.classes import NucleusClass, TernaryClass
+from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
 from dermatome.data_root import DataRoot
 from dermatome.geometry import Box
 from dermatome.nuclei.networks import ASSET, NucleusWeights
@@ -81,14 +81,13 @@ def find_nuclei(slide: Slide, network: NucleusNetwork, on_tiles: Callable[[int],
     Raises:
         BadSetting: the slide is far too coarse for the network.
     """
-    from dermatome.nuclei.predict import NucleusSettings, segment_nuclei
+    from dermatome.nuclei.predict import NucleusSettings, fitted_stain, segment_nuclei
     from dermatome.nuclei.til import score_til
     from dermatome.nuclei.tissue import tissue_mm2
-    from dermatome.stain_fit import fit_slide
 
     settings = NucleusSettings()
-    normalise = fit_slide(slide).normalise if settings.normalise_stain else None
-    found = segment_nuclei([slide], network, settings, on_tiles, normalise=[normalise])[0]
+    fit = fitted_stain(slide, network, settings)
+    found = segment_nuclei([slide], network, settings, on_tiles, normalise=[None if fit is None else fit.normalise])[0]
     return NucleiFound(slide, found, score_til(found.table, slide.size, slide.mpp, tissue_mm2(slide)))
 
 
@@ -130,6 +129,8 @@ def counts_html(found: NucleiFound) -> str:
         )
         for c in _KINDS
     ]
+    if classless := int((found.nuclei.table["class"] == UNCLASSIFIED).sum()):
+        rows.append((UNCLASSIFIED, f"{classless:,}", "–"))
     body = "".join(
         f'<tr><th scope="row">{name}</th><td>{count}</td><td>{share}</td></tr>' for name, count, share in rows
     )

@@ -19,6 +19,8 @@ from dermatome.toy_case import save_toy_case
 from dermatome.toy_nuclei import toy_nuclei
 from dermatome.weights import save_weights
 
+CUT = PatchSettings(size_px=64, stride_px=32)
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
@@ -26,7 +28,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("patches")
     for number, case in enumerate(("one", "two")):
         save_toy_case(root / "cases" / case, [toy_nuclei(40 + number, Size(96, 96))])
-        make_patches(root / "cases" / case, root / case, PatchSettings(size_px=64, stride_px=32))
+        make_patches(root / "cases" / case, root / case, CUT)
     return [root / "one", root / "two"]
 
 
@@ -67,6 +69,11 @@ def test_train_and_score(folders, tmp_path):
     done = CliRunner().invoke(app, ["nuclei", "score", *arguments, "--batch", "1", "--backend", "torch"])
     assert done.exit_code == 0, done.output
     found = json.loads(told.read_text())
-    assert found["patches"] == 4
+    assert (found["patches"], found["images"]) == (4, 1)
     assert found["scores"]["dice_boundary"] == pytest.approx(trained.scores["ternary_dice_boundary"], abs=0.25)
     assert "pq_binary" in done.output
+    make_patches(folders[1].parent / "cases" / "two", tmp_path / "two", replace(CUT, normalise_stain=True))
+    normal = ["--patches", str(tmp_path / "two"), "--weights", str(out)]
+    done = CliRunner().invoke(app, ["nuclei", "score", *normal, "--threads", "1"])
+    assert isinstance(done.exception, BadSetting)
+    assert "learnt from patches without normalise_stain, and 4 patches are not such" in str(done.exception)

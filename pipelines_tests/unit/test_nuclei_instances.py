@@ -89,6 +89,32 @@ def test_a_nucleus_that_many_bands_share_is_one_and_its_numbers_are_those_of_its
     assert abs(second["orientation"]) < 0.05 or abs(abs(second["orientation"]) - np.pi / 2) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "expected", "probability"),
+    [
+        # background, epithelial, lymphocyte in the left 24 and the right 16 of 40 columns
+        ((0.0, 0.52, 0.48), (0.0, 0.0, 1.0), "epithelial", 0.6 * 0.52),
+        ((0.6, 0.1, 0.3), (0.1, 0.9, 0.0), "epithelial", 0.42 / 0.6),
+        ((0.6, 0.1, 0.3), (0.6, 0.1, 0.3), "lymphocyte", 0.75),
+        ((0.95, 0.04, 0.01), (0.95, 0.04, 0.01), "unclassified", 0.0),
+        ((1.0, 0.0, 0.0), (1.0, 0.0, 0.0), "unclassified", 0.0),
+    ],
+)
+def test_a_nucleus_is_of_the_class_of_most_of_its_pixels_and_of_none_without_evidence(
+    left, right, expected, probability
+):
+    instances = np.zeros((80, 80), np.int32)
+    instances[20:60, 20:60] = 1
+    rows = probabilities(instances, [0, 1], ternary_map(instances))
+    for columns, likely in ((slice(20, 44), left), (slice(44, 60), right)):
+        rows[:3, 20:60, columns] = np.array(likely)[:, None, None]
+        rows[3:5, 20:60, columns] = 0
+    for heights in ([80], [1] * 80):
+        _, table = built(rows, heights, Size(80, 80))
+        assert table["class"].tolist() == [expected]
+        assert table["class_probability"][0] == pytest.approx(probability, abs=0.01)
+
+
 def test_nuclei_that_touch_are_divided_between_their_markers():
     instances = np.zeros((80, 80), np.int32)
     instances[20:60, 20:40] = 1

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -15,7 +16,10 @@ from dermatome.geometry import Size
 from dermatome.nuclei.annotated import DRAWN_COLOURS, annotated_images, case_folders, read_annotated
 from dermatome.nuclei.patch_files import load_patches, patches_sha256, write_manifest
 from dermatome.nuclei.patches import PatchSettings, make_patches, split_patches
-from dermatome.slide import MppSource
+from dermatome.nuclei.training_files import choose_patches
+from dermatome.nuclei.training_settings import NucleusTraining
+from dermatome.slide import MppSource, Slide
+from dermatome.stain_fit import fit_slide
 from dermatome.toy_case import save_toy_case
 from dermatome.toy_nuclei import ToyNuclei, toy_nuclei
 
@@ -87,6 +91,7 @@ def test_what_is_not_known_is_ignored(tmp_path: Path, toy: ToyNuclei) -> None:
 def test_patches_lie_on_their_grid_and_read_back(case: Path, toy: ToyNuclei, tmp_path: Path) -> None:
     made = make_patches(case, tmp_path, SMALL)
     patches = load_patches(tmp_path)
+    numbered = read_annotated(annotated_images(case)[0], 0.25).maps.instances
     assert made.values["patches"] == len(patches) > 4
     assert {p.row.top_px for p in patches} == {0, 32, 64, 66}
     assert {p.row.left_px for p in patches} == {0, 32, 64, 66}
@@ -98,7 +103,7 @@ def test_patches_lie_on_their_grid_and_read_back(case: Path, toy: ToyNuclei, tmp
         np.testing.assert_array_equal(labels[..., 1], toy.maps.ternary[here])
         assert patch.semantic_px == tuple(np.bincount(labels[..., 0].ravel(), minlength=5))
         instances = patch.instances()
-        np.testing.assert_array_equal(instances > 0, toy.maps.instances[here] > 0)
+        np.testing.assert_array_equal(instances, numbered[here])
         assert np.unique(instances).size == patch.row.nuclei + 1
     assert (patches[0].case, patches[0].row.mpp) == ("TCGA-A1-B2C3", 0.25)
 
@@ -129,6 +134,32 @@ def test_the_same_case_gives_the_same_patches(case: Path, tmp_path: Path) -> Non
     assert one == other
     with pytest.raises(BadAnnotation, match="both have the patch"):
         load_patches(tmp_path / "0", tmp_path / "1")
+
+
+def test_patches_of_one_stain_are_cut_from_an_image_that_was_given_it_and_say_so(tmp_path: Path) -> None:
+    toy = toy_nuclei(5, Size(130, 130), name="p_1")
+    vectors = np.array([[0.66, 0.65, 0.37], [0.34, 0.79, 0.51]])
+    pixels = np.rint(255 * 10 ** -((toy.densities + 0.05) @ vectors)).clip(0, 255).astype(np.uint8)
+    save_toy_case(tmp_path / "in", [replace(toy, slide=replace(toy.slide, pixels=pixels))])
+    plain = make_patches(tmp_path / "in", tmp_path / "plain", SMALL)
+    made = make_patches(tmp_path / "in", tmp_path / "out", replace(SMALL, normalise_stain=True))
+    assert (plain.values["stain"], made.values["stain"]) == ("as it is", "fitted")
+    assert plain.data_version != made.data_version
+    wanted = fit_slide(Slide("p_1", pixels, 0.25, MppSource.FILE, "")).normalise(pixels)
+    patch = load_patches(tmp_path / "out")[0]
+    np.testing.assert_array_equal(patch.read()[0], wanted[patch.box.slices])
+    assert patch.normalised
+    both = [tmp_path / "out", tmp_path / "plain"]
+    with pytest.raises(BadSetting, match=r"\d+ of \d+ patches are of images whose stain was normalised"):
+        choose_patches(both[:1], both[1:], NucleusTraining())
+
+
+def test_patches_of_an_earlier_version_are_refused(case: Path, tmp_path: Path) -> None:
+    make_patches(case, tmp_path, SMALL)
+    table = pq.read_table(tmp_path / "patches.parquet")
+    pq.write_table(table.drop_columns(["stain"]), tmp_path / "patches.parquet")
+    with pytest.raises(BadAnnotation, match="earlier version"):
+        load_patches(tmp_path)
 
 
 def test_patients_are_split_whole(case: Path, tmp_path: Path) -> None:

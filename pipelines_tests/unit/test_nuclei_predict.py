@@ -19,11 +19,14 @@ from dermatome.geometry import Size
 from dermatome.nuclei.figures import maps_figure
 from dermatome.nuclei.network import HEADS, NucleusCard
 from dermatome.nuclei.overlays import SEMANTIC_COLOURS, semantic_overlay, ternary_overlay
-from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, network_size, segment_nuclei
+from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, fitted_stain, network_size, segment_nuclei
+from dermatome.nuclei.result_files import write_outlines
 from dermatome.probabilities import Probabilities
 from dermatome.runner_torch import TorchRunner
 from dermatome.slide import MppSource, Slide
+from dermatome.stain_fit import fit_slide
 from dermatome.toy_nuclei import toy_nuclei
+from dermatome.web.nuclei_chain import counts_html, find_nuclei
 from dermatome.weights import LoadedWeights, save_weights
 
 GLASS = 240
@@ -120,6 +123,25 @@ def test_what_a_network_sees_on_glass_beside_tissue_is_left_out():
     assert everywhere.instances.whole().all()
 
 
+def test_a_nucleus_that_the_semantic_head_does_not_see_is_shown_without_a_class(tmp_path):
+    class Inside(torch.nn.Module):
+        def forward(self, images):
+            sure = torch.tensor([9.0, 0, 0, 0, 0, 0, 9, 0]).view(1, -1, 1, 1)
+            return sure.expand(len(images), -1, *images.shape[2:])
+
+    module = Probabilities(Inside(), CARD.mean, CARD.std, heads=HEADS).eval()
+    blind = NucleusNetwork(LoadedWeights(module, CARD, "", None), TorchRunner(module, choose_compute("cpu", "fp32", 1)))
+    slide = Slide("s", np.full((64, 64, 3), 120, np.uint8), 0.25, MppSource.DECLARED, "")
+    found = find_nuclei(slide, blind, lambda _: None)
+    assert found.nuclei.table["class"].tolist() == ["unclassified"]
+    assert found.nuclei.whole().classes.tolist() == [0, 0]
+    assert sum(found.til.counts.values()) == 0
+    assert "unclassified</th><td>1</td>" in counts_html(found)
+    write_outlines(tmp_path / "s.geojson", found.nuclei, slide)
+    (outline,) = json.loads((tmp_path / "s.geojson").read_text())["features"]
+    assert outline["properties"]["classification"] == {"name": "unclassified", "color": [128, 128, 128]}
+
+
 def test_a_slide_of_another_scale_is_brought_to_the_network_s_and_its_maps_back(network, toy):
     half = painted(toy.maps)
     half = replace(half, pixels=half.pixels[::2, ::2], mpp=0.5)
@@ -140,6 +162,14 @@ def test_the_stain_is_changed_before_the_network_sees_it(network, toy):
     (found,) = segment_nuclei([slide], network, settings, normalise=[lambda rows: np.full_like(rows, GLASS)])
     assert len(found.table) == 0
     assert found.tiles == 0
+
+
+def test_a_slide_is_normalised_as_the_card_says_unless_told(network, toy):
+    learnt = replace(network, weights=replace(network.weights, card=replace(CARD, normalised_stain=True)))
+    for told, known, wanted in ((None, learnt, True), (None, network, False), (False, learnt, False)):
+        fit = fitted_stain(toy.slide, known, NucleusSettings(normalise_stain=told))
+        assert (fit is not None) is wanted, f"told {told}, card {known.weights.card.normalised_stain}"
+    assert fitted_stain(toy.slide, network, NucleusSettings(normalise_stain=True)) is not None
 
 
 def test_overlays_and_figure(network, toy):
@@ -175,3 +205,10 @@ def test_the_command_writes_files_that_others_read(tmp_path, toy):
     assert set(np.unique(instances)) - {0} == set(table["nucleus_id"])
     assert len(outlines) == len(table)
     assert f"{len(table)} nuclei" in done.output
+    assert "olours" not in done.output, "the stain was changed, although neither card nor command said so"
+    again = CliRunner().invoke(
+        app, [*arguments, "--threads", "1", "--backend", "torch", "--normalise-stain", str(tmp_path / "field.png")]
+    )
+    assert again.exit_code == 0, again.output
+    fit = fit_slide(Slide("field", toy.slide.whole()[:96, :128], 0.25, MppSource.DECLARED, ""))
+    assert fit.check().description in " ".join(again.output.split())

@@ -41,16 +41,21 @@ def toy():
 @pytest.fixture
 def root(tmp_path, toy):
     root = DataRoot.at(str(tmp_path / "data"))
+    put_slide(root, toy, "d1", 0.25)
+    return root
+
+
+def put_slide(root, toy, data_version, mpp):
     with whole_folder(root.folder("nuclei_slides", "s1")) as folder:
         Image.fromarray(toy.slide.whole()).save(folder / "image.png")
         record = StageRecord(
             asset="nuclei_slides",
             partition="s1",
             outcome="image",
-            data_version="d1",
+            data_version=data_version,
             values={
                 "file": "image.png",
-                "mpp": 0.25,
+                "mpp": mpp,
                 "mpp_source": "declared",
                 "height_px": 120,
                 "width_px": 150,
@@ -62,7 +67,6 @@ def root(tmp_path, toy):
             settings={},
         )
         write_record(folder / "record.parquet", record)
-    return root
 
 
 @pytest.fixture
@@ -123,6 +127,21 @@ def test_maps_then_scores_then_rows(root, weights, toy):
         assert til[2] == chosen.sha256
         squares = store.execute("select coalesce(sum(nuclei), 0) from til_squares").fetchone()[0]
         assert squares == summary.rows["nuclei"] == maps_record.values["nuclei"]
+
+
+def test_a_corrected_scale_gives_new_scores_although_the_maps_stay(root, weights, toy):
+    chosen, scored = NucleusWeights.of(root, weights), []
+    for data_version, mpp in (("d1", 0.25), ("d2", 0.26)):
+        put_slide(root, toy, data_version, mpp)
+        run(NucleusStage(root, chosen, COMPUTE, NucleusSettings(tile_px=64), 0.5))
+        with root.local("nucleus_maps", "s1") as folder:
+            maps = tifffile.imread(folder / "instances.ome.tif")
+        scored.append((maps, run(til_stage(root, TilSettings()))))
+    (before, first), (after, second) = scored
+    assert (before == after).all()
+    assert not second.reused, "til_scores kept the numbers of the wrong scale"
+    densities = [each.record.values["lymphocytes_per_mm2"] for each in (first, second)]
+    assert densities[1] == pytest.approx(densities[0] * (0.25 / 0.26) ** 2, rel=0.05)
 
 
 def test_which_network_is_taken(root, weights, monkeypatch):

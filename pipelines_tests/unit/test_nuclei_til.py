@@ -10,6 +10,7 @@ from dermatome.nuclei.nucleus_table import empty_table
 from dermatome.nuclei.til import TilSettings, score_til, square_rows
 from dermatome.nuclei.tissue import tissue_mask, tissue_mm2
 from dermatome.slide import MppSource, Slide
+from dermatome.toy_nuclei import toy_nuclei
 
 
 def nuclei(*rows):
@@ -44,6 +45,21 @@ def test_scores_by_hand():
     assert sure.near_epithelium_share == pytest.approx(0.5)
 
 
+def test_a_square_that_the_slide_s_edge_cuts_is_divided_by_what_lies_on_the_slide():
+    found = score_til(nuclei(("lymphocyte", 1022, 1022, 1.0)), Size(1024, 1024), 0.25, 0.06)
+    (row,) = square_rows(found, 50.0).to_dict("records")
+    assert (row["top_um"], row["left_um"]) == (250, 250)
+    assert row["lymphocytes_per_mm2"] == pytest.approx(1 / 0.006**2)
+    assert found.areas_mm2.sum() == pytest.approx(0.256**2)
+
+
+def test_a_nucleus_without_a_class_counts_nowhere():
+    table = nuclei(("lymphocyte", 10, 10, 0.9), ("unclassified", 10, 12, 0.0))
+    found = score_til(table, Size(100, 100), 0.5, 0.1)
+    assert sum(found.counts.values()) == found.nuclei.sum() == 1
+    assert (found.immune_share, found.near_epithelium_share) == (1, 0)
+
+
 def test_nothing_is_no_score_and_not_zero():
     found = score_til(empty_table(), Size(90, 90), 0.5, 0.0)
     assert (found.lymphocytes_per_mm2, found.immune_share, found.near_epithelium_share) == (None, None, None)
@@ -62,3 +78,25 @@ def test_tissue_is_what_is_stained():
     slide = Slide("s", pixels, 0.5, MppSource.DECLARED, "")
     assert tissue_mask(slide).shape == (100, 100)
     assert tissue_mm2(slide) == pytest.approx(400 * 600 * 0.25 / 1e6, rel=0.01)
+
+
+@pytest.mark.parametrize("glass", [200, 214, 230, 250])
+def test_glass_is_glass_however_bright_it_is(glass):
+    noise = np.random.default_rng(0).normal(0, 2, (800, 800, 3))
+    light = np.full((800, 800, 3), 1.0)
+    light[:400, :600] = (0.96, 0.79, 0.9)  # the palest stroma
+    slide = Slide("s", (light * glass + noise).clip(0, 255).astype(np.uint8), 0.5, MppSource.DECLARED, "")
+    assert tissue_mm2(slide) == pytest.approx(400 * 600 * 0.25 / 1e6, rel=0.02)
+    bare = Slide("s", slide.pixels[400:], 0.5, MppSource.DECLARED, "")
+    assert tissue_mm2(bare) == 0
+
+
+def test_a_field_without_glass_is_all_tissue_and_white_where_nothing_was_scanned_is_none():
+    stroma = toy_nuclei(11, Size(512, 512)).slide.whole()
+    assert tissue_mask(Slide("s", stroma, 0.25, MppSource.DECLARED, "")).mean() > 0.97
+    pale = np.full((400, 400, 3), (238, 216, 230), np.uint8)
+    assert tissue_mask(Slide("s", pale, 0.5, MppSource.DECLARED, "")).all()
+    padded = np.full((800, 800, 3), 255, np.uint8)
+    padded[:, :400] = 212
+    padded[:200, :400] = (205, 170, 190)
+    assert tissue_mask(Slide("s", padded, 0.5, MppSource.DECLARED, "")).mean() == pytest.approx(1 / 8, abs=0.01)

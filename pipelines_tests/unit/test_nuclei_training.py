@@ -13,6 +13,7 @@ from dermatome.compute import choose_compute
 from dermatome.data_root import RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.files import sha256_file
+from dermatome.geometry import Box
 from dermatome.nuclei.ablation import ABLATION_TABLE, VARIANTS, make_ablation
 from dermatome.nuclei.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
 from dermatome.nuclei.maps import NucleusMaps, ternary_map
@@ -53,6 +54,7 @@ class Discs:
 
     seed: int
     case: str = "a"
+    normalised: bool = False
 
     @property
     def name(self):
@@ -61,6 +63,14 @@ class Discs:
     @property
     def sha256(self):
         return f"{self.seed:064x}"
+
+    @property
+    def image(self):
+        return self.name
+
+    @property
+    def box(self):
+        return Box(0, 0, 96, 96)
 
     @property
     def semantic_px(self):
@@ -126,6 +136,7 @@ def test_it_learns_discs_and_keeps_the_best_epoch(made):
     assert card.scores["pq_binary"] == result.values["pq_binary"]
     assert result.values["f1_detection"] > 0.5
     assert result.values["epochs"] == 4
+    assert (result.values["images_validated"], result.values["nuclei_validated"]) == (1, 9)
 
 
 def test_what_a_version_leaves_says_what_it_learnt_from(made):
@@ -174,6 +185,12 @@ def test_all_runs_are_reported_in_numbers_in_one_page_and_in_one_pdf(made, tmp_p
     pdf = (tmp_path / PDF_FILE).read_bytes()
     assert pdf.startswith(b"%PDF")
     assert pdf.count(b"/Type /Page ") == 1 + 2 * 4  # numbers; settings, curves, classes, samples of both
+
+
+def test_the_card_says_that_patches_were_of_one_stain(made, compute):
+    quick = replace(SMALL, epochs=1, epoch_steps=1, batch=2)
+    assert train_nuclei([Discs(0, normalised=True)], [], quick, compute).card.normalised_stain
+    assert not load_nucleus_weights(made[0] / WEIGHTS_FILE).card.normalised_stain
 
 
 def test_a_patient_on_both_sides_is_told(made, tmp_path, compute):

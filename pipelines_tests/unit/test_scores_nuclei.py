@@ -120,6 +120,12 @@ def test_a_class_that_is_never_predicted_counts_0_in_the_means() -> None:
     assert values["pq_classes"] == values["dice_mean_micro"] == pytest.approx((2 / 3 + 0) / 2)
 
 
+def test_a_nucleus_that_was_given_no_class_is_of_a_wrong_one() -> None:
+    truth = maps_of([[1, 1, 0, 2, 2]], [0, 1, 2])
+    found = nucleus_values([score_nuclei(truth, maps_of([[1, 1, 0, 2, 2]], [0, 0, 2]), 0.25)])
+    assert (found["pq_binary"], found["pq_epithelial"], found["class_accuracy"]) == (1, 0, 0.5)
+
+
 def test_panoptic_quality_is_that_of_torchmetrics(pairs: list[tuple[NucleusMaps, NucleusMaps]]) -> None:
     import_smp()  # makes torchvision importable, which torchmetrics brings in
     torch = pytest.importorskip("torch")
