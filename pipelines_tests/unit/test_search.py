@@ -14,7 +14,7 @@ import pytest
 from dermatome import search
 from dermatome.augment import AugmentSettings
 from dermatome.compute import Compute
-from dermatome.data_root import RECORD_FILE, DataRoot
+from dermatome.data_root import PREVIEW_FILE, RECORD_FILE, DataRoot
 from dermatome.errors import BadSetting
 from dermatome.files import write_whole
 from dermatome.palette import Palette
@@ -182,6 +182,7 @@ def test_the_best_trial_becomes_a_run_config(tmp_path, split, fake):
     assert result.values["most_important"] == "learning_rate"  # which alone decides here
     for name in ("history.png", "importance.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert (folder / PREVIEW_FILE).is_file()
     assert pq.read_table(folder / "trials.parquet").num_rows == 30
     record = StageRecord(
         asset="tissue_search", partition="s1", fingerprint="f", code_version="1", inputs={}, settings={}, **vars(result)
