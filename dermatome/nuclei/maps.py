@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, NucleusClass, TernaryClass
 from dermatome.errors import BadAnnotation
-from dermatome.geometry import Size
+from dermatome.geometry import Box, Size
 from dermatome.nuclei.annotations import Annotation, Region
 
 BOUNDARY_PX = 3
+MAX_TIMES_COVERED = 20
+"""How often the boxes around regions may cover their image: drawing takes time, however little of it is seen."""
 AMBIGUOUS = "ambiguous"
 UNCLASSED = ("", "description", "nucleus", "nuclei")
 """Names, in lower case, of layers that say nothing about class; MoNuSeg's layers are named by a field of the form."""
@@ -60,26 +62,33 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
         boundary_px: see :func:`ternary_map`.
 
     Raises:
-        BadAnnotation: a region has the name of no class.
+        BadAnnotation: a region has the name of no class, or all together cover the image more than
+            :data:`MAX_TIMES_COVERED` times.
     """
     kinds = [_class_of(region, annotation.source) for region in annotation.regions]
+    times = sum(_within(region.outline, size).size.area_px for region in annotation.regions) / size.area_px
+    if times > MAX_TIMES_COVERED:
+        raise BadAnnotation(
+            f"{annotation.source} has regions that cover their image {times:.0f} times over, and {MAX_TIMES_COVERED} "
+            "times are drawn at most: delete those that lie on one another, or export fewer to a file."
+        )
     painted = np.zeros((size.height_px, size.width_px), np.int32)
     ambiguous = np.zeros(painted.shape, bool)
     cut_out = np.zeros(painted.shape, bool)
-    drawn: list[tuple[int, int, Any]] = []
+    areas: dict[int, int] = {}
     for number, (region, kind) in enumerate(zip(annotation.regions, kinds, strict=True)):
-        shape = _filled(region.outline, size)
-        if shape is None:
-            continue
+        part, inside = _filled(region.outline, size)
         if region.cut_out:
-            cut_out[shape] = True
+            cut_out[part] |= inside
         elif kind is None:
-            ambiguous[shape] = True
+            ambiguous[part] |= inside
         else:
-            drawn.append((shape[0].size, number, shape))
-    # Equal sizes go by the file's order, so that the same file always gives the same maps.
-    for _, number, shape in sorted(drawn, key=lambda entry: (-entry[0], entry[1])):
-        painted[shape] = number + 1
+            areas[number] = int(inside.sum())
+    # Drawn again in their order, as all of them at once take any amount of memory. Equal sizes go by the file's order,
+    # so that the same file always gives the same maps.
+    for number in sorted(areas, key=lambda number: -areas[number]):
+        part, inside = _filled(annotation.regions[number].outline, size)
+        painted[part][inside] = number + 1
     painted[cut_out] = 0
     seen, inverse = np.unique(painted, return_inverse=True)
     if seen[0] != 0:  # nuclei everywhere
@@ -141,23 +150,33 @@ def _class_of(region: Region, source: str) -> int | None:
     )
 
 
-def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None:
-    """Rows and columns of the pixels inside an outline; None where there is none."""
-    from scipy.ndimage import binary_fill_holes
-    from skimage.draw import polygon
-
+def _within(outline: npt.NDArray[np.float64], size: Size) -> Box:
+    """The part of the image that an outline's box covers, and a rim of one pixel around the image; it may be empty."""
     if len(outline) < 3:
-        return None
-    # Only the part of the plane around the image is drawn, so that a wild coordinate costs no memory.
-    top, left = np.maximum(np.floor(outline.min(0))[::-1], -1).astype(int)
-    bottom, right = np.minimum(np.ceil(outline.max(0))[::-1], (size.height_px + 1, size.width_px + 1)).astype(int)
-    if top >= bottom or left >= right:
-        return None
+        return Box(0, 0, 0, 0)
+    # Only the part around the image is drawn, so that a wild coordinate costs no memory.
+    (left, top), (right, bottom) = np.floor(outline.min(0)), np.ceil(outline.max(0))
+    box = Box(
+        max(-1, int(top)), max(-1, int(left)), min(size.height_px + 1, int(bottom)), min(size.width_px + 1, int(right))
+    )
+    return box if box.top_px < box.bottom_px and box.left_px < box.right_px else Box(0, 0, 0, 0)
+
+
+def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
+    """A part of the image, and (h, w) which of its pixels are inside an outline."""
+    from scipy.ndimage import label
+    from skimage.measure import grid_points_in_poly
+
+    box = _within(outline, size)
+    if not box.size.area_px:
+        return box.slices, np.zeros((0, 0), bool)
     # scikit-image puts a pixel's middle at whole numbers, an outline its corner.
-    rows, columns = polygon(outline[:, 1] - 0.5 - top, outline[:, 0] - 0.5 - left, (bottom - top, right - left))
-    shape = np.zeros((bottom - top, right - left), bool)
-    shape[rows, columns] = True
-    rows, columns = np.nonzero(binary_fill_holes(shape))
-    rows, columns = rows + top, columns + left
-    within = (rows >= 0) & (rows < size.height_px) & (columns >= 0) & (columns < size.width_px)
-    return (rows[within], columns[within]) if within.any() else None
+    corners = outline - (box.left_px + 0.5, box.top_px + 0.5)
+    shape = grid_points_in_poly((box.size.width_px, box.size.height_px), corners).T
+    # What cannot be reached from a rim around it is a hole.
+    parts, _ = label(np.pad(~shape, 1, constant_values=True))
+    filled: npt.NDArray[np.bool_] = (parts != parts[0, 0])[1:-1, 1:-1]
+    seen = box.expanded(0, size)
+    return seen.slices, filled[
+        seen.top_px - box.top_px : seen.bottom_px - box.top_px, seen.left_px - box.left_px : seen.right_px - box.left_px
+    ]

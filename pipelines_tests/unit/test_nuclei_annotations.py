@@ -1,5 +1,6 @@
 """Aperio XML read and drawn: hand-drawn cases, hostile files, and one real file of each kind."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,26 @@ def test_the_maps_agree_with_one_another(triangles: list[tuple[float, float, flo
     np.testing.assert_array_equal(np.isin(maps.ternary, (1, 2)), maps.instances > 0)
     inside = np.unique(maps.instances[maps.ternary == TernaryClass.INSIDE])
     assert inside.tolist() == list(range(1, count + 1))
+
+
+def test_many_large_regions_take_the_memory_of_one() -> None:
+    squares = Annotation(tuple(box(0, 0, 300 - n, 300) for n in range(18)))
+    draw_nuclei(Annotation(()), Size(300, 300))  # what is imported stays
+    tracemalloc.start()
+    try:
+        maps = draw_nuclei(squares, Size(300, 300))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert maps.instances[0, 0] == 18, "the smallest lies on top"
+    assert peak_bytes < 100 * 300 * 300
+
+
+def test_regions_that_cover_the_image_again_and_again_are_refused_before_they_are_drawn() -> None:
+    # A wild coordinate is not drawn, and does not count.
+    draw_nuclei(Annotation((box(-1e7, -1e7, 1e7, 1e7),) * 18), FIELD)
+    with pytest.raises(BadAnnotation, match="the annotation has regions that cover their image 23 times over"):
+        draw_nuclei(Annotation((box(-1e7, -1e7, 1e7, 1e7),) * 21), FIELD)
 
 
 def test_ternary_of_touching_nuclei_keeps_them_apart() -> None:
