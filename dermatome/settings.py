@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from dermatome.compute import ComputeSettings
 from dermatome.engine.work import WorkerOptions
 from dermatome.errors import BadSetting
-from dermatome.files import any_path, read_bytes
+from dermatome.files import read_bytes
 from dermatome.hpa.settings import HpaSettings
 from dermatome.nuclei.patches import PatchSettings
 from dermatome.nuclei.predict import NucleusSettings
