@@ -56,8 +56,6 @@ def serve(root: DataRoot, host: str, port: int, *, weights: str = "", threads: i
     """
     import socket
 
-    if weights:
-        nuclei_source(root, weights)
     settings = load_settings(root.settings).compute
 
     with socket.socket() as probe:
@@ -67,9 +65,11 @@ def serve(root: DataRoot, host: str, port: int, *, weights: str = "", threads: i
         except OSError as error:
             raise BadSetting(f"The web app cannot listen on {host}:{port} ({error.strerror}): try --port.") from error
     with tempfile.TemporaryDirectory(prefix="dermatome-web-") as scratch:
-        app = build_app(
-            WebContext(root, settings.choose(threads=threads), UploadLimits(), Path(scratch), settings.backend, weights)
-        )
+        compute = settings.choose(threads=threads)
+        context = WebContext(root, compute, UploadLimits(), Path(scratch), settings.backend, weights)
+        if weights:  # what is wrong with networks of the settings, the pages say
+            nuclei_source(context)
+        app = build_app(context)
         import uvicorn
 
         uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)

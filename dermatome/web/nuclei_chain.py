@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermatome.classes import NucleusClass, TernaryClass
-from dermatome.data_root import DataRoot
 from dermatome.geometry import Box
 from dermatome.nuclei.networks import ASSET, NucleusWeights
 from dermatome.nuclei.overlays import SEMANTIC_COLOURS, TERNARY_COLOURS
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from dermatome.nuclei.til import TilScores, TilSettings
     from dermatome.settings import Settings
     from dermatome.slide import Slide
+    from dermatome.web.page import WebContext
 
 _KINDS = [c for c in NucleusClass if c is not NucleusClass.BACKGROUND]
 _PARTS = [c for c in TernaryClass if c is not TernaryClass.BACKGROUND]
@@ -49,18 +49,15 @@ class NucleiFound:
     network: str
 
 
-def nuclei_source(root: DataRoot, weights: str) -> NucleusWeights:
-    """The network to use.
-
-    Args:
-        root: the data root.
-        weights: a weights file, a training version or ``toy``; where empty, the version of the data root that was made
-            last, and without any the network that ships.
+def nuclei_source(context: WebContext) -> NucleusWeights:
+    """The network that the app was started with; else the settings'; else the newest version; else the one that ships.
 
     Raises:
-        BadWeights: there is no such version or file.
+        BadSetting: the settings file is wrong.
+        BadWeights: there is no version or file of the name that was given.
     """
-    return NucleusWeights.of(root, weights or ("" if root.made(ASSET) else "toy"))
+    weights = context.weights or context.settings.nuclei_weights
+    return NucleusWeights.of(context.root, weights or ("" if context.root.made(ASSET) else "toy"))
 
 
 def name_of(source: NucleusWeights) -> str:

@@ -36,9 +36,6 @@ TITLE = "Nuclei"
 def build_nuclei_page(context: WebContext) -> None:
     """The page's components, within the Blocks that are open."""
 
-    def source() -> NucleusWeights:
-        return nuclei_source(context.root, context.weights or context.settings.nuclei_weights)
-
     @lru_cache(maxsize=1)
     def network(source: NucleusWeights, settings: NucleusSettings) -> NucleusNetwork:
         return load_nuclei_network(source, settings, context.compute, context.backend)
@@ -61,7 +58,7 @@ def build_nuclei_page(context: WebContext) -> None:
                     progress(share, desc=text)
 
                 say(0.02, "Reading the image")
-                settings, chosen = context.settings, source()
+                settings, chosen = context.settings, nuclei_source(context)
                 slide = choose_slide(path, example, mpp, context.limits, examples)
                 say(0.05, "Loading the network")
                 ready = network(chosen, settings.nuclei)
@@ -105,4 +102,4 @@ def build_nuclei_page(context: WebContext) -> None:
         api_name="nuclei", show_progress_on=[status], **ONE_AT_A_TIME,
     )  # fmt: skip
     stops(stop, context, computing, status)
-    gr.on(fn=noted(lambda: said_of(source())), outputs=note, api_visibility="private")
+    gr.on(fn=noted(lambda: said_of(nuclei_source(context))), outputs=note, api_visibility="private")

@@ -67,7 +67,7 @@ def build_roi_page(context: WebContext) -> None:
                 label="Annotated slide of the data root",
                 info="Folders of annotations/ that have a he.png (.jpg, .tif).",
             )
-            upload = gr.File(label="or upload one (used while it is here)", file_types=list(SUFFIXES), height=140)
+            upload = gr.File(label="or upload one (used while it is here)", file_types=list(SUFFIXES), height=160)
             opening = gr.Button("Open", variant="primary", elem_id="dm-open")
             saving = gr.Button("Save ROIs", elem_id="dm-save")
             status = gr.HTML(status_html("Choose a slide, then press Open."), elem_id="dm-roi-status")
