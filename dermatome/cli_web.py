@@ -11,10 +11,17 @@ from dermatome.cli_support import Threads
 
 def web(
     data: Annotated[
-        str, typer.Option(help="Data root: its champion and annotated slides are used.")
+        str, typer.Option(help="Data root: its settings, networks and annotated slides are used.")
     ] = "dermatome_data",
     host: Annotated[str, typer.Option(help="Address to listen on; there is no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="Network of nuclei: a weights file, a version of nuclei_weights, or toy; without it settings.toml's "
+            "nuclei_weights, else the last version, else toy."
+        ),
+    ] = "",
     threads: Threads = 0,
 ) -> None:
     """Serve the web app: nuclei or skin layers of an image, and ROIs for training."""
@@ -24,4 +31,4 @@ def web(
     root = DataRoot.at(data)
     shown = f"http://{host}:{port}"
     typer.echo(f"Dermatome's web app over {root.path}: {shown} (Ctrl-C ends it)")
-    serve(root, host, port, threads=threads)
+    serve(root, host, port, weights=weights, threads=threads)

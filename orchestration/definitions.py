@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets import nuclei, skin
 from dermatome.data_root import DataRoot
+from dermatome.settings import Settings, load_settings
 from orchestration.jobs import JOBS
 from orchestration.run_launcher import in_known_process
 from orchestration.schedules import SCHEDULES
@@ -22,11 +23,9 @@ from resources import (
     MetricsResource,
     NucleusSegmenterResource,
     PathsResource,
-    Settings,
     SettingsResource,
     SlideEngineResource,
     TissueSegmenterResource,
-    load_settings,
 )
 from resources.settings import as_plain
 

@@ -9,7 +9,7 @@ from resources.hpa import HpaResource
 from resources.metrics import MetricsResource
 from resources.paths import PathsResource
 from resources.segmenters import CellSegmenterResource, NucleusSegmenterResource, TissueSegmenterResource
-from resources.settings import Settings, SettingsResource, load_settings
+from resources.settings import SettingsResource
 from resources.slide_engine import SlideEngineResource
 
 __all__ = [
@@ -19,9 +19,7 @@ __all__ = [
     "MetricsResource",
     "NucleusSegmenterResource",
     "PathsResource",
-    "Settings",
     "SettingsResource",
     "SlideEngineResource",
     "TissueSegmenterResource",
-    "load_settings",
 ]

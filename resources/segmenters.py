@@ -1,14 +1,11 @@
 """The networks that masks and cells are made with: which they are, so that every worker can load them for itself."""
 
-from dataclasses import replace
-
 import dagster as dg
 
-from dermatome.data_root import CHAMPION, DataRoot
+from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput
 from dermatome.nuclei.networks import NucleusWeights
 from dermatome.skin.networks import CellWeights, Champion
-from dermatome.stage_record import read_record
 from resources.settings import SettingsResource
 
 
@@ -21,14 +18,13 @@ class TissueSegmenterResource(dg.ConfigurableResource):
         Raises:
             MissingInput: there is none yet.
         """
-        record = read_record(root.record("tissue_champion", CHAMPION))
-        if record is None:
+        champion = Champion.of(root)
+        if champion is None:
             raise MissingInput(
                 "There is no champion yet to make masks with: materialize tissue_weights for a training version, then "
                 "tissue_champion."
             )
-        values = record.values
-        return Champion(root, str(values["version"]), str(values["weights_sha256"]), record.data_version)
+        return champion
 
 
 class CellSegmenterResource(dg.ConfigurableResource):
@@ -43,15 +39,7 @@ class CellSegmenterResource(dg.ConfigurableResource):
             BadWeights: there is no such file.
             FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
         """
-        record = read_record(root.record("cell_champion", CHAMPION))
-        if record is None:
-            return self.of_settings(root)
-        if record.values["version"] == "settings":
-            return replace(self.of_settings(root), data_version=record.data_version)
-        values = record.values
-        return CellWeights(
-            str(values["version"]), root.models, str(values["weights_sha256"]), record.data_version, root
-        )
+        return CellWeights.chosen(root, self.settings.value.cell_weights)
 
     def of_settings(self, root: DataRoot) -> CellWeights:
         """The network that the settings name: ``cyto2``, ``toy`` (the demo's) or the path of a weights file.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.data_root import WEIGHTS_FILE, DataRoot
+from dermatome.data_root import CHAMPION, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadWeights
 from dermatome.files import local_copy, sha256_file
 from dermatome.skin.kinds import CELLS
+from dermatome.stage_record import read_record
 
 if TYPE_CHECKING:
     from dermatome.compute import Backend, Compute
@@ -33,6 +34,14 @@ class Champion:
     version: str
     sha256: str
     data_version: str
+
+    @classmethod
+    def of(cls, root: DataRoot) -> Champion | None:
+        """The champion as it is now; ``None`` where none was promoted yet."""
+        record = read_record(root.record("tissue_champion", CHAMPION))
+        if record is None:
+            return None
+        return cls(root, str(record.values["version"]), str(record.values["weights_sha256"]), record.data_version)
 
     def load(self, compute: Compute) -> LoadedWeights:
         """The network on the device.
@@ -92,6 +101,26 @@ class CellWeights:
         if not path.is_file():
             raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
         return cls(weights, models_folder, sha256_file(path))
+
+    @classmethod
+    def chosen(cls, root: DataRoot, named: str) -> CellWeights:
+        """The champion of the data root; until there is one, or where it is the settings', the network they name.
+
+        Args:
+            root: the data root.
+            named: by the settings: ``cyto2``, ``toy`` or the path of a weights file.
+
+        Raises:
+            BadWeights: there is no such file.
+            FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
+        """
+        record = read_record(root.record("cell_champion", CHAMPION))
+        if record is None:
+            return cls.of(named, root.models)
+        if record.values["version"] == "settings":
+            return replace(cls.of(named, root.models), data_version=record.data_version)
+        values = record.values
+        return cls(str(values["version"]), root.models, str(values["weights_sha256"]), record.data_version, root)
 
     def load(self, compute: Compute, *, backend: Backend = "auto", remembered: Path | None = None) -> CellNetwork:
         """The network on the device, ready to run; see :func:`dermatome.runner.prepare_runner`.

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermatome.compute import choose_compute
 from dermatome.data_root import DataRoot
 from dermatome.errors import BadSetting
+from dermatome.settings import load_settings
+from dermatome.web.nuclei_chain import nuclei_source
 from dermatome.web.page import WebContext
 from dermatome.web.uploads import UploadLimits
 
@@ -39,13 +40,23 @@ _HEADERS = {
 }
 
 
-def serve(root: DataRoot, host: str, port: int, *, threads: int = 0, limits: UploadLimits | None = None) -> None:
+def serve(root: DataRoot, host: str, port: int, *, weights: str = "", threads: int = 0) -> None:
     """Serves the app until it is interrupted; uploads and results lie in a temporary folder that goes with it.
 
+    Args:
+        root: the data root.
+        host: address to listen on.
+        port: to listen on.
+        weights: of nuclei, see :class:`WebContext`.
+        threads: CPU threads of networks; 0 takes the settings', or the free cores.
+
     Raises:
-        BadSetting: Gradio is not installed, or the port is taken.
+        BadSetting: Gradio is not installed, the port is taken, or the settings file is wrong.
+        BadWeights: there are no such weights.
     """
     import socket
+
+    settings = load_settings(root.settings).compute
 
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -54,7 +65,11 @@ def serve(root: DataRoot, host: str, port: int, *, threads: int = 0, limits: Upl
         except OSError as error:
             raise BadSetting(f"The web app cannot listen on {host}:{port} ({error.strerror}): try --port.") from error
     with tempfile.TemporaryDirectory(prefix="dermatome-web-") as scratch:
-        app = build_app(WebContext(root, choose_compute(threads=threads), limits or UploadLimits(), Path(scratch)))
+        compute = settings.choose(threads=threads)
+        context = WebContext(root, compute, UploadLimits(), Path(scratch), settings.backend, weights)
+        if weights:  # what is wrong with networks of the settings, the pages say
+            nuclei_source(context)
+        app = build_app(context)
         import uvicorn
 
         uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
@@ -106,10 +121,12 @@ def _theme(gr: Any) -> Any:
 
 def _pages(gr: Any, context: WebContext) -> Any:
     from dermatome.web import nuclei_page, roi_page, skin_page
+    from dermatome.web.stop import stop_when_left
 
     with gr.Blocks(title="Dermatome", analytics_enabled=False, delete_cache=(600, KEPT_S)) as blocks:
         gr.Navbar(main_page_name=nuclei_page.TITLE)
         nuclei_page.build_nuclei_page(context)
+        stop_when_left(context, blocks)
     for path, title, build in (
         ("/skin", skin_page.TITLE, skin_page.build_skin_page),
         ("/rois", roi_page.TITLE, roi_page.build_roi_page),

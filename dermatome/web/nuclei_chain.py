@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
-from dermatome.data_root import DataRoot
 from dermatome.geometry import Box
 from dermatome.nuclei.networks import ASSET, NucleusWeights
 from dermatome.nuclei.overlays import SEMANTIC_COLOURS, TERNARY_COLOURS
 from dermatome.overlay import cell_colours, sample_labels
-from dermatome.web.uploads import Example
+from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
 
 if TYPE_CHECKING:
     from dermatome.compute import Backend, Compute
-    from dermatome.nuclei.predict import NucleiResult, NucleusNetwork
-    from dermatome.nuclei.til import TilScores
+    from dermatome.nuclei.predict import NucleiResult, NucleusNetwork, NucleusSettings
+    from dermatome.nuclei.til import TilScores, TilSettings
+    from dermatome.settings import Settings
     from dermatome.slide import Slide
+    from dermatome.web.page import WebContext
 
 _KINDS = [c for c in NucleusClass if c is not NucleusClass.BACKGROUND]
 _PARTS = [c for c in TernaryClass if c is not TernaryClass.BACKGROUND]
@@ -31,38 +32,70 @@ _EXAMPLE_SEEDS = (11, 12, 13)
 
 @dataclass(frozen=True)
 class NucleiFound:
-    """All that was found on one slide."""
+    """All that was found on one slide.
+
+    Attributes:
+        slide: the image.
+        nuclei: on it.
+        til: of them.
+        til_settings: that they were scored by.
+        network: that found them, in words.
+    """
 
     slide: Slide
     nuclei: NucleiResult
     til: TilScores
+    til_settings: TilSettings
+    network: str
 
 
-def nuclei_source(root: DataRoot) -> NucleusWeights:
-    """The training version of the data root that was made last; without any, the network that ships."""
-    return NucleusWeights.of(root, "" if root.made(ASSET) else "toy")
+def nuclei_source(context: WebContext) -> NucleusWeights:
+    """The network that the app was started with; else the settings'; else the newest version; else the one that ships.
+
+    Raises:
+        BadSetting: the settings file is wrong.
+        BadWeights: there is no version or file of the name that was given.
+    """
+    weights = context.weights or context.settings.nuclei_weights
+    return NucleusWeights.of(context.root, weights or ("" if context.root.made(ASSET) else "toy"))
+
+
+def name_of(source: NucleusWeights) -> str:
+    """The network's name and the beginning of its sha256, for people."""
+    if source.weights == "toy":
+        name = "the toy network"
+    elif source.weights in source.root.made(ASSET):
+        name = f"the training version {source.weights}"
+    else:
+        name = f"the weights file {Path(source.weights).name}"
+    return f"{name} (sha256 {source.sha256[:12]})"
 
 
 def said_of(source: NucleusWeights) -> str:
     """Which network it is, for people."""
-    if source.weights == "toy":
-        return (
-            "**Network.** A small network that has seen synthetic nuclei only, as no version of nuclei_weights is in "
-            "the data root: on real images it shows how the page works, not what is on the slide."
-        )
-    return f"**Network.** The training version {source.weights} of the data root."
+    said = f"**Network.** Nuclei are found by {name_of(source)}"
+    if source.weights != "toy":
+        return f"{said}."
+    return (
+        f"{said}, which has seen synthetic nuclei only: on real images it shows how the page works, not what is on the "
+        "slide. For another, train nuclei_weights, or name imported weights in settings.toml or by --weights."
+    )
 
 
-def load_nuclei_network(source: NucleusWeights, compute: Compute, backend: Backend = "auto") -> NucleusNetwork:
+def load_nuclei_network(
+    source: NucleusWeights, settings: NucleusSettings, compute: Compute, backend: Backend = "auto"
+) -> NucleusNetwork:
     """The network, ready to run.
 
     Raises:
+        BadSetting: the backend is not to be had, or the number of views is none.
         BadWeights: the file is damaged or not the one that was trained.
     """
     from dermatome.nuclei.predict import prepare_nuclei
     from dermatome.skin.stage_parts import remembered_backends
 
-    return prepare_nuclei(source.load(compute), compute, backend=backend, remembered=remembered_backends(source.root))
+    remembered = remembered_backends(source.root)
+    return prepare_nuclei(source.load(compute), compute, settings, backend=backend, remembered=remembered)
 
 
 def nuclei_examples() -> dict[str, Example]:
@@ -70,25 +103,38 @@ def nuclei_examples() -> dict[str, Example]:
     return {f"Synthetic nuclei {number}": partial(_toy, seed) for number, seed in enumerate(_EXAMPLE_SEEDS, 1)}
 
 
-def find_nuclei(slide: Slide, network: NucleusNetwork, on_tiles: Callable[[int], None]) -> NucleiFound:
+def find_nuclei(
+    slide: Slide,
+    source: NucleusWeights,
+    network: NucleusNetwork,
+    settings: Settings,
+    limits: UploadLimits,
+    on_tiles: Callable[[int], None],
+) -> NucleiFound:
     """Nuclei and TIL of a slide.
 
     Args:
         slide: the image.
-        network: ready to run.
-        on_tiles: told how many tiles are done.
+        source: of the network.
+        network: ready to run, with the same settings.
+        settings: of the data root.
+        limits: of what is computed.
+        on_tiles: told how many tiles are done; what it raises stops the work.
 
     Raises:
-        BadSetting: the slide is far too coarse for the network.
+        BadImage: the slide has too many pixels at the network's scale.
+        BadSetting: it is far too coarse for the network.
     """
-    from dermatome.nuclei.predict import NucleusSettings, fitted_stain, segment_nuclei
+    from dermatome.nuclei.predict import fitted_stain, network_size, segment_nuclei
     from dermatome.nuclei.til import score_til
     from dermatome.nuclei.tissue import tissue_mm2
 
-    settings = NucleusSettings()
-    fit = fitted_stain(slide, network, settings)
-    found = segment_nuclei([slide], network, settings, on_tiles, normalise=[None if fit is None else fit.normalise])[0]
-    return NucleiFound(slide, found, score_til(found.table, slide.size, slide.mpp, tissue_mm2(slide)))
+    check_work(slide, network_size(slide, network.weights.card.mpp), limits)
+    fit = fitted_stain(slide, network, settings.nuclei)
+    normalise = [None if fit is None else fit.normalise]
+    found = segment_nuclei([slide], network, settings.nuclei, on_tiles, normalise=normalise)[0]
+    til = score_til(found.table, slide.size, slide.mpp, tissue_mm2(slide), settings.til)
+    return NucleiFound(slide, found, til, settings.til, name_of(source))
 
 
 def nuclei_view(found: NucleiFound) -> str:
@@ -112,10 +158,10 @@ def nuclei_view(found: NucleiFound) -> str:
 
 
 def nuclei_summary(found: NucleiFound) -> str:
-    """What was found, in a sentence."""
+    """What was found and by which network, in a sentence."""
     til = found.til.lymphocytes_per_mm2
     density = "no tissue" if til is None else f"{til:,.0f} lymphocytes per mm² of tissue"
-    return f"{found.slide.name}: {len(found.nuclei.table):,} nuclei; {density}."
+    return f"{found.slide.name}: {len(found.nuclei.table):,} nuclei; {density}; found by {found.network}."
 
 
 def counts_html(found: NucleiFound) -> str:
@@ -137,8 +183,8 @@ def counts_html(found: NucleiFound) -> str:
     scores = (
         ("Lymphocytes per mm² of tissue", til.lymphocytes_per_mm2, "{:,.0f}"),
         ("Immune share of nuclei", til.immune_share, "{:.1%}"),
-        ("Lymphocytes within 20 µm of epithelium", til.near_epithelium_share, "{:.1%}"),
-        ("Squares of 50 µm with a lymphocyte", til.infiltrated_share, "{:.1%}"),
+        (f"Lymphocytes within {found.til_settings.near_um:g} µm of epithelium", til.near_epithelium_share, "{:.1%}"),
+        (f"Squares of {found.til_settings.square_um:g} µm with a lymphocyte", til.infiltrated_share, "{:.1%}"),
         ("Tissue, mm²", til.tissue_mm2, "{:.3f}"),
     )
     more = "".join(

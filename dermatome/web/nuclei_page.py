@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from dermatome.toy_nuclei import TOY_NUCLEI_MPP
+import gradio as gr  # as in stop.py
+
 from dermatome.web.nuclei_chain import (
     counts_html,
     find_nuclei,
@@ -20,24 +21,24 @@ from dermatome.web.nuclei_chain import (
     said_of,
     write_nuclei_files,
 )
-from dermatome.web.page import ONE_AT_A_TIME, WebContext, image_choice, told
+from dermatome.web.page import ONE_AT_A_TIME, WebContext, image_choice, noted, told
+from dermatome.web.stop import stops
 from dermatome.web.uploads import choose_slide
 from dermatome.web.viewer import status_html
 
 if TYPE_CHECKING:
     from dermatome.nuclei.networks import NucleusWeights
-    from dermatome.nuclei.predict import NucleusNetwork
+    from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings
 
 TITLE = "Nuclei"
 
 
 def build_nuclei_page(context: WebContext) -> None:
     """The page's components, within the Blocks that are open."""
-    import gradio as gr
 
     @lru_cache(maxsize=1)
-    def network(source: NucleusWeights) -> NucleusNetwork:
-        return load_nuclei_network(source, context.compute, context.backend)
+    def network(source: NucleusWeights, settings: NucleusSettings) -> NucleusNetwork:
+        return load_nuclei_network(source, settings, context.compute, context.backend)
 
     examples = nuclei_examples()
 
@@ -46,21 +47,31 @@ def build_nuclei_page(context: WebContext) -> None:
         path: str | None,
         example: str | None,
         mpp: float | None,
+        request: gr.Request,
         progress: Any = gr.Progress(),  # noqa: B008
     ) -> Iterator[Any]:
-        progress(0.02, desc="Reading the image")
-        slide = choose_slide(path, example, mpp, context.limits, examples)
-        progress(0.05, desc="Loading the network")
-        ready = network(nuclei_source(context.root))
-        # How many tiles there will be is the predictor's to know: the bar nears its end and never passes it.
-        found = find_nuclei(
-            slide, ready, lambda tiles: progress(0.1 + 0.75 * tiles / (tiles + 8), desc=f"{tiles} tiles done")
-        )
-        progress(0.9, desc="Drawing")
         with TemporaryDirectory(dir=context.scratch) as folder:
-            files = [str(file) for file in write_nuclei_files(found, Path(folder))]
-            shown = gr.update(value=files, visible=True)
-            yield status_html(nuclei_summary(found)), nuclei_view(found), counts_html(found), shown
+            with context.turns.of(request.session_hash) as check:
+
+                def say(share: float, text: str) -> None:
+                    check()
+                    progress(share, desc=text)
+
+                say(0.02, "Reading the image")
+                settings, chosen = context.settings, nuclei_source(context)
+                slide = choose_slide(path, example, mpp, context.limits, examples)
+                say(0.05, "Loading the network")
+                ready = network(chosen, settings.nuclei)
+                # How many tiles there will be is the predictor's to know: the bar nears its end and never passes it.
+                found = find_nuclei(
+                    slide, chosen, ready, settings, context.limits,
+                    lambda tiles: say(0.1 + 0.75 * tiles / (tiles + 8), f"{tiles} tiles done"),
+                )  # fmt: skip
+                say(0.9, "Drawing")
+                files = [str(file) for file in write_nuclei_files(found, Path(folder))]
+                shown = gr.update(value=files, visible=True)
+                answer = status_html(nuclei_summary(found)), nuclei_view(found), counts_html(found), shown
+            yield answer
 
     gr.Markdown(
         "# Nuclei\nNuclei of an H&E image with their classes, and how many lymphocytes are among them. For research, "
@@ -69,8 +80,9 @@ def build_nuclei_page(context: WebContext) -> None:
     note = gr.Markdown(elem_classes="dm-note")
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            choice = image_choice(context.limits, list(examples), mpp=TOY_NUCLEI_MPP)
+            choice = image_choice(context.limits, list(examples), mpp=context.settings.nuclei_images.declared_mpp)
             button = gr.Button("Find nuclei", variant="primary", elem_id="dm-run")
+            stop = gr.Button("Stop", elem_id="dm-stop")
             status = gr.HTML(
                 status_html("Upload an image or pick an example, then press the button."), elem_id="dm-status"
             )
@@ -85,8 +97,9 @@ def build_nuclei_page(context: WebContext) -> None:
                         label="Downloads", file_count="multiple", interactive=False, visible=False,
                         elem_id="dm-downloads",
                     )  # fmt: skip
-    button.click(
+    computing = button.click(
         run, choice.inputs, [status, view, counts, downloads],
         api_name="nuclei", show_progress_on=[status], **ONE_AT_A_TIME,
     )  # fmt: skip
-    gr.on(fn=lambda: said_of(nuclei_source(context.root)), outputs=note, api_visibility="private")
+    stops(stop, context, computing, status)
+    gr.on(fn=noted(lambda: said_of(nuclei_source(context))), outputs=note, api_visibility="private")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError
-from dermatome.slide import DECLARED_MPP, SUFFIXES
+from dermatome.settings import Settings, load_settings
+from dermatome.slide import SUFFIXES
 from dermatome.web.uploads import UploadLimits
 from dermatome.web.viewer import status_html
 
@@ -26,16 +29,64 @@ ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit
 _LOG = logging.getLogger(__name__)
 
 
+class Stopped(DermatomeError):
+    """A computation that the person it was for has ended."""
+
+
+class Turns:
+    """One computation at a time, each for one browser session, which may end it.
+
+    Gradio's queue has them wait for each other, too; but to it a cancelled one is over while its thread still works.
+    """
+
+    def __init__(self) -> None:
+        self._alone = threading.Lock()
+        self._stops: dict[str, threading.Event] = {}
+
+    @contextmanager
+    def of(self, session: str) -> Iterator[Callable[[], None]]:
+        """Waits for the computation before; the block is given a check, to be called now and then.
+
+        Raises:
+            Stopped: by the check, or while waiting, once :meth:`stop` was called for the session.
+        """
+        asked = self._stops[session] = threading.Event()
+
+        def check() -> None:
+            if asked.is_set():
+                raise Stopped("Stopped, as you asked: press the button to begin again.")
+
+        try:
+            while not self._alone.acquire(timeout=0.1):
+                check()
+            try:
+                yield check
+            finally:
+                self._alone.release()
+        finally:
+            # The session may have begun anew while this one was ending.
+            if self._stops.get(session) is asked:
+                del self._stops[session]
+
+    def stop(self, session: str) -> None:
+        """Has the session's computation, if one runs, end at its next check."""
+        asked = self._stops.get(session)
+        if asked is not None:
+            asked.set()
+
+
 @dataclass(frozen=True)
 class WebContext:
     """What the pages are given.
 
     Attributes:
-        root: whose champion and annotated slides they use.
+        root: whose settings, networks and annotated slides they use.
         compute: what networks run on.
         backend: what runs them, see :func:`dermatome.runner.prepare_runner`.
         limits: of uploads.
         scratch: a folder of this app alone, gone when it ends, in which results wait to be downloaded.
+        weights: of nuclei: a weights file, a training version or ``toy``; empty leaves the choice to the data root.
+        turns: of computations.
     """
 
     root: DataRoot
@@ -43,6 +94,17 @@ class WebContext:
     limits: UploadLimits
     scratch: Path
     backend: Backend = "auto"
+    weights: str = ""
+    turns: Turns = field(default_factory=Turns)
+
+    @property
+    def settings(self) -> Settings:
+        """The data root's settings as they are now.
+
+        Raises:
+            BadSetting: the settings file is wrong.
+        """
+        return load_settings(self.root.settings)
 
 
 @dataclass(frozen=True)
@@ -59,7 +121,7 @@ class ImageChoice:
         return [self.upload, self.example, self.mpp]
 
 
-def image_choice(limits: UploadLimits, examples: list[str], mpp: float = DECLARED_MPP) -> ImageChoice:
+def image_choice(limits: UploadLimits, examples: list[str], mpp: float) -> ImageChoice:
     """Upload, or pick an example; an upload comes first."""
     import gradio as gr
 
@@ -67,9 +129,25 @@ def image_choice(limits: UploadLimits, examples: list[str], mpp: float = DECLARE
     gr.Markdown(limits.in_words(), elem_classes="dm-note")
     example = gr.Dropdown(examples, value=examples[0], label="or an example", info="Used while no image is uploaded.")
     number = gr.Number(
-        mpp, label="Microns per pixel of the upload", minimum=0.05, maximum=10, info="Declared by you, not measured."
+        mpp,
+        label="Microns per pixel, if the file states none",
+        minimum=0.05,
+        maximum=10,
+        info="Declared by you, not measured. What a TIFF states itself comes first.",
     )
     return ImageChoice(upload, example, number)
+
+
+def noted(say: Callable[[], str]) -> Callable[[], str]:
+    """``say``, for a page's note on its networks; where they cannot be told, the sentence why."""
+
+    def guarded() -> str:
+        try:
+            return say()
+        except DermatomeError as error:
+            return f"**Networks.** {error}"
+
+    return guarded
 
 
 def told(blank: tuple[Any, ...]) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Iterator[Any]]]:

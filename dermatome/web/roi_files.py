@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dermatome.data_root import DataRoot
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.files import folders_in, local_copy, names_in, safe_id, write_whole
+from dermatome.files import folders_in, local_copy, names_in, read_bytes, safe_id, sha256_bytes, write_whole
 from dermatome.geometry import Size
 from dermatome.skin.rois import Roi, read_rois, rois_json, rois_of
 from dermatome.slide import SUFFIXES, RgbImage, Slide, read_slide
@@ -35,6 +35,7 @@ class OpenedSlide:
         size: of the slide itself, in whose pixels ROIs are.
         rois: that it has.
         annotated: whether it is an annotated slide of the data root, not an upload.
+        version: of its `rois.json`, see :func:`save_annotated`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class OpenedSlide:
     size: Size
     rois: tuple[Roi, ...]
     annotated: bool
+    version: str = ""
 
 
 def annotated_slides(root: DataRoot) -> list[str]:
@@ -64,10 +66,12 @@ def open_annotated(root: DataRoot, name: str) -> OpenedSlide:
     with local_copy(folder / images[0]) as path:
         opened = open_slide_for_rois(read_slide(path, name=name))
     rois: list[Roi] = []
+    # Taken first: what changes while the files are read counts as changed.
+    version = _version(folder)
     for file in sorted({ROI_FILE, QUPATH_FILE} & set(names_in(folder))):
         with local_copy(folder / file) as path:
             rois += read_rois(path)
-    return OpenedSlide(name, opened.image, opened.size, tuple(rois), annotated=True)
+    return OpenedSlide(name, opened.image, opened.size, tuple(rois), annotated=True, version=version)
 
 
 def open_slide_for_rois(slide: Slide) -> OpenedSlide:
@@ -137,11 +141,21 @@ def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
     return name, annotated, rois
 
 
-def save_annotated(root: DataRoot, name: str, rois: list[Roi]) -> AnyPath:
-    """Puts ROIs where `training_tiles` reads them, and returns that place.
+def save_annotated(root: DataRoot, name: str, rois: list[Roi], version: str) -> tuple[AnyPath, str]:
+    """Puts ROIs where `training_tiles` reads them.
+
+    Args:
+        root: the data root.
+        name: of the annotated slide.
+        rois: all that it is to have.
+        version: of the ROIs that these were made from: the sha256 of the file, empty where there was none.
+
+    Returns:
+        That place, and the version that lies there now.
 
     Raises:
-        BadAnnotation: the slide has ROIs from QuPath, beside which there may be no others.
+        BadAnnotation: somebody else has saved ROIs since, which these would erase; or the slide has ROIs from QuPath,
+            beside which there may be no others.
     """
     folder = root.annotations / safe_id(name, "The annotated slide")
     if QUPATH_FILE in names_in(folder):
@@ -149,7 +163,20 @@ def save_annotated(root: DataRoot, name: str, rois: list[Roi]) -> AnyPath:
             f"{name} has a {QUPATH_FILE} from QuPath, and a slide has one ROI file only: take that away, then save "
             "again; the file to download is complete."
         )
-    return write_whole(folder / ROI_FILE, rois_json(rois))
+    if _version(folder) != version:
+        raise BadAnnotation(
+            f"The ROIs of {name} were changed by somebody else since you opened it, and yours are not saved, as they "
+            "would erase those: download yours, press Open, and mark again what is missing."
+        )
+    data = rois_json(rois)
+    return write_whole(folder / ROI_FILE, data), sha256_bytes(data)
+
+
+def _version(folder: AnyPath) -> str:
+    try:
+        return sha256_bytes(read_bytes(folder / ROI_FILE))
+    except FileNotFoundError:
+        return ""
 
 
 def _images(folder: AnyPath) -> list[str]:

@@ -1,4 +1,4 @@
-"""The skin chain of one image: tissue → cells → layers, with the networks that are there, and what is shown of it."""
+"""The skin chain of one image: tissue → cells → layers, as the data root's settings say, and what is shown of it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermatome.classes import StainingPattern, TissueClass
-from dermatome.data_root import CHAMPION, DataRoot
+from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
 from dermatome.skin.networks import CellWeights, Champion
-from dermatome.stage_record import read_record
-from dermatome.web.uploads import Example
+from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
 
 if TYPE_CHECKING:
     from dermatome.compute import Backend, Compute
+    from dermatome.settings import Settings
     from dermatome.skin.cell_network import CellNetwork
     from dermatome.skin.cells import CellsResult
     from dermatome.skin.layers import LayersResult
-    from dermatome.skin.tissue import TissueNetwork, TissueResult
+    from dermatome.skin.tissue import TissueNetwork, TissueResult, TissueSettings
     from dermatome.slide import Slide
 
 Say = Callable[[float, str], None]
@@ -43,21 +43,36 @@ class SkinSource:
     Attributes:
         root: the data root.
         champion: for tissue; None where there is none.
-        cells: ``cyto2`` or ``toy``.
+        cells: for cells.
     """
 
     root: DataRoot
     champion: Champion | None
-    cells: str
+    cells: CellWeights
 
     @property
     def said(self) -> str:
         """Which networks they are, for people."""
         if self.champion is None:
             return f"**Networks.** {_NO_CHAMPION}"
-        toy = "a small network that has seen synthetic skin only, as cyto2 is not in the data root"
-        cells = "Cellpose's cyto2" if self.cells == "cyto2" else toy
-        return f"**Networks.** Tissue: the champion, {self.champion.version}. Cells: {cells}."
+        seen = ", which has seen synthetic skin only" if self.cells.weights == "toy" else ""
+        return f"**Networks.** {self.named}{seen}."
+
+    @property
+    def named(self) -> str:
+        """Their names and the beginnings of their sha256, for people."""
+        if self.champion is None:
+            return ""
+        if self.cells.root is not None:
+            cells = f"the champion {self.cells.weights}"
+        elif self.cells.weights == "toy":
+            cells = "the toy network"
+        else:
+            cells = Path(self.cells.weights).name
+        return (
+            f"Tissue: the champion {self.champion.version} (sha256 {self.champion.sha256[:12]}); "
+            f"cells: {cells} (sha256 {self.cells.sha256[:12]})"
+        )
 
 
 @dataclass(frozen=True)
@@ -78,24 +93,31 @@ class SkinFound:
     layers: LayersResult
 
 
-def skin_source(root: DataRoot) -> SkinSource:
-    """The champion of the data root, if any, and for cells ``cyto2`` where it lies there, else the toys' network."""
+def skin_source(root: DataRoot, cell_weights: str) -> SkinSource:
+    """The champions of the data root, if any.
+
+    Args:
+        root: the data root.
+        cell_weights: what the settings name for cells, which counts while they have no champion. The app fetches
+            nothing: where ``cyto2`` is not in the data root, the toys' network takes its place.
+
+    Raises:
+        BadWeights: there is no such file.
+    """
     from dermatome.skin import cyto2
 
-    record = read_record(root.record("tissue_champion", CHAMPION))
-    champion = None
-    if record is not None:
-        values = record.values
-        champion = Champion(root, str(values["version"]), str(values["weights_sha256"]), record.data_version)
-    models = root.path / "models"
-    there = (models / cyto2.NETWORK_FILE).is_file() and (models / cyto2.SIZE_FILE).is_file()
-    return SkinSource(root, champion, "cyto2" if there else "toy")
+    there = all((root.models / name).is_file() for name in (cyto2.NETWORK_FILE, cyto2.SIZE_FILE))
+    named = "toy" if cell_weights == "cyto2" and not there else cell_weights
+    return SkinSource(root, Champion.of(root), CellWeights.chosen(root, named))
 
 
-def load_skin_networks(source: SkinSource, compute: Compute, backend: Backend = "auto") -> SkinNetworks:
+def load_skin_networks(
+    source: SkinSource, settings: TissueSettings, compute: Compute, backend: Backend = "auto"
+) -> SkinNetworks:
     """Both networks, ready to run.
 
     Raises:
+        BadSetting: the backend is not to be had, or the number of views is none.
         MissingInput: there is no champion.
         BadWeights: the champion's file is not the one that was promoted, or a file is damaged.
     """
@@ -106,10 +128,8 @@ def load_skin_networks(source: SkinSource, compute: Compute, backend: Backend = 
         raise MissingInput(_NO_CHAMPION)
     remembered = remembered_backends(source.root)
     weights = source.champion.load(compute)
-    cells = CellWeights.of(source.cells, source.root.path / "models").load(
-        compute, backend=backend, remembered=remembered
-    )
-    return SkinNetworks(prepare_tissue(weights, compute, backend=backend, remembered=remembered), cells)
+    cells = source.cells.load(compute, backend=backend, remembered=remembered)
+    return SkinNetworks(prepare_tissue(weights, compute, settings, backend=backend, remembered=remembered), cells)
 
 
 def skin_examples() -> dict[str, Example]:
@@ -117,22 +137,34 @@ def skin_examples() -> dict[str, Example]:
     return {f"Synthetic skin, {pattern} staining": partial(_toy, pattern) for pattern in StainingPattern}
 
 
-def run_skin_chain(slide: Slide, networks: SkinNetworks, say: Say) -> SkinFound:
+def run_skin_chain(
+    slide: Slide, networks: SkinNetworks, settings: Settings, limits: UploadLimits, say: Say
+) -> SkinFound:
     """Tissue, cells and layers of a slide.
 
+    Args:
+        slide: the image.
+        networks: ready to run, with the same settings.
+        settings: of the data root.
+        limits: of what is computed.
+        say: what it raises stops the work.
+
     Raises:
+        BadImage: the slide has too many pixels at the network's scale.
         BadSetting: the slide's scale does not fit the network's.
     """
     from dermatome.skin.cells import segment_cells
     from dermatome.skin.layers import measure_layers
     from dermatome.skin.tissue import segment_tissue
 
+    check_work(slide, slide.size.scaled(slide.mpp / networks.tissue.weights.card.mpp), limits)
     say(0.1, "Tissue")
-    tissue = segment_tissue(slide, networks.tissue, progress=lambda text: say(0.25, text))
+    tissue = segment_tissue(slide, networks.tissue, settings.tissue, lambda text: say(0.25, text))
     say(0.4, "Cells")
-    cells = segment_cells(slide, tissue.mask, networks.cells, progress=lambda text: say(0.55, text))
-    say(0.8, "Layers")
-    layers = measure_layers(slide, tissue.mask, cells.instances.whole(), cells.table)
+    cells = segment_cells(slide, tissue.mask, networks.cells, settings.cells, lambda text: say(0.55, text))
+    layers = measure_layers(
+        slide, tissue.mask, cells.instances.whole(), cells.table, settings.layers, lambda: say(0.8, "Layers")
+    )
     return SkinFound(slide, tissue, cells, layers)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from dermatome.errors import BadImage, MissingInput
+from dermatome.geometry import Size
 from dermatome.slide import FORMATS, SUFFIXES, Slide, read_slide
 
 MIB = 1 << 20
@@ -26,11 +27,14 @@ class UploadLimits:
         max_file_bytes: of the file.
         max_side_px: of the image.
         max_area_px: of the image; a 3,000 px core of HPA has 9 million.
+        max_network_px: of the image once it is enlarged to the scale of a network, which is what takes the time; a
+            whole upload at half the network's resolution is just let through.
     """
 
     max_file_bytes: int = 64 * MIB
     max_side_px: int = 8_000
     max_area_px: int = 16_000_000
+    max_network_px: int = 64_000_000
 
     def in_words(self) -> str:
         """The limits, for people."""
@@ -43,6 +47,11 @@ class UploadLimits:
 
 def read_upload(path: Path, mpp: float, limits: UploadLimits) -> Slide:
     """Reads an uploaded image, whose size is looked at before anything is decoded.
+
+    Args:
+        path: of the upload.
+        mpp: microns per pixel where the file itself states none.
+        limits: of uploads.
 
     Raises:
         BadImage: another kind of file, too large, or damaged.
@@ -58,7 +67,7 @@ def read_upload(path: Path, mpp: float, limits: UploadLimits) -> Slide:
             "smaller region, or use the command line."
         )
     _check_area(path, name, limits)
-    slide = read_slide(path, declared_mpp=mpp, max_side_px=limits.max_side_px, name=name)
+    slide = read_slide(path, declared_mpp=mpp, max_side_px=limits.max_side_px, name=name, stated=True)
     if slide.size.area_px > limits.max_area_px:
         raise _too_many(name, slide.size.width_px, slide.size.height_px, limits)
     return slide
@@ -72,7 +81,7 @@ def choose_slide(
     Args:
         path: of the upload; None without one.
         example: its name.
-        mpp: declared for an upload; examples know theirs.
+        mpp: declared for an upload that states none; examples know theirs.
         limits: of uploads.
         examples: that may be chosen, by name.
 
@@ -86,6 +95,25 @@ def choose_slide(
     if example is None or example not in examples:
         raise MissingInput("There is no image yet: upload one, or pick an example.")
     return examples[example]()
+
+
+def check_work(slide: Slide, seen: Size, limits: UploadLimits) -> None:
+    """Refuses an image that becomes too large at a network's scale.
+
+    Args:
+        slide: the image.
+        seen: its size as the network sees it.
+        limits: of uploads.
+
+    Raises:
+        BadImage: it has too many pixels there.
+    """
+    if seen.area_px > limits.max_network_px:
+        raise BadImage(
+            f"{slide.name} has {slide.mpp:g} µm per pixel, and enlarged to what the network was trained on it would "
+            f"have {seen.area_px / 1e6:,.0f} million pixels, over the limit of {limits.max_network_px // 1_000_000} "
+            "million: upload a smaller region, correct the microns per pixel, or use the command line."
+        )
 
 
 def shown_name(path: Path) -> str:

@@ -89,6 +89,16 @@ def page(browser, address):
     assert not elsewhere, "the app asks other hosts"
 
 
+@pytest.fixture
+def other(browser, address):
+    """Another person's page."""
+    context = browser.new_context(base_url=address)
+    opened = context.new_page()
+    opened.set_default_timeout(120_000)
+    yield opened
+    context.close()
+
+
 def png(seed: int, side: int = 256) -> bytes:
     buffer = BytesIO()
     Image.fromarray(toy_nuclei(seed, Size(side, side)).slide.whole()).save(buffer, format="PNG")
@@ -153,6 +163,56 @@ def test_rois_are_marked_with_the_keyboard_and_saved_where_training_tiles_reads_
     rois = {roi.name: roi for roi in read_rois(root.path / "annotations" / "slide-1" / "rois.json")}
     assert set(rois) == {"all", "r2"}
     assert (rois["r2"].box.left_px, rois["r2"].box.size, rois["r2"].divide) == (35, Size(35, 35), 2)
+
+
+def test_two_who_mark_one_slide_do_not_erase_each_other_and_one_may_save_twice(page, other, root):
+    def save(opened, name: str, says: str):
+        opened.fill("input[name=name]", name)
+        opened.get_by_role("button", name="Add ROI").click()
+        opened.click("#dm-save")
+        opened.locator("#dm-roi-status").get_by_text(says).wait_for()
+
+    for opened in (page, other):
+        opened.goto("/rois")
+        opened.wait_for_function("[...document.querySelectorAll('input')].some((field) => field.value === 'slide-1')")
+        opened.click("#dm-open")
+        opened.locator(".dm-box").wait_for()
+    before = len(read_rois(root.path / "annotations" / "slide-1" / "rois.json"))
+    save(page, "first", f"ROIs: {before + 1}")
+    save(page, "again", f"ROIs: {before + 2}")
+    save(other, "other", "changed by somebody else")
+    names = [roi.name for roi in read_rois(root.path / "annotations" / "slide-1" / "rois.json")]
+    assert names[-2:] == ["first", "again"]
+
+
+@pytest.mark.parametrize("how", ["stop", "leave"])
+def test_what_is_stopped_or_left_ends_and_the_next_one_gets_its_turn(page, other, monkeypatch, how):
+    ended = threading.Event()
+
+    def endless(slide, source, network, settings, limits, on_tiles):
+        try:
+            while True:
+                on_tiles(1)
+                time.sleep(0.05)
+        finally:
+            ended.set()
+
+    other.goto("/")
+    other.locator("#dm-run").wait_for()
+    with monkeypatch.context() as patch:
+        patch.setattr("dermatome.web.nuclei_page.find_nuclei", endless)
+        other.click("#dm-run")
+        other.get_by_text("1 tiles done").first.wait_for()
+    if how == "stop":
+        other.click("#dm-stop")
+        other.locator("#dm-status").get_by_text("Stopped").wait_for()
+    else:
+        other.context.close()
+    assert ended.wait(30), "it is computed for nobody"
+    page.goto("/")
+    page.locator("#dm-run").wait_for()
+    page.click("#dm-run")
+    page.locator("#dm-status").get_by_text("found by the toy network").wait_for()
 
 
 def test_nothing_is_wider_than_a_phone(page):

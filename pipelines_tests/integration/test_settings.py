@@ -13,12 +13,13 @@ from dermatome.compute import Compute
 from dermatome.data_root import CHAMPION, DataRoot
 from dermatome.engine.local import LocalEngine
 from dermatome.errors import BadSetting, BadWeights, FetchFailed, MissingInput
+from dermatome.settings import Settings, load_settings
 from dermatome.skin import cyto2
 from dermatome.skin.cell_network import TOY_WEIGHTS
 from dermatome.stage_record import StageRecord, write_record
 from orchestration.definitions import build_defs
 from resources import CellSegmenterResource, HpaResource, SlideEngineResource, TissueSegmenterResource, hpa
-from resources.settings import Settings, SettingsResource, load_settings
+from resources.settings import SettingsResource
 
 CPU = Compute("cpu", "fp32", 1, "CPU")
 

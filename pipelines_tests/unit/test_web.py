@@ -2,32 +2,22 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from dermatome.compute import choose_compute
 from dermatome.data_root import DataRoot
 from dermatome.demo.cohort import write_annotations
 from dermatome.errors import BadAnnotation, BadImage, DermatomeError, MissingInput, StorageFailed
-from dermatome.geometry import Box
-from dermatome.skin.cell_network import load_cell_network
+from dermatome.files import names_in, remove
+from dermatome.geometry import Box, Size
 from dermatome.skin.rois import Roi, read_rois, rois_json
 from dermatome.toy import toy_slide
 from dermatome.web.page import told
 from dermatome.web.roi_files import annotated_slides, editor_html, open_annotated, rois_from_editor, save_annotated
-from dermatome.web.skin_chain import (
-    SkinNetworks,
-    load_skin_networks,
-    run_skin_chain,
-    skin_source,
-    skin_summary,
-    skin_view,
-    write_skin_files,
-)
-from dermatome.web.uploads import UploadLimits, choose_slide, read_upload
+from dermatome.web.uploads import UploadLimits, check_work, choose_slide, read_upload
 from dermatome.web.viewer import Layer, viewer_html
 
 SMALL = UploadLimits(max_file_bytes=100_000, max_side_px=300, max_area_px=40_000)
@@ -60,6 +50,19 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
     with pytest.raises(BadImage, match="30,000×30,000 px, over the limit"):
         read_upload(tmp_path / "bomb.png", 0.5, UploadLimits())
+
+
+@pytest.mark.parametrize(("stated", "mpp"), [({"PhysicalSizeX": 0.5}, 0.5), ({}, 0.25)])
+def test_the_scale_that_a_file_states_comes_before_the_declared_one(tmp_path, stated, mpp):
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((32, 32, 3), np.uint8), metadata={"axes": "YXS"} | stated)
+    assert read_upload(tmp_path / "a.ome.tif", 0.25, SMALL).mpp == mpp
+
+
+def test_what_becomes_too_large_for_the_network_is_refused_with_what_to_do():
+    slide = toy_slide(1, size_px=64).slide
+    check_work(slide, Size(8_000, 8_000), UploadLimits())
+    with pytest.raises(BadImage, match=r"toy.* 256 million pixels, over the limit of 64 million: upload a smaller"):
+        check_work(slide, Size(16_000, 16_000), UploadLimits())
 
 
 def test_other_files_are_refused_in_words(tmp_path):
@@ -104,31 +107,6 @@ def test_an_error_is_a_sentence_and_a_defect_is_not_shown():
     assert "secret" not in last[0]
 
 
-# --- the skin chain
-
-
-def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch):
-    toy = toy_slide(40, size_px=400)
-    known = SimpleNamespace(mask=toy.mask, crop=Box.whole(toy.slide.size), epidermis_share=0.3)
-    monkeypatch.setattr("dermatome.skin.tissue.segment_tissue", lambda slide, network, progress: known)
-    cells = load_cell_network("toy", choose_compute("cpu", "fp32", 1), backend="torch")
-    told_shares = []
-    found = run_skin_chain(toy.slide, SkinNetworks(None, cells), lambda share, text: told_shares.append(share))
-    assert "layers of" in skin_summary(found)
-    assert told_shares == sorted(told_shares)
-    assert skin_view(found).count("<img") == 4
-    files = {path.name.split("_", 1)[1]: path for path in write_skin_files(found, tmp_path)}
-    assert len(json.loads(files["cells.geojson"].read_text())["features"]) == len(found.cells.table) > 10
-    assert files["layers.csv"].read_text().startswith("layer,")
-
-
-def test_without_a_champion_the_page_says_how_to_get_one(tmp_path):
-    source = skin_source(DataRoot.at(str(tmp_path)))
-    assert "materialize tissue_champion" in source.said
-    with pytest.raises(MissingInput, match="no champion"):
-        load_skin_networks(source, choose_compute("cpu", "fp32", 1))
-
-
 # --- ROIs
 
 
@@ -152,8 +130,21 @@ def test_rois_are_opened_and_saved_as_training_tiles_reads_them(root, tmp_path):
     assert 'data-width="96"' in editor_html(opened)
     name, annotated, rois = rois_from_editor(sent(), root)
     assert annotated
-    save_annotated(root, name, rois)
-    assert open_annotated(root, "one").rois == (Roi("r1", Box(8, 4, 72, 68), 2),)
+    _, version = save_annotated(root, name, rois, opened.version)
+    again = open_annotated(root, "one")
+    assert again.rois == (Roi("r1", Box(8, 4, 72, 68), 2),)
+    assert again.version == version, "who saved cannot save again"
+
+
+def test_of_two_who_mark_one_slide_neither_erases_what_the_other_saved(root):
+    first, second = open_annotated(root, "one"), open_annotated(root, "one")
+    path, _ = save_annotated(root, "one", [Roi("a", Box(0, 0, 8, 8))], first.version)
+    with pytest.raises(BadAnnotation, match="changed by somebody else since you opened it"):
+        save_annotated(root, "one", [Roi("b", Box(0, 0, 8, 8))], second.version)
+    assert [roi.name for roi in open_annotated(root, "one").rois] == ["a"]
+    remove(path)
+    save_annotated(root, "one", [Roi("b", Box(0, 0, 8, 8))], open_annotated(root, "one").version)
+    assert not [name for name in names_in(path.parent) if "lock" in name]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +176,7 @@ def test_beside_rois_of_qupath_no_others_are_saved(tmp_path):
     (tmp_path / "annotations" / "one").mkdir(parents=True)
     (tmp_path / "annotations" / "one" / "rois.geojson").write_text("[]")
     with pytest.raises(BadAnnotation, match="one ROI file only"):
-        save_annotated(root, "one", [Roi("r1", Box(0, 0, 8, 8))])
+        save_annotated(root, "one", [Roi("r1", Box(0, 0, 8, 8))], "")
 
 
 def test_our_roi_file_is_read_back(tmp_path):

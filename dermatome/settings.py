@@ -1,0 +1,128 @@
+"""All settings in one place: defaults in code, changes in `settings.toml` of the data root.
+
+The platform and the web app read it alike.
+"""
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from dermatome.compute import ComputeSettings
+from dermatome.engine.work import WorkerOptions
+from dermatome.errors import BadSetting
+from dermatome.files import read_bytes
+from dermatome.hpa.settings import HpaSettings
+from dermatome.nuclei.patches import PatchSettings
+from dermatome.nuclei.predict import NucleusSettings
+from dermatome.nuclei.til import TilSettings
+from dermatome.skin.cells import CellSettings
+from dermatome.skin.layers import LayerSettings
+from dermatome.skin.promotion import PromotionSettings
+from dermatome.skin.tissue import TissueSettings
+from dermatome.slide import DECLARED_MPP, MAX_SIDE_PX
+
+if TYPE_CHECKING:
+    from dermatome.files import AnyPath
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How image files are read.
+
+    Attributes:
+        declared_mpp: microns per pixel; HPA gives none, and a 1 mm core spans about 2,000 of an image's 3,000 px.
+        max_side_px: images wider or higher than this are refused.
+        tissue: which tissue's images are taken from HPA's pages.
+    """
+
+    declared_mpp: float = DECLARED_MPP
+    max_side_px: int = MAX_SIDE_PX
+    tissue: str = "Skin"
+
+
+@dataclass(frozen=True)
+class NucleiImageSettings:
+    """How H&E slides are read.
+
+    Attributes:
+        declared_mpp: microns per pixel of files that state no scale.
+        max_side_px: images wider or higher than this are refused; TIFFs and vendors' files that are read in parts may
+            be larger.
+    """
+
+    declared_mpp: float = 0.25
+    max_side_px: int = MAX_SIDE_PX
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How many slides are worked on at once; nothing here changes a number.
+
+    Attributes:
+        kind: ``local``: this machine; ``ray``: a Ray cluster.
+        workers: on this machine, processes: 0 takes one for each GPU, or one, in the run's own process, where there is
+            none. On Ray, actors: 0 takes what the cluster has room for.
+        phases: of each worker.
+        ray_address: of the cluster; None takes the one this machine is in, or starts one on this machine.
+    """
+
+    kind: Literal["local", "ray"] = "local"
+    workers: int = 0
+    phases: WorkerOptions = field(default_factory=WorkerOptions)
+    ray_address: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every section of the settings file."""
+
+    images: ImageSettings = field(default_factory=ImageSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    hpa: HpaSettings = field(default_factory=HpaSettings)
+    tissue: TissueSettings = field(default_factory=TissueSettings)
+    cells: CellSettings = field(default_factory=CellSettings)
+    layers: LayerSettings = field(default_factory=LayerSettings)
+    promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    nuclei_images: NucleiImageSettings = field(default_factory=NucleiImageSettings)
+    nuclei_patches: PatchSettings = field(default_factory=PatchSettings)
+    nuclei: NucleusSettings = field(default_factory=NucleusSettings)
+    til: TilSettings = field(default_factory=TilSettings)
+    cell_weights: str = "cyto2"
+    nuclei_weights: str = ""
+    nuclei_opacity: float = 0.45
+
+
+def load_settings(path: "AnyPath") -> Settings:
+    """The defaults, changed by the TOML file at ``path`` if it is there.
+
+    Raises:
+        BadSetting: it is not TOML, or names a setting that does not exist, or gives one of the wrong type.
+    """
+    try:
+        found = tomllib.loads(read_bytes(path).decode())
+    except FileNotFoundError:
+        return Settings()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{path} is not a TOML file ({error}): mend that line.") from error
+    _refuse_unknown(found, Settings, path, ())
+    try:
+        return TypeAdapter(Settings).validate_python(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise BadSetting(f"The setting {name} in {path} is wrong: {first['msg']}.") from error
+
+
+def _refuse_unknown(found: dict[str, Any], kind: Any, path: "AnyPath", within: tuple[str, ...]) -> None:
+    known = typing.get_type_hints(kind)
+    for name, value in found.items():
+        if name not in known:
+            full = ".".join((*within, name))
+            raise BadSetting(f"{path} has a setting {full!r} that does not exist: use one of {', '.join(known)}.")
+        if dataclasses.is_dataclass(known[name]) and isinstance(value, dict):
+            _refuse_unknown(value, known[name], path, (*within, name))

@@ -1,0 +1,195 @@
+"""The web app without a browser: whose turn it is, which networks and settings are used, what is found."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from dermatome.compute import choose_compute
+from dermatome.data_root import CHAMPION, DataRoot
+from dermatome.errors import BadImage, BadWeights, MissingInput
+from dermatome.files import sha256_bytes
+from dermatome.geometry import Box, Size
+from dermatome.settings import Settings
+from dermatome.skin.cell_network import load_cell_network
+from dermatome.skin.layers import LayerSettings
+from dermatome.skin.tissue import TissueSettings
+from dermatome.stage_record import StageRecord, write_record
+from dermatome.toy import toy_slide
+from dermatome.toy_nuclei import toy_nuclei
+from dermatome.web.nuclei_chain import (
+    counts_html,
+    find_nuclei,
+    load_nuclei_network,
+    name_of,
+    nuclei_source,
+    nuclei_summary,
+    said_of,
+)
+from dermatome.web.page import Stopped, Turns, WebContext, noted
+from dermatome.web.skin_chain import (
+    SkinNetworks,
+    load_skin_networks,
+    run_skin_chain,
+    skin_source,
+    skin_summary,
+    skin_view,
+    write_skin_files,
+)
+from dermatome.web.uploads import UploadLimits
+
+LIMITS = UploadLimits()
+
+
+def record_of(asset, partition, values):
+    return StageRecord(
+        asset=asset, partition=partition, fingerprint="", code_version="1", inputs={}, settings={}, outcome="made",
+        data_version="1", values=values,
+    )  # fmt: skip
+
+
+# --- whose turn it is
+
+
+def test_a_session_ends_its_own_computation_and_no_other():
+    turns, ended = Turns(), []
+
+    def compute(session, started):
+        try:
+            with turns.of(session) as check:
+                started.set()
+                for _ in range(500):
+                    check()
+                    time.sleep(0.01)
+        except Stopped:
+            ended.append(session)
+
+    def begin(session, started):
+        thread = threading.Thread(target=compute, args=(session, started))
+        thread.start()
+        return thread
+
+    one, other = threading.Event(), threading.Event()
+    first = begin("one", one)
+    assert one.wait(5)
+    second = begin("other", other)
+    turns.stop("nobody")
+    assert not other.wait(0.2), "two compute at once"
+    turns.stop("one")
+    first.join(5)
+    assert other.wait(5), "the next one never got its turn"
+    turns.stop("other")
+    second.join(5)
+    assert ended == ["one", "other"]
+
+
+def test_who_waits_may_stop_too():
+    turns = Turns()
+    with turns.of("one"), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: turns.of("other").__enter__())
+        while "other" not in turns._stops:
+            time.sleep(0.01)
+        turns.stop("other")
+        with pytest.raises(Stopped):
+            waiting.result(5)
+
+
+# --- nuclei
+
+
+def context_of(tmp_path, settings="", weights=""):
+    (tmp_path / "settings.toml").write_text(settings)
+    root = DataRoot.at(str(tmp_path))
+    return WebContext(root, choose_compute("cpu", "fp32", 1), LIMITS, tmp_path, weights=weights)
+
+
+def test_the_network_is_that_of_the_command_line_else_the_settings_else_the_newest_else_the_toy(tmp_path):
+    for name in ("mine", "given"):
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+    named, given = f'nuclei_weights = "{tmp_path}/mine.safetensors"', str(tmp_path / "given.safetensors")
+    name = name_of(nuclei_source(context_of(tmp_path, named, given)))
+    assert name == f"the weights file given.safetensors (sha256 {sha256_bytes(b'given')[:12]})"
+    assert name_of(nuclei_source(context_of(tmp_path, named))).startswith("the weights file mine.safetensors (sha256 ")
+    assert nuclei_source(context_of(tmp_path)).weights == "toy"
+    assert "synthetic nuclei only" in said_of(nuclei_source(context_of(tmp_path)))
+    values = {"weights_sha256": "5" * 64}
+    write_record(tmp_path / "nuclei_weights" / "n001" / "record.parquet", record_of("nuclei_weights", "n001", values))
+    assert name_of(nuclei_source(context_of(tmp_path))) == "the training version n001 (sha256 555555555555)"
+    with pytest.raises(BadWeights, match="named 'n002'"):
+        nuclei_source(context_of(tmp_path, 'nuclei_weights = "n002"'))
+
+
+def test_a_note_that_cannot_be_told_says_why(tmp_path):
+    context = context_of(tmp_path, 'nuclei_weights = "n002"')
+    assert "no weights of nuclei named 'n002'" in noted(lambda: said_of(nuclei_source(context)))()
+
+
+def test_settings_of_the_data_root_decide_what_is_found(tmp_path):
+    def found(settings):
+        context = context_of(tmp_path, settings)
+        source, now = nuclei_source(context), context.settings
+        network = load_nuclei_network(source, now.nuclei, context.compute, "torch")
+        slide = toy_nuclei(11, Size(128, 128)).slide
+        return find_nuclei(slide, source, network, now, context.limits, lambda tiles: None)
+
+    plain = found("")
+    assert "found by the toy network (sha256 " in nuclei_summary(plain)
+    strict = found("[nuclei.instances]\nmin_area_um2 = 40.0\n[til]\nnear_um = 35.0")
+    assert 0 < len(strict.nuclei.table) < len(plain.nuclei.table)
+    assert strict.nuclei.table["area_um2"].min() >= 40
+    assert "within 35 µm" in counts_html(strict)
+
+
+def test_a_slide_too_large_at_the_networks_scale_is_not_begun(tmp_path):
+    network = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=0.25)))
+    slide = replace(toy_nuclei(11, Size(128, 128)).slide, mpp=1.0)
+    with pytest.raises(BadImage, match="over the limit of 0 million"):
+        find_nuclei(slide, None, network, None, UploadLimits(max_network_px=200_000), lambda tiles: None)
+
+
+# --- the skin chain
+
+
+def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch):
+    toy = toy_slide(40, size_px=400)
+    known = SimpleNamespace(mask=toy.mask, crop=Box.whole(toy.slide.size), epidermis_share=0.3)
+    monkeypatch.setattr("dermatome.skin.tissue.segment_tissue", lambda slide, network, settings, progress: known)
+    cells = load_cell_network("toy", choose_compute("cpu", "fp32", 1), backend="torch")
+    told_shares = []
+    settings = Settings(layers=LayerSettings(layer_um=11.0))
+    tissue = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=1.0)))
+    found = run_skin_chain(
+        toy.slide, SkinNetworks(tissue, cells), settings, UploadLimits(), lambda share, text: told_shares.append(share)
+    )
+    assert found.layers.layer_um == 11.0, "the settings of layers are not used"
+    assert "layers of" in skin_summary(found)
+    assert told_shares == sorted(told_shares)
+    assert skin_view(found).count("<img") == 4
+    files = {path.name.split("_", 1)[1]: path for path in write_skin_files(found, tmp_path)}
+    assert len(json.loads(files["cells.geojson"].read_text())["features"]) == len(found.cells.table) > 10
+    assert files["layers.csv"].read_text().startswith("layer,")
+
+
+def test_without_a_champion_the_page_says_how_to_get_one(tmp_path):
+    source = skin_source(DataRoot.at(str(tmp_path)), "cyto2")
+    assert "materialize tissue_champion" in source.said
+    with pytest.raises(MissingInput, match="no champion"):
+        load_skin_networks(source, TissueSettings(), choose_compute("cpu", "fp32", 1))
+
+
+def test_the_skin_page_names_its_networks_which_the_settings_and_the_champions_choose(tmp_path):
+    root = DataRoot.at(str(tmp_path))
+    values = {"version": "v007", "weights_sha256": "7" * 64}
+    write_record(root.record("tissue_champion", CHAMPION), record_of("tissue_champion", CHAMPION, values))
+    (tmp_path / "mine.safetensors").write_bytes(b"mine")
+    toy = skin_source(root, "cyto2").said
+    assert "the champion v007 (sha256 777777777777); cells: the toy network (sha256 " in toy
+    assert "synthetic skin only" in toy
+    assert "cells: mine.safetensors (sha256 " in skin_source(root, str(tmp_path / "mine.safetensors")).said
+    values = {"version": "c003", "weights_sha256": "3" * 64}
+    write_record(root.record("cell_champion", CHAMPION), record_of("cell_champion", CHAMPION, values))
+    assert skin_source(root, "cyto2").said.endswith("cells: the champion c003 (sha256 333333333333).")
