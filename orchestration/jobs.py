@@ -13,6 +13,7 @@ from assets.partitions import BY_INFER, BY_INFER_NUCLEI, GENES, NUCLEI_SLIDES, R
 from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput
 from orchestration.requests import (
+    NUCLEI_PER_SLIDE,
     at_most,
     due_slides,
     is_busy,
@@ -112,7 +113,13 @@ def request_missing(context: dg.OpExecutionContext, config: Inference, paths: Pa
 def request_missing_nuclei(context: dg.OpExecutionContext, config: Inference, paths: PathsResource) -> None:
     """The same of nuclei."""
     root = paths.data_root
-    _request(context, config, root, nuclei_stages_possible(root), NUCLEI_SLIDES, BY_INFER_NUCLEI)
+    stages = nuclei_stages_possible(root)
+    if stages != NUCLEI_PER_SLIDE:
+        context.log.warning(
+            "There is no network of nuclei yet, or not the one that settings.toml names, so nuclei are not looked for: "
+            "materialize nuclei_weights for a version, or correct nuclei_weights in settings.toml."
+        )
+    _request(context, config, root, stages, NUCLEI_SLIDES, BY_INFER_NUCLEI)
 
 
 def _request(

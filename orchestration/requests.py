@@ -12,10 +12,10 @@ from dermatome.data_root import DataRoot
 from dermatome.errors import BadWeights, MissingInput
 from dermatome.files import safe_id
 from dermatome.nuclei.networks import NucleusWeights
+from dermatome.settings import load_settings
 from dermatome.slide_register import read_sources, write_sources
 from dermatome.slide_source import SlideSource
 from dermatome.stage_record import Failure, read_failures
-from resources import load_settings
 
 PER_SLIDE = ("slide_images", "epidermis_masks", "cell_masks", "epidermis_layers")
 NUCLEI_PER_SLIDE = ("nuclei_slides", "nucleus_maps", "til_scores")

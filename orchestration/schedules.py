@@ -3,9 +3,7 @@
 import dagster as dg
 
 from assets.partitions import GENES
-from dermatome.errors import BadWeights, MissingInput
 from orchestration.jobs import fetch_hpa_pages, infer, infer_nuclei
-from resources import NucleusSegmenterResource, PathsResource
 
 # As `hpa_images` takes this many genes a run.
 _GENES_A_RUN = 500
@@ -42,16 +40,12 @@ backfill_new_slides = dg.ScheduleDefinition(
 )
 
 
-@dg.schedule(job=infer_nuclei, cron_schedule=_EACH_NIGHT, description="Nightly: the same for slides of nuclei.")
-def backfill_new_nuclei(
-    context: dg.ScheduleEvaluationContext, paths: PathsResource, nucleus_segmenter: NucleusSegmenterResource
-) -> dg.RunRequest | dg.SkipReason:
-    """One run of `infer_nuclei`, where there is a network to find nuclei with."""
-    try:
-        nucleus_segmenter.weights(paths.data_root)
-    except (MissingInput, BadWeights) as error:
-        return dg.SkipReason(f"Nothing is asked for: {error}")
-    return dg.RunRequest(run_config={"ops": {"request_missing_nuclei": {"config": {"spare_failed": True}}}})
-
+backfill_new_nuclei = dg.ScheduleDefinition(
+    name="backfill_new_nuclei",
+    job=infer_nuclei,
+    cron_schedule=_EACH_NIGHT,
+    run_config={"ops": {"request_missing_nuclei": {"config": {"spare_failed": True}}}},
+    description="Nightly: the same for slides of nuclei.",
+)
 
 SCHEDULES = [refresh_hpa, backfill_new_slides, backfill_new_nuclei]

@@ -9,7 +9,7 @@ from dermatome.stage_record import write_failure
 from orchestration import arrivals, schedules, sensors_nuclei
 from orchestration.definitions import build_defs
 from orchestration.requests import NUCLEI_PER_SLIDE
-from resources import NucleusSegmenterResource, PathsResource, SettingsResource
+from resources import PathsResource
 
 
 @pytest.fixture
@@ -43,17 +43,6 @@ def slides_of(subset):
     }
 
 
-def night(root, instance):
-    """What the nightly schedule does."""
-    settings = SettingsResource(path=str(root.settings))
-    resources = {
-        "paths": PathsResource(root=str(root.path)),
-        "nucleus_segmenter": NucleusSegmenterResource(settings=settings),
-    }
-    with dg.build_schedule_context(instance=instance, resources=resources) as context:
-        return schedules.backfill_new_nuclei(context)
-
-
 def test_what_is_missing_or_failed_is_asked_for_at_every_stage(root, instance):
     root.settings.write_text('nuclei_weights = "toy"\n')
     instance.add_dynamic_partitions(NUCLEI_SLIDES.name, ["made", "broken", "new"])
@@ -76,15 +65,19 @@ def test_by_night_what_failed_waits_for_its_turn(root, instance):
     root.settings.write_text('nuclei_weights = "toy"\n')
     instance.add_dynamic_partitions(NUCLEI_SLIDES.name, ["broken", "new"])
     failed(root, "nuclei_slides", "broken")
-    asked, _ = infer(root, instance, **night(root, instance).run_config["ops"]["request_missing_nuclei"]["config"])
+    by_night = schedules.backfill_new_nuclei.evaluate_tick(dg.build_schedule_context(instance=instance))
+    (request,) = by_night.run_requests
+    asked, _ = infer(root, instance, **request.run_config["ops"]["request_missing_nuclei"]["config"])
     assert asked == {stage: ["new"] for stage in NUCLEI_PER_SLIDE}
 
 
-@pytest.mark.parametrize(("named", "why"), [("", "no network of nuclei yet"), ("n007", "no weights of nuclei named")])
-def test_without_a_network_the_night_says_why_it_asks_for_nothing(root, instance, named, why):
+@pytest.mark.parametrize("named", ["", "n007"])
+def test_without_a_network_only_slides_are_asked_for_and_the_log_says_why(root, instance, named, capfd):
     root.settings.write_text(f'nuclei_weights = "{named}"\n')
-    skipped = night(root, instance)
-    assert why in skipped.skip_message
+    instance.add_dynamic_partitions(NUCLEI_SLIDES.name, ["new"])
+    asked, _ = infer(root, instance)
+    assert asked == {"nuclei_slides": ["new"]}
+    assert "nuclei are not looked for" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("network", "stages"), [("toy", NUCLEI_PER_SLIDE), ("", NUCLEI_PER_SLIDE[:1])])
