@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dermatome.data_root import RECORD_FILE, DataRoot
-from dermatome.errors import MissingInput, StorageFailed
+from dermatome.errors import FetchFailed, MissingInput, StorageFailed
 from dermatome.files import read_all, read_bytes, remove, write_whole
 
 if TYPE_CHECKING:
@@ -203,7 +203,10 @@ def _not_made(asset: str, partition: str) -> str:
 
 @dataclass(frozen=True)
 class Failure:
-    """That a partition failed: when last, and how many times since it was made last."""
+    """That a partition failed: when last, and how many times since it was made last.
+
+    What a network or disk caused says nothing of the partition and is not counted; but the first failure always is.
+    """
 
     failed_at: datetime
     tries: int
@@ -213,7 +216,8 @@ def write_failure(path: AnyPath, *, asset: str, partition: str, error: str, kind
     """Writes why a partition failed, once more; :func:`clear_failure` takes it back."""
     row = {"asset": asset, "partition": partition, "error": error, "kind": kind, "run_id": run_id}
     (before,) = read_all([path])
-    tries = 1 + (_failure(before).tries if before is not None else 0)
+    own = kind not in (FetchFailed.__name__, StorageFailed.__name__)
+    tries = _failure(before).tries + own if before is not None else 1
     write_table(path, pa.Table.from_pylist([row | {"failed_at": datetime.now(UTC), "tries": tries}]))
 
 

@@ -10,8 +10,8 @@ from orchestration import requests
 from orchestration.requests import due_slides, with_gaps_filled
 
 
-def fail(root: DataRoot, stage: str, slide: str) -> None:
-    write_failure(root.failure(stage, slide), asset=stage, partition=slide, error="No.", kind="BadImage", run_id="r")
+def fail(root: DataRoot, stage: str, slide: str, kind: str = "BadImage") -> None:
+    write_failure(root.failure(stage, slide), asset=stage, partition=slide, error="No.", kind=kind, run_id="r")
 
 
 def test_slides_that_keep_failing_are_tried_ever_more_seldom(tmp_path) -> None:
@@ -40,6 +40,13 @@ def test_slides_that_keep_failing_are_tried_ever_more_seldom(tmp_path) -> None:
     assert read_failures(root, "slide_images")["thrice"].tries == 1
     root.failure("slide_images", "thrice").write_bytes(b"damaged")
     assert "thrice" in due(0)["slide_images"], "nobody knows when it failed"
+
+
+def test_nights_without_a_network_make_nobody_wait_for_weeks(tmp_path) -> None:
+    root = DataRoot(tmp_path)
+    for kind in ("FetchFailed", "StorageFailed", "FetchFailed", "BadImage", "FetchFailed"):
+        fail(root, "slide_images", "s1", kind)
+    assert read_failures(root, "slide_images")["s1"].tries == 2
 
 
 @pytest.mark.parametrize(
