@@ -26,6 +26,7 @@ SESSIONS = 32
 """Browsers of whom Gradio remembers what it showed them last, some MB each; a forgotten one notices nothing."""
 KEPT_S = 3600
 """How long uploads and results wait on disk."""
+_GRACE_S = 3
 
 _HEADERS = {
     # Pages hold their pictures and small scripts themselves; nothing may be loaded from, or sent to, anywhere else.
@@ -72,7 +73,10 @@ def serve(root: DataRoot, host: str, port: int, *, weights: str = "", threads: i
         app = build_app(context)
         import uvicorn
 
-        uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+        # Open pages hold a connection for as long as they are open, which would keep the app from ending.
+        uvicorn.run(
+            app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=_GRACE_S
+        )
 
 
 def build_app(context: WebContext) -> FastAPI:
