@@ -102,7 +102,7 @@ def nuclei_predict(
         told = f"{len(found.table)} nuclei" + "".join(f", {count} {label}" for label, count in counts.items())
         return told if fit is None else f"{told}. {fit.check().description}"
 
-    each_slide(images, mpp, predict, stated=True)
+    each_slide(images, mpp, predict)
 
 
 def nuclei_train(

@@ -73,24 +73,22 @@ def each_slide(
     mpp: float,
     work: Callable[[Slide], str],
     finish: Callable[[], None] | None = None,
-    *,
-    stated: bool = False,
 ) -> None:
     """Reads each image and does ``work``; two images of one name would overwrite each other, so the second fails.
 
-    With ``stated``, files of scanners' vendors are read too, and ``mpp`` is only for files that state no scale.
+    ``mpp`` is for files that state no scale.
     """
     from dermatome.slide import SUFFIXES, read_slide, slide_name
     from dermatome.wsi import WSI_SUFFIXES
 
-    paths = list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES) if stated else SUFFIXES))
+    paths = list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES)))
     first: dict[str, Path] = {}
 
     def one(path: Path) -> str:
         other = first.setdefault(slide_name(path), path)
         if other != path:
             raise BadImage(f"{path} has the same name as {other}, so its results would overwrite those: rename one.")
-        return work(read_slide(path, declared_mpp=mpp, stated=stated))
+        return work(read_slide(path, declared_mpp=mpp))
 
     failed = each(paths, one, "Images")
     if finish is not None:

@@ -39,6 +39,7 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 """Of an image that is decoded whole."""
 WHOLE_PX = 8192 * 8192
 """A TIFF of more pixels is read in parts."""
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BLOCK_ROWS = 128
 _READ_PX = 1 << 24
 """A band that shrinks from more pixels than that is averaged as it is read."""
@@ -176,7 +177,6 @@ def read_slide(
     declared_mpp: float = DECLARED_MPP,
     max_side_px: int = MAX_SIDE_PX,
     name: str | None = None,
-    stated: bool = False,
 ) -> Slide:
     """Reads and checks a JPEG, PNG or TIFF file, decoding it whole, or, a TIFF of many pixels, only opening it.
 
@@ -184,14 +184,14 @@ def read_slide(
     by one of them its whole series in that folder is read.
 
     Grey, CMYK, palette, alpha and 16-bit images are turned into 8-bit RGB where that is safe, and
-    :attr:`Slide.conversions` says so. HPA gives no scale, so ``declared_mpp`` is used and recorded as declared.
+    :attr:`Slide.conversions` says so. The scale is what a TIFF or a vendor's slide states. Other files, such as HPA's,
+    state none: then it is ``declared_mpp``, recorded as declared.
 
     Args:
         path: the file, or the folder of a DICOM slide.
-        declared_mpp: microns per pixel.
+        declared_mpp: microns per pixel where the file states none.
         max_side_px: of an image that is decoded whole.
         name: of the slide; by default :func:`slide_name`.
-        stated: whether the scale that a TIFF or a vendor's slide states is used instead, where it states one.
 
     Raises:
         MissingInput: no such file, or a folder without DICOM files.
@@ -207,16 +207,16 @@ def read_slide(
             if not first.stat().st_size:
                 raise BadImage(f"{first.name} is empty: fetch it again.")
             vendors = WsiPixels(first)
-            return _in_parts(path, name, vendors, vendors.mpp if stated else None, declared_mpp)
+            return _in_parts(path, name, vendors, vendors.mpp, declared_mpp)
         if _is_large_tiff(path):
-            return _in_parts(path, name, TiledPixels(path), stated_mpp(path) if stated else None, declared_mpp)
+            return _in_parts(path, name, TiledPixels(path), stated_mpp(path), declared_mpp)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BadImage(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: export a smaller region of it.")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise MissingInput(f"There is no image {path}: check the path, or fetch it first.") from error
     pixels, conversions = decode_rgb(data, path.name, max_side_px=max_side_px)
-    mpp = stated_mpp(path) if stated and path.suffix.lower() in (".tif", ".tiff") else None
+    mpp = stated_mpp(path) if data.startswith(_TIFF) else None
     return Slide(
         name=name or slide_name(path),
         pixels=pixels,
@@ -245,7 +245,7 @@ def _in_parts(
 def _is_large_tiff(path: Path) -> bool:
     """Whether it is a TIFF of more than :data:`WHOLE_PX`; only its first directory is read."""
     with path.open("rb") as file:
-        if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        if file.read(4) not in _TIFF:
             return False
         import tifffile
 

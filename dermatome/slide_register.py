@@ -2,8 +2,9 @@
 
 A file for each slide would take a quarter of an hour for 100,000, most of it waiting for the disk. A table is written
 whole and found by nobody before; a later one counts more. Their names begin with a number higher than those there were,
-so that no clock decides. Where they have become many, all is put into the latest, and then the others are deleted: at
-every moment, whoever reads all tables finds every slide, also while others register theirs.
+so that no clock decides. Where they have become many, all is put into another one, and then they are deleted: at every
+moment, whoever reads all tables finds every slide, also while others register theirs. No table is ever written over: it
+could hold what another process has put into it, and only there.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def write_sources(folder: AnyPath, sources: Iterable[SlideSource]) -> None:
     if not rows:
         return
     names = _tables(folder)
-    number = 1 + max((int(name.partition("-")[0]) for name in names), default=0)
-    write_table(folder / f"{number:08d}-{uuid.uuid4().hex[:8]}.parquet", pa.Table.from_pylist(rows, _SCHEMA))
+    number = 1 + max(map(_number, names), default=0)
+    write_table(folder / _new_name(number), pa.Table.from_pylist(rows, _SCHEMA))
     if len(names) >= _TABLES:
         _put_together(folder)
 
@@ -82,6 +83,14 @@ def source_of(slide: str, sources: Mapping[str, SlideSource]) -> SlideSource:
         ) from error
 
 
+def _new_name(number: int) -> str:
+    return f"{number:08d}-{uuid.uuid4().hex[:8]}.parquet"
+
+
+def _number(name: str) -> int:
+    return int(name.partition("-")[0])
+
+
 def _tables(folder: AnyPath) -> list[str]:
     return [name for name in names_in(folder) if _NAME.fullmatch(name)]
 
@@ -111,13 +120,9 @@ def _parsed(path: AnyPath, data: bytes) -> pa.Table:
 
 
 def _put_together(folder: AnyPath) -> None:
-    """Puts all rows into the latest table, in one step, then deletes the others.
-
-    Another process that does so at once finds the same rows, or more; a table it has deleted and this one writes again
-    repeats what a later one has.
-    """
+    """Puts the rows of all tables into another one of the latest's number, then deletes those that were read."""
     names, table = _read(folder)
     latest = {row["slide"]: row for row in table.to_pylist()}
-    write_table(folder / names[-1], pa.Table.from_pylist(list(latest.values()), _SCHEMA))
-    for name in names[:-1]:
+    write_table(folder / _new_name(_number(names[-1])), pa.Table.from_pylist(list(latest.values()), _SCHEMA))
+    for name in names:
         remove(folder / name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -115,8 +115,6 @@ def take_slide(
     declared_mpp: float,
     max_side_px: int,
     suffixes: Sequence[str] = SUFFIXES,
-    *,
-    stated: bool = False,
 ) -> StageResult:
     """Copies the image of a source that is not HPA into ``folder`` and checks it.
 
@@ -126,7 +124,6 @@ def take_slide(
         declared_mpp: microns per pixel.
         max_side_px: a wider or higher image that is decoded whole is refused.
         suffixes: of the files that are taken.
-        stated: whether the scale that the file states is used instead, where it states one.
 
     Raises:
         BadImage: it is no usable image.
@@ -139,7 +136,7 @@ def take_slide(
         path = _place_of(source, folder, suffixes)
         _copy(any_path(source.location), path)
     copied_s = time.perf_counter() - started
-    return _verified(source, path, declared_mpp, max_side_px, copied_s, stated=stated)
+    return _verified(source, path, declared_mpp, max_side_px, copied_s)
 
 
 def _place_of(source: SlideSource, folder: Path, suffixes: Sequence[str]) -> Path:
@@ -157,12 +154,11 @@ def _verified(
     fetched_s: float,
     *,
     http_status: int | None = None,
-    stated: bool = False,
 ) -> StageResult:
     """What is kept of an image that lies at ``path`` now, checked by decoding it; its preview is put beside it."""
     started = time.perf_counter()
     try:
-        slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide, stated=stated)
+        slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide)
         if not isinstance(slide.pixels, np.ndarray):
             slide.pixels.check()
     except BadImage as error:
@@ -250,14 +246,12 @@ def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
     """
     found = read_slide(
         folder / str(values["file"]),
-        declared_mpp=float(str(values["mpp"])),
         max_side_px=max(int(str(values["height_px"])), int(str(values["width_px"]))),
         name=slide,
-        stated=values["mpp_source"] == MppSource.FILE,
     )
     if found.sha256 != values["image_sha256"]:
         raise BadImage(
             f"The image of {slide} is not the one that was verified (sha256 {found.sha256[:12]}… instead of "
             f"{str(values['image_sha256'])[:12]}…): materialize its image again."
         )
-    return found
+    return replace(found, mpp=float(str(values["mpp"])), mpp_source=MppSource(str(values["mpp_source"])))

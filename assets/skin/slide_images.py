@@ -20,7 +20,7 @@ from resources import HpaResource, PathsResource, SettingsResource, SlideEngineR
     partitions_a_run=500,
     group_name="images",
     kind="file",
-    code_version="1",
+    code_version="2",
     pool="hpa",
     checks={"image_not_blank": "The file decodes whole and is not blank."},
 )
@@ -33,7 +33,8 @@ def slide_images(
 ) -> Iterator[Event]:
     """One image file with its sha256, size, mpp and the source of that mpp.
 
-    HPA states no scale: the declared mpp of the settings is stored with the word `declared`.
+    The scale is what a TIFF states. HPA states none: then the declared mpp of the settings is stored with the word
+    `declared`.
     """
     from dermatome.slide_register import read_sources, source_of
     from dermatome.slide_source import acquire_slide

@@ -162,7 +162,7 @@ def read_annotated(image: AnnotatedImage, declared_mpp: float, boundary_px: int 
         BadAnnotation: what belongs to it cannot, or does not fit.
         MissingInput: a file is gone.
     """
-    slide = read_slide(image.image, declared_mpp=declared_mpp, stated=True)
+    slide = read_slide(image.image, declared_mpp=declared_mpp)
     if slide.size.area_px > WHOLE_PX:
         raise BadImage(f"{image.image} is too large to be annotated whole: export the annotated regions of it.")
     rgb, mpp, source = slide.region(Box.whole(slide.size), slide.size), slide.mpp, slide.mpp_source

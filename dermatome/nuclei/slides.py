@@ -81,4 +81,4 @@ def take_nuclei_slide(source: SlideSource, folder: Path, declared_mpp: float, ma
         BadImage: it is no usable image.
         MissingInput: the file is gone.
     """
-    return take_slide(source, folder, declared_mpp, max_side_px, SLIDE_SUFFIXES, stated=True)
+    return take_slide(source, folder, declared_mpp, max_side_px, SLIDE_SUFFIXES)

@@ -67,7 +67,7 @@ def read_upload(path: Path, mpp: float, limits: UploadLimits) -> Slide:
             "smaller region, or use the command line."
         )
     _check_area(path, name, limits)
-    slide = read_slide(path, declared_mpp=mpp, max_side_px=limits.max_side_px, name=name, stated=True)
+    slide = read_slide(path, declared_mpp=mpp, max_side_px=limits.max_side_px, name=name)
     if slide.size.area_px > limits.max_area_px:
         raise _too_many(name, slide.size.width_px, slide.size.height_px, limits)
     return slide

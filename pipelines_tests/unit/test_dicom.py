@@ -37,7 +37,7 @@ def take(slide: Path, folder: Path):
 
 @pytest.mark.parametrize("by", [".", "1.dcm", "2.dcm", "3.dcm"])
 def test_a_folder_and_each_file_in_it_is_the_whole_slide(slide: Path, by: str) -> None:
-    found = read_slide(slide / by, stated=True)
+    found = read_slide(slide / by)
     assert (found.size, found.mpp, found.mpp_source) == (Size(300, 260), pytest.approx(0.3), MppSource.FILE)
     assert found.pixels.sizes == (Size(300, 260), Size(150, 130))
     np.testing.assert_array_equal(found.pixels[:, :], RGB)

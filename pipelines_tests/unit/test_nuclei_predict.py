@@ -14,19 +14,23 @@ from typer.testing import CliRunner
 from dermatome.classes import NucleusClass
 from dermatome.cli import app
 from dermatome.compute import choose_compute
+from dermatome.data_root import DataRoot
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.nuclei.figures import maps_figure
 from dermatome.nuclei.network import HEADS, NucleusCard
+from dermatome.nuclei.networks import NucleusWeights
 from dermatome.nuclei.overlays import SEMANTIC_COLOURS, semantic_overlay, ternary_overlay
 from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, fitted_stain, network_size, segment_nuclei
 from dermatome.nuclei.result_files import write_outlines
 from dermatome.probabilities import Probabilities
 from dermatome.runner_torch import TorchRunner
+from dermatome.settings import Settings
 from dermatome.slide import MppSource, Slide
 from dermatome.stain_fit import fit_slide
 from dermatome.toy_nuclei import toy_nuclei
 from dermatome.web.nuclei_chain import counts_html, find_nuclei
+from dermatome.web.uploads import UploadLimits
 from dermatome.weights import LoadedWeights, save_weights
 
 GLASS = 240
@@ -132,7 +136,8 @@ def test_a_nucleus_that_the_semantic_head_does_not_see_is_shown_without_a_class(
     module = Probabilities(Inside(), CARD.mean, CARD.std, heads=HEADS).eval()
     blind = NucleusNetwork(LoadedWeights(module, CARD, "", None), TorchRunner(module, choose_compute("cpu", "fp32", 1)))
     slide = Slide("s", np.full((64, 64, 3), 120, np.uint8), 0.25, MppSource.DECLARED, "")
-    found = find_nuclei(slide, blind, lambda _: None)
+    source = NucleusWeights(DataRoot(tmp_path), "blind", "b" * 64)
+    found = find_nuclei(slide, source, blind, Settings(), UploadLimits(), lambda _: None)
     assert found.nuclei.table["class"].tolist() == ["unclassified"]
     assert found.nuclei.whole().classes.tolist() == [0, 0]
     assert sum(found.til.counts.values()) == 0

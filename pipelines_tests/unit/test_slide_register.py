@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 
 from dermatome import slide_register
@@ -9,6 +10,7 @@ from dermatome.errors import MissingInput, StorageFailed
 from dermatome.files import names_in, remove, write_whole
 from dermatome.slide_register import read_sources, source_of, write_sources
 from dermatome.slide_source import SlideSource
+from dermatome.stage_record import write_table
 
 
 def source(slide, place="x"):
@@ -75,6 +77,24 @@ def test_several_at_once_lose_nothing(folder, few_tables):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(register, range(4)))
     assert set(read_sources(folder)) == {f"s{number}-{part}" for number in range(4) for part in range(2)}
+
+
+def test_two_that_put_tables_together_lose_nothing_that_came_between(folder, few_tables, monkeypatch):
+    for number in range(3):
+        write_sources(folder, [source(f"s{number}")])
+    read = slide_register._read
+
+    def slowly(path):
+        found = read(path)
+        monkeypatch.setattr(slide_register, "_read", read)
+        rows = pa.Table.from_pylist([vars(source("between"))], slide_register._SCHEMA)
+        write_table(folder / "00000001-00000000.parquet", rows)  # its number was drawn before the others were there
+        slide_register._put_together(folder)
+        return found
+
+    monkeypatch.setattr(slide_register, "_read", slowly)
+    slide_register._put_together(folder)
+    assert set(read_sources(folder)) == {"s0", "s1", "s2", "between"}
 
 
 def test_a_table_that_goes_while_it_is_read_is_looked_for_in_a_later_one(folder, few_tables, monkeypatch):

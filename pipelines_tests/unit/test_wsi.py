@@ -40,7 +40,7 @@ def as_svs(path: Path, description: str = APERIO) -> Path:
 
 
 def test_a_slide_is_read_in_parts_at_each_level(tmp_path: Path) -> None:
-    slide = read_slide(as_svs(tmp_path / "a.svs"), declared_mpp=0.25, stated=True)
+    slide = read_slide(as_svs(tmp_path / "a.svs"), declared_mpp=0.25)
     assert isinstance(slide.pixels, WsiPixels)
     assert (slide.size, slide.mpp, slide.mpp_source) == (Size(600, 520), 0.499, MppSource.FILE)
     assert slide.pixels.sizes == (Size(600, 520), Size(300, 260))
@@ -51,11 +51,9 @@ def test_a_slide_is_read_in_parts_at_each_level(tmp_path: Path) -> None:
     slide.pixels.check()
 
 
-def test_a_scale_is_declared_where_nothing_is_stated_or_asked(tmp_path: Path) -> None:
-    stated = as_svs(tmp_path / "a.svs")
-    assert read_slide(stated, declared_mpp=0.25).mpp_source is MppSource.DECLARED
+def test_a_scale_is_declared_where_none_is_stated(tmp_path: Path) -> None:
     silent = as_svs(tmp_path / "b.svs", APERIO.replace("|MPP = 0.4990", ""))
-    assert (read_slide(silent, declared_mpp=0.25, stated=True).mpp) == 0.25
+    assert (read_slide(silent, declared_mpp=0.25).mpp) == 0.25
 
 
 def test_what_is_no_slide_is_refused(tmp_path: Path) -> None:
@@ -110,14 +108,14 @@ def test_scales_that_tiffs_state(tmp_path: Path, how: dict, mpp: float | None) -
     tifffile.imwrite(buffer, RGB[:40, :40], photometric="rgb", ome=ome, **how)
     (tmp_path / "a.tif").write_bytes(buffer.getvalue())
     assert stated_mpp(tmp_path / "a.tif") == (None if mpp is None else pytest.approx(mpp))
-    slide = read_slide(tmp_path / "a.tif", declared_mpp=0.7, stated=True)
+    slide = read_slide(tmp_path / "a.tif", declared_mpp=0.7)
     assert slide.mpp == pytest.approx(mpp or 0.7)
     assert slide.mpp_source is (MppSource.FILE if mpp else MppSource.DECLARED)
 
 
 def test_a_real_slide(realdata: Path) -> None:
     path = realdata / "wsi" / "CMU-1-Small-Region.svs"
-    slide = read_slide(path, stated=True)
+    slide = read_slide(path)
     assert (slide.size, slide.mpp, slide.mpp_source) == (Size(2967, 2220), 0.499, MppSource.FILE)
     np.testing.assert_array_equal(slide.pixels[100:300, 200:500], tifffile.imread(path, key=0)[100:300, 200:500])
 
