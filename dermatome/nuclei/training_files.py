@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def choose_patches(
         folders: of patches to train on.
         validation_folders: of patches to validate on; without any, a share of the first is held out.
         settings: share, seed and scale.
-        parent: the weights it goes on from; whom those were trained on is not drawn to validate.
+        parent: the weights it goes on from; whom those were trained on cannot validate it.
 
     Raises:
         MissingInput: a folder has no patches.
@@ -45,16 +45,27 @@ def choose_patches(
     patches = load_patches(*folders)
     held = load_patches(*validation_folders) if validation_folders else []
     _check_alike([*patches, *held], settings.mpp)
+    learnt = parent.card.created_from if parent else ()
     if held:
+        _check_unseen(held, learnt)
         return PatchSplit(tuple(patches), tuple(held), "patches were given for it")
     if any(patch.row.side for patch in patches):
         rows, how = [patch.row for patch in patches], "as the manifest of the patches says"
     else:
-        learnt = parent.card.created_from if parent else ()
         rows, how = split_patches([patch.row for patch in patches], settings.validation_share, settings.seed, learnt)
     held_out = {row.name for row in rows if row.side == "validation"}
-    train = tuple(patch for patch in patches if patch.name not in held_out)
-    return PatchSplit(train, tuple(patch for patch in patches if patch.name in held_out), how)
+    validation = tuple(patch for patch in patches if patch.name in held_out)
+    _check_unseen(validation, learnt)
+    return PatchSplit(tuple(patch for patch in patches if patch.name not in held_out), validation, how)
+
+
+def _check_unseen(validation: Sequence[Patch], learnt: Collection[str]) -> None:
+    seen = sorted({patch.case for patch in validation}.intersection(learnt))
+    if seen:
+        raise BadSetting(
+            f"{len(seen)} patients are held out that the weights it goes on from were trained on, {seen[0]} for one, "
+            "so its scores would be too good: hold out others, or start from scratch."
+        )
 
 
 def _check_alike(patches: Sequence[Patch], mpp: float) -> None:

@@ -17,7 +17,7 @@ from dermatome.nuclei.training_files import choose_patches
 from dermatome.nuclei.training_settings import NucleusTraining
 from dermatome.toy_case import save_toy_case
 from dermatome.toy_nuclei import toy_nuclei
-from dermatome.weights import save_weights
+from dermatome.weights import LoadedWeights, save_weights
 
 CUT = PatchSettings(size_px=64, stride_px=32)
 
@@ -48,6 +48,15 @@ def test_patients_are_held_out_whole_unless_the_manifest_says_who(folders, tmp_p
     told = choose_patches(folders, (), settings)
     assert {patch.case for patch in told.validation} == {"one"}
     assert told.how == "as the manifest of the patches says"
+    parent = LoadedWeights(
+        torch.nn.Identity(),
+        replace(NucleusCard("e", (8,), 0.25, (0.2, 0.3), 0.25, 0.25), created_from=("one",)),
+        "",
+        tmp_path,
+    )
+    for given in ((folders, ()), (folders[1:], folders[:1])):
+        with pytest.raises(BadSetting, match="one for one, so its scores would be too good"):
+            choose_patches(*given, settings, parent)
 
 
 def test_train_and_score(folders, tmp_path):
