@@ -19,6 +19,8 @@ from dermatome.cli_support import (
     MODELS,
     Device,
     DeviceChoice,
+    Images,
+    Out,
     PrecisionChoice,
     PrecisionOption,
     Threads,
@@ -67,13 +69,6 @@ nuclei_app.command("import-weights")(nuclei_import_weights)
 app.command("web")(web)
 
 
-Images = Annotated[
-    list[Path],
-    typer.Argument(
-        help="Images (JPEG, PNG, TIFF), slides of scanners' vendors, or folders of them.", show_default=False
-    ),
-]
-Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is not there.", show_default=False)]
 Mpp = Annotated[float, typer.Option(help="Microns per pixel of images that do not say it themselves, such as HPA's.")]
 
 

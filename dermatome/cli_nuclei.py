@@ -14,6 +14,8 @@ from dermatome.cli_support import (
     BackendOption,
     Device,
     DeviceChoice,
+    Images,
+    Out,
     PrecisionChoice,
     PrecisionOption,
     Threads,
@@ -49,18 +51,11 @@ def nuclei_import_weights(
 
 
 def nuclei_predict(
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Images (JPEG, PNG, TIFF), slides of scanners' vendors, or folders of them. All .dcm files in a "
-            "folder are one slide, named like the folder.",
-            show_default=False,
-        ),
-    ],
+    images: Images,
     weights: Annotated[
         str, typer.Option(help="Weights of 'nuclei train', or toy: the small network for toys.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the results; made if it is not there.", show_default=False)],
+    out: Out,
     mpp: Annotated[float, typer.Option(help="Microns per pixel of images that do not say it themselves.")] = 0.25,
     opacity: Annotated[float, typer.Option(help="Of the colours over the image, 0 to 1.", min=0, max=1)] = 0.45,
     normalise_stain: Annotated[

@@ -22,6 +22,17 @@ MODELS = Path("~/.cache/dermatome/models")
 """Where networks that are not ours are kept for the command line."""
 
 
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Images (JPEG, PNG, TIFF), vendor slide files, or folders of them. The .dcm files of a folder are one "
+        "slide, named after the folder.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is not there.", show_default=False)]
+
+
 class DeviceChoice(StrEnum):
     """Where networks run."""
 

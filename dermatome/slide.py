@@ -7,7 +7,7 @@ for all of its pixels.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -203,13 +203,13 @@ def read_slide(
         raise BadSetting(f"The declared mpp is {declared_mpp}: give microns per pixel between 0.01 and 100.")
     try:
         if path.is_dir() or path.suffix.lower() in WSI_SUFFIXES:
-            first = slide_files(path)[0]
-            if not first.stat().st_size:
-                raise BadImage(f"{first.name} is empty: fetch it again.")
-            vendors = WsiPixels(first)
-            return _in_parts(path, name, vendors, vendors.mpp, declared_mpp)
+            files = slide_files(path)
+            if not files[0].stat().st_size:
+                raise BadImage(f"{files[0].name} is empty: fetch it again.")
+            vendors = WsiPixels(files[0])
+            return _in_parts(files, name or slide_name(path), vendors, vendors.mpp, declared_mpp)
         if _is_large_tiff(path):
-            return _in_parts(path, name, TiledPixels(path), stated_mpp(path), declared_mpp)
+            return _in_parts([path], name or slide_name(path), TiledPixels(path), stated_mpp(path), declared_mpp)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BadImage(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: export a smaller region of it.")
         data = path.read_bytes()
@@ -228,11 +228,11 @@ def read_slide(
 
 
 def _in_parts(
-    path: Path, name: str | None, pixels: TiledPixels | WsiPixels, mpp: float | None, declared_mpp: float
+    files: Sequence[Path], name: str, pixels: TiledPixels | WsiPixels, mpp: float | None, declared_mpp: float
 ) -> Slide:
-    hashes = [sha256_file(file) for file in slide_files(path)]
+    hashes = [sha256_file(file) for file in files]
     return Slide(
-        name=name or slide_name(path),
+        name=name,
         pixels=pixels,
         mpp=mpp or declared_mpp,
         mpp_source=MppSource.FILE if mpp else MppSource.DECLARED,

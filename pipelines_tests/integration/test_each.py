@@ -9,7 +9,7 @@ import pytest
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
-from dermatome.data_root import PREVIEW_FILE, RECORD_FILE, DataRoot
+from dermatome.data_root import PREVIEW_FILE, RECORD_FILE
 from dermatome.errors import BadImage
 from dermatome.files import write_whole
 from dermatome.making import OneStep
@@ -51,11 +51,6 @@ def second(context: dg.AssetExecutionContext, paths: PathsResource, engine: Slid
 
     stage = OneStep(root, "second", {}, make, lambda key: {"first": made_by(root, "first", key).data_version})
     yield from make_each(context, engine, stage, at_once=1)
-
-
-@pytest.fixture
-def root(tmp_path):
-    return DataRoot(tmp_path)
 
 
 @pytest.fixture

@@ -4,23 +4,11 @@ import dagster as dg
 import pytest
 
 from assets.partitions import BY_INFER_NUCLEI, NUCLEI_SLIDES, REQUESTED_BY
-from dermatome.data_root import DataRoot
 from dermatome.stage_record import write_failure
 from orchestration import arrivals, schedules, sensors_nuclei
 from orchestration.definitions import build_defs
 from orchestration.requests import NUCLEI_PER_SLIDE
 from resources import PathsResource
-
-
-@pytest.fixture
-def root(tmp_path):
-    return DataRoot(tmp_path)
-
-
-@pytest.fixture
-def instance():
-    with dg.instance_for_test() as found:
-        yield found
 
 
 def failed(root, stage, slide):

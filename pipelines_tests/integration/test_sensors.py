@@ -12,7 +12,6 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._core.utils import make_new_backfill_id
 
 from assets.partitions import GENES, SLIDES
-from dermatome.data_root import DataRoot
 from dermatome.demo.pages import ToyImage, gene_page_xml
 from dermatome.hpa.records import parse_page, write_records
 from dermatome.hpa.stage import RECORDS_FILE
@@ -27,17 +26,6 @@ from orchestration.requests import PER_SLIDE, missing_slides, register_slides, s
 from resources import PathsResource
 
 GENE = "ENSG00000186847"
-
-
-@pytest.fixture
-def root(tmp_path):
-    return DataRoot(tmp_path)
-
-
-@pytest.fixture
-def instance():
-    with dg.instance_for_test() as found:
-        yield found
 
 
 def evaluate(sensor, root, instance, cursor=None, *, dies=False):

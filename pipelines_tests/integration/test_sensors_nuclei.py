@@ -3,23 +3,10 @@
 import os
 import time
 
-import dagster as dg
 import pytest
 
-from dermatome.data_root import DataRoot
 from orchestration import arrivals, sensors_nuclei
 from pipelines_tests.integration.test_sensors import asked_for, evaluate, logged
-
-
-@pytest.fixture
-def root(tmp_path):
-    return DataRoot(tmp_path)
-
-
-@pytest.fixture
-def instance():
-    with dg.instance_for_test() as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)
