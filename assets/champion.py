@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.metadata import record_metadata
-from dermatome.data_root import CHAMPION, RECORD_FILE, DataRoot
-from dermatome.stage_record import StageRecord, StageResult, fingerprint, write_record
+from dermatome.storage.layout import CHAMPION, RECORD_FILE, DataRoot
+from dermatome.storage.record import StageRecord, StageResult, fingerprint, write_record
 
 if TYPE_CHECKING:
-    from dermatome.skin.champion import Choice
-    from dermatome.skin.kinds import NetworkKind
+    from dermatome.registry.champion import Choice
+    from dermatome.registry.model_kinds import NetworkKind
 
 
 def record_champion(

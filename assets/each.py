@@ -20,10 +20,10 @@ import dagster as dg
 from assets.connections import keep_connections, sqlite_held
 from assets.metadata import kept_version_tags, record_metadata, version_tags
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
-from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
-from dermatome.making import Making, Stage
-from dermatome.stage_record import Check, StageRecord, clear_failure, write_failure
+from dermatome.pipeline.cached_stage import Making, Stage
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import Check, StageRecord, clear_failure, write_failure
 from resources.slide_engine import SlideEngineResource
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dermatome.data_root import PREVIEW_FILE
 from dermatome.errors import MissingInput
-from dermatome.files import files_of, read_bytes
-from dermatome.stage_record import StageRecord
+from dermatome.storage.files import files_of, read_bytes
+from dermatome.storage.layout import PREVIEW_FILE
+from dermatome.storage.record import StageRecord
 
 if TYPE_CHECKING:
-    from dermatome.files import AnyPath
+    from dermatome.storage.files import AnyPath
 
 _VERSION_TAGS = (
     "dagster/code_version",

@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 
 from assets.metadata import record_metadata
-from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import DermatomeError
-from dermatome.files import whole_folder
-from dermatome.stage_record import (
+from dermatome.storage.files import whole_folder
+from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.record import (
     StageRecord,
     StageResult,
     clear_failure,

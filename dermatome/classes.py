@@ -100,7 +100,7 @@ IGNORED = 255
 
 
 class StainingPattern(StrEnum):
-    """Where in the epidermis the DAB of an IHC slide lies; how it is told is said in :mod:`dermatome.skin.layers`."""
+    """Where in the epidermis the DAB of an IHC slide lies; see :mod:`dermatome.skin.layers.measure`."""
 
     BASAL = "basal"
     SUPRABASAL = "suprabasal"

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from dermatome.compute import ComputeSettings
-from dermatome.engine.work import WorkerOptions
 from dermatome.errors import BadSetting
-from dermatome.files import read_bytes
 from dermatome.hpa.settings import HpaSettings
-from dermatome.nuclei.patches import PatchSettings
-from dermatome.nuclei.predict import NucleusSettings
-from dermatome.nuclei.til import TilSettings
-from dermatome.skin.cells import CellSettings
-from dermatome.skin.layers import LayerSettings
-from dermatome.skin.promotion import PromotionSettings
-from dermatome.skin.tissue import TissueSettings
-from dermatome.slide import DECLARED_MPP, MAX_SIDE_PX
+from dermatome.inference.compute import ComputeSettings
+from dermatome.nuclei.maps.segment import NucleusSettings
+from dermatome.nuclei.patches.cut import PatchSettings
+from dermatome.nuclei.til.score import TilSettings
+from dermatome.pipeline.work import WorkerOptions
+from dermatome.registry.promotion import PromotionSettings
+from dermatome.skin.cells.segment import CellSettings
+from dermatome.skin.layers.measure import LayerSettings
+from dermatome.skin.tissue.segment import TissueSettings
+from dermatome.slides.slide import DECLARED_MPP, MAX_SIDE_PX
+from dermatome.storage.files import read_bytes
 
 if TYPE_CHECKING:
-    from dermatome.files import AnyPath
+    from dermatome.storage.files import AnyPath
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 if TYPE_CHECKING:
-    from dermatome.files import AnyPath
+    from dermatome.storage.files import AnyPath
 
 # A file that was touched a moment ago may still be being copied.
 _SETTLED_S = 5.0

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets import nuclei, skin
-from dermatome.data_root import DataRoot
 from dermatome.settings import Settings, load_settings
+from dermatome.storage.layout import DataRoot
 from orchestration.jobs import JOBS
 from orchestration.run_launcher import in_known_process
 from orchestration.schedules import SCHEDULES
@@ -30,7 +30,7 @@ from resources import (
 from resources.settings import as_plain
 
 if TYPE_CHECKING:
-    from dermatome.files import AnyPath
+    from dermatome.storage.files import AnyPath
 
 DATA_ROOT_VARIABLE = "DERMATOME_DATA"
 DEFAULT_DATA_ROOT = "dermatome_data"

@@ -20,12 +20,12 @@ from dagster._core.loader import LoadingContext
 from rich.console import Console
 
 from assets.partitions import ANNOTATED_SLIDES, GENES, SLIDES, TRAINING_VERSIONS
-from dermatome.data_root import DataRoot
-from dermatome.demo import cohort
-from dermatome.demo.server import ToyAtlas
 from dermatome.errors import DermatomeError, StorageFailed
-from dermatome.files import write_whole
-from dermatome.slide_source import SlideSource
+from dermatome.slides.source import SlideSource
+from dermatome.storage.files import write_whole
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic import cohort
+from dermatome.synthetic.hpa_server import ToyAtlas
 from orchestration.definitions import DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT, build_defs
 from orchestration.demo_report import print_report
 from orchestration.instance import open_instance

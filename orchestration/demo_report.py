@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dermatome.classes import TISSUE_LABELS, TissueClass
-from dermatome.data_root import DataRoot
-from dermatome.demo.cohort import DemoGene, DemoSlide, demo_genes
-from dermatome.files import local_copy
+from dermatome.storage.files import local_copy
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic.cohort import DemoGene, DemoSlide, demo_genes
 
 # What the toy cohort must reach for the demo to count as passed.
 TARGETS = {"epidermis IoU": 0.90, "keratin IoU": 0.80, "cell F1": 0.80}
@@ -114,10 +114,10 @@ def _add_row(
 
 
 def _agreement(root: DataRoot, slide: DemoSlide) -> dict[str, float]:
-    from dermatome.cell_files import load_instances
-    from dermatome.label_io import load_mask
-    from dermatome.scores import class_scores, confusion_matrix
-    from dermatome.scores_instances import f1_at_iou
+    from dermatome.labels.instance_files import load_instances
+    from dermatome.labels.mask_files import load_mask
+    from dermatome.metrics.instances import f1_at_iou
+    from dermatome.metrics.semantic import class_scores, confusion_matrix
 
     truth = slide.draw()
     with root.local("epidermis_masks", slide.slide, "mask.npz") as folder:

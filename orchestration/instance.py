@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from dermatome.file_lock import locked
+from dermatome.storage.file_lock import locked
 
 
 @contextmanager

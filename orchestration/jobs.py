@@ -10,8 +10,8 @@ from dagster._time import get_current_timestamp
 from pydantic import Field
 
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, GENES, NUCLEI_SLIDES, REQUESTED_BY, SLIDES
-from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput
+from dermatome.storage.layout import DataRoot
 from orchestration.requests import (
     NUCLEI_PER_SLIDE,
     at_most,

@@ -8,14 +8,14 @@ from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraph
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from assets.partitions import REQUESTED_BY, SLIDES
-from dermatome.data_root import DataRoot
 from dermatome.errors import BadWeights, MissingInput
-from dermatome.files import safe_id
-from dermatome.nuclei.networks import NucleusWeights
+from dermatome.nuclei.maps.networks import NucleusWeights
 from dermatome.settings import load_settings
-from dermatome.slide_register import read_sources, write_sources
-from dermatome.slide_source import SlideSource
-from dermatome.stage_record import Failure, read_failures
+from dermatome.slides.register import read_sources, write_sources
+from dermatome.slides.source import SlideSource
+from dermatome.storage.files import safe_id
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import Failure, read_failures
 
 PER_SLIDE = ("slide_images", "epidermis_masks", "cell_masks", "epidermis_layers")
 NUCLEI_PER_SLIDE = ("nuclei_slides", "nucleus_maps", "til_scores")

@@ -7,12 +7,12 @@ import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.partitions import ANNOTATED_SLIDES, REQUESTED_BY, SLIDES
-from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError, StorageFailed
-from dermatome.files import changed_in, folders_in, safe_id
-from dermatome.slide import SUFFIXES
-from dermatome.slide_register import read_sources, write_sources
-from dermatome.slide_source import SlideSource
+from dermatome.slides.register import read_sources, write_sources
+from dermatome.slides.slide import SUFFIXES
+from dermatome.slides.source import SlideSource
+from dermatome.storage.files import changed_in, folders_in, safe_id
+from dermatome.storage.layout import DataRoot
 from orchestration.arrivals import say_what_is_early, settled, shortened
 from orchestration.jobs import refresh_metrics as refresh_metrics_job
 from orchestration.requests import (
@@ -208,7 +208,7 @@ def fresh_metrics(context: dg.SensorEvaluationContext, paths: PathsResource) -> 
 
 def _state_of_what_is_stored(instance: dg.DagsterInstance, root: DataRoot) -> str:
     """The latest event of the assets in the store, and when a partition failed last; empty where there is neither."""
-    from dermatome.store_tables import FAILURES, TABLES
+    from dermatome.warehouse.tables import FAILURES, TABLES
 
     newest, failed_at = 0, 0.0
     for asset in {table.asset for table in TABLES.values()} - {FAILURES}:

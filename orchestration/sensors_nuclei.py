@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.partitions import NUCLEI_CASES, NUCLEI_SLIDES, REQUESTED_BY
-from dermatome.dicom import is_dicom
 from dermatome.errors import StorageFailed
-from dermatome.files import changed_in, folders_in, safe_id
-from dermatome.nuclei.slides import inbox_clashes, inbox_place, inbox_sources
+from dermatome.slides.dicom import is_dicom
+from dermatome.slides.inbox import inbox_clashes, inbox_place, inbox_sources
+from dermatome.storage.files import changed_in, folders_in, safe_id
 from orchestration.arrivals import say_what_is_early, settled, shortened
 from orchestration.requests import NUCLEI_PER_SLIDE, nuclei_stages_possible, subset_of
 from resources import PathsResource
 
 if TYPE_CHECKING:
-    from dermatome.files import AnyPath
+    from dermatome.storage.files import AnyPath
 
 _SLIDES_A_TICK = 2_000
 

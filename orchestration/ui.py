@@ -9,8 +9,8 @@ import sys
 import time
 from contextlib import ExitStack
 
-from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError
+from dermatome.storage.layout import DataRoot
 from orchestration.demo import DEMO_FILE, demo_atlas
 from orchestration.instance import open_instance
 

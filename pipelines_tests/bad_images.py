@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from dermatome.slide import WHOLE_PX
+from dermatome.slides.slide import WHOLE_PX
 
 HEIGHT_PX, WIDTH_PX = 80, 96
 _DAMAGED = "damaged or cut short"
@@ -32,7 +32,7 @@ class OddFile:
         name: fit to be a slide id.
         suffix: with its dot; often not what the file is.
         data: its bytes.
-        reads: part of what :attr:`dermatome.slide.Slide.conversions` says; empty for a file read as it is; None for one
+        reads: part of what :attr:`Slide.conversions` says; empty for a file read as it is; None for one
             that is refused.
         refused: part of the sentence it is refused with; None for one that is read.
         shape: height and width it has once it is read, px.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dermatome.data_root import DataRoot
+from dermatome.storage.layout import DataRoot
 
 REALDATA = Path(__file__).resolve().parents[2] / "shared" / "realdata"
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from dermatome.compute import Compute
-from dermatome.toy import ToyStain, toy_slide
-from dermatome.training import train
-from dermatome.training_settings import TrainSettings
-from dermatome.weights import LoadedWeights, load_weights, save_weights
+from dermatome.inference.compute import Compute
+from dermatome.skin.tissue.train import train
+from dermatome.synthetic.skin import ToyStain, toy_slide
+from dermatome.training.settings import TrainSettings
+from dermatome.training.weights import LoadedWeights, load_weights, save_weights
 from pipelines_tests.toy_tiles import write_tiles
 
 SETTINGS = TrainSettings(

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dermatome.skin.crops import TilePair
-    from dermatome.toy import ToySlide
+    from dermatome.skin.tiles.crops import TilePair
+    from dermatome.synthetic.skin import ToySlide
 
 
 def write_tiles(folder: Path, slides: Iterable[ToySlide]) -> list[TilePair]:
     """Writes images, masks and palette to ``folder``, named like the slides, and reads them back as tiles."""
     from PIL import Image
 
-    from dermatome.palette import Palette, classes_to_rgb
-    from dermatome.skin.crops import load_tiles
+    from dermatome.labels.palette import Palette, classes_to_rgb
+    from dermatome.skin.tiles.crops import load_tiles
 
     palette = Palette.shipped("dermatome")
     for kind in ("images", "masks"):

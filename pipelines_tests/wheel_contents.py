@@ -8,12 +8,12 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NEEDED = {
-    "dermatome/cli.py",
-    "dermatome/demo/cells_toy.safetensors",
-    "dermatome/demo/cells_toy.json",
+    "dermatome/cli/app.py",
+    "dermatome/synthetic/cells_toy.safetensors",
+    "dermatome/synthetic/cells_toy.json",
     "dermatome/web/roi_editor.js",
     "dermatome/web/style.css",
-    "dermatome/palettes/source.json",
+    "dermatome/labels/palettes/source.json",
 }
 
 

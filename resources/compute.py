@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from dermatome.compute import Compute, choose_compute
+from dermatome.inference.compute import Compute, choose_compute
 from resources.settings import SettingsResource
 
 

@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from dermatome.data_root import DataRoot
-from dermatome.store import StoreSummary, build_store
+from dermatome.storage.layout import DataRoot
+from dermatome.warehouse.store import StoreSummary, build_store
 
 
 class MetricsResource(dg.ConfigurableResource):

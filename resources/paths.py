@@ -2,11 +2,11 @@
 
 import dagster as dg
 
-from dermatome.data_root import DataRoot
+from dermatome.storage.layout import DataRoot
 
 
 class PathsResource(dg.ConfigurableResource):
-    """Where everything lies; see `dermatome.data_root` for the layout. ``root`` is a folder, or `s3://bucket/prefix`."""
+    """Where everything lies; see `dermatome.storage.layout` for the layout. ``root`` is a folder, or `s3://bucket/prefix`."""
 
     root: str
 

@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput
-from dermatome.nuclei.networks import NucleusWeights
+from dermatome.nuclei.maps.networks import NucleusWeights
 from dermatome.skin.networks import CellWeights, Champion
+from dermatome.storage.layout import DataRoot
 from resources.settings import SettingsResource
 
 

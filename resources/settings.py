@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 from pydantic import PrivateAttr
 
-from dermatome.files import any_path
 from dermatome.settings import Settings, load_settings
+from dermatome.storage.files import any_path
 
 
 def as_plain(settings: Any) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from dermatome.compute import count_gpus, free_cores
-from dermatome.engine.local import LocalEngine, share_out
-from dermatome.engine.pipeline import Worker
-from dermatome.engine.work import Engine, Finished, SlideWork, WorkerOptions
 from dermatome.errors import BadSetting
+from dermatome.inference.compute import count_gpus, free_cores
+from dermatome.pipeline.local import LocalEngine, share_out
+from dermatome.pipeline.work import Engine, Finished, SlideWork, WorkerOptions
+from dermatome.pipeline.worker import Worker
 from resources.settings import SettingsResource
 
 Made = TypeVar("Made")
@@ -22,7 +22,7 @@ class SlideEngineResource(dg.ConfigurableResource):
     settings: SettingsResource
 
     def map(self, work: SlideWork[Any, Any, Made], keys: Sequence[str]) -> Generator[Finished[Made], None, None]:
-        """Yields keys as they finish; see :class:`dermatome.engine.work.Engine`.
+        """Yields keys as they finish; see :class:`dermatome.pipeline.work.Engine`.
 
         Raises:
             BadSetting: the engine asked for is not there.
@@ -55,6 +55,6 @@ def _ray_engine(address: str | None, workers: int, options: WorkerOptions) -> En
             "The slide engine is set to 'ray' and Ray is not installed: pip install 'dermatome[ray]', or set kind to "
             "'local'."
         ) from error
-    from dermatome.engine.ray_engine import RayEngine
+    from dermatome.pipeline.ray_engine import RayEngine
 
     return RayEngine(address, workers, options)

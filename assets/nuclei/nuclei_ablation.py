@@ -9,9 +9,9 @@ from pydantic import Field
 from assets.nuclei.nuclei_patches import nuclei_patches
 from assets.nuclei.training_config import NucleusTrainingConfig
 from assets.one import make_one
-from dermatome.data_root import CHAMPION
 from dermatome.errors import MissingInput
-from dermatome.stage_record import StageResult, made_files
+from dermatome.storage.layout import CHAMPION
+from dermatome.storage.record import StageResult, made_files
 from resources import ComputeResource, PathsResource
 from resources.settings import as_plain
 
@@ -36,10 +36,10 @@ def nuclei_ablation(
     context: dg.AssetExecutionContext, config: AblationConfig, paths: PathsResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
     """The variants one after another, on the same patches, seed and length: `ablation.parquet`, `.csv`, `.png`."""
-    from dermatome.nuclei.ablation import VARIANTS, make_ablation
-    from dermatome.nuclei.training_files import choose_patches
-    from dermatome.nuclei.training_settings import nucleus_settings
-    from dermatome.training_loop import drop_checkpoints
+    from dermatome.nuclei.maps.ablation import VARIANTS, make_ablation
+    from dermatome.nuclei.maps.training_files import choose_patches
+    from dermatome.nuclei.maps.training_settings import nucleus_settings
+    from dermatome.training.loop import drop_checkpoints
 
     root = paths.data_root
     checkpoints = root.checkpoints("nuclei_ablation", CHAMPION)

@@ -8,9 +8,9 @@ import dagster as dg
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import NUCLEI_CASES
-from dermatome.files import local_copy
-from dermatome.making import OneStep
-from dermatome.stage_record import StageResult
+from dermatome.pipeline.cached_stage import OneStep
+from dermatome.storage.files import local_copy
+from dermatome.storage.record import StageResult
 from resources import PathsResource, SettingsResource, SlideEngineResource
 
 
@@ -32,8 +32,8 @@ def nuclei_patches(
     A case is a patient's images beside their Aperio XML as MoNuSAC and MoNuSeg give them, or `images/` with
     `instances/` or `classes/`. Ambiguous regions are ignored; an annotation that cannot be read stops that case alone.
     """
-    from dermatome.nuclei.annotated import case_version
-    from dermatome.nuclei.patches import make_patches
+    from dermatome.nuclei.patches.annotated import case_version
+    from dermatome.nuclei.patches.cut import make_patches
 
     root = paths.data_root
     chosen = settings.value.nuclei_patches

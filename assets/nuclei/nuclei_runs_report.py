@@ -6,8 +6,8 @@ import dagster as dg
 
 from assets.nuclei.nuclei_weights import nuclei_weights
 from assets.one import make_one
-from dermatome.data_root import CHAMPION
-from dermatome.stage_record import StageResult, made_by
+from dermatome.storage.layout import CHAMPION
+from dermatome.storage.record import StageResult, made_by
 from resources import PathsResource
 
 
@@ -19,7 +19,7 @@ from resources import PathsResource
 )
 def nuclei_runs_report(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
     """`runs.html` and `runs.pdf`: settings, curves, classes, samples of every version; `runs.csv`, `summary.csv`."""
-    from dermatome.nuclei.runs_report import make_runs_report
+    from dermatome.nuclei.maps.runs_report import make_runs_report
 
     root = paths.data_root
     versions = root.made("nuclei_weights")

@@ -7,8 +7,8 @@ import dagster as dg
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import NUCLEI_SLIDES
-from dermatome.making import OneStep
-from dermatome.stage_record import StageResult
+from dermatome.pipeline.cached_stage import OneStep
+from dermatome.storage.record import StageResult
 from resources import PathsResource, SettingsResource, SlideEngineResource
 
 
@@ -31,7 +31,7 @@ def nuclei_slides(
 
     The scale is what the file states, or else the declared mpp of the settings, stored with the word `declared`.
     """
-    from dermatome.nuclei.slides import inbox_source, inbox_sources, take_nuclei_slide
+    from dermatome.slides.inbox import inbox_source, inbox_sources, take_nuclei_slide
 
     root = paths.data_root
     images = settings.value.nuclei_images

@@ -11,7 +11,7 @@ from assets.nuclei.training_config import NucleusTrainingConfig
 from assets.one import make_one
 from assets.partitions import NUCLEI_VERSIONS
 from dermatome.errors import MissingInput
-from dermatome.stage_record import StageResult, made_files
+from dermatome.storage.record import StageResult, made_files
 from resources import ComputeResource, PathsResource
 from resources.settings import as_plain
 
@@ -39,11 +39,11 @@ def nuclei_weights(
 
     Add a version (`n001`) in the materialize dialog, and set what differs from the source system's in its run config.
     """
-    from dermatome.nuclei.networks import NucleusWeights
-    from dermatome.nuclei.training_files import choose_patches
-    from dermatome.nuclei.training_settings import nucleus_settings
-    from dermatome.nuclei.weights_stage import make_nuclei_weights
-    from dermatome.training_loop import drop_checkpoints
+    from dermatome.nuclei.maps.networks import NucleusWeights
+    from dermatome.nuclei.maps.training_files import choose_patches
+    from dermatome.nuclei.maps.training_settings import nucleus_settings
+    from dermatome.nuclei.maps.weights_stage import make_nuclei_weights
+    from dermatome.training.loop import drop_checkpoints
 
     root, version = paths.data_root, context.partition_key
     checkpoints = root.checkpoints("nuclei_weights", version)

@@ -36,7 +36,7 @@ def nucleus_maps(
     Files: `semantic.ome.tif`, `ternary.ome.tif`, `instances.ome.tif`, `nuclei.parquet`, `nuclei.geojson`,
     `semantic.png`, `ternary.png`, `figure.png`.
     """
-    from dermatome.nuclei.maps_stage import NucleusStage
+    from dermatome.nuclei.maps.stage import NucleusStage
 
     root, chosen = paths.data_root, settings.value
     weights = nucleus_segmenter.weights(root)

@@ -27,9 +27,9 @@ def til_scores(
     """Lymphocytes per mm² of tissue and their map on 50 µm squares (Saltz et al. 2018), the share of immune nuclei,
     and the share of lymphocytes within 20 µm of an epithelial nucleus (Barua et al. 2018).
 
-    Definitions and what they are not: `dermatome.nuclei.til`. Files: `til_map.parquet`, `figure.png`.
+    Definitions and what they are not: `dermatome.nuclei.til.score`. Files: `til_map.parquet`, `figure.png`.
     """
-    from dermatome.nuclei.til_stage import til_stage
+    from dermatome.nuclei.til.stage import til_stage
 
     stage = til_stage(paths.data_root, settings.value.til)
     yield from make_each(context, engine, stage, at_once=2)

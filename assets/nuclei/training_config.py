@@ -7,7 +7,7 @@ from pydantic import Field
 
 
 class NucleusTrainingConfig(dg.Config):
-    """What is not given takes the default of `dermatome.nuclei.training_settings.NucleusTraining`."""
+    """What is not given takes the default of `dermatome.nuclei.maps.training_settings.NucleusTraining`."""
 
     encoder: str | None = Field(default=None, description="Any of segmentation-models-pytorch's, such as resnet34.")
     decoder_channels: list[int] | None = Field(default=None, description="Five numbers, coarse to fine.")

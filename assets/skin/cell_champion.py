@@ -40,8 +40,8 @@ def cell_champion(
     Until it is made for the first time, cells are found with the network that the settings name (`cell_weights`).
     Promoting another version makes exactly the cell masks stale that other weights made.
     """
-    from dermatome.skin.champion import choose_champion
-    from dermatome.skin.kinds import CELLS
+    from dermatome.registry.champion import choose_champion
+    from dermatome.registry.model_kinds import CELLS
 
     root = paths.data_root
     choice = choose_champion(

@@ -8,9 +8,9 @@ from pydantic import Field
 from assets.one import make_one
 from assets.partitions import CELL_VERSIONS
 from assets.skin.cell_weights import cell_weights
-from dermatome.data_root import CHAMPION
-from dermatome.files import local_copy
-from dermatome.stage_record import made_by, read_record
+from dermatome.storage.files import local_copy
+from dermatome.storage.layout import CHAMPION
+from dermatome.storage.record import made_by, read_record
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -27,8 +27,8 @@ def cell_panel(
     context: dg.AssetExecutionContext, config: CellPanelChoice, paths: PathsResource, settings: SettingsResource
 ) -> dg.MaterializeResult:
     """Copies of the named sets of annotated images, with a manifest. It stays as it is until it is replaced."""
-    from dermatome.skin.cell_annotations import annotated_sha256, find_annotated
-    from dermatome.skin.cell_panel import freeze_cell_panel
+    from dermatome.skin.cells.annotations import annotated_sha256, find_annotated
+    from dermatome.skin.cells.hold_out import freeze_cell_panel
 
     root, mpp = paths.data_root, settings.value.images.declared_mpp
     with contextlib.ExitStack() as stack:
@@ -65,7 +65,7 @@ def cell_panel_scores(
     context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
     """A version's scores on the panel. Its check blocks promotion in the same run; `cell_champion` asks as well."""
-    from dermatome.skin.cell_panel import score_cells_on_panel
+    from dermatome.skin.cells.hold_out import score_cells_on_panel
 
     root, version = paths.data_root, context.partition_key
     panel = read_record(root.record("cell_panel", CHAMPION))

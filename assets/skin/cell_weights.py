@@ -9,7 +9,7 @@ from assets.one import make_one
 from assets.partitions import CELL_VERSIONS
 from assets.skin.training_config import CellTraining
 from dermatome.errors import MissingInput
-from dermatome.files import folders_in, local_copy
+from dermatome.storage.files import folders_in, local_copy
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -42,12 +42,12 @@ def cell_weights(
     label image). From scratch, or from `cyto2`, `toy`, a file or a version: `continue_from` in the run config; a
     version named `v002_cont1` goes on from `v002`.
     """
-    from dermatome.skin.cell_annotations import annotated_sha256, find_annotated
-    from dermatome.skin.cell_training import CellTrainSettings
-    from dermatome.skin.cell_weights_stage import make_cell_weights, open_cell_origin
-    from dermatome.skin.kinds import CELLS
-    from dermatome.skin.panel import panel_rows
-    from dermatome.training_loop import drop_checkpoints
+    from dermatome.registry.model_kinds import CELLS
+    from dermatome.skin.cells.annotations import annotated_sha256, find_annotated
+    from dermatome.skin.cells.train import CellTrainSettings
+    from dermatome.skin.cells.weights_stage import make_cell_weights, open_cell_origin
+    from dermatome.skin.tissue.hold_out import panel_rows
+    from dermatome.training.loop import drop_checkpoints
 
     root, version, mpp = paths.data_root, context.partition_key, settings.value.images.declared_mpp
     checkpoints, panel = root.checkpoints("cell_weights", version), panel_rows(root, CELLS)

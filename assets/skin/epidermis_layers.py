@@ -30,6 +30,6 @@ def epidermis_layers(
 
     Files: `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`.
     """
-    from dermatome.skin.layers_stage import LayersStage
+    from dermatome.skin.layers.stage import LayersStage
 
     yield from make_each(context, engine, LayersStage(paths.data_root, settings.value.layers))

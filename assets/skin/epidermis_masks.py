@@ -35,7 +35,7 @@ def epidermis_masks(
 
     Files: `mask.npz` (`mask`, `crop_bbox`), `mask.ome.tif`, `tissue.geojson`, `figure.png`.
     """
-    from dermatome.skin.mask_stage import MaskStage
+    from dermatome.skin.tissue.stage import MaskStage
 
     root = paths.data_root
     stage = MaskStage(root, tissue_segmenter.champion(root), settings.value.compute, settings.value.tissue)

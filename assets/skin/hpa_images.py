@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import GENES
-from dermatome.making import OneStep
+from dermatome.pipeline.cached_stage import OneStep
 from resources import HpaResource, PathsResource, SettingsResource, SlideEngineResource
 
 

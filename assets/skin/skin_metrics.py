@@ -6,7 +6,7 @@ from assets.nuclei.til_scores import til_scores
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.hpa_images import hpa_images
 from assets.skin.tissue_champion import tissue_champion
-from dermatome.files import local_copy
+from dermatome.storage.files import local_copy
 from resources import MetricsResource, PathsResource
 
 

@@ -8,8 +8,8 @@ import dagster as dg
 from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.hpa_images import hpa_images
-from dermatome.making import OneStep
-from dermatome.stage_record import StageResult
+from dermatome.pipeline.cached_stage import OneStep
+from dermatome.storage.record import StageResult
 from resources import HpaResource, PathsResource, SettingsResource, SlideEngineResource
 
 
@@ -36,8 +36,8 @@ def slide_images(
     The scale is what a TIFF states. HPA states none: then the declared mpp of the settings is stored with the word
     `declared`.
     """
-    from dermatome.slide_register import read_sources, source_of
-    from dermatome.slide_source import acquire_slide
+    from dermatome.slides.register import read_sources, source_of
+    from dermatome.slides.source import acquire_slide
 
     root = paths.data_root
     images = settings.value.images

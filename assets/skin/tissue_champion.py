@@ -34,8 +34,8 @@ def tissue_champion(
     Where there is a panel, a version that is worse than the champion in some class by more than the margin is refused.
     Promoting another version makes exactly the masks stale that other weights made.
     """
-    from dermatome.skin.champion import choose_champion
-    from dermatome.skin.kinds import TISSUE
+    from dermatome.registry.champion import choose_champion
+    from dermatome.registry.model_kinds import TISSUE
 
     root = paths.data_root
     choice = choose_champion(

@@ -7,8 +7,8 @@ from assets.one import make_one
 from assets.partitions import TRAINING_VERSIONS
 from assets.skin.tissue_weights import tissue_weights
 from assets.skin.training_tiles import training_tiles
-from dermatome.data_root import CHAMPION
-from dermatome.stage_record import made_by, read_record
+from dermatome.storage.layout import CHAMPION
+from dermatome.storage.record import made_by, read_record
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -28,7 +28,7 @@ class PanelChoice(dg.Config):
 )
 def tissue_panel(context: dg.AssetExecutionContext, config: PanelChoice, paths: PathsResource) -> dg.MaterializeResult:
     """Copies of the tiles of the named annotated slides, with a manifest. It stays as it is until it is replaced."""
-    from dermatome.skin.panel import freeze_panel
+    from dermatome.skin.tissue.hold_out import freeze_panel
 
     root = paths.data_root
     return make_one(
@@ -62,7 +62,7 @@ def tissue_panel_scores(
     context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
     """A version's scores on the panel. Its check blocks promotion in the same run; `tissue_champion` asks as well."""
-    from dermatome.skin.panel import score_on_panel
+    from dermatome.skin.tissue.hold_out import score_on_panel
 
     root, version = paths.data_root, context.partition_key
     panel = read_record(root.record("tissue_panel", CHAMPION))

@@ -11,7 +11,7 @@ from assets.partitions import STUDIES
 from assets.skin.training_config import TissueTraining
 from assets.skin.training_tiles import training_tiles
 from dermatome.errors import BadSetting, MissingInput
-from dermatome.stage_record import StageResult, made_files
+from dermatome.storage.record import StageResult, made_files
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -46,12 +46,12 @@ def tissue_search(
 
     To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
     """
-    from dermatome.search import run_search
-    from dermatome.search_report import write_search
-    from dermatome.search_settings import SearchSettings, search_space
-    from dermatome.skin.panel import panel_rows
-    from dermatome.training_files import choose_tiles
-    from dermatome.training_settings import TrainSettings
+    from dermatome.skin.tissue.hold_out import panel_rows
+    from dermatome.skin.tissue.training_files import choose_tiles
+    from dermatome.training.search import run_search
+    from dermatome.training.search_report import write_search
+    from dermatome.training.search_settings import SearchSettings, search_space
+    from dermatome.training.settings import TrainSettings
 
     root, study = paths.data_root, context.partition_key
     journal = root.checkpoints("tissue_search", study)

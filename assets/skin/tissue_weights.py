@@ -11,7 +11,7 @@ from assets.partitions import TRAINING_VERSIONS
 from assets.skin.training_config import TissueTraining
 from assets.skin.training_tiles import training_tiles
 from dermatome.errors import MissingInput
-from dermatome.stage_record import made_by, made_files
+from dermatome.storage.record import made_by, made_files
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -44,11 +44,11 @@ def tissue_weights(
     Add a version (`v002`) in the materialize dialog, and set what differs from the defaults in its run config. A
     version named `v002_cont1` goes on from `v002`.
     """
-    from dermatome.skin.origin import open_origin
-    from dermatome.skin.panel import panel_rows
-    from dermatome.skin.weights_stage import confusion_markdown, make_weights
-    from dermatome.training_loop import drop_checkpoints
-    from dermatome.training_settings import TrainSettings, given_settings
+    from dermatome.registry.lineage import open_origin
+    from dermatome.skin.tissue.hold_out import panel_rows
+    from dermatome.skin.tissue.weights_stage import confusion_markdown, make_weights
+    from dermatome.training.loop import drop_checkpoints
+    from dermatome.training.settings import TrainSettings, given_settings
 
     root, version = paths.data_root, context.partition_key
     checkpoints = root.checkpoints("tissue_weights", version)

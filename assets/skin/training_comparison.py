@@ -6,8 +6,8 @@ import dagster as dg
 
 from assets.one import make_one
 from assets.skin.tissue_weights import tissue_weights
-from dermatome.data_root import CHAMPION
-from dermatome.stage_record import StageResult, made_by
+from dermatome.storage.layout import CHAMPION
+from dermatome.storage.record import StageResult, made_by
 from resources import PathsResource
 
 
@@ -19,7 +19,7 @@ from resources import PathsResource
 )
 def training_comparison(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
     """`comparison.html`: scores, data, settings, best and worst tiles of every version; it needs no other file."""
-    from dermatome.skin.versions import compare_versions
+    from dermatome.registry.versions import compare_versions
 
     root = paths.data_root
     versions = root.made("tissue_weights")

@@ -5,7 +5,7 @@ from pydantic import Field
 
 
 class TissueTraining(dg.Config):
-    """The run config of a training; what is not given takes `dermatome.training.TrainSettings`' default."""
+    """The run config of a training; what is not given takes `dermatome.skin.tissue.train.TrainSettings`' default."""
 
     encoder: str | None = Field(default=None, description="Any of segmentation-models-pytorch's, such as resnet34.")
     decoder_channels: list[int] | None = Field(default=None, description="Five numbers, coarse to fine.")
@@ -36,7 +36,7 @@ class TissueTraining(dg.Config):
 
     def given(self) -> dict[str, object]:
         """The training settings that differ from the defaults."""
-        from dermatome.training_settings import given_settings
+        from dermatome.training.settings import given_settings
 
         return given_settings({name: value for name, value in self.model_dump().items() if value not in (None, {})})
 
@@ -68,6 +68,6 @@ class CellTraining(dg.Config):
 
     def given(self) -> dict[str, object]:
         """The training settings that differ from the defaults."""
-        from dermatome.skin.cell_training import given_cell_settings
+        from dermatome.skin.cells.train import given_cell_settings
 
         return given_cell_settings({name: value for name, value in self.model_dump().items() if value is not None})

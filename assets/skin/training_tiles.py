@@ -7,9 +7,9 @@ import dagster as dg
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import ANNOTATED_SLIDES
-from dermatome.files import local_copy
-from dermatome.making import OneStep
-from dermatome.stage_record import StageResult
+from dermatome.pipeline.cached_stage import OneStep
+from dermatome.storage.files import local_copy
+from dermatome.storage.record import StageResult
 from resources import PathsResource, SlideEngineResource
 
 
@@ -28,7 +28,7 @@ def training_tiles(
 
     An unknown mask colour, an ROI outside its image, or an image and mask of different sizes stops that slide alone.
     """
-    from dermatome.skin.annotated import annotation_version, make_tiles
+    from dermatome.skin.tiles.annotated import annotation_version, make_tiles
 
     root = paths.data_root
 

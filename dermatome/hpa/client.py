@@ -14,16 +14,16 @@ import requests
 import urllib3
 
 from dermatome.errors import FetchFailed
-from dermatome.files import sha256_file, whole_file
-from dermatome.hpa.addresses import Addresses, is_loopback_url
-from dermatome.hpa.answers import Kind, NotThere, check_start, check_status, check_type
-from dermatome.hpa.bounded import BoundedAdapter
 from dermatome.hpa.genes import ENSEMBL_GENE
-from dermatome.hpa.patience import Again, delay_s
 from dermatome.hpa.settings import HpaSettings
+from dermatome.storage.files import sha256_file, whole_file
+from dermatome.storage.http_addresses import Addresses, is_loopback_url
+from dermatome.storage.http_answers import Kind, NotThere, check_start, check_status, check_type
+from dermatome.storage.http_bounded import BoundedAdapter
+from dermatome.storage.http_retry import Again, delay_s
 
 if TYPE_CHECKING:
-    from dermatome.files import AnyPath
+    from dermatome.storage.files import AnyPath
 
 __all__ = ["Fetched", "HpaClient", "HpaSettings", "Kind", "NotThere"]
 

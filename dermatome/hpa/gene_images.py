@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dermatome.errors import BadPage
-from dermatome.files import local_copy
 from dermatome.hpa.client import Fetched, HpaClient, NotThere
 from dermatome.hpa.records import GenePage, merge_records, parse_page
+from dermatome.storage.files import local_copy
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dermatome.files import AnyPath
+    from dermatome.storage.files import AnyPath
 
 
 @dataclass(frozen=True)

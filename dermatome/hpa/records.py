@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dermatome.errors import BadPage, MissingInput, StorageFailed
-from dermatome.files import SomePath, safe_id, whole_file
 from dermatome.hpa.genes import ENSEMBL_GENE
 from dermatome.hpa.licence import licence_of
 from dermatome.hpa.page_facts import RUNNING_NUMBER, GeneLevel, PageFacts, base_name
 from dermatome.hpa.page_xml import read_page
+from dermatome.storage.files import SomePath, safe_id, whole_file
 
 MAX_PAGE_BYTES = 64 * 1024 * 1024
 Outcome = Literal["images", "no_tissue", "no_images"]

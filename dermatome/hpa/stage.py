@@ -7,16 +7,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermatome.files import read_bytes, sha256_file, write_whole
 from dermatome.hpa.gene_images import fetch_gene_images
 from dermatome.hpa.records import write_records
-from dermatome.stage_record import StageResult, content_version
+from dermatome.storage.files import read_bytes, sha256_file, write_whole
+from dermatome.storage.record import StageResult, content_version
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dermatome.files import AnyPath
     from dermatome.hpa.client import HpaClient
+    from dermatome.storage.files import AnyPath
 
 RECORDS_FILE = "images.parquet"
 

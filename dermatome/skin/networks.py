@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.data_root import CHAMPION, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadWeights
-from dermatome.files import local_copy, sha256_file
-from dermatome.skin.kinds import CELLS
-from dermatome.stage_record import read_record
+from dermatome.registry.model_kinds import CELLS
+from dermatome.storage.files import local_copy, sha256_file
+from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import read_record
 
 if TYPE_CHECKING:
-    from dermatome.compute import Backend, Compute
-    from dermatome.files import AnyPath
-    from dermatome.skin.cell_network import CellNetwork
-    from dermatome.weights import LoadedWeights
+    from dermatome.inference.compute import Backend, Compute
+    from dermatome.skin.cells.network import CellNetwork
+    from dermatome.storage.files import AnyPath
+    from dermatome.training.weights import LoadedWeights
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Champion:
         Raises:
             BadWeights: the file is gone, damaged or not the one that was promoted.
         """
-        from dermatome.weights import load_weights
+        from dermatome.training.weights import load_weights
 
         with self.root.local("tissue_weights", self.version, WEIGHTS_FILE) as folder:
             loaded = load_weights(folder / WEIGHTS_FILE)
@@ -92,8 +92,8 @@ class CellWeights:
             BadWeights: there is no such file.
             FetchFailed: ``cyto2`` could not be fetched.
         """
-        from dermatome.skin import cyto2
-        from dermatome.skin.cell_network import TOY_WEIGHTS
+        from dermatome.skin.cells import cyto2
+        from dermatome.skin.cells.network import TOY_WEIGHTS
 
         if weights == "cyto2":
             return cls(weights, models_folder, sha256_file(cyto2.fetch_cyto2(models_folder) / cyto2.NETWORK_FILE))
@@ -123,12 +123,12 @@ class CellWeights:
         return cls(str(values["version"]), root.models, str(values["weights_sha256"]), record.data_version, root)
 
     def load(self, compute: Compute, *, backend: Backend = "auto", remembered: Path | None = None) -> CellNetwork:
-        """The network on the device, ready to run; see :func:`dermatome.runner.prepare_runner`.
+        """The network on the device, ready to run; see :func:`dermatome.inference.backend.prepare_runner`.
 
         Raises:
             BadWeights: the file is missing, damaged, not a Cellpose network, or not the one of :attr:`sha256`.
         """
-        from dermatome.skin.cell_network import load_cell_network
+        from dermatome.skin.cells.network import load_cell_network
 
         if self.root is not None:
             with self.root.local(CELLS.weights, self.weights, WEIGHTS_FILE) as folder:

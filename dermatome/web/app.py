@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermatome.data_root import DataRoot
 from dermatome.errors import BadSetting
 from dermatome.settings import load_settings
+from dermatome.storage.layout import DataRoot
 from dermatome.web.nuclei_chain import nuclei_source
 from dermatome.web.page import WebContext
 from dermatome.web.uploads import UploadLimits

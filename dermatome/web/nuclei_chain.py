@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
 from dermatome.geometry import Box
-from dermatome.nuclei.networks import ASSET, NucleusWeights
-from dermatome.nuclei.overlays import SEMANTIC_COLOURS, TERNARY_COLOURS
-from dermatome.overlay import cell_colours, sample_labels
+from dermatome.imaging.overlay import cell_colours, sample_labels
+from dermatome.nuclei.maps.networks import ASSET, NucleusWeights
+from dermatome.nuclei.maps.overlays import SEMANTIC_COLOURS, TERNARY_COLOURS
 from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
 
 if TYPE_CHECKING:
-    from dermatome.compute import Backend, Compute
-    from dermatome.nuclei.predict import NucleiResult, NucleusNetwork, NucleusSettings
-    from dermatome.nuclei.til import TilScores, TilSettings
+    from dermatome.inference.compute import Backend, Compute
+    from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, NucleusSettings
+    from dermatome.nuclei.til.score import TilScores, TilSettings
     from dermatome.settings import Settings
-    from dermatome.slide import Slide
+    from dermatome.slides.slide import Slide
     from dermatome.web.page import WebContext
 
 _KINDS = [c for c in NucleusClass if c is not NucleusClass.BACKGROUND]
@@ -91,8 +91,8 @@ def load_nuclei_network(
         BadSetting: the backend is not to be had, or the number of views is none.
         BadWeights: the file is damaged or not the one that was trained.
     """
-    from dermatome.nuclei.predict import prepare_nuclei
-    from dermatome.skin.stage_parts import remembered_backends
+    from dermatome.nuclei.maps.segment import prepare_nuclei
+    from dermatome.pipeline.stage_files import remembered_backends
 
     remembered = remembered_backends(source.root)
     return prepare_nuclei(source.load(compute), compute, settings, backend=backend, remembered=remembered)
@@ -125,9 +125,9 @@ def find_nuclei(
         BadImage: the slide has too many pixels at the network's scale.
         BadSetting: it is far too coarse for the network.
     """
-    from dermatome.nuclei.predict import fitted_stain, network_size, segment_nuclei
-    from dermatome.nuclei.til import score_til
-    from dermatome.nuclei.tissue import tissue_mm2
+    from dermatome.imaging.tissue_area import tissue_mm2
+    from dermatome.nuclei.maps.segment import fitted_stain, network_size, segment_nuclei
+    from dermatome.nuclei.til.score import score_til
 
     check_work(slide, network_size(slide, network.weights.card.mpp), limits)
     fit = fitted_stain(slide, network, settings.nuclei)
@@ -139,7 +139,7 @@ def find_nuclei(
 
 def nuclei_view(found: NucleiFound) -> str:
     """The slide with its classes, its ternary map and its nuclei to lay over it."""
-    from dermatome.panels import mpp_note
+    from dermatome.reports.panels import mpp_note
 
     slide, nuclei, whole = found.slide, found.nuclei, Box.whole(found.slide.size)
     semantic, ternary, instances = (
@@ -200,8 +200,8 @@ def counts_html(found: NucleiFound) -> str:
 
 def write_nuclei_files(found: NucleiFound, folder: Path) -> list[Path]:
     """Outlines, table and maps into ``folder``, in the formats of the command line and the platform."""
-    from dermatome.files import write_whole
-    from dermatome.nuclei.result_files import write_class_maps, write_instances, write_outlines
+    from dermatome.nuclei.maps.files import write_class_maps, write_instances, write_outlines
+    from dermatome.storage.files import write_whole
 
     slide, name = found.slide, found.slide.name
     write_class_maps(folder, found.nuclei, slide)
@@ -221,6 +221,6 @@ def write_nuclei_files(found: NucleiFound, folder: Path) -> list[Path]:
 
 
 def _toy(seed: int) -> Slide:
-    from dermatome.toy_nuclei import toy_nuclei
+    from dermatome.synthetic.nuclei import toy_nuclei
 
     return toy_nuclei(seed).slide

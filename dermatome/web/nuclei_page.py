@@ -27,8 +27,8 @@ from dermatome.web.uploads import choose_slide
 from dermatome.web.viewer import status_html
 
 if TYPE_CHECKING:
-    from dermatome.nuclei.networks import NucleusWeights
-    from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings
+    from dermatome.nuclei.maps.networks import NucleusWeights
+    from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings
 
 TITLE = "Nuclei"
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermatome.data_root import DataRoot
 from dermatome.errors import DermatomeError
 from dermatome.settings import Settings, load_settings
-from dermatome.slide import SUFFIXES
+from dermatome.slides.slide import SUFFIXES
+from dermatome.storage.layout import DataRoot
 from dermatome.web.uploads import UploadLimits
 from dermatome.web.viewer import status_html
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from dermatome.compute import Backend, Compute
+    from dermatome.inference.compute import Backend, Compute
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
 """Of every event that computes: networks are not shared by threads, and one image's memory is in use at a time."""
@@ -82,7 +82,7 @@ class WebContext:
     Attributes:
         root: whose settings, networks and annotated slides they use.
         compute: what networks run on.
-        backend: what runs them, see :func:`dermatome.runner.prepare_runner`.
+        backend: what runs them, see :func:`dermatome.inference.backend.prepare_runner`.
         limits: of uploads.
         scratch: a folder of this app alone, gone when it ends, in which results wait to be downloaded.
         weights: of nuclei: a weights file, a training version or ``toy``; empty leaves the choice to the data root.

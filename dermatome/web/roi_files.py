@@ -8,16 +8,16 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.data_root import DataRoot
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.files import folders_in, local_copy, names_in, read_bytes, safe_id, sha256_bytes, write_whole
 from dermatome.geometry import Size
-from dermatome.skin.rois import Roi, read_rois, rois_json, rois_of
-from dermatome.slide import SUFFIXES, RgbImage, Slide, read_slide
+from dermatome.skin.tiles.rois import Roi, read_rois, rois_json, rois_of
+from dermatome.slides.slide import SUFFIXES, RgbImage, Slide, read_slide
+from dermatome.storage.files import folders_in, local_copy, names_in, read_bytes, safe_id, sha256_bytes, write_whole
+from dermatome.storage.layout import DataRoot
 from dermatome.web.viewer import VIEW_PX, jpeg_uri
 
 if TYPE_CHECKING:
-    from dermatome.files import AnyPath
+    from dermatome.storage.files import AnyPath
 
 ROI_FILE = "rois.json"
 QUPATH_FILE = "rois.geojson"

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dermatome.errors import BadAnnotation
-from dermatome.files import write_whole
-from dermatome.skin.rois import rois_json
-from dermatome.slide import DECLARED_MPP, SUFFIXES
+from dermatome.skin.tiles.rois import rois_json
+from dermatome.slides.slide import DECLARED_MPP, SUFFIXES
+from dermatome.storage.files import write_whole
 from dermatome.web.page import ONE_AT_A_TIME, WebContext, told
 from dermatome.web.roi_files import (
     ROI_FILE,

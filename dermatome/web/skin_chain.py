@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermatome.classes import StainingPattern, TissueClass
-from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput
 from dermatome.geometry import Box, Size
-from dermatome.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
+from dermatome.imaging.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
 from dermatome.skin.networks import CellWeights, Champion
+from dermatome.storage.layout import DataRoot
 from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
 
 if TYPE_CHECKING:
-    from dermatome.compute import Backend, Compute
+    from dermatome.inference.compute import Backend, Compute
     from dermatome.settings import Settings
-    from dermatome.skin.cell_network import CellNetwork
-    from dermatome.skin.cells import CellsResult
-    from dermatome.skin.layers import LayersResult
-    from dermatome.skin.tissue import TissueNetwork, TissueResult, TissueSettings
-    from dermatome.slide import Slide
+    from dermatome.skin.cells.network import CellNetwork
+    from dermatome.skin.cells.segment import CellsResult
+    from dermatome.skin.layers.measure import LayersResult
+    from dermatome.skin.tissue.segment import TissueNetwork, TissueResult, TissueSettings
+    from dermatome.slides.slide import Slide
 
 Say = Callable[[float, str], None]
 """Told what share of the work is done, and what is going on."""
@@ -104,7 +104,7 @@ def skin_source(root: DataRoot, cell_weights: str) -> SkinSource:
     Raises:
         BadWeights: there is no such file.
     """
-    from dermatome.skin import cyto2
+    from dermatome.skin.cells import cyto2
 
     there = all((root.models / name).is_file() for name in (cyto2.NETWORK_FILE, cyto2.SIZE_FILE))
     named = "toy" if cell_weights == "cyto2" and not there else cell_weights
@@ -121,8 +121,8 @@ def load_skin_networks(
         MissingInput: there is no champion.
         BadWeights: the champion's file is not the one that was promoted, or a file is damaged.
     """
-    from dermatome.skin.stage_parts import remembered_backends
-    from dermatome.skin.tissue import prepare_tissue
+    from dermatome.pipeline.stage_files import remembered_backends
+    from dermatome.skin.tissue.segment import prepare_tissue
 
     if source.champion is None:
         raise MissingInput(_NO_CHAMPION)
@@ -153,9 +153,9 @@ def run_skin_chain(
         BadImage: the slide has too many pixels at the network's scale.
         BadSetting: the slide's scale does not fit the network's.
     """
-    from dermatome.skin.cells import segment_cells
-    from dermatome.skin.layers import measure_layers
-    from dermatome.skin.tissue import segment_tissue
+    from dermatome.skin.cells.segment import segment_cells
+    from dermatome.skin.layers.measure import measure_layers
+    from dermatome.skin.tissue.segment import segment_tissue
 
     check_work(slide, slide.size.scaled(slide.mpp / networks.tissue.weights.card.mpp), limits)
     say(0.1, "Tissue")
@@ -170,8 +170,8 @@ def run_skin_chain(
 
 def skin_view(found: SkinFound) -> str:
     """The slide with tissue, cells and layers to lay over it."""
-    from dermatome.figures import layer_colours
-    from dermatome.panels import mpp_note
+    from dermatome.reports.panels import mpp_note
+    from dermatome.skin.figures import layer_colours
 
     slide, count = found.slide, len(found.layers.layers)
     image = slide.overview(VIEW_PX)
@@ -212,9 +212,11 @@ def skin_summary(found: SkinFound) -> str:
 
 def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
     """Masks, outlines and tables into ``folder``, in the formats of the command line and the platform."""
-    from dermatome import cell_files, figures, label_io
-    from dermatome.files import write_whole
-    from dermatome.label_bands import LabelTally
+    from dermatome.labels import instance_files as cell_files
+    from dermatome.labels import mask_files as label_io
+    from dermatome.labels.bands import LabelTally
+    from dermatome.skin import figures
+    from dermatome.storage.files import write_whole
 
     slide, name = found.slide, found.slide.name
     tally = LabelTally(slide.size)
@@ -236,6 +238,6 @@ def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
 
 
 def _toy(pattern: StainingPattern) -> Slide:
-    from dermatome.toy import toy_slide
+    from dermatome.synthetic.skin import toy_slide
 
     return toy_slide(40 + list(StainingPattern).index(pattern), pattern, size_px=768, name=f"toy-{pattern}").slide

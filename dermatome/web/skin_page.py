@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr  # as in stop.py
 
-from dermatome.figures import layers_figure
+from dermatome.skin.figures import layers_figure
 from dermatome.web.page import ONE_AT_A_TIME, WebContext, image_choice, noted, told
 from dermatome.web.skin_chain import (
     SkinNetworks,
@@ -28,7 +28,7 @@ from dermatome.web.uploads import choose_slide
 from dermatome.web.viewer import picture_html, status_html
 
 if TYPE_CHECKING:
-    from dermatome.skin.tissue import TissueSettings
+    from dermatome.skin.tissue.segment import TissueSettings
 
 TITLE = "Skin layers"
 

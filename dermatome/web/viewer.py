@@ -18,8 +18,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from dermatome.classes import Rgb
-from dermatome.overlay import borders
-from dermatome.slide import RgbImage
+from dermatome.imaging.overlay import borders
+from dermatome.slides.slide import RgbImage
 
 VIEW_PX = 1200
 """Longest side of what is sent to a browser."""

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from dermatome.runner import Outputs, Runner, Tag
+    from dermatome.inference.backend import Outputs, Runner, Tag
 
 Batch = npt.NDArray[Any]
 
 
 class Recording:
-    """A runner that keeps the batches given to it while it is told to; see :class:`dermatome.runner.Runner`.
+    """A runner that keeps the batches given to it while it is told to; see :class:`dermatome.inference.backend.Runner`.
 
     Attributes:
         runner: that does the work.
@@ -33,12 +33,12 @@ class Recording:
         self.keep = True
 
     def run(self, batch: Batch) -> Outputs:
-        """See :class:`dermatome.runner.Runner`."""
+        """See :class:`dermatome.inference.backend.Runner`."""
         self._see(batch)
         return self.runner.run(batch)
 
     def stream(self, batches: Iterable[tuple[Tag, Batch]]) -> Iterator[tuple[Tag, Outputs]]:
-        """See :class:`dermatome.runner.Runner`."""
+        """See :class:`dermatome.inference.backend.Runner`."""
 
         def seen() -> Iterator[tuple[Tag, Batch]]:
             for tag, batch in batches:

@@ -21,16 +21,16 @@ def cells(toy: bool) -> Iterator[Row]:
     """A crop of a core, all of it taken for epidermis, with a network of the size of cyto2."""
     from PIL import Image
 
-    from dermatome.cell_files import save_instances, write_cells_geojson, write_map_tiff
     from dermatome.classes import TissueClass
-    from dermatome.compute import choose_compute
     from dermatome.geometry import Box
-    from dermatome.label_io import load_mask, save_mask
-    from dermatome.scores_instances import f1_at_iou
-    from dermatome.skin.cell_image import cell_image_of
-    from dermatome.skin.cell_network import TILE_PX, load_cell_network
-    from dermatome.skin.cells import CellSettings, segment_cells
-    from dermatome.slide import read_slide
+    from dermatome.inference.compute import choose_compute
+    from dermatome.labels.instance_files import save_instances, write_cells_geojson, write_map_tiff
+    from dermatome.labels.mask_files import load_mask, save_mask
+    from dermatome.metrics.instances import f1_at_iou
+    from dermatome.skin.cells.image import cell_image_of
+    from dermatome.skin.cells.network import TILE_PX, load_cell_network
+    from dermatome.skin.cells.segment import CellSettings, segment_cells
+    from dermatome.slides.slide import read_slide
     from pipelines_tests.reference.stock_cellpose import cyto2_sized_weights, stock_cells, stock_model
 
     (core,), which = cores(1, toy)

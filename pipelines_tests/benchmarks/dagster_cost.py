@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dermatome.data_root import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
-from dermatome.files import sha256_file, write_whole
+from dermatome.storage.files import sha256_file, write_whole
+from dermatome.storage.layout import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
 from pipelines_tests.benchmarks.rows import Row, at_most_more, benchmark
 from pipelines_tests.benchmarks.timing import run_alone
 
@@ -62,8 +62,8 @@ def _batches(asset: str, count: int) -> Iterator[tuple[int, int]]:
 
 def _prepare(folder: Path, count: int) -> None:
     """Two data roots, each with a champion and the same slides in its inbox; an instance of Dagster for one."""
-    from dermatome.stage_record import Scalar, StageRecord, write_record
-    from dermatome.toy import toy_slide
+    from dermatome.storage.record import Scalar, StageRecord, write_record
+    from dermatome.synthetic.skin import toy_slide
     from orchestration.requests import register_slides
     from pipelines_tests.benchmarks.networks import untrained_tissue
 
@@ -96,7 +96,7 @@ def _prepare(folder: Path, count: int) -> None:
 
 
 def _sources(root: Path) -> list[Any]:
-    from dermatome.slide_source import folder_sources
+    from dermatome.slides.source import folder_sources
 
     return folder_sources(root / "inbox")
 
@@ -130,9 +130,9 @@ def through_dagster(made: str, asset: str, first: int, last: int) -> None:
 
 def without_dagster(made: str, asset: str, first: int, last: int) -> None:
     """The same slides by a worker of the slide engine."""
-    from dermatome.engine.pipeline import Worker
-    from dermatome.engine.work import WorkerOptions
-    from dermatome.making import Making
+    from dermatome.pipeline.cached_stage import Making
+    from dermatome.pipeline.work import WorkerOptions
+    from dermatome.pipeline.worker import Worker
 
     root = DataRoot(Path(made) / "without")
     sources = _sources(Path(made) / "without")[first:last]
@@ -143,14 +143,14 @@ def without_dagster(made: str, asset: str, first: int, last: int) -> None:
 
 
 def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
-    from dermatome.compute import ComputeSettings
     from dermatome.hpa.client import HpaClient
-    from dermatome.making import OneStep
-    from dermatome.skin.mask_stage import MaskStage
+    from dermatome.inference.compute import ComputeSettings
+    from dermatome.pipeline.cached_stage import OneStep
     from dermatome.skin.networks import Champion
-    from dermatome.skin.tissue import TissueSettings
-    from dermatome.slide import DECLARED_MPP
-    from dermatome.slide_source import acquire_slide
+    from dermatome.skin.tissue.segment import TissueSettings
+    from dermatome.skin.tissue.stage import MaskStage
+    from dermatome.slides.slide import DECLARED_MPP
+    from dermatome.slides.source import acquire_slide
 
     if asset == "epidermis_masks":
         sha256 = sha256_file(root.folder("tissue_weights", "v001") / WEIGHTS_FILE)

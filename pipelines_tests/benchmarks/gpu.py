@@ -32,8 +32,9 @@ def gpu(toy: bool) -> Iterator[Row]:
 
 def on_device(device: str, device_name: str, count: int, toy: bool) -> Iterator[Row]:
     """The rows of a device: masks, then cells in them, of ``count`` toy cores."""
-    from dermatome.data_root import DataRoot
-    from dermatome.skin import cell_network, tissue
+    from dermatome.skin.cells import network as cell_network
+    from dermatome.skin.tissue import segment as tissue
+    from dermatome.storage.layout import DataRoot
     from pipelines_tests.benchmarks.stages import Cost, cells_stage, mask_stage, measure, put_slides
 
     def row(name: str, cost: Cost) -> Row:

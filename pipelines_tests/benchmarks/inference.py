@@ -22,12 +22,12 @@ OVERLAP_PX = 64
 @benchmark("tiled_inference", timeout_s=900, order=10)
 def tiled_inference(toy: bool) -> Iterator[Row]:
     """Against the source's way, and against the bare network on the same tiles."""
-    from dermatome.compute import choose_compute
     from dermatome.geometry import Size
-    from dermatome.predict import Predictor
-    from dermatome.probabilities import Probabilities
-    from dermatome.runner import prepare_runner
-    from dermatome.tiling import cut_tile, tile_grid
+    from dermatome.imaging.tiling import cut_tile, tile_grid
+    from dermatome.inference.backend import prepare_runner
+    from dermatome.inference.compute import choose_compute
+    from dermatome.inference.predictor import Predictor
+    from dermatome.inference.probabilities import Probabilities
 
     compute = choose_compute("cpu")
     (core,), which = cores(1, toy)

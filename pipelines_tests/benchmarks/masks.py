@@ -14,8 +14,8 @@ from pipelines_tests.benchmarks.samples import cores, toy_cores
 @benchmark("epidermis_masks", timeout_s=600, order=20)
 def epidermis_masks(toy: bool) -> Iterator[Row]:
     """Against the bare network on the same tiles."""
-    from dermatome.data_root import DataRoot
-    from dermatome.skin import tissue
+    from dermatome.skin.tissue import segment as tissue
+    from dermatome.storage.layout import DataRoot
     from pipelines_tests.benchmarks.stages import mask_stage, measure, put_slides
 
     count = 2 if toy else 8

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dermatome.compute import ComputeSettings, choose_compute
-from dermatome.data_root import WEIGHTS_FILE, DataRoot
+from dermatome.inference.compute import ComputeSettings, choose_compute
+from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from pipelines_tests.benchmarks.rows import Row, below, benchmark
 
 SIDES_PX = (3_000, 10_000, 30_000, 60_000)
@@ -67,7 +67,7 @@ def write_slide(path: Path, side_px: int) -> None:
     import imagecodecs
     import tifffile
 
-    from dermatome.toy import toy_slide
+    from dermatome.synthetic.skin import toy_slide
 
     pattern = np.full((_PATTERN_PX, _PATTERN_PX, 3), 240, np.uint8)
     for seed, (top, left) in enumerate(((0, 0), (2048, 1024), (1024, 2560))):
@@ -104,12 +104,12 @@ def _train(folder: Path) -> None:
 
 
 def _mask(folder: Path) -> dict[str, Any]:
-    from dermatome.engine.work import Seat
-    from dermatome.files import sha256_file
-    from dermatome.skin.mask_stage import MaskStage
+    from dermatome.pipeline.work import Seat
     from dermatome.skin.networks import Champion
-    from dermatome.skin.tissue import TissueSettings
-    from dermatome.slide import read_slide
+    from dermatome.skin.tissue.segment import TissueSettings
+    from dermatome.skin.tissue.stage import MaskStage
+    from dermatome.slides.slide import read_slide
+    from dermatome.storage.files import sha256_file
 
     root = DataRoot(folder / "root")
     weights = root.folder("tissue_weights", "toy") / WEIGHTS_FILE

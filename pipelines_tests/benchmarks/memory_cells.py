@@ -53,8 +53,8 @@ def draw(folder: str, side_px: int) -> None:
     import tifffile
 
     from dermatome.geometry import Size
-    from dermatome.label_bands import write_ome_bands
-    from dermatome.toy import toy_slide
+    from dermatome.labels.bands import write_ome_bands
+    from dermatome.synthetic.skin import toy_slide
 
     toy = toy_slide(81, size_px=_PIECE_PX, island=True)
     halves = [slice(0, _TILE_PX), slice(_TILE_PX, _PIECE_PX)]
@@ -95,12 +95,13 @@ def draw(folder: str, side_px: int) -> None:
 
 def segment(folder: str) -> dict[str, Any]:
     """The cell stage on what :func:`draw` wrote."""
-    from dermatome import cell_files, figures
-    from dermatome.compute import choose_compute
-    from dermatome.label_io import open_mask
-    from dermatome.skin.cell_network import load_cell_network
-    from dermatome.skin.cells import segment_cells
-    from dermatome.slide import read_slide
+    from dermatome.inference.compute import choose_compute
+    from dermatome.labels import instance_files as cell_files
+    from dermatome.labels.mask_files import open_mask
+    from dermatome.skin import figures
+    from dermatome.skin.cells.network import load_cell_network
+    from dermatome.skin.cells.segment import segment_cells
+    from dermatome.slides.slide import read_slide
 
     network = load_cell_network("toy", choose_compute("cpu"))
     start_gb = resident_mib("VmHWM") * 2**20 / 1e9

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dermatome.compute import Compute
-    from dermatome.weights import LoadedWeights
+    from dermatome.inference.compute import Compute
+    from dermatome.training.weights import LoadedWeights
 
 
 def trained_tissue(
@@ -29,9 +29,9 @@ def trained_tissue(
         train_mpp: microns per pixel that it sees; None takes the training's default.
         steps: of eight views of 128 px.
     """
-    from dermatome.toy import ToyStain, toy_slide
-    from dermatome.training import TrainSettings, train
-    from dermatome.weights import load_weights, save_weights
+    from dermatome.skin.tissue.train import TrainSettings, train
+    from dermatome.synthetic.skin import ToyStain, toy_slide
+    from dermatome.training.weights import load_weights, save_weights
     from pipelines_tests.toy_tiles import write_tiles
 
     slides = (
@@ -49,7 +49,7 @@ def trained_tissue(
 
 def tissue_network(folder: Path, toy: bool) -> LoadedWeights:
     """The platform's tissue network, trained briefly on the CPU; at toy size a small one of random weights."""
-    from dermatome.compute import choose_compute
+    from dermatome.inference.compute import choose_compute
 
     if toy:
         return untrained_tissue(folder, mpp=2.0)
@@ -61,8 +61,8 @@ def untrained_tissue(folder: Path, *, mpp: float) -> LoadedWeights:
     import torch
 
     from dermatome.classes import TissueClass
-    from dermatome.network import build_network
-    from dermatome.weights import WeightsCard, load_weights, save_weights
+    from dermatome.training.unet import build_network
+    from dermatome.training.weights import WeightsCard, load_weights, save_weights
 
     decoder = (16, 16, 8, 8, 8)
     card = WeightsCard("resnet18", decoder, mpp, (mpp / 2, mpp * 2), 2 * mpp, mpp, tile_px=128)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dermatome.slide import RgbImage
+from dermatome.slides.slide import RgbImage
 
 REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 CORE_PX = 3000
@@ -18,7 +18,7 @@ TOY_PX = 256
 
 def cores(count: int, toy: bool) -> tuple[list[RgbImage], str]:
     """``count`` tissue cores of 3000 × 3000 as (H, W, 3) uint8, and which they are; toy size is that of the toys."""
-    from dermatome.slide import decode_rgb
+    from dermatome.slides.slide import decode_rgb
 
     paths = sorted((REALDATA / "hpa_ihc").glob("*.jpg"))
     if toy or not paths:
@@ -29,7 +29,7 @@ def cores(count: int, toy: bool) -> tuple[list[RgbImage], str]:
 
 def toy_cores(count: int, toy: bool) -> tuple[list[RgbImage], str]:
     """``count`` cores of toy skin of 3000 × 3000 (toy size: 256 × 256), of which four differ, and what they are."""
-    from dermatome.toy import toy_slide
+    from dermatome.synthetic.skin import toy_slide
 
     side = TOY_PX if toy else CORE_PX
     drawn = [np.asarray(toy_slide(seed, size_px=side).slide.pixels) for seed in range(min(count, 4))]
@@ -43,7 +43,7 @@ def gene_pages(toy: bool) -> Iterator[tuple[list[Path], str]]:
     if paths and not toy:
         yield paths, "real HPA pages"
         return
-    from dermatome.demo.pages import ToyImage, gene_page_xml
+    from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 
     with tempfile.TemporaryDirectory() as folder:
         images = [ToyImage("373", f"1_A_{n}", tissue=f"Tissue {n % 80}") for n in range(20 if toy else 1000)]

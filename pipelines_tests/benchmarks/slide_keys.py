@@ -63,8 +63,8 @@ def _steps(folder: Path, instance: Any, count: int) -> dict[str, Callable[[], st
     import dagster as dg
 
     from assets.partitions import GENES
-    from dermatome.data_root import DataRoot
-    from dermatome.slide_source import SlideSource
+    from dermatome.slides.source import SlideSource
+    from dermatome.storage.layout import DataRoot
     from orchestration import schedules, sensors
     from orchestration.definitions import build_defs
     from orchestration.requests import PER_SLIDE, missing_slides, register_slides
@@ -108,9 +108,9 @@ def _steps(folder: Path, instance: Any, count: int) -> dict[str, Callable[[], st
         return tick
 
     def pages() -> str:
-        from dermatome.demo.pages import ToyImage, gene_page_xml
         from dermatome.hpa.records import parse_page, write_records
         from dermatome.hpa.stage import RECORDS_FILE
+        from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 
         genes = [f"ENSG{number:011d}" for number in range(min(20_000, count))]
         instance.add_dynamic_partitions(str(GENES.name), genes)

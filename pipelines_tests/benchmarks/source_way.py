@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.geometry import Size
-from dermatome.slide import RgbImage
-from dermatome.tiling import blend_window, tile_grid
+from dermatome.imaging.tiling import blend_window, tile_grid
+from dermatome.slides.slide import RgbImage
 
 if TYPE_CHECKING:
-    from dermatome.weights import LoadedWeights
+    from dermatome.training.weights import LoadedWeights
 
 
 def tissue_one_by_one(

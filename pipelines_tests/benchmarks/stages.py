@@ -10,13 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dermatome.data_root import DataRoot
-from dermatome.engine.pipeline import Worker
-from dermatome.engine.work import WorkerOptions
-from dermatome.making import Made, Making, OneStep, Stage
-from dermatome.slide import RgbImage
-from dermatome.stage_record import StageResult
-from dermatome.weights import LoadedWeights
+from dermatome.pipeline.cached_stage import Made, Making, OneStep, Stage
+from dermatome.pipeline.work import WorkerOptions
+from dermatome.pipeline.worker import Worker
+from dermatome.slides.slide import RgbImage
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import StageResult
+from dermatome.training.weights import LoadedWeights
 from pipelines_tests.benchmarks.bare import recorded
 from pipelines_tests.benchmarks.timing import take_turns
 
@@ -84,7 +84,7 @@ def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
     from PIL import Image
 
     from dermatome.hpa.client import HpaClient
-    from dermatome.slide_source import acquire_slide, folder_sources
+    from dermatome.slides.source import acquire_slide, folder_sources
 
     with tempfile.TemporaryDirectory() as folder:
         inbox = Path(folder)
@@ -102,12 +102,12 @@ def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
 
 def mask_stage(root: DataRoot, weights: LoadedWeights, device: Any) -> Stage[Any, Any]:
     """The stage that makes masks, with ``weights`` as the root's champion, on a device."""
-    from dermatome.compute import ComputeSettings
-    from dermatome.data_root import WEIGHTS_FILE
-    from dermatome.files import write_whole
-    from dermatome.skin.mask_stage import MaskStage
+    from dermatome.inference.compute import ComputeSettings
     from dermatome.skin.networks import Champion
-    from dermatome.skin.tissue import TissueSettings
+    from dermatome.skin.tissue.segment import TissueSettings
+    from dermatome.skin.tissue.stage import MaskStage
+    from dermatome.storage.files import write_whole
+    from dermatome.storage.layout import WEIGHTS_FILE
 
     write_whole(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
     champion = Champion(root, "v001", weights.sha256, weights.sha256[:32])
@@ -116,9 +116,9 @@ def mask_stage(root: DataRoot, weights: LoadedWeights, device: Any) -> Stage[Any
 
 def cells_stage(root: DataRoot, device: Any) -> Stage[Any, Any]:
     """The stage that makes cells, by the shipped network, on a device; the root has masks."""
-    from dermatome.compute import ComputeSettings
-    from dermatome.skin.cells import CellSettings
-    from dermatome.skin.cells_stage import CellsStage
+    from dermatome.inference.compute import ComputeSettings
+    from dermatome.skin.cells.segment import CellSettings
+    from dermatome.skin.cells.stage import CellsStage
     from dermatome.skin.networks import CellWeights
 
     return CellsStage(root, CellWeights.of("toy", root.models), ComputeSettings(device=device), CellSettings())

@@ -14,13 +14,13 @@ from pipelines_tests.benchmarks.timing import take_turns
 @benchmark("training_loading", timeout_s=600, order=45)
 def training_loading(toy: bool) -> Iterator[Row]:
     """Steps of the training loop, against the same steps on batches that lie in memory."""
-    from dermatome.compute import choose_compute
-    from dermatome.toy import toy_slide
-    from dermatome.training import TissueTask
-    from dermatome.training_loop import batches, loading_threads
-    from dermatome.training_run import TrainingRun
-    from dermatome.training_settings import TrainSettings
-    from dermatome.training_team import Team
+    from dermatome.inference.compute import choose_compute
+    from dermatome.skin.tissue.train import TissueTask
+    from dermatome.synthetic.skin import toy_slide
+    from dermatome.training.distributed import Team
+    from dermatome.training.loop import batches, loading_threads
+    from dermatome.training.settings import TrainSettings
+    from dermatome.training.state import TrainingRun
     from pipelines_tests.toy_tiles import write_tiles
 
     compute = choose_compute()

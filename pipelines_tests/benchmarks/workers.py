@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dermatome.engine.work import Engine
+from dermatome.pipeline.work import Engine
 from pipelines_tests.benchmarks.networks import tissue_network
 from pipelines_tests.benchmarks.rows import Row, benchmark, not_measured, reported
 
@@ -22,12 +22,12 @@ SIDE_PX = 1024
 @benchmark("workers", timeout_s=600, order=36)
 def workers(toy: bool) -> Iterator[Row]:
     """Slides a second with one worker that has all cores, with two that share them, and with two Ray nodes."""
-    from dermatome.compute import free_cores
-    from dermatome.data_root import DataRoot
-    from dermatome.engine.local import LocalEngine, share_out
-    from dermatome.engine.work import WorkerOptions
-    from dermatome.making import Making
-    from dermatome.toy import toy_slide
+    from dermatome.inference.compute import free_cores
+    from dermatome.pipeline.cached_stage import Making
+    from dermatome.pipeline.local import LocalEngine, share_out
+    from dermatome.pipeline.work import WorkerOptions
+    from dermatome.storage.layout import DataRoot
+    from dermatome.synthetic.skin import toy_slide
     from pipelines_tests.benchmarks.stages import mask_stage, put_slides
 
     cores = free_cores()
@@ -73,7 +73,7 @@ def _cluster(cpus: int) -> Iterator[Callable[..., Engine]]:
     import ray
     from ray.cluster_utils import Cluster
 
-    from dermatome.engine.ray_engine import RayEngine
+    from dermatome.pipeline.ray_engine import RayEngine
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dermatome.data_root import DataRoot
+from dermatome.storage.layout import DataRoot
 from pipelines_tests.e2e.platform import CHECKOUT, environment
 
 

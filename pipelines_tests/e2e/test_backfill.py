@@ -8,11 +8,11 @@ import dagster as dg
 import pytest
 
 from dermatome.classes import StainingPattern
-from dermatome.data_root import DataRoot
-from dermatome.demo.server import ToyAtlas
-from dermatome.slide_source import SlideSource
-from dermatome.stage_record import read_record
-from dermatome.toy import toy_slide
+from dermatome.slides.source import SlideSource
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import read_record
+from dermatome.synthetic.hpa_server import ToyAtlas
+from dermatome.synthetic.skin import toy_slide
 from orchestration.requests import register_slides
 from pipelines_tests.e2e.platform import Platform, counts
 

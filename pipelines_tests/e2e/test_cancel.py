@@ -4,15 +4,15 @@ import psutil
 import pytest
 
 from dermatome.classes import StainingPattern
-from dermatome.data_root import CHAMPION, WEIGHTS_FILE, DataRoot
-from dermatome.engine.pipeline import Worker
-from dermatome.engine.work import WorkerOptions
-from dermatome.making import Making, OneStep
-from dermatome.network import build_network
-from dermatome.slide_source import acquire_slide, folder_sources
-from dermatome.stage_record import StageRecord, read_record, write_record
-from dermatome.toy import toy_slide
-from dermatome.weights import WeightsCard, save_weights
+from dermatome.pipeline.cached_stage import Making, OneStep
+from dermatome.pipeline.work import WorkerOptions
+from dermatome.pipeline.worker import Worker
+from dermatome.slides.source import acquire_slide, folder_sources
+from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import StageRecord, read_record, write_record
+from dermatome.synthetic.skin import toy_slide
+from dermatome.training.unet import build_network
+from dermatome.training.weights import WeightsCard, save_weights
 from orchestration.requests import register_slides
 from pipelines_tests.e2e.platform import Platform
 

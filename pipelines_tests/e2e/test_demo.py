@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dermatome.demo.cohort import demo_genes
+from dermatome.synthetic.cohort import demo_genes
 from pipelines_tests.e2e.conftest import run_demo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

@@ -13,11 +13,11 @@ import duckdb
 import pytest
 
 from dermatome.classes import StainingPattern
-from dermatome.data_root import RECORD_FILE, DataRoot
-from dermatome.files import sha256_file
-from dermatome.slide_source import folder_sources
-from dermatome.stage_record import read_record
-from dermatome.toy import toy_slide
+from dermatome.slides.source import folder_sources
+from dermatome.storage.files import sha256_file
+from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.record import read_record
+from dermatome.synthetic.skin import toy_slide
 from orchestration.requests import PER_SLIDE, register_slides
 from pipelines_tests.e2e.platform import CHECKOUT, environment
 

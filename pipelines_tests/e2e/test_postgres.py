@@ -5,10 +5,10 @@ import pytest
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from assets.connections import keep_connections
-from dermatome.data_root import DataRoot
-from dermatome.demo.server import ToyAtlas
-from dermatome.slide_source import SlideSource
-from dermatome.toy import toy_slide
+from dermatome.slides.source import SlideSource
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic.hpa_server import ToyAtlas
+from dermatome.synthetic.skin import toy_slide
 from orchestration.definitions import build_defs
 from orchestration.requests import PER_SLIDE, missing_slides, register_slides
 from pipelines_tests.e2e.platform import Platform

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermatome.compute import choose_compute
-from dermatome.data_root import DataRoot
-from dermatome.demo.cohort import write_annotations
 from dermatome.geometry import Size
-from dermatome.skin.rois import read_rois
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.inference.compute import choose_compute
+from dermatome.skin.tiles.rois import read_rois
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic.cohort import write_annotations
+from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.web.app import HEALTH, build_app
 from dermatome.web.page import WebContext
 from dermatome.web.uploads import UploadLimits
@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def root(tmp_path_factory) -> DataRoot:
     root = DataRoot.at(str(tmp_path_factory.mktemp("data")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dermatome.demo.cohort.ANNOTATED", ("slide-1",))
-        patch.setattr("dermatome.demo.cohort.SLIDE_PX", 96)
+        patch.setattr("dermatome.synthetic.cohort.ANNOTATED", ("slide-1",))
+        patch.setattr("dermatome.synthetic.cohort.SLIDE_PX", 96)
         write_annotations(root.annotations)
     return root
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dermatome.compute import choose_compute
+from dermatome.inference.compute import choose_compute
 from pipelines_tests.experiments.plans import experiments
 from pipelines_tests.experiments.runs import run_one
 from pipelines_tests.experiments.table import markdown

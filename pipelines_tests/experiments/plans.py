@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dermatome.augment import AugmentSettings
-from dermatome.skin.crops import TilePair
-from dermatome.training_settings import TrainSettings
+from dermatome.imaging.augmentation import AugmentSettings
+from dermatome.skin.tiles.crops import TilePair
+from dermatome.training.settings import TrainSettings
 
 REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 EPOCH_STEPS = 25
@@ -74,7 +74,7 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
 
 def skin_tiles(_: Path) -> Tiles | None:
     """The PAS tiles of one real slide: eight of one place to train on, six of another to score."""
-    from dermatome.palette import Palette
+    from dermatome.labels.palette import Palette
 
     folder = REALDATA / "skin_pas"
     if not folder.is_dir():
@@ -91,7 +91,7 @@ def skin_tiles(_: Path) -> Tiles | None:
 def stain_tiles(folder: Path, *, size_px: int, count: int) -> Tiles:
     """Toy skin: H&E slides to train on; others in IHC, and the same tissue in H&E, to score."""
     from dermatome.classes import StainingPattern
-    from dermatome.toy import ToySlide, ToyStain, toy_slide
+    from dermatome.synthetic.skin import ToySlide, ToyStain, toy_slide
     from pipelines_tests.toy_tiles import write_tiles
 
     patterns = list(StainingPattern)

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.evaluation import Evaluation, evaluate
-from dermatome.files import sha256_bytes, write_whole
-from dermatome.scores import class_scores, score_values
-from dermatome.skin.crops import TilePair, tiles_sha256
-from dermatome.tile_probabilities import tile_probabilities
-from dermatome.training import CHECKPOINT_FILE, EpochReport, train
-from dermatome.training_settings import TrainSettings
-from dermatome.weights import WeightsCard, load_weights, save_weights
+from dermatome.metrics.semantic import class_scores, score_values
+from dermatome.skin.tiles.crops import TilePair, tiles_sha256
+from dermatome.skin.tissue.evaluate import Evaluation, evaluate
+from dermatome.skin.tissue.tile_probabilities import tile_probabilities
+from dermatome.skin.tissue.train import CHECKPOINT_FILE, EpochReport, train
+from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.training.settings import TrainSettings
+from dermatome.training.weights import WeightsCard, load_weights, save_weights
 from pipelines_tests.experiments.plans import Tiles
 
 if TYPE_CHECKING:
     import torch
 
-    from dermatome.compute import Compute
+    from dermatome.inference.compute import Compute
 
 RESULT_FILE = "result.json"
 
@@ -79,7 +79,7 @@ def _network_of(checkpoint: Path, settings: TrainSettings) -> torch.nn.Module:
     """The network as the last step left it, without the running mean."""
     import torch
 
-    from dermatome.network import build_network
+    from dermatome.training.unet import build_network
 
     network = build_network(settings.encoder, len(TISSUE_LABELS), settings.decoder_channels)
     content = torch.load(io.BytesIO(checkpoint.read_bytes()), map_location="cpu", weights_only=True)
@@ -94,7 +94,7 @@ def _evaluate(
     compute: Compute,
     card: WeightsCard | None = None,
 ) -> Evaluation:
-    from dermatome.network import MEAN, STD
+    from dermatome.training.unet import MEAN, STD
 
     mean, std = (card.mean, card.std) if card else (MEAN, STD)
     scale = settings.mpp / settings.network_mpp

@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from dermatome.data_root import DataRoot
+from dermatome.storage.layout import DataRoot
 
 
 @pytest.fixture

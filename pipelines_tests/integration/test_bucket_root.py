@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from assets.partitions import ANNOTATED_SLIDES, SLIDES
-from dermatome import object_store
 from dermatome.classes import TISSUE_LABELS, TissueClass
-from dermatome.data_root import CHAMPION, RECORD_FILE, WEIGHTS_FILE
-from dermatome.demo.pages import ToyImage, gene_page_xml
-from dermatome.demo.server import ToyAtlas
-from dermatome.files import local_copy, whole_folder, write_whole
-from dermatome.network import build_network
-from dermatome.palette import Palette, classes_to_rgb
-from dermatome.panels import png_bytes
-from dermatome.slide_register import read_sources
-from dermatome.stage_record import StageRecord, read_record, write_record
-from dermatome.toy import toy_slide
-from dermatome.weights import WeightsCard, save_weights
+from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.reports.panels import png_bytes
+from dermatome.slides.register import read_sources
+from dermatome.storage import object_store
+from dermatome.storage.files import local_copy, whole_folder, write_whole
+from dermatome.storage.layout import CHAMPION, RECORD_FILE, WEIGHTS_FILE
+from dermatome.storage.record import StageRecord, read_record, write_record
+from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
+from dermatome.synthetic.hpa_server import ToyAtlas
+from dermatome.synthetic.skin import toy_slide
+from dermatome.training.unet import build_network
+from dermatome.training.weights import WeightsCard, save_weights
 from orchestration import arrivals, sensors
 from orchestration.definitions import build_defs
 from orchestration.requests import PER_SLIDE

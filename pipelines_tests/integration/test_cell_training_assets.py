@@ -6,16 +6,16 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 
 from assets.partitions import CELL_VERSIONS, SLIDES
-from dermatome.data_root import CHAMPION, DataRoot
 from dermatome.errors import BadSetting
-from dermatome.making import OneStep
-from dermatome.skin import cells_stage
-from dermatome.skin.champion import choose_champion
-from dermatome.skin.kinds import CELLS
+from dermatome.pipeline.cached_stage import OneStep
+from dermatome.registry.champion import choose_champion
+from dermatome.registry.model_kinds import CELLS
+from dermatome.registry.promotion import check_promotion
+from dermatome.skin.cells import stage as cells_stage
 from dermatome.skin.networks import CellWeights
-from dermatome.skin.promotion import check_promotion
-from dermatome.stage_record import StageResult, read_record
-from dermatome.store import build_store
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import StageResult, read_record
+from dermatome.warehouse.store import build_store
 from orchestration.definitions import build_defs
 from orchestration.demo import _Loading
 from pipelines_tests.annotated_cells import write_set

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from dermatome.data_root import DataRoot
 from dermatome.errors import StorageFailed
+from dermatome.storage.layout import DataRoot
 from orchestration import demo
 
 

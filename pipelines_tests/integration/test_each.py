@@ -9,11 +9,11 @@ import pytest
 
 from assets.each import Event, make_each, partitioned
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
-from dermatome.data_root import PREVIEW_FILE, RECORD_FILE
 from dermatome.errors import BadImage
-from dermatome.files import write_whole
-from dermatome.making import OneStep
-from dermatome.stage_record import Check, StageResult, made_by, read_record, write_record
+from dermatome.pipeline.cached_stage import OneStep
+from dermatome.storage.files import write_whole
+from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
+from dermatome.storage.record import Check, StageResult, made_by, read_record, write_record
 from resources import PathsResource, SettingsResource, SlideEngineResource
 
 KEYS = dg.DynamicPartitionsDefinition(name="keys")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermatome.data_root import DataRoot
-from dermatome.files import write_whole
 from dermatome.geometry import Size
-from dermatome.skin.stage_parts import read_made_slide
-from dermatome.stage_record import read_record
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.pipeline.stage_files import read_made_slide
+from dermatome.storage.files import write_whole
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import read_record
+from dermatome.synthetic.nuclei import toy_nuclei
 from orchestration.definitions import build_defs
 from pipelines_tests.toy_dicom import write_dicom_slide
 

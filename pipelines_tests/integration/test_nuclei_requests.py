@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from assets.partitions import BY_INFER_NUCLEI, NUCLEI_SLIDES, REQUESTED_BY
-from dermatome.stage_record import write_failure
+from dermatome.storage.record import write_failure
 from orchestration import arrivals, schedules, sensors_nuclei
 from orchestration.definitions import build_defs
 from orchestration.requests import NUCLEI_PER_SLIDE

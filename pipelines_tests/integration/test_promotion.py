@@ -7,23 +7,23 @@ import torch
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 
 from assets.partitions import SLIDES, TRAINING_VERSIONS
-from dermatome.compute import choose_compute
-from dermatome.data_root import WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadSetting, MissingInput
 from dermatome.geometry import Box
-from dermatome.making import OneStep
-from dermatome.network import build_network
-from dermatome.palette import Palette, classes_to_rgb
-from dermatome.skin import mask_stage
-from dermatome.skin.champion import choose_champion
-from dermatome.skin.crops import cut_tiles, load_tiles
-from dermatome.skin.leakage import find_leaks
-from dermatome.skin.manifest import manifest_rows
-from dermatome.skin.panel import freeze_panel, panel_rows, score_on_panel
-from dermatome.skin.promotion import PromotionSettings, drop_check, panel_record
-from dermatome.skin.rois import Roi
-from dermatome.stage_record import StageRecord, StageResult, write_record
-from dermatome.weights import WeightsCard, save_weights
+from dermatome.inference.compute import choose_compute
+from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.pipeline.cached_stage import OneStep
+from dermatome.registry.champion import choose_champion
+from dermatome.registry.leakage import find_leaks
+from dermatome.registry.manifest import manifest_rows
+from dermatome.registry.promotion import PromotionSettings, drop_check, panel_record
+from dermatome.skin.tiles.crops import cut_tiles, load_tiles
+from dermatome.skin.tiles.rois import Roi
+from dermatome.skin.tissue import stage as mask_stage
+from dermatome.skin.tissue.hold_out import freeze_panel, panel_rows, score_on_panel
+from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import StageRecord, StageResult, write_record
+from dermatome.training.unet import build_network
+from dermatome.training.weights import WeightsCard, save_weights
 from orchestration.definitions import build_defs
 from orchestration.demo import _Loading
 

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from dermatome.engine.local import LocalEngine
-from dermatome.engine.ray_engine import RayEngine, Share, _share
-from dermatome.engine.work import WorkerDied, WorkerOptions
 from dermatome.errors import BadImage, BadSetting, BadWeights
+from dermatome.pipeline.local import LocalEngine
+from dermatome.pipeline.ray_engine import RayEngine, Share, _share
+from dermatome.pipeline.work import WorkerDied, WorkerOptions
 from pipelines_tests.unit.slide_works import Naming
 
 pytestmark = pytest.mark.timeout(300)

@@ -5,10 +5,10 @@ import json
 import dagster as dg
 
 from assets.partitions import STUDIES, TRAINING_VERSIONS
-from dermatome import search
-from dermatome.data_root import DataRoot
-from dermatome.skin import weights_stage
-from dermatome.stage_record import read_record
+from dermatome.skin.tissue import weights_stage
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import read_record
+from dermatome.training import search
 from pipelines_tests.integration.test_promotion import run, tiles
 from pipelines_tests.unit.test_search import fake_train
 from pipelines_tests.unit.test_weights_stage import trainer

@@ -12,14 +12,14 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._core.utils import make_new_backfill_id
 
 from assets.partitions import GENES, SLIDES
-from dermatome.demo.pages import ToyImage, gene_page_xml
 from dermatome.hpa.records import parse_page, write_records
 from dermatome.hpa.stage import RECORDS_FILE
-from dermatome.slide_register import read_sources
-from dermatome.slide_source import SlideSource
-from dermatome.stage_record import write_failure
-from dermatome.store_tables import FAILURES, TABLES
-from dermatome.toy import toy_slide
+from dermatome.slides.register import read_sources
+from dermatome.slides.source import SlideSource
+from dermatome.storage.record import write_failure
+from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
+from dermatome.synthetic.skin import toy_slide
+from dermatome.warehouse.tables import FAILURES, TABLES
 from orchestration import arrivals, schedules, sensors
 from orchestration.definitions import build_defs
 from orchestration.requests import PER_SLIDE, missing_slides, register_slides, subset_of

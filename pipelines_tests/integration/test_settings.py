@@ -8,15 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from dermatome import weights
-from dermatome.compute import Compute
-from dermatome.data_root import CHAMPION, DataRoot
-from dermatome.engine.local import LocalEngine
 from dermatome.errors import BadSetting, BadWeights, FetchFailed, MissingInput
+from dermatome.inference.compute import Compute
+from dermatome.pipeline.local import LocalEngine
 from dermatome.settings import Settings, load_settings
-from dermatome.skin import cyto2
-from dermatome.skin.cell_network import TOY_WEIGHTS
-from dermatome.stage_record import StageRecord, write_record
+from dermatome.skin.cells import cyto2
+from dermatome.skin.cells.network import TOY_WEIGHTS
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import StageRecord, write_record
+from dermatome.training import weights
 from orchestration.definitions import build_defs
 from resources import CellSegmenterResource, HpaResource, SlideEngineResource, TissueSegmenterResource, hpa
 from resources.settings import SettingsResource

@@ -5,11 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets.partitions import TRAINING_VERSIONS
-from dermatome import training_loop
-from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import BadSetting
-from dermatome.skin import weights_stage
-from dermatome.stage_record import StageRecord, read_record, write_record
+from dermatome.skin.tissue import weights_stage
+from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.record import StageRecord, read_record, write_record
+from dermatome.training import loop as training_loop
 from orchestration.definitions import build_defs
 from pipelines_tests.unit.test_weights_stage import tile, trainer
 

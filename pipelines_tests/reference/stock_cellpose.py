@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.geometry import Box
-from dermatome.skin.cell_card import CellCard, save_cell_network
-from dermatome.skin.cell_image import CellImage
-from dermatome.skin.cell_network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet
-from dermatome.skin.cells import CellSettings
+from dermatome.skin.cells.card import CellCard, save_cell_network
+from dermatome.skin.cells.image import CellImage
+from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet
+from dermatome.skin.cells.segment import CellSettings
 
 
 def cyto2_sized_weights(folder: Path) -> tuple[Path, Path]:
@@ -26,7 +26,7 @@ def cyto2_sized_weights(folder: Path) -> tuple[Path, Path]:
     Cellpose can only load networks of that size. The channels added hold zeros and change nothing.
 
     Returns:
-        A file for :func:`dermatome.skin.cell_network.load_cell_network`, and a plain state dict for Cellpose.
+        A file for :func:`dermatome.skin.cells.network.load_cell_network`, and a plain state dict for Cellpose.
     """
     import torch
     from safetensors.torch import load_file

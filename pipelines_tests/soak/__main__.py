@@ -13,8 +13,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from dermatome.data_root import DataRoot
-from dermatome.demo.server import ToyAtlas
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic.hpa_server import ToyAtlas
 from orchestration.requests import PER_SLIDE
 from pipelines_tests.e2e.platform import CHECKOUT, environment
 from pipelines_tests.soak.chaos import small_disk

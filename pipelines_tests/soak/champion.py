@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 from assets.partitions import ANNOTATED_SLIDES, TRAINING_VERSIONS
-from dermatome.data_root import DataRoot
-from dermatome.demo import cohort
-from dermatome.demo.server import ToyAtlas
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic import cohort
+from dermatome.synthetic.hpa_server import ToyAtlas
 from orchestration.demo import TRAINING, VERSION, Demo
 from orchestration.instance import open_instance
 

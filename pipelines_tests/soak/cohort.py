@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dermatome.classes import StainingPattern
-from dermatome.data_root import DataRoot
-from dermatome.demo.pages import ToyImage, gene_page_xml
-from dermatome.demo.server import Fault, ToyAtlas
-from dermatome.toy import toy_slide
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
+from dermatome.synthetic.hpa_server import Fault, ToyAtlas
+from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.bad_images import catalogue
 
 TOY_PX = 224

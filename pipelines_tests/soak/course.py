@@ -17,9 +17,9 @@ import requests
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
-from dermatome.data_root import DataRoot
-from dermatome.demo.server import ToyAtlas
-from dermatome.slide_source import folder_sources
+from dermatome.slides.source import folder_sources
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic.hpa_server import ToyAtlas
 from orchestration.requests import PER_SLIDE, register_slides
 from pipelines_tests.e2e.platform import CHECKOUT, Platform, environment
 from pipelines_tests.soak.chaos import Killer, full_disk, locked_store, platform_processes

@@ -15,11 +15,11 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from PIL import Image
 
-from dermatome.data_root import RECORD_FILE, DataRoot
 from dermatome.errors import DermatomeError
-from dermatome.files import sha256_file
-from dermatome.stage_record import read_record
-from dermatome.store import build_store
+from dermatome.storage.files import sha256_file
+from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.record import read_record
+from dermatome.warehouse.store import build_store
 from orchestration.requests import PER_SLIDE
 from pipelines_tests.soak.cohort import Cohort
 

@@ -5,8 +5,8 @@ import signal
 import time
 from pathlib import Path
 
-from dermatome.engine.work import AlreadyMade
 from dermatome.errors import BadImage, BadWeights
+from dermatome.pipeline.work import AlreadyMade
 
 
 class Unpicklable(Exception):

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dermatome.compute import choose_compute
 from dermatome.geometry import Size
-from dermatome.predict import Predictor
-from dermatome.probabilities import Probabilities
-from dermatome.runner import prepare_runner
-from dermatome.skin.tissue import TissueSettings, prepare_tissue, segment_tissue
-from dermatome.slide import MppSource, Slide, decode_rgb, resize_image
-from dermatome.toy import toy_slide
+from dermatome.inference.backend import prepare_runner
+from dermatome.inference.compute import choose_compute
+from dermatome.inference.predictor import Predictor
+from dermatome.inference.probabilities import Probabilities
+from dermatome.skin.tissue.segment import TissueSettings, prepare_tissue, segment_tissue
+from dermatome.slides.slide import MppSource, Slide, decode_rgb, resize_image
+from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.benchmarks.source_way import tissue_one_by_one
 from pipelines_tests.toy_network import trained
 
@@ -70,7 +70,7 @@ def test_skipping_glass_changes_nothing_on_real_cores(weights, compute, realdata
 def test_a_slide_read_in_parts_is_found_as_one_in_memory(weights, compute, tmp_path):
     import tifffile
 
-    from dermatome.tiled_pixels import TiledPixels
+    from dermatome.slides.tiled_tiff import TiledPixels
 
     pixels = toy_slide(3, size_px=1200).slide.whole()
     tifffile.imwrite(tmp_path / "s.tif", pixels, tile=(256, 256), photometric="rgb", compression="zlib")

@@ -9,8 +9,8 @@ import pytest
 
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
-from dermatome.slide import read_slide
-from dermatome.tiled_pixels import TiledPixels
+from dermatome.slides.slide import read_slide
+from dermatome.slides.tiled_tiff import TiledPixels
 from pipelines_tests.bad_images import OddFile, catalogue, picture
 
 READ = [file for file in catalogue() if file.refused is None]

@@ -6,15 +6,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dermatome.classes import StainingPattern, TissueClass
-from dermatome.compute import Compute
 from dermatome.geometry import Box
-from dermatome.skin import cell_image
-from dermatome.skin.cell_blocks import Dynamics, cells_by_block
-from dermatome.skin.cell_flows import CellFlows
-from dermatome.skin.cell_image import cell_image_of
-from dermatome.skin.cell_network import CellNetwork, load_cell_network
-from dermatome.skin.cells import segment_cells
-from dermatome.toy import ToySlide, toy_slide
+from dermatome.inference.compute import Compute
+from dermatome.skin.cells import image as cell_image
+from dermatome.skin.cells.blocks import Dynamics, cells_by_block
+from dermatome.skin.cells.flows import CellFlows
+from dermatome.skin.cells.image import cell_image_of
+from dermatome.skin.cells.network import CellNetwork, load_cell_network
+from dermatome.skin.cells.segment import segment_cells
+from dermatome.synthetic.skin import ToySlide, toy_slide
 
 CPU = Compute(device="cpu", precision="fp32", threads=2, device_name="cpu")
 

@@ -12,11 +12,11 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dermatome.cell_files import load_instances, save_instances, write_cells_geojson, write_map_tiff
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box, Size
-from dermatome.label_map import LabelMap
-from dermatome.patchwork import Patchwork
+from dermatome.labels.instance_files import load_instances, save_instances, write_cells_geojson, write_map_tiff
+from dermatome.labels.label_map import LabelMap
+from dermatome.labels.patchwork import Patchwork
 
 
 def discs(height_px: int, width_px: int) -> np.ndarray:

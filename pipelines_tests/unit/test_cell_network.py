@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dermatome.compute import Compute
 from dermatome.errors import BadWeights, FetchFailed
-from dermatome.skin import cyto2
-from dermatome.skin.cell_card import CellCard
-from dermatome.skin.cell_card import save_cell_network as save
-from dermatome.skin.cell_image import PREPARATION
-from dermatome.skin.cell_network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet, load_cell_network
+from dermatome.inference.compute import Compute
+from dermatome.skin.cells import cyto2
+from dermatome.skin.cells.card import CellCard
+from dermatome.skin.cells.card import save_cell_network as save
+from dermatome.skin.cells.image import PREPARATION
+from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet, load_cell_network
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 CARD = CellCard("small", (2, 4, 4, 4, 8), 16.0, 8.0, PREPARATION, "nothing")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dermatome.geometry import Box
-from dermatome.skin import cell_size
-from dermatome.skin.cell_flows import MAX_SCALE
-from dermatome.skin.cells import _estimates_px
+from dermatome.skin.cells import size as cell_size
+from dermatome.skin.cells.flows import MAX_SCALE
+from dermatome.skin.cells.segment import _estimates_px
 
 
 @pytest.mark.parametrize(("guess", "median", "believed"), [(500.0, None, 120.0), (500.0, 900, 120.0), (0.1, None, 4.0)])

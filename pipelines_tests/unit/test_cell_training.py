@@ -8,18 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dermatome.compute import Compute
 from dermatome.errors import BadAnnotation, BadSetting, BadWeights, MissingInput
-from dermatome.files import sha256_file
 from dermatome.geometry import Size
-from dermatome.losses import cell_loss
-from dermatome.skin.cell_annotations import find_annotated, read_label_image
-from dermatome.skin.cell_network import open_cells
-from dermatome.skin.cell_scores import CellScores, mean_precision
-from dermatome.skin.cell_training import CellTrainSettings, given_cell_settings, train_cells
-from dermatome.skin.cell_views import CellPicture, CellSource, ViewSettings, flow_targets, random_view
-from dermatome.skin.cell_weights_stage import named_origin, train_cells_file
-from dermatome.skin.manifest import manifest_path, read_manifest
+from dermatome.inference.compute import Compute
+from dermatome.registry.manifest import manifest_path, read_manifest
+from dermatome.skin.cells.annotations import find_annotated, read_label_image
+from dermatome.skin.cells.network import open_cells
+from dermatome.skin.cells.scores import CellScores, mean_precision
+from dermatome.skin.cells.train import CellTrainSettings, given_cell_settings, train_cells
+from dermatome.skin.cells.views import CellPicture, CellSource, ViewSettings, flow_targets, random_view
+from dermatome.skin.cells.weights_stage import named_origin, train_cells_file
+from dermatome.storage.files import sha256_file
+from dermatome.training.losses import cell_loss
 from pipelines_tests.annotated_cells import SIDE_PX, image_of, labels_of, write_set
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from dermatome.classes import StainingPattern, TissueClass
-from dermatome.compute import Compute
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box, Size
-from dermatome.runner_torch import TorchRunner
-from dermatome.scores_instances import f1_at_iou
-from dermatome.skin.cell_flows import CellFlows
-from dermatome.skin.cell_image import CellImage, cell_image_of
-from dermatome.skin.cell_network import CellNetwork, SizeModel, load_cell_network
-from dermatome.skin.cell_table import CELL_COLUMNS
-from dermatome.skin.cells import CellSettings, CellsOutcome, CellsResult, segment_cells
-from dermatome.toy import ToySlide, toy_slide
+from dermatome.inference.compute import Compute
+from dermatome.inference.torch_backend import TorchRunner
+from dermatome.metrics.instances import f1_at_iou
+from dermatome.skin.cells.flows import CellFlows
+from dermatome.skin.cells.image import CellImage, cell_image_of
+from dermatome.skin.cells.network import CellNetwork, SizeModel, load_cell_network
+from dermatome.skin.cells.segment import CellSettings, CellsOutcome, CellsResult, segment_cells
+from dermatome.skin.cells.table import CELL_COLUMNS
+from dermatome.synthetic.skin import ToySlide, toy_slide
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 

@@ -5,8 +5,8 @@ import pytest
 
 from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting
-from dermatome.skin import cleanup
-from dermatome.skin.cleanup import CleanupSettings, clean_labels
+from dermatome.skin.tissue import cleanup
+from dermatome.skin.tissue.cleanup import CleanupSettings, clean_labels
 
 B, D, E, K = TissueClass
 MPP = 0.5

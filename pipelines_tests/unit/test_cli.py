@@ -12,15 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dermatome import cli, doctor, training_files
-from dermatome.cell_files import load_instances, save_instances
 from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
-from dermatome.demo.pages import ToyImage, gene_page_xml
+from dermatome.cli import app as cli
+from dermatome.cli import doctor
 from dermatome.errors import BadSetting, FetchFailed
 from dermatome.geometry import Box
-from dermatome.label_io import load_mask, save_mask
-from dermatome.toy import ToySlide, toy_slide
-from dermatome.training_settings import TrainSettings
+from dermatome.labels.instance_files import load_instances, save_instances
+from dermatome.labels.mask_files import load_mask, save_mask
+from dermatome.skin.tissue import training_files
+from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
+from dermatome.synthetic.skin import ToySlide, toy_slide
+from dermatome.training.settings import TrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def trained(toy: ToySlide, tmp_path_factory: pytest.TempPathFactory) -> tuple[in
         "--report",
         tiles / "report",
     ]
-    command = [sys.executable, "-m", "dermatome.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "dermatome.cli.app", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr, out
 
@@ -240,9 +242,9 @@ def test_results_of_another_image_are_refused(
 def test_cells_of_an_empty_mask_are_an_outcome(
     toy: ToySlide, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from dermatome.skin.cell_card import CellCard, save_cell_network
-    from dermatome.skin.cell_image import PREPARATION
-    from dermatome.skin.cell_network import build_cpnet
+    from dermatome.skin.cells.card import CellCard, save_cell_network
+    from dermatome.skin.cells.image import PREPARATION
+    from dermatome.skin.cells.network import build_cpnet
 
     card = CellCard("untrained", (2, 4, 8, 8, 8), 16.0, 8.0, PREPARATION, "nothing")
     save_cell_network(tmp_path / "cells.safetensors", build_cpnet(card.nbase, card.diameter_px).state_dict(), card)
@@ -272,7 +274,7 @@ def test_the_demos_network_has_a_name(
 def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(
     images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dermatome.skin import cyto2
+    from dermatome.skin.cells import cyto2
 
     asked: list[Path] = []
 

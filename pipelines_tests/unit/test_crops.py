@@ -10,8 +10,8 @@ from PIL import Image
 
 from dermatome.errors import BadAnnotation, MissingInput, StorageFailed
 from dermatome.geometry import Box
-from dermatome.palette import Palette, classes_to_rgb
-from dermatome.skin.crops import Roi, cut_tiles, load_tiles, read_rois, tiles_sha256
+from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.skin.tiles.crops import Roi, cut_tiles, load_tiles, read_rois, tiles_sha256
 
 PALETTE = Palette.shipped("source")
 
@@ -43,7 +43,7 @@ def test_tiles_come_back_as_they_were_cut(tmp_path, slide):
 
 @given(st.integers(1, 90), st.integers(1, 120), st.integers(1, 7))
 def test_divided_parts_are_equal_and_do_not_overlap(height, width, divide):
-    from dermatome.skin.crops import _divided
+    from dermatome.skin.tiles.crops import _divided
 
     roi = Roi("r", Box(3, 4, 3 + height, 4 + width), divide)
     if divide > min(height, width):

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dermatome import object_store
-from dermatome.data_root import DataRoot
 from dermatome.errors import BadSetting, MissingInput, StorageFailed
-from dermatome.files import (
+from dermatome.storage import object_store
+from dermatome.storage.files import (
     RECORD_FILE,
     changed_in,
     local_copy,
@@ -29,6 +28,7 @@ from dermatome.files import (
     whole_folder,
     write_whole,
 )
+from dermatome.storage.layout import DataRoot
 
 
 def publish(root, text, *names, asset="cells", partition="s1"):

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dermatome.cli_support import image_files
-from dermatome.data_root import PREVIEW_FILE
-from dermatome.dicom import slide_files
+from dermatome.cli.support import image_files
 from dermatome.errors import BadImage, MissingInput
-from dermatome.files import write_whole
 from dermatome.geometry import Box, Size
-from dermatome.nuclei.slides import SLIDE_SUFFIXES, inbox_source, inbox_sources, take_nuclei_slide
-from dermatome.slide import MppSource, read_slide, slide_name
-from dermatome.slide_source import SlideSource, open_slide
+from dermatome.slides.dicom import slide_files
+from dermatome.slides.inbox import SLIDE_SUFFIXES, inbox_source, inbox_sources, take_nuclei_slide
+from dermatome.slides.slide import MppSource, read_slide, slide_name
+from dermatome.slides.source import SlideSource, open_slide
+from dermatome.storage.files import write_whole
+from dermatome.storage.layout import PREVIEW_FILE
 from pipelines_tests.toy_dicom import write_dicom, write_dicom_slide
 
 RGB = np.random.default_rng(0).integers(0, 256, (300, 260, 3)).astype(np.uint8)

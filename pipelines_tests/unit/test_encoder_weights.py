@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 from safetensors.torch import save
 
-from dermatome.compute import choose_compute
-from dermatome.encoder_weights import EncoderFile, encoder_file
 from dermatome.errors import BadSetting, BadWeights, FetchFailed
-from dermatome.files import sha256_bytes
-from dermatome.network import build_network
-from dermatome.palette import Palette
-from dermatome.skin.crops import load_tiles
-from dermatome.training import TrainSettings, train
-from dermatome.training_files import train_file
-from dermatome.weights import read_card
+from dermatome.inference.compute import choose_compute
+from dermatome.labels.palette import Palette
+from dermatome.skin.tiles.crops import load_tiles
+from dermatome.skin.tissue.train import TrainSettings, train
+from dermatome.skin.tissue.training_files import train_file
+from dermatome.storage.files import sha256_bytes
+from dermatome.training.encoder_weights import EncoderFile, encoder_file
+from dermatome.training.unet import build_network
+from dermatome.training.weights import read_card
 
 CHANNELS = (8, 8, 8, 8, 8)
 REVISION = "3f2325ff978283d47aa6a1d6878ca20565622683"

@@ -6,8 +6,8 @@ import pkgutil
 import pytest
 
 import dermatome
-from dermatome.engine.work import portable
 from dermatome.errors import DermatomeError
+from dermatome.pipeline.work import portable
 
 
 def every_error():

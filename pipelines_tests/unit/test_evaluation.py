@@ -12,20 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dermatome import evaluation
 from dermatome.classes import TISSUE_LABELS
-from dermatome.comparison import comparison_html, read_version
-from dermatome.data_root import RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.errors import MissingInput
-from dermatome.evaluation import evaluate
-from dermatome.palette import Palette, classes_to_rgb
-from dermatome.skin.crops import TilePair
-from dermatome.skin.manifest import manifest_path, manifest_rows, write_manifest
-from dermatome.skin.versions import compare_versions
-from dermatome.stage_record import Check, StageRecord, write_record
-from dermatome.store import build_store
-from dermatome.training_figures import best_and_worst
-from dermatome.training_report import report_values, write_report
+from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.registry.manifest import manifest_path, manifest_rows, write_manifest
+from dermatome.registry.versions import compare_versions
+from dermatome.reports.comparison import comparison_html, read_version
+from dermatome.skin.tiles.crops import TilePair
+from dermatome.skin.tissue import evaluate as evaluation
+from dermatome.skin.tissue.evaluate import evaluate
+from dermatome.skin.tissue.training_figures import best_and_worst
+from dermatome.skin.tissue.training_report import report_values, write_report
+from dermatome.storage.layout import RECORD_FILE, WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import Check, StageRecord, write_record
+from dermatome.warehouse.store import build_store
 
 HISTORY = pd.DataFrame(
     {"epoch": [1, 2], "step": [5, 10], "seconds": [1.0, 2.0], "learning_rate": [0.1, 0.0], "train_loss": [0.7, 0.5]}

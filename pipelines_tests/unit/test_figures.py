@@ -9,14 +9,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermatome import figures, image_sheet, overlay
-from dermatome.canvas import Canvas
 from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
 from dermatome.geometry import Box, Size
-from dermatome.skin.layers import measure_layers
-from dermatome.slide import MppSource, Slide
-from dermatome.toy import toy_slide
-from dermatome.training_figures import curves_figure
+from dermatome.imaging import contact_sheet as image_sheet
+from dermatome.imaging import overlay
+from dermatome.inference.canvas import Canvas
+from dermatome.skin import figures
+from dermatome.skin.layers.measure import measure_layers
+from dermatome.skin.tissue.training_figures import curves_figure
+from dermatome.slides.slide import MppSource, Slide
+from dermatome.synthetic.skin import toy_slide
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 

@@ -9,11 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dermatome import disk
-from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput, StorageFailed
-from dermatome.files import read_bytes, safe_id, sha256_bytes, sha256_file, whole_file, whole_folder, write_whole
-from dermatome.temporary import sweep_temporary, temporary_file, temporary_folder
+from dermatome.storage import disk
+from dermatome.storage.files import (
+    read_bytes,
+    safe_id,
+    sha256_bytes,
+    sha256_file,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.temporary import sweep_temporary, temporary_file, temporary_folder
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n"])

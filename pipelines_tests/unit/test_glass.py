@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from dermatome.geometry import Size
-from dermatome.glass import is_glass
-from dermatome.slide import decode_rgb, resize_image
-from dermatome.tiling import cut_tile, tile_grid
+from dermatome.imaging.background import is_glass
+from dermatome.imaging.tiling import cut_tile, tile_grid
+from dermatome.slides.slide import decode_rgb, resize_image
 
 
 def glass(level=240, size=(256, 256), noise=2.0):

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from dermatome.demo.server import Fault, ToyAtlas, ToyImage, gene_page_xml
 from dermatome.errors import BadPage, BadSetting, DermatomeError, FetchFailed, StorageFailed
-from dermatome.files import sha256_bytes
-from dermatome.hpa.addresses import Addresses
 from dermatome.hpa.client import HpaClient, HpaSettings, NotThere
 from dermatome.hpa.gene_images import fetch_gene_images
-from dermatome.hpa.patience import delay_s, retry_after_s
+from dermatome.storage.files import sha256_bytes
+from dermatome.storage.http_addresses import Addresses
+from dermatome.storage.http_retry import delay_s, retry_after_s
+from dermatome.synthetic.hpa_server import Fault, ToyAtlas, ToyImage, gene_page_xml
 
 GENE = "ENSG00000186081"
 IMAGE = ToyImage("373", "1_A_1_2")

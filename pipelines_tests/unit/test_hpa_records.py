@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from dermatome.demo.pages import ToyImage, gene_page_xml
 from dermatome.errors import BadPage, MissingInput
 from dermatome.hpa.licence import licence_of
 from dermatome.hpa.records import (
@@ -22,6 +21,7 @@ from dermatome.hpa.records import (
     slide_id,
     write_records,
 )
+from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 
 URL = "https://images.proteinatlas.org"
 ONE = ToyImage("373", "1_A_1_2")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dermatome.demo.server import ToyAtlas, ToyImage, gene_page_xml
 from dermatome.hpa.client import HpaClient, HpaSettings
 from dermatome.hpa.stage import make_images
-from dermatome.stage_record import StageResult
+from dermatome.storage.record import StageResult
+from dermatome.synthetic.hpa_server import ToyAtlas, ToyImage, gene_page_xml
 
 GENE = "ENSG00000186081"
 

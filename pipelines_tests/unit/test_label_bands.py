@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from dermatome import label_bands
 from dermatome.classes import TissueClass
 from dermatome.errors import MissingInput
 from dermatome.geometry import Box, Size
-from dermatome.label_bands import LabelTally, mask_writer, write_ome_bands
-from dermatome.label_io import load_mask, open_mask, save_mask, tissue_geojson, write_ome_tiff
+from dermatome.labels import bands as label_bands
+from dermatome.labels.bands import LabelTally, mask_writer, write_ome_bands
+from dermatome.labels.mask_files import load_mask, open_mask, save_mask, tissue_geojson, write_ome_tiff
 
 RNG = np.random.default_rng(0)
 

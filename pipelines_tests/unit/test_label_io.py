@@ -18,14 +18,14 @@ from hypothesis.extra import numpy as hnp
 from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, BadSetting, MissingInput
 from dermatome.geometry import Box, Size
-from dermatome.label_bands import LabelTally
-from dermatome.label_io import (
+from dermatome.labels.bands import LabelTally
+from dermatome.labels.mask_files import (
     load_mask,
     save_mask,
     tissue_geojson,
     write_ome_tiff,
 )
-from dermatome.outlines import trace_polygons
+from dermatome.labels.outlines import trace_polygons
 
 MASK = np.zeros((30, 40), np.uint8)
 MASK[5:20, 4:30] = 2

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from dermatome import label_map
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box
-from dermatome.skin import depth, depth_blocks
-from dermatome.skin.depth import Survey, distance_from_dermis, number_layers
-from dermatome.skin.layers import LayerOutcome, LayerSettings, LayersResult, measure_layers, staining_pattern
-from dermatome.slide import MppSource, Slide
+from dermatome.labels import label_map
+from dermatome.skin.layers import depth, depth_blocks
+from dermatome.skin.layers.depth import Survey, distance_from_dermis, number_layers
+from dermatome.skin.layers.measure import LayerOutcome, LayerSettings, LayersResult, measure_layers, staining_pattern
+from dermatome.slides.slide import MppSource, Slide
 
 D, E, K = TissueClass.DERMIS, TissueClass.EPIDERMIS, TissueClass.KERATIN
 BROWN, BLUE, WHITE = (140, 90, 50), (110, 100, 160), (255, 255, 255)

@@ -5,23 +5,25 @@ import pandas as pd
 import pytest
 import tifffile
 
-from dermatome import cell_files, label_io
-from dermatome import slide as slides
-from dermatome.data_root import DataRoot
-from dermatome.engine.pipeline import Worker
-from dermatome.engine.work import WorkerOptions
 from dermatome.geometry import Box
 from dermatome.hpa.client import HpaClient
-from dermatome.label_map import LabelMap
-from dermatome.making import Making, OneStep
-from dermatome.skin import depth_blocks, stage_parts
-from dermatome.skin.layers import LayerSettings
-from dermatome.skin.layers_stage import LayersStage
-from dermatome.skin.stage_parts import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, MASK_FILE, MASK_TIFF, write_rows
-from dermatome.slide_source import SlideSource, acquire_slide
-from dermatome.stage_record import StageRecord, StageResult
-from dermatome.tiled_pixels import TiledLabels, TiledPixels
-from dermatome.toy import toy_slide
+from dermatome.labels import instance_files as cell_files
+from dermatome.labels import mask_files as label_io
+from dermatome.labels.label_map import LabelMap
+from dermatome.pipeline import stage_files as stage_parts
+from dermatome.pipeline.cached_stage import Making, OneStep
+from dermatome.pipeline.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, MASK_FILE, MASK_TIFF, write_rows
+from dermatome.pipeline.work import WorkerOptions
+from dermatome.pipeline.worker import Worker
+from dermatome.skin.layers import depth_blocks
+from dermatome.skin.layers.measure import LayerSettings
+from dermatome.skin.layers.stage import LayersStage
+from dermatome.slides import slide as slides
+from dermatome.slides.source import SlideSource, acquire_slide
+from dermatome.slides.tiled_tiff import TiledLabels, TiledPixels
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import StageRecord, StageResult
+from dermatome.synthetic.skin import toy_slide
 
 
 def make(stage) -> StageRecord:

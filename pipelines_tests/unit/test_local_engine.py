@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dermatome.engine.local import LocalEngine, share_out
-from dermatome.engine.work import WorkerDied, WorkerOptions
 from dermatome.errors import BadImage, BadSetting, BadWeights
+from dermatome.pipeline.local import LocalEngine, share_out
+from dermatome.pipeline.work import WorkerDied, WorkerOptions
 from pipelines_tests.unit.slide_works import Naming
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -78,7 +78,7 @@ def test_a_slide_whose_worker_was_killed_is_made_by_another(tmp_path):
 
 
 def test_workers_that_all_die_end_the_run_with_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("dermatome.engine.pool.DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr("dermatome.pipeline.pool.DEATHS_IN_A_ROW", 3)
     (tmp_path / "dies").touch()
     with pytest.raises(WorkerDied, match="3 times in a row a worker process died with status 7"):
         list(TWO.map(Naming(tmp_path), [f"k{n}" for n in range(40)]))
@@ -105,8 +105,8 @@ RUN = """
 import signal
 import sys
 from pathlib import Path
-from dermatome.engine.local import LocalEngine
-from dermatome.engine.work import WorkerOptions
+from dermatome.pipeline.local import LocalEngine
+from dermatome.pipeline.work import WorkerOptions
 from pipelines_tests.unit.slide_works import Naming
 
 if __name__ == "__main__":

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from dermatome.compute import ComputeSettings
-from dermatome.data_root import RECORD_FILE, DataRoot
-from dermatome.engine.pipeline import Worker
-from dermatome.engine.work import WorkerOptions
 from dermatome.errors import BadImage, MissingInput, StorageFailed
-from dermatome.making import Making, OneStep
-from dermatome.skin.cells import CellSettings
-from dermatome.skin.cells_stage import CellsStage
-from dermatome.skin.layers import LayerSettings
-from dermatome.skin.layers_stage import LayersStage
-from dermatome.skin.mask_stage import MaskStage
+from dermatome.inference.compute import ComputeSettings
+from dermatome.pipeline.cached_stage import Making, OneStep
+from dermatome.pipeline.work import WorkerOptions
+from dermatome.pipeline.worker import Worker
+from dermatome.skin.cells.segment import CellSettings
+from dermatome.skin.cells.stage import CellsStage
+from dermatome.skin.layers.measure import LayerSettings
+from dermatome.skin.layers.stage import LayersStage
 from dermatome.skin.networks import CellWeights, Champion
-from dermatome.skin.tissue import TissueSettings
-from dermatome.stage_record import StageResult, read_record
+from dermatome.skin.tissue.segment import TissueSettings
+from dermatome.skin.tissue.stage import MaskStage
+from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.record import StageResult, read_record
 
 
 @dataclass

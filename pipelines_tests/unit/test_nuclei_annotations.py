@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
-from dermatome.nuclei.annotations import Annotation, Region, read_annotation
-from dermatome.nuclei.maps import draw_nuclei, ternary_map
+from dermatome.labels.drawn_maps import draw_nuclei, ternary_map
+from dermatome.labels.imagescope import Annotation, Region, read_annotation
 
 FIELD = Size(40, 50)
 
@@ -193,7 +193,7 @@ def test_limits_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(GOOD)
     for limit, said in (("MAX_VERTICES", "vertices"), ("MAX_REGIONS", "regions"), ("MAX_BYTES", "larger than")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"dermatome.nuclei.annotations.{limit}", 0)
+            patch.setattr(f"dermatome.labels.imagescope.{limit}", 0)
             with pytest.raises(BadAnnotation, match=said):
                 read_annotation(file)
     with pytest.raises(MissingInput, match="no annotation"):

@@ -7,17 +7,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dermatome.cli import app
+from dermatome.cli.app import app
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
-from dermatome.nuclei.network import NucleusCard, load_nucleus_weights
-from dermatome.nuclei.patch_files import load_patches, write_manifest
-from dermatome.nuclei.patches import PatchSettings, make_patches
-from dermatome.nuclei.training_files import choose_patches
-from dermatome.nuclei.training_settings import NucleusTraining
-from dermatome.toy_case import save_toy_case
-from dermatome.toy_nuclei import toy_nuclei
-from dermatome.weights import LoadedWeights, save_weights
+from dermatome.nuclei.maps.network import NucleusCard, load_nucleus_weights
+from dermatome.nuclei.maps.training_files import choose_patches
+from dermatome.nuclei.maps.training_settings import NucleusTraining
+from dermatome.nuclei.patches.cut import PatchSettings, make_patches
+from dermatome.nuclei.patches.files import load_patches, write_manifest
+from dermatome.synthetic.nuclei import toy_nuclei
+from dermatome.synthetic.nuclei_case import save_toy_case
+from dermatome.training.weights import LoadedWeights, save_weights
 
 CUT = PatchSettings(size_px=64, stride_px=32)
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from dermatome.geometry import Size
-from dermatome.nuclei import evaluation
-from dermatome.nuclei.annotated import annotated_images, read_annotated
-from dermatome.nuclei.evaluation import evaluate_patches, joined_image
-from dermatome.nuclei.maps import NucleusMaps
-from dermatome.nuclei.patch_files import load_patches
-from dermatome.nuclei.patches import PatchSettings, make_patches
-from dermatome.scores_nuclei import nucleus_values
-from dermatome.toy_case import save_toy_case
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.labels.drawn_maps import NucleusMaps
+from dermatome.metrics.panoptic import nucleus_values
+from dermatome.nuclei.maps import evaluate as evaluation
+from dermatome.nuclei.maps.evaluate import evaluate_patches, joined_image
+from dermatome.nuclei.patches.annotated import annotated_images, read_annotated
+from dermatome.nuclei.patches.cut import PatchSettings, make_patches
+from dermatome.nuclei.patches.files import load_patches
+from dermatome.synthetic.nuclei import toy_nuclei
+from dermatome.synthetic.nuclei_case import save_toy_case
 
 LEAST_PX = 96
 """6 µm² at 0.25 µm per pixel."""

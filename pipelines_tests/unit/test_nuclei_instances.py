@@ -7,11 +7,11 @@ import pytest
 from dermatome.classes import NucleusClass, TernaryClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
-from dermatome.nuclei.flood import grow_markers
-from dermatome.nuclei.instances import InstanceBuilder, InstanceSettings
-from dermatome.nuclei.maps import ternary_map
-from dermatome.nuclei.nucleus_table import NUCLEUS_COLUMNS
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.labels.drawn_maps import ternary_map
+from dermatome.nuclei.maps.flood import grow_markers
+from dermatome.nuclei.maps.instances import InstanceBuilder, InstanceSettings
+from dermatome.nuclei.maps.table import NUCLEUS_COLUMNS
+from dermatome.synthetic.nuclei import toy_nuclei
 
 SIZE = Size(600, 530)
 

@@ -10,18 +10,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dermatome.classes import IGNORED, NucleusClass
-from dermatome.cli import app
+from dermatome.cli.app import app
 from dermatome.errors import BadAnnotation, BadImage, BadSetting, MissingInput
 from dermatome.geometry import Size
-from dermatome.nuclei.annotated import DRAWN_COLOURS, annotated_images, case_folders, read_annotated
-from dermatome.nuclei.patch_files import load_patches, patches_sha256, write_manifest
-from dermatome.nuclei.patches import PatchSettings, make_patches, split_patches
-from dermatome.nuclei.training_files import choose_patches
-from dermatome.nuclei.training_settings import NucleusTraining
-from dermatome.slide import MppSource, Slide
-from dermatome.stain_fit import fit_slide
-from dermatome.toy_case import save_toy_case
-from dermatome.toy_nuclei import ToyNuclei, toy_nuclei
+from dermatome.imaging.stain_normalisation import fit_slide
+from dermatome.nuclei.maps.training_files import choose_patches
+from dermatome.nuclei.maps.training_settings import NucleusTraining
+from dermatome.nuclei.patches.annotated import DRAWN_COLOURS, annotated_images, case_folders, read_annotated
+from dermatome.nuclei.patches.cut import PatchSettings, make_patches, split_patches
+from dermatome.nuclei.patches.files import load_patches, patches_sha256, write_manifest
+from dermatome.slides.slide import MppSource, Slide
+from dermatome.synthetic.nuclei import ToyNuclei, toy_nuclei
+from dermatome.synthetic.nuclei_case import save_toy_case
 
 SMALL = PatchSettings(size_px=64, stride_px=32)
 

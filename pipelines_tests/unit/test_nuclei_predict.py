@@ -12,26 +12,26 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dermatome.classes import NucleusClass
-from dermatome.cli import app
-from dermatome.compute import choose_compute
-from dermatome.data_root import DataRoot
+from dermatome.cli.app import app
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
-from dermatome.nuclei.figures import maps_figure
-from dermatome.nuclei.network import HEADS, NucleusCard
-from dermatome.nuclei.networks import NucleusWeights
-from dermatome.nuclei.overlays import SEMANTIC_COLOURS, semantic_overlay, ternary_overlay
-from dermatome.nuclei.predict import NucleusNetwork, NucleusSettings, fitted_stain, network_size, segment_nuclei
-from dermatome.nuclei.result_files import write_outlines
-from dermatome.probabilities import Probabilities
-from dermatome.runner_torch import TorchRunner
+from dermatome.imaging.stain_normalisation import fit_slide
+from dermatome.inference.compute import choose_compute
+from dermatome.inference.probabilities import Probabilities
+from dermatome.inference.torch_backend import TorchRunner
+from dermatome.nuclei.maps.figures import maps_figure
+from dermatome.nuclei.maps.files import write_outlines
+from dermatome.nuclei.maps.network import HEADS, NucleusCard
+from dermatome.nuclei.maps.networks import NucleusWeights
+from dermatome.nuclei.maps.overlays import SEMANTIC_COLOURS, semantic_overlay, ternary_overlay
+from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, fitted_stain, network_size, segment_nuclei
 from dermatome.settings import Settings
-from dermatome.slide import MppSource, Slide
-from dermatome.stain_fit import fit_slide
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.slides.slide import MppSource, Slide
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic.nuclei import toy_nuclei
+from dermatome.training.weights import LoadedWeights, save_weights
 from dermatome.web.nuclei_chain import counts_html, find_nuclei
 from dermatome.web.uploads import UploadLimits
-from dermatome.weights import LoadedWeights, save_weights
 
 GLASS = 240
 ENCODER = "tu-tf_mobilenetv3_small_minimal_100"

@@ -10,25 +10,25 @@ import tifffile
 import torch
 from PIL import Image
 
-from dermatome.compute import ComputeSettings
-from dermatome.data_root import DataRoot
-from dermatome.engine.pipeline import Worker
-from dermatome.engine.work import WorkerOptions
 from dermatome.errors import BadWeights, MissingInput
-from dermatome.files import sha256_file, whole_folder
 from dermatome.geometry import Size
-from dermatome.making import Making
-from dermatome.nuclei import networks
-from dermatome.nuclei.maps_stage import NucleusStage
-from dermatome.nuclei.network import NucleusCard
-from dermatome.nuclei.networks import NucleusWeights
-from dermatome.nuclei.predict import NucleusSettings
-from dermatome.nuclei.til import TilSettings
-from dermatome.nuclei.til_stage import til_stage
-from dermatome.stage_record import StageRecord, made_by, write_record
-from dermatome.store import build_store
-from dermatome.toy_nuclei import toy_nuclei
-from dermatome.weights import save_weights
+from dermatome.inference.compute import ComputeSettings
+from dermatome.nuclei.maps import networks
+from dermatome.nuclei.maps.network import NucleusCard
+from dermatome.nuclei.maps.networks import NucleusWeights
+from dermatome.nuclei.maps.segment import NucleusSettings
+from dermatome.nuclei.maps.stage import NucleusStage
+from dermatome.nuclei.til.score import TilSettings
+from dermatome.nuclei.til.stage import til_stage
+from dermatome.pipeline.cached_stage import Making
+from dermatome.pipeline.work import WorkerOptions
+from dermatome.pipeline.worker import Worker
+from dermatome.storage.files import sha256_file, whole_folder
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import StageRecord, made_by, write_record
+from dermatome.synthetic.nuclei import toy_nuclei
+from dermatome.training.weights import save_weights
+from dermatome.warehouse.store import build_store
 
 COMPUTE = ComputeSettings(device="cpu", precision="fp32", threads=1, backend="torch")
 

@@ -6,11 +6,11 @@ import pytest
 
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
-from dermatome.nuclei.nucleus_table import empty_table
-from dermatome.nuclei.til import TilSettings, score_til, square_rows
-from dermatome.nuclei.tissue import tissue_mask, tissue_mm2
-from dermatome.slide import MppSource, Slide
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.imaging.tissue_area import tissue_mask, tissue_mm2
+from dermatome.nuclei.maps.table import empty_table
+from dermatome.nuclei.til.score import TilSettings, score_til, square_rows
+from dermatome.slides.slide import MppSource, Slide
+from dermatome.synthetic.nuclei import toy_nuclei
 
 
 def nuclei(*rows):

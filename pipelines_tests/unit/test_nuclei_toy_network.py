@@ -2,13 +2,13 @@
 
 import pytest
 
-from dermatome.compute import choose_compute
 from dermatome.geometry import Size
-from dermatome.nuclei.network import load_nucleus_weights
-from dermatome.nuclei.networks import TOY_WEIGHTS
-from dermatome.nuclei.predict import NucleusSettings, prepare_nuclei, segment_nuclei
-from dermatome.scores_nuclei import nucleus_values, score_nuclei
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.inference.compute import choose_compute
+from dermatome.metrics.panoptic import nucleus_values, score_nuclei
+from dermatome.nuclei.maps.network import load_nucleus_weights
+from dermatome.nuclei.maps.networks import TOY_WEIGHTS
+from dermatome.nuclei.maps.segment import NucleusSettings, prepare_nuclei, segment_nuclei
+from dermatome.synthetic.nuclei import toy_nuclei
 
 
 @pytest.fixture(scope="module")

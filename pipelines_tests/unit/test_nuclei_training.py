@@ -9,19 +9,17 @@ import pytest
 import torch
 
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
-from dermatome.compute import choose_compute
-from dermatome.data_root import RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadSetting, BadWeights, MissingInput
-from dermatome.files import sha256_file
 from dermatome.geometry import Box
-from dermatome.nuclei.ablation import ABLATION_TABLE, VARIANTS, make_ablation
-from dermatome.nuclei.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
-from dermatome.nuclei.maps import NucleusMaps, ternary_map
-from dermatome.nuclei.network import load_nucleus_weights
-from dermatome.nuclei.runs_report import HTML_FILE, PDF_FILE, make_runs_report
-from dermatome.nuclei.training import PatchScores, train_nuclei
-from dermatome.nuclei.training_settings import NucleusTraining, nucleus_settings
-from dermatome.nuclei.weights_stage import (
+from dermatome.inference.compute import choose_compute
+from dermatome.labels.drawn_maps import NucleusMaps, ternary_map
+from dermatome.nuclei.maps.ablation import ABLATION_TABLE, VARIANTS, make_ablation
+from dermatome.nuclei.maps.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
+from dermatome.nuclei.maps.network import load_nucleus_weights
+from dermatome.nuclei.maps.runs_report import HTML_FILE, PDF_FILE, make_runs_report
+from dermatome.nuclei.maps.train import PatchScores, train_nuclei
+from dermatome.nuclei.maps.training_settings import NucleusTraining, nucleus_settings
+from dermatome.nuclei.maps.weights_stage import (
     CLASSES_FILE,
     CURVES_FIGURE,
     HISTORY_FILE,
@@ -29,7 +27,9 @@ from dermatome.nuclei.weights_stage import (
     SAMPLES_FIGURE,
     make_nuclei_weights,
 )
-from dermatome.stage_record import Check, StageRecord, write_record
+from dermatome.storage.files import sha256_file
+from dermatome.storage.layout import RECORD_FILE, WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import Check, StageRecord, write_record
 
 COLOURS = np.array([[235, 200, 220], [150, 100, 180], [60, 30, 120], [0, 0, 0], [0, 0, 0]], np.uint8)
 SMALL = NucleusTraining(

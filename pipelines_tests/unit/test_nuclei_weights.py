@@ -7,12 +7,12 @@ import torch
 from typer.testing import CliRunner
 
 from dermatome.classes import NUCLEUS_LABELS
-from dermatome.cli import app
+from dermatome.cli.app import app
 from dermatome.errors import BadSetting, BadWeights
-from dermatome.nuclei.network import CHANNELS, NucleusCard, build_two_heads, load_nucleus_weights
-from dermatome.nuclei.weights_import import import_nucleus_weights
-from dermatome.torch_setup import import_smp
-from dermatome.weights import load_weights, read_card, save_weights
+from dermatome.inference.torch_setup import import_smp
+from dermatome.nuclei.maps.network import CHANNELS, NucleusCard, build_two_heads, load_nucleus_weights
+from dermatome.nuclei.maps.weights_import import import_nucleus_weights
+from dermatome.training.weights import load_weights, read_card, save_weights
 
 DECODER = (16, 8, 8, 8, 8)
 SHUFFLED = ("macrophage", "background", "lymphocyte", "epithelial", "neutrophil")

@@ -7,7 +7,7 @@ import pytest
 
 from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.palette import Palette, classes_to_rgb, rgb_to_classes
+from dermatome.labels.palette import Palette, classes_to_rgb, rgb_to_classes
 
 
 def write(path, content):

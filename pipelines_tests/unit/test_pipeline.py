@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dermatome.engine.pipeline import Worker
-from dermatome.engine.work import AlreadyMade, Finished, WorkerOptions
 from dermatome.errors import BadImage, BadSetting, BadWeights
+from dermatome.pipeline.work import AlreadyMade, Finished, WorkerOptions
+from dermatome.pipeline.worker import Worker
 
 SMALL = WorkerOptions(readers=2, writers=2, waiting=3, waiting_px=100, group_px=30)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dermatome.engine.pool import DEATHS_IN_A_ROW, Died, Member, Pool, Wants
-from dermatome.engine.work import Finished, WorkerDied
+from dermatome.pipeline.pool import DEATHS_IN_A_ROW, Died, Member, Pool, Wants
+from dermatome.pipeline.work import Finished, WorkerDied
 
 
 class Played(Pool[Member]):

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from dermatome.engine import ray_engine
-from dermatome.engine.ray_engine import _Actor, _Actors
-from dermatome.engine.work import WorkerDied
+from dermatome.pipeline import ray_engine
+from dermatome.pipeline.ray_engine import _Actor, _Actors
+from dermatome.pipeline.work import WorkerDied
 
 
 class Gone:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dermatome.data_root import DataRoot
-from dermatome.stage_record import clear_failure, read_failures, write_failure
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import clear_failure, read_failures, write_failure
 from orchestration import requests
 from orchestration.requests import due_slides, with_gaps_filled
 

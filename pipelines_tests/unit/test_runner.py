@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from dermatome import runner, runner_torch
-from dermatome.compute import choose_compute
 from dermatome.errors import BadSetting
-from dermatome.runner import prepare_runner
+from dermatome.inference import backend as runner
+from dermatome.inference import torch_backend as runner_torch
+from dermatome.inference.backend import prepare_runner
+from dermatome.inference.compute import choose_compute
 
 
 class TwoHeads(torch.nn.Module):
@@ -200,8 +201,8 @@ def refuse(*args, **kwargs):
     raise AssertionError(f"the network was used: {args}")
 
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-from dermatome.compute import choose_compute
-from dermatome.runner import prepare_runner
+from dermatome.inference.compute import choose_compute
+from dermatome.inference.backend import prepare_runner
 
 module = torch.nn.Conv2d(3, 2, 3).eval()
 prepared = prepare_runner(module, np.zeros((2, 3, 8, 8), np.float32), choose_compute("cpu", "fp32", 1),

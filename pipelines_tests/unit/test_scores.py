@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dermatome.scores import (
+from dermatome.metrics.semantic import (
     SCORE_NAMES,
     ScoreOutcome,
     class_scores,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dermatome.scores_instances import average_precisions, f1_at_iou, match_instances
+from dermatome.metrics.instances import average_precisions, f1_at_iou, match_instances
 
 TRUTH = np.array([[1, 1, 1, 1, 0, 2, 2, 0, 7, 7]])
 

@@ -7,11 +7,11 @@ import pytest
 
 from dermatome.classes import IGNORED
 from dermatome.geometry import Size
-from dermatome.nuclei.maps import NucleusMaps, ternary_map
-from dermatome.scores_instances import aggregated_jaccard
-from dermatome.scores_nuclei import ImageScores, mostly_in, nucleus_values, panoptic, score_nuclei
-from dermatome.torch_setup import import_smp
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.inference.torch_setup import import_smp
+from dermatome.labels.drawn_maps import NucleusMaps, ternary_map
+from dermatome.metrics.instances import aggregated_jaccard
+from dermatome.metrics.panoptic import ImageScores, mostly_in, nucleus_values, panoptic, score_nuclei
+from dermatome.synthetic.nuclei import toy_nuclei
 
 
 def maps_of(instances: Any, classes: list[int], void: Any = None) -> NucleusMaps:

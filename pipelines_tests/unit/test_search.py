@@ -11,23 +11,23 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 
-from dermatome import search
-from dermatome.augment import AugmentSettings
-from dermatome.compute import Compute
-from dermatome.data_root import PREVIEW_FILE, RECORD_FILE, DataRoot
 from dermatome.errors import BadSetting
-from dermatome.files import write_whole
-from dermatome.palette import Palette
-from dermatome.search import best_config, open_study, run_search
-from dermatome.search_report import write_search
-from dermatome.search_settings import SearchSettings, SearchSpace, search_space, trial_settings
-from dermatome.skin.crops import TilePair
-from dermatome.stage_record import StageRecord, write_record
-from dermatome.store import build_store
-from dermatome.training import EpochReport, TrainResult, TrainSettings
-from dermatome.training_data import Split
-from dermatome.training_settings import given_settings
-from dermatome.weights import WeightsCard
+from dermatome.imaging.augmentation import AugmentSettings
+from dermatome.inference.compute import Compute
+from dermatome.labels.palette import Palette
+from dermatome.skin.tiles.crops import TilePair
+from dermatome.skin.tissue.train import EpochReport, TrainResult, TrainSettings
+from dermatome.storage.files import write_whole
+from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE, DataRoot
+from dermatome.storage.record import StageRecord, write_record
+from dermatome.training import search
+from dermatome.training.data import Split
+from dermatome.training.search import best_config, open_study, run_search
+from dermatome.training.search_report import write_search
+from dermatome.training.search_settings import SearchSettings, SearchSpace, search_space, trial_settings
+from dermatome.training.settings import given_settings
+from dermatome.training.weights import WeightsCard
+from dermatome.warehouse.store import build_store
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 BASE = TrainSettings(epochs=3, mpp=0.5, seed=4)

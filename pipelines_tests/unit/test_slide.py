@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dermatome.errors import BadImage, BadSetting, MissingInput
-from dermatome.slide import MppSource, decode_rgb, read_slide
+from dermatome.slides.slide import MppSource, decode_rgb, read_slide
 
 RNG = np.random.default_rng(0)
 

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pytest
 
-from dermatome import slide_register
 from dermatome.errors import MissingInput, StorageFailed
-from dermatome.files import names_in, remove, write_whole
-from dermatome.slide_register import read_sources, source_of, write_sources
-from dermatome.slide_source import SlideSource
-from dermatome.stage_record import write_table
+from dermatome.slides import register as slide_register
+from dermatome.slides.register import read_sources, source_of, write_sources
+from dermatome.slides.source import SlideSource
+from dermatome.storage.files import names_in, remove, write_whole
+from dermatome.storage.record import write_table
 
 
 def source(slide, place="x"):

@@ -1,12 +1,12 @@
 import pytest
 
-from dermatome.demo.server import ToyAtlas
 from dermatome.errors import BadImage, MissingInput
-from dermatome.files import whole_folder, write_whole
 from dermatome.hpa.client import HpaClient, HpaSettings
-from dermatome.slide_source import SlideSource, acquire_slide, folder_sources, open_slide
-from dermatome.stage_record import StageRecord, write_record
-from dermatome.toy import toy_slide
+from dermatome.slides.source import SlideSource, acquire_slide, folder_sources, open_slide
+from dermatome.storage.files import whole_folder, write_whole
+from dermatome.storage.record import StageRecord, write_record
+from dermatome.synthetic.hpa_server import ToyAtlas
+from dermatome.synthetic.skin import toy_slide
 
 PATH = "/images/1/a.jpg"
 
@@ -66,7 +66,7 @@ def test_a_harmed_image_is_noticed_and_fetched_again(atlas, tmp_path):
 
 def test_a_wide_image_that_was_accepted_can_be_opened(atlas, tmp_path, monkeypatch):
     place, made = acquire(atlas, tmp_path)
-    monkeypatch.setattr("dermatome.slide.MAX_SIDE_PX", 10)
+    monkeypatch.setattr("dermatome.slides.slide.MAX_SIDE_PX", 10)
     assert open_slide(place, "s", made.values).size.width_px == 120
 
 

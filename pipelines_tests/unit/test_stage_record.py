@@ -1,8 +1,8 @@
 import pytest
 
-from dermatome.data_root import DataRoot
 from dermatome.errors import MissingInput, StorageFailed
-from dermatome.stage_record import (
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import (
     Check,
     StageRecord,
     content_version,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2hed
 
-from dermatome.stain import DECADIC_OD_PER_UNIT, STAIN_VECTORS, Stain, separate_stains
+from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, Stain, separate_stains
 
 
 @pytest.mark.parametrize("height", [1, 255, 256, 257, 600])

@@ -7,9 +7,16 @@ import pytest
 from torchstain.base.normalizers.macenko import MacenkoNormalizer
 
 from dermatome.geometry import Size
-from dermatome.slide import MppSource, Slide, read_slide
-from dermatome.stain_fit import REFERENCE_STRENGTHS, REFERENCE_VECTORS, StainFit, StainOutcome, fit_slide, fit_stains
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.imaging.stain_normalisation import (
+    REFERENCE_STRENGTHS,
+    REFERENCE_VECTORS,
+    StainFit,
+    StainOutcome,
+    fit_slide,
+    fit_stains,
+)
+from dermatome.slides.slide import MppSource, Slide, read_slide
+from dermatome.synthetic.nuclei import toy_nuclei
 
 OTHER = np.array([[0.66, 0.65, 0.37], [0.34, 0.79, 0.51]])
 STRENGTHS = np.array([1.3, 0.6])

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from dermatome.classes import TissueClass
-from dermatome.compute import Compute
-from dermatome.scores_instances import f1_at_iou
-from dermatome.skin.cell_image import CellImage, cell_image_of
-from dermatome.skin.cell_network import CellNetwork, SizeModel, load_cell_network
-from dermatome.skin.cell_size import estimate_diameter
-from dermatome.skin.cells import CellSettings, segment_cells
-from dermatome.slide import MppSource, Slide, read_slide
-from dermatome.toy import toy_slide
+from dermatome.inference.compute import Compute
+from dermatome.metrics.instances import f1_at_iou
+from dermatome.skin.cells.image import CellImage, cell_image_of
+from dermatome.skin.cells.network import CellNetwork, SizeModel, load_cell_network
+from dermatome.skin.cells.segment import CellSettings, segment_cells
+from dermatome.skin.cells.size import estimate_diameter
+from dermatome.slides.slide import MppSource, Slide, read_slide
+from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.reference.stock_cellpose import cyto2_sized_weights, stock_cells, stock_model
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
@@ -83,8 +83,8 @@ def test_the_size_estimate_is_that_of_cellposes_size_model(
     stock = StockSizeModel(stock_model(weights[1]), pretrained_size=str(tmp_path / "size.npy"))
     wanted, _ = stock.eval(image.network_input(region), channels=[0, 0], normalize=False)
 
-    from dermatome.skin.cell_blocks import Dynamics
-    from dermatome.skin.cell_flows import CellFlows
+    from dermatome.skin.cells.blocks import Dynamics
+    from dermatome.skin.cells.flows import CellFlows
 
     found = estimate_diameter(
         image,

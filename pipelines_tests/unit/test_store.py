@@ -6,11 +6,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from dermatome.data_root import DataRoot
 from dermatome.errors import StorageFailed
-from dermatome.stage_record import StageRecord, made_by, write_failure, write_record, write_table
-from dermatome.store import build_store
-from dermatome.store_tables import TABLES, VIEWS
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import StageRecord, made_by, write_failure, write_record, write_table
+from dermatome.warehouse.store import build_store
+from dermatome.warehouse.tables import TABLES, VIEWS
 
 
 def record(root, asset, partition, data_version="v", inputs=None, **values):

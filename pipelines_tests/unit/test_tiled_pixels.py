@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dermatome import slide as slides
-from dermatome import tiled_pixels
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
-from dermatome.slide import Slide, read_slide, resize_image
-from dermatome.tiled_pixels import TiledLabels, TiledPixels
+from dermatome.slides import slide as slides
+from dermatome.slides import tiled_tiff as tiled_pixels
+from dermatome.slides.slide import Slide, read_slide, resize_image
+from dermatome.slides.tiled_tiff import TiledLabels, TiledPixels
 
 
 def picture(height=301, width=467):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
-from dermatome.tiling import Blender, RowEnlarger, blend_window, cut_tile, tile_grid, tile_starts
+from dermatome.imaging.tiling import Blender, RowEnlarger, blend_window, cut_tile, tile_grid, tile_starts
 
 sides = st.integers(1, 150)
 tiles = st.tuples(st.integers(2, 40), st.integers(0, 39)).filter(lambda t: t[1] < t[0])

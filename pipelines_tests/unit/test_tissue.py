@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from dermatome.classes import TissueClass
-from dermatome.compute import choose_compute
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
-from dermatome.predict import Predictor, Scene
-from dermatome.probabilities import Probabilities
-from dermatome.runner_torch import TorchRunner
-from dermatome.skin.cleanup import CleanupSettings
-from dermatome.skin.regions import merge_boxes, significant_regions
-from dermatome.skin.tissue import TissueOutcome, TissueSettings, prepare_tissue, segment_slides
-from dermatome.skin.tissue import segment_tissue as segment
-from dermatome.slide import MppSource, Slide
-from dermatome.weights import LoadedWeights, WeightsCard
+from dermatome.inference.compute import choose_compute
+from dermatome.inference.predictor import Predictor, Scene
+from dermatome.inference.probabilities import Probabilities
+from dermatome.inference.torch_backend import TorchRunner
+from dermatome.skin.tissue.cleanup import CleanupSettings
+from dermatome.skin.tissue.regions import merge_boxes, significant_regions
+from dermatome.skin.tissue.segment import TissueOutcome, TissueSettings, prepare_tissue, segment_slides
+from dermatome.skin.tissue.segment import segment_tissue as segment
+from dermatome.slides.slide import MppSource, Slide
+from dermatome.training.weights import LoadedWeights, WeightsCard
 
 B, D, E, K = TissueClass
 GREYS = np.array([250, 170, 90, 10], dtype=np.uint8)

@@ -22,8 +22,8 @@ def test_it_imports_where_torchvisions_library_does_not_load():
                     Broken.tried = True
                     raise RuntimeError("operator torchvision::nms does not exist")
         sys.meta_path.insert(0, Broken())
-        from dermatome.torch_setup import _declared, import_smp
-        import dermatome.torch_setup as setup
+        from dermatome.inference.torch_setup import _declared, import_smp
+        import dermatome.inference.torch_setup as setup
         try:
             smp = import_smp()
         except RuntimeError as error:
@@ -49,7 +49,7 @@ def test_another_error_of_torchvision_is_not_hidden():
                 if name == "torchvision":
                     raise RuntimeError("something else")
         sys.meta_path.insert(0, Broken())
-        from dermatome.torch_setup import import_smp
+        from dermatome.inference.torch_setup import import_smp
         try:
             import_smp()
         except RuntimeError as error:

@@ -8,7 +8,7 @@ from PIL import Image
 from skimage.color import rgb2hed
 
 from dermatome.classes import StainingPattern, TissueClass
-from dermatome.toy import ToySlide, ToyStain, toy_slide
+from dermatome.synthetic.skin import ToySlide, ToyStain, toy_slide
 
 
 @pytest.fixture(scope="module")

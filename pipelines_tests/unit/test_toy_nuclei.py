@@ -5,9 +5,9 @@ import pytest
 
 from dermatome.classes import NucleusClass, TernaryClass
 from dermatome.geometry import Size
-from dermatome.nuclei.maps import ternary_map
-from dermatome.stain import Stain, separate_stains
-from dermatome.toy_nuclei import ToyNuclei, toy_nuclei
+from dermatome.imaging.stains import Stain, separate_stains
+from dermatome.labels.drawn_maps import ternary_map
+from dermatome.synthetic.nuclei import ToyNuclei, toy_nuclei
 
 
 @pytest.fixture(scope="module")

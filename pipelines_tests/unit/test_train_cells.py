@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dermatome.classes import StainingPattern
-from dermatome.compute import Compute
-from dermatome.demo.train_cells import SETTINGS, ToyCells, toy_picture, train, write
-from dermatome.skin.cell_network import load_cell_network
-from dermatome.toy import toy_slide
+from dermatome.inference.compute import Compute
+from dermatome.skin.cells.network import load_cell_network
+from dermatome.synthetic.skin import toy_slide
+from dermatome.synthetic.train_cells import SETTINGS, ToyCells, toy_picture, train, write
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 TINY = ToyCells(replace(SETTINGS, epochs=2, batch=2, crop_px=64, nbase=(2, 4, 4, 4, 8)), slides=1)

@@ -12,21 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from dermatome import training
-from dermatome.augment import AugmentSettings, TileCache, random_view
 from dermatome.classes import TissueClass
-from dermatome.compute import choose_compute
 from dermatome.errors import BadSetting, BadWeights
-from dermatome.files import sha256_file
-from dermatome.losses import class_weights, make_loss
-from dermatome.palette import Palette, classes_to_rgb
-from dermatome.skin.crops import load_tiles
-from dermatome.skin.manifest import known_sides, manifest_path, read_manifest, write_manifest
-from dermatome.training import TrainSettings, train
-from dermatome.training_data import BatchSource, split_tiles
-from dermatome.training_files import train_file
-from dermatome.training_loop import batches
-from dermatome.weights import load_weights, read_card
+from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_view
+from dermatome.inference.compute import choose_compute
+from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.registry.manifest import known_sides, manifest_path, read_manifest, write_manifest
+from dermatome.skin.tiles.crops import load_tiles
+from dermatome.skin.tissue import train as training
+from dermatome.skin.tissue.train import TrainSettings, train
+from dermatome.skin.tissue.training_files import train_file
+from dermatome.storage.files import sha256_file
+from dermatome.training.data import BatchSource, split_tiles
+from dermatome.training.loop import batches
+from dermatome.training.losses import class_weights, make_loss
+from dermatome.training.weights import load_weights, read_card
 
 COLOURS = np.array([[245, 245, 245], [230, 150, 180], [120, 60, 160], [200, 120, 90]], dtype=np.uint8)
 SMALL = TrainSettings(
@@ -65,8 +65,8 @@ def folder(tmp_path_factory):
 
 
 def test_it_learns_easy_tiles_and_writes_weights_that_predict(folder, tmp_path, compute):
-    from dermatome.skin.tissue import prepare_tissue, segment_tissue
-    from dermatome.slide import MppSource, Slide
+    from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
+    from dermatome.slides.slide import MppSource, Slide
 
     reports = []
     settings = replace(SMALL, epochs=4, epoch_steps=16, batch=4, learning_rate=4e-3, ema_decay=0.9)

@@ -8,13 +8,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dermatome.data_root import DataRoot
-from dermatome.demo.cohort import write_annotations
 from dermatome.errors import BadAnnotation, BadImage, DermatomeError, MissingInput, StorageFailed
-from dermatome.files import names_in, remove
 from dermatome.geometry import Box, Size
-from dermatome.skin.rois import Roi, read_rois, rois_json
-from dermatome.toy import toy_slide
+from dermatome.skin.tiles.rois import Roi, read_rois, rois_json
+from dermatome.storage.files import names_in, remove
+from dermatome.storage.layout import DataRoot
+from dermatome.synthetic.cohort import write_annotations
+from dermatome.synthetic.skin import toy_slide
 from dermatome.web.page import told
 from dermatome.web.roi_files import annotated_slides, editor_html, open_annotated, rois_from_editor, save_annotated
 from dermatome.web.uploads import UploadLimits, check_work, choose_slide, read_upload
@@ -112,8 +112,8 @@ def test_an_error_is_a_sentence_and_a_defect_is_not_shown():
 
 @pytest.fixture
 def root(any_root: DataRoot, monkeypatch) -> DataRoot:
-    monkeypatch.setattr("dermatome.demo.cohort.ANNOTATED", ("one",))
-    monkeypatch.setattr("dermatome.demo.cohort.SLIDE_PX", 96)
+    monkeypatch.setattr("dermatome.synthetic.cohort.ANNOTATED", ("one",))
+    monkeypatch.setattr("dermatome.synthetic.cohort.SLIDE_PX", 96)
     write_annotations(any_root.annotations)
     return any_root
 
@@ -163,8 +163,8 @@ def test_of_two_who_mark_one_slide_neither_erases_what_the_other_saved(root):
 )  # fmt: skip
 def test_what_the_editor_sends_is_not_trusted(tmp_path, monkeypatch, text, error, says):
     root = DataRoot.at(str(tmp_path))
-    monkeypatch.setattr("dermatome.demo.cohort.ANNOTATED", ("one",))
-    monkeypatch.setattr("dermatome.demo.cohort.SLIDE_PX", 96)
+    monkeypatch.setattr("dermatome.synthetic.cohort.ANNOTATED", ("one",))
+    monkeypatch.setattr("dermatome.synthetic.cohort.SLIDE_PX", 96)
     write_annotations(root.annotations)
     with pytest.raises(error, match=says) as caught:
         rois_from_editor(text, root)

@@ -9,18 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from dermatome.compute import choose_compute
-from dermatome.data_root import CHAMPION, DataRoot
 from dermatome.errors import BadImage, BadWeights, MissingInput
-from dermatome.files import sha256_bytes
 from dermatome.geometry import Box, Size
+from dermatome.inference.compute import choose_compute
 from dermatome.settings import Settings
-from dermatome.skin.cell_network import load_cell_network
-from dermatome.skin.layers import LayerSettings
-from dermatome.skin.tissue import TissueSettings
-from dermatome.stage_record import StageRecord, write_record
-from dermatome.toy import toy_slide
-from dermatome.toy_nuclei import toy_nuclei
+from dermatome.skin.cells.network import load_cell_network
+from dermatome.skin.layers.measure import LayerSettings
+from dermatome.skin.tissue.segment import TissueSettings
+from dermatome.storage.files import sha256_bytes
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import StageRecord, write_record
+from dermatome.synthetic.nuclei import toy_nuclei
+from dermatome.synthetic.skin import toy_slide
 from dermatome.web.nuclei_chain import (
     counts_html,
     find_nuclei,
@@ -157,7 +157,9 @@ def test_a_slide_too_large_at_the_networks_scale_is_not_begun(tmp_path):
 def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch):
     toy = toy_slide(40, size_px=400)
     known = SimpleNamespace(mask=toy.mask, crop=Box.whole(toy.slide.size), epidermis_share=0.3)
-    monkeypatch.setattr("dermatome.skin.tissue.segment_tissue", lambda slide, network, settings, progress: known)
+    monkeypatch.setattr(
+        "dermatome.skin.tissue.segment.segment_tissue", lambda slide, network, settings, progress: known
+    )
     cells = load_cell_network("toy", choose_compute("cpu", "fp32", 1), backend="torch")
     told_shares = []
     settings = Settings(layers=LayerSettings(layer_um=11.0))

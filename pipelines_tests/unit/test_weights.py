@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save
 
 from dermatome.errors import BadSetting, BadWeights
-from dermatome.files import sha256_file
-from dermatome.network import build_network
-from dermatome.weights import WeightsCard, card_path, load_weights, read_card, save_weights
+from dermatome.storage.files import sha256_file
+from dermatome.training.unet import build_network
+from dermatome.training.weights import WeightsCard, card_path, load_weights, read_card, save_weights
 
 CARD = WeightsCard(
     encoder="resnet18", decoder_channels=(16, 8, 8, 8, 8), mpp=1.0, mpp_range=(0.7, 2.6), coarse_mpp=2.0, tile_mpp=0.5

@@ -9,13 +9,13 @@ import torch
 from typer.testing import CliRunner
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.cli import app
+from dermatome.cli.app import app
 from dermatome.errors import BadSetting, BadWeights
-from dermatome.network import build_network
-from dermatome.skin.tissue_slide import TissueSettings, check_scale
-from dermatome.slide import MppSource, Slide
-from dermatome.weights import WeightsCard, load_weights
-from dermatome.weights_import import import_state_dict
+from dermatome.skin.tissue.slide_work import TissueSettings, check_scale
+from dermatome.slides.slide import MppSource, Slide
+from dermatome.training.unet import build_network
+from dermatome.training.weights import WeightsCard, load_weights
+from dermatome.training.weights_import import import_state_dict
 
 CHANNELS = (16, 8, 8, 8, 8)
 SHUFFLED = ("keratin", "background", "epidermis", "dermis")

@@ -13,23 +13,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.compute import Compute
-from dermatome.data_root import WEIGHTS_FILE, DataRoot
 from dermatome.errors import BadSetting, BadWeights, MissingInput
-from dermatome.evaluation import Calibration, Evaluation
-from dermatome.files import sha256_bytes, write_whole
-from dermatome.network import build_network
-from dermatome.scores import class_scores
-from dermatome.skin import weights_stage
-from dermatome.skin.champion import choose_champion
-from dermatome.skin.kinds import TISSUE
-from dermatome.skin.leakage import find_leaks
-from dermatome.skin.manifest import ManifestRow, Side, known_sides, manifest_path, write_manifest
-from dermatome.skin.origin import _ancestors, open_origin, parent_name
-from dermatome.stage_record import StageRecord, StageResult, write_record
-from dermatome.training import CHECKPOINT_FILE, TrainResult, TrainSettings
-from dermatome.training_loop import drop_checkpoints
-from dermatome.weights import WeightsCard, card_path, save_weights
+from dermatome.inference.compute import Compute
+from dermatome.metrics.semantic import class_scores
+from dermatome.registry.champion import choose_champion
+from dermatome.registry.leakage import find_leaks
+from dermatome.registry.lineage import _ancestors, open_origin, parent_name
+from dermatome.registry.manifest import ManifestRow, Side, known_sides, manifest_path, write_manifest
+from dermatome.registry.model_kinds import TISSUE
+from dermatome.skin.tissue import weights_stage
+from dermatome.skin.tissue.evaluate import Calibration, Evaluation
+from dermatome.skin.tissue.train import CHECKPOINT_FILE, TrainResult, TrainSettings
+from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import StageRecord, StageResult, write_record
+from dermatome.training.loop import drop_checkpoints
+from dermatome.training.unet import build_network
+from dermatome.training.weights import WeightsCard, card_path, save_weights
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 CONFUSION = np.array([[9, 1, 0, 0], [0, 8, 2, 0], [0, 0, 5, 5], [0, 0, 0, 0]])

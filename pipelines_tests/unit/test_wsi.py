@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import tifffile
 
-from dermatome.data_root import DataRoot
-from dermatome.engine.pipeline import Worker
-from dermatome.engine.work import Seat, WorkerOptions
 from dermatome.errors import BadImage
-from dermatome.files import RECORD_FILE, whole_folder
 from dermatome.geometry import Box, Size
-from dermatome.nuclei.slides import take_nuclei_slide
-from dermatome.nuclei.tissue import tissue_mm2
-from dermatome.skin.stage_parts import read_made_slide
-from dermatome.slide import MppSource, Slide, read_slide
-from dermatome.slide_source import SlideSource
-from dermatome.stage_record import StageRecord, write_record
-from dermatome.wsi import WsiPixels, stated_mpp
+from dermatome.imaging.tissue_area import tissue_mm2
+from dermatome.pipeline.stage_files import read_made_slide
+from dermatome.pipeline.work import Seat, WorkerOptions
+from dermatome.pipeline.worker import Worker
+from dermatome.slides.inbox import take_nuclei_slide
+from dermatome.slides.slide import MppSource, Slide, read_slide
+from dermatome.slides.source import SlideSource
+from dermatome.slides.vendors import WsiPixels, stated_mpp
+from dermatome.storage.files import RECORD_FILE, whole_folder
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import StageRecord, write_record
 
 RGB = np.random.default_rng(0).integers(0, 256, (600, 520, 3)).astype(np.uint8)
 APERIO = "Aperio Image Library v11.2.1 \n520x600 (128x128) JPEG/RGB Q=90|AppMag = 20|MPP = 0.4990"

@@ -1,0 +1,158 @@
+"""What this machine has for Dermatome: device, weights, disk, network and versions, each with what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from dermatome import __version__
+from dermatome.errors import DermatomeError
+from dermatome.inference.compute import DeviceName
+from dermatome.storage.layout import DataRoot
+
+ATLAS_URL = "https://www.proteinatlas.org"
+MIN_FREE_GB = 5.0
+_PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "cellpose", "numpy", "pandas", "pyarrow", "duckdb",
+             "scikit-image", "opencv-python-headless", "dagster")  # fmt: skip
+_OPTIONAL = ("dagster",)
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; a ``warn`` hinders some uses, a ``fail`` all of them or one that was asked for."""
+
+    topic: str
+    state: State
+    message: str
+
+
+def examine(
+    weights: Sequence[Path],
+    data: str,
+    *,
+    models_folder: Path | None = None,
+    ask_network: bool = True,
+    device: DeviceName = "auto",
+    atlas_url: str = ATLAS_URL,
+) -> Iterator[Finding]:
+    """Looks at everything in turn; each finding is given as soon as it is made.
+
+    Args:
+        weights: tissue or cell weights to load and check.
+        data: a data root that is checked: a folder, which need not exist yet, or `s3://bucket/prefix`.
+        models_folder: where Cellpose's ``cyto2`` would lie; not looked for where None.
+        ask_network: whether to ask ``atlas_url`` for an answer.
+        device: the device that is wanted.
+        atlas_url: where gene pages come from.
+    """
+    yield from _versions()
+    yield _device(device)
+    if not weights and models_folder is None:
+        yield Finding("weights", "ok", "none given to check; name files with --weights.")
+    for path in weights:
+        yield _weights(path)
+    if models_folder is not None:
+        yield _cyto2(models_folder)
+    yield _bucket(data) if "://" in data else _disk(Path(data))
+    if ask_network:
+        yield _network(atlas_url)
+
+
+def _versions() -> Iterator[Finding]:
+    import platform
+
+    found, missing = [], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Finding("versions", "ok", f"dermatome {__version__}, Python {platform.python_version()}, {', '.join(found)}")
+    needed = [name for name in missing if name not in _OPTIONAL]
+    if needed:
+        yield Finding("versions", "fail", f"Not installed: {', '.join(needed)}; install dermatome again with pip.")
+    elif missing:
+        yield Finding("versions", "warn", "Dagster is not installed; the platform needs it, the command line does not.")
+
+
+def _device(device: DeviceName) -> Finding:
+    from dermatome.inference.compute import choose_compute
+
+    try:
+        compute = choose_compute(device)
+    except DermatomeError as error:
+        return Finding("device", "fail", str(error))
+    return Finding("device", "ok", f"{compute.device_name}, precision {compute.precision}")
+
+
+def _weights(path: Path) -> Finding:
+    """Loads the file as tissue weights, then as a cell network; its sha256 where one of them fits."""
+    from dermatome.inference.compute import choose_compute
+    from dermatome.skin.cells.network import load_cell_network
+    from dermatome.training.weights import load_weights
+
+    try:
+        tissue = load_weights(path)
+    except DermatomeError as tissue_error:
+        try:
+            cells = load_cell_network(path, choose_compute("cpu"), backend="torch")
+        except DermatomeError as cell_error:
+            return Finding("weights", "fail", f"{tissue_error} As a cell network: {cell_error}")
+        return Finding("weights", "ok", f"{path}: cell network {cells.name}, sha256 {cells.sha256}")
+    card = tissue.card
+    return Finding("weights", "ok", f"{path}: tissue, {card.encoder} at {card.mpp:g} µm/px, sha256 {tissue.sha256}")
+
+
+def _cyto2(folder: Path) -> Finding:
+    missing = [name for name in ("cyto2torch_0", "size_cyto2torch_0.npy") if not (folder / name).is_file()]
+    if missing:
+        return Finding(
+            "weights", "warn", f"cyto2 is not in {folder}: {' and '.join(missing)} are missing; put them there."
+        )
+    return Finding("weights", "ok", f"cyto2 is in {folder}")
+
+
+def _bucket(place: str) -> Finding:
+    try:
+        DataRoot.at(place).check_writable()
+    except DermatomeError as error:
+        return Finding("data", "fail", str(error))
+    return Finding("data", "ok", f"{place} can be written to")
+
+
+def _disk(folder: Path) -> Finding:
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    try:
+        free_gb = shutil.disk_usage(there).free / 1e9
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"0")
+            file.flush()
+    except OSError as error:
+        return Finding("disk", "fail", f"{there} cannot be written to ({error.strerror}): choose another folder.")
+    if free_gb < MIN_FREE_GB:
+        return Finding(
+            "disk", "warn", f"{free_gb:.1f} GB free at {there}: free some, a thousand slides take about 5 GB."
+        )
+    return Finding("disk", "ok", f"{free_gb:.0f} GB free at {there}, writable")
+
+
+def _network(url: str) -> Finding:
+    import requests
+
+    try:
+        status = requests.head(url, timeout=(5, 5), allow_redirects=False).status_code
+    except requests.RequestException as error:
+        reason = type(error).__name__
+        return Finding(
+            "network", "warn", f"No answer from {url} ({reason}): pages and images cannot be fetched from here."
+        )
+    if status >= 400:
+        return Finding("network", "warn", f"{url} answers with status {status}: try again later.")
+    return Finding("network", "ok", f"{url} answers")

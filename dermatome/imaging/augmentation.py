@@ -1,0 +1,180 @@
+"""Random views of training tiles: where to look, how it is bent, turned and scaled, and how it is stained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.errors import BadSetting
+from dermatome.geometry import Size
+from dermatome.inference.predictor import resize_labels
+from dermatome.slides.slide import RgbImage, resize_image
+
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How far a training view may differ from its tile.
+
+    Attributes:
+        scale: zoom is drawn between 1 / ``scale`` and ``scale``.
+        coarse_share: share of views that show the coarse scale instead, for the first look at a slide.
+        elastic_px: largest displacement of the smooth bending, in pixels at the training scale.
+        stain: largest relative change of each stain's strength, in the optical density of hematoxylin, eosin and DAB.
+        gamma: largest change of the exponent of brightness, as its logarithm; 0 changes none.
+        contrast: largest relative change of the spread around the view's mean colour; 0 changes none.
+        brightness: largest change of brightness, as a share of white.
+        blur_px: largest sigma of a Gaussian blur, which one view in four has.
+        noise: largest standard deviation of pixel noise, of 255, which one view in four has.
+    """
+
+    scale: float = 1.3
+    coarse_share: float = 0.1
+    elastic_px: float = 8.0
+    stain: float = 0.4
+    gamma: float = 0.0
+    contrast: float = 0.0
+    brightness: float = 0.08
+    blur_px: float = 1.0
+    noise: float = 6.0
+
+    def strengthened(self, factor: float) -> AugmentSettings:
+        """These, with every change of colour and shape but scale ``factor`` times as large."""
+        changes = ("elastic_px", "stain", "gamma", "contrast", "brightness", "blur_px", "noise")
+        return replace(self, **{name: getattr(self, name) * factor for name in changes})
+
+
+def augmentation(given: Mapping[str, float]) -> AugmentSettings:
+    """The defaults, changed by what is given by name.
+
+    Raises:
+        BadSetting: there is no such setting, or a value is below 0.
+    """
+    known = {each.name for each in fields(AugmentSettings)}
+    for name, value in given.items():
+        if name not in known:
+            raise BadSetting(f"There is no augmentation {name!r}: use {', '.join(sorted(known))}.")
+        if value < 0 or (name == "scale" and value < 1):
+            raise BadSetting(
+                f"The augmentation {name} is {value}: set it to {'1' if name == 'scale' else '0'} or more."
+            )
+    return AugmentSettings(**given)
+
+
+@dataclass(frozen=True)
+class TileCache:
+    """A tile at the training scale and at smaller ones, so that zooming out averages instead of skipping pixels.
+
+    Attributes:
+        levels: (image, labels) at scale 1, 1/2, 1/4, …
+    """
+
+    levels: tuple[tuple[RgbImage, Labels], ...]
+
+    @classmethod
+    def build(cls, image: RgbImage, labels: Labels, scale: float, depth: int = 2) -> TileCache:
+        """The cache of a tile whose pixels are ``scale`` training pixels wide."""
+        size = Size(*image.shape[:2])
+        levels = []
+        for level in range(depth):
+            smaller = size.scaled(scale / 2**level)
+            levels.append((resize_image(image, smaller), resize_labels(labels, smaller)))
+        return cls(tuple(levels))
+
+
+def random_view(
+    tile: TileCache, side_px: int, settings: AugmentSettings, coarse_factor: float, rng: np.random.Generator
+) -> tuple[RgbImage, Labels]:
+    """A square view of a tile, somewhere, turned any way, bent, zoomed and stained anew; mirrored beyond its edges.
+
+    Args:
+        tile: where to look.
+        side_px: side of the view.
+        settings: how far it may differ.
+        coarse_factor: how much coarser the coarse scale is than the training scale.
+        rng: decides everything.
+
+    Returns:
+        (side, side, 3) uint8 and (side, side) uint8.
+    """
+    import cv2
+
+    zoom = float(np.exp(rng.uniform(-1, 1) * np.log(settings.scale)))
+    if rng.random() < settings.coarse_share:
+        zoom /= coarse_factor
+    level = min(len(tile.levels) - 1, max(0, int(np.floor(-np.log2(zoom) + 0.35))))
+    image, labels = tile.levels[level]
+    step = 1 / (zoom * 2**level)
+    rows, columns = positions(image.shape[:2], side_px, step, settings.elastic_px / 2**level, rng)
+    view = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    truth = cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+    return _restain(view, settings, rng), truth
+
+
+def positions(
+    shape: tuple[int, ...], side_px: int, step: float, elastic_px: float, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Where each pixel of the view lies on the tile: (side, side) float32 rows and columns."""
+    import cv2
+
+    angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.7 else rng.integers(4) * np.pi / 2
+    mirror = 1 if rng.random() < 0.5 else -1
+    offsets = (np.arange(side_px) - (side_px - 1) / 2) * step
+    down, across = np.meshgrid(offsets, offsets * mirror, indexing="ij")
+    half = side_px * step / 2
+    middle = [
+        rng.uniform(min(half, length / 2), max(length - half, length / 2)) - 0.5
+        if length > side_px * step
+        else length / 2 - 0.5 + rng.uniform(-0.1, 0.1) * length
+        for length in shape[:2]
+    ]
+    rows = middle[0] + np.cos(angle) * down - np.sin(angle) * across
+    columns = middle[1] + np.sin(angle) * down + np.cos(angle) * across
+    if elastic_px > 0:
+        size = (side_px, side_px)
+        for positions in (rows, columns):
+            coarse = rng.uniform(-1, 1, (5, 5)).astype(np.float32) * elastic_px * rng.random()
+            positions += cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+    return rows.astype(np.float32), columns.astype(np.float32)
+
+
+# Unit vectors of hematoxylin and eosin or DAB-like counterstains in optical density (Ruifrok and Johnston, 2001). Which
+# stains a slide has does not matter here: any change along plausible directions teaches the same lesson.
+_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+_STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
+_TO_STAINS = np.linalg.inv(_STAINS)
+
+
+def _restain(view: RgbImage, settings: AugmentSettings, rng: np.random.Generator) -> RgbImage:
+    """Other stain strengths, in optical density (as Tellez et al., 2018), then brightness, blur and noise."""
+    import cv2
+
+    # All together as well, more often paler than darker: a faint section is the harder lesson.
+    strength = np.exp(rng.uniform(-1, 1, 3) * settings.stain) * np.exp(rng.uniform(-1, 0.5) * settings.stain)
+    mixing = _TO_STAINS @ np.diag(strength) @ _STAINS
+    mixing += rng.uniform(-0.1, 0.1, (3, 3)) * settings.stain
+    # The logarithm by table: pixels have 256 values.
+    density = _DENSITY[view]
+    absorbed = density @ mixing.astype(np.float32)
+    if settings.gamma > 0:
+        absorbed *= np.float32(np.exp(rng.uniform(-1, 1) * settings.gamma))
+    changed = np.exp(-absorbed)
+    white = 1 + rng.uniform(-1, 0.5) * settings.brightness + rng.uniform(-1, 1, 3) * settings.brightness / 3
+    out: npt.NDArray[Any] = changed * (255 * white).astype(np.float32)
+    if settings.contrast > 0:
+        centre = out.mean(axis=(0, 1), dtype=np.float32)
+        out = centre + (out - centre) * np.float32(1 + rng.uniform(-1, 1) * settings.contrast)
+    if settings.blur_px > 0 and rng.random() < 0.25:
+        out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, max(0.31, settings.blur_px))))
+    if settings.noise > 0 and rng.random() < 0.25:
+        out = out + rng.standard_normal(out.shape, dtype=np.float32) * np.float32(rng.uniform(0, settings.noise))
+    finished: RgbImage = np.clip(out, 0, 255).astype(np.uint8)
+    return finished
+
+
+_DENSITY = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.float32)

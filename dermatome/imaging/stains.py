@@ -1,0 +1,58 @@
+"""Stains taken apart: how much hematoxylin, eosin and DAB each pixel holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.slides.slide import RgbImage
+
+# Rows: hematoxylin, eosin, DAB; columns: red, green, blue. Ruifrok and Johnston 2001 ("Quantification of
+# histochemical staining by color deconvolution"), as scikit-image's `rgb_from_hed` has them.
+STAIN_VECTORS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+
+# One unit of `separate_stains` is this much decadic optical density: scikit-image divides by log(1e-6).
+DECADIC_OD_PER_UNIT = 6.0
+
+_BAND_ROWS = 256
+
+
+class Stain(IntEnum):
+    """A stain, numbered as its row in :data:`STAIN_VECTORS`."""
+
+    HEMATOXYLIN = 0
+    EOSIN = 1
+    DAB = 2
+
+
+def separate_stains(rgb: RgbImage, stains: Sequence[Stain] = tuple(Stain)) -> npt.NDArray[np.float32]:
+    """Optical density of each stain, as ``skimage.color.rgb2hed`` has it, by lookup tables.
+
+    An 8-bit pixel has 256 values a channel, so the logarithm and the matrix become nine small tables; only the stains
+    asked for are made, in float32 and in bands of rows. On 3000² pixels this is several times faster than ``rgb2hed``
+    and needs little more memory than its result.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        stains: which stains, in this order.
+
+    Returns:
+        (H, W, len(stains)) float32, not negative. The unit is scikit-image's: decadic optical density divided by
+        6 (natural absorbance divided by ln 10⁶), so a stain that lets a tenth of the light through is about 0.17.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(f"separate_stains takes (H, W, 3) uint8, not {rgb.shape} {rgb.dtype}")
+    absorbance = np.log(np.maximum(np.arange(256) / 255, 1e-6)) / np.log(1e-6)
+    matrix = np.linalg.inv(STAIN_VECTORS)  # rows: red, green, blue; columns: stains
+    tables = (absorbance[:, None, None] * matrix[None]).astype(np.float32)  # (256, channel, stain)
+    result = np.empty((*rgb.shape[:2], len(stains)), dtype=np.float32)
+    for top in range(0, rgb.shape[0], _BAND_ROWS):
+        channels = [np.ascontiguousarray(rgb[top : top + _BAND_ROWS, :, c]) for c in range(3)]
+        for k, stain in enumerate(stains):
+            amount = sum(cv2.LUT(channels[c], np.ascontiguousarray(tables[:, c, stain])) for c in range(3))
+            np.maximum(amount, 0, out=result[top : top + _BAND_ROWS, :, k])
+    return result

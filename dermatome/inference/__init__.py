@@ -1,0 +1,1 @@
+"""Running a network over a slide: device, precision, backend, tiled prediction."""

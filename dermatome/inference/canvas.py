@@ -1,0 +1,99 @@
+"""Class probabilities of a whole image at the network's resolution, in bytes, in bounded memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.geometry import Size
+from dermatome.imaging.tiling import Probabilities, RowEnlarger
+
+Labels = npt.NDArray[np.uint8]
+
+# Up to here in memory, beyond it in an unnamed file that vanishes with the canvas, whatever ends the process.
+_MEMORY_BYTES = 64 * 1024 * 1024
+_BAND_ROWS = 128
+
+
+class Canvas:
+    """Probabilities (C, h, w) that are written and read in bands of rows; a byte each, 255 for certainty.
+
+    A byte moves a border between classes by a few hundredths of a pixel at most. One thread at a time.
+    """
+
+    def __init__(self, classes: int, size: Size) -> None:
+        """An empty canvas; rows that are never written must not be read."""
+        self.classes, self.size = classes, size
+        self._row_bytes = classes * size.width_px
+        # Closed, and so deleted, when the canvas is dropped.
+        self._file: Any = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
+
+    def write(self, top: int, left: int, rows: Probabilities) -> None:
+        """Puts (C, n, w) float32 probabilities at row ``top`` and column ``left``."""
+        count, width = rows.shape[1:]
+        quantised = (rows * np.float32(255) + np.float32(0.5)).astype(np.uint8).transpose(1, 0, 2)
+        if width < self.size.width_px:
+            band = self.read(top, top + count)
+            band[:, :, left : left + width] = quantised
+            quantised = band
+        self._put(top, quantised)
+
+    def read(self, top: int, bottom: int) -> npt.NDArray[np.uint8]:
+        """(rows, C, w) uint8 of the rows from ``top`` to ``bottom`` (excluded)."""
+        self._file.seek(top * self._row_bytes)
+        data = bytearray(self._file.read((bottom - top) * self._row_bytes))
+        return np.frombuffer(data, np.uint8).reshape(bottom - top, self.classes, self.size.width_px)
+
+    def bands(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """The top row of each band and its (rows, C, w), from top to bottom."""
+        for top in range(0, self.size.height_px, _BAND_ROWS):
+            yield top, self.read(top, min(top + _BAND_ROWS, self.size.height_px))
+
+    def labels(self) -> Labels:
+        """(h, w) uint8: the most probable class of each pixel."""
+        found = np.empty((self.size.height_px, self.size.width_px), np.uint8)
+        for top, band in self.bands():
+            found[top : top + len(band)] = most_probable(band.transpose(1, 0, 2))
+        return found
+
+    def correct(self, labels: Labels) -> None:
+        """Makes ``labels`` (h, w) the most probable ones: where they are not, the class given becomes certain."""
+        for top, band in self.bands():
+            wanted = labels[top : top + len(band)]
+            rows, columns = np.nonzero(most_probable(band.transpose(1, 0, 2)) != wanted)
+            if rows.size:
+                band[rows, :, columns] = 0
+                band[rows, wanted[rows, columns], columns] = 255
+                self._put(top, band)
+
+    def labels_at(self, size: Size) -> Iterator[tuple[int, Labels]]:
+        """The most probable classes after enlarging the probabilities bilinearly to ``size``, in bands from the top.
+
+        Yields:
+            The top row of the band, and (rows, W) uint8.
+        """
+        decided: list[tuple[int, Labels]] = []
+        enlarge = RowEnlarger(self.size, size, lambda top, rows: decided.append((top, most_probable(rows))))
+        for top, band in self.bands():
+            enlarge(top, np.ascontiguousarray(band.transpose(1, 0, 2), dtype=np.float32))
+            yield from decided
+            decided.clear()
+
+    def _put(self, top: int, band: npt.NDArray[np.uint8]) -> None:
+        self._file.seek(top * self._row_bytes)
+        self._file.write(np.ascontiguousarray(band).data)
+
+
+def most_probable(rows: npt.NDArray[Any]) -> Labels:
+    """(n, w) uint8: the class with the highest of (C, n, w) values, the first of equals; many times numpy's argmax."""
+    best = rows[0].copy()
+    labels = np.zeros(best.shape, np.uint8)
+    for number, values in enumerate(rows[1:], 1):
+        higher = values > best
+        np.copyto(labels, np.uint8(number), where=higher)
+        np.copyto(best, values, where=higher)
+    return labels

@@ -1,0 +1,126 @@
+"""Where networks run: device, precision and threads, chosen once and said aloud."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dermatome.errors import BadSetting
+
+if TYPE_CHECKING:
+    import torch
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Backend = Literal["auto", "torch", "openvino", "compile"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device that is there, and the precision and thread count used on it.
+
+    Attributes:
+        device: which kind.
+        precision: that networks run in.
+        threads: torch's, on the CPU.
+        device_name: for records.
+        device_index: which one of several; None takes the first.
+    """
+
+    device: Literal["cpu", "cuda", "mps"]
+    precision: Literal["fp32", "bf16", "fp16"]
+    threads: int
+    device_name: str
+    device_index: int | None = None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context networks run in: lower precision where it was chosen, nothing otherwise."""
+        import torch
+
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch names it."""
+        import torch
+
+        return torch.device(self.device) if self.device_index is None else torch.device(self.device, self.device_index)
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """What was requested; see :func:`choose_compute`, and for ``backend`` :mod:`dermatome.inference.backend`."""
+
+    device: DeviceName = "auto"
+    precision: Precision = "auto"
+    threads: int = 0
+    backend: Backend = "auto"
+
+    def choose(self, *, threads: int = 0, device_index: int | None = None) -> Compute:
+        """Settles it in this process, with other threads than the settings' where some are given."""
+        return choose_compute(self.device, self.precision, threads or self.threads, device_index)
+
+
+def choose_compute(
+    device: DeviceName = "auto", precision: Precision = "auto", threads: int = 0, device_index: int | None = None
+) -> Compute:
+    """Settles device, precision and threads, and sets torch's thread count for this process, its card for this thread.
+
+    Args:
+        device: ``auto`` takes CUDA, then MPS, then the CPU.
+        precision: ``auto`` takes bf16 on CUDA cards that have it and on CPUs that multiply it in hardware
+            (AVX512-bf16 or AMX: elsewhere it is emulated and slower than fp32), else fp32.
+        threads: torch's threads on the CPU; 0 takes the cores this process may use. More than that is slower than one.
+        device_index: which GPU of several; None takes the first.
+
+    Raises:
+        BadSetting: the device or precision asked for is not there.
+    """
+    import torch
+
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device != "auto" and not has.get(device, False):
+        raise BadSetting(
+            f"The device {device!r} was asked for and this machine has none that torch {torch.__version__} can use: "
+            "set the device to 'auto' or 'cpu', or install the driver and a torch built for it."
+        )
+    chosen: Any = device if device != "auto" else next(name for name in ("cuda", "mps", "cpu") if has[name])
+    fast_bf16 = (chosen == "cuda" and torch.cuda.is_bf16_supported()) or (chosen == "cpu" and _cpu_multiplies_bf16())
+    if precision == "fp16" and chosen == "cpu":
+        raise BadSetting("The precision 'fp16' is for GPUs: set it to 'auto', 'fp32' or 'bf16' on a CPU.")
+    if precision == "bf16" and chosen == "cuda" and not fast_bf16:
+        raise BadSetting("The precision 'bf16' is not supported by this CUDA card: set it to 'fp16' or 'fp32'.")
+    if threads < 0:
+        raise BadSetting(f"The number of threads is {threads}: set it to 0 (all free cores) or more.")
+    threads = threads or free_cores()
+    torch.set_num_threads(threads)
+    if chosen == "cuda" and device_index is not None:
+        # Of this thread: what names no card (streams, events, pinned memory) is then this one's too.
+        torch.cuda.set_device(device_index)
+    name = torch.cuda.get_device_name(device_index) if chosen == "cuda" else f"{chosen}, {threads} threads"
+    settled: Any = precision if precision != "auto" else "bf16" if fast_bf16 else "fp32"
+    return Compute(device=chosen, precision=settled, threads=threads, device_name=name, device_index=device_index)
+
+
+def free_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_gpus(device: DeviceName) -> int:
+    """How many GPUs networks would run on, of which a worker can take one each; 0 where they run elsewhere."""
+    if device not in ("auto", "cuda"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _cpu_multiplies_bf16() -> bool:
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

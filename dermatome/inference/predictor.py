@@ -1,0 +1,211 @@
+"""From pixels to class probabilities: overlapping tiles through a network, without pause, and blended.
+
+Batches are filled across the borders of images, tiles of bare glass are not run, and blending and reading go on while
+the network works. What is held does not grow with the height of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.errors import BadSetting
+from dermatome.geometry import Box, Size
+from dermatome.imaging.background import is_glass
+from dermatome.imaging.tiling import Blender, Probabilities, RowEnlarger, RowSink, cut_tile, tile_grid
+from dermatome.inference.backend import Runner
+from dermatome.inference.canvas import most_probable
+from dermatome.slides.slide import RgbImage
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image, or a part of one, at the network's resolution.
+
+    Attributes:
+        size: of it.
+        rows: gives its pixels in bands of rows from the top, (rows, w, 3) uint8 each; called once.
+        sink: takes the top row and (C, rows, w) float32 probabilities, rows in order.
+    """
+
+    size: Size
+    rows: Callable[[], Iterable[RgbImage]]
+    sink: RowSink
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network with what is needed to use it on tiles.
+
+    Attributes:
+        runner: takes (N, h, w, 3) uint8 and gives one output, (N, C, h, w) probabilities.
+        classes: C.
+        tile_px: side of the tiles, a multiple of 32; smaller for a smaller image.
+        overlap_px: what neighbouring tiles share.
+        batch: tiles at once.
+        skip_glass: take tiles of bare glass for background with certainty, without running them.
+        background: the channels that are then certain: one for each head.
+    """
+
+    runner: Runner
+    classes: int
+    tile_px: int = 256
+    overlap_px: int = 64
+    batch: int = 8
+    skip_glass: bool = True
+    background: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if self.tile_px < 32 or self.tile_px % 32:
+            raise BadSetting(f"The tile side is {self.tile_px} px: use a multiple of 32.")
+        if self.batch < 1:
+            raise BadSetting(f"The batch is {self.batch} tiles: use 1 or more.")
+
+    def run(self, scenes: Sequence[Scene], progress: Callable[[int], None] | None = None) -> list[int]:
+        """Predicts several images, batches filled across their borders; the answers do not depend on the batch.
+
+        Args:
+            scenes: the images; each one's sink gets all of its rows.
+            progress: called with the number of tiles done, after each batch; what it raises stops the work.
+
+        Returns:
+            How many tiles of each went through the network.
+        """
+        # Only tiles of one size go into a batch.
+        order = sorted(range(len(scenes)), key=lambda number: self._tile_side(scenes[number].size))
+        work = [(number, scenes[number]) for number in order]
+        counts = [0] * len(scenes)
+        left: list[_Place] = []
+        done = 0
+        for places, (found,) in self.runner.stream(self._batches(work, left)):
+            for place in places:
+                place.put(found)
+                counts[place.scene] += place.index is not None
+            done += len(found)
+            if progress:
+                progress(done)
+        for place in left:
+            place.put(None)
+        return counts
+
+    def labels(self, pixels: RgbImage, target: Size) -> Labelled:
+        """The most probable class of each pixel of one image that lies in memory.
+
+        Args:
+            pixels: (h, w, 3) uint8 at the network's resolution.
+            target: size of the answer; probabilities are enlarged bilinearly to it before the class is chosen.
+        """
+        size = Size(*pixels.shape[:2])
+        mask = np.empty((target.height_px, target.width_px), dtype=np.uint8)
+
+        def decide(top: int, rows: Probabilities) -> None:
+            mask[top : top + rows.shape[1]] = most_probable(rows)
+
+        (tiles,) = self.run([Scene(size, lambda: [pixels], RowEnlarger(size, target, decide))])
+        return Labelled(mask, tiles)
+
+    def _tile_side(self, size: Size) -> int:
+        # A small image gets a tile of its own size: mirroring it up to a whole one would cost time and context.
+        return min(self.tile_px, -(-max(size.height_px, size.width_px) // 32) * 32)
+
+    def _batches(
+        self, scenes: Iterable[tuple[int, Scene]], left: list[_Place]
+    ) -> Iterator[tuple[list[_Place], npt.NDArray[np.uint8]]]:
+        """Batches with the places of their tiles, and of skipped ones between them; ``left`` gets the last of those."""
+        places: list[_Place] = []
+        tiles: list[RgbImage] = []
+        for number, scene in scenes:
+            side = self._tile_side(scene.size)
+            if tiles and tiles[0].shape[0] != side:
+                yield places, np.stack(tiles)
+                places, tiles = [], []
+            blender = Blender(self.classes, scene.size, side, scene.sink)
+            bands = _Bands(scene.rows())
+            for box in tile_grid(scene.size, side, min(self.overlap_px, side // 2)):
+                within = bands.rows(box.top_px, min(box.bottom_px, scene.size.height_px))
+                tile = cut_tile(within, Box(0, box.left_px, side, box.right_px))
+                skipped = self.skip_glass and is_glass(tile)
+                places.append(_Place(number, blender, box, None if skipped else len(tiles), self.background))
+                if not skipped:
+                    tiles.append(tile)
+                if len(tiles) == self.batch:
+                    yield places, np.stack(tiles)
+                    places, tiles = [], []
+            places.append(_Place(number, blender, None, None))
+        if tiles:
+            yield places, np.stack(tiles)
+        else:
+            left.extend(places)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What :meth:`Predictor.labels` found.
+
+    Attributes:
+        mask: (H, W) uint8, the most probable class.
+        tiles: how many tiles went through the network.
+    """
+
+    mask: npt.NDArray[np.uint8]
+    tiles: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tile goes: its scene, blender and box, and its number in the batch; none for glass.
+
+    Without a box it is the end of its scene.
+    """
+
+    scene: int
+    blender: Blender
+    box: Box | None
+    index: int | None
+    background: tuple[int, ...] = ()
+
+    def put(self, found: Probabilities | None) -> None:
+        if self.box is None:
+            self.blender.close()
+        elif self.index is None or found is None:
+            self.blender.add_certain(self.box, self.background)
+        else:
+            self.blender.add(self.box, found[self.index])
+
+
+class _Bands:
+    """Rows of an image that is read from top to bottom, kept as long as tiles need them."""
+
+    def __init__(self, bands: Iterable[RgbImage]) -> None:
+        self._bands = iter(bands)
+        self._kept: list[RgbImage] = []
+        self._top = 0
+        self._asked = (-1, -1)
+        self._found: RgbImage = np.empty((0, 0, 3), np.uint8)
+
+    def rows(self, top: int, bottom: int) -> RgbImage:
+        """(bottom - top, w, 3); ``top`` never goes up again."""
+        if (top, bottom) == self._asked:
+            return self._found
+        while self._kept and self._top + len(self._kept[0]) <= top:
+            self._top += len(self._kept.pop(0))
+        while self._top + sum(map(len, self._kept)) < bottom:
+            self._kept.append(next(self._bands))
+        held = self._kept[0] if len(self._kept) == 1 else np.concatenate(self._kept)
+        self._asked, self._found = (top, bottom), held[top - self._top : bottom - self._top]
+        return self._found
+
+
+def resize_labels(labels: npt.NDArray[np.uint8], size: Size) -> npt.NDArray[np.uint8]:
+    """``labels`` at ``size``, each pixel that of the nearest centre: no class appears that was not there."""
+    import cv2
+
+    if Size(*labels.shape[:2]) == size:
+        return labels
+    how = cv2.INTER_NEAREST_EXACT
+    resized: npt.NDArray[np.uint8] = cv2.resize(labels, (size.width_px, size.height_px), interpolation=how)
+    return resized

@@ -1,0 +1,182 @@
+"""Outlines of nuclei drawn as maps: which nucleus a pixel is in, of which class, and whether at its edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import IGNORED, NUCLEUS_LABELS, NucleusClass, TernaryClass
+from dermatome.errors import BadAnnotation
+from dermatome.geometry import Box, Size
+from dermatome.labels.imagescope import Annotation, Region
+
+BOUNDARY_PX = 3
+MAX_TIMES_COVERED = 20
+"""How often the boxes around regions may cover their image: drawing takes time, however little of it is seen."""
+AMBIGUOUS = "ambiguous"
+UNCLASSED = ("", "description", "nucleus", "nuclei")
+"""Names, in lower case, of layers that say nothing about class; MoNuSeg's layers are named by a field of the form."""
+
+Instances = npt.NDArray[np.int32]
+ClassMap = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class NucleusMaps:
+    """The truth about one image; all maps are (H, W).
+
+    Attributes:
+        instances: int32, 0 background, 1..N without gaps.
+        semantic: uint8, :class:`NucleusClass`; :data:`IGNORED` in ambiguous regions and in nuclei without a class.
+        ternary: uint8, :class:`TernaryClass`; :data:`IGNORED` in ambiguous regions. The edge of the image is no edge
+            of a nucleus.
+        classes: (N + 1,) uint8, of each nucleus by its number; 0 for the background, :data:`IGNORED` where not known.
+        undrawn: places in ``Annotation.regions`` of those without a pixel of their own: fewer than three points, too
+            thin, outside the image, or wholly under others.
+    """
+
+    instances: Instances
+    semantic: ClassMap
+    ternary: ClassMap
+    classes: ClassMap
+    undrawn: tuple[int, ...] = ()
+
+    @property
+    def ignored(self) -> npt.NDArray[np.bool_]:
+        """(H, W) bool: pixels of ambiguous regions, of which nothing is learnt and nothing scored."""
+        return np.asarray(self.ternary == IGNORED)
+
+
+def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_PX) -> NucleusMaps:
+    """Draws all outlines: a pixel is in one where its middle is.
+
+    Where nuclei overlap, the smaller one lies on top, whatever the order in the file; nuclei lie over ambiguous
+    regions. Holes that an outline leaves by crossing itself are filled.
+
+    Args:
+        annotation: the outlines.
+        size: of the image.
+        boundary_px: see :func:`ternary_map`.
+
+    Raises:
+        BadAnnotation: a region has the name of no class, or all together cover the image more than
+            :data:`MAX_TIMES_COVERED` times.
+    """
+    kinds = [_class_of(region, annotation.source) for region in annotation.regions]
+    times = sum(_within(region.outline, size).size.area_px for region in annotation.regions) / size.area_px
+    if times > MAX_TIMES_COVERED:
+        raise BadAnnotation(
+            f"{annotation.source} has regions that cover their image {times:.0f} times over, and {MAX_TIMES_COVERED} "
+            "times are drawn at most: delete those that lie on one another, or export fewer to a file."
+        )
+    painted = np.zeros((size.height_px, size.width_px), np.int32)
+    ambiguous = np.zeros(painted.shape, bool)
+    cut_out = np.zeros(painted.shape, bool)
+    areas: dict[int, int] = {}
+    for number, (region, kind) in enumerate(zip(annotation.regions, kinds, strict=True)):
+        part, inside = _filled(region.outline, size)
+        if region.cut_out:
+            cut_out[part] |= inside
+        elif kind is None:
+            ambiguous[part] |= inside
+        else:
+            areas[number] = int(inside.sum())
+    # Drawn again in their order, as all of them at once take any amount of memory. Equal sizes go by the file's order,
+    # so that the same file always gives the same maps.
+    for number in sorted(areas, key=lambda number: -areas[number]):
+        part, inside = _filled(annotation.regions[number].outline, size)
+        painted[part][inside] = number + 1
+    painted[cut_out] = 0
+    seen, inverse = np.unique(painted, return_inverse=True)
+    if seen[0] != 0:  # nuclei everywhere
+        seen, inverse = np.insert(seen, 0, 0), inverse + 1
+    instances = inverse.reshape(painted.shape).astype(np.int32)
+    classes = np.array([0, *(kinds[number - 1] for number in seen[1:])], np.uint8)
+    semantic, ternary = classes[instances], ternary_map(instances, boundary_px)
+    unknown = ambiguous & (instances == 0) & ~cut_out
+    semantic[unknown] = IGNORED
+    ternary[unknown] = IGNORED
+    here = set((seen[1:] - 1).tolist())
+    undrawn = tuple(
+        n for n, kind in enumerate(kinds) if n not in here and kind is not None and not annotation.regions[n].cut_out
+    )
+    return NucleusMaps(instances, semantic, ternary, classes, undrawn)
+
+
+def ternary_map(instances: npt.NDArray[np.integer[Any]], boundary_px: int = BOUNDARY_PX) -> ClassMap:
+    """Background, inside and boundary of an instance map.
+
+    A pixel of a nucleus is boundary where another nucleus or the background is within ``boundary_px``, so the boundary
+    lies inside; beyond the edge of the map nothing is known, and it makes no boundary. A nucleus too small to have an
+    inside gets a thinner boundary, and one of a pixel or two none: each has an inside, the seed it is found by.
+
+    Args:
+        instances: (H, W), 0 background, numbers up to 2²⁴.
+        boundary_px: at least 1.
+
+    Returns:
+        (H, W) uint8, :class:`TernaryClass`.
+    """
+    import cv2
+
+    labels = instances.astype(np.float32)  # whole numbers that OpenCV's filters take
+    ternary = np.where(labels > 0, np.uint8(TernaryClass.BOUNDARY), np.uint8(TernaryClass.BACKGROUND))
+    left = labels > 0
+    for reach in range(boundary_px, -1, -1):
+        if not left.any():
+            break
+        across = np.arange(-reach, reach + 1)
+        disc = (across[:, None] ** 2 + across[None] ** 2 <= reach**2).astype(np.uint8)
+        inside = left & (cv2.erode(labels, disc) == cv2.dilate(labels, disc))
+        ternary[inside] = TernaryClass.INSIDE
+        left &= ~np.isin(instances, np.unique(instances[inside]))
+    return ternary
+
+
+def _class_of(region: Region, source: str) -> int | None:
+    """The number of its class, :data:`IGNORED` where it has none; None for what is ambiguous."""
+    name = region.name.strip().casefold()
+    if name in UNCLASSED:
+        return IGNORED
+    if name == AMBIGUOUS:
+        return None
+    if name in NUCLEUS_LABELS[1:]:
+        return int(NucleusClass(NUCLEUS_LABELS.index(name)))
+    raise BadAnnotation(
+        f"{source} has regions named {region.name[:40]!r}: use one of {', '.join(NUCLEUS_LABELS[1:])} or {AMBIGUOUS}."
+    )
+
+
+def _within(outline: npt.NDArray[np.float64], size: Size) -> Box:
+    """The part of the image that an outline's box covers, and a rim of one pixel around the image; it may be empty."""
+    if len(outline) < 3:
+        return Box(0, 0, 0, 0)
+    # Only the part around the image is drawn, so that a wild coordinate costs no memory.
+    (left, top), (right, bottom) = np.floor(outline.min(0)), np.ceil(outline.max(0))
+    box = Box(
+        max(-1, int(top)), max(-1, int(left)), min(size.height_px + 1, int(bottom)), min(size.width_px + 1, int(right))
+    )
+    return box if box.top_px < box.bottom_px and box.left_px < box.right_px else Box(0, 0, 0, 0)
+
+
+def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
+    """A part of the image, and (h, w) which of its pixels are inside an outline."""
+    from scipy.ndimage import label
+    from skimage.measure import grid_points_in_poly
+
+    box = _within(outline, size)
+    if not box.size.area_px:
+        return box.slices, np.zeros((0, 0), bool)
+    # scikit-image puts a pixel's middle at whole numbers, an outline its corner.
+    corners = outline - (box.left_px + 0.5, box.top_px + 0.5)
+    shape = grid_points_in_poly((box.size.width_px, box.size.height_px), corners).T
+    # What cannot be reached from a rim around it is a hole.
+    parts, _ = label(np.pad(~shape, 1, constant_values=True))
+    filled: npt.NDArray[np.bool_] = (parts != parts[0, 0])[1:-1, 1:-1]
+    seen = box.expanded(0, size)
+    return seen.slices, filled[
+        seen.top_px - box.top_px : seen.bottom_px - box.top_px, seen.left_px - box.left_px : seen.right_px - box.left_px
+    ]

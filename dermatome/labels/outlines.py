@@ -1,0 +1,144 @@
+"""Outlines of labelled pixels as polygons that run along pixel edges, so that their areas are exact pixel counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.imaging.compiled import compiled
+
+Ring = npt.NDArray[np.int64]
+"""(N, 2), closed: x and y in px, the last point the first again; x is a column edge, y a row edge."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Polygon:
+    """One connected (by edges) piece of a label.
+
+    Attributes:
+        label: the value of its pixels.
+        rings: the outer ring, then the holes; none crosses or touches itself.
+    """
+
+    label: int
+    rings: list[Ring]
+
+
+def trace_polygons(labels: npt.NDArray[Any]) -> list[Polygon]:
+    """The polygons of each label above 0.
+
+    Pixels that touch by a corner only are separate polygons: a polygon that crosses itself in a point is not valid in
+    QuPath, shapely or any other reader.
+
+    Args:
+        labels: (H, W) integers.
+
+    Returns:
+        In reading order of each polygon's first pixel.
+    """
+    from skimage.measure import label as connected
+
+    pieces = np.pad(connected(labels, background=0, connectivity=1).astype(np.int32), 1)
+    corners, ends, owners, touching = _walks(pieces)
+    shells: dict[int, Ring] = {}
+    holes: dict[int, list[Ring]] = {}
+    first = 0
+    for end, owner, touches in zip(ends.tolist(), owners.tolist(), touching.tolist(), strict=True):
+        walk, first = corners[first:end], end
+        for open_ring in _simple(walk) if touches else [walk]:
+            ring = np.concatenate([open_ring, open_ring[:1]])
+            if _signed_area(ring) > 0:
+                shells[owner] = ring
+            else:
+                holes.setdefault(owner, []).append(ring)
+    values = np.zeros(int(pieces.max()) + 1, np.int64)
+    inner = pieces[1:-1, 1:-1]
+    values[inner] = labels
+    return [Polygon(int(values[owner]), [shells[owner], *holes.get(owner, [])]) for owner in sorted(shells)]
+
+
+@compiled
+def _walks(pieces: npt.NDArray[np.int32]) -> tuple[Ints, Ints, Ints, npt.NDArray[np.bool_]]:
+    """Closed walks along the edges of pieces, the piece to the right of the walk, so clockwise around its outside.
+
+    At a vertex a walk turns right round the same pixel, else goes straight on, else turns left.
+
+    Args:
+        pieces: (H + 2, W + 2), each connected piece with its number, 0 around them and in between.
+
+    Returns:
+        (C, 2) x and y of the corners, of one walk after another, in px of the unpadded image; where each walk ends
+        among them; whose piece it is; whether it may pass a vertex twice.
+    """
+    height, width = pieces.shape
+    # What one step adds to row and column, by direction: right, down, left, up; the edge is to the left of the pixel
+    # that is walked round, so what lies beyond it is one step in the direction before.
+    down, along = (0, 1, 0, -1), (1, 0, -1, 0)
+    walked = np.zeros((height, width), np.uint8)  # a bit for each direction
+    count = 0
+    for row in range(1, height - 1):
+        for column in range(1, width - 1):
+            piece = pieces[row, column]
+            if piece:
+                for way in range(4):
+                    count += pieces[row + down[way], column + along[way]] != piece
+    corners = np.empty((count, 2), np.int64)
+    ends, owners, touching = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.bool_)
+    walks = found = 0
+    for row in range(1, height - 1):
+        for column in range(1, width - 1):
+            piece = pieces[row, column]
+            # Every closed walk goes right somewhere, along the top of a pixel.
+            if not piece or pieces[row - 1, column] == piece or walked[row, column] & 1:
+                continue
+            y, x, way, touches = row, column, 0, False
+            while not walked[y, x] >> way & 1:
+                walked[y, x] |= 1 << way
+                ahead_y, ahead_x = y + down[way], x + along[way]
+                before = (way + 3) % 4
+                beyond_y, beyond_x = ahead_y + down[before], ahead_x + along[before]
+                ahead, beyond = pieces[ahead_y, ahead_x] == piece, pieces[beyond_y, beyond_x] == piece
+                if ahead and not beyond:
+                    y, x = ahead_y, ahead_x
+                    continue
+                # The corner at the end of the edge, of the four around the pixel; the padding is taken off.
+                corners[found, 0] = x - 1 + (way == 0 or way == 1)
+                corners[found, 1] = y - 1 + (way == 1 or way == 2)
+                found += 1
+                if ahead:
+                    y, x, way = beyond_y, beyond_x, before
+                else:
+                    touches |= beyond
+                    way = (way + 1) % 4
+            ends[walks], owners[walks], touching[walks] = found, piece, touches
+            walks += 1
+    return corners[:found], ends[:walks], owners[:walks], touching[:walks]
+
+
+def _simple(corners: Ints) -> list[Ints]:
+    """A closed walk cut into rings that pass each vertex once."""
+    rings: list[Ints] = []
+    path: list[tuple[int, int]] = []
+    place: dict[tuple[int, int], int] = {}
+    for x, y in corners.tolist():
+        corner = (x, y)
+        if corner in place:
+            start = place[corner]
+            rings.append(np.array(path[start:]))
+            for dropped in path[start:]:
+                del place[dropped]
+            del path[start:]
+        place[corner] = len(path)
+        path.append(corner)
+    return [*rings, np.array(path)]
+
+
+def _signed_area(ring: Ring) -> int:
+    """Twice the area, positive for a ring walked clockwise as seen on the screen: an outer ring."""
+    x, y = ring.T
+    return int(x[:-1] @ y[1:] - y[:-1] @ x[1:])

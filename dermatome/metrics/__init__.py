@@ -1,0 +1,1 @@
+"""Scores of a prediction against ground truth: semantic, instances, panoptic."""

@@ -1,0 +1,1 @@
+"""Nuclei of a slide: the asset `nucleus_maps` and the network behind it."""

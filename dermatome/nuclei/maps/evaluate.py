@@ -1,0 +1,108 @@
+"""A network of nuclei held against annotated images: maps, instances and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import IGNORED
+from dermatome.geometry import Box
+from dermatome.labels.drawn_maps import NucleusMaps
+from dermatome.metrics.panoptic import ImageScores, score_nuclei
+from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, segment_nuclei
+from dermatome.slides.slide import MppSource, RgbImage, Slide
+
+
+class KnownPatch(Protocol):
+    """A patch of an annotated image, and its truth.
+
+    Attributes:
+        name: its own.
+        image: the image that it was cut from; no two images have one name.
+        box: where on the image it lies; beyond the image it is mirrored and ignored.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def image(self) -> str: ...  # noqa: D102
+
+    @property
+    def box(self) -> Box: ...  # noqa: D102
+
+    def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """(H, W, 3) uint8 RGB, and its maps (H, W, 2)."""
+        ...
+
+    def instances(self) -> npt.NDArray[np.int32]:
+        """(H, W) int32: 0, or the number that the nucleus has on its image."""
+        ...
+
+
+def evaluate_patches(
+    patches: Sequence[KnownPatch], network: NucleusNetwork, mpp: float, settings: NucleusSettings | None = None
+) -> list[ImageScores]:
+    """Scores of each annotated image that the patches are of, put together and segmented as a slide.
+
+    So each nucleus counts once, whole, however many patches show it and cut it. Two things are void: what no patch
+    shows, and nuclei smaller than the smallest that are looked for (``min_area_um2`` of the settings), such as slivers
+    at the image's edge.
+
+    Args:
+        patches: with their truth; all that were cut from an image.
+        network: prepared to run.
+        mpp: microns per pixel of the patches.
+        settings: of the segmentation; the same that ``network`` was prepared with.
+    """
+    settings = settings or NucleusSettings()
+    of: dict[str, list[KnownPatch]] = {}
+    for patch in patches:
+        of.setdefault(patch.image, []).append(patch)
+    scores = []
+    for name, own in of.items():
+        rgb, truth = joined_image(own)
+        (found,) = segment_nuclei([Slide(name, rgb, mpp, MppSource.DECLARED, "")], network, settings)
+        scores.append(score_nuclei(_without_small(truth, settings.instances.min_area_um2 / mpp**2), found.whole(), mpp))
+    return scores
+
+
+def joined_image(patches: Sequence[KnownPatch]) -> tuple[RgbImage, NucleusMaps]:
+    """An annotated image and its truth, put together from its patches; where none lies it is white, and ignored."""
+    height_px, width_px = max(p.box.bottom_px for p in patches), max(p.box.right_px for p in patches)
+    rgb = np.full((height_px, width_px, 3), 255, np.uint8)
+    maps = np.full((height_px, width_px, 2), IGNORED, np.uint8)
+    instances = np.zeros((height_px, width_px), np.int32)
+    for patch in patches:
+        pixels, labels = patch.read()
+        part = Box.whole(patch.box.size).slices
+        for whole, array in ((rgb, pixels), (maps, labels), (instances, patch.instances())):
+            whole[patch.box.slices] = array[part]
+    return rgb, _truth(maps, instances)
+
+
+def truth_of(patch: KnownPatch) -> NucleusMaps:
+    """The truth of one patch alone; nuclei that its borders cut are parts."""
+    return _truth(patch.read()[1], patch.instances())
+
+
+def _truth(maps: npt.NDArray[np.uint8], instances: npt.NDArray[np.int32]) -> NucleusMaps:
+    """Of (H, W, 2) maps and nuclei numbered in any way; the class of a nucleus is that of its pixels."""
+    seen = np.union1d(0, instances)
+    numbered = np.searchsorted(seen, instances).astype(np.int32)
+    semantic, ternary = (np.ascontiguousarray(maps[..., place]) for place in range(2))
+    classes = np.zeros(len(seen), np.uint8)
+    inside = numbered > 0
+    classes[numbered[inside]] = semantic[inside]
+    return NucleusMaps(numbered, semantic, ternary, classes)
+
+
+def _without_small(truth: NucleusMaps, least_px: float) -> NucleusMaps:
+    small = np.bincount(truth.instances.ravel()) < least_px
+    small[0] = False
+    void = small[truth.instances]
+    maps = np.where(void[..., None], np.uint8(IGNORED), np.stack([truth.semantic, truth.ternary], axis=-1))
+    return _truth(maps, np.where(void, 0, truth.instances))

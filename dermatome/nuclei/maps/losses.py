@@ -1,0 +1,169 @@
+"""The loss of the two heads, the weights of ternary classes, and how often patches with immune cells are shown.
+
+Numbers are the source system's. Its weights of ternary classes go with the inverse of their frequency and have caps, so
+that the thin boundary does not grow a halo; its Dice loss of the ternary map has the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import IGNORED, NucleusClass, TernaryClass
+from dermatome.errors import BadSetting
+from dermatome.nuclei.maps.network import SEMANTIC, TERNARY
+
+if TYPE_CHECKING:
+    import torch
+
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class NucleusLoss:
+    """How the heads' losses are added up.
+
+    Attributes:
+        semantic_weight: of the semantic Dice loss.
+        ternary_weight: of the ternary loss, which is focal cross entropy and, in it, Dice.
+        ternary_dice_weight: of Dice in the ternary loss.
+        focal_gamma: how little pixels count that are sure already (Lin et al., 2017); 0 is plain cross entropy.
+        boundary_weighting: whether ternary classes weigh by the inverse of their frequency.
+        least_weight: of a ternary class, before the weights are scaled to a mean of 1.
+        most_weight: likewise.
+        most_boundary_weight: likewise, of the boundary.
+    """
+
+    semantic_weight: float = 0.3
+    ternary_weight: float = 1.0
+    ternary_dice_weight: float = 0.5
+    focal_gamma: float = 2.0
+    boundary_weighting: bool = True
+    least_weight: float = 0.05
+    most_weight: float = 10.0
+    most_boundary_weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        weights = (self.semantic_weight, self.ternary_weight, self.ternary_dice_weight, self.focal_gamma)
+        if min(weights) < 0 or self.semantic_weight + self.ternary_weight == 0:
+            raise BadSetting("The weights of the losses and focal_gamma must not be below 0, nor both heads' be 0.")
+        if not 0 < self.least_weight <= min(self.most_weight, self.most_boundary_weight):
+            raise BadSetting("The caps of the ternary weights must be above 0, the least one not above the others.")
+
+
+@dataclass(frozen=True)
+class ImmuneSampling:
+    """How much more often a patch is drawn that shows immune cells; factors multiply.
+
+    Attributes:
+        enabled: whether any of it is done.
+        lymphocyte: factor of a patch with lymphocytes.
+        neutrophil: of one with neutrophils.
+        macrophage: of one with macrophages.
+        both: of one with neutrophils and macrophages.
+        lymphocyte_px: a patch has lymphocytes from so many pixels of them on.
+        neutrophil_px: likewise.
+        macrophage_px: likewise.
+    """
+
+    enabled: bool = True
+    lymphocyte: float = 2.0
+    neutrophil: float = 8.0
+    macrophage: float = 8.0
+    both: float = 1.5
+    lymphocyte_px: int = 25
+    neutrophil_px: int = 10
+    macrophage_px: int = 10
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if min(self.lymphocyte, self.neutrophil, self.macrophage, self.both) <= 0:
+            raise BadSetting("The factors of immune sampling must be above 0.")
+
+    def weights(self, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """(N,) chance of each patch, not scaled, from (N, 5) pixels of each :class:`NucleusClass` in it."""
+        lymphocytes = pixels[:, NucleusClass.LYMPHOCYTE] >= self.lymphocyte_px
+        neutrophils = pixels[:, NucleusClass.NEUTROPHIL] >= self.neutrophil_px
+        macrophages = pixels[:, NucleusClass.MACROPHAGE] >= self.macrophage_px
+        factors = (
+            (lymphocytes, self.lymphocyte),
+            (neutrophils, self.neutrophil),
+            (macrophages, self.macrophage),
+            (neutrophils & macrophages, self.both),
+        )
+        chances = np.ones(len(pixels))
+        for there, factor in factors:
+            chances[there] *= factor
+        return chances
+
+
+def ternary_weights(pixels: npt.NDArray[np.int64], how: NucleusLoss) -> tuple[float, ...] | None:
+    """The weight of each ternary class from its number of pixels, their mean 1; ``None`` where all weigh alike.
+
+    Args:
+        pixels: (3,) of each :class:`TernaryClass` in the training patches.
+        how: whether, and the caps.
+    """
+    if not how.boundary_weighting:
+        return None
+    inverse = pixels.sum() / np.maximum(pixels, 1)
+    capped = (inverse / inverse.mean()).clip(how.least_weight, how.most_weight)
+    capped[TernaryClass.BOUNDARY] = min(capped[TernaryClass.BOUNDARY], how.most_boundary_weight)
+    return tuple(float(weight) for weight in capped / capped.mean())
+
+
+def make_nucleus_loss(how: NucleusLoss, weights: Sequence[float] | None) -> torch.nn.Module:
+    """The loss of (N, 8, H, W) logits and (N, H, W, 2) int64 labels, semantic and ternary.
+
+    Pixels that are :data:`~dermatome.classes.IGNORED` in a map have no part in the loss of its head.
+
+    Args:
+        how: what is added up.
+        weights: of the ternary classes.
+    """
+    import torch
+
+    class TwoHeadLoss(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weights", torch.tensor(list(weights or (1.0,) * len(TernaryClass))))
+
+        weights: torch.Tensor
+
+        def forward(self, logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+            semantic = _dice_loss(logits[:, SEMANTIC], truth[..., 0], None)
+            ternary = _focal_loss(logits[:, TERNARY], truth[..., 1], self.weights, how.focal_gamma)
+            ternary = ternary + how.ternary_dice_weight * _dice_loss(logits[:, TERNARY], truth[..., 1], self.weights)
+            total: torch.Tensor = how.semantic_weight * semantic + how.ternary_weight * ternary
+            return total
+
+    return TwoHeadLoss()
+
+
+def _dice_loss(logits: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor | None) -> Any:
+    """1 - soft Dice (Milletari et al., 2016) of each class over the whole batch, averaged by ``weights``."""
+    import torch
+
+    classes = logits.shape[1]
+    known = (truth != IGNORED)[:, None]  # (N, 1, H, W)
+    found = torch.softmax(logits, dim=1) * known
+    wanted = torch.nn.functional.one_hot(truth.clamp(max=classes - 1), classes).permute(0, 3, 1, 2) * known
+    both, either = (found * wanted).sum(dim=(0, 2, 3)), (found + wanted).sum(dim=(0, 2, 3))
+    missed = 1 - (2 * both + _TINY) / (either + _TINY)  # (C,)
+    return missed.mean() if weights is None else (missed * weights).sum() / weights.sum()
+
+
+def _focal_loss(logits: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor, gamma: float) -> Any:
+    """Cross entropy that counts a pixel by (1 - p)^gamma (Lin et al., 2017), averaged over the known pixels."""
+    import torch
+
+    known = truth != IGNORED
+    target = truth.clamp(max=logits.shape[1] - 1)
+    log_p = torch.log_softmax(logits, dim=1).gather(1, target[:, None])[:, 0]  # (N, H, W)
+    loss = -weights[target] * (1 - log_p.exp()) ** gamma * log_p
+    return (loss * known).sum() / known.sum().clamp(min=1)

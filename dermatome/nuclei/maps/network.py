@@ -1,0 +1,115 @@
+"""The network of nuclei: one U-Net, and two heads on its decoder, a semantic one and a ternary one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS, NucleusClass
+from dermatome.training.unet import build_network
+from dermatome.training.weights import LoadedWeights, WeightsCard, load_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from dermatome.classes import Rgb
+    from dermatome.training.encoder_weights import EncoderFile
+
+DECODER_CHANNELS = (256, 128, 64, 32, 16)
+SEMANTIC = slice(0, len(NUCLEUS_LABELS))
+"""The semantic channels of the output."""
+TERNARY = slice(len(NUCLEUS_LABELS), len(NUCLEUS_LABELS) + len(TERNARY_LABELS))
+"""Its ternary channels."""
+HEADS = (len(NUCLEUS_LABELS), len(TERNARY_LABELS))
+"""Channels of each head."""
+CHANNELS = TERNARY.stop
+BACKGROUND_CHANNELS = (SEMANTIC.start, TERNARY.start)
+"""The channels that are 1 where there is nothing."""
+BEFORE_HEADS = "base.segmentation_head"
+"""The layer, empty, whose input the two heads share; spatial dropout in training goes before it."""
+
+
+def build_two_heads(
+    encoder: str,
+    decoder_channels: Sequence[int] = DECODER_CHANNELS,
+    *,
+    head_kernel_px: int = 3,
+    encoder_file: EncoderFile | None = None,
+) -> torch.nn.Module:
+    """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch whose decoder two convolutions read.
+
+    Its output is (N, 8, H, W) logits: five of :class:`~dermatome.classes.NucleusClass`, then three of
+    :class:`~dermatome.classes.TernaryClass`. The names in its state dict are ``base.encoder.*``, ``base.decoder.*``,
+    ``sem_head.*`` and ``ter_head.*``.
+
+    Args:
+        encoder: an encoder's name in segmentation-models-pytorch, for example ``resnet34``.
+        decoder_channels: channels of the decoder's stages, coarsest first; five of them.
+        head_kernel_px: side of the heads' kernels, odd.
+        encoder_file: the encoder's ready weights; ``None`` starts from random ones.
+
+    Raises:
+        BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
+        BadWeights: the ready weights are not of that encoder.
+    """
+    import torch
+
+    class TwoHeads(torch.nn.Module):
+        def __init__(self, base: torch.nn.Module) -> None:
+            super().__init__()
+            base.segmentation_head = torch.nn.Identity()
+            self.base = base
+            options: dict[str, Any] = {"kernel_size": head_kernel_px, "padding": head_kernel_px // 2}
+            self.sem_head = torch.nn.Conv2d(decoder_channels[-1], len(NUCLEUS_LABELS), **options)
+            self.ter_head = torch.nn.Conv2d(decoder_channels[-1], len(TERNARY_LABELS), **options)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features = self.base(images)  # (N, 16, H, W)
+            return torch.cat([self.sem_head(features), self.ter_head(features)], dim=1)
+
+    return TwoHeads(build_network(encoder, 1, decoder_channels, encoder_file))
+
+
+@dataclass(frozen=True)
+class NucleusCard(WeightsCard):
+    """What a weights file of nuclei holds and how to use it.
+
+    A slide is looked at once, at ``mpp``: ``coarse_mpp`` is the same.
+
+    Attributes:
+        ternary: labels of the ternary channels, in order.
+        head_kernel_px: side of the heads' kernels.
+        created_from: the patients it was trained on, and those that the weights it goes on from were.
+        normalised_stain: whether the patches it learnt from were brought to one stain, as slides then are too.
+    """
+
+    classes: tuple[str, ...] = NUCLEUS_LABELS
+    palette: Mapping[str, Rgb] = field(default_factory=lambda: {c.label: c.colour for c in NucleusClass})
+    ternary: tuple[str, ...] = TERNARY_LABELS
+    head_kernel_px: int = 3
+    normalised_stain: bool = False
+    licence: str = "that of the training patches"
+    architecture: str = "unet_two_heads"
+    format: str = "dermatome-nuclei-1"
+
+    def build(self) -> torch.nn.Module:
+        """The untrained network that the weights belong to."""
+        return build_two_heads(self.encoder, self.decoder_channels, head_kernel_px=self.head_kernel_px)
+
+
+def learnt_normalised(loaded: LoadedWeights) -> bool:
+    """Whether the network learnt from patches of one stain."""
+    return isinstance(loaded.card, NucleusCard) and loaded.card.normalised_stain
+
+
+def load_nucleus_weights(path: Path) -> LoadedWeights:
+    """The network of nuclei at ``path``, in evaluation mode on the CPU.
+
+    Raises:
+        BadWeights: see :func:`dermatome.training.weights.load_weights`.
+    """
+    return load_weights(path, NucleusCard)

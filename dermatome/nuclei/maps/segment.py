@@ -1,0 +1,239 @@
+"""Nuclei of slides: tiles through the network, blended, and made into maps, instances and a table as rows come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
+from dermatome.errors import BadSetting
+from dermatome.geometry import Box, Size
+from dermatome.imaging.stain_normalisation import StainFit, fit_slide
+from dermatome.imaging.tiling import Probabilities, RowEnlarger
+from dermatome.imaging.tissue_area import tissue_mask
+from dermatome.inference.backend import Runner, prepare_runner
+from dermatome.inference.canvas import most_probable
+from dermatome.inference.compute import Backend
+from dermatome.inference.predictor import Predictor, Scene
+from dermatome.labels.drawn_maps import NucleusMaps
+from dermatome.labels.label_map import LabelMap, RowWriter
+from dermatome.nuclei.maps.instances import InstanceBuilder, InstanceSettings
+from dermatome.nuclei.maps.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, SEMANTIC, TERNARY, learnt_normalised
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dermatome.inference.compute import Compute
+    from dermatome.slides.slide import RgbImage, Slide
+    from dermatome.training.weights import LoadedWeights
+
+_AS_IT_IS = 1.05
+"""A slide whose scale differs from the network's by no more than this factor is not rescaled."""
+_MOST_ENLARGED = 4.0
+_BACKGROUND = np.isin(np.arange(CHANNELS), BACKGROUND_CHANNELS).astype(np.float32)
+
+Normalise = Callable[["RgbImage"], "RgbImage"]
+"""Changes the stain of a part of a slide, pixel by pixel."""
+
+
+@dataclass(frozen=True)
+class NucleusSettings:
+    """How nuclei of a slide are found.
+
+    Attributes:
+        tile_px: side of the tiles at the network's resolution.
+        overlap_px: what neighbouring tiles share.
+        batch: tiles at once; it has no say in the result.
+        views: 1, 2, 4 or 8 flips and turns averaged; each costs a pass.
+        skip_glass: whether tiles of bare glass are background without being looked at.
+        only_tissue: whether all glass is background, whatever the network sees there: one that learnt from patches full
+            of tissue takes bright glass for anything (:func:`dermatome.imaging.tissue_area.tissue_mask`).
+        normalise_stain: whether each slide is brought to one look first (:mod:`.stain_normalisation`); None does as was
+            done with the patches that the weights learnt from (:func:`fitted_stain`).
+        instances: how the ternary map becomes nuclei.
+    """
+
+    tile_px: int = 256
+    overlap_px: int = 64
+    batch: int = 8
+    views: int = 1
+    skip_glass: bool = True
+    only_tissue: bool = True
+    normalise_stain: bool | None = None
+    instances: InstanceSettings = field(default_factory=InstanceSettings)
+
+
+@dataclass(frozen=True)
+class NucleusNetwork:
+    """The network of nuclei, prepared to run.
+
+    Attributes:
+        weights: the network and its card.
+        runner: gives (N, 8, h, w) probabilities, of both heads.
+    """
+
+    weights: LoadedWeights
+    runner: Runner
+
+
+@dataclass(frozen=True)
+class NucleiResult:
+    """What was found on a slide; all maps have its size.
+
+    Attributes:
+        semantic: uint8, :class:`~dermatome.classes.NucleusClass`.
+        ternary: uint8, :class:`~dermatome.classes.TernaryClass`.
+        instances: int32, 0 or the nucleus' number, 1..N in reading order.
+        table: a row for each nucleus, columns :data:`dermatome.nuclei.maps.table.NUCLEUS_COLUMNS`.
+        tiles: that went through the network.
+        backend: what ran it.
+        seconds: by phase; of slides that were done together, the whole time for each.
+    """
+
+    semantic: LabelMap
+    ternary: LabelMap
+    instances: LabelMap
+    table: pd.DataFrame
+    tiles: int
+    backend: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def whole(self) -> NucleusMaps:
+        """Its maps in memory, where they fit there, to be scored; a nucleus without a class has 0."""
+        kinds = [0 if label == UNCLASSIFIED else NUCLEUS_LABELS.index(label) for label in self.table["class"]]
+        return NucleusMaps(
+            self.instances.whole(), self.semantic.whole(), self.ternary.whole(), np.array([0, *kinds], np.uint8)
+        )
+
+
+def prepare_nuclei(
+    weights: LoadedWeights,
+    compute: Compute,
+    settings: NucleusSettings | None = None,
+    *,
+    backend: Backend = "auto",
+    remembered: Path | None = None,
+) -> NucleusNetwork:
+    """Prepares the network once for many slides; the arguments are those of :func:`prepare_runner`.
+
+    Raises:
+        BadSetting: the backend is not to be had, or the number of views is none.
+    """
+    from dermatome.inference.probabilities import Probabilities as Module
+
+    settings = settings or NucleusSettings()
+    shape = (settings.batch, settings.tile_px, settings.tile_px, 3)
+    example = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    module = Module(weights.network, weights.card.mean, weights.card.std, settings.views, HEADS).eval()
+    return NucleusNetwork(weights, prepare_runner(module, example, compute, backend=backend, remembered=remembered))
+
+
+def fitted_stain(slide: Slide, network: NucleusNetwork, settings: NucleusSettings) -> StainFit | None:
+    """The stains of a slide that is to be normalised, as the settings or else the weights' card say; None otherwise."""
+    wanted = settings.normalise_stain
+    return fit_slide(slide) if (learnt_normalised(network.weights) if wanted is None else wanted) else None
+
+
+def segment_nuclei(
+    slides: Sequence[Slide],
+    network: NucleusNetwork,
+    settings: NucleusSettings | None = None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    normalise: Sequence[Normalise | None] | None = None,
+) -> list[NucleiResult]:
+    """Semantic and ternary map, instances and table of slides; small ones share the network's batches.
+
+    A slide is rescaled from its mpp to the weights' and goes through the network in overlapping tiles, whose
+    probabilities are blended by a raised-cosine window and brought back to the slide's scale; rows are made into maps
+    and nuclei as they come. What is held does not grow with a slide's height, the packed maps and the table aside.
+
+    Args:
+        slides: several small ones, or one large one; what is found does not depend on which come together.
+        network: of :func:`prepare_nuclei`, with the same settings.
+        settings: see :class:`NucleusSettings`.
+        progress: called with the number of tiles done after each batch; what it raises stops the work.
+        normalise: for each slide what changes its stain before the network sees it, or ``None``.
+
+    Returns:
+        A result for each slide, in order.
+
+    Raises:
+        BadSetting: a setting does not fit, or a slide is far too coarse for the weights.
+        BadImage: a part of a slide that is read in parts is damaged.
+    """
+    settings = settings or NucleusSettings()
+    started = time.perf_counter()
+    predictor = Predictor(
+        network.runner,
+        CHANNELS,
+        settings.tile_px,
+        settings.overlap_px,
+        settings.batch,
+        settings.skip_glass,
+        BACKGROUND_CHANNELS,
+    )
+    changes = normalise or [None] * len(slides)
+    works = [_Work(slide, network, settings, change) for slide, change in zip(slides, changes, strict=True)]
+    tiles = predictor.run([work.scene() for work in works], progress)
+    predicted = time.perf_counter()
+    results = []
+    for work, count in zip(works, tiles, strict=True):
+        instances, table = work.builder.finish()
+        result = NucleiResult(work.semantic, work.ternary, instances, table, count, network.runner.backend)
+        result.seconds.update(predict=predicted - started, number=time.perf_counter() - predicted)
+        results.append(result)
+    return results
+
+
+class _Work:
+    """One slide on its way through the network."""
+
+    def __init__(
+        self, slide: Slide, network: NucleusNetwork, settings: NucleusSettings, normalise: Normalise | None
+    ) -> None:
+        self._slide, self._normalise = slide, normalise
+        self._size = network_size(slide, network.weights.card.mpp)
+        self.semantic, self.ternary = LabelMap(slide.size, np.uint8), LabelMap(slide.size, np.uint8)
+        self._semantic_rows, self._ternary_rows = RowWriter(self.semantic), RowWriter(self.ternary)
+        self.builder = InstanceBuilder(slide.size, slide.mpp, settings.instances)
+        self._tissue = tissue_mask(slide) if settings.only_tissue else np.ones((1, 1), bool)
+
+    def scene(self) -> Scene:
+        """The slide at the network's scale."""
+        return Scene(self._size, self._rows, RowEnlarger(self._size, self._slide.size, self._take))
+
+    def _rows(self) -> Iterable[RgbImage]:
+        for rows in self._slide.rows(Box.whole(self._slide.size), self._size):
+            yield rows if self._normalise is None else self._normalise(rows)
+
+    def _take(self, top: int, rows: Probabilities) -> None:
+        if not self._tissue.all():
+            height_px, width_px = self._slide.size.height_px, self._slide.size.width_px
+            down = np.arange(top, top + rows.shape[1]) * self._tissue.shape[0] // height_px
+            along = np.arange(width_px) * self._tissue.shape[1] // width_px
+            glass = ~self._tissue[np.ix_(down, along)]
+            rows = np.where(glass, _BACKGROUND[:, None, None], rows)
+        self._semantic_rows(most_probable(rows[SEMANTIC]))
+        self._ternary_rows(most_probable(rows[TERNARY]))
+        self.builder.add(rows)
+
+
+def network_size(slide: Slide, mpp: float) -> Size:
+    """The size of a slide at the network's ``mpp``; its own where the scales are as good as the same.
+
+    Raises:
+        BadSetting: the slide is so coarse that nuclei are lost on it.
+    """
+    factor = slide.mpp / mpp
+    if factor > _MOST_ENLARGED:
+        raise BadSetting(
+            f"{slide.name} has {slide.mpp:g} µm per pixel and the weights were trained at {mpp:g}, more than "
+            f"{_MOST_ENLARGED:g} times finer: use a finer scan, or declare its true scale."
+        )
+    return slide.size if 1 / _AS_IT_IS <= factor <= _AS_IT_IS else slide.size.scaled(factor)

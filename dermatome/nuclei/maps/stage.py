@@ -1,0 +1,197 @@
+"""The stage `nucleus_maps`: semantic and ternary map, instances and table of a slide's nuclei, file to file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
+from dermatome.imaging.stain_normalisation import AS_IT_IS, StainFit
+from dermatome.imaging.tissue_area import tissue_mm2
+from dermatome.inference.compute import Compute, ComputeSettings
+from dermatome.nuclei.maps.figures import maps_figure
+from dermatome.nuclei.maps.files import (
+    INSTANCES_FILE,
+    NUCLEI_TABLE,
+    OUTLINES_FILE,
+    write_class_maps,
+    write_instances,
+    write_outlines,
+)
+from dermatome.nuclei.maps.networks import NucleusWeights
+from dermatome.nuclei.maps.overlays import semantic_overlay, ternary_overlay
+from dermatome.nuclei.maps.segment import (
+    NucleiResult,
+    NucleusNetwork,
+    NucleusSettings,
+    fitted_stain,
+    prepare_nuclei,
+    segment_nuclei,
+)
+from dermatome.pipeline.stage_files import (
+    read_made_slide,
+    remembered_backends,
+    timed,
+    versions_of,
+    write_figure,
+    write_rows,
+)
+from dermatome.pipeline.work import Seat
+from dermatome.reports.panels import png_bytes
+from dermatome.slides.slide import Slide
+from dermatome.storage.files import write_whole
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import Check, StageResult, content_version
+
+_NUCLEI_PER_MM2 = (100.0, 20_000.0)
+"""Bounds of a plausible density: fat and fibres have hundreds, lymph nodes beyond ten thousand."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    slide: Slide
+    fit: StainFit | None
+    result: NucleiResult
+    seconds: dict[str, float]
+
+
+@dataclass
+class NucleusStage:
+    """Makes the maps, `nuclei.parquet`, `nuclei.geojson`, overlays and `figure.png` of each slide."""
+
+    root: DataRoot
+    weights: NucleusWeights
+    compute_settings: ComputeSettings
+    nuclei: NucleusSettings
+    opacity: float
+    asset: ClassVar[str] = "nucleus_maps"
+    always: ClassVar[bool] = False
+    _network: NucleusNetwork | None = field(default=None, init=False, repr=False)
+    _compute: Compute | None = field(default=None, init=False, repr=False)
+    _seat: Seat = field(default=Seat(), init=False, repr=False)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of the segmentation, and which network it is."""
+        return asdict(self.nuclei) | {"weights_sha256": self.weights.sha256, "opacity": self.opacity}
+
+    def inputs(self, key: str) -> dict[str, str]:
+        """The slide and the network."""
+        return {**versions_of(self.root, key, "nuclei_slides"), "nuclei_weights": self.weights.data_version}
+
+    def open(self, seat: Seat) -> None:
+        """Puts the network on the device."""
+        self._seat = seat
+        self._compute = self.compute_settings.choose(threads=seat.threads, device_index=seat.device_index)
+        self._network = prepare_nuclei(
+            self.weights.load(self._compute),
+            self._compute,
+            self.nuclei,
+            backend=self.compute_settings.backend,
+            remembered=remembered_backends(self.root),
+        )
+
+    def read(self, key: str) -> tuple[Slide, dict[str, float]]:
+        """Decodes the slide, or opens it where it is read in parts."""
+        seconds: dict[str, float] = {}
+        with timed(seconds, "decode"):
+            slide = read_made_slide(self.root, key, "nuclei_slides")
+        return slide, seconds
+
+    def pixels(self, read: tuple[Slide, dict[str, float]]) -> int:
+        """Of the slide."""
+        return read[0].size.area_px
+
+    def compute(self, reads: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Found]:
+        """Finds the nuclei of the slides together; the seconds are a slide's share by its tiles."""
+        assert self._network is not None
+        slides, fits = [slide for slide, _ in reads], []
+        for slide, seconds in reads:
+            with timed(seconds, "stain"):
+                fits.append(fitted_stain(slide, self._network, self.nuclei))
+        results = segment_nuclei(
+            slides,
+            self._network,
+            self.nuclei,
+            lambda _: self._seat.check(),
+            normalise=[None if fit is None else fit.normalise for fit in fits],
+        )
+        tiles = sum(result.tiles for result in results) or 1
+        found = []
+        for (slide, seconds), fit, result in zip(reads, fits, results, strict=True):
+            share = {f"segment_{name}": value * result.tiles / tiles for name, value in result.seconds.items()}
+            found.append(_Found(slide, fit, result, seconds | share))
+        return found
+
+    def write(self, key: str, found: _Found, folder: Path) -> StageResult:
+        """Writes maps, table, outlines and pictures."""
+        assert self._compute is not None
+        slide, result, seconds = found.slide, found.result, dict(found.seconds)
+        with timed(seconds, "write"):
+            write_class_maps(folder, result, slide)
+            write_instances(folder / INSTANCES_FILE, result, slide)
+            write_outlines(folder / OUTLINES_FILE, result, slide)
+            write_rows(folder / NUCLEI_TABLE, key, result.table)
+        with timed(seconds, "figure"):
+            write_figure(folder, maps_figure(slide, result))
+            write_whole(folder / "semantic.png", png_bytes(semantic_overlay(slide, result, opacity=self.opacity)))
+            write_whole(folder / "ternary.png", png_bytes(ternary_overlay(slide, result, opacity=self.opacity)))
+        with timed(seconds, "tissue"):
+            area = tissue_mm2(slide)
+        counts = result.table["class"].value_counts()
+        density = len(result.table) / area if area else None
+        return StageResult(
+            outcome="nuclei" if len(result.table) else "no_nuclei",
+            message="" if len(result.table) else f"No nucleus was found on {key}.",
+            data_version=_version(slide, result, area),
+            values={
+                "weights": self.weights.weights,
+                "weights_sha256": self.weights.sha256,
+                "device": self._compute.device_name,
+                "precision": self._compute.precision,
+                "backend": result.backend,
+                "height_px": slide.size.height_px,
+                "width_px": slide.size.width_px,
+                "mpp": slide.mpp,
+                "mpp_source": slide.mpp_source.value,
+                "stain": AS_IT_IS if found.fit is None else found.fit.outcome.value,
+                "tiles": result.tiles,
+                "nuclei": len(result.table),
+                "tissue_mm2": area,
+                "nuclei_per_mm2": density,
+                **{label: int(counts.get(label, 0)) for label in (*NUCLEUS_LABELS[1:], UNCLASSIFIED)},
+            },
+            seconds=seconds,
+            checks=(_density_check(density), _stain_check(found.fit)),
+        )
+
+
+def _version(slide: Slide, result: NucleiResult, area: float) -> str:
+    """Of all that later stages read, not of the maps alone: the same maps at another scale are other densities."""
+    import pandas as pd
+
+    maps = (result.semantic, result.ternary, result.instances)
+    told = f"{slide.mpp} {slide.mpp_source.value} {area}".encode()
+    table = pd.util.hash_pandas_object(result.table).to_numpy().tobytes()
+    return content_version(chain((told, table), *(labels.content() for labels in maps)))
+
+
+def _stain_check(fit: StainFit | None) -> Check:
+    if fit is None:
+        return Check("stain_fit", passed=True, description="Stain normalisation is off: colours are left as they are.")
+    return fit.check()
+
+
+def _density_check(density: float | None) -> Check:
+    low, high = _NUCLEI_PER_MM2
+    return Check(
+        "nucleus_density",
+        passed=density is not None and low <= density <= high,
+        description="There is no tissue to find nuclei in."
+        if density is None
+        else f"{density:,.0f} nuclei per mm² of tissue (expected {low:,.0f} to {high:,.0f}).",
+        values={"nuclei_per_mm2": density},
+    )

@@ -1,0 +1,198 @@
+"""Training of the network of nuclei as a stage: patches in, a version's weights, scores and curves out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from dermatome.classes import NUCLEUS_LABELS
+from dermatome.metrics.panoptic import ImageScores, nucleus_values
+from dermatome.nuclei.maps.evaluate import KnownPatch, evaluate_patches
+from dermatome.nuclei.maps.figures import training_figure
+from dermatome.nuclei.maps.samples import samples_sheet
+from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, prepare_nuclei
+from dermatome.nuclei.maps.train import TrainedNuclei, TrainingPatch, train_nuclei
+from dermatome.reports.panels import preview
+from dermatome.storage.files import sha256_file, write_whole
+from dermatome.storage.layout import PREVIEW_FILE, WEIGHTS_FILE
+from dermatome.storage.record import Check, StageResult, write_table
+from dermatome.training.weights import LoadedWeights, save_weights
+
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
+    from dermatome.nuclei.maps.training_settings import NucleusTraining
+    from dermatome.storage.files import AnyPath
+
+PATCHES_FILE = "weights.patches.parquet"
+HISTORY_FILE = "history.parquet"
+CLASSES_FILE = "classes.parquet"
+CURVES_FIGURE = "curves.png"
+SAMPLES_FIGURE = "samples.png"
+
+
+class Patch(TrainingPatch, KnownPatch, Protocol):
+    """A patch to train on, or to validate on with its nuclei."""
+
+
+def make_nuclei_weights(
+    patches: Sequence[Patch],
+    patches_val: Sequence[Patch],
+    folder: Path,
+    version: str,
+    settings: NucleusTraining,
+    compute: Compute,
+    on_epoch: Callable[[dict[str, Any], float], None] | None = None,
+    *,
+    validation: str = "patches were given for it",
+    licence: str = "",
+    checkpoints: AnyPath | None = None,
+    parent: LoadedWeights | None = None,
+    parent_name: str | None = None,
+    processes: int = 1,
+    models_folder: AnyPath | None = None,
+) -> StageResult:
+    """Trains one version and scores it: its maps on the validation patches, its nuclei on the images they are of.
+
+    Files: `weights.safetensors`, its card `weights.json`, the list of its patches `weights.patches.parquet`,
+    `history.parquet` and `.csv`, `classes.parquet`, `curves.png` and, where patches are validated on, `samples.png`.
+
+    Args:
+        patches: to train on.
+        patches_val: to validate on, of other patients.
+        folder: for the files.
+        version: its name.
+        settings: of the training.
+        compute: device and precision.
+        on_epoch: told each epoch's row of the history, and how much of the run is done.
+        validation: how ``patches_val`` were chosen, in words.
+        licence: of the patches.
+        checkpoints: where a run that was killed goes on from.
+        parent: weights to go on from.
+        parent_name: their version or file.
+        processes: how many GPUs share the passes of a step.
+        models_folder: where the encoder's ready weights are kept, if the settings ask for some.
+
+    Raises:
+        BadSetting, BadWeights, StorageFailed: see :func:`dermatome.nuclei.maps.train.train_nuclei`.
+    """
+    started = time.perf_counter()
+    result = train_nuclei(
+        patches,
+        patches_val,
+        settings,
+        compute,
+        checkpoints,
+        on_epoch,
+        validation=validation,
+        parent=parent,
+        processes=processes,
+        models_folder=models_folder,
+    )
+    trained = time.perf_counter()
+    write_table(folder / PATCHES_FILE, _patch_rows(version, patches, patches_val))
+    images: list[ImageScores] = []
+    if patches_val:
+        segmentation = NucleusSettings(tile_px=max(result.card.tile_px, 64))
+        network = _prepared(result, compute, segmentation)
+        images = evaluate_patches(patches_val, network, result.card.mpp, segmentation)
+        write_whole(folder / SAMPLES_FIGURE, samples_sheet(patches_val, network, result.card.mpp, segmentation))
+    found = nucleus_values(images) if images else {}
+    card = replace(
+        result.card,
+        scores={**result.card.scores, **found},
+        manifest_sha256=sha256_file(folder / PATCHES_FILE),
+        licence=licence or result.card.licence,
+    )
+    sha256 = save_weights(folder / WEIGHTS_FILE, result.state, card)
+    history = result.history.assign(version=version)
+    write_table(folder / HISTORY_FILE, pa.Table.from_pandas(history, preserve_index=False))
+    write_whole(folder / "history.csv", result.history.to_csv(index=False).encode())
+    write_table(folder / CLASSES_FILE, pa.Table.from_pylist(_class_rows(version, result)))
+    curves = training_figure(result.history)
+    write_whole(folder / CURVES_FIGURE, curves)
+    write_whole(folder / PREVIEW_FILE, preview(curves))
+    return StageResult(
+        outcome="trained",
+        data_version=sha256[:32],
+        values={
+            "weights_sha256": sha256,
+            "parent": parent_name,
+            "parent_sha256": parent.sha256 if parent else None,
+            "encoder": settings.encoder,
+            "boundary_weighting": settings.loss.boundary_weighting,
+            "immune_sampling": settings.sampling.enabled,
+            "seed": settings.seed,
+            "epochs": len(result.history),
+            "steps": card.steps,
+            "mpp": card.mpp,
+            "patches": len(patches),
+            "patches_validated": len(patches_val),
+            "images_validated": len(images),
+            "nuclei_validated": sum(image.nuclei for image in images),
+            "patches_sha256": card.data_sha256,
+            "manifest_sha256": card.manifest_sha256,
+            "validation": card.validation,
+            "device": compute.device_name,
+            "precision": compute.precision,
+            "resumed": result.resumed,
+            "score": result.scores.selection(settings),
+            **{f"ternary_dice_{part.label}": part.f1 for part in result.scores.parts},
+            **{name: found.get(name) for name in INSTANCE_SCORES},
+        },
+        seconds={"train": trained - started, "write": time.perf_counter() - trained},
+        checks=(_leakage_check(patches, patches_val, parent),),
+    )
+
+
+INSTANCE_SCORES = (
+    *("pq_binary", "dq_binary", "sq_binary", "pq_classes", *(f"pq_{label}" for label in NUCLEUS_LABELS[1:])),
+    *("aji", "f1_detection", "class_accuracy", "dice_mean_micro", "dice_mean_macro", "iou_mean_micro"),
+    *("iou_mean_macro", *(f"dice_{label}_micro" for label in NUCLEUS_LABELS[1:])),
+)
+"""Those of :func:`dermatome.metrics.panoptic.nucleus_values` that a version's record has."""
+
+
+def _prepared(result: TrainedNuclei, compute: Compute, settings: NucleusSettings) -> NucleusNetwork:
+    network = result.card.build()
+    network.load_state_dict(result.state)
+    loaded = LoadedWeights(network.eval().requires_grad_(False), result.card, "", Path())
+    return prepare_nuclei(loaded, compute, settings, backend="torch")
+
+
+def _patch_rows(version: str, patches: Sequence[Patch], patches_val: Sequence[Patch]) -> pa.Table:
+    rows = [
+        {
+            "version": version,
+            "patch": patch.name,
+            "case": patch.case,
+            "side": side,
+            "sha256": patch.sha256,
+            **{f"{label}_px": int(px) for label, px in zip(NUCLEUS_LABELS, patch.semantic_px, strict=True)},
+        }
+        for side, those in (("train", patches), ("validation", patches_val))
+        for patch in those
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def _class_rows(version: str, result: TrainedNuclei) -> list[dict[str, Any]]:
+    both = (("semantic", result.scores.classes), ("ternary", result.scores.parts))
+    return [{"version": version, "map": name, **score.to_json()} for name, scores in both for score in scores]
+
+
+def _leakage_check(patches: Sequence[Patch], patches_val: Sequence[Patch], parent: LoadedWeights | None) -> Check:
+    learnt = {patch.case for patch in patches}.union(parent.card.created_from if parent else ())
+    both = sorted(learnt & {patch.case for patch in patches_val})
+    text = (
+        f"{len(both)} patients are both trained and validated on, {both[0]} for one: split by patient."
+        if both
+        else "No patient is both trained and validated on."
+    )
+    if parent is not None and not parent.card.created_from:
+        text += " It goes on from weights whose own patients are not known."
+    return Check("no_leakage", passed=not both, description=text, values={"patients": len(both)})

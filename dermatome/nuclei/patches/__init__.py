@@ -1,0 +1,1 @@
+"""Training patches of nuclei: the asset `nuclei_patches`."""

@@ -1,0 +1,207 @@
+"""Training patches of nuclei: cut from annotated images, and split by patient."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS
+from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.geometry import Box, Size
+from dermatome.imaging.stain_normalisation import AS_IT_IS, fit_slide
+from dermatome.labels.drawn_maps import BOUNDARY_PX, NucleusMaps
+from dermatome.nuclei.patches.annotated import AnnotatedImage, annotated_images, read_annotated
+from dermatome.nuclei.patches.files import PatchRow, patches_sha256, write_manifest
+from dermatome.slides.slide import RgbImage, Slide
+from dermatome.storage.files import safe_id, write_whole
+from dermatome.storage.record import StageResult
+from dermatome.training.data import draw_groups
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """How patches are cut; the defaults are the source system's.
+
+    Attributes:
+        size_px: side of a patch.
+        stride_px: from one patch to the next; the last ones of an image are moved in, to end where it ends.
+        least_foreground: share of a patch's pixels in nuclei, below which it is left out.
+        boundary_px: width of the boundary in the ternary map.
+        declared_mpp: microns per pixel of images whose files do not state them.
+        normalise_stain: whether each image is brought to one look first (:mod:`.stain_normalisation`); what learns from
+            such patches brings slides to it too.
+    """
+
+    size_px: int = 256
+    stride_px: int = 128
+    least_foreground: float = 0.01
+    boundary_px: int = BOUNDARY_PX
+    declared_mpp: float = 0.25
+    normalise_stain: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.size_px >= 32 and 1 <= self.stride_px <= self.size_px):
+            raise BadSetting("Patches need a side of at least 32 px and a stride from 1 px to that side: set them so.")
+        if not (0 <= self.least_foreground <= 1 and self.boundary_px >= 1):
+            raise BadSetting(
+                "The least foreground is a share from 0 to 1, and the boundary at least 1 px: set them so."
+            )
+
+
+def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResult:
+    """Cuts all annotated images of a case into ``folder``.
+
+    Raises:
+        MissingInput: there is no annotated image.
+        BadImage: one cannot be read.
+        BadAnnotation: an annotation cannot be read or does not fit its image.
+    """
+    images = annotated_images(case)
+    rows = [row for image in images for row in cut_patches(image, folder, settings)]
+    write_manifest(folder, rows)
+    return StageResult(
+        outcome="patches" if rows else "no_foreground",
+        data_version=patches_sha256(rows)[:32],
+        message="" if rows else f"No patch of {case.name} has enough pixels in nuclei.",
+        values={
+            "patches": len(rows),
+            "images": len(images),
+            "patients": ", ".join(sorted({row.case for row in rows})) or None,
+            **{f"{label}_px": sum(row.semantic_px[n] for row in rows) for n, label in enumerate(NUCLEUS_LABELS)},
+            "ignored_px": sum(row.ignored_px for row in rows),
+            "stain": ", ".join(sorted({row.stain for row in rows})) or None,
+        },
+    )
+
+
+def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) -> list[PatchRow]:
+    """Cuts one annotated image into ``folder``; a small image makes one patch, mirrored beyond its edges.
+
+    Raises:
+        BadImage: it cannot be read.
+        BadAnnotation: what belongs to it cannot, or does not fit, or it has more nuclei than patches can number.
+    """
+    read = read_annotated(image, settings.declared_mpp, settings.boundary_px)
+    if read.maps.instances.max() > np.iinfo(np.uint16).max:
+        raise BadAnnotation(
+            f"{image.image} has {read.maps.instances.max():,} nuclei, and patches number up to 65,535: cut the image "
+            "into parts."
+        )
+    rgb, stain = read.rgb, AS_IT_IS
+    if settings.normalise_stain:
+        fit = fit_slide(Slide(image.name, rgb, read.mpp, read.mpp_source, ""))
+        rgb, stain = fit.normalise(rgb), fit.outcome.value
+    rows = []
+    for box in _places(Size(*rgb.shape[:2]), settings):
+        arrays = _cut(rgb, read.maps, box, settings.size_px)
+        ternary = arrays["ternary"]
+        if np.isin(ternary, (1, 2)).mean() < settings.least_foreground:
+            continue
+        name = safe_id(f"{image.name}_{box.top_px}_{box.left_px}", "The patch")
+        digest = hashlib.sha256(stain.encode())
+        for kind, array in arrays.items():
+            digest.update(array.tobytes())
+            buffer = io.BytesIO()
+            Image.fromarray(array).save(buffer, format="PNG", compress_level=4)
+            write_whole(folder / kind / f"{name}.png", buffer.getvalue())
+        rows.append(
+            PatchRow(
+                name=name,
+                case=image.patient,
+                image=image.name,
+                kind=image.kind,
+                top_px=box.top_px,
+                left_px=box.left_px,
+                height_px=box.size.height_px,
+                width_px=box.size.width_px,
+                mpp=read.mpp,
+                mpp_source=str(read.mpp_source),
+                nuclei=np.setdiff1d(arrays["instances"], 0).size,
+                semantic_px=_counts(arrays["semantic"], len(NUCLEUS_LABELS)),
+                ternary_px=_counts(ternary, len(TERNARY_LABELS)),
+                ignored_px=int((ternary == IGNORED).sum()),
+                stain=stain,
+                sha256=digest.hexdigest(),
+            )
+        )
+    return rows
+
+
+def split_patches(
+    rows: Sequence[PatchRow], share: float, seed: int, learnt: Collection[str] = ()
+) -> tuple[list[PatchRow], str]:
+    """Puts about ``share`` of the patches on the validation side, whole patients at a time.
+
+    A draw that would take more than a third of a class's pixels from training is passed over where another is left.
+
+    Args:
+        rows: of all patches.
+        share: of them, on the validation side.
+        seed: of the draw.
+        learnt: patients that the weights it goes on from were trained on; they cannot test what comes of those.
+
+    Returns:
+        The rows with their side, and in words how it was told.
+
+    Raises:
+        BadSetting: ``share`` is not from 0 to below 1, there is but one patient, or all of them were learnt from.
+    """
+    if not 0 <= share < 1:
+        raise BadSetting(f"The validation share is {share}: set it from 0 to below 1.")
+    if share == 0:
+        return [replace(row, side="train") for row in rows], "nothing was held out"
+    cases = sorted({row.case for row in rows})
+    if len(cases) < 2:
+        raise BadSetting(
+            "The patches are of one patient, and patients are split whole: add patients, or hold out nothing."
+        )
+    cases = [case for case in cases if case not in learnt]
+    if not cases:
+        raise BadSetting(
+            "The weights it goes on from were trained on every patient of these patches: add patients, hold out "
+            "nothing, or start from scratch."
+        )
+    np.random.default_rng(seed).shuffle(cases)
+    of = {case: [row for row in rows if row.case == case] for case in cases}
+    pixels = {case: np.sum([row.semantic_px for row in own], axis=0) for case, own in of.items()}
+    drawn = draw_groups(cases, {case: len(own) for case, own in of.items()}, pixels, share * len(rows))
+    sided = [replace(row, side="validation" if row.case in drawn else "train") for row in rows]
+    held = sum(row.side == "validation" for row in sided)
+    how = f"{held} of {len(rows)} patches held out, whole patients drawn with seed {seed}"
+    return sided, how + (", none that the weights before had learnt" if learnt else "")
+
+
+def _places(size: Size, settings: PatchSettings) -> list[Box]:
+    def starts(length: int) -> list[int]:
+        last = max(0, length - settings.size_px)
+        return [*range(0, last, settings.stride_px), last]
+
+    side = settings.size_px
+    return [
+        Box(top, left, min(top + side, size.height_px), min(left + side, size.width_px))
+        for top in starts(size.height_px)
+        for left in starts(size.width_px)
+    ]
+
+
+def _cut(rgb: RgbImage, maps: NucleusMaps, box: Box, side: int) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a patch, ``side`` each way."""
+    beyond = [(0, side - box.size.height_px), (0, side - box.size.width_px)]
+    return {
+        "rgb": np.pad(rgb[box.slices], [*beyond, (0, 0)], mode="symmetric"),
+        "semantic": np.pad(maps.semantic[box.slices], beyond, constant_values=IGNORED),
+        "ternary": np.pad(maps.ternary[box.slices], beyond, constant_values=IGNORED),
+        "instances": np.pad(maps.instances[box.slices].astype(np.uint16), beyond),
+    }
+
+
+def _counts(values: npt.NDArray[np.uint8], classes: int) -> tuple[int, ...]:
+    return tuple(np.bincount(values.ravel(), minlength=classes)[:classes].tolist())

@@ -1,0 +1,216 @@
+"""Training patches of nuclei on disk: PNG files with a manifest.
+
+Below a folder: ``rgb/<patch>.png``, ``semantic/``, ``ternary/`` and ``instances/`` (grey; 255 in the first two is
+ignored, and a nucleus has the same number in all patches of its image) and the manifest ``patches.parquet``.
+:mod:`dermatome.nuclei.patches.cut` cuts them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.geometry import Box
+from dermatome.imaging.stain_normalisation import AS_IT_IS
+from dermatome.slides.slide import RgbImage
+from dermatome.storage.files import safe_id, sha256_bytes, write_whole
+
+MANIFEST_FILE = "patches.parquet"
+
+
+@dataclass(frozen=True)
+class PatchRow:
+    """A patch as it was cut: a row of the manifest.
+
+    Attributes:
+        name: ``<image>_<top>_<left>``.
+        case: the patient; all patches of one are on the same side of a split.
+        image: the annotated image.
+        kind: what its truth was drawn from (:attr:`~dermatome.nuclei.patches.annotated.AnnotatedImage.kind`).
+        top_px: of the patch on its image.
+        left_px: likewise.
+        height_px: of the part that is image; beyond it, pixels are mirrored and ignored.
+        width_px: likewise.
+        mpp: microns per pixel.
+        mpp_source: ``file`` or ``declared``.
+        nuclei: instances that are on it.
+        semantic_px: pixels of each :class:`~dermatome.classes.NucleusClass`, ignored ones in none.
+        ternary_px: likewise of each :class:`~dermatome.classes.TernaryClass`.
+        ignored_px: pixels that are ignored in the ternary map.
+        stain: of its image: ``as it is``, or the :class:`StainOutcome` where it was to be
+            normalised.
+        sha256: of its pixels, maps and ``stain``.
+        side: ``train`` or ``validation`` where a split was asked for, or empty.
+    """
+
+    name: str
+    case: str
+    image: str
+    kind: str
+    top_px: int
+    left_px: int
+    height_px: int
+    width_px: int
+    mpp: float
+    mpp_source: str
+    nuclei: int
+    semantic_px: tuple[int, ...]
+    ternary_px: tuple[int, ...]
+    ignored_px: int
+    stain: str
+    sha256: str
+    side: str = ""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch on disk, read when it is asked for; see :class:`PatchRow` for ``row``."""
+
+    folder: Path
+    row: PatchRow
+
+    @property
+    def name(self) -> str:
+        """Its own."""
+        return self.row.name
+
+    @property
+    def case(self) -> str:
+        """The patient it is of."""
+        return self.row.case
+
+    @property
+    def image(self) -> str:
+        """The annotated image that it was cut from, and of whom."""
+        return f"{self.row.case}/{self.row.image}"
+
+    @property
+    def normalised(self) -> bool:
+        """Whether its image was to be brought to one stain."""
+        return self.row.stain != AS_IT_IS
+
+    @property
+    def box(self) -> Box:
+        """Where it lies on its image, what is beyond left out."""
+        row = self.row
+        return Box(row.top_px, row.left_px, row.top_px + row.height_px, row.left_px + row.width_px)
+
+    @property
+    def sha256(self) -> str:
+        """Over its pixels and maps."""
+        return self.row.sha256
+
+    @property
+    def semantic_px(self) -> tuple[int, ...]:
+        """(5,) pixels of each class."""
+        return self.row.semantic_px
+
+    def read(self) -> tuple[RgbImage, npt.NDArray[np.uint8]]:
+        """(H, W, 3) uint8 RGB, and (H, W, 2) uint8: its semantic and its ternary map.
+
+        Raises:
+            MissingInput: a file is gone.
+            BadAnnotation: one is damaged.
+        """
+        maps = [self._grey(name).astype(np.uint8) for name in ("semantic", "ternary")]
+        return self._image("rgb", "RGB"), np.stack(maps, axis=-1)
+
+    def instances(self) -> npt.NDArray[np.int32]:
+        """(H, W) int32: 0, or the number that the nucleus has on its image.
+
+        Raises:
+            MissingInput: the file is gone.
+            BadAnnotation: it is damaged.
+        """
+        return self._grey("instances").astype(np.int32)
+
+    def _grey(self, kind: str) -> npt.NDArray[Any]:
+        return self._image(kind, "I;16" if kind == "instances" else "L")
+
+    def _image(self, kind: str, mode: str) -> npt.NDArray[Any]:
+        path = self.folder / kind / f"{self.name}.png"
+        try:
+            with Image.open(path, formats=("PNG",)) as image:
+                if image.mode != mode or max(image.size) > 4096:
+                    raise ValueError(f"it is {image.size} of type {image.mode}")
+                return np.array(image)
+        except FileNotFoundError as error:
+            raise MissingInput(f"There is no {path}: cut the patches of {self.case} again.") from error
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise BadAnnotation(f"{path} is damaged ({error}): cut the patches of {self.case} again.") from error
+
+
+def write_manifest(folder: Path, rows: Sequence[PatchRow]) -> None:
+    """Writes ``patches.parquet``; the same rows give the same bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], _SCHEMA), buffer, compression="zstd")
+    write_whole(folder / MANIFEST_FILE, buffer.getvalue())
+
+
+def load_patches(*folders: Path) -> list[Patch]:
+    """The patches of folders, by name.
+
+    Raises:
+        MissingInput: a folder has no manifest, or there is no patch at all.
+        BadAnnotation: a manifest is damaged, or two patches have one name.
+    """
+    patches: list[Patch] = []
+    for folder in folders:
+        path = folder / MANIFEST_FILE
+        try:
+            rows = pq.read_table(io.BytesIO(path.read_bytes()), schema=_SCHEMA).to_pylist()
+        except FileNotFoundError as error:
+            raise MissingInput(f"There is no {path}: cut patches there with 'dermatome nuclei patches'.") from error
+        except (pa.ArrowException, ValueError) as error:
+            raise BadAnnotation(f"{path} is no manifest of patches ({error}): cut them again.") from error
+        for row in rows:
+            if row["stain"] is None:
+                raise BadAnnotation(
+                    f"{path} is of an earlier version, whose patches say no stain and number nuclei each for itself: "
+                    "cut them again."
+                )
+            row |= {key: tuple(row[key]) for key in ("semantic_px", "ternary_px")}
+            safe_id(row["name"], "The patch")
+            patches.append(Patch(folder, PatchRow(**row)))
+    if not patches:
+        raise MissingInput(f"There are no patches in {', '.join(map(str, folders))}: cut some of annotated images.")
+    patches.sort(key=lambda patch: patch.name)
+    for one, other in pairwise(patches):
+        if one.name == other.name:
+            raise BadAnnotation(
+                f"{one.folder} and {other.folder} both have the patch {one.name}: leave one folder out."
+            )
+    return patches
+
+
+def patches_sha256(rows: Sequence[PatchRow]) -> str:
+    """One sha256 over names and content, whatever the order."""
+    return sha256_bytes("".join(sorted(f"{row.name} {row.case} {row.sha256}\n" for row in rows)).encode())
+
+
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("name", "case", "image", "kind")),
+        *((name, pa.int32()) for name in ("top_px", "left_px", "height_px", "width_px")),
+        ("mpp", pa.float64()),
+        ("mpp_source", pa.string()),
+        ("nuclei", pa.int32()),
+        ("semantic_px", pa.list_(pa.int64())),
+        ("ternary_px", pa.list_(pa.int64())),
+        ("ignored_px", pa.int64()),
+        ("stain", pa.string()),
+        ("sha256", pa.string()),
+        ("side", pa.string()),
+    ]
+)

@@ -1,0 +1,1 @@
+"""Tumour-infiltrating lymphocytes (TIL): the asset `til_scores`."""

@@ -1,0 +1,75 @@
+"""The stage `til_scores`: TIL of a slide from its nuclei, file to file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dermatome.geometry import Size
+from dermatome.nuclei.maps.figures import til_figure
+from dermatome.nuclei.maps.files import NUCLEI_TABLE
+from dermatome.nuclei.til.score import TilSettings, score_til, square_rows
+from dermatome.pipeline.cached_stage import OneStep
+from dermatome.pipeline.stage_files import timed, versions_of, write_figure, write_rows
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import StageResult, content_version, made_files
+
+TIL_MAP = "til_map.parquet"
+
+
+def til_stage(root: DataRoot, settings: TilSettings) -> OneStep:
+    """Makes `til_map.parquet` and `figure.png` of each slide; the scores are in its record."""
+    plain: Mapping[str, Any] = asdict(settings)
+    return OneStep(
+        root,
+        "til_scores",
+        settings=plain,
+        make=lambda key, folder: make_til(root, key, folder, settings),
+        inputs=lambda key: versions_of(root, key, "nucleus_maps"),
+    )
+
+
+def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> StageResult:
+    """Scores one slide into ``folder``.
+
+    Raises:
+        MissingInput: its nuclei are not found yet.
+    """
+    seconds: dict[str, float] = {}
+    with made_files(root, "nucleus_maps", key, NUCLEI_TABLE) as (record, files):
+        nuclei = pd.read_parquet(io.BytesIO((files / NUCLEI_TABLE).read_bytes()))
+    values = record.values
+    size = Size(int(str(values["height_px"])), int(str(values["width_px"])))
+    mpp = float(str(values["mpp"]))
+    with timed(seconds, "score"):
+        scores = score_til(nuclei, size, mpp, float(str(values["tissue_mm2"])), settings)
+    rows = square_rows(scores, settings.square_um)
+    with timed(seconds, "write"):
+        write_rows(folder / TIL_MAP, key, rows)
+        write_figure(folder, til_figure(key, scores, settings.square_um, size, mpp))
+    numbers = {
+        "lymphocytes_per_mm2": scores.lymphocytes_per_mm2,
+        "immune_share": scores.immune_share,
+        "near_epithelium_share": scores.near_epithelium_share,
+        "infiltrated_share": scores.infiltrated_share,
+    }
+    return StageResult(
+        outcome="scored" if len(nuclei) else "no_nuclei",
+        message="" if len(nuclei) else f"{key} has no nuclei to score.",
+        data_version=content_version([repr(numbers).encode(), rows.to_csv(index=False).encode()]),
+        values={
+            "weights": str(values["weights"]),
+            "weights_sha256": str(values["weights_sha256"]),
+            "mpp": mpp,
+            "mpp_source": str(values["mpp_source"]),
+            "tissue_mm2": scores.tissue_mm2,
+            **scores.counts,
+            **numbers,
+        },
+        seconds=seconds,
+    )

@@ -1,0 +1,1 @@
+"""One stage over many slides: what a stage is, what is reused, and how slides are run."""

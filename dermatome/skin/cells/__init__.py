@@ -1,0 +1,1 @@
+"""Cells of the epidermis: the asset `cell_masks` and the networks behind it."""

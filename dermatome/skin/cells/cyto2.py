@@ -1,0 +1,156 @@
+"""Cellpose's ``cyto2``: its two files fetched by us, with TLS, limits and checks, and loaded without running code.
+
+``python -m dermatome.skin.cells.cyto2 FOLDER`` fetches them.
+
+Stringer et al. 2021, https://doi.org/10.1038/s41592-020-01018-x; the files are those of Cellpose 3's model zoo.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dermatome.errors import BadWeights, DermatomeError
+from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, SizeModel, build_cpnet, filled
+from dermatome.storage.download import download
+from dermatome.storage.files import SomePath, sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+MODELS_URL = "https://www.cellpose.org/models"
+HOSTS = (".cellpose.org",)
+NETWORK_FILE = "cyto2torch_0"
+SIZE_FILE = "size_cyto2torch_0.npy"
+
+_MAX_BYTES = {NETWORK_FILE: 64 * 1024 * 1024, SIZE_FILE: 1024 * 1024}
+
+
+def fetch_cyto2(
+    folder: SomePath,
+    *,
+    base_url: str = MODELS_URL,
+    hosts: Sequence[str] = HOSTS,
+    progress: Callable[[str], None] | None = None,
+) -> SomePath:
+    """Puts Cellpose's two ``cyto2`` files into ``folder``, those already there left alone.
+
+    Args:
+        folder: for the files.
+        base_url: where they are.
+        hosts: that may be asked, also where one redirects.
+        progress: told what is fetched.
+
+    Raises:
+        FetchFailed: no connection, another host, another status than 200, or more bytes than such a file has; the
+            message says how to place the files by hand.
+        StorageFailed: the folder cannot be written.
+    """
+    for name, most in _MAX_BYTES.items():
+        path, url = folder / name, f"{base_url}/{name}"
+        if path.is_file():
+            continue
+        if progress is not None:
+            progress(f"fetching {name} from {base_url}")
+        by_hand = f"download {url} on a machine that can, and place it at {path}"
+        download(url, path, hosts=hosts, max_bytes=most, by_hand=by_hand)
+    return folder
+
+
+def load_cyto2(folder: Path | None) -> tuple[torch.nn.Module, str, SizeModel]:
+    """The network of ``cyto2``, its file's sha256 and its size model, from a folder with both files.
+
+    Raises:
+        BadWeights: a file is missing, damaged or not what its name says.
+    """
+    import torch
+
+    if folder is None:
+        raise BadWeights(
+            f"The cell network 'cyto2' needs a models folder with {NETWORK_FILE} and {SIZE_FILE}: name that folder, or "
+            "give a .safetensors file."
+        )
+    for name in _MAX_BYTES:
+        if not (folder / name).is_file():
+            raise BadWeights(
+                f"There is no {name} in {folder}: fetch it with `python -m dermatome.skin.cells.cyto2 {folder}`, or "
+                f"download {MODELS_URL}/{name} and place it there."
+            )
+    path = folder / NETWORK_FILE
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged archives raise many types
+        raise BadWeights(f"{path} is not a whole file of torch weights ({error}): fetch it again.") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise BadWeights(f"{path} does not hold a network's weights by name: fetch it again.")
+    model = filled(build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, path.name)
+    return model, sha256_file(path), read_size_model(folder / SIZE_FILE, CYTO2_NBASE[-1])
+
+
+def read_size_model(path: Path, styles: int) -> SizeModel:
+    """Reads a Cellpose size model: a NumPy file that holds a pickled dictionary of arrays.
+
+    A pickle can run code, so only NumPy's own constructors are let through.
+
+    Raises:
+        BadWeights: it holds anything else, or arrays of other lengths.
+    """
+    try:
+        with path.open("rb") as file:
+            npy: Any = np.lib.format  # its readers have no types
+            read_header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read_header(file)
+            if shape != () or dtype != np.dtype(object):
+                raise ValueError(f"an array of {shape} {dtype}")
+            fields = _NumpyUnpickler(file).load().item()
+        model = SizeModel(
+            weights=np.asarray(fields["A"], dtype=np.float64).reshape(-1),
+            mean_style=np.asarray(fields["smean"], dtype=np.float64).reshape(-1),
+            mean_size=float(np.asarray(fields["ymean"]).item()),
+            diameter_px=float(np.asarray(fields["diam_mean"]).item()),
+        )
+        if model.weights.shape != (styles,) or model.mean_style.shape != (styles,):
+            raise ValueError(f"{model.weights.size} weights, {styles} wanted")
+    except Exception as error:  # pickles fail in as many ways as there are bytes
+        raise BadWeights(f"{path} is not a Cellpose size model ({error}): fetch it again.") from error
+    return model
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    _ALLOWED = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "scalar"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of that name, if it is one of NumPy's constructors."""
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        # NumPy 2 moved this module; the old name still works but warns.
+        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
+
+
+def main() -> None:
+    """Fetches both files into the folder named on the command line."""
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m dermatome.skin.cells.cyto2 FOLDER")
+    try:
+        fetch_cyto2(Path(sys.argv[1]), progress=lambda text: print(text, flush=True))  # noqa: T201
+    except DermatomeError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What Cellpose is shown: the hematoxylin of the epidermis, bright nuclei on dark, equalised inside the tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.geometry import Box, Size
+from dermatome.imaging.overlay import fitting
+from dermatome.imaging.resampling import ShrunkImage
+from dermatome.imaging.stains import Stain, separate_stains
+from dermatome.labels.patchwork import Patchwork
+from dermatome.reports.panels import PANEL_PX
+from dermatome.slides.slide import RgbImage
+
+# Names the steps below; weights say which they were trained with, and others are refused.
+PREPARATION = "h-stretch-clahe-1"
+
+_CLAHE_TILE_UM = 64.0
+_CLAHE_CLIP = 2.0
+_STRETCH_PERCENTILES = (1.0, 99.8)
+_NORMAL_PERCENTILES = (1.0, 99.0)
+_PATCH_PX = 512  # about; whole CLAHE tiles
+_SAMPLED_PATCHES = 64  # about 16 megapixels: all of a tissue core, an even choice from a larger slide
+
+
+class CellImage:
+    """The epidermis of a slide as the network sees it, prepared patch by patch where it is asked for.
+
+    Hematoxylin as light is dark at nuclei; taken as density it is inverted, nuclei are bright. It is stretched between
+    two percentiles of the epidermis and equalised in tiles of 64 µm with a contrast limit (CLAHE, Zuiderveld 1994),
+    which evens out thick and thin places and lifts nuclei under strong DAB. Percentiles come from the epidermis
+    alone: glass and dermis have no say in them.
+
+    Patches and tiles lie on one grid from the slide's corner, and a patch is equalised together with the tiles around
+    it, so that a pixel has one value however the slide is cut up. Percentiles come from at most 64 patches, evenly
+    chosen among those with epidermis. Held are the patches in use: :meth:`forget_above` lets go of the rest.
+
+    Attributes:
+        size: of the slide.
+        epidermis_px: pixels of epidermis on the slide.
+        region: the box of all epidermis and the margin around it; None where there is none.
+    """
+
+    size: Size
+    epidermis_px: int
+    region: Box | None
+
+    def __init__(
+        self,
+        size: Size,
+        read_rgb: Callable[[Box], RgbImage],
+        read_epidermis: Callable[[Box], npt.NDArray[np.bool_]],
+        mpp: float,
+        margin_um: float,
+    ) -> None:
+        """Surveys the slide: where epidermis is, and the percentiles of its hematoxylin.
+
+        Args:
+            size: of the slide.
+            read_rgb: gives the pixels in a box of the slide, (h, w, 3) uint8.
+            read_epidermis: gives which of them are epidermis, (h, w) bool.
+            mpp: microns per pixel.
+            margin_um: how far beyond the epidermis the network may look.
+        """
+        self.size = size
+        self.read_rgb, self.read_epidermis = read_rgb, read_epidermis
+        self._margin_px = max(1.0, margin_um / mpp)
+        self._tile_px = max(1, round(_CLAHE_TILE_UM / mpp))
+        self._tiles = max(1, round(_PATCH_PX / self._tile_px))
+        self._side_px = self._tiles * self._tile_px
+        self._grey = Patchwork(self._side_px, np.uint8)
+        self._near = Patchwork(self._side_px, np.bool_)
+        self._equalised = Patchwork(self._side_px, np.uint8)
+        self._grey_done: set[tuple[int, int]] = set()
+        self._equalised_done: set[tuple[int, int]] = set()
+        self._epidermal = self._survey(round(margin_um / mpp))
+        if self.region is None:
+            return
+        self._panel = ShrunkImage(self.region, fitting(self.region.size, PANEL_PX))
+        places = [(int(row), int(column)) for row, column in np.argwhere(self._epidermal)]
+        sample = [places[k] for k in np.linspace(0, len(places) - 1, min(len(places), _SAMPLED_PATCHES)).astype(int)]
+        self._low, high = np.percentile(np.concatenate([self._h_of(place) for place in sample]), _STRETCH_PERCENTILES)
+        self._span = max(high - self._low, 1e-6)
+        shades = np.concatenate([self._equalised_of(place) for place in sample])
+        self._dark, bright = np.percentile(shades, _NORMAL_PERCENTILES)
+        self._normal_span = max(bright - self._dark, 1.0)
+
+    def near(self, box: Box) -> npt.NDArray[np.bool_]:
+        """(h, w) bool: the epidermis and its margin; the network sees nothing else. False beyond the slide."""
+        for place in self._places(box, margin_px=0):
+            self._make_grey(place)
+        return np.asarray(self._near.read(box), dtype=np.bool_)
+
+    def may_be_near(self, box: Box) -> bool:
+        """Whether ``box`` could hold a pixel of :meth:`near`; quick, says yes too often."""
+        return any(self._is_near_patch(place) for place in self._places(box, margin_px=0))
+
+    def equalised(self, box: Box) -> npt.NDArray[np.uint8]:
+        """(h, w) uint8: equalised hematoxylin, nuclei bright, 0 far from the epidermis."""
+        for place in self._places(box, margin_px=0):
+            self._equalise(place)
+        return np.asarray(self._equalised.read(box), dtype=np.uint8)
+
+    def network_input(self, box: Box) -> npt.NDArray[np.float32]:
+        """(h, w) float32: about 0 to 1, 0 far from the epidermis and beyond the slide."""
+        scaled = (self.equalised(box).astype(np.float32) - self._dark) / self._normal_span
+        return np.where(self.near(box), scaled, 0).astype(np.float32)
+
+    def equalised_panel(self) -> npt.NDArray[np.uint8]:
+        """(h, w) uint8: what was equalised of the region so far, shrunk to a panel of a figure."""
+        return self._panel.picture()
+
+    def count_epidermis(self, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> int:
+        """How many pixels of epidermis lie in the rows (H,) and columns (W,) that are True."""
+        count = 0
+        for row, column in np.argwhere(self._epidermal):
+            box = self._box((int(row), int(column)))
+            down, along = rows[box.top_px : box.bottom_px], columns[box.left_px : box.right_px]
+            count += int(np.count_nonzero(self.read_epidermis(box) & down[:, None] & along))
+        return count
+
+    def full_patches(self, most: int) -> list[Box]:
+        """At most ``most`` patches, evenly chosen among those that hold as much epidermis as the middle one or more."""
+        held = self._epidermal[self._epidermal > 0]
+        places = np.argwhere(self._epidermal >= max(1.0, float(np.median(held)) if held.size else 1.0))
+        chosen = np.linspace(0, len(places) - 1, min(len(places), most)).astype(int)
+        return [self._box((int(row), int(column))) for row, column in places[chosen]]
+
+    def forget_above(self, row_px: int) -> None:
+        """Lets go of what is not needed for rows from ``row_px`` on; it would be made again if asked for."""
+        row_px -= self._tile_px
+        for patchwork, done in (
+            (self._grey, self._grey_done),
+            (self._near, self._grey_done),
+            (self._equalised, self._equalised_done),
+        ):
+            patchwork.forget_above(row_px)
+            done.difference_update({place for place in done if (place[0] + 1) * self._side_px <= row_px})
+
+    def _survey(self, margin_px: int) -> npt.NDArray[np.int64]:
+        """Finds ``region``; returns how many pixels of epidermis each patch holds."""
+        side = self._side_px
+        height, width = self.size.height_px, self.size.width_px
+        starts = np.arange(0, width, side)
+        held = np.zeros((-(-height // side), starts.size), dtype=np.int64)
+        rows, columns = np.zeros(height, dtype=bool), np.zeros(width, dtype=bool)
+        self.epidermis_px = 0
+        for top in range(0, height, side):
+            band = self.read_epidermis(Box(top, 0, min(height, top + side), width))
+            if not band.any():
+                continue
+            of_column = np.count_nonzero(band, axis=0)
+            self.epidermis_px += int(of_column.sum())
+            held[top // side] = np.add.reduceat(of_column, starts)
+            rows[top : top + len(band)] = band.any(axis=1)
+            columns |= of_column > 0
+        self.region = None
+        if self.epidermis_px:
+            across, along = np.flatnonzero(rows), np.flatnonzero(columns)
+            box = Box(int(across[0]), int(along[0]), int(across[-1]) + 1, int(along[-1]) + 1)
+            self.region = box.expanded(margin_px, self.size)
+        return held
+
+    def _places(self, box: Box, margin_px: int) -> list[tuple[int, int]]:
+        """The patches of the slide under ``box`` and a margin."""
+        wide = box.expanded(margin_px, self.size)
+        rows = range(max(0, wide.top_px) // self._side_px, -(-wide.bottom_px // self._side_px))
+        columns = range(max(0, wide.left_px) // self._side_px, -(-wide.right_px // self._side_px))
+        return [(row, column) for row in rows for column in columns]
+
+    def _box(self, place: tuple[int, int]) -> Box:
+        top, left = place[0] * self._side_px, place[1] * self._side_px
+        return Box(
+            top, left, min(self.size.height_px, top + self._side_px), min(self.size.width_px, left + self._side_px)
+        )
+
+    def _is_near_patch(self, place: tuple[int, int]) -> bool:
+        reach = -(-int(self._margin_px + 1) // self._side_px)
+        rows = slice(max(0, place[0] - reach), place[0] + reach + 1)
+        return bool(self._epidermal[rows, max(0, place[1] - reach) : place[1] + reach + 1].any())
+
+    def _h_of(self, place: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """Hematoxylin of the epidermis in one patch."""
+        box = self._box(place)
+        h: npt.NDArray[np.float32] = self._hematoxylin(box)[self.read_epidermis(box)]
+        return h
+
+    def _equalised_of(self, place: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        box = self._box(place)
+        shades: npt.NDArray[np.uint8] = self.equalised(box)[self.read_epidermis(box)]
+        return shades
+
+    def _hematoxylin(self, box: Box) -> npt.NDArray[np.float32]:
+        return separate_stains(self.read_rgb(box), (Stain.HEMATOXYLIN,))[..., 0]
+
+    def _make_grey(self, place: tuple[int, int]) -> None:
+        """Makes the stretched hematoxylin of a patch, and which of its pixels are near the epidermis."""
+        if place in self._grey_done:
+            return
+        self._grey_done.add(place)
+        if not self._is_near_patch(place):
+            return
+        box = self._box(place)
+        around = box.expanded(int(self._margin_px) + 3, self.size)
+        outside = (~self.read_epidermis(around)).astype(np.uint8)
+        outside_px = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_5)
+        top, left = box.top_px - around.top_px, box.left_px - around.left_px
+        near = (outside_px <= self._margin_px)[top : top + box.size.height_px, left : left + box.size.width_px]
+        if not near.any():
+            return
+        stretched = ((self._hematoxylin(box) - self._low) / self._span).clip(0, 1) * 255
+        self._near.write(box, near)
+        self._grey.write(box, np.where(near, np.rint(stretched), 0).astype(np.uint8))
+
+    def _equalise(self, place: tuple[int, int]) -> None:
+        if place in self._equalised_done:
+            return
+        self._equalised_done.add(place)
+        box = self._box(place)
+        if not self.near(box).any():
+            return
+        for other in self._places(box, margin_px=self._tile_px):
+            self._make_grey(other)
+        # Whole tiles, one more on each side, black beyond the slide.
+        top, left = place[0] * self._side_px - self._tile_px, place[1] * self._side_px - self._tile_px
+        side = self._side_px + 2 * self._tile_px
+        grey = np.asarray(self._grey.read(Box(top, left, top + side, left + side)), dtype=np.uint8)
+        clahe = cv2.createCLAHE(_CLAHE_CLIP, (self._tiles + 2, self._tiles + 2)).apply(grey)
+        middle = clahe[self._tile_px :, self._tile_px :][: box.size.height_px, : box.size.width_px]
+        equalised = np.where(self.near(box), middle, 0).astype(np.uint8)
+        self._equalised.write(box, equalised)
+        self._panel.add(box, equalised)
+
+
+def cell_image_of(rgb: RgbImage, epidermis: npt.NDArray[np.bool_], mpp: float, margin_um: float) -> CellImage:
+    """A :class:`CellImage` of arrays in memory: (H, W, 3) uint8 and (H, W) bool."""
+    return CellImage(
+        Size(*epidermis.shape), lambda box: rgb[box.slices], lambda box: epidermis[box.slices], mpp, margin_um
+    )

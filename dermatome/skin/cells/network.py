@@ -1,0 +1,224 @@
+"""Cellpose 3 networks, loaded so that nothing is replaced, completed or downloaded without being asked for.
+
+Cellpose's own loader takes a path that does not exist for a wish for another model and downloads that; it accepts
+files with missing keys; its downloader switches TLS verification off. So only its network and dynamics are used here,
+and files are read by us. Stringer et al. 2021, "Cellpose: a generalist algorithm for cellular segmentation";
+Pachitariu and Stringer 2022, "Cellpose 2.0".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.errors import BadWeights
+from dermatome.inference.backend import Runner, prepare_runner
+from dermatome.inference.compute import Backend, Compute
+from dermatome.skin.cells.card import CellCard, read_cell_weights
+from dermatome.skin.cells.image import PREPARATION
+from dermatome.storage.files import sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+CYTO2_NBASE = (2, 32, 64, 128, 256)
+CYTO2_DIAMETER_PX = 30.0
+TILE_PX = 224  # what Cellpose's networks are trained and run at
+TOY_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "cells_toy.safetensors"
+
+# Two numbers the network carries along, which Cellpose's older files do not have; and batch counters it never reads.
+_OPTIONAL_KEYS = ("diam_mean", "diam_labels", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class SizeModel:
+    """Cellpose's regression from an image's style to its cells' diameter (its ``size_…npy`` files)."""
+
+    weights: npt.NDArray[np.float64]
+    mean_style: npt.NDArray[np.float64]
+    mean_size: float
+    diameter_px: float
+
+    def diameter(self, style: npt.NDArray[np.float32]) -> float:
+        """Diameter, px, of the cells of an image with this style at its full size; at least 5."""
+        log_ratio = float((self.weights @ (style - self.mean_style)).item()) + self.mean_size
+        return max(5.0, float(np.exp(log_ratio) * self.diameter_px))
+
+
+@dataclass(frozen=True)
+class LoadedCells:
+    """A network as it was read, and where it came from.
+
+    Attributes:
+        network: Cellpose's ``CPnet`` in evaluation mode, on the CPU.
+        card: what it is.
+        sha256: of the whole weights file.
+        path: of the weights file.
+        size_model: its size estimate, if it has one.
+    """
+
+    network: torch.nn.Module
+    card: CellCard
+    sha256: str
+    path: Path
+    size_model: SizeModel | None = None
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """The training settings that a network which goes on from it shares."""
+        return {"nbase": self.card.nbase, "diameter_px": self.card.diameter_px}
+
+
+@dataclass(frozen=True)
+class CellNetwork:
+    """A network ready to run.
+
+    Attributes:
+        name: of the weights.
+        sha256: of the whole weights file.
+        diameter_px: what objects are scaled to before the network sees them.
+        diameter_um: what objects measure by default; None where the network has no size of its own.
+        runner: runs it on (N, 2, 224, 224) float32; gives flows down and right and cell logits (N, 3, 224, 224), and
+            styles (N, S).
+        compute: where and how it runs.
+        size_model: its size estimate, if it has one.
+    """
+
+    name: str
+    sha256: str
+    diameter_px: float
+    diameter_um: float | None
+    runner: Runner
+    compute: Compute
+    size_model: SizeModel | None = None
+
+
+def build_cpnet(nbase: tuple[int, ...], diameter_px: float) -> torch.nn.Module:
+    """An untrained Cellpose network with three outputs: flow down, flow right, cell logit.
+
+    Its MKL-DNN flag stays off: it converts the layers one way for good, and is slower than channels-last.
+    """
+    import torch
+    from cellpose.resnet_torch import CPnet
+
+    class MeanStyle(torch.nn.Module):
+        """The same as Cellpose's, without a pooling window that OpenVINO cannot take from the image's size."""
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            style = features.mean(dim=(2, 3))
+            return style / torch.sum(style**2, dim=1, keepdim=True) ** 0.5
+
+    network: torch.nn.Module = CPnet(
+        nbase=list(nbase), nout=3, sz=3, mkldnn=False, conv_3D=False, max_pool=True, diam_mean=diameter_px
+    )
+    network.make_style = MeanStyle()
+    return network
+
+
+def load_cell_network(
+    weights: Path | str,
+    compute: Compute,
+    *,
+    models_folder: Path | None = None,
+    fetch_missing: bool = False,
+    backend: Backend = "auto",
+    remembered: Path | None = None,
+) -> CellNetwork:
+    """Loads a network and prepares it to run; arguments and errors as for :func:`open_cells`, and:
+
+    Args:
+        weights: see there.
+        compute: device, precision and threads.
+        models_folder: see there.
+        fetch_missing: see there.
+        backend: what runs it, see :func:`dermatome.inference.backend.prepare_runner`.
+        remembered: where the choice of ``auto`` is kept, likewise.
+    """
+    read = open_cells(weights, models_folder=models_folder, fetch_missing=fetch_missing)
+    runner = cell_runner(read.network, compute, backend, remembered)
+    card = read.card
+    return CellNetwork(card.name, read.sha256, card.diameter_px, card.diameter_um, runner, compute, read.size_model)
+
+
+def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_missing: bool = False) -> LoadedCells:
+    """Reads a network's file (:mod:`dermatome.skin.cells.card`), or those of Cellpose's ``cyto2`` from a folder.
+
+    Args:
+        weights: a ``.safetensors`` file, or ``"cyto2"``, or ``"toy"``, the demo's (:data:`TOY_WEIGHTS`).
+        models_folder: where ``cyto2torch_0`` and ``size_cyto2torch_0.npy`` lie;
+            :func:`dermatome.skin.cells.cyto2.fetch_cyto2` puts them there.
+        fetch_missing: whether to do that now where they are not there; nothing is ever downloaded otherwise.
+
+    Raises:
+        BadWeights: the file is missing, damaged, has missing, unexpected or misshapen entries, no card, or was
+            trained on input prepared another way.
+        FetchFailed: ``cyto2`` was to be fetched and could not be.
+    """
+    if weights == "cyto2":
+        from dermatome.skin.cells.cyto2 import NETWORK_FILE, fetch_cyto2, load_cyto2
+
+        if fetch_missing and models_folder is not None:
+            fetch_cyto2(models_folder)
+        network, sha256, size_model = load_cyto2(models_folder)
+        card = CellCard("cyto2", CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images")
+        return LoadedCells(network, card, sha256, Path(models_folder or ".") / NETWORK_FILE, size_model)
+    path = TOY_WEIGHTS if weights == "toy" else Path(weights)
+    if not path.is_file():
+        raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
+    tensors, card = read_cell_weights(path)
+    if card.preparation != PREPARATION:
+        raise BadWeights(
+            f"{path.name} was trained on input prepared as {card.preparation!r}, this version prepares "
+            f"{PREPARATION!r}: train it again with 'dermatome cells train'."
+        )
+    model = filled(build_cpnet(card.nbase, card.diameter_px), tensors, path.name)
+    return LoadedCells(model, card, sha256_file(path), path)
+
+
+def cell_runner(
+    model: torch.nn.Module, compute: Compute, backend: Backend = "auto", remembered: Path | None = None
+) -> Runner:
+    """Cellpose's ``CPnet`` prepared to run on batches of tiles: flows and logits, and styles."""
+    import torch
+
+    class FlowsAndStyle(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model
+
+        def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            flows, style = self.network(tiles)[:2]
+            return flows, style
+
+    example = np.zeros((8, 2, TILE_PX, TILE_PX), dtype=np.float32)
+    # Blobs as large as nuclei, 0 to 1: something like what it will see.
+    example[:, 0] = 0.5 + 0.5 * np.outer(*2 * [np.sin(np.arange(TILE_PX) / 5)])
+    return prepare_runner(FlowsAndStyle().eval(), example, compute, backend=backend, remembered=remembered)
+
+
+def filled(model: torch.nn.Module, tensors: dict[str, Any], file_name: str) -> torch.nn.Module:
+    """``model`` with ``tensors`` put into it, every key and shape checked, in evaluation mode.
+
+    Raises:
+        BadWeights: entries are missing, unexpected or of another shape, or not numbers.
+    """
+    import torch
+
+    expected = model.state_dict()
+    missing = [k for k in expected if k not in tensors and not k.endswith(_OPTIONAL_KEYS)]
+    unexpected = [k for k in tensors if k not in expected]
+    misshapen = [k for k in expected if k in tensors and tensors[k].shape != expected[k].shape]
+    for what, names in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", misshapen)):
+        if names:
+            raise BadWeights(
+                f"{file_name} {what} {len(names)} entries of this Cellpose network ({', '.join(names[:3])}"
+                f"{', …' if len(names) > 3 else ''}): fetch or train it again."
+            )
+    if not all(torch.isfinite(value).all() for value in tensors.values() if value.is_floating_point()):
+        raise BadWeights(f"{file_name} has weights that are not finite numbers: fetch or train it again.")
+    model.load_state_dict({**expected, **{k: v.to(expected[k].dtype) for k, v in tensors.items()}}, strict=True)
+    return model.eval()

@@ -1,0 +1,237 @@
+"""Cells of the epidermis: hematoxylin, Cellpose, an instance map at full resolution and a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dermatome.classes import TissueClass
+from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.geometry import Box
+from dermatome.labels.label_map import LabelMap
+from dermatome.skin.cells.blocks import Dynamics, cells_by_block
+from dermatome.skin.cells.flows import MAX_SCALE, CellFlows
+from dermatome.skin.cells.image import CellImage
+from dermatome.skin.cells.network import CellNetwork
+from dermatome.skin.cells.size import estimate_diameter
+from dermatome.skin.cells.table import CellCollector, SeamDensity, empty_table
+from dermatome.slides.slide import Slide
+from dermatome.slides.tiled_tiff import TiledLabels
+
+_ESTIMATES_UM = (2.0, 60.0)
+"""The largest are swollen keratinocytes, three times as wide as any nucleus."""
+
+DiameterSource = Literal["setting", "size model", "training diameter"]
+
+
+class CellsOutcome(StrEnum):
+    """How a segmentation ended; each is a result, not a failure."""
+
+    CELLS = "cells"
+    NO_EPIDERMIS = "no_epidermis"
+    NO_CELLS = "no_cells"
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """Settings of :func:`segment_cells`.
+
+    Attributes:
+        diameter_um: of a cell as the network is to see it; None takes the network's size estimate where it has one,
+            else the diameter it was trained on.
+        flow_threshold: Cellpose's; 0 keeps every cell.
+        cellprob_threshold: Cellpose's; a logit.
+        min_area_um2: smaller cells are dropped.
+        margin_um: how far beyond the epidermis the network looks, so that cells at its edge are seen whole.
+        batch: tiles at once.
+        tile_overlap: of the network's tiles, meant and set by default as in Cellpose: another grid gives
+            other cells.
+    """
+
+    diameter_um: float | None = None
+    flow_threshold: float = 0.4
+    cellprob_threshold: float = 0.0
+    min_area_um2: float = 8.0
+    margin_um: float = 12.0
+    batch: int = 8
+    tile_overlap: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.diameter_um is not None and not 1 <= self.diameter_um <= 200:
+            raise BadSetting(f"The cell diameter is {self.diameter_um} µm: give one between 1 and 200, or none.")
+        if self.min_area_um2 < 0 or self.margin_um < 0 or self.batch < 1 or not 0.05 <= self.tile_overlap <= 0.5:
+            raise BadSetting(
+                "The smallest cell area and the margin must not be negative, the batch at least 1 and the tile overlap "
+                f"between 0.05 and 0.5: check {self}."
+            )
+
+
+@dataclass(frozen=True)
+class CellsResult:
+    """Cells of one slide.
+
+    Attributes:
+        instances: the slide's size; 0 or a cell's number, 1..N in reading order of their first pixels.
+        table: a row for each cell, columns :data:`dermatome.skin.cells.table.CELL_COLUMNS`; ``…_od`` is decadic (log10)
+            optical density, as in the tables of layers.
+        outcome: cells, or why there are none.
+        diameter_px: what cells were taken to measure; None where the network was not run.
+        diameter_source: where that came from.
+        crop: the part of the slide the network was shown; None likewise.
+        h_equalised: (h, w) uint8, hematoxylin of ``crop`` as the network saw it, shrunk to a panel of a figure.
+        tiles: of the network that were run for the cells, the size estimate not counted.
+        epidermis_px: pixels of epidermis.
+        seconds: by phase.
+        seam_density: cells per mm² of epidermis within a cell diameter of a tile seam and elsewhere, and their ratio;
+            empty where there are no seams or no cells.
+    """
+
+    instances: LabelMap
+    table: pd.DataFrame
+    outcome: CellsOutcome
+    diameter_px: float | None = None
+    diameter_source: DiameterSource | None = None
+    crop: Box | None = None
+    h_equalised: npt.NDArray[np.uint8] | None = None
+    tiles: int = 0
+    epidermis_px: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    seam_density: dict[str, float] = field(default_factory=dict)
+
+
+def segment_cells(
+    slide: Slide,
+    tissue_mask: npt.NDArray[np.uint8] | TiledLabels,
+    network: CellNetwork,
+    settings: CellSettings | None = None,
+    progress: Callable[[str], None] | None = None,
+    *,
+    block_px: int | None = None,
+) -> CellsResult:
+    """Segments the cells of all the epidermis of a slide, islands included.
+
+    From above downwards and in bounded memory, one way for all sizes: tiles of one grid go through the network,
+    their flows are blended, and row by row of blocks they become cells, a cell being whole in the one block that holds
+    its sink (:mod:`dermatome.skin.cells.blocks`). A cell belongs to the epidermis if most of its pixels do.
+
+    The network runs in the caller's thread and in the runner's own; dynamics run beside it in ``compute.threads``
+    threads. What is returned is compressed and needs neither network nor device, so all that is made of it (files,
+    outlines, figure) may be made behind, while the next slide is segmented. One network may not be used by two
+    threads at once.
+
+    Args:
+        slide: the IHC slide; its pixels are read in boxes.
+        tissue_mask: (H, W) uint8, :class:`TissueClass`, the slide's size; an array or what is read like one.
+        network: loaded once by the caller, for many slides.
+        settings: defaults where None.
+        progress: told what is going on, in words.
+        block_px: side of the blocks in which flows become cells; None chooses. It has no say in the result.
+
+    Raises:
+        BadAnnotation: the mask has another size than the slide.
+        BadSetting: the cell diameter cannot be right for this slide's mpp.
+    """
+    settings = settings or CellSettings()
+    size = slide.size
+    if tuple(tissue_mask.shape) != (size.height_px, size.width_px):
+        raise BadAnnotation(
+            f"The tissue mask of {slide.name} is {tissue_mask.shape[1]}×{tissue_mask.shape[0]} px and the image "
+            f"{size.width_px}×{size.height_px} px: make the mask again from this image."
+        )
+    say = progress or (lambda text: None)
+    min_area_px = max(1, round(settings.min_area_um2 / slide.mpp**2))
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "prepare"):
+        image = CellImage(
+            size,
+            lambda box: slide.pixels[box.slices],
+            lambda box: np.asarray(tissue_mask[box.slices] == TissueClass.EPIDERMIS, dtype=bool),
+            slide.mpp,
+            settings.margin_um,
+        )
+    region = image.region
+    if region is None or image.epidermis_px < min_area_px:
+        return CellsResult(LabelMap(size), empty_table(), CellsOutcome.NO_EPIDERMIS, epidermis_px=image.epidermis_px)
+
+    def flows_in(box: Box, diameter_px: float) -> CellFlows:
+        return CellFlows(
+            network,
+            image,
+            box,
+            diameter_px,
+            batch=settings.batch,
+            tile_overlap=settings.tile_overlap,
+            on_tile=lambda done, count: say(f"{slide.name}: Cellpose tile {done} of {count}"),
+        )
+
+    def dynamics_at(diameter_px: float) -> Dynamics:
+        return Dynamics(
+            diameter_px,
+            # Cellpose takes 200 steps at the network's scale; at full resolution a cell is crossed in as many more.
+            steps=max(20, round(200 * diameter_px / network.diameter_px)),
+            flow_threshold=settings.flow_threshold,
+            cellprob_threshold=settings.cellprob_threshold,
+            min_area_px=min_area_px,
+            threads=network.compute.threads,
+            block_px=block_px,
+        )
+
+    source: DiameterSource = "setting"
+    with _timed(seconds, "diameter"):
+        if settings.diameter_um is not None:
+            diameter_px = settings.diameter_um / slide.mpp
+        elif network.size_model is not None:
+            source = "size model"
+            bounds_px = _estimates_px(network.diameter_px, slide.mpp)
+            diameter_px = estimate_diameter(
+                image, network.size_model, network.diameter_px, flows_in, dynamics_at, bounds_px
+            )
+        else:
+            source = "training diameter"
+            diameter_px = network.diameter_um / slide.mpp if network.diameter_um else network.diameter_px
+    with _timed(seconds, "cells"):
+        flows = flows_in(region, diameter_px)
+        collector = CellCollector(image)
+        for pixels, final_above in cells_by_block(flows, region, image.may_be_near, dynamics_at(diameter_px)):
+            collector.add(pixels)
+            collector.final_above(final_above)
+    with _timed(seconds, "table"):
+        table = collector.finish(slide.mpp)
+        seams = SeamDensity(flows.seam_rows_px, flows.seam_columns_px, diameter_px, size)
+        density = seams.of(table, image, slide.mpp)
+    return CellsResult(
+        collector.labels,
+        table,
+        CellsOutcome.CELLS if len(table) else CellsOutcome.NO_CELLS,
+        diameter_px,
+        source,
+        region,
+        image.equalised_panel(),
+        flows.tiles,
+        image.epidermis_px,
+        seconds,
+        density,
+    )
+
+
+def _estimates_px(network_px: float, mpp: float) -> tuple[float, float]:
+    """The diameters an estimate may give: of cells and nuclei in skin, and what can be scaled to the network's."""
+    smallest, largest = (um / mpp for um in _ESTIMATES_UM)
+    low, high = network_px / MAX_SCALE, network_px * MAX_SCALE
+    return min(max(smallest, low), high), max(min(largest, high), low)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Notes the seconds of its block."""
+    started = time.monotonic()
+    yield
+    seconds[phase] = time.monotonic() - started

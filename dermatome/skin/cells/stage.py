@@ -1,0 +1,172 @@
+"""The stage `cell_masks`: every cell in the epidermis of a slide, file to file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.inference.compute import ComputeSettings
+from dermatome.labels import instance_files as cell_files
+from dermatome.pipeline.stage_files import (
+    CELLS_FILE,
+    CELLS_TABLE,
+    CELLS_TIFF,
+    open_made_mask,
+    read_made_slide,
+    remembered_backends,
+    timed,
+    versions_of,
+    write_figure,
+    write_rows,
+)
+from dermatome.pipeline.work import Seat
+from dermatome.skin import figures
+from dermatome.skin.cells.segment import CellSettings, CellsOutcome, CellsResult, segment_cells
+from dermatome.skin.networks import CellWeights
+from dermatome.slides.slide import Slide
+from dermatome.slides.tiled_tiff import TiledLabels
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import Check, StageResult, content_version
+
+if TYPE_CHECKING:
+    from dermatome.skin.cells.network import CellNetwork
+
+# Nuclei in interfollicular epidermis lie at roughly 3,000 to 12,000 per mm²; wider, as sections are cut obliquely.
+_CELLS_PER_MM2 = (500.0, 25_000.0)
+"""Bounds of the plausible nucleus density in epidermis."""
+
+
+@dataclass(frozen=True)
+class _Input:
+    slide: Slide
+    mask: npt.NDArray[np.uint8] | TiledLabels
+    mask_weights_sha256: str
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    slide: Slide
+    mask: npt.NDArray[np.uint8] | TiledLabels
+    mask_weights_sha256: str
+    result: CellsResult
+    seconds: dict[str, float]
+
+
+@dataclass
+class CellsStage:
+    """Makes `cells.npz`, `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png` of each slide."""
+
+    root: DataRoot
+    weights: CellWeights
+    compute_settings: ComputeSettings
+    cells: CellSettings
+    asset: ClassVar[str] = "cell_masks"
+    always: ClassVar[bool] = False
+    _network: CellNetwork | None = field(default=None, init=False, repr=False)
+    _seat: Seat = field(default=Seat(), init=False, repr=False)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of the segmentation, and which network it is."""
+        return asdict(self.cells) | {"weights_sha256": self.weights.sha256}
+
+    def inputs(self, key: str) -> dict[str, str]:
+        """The image, the mask and the network."""
+        made = versions_of(self.root, key, "slide_images", "epidermis_masks")
+        return made | {"cell_champion": self.weights.data_version}
+
+    def open(self, seat: Seat) -> None:
+        """Puts the network on the device."""
+        self._seat = seat
+        compute = self.compute_settings.choose(threads=seat.threads, device_index=seat.device_index)
+        self._network = self.weights.load(
+            compute, backend=self.compute_settings.backend, remembered=remembered_backends(self.root)
+        )
+
+    def read(self, key: str) -> _Input:
+        """Decodes the image and the mask."""
+        seconds: dict[str, float] = {}
+        with timed(seconds, "decode"):
+            slide = read_made_slide(self.root, key)
+            mask, made = open_made_mask(self.root, key, slide.size)
+        return _Input(slide, mask, str(made.values["weights_sha256"]), seconds)
+
+    def pixels(self, read: _Input) -> int:
+        """Of the image."""
+        return read.slide.size.area_px
+
+    def compute(self, reads: Sequence[_Input]) -> list[_Segmented]:
+        """Finds the cells."""
+        assert self._network is not None
+        found = []
+        for read in reads:
+            with timed(read.seconds, "segment"):
+                result = segment_cells(
+                    read.slide, read.mask, self._network, self.cells, progress=lambda _: self._seat.check()
+                )
+            found.append(_Segmented(read.slide, read.mask, read.mask_weights_sha256, result, read.seconds))
+        return found
+
+    def write(self, key: str, found: _Segmented, folder: Path) -> StageResult:
+        """Writes the cells in every format."""
+        assert self._network is not None
+        slide, result, seconds = found.slide, found.result, dict(found.seconds)
+        with timed(seconds, "write"):
+            cell_files.save_instances(folder / CELLS_FILE, result.instances)
+            cell_files.write_map_tiff(folder / CELLS_TIFF, result.instances, slide.mpp, name=key)
+            cell_files.write_cells_geojson(folder / "cells.geojson", result.instances, result.table, slide=key)
+            write_rows(folder / CELLS_TABLE, key, result.table)
+        with timed(seconds, "figure"):
+            write_figure(folder, figures.cells_figure(slide, found.mask, result))
+        epidermis_um2 = result.epidermis_px * slide.mpp**2
+        density = len(result.table) / (epidermis_um2 / 1e6) if epidermis_um2 else None
+        return StageResult(
+            outcome=result.outcome.value,
+            message="" if result.outcome is CellsOutcome.CELLS else f"{key}: {result.outcome.value.replace('_', ' ')}.",
+            data_version=content_version(result.instances.content()),
+            values={
+                "weights": self._network.name,
+                "weights_sha256": self.weights.sha256,
+                "mask_weights_sha256": found.mask_weights_sha256,
+                "device": self._network.compute.device_name,
+                "backend": self._network.runner.backend,
+                "mpp": slide.mpp,
+                "mpp_source": slide.mpp_source.value,
+                "cells": len(result.table),
+                "cells_per_mm2": density,
+                "diameter_px": result.diameter_px,
+                "diameter_source": result.diameter_source,
+            },
+            seconds=seconds | {f"segment_{name}": value for name, value in result.seconds.items()},
+            checks=(_density_check(density), _seam_check(result.seam_density)),
+        )
+
+
+def _density_check(density: float | None) -> Check:
+    low, high = _CELLS_PER_MM2
+    return Check(
+        "cell_density",
+        passed=density is not None and low <= density <= high,
+        description=f"{density:,.0f} cells per mm² of epidermis (expected {low:,.0f} to {high:,.0f})."
+        if density is not None
+        else "No epidermis to find cells in.",
+        values={"cells_per_mm2": density},
+    )
+
+
+def _seam_check(seams: dict[str, Any]) -> Check:
+    ratio = seams.get("ratio")
+    return Check(
+        "seam_density",
+        passed=ratio is None or 0.5 <= ratio <= 2.0,
+        description="No tile seams crossed tissue."
+        if ratio is None
+        else f"Cells at tile seams are {ratio:.2f} times as dense as elsewhere (expected 0.5 to 2).",
+        values=dict(seams),
+    )

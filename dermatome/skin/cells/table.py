@@ -1,0 +1,161 @@
+"""Cells as they come, block by block, made into a label map, numbered in reading order, and a table."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dermatome.geometry import Box, Size
+from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
+from dermatome.labels.label_map import TILE_PX, LabelMap
+from dermatome.labels.patchwork import Patchwork
+from dermatome.skin.cells.blocks import CellPixels
+from dermatome.skin.cells.image import CellImage
+
+Numbers = npt.NDArray[np.float64]
+
+CELL_COLUMNS = {
+    "cell_id": "int32",
+    "centroid_y_px": "float64",
+    "centroid_x_px": "float64",
+    "area_px": "int64",
+    "area_um2": "float64",
+    "equivalent_diameter_px": "float64",
+    "equivalent_diameter_um": "float64",
+    "mean_h_od": "float64",
+    "mean_dab_od": "float64",
+}
+
+_SUMS = ("area", "y", "x", "h", "dab", "first_y", "first_x")
+
+
+def empty_table() -> pd.DataFrame:
+    """A table of no cells, with the columns and types of one."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in CELL_COLUMNS.items()})
+
+
+class CellCollector:
+    """Takes the cells of one block after another; drops those most of whose pixels lie outside the epidermis.
+
+    Cells keep a number of their own until all rows above their first pixel are final; then they get their place in
+    reading order, and tiles of labels are packed away. Held are the labels of the rows in between.
+
+    Attributes:
+        labels: the map, complete after :meth:`finish`.
+    """
+
+    def __init__(self, image: CellImage) -> None:
+        """No cells yet."""
+        self.labels = LabelMap(image.size)
+        self._image = image
+        self._open = Patchwork(TILE_PX, np.int32)  # cells by the number they came with, from 1
+        self._sums: list[Numbers] = []  # (cells, 7) of each block, as _SUMS
+        self._count = 0
+        self._waiting = np.zeros((0, 3), dtype=np.int64)  # first row, first column, number: cells without a place
+        self._place = np.zeros(1024, dtype=np.int32)  # of each number
+        self._placed = 0
+        self._final_row_px = 0
+
+    def add(self, cells: CellPixels) -> None:
+        """Takes the cells of a block."""
+        if not cells.count:
+            return
+        rows, columns, owners = cells.rows, cells.columns, cells.owners
+        box = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+        inside = self._image.read_epidermis(box)[rows - box.top_px, columns - box.left_px]
+        held = self._open.read(box)
+        keep = 2 * np.bincount(owners, inside, cells.count) > np.bincount(owners, minlength=cells.count)
+        # Where another block's cell fills a hole over a border, the first one keeps the pixel.
+        free = keep[owners] & (held[rows - box.top_px, columns - box.left_px] == 0)
+        rows, columns, owners = rows[free], columns[free], owners[free]
+        names, first, owners = np.unique(owners, return_index=True, return_inverse=True)
+        if not names.size:
+            return
+        rgb = self._image.read_rgb(box)[rows - box.top_px, columns - box.left_px]
+        densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB))[:, 0]
+        weights = (np.ones(rows.size), rows, columns, densities[:, 0], densities[:, 1])
+        sums = [np.bincount(owners, weight) for weight in weights]
+        self._sums.append(np.stack([*sums, rows[first], columns[first]], axis=1).astype(np.float64))
+        numbers = self._count + 1 + np.arange(names.size)
+        self._count += names.size
+        self._waiting = np.concatenate([self._waiting, np.stack([rows[first], columns[first], numbers], axis=1)])
+        held[rows - box.top_px, columns - box.left_px] = numbers[owners]
+        self._open.write(box, held)
+
+    def final_above(self, row_px: int) -> None:
+        """Says that no later block has a pixel above ``row_px``."""
+        bottom = row_px // TILE_PX * TILE_PX if row_px < self.labels.size.height_px else row_px
+        if bottom <= self._final_row_px:
+            return
+        self._final_row_px = bottom
+        now = self._waiting[:, 0] < bottom
+        due = self._waiting[now]
+        self._waiting = self._waiting[~now]
+        due = due[np.lexsort((due[:, 1], due[:, 0]))]
+        if self._count >= self._place.size:
+            self._place = np.concatenate([self._place, np.zeros(2 * self._count, dtype=np.int32)])
+        self._place[due[:, 2]] = self._placed + 1 + np.arange(len(due))
+        self._placed += len(due)
+        for row, column in list(self._open.patches()):
+            box = self.labels.box(row, column)
+            if box.bottom_px <= bottom:
+                self.labels.put(row, column, self._place[self._open.read(box)])
+        self._open.forget_above(bottom if row_px < self.labels.size.height_px else bottom + TILE_PX)
+
+    def finish(self, mpp: float) -> pd.DataFrame:
+        """Places what is left.
+
+        Returns:
+            The table, a row for each cell in the order of their numbers, columns :data:`CELL_COLUMNS`.
+        """
+        self.final_above(self.labels.size.height_px)
+        if not self._count:
+            return empty_table()
+        sums = np.concatenate(self._sums)
+        by = dict(zip(_SUMS, sums[np.argsort(self._place[1 : self._count + 1])].T, strict=True))
+        area = by["area"]
+        diameter_px = np.sqrt(4 * area / np.pi)
+        table = pd.DataFrame(
+            {
+                "cell_id": np.arange(1, self._count + 1),
+                "centroid_y_px": by["y"] / area,
+                "centroid_x_px": by["x"] / area,
+                "area_px": area,
+                "area_um2": area * mpp**2,
+                "equivalent_diameter_px": diameter_px,
+                "equivalent_diameter_um": diameter_px * mpp,
+                "mean_h_od": by["h"] / area * DECADIC_OD_PER_UNIT,
+                "mean_dab_od": by["dab"] / area * DECADIC_OD_PER_UNIT,
+            }
+        )
+        return table.astype(CELL_COLUMNS)
+
+
+class SeamDensity:
+    """Whether cells are denser or sparser at the network's seams than elsewhere, which they should not be."""
+
+    def __init__(self, rows_px: tuple[float, ...], columns_px: tuple[float, ...], diameter_px: float, size: Size):
+        """Seams between tiles, by row and by column of a slide of ``size``; near is within ``diameter_px``."""
+        self._rows = _bands(rows_px, diameter_px, size.height_px)
+        self._columns = _bands(columns_px, diameter_px, size.width_px)
+
+    def of(self, table: pd.DataFrame, image: CellImage, mpp: float) -> dict[str, float]:
+        """Cells per mm² of epidermis at seams and elsewhere, and their ratio; empty where one has no epidermis."""
+        away_px = image.count_epidermis(~self._rows, ~self._columns)
+        areas_mm2 = [pixels * mpp**2 / 1e6 for pixels in (image.epidermis_px - away_px, away_px)]
+        if len(table) == 0 or min(areas_mm2) == 0:
+            return {}
+        rows = table["centroid_y_px"].to_numpy().round().astype(int)
+        columns = table["centroid_x_px"].to_numpy().round().astype(int)
+        count = int((self._rows[rows] | self._columns[columns]).sum())
+        near, elsewhere = count / areas_mm2[0], (len(table) - count) / areas_mm2[1]
+        densities = {"at_seams_per_mm2": near, "elsewhere_per_mm2": elsewhere}
+        return {**densities, "ratio": near / elsewhere} if elsewhere else densities
+
+
+def _bands(seams_px: tuple[float, ...], reach_px: float, side_px: int) -> npt.NDArray[np.bool_]:
+    at_seam = np.zeros(side_px, dtype=bool)
+    for seam in seams_px:
+        at_seam[max(0, round(seam - reach_px)) : max(0, round(seam + reach_px))] = True
+    return at_seam

@@ -1,0 +1,148 @@
+"""What a cell network learns from: hematoxylin of annotated images, flows of their cells, random views of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.imaging.augmentation import positions
+from dermatome.imaging.resampling import Scaling
+from dermatome.skin.cells.image import cell_image_of
+from dermatome.slides.slide import RgbImage
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CellPicture:
+    """One annotated image at the network's scale.
+
+    Attributes:
+        shown: (H, W) float32, its hematoxylin as the network sees it.
+        truth: (3, H, W) float16: 1 inside cells, and the unit flow down and right, 0 outside.
+    """
+
+    shown: Floats
+    truth: npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How views differ from images.
+
+    Attributes:
+        zoom: they are scaled between 1 / (1 + ``zoom``) and 1 + ``zoom``.
+        gain: largest relative change of brightness.
+        noise: standard deviation of pixel noise, where the bright end of nuclei is about 1.
+    """
+
+    zoom: float = 0.3
+    gain: float = 0.25
+    noise: float = 0.03
+
+
+def cell_picture(
+    rgb: RgbImage,
+    tissue: npt.NDArray[np.bool_],
+    labels: npt.NDArray[np.int32],
+    mpp: float,
+    scale: float,
+    margin_um: float,
+) -> CellPicture:
+    """Prepares an annotated image exactly as segmentation does, and the flows of its cells.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        tissue: (H, W) bool, what is looked at.
+        labels: (H, W) int32, 0 or a cell's number.
+        mpp: microns per pixel.
+        scale: the network's pixels for one of the image's.
+        margin_um: how far beyond the tissue it may look.
+    """
+    image = cell_image_of(rgb, tissue, mpp, margin_um)
+    region = image.region
+    assert region is not None, "an annotated image shows tissue"
+    shown, cells = image.network_input(region), labels[region.slices] * image.near(region)
+    down, along = (Scaling(side, max(1, round(side * scale))) for side in (region.size.height_px, region.size.width_px))
+    # The same averages as `dermatome.skin.cells.flows` takes.
+    scaled = down.weights(0, down.target_px) @ shown @ along.weights(0, along.target_px).T
+    rows, columns = (
+        ((np.arange(axis.target_px) + 0.5) * axis.source_px / axis.target_px).astype(np.intp) for axis in (down, along)
+    )
+    return CellPicture(scaled.astype(np.float32), flow_targets(cells[np.ix_(rows, columns)]))
+
+
+def flow_targets(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float16]:
+    """(3, H, W): 1 inside cells and the unit flow down and right, by ``cellpose.dynamics.labels_to_flows``."""
+    import torch
+    from cellpose.dynamics import labels_to_flows
+
+    if not labels.any():
+        return np.zeros((3, *labels.shape), np.float16)
+    flows: Floats = labels_to_flows([labels.copy()], device=torch.device("cpu"))[0]
+    return np.asarray(flows[1:], dtype=np.float16)
+
+
+class CellSource:
+    """Batches of random views; see :class:`dermatome.training.state.Source`."""
+
+    def __init__(
+        self, pictures: Sequence[CellPicture], *, crop_px: int, batch: int, views: ViewSettings, seed: int
+    ) -> None:
+        self._pictures, self._crop_px, self._batch = pictures, crop_px, batch
+        self._views, self._seed = views, seed
+        areas = [picture.shown.size for picture in pictures]
+        self.views_for_area = sum(areas) / crop_px**2
+        # Large images come as often as their area says.
+        self._deck = np.repeat(np.arange(len(areas)), [max(1, round(area / min(areas))) for area in areas])
+
+    def batch(self, number: int) -> tuple[Floats, Floats]:
+        """(N, crop, crop) float32 hematoxylin and (N, 3, crop, crop) float32 truth of the pass of that number."""
+        rng = np.random.default_rng([self._seed, number])
+        shown, truth = [], []
+        for place in range(number * self._batch, (number + 1) * self._batch):
+            passes, card = divmod(place, len(self._deck))
+            picture = np.random.default_rng([self._seed, passes, 1]).permutation(self._deck)[card]
+            view = random_view(self._pictures[picture], self._crop_px, self._views, rng)
+            shown.append(view[0])
+            truth.append(view[1])
+        return np.stack(shown), np.stack(truth)
+
+
+def random_view(
+    picture: CellPicture, side_px: int, settings: ViewSettings, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """A square view somewhere, turned any way, mirrored and zoomed; nothing lies beyond the image.
+
+    Returns:
+        (side, side) float32 hematoxylin and (3, side, side) float32 truth, whose flows are turned with the view.
+    """
+    import cv2
+
+    step = float(np.exp(rng.uniform(-1, 1) * np.log1p(settings.zoom)))
+    rows, columns = positions(picture.shown.shape, side_px, step, 0.0, rng)
+    top, bottom = int(max(0, rows.min() - 1)), int(rows.max() + 3)
+    left, right = int(max(0, columns.min() - 1)), int(columns.max() + 3)
+    rows, columns = rows - np.float32(top), columns - np.float32(left)
+
+    def at(values: Floats) -> Floats:
+        return np.asarray(cv2.remap(values, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
+
+    here = (slice(top, bottom), slice(left, right))
+    shown = at(picture.shown[here])
+    inside, flow_down, flow_right = (at(part[here].astype(np.float32)) for part in picture.truth)
+    # Where the view's own axes point on the image.
+    down = np.array([rows[1, 0] - rows[0, 0], columns[1, 0] - columns[0, 0]]) / step
+    along = np.array([rows[0, 1] - rows[0, 0], columns[0, 1] - columns[0, 0]]) / step
+    cell = (inside > 0.5).astype(np.float32)
+    truth = np.stack([
+        cell,
+        (down[0] * flow_down + down[1] * flow_right) * cell,
+        (along[0] * flow_down + along[1] * flow_right) * cell,
+    ])  # fmt: skip
+    gain = np.float32(1 + rng.uniform(-1, 1) * settings.gain)
+    noise = rng.standard_normal(shown.shape, dtype=np.float32) * np.float32(settings.noise)
+    return np.where(shown != 0, shown * gain + noise, 0).astype(np.float32), truth.astype(np.float32)

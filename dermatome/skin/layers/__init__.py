@@ -1,0 +1,1 @@
+"""Epidermal layers and the stains in them: the asset `epidermis_layers`."""

@@ -1,0 +1,282 @@
+"""Epidermal layers: how far from the dermis each pixel of epidermis lies, and how much DAB is found there.
+
+Layer 1 is the basal layer. A pixel at distance ``d`` from the dermis is in layer ``ceil(d / thickness)``, so layer
+``k`` holds distances above ``(k - 1) * thickness`` up to and with ``k * thickness``, and the farthest pixel is always
+in the last layer. The distance is the straight line to the nearest pixel of dermis, from pixel centre to pixel centre;
+an island of epidermis inside the dermis is measured from the dermis around it. A piece of epidermis that has no dermis
+within ``max_gap_um`` (a detached fragment) has no basal side that could be known: it is in no layer, and its area is
+reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import StainingPattern
+from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.geometry import Box
+from dermatome.labels.label_map import LabelMap
+from dermatome.skin.layers.depth import FloatMap, Survey, number_layers
+from dermatome.skin.layers.depth_blocks import Depths
+from dermatome.skin.layers.tables import CellDepths, StainSums, layer_table, profile_table
+from dermatome.skin.tissue.regions import bounding_box
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dermatome.slides.slide import RgbImage, Slide
+    from dermatome.slides.tiled_tiff import TiledLabels
+
+MAX_LAYERS = 65_535
+"""What a uint16 layer map can hold."""
+
+
+class LayerOutcome(StrEnum):
+    """How measuring the layers of one slide ended; all of these are results, none is an error."""
+
+    MEASURED = "measured"
+    NO_EPIDERMIS = "no_epidermis"
+    NO_DERMIS = "no_dermis"
+    NO_CELLS = "no_cells"
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """How layers are cut and DAB is judged.
+
+    Attributes:
+        layer_um: thickness of a layer; None takes the mean equivalent diameter of the slide's cells.
+        max_gap_um: a piece of epidermis farther than this from any dermis is in no layer.
+        weak_od: optical density (log10) of DAB from which a pixel counts as weakly stained. This and the next two are
+            QuPath's defaults for DAB (positive cell detection: 0.2, 0.4, 0.6).
+        moderate_od: from which it counts as moderately stained.
+        strong_od: from which it counts as strongly stained.
+        min_h_od: mean hematoxylin below which DAB/H is null, as a division by almost nothing says nothing.
+        pattern_min_dab_od: a compartment whose mean DAB is below this is not stained (:func:`staining_pattern`).
+        pattern_ratio: how many times stronger one compartment must be than the other.
+        profile_step_um: width of the steps of the fine profile.
+    """
+
+    layer_um: float | None = None
+    max_gap_um: float = 100.0
+    weak_od: float = 0.2
+    moderate_od: float = 0.4
+    strong_od: float = 0.6
+    min_h_od: float = 0.03
+    pattern_min_dab_od: float = 0.1
+    pattern_ratio: float = 1.7
+    profile_step_um: float = 2.0
+
+    def __post_init__(self) -> None:
+        positive = ("max_gap_um", "min_h_od", "pattern_min_dab_od", "profile_step_um", "weak_od")
+        for name in (*positive, *(("layer_um",) if self.layer_um is not None else ())):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise BadSetting(f"The layer setting {name} is {value}: give a number above 0.")
+        if not self.weak_od < self.moderate_od < self.strong_od:
+            raise BadSetting(
+                f"The DAB thresholds weak, moderate and strong are {self.weak_od}, {self.moderate_od} and "
+                f"{self.strong_od}: give them in rising order."
+            )
+        if self.pattern_ratio <= 1:
+            raise BadSetting(f"The layer setting pattern_ratio is {self.pattern_ratio}: give a number above 1.")
+
+
+@dataclass(frozen=True)
+class LayersResult:
+    """The layers of one slide.
+
+    Attributes:
+        outcome: how it ended; every table is empty and every number None unless it is ``measured``.
+        message: the outcome in a sentence.
+        layer_map: (H, W) uint16, 0 outside the layers, 1 = basal layer.
+        shown: the part of the slide with the layers; where there are none, with its tissue, or else all of it.
+        layer_px: thickness of a layer.
+        layer_um: the same in µm.
+        layers: one row for each layer, 1 upwards without gaps: ``layer``, ``distance_from_um`` (excluded),
+            ``distance_to_um``, ``area_px``, ``area_um2``, ``cells``, ``mean_dab_od``, ``mean_h_od`` (log10 optical
+            density), ``dab_h_ratio`` (null where there is next to no hematoxylin), ``positive_share`` (0–1, pixels at
+            or above ``weak_od``), ``h_score`` (0–300).
+        cell_layers: one row for each cell: ``cell_id``, ``layer`` (0: in none), ``distance_um`` (null: in none).
+        profile: the fine profile: ``distance_um`` (middle of the step), ``area_px``, ``mean_dab_od``, ``mean_h_od``,
+            ``dab_h_ratio``.
+        h_score: over all layers, 0–300.
+        positive_share: over all layers, 0–1.
+        pattern: where in the epidermis the DAB lies.
+        detached_um2: area of epidermis in no layer, as no dermis is near it.
+    """
+
+    outcome: LayerOutcome
+    message: str
+    layer_map: LabelMap
+    shown: Box
+    layer_px: float | None
+    layer_um: float | None
+    layers: pd.DataFrame
+    cell_layers: pd.DataFrame
+    profile: pd.DataFrame
+    h_score: float | None
+    positive_share: float | None
+    pattern: StainingPattern | None
+    detached_um2: float
+
+
+def measure_layers(
+    slide: Slide,
+    tissue_mask: npt.NDArray[np.uint8] | TiledLabels,
+    instances: npt.NDArray[np.int32] | TiledLabels,
+    cells: pd.DataFrame,
+    settings: LayerSettings | None = None,
+    on_block: Callable[[], object] = lambda: None,
+) -> LayersResult:
+    """Cuts the epidermis into layers and measures the stains in each; block by block, in bounded memory.
+
+    The H-score is taken over pixels, 1 × % weak + 2 × % moderate + 3 × % strong (Ram et al. 2021, "Pixelwise H-score",
+    PLoS ONE 16(9): e0245638), as the cells found on hematoxylin are nuclei and DAB is often not in the nucleus.
+
+    Args:
+        slide: the image.
+        tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or what is read like one.
+        instances: (H, W) int32 cells, 0 background; likewise.
+        cells: a row for each cell with ``cell_id`` and ``equivalent_diameter_um``.
+        settings: the defaults where None.
+        on_block: called before each block of a large slide; what it raises ends the measuring.
+
+    Raises:
+        BadAnnotation: a mask or instance map of another size than the slide.
+    """
+    settings = settings or LayerSettings()
+    for what, array in (("tissue mask", tissue_mask), ("instance map", instances)):
+        if tuple(array.shape) != slide.pixels.shape[:2]:
+            raise BadAnnotation(
+                f"The {what} of {slide.name} has shape {array.shape} and its image {slide.pixels.shape[:2]}: make the "
+                "mask from this image again."
+            )
+    layer_um = settings.layer_um or _mean_diameter_um(cells)
+    survey = Survey(tissue_mask)
+    nothing = partial(_nothing, slide, cells, survey.tissue or Box.whole(slide.size))
+    if not survey.epidermis_px:
+        return nothing(LayerOutcome.NO_EPIDERMIS, "no pixel of the tissue mask is epidermis")
+    if not survey.dermis.any():
+        return nothing(LayerOutcome.NO_DERMIS, "the tissue mask has epidermis and no dermis to measure from")
+    if layer_um is None:
+        return nothing(LayerOutcome.NO_CELLS, "no cell was found whose diameter a layer could take")
+
+    depths = Depths(tissue_mask, survey, settings.max_gap_um / slide.mpp, on_block)
+    detached_um2 = float(survey.epidermis_px - depths.kept_px) * slide.mpp**2
+    if not depths.kept_px:
+        message = f"no epidermis lies within {settings.max_gap_um:g} µm of dermis"
+        return nothing(LayerOutcome.NO_DERMIS, message, detached_um2)
+
+    thickness_px = max(layer_um / slide.mpp, depths.farthest_px / MAX_LAYERS)
+    layer_map = LabelMap(slide.size, np.uint16)
+    of_layers, of_steps, of_cells = StainSums(settings), StainSums(settings), CellDepths(cells)
+    boxes = []
+    for block in depths.blocks():
+        distance_px = block.distance_px[block.inside]
+        layer_of = number_layers(distance_px, thickness_px)
+        numbered = np.zeros(block.inside.shape, np.uint16)
+        numbered[block.inside] = layer_of
+        layer_map.write(block.box, numbered)
+        h, dab = _stains(slide.pixels[block.box.slices][block.inside])
+        of_layers.add(layer_of, h, dab)
+        of_steps.add(number_layers(distance_px, settings.profile_step_um / slide.mpp), h, dab)
+        of_cells.add(instances[block.box.slices][block.inside], distance_px)
+        boxes.append(block.box)
+    cell_layers = of_cells.table(thickness_px, of_layers.groups, slide.mpp)
+    layers = layer_table(of_layers, cell_layers, thickness_px, slide.mpp)
+    gap = f"; {detached_um2:,.0f} µm² of epidermis without dermis near it are in no layer" if detached_um2 else ""
+    return LayersResult(
+        outcome=LayerOutcome.MEASURED,
+        message=f"{len(layers)} layers of {thickness_px * slide.mpp:.1f} µm{gap}",
+        layer_map=layer_map,
+        shown=bounding_box(boxes),
+        layer_px=thickness_px,
+        layer_um=thickness_px * slide.mpp,
+        layers=layers,
+        cell_layers=cell_layers,
+        profile=profile_table(of_steps, settings.profile_step_um),
+        h_score=of_layers.h_score,
+        positive_share=of_layers.positive_share,
+        pattern=staining_pattern(layers, settings),
+        detached_um2=detached_um2,
+    )
+
+
+def staining_pattern(layers: pd.DataFrame, settings: LayerSettings | None = None) -> StainingPattern | None:
+    """Tells the staining pattern from the DAB profile.
+
+    The basal compartment is layer 1. The suprabasal compartment is layer 3 and above; layer 2 belongs to neither, as
+    cells of both reach into it where the border with the dermis is uneven (it counts as suprabasal where there is no
+    layer 3). Each compartment's DAB is its mean over pixels. With ``pattern_min_dab_od`` and ``pattern_ratio`` of the
+    settings: both below the minimum is **negative**; basal DAB at least ``pattern_ratio`` times the suprabasal is
+    **basal**; the other way round **suprabasal**; anything else **whole**, also an epidermis of a single layer.
+
+    Args:
+        layers: the table of :class:`LayersResult`.
+        settings: the defaults where None.
+
+    Returns:
+        The pattern; None where there is no layer.
+    """
+    settings = settings or LayerSettings()
+    if layers.empty:
+        return None
+    filled = layers[layers["area_px"] > 0]
+    number = filled["layer"].to_numpy(int)
+    dab = filled["mean_dab_od"].to_numpy(float)
+    area = filled["area_px"].to_numpy(float)
+    above = number >= min(3, max(2, number.max()))
+    both = [float(np.average(dab[part], weights=area[part])) for part in (number == 1, above) if part.any()]
+    basal, suprabasal = both[0], both[-1]
+    if max(basal, suprabasal) < settings.pattern_min_dab_od:
+        return StainingPattern.NEGATIVE
+    if basal >= settings.pattern_ratio * suprabasal:
+        return StainingPattern.BASAL
+    if suprabasal >= settings.pattern_ratio * basal:
+        return StainingPattern.SUPRABASAL
+    return StainingPattern.WHOLE
+
+
+def _mean_diameter_um(cells: pd.DataFrame) -> float | None:
+    diameters = cells["equivalent_diameter_um"].to_numpy(float, na_value=np.nan) if len(cells) else np.empty(0)
+    diameters = diameters[np.isfinite(diameters) & (diameters > 0)]
+    return float(diameters.mean()) if diameters.size else None
+
+
+def _stains(pixels: RgbImage) -> tuple[FloatMap, FloatMap]:
+    """Hematoxylin and DAB of (N, 3) pixels: two (N,) float32, log10 optical density."""
+    from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
+
+    stains = separate_stains(pixels[:, None], (Stain.HEMATOXYLIN, Stain.DAB))[:, 0] * np.float32(DECADIC_OD_PER_UNIT)
+    return stains[:, 0], stains[:, 1]
+
+
+def _nothing(
+    slide: Slide, cells: pd.DataFrame, shown: Box, outcome: LayerOutcome, message: str, detached_um2: float = 0.0
+) -> LayersResult:
+    no_sums = StainSums(LayerSettings())
+    no_cells = CellDepths(cells).table(1.0, 0, slide.mpp)
+    return LayersResult(
+        outcome=outcome,
+        message=message,
+        layer_map=LabelMap(slide.size, np.uint16),
+        shown=shown,
+        layer_px=None,
+        layer_um=None,
+        layers=layer_table(no_sums, no_cells, 1.0, slide.mpp),
+        cell_layers=no_cells,
+        profile=profile_table(no_sums, 1.0),
+        h_score=None,
+        positive_share=None,
+        pattern=None,
+        detached_um2=detached_um2,
+    )

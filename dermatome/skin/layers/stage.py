@@ -1,0 +1,124 @@
+"""The stage `epidermis_layers`: the epidermal layers of a slide and the stains in them, file to file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.labels import instance_files as cell_files
+from dermatome.pipeline.stage_files import (
+    LAYERS_TABLE,
+    open_made_cells,
+    open_made_mask,
+    read_made_slide,
+    timed,
+    versions_of,
+    write_figure,
+    write_rows,
+)
+from dermatome.pipeline.work import Seat
+from dermatome.skin import figures
+from dermatome.skin.layers.measure import LayerOutcome, LayerSettings, LayersResult, measure_layers
+from dermatome.slides.slide import Slide
+from dermatome.slides.tiled_tiff import TiledLabels
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import StageResult, content_version
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class _Input:
+    slide: Slide
+    mask: npt.NDArray[np.uint8] | TiledLabels
+    instances: npt.NDArray[np.int32] | TiledLabels
+    cells: pd.DataFrame
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    slide: Slide
+    result: LayersResult
+    seconds: dict[str, float]
+
+
+@dataclass
+class LayersStage:
+    """Makes `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`."""
+
+    root: DataRoot
+    layers: LayerSettings
+    asset: ClassVar[str] = "epidermis_layers"
+    always: ClassVar[bool] = False
+    _seat: Seat = field(default=Seat(), init=False, repr=False)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of the measurement."""
+        return asdict(self.layers)
+
+    def inputs(self, key: str) -> dict[str, str]:
+        """The image, the mask and the cells."""
+        return versions_of(self.root, key, "slide_images", "epidermis_masks", "cell_masks")
+
+    def open(self, seat: Seat) -> None:
+        """No network; large slides ask the seat between their blocks whether to go on."""
+        self._seat = seat
+
+    def read(self, key: str) -> _Input:
+        """Decodes the image and what earlier stages found on it, or opens them where they are large."""
+        seconds: dict[str, float] = {}
+        with timed(seconds, "decode"):
+            slide = read_made_slide(self.root, key)
+            mask, _ = open_made_mask(self.root, key, slide.size)
+            instances, cells = open_made_cells(self.root, key, slide.size)
+        return _Input(slide, mask, instances, cells, seconds)
+
+    def pixels(self, read: _Input) -> int:
+        """Of the image."""
+        return read.slide.size.area_px
+
+    def compute(self, reads: Sequence[_Input]) -> list[_Measured]:
+        """Cuts and measures the layers."""
+        found = []
+        for read in reads:
+            with timed(read.seconds, "measure"):
+                result = measure_layers(
+                    read.slide, read.mask, read.instances, read.cells, self.layers, self._seat.check
+                )  # fmt: skip
+            found.append(_Measured(read.slide, result, read.seconds))
+        return found
+
+    def write(self, key: str, found: _Measured, folder: Path) -> StageResult:
+        """Writes tables, map and figure."""
+        slide, result, seconds = found.slide, found.result, dict(found.seconds)
+        with timed(seconds, "write"):
+            write_rows(folder / LAYERS_TABLE, key, result.layers)
+            write_rows(folder / "cell_layers.parquet", key, result.cell_layers)
+            write_rows(folder / "profile.parquet", key, result.profile)
+            cell_files.write_map_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, name=key)
+        with timed(seconds, "figure"):
+            write_figure(folder, figures.layers_figure(slide, result))
+        return StageResult(
+            outcome=result.outcome.value,
+            message="" if result.outcome is LayerOutcome.MEASURED else result.message,
+            data_version=content_version([*result.layer_map.content(), result.layers.to_csv().encode()]),
+            values={
+                "mpp": slide.mpp,
+                "mpp_source": slide.mpp_source.value,
+                "layers": len(result.layers),
+                "layer_um": result.layer_um,
+                "h_score": result.h_score,
+                "positive_share": result.positive_share,
+                "pattern": result.pattern.value if result.pattern is not None else None,
+                "detached_um2": result.detached_um2,
+            },
+            seconds=seconds,
+        )

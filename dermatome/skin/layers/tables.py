@@ -1,0 +1,151 @@
+"""The tables of epidermal layers: stains and cells in each layer, the fine profile, the layer of each cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.skin.layers.depth import FloatMap, number_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dermatome.skin.layers.measure import LayerSettings
+
+
+class StainSums:
+    """DAB and hematoxylin of the pixels of each group 1, 2, … (layers, or steps of depth), added up block by block."""
+
+    def __init__(self, settings: LayerSettings) -> None:
+        """No pixel yet; the thresholds are those of ``settings``."""
+        self._settings = settings
+        self._sums = np.zeros((6, 0))  # pixels, H, DAB, pixels of at least weak, moderate and strong DAB
+
+    def add(self, group: npt.NDArray[np.uint16], h: FloatMap, dab: FloatMap) -> None:
+        """Takes more pixels.
+
+        Args:
+            group: (N,) uint16, of each pixel, from 1.
+            h: (N,) float32, its hematoxylin, log10 optical density.
+            dab: (N,) float32, its DAB.
+        """
+        count = max(self._sums.shape[1], int(group.max(initial=0)))
+        set_ = self._settings
+        levels = (group[dab >= level] for level in (set_.weak_od, set_.moderate_od, set_.strong_od))
+        sums = [
+            np.bincount(group, minlength=count + 1),
+            *(np.bincount(group, weights=od, minlength=count + 1) for od in (h, dab)),
+            *(np.bincount(stained, minlength=count + 1) for stained in levels),
+        ]
+        before = np.pad(self._sums, ((0, 0), (0, count - self._sums.shape[1])))
+        self._sums = before + np.stack(sums)[:, 1:]
+
+    @property
+    def groups(self) -> int:
+        """The highest group seen."""
+        return self._sums.shape[1]
+
+    @property
+    def area_px(self) -> npt.NDArray[np.float64]:
+        """(groups,) pixels."""
+        area: npt.NDArray[np.float64] = self._sums[0]
+        return area
+
+    @property
+    def stained_shares(self) -> npt.NDArray[np.float64]:
+        """(3, groups): the share of pixels of at least weak, moderate and strong DAB; NaN where there is no pixel."""
+        return np.divide(
+            self._sums[3:], self.area_px, out=np.full((3, self.groups), np.nan), where=self.area_px > 0
+        )  # fmt: skip
+
+    @property
+    def h_score(self) -> float:
+        """Of all pixels, 0–300."""
+        return float(100 * (self._sums[3:].sum(axis=1) / self.area_px.sum()).sum())
+
+    @property
+    def positive_share(self) -> float:
+        """Of all pixels, 0–1."""
+        return float(self._sums[3].sum() / self.area_px.sum())
+
+    def means(self) -> pd.DataFrame:
+        """Area, mean DAB, mean H and DAB/H of each group; null where it has no pixel."""
+        import pandas as pd
+
+        area = self.area_px
+        mean_h, mean_dab = (
+            np.divide(total, area, out=np.full(area.size, np.nan), where=area > 0) for total in self._sums[1:3]
+        )
+        measurable = np.greater_equal(
+            mean_h, self._settings.min_h_od, where=area > 0, out=np.zeros(area.size, bool)
+        )  # fmt: skip
+        ratio = np.divide(mean_dab, mean_h, out=np.full(area.size, np.nan), where=measurable)
+        return pd.DataFrame(
+            {
+                "area_px": area.astype(np.int64),
+                # An array of NaN becomes nulls here: nullable columns know no NaN.
+                "mean_dab_od": pd.array(mean_dab, dtype="Float64"),
+                "mean_h_od": pd.array(mean_h, dtype="Float64"),
+                "dab_h_ratio": pd.array(ratio, dtype="Float64"),
+            }
+        )
+
+
+class CellDepths:
+    """The pixels of each cell that are in a layer, and their distances, added up block by block."""
+
+    def __init__(self, cells: pd.DataFrame) -> None:
+        """No pixel yet; ``cells`` has a row for each cell, with ``cell_id``."""
+        self.ids = cells["cell_id"].to_numpy(np.int64) if len(cells) else np.empty(0, np.int64)
+        self._sums = np.zeros((2, int(self.ids.max(initial=0)) + 1))  # pixels, distance
+
+    def add(self, instances: npt.NDArray[np.int32], distance_px: FloatMap) -> None:
+        """Takes more pixels that are in a layer: the cell of each, 0 none, and its distance from the dermis, (N,)."""
+        count = max(self._sums.shape[1], int(instances.max(initial=0)) + 1)
+        before = np.pad(self._sums, ((0, 0), (0, count - self._sums.shape[1])))
+        weights = (None, distance_px)
+        self._sums = before + np.stack([np.bincount(instances, weights=each, minlength=count) for each in weights])
+
+    def table(self, thickness_px: float, last: int, mpp: float) -> pd.DataFrame:
+        """The layer of each cell, at most ``last``: that of the mean distance of those pixels."""
+        import pandas as pd
+
+        area, total = self._sums[:, self.ids]
+        found = area > 0
+        mean_px = np.divide(total, area, out=np.full(self.ids.size, np.nan), where=found)
+        layer = np.zeros(self.ids.size, np.int32)
+        layer[found] = np.minimum(number_layers(mean_px[found].astype(np.float32), thickness_px), last)
+        distance_um = pd.array(mean_px * mpp, dtype="Float64")
+        return pd.DataFrame({"cell_id": self.ids.astype(np.int32), "layer": layer, "distance_um": distance_um})
+
+
+def layer_table(sums: StainSums, cell_layers: pd.DataFrame, thickness_px: float, mpp: float) -> pd.DataFrame:
+    """One row for each layer 1 to the last, also for those without a pixel.
+
+    Args:
+        sums: of the layers.
+        cell_layers: the table of :class:`CellDepths`.
+        thickness_px: of a layer.
+        mpp: microns per pixel.
+    """
+    import pandas as pd
+
+    table, count, shares = sums.means(), sums.groups, sums.stained_shares
+    number = np.arange(1, count + 1)
+    table.insert(0, "layer", number.astype(np.int32))
+    table.insert(1, "distance_from_um", (number - 1) * thickness_px * mpp)
+    table.insert(2, "distance_to_um", number * thickness_px * mpp)
+    table.insert(4, "area_um2", sums.area_px * mpp**2)
+    table.insert(5, "cells", np.bincount(cell_layers["layer"].to_numpy(int), minlength=count + 1)[1:].astype(np.int32))
+    table["positive_share"] = pd.array(shares[0], dtype="Float64")
+    table["h_score"] = pd.array(100 * (shares[0] + shares[1] + shares[2]), dtype="Float64")
+    return table
+
+
+def profile_table(sums: StainSums, step_um: float) -> pd.DataFrame:
+    """One row for each step of the depth, ``step_um`` wide."""
+    table = sums.means()
+    table.insert(0, "distance_um", (np.arange(len(table)) + 0.5) * step_um)
+    return table

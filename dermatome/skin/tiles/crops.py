@@ -1,0 +1,288 @@
+"""Training tiles: cut out of annotated slides by saved regions of interest, and read back for training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dermatome.classes import TISSUE_LABELS
+from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.geometry import Box, Size
+from dermatome.labels.palette import Palette, rgb_to_classes
+from dermatome.skin.tiles.rois import Roi, read_rois
+from dermatome.slides.slide import SUFFIXES, RgbImage, decode_rgb
+from dermatome.storage.files import safe_id, sha256_bytes, whole_file, write_whole
+
+__all__ = ["CutTile", "Roi", "TilePair", "cut_tiles", "load_tiles", "read_rois", "tiles_sha256"]
+
+MANIFEST = "tiles.json"
+
+
+@dataclass(frozen=True)
+class CutTile:
+    """One training tile as it was cut: the row of the manifest.
+
+    Attributes:
+        name: ``<image>_<roi>``, with ``_<row>-<column>`` where the ROI is divided.
+        image: the annotated slide.
+        roi: the ROI's name.
+        top_px: of the tile on the slide.
+        left_px: likewise.
+        height_px: its size.
+        width_px: likewise.
+        image_sha256: of the image file.
+        mask_sha256: of the mask file.
+        has_ihc: whether the matching IHC image was cut too.
+        patient: whom the slide is of; empty where that is not known.
+        licence: of the slide; empty where that is not known.
+    """
+
+    name: str
+    image: str
+    roi: str
+    top_px: int
+    left_px: int
+    height_px: int
+    width_px: int
+    image_sha256: str
+    mask_sha256: str
+    has_ihc: bool
+    patient: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class TilePair:
+    """A training tile on disk, read when it is asked for.
+
+    Attributes:
+        name: the common stem.
+        image_path: RGB image.
+        mask_path: mask in the palette's colours.
+        palette: the colours of each class.
+        group: what must not be on both sides of a split: the patient, or the slide where the patient is not known, or
+            the tile's own name where neither is.
+        slide: the slide it is of; empty where that is not known.
+        patient: likewise.
+        licence: likewise.
+    """
+
+    name: str
+    image_path: Path
+    mask_path: Path
+    palette: Palette
+    group: str
+    slide: str = ""
+    patient: str = ""
+    licence: str = ""
+
+    @property
+    def place(self) -> str:
+        """The name of its mask: the two stains of one place have the same."""
+        return self.mask_path.stem
+
+    def class_pixels(self) -> npt.NDArray[np.int64]:
+        """(C,) pixels of each class; raises as :meth:`read` does."""
+        return np.bincount(self.read()[1].ravel(), minlength=len(TISSUE_LABELS)).astype(np.int64)
+
+    def read(self) -> tuple[RgbImage, npt.NDArray[np.uint8]]:
+        """(H, W, 3) uint8 RGB and (H, W) uint8 classes.
+
+        Raises:
+            BadImage: a file is damaged or no image.
+            BadAnnotation: image and mask differ in size, or the mask has a colour that the palette does not know.
+        """
+        image, _ = decode_rgb(self.image_path.read_bytes(), str(self.image_path))
+        drawn, _ = decode_rgb(self.mask_path.read_bytes(), str(self.mask_path))
+        _check_same_size(image, drawn, str(self.image_path), str(self.mask_path))
+        return image, rgb_to_classes(drawn, self.palette, str(self.mask_path))
+
+
+def cut_tiles(
+    name: str,
+    image: RgbImage,
+    mask: RgbImage,
+    rois: Sequence[Roi],
+    folder: Path,
+    palette: Palette,
+    *,
+    ihc: RgbImage | None = None,
+    patient: str = "",
+    licence: str = "",
+) -> list[CutTile]:
+    """Cuts each ROI from a slide, its mask and, where given, its IHC image, into ``folder``.
+
+    Everything is checked before anything is written. Files are PNG in ``images/``, ``masks/`` and ``ihc/``, beside
+    ``palette.json`` and the manifest ``tiles.json``; :func:`load_tiles` reads them back.
+
+    Args:
+        name: of the slide, used in the tiles' names.
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W, 3) uint8 in the palette's colours.
+        rois: where to cut.
+        folder: for the tiles of this slide.
+        palette: the colours of each class.
+        ihc: (H, W, 3) uint8, registered to ``image``.
+        patient: whom the slide is of, where that is known.
+        licence: of the slide, where that is known.
+
+    Raises:
+        BadAnnotation: sizes differ, an ROI is not inside the image or too small to divide, or a mask colour is unknown.
+        StorageFailed: a name is not usable, or the disk is full or not writable.
+    """
+    size = Size(*image.shape[:2])
+    _check_same_size(image, mask, f"The image {name}", "its mask")
+    if ihc is not None:
+        _check_same_size(image, ihc, f"The image {name}", "its IHC image")
+    parts: list[tuple[str, Roi, Box]] = []
+    for roi in rois:
+        if not roi.box.fits(size):
+            raise BadAnnotation(
+                f"The ROI {roi.name!r} of {name} (rows {roi.box.top_px} to {roi.box.bottom_px}, columns "
+                f"{roi.box.left_px} to {roi.box.right_px}) is not inside the image of {size.width_px}×"
+                f"{size.height_px} px: correct its coordinates, or check that it belongs to this image."
+            )
+        parts += [(safe_id(part, "tile name"), roi, box) for part, box in _divided(name, roi)]
+    for part, _, box in parts:
+        rgb_to_classes(mask[box.slices], palette, f"The mask of {name} (ROI {part})")
+    rows = []
+    for part, roi, box in parts:
+        image_file, mask_file = _png(image[box.slices]), _png(mask[box.slices])
+        write_whole(folder / "images" / f"{part}.png", image_file)
+        write_whole(folder / "masks" / f"{part}.png", mask_file)
+        if ihc is not None:
+            write_whole(folder / "ihc" / f"{part}.png", _png(ihc[box.slices]))
+        rows.append(
+            CutTile(
+                name=part,
+                image=name,
+                roi=roi.name,
+                top_px=box.top_px,
+                left_px=box.left_px,
+                height_px=box.size.height_px,
+                width_px=box.size.width_px,
+                image_sha256=sha256_bytes(image_file),
+                mask_sha256=sha256_bytes(mask_file),
+                has_ihc=ihc is not None,
+                patient=patient,
+                licence=licence,
+            )
+        )
+    palette.save(folder / "palette.json")
+    with whole_file(folder / MANIFEST) as file:
+        file.write(json.dumps({"tiles": [asdict(row) for row in rows]}, indent=2).encode() + b"\n")
+    return rows
+
+
+def load_tiles(*folders: Path) -> list[TilePair]:
+    """The training tiles in folders with ``images/``, ``masks/`` (same stems) and ``palette.json``, by name.
+
+    A matching image in ``ihc/`` shows the same tissue, so with the same mask it is a tile too, named ``<stem>+ihc``:
+    a network that saw both stains finds epidermis in both.
+
+    Raises:
+        MissingInput: a folder, its palette, or a mask or image of a pair is missing, or there are no tiles at all.
+        BadAnnotation: the palette is wrong, or two files have one stem.
+    """
+    pairs: list[TilePair] = []
+    for folder in folders:
+        palette = Palette.load(folder / "palette.json")
+        images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
+        alone = sorted(images.keys() ^ masks.keys())
+        if alone:
+            lacks = "mask" if alone[0] in images else "image"
+            raise MissingInput(
+                f"{len(alone)} of the tiles in {folder} have no partner (for example {alone[0]!r} has no {lacks}): "
+                "give image and mask the same stem."
+            )
+        origins = _origins(folder / MANIFEST)
+        ihc = _by_stem(folder / "ihc") if (folder / "ihc").is_dir() else {}
+        seen = [(n, n, images[n]) for n in sorted(images)] + [
+            (f"{n}+ihc", n, ihc[n]) for n in sorted(ihc) if n in masks
+        ]
+        for name, stem, image in seen:
+            slide, patient, licence = origins.get(stem, ("", "", ""))
+            group = patient or slide or stem
+            pairs.append(TilePair(name, image, masks[stem], palette, group, slide, patient, licence))
+    if not pairs:
+        raise MissingInput(f"There are no tiles in {', '.join(map(str, folders))}: put some in images/ and masks/.")
+    return pairs
+
+
+def tiles_sha256(tiles: Iterable[TilePair]) -> str:
+    """One sha256 over names, files, palettes and origins of ``tiles``, whatever their order."""
+    total = hashlib.sha256()
+    for tile in sorted(tiles, key=lambda t: (t.name, str(t.image_path))):
+        image, mask = tile.image_path.read_bytes(), tile.mask_path.read_bytes()
+        line = [tile.name, sha256_bytes(image), sha256_bytes(mask), tile.palette.to_json()]
+        line += [tile.slide, tile.patient, tile.licence]
+        total.update(json.dumps(line).encode())
+    return total.hexdigest()
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise MissingInput(f"There is no folder {folder}: training tiles need images/, masks/ and palette.json.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise BadAnnotation(f"{folder} has two files for the tile {path.stem!r}: leave one.")
+        found[path.stem] = path
+    return found
+
+
+def _origins(manifest: Path) -> dict[str, tuple[str, str, str]]:
+    """For each tile's name its slide, patient and licence, empty where the manifest does not know them."""
+    if not manifest.is_file():
+        return {}
+    try:
+        return {
+            str(row["name"]): (str(row["image"]), str(row.get("patient", "")), str(row.get("licence", "")))
+            for row in json.loads(manifest.read_text())["tiles"]
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadAnnotation(f"{manifest} is not a manifest of tiles ({error!r}): cut the tiles again.") from error
+
+
+def _divided(name: str, roi: Roi) -> list[tuple[str, Box]]:
+    size, n = roi.box.size, roi.divide
+    if n == 1:
+        return [(f"{name}_{roi.name}", roi.box)]
+    height, width = size.height_px // n, size.width_px // n
+    if not (height and width):
+        raise BadAnnotation(
+            f"The ROI {roi.name!r} of {name} is {size.width_px}×{size.height_px} px and cannot be divided by {n}: "
+            "use a smaller number."
+        )
+    parts = []
+    for row in range(n):
+        for column in range(n):
+            top, left = roi.box.top_px + row * height, roi.box.left_px + column * width
+            parts.append((f"{name}_{roi.name}_{row + 1}-{column + 1}", Box(top, left, top + height, left + width)))
+    return parts
+
+
+def _check_same_size(one: npt.NDArray[Any], two: npt.NDArray[Any], one_name: str, two_name: str) -> None:
+    if one.shape[:2] != two.shape[:2]:
+        raise BadAnnotation(
+            f"{one_name} is {one.shape[1]}×{one.shape[0]} px and {two_name} is {two.shape[1]}×{two.shape[0]} px: "
+            "export both at the same size."
+        )
+
+
+def _png(pixels: RgbImage) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=4)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Tissue of a slide: the asset `epidermis_masks` and the network behind it."""

@@ -1,0 +1,179 @@
+"""A network held against tiles whose truth is known: confusion, calibration, borders, and each tile's own scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import TISSUE_LABELS
+from dermatome.metrics.semantic import Confusion, class_scores, confusion_matrix, mean_iou
+from dermatome.skin.tiles.crops import TilePair
+
+Mask = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.float32]
+ProbabilityRows = Callable[[TilePair, Callable[[int, Rows], None]], None]
+"""Gives the (C, rows, W) probabilities of a tile at its full resolution, from the top, each with its first row."""
+
+CALIBRATION_BINS = 15
+BOUNDARY_UM = 8.0
+"""Borders count as found within this distance: four pixels of the network's default resolution."""
+_PICTURE_PX = 320
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """One tile's scores, and its masks small enough to be shown.
+
+    Attributes:
+        tile: which.
+        mean_iou: of the classes that truth or prediction has.
+        accuracy: share of pixels that are right.
+        confidence: mean probability of the chosen class.
+        iou: by class, in their order; ``None`` where neither truth nor prediction has it.
+        truth: (h, w) uint8, at most 320 px a side.
+        predicted: likewise.
+    """
+
+    tile: TilePair
+    mean_iou: float | None
+    accuracy: float
+    confidence: float
+    iou: tuple[float | None, ...]
+    truth: Mask
+    predicted: Mask
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Pixels by the probability of their chosen class: whether 0.8 is right four times of five.
+
+    Attributes:
+        pixels: (B,) int64 in bins of equal width from 0 to 1.
+        confidence: (B,) float64, sum of the chosen classes' probabilities.
+        right: (B,) int64, how many of them are right.
+    """
+
+    pixels: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+    right: npt.NDArray[np.int64]
+
+    @property
+    def error(self) -> float | None:
+        """Expected calibration error (Naeini et al., 2015): the mean distance of share right and confidence."""
+        total = int(self.pixels.sum())
+        return float(np.abs(self.right - self.confidence).sum() / total) if total else None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network does on tiles.
+
+    Attributes:
+        confusion: (C, C) int64, truth in rows, at the tiles' full resolution.
+        calibration: of all pixels.
+        boundary_f1: by class: share of border pixels within 8 µm of one in the other mask, both ways (the boundary F1
+            of Csurka et al., 2013, over all tiles together); ``None`` where a class has no border.
+        tiles: each tile's own.
+    """
+
+    confusion: Confusion
+    calibration: Calibration
+    boundary_f1: tuple[float | None, ...]
+    tiles: list[TileResult] = field(default_factory=list)
+
+
+def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: float) -> Evaluation:
+    """Scores of the most probable classes on ``tiles``.
+
+    Args:
+        tiles: with their truth.
+        probabilities: runs the network on a tile.
+        mpp: microns per pixel of the tiles.
+
+    Raises:
+        BadImage: a tile cannot be read.
+        BadAnnotation: a tile's mask does not fit.
+    """
+    classes = len(TISSUE_LABELS)
+    total: Confusion = np.zeros((classes, classes), dtype=np.int64)
+    bins = np.zeros((3, CALIBRATION_BINS))
+    borders = np.zeros((4, classes), dtype=np.int64)
+    results = []
+    for tile in tiles:
+        _, truth = tile.read()
+        predicted = np.empty_like(truth)
+        sure = np.empty(truth.shape, dtype=np.float32)
+
+        def keep(top: int, rows: Rows, predicted: Mask = predicted, sure: npt.NDArray[np.float32] = sure) -> None:
+            here = slice(top, top + rows.shape[1])
+            predicted[here], sure[here] = rows.argmax(axis=0), rows.max(axis=0)
+
+        probabilities(tile, keep)
+        own = confusion_matrix(truth, predicted, classes)
+        total += own
+        bins += _binned(sure, predicted == truth)
+        borders += _borders(truth, predicted, BOUNDARY_UM / mpp)
+        scores = class_scores(own, TISSUE_LABELS)
+        results.append(
+            TileResult(
+                tile=tile,
+                mean_iou=mean_iou(scores),
+                accuracy=float(own.trace() / own.sum()),
+                confidence=float(sure.mean(dtype=np.float64)),
+                iou=tuple(score.iou for score in scores),
+                truth=_small(truth),
+                predicted=_small(predicted),
+            )
+        )
+    calibration = Calibration(bins[0].astype(np.int64), bins[1], bins[2].astype(np.int64))
+    return Evaluation(total, calibration, tuple(_f1(*column) for column in borders.T.tolist()), results)
+
+
+def _binned(sure: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """(3, B): pixels, sum of confidence and right ones."""
+    place = np.minimum((sure * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1).ravel()
+    counts = [np.bincount(place, weights, CALIBRATION_BINS) for weights in (None, sure.ravel(), right.ravel())]
+    return np.stack(counts).astype(np.float64)
+
+
+def _borders(truth: Mask, predicted: Mask, reach_px: float) -> npt.NDArray[np.int64]:
+    """(4, C): border pixels predicted, those near a true one, true ones, those near a predicted one."""
+    import cv2
+
+    def near(border: Mask, other: Mask) -> tuple[int, int]:
+        count = int(np.count_nonzero(border))
+        if not count or not other.any():
+            return count, 0
+        distance: Any = cv2.distanceTransform(1 - other, cv2.DIST_L2, 5)
+        return count, int(np.count_nonzero(distance[border > 0] <= reach_px))
+
+    columns = []
+    for index in range(len(TISSUE_LABELS)):
+        found, true = (_border((mask == index).astype(np.uint8)) for mask in (predicted, truth))
+        columns.append([*near(found, true), *near(true, found)])
+    return np.array(columns, dtype=np.int64).T
+
+
+def _border(inside: Mask) -> Mask:
+    """1 on the pixels of a class that touch another one; the edge of the tile is no border."""
+    import cv2
+
+    padded = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    border: Mask = inside - cv2.erode(padded, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+    return border
+
+
+def _f1(found: int, found_right: int, true: int, true_found: int) -> float | None:
+    if not found and not true:
+        return None
+    precision, recall = found_right / found if found else 0.0, true_found / true if true else 0.0
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _small(mask: Mask) -> Mask:
+    step = max(1, -(-max(mask.shape) // _PICTURE_PX))
+    return np.ascontiguousarray(mask[step // 2 :: step, step // 2 :: step])

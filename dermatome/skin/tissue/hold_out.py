@@ -1,0 +1,189 @@
+"""The frozen panel: tiles that no version trains on, by which a challenger is held against the champion."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from dermatome.errors import BadSetting, BadWeights
+from dermatome.registry.manifest import ManifestRow, manifest_rows, read_manifest, write_manifest
+from dermatome.registry.model_kinds import TISSUE, NetworkKind
+from dermatome.registry.promotion import PromotionSettings, drop_check
+from dermatome.skin.figures import preview
+from dermatome.skin.tiles.crops import load_tiles
+from dermatome.skin.tissue.evaluate import evaluate
+from dermatome.skin.tissue.tile_probabilities import tile_probabilities
+from dermatome.skin.tissue.training_figures import samples_figure
+from dermatome.skin.tissue.training_report import report_values, score_rows
+from dermatome.storage.files import write_whole
+from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import (
+    Check,
+    Scalar,
+    StageRecord,
+    StageResult,
+    made_by,
+    made_files,
+    read_record,
+    write_table,
+)
+from dermatome.training.weights import load_weights
+
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
+
+MANIFEST_FILE = "panel.parquet"
+TILES_FOLDER = "tiles"
+NO_PANEL = "no_panel"
+
+
+def freeze_panel(root: DataRoot, slides: Sequence[str], folder: Path, *, replace: bool = False) -> StageResult:
+    """Copies the tiles of annotated slides into ``folder``, with a manifest.
+
+    Args:
+        root: the data root.
+        slides: annotated slides whose tiles are cut.
+        folder: for the copies.
+        replace: whether a panel that is there may be replaced: scores on it can then not be held against new ones.
+
+    Raises:
+        BadSetting: no slide is named, or there is another panel.
+        MissingInput: a slide's tiles are not cut.
+    """
+    if not slides:
+        raise BadSetting("Name the annotated slides of the panel: set annotated_slides in the run config.")
+    for slide in slides:
+        with made_files(root, "training_tiles", slide) as (_, files):
+            for name in ("images", "masks", "ihc"):
+                if (files / name).is_dir():
+                    shutil.copytree(files / name, folder / TILES_FOLDER / slide / name)
+            for name in ("palette.json", "tiles.json"):
+                shutil.copyfile(files / name, folder / TILES_FOLDER / slide / name)
+    rows = manifest_rows(load_tiles(*(folder / TILES_FOLDER / slide for slide in slides)), "panel")
+    return frozen(root, TISSUE, folder, rows, slides, replace=replace)
+
+
+def frozen(
+    root: DataRoot,
+    kind: NetworkKind,
+    folder: Path,
+    rows: Sequence[ManifestRow],
+    names: Sequence[str],
+    *,
+    replace: bool,
+) -> StageResult:
+    """Writes a panel's manifest and says what it is.
+
+    Args:
+        root: the data root.
+        kind: of network.
+        folder: of the panel.
+        rows: of its tiles or images.
+        names: of the slides or folders it is of.
+        replace: whether a panel that is there may be replaced.
+
+    Raises:
+        BadSetting: there is another panel.
+    """
+    sha256 = write_manifest(folder / MANIFEST_FILE, rows)
+    before = read_record(root.record(kind.panel, CHAMPION))
+    if before is not None and before.values["panel_sha256"] != sha256 and not replace:
+        raise BadSetting(
+            f"There is another panel already, of {before.values['slides']}: scores on two panels cannot be compared; "
+            "set replace to give it up, and score every version again."
+        )
+    return StageResult(
+        outcome="frozen",
+        data_version=sha256[:32],
+        values={"panel_sha256": sha256, "tiles": len(rows), "slides": ", ".join(names)},
+    )
+
+
+def panel_rows(root: DataRoot, kind: NetworkKind = TISSUE) -> list[ManifestRow]:
+    """The manifest of the panel; empty where there is none."""
+    if read_record(root.record(kind.panel, CHAMPION)) is None:
+        return []
+    with root.local(kind.panel, CHAMPION, MANIFEST_FILE) as folder:
+        return read_manifest(folder / MANIFEST_FILE)
+
+
+def score_on_panel(
+    root: DataRoot, version: str, compute: Compute, mpp: float, folder: Path, settings: PromotionSettings
+) -> StageResult:
+    """Scores a version on the panel, and says whether it may become champion.
+
+    Files: `scores.parquet` by class, `samples.png`.
+
+    Args:
+        root: the data root.
+        version: the challenger.
+        compute: device and precision.
+        mpp: microns per pixel of the panel's tiles.
+        folder: for the files.
+        settings: the margin.
+
+    Raises:
+        MissingInput: the version is not trained.
+        BadWeights: its file is not the one that was trained.
+    """
+    started = time.perf_counter()
+    trained = made_by(root, TISSUE.weights, version)
+    panel = read_record(root.record(TISSUE.panel, CHAMPION))
+    if panel is None:
+        write_table(folder / "scores.parquet", pa.Table.from_pylist([], schema=pa.schema([("version", pa.string())])))
+        return without_panel(TISSUE, trained)
+    with root.local(TISSUE.weights, version, WEIGHTS_FILE) as files:
+        loaded = load_weights(files / WEIGHTS_FILE)
+    check_trained(trained, loaded.sha256)
+    card = loaded.card
+    with root.local(TISSUE.panel, CHAMPION) as files:
+        tiles = load_tiles(*sorted((files / TILES_FOLDER).iterdir()))
+        network = loaded.network.to(compute.torch_device)
+        run = tile_probabilities(network, compute, card.mean, card.std, mpp / card.mpp, tile_px=card.tile_px, batch=8)
+        found = evaluate(tiles, run, mpp)
+        samples = samples_figure(found.tiles)
+    if samples:
+        write_whole(folder / "samples.png", samples)
+        write_whole(folder / PREVIEW_FILE, preview(samples))
+    write_table(folder / "scores.parquet", pa.Table.from_pylist(score_rows(version, found)))
+    values: dict[str, Scalar] = {
+        "weights_sha256": loaded.sha256,
+        "panel_sha256": panel.values["panel_sha256"],
+        "margin": settings.margin,
+        **report_values(found),
+    }
+    drop = drop_check(root, version, values, settings.margin)
+    return StageResult(
+        outcome="scored",
+        data_version=f"{loaded.sha256[:16]}{str(panel.values['panel_sha256'])[:16]}",
+        values=values,
+        seconds={"score": time.perf_counter() - started},
+        checks=(drop,),
+    )
+
+
+def without_panel(kind: NetworkKind, trained: StageRecord) -> StageResult:
+    """What is said of a version where there is no panel to score it on."""
+    said = f"There is no panel to score on: materialize {kind.panel} to have versions held against the champion."
+    return StageResult(
+        outcome=NO_PANEL,
+        data_version=trained.data_version,
+        values={"weights_sha256": trained.values["weights_sha256"]},
+        message=said,
+        checks=(Check(kind.check, True, said),),
+    )
+
+
+def check_trained(trained: StageRecord, sha256: str) -> None:
+    """Refuses weights of another sha256 than the version was trained to.
+
+    Raises:
+        BadWeights: they are others.
+    """
+    if sha256 != trained.values["weights_sha256"]:
+        raise BadWeights(f"The weights of {trained.partition} are not those it was trained to: materialize it again.")

@@ -1,0 +1,245 @@
+"""One slide on its way through the tissue network: settings, what is held, what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import TissueClass
+from dermatome.errors import BadSetting
+from dermatome.geometry import Box, Size
+from dermatome.imaging.tiling import Probabilities, RowEnlarger
+from dermatome.inference.canvas import Canvas, most_probable
+from dermatome.inference.predictor import Scene, resize_labels
+from dermatome.skin.tissue.cleanup import CleanupSettings, clean_labels
+from dermatome.skin.tissue.regions import bounding_box, merge_boxes, significant_regions
+from dermatome.slides.slide import resize_image
+
+if TYPE_CHECKING:
+    from dermatome.slides.slide import RgbImage, Slide
+    from dermatome.training.weights import WeightsCard
+
+Mask = npt.NDArray[np.uint8]
+
+OVERVIEW_PX = 1024
+"""Longest side of :attr:`TissueResult.overview`."""
+
+
+class TissueOutcome(StrEnum):
+    """What was found on a slide."""
+
+    TISSUE = "tissue"
+    NO_EPIDERMIS = "no_epidermis"
+
+
+@dataclass(frozen=True)
+class TissueSettings:
+    """How a slide is segmented.
+
+    Attributes:
+        coarse_mpp: microns per pixel of the first look; ``None`` takes the weights card's.
+        tile_px: side of the tiles at the network's resolution; ``None`` takes the card's.
+        overlap_px: what neighbouring tiles share, at the network's resolution; ``None`` takes a quarter of the tile.
+        batch: tiles at once.
+        views: 1, 2, 4 or 8 flips and turns averaged in the fine pass; each costs a pass, for a few thousandths of IoU.
+        significant_share: regions of epidermis and keratin are refined if they have this share of the largest's area.
+        margin_um: added on each side of a region.
+        refine_whole_px: a slide of at most this side at the network's resolution is refined whole.
+        cleanup: areas of specks and holes.
+        any_scale: whether slides are segmented that look to the network far from what it was trained at.
+    """
+
+    coarse_mpp: float | None = None
+    tile_px: int | None = None
+    overlap_px: int | None = None
+    batch: int = 8
+    views: int = 1
+    significant_share: float = 0.10
+    margin_um: float = 64.0
+    refine_whole_px: int = 320
+    cleanup: CleanupSettings = field(default_factory=CleanupSettings)
+    any_scale: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if not 0 <= self.significant_share <= 1:
+            raise BadSetting(f"The significant share is {self.significant_share}: set it from 0 to 1.")
+        if self.margin_um < 0:
+            raise BadSetting(f"The margin is {self.margin_um} µm: set it to 0 or more.")
+        if self.coarse_mpp is not None and not self.coarse_mpp > 0:
+            raise BadSetting(f"The coarse mpp is {self.coarse_mpp}: set it above 0.")
+
+
+@dataclass(frozen=True, eq=False)
+class TissueResult:
+    """The tissue of a slide.
+
+    The mask at full resolution is made when it is asked for, in bands: it is large, and the network is done by then.
+
+    Attributes:
+        size: of the slide, and of the mask.
+        canvas: probabilities at the network's resolution, cleaned.
+        crop: the part of the slide that was refined; the whole slide where nothing was significant.
+        coarse_mask: (h, w) uint8, the first look.
+        significant: (h, w) bool, the pixels of the first look that belong to significant regions.
+        refined: (h, w) uint8, the mask before cleanup, as small as ``overview``.
+        overview: the slide, small.
+        outcome: tissue, or no epidermis.
+        epidermis_share: share of the slide's area.
+        tissue_share: share of the slide's area that is not background.
+        mean_confidence: mean probability of the chosen class, in the fine pass where there was one.
+        tiles: how many tiles went through the network.
+        backend: what ran it.
+        seconds: by phase: coarse, refine, cleanup; of all slides that were segmented together.
+    """
+
+    size: Size
+    canvas: Canvas
+    crop: Box
+    coarse_mask: Mask
+    significant: npt.NDArray[np.bool_]
+    refined: Mask
+    overview: RgbImage
+    outcome: TissueOutcome
+    epidermis_share: float
+    tissue_share: float
+    mean_confidence: float
+    tiles: int
+    backend: str
+    seconds: dict[str, float]
+
+    def bands(self) -> Iterator[tuple[int, Mask]]:
+        """The mask in bands from the top: the band's top row and (rows, W) uint8 of :class:`TissueClass`."""
+        return self.canvas.labels_at(self.size)
+
+    @cached_property
+    def mask(self) -> Mask:
+        """(H, W) uint8 of :class:`TissueClass`, whole; for slides that fit into memory."""
+        return np.concatenate([band for _, band in self.bands()])
+
+
+SCALE_TOLERANCE = 1.5
+
+
+def check_scale(slide: Slide, card: WeightsCard, settings: TissueSettings) -> None:
+    """Refuses a slide that the network would see at a scale it was not trained at, unless told otherwise.
+
+    A finer slide is averaged to the network's scale; a coarser one can only be blown up, and its detail is not there.
+
+    Raises:
+        BadSetting: its pixels are more than 1.5 times those of the training, or ``coarse_mpp`` is that far outside of
+            the scales the training showed.
+    """
+    if settings.any_scale:
+        return
+    if slide.mpp > SCALE_TOLERANCE * card.mpp:
+        raise BadSetting(
+            f"{slide.name} has {slide.mpp:g} µm per pixel and the weights were trained at {card.mpp:g}, more than "
+            f"{SCALE_TOLERANCE:g} times finer: use weights for that scale, correct the slide's mpp, or set any_scale."
+        )
+    low, high = card.mpp_range[0] / SCALE_TOLERANCE, card.mpp_range[1] * SCALE_TOLERANCE
+    if settings.coarse_mpp is not None and not low <= settings.coarse_mpp <= high:
+        raise BadSetting(
+            f"The first look is set to {settings.coarse_mpp:g} µm per pixel and the weights were trained at "
+            f"{card.mpp_range[0]:g} to {card.mpp_range[1]:g}: leave coarse_mpp out, or set any_scale."
+        )
+
+
+class SlideWork:
+    """One slide on its way through both passes."""
+
+    def __init__(self, slide: Slide, card: WeightsCard, settings: TissueSettings) -> None:
+        check_scale(slide, card, settings)
+        self.slide, self.size = slide, slide.size
+        self.fine_size = self.size.scaled(slide.mpp / card.mpp)
+        self.coarse_size = self.size.scaled(slide.mpp / (settings.coarse_mpp or card.coarse_mpp))
+        self.canvas = Canvas(len(card.classes), self.fine_size)
+        self.coarse = np.empty((self.coarse_size.height_px, self.coarse_size.width_px), np.uint8)
+        self.regions: list[Box] = []
+        self.tiles, self.coarse_confidence, self.confidence = 0, 0.0, 0.0
+        self.overview: list[RgbImage] = []
+        enlarge = RowEnlarger(self.coarse_size, self.fine_size, lambda top, rows: self.canvas.write(top, 0, rows))
+
+        def seen(top: int, rows: Probabilities) -> None:
+            self.coarse[top : top + rows.shape[1]] = most_probable(rows)
+            self.coarse_confidence += float(rows.max(axis=0).sum(dtype=np.float64))
+            enlarge(top, rows)
+
+        self.look = Scene(self.coarse_size, self._coarse_rows, seen)
+
+    def _coarse_rows(self) -> Iterable[RgbImage]:
+        """The shrunken slide; a large one, which is decoded only once for this, leaves its overview on the way."""
+        longest = max(self.coarse_size.height_px, self.coarse_size.width_px)
+        if longest <= OVERVIEW_PX:
+            self.overview = [self.slide.overview(OVERVIEW_PX)]
+        small = self.coarse_size.scaled(OVERVIEW_PX / longest)
+        top = 0
+        for band in self.slide.rows(Box.whole(self.size), self.coarse_size):
+            bottom = top + len(band)
+            rows = [round(edge * small.height_px / self.coarse_size.height_px) for edge in (top, bottom)]
+            if longest > OVERVIEW_PX and rows[1] > rows[0]:
+                self.overview.append(resize_image(band, Size(rows[1] - rows[0], small.width_px)))
+            top = bottom
+            yield band
+
+    def choose_regions(self, settings: TissueSettings) -> None:
+        """Boxes on the canvas that are looked at again."""
+        self.significant, boxes = significant_regions(self.coarse, settings.significant_share)
+        if max(self.fine_size.height_px, self.fine_size.width_px) <= settings.refine_whole_px:
+            self.regions = [Box.whole(self.fine_size)]
+        else:
+            per_px = self.slide.mpp * self.size.height_px / self.fine_size.height_px
+            margin_px = round(settings.margin_um / per_px)
+            grown = [b.rescaled(self.coarse_size, self.fine_size).expanded(margin_px, self.fine_size) for b in boxes]
+            self.regions = merge_boxes(grown)
+
+    def part(self, box: Box) -> Scene:
+        """The part of the canvas in ``box``, to be predicted in detail."""
+        there = self._on_slide(box)
+
+        def found(top: int, rows: Probabilities) -> None:
+            self.confidence += float(rows.max(axis=0).sum(dtype=np.float64))
+            self.canvas.write(box.top_px + top, box.left_px, rows)
+
+        return Scene(box.size, lambda: self.slide.rows(there, box.size), found)
+
+    def _on_slide(self, box: Box) -> Box:
+        """The same place at full resolution, its edges to the nearest pixel."""
+        down, along = self.size.height_px / self.fine_size.height_px, self.size.width_px / self.fine_size.width_px
+        top, left = min(round(box.top_px * down), self.size.height_px - 1), round(box.left_px * along)
+        left = min(left, self.size.width_px - 1)
+        return Box(top, left, max(top + 1, round(box.bottom_px * down)), max(left + 1, round(box.right_px * along)))
+
+    def result(self, cleanup: CleanupSettings, backend: str) -> TissueResult:
+        """Cleans the labels and gives what was found."""
+        labels = self.canvas.labels()
+        seen = np.concatenate(self.overview)
+        refined = resize_labels(labels, Size(*seen.shape[:2]))
+        clean_labels(labels, self.slide.mpp * self.size.height_px / self.fine_size.height_px, cleanup)
+        self.canvas.correct(labels)
+        counts = np.bincount(labels.ravel(), minlength=len(TissueClass))
+        area = self.fine_size.area_px
+        looked = sum(box.size.area_px for box in self.regions)
+        confidence = self.confidence / looked if looked else self.coarse_confidence / self.coarse_size.area_px
+        return TissueResult(
+            size=self.size,
+            canvas=self.canvas,
+            crop=self._on_slide(bounding_box(self.regions)) if self.regions else Box.whole(self.size),
+            coarse_mask=self.coarse,
+            significant=self.significant,
+            refined=refined,
+            overview=seen,
+            outcome=TissueOutcome.TISSUE if counts[TissueClass.EPIDERMIS] else TissueOutcome.NO_EPIDERMIS,
+            epidermis_share=float(counts[TissueClass.EPIDERMIS] / area),
+            tissue_share=float(1 - counts[TissueClass.BACKGROUND] / area),
+            mean_confidence=confidence,
+            tiles=self.tiles,
+            backend=backend,
+            seconds={},
+        )

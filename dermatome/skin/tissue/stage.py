@@ -1,0 +1,181 @@
+"""The stage `epidermis_masks`: the tissue mask of a slide, file to file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import TissueClass
+from dermatome.inference.compute import Compute, ComputeSettings
+from dermatome.labels import mask_files as label_io
+from dermatome.labels.bands import LabelTally, mask_writer, write_ome_bands
+from dermatome.pipeline.stage_files import (
+    MASK_FILE,
+    MASK_TIFF,
+    read_made_slide,
+    remembered_backends,
+    timed,
+    versions_of,
+    write_figure,
+)
+from dermatome.pipeline.work import Seat
+from dermatome.skin import figures
+from dermatome.skin.networks import Champion
+from dermatome.skin.tissue.segment import (
+    TissueNetwork,
+    TissueOutcome,
+    TissueResult,
+    TissueSettings,
+    prepare_tissue,
+    segment_slides,
+)
+from dermatome.slides.slide import Slide
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import Check, StageResult, content_version
+
+Mask = npt.NDArray[np.uint8]
+
+_TISSUE_COLOURS = {int(c): (c.label, c.colour) for c in TissueClass}
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    slide: Slide
+    result: TissueResult
+    seconds: dict[str, float]
+
+
+@dataclass
+class MaskStage:
+    """Makes `mask.npz`, `mask.ome.tif`, `tissue.geojson`, `figure.png` of each slide."""
+
+    root: DataRoot
+    champion: Champion
+    compute_settings: ComputeSettings
+    tissue: TissueSettings
+    asset: ClassVar[str] = "epidermis_masks"
+    always: ClassVar[bool] = False
+    _network: TissueNetwork | None = field(default=None, init=False, repr=False)
+    _compute: Compute | None = field(default=None, init=False, repr=False)
+    _seat: Seat = field(default=Seat(), init=False, repr=False)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of the segmentation."""
+        return asdict(self.tissue)
+
+    def inputs(self, key: str) -> dict[str, str]:
+        """The image and the champion."""
+        return {**versions_of(self.root, key, "slide_images"), "tissue_champion": self.champion.data_version}
+
+    def open(self, seat: Seat) -> None:
+        """Puts the network on the device."""
+        self._seat = seat
+        self._compute = self.compute_settings.choose(threads=seat.threads, device_index=seat.device_index)
+        weights = self.champion.load(self._compute)
+        self._network = prepare_tissue(
+            weights,
+            self._compute,
+            self.tissue,
+            backend=self.compute_settings.backend,
+            remembered=remembered_backends(self.root),
+        )
+
+    def read(self, key: str) -> tuple[Slide, dict[str, float]]:
+        """Decodes the image."""
+        seconds: dict[str, float] = {}
+        with timed(seconds, "decode"):
+            slide = read_made_slide(self.root, key)
+        return slide, seconds
+
+    def pixels(self, read: tuple[Slide, dict[str, float]]) -> int:
+        """Of the image."""
+        return read[0].size.area_px
+
+    def compute(self, reads: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Segmented]:
+        """Segments them together; the seconds are a slide's share by its tiles."""
+        assert self._network is not None
+        slides = [slide for slide, _ in reads]
+        results = segment_slides(slides, self._network, self.tissue, lambda _: self._seat.check())
+        tiles = sum(result.tiles for result in results) or 1
+        found = []
+        for (slide, seconds), result in zip(reads, results, strict=True):
+            share = {f"segment_{name}": value * result.tiles / tiles for name, value in result.seconds.items()}
+            found.append(_Segmented(slide, result, seconds | {"segment": sum(share.values())} | share))
+        return found
+
+    def write(self, key: str, found: _Segmented, folder: Path) -> StageResult:
+        """Writes the mask in every format."""
+        assert self._compute is not None
+        slide, result, seconds = found.slide, found.result, dict(found.seconds)
+        with timed(seconds, "write"):
+            tally = _write_mask(folder, key, slide, result)
+            outlines = label_io.tissue_geojson(tally, mpp=slide.mpp, slide=key)
+            label_io.write_geojson(folder / "tissue.geojson", outlines)
+        with timed(seconds, "figure"):
+            write_figure(folder, figures.tissue_figure(slide, result))
+        shares = tally.shares
+        return StageResult(
+            outcome=result.outcome.value,
+            message=""
+            if result.outcome is TissueOutcome.TISSUE
+            else f"{key} has no epidermis; cells and layers will say the same.",
+            data_version=content_version([tally.digest]),
+            values={
+                "weights": self.champion.version,
+                "weights_sha256": self.champion.sha256,
+                "device": self._compute.device_name,
+                "precision": self._compute.precision,
+                "backend": result.backend,
+                "mpp": slide.mpp,
+                "mpp_source": slide.mpp_source.value,
+                "crop_top_px": result.crop.top_px,
+                "crop_left_px": result.crop.left_px,
+                "crop_bottom_px": result.crop.bottom_px,
+                "crop_right_px": result.crop.right_px,
+                "mean_confidence": round(result.mean_confidence, 4),
+                "tiles": result.tiles,
+                **{f"{name}_share": share for name, share in shares.items()},
+                "epidermis_um2": shares["epidermis"] * slide.size.area_px * slide.mpp**2,
+            },
+            seconds=seconds,
+            checks=_checks(shares),
+        )
+
+
+def _write_mask(folder: Path, key: str, slide: Slide, result: TissueResult) -> LabelTally:
+    """Writes the mask as `mask.npz` and `mask.ome.tif`, made band by band, once for both."""
+    tally = LabelTally(slide.size)
+
+    def bands(write: Callable[[Mask], object]) -> Iterator[Mask]:
+        for _, band in result.bands():
+            write(band)
+            tally(band)
+            yield band
+
+    with mask_writer(folder / MASK_FILE, slide.size, result.crop) as write:
+        write_ome_bands(folder / MASK_TIFF, bands(write), slide.size, np.uint8, slide.mpp, _TISSUE_COLOURS, name=key)
+    return tally
+
+
+def _checks(shares: Mapping[str, float]) -> tuple[Check, ...]:
+    tissue, epidermis = 1 - shares["background"], shares["epidermis"]
+    return (
+        Check(
+            "tissue_fraction",
+            passed=0.02 <= tissue <= 0.98,
+            description=f"{tissue:.1%} of the slide is tissue (expected 2 % to 98 %).",
+            values={"tissue_share": tissue},
+        ),
+        Check(
+            "epidermis_plausible",
+            passed=0.001 <= epidermis <= 0.9,
+            description=f"{epidermis:.2%} of the slide is epidermis (expected 0.1 % to 90 %).",
+            values={"epidermis_share": epidermis},
+        ),
+    )

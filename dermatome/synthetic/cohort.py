@@ -1,0 +1,141 @@
+"""The demo's cohort: four toy genes of known staining pattern, their slides, and annotated slides to train on."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dermatome.classes import StainingPattern
+from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.storage.files import write_whole
+from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
+from dermatome.synthetic.skin import ToySlide, ToyStain, toy_slide
+
+if TYPE_CHECKING:
+    from dermatome.storage.files import AnyPath
+
+SLIDE_PX = 768
+MPP = 0.5
+SLIDES_A_GENE = 3
+ANNOTATED = tuple(f"annotated-{number}" for number in range(1, 13))
+RELEASE = "23"
+
+
+@dataclass(frozen=True)
+class DemoSlide:
+    """One slide of the cohort.
+
+    Attributes:
+        image: as its gene's page names it.
+        pattern: the truth.
+        seed: of the toy slide.
+        broken: the JPEG is cut short on purpose.
+    """
+
+    image: ToyImage
+    pattern: StainingPattern
+    seed: int
+    broken: bool = False
+
+    @property
+    def slide(self) -> str:
+        """Slide id, as `hpa_images` makes it."""
+        return f"{self.image.folder}-{self.image.stem}"
+
+    def draw(self) -> ToySlide:
+        """The toy slide and its truth, about a second."""
+        return _draw(self.seed, self.pattern)
+
+
+@dataclass(frozen=True)
+class DemoGene:
+    """One toy gene and its slides."""
+
+    gene: str
+    ensembl_id: str
+    pattern: StainingPattern
+    slides: tuple[DemoSlide, ...]
+
+
+def demo_genes() -> tuple[DemoGene, ...]:
+    """Four genes, one for each pattern; the last slide of the third is broken, beside its three good ones."""
+    genes = []
+    for number, pattern in enumerate(StainingPattern, start=1):
+        count = SLIDES_A_GENE + (pattern == StainingPattern.WHOLE)
+        slides = tuple(
+            DemoSlide(
+                ToyImage(
+                    folder=str(900 + number),
+                    stem=f"{number}_A_{1 + index // 2}_{1 + index % 2}",
+                    antibody=f"HPA90000{number}",
+                    patient_id=str(2000 + index),
+                    age=str(40 + 7 * index),
+                    sex="Female" if index % 2 else "Male",
+                ),
+                pattern,
+                seed=100 * number + index,
+                broken=index >= SLIDES_A_GENE,
+            )
+            for index in range(count)
+        )
+        genes.append(DemoGene(f"TOY{pattern.name}", f"ENSG9999900000{number}", pattern, slides))
+    return tuple(genes)
+
+
+def pages(base_url: str) -> dict[str, bytes]:
+    """Each gene's page, as HPA writes it, with images at ``base_url``."""
+    return {
+        gene.ensembl_id: gene_page_xml(
+            gene.gene, gene.ensembl_id, base_url, [slide.image for slide in gene.slides], release=RELEASE
+        )
+        for gene in demo_genes()
+    }
+
+
+def images() -> dict[str, bytes]:
+    """The JPEG of each slide by its path on the server; broken ones lack their second half."""
+    drawn = {}
+    for gene in demo_genes():
+        for slide in gene.slides:
+            data = slide.draw().jpeg()
+            drawn[slide.image.path] = data[: len(data) // 2] if slide.broken else data
+    return drawn
+
+
+def write_annotations(folder: AnyPath) -> list[str]:
+    """Writes annotated toy slides as a person would put them down: H&E, IHC, mask, ROIs, palette.
+
+    Returns:
+        Their ids.
+    """
+    palette = Palette.shipped("dermatome")
+    for number, name in enumerate(ANNOTATED):
+        pattern = tuple(StainingPattern)[number % len(StainingPattern)]
+        seed = 9000 + number
+        he = toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP, stain=ToyStain.HE)
+        ihc = toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP, stain=ToyStain.IHC)
+        write_whole(folder / name / "he.png", _png(he.slide.whole()))
+        write_whole(folder / name / "ihc.png", _png(ihc.slide.whole()))
+        write_whole(folder / name / "mask.png", _png(classes_to_rgb(he.mask, palette)))
+        palette.save(folder / name / "palette.json")
+        rois = [{"name": "all", "top": 0, "left": 0, "height": SLIDE_PX, "width": SLIDE_PX, "divide": 2}]
+        write_whole(folder / name / "rois.json", json.dumps({"rois": rois}, indent=1).encode())
+    return list(ANNOTATED)
+
+
+@cache
+def _draw(seed: int, pattern: StainingPattern) -> ToySlide:
+    return toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP)
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,105 @@
+"""Losses for semantic maps, by name, weights of classes from how much there is of each; and the loss of cell flows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.errors import BadSetting
+from dermatome.inference.torch_setup import import_smp
+
+if TYPE_CHECKING:
+    import torch
+
+LossName = Literal["dice_focal", "dice", "focal", "cross_entropy", "tversky"]
+ClassWeighting = Literal["equal", "inverse", "inverse_root"]
+
+
+def make_loss(
+    name: LossName,
+    *,
+    dice_weight: float = 1.0,
+    focal_weight: float = 1.0,
+    class_weights: Sequence[float] | None = None,
+) -> torch.nn.Module:
+    """A loss of (N, C, H, W) logits and (N, H, W) int64 classes.
+
+    ``dice`` (Milletari et al., 2016) is overlap by class, so rare classes count like common ones; ``focal`` (Lin et
+    al., 2017) lets pixels that are already sure count little; ``dice_focal`` adds both. ``tversky`` (Salehi et al.,
+    2017) is ``dice`` with a missed pixel counting more (0.7) than a false one (0.3).
+
+    Args:
+        name: which.
+        dice_weight: of the Dice part of ``dice_focal``.
+        focal_weight: of its focal part.
+        class_weights: one for each class; ``None`` weighs all alike.
+
+    Raises:
+        BadSetting: there is no loss of that name.
+    """
+    import torch
+
+    if name not in get_args(LossName):
+        raise BadSetting(f"There is no loss {name!r}: use one of {', '.join(get_args(LossName))}.")
+    losses = import_smp().losses
+    weights = None if class_weights is None else list(class_weights)
+    if name == "cross_entropy":
+        return torch.nn.CrossEntropyLoss(weight=None if weights is None else torch.tensor(weights, dtype=torch.float32))
+    options: dict[str, Any] = {"mode": "multiclass", "class_weights": weights}
+    dice = losses.DiceLoss(**options)
+    focal = losses.FocalLoss(**options, gamma=2.0)
+    parts = {
+        "dice": [(1.0, dice)],
+        "focal": [(1.0, focal)],
+        "dice_focal": [(dice_weight, dice), (focal_weight, focal)],
+        "tversky": [(1.0, losses.TverskyLoss(**options, alpha=0.3, beta=0.7))],
+    }[name]
+
+    class WeightedSum(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = torch.nn.ModuleList([part for _, part in parts])
+
+        def forward(self, logits: torch.Tensor, truth: torch.Tensor) -> Any:
+            return sum(weight * part(logits, truth) for (weight, _), part in zip(parts, self.parts, strict=True))
+
+    return WeightedSum()
+
+
+def class_weights(pixels: npt.NDArray[np.int64], how: ClassWeighting) -> tuple[float, ...] | None:
+    """The weight of each class from its number of pixels, their mean 1.
+
+    Args:
+        pixels: (C,) of each class in the training tiles.
+        how: ``equal`` gives ``None``; ``inverse`` weighs by one over the share of pixels; ``inverse_root`` by the root
+            of that, which is gentler where a class is very rare.
+
+    Returns:
+        C numbers. A class that no tile has gets the mean of the others: its pixels are never the truth.
+    """
+    if how == "equal":
+        return None
+    there = pixels > 0
+    weights = np.ones(len(pixels))
+    weights[there] = (pixels.sum() / pixels[there]) ** (1.0 if how == "inverse" else 0.5)
+    weights[there] /= weights[there].mean()
+    return tuple(float(weight) for weight in weights)
+
+
+def cell_loss(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Cellpose's loss: half the mean square error of flows, plus the cross entropy of being inside a cell.
+
+    As ``cellpose.train`` has it (Stringer et al., 2021).
+
+    Args:
+        found: (N, 3, H, W): five times the flow down and right, and the logit of being inside a cell.
+        truth: (N, 3, H, W) float32: 1 inside cells, the flow down and right.
+    """
+    from torch.nn import functional
+
+    found = found.float()
+    flows = functional.mse_loss(found[:, :2], 5.0 * truth[:, 1:])
+    return flows / 2 + functional.binary_cross_entropy_with_logits(found[:, 2], truth[:, 0])

@@ -1,0 +1,85 @@
+"""U-Nets and how images pass into them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.errors import BadSetting
+from dermatome.inference.torch_setup import import_smp
+from dermatome.training.encoder_weights import EncoderFile, load_encoder
+
+if TYPE_CHECKING:
+    import torch
+
+    from dermatome.inference.compute import Compute
+
+# Mean and spread of ImageNet's RGB values, which ready encoders expect; a network from scratch takes them as well.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def build_network(
+    encoder: str, classes: int, decoder_channels: Sequence[int], encoder_file: EncoderFile | None = None
+) -> torch.nn.Module:
+    """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch with ``classes`` output channels of logits.
+
+    Args:
+        encoder: an encoder's name in segmentation-models-pytorch, for example ``resnet34``.
+        classes: number of output channels.
+        decoder_channels: channels of the decoder's stages, coarsest first; five of them.
+        encoder_file: the encoder's ready weights; ``None`` starts from random ones.
+
+    Raises:
+        BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
+        BadWeights: the ready weights are not of that encoder.
+    """
+    smp = import_smp()
+    known = smp.encoders.get_encoder_names()
+    if encoder not in known and not encoder.startswith(("tu-", "timm-")):
+        raise BadSetting(
+            f"There is no encoder {encoder!r}: use one of segmentation-models-pytorch's, such as resnet18, resnet34 "
+            "or mobilenet_v2."
+        )
+    try:
+        network: torch.nn.Module = smp.Unet(
+            encoder_name=encoder,
+            encoder_weights=None,  # the library would download them unchecked
+            decoder_channels=tuple(decoder_channels),
+            classes=classes,
+            in_channels=3,
+        )
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise BadSetting(
+            f"The encoder {encoder!r} with decoder channels {tuple(decoder_channels)} does not make a U-Net ({error}): "
+            "choose another encoder or five channel numbers."
+        ) from error
+    if encoder_file is not None:
+        load_encoder(network.get_submodule("encoder"), encoder_file)
+    return network
+
+
+def drop_channels(head: torch.nn.Module, share: float) -> None:
+    """Spatial dropout before ``head``, without a layer of its own: the weights' names stay those of the U-Net."""
+    import torch
+
+    def drop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (torch.nn.functional.dropout2d(inputs[0], share, module.training),)
+
+    if share > 0:
+        head.register_forward_pre_hook(drop)
+
+
+def to_batch(images: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], compute: Compute) -> Any:
+    """(N, 3, H, W) float32 tensor, channels last in memory, of (N, H, W, 3) uint8 images, normalised."""
+    import torch
+
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(compute.torch_device)
+    centre = torch.tensor(mean, device=batch.device) * 255
+    spread = torch.tensor(std, device=batch.device) * 255
+    normalised = (batch.float() - centre) / spread
+    # (N, H, W, 3) permuted is channels-last already: no copy.
+    return normalised.permute(0, 3, 1, 2)
