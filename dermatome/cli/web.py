@@ -15,6 +15,13 @@ def web(
     ] = "dermatome_data",
     host: Annotated[str, typer.Option(help="Address to listen on; there is no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Host name by which browsers reach the app, such as the name of this computer or of a proxy; repeat "
+            "it for several. --host, 127.0.0.1 and localhost are always allowed."
+        ),
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -31,4 +38,4 @@ def web(
     root = DataRoot.at(data)
     shown = f"http://{host}:{port}"
     typer.echo(f"Dermatome's web app over {root.path}: {shown} (Ctrl-C ends it)")
-    serve(root, host, port, weights=weights, threads=threads)
+    serve(root, host, port, allow_hosts=allow_host or (), weights=weights, threads=threads)

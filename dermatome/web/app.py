@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import BadSetting
 from dermatome.settings import load_settings
 from dermatome.storage.layout import DataRoot
+from dermatome.web.guard import SiteGuard
 from dermatome.web.nuclei_chain import nuclei_source
 from dermatome.web.page import WebContext
-from dermatome.web.uploads import UploadLimits
+from dermatome.web.payloads import PayloadGuard
+from dermatome.web.uploads import MIB, UploadLimits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -41,13 +43,16 @@ _HEADERS = {
 }
 
 
-def serve(root: DataRoot, host: str, port: int, *, weights: str = "", threads: int = 0) -> None:
+def serve(
+    root: DataRoot, host: str, port: int, *, allow_hosts: Iterable[str] = (), weights: str = "", threads: int = 0
+) -> None:
     """Serves the app until it is interrupted; uploads and results lie in a temporary folder that goes with it.
 
     Args:
         root: the data root.
         host: address to listen on.
         port: to listen on.
+        allow_hosts: host names that browsers may reach the app by, beside ``host`` and the loopback addresses.
         weights: of nuclei, see :class:`WebContext`.
         threads: CPU threads of networks; 0 takes the settings', or the free cores.
 
@@ -70,7 +75,7 @@ def serve(root: DataRoot, host: str, port: int, *, weights: str = "", threads: i
         context = WebContext(root, compute, UploadLimits(), Path(scratch), settings.backend, weights)
         if weights:  # what is wrong with networks of the settings, the pages say
             nuclei_source(context)
-        app = build_app(context)
+        app = build_app(context, [host, *allow_hosts])
         import uvicorn
 
         # Open pages hold a connection for as long as they are open, which would keep the app from ending.
@@ -79,8 +84,12 @@ def serve(root: DataRoot, host: str, port: int, *, weights: str = "", threads: i
         )
 
 
-def build_app(context: WebContext) -> FastAPI:
-    """The application: the pages, and ``/healthz`` that says that it is up.
+def build_app(context: WebContext, hosts: Iterable[str] = ()) -> FastAPI:
+    """Builds the application: the pages, and ``/healthz`` that reports that it is up.
+
+    Args:
+        context: data root, networks and limits of the pages.
+        hosts: host names that are trusted beside the loopback addresses.
 
     Raises:
         BadSetting: Gradio is not installed.
@@ -95,7 +104,7 @@ def build_app(context: WebContext) -> FastAPI:
         response.headers.update(_HEADERS)
         return response
 
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     app.middleware("http")(headers)
@@ -110,6 +119,18 @@ def build_app(context: WebContext) -> FastAPI:
             run_history=False, show_error=False, ssr_mode=False, max_file_size=context.limits.max_file_bytes,
             mcp_server=False, enable_monitoring=False, pwa=False,
         )  # fmt: skip
+    # Gradio refuses paths outside its upload folder only in apps that were launched; mounted apps never are.
+    blocks.has_launched = True
+    file_inputs = {
+        number: frozenset(place for place, part in enumerate(function.inputs) if isinstance(part, gr.File))
+        for number, function in blocks.fns.items()
+    }
+    pages = frozenset(["/", HEALTH, *(f"/{page}" for page, *_ in blocks.pages if page)])
+    mounted.add_middleware(
+        PayloadGuard, pages=pages, folder=_upload_folder(context.scratch), file_inputs=file_inputs,
+        max_upload_bytes=context.limits.max_file_bytes + MIB,
+    )  # fmt: skip
+    mounted.add_middleware(SiteGuard, hosts=hosts)
     return mounted
 
 
@@ -138,14 +159,19 @@ def _pages(gr: Any, context: WebContext) -> Any:
         with blocks.route(title, path):
             gr.Navbar(main_page_name=nuclei_page.TITLE)
             build(context)
-    blocks.queue(max_size=WAITING, default_concurrency_limit=4)
+    blocks.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
     blocks.state_session_capacity = SESSIONS  # `launch` has an argument for it, and mounted apps have not
     return blocks
 
 
+def _upload_folder(scratch: Path) -> Path:
+    """Where Gradio keeps uploads and downloads."""
+    return scratch / "gradio"
+
+
 def _gradio(scratch: Path) -> Any:
     """Gradio, told before it is imported to keep its files in our folder and to report to nobody."""
-    os.environ["GRADIO_TEMP_DIR"] = str(scratch / "gradio")
+    os.environ["GRADIO_TEMP_DIR"] = str(_upload_folder(scratch))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:

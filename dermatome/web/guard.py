@@ -1,0 +1,151 @@
+"""ASGI middleware that refuses requests of unknown hosts and of other sites, before a server without a login sees them.
+
+A page of any web site can have a browser send requests to a server on 127.0.0.1. Two headers, which the page cannot
+change, tell such requests apart: ``Host`` (against DNS rebinding) and ``Origin`` or ``Sec-Fetch-Site`` (against
+cross-site requests). The web app and Dagster's web server use the same guard, so it imports neither Gradio nor Dagster.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_POLICY_VIOLATION = 1008
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is refused.
+
+    Attributes:
+        status: HTTP status code of the response.
+        reason: one sentence for the person who sent the request.
+    """
+
+    status: int
+    reason: str
+
+
+Check = Callable[[Scope], Refusal | None]
+
+
+class SiteGuard:
+    """Passes on only requests that name a trusted host and come from the server's own pages or from no page.
+
+    A link on another site may open a page, as a browser then shows it and hands its content to nobody.
+
+    Args:
+        app: ASGI application to protect.
+        hosts: host names and addresses that are trusted beside the loopback addresses.
+        check: further check of each HTTP request and WebSocket; None for no further check.
+    """
+
+    def __init__(self, app: AsgiApp, hosts: Iterable[str] = (), check: Check | None = None) -> None:
+        self._app = app
+        self._hosts = frozenset(LOOPBACK) | {_bracketed(host) for host in hosts}
+        self._check = check
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection, as ASGI defines it."""
+        refusal = None
+        if scope["type"] in ("http", "websocket"):
+            refusal = refused_site(scope, self._hosts)
+            if refusal is None and self._check is not None:
+                refusal = self._check(scope)
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await refuse(scope, receive, send, refusal)
+
+
+def refused_site(scope: Scope, hosts: Iterable[str]) -> Refusal | None:
+    """Checks which host a request names and which site it comes from.
+
+    Args:
+        scope: ASGI scope of an HTTP request or a WebSocket.
+        hosts: trusted host names, in lower case; IPv6 addresses in brackets.
+
+    Returns:
+        Reason for a refusal, or None if the request is trusted.
+    """
+    named = headers_of(scope, "host")
+    host = named[0].lower() if len(named) == 1 else ""
+    if _name_of(host) not in hosts:
+        return Refusal(403, "This server does not answer to the host name of this request: start it with --allow-host.")
+    site = headers_of(scope, "sec-fetch-site")
+    if any(value not in ("same-origin", "none") for value in site) and not _opens_page(scope):
+        return Refusal(403, "This request comes from another web site, which this server refuses: open its own page.")
+    for origin in headers_of(scope, "origin"):
+        if _netloc_of(origin) != host:
+            return Refusal(403, "This request comes from another origin, which this server refuses: open its own page.")
+    return None
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+    """Answers an HTTP request with the reason as JSON, or closes a WebSocket before it is accepted."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": refusal.reason})
+        return
+    await respond(send, refusal.status, "application/json", json.dumps({"detail": refusal.reason}))
+
+
+async def respond(send: Send, status: int, media_type: str, text: str) -> None:
+    """Sends a complete HTTP response."""
+    body = text.encode()
+    headers = [
+        (b"content-type", media_type.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def headers_of(scope: Scope, name: str) -> list[str]:
+    """All values of a request header.
+
+    Args:
+        scope: ASGI scope of an HTTP request or a WebSocket.
+        name: name of the header, in lower case.
+    """
+    return [value.decode("latin-1").strip() for key, value in scope["headers"] if key.lower() == name.encode()]
+
+
+def _opens_page(scope: Scope) -> bool:
+    """Whether a browser shows the response as a page of its own: not in a frame, not to a script."""
+    return (
+        scope["type"] == "http"
+        and scope["method"] in ("GET", "HEAD")
+        and headers_of(scope, "sec-fetch-mode") == ["navigate"]
+        and headers_of(scope, "sec-fetch-dest") == ["document"]
+    )
+
+
+def _name_of(host: str) -> str:
+    """Host name of a ``Host`` header, without the port."""
+    return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+
+
+def _netloc_of(origin: str) -> str:
+    """Host name and port of an ``Origin`` header; empty for ``null`` and for what is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _bracketed(host: str) -> str:
+    """Host name as a ``Host`` header has it: IPv6 addresses in brackets."""
+    host = host.strip().lower()
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

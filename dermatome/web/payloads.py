@@ -1,0 +1,218 @@
+"""ASGI middleware between the web and Gradio: which of Gradio's routes are open, and what a request may carry.
+
+Gradio accepts the path of a file in any JSON, at any depth and for any component. This guard accepts a path only where
+a page sends one: for a file component, and only if it is that of a file in the app's own upload folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from dermatome.web.guard import AsgiApp, Message, Receive, Refusal, Scope, Send, headers_of, refuse, respond
+
+API = "/gradio_api"
+JOIN = f"{API}/queue/join"
+EVENTS = f"{API}/queue/data"
+UPLOAD = f"{API}/upload"
+FILE = f"{API}/file="
+MAX_JSON_BYTES = 4 << 20
+_REMEMBERED = 64
+
+_GET = {
+    "/config", "/favicon.ico", "/robots.txt", "/theme.css",
+    *(f"{API}/{name}" for name in ("app_id", "info", "queue/status", "startup-events", "upload_progress")), EVENTS,
+}  # fmt: skip
+_GET_BELOW = ("/assets/", "/static/", f"{API}/heartbeat/", FILE)
+_POST = {JOIN, UPLOAD, *(f"{API}/{name}" for name in ("cancel", "reset"))}
+_POST_BELOW = (f"{API}/run/",)  # functions without a queue only: Stop
+_FILE_KEYS = {"path", "url", "orig_name", "size", "mime_type", "is_stream", "meta"}
+_META = {"_type": "gradio.FileData"}
+
+
+class PayloadGuard:
+    """Passes on only requests for open routes whose body is within its limit and names no file but an upload.
+
+    Args:
+        app: ASGI application that Gradio is mounted in.
+        pages: paths that are open beside Gradio's own.
+        folder: Gradio's upload folder.
+        file_inputs: for each of Gradio's functions, by its index, the positions of its file components.
+        max_upload_bytes: of the body of an upload.
+    """
+
+    def __init__(
+        self,
+        app: AsgiApp,
+        pages: frozenset[str],
+        folder: Path,
+        file_inputs: Mapping[int, frozenset[int]],
+        max_upload_bytes: int,
+    ) -> None:
+        self._app = app
+        self._pages = pages
+        self._folder = folder
+        self._file_inputs = file_inputs
+        self._max_upload_bytes = max_upload_bytes
+        self._refused: OrderedDict[str, str] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection, as ASGI defines it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refused_route(scope)
+        if refusal is None and scope["method"] == "POST":
+            if scope["path"] == UPLOAD:
+                refusal = _too_large(scope, self._max_upload_bytes)
+            else:
+                body = await _read_body(scope, receive, MAX_JSON_BYTES)
+                if isinstance(body, bytes):
+                    refusal = self._refused_body(scope["path"], body)
+                    receive = _replay(body, receive)
+                else:
+                    refusal = body
+        earlier = self._refused_join(scope)
+        if refusal is not None:
+            await refuse(scope, receive, send, refusal)
+        elif earlier is not None:
+            event = {"msg": "process_completed", "event_id": None, "success": False, "output": {"error": earlier}}
+            await respond(send, 200, "text/event-stream", f"data: {json.dumps(event)}\n\n")
+        else:
+            await self._app(scope, receive, send)
+
+    def _refused_route(self, scope: Scope) -> Refusal | None:
+        if scope["type"] != "http":
+            return Refusal(404, "The web app has no WebSocket.")
+        path = scope["path"]
+        if scope["method"] in ("GET", "HEAD"):
+            known = path in self._pages or path in _GET or path.startswith(_GET_BELOW)
+            if path.startswith(FILE) and not is_file_in(self._folder, path.removeprefix(FILE)):
+                return Refusal(403, "This file is none of the web app's: upload it again, or compute the result again.")
+        else:
+            known = scope["method"] == "POST" and (path in _POST or path.startswith(_POST_BELOW))
+        return None if known else Refusal(404, "The web app has no such address: open its first page.")
+
+    def _refused_body(self, path: str, body: bytes) -> Refusal | None:
+        try:
+            sent = json.loads(body)
+        except (ValueError, RecursionError):
+            return Refusal(400, "The request is not JSON: reload the page.")
+        if not isinstance(sent, dict):
+            return Refusal(400, "The request is not a JSON object: reload the page.")
+        rest = dict(sent)
+        data = rest.pop("data", None)
+        index = sent.get("fn_index")
+        # Gradio also accepts "1" and true as numbers; pages send none of these.
+        expected = self._file_inputs.get(index) if path == JOIN and type(index) is int else None
+        if expected and isinstance(data, list):
+            others = [value for place, value in enumerate(data) if place not in expected]
+            files = [value for place, value in enumerate(data) if place in expected]
+        else:
+            others, files = [data], []
+        refusal = None
+        if names_file([rest, *others]) or not all(self._is_upload(value) for value in files):
+            refusal = Refusal(403, "The request names a file that was not uploaded here: upload the file again.")
+        if path == JOIN:
+            self._remember(str(sent.get("session_hash")), refusal)
+        return refusal
+
+    def _remember(self, session: str, refusal: Refusal | None) -> None:
+        """Keeps why the last request of a session was refused, for clients that wait for the session's events."""
+        self._refused.pop(session, None)
+        if refusal is not None and len(session) <= _REMEMBERED:
+            self._refused[session] = refusal.reason
+            if len(self._refused) > _REMEMBERED:
+                self._refused.popitem(last=False)
+
+    def _refused_join(self, scope: Scope) -> str | None:
+        """Why the last request of the session whose events are requested was refused; None if it was not."""
+        if scope["path"] != EVENTS or not self._refused:
+            return None
+        session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+        return self._refused.pop(session, None)
+
+    def _is_upload(self, value: Any) -> bool:
+        """Whether a file component's value is empty, or names files that were uploaded, and nothing else."""
+        if isinstance(value, list):
+            return all(isinstance(item, dict) and self._is_upload(item) for item in value)
+        if not isinstance(value, dict):
+            return value is None
+        rest = {key: item for key, item in value.items() if key not in ("path", "url", "meta")}
+        url = value.get("url")
+        return (
+            value.keys() <= _FILE_KEYS
+            and value.get("meta") == _META
+            and not any(isinstance(item, dict | list) for item in rest.values())
+            and not value.get("is_stream")
+            and (url is None or (isinstance(url, str) and FILE in url))
+            and isinstance(value.get("path"), str)
+            and is_file_in(self._folder, value["path"])
+        )
+
+
+def names_file(value: Any) -> bool:
+    """Whether any JSON object in a value, at any depth, could be taken for a file."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list):
+            waiting += item
+        elif isinstance(item, dict):
+            if not item.keys().isdisjoint(("path", "url", "_type")):
+                return True
+            waiting += item.values()
+    return False
+
+
+def is_file_in(folder: Path, path: str) -> bool:
+    """Whether a path is that of a file within a folder once links and ``..`` are followed."""
+    try:
+        found = Path(path).resolve(strict=True)
+        return found.is_file() and found.is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _too_large(scope: Scope, limit: int) -> Refusal | None:
+    """Refuses a request whose length is not stated or is over the limit."""
+    stated = headers_of(scope, "content-length")
+    if not stated or not stated[0].isdecimal():
+        return Refusal(411, "The request does not state its length: send it with a Content-Length header.")
+    if int(stated[0]) > limit:
+        return Refusal(413, f"The request is over the limit of {limit / (1 << 20):.0f} MB: send less.")
+    return None
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | Refusal:
+    """Reads a request's body, of which no more than the limit is ever held."""
+    refusal = _too_large(scope, limit) if headers_of(scope, "content-length") else None
+    if refusal is not None:
+        return refusal
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return Refusal(400, "The request ended before its body was complete: send it again.")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            return Refusal(413, f"The request is over the limit of {limit / (1 << 20):.0f} MB: send less.")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that hands out a body that was read before, then what comes after it."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed
