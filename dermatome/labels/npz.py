@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,11 @@ from dermatome.slides.slide import MAX_SIDE_PX
 from dermatome.storage.files import whole_file
 
 _npy: Any = np.lib.format
+_MAX_HEADER_BYTES = 10_000  # numpy's own limit
+_HEADER = re.compile(
+    r"\{'descr': '(?P<type>[^'\\]+)', 'fortran_order': (?P<order>True|False), "
+    r"'shape': \((?P<shape>(?:\d+, ?)*\d*)\),? ?\}\s*"
+)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
@@ -77,11 +83,32 @@ def load_arrays(path: Path, key: str, what: str, size: Size | None) -> dict[str,
     return arrays
 
 
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Reads the header of a ``.npy`` file: shape, Fortran order, type.
+
+    numpy's reader uses ``ast.literal_eval``. In CPython 3.11 that raises ``SystemError: AST constructor recursion depth
+    mismatch`` at random when another thread uses ``ast`` at the same time, because all threads share one counter
+    (https://github.com/python/cpython/issues/106905). Printing a traceback uses ``ast`` too, so a lock here would not
+    be enough.
+
+    Raises:
+        ValueError: not the header of an array of plain numbers or objects.
+    """
+    version = _npy.read_magic(file)
+    count = 2 if version == (1, 0) else 4
+    length = int.from_bytes(file.read(count), "little")
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(f"its header takes {length} bytes")
+    header = _HEADER.fullmatch(file.read(length).decode("latin1"))
+    if header is None:
+        raise ValueError("its header is not that of an array")
+    shape = tuple(int(side) for side in header["shape"].split(",") if side.strip())
+    return shape, header["order"] == "True", np.dtype(header["type"])
+
+
 def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> npt.NDArray[Any]:
     """Reads one array in bounded memory: the header is believed only after its size is checked."""
     with archive.open(f"{key}.npy") as member:
-        version = _npy.read_magic(member)
-        read_header = _npy.read_array_header_1_0 if version == (1, 0) else _npy.read_array_header_2_0
         shape, fortran_order, dtype = read_header(member)
         if dtype.kind not in "iub":
             raise BadAnnotation(f"The array {key!r} of {path} holds {dtype}, not whole numbers: make it again.")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dermatome.errors import BadWeights, DermatomeError
+from dermatome.labels.npz import read_header
 from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, SizeModel, build_cpnet, filled
 from dermatome.storage.download import download
 from dermatome.storage.files import SomePath, sha256_file
@@ -102,8 +103,6 @@ def read_size_model(path: Path, styles: int) -> SizeModel:
     """
     try:
         with path.open("rb") as file:
-            npy: Any = np.lib.format  # its readers have no types
-            read_header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
             shape, _, dtype = read_header(file)
             if shape != () or dtype != np.dtype(object):
                 raise ValueError(f"an array of {shape} {dtype}")
