@@ -48,11 +48,6 @@ train_nuclei = dg.define_asset_job(
     selection=["nuclei_weights"],
     description="One version of the network of nuclei. Its run config chooses encoder, loss, sampling and length.",
 )
-ablate_nuclei = dg.define_asset_job(
-    "ablate_nuclei",
-    selection=["nuclei_ablation"],
-    description="The same training of nuclei without boundary weights, and without immune sampling, side by side.",
-)
 refresh_metrics = dg.define_asset_job(
     "refresh_metrics", selection=["skin_metrics"], description="The DuckDB file, made again from the Parquet files."
 )
@@ -195,7 +190,6 @@ JOBS = [
     train,
     train_cells,
     train_nuclei,
-    ablate_nuclei,
     infer,
     infer_nuclei,
     refresh_metrics,

@@ -13,7 +13,6 @@ from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.geometry import Box
 from dermatome.inference.compute import choose_compute
 from dermatome.labels.drawn_maps import NucleusMaps, ternary_map
-from dermatome.nuclei.maps.ablation import ABLATION_TABLE, VARIANTS, make_ablation
 from dermatome.nuclei.maps.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
 from dermatome.nuclei.maps.network import load_nucleus_weights
 from dermatome.nuclei.maps.runs_report import HTML_FILE, PDF_FILE, make_runs_report
@@ -322,25 +321,3 @@ def test_settings_are_the_source_s_unless_given():
     for wrong in ({"semantic_weight": -1}, {"least_weight": 3.0}):
         with pytest.raises(BadSetting):
             NucleusLoss(**wrong)
-
-
-def test_an_ablation_changes_one_thing_at_a_time_and_compares(tmp_path, compute):
-    settings = replace(SMALL, epochs=1, epoch_steps=1, batch=2)
-    changed = {name: change(settings) for name, change in VARIANTS.items()}
-    assert changed["as_given"] == settings
-    assert changed["no_boundary_weighting"] == replace(settings, loss=changed["no_boundary_weighting"].loss)
-    assert not changed["no_boundary_weighting"].loss.boundary_weighting
-    assert changed["no_immune_sampling"] == replace(settings, sampling=ImmuneSampling(enabled=False))
-    result = make_ablation(
-        [Discs(0)], [Discs(9, "b")], tmp_path, settings, compute, ("as_given", "no_boundary_weighting")
-    )
-    table = pd.read_parquet(tmp_path / ABLATION_TABLE)
-    assert table["variant"].tolist() == ["as_given", "no_boundary_weighting"]
-    assert table["score_gain"].isna().tolist() == [True, False]
-    assert table["score_gain"][1] == pytest.approx(table["score"][1] - table["score"][0])
-    assert result.values["score_as_given"] == pytest.approx(table["score"][0])
-    assert (tmp_path / "no_boundary_weighting" / WEIGHTS_FILE).is_file()
-    assert (tmp_path / "ablation.png").read_bytes()[:4] == b"\x89PNG"
-    for wrong in (("other",), (), ("as_given", "as_given")):
-        with pytest.raises(BadSetting):
-            make_ablation([Discs(0)], [Discs(9, "b")], tmp_path, settings, compute, wrong)

@@ -15,8 +15,6 @@ from dermatome.reports.panels import INK, mpp_note, new_figure, to_png
 from dermatome.skin.figures import DETAIL_UM, SIDE_PX, busiest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import pandas as pd
 
     from dermatome.classes import Rgb
@@ -104,37 +102,6 @@ def training_figure(history: pd.DataFrame) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    return to_png(figure)
-
-
-def ablation_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """The scores of trainings that differ in one thing, as groups of bars: PNG bytes."""
-    shown = {
-        "ternary_dice_inside": "Dice inside",
-        "ternary_dice_boundary": "Dice boundary",
-        "dice_mean_micro": "Dice classes",
-        "pq_binary": "PQ",
-        "pq_classes": "PQ classes",
-        "aji": "AJI",
-        "class_accuracy": "class accuracy",
-    }
-    figure = new_figure(11.0, 4.2)
-    axes = figure.subplots()
-    width = 0.8 / len(rows)
-    colours = ("#4d4d4d", "#56b4e9", "#e69f00", "#009e73", "#cc79a7")
-    for number, row in enumerate(rows):
-        heights = [float("nan") if row[score] is None else row[score] for score in shown]
-        places = [place + (number - (len(rows) - 1) / 2) * width for place in range(len(shown))]
-        name = str(row["variant"]).replace("_", " ")
-        axes.bar(places, heights, width * 0.92, label=name, color=colours[number % len(colours)])
-        for place, height in zip(places, heights, strict=True):
-            if height == height:
-                axes.text(place, height + 0.01, f"{height:.2f}", ha="center", va="bottom", fontsize=7, color=INK)
-    axes.set_xticks(range(len(shown)), list(shown.values()), fontsize=9)
-    axes.set_ylim(0, 1.08)
-    axes.set_ylabel("Score on validation patches", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, ncols=len(rows), loc="upper center", bbox_to_anchor=(0.5, 1.12))
     return to_png(figure)
 
 
