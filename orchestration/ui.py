@@ -21,8 +21,12 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     """Runs both until Ctrl-C, or until one of them ends; then ends the other."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="the web server has no login: see docs/operations.md")
+    parser.add_argument("--host", default="127.0.0.1", help="the web server has no login: see docs/security.md")
     parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="host name by which browsers reach the UI, such as that of a proxy; repeat it for several",
+    )  # fmt: skip
     given = parser.parse_args()
     root = DataRoot.at(os.environ["DERMATOME_DATA"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -37,8 +41,9 @@ def main() -> int:
         except DermatomeError as error:
             print(error, file=sys.stderr)
             return 1
+        allowed = [f"--allow-host={name}" for name in given.allow_host]
         commands = {
-            "web server": ["dagster_webserver", "--host", given.host, "--port", str(given.port)],
+            "web server": ["orchestration.webserver", "--host", given.host, "--port", str(given.port), *allowed],
             "daemon": ["dagster._daemon", "run"],
         }
         running = {

@@ -39,7 +39,7 @@ def _role(process: psutil.Process) -> str:
     said = " ".join(process.cmdline())
     for part, role in (
         ("orchestration.ui", "supervisor"),
-        ("dagster_webserver", "web server"),
+        ("orchestration.webserver", "web server"),
         ("dagster._daemon", "daemon"),
         ("api grpc", "code server"),
         ("resource_tracker", "tracker"),

@@ -27,10 +27,15 @@ def test_there_is_the_app_dagsters_two_and_a_postgres():
 @pytest.mark.parametrize("name", OURS)
 def test_its_command_is_an_installed_one_with_options_that_it_has(name):
     program, *options = SERVICES[name]["command"]
-    (command,) = entry_points(group="console_scripts", name=program)
+    if program == "python":
+        assert options.pop(0) == "-m"
+        run = ["-m", options.pop(0)]
+    else:
+        (command,) = entry_points(group="console_scripts", name=program)
+        run = ["-c", f"from {command.module} import {command.attr} as main; main()"]
     helped = [option for option in options if re.fullmatch("[a-z]+", option)][:1]
     said = subprocess.run(
-        [sys.executable, "-c", f"from {command.module} import {command.attr} as main; main()", *helped, "--help"],
+        [sys.executable, *run, *helped, "--help"],
         cwd=CHECKOUT, env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip

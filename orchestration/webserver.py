@@ -1,0 +1,59 @@
+"""Dagster's web server behind the guard of :mod:`dermatome.web.guard`: ``python -m orchestration.webserver``.
+
+It takes the options of ``dagster-webserver`` and ``--allow-host``. Dagster itself has no login and executes any GraphQL
+that reaches it, mutations by GET too, so a page of any web site could change it through the browser of its user.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote_plus
+
+import click
+from dagster_webserver import cli
+
+from dermatome.web.guard import Refusal, Scope, SiteGuard
+
+_MUTATION = re.compile(r"\bmutation\b")  # a keyword, which GraphQL has no other way to write
+
+
+def main() -> None:
+    """Runs the web server until it is interrupted."""
+    command, serve, create_app = cli.cli, cli.cli.callback, cli.create_app_from_workspace_process_context
+    command.params.append(
+        click.Option(
+            ["--allow-host"],
+            multiple=True,
+            help="Host name by which browsers reach the server, such as the name of this computer or of a proxy; "
+            "repeat it for several. --host, 127.0.0.1 and localhost are always allowed.",
+        )
+    )
+
+    def serve_guarded(host: str, allow_host: Sequence[str], **options: Any) -> None:
+        def create_guarded(*given: Any, **named: Any) -> SiteGuard:
+            return SiteGuard(create_app(*given, **named), [host, *allow_host], refused_mutation)
+
+        cli.create_app_from_workspace_process_context = create_guarded
+        serve(host=host, **options)
+
+    command.callback = serve_guarded
+    command(auto_envvar_prefix="DAGSTER_WEBSERVER")
+
+
+def refused_mutation(scope: Scope) -> Refusal | None:
+    """Refuses a GraphQL mutation in an address, which a link or an image can have a browser request.
+
+    Args:
+        scope: ASGI scope of an HTTP request or a WebSocket.
+    """
+    if scope["type"] != "http" or scope["method"] == "POST" or not scope["path"].rstrip("/").endswith("/graphql"):
+        return None
+    if _MUTATION.search(unquote_plus(scope["query_string"].decode("latin-1"))):
+        return Refusal(405, "This server executes no GraphQL mutation by GET: send it by POST.")
+    return None
+
+
+if __name__ == "__main__":
+    main()
