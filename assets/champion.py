@@ -11,11 +11,11 @@ from dermatome.storage.record import StageRecord, StageResult, fingerprint, writ
 
 if TYPE_CHECKING:
     from dermatome.registry.champion import Choice
-    from dermatome.registry.model_kinds import NetworkKind
+    from dermatome.registry.model_kinds import ModelKind
 
 
 def record_champion(
-    context: dg.AssetExecutionContext, root: DataRoot, kind: "NetworkKind", choice: "Choice", config: Mapping[str, Any]
+    context: dg.AssetExecutionContext, root: DataRoot, kind: "ModelKind", choice: "Choice", config: Mapping[str, Any]
 ) -> dg.MaterializeResult:
     """Writes the champion's record; its data version is the sha256 of its weights.
 

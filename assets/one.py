@@ -1,4 +1,4 @@
-"""Assets made one partition a run: training, its panel, its comparison. The counterpart of `assets.each`."""
+"""Assets made one partition a run: training, its hold-out set, its comparison. The counterpart of `assets.each`."""
 
 import traceback
 from collections.abc import Callable, Mapping

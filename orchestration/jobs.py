@@ -35,13 +35,13 @@ cut_training_tiles = dg.define_asset_job(
 )
 train = dg.define_asset_job(
     "train",
-    selection=["tissue_weights", "tissue_panel_scores", "tissue_champion"],
-    description="One half: tiles → weights → panel → champion. Its run config chooses encoder, loss and length.",
+    selection=["tissue_weights", "tissue_hold_out_scores", "tissue_champion"],
+    description="One half: tiles → weights → hold-out set → champion. Its run config chooses encoder, loss and length.",
 )
 train_cells = dg.define_asset_job(
     "train_cells",
-    selection=["cell_weights", "cell_panel_scores", "cell_champion"],
-    description="The same for cells: annotated cells → weights → panel → champion.",
+    selection=["cell_weights", "cell_hold_out_scores", "cell_champion"],
+    description="The same for cells: annotated cells → weights → hold-out set → champion.",
 )
 train_nuclei = dg.define_asset_job(
     "train_nuclei",

@@ -1,8 +1,8 @@
 """The skin pipeline, in reading order: pages, images, tiles, weights, champion, masks, cells, layers, metrics."""
 
 from assets.skin.cell_champion import cell_champion
+from assets.skin.cell_hold_out import cell_hold_out, cell_hold_out_scores
 from assets.skin.cell_masks import cell_masks
-from assets.skin.cell_panel import cell_panel, cell_panel_scores
 from assets.skin.cell_weights import cell_weights
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.epidermis_masks import epidermis_masks
@@ -10,7 +10,7 @@ from assets.skin.hpa_images import hpa_images
 from assets.skin.skin_metrics import masks_made_with_champion, skin_metrics
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
-from assets.skin.tissue_panel import tissue_panel, tissue_panel_scores
+from assets.skin.tissue_hold_out import tissue_hold_out, tissue_hold_out_scores
 from assets.skin.tissue_search import tissue_search
 from assets.skin.tissue_weights import tissue_weights
 from assets.skin.training_comparison import training_comparison
@@ -20,16 +20,16 @@ ASSETS = [
     hpa_images,
     slide_images,
     training_tiles,
-    tissue_panel,
+    tissue_hold_out,
     tissue_search,
     tissue_weights,
-    tissue_panel_scores,
+    tissue_hold_out_scores,
     training_comparison,
     tissue_champion,
     epidermis_masks,
-    cell_panel,
+    cell_hold_out,
     cell_weights,
-    cell_panel_scores,
+    cell_hold_out_scores,
     cell_champion,
     cell_masks,
     epidermis_layers,

@@ -4,7 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.champion import record_champion
-from assets.skin.cell_panel import cell_panel_scores
+from assets.skin.cell_hold_out import cell_hold_out_scores
 from assets.skin.cell_weights import cell_weights
 from resources import CellSegmenterResource, PathsResource, SettingsResource
 
@@ -12,17 +12,19 @@ from resources import CellSegmenterResource, PathsResource, SettingsResource
 class CellChampionChoice(dg.Config):
     """By score, or by hand."""
 
-    by: str = Field(default="ap_50", description="The score that decides: ap_50, ap_75, panel_ap_50, …")
+    by: str = Field(default="ap_50", description="The score that decides: ap_50, ap_75, hold_out_ap_50, …")
     version: str | None = Field(
         default=None, description="A version chosen by hand, such as v001; `settings`: the network that settings name."
     )
-    despite_drop: bool = Field(default=False, description="Promote it although it finds cells worse on the panel.")
+    despite_drop: bool = Field(
+        default=False, description="Promote it although it finds cells worse on the hold-out set."
+    )
 
 
 @dg.asset(
     deps=[
         dg.AssetDep(cell_weights, partition_mapping=dg.AllPartitionMapping()),
-        dg.AssetDep(cell_panel_scores, partition_mapping=dg.AllPartitionMapping()),
+        dg.AssetDep(cell_hold_out_scores, partition_mapping=dg.AllPartitionMapping()),
     ],
     code_version="1",
     group_name="training",

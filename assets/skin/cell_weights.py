@@ -45,13 +45,13 @@ def cell_weights(
     from dermatome.registry.model_kinds import CELLS
     from dermatome.skin.cells.annotations import annotated_sha256, find_annotated
     from dermatome.skin.cells.train import CellTrainSettings
-    from dermatome.skin.cells.weights_stage import make_cell_weights, open_cell_origin
-    from dermatome.skin.tissue.hold_out import panel_rows
+    from dermatome.skin.cells.weights_stage import make_cell_weights, open_cell_lineage
+    from dermatome.skin.tissue.hold_out import hold_out_rows
     from dermatome.training.loop import drop_checkpoints
 
     root, version, mpp = paths.data_root, context.partition_key, settings.value.images.declared_mpp
-    checkpoints, panel = root.checkpoints("cell_weights", version), panel_rows(root, CELLS)
-    kept_apart = {row.name.split("/")[0] for row in panel}
+    checkpoints, hold_out = root.checkpoints("cell_weights", version), hold_out_rows(root, CELLS)
+    kept_apart = {row.name.split("/")[0] for row in hold_out}
     sets = config.sets or [name for name in folders_in(root.cell_annotations) if name not in kept_apart]
     if not sets:
         raise MissingInput(
@@ -60,9 +60,9 @@ def cell_weights(
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(local_copy(root.cell_set(name))) for name in sets]
         inputs = {files.name: annotated_sha256(find_annotated(files, declared_mpp=mpp))[:32] for files in folders}
-        origin = open_cell_origin(root, version, config.continue_from)
+        lineage = open_cell_lineage(root, version, config.continue_from)
         given = config.given()
-        chosen = CellTrainSettings(**(given if origin is None else origin.fill_in(given)))
+        chosen = CellTrainSettings(**(given if lineage is None else lineage.fill_in(given)))
         cells = settings.value.cells
         done = make_one(
             context,
@@ -78,11 +78,11 @@ def cell_weights(
                 declared_mpp=mpp,
                 cells=cells,
                 checkpoints=checkpoints,
-                origin=origin,
-                panel=panel,
+                lineage=lineage,
+                hold_out=hold_out,
                 processes=config.gpus,
             ),
-            inputs=inputs if origin is None else {**inputs, "parent": origin.weights.sha256[:32]},
+            inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
             settings=as_plain(chosen) | {"cells": as_plain(cells), "declared_mpp": mpp},
             # Of one slide only, no split can hide it; that is a limit of the data, which whoever has no more must know.
             warn=lambda result: bool(result.values["one_slide_only"]),

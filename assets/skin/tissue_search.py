@@ -46,7 +46,7 @@ def tissue_search(
 
     To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
     """
-    from dermatome.skin.tissue.hold_out import panel_rows
+    from dermatome.skin.tissue.hold_out import hold_out_rows
     from dermatome.skin.tissue.training_files import choose_tiles
     from dermatome.training.search import run_search
     from dermatome.training.search_report import write_search
@@ -57,7 +57,7 @@ def tissue_search(
     journal = root.checkpoints("tissue_search", study)
     if not isinstance(journal, Path):
         raise BadSetting(f"A study is kept in files that grow, and {root.path} is a bucket: search on a disk or NFS.")
-    kept_apart = {row.slide for row in panel_rows(root)}
+    kept_apart = {row.slide for row in hold_out_rows(root)}
     slides = config.annotated_slides or [s for s in root.made("training_tiles") if s not in kept_apart]
     if not slides:
         raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")

@@ -44,8 +44,8 @@ def tissue_weights(
     Add a version (`v002`) in the materialize dialog, and set what differs from the defaults in its run config. A
     version named `v002_cont1` goes on from `v002`.
     """
-    from dermatome.registry.lineage import open_origin
-    from dermatome.skin.tissue.hold_out import panel_rows
+    from dermatome.registry.lineage import open_lineage
+    from dermatome.skin.tissue.hold_out import hold_out_rows
     from dermatome.skin.tissue.weights_stage import confusion_markdown, make_weights
     from dermatome.training.loop import drop_checkpoints
     from dermatome.training.settings import TrainSettings, given_settings
@@ -53,20 +53,20 @@ def tissue_weights(
     root, version = paths.data_root, context.partition_key
     checkpoints = root.checkpoints("tissue_weights", version)
     with contextlib.ExitStack() as stack:
-        panel = panel_rows(root)
-        kept_apart = {row.slide for row in panel}
+        hold_out = hold_out_rows(root)
+        kept_apart = {row.slide for row in hold_out}
         slides = config.annotated_slides or [s for s in root.made("training_tiles") if s not in kept_apart]
         if not slides:
             raise MissingInput(
                 "There are no training tiles yet: materialize training_tiles for annotated slides first."
             )
         tiles = {slide: stack.enter_context(made_files(root, "training_tiles", slide)) for slide in slides}
-        origin = open_origin(root, version, config.continue_from)
+        lineage = open_lineage(root, version, config.continue_from)
         given = config.given()
         if config.from_study is not None:
             study = made_by(root, "tissue_search", config.from_study)
             given = given_settings(json.loads(str(study.values["best_settings"]))) | given
-        given = given if origin is None else origin.fill_in(given)
+        given = given if lineage is None else lineage.fill_in(given)
         chosen = TrainSettings(**{"mpp": settings.value.images.declared_mpp, **given})
         inputs = {slide: record.data_version for slide, (record, _) in tiles.items()}
         done = make_one(
@@ -81,12 +81,12 @@ def tissue_weights(
                 compute.choose(),
                 lambda epoch: context.log.info(_said(epoch)),
                 checkpoints=checkpoints,
-                origin=origin,
-                panel=panel,
+                lineage=lineage,
+                hold_out=hold_out,
                 processes=config.gpus,
                 models_folder=root.models,
             ),
-            inputs=inputs if origin is None else {**inputs, "parent": origin.weights.sha256[:32]},
+            inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
             settings=as_plain(chosen),
             more=lambda folder: {"confusion": dg.MetadataValue.md(confusion_markdown(folder))},
             # Of one slide only, no split can hide it; that is a limit of the data, which whoever has no more must know.

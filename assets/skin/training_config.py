@@ -64,7 +64,9 @@ class CellTraining(dg.Config):
     continue_from: str | None = Field(
         default=None, description="A version, cyto2, toy or a weights file; none: from scratch; v001_cont1 needs none."
     )
-    sets: list[str] | None = Field(default=None, description="Folders of cell_annotations/; none: all but the panel's.")
+    sets: list[str] | None = Field(
+        default=None, description="Folders of cell_annotations/; none: all but the hold-out set's."
+    )
 
     def given(self) -> dict[str, object]:
         """The training settings that differ from the defaults."""

@@ -60,13 +60,13 @@ def cells_train(
     from dermatome.skin.cells.report import write_cell_report
     from dermatome.skin.cells.scores import mean_precision
     from dermatome.skin.cells.train import CellTrainSettings
-    from dermatome.skin.cells.weights_stage import named_origin, train_cells_file
+    from dermatome.skin.cells.weights_stage import named_lineage, train_cells_file
 
     chosen: dict[str, Any] = {"epochs": epochs, "max_minutes": max_minutes, "patience": patience, "accumulate": gpus}
     chosen |= {"learning_rate": learning_rate, "batch": batch, "crop_px": crop_px, "seed": seed}
     chosen |= {"validation_share": validation_share}
-    origin = named_origin(continue_from, models.expanduser()) if continue_from else None
-    settings = CellTrainSettings(**(chosen if origin is None else origin.fill_in(chosen)))
+    lineage = named_lineage(continue_from, models.expanduser()) if continue_from else None
+    settings = CellTrainSettings(**(chosen if lineage is None else lineage.fill_in(chosen)))
     compute = choose(device, precision, threads)
     with progress_bar() as bar:
         task = bar.add_task(f"Training on {compute.device_name}", total=1.0)
@@ -84,7 +84,7 @@ def cells_train(
             name=out.stem,
             validation_folders=validation or (),
             declared_mpp=mpp,
-            origin=origin,
+            lineage=lineage,
             on_epoch=tell,
             processes=gpus,
         )

@@ -49,7 +49,7 @@ def tissue_train(
     threads: Threads = 0,
 ) -> None:
     """Train a U-Net on tiles and their masks, and write its weights."""
-    from dermatome.registry.lineage import origin_of_file
+    from dermatome.registry.lineage import lineage_of_file
     from dermatome.skin.tissue.train import EpochReport, TrainSettings
     from dermatome.skin.tissue.training_files import train_file
     from dermatome.skin.tissue.training_report import write_report
@@ -61,8 +61,8 @@ def tissue_train(
         chosen["encoder"] = encoder
     if encoder_weights:
         chosen["encoder_weights"] = encoder_weights
-    origin = origin_of_file(continue_from, load_weights) if continue_from else None
-    settings = TrainSettings(**(chosen if origin is None else origin.fill_in(chosen)))
+    lineage = lineage_of_file(continue_from, load_weights) if continue_from else None
+    settings = TrainSettings(**(chosen if lineage is None else lineage.fill_in(chosen)))
     compute = choose(device, precision, threads)
     with progress_bar() as bar:
         task = bar.add_task(f"Training on {compute.device_name}", total=1.0)
@@ -79,8 +79,8 @@ def tissue_train(
             compute,
             validation_folders=validation or (),
             on_epoch=tell,
-            parent=origin.weights if origin else None,
-            known_sides=origin.sides() if origin else None,
+            parent=lineage.weights if lineage else None,
+            known_sides=lineage.sides() if lineage else None,
             processes=gpus,
             models_folder=models.expanduser(),
         )

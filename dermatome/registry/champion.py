@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dermatome.errors import BadSetting, BadWeights, MissingInput
-from dermatome.registry.model_kinds import TISSUE, NetworkKind
-from dermatome.registry.promotion import PromotionSettings, check_promotion, panel_record
+from dermatome.registry.model_kinds import TISSUE, ModelKind
+from dermatome.registry.promotion import PromotionSettings, check_promotion, hold_out_record
 from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Scalar, StageRecord, read_record
@@ -22,7 +22,7 @@ class Choice:
         weights_sha256: of its weights file.
         chosen_by: the score, or ``hand``.
         score: that it has by it.
-        despite_drop: whether it was promoted however much worse it is on the panel.
+        despite_drop: whether it was promoted however much worse it is on the hold-out set.
         warning: what its failed check of leakage says, where it was chosen by hand all the same.
     """
 
@@ -39,7 +39,7 @@ def choose_champion(
     by: str | None = None,
     version: str | None = None,
     *,
-    kind: NetworkKind = TISSUE,
+    kind: ModelKind = TISSUE,
     promotion: PromotionSettings | None = None,
     despite_drop: bool = False,
     unversioned: str | None = None,
@@ -52,16 +52,16 @@ def choose_champion(
     Args:
         root: the data root.
         by: a column of the versions' records, such as ``mean_iou``, ``iou_epidermis`` or, for cells, ``ap_50``; with
-            ``panel_`` before it, of their scores on the panel; the kind's own where ``None``.
+            ``hold_out_`` before it, of their scores on the hold-out set; the kind's own where ``None``.
         version: chosen by hand.
         kind: of network.
-        promotion: by how much it may be worse than the champion on the panel, where there is one.
+        promotion: by how much it may be worse than the champion on the hold-out set, where there is one.
         despite_drop: promote it however much worse it is.
         unversioned: sha256 of a network that is no training version and is to take the place, under the name
-            ``version``; it is on no panel.
+            ``version``; it is on no hold-out set.
 
     Raises:
-        MissingInput: no version is trained, or not the one named, or its file is gone, or the panel lacks its scores.
+        MissingInput: no version is trained, or not the one named, or its file is gone, or it has no hold-out scores.
         BadSetting: no version has that score, their scores cannot be compared, or the one chosen is worse than the
             champion in some class.
         BadWeights: its file is not the one that was trained.
@@ -104,7 +104,7 @@ def choose_champion(
 
 
 def _comparable(
-    versions: Mapping[str, StageRecord], scored: Mapping[str, float], by: str, kind: NetworkKind
+    versions: Mapping[str, StageRecord], scored: Mapping[str, float], by: str, kind: ModelKind
 ) -> dict[str, float]:
     """The scores that can be held against one another.
 
@@ -118,10 +118,10 @@ def _comparable(
             f"the check no_leakage): split by slide or patient, or name a version."
         )
     held_out = {versions[name].values.get("validation_sha256") for name in found}
-    if len(held_out) > 1 and not by.startswith("panel_"):
+    if len(held_out) > 1 and not by.startswith("hold_out_"):
         raise BadSetting(
             f"{', '.join(found)} were validated on different data, so {by!r} does not say which is better: materialize "
-            f"{kind.panel} and {kind.panel_scores} and choose by 'panel_{kind.best_by}', or name a version."
+            f"{kind.hold_out} and {kind.hold_out_scores} and choose by 'hold_out_{kind.best_by}', or name a version."
         )
     return found
 
@@ -131,15 +131,15 @@ def _leak(record: StageRecord) -> str | None:
     return next((check.description for check in record.checks if check.name == "no_leakage" and not check.passed), None)
 
 
-def _versions(root: DataRoot, kind: NetworkKind) -> dict[str, StageRecord]:
+def _versions(root: DataRoot, kind: ModelKind) -> dict[str, StageRecord]:
     records = {name: read_record(root.record(kind.weights, name)) for name in root.made(kind.weights)}
     return {name: record for name, record in records.items() if record is not None}
 
 
-def _score(root: DataRoot, record: StageRecord, by: str, kind: NetworkKind) -> float | None:
+def _score(root: DataRoot, record: StageRecord, by: str, kind: ModelKind) -> float | None:
     value: Scalar = None
-    if not by.startswith("panel_"):
+    if not by.startswith("hold_out_"):
         value = record.values.get(by)
-    elif (scored := panel_record(root, record.partition, kind)) is not None:
-        value = scored.values.get(by.removeprefix("panel_"))
+    elif (scored := hold_out_record(root, record.partition, kind)) is not None:
+        value = scored.values.get(by.removeprefix("hold_out_"))
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

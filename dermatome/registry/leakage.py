@@ -29,7 +29,7 @@ class Leak:
 
     Attributes:
         learnt: the tile that was trained on, with the ancestor's name before it where an ancestor was.
-        tested: the tile that is validated, or of the panel.
+        tested: the tile that is validated, or of the hold-out set.
         why: what they share.
     """
 
@@ -42,7 +42,7 @@ def find_leaks(rows: Sequence[ManifestRow], ancestors: Mapping[str, Sequence[Man
     """Every pair of a tile trained on and a tile tested on that share patient, slide, file or picture.
 
     Args:
-        rows: of the version's manifest, and of the panel.
+        rows: of the version's manifest, and of the hold-out set.
         ancestors: manifests of the versions it goes on from, by name: what they learnt is in its weights.
 
     Returns:
@@ -93,7 +93,7 @@ def leakage_check(rows: Sequence[ManifestRow], leaks: Sequence[Leak], *, unknown
 
 def one_slide_only(rows: Sequence[ManifestRow]) -> bool:
     """Whether all tiles are of one slide, so that no split can hide it."""
-    return len({row.group for row in rows if row.side != "panel"}) == 1
+    return len({row.group for row in rows if row.side != "hold_out"}) == 1
 
 
 def _near_identical(learnt: Sequence[tuple[str, ManifestRow]], tested: Sequence[ManifestRow]) -> Iterator[Leak]:

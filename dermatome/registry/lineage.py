@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.registry.manifest import ManifestRow, Side, known_sides, manifest_path, read_manifest
-from dermatome.registry.model_kinds import TISSUE, NetworkKind
+from dermatome.registry.model_kinds import TISSUE, ModelKind
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import made_by
 from dermatome.training.weights import LoadedWeights, load_weights
@@ -37,7 +37,7 @@ W = TypeVar("W", bound=Loaded, covariant=True)
 
 
 @dataclass(frozen=True)
-class Origin(Generic[W]):
+class Lineage(Generic[W]):
     """The weights a version goes on from.
 
     Attributes:
@@ -77,7 +77,7 @@ def parent_name(version: str, continue_from: str | None) -> str | None:
     return continue_from or (named[1] if named else None)
 
 
-def open_origin(root: DataRoot, version: str, continue_from: str | None = None) -> Origin[LoadedWeights] | None:
+def open_lineage(root: DataRoot, version: str, continue_from: str | None = None) -> Lineage[LoadedWeights] | None:
     """The weights that a tissue network's ``version`` goes on from; ``None`` where it starts from scratch.
 
     Args:
@@ -91,10 +91,10 @@ def open_origin(root: DataRoot, version: str, continue_from: str | None = None) 
         BadWeights: the file is damaged or does not fit.
     """
     name = parent_name(version, continue_from)
-    return None if name is None else find_origin(root, version, name, TISSUE, load_weights)
+    return None if name is None else find_lineage(root, version, name, TISSUE, load_weights)
 
 
-def find_origin(root: DataRoot, version: str, name: str, kind: NetworkKind, load: Callable[[Path], W]) -> Origin[W]:
+def find_lineage(root: DataRoot, version: str, name: str, kind: ModelKind, load: Callable[[Path], W]) -> Lineage[W]:
     """The weights called ``name``, a trained version or the path of a file, that ``version`` goes on from.
 
     Args:
@@ -115,16 +115,16 @@ def find_origin(root: DataRoot, version: str, name: str, kind: NetworkKind, load
                 f"{version} is to go on from {name!r}, which is no trained version ({', '.join(versions) or 'none'} "
                 "so far) and no file: correct continue_from, or the version's name."
             )
-        return origin_of_file(Path(name), load)
+        return lineage_of_file(Path(name), load)
     with root.local(kind.weights, name, WEIGHTS_FILE) as folder:
         weights = load(folder / WEIGHTS_FILE)
     trained = made_by(root, kind.weights, name).values["weights_sha256"]
     if weights.sha256 != trained:
         raise BadWeights(f"The weights of {name} are not those it was trained to: materialize it again.")
-    return Origin(name, weights, *_ancestors(root, name, kind))
+    return Lineage(name, weights, *_ancestors(root, name, kind))
 
 
-def origin_of_file(path: Path, load: Callable[[Path], W]) -> Origin[W]:
+def lineage_of_file(path: Path, load: Callable[[Path], W]) -> Lineage[W]:
     """The weights at ``path``; what they learnt is known where their manifest lies beside them and they have no parent.
 
     Raises:
@@ -132,10 +132,10 @@ def origin_of_file(path: Path, load: Callable[[Path], W]) -> Origin[W]:
     """
     weights, manifest = load(path), manifest_path(path)
     ancestors = {path.stem: read_manifest(manifest)} if manifest.is_file() else {}
-    return Origin(str(path), weights, ancestors, bool(ancestors) and weights.card.parent is None)
+    return Lineage(str(path), weights, ancestors, bool(ancestors) and weights.card.parent is None)
 
 
-def _ancestors(root: DataRoot, name: str, kind: NetworkKind) -> tuple[dict[str, list[ManifestRow]], bool]:
+def _ancestors(root: DataRoot, name: str, kind: ModelKind) -> tuple[dict[str, list[ManifestRow]], bool]:
     found: dict[str, list[ManifestRow]] = {}
     all_known = True
     versions = set(root.made(kind.weights))

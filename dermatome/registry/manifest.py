@@ -20,7 +20,7 @@ from dermatome.slides.slide import RgbImage
 from dermatome.storage.files import sha256_bytes, write_whole
 
 THUMBNAIL_PX = 32
-Side = Literal["train", "validation", "panel"]
+Side = Literal["train", "validation", "hold_out"]
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from dermatome.classes import TISSUE_LABELS
 
 
 @dataclass(frozen=True)
-class NetworkKind:
+class ModelKind:
     """One kind: its assets, and the scores by which versions are held against the champion.
 
     Attributes:
         name: in words.
         weights: the asset of training versions.
-        panel: the asset of what is frozen to score them on.
-        panel_scores: the asset of those scores.
+        hold_out: the asset of what is frozen to score them on.
+        hold_out_scores: the asset of those scores.
         champion: the asset of the version in use.
-        check: of the panel's scores, which blocks promotion.
+        check: of the hold-out set's scores, which blocks promotion.
         judged_by: scores of which none may drop by more than the margin: name in records → in words.
         unit: of those scores.
         best_by: the score that chooses the champion where nobody says another.
@@ -25,8 +25,8 @@ class NetworkKind:
 
     name: str
     weights: str
-    panel: str
-    panel_scores: str
+    hold_out: str
+    hold_out_scores: str
     champion: str
     check: str
     judged_by: dict[str, str]
@@ -34,22 +34,22 @@ class NetworkKind:
     best_by: str
 
 
-TISSUE = NetworkKind(
+TISSUE = ModelKind(
     name="tissue network",
     weights="tissue_weights",
-    panel="tissue_panel",
-    panel_scores="tissue_panel_scores",
+    hold_out="tissue_hold_out",
+    hold_out_scores="tissue_hold_out_scores",
     champion="tissue_champion",
     check="no_class_drops",
     judged_by={f"iou_{label}": label for label in TISSUE_LABELS},
     unit="IoU",
     best_by="mean_iou",
 )
-CELLS = NetworkKind(
+CELLS = ModelKind(
     name="cell network",
     weights="cell_weights",
-    panel="cell_panel",
-    panel_scores="cell_panel_scores",
+    hold_out="cell_hold_out",
+    hold_out_scores="cell_hold_out_scores",
     champion="cell_champion",
     check="no_precision_drops",
     judged_by={"ap_50": "AP at IoU 0.5", "ap_75": "AP at IoU 0.75", "ap_90": "AP at IoU 0.9"},

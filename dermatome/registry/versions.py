@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.registry.promotion import panel_record
+from dermatome.registry.promotion import hold_out_record
 from dermatome.reports.comparison import comparison_html, read_version
 from dermatome.storage.files import sha256_bytes, write_whole
 from dermatome.storage.layout import CHAMPION, DataRoot
@@ -26,12 +26,12 @@ def compare_versions(root: DataRoot, versions: Sequence[str], folder: Path) -> S
         with root.local("tissue_weights", version) as files:
             read.append(read_version(files))
     champion = read_record(root.record("tissue_champion", CHAMPION))
-    scored = {version: record for version in versions if (record := panel_record(root, version)) is not None}
-    panel = {
+    scored = {version: record for version in versions if (record := hold_out_record(root, version)) is not None}
+    hold_out = {
         version: {label: _number(record.values.get(f"iou_{label}")) for label in TISSUE_LABELS}
         for version, record in scored.items()
     }
-    page = comparison_html(read, str(champion.values["version"]) if champion else None, panel).encode()
+    page = comparison_html(read, str(champion.values["version"]) if champion else None, hold_out).encode()
     write_whole(folder / COMPARISON_FILE, page)
     return StageResult(
         outcome="compared",

@@ -73,14 +73,14 @@ def read_version(folder: Path) -> Version:
 def comparison_html(
     versions: Sequence[Version],
     champion: str | None = None,
-    panel: Mapping[str, Mapping[str, float | None]] | None = None,
+    hold_out: Mapping[str, Mapping[str, float | None]] | None = None,
 ) -> str:
     """A page that needs no other file and no network.
 
     Args:
         versions: in the order they are shown.
         champion: the version that masks are made with, if any.
-        panel: for each version its IoU by class on the frozen panel.
+        hold_out: for each version its IoU by class on the frozen hold-out set.
 
     Raises:
         MissingInput: there are no versions.
@@ -89,9 +89,11 @@ def comparison_html(
         raise MissingInput("There are no trained versions to compare: materialize tissue_weights first.")
     names = [version.name + (" ★" if version.name == champion else "") for version in versions]
     parts = [_introduction(versions, champion)]
-    if panel:
+    if hold_out:
         parts.append(
-            _overlap("On the frozen panel: the same tiles for every version", versions, names, _of_panel(panel))
+            _overlap(
+                "On the frozen hold-out set: the same tiles for every version", versions, names, _of_hold_out(hold_out)
+            )
         )
     parts.append(_overlap("On each version's own validation tiles", versions, names, _of_validation))
     for name, title, meaning, higher in _MEASURES:
@@ -125,7 +127,7 @@ def _introduction(versions: Sequence[Version], champion: str | None) -> str:
     if len(held_out) > 1:
         text.append(
             '<p class="warn">These versions were validated on different tiles: their own scores cannot be held against '
-            "one another. Use the panel, or train with the same tiles.</p>"
+            "one another. Use the hold-out set, or train with the same tiles.</p>"
         )
     for version in versions:
         for check in version.record.checks:
@@ -159,8 +161,8 @@ def _of_validation(version: Version, label: str) -> float | None:
     return _number(version, f"iou_{label}")
 
 
-def _of_panel(panel: Mapping[str, Mapping[str, float | None]]) -> Callable[[Version, str], float | None]:
-    return lambda version, label: panel.get(version.name, {}).get(label)
+def _of_hold_out(hold_out: Mapping[str, Mapping[str, float | None]]) -> Callable[[Version, str], float | None]:
+    return lambda version, label: hold_out.get(version.name, {}).get(label)
 
 
 def _number(version: Version, name: str) -> float | None:

@@ -1,7 +1,7 @@
 """Search for training settings with Optuna: a study on disk that can be killed, gone on with and enlarged.
 
 Every trial is one training on the same split, scored by its mean IoU there; poor ones are ended early (median pruning).
-The panel takes no part: what is tuned on it would no longer be tested by it.
+The hold-out set takes no part: what is tuned on it would no longer be tested by it.
 """
 
 from __future__ import annotations

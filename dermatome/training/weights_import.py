@@ -95,7 +95,7 @@ def import_state_dict(
         licence=licence or "not stated when it was imported",
     )
     missing = [
-        "Its scores: none are in the file, so compare it on the panel before it makes masks.",
+        "Its scores: none are in the file, so compare it on the hold-out set before it makes masks.",
         "Its training tiles: unknown, so the check no_leakage cannot speak for it.",
         f"Its normalisation: taken as mean {card.mean} and spread {card.std}.",
         f"Its scales: taken as {mpp:g} microns per pixel alone, so the first look at a slide is as fine as the second.",

@@ -1,4 +1,4 @@
-"""The tables of training: versions, their reports, searches, the panel and the champion."""
+"""The tables of training: versions, their reports, searches, the hold-out set and the champion."""
 
 from __future__ import annotations
 
@@ -120,15 +120,15 @@ TRAINING_TABLES: dict[str, Table] = {
             **dict.fromkeys(("dropout", "augment_strength", "crop_px"), "double"),
         },
     ),
-    "panel": Table(
-        "tissue_panel", RECORD_FILE, {"panel_sha256": _TEXT, "tiles": "integer", "slides": _TEXT}, key="partition"
+    "hold_out": Table(
+        "tissue_hold_out", RECORD_FILE, {"hold_out_sha256": _TEXT, "tiles": "integer", "slides": _TEXT}, key="partition"
     ),
-    "panel_scores": Table(
-        "tissue_panel_scores",
+    "hold_out_scores": Table(
+        "tissue_hold_out_scores",
         RECORD_FILE,
         {
             "weights_sha256": _TEXT,
-            "panel_sha256": _TEXT,
+            "hold_out_sha256": _TEXT,
             "margin": "double",
             **{f"mean_{score}": "double" for score in _SCORES},
             "accuracy": "double",
@@ -185,14 +185,14 @@ TRAINING_TABLES |= {
             **{f"{score}{when}": "double" for when in ("", "_before") for score in _PRECISION},
         },
     ),
-    "cell_panel": Table(
-        "cell_panel", RECORD_FILE, {"panel_sha256": _TEXT, "tiles": "integer", "slides": _TEXT}, key="partition"
+    "cell_hold_out": Table(
+        "cell_hold_out", RECORD_FILE, {"hold_out_sha256": _TEXT, "tiles": "integer", "slides": _TEXT}, key="partition"
     ),
-    "cell_panel_scores": Table(
-        "cell_panel_scores",
+    "cell_hold_out_scores": Table(
+        "cell_hold_out_scores",
         RECORD_FILE,
         {
-            **dict.fromkeys(("weights_sha256", "panel_sha256"), _TEXT),
+            **dict.fromkeys(("weights_sha256", "hold_out_sha256"), _TEXT),
             **dict.fromkeys(("margin", *_PRECISION), "double"),
         },
         key="version",

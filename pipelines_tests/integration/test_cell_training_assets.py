@@ -1,4 +1,4 @@
-"""Cell networks in Dagster: trained, scored on a panel, promoted, and cell masks that know which network made them."""
+"""Cell networks in Dagster: trained, scored on the hold-out set, promoted, and cell masks that name their network."""
 
 import dagster as dg
 import duckdb
@@ -51,14 +51,14 @@ def segmenter(root):
 
 def test_a_version_is_trained_scored_and_promoted(root):
     write_set(root.cell_annotations / "study", range(3))
-    write_set(root.cell_annotations / "panel", range(10, 11))
+    write_set(root.cell_annotations / "kept", range(10, 11))
     before = segmenter(root).weights(root)
     assert (before.weights, before.data_version) == ("toy", "NULL")
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(CELL_VERSIONS.name, ["v001"])
-        assert run(root, instance, "cell_panel", config={"cell_panel": {"sets": ["panel"]}}).success
+        assert run(root, instance, "cell_hold_out", config={"cell_hold_out": {"sets": ["kept"]}}).success
         done = run(
-            root, instance, "cell_weights", "cell_panel_scores", "cell_champion", key="v001",
+            root, instance, "cell_weights", "cell_hold_out_scores", "cell_champion", key="v001",
             config={"cell_weights": TINY},
         )  # fmt: skip
         assert done.success
@@ -66,7 +66,7 @@ def test_a_version_is_trained_scored_and_promoted(root):
     assert verdicts == {"no_leakage": True, "no_precision_drops": True}
     record = read_record(root.record("cell_weights", "v001"))
     assert (record.values["images_train"], record.values["images_validation"]) == (2, 1)
-    assert set(record.inputs) == {"study"}  # the panel's images are kept apart
+    assert set(record.inputs) == {"study"}  # the hold-out set's images are kept apart
     made = {path.name for path in root.folder("cell_weights", "v001").iterdir()}
     assert made >= {"weights.safetensors", "weights.tiles.parquet", "curves.png", "precision.png", "samples.png"}
     assert not (root.checkpoints("cell_weights", "v001") / "checkpoint.pt").exists()
@@ -85,12 +85,12 @@ def test_a_challenger_that_finds_cells_worse_is_refused(root):
         folder = root.folder("cell_weights", version)
         folder.mkdir(parents=True)
         put(root, "cell_weights", version, weights_sha256=sha256, ap_50=score)
-        put(root, "cell_panel_scores", version, weights_sha256=sha256, panel_sha256="p", ap_50=score, ap_75=0.4,
+        put(root, "cell_hold_out_scores", version, weights_sha256=sha256, hold_out_sha256="p", ap_50=score, ap_75=0.4,
             ap_90=0.3 - score / 2)  # fmt: skip
-    put(root, "cell_panel", CHAMPION, panel_sha256="p", slides="s")
+    put(root, "cell_hold_out", CHAMPION, hold_out_sha256="p", slides="s")
     put(root, "cell_champion", CHAMPION, version="v001", weights_sha256="a" * 64)
     with pytest.raises(
-        BadSetting, match=r"v002 is worse than the champion v001 on the panel: AP at IoU 0\.9 by 0\.050"
+        BadSetting, match=r"v002 is worse than the champion v001 on the hold-out set: AP at IoU 0\.9 by 0\.050"
     ):
         check_promotion(root, "v002", "b" * 64, 0.02, CELLS)
     back = choose_champion(root, version="settings", kind=CELLS, despite_drop=True, unversioned="c" * 64)

@@ -1,4 +1,4 @@
-"""Champion and challenger: the panel is frozen, a drop blocks promotion, and promotion makes the right masks stale."""
+"""Champion and challenger: frozen hold-out set, drops that block promotion, and the masks a promotion makes stale."""
 
 import dagster as dg
 import numpy as np
@@ -15,11 +15,11 @@ from dermatome.pipeline.cached_stage import OneStep
 from dermatome.registry.champion import choose_champion
 from dermatome.registry.leakage import find_leaks
 from dermatome.registry.manifest import manifest_rows
-from dermatome.registry.promotion import PromotionSettings, drop_check, panel_record
+from dermatome.registry.promotion import PromotionSettings, drop_check, hold_out_record
 from dermatome.skin.tiles.crops import cut_tiles, load_tiles
 from dermatome.skin.tiles.rois import Roi
 from dermatome.skin.tissue import stage as mask_stage
-from dermatome.skin.tissue.hold_out import freeze_panel, panel_rows, score_on_panel
+from dermatome.skin.tissue.hold_out import freeze_hold_out, hold_out_rows, score_on_hold_out
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, write_record
 from dermatome.training.unet import build_network
@@ -27,7 +27,7 @@ from dermatome.training.weights import WeightsCard, save_weights
 from orchestration.definitions import build_defs
 from orchestration.demo import _Loading
 
-PANEL, PANEL_SCORES = "tissue_panel", "tissue_panel_scores"
+HOLD_OUT, HOLD_OUT_SCORES = "tissue_hold_out", "tissue_hold_out_scores"
 GOOD = {"iou_background": 0.9, "iou_dermis": 0.8, "iou_epidermis": 0.9, "iou_keratin": 0.7, "mean_iou": 0.825}
 
 
@@ -65,36 +65,36 @@ def tiles(root, slide, seed=0):
     return folder
 
 
-def test_the_panel_is_frozen_and_versions_are_scored_on_it(root):
+def test_the_hold_out_set_is_frozen_and_versions_are_scored_on_it(root):
     tiles(root, "a1")
     tiles(root, "a2", 1)
 
     def freeze(*slides, **options):
-        folder = root.folder(PANEL, "new")
-        result = freeze_panel(root, slides, folder, **options)
-        put_folder = root.folder(PANEL, "current")
+        folder = root.folder(HOLD_OUT, "new")
+        result = freeze_hold_out(root, slides, folder, **options)
+        put_folder = root.folder(HOLD_OUT, "current")
         if not put_folder.exists():
             folder.rename(put_folder)
-            put(root, PANEL, "current", **result.values)
+            put(root, HOLD_OUT, "current", **result.values)
         return result
 
     compute = choose_compute("cpu", "fp32", 1)
     weights_of(root, "v001")
-    unscored = score_on_panel(root, "v001", compute, 0.5, root.folder(PANEL_SCORES, "v001"), PromotionSettings())
-    assert (unscored.outcome, unscored.checks[0].passed) == ("no_panel", True)
+    unscored = score_on_hold_out(root, "v001", compute, 0.5, root.folder(HOLD_OUT_SCORES, "v001"), PromotionSettings())
+    assert (unscored.outcome, unscored.checks[0].passed) == ("no_hold_out", True)
     frozen = freeze("a1")
     assert frozen.values["tiles"] == 1
-    (row,) = panel_rows(root)
-    assert (row.side, row.slide) == ("panel", "a1")
-    (root.folder("training_tiles", "a1") / "images" / "a1_a.png").unlink()  # the panel keeps its own copies
-    scored = score_on_panel(root, "v001", compute, 0.5, root.folder(PANEL_SCORES, "v001"), PromotionSettings())
-    assert scored.values["panel_sha256"] == frozen.values["panel_sha256"]
+    (row,) = hold_out_rows(root)
+    assert (row.side, row.slide) == ("hold_out", "a1")
+    (root.folder("training_tiles", "a1") / "images" / "a1_a.png").unlink()  # the hold-out set keeps its own copies
+    scored = score_on_hold_out(root, "v001", compute, 0.5, root.folder(HOLD_OUT_SCORES, "v001"), PromotionSettings())
+    assert scored.values["hold_out_sha256"] == frozen.values["hold_out_sha256"]
     assert 0 <= scored.values["mean_iou"] <= 1
     assert scored.checks[0].passed
-    assert (root.folder(PANEL_SCORES, "v001") / "samples.png").is_file()
-    learnt = manifest_rows(load_tiles(root.folder(PANEL, "current") / "tiles" / "a1"), "train")
+    assert (root.folder(HOLD_OUT_SCORES, "v001") / "samples.png").is_file()
+    learnt = manifest_rows(load_tiles(root.folder(HOLD_OUT, "current") / "tiles" / "a1"), "train")
     assert {leak.why for leak in find_leaks([*learnt, row])} == {"the slide a1", "the same file"}
-    with pytest.raises(BadSetting, match="another panel already, of a1"):
+    with pytest.raises(BadSetting, match="another hold-out set already, of a1"):
         freeze("a2")
     with pytest.raises(BadSetting, match="Name the annotated slides"):
         freeze()
@@ -102,35 +102,35 @@ def test_the_panel_is_frozen_and_versions_are_scored_on_it(root):
         freeze("a9")
 
 
-def scored(root, version, sha256, panel="p", **scores):
-    put(root, PANEL_SCORES, version, weights_sha256=sha256, panel_sha256=panel, **{**GOOD, **scores})
+def scored(root, version, sha256, hold_out="p", **scores):
+    put(root, HOLD_OUT_SCORES, version, weights_sha256=sha256, hold_out_sha256=hold_out, **{**GOOD, **scores})
 
 
 def test_a_drop_of_any_class_blocks_promotion(root):
     first, second = weights_of(root, "v001", mean_iou=0.8), weights_of(root, "v002", mean_iou=0.9)
     put(root, "tissue_champion", "current", version="v001", weights_sha256=first)
-    assert choose_champion(root).version == "v002"  # without a panel by score alone
-    put(root, PANEL, "current", panel_sha256="p", slides="a1")
-    with pytest.raises(MissingInput, match="v002 is not scored on the panel"):
+    assert choose_champion(root).version == "v002"  # without a hold-out set by score alone
+    put(root, HOLD_OUT, "current", hold_out_sha256="p", slides="a1")
+    with pytest.raises(MissingInput, match="v002 is not scored on the hold-out set"):
         choose_champion(root)
     scored(root, "v002", second, iou_keratin=0.66, mean_iou=0.9)
-    with pytest.raises(BadSetting, match="champion v001 is not scored on this panel"):
+    with pytest.raises(BadSetting, match="champion v001 is not scored on this hold-out set"):
         choose_champion(root)
     scored(root, "v001", first)
-    with pytest.raises(BadSetting, match=r"worse than the champion v001 on the panel: keratin by 0.040 IoU"):
+    with pytest.raises(BadSetting, match=r"worse than the champion v001 on the hold-out set: keratin by 0.040 IoU"):
         choose_champion(root)
     assert choose_champion(root, promotion=PromotionSettings(margin=0.05)).version == "v002"
     despite = choose_champion(root, despite_drop=True)
     assert (despite.version, despite.despite_drop) == ("v002", True)
     assert choose_champion(root, version="v001").version == "v001"  # the champion itself
     scored(root, "v002", second, iou_keratin=None)
-    gone = drop_check(root, "v002", panel_record(root, "v002").values, 0.02)
+    gone = drop_check(root, "v002", hold_out_record(root, "v002").values, 0.02)
     assert not gone.passed
     assert gone.values["drop_keratin"] == pytest.approx(0.7)
     scored(root, "v002", second, iou_keratin=0.685, mean_iou=0.9)
-    assert choose_champion(root, by="panel_mean_iou").version == "v002"
-    scored(root, "v002", second, panel="other")
-    with pytest.raises(MissingInput, match="not scored on the panel"):
+    assert choose_champion(root, by="hold_out_mean_iou").version == "v002"
+    scored(root, "v002", second, hold_out="other")
+    with pytest.raises(MissingInput, match="not scored on the hold-out set"):
         choose_champion(root)
     with pytest.raises(BadSetting, match="margin"):
         PromotionSettings(margin=-0.1)
@@ -153,13 +153,13 @@ def test_the_check_blocks_the_champion_in_the_same_run(root):
     put(root, "tissue_champion", "current", version="v001", weights_sha256=first)
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001", "v002"])
-        frozen = {"tissue_panel": {"config": {"annotated_slides": ["a1"]}}}
-        assert run(root, instance, "tissue_panel", config=frozen).success
-        assert run(root, instance, PANEL_SCORES, key="v001").success
-        record = panel_record(root, "v001")
+        frozen = {"tissue_hold_out": {"config": {"annotated_slides": ["a1"]}}}
+        assert run(root, instance, "tissue_hold_out", config=frozen).success
+        assert run(root, instance, HOLD_OUT_SCORES, key="v001").success
+        record = hold_out_record(root, "v001")
         better = {name: 1.0 for name in record.values if name.startswith("iou_")}
-        put(root, PANEL_SCORES, "v001", **{**record.values, **better})  # nobody beats this champion
-        done = run(root, instance, PANEL_SCORES, "tissue_champion", key="v002")
+        put(root, HOLD_OUT_SCORES, "v001", **{**record.values, **better})  # nobody beats this champion
+        done = run(root, instance, HOLD_OUT_SCORES, "tissue_champion", key="v002")
         (check,) = done.get_asset_check_evaluations()
         assert (check.check_name, check.passed) == ("no_class_drops", False)
         assert not done.asset_materializations_for_node("tissue_champion")

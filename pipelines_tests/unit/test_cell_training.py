@@ -17,7 +17,7 @@ from dermatome.skin.cells.network import open_cells
 from dermatome.skin.cells.scores import CellScores, mean_precision
 from dermatome.skin.cells.train import CellTrainSettings, given_cell_settings, train_cells
 from dermatome.skin.cells.views import CellPicture, CellSource, ViewSettings, flow_targets, random_view
-from dermatome.skin.cells.weights_stage import named_origin, train_cells_file
+from dermatome.skin.cells.weights_stage import named_lineage, train_cells_file
 from dermatome.storage.files import sha256_file
 from dermatome.training.losses import cell_loss
 from pipelines_tests.annotated_cells import SIDE_PX, image_of, labels_of, write_set
@@ -194,10 +194,10 @@ def test_it_goes_on_from_a_file_and_writes_what_loads(images, tmp_path):
     rows = read_manifest(manifest_path(tmp_path / "w.safetensors"))
     assert sorted(row.side for row in rows) == ["train", "train", "validation"]
     assert read.card.validation.startswith("1 of 3 images held out, whole slides")
-    origin = named_origin(str(tmp_path / "w.safetensors"))
-    settings = CellTrainSettings(**origin.fill_in(given_cell_settings({"crop_px": 64, "batch": 2, "epochs": 1})))
+    lineage = named_lineage(str(tmp_path / "w.safetensors"))
+    settings = CellTrainSettings(**lineage.fill_in(given_cell_settings({"crop_px": 64, "batch": 2, "epochs": 1})))
     settings = replace(settings, epoch_steps=1, learning_rate=1e-9, seed=1)
-    child, _ = train_cells_file([folder], tmp_path / "c.safetensors", settings, CPU, name="second", origin=origin)
+    child, _ = train_cells_file([folder], tmp_path / "c.safetensors", settings, CPU, name="second", lineage=lineage)
     assert child.card.parent == sha256
     assert [score.image.name for score in child.before] == [score.image.name for score in child.after]
     held = {row.name for row in rows if row.side == "validation"}
@@ -205,7 +205,7 @@ def test_it_goes_on_from_a_file_and_writes_what_loads(images, tmp_path):
     for name, value in read.network.named_parameters():
         torch.testing.assert_close(child.state[name], value, rtol=0, atol=1e-3)
     with pytest.raises(BadWeights, match="leave nbase and diameter_px out"):
-        train_cells(images[:1], [], replace(settings, diameter_px=30.0), CPU, name="x", parent=origin.weights)
+        train_cells(images[:1], [], replace(settings, diameter_px=30.0), CPU, name="x", parent=lineage.weights)
     with pytest.raises(BadSetting, match="no annotated images"):
         train_cells([], [], settings, CPU, name="x")
 

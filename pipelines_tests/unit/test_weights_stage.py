@@ -18,7 +18,7 @@ from dermatome.inference.compute import Compute
 from dermatome.metrics.semantic import class_scores
 from dermatome.registry.champion import choose_champion
 from dermatome.registry.leakage import find_leaks
-from dermatome.registry.lineage import _ancestors, open_origin, parent_name
+from dermatome.registry.lineage import _ancestors, open_lineage, parent_name
 from dermatome.registry.manifest import ManifestRow, Side, known_sides, manifest_path, write_manifest
 from dermatome.registry.model_kinds import TISSUE
 from dermatome.skin.tissue import weights_stage
@@ -161,8 +161,8 @@ def test_what_a_version_goes_on_from(root: DataRoot, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="v001_cont1"):
         parent_name("v001", "v001")
     with pytest.raises(MissingInput, match="'v009', which is no trained version"):
-        open_origin(root, "v009_cont1")
-    assert open_origin(root, "v001") is None
+        open_lineage(root, "v009_cont1")
+    assert open_lineage(root, "v001") is None
 
 
 def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
@@ -174,16 +174,16 @@ def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
     trained(
         root, "v001", StageResult("trained", sha256[:32], {"weights_sha256": sha256, "parent": "other.safetensors"})
     )
-    by_name = open_origin(root, "v001_cont1")
+    by_name = open_lineage(root, "v001_cont1")
     assert (by_name.name, by_name.weights.sha256, by_name.all_known) == ("v001", sha256, False)
     filled = by_name.fill_in({"seed": 3, "train_mpp": 2.0})
     assert filled == {"encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "train_mpp": 2.0, "seed": 3}
-    file = open_origin(root, "v002", str(folder / WEIGHTS_FILE))
+    file = open_lineage(root, "v002", str(folder / WEIGHTS_FILE))
     assert file.all_known
     assert file.sides()["s1"] == "train"
     trained(root, "v001", StageResult("trained", "x", {"weights_sha256": "another"}))
     with pytest.raises(BadWeights, match="not those it was trained to"):
-        open_origin(root, "v001_cont1")
+        open_lineage(root, "v001_cont1")
 
 
 def test_scores_that_say_nothing_of_which_is_better_choose_no_champion(

@@ -1,4 +1,4 @@
-"""The frozen panel of annotated cells, which no cell network trains on, and the challengers' scores on it."""
+"""The frozen hold-out set of annotated cells, which no cell network trains on, and the challengers' scores on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dermatome.skin.cells.network import open_cells
 from dermatome.skin.cells.report import IMAGE_SCORES_FILE, cell_samples_figure, image_scores
 from dermatome.skin.cells.scores import mean_precision, score_cells
 from dermatome.skin.figures import preview
-from dermatome.skin.tissue.hold_out import check_trained, frozen, without_panel
+from dermatome.skin.tissue.hold_out import check_trained, frozen, without_hold_out
 from dermatome.skin.tissue.training_report import SAMPLES_FIGURE
 from dermatome.storage.files import write_whole
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, WEIGHTS_FILE, DataRoot
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 IMAGES_FOLDER = "images"
 
 
-def freeze_cell_panel(
+def freeze_cell_hold_out(
     root: DataRoot, sets: Sequence[Path], folder: Path, declared_mpp: float, *, give_up: bool = False
 ) -> StageResult:
     """Copies folders of annotated images into ``folder``, with a manifest.
@@ -40,21 +40,21 @@ def freeze_cell_panel(
         sets: folders of images with their cells beside them.
         folder: for the copies.
         declared_mpp: microns per pixel of images for which no file states it.
-        give_up: whether a panel that is there may be replaced: scores on it can then not be held against new ones.
+        give_up: whether an existing hold-out set may be replaced; its scores do not compare with new ones.
 
     Raises:
-        BadSetting: no folder is named, or there is another panel.
+        BadSetting: no folder is named, or there is another hold-out set.
         MissingInput, BadAnnotation: see :func:`dermatome.skin.cells.annotations.find_annotated`.
     """
     if not sets:
-        raise BadSetting("Name the sets of annotated cells of the panel: set `sets` in the run config.")
+        raise BadSetting("Name the sets of annotated cells of the hold-out set: set `sets` in the run config.")
     find_annotated(*sets)
     copies = [shutil.copytree(files, folder / IMAGES_FOLDER / files.name) for files in sets]
-    rows = list(cell_manifest_rows(find_annotated(*copies, declared_mpp=declared_mpp), "panel"))
+    rows = list(cell_manifest_rows(find_annotated(*copies, declared_mpp=declared_mpp), "hold_out"))
     return frozen(root, CELLS, folder, rows, [files.name for files in sets], replace=give_up)
 
 
-def score_cells_on_panel(
+def score_cells_on_hold_out(
     root: DataRoot,
     version: str,
     compute: Compute,
@@ -64,7 +64,7 @@ def score_cells_on_panel(
     cells: CellSettings,
     settings: PromotionSettings,
 ) -> StageResult:
-    """Scores a version on the panel as it would find cells on slides, and says whether it may become champion.
+    """Scores a version on the hold-out set as it would find cells on slides, and says whether it may become champion.
 
     Files: `image_scores.parquet`, `samples.png`.
 
@@ -83,16 +83,16 @@ def score_cells_on_panel(
     """
     started = time.perf_counter()
     trained = made_by(root, CELLS.weights, version)
-    panel = read_record(root.record(CELLS.panel, CHAMPION))
-    if panel is None:
+    hold_out = read_record(root.record(CELLS.hold_out, CHAMPION))
+    if hold_out is None:
         write_table(folder / IMAGE_SCORES_FILE, image_scores(version, [], []))
-        return without_panel(CELLS, trained)
+        return without_hold_out(CELLS, trained)
     with root.local(CELLS.weights, version, WEIGHTS_FILE) as files:
         loaded = open_cells(files / WEIGHTS_FILE)
     check_trained(trained, loaded.sha256)
     card = loaded.card
     cells = replace(cells, diameter_um=cells.diameter_um or card.diameter_um)
-    with root.local(CELLS.panel, CHAMPION) as files:
+    with root.local(CELLS.hold_out, CHAMPION) as files:
         images = find_annotated(*sorted((files / IMAGES_FOLDER).iterdir()), declared_mpp=declared_mpp)
         network = loaded.network.to(compute.torch_device)
         scores = score_cells(images, network, card.diameter_px, cells, compute)
@@ -102,13 +102,13 @@ def score_cells_on_panel(
     write_table(folder / IMAGE_SCORES_FILE, image_scores(version, [], scores))
     values: dict[str, Scalar] = {
         "weights_sha256": loaded.sha256,
-        "panel_sha256": panel.values["panel_sha256"],
+        "hold_out_sha256": hold_out.values["hold_out_sha256"],
         "margin": settings.margin,
         **mean_precision(scores),
     }
     return StageResult(
         outcome="scored",
-        data_version=f"{loaded.sha256[:16]}{str(panel.values['panel_sha256'])[:16]}",
+        data_version=f"{loaded.sha256[:16]}{str(hold_out.values['hold_out_sha256'])[:16]}",
         values=values,
         seconds={"score": time.perf_counter() - started},
         checks=(drop_check(root, version, values, settings.margin, CELLS),),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.registry.leakage import find_leaks, leakage_check, one_slide_only
-from dermatome.registry.lineage import Origin, find_origin, origin_of_file, parent_name
+from dermatome.registry.lineage import Lineage, find_lineage, lineage_of_file, parent_name
 from dermatome.registry.manifest import (
     ManifestRow,
     licences,
@@ -52,7 +52,7 @@ def train_cells_file(
     validation_folders: Sequence[Path] = (),
     declared_mpp: float = 0.5,
     cells: CellSettings | None = None,
-    origin: Origin[LoadedCells] | None = None,
+    lineage: Lineage[LoadedCells] | None = None,
     checkpoint_dir: AnyPath | None = None,
     on_epoch: OnEpoch | None = None,
     processes: int = 1,
@@ -68,7 +68,7 @@ def train_cells_file(
         validation_folders: images to validate on; where there are none, a share is held out, whole patients or slides.
         declared_mpp: microns per pixel of images for which no file states it.
         cells: how cells are found in images that are held out.
-        origin: the weights it goes on from; patients and slides stay on the side they were on.
+        lineage: the weights it goes on from; patients and slides stay on the side they were on.
         checkpoint_dir: where a run that was killed goes on from.
         on_epoch: see :func:`dermatome.skin.cells.train.train_cells`.
         processes: likewise.
@@ -87,7 +87,7 @@ def train_cells_file(
         split = Split(tuple(images), tuple(held), "images were given for it")
     else:
         share = settings.validation_share if len(images) > 1 else 0.0
-        split = split_tiles(images, share, settings.seed, origin.sides() if origin else None, what="images")
+        split = split_tiles(images, share, settings.seed, lineage.sides() if lineage else None, what="images")
     result = train_cells(
         split.train,
         split.validation,
@@ -98,7 +98,7 @@ def train_cells_file(
         checkpoint_dir=checkpoint_dir,
         on_epoch=on_epoch,
         validation=split.how,
-        parent=origin.weights if origin else None,
+        parent=lineage.weights if lineage else None,
         processes=processes,
     )
     rows = [*cell_manifest_rows(split.train, "train"), *cell_manifest_rows(split.validation, "validation")]
@@ -118,8 +118,8 @@ def make_cell_weights(
     declared_mpp: float,
     cells: CellSettings,
     checkpoints: AnyPath | None = None,
-    origin: Origin[LoadedCells] | None = None,
-    panel: Sequence[ManifestRow] = (),
+    lineage: Lineage[LoadedCells] | None = None,
+    hold_out: Sequence[ManifestRow] = (),
     processes: int = 1,
 ) -> StageResult:
     """Trains one version.
@@ -137,8 +137,8 @@ def make_cell_weights(
         declared_mpp: microns per pixel of images for which no file states it.
         cells: how cells are found in images that are held out.
         checkpoints: where a run that was killed goes on from.
-        origin: the weights it goes on from.
-        panel: images that no version may learn from.
+        lineage: the weights it goes on from.
+        hold_out: images that no version may learn from.
         processes: how many GPUs share the passes of a step.
 
     Raises:
@@ -154,14 +154,14 @@ def make_cell_weights(
         name=version,
         declared_mpp=declared_mpp,
         cells=cells,
-        origin=origin,
+        lineage=lineage,
         checkpoint_dir=checkpoints,
         on_epoch=on_epoch,
         processes=processes,
     )
     trained = time.perf_counter()
     rows = read_manifest(manifest_path(weights))
-    leaks = find_leaks([*rows, *panel], origin.ancestors if origin else None)
+    leaks = find_leaks([*rows, *hold_out], lineage.ancestors if lineage else None)
     write_cell_report(folder, version, result.history, result.before, result.after)
     card = result.card
     return StageResult(
@@ -169,7 +169,7 @@ def make_cell_weights(
         data_version=sha256[:32],
         values={
             "weights_sha256": sha256,
-            "parent": origin.name if origin else None,
+            "parent": lineage.name if lineage else None,
             "parent_sha256": card.parent,
             "seed": settings.seed,
             "epochs": len(result.history),
@@ -190,11 +190,13 @@ def make_cell_weights(
             **{f"{name}_before": value for name, value in mean_precision(result.before).items()},
         },
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
-        checks=(leakage_check([*rows, *panel], leaks, unknown_ancestor=origin is not None and not origin.all_known),),
+        checks=(
+            leakage_check([*rows, *hold_out], leaks, unknown_ancestor=lineage is not None and not lineage.all_known),
+        ),
     )
 
 
-def open_cell_origin(root: DataRoot, version: str, continue_from: str | None = None) -> Origin[LoadedCells] | None:
+def open_cell_lineage(root: DataRoot, version: str, continue_from: str | None = None) -> Lineage[LoadedCells] | None:
     """The weights that a cell network's ``version`` goes on from; ``None`` where it starts from scratch.
 
     Args:
@@ -213,15 +215,15 @@ def open_cell_origin(root: DataRoot, version: str, continue_from: str | None = N
         return None
     if name == "cyto2":
         with local_copy(fetch_cyto2(root.models)) as models:
-            return named_origin(name, models)
+            return named_lineage(name, models)
     if name == "toy":
-        return named_origin(name)
-    return find_origin(root, version, name, CELLS, open_cells)
+        return named_lineage(name)
+    return find_lineage(root, version, name, CELLS, open_cells)
 
 
-def named_origin(name: str, models_folder: Path | None = None) -> Origin[LoadedCells]:
+def named_lineage(name: str, models_folder: Path | None = None) -> Lineage[LoadedCells]:
     """``cyto2``, ``toy`` or the weights at a path; errors as for :func:`dermatome.skin.cells.network.open_cells`."""
     if name not in NAMED:
-        return origin_of_file(Path(name), open_cells)
+        return lineage_of_file(Path(name), open_cells)
     # The toys are drawn; what cyto2 has seen is not known, and may well be the images it is scored on.
-    return Origin(name, open_cells(name, models_folder=models_folder, fetch_missing=True), {}, name == "toy")
+    return Lineage(name, open_cells(name, models_folder=models_folder, fetch_missing=True), {}, name == "toy")

@@ -1,4 +1,4 @@
-"""The frozen panel: tiles that no version trains on, by which a challenger is held against the champion."""
+"""The frozen hold-out set: tiles that no version trains on, by which a challenger is held against the champion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.registry.manifest import ManifestRow, manifest_rows, read_manifest, write_manifest
-from dermatome.registry.model_kinds import TISSUE, NetworkKind
+from dermatome.registry.model_kinds import TISSUE, ModelKind
 from dermatome.registry.promotion import PromotionSettings, drop_check
 from dermatome.skin.figures import preview
 from dermatome.skin.tiles.crops import load_tiles
@@ -37,26 +37,26 @@ from dermatome.training.weights import load_weights
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
 
-MANIFEST_FILE = "panel.parquet"
+MANIFEST_FILE = "hold_out.parquet"
 TILES_FOLDER = "tiles"
-NO_PANEL = "no_panel"
+NO_HOLD_OUT = "no_hold_out"
 
 
-def freeze_panel(root: DataRoot, slides: Sequence[str], folder: Path, *, replace: bool = False) -> StageResult:
+def freeze_hold_out(root: DataRoot, slides: Sequence[str], folder: Path, *, replace: bool = False) -> StageResult:
     """Copies the tiles of annotated slides into ``folder``, with a manifest.
 
     Args:
         root: the data root.
         slides: annotated slides whose tiles are cut.
         folder: for the copies.
-        replace: whether a panel that is there may be replaced: scores on it can then not be held against new ones.
+        replace: whether an existing hold-out set may be replaced; its scores do not compare with new ones.
 
     Raises:
-        BadSetting: no slide is named, or there is another panel.
+        BadSetting: no slide is named, or there is another hold-out set.
         MissingInput: a slide's tiles are not cut.
     """
     if not slides:
-        raise BadSetting("Name the annotated slides of the panel: set annotated_slides in the run config.")
+        raise BadSetting("Name the annotated slides of the hold-out set: set annotated_slides in the run config.")
     for slide in slides:
         with made_files(root, "training_tiles", slide) as (_, files):
             for name in ("images", "masks", "ihc"):
@@ -64,58 +64,58 @@ def freeze_panel(root: DataRoot, slides: Sequence[str], folder: Path, *, replace
                     shutil.copytree(files / name, folder / TILES_FOLDER / slide / name)
             for name in ("palette.json", "tiles.json"):
                 shutil.copyfile(files / name, folder / TILES_FOLDER / slide / name)
-    rows = manifest_rows(load_tiles(*(folder / TILES_FOLDER / slide for slide in slides)), "panel")
+    rows = manifest_rows(load_tiles(*(folder / TILES_FOLDER / slide for slide in slides)), "hold_out")
     return frozen(root, TISSUE, folder, rows, slides, replace=replace)
 
 
 def frozen(
     root: DataRoot,
-    kind: NetworkKind,
+    kind: ModelKind,
     folder: Path,
     rows: Sequence[ManifestRow],
     names: Sequence[str],
     *,
     replace: bool,
 ) -> StageResult:
-    """Writes a panel's manifest and says what it is.
+    """Writes a hold-out set's manifest and says what it is.
 
     Args:
         root: the data root.
         kind: of network.
-        folder: of the panel.
+        folder: of the hold-out set.
         rows: of its tiles or images.
         names: of the slides or folders it is of.
-        replace: whether a panel that is there may be replaced.
+        replace: whether a hold-out set that is there may be replaced.
 
     Raises:
-        BadSetting: there is another panel.
+        BadSetting: there is another hold-out set.
     """
     sha256 = write_manifest(folder / MANIFEST_FILE, rows)
-    before = read_record(root.record(kind.panel, CHAMPION))
-    if before is not None and before.values["panel_sha256"] != sha256 and not replace:
+    before = read_record(root.record(kind.hold_out, CHAMPION))
+    if before is not None and before.values["hold_out_sha256"] != sha256 and not replace:
         raise BadSetting(
-            f"There is another panel already, of {before.values['slides']}: scores on two panels cannot be compared; "
+            f"There is another hold-out set already, of {before.values['slides']}: scores on two sets do not compare; "
             "set replace to give it up, and score every version again."
         )
     return StageResult(
         outcome="frozen",
         data_version=sha256[:32],
-        values={"panel_sha256": sha256, "tiles": len(rows), "slides": ", ".join(names)},
+        values={"hold_out_sha256": sha256, "tiles": len(rows), "slides": ", ".join(names)},
     )
 
 
-def panel_rows(root: DataRoot, kind: NetworkKind = TISSUE) -> list[ManifestRow]:
-    """The manifest of the panel; empty where there is none."""
-    if read_record(root.record(kind.panel, CHAMPION)) is None:
+def hold_out_rows(root: DataRoot, kind: ModelKind = TISSUE) -> list[ManifestRow]:
+    """The manifest of the hold-out set; empty where there is none."""
+    if read_record(root.record(kind.hold_out, CHAMPION)) is None:
         return []
-    with root.local(kind.panel, CHAMPION, MANIFEST_FILE) as folder:
+    with root.local(kind.hold_out, CHAMPION, MANIFEST_FILE) as folder:
         return read_manifest(folder / MANIFEST_FILE)
 
 
-def score_on_panel(
+def score_on_hold_out(
     root: DataRoot, version: str, compute: Compute, mpp: float, folder: Path, settings: PromotionSettings
 ) -> StageResult:
-    """Scores a version on the panel, and says whether it may become champion.
+    """Scores a version on the hold-out set, and says whether it may become champion.
 
     Files: `scores.parquet` by class, `samples.png`.
 
@@ -123,7 +123,7 @@ def score_on_panel(
         root: the data root.
         version: the challenger.
         compute: device and precision.
-        mpp: microns per pixel of the panel's tiles.
+        mpp: microns per pixel of the hold-out set's tiles.
         folder: for the files.
         settings: the margin.
 
@@ -133,15 +133,15 @@ def score_on_panel(
     """
     started = time.perf_counter()
     trained = made_by(root, TISSUE.weights, version)
-    panel = read_record(root.record(TISSUE.panel, CHAMPION))
-    if panel is None:
+    hold_out = read_record(root.record(TISSUE.hold_out, CHAMPION))
+    if hold_out is None:
         write_table(folder / "scores.parquet", pa.Table.from_pylist([], schema=pa.schema([("version", pa.string())])))
-        return without_panel(TISSUE, trained)
+        return without_hold_out(TISSUE, trained)
     with root.local(TISSUE.weights, version, WEIGHTS_FILE) as files:
         loaded = load_weights(files / WEIGHTS_FILE)
     check_trained(trained, loaded.sha256)
     card = loaded.card
-    with root.local(TISSUE.panel, CHAMPION) as files:
+    with root.local(TISSUE.hold_out, CHAMPION) as files:
         tiles = load_tiles(*sorted((files / TILES_FOLDER).iterdir()))
         network = loaded.network.to(compute.torch_device)
         run = tile_probabilities(network, compute, card.mean, card.std, mpp / card.mpp, tile_px=card.tile_px, batch=8)
@@ -153,25 +153,27 @@ def score_on_panel(
     write_table(folder / "scores.parquet", pa.Table.from_pylist(score_rows(version, found)))
     values: dict[str, Scalar] = {
         "weights_sha256": loaded.sha256,
-        "panel_sha256": panel.values["panel_sha256"],
+        "hold_out_sha256": hold_out.values["hold_out_sha256"],
         "margin": settings.margin,
         **report_values(found),
     }
     drop = drop_check(root, version, values, settings.margin)
     return StageResult(
         outcome="scored",
-        data_version=f"{loaded.sha256[:16]}{str(panel.values['panel_sha256'])[:16]}",
+        data_version=f"{loaded.sha256[:16]}{str(hold_out.values['hold_out_sha256'])[:16]}",
         values=values,
         seconds={"score": time.perf_counter() - started},
         checks=(drop,),
     )
 
 
-def without_panel(kind: NetworkKind, trained: StageRecord) -> StageResult:
-    """What is said of a version where there is no panel to score it on."""
-    said = f"There is no panel to score on: materialize {kind.panel} to have versions held against the champion."
+def without_hold_out(kind: ModelKind, trained: StageRecord) -> StageResult:
+    """What is said of a version where there is no hold-out set to score it on."""
+    said = (
+        f"There is no hold-out set to score on: materialize {kind.hold_out} to have versions held against the champion."
+    )
     return StageResult(
-        outcome=NO_PANEL,
+        outcome=NO_HOLD_OUT,
         data_version=trained.data_version,
         values={"weights_sha256": trained.values["weights_sha256"]},
         message=said,

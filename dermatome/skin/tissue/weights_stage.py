@@ -20,7 +20,7 @@ from dermatome.storage.record import StageResult
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
-    from dermatome.registry.lineage import Origin
+    from dermatome.registry.lineage import Lineage
     from dermatome.storage.files import AnyPath
     from dermatome.training.weights import LoadedWeights
 
@@ -34,8 +34,8 @@ def make_weights(
     on_epoch: Callable[[EpochReport], None] | None = None,
     *,
     checkpoints: AnyPath | None = None,
-    origin: Origin[LoadedWeights] | None = None,
-    panel: Sequence[ManifestRow] = (),
+    lineage: Lineage[LoadedWeights] | None = None,
+    hold_out: Sequence[ManifestRow] = (),
     processes: int = 1,
     models_folder: AnyPath | None = None,
 ) -> StageResult:
@@ -52,8 +52,8 @@ def make_weights(
         compute: device and precision.
         on_epoch: called after each epoch.
         checkpoints: where a run that was killed goes on from; see :func:`drop_checkpoints`.
-        origin: the weights it goes on from.
-        panel: tiles that no version may learn from.
+        lineage: the weights it goes on from.
+        hold_out: tiles that no version may learn from.
         processes: how many GPUs share the passes of a step.
         models_folder: where the encoder's ready weights are kept, if the settings ask for some.
 
@@ -70,22 +70,22 @@ def make_weights(
         compute,
         checkpoint_dir=checkpoints,
         on_epoch=on_epoch,
-        parent=origin.weights if origin else None,
-        known_sides=origin.sides() if origin else None,
+        parent=lineage.weights if lineage else None,
+        known_sides=lineage.sides() if lineage else None,
         processes=processes,
         models_folder=models_folder,
     )
     trained = time.perf_counter()
     rows = read_manifest(manifest_path(weights))
-    leaks = find_leaks([*rows, *panel], origin.ancestors if origin else None)
+    leaks = find_leaks([*rows, *hold_out], lineage.ancestors if lineage else None)
     write_report(folder, version, result.history, result.evaluation)
     return StageResult(
         outcome="trained",
         data_version=sha256[:32],
         values={
             "weights_sha256": sha256,
-            "parent": origin.name if origin else None,
-            "parent_sha256": origin.weights.sha256 if origin else None,
+            "parent": lineage.name if lineage else None,
+            "parent_sha256": lineage.weights.sha256 if lineage else None,
             "encoder": settings.encoder,
             "initial_weights": result.card.initial_weights or None,
             "loss": settings.loss,
@@ -105,7 +105,9 @@ def make_weights(
             **report_values(result.evaluation),
         },
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
-        checks=(leakage_check([*rows, *panel], leaks, unknown_ancestor=origin is not None and not origin.all_known),),
+        checks=(
+            leakage_check([*rows, *hold_out], leaks, unknown_ancestor=lineage is not None and not lineage.all_known),
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""`cell_panel`: frozen images of annotated cells; `cell_panel_scores`: each version on them, held to the champion."""
+"""`cell_hold_out`: frozen images of annotated cells; `cell_hold_out_scores`: versions scored on them."""
 
 import contextlib
 
@@ -15,20 +15,24 @@ from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
 
-class CellPanelChoice(dg.Config):
-    """The images of the panel."""
+class CellHoldOutChoice(dg.Config):
+    """The images of the hold-out set."""
 
-    sets: list[str] = Field(description="Folders of `cell_annotations/` kept for the panel; no training uses them.")
-    replace: bool = Field(default=False, description="Give up the panel there is: its scores do not count any more.")
+    sets: list[str] = Field(
+        description="Folders of `cell_annotations/` kept for the hold-out set; no training uses them."
+    )
+    replace: bool = Field(
+        default=False, description="Give up the hold-out set there is: its scores do not count any more."
+    )
 
 
 @dg.asset(code_version="1", group_name="training", kinds={"file"})
-def cell_panel(
-    context: dg.AssetExecutionContext, config: CellPanelChoice, paths: PathsResource, settings: SettingsResource
+def cell_hold_out(
+    context: dg.AssetExecutionContext, config: CellHoldOutChoice, paths: PathsResource, settings: SettingsResource
 ) -> dg.MaterializeResult:
     """Copies of the named sets of annotated images, with a manifest. It stays as it is until it is replaced."""
     from dermatome.skin.cells.annotations import annotated_sha256, find_annotated
-    from dermatome.skin.cells.hold_out import freeze_cell_panel
+    from dermatome.skin.cells.hold_out import freeze_cell_hold_out
 
     root, mpp = paths.data_root, settings.value.images.declared_mpp
     with contextlib.ExitStack() as stack:
@@ -38,7 +42,7 @@ def cell_panel(
             context,
             root,
             CHAMPION,
-            make=lambda folder: freeze_cell_panel(root, sets, folder, mpp, give_up=config.replace),
+            make=lambda folder: freeze_cell_hold_out(root, sets, folder, mpp, give_up=config.replace),
             inputs=inputs,
             settings=config.model_dump(),
         )
@@ -46,14 +50,14 @@ def cell_panel(
 
 @dg.asset(
     partitions_def=CELL_VERSIONS,
-    deps=[cell_weights, cell_panel],
+    deps=[cell_weights, cell_hold_out],
     check_specs=[
         dg.AssetCheckSpec(
             "no_precision_drops",
-            asset="cell_panel_scores",
+            asset="cell_hold_out_scores",
             partitions_def=CELL_VERSIONS,
             blocking=True,
-            description="Average precision is nowhere below the champion's on the panel by more than the margin.",
+            description="Average precision on the hold-out set is at most the margin below the champion's.",
         )
     ],
     pool="gpu",
@@ -61,23 +65,23 @@ def cell_panel(
     group_name="training",
     kinds={"pytorch"},
 )
-def cell_panel_scores(
+def cell_hold_out_scores(
     context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
-    """A version's scores on the panel. Its check blocks promotion in the same run; `cell_champion` asks as well."""
-    from dermatome.skin.cells.hold_out import score_cells_on_panel
+    """Scores of a version on the hold-out set. Its check blocks promotion in the same run."""
+    from dermatome.skin.cells.hold_out import score_cells_on_hold_out
 
     root, version = paths.data_root, context.partition_key
-    panel = read_record(root.record("cell_panel", CHAMPION))
+    hold_out = read_record(root.record("cell_hold_out", CHAMPION))
     inputs = {"cell_weights": made_by(root, "cell_weights", version).data_version}
     mpp, promotion, cells = settings.value.images.declared_mpp, settings.value.promotion, settings.value.cells
     return make_one(
         context,
         root,
         version,
-        make=lambda folder: score_cells_on_panel(
+        make=lambda folder: score_cells_on_hold_out(
             root, version, compute.choose(), folder, declared_mpp=mpp, cells=cells, settings=promotion
         ),
-        inputs=inputs | ({"cell_panel": panel.data_version} if panel else {}),
+        inputs=inputs | ({"cell_hold_out": hold_out.data_version} if hold_out else {}),
         settings={"promotion": as_plain(promotion), "cells": as_plain(cells), "mpp": mpp},
     )

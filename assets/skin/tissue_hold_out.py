@@ -1,4 +1,4 @@
-"""`tissue_panel`: frozen tiles; `tissue_panel_scores`: each version on them, held against the champion."""
+"""`tissue_hold_out`: frozen tiles; `tissue_hold_out_scores`: each version on them, held against the champion."""
 
 import dagster as dg
 from pydantic import Field
@@ -13,11 +13,13 @@ from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
 
-class PanelChoice(dg.Config):
-    """The tiles of the panel."""
+class HoldOutChoice(dg.Config):
+    """The tiles of the hold-out set."""
 
-    annotated_slides: list[str] = Field(description="Slides that are kept for the panel; no training uses them.")
-    replace: bool = Field(default=False, description="Give up the panel there is: its scores do not count any more.")
+    annotated_slides: list[str] = Field(description="Slides that are kept for the hold-out set; no training uses them.")
+    replace: bool = Field(
+        default=False, description="Give up the hold-out set there is: its scores do not count any more."
+    )
 
 
 @dg.asset(
@@ -26,16 +28,18 @@ class PanelChoice(dg.Config):
     group_name="training",
     kinds={"file"},
 )
-def tissue_panel(context: dg.AssetExecutionContext, config: PanelChoice, paths: PathsResource) -> dg.MaterializeResult:
+def tissue_hold_out(
+    context: dg.AssetExecutionContext, config: HoldOutChoice, paths: PathsResource
+) -> dg.MaterializeResult:
     """Copies of the tiles of the named annotated slides, with a manifest. It stays as it is until it is replaced."""
-    from dermatome.skin.tissue.hold_out import freeze_panel
+    from dermatome.skin.tissue.hold_out import freeze_hold_out
 
     root = paths.data_root
     return make_one(
         context,
         root,
         CHAMPION,
-        make=lambda folder: freeze_panel(root, config.annotated_slides, folder, replace=config.replace),
+        make=lambda folder: freeze_hold_out(root, config.annotated_slides, folder, replace=config.replace),
         inputs={slide: made_by(root, "training_tiles", slide).data_version for slide in config.annotated_slides},
         settings=config.model_dump(),
     )
@@ -43,14 +47,14 @@ def tissue_panel(context: dg.AssetExecutionContext, config: PanelChoice, paths: 
 
 @dg.asset(
     partitions_def=TRAINING_VERSIONS,
-    deps=[tissue_weights, tissue_panel],
+    deps=[tissue_weights, tissue_hold_out],
     check_specs=[
         dg.AssetCheckSpec(
             "no_class_drops",
-            asset="tissue_panel_scores",
+            asset="tissue_hold_out_scores",
             partitions_def=TRAINING_VERSIONS,
             blocking=True,
-            description="No class is worse than the champion's on the panel by more than the margin.",
+            description="No class is worse than the champion's on the hold-out set by more than the margin.",
         )
     ],
     pool="gpu",
@@ -58,21 +62,21 @@ def tissue_panel(context: dg.AssetExecutionContext, config: PanelChoice, paths: 
     group_name="training",
     kinds={"pytorch"},
 )
-def tissue_panel_scores(
+def tissue_hold_out_scores(
     context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
-    """A version's scores on the panel. Its check blocks promotion in the same run; `tissue_champion` asks as well."""
-    from dermatome.skin.tissue.hold_out import score_on_panel
+    """Scores of a version on the hold-out set. Its check blocks promotion in the same run."""
+    from dermatome.skin.tissue.hold_out import score_on_hold_out
 
     root, version = paths.data_root, context.partition_key
-    panel = read_record(root.record("tissue_panel", CHAMPION))
+    hold_out = read_record(root.record("tissue_hold_out", CHAMPION))
     inputs = {"tissue_weights": made_by(root, "tissue_weights", version).data_version}
     mpp, promotion = settings.value.images.declared_mpp, settings.value.promotion
     return make_one(
         context,
         root,
         version,
-        make=lambda folder: score_on_panel(root, version, compute.choose(), mpp, folder, promotion),
-        inputs=inputs | ({"tissue_panel": panel.data_version} if panel else {}),
+        make=lambda folder: score_on_hold_out(root, version, compute.choose(), mpp, folder, promotion),
+        inputs=inputs | ({"tissue_hold_out": hold_out.data_version} if hold_out else {}),
         settings=as_plain(promotion) | {"mpp": mpp},
     )
