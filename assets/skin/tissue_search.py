@@ -46,10 +46,10 @@ def tissue_search(
 
     To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
     """
+    from dermatome.reports.search import write_search
     from dermatome.skin.tissue.hold_out import hold_out_rows
     from dermatome.skin.tissue.training_files import choose_tiles
     from dermatome.training.search import run_search
-    from dermatome.training.search_report import write_search
     from dermatome.training.search_settings import SearchSettings, search_space
     from dermatome.training.settings import TrainSettings
 

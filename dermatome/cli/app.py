@@ -112,7 +112,7 @@ def tissue_predict(
     """Write each image's tissue mask: <stem>.npz (mask, crop_bbox) and <stem>.png (the mask over the image)."""
     from dermatome.imaging.overlay import tinted
     from dermatome.labels.mask_files import save_mask
-    from dermatome.reports.panels import png_bytes
+    from dermatome.reports.figures import png_bytes
     from dermatome.skin.tissue.segment import TissueSettings, prepare_tissue, segment_tissue
     from dermatome.storage.files import write_whole
     from dermatome.training.weights import load_weights
@@ -183,7 +183,7 @@ def layers_measure(
 
     from dermatome.labels.instance_files import load_instances
     from dermatome.labels.mask_files import load_mask
-    from dermatome.skin.figures import layers_figure
+    from dermatome.skin.layers.figures import layers_figure
     from dermatome.skin.layers.measure import LayerSettings, measure_layers
     from dermatome.storage.files import write_whole
 

@@ -72,12 +72,12 @@ def nuclei_predict(
     <stem>_semantic.png and <stem>_ternary.png (the maps over the image), <stem>_instances.tif (OME-TIFF),
     <stem>.parquet (one row for each nucleus) and <stem>.geojson (outlines for QuPath).
     """
+    from dermatome.nuclei.maps.figures import semantic_overlay, ternary_overlay
     from dermatome.nuclei.maps.files import write_instances, write_outlines
     from dermatome.nuclei.maps.network import load_nucleus_weights
     from dermatome.nuclei.maps.networks import weights_path
-    from dermatome.nuclei.maps.overlays import semantic_overlay, ternary_overlay
     from dermatome.nuclei.maps.segment import NucleusSettings, fitted_stain, prepare_nuclei, segment_nuclei
-    from dermatome.reports.panels import png_bytes
+    from dermatome.reports.figures import png_bytes
     from dermatome.storage.files import write_whole
 
     compute = choose(device, precision, threads)

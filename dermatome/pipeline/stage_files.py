@@ -17,7 +17,7 @@ import pyarrow as pa
 from dermatome.geometry import Size
 from dermatome.labels import instance_files as cell_files
 from dermatome.labels import mask_files as label_io
-from dermatome.reports.panels import preview
+from dermatome.slides.preview import preview
 from dermatome.slides.slide import WHOLE_PX, Slide
 from dermatome.slides.source import open_slide
 from dermatome.slides.tiled_tiff import TiledLabels

@@ -78,6 +78,12 @@ class Slide:
         """Height and width, px."""
         return Size(*self.pixels.shape[:2])
 
+    @property
+    def mpp_note(self) -> str:
+        """The scale and where it comes from, in words, for figures."""
+        source = "declared, not measured" if self.mpp_source is MppSource.DECLARED else "stated by the file"
+        return f"µm from {self.mpp:g} µm/px ({source})"
+
     def whole(self) -> RgbImage:
         """All of its pixels, in memory.
 

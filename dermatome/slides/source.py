@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from dermatome.errors import BadImage, MissingInput, StorageFailed
-from dermatome.reports.panels import OVERVIEW_PX, preview
 from dermatome.slides.dicom import DICOM_SUFFIX, is_dicom, slide_files
+from dermatome.slides.preview import preview
 from dermatome.slides.slide import SUFFIXES, MppSource, Slide, read_slide
 from dermatome.storage.files import (
     any_path,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dermatome.storage.files import AnyPath
 
 IMAGE_STEM = "image"
+_OVERVIEW_PX = 640
 # A glass slide without tissue has almost one grey value; real HPA cores have a spread of 20 and more.
 _BLANK_SPREAD = 2.0
 
@@ -164,7 +165,7 @@ def _verified(
     except BadImage as error:
         raise BadImage(f"{error} It came from {source.location}.") from error
     decoded_at = time.perf_counter()
-    small = slide.overview(OVERVIEW_PX)
+    small = slide.overview(_OVERVIEW_PX)
     write_whole(path.parent / PREVIEW_FILE, preview(small))
     spread = float(np.std(small.astype(np.float32).mean(axis=2)))
     return StageResult(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
 from dermatome.geometry import Box
 from dermatome.imaging.overlay import cell_colours, sample_labels
+from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, TERNARY_COLOURS
 from dermatome.nuclei.maps.networks import ASSET, NucleusWeights
-from dermatome.nuclei.maps.overlays import SEMANTIC_COLOURS, TERNARY_COLOURS
 from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
 
@@ -139,8 +139,6 @@ def find_nuclei(
 
 def nuclei_view(found: NucleiFound) -> str:
     """The slide with its classes, its ternary map and its nuclei to lay over it."""
-    from dermatome.reports.panels import mpp_note
-
     slide, nuclei, whole = found.slide, found.nuclei, Box.whole(found.slide.size)
     semantic, ternary, instances = (
         sample_labels(labels, whole, VIEW_PX) for labels in (nuclei.semantic, nuclei.ternary, nuclei.instances)
@@ -151,7 +149,7 @@ def nuclei_view(found: NucleiFound) -> str:
         filled_layer("Nuclei", instances, cell_colours(int(instances.max(initial=0)))),
     )
     size = slide.size
-    caption = f"{size.width_px:,} × {size.height_px:,} px; {mpp_note(slide)}."
+    caption = f"{size.width_px:,} × {size.height_px:,} px; {slide.mpp_note}."
     if slide.conversions:
         caption += f" When read: {'; '.join(slide.conversions)}."
     return viewer_html(slide.overview(VIEW_PX), layers, name=slide.name, caption=caption)

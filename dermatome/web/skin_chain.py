@@ -170,8 +170,7 @@ def run_skin_chain(
 
 def skin_view(found: SkinFound) -> str:
     """The slide with tissue, cells and layers to lay over it."""
-    from dermatome.reports.panels import mpp_note
-    from dermatome.skin.figures import layer_colours
+    from dermatome.skin.layers.figures import layer_colours
 
     slide, count = found.slide, len(found.layers.layers)
     image = slide.overview(VIEW_PX)
@@ -191,7 +190,7 @@ def skin_view(found: SkinFound) -> str:
         ),
     )
     size = slide.size
-    caption = f"{size.width_px:,} × {size.height_px:,} px, shown at {shown.width_px:,} px; {mpp_note(slide)}."
+    caption = f"{size.width_px:,} × {size.height_px:,} px, shown at {shown.width_px:,} px; {slide.mpp_note}."
     if slide.conversions:
         caption += f" When read: {'; '.join(slide.conversions)}."
     return viewer_html(image, layers, name=slide.name, caption=caption)
@@ -215,7 +214,7 @@ def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
     from dermatome.labels import instance_files as cell_files
     from dermatome.labels import mask_files as label_io
     from dermatome.labels.bands import LabelTally
-    from dermatome.skin import figures
+    from dermatome.skin.layers.figures import layers_figure
     from dermatome.storage.files import write_whole
 
     slide, name = found.slide, found.slide.name
@@ -233,7 +232,7 @@ def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
         write_whole(folder / f"{name}_cells.csv", found.cells.table.to_csv(index=False).encode()),
         write_whole(folder / f"{name}_layers.csv", found.layers.layers.to_csv(index=False).encode()),
         write_whole(folder / f"{name}_profile.csv", found.layers.profile.to_csv(index=False).encode()),
-        write_whole(folder / f"{name}_layers.png", figures.layers_figure(slide, found.layers)),
+        write_whole(folder / f"{name}_layers.png", layers_figure(slide, found.layers)),
     ]
 
 

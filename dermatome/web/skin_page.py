@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr  # as in stop.py
 
-from dermatome.skin.figures import layers_figure
+from dermatome.skin.layers.figures import layers_figure
 from dermatome.web.page import ONE_AT_A_TIME, WebContext, image_choice, noted, told
 from dermatome.web.skin_chain import (
     SkinNetworks,

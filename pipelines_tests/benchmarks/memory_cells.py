@@ -98,7 +98,7 @@ def segment(folder: str) -> dict[str, Any]:
     from dermatome.inference.compute import choose_compute
     from dermatome.labels import instance_files as cell_files
     from dermatome.labels.mask_files import open_mask
-    from dermatome.skin import figures
+    from dermatome.skin.cells.figures import cells_figure
     from dermatome.skin.cells.network import load_cell_network
     from dermatome.skin.cells.segment import segment_cells
     from dermatome.slides.slide import read_slide
@@ -114,7 +114,7 @@ def segment(folder: str) -> dict[str, Any]:
     cell_files.write_cells_geojson(place / "cells.geojson", found.instances, found.table, slide="synthetic")
     found.table.to_parquet(place / "cells.parquet")
     written = time.perf_counter()
-    (place / "figure.png").write_bytes(figures.cells_figure(slide, mask, found))
+    (place / "figure.png").write_bytes(cells_figure(slide, mask, found))
     return {
         "cells": len(found.table),
         "tiles": found.tiles,

@@ -10,7 +10,7 @@ import torch
 from assets.partitions import ANNOTATED_SLIDES, SLIDES
 from dermatome.classes import TISSUE_LABELS, TissueClass
 from dermatome.labels.palette import Palette, classes_to_rgb
-from dermatome.reports.panels import png_bytes
+from dermatome.reports.figures import png_bytes
 from dermatome.slides.register import read_sources
 from dermatome.storage import object_store
 from dermatome.storage.files import local_copy, whole_folder, write_whole

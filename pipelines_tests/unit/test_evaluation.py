@@ -18,10 +18,10 @@ from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.registry.manifest import manifest_path, manifest_rows, write_manifest
 from dermatome.registry.versions import compare_versions
 from dermatome.reports.comparison import comparison_html, read_version
+from dermatome.reports.figures import best_and_worst
 from dermatome.skin.tiles.crops import TilePair
 from dermatome.skin.tissue import evaluate as evaluation
 from dermatome.skin.tissue.evaluate import evaluate
-from dermatome.skin.tissue.training_figures import best_and_worst
 from dermatome.skin.tissue.training_report import report_values, write_report
 from dermatome.storage.layout import RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check, StageRecord, write_record
@@ -85,12 +85,12 @@ def test_borders_count_within_eight_microns(tile):
 def test_best_and_worst_tiles_are_never_the_same(tile):
     found = evaluate([replace(tile, name=f"t{n}") for n in range(5)], network(), 0.5)
     scored = [replace(result, accuracy=n / 10) for n, result in enumerate(found.tiles)]
-    shown = best_and_worst(scored)
+    shown = best_and_worst(scored, lambda result: -result.accuracy)
     assert [(title, result.accuracy) for title, result in shown] == [
         ("Best 1", 0.4), ("Best 2", 0.3), ("Worst 2", 0.1), ("Worst 1", 0.0),
     ]  # fmt: skip
-    assert [title for title, _ in best_and_worst(scored[:1])] == ["Best 1"]
-    assert best_and_worst([]) == []
+    assert [title for title, _ in best_and_worst(scored[:1], lambda result: 0)] == ["Best 1"]
+    assert best_and_worst([], lambda result: 0) == []
 
 
 def trained(root, version, tile, shift, **values):

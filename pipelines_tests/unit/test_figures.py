@@ -9,14 +9,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
+from dermatome.classes import StainingPattern, TissueClass
 from dermatome.geometry import Box, Size
-from dermatome.imaging import contact_sheet as image_sheet
 from dermatome.imaging import overlay
 from dermatome.inference.canvas import Canvas
-from dermatome.skin import figures
+from dermatome.nuclei.maps.figures import NUCLEUS_CHARTS
+from dermatome.reports import figures
+from dermatome.skin.cells.figures import cells_figure
+from dermatome.skin.layers.figures import DAB_COLOUR, layers_figure
 from dermatome.skin.layers.measure import measure_layers
-from dermatome.skin.tissue.training_figures import curves_figure
+from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, tissue_figure
+from dermatome.slides.preview import preview
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.synthetic.skin import toy_slide
 
@@ -62,7 +65,7 @@ def tissue_result(mask: np.ndarray, crop: Box) -> Any:
 
 @pytest.mark.parametrize("crop", [Box(20, 100, 400, 300), Box(0, 0, 448, 30)])
 def test_the_tissue_figure_shows_every_class(toy: Any, crop: Box) -> None:
-    shown = pixels_of(figures.tissue_figure(toy.slide, tissue_result(toy.mask, crop))).reshape(-1, 3)
+    shown = pixels_of(tissue_figure(toy.slide, tissue_result(toy.mask, crop))).reshape(-1, 3)
     assert 600 < len(shown) ** 0.5 < 3000
     for tissue in TissueClass:
         assert (np.abs(shown.astype(int) - tissue.colour).max(axis=1) <= 3).sum() > 200, tissue
@@ -70,7 +73,7 @@ def test_the_tissue_figure_shows_every_class(toy: Any, crop: Box) -> None:
 
 def test_the_same_figure_has_the_same_bytes(toy: Any) -> None:
     result = tissue_result(toy.mask, Box(0, 0, 448, 448))
-    assert figures.tissue_figure(toy.slide, result) == figures.tissue_figure(toy.slide, result)
+    assert tissue_figure(toy.slide, result) == tissue_figure(toy.slide, result)
 
 
 def cells_result(toy: Any, cells: pd.DataFrame, crop: Box) -> Any:
@@ -80,7 +83,7 @@ def cells_result(toy: Any, cells: pd.DataFrame, crop: Box) -> Any:
 
 
 def test_the_cells_figure_outlines_cells(toy: Any, cells: pd.DataFrame) -> None:
-    shown = pixels_of(figures.cells_figure(toy.slide, toy.mask, cells_result(toy, cells, Box(0, 0, 448, 448))))
+    shown = pixels_of(cells_figure(toy.slide, toy.mask, cells_result(toy, cells, Box(0, 0, 448, 448))))
     outline = np.abs(shown.astype(int) - overlay.OUTLINE).max(axis=-1) < 60
     assert outline.sum() > 1000
 
@@ -93,9 +96,9 @@ def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy: Any, cells
     empty = tissue_result(mask, Box(0, 0, 448, 448))
     layers = measure_layers(toy.slide, mask, none.instances, none.table)
     for png in (
-        figures.tissue_figure(toy.slide, empty),
-        figures.cells_figure(toy.slide, mask, none),
-        figures.layers_figure(toy.slide, layers),
+        tissue_figure(toy.slide, empty),
+        cells_figure(toy.slide, mask, none),
+        layers_figure(toy.slide, layers),
     ):
         assert colours_in(png) > 100
 
@@ -105,8 +108,8 @@ def test_the_layers_figure_shows_profiles(toy: Any, cells: pd.DataFrame, turn: i
     slide = Slide("a_b %$\\{x} ü-1", np.rot90(toy.slide.pixels, turn), 0.5, MppSource.FILE, "0" * 64)
     mask, instances = np.rot90(toy.mask, turn), np.rot90(toy.instances, turn)
     result = measure_layers(slide, mask, instances, cells)
-    shown = pixels_of(figures.layers_figure(slide, result)).reshape(-1, 3)
-    brown = bytes.fromhex(figures.DAB_COLOUR[1:])
+    shown = pixels_of(layers_figure(slide, result)).reshape(-1, 3)
+    brown = bytes.fromhex(DAB_COLOUR[1:])
     assert (np.abs(shown.astype(int) - list(brown)).max(axis=1) < 8).sum() > 300
 
 
@@ -119,17 +122,17 @@ def test_training_figures() -> None:
             "iou_epidermis": [0.1, None, 0.6],
         }
     )
-    assert colours_in(curves_figure(history)) > 20
-    assert colours_in(curves_figure(history[["epoch", "train_loss"]])) > 10
+    assert colours_in(figures.curves_figure(history, TISSUE_CHARTS)) > 20
+    assert colours_in(figures.curves_figure(history[["epoch", "train_loss"]], NUCLEUS_CHARTS, columns=3)) > 10
     matrix = np.diag([10, 0, 5, 3])
-    assert pixels_of(figures.confusion_figure(matrix, TISSUE_LABELS)).std() > 10
-    assert figures.confusion_figure(matrix) != figures.confusion_figure(matrix[::-1])
+    assert pixels_of(confusion_figure(matrix)).std() > 10
+    assert confusion_figure(matrix) != confusion_figure(matrix[::-1])
 
 
 def test_previews_are_small(toy: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     for source in (noise, toy.slide.pixels.repeat(2, axis=0)):
-        small = figures.preview(source)
+        small = preview(source)
         assert len(small) <= 8_000
         with Image.open(io.BytesIO(small)) as opened:
             assert opened.format == "WEBP"
@@ -137,16 +140,16 @@ def test_previews_are_small(toy: Any) -> None:
             assert len(opened.convert("RGB").getcolors(1 << 20)) > 8
 
 
-@pytest.mark.parametrize(("about", "length"), [(100, 100), (99, 50), (3.2, 2), (0.7, 0.5), (1900, 1000), (0, 1)])
-def test_scale_bars_have_round_lengths(about: float, length: float) -> None:
-    assert image_sheet.round_length_um(about) == length
+@pytest.mark.parametrize(("mpp", "length"), [(1.0, 100), (0.99, 50), (0.032, 2), (0.007, 0.5), (19, 1000)])
+def test_scale_bars_have_round_lengths(mpp: float, length: float) -> None:
+    assert figures.bar_length_um(Size(450, 450), mpp) == length
 
 
 def test_a_scale_bar_is_as_long_as_it_says() -> None:
     span = Size(400, 400)
-    assert image_sheet.bar_length_um(span, 0.5) == 20
-    panel = image_sheet.Panel(np.full((400, 400, 3), 255, np.uint8), "", span)
-    sheet = pixels_of(image_sheet.draw_sheet([panel], 1, 400, mpp=0.5, name="", facts=(), note=""))
+    assert figures.bar_length_um(span, 0.5) == 20
+    panel = figures.Panel(np.full((400, 400, 3), 255, np.uint8), "", span)
+    sheet = pixels_of(figures.contact_sheet([panel], 1, 400, mpp=0.5, name=""))
     lower = sheet[440:488, :200]
     black = (lower == 0).all(axis=-1)
     assert max(longest_run(row) for row in black) == 40, "20 µm at 0.5 µm/px, drawn at the slide's own scale"
@@ -158,8 +161,8 @@ def longest_run(row: np.ndarray) -> int:
 
 
 def test_a_frame_lies_where_it_says() -> None:
-    panel = image_sheet.Panel(np.full((100, 200, 3), 255, np.uint8), "", Size(1000, 2000), (Box(100, 400, 600, 1200),))
-    sheet = pixels_of(image_sheet.draw_sheet([panel], 1, 200, mpp=0.5, name="", facts=(), note="")).astype(int)
+    panel = figures.Panel(np.full((100, 200, 3), 255, np.uint8), "", Size(1000, 2000), (Box(100, 400, 600, 1200),))
+    sheet = pixels_of(figures.contact_sheet([panel], 1, 200, mpp=0.5, name="")).astype(int)
     black = (sheet == 0).all(axis=-1)
     top, left = 52 + 36, 16
     assert black[top + 10 : top + 60, left + 40].all()

@@ -19,11 +19,10 @@ from dermatome.imaging.stain_normalisation import fit_slide
 from dermatome.inference.compute import choose_compute
 from dermatome.inference.probabilities import Probabilities
 from dermatome.inference.torch_backend import TorchRunner
-from dermatome.nuclei.maps.figures import maps_figure
+from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, maps_figure, semantic_overlay, ternary_overlay
 from dermatome.nuclei.maps.files import write_outlines
 from dermatome.nuclei.maps.network import HEADS, NucleusCard
 from dermatome.nuclei.maps.networks import NucleusWeights
-from dermatome.nuclei.maps.overlays import SEMANTIC_COLOURS, semantic_overlay, ternary_overlay
 from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, fitted_stain, network_size, segment_nuclei
 from dermatome.settings import Settings
 from dermatome.slides.slide import MppSource, Slide

@@ -15,6 +15,7 @@ from dermatome.errors import BadSetting
 from dermatome.imaging.augmentation import AugmentSettings
 from dermatome.inference.compute import Compute
 from dermatome.labels.palette import Palette
+from dermatome.reports.search import write_search
 from dermatome.skin.tiles.crops import TilePair
 from dermatome.skin.tissue.train import EpochReport, TrainResult, TrainSettings
 from dermatome.storage.files import write_whole
@@ -23,7 +24,6 @@ from dermatome.storage.record import StageRecord, write_record
 from dermatome.training import search
 from dermatome.training.data import Split
 from dermatome.training.search import best_config, open_study, run_search
-from dermatome.training.search_report import write_search
 from dermatome.training.search_settings import SearchSettings, SearchSpace, search_space, trial_settings
 from dermatome.training.settings import given_settings
 from dermatome.training.weights import WeightsCard

@@ -1,36 +1,96 @@
-"""The figures of a slide's nuclei and of its TIL, as PNG bytes."""
+"""Overlays and figures of nuclei: a slide's maps, validation patches; the charts of training; PNG bytes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
 from dermatome.geometry import Box, Size
-from dermatome.imaging.contact_sheet import Panel, draw_sheet, panel_size
-from dermatome.imaging.overlay import draw_borders, enlarge, tint
-from dermatome.nuclei.maps.overlays import SEMANTIC_COLOURS, semantic_overlay, ternary_overlay
-from dermatome.reports.panels import INK, mpp_note, new_figure, to_png
-from dermatome.skin.figures import DETAIL_UM, SIDE_PX, busiest
+from dermatome.imaging.overlay import draw_borders, enlarge, sample_labels, tint
+from dermatome.nuclei.maps.evaluate import KnownPatch, truth_of
+from dermatome.reports.figures import (
+    DETAIL_UM,
+    LOSS_CHART,
+    SIDE_PX,
+    Chart,
+    Line,
+    Panel,
+    busiest_square,
+    contact_sheet,
+    longest_px,
+)
+from dermatome.slides.slide import MppSource, RgbImage, Slide
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Sequence
 
-    from dermatome.classes import Rgb
-    from dermatome.nuclei.maps.segment import NucleiResult
-    from dermatome.nuclei.til.score import TilScores
-    from dermatome.slides.slide import Slide
+    from dermatome.labels.drawn_maps import NucleusMaps
+    from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, NucleusSettings
 
+SEMANTIC_COLOURS = tuple(c.colour for c in NucleusClass)
+TERNARY_COLOURS = tuple(c.colour for c in TernaryClass)
+OPACITY = 0.45
 _NUCLEI, _PARTS = list(NucleusClass)[1:], list(TernaryClass)[1:]
 _LEGEND = (*((c.label, c.colour) for c in _NUCLEI), *((c.label, c.colour) for c in _PARTS))
+_DARK = (20, 20, 20)
+_SAMPLES, _SAMPLE_PX = 5, 300
+# The source system's yellow and green are drawn on dark tissue; on white they need to be darker.
+_LINES = {"epithelial": "#d62728", "lymphocyte": "#1f77d0", "neutrophil": "#b58900", "macrophage": "#2ca02c"}
+_PART_LINES = {"inside": "#009e73", "boundary": "#d55e00"}
+NUCLEUS_CHARTS = (
+    LOSS_CHART,
+    Chart("Learning rate", (Line("learning_rate", "learning rate"),), share=False),
+    Chart("Score by which epochs are chosen", (Line("score", "score"),)),
+    Chart("Dice of the ternary map", tuple(Line(f"ternary_dice_{p}", p, c) for p, c in _PART_LINES.items())),
+    Chart("Dice of classes", tuple(Line(f"dice_{label}", label, colour) for label, colour in _LINES.items())),
+    Chart("IoU of classes", tuple(Line(f"iou_{label}", label, colour) for label, colour in _LINES.items())),
+)
+
+
+class SamplePatch(KnownPatch, Protocol):
+    """A patch with its ground truth and the number of pixels of each class."""
+
+    @property
+    def semantic_px(self) -> Sequence[int]:
+        """Pixels of each class."""
+        ...
+
+
+def semantic_overlay(
+    slide: Slide, found: NucleiResult, *, opacity: float = OPACITY, max_side_px: int = 4096, outlines: bool = True
+) -> RgbImage:
+    """Tints each pixel of a nucleus in the colour of its class.
+
+    Args:
+        slide: the slide that was segmented.
+        found: the nuclei found on it.
+        opacity: 0 (slide only) to 1 (colours only).
+        max_side_px: longest side of the image, px.
+        outlines: whether to outline each nucleus.
+    """
+    image = slide.overview(max_side_px)
+    whole = Box.whole(slide.size)
+    mixed = tint(image, sample_labels(found.semantic, whole, max_side_px), SEMANTIC_COLOURS, opacity)
+    if not outlines:
+        return mixed
+    return draw_borders(mixed, sample_labels(found.instances, whole, max_side_px), _DARK)
+
+
+def ternary_overlay(
+    slide: Slide, found: NucleiResult, *, opacity: float = OPACITY, max_side_px: int = 4096
+) -> RgbImage:
+    """Tints inside and boundary of nuclei; arguments as for :func:`semantic_overlay`."""
+    labels = sample_labels(found.ternary, Box.whole(slide.size), max_side_px)
+    return tint(slide.overview(max_side_px), labels, TERNARY_COLOURS, opacity)
 
 
 def maps_figure(slide: Slide, found: NucleiResult) -> bytes:
-    """Original, classes, inside and boundary, and a part close with its outlines: PNG bytes."""
+    """Shows the original, classes, inside and boundary, and the busiest part enlarged with outlines."""
     size = slide.size
-    side_px = max(panel_size(size, SIDE_PX).height_px, panel_size(size, SIDE_PX).width_px)
-    detail = busiest(found.table, Box.whole(size), round(DETAIL_UM / slide.mpp))
+    side_px = longest_px(size)
+    detail = busiest_square(found.table, Box.whole(size), round(DETAIL_UM / slide.mpp))
     pixels, instances = enlarge(slide.pixels[detail.slices], found.instances[detail.slices], 2 * SIDE_PX)
     _, semantic = enlarge(slide.pixels[detail.slices], found.semantic[detail.slices], 2 * SIDE_PX)
     close = draw_borders(tint(pixels, semantic, SEMANTIC_COLOURS, 0.3), instances, width_px=3)
@@ -45,65 +105,41 @@ def maps_figure(slide: Slide, found: NucleiResult) -> bytes:
     facts = [f"{len(found.table):,} nuclei"]
     labels = [*(c.label for c in _NUCLEI), UNCLASSIFIED]
     facts += [f"{counts[label]:,} {label}" for label in labels if label in counts]
-    return draw_sheet(
-        panels, 4, SIDE_PX, mpp=slide.mpp, name=slide.name, facts=facts, note=mpp_note(slide), classes=_LEGEND
+    return contact_sheet(
+        panels, 4, SIDE_PX, name=slide.name, facts=facts, note=slide.mpp_note, mpp=slide.mpp, legend=_LEGEND
     )
 
 
-def til_figure(name: str, scores: TilScores, square_um: float, size: Size, mpp: float) -> bytes:
-    """The map of lymphocytes on squares, with the scores over it: PNG bytes."""
-    figure = new_figure(8.4, 6.4)
-    axes = figure.subplots()
-    shown = np.where(scores.nuclei > 0, scores.squares / scores.areas_mm2, np.nan)
-    extent = (0.0, scores.squares.shape[1] * square_um, scores.squares.shape[0] * square_um, 0.0)
-    drawn = axes.imshow(shown, extent=extent, cmap="viridis", vmin=0, interpolation="nearest")
-    axes.set_facecolor("#eeeeee")
-    axes.set_xlim(0, size.width_px * mpp)
-    axes.set_ylim(size.height_px * mpp, 0)
-    axes.set_xlabel("µm")
-    axes.set_ylabel("µm")
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label=f"Lymphocytes per mm², squares of {square_um:g} µm")
-    parts = (
-        [
-            (f"{scores.lymphocytes_per_mm2:,.0f} lymphocytes per mm²", scores.lymphocytes_per_mm2),
-            (f"{scores.immune_share or 0:.0%} of nuclei immune", scores.immune_share),
-            (f"{scores.near_epithelium_share or 0:.0%} of lymphocytes near epithelium", scores.near_epithelium_share),
+def samples_figure(
+    patches: Sequence[SamplePatch], network: NucleusNetwork, mpp: float, settings: NucleusSettings
+) -> bytes:
+    """Shows validation patches: image, true classes, found classes, and found inside and boundary.
+
+    Args:
+        patches: validation patches; those with the most classes are shown.
+        network: network that is ready to run with ``settings``.
+        mpp: microns per pixel of the patches.
+        settings: settings of the segmentation.
+    """
+    from dermatome.nuclei.maps.segment import segment_nuclei
+
+    shown = sorted(patches, key=lambda patch: (-np.count_nonzero(patch.semantic_px), patch.name))[:_SAMPLES]
+    slides = [Slide(patch.name, patch.read()[0], mpp, MppSource.DECLARED, "") for patch in shown]
+    panels = []
+    for patch, slide, result in zip(shown, slides, segment_nuclei(slides, network, settings), strict=True):
+        image, found = slide.whole(), result.whole()
+        parts = tint(image, found.ternary, TERNARY_COLOURS, 0.5)
+        images = (image, _classes(image, truth_of(patch)), _classes(image, found), parts)
+        panels += [
+            Panel(picture, title, Size(*image.shape[:2]))
+            for picture, title in zip(images, ("Image", "Ground truth", "Found", "Inside, boundary"), strict=True)
         ]
-        if scores.lymphocytes_per_mm2 is not None
-        else []
-    )
-    said = "  ·  ".join(text for text, value in parts if value is not None) or "no tissue"
-    axes.set_title(f"{name}\n{said}", fontsize=10, loc="left")
-    return to_png(figure)
+    return contact_sheet(
+        panels, 4, _SAMPLE_PX, name="Validation patches", note=f"{mpp:g} µm per pixel", mpp=mpp, legend=_LEGEND,
+        row_titles=[patch.name for patch in shown],
+    )  # fmt: skip
 
 
-def training_figure(history: pd.DataFrame) -> bytes:
-    """Loss, the score by which the best epoch is kept, and Dice of the classes, by epoch: PNG bytes."""
-    figure = new_figure(12.6, 3.8)
-    loss, parts, classes = figure.subplots(1, 3)
-    epoch = history["epoch"]
-    marker = "o" if len(history) < 25 else None
-    style: dict[str, Any] = {"marker": marker, "markersize": 3, "linewidth": 1.5}
-    loss.plot(epoch, history["train_loss"], color=INK, **style)
-    loss.set_title("a  Training loss", loc="left", fontsize=10)
-    drawn = [("score", "score", INK), *((f"ternary_dice_{c.label}", c.label, _hex(c.colour)) for c in _PARTS)]
-    shown = [(f"dice_{c.label}", c.label, _hex(c.colour)) for c in _NUCLEI]
-    for axes, columns, title in ((parts, drawn, "b  Dice of the ternary map"), (classes, shown, "c  Dice of classes")):
-        for column, label, colour in columns:
-            values = history[column].astype(float)
-            if values.notna().any():
-                axes.plot(epoch, values, color=colour, label=f"{label} {values.max():.3f}", **style)
-        axes.set_ylim(0, 1.02)
-        axes.set_title(f"{title} (best in the legend)", loc="left", fontsize=10)
-        if axes.lines:
-            axes.legend(fontsize=8, frameon=True, facecolor="#dddddd", loc="lower right")
-    for axes in (loss, parts, classes):
-        axes.set_xlabel("Epoch", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    return to_png(figure)
-
-
-def _hex(colour: Rgb) -> str:
-    return f"#{bytes(colour).hex()}"
+def _classes(image: RgbImage, maps: NucleusMaps) -> RgbImage:
+    semantic = np.where(maps.semantic < len(SEMANTIC_COLOURS), maps.semantic, 0)
+    return draw_borders(tint(image, semantic, SEMANTIC_COLOURS, 0.45), maps.instances, _DARK)

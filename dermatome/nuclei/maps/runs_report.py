@@ -1,4 +1,4 @@
-"""The report of all trainings of nuclei: tables, one HTML file and one PDF, each with everything in it."""
+"""The report of all trainings of nuclei: tables and one HTML file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dermatome.nuclei.maps.figures import NUCLEUS_CHARTS
 from dermatome.nuclei.maps.runs import (
     MAIN_SCORES,
     NucleiRun,
@@ -17,10 +18,8 @@ from dermatome.nuclei.maps.runs import (
     run_rows,
     summarised,
 )
-from dermatome.nuclei.maps.runs_figures import dashboard_figure
-from dermatome.nuclei.maps.runs_pdf import runs_pdf
+from dermatome.reports.figures import curves_figure
 from dermatome.reports.html_page import framed, page, picture, score_table
-from dermatome.reports.panels import to_png
 from dermatome.storage.files import sha256_bytes, write_whole
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
@@ -28,7 +27,7 @@ from dermatome.storage.record import StageResult
 if TYPE_CHECKING:
     import pandas as pd
 
-HTML_FILE, PDF_FILE = "runs.html", "runs.pdf"
+HTML_FILE = "runs.html"
 _INTRODUCTION = (
     "A version is a network trained to find the nuclei of H&E images and to tell four classes of them. Its scores are "
     "those on patients that it never trained on. For nuclei, patches are put together to the images that they were cut "
@@ -38,7 +37,7 @@ _INTRODUCTION = (
 
 
 def make_runs_report(root: DataRoot, versions: Sequence[str], folder: Path) -> StageResult:
-    """Writes `runs.csv` (a row a run), `summary.csv` (a row a score), `runs.html` and `runs.pdf` into ``folder``.
+    """Writes `runs.csv` (a row a run), `summary.csv` (a row a score) and `runs.html` into ``folder``.
 
     Raises:
         MissingInput: there are no versions, or one is not trained.
@@ -51,7 +50,6 @@ def make_runs_report(root: DataRoot, versions: Sequence[str], folder: Path) -> S
     write_whole(folder / "runs.csv", run_rows(runs).to_csv(index=False).encode())
     write_whole(folder / "summary.csv", pd.DataFrame(map(asdict, summary)).to_csv(index=False).encode())
     write_whole(folder / HTML_FILE, content)
-    write_whole(folder / PDF_FILE, runs_pdf(runs, summary))
     best = next(each for each in summary if each.score == "score")
     return StageResult(
         outcome="reported",
@@ -110,7 +108,7 @@ def _sections(run: NucleiRun) -> list[str]:
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
         for key, value in plain_settings(run.settings).items()
     )
-    curves = to_png(dashboard_figure(run.history, run.version))
+    curves = curves_figure(run.history, NUCLEUS_CHARTS, columns=3, legend="best")
     return [
         f"<h2>{name}</h2><p>{html.escape(facts)}</p>",
         f"<details><summary>Settings of {name}</summary>{framed(['value'], settings)}</details>",

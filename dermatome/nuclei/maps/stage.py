@@ -12,7 +12,7 @@ from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.imaging.stain_normalisation import AS_IT_IS, StainFit
 from dermatome.imaging.tissue_area import tissue_mm2
 from dermatome.inference.compute import Compute, ComputeSettings
-from dermatome.nuclei.maps.figures import maps_figure
+from dermatome.nuclei.maps.figures import maps_figure, semantic_overlay, ternary_overlay
 from dermatome.nuclei.maps.files import (
     INSTANCES_FILE,
     NUCLEI_TABLE,
@@ -22,7 +22,6 @@ from dermatome.nuclei.maps.files import (
     write_outlines,
 )
 from dermatome.nuclei.maps.networks import NucleusWeights
-from dermatome.nuclei.maps.overlays import semantic_overlay, ternary_overlay
 from dermatome.nuclei.maps.segment import (
     NucleiResult,
     NucleusNetwork,
@@ -40,7 +39,7 @@ from dermatome.pipeline.stage_files import (
     write_rows,
 )
 from dermatome.pipeline.work import Seat
-from dermatome.reports.panels import png_bytes
+from dermatome.reports.figures import png_bytes
 from dermatome.slides.slide import Slide
 from dermatome.storage.files import write_whole
 from dermatome.storage.layout import DataRoot

@@ -13,11 +13,11 @@ import pyarrow as pa
 from dermatome.classes import NUCLEUS_LABELS
 from dermatome.metrics.panoptic import ImageScores, nucleus_values
 from dermatome.nuclei.maps.evaluate import KnownPatch, evaluate_patches
-from dermatome.nuclei.maps.figures import training_figure
-from dermatome.nuclei.maps.samples import samples_sheet
+from dermatome.nuclei.maps.figures import NUCLEUS_CHARTS, samples_figure
 from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, prepare_nuclei
 from dermatome.nuclei.maps.train import TrainedNuclei, TrainingPatch, train_nuclei
-from dermatome.reports.panels import preview
+from dermatome.reports.figures import curves_figure
+from dermatome.slides.preview import preview
 from dermatome.storage.files import sha256_file, write_whole
 from dermatome.storage.layout import PREVIEW_FILE, WEIGHTS_FILE
 from dermatome.storage.record import Check, StageResult, write_table
@@ -100,7 +100,7 @@ def make_nuclei_weights(
         segmentation = NucleusSettings(tile_px=max(result.card.tile_px, 64))
         network = _prepared(result, compute, segmentation)
         images = evaluate_patches(patches_val, network, result.card.mpp, segmentation)
-        write_whole(folder / SAMPLES_FIGURE, samples_sheet(patches_val, network, result.card.mpp, segmentation))
+        write_whole(folder / SAMPLES_FIGURE, samples_figure(patches_val, network, result.card.mpp, segmentation))
     found = nucleus_values(images) if images else {}
     card = replace(
         result.card,
@@ -113,7 +113,7 @@ def make_nuclei_weights(
     write_table(folder / HISTORY_FILE, pa.Table.from_pandas(history, preserve_index=False))
     write_whole(folder / "history.csv", result.history.to_csv(index=False).encode())
     write_table(folder / CLASSES_FILE, pa.Table.from_pylist(_class_rows(version, result)))
-    curves = training_figure(result.history)
+    curves = curves_figure(result.history, NUCLEUS_CHARTS, columns=3, legend="best")
     write_whole(folder / CURVES_FIGURE, curves)
     write_whole(folder / PREVIEW_FILE, preview(curves))
     return StageResult(

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from dermatome.geometry import Size
-from dermatome.nuclei.maps.figures import til_figure
 from dermatome.nuclei.maps.files import NUCLEI_TABLE
+from dermatome.nuclei.til.figures import til_figure
 from dermatome.nuclei.til.score import TilSettings, score_til, square_rows
 from dermatome.pipeline.cached_stage import OneStep
 from dermatome.pipeline.stage_files import timed, versions_of, write_figure, write_rows

@@ -13,7 +13,6 @@ from dermatome.imaging.overlay import fitting
 from dermatome.imaging.resampling import ShrunkImage
 from dermatome.imaging.stains import Stain, separate_stains
 from dermatome.labels.patchwork import Patchwork
-from dermatome.reports.panels import PANEL_PX
 from dermatome.slides.slide import RgbImage
 
 # Names the steps below; weights say which they were trained with, and others are refused.
@@ -23,6 +22,7 @@ _CLAHE_TILE_UM = 64.0
 _CLAHE_CLIP = 2.0
 _STRETCH_PERCENTILES = (1.0, 99.8)
 _NORMAL_PERCENTILES = (1.0, 99.0)
+_PANEL_PX = 620  # longest side of the equalised image that a figure shows
 _PATCH_PX = 512  # about; whole CLAHE tiles
 _SAMPLED_PATCHES = 64  # about 16 megapixels: all of a tissue core, an even choice from a larger slide
 
@@ -80,7 +80,7 @@ class CellImage:
         self._epidermal = self._survey(round(margin_um / mpp))
         if self.region is None:
             return
-        self._panel = ShrunkImage(self.region, fitting(self.region.size, PANEL_PX))
+        self._panel = ShrunkImage(self.region, fitting(self.region.size, _PANEL_PX))
         places = [(int(row), int(column)) for row, column in np.argwhere(self._epidermal)]
         sample = [places[k] for k in np.linspace(0, len(places) - 1, min(len(places), _SAMPLED_PATCHES)).astype(int)]
         self._low, high = np.percentile(np.concatenate([self._h_of(place) for place in sample]), _STRETCH_PERCENTILES)

@@ -25,7 +25,7 @@ from dermatome.pipeline.stage_files import (
     write_rows,
 )
 from dermatome.pipeline.work import Seat
-from dermatome.skin import figures
+from dermatome.skin.cells.figures import cells_figure
 from dermatome.skin.cells.segment import CellSettings, CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.networks import CellWeights
 from dermatome.slides.slide import Slide
@@ -123,7 +123,7 @@ class CellsStage:
             cell_files.write_cells_geojson(folder / "cells.geojson", result.instances, result.table, slide=key)
             write_rows(folder / CELLS_TABLE, key, result.table)
         with timed(seconds, "figure"):
-            write_figure(folder, figures.cells_figure(slide, found.mask, result))
+            write_figure(folder, cells_figure(slide, found.mask, result))
         epidermis_um2 = result.epidermis_px * slide.mpp**2
         density = len(result.table) / (epidermis_um2 / 1e6) if epidermis_um2 else None
         return StageResult(

@@ -22,7 +22,7 @@ from dermatome.pipeline.stage_files import (
     write_rows,
 )
 from dermatome.pipeline.work import Seat
-from dermatome.skin import figures
+from dermatome.skin.layers.figures import layers_figure
 from dermatome.skin.layers.measure import LayerOutcome, LayerSettings, LayersResult, measure_layers
 from dermatome.slides.slide import Slide
 from dermatome.slides.tiled_tiff import TiledLabels
@@ -105,7 +105,7 @@ class LayersStage:
             write_rows(folder / "profile.parquet", key, result.profile)
             cell_files.write_map_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, name=key)
         with timed(seconds, "figure"):
-            write_figure(folder, figures.layers_figure(slide, result))
+            write_figure(folder, layers_figure(slide, result))
         return StageResult(
             outcome=result.outcome.value,
             message="" if result.outcome is LayerOutcome.MEASURED else result.message,

@@ -14,12 +14,12 @@ from dermatome.errors import BadSetting, BadWeights
 from dermatome.registry.manifest import ManifestRow, manifest_rows, read_manifest, write_manifest
 from dermatome.registry.model_kinds import TISSUE, ModelKind
 from dermatome.registry.promotion import PromotionSettings, drop_check
-from dermatome.skin.figures import preview
 from dermatome.skin.tiles.crops import load_tiles
 from dermatome.skin.tissue.evaluate import evaluate
+from dermatome.skin.tissue.figures import samples_figure
 from dermatome.skin.tissue.tile_probabilities import tile_probabilities
-from dermatome.skin.tissue.training_figures import samples_figure
 from dermatome.skin.tissue.training_report import report_values, score_rows
+from dermatome.slides.preview import preview
 from dermatome.storage.files import write_whole
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import (

@@ -24,8 +24,8 @@ from dermatome.pipeline.stage_files import (
     write_figure,
 )
 from dermatome.pipeline.work import Seat
-from dermatome.skin import figures
 from dermatome.skin.networks import Champion
+from dermatome.skin.tissue.figures import tissue_figure
 from dermatome.skin.tissue.segment import (
     TissueNetwork,
     TissueOutcome,
@@ -118,7 +118,7 @@ class MaskStage:
             outlines = label_io.tissue_geojson(tally, mpp=slide.mpp, slide=key)
             label_io.write_geojson(folder / "tissue.geojson", outlines)
         with timed(seconds, "figure"):
-            write_figure(folder, figures.tissue_figure(slide, result))
+            write_figure(folder, tissue_figure(slide, result))
         shares = tally.shares
         return StageResult(
             outcome=result.outcome.value,

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from dermatome.classes import TISSUE_LABELS
 from dermatome.metrics.semantic import SCORE_NAMES, Confusion, class_scores, mean_score
-from dermatome.skin import figures
+from dermatome.reports.figures import curves_figure
 from dermatome.skin.tissue.evaluate import CALIBRATION_BINS, Evaluation
-from dermatome.skin.tissue.training_figures import curves_figure, reliability_figure, samples_figure
+from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, reliability_figure, samples_figure
+from dermatome.slides.preview import preview
 from dermatome.storage.files import write_whole
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import write_table
@@ -57,11 +58,11 @@ def write_report(folder: Path, version: str, history: pd.DataFrame, found: Evalu
         write_table(folder / name, table)
     write_whole(folder / "history.csv", history.to_csv(index=False).encode())
     write_whole(folder / "classification_report.csv", _report_csv(found))
-    write_whole(folder / "confusion.png", figures.confusion_figure(found.confusion, TISSUE_LABELS))
+    write_whole(folder / "confusion.png", confusion_figure(found.confusion))
     write_whole(folder / "reliability.png", reliability_figure(found.calibration))
-    curves = curves_figure(history)
+    curves = curves_figure(history, TISSUE_CHARTS)
     write_whole(folder / "curves.png", curves)
-    write_whole(folder / PREVIEW_FILE, figures.preview(curves))
+    write_whole(folder / PREVIEW_FILE, preview(curves))
     if samples := samples_figure(found.tiles):
         write_whole(folder / SAMPLES_FIGURE, samples)
     write_events(folder / EVENTS_FOLDER, history)

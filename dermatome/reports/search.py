@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dermatome.reports.panels import GREY, INK, new_figure, to_png
-from dermatome.skin.figures import preview
+from dermatome.reports.figures import GREY, INK, new_figure, plain_axes, to_png
+from dermatome.slides.preview import preview
 from dermatome.storage.files import sha256_bytes, write_whole
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import StageResult, write_table
@@ -79,8 +79,7 @@ def history_figure(study: optuna.Study) -> bytes:
     axes.set_ylabel("Mean IoU of the validation tiles", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
+    plain_axes(axes)
     return to_png(figure)
 
 
@@ -96,8 +95,7 @@ def importance_figure(importances: dict[str, float]) -> bytes:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "too few finished trials to tell", ha="center", va="center", color=GREY, fontsize=10)
     axes.set_title("Which settings mattered", loc="left", fontsize=10, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
+    plain_axes(axes)
     return to_png(figure)
 
 
