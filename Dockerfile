@@ -14,7 +14,7 @@ WORKDIR /app
 # What is installed changes seldom, so it has a layer of its own: the line of `make install`, without the tests' tools.
 COPY pyproject.toml constraints.txt README.md ./
 COPY dermatome/__init__.py dermatome/__init__.py
-RUN python -m pip install --constraint constraints.txt --editable '.[platform,postgres,s3,openvino,web]'
+RUN python -m pip install --constraint constraints.txt --editable '.[platform,postgres,openvino,web]'
 
 COPY . .
 

@@ -1,5 +1,5 @@
 # make demo · make test · make ui · make web · make check · make bench · make soak
-# DATA=folder or DATA=s3://bucket/prefix chooses another data root, POSTGRES=host a Postgres for Dagster's storage
+# DATA=folder chooses another data root, POSTGRES=host a Postgres for Dagster's storage
 PYTHON ?= python3
 DATA ?= dermatome_data
 PORT ?= 3000
@@ -10,14 +10,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 export DAGSTER_HOME := $(CURDIR)
-# A data root in a bucket, DATA=s3://bucket/prefix, leaves Dagster's own files in a folder of this machine.
-ifneq ($(findstring ://,$(DATA)),)
-export DERMATOME_DATA := $(DATA)
-export DERMATOME_DAGSTER_STORAGE ?= $(CURDIR)/dagster_storage
-else
 export DERMATOME_DATA := $(abspath $(DATA))
 export DERMATOME_DAGSTER_STORAGE := $(DERMATOME_DATA)/dagster
-endif
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PYTHONUNBUFFERED := 1
 
@@ -40,7 +34,7 @@ help:
 	@echo "make check   format, lint, types, import directions, definitions, wheel contents"
 	@echo "make bench   how fast it is: ROWS='name name' for some of it, OUT=folder for the table"
 	@echo "make soak    everything that goes wrong, at once, on a small disk: ARGS='--kills 60 --seed 2'"
-	@echo "DATA=folder  another data root than ./dermatome_data; or DATA=s3://bucket/prefix"
+	@echo "DATA=folder  another data root than ./dermatome_data"
 	@echo "POSTGRES=host  Dagster's storage in a Postgres: see docs/operations.md"
 
 install: $(INSTALLED)

@@ -2,17 +2,14 @@
 
 import base64
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import dagster as dg
 
 from dermatome.errors import MissingInput
-from dermatome.storage.files import files_of, read_bytes
+from dermatome.storage.files import read_bytes
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import StageRecord
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 _VERSION_TAGS = (
     "dagster/code_version",
@@ -22,7 +19,7 @@ _VERSION_TAGS = (
 )
 
 
-def record_metadata(record: StageRecord, folder: "AnyPath", *, reused: bool) -> dict[str, dg.MetadataValue]:
+def record_metadata(record: StageRecord, folder: Path, *, reused: bool) -> dict[str, dg.MetadataValue]:
     """Everything a person or a query may ask of one materialization.
 
     Args:
@@ -50,9 +47,9 @@ def record_metadata(record: StageRecord, folder: "AnyPath", *, reused: bool) -> 
     return shown
 
 
-def _preview(folder: "AnyPath") -> bytes | None:
+def _preview(folder: Path) -> bytes | None:
     try:
-        return read_bytes(files_of(folder) / PREVIEW_FILE)
+        return read_bytes(folder / PREVIEW_FILE)
     except (MissingInput, FileNotFoundError):  # not every asset has one
         return None
 

@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets.metadata import record_metadata
 from dermatome.errors import DermatomeError
-from dermatome.storage.files import whole_folder
+from dermatome.storage.files import atomic_folder
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import (
     StageRecord,
@@ -48,7 +48,7 @@ def make_one(
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
     failure = root.failure(asset, partition)
     try:
-        with whole_folder(root.folder(asset, partition)) as folder:
+        with atomic_folder(root.folder(asset, partition)) as folder:
             result = make(folder)
             record = StageRecord(
                 asset=asset,

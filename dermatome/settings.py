@@ -7,7 +7,8 @@ import dataclasses
 import tomllib
 import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,10 +24,6 @@ from dermatome.skin.cells.segment import CellSettings
 from dermatome.skin.layers.measure import LayerSettings
 from dermatome.skin.tissue.segment import TissueSettings
 from dermatome.slides.slide import DECLARED_MPP, MAX_SIDE_PX
-from dermatome.storage.files import read_bytes
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 
 @dataclass(frozen=True)
@@ -97,14 +94,14 @@ class Settings:
     nuclei_opacity: float = 0.45
 
 
-def load_settings(path: "AnyPath") -> Settings:
+def load_settings(path: Path) -> Settings:
     """The defaults, changed by the TOML file at ``path`` if it is there.
 
     Raises:
         BadSetting: it is not TOML, or names a setting that does not exist, or gives one of the wrong type.
     """
     try:
-        found = tomllib.loads(read_bytes(path).decode())
+        found = tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
         return Settings()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -118,7 +115,7 @@ def load_settings(path: "AnyPath") -> Settings:
         raise BadSetting(f"The setting {name} in {path} is wrong: {first['msg']}.") from error
 
 
-def _refuse_unknown(found: dict[str, Any], kind: Any, path: "AnyPath", within: tuple[str, ...]) -> None:
+def _refuse_unknown(found: dict[str, Any], kind: Any, path: Path, within: tuple[str, ...]) -> None:
     known = typing.get_type_hints(kind)
     for name, value in found.items():
         if name not in known:

@@ -1,12 +1,9 @@
 """When what people put into a folder can be taken, by the storage's clock, which need not be this machine's."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import dagster as dg
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 # A file that was touched a moment ago may still be being copied.
 _SETTLED_S = 5.0
@@ -21,7 +18,7 @@ def settled(changed_at: float, now: float) -> bool:
     return abs(now - changed_at) >= _SETTLED_S
 
 
-def say_what_is_early(context: dg.SensorEvaluationContext, folder: "AnyPath", slides: Sequence[str]) -> None:
+def say_what_is_early(context: dg.SensorEvaluationContext, folder: Path, slides: Sequence[str]) -> None:
     """One line on known slides whose files were changed in the future, so that no cursor can tell whether again."""
     if slides:
         context.log.warning(

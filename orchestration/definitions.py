@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -29,15 +30,12 @@ from resources import (
 )
 from resources.settings import as_plain
 
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
-
 DATA_ROOT_VARIABLE = "DERMATOME_DATA"
 DEFAULT_DATA_ROOT = "dermatome_data"
 
 
 def build_defs(
-    root: "AnyPath",
+    root: Path,
     overrides: Mapping[str, Any] | None = None,
     loggers: Mapping[str, dg.LoggerDefinition] | None = None,
 ) -> dg.Definitions:

@@ -22,7 +22,7 @@ from rich.console import Console
 from assets.partitions import ANNOTATED_SLIDES, GENES, SLIDES, TRAINING_VERSIONS
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.slides.source import SlideSource
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic import cohort
 from dermatome.synthetic.hpa_server import ToyAtlas
@@ -95,8 +95,8 @@ def demo_atlas(root: DataRoot) -> Iterator[ToyAtlas]:
         atlas.pages = cohort.pages(atlas.url)
         atlas.images = cohort.images()
         # The note first: a demo that is killed between the two must know the folder for its own.
-        write_whole(note, json.dumps({"port": port}).encode())
-        write_whole(root.settings, _settings(atlas.url).encode())
+        write_atomic(note, json.dumps({"port": port}).encode())
+        write_atomic(root.settings, _settings(atlas.url).encode())
         yield atlas
 
 
@@ -192,8 +192,7 @@ def run_pipeline(demo: Demo) -> bool:
 
     rows = []
     for gene in genes:
-        with demo.root.local("hpa_images", gene, RECORDS_FILE) as folder:
-            rows += read_records(folder / RECORDS_FILE).to_pylist()
+        rows += read_records(demo.root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
     sources = [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
     register_slides(demo.instance, demo.root, sources)
     slides = demo.instance.get_dynamic_partitions(str(SLIDES.name))

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from dermatome.classes import TISSUE_LABELS, TissueClass
-from dermatome.storage.files import local_copy
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.cohort import DemoGene, DemoSlide, demo_genes
 
@@ -40,7 +39,7 @@ def print_report(console: Console, root: DataRoot) -> bool:
     scores: dict[str, list[float]] = {name: [] for name in TARGETS}
     notes: list[str] = []
     good = True
-    with local_copy(root.store) as file, duckdb.connect(str(file), read_only=True) as store:
+    with duckdb.connect(str(root.store), read_only=True) as store:
         for gene in demo_genes():
             for slide in gene.slides:
                 good = _add_row(table, root, store, gene, slide, scores, notes) and good
@@ -59,9 +58,9 @@ def print_report(console: Console, root: DataRoot) -> bool:
     example = demo_genes()[0].slides[0].slide
     for name, path in {
         "DuckDB": root.store,
-        "Figures": root.files("epidermis_layers", example) / "figure.png",
-        "": root.files("epidermis_masks", example) / "figure.png",
-        " ": root.files("cell_masks", example) / "figure.png",
+        "Figures": root.folder("epidermis_layers", example) / "figure.png",
+        "": root.folder("epidermis_masks", example) / "figure.png",
+        " ": root.folder("cell_masks", example) / "figure.png",
     }.items():
         console.print(f"{name:8} {path}")
     return good and all(means[name] >= target for name, target in TARGETS.items())
@@ -120,10 +119,8 @@ def _agreement(root: DataRoot, slide: DemoSlide) -> dict[str, float]:
     from dermatome.metrics.semantic import class_scores, confusion_matrix
 
     truth = slide.draw()
-    with root.local("epidermis_masks", slide.slide, "mask.npz") as folder:
-        mask, _ = load_mask(folder / "mask.npz")
-    with root.local("cell_masks", slide.slide, "cells.npz") as folder:
-        instances = load_instances(folder / "cells.npz")
+    mask, _ = load_mask(root.folder("epidermis_masks", slide.slide) / "mask.npz")
+    instances = load_instances(root.folder("cell_masks", slide.slide) / "cells.npz")
     by_label = {
         s.label: s.iou or 0.0
         for s in class_scores(confusion_matrix(truth.mask, mask, len(TISSUE_LABELS)), TISSUE_LABELS)

@@ -59,8 +59,7 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
         after = event.storage_id
         gene = event.partition_key or ""
         try:
-            with root.local("hpa_images", gene, RECORDS_FILE) as folder:
-                rows = read_records(folder / RECORDS_FILE).to_pylist()
+            rows = read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
         except (DermatomeError, OSError) as error:
             # Stopping here would stop at the same gene for ever.
             context.log.error(f"The slides of {gene} are passed over ({error}): materialize hpa_images for it again.")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import dagster as dg
 
@@ -14,9 +14,6 @@ from dermatome.storage.files import changed_in, folders_in, safe_id
 from orchestration.arrivals import say_what_is_early, settled, shortened
 from orchestration.requests import NUCLEI_PER_SLIDE, nuclei_stages_possible, subset_of
 from resources import PathsResource
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 _SLIDES_A_TICK = 2_000
 
@@ -91,7 +88,7 @@ def nuclei_slide_folder(context: dg.SensorEvaluationContext, paths: PathsResourc
     )
 
 
-def _say_what_is_not_taken(context: dg.SensorEvaluationContext, inbox: "AnyPath", names: Collection[str]) -> None:
+def _say_what_is_not_taken(context: dg.SensorEvaluationContext, inbox: Path, names: Collection[str]) -> None:
     """A line on slides of two images, and one on DICOM files outside of a slide's folder, which may be of any slide."""
     if clashes := inbox_clashes(inbox, names):
         context.log.error(

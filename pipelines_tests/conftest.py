@@ -1,8 +1,5 @@
 """Fixtures every test may use."""
 
-import os
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,49 +27,7 @@ def realdata() -> Path:
     return REALDATA
 
 
-@pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """An S3 server in this process; credentials and address stand in the environment, as a user would set them."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    given = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "eu-north-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "NO_PROXY": host,
-    }
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    yield given["AWS_ENDPOINT_URL"]
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
-    server.stop()
-
-
 @pytest.fixture
-def bucket_root(s3: str) -> DataRoot:
-    """An empty data root in a bucket of its own."""
-    import boto3
-
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=s3).create_bucket(
-        Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-north-1"}
-    )
-    return DataRoot.at(f"s3://{name}/data")
-
-
-@pytest.fixture(params=["disk", "bucket"])
-def any_root(request: pytest.FixtureRequest, tmp_path: Path) -> DataRoot:
-    """An empty data root, on a disk and in a bucket."""
-    if request.param == "disk":
-        return DataRoot.at(str(tmp_path / "data"))
-    root: DataRoot = request.getfixturevalue("bucket_root")
-    return root
+def root(tmp_path: Path) -> DataRoot:
+    """An empty data root."""
+    return DataRoot(tmp_path / "data")

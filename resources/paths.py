@@ -6,7 +6,7 @@ from dermatome.storage.layout import DataRoot
 
 
 class PathsResource(dg.ConfigurableResource):
-    """Where everything lies; see `dermatome.storage.layout` for the layout. ``root`` is a folder, or `s3://bucket/prefix`."""
+    """Where everything lies; see `dermatome.storage.layout` for the layout. ``root`` is a folder."""
 
     root: str
 

@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from dermatome.settings import Settings, load_settings
-from dermatome.storage.files import any_path
+from dermatome.storage.files import local_path
 
 
 def as_plain(settings: Any) -> dict[str, Any]:
@@ -30,5 +30,5 @@ class SettingsResource(dg.ConfigurableResource):
     def value(self) -> Settings:
         """The settings."""
         if self._value is None:
-            self._value = load_settings(any_path(self.path))
+            self._value = load_settings(local_path(self.path))
         return self._value

@@ -9,7 +9,6 @@ import dagster as dg
 from assets.each import Event, make_each, partitioned
 from assets.partitions import NUCLEI_CASES
 from dermatome.pipeline.cached_stage import OneStep
-from dermatome.storage.files import local_copy
 from dermatome.storage.record import StageResult
 from resources import PathsResource, SettingsResource, SlideEngineResource
 
@@ -39,12 +38,10 @@ def nuclei_patches(
     chosen = settings.value.nuclei_patches
 
     def make(case: str, folder: Path) -> StageResult:
-        with local_copy(root.nuclei_annotations / case) as source:
-            return make_patches(source, folder, chosen)
+        return make_patches(root.nuclei_annotations / case, folder, chosen)
 
     def inputs(case: str) -> dict[str, str]:
-        with local_copy(root.nuclei_annotations / case) as source:
-            return {"annotation": case_version(source)}
+        return {"annotation": case_version(root.nuclei_annotations / case)}
 
     stage = OneStep(root, "nuclei_patches", settings=asdict(chosen), make=make, inputs=inputs)
     yield from make_each(context, engine, stage, at_once=1)

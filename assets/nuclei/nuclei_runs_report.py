@@ -7,7 +7,7 @@ import dagster as dg
 from assets.nuclei.nuclei_weights import nuclei_weights
 from assets.one import make_one
 from dermatome.storage.layout import CHAMPION
-from dermatome.storage.record import StageResult, made_by
+from dermatome.storage.record import StageResult, require_record
 from resources import PathsResource
 
 
@@ -22,7 +22,7 @@ def nuclei_runs_report(context: dg.AssetExecutionContext, paths: PathsResource) 
     from dermatome.nuclei.maps.runs_report import make_runs_report
 
     root = paths.data_root
-    versions = root.made("nuclei_weights")
+    versions = root.partitions("nuclei_weights")
 
     def make(folder: Path) -> StageResult:
         return make_runs_report(root, versions, folder)
@@ -32,6 +32,6 @@ def nuclei_runs_report(context: dg.AssetExecutionContext, paths: PathsResource) 
         root,
         CHAMPION,
         make=make,
-        inputs={version: made_by(root, "nuclei_weights", version).data_version for version in versions},
+        inputs={version: require_record(root, "nuclei_weights", version).data_version for version in versions},
         settings={},
     )

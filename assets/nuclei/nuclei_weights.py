@@ -1,6 +1,5 @@
 """`nuclei_weights`: one training version of the U-Net with a semantic and a ternary head."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from assets.nuclei.training_config import NucleusTrainingConfig
 from assets.one import make_one
 from assets.partitions import NUCLEI_VERSIONS
 from dermatome.errors import MissingInput
-from dermatome.storage.record import StageResult, made_files
+from dermatome.storage.record import StageResult, require_record
 from resources import ComputeResource, PathsResource
 from resources.settings import as_plain
 
@@ -48,42 +47,41 @@ def nuclei_weights(
     root, version = paths.data_root, context.partition_key
     checkpoints = root.checkpoints("nuclei_weights", version)
     settings = nucleus_settings(config.given())
-    with contextlib.ExitStack() as stack:
-        cases = config.cases or root.made("nuclei_patches")
-        if not cases:
-            raise MissingInput("There are no patches of nuclei yet: materialize nuclei_patches for cases first.")
-        folders = {case: stack.enter_context(made_files(root, "nuclei_patches", case)) for case in cases}
-        origin = NucleusWeights.of(root, config.continue_from) if config.continue_from else None
-        device = compute.choose()
-        parent = origin.load(device) if origin else None
-        split = choose_patches([folder for _, folder in folders.values()], (), settings, parent)
-        inputs = {case: record.data_version for case, (record, _) in folders.items()}
+    cases = config.cases or root.partitions("nuclei_patches")
+    if not cases:
+        raise MissingInput("There are no patches of nuclei yet: materialize nuclei_patches for cases first.")
+    records = {case: require_record(root, "nuclei_patches", case) for case in cases}
+    origin = NucleusWeights.of(root, config.continue_from) if config.continue_from else None
+    device = compute.choose()
+    parent = origin.load(device) if origin else None
+    split = choose_patches([root.folder("nuclei_patches", case) for case in cases], (), settings, parent)
+    inputs = {case: record.data_version for case, record in records.items()}
 
-        def make(folder: Path) -> StageResult:
-            return make_nuclei_weights(
-                split.train,
-                split.validation,
-                folder,
-                version,
-                settings,
-                device,
-                lambda row, share: context.log.info(said(row, share)),
-                validation=split.how,
-                checkpoints=checkpoints,
-                parent=parent,
-                parent_name=origin.weights if origin else None,
-                processes=config.gpus,
-                models_folder=root.models,
-            )
-
-        done = make_one(
-            context,
-            root,
+    def make(folder: Path) -> StageResult:
+        return make_nuclei_weights(
+            split.train,
+            split.validation,
+            folder,
             version,
-            make=make,
-            inputs=inputs if origin is None else {**inputs, "parent": origin.sha256[:32]},
-            settings=as_plain(settings),
+            settings,
+            device,
+            lambda row, share: context.log.info(said(row, share)),
+            validation=split.how,
+            checkpoints=checkpoints,
+            parent=parent,
+            parent_name=origin.weights if origin else None,
+            processes=config.gpus,
+            models_folder=root.models,
         )
+
+    done = make_one(
+        context,
+        root,
+        version,
+        make=make,
+        inputs=inputs if origin is None else {**inputs, "parent": origin.sha256[:32]},
+        settings=as_plain(settings),
+    )
     drop_checkpoints(checkpoints)
     return done
 

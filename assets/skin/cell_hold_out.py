@@ -1,16 +1,13 @@
 """`cell_hold_out`: frozen images of annotated cells; `cell_hold_out_scores`: versions scored on them."""
 
-import contextlib
-
 import dagster as dg
 from pydantic import Field
 
 from assets.one import make_one
 from assets.partitions import CELL_VERSIONS
 from assets.skin.cell_weights import cell_weights
-from dermatome.storage.files import local_copy
 from dermatome.storage.layout import CHAMPION
-from dermatome.storage.record import made_by, read_record
+from dermatome.storage.record import read_record, require_record
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -35,17 +32,16 @@ def cell_hold_out(
     from dermatome.skin.cells.hold_out import freeze_cell_hold_out
 
     root, mpp = paths.data_root, settings.value.images.declared_mpp
-    with contextlib.ExitStack() as stack:
-        sets = [stack.enter_context(local_copy(root.cell_set(name))) for name in config.sets]
-        inputs = {files.name: annotated_sha256(find_annotated(files, declared_mpp=mpp))[:32] for files in sets}
-        return make_one(
-            context,
-            root,
-            CHAMPION,
-            make=lambda folder: freeze_cell_hold_out(root, sets, folder, mpp, give_up=config.replace),
-            inputs=inputs,
-            settings=config.model_dump(),
-        )
+    sets = [root.cell_set(name) for name in config.sets]
+    inputs = {files.name: annotated_sha256(find_annotated(files, declared_mpp=mpp))[:32] for files in sets}
+    return make_one(
+        context,
+        root,
+        CHAMPION,
+        make=lambda folder: freeze_cell_hold_out(root, sets, folder, mpp, give_up=config.replace),
+        inputs=inputs,
+        settings=config.model_dump(),
+    )
 
 
 @dg.asset(
@@ -73,7 +69,7 @@ def cell_hold_out_scores(
 
     root, version = paths.data_root, context.partition_key
     hold_out = read_record(root.record("cell_hold_out", CHAMPION))
-    inputs = {"cell_weights": made_by(root, "cell_weights", version).data_version}
+    inputs = {"cell_weights": require_record(root, "cell_weights", version).data_version}
     mpp, promotion, cells = settings.value.images.declared_mpp, settings.value.promotion, settings.value.cells
     return make_one(
         context,

@@ -1,6 +1,5 @@
 """`cell_weights`: one training version of a network of Cellpose's form that finds cells."""
 
-import contextlib
 from typing import Any
 
 import dagster as dg
@@ -9,7 +8,7 @@ from assets.one import make_one
 from assets.partitions import CELL_VERSIONS
 from assets.skin.training_config import CellTraining
 from dermatome.errors import MissingInput
-from dermatome.storage.files import folders_in, local_copy
+from dermatome.storage.files import folders_in
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -57,36 +56,35 @@ def cell_weights(
         raise MissingInput(
             f"There are no annotated cells yet: put a folder of images with their cells into {root.cell_annotations}."
         )
-    with contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(local_copy(root.cell_set(name))) for name in sets]
-        inputs = {files.name: annotated_sha256(find_annotated(files, declared_mpp=mpp))[:32] for files in folders}
-        lineage = open_cell_lineage(root, version, config.continue_from)
-        given = config.given()
-        chosen = CellTrainSettings(**(given if lineage is None else lineage.fill_in(given)))
-        cells = settings.value.cells
-        done = make_one(
-            context,
-            root,
+    folders = [root.cell_set(name) for name in sets]
+    inputs = {files.name: annotated_sha256(find_annotated(files, declared_mpp=mpp))[:32] for files in folders}
+    lineage = open_cell_lineage(root, version, config.continue_from)
+    given = config.given()
+    chosen = CellTrainSettings(**(given if lineage is None else lineage.fill_in(given)))
+    cells = settings.value.cells
+    done = make_one(
+        context,
+        root,
+        version,
+        make=lambda folder: make_cell_weights(
+            folders,
+            folder,
             version,
-            make=lambda folder: make_cell_weights(
-                folders,
-                folder,
-                version,
-                chosen,
-                compute.choose(),
-                lambda row, share: context.log.info(_said(row, share)),
-                declared_mpp=mpp,
-                cells=cells,
-                checkpoints=checkpoints,
-                lineage=lineage,
-                hold_out=hold_out,
-                processes=config.gpus,
-            ),
-            inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
-            settings=as_plain(chosen) | {"cells": as_plain(cells), "declared_mpp": mpp},
-            # Of one slide only, no split can hide it; that is a limit of the data, which whoever has no more must know.
-            warn=lambda result: bool(result.values["one_slide_only"]),
-        )
+            chosen,
+            compute.choose(),
+            lambda row, share: context.log.info(_said(row, share)),
+            declared_mpp=mpp,
+            cells=cells,
+            checkpoints=checkpoints,
+            lineage=lineage,
+            hold_out=hold_out,
+            processes=config.gpus,
+        ),
+        inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
+        settings=as_plain(chosen) | {"cells": as_plain(cells), "declared_mpp": mpp},
+        # Of one slide only, no split can hide it; that is a limit of the data, which whoever has no more must know.
+        warn=lambda result: bool(result.values["one_slide_only"]),
+    )
     drop_checkpoints(checkpoints)
     return done
 

@@ -6,7 +6,6 @@ from assets.nuclei.til_scores import til_scores
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.hpa_images import hpa_images
 from assets.skin.tissue_champion import tissue_champion
-from dermatome.storage.files import local_copy
 from resources import MetricsResource, PathsResource
 
 
@@ -44,7 +43,7 @@ def masks_made_with_champion(paths: PathsResource) -> dg.AssetCheckResult:
     """Names the slides whose masks are older than the champion."""
     import duckdb
 
-    with local_copy(paths.data_root.store) as file, duckdb.connect(str(file), read_only=True) as store:
+    with duckdb.connect(str(paths.data_root.store), read_only=True) as store:
         stale = [row[0] for row in store.execute("select slide from slides_not_from_champion").fetchall()]
     return dg.AssetCheckResult(
         passed=not stale,

@@ -8,7 +8,7 @@ from assets.partitions import TRAINING_VERSIONS
 from assets.skin.tissue_weights import tissue_weights
 from assets.skin.training_tiles import training_tiles
 from dermatome.storage.layout import CHAMPION
-from dermatome.storage.record import made_by, read_record
+from dermatome.storage.record import read_record, require_record
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -40,7 +40,7 @@ def tissue_hold_out(
         root,
         CHAMPION,
         make=lambda folder: freeze_hold_out(root, config.annotated_slides, folder, replace=config.replace),
-        inputs={slide: made_by(root, "training_tiles", slide).data_version for slide in config.annotated_slides},
+        inputs={slide: require_record(root, "training_tiles", slide).data_version for slide in config.annotated_slides},
         settings=config.model_dump(),
     )
 
@@ -70,7 +70,7 @@ def tissue_hold_out_scores(
 
     root, version = paths.data_root, context.partition_key
     hold_out = read_record(root.record("tissue_hold_out", CHAMPION))
-    inputs = {"tissue_weights": made_by(root, "tissue_weights", version).data_version}
+    inputs = {"tissue_weights": require_record(root, "tissue_weights", version).data_version}
     mpp, promotion = settings.value.images.declared_mpp, settings.value.promotion
     return make_one(
         context,

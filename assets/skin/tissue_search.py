@@ -1,6 +1,5 @@
 """`tissue_search`: training settings searched with Optuna; the best trial becomes a version by its run config."""
 
-import contextlib
 from pathlib import Path
 
 import dagster as dg
@@ -10,8 +9,8 @@ from assets.one import make_one
 from assets.partitions import STUDIES
 from assets.skin.training_config import TissueTraining
 from assets.skin.training_tiles import training_tiles
-from dermatome.errors import BadSetting, MissingInput
-from dermatome.storage.record import StageResult, made_files
+from dermatome.errors import MissingInput
+from dermatome.storage.record import StageResult, require_record
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -55,32 +54,29 @@ def tissue_search(
 
     root, study = paths.data_root, context.partition_key
     journal = root.checkpoints("tissue_search", study)
-    if not isinstance(journal, Path):
-        raise BadSetting(f"A study is kept in files that grow, and {root.path} is a bucket: search on a disk or NFS.")
     kept_apart = {row.slide for row in hold_out_rows(root)}
-    slides = config.annotated_slides or [s for s in root.made("training_tiles") if s not in kept_apart]
+    slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in kept_apart]
     if not slides:
         raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
     base = TrainSettings(**{"mpp": settings.value.images.declared_mpp, **config.given()})
     space = search_space(config.space, config.encoders)
     search = SearchSettings(config.trials, config.parallel, base.seed, base, space)
-    with contextlib.ExitStack() as stack:
-        tiles = {slide: stack.enter_context(made_files(root, "training_tiles", slide)) for slide in slides}
+    records = {slide: require_record(root, "training_tiles", slide) for slide in slides}
 
-        def make(folder: Path) -> StageResult:
-            split = choose_tiles([files for _, files in tiles.values()], (), base)
-            found = run_search(journal, split, search, compute.choose(), context.log.info, models_folder=root.models)
-            return write_search(folder, study, found, search)
+    def make(folder: Path) -> StageResult:
+        split = choose_tiles([root.folder("training_tiles", slide) for slide in slides], (), base)
+        found = run_search(journal, split, search, compute.choose(), context.log.info, models_folder=root.models)
+        return write_search(folder, study, found, search)
 
-        return make_one(
-            context,
-            root,
-            study,
-            make=make,
-            inputs={slide: record.data_version for slide, (record, _) in tiles.items()},
-            settings=as_plain(search),
-            more=lambda folder: {"to_train_it": dg.MetadataValue.md(_to_train_it(study))},
-        )
+    return make_one(
+        context,
+        root,
+        study,
+        make=make,
+        inputs={slide: record.data_version for slide, record in records.items()},
+        settings=as_plain(search),
+        more=lambda folder: {"to_train_it": dg.MetadataValue.md(_to_train_it(study))},
+    )
 
 
 def _to_train_it(study: str) -> str:

@@ -1,6 +1,5 @@
 """`tissue_weights`: one training version of the U-Net that tells background, dermis, epidermis and keratin apart."""
 
-import contextlib
 import json
 from typing import Any
 
@@ -11,7 +10,7 @@ from assets.partitions import TRAINING_VERSIONS
 from assets.skin.training_config import TissueTraining
 from assets.skin.training_tiles import training_tiles
 from dermatome.errors import MissingInput
-from dermatome.storage.record import made_by, made_files
+from dermatome.storage.record import require_record
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -52,46 +51,43 @@ def tissue_weights(
 
     root, version = paths.data_root, context.partition_key
     checkpoints = root.checkpoints("tissue_weights", version)
-    with contextlib.ExitStack() as stack:
-        hold_out = hold_out_rows(root)
-        kept_apart = {row.slide for row in hold_out}
-        slides = config.annotated_slides or [s for s in root.made("training_tiles") if s not in kept_apart]
-        if not slides:
-            raise MissingInput(
-                "There are no training tiles yet: materialize training_tiles for annotated slides first."
-            )
-        tiles = {slide: stack.enter_context(made_files(root, "training_tiles", slide)) for slide in slides}
-        lineage = open_lineage(root, version, config.continue_from)
-        given = config.given()
-        if config.from_study is not None:
-            study = made_by(root, "tissue_search", config.from_study)
-            given = given_settings(json.loads(str(study.values["best_settings"]))) | given
-        given = given if lineage is None else lineage.fill_in(given)
-        chosen = TrainSettings(**{"mpp": settings.value.images.declared_mpp, **given})
-        inputs = {slide: record.data_version for slide, (record, _) in tiles.items()}
-        done = make_one(
-            context,
-            root,
+    hold_out = hold_out_rows(root)
+    kept_apart = {row.slide for row in hold_out}
+    slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in kept_apart]
+    if not slides:
+        raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
+    records = {slide: require_record(root, "training_tiles", slide) for slide in slides}
+    lineage = open_lineage(root, version, config.continue_from)
+    given = config.given()
+    if config.from_study is not None:
+        study = require_record(root, "tissue_search", config.from_study)
+        given = given_settings(json.loads(str(study.values["best_settings"]))) | given
+    given = given if lineage is None else lineage.fill_in(given)
+    chosen = TrainSettings(**{"mpp": settings.value.images.declared_mpp, **given})
+    inputs = {slide: record.data_version for slide, record in records.items()}
+    done = make_one(
+        context,
+        root,
+        version,
+        make=lambda folder: make_weights(
+            [root.folder("training_tiles", slide) for slide in slides],
+            folder,
             version,
-            make=lambda folder: make_weights(
-                [files for _, files in tiles.values()],
-                folder,
-                version,
-                chosen,
-                compute.choose(),
-                lambda epoch: context.log.info(_said(epoch)),
-                checkpoints=checkpoints,
-                lineage=lineage,
-                hold_out=hold_out,
-                processes=config.gpus,
-                models_folder=root.models,
-            ),
-            inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
-            settings=as_plain(chosen),
-            more=lambda folder: {"confusion": dg.MetadataValue.md(confusion_markdown(folder))},
-            # Of one slide only, no split can hide it; that is a limit of the data, which whoever has no more must know.
-            warn=lambda result: bool(result.values["one_slide_only"]),
-        )
+            chosen,
+            compute.choose(),
+            lambda epoch: context.log.info(_said(epoch)),
+            checkpoints=checkpoints,
+            lineage=lineage,
+            hold_out=hold_out,
+            processes=config.gpus,
+            models_folder=root.models,
+        ),
+        inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
+        settings=as_plain(chosen),
+        more=lambda folder: {"confusion": dg.MetadataValue.md(confusion_markdown(folder))},
+        # Of one slide only, no split can hide it; that is a limit of the data, which whoever has no more must know.
+        warn=lambda result: bool(result.values["one_slide_only"]),
+    )
     drop_checkpoints(checkpoints)
     return done
 

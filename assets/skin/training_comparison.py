@@ -7,7 +7,7 @@ import dagster as dg
 from assets.one import make_one
 from assets.skin.tissue_weights import tissue_weights
 from dermatome.storage.layout import CHAMPION
-from dermatome.storage.record import StageResult, made_by
+from dermatome.storage.record import StageResult, require_record
 from resources import PathsResource
 
 
@@ -22,7 +22,7 @@ def training_comparison(context: dg.AssetExecutionContext, paths: PathsResource)
     from dermatome.registry.versions import compare_versions
 
     root = paths.data_root
-    versions = root.made("tissue_weights")
+    versions = root.partitions("tissue_weights")
 
     def make(folder: Path) -> StageResult:
         return compare_versions(root, versions, folder)
@@ -32,6 +32,6 @@ def training_comparison(context: dg.AssetExecutionContext, paths: PathsResource)
         root,
         CHAMPION,
         make=make,
-        inputs={version: made_by(root, "tissue_weights", version).data_version for version in versions},
+        inputs={version: require_record(root, "tissue_weights", version).data_version for version in versions},
         settings={},
     )

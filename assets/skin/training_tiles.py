@@ -8,7 +8,6 @@ import dagster as dg
 from assets.each import Event, make_each, partitioned
 from assets.partitions import ANNOTATED_SLIDES
 from dermatome.pipeline.cached_stage import OneStep
-from dermatome.storage.files import local_copy
 from dermatome.storage.record import StageResult
 from resources import PathsResource, SlideEngineResource
 
@@ -33,12 +32,10 @@ def training_tiles(
     root = paths.data_root
 
     def make(slide: str, folder: Path) -> StageResult:
-        with local_copy(root.annotations / slide) as source:
-            return make_tiles(source, folder)
+        return make_tiles(root.annotations / slide, folder)
 
     def inputs(slide: str) -> dict[str, str]:
-        with local_copy(root.annotations / slide) as source:
-            return {"annotation": annotation_version(source)}
+        return {"annotation": annotation_version(root.annotations / slide)}
 
     stage = OneStep(root, "training_tiles", settings={}, make=make, inputs=inputs)
     yield from make_each(context, engine, stage, at_once=1)

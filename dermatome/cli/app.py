@@ -114,7 +114,7 @@ def tissue_predict(
     from dermatome.labels.mask_files import save_mask
     from dermatome.reports.figures import png_bytes
     from dermatome.skin.tissue.segment import TissueSettings, prepare_tissue, segment_tissue
-    from dermatome.storage.files import write_whole
+    from dermatome.storage.files import write_atomic
     from dermatome.training.weights import load_weights
 
     compute = choose(device, precision, threads)
@@ -124,7 +124,7 @@ def tissue_predict(
     def predict(slide: Slide) -> str:
         found = segment_tissue(slide, network, settings)
         save_mask(out / f"{slide.name}.npz", found.mask, found.crop)
-        write_whole(out / f"{slide.name}.png", png_bytes(tinted(slide.overview(2048), found.mask)))
+        write_atomic(out / f"{slide.name}.png", png_bytes(tinted(slide.overview(2048), found.mask)))
         return f"epidermis {found.epidermis_share:.1%}" if found.epidermis_share else "tissue without epidermis"
 
     each_slide(images, mpp, predict)
@@ -185,7 +185,7 @@ def layers_measure(
     from dermatome.labels.mask_files import load_mask
     from dermatome.skin.layers.figures import layers_figure
     from dermatome.skin.layers.measure import LayerSettings, measure_layers
-    from dermatome.storage.files import write_whole
+    from dermatome.storage.files import write_atomic
 
     settings = LayerSettings(layer_um=layer_um)
     tables: list[pd.DataFrame] = []
@@ -194,7 +194,7 @@ def layers_measure(
         mask, _ = load_mask(tissue / f"{slide.name}.npz", size=slide.size)
         instances = load_instances(cells / f"{slide.name}.npz", size=slide.size)
         found = measure_layers(slide, mask, instances, read_cells(cells / f"{slide.name}.parquet"), settings)
-        write_whole(out / f"{slide.name}.png", layers_figure(slide, found))
+        write_atomic(out / f"{slide.name}.png", layers_figure(slide, found))
         table = found.layers.copy()
         table.insert(0, "slide", pd.Series([slide.name] * len(table), dtype="str"))
         table["pattern"] = pd.Series([found.pattern.value if found.pattern else ""] * len(table), dtype="str")
@@ -212,7 +212,7 @@ def layers_measure(
 def doctor(
     weights: Annotated[list[Path] | None, typer.Option(help="Weights files to check; may be repeated.")] = None,
     models: Annotated[Path | None, typer.Option(help="Folder where Cellpose's own files lie.")] = None,
-    data: Annotated[str, typer.Option(help="Data root to check: a folder, or s3://bucket/prefix.")] = ".",
+    data: Annotated[str, typer.Option(help="Data root to check.")] = ".",
     network: Annotated[bool, typer.Option(help="Whether to ask the Human Protein Atlas for an answer.")] = True,
     device: Device = DeviceChoice.AUTO,
 ) -> None:

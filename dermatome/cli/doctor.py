@@ -46,7 +46,7 @@ def examine(
 
     Args:
         weights: tissue or cell weights to load and check.
-        data: a data root that is checked: a folder, which need not exist yet, or `s3://bucket/prefix`.
+        data: the data root to check; the folder need not exist yet.
         models_folder: where Cellpose's ``cyto2`` would lie; not looked for where None.
         ask_network: whether to ask ``atlas_url`` for an answer.
         device: the device that is wanted.
@@ -60,7 +60,7 @@ def examine(
         yield _weights(path)
     if models_folder is not None:
         yield _cyto2(models_folder)
-    yield _bucket(data) if "://" in data else _disk(Path(data))
+    yield _disk(data)
     if ask_network:
         yield _network(atlas_url)
 
@@ -119,16 +119,12 @@ def _cyto2(folder: Path) -> Finding:
     return Finding("weights", "ok", f"cyto2 is in {folder}")
 
 
-def _bucket(place: str) -> Finding:
+def _disk(data: str) -> Finding:
     try:
-        DataRoot.at(place).check_writable()
+        folder = DataRoot.at(data).path
     except DermatomeError as error:
-        return Finding("data", "fail", str(error))
-    return Finding("data", "ok", f"{place} can be written to")
-
-
-def _disk(folder: Path) -> Finding:
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        return Finding("disk", "fail", str(error))
+    there = next(place for place in (folder, *folder.parents) if place.exists())
     try:
         free_gb = shutil.disk_usage(there).free / 1e9
         with tempfile.TemporaryFile(dir=there) as file:

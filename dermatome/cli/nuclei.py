@@ -78,7 +78,7 @@ def nuclei_predict(
     from dermatome.nuclei.maps.networks import weights_path
     from dermatome.nuclei.maps.segment import NucleusSettings, fitted_stain, prepare_nuclei, segment_nuclei
     from dermatome.reports.figures import png_bytes
-    from dermatome.storage.files import write_whole
+    from dermatome.storage.files import write_atomic
 
     compute = choose(device, precision, threads)
     settings = NucleusSettings(batch=batch, normalise_stain=normalise_stain)
@@ -88,8 +88,8 @@ def nuclei_predict(
     def predict(slide: Slide) -> str:
         fit = fitted_stain(slide, network, settings)
         (found,) = segment_nuclei([slide], network, settings, normalise=[None if fit is None else fit.normalise])
-        write_whole(out / f"{slide.name}_semantic.png", png_bytes(semantic_overlay(slide, found, opacity=opacity)))
-        write_whole(out / f"{slide.name}_ternary.png", png_bytes(ternary_overlay(slide, found, opacity=opacity)))
+        write_atomic(out / f"{slide.name}_semantic.png", png_bytes(semantic_overlay(slide, found, opacity=opacity)))
+        write_atomic(out / f"{slide.name}_ternary.png", png_bytes(ternary_overlay(slide, found, opacity=opacity)))
         write_instances(out / f"{slide.name}_instances.tif", found, slide)
         write_outlines(out / f"{slide.name}.geojson", found, slide)
         write_rows(out / f"{slide.name}.parquet", found.table)
@@ -186,7 +186,7 @@ def nuclei_score(
     from dermatome.nuclei.maps.networks import weights_path
     from dermatome.nuclei.maps.segment import NucleusSettings, prepare_nuclei
     from dermatome.nuclei.patches.files import load_patches
-    from dermatome.storage.files import write_whole
+    from dermatome.storage.files import write_atomic
 
     compute = choose(device, precision, threads)
     settings = NucleusSettings(batch=batch)
@@ -207,4 +207,4 @@ def nuclei_score(
     if out is not None:
         counted = {"patches": len(known), "images": len(images), "nuclei": nuclei}
         told = {"weights_sha256": loaded.sha256, **counted, "scores": found}
-        write_whole(out, json.dumps(told, indent=2).encode() + b"\n")
+        write_atomic(out, json.dumps(told, indent=2).encode() + b"\n")

@@ -183,9 +183,9 @@ def complain(message: str) -> None:
 
 def write_rows(path: Path, table: Any) -> None:
     """Writes a pandas table as Parquet, whole."""
-    from dermatome.storage.files import whole_file
+    from dermatome.storage.files import atomic_file
 
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         table.to_parquet(file, index=False)
 
 

@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, Any
 from urllib.parse import urljoin
 
 import requests
@@ -16,14 +17,11 @@ import urllib3
 from dermatome.errors import FetchFailed
 from dermatome.hpa.genes import ENSEMBL_GENE
 from dermatome.hpa.settings import HpaSettings
-from dermatome.storage.files import sha256_file, whole_file
+from dermatome.storage.files import atomic_file, sha256_file
 from dermatome.storage.http_addresses import Addresses, is_loopback_url
 from dermatome.storage.http_answers import Kind, NotThere, check_start, check_status, check_type
 from dermatome.storage.http_bounded import BoundedAdapter
 from dermatome.storage.http_retry import Again, delay_s
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 __all__ = ["Fetched", "HpaClient", "HpaSettings", "Kind", "NotThere"]
 
@@ -48,7 +46,7 @@ class Fetched:
         changed: whether the file's bytes differ from those that were at ``path`` before.
     """
 
-    path: AnyPath
+    path: Path
     url: str
     status: int
     bytes: int
@@ -100,7 +98,7 @@ class HpaClient:
         return tuple(self._bases)
 
     def fetch_page(
-        self, ensembl_id: str, path: AnyPath, etag: str | None = None, last_modified: str | None = None
+        self, ensembl_id: str, path: Path, etag: str | None = None, last_modified: str | None = None
     ) -> Fetched:
         """Fetches a gene's XML page from the site, or from the first archive that still has the gene.
 
@@ -124,7 +122,7 @@ class HpaClient:
     def fetch(
         self,
         url: str,
-        path: AnyPath,
+        path: Path,
         *,
         kind: Kind,
         etag: str | None = None,
@@ -165,7 +163,7 @@ class HpaClient:
             self._sleep(wait)
         raise AssertionError("unreachable")
 
-    def _once(self, url: str, path: AnyPath, kind: Kind, headers: dict[str, str]) -> Fetched:
+    def _once(self, url: str, path: Path, kind: Kind, headers: dict[str, str]) -> Fetched:
         ends = time.monotonic() + self.settings.total_timeout_s
         address = url
         for _ in range(_MAX_REDIRECTS + 1):
@@ -205,11 +203,11 @@ class HpaClient:
         except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
             raise FetchFailed(f"{url} cannot be asked ({_reason(error)}): check the address.") from error
 
-    def _store(self, response: requests.Response, path: AnyPath, kind: Kind, url: str, ends: float) -> Fetched:
+    def _store(self, response: requests.Response, path: Path, kind: Kind, url: str, ends: float) -> Fetched:
         content_type = response.headers.get("Content-Type")
         check_type(content_type, kind, url)
         before = sha256_file(path) if path.is_file() else None
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             size, sha256 = self._receive(response, file, kind, url, ends)
         return Fetched(
             path=path,
@@ -275,7 +273,7 @@ def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedReque
     return request
 
 
-def _still_current(response: requests.Response, path: AnyPath, url: str, sent: dict[str, str]) -> Fetched:
+def _still_current(response: requests.Response, path: Path, url: str, sent: dict[str, str]) -> Fetched:
     return Fetched(
         path=path,
         url=url,

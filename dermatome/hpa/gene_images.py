@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dermatome.errors import BadPage
 from dermatome.hpa.client import Fetched, HpaClient, NotThere
 from dermatome.hpa.records import GenePage, merge_records, parse_page
-from dermatome.storage.files import local_copy
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from dermatome.storage.files import AnyPath
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class GeneImages:
 def fetch_gene_images(
     client: HpaClient,
     ensembl_id: str,
-    path: AnyPath,
+    path: Path,
     *,
     tissue: str = "Skin",
     etag: str | None = None,
@@ -93,9 +91,8 @@ def fetch_gene_images(
     return GeneImages(dataclasses.replace(page, antibodies_without_images=tuple(sorted(missing))), tuple(fetched))
 
 
-def _parse(path: AnyPath, ensembl_id: str, tissue: str) -> GenePage:
-    with local_copy(path) as local:
-        page = parse_page(local, tissue=tissue)
+def _parse(path: Path, ensembl_id: str, tissue: str) -> GenePage:
+    page = parse_page(path, tissue=tissue)
     if page.ensembl_id != ensembl_id:
         raise BadPage(f"{path.name} is the page of {page.ensembl_id}, not of {ensembl_id}: check the gene list.")
     return page

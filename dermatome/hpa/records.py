@@ -23,7 +23,7 @@ from dermatome.hpa.genes import ENSEMBL_GENE
 from dermatome.hpa.licence import licence_of
 from dermatome.hpa.page_facts import RUNNING_NUMBER, GeneLevel, PageFacts, base_name
 from dermatome.hpa.page_xml import read_page
-from dermatome.storage.files import SomePath, safe_id, whole_file
+from dermatome.storage.files import atomic_file, safe_id
 
 MAX_PAGE_BYTES = 64 * 1024 * 1024
 Outcome = Literal["images", "no_tissue", "no_images"]
@@ -139,13 +139,13 @@ def slide_id(image_url: str) -> str:
     )
 
 
-def write_records(records: pa.Table, path: SomePath) -> SomePath:
+def write_records(records: pa.Table, path: Path) -> Path:
     """Writes image records to a Parquet file, whole; zero rows make a file too.
 
     Raises:
         StorageFailed: the disk is full or not writable.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         pq.write_table(records, file, compression="zstd")
     return path
 

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from dermatome.hpa.gene_images import fetch_gene_images
 from dermatome.hpa.records import write_records
-from dermatome.storage.files import read_bytes, sha256_file, write_whole
+from dermatome.storage.files import sha256_file, write_atomic
 from dermatome.storage.record import StageResult, content_version
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from dermatome.hpa.client import HpaClient
-    from dermatome.storage.files import AnyPath
 
 RECORDS_FILE = "images.parquet"
 
 
-def make_images(client: HpaClient, gene: str, page_path: AnyPath, folder: Path, tissue: str) -> StageResult:
+def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tissue: str) -> StageResult:
     """The image records of one gene: `images.parquet`. The page stays at ``page_path``, its HTTP validators beside it.
 
     Raises:
@@ -36,7 +35,7 @@ def make_images(client: HpaClient, gene: str, page_path: AnyPath, folder: Path, 
     )
     first = found.fetched[0]
     kept = {"url": first.url, "sha256": first.sha256, "etag": first.etag, "last_modified": first.last_modified}
-    write_whole(validators, json.dumps(kept).encode())
+    write_atomic(validators, json.dumps(kept).encode())
     write_records(found.page.records, folder / RECORDS_FILE)
     return StageResult(
         outcome=found.page.outcome,
@@ -59,13 +58,13 @@ def make_images(client: HpaClient, gene: str, page_path: AnyPath, folder: Path, 
     )
 
 
-def _validators(noted: AnyPath, page: AnyPath, base_url: str) -> dict[str, Any]:
+def _validators(noted: Path, page: Path, base_url: str) -> dict[str, Any]:
     """What was noted of the very page on disk, if it came from ``base_url``; else nothing, and it is asked for anew.
 
     A "not modified" to the validators of another site, or of another page, would keep the wrong page for good.
     """
     try:
-        known = json.loads(read_bytes(noted))
+        known = json.loads(noted.read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(known, dict) or not str(known.get("url", "")).startswith(f"{base_url}/"):

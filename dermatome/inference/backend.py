@@ -24,7 +24,7 @@ import numpy.typing as npt
 from dermatome.errors import BadSetting
 from dermatome.inference.compute import Backend
 from dermatome.storage.file_lock import locked
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,7 @@ def prepare_runner(
     if remembered is not None and sure:
         with locked(remembered.with_name(f".{remembered.name}.lock")):
             # Read again: another worker may have added its own meanwhile.
-            write_whole(remembered, json.dumps(_recall(remembered) | {key: runner.backend}, indent=1).encode())
+            write_atomic(remembered, json.dumps(_recall(remembered) | {key: runner.backend}, indent=1).encode())
     return runner
 
 

@@ -18,7 +18,7 @@ from dermatome.classes import Rgb, TissueClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.labels.npz import array_member
-from dermatome.storage.files import whole_file
+from dermatome.storage.files import atomic_file
 
 Labels = npt.NDArray[Any]
 
@@ -36,7 +36,7 @@ def mask_writer(path: Path, size: Size, crop: Box) -> Iterator[Any]:
         StorageFailed: the disk is full or the folder not writable.
     """
     bbox = np.array([crop.top_px, crop.left_px, crop.bottom_px, crop.right_px], np.int64)
-    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         with array_member(archive, "mask", (size.height_px, size.width_px), np.dtype(np.uint8)) as write:
             yield write
         with array_member(archive, "crop_bbox", bbox.shape, bbox.dtype) as write:
@@ -75,7 +75,7 @@ def write_ome_bands(
         raise BadSetting(f"OME-TIFF labels are (H, W) uint8, uint16 or int32, not {kind}.")
     options = ome_options(path, size, kind, mpp, classes, name)
     large = size.area_px * kind.itemsize >= 2**31
-    with whole_file(path) as file, tifffile.TiffWriter(Nameless(file), bigtiff=large) as writer:
+    with atomic_file(path) as file, tifffile.TiffWriter(Nameless(file), bigtiff=large) as writer:
         writer.write(_tiles(bands, size, kind), shape=(size.height_px, size.width_px), dtype=kind, **options)
     return path
 

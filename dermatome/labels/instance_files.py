@@ -20,7 +20,7 @@ from dermatome.labels.bands import Nameless, ome_options
 from dermatome.labels.label_map import TILE_PX, LabelMap
 from dermatome.labels.mask_files import feature
 from dermatome.labels.npz import array_member, load_arrays
-from dermatome.storage.files import whole_file
+from dermatome.storage.files import atomic_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def save_instances(path: Path, instances: LabelMap | Instances) -> Path:
     """
     labels = _as_map(instances)
     with (
-        whole_file(path) as file,
+        atomic_file(path) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         array_member(archive, "instances", labels.shape, labels.dtype) as write,
     ):
@@ -78,7 +78,7 @@ def write_map_tiff(
 
     empty = zlib.compress(bytes(labels.dtype.itemsize * TILE_PX**2), 9)
     large = labels.dtype.itemsize * labels.size.area_px >= 2**31
-    with whole_file(path) as file, tifffile.TiffWriter(Nameless(file), bigtiff=large) as writer:
+    with atomic_file(path) as file, tifffile.TiffWriter(Nameless(file), bigtiff=large) as writer:
         writer.write(
             (labels.deflated(*place) or empty for place in labels.places()),
             shape=labels.shape,
@@ -114,7 +114,7 @@ def write_cells_geojson(
     labels = _as_map(instances)
     measured = _Measurements(cells, f"{what}_id")
     kinds = {} if classes is None else dict(zip(cells[f"{what}_id"], cells["class"], strict=True))
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(b'{"type":"FeatureCollection","features":[')
         between = b""
         for number, parts in _outlines(labels):

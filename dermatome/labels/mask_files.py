@@ -17,7 +17,7 @@ from dermatome.geometry import Box, Size
 from dermatome.labels.bands import LabelTally, write_ome_bands
 from dermatome.labels.npz import load_arrays, save_arrays
 from dermatome.slides.tiled_tiff import TiledLabels
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 
 _QUPATH_IDS = uuid.UUID("8b1d2a52-6f0e-5b1c-9c7e-0d3f5a4c1e77")
 """Namespace of the ids of outlines, fixed so that the same cell keeps its id."""
@@ -135,7 +135,7 @@ def tissue_geojson(found: LabelTally, *, mpp: float, slide: str) -> bytes:
 
 def write_geojson(path: Path, data: bytes) -> Path:
     """Writes the outlines of :func:`tissue_geojson` whole; errors as of any file."""
-    return write_whole(path, data)
+    return write_atomic(path, data)
 
 
 def feature(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.slides.slide import MAX_SIDE_PX
-from dermatome.storage.files import whole_file
+from dermatome.storage.files import atomic_file
 
 _npy: Any = np.lib.format
 _MAX_HEADER_BYTES = 10_000  # numpy's own limit
@@ -28,7 +28,7 @@ _HEADER = re.compile(
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
     """An ``.npz`` as numpy reads it, with the fixed date zip files may begin at: equal arrays give equal bytes."""
-    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for key, array in arrays.items():
             with array_member(archive, key, array.shape, array.dtype) as write:
                 write(array)

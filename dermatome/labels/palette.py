@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dermatome.classes import TISSUE_LABELS, Rgb, TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.storage.files import SomePath, write_whole
+from dermatome.storage.files import write_atomic
 
 ClassMask = npt.NDArray[np.uint8]
 
@@ -87,9 +87,9 @@ class Palette:
             content["other"] = self.other.label
         return content
 
-    def save(self, path: SomePath) -> SomePath:
+    def save(self, path: Path) -> Path:
         """Writes it to ``path``, whole."""
-        return write_whole(path, json.dumps(self.to_json(), indent=2).encode() + b"\n")
+        return write_atomic(path, json.dumps(self.to_json(), indent=2).encode() + b"\n")
 
 
 def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str) -> ClassMask:

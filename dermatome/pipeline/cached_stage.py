@@ -15,8 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from dermatome.errors import MissingInput, StorageFailed
 from dermatome.pipeline.work import AlreadyMade, Seat
-from dermatome.storage.disk import SWAP_S
-from dermatome.storage.files import whole_folder
+from dermatome.storage.files import SWAP_S, atomic_folder
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, fingerprint, read_record, write_record
 
@@ -188,7 +187,7 @@ class Making(Generic[Read, Found]):
         final = self.stage.root.folder(self.stage.asset, key)
         kept: StageRecord | None = None
         try:
-            with whole_folder(final) as folder:
+            with atomic_folder(final) as folder:
                 # Looked at again now that nobody else can write it.
                 if (kept := self._kept(key, found.fingerprint)) is not None:
                     raise _MadeMeanwhile

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,9 @@ from dermatome.slides.preview import preview
 from dermatome.slides.slide import WHOLE_PX, Slide
 from dermatome.slides.source import open_slide
 from dermatome.slides.tiled_tiff import TiledLabels
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, DataRoot
-from dermatome.storage.record import Check, StageRecord, made_by, made_files, read_record, write_table
+from dermatome.storage.record import Check, StageRecord, read_record, require_record, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +50,7 @@ def versions_of(root: DataRoot, slide_id: str, *assets: str) -> dict[str, str]:
     Raises:
         MissingInput: one has not made it.
     """
-    return {asset: made_by(root, asset, slide_id).data_version for asset in assets}
+    return {asset: require_record(root, asset, slide_id).data_version for asset in assets}
 
 
 def read_made_slide(root: DataRoot, slide_id: str, asset: str = "slide_images") -> Slide:
@@ -61,23 +60,8 @@ def read_made_slide(root: DataRoot, slide_id: str, asset: str = "slide_images") 
         MissingInput: no image.
         BadImage: the image is not the verified one.
     """
-    with ExitStack() as files:
-        record, folder = files.enter_context(made_files(root, asset, slide_id))
-        slide = open_slide(folder, slide_id, dict(record.values))
-        _keep_for(slide.pixels, files)
-    return slide
-
-
-def _keep_for(array: object, files: ExitStack) -> None:
-    """Leaves copies from a bucket until ``array`` is dropped, if it is read from them in parts."""
-    if not isinstance(array, np.ndarray):
-        weakref.finalize(array, files.pop_all().close)
-
-
-def remembered_backends(root: DataRoot) -> Path | None:
-    """Where the fastest backend of each network and machine is kept; a bucket keeps none, so it is measured again."""
-    models = root.models
-    return models / "backends.json" if isinstance(models, Path) else None
+    record, folder = require_record(root, asset, slide_id), root.folder(asset, slide_id)
+    return open_slide(folder, slide_id, dict(record.values))
 
 
 def open_made_mask(
@@ -85,19 +69,15 @@ def open_made_mask(
 ) -> tuple[npt.NDArray[np.uint8] | TiledLabels, StageRecord]:
     """The tissue mask of a slide, in memory or, where it is as large as slides that are read in parts, like those.
 
-    Its record is that of the same version.
-
     Raises:
         MissingInput: no mask.
         BadAnnotation, BadImage: it is damaged.
     """
     whole = size.area_px <= WHOLE_PX
     name = MASK_FILE if whole else MASK_TIFF
-    with ExitStack() as files:
-        record, folder = files.enter_context(made_files(root, "epidermis_masks", slide_id, name))
-        path = folder / name
-        mask = label_io.load_mask(path)[0] if whole else label_io.open_mask(path)
-        _keep_for(mask, files)
+    record, folder = require_record(root, "epidermis_masks", slide_id), root.folder("epidermis_masks", slide_id)
+    path = folder / name
+    mask = label_io.load_mask(path)[0] if whole else label_io.open_mask(path)
     return mask, record
 
 
@@ -112,19 +92,18 @@ def open_made_cells(
     """
     whole = size.area_px <= WHOLE_PX
     name = CELLS_FILE if whole else CELLS_TIFF
-    with ExitStack() as files:
-        _, folder = files.enter_context(made_files(root, "cell_masks", slide_id, name, CELLS_TABLE))
-        cells = read_rows(folder / CELLS_TABLE)
-        path = folder / name
-        instances = cell_files.load_instances(path) if whole else label_io.open_mask(path)
-        _keep_for(instances, files)
+    require_record(root, "cell_masks", slide_id)
+    folder = root.folder("cell_masks", slide_id)
+    cells = read_rows(folder / CELLS_TABLE)
+    path = folder / name
+    instances = cell_files.load_instances(path) if whole else label_io.open_mask(path)
     return instances, cells
 
 
 def write_figure(folder: Path, figure: bytes) -> None:
     """Writes a figure (PNG bytes) and its preview."""
-    write_whole(folder / FIGURE_FILE, figure)
-    write_whole(folder / PREVIEW_FILE, preview(figure))
+    write_atomic(folder / FIGURE_FILE, figure)
+    write_atomic(folder / PREVIEW_FILE, preview(figure))
 
 
 def write_rows(path: Path, slide_id: str, rows: pd.DataFrame) -> None:
@@ -147,7 +126,7 @@ def check_champion(root: DataRoot, slide_id: str) -> Check:
     Raises:
         MissingInput: the slide has no mask.
     """
-    used = made_by(root, "epidermis_masks", slide_id).values["weights_sha256"]
+    used = require_record(root, "epidermis_masks", slide_id).values["weights_sha256"]
     champion = read_record(root.record("tissue_champion", CHAMPION))
     passed = champion is not None and used == champion.values["weights_sha256"]
     made_with = "the present champion's weights" if passed else "other weights than the present champion's"

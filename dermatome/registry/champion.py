@@ -90,8 +90,7 @@ def choose_champion(
         scored = _comparable({name: versions[name] for name in scored}, scored, by, kind)
         chosen = max(scored, key=lambda name: scored[name])
         score = scored[chosen]
-    with root.local(kind.weights, chosen, WEIGHTS_FILE) as folder:
-        sha256 = sha256_file(folder / WEIGHTS_FILE)
+    sha256 = sha256_file(root.folder(kind.weights, chosen) / WEIGHTS_FILE)
     if sha256 != versions[chosen].values.get("weights_sha256"):
         raise BadWeights(
             f"The weights file of {chosen} is not the one that its training wrote (its sha256 is not the record's): "
@@ -132,7 +131,7 @@ def _leak(record: StageRecord) -> str | None:
 
 
 def _versions(root: DataRoot, kind: ModelKind) -> dict[str, StageRecord]:
-    records = {name: read_record(root.record(kind.weights, name)) for name in root.made(kind.weights)}
+    records = {name: read_record(root.record(kind.weights, name)) for name in root.partitions(kind.weights)}
     return {name: record for name, record in records.items() if record is not None}
 
 

@@ -12,7 +12,7 @@ from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.registry.manifest import ManifestRow, Side, known_sides, manifest_path, read_manifest
 from dermatome.registry.model_kinds import TISSUE, ModelKind
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import made_by
+from dermatome.storage.record import require_record
 from dermatome.training.weights import LoadedWeights, load_weights
 
 _CONTINUED = re.compile(r"(.+)_cont[1-9][0-9]*")
@@ -108,7 +108,7 @@ def find_lineage(root: DataRoot, version: str, name: str, kind: ModelKind, load:
         MissingInput: there is no such version or file.
         BadWeights: the file is damaged or does not fit.
     """
-    versions = root.made(kind.weights)
+    versions = root.partitions(kind.weights)
     if name not in versions:
         if not Path(name).is_file():
             raise MissingInput(
@@ -116,9 +116,9 @@ def find_lineage(root: DataRoot, version: str, name: str, kind: ModelKind, load:
                 "so far) and no file: correct continue_from, or the version's name."
             )
         return lineage_of_file(Path(name), load)
-    with root.local(kind.weights, name, WEIGHTS_FILE) as folder:
-        weights = load(folder / WEIGHTS_FILE)
-    trained = made_by(root, kind.weights, name).values["weights_sha256"]
+    folder = root.folder(kind.weights, name)
+    weights = load(folder / WEIGHTS_FILE)
+    trained = require_record(root, kind.weights, name).values["weights_sha256"]
     if weights.sha256 != trained:
         raise BadWeights(f"The weights of {name} are not those it was trained to: materialize it again.")
     return Lineage(name, weights, *_ancestors(root, name, kind))
@@ -138,13 +138,13 @@ def lineage_of_file(path: Path, load: Callable[[Path], W]) -> Lineage[W]:
 def _ancestors(root: DataRoot, name: str, kind: ModelKind) -> tuple[dict[str, list[ManifestRow]], bool]:
     found: dict[str, list[ManifestRow]] = {}
     all_known = True
-    versions = set(root.made(kind.weights))
+    versions = set(root.partitions(kind.weights))
     while name in versions and name not in found:
-        with root.local(kind.weights, name) as folder:
-            manifest = manifest_path(folder / WEIGHTS_FILE)
-            found[name] = read_manifest(manifest) if manifest.is_file() else []
-            all_known &= manifest.is_file()
-        parent = made_by(root, kind.weights, name).values.get("parent")
+        folder = root.folder(kind.weights, name)
+        manifest = manifest_path(folder / WEIGHTS_FILE)
+        found[name] = read_manifest(manifest) if manifest.is_file() else []
+        all_known &= manifest.is_file()
+        parent = require_record(root, kind.weights, name).values.get("parent")
         if parent is None:
             return found, all_known
         name = str(parent)

@@ -17,7 +17,7 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.skin.tiles.crops import TilePair
 from dermatome.slides.slide import RgbImage
-from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.storage.files import sha256_bytes, write_atomic
 
 THUMBNAIL_PX = 32
 Side = Literal["train", "validation", "hold_out"]
@@ -73,7 +73,7 @@ def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> str:
     columns = pa.table({name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}, schema=_SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(columns, buffer, compression="zstd")
-    write_whole(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
     return sha256_bytes(buffer.getvalue())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from dermatome.classes import TISSUE_LABELS
 from dermatome.registry.promotion import hold_out_record
 from dermatome.reports.comparison import comparison_html, read_version
-from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Scalar, StageResult, read_record
 
@@ -23,8 +23,8 @@ def compare_versions(root: DataRoot, versions: Sequence[str], folder: Path) -> S
     """
     read = []
     for version in versions:
-        with root.local("tissue_weights", version) as files:
-            read.append(read_version(files))
+        files = root.folder("tissue_weights", version)
+        read.append(read_version(files))
     champion = read_record(root.record("tissue_champion", CHAMPION))
     scored = {version: record for version in versions if (record := hold_out_record(root, version)) is not None}
     hold_out = {
@@ -32,7 +32,7 @@ def compare_versions(root: DataRoot, versions: Sequence[str], folder: Path) -> S
         for version, record in scored.items()
     }
     page = comparison_html(read, str(champion.values["version"]) if champion else None, hold_out).encode()
-    write_whole(folder / COMPARISON_FILE, page)
+    write_atomic(folder / COMPARISON_FILE, page)
     return StageResult(
         outcome="compared",
         data_version=sha256_bytes(page)[:32],

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dermatome.reports.figures import GREY, INK, new_figure, plain_axes, to_png
 from dermatome.slides.preview import preview
-from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import StageResult, write_table
 from dermatome.training.search import best_config
@@ -31,14 +31,14 @@ def write_search(folder: Path, name: str, study: optuna.Study, settings: SearchS
         BadSetting: no trial has finished.
     """
     best = json.dumps(best_config(study, settings), indent=2, sort_keys=True).encode()
-    write_whole(folder / BEST_FILE, best + b"\n")
+    write_atomic(folder / BEST_FILE, best + b"\n")
     rows = [_row(name, trial) for trial in study.get_trials(deepcopy=False)]
     write_table(folder / TRIALS_FILE, pa.Table.from_pylist(rows, schema=_SCHEMA))
     history = history_figure(study)
-    write_whole(folder / "history.png", history)
-    write_whole(folder / PREVIEW_FILE, preview(history))
+    write_atomic(folder / "history.png", history)
+    write_atomic(folder / PREVIEW_FILE, preview(history))
     importances = _importances(study)
-    write_whole(folder / "importance.png", importance_figure(importances))
+    write_atomic(folder / "importance.png", importance_figure(importances))
     states = [row["state"] for row in rows]
     return StageResult(
         outcome="searched",

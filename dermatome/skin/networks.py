@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from dermatome.errors import BadWeights
 from dermatome.registry.model_kinds import CELLS
-from dermatome.storage.files import local_copy, sha256_file
+from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import read_record
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Backend, Compute
     from dermatome.skin.cells.network import CellNetwork
-    from dermatome.storage.files import AnyPath
     from dermatome.training.weights import LoadedWeights
 
 
@@ -51,8 +50,7 @@ class Champion:
         """
         from dermatome.training.weights import load_weights
 
-        with self.root.local("tissue_weights", self.version, WEIGHTS_FILE) as folder:
-            loaded = load_weights(folder / WEIGHTS_FILE)
+        loaded = load_weights(self.root.folder("tissue_weights", self.version) / WEIGHTS_FILE)
         if loaded.sha256 != self.sha256:
             raise BadWeights(
                 f"The weights {self.version} are not those that were promoted (sha256 {loaded.sha256[:12]}… instead of "
@@ -79,13 +77,13 @@ class CellWeights:
     """
 
     weights: str
-    models_folder: AnyPath
+    models_folder: Path
     sha256: str
     data_version: str = NO_CHAMPION
     root: DataRoot | None = None
 
     @classmethod
-    def of(cls, weights: str, models_folder: AnyPath) -> CellWeights:
+    def of(cls, weights: str, models_folder: Path) -> CellWeights:
         """The network of that name or path; ``cyto2`` is fetched into ``models_folder`` where it is not there.
 
         Raises:
@@ -131,13 +129,12 @@ class CellWeights:
         from dermatome.skin.cells.network import load_cell_network
 
         if self.root is not None:
-            with self.root.local(CELLS.weights, self.weights, WEIGHTS_FILE) as folder:
-                network = load_cell_network(folder / WEIGHTS_FILE, compute, backend=backend, remembered=remembered)
+            folder = self.root.folder(CELLS.weights, self.weights)
+            network = load_cell_network(folder / WEIGHTS_FILE, compute, backend=backend, remembered=remembered)
         elif self.weights == "cyto2":
-            with local_copy(self.models_folder) as folder:
-                network = load_cell_network(
-                    self.weights, compute, models_folder=folder, backend=backend, remembered=remembered
-                )
+            network = load_cell_network(
+                self.weights, compute, models_folder=self.models_folder, backend=backend, remembered=remembered
+            )
         else:
             network = load_cell_network(self.weights, compute, backend=backend, remembered=remembered)
         if network.sha256 != self.sha256:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from dermatome.errors import MissingInput
 from dermatome.slides.dicom import DICOM_SUFFIX, is_dicom
@@ -14,14 +13,11 @@ from dermatome.slides.vendors import WSI_SUFFIXES
 from dermatome.storage.files import changed_in
 from dermatome.storage.record import StageResult
 
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
-
 SLIDE_SUFFIXES = (*SUFFIXES, *(suffix for suffix in WSI_SUFFIXES if suffix != DICOM_SUFFIX))
 """Of files that are slides by themselves."""
 
 
-def inbox_sources(inbox: AnyPath, names: Iterable[str] | None = None) -> dict[str, SlideSource]:
+def inbox_sources(inbox: Path, names: Iterable[str] | None = None) -> dict[str, SlideSource]:
     """By slide, where its image is: the stem of a file's name, or the name of a folder of DICOM files.
 
     A slide that there are two images of is left out; see :func:`inbox_clashes`.
@@ -34,12 +30,12 @@ def inbox_sources(inbox: AnyPath, names: Iterable[str] | None = None) -> dict[st
     return {slide: next(iter(sources)) for slide, sources in found.items() if len(sources) == 1}
 
 
-def inbox_clashes(inbox: AnyPath, names: Iterable[str]) -> list[str]:
+def inbox_clashes(inbox: Path, names: Iterable[str]) -> list[str]:
     """The slides that there are two images of among the files ``names``; sorted."""
     return sorted(slide for slide, sources in _images(inbox, names).items() if len(sources) > 1)
 
 
-def _images(inbox: AnyPath, names: Iterable[str]) -> dict[str, set[SlideSource]]:
+def _images(inbox: Path, names: Iterable[str]) -> dict[str, set[SlideSource]]:
     found: dict[str, set[SlideSource]] = {}
     for name in names:
         place = inbox_place(name)
@@ -59,7 +55,7 @@ def inbox_place(name: str) -> str | None:
     return name if not folder and PurePosixPath(file).suffix.lower() in SLIDE_SUFFIXES else None
 
 
-def inbox_source(inbox: AnyPath, slide: str) -> SlideSource:
+def inbox_source(inbox: Path, slide: str) -> SlideSource:
     """Where a slide's image is.
 
     Raises:

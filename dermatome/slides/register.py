@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,11 +20,8 @@ import pyarrow.parquet as pq
 
 from dermatome.errors import MissingInput, StorageFailed
 from dermatome.slides.source import SlideSource
-from dermatome.storage.files import names_in, read_all, remove
+from dermatome.storage.files import names_in, read_all
 from dermatome.storage.record import write_table
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 _NAME = re.compile(r"(\d{8})-[0-9a-f]{8}\.parquet")
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("slide", "origin", "location", "gene", "ensembl_id")])
@@ -32,7 +29,7 @@ _TABLES = 64
 _TRIES = 5
 
 
-def write_sources(folder: AnyPath, sources: Iterable[SlideSource]) -> None:
+def write_sources(folder: Path, sources: Iterable[SlideSource]) -> None:
     """Writes where slides come from; what was known of them before counts no more.
 
     Args:
@@ -52,7 +49,7 @@ def write_sources(folder: AnyPath, sources: Iterable[SlideSource]) -> None:
         _put_together(folder)
 
 
-def read_sources(folder: AnyPath, slides: Collection[str] | None = None) -> dict[str, SlideSource]:
+def read_sources(folder: Path, slides: Collection[str] | None = None) -> dict[str, SlideSource]:
     """Where slides come from.
 
     Args:
@@ -91,11 +88,11 @@ def _number(name: str) -> int:
     return int(name.partition("-")[0])
 
 
-def _tables(folder: AnyPath) -> list[str]:
+def _tables(folder: Path) -> list[str]:
     return [name for name in names_in(folder) if _NAME.fullmatch(name)]
 
 
-def _read(folder: AnyPath) -> tuple[list[str], pa.Table]:
+def _read(folder: Path) -> tuple[list[str], pa.Table]:
     """The names of the tables, and their rows: the earlier ones first."""
     for _ in range(_TRIES):
         names = _tables(folder)
@@ -109,7 +106,7 @@ def _read(folder: AnyPath) -> tuple[list[str], pa.Table]:
     return names, pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
 
 
-def _parsed(path: AnyPath, data: bytes) -> pa.Table:
+def _parsed(path: Path, data: bytes) -> pa.Table:
     try:
         return pq.ParquetFile(pa.BufferReader(data)).read(_SCHEMA.names).cast(_SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -119,10 +116,10 @@ def _parsed(path: AnyPath, data: bytes) -> pa.Table:
         ) from error
 
 
-def _put_together(folder: AnyPath) -> None:
+def _put_together(folder: Path) -> None:
     """Puts the rows of all tables into another one of the latest's number, then deletes those that were read."""
     names, table = _read(folder)
     latest = {row["slide"]: row for row in table.to_pylist()}
     write_table(folder / _new_name(_number(names[-1])), pa.Table.from_pylist(list(latest.values()), _SCHEMA))
     for name in names:
-        remove(folder / name)
+        (folder / name).unlink(missing_ok=True)

@@ -17,21 +17,18 @@ from dermatome.slides.dicom import DICOM_SUFFIX, is_dicom, slide_files
 from dermatome.slides.preview import preview
 from dermatome.slides.slide import SUFFIXES, MppSource, Slide, read_slide
 from dermatome.storage.files import (
-    any_path,
-    local_copy,
-    local_folder,
+    atomic_file,
+    local_path,
     names_in,
     sha256_bytes,
     sha256_file,
-    whole_file,
-    write_whole,
+    write_atomic,
 )
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
 from dermatome.storage.record import Check, StageResult, content_version, read_record
 
 if TYPE_CHECKING:
     from dermatome.hpa.client import HpaClient
-    from dermatome.storage.files import AnyPath
 
 IMAGE_STEM = "image"
 _OVERVIEW_PX = 640
@@ -66,9 +63,9 @@ class SlideSource:
         """
         content = ""
         if self.origin == "folder":
-            content = sha256_file(any_path(self.location))
+            content = sha256_file(local_path(self.location))
         elif self.origin == "dicom":
-            folder = any_path(self.location)
+            folder = local_path(self.location)
             files = [name for name in names_in(folder) if is_dicom(name)]
             content = " ".join(f"{name} {sha256_file(folder / name)}" for name in files)
         return sha256_bytes(f"{self.origin} {self.location} {content}".encode())[:32]
@@ -81,7 +78,7 @@ def folder_sources(folder: Path, slide_of: Iterable[tuple[str, Path]] | None = N
 
 
 def acquire_slide(
-    source: SlideSource, folder: Path, kept: AnyPath, client: HpaClient, declared_mpp: float, max_side_px: int
+    source: SlideSource, folder: Path, kept: Path, client: HpaClient, declared_mpp: float, max_side_px: int
 ) -> StageResult:
     """Gets a slide's image into ``folder`` and checks it by decoding it whole.
 
@@ -132,10 +129,10 @@ def take_slide(
     """
     started = time.perf_counter()
     if source.origin == "dicom":
-        path = _copy_pyramid(any_path(source.location), folder)
+        path = _copy_pyramid(local_path(source.location), folder)
     else:
         path = _place_of(source, folder, suffixes)
-        _copy(any_path(source.location), path)
+        _copy(local_path(source.location), path)
     copied_s = time.perf_counter() - started
     return _verified(source, path, declared_mpp, max_side_px, copied_s)
 
@@ -166,7 +163,7 @@ def _verified(
         raise BadImage(f"{error} It came from {source.location}.") from error
     decoded_at = time.perf_counter()
     small = slide.overview(_OVERVIEW_PX)
-    write_whole(path.parent / PREVIEW_FILE, preview(small))
+    write_atomic(path.parent / PREVIEW_FILE, preview(small))
     spread = float(np.std(small.astype(np.float32).mean(axis=2)))
     return StageResult(
         outcome="image",
@@ -200,25 +197,24 @@ def _verified(
     )
 
 
-def _copy_verified(kept: AnyPath, source: SlideSource, target: Path) -> bool:
+def _copy_verified(kept: Path, source: SlideSource, target: Path) -> bool:
     """Copies the image that was verified before, if it came from the same place and is unharmed."""
     record = read_record(kept / RECORD_FILE)
     if record is None or record.values.get("location") != source.location:
         return False
     name = str(record.values["file"])
     try:
-        with local_folder(kept, name) as folder:
-            unharmed = sha256_file(folder / name) == record.values["image_sha256"]
-            if unharmed:
-                _copy(folder / name, target)
+        unharmed = sha256_file(kept / name) == record.values["image_sha256"]
+        if unharmed:
+            _copy(kept / name, target)
     except MissingInput:
         return False
     return unharmed
 
 
-def _copy(source: AnyPath, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     try:
-        with local_copy(source) as image, image.open("rb") as reading, whole_file(target) as writing:
+        with source.open("rb") as reading, atomic_file(target) as writing:
             shutil.copyfileobj(reading, writing)
     except FileNotFoundError as error:
         raise MissingInput(f"There is no image {source} any more: put it back, or take its partition out.") from error
@@ -226,15 +222,14 @@ def _copy(source: AnyPath, target: Path) -> None:
         raise StorageFailed(f"The image {source} may not be read: change its rights.") from error
 
 
-def _copy_pyramid(source: AnyPath, folder: Path) -> Path:
+def _copy_pyramid(source: Path, folder: Path) -> Path:
     """Copies a DICOM slide's levels as ``image.dcm``, ``image-2.dcm``, …, and returns the first, of full resolution.
 
     The label and the overview stay where they are: they may show the patient's name.
     """
     path = folder / f"{IMAGE_STEM}{DICOM_SUFFIX}"
-    with local_copy(source) as there:
-        for number, file in enumerate(slide_files(there), start=1):
-            _copy(file, path if number == 1 else path.with_stem(f"{IMAGE_STEM}-{number}"))
+    for number, file in enumerate(slide_files(source), start=1):
+        _copy(file, path if number == 1 else path.with_stem(f"{IMAGE_STEM}-{number}"))
     return path
 
 

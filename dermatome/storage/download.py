@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -16,12 +17,9 @@ import urllib3
 
 import dermatome
 from dermatome.errors import FetchFailed
-from dermatome.storage.files import whole_file
+from dermatome.storage.files import atomic_file
 from dermatome.storage.http_addresses import Addresses, is_loopback_url
 from dermatome.storage.http_bounded import BoundedAdapter
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
@@ -46,7 +44,7 @@ class Downloaded:
 
 
 def download(
-    url: str, path: AnyPath, *, hosts: Sequence[str], max_bytes: int, by_hand: str, total_timeout_s: float = 1800.0
+    url: str, path: Path, *, hosts: Sequence[str], max_bytes: int, by_hand: str, total_timeout_s: float = 1800.0
 ) -> Downloaded:
     """Fetches ``url`` to ``path``; the file appears whole and checked, or not at all.
 
@@ -85,7 +83,7 @@ def download(
     raise FetchFailed(f"{url} redirects more than {_MAX_REDIRECTS} times: {by_hand}.")
 
 
-def _store(answer: requests.Response, path: AnyPath, stated: str, max_bytes: int, ends: float, by_hand: str) -> str:
+def _store(answer: requests.Response, path: Path, stated: str, max_bytes: int, ends: float, by_hand: str) -> str:
     url = answer.url.split("?")[0]
     declared = answer.headers.get("Content-Length", "")
     too_large = f"{url} is larger than the {max_bytes >> 20} MB that such a file may have: {by_hand}."
@@ -93,7 +91,7 @@ def _store(answer: requests.Response, path: AnyPath, stated: str, max_bytes: int
         raise FetchFailed(too_large)
     raw: Any = answer.raw
     size, digest = 0, hashlib.sha256()
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         # read1 hands over what has arrived, so that a host that drips cannot outlast the limit on time.
         while chunk := raw.read1(_CHUNK_BYTES, decode_content=True):
             size += len(chunk)

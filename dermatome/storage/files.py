@@ -1,43 +1,59 @@
-"""Files and folders written whole or not at all, on a disk, on NFS or in an object store alike.
+"""Atomic files and folders, on a local disk or NFS: a reader sees the earlier content or the new one, never half of it.
 
-A path here is a `pathlib.Path` (see `dermatome.storage.disk`), or a universal-pathlib `UPath` into an object store (see
-`dermatome.storage.object_store`). Write through :func:`whole_file`, :func:`write_whole` and :func:`whole_folder`; read
-small files with :func:`read_bytes`, and what a library wants a real path of through :func:`local_folder` and
-:func:`local_copy`, which copy nothing where the files are on a disk already. Why so:
-docs/decisions/0009-data-root-in-a-bucket.md.
+Write with :func:`atomic_file`, :func:`write_atomic` and :func:`atomic_folder`. What the file system must offer, and how
+to mount a bucket: docs/operations.md. Why there is no object store: docs/decisions/0009-data-root-is-a-folder.md.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import hashlib
+import os
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO
 
-from dermatome.errors import MissingInput, StorageFailed
-from dermatome.storage import disk
-
-if TYPE_CHECKING:
-    from upath import UPath
-
-    AnyPath = Path | UPath
-
-SomePath = TypeVar("SomePath", bound="AnyPath")
+from dermatome.errors import BadSetting, MissingInput, StorageFailed
+from dermatome.storage.file_lock import is_still, locked
 
 RECORD_FILE = "record.parquet"
-"""Written last into a partition's folder: where it is, the folder is whole."""
+"""Written last into a partition's folder: where it is, the folder is complete."""
+SWAP_S = 0.2
+"""Longest time for which a folder is absent while it is replaced, where the file system cannot exchange two, s."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_USER_CAN_FIX = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOLCK,
+)
+_OLD = ".old"
+_READERS = 8
+_FILES_PER_READER = 32
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def safe_id(text: str, what: str = "id") -> str:
-    """``text`` if it is fit to be a file name and a partition key, on every system.
+    """Returns ``text`` if it can be a file name and a partition key on every system.
 
     Raises:
-        StorageFailed: it has other characters than letters, digits, ``.``, ``_``, ``-``, or begins with one of those
-            signs, or is longer than 200 characters: it could leave its folder.
+        StorageFailed: it has characters other than letters, digits, ``.``, ``_`` and ``-``, starts with a sign, or is
+            longer than 200 characters, so it could name a path outside its folder.
     """
     if not _SAFE_ID.fullmatch(text):
         raise StorageFailed(
@@ -47,12 +63,25 @@ def safe_id(text: str, what: str = "id") -> str:
     return text
 
 
+def local_path(place: str) -> Path:
+    """The path that ``place`` names.
+
+    Raises:
+        BadSetting: it is an address such as ``s3://bucket/prefix``.
+    """
+    if "://" in place:
+        raise BadSetting(
+            f"{place!r} is not a folder or file of this machine: mount it as a folder (docs/operations.md)."
+        )
+    return Path(place)
+
+
 def sha256_bytes(data: bytes) -> str:
     """The sha256 of ``data``, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(path: AnyPath) -> str:
+def sha256_file(path: Path) -> str:
     """The sha256 of the file at ``path``, hexadecimal, read in bounded memory.
 
     Raises:
@@ -60,184 +89,292 @@ def sha256_file(path: AnyPath) -> str:
     """
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
-        raise MissingInput(f"There is no file {path}: check the path, or make it with the stage before.") from error
+        raise MissingInput(f"There is no file {path}: check the path, or run the stage before.") from error
 
 
-def any_path(place: str) -> AnyPath:
-    """The path that ``place`` names: ``s3://bucket/prefix``, or a path of this machine.
-
-    Raises:
-        BadSetting: another kind of address, or what S3 needs is not installed.
-    """
-    if "://" not in place:
-        return Path(place)
-    from dermatome.storage import s3
-
-    return s3.path_of(place)
+def read_all(paths: Sequence[Path]) -> list[bytes | None]:
+    """The bytes of many small files, read in parallel; None for a file that is absent."""
+    parts = [paths[start : start + _FILES_PER_READER] for start in range(0, len(paths), _FILES_PER_READER)]
+    with ThreadPoolExecutor(_READERS) as pool:  # on NFS each file waits for the network
+        return [data for part in pool.map(_read_each, parts) for data in part]
 
 
-def _kind(path: AnyPath) -> Any:
-    """The module that knows how files work where ``path`` is."""
-    if isinstance(path, Path):
-        return disk
-    # s3fs takes a second to import, and most data roots are folders.
-    from dermatome.storage import object_store
-
-    return object_store
-
-
-def read_bytes(path: AnyPath) -> bytes:
-    """The file's bytes, in one request where it is in an object store.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    data: bytes = _kind(path).read_bytes(path)
-    return data
-
-
-def read_all(paths: Sequence[AnyPath]) -> list[bytes | None]:
-    """The bytes of many small files, several at a time; None for one that is not there."""
-    if not paths:
-        return []
-    found: list[bytes | None] = _kind(paths[0]).read_all(paths)
+def _read_each(paths: Sequence[Path]) -> list[bytes | None]:
+    found: list[bytes | None] = []
+    for path in paths:
+        try:
+            found.append(path.read_bytes())
+        except FileNotFoundError:
+            found.append(None)
     return found
 
 
-def remove(path: AnyPath) -> None:
-    """Deletes the file at ``path`` if it is there."""
-    _kind(path).remove(path)
+def names_in(path: Path) -> list[str]:
+    """Sorted names of the files directly in a folder, without hidden ones; empty if there is no such folder."""
+    return _names(path, folders=False)
 
 
-def names_in(path: AnyPath) -> list[str]:
-    """Names of the files directly in a folder, hidden ones left out, sorted; none where there is no such folder."""
-    return sorted(name for name in _kind(path).names_in(path) if not name.startswith("."))
+def folders_in(path: Path) -> list[str]:
+    """Sorted names of the folders directly in a folder, without hidden ones; empty if there is no such folder."""
+    return _names(path, folders=True)
 
 
-def changed_in(path: AnyPath, *, folders: bool = False) -> dict[str, float]:
-    """When each file directly in a folder was put there or changed (seconds since 1970), by name, no hidden ones.
+def _names(path: Path, *, folders: bool) -> list[str]:
+    with suppress(FileNotFoundError), os.scandir(path) as entries:
+        found = [entry.name for entry in entries if (entry.is_dir() if folders else entry.is_file())]
+        return sorted(name for name in found if not name.startswith("."))
+    return []
 
-    It is the storage's clock that says so, whatever times the file brought along; that clock may be wrong, too.
+
+def names_below(path: Path) -> list[str]:
+    """Sorted names, relative to ``path``, of the files at any depth below it, without hidden files and folders."""
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+
+
+def changed_in(path: Path, *, folders: bool = False) -> dict[str, float]:
+    """When each file directly in a folder was put there or changed, by name, without hidden files.
+
+    The times are the file system's (ctime): a copied file brings its own mtime along. Its clock may differ from ours.
 
     Args:
         path: the folder.
-        folders: whether files in the folders directly in it are given as well, as ``folder/name``.
+        folders: whether to include the files in its subfolders, as ``folder/name``.
+
+    Returns:
+        Seconds since 1970 by name.
     """
-    found: dict[str, float] = _kind(path).changed_in(path, folders)
-    return {name: found[name] for name in sorted(found) if not _hidden(name)}
+    found = {}
+    for name in names_in(path):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            found[name] = (path / name).stat().st_ctime
+    for folder in folders_in(path) if folders else ():
+        with suppress(FileNotFoundError):
+            came = (path / folder).stat().st_ctime  # the files of a folder that is moved here keep their times
+            found |= {f"{folder}/{name}": max(came, at) for name, at in changed_in(path / folder).items()}
+    return dict(sorted(found.items()))
 
 
-def folders_in(path: AnyPath) -> list[str]:
-    """Names of the folders directly in a folder, hidden ones left out, sorted; none where there is no such folder."""
-    return sorted(name for name in _kind(path).folders_in(path) if not name.startswith("."))
+def partitions_in(path: Path) -> list[str]:
+    """Sorted names of the folders in ``path`` that hold a record, that is, are complete."""
+    try:
+        entries = os.listdir(path)  # noqa: PTH208 (20,000 paths take ten times as long as their names)
+        if any(name.endswith(_OLD) for name in entries):
+            time.sleep(SWAP_S)
+            entries = os.listdir(path)  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in entries if not name.startswith(".") and (path / name / RECORD_FILE).is_file())
 
 
-def partitions_in(path: AnyPath) -> list[str]:
-    """Names of the folders in a folder that hold a record, that is, are whole; sorted, hidden ones left out."""
-    return sorted(name for name in _kind(path).partitions_in(path, RECORD_FILE) if not name.startswith("."))
-
-
-def partition_versions(path: AnyPath, names: Sequence[str]) -> dict[str, str]:
-    """For each whole partition in a folder, a text that changes when its record or its files ``names`` do."""
-    found: dict[str, str] = _kind(path).partition_versions(path, RECORD_FILE, names)
-    return {name: found[name] for name in sorted(found) if not name.startswith(".")}
-
-
-def names_below(path: AnyPath) -> list[str]:
-    """Names of the files at any depth below a folder, from there on, hidden ones and folders left out; sorted."""
-    names: list[str] = _kind(path).names_below(path)
-    return sorted(name for name in names if not _hidden(name))
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
-
-
-def files_named_by(path: AnyPath, record: bytes) -> AnyPath:
-    """The folder that the files lie in that belong to ``record`` of the partition at ``path``: itself on a disk."""
-    found: AnyPath = _kind(path).files_named_by(path, record)
+def partition_versions(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """For each complete partition in a folder, a text that changes when its record or its files ``names`` do."""
+    found = {}
+    for partition in partitions_in(path):
+        stats = []
+        for name in (RECORD_FILE, *names):
+            try:
+                stat = (path / partition / name).stat()
+                stats.append(f"{stat.st_ino:x}.{stat.st_mtime_ns:x}.{stat.st_size:x}")
+            except FileNotFoundError:
+                stats.append("")
+        found[partition] = " ".join(stats)
     return found
 
 
-def files_of(path: AnyPath) -> AnyPath:
-    """The folder that the files of the partition at ``path`` lie in now: itself on a disk.
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file in a partition's folder, which may be being replaced at this moment.
 
     Raises:
-        MissingInput: it is not made.
+        FileNotFoundError: there is no such file.
     """
-    found: AnyPath = _kind(path).files_of(path)
-    return found
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        folder = path.parent
+        if not folder.with_name(f".{folder.name}{_OLD}").exists():
+            raise
+    time.sleep(SWAP_S)
+    return path.read_bytes()
 
 
-def local_copy(path: AnyPath) -> AbstractContextManager[Path]:
-    """A path of this machine to read the file or plain folder at ``path`` by: itself, or a copy while the block runs.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a binary file for writing that appears at ``path`` when the block ends without an exception.
 
-    Raises:
-        MissingInput: there is nothing to copy.
-        StorageFailed: the copy does not fit on this machine's temporary disk.
-    """
-    found: AbstractContextManager[Path] = _kind(path).local_copy(path)
-    return found
-
-
-def local_folder(path: AnyPath, *names: str) -> AbstractContextManager[Path]:
-    """A folder of this machine, named like ``path``, to read what :func:`whole_folder` put there.
-
-    From an object store, files of one version are copied together with its record, and gone when the block ends. On a
-    disk they are those that are there, which may be replaced between one read and the next.
-
-    Args:
-        path: as it was given to :func:`whole_folder`.
-        names: the files that are needed, so that others need not be copied; all where none is named.
-
-    Raises:
-        MissingInput: in an object store there is no whole folder, or it lacks a file that is named.
-        StorageFailed: the copy does not fit on this machine's temporary disk.
-    """
-    found: AbstractContextManager[Path] = _kind(path).local_folder(path, names)
-    return found
-
-
-def whole_file(path: AnyPath) -> AbstractContextManager[IO[bytes]]:
-    """A binary file to write that appears at ``path`` only when the block ends well.
-
-    On a disk: temp file, fsync, rename. In an object store: a temp file of this machine, put there in one request.
+    Temporary file, fsync, rename.
 
     Raises:
         StorageFailed: the disk is full or the folder is not writable; nothing is left behind.
     """
-    file: AbstractContextManager[IO[bytes]] = _kind(path).whole_file(path)
-    return file
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        temporary = None
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise _storage_failed(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: SomePath, data: bytes) -> SomePath:
-    """Writes ``data`` to ``path`` whole (see :func:`whole_file`) and returns ``path``."""
-    _kind(path).put_bytes(path, data)
+def write_atomic(path: Path, data: bytes) -> Path:
+    """Writes ``data`` to ``path`` atomically (see :func:`atomic_file`) and returns ``path``."""
+    with atomic_file(path) as file:
+        file.write(data)
     return path
 
 
-def move_whole(made: Path, path: AnyPath) -> None:
-    """Moves a finished file of this machine to ``path``, whole; on a disk it must be one of the same disk.
+def move_atomic(made: Path, path: Path) -> None:
+    """Moves a finished file to ``path`` on the same file system, in one step.
 
     Raises:
         StorageFailed: the disk is full or the folder is not writable.
     """
-    _kind(path).move_whole(made, path)
+    try:
+        with made.open("rb") as file:
+            os.fsync(file.fileno())
+        made.replace(path)
+    except OSError as error:
+        raise _storage_failed(path, error) from error
 
 
-def whole_folder(path: AnyPath) -> AbstractContextManager[Path]:
-    """An empty folder of this machine to fill that takes the place of ``path`` only when the block ends well.
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder to fill that replaces ``path`` when the block ends without an exception.
 
-    What was at ``path`` stays until then, and stays if the block fails. Read it back through :func:`local_folder`.
-
-    On a disk it lies beside ``path`` under a hidden name and is swapped in by rename. What a killed process left
-    half-filled is emptied by the next one; a second process at the same ``path`` waits. For an object store it is a
-    temporary folder that must hold a :data:`RECORD_FILE` at the end; of two at once, the last one wins whole.
+    The folder lies beside ``path`` under a hidden name. What was at ``path`` stays until the replacement, and stays if
+    the block fails. A second writer of the same ``path`` waits for the first, also in another process. What a killed
+    writer left is deleted by the next one.
 
     Raises:
         StorageFailed: the disk is full or the folder is not writable.
     """
-    folder: AbstractContextManager[Path] = _kind(path).whole_folder(path)
-    return folder
+    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{_OLD}")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
+            if old.exists() and not path.exists():  # a writer was killed between the two renames of _replace
+                old.rename(path)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        except OSError as error:
+            raise _storage_failed(path, error) from error
+        try:
+            yield temporary
+            try:
+                _replace(path, temporary, old)
+            except OSError as error:
+                raise _storage_failed(path, error) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(path: Path, temporary: Path, old: Path) -> None:
+    """Puts ``temporary`` in the place of ``path``, in one step where the file system can."""
+    if not path.exists():
+        temporary.rename(path)
+    elif not _exchange(temporary, path):
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+        temporary.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+    _fsync_folder(path.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two folders in one step; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _fsync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _storage_failed(path: Path, error: OSError) -> OSError | StorageFailed:
+    """A sentence where the user can fix the cause of ``error``, else ``error`` itself."""
+    if error.errno not in _USER_CAN_FIX:
+        return error
+    return StorageFailed(
+        f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the rights of the "
+        "folder, and run this again."
+    )
+
+
+def sweep(folder: Path, older_than_s: float) -> int:
+    """Deletes the temporary files, temporary folders and locks that killed writers left in ``folder``.
+
+    A folder whose writer was killed between its two renames is put back. What a living writer has locked stays.
+
+    Args:
+        folder: parent of the paths given to :func:`atomic_file` and :func:`atomic_folder`.
+        older_than_s: age from which a temporary file, which has no lock, counts as abandoned, s.
+
+    Returns:
+        Number of entries deleted or put back.
+    """
+    swept = 0
+    try:
+        hidden = sorted(name for name in os.listdir(folder) if name.startswith("."))  # noqa: PTH208 (as above)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    for name in hidden:
+        path = folder / name
+        try:
+            if name.endswith(".part") and path.is_file():
+                if time.time() - path.stat().st_mtime > older_than_s:
+                    path.unlink()
+                    swept += 1
+            elif name.endswith((".part", _OLD, ".lock")) and _is_ours(path):
+                swept += _sweep_folder(folder / name[1:].rpartition(".")[0], path)
+        except FileNotFoundError:  # another process deleted it meanwhile
+            continue
+    return swept
+
+
+def _is_ours(left: Path) -> bool:
+    """Whether a name is one that our writers leave, and not that of a user's file or folder."""
+    return bool(left.name[1:].rpartition(".")[0]) and left.is_dir() != left.name.endswith(".lock")
+
+
+def _sweep_folder(path: Path, left: Path) -> bool:
+    """Deletes ``left``, which belongs to the folder ``path``, if its writer is dead; returns whether it was."""
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not is_still(descriptor, lock):
+            return False
+        if left.name.endswith(_OLD) and not path.exists():
+            left.rename(path)
+        elif left != lock:
+            shutil.rmtree(left)
+        lock.unlink()
+    except BlockingIOError:  # a living writer has it
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,10 +1,7 @@
-"""Where every file of the platform lies, below one data root: a folder, NFS, or a bucket (`s3://bucket/prefix`).
+"""Where every file of the platform lies, below one data root: a folder on a local disk or NFS.
 
-Stages fill the folder of this machine that `whole_folder(root.folder(asset, partition))` gives them, and read what
-others made by `with root.local(asset, partition) as folder:`, which gives a folder of this machine again (a copy where
-the root is a bucket). Small files are read with `root.read(asset, partition, name)`. Whoever goes to
-`root.folder(…) / name` instead works on a disk only: in a bucket a partition's files lie below a version (see
-`dermatome.storage.object_store`).
+A stage fills the folder that ``atomic_folder(root.folder(asset, partition))`` gives it, and reads
+``root.folder(asset, partition) / name`` of others.
 
 genes/                                     hpa_pages/<gene>.xml      pages as they were fetched
 hpa_images/<gene>/                         one folder for each partition of each asset: its files, and
@@ -26,29 +23,11 @@ settings.toml                              settings other than the defaults
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dermatome.errors import MissingInput, StorageFailed
-from dermatome.storage import disk
-from dermatome.storage.files import (
-    RECORD_FILE,
-    any_path,
-    files_of,
-    local_folder,
-    names_in,
-    partitions_in,
-    read_bytes,
-    remove,
-    safe_id,
-    write_whole,
-)
-from dermatome.storage.temporary import sweep_temporary
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
+from dermatome.storage.files import RECORD_FILE, local_path, names_in, partitions_in, read_bytes, safe_id, sweep
 
 __all__ = ["CHAMPION", "PREVIEW_FILE", "RECORD_FILE", "WEIGHTS_FILE", "DataRoot"]
 
@@ -57,7 +36,6 @@ WEIGHTS_FILE = "weights.safetensors"
 CHAMPION = "current"
 """The one partition, on disk, of the asset that Dagster knows as unpartitioned."""
 
-_PROBE = ".writable"
 # What people put in, and Dagster's own storage.
 _NOT_OURS = ("annotations", "cell_annotations", "inbox", "nuclei_annotations", "nuclei_inbox", "dagster")
 
@@ -66,20 +44,19 @@ _NOT_OURS = ("annotations", "cell_annotations", "inbox", "nuclei_annotations", "
 class DataRoot:
     """The one place all state lies in."""
 
-    path: AnyPath
+    path: Path
 
     @classmethod
     def at(cls, place: str) -> DataRoot:
-        """The data root at ``s3://bucket/prefix``, or at a path of this machine, which is made absolute.
+        """The data root at a path of this machine, which is made absolute.
 
         Raises:
-            BadSetting: another kind of address, or what S3 needs is not installed.
+            BadSetting: ``place`` is an address such as ``s3://bucket/prefix``.
         """
-        path = any_path(place)
-        return cls(path.resolve() if isinstance(path, Path) else path)
+        return cls(local_path(place).resolve())
 
-    def folder(self, asset: str, partition: str | None = None) -> AnyPath:
-        """The folder of an asset, or of one of its partitions: for `whole_folder`, and to be shown.
+    def folder(self, asset: str, partition: str | None = None) -> Path:
+        """The folder of an asset, or of one of its partitions.
 
         Raises:
             StorageFailed: the partition's name could leave the data root.
@@ -87,76 +64,58 @@ class DataRoot:
         base = self.path / asset
         return base if partition is None else base / safe_id(partition, f"The {asset} partition")
 
-    def local(self, asset: str, partition: str, *names: str) -> AbstractContextManager[Path]:
-        """A folder of this machine with a partition's files, or those of ``names``, and its record.
-
-        It is named like the partition. In a bucket these are copies of one version, gone when the block ends.
-
-        Raises:
-            MissingInput: the partition is not made, or lacks a file that is named.
-        """
-        return local_folder(self.folder(asset, partition), *names)
-
-    def files(self, asset: str, partition: str) -> AnyPath:
-        """The folder that a partition's files lie in now.
-
-        Raises:
-            MissingInput: the partition is not made.
-        """
-        return files_of(self.folder(asset, partition))
-
     def read(self, asset: str, partition: str, name: str) -> bytes:
         """One small file of a partition.
 
         Raises:
-            MissingInput: the partition is not made, or lacks the file.
+            MissingInput: the partition is missing, or lacks the file.
         """
-        path = self.files(asset, partition) / name
+        path = self.folder(asset, partition) / name
         try:
             return read_bytes(path)
         except FileNotFoundError as error:
-            raise MissingInput(f"There is no {path}: make it with the stage before.") from error
+            raise MissingInput(f"There is no {path}: run the stage before.") from error
 
-    def made(self, asset: str) -> list[str]:
-        """The partitions of an asset that are whole, by name."""
+    def partitions(self, asset: str) -> list[str]:
+        """Sorted names of the complete partitions of an asset."""
         return partitions_in(self.folder(asset))
 
     def failed(self, asset: str) -> set[str]:
         """The partitions of an asset that failed last."""
         return {name.removesuffix(".parquet") for name in names_in(self.path / "failures" / asset)}
 
-    def record(self, asset: str, partition: str) -> AnyPath:
+    def record(self, asset: str, partition: str) -> Path:
         """The record file of a partition."""
         return self.folder(asset, partition) / RECORD_FILE
 
-    def failure(self, asset: str, partition: str) -> AnyPath:
+    def failure(self, asset: str, partition: str) -> Path:
         """The file that says why a partition failed last."""
         return self.path / "failures" / asset / f"{safe_id(partition, f'The {asset} partition')}.parquet"
 
-    def checkpoints(self, asset: str, partition: str) -> AnyPath:
+    def checkpoints(self, asset: str, partition: str) -> Path:
         """The folder of what a training that is killed goes on from."""
         return self.path / "checkpoints" / asset / safe_id(partition, f"The {asset} partition")
 
-    def hpa_page(self, gene: str) -> AnyPath:
+    def hpa_page(self, gene: str) -> Path:
         """A gene's XML page as it was fetched."""
         return self.path / "hpa_pages" / f"{safe_id(gene, 'The gene')}.xml"
 
     @property
-    def slide_sources(self) -> AnyPath:
+    def slide_sources(self) -> Path:
         """The folder of the tables that say where slides' images come from."""
         return self.path / "slide_sources"
 
     @property
-    def annotations(self) -> AnyPath:
+    def annotations(self) -> Path:
         """Where annotated slides are put."""
         return self.path / "annotations"
 
     @property
-    def cell_annotations(self) -> AnyPath:
+    def cell_annotations(self) -> Path:
         """Where sets of annotated cells are put, a folder each."""
         return self.path / "cell_annotations"
 
-    def cell_set(self, name: str) -> AnyPath:
+    def cell_set(self, name: str) -> Path:
         """The folder of one set of annotated cells.
 
         Raises:
@@ -165,32 +124,37 @@ class DataRoot:
         return self.cell_annotations / safe_id(name, "The set of annotated cells")
 
     @property
-    def inbox(self) -> AnyPath:
+    def inbox(self) -> Path:
         """Where images of the folder mode are put."""
         return self.path / "inbox"
 
     @property
-    def nuclei_annotations(self) -> AnyPath:
+    def nuclei_annotations(self) -> Path:
         """Where annotated images of nuclei are put, a folder for each case."""
         return self.path / "nuclei_annotations"
 
     @property
-    def nuclei_inbox(self) -> AnyPath:
+    def nuclei_inbox(self) -> Path:
         """Where H&E slides are put."""
         return self.path / "nuclei_inbox"
 
     @property
-    def store(self) -> AnyPath:
+    def store(self) -> Path:
         """The DuckDB file."""
         return self.path / "metrics" / "dermatome.duckdb"
 
     @property
-    def models(self) -> AnyPath:
+    def models(self) -> Path:
         """Where networks that are not ours are kept: Cellpose's, and encoders' ready weights."""
         return self.path / "models"
 
     @property
-    def settings(self) -> AnyPath:
+    def remembered_backends(self) -> Path:
+        """The file that names the fastest inference backend of each network and machine."""
+        return self.models / "backends.json"
+
+    @property
+    def settings(self) -> Path:
         """The settings file, which may be absent."""
         return self.path / "settings.toml"
 
@@ -200,10 +164,6 @@ class DataRoot:
         Raises:
             StorageFailed: it cannot be made or written to.
         """
-        if not isinstance(self.path, Path):
-            write_whole(self.path / _PROBE, b"")
-            remove(self.path / _PROBE)
-            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -217,22 +177,18 @@ class DataRoot:
             )
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
-        """Deletes what killed processes left half-written; what a living one works on stays.
-
-        In a bucket, whoever writes a partition next does so; here, only this machine's copies are looked at.
+        """Deletes the temporary files that killed processes left; what a living process has locked stays.
 
         Args:
-            older_than_s: younger temporary files stay, as nobody can see whose they are, seconds.
+            older_than_s: age from which a temporary file, which has no lock, counts as abandoned, s.
 
         Returns:
-            How many files and folders were left.
+            Number of files and folders deleted or put back.
         """
-        if not isinstance(self.path, Path):
-            return sweep_temporary(older_than_s)
         if not self.path.is_dir():
             return 0
         folders = [path for path in self.path.iterdir() if path.is_dir() and path.name not in _NOT_OURS]
         failures = self.path / "failures"
         folders += failures.iterdir() if failures.is_dir() else []
         folders += [path for path in (self.path / "checkpoints").rglob("*") if path.is_dir()]
-        return sum(disk.sweep(folder, older_than_s) for folder in folders)
+        return sum(sweep(folder, older_than_s) for folder in folders)

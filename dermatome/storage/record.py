@@ -10,8 +10,7 @@ import hashlib
 import io
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -22,13 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dermatome.errors import FetchFailed, MissingInput, StorageFailed
-from dermatome.storage.files import read_all, read_bytes, remove, write_whole
-from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.files import read_all, read_bytes, write_atomic
+from dermatome.storage.layout import DataRoot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dermatome.storage.files import AnyPath
 
 Scalar = str | int | float | bool | None
 
@@ -122,7 +120,7 @@ def fingerprint(code_version: str, inputs: Mapping[str, str], settings: Mapping[
 _JSON_FIELDS = ("inputs", "settings", "seconds", "libraries")
 
 
-def write_record(path: AnyPath, record: StageRecord) -> None:
+def write_record(path: Path, record: StageRecord) -> None:
     """Writes the record whole, its ``values`` as columns of their own.
 
     Raises:
@@ -140,7 +138,7 @@ def write_record(path: AnyPath, record: StageRecord) -> None:
     write_table(path, pa.Table.from_pylist([row]))
 
 
-def read_record(path: AnyPath) -> StageRecord | None:
+def read_record(path: Path) -> StageRecord | None:
     """The record at ``path``, or None where there is none.
 
     Raises:
@@ -162,7 +160,7 @@ def read_record(path: AnyPath) -> StageRecord | None:
         ) from error
 
 
-def made_by(root: DataRoot, asset: str, partition: str) -> StageRecord:
+def require_record(root: DataRoot, asset: str, partition: str) -> StageRecord:
     """The record an asset left for a partition.
 
     Raises:
@@ -170,35 +168,8 @@ def made_by(root: DataRoot, asset: str, partition: str) -> StageRecord:
     """
     record = read_record(root.record(asset, partition))
     if record is None:
-        raise MissingInput(_not_made(asset, partition))
+        raise MissingInput(f"{partition} has no {asset} yet: materialize {asset} for it first.")
     return record
-
-
-@contextmanager
-def made_files(root: DataRoot, asset: str, partition: str, *names: str) -> Iterator[tuple[StageRecord, Path]]:
-    """The record an asset left for a partition, and a folder of this machine to read its files from.
-
-    Use it for every input of a stage. In a bucket record and files are of one version; on a disk they may be replaced
-    meanwhile, which :class:`dermatome.pipeline.cached_stage.Making` finds out.
-
-    Args:
-        root: the data root.
-        asset: the asset.
-        partition: of the asset.
-        names: the files that are needed; all where none is named (see `DataRoot.local`).
-
-    Raises:
-        MissingInput: it has not made that partition.
-    """
-    with root.local(asset, partition, *names) as folder:
-        record = read_record(folder / RECORD_FILE)
-        if record is None:
-            raise MissingInput(_not_made(asset, partition))
-        yield record, folder
-
-
-def _not_made(asset: str, partition: str) -> str:
-    return f"{partition} has no {asset} yet: materialize {asset} for it first."
 
 
 @dataclass(frozen=True)
@@ -212,7 +183,7 @@ class Failure:
     tries: int
 
 
-def write_failure(path: AnyPath, *, asset: str, partition: str, error: str, kind: str, run_id: str) -> None:
+def write_failure(path: Path, *, asset: str, partition: str, error: str, kind: str, run_id: str) -> None:
     """Writes why a partition failed, once more; :func:`clear_failure` takes it back."""
     row = {"asset": asset, "partition": partition, "error": error, "kind": kind, "run_id": run_id}
     (before,) = read_all([path])
@@ -237,12 +208,12 @@ def _failure(data: bytes) -> Failure:
         return Failure(datetime.min.replace(tzinfo=UTC), 1)
 
 
-def clear_failure(path: AnyPath) -> None:
+def clear_failure(path: Path) -> None:
     """Forgets an earlier failure."""
-    remove(path)
+    path.unlink(missing_ok=True)
 
 
-def write_table(path: AnyPath, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
     """Writes an Arrow table as one Parquet file, whole.
 
     Raises:
@@ -252,7 +223,7 @@ def write_table(path: AnyPath, table: pa.Table) -> None:
     text = [field.name for field in table.schema if table.num_rows > 1 and pa.types.is_string(field.type)]
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="none", use_dictionary=text or False, write_statistics=False)
-    write_whole(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def content_version(parts: Iterable[bytes]) -> str:

@@ -6,7 +6,7 @@ import io
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,9 @@ from PIL import Image
 
 from dermatome.classes import StainingPattern
 from dermatome.labels.palette import Palette, classes_to_rgb
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import ToySlide, ToyStain, toy_slide
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 SLIDE_PX = 768
 MPP = 0.5
@@ -109,7 +106,7 @@ def images() -> dict[str, bytes]:
     return drawn
 
 
-def write_annotations(folder: AnyPath) -> list[str]:
+def write_annotations(folder: Path) -> list[str]:
     """Writes annotated toy slides as a person would put them down: H&E, IHC, mask, ROIs, palette.
 
     Returns:
@@ -121,12 +118,12 @@ def write_annotations(folder: AnyPath) -> list[str]:
         seed = 9000 + number
         he = toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP, stain=ToyStain.HE)
         ihc = toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP, stain=ToyStain.IHC)
-        write_whole(folder / name / "he.png", _png(he.slide.whole()))
-        write_whole(folder / name / "ihc.png", _png(ihc.slide.whole()))
-        write_whole(folder / name / "mask.png", _png(classes_to_rgb(he.mask, palette)))
+        write_atomic(folder / name / "he.png", _png(he.slide.whole()))
+        write_atomic(folder / name / "ihc.png", _png(ihc.slide.whole()))
+        write_atomic(folder / name / "mask.png", _png(classes_to_rgb(he.mask, palette)))
         palette.save(folder / name / "palette.json")
         rois = [{"name": "all", "top": 0, "left": 0, "height": SLIDE_PX, "width": SLIDE_PX, "divide": 2}]
-        write_whole(folder / name / "rois.json", json.dumps({"rois": rois}, indent=1).encode())
+        write_atomic(folder / name / "rois.json", json.dumps({"rois": rois}, indent=1).encode())
     return list(ANNOTATED)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dermatome.classes import NucleusClass
 from dermatome.labels.outlines import trace_polygons
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.synthetic.nuclei import ToyNuclei
 
 
@@ -21,7 +21,7 @@ def save_toy_case(folder: Path, toys: Sequence[ToyNuclei]) -> None:
         rgb = toy.slide.whole()
         opaque = np.full((*rgb.shape[:2], 1), 255, np.uint8)
         Image.fromarray(np.concatenate([rgb, opaque], axis=2)).save(folder / f"{toy.slide.name}.tif")
-        write_whole(folder / f"{toy.slide.name}.xml", _aperio_xml(toy).encode())
+        write_atomic(folder / f"{toy.slide.name}.xml", _aperio_xml(toy).encode())
 
 
 def _aperio_xml(toy: ToyNuclei) -> str:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.inference.torch_setup import import_smp
 from dermatome.storage.download import download
-from dermatome.storage.files import read_bytes, remove, safe_id, sha256_bytes, sha256_file, write_whole
+from dermatome.storage.files import safe_id, sha256_bytes, sha256_file, write_atomic
 
 if TYPE_CHECKING:
     import torch
 
-    from dermatome.storage.files import AnyPath
 
 HUB = "https://huggingface.co"
 HOSTS = ("huggingface.co", ".hf.co")
@@ -38,7 +38,7 @@ class EncoderFile:
         source: where it is from, in words, for the weights card.
     """
 
-    path: AnyPath
+    path: Path
     sha256: str
     source: str
 
@@ -52,7 +52,7 @@ class EncoderFile:
         from safetensors.torch import load
 
         try:
-            data = read_bytes(self.path)
+            data = self.path.read_bytes()
         except FileNotFoundError as error:
             raise BadWeights(f"{self.path} is gone: start the training again, which fetches it.") from error
         if sha256_bytes(data) != self.sha256:
@@ -66,7 +66,7 @@ class EncoderFile:
 def encoder_file(
     encoder: str,
     weights: str,
-    models_folder: AnyPath,
+    models_folder: Path,
     *,
     hub: str = HUB,
     hosts: Sequence[str] = HOSTS,
@@ -102,7 +102,7 @@ def encoder_file(
         by_hand = f"download {url} on a machine that can and put it at {path}, or set encoder_weights to none"
         got = download(url, path, hosts=hosts, max_bytes=max_bytes, by_hand=by_hand)
         if record and record["sha256"] != got.sha256:
-            remove(path)
+            path.unlink(missing_ok=True)
             raise BadWeights(
                 f"{url} is not the file it was when it was first used (sha256 {got.sha256[:12]}…, not "
                 f"{record['sha256'][:12]}…): delete {record_path} if you trust the new one."
@@ -155,9 +155,9 @@ def _published(encoder: str, weights: str) -> tuple[str, str]:
     return str(settings[weights]["repo_id"]), str(settings[weights]["revision"])
 
 
-def _record(path: AnyPath) -> dict[str, str]:
+def _record(path: Path) -> dict[str, str]:
     try:
-        content = json.loads(read_bytes(path))
+        content = json.loads(path.read_bytes())
         return {name: str(content[name]) for name in ("source", "sha256", "sha256_is")}
     except FileNotFoundError:
         return {}
@@ -165,9 +165,9 @@ def _record(path: AnyPath) -> dict[str, str]:
         raise BadWeights(f"{path} is damaged ({error!r}): delete it together with the file it belongs to.") from error
 
 
-def _write(path: AnyPath, record: Mapping[str, str]) -> None:
-    write_whole(path, json.dumps(record, indent=2).encode() + b"\n")
+def _write(path: Path, record: Mapping[str, str]) -> None:
+    write_atomic(path, json.dumps(record, indent=2).encode() + b"\n")
 
 
-def _changed(path: AnyPath) -> str:
+def _changed(path: Path) -> str:
     return f"{path} was changed since it was first used: delete it and its .json, and it is fetched again."

@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dermatome.errors import BadSetting
-from dermatome.storage.files import remove
 from dermatome.training.budget import Clock
 from dermatome.training.distributed import Team, team_of
 from dermatome.training.state import Batch, Parent, Source, TrainingRun, TrainingTask
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from dermatome.inference.compute import Compute
-    from dermatome.storage.files import AnyPath
 
 CHECKPOINT_FILE = "checkpoint.pt"
 
@@ -64,7 +63,7 @@ def learn(
     validate: Callable[[TrainingRun], Validated],
     *,
     parent: Parent | None = None,
-    checkpoint_dir: AnyPath | None = None,
+    checkpoint_dir: Path | None = None,
     on_epoch: Callable[[dict[str, Any], float], None] | None = None,
     processes: int = 1,
     started: float | None = None,
@@ -128,9 +127,9 @@ def learn(
     return Learnt(run, resumed)
 
 
-def drop_checkpoints(checkpoints: AnyPath) -> None:
+def drop_checkpoints(checkpoints: Path) -> None:
     """Forgets how a network was trained, once its record is written: nothing is left to go on from."""
-    remove(checkpoints / CHECKPOINT_FILE)
+    (checkpoints / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def loading_threads(compute: Compute) -> int:
@@ -150,7 +149,7 @@ def batches(source: Source, numbers: Iterable[int], threads: int = 1) -> Generat
             yield coming.popleft().result()
 
 
-def _help(team: Team, task: TrainingTask, compute: Compute, checkpoint: AnyPath | None, parent: Parent | None) -> None:
+def _help(team: Team, task: TrainingTask, compute: Compute, checkpoint: Path | None, parent: Parent | None) -> None:
     _run(team, task, compute, checkpoint, parent, time.perf_counter(), lambda run, clock, loss: False)
 
 
@@ -158,7 +157,7 @@ def _run(
     team: Team,
     task: TrainingTask,
     compute: Compute,
-    checkpoint: AnyPath | None,
+    checkpoint: Path | None,
     parent: Parent | None,
     started: float,
     epoch_ends: Callable[[TrainingRun, Clock, float], bool],

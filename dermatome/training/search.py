@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from dermatome.inference.compute import Compute
     from dermatome.skin.tiles.crops import TilePair
-    from dermatome.storage.files import AnyPath
     from dermatome.training.data import Split
 
 JOURNAL_FILE = "journal.log"
@@ -59,7 +58,7 @@ def run_search(
     compute: Compute,
     say: Callable[[str], None] = lambda _: None,
     *,
-    models_folder: AnyPath | None = None,
+    models_folder: Path | None = None,
 ) -> optuna.Study:
     """Runs what trials are left of the study in ``folder``.
 
@@ -130,7 +129,7 @@ def _work(
     split: Split[TilePair],
     settings: SearchSettings,
     compute: Compute,
-    models_folder: AnyPath | None,
+    models_folder: Path | None,
     trials: int,
     rank: int,
     say: Callable[[str], None] = lambda _: None,
@@ -165,7 +164,7 @@ def _train(
     split: Split[TilePair],
     settings: SearchSettings,
     compute: Compute,
-    models_folder: AnyPath | None,
+    models_folder: Path | None,
 ) -> float:
     import optuna
 

@@ -10,19 +10,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.errors import BadWeights
-from dermatome.storage.files import read_bytes, sha256_bytes, write_whole
+from dermatome.storage.files import sha256_bytes, write_atomic
 
 if TYPE_CHECKING:
     import torch
 
     from dermatome.inference.compute import Compute
-    from dermatome.storage.files import AnyPath
     from dermatome.training.distributed import Team
     from dermatome.training.settings import LoopSettings
 
@@ -198,7 +198,7 @@ class TrainingRun:
                 else:
                     mean[name].copy_(value)
 
-    def save(self, path: AnyPath) -> None:
+    def save(self, path: Path) -> None:
         """Writes a checkpoint, whole."""
         import torch
 
@@ -216,9 +216,9 @@ class TrainingRun:
             "best": None if self.best is None else vars(self.best),
         }
         torch.save(content, buffer)
-        write_whole(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue())
 
-    def restore(self, path: AnyPath) -> bool:
+    def restore(self, path: Path) -> bool:
         """Goes on from the checkpoint at ``path``; False, and nothing changed, if there is none or one of another run.
 
         Raises:
@@ -227,7 +227,7 @@ class TrainingRun:
         import torch
 
         try:
-            saved = read_bytes(path)
+            saved = path.read_bytes()
         except FileNotFoundError:
             return False
         try:

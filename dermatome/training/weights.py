@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dermatome import __version__
 from dermatome.classes import TISSUE_LABELS, TissueClass
 from dermatome.errors import BadWeights
-from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.training.unet import MEAN, STD, build_network
 
 if TYPE_CHECKING:
@@ -169,9 +169,9 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCar
     # One metadata key only: safetensors writes several in no fixed order.
     data = save(tensors, metadata={"card": card.to_json()})
     sha256 = sha256_bytes(data)
-    write_whole(path, data)
+    write_atomic(path, data)
     beside = {"weights": path.name, "sha256": sha256, **json.loads(card.to_json())}
-    write_whole(card_path(path), json.dumps(beside, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_atomic(card_path(path), json.dumps(beside, indent=2, ensure_ascii=False).encode() + b"\n")
     return sha256
 
 

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dermatome.errors import StorageFailed
-from dermatome.storage.disk import SWAP_S
-from dermatome.storage.files import files_named_by, names_below, read_all
+from dermatome.storage.files import SWAP_S, names_below, read_all
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 
 _TOGETHER = 500
@@ -74,7 +73,7 @@ def _read(
     folders = {partition: root.folder(asset, partition) for partition in partitions}
     records = dict(zip(partitions, read_all([root.record(asset, p) for p in partitions]), strict=True))
     places = {
-        (partition, name): files_named_by(folders[partition], record) / name
+        (partition, name): folders[partition] / name
         for partition, record in records.items()
         if record is not None
         for name in files

@@ -17,19 +17,16 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from dermatome.errors import MissingInput, StorageFailed
-from dermatome.storage.files import local_copy, move_whole, partition_versions
+from dermatome.errors import StorageFailed
+from dermatome.storage.files import move_atomic, partition_versions
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.warehouse.parts import PART, Batch, asset_batches, folder_batches
 from dermatome.warehouse.table import Table
 from dermatome.warehouse.tables import FAILURES, TABLES, VIEWS
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 _PREFIX = ".store-"
 # What a killed build leaves; a living one takes seconds to minutes.
@@ -48,7 +45,7 @@ class StoreSummary:
         missing: files that records vouch for and that are not there; their rows are not in the store.
     """
 
-    path: AnyPath
+    path: Path
     rows: dict[str, int]
     read: int
     kept: int
@@ -68,17 +65,14 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
     import duckdb
 
     target = path or root.store
-    # On a disk it is made beside its place, to be moved there by rename.
-    beside = target.parent if isinstance(target, Path) else None
     try:
-        if beside is not None:
-            beside.mkdir(parents=True, exist_ok=True)
-            _sweep(beside)
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=beside) as folder:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent) as folder:
             made = Path(folder) / target.name
             with duckdb.connect(str(made)) as connection:
                 summary = _Build(root, connection, target).run()
-            move_whole(made, target)
+            move_atomic(made, target)
     except (duckdb.Error, OSError) as error:
         raise StorageFailed(
             f"The metrics store {target} could not be made ({error}): mend or delete the file it names, or free disk."
@@ -89,7 +83,7 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
 class _Build:
     """One new store on its way."""
 
-    def __init__(self, root: DataRoot, connection: Any, target: AnyPath) -> None:
+    def __init__(self, root: DataRoot, connection: Any, target: Path) -> None:
         self._root, self._connection, self._target = root, connection, target
         self._missing: list[str] = []
         self._by_asset: dict[str, dict[str, str]] = {}
@@ -134,12 +128,11 @@ class _Build:
 
         with ExitStack() as stack:
             try:
-                old = stack.enter_context(local_copy(self._target))
-                quoted = str(old).replace("'", "''")
-                if not old.is_file():
+                if not self._target.is_file():
                     return 0
+                quoted = str(self._target).replace("'", "''")
                 self._connection.execute(f"attach '{quoted}' as old (read_only)")
-            except (MissingInput, duckdb.Error):
+            except duckdb.Error:
                 return 0  # there is none, or somebody writes into it or has damaged it: everything is read
             stack.callback(self._connection.execute, "detach old")
             try:

@@ -57,14 +57,14 @@ def nuclei_source(context: WebContext) -> NucleusWeights:
         BadWeights: there is no version or file of the name that was given.
     """
     weights = context.weights or context.settings.nuclei_weights
-    return NucleusWeights.of(context.root, weights or ("" if context.root.made(ASSET) else "toy"))
+    return NucleusWeights.of(context.root, weights or ("" if context.root.partitions(ASSET) else "toy"))
 
 
 def name_of(source: NucleusWeights) -> str:
     """The network's name and the beginning of its sha256, for people."""
     if source.weights == "toy":
         name = "the toy network"
-    elif source.weights in source.root.made(ASSET):
+    elif source.weights in source.root.partitions(ASSET):
         name = f"the training version {source.weights}"
     else:
         name = f"the weights file {Path(source.weights).name}"
@@ -92,9 +92,8 @@ def load_nuclei_network(
         BadWeights: the file is damaged or not the one that was trained.
     """
     from dermatome.nuclei.maps.segment import prepare_nuclei
-    from dermatome.pipeline.stage_files import remembered_backends
 
-    remembered = remembered_backends(source.root)
+    remembered = source.root.remembered_backends
     return prepare_nuclei(source.load(compute), compute, settings, backend=backend, remembered=remembered)
 
 
@@ -199,7 +198,7 @@ def counts_html(found: NucleiFound) -> str:
 def write_nuclei_files(found: NucleiFound, folder: Path) -> list[Path]:
     """Outlines, table and maps into ``folder``, in the formats of the command line and the platform."""
     from dermatome.nuclei.maps.files import write_class_maps, write_instances, write_outlines
-    from dermatome.storage.files import write_whole
+    from dermatome.storage.files import write_atomic
 
     slide, name = found.slide, found.slide.name
     write_class_maps(folder, found.nuclei, slide)
@@ -211,8 +210,8 @@ def write_nuclei_files(found: NucleiFound, folder: Path) -> list[Path]:
     found.nuclei.table.to_parquet(buffer, index=False)
     return [
         outlines,
-        write_whole(folder / f"{name}.csv", found.nuclei.table.to_csv(index=False).encode()),
-        write_whole(folder / f"{name}.parquet", buffer.getvalue()),
+        write_atomic(folder / f"{name}.csv", found.nuclei.table.to_csv(index=False).encode()),
+        write_atomic(folder / f"{name}.parquet", buffer.getvalue()),
         instances,
         *maps,
     ]

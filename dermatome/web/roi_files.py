@@ -6,18 +6,14 @@ import json
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.skin.tiles.rois import Roi, read_rois, rois_json, rois_of
 from dermatome.slides.slide import SUFFIXES, RgbImage, Slide, read_slide
-from dermatome.storage.files import folders_in, local_copy, names_in, read_bytes, safe_id, sha256_bytes, write_whole
+from dermatome.storage.files import folders_in, names_in, safe_id, sha256_bytes, write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.web.viewer import VIEW_PX, jpeg_uri
-
-if TYPE_CHECKING:
-    from dermatome.storage.files import AnyPath
 
 ROI_FILE = "rois.json"
 QUPATH_FILE = "rois.geojson"
@@ -63,14 +59,12 @@ def open_annotated(root: DataRoot, name: str) -> OpenedSlide:
     images = _images(folder)
     if not images:
         raise MissingInput(f"There is no annotated slide {name!r} with a he.png (or .jpg, .tif): choose another.")
-    with local_copy(folder / images[0]) as path:
-        opened = open_slide_for_rois(read_slide(path, name=name))
+    opened = open_slide_for_rois(read_slide(folder / images[0], name=name))
     rois: list[Roi] = []
     # Taken first: what changes while the files are read counts as changed.
     version = _version(folder)
     for file in sorted({ROI_FILE, QUPATH_FILE} & set(names_in(folder))):
-        with local_copy(folder / file) as path:
-            rois += read_rois(path)
+        rois += read_rois(folder / file)
     return OpenedSlide(name, opened.image, opened.size, tuple(rois), annotated=True, version=version)
 
 
@@ -141,7 +135,7 @@ def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
     return name, annotated, rois
 
 
-def save_annotated(root: DataRoot, name: str, rois: list[Roi], version: str) -> tuple[AnyPath, str]:
+def save_annotated(root: DataRoot, name: str, rois: list[Roi], version: str) -> tuple[Path, str]:
     """Puts ROIs where `training_tiles` reads them.
 
     Args:
@@ -169,15 +163,15 @@ def save_annotated(root: DataRoot, name: str, rois: list[Roi], version: str) -> 
             "would erase those: download yours, press Open, and mark again what is missing."
         )
     data = rois_json(rois)
-    return write_whole(folder / ROI_FILE, data), sha256_bytes(data)
+    return write_atomic(folder / ROI_FILE, data), sha256_bytes(data)
 
 
-def _version(folder: AnyPath) -> str:
+def _version(folder: Path) -> str:
     try:
-        return sha256_bytes(read_bytes(folder / ROI_FILE))
+        return sha256_bytes((folder / ROI_FILE).read_bytes())
     except FileNotFoundError:
         return ""
 
 
-def _images(folder: AnyPath) -> list[str]:
+def _images(folder: Path) -> list[str]:
     return sorted(name for name in names_in(folder) if name in {f"he{suffix}" for suffix in SUFFIXES})

@@ -10,7 +10,7 @@ from typing import Any
 from dermatome.errors import BadAnnotation
 from dermatome.skin.tiles.rois import rois_json
 from dermatome.slides.slide import DECLARED_MPP, SUFFIXES
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.web.page import ONE_AT_A_TIME, WebContext, told
 from dermatome.web.roi_files import (
     ROI_FILE,
@@ -45,7 +45,7 @@ def build_roi_page(context: WebContext) -> None:
     def save(text: str, version: str) -> Iterator[Any]:
         name, annotated, rois = rois_from_editor(text, context.root)
         with TemporaryDirectory(dir=context.scratch) as folder:
-            file = str(write_whole(Path(folder) / ROI_FILE, rois_json(rois)))
+            file = str(write_atomic(Path(folder) / ROI_FILE, rois_json(rois)))
             said, bad = f"download {ROI_FILE} and put it beside he.png of its annotated slide", False
             if annotated:
                 try:

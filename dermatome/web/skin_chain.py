@@ -121,12 +121,11 @@ def load_skin_networks(
         MissingInput: there is no champion.
         BadWeights: the champion's file is not the one that was promoted, or a file is damaged.
     """
-    from dermatome.pipeline.stage_files import remembered_backends
     from dermatome.skin.tissue.segment import prepare_tissue
 
     if source.champion is None:
         raise MissingInput(_NO_CHAMPION)
-    remembered = remembered_backends(source.root)
+    remembered = source.root.remembered_backends
     weights = source.champion.load(compute)
     cells = source.cells.load(compute, backend=backend, remembered=remembered)
     return SkinNetworks(prepare_tissue(weights, compute, settings, backend=backend, remembered=remembered), cells)
@@ -215,7 +214,7 @@ def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
     from dermatome.labels import mask_files as label_io
     from dermatome.labels.bands import LabelTally
     from dermatome.skin.layers.figures import layers_figure
-    from dermatome.storage.files import write_whole
+    from dermatome.storage.files import write_atomic
 
     slide, name = found.slide, found.slide.name
     tally = LabelTally(slide.size)
@@ -229,10 +228,10 @@ def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
             folder / f"{name}_cells.geojson", found.cells.instances, found.cells.table, slide=name
         ),
         cell_files.write_map_tiff(folder / f"{name}_cells.ome.tif", found.cells.instances, slide.mpp, name=name),
-        write_whole(folder / f"{name}_cells.csv", found.cells.table.to_csv(index=False).encode()),
-        write_whole(folder / f"{name}_layers.csv", found.layers.layers.to_csv(index=False).encode()),
-        write_whole(folder / f"{name}_profile.csv", found.layers.profile.to_csv(index=False).encode()),
-        write_whole(folder / f"{name}_layers.png", layers_figure(slide, found.layers)),
+        write_atomic(folder / f"{name}_cells.csv", found.cells.table.to_csv(index=False).encode()),
+        write_atomic(folder / f"{name}_layers.csv", found.layers.layers.to_csv(index=False).encode()),
+        write_atomic(folder / f"{name}_profile.csv", found.layers.profile.to_csv(index=False).encode()),
+        write_atomic(folder / f"{name}_layers.png", layers_figure(slide, found.layers)),
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dermatome.storage.files import sha256_file, write_whole
+from dermatome.storage.files import sha256_file, write_atomic
 from dermatome.storage.layout import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
 from pipelines_tests.benchmarks.rows import Row, at_most_more, benchmark
 from pipelines_tests.benchmarks.timing import run_alone
@@ -73,10 +73,10 @@ def _prepare(folder: Path, count: int) -> None:
     for name in ("with", "without"):
         root = DataRoot(folder / name)
         (folder / name / "inbox").mkdir(parents=True)
-        write_whole(root.settings, b'[compute]\ndevice = "cpu"\n')
+        write_atomic(root.settings, b'[compute]\ndevice = "cpu"\n')
         for number in range(count):
             (folder / name / "inbox" / f"slide{number:05d}.jpg").write_bytes(drawn[number % len(drawn)])
-        write_whole(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
+        write_atomic(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
         for asset, partition in (("tissue_weights", "v001"), ("tissue_champion", CHAMPION)):
             values: dict[str, Scalar] = {"version": "v001", "weights_sha256": weights.sha256}
             record = StageRecord(
@@ -125,7 +125,7 @@ def through_dagster(made: str, asset: str, first: int, last: int) -> None:
     job = build_defs(folder / "with").resolve_implicit_global_asset_job_def()
     with _instance(folder) as instance:
         assert job.execute_in_process(instance=instance, asset_selection=[_key(asset)], tags=ends).success
-    assert set(slides) <= set(DataRoot(folder / "with").made(asset))
+    assert set(slides) <= set(DataRoot(folder / "with").partitions(asset))
 
 
 def without_dagster(made: str, asset: str, first: int, last: int) -> None:

@@ -106,10 +106,10 @@ def mask_stage(root: DataRoot, weights: LoadedWeights, device: Any) -> Stage[Any
     from dermatome.skin.networks import Champion
     from dermatome.skin.tissue.segment import TissueSettings
     from dermatome.skin.tissue.stage import MaskStage
-    from dermatome.storage.files import write_whole
+    from dermatome.storage.files import write_atomic
     from dermatome.storage.layout import WEIGHTS_FILE
 
-    write_whole(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
+    write_atomic(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
     champion = Champion(root, "v001", weights.sha256, weights.sha256[:32])
     return MaskStage(root, champion, ComputeSettings(device=device), TissueSettings())
 

@@ -82,9 +82,9 @@ def test_a_cancelled_run_ends_and_leaves_nothing_half_written(tmp_path, images):
         # In the run's own process, then in two of its own.
         for workers in (1, 2):
             root.settings.write_text(SETTINGS.format(workers=workers))
-            before, made = descendants(platform), len(root.made("epidermis_masks"))
+            before, made = descendants(platform), len(root.partitions("epidermis_masks"))
             platform.backfill(["epidermis_masks"], SLIDES)
-            platform.wait_for(lambda made=made: len(root.made("epidermis_masks")) > made, "a mask", timeout_s=300)
+            platform.wait_for(lambda made=made: len(root.partitions("epidermis_masks")) > made, "a mask", timeout_s=300)
             assert len(descendants(platform) - before) == {1: 1, 2: 3}[workers], "the run, and its workers"
             run = running(platform)
             cancel(platform, run)
@@ -94,7 +94,7 @@ def test_a_cancelled_run_ends_and_leaves_nothing_half_written(tmp_path, images):
             for path in masks.iterdir():
                 assert read_record(path / "record.parquet").outcome
                 assert (path / "figure.png").stat().st_size > 1000
-        assert 2 <= len(root.made("epidermis_masks")) < len(SLIDES)
+        assert 2 <= len(root.partitions("epidermis_masks")) < len(SLIDES)
 
 
 def descendants(platform):

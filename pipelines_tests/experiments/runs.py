@@ -15,7 +15,7 @@ from dermatome.skin.tiles.crops import TilePair, tiles_sha256
 from dermatome.skin.tissue.evaluate import Evaluation, evaluate
 from dermatome.skin.tissue.tile_probabilities import tile_probabilities
 from dermatome.skin.tissue.train import CHECKPOINT_FILE, EpochReport, train
-from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.training.settings import TrainSettings
 from dermatome.training.weights import WeightsCard, load_weights, save_weights
 from pipelines_tests.experiments.plans import Tiles
@@ -52,7 +52,7 @@ def run_one(tiles: Tiles, settings: TrainSettings, compute: Compute, folder: Pat
         network = _network_of(folder / CHECKPOINT_FILE, settings)
         scores = _values(_evaluate(network, first, settings, compute))
         plain[str(epoch.epoch)] = {f"plain_{name}": value for name, value in scores.items()}
-        write_whole(folder / "plain.json", json.dumps(plain).encode())
+        write_atomic(folder / "plain.json", json.dumps(plain).encode())
 
     result = train(tiles.train, list(first), settings, compute, folder, score_plain)
     save_weights(folder / "weights.safetensors", result.state, result.card)
@@ -70,7 +70,7 @@ def run_one(tiles: Tiles, settings: TrainSettings, compute: Compute, folder: Pat
             for name, test in tiles.tests.items()
         },
     }
-    write_whole(result_file, json.dumps(done, indent=1).encode())
+    write_atomic(result_file, json.dumps(done, indent=1).encode())
     (folder / CHECKPOINT_FILE).unlink()
     return done
 

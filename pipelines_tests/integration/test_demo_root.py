@@ -47,10 +47,10 @@ def test_a_demo_killed_while_it_wrote_its_first_files_can_be_run_again(root, mon
     def killed(path, data):
         if path == killed.at:
             raise KeyboardInterrupt
-        write_whole(path, data)
+        write_atomic(path, data)
 
-    write_whole = demo.write_whole
-    monkeypatch.setattr(demo, "write_whole", killed)
+    write_atomic = demo.write_atomic
+    monkeypatch.setattr(demo, "write_atomic", killed)
     for killed.at in (root.settings, root.path / demo.DEMO_FILE):
         with pytest.raises(KeyboardInterrupt), demo.demo_atlas(root):
             pass

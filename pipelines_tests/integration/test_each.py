@@ -11,9 +11,9 @@ from assets.each import Event, make_each, partitioned
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
 from dermatome.errors import BadImage
 from dermatome.pipeline.cached_stage import OneStep
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
-from dermatome.storage.record import Check, StageResult, made_by, read_record, write_record
+from dermatome.storage.record import Check, StageResult, read_record, require_record, write_record
 from resources import PathsResource, SettingsResource, SlideEngineResource
 
 KEYS = dg.DynamicPartitionsDefinition(name="keys")
@@ -30,12 +30,12 @@ def first(context: dg.AssetExecutionContext, paths: PathsResource, engine: Slide
     def make(key, folder):
         bad = root.path / "bad.json"
         if bad.exists() and key in json.loads(bad.read_text()):
-            write_whole(folder / "half.txt", b"half")
+            write_atomic(folder / "half.txt", b"half")
             raise BadImage(f"{key} is bad.")
         count = int((root.path / "made.txt").read_text()) if (root.path / "made.txt").exists() else 0
         (root.path / "made.txt").write_text(str(count + 1))
-        write_whole(folder / "data.txt", key.encode())
-        write_whole(folder / PREVIEW_FILE, b"small")
+        write_atomic(folder / "data.txt", key.encode())
+        write_atomic(folder / PREVIEW_FILE, b"small")
         return StageResult("made", f"version-{key}", {"n": 1}, checks=(Check("even", key != "k1", "said"),))
 
     yield from make_each(context, engine, OneStep(root, "first", SETTINGS, make), at_once=1)
@@ -49,7 +49,7 @@ def second(context: dg.AssetExecutionContext, paths: PathsResource, engine: Slid
     def make(key, folder):
         return StageResult("made", "same", {})
 
-    stage = OneStep(root, "second", {}, make, lambda key: {"first": made_by(root, "first", key).data_version})
+    stage = OneStep(root, "second", {}, make, lambda key: {"first": require_record(root, "first", key).data_version})
     yield from make_each(context, engine, stage, at_once=1)
 
 

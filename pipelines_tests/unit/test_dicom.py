@@ -16,7 +16,7 @@ from dermatome.slides.dicom import slide_files
 from dermatome.slides.inbox import SLIDE_SUFFIXES, inbox_source, inbox_sources, take_nuclei_slide
 from dermatome.slides.slide import MppSource, read_slide, slide_name
 from dermatome.slides.source import SlideSource, open_slide
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
 from pipelines_tests.toy_dicom import write_dicom, write_dicom_slide
 
@@ -81,26 +81,19 @@ def test_every_file_of_the_folder_is_in_the_sources_identity(slide: Path) -> Non
     assert len(seen | {source.identity}) == 4
 
 
-def test_the_inbox_has_a_slide_for_each_folder_and_none_for_loose_files(any_root) -> None:
+def test_the_inbox_has_a_slide_for_each_folder_and_none_for_loose_files(root) -> None:
     for name in ("a/1.dcm", "a/2.DCM", "a/notes.txt", "b.svs", "c/x.svs", "d/._1.dcm", "e/f/1.dcm", "loose.dcm"):
-        write_whole(any_root.nuclei_inbox / name, b"x")
-    write_whole(any_root.nuclei_inbox / "two" / "1.dcm", b"x")
-    write_whole(any_root.nuclei_inbox / "two.png", b"x")
-    found = inbox_sources(any_root.nuclei_inbox)
+        write_atomic(root.nuclei_inbox / name, b"x")
+    write_atomic(root.nuclei_inbox / "two" / "1.dcm", b"x")
+    write_atomic(root.nuclei_inbox / "two.png", b"x")
+    found = inbox_sources(root.nuclei_inbox)
     assert found == {
-        "a": SlideSource("a", "dicom", str(any_root.nuclei_inbox / "a")),
-        "b": SlideSource("b", "folder", str(any_root.nuclei_inbox / "b.svs")),
+        "a": SlideSource("a", "dicom", str(root.nuclei_inbox / "a")),
+        "b": SlideSource("b", "folder", str(root.nuclei_inbox / "b.svs")),
     }
     assert found["a"].identity != found["b"].identity
     with pytest.raises(MissingInput, match=r"folder two with its \.dcm files, and no two"):
-        inbox_source(any_root.nuclei_inbox, "two")
-
-
-def test_a_folder_of_a_bucket_is_taken_like_one_of_a_disk(slide: Path, bucket_root, tmp_path: Path) -> None:
-    for file in slide.iterdir():
-        write_whole(bucket_root.nuclei_inbox / "s1" / file.name, file.read_bytes())
-    there = take_nuclei_slide(inbox_source(bucket_root.nuclei_inbox, "s1"), tmp_path, 0.25, 20_000)
-    assert there.data_version == take(slide, tmp_path / "made").data_version
+        inbox_source(root.nuclei_inbox, "two")
 
 
 def test_files_of_two_slides_are_refused_in_one_folder_and_told_apart_by_one_of_them(slide: Path) -> None:

@@ -143,7 +143,7 @@ def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
     trained(root, "v001", tile, 0, initial_weights="imagenet (of the hub)")
     trained(root, "v001_cont1", tile, 8, parent="v001", parent_sha256="ab" * 32)
     folder = root.folder("training_comparison", "current")
-    result = compare_versions(root, root.made("tissue_weights"), folder)
+    result = compare_versions(root, root.partitions("tissue_weights"), folder)
     page = (folder / "comparison.html").read_text()
     assert result.values["versions"] == "v001, v001_cont1"
     assert "Slide &lt;s&gt; is on both sides." in page

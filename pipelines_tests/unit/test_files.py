@@ -1,6 +1,5 @@
 import errno
 import os
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,18 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dermatome.errors import MissingInput, StorageFailed
-from dermatome.storage import disk
+from dermatome.storage import files
 from dermatome.storage.files import (
+    atomic_file,
+    atomic_folder,
     read_bytes,
     safe_id,
     sha256_bytes,
     sha256_file,
-    whole_file,
-    whole_folder,
-    write_whole,
+    write_atomic,
 )
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.temporary import sweep_temporary, temporary_file, temporary_folder
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n"])
@@ -43,12 +41,12 @@ def test_an_accepted_id_stays_inside_its_folder(text):
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "deep" / "file.bin"
-    with pytest.raises(RuntimeError), whole_file(target) as file:
+    with pytest.raises(RuntimeError), atomic_file(target) as file:
         file.write(b"half")
         raise RuntimeError
     assert list(target.parent.iterdir()) == []
-    write_whole(target, b"first")
-    with pytest.raises(RuntimeError), whole_file(target) as file:
+    write_atomic(target, b"first")
+    with pytest.raises(RuntimeError), atomic_file(target) as file:
         file.write(b"second")
         raise RuntimeError
     assert target.read_bytes() == b"first"
@@ -61,18 +59,18 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageFailed, match="No space left.*free or enlarge the disk"):
-        write_whole(tmp_path / "file.bin", b"data")
+        write_atomic(tmp_path / "file.bin", b"data")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_a_file_is_said(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StorageFailed):
-        write_whole(tmp_path / "taken" / "file.bin", b"data")
+        write_atomic(tmp_path / "taken" / "file.bin", b"data")
 
 
 def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
-    path = write_whole(tmp_path / "file.bin", b"abc" * 100_000)
+    path = write_atomic(tmp_path / "file.bin", b"abc" * 100_000)
     assert sha256_file(path) == sha256_bytes(b"abc" * 100_000)
     with pytest.raises(MissingInput, match="There is no file"):
         sha256_file(tmp_path / "absent")
@@ -80,15 +78,15 @@ def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
 
 def test_a_folder_takes_its_place_whole(tmp_path):
     place = tmp_path / "s1"
-    with whole_folder(place) as folder:
+    with atomic_folder(place) as folder:
         (folder / "a").write_text("first")
         assert not place.exists()
-    with pytest.raises(RuntimeError), whole_folder(place) as folder:
+    with pytest.raises(RuntimeError), atomic_folder(place) as folder:
         assert list(folder.iterdir()) == []
         (folder / "b").write_text("half")
         raise RuntimeError
     assert [path.name for path in place.iterdir()] == ["a"]
-    with whole_folder(place) as folder:
+    with atomic_folder(place) as folder:
         (folder / "c").write_text("second")
     assert [path.name for path in place.iterdir()] == ["c"]
     assert list(tmp_path.iterdir()) == [place]
@@ -98,7 +96,7 @@ def test_what_a_killed_process_left_is_emptied(tmp_path):
     left = tmp_path / ".s1.part"
     left.mkdir()
     (left / "torn").touch()
-    with whole_folder(tmp_path / "s1") as folder:
+    with atomic_folder(tmp_path / "s1") as folder:
         (folder / "a").touch()
     assert [path.name for path in (tmp_path / "s1").iterdir()] == ["a"]
 
@@ -107,7 +105,7 @@ def test_two_at_the_same_place_take_turns(tmp_path):
     inside = []
 
     def fill(number):
-        with whole_folder(tmp_path / "s1") as folder:
+        with atomic_folder(tmp_path / "s1") as folder:
             inside.append(number)
             assert len(inside) == 1
             (folder / "by").write_text(str(number))
@@ -138,7 +136,7 @@ def test_what_killed_writers_left_is_swept_and_what_living_ones_hold_stays(tmp_p
     checkpoint.write_bytes(b"half")
     (tmp_path / "inbox").mkdir()
     (tmp_path / "inbox" / ".mine.part").write_bytes(b"a person's")
-    with whole_folder(images / "living") as being_filled:
+    with atomic_folder(images / "living") as being_filled:
         (being_filled / "file").write_bytes(b"2")
         assert root.sweep(older_than_s=3600) == 4
         assert (images / ".image.xyz.part").is_file(), "it is too young to be nobody's"
@@ -151,21 +149,6 @@ def test_what_killed_writers_left_is_swept_and_what_living_ones_hold_stays(tmp_p
     assert root.sweep() == 0
 
 
-def test_copies_of_a_bucket_that_killed_processes_left_are_swept(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "dermatome-bucket-killed" / "s1").mkdir(parents=True)
-    (tmp_path / "dermatome-bucket-killed" / "s1" / "image.tif").write_bytes(b"1")
-    (tmp_path / "dermatome-bucket-file").write_bytes(b"1")
-    (tmp_path / "another").mkdir()
-    with temporary_folder() as folder, temporary_file() as file:
-        assert sweep_temporary(3600) == 0
-        assert sweep_temporary(-1) == 2
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-            ["another", folder.name, Path(file.name).name]
-        )
-    assert [path.name for path in tmp_path.iterdir()] == ["another"]
-
-
 def test_a_file_in_a_folder_that_is_just_being_swapped_is_waited_for(tmp_path, monkeypatch):
     (tmp_path / ".s1.old").mkdir()
     (tmp_path / ".s1.old" / "file").write_bytes(b"1")
@@ -173,7 +156,7 @@ def test_a_file_in_a_folder_that_is_just_being_swapped_is_waited_for(tmp_path, m
     def swapped(seconds):
         (tmp_path / ".s1.old").rename(tmp_path / "s1")
 
-    monkeypatch.setattr(disk.time, "sleep", swapped)
+    monkeypatch.setattr(files.time, "sleep", swapped)
     assert read_bytes(tmp_path / "s1" / "file") == b"1"
     with pytest.raises(FileNotFoundError):
         read_bytes(tmp_path / "s2" / "file")

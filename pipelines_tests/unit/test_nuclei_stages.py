@@ -23,9 +23,9 @@ from dermatome.nuclei.til.stage import til_stage
 from dermatome.pipeline.cached_stage import Making
 from dermatome.pipeline.work import WorkerOptions
 from dermatome.pipeline.worker import Worker
-from dermatome.storage.files import sha256_file, whole_folder
+from dermatome.storage.files import atomic_folder, sha256_file
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageRecord, made_by, write_record
+from dermatome.storage.record import StageRecord, require_record, write_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.training.weights import save_weights
 from dermatome.warehouse.store import build_store
@@ -46,7 +46,7 @@ def root(tmp_path, toy):
 
 
 def put_slide(root, toy, data_version, mpp):
-    with whole_folder(root.folder("nuclei_slides", "s1")) as folder:
+    with atomic_folder(root.folder("nuclei_slides", "s1")) as folder:
         Image.fromarray(toy.slide.whole()).save(folder / "image.png")
         record = StageRecord(
             asset="nuclei_slides",
@@ -96,12 +96,12 @@ def test_maps_then_scores_then_rows(root, weights, toy):
     record = made.record
     assert (record.values["weights"], record.values["weights_sha256"]) == (weights, chosen.sha256)
     assert record.inputs == {"nuclei_slides": "d1", "nuclei_weights": "NULL"}, "a file is nobody's asset"
-    with root.local("nucleus_maps", "s1") as folder:
-        table = pd.read_parquet(folder / "nuclei.parquet")
-        instances = tifffile.imread(folder / "instances.ome.tif")
-        maps = [tifffile.imread(folder / f"{name}.ome.tif") for name in ("semantic", "ternary")]
-        outlines = json.loads((folder / "nuclei.geojson").read_text())["features"]
-        pictures = [Image.open(folder / f"{name}.png").size for name in ("semantic", "ternary")]
+    folder = root.folder("nucleus_maps", "s1")
+    table = pd.read_parquet(folder / "nuclei.parquet")
+    instances = tifffile.imread(folder / "instances.ome.tif")
+    maps = [tifffile.imread(folder / f"{name}.ome.tif") for name in ("semantic", "ternary")]
+    outlines = json.loads((folder / "nuclei.geojson").read_text())["features"]
+    pictures = [Image.open(folder / f"{name}.png").size for name in ("semantic", "ternary")]
     assert [m.shape for m in (instances, *maps)] == [(120, 150)] * 3
     assert instances.max() == len(table) == len(outlines) == record.values["nuclei"] == 1
     assert table["class"].tolist() == ["lymphocyte"]
@@ -114,7 +114,7 @@ def test_maps_then_scores_then_rows(root, weights, toy):
     assert run(NucleusStage(root, chosen, COMPUTE, settings, 0.5)).reused
     assert not run(NucleusStage(root, chosen, COMPUTE, NucleusSettings(tile_px=64), 0.5)).reused
     scored = run(til_stage(root, TilSettings())).record
-    maps_record = made_by(root, "nucleus_maps", "s1")
+    maps_record = require_record(root, "nucleus_maps", "s1")
     counts = {label: maps_record.values[label] for label in ("epithelial", "lymphocyte", "neutrophil", "macrophage")}
     assert {label: scored.values[label] for label in counts} == counts
     assert scored.inputs == {"nucleus_maps": maps_record.data_version}
@@ -134,8 +134,8 @@ def test_a_corrected_scale_gives_new_scores_although_the_maps_stay(root, weights
     for data_version, mpp in (("d1", 0.25), ("d2", 0.26)):
         put_slide(root, toy, data_version, mpp)
         run(NucleusStage(root, chosen, COMPUTE, NucleusSettings(tile_px=64), 0.5))
-        with root.local("nucleus_maps", "s1") as folder:
-            maps = tifffile.imread(folder / "instances.ome.tif")
+        folder = root.folder("nucleus_maps", "s1")
+        maps = tifffile.imread(folder / "instances.ome.tif")
         scored.append((maps, run(til_stage(root, TilSettings()))))
     (before, first), (after, second) = scored
     assert (before == after).all()
@@ -153,7 +153,7 @@ def test_which_network_is_taken(root, weights, monkeypatch):
     toys = NucleusWeights.of(root, "toy")
     assert toys.load(COMPUTE.choose()).sha256 == toys.sha256 == sha256_file(networks.Path(weights))
     for version, day in (("n002", 1), ("n001", 2)):
-        with whole_folder(root.folder("nuclei_weights", version)) as folder:
+        with atomic_folder(root.folder("nuclei_weights", version)) as folder:
             (folder / "weights.safetensors").write_bytes(networks.Path(weights).read_bytes())
             values = {"weights_sha256": toys.sha256}
             record = StageRecord(

@@ -18,7 +18,7 @@ from dermatome.labels.palette import Palette
 from dermatome.reports.search import write_search
 from dermatome.skin.tiles.crops import TilePair
 from dermatome.skin.tissue.train import EpochReport, TrainResult, TrainSettings
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE, DataRoot
 from dermatome.storage.record import StageRecord, write_record
 from dermatome.training import search
@@ -40,7 +40,7 @@ def fake_train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **opt
         file.write(f"{settings.learning_rate!r} {(checkpoints / 'checkpoint.pt').is_file()}\n")
     score = 1 - 0.3 * abs(np.log10(settings.learning_rate) + 3)
     for epoch in (1, 2, 3):
-        write_whole(checkpoints / "checkpoint.pt", b"state")
+        write_atomic(checkpoints / "checkpoint.pt", b"state")
         kill = checkpoints.parent.parent / "kill"
         if epoch == 2 and kill.exists() and len(note.read_text().splitlines()) == int(kill.read_text()):
             kill.unlink()

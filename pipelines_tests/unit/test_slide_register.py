@@ -1,6 +1,7 @@
-"""Tables of where slides' images are, on a disk and in a bucket."""
+"""Tables of where slides' images are."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -9,7 +10,7 @@ from dermatome.errors import MissingInput, StorageFailed
 from dermatome.slides import register as slide_register
 from dermatome.slides.register import read_sources, source_of, write_sources
 from dermatome.slides.source import SlideSource
-from dermatome.storage.files import names_in, remove, write_whole
+from dermatome.storage.files import names_in, write_atomic
 from dermatome.storage.record import write_table
 
 
@@ -18,8 +19,8 @@ def source(slide, place="x"):
 
 
 @pytest.fixture
-def folder(any_root):
-    return any_root.slide_sources
+def folder(root):
+    return root.slide_sources
 
 
 @pytest.fixture
@@ -53,13 +54,13 @@ def test_many_tables_become_one(folder, few_tables):
 
 
 def test_a_process_killed_while_tables_become_one_loses_nothing(folder, few_tables, monkeypatch):
-    def killed(path):
+    def killed(path, **_):
         raise KeyboardInterrupt
 
     for number in range(3):
         write_sources(folder, [source(f"s{number}"), source("moving", str(number))])
     with monkeypatch.context() as patch:
-        patch.setattr(slide_register, "remove", killed)
+        patch.setattr(Path, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
             write_sources(folder, [source("s3"), source("moving", "3")])
     expected = {f"s{number}": source(f"s{number}") for number in range(4)} | {"moving": source("moving", "3")}
@@ -115,14 +116,14 @@ def test_tables_that_never_stay_are_an_error(folder, monkeypatch):
 
 
 def test_a_slide_nobody_registered_and_a_damaged_table_say_what_to_do(folder):
-    write_whole(folder / "a.json", b"{}")  # as an earlier version wrote it
+    write_atomic(folder / "a.json", b"{}")  # as an earlier version wrote it
     with pytest.raises(MissingInput, match="Nobody has said where the image of a is: put its file into the inbox"):
         source_of("a", read_sources(folder))
     write_sources(folder, [source("a")])
     assert source_of("a", read_sources(folder)) == source("a")
     (name,) = [name for name in names_in(folder) if name.endswith(".parquet")]
-    write_whole(folder / name, b"PAR1 and no more")
+    write_atomic(folder / name, b"PAR1 and no more")
     with pytest.raises(StorageFailed, match=r"damaged .* delete it"):
         read_sources(folder)
-    remove(folder / name)
+    (folder / name).unlink(missing_ok=True)
     assert read_sources(folder) == {}

@@ -3,7 +3,7 @@ import pytest
 from dermatome.errors import BadImage, MissingInput
 from dermatome.hpa.client import HpaClient, HpaSettings
 from dermatome.slides.source import SlideSource, acquire_slide, folder_sources, open_slide
-from dermatome.storage.files import whole_folder, write_whole
+from dermatome.storage.files import atomic_folder, write_atomic
 from dermatome.storage.record import StageRecord, write_record
 from dermatome.synthetic.hpa_server import ToyAtlas
 from dermatome.synthetic.skin import toy_slide
@@ -30,7 +30,7 @@ def acquire(atlas, tmp_path, source=None, mpp=0.5, max_side_px=1000):
     """As the asset does it: into a new folder that takes the place of the old one, its record beside."""
     place = tmp_path / "slide"
     source = source or SlideSource("s", "hpa", f"{atlas.url}{PATH}")
-    with whole_folder(place) as folder:
+    with atomic_folder(place) as folder:
         made = acquire_slide(source, folder, place, client(atlas), mpp, max_side_px)
         record = StageRecord(
             asset="a", partition="s", fingerprint="", code_version="", inputs={}, settings={}, **vars(made)
@@ -93,7 +93,7 @@ def test_a_replaced_file_of_a_folder_is_another_source(tmp_path, jpeg):
 
 @pytest.mark.parametrize("data", [b"", b"<html>no</html>", b"\xff\xd8\xff\xe0 cut"])
 def test_a_bad_image_says_where_it_came_from(atlas, tmp_path, data):
-    bad = write_whole(tmp_path / "bad.jpg", data)
+    bad = write_atomic(tmp_path / "bad.jpg", data)
     with pytest.raises(BadImage, match=r"It came from .*bad\.jpg"):
         acquire(atlas, tmp_path, SlideSource("s", "folder", str(bad)))
     assert not (tmp_path / "slide").exists()

@@ -7,8 +7,8 @@ from dermatome.storage.record import (
     StageRecord,
     content_version,
     fingerprint,
-    made_by,
     read_record,
+    require_record,
     write_record,
 )
 
@@ -52,7 +52,7 @@ def test_nothing_is_no_record_and_rubbish_is_an_error(tmp_path):
 
 def test_a_missing_stage_says_what_to_materialize(tmp_path):
     with pytest.raises(MissingInput, match="s1 has no slide_images yet: materialize slide_images"):
-        made_by(DataRoot(tmp_path), "slide_images", "s1")
+        require_record(DataRoot(tmp_path), "slide_images", "s1")
 
 
 def test_the_fingerprint_changes_with_anything_that_decides_numbers():

@@ -8,7 +8,7 @@ import pytest
 
 from dermatome.errors import StorageFailed
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageRecord, made_by, write_failure, write_record, write_table
+from dermatome.storage.record import StageRecord, require_record, write_failure, write_record, write_table
 from dermatome.warehouse.store import build_store
 from dermatome.warehouse.tables import TABLES, VIEWS
 
@@ -84,7 +84,7 @@ def test_views_answer(root):
 
 def made_of(root, slide, asset, version, *upstream, **values):
     """A record whose inputs are what lies upstream at this moment."""
-    inputs = {name: made_by(root, name, slide).data_version for name in upstream}
+    inputs = {name: require_record(root, name, slide).data_version for name in upstream}
     record(root, asset, slide, version, {**inputs, "tissue_champion": "of no slide"}, **values)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from dermatome.errors import BadAnnotation, BadImage, DermatomeError, MissingInput, StorageFailed
 from dermatome.geometry import Box, Size
 from dermatome.skin.tiles.rois import Roi, read_rois, rois_json
-from dermatome.storage.files import names_in, remove
+from dermatome.storage.files import names_in
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.cohort import write_annotations
 from dermatome.synthetic.skin import toy_slide
@@ -111,11 +111,11 @@ def test_an_error_is_a_sentence_and_a_defect_is_not_shown():
 
 
 @pytest.fixture
-def root(any_root: DataRoot, monkeypatch) -> DataRoot:
+def root(root: DataRoot, monkeypatch) -> DataRoot:
     monkeypatch.setattr("dermatome.synthetic.cohort.ANNOTATED", ("one",))
     monkeypatch.setattr("dermatome.synthetic.cohort.SLIDE_PX", 96)
-    write_annotations(any_root.annotations)
-    return any_root
+    write_annotations(root.annotations)
+    return root
 
 
 def sent(name="one", annotated=True, **roi):
@@ -142,7 +142,7 @@ def test_of_two_who_mark_one_slide_neither_erases_what_the_other_saved(root):
     with pytest.raises(BadAnnotation, match="changed by somebody else since you opened it"):
         save_annotated(root, "one", [Roi("b", Box(0, 0, 8, 8))], second.version)
     assert [roi.name for roi in open_annotated(root, "one").rois] == ["a"]
-    remove(path)
+    path.unlink(missing_ok=True)
     save_annotated(root, "one", [Roi("b", Box(0, 0, 8, 8))], open_annotated(root, "one").version)
     assert not [name for name in names_in(path.parent) if "lock" in name]
 

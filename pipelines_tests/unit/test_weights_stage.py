@@ -24,7 +24,7 @@ from dermatome.registry.model_kinds import TISSUE
 from dermatome.skin.tissue import weights_stage
 from dermatome.skin.tissue.evaluate import Calibration, Evaluation
 from dermatome.skin.tissue.train import CHECKPOINT_FILE, TrainResult, TrainSettings
-from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, write_record
 from dermatome.training.loop import drop_checkpoints
@@ -52,9 +52,9 @@ def trainer(weights: bytes, confusion: np.ndarray = CONFUSION, rows: list[Manife
 
     def train_file(tiles: Any, out: Path, settings: TrainSettings, compute: Compute, **options: Any) -> Any:
         if options["checkpoint_dir"]:
-            write_whole(options["checkpoint_dir"] / CHECKPOINT_FILE, b"state")
-        write_whole(out, weights)
-        write_whole(card_path(out), b"{}")
+            write_atomic(options["checkpoint_dir"] / CHECKPOINT_FILE, b"state")
+        write_atomic(out, weights)
+        write_atomic(card_path(out), b"{}")
         write_manifest(manifest_path(out), rows)
         card = WeightsCard("resnet18", (8, 8), 0.5, (0.5, 2.0), 2.0, 0.5)
         history = pd.DataFrame(
@@ -206,7 +206,7 @@ def test_scores_that_say_nothing_of_which_is_better_choose_no_champion(
 
 def test_checkpoints_are_dropped(root: DataRoot) -> None:
     folder = root.checkpoints("tissue_weights", "v001")
-    write_whole(folder / CHECKPOINT_FILE, b"state")
+    write_atomic(folder / CHECKPOINT_FILE, b"state")
     drop_checkpoints(folder)
     drop_checkpoints(folder)
     assert not (folder / CHECKPOINT_FILE).exists()

@@ -1,9 +1,6 @@
 """Vendors' slides through OpenSlide, on a real one and on a pyramid made here, and scales that files state."""
 
 import io
-import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +11,11 @@ from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
 from dermatome.imaging.tissue_area import tissue_mm2
 from dermatome.pipeline.stage_files import read_made_slide
-from dermatome.pipeline.work import Seat, WorkerOptions
-from dermatome.pipeline.worker import Worker
 from dermatome.slides.inbox import take_nuclei_slide
-from dermatome.slides.slide import MppSource, Slide, read_slide
+from dermatome.slides.slide import MppSource, read_slide
 from dermatome.slides.source import SlideSource
 from dermatome.slides.vendors import WsiPixels, stated_mpp
-from dermatome.storage.files import RECORD_FILE, whole_folder
+from dermatome.storage.files import RECORD_FILE, atomic_folder
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageRecord, write_record
 
@@ -123,7 +118,7 @@ def test_a_real_slide(realdata: Path) -> None:
 def taken(root: DataRoot, inbox: Path) -> None:
     """An .svs of the inbox as `nuclei_slides` leaves it in the data root."""
     source = SlideSource("s1", "folder", str(as_svs(inbox / "s1.svs")))
-    with whole_folder(root.folder("nuclei_slides", "s1")) as folder:
+    with atomic_folder(root.folder("nuclei_slides", "s1")) as folder:
         made = take_nuclei_slide(source, folder, 0.25, 20_000)
         record = StageRecord(
             asset="nuclei_slides", partition="s1", fingerprint="f", code_version="1", inputs={}, settings={},
@@ -132,66 +127,11 @@ def taken(root: DataRoot, inbox: Path) -> None:
         write_record(folder / RECORD_FILE, record)
 
 
-@pytest.fixture
-def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """What lies in this machine's temporary folder."""
-    folder = tmp_path / "copies"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return lambda: [path.name for path in folder.iterdir()]
-
-
-def test_a_slide_is_read_from_any_data_root_and_its_copy_goes_with_it(
-    any_root: DataRoot, tmp_path: Path, copies: Callable[[], list[str]]
-) -> None:
-    taken(any_root, tmp_path)
-    slide = read_made_slide(any_root, "s1", "nuclei_slides")
+def test_a_slide_is_read_from_the_data_root(root: DataRoot, tmp_path: Path) -> None:
+    taken(root, tmp_path)
+    slide = read_made_slide(root, "s1", "nuclei_slides")
     np.testing.assert_array_equal(slide.pixels[10:300, 100:410], RGB[10:300, 100:410])
     assert tissue_mm2(slide) == pytest.approx(600 * 520 * 0.499**2 / 1e6, rel=0.1)
     pixels = slide.pixels
     del slide
     np.testing.assert_array_equal(pixels[590:600, 0:10], RGB[590:600, 0:10])
-    del pixels
-    assert copies() == []
-
-
-class Failing:
-    """Reads the slide, and fails in a phase."""
-
-    def __init__(self, root: DataRoot, phase: str) -> None:
-        self.root, self.phase, self.ready = root, phase, 0
-
-    def open(self, seat: Seat) -> None:
-        while self.ready < 3:  # so that some are computed together
-            time.sleep(0.001)
-
-    def read(self, key: str) -> Slide:
-        slide = read_made_slide(self.root, "s1", "nuclei_slides")
-        self._fail("read", slide)
-        return slide
-
-    def pixels(self, read: Slide) -> int:
-        self.ready += 1
-        return read.size.area_px
-
-    def compute(self, reads: Sequence[Slide]) -> list[Slide]:
-        self._fail("compute", reads[0])
-        return list(reads)
-
-    def write(self, key: str, found: Slide) -> str:
-        self._fail("write", found)
-        return key
-
-    def _fail(self, phase: str, slide: Slide) -> None:
-        if phase == self.phase:
-            raise BadImage(f"{slide.name} fails.")
-
-
-@pytest.mark.parametrize("phase", ["read", "compute", "write"])
-def test_no_copy_is_left_of_slides_that_fail(
-    phase: str, bucket_root: DataRoot, tmp_path: Path, copies: Callable[[], list[str]]
-) -> None:
-    taken(bucket_root, tmp_path)
-    finished = list(Worker(Failing(bucket_root, phase), WorkerOptions()).run(["a", "b", "c"]))
-    assert [type(one.error) for one in finished] == [BadImage] * 3
-    assert copies() == []

@@ -10,7 +10,7 @@ from dermatome.errors import BadWeights, MissingInput
 from dermatome.nuclei.maps.network import load_nucleus_weights
 from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import made_by
+from dermatome.storage.record import require_record
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
@@ -48,16 +48,16 @@ class NucleusWeights:
             MissingInput: no version is trained yet.
             BadWeights: there is no such version or file.
         """
-        made = root.made(ASSET)
+        made = root.partitions(ASSET)
         if not weights:
             if not made:
                 raise MissingInput(
                     "There is no network of nuclei yet: materialize nuclei_weights for a training version, or set "
                     "nuclei_weights in settings.toml to a weights file, or to 'toy', the one for toy slides."
                 )
-            weights = max(made, key=lambda version: made_by(root, ASSET, version).made_at)
+            weights = max(made, key=lambda version: require_record(root, ASSET, version).made_at)
         if weights in made:
-            return cls(root, weights, str(made_by(root, ASSET, weights).values["weights_sha256"]))
+            return cls(root, weights, str(require_record(root, ASSET, weights).values["weights_sha256"]))
         path = weights_path(weights)
         if not path.is_file():
             raise BadWeights(
@@ -69,8 +69,8 @@ class NucleusWeights:
     @property
     def data_version(self) -> str:
         """Of the training version's record; ``NULL``, as Dagster says of what it has not made, for a file."""
-        made = self.weights in self.root.made(ASSET)
-        return made_by(self.root, ASSET, self.weights).data_version if made else "NULL"
+        made = self.weights in self.root.partitions(ASSET)
+        return require_record(self.root, ASSET, self.weights).data_version if made else "NULL"
 
     def load(self, compute: Compute) -> LoadedWeights:
         """The network on the device.
@@ -78,9 +78,8 @@ class NucleusWeights:
         Raises:
             BadWeights: the file is gone, damaged or not the one of :attr:`sha256`.
         """
-        if self.weights in self.root.made(ASSET):
-            with self.root.local(ASSET, self.weights, WEIGHTS_FILE) as folder:
-                loaded = load_nucleus_weights(folder / WEIGHTS_FILE)
+        if self.weights in self.root.partitions(ASSET):
+            loaded = load_nucleus_weights(self.root.folder(ASSET, self.weights) / WEIGHTS_FILE)
         else:
             loaded = load_nucleus_weights(weights_path(self.weights))
         if loaded.sha256 != self.sha256:

@@ -104,8 +104,7 @@ def read_runs(root: DataRoot, versions: Sequence[str]) -> list[NucleiRun]:
         raise MissingInput("No network of nuclei is trained yet: materialize nuclei_weights for a version first.")
     runs = []
     for version in versions:
-        with root.local("nuclei_weights", version) as folder:
-            runs.append(read_run(folder))
+        runs.append(read_run(root.folder("nuclei_weights", version)))
     return runs
 
 

@@ -20,7 +20,7 @@ from dermatome.nuclei.maps.runs import (
 )
 from dermatome.reports.figures import curves_figure
 from dermatome.reports.html_page import framed, page, picture, score_table
-from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
 
@@ -47,9 +47,9 @@ def make_runs_report(root: DataRoot, versions: Sequence[str], folder: Path) -> S
     runs = read_runs(root, versions)
     summary = summarised(runs)
     content = runs_html(runs, summary).encode()
-    write_whole(folder / "runs.csv", run_rows(runs).to_csv(index=False).encode())
-    write_whole(folder / "summary.csv", pd.DataFrame(map(asdict, summary)).to_csv(index=False).encode())
-    write_whole(folder / HTML_FILE, content)
+    write_atomic(folder / "runs.csv", run_rows(runs).to_csv(index=False).encode())
+    write_atomic(folder / "summary.csv", pd.DataFrame(map(asdict, summary)).to_csv(index=False).encode())
+    write_atomic(folder / HTML_FILE, content)
     best = next(each for each in summary if each.score == "score")
     return StageResult(
         outcome="reported",

@@ -32,7 +32,6 @@ from dermatome.nuclei.maps.segment import (
 )
 from dermatome.pipeline.stage_files import (
     read_made_slide,
-    remembered_backends,
     timed,
     versions_of,
     write_figure,
@@ -41,7 +40,7 @@ from dermatome.pipeline.stage_files import (
 from dermatome.pipeline.work import Seat
 from dermatome.reports.figures import png_bytes
 from dermatome.slides.slide import Slide
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
 
@@ -90,7 +89,7 @@ class NucleusStage:
             self._compute,
             self.nuclei,
             backend=self.compute_settings.backend,
-            remembered=remembered_backends(self.root),
+            remembered=self.root.remembered_backends,
         )
 
     def read(self, key: str) -> tuple[Slide, dict[str, float]]:
@@ -136,8 +135,8 @@ class NucleusStage:
             write_rows(folder / NUCLEI_TABLE, key, result.table)
         with timed(seconds, "figure"):
             write_figure(folder, maps_figure(slide, result))
-            write_whole(folder / "semantic.png", png_bytes(semantic_overlay(slide, result, opacity=self.opacity)))
-            write_whole(folder / "ternary.png", png_bytes(ternary_overlay(slide, result, opacity=self.opacity)))
+            write_atomic(folder / "semantic.png", png_bytes(semantic_overlay(slide, result, opacity=self.opacity)))
+            write_atomic(folder / "ternary.png", png_bytes(ternary_overlay(slide, result, opacity=self.opacity)))
         with timed(seconds, "tissue"):
             area = tissue_mm2(slide)
         counts = result.table["class"].value_counts()

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     import torch
 
     from dermatome.inference.compute import Compute
-    from dermatome.storage.files import AnyPath
     from dermatome.training.encoder_weights import EncoderFile
     from dermatome.training.weights import LoadedWeights
 
@@ -176,13 +176,13 @@ def train_nuclei(
     patches_val: Sequence[TrainingPatch],
     settings: NucleusTraining,
     compute: Compute,
-    checkpoint_dir: AnyPath | None = None,
+    checkpoint_dir: Path | None = None,
     on_epoch: Callable[[dict[str, Any], float], None] | None = None,
     *,
     validation: str = "patches were given for it",
     parent: LoadedWeights | None = None,
     processes: int = 1,
-    models_folder: AnyPath | None = None,
+    models_folder: Path | None = None,
 ) -> TrainedNuclei:
     """Trains the network of nuclei and validates it after each epoch.
 

@@ -18,7 +18,7 @@ from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, prepa
 from dermatome.nuclei.maps.train import TrainedNuclei, TrainingPatch, train_nuclei
 from dermatome.reports.figures import curves_figure
 from dermatome.slides.preview import preview
-from dermatome.storage.files import sha256_file, write_whole
+from dermatome.storage.files import sha256_file, write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, WEIGHTS_FILE
 from dermatome.storage.record import Check, StageResult, write_table
 from dermatome.training.weights import LoadedWeights, save_weights
@@ -26,7 +26,6 @@ from dermatome.training.weights import LoadedWeights, save_weights
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.nuclei.maps.training_settings import NucleusTraining
-    from dermatome.storage.files import AnyPath
 
 PATCHES_FILE = "weights.patches.parquet"
 HISTORY_FILE = "history.parquet"
@@ -50,11 +49,11 @@ def make_nuclei_weights(
     *,
     validation: str = "patches were given for it",
     licence: str = "",
-    checkpoints: AnyPath | None = None,
+    checkpoints: Path | None = None,
     parent: LoadedWeights | None = None,
     parent_name: str | None = None,
     processes: int = 1,
-    models_folder: AnyPath | None = None,
+    models_folder: Path | None = None,
 ) -> StageResult:
     """Trains one version and scores it: its maps on the validation patches, its nuclei on the images they are of.
 
@@ -100,7 +99,7 @@ def make_nuclei_weights(
         segmentation = NucleusSettings(tile_px=max(result.card.tile_px, 64))
         network = _prepared(result, compute, segmentation)
         images = evaluate_patches(patches_val, network, result.card.mpp, segmentation)
-        write_whole(folder / SAMPLES_FIGURE, samples_figure(patches_val, network, result.card.mpp, segmentation))
+        write_atomic(folder / SAMPLES_FIGURE, samples_figure(patches_val, network, result.card.mpp, segmentation))
     found = nucleus_values(images) if images else {}
     card = replace(
         result.card,
@@ -111,11 +110,11 @@ def make_nuclei_weights(
     sha256 = save_weights(folder / WEIGHTS_FILE, result.state, card)
     history = result.history.assign(version=version)
     write_table(folder / HISTORY_FILE, pa.Table.from_pandas(history, preserve_index=False))
-    write_whole(folder / "history.csv", result.history.to_csv(index=False).encode())
+    write_atomic(folder / "history.csv", result.history.to_csv(index=False).encode())
     write_table(folder / CLASSES_FILE, pa.Table.from_pylist(_class_rows(version, result)))
     curves = curves_figure(result.history, NUCLEUS_CHARTS, columns=3, legend="best")
-    write_whole(folder / CURVES_FIGURE, curves)
-    write_whole(folder / PREVIEW_FILE, preview(curves))
+    write_atomic(folder / CURVES_FIGURE, curves)
+    write_atomic(folder / PREVIEW_FILE, preview(curves))
     return StageResult(
         outcome="trained",
         data_version=sha256[:32],

@@ -21,7 +21,7 @@ from dermatome.labels.drawn_maps import BOUNDARY_PX, NucleusMaps
 from dermatome.nuclei.patches.annotated import AnnotatedImage, annotated_images, read_annotated
 from dermatome.nuclei.patches.files import PatchRow, patches_sha256, write_manifest
 from dermatome.slides.slide import RgbImage, Slide
-from dermatome.storage.files import safe_id, write_whole
+from dermatome.storage.files import safe_id, write_atomic
 from dermatome.storage.record import StageResult
 from dermatome.training.data import draw_groups
 
@@ -111,7 +111,7 @@ def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) ->
             digest.update(array.tobytes())
             buffer = io.BytesIO()
             Image.fromarray(array).save(buffer, format="PNG", compress_level=4)
-            write_whole(folder / kind / f"{name}.png", buffer.getvalue())
+            write_atomic(folder / kind / f"{name}.png", buffer.getvalue())
         rows.append(
             PatchRow(
                 name=name,

@@ -24,7 +24,7 @@ from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box
 from dermatome.imaging.stain_normalisation import AS_IT_IS
 from dermatome.slides.slide import RgbImage
-from dermatome.storage.files import safe_id, sha256_bytes, write_whole
+from dermatome.storage.files import safe_id, sha256_bytes, write_atomic
 
 MANIFEST_FILE = "patches.parquet"
 
@@ -155,7 +155,7 @@ def write_manifest(folder: Path, rows: Sequence[PatchRow]) -> None:
     """Writes ``patches.parquet``; the same rows give the same bytes."""
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], _SCHEMA), buffer, compression="zstd")
-    write_whole(folder / MANIFEST_FILE, buffer.getvalue())
+    write_atomic(folder / MANIFEST_FILE, buffer.getvalue())
 
 
 def load_patches(*folders: Path) -> list[Patch]:

@@ -17,7 +17,7 @@ from dermatome.nuclei.til.score import TilSettings, score_til, square_rows
 from dermatome.pipeline.cached_stage import OneStep
 from dermatome.pipeline.stage_files import timed, versions_of, write_figure, write_rows
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageResult, content_version, made_files
+from dermatome.storage.record import StageResult, content_version, require_record
 
 TIL_MAP = "til_map.parquet"
 
@@ -41,8 +41,8 @@ def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> S
         MissingInput: its nuclei are not found yet.
     """
     seconds: dict[str, float] = {}
-    with made_files(root, "nucleus_maps", key, NUCLEI_TABLE) as (record, files):
-        nuclei = pd.read_parquet(io.BytesIO((files / NUCLEI_TABLE).read_bytes()))
+    record, files = require_record(root, "nucleus_maps", key), root.folder("nucleus_maps", key)
+    nuclei = pd.read_parquet(io.BytesIO((files / NUCLEI_TABLE).read_bytes()))
     values = record.values
     size = Size(int(str(values["height_px"])), int(str(values["width_px"])))
     mpp = float(str(values["mpp"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import BadWeights, DermatomeError
-from dermatome.storage.files import sha256_bytes, write_whole
+from dermatome.storage.files import sha256_bytes, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -78,10 +78,10 @@ def save_cell_network(path: Path, state: Mapping[str, torch.Tensor], card: CellC
     if not all(torch.isfinite(value.float()).all() for value in tensors.values()):
         raise BadWeights(f"The network for {path.name} has weights that half floats cannot hold: train it again.")
     data = save(tensors, metadata={"card": json.dumps(asdict(card), sort_keys=True)})
-    write_whole(path, data)
+    write_atomic(path, data)
     sha256 = sha256_bytes(data)
     beside = json.dumps({**asdict(card), "sha256": sha256}, indent=2, sort_keys=True) + "\n"
-    write_whole(path.with_suffix(".json"), beside.encode())
+    write_atomic(path.with_suffix(".json"), beside.encode())
     return sha256
 
 

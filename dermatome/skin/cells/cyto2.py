@@ -19,7 +19,7 @@ from dermatome.errors import BadWeights, DermatomeError
 from dermatome.labels.npz import read_header
 from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, SizeModel, build_cpnet, filled
 from dermatome.storage.download import download
-from dermatome.storage.files import SomePath, sha256_file
+from dermatome.storage.files import sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -33,12 +33,12 @@ _MAX_BYTES = {NETWORK_FILE: 64 * 1024 * 1024, SIZE_FILE: 1024 * 1024}
 
 
 def fetch_cyto2(
-    folder: SomePath,
+    folder: Path,
     *,
     base_url: str = MODELS_URL,
     hosts: Sequence[str] = HOSTS,
     progress: Callable[[str], None] | None = None,
-) -> SomePath:
+) -> Path:
     """Puts Cellpose's two ``cyto2`` files into ``folder``, those already there left alone.
 
     Args:

@@ -20,9 +20,9 @@ from dermatome.skin.cells.scores import mean_precision, score_cells
 from dermatome.skin.tissue.hold_out import check_trained, frozen, without_hold_out
 from dermatome.skin.tissue.training_report import SAMPLES_FIGURE
 from dermatome.slides.preview import preview
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import Scalar, StageResult, made_by, read_record, write_table
+from dermatome.storage.record import Scalar, StageResult, read_record, require_record, write_table
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
@@ -83,23 +83,23 @@ def score_cells_on_hold_out(
         BadWeights: its file is not the one that was trained.
     """
     started = time.perf_counter()
-    trained = made_by(root, CELLS.weights, version)
+    trained = require_record(root, CELLS.weights, version)
     hold_out = read_record(root.record(CELLS.hold_out, CHAMPION))
     if hold_out is None:
         write_table(folder / IMAGE_SCORES_FILE, image_scores(version, [], []))
         return without_hold_out(CELLS, trained)
-    with root.local(CELLS.weights, version, WEIGHTS_FILE) as files:
-        loaded = open_cells(files / WEIGHTS_FILE)
+    files = root.folder(CELLS.weights, version)
+    loaded = open_cells(files / WEIGHTS_FILE)
     check_trained(trained, loaded.sha256)
     card = loaded.card
     cells = replace(cells, diameter_um=cells.diameter_um or card.diameter_um)
-    with root.local(CELLS.hold_out, CHAMPION) as files:
-        images = find_annotated(*sorted((files / IMAGES_FOLDER).iterdir()), declared_mpp=declared_mpp)
-        network = loaded.network.to(compute.torch_device)
-        scores = score_cells(images, network, card.diameter_px, cells, compute)
-        samples = cell_samples_figure(scores)
-    write_whole(folder / SAMPLES_FIGURE, samples)
-    write_whole(folder / PREVIEW_FILE, preview(samples))
+    files = root.folder(CELLS.hold_out, CHAMPION)
+    images = find_annotated(*sorted((files / IMAGES_FOLDER).iterdir()), declared_mpp=declared_mpp)
+    network = loaded.network.to(compute.torch_device)
+    scores = score_cells(images, network, card.diameter_px, cells, compute)
+    samples = cell_samples_figure(scores)
+    write_atomic(folder / SAMPLES_FIGURE, samples)
+    write_atomic(folder / PREVIEW_FILE, preview(samples))
     write_table(folder / IMAGE_SCORES_FILE, image_scores(version, [], scores))
     values: dict[str, Scalar] = {
         "weights_sha256": loaded.sha256,

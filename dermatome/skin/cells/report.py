@@ -13,7 +13,7 @@ from dermatome.skin.cells.figures import CELL_CHARTS, cell_samples_figure, preci
 from dermatome.skin.cells.scores import CellScores, mean_precision
 from dermatome.skin.tissue.training_report import EVENTS_FOLDER, HISTORY_FILE, SAMPLES_FIGURE, write_events
 from dermatome.slides.preview import preview
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import write_table
 
@@ -45,15 +45,15 @@ def write_cell_report(
     """
     scores = image_scores(version, before, after)
     write_table(folder / IMAGE_SCORES_FILE, scores)
-    write_whole(folder / "image_scores.csv", scores.to_pandas().to_csv(index=False).encode())
+    write_atomic(folder / "image_scores.csv", scores.to_pandas().to_csv(index=False).encode())
     write_table(folder / HISTORY_FILE, pa.Table.from_pandas(history.assign(version=version), preserve_index=False))
-    write_whole(folder / "history.csv", history.to_csv(index=False).encode())
+    write_atomic(folder / "history.csv", history.to_csv(index=False).encode())
     curves = curves_figure(history, CELL_CHARTS)
-    write_whole(folder / "curves.png", curves)
-    write_whole(folder / PREVIEW_FILE, preview(curves))
+    write_atomic(folder / "curves.png", curves)
+    write_atomic(folder / PREVIEW_FILE, preview(curves))
     if after:
-        write_whole(folder / PRECISION_FIGURE, precision_figure(before, after))
-        write_whole(folder / SAMPLES_FIGURE, cell_samples_figure(after))
+        write_atomic(folder / PRECISION_FIGURE, precision_figure(before, after))
+        write_atomic(folder / SAMPLES_FIGURE, cell_samples_figure(after))
     write_events(folder / EVENTS_FOLDER, history)
 
 

@@ -18,7 +18,6 @@ from dermatome.pipeline.stage_files import (
     CELLS_TIFF,
     open_made_mask,
     read_made_slide,
-    remembered_backends,
     timed,
     versions_of,
     write_figure,
@@ -86,7 +85,7 @@ class CellsStage:
         self._seat = seat
         compute = self.compute_settings.choose(threads=seat.threads, device_index=seat.device_index)
         self._network = self.weights.load(
-            compute, backend=self.compute_settings.backend, remembered=remembered_backends(self.root)
+            compute, backend=self.compute_settings.backend, remembered=self.root.remembered_backends
         )
 
     def read(self, key: str) -> _Input:

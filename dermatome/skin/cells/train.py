@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     import torch
 
     from dermatome.inference.compute import Compute
-    from dermatome.storage.files import AnyPath
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def train_cells(
     *,
     name: str,
     cells: CellSettings | None = None,
-    checkpoint_dir: AnyPath | None = None,
+    checkpoint_dir: Path | None = None,
     on_epoch: Callable[[Mapping[str, Any], float], None] | None = None,
     validation: str = "images were given for it",
     parent: LoadedCells | None = None,

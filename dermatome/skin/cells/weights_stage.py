@@ -26,7 +26,6 @@ from dermatome.skin.cells.network import LoadedCells, open_cells
 from dermatome.skin.cells.report import write_cell_report
 from dermatome.skin.cells.scores import mean_precision
 from dermatome.skin.cells.train import CellTrainResult, CellTrainSettings, train_cells
-from dermatome.storage.files import local_copy
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageResult
 from dermatome.training.data import Split, split_tiles
@@ -34,7 +33,6 @@ from dermatome.training.data import Split, split_tiles
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.skin.cells.segment import CellSettings
-    from dermatome.storage.files import AnyPath
 
 NAMED = ("cyto2", "toy")
 """Networks that are no version and no file."""
@@ -53,7 +51,7 @@ def train_cells_file(
     declared_mpp: float = 0.5,
     cells: CellSettings | None = None,
     lineage: Lineage[LoadedCells] | None = None,
-    checkpoint_dir: AnyPath | None = None,
+    checkpoint_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
     processes: int = 1,
 ) -> tuple[CellTrainResult, str]:
@@ -117,7 +115,7 @@ def make_cell_weights(
     *,
     declared_mpp: float,
     cells: CellSettings,
-    checkpoints: AnyPath | None = None,
+    checkpoints: Path | None = None,
     lineage: Lineage[LoadedCells] | None = None,
     hold_out: Sequence[ManifestRow] = (),
     processes: int = 1,
@@ -214,8 +212,7 @@ def open_cell_lineage(root: DataRoot, version: str, continue_from: str | None = 
     if name is None:
         return None
     if name == "cyto2":
-        with local_copy(fetch_cyto2(root.models)) as models:
-            return named_lineage(name, models)
+        return named_lineage(name, fetch_cyto2(root.models))
     if name == "toy":
         return named_lineage(name)
     return find_lineage(root, version, name, CELLS, open_cells)

@@ -19,7 +19,7 @@ from dermatome.geometry import Box, Size
 from dermatome.labels.palette import Palette, rgb_to_classes
 from dermatome.skin.tiles.rois import Roi, read_rois
 from dermatome.slides.slide import SUFFIXES, RgbImage, decode_rgb
-from dermatome.storage.files import safe_id, sha256_bytes, whole_file, write_whole
+from dermatome.storage.files import atomic_file, safe_id, sha256_bytes, write_atomic
 
 __all__ = ["CutTile", "Roi", "TilePair", "cut_tiles", "load_tiles", "read_rois", "tiles_sha256"]
 
@@ -156,10 +156,10 @@ def cut_tiles(
     rows = []
     for part, roi, box in parts:
         image_file, mask_file = _png(image[box.slices]), _png(mask[box.slices])
-        write_whole(folder / "images" / f"{part}.png", image_file)
-        write_whole(folder / "masks" / f"{part}.png", mask_file)
+        write_atomic(folder / "images" / f"{part}.png", image_file)
+        write_atomic(folder / "masks" / f"{part}.png", mask_file)
         if ihc is not None:
-            write_whole(folder / "ihc" / f"{part}.png", _png(ihc[box.slices]))
+            write_atomic(folder / "ihc" / f"{part}.png", _png(ihc[box.slices]))
         rows.append(
             CutTile(
                 name=part,
@@ -177,7 +177,7 @@ def cut_tiles(
             )
         )
     palette.save(folder / "palette.json")
-    with whole_file(folder / MANIFEST) as file:
+    with atomic_file(folder / MANIFEST) as file:
         file.write(json.dumps({"tiles": [asdict(row) for row in rows]}, indent=2).encode() + b"\n")
     return rows
 

@@ -20,16 +20,15 @@ from dermatome.skin.tissue.figures import samples_figure
 from dermatome.skin.tissue.tile_probabilities import tile_probabilities
 from dermatome.skin.tissue.training_report import report_values, score_rows
 from dermatome.slides.preview import preview
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import (
     Check,
     Scalar,
     StageRecord,
     StageResult,
-    made_by,
-    made_files,
     read_record,
+    require_record,
     write_table,
 )
 from dermatome.training.weights import load_weights
@@ -58,12 +57,12 @@ def freeze_hold_out(root: DataRoot, slides: Sequence[str], folder: Path, *, repl
     if not slides:
         raise BadSetting("Name the annotated slides of the hold-out set: set annotated_slides in the run config.")
     for slide in slides:
-        with made_files(root, "training_tiles", slide) as (_, files):
-            for name in ("images", "masks", "ihc"):
-                if (files / name).is_dir():
-                    shutil.copytree(files / name, folder / TILES_FOLDER / slide / name)
-            for name in ("palette.json", "tiles.json"):
-                shutil.copyfile(files / name, folder / TILES_FOLDER / slide / name)
+        _, files = require_record(root, "training_tiles", slide), root.folder("training_tiles", slide)
+        for name in ("images", "masks", "ihc"):
+            if (files / name).is_dir():
+                shutil.copytree(files / name, folder / TILES_FOLDER / slide / name)
+        for name in ("palette.json", "tiles.json"):
+            shutil.copyfile(files / name, folder / TILES_FOLDER / slide / name)
     rows = manifest_rows(load_tiles(*(folder / TILES_FOLDER / slide for slide in slides)), "hold_out")
     return frozen(root, TISSUE, folder, rows, slides, replace=replace)
 
@@ -108,8 +107,8 @@ def hold_out_rows(root: DataRoot, kind: ModelKind = TISSUE) -> list[ManifestRow]
     """The manifest of the hold-out set; empty where there is none."""
     if read_record(root.record(kind.hold_out, CHAMPION)) is None:
         return []
-    with root.local(kind.hold_out, CHAMPION, MANIFEST_FILE) as folder:
-        return read_manifest(folder / MANIFEST_FILE)
+    folder = root.folder(kind.hold_out, CHAMPION)
+    return read_manifest(folder / MANIFEST_FILE)
 
 
 def score_on_hold_out(
@@ -132,24 +131,24 @@ def score_on_hold_out(
         BadWeights: its file is not the one that was trained.
     """
     started = time.perf_counter()
-    trained = made_by(root, TISSUE.weights, version)
+    trained = require_record(root, TISSUE.weights, version)
     hold_out = read_record(root.record(TISSUE.hold_out, CHAMPION))
     if hold_out is None:
         write_table(folder / "scores.parquet", pa.Table.from_pylist([], schema=pa.schema([("version", pa.string())])))
         return without_hold_out(TISSUE, trained)
-    with root.local(TISSUE.weights, version, WEIGHTS_FILE) as files:
-        loaded = load_weights(files / WEIGHTS_FILE)
+    files = root.folder(TISSUE.weights, version)
+    loaded = load_weights(files / WEIGHTS_FILE)
     check_trained(trained, loaded.sha256)
     card = loaded.card
-    with root.local(TISSUE.hold_out, CHAMPION) as files:
-        tiles = load_tiles(*sorted((files / TILES_FOLDER).iterdir()))
-        network = loaded.network.to(compute.torch_device)
-        run = tile_probabilities(network, compute, card.mean, card.std, mpp / card.mpp, tile_px=card.tile_px, batch=8)
-        found = evaluate(tiles, run, mpp)
-        samples = samples_figure(found.tiles)
+    files = root.folder(TISSUE.hold_out, CHAMPION)
+    tiles = load_tiles(*sorted((files / TILES_FOLDER).iterdir()))
+    network = loaded.network.to(compute.torch_device)
+    run = tile_probabilities(network, compute, card.mean, card.std, mpp / card.mpp, tile_px=card.tile_px, batch=8)
+    found = evaluate(tiles, run, mpp)
+    samples = samples_figure(found.tiles)
     if samples:
-        write_whole(folder / "samples.png", samples)
-        write_whole(folder / PREVIEW_FILE, preview(samples))
+        write_atomic(folder / "samples.png", samples)
+        write_atomic(folder / PREVIEW_FILE, preview(samples))
     write_table(folder / "scores.parquet", pa.Table.from_pylist(score_rows(version, found)))
     values: dict[str, Scalar] = {
         "weights_sha256": loaded.sha256,

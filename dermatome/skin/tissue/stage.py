@@ -18,7 +18,6 @@ from dermatome.pipeline.stage_files import (
     MASK_FILE,
     MASK_TIFF,
     read_made_slide,
-    remembered_backends,
     timed,
     versions_of,
     write_figure,
@@ -83,7 +82,7 @@ class MaskStage:
             self._compute,
             self.tissue,
             backend=self.compute_settings.backend,
-            remembered=remembered_backends(self.root),
+            remembered=self.root.remembered_backends,
         )
 
     def read(self, key: str) -> tuple[Slide, dict[str, float]]:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import torch
 
     from dermatome.inference.compute import Compute
-    from dermatome.storage.files import AnyPath
 
 __all__ = ["CHECKPOINT_FILE", "EpochReport", "TrainResult", "TrainSettings", "train"]
 
@@ -76,13 +76,13 @@ def train(
     tiles_val: Sequence[TilePair],
     settings: TrainSettings,
     compute: Compute,
-    checkpoint_dir: AnyPath | None = None,
+    checkpoint_dir: Path | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
     *,
     validation: str = "tiles were given for it",
     parent: LoadedWeights | None = None,
     processes: int = 1,
-    models_folder: AnyPath | None = None,
+    models_folder: Path | None = None,
 ) -> TrainResult:
     """Trains a U-Net on tiles, validates it after each epoch, and returns the running mean of its weights.
 
@@ -198,7 +198,7 @@ class TissueTask:
         )
 
 
-def ready_encoder(encoder: str, weights: str | None, models_folder: AnyPath | None) -> EncoderFile | None:
+def ready_encoder(encoder: str, weights: str | None, models_folder: Path | None) -> EncoderFile | None:
     """The ready weights of that name that an encoder begins with; ``None`` where it begins at random.
 
     Raises:

@@ -15,7 +15,6 @@ from dermatome.training.weights import save_weights
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
-    from dermatome.storage.files import AnyPath
     from dermatome.training.settings import TrainSettings
     from dermatome.training.weights import LoadedWeights
 
@@ -27,12 +26,12 @@ def train_file(
     compute: Compute,
     *,
     validation_folders: Sequence[Path] = (),
-    checkpoint_dir: AnyPath | None = None,
+    checkpoint_dir: Path | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
     parent: LoadedWeights | None = None,
     known_sides: Mapping[str, Side] | None = None,
     processes: int = 1,
-    models_folder: AnyPath | None = None,
+    models_folder: Path | None = None,
 ) -> tuple[TrainResult, str]:
     """Trains on the tiles in ``folders`` and writes the weights to ``out``, with card and manifest beside them.
 

@@ -14,7 +14,7 @@ from dermatome.reports.figures import curves_figure
 from dermatome.skin.tissue.evaluate import CALIBRATION_BINS, Evaluation
 from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, reliability_figure, samples_figure
 from dermatome.slides.preview import preview
-from dermatome.storage.files import write_whole
+from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import write_table
 
@@ -56,15 +56,15 @@ def write_report(folder: Path, version: str, history: pd.DataFrame, found: Evalu
     }
     for name, table in rows.items():
         write_table(folder / name, table)
-    write_whole(folder / "history.csv", history.to_csv(index=False).encode())
-    write_whole(folder / "classification_report.csv", _report_csv(found))
-    write_whole(folder / "confusion.png", confusion_figure(found.confusion))
-    write_whole(folder / "reliability.png", reliability_figure(found.calibration))
+    write_atomic(folder / "history.csv", history.to_csv(index=False).encode())
+    write_atomic(folder / "classification_report.csv", _report_csv(found))
+    write_atomic(folder / "confusion.png", confusion_figure(found.confusion))
+    write_atomic(folder / "reliability.png", reliability_figure(found.calibration))
     curves = curves_figure(history, TISSUE_CHARTS)
-    write_whole(folder / "curves.png", curves)
-    write_whole(folder / PREVIEW_FILE, preview(curves))
+    write_atomic(folder / "curves.png", curves)
+    write_atomic(folder / PREVIEW_FILE, preview(curves))
     if samples := samples_figure(found.tiles):
-        write_whole(folder / SAMPLES_FIGURE, samples)
+        write_atomic(folder / SAMPLES_FIGURE, samples)
     write_events(folder / EVENTS_FOLDER, history)
 
 

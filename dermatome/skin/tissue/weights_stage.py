@@ -21,7 +21,6 @@ from dermatome.storage.record import StageResult
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.registry.lineage import Lineage
-    from dermatome.storage.files import AnyPath
     from dermatome.training.weights import LoadedWeights
 
 
@@ -33,11 +32,11 @@ def make_weights(
     compute: Compute,
     on_epoch: Callable[[EpochReport], None] | None = None,
     *,
-    checkpoints: AnyPath | None = None,
+    checkpoints: Path | None = None,
     lineage: Lineage[LoadedWeights] | None = None,
     hold_out: Sequence[ManifestRow] = (),
     processes: int = 1,
-    models_folder: AnyPath | None = None,
+    models_folder: Path | None = None,
 ) -> StageResult:
     """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the IHC ones beside.
 
