@@ -21,7 +21,6 @@ from resources import (
     CellSegmenterResource,
     ComputeResource,
     HpaResource,
-    MetricsResource,
     NucleusSegmenterResource,
     PathsResource,
     SettingsResource,
@@ -61,7 +60,6 @@ def build_defs(
         "cell_segmenter": CellSegmenterResource(settings=settings),
         "nucleus_segmenter": NucleusSegmenterResource(settings=settings),
         "engine": SlideEngineResource(settings=settings),
-        "metrics": MetricsResource(),
     }
     return dg.Definitions(
         assets=dg.map_asset_specs(_with_settings(load_settings(settings_path)), [*skin.ASSETS, *nuclei.ASSETS]),

@@ -12,6 +12,7 @@ NEEDED = {
     "dermatome/synthetic/cells_toy.safetensors",
     "dermatome/synthetic/cells_toy.json",
     "dermatome/web/roi_editor.js",
+    "dermatome/warehouse/sql/lineage.sql",
     "dermatome/web/style.css",
     "dermatome/labels/palettes/source.json",
 }

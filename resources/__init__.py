@@ -1,4 +1,4 @@
-"""What a run is given: paths, settings, compute, the HPA client, segmenters, the slide engine, the metrics store.
+"""What a run is given: paths, settings, compute, the HPA client, segmenters, the slide engine.
 
 Belongs here: anything configured once for a deployment and handed to assets. Does not: science (`dermatome`), the order
 of stages (`assets`), when things run (`orchestration`).
@@ -6,7 +6,6 @@ of stages (`assets`), when things run (`orchestration`).
 
 from resources.compute import ComputeResource
 from resources.hpa import HpaResource
-from resources.metrics import MetricsResource
 from resources.paths import PathsResource
 from resources.segmenters import CellSegmenterResource, NucleusSegmenterResource, TissueSegmenterResource
 from resources.settings import SettingsResource
@@ -16,7 +15,6 @@ __all__ = [
     "CellSegmenterResource",
     "ComputeResource",
     "HpaResource",
-    "MetricsResource",
     "NucleusSegmenterResource",
     "PathsResource",
     "SettingsResource",

@@ -7,7 +7,7 @@ from assets.skin.cell_weights import cell_weights
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.hpa_images import hpa_images
-from assets.skin.skin_metrics import masks_made_with_champion, skin_metrics
+from assets.skin.skin_metrics import all_files_readable, masks_made_with_champion, skin_metrics
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
 from assets.skin.tissue_hold_out import tissue_hold_out, tissue_hold_out_scores
@@ -35,4 +35,4 @@ ASSETS = [
     epidermis_layers,
     skin_metrics,
 ]
-CHECKS = [masks_made_with_champion]
+CHECKS = [masks_made_with_champion, all_files_readable]

@@ -1,66 +1,78 @@
-"""The metrics store: one DuckDB file made whole from the Parquet files, which are the truth.
+"""The metrics store: one DuckDB file that is filled from the Parquet files below the data root.
 
-DuckDB lets one process write and then no other even read. So nothing ever writes the file people read: a new one is
-made beside it and takes its place by rename. Whoever has the old one open keeps reading it; whoever opens the path gets
-the new one; a crash leaves the old one; a repeat makes the same rows.
+DuckDB lets one process write to a file, and then no other process can even read it. A build therefore never writes to
+the file that people read: it fills a new file beside it and moves that into place. Readers of the old file keep it,
+later readers get the new one, and a crash leaves the old one.
 
-Reading a hundred thousand small files takes minutes, so the rows of partitions that have not changed are taken from the
-old store. People query views; the tables behind them, in the schema `made`, say of which partition a row is.
+Rows of files that have not changed since the last build are copied from the old store. The table `stored.files` says
+which files those are, by path, modification time and size. People query the views in the schema `main`; the tables
+behind them, in the schema `stored`, have one more column, the number of the file that a row comes from.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from dermatome.errors import StorageFailed
-from dermatome.storage.files import move_atomic, partition_versions
-from dermatome.storage.layout import RECORD_FILE, DataRoot
-from dermatome.warehouse.parts import PART, Batch, asset_batches, folder_batches
-from dermatome.warehouse.table import Table
-from dermatome.warehouse.tables import FAILURES, TABLES, VIEWS
+from dermatome.errors import DermatomeError, StorageFailed
+from dermatome.storage.files import move_atomic
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import read_record
+from dermatome.warehouse.tables import FAILURES, RECORD_COLUMNS, TABLES, VIEWS, Table
 
+_BATCH = 500
+"""Number of files that are read at once, which bounds memory."""
 _PREFIX = ".store-"
-# What a killed build leaves; a living one takes seconds to minutes.
 _LEFT_OVER_S = 3600.0
+_SCHEMA = json.dumps({name: [table.asset, table.file, table.columns] for name, table in TABLES.items()})
+_LISTED = pa.schema({"table_name": pa.string(), "path": pa.string(), "mtime_ns": pa.int64(), "bytes": pa.int64()})
+_FILES = pa.schema({"file_id": pa.int64()} | {field.name: field.type for field in _LISTED})
+_UNREADABLE = pa.schema({"path": pa.string(), "error": pa.string()})
 
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """What was made.
+    """What a build did.
 
     Attributes:
-        path: of the store.
-        rows: how many each table has.
-        read: how many partitions were read from their files; the others came from the store before.
-        kept: how many those are.
-        missing: files that records vouch for and that are not there; their rows are not in the store.
+        path: Path of the store.
+        rows: Number of rows of each table.
+        read: Number of files that were read.
+        kept: Number of unchanged files whose rows were copied from the store before.
+        unreadable: Path below the data root and reason for each file whose rows are not in the store.
+        undeclared: Columns, as `table.column`, that files have and `dermatome.warehouse.tables` does not declare.
     """
 
     path: Path
     rows: dict[str, int]
     read: int
     kept: int
-    missing: tuple[str, ...]
+    unreadable: dict[str, str]
+    undeclared: tuple[str, ...]
 
 
 def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
-    """Makes the DuckDB file from every Parquet file below ``root`` and puts it at ``path`` in one step.
+    """Fills a new DuckDB file from the data root and moves it to ``path``.
+
+    A file that cannot be read is left out, and listed in the table `unreadable_files`.
 
     Args:
-        root: the data root.
-        path: where to; the root's own store where None.
+        root: Data root.
+        path: Path of the store; by default the data root's own.
 
     Raises:
-        StorageFailed: a Parquet file cannot be read, or the disk is full; the store that was there stays.
+        StorageFailed: The store cannot be written, for example because the disk is full. The old store stays.
     """
     import duckdb
 
@@ -69,151 +81,185 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent)
         with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent) as folder:
-            made = Path(folder) / target.name
-            with duckdb.connect(str(made)) as connection:
+            new = Path(folder) / target.name
+            with duckdb.connect(str(new)) as connection:
                 summary = _Build(root, connection, target).run()
-            move_atomic(made, target)
+            # The write-ahead log of a session that wrote to the old file does not fit the new one, and DuckDB refuses
+            # to open a file whose log does not fit.
+            log = target.with_name(f"{target.name}.wal")
+            log.unlink(missing_ok=True)
+            move_atomic(new, target)
+            log.unlink(missing_ok=True)
     except (duckdb.Error, OSError) as error:
         raise StorageFailed(
-            f"The metrics store {target} could not be made ({error}): mend or delete the file it names, or free disk."
+            f"The metrics store {target} could not be built ({error}): free disk space or correct what it names."
         ) from error
     return summary
 
 
 class _Build:
-    """One new store on its way."""
+    """One build: the connection to the new file, and what was found on the way."""
 
     def __init__(self, root: DataRoot, connection: Any, target: Path) -> None:
         self._root, self._connection, self._target = root, connection, target
-        self._missing: list[str] = []
-        self._by_asset: dict[str, dict[str, str]] = {}
-        for name, table in TABLES.items():
-            self._by_asset.setdefault(table.asset, {})[table.file] = name
+        self._unreadable: dict[str, str] = {}
+        self._undeclared: set[str] = set()
 
     def run(self) -> StoreSummary:
-        self._declare()
-        for batch in folder_batches(self._root, FAILURES, next(iter(self._by_asset[FAILURES]))):
-            self._insert(FAILURES, batch)
-        now = [
-            {"asset": asset, "partition": partition, "version": version}
-            for asset, names in self._by_asset.items()
-            if asset != FAILURES
-            for partition, version in partition_versions(
-                self._root.folder(asset), [name for name in names if name != RECORD_FILE]
-            ).items()
-        ]
-        self._connection.register("listed", pa.Table.from_pylist(now, _LISTED))
-        self._connection.execute("create temp table now as select * from listed")
-        kept = self._keep_unchanged()
-        read = self._read_changed()
-        for name, query in VIEWS.items():
-            self._connection.execute(f"create view {name} as {query}")
-        rows = {name: self._ask(f"select count(*) from {name}")[0][0] for name in TABLES}
-        return StoreSummary(self._target, rows, read, kept, tuple(self._missing))
-
-    def _declare(self) -> None:
-        self._connection.execute("create schema made")
-        self._connection.execute("create table made.layout as select ? as layout", [_layout()])
-        self._connection.execute(
-            "create table made.partitions (number bigint, asset varchar, partition varchar, version varchar)"
-        )
+        execute = self._connection.execute
+        self._connection.register("listed", _table(self._listed(), _LISTED))
+        execute("create schema stored")
+        execute("create table stored.schema as select ? as text", [_SCHEMA])
+        self._connection.register("files", _FILES.empty_table())
+        execute("create table stored.files as from files")
         for name, table in TABLES.items():
-            declared = ", ".join(f'"{column}" {kind}' for column, kind in table.all_columns.items())
-            self._connection.execute(f"create table made.{name} ({declared}, {PART} bigint)")
-            self._connection.execute(f"create view {name} as select * exclude ({PART}) from made.{name}")
+            execute(f"create table stored.{name} ({table.columns}, file_id bigint)")
+        self._copy_unchanged()
+        ((kept, last),) = self._ask("select count(*), coalesce(max(file_id), 0) from stored.files")
+        changed = self._ask(
+            "from listed anti join stored.files using (table_name, path, mtime_ns, bytes) order by table_name, path"
+        )
+        read = []
+        for name, table in TABLES.items():
+            files = {last + n: file for n, file in enumerate(changed, 1) if file[0] == name}
+            self._fill(name, table, {file_id: path for file_id, (_, path, *_) in files.items()})
+            read += [(file_id, *file) for file_id, file in files.items() if file[1] not in self._unreadable]
+        self._connection.register("read", _table(read, _FILES))
+        execute("insert into stored.files from read")
+        self._connection.register("unreadable", _table(sorted(self._unreadable.items()), _UNREADABLE))
+        execute("create table unreadable_files as from unreadable")
+        for name in TABLES:
+            execute(f"create view {name} as select * exclude (file_id) from stored.{name}")
+        for name in VIEWS:
+            execute((package_files("dermatome.warehouse") / "sql" / f"{name}.sql").read_text())
+        rows = {name: self._ask(f"select count(*) from {name}")[0][0] for name in TABLES}
+        undeclared = tuple(sorted(self._undeclared))
+        return StoreSummary(self._target, rows, len(read), kept, self._unreadable, undeclared)
 
-    def _keep_unchanged(self) -> int:
-        """Takes over the rows of partitions that are as they were; none from a store of another layout."""
+    def _listed(self) -> list[tuple[str, str, int, int]]:
+        """Table, path below the data root, modification time and size of every file that belongs into the store."""
+        paths = []
+        for name, table in TABLES.items():
+            if table.asset == FAILURES:
+                found = (self._root.path / FAILURES).glob("*/[!.]*.parquet")
+                paths += [(name, file.relative_to(self._root.path).as_posix()) for file in found]
+            else:
+                paths += [(name, f"{table.asset}/{key}/{table.file}") for key in self._root.partitions(table.asset)]
+        listed = []
+        for name, path in paths:
+            try:
+                stat = (self._root.path / path).stat()
+                listed.append((name, path, stat.st_mtime_ns, stat.st_size))
+            except FileNotFoundError:
+                if name != FAILURES:  # A failure is deleted as soon as the partition succeeds.
+                    self._unreadable[path] = "The file is missing."
+        return listed
+
+    def _copy_unchanged(self) -> None:
+        """Copies the rows of unchanged files from the old store, if it has the same schema and can be read."""
         import duckdb
 
-        with ExitStack() as stack:
-            try:
-                if not self._target.is_file():
-                    return 0
-                quoted = str(self._target).replace("'", "''")
-                self._connection.execute(f"attach '{quoted}' as old (read_only)")
-            except duckdb.Error:
-                return 0  # there is none, or somebody writes into it or has damaged it: everything is read
-            stack.callback(self._connection.execute, "detach old")
-            try:
-                if self._ask("select layout from old.made.layout") != [(_layout(),)]:
-                    return 0
-            except duckdb.CatalogException:  # an older version of Dermatome made it
-                return 0
-            self._connection.execute(
-                "insert into made.partitions select o.* from old.made.partitions o "
-                "join now using (asset, partition, version)"
-            )
-            for name, table in TABLES.items():
-                if table.asset != FAILURES:
-                    self._connection.execute(
-                        f"insert into made.{name} select * from old.made.{name} "
-                        f"where {PART} in (select number from made.partitions)"
-                    )
-        return int(self._ask("select count(*) from made.partitions")[0][0])
+        if not self._target.is_file():
+            return
+        execute, quoted = self._connection.execute, str(self._target).replace("'", "''")
+        try:
+            execute(f"attach '{quoted}' as old (read_only)")
+        except duckdb.Error:  # Another process writes to it, or it is damaged.
+            return
+        execute("begin")
+        try:
+            if self._ask("from old.stored.schema") == [(_SCHEMA,)]:
+                execute(
+                    "insert into stored.files from old.stored.files "
+                    "semi join listed using (table_name, path, mtime_ns, bytes)"
+                )
+                for name in TABLES:
+                    self._insert(name, f"from old.stored.{name} semi join stored.files using (file_id)")
+            execute("commit")
+        except duckdb.Error:  # Another version of Dermatome built it, or it is damaged.
+            execute("rollback")
+        execute("detach old")
 
-    def _read_changed(self) -> int:
-        changed = self._ask("select * from now anti join made.partitions using (asset, partition) order by all")
-        first = self._ask("select coalesce(max(number), 0) + 1 from made.partitions")[0][0]
-        entered = []
-        for asset, names in self._by_asset.items():
-            numbers = {row[1]: first + i for i, row in enumerate(changed) if row[0] == asset}
-            torn = set()
-            for batch in asset_batches(self._root, asset, numbers, list(names)):
-                self._insert(asset, batch)
-                self._missing += [path for _, path in batch.missing]
-                torn |= {partition for partition, _ in batch.missing}
-            versions = {row[1]: row[2] for row in changed if row[0] == asset}
-            entered += [
-                # What was not whole is looked at again next time.
-                {"number": number, "asset": asset, "partition": p, "version": "" if p in torn else versions[p]}
-                for p, number in numbers.items()
-            ]
-        self._connection.register("entered", pa.Table.from_pylist(entered, _ENTERED))
-        self._connection.execute("insert into made.partitions select * from entered")
-        return len(changed)
+    def _fill(self, name: str, table: Table, files: dict[int, str]) -> None:
+        """Inserts the rows of ``files`` (path by number); halves a batch that fails until the bad file is found."""
+        import duckdb
 
-    def _insert(self, asset: str, batch: Batch) -> None:
-        for file, rows in batch.tables.items():
-            name = self._by_asset[asset][file]
-            self._connection.register("batch", rows)
-            chosen = ", ".join(_columns(name, TABLES[name], rows.column_names))
-            self._connection.execute(f"insert into made.{name} by name select {chosen} from batch")
-            self._connection.unregister("batch")
+        numbers = list(files)
+        batches = [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]
+        while batches:
+            batch = batches.pop(0)
+            try:
+                self._connection.register("rows", self._rows(table, {number: files[number] for number in batch}))
+                self._insert(name, "from rows")
+            except (DermatomeError, pa.ArrowException, duckdb.ConversionException) as error:
+                if len(batch) == 1:
+                    self._unreadable[files[batch[0]]] = str(error)
+                else:
+                    batches[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+
+    def _rows(self, table: Table, files: dict[int, str]) -> pa.Table:
+        """The rows of some files, with the column `file_id`.
+
+        Raises:
+            StorageFailed: A file is not what it should be, or is gone.
+        """
+        paths = {self._root.path / path: number for number, path in files.items()}
+        if table.key:
+            rows = [_record_row(path, table.key) | {"file_id": number} for path, number in paths.items()]
+            columns = {column: [row.get(column) for row in rows] for row in rows for column in row}
+            return pa.table({column: values for column, values in columns.items() if set(values) != {None}})
+        import duckdb
+
+        query = "from read_parquet(?, union_by_name => true, filename => 'file_path')"
+        try:
+            with duckdb.connect() as reader:
+                read = reader.sql(query, params=[[glob.escape(str(path)) for path in paths]]).to_arrow_table()
+        except duckdb.Error as error:
+            raise StorageFailed(str(error)) from error
+        position = pc.index_in(read["file_path"], pa.array(map(str, paths)))
+        return read.drop_columns("file_path").append_column("file_id", pa.array(paths.values()).take(position))
+
+    def _insert(self, name: str, query: str) -> None:
+        """Inserts rows by column name; a column that the table lacks is added to it."""
+        known = {row[0].lower() for row in self._ask(f"describe stored.{name}")}
+        for column, kind, *_ in self._ask(f"describe {query}"):
+            if column.lower() not in known:
+                self._connection.execute(f'alter table stored.{name} add column "{column}" {kind}')
+                self._undeclared.add(f"{name}.{column}")
+        self._connection.execute(f"insert into stored.{name} by name {query}")
 
     def _ask(self, query: str) -> list[Any]:
         rows: list[Any] = self._connection.execute(query).fetchall()
         return rows
 
 
-_LISTED = pa.schema({"asset": pa.string(), "partition": pa.string(), "version": pa.string()})
-_ENTERED = pa.schema({"number": pa.int64(), **{field.name: field.type for field in _LISTED}})
+def _table(rows: list[Any], schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else [[]] * len(schema)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
-def _layout() -> str:
-    """What the old store must have been made by for its rows to be the same."""
-    return json.dumps({name: [table.asset, table.file, table.all_columns] for name, table in TABLES.items()})
+def _record_row(path: Path, key: str) -> dict[str, Any]:
+    """A record as a row: its own values, and what it was computed from as JSON.
 
-
-def _columns(name: str, table: Table, found: list[str]) -> list[str]:
-    """A table's columns out of those of its files, as SQL."""
-    columns, chosen = table.all_columns, [PART]
-    for column in found:
-        public = table.key if table.key and column == "partition" else column.removeprefix("value_")
-        if public in columns:
-            chosen.append(f'"{column}" as "{public}"')
-        elif column != PART and (column.startswith("value_") or not table.key):
-            # A number nobody can query would be lost silently.
-            raise StorageFailed(
-                f"{table.asset}/*/{table.file} has a column {column!r} that the store's table {name} lacks: add it."
-            )
-    return chosen
+    Raises:
+        StorageFailed: The record is damaged or gone.
+    """
+    record = read_record(path)
+    if record is None:
+        raise StorageFailed(f"There is no {path}.")
+    row = {key: record.partition} | record.values
+    for column in (definition.split()[0] for definition in RECORD_COLUMNS.split(",")):
+        value = getattr(record, column)
+        plain = isinstance(value, str | datetime)
+        row[column] = value if plain else json.dumps(value, sort_keys=True, default=vars)
+    return row
 
 
 def _sweep(folder: Path) -> None:
+    """Deletes what killed builds left behind; a living build takes seconds to minutes."""
     for left in folder.glob(f"{_PREFIX}*"):
         try:
             if time.time() - left.stat().st_mtime > _LEFT_OVER_S:
                 shutil.rmtree(left)
-        except FileNotFoundError:  # another process sweeps, or is done with it
+        except FileNotFoundError:  # Another process deletes it, or has finished with it.
             continue

@@ -1,223 +1,272 @@
-"""The tables and views of the metrics store: their columns, the files they are made of, the questions they answer."""
+"""The tables of the metrics store: which file of which asset each is filled from, and its columns.
+
+A number that is not declared here is kept, too: its column is added with the type that it has in the file. Declare it
+nevertheless, so that the column is there when no file has it and its type does not depend on the first file.
+"""
 
 from __future__ import annotations
 
-from dermatome.hpa.records import IMAGE_RECORD_SCHEMA
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS, TISSUE_LABELS, UNCLASSIFIED
 from dermatome.storage.layout import RECORD_FILE
-from dermatome.warehouse.nuclei_tables import NUCLEI_TABLES, NUCLEI_VIEWS
-from dermatome.warehouse.table import Table
-from dermatome.warehouse.training_tables import TRAINING_TABLES, TRAINING_VIEWS
 
 FAILURES = "failures"
-"""No asset: the folder of what failed, with a folder for each asset and a file for each partition."""
+"""Not an asset, but the folder of failed partitions: `failures/<asset>/<partition>.parquet`."""
 
-_TEXT = "varchar"
-_SCALE = {"mpp": "double", "mpp_source": _TEXT}
-_CELL_TYPES = "struct(cell_type varchar, staining varchar, intensity varchar, quantity varchar, location varchar)[]"
-_NESTED = {
-    "age": "smallint",
-    "snomed": "struct(code varchar, description varchar)[]",
-    "cell_types": _CELL_TYPES,
-    "gene_cell_types": "struct(cell_type varchar, level varchar)[]",
-}
+RECORD_COLUMNS = (
+    "outcome varchar, message varchar, data_version varchar, fingerprint varchar, code_version varchar, inputs json, "
+    "settings json, seconds json, libraries json, checks json, run_id varchar, made_at timestamptz"
+)
+"""Columns that every record has; see :class:`dermatome.storage.record.StageRecord`."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the store.
+
+    Attributes:
+        asset: Asset whose partitions fill the table. Partitions without a record do not count.
+        file: File in each partition's folder that holds the rows.
+        own_columns: Column definitions in SQL.
+        key: Name of the partition's column if the table is filled from records, one row for each.
+    """
+
+    asset: str
+    file: str
+    own_columns: str
+    key: str | None = None
+
+    @property
+    def columns(self) -> str:
+        """All column definitions, including the record columns if the table is filled from records."""
+        return f"{self.key} varchar, {RECORD_COLUMNS}, {self.own_columns}" if self.key else self.own_columns
+
+
+def _of(names: Iterable[str], kind: str = "double") -> str:
+    return ", ".join(f"{name} {kind}" for name in names)
+
+
+def _record(asset: str, key: str, columns: str) -> Table:
+    return Table(asset, RECORD_FILE, columns, key)
+
+
+_SCALE = "mpp double, mpp_source varchar"
+_IMAGE = f"file varchar, bytes bigint, image_sha256 varchar, height_px integer, width_px integer, {_SCALE}"
+_WEIGHTS = "weights varchar, weights_sha256 varchar"
+_PARENT = "weights_sha256 varchar, parent varchar, parent_sha256 varchar"
+_LENGTH = "epochs integer, steps integer"
+_EPOCH = "version varchar, epoch integer, step integer, seconds double, learning_rate double, train_loss double"
+_PIXEL_SCORES = ("iou", "f1", "precision", "recall", "mcc", "boundary_f1")
+_MEAN_SCORES = (
+    f"{_of(f'mean_{score}' for score in _PIXEL_SCORES)}, accuracy double, calibration_error double, "
+    f"{_of(f'{score}_{label}' for score in _PIXEL_SCORES for label in TISSUE_LABELS)}"
+)
+_IOU = _of(f"iou_{label}" for label in TISSUE_LABELS)
+_AP = ("ap_50", "ap_75", "ap_90")
+_AP_BOTH = _of([*_AP, *(f"{score}_before" for score in _AP)])
+_HOLD_OUT = "hold_out_sha256 varchar, tiles integer, slides varchar"
+_CHAMPION = "version varchar, weights_sha256 varchar, chosen_by varchar, score double, despite_drop boolean"
+_NUCLEI = NUCLEUS_LABELS[1:]
+_TERNARY = _of(f"ternary_dice_{label}" for label in TERNARY_LABELS)
+_INSTANCE_SCORES = _of(
+    [
+        *("pq_binary", "dq_binary", "sq_binary", "pq_classes", *(f"pq_{label}" for label in _NUCLEI)),
+        *("aji", "f1_detection", "class_accuracy", "dice_mean_micro", "dice_mean_macro", "iou_mean_micro"),
+        *("iou_mean_macro", *(f"dice_{label}_micro" for label in _NUCLEI)),
+    ]
+)
+_HPA_IMAGE = (
+    "slide varchar, gene varchar, ensembl_id varchar, antibody varchar, tissue varchar, organ varchar, "
+    "image_url varchar, image_url_tif varchar, sex varchar, age smallint, patient_id varchar, "
+    "snomed struct(code varchar, description varchar)[], "
+    "cell_types struct(cell_type varchar, staining varchar, intensity varchar, quantity varchar, location varchar)[], "
+    "staining varchar, intensity varchar, quantity varchar, location varchar, gene_expression varchar, "
+    "gene_cell_types struct(cell_type varchar, level varchar)[], reliability varchar, verification varchar, "
+    "technology varchar, release varchar, licence varchar, page_sha256 varchar"
+)
 
 TABLES: dict[str, Table] = {
-    "images": Table(
-        "hpa_images",
-        "images.parquet",
-        {name: _NESTED.get(name, _TEXT) for name in IMAGE_RECORD_SCHEMA.names},
-    ),
-    "slides": Table(
+    "images": Table("hpa_images", "images.parquet", _HPA_IMAGE),
+    "slides": _record(
         "slide_images",
-        RECORD_FILE,
-        {
-            "origin": _TEXT,
-            "location": _TEXT,
-            "gene": _TEXT,
-            "ensembl_id": _TEXT,
-            "file": _TEXT,
-            "bytes": "bigint",
-            "image_sha256": _TEXT,
-            "height_px": "integer",
-            "width_px": "integer",
-            **_SCALE,
-            "conversions": _TEXT,
-            "http_status": "integer",
-            "grey_spread": "double",
-        },
-        key="slide",
+        "slide",
+        f"origin varchar, location varchar, gene varchar, ensembl_id varchar, {_IMAGE}, conversions varchar, "
+        "http_status integer, grey_spread double",
     ),
-    "masks": Table(
+    "masks": _record(
         "epidermis_masks",
-        RECORD_FILE,
-        {
-            "weights": _TEXT,
-            "weights_sha256": _TEXT,
-            "device": _TEXT,
-            "precision": _TEXT,
-            "backend": _TEXT,
-            **_SCALE,
-            "crop_top_px": "integer",
-            "crop_left_px": "integer",
-            "crop_bottom_px": "integer",
-            "crop_right_px": "integer",
-            "mean_confidence": "double",
-            "tiles": "integer",
-            "background_share": "double",
-            "dermis_share": "double",
-            "epidermis_share": "double",
-            "keratin_share": "double",
-            "epidermis_um2": "double",
-        },
-        key="slide",
+        "slide",
+        f"{_WEIGHTS}, device varchar, precision varchar, backend varchar, {_SCALE}, crop_top_px integer, "
+        "crop_left_px integer, crop_bottom_px integer, crop_right_px integer, mean_confidence double, tiles integer, "
+        f"{_of(f'{label}_share' for label in TISSUE_LABELS)}, epidermis_um2 double",
     ),
-    "cell_masks": Table(
+    "cell_masks": _record(
         "cell_masks",
-        RECORD_FILE,
-        {
-            "weights": _TEXT,
-            "weights_sha256": _TEXT,
-            "mask_weights_sha256": _TEXT,
-            "device": _TEXT,
-            "backend": _TEXT,
-            **_SCALE,
-            "cells": "integer",
-            "cells_per_mm2": "double",
-            "diameter_px": "double",
-            "diameter_source": _TEXT,
-        },
-        key="slide",
+        "slide",
+        f"{_WEIGHTS}, mask_weights_sha256 varchar, device varchar, backend varchar, {_SCALE}, cells integer, "
+        "cells_per_mm2 double, diameter_px double, diameter_source varchar",
     ),
     "cells": Table(
         "cell_masks",
         "cells.parquet",
-        {
-            "slide": _TEXT,
-            "cell_id": "integer",
-            "centroid_y_px": "double",
-            "centroid_x_px": "double",
-            "area_px": "integer",
-            "area_um2": "double",
-            "equivalent_diameter_px": "double",
-            "equivalent_diameter_um": "double",
-            "mean_h_od": "double",
-            "mean_dab_od": "double",
-        },
+        "slide varchar, cell_id integer, centroid_y_px double, centroid_x_px double, area_px integer, area_um2 double, "
+        "equivalent_diameter_px double, equivalent_diameter_um double, mean_h_od double, mean_dab_od double",
     ),
     "cell_layers": Table(
         "epidermis_layers",
         "cell_layers.parquet",
-        {"slide": _TEXT, "cell_id": "integer", "layer": "integer", "distance_um": "double"},
+        "slide varchar, cell_id integer, layer integer, distance_um double",
     ),
     "layers": Table(
         "epidermis_layers",
         "layers.parquet",
-        {
-            "slide": _TEXT,
-            "layer": "integer",
-            "distance_from_um": "double",
-            "distance_to_um": "double",
-            "area_px": "bigint",
-            "area_um2": "double",
-            "cells": "integer",
-            "mean_dab_od": "double",
-            "mean_h_od": "double",
-            "dab_h_ratio": "double",
-            "positive_share": "double",
-            "h_score": "double",
-        },
+        "slide varchar, layer integer, distance_from_um double, distance_to_um double, area_px bigint, "
+        "area_um2 double, cells integer, mean_dab_od double, mean_h_od double, dab_h_ratio double, "
+        "positive_share double, h_score double",
     ),
-    "layer_slides": Table(
+    "layer_slides": _record(
         "epidermis_layers",
-        RECORD_FILE,
-        {
-            **_SCALE,
-            "layers": "integer",
-            "layer_um": "double",
-            "h_score": "double",
-            "positive_share": "double",
-            "pattern": _TEXT,
-            "detached_um2": "double",
-        },
-        key="slide",
+        "slide",
+        f"{_SCALE}, layers integer, layer_um double, h_score double, positive_share double, pattern varchar, "
+        "detached_um2 double",
     ),
-    **TRAINING_TABLES,
-    **NUCLEI_TABLES,
-    "failures": Table(
+    "training": _record(
+        "tissue_weights",
+        "version",
+        f"{_PARENT}, encoder varchar, initial_weights varchar, loss varchar, seed bigint, {_LENGTH}, mpp double, "
+        "coarse_mpp double, tiles_sha256 varchar, manifest_sha256 varchar, validation_sha256 varchar, "
+        "one_slide_only boolean, validation varchar, device varchar, precision varchar, resumed boolean, "
+        f"{_MEAN_SCORES}",
+    ),
+    "training_classes": Table(
+        "tissue_weights",
+        "scores.parquet",
+        "version varchar, label varchar, outcome varchar, "
+        "truth_px bigint, predicted_px bigint, tp_px bigint, fp_px bigint, "
+        f"fn_px bigint, tn_px bigint, {_of(_PIXEL_SCORES)}",
+    ),
+    "training_confusion": Table(
+        "tissue_weights",
+        "confusion_matrix.parquet",
+        "version varchar, truth varchar, predicted varchar, pixels bigint",
+    ),
+    "training_calibration": Table(
+        "tissue_weights",
+        "calibration.parquet",
+        "version varchar, from_probability double, to_probability double, pixels bigint, mean_confidence double, "
+        "share_right double",
+    ),
+    "training_tiles": Table(
+        "tissue_weights",
+        "tile_scores.parquet",
+        "version varchar, tile varchar, slide varchar, patient varchar, mean_iou double, accuracy double, "
+        f"confidence double, {_IOU}",
+    ),
+    "training_epochs": Table("tissue_weights", "history.parquet", f"{_EPOCH}, mean_iou double, {_IOU}"),
+    "searches": _record(
+        "tissue_search",
+        "study",
+        "trials integer, complete integer, pruned integer, fail integer, best_trial integer, best_mean_iou double, "
+        "best_settings varchar, most_important varchar",
+    ),
+    "search_trials": Table(
+        "tissue_search",
+        "trials.parquet",
+        "study varchar, trial integer, state varchar, mean_iou double, seconds double, steps bigint, "
+        "goes_on_from integer, ended varchar, encoder varchar, learning_rate double, weight_decay double, "
+        "dice_weight double, focal_weight double, dropout double, augment_strength double, crop_px double",
+    ),
+    "hold_out": _record("tissue_hold_out", "partition", _HOLD_OUT),
+    "hold_out_scores": _record(
+        "tissue_hold_out_scores",
+        "version",
+        f"weights_sha256 varchar, hold_out_sha256 varchar, margin double, {_MEAN_SCORES}",
+    ),
+    "champion": _record("tissue_champion", "partition", _CHAMPION),
+    "cell_training": _record(
+        "cell_weights",
+        "version",
+        f"{_PARENT}, seed bigint, {_LENGTH}, diameter_um double, diameter_px double, images_train integer, "
+        "images_validation integer, images_sha256 varchar, manifest_sha256 varchar, validation_sha256 varchar, "
+        f"one_slide_only boolean, validation varchar, device varchar, precision varchar, resumed boolean, {_AP_BOTH}",
+    ),
+    "cell_training_epochs": Table("cell_weights", "history.parquet", f"{_EPOCH}, {_of(_AP)}"),
+    "cell_training_images": Table(
+        "cell_weights",
+        "image_scores.parquet",
+        "version varchar, image varchar, slide varchar, patient varchar, cells bigint, found bigint, " + _AP_BOTH,
+    ),
+    "cell_hold_out": _record("cell_hold_out", "partition", _HOLD_OUT),
+    "cell_hold_out_scores": _record(
+        "cell_hold_out_scores",
+        "version",
+        f"weights_sha256 varchar, hold_out_sha256 varchar, margin double, {_of(_AP)}",
+    ),
+    "cell_champion": _record("cell_champion", "partition", _CHAMPION),
+    "nuclei_training": _record(
+        "nuclei_weights",
+        "version",
+        f"{_PARENT}, encoder varchar, boundary_weighting boolean, immune_sampling boolean, resumed boolean, "
+        f"seed bigint, {_LENGTH}, patches integer, patches_validated integer, images_validated integer, "
+        "nuclei_validated integer, mpp double, patches_sha256 varchar, manifest_sha256 varchar, validation varchar, "
+        f"device varchar, precision varchar, score double, {_TERNARY}, {_INSTANCE_SCORES}",
+    ),
+    "nuclei_training_epochs": Table(
+        "nuclei_weights",
+        "history.parquet",
+        f"{_EPOCH}, score double, {_of(f'{score}_{label}' for score in ('iou', 'dice') for label in NUCLEUS_LABELS)}, "
+        f"{_TERNARY}",
+    ),
+    "nuclei_slides": _record(
+        "nuclei_slides",
+        "slide",
+        f"origin varchar, location varchar, {_IMAGE}, conversions varchar, grey_spread double",
+    ),
+    "nucleus_maps": _record(
+        "nucleus_maps",
+        "slide",
+        f"{_WEIGHTS}, device varchar, precision varchar, backend varchar, height_px integer, width_px integer, "
+        f"{_SCALE}, stain varchar, tiles integer, nuclei integer, tissue_mm2 double, nuclei_per_mm2 double, "
+        f"{_of((*_NUCLEI, UNCLASSIFIED), 'integer')}",
+    ),
+    "nuclei": Table(
+        "nucleus_maps",
+        "nuclei.parquet",
+        "slide varchar, nucleus_id integer, centroid_y_px double, centroid_x_px double, area_px integer, "
+        "area_um2 double, equivalent_diameter_um double, major_axis_um double, minor_axis_um double, "
+        "eccentricity double, orientation double, class varchar, class_probability double, "
+        f"{_of(f'probability_{label}' for label in _NUCLEI)}",
+    ),
+    "til_scores": _record(
+        "til_scores",
+        "slide",
+        f"{_WEIGHTS}, {_SCALE}, tissue_mm2 double, {_of(_NUCLEI, 'integer')}, lymphocytes_per_mm2 double, "
+        "immune_share double, near_epithelium_share double, infiltrated_share double",
+    ),
+    "til_squares": Table(
+        "til_scores",
+        "til_map.parquet",
+        "slide varchar, top_um double, left_um double, side_um double, nuclei integer, lymphocytes integer, "
+        "lymphocytes_per_mm2 double",
+    ),
+    FAILURES: Table(
         FAILURES,
-        "*/*.parquet",
-        {
-            "asset": _TEXT,
-            "partition": _TEXT,
-            "error": _TEXT,
-            "kind": _TEXT,
-            "run_id": _TEXT,
-            "failed_at": "timestamptz",
-            "tries": "bigint",
-        },
+        "*.parquet",
+        "asset varchar, partition varchar, error varchar, kind varchar, run_id varchar, failed_at timestamptz, "
+        "tries bigint",
     ),
 }
 
-_STAGES = {table.asset: name for name, table in TABLES.items() if table.key == "slide"}
-_ASSETS = ", ".join(f"'{asset}'" for asset in _STAGES)
-_RECORDS = " union all ".join(
-    f"select '{asset}' as asset, slide, data_version, inputs from {name}" for asset, name in _STAGES.items()
+VIEWS = (
+    "links",
+    "lineage",
+    "dab_profile_by_gene",
+    "cells_by_slide",
+    "slides_not_from_champion",
+    "cells_not_from_champion",
+    "training_lineage",
+    "nuclei_lineage",
 )
-
-VIEWS: dict[str, str] = {
-    # What each record of a slide was made from, beside what the slide has of that now. Which champion made a mask is
-    # another question: slides_not_from_champion answers it.
-    "links": f"""
-        with made as ({_RECORDS})
-        select m.asset, m.slide, i.key as upstream, i.value ->> '$' as version, u.data_version as version_now,
-            version is not distinct from version_now as current
-        from made m cross join json_each(m.inputs) i left join made u on u.asset = i.key and u.slide = m.slide
-        where i.key in ({_ASSETS}) order by all""",
-    # A row says what the last stage it has was made from. Where any link is of a version that has been replaced since,
-    # it is not current and what was replaced is null: no image or mask is named that a number does not come from.
-    "lineage": """
-        with held as (
-            select slide, bool_and(current) as current, bool_and(current) filter (upstream = 'slide_images') as image,
-                bool_and(current) filter (upstream = 'epidermis_masks') as mask,
-                bool_and(current) filter (upstream = 'cell_masks') as cells
-            from links where upstream in ('slide_images', 'epidermis_masks', 'cell_masks') group by slide)
-        select s.slide, s.gene, h.current is not false as current, i.location, i.image_sha256, i.mpp, i.mpp_source,
-            m.weights as tissue_weights, m.weights_sha256 as tissue_weights_sha256, m.code_version as mask_code,
-            m.run_id as mask_run, k.weights as cell_weights, k.weights_sha256 as cell_weights_sha256,
-            k.code_version as cell_code, k.run_id as cell_run, l.code_version as layer_code, l.run_id as layer_run,
-            m.settings as mask_settings, k.settings as cell_settings, l.settings as layer_settings
-        from slides s left join held h using (slide)
-            left join slides i on i.slide = s.slide and h.image is not false
-            left join masks m on m.slide = s.slide and h.mask is not false
-            left join cell_masks k on k.slide = s.slide and h.cells is not false
-            left join layer_slides l on l.slide = s.slide order by s.slide""",
-    # An antibody can be on the pages of several genes, and its images then count for each; a slide keeps one gene only.
-    # Slides whose layers are not current (see lineage) do not count: a mean of old and new images is of neither.
-    "dab_profile_by_gene": """
-        with genes as (
-            select distinct i.slide, i.gene, i.ensembl_id
-            from images i join slides s using (slide) where s.origin is distinct from 'folder'
-            union
-            select s.slide, s.gene, s.ensembl_id from slides s
-            where s.origin = 'folder' or not exists (select 1 from images i where i.slide = s.slide))
-        select g.gene, g.ensembl_id, l.layer, count(distinct l.slide) as slides, sum(l.cells) as cells,
-            avg(l.mean_dab_od) as mean_dab_od, stddev_samp(l.mean_dab_od) as sd_dab_od, avg(l.mean_h_od) as mean_h_od,
-            avg(l.dab_h_ratio) as dab_h_ratio, avg(l.h_score) as h_score
-        from layers l semi join (select slide from lineage where current) using (slide) join genes g using (slide)
-        group by all order by gene, layer""",
-    "slides_not_from_champion": """
-        select m.slide, m.weights, m.weights_sha256, c.version as champion, c.weights_sha256 as champion_sha256
-        from masks m cross join champion c where m.weights_sha256 <> c.weights_sha256 order by slide""",
-    **TRAINING_VIEWS,
-    "cells_by_slide": """
-        with replaced as (
-            select distinct slide, false as current
-            from links where not current and asset in ('epidermis_masks', 'cell_masks'))
-        select s.slide, s.gene, coalesce(r.current, k.slide is not null) as current, k.outcome,
-            coalesce(k.cells, 0) as cells, k.cells_per_mm2, avg(c.area_um2) as mean_area_um2,
-            avg(c.mean_dab_od) as mean_dab_od
-        from slides s left join cell_masks k using (slide) left join cells c using (slide)
-            left join replaced r using (slide)
-        group by all order by s.slide""",
-    **NUCLEI_VIEWS,
-}
+"""Names of the files in `sql/`, each of which creates one view; later ones use earlier ones."""

@@ -61,6 +61,7 @@ def test_checks(defs):
         "cell_masks.seam_density",
         "cell_masks.mask_made_with_champion",
         "skin_metrics.masks_made_with_champion",
+        "skin_metrics.all_files_readable",
         "nuclei_slides.image_not_blank",
         "nuclei_weights.no_leakage",
         "nucleus_maps.nucleus_density",

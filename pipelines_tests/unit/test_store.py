@@ -1,4 +1,7 @@
 import os
+import shutil
+import subprocess
+import sys
 import time
 
 import duckdb
@@ -6,8 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from dermatome.errors import StorageFailed
-from dermatome.storage.layout import DataRoot
+from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import StageRecord, require_record, write_failure, write_record, write_table
 from dermatome.warehouse.store import build_store
 from dermatome.warehouse.tables import TABLES, VIEWS
@@ -157,19 +159,64 @@ def test_a_repeat_gives_the_same_rows_and_a_reader_is_never_locked_out(root):
     assert list(first.path.parent.iterdir()) == [first.path]
 
 
-def test_a_damaged_file_is_named_and_the_old_store_stays(root):
-    store = build_store(root).path
-    before = store.read_bytes()
+def test_damaged_and_missing_files_are_listed_and_stop_nobody_else(root):
     (root.folder("cell_masks", "s2") / "cells.parquet").write_bytes(b"PAR1 torn PAR1")
-    with pytest.raises(StorageFailed, match=r"cells\.parquet"):
-        build_store(root)
-    assert store.read_bytes() == before
+    (root.folder("epidermis_layers", "s1") / "layers.parquet").unlink()
+    root.record("slide_images", "s3").write_bytes(b"garbage")
+    write_table(root.folder("cell_masks", "s3") / "cells.parquet", pa.table({"slide": ["s3"], "cell_id": ["one"]}))
+    for _ in range(2):
+        store = build_store(root)
+        listed = dict(ask(store.path, "from unreadable_files where path not like '%cell_layers.parquet'"))
+        assert listed == {path: error for path, error in store.unreadable.items() if "cell_layers" not in path}
+        assert set(listed) == {
+            "cell_masks/s2/cells.parquet",
+            "cell_masks/s3/cells.parquet",
+            "epidermis_layers/s1/layers.parquet",
+            f"slide_images/s3/{RECORD_FILE}",
+        }
+        assert ask(store.path, "select distinct slide from cells") == [("s1",)]
+        assert ask(store.path, "select slide from slides order by slide") == [("s1",), ("s2",)]
+        assert ask(store.path, "select count(*) from layers") == [(4,)]
 
 
-def test_a_number_that_no_column_would_hold_is_not_lost_silently(root):
+def test_undeclared_numbers_are_kept_also_by_later_builds(root):
     record(root, "slide_images", "s5", brand_new_number=1)
-    with pytest.raises(StorageFailed, match="brand_new_number"):
+    for _ in range(2):
+        store = build_store(root)
+        assert store.undeclared == ("slides.brand_new_number",)
+        assert ask(store.path, "select slide from slides where brand_new_number = 1") == [("s5",)]
+
+
+def test_only_changed_files_are_read_again(root):
+    first = build_store(root)
+    again = build_store(root)
+    assert (again.read, again.kept, again.rows) == (0, first.read, first.rows)
+    record(root, "slide_images", "s1", gene="KRT5")
+    shutil.rmtree(root.folder("cell_masks", "s3"))
+    last = build_store(root)
+    assert (last.read, last.kept) == (1, first.read - 3), "one changed, two are gone"
+    assert last.rows["cells"] == first.rows["cells"] - 2
+    assert ask(last.path, "select gene from slides where slide = 's1'") == [("KRT5",)]
+
+
+def test_a_store_replaced_under_a_session_that_wrote_to_it_can_be_opened(root):
+    store = build_store(root)
+    write = "c.execute('create table notes (a int)'); print(flush=True); input()"
+    code = f"import duckdb; c = duckdb.connect({str(store.path)!r}); {write}"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as session:
+        session.stdout.readline()
         build_store(root)
+        session.kill()
+    with duckdb.connect(str(store.path)) as connection:
+        connection.execute("create table notes (a int)")
+    again = build_store(root)
+    assert (again.read, again.kept) == (0, store.read)
+
+
+def test_a_root_with_signs_of_patterns_in_its_name_is_read(root, tmp_path_factory):
+    moved = tmp_path_factory.mktemp("moved") / "it's [a]*root"
+    shutil.copytree(root.path, moved)
+    assert build_store(DataRoot(moved)).rows == build_store(root).rows
 
 
 def test_only_whole_partitions_count(root):
