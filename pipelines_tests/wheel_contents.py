@@ -11,6 +11,7 @@ NEEDED = {
     "dermatome/cli/app.py",
     "dermatome/synthetic/cells_toy.safetensors",
     "dermatome/synthetic/cells_toy.json",
+    "dermatome/reports/templates/training.html.j2",
     "dermatome/web/roi_editor.js",
     "dermatome/warehouse/sql/lineage.sql",
     "dermatome/web/style.css",

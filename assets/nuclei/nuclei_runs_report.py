@@ -1,4 +1,4 @@
-"""`nuclei_runs_report`: all trainings of nuclei in numbers, in one HTML file and in one PDF."""
+"""`nuclei_runs_report`: all versions of nucleus networks side by side, in one HTML file."""
 
 from pathlib import Path
 
@@ -18,14 +18,18 @@ from resources import PathsResource
     kinds={"html"},
 )
 def nuclei_runs_report(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
-    """`runs.html` and `runs.pdf`: settings, curves, classes, samples of every version; `runs.csv`, `summary.csv`."""
-    from dermatome.nuclei.maps.runs_report import make_runs_report
+    """Compares all versions of `nuclei_weights`: scores, data, settings, curves and samples.
+
+    `comparison.html` needs no other file; `versions.csv` has a row for each version, `summary.csv` for each score.
+    """
+    from dermatome.nuclei.maps.report import NUCLEUS_REPORT
+    from dermatome.reports.training import compare_versions
 
     root = paths.data_root
     versions = root.partitions("nuclei_weights")
 
     def make(folder: Path) -> StageResult:
-        return make_runs_report(root, versions, folder)
+        return compare_versions(root, NUCLEUS_REPORT, versions, folder)
 
     return make_one(
         context,

@@ -1,4 +1,4 @@
-"""`training_comparison`: all training versions side by side, in one HTML file."""
+"""`training_comparison`: all versions of tissue networks side by side, in one HTML file."""
 
 from pathlib import Path
 
@@ -18,14 +18,18 @@ from resources import PathsResource
     kinds={"html"},
 )
 def training_comparison(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
-    """`comparison.html`: scores, data, settings, best and worst tiles of every version; it needs no other file."""
-    from dermatome.registry.versions import compare_versions
+    """Compares all versions of `tissue_weights`: scores, data, settings and samples.
+
+    `comparison.html` needs no other file; `versions.csv` has a row for each version, `summary.csv` for each score.
+    """
+    from dermatome.reports.training import compare_versions
+    from dermatome.skin.tissue.report import TISSUE_REPORT
 
     root = paths.data_root
     versions = root.partitions("tissue_weights")
 
     def make(folder: Path) -> StageResult:
-        return compare_versions(root, versions, folder)
+        return compare_versions(root, TISSUE_REPORT, versions, folder)
 
     return make_one(
         context,

@@ -57,7 +57,7 @@ def cells_train(
     threads: Threads = 0,
 ) -> None:
     """Train a network of Cellpose's form on annotated cells, and write its weights."""
-    from dermatome.skin.cells.report import write_cell_report
+    from dermatome.skin.cells.report import precision_values, write_cell_report
     from dermatome.skin.cells.scores import mean_precision
     from dermatome.skin.cells.train import CellTrainSettings
     from dermatome.skin.cells.weights_stage import named_lineage, train_cells_file
@@ -89,7 +89,10 @@ def cells_train(
             processes=gpus,
         )
     if report is not None:
-        write_cell_report(report, out.stem, result.history, result.before, result.after)
+        values = {**precision_values(result.before, result.after), "weights_sha256": sha256, "steps": result.card.steps}
+        write_cell_report(
+            report, out.stem, result.history, result.before, result.after, values=values, settings=result.card.settings
+        )
     before, after = mean_precision(result.before), mean_precision(result.after)
     for name, value in after.items():
         if value is not None:

@@ -50,9 +50,9 @@ def tissue_train(
 ) -> None:
     """Train a U-Net on tiles and their masks, and write its weights."""
     from dermatome.registry.lineage import lineage_of_file
+    from dermatome.skin.tissue.report import report_values, write_tissue_report
     from dermatome.skin.tissue.train import EpochReport, TrainSettings
     from dermatome.skin.tissue.training_files import train_file
-    from dermatome.skin.tissue.training_report import write_report
     from dermatome.training.weights import load_weights
 
     chosen: dict[str, Any] = {"epochs": epochs, "max_minutes": max_minutes, "seed": seed, "mpp": mpp}
@@ -85,7 +85,10 @@ def tissue_train(
             models_folder=models.expanduser(),
         )
     if report is not None:
-        write_report(report, out.stem, result.history, result.evaluation)
+        values = report_values(result.evaluation) | {"weights_sha256": sha256, "steps": result.card.steps}
+        write_tissue_report(
+            report, out.stem, result.history, result.evaluation, values=values, settings=result.card.settings
+        )
     for score in result.scores:
         if score.iou is not None:
             typer.echo(f"{score.label:<11} IoU {score.iou:.3f}")

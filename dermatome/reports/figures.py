@@ -47,7 +47,7 @@ class Panel:
 
     Attributes:
         image: (h, w, 3) uint8, or (h, w) uint8 for grey values.
-        title: text above the image.
+        title: text above the image, or above the column if rows have titles.
         span: the part of the slide that the image shows, px of the slide.
         frames: rectangles to mark, px of the slide from the panel's corner.
     """
@@ -90,11 +90,12 @@ def contact_sheet(
     """
     aspect = min(2.5, max(0.4, panels[0].span.height_px / panels[0].span.width_px))
     room = Size(round(side_px * aspect), side_px)
-    row_title_px = _ROW_TITLE if row_titles else 0
-    row_px = row_title_px + _TITLE + room.height_px
+    # Rows that have titles of their own share the panel titles of the first row.
+    title_px, shared_px = (_ROW_TITLE, _TITLE) if row_titles else (_TITLE, 0)
+    row_px = title_px + room.height_px
     rows = math.ceil(len(panels) / columns)
     right = _MARGIN + columns * (room.width_px + _GAP)
-    width, height = right - _GAP + _MARGIN, rows * row_px
+    width, height = right - _GAP + _MARGIN, shared_px + rows * row_px
     if chart is not None:
         width, height = right + chart.shape[1] + _MARGIN, max(height, chart.shape[0])
     sheet = Image.new("RGB", (width, _HEADING + height + _LEGEND), "white")
@@ -103,12 +104,13 @@ def contact_sheet(
     after = _MARGIN + draw.textlength(name, _font(21, bold=True)) + 24
     draw.text((after, 14), "  ·  ".join(facts), INK, _font(21))
     for number, title in enumerate(row_titles):
-        draw.text((_MARGIN, _HEADING + number * row_px + 4), title, INK, _font(19))
+        draw.text((_MARGIN, _HEADING + shared_px + number * row_px + 8), title, INK, _font(18))
     for number, panel in enumerate(panels):
         left = _MARGIN + number % columns * (room.width_px + _GAP)
-        top = _HEADING + number // columns * row_px + row_title_px
-        draw.text((left, top + 5), panel.title, INK, _font(21))
-        _draw_panel(sheet, draw, panel, left, top + _TITLE, room, mpp)
+        top = _HEADING + shared_px + number // columns * row_px
+        if not row_titles or number < columns:
+            draw.text((left, top - shared_px + 5), panel.title, INK, _font(21))
+        _draw_panel(sheet, draw, panel, left, top + title_px, room, mpp)
     if chart is not None:
         sheet.paste(Image.fromarray(chart), (right, _HEADING))
     _draw_legend(draw, sheet.height - _LEGEND // 2 + 4, width, note, legend)

@@ -16,13 +16,11 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import MissingInput
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.registry.manifest import manifest_path, manifest_rows, write_manifest
-from dermatome.registry.versions import compare_versions
-from dermatome.reports.comparison import comparison_html, read_version
 from dermatome.reports.figures import best_and_worst
+from dermatome.reports.training import compare_versions, read_version, report_html
 from dermatome.skin.tiles.crops import TilePair
-from dermatome.skin.tissue import evaluate as evaluation
 from dermatome.skin.tissue.evaluate import evaluate
-from dermatome.skin.tissue.training_report import report_values, write_report
+from dermatome.skin.tissue.report import TISSUE_REPORT, report_values, write_tissue_report
 from dermatome.storage.layout import RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check, StageRecord, write_record
 from dermatome.warehouse.store import build_store
@@ -96,15 +94,16 @@ def test_best_and_worst_tiles_are_never_the_same(tile):
 def trained(root, version, tile, shift, **values):
     folder = root.folder("tissue_weights", version)
     found = evaluate([tile], network(shift), 0.5)
-    write_report(folder, version, HISTORY, found)
     rows = manifest_rows([tile], "validation") + manifest_rows([replace(tile, name="other")], "train")
     write_manifest(manifest_path(folder / WEIGHTS_FILE), rows)
+    settings = {"encoder": "resnet18", "augment": {"blur_px": 1.0}, "seed": shift}
     record = StageRecord(
         asset="tissue_weights", partition=version, fingerprint="f", code_version="2", inputs={}, outcome="trained",
-        settings={"encoder": "resnet18", "loss": "dice", "seed": shift}, data_version=version,
+        settings=settings, data_version=version,
         values={"weights_sha256": "ab" * 32, "mpp": 2.0, "epochs": 2, "steps": 10, **report_values(found), **values},
         checks=(Check("no_leakage", shift == 0, "Slide <s> is on both sides."),),
     )  # fmt: skip
+    write_tissue_report(folder, version, HISTORY, found, values=record.values, settings=settings, checks=record.checks)
     write_record(folder / RECORD_FILE, record)
     return folder
 
@@ -123,6 +122,10 @@ def test_the_report_of_a_version(tmp_path, tile):
     assert sum(row["pixels"] for row in bins) == 60 * 80
     assert next(row["share_right"] for row in bins if row["pixels"]) == pytest.approx(0.9)
     assert pq.read_table(folder / "tile_scores.parquet").to_pylist()[0]["patient"] == "p"
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/jpeg") == 4
+    assert "<td>1.0</td>" in page, "nested settings"
+    assert "Slide &lt;s&gt; is on both sides." in page
     for name in ("curves.png", "confusion.png", "reliability.png", "samples.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     assert pd.read_csv(folder / "history.csv").equals(HISTORY)
@@ -131,11 +134,14 @@ def test_the_report_of_a_version(tmp_path, tile):
     assert all(name in content for name in (b"training/train_loss", b"validation/iou_keratin", b"training/learning"))
 
 
-def test_without_validation_tiles_the_report_is_empty_but_whole(tmp_path):
-    write_report(tmp_path, "v001", HISTORY, evaluate([], network(), 0.5))
+def test_without_validation_tiles_the_report_has_no_samples(tmp_path):
+    found = evaluate([], network(), 0.5)
+    values = report_values(found)
+    write_tissue_report(tmp_path, "v001", HISTORY, found, values=values, settings={})
     assert not (tmp_path / "samples.png").exists()
     assert pq.read_table(tmp_path / "tile_scores.parquet").num_rows == 0
-    assert report_values(evaluate([], network(), 0.5))["accuracy"] is None
+    assert values["accuracy"] is None
+    assert "undefined" in (tmp_path / "report.html").read_text()
 
 
 def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
@@ -143,15 +149,17 @@ def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
     trained(root, "v001", tile, 0, initial_weights="imagenet (of the hub)")
     trained(root, "v001_cont1", tile, 8, parent="v001", parent_sha256="ab" * 32)
     folder = root.folder("training_comparison", "current")
-    result = compare_versions(root, root.partitions("tissue_weights"), folder)
+    result = compare_versions(root, TISSUE_REPORT, root.partitions("tissue_weights"), folder)
     page = (folder / "comparison.html").read_text()
     assert result.values["versions"] == "v001, v001_cont1"
+    assert (result.values["best_version"], result.values["best_score"]) == ("v001", 1.0)
+    assert pd.read_csv(folder / "versions.csv")["iou_epidermis"].tolist() == pytest.approx([1.0, 0.8])
     assert "Slide &lt;s&gt; is on both sides." in page
-    assert "different tiles" not in page
+    assert "different data" not in page
     assert "<td>imagenet (of the hub)</td><td>v001</td>" in page
     assert not re.search(r"(src|href)=.(?!data:)", page), "the page must need no other file"
     assert page.count("data:image/jpeg") == 2 * 4
-    epidermis = re.search(r"<th>Epidermis</th>(.*?)</tr>", page)[1]
+    epidermis = re.search(r"<th>Epidermis</th>(.*?)</tr>", page, re.DOTALL)[1]
     assert re.findall(r"<td( class=.best.)?>([0-9.]+)", epidermis) == [(' class="best"', "1.000"), ("", "0.800")]
     build_store(root)
     with duckdb.connect(str(root.store), read_only=True) as store:
@@ -164,14 +172,13 @@ def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
         assert store.execute("select calibration_error from training where version = 'v001'").fetchone()[0] > 0.19
     assert line == [("v001_cont1",), ("v001",)]
     assert sorted(scores) == [(0, 1.0), (480, 1.0)]
-    v1, v2 = (read_version(root.folder("tissue_weights", version)) for version in ("v001", "v001_cont1"))
-    other = replace(v2, tiles=[replace(row, image_sha256="x") for row in v2.tiles])
-    assert "different tiles" in comparison_html([v1, other])
-    panel = comparison_html([v1, v2], "v001", {"v001": {"keratin": 0.25}})
-    assert "v001 ★" in panel
-    assert "0.250" in panel
+    v1, v2 = (read_version(root, "tissue_weights", version) for version in ("v001", "v001_cont1"))
+    other = replace(v2, values={**v2.values, "validation_sha256": "x"})
+    assert "different data" in report_html([v1, other], TISSUE_REPORT)
+    held_out = report_html([v1, v2], TISSUE_REPORT, "v001", {"v001": {"iou_keratin": 0.25}})
+    assert "v001 ★" in held_out
+    assert "0.250" in held_out
     with pytest.raises(MissingInput, match="no trained versions"):
-        comparison_html([])
-    with pytest.raises(MissingInput, match="no trained version in"):
-        read_version(tmp_path)
-    assert evaluation.BOUNDARY_UM == 8  # as the page says
+        report_html([], TISSUE_REPORT)
+    with pytest.raises(MissingInput, match="materialize tissue_weights"):
+        read_version(root, "tissue_weights", "v009")

@@ -15,17 +15,11 @@ from dermatome.inference.compute import choose_compute
 from dermatome.labels.drawn_maps import NucleusMaps, ternary_map
 from dermatome.nuclei.maps.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
 from dermatome.nuclei.maps.network import load_nucleus_weights
-from dermatome.nuclei.maps.runs_report import HTML_FILE, make_runs_report
+from dermatome.nuclei.maps.report import CLASSES_FILE, NUCLEUS_REPORT
 from dermatome.nuclei.maps.train import PatchScores, train_nuclei
 from dermatome.nuclei.maps.training_settings import NucleusTraining, nucleus_settings
-from dermatome.nuclei.maps.weights_stage import (
-    CLASSES_FILE,
-    CURVES_FIGURE,
-    HISTORY_FILE,
-    PATCHES_FILE,
-    SAMPLES_FIGURE,
-    make_nuclei_weights,
-)
+from dermatome.nuclei.maps.weights_stage import PATCHES_FILE, make_nuclei_weights
+from dermatome.reports.training import CURVES_FIGURE, HISTORY_FILE, SAMPLES_FIGURE, compare_versions
 from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check, StageRecord, write_record
@@ -151,11 +145,11 @@ def test_what_a_version_leaves_says_what_it_learnt_from(made):
     assert check.passed
 
 
-def test_all_runs_are_reported_in_numbers_in_one_page(made, tmp_path):
+def test_versions_are_compared_in_one_page_and_in_tables(made, tmp_path):
     folder, result, _ = made
     root = DataRoot.at(str(tmp_path / "data"))
     with pytest.raises(MissingInput, match="materialize nuclei_weights"):
-        make_runs_report(root, [], tmp_path)
+        compare_versions(root, NUCLEUS_REPORT, [], tmp_path)
     scores = {"v001": 0.5, "v002": 0.7}
     for version, score in scores.items():
         copy = root.folder("nuclei_weights", version)
@@ -167,16 +161,16 @@ def test_all_runs_are_reported_in_numbers_in_one_page(made, tmp_path):
             **{**vars(result), "values": values, "checks": (failed,)},
         )  # fmt: skip
         write_record(copy / RECORD_FILE, record)
-    report = make_runs_report(root, list(scores), tmp_path)
+    report = compare_versions(root, NUCLEUS_REPORT, list(scores), tmp_path)
     assert (report.values["best_version"], report.values["best_score"]) == ("v002", 0.7)
     summary = pd.read_csv(tmp_path / "summary.csv", index_col="score")
-    assert summary.loc["score", ["runs", "mean", "lowest", "highest"]].tolist() == [2, pytest.approx(0.6), 0.5, 0.7]
+    assert summary.loc["score", ["versions", "mean", "lowest", "highest"]].tolist() == [2, pytest.approx(0.6), 0.5, 0.7]
     assert summary.loc["score", "sd"] == pytest.approx(0.1 * 2**0.5)
-    assert summary.loc["pq_classes", "runs"] == 0
-    rows = pd.read_csv(tmp_path / "runs.csv")
+    assert summary.loc["pq_classes", "versions"] == 0
+    rows = pd.read_csv(tmp_path / "versions.csv")
     assert rows["version"].tolist() == ["v001", "v002"]
     assert rows["f1_detection"].tolist() == pytest.approx([result.values["f1_detection"]] * 2)
-    page = (tmp_path / HTML_FILE).read_text()
+    page = (tmp_path / "comparison.html").read_text()
     assert page.count("data:image/jpeg") == 4  # curves and samples of both
     assert 'src="http' not in page
     assert "&lt;told&gt;" in page

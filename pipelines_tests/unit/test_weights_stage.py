@@ -219,7 +219,7 @@ def test_confusion_is_rows_and_a_markdown_table(root: DataRoot, make: Callable[.
     assert len(rows) == 16
     assert {"version": "v001", "truth": "dermis", "predicted": "epidermis", "pixels": 2} in rows
     lines = weights_stage.confusion_markdown(folder).splitlines()
-    assert lines[0] == r"| truth \ predicted | background | dermis | epidermis | keratin |"
+    assert lines[0] == r"| ground truth \ predicted | background | dermis | epidermis | keratin |"
     assert lines[3] == "| dermis | 0 (0.0%) | 8 (80.0%) | 2 (20.0%) | 0 (0.0%) |"
     assert lines[5] == "| keratin | 0 | 0 | 0 | 0 |"
     make("v002", b"second", confusion=np.zeros((4, 4), int))

@@ -13,14 +13,14 @@ import pyarrow as pa
 from dermatome.classes import NUCLEUS_LABELS
 from dermatome.metrics.panoptic import ImageScores, nucleus_values
 from dermatome.nuclei.maps.evaluate import KnownPatch, evaluate_patches
-from dermatome.nuclei.maps.figures import NUCLEUS_CHARTS, samples_figure
+from dermatome.nuclei.maps.figures import samples_figure
+from dermatome.nuclei.maps.report import CLASSES_FILE, INSTANCE_SCORES, NUCLEUS_REPORT
 from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, prepare_nuclei
 from dermatome.nuclei.maps.train import TrainedNuclei, TrainingPatch, train_nuclei
-from dermatome.reports.figures import curves_figure
-from dermatome.slides.preview import preview
-from dermatome.storage.files import sha256_file, write_atomic
-from dermatome.storage.layout import PREVIEW_FILE, WEIGHTS_FILE
-from dermatome.storage.record import Check, StageResult, write_table
+from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
+from dermatome.storage.files import sha256_file
+from dermatome.storage.layout import WEIGHTS_FILE
+from dermatome.storage.record import Check, Scalar, StageResult, write_table
 from dermatome.training.weights import LoadedWeights, save_weights
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from dermatome.nuclei.maps.training_settings import NucleusTraining
 
 PATCHES_FILE = "weights.patches.parquet"
-HISTORY_FILE = "history.parquet"
-CLASSES_FILE = "classes.parquet"
-CURVES_FIGURE = "curves.png"
-SAMPLES_FIGURE = "samples.png"
 
 
 class Patch(TrainingPatch, KnownPatch, Protocol):
@@ -58,7 +54,8 @@ def make_nuclei_weights(
     """Trains one version and scores it: its maps on the validation patches, its nuclei on the images they are of.
 
     Files: `weights.safetensors`, its card `weights.json`, the list of its patches `weights.patches.parquet`,
-    `history.parquet` and `.csv`, `classes.parquet`, `curves.png` and, where patches are validated on, `samples.png`.
+    `classes.parquet`, the training report (:func:`dermatome.reports.training.write_training_report`) and, where patches
+    are validated on, `samples.png`.
 
     Args:
         patches: to train on.
@@ -95,11 +92,12 @@ def make_nuclei_weights(
     trained = time.perf_counter()
     write_table(folder / PATCHES_FILE, _patch_rows(version, patches, patches_val))
     images: list[ImageScores] = []
+    samples = None
     if patches_val:
         segmentation = NucleusSettings(tile_px=max(result.card.tile_px, 64))
         network = _prepared(result, compute, segmentation)
         images = evaluate_patches(patches_val, network, result.card.mpp, segmentation)
-        write_atomic(folder / SAMPLES_FIGURE, samples_figure(patches_val, network, result.card.mpp, segmentation))
+        samples = samples_figure(patches_val, network, result.card.mpp, segmentation)
     found = nucleus_values(images) if images else {}
     card = replace(
         result.card,
@@ -108,52 +106,50 @@ def make_nuclei_weights(
         licence=licence or result.card.licence,
     )
     sha256 = save_weights(folder / WEIGHTS_FILE, result.state, card)
-    history = result.history.assign(version=version)
-    write_table(folder / HISTORY_FILE, pa.Table.from_pandas(history, preserve_index=False))
-    write_atomic(folder / "history.csv", result.history.to_csv(index=False).encode())
-    write_table(folder / CLASSES_FILE, pa.Table.from_pylist(_class_rows(version, result)))
-    curves = curves_figure(result.history, NUCLEUS_CHARTS, columns=3, legend="best")
-    write_atomic(folder / CURVES_FIGURE, curves)
-    write_atomic(folder / PREVIEW_FILE, preview(curves))
+    values: dict[str, Scalar] = {
+        "weights_sha256": sha256,
+        "parent": parent_name,
+        "parent_sha256": parent.sha256 if parent else None,
+        "encoder": settings.encoder,
+        "boundary_weighting": settings.loss.boundary_weighting,
+        "immune_sampling": settings.sampling.enabled,
+        "seed": settings.seed,
+        "epochs": len(result.history),
+        "steps": card.steps,
+        "mpp": card.mpp,
+        "patches": len(patches),
+        "patches_validated": len(patches_val),
+        "images_validated": len(images),
+        "nuclei_validated": sum(image.nuclei for image in images),
+        "patches_sha256": card.data_sha256,
+        "manifest_sha256": card.manifest_sha256,
+        "validation": card.validation,
+        "device": compute.device_name,
+        "precision": compute.precision,
+        "resumed": result.resumed,
+        "score": result.scores.selection(settings),
+        **{f"ternary_dice_{part.label}": part.f1 for part in result.scores.parts},
+        **{name: found.get(name) for name in INSTANCE_SCORES},
+    }
+    checks = (_leakage_check(patches, patches_val, parent),)
+    write_training_report(
+        folder,
+        NUCLEUS_REPORT,
+        version,
+        result.history,
+        values=values,
+        settings=card.settings,
+        checks=checks,
+        tables={CLASSES_FILE: pa.Table.from_pylist(_class_rows(version, result))},
+        figures={SAMPLES_FIGURE: samples},
+    )
     return StageResult(
         outcome="trained",
         data_version=sha256[:32],
-        values={
-            "weights_sha256": sha256,
-            "parent": parent_name,
-            "parent_sha256": parent.sha256 if parent else None,
-            "encoder": settings.encoder,
-            "boundary_weighting": settings.loss.boundary_weighting,
-            "immune_sampling": settings.sampling.enabled,
-            "seed": settings.seed,
-            "epochs": len(result.history),
-            "steps": card.steps,
-            "mpp": card.mpp,
-            "patches": len(patches),
-            "patches_validated": len(patches_val),
-            "images_validated": len(images),
-            "nuclei_validated": sum(image.nuclei for image in images),
-            "patches_sha256": card.data_sha256,
-            "manifest_sha256": card.manifest_sha256,
-            "validation": card.validation,
-            "device": compute.device_name,
-            "precision": compute.precision,
-            "resumed": result.resumed,
-            "score": result.scores.selection(settings),
-            **{f"ternary_dice_{part.label}": part.f1 for part in result.scores.parts},
-            **{name: found.get(name) for name in INSTANCE_SCORES},
-        },
+        values=values,
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
-        checks=(_leakage_check(patches, patches_val, parent),),
+        checks=checks,
     )
-
-
-INSTANCE_SCORES = (
-    *("pq_binary", "dq_binary", "sq_binary", "pq_classes", *(f"pq_{label}" for label in NUCLEUS_LABELS[1:])),
-    *("aji", "f1_detection", "class_accuracy", "dice_mean_micro", "dice_mean_macro", "iou_mean_micro"),
-    *("iou_mean_macro", *(f"dice_{label}_micro" for label in NUCLEUS_LABELS[1:])),
-)
-"""Those of :func:`dermatome.metrics.panoptic.nucleus_values` that a version's record has."""
 
 
 def _prepared(result: TrainedNuclei, compute: Compute, settings: NucleusSettings) -> NucleusNetwork:

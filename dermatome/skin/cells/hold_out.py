@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from dermatome.errors import BadSetting
 from dermatome.registry.model_kinds import CELLS
 from dermatome.registry.promotion import PromotionSettings, drop_check
+from dermatome.reports.training import SAMPLES_FIGURE
 from dermatome.skin.cells.annotations import cell_manifest_rows, find_annotated
 from dermatome.skin.cells.figures import cell_samples_figure
 from dermatome.skin.cells.network import open_cells
 from dermatome.skin.cells.report import IMAGE_SCORES_FILE, image_scores
 from dermatome.skin.cells.scores import mean_precision, score_cells
 from dermatome.skin.tissue.hold_out import check_trained, frozen, without_hold_out
-from dermatome.skin.tissue.training_report import SAMPLES_FIGURE
 from dermatome.slides.preview import preview
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, WEIGHTS_FILE, DataRoot

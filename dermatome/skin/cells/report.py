@@ -1,64 +1,124 @@
-"""The files of a cell network's report: tables as Parquet and CSV, figures as PNG, curves as TensorBoard events."""
+"""The report of a cell network's training: its layout, tables and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dermatome.reports.figures import curves_figure
+from dermatome.registry.model_kinds import CELLS
+from dermatome.reports.training import (
+    CURVES_FIGURE,
+    SAMPLES_FIGURE,
+    Picture,
+    ReportLayout,
+    ScoreTable,
+    write_training_report,
+)
 from dermatome.skin.cells.figures import CELL_CHARTS, cell_samples_figure, precision_figure
 from dermatome.skin.cells.scores import CellScores, mean_precision
-from dermatome.skin.tissue.training_report import EVENTS_FOLDER, HISTORY_FILE, SAMPLES_FIGURE, write_events
-from dermatome.slides.preview import preview
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE
-from dermatome.storage.record import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dermatome.storage.record import Check, Scalar
+
 IMAGE_SCORES_FILE = "image_scores.parquet"
 PRECISION_FIGURE = "precision.png"
+CELL_REPORT = ReportLayout(
+    title="Cell networks",
+    introduction=(
+        "A version is a network trained to find single cells. Its scores are average precision on images that it was "
+        "not trained on: the share of cells found correctly among all that are annotated or found; 1 is perfect."
+    ),
+    weights=CELLS.weights,
+    main_score=CELLS.best_by,
+    tables=(
+        ScoreTable(
+            "Average precision",
+            "A cell counts as found if it overlaps the annotated one with at least this IoU.",
+            CELLS.judged_by,
+        ),
+        ScoreTable(
+            "Average precision before training",
+            "Of the weights that training started from, on the same images.",
+            {f"{name}_before": title for name, title in CELLS.judged_by.items()},
+            folded=True,
+        ),
+    ),
+    pictures=(
+        Picture(SAMPLES_FIGURE, "Best and worst images", "The middle of each image. Look at the worst ones first."),
+        Picture(PRECISION_FIGURE, "Average precision by IoU", "Before and after training."),
+        Picture(CURVES_FIGURE, "Training curves", "Loss on training images and average precision on held-out images."),
+    ),
+    charts=CELL_CHARTS,
+    details=(
+        IMAGE_SCORES_FILE,
+        {"image": "image", "slide": "slide", "cells": "annotated cells", "found": "found cells"}
+        | {"ap_50": "AP at IoU 0.5", "ap_75": "AP at IoU 0.75", "ap_50_before": "AP at IoU 0.5 before"},
+    ),
+    kind=CELLS,
+)
 
 
 def write_cell_report(
-    folder: Path, version: str, history: pd.DataFrame, before: Sequence[CellScores], after: Sequence[CellScores]
+    folder: Path,
+    version: str,
+    history: pd.DataFrame,
+    before: Sequence[CellScores],
+    after: Sequence[CellScores],
+    *,
+    values: Mapping[str, Scalar],
+    settings: Mapping[str, Any],
+    checks: Sequence[Check] = (),
 ) -> None:
     """Writes the report of one version.
 
-    Files: `history.parquet` and `.csv`, `image_scores.parquet` and `.csv`, `curves.png`, `precision.png` and
-    `samples.png` (where images were held out), and TensorBoard's event file in `tensorboard/`.
+    Besides the files of every training report: `image_scores.parquet` and `.csv` and, if images were held out,
+    `precision.png` and `samples.png`.
 
     Args:
-        folder: for the files.
-        version: its name.
+        folder: where the files are written.
+        version: name of the version.
         history: a row for each epoch.
-        before: scores of the weights it started from; empty from scratch.
-        after: its own, of the same images.
+        before: scores of the weights that training started from; empty from scratch.
+        after: scores of the trained weights on the same images.
+        values: scores and facts, as in the record.
+        settings: settings of the training; may be nested.
+        checks: checks of the version.
 
     Raises:
-        BadImage: an image that is shown cannot be read.
-        StorageFailed: the disk is full or not writable.
+        BadImage: An image that is shown cannot be read.
+        StorageFailed: The disk is full or not writable.
     """
     scores = image_scores(version, before, after)
-    write_table(folder / IMAGE_SCORES_FILE, scores)
     write_atomic(folder / "image_scores.csv", scores.to_pandas().to_csv(index=False).encode())
-    write_table(folder / HISTORY_FILE, pa.Table.from_pandas(history.assign(version=version), preserve_index=False))
-    write_atomic(folder / "history.csv", history.to_csv(index=False).encode())
-    curves = curves_figure(history, CELL_CHARTS)
-    write_atomic(folder / "curves.png", curves)
-    write_atomic(folder / PREVIEW_FILE, preview(curves))
-    if after:
-        write_atomic(folder / PRECISION_FIGURE, precision_figure(before, after))
-        write_atomic(folder / SAMPLES_FIGURE, cell_samples_figure(after))
-    write_events(folder / EVENTS_FOLDER, history)
+    write_training_report(
+        folder,
+        CELL_REPORT,
+        version,
+        history,
+        values=values,
+        settings=settings,
+        checks=checks,
+        tables={IMAGE_SCORES_FILE: scores},
+        figures={
+            PRECISION_FIGURE: precision_figure(before, after) if after else None,
+            SAMPLES_FIGURE: cell_samples_figure(after) if after else None,
+        },
+    )
+
+
+def precision_values(before: Sequence[CellScores], after: Sequence[CellScores]) -> dict[str, float | None]:
+    """Scores for the record of a version: average precision after training and, with ``_before``, before it."""
+    return mean_precision(after) | {f"{name}_before": value for name, value in mean_precision(before).items()}
 
 
 def image_scores(version: str, before: Sequence[CellScores], after: Sequence[CellScores]) -> pa.Table:
-    """A row for each image: its cells, those found, and average precision before and after."""
+    """A row for each image: annotated cells, found cells, and average precision before and after training."""
     texts = [(name, pa.string()) for name in ("version", "image", "slide", "patient")]
     counts = [(name, pa.int64()) for name in ("cells", "found")]
     numbers = [(f"{name}{when}", pa.float64()) for when in ("", "_before") for name in ("ap_50", "ap_75", "ap_90")]

@@ -23,11 +23,10 @@ from dermatome.skin.cells.annotations import AnnotatedCells, cell_manifest_rows,
 from dermatome.skin.cells.card import save_cell_network
 from dermatome.skin.cells.cyto2 import fetch_cyto2
 from dermatome.skin.cells.network import LoadedCells, open_cells
-from dermatome.skin.cells.report import write_cell_report
-from dermatome.skin.cells.scores import mean_precision
+from dermatome.skin.cells.report import precision_values, write_cell_report
 from dermatome.skin.cells.train import CellTrainResult, CellTrainSettings, train_cells
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import StageResult
+from dermatome.storage.record import Scalar, StageResult
 from dermatome.training.data import Split, split_tiles
 
 if TYPE_CHECKING:
@@ -160,37 +159,39 @@ def make_cell_weights(
     trained = time.perf_counter()
     rows = read_manifest(manifest_path(weights))
     leaks = find_leaks([*rows, *hold_out], lineage.ancestors if lineage else None)
-    write_cell_report(folder, version, result.history, result.before, result.after)
     card = result.card
+    values: dict[str, Scalar] = {
+        "weights_sha256": sha256,
+        "parent": lineage.name if lineage else None,
+        "parent_sha256": card.parent,
+        "seed": settings.seed,
+        "epochs": len(result.history),
+        "steps": card.steps,
+        "diameter_um": card.diameter_um,
+        "diameter_px": card.diameter_px,
+        "images_train": sum(row.side == "train" for row in rows),
+        "images_validation": sum(row.side == "validation" for row in rows),
+        "images_sha256": card.data_sha256,
+        "manifest_sha256": card.manifest_sha256,
+        "validation_sha256": validation_sha256(rows),
+        "one_slide_only": one_slide_only(rows),
+        "validation": card.validation,
+        "device": compute.device_name,
+        "precision": compute.precision,
+        "resumed": result.resumed,
+        **precision_values(result.before, result.after),
+    }
+    checks = (leakage_check([*rows, *hold_out], leaks, unknown_ancestor=lineage is not None and not lineage.all_known),)
+    write_cell_report(
+        folder, version, result.history, result.before, result.after, values=values, settings=card.settings,
+        checks=checks,
+    )  # fmt: skip
     return StageResult(
         outcome="trained",
         data_version=sha256[:32],
-        values={
-            "weights_sha256": sha256,
-            "parent": lineage.name if lineage else None,
-            "parent_sha256": card.parent,
-            "seed": settings.seed,
-            "epochs": len(result.history),
-            "steps": card.steps,
-            "diameter_um": card.diameter_um,
-            "diameter_px": card.diameter_px,
-            "images_train": sum(row.side == "train" for row in rows),
-            "images_validation": sum(row.side == "validation" for row in rows),
-            "images_sha256": card.data_sha256,
-            "manifest_sha256": card.manifest_sha256,
-            "validation_sha256": validation_sha256(rows),
-            "one_slide_only": one_slide_only(rows),
-            "validation": card.validation,
-            "device": compute.device_name,
-            "precision": compute.precision,
-            "resumed": result.resumed,
-            **mean_precision(result.after),
-            **{f"{name}_before": value for name, value in mean_precision(result.before).items()},
-        },
+        values=values,
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
-        checks=(
-            leakage_check([*rows, *hold_out], leaks, unknown_ancestor=lineage is not None and not lineage.all_known),
-        ),
+        checks=checks,
     )
 
 

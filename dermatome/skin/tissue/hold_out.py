@@ -17,8 +17,8 @@ from dermatome.registry.promotion import PromotionSettings, drop_check
 from dermatome.skin.tiles.crops import load_tiles
 from dermatome.skin.tissue.evaluate import evaluate
 from dermatome.skin.tissue.figures import samples_figure
+from dermatome.skin.tissue.report import report_values, score_rows
 from dermatome.skin.tissue.tile_probabilities import tile_probabilities
-from dermatome.skin.tissue.training_report import report_values, score_rows
 from dermatome.slides.preview import preview
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, WEIGHTS_FILE, DataRoot

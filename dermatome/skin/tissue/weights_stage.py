@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from dermatome.classes import TISSUE_LABELS
 from dermatome.registry.leakage import find_leaks, leakage_check, one_slide_only
 from dermatome.registry.manifest import ManifestRow, manifest_path, read_manifest, validation_sha256
+from dermatome.skin.tissue.report import CONFUSION_FILE, report_values, write_tissue_report
 from dermatome.skin.tissue.train import EpochReport, TrainSettings
 from dermatome.skin.tissue.training_files import train_file
-from dermatome.skin.tissue.training_report import CONFUSION_FILE, report_values, write_report
 from dermatome.storage.layout import WEIGHTS_FILE
-from dermatome.storage.record import StageResult
+from dermatome.storage.record import Scalar, StageResult
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
@@ -41,7 +41,7 @@ def make_weights(
     """Trains one version on the tiles of annotated slides: the H&E ones and, where there are any, the IHC ones beside.
 
     Files: `weights.safetensors`, its card `weights.json` and the manifest of its tiles `weights.tiles.parquet`,
-    and the report (see `dermatome.skin.tissue.training_report.write_report`).
+    and the report (see `dermatome.skin.tissue.report.write_tissue_report`).
 
     Args:
         tiles: a folder for each annotated slide.
@@ -77,46 +77,48 @@ def make_weights(
     trained = time.perf_counter()
     rows = read_manifest(manifest_path(weights))
     leaks = find_leaks([*rows, *hold_out], lineage.ancestors if lineage else None)
-    write_report(folder, version, result.history, result.evaluation)
+    values: dict[str, Scalar] = {
+        "weights_sha256": sha256,
+        "parent": lineage.name if lineage else None,
+        "parent_sha256": lineage.weights.sha256 if lineage else None,
+        "encoder": settings.encoder,
+        "initial_weights": result.card.initial_weights or None,
+        "loss": settings.loss,
+        "seed": settings.seed,
+        "epochs": len(result.history),
+        "steps": result.card.steps,
+        "mpp": result.card.mpp,
+        "coarse_mpp": result.card.coarse_mpp,
+        "tiles_sha256": result.card.data_sha256,
+        "manifest_sha256": result.card.manifest_sha256,
+        "validation_sha256": validation_sha256(rows),
+        "one_slide_only": one_slide_only(rows),
+        "validation": result.card.validation,
+        "device": compute.device_name,
+        "precision": compute.precision,
+        "resumed": result.resumed,
+        **report_values(result.evaluation),
+    }
+    checks = (leakage_check([*rows, *hold_out], leaks, unknown_ancestor=lineage is not None and not lineage.all_known),)
+    write_tissue_report(
+        folder, version, result.history, result.evaluation, values=values, settings=result.card.settings, checks=checks
+    )
     return StageResult(
         outcome="trained",
         data_version=sha256[:32],
-        values={
-            "weights_sha256": sha256,
-            "parent": lineage.name if lineage else None,
-            "parent_sha256": lineage.weights.sha256 if lineage else None,
-            "encoder": settings.encoder,
-            "initial_weights": result.card.initial_weights or None,
-            "loss": settings.loss,
-            "seed": settings.seed,
-            "epochs": len(result.history),
-            "steps": result.card.steps,
-            "mpp": result.card.mpp,
-            "coarse_mpp": result.card.coarse_mpp,
-            "tiles_sha256": result.card.data_sha256,
-            "manifest_sha256": result.card.manifest_sha256,
-            "validation_sha256": validation_sha256(rows),
-            "one_slide_only": one_slide_only(rows),
-            "validation": result.card.validation,
-            "device": compute.device_name,
-            "precision": compute.precision,
-            "resumed": result.resumed,
-            **report_values(result.evaluation),
-        },
+        values=values,
         seconds={"train": trained - started, "write": time.perf_counter() - trained},
-        checks=(
-            leakage_check([*rows, *hold_out], leaks, unknown_ancestor=lineage is not None and not lineage.all_known),
-        ),
+        checks=checks,
     )
 
 
 def confusion_markdown(folder: Path) -> str:
-    """A version's confusion matrix as a markdown table: truth in rows, pixels and their share of the row."""
+    """The confusion matrix of a version as a Markdown table, ground truth in rows: pixels and share of the row."""
     pairs = pq.ParquetFile(folder / CONFUSION_FILE).read().to_pylist()
     pixels = {(pair["truth"], pair["predicted"]): pair["pixels"] for pair in pairs}
     if not any(pixels.values()):
         return "Nothing was held out to validate on."
-    lines = [["truth \\ predicted", *TISSUE_LABELS], ["---", *["---:"] * len(TISSUE_LABELS)]]
+    lines = [["ground truth \\ predicted", *TISSUE_LABELS], ["---", *["---:"] * len(TISSUE_LABELS)]]
     for truth in TISSUE_LABELS:
         counts = [pixels[truth, predicted] for predicted in TISSUE_LABELS]
         total = sum(counts)
