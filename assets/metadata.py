@@ -1,12 +1,13 @@
 """What the Dagster UI shows of a record, and the tags that let Dagster tell what is stale."""
 
 import base64
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
 
-from dermatome.errors import MissingInput
+from dermatome.errors import DermatomeError, MissingInput
 from dermatome.storage.files import read_bytes
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import StageRecord
@@ -64,6 +65,13 @@ def _scalar(value: object) -> dg.MetadataValue:
     if isinstance(value, float):
         return dg.MetadataValue.float(round(value, 6))
     return dg.MetadataValue.text(str(value))
+
+
+def error_text(error: Exception) -> str:
+    """What a failure says: the sentence of an error that a user can act on, the traceback of any other."""
+    if isinstance(error, DermatomeError):
+        return str(error)
+    return "".join(traceback.format_exception(error))[-4000:]
 
 
 def version_tags(record: StageRecord, pointers: Mapping[str, int | None]) -> dict[str, str]:

@@ -1,14 +1,12 @@
-"""Assets made one partition a run: training, its hold-out set, its comparison. The counterpart of `assets.each`."""
+"""Assets made one partition a run: training, hold-out sets, comparisons."""
 
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from assets.metadata import record_metadata
-from dermatome.errors import DermatomeError
+from assets.metadata import error_text, record_metadata
 from dermatome.storage.files import atomic_folder
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import (
@@ -63,10 +61,13 @@ def make_one(
             write_record(folder / RECORD_FILE, record)
             metadata = {**record_metadata(record, folder, reused=False), **more(folder)}
     except Exception as error:
-        # What is not ours is a defect: its traceback is what a person needs to report it.
-        said = str(error) if isinstance(error, DermatomeError) else "".join(traceback.format_exception(error))[-4000:]
         write_failure(
-            failure, asset=asset, partition=partition, error=said, kind=type(error).__name__, run_id=context.run_id
+            failure,
+            asset=asset,
+            partition=partition,
+            error=error_text(error),
+            kind=type(error).__name__,
+            run_id=context.run_id,
         )
         raise
     clear_failure(failure)

@@ -8,7 +8,7 @@ import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,7 +18,7 @@ from dermatome.inference.compute import ComputeSettings
 from dermatome.nuclei.maps.segment import NucleusSettings
 from dermatome.nuclei.patches.cut import PatchSettings
 from dermatome.nuclei.til.score import TilSettings
-from dermatome.pipeline.work import WorkerOptions
+from dermatome.pipeline.batch import BatchSettings
 from dermatome.registry.promotion import PromotionSettings
 from dermatome.skin.cells.segment import CellSettings
 from dermatome.skin.layers.measure import LayerSettings
@@ -56,30 +56,12 @@ class NucleiImageSettings:
 
 
 @dataclass(frozen=True)
-class EngineSettings:
-    """How many slides are worked on at once; nothing here changes a number.
-
-    Attributes:
-        kind: ``local``: this machine; ``ray``: a Ray cluster.
-        workers: on this machine, processes: 0 takes one for each GPU, or one, in the run's own process, where there is
-            none. On Ray, actors: 0 takes what the cluster has room for.
-        phases: of each worker.
-        ray_address: of the cluster; None takes the one this machine is in, or starts one on this machine.
-    """
-
-    kind: Literal["local", "ray"] = "local"
-    workers: int = 0
-    phases: WorkerOptions = field(default_factory=WorkerOptions)
-    ray_address: str | None = None
-
-
-@dataclass(frozen=True)
 class Settings:
     """Every section of the settings file."""
 
     images: ImageSettings = field(default_factory=ImageSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
-    engine: EngineSettings = field(default_factory=EngineSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
     hpa: HpaSettings = field(default_factory=HpaSettings)
     tissue: TissueSettings = field(default_factory=TissueSettings)
     cells: CellSettings = field(default_factory=CellSettings)

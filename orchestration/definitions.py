@@ -24,7 +24,6 @@ from resources import (
     NucleusSegmenterResource,
     PathsResource,
     SettingsResource,
-    SlideEngineResource,
     TissueSegmenterResource,
 )
 from resources.settings import as_plain
@@ -59,7 +58,6 @@ def build_defs(
         "tissue_segmenter": TissueSegmenterResource(),
         "cell_segmenter": CellSegmenterResource(settings=settings),
         "nucleus_segmenter": NucleusSegmenterResource(settings=settings),
-        "engine": SlideEngineResource(settings=settings),
     }
     return dg.Definitions(
         assets=dg.map_asset_specs(_with_settings(load_settings(settings_path)), [*skin.ASSETS, *nuclei.ASSETS]),

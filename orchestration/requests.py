@@ -114,7 +114,7 @@ def with_gaps_filled(wanted: Sequence[str], lacking: Collection[str], registered
     """The slides of ``wanted``, and those between them that are made, as they were registered.
 
     Dagster gives a run one range of keys: 300 slides scattered over a study would take 300 runs, of seconds each before
-    their first line. What is made already costs an event (see :func:`assets.each.make_each`), so a gap of a hundred is
+    their first line. What is made already costs an event (see `assets.slide_asset`), so a gap of a hundred is
     cheaper than another run.
 
     Args:

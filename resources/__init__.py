@@ -9,7 +9,6 @@ from resources.hpa import HpaResource
 from resources.paths import PathsResource
 from resources.segmenters import CellSegmenterResource, NucleusSegmenterResource, TissueSegmenterResource
 from resources.settings import SettingsResource
-from resources.slide_engine import SlideEngineResource
 
 __all__ = [
     "CellSegmenterResource",
@@ -18,6 +17,5 @@ __all__ = [
     "NucleusSegmenterResource",
     "PathsResource",
     "SettingsResource",
-    "SlideEngineResource",
     "TissueSegmenterResource",
 ]

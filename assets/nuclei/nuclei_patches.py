@@ -6,14 +6,14 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.partitions import NUCLEI_CASES
-from dermatome.pipeline.cached_stage import OneStep
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.record import StageResult
-from resources import PathsResource, SettingsResource, SlideEngineResource
+from resources import PathsResource, SettingsResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=NUCLEI_CASES,
     partitions_a_run=300,
     group_name="nuclei_training",
@@ -24,7 +24,6 @@ def nuclei_patches(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    engine: SlideEngineResource,
 ) -> Iterator[Event]:
     """Patches of `nuclei_annotations/<case>/`: `rgb/`, `semantic/`, `ternary/`, `instances/` and `patches.parquet`.
 
@@ -43,5 +42,5 @@ def nuclei_patches(
     def inputs(case: str) -> dict[str, str]:
         return {"annotation": case_version(root.nuclei_annotations / case)}
 
-    stage = OneStep(root, "nuclei_patches", settings=asdict(chosen), make=make, inputs=inputs)
-    yield from make_each(context, engine, stage, at_once=1)
+    stage = WaitingStage(root, "nuclei_patches", settings=asdict(chosen), make=make, inputs=inputs)
+    yield from materialize_slides(context, settings, stage)

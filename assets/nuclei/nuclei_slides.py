@@ -5,14 +5,14 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.partitions import NUCLEI_SLIDES
-from dermatome.pipeline.cached_stage import OneStep
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.record import StageResult
-from resources import PathsResource, SettingsResource, SlideEngineResource
+from resources import PathsResource, SettingsResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=NUCLEI_SLIDES,
     partitions_a_run=400,
     group_name="nuclei",
@@ -24,7 +24,6 @@ def nuclei_slides(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    engine: SlideEngineResource,
 ) -> Iterator[Event]:
     """One slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG, TIFF, a vendor's file that OpenSlide
     reads, or a folder with the `.dcm` files of a DICOM slide, of which the levels are kept and the label is not.
@@ -44,11 +43,12 @@ def nuclei_slides(
         source = sources.get(slide) or inbox_source(root.nuclei_inbox, slide)
         return {"nuclei_inbox": source.identity}
 
-    stage = OneStep(
+    stage = WaitingStage(
         root,
         "nuclei_slides",
         settings={"declared_mpp": images.declared_mpp, "max_side_px": images.max_side_px},
         make=make,
         inputs=inputs,
+        at_once=2,
     )
-    yield from make_each(context, engine, stage, at_once=2)
+    yield from materialize_slides(context, settings, stage)

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.nuclei.nuclei_slides import nuclei_slides
 from assets.nuclei.nuclei_weights import nuclei_weights
 from assets.partitions import NUCLEI_SLIDES
-from resources import NucleusSegmenterResource, PathsResource, SettingsResource, SlideEngineResource
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from resources import NucleusSegmenterResource, PathsResource, SettingsResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=NUCLEI_SLIDES,
     deps=[nuclei_slides, dg.AssetDep(nuclei_weights, partition_mapping=dg.AllPartitionMapping())],
     partitions_a_run=50,
@@ -29,7 +29,6 @@ def nucleus_maps(
     paths: PathsResource,
     settings: SettingsResource,
     nucleus_segmenter: NucleusSegmenterResource,
-    engine: SlideEngineResource,
 ) -> Iterator[Event]:
     """Tiles through the network, blended → semantic and ternary maps → watershed → nuclei with class and probability.
 
@@ -41,4 +40,4 @@ def nucleus_maps(
     root, chosen = paths.data_root, settings.value
     weights = nucleus_segmenter.weights(root)
     stage = NucleusStage(root, weights, chosen.compute, chosen.nuclei, chosen.nuclei_opacity)
-    yield from make_each(context, engine, stage)
+    yield from materialize_slides(context, settings, stage)

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.nuclei.nucleus_maps import nucleus_maps
 from assets.partitions import NUCLEI_SLIDES
-from resources import PathsResource, SettingsResource, SlideEngineResource
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from resources import PathsResource, SettingsResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=NUCLEI_SLIDES,
     deps=[nucleus_maps],
     partitions_a_run=300,
@@ -22,7 +22,6 @@ def til_scores(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    engine: SlideEngineResource,
 ) -> Iterator[Event]:
     """Lymphocytes per mm² of tissue and their map on 50 µm squares (Saltz et al. 2018), the share of immune nuclei,
     and the share of lymphocytes within 20 µm of an epithelial nucleus (Barua et al. 2018).
@@ -32,4 +31,4 @@ def til_scores(
     from dermatome.nuclei.til.stage import til_stage
 
     stage = til_stage(paths.data_root, settings.value.til)
-    yield from make_each(context, engine, stage, at_once=2)
+    yield from materialize_slides(context, settings, stage)

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.cell_champion import cell_champion
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
-from resources import CellSegmenterResource, PathsResource, SettingsResource, SlideEngineResource
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from resources import CellSegmenterResource, PathsResource, SettingsResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=SLIDES,
     deps=[slide_images, epidermis_masks, cell_champion],
     partitions_a_run=100,
@@ -31,7 +31,6 @@ def cell_masks(
     paths: PathsResource,
     settings: SettingsResource,
     cell_segmenter: CellSegmenterResource,
-    engine: SlideEngineResource,
 ) -> Iterator[Event]:
     """All epidermis components → H channel → Cellpose → cells at full resolution.
 
@@ -42,4 +41,4 @@ def cell_masks(
 
     root = paths.data_root
     stage = CellsStage(root, cell_segmenter.weights(root), settings.value.compute, settings.value.cells)
-    yield from make_each(context, engine, stage, check_now=lambda slide: [check_champion(root, slide)])
+    yield from materialize_slides(context, settings, stage, check_now=lambda slide: [check_champion(root, slide)])

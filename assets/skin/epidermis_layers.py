@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.cell_masks import cell_masks
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
-from resources import PathsResource, SettingsResource, SlideEngineResource
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from resources import PathsResource, SettingsResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=SLIDES,
     deps=[slide_images, epidermis_masks, cell_masks],
     partitions_a_run=400,
@@ -24,7 +24,6 @@ def epidermis_layers(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    engine: SlideEngineResource,
 ) -> Iterator[Event]:
     """Layers of one mean cell diameter; no epidermis, no dermis or no cells is a named outcome.
 
@@ -32,4 +31,4 @@ def epidermis_layers(
     """
     from dermatome.skin.layers.stage import LayersStage
 
-    yield from make_each(context, engine, LayersStage(paths.data_root, settings.value.layers))
+    yield from materialize_slides(context, settings, LayersStage(paths.data_root, settings.value.layers))

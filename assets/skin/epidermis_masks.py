@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
-from resources import PathsResource, SettingsResource, SlideEngineResource, TissueSegmenterResource
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from resources import PathsResource, SettingsResource, TissueSegmenterResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=SLIDES,
     deps=[slide_images, tissue_champion],
     partitions_a_run=200,
@@ -29,7 +29,6 @@ def epidermis_masks(
     paths: PathsResource,
     settings: SettingsResource,
     tissue_segmenter: TissueSegmenterResource,
-    engine: SlideEngineResource,
 ) -> Iterator[Event]:
     """Coarse prediction → significant regions → those again at full resolution → cleanup.
 
@@ -39,4 +38,4 @@ def epidermis_masks(
 
     root = paths.data_root
     stage = MaskStage(root, tissue_segmenter.champion(root), settings.value.compute, settings.value.tissue)
-    yield from make_each(context, engine, stage)
+    yield from materialize_slides(context, settings, stage)

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.partitions import GENES
-from dermatome.pipeline.cached_stage import OneStep
-from resources import HpaResource, PathsResource, SettingsResource, SlideEngineResource
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from dermatome.pipeline.cached_stage import WaitingStage
+from resources import HpaResource, PathsResource, SettingsResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=GENES,
     partitions_a_run=500,
     group_name="images",
@@ -23,7 +23,6 @@ def hpa_images(
     paths: PathsResource,
     settings: SettingsResource,
     hpa: HpaResource,
-    engine: SlideEngineResource,
 ) -> Iterator[Event]:
     """Image records of one gene: antibody, patient, staining by cell type, reliability, licence, page sha256.
 
@@ -35,11 +34,12 @@ def hpa_images(
     root = paths.data_root
     images, hpa_settings = settings.value.images, settings.value.hpa
     client = hpa.client
-    stage = OneStep(
+    stage = WaitingStage(
         root,
         "hpa_images",
         settings={"tissue": images.tissue, "base_url": hpa_settings.base_url},
         make=lambda gene, folder: make_images(client, gene, root.hpa_page(gene), folder, images.tissue),
         always=True,  # only asking tells whether the page has changed
+        at_once=hpa_settings.at_once,
     )
-    yield from make_each(context, engine, stage, at_once=hpa_settings.at_once)
+    yield from materialize_slides(context, settings, stage)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.partitions import SLIDES
 from assets.skin.hpa_images import hpa_images
-from dermatome.pipeline.cached_stage import OneStep
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.record import StageResult
-from resources import HpaResource, PathsResource, SettingsResource, SlideEngineResource
+from resources import HpaResource, PathsResource, SettingsResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=SLIDES,
     # Which gene's page names a slide is not a rule Dagster can follow; the slide's source says it.
     deps=[dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping())],
@@ -29,7 +29,6 @@ def slide_images(
     paths: PathsResource,
     settings: SettingsResource,
     hpa: HpaResource,
-    engine: SlideEngineResource,
 ) -> Iterator[Event]:
     """One image file with its sha256, size, mpp and the source of that mpp.
 
@@ -48,11 +47,12 @@ def slide_images(
         kept = root.folder("slide_images", slide)
         return acquire_slide(source_of(slide, sources), folder, kept, client, images.declared_mpp, images.max_side_px)
 
-    stage = OneStep(
+    stage = WaitingStage(
         root,
         "slide_images",
         settings={"declared_mpp": images.declared_mpp, "max_side_px": images.max_side_px},
         make=make,
         inputs=lambda slide: {"hpa_images": source_of(slide, sources).identity},
+        at_once=settings.value.hpa.at_once,
     )
-    yield from make_each(context, engine, stage, at_once=settings.value.hpa.at_once)
+    yield from materialize_slides(context, settings, stage)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.each import Event, make_each, partitioned
 from assets.partitions import ANNOTATED_SLIDES
-from dermatome.pipeline.cached_stage import OneStep
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.record import StageResult
-from resources import PathsResource, SlideEngineResource
+from resources import PathsResource, SettingsResource
 
 
-@partitioned(
+@slide_asset(
     partitions_def=ANNOTATED_SLIDES,
     partitions_a_run=300,
     group_name="training",
@@ -20,7 +20,7 @@ from resources import PathsResource, SlideEngineResource
     code_version="1",
 )
 def training_tiles(
-    context: dg.AssetExecutionContext, paths: PathsResource, engine: SlideEngineResource
+    context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource
 ) -> Iterator[Event]:
     """Cuts `annotations/<slide>/` (`he.*`, `mask.*`, where present `ihc.*`, `rois.json` or `rois.geojson`,
     `palette.json`) into `images/`, `masks/` and `ihc/`, each ROI divided n×n.
@@ -37,5 +37,5 @@ def training_tiles(
     def inputs(slide: str) -> dict[str, str]:
         return {"annotation": annotation_version(root.annotations / slide)}
 
-    stage = OneStep(root, "training_tiles", settings={}, make=make, inputs=inputs)
-    yield from make_each(context, engine, stage, at_once=1)
+    stage = WaitingStage(root, "training_tiles", settings={}, make=make, inputs=inputs)
+    yield from materialize_slides(context, settings, stage)

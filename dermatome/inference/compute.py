@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+import tempfile
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import FileLock, Timeout
 
 from dermatome.errors import BadSetting
 
@@ -15,6 +20,9 @@ if TYPE_CHECKING:
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Backend = Literal["auto", "torch", "openvino", "compile"]
+
+_claims: list[FileLock] = []
+"""Locks are released when they are dropped."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,10 @@ class ComputeSettings:
     threads: int = 0
     backend: Backend = "auto"
 
-    def choose(self, *, threads: int = 0, device_index: int | None = None) -> Compute:
-        """Settles it in this process, with other threads than the settings' where some are given."""
-        return choose_compute(self.device, self.precision, threads or self.threads, device_index)
+    def choose(self, *, threads: int = 0) -> Compute:
+        """Chooses for this process, on a GPU that no other process uses this way; ``threads`` overrides the setting."""
+        gpu = free_gpu() if self.device in ("auto", "cuda") else None
+        return choose_compute(self.device, self.precision, threads or self.threads, gpu)
 
 
 def choose_compute(
@@ -111,13 +120,25 @@ def free_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def count_gpus(device: DeviceName) -> int:
-    """How many GPUs networks would run on, of which a worker can take one each; 0 where they run elsewhere."""
-    if device not in ("auto", "cuda"):
-        return 0
+@cache
+def free_gpu() -> int | None:
+    """The first of several GPUs that no other process of this machine claimed; claimed until this process ends.
+
+    None if there is one GPU at most, or if all are claimed: then the first one is shared.
+    """
     import torch
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not torch.cuda.is_available() or torch.cuda.device_count() < 2:
+        return None
+    for index in range(torch.cuda.device_count()):
+        claim = FileLock(
+            Path(tempfile.gettempdir()) / f"dermatome-gpu-{torch.cuda.get_device_properties(index).uuid}.lock"
+        )
+        with suppress(Timeout, OSError):
+            claim.acquire(timeout=0)
+            _claims.append(claim)
+            return index
+    return None
 
 
 def _cpu_multiplies_bf16() -> bool:

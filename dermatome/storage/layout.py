@@ -92,6 +92,10 @@ class DataRoot:
         """The file that says why a partition failed last."""
         return self.path / "failures" / asset / f"{safe_id(partition, f'The {asset} partition')}.parquet"
 
+    def in_flight(self, asset: str, partition: str) -> Path:
+        """The file that exists while a run works on a partition; a run that is killed leaves it behind."""
+        return self.path / "in_flight" / asset / f"{safe_id(partition, f'The {asset} partition')}.json"
+
     def checkpoints(self, asset: str, partition: str) -> Path:
         """The folder of what a training that is killed goes on from."""
         return self.path / "checkpoints" / asset / safe_id(partition, f"The {asset} partition")

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import BadSetting, DermatomeError
-from dermatome.pipeline.process import end_with_parent
 from dermatome.skin.tiles.crops import tiles_sha256
 from dermatome.skin.tissue.train import EpochReport, train
 from dermatome.training.search_settings import SearchSettings, trial_settings
@@ -154,8 +155,15 @@ def _work(
 
 def _work_beside(*arguments: Any) -> None:
     """What the other processes of a search do, for as long as the one that started them is there."""
-    end_with_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _work(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _train(

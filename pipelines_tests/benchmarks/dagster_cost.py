@@ -129,23 +129,19 @@ def through_dagster(made: str, asset: str, first: int, last: int) -> None:
 
 
 def without_dagster(made: str, asset: str, first: int, last: int) -> None:
-    """The same slides by a worker of the slide engine."""
-    from dermatome.pipeline.cached_stage import Making
-    from dermatome.pipeline.work import WorkerOptions
-    from dermatome.pipeline.worker import Worker
+    """The same slides by the batch runner alone."""
+
+    from pipelines_tests.benchmarks.stages import finish
 
     root = DataRoot(Path(made) / "without")
     sources = _sources(Path(made) / "without")[first:last]
-    worker = Worker(Making(_stage(root, asset, sources), "1", "benchmark"), WorkerOptions())
-    for done in worker.run([source.slide for source in sources]):
-        if done.error is not None:
-            raise done.error
+    finish(_stage(root, asset, sources), [source.slide for source in sources])
 
 
 def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
     from dermatome.hpa.client import HpaClient
     from dermatome.inference.compute import ComputeSettings
-    from dermatome.pipeline.cached_stage import OneStep
+    from dermatome.pipeline.cached_stage import WaitingStage
     from dermatome.skin.networks import Champion
     from dermatome.skin.tissue.segment import TissueSettings
     from dermatome.skin.tissue.stage import MaskStage
@@ -158,7 +154,7 @@ def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
             root, Champion(root, "v001", sha256, sha256[:32]), ComputeSettings(device="cpu"), TissueSettings()
         )
     by_slide = {source.slide: source for source in sources}
-    return OneStep(
+    return WaitingStage(
         root,
         asset,
         {},

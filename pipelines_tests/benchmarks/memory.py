@@ -104,7 +104,7 @@ def _train(folder: Path) -> None:
 
 
 def _mask(folder: Path) -> dict[str, Any]:
-    from dermatome.pipeline.work import Seat
+
     from dermatome.skin.networks import Champion
     from dermatome.skin.tissue.segment import TissueSettings
     from dermatome.skin.tissue.stage import MaskStage
@@ -117,14 +117,14 @@ def _mask(folder: Path) -> dict[str, Any]:
     weights.write_bytes((folder / "training" / "weights.safetensors").read_bytes())
     champion = Champion(root, "toy", sha256_file(weights), "")
     stage = MaskStage(root, champion, ComputeSettings(), TissueSettings())
-    stage.open(Seat())
+    stage.open(lambda: None)
     start_gb = _peak_gb()
     started = time.perf_counter()
     slide = read_slide(folder / "slide.tif", name="synthetic")
     (found,) = stage.compute([(slide, {})])
     out = folder / "out"
     out.mkdir()
-    result = stage.write("synthetic", found, out)
+    result = stage.save("synthetic", found, out)
     return {
         "seconds": time.perf_counter() - started,
         "phases": {name: round(value, 1) for name, value in result.seconds.items()},

@@ -1,18 +1,17 @@
-"""A stage over a batch of slides, file to file through the slide engine, with its network's bare cost beside it."""
+"""A stage over a batch of slides, file to file through the batch runner, with its network's bare cost beside it."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dermatome.pipeline.cached_stage import Made, Making, OneStep, Stage
-from dermatome.pipeline.work import WorkerOptions
-from dermatome.pipeline.worker import Worker
+from dermatome.pipeline.batch import run_batch
+from dermatome.pipeline.cached_stage import Stage, WaitingStage, cached_stage
 from dermatome.slides.slide import RgbImage
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
@@ -41,7 +40,7 @@ class Cost:
 
 
 def measure(stage: Stage[Any, Any], keys: Sequence[str], prepared_in: ModuleType, *, rounds: int) -> Cost:
-    """Makes every key ``rounds`` times by one worker, which opened its network before.
+    """Makes every key ``rounds`` times by a batch whose network was opened before.
 
     Args:
         stage: whose root has what it reads.
@@ -49,15 +48,15 @@ def measure(stage: Stage[Any, Any], keys: Sequence[str], prepared_in: ModuleType
         prepared_in: the module that prepares the stage's network.
         rounds: each with a round of the bare network after it.
     """
-    worker = Worker(Making(stage, "1", "benchmark"), WorkerOptions())
     with recorded(prepared_in) as networks:
-        finish(worker, keys)
+        stage.open(lambda: None)
+        finish(stage, keys, opened=True)
     for network in networks:
         network.keep = False
 
     def ours() -> None:
         shutil.rmtree(str(stage.root.folder(stage.asset, keys[0]).parent))
-        finish(worker, keys)
+        finish(stage, keys, opened=True)
 
     def bare() -> None:
         for network in networks:
@@ -68,13 +67,14 @@ def measure(stage: Stage[Any, Any], keys: Sequence[str], prepared_in: ModuleType
     return Cost(seconds["ours"], seconds["bare"], tiles, networks[0].backend)
 
 
-def finish(worker: Worker[Made], keys: Sequence[str]) -> None:
-    """Runs a worker over keys; one that fails ends the benchmark.
+def finish(stage: Stage[Any, Any], keys: Sequence[str], *, opened: bool = False) -> None:
+    """Runs a stage over keys; one that fails ends the benchmark.
 
     Raises:
         Exception: what the first such key failed with.
     """
-    for done in worker.run(keys):
+    work = cached_stage(stage, "1", "benchmark")
+    for done in run_batch(replace(work, open=lambda check: None) if opened else work, keys):
         if done.error is not None:
             raise done.error
 
@@ -95,8 +95,8 @@ def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
         def make(key: str, folder: Path) -> StageResult:
             return acquire_slide(sources[key], folder, folder, HpaClient(), MPP, 20_000)
 
-        stage = OneStep(root, "slide_images", settings={}, make=make)
-        finish(Worker(Making(stage, "1", "benchmark"), WorkerOptions()), sorted(sources))
+        stage = WaitingStage(root, "slide_images", settings={}, make=make)
+        finish(stage, sorted(sources))
     return sorted(sources)
 
 

@@ -1,14 +1,13 @@
-"""A run cancelled in the UI ends within seconds, its workers with it, and leaves nothing half-written."""
+"""A run cancelled in the UI ends within seconds, and leaves nothing half-written."""
 
 import psutil
 import pytest
 
 from dermatome.classes import StainingPattern
-from dermatome.pipeline.cached_stage import Making, OneStep
-from dermatome.pipeline.work import WorkerOptions
-from dermatome.pipeline.worker import Worker
+from dermatome.pipeline.batch import run_batch
+from dermatome.pipeline.cached_stage import WaitingStage, cached_stage
 from dermatome.slides.source import acquire_slide, folder_sources
-from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
+from dermatome.storage.layout import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageRecord, read_record, write_record
 from dermatome.synthetic.skin import toy_slide
 from dermatome.training.unet import build_network
@@ -23,9 +22,8 @@ SLIDES = [f"toy-{number:02}" for number in range(12)]
 SETTINGS = """[tissue]
 refine_whole_px = 4000
 views = 2
-[engine]
-workers = {workers}
-phases = {{group_px = 1}}
+[batch]
+group_px = 1
 """
 
 
@@ -67,8 +65,8 @@ def verify_images(root, sources):
     def make(slide, folder):
         return acquire_slide(by_slide[slide], folder, root.folder("slide_images", slide), None, 0.5, 4000)
 
-    stage = OneStep(root, "slide_images", {}, make)
-    assert all(one.error is None for one in Worker(Making(stage, "1", ""), WorkerOptions()).run(by_slide))
+    stage = WaitingStage(root, "slide_images", {}, make)
+    assert all(one.error is None for one in run_batch(cached_stage(stage, "1", ""), list(by_slide)))
 
 
 def test_a_cancelled_run_ends_and_leaves_nothing_half_written(tmp_path, images):
@@ -79,26 +77,25 @@ def test_a_cancelled_run_ends_and_leaves_nothing_half_written(tmp_path, images):
     masks = root.folder("epidermis_masks")
     with Platform(root.path) as platform, platform.instance() as instance:
         register_slides(instance, root, folder_sources(images))
-        # In the run's own process, then in two of its own.
-        for workers in (1, 2):
-            root.settings.write_text(SETTINGS.format(workers=workers))
-            before, made = descendants(platform), len(root.partitions("epidermis_masks"))
-            platform.backfill(["epidermis_masks"], SLIDES)
-            platform.wait_for(lambda made=made: len(root.partitions("epidermis_masks")) > made, "a mask", timeout_s=300)
-            assert len(descendants(platform) - before) == {1: 1, 2: 3}[workers], "the run, and its workers"
-            run = running(platform)
-            cancel(platform, run)
-            platform.wait_for(lambda run=run: status(platform, run) == "CANCELED", "the run to be cancelled", 240)
-            platform.wait_for(lambda before=before: not descendants(platform) - before, "its processes to end", 120)
-            assert [path.name for path in masks.iterdir() if path.name.startswith(".")] == []
-            for path in masks.iterdir():
-                assert read_record(path / "record.parquet").outcome
-                assert (path / "figure.png").stat().st_size > 1000
-        assert 2 <= len(root.partitions("epidermis_masks")) < len(SLIDES)
+        root.settings.write_text(SETTINGS)
+        before = descendants(platform)
+        platform.backfill(["epidermis_masks"], SLIDES)
+        platform.wait_for(lambda: root.partitions("epidermis_masks"), "a mask", timeout_s=300)
+        assert len(descendants(platform) - before) == 1, "the run is one process"
+        run = running(platform)
+        cancel(platform, run)
+        platform.wait_for(lambda: status(platform, run) == "CANCELED", "the run to be cancelled", 240)
+        platform.wait_for(lambda: not descendants(platform) - before, "its process to end", 120)
+        assert [path.name for path in masks.iterdir() if path.name.startswith(".")] == []
+        for path in masks.iterdir():
+            assert read_record(path / RECORD_FILE).outcome
+            assert (path / "figure.png").stat().st_size > 1000
+        assert list((root.path / "in_flight").rglob("*.json")) == [], "a cancelled run suspects no slide"
+        assert 1 <= len(root.partitions("epidermis_masks")) < len(SLIDES)
 
 
 def descendants(platform):
-    """Runs and their workers: the processes below the platform's that were spawned to work."""
+    """The processes of runs: those below the platform's that were spawned to work."""
     found = set()
     for process in psutil.Process(platform._process.pid).children(recursive=True):
         try:

@@ -7,7 +7,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 
 from assets.partitions import CELL_VERSIONS, SLIDES
 from dermatome.errors import BadSetting
-from dermatome.pipeline.cached_stage import OneStep
+from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.registry.champion import choose_champion
 from dermatome.registry.model_kinds import CELLS
 from dermatome.registry.promotion import check_promotion
@@ -99,7 +99,7 @@ def test_a_challenger_that_finds_cells_worse_is_refused(root):
 
 def test_promotion_makes_exactly_the_cells_of_the_old_network_stale(root, monkeypatch):
     def stage(root, weights, compute, settings):
-        return OneStep(
+        return WaitingStage(
             root, "cell_masks", {}, lambda key, folder: StageResult("made", f"cells by {weights.sha256[:8]}", {}),
             lambda key: {"slide_images": "i", "epidermis_masks": "m", "cell_champion": weights.data_version},
         )  # fmt: skip

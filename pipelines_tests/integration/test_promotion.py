@@ -11,7 +11,7 @@ from dermatome.errors import BadSetting, MissingInput
 from dermatome.geometry import Box
 from dermatome.inference.compute import choose_compute
 from dermatome.labels.palette import Palette, classes_to_rgb
-from dermatome.pipeline.cached_stage import OneStep
+from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.registry.champion import choose_champion
 from dermatome.registry.leakage import find_leaks
 from dermatome.registry.manifest import manifest_rows
@@ -173,7 +173,7 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
         weights_of(root, version, mean_iou=score)
 
     def stage(root, champion, compute, settings):
-        return OneStep(
+        return WaitingStage(
             root, "epidermis_masks", {}, lambda key, folder: StageResult("made", f"mask by {champion.version}", {}),
             lambda key: {"slide_images": "image", "tissue_champion": champion.data_version},
         )  # fmt: skip

@@ -1,6 +1,5 @@
 """Settings, and the resources that act on them."""
 
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +9,6 @@ import pytest
 
 from dermatome.errors import BadSetting, BadWeights, FetchFailed, MissingInput
 from dermatome.inference.compute import Compute
-from dermatome.pipeline.local import LocalEngine
 from dermatome.settings import Settings, load_settings
 from dermatome.skin.cells import cyto2
 from dermatome.skin.cells.network import TOY_WEIGHTS
@@ -18,7 +16,7 @@ from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import StageRecord, write_record
 from dermatome.training import weights
 from orchestration.definitions import build_defs
-from resources import CellSegmenterResource, HpaResource, SlideEngineResource, TissueSegmenterResource, hpa
+from resources import CellSegmenterResource, HpaResource, TissueSegmenterResource, hpa
 from resources.settings import SettingsResource
 
 CPU = Compute("cpu", "fp32", 1, "CPU")
@@ -157,37 +155,11 @@ def test_cell_weights_that_are_not_there_or_are_replaced_are_refused(tmp_path):
         replace(chosen, sha256="another").load(CPU)
 
 
-def engine_of(tmp_path, text):
-    return SlideEngineResource(settings=SettingsResource(path=str(written(tmp_path, text))))._engine()
-
-
-def test_the_engine_follows_the_settings(tmp_path, monkeypatch):
-    phases = "phases = {readers = 3, group_px = 5}"
-    engine = engine_of(tmp_path, f"[engine]\nworkers = 2\n{phases}\n[compute]\nthreads = 6\ndevice = 'cpu'")
-    assert isinstance(engine, LocalEngine)
-    assert [(one.readers, one.group_px, one.threads, one.device_index) for one in engine.workers] == [
-        (3, 5, 3, None),
-        (3, 5, 3, None),
-    ]
-    monkeypatch.setattr("resources.slide_engine.count_gpus", lambda device: 4)
-    assert [one.device_index for one in engine_of(tmp_path, "").workers] == [0, 1, 2, 3]
-
-
-def test_an_engine_that_cannot_be_is_refused_in_a_sentence(tmp_path, monkeypatch):
-    with pytest.raises(BadSetting, match="workers are -1"):
-        engine_of(tmp_path, "[engine]\nworkers = -1")
-    with pytest.raises(BadSetting, match="readers is 0"):
-        engine_of(tmp_path, "[engine.phases]\nreaders = 0")
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BadSetting, match=r"dermatome\[ray\]"):
-        engine_of(tmp_path, "[engine]\nkind = 'ray'")
-
-
-def test_the_engine_decides_no_number(tmp_path):
+def test_the_batch_runner_decides_no_number(tmp_path):
     def versions():
         graph = build_defs(tmp_path).resolve_asset_graph()
         return {key.to_user_string(): graph.get(key).code_version for key in graph.get_all_asset_keys()}
 
     before = versions()
-    written(tmp_path, "[engine]\nworkers = 3\n[compute]\nthreads = 2")
+    written(tmp_path, "[batch]\nreaders = 3\n[compute]\nthreads = 2")
     assert versions() == before

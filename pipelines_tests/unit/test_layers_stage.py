@@ -11,10 +11,9 @@ from dermatome.labels import instance_files as cell_files
 from dermatome.labels import mask_files as label_io
 from dermatome.labels.label_map import LabelMap
 from dermatome.pipeline import stage_files as stage_parts
-from dermatome.pipeline.cached_stage import Making, OneStep
+from dermatome.pipeline.batch import run_batch
+from dermatome.pipeline.cached_stage import WaitingStage, cached_stage
 from dermatome.pipeline.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, MASK_FILE, MASK_TIFF, write_rows
-from dermatome.pipeline.work import WorkerOptions
-from dermatome.pipeline.worker import Worker
 from dermatome.skin.layers import depth_blocks
 from dermatome.skin.layers.measure import LayerSettings
 from dermatome.skin.layers.stage import LayersStage
@@ -27,7 +26,7 @@ from dermatome.synthetic.skin import toy_slide
 
 
 def make(stage) -> StageRecord:
-    (one,) = Worker(Making(stage, "1", "run"), WorkerOptions()).run(["s1"])
+    (one,) = run_batch(cached_stage(stage, "1", "run"), ["s1"])
     assert one.error is None, one.error
     return one.result.record
 
@@ -51,9 +50,9 @@ def root(tmp_path) -> DataRoot:
         return StageResult("cells", "cells-1", {})
 
     client = HpaClient()
-    make(OneStep(found, "slide_images", {}, lambda _, f: acquire_slide(source, f, f, client, 0.5, 20_000)))
-    make(OneStep(found, "epidermis_masks", {}, mask))
-    make(OneStep(found, "cell_masks", {}, cells))
+    make(WaitingStage(found, "slide_images", {}, lambda _, f: acquire_slide(source, f, f, client, 0.5, 20_000)))
+    make(WaitingStage(found, "epidermis_masks", {}, mask))
+    make(WaitingStage(found, "cell_masks", {}, cells))
     return found
 
 
@@ -65,7 +64,7 @@ def test_a_slide_read_in_parts_has_the_layers_it_has_in_memory(root, monkeypatch
     whole = make(LayersStage(root, LayerSettings()))
     assert whole.outcome == "measured"
     in_memory = layer_map(root)
-    read = LayersStage(root, LayerSettings()).read
+    read = LayersStage(root, LayerSettings()).load
     assert isinstance(read("s1").mask, np.ndarray)
     for module in (slides, stage_parts):
         monkeypatch.setattr(module, "WHOLE_PX", 0)

@@ -20,9 +20,8 @@ from dermatome.nuclei.maps.segment import NucleusSettings
 from dermatome.nuclei.maps.stage import NucleusStage
 from dermatome.nuclei.til.score import TilSettings
 from dermatome.nuclei.til.stage import til_stage
-from dermatome.pipeline.cached_stage import Making
-from dermatome.pipeline.work import WorkerOptions
-from dermatome.pipeline.worker import Worker
+from dermatome.pipeline.batch import run_batch
+from dermatome.pipeline.cached_stage import cached_stage
 from dermatome.storage.files import atomic_folder, sha256_file
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageRecord, require_record, write_record
@@ -83,7 +82,7 @@ def weights(tmp_path):
 
 
 def run(stage, keys=("s1",)):
-    (finished,) = Worker(Making(stage, "1", "run"), WorkerOptions()).run(list(keys))
+    (finished,) = run_batch(cached_stage(stage, "1", "run"), list(keys))
     if finished.error is not None:
         raise finished.error
     return finished.result

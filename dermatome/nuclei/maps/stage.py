@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.imaging.stain_normalisation import AS_IT_IS, StainFit
@@ -30,6 +30,7 @@ from dermatome.nuclei.maps.segment import (
     prepare_nuclei,
     segment_nuclei,
 )
+from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import (
     read_made_slide,
     timed,
@@ -37,7 +38,6 @@ from dermatome.pipeline.stage_files import (
     write_figure,
     write_rows,
 )
-from dermatome.pipeline.work import Seat
 from dermatome.reports.figures import png_bytes
 from dermatome.slides.slide import Slide
 from dermatome.storage.files import write_atomic
@@ -57,7 +57,7 @@ class _Found:
 
 
 @dataclass
-class NucleusStage:
+class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
     """Makes the maps, `nuclei.parquet`, `nuclei.geojson`, overlays and `figure.png` of each slide."""
 
     root: DataRoot
@@ -65,14 +65,13 @@ class NucleusStage:
     compute_settings: ComputeSettings
     nuclei: NucleusSettings
     opacity: float
-    asset: ClassVar[str] = "nucleus_maps"
-    always: ClassVar[bool] = False
+    asset = "nucleus_maps"
     _network: NucleusNetwork | None = field(default=None, init=False, repr=False)
     _compute: Compute | None = field(default=None, init=False, repr=False)
-    _seat: Seat = field(default=Seat(), init=False, repr=False)
+    _check: Callable[[], None] = field(init=False, repr=False)
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Of the segmentation, and which network it is."""
         return asdict(self.nuclei) | {"weights_sha256": self.weights.sha256, "opacity": self.opacity}
 
@@ -80,10 +79,10 @@ class NucleusStage:
         """The slide and the network."""
         return {**versions_of(self.root, key, "nuclei_slides"), "nuclei_weights": self.weights.data_version}
 
-    def open(self, seat: Seat) -> None:
+    def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""
-        self._seat = seat
-        self._compute = self.compute_settings.choose(threads=seat.threads, device_index=seat.device_index)
+        self._check = check
+        self._compute = self.compute_settings.choose()
         self._network = prepare_nuclei(
             self.weights.load(self._compute),
             self._compute,
@@ -92,39 +91,39 @@ class NucleusStage:
             remembered=self.root.remembered_backends,
         )
 
-    def read(self, key: str) -> tuple[Slide, dict[str, float]]:
+    def load(self, key: str) -> tuple[Slide, dict[str, float]]:
         """Decodes the slide, or opens it where it is read in parts."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
             slide = read_made_slide(self.root, key, "nuclei_slides")
         return slide, seconds
 
-    def pixels(self, read: tuple[Slide, dict[str, float]]) -> int:
+    def pixels(self, loaded: tuple[Slide, dict[str, float]]) -> int:
         """Of the slide."""
-        return read[0].size.area_px
+        return loaded[0].size.area_px
 
-    def compute(self, reads: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Found]:
+    def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Found]:
         """Finds the nuclei of the slides together; the seconds are a slide's share by its tiles."""
         assert self._network is not None
-        slides, fits = [slide for slide, _ in reads], []
-        for slide, seconds in reads:
+        slides, fits = [slide for slide, _ in loaded], []
+        for slide, seconds in loaded:
             with timed(seconds, "stain"):
                 fits.append(fitted_stain(slide, self._network, self.nuclei))
         results = segment_nuclei(
             slides,
             self._network,
             self.nuclei,
-            lambda _: self._seat.check(),
+            lambda _: self._check(),
             normalise=[None if fit is None else fit.normalise for fit in fits],
         )
         tiles = sum(result.tiles for result in results) or 1
         found = []
-        for (slide, seconds), fit, result in zip(reads, fits, results, strict=True):
+        for (slide, seconds), fit, result in zip(loaded, fits, results, strict=True):
             share = {f"segment_{name}": value * result.tiles / tiles for name, value in result.seconds.items()}
             found.append(_Found(slide, fit, result, seconds | share))
         return found
 
-    def write(self, key: str, found: _Found, folder: Path) -> StageResult:
+    def save(self, key: str, found: _Found, folder: Path) -> StageResult:
         """Writes maps, table, outlines and pictures."""
         assert self._compute is not None
         slide, result, seconds = found.slide, found.result, dict(found.seconds)

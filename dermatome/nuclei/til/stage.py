@@ -14,7 +14,7 @@ from dermatome.geometry import Size
 from dermatome.nuclei.maps.files import NUCLEI_TABLE
 from dermatome.nuclei.til.figures import til_figure
 from dermatome.nuclei.til.score import TilSettings, score_til, square_rows
-from dermatome.pipeline.cached_stage import OneStep
+from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.pipeline.stage_files import timed, versions_of, write_figure, write_rows
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult, content_version, require_record
@@ -22,15 +22,16 @@ from dermatome.storage.record import StageResult, content_version, require_recor
 TIL_MAP = "til_map.parquet"
 
 
-def til_stage(root: DataRoot, settings: TilSettings) -> OneStep:
+def til_stage(root: DataRoot, settings: TilSettings) -> WaitingStage:
     """Makes `til_map.parquet` and `figure.png` of each slide; the scores are in its record."""
     plain: Mapping[str, Any] = asdict(settings)
-    return OneStep(
+    return WaitingStage(
         root,
         "til_scores",
         settings=plain,
         make=lambda key, folder: make_til(root, key, folder, settings),
         inputs=lambda key: versions_of(root, key, "nucleus_maps"),
+        at_once=2,
     )
 
 

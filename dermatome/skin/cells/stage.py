@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.inference.compute import ComputeSettings
 from dermatome.labels import instance_files as cell_files
+from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import (
     CELLS_FILE,
     CELLS_TABLE,
@@ -23,7 +24,6 @@ from dermatome.pipeline.stage_files import (
     write_figure,
     write_rows,
 )
-from dermatome.pipeline.work import Seat
 from dermatome.skin.cells.figures import cells_figure
 from dermatome.skin.cells.segment import CellSettings, CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.networks import CellWeights
@@ -58,20 +58,19 @@ class _Segmented:
 
 
 @dataclass
-class CellsStage:
+class CellsStage(Stage[_Input, _Segmented]):
     """Makes `cells.npz`, `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png` of each slide."""
 
     root: DataRoot
     weights: CellWeights
     compute_settings: ComputeSettings
     cells: CellSettings
-    asset: ClassVar[str] = "cell_masks"
-    always: ClassVar[bool] = False
+    asset = "cell_masks"
     _network: CellNetwork | None = field(default=None, init=False, repr=False)
-    _seat: Seat = field(default=Seat(), init=False, repr=False)
+    _check: Callable[[], None] = field(init=False, repr=False)
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Of the segmentation, and which network it is."""
         return asdict(self.cells) | {"weights_sha256": self.weights.sha256}
 
@@ -80,15 +79,15 @@ class CellsStage:
         made = versions_of(self.root, key, "slide_images", "epidermis_masks")
         return made | {"cell_champion": self.weights.data_version}
 
-    def open(self, seat: Seat) -> None:
+    def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""
-        self._seat = seat
-        compute = self.compute_settings.choose(threads=seat.threads, device_index=seat.device_index)
+        self._check = check
+        compute = self.compute_settings.choose()
         self._network = self.weights.load(
             compute, backend=self.compute_settings.backend, remembered=self.root.remembered_backends
         )
 
-    def read(self, key: str) -> _Input:
+    def load(self, key: str) -> _Input:
         """Decodes the image and the mask."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
@@ -96,23 +95,21 @@ class CellsStage:
             mask, made = open_made_mask(self.root, key, slide.size)
         return _Input(slide, mask, str(made.values["weights_sha256"]), seconds)
 
-    def pixels(self, read: _Input) -> int:
+    def pixels(self, loaded: _Input) -> int:
         """Of the image."""
-        return read.slide.size.area_px
+        return loaded.slide.size.area_px
 
-    def compute(self, reads: Sequence[_Input]) -> list[_Segmented]:
+    def compute(self, loaded: Sequence[_Input]) -> list[_Segmented]:
         """Finds the cells."""
         assert self._network is not None
         found = []
-        for read in reads:
-            with timed(read.seconds, "segment"):
-                result = segment_cells(
-                    read.slide, read.mask, self._network, self.cells, progress=lambda _: self._seat.check()
-                )
-            found.append(_Segmented(read.slide, read.mask, read.mask_weights_sha256, result, read.seconds))
+        for one in loaded:
+            with timed(one.seconds, "segment"):
+                result = segment_cells(one.slide, one.mask, self._network, self.cells, progress=lambda _: self._check())
+            found.append(_Segmented(one.slide, one.mask, one.mask_weights_sha256, result, one.seconds))
         return found
 
-    def write(self, key: str, found: _Segmented, folder: Path) -> StageResult:
+    def save(self, key: str, found: _Segmented, folder: Path) -> StageResult:
         """Writes the cells in every format."""
         assert self._network is not None
         slide, result, seconds = found.slide, found.result, dict(found.seconds)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.labels import instance_files as cell_files
+from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import (
     LAYERS_TABLE,
     open_made_cells,
@@ -21,7 +22,6 @@ from dermatome.pipeline.stage_files import (
     write_figure,
     write_rows,
 )
-from dermatome.pipeline.work import Seat
 from dermatome.skin.layers.figures import layers_figure
 from dermatome.skin.layers.measure import LayerOutcome, LayerSettings, LayersResult, measure_layers
 from dermatome.slides.slide import Slide
@@ -50,17 +50,16 @@ class _Measured:
 
 
 @dataclass
-class LayersStage:
+class LayersStage(Stage[_Input, _Measured]):
     """Makes `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`."""
 
     root: DataRoot
     layers: LayerSettings
-    asset: ClassVar[str] = "epidermis_layers"
-    always: ClassVar[bool] = False
-    _seat: Seat = field(default=Seat(), init=False, repr=False)
+    asset = "epidermis_layers"
+    _check: Callable[[], None] = field(init=False, repr=False)
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Of the measurement."""
         return asdict(self.layers)
 
@@ -68,11 +67,11 @@ class LayersStage:
         """The image, the mask and the cells."""
         return versions_of(self.root, key, "slide_images", "epidermis_masks", "cell_masks")
 
-    def open(self, seat: Seat) -> None:
+    def open(self, check: Callable[[], None]) -> None:
         """No network; large slides ask the seat between their blocks whether to go on."""
-        self._seat = seat
+        self._check = check
 
-    def read(self, key: str) -> _Input:
+    def load(self, key: str) -> _Input:
         """Decodes the image and what earlier stages found on it, or opens them where they are large."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
@@ -81,22 +80,22 @@ class LayersStage:
             instances, cells = open_made_cells(self.root, key, slide.size)
         return _Input(slide, mask, instances, cells, seconds)
 
-    def pixels(self, read: _Input) -> int:
+    def pixels(self, loaded: _Input) -> int:
         """Of the image."""
-        return read.slide.size.area_px
+        return loaded.slide.size.area_px
 
-    def compute(self, reads: Sequence[_Input]) -> list[_Measured]:
+    def compute(self, loaded: Sequence[_Input]) -> list[_Measured]:
         """Cuts and measures the layers."""
         found = []
-        for read in reads:
-            with timed(read.seconds, "measure"):
+        for one in loaded:
+            with timed(one.seconds, "measure"):
                 result = measure_layers(
-                    read.slide, read.mask, read.instances, read.cells, self.layers, self._seat.check
+                    one.slide, one.mask, one.instances, one.cells, self.layers, self._check
                 )  # fmt: skip
-            found.append(_Measured(read.slide, result, read.seconds))
+            found.append(_Measured(one.slide, result, one.seconds))
         return found
 
-    def write(self, key: str, found: _Measured, folder: Path) -> StageResult:
+    def save(self, key: str, found: _Measured, folder: Path) -> StageResult:
         """Writes tables, map and figure."""
         slide, result, seconds = found.slide, found.result, dict(found.seconds)
         with timed(seconds, "write"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from dermatome.classes import TissueClass
 from dermatome.inference.compute import Compute, ComputeSettings
 from dermatome.labels import mask_files as label_io
 from dermatome.labels.bands import LabelTally, mask_writer, write_ome_bands
+from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import (
     MASK_FILE,
     MASK_TIFF,
@@ -22,7 +23,6 @@ from dermatome.pipeline.stage_files import (
     versions_of,
     write_figure,
 )
-from dermatome.pipeline.work import Seat
 from dermatome.skin.networks import Champion
 from dermatome.skin.tissue.figures import tissue_figure
 from dermatome.skin.tissue.segment import (
@@ -50,21 +50,20 @@ class _Segmented:
 
 
 @dataclass
-class MaskStage:
+class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
     """Makes `mask.npz`, `mask.ome.tif`, `tissue.geojson`, `figure.png` of each slide."""
 
     root: DataRoot
     champion: Champion
     compute_settings: ComputeSettings
     tissue: TissueSettings
-    asset: ClassVar[str] = "epidermis_masks"
-    always: ClassVar[bool] = False
+    asset = "epidermis_masks"
     _network: TissueNetwork | None = field(default=None, init=False, repr=False)
     _compute: Compute | None = field(default=None, init=False, repr=False)
-    _seat: Seat = field(default=Seat(), init=False, repr=False)
+    _check: Callable[[], None] = field(init=False, repr=False)
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Of the segmentation."""
         return asdict(self.tissue)
 
@@ -72,10 +71,10 @@ class MaskStage:
         """The image and the champion."""
         return {**versions_of(self.root, key, "slide_images"), "tissue_champion": self.champion.data_version}
 
-    def open(self, seat: Seat) -> None:
+    def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""
-        self._seat = seat
-        self._compute = self.compute_settings.choose(threads=seat.threads, device_index=seat.device_index)
+        self._check = check
+        self._compute = self.compute_settings.choose()
         weights = self.champion.load(self._compute)
         self._network = prepare_tissue(
             weights,
@@ -85,30 +84,30 @@ class MaskStage:
             remembered=self.root.remembered_backends,
         )
 
-    def read(self, key: str) -> tuple[Slide, dict[str, float]]:
+    def load(self, key: str) -> tuple[Slide, dict[str, float]]:
         """Decodes the image."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
             slide = read_made_slide(self.root, key)
         return slide, seconds
 
-    def pixels(self, read: tuple[Slide, dict[str, float]]) -> int:
+    def pixels(self, loaded: tuple[Slide, dict[str, float]]) -> int:
         """Of the image."""
-        return read[0].size.area_px
+        return loaded[0].size.area_px
 
-    def compute(self, reads: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Segmented]:
+    def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Segmented]:
         """Segments them together; the seconds are a slide's share by its tiles."""
         assert self._network is not None
-        slides = [slide for slide, _ in reads]
-        results = segment_slides(slides, self._network, self.tissue, lambda _: self._seat.check())
+        slides = [slide for slide, _ in loaded]
+        results = segment_slides(slides, self._network, self.tissue, lambda _: self._check())
         tiles = sum(result.tiles for result in results) or 1
         found = []
-        for (slide, seconds), result in zip(reads, results, strict=True):
+        for (slide, seconds), result in zip(loaded, results, strict=True):
             share = {f"segment_{name}": value * result.tiles / tiles for name, value in result.seconds.items()}
             found.append(_Segmented(slide, result, seconds | {"segment": sum(share.values())} | share))
         return found
 
-    def write(self, key: str, found: _Segmented, folder: Path) -> StageResult:
+    def save(self, key: str, found: _Segmented, folder: Path) -> StageResult:
         """Writes the mask in every format."""
         assert self._compute is not None
         slide, result, seconds = found.slide, found.result, dict(found.seconds)

@@ -1,23 +1,12 @@
 """Partitions are kept, made, or left alone because another run made them meanwhile."""
 
-import pickle
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 
 from dermatome.errors import BadImage, MissingInput, StorageFailed
-from dermatome.inference.compute import ComputeSettings
-from dermatome.pipeline.cached_stage import Making, OneStep
-from dermatome.pipeline.work import WorkerOptions
-from dermatome.pipeline.worker import Worker
-from dermatome.skin.cells.segment import CellSettings
-from dermatome.skin.cells.stage import CellsStage
-from dermatome.skin.layers.measure import LayerSettings
-from dermatome.skin.layers.stage import LayersStage
-from dermatome.skin.networks import CellWeights, Champion
-from dermatome.skin.tissue.segment import TissueSettings
-from dermatome.skin.tissue.stage import MaskStage
+from dermatome.pipeline.batch import run_batch
+from dermatome.pipeline.cached_stage import Stage, WaitingStage, cached_stage
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import StageResult, read_record
 
@@ -31,7 +20,7 @@ class Kitchen:
     bad: tuple = ()
 
     def stage(self, **changes):
-        return replace(OneStep(self.root, "dishes", {"salt": 1}, self.make), **changes)
+        return replace(WaitingStage(self.root, "dishes", {"salt": 1}, self.make), **changes)
 
     def make(self, key, folder):
         (folder / "half.txt").write_text("half")
@@ -47,7 +36,7 @@ def kitchen(tmp_path):
 
 
 def run(stage, *keys, code_version="1", run_id="run"):
-    found = {one.key: one for one in Worker(Making(stage, code_version, run_id), WorkerOptions()).run(keys)}
+    found = {one.key: one for one in run_batch(cached_stage(stage, code_version, run_id), keys)}
     assert sorted(found) == sorted(keys)
     return found
 
@@ -87,10 +76,10 @@ def test_a_failed_remake_leaves_what_was_there_and_nothing_else(kitchen):
 
 
 def test_what_another_run_made_meanwhile_is_taken_and_not_made_again(kitchen):
-    class Overtaken(OneStep):
-        def compute(self, reads):
-            run(kitchen.stage(), *reads, run_id="the other")
-            return list(reads)
+    class Overtaken(WaitingStage):
+        def compute(self, loaded):
+            run(kitchen.stage(), *loaded, run_id="the other")
+            return list(loaded)
 
     stage = Overtaken(kitchen.root, "dishes", {"salt": 1}, kitchen.make)
     made = run(stage, "a")["a"].result
@@ -104,7 +93,7 @@ def test_a_torn_record_is_made_again(kitchen, caplog):
     run(kitchen.stage(), "a")
     (kitchen.root.folder("dishes", "a") / RECORD_FILE).write_bytes(b"torn")
     assert not run(kitchen.stage(), "a")["a"].result.reused
-    assert "It is made again now." in caplog.text
+    assert "It is recomputed now." in caplog.text
 
 
 def test_an_input_that_is_missing_fails_its_key_alone(kitchen):
@@ -118,49 +107,31 @@ def test_an_input_that_is_missing_fails_its_key_alone(kitchen):
     assert found["b"].error is None
 
 
-def test_the_skin_stages_can_be_sent_to_other_processes(tmp_path):
-    root = DataRoot(tmp_path)
-    stages = [
-        MaskStage(root, Champion(root, "v001", "sha", "data"), ComputeSettings(), TissueSettings()),
-        CellsStage(root, CellWeights("toy", Path("models"), "sha"), ComputeSettings(), CellSettings()),
-        LayersStage(root, LayerSettings()),
-    ]
-    for stage in stages:
-        assert pickle.loads(pickle.dumps(Making(stage, "1", "run"))).stage == stage
-
-
 @dataclass
-class Reader:
+class Reader(Stage):
     """A stage that reads a file of another, which is replaced while it does."""
 
     root: DataRoot
     versions: list
     missing: int = 0
-    asset: str = "soups"
-    settings: dict = field(default_factory=dict)
-    always: bool = False
+    asset = "soups"
+    settings = {}
 
     def inputs(self, key):
         return {"dishes": self.versions[0]}
 
-    def open(self, seat):
-        pass
-
-    def read(self, key):
+    def load(self, key):
         found = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
         if self.missing:
             self.missing -= 1
             raise MissingInput("Between two renames.")
         return found
 
-    def pixels(self, read):
-        return 0
+    def compute(self, loaded):
+        return list(loaded)
 
-    def compute(self, reads):
-        return list(reads)
-
-    def write(self, key, found, folder):
-        return StageResult(found, found, {})
+    def save(self, key, result, folder):
+        return StageResult(result, result, {})
 
 
 def test_inputs_that_are_replaced_while_they_are_read_are_read_again(tmp_path):

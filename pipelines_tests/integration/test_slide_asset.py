@@ -7,23 +7,23 @@ from dataclasses import replace
 import dagster as dg
 import pytest
 
-from assets.each import Event, make_each, partitioned
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
+from assets.slide_asset import Event, materialize_slides, slide_asset
 from dermatome.errors import BadImage
-from dermatome.pipeline.cached_stage import OneStep
+from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
 from dermatome.storage.record import Check, StageResult, read_record, require_record, write_record
-from resources import PathsResource, SettingsResource, SlideEngineResource
+from resources import PathsResource, SettingsResource
 
 KEYS = dg.DynamicPartitionsDefinition(name="keys")
 SETTINGS = {"threshold": 1}
 
 
-@partitioned(
+@slide_asset(
     partitions_def=KEYS, partitions_a_run=10, group_name="g", kind="file", code_version="1", checks={"even": "Is even."}
 )
-def first(context: dg.AssetExecutionContext, paths: PathsResource, engine: SlideEngineResource) -> Iterator[Event]:
+def first(context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource) -> Iterator[Event]:
     """The first asset."""
     root = paths.data_root
 
@@ -38,19 +38,21 @@ def first(context: dg.AssetExecutionContext, paths: PathsResource, engine: Slide
         write_atomic(folder / PREVIEW_FILE, b"small")
         return StageResult("made", f"version-{key}", {"n": 1}, checks=(Check("even", key != "k1", "said"),))
 
-    yield from make_each(context, engine, OneStep(root, "first", SETTINGS, make), at_once=1)
+    yield from materialize_slides(context, settings, WaitingStage(root, "first", SETTINGS, make))
 
 
-@partitioned(partitions_def=KEYS, deps=[first], partitions_a_run=9, group_name="g", kind="file", code_version="1")
-def second(context: dg.AssetExecutionContext, paths: PathsResource, engine: SlideEngineResource) -> Iterator[Event]:
+@slide_asset(partitions_def=KEYS, deps=[first], partitions_a_run=9, group_name="g", kind="file", code_version="1")
+def second(context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource) -> Iterator[Event]:
     """The second asset."""
     root = paths.data_root
 
     def make(key, folder):
         return StageResult("made", "same", {})
 
-    stage = OneStep(root, "second", {}, make, lambda key: {"first": require_record(root, "first", key).data_version})
-    yield from make_each(context, engine, stage, at_once=1)
+    stage = WaitingStage(
+        root, "second", {}, make, lambda key: {"first": require_record(root, "first", key).data_version}
+    )
+    yield from materialize_slides(context, settings, stage)
 
 
 @pytest.fixture
@@ -61,10 +63,9 @@ def instance():
 
 
 def run(root, instance, assets, start="k0", end="k4", **more_tags):
-    engine = SlideEngineResource(settings=SettingsResource(path=str(root.settings)))
     defs = dg.Definitions(
         assets=[first, second],
-        resources={"paths": PathsResource(root=str(root.path)), "engine": engine},
+        resources={"paths": PathsResource(root=str(root.path)), "settings": SettingsResource(path=str(root.settings))},
         executor=dg.in_process_executor,
     )
     tags = {"dagster/asset_partition_range_start": start, "dagster/asset_partition_range_end": end}
@@ -150,10 +151,9 @@ def stale(instance, asset, key):
 
     from orchestration.demo import _Loading
 
-    engine = SlideEngineResource(settings=SettingsResource(path="x"))
     graph = dg.Definitions(
         assets=[first, second],
-        resources={"paths": PathsResource(root="x"), "engine": engine},
+        resources={"paths": PathsResource(root="x"), "settings": SettingsResource(path="x")},
     ).resolve_asset_graph()
     return CachingStaleStatusResolver(instance, graph, _Loading(instance)).get_status(dg.AssetKey(asset), key).value
 

@@ -10,31 +10,32 @@ A run of one partition has a result of its own, and yields it: assets after it i
 
 import inspect
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
 from assets.connections import keep_connections, sqlite_held
-from assets.metadata import kept_version_tags, record_metadata, version_tags
+from assets.metadata import error_text, kept_version_tags, record_metadata, version_tags
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
-from dermatome.errors import DermatomeError, StorageFailed
-from dermatome.pipeline.cached_stage import Making, Stage
+from dermatome.errors import StorageFailed
+from dermatome.pipeline.batch import InFlight, run_batch
+from dermatome.pipeline.cached_stage import Stage, cached_stage
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageRecord, clear_failure, write_failure
-from resources.slide_engine import SlideEngineResource
+from resources import SettingsResource
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult
 
 # More would make the failure's metadata unreadable; the failures table of the store holds all.
 _FAILURES_SHOWN = 100
 # Each line in the event log costs about as much as a materialization.
-_SAY_EVERY_S = 5.0
+_LOG_EVERY_S = 5.0
 
 
-def partitioned(
+def slide_asset(
     *,
     partitions_def: dg.DynamicPartitionsDefinition,
     partitions_a_run: int,
@@ -45,7 +46,7 @@ def partitioned(
     pool: str | None = None,
     checks: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Iterator[Event]]], dg.AssetsDefinition]:
-    """Declares an asset whose body is one call of :func:`make_each`; the function's name and docstring are the asset's.
+    """Declares an asset whose body is one call of :func:`materialize_slides`, named and described by that function.
 
     It is a multi-asset of one, because only those may leave out their result and those of their checks.
 
@@ -89,28 +90,26 @@ def partitioned(
     return declare
 
 
-def make_each(
+def materialize_slides(
     context: dg.AssetExecutionContext,
-    engine: SlideEngineResource,
+    settings: SettingsResource,
     stage: Stage[Any, Any],
     *,
     check_now: Callable[[str], Sequence[Check]] = lambda key: (),
-    at_once: int | None = None,
 ) -> Iterator[Event]:
-    """Makes every partition of the run and yields its events as it is done.
+    """Materializes every partition of the run and yields its events as it finishes.
 
-    A partition whose record on disk carries the fingerprint that its inputs, settings and code have now is already
-    made: its event is reported again and the work is not.
+    A partition whose record carries the fingerprint that its inputs, settings and code have now is reused: its event is
+    reported again and nothing is computed.
 
     Args:
         context: of the asset.
-        engine: works on the partitions.
-        stage: the asset's own work.
+        settings: of the run.
+        stage: the asset's stage.
         check_now: checks of a partition whose outcome can change while its results do not.
-        at_once: for a stage that only waits for others: how many partitions at a time, in threads of this process.
 
     Raises:
-        dg.Failure: after all partitions were tried, where any failed.
+        dg.Failure: after all partitions were tried, if any failed.
     """
     asset, root = stage.asset, stage.root
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
@@ -118,54 +117,50 @@ def make_each(
     keys = list(context.partition_keys)
     pointers = _event_pointers(context, keys)
     fillers = _gap_fillers(context, root, keys)
-    making = Making(stage, code_version, context.run_id, frozenset(fillers))
+    batch = settings.value.batch
+    if stage.at_once is not None:
+        batch = replace(batch, writers=stage.at_once, readers=1, waiting=2 * stage.at_once)
+    work = cached_stage(stage, code_version, context.run.run_id, keep=fillers.keys())
+    in_flight = InFlight(root, asset, context.run.run_id, lambda run_id: _has_ended(context.instance, run_id))
     failed: dict[str, str] = {}
-    reused, said = 0, time.monotonic()
-    # Closed at once where the run is cancelled, wherever that strikes.
-    with (
-        sqlite_held(context.instance, context.run_id),
-        closing(engine.map(making, keys) if at_once is None else engine.here(making, keys, at_once)) as results,
-    ):
+    reused, logged = 0, time.monotonic()
+    # Closed at once if the run is cancelled, wherever that strikes.
+    with sqlite_held(context.instance, context.run.run_id), closing(run_batch(work, keys, batch, in_flight)) as results:
         for done, finished in enumerate(results, start=1):
-            key = finished.key
-            if finished.error is not None:
-                failed[key] = _say(finished.error)
-                context.log.error(f"{asset} {key}: {failed[key]}")
-                _note_failure(context, root, asset, key, finished.error)
-                continue
-            made = finished.result
-            assert made is not None
-            try:
-                clear_failure(root.failure(asset, key))
-                metadata = record_metadata(made.record, root.folder(asset, key), reused=made.reused)
-                checks = [*made.record.checks, *check_now(key)]
-            except Exception as error:
-                # Of this slide alone, such as one request that a bucket refused: the others go on.
-                failed[key] = _say(error)
+            key, made, error = finished.key, finished.result, finished.error
+            metadata: dict[str, dg.MetadataValue] = {}
+            checks: list[Check] = []
+            if made is not None:
+                try:
+                    clear_failure(root.failure(asset, key))
+                    metadata = record_metadata(made.record, root.folder(asset, key), reused=made.reused)
+                    checks = [*made.record.checks, *check_now(key)]
+                except Exception as late:  # of this slide alone: the others go on
+                    error = late
+            if error is not None or made is None:
+                assert error is not None
+                failed[key] = error_text(error)
                 context.log.error(f"{asset} {key}: {failed[key]}")
                 _note_failure(context, root, asset, key, error)
                 continue
             reused += made.reused
-            if time.monotonic() - said >= _SAY_EVERY_S or done == len(keys):
-                said = time.monotonic()
-                context.log.info(
-                    f"{asset}: {done} of {len(keys)} are done, {reused} of them made before, {len(failed)} failed."
-                )
-            yield from _events(
-                context,
-                made.record,
-                metadata,
-                fillers.get(key) or version_tags(made.record, pointers[key]),
-                checks,
-                alone=len(keys) == 1,
-            )
+            if time.monotonic() - logged >= _LOG_EVERY_S or done == len(keys):
+                logged = time.monotonic()
+                context.log.info(f"{asset}: {done} of {len(keys)} done, {reused} of them reused, {len(failed)} failed.")
+            tags = fillers.get(key) or version_tags(made.record, pointers[key])
+            yield from _events(context, made.record, metadata, tags, checks, alone=len(keys) == 1)
     if failed:
         raise dg.Failure(
-            f"{len(failed)} of {len(keys)} failed and the others are made. First: {next(iter(failed.items()))}. "
-            "Mend the cause, then re-execute the backfill from failure.",
+            f"{len(failed)} of {len(keys)} failed; the others are materialized. First: {next(iter(failed.items()))}. "
+            "Fix the cause, then re-execute the backfill from failure.",
             allow_retries=False,
             metadata={"failed": dg.MetadataValue.json(dict(list(failed.items())[:_FAILURES_SHOWN]))},
         )
+
+
+def _has_ended(instance: dg.DagsterInstance, run_id: str) -> bool:
+    run = instance.get_run_by_id(run_id)
+    return run is None or run.is_finished
 
 
 def _events(
@@ -209,20 +204,13 @@ def _note_failure(context: dg.AssetExecutionContext, root: DataRoot, asset: str,
             root.failure(asset, key),
             asset=asset,
             partition=key,
-            error=_say(error),
+            error=error_text(error),
             kind=type(error).__name__,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
         )
     except StorageFailed as unwritten:
         # A full disk, most likely: the event log still says what failed, and the other partitions are still tried.
         context.log.error(f"The failure of {key} could not be noted: {unwritten}")
-
-
-def _say(error: Exception) -> str:
-    if isinstance(error, DermatomeError):
-        return str(error)
-    # Not one of ours: a defect. The traceback is what a person needs to report it.
-    return "".join(traceback.format_exception(error))[-4000:]
 
 
 def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[str]) -> dict[str, Mapping[str, str]]:
