@@ -25,7 +25,7 @@ from dermatome.slides.source import SlideSource
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic import cohort
-from dermatome.synthetic.hpa_server import ToyAtlas
+from dermatome.synthetic.hpa_server import MockHpaServer
 from orchestration.definitions import DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT, build_defs
 from orchestration.demo_report import print_report
 from orchestration.instance import open_instance
@@ -57,7 +57,7 @@ def main() -> int:
     try:
         root.check_writable()
         with demo_atlas(root) as atlas, open_instance() as instance:
-            console.print(f"[bold]Dermatome demo[/] in {root.path}; a local server plays HPA at {atlas.url}")
+            console.print(f"[bold]Dermatome demo[/] in {root.path}; the mock HPA server runs at {atlas.url}")
             ran = run_pipeline(Demo(root, instance, atlas))
     except DermatomeError as error:
         console.print(f"[red]{error}[/]")
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 @contextmanager
-def demo_atlas(root: DataRoot) -> Iterator[ToyAtlas]:
+def demo_atlas(root: DataRoot) -> Iterator[MockHpaServer]:
     """The demo's server, on the port it had the first time: the pages name it, and must stay the same.
 
     Raises:
@@ -85,7 +85,7 @@ def demo_atlas(root: DataRoot) -> Iterator[ToyAtlas]:
         )
     port = json.loads(note.read_text())["port"] if note.is_file() else _free_port()
     try:
-        atlas = ToyAtlas(port=port)
+        atlas = MockHpaServer(port=port)
     except OSError as error:
         raise StorageFailed(
             f"The demo's port {port} is taken ({error.strerror}), most likely as a running make ui or make demo over "
@@ -117,7 +117,7 @@ allowed_hosts = ["127.0.0.1"]
 class Demo:
     """The demo's code location over its instance, and a way to make what is missing or stale."""
 
-    def __init__(self, root: DataRoot, instance: dg.DagsterInstance, atlas: ToyAtlas) -> None:
+    def __init__(self, root: DataRoot, instance: dg.DagsterInstance, atlas: MockHpaServer) -> None:
         self.root, self.instance, self.atlas = root, instance, atlas
         self.defs = build_defs(root.path, loggers={"console": _plain_logger})
         self.graph = self.defs.resolve_asset_graph()

@@ -11,10 +11,10 @@ from dermatome.classes import StainingPattern
 from dermatome.slides.source import SlideSource
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import read_record
-from dermatome.synthetic.hpa_server import ToyAtlas
 from dermatome.synthetic.skin import toy_slide
 from orchestration.requests import register_slides
 from pipelines_tests.e2e.platform import Platform, counts
+from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 
 SLIDES = 200
 BAD = {17: "cut short", 101: "a web page", 188: "404"}
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def atlas():
     drawn = [toy_slide(seed, StainingPattern.WHOLE, size_px=160).jpeg() for seed in range(4)]
-    with ToyAtlas() as server:
+    with FaultyHpaServer() as server:
         server.images = {f"/images/700/{number}_A.jpg": drawn[number % 4] for number in range(SLIDES)}
         good = dict(server.images)
         server.images["/images/700/17_A.jpg"] = drawn[0][:2000]

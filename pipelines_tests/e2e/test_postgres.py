@@ -7,11 +7,11 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from assets.connections import keep_connections
 from dermatome.slides.source import SlideSource
 from dermatome.storage.layout import DataRoot
-from dermatome.synthetic.hpa_server import ToyAtlas
 from dermatome.synthetic.skin import toy_slide
 from orchestration.definitions import build_defs
 from orchestration.requests import PER_SLIDE, missing_slides, register_slides
 from pipelines_tests.e2e.platform import Platform
+from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 from pipelines_tests.postgres import connect, postgres_server
 
 SLIDES = 8
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 @pytest.fixture
 def atlas():
     drawn = toy_slide(1, size_px=160).jpeg()
-    with ToyAtlas() as server:
+    with FaultyHpaServer() as server:
         server.images = {f"/images/700/{number}_A.jpg": drawn for number in range(SLIDES)}
         del server.images["/images/700/3_A.jpg"]
         yield server

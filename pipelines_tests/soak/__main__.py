@@ -14,9 +14,9 @@ from pathlib import Path
 import dagster as dg
 
 from dermatome.storage.layout import DataRoot
-from dermatome.synthetic.hpa_server import ToyAtlas
 from orchestration.requests import PER_SLIDE
 from pipelines_tests.e2e.platform import CHECKOUT, environment
+from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 from pipelines_tests.soak.chaos import small_disk
 from pipelines_tests.soak.cohort import Cohort, make_cohort
 from pipelines_tests.soak.course import Course, Plan, copy_champion, left_overs, processes_left, undisturbed
@@ -39,7 +39,7 @@ def main() -> int:
     with ExitStack() as stack:
         work = Path(tempfile.mkdtemp(prefix="dermatome-soak-work-"))
         disk, why_none = stack.enter_context(small_disk(plan.disk_mb))
-        atlas = stack.enter_context(ToyAtlas())
+        atlas = stack.enter_context(FaultyHpaServer())
         cohort = make_cohort(atlas, plan.slides, plan.toys, plan.odd, plan.seed)
         calm, root = DataRoot(kept or work / "calm"), DataRoot(disk / "data")
         root.path.mkdir()
@@ -87,7 +87,7 @@ def _trained(folder: Path) -> Path:
 
 
 def _report(
-    course: Course, cohort: Cohort, atlas: ToyAtlas, runs: int, swept: int, why_none: str, seconds: float
+    course: Course, cohort: Cohort, atlas: FaultyHpaServer, runs: int, swept: int, why_none: str, seconds: float
 ) -> list[str]:
     killed, counts = course.killer.killed, course.diary.counts
     rows: list[tuple[str, object]] = [

@@ -6,15 +6,15 @@ from pathlib import Path
 from assets.partitions import ANNOTATED_SLIDES, TRAINING_VERSIONS
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic import cohort
-from dermatome.synthetic.hpa_server import ToyAtlas
 from orchestration.demo import TRAINING, VERSION, Demo
 from orchestration.instance import open_instance
+from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 
 
 def main(root: DataRoot) -> bool:
     """Makes tiles, weights and champion below ``root``; whether that went well."""
     cohort.write_annotations(root.annotations)
-    with open_instance() as instance, ToyAtlas() as atlas:
+    with open_instance() as instance, FaultyHpaServer() as atlas:
         demo = Demo(root, instance, atlas)
         instance.add_dynamic_partitions(str(ANNOTATED_SLIDES.name), list(cohort.ANNOTATED))
         instance.add_dynamic_partitions(str(TRAINING_VERSIONS.name), [VERSION])

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from dermatome.classes import StainingPattern
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
-from dermatome.synthetic.hpa_server import Fault, ToyAtlas
 from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.bad_images import catalogue
+from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
 
 TOY_PX = 224
 _SLIDES_A_GENE = 8
@@ -99,7 +99,7 @@ class Cohort:
         return [*self.good, *self.bad]
 
 
-def make_cohort(atlas: ToyAtlas, slides: int, toys: int, odd: int, seed: int) -> Cohort:
+def make_cohort(atlas: FaultyHpaServer, slides: int, toys: int, odd: int, seed: int) -> Cohort:
     """Draws the toys, fills the server with pages, images and faults, and the inbox with the catalogue.
 
     Args:
@@ -151,7 +151,7 @@ def make_cohort(atlas: ToyAtlas, slides: int, toys: int, odd: int, seed: int) ->
     return cohort
 
 
-def _add_bad_genes(atlas: ToyAtlas, cohort: Cohort) -> None:
+def _add_bad_genes(atlas: FaultyHpaServer, cohort: Cohort) -> None:
     page = gene_page_xml("TOYX", "ENSG99999999999", atlas.url, [ToyImage("1", "1_A")])
     for number, (fault, reason) in enumerate(
         (

@@ -19,9 +19,9 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from dermatome.slides.source import folder_sources
 from dermatome.storage.layout import DataRoot
-from dermatome.synthetic.hpa_server import ToyAtlas
 from orchestration.requests import PER_SLIDE, register_slides
 from pipelines_tests.e2e.platform import CHECKOUT, Platform, environment
+from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 from pipelines_tests.soak.chaos import Killer, full_disk, locked_store, platform_processes
 from pipelines_tests.soak.cohort import SETTINGS, Cohort, fill_inbox
 
@@ -109,7 +109,7 @@ class Course:
     """
 
     def __init__(
-        self, plan: Plan, root: DataRoot, cohort: Cohort, atlas: ToyAtlas, disk: Path | None, logs: Path
+        self, plan: Plan, root: DataRoot, cohort: Cohort, atlas: FaultyHpaServer, disk: Path | None, logs: Path
     ) -> None:
         self.plan, self.root, self.cohort, self.disk = plan, root, cohort, disk
         self.diary, self._dice = Diary(), random.Random(plan.seed)

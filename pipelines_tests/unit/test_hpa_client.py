@@ -20,7 +20,8 @@ from dermatome.hpa.gene_images import fetch_gene_images
 from dermatome.storage.files import sha256_bytes
 from dermatome.storage.http_addresses import Addresses
 from dermatome.storage.http_retry import delay_s, retry_after_s
-from dermatome.synthetic.hpa_server import Fault, ToyAtlas, ToyImage, gene_page_xml
+from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
+from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
 
 GENE = "ENSG00000186081"
 IMAGE = ToyImage("373", "1_A_1_2")
@@ -28,8 +29,8 @@ JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 200
 
 
 @pytest.fixture
-def atlas() -> Iterator[ToyAtlas]:
-    with ToyAtlas(images={IMAGE.path: JPEG}) as server:
+def atlas() -> Iterator[FaultyHpaServer]:
+    with FaultyHpaServer(images={IMAGE.path: JPEG}) as server:
         server.pages[GENE] = gene_page_xml("KRT5", GENE, server.url, [IMAGE])
         yield server
 
@@ -42,7 +43,7 @@ class Patient(HpaClient):
         super().__init__(settings, sleep=self.waits.append)
 
 
-def client_of(atlas: ToyAtlas, **changes: Any) -> Patient:
+def client_of(atlas: FaultyHpaServer, **changes: Any) -> Patient:
     changes = {"base_url": atlas.url, "archive_urls": (), "allowed_hosts": ("127.0.0.1",), "retries": 2, **changes}
     return Patient(HpaSettings(**changes))
 
@@ -51,7 +52,7 @@ def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_page_and_an_image_arrive_whole(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_a_page_and_an_image_arrive_whole(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     with client_of(atlas) as client:
         page = client.fetch_page(GENE, tmp_path / "g.xml")
         image = client.fetch(atlas.url + IMAGE.path, tmp_path / "deep" / "i.jpg", kind="image")
@@ -63,7 +64,7 @@ def test_a_page_and_an_image_arrive_whole(atlas: ToyAtlas, tmp_path: Path) -> No
     assert client.waits == []
 
 
-def test_a_current_page_is_not_sent_again(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_a_current_page_is_not_sent_again(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     client, path = client_of(atlas), tmp_path / "g.xml"
     first = client.fetch_page(GENE, path)
     again = client.fetch_page(GENE, path, first.etag)
@@ -75,8 +76,8 @@ def test_a_current_page_is_not_sent_again(atlas: ToyAtlas, tmp_path: Path) -> No
     assert client.fetch_page(GENE, path, first.etag).status == 200
 
 
-def test_a_gene_no_release_has_is_asked_for_once_everywhere(atlas: ToyAtlas, tmp_path: Path) -> None:
-    with ToyAtlas() as archive:
+def test_a_gene_no_release_has_is_asked_for_once_everywhere(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+    with FaultyHpaServer() as archive:
         client = client_of(atlas, archive_urls=(archive.url,))
         with pytest.raises(NotThere, match=r"unknown.*404"):
             client.fetch_page("ENSG00000000001", tmp_path / "g.xml")
@@ -84,16 +85,18 @@ def test_a_gene_no_release_has_is_asked_for_once_everywhere(atlas: ToyAtlas, tmp
     assert files_in(tmp_path) == []
 
 
-def test_the_archive_is_asked_for_each_gene_anew(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_the_archive_is_asked_for_each_gene_anew(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     genes = ["ENSG00000000001", "ENSG00000000002", "ENSG00000000003"]
-    with ToyAtlas({gene: gene_page_xml("OLD", gene, "https://h", [IMAGE], release="19") for gene in genes}) as archive:
+    with FaultyHpaServer(
+        {gene: gene_page_xml("OLD", gene, "https://h", [IMAGE], release="19") for gene in genes}
+    ) as archive:
         client = client_of(atlas, archive_urls=(archive.url,))
         for gene in genes:
             assert client.fetch_page(gene, tmp_path / f"{gene}.xml").url == f"{archive.url}/{gene}.xml"
 
 
 @pytest.mark.parametrize("gene", ["KRT5", "ENSG1", "../x", "ENSG00000186081/../x", ""])
-def test_an_id_that_is_none_is_not_asked_for(atlas: ToyAtlas, tmp_path: Path, gene: str) -> None:
+def test_an_id_that_is_none_is_not_asked_for(atlas: FaultyHpaServer, tmp_path: Path, gene: str) -> None:
     with pytest.raises(FetchFailed, match="not an Ensembl gene id"):
         client_of(atlas).fetch_page(gene, tmp_path / "g.xml")
     assert atlas.requests == []
@@ -115,7 +118,7 @@ def test_an_id_that_is_none_is_not_asked_for(atlas: ToyAtlas, tmp_path: Path, ge
         Fault(delay_s=4, times=1),
     ],
 )
-def test_what_passes_is_tried_again(atlas: ToyAtlas, tmp_path: Path, fault: Fault) -> None:
+def test_what_passes_is_tried_again(atlas: FaultyHpaServer, tmp_path: Path, fault: Fault) -> None:
     atlas.faults[IMAGE.path] = fault
     # Short only where waiting is what fails: a machine that stands still for a moment is no fault of the host.
     limits = {"timeout_s": 1.0, "total_timeout_s": 3.0} if fault.delay_s or fault.drip_headers_s else {}
@@ -150,7 +153,7 @@ def test_what_passes_is_tried_again(atlas: ToyAtlas, tmp_path: Path, fault: Faul
     ],
 )
 def test_failures_say_what_happened_and_leave_the_old_file(
-    atlas: ToyAtlas, tmp_path: Path, fault: Fault, message: str, requests: int
+    atlas: FaultyHpaServer, tmp_path: Path, fault: Fault, message: str, requests: int
 ) -> None:
     (tmp_path / "i.jpg").write_bytes(b"old")
     atlas.faults[IMAGE.path] = fault
@@ -162,7 +165,7 @@ def test_failures_say_what_happened_and_leave_the_old_file(
     assert (tmp_path / "i.jpg").read_bytes() == b"old"
 
 
-def test_an_answer_without_length_is_still_limited(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_an_answer_without_length_is_still_limited(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     # Without a length the body ends where the connection does; a packed page grows while it is read.
     packed = gzip.compress(b"<a>" + b" " * 5_000_000)
     atlas.faults[f"/{GENE}.xml"] = Fault(body=packed, headers=(("Content-Encoding", "gzip"),))
@@ -173,7 +176,9 @@ def test_an_answer_without_length_is_still_limited(atlas: ToyAtlas, tmp_path: Pa
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_flood_is_streamed_and_cut_off_and_leaves_no_file(atlas: ToyAtlas, tmp_path: Path, packed: bool) -> None:
+def test_a_flood_is_streamed_and_cut_off_and_leaves_no_file(
+    atlas: FaultyHpaServer, tmp_path: Path, packed: bool
+) -> None:
     body = gzip.compress(JPEG + bytes(500_000_000), 1) if packed else JPEG
     headers = (("Content-Encoding", "gzip"),) if packed else ()
     atlas.faults[IMAGE.path] = Fault(body=body, headers=headers, flood=0 if packed else 500_000_000)
@@ -194,7 +199,7 @@ def test_a_flood_is_streamed_and_cut_off_and_leaves_no_file(atlas: ToyAtlas, tmp
     "headers", [(("Content-Length", "1000"),), (("Content-Length", "7, 8"),), (("Content-Length", "-3"),)]
 )
 def test_after_a_wrong_length_the_next_answer_is_right(
-    atlas: ToyAtlas, tmp_path: Path, headers: tuple[tuple[str, str], ...]
+    atlas: FaultyHpaServer, tmp_path: Path, headers: tuple[tuple[str, str], ...]
 ) -> None:
     """Bytes beyond the stated length must not be taken for the next answer."""
     other = ToyImage("374", "2_A")
@@ -210,7 +215,7 @@ def test_after_a_wrong_length_the_next_answer_is_right(
 
 @pytest.mark.parametrize("headers", [tuple((f"X-{n}", "x") for n in range(500)), (("X-Long", "x" * 100_000),)])
 def test_headers_without_measure_fail_in_words(
-    atlas: ToyAtlas, tmp_path: Path, headers: tuple[tuple[str, str], ...]
+    atlas: FaultyHpaServer, tmp_path: Path, headers: tuple[tuple[str, str], ...]
 ) -> None:
     atlas.faults[IMAGE.path] = Fault(headers=headers)
     with pytest.raises(FetchFailed) as caught:
@@ -218,7 +223,7 @@ def test_headers_without_measure_fail_in_words(
     assert "\n" not in str(caught.value)
 
 
-def test_a_header_without_end_cannot_outlast_the_limit(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_a_header_without_end_cannot_outlast_the_limit(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     atlas.faults[IMAGE.path] = Fault(drip_headers_s=0.02)
     began = time.monotonic()
     with pytest.raises(FetchFailed, match="1 try"):
@@ -226,13 +231,13 @@ def test_a_header_without_end_cannot_outlast_the_limit(atlas: ToyAtlas, tmp_path
     assert time.monotonic() - began < 60
 
 
-def test_a_packed_page_is_unpacked(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_a_packed_page_is_unpacked(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     packed = gzip.compress(atlas.pages[GENE])
     atlas.faults[f"/{GENE}.xml"] = Fault(body=packed, headers=(("Content-Encoding", "gzip"),))
     assert client_of(atlas).fetch_page(GENE, tmp_path / "g.xml").path.read_bytes() == atlas.pages[GENE]
 
 
-def test_a_host_that_drips_cannot_outlast_the_limit(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_a_host_that_drips_cannot_outlast_the_limit(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     atlas.faults[IMAGE.path] = Fault(drip_s=0.05)
     began = time.monotonic()
     with pytest.raises(FetchFailed, match=r"not whole after 1 s"):
@@ -242,13 +247,13 @@ def test_a_host_that_drips_cannot_outlast_the_limit(atlas: ToyAtlas, tmp_path: P
 
 
 def test_a_host_that_is_not_there(tmp_path: Path) -> None:
-    with ToyAtlas() as gone:
+    with FaultyHpaServer() as gone:
         client = client_of(gone)
     with pytest.raises(FetchFailed, match=r"3 tries.*no connection"):
         client.fetch_page(GENE, tmp_path / "g.xml")
 
 
-def test_what_the_host_asks_to_wait_is_waited_up_to_the_limit(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_what_the_host_asks_to_wait_is_waited_up_to_the_limit(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     client = client_of(atlas, max_wait_s=60)
     atlas.faults[IMAGE.path] = Fault(status=429, headers=(("Retry-After", "17"),), times=1)
     client.fetch(atlas.url + IMAGE.path, tmp_path / "i.jpg", kind="image")
@@ -273,13 +278,13 @@ def test_waits_double_with_jitter_and_headers_may_be_nonsense() -> None:
     assert retry_after_s("Sun, 31 Dec 2023 00:00:00 GMT", now=now) == 0
 
 
-def test_redirects_within_the_allowed_hosts_are_followed(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_redirects_within_the_allowed_hosts_are_followed(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     atlas.faults["/images/373/old.jpg"] = Fault(redirect=IMAGE.path)
     got = client_of(atlas).fetch(f"{atlas.url}/images/373/old.jpg", tmp_path / "i.jpg", kind="image")
     assert (got.url, got.sha256) == (atlas.url + IMAGE.path, sha256_bytes(JPEG))
 
 
-def test_only_so_many_requests_at_once_over_all_threads(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_only_so_many_requests_at_once_over_all_threads(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     atlas.faults[IMAGE.path] = Fault(delay_s=0.05)
     client = client_of(atlas, at_once=3)
     start = threading.Barrier(12)
@@ -295,7 +300,7 @@ def test_only_so_many_requests_at_once_over_all_threads(atlas: ToyAtlas, tmp_pat
 
 
 def test_a_proxy_does_not_stand_before_this_machine(
-    atlas: ToyAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    atlas: FaultyHpaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
@@ -304,7 +309,7 @@ def test_a_proxy_does_not_stand_before_this_machine(
     assert client_of(atlas).fetch_page(GENE, tmp_path / "g.xml").status == 200
 
 
-def test_a_folder_that_cannot_be_written(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageFailed, match="Could not write"):
         client_of(atlas).fetch(atlas.url + IMAGE.path, tmp_path / "file" / "i.jpg", kind="image")
@@ -392,11 +397,11 @@ def test_the_defaults_ask_hpa_over_tls() -> None:
     assert HpaClient().base_urls == ("https://www.proteinatlas.org", "https://v19.proteinatlas.org")
 
 
-def test_images_a_page_no_longer_shows_come_from_the_archive(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_images_a_page_no_longer_shows_come_from_the_archive(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     shown, gone = ToyImage("1", "1_A", antibody="HPA1"), ToyImage("2", "2_A", antibody="HPA2")
     atlas.pages[GENE] = gene_page_xml("KRT5", GENE, "https://new", [shown], blank=[gone], reliability="enhanced")
     old = gene_page_xml("KRT5", GENE, "https://old", [shown, gone], release="19")
-    with ToyAtlas({GENE: old}) as archive:
+    with FaultyHpaServer({GENE: old}) as archive:
         client = client_of(atlas, archive_urls=(archive.url,))
         found = fetch_gene_images(client, GENE, tmp_path / "g.xml")
         again = fetch_gene_images(client, GENE, tmp_path / "g.xml", etag=found.fetched[0].etag)
@@ -410,21 +415,23 @@ def test_images_a_page_no_longer_shows_come_from_the_archive(atlas: ToyAtlas, tm
     assert (found.changed, again.changed, again.page.records) == (True, False, found.page.records)
 
 
-def test_no_archive_is_asked_where_the_page_shows_all_or_has_no_such_tissue(atlas: ToyAtlas, tmp_path: Path) -> None:
-    with ToyAtlas() as archive:
+def test_no_archive_is_asked_where_the_page_shows_all_or_has_no_such_tissue(
+    atlas: FaultyHpaServer, tmp_path: Path
+) -> None:
+    with FaultyHpaServer() as archive:
         client = client_of(atlas, archive_urls=(archive.url,))
         assert fetch_gene_images(client, GENE, tmp_path / "g.xml").page.outcome == "images"
         assert fetch_gene_images(client, GENE, tmp_path / "g.xml", tissue="Lung").page.outcome == "no_tissue"
         assert archive.requests == []
 
 
-def test_a_page_of_another_gene_is_refused(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_a_page_of_another_gene_is_refused(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     atlas.pages["ENSG00000000001"] = atlas.pages[GENE]
     with pytest.raises(BadPage, match=f"page of {GENE}"):
         fetch_gene_images(client_of(atlas), "ENSG00000000001", tmp_path / "g.xml")
 
 
-def test_bad_pages_fail_alone(atlas: ToyAtlas, tmp_path: Path) -> None:
+def test_bad_pages_fail_alone(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     atlas.faults[f"/{GENE}.xml"] = Fault(cut=300)
     with pytest.raises(DermatomeError, match="cut short"):
         fetch_gene_images(client_of(atlas), GENE, tmp_path / "g.xml")
@@ -441,8 +448,8 @@ def test_settings_come_from_plain_values_too() -> None:
 
 
 def test_the_toy_atlas_may_come_back_at_its_port_and_pages_are_the_same_bytes() -> None:
-    with ToyAtlas() as first:
+    with FaultyHpaServer() as first:
         url, port = first.url, int(first.url.rsplit(":", 1)[1])
-    with ToyAtlas(port=port) as second:
+    with FaultyHpaServer(port=port) as second:
         assert second.url == url
     assert gene_page_xml("KRT5", GENE, url, [IMAGE]) == gene_page_xml("KRT5", GENE, url, [IMAGE])

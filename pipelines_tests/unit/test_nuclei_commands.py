@@ -16,8 +16,8 @@ from dermatome.nuclei.maps.training_settings import NucleusTraining
 from dermatome.nuclei.patches.cut import PatchSettings, make_patches
 from dermatome.nuclei.patches.files import load_patches, write_manifest
 from dermatome.synthetic.nuclei import toy_nuclei
-from dermatome.synthetic.nuclei_case import save_toy_case
 from dermatome.training.weights import LoadedWeights, save_weights
+from pipelines_tests.nuclei_case import save_toy_case
 
 CUT = PatchSettings(size_px=64, stride_px=32)
 

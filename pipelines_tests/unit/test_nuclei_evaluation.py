@@ -14,7 +14,7 @@ from dermatome.nuclei.patches.annotated import annotated_images, read_annotated
 from dermatome.nuclei.patches.cut import PatchSettings, make_patches
 from dermatome.nuclei.patches.files import load_patches
 from dermatome.synthetic.nuclei import toy_nuclei
-from dermatome.synthetic.nuclei_case import save_toy_case
+from pipelines_tests.nuclei_case import save_toy_case
 
 LEAST_PX = 96
 """6 µm² at 0.25 µm per pixel."""

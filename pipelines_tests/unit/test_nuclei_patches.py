@@ -21,7 +21,7 @@ from dermatome.nuclei.patches.cut import PatchSettings, make_patches, split_patc
 from dermatome.nuclei.patches.files import load_patches, patches_sha256, write_manifest
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.synthetic.nuclei import ToyNuclei, toy_nuclei
-from dermatome.synthetic.nuclei_case import save_toy_case
+from pipelines_tests.nuclei_case import save_toy_case
 
 SMALL = PatchSettings(size_px=64, stride_px=32)
 

@@ -5,8 +5,8 @@ from dermatome.hpa.client import HpaClient, HpaSettings
 from dermatome.slides.source import SlideSource, acquire_slide, folder_sources, open_slide
 from dermatome.storage.files import atomic_folder, write_atomic
 from dermatome.storage.record import StageRecord, write_record
-from dermatome.synthetic.hpa_server import ToyAtlas
 from dermatome.synthetic.skin import toy_slide
+from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 
 PATH = "/images/1/a.jpg"
 
@@ -18,7 +18,7 @@ def jpeg():
 
 @pytest.fixture
 def atlas(jpeg):
-    with ToyAtlas(images={PATH: jpeg}) as server:
+    with FaultyHpaServer(images={PATH: jpeg}) as server:
         yield server
 
 
