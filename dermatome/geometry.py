@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -45,6 +46,50 @@ class Box:
     def whole(cls, size: Size) -> Box:
         """The box that covers an image of ``size``."""
         return cls(0, 0, size.height_px, size.width_px)
+
+    @classmethod
+    def of_slices(cls, key: tuple[slice, slice], size: Size) -> Box:
+        """The box that ``array[key]`` reads of an array of ``size``, with numpy's rules.
+
+        Raises:
+            ValueError: a slice has a step.
+        """
+        (top, bottom, down), (left, right, along) = (
+            part.indices(side) for part, side in zip(key, (size.height_px, size.width_px), strict=True)
+        )
+        if (down, along) != (1, 1):
+            raise ValueError("a tiled array is read without steps: read a smaller level or resize the result")
+        return cls(top, left, max(top, bottom), max(left, right))
+
+    @classmethod
+    def covering(cls, boxes: Iterable[Box]) -> Box:
+        """The smallest box that covers all of ``boxes``, of which there is at least one."""
+        edges = [(box.top_px, box.left_px, box.bottom_px, box.right_px) for box in boxes]
+        tops, lefts, bottoms, rights = zip(*edges, strict=True)
+        return cls(min(tops), min(lefts), max(bottoms), max(rights))
+
+    def common(self, other: Box) -> Box:
+        """The part that two boxes have in common; of size 0 or less if there is none."""
+        return Box(
+            max(self.top_px, other.top_px),
+            max(self.left_px, other.left_px),
+            min(self.bottom_px, other.bottom_px),
+            min(self.right_px, other.right_px),
+        )
+
+    def within(self, outer: Box) -> Box:
+        """This box in coordinates that begin at the upper left corner of ``outer``."""
+        return self.moved(-outer.top_px, -outer.left_px)
+
+    def moved(self, down_px: int, along_px: int) -> Box:
+        """This box moved."""
+        return Box(self.top_px + down_px, self.left_px + along_px, self.bottom_px + down_px, self.right_px + along_px)
+
+    def blocks(self, side_px: int) -> Iterator[Box]:
+        """Square blocks that cover this box, in reading order; the last ones are cut to it."""
+        for top in range(self.top_px, self.bottom_px, side_px):
+            for left in range(self.left_px, self.right_px, side_px):
+                yield Box(top, left, min(top + side_px, self.bottom_px), min(left + side_px, self.right_px))
 
     def expanded(self, margin_px: int, within: Size) -> Box:
         """This box with ``margin_px`` more on each side, cut to an image of size ``within``."""

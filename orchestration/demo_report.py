@@ -113,8 +113,7 @@ def _add_row(
 
 
 def _agreement(root: DataRoot, slide: DemoSlide) -> dict[str, float]:
-    from dermatome.labels.instance_files import load_instances
-    from dermatome.labels.mask_files import load_mask
+    from dermatome.labels.npz import load_instances, load_mask
     from dermatome.metrics.instances import f1_at_iou
     from dermatome.metrics.semantic import class_scores, confusion_matrix
 

@@ -111,7 +111,7 @@ def tissue_predict(
 ) -> None:
     """Write each image's tissue mask: <stem>.npz (mask, crop_bbox) and <stem>.png (the mask over the image)."""
     from dermatome.imaging.overlay import tinted
-    from dermatome.labels.mask_files import save_mask
+    from dermatome.labels.npz import save_mask
     from dermatome.reports.figures import png_bytes
     from dermatome.skin.tissue.segment import TissueSettings, prepare_tissue, segment_tissue
     from dermatome.storage.files import write_atomic
@@ -148,8 +148,7 @@ def cells_segment(
     threads: Threads = 0,
 ) -> None:
     """Write each image's cells: <stem>.npz (instances) and <stem>.parquet (one row for each cell)."""
-    from dermatome.labels.instance_files import save_instances
-    from dermatome.labels.mask_files import load_mask
+    from dermatome.labels.npz import load_mask, save_instances
     from dermatome.skin.cells.network import load_cell_network
     from dermatome.skin.cells.segment import CellSettings, segment_cells
 
@@ -181,8 +180,7 @@ def layers_measure(
     """Measure the epidermal layers of each image: layers.parquet (all images) and <stem>.png (profiles)."""
     import pandas as pd
 
-    from dermatome.labels.instance_files import load_instances
-    from dermatome.labels.mask_files import load_mask
+    from dermatome.labels.npz import load_instances, load_mask
     from dermatome.skin.layers.figures import layers_figure
     from dermatome.skin.layers.measure import LayerSettings, measure_layers
     from dermatome.storage.files import write_atomic

@@ -1,20 +1,25 @@
-"""Arrays of whole numbers in ``.npz`` files: the same bytes for the same arrays, and untrusted ones read safely."""
+"""Tissue masks and instance maps as ``.npz`` files.
+
+Equal arrays give equal bytes. Files from elsewhere are read in bounded memory and cannot run code. numpy reads and
+writes the same files.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.geometry import Size
+from dermatome.geometry import Box, Size
+from dermatome.labels.tiled import TiledArray
 from dermatome.slides.slide import MAX_SIDE_PX
 from dermatome.storage.files import atomic_file
 
@@ -26,52 +31,95 @@ _HEADER = re.compile(
 )
 
 
-def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
-    """An ``.npz`` as numpy reads it, with the fixed date zip files may begin at: equal arrays give equal bytes."""
-    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for key, array in arrays.items():
-            with array_member(archive, key, array.shape, array.dtype) as write:
-                write(array)
-    return path
+def save_mask(path: Path, mask: TiledArray | npt.NDArray[np.uint8], crop: Box) -> Path:
+    """Writes a tissue mask: ``mask`` (H, W) uint8 and ``crop_bbox`` [top, left, bottom, right], px.
+
+    Raises:
+        StorageFailed: the disk is full or the folder is not writable.
+    """
+    bbox = np.array([crop.top_px, crop.left_px, crop.bottom_px, crop.right_px], np.int64)
+    return _save(path, {"mask": mask, "crop_bbox": bbox})
 
 
-@contextmanager
-def array_member(
-    archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> Iterator[Callable[[npt.NDArray[Any]], object]]:
-    """A function that takes the array ``key`` of an ``.npz`` in bands of rows from the top."""
-    entry = zipfile.ZipInfo(f"{key}.npy")
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    with archive.open(entry, "w", force_zip64=True) as member:
-        header = {"descr": _npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        _npy.write_array_header_1_0(member, header)
-        yield lambda band: member.write(np.ascontiguousarray(band).reshape(-1).view(np.uint8).data)
-
-
-def load_arrays(path: Path, key: str, what: str, size: Size | None) -> dict[str, npt.NDArray[Any]]:
-    """The array ``key``, (H, W) whole numbers, and ``crop_bbox`` where there is one.
+def load_mask(path: Path, *, size: Size | None = None) -> tuple[npt.NDArray[np.uint8], Box]:
+    """Reads a tissue mask.
 
     Args:
         path: the ``.npz``.
-        key: name of the array.
-        what: the array in words, for messages.
-        size: what it must be (H, W); not checked where None.
+        size: size of the image that the mask must have; not checked if None.
+
+    Returns:
+        The mask (H, W) uint8 of :class:`TissueClass`, and the crop (the full mask if the file has none).
 
     Raises:
-        MissingInput: no such file.
-        BadAnnotation: no such array, damaged, of other numbers, of another size, or larger than any slide may be.
+        MissingInput: there is no such file.
+        BadAnnotation: the file is damaged, is not a mask, is larger than any slide may be, holds numbers that are not
+            classes, or has another size than ``size``.
     """
+    arrays = _load(path, "mask", "tissue mask", size)
+    values = arrays["mask"]
+    if values.size and not 0 <= values.min() <= values.max() <= max(TissueClass):
+        raise BadAnnotation(
+            f"The tissue mask {path} holds numbers from {values.min()} to {values.max()}, and the classes go from 0 to "
+            f"{max(TissueClass):d}: segment the slide again with this version."
+        )
+    whole = Size(*values.shape)
+    crop = Box.whole(whole)
+    if "crop_bbox" in arrays:
+        bbox = [int(edge) for edge in arrays["crop_bbox"].ravel()]
+        if len(bbox) != 4 or not Box(*bbox).fits(whole):
+            raise BadAnnotation(f"The crop_bbox of {path} is {bbox}, outside its mask: segment the slide again.")
+        crop = Box(*bbox)
+    return values.astype(np.uint8, copy=False), crop
+
+
+def save_instances(path: Path, instances: TiledArray | npt.NDArray[np.int32]) -> Path:
+    """Writes an instance map: ``instances`` (H, W) int32, 0 background.
+
+    Raises:
+        StorageFailed: the disk is full or the folder is not writable.
+    """
+    return _save(path, {"instances": instances})
+
+
+def load_instances(path: Path, *, size: Size | None = None) -> npt.NDArray[np.int32]:
+    """Reads an instance map (H, W) int32; arguments and errors as for :func:`load_mask`."""
+    values = _load(path, "instances", "instance map", size)["instances"]
+    if values.size and not 0 <= values.min() <= values.max() <= np.iinfo(np.int32).max:
+        raise BadAnnotation(f"The instance map {path} holds numbers outside 0 to 2147483647: segment the slide again.")
+    return values.astype(np.int32, copy=False)
+
+
+def _save(path: Path, arrays: Mapping[str, TiledArray | npt.NDArray[Any]]) -> Path:
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for key, array in arrays.items():
+            # A ZipInfo of its own has the earliest date of the format, so that equal arrays give equal bytes.
+            entry = zipfile.ZipInfo(f"{key}.npy")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            bands: Iterable[npt.NDArray[Any]] = array.bands() if isinstance(array, TiledArray) else [array]
+            with archive.open(entry, "w", force_zip64=True) as member:
+                header = {"descr": _npy.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+                _npy.write_array_header_1_0(member, header)
+                for band in bands:
+                    member.write(np.ascontiguousarray(band).reshape(-1).view(np.uint8).data)
+    return path
+
+
+def _load(path: Path, key: str, what: str, size: Size | None) -> dict[str, npt.NDArray[Any]]:
+    """Reads the array ``key``, (H, W) integers, and ``crop_bbox`` if the file has one."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
             if f"{key}.npy" not in names:
-                raise BadAnnotation(f"{path} has no array {key!r}: it is no {what}; give the folder that holds them.")
+                raise BadAnnotation(
+                    f"{path} has no array {key!r}: it is not a {what}; name the folder that holds them."
+                )
             wanted = [name for name in (key, "crop_bbox") if f"{name}.npy" in names]
             arrays = {name: _read_array(archive, name, path) for name in wanted}
     except FileNotFoundError as error:
-        raise MissingInput(f"There is no {what} {path}: make it with the stage before.") from error
+        raise MissingInput(f"There is no {what} {path}: run the stage before this one.") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise BadAnnotation(f"The {what} {path} is damaged or no .npz file ({error}): make it again.") from error
+        raise BadAnnotation(f"The {what} {path} is damaged or not an .npz file ({error}): make it again.") from error
     shape = arrays[key].shape
     if len(shape) != 2:
         raise BadAnnotation(f"The {what} {path} has the shape {shape} where two dimensions are needed: make it again.")

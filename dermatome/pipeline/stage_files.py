@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dermatome.geometry import Size
-from dermatome.labels import instance_files as cell_files
-from dermatome.labels import mask_files as label_io
+from dermatome.labels.npz import load_instances, load_mask
+from dermatome.labels.ome_tiff import open_ome_tiff
 from dermatome.slides.preview import preview
 from dermatome.slides.slide import WHOLE_PX, Slide
 from dermatome.slides.source import open_slide
@@ -77,7 +77,7 @@ def open_made_mask(
     name = MASK_FILE if whole else MASK_TIFF
     record, folder = require_record(root, "epidermis_masks", slide_id), root.folder("epidermis_masks", slide_id)
     path = folder / name
-    mask = label_io.load_mask(path)[0] if whole else label_io.open_mask(path)
+    mask = load_mask(path)[0] if whole else open_ome_tiff(path)
     return mask, record
 
 
@@ -96,7 +96,7 @@ def open_made_cells(
     folder = root.folder("cell_masks", slide_id)
     cells = read_rows(folder / CELLS_TABLE)
     path = folder / name
-    instances = cell_files.load_instances(path) if whole else label_io.open_mask(path)
+    instances = load_instances(path) if whole else open_ome_tiff(path)
     return instances, cells
 
 

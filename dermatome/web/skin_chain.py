@@ -210,24 +210,21 @@ def skin_summary(found: SkinFound) -> str:
 
 def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
     """Masks, outlines and tables into ``folder``, in the formats of the command line and the platform."""
-    from dermatome.labels import instance_files as cell_files
-    from dermatome.labels import mask_files as label_io
-    from dermatome.labels.bands import LabelTally
+    from dermatome.labels.geojson import object_features, summarise_mask, tissue_features, write_geojson
+    from dermatome.labels.npz import save_mask
+    from dermatome.labels.ome_tiff import write_ome_tiff
+    from dermatome.labels.tiled import TiledArray
     from dermatome.skin.layers.figures import layers_figure
     from dermatome.storage.files import write_atomic
 
     slide, name = found.slide, found.slide.name
-    tally = LabelTally(slide.size)
-    tally(found.tissue.mask)
+    tissue = tissue_features(summarise_mask(TiledArray.of(found.tissue.mask)), mpp=slide.mpp, slide=name)
+    cells = object_features(found.cells.instances, found.cells.table, slide=name)
     return [
-        label_io.save_mask(folder / f"{name}_tissue.npz", found.tissue.mask, found.tissue.crop),
-        label_io.write_geojson(
-            folder / f"{name}_tissue.geojson", label_io.tissue_geojson(tally, mpp=slide.mpp, slide=name)
-        ),
-        cell_files.write_cells_geojson(
-            folder / f"{name}_cells.geojson", found.cells.instances, found.cells.table, slide=name
-        ),
-        cell_files.write_map_tiff(folder / f"{name}_cells.ome.tif", found.cells.instances, slide.mpp, name=name),
+        save_mask(folder / f"{name}_tissue.npz", found.tissue.mask, found.tissue.crop),
+        write_geojson(folder / f"{name}_tissue.geojson", tissue),
+        write_geojson(folder / f"{name}_cells.geojson", cells),
+        write_ome_tiff(folder / f"{name}_cells.ome.tif", found.cells.instances, slide.mpp, name=name),
         write_atomic(folder / f"{name}_cells.csv", found.cells.table.to_csv(index=False).encode()),
         write_atomic(folder / f"{name}_layers.csv", found.layers.layers.to_csv(index=False).encode()),
         write_atomic(folder / f"{name}_profile.csv", found.layers.profile.to_csv(index=False).encode()),

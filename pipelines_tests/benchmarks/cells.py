@@ -24,8 +24,9 @@ def cells(toy: bool) -> Iterator[Row]:
     from dermatome.classes import TissueClass
     from dermatome.geometry import Box
     from dermatome.inference.compute import choose_compute
-    from dermatome.labels.instance_files import save_instances, write_cells_geojson, write_map_tiff
-    from dermatome.labels.mask_files import load_mask, save_mask
+    from dermatome.labels.geojson import object_features, write_geojson
+    from dermatome.labels.npz import load_mask, save_instances, save_mask
+    from dermatome.labels.ome_tiff import write_ome_tiff
     from dermatome.metrics.instances import f1_at_iou
     from dermatome.skin.cells.image import cell_image_of
     from dermatome.skin.cells.network import TILE_PX, load_cell_network
@@ -51,8 +52,8 @@ def cells(toy: bool) -> Iterator[Row]:
             slide = read_slide(folder / "crop.png")
             found = segment_cells(slide, load_mask(folder / "mask.npz")[0], network, settings)
             save_instances(folder / "ours.npz", found.instances)
-            write_map_tiff(folder / "ours.ome.tif", found.instances, slide.mpp)
-            write_cells_geojson(folder / "ours.geojson", found.instances, found.table, slide="crop")
+            write_ome_tiff(folder / "ours.ome.tif", found.instances, slide.mpp)
+            write_geojson(folder / "ours.geojson", object_features(found.instances, found.table, slide="crop"))
             found.table.to_parquet(folder / "ours.parquet")
             made["ours"], made["tiles"] = found.instances.whole(), found.tiles
 

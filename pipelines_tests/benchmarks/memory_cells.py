@@ -52,8 +52,9 @@ def draw(folder: str, side_px: int) -> None:
     import imagecodecs
     import tifffile
 
-    from dermatome.geometry import Size
-    from dermatome.labels.bands import write_ome_bands
+    from dermatome.geometry import Box, Size
+    from dermatome.labels.ome_tiff import write_ome_tiff
+    from dermatome.labels.tiled import TiledArray
     from dermatome.synthetic.skin import toy_slide
 
     toy = toy_slide(81, size_px=_PIECE_PX, island=True)
@@ -82,22 +83,20 @@ def draw(folder: str, side_px: int) -> None:
             metadata=None,
         )
 
-    def bands() -> Iterator[np.ndarray[Any, Any]]:
-        for row in range(pieces):
-            band = np.zeros((_PIECE_PX, pieces * _PIECE_PX), np.uint8)
-            for column in range(pieces):
-                if has_skin(row, column):
-                    band[:, column * _PIECE_PX : (column + 1) * _PIECE_PX] = toy.mask
-            yield band[: side_px - row * _PIECE_PX, :side_px]
-
-    write_ome_bands(Path(folder) / "mask.ome.tif", bands(), Size(side_px, side_px), np.uint8, 0.5, {})
+    mask = TiledArray(Size(side_px, side_px), np.uint8)
+    for box in Box(0, 0, side_px, side_px).blocks(_PIECE_PX):
+        if has_skin(box.top_px // _PIECE_PX, box.left_px // _PIECE_PX):
+            mask.write(box, toy.mask[: box.size.height_px, : box.size.width_px])
+            mask.pack()
+    write_ome_tiff(Path(folder) / "mask.ome.tif", mask, 0.5)
 
 
 def segment(folder: str) -> dict[str, Any]:
     """The cell stage on what :func:`draw` wrote."""
     from dermatome.inference.compute import choose_compute
-    from dermatome.labels import instance_files as cell_files
-    from dermatome.labels.mask_files import open_mask
+    from dermatome.labels.geojson import object_features, write_geojson
+    from dermatome.labels.npz import save_instances
+    from dermatome.labels.ome_tiff import open_ome_tiff, write_ome_tiff
     from dermatome.skin.cells.figures import cells_figure
     from dermatome.skin.cells.network import load_cell_network
     from dermatome.skin.cells.segment import segment_cells
@@ -106,12 +105,12 @@ def segment(folder: str) -> dict[str, Any]:
     network = load_cell_network("toy", choose_compute("cpu"))
     start_gb = resident_mib("VmHWM") * 2**20 / 1e9
     place, started = Path(folder), time.perf_counter()
-    slide, mask = read_slide(place / "slide.tif"), open_mask(place / "mask.ome.tif")
+    slide, mask = read_slide(place / "slide.tif"), open_ome_tiff(place / "mask.ome.tif")
     found = segment_cells(slide, mask, network)
     segmented = time.perf_counter()
-    cell_files.save_instances(place / "cells.npz", found.instances)
-    cell_files.write_map_tiff(place / "cells.ome.tif", found.instances, slide.mpp)
-    cell_files.write_cells_geojson(place / "cells.geojson", found.instances, found.table, slide="synthetic")
+    save_instances(place / "cells.npz", found.instances)
+    write_ome_tiff(place / "cells.ome.tif", found.instances, slide.mpp)
+    write_geojson(place / "cells.geojson", object_features(found.instances, found.table, slide="synthetic"))
     found.table.to_parquet(place / "cells.parquet")
     written = time.perf_counter()
     (place / "figure.png").write_bytes(cells_figure(slide, mask, found))

@@ -17,8 +17,7 @@ from dermatome.cli import app as cli
 from dermatome.cli import doctor
 from dermatome.errors import BadSetting, FetchFailed
 from dermatome.geometry import Box
-from dermatome.labels.instance_files import load_instances, save_instances
-from dermatome.labels.mask_files import load_mask, save_mask
+from dermatome.labels.npz import load_instances, load_mask, save_instances, save_mask
 from dermatome.skin.tissue import training_files
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import ToySlide, toy_slide

@@ -7,9 +7,9 @@ import tifffile
 
 from dermatome.geometry import Box
 from dermatome.hpa.client import HpaClient
-from dermatome.labels import instance_files as cell_files
-from dermatome.labels import mask_files as label_io
-from dermatome.labels.label_map import LabelMap
+from dermatome.labels.npz import save_instances, save_mask
+from dermatome.labels.ome_tiff import write_ome_tiff
+from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline import stage_files as stage_parts
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import WaitingStage, cached_stage
@@ -39,13 +39,13 @@ def root(tmp_path) -> DataRoot:
     numbers = np.unique(toy.instances)[1:]
 
     def mask(key, folder):
-        label_io.save_mask(folder / MASK_FILE, toy.mask, Box(0, 0, 700, 700))
-        label_io.write_ome_tiff(folder / MASK_TIFF, toy.mask, 0.5, {})
+        save_mask(folder / MASK_FILE, toy.mask, Box(0, 0, 700, 700))
+        write_ome_tiff(folder / MASK_TIFF, TiledArray.of(toy.mask), 0.5)
         return StageResult("tissue", "mask-1", {"weights_sha256": "0"})
 
     def cells(key, folder):
-        cell_files.save_instances(folder / CELLS_FILE, toy.instances)
-        cell_files.write_map_tiff(folder / CELLS_TIFF, LabelMap.of(toy.instances.astype(np.int32)), 0.5)
+        save_instances(folder / CELLS_FILE, toy.instances)
+        write_ome_tiff(folder / CELLS_TIFF, TiledArray.of(toy.instances.astype(np.int32)), 0.5)
         write_rows(folder / CELLS_TABLE, key, pd.DataFrame({"cell_id": numbers, "equivalent_diameter_um": 6.0}))
         return StageResult("cells", "cells-1", {})
 

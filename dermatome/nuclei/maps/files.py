@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermatome.classes import UNCLASSIFIED, UNCLASSIFIED_COLOUR, NucleusClass, TernaryClass
-from dermatome.labels.instance_files import write_cells_geojson, write_map_tiff
+from dermatome.labels.geojson import object_features, write_geojson
+from dermatome.labels.ome_tiff import write_ome_tiff
 
 if TYPE_CHECKING:
     from dermatome.nuclei.maps.segment import NucleiResult
@@ -27,8 +28,8 @@ def write_class_maps(folder: Path, found: NucleiResult, slide: Slide) -> None:
     """
     semantic = {int(c): (c.label, c.colour) for c in NucleusClass}
     ternary = {int(c): (c.label, c.colour) for c in TernaryClass}
-    write_map_tiff(folder / SEMANTIC_FILE, found.semantic, slide.mpp, name=slide.name, classes=semantic)
-    write_map_tiff(folder / TERNARY_FILE, found.ternary, slide.mpp, name=slide.name, classes=ternary)
+    write_ome_tiff(folder / SEMANTIC_FILE, found.semantic, slide.mpp, semantic, name=slide.name)
+    write_ome_tiff(folder / TERNARY_FILE, found.ternary, slide.mpp, ternary, name=slide.name)
 
 
 def write_instances(path: Path, found: NucleiResult, slide: Slide) -> None:
@@ -37,7 +38,7 @@ def write_instances(path: Path, found: NucleiResult, slide: Slide) -> None:
     Raises:
         StorageFailed: the disk is full or the folder not writable.
     """
-    write_map_tiff(path, found.instances, slide.mpp, name=slide.name)
+    write_ome_tiff(path, found.instances, slide.mpp, name=slide.name)
 
 
 def write_outlines(path: Path, found: NucleiResult, slide: Slide) -> None:
@@ -47,4 +48,5 @@ def write_outlines(path: Path, found: NucleiResult, slide: Slide) -> None:
         StorageFailed: the disk is full or the folder not writable.
     """
     colours = {c.label: c.colour for c in NucleusClass} | {UNCLASSIFIED: UNCLASSIFIED_COLOUR}
-    write_cells_geojson(path, found.instances, found.table, slide=slide.name, what="nucleus", classes=colours)
+    nuclei = object_features(found.instances, found.table, slide=slide.name, what="nucleus", classes=colours)
+    write_geojson(path, nuclei)

@@ -23,7 +23,7 @@ from dermatome.classes import NucleusClass, TernaryClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.inference.canvas import most_probable
-from dermatome.labels.label_map import LabelMap, RowWriter
+from dermatome.labels.tiled import TiledArray
 from dermatome.nuclei.maps.flood import grow_markers
 from dermatome.nuclei.maps.network import SEMANTIC, TERNARY
 from dermatome.nuclei.maps.rows import LocalWork, RowQueue
@@ -87,8 +87,7 @@ class InstanceBuilder:
         self._number_others = _Pieces(self._parents)
         self._grow = LocalWork(_growing(rings), rings)
         self._likely, self._reached, self._foreground, self._kinds = (RowQueue() for _ in range(4))
-        self._labels = LabelMap(size)
-        self._write = RowWriter(self._labels)
+        self._labels = TiledArray(size)
         self._sums = NucleusSums()
         self._known_px = self._done_px = 0
 
@@ -109,11 +108,11 @@ class InstanceBuilder:
         others = self._number_others(self._open_others.add(reached == _LIKELY, last=last))
         markers = np.where(others > 0, others, self._reached.take(len(others)).clip(0))
         nuclei = self._grow.add(markers, self._foreground.take(len(markers)), last=last)
-        self._write(nuclei)
+        self._labels.append(nuclei)
         self._sums.add(nuclei, self._kinds.take(len(nuclei)), self._done_px)
         self._done_px += len(nuclei)
 
-    def finish(self) -> tuple[LabelMap, pd.DataFrame]:
+    def finish(self) -> tuple[TiledArray, pd.DataFrame]:
         """The nuclei, once all rows have come.
 
         Returns:
@@ -126,10 +125,7 @@ class InstanceBuilder:
         for number in range(1, len(roots)):  # a parent has the smaller number, so its own root is known
             roots[number] = roots[roots[number]]
         table, place = self._sums.finish(roots, self._settings.min_area_um2, self._mpp)
-        for row, column in self._labels.places():
-            if self._labels.deflated(row, column) is not None:
-                box = self._labels.box(row, column)
-                self._labels.put(row, column, place[self._labels.read(box)])
+        self._labels.renumber(place)
         return self._labels, table
 
 

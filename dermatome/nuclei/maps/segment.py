@@ -21,7 +21,7 @@ from dermatome.inference.canvas import most_probable
 from dermatome.inference.compute import Backend
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.labels.drawn_maps import NucleusMaps
-from dermatome.labels.label_map import LabelMap, RowWriter
+from dermatome.labels.tiled import TiledArray
 from dermatome.nuclei.maps.instances import InstanceBuilder, InstanceSettings
 from dermatome.nuclei.maps.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, SEMANTIC, TERNARY, learnt_normalised
 
@@ -95,9 +95,9 @@ class NucleiResult:
         seconds: by phase; of slides that were done together, the whole time for each.
     """
 
-    semantic: LabelMap
-    ternary: LabelMap
-    instances: LabelMap
+    semantic: TiledArray
+    ternary: TiledArray
+    instances: TiledArray
     table: pd.DataFrame
     tiles: int
     backend: str
@@ -199,8 +199,7 @@ class _Work:
     ) -> None:
         self._slide, self._normalise = slide, normalise
         self._size = network_size(slide, network.weights.card.mpp)
-        self.semantic, self.ternary = LabelMap(slide.size, np.uint8), LabelMap(slide.size, np.uint8)
-        self._semantic_rows, self._ternary_rows = RowWriter(self.semantic), RowWriter(self.ternary)
+        self.semantic, self.ternary = TiledArray(slide.size, np.uint8), TiledArray(slide.size, np.uint8)
         self.builder = InstanceBuilder(slide.size, slide.mpp, settings.instances)
         self._tissue = tissue_mask(slide) if settings.only_tissue else np.ones((1, 1), bool)
 
@@ -219,8 +218,8 @@ class _Work:
             along = np.arange(width_px) * self._tissue.shape[1] // width_px
             glass = ~self._tissue[np.ix_(down, along)]
             rows = np.where(glass, _BACKGROUND[:, None, None], rows)
-        self._semantic_rows(most_probable(rows[SEMANTIC]))
-        self._ternary_rows(most_probable(rows[TERNARY]))
+        self.semantic.append(most_probable(rows[SEMANTIC]))
+        self.ternary.append(most_probable(rows[TERNARY]))
         self.builder.add(rows)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box
 from dermatome.imaging.resampling import Scaling
-from dermatome.labels.patchwork import Patchwork
+from dermatome.labels.tiled import TiledArray
 from dermatome.skin.cells.image import CellImage
 from dermatome.skin.cells.network import TILE_PX, CellNetwork
 
@@ -77,7 +77,7 @@ class CellFlows:
         full = (region.size.height_px, region.size.width_px)
         self._rows, self._columns = (Scaling(side, max(1, round(side * scale))) for side in full)
         self._starts = [_starts(axis.target_px, tile_overlap) for axis in (self._rows, self._columns)]
-        self._blended = Patchwork(_PATCH_PX, np.float32, channels=4)  # three outputs and their weight
+        self._blended = TiledArray(None, np.float32, tile_px=_PATCH_PX, channels=4)  # three outputs and their weight
         self.style_sum: npt.NDArray[np.float64] | None = None
         self.tiles = 0
         self.seam_rows_px, self.seam_columns_px = (

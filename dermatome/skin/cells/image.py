@@ -12,7 +12,7 @@ from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import fitting
 from dermatome.imaging.resampling import ShrunkImage
 from dermatome.imaging.stains import Stain, separate_stains
-from dermatome.labels.patchwork import Patchwork
+from dermatome.labels.tiled import TiledArray
 from dermatome.slides.slide import RgbImage
 
 # Names the steps below; weights say which they were trained with, and others are refused.
@@ -72,9 +72,9 @@ class CellImage:
         self._tile_px = max(1, round(_CLAHE_TILE_UM / mpp))
         self._tiles = max(1, round(_PATCH_PX / self._tile_px))
         self._side_px = self._tiles * self._tile_px
-        self._grey = Patchwork(self._side_px, np.uint8)
-        self._near = Patchwork(self._side_px, np.bool_)
-        self._equalised = Patchwork(self._side_px, np.uint8)
+        self._grey = TiledArray(None, np.uint8, tile_px=self._side_px)
+        self._near = TiledArray(None, np.bool_, tile_px=self._side_px)
+        self._equalised = TiledArray(None, np.uint8, tile_px=self._side_px)
         self._grey_done: set[tuple[int, int]] = set()
         self._equalised_done: set[tuple[int, int]] = set()
         self._epidermal = self._survey(round(margin_um / mpp))

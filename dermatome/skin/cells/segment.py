@@ -16,7 +16,7 @@ import pandas as pd
 from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box
-from dermatome.labels.label_map import LabelMap
+from dermatome.labels.tiled import TiledArray
 from dermatome.skin.cells.blocks import Dynamics, cells_by_block
 from dermatome.skin.cells.flows import MAX_SCALE, CellFlows
 from dermatome.skin.cells.image import CellImage
@@ -94,7 +94,7 @@ class CellsResult:
             empty where there are no seams or no cells.
     """
 
-    instances: LabelMap
+    instances: TiledArray
     table: pd.DataFrame
     outcome: CellsOutcome
     diameter_px: float | None = None
@@ -159,7 +159,7 @@ def segment_cells(
         )
     region = image.region
     if region is None or image.epidermis_px < min_area_px:
-        return CellsResult(LabelMap(size), empty_table(), CellsOutcome.NO_EPIDERMIS, epidermis_px=image.epidermis_px)
+        return CellsResult(TiledArray(size), empty_table(), CellsOutcome.NO_EPIDERMIS, epidermis_px=image.epidermis_px)
 
     def flows_in(box: Box, diameter_px: float) -> CellFlows:
         return CellFlows(

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.inference.compute import ComputeSettings
-from dermatome.labels import instance_files as cell_files
+from dermatome.labels.geojson import object_features, write_geojson
+from dermatome.labels.npz import save_instances
+from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import (
     CELLS_FILE,
@@ -114,9 +116,9 @@ class CellsStage(Stage[_Input, _Segmented]):
         assert self._network is not None
         slide, result, seconds = found.slide, found.result, dict(found.seconds)
         with timed(seconds, "write"):
-            cell_files.save_instances(folder / CELLS_FILE, result.instances)
-            cell_files.write_map_tiff(folder / CELLS_TIFF, result.instances, slide.mpp, name=key)
-            cell_files.write_cells_geojson(folder / "cells.geojson", result.instances, result.table, slide=key)
+            save_instances(folder / CELLS_FILE, result.instances)
+            write_ome_tiff(folder / CELLS_TIFF, result.instances, slide.mpp, name=key)
+            write_geojson(folder / "cells.geojson", object_features(result.instances, result.table, slide=key))
             write_rows(folder / CELLS_TABLE, key, result.table)
         with timed(seconds, "figure"):
             write_figure(folder, cells_figure(slide, found.mask, result))

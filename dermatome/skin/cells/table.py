@@ -8,8 +8,7 @@ import pandas as pd
 
 from dermatome.geometry import Box, Size
 from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
-from dermatome.labels.label_map import TILE_PX, LabelMap
-from dermatome.labels.patchwork import Patchwork
+from dermatome.labels.tiled import TILE_PX, TiledArray
 from dermatome.skin.cells.blocks import CellPixels
 from dermatome.skin.cells.image import CellImage
 
@@ -47,9 +46,8 @@ class CellCollector:
 
     def __init__(self, image: CellImage) -> None:
         """No cells yet."""
-        self.labels = LabelMap(image.size)
+        self.labels = TiledArray(image.size)  # open tiles hold cells by the number they came with, from 1
         self._image = image
-        self._open = Patchwork(TILE_PX, np.int32)  # cells by the number they came with, from 1
         self._sums: list[Numbers] = []  # (cells, 7) of each block, as _SUMS
         self._count = 0
         self._waiting = np.zeros((0, 3), dtype=np.int64)  # first row, first column, number: cells without a place
@@ -64,7 +62,7 @@ class CellCollector:
         rows, columns, owners = cells.rows, cells.columns, cells.owners
         box = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
         inside = self._image.read_epidermis(box)[rows - box.top_px, columns - box.left_px]
-        held = self._open.read(box)
+        held = self.labels.read(box)
         keep = 2 * np.bincount(owners, inside, cells.count) > np.bincount(owners, minlength=cells.count)
         # Where another block's cell fills a hole over a border, the first one keeps the pixel.
         free = keep[owners] & (held[rows - box.top_px, columns - box.left_px] == 0)
@@ -81,11 +79,12 @@ class CellCollector:
         self._count += names.size
         self._waiting = np.concatenate([self._waiting, np.stack([rows[first], columns[first], numbers], axis=1)])
         held[rows - box.top_px, columns - box.left_px] = numbers[owners]
-        self._open.write(box, held)
+        self.labels.write(box, held)
 
     def final_above(self, row_px: int) -> None:
         """Says that no later block has a pixel above ``row_px``."""
-        bottom = row_px // TILE_PX * TILE_PX if row_px < self.labels.size.height_px else row_px
+        height_px = self._image.size.height_px
+        bottom = row_px // TILE_PX * TILE_PX if row_px < height_px else height_px
         if bottom <= self._final_row_px:
             return
         self._final_row_px = bottom
@@ -97,11 +96,7 @@ class CellCollector:
             self._place = np.concatenate([self._place, np.zeros(2 * self._count, dtype=np.int32)])
         self._place[due[:, 2]] = self._placed + 1 + np.arange(len(due))
         self._placed += len(due)
-        for row, column in list(self._open.patches()):
-            box = self.labels.box(row, column)
-            if box.bottom_px <= bottom:
-                self.labels.put(row, column, self._place[self._open.read(box)])
-        self._open.forget_above(bottom if row_px < self.labels.size.height_px else bottom + TILE_PX)
+        self.labels.pack(bottom if bottom < height_px else None, self._place)
 
     def finish(self, mpp: float) -> pd.DataFrame:
         """Places what is left.
@@ -109,7 +104,7 @@ class CellCollector:
         Returns:
             The table, a row for each cell in the order of their numbers, columns :data:`CELL_COLUMNS`.
         """
-        self.final_above(self.labels.size.height_px)
+        self.final_above(self._image.size.height_px)
         if not self._count:
             return empty_table()
         sums = np.concatenate(self._sums)

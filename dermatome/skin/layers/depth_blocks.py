@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dermatome.classes import TissueClass
 from dermatome.geometry import Box, Size
-from dermatome.labels.label_map import TILE_PX
+from dermatome.labels.tiled import TILE_PX
 from dermatome.skin.layers.depth import BoolMap, FloatMap, Mask, Survey, distance_from_dermis
 from dermatome.slides.tiled_tiff import TiledLabels
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from dermatome.classes import StainingPattern
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box
-from dermatome.labels.label_map import LabelMap
+from dermatome.labels.tiled import TiledArray
 from dermatome.skin.layers.depth import FloatMap, Survey, number_layers
 from dermatome.skin.layers.depth_blocks import Depths
 from dermatome.skin.layers.tables import CellDepths, StainSums, layer_table, profile_table
@@ -116,7 +116,7 @@ class LayersResult:
 
     outcome: LayerOutcome
     message: str
-    layer_map: LabelMap
+    layer_map: TiledArray
     shown: Box
     layer_px: float | None
     layer_um: float | None
@@ -177,7 +177,7 @@ def measure_layers(
         return nothing(LayerOutcome.NO_DERMIS, message, detached_um2)
 
     thickness_px = max(layer_um / slide.mpp, depths.farthest_px / MAX_LAYERS)
-    layer_map = LabelMap(slide.size, np.uint16)
+    layer_map = TiledArray(slide.size, np.uint16)
     of_layers, of_steps, of_cells = StainSums(settings), StainSums(settings), CellDepths(cells)
     boxes = []
     for block in depths.blocks():
@@ -186,6 +186,7 @@ def measure_layers(
         numbered = np.zeros(block.inside.shape, np.uint16)
         numbered[block.inside] = layer_of
         layer_map.write(block.box, numbered)
+        layer_map.pack()
         h, dab = _stains(slide.pixels[block.box.slices][block.inside])
         of_layers.add(layer_of, h, dab)
         of_steps.add(number_layers(distance_px, settings.profile_step_um / slide.mpp), h, dab)
@@ -268,7 +269,7 @@ def _nothing(
     return LayersResult(
         outcome=outcome,
         message=message,
-        layer_map=LabelMap(slide.size, np.uint16),
+        layer_map=TiledArray(slide.size, np.uint16),
         shown=shown,
         layer_px=None,
         layer_um=None,

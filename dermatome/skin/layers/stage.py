@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.labels import instance_files as cell_files
+from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import (
     LAYERS_TABLE,
@@ -102,7 +102,7 @@ class LayersStage(Stage[_Input, _Measured]):
             write_rows(folder / LAYERS_TABLE, key, result.layers)
             write_rows(folder / "cell_layers.parquet", key, result.cell_layers)
             write_rows(folder / "profile.parquet", key, result.profile)
-            cell_files.write_map_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, name=key)
+            write_ome_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, name=key)
         with timed(seconds, "figure"):
             write_figure(folder, layers_figure(slide, result))
         return StageResult(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dermatome.classes import TissueClass
 from dermatome.inference.compute import Compute, ComputeSettings
-from dermatome.labels import mask_files as label_io
-from dermatome.labels.bands import LabelTally, mask_writer, write_ome_bands
+from dermatome.labels.geojson import summarise_mask, tissue_features, write_geojson
+from dermatome.labels.npz import save_mask
+from dermatome.labels.ome_tiff import write_ome_tiff
+from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import (
     MASK_FILE,
@@ -36,8 +37,6 @@ from dermatome.skin.tissue.segment import (
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
-
-Mask = npt.NDArray[np.uint8]
 
 _TISSUE_COLOURS = {int(c): (c.label, c.colour) for c in TissueClass}
 
@@ -112,18 +111,22 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
         assert self._compute is not None
         slide, result, seconds = found.slide, found.result, dict(found.seconds)
         with timed(seconds, "write"):
-            tally = _write_mask(folder, key, slide, result)
-            outlines = label_io.tissue_geojson(tally, mpp=slide.mpp, slide=key)
-            label_io.write_geojson(folder / "tissue.geojson", outlines)
+            mask = TiledArray(slide.size, np.uint8)
+            for _, band in result.bands():
+                mask.append(band)
+            summary = summarise_mask(mask)
+            save_mask(folder / MASK_FILE, mask, result.crop)
+            write_ome_tiff(folder / MASK_TIFF, mask, slide.mpp, _TISSUE_COLOURS, name=key)
+            write_geojson(folder / "tissue.geojson", tissue_features(summary, mpp=slide.mpp, slide=key))
         with timed(seconds, "figure"):
             write_figure(folder, tissue_figure(slide, result))
-        shares = tally.shares
+        shares = summary.shares
         return StageResult(
             outcome=result.outcome.value,
             message=""
             if result.outcome is TissueOutcome.TISSUE
             else f"{key} has no epidermis; cells and layers will say the same.",
-            data_version=content_version([tally.digest]),
+            data_version=content_version([summary.digest]),
             values={
                 "weights": self.champion.version,
                 "weights_sha256": self.champion.sha256,
@@ -144,21 +147,6 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
             seconds=seconds,
             checks=_checks(shares),
         )
-
-
-def _write_mask(folder: Path, key: str, slide: Slide, result: TissueResult) -> LabelTally:
-    """Writes the mask as `mask.npz` and `mask.ome.tif`, made band by band, once for both."""
-    tally = LabelTally(slide.size)
-
-    def bands(write: Callable[[Mask], object]) -> Iterator[Mask]:
-        for _, band in result.bands():
-            write(band)
-            tally(band)
-            yield band
-
-    with mask_writer(folder / MASK_FILE, slide.size, result.crop) as write:
-        write_ome_bands(folder / MASK_TIFF, bands(write), slide.size, np.uint8, slide.mpp, _TISSUE_COLOURS, name=key)
-    return tally
 
 
 def _checks(shares: Mapping[str, float]) -> tuple[Check, ...]:
