@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from dermatome.storage.file_lock import locked
+from dermatome.storage.files import locked
 
 
 @contextmanager

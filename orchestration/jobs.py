@@ -49,7 +49,9 @@ train_nuclei = dg.define_asset_job(
     description="One version of the network of nuclei. Its run config chooses encoder, loss, sampling and length.",
 )
 refresh_metrics = dg.define_asset_job(
-    "refresh_metrics", selection=["skin_metrics"], description="The DuckDB file, made again from the Parquet files."
+    "refresh_metrics",
+    selection=["skin_metrics"],
+    description="The DuckDB file, filled again from records and tables.",
 )
 
 

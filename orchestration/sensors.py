@@ -12,7 +12,7 @@ from dermatome.slides.register import read_sources, write_sources
 from dermatome.slides.slide import SUFFIXES
 from dermatome.slides.source import SlideSource
 from dermatome.storage.files import changed_in, folders_in, safe_id
-from dermatome.storage.layout import DataRoot
+from dermatome.storage.layout import FAILURES, DataRoot
 from orchestration.arrivals import say_what_is_early, settled, shortened
 from orchestration.jobs import refresh_metrics as refresh_metrics_job
 from orchestration.requests import (
@@ -207,7 +207,7 @@ def fresh_metrics(context: dg.SensorEvaluationContext, paths: PathsResource) -> 
 
 def _state_of_what_is_stored(instance: dg.DagsterInstance, root: DataRoot) -> str:
     """The latest event of the assets in the store, and when a partition failed last; empty where there is neither."""
-    from dermatome.warehouse.tables import FAILURES, TABLES
+    from dermatome.warehouse.tables import TABLES
 
     newest, failed_at = 0, 0.0
     for asset in {table.asset for table in TABLES.values()} - {FAILURES}:

@@ -26,7 +26,7 @@ _SHOWN = 100
     kinds={"duckdb"},
 )
 def skin_metrics(paths: PathsResource) -> dg.MaterializeResult:
-    """One DuckDB file with a table for each kind of result, and views, filled from the Parquet files.
+    """One DuckDB file with a table for each kind of result, and views, filled from the records and Parquet files.
 
     The file is replaced atomically: any number of readers can open it at any time.
     """

@@ -23,8 +23,7 @@ import numpy.typing as npt
 
 from dermatome.errors import BadSetting
 from dermatome.inference.compute import Backend
-from dermatome.storage.file_lock import locked
-from dermatome.storage.files import write_atomic
+from dermatome.storage.files import locked, write_atomic
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -21,11 +20,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from dermatome.errors import BadSetting, MissingInput, StorageFailed
-from dermatome.storage.file_lock import is_still, locked
+import filelock
 
-RECORD_FILE = "record.parquet"
-"""Written last into a partition's folder: where it is, the folder is complete."""
+from dermatome.errors import BadSetting, MissingInput, StorageFailed
+
 SWAP_S = 0.2
 """Longest time for which a folder is absent while it is replaced, where the file system cannot exchange two, s."""
 
@@ -39,8 +37,10 @@ _USER_CAN_FIX = (
     errno.ENOTDIR,
     errno.EEXIST,
     errno.ENOLCK,
+    errno.ENOSYS,
 )
-_OLD = ".old"
+OLD = ".old"
+"""Suffix of the hidden folder that holds the earlier content while a folder is replaced by two renames."""
 _READERS = 8
 _FILES_PER_READER = 32
 _AT_FDCWD = -100
@@ -157,33 +157,6 @@ def changed_in(path: Path, *, folders: bool = False) -> dict[str, float]:
     return dict(sorted(found.items()))
 
 
-def partitions_in(path: Path) -> list[str]:
-    """Sorted names of the folders in ``path`` that hold a record, that is, are complete."""
-    try:
-        entries = os.listdir(path)  # noqa: PTH208 (20,000 paths take ten times as long as their names)
-        if any(name.endswith(_OLD) for name in entries):
-            time.sleep(SWAP_S)
-            entries = os.listdir(path)  # noqa: PTH208
-    except FileNotFoundError:
-        return []
-    return sorted(name for name in entries if not name.startswith(".") and (path / name / RECORD_FILE).is_file())
-
-
-def partition_versions(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """For each complete partition in a folder, a text that changes when its record or its files ``names`` do."""
-    found = {}
-    for partition in partitions_in(path):
-        stats = []
-        for name in (RECORD_FILE, *names):
-            try:
-                stat = (path / partition / name).stat()
-                stats.append(f"{stat.st_ino:x}.{stat.st_mtime_ns:x}.{stat.st_size:x}")
-            except FileNotFoundError:
-                stats.append("")
-        found[partition] = " ".join(stats)
-    return found
-
-
 def read_bytes(path: Path) -> bytes:
     """The bytes of a file in a partition's folder, which may be being replaced at this moment.
 
@@ -194,7 +167,7 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         folder = path.parent
-        if not folder.with_name(f".{folder.name}{_OLD}").exists():
+        if not folder.with_name(f".{folder.name}{OLD}").exists():
             raise
     time.sleep(SWAP_S)
     return path.read_bytes()
@@ -251,6 +224,23 @@ def move_atomic(made: Path, path: Path) -> None:
 
 
 @contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the only lock on the file ``path``, also against other processes; it is deleted at the end.
+
+    The lock of a process that dies is released. A waiter that gets the lock of a deleted file tries again.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path, fallback_to_soft=False):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Gives an empty folder to fill that replaces ``path`` when the block ends without an exception.
 
@@ -261,7 +251,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageFailed: the disk is full or the folder is not writable.
     """
-    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{_OLD}")
+    temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{OLD}")
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
@@ -348,7 +338,7 @@ def sweep(folder: Path, older_than_s: float) -> int:
                 if time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
                     swept += 1
-            elif name.endswith((".part", _OLD, ".lock")) and _is_ours(path):
+            elif name.endswith((".part", OLD, ".lock")) and _is_ours(path):
                 swept += _sweep_folder(folder / name[1:].rpartition(".")[0], path)
         except FileNotFoundError:  # another process deleted it meanwhile
             continue
@@ -363,18 +353,13 @@ def _is_ours(left: Path) -> bool:
 def _sweep_folder(path: Path, left: Path) -> bool:
     """Deletes ``left``, which belongs to the folder ``path``, if its writer is dead; returns whether it was."""
     lock = path.with_name(f".{path.name}.lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not is_still(descriptor, lock):
-            return False
-        if left.name.endswith(_OLD) and not path.exists():
-            left.rename(path)
-        elif left != lock:
-            shutil.rmtree(left)
-        lock.unlink()
-    except BlockingIOError:  # a living writer has it
+        with filelock.FileLock(lock, blocking=False, fallback_to_soft=False):
+            if left.name.endswith(OLD) and not path.exists():
+                left.rename(path)
+            elif left != lock:
+                shutil.rmtree(left)
+            lock.unlink()
+    except filelock.Timeout:  # a living writer has it
         return False
-    finally:
-        os.close(descriptor)
     return True

@@ -1,4 +1,4 @@
-"""The one-row Parquet file beside every partition's results: what was made, from what, by which code and settings.
+"""The JSON file beside every partition's results: what was made, from what, by which code and settings.
 
 It is written last, so a partition whose record is there is whole; and it carries a fingerprint of everything the
 results depend on, so a run that starts again after a crash can tell what is already done.
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from dermatome.errors import FetchFailed, MissingInput, StorageFailed
 from dermatome.storage.files import read_all, read_bytes, write_atomic
@@ -117,47 +119,52 @@ def fingerprint(code_version: str, inputs: Mapping[str, str], settings: Mapping[
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_JSON_FIELDS = ("inputs", "settings", "seconds", "libraries")
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a numpy number or array; a text for anything else."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _write_json(path: Path, content: object) -> None:
+    write_atomic(path, to_json(content, indent=1, inf_nan_mode="constants", fallback=_plain))
 
 
 def write_record(path: Path, record: StageRecord) -> None:
-    """Writes the record whole, its ``values`` as columns of their own.
+    """Writes the record as JSON, atomically.
 
     Raises:
         StorageFailed: the disk is full or the folder not writable.
     """
-    row: dict[str, Any] = {
-        name: getattr(record, name)
-        for name in ("asset", "partition", "outcome", "message", "data_version", "fingerprint", "code_version")
-    }
-    row |= {"run_id": record.run_id, "made_at": record.made_at}
-    row |= {name: json.dumps(getattr(record, name), sort_keys=True, default=str) for name in _JSON_FIELDS}
-    row["checks"] = json.dumps([vars(check) for check in record.checks])
-    # A column of nothing has no type, and files of one asset must agree on types: what is null is left out.
-    row |= {f"value_{name}": value for name, value in record.values.items() if value is not None}
-    write_table(path, pa.Table.from_pylist([row]))
+    _write_json(path, record)
 
 
 def read_record(path: Path) -> StageRecord | None:
-    """The record at ``path``, or None where there is none.
+    """The record at ``path``, or None if there is none.
 
     Raises:
-        StorageFailed: the file is there but is not a record.
+        StorageFailed: the file is not a record.
     """
     try:
         data = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     try:
-        row = pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()[0]
-        values = {name.removeprefix("value_"): row.pop(name) for name in list(row) if name.startswith("value_")}
-        checks = tuple(Check(**check) for check in json.loads(row.pop("checks")))
-        parsed = {name: json.loads(row.pop(name)) for name in _JSON_FIELDS}
-        return StageRecord(**row, **parsed, values=values, checks=checks)
-    except (OSError, pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
+        record: StageRecord = _adapter(StageRecord).validate_json(data)
+    except ValidationError as error:
         raise StorageFailed(
-            f"The record {path} cannot be read ({error}): delete its folder and make that partition again."
+            f"The record {path} cannot be read ({_reason(error)}): delete its folder and materialize that partition "
+            "again."
         ) from error
+    return record
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
 def require_record(root: DataRoot, asset: str, partition: str) -> StageRecord:
@@ -172,40 +179,59 @@ def require_record(root: DataRoot, asset: str, partition: str) -> StageRecord:
     return record
 
 
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
 @dataclass(frozen=True)
 class Failure:
-    """That a partition failed: when last, and how many times since it was made last.
+    """Why and when a partition failed last.
 
-    What a network or disk caused says nothing of the partition and is not counted; but the first failure always is.
+    Attributes:
+        asset: asset name.
+        partition: partition key.
+        error: the reason in one sentence.
+        kind: class of the exception.
+        run_id: the Dagster run.
+        failed_at: UTC.
+        tries: number of failures since the partition succeeded last. Failures of the network or the disk say nothing
+            about the partition and are not counted; but the first failure always is.
     """
 
-    failed_at: datetime
-    tries: int
+    asset: str = ""
+    partition: str = ""
+    error: str = ""
+    kind: str = ""
+    run_id: str = ""
+    failed_at: datetime = _LONG_AGO
+    tries: int = 1
 
 
 def write_failure(path: Path, *, asset: str, partition: str, error: str, kind: str, run_id: str) -> None:
-    """Writes why a partition failed, once more; :func:`clear_failure` takes it back."""
-    row = {"asset": asset, "partition": partition, "error": error, "kind": kind, "run_id": run_id}
+    """Writes why a partition failed; :func:`clear_failure` deletes it.
+
+    Raises:
+        StorageFailed: the disk is full or the folder not writable.
+    """
     (before,) = read_all([path])
     own = kind not in (FetchFailed.__name__, StorageFailed.__name__)
-    tries = _failure(before).tries + own if before is not None else 1
-    write_table(path, pa.Table.from_pylist([row | {"failed_at": datetime.now(UTC), "tries": tries}]))
+    tries = 1 if before is None else failure_of(before).tries + own
+    _write_json(path, Failure(asset, partition, error, kind, run_id, datetime.now(UTC), tries))
 
 
 def read_failures(root: DataRoot, asset: str) -> dict[str, Failure]:
-    """The partitions of an asset that failed last."""
-    partitions = sorted(root.failed(asset))
+    """By partition, the failures of an asset."""
+    partitions = root.failed(asset)
     found = zip(partitions, read_all([root.failure(asset, partition) for partition in partitions]), strict=True)
-    return {partition: _failure(data) for partition, data in found if data is not None}
+    return {partition: failure_of(data) for partition, data in found if data is not None}
 
 
-def _failure(data: bytes) -> Failure:
-    """A failure file's, or a first failure long ago where the file is damaged: such a partition is tried again."""
+def failure_of(data: bytes) -> Failure:
+    """A failure from its file's content, or one long ago if that is damaged, so that the partition is tried again."""
     try:
-        (row,) = pq.ParquetFile(pa.BufferReader(data)).read(["failed_at", "tries"]).to_pylist()
-        return Failure(**row)
-    except (OSError, pa.ArrowException, TypeError, ValueError):
-        return Failure(datetime.min.replace(tzinfo=UTC), 1)
+        failure: Failure = _adapter(Failure).validate_json(data)
+    except ValidationError:
+        return Failure()
+    return failure
 
 
 def clear_failure(path: Path) -> None:

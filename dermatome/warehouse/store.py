@@ -1,4 +1,4 @@
-"""The metrics store: one DuckDB file that is filled from the Parquet files below the data root.
+"""The metrics store: one DuckDB file that is filled from the records and Parquet files below the data root.
 
 DuckDB lets one process write to a file, and then no other process can even read it. A build therefore never writes to
 the file that people read: it fills a new file beside it and moves that into place. Readers of the old file keep it,
@@ -27,9 +27,9 @@ import pyarrow.compute as pc
 
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.storage.files import move_atomic
-from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import read_record
-from dermatome.warehouse.tables import FAILURES, RECORD_COLUMNS, TABLES, VIEWS, Table
+from dermatome.storage.layout import FAILURES, DataRoot
+from dermatome.storage.record import failure_of, read_record
+from dermatome.warehouse.tables import RECORD_COLUMNS, TABLES, VIEWS, Table
 
 _BATCH = 500
 """Number of files that are read at once, which bounds memory."""
@@ -141,7 +141,7 @@ class _Build:
         paths = []
         for name, table in TABLES.items():
             if table.asset == FAILURES:
-                found = (self._root.path / FAILURES).glob("*/[!.]*.parquet")
+                found = (self._root.path / FAILURES).glob("*/[!.]*.json")
                 paths += [(name, file.relative_to(self._root.path).as_posix()) for file in found]
             else:
                 paths += [(name, f"{table.asset}/{key}/{table.file}") for key in self._root.partitions(table.asset)]
@@ -204,6 +204,9 @@ class _Build:
             StorageFailed: A file is not what it should be, or is gone.
         """
         paths = {self._root.path / path: number for number, path in files.items()}
+        if table.asset == FAILURES:
+            rows = [vars(failure_of(path.read_bytes())) | {"file_id": number} for path, number in paths.items()]
+            return pa.Table.from_pylist(rows)
         if table.key:
             rows = [_record_row(path, table.key) | {"file_id": number} for path, number in paths.items()]
             columns = {column: [row.get(column) for row in rows] for row in rows for column in row}

@@ -10,10 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS, TISSUE_LABELS, UNCLASSIFIED
-from dermatome.storage.layout import RECORD_FILE
-
-FAILURES = "failures"
-"""Not an asset, but the folder of failed partitions: `failures/<asset>/<partition>.parquet`."""
+from dermatome.storage.layout import FAILURES, RECORD_FILE
 
 RECORD_COLUMNS = (
     "outcome varchar, message varchar, data_version varchar, fingerprint varchar, code_version varchar, inputs json, "
@@ -253,7 +250,7 @@ TABLES: dict[str, Table] = {
     ),
     FAILURES: Table(
         FAILURES,
-        "*.parquet",
+        "*.json",
         "asset varchar, partition varchar, error varchar, kind varchar, run_id varchar, failed_at timestamptz, "
         "tries bigint",
     ),

@@ -18,7 +18,7 @@ from PIL import Image
 from dermatome.errors import DermatomeError
 from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import RECORD_FILE, DataRoot
-from dermatome.storage.record import read_record
+from dermatome.storage.record import failure_of, read_record
 from dermatome.warehouse.store import build_store
 from orchestration.requests import PER_SLIDE
 from pipelines_tests.soak.cohort import Cohort
@@ -61,7 +61,7 @@ def _every_slide_is_accounted_for(root: DataRoot, cohort: Cohort, instance: dg.D
         for slide in cohort.bad:
             if slide in made:
                 yield f"{asset} of {slide} is materialized, although its image is bad"
-        for path in root.failure(asset, "any").parent.glob("*.parquet"):
+        for path in root.failure(asset, "any").parent.glob("*.json"):
             if path.stem in cohort.good:
                 yield f"{asset} of {path.stem} still has a failure: {reason(root, asset, path.stem)}"
     for slide, expected in cohort.bad.items():
@@ -75,7 +75,7 @@ def _every_slide_is_accounted_for(root: DataRoot, cohort: Cohort, instance: dg.D
 def reason(root: DataRoot, asset: str, key: str) -> str:
     """Why a partition failed, as its failure file says; empty where there is none."""
     path = root.failure(asset, key)
-    return str(pq.ParquetFile(path).read().to_pylist()[0]["error"]) if path.is_file() else ""
+    return failure_of(path.read_bytes()).error if path.is_file() else ""
 
 
 def _nothing_goes_on(instance: dg.DagsterInstance) -> Complaints:

@@ -5,13 +5,17 @@ import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
+import pyarrow as pa
 import pytest
 
-from dermatome.errors import BadSetting, MissingInput, StorageFailed
+from dermatome.errors import BadSetting, StorageFailed
 from dermatome.storage import files
-from dermatome.storage.files import RECORD_FILE, atomic_folder, changed_in, names_below, names_in, write_atomic
-from dermatome.storage.layout import DataRoot
+from dermatome.storage.files import atomic_folder, changed_in, names_below, names_in, read_bytes, write_atomic
+from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.record import Check, read_record, write_table
+from dermatome.storage.upgrade import upgrade
 
 
 def publish(root, text, *names, asset="cells", partition="s1"):
@@ -62,7 +66,6 @@ def test_a_partition_is_replaced_as_a_unit(root, monkeypatch, exchange):
     publish(root, "first", "a.txt", "images/b.txt")
     assert root.partitions("cells") == ["s1"]
     assert contents(root) == {"a.txt": "first", "images/b.txt": "first", RECORD_FILE: "record of first"}
-    assert root.read("cells", "s1", "a.txt") == b"first"
     publish(root, "second", "a.txt")
     assert contents(root) == {"a.txt": "second", RECORD_FILE: "record of second"}
     with pytest.raises(RuntimeError), atomic_folder(root.folder("cells", "s1")) as folder:
@@ -92,17 +95,11 @@ def test_a_reader_finds_a_complete_folder_at_every_moment_of_a_replacement(root)
     writer.start()
     reads = 0
     while not done.is_set():
-        assert root.read("cells", "s1", "a.txt").isdigit()
+        assert read_bytes(root.folder("cells", "s1") / "a.txt").isdigit()
         assert root.partitions("cells") == ["s1"]
         reads += 1
     writer.join()
     assert reads > 10
-
-
-def test_a_missing_partition_is_named(root):
-    assert root.partitions("cells") == []
-    with pytest.raises(MissingInput, match="stage before"):
-        root.read("cells", "s1", "a.txt")
 
 
 def test_an_address_is_not_a_data_root():
@@ -124,3 +121,24 @@ def test_a_root_goes_to_another_process(root):
 def test_a_root_that_can_be_written_is(root):
     root.check_writable()
     assert names_below(root.path) == []
+
+
+def test_a_root_of_an_earlier_version_is_refused_until_it_is_upgraded(root):
+    row = {
+        "asset": "cell_masks", "partition": "s1", "outcome": "cells", "message": "", "data_version": "v",
+        "fingerprint": "f", "code_version": "1", "run_id": "", "made_at": datetime(2026, 1, 2, tzinfo=UTC),
+        "inputs": '{"slide_images": "a"}', "settings": "{}", "seconds": "{}", "libraries": "{}",
+        "checks": '[{"name": "n", "passed": true, "description": "d", "values": {}}]', "value_cells": 12,
+    }  # fmt: skip
+    write_table(root.folder("cell_masks", "s1") / "record.parquet", pa.Table.from_pylist([row]))
+    write_atomic(root.folder("cell_masks", "s2") / "record.parquet", b"damaged")
+    write_atomic(root.path / "failures" / "cell_masks" / "s3.parquet", b"")
+    with pytest.raises(StorageFailed, match="python -m dermatome.storage.upgrade"):
+        DataRoot.at(str(root.path))
+    assert upgrade(root.path) == (1, [root.folder("cell_masks", "s2")])
+    again = DataRoot.at(str(root.path))
+    found = read_record(again.record("cell_masks", "s1"))
+    assert (found.fingerprint, found.values, found.inputs) == ("f", {"cells": 12}, {"slide_images": "a"})
+    assert found.made_at == row["made_at"]
+    assert found.checks == (Check("n", True, "d"),)
+    assert names_below(root.path) == ["cell_masks/s1/record.json"]

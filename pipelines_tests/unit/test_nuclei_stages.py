@@ -65,7 +65,7 @@ def put_slide(root, toy, data_version, mpp):
             inputs={},
             settings={},
         )
-        write_record(folder / "record.parquet", record)
+        write_record(folder / "record.json", record)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_which_network_is_taken(root, weights, monkeypatch):
                 fingerprint="f", code_version="1", inputs={}, settings={},
                 made_at=pd.Timestamp(2026, 1, day, tz="UTC").to_pydatetime(),
             )  # fmt: skip
-            write_record(folder / "record.parquet", record)
+            write_record(folder / "record.json", record)
     newest = NucleusWeights.of(root, "")
     assert newest.weights == "n001"
     assert newest.load(COMPUTE.choose()).sha256 == toys.sha256

@@ -35,7 +35,7 @@ def acquire(atlas, tmp_path, source=None, mpp=0.5, max_side_px=1000):
         record = StageRecord(
             asset="a", partition="s", fingerprint="", code_version="", inputs={}, settings={}, **vars(made)
         )
-        write_record(folder / "record.parquet", record)
+        write_record(folder / "record.json", record)
     return place, made
 
 

@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import pytest
 
 from dermatome.errors import MissingInput, StorageFailed
@@ -31,7 +34,7 @@ def record(**changes):
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):
-    path = tmp_path / "record.parquet"
+    path = tmp_path / "record.json"
     first = record()
     write_record(path, first)
     again = read_record(path)
@@ -42,10 +45,20 @@ def test_a_record_comes_back_as_it_was(tmp_path):
     assert again.libraries["numpy"]
 
 
+def test_values_keep_their_type_and_numbers_of_numpy_and_what_is_not_finite_are_kept(tmp_path):
+    values = {"cells": np.int64(3), "share": np.float32(0.5), "none": None, "nan": math.nan, "one": 1.0, "yes": True}
+    write_record(tmp_path / "record.json", record(values=values))
+    again = read_record(tmp_path / "record.json").values
+    assert math.isnan(again.pop("nan"))
+    assert [(name, type(value), value) for name, value in again.items()] == [
+        ("cells", int, 3), ("share", float, 0.5), ("none", type(None), None), ("one", float, 1.0), ("yes", bool, True),
+    ]  # fmt: skip
+
+
 def test_nothing_is_no_record_and_rubbish_is_an_error(tmp_path):
-    path = tmp_path / "record.parquet"
+    path = tmp_path / "record.json"
     assert read_record(path) is None
-    path.write_bytes(b"PAR1 rubbish")
+    path.write_bytes(b"{rubbish")
     with pytest.raises(StorageFailed, match="delete its folder"):
         read_record(path)
 

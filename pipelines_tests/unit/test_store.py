@@ -230,7 +230,7 @@ def test_only_whole_partitions_count(root):
         rows(root.folder(asset, "half"))  # no record yet, or no more
         hidden = root.folder(asset) / ".s9.part"
         rows(hidden)
-        write_table(hidden / "record.parquet", pa.table({"asset": [asset], "partition": ["s9"]}))
+        write_table(hidden / "record.json", pa.table({"asset": [asset], "partition": ["s9"]}))
     assert build_store(root).rows == before
 
 

@@ -117,7 +117,7 @@ def test_the_network_is_that_of_the_command_line_else_the_settings_else_the_newe
     assert nuclei_source(context_of(tmp_path)).weights == "toy"
     assert "synthetic nuclei only" in said_of(nuclei_source(context_of(tmp_path)))
     values = {"weights_sha256": "5" * 64}
-    write_record(tmp_path / "nuclei_weights" / "n001" / "record.parquet", record_of("nuclei_weights", "n001", values))
+    write_record(tmp_path / "nuclei_weights" / "n001" / "record.json", record_of("nuclei_weights", "n001", values))
     assert name_of(nuclei_source(context_of(tmp_path))) == "the training version n001 (sha256 555555555555)"
     with pytest.raises(BadWeights, match="named 'n002'"):
         nuclei_source(context_of(tmp_path, 'nuclei_weights = "n002"'))

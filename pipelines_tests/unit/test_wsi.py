@@ -15,8 +15,8 @@ from dermatome.slides.inbox import take_nuclei_slide
 from dermatome.slides.slide import MppSource, read_slide
 from dermatome.slides.source import SlideSource
 from dermatome.slides.vendors import WsiPixels, stated_mpp
-from dermatome.storage.files import RECORD_FILE, atomic_folder
-from dermatome.storage.layout import DataRoot
+from dermatome.storage.files import atomic_folder
+from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import StageRecord, write_record
 
 RGB = np.random.default_rng(0).integers(0, 256, (600, 520, 3)).astype(np.uint8)
