@@ -1,4 +1,4 @@
-"""Labels laid over images: tints, outlines and colours for many cells."""
+"""Labels drawn over images: tints, outlines, and colours for many cells."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from dermatome.slides.slide import RgbImage
 
 TISSUE_COLOURS: tuple[Rgb, ...] = tuple(c.colour for c in TissueClass)
 OUTLINE: Rgb = (0, 255, 255)
-"""Neither hematoxylin nor DAB nor eosin comes near cyan, so that outlines in it stand out on any of them."""
-
-
+"""Cyan: no stain comes near it, so outlines stand out on hematoxylin, eosin and DAB."""
 _SAMPLED_ROWS = 512
 
 
 def shrink_image(pixels: npt.NDArray[Any], max_side_px: int) -> npt.NDArray[Any]:
-    """An image (H, W) or (H, W, C) of at most ``max_side_px`` a side: averaged, aspect kept, never enlarged."""
+    """Shrinks an image (H, W) or (H, W, C) to at most ``max_side_px`` a side, by averaging; never enlarges it."""
     size = fitting(Size(*pixels.shape[:2]), max_side_px)
     if size.height_px == pixels.shape[0] and size.width_px == pixels.shape[1]:
         return pixels
@@ -30,12 +28,12 @@ def shrink_image(pixels: npt.NDArray[Any], max_side_px: int) -> npt.NDArray[Any]
 
 
 def shrink_labels(labels: npt.NDArray[Any], max_side_px: int) -> npt.NDArray[Any]:
-    """Labels (H, W) of at most ``max_side_px`` a side: the nearest pixel's, aspect kept, never enlarged."""
+    """Shrinks labels (H, W) to at most ``max_side_px`` a side, by nearest neighbour; never enlarges them."""
     return sample_labels(labels, Box.whole(Size(*labels.shape)), max_side_px)
 
 
 def sample_labels(labels: Any, box: Box, max_side_px: int) -> npt.NDArray[Any]:
-    """The labels in ``box`` like :func:`shrink_labels`, of an array or what is read like one, in bands of rows."""
+    """Shrinks the labels in ``box`` like :func:`shrink_labels`, reading an array or its like in bands."""
     size = fitting(box.size, max_side_px)
     rows = box.top_px + ((np.arange(size.height_px) + 0.5) * box.size.height_px / size.height_px).astype(np.intp)
     columns = ((np.arange(size.width_px) + 0.5) * box.size.width_px / size.width_px).astype(np.intp)
@@ -48,23 +46,23 @@ def sample_labels(labels: Any, box: Box, max_side_px: int) -> npt.NDArray[Any]:
 
 
 def fitting(size: Size, max_side_px: int) -> Size:
-    """``size`` shrunk to at most ``max_side_px`` a side, aspect kept; itself where it is smaller."""
+    """``size`` shrunk to at most ``max_side_px`` a side with its aspect ratio; unchanged if it is smaller."""
     return size.scaled(min(1.0, max_side_px / max(size.height_px, size.width_px)))
 
 
 def colour_labels(labels: npt.NDArray[Any], colours: Sequence[Rgb]) -> RgbImage:
-    """Labels (H, W) as RGB: number ``n`` in ``colours[n]``."""
+    """Paints labels (H, W): label ``n`` in ``colours[n]``."""
     coloured: RgbImage = np.asarray(colours, np.uint8)[labels]
     return coloured
 
 
 def tint(image: RgbImage, labels: npt.NDArray[Any], colours: Sequence[Rgb], opacity: float = 0.45) -> RgbImage:
-    """The image with its labels' colours mixed in; label 0 is left as it is.
+    """Mixes the colours of labels into the image; pixels of label 0 stay unchanged.
 
     Args:
         image: (H, W, 3) uint8.
-        labels: (H, W) whole numbers.
-        colours: of each number.
+        labels: (H, W) integers.
+        colours: colour of each label.
         opacity: 0 (image only) to 1 (colours only).
     """
     share = np.where(labels == 0, 0, opacity).astype(np.float32)[..., None]
@@ -73,7 +71,7 @@ def tint(image: RgbImage, labels: npt.NDArray[Any], colours: Sequence[Rgb], opac
 
 
 def borders(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """(H, W) bool: pixels of a label above 0 that touch another label by an edge; the image's rim is none."""
+    """Finds (H, W) bool: pixels of labels above 0 that share an edge with another label; the image rim is no border."""
     edge = np.zeros(labels.shape, bool)
     for near, far in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         differs = labels[near] != labels[far]
@@ -83,7 +81,7 @@ def borders(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def draw_borders(image: RgbImage, labels: npt.NDArray[Any], colour: Rgb = OUTLINE, width_px: int = 1) -> RgbImage:
-    """A copy of the image with the borders of labels drawn in ``colour``."""
+    """Draws the borders of labels on a copy of the image."""
     edge = borders(labels)
     if width_px > 1:
         edge = cv2.dilate(edge.view(np.uint8), np.ones((width_px, width_px), np.uint8)).astype(bool)
@@ -93,7 +91,7 @@ def draw_borders(image: RgbImage, labels: npt.NDArray[Any], colour: Rgb = OUTLIN
 
 
 def cell_colours(count: int) -> list[Rgb]:
-    """White for 0 and then ``count`` light, saturated colours, neighbours in number far apart in hue."""
+    """White for 0, then ``count`` light, saturated colours; consecutive numbers differ much in hue."""
     import colorsys
 
     found: list[Rgb] = [(255, 255, 255)]
@@ -106,18 +104,18 @@ def cell_colours(count: int) -> list[Rgb]:
 
 
 def enlarge(pixels: RgbImage, labels: npt.NDArray[Any], side_px: int) -> tuple[RgbImage, npt.NDArray[Any]]:
-    """Pixels and labels repeated a whole number of times, up to ``side_px`` a side, so that outlines are thin."""
+    """Repeats pixels and labels an integer number of times, up to ``side_px`` a side, so that outlines are thin."""
     times = max(1, side_px // max(labels.shape))
     bigger = [array.repeat(times, axis=0).repeat(times, axis=1) for array in (pixels, labels)]
     return bigger[0], bigger[1]
 
 
 def tinted(image: RgbImage, mask: npt.NDArray[np.uint8], max_side_px: int = 2048, opacity: float = 0.5) -> RgbImage:
-    """The slide with its tissue classes tinted and their borders drawn, at most ``max_side_px`` a side."""
+    """Shrinks a slide to at most ``max_side_px`` a side, tints its tissue classes and draws their borders."""
     return tint_tissue(shrink_image(image, max_side_px), shrink_labels(mask, max_side_px), opacity)
 
 
 def tint_tissue(image: RgbImage, labels: npt.NDArray[Any], opacity: float = 0.5) -> RgbImage:
-    """An image with its tissue classes, of the same size, tinted and their borders drawn."""
+    """Tints the tissue classes of an image and draws their borders; ``labels`` have the size of the image."""
     width_px = max(1, round(max(labels.shape) / 900))
     return draw_borders(tint(image, labels, TISSUE_COLOURS, opacity), labels, (30, 30, 30), width_px=width_px)

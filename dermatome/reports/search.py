@@ -1,4 +1,4 @@
-"""What a search found: its trials as rows, their history and what mattered as figures, the best as a run config."""
+"""The report of a search for training settings: trials as rows, figures, and the best trial as a run config."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_search(folder: Path, name: str, study: optuna.Study, settings: SearchS
     """Writes `trials.parquet`, `history.png`, `importance.png` and `best.json` of a study.
 
     Raises:
-        BadSetting: no trial has finished.
+        BadSetting: No trial has finished.
     """
     best = json.dumps(best_config(study, settings), indent=2, sort_keys=True).encode()
     write_atomic(folder / BEST_FILE, best + b"\n")
@@ -55,13 +55,13 @@ def write_search(folder: Path, name: str, study: optuna.Study, settings: SearchS
 
 
 def history_figure(study: optuna.Study) -> bytes:
-    """Each trial's score, and the best so far: PNG bytes."""
+    """Shows the score of each trial and the best score so far; PNG bytes."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(7.5, 3.4)
     axes = figure.subplots()
     scored = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
-    for state, colour, label in (("COMPLETE", "#0072b2", "trained to its end"), ("PRUNED", "#bbbbbb", "ended early")):
+    for state, colour, label in (("COMPLETE", "#0072b2", "finished"), ("PRUNED", "#bbbbbb", "stopped early")):
         points = [(t.number, _value(t)) for t in scored if t.state.name == state and _value(t) is not None]
         if points:
             numbers, values = zip(*points, strict=True)
@@ -84,26 +84,27 @@ def history_figure(study: optuna.Study) -> bytes:
 
 
 def importance_figure(importances: dict[str, float]) -> bytes:
-    """How much each setting mattered to reach the better trials: PNG bytes."""
+    """Shows how much each setting matters for reaching the better half of the trials; PNG bytes."""
     figure = new_figure(6.2, 0.8 + 0.36 * max(3, len(importances)))
     axes = figure.subplots()
     if importances:
         names = sorted(importances, key=lambda name: importances[name])
         axes.barh([name.replace("_", " ") for name in names], [importances[name] for name in names], color="#56b4e9")
-        axes.set_xlabel("Share of what tells the better half of the trials from all", fontsize=9)
+        axes.set_xlabel("Importance for reaching the better half of the trials", fontsize=9)
     else:
         axes.set_axis_off()
-        axes.text(0.5, 0.5, "too few finished trials to tell", ha="center", va="center", color=GREY, fontsize=10)
-    axes.set_title("Which settings mattered", loc="left", fontsize=10, color=INK)
+        axes.text(0.5, 0.5, "too few finished trials", ha="center", va="center", color=GREY, fontsize=10)
+    axes.set_title("Importance of settings", loc="left", fontsize=10, color=INK)
     plain_axes(axes)
     return to_png(figure)
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
-    """By setting (Watanabe et al., 2023); empty with fewer than ten finished trials, where it would be noise.
+    """Importance by setting (PED-ANOVA, Watanabe et al. 2023); empty with fewer than ten finished trials.
 
-    What tells the better half of the trials from all: with Optuna's default, the best tenth, that is two of twenty. On
-    made-up studies of 20 trials in which one setting mattered most, the half named it in 11 of 16, the tenth in 5.
+    The better half of the trials is compared with all of them. Optuna's default is the best tenth, which is two of
+    twenty: on synthetic studies of 20 trials in which one setting matters most, the half found it in 11 of 16, the
+    tenth in 5.
     """
     import optuna
 
@@ -146,7 +147,7 @@ def _row(name: str, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 
 
 def _value(trial: optuna.trial.FrozenTrial) -> float | None:
-    """Its score; of one that was ended early, the last it had."""
+    """Score of a trial; of one that was stopped early, its last score."""
     if trial.value is not None:
         return trial.value
     return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None

@@ -1,1 +1,1 @@
-"""Synthetic slides with known ground truth, the demo cohort, and the mock HPA server."""
+"""Synthetic slides with known ground truth, the cohort of the demo, the mock HPA server, and small trained networks."""

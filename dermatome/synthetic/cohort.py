@@ -1,4 +1,4 @@
-"""The demo's cohort: four toy genes of known staining pattern, their slides, and annotated slides to train on."""
+"""The cohort of the demo: four synthetic genes of known staining pattern, their slides, and annotated slides."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class DemoSlide:
     """One slide of the cohort.
 
     Attributes:
-        image: as its gene's page names it.
-        pattern: the truth.
-        seed: of the toy slide.
-        broken: the JPEG is cut short on purpose.
+        image: the image as the page of its gene names it.
+        pattern: ground truth of the staining pattern.
+        seed: seed of the synthetic slide.
+        broken: whether the JPEG is cut short on purpose.
     """
 
     image: ToyImage
@@ -43,17 +43,17 @@ class DemoSlide:
 
     @property
     def slide(self) -> str:
-        """Slide id, as `hpa_images` makes it."""
+        """Slide id, as `hpa_images` builds it."""
         return f"{self.image.folder}-{self.image.stem}"
 
     def draw(self) -> ToySlide:
-        """The toy slide and its truth, about a second."""
+        """Draws the slide with its ground truth, in about a second."""
         return _draw(self.seed, self.pattern)
 
 
 @dataclass(frozen=True)
 class DemoGene:
-    """One toy gene and its slides."""
+    """One synthetic gene and its slides."""
 
     gene: str
     ensembl_id: str
@@ -62,7 +62,7 @@ class DemoGene:
 
 
 def demo_genes() -> tuple[DemoGene, ...]:
-    """Four genes, one for each pattern; the last slide of the third is broken, beside its three good ones."""
+    """Four genes, one for each pattern; the third one has a broken slide besides its three good ones."""
     genes = []
     for number, pattern in enumerate(StainingPattern, start=1):
         count = SLIDES_A_GENE + (pattern == StainingPattern.WHOLE)
@@ -87,7 +87,7 @@ def demo_genes() -> tuple[DemoGene, ...]:
 
 
 def pages(base_url: str) -> dict[str, bytes]:
-    """Each gene's page, as HPA writes it, with images at ``base_url``."""
+    """The page of each gene by Ensembl id, as HPA writes it, with images at ``base_url``."""
     return {
         gene.ensembl_id: gene_page_xml(
             gene.gene, gene.ensembl_id, base_url, [slide.image for slide in gene.slides], release=RELEASE
@@ -97,7 +97,7 @@ def pages(base_url: str) -> dict[str, bytes]:
 
 
 def images() -> dict[str, bytes]:
-    """The JPEG of each slide by its path on the server; broken ones lack their second half."""
+    """The JPEG of each slide by its path on the server; a broken one lacks its second half."""
     drawn = {}
     for gene in demo_genes():
         for slide in gene.slides:
@@ -107,10 +107,10 @@ def images() -> dict[str, bytes]:
 
 
 def write_annotations(folder: Path) -> list[str]:
-    """Writes annotated toy slides as a person would put them down: H&E, IHC, mask, ROIs, palette.
+    """Writes annotated synthetic slides as a person would provide them: H&E, IHC, mask, ROIs, palette.
 
     Returns:
-        Their ids.
+        Ids of the slides.
     """
     palette = Palette.shipped("dermatome")
     for number, name in enumerate(ANNOTATED):

@@ -1,4 +1,4 @@
-"""Gene pages in the shape of the Human Protein Atlas, written for the demo and for tests."""
+"""Synthetic gene pages in the format of the Human Protein Atlas."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class ToyImage:
     """One image of a gene page.
 
     Attributes:
-        folder: HPA's folder of the antibody's images, ``373`` in ``/images/373/1_A_1_2.jpg``.
-        stem: the file name without its suffix.
-        antibody: the antibody's id.
-        tissue: the tissue's name with HPA's running number; written in the case of the release.
-        organ: written from release 19 on.
+        folder: HPA's folder for the images of the antibody, ``373`` in ``/images/373/1_A_1_2.jpg``.
+        stem: file name without suffix.
+        antibody: id of the antibody.
+        tissue: name of the tissue with HPA's running number; written in the case of the release.
+        organ: name of the organ; written from release 19 on.
         sex: ``Male`` or ``Female``.
-        age: years, as text; HPA has ``N/A`` too.
+        age: age in years, as text; HPA also has ``N/A``.
         patient_id: HPA's number of the patient.
         snomed: code and description of each SNOMED parameter.
-        cell_types: cell type, staining, intensity, quantity and location of what was seen in the tissue.
-        tif: whether the page names a TIFF of the image beside the JPEG.
+        cell_types: cell type, staining, intensity, quantity and location of each annotated cell type.
+        tif: whether the page also names a TIFF of the image.
     """
 
     folder: str
@@ -43,7 +43,7 @@ class ToyImage:
 
     @property
     def path(self) -> str:
-        """Where the image lies on a server in HPA's layout."""
+        """Path of the image on an HPA server."""
         return f"/images/{self.folder}/{self.stem}.jpg"
 
 
@@ -55,24 +55,22 @@ def gene_page_xml(
     *,
     release: str = "23",
     reliability: str = "supported",
-    expression: dict[str, str] | None = None,
     decoys: bool = True,
     blank: Sequence[ToyImage] = (),
 ) -> bytes:
-    """A gene page as HPA of the given release writes it; the same arguments give the same bytes.
+    """Writes a gene page as HPA of the given release does; the same arguments give the same bytes.
 
     Args:
-        gene: symbol.
+        gene: gene symbol.
         ensembl_id: Ensembl id.
-        base_url: of the server that the images' addresses name.
-        images: in the order of the page; those of one antibody and tissue come together.
+        base_url: address of the server that image addresses name.
+        images: images in the order of the page; those of one antibody and tissue are grouped.
         release: 12 to 25. Up to 15 the technology is ``IH`` and the reliability a ``validation``; up to 18 tissues are
-            in lower case, have no attributes, and lose their number in the gene's summary.
-        reliability: of the gene's staining; each antibody gets another word, which is not the gene's.
-        expression: level by tissue in the gene's summary; ``medium`` for tissues not in it.
-        decoys: adds what real pages have and what is no normal skin staining: RNA levels of skin, tumours of the skin
-            with images, and a normal tissue of another organ.
-        blank: tissues that are given levels and no image (newer releases have such); their file names are not used.
+            in lower case, have no attributes, and lose their number in the summary of the gene.
+        reliability: reliability of the staining of the gene; antibodies get a different word.
+        decoys: adds what real pages contain besides normal skin staining: RNA levels of skin, skin tumours with
+            images, and a normal tissue of another organ.
+        blank: tissues that have levels but no image, as in newer releases; their file names are not used.
     """
     new = float(release) >= 19
     root = etree.Element("proteinAtlas", schemaVersion="2.6")
@@ -90,12 +88,11 @@ def gene_page_xml(
     _add(summary, "verification", reliability, type="reliability" if float(release) > 15 else "validation")
     for image in {image.tissue: image for image, _ in everything}.values():
         data = _data(summary, image, new=new, numbered=new)
-        level = (expression or {}).get(image.tissue, "medium")
-        _add(data, "level", level, type="expression")
+        _add(data, "level", "medium", type="expression")
         for cell in image.cell_types:
             element = etree.SubElement(data, "tissueCell")
             _add(element, "cellType", cell[0])
-            _add(element, "level", level, type="expression")
+            _add(element, "level", "medium", type="expression")
     if decoys:
         _rna(entry, new=new)
 

@@ -1,9 +1,8 @@
-"""Seeded toy H&E at the scale of nuclei, whose truth is known: nests of epithelium in a stroma with immune cells.
+"""Synthetic H&E fields with known ground truth: nests of epithelium in a stroma with immune cells.
 
-What tells the classes apart is what does in life. Epithelial nuclei are large, oval and pale, with a nucleolus, in rows
-of pink cells. Lymphocytes are small, round and dark all over, in crowds. Neutrophils are small, with two to four dark
-lobes that hang together. Macrophages are large and bent like a bean, pale, in foamy cytoplasm. Nuclei touch, and a
-touching one hides a little of the other.
+Classes differ as in real tissue. Epithelial nuclei are large, oval and pale, with a nucleolus, in rows of pink cells.
+Lymphocytes are small, round and dark, in crowds. Neutrophils are small, with two to four connected dark lobes.
+Macrophages are large, bean-shaped and pale, in foamy cytoplasm. Nuclei touch, and one may hide a little of another.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from dermatome.synthetic.skin import photograph
 from dermatome.synthetic.skin_shapes import smooth_noise
 
 TOY_NUCLEI_MPP = 0.25
-"""The scale of MoNuSAC: 40 times magnified."""
+"""The scale of MoNuSAC, 40× magnification."""
 
 DEFAULT_SIZE = Size(512, 512)
 
@@ -32,16 +31,16 @@ Points = npt.NDArray[np.float64]
 
 _HIDDEN_SHARE = 0.15
 _SAMPLES = 48
-"""Points of an outline."""
+"""Number of points of an outline."""
 
 
 @dataclass(frozen=True)
 class ToyNuclei:
-    """A toy field and its truth.
+    """A synthetic field and its ground truth.
 
     Attributes:
-        slide: the pixels, their scale and name.
-        maps: instances, classes, semantic and ternary maps; nothing is ambiguous.
+        slide: pixels, scale and name.
+        maps: instances, classes, semantic and ternary maps, without ambiguous pixels.
         nests: (H, W) bool, where the tissue is epithelium.
         densities: (H, W, 2) float32, decadic optical density of hematoxylin and eosin before noise.
     """
@@ -54,17 +53,17 @@ class ToyNuclei:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How nuclei of a class look; lengths in µm, densities decadic, of hematoxylin.
+    """Appearance of the nuclei of a class; lengths in µm, decadic densities of hematoxylin.
 
     Attributes:
-        radius: mean, and its relative deviation.
-        stretch: length over width, from and to.
-        bend: how far both ends are bent to one side, as a share of the radius.
+        radius: mean radius, and its relative deviation.
+        stretch: lowest and highest ratio of length to width.
+        bend: how far both ends bend to one side, as a share of the radius.
         wobble: irregularity of the outline, as a share of the radius.
-        density: of chromatin.
-        clumps: how much density varies in coarse chromatin, as a share.
+        density: density of chromatin.
+        clumps: variation of density in coarse chromatin, as a share.
         rim: how much denser the edge is, as a share.
-        spacing: of the places tried, in a field where nothing else stands.
+        spacing: distance between the places that are tried.
     """
 
     radius: tuple[float, float]
@@ -87,12 +86,12 @@ _KINDS = {
 
 @dataclass
 class _Field:
-    """What is being drawn.
+    """A field while it is drawn.
 
     Attributes:
-        mpp: µm for a pixel.
+        mpp: microns per pixel.
         instances: (S, S) int32.
-        classes: of each nucleus, from number 0, the background.
+        classes: class of each nucleus; entry 0 is the background.
         chromatin: (S, S) float32, density of hematoxylin in nuclei.
     """
 
@@ -105,13 +104,13 @@ class _Field:
 def toy_nuclei(
     seed: int, size: Size = DEFAULT_SIZE, *, mpp: float = TOY_NUCLEI_MPP, name: str | None = None
 ) -> ToyNuclei:
-    """Draws one toy field; the same seed and size give the same one.
+    """Draws one synthetic field; the same seed and size give the same field.
 
     Args:
-        seed: of tissue, nuclei and colours, and of how many of each class there are.
-        size: of the image; any.
-        mpp: microns per pixel to draw at; between 0.2 and 0.6 all classes can be told.
-        name: of the slide; by default from the seed.
+        seed: seed for tissue, nuclei, colours, and the number of nuclei of each class.
+        size: size of the image.
+        mpp: microns per pixel; classes can be told apart between 0.2 and 0.6.
+        name: name of the slide; by default built from the seed.
     """
     layout, looks, chemistry = (np.random.default_rng([seed, part]) for part in range(3))
     side = max(size.height_px, size.width_px, 64)
@@ -130,14 +129,14 @@ def toy_nuclei(
             mpp_source=MppSource.DECLARED,
             sha256=sha256_bytes(pixels.tobytes()),
         ),
-        maps=_truth(field.instances[here], np.array(field.classes, np.uint8)),
+        maps=_ground_truth(field.instances[here], np.array(field.classes, np.uint8)),
         nests=nests[here],
         densities=densities[here],
     )
 
 
-def _truth(instances: npt.NDArray[np.int32], classes: npt.NDArray[np.uint8]) -> NucleusMaps:
-    """The maps of the part of the field that is on the image, its nuclei numbered without gaps."""
+def _ground_truth(instances: npt.NDArray[np.int32], classes: npt.NDArray[np.uint8]) -> NucleusMaps:
+    """The maps of the part of the field on the image, with nuclei numbered without gaps."""
     seen = np.union1d(0, np.unique(instances))
     instances = np.searchsorted(seen, instances).astype(np.int32)
     classes = classes[seen]
@@ -147,11 +146,11 @@ def _truth(instances: npt.NDArray[np.int32], classes: npt.NDArray[np.uint8]) -> 
 def _populate(
     layout: np.random.Generator, looks: np.random.Generator, field: _Field, nests: npt.NDArray[np.bool_]
 ) -> None:
-    """Places nuclei: epithelium in nests; immune cells in the stroma, lymphocytes in crowds, a few in the nests."""
+    """Places epithelium in nests and immune cells in the stroma, lymphocytes in crowds and a few in the nests."""
     side = field.instances.shape[0]
     crowds = smooth_noise(layout, side, 22 / field.mpp)
     crowded = crowds > layout.uniform(-0.2, 1.1)
-    # A field may be inflamed one way or the other.
+    # Fields differ in how inflamed they are.
     some = {kind: layout.uniform(0.35, 1.0) for kind in _KINDS}
     inside_nests = layout.uniform(0.02, 0.15)
     where = {
@@ -162,7 +161,7 @@ def _populate(
             nests, inside_nests, np.where(crowded, 0.95, 0.12) * some[NucleusClass.LYMPHOCYTE]
         ),
     }
-    # The rare first, or the many would leave them no room.
+    # Rare classes come first, or the frequent ones would leave them no room.
     for kind in (NucleusClass.MACROPHAGE, NucleusClass.NEUTROPHIL, NucleusClass.EPITHELIAL, NucleusClass.LYMPHOCYTE):
         spacing = _KINDS[kind].spacing / field.mpp
         steps = np.arange(0, side + spacing, spacing)
@@ -176,7 +175,7 @@ def _populate(
 
 
 def _place(rng: np.random.Generator, field: _Field, kind: NucleusClass, x: float, y: float) -> None:
-    """Draws one nucleus at ``x``, ``y`` unless too much of it would be hidden."""
+    """Draws one nucleus at ``x``, ``y`` unless others would hide too much of it."""
     looks = _KINDS[kind]
     radius = looks.radius[0] * np.exp(rng.normal(0, looks.radius[1])) / field.mpp
     turn = rng.uniform(0, 2 * np.pi)
@@ -195,7 +194,7 @@ def _place(rng: np.random.Generator, field: _Field, kind: NucleusClass, x: float
     for shape in shapes:
         cv2.fillPoly(solid, [np.rint((shape - (left, top)) * 16).astype(np.int32)], 1, shift=4)
     whole = solid
-    if len(shapes) > 1:  # lobes hang together by threads, and an annotator draws around all
+    if len(shapes) > 1:  # threads connect lobes, and an annotator draws around all of them
         reach = 2 * round(0.9 / field.mpp) + 1
         whole = cv2.morphologyEx(
             cv2.copyMakeBorder(solid, reach, reach, reach, reach, cv2.BORDER_CONSTANT),
@@ -217,7 +216,7 @@ def _place(rng: np.random.Generator, field: _Field, kind: NucleusClass, x: float
 
 
 def _outline(rng: np.random.Generator, looks: _Kind, radius: float) -> Points:
-    """(:data:`_SAMPLES`, 2) points around (0, 0): a stretched, bent and slightly irregular circle."""
+    """A stretched, bent and slightly irregular circle around (0, 0): points (:data:`_SAMPLES`, 2)."""
     angle = np.linspace(0, 2 * np.pi, _SAMPLES, endpoint=False)
     wobble = sum(rng.normal(0, looks.wobble) * np.cos(k * angle + rng.uniform(0, 6.3)) / (k - 1) for k in range(2, 6))
     stretch = np.sqrt(rng.uniform(*looks.stretch))
@@ -228,7 +227,7 @@ def _outline(rng: np.random.Generator, looks: _Kind, radius: float) -> Points:
 
 
 def _lobes(rng: np.random.Generator, radius: float) -> list[Points]:
-    """Two to four round lobes in an arc about as wide as a nucleus of that radius."""
+    """Two to four round lobes in an arc about as wide as a nucleus of this radius."""
     count = int(rng.choice([2, 3, 4], p=[0.25, 0.5, 0.25]))
     arc = np.cumsum(rng.uniform(1.2, 1.7, count))
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -243,7 +242,7 @@ def _lobes(rng: np.random.Generator, radius: float) -> list[Points]:
 def _chromatin(
     rng: np.random.Generator, looks: _Kind, solid: npt.NDArray[np.uint8], depth: float, mpp: float
 ) -> Floats:
-    """Density of hematoxylin inside one nucleus, paler between its lobes."""
+    """Density of hematoxylin in one nucleus, paler between its lobes."""
     deep = cv2.distanceTransform(cv2.copyMakeBorder(solid, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3)[1:-1, 1:-1]
     rim = np.exp(-((deep * mpp / 0.55) ** 2))
     clumps = cv2.GaussianBlur(rng.standard_normal(solid.shape).astype(np.float32), (0, 0), 0.45 / mpp)
@@ -262,7 +261,7 @@ def _add_nucleoli(rng: np.random.Generator, amount: Floats, outline: Points, rad
 
 
 def _stained(rng: np.random.Generator, field: _Field, nests: npt.NDArray[np.bool_]) -> Floats:
-    """(S, S, 2) float32: hematoxylin and eosin of the whole field."""
+    """Density of hematoxylin and eosin of the field, (S, S, 2) float32."""
     side, mpp = field.instances.shape[0], field.mpp
     grain, cloud = smooth_noise(rng, side, 0.8 / mpp), smooth_noise(rng, side, 30 / mpp)
     fibres = smooth_noise(rng, side, 2.2 / mpp, stretch=8)

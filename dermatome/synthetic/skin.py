@@ -1,8 +1,8 @@
-"""Seeded toy skin whose truth is known: cores with epidermis, rete ridges, keratin, dermis and single nuclei.
+"""Synthetic skin with known ground truth: cores with epidermis, rete ridges, keratin, dermis and single nuclei.
 
-Geometry is drawn in microns and coloured as stains add up in light: each pixel's optical densities of hematoxylin,
-eosin and DAB are known, then mixed with Ruifrok's vectors. One seed gives one piece of tissue: its H&E section and its
-IHC sections of every pattern share geometry and nuclei.
+Shapes are drawn in microns (:mod:`dermatome.synthetic.skin_shapes`). Stains are mixed as they absorb light: the optical
+densities of hematoxylin, eosin and DAB of each pixel are known and combined with Ruifrok's vectors. One seed gives one
+piece of tissue: its H&E section and its IHC sections of every pattern share shapes and nuclei.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 class ToyStain(StrEnum):
-    """What the toy section is stained with."""
+    """Stain of a synthetic section."""
 
     IHC = "ihc"
     HE = "he"
@@ -36,16 +36,16 @@ class ToyStain(StrEnum):
 
 @dataclass(frozen=True)
 class ToySlide:
-    """A toy slide and its truth; arrays share height and width.
+    """A synthetic slide and its ground truth; arrays share height and width.
 
     Attributes:
-        slide: the pixels, their scale and name.
-        pattern: where DAB is (meaningless for H&E).
-        mask: (H, W) uint8, :class:`TissueClass`. Cracks inside the keratin count as keratin, as an annotator draws it.
+        slide: pixels, scale and name.
+        pattern: which cells hold DAB; meaningless for H&E.
+        mask: (H, W) uint8, :class:`TissueClass`. Cracks in the keratin count as keratin, as an annotator draws it.
         instances: (H, W) int32, nuclei of the epidermis 1..N.
         dermal_nuclei: (H, W) int32, nuclei of the dermis 1..M.
-        basal: (H, W) bool, cells of the basal row, cytoplasm included.
-        layers: (H, W) uint16, 0 outside the epidermis, 1 = next to the dermis, one mean nucleus diameter thick.
+        basal: (H, W) bool, cells of the basal row including cytoplasm.
+        layers: (H, W) uint16, 0 outside the epidermis, 1 next to the dermis; a layer is one mean nucleus thick.
         densities: (H, W, 3) float32, decadic optical density of hematoxylin, eosin and DAB before noise; one sixth of
             it is what :func:`dermatome.imaging.stains.separate_stains` returns.
         nucleus_diameter_px: mean equivalent diameter of ``instances``.
@@ -62,7 +62,7 @@ class ToySlide:
     nucleus_diameter_px: float
 
     def jpeg(self, quality: int = 92) -> bytes:
-        """The slide as the bytes of a JPEG file, as HPA serves it."""
+        """Encodes the slide as a JPEG file, as HPA serves it."""
         buffer = io.BytesIO()
         Image.fromarray(self.slide.whole()).save(buffer, format="JPEG", quality=quality)
         return buffer.getvalue()
@@ -79,24 +79,24 @@ def toy_slide(
     strength: float | None = None,
     name: str | None = None,
 ) -> ToySlide:
-    """Draws one toy slide.
+    """Draws one synthetic slide.
 
     Args:
-        seed: of geometry, nuclei and colours; the same seed gives the same tissue whatever the pattern and stain.
+        seed: seed for shapes, nuclei and colours; the same seed gives the same tissue for every pattern and stain.
         pattern: which epidermal cells hold DAB.
-        size_px: height and width; the core fills it. At 0.5 mpp, 400 px is the least that shows all classes.
-        mpp: microns per pixel to draw at.
-        stain: IHC (hematoxylin and DAB) or H&E (hematoxylin and eosin, no DAB).
-        island: whether a piece of epidermis lies apart in the dermis, as in a tangential cut; None: by seed.
-        strength: decadic optical density of DAB in a stained cell; None lets the seed choose between 0.35 and 0.8.
-        name: of the slide; by default from stain, pattern and seed.
+        size_px: height and width, px; the core fills the slide. At 0.5 mpp, all classes need at least 400 px.
+        mpp: microns per pixel of the slide.
+        stain: IHC (hematoxylin and DAB) or H&E (hematoxylin and eosin).
+        island: whether a piece of epidermis lies apart in the dermis, as in a tangential cut; None: chosen by seed.
+        strength: decadic optical density of DAB in a stained cell; None: chosen by seed between 0.35 and 0.8.
+        name: name of the slide; by default built from stain, pattern and seed.
     """
     geometry, chemistry = (np.random.default_rng([seed, part]) for part in range(2))
     tissue = draw_tissue(geometry, size_px, mpp, island)
     cells = place_nuclei(geometry, tissue, mpp)
     densities = _densities(chemistry, tissue, cells, mpp, pattern, stain, strength)
     pixels = photograph(chemistry, densities, mpp)
-    # Turned last, so that the tissue lies every way round.
+    # The tissue is turned last, so that it lies in every orientation.
     turns, flipped = int(geometry.integers(4)), bool(geometry.integers(2))
 
     def turned(array: npt.NDArray[Pixel]) -> npt.NDArray[Pixel]:
@@ -136,7 +136,7 @@ def _densities(
     stain: ToyStain,
     strength: float | None,
 ) -> Floats:
-    """(H, W, 3) float32, decadic optical density of hematoxylin, eosin and DAB."""
+    """Decadic optical density of hematoxylin, eosin and DAB, (H, W, 3) float32."""
     size = tissue.mask.shape[0]
     # One generator draws the same numbers for every stain and pattern, so that sections of one seed match.
     depth = rng.uniform(0.8, 1.2)
@@ -184,10 +184,10 @@ def _densities(
 
 
 def photograph(rng: np.random.Generator, densities: Floats, mpp: float) -> RgbImage:
-    """Stained tissue as a camera sees it: (S, S, 3) uint8, with a lamp, slightly other dyes and noise.
+    """Renders stained tissue as a camera sees it: (S, S, 3) uint8, with varied lamp and dyes and with noise.
 
     Args:
-        rng: of lamp, dyes and noise.
+        rng: random generator for lamp, dyes and noise.
         densities: (S, S, 3), decadic optical density of hematoxylin, eosin and DAB.
         mpp: microns per pixel.
     """

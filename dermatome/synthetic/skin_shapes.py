@@ -1,4 +1,4 @@
-"""The shapes of toy skin: where its tissues and nuclei lie. :mod:`dermatome.synthetic.skin` colours them."""
+"""Shapes of synthetic skin: where tissues and nuclei lie. :mod:`dermatome.synthetic.skin` colours them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Labels = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class ToyTissue:
-    """Tissue before it is stained.
+    """Tissue before staining.
 
     Attributes:
         mask: (H, W) uint8, :class:`TissueClass`.
-        texture: (H, W) float32 around 1, what densities are multiplied with: fibres, lamellae, cracks.
+        texture: (H, W) float32 around 1, factor on densities: fibres, lamellae, cracks.
         from_dermis_px: (H, W) float32, distance to the nearest pixel of the dermis.
-        from_surface_px: (H, W) float32, distance to the nearest pixel of keratin or glass.
+        from_surface_px: (H, W) float32, distance to the nearest pixel of keratin or background.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -54,7 +54,7 @@ class Cells:
 
 
 def smooth_noise(rng: np.random.Generator, size_px: int, scale_px: float, stretch: float = 1.0) -> Floats:
-    """(size, size) float32 noise of mean 0 and deviation 1, ``scale_px`` coarse, ``stretch`` times longer in x."""
+    """Noise (size, size) float32 of mean 0 and deviation 1, ``scale_px`` coarse, ``stretch`` times longer in x."""
     rows, columns = max(4, round(2 * size_px / scale_px)), max(4, round(2 * size_px / scale_px / stretch))
     grid = rng.standard_normal((min(rows, size_px), min(columns, size_px)), dtype=np.float32)
     field = cv2.resize(grid, (size_px, size_px), interpolation=cv2.INTER_CUBIC)
@@ -62,20 +62,20 @@ def smooth_noise(rng: np.random.Generator, size_px: int, scale_px: float, stretc
 
 
 def _wave(rng: np.random.Generator, size_px: int, scale_px: float) -> npt.NDArray[np.float64]:
-    """(size,) smooth values between about -1 and 1."""
+    """Smooth values (size,) between about -1 and 1."""
     knots = rng.uniform(-1, 1, max(4, int(size_px / scale_px) + 3))
     line = cv2.resize(knots[None].astype(np.float32), (size_px, 1), interpolation=cv2.INTER_CUBIC)
     return np.asarray(line[0], dtype=np.float64)
 
 
 def draw_tissue(rng: np.random.Generator, size_px: int, mpp: float, island: bool | None) -> ToyTissue:
-    """Lays out a core: glass, keratin on top, epidermis with rete ridges, dermis below, perhaps an island in it."""
+    """Draws a core: background, keratin on top, epidermis with rete ridges, dermis below, perhaps an island in it."""
     size = size_px
 
     def px(um: float) -> float:
         return um / mpp
 
-    field = min(1.0, size * mpp / 420)  # thinner bands in a field too small for them
+    field = min(1.0, size * mpp / 420)  # bands are thinner on a small slide
     surface = (
         size * rng.uniform(0.26, 0.36)
         + rng.uniform(-0.15, 0.15) * (np.arange(size) - size / 2)
@@ -133,7 +133,7 @@ def _add_island(
     below_px: float,
     px: Callable[[float], float],
 ) -> None:
-    """Puts a piece of epidermis wholly into the dermis, where the core has room for it."""
+    """Puts a piece of epidermis into the dermis if the core has room for it."""
     size = mask.shape[0]
     radius = min(px(rng.uniform(22, 34)), size * 0.09)
     low, high = below_px + radius + px(14), size * 0.93 - radius * 1.4
@@ -150,7 +150,7 @@ def _add_island(
 
 
 def place_nuclei(rng: np.random.Generator, tissue: ToyTissue, mpp: float) -> Cells:
-    """Places nuclei: a palisade of upright ones along the dermis, round ones above, flat ones under the keratin."""
+    """Places nuclei: upright ones along the dermis, round ones above, flat ones under the keratin."""
     size = tissue.mask.shape[0]
     um = 1 / mpp
     up, from_surface = tissue.from_dermis_px, tissue.from_surface_px
@@ -190,7 +190,7 @@ def place_nuclei(rng: np.random.Generator, tissue: ToyTissue, mpp: float) -> Cel
     blocked[:] = 0
     inside_dermis = (tissue.mask == TissueClass.DERMIS).astype(np.uint8)
     inner = cv2.distanceTransform(inside_dermis, cv2.DIST_L2, 3) > 7 * um
-    # A share of the places only: the dermis has few cells, unevenly spread.
+    # Only a share of the places is used: the dermis has few cells, unevenly spread.
     candidates = _shuffled(rng, inner)
     dermal_count = 0
     for y, x in candidates[: len(candidates) // 40]:
@@ -219,7 +219,7 @@ def place_nuclei(rng: np.random.Generator, tissue: ToyTissue, mpp: float) -> Cel
 
 
 def _shuffled(rng: np.random.Generator, where: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
-    """(N, 2) rows and columns of the pixels in ``where``, in random order."""
+    """Rows and columns (N, 2) of the pixels in ``where``, in random order."""
     return np.asarray(rng.permutation(np.argwhere(where)), dtype=np.intp)
 
 
@@ -233,7 +233,7 @@ def _stamp(
     half_across: float,
     angle: float,
 ) -> None:
-    """Draws an ellipse with a slightly uneven outline, one pixel off its neighbours."""
+    """Draws an ellipse with a slightly uneven outline, one pixel away from its neighbours."""
     reach = int(max(half_along, half_across) * 1.3) + 2
     top, left = max(0, y - reach), max(0, x - reach)
     window = into[top : y + reach + 1, left : x + reach + 1]

@@ -1,4 +1,4 @@
-"""The files of a slide's nuclei: maps as OME-TIFF, outlines as GeoJSON for QuPath."""
+"""Files of the nuclei of a slide: maps as OME-TIFF, outlines as GeoJSON for QuPath."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OUTLINES_FILE = "nuclei.geojson"
 
 
 def write_class_maps(folder: Path, found: NucleiResult, slide: Slide) -> None:
-    """Writes the semantic and the ternary map, with name and colour of each class.
+    """Writes the semantic and the ternary map with the name and colour of each class.
 
     Raises:
-        StorageFailed: the disk is full or the folder not writable.
+        StorageFailed: The disk is full or the folder is not writable.
     """
     semantic = {int(c): (c.label, c.colour) for c in NucleusClass}
     ternary = {int(c): (c.label, c.colour) for c in TernaryClass}
@@ -33,19 +33,19 @@ def write_class_maps(folder: Path, found: NucleiResult, slide: Slide) -> None:
 
 
 def write_instances(path: Path, found: NucleiResult, slide: Slide) -> None:
-    """Writes the instance map: int32, 0 or the nucleus' number in the table.
+    """Writes the instance map: int32, 0 for background, otherwise the number of the nucleus in the table.
 
     Raises:
-        StorageFailed: the disk is full or the folder not writable.
+        StorageFailed: The disk is full or the folder is not writable.
     """
     write_ome_tiff(path, found.instances, slide.mpp, name=slide.name)
 
 
 def write_outlines(path: Path, found: NucleiResult, slide: Slide) -> None:
-    """Writes the outlines of nuclei as QuPath detections, in the colours of their classes.
+    """Writes outlines of nuclei as QuPath detections in the colours of their classes.
 
     Raises:
-        StorageFailed: the disk is full or the folder not writable.
+        StorageFailed: The disk is full or the folder is not writable.
     """
     colours = {c.label: c.colour for c in NucleusClass} | {UNCLASSIFIED: UNCLASSIFIED_COLOUR}
     nuclei = object_features(found.instances, found.table, slide=slide.name, what="nucleus", classes=colours)
