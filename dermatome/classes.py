@@ -1,8 +1,34 @@
-"""The classes of the masks, by name. Numbers appear on disk only."""
+"""The classes of the masks, by name (numbers appear on disk only), and the types of arrays that all modules share."""
 
 from enum import IntEnum, StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 Rgb = tuple[int, int, int]
+RgbImage = npt.NDArray[np.uint8]
+"""(H, W, 3) uint8."""
+ClassMap = npt.NDArray[np.uint8]
+"""(H, W) uint8, a class for each pixel."""
+Instances = npt.NDArray[np.int32]
+"""(H, W) int32, 0 background, 1..N."""
+BoolMap = npt.NDArray[np.bool_]
+"""(H, W) bool."""
+Floats = npt.NDArray[np.float32]
+
+
+class LabelArray(Protocol):
+    """(H, W) labels in memory or in tiles, of which ``labels[top:bottom, left:right]`` reads a part."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width, px."""
+        ...
+
+    def __getitem__(self, key: tuple[slice, slice], /) -> Any:
+        """Returns a part as a numpy array."""
+        ...
 
 
 class TissueClass(IntEnum):

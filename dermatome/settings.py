@@ -23,7 +23,8 @@ from dermatome.registry.promotion import PromotionSettings
 from dermatome.skin.cells.segment import CellSettings
 from dermatome.skin.layers.measure import LayerSettings
 from dermatome.skin.tissue.segment import TissueSettings
-from dermatome.slides.slide import DECLARED_MPP, MAX_SIDE_PX
+from dermatome.slides.plain import MAX_SIDE_PX
+from dermatome.slides.slide import DECLARED_MPP
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.partitions import ANNOTATED_SLIDES, REQUESTED_BY, SLIDES
 from dermatome.errors import DermatomeError, StorageFailed
+from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.register import read_sources, write_sources
-from dermatome.slides.slide import SUFFIXES
 from dermatome.slides.source import SlideSource
 from dermatome.storage.files import changed_in, folders_in, safe_id
 from dermatome.storage.layout import FAILURES, DataRoot

@@ -9,7 +9,7 @@ import dagster as dg
 from assets.partitions import NUCLEI_CASES, NUCLEI_SLIDES, REQUESTED_BY
 from dermatome.errors import StorageFailed
 from dermatome.slides.dicom import is_dicom
-from dermatome.slides.inbox import inbox_clashes, inbox_place, inbox_sources
+from dermatome.slides.source import inbox_clashes, inbox_place, inbox_sources
 from dermatome.storage.files import changed_in, folders_in, safe_id
 from orchestration.arrivals import say_what_is_early, settled, shortened
 from orchestration.requests import NUCLEI_PER_SLIDE, nuclei_stages_possible, subset_of

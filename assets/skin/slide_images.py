@@ -44,8 +44,8 @@ def slide_images(
     sources = read_sources(root.slide_sources, context.partition_keys)
 
     def make(slide: str, folder: Path) -> StageResult:
-        kept = root.folder("slide_images", slide)
-        return acquire_slide(source_of(slide, sources), folder, kept, client, images.declared_mpp, images.max_side_px)
+        source, kept = source_of(slide, sources), root.folder("slide_images", slide)
+        return acquire_slide(source, folder, images.declared_mpp, images.max_side_px, client=client, kept=kept)
 
     stage = WaitingStage(
         root,

@@ -89,7 +89,8 @@ def each_slide(
 
     ``mpp`` is for files that state no scale.
     """
-    from dermatome.slides.slide import SUFFIXES, read_slide, slide_name
+    from dermatome.slides.plain import SUFFIXES
+    from dermatome.slides.slide import read_slide, slide_name
     from dermatome.slides.vendors import WSI_SUFFIXES
 
     paths = list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES)))

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import RgbImage
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.inference.predictor import resize_labels
-from dermatome.slides.slide import RgbImage, resize_image
+from dermatome.slides.resize import resize_image
 
 Labels = npt.NDArray[np.uint8]
 

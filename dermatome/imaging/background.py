@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import RgbImage
 from dermatome.geometry import Size
-from dermatome.slides.slide import RgbImage, resize_image
+from dermatome.slides.resize import resize_image
 
 # Scanned glass is bright, grey and flat: on HPA cores its darkest channel is 230 and more, channels differ by 0 to 5,
 # and grey varies by 1. The palest collagen and keratin differ from it in one of the three by far more.

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import Rgb, TissueClass
+from dermatome.classes import Rgb, RgbImage, TissueClass
 from dermatome.geometry import Box, Size
-from dermatome.slides.slide import RgbImage
 
 TISSUE_COLOURS: tuple[Rgb, ...] = tuple(c.colour for c in TissueClass)
 OUTLINE: Rgb = (0, 255, 255)

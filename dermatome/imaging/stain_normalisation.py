@@ -13,9 +13,10 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import RgbImage
 from dermatome.geometry import Box, Size
 from dermatome.imaging.background import glass_limit
-from dermatome.slides.slide import RgbImage, Slide
+from dermatome.slides.slide import Slide
 from dermatome.storage.record import Check, Scalar
 
 Floats = npt.NDArray[np.float64]

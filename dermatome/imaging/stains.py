@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.slides.slide import RgbImage
+from dermatome.classes import RgbImage
 
 # Rows: hematoxylin, eosin, DAB; columns: red, green, blue. Ruifrok and Johnston 2001 ("Quantification of
 # histochemical staining by color deconvolution"), as scikit-image's `rgb_from_hed` has them.

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import RgbImage
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.imaging.background import is_glass
 from dermatome.imaging.tiling import Blender, Probabilities, RowEnlarger, RowSink, cut_tile, tile_grid
 from dermatome.inference.backend import Runner
 from dermatome.inference.canvas import most_probable
-from dermatome.slides.slide import RgbImage
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.labels.tiled import TiledArray
-from dermatome.slides.slide import MAX_SIDE_PX
+from dermatome.slides.plain import MAX_SIDE_PX
 from dermatome.storage.files import atomic_file
 
 _npy: Any = np.lib.format

@@ -13,10 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dermatome.classes import TISSUE_LABELS
+from dermatome.classes import TISSUE_LABELS, RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.skin.tiles.crops import TilePair
-from dermatome.slides.slide import RgbImage
 from dermatome.storage.files import sha256_bytes, write_atomic
 
 THUMBNAIL_PX = 32

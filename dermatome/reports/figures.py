@@ -18,9 +18,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dermatome.classes import Rgb
+from dermatome.classes import Rgb, RgbImage
 from dermatome.geometry import Box, Size
-from dermatome.slides.slide import RgbImage
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ import io
 
 from PIL import Image
 
-from dermatome.slides.slide import RgbImage
+from dermatome.classes import RgbImage
 
 _PREVIEW_PX = 480
 

@@ -1,4 +1,4 @@
-"""Where a slide's image comes from, and getting it from there: an HPA address, or a file in a local folder."""
+"""Where a slide's image comes from (HPA, a folder, the inbox), and its verified copy in the data root."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from dermatome.errors import BadImage, MissingInput, StorageFailed
 from dermatome.slides.dicom import DICOM_SUFFIX, is_dicom, slide_files
+from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.preview import preview
-from dermatome.slides.slide import SUFFIXES, MppSource, Slide, read_slide
+from dermatome.slides.slide import MppSource, Slide, read_slide
+from dermatome.slides.vendors import WSI_SUFFIXES
 from dermatome.storage.files import (
     atomic_file,
+    changed_in,
     local_path,
     names_in,
     sha256_bytes,
@@ -27,13 +30,20 @@ from dermatome.storage.files import (
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
 from dermatome.storage.record import Check, StageResult, content_version, read_record
 
-if TYPE_CHECKING:
-    from dermatome.hpa.client import HpaClient
-
+SLIDE_SUFFIXES = (*SUFFIXES, *(suffix for suffix in WSI_SUFFIXES if suffix != DICOM_SUFFIX))
+"""Suffixes of files that are slides by themselves."""
 IMAGE_STEM = "image"
 _OVERVIEW_PX = 640
-# A glass slide without tissue has almost one grey value; real HPA cores have a spread of 20 and more.
+# A slide without tissue has almost one grey value; real HPA cores have a spread of 20 and more.
 _BLANK_SPREAD = 2.0
+
+
+class ImageClient(Protocol):
+    """Fetches images, as :class:`dermatome.hpa.client.HpaClient` does."""
+
+    def fetch(self, url: str, path: Path, *, kind: Literal["image"]) -> Any:
+        """Fetches ``url`` to ``path``; the result has the HTTP ``status``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class SlideSource:
 
     @property
     def identity(self) -> str:
-        """A hash that changes when the source does: another place, or another file there in a folder of ours.
+        """A hash that changes with the place and, in a folder, with the content of the files.
 
         Raises:
             MissingInput: the file is gone.
@@ -71,97 +81,117 @@ class SlideSource:
         return sha256_bytes(f"{self.origin} {self.location} {content}".encode())[:32]
 
 
-def folder_sources(folder: Path, slide_of: Iterable[tuple[str, Path]] | None = None) -> list[SlideSource]:
-    """One source for each image directly in ``folder``, by name; the file's stem is the slide id."""
-    found = slide_of or ((path.stem, path) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES)
-    return [SlideSource(slide=slide, origin="folder", location=str(path)) for slide, path in found]
+def folder_sources(folder: Path) -> list[SlideSource]:
+    """Returns one source for each image directly in ``folder``, by name; the file's stem is the slide id."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return [SlideSource(slide=path.stem, origin="folder", location=str(path)) for path in paths]
+
+
+def inbox_sources(inbox: Path, names: Iterable[str] | None = None) -> dict[str, SlideSource]:
+    """Returns the sources of the H&E slides in an inbox, by slide; slides with two images are left out.
+
+    A slide's name is the stem of its file, or the name of a folder of DICOM files.
+
+    Args:
+        inbox: the folder.
+        names: names of the files in it and in its folders, if they are known already.
+    """
+    found = _images(inbox, changed_in(inbox, folders=True) if names is None else names)
+    return {slide: next(iter(sources)) for slide, sources in found.items() if len(sources) == 1}
+
+
+def inbox_clashes(inbox: Path, names: Iterable[str]) -> list[str]:
+    """Returns the slides that have two images among the files ``names``, sorted."""
+    return sorted(slide for slide, sources in _images(inbox, names).items() if len(sources) > 1)
+
+
+def inbox_place(name: str) -> str | None:
+    """Returns what makes a file ``name`` or ``folder/name`` a slide: itself, its folder, or None."""
+    folder, _, file = name.rpartition("/")
+    if is_dicom(file):
+        return folder or None
+    return name if not folder and PurePosixPath(file).suffix.lower() in SLIDE_SUFFIXES else None
+
+
+def inbox_source(inbox: Path, slide: str) -> SlideSource:
+    """Returns the source of one slide of an inbox.
+
+    Raises:
+        MissingInput: the inbox has no image of that name, or more than one.
+    """
+    try:
+        return inbox_sources(inbox)[slide]
+    except KeyError as error:
+        raise MissingInput(
+            f"There is not one image of {slide} in {inbox}: put {slide}.svs there, or another of "
+            f"{', '.join(SLIDE_SUFFIXES)}, or a folder {slide} with its {DICOM_SUFFIX} files, and no two."
+        ) from error
+
+
+def _images(inbox: Path, names: Iterable[str]) -> dict[str, set[SlideSource]]:
+    found: dict[str, set[SlideSource]] = {}
+    for name in names:
+        place = inbox_place(name)
+        if place == name:
+            slide = PurePosixPath(name).stem
+            found.setdefault(slide, set()).add(SlideSource(slide, "folder", str(inbox / name)))
+        elif place is not None:
+            found.setdefault(place, set()).add(SlideSource(place, "dicom", str(inbox / place)))
+    return found
 
 
 def acquire_slide(
-    source: SlideSource, folder: Path, kept: Path, client: HpaClient, declared_mpp: float, max_side_px: int
-) -> StageResult:
-    """Gets a slide's image into ``folder`` and checks it by decoding it whole.
-
-    Args:
-        source: where the image is.
-        folder: where it is put.
-        kept: the folder of the slide's last verified image, if there is one: an HPA image is not fetched twice.
-        client: of HPA.
-        declared_mpp: microns per pixel, as HPA gives none.
-        max_side_px: a wider or higher image is refused.
-
-    Raises:
-        FetchFailed: it did not arrive.
-        BadImage: what arrived is no usable image; it is not kept.
-        MissingInput: the file of a folder source is gone.
-    """
-    started = time.perf_counter()
-    if source.origin == "folder":
-        return take_slide(source, folder, declared_mpp, max_side_px)
-    path = _place_of(source, folder, SUFFIXES)
-    http_status: int | None = None
-    if not _copy_verified(kept, source, path):
-        fetched = client.fetch(source.location, path, kind="image")
-        http_status = fetched.status
-    fetched_s = time.perf_counter() - started
-    return _verified(source, path, declared_mpp, max_side_px, fetched_s, http_status=http_status)
-
-
-def take_slide(
     source: SlideSource,
     folder: Path,
     declared_mpp: float,
     max_side_px: int,
     suffixes: Sequence[str] = SUFFIXES,
+    *,
+    client: ImageClient | None = None,
+    kept: Path | None = None,
 ) -> StageResult:
-    """Copies the image of a source that is not HPA into ``folder`` and checks it.
+    """Puts a slide's image into ``folder`` and checks it by decoding it; its preview is written beside it.
 
     Args:
         source: where the image is.
         folder: where it is put.
-        declared_mpp: microns per pixel.
-        max_side_px: a wider or higher image that is decoded whole is refused.
-        suffixes: of the files that are taken.
+        declared_mpp: microns per pixel if the file states none.
+        max_side_px: longest side of an image that is decoded as one array.
+        suffixes: suffixes that are accepted.
+        client: fetches images of HPA.
+        kept: folder of the slide's last verified image; an HPA image that is there is not fetched again.
 
     Raises:
-        BadImage: it is no usable image.
+        FetchFailed: the image did not arrive.
+        BadImage: it is not a usable image; it is not kept.
         MissingInput: the file is gone.
+        StorageFailed: the file may not be read, or ``folder`` not be written.
     """
     started = time.perf_counter()
+    http_status: int | None = None
+    path = folder / f"{IMAGE_STEM}{DICOM_SUFFIX}"
     if source.origin == "dicom":
-        path = _copy_pyramid(local_path(source.location), folder)
+        # The label and the overview stay where they are: they may show the patient's name.
+        for number, file in enumerate(slide_files(local_path(source.location)), start=1):
+            _copy(file, path if number == 1 else path.with_stem(f"{IMAGE_STEM}-{number}"))
     else:
-        path = _place_of(source, folder, suffixes)
-        _copy(local_path(source.location), path)
-    copied_s = time.perf_counter() - started
-    return _verified(source, path, declared_mpp, max_side_px, copied_s)
-
-
-def _place_of(source: SlideSource, folder: Path, suffixes: Sequence[str]) -> Path:
-    suffix = PurePosixPath(urlsplit(source.location).path).suffix.lower()
-    if suffix not in suffixes:
-        raise BadImage(f"{source.location} has the suffix {suffix!r}: give a {', '.join(suffixes)} file.")
-    return folder / f"{IMAGE_STEM}{suffix}"
-
-
-def _verified(
-    source: SlideSource,
-    path: Path,
-    declared_mpp: float,
-    max_side_px: int,
-    fetched_s: float,
-    *,
-    http_status: int | None = None,
-) -> StageResult:
-    """What is kept of an image that lies at ``path`` now, checked by decoding it; its preview is put beside it."""
-    started = time.perf_counter()
+        suffix = PurePosixPath(urlsplit(source.location).path).suffix.lower()
+        if suffix not in suffixes:
+            raise BadImage(f"{source.location} has the suffix {suffix!r}: give a {', '.join(suffixes)} file.")
+        path = path.with_suffix(suffix)
+        if source.origin == "folder":
+            _copy(local_path(source.location), path)
+        elif kept is None or not _copy_verified(kept, source, path):
+            assert client is not None
+            http_status = client.fetch(source.location, path, kind="image").status
+    fetched = time.perf_counter()
     try:
         slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide)
         if not isinstance(slide.pixels, np.ndarray):
             slide.pixels.check()
     except BadImage as error:
         raise BadImage(f"{error} It came from {source.location}.") from error
-    decoded_at = time.perf_counter()
+    decoded = time.perf_counter()
     small = slide.overview(_OVERVIEW_PX)
     write_atomic(path.parent / PREVIEW_FILE, preview(small))
     spread = float(np.std(small.astype(np.float32).mean(axis=2)))
@@ -185,7 +215,7 @@ def _verified(
             "http_status": http_status,
             "grey_spread": round(spread, 3),
         },
-        seconds={"fetch": fetched_s, "decode": decoded_at - started},
+        seconds={"fetch": fetched - started, "decode": decoded - fetched},
         checks=(
             Check(
                 "image_not_blank",
@@ -195,6 +225,26 @@ def _verified(
             ),
         ),
     )
+
+
+def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
+    """The verified image that `slide_images` or `nuclei_slides` left in ``folder``, at the scale recorded with it.
+
+    Raises:
+        BadImage: the file is not the one that was verified.
+        MissingInput: the file is gone.
+    """
+    found = read_slide(
+        folder / str(values["file"]),
+        max_side_px=max(int(str(values["height_px"])), int(str(values["width_px"]))),
+        name=slide,
+    )
+    if found.sha256 != values["image_sha256"]:
+        raise BadImage(
+            f"The image of {slide} is not the one that was verified (sha256 {found.sha256[:12]}… instead of "
+            f"{str(values['image_sha256'])[:12]}…): materialize its image again."
+        )
+    return replace(found, mpp=float(str(values["mpp"])), mpp_source=MppSource(str(values["mpp_source"])))
 
 
 def _copy_verified(kept: Path, source: SlideSource, target: Path) -> bool:
@@ -220,34 +270,3 @@ def _copy(source: Path, target: Path) -> None:
         raise MissingInput(f"There is no image {source} any more: put it back, or take its partition out.") from error
     except PermissionError as error:
         raise StorageFailed(f"The image {source} may not be read: change its rights.") from error
-
-
-def _copy_pyramid(source: Path, folder: Path) -> Path:
-    """Copies a DICOM slide's levels as ``image.dcm``, ``image-2.dcm``, …, and returns the first, of full resolution.
-
-    The label and the overview stay where they are: they may show the patient's name.
-    """
-    path = folder / f"{IMAGE_STEM}{DICOM_SUFFIX}"
-    for number, file in enumerate(slide_files(source), start=1):
-        _copy(file, path if number == 1 else path.with_stem(f"{IMAGE_STEM}-{number}"))
-    return path
-
-
-def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
-    """The verified image that `slide_images` or `nuclei_slides` left in ``folder``, at the scale recorded with it.
-
-    Raises:
-        BadImage: the file is not the one that was verified.
-        MissingInput: the file is gone.
-    """
-    found = read_slide(
-        folder / str(values["file"]),
-        max_side_px=max(int(str(values["height_px"])), int(str(values["width_px"]))),
-        name=slide,
-    )
-    if found.sha256 != values["image_sha256"]:
-        raise BadImage(
-            f"The image of {slide} is not the one that was verified (sha256 {found.sha256[:12]}… instead of "
-            f"{str(values['image_sha256'])[:12]}…): materialize its image again."
-        )
-    return replace(found, mpp=float(str(values["mpp"])), mpp_source=MppSource(str(values["mpp_source"])))

@@ -1,33 +1,29 @@
-"""Large TIFFs, decoded only where they are read: images, with the levels of a pyramid, and labels."""
+"""Large TIFF files, decoded only where they are read: images, with the levels of a pyramid, and labels."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
-from dermatome.slides.mpp import check_interleaved
-from dermatome.slides.pixel_types import FIRST_PAGE, GREY_REPEATED
+from dermatome.slides.levels import LevelPixels
+from dermatome.slides.mpp import check_interleaved, stated_mpp
+from dermatome.slides.plain import FIRST_PAGE, GREY_REPEATED
 
-MAX_TILED_SIDE_PX = 100_000
-"""Only tiles are decoded, so a side may be this long; beyond it, masks and tables are not made for such slides."""
-
-# A tile or strip is decoded whole: a larger one would not be bounded memory, and no scanner writes such.
+# A tile or strip is decoded as one: a larger one would not be bounded memory, and no scanner writes such.
 _MAX_PART_PX = 64_000_000
 # Enough for a row of tiles of a wide slide, which neighbouring bands of rows share.
 _CACHE_BYTES = 128 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class _Level:
-    """One resolution of the image: a page of the file and how its parts lie."""
+class _Level(NamedTuple):
+    """One resolution of the image: a page of the file, its size, and the size of its tiles or strips."""
 
     page: Any
     size: Size
@@ -38,28 +34,20 @@ class _Level:
         return -(-self.size.width_px // self.part.width_px)
 
 
-class TiffParts:
-    """An array in a TIFF file of tiles or strips; ``array[top:bottom, left:right]`` decodes only the parts touched.
+class TiffParts(LevelPixels):
+    """An array in a TIFF file of tiles or strips."""
 
-    Several threads may read at once.
-
-    Attributes:
-        path: of the file.
-        shape: (H, W) or (H, W, 3).
-        dtype: of its values.
-        sizes: of the levels, the full one first.
-    """
+    _advice = ""
 
     def __init__(self, path: Path, channels: tuple[int, ...]) -> None:
-        """Opens the file and checks that it can be read this way; decodes nothing.
+        """Opens the file and checks that it can be read in parts; decodes nothing.
 
         Raises:
-            BadImage: damaged or cut short, longer than :data:`MAX_TILED_SIDE_PX` on a side, of a kind that is not read
-                in parts, turned by its orientation, or one huge strip.
+            BadImage: the file is damaged or cut short, too large, of a kind that is not read in parts, turned by its
+                orientation, or one huge strip.
         """
         import tifffile
 
-        self.path = path
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
@@ -71,72 +59,33 @@ class TiffParts:
             self._more_pages = bool(others) or len(first.pages) > 1
         except Exception as error:  # tifffile raises whatever it stumbles over in a damaged file
             raise BadImage(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
-        full = self._levels[0].size
-        if max(full.height_px, full.width_px) > MAX_TILED_SIDE_PX:
-            raise BadImage(
-                f"{path.name} is {full.width_px}×{full.height_px} px, over the limit of {MAX_TILED_SIDE_PX} px a side: "
-                "export a smaller region."
-            )
+        super().__init__(path, tuple(level.size for level in self._levels), self._levels[0].page.dtype, channels)
         for level in self._levels:
             self._check(level)
-        self.dtype: np.dtype[Any] = np.dtype(self._levels[0].page.dtype)
-        self.shape: tuple[int, ...] = (full.height_px, full.width_px, *channels)
-        self.sizes = tuple(level.size for level in self._levels)
-
-    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
-        """The values of full-resolution rows and columns, with numpy's rules for slices without a step."""
-        (top, bottom, down), (left, right, along) = (
-            part.indices(side) for part, side in zip(key, self.shape[:2], strict=True)
-        )
-        if (down, along) != (1, 1):
-            raise ValueError("a large image is read without steps: read it at another size")
-        return self.read(Box(top, left, max(top, bottom), max(left, right)))
 
     def read(self, box: Box, level: int = 0) -> npt.NDArray[Any]:
-        """(h, w, …): the values in ``box`` of a level, in that level's pixels.
-
-        Raises:
-            BadImage: a part is damaged or missing.
-        """
+        """See :meth:`LevelPixels.read`."""
         at = self._levels[level]
         found = np.empty((box.size.height_px, box.size.width_px, *self.shape[2:]), self.dtype)
         if not found.size:
             return found
-        for row in range(box.top_px // at.part.height_px, -(-box.bottom_px // at.part.height_px)):
-            for column in range(box.left_px // at.part.width_px, -(-box.right_px // at.part.width_px)):
+        tall, wide = at.part.height_px, at.part.width_px
+        for row in range(box.top_px // tall, -(-box.bottom_px // tall)):
+            for column in range(box.left_px // wide, -(-box.right_px // wide)):
                 part = self._part(level, row * at.across + column)
-                top, left = row * at.part.height_px, column * at.part.width_px
-                first, last = max(top, box.top_px), min(top + part.shape[0], box.bottom_px)
-                start, end = max(left, box.left_px), min(left + part.shape[1], box.right_px)
-                found[first - box.top_px : last - box.top_px, start - box.left_px : end - box.left_px] = part[
-                    first - top : last - top, start - left : end - left
-                ]
+                place = Box.whole(Size(*part.shape[:2])).moved(row * tall, column * wide)
+                common = place.common(box)
+                found[common.within(box).slices] = part[common.within(place).slices]
         return found
 
     def check(self) -> None:
-        """Decodes every part of the full resolution once, so that a damaged one is found before work starts.
-
-        Raises:
-            BadImage: a part is damaged or missing.
-        """
+        """Decodes every part of the full resolution once."""
         for number in range(len(self._levels[0].page.dataoffsets)):
             self._decode(0, number)
-
-    _advice = ""
 
     @staticmethod
     def _readable(page: Any) -> bool:
         raise NotImplementedError
-
-    def level_for(self, shrunk: float) -> int:
-        """The coarsest level that is still at least as fine as full resolution shrunk ``shrunk`` times."""
-        full = self._levels[0].size
-        fits = [
-            number
-            for number, level in enumerate(self._levels)
-            if max(full.height_px / level.size.height_px, full.width_px / level.size.width_px) <= shrunk * 1.001
-        ]
-        return max(fits, default=0)
 
     def _part(self, level: int, number: int) -> npt.NDArray[Any]:
         with self._lock:
@@ -197,25 +146,22 @@ class TiffParts:
 
 
 class TiledPixels(TiffParts):
-    """(H, W, 3) uint8 RGB of a large image; see :class:`TiffParts`.
-
-    Attributes:
-        conversions: what was done to make it RGB, in words.
-    """
+    """(H, W, 3) uint8 RGB of a large image; a grey one is repeated into three channels."""
 
     _advice = "it is too large to be decoded whole, so export it as 8-bit RGB in tiles"
 
     def __init__(self, path: Path) -> None:
-        """Opens the file; a grey one is repeated into three channels.
+        """Opens the file.
 
         Raises:
-            BadImage: see :class:`TiffParts`; or its channels are pages of their own.
+            BadImage: see :class:`TiffParts`, or the channels are separate pages.
         """
         super().__init__(path, (3,))
         page = self._levels[0].page
         check_interleaved(page.description, page.samplesperpixel, path.name)
         said = {FIRST_PAGE: self._more_pages, GREY_REPEATED: page.samplesperpixel == 1}
         self.conversions = tuple(words for words, done in said.items() if done)
+        self.mpp = stated_mpp(path)
 
     @staticmethod
     def _readable(page: Any) -> bool:
@@ -230,18 +176,13 @@ class TiledPixels(TiffParts):
 
 
 class TiledLabels(TiffParts):
-    """(H, W) uint8, uint16 or int32 of a mask or map that this package wrote as OME-TIFF; see :class:`TiffParts`."""
+    """(H, W) uint8, uint16 or int32 of a mask or map that this package wrote as OME-TIFF."""
 
     _advice = "use a mask or map that this version wrote"
 
     def __init__(self, path: Path) -> None:
         """Opens the file."""
         super().__init__(path, ())
-
-    @property
-    def size(self) -> Size:
-        """Height and width, px."""
-        return Size(*self.shape)
 
     @staticmethod
     def _readable(page: Any) -> bool:

@@ -9,7 +9,7 @@ slide_images/<slide>/                      `record.json`, written last, which sa
 ...
 failures/<asset>/<partition>.json          what failed and why; gone once it succeeds
 checkpoints/<asset>/<partition>/           of trainings that are under way
-slide_sources/<number>-….parquet           where slides' images come from (`dermatome.slides.register`)
+slide_sources/sources.parquet              where slides' images come from (`dermatome.slides.register`)
 annotations/<annotated slide>/             what people put in: he.*, mask.*, ihc.*, rois.json|.geojson, palette.json
 cell_annotations/<set>/                    likewise: images with their cells (`dermatome.skin.cells.annotations`)
 inbox/                                     images of the folder mode

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dermatome.classes import StainingPattern, TissueClass
+from dermatome.classes import RgbImage, StainingPattern, TissueClass
 from dermatome.imaging.stains import STAIN_VECTORS
-from dermatome.slides.slide import MppSource, RgbImage, Slide
+from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.files import sha256_bytes
 from dermatome.synthetic.skin_shapes import Cells, ToyTissue, draw_tissue, place_nuclei, smooth_noise
 

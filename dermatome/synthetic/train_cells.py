@@ -25,7 +25,7 @@ from dermatome.skin.cells.network import CellNetwork, build_cpnet, cell_runner
 from dermatome.skin.cells.segment import segment_cells
 from dermatome.skin.cells.train import CellTrainSettings, cell_parts
 from dermatome.skin.cells.views import CellPicture, cell_picture
-from dermatome.slides.slide import decode_rgb
+from dermatome.slides.plain import decode_rgb
 from dermatome.synthetic.skin import ToySlide, toy_slide
 from dermatome.training.loop import Learnt, Validated, learn
 from dermatome.training.state import Parts

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import DermatomeError
 from dermatome.settings import Settings, load_settings
-from dermatome.slides.slide import SUFFIXES
+from dermatome.slides.plain import SUFFIXES
 from dermatome.storage.layout import DataRoot
 from dermatome.web.uploads import UploadLimits
 from dermatome.web.viewer import status_html

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from dermatome.classes import RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.skin.tiles.rois import Roi, read_rois, rois_json, rois_of
-from dermatome.slides.slide import SUFFIXES, RgbImage, Slide, read_slide
+from dermatome.slides.plain import SUFFIXES
+from dermatome.slides.slide import Slide, read_slide
 from dermatome.storage.files import folders_in, names_in, safe_id, sha256_bytes, write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.web.viewer import VIEW_PX, jpeg_uri

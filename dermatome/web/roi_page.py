@@ -9,7 +9,8 @@ from typing import Any
 
 from dermatome.errors import BadAnnotation
 from dermatome.skin.tiles.rois import rois_json
-from dermatome.slides.slide import DECLARED_MPP, SUFFIXES
+from dermatome.slides.plain import SUFFIXES
+from dermatome.slides.slide import DECLARED_MPP
 from dermatome.storage.files import write_atomic
 from dermatome.web.page import ONE_AT_A_TIME, WebContext, told
 from dermatome.web.roi_files import (

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dermatome.errors import BadImage, MissingInput
 from dermatome.geometry import Size
-from dermatome.slides.slide import FORMATS, SUFFIXES, Slide, read_slide
+from dermatome.slides.plain import FORMATS, SUFFIXES
+from dermatome.slides.slide import Slide, read_slide
 
 MIB = 1 << 20
 

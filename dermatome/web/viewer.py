@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dermatome.classes import Rgb
+from dermatome.classes import Rgb, RgbImage
 from dermatome.imaging.overlay import borders
-from dermatome.slides.slide import RgbImage
 
 VIEW_PX = 1200
 """Longest side of what is sent to a browser."""

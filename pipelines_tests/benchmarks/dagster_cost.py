@@ -139,7 +139,6 @@ def without_dagster(made: str, asset: str, first: int, last: int) -> None:
 
 
 def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
-    from dermatome.hpa.client import HpaClient
     from dermatome.inference.compute import ComputeSettings
     from dermatome.pipeline.cached_stage import WaitingStage
     from dermatome.skin.networks import Champion
@@ -158,6 +157,6 @@ def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
         root,
         asset,
         {},
-        make=lambda slide, folder: acquire_slide(by_slide[slide], folder, folder, HpaClient(), DECLARED_MPP, 20_000),
+        make=lambda slide, folder: acquire_slide(by_slide[slide], folder, DECLARED_MPP, 20_000),
         inputs=lambda slide: {"hpa_images": by_slide[slide].identity},
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dermatome.slides.slide import RgbImage
+from dermatome.classes import RgbImage
 
 REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 CORE_PX = 3000
@@ -18,7 +18,7 @@ TOY_PX = 256
 
 def cores(count: int, toy: bool) -> tuple[list[RgbImage], str]:
     """``count`` tissue cores of 3000 × 3000 as (H, W, 3) uint8, and which they are; toy size is that of the toys."""
-    from dermatome.slides.slide import decode_rgb
+    from dermatome.slides.plain import decode_rgb
 
     paths = sorted((REALDATA / "hpa_ihc").glob("*.jpg"))
     if toy or not paths:

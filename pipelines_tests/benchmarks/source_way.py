@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import RgbImage
 from dermatome.geometry import Size
 from dermatome.imaging.tiling import blend_window, tile_grid
-from dermatome.slides.slide import RgbImage
 
 if TYPE_CHECKING:
     from dermatome.training.weights import LoadedWeights

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dermatome.classes import RgbImage
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import Stage, WaitingStage, cached_stage
-from dermatome.slides.slide import RgbImage
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
 from dermatome.training.weights import LoadedWeights
@@ -83,7 +83,6 @@ def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
     """Images as slides of a data root: JPEG files, fetched and verified; returns their ids."""
     from PIL import Image
 
-    from dermatome.hpa.client import HpaClient
     from dermatome.slides.source import acquire_slide, folder_sources
 
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +92,7 @@ def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
         sources = {source.slide: source for source in folder_sources(inbox)}
 
         def make(key: str, folder: Path) -> StageResult:
-            return acquire_slide(sources[key], folder, folder, HpaClient(), MPP, 20_000)
+            return acquire_slide(sources[key], folder, MPP, 20_000)
 
         stage = WaitingStage(root, "slide_images", settings={}, make=make)
         finish(stage, sorted(sources))

@@ -63,7 +63,7 @@ def verify_images(root, sources):
     by_slide = {source.slide: source for source in sources}
 
     def make(slide, folder):
-        return acquire_slide(by_slide[slide], folder, root.folder("slide_images", slide), None, 0.5, 4000)
+        return acquire_slide(by_slide[slide], folder, 0.5, 4000)
 
     stage = WaitingStage(root, "slide_images", {}, make)
     assert all(one.error is None for one in run_batch(cached_stage(stage, "1", ""), list(by_slide)))

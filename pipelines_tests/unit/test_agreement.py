@@ -11,7 +11,9 @@ from dermatome.inference.compute import choose_compute
 from dermatome.inference.predictor import Predictor
 from dermatome.inference.probabilities import Probabilities
 from dermatome.skin.tissue.segment import TissueSettings, prepare_tissue, segment_tissue
-from dermatome.slides.slide import MppSource, Slide, decode_rgb, resize_image
+from dermatome.slides.plain import decode_rgb
+from dermatome.slides.resize import resize_image
+from dermatome.slides.slide import MppSource, Slide
 from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.benchmarks.source_way import tissue_one_by_one
 from pipelines_tests.toy_network import trained

@@ -13,9 +13,8 @@ from dermatome.cli.support import image_files
 from dermatome.errors import BadImage, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.slides.dicom import slide_files
-from dermatome.slides.inbox import SLIDE_SUFFIXES, inbox_source, inbox_sources, take_nuclei_slide
 from dermatome.slides.slide import MppSource, read_slide, slide_name
-from dermatome.slides.source import SlideSource, open_slide
+from dermatome.slides.source import SLIDE_SUFFIXES, SlideSource, acquire_slide, inbox_source, inbox_sources, open_slide
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
 from pipelines_tests.toy_dicom import write_dicom, write_dicom_slide
@@ -32,7 +31,7 @@ def slide(tmp_path: Path) -> Path:
 
 def take(slide: Path, folder: Path):
     folder.mkdir(exist_ok=True)
-    return take_nuclei_slide(SlideSource(slide.name, "dicom", str(slide)), folder, 0.25, 20_000)
+    return acquire_slide(SlideSource(slide.name, "dicom", str(slide)), folder, 0.25, 20_000)
 
 
 @pytest.mark.parametrize("by", [".", "1.dcm", "2.dcm", "3.dcm"])

@@ -7,7 +7,8 @@ from PIL import Image
 from dermatome.geometry import Size
 from dermatome.imaging.background import is_glass
 from dermatome.imaging.tiling import cut_tile, tile_grid
-from dermatome.slides.slide import decode_rgb, resize_image
+from dermatome.slides.plain import decode_rgb
+from dermatome.slides.resize import resize_image
 
 
 def glass(level=240, size=(256, 256), noise=2.0):

@@ -6,7 +6,6 @@ import pytest
 import tifffile
 
 from dermatome.geometry import Box
-from dermatome.hpa.client import HpaClient
 from dermatome.labels.npz import save_instances, save_mask
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.labels.tiled import TiledArray
@@ -49,8 +48,7 @@ def root(tmp_path) -> DataRoot:
         write_rows(folder / CELLS_TABLE, key, pd.DataFrame({"cell_id": numbers, "equivalent_diameter_um": 6.0}))
         return StageResult("cells", "cells-1", {})
 
-    client = HpaClient()
-    make(WaitingStage(found, "slide_images", {}, lambda _, f: acquire_slide(source, f, f, client, 0.5, 20_000)))
+    make(WaitingStage(found, "slide_images", {}, lambda _, f: acquire_slide(source, f, 0.5, 20_000)))
     make(WaitingStage(found, "epidermis_masks", {}, mask))
     make(WaitingStage(found, "cell_masks", {}, cells))
     return found

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from dermatome.errors import BadImage, BadSetting, MissingInput
-from dermatome.slides.slide import MppSource, decode_rgb, read_slide
+from dermatome.slides.plain import decode_rgb
+from dermatome.slides.slide import MppSource, read_slide
 
 RNG = np.random.default_rng(0)
 

@@ -31,7 +31,7 @@ def acquire(atlas, tmp_path, source=None, mpp=0.5, max_side_px=1000):
     place = tmp_path / "slide"
     source = source or SlideSource("s", "hpa", f"{atlas.url}{PATH}")
     with atomic_folder(place) as folder:
-        made = acquire_slide(source, folder, place, client(atlas), mpp, max_side_px)
+        made = acquire_slide(source, folder, mpp, max_side_px, client=client(atlas), kept=place)
         record = StageRecord(
             asset="a", partition="s", fingerprint="", code_version="", inputs={}, settings={}, **vars(made)
         )
@@ -66,7 +66,7 @@ def test_a_harmed_image_is_noticed_and_fetched_again(atlas, tmp_path):
 
 def test_a_wide_image_that_was_accepted_can_be_opened(atlas, tmp_path, monkeypatch):
     place, made = acquire(atlas, tmp_path)
-    monkeypatch.setattr("dermatome.slides.slide.MAX_SIDE_PX", 10)
+    monkeypatch.setattr("dermatome.slides.plain.MAX_SIDE_PX", 10)
     assert open_slide(place, "s", made.values).size.width_px == 120
 
 

@@ -11,9 +11,11 @@ from PIL import Image
 
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
+from dermatome.slides import levels, resize
 from dermatome.slides import slide as slides
 from dermatome.slides import tiled_tiff as tiled_pixels
-from dermatome.slides.slide import Slide, read_slide, resize_image
+from dermatome.slides.resize import resize_image
+from dermatome.slides.slide import Slide, read_slide
 from dermatome.slides.tiled_tiff import TiledLabels, TiledPixels
 
 
@@ -107,7 +109,7 @@ def test_few_rows_are_read_at_once_however_much_a_slide_shrinks(tiled, monkeypat
         return read(box, level)
 
     monkeypatch.setattr(tiled, "read", recorded)
-    monkeypatch.setattr(slides, "_READ_PX", at_once)
+    monkeypatch.setattr(resize, "_READ_PX", at_once)
     now = [slide.region(box, size) for box in boxes for size in sizes]
     assert max(largest) <= at_once
     for one, other in zip(before, now, strict=True):
@@ -115,7 +117,7 @@ def test_few_rows_are_read_at_once_however_much_a_slide_shrinks(tiled, monkeypat
 
 
 def test_a_slide_is_enlarged_in_bands_without_seams(monkeypatch):
-    monkeypatch.setattr(slides, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(resize, "_BLOCK_ROWS", 16)
     small = Slide("s", picture(60, 40), 0.5, slides.MppSource.DECLARED, "")
     for box, size in (
         (Box.whole(small.size), Size(97, 80)),
@@ -171,7 +173,7 @@ def test_a_large_tiff_is_opened_in_parts_and_others_are_decoded_whole(tmp_path, 
     assert isinstance(large.pixels, TiledPixels)
     assert "in parts" in large.conversions[0]
     assert len(large.sha256) == 64
-    monkeypatch.setattr(tiled_pixels, "MAX_TILED_SIDE_PX", 400)
+    monkeypatch.setattr(levels, "MAX_SIDE_IN_PARTS_PX", 400)
     with pytest.raises(BadImage, match="467×301 px, over the limit of 400"):
         read_slide(path)
 
@@ -245,7 +247,7 @@ def test_parts_are_kept_within_bounds(tiled, monkeypatch):
 def test_labels_are_read_by_region(tmp_path):
     labels = (picture()[..., 0].astype(np.int32) * 1000).astype(np.int32)
     found = TiledLabels(write(tmp_path / "l.tif", labels, tile=(64, 64), compression="zlib"))
-    assert found.size == Size(301, 467)
+    assert found.shape == (301, 467)
     assert found.dtype == np.int32
     assert np.array_equal(found[40:200, 3:400], labels[40:200, 3:400])
     with pytest.raises(BadImage, match="float32"):

@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import IGNORED
+from dermatome.classes import IGNORED, RgbImage
 from dermatome.geometry import Box
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.metrics.panoptic import ImageScores, score_nuclei
 from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, segment_nuclei
-from dermatome.slides.slide import MppSource, RgbImage, Slide
+from dermatome.slides.slide import MppSource, Slide
 
 
 class KnownPatch(Protocol):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
+from dermatome.classes import UNCLASSIFIED, NucleusClass, RgbImage, TernaryClass
 from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import draw_borders, enlarge, sample_labels, tint
 from dermatome.nuclei.maps.evaluate import KnownPatch, truth_of
@@ -21,7 +21,7 @@ from dermatome.reports.figures import (
     contact_sheet,
     longest_px,
 )
-from dermatome.slides.slide import MppSource, RgbImage, Slide
+from dermatome.slides.slide import MppSource, Slide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

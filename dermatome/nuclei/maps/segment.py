@@ -28,8 +28,9 @@ from dermatome.nuclei.maps.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dermatome.classes import RgbImage
     from dermatome.inference.compute import Compute
-    from dermatome.slides.slide import RgbImage, Slide
+    from dermatome.slides.slide import Slide
     from dermatome.training.weights import LoadedWeights
 
 _AS_IT_IS = 1.05

@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dermatome.classes import IGNORED, NUCLEUS_LABELS, NucleusClass
+from dermatome.classes import IGNORED, NUCLEUS_LABELS, NucleusClass, RgbImage
 from dermatome.errors import BadAnnotation, BadImage, MissingInput
 from dermatome.geometry import Box
 from dermatome.labels.drawn_maps import BOUNDARY_PX, NucleusMaps, draw_nuclei, ternary_map
 from dermatome.labels.imagescope import read_annotation
-from dermatome.slides.slide import MAX_SIDE_PX, SUFFIXES, WHOLE_PX, MppSource, RgbImage, decode_rgb, read_slide
+from dermatome.slides.plain import MAX_SIDE_PX, SUFFIXES, decode_rgb
+from dermatome.slides.slide import WHOLE_PX, MppSource, read_slide
 from dermatome.storage.files import sha256_bytes, sha256_file
 
 DRAWN_COLOURS = {

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS
+from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS, RgbImage
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.imaging.stain_normalisation import AS_IT_IS, fit_slide
 from dermatome.labels.drawn_maps import BOUNDARY_PX, NucleusMaps
 from dermatome.nuclei.patches.annotated import AnnotatedImage, annotated_images, read_annotated
 from dermatome.nuclei.patches.files import PatchRow, patches_sha256, write_manifest
-from dermatome.slides.slide import RgbImage, Slide
+from dermatome.slides.slide import Slide
 from dermatome.storage.files import safe_id, write_atomic
 from dermatome.storage.record import StageResult
 from dermatome.training.data import draw_groups

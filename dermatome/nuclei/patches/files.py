@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from dermatome.classes import RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box
 from dermatome.imaging.stain_normalisation import AS_IT_IS
-from dermatome.slides.slide import RgbImage
 from dermatome.storage.files import safe_id, sha256_bytes, write_atomic
 
 MANIFEST_FILE = "patches.parquet"

@@ -24,7 +24,8 @@ from PIL import Image, UnidentifiedImageError
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.registry.manifest import ManifestRow, Side, thumbnail
-from dermatome.slides.slide import DECLARED_MPP, SUFFIXES, MppSource, Slide, read_slide
+from dermatome.slides.plain import SUFFIXES
+from dermatome.slides.slide import DECLARED_MPP, MppSource, Slide, read_slide
 from dermatome.storage.files import sha256_bytes, sha256_file
 
 ABOUT_FILE = "about.json"

@@ -45,8 +45,9 @@ from dermatome.skin.cells.scores import CURVE_IOUS, CellScores, mean_precision
 from dermatome.skin.tissue.figures import TISSUE_LEGEND
 
 if TYPE_CHECKING:
+    from dermatome.classes import RgbImage
     from dermatome.skin.cells.segment import CellsResult
-    from dermatome.slides.slide import RgbImage, Slide
+    from dermatome.slides.slide import Slide
     from dermatome.slides.tiled_tiff import TiledLabels
 
 CELL_CHARTS = (

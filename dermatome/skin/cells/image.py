@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import RgbImage
 from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import fitting
 from dermatome.imaging.resampling import ShrunkImage
 from dermatome.imaging.stains import Stain, separate_stains
 from dermatome.labels.tiled import TiledArray
-from dermatome.slides.slide import RgbImage
 
 # Names the steps below; weights say which they were trained with, and others are refused.
 PREPARATION = "h-stretch-clahe-1"

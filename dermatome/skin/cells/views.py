@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import RgbImage
 from dermatome.imaging.augmentation import positions
 from dermatome.imaging.resampling import Scaling
 from dermatome.skin.cells.image import cell_image_of
-from dermatome.slides.slide import RgbImage
 
 Floats = npt.NDArray[np.float32]
 

@@ -24,8 +24,9 @@ from dermatome.reports.figures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from dermatome.classes import RgbImage
     from dermatome.skin.layers.measure import LayersResult
-    from dermatome.slides.slide import RgbImage, Slide
+    from dermatome.slides.slide import Slide
 
 DAB_COLOUR, H_COLOUR, RATIO_COLOUR = "#8a5a2b", "#3d4f9f", "#4d4d4d"
 _PROFILES = (

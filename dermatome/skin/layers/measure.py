@@ -32,7 +32,8 @@ from dermatome.skin.tissue.regions import bounding_box
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dermatome.slides.slide import RgbImage, Slide
+    from dermatome.classes import RgbImage
+    from dermatome.slides.slide import Slide
     from dermatome.slides.tiled_tiff import TiledLabels
 
 MAX_LAYERS = 65_535

@@ -12,7 +12,7 @@ from pathlib import Path
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.labels.palette import Palette
 from dermatome.skin.tiles.crops import cut_tiles, load_tiles, read_rois, tiles_sha256
-from dermatome.slides.slide import SUFFIXES, decode_rgb
+from dermatome.slides.plain import SUFFIXES, decode_rgb
 from dermatome.storage.files import sha256_bytes, sha256_file
 from dermatome.storage.record import StageResult
 

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dermatome.classes import TISSUE_LABELS
+from dermatome.classes import TISSUE_LABELS, RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.labels.palette import Palette, rgb_to_classes
 from dermatome.skin.tiles.rois import Roi, read_rois
-from dermatome.slides.slide import SUFFIXES, RgbImage, decode_rgb
+from dermatome.slides.plain import SUFFIXES, decode_rgb
 from dermatome.storage.files import atomic_file, safe_id, sha256_bytes, write_atomic
 
 __all__ = ["CutTile", "Roi", "TilePair", "cut_tiles", "load_tiles", "read_rois", "tiles_sha256"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TISSUE_LABELS, Rgb, TissueClass
+from dermatome.classes import TISSUE_LABELS, Rgb, RgbImage, TissueClass
 from dermatome.geometry import Size
 from dermatome.imaging.overlay import (
     TISSUE_COLOURS,
@@ -36,7 +36,7 @@ from dermatome.reports.figures import (
     to_png,
 )
 from dermatome.skin.tissue.evaluate import CALIBRATION_BINS, Calibration, TileResult
-from dermatome.slides.slide import WHOLE_PX, RgbImage
+from dermatome.slides.slide import WHOLE_PX
 
 if TYPE_CHECKING:
     from dermatome.skin.tissue.segment import TissueResult

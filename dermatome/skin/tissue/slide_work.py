@@ -19,10 +19,11 @@ from dermatome.inference.canvas import Canvas, most_probable
 from dermatome.inference.predictor import Scene, resize_labels
 from dermatome.skin.tissue.cleanup import CleanupSettings, clean_labels
 from dermatome.skin.tissue.regions import bounding_box, merge_boxes, significant_regions
-from dermatome.slides.slide import resize_image
+from dermatome.slides.resize import resize_image
 
 if TYPE_CHECKING:
-    from dermatome.slides.slide import RgbImage, Slide
+    from dermatome.classes import RgbImage
+    from dermatome.slides.slide import Slide
     from dermatome.training.weights import WeightsCard
 
 Mask = npt.NDArray[np.uint8]

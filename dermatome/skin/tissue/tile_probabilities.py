@@ -9,7 +9,7 @@ from dermatome.geometry import Size
 from dermatome.imaging.tiling import RowEnlarger
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.skin.tissue.evaluate import ProbabilityRows, Rows
-from dermatome.slides.slide import resize_image
+from dermatome.slides.resize import resize_image
 
 if TYPE_CHECKING:
     import torch

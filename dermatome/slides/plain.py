@@ -1,29 +1,74 @@
-"""What Pillow decoded, made 8-bit RGB where that is safe, and damage found that it reads without a word."""
+"""Plain images (JPEG, PNG, TIFF) decoded as one array; damage that Pillow would pass over is found."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dermatome.classes import RgbImage
 from dermatome.errors import BadImage
 from dermatome.slides.mpp import check_interleaved
 
+# Pillow's own limit is a guess at what is a decompression bomb; `max_side_px` is checked before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+FORMATS = ("JPEG", "PNG", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+MAX_SIDE_PX = 20_000
 FIRST_PAGE = "the first of several pages taken"
 GREY_REPEATED = "grey repeated into three channels"
 _ANY_TILE_PX = 4096
 """Side of a tile that a small image may be stored in, too."""
 
 
-def check_whole(image: Image.Image, data: bytes, name: str) -> None:
-    """Finds what Pillow reads without a word: what is missing would come out as grey or black tissue.
+def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tuple[RgbImage, tuple[str, ...]]:
+    """Decodes the bytes of an image file.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and what was converted to get there.
+
+    Raises:
+        BadImage: the file is empty, damaged, a web page, of another format, larger than ``max_side_px`` on a side, or
+            of a pixel type that has no safe 8-bit RGB reading.
+    """
+    if not data:
+        raise BadImage(f"{name} is empty: fetch it again.")
+    if data[:512].lstrip()[:1] == b"<":
+        raise BadImage(f"{name} is a web page (HTML or XML), not an image: check its address, then fetch it again.")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if max(image.size) > max_side_px:
+                raise BadImage(
+                    f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
+                    "raise the limit or export a smaller region."
+                )
+            _check_complete(image, data, name)
+            # Pages are not counted: Pillow walks them in quadratic time, and stumbles over later ones.
+            more_pages, deep = getattr(image, "is_animated", False), any(";16" in str(tile[3]) for tile in image.tile)
+            image.load()
+            pixels, conversions = _as_rgb(image, name)
+            if deep and "16-bit" not in str(conversions):
+                conversions = ("16-bit colour divided by 256", *conversions)
+            return pixels, (FIRST_PAGE, *conversions) if more_pages else conversions
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage(_unidentified(data, name)) from error
+    except Exception as error:  # Pillow raises whatever it stumbles over in a damaged file
+        raise BadImage(f"{name} is damaged or cut short ({error}): fetch it again.") from error
+
+
+def _check_complete(image: Image.Image, data: bytes, name: str) -> None:
+    """Refuses what Pillow reads silently although parts are missing, which would look like grey or black tissue.
 
     Raises:
         ValueError: compressed data of a JPEG are damaged or missing, or strips or tiles of a TIFF are.
         BadImage: tiles of a TIFF are far larger than the image, so that decoding them takes any amount of memory, or
-            its channels are pages of their own.
+            its channels are separate pages.
     """
     if data[:2] == b"\xff\xd8":
         # libjpeg only warns of such data, and Pillow passes no warnings on.
@@ -52,8 +97,8 @@ def check_whole(image: Image.Image, data: bytes, name: str) -> None:
             raise ValueError(f"{there} of {parts} strips or tiles are there")
 
 
-def unidentified(data: bytes, name: str) -> str:
-    """Why bytes that Pillow does not know are no image, in one sentence."""
+def _unidentified(data: bytes, name: str) -> str:
+    """One sentence about bytes that Pillow does not identify as an image."""
     kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF"}
     for start, kind in kinds.items():
         if data.startswith(start):
@@ -64,8 +109,8 @@ def unidentified(data: bytes, name: str) -> str:
     return f"{name} is not a JPEG, PNG or TIFF image (it begins with {data[:8]!r}): fetch or export it again."
 
 
-def as_rgb(image: Image.Image, name: str) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """(H, W, 3) uint8 RGB, and in words what was done to get there.
+def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
+    """Returns (H, W, 3) uint8 RGB and the conversions, in words.
 
     Raises:
         BadImage: its pixels have no safe 8-bit RGB reading.
@@ -95,9 +140,7 @@ def as_rgb(image: Image.Image, name: str) -> tuple[npt.NDArray[np.uint8], tuple[
     return np.array(image.convert("RGB"), dtype=np.uint8), tuple(conversions)
 
 
-def _sixteen_bit(
-    values: npt.NDArray[Any], name: str, conversions: list[str]
-) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+def _sixteen_bit(values: npt.NDArray[Any], name: str, conversions: list[str]) -> tuple[RgbImage, tuple[str, ...]]:
     if values.min() < 0 or values.max() > 65535:
         raise BadImage(f"{name} has 32-bit pixels outside 0..65535: export it as 8-bit RGB.")
     grey = (values.astype(np.uint32) >> 8).astype(np.uint8)
