@@ -22,6 +22,7 @@ from PIL import Image
 
 from dermatome.errors import MissingInput
 from dermatome.registry.model_kinds import ModelKind
+from dermatome.registry.promotion import hold_out_record
 from dermatome.reports.figures import Chart, curves_figure
 from dermatome.slides.preview import preview
 from dermatome.storage.files import sha256_bytes, write_atomic
@@ -190,7 +191,7 @@ def compare_versions(root: DataRoot, layout: ReportLayout, versions: Sequence[st
     if layout.kind is not None:
         record = read_record(root.record(layout.kind.champion, CHAMPION))
         champion = str(record.values["version"]) if record else None
-        scored = {version: read_record(root.record(layout.kind.hold_out_scores, version)) for version in versions}
+        scored = {version: hold_out_record(root, version=version, kind=layout.kind) for version in versions}
         hold_out = {name: record.values for name, record in scored.items() if record is not None}
     page = report_html(found, layout, champion, hold_out).encode()
     summary = summarise(found, layout)

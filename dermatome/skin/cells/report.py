@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 IMAGE_SCORES_FILE = "image_scores.parquet"
 PRECISION_FIGURE = "precision.png"
+_SCORES = {"ap_50": "AP at IoU 0.5", "ap_75": "AP at IoU 0.75", "ap_90": "AP at IoU 0.9"}
 CELL_REPORT = ReportLayout(
     title="Cell networks",
     introduction=(
@@ -35,17 +36,17 @@ CELL_REPORT = ReportLayout(
         "not trained on: the share of cells found correctly among all that are annotated or found; 1 is perfect."
     ),
     weights=CELLS.weights,
-    main_score=CELLS.best_by,
+    main_score="ap_50",
     tables=(
         ScoreTable(
             "Average precision",
             "A cell counts as found if it overlaps the annotated one with at least this IoU.",
-            CELLS.judged_by,
+            _SCORES,
         ),
         ScoreTable(
             "Average precision before training",
             "Of the weights that training started from, on the same images.",
-            {f"{name}_before": title for name, title in CELLS.judged_by.items()},
+            {f"{name}_before": title for name, title in _SCORES.items()},
             folded=True,
         ),
     ),
