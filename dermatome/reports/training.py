@@ -142,8 +142,8 @@ def write_training_report(
 ) -> None:
     """Writes the report of one version.
 
-    Files: ``tables`` and ``figures``, `history.parquet` and `.csv`, `curves.png`, `preview.webp`, TensorBoard's event
-    file in `tensorboard/`, and `report.html` with everything in it.
+    Files: `history.parquet` and ``tables``, each also as CSV; `curves.png` and ``figures``; `preview.webp`;
+    TensorBoard's event file in `tensorboard/`; and `report.html`, which needs none of the others.
 
     Args:
         folder: where the files are written.
@@ -159,10 +159,10 @@ def write_training_report(
     Raises:
         StorageFailed: The disk is full or not writable.
     """
-    all_tables = {HISTORY_FILE: pa.Table.from_pandas(history.assign(version=version), preserve_index=False)}
-    for name, table in {**all_tables, **(tables or {})}.items():
+    rows = pa.Table.from_pandas(history.assign(version=version), preserve_index=False)
+    for name, table in {HISTORY_FILE: rows, **(tables or {})}.items():
         write_table(folder / name, table)
-    write_atomic(folder / "history.csv", history.to_csv(index=False).encode())
+        write_atomic((folder / name).with_suffix(".csv"), table.to_pandas().to_csv(index=False).encode())
     curves = curves_figure(history, layout.charts, columns=min(3, len(layout.charts)), legend=layout.legend)
     for name, figure in {CURVES_FIGURE: curves, PREVIEW_FILE: preview(curves), **(figures or {})}.items():
         if figure is not None:

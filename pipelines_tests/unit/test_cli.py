@@ -163,7 +163,7 @@ def test_training_writes_weights_that_predict_masks(
     assert trained_code == 0, said
     assert weights.with_suffix(".json").is_file()
     assert "sha256" in said
-    assert (weights.parents[1] / "report" / "classification_report.csv").is_file()
+    assert (weights.parents[1] / "report" / "report.html").is_file()
     (images / "cut.jpg").write_bytes(toy.jpeg()[:2000])
     # Names as scanners and annotation tools give them.
     (images / "core A1.[9728x1536].jpg").write_bytes(toy.jpeg())

@@ -110,14 +110,13 @@ def trained(root, version, tile, shift, **values):
 
 def test_the_report_of_a_version(tmp_path, tile):
     folder = trained(DataRoot(tmp_path), "v001", tile, 8)
-    lines = list(csv.DictReader(io.StringIO((folder / "classification_report.csv").read_text())))
+    lines = list(csv.DictReader(io.StringIO((folder / "scores.csv").read_text())))
     by_label = {line["label"]: line for line in lines}
-    assert list(by_label) == [*TISSUE_LABELS, "mean"]
+    assert list(by_label) == [*TISSUE_LABELS]
     epidermis = by_label["epidermis"]
     assert [int(epidermis[f"{name}_px"]) for name in ("tp", "fp", "fn", "tn")] == [60 * 32, 0, 60 * 8, 60 * 40]
     assert float(epidermis["iou"]) == pytest.approx(0.8)
     assert by_label["keratin"]["iou"] == ""
-    assert float(by_label["mean"]["recall"]) == pytest.approx((1 + 0.8) / 2)
     bins = pq.read_table(folder / "calibration.parquet").to_pylist()
     assert sum(row["pixels"] for row in bins) == 60 * 80
     assert next(row["share_right"] for row in bins if row["pixels"]) == pytest.approx(0.9)
@@ -128,7 +127,7 @@ def test_the_report_of_a_version(tmp_path, tile):
     assert "Slide &lt;s&gt; is on both sides." in page
     for name in ("curves.png", "confusion.png", "reliability.png", "samples.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    assert pd.read_csv(folder / "history.csv").equals(HISTORY)
+    assert pd.read_csv(folder / "history.csv").drop(columns="version").equals(HISTORY)
     (events,) = (folder / "tensorboard").iterdir()
     content = events.read_bytes()
     assert all(name in content for name in (b"training/train_loss", b"validation/iou_keratin", b"training/learning"))

@@ -19,7 +19,6 @@ from dermatome.reports.training import (
 )
 from dermatome.skin.cells.figures import CELL_CHARTS, cell_samples_figure, precision_figure
 from dermatome.skin.cells.scores import CellScores, mean_precision
-from dermatome.storage.files import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +77,7 @@ def write_cell_report(
 ) -> None:
     """Writes the report of one version.
 
-    Besides the files of every training report: `image_scores.parquet` and `.csv` and, if images were held out,
+    Besides the files of every training report: `image_scores.parquet` and, if images were held out,
     `precision.png` and `samples.png`.
 
     Args:
@@ -95,8 +94,6 @@ def write_cell_report(
         BadImage: An image that is shown cannot be read.
         StorageFailed: The disk is full or not writable.
     """
-    scores = image_scores(version, before, after)
-    write_atomic(folder / "image_scores.csv", scores.to_pandas().to_csv(index=False).encode())
     write_training_report(
         folder,
         CELL_REPORT,
@@ -105,7 +102,7 @@ def write_cell_report(
         values=values,
         settings=settings,
         checks=checks,
-        tables={IMAGE_SCORES_FILE: scores},
+        tables={IMAGE_SCORES_FILE: image_scores(version, before, after)},
         figures={
             PRECISION_FIGURE: precision_figure(before, after) if after else None,
             SAMPLES_FIGURE: cell_samples_figure(after) if after else None,

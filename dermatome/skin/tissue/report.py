@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ from dermatome.reports.training import (
 )
 from dermatome.skin.tissue.evaluate import BOUNDARY_UM, CALIBRATION_BINS, Evaluation
 from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, reliability_figure, samples_figure
-from dermatome.storage.files import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,9 +89,8 @@ def write_tissue_report(
 ) -> None:
     """Writes the report of one version.
 
-    Besides the files of every training report: `scores.parquet` and `classification_report.csv`,
-    `confusion_matrix.parquet`, `calibration.parquet`, `tile_scores.parquet`, `confusion.png`, `reliability.png` and, if
-    there are validation tiles, `samples.png`.
+    Besides the files of every training report: `scores.parquet`, `confusion_matrix.parquet`, `calibration.parquet`,
+    `tile_scores.parquet`, `confusion.png`, `reliability.png` and, if there are validation tiles, `samples.png`.
 
     Args:
         folder: where the files are written.
@@ -108,7 +105,6 @@ def write_tissue_report(
         BadImage: A tile that is shown cannot be read.
         StorageFailed: The disk is full or not writable.
     """
-    write_atomic(folder / "classification_report.csv", _report_csv(found))
     write_training_report(
         folder,
         TISSUE_REPORT,
@@ -196,21 +192,3 @@ def _tile_rows(version: str, found: Evaluation) -> pa.Table:
         for result in found.tiles
     ]
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _report_csv(found: Evaluation) -> bytes:
-    """CSV with a line for each class, and their mean."""
-    import pandas as pd
-
-    rows = score_rows("", found)
-    names = [*SCORE_NAMES, "boundary_f1"]
-    mean: dict[str, Any] = {"label": "mean"}
-    for name in names:
-        known = [row[name] for row in rows if row[name] is not None]
-        mean[name] = sum(known) / len(known) if known else None
-    counts = ["truth_px", "predicted_px", "tp_px", "fp_px", "fn_px", "tn_px"]
-    table = pd.DataFrame([*rows, mean])[["label", *counts, *names]]
-    table[counts] = table[counts].astype("Int64")
-    buffer = io.StringIO()
-    table.to_csv(buffer, index=False, float_format="%.6f")
-    return buffer.getvalue().encode()
