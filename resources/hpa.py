@@ -1,4 +1,4 @@
-"""The polite client of the Human Protein Atlas."""
+"""The client of the Human Protein Atlas."""
 
 import threading
 

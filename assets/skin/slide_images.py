@@ -40,12 +40,12 @@ def slide_images(
 
     root = paths.data_root
     images = settings.value.images
-    client = hpa.client
+    fetch = hpa.client.fetch_image
     sources = read_sources(root.slide_sources, context.partition_keys)
 
     def make(slide: str, folder: Path) -> StageResult:
         source, kept = source_of(slide, sources), root.folder("slide_images", slide)
-        return acquire_slide(source, folder, images.declared_mpp, images.max_side_px, client=client, kept=kept)
+        return acquire_slide(source, folder, images.declared_mpp, images.max_side_px, fetch_image=fetch, kept=kept)
 
     stage = WaitingStage(
         root,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dermatome.errors import BadPage
-from dermatome.hpa.client import Fetched, HpaClient, NotThere
+from dermatome.hpa.client import HpaClient
 from dermatome.hpa.records import GenePage, merge_records, parse_page
+from dermatome.storage.http import Fetched, NotThere
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +75,7 @@ def fetch_gene_images(
             continue
         try:
             beside = path.with_name(f"{path.stem}.{_host(base)}.xml")
-            fetched.append(client.fetch(f"{base}/{ensembl_id}.xml", beside, kind="page"))
+            fetched.append(client.fetch_release(base, ensembl_id, beside))
         except NotThere:
             continue
         older = _parse(beside, ensembl_id, tissue)

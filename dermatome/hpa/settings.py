@@ -4,55 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import dermatome
 from dermatome.errors import BadSetting
 from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
+from dermatome.storage.http import HttpLimits
 
 
 @dataclass(frozen=True)
-class HpaSettings:
-    """How the Human Protein Atlas is asked.
+class HpaSettings(HttpLimits):
+    """How the Human Protein Atlas is asked; see :class:`dermatome.storage.http.HttpLimits` for the other settings.
 
     Attributes:
-        base_url: the site whose ``/<ensembl id>.xml`` is asked first.
-        archive_urls: older releases, asked in turn for a gene or for images that the site no longer has.
-        allowed_hosts: hosts that may be asked; ``.proteinatlas.org`` allows a domain with all below it. A host of this
-            machine (127.0.0.1) may be asked without TLS and at any port, another only over TLS and at its own port.
-        connect_timeout_s: to reach the host.
-        timeout_s: without a byte of the answer.
-        total_timeout_s: for one whole answer.
-        retries: after the first try, for what may pass (429, 5xx, timeouts, broken connections, cut answers).
-        backoff_s: before the first retry; it doubles with each, with jitter.
-        max_wait_s: the longest wait before a retry, also where the host asks for more (Retry-After).
-        at_once: requests at the same time, over all threads.
-        max_page_bytes: a larger page is refused.
-        max_image_bytes: a larger image is refused.
-        user_agent: who asks.
-        licence: recorded with what is fetched; the records of a page name the licence of its release.
-        attribution: recorded with what is fetched.
+        base_url: Site whose ``/<ensembl id>.xml`` is asked first.
+        archive_urls: Older releases, asked in turn for a gene or for images that the site no longer has.
+        allowed_hosts: Hosts that may be asked; see :class:`dermatome.storage.http.HttpClient`.
+        max_page_bytes: A larger page is refused.
+        max_image_bytes: A larger image is refused.
+        licence: Recorded with what is fetched; the records of a page name the licence of its release.
+        attribution: Recorded with what is fetched.
     """
 
     base_url: str = "https://www.proteinatlas.org"
     archive_urls: tuple[str, ...] = ("https://v19.proteinatlas.org",)
     allowed_hosts: tuple[str, ...] = (".proteinatlas.org",)
-    connect_timeout_s: float = 10.0
-    timeout_s: float = 60.0
-    total_timeout_s: float = 600.0
-    retries: int = 4
-    backoff_s: float = 1.0
-    max_wait_s: float = 120.0
-    at_once: int = 4
     max_page_bytes: int = 16 * 1024 * 1024
     max_image_bytes: int = 128 * 1024 * 1024
-    user_agent: str = f"dermatome/{dermatome.__version__} (research software; reads gene pages and tissue images)"
     licence: str = f"as stated at {LICENCE_PAGE}"
     attribution: str = ATTRIBUTION
 
     def __post_init__(self) -> None:
-        """Refuses settings that cannot be meant.
+        """Checks the ranges.
 
         Raises:
-            BadSetting: one is out of its range.
+            BadSetting: A setting is out of its range.
         """
         for name, low, high in (
             ("connect_timeout_s", 0.01, 600),

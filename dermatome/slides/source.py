@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -27,6 +27,7 @@ from dermatome.storage.files import (
     sha256_file,
     write_atomic,
 )
+from dermatome.storage.http import Fetched
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
 from dermatome.storage.record import Check, StageResult, content_version, read_record
 
@@ -36,14 +37,6 @@ IMAGE_STEM = "image"
 _OVERVIEW_PX = 640
 # A slide without tissue has almost one grey value; real HPA cores have a spread of 20 and more.
 _BLANK_SPREAD = 2.0
-
-
-class ImageClient(Protocol):
-    """Fetches images, as :class:`dermatome.hpa.client.HpaClient` does."""
-
-    def fetch(self, url: str, path: Path, *, kind: Literal["image"]) -> Any:
-        """Fetches ``url`` to ``path``; the result has the HTTP ``status``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -147,7 +140,7 @@ def acquire_slide(
     max_side_px: int,
     suffixes: Sequence[str] = SUFFIXES,
     *,
-    client: ImageClient | None = None,
+    fetch_image: Callable[[str, Path], Fetched] | None = None,
     kept: Path | None = None,
 ) -> StageResult:
     """Puts a slide's image into ``folder`` and checks it by decoding it; its preview is written beside it.
@@ -158,7 +151,7 @@ def acquire_slide(
         declared_mpp: microns per pixel if the file states none.
         max_side_px: longest side of an image that is decoded as one array.
         suffixes: suffixes that are accepted.
-        client: fetches images of HPA.
+        fetch_image: fetches the image at an address of HPA to a path.
         kept: folder of the slide's last verified image; an HPA image that is there is not fetched again.
 
     Raises:
@@ -182,8 +175,8 @@ def acquire_slide(
         if source.origin == "folder":
             _copy(local_path(source.location), path)
         elif kept is None or not _copy_verified(kept, source, path):
-            assert client is not None
-            http_status = client.fetch(source.location, path, kind="image").status
+            assert fetch_image is not None
+            http_status = fetch_image(source.location, path).status
     fetched = time.perf_counter()
     try:
         slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.inference.torch_setup import import_smp
-from dermatome.storage.download import download
 from dermatome.storage.files import safe_id, sha256_bytes, sha256_file, write_atomic
+from dermatome.storage.http import download
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def encoder_file(
                 f"{url} is not the file it was when it was first used (sha256 {got.sha256[:12]}…, not "
                 f"{record['sha256'][:12]}…): delete {record_path} if you trust the new one."
             )
-        how = "stated by the hub" if got.stated else "recorded when it was fetched: the hub stated none"
+        how = "stated by the hub" if got.sha256_stated else "recorded when it was fetched: the hub stated none"
         record = {"source": f"{repository} at {revision}", "sha256": got.sha256, "sha256_is": how}
         _write(record_path, record)
     sha256 = sha256_file(path)

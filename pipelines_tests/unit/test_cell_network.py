@@ -213,8 +213,8 @@ def test_cyto2_is_fetched_once_and_loads(zoo: tuple[str, dict[str, str]], tmp_pa
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("absent", "status 404"),
-        ("cut", "could not be fetched|ended after"),
+        ("absent", r"not there \(404\)"),
+        ("cut", "broke off after|bytes arrived"),
         ("endless", "larger than"),
         ("elsewhere", "127.0.0.2"),
     ],

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dermatome.hpa.client import HpaClient, HpaSettings
+from dermatome.hpa.client import HpaClient
+from dermatome.hpa.settings import HpaSettings
 from dermatome.hpa.stage import make_images
 from dermatome.storage.record import StageResult
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml

@@ -1,7 +1,8 @@
 import pytest
 
 from dermatome.errors import BadImage, MissingInput
-from dermatome.hpa.client import HpaClient, HpaSettings
+from dermatome.hpa.client import HpaClient
+from dermatome.hpa.settings import HpaSettings
 from dermatome.slides.source import SlideSource, acquire_slide, folder_sources, open_slide
 from dermatome.storage.files import atomic_folder, write_atomic
 from dermatome.storage.record import StageRecord, write_record
@@ -31,7 +32,7 @@ def acquire(atlas, tmp_path, source=None, mpp=0.5, max_side_px=1000):
     place = tmp_path / "slide"
     source = source or SlideSource("s", "hpa", f"{atlas.url}{PATH}")
     with atomic_folder(place) as folder:
-        made = acquire_slide(source, folder, mpp, max_side_px, client=client(atlas), kept=place)
+        made = acquire_slide(source, folder, mpp, max_side_px, fetch_image=client(atlas).fetch_image, kept=place)
         record = StageRecord(
             asset="a", partition="s", fingerprint="", code_version="", inputs={}, settings={}, **vars(made)
         )

@@ -18,8 +18,8 @@ import numpy as np
 from dermatome.errors import BadWeights, DermatomeError
 from dermatome.labels.npz import read_header
 from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, SizeModel, build_cpnet, filled
-from dermatome.storage.download import download
 from dermatome.storage.files import sha256_file
+from dermatome.storage.http import download
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,472 @@
+"""One HTTP client for everything that is fetched: allowed hosts only, within limits, patient, trusting no answer.
+
+A file appears complete and checked, or not at all. Every failure is one sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.cookiejar
+import ipaddress
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any, Literal
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import requests
+import urllib3
+
+import dermatome
+from dermatome.errors import BadSetting, FetchFailed
+from dermatome.storage.files import atomic_file, sha256_file
+
+Kind = Literal["page", "image", "file"]
+
+_ACCEPT = {"page": "application/xml, text/xml;q=0.9", "image": "image/jpeg, image/*;q=0.8", "file": "*/*"}
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_REDIRECTS = 5
+_CHUNK_BYTES = 1 << 16
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Where Hugging Face states the sha256 of a large file, in the answer that redirects to the file.
+_STATED_SHA256 = "X-Linked-Etag"
+
+
+class NotThere(FetchFailed):
+    """The host answers that there is nothing at this address (404 or 410)."""
+
+
+class _Retryable(Exception):
+    """A failure that may pass, and how long the host asks to wait, s."""
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class HttpLimits:
+    """How patient a client is, and how much it asks of a host at once.
+
+    Attributes:
+        connect_timeout_s: Time to reach the host.
+        timeout_s: Time without a byte of the answer.
+        total_timeout_s: Time for one complete answer.
+        retries: Tries after the first one, for failures that may pass: 408, 425, 429, 5xx, timeouts, broken
+            connections, incomplete answers.
+        backoff_s: Wait before the first retry; it doubles with each retry, with jitter.
+        max_wait_s: Longest wait before a retry, also if the host asks for more (Retry-After).
+        at_once: Number of requests at the same time, over all threads.
+        user_agent: The `User-Agent` header.
+    """
+
+    connect_timeout_s: float = 10.0
+    timeout_s: float = 60.0
+    total_timeout_s: float = 600.0
+    retries: int = 4
+    backoff_s: float = 1.0
+    max_wait_s: float = 120.0
+    at_once: int = 4
+    user_agent: str = f"dermatome/{dermatome.__version__} (research software; reads gene pages and tissue images)"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that arrived, or that was there already and is still current.
+
+    Attributes:
+        path: Path of the file.
+        url: Address that it came from in the end, after redirects.
+        status: 200, or 304 if the file at ``path`` was current.
+        bytes: Size of the file.
+        sha256: sha256 of the file, hexadecimal.
+        etag: To be given with the next request for the same address.
+        last_modified: Likewise.
+        content_type: As the host states it.
+        changed: Whether the file differs from the one that was at ``path`` before.
+        sha256_stated: Whether the host stated the sha256 itself.
+    """
+
+    path: Path
+    url: str
+    status: int
+    bytes: int
+    sha256: str
+    etag: str | None
+    last_modified: str | None
+    content_type: str | None
+    changed: bool
+    sha256_stated: bool = False
+
+
+class HttpClient:
+    """Fetches files; one client may be used by many threads.
+
+    Args:
+        hosts: Hosts that may be asked: exact hosts, ``host:port``, or ``.domain`` for a domain with all below it. Hosts
+            of this machine may be asked without TLS and at any port, others only over TLS and at the standard port.
+        limits: See :class:`HttpLimits`.
+        remedy: What the user can do instead, as the end of every sentence about a failure.
+        sleep: Replaces `time.sleep` in tests.
+
+    Raises:
+        BadSetting: ``hosts`` is empty, or an entry is not a host.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        limits: HttpLimits | None = None,
+        *,
+        remedy: str | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.limits = limits or HttpLimits()
+        self._hosts = AllowedHosts(hosts, remedy)
+        self._remedy = remedy
+        self._sleep = sleep
+        self._places = threading.BoundedSemaphore(self.limits.at_once)
+        # Proxies of the environment are used, except for this machine's own servers.
+        self._sessions = {loopback: _session(self.limits, trust_env=not loopback) for loopback in (True, False)}
+
+    def __enter__(self) -> HttpClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all connections."""
+        for session in self._sessions.values():
+            session.close()
+
+    def base(self, url: str) -> str:
+        """An address from the settings, without the slash at its end.
+
+        Raises:
+            BadSetting: It is not an address of an allowed host.
+        """
+        try:
+            return self._hosts.checked(url.rstrip("/"))
+        except FetchFailed as error:
+            raise BadSetting(f"The address {url!r} in the settings cannot be used: {error}") from error
+
+    def fetch(
+        self,
+        url: str,
+        path: Path,
+        *,
+        kind: Kind,
+        max_bytes: int,
+        etag: str | None = None,
+        last_modified: str | None = None,
+    ) -> Fetched:
+        """Fetches ``url`` to ``path``; the file appears complete or stays as it was.
+
+        If the host that was asked states a sha256 (Hugging Face's ``X-Linked-Etag``), the bytes must have it.
+
+        Args:
+            url: Address at an allowed host; ``http://`` is changed to ``https://`` for other machines.
+            path: Path of the file.
+            kind: What is expected. HTML is never accepted.
+            max_bytes: A larger file is refused.
+            etag: Of the file at ``path``, from an earlier :class:`Fetched`; ignored if there is no file.
+            last_modified: Likewise.
+
+        Raises:
+            NotThere: 404 or 410; not tried again.
+            FetchFailed: The address is not allowed, the host refuses, or the answer is of another type, too large, not
+                the one that was stated, or did not arrive in any of the tries.
+            StorageFailed: The disk is full or not writable.
+        """
+        address = self._hosts.checked(url)
+        conditions = {"If-None-Match": etag, "If-Modified-Since": last_modified} if path.is_file() else {}
+        headers = {name: value for name, value in conditions.items() if value}
+        tries = self.limits.retries + 1
+        for attempt in range(tries):
+            try:
+                with self._places:
+                    return self._try(address, path, kind, max_bytes, headers)
+            except _Retryable as failure:
+                if attempt + 1 == tries:
+                    text = f"{_shown(url)} did not arrive in {tries} {'tries' if tries > 1 else 'try'} ({failure})"
+                    raise self._failed(text, "check the network, and run this again later") from failure
+                wait = self.limits.backoff_s * 2.0**attempt * random.uniform(0.5, 1.5)
+                wait = min(max(wait, failure.retry_after_s or 0.0), self.limits.max_wait_s)
+            self._sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _failed(
+        self, text: str, remedy: str = "check the address", kind: type[FetchFailed] = FetchFailed
+    ) -> FetchFailed:
+        return kind(f"{text}: {self._remedy or remedy}.")
+
+    def _try(self, asked: str, path: Path, kind: Kind, max_bytes: int, headers: dict[str, str]) -> Fetched:
+        """One try, redirects included."""
+        shown = _shown(asked)
+        ends = time.monotonic() + self.limits.total_timeout_s
+        url, stated = asked, ""
+        for _ in range(_MAX_REDIRECTS + 1):
+            with self._get(url, kind, headers) as answer:
+                if urlsplit(url).netloc == urlsplit(asked).netloc:
+                    stated = _stated_sha256(answer) or stated
+                if answer.status_code in _REDIRECTS and "Location" in answer.headers:
+                    url = self._hosts.checked(urljoin(url, answer.headers["Location"]), came_from=url)
+                    continue
+                if answer.status_code == 304 and headers:
+                    return _fetched(answer, path, url, path.stat().st_size, sha256_file(path), sent=headers)
+                self._check_status(answer, shown)
+                self._check_type(answer, kind, shown)
+                before = sha256_file(path) if path.is_file() else None
+                with atomic_file(path) as file:
+                    size, sha256 = self._receive(answer, file, url, max_bytes, ends)
+                    if stated and sha256 != stated:
+                        text = f"{_shown(url)} has the sha256 {sha256[:12]}…, and {stated[:12]}… was stated"
+                        raise self._failed(f"{text}, so it is not kept")
+                return _fetched(answer, path, url, size, sha256, changed=sha256 != before, stated=bool(stated))
+        raise self._failed(f"{shown} redirects more than {_MAX_REDIRECTS} times")
+
+    def _get(self, url: str, kind: Kind, headers: dict[str, str]) -> requests.Response:
+        session = self._sessions[_is_loopback(urlsplit(url).hostname or "")]
+        # Images and weights do not get smaller, and an unpacked length can be checked.
+        sent = headers | {"Accept": _ACCEPT[kind], "Accept-Encoding": "gzip" if kind == "page" else "identity"}
+        timeout = (self.limits.connect_timeout_s, self.limits.timeout_s)
+        try:
+            return session.get(url, headers=sent, timeout=timeout, allow_redirects=False, stream=True)
+        except requests.exceptions.SSLError as error:
+            text = f"{_shown(url)}: the host's certificate cannot be trusted ({_reason(error)})"
+            raise self._failed(text, "check the network") from error
+        except requests.Timeout as error:
+            raise _Retryable(f"no answer in {self.limits.timeout_s:g} s") from error
+        except requests.ConnectionError as error:
+            raise _Retryable(f"no connection: {_reason(error)}") from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
+            raise self._failed(f"{_shown(url)} could not be fetched ({_reason(error)})") from error
+
+    def _check_status(self, answer: requests.Response, url: str) -> None:
+        status = answer.status_code
+        if status == 200:
+            return
+        if status in (404, 410):
+            raise self._failed(f"{url} is not there ({status})", "check the address, or leave it out", NotThere)
+        if status in (408, 425, 429) or status >= 500:
+            raise _Retryable(f"the host answered {status}", _retry_after_s(answer.headers.get("Retry-After")))
+        text = f"{url}: the host answered {status} ({answer.reason})"
+        raise self._failed(text, "check the address and your access to it")
+
+    def _check_type(self, answer: requests.Response, kind: Kind, url: str) -> None:
+        found = answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        if found in ("text/html", "application/xhtml+xml"):
+            raise self._html(url)
+        if kind == "image" and found and not found.startswith(("image/", "application/octet-stream", "binary/")):
+            raise self._failed(f"{url} is {found}, not an image")
+
+    def _html(self, url: str) -> FetchFailed:
+        remedy = "check the address, and that no login page stands between"
+        return self._failed(f"{url} is a web page (HTML), not what was asked for", remedy)
+
+    def _receive(
+        self, answer: requests.Response, file: IO[bytes], url: str, max_bytes: int, ends: float
+    ) -> tuple[int, str]:
+        """Writes the body to ``file``; its size and sha256."""
+        url = _shown(url)
+        too_large = f"{url} is larger than the limit of {max_bytes} bytes"
+        declared = answer.headers.get("Content-Length", "")
+        if declared.isdecimal() and int(declared) > max_bytes:
+            raise self._failed(too_large, "check the address, or raise the limit in the settings")
+        raw: Any = answer.raw
+        size, digest = 0, hashlib.sha256()
+        try:
+            # read1 returns what one packet brought, so that a host that drips cannot outlast the time limit.
+            while chunk := raw.read1(_CHUNK_BYTES, decode_content=True):
+                if size == 0 and chunk[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+                    raise self._html(url)
+                size += len(chunk)
+                if size > max_bytes:
+                    raise self._failed(too_large, "check the address, or raise the limit in the settings")
+                if time.monotonic() > ends:
+                    raise _Retryable(f"not complete after {self.limits.total_timeout_s:g} s")
+                digest.update(chunk)
+                file.write(chunk)
+        except urllib3.exceptions.HTTPError as error:
+            raise _Retryable(f"the answer broke off after {size} bytes: {_reason(error)}") from error
+        if declared.isdecimal() and raw.tell() != int(declared):
+            raise _Retryable(f"{raw.tell()} of {declared} bytes arrived")
+        if size == 0:
+            raise _Retryable("the answer is empty")
+        return size, digest.hexdigest()
+
+
+def download(url: str, path: Path, *, hosts: Sequence[str], max_bytes: int, by_hand: str) -> Fetched:
+    """Fetches one large file in one try of at most half an hour; see :meth:`HttpClient.fetch`.
+
+    Args:
+        url: Address at one of ``hosts``.
+        path: Path of the file.
+        hosts: See :class:`HttpClient`.
+        max_bytes: A larger file is refused.
+        by_hand: How to go on without this download, as the end of a sentence.
+    """
+    limits = HttpLimits(retries=0, total_timeout_s=1800.0)
+    with HttpClient(hosts, limits, remedy=by_hand) as client:
+        return client.fetch(url, path, kind="file", max_bytes=max_bytes)
+
+
+def _stated_sha256(answer: requests.Response) -> str:
+    found: str = answer.headers.get(_STATED_SHA256, "").strip('"')
+    return found if _SHA256.fullmatch(found) else ""
+
+
+def _fetched(
+    answer: requests.Response,
+    path: Path,
+    url: str,
+    size: int,
+    sha256: str,
+    *,
+    changed: bool = False,
+    stated: bool = False,
+    sent: Mapping[str, str] = MappingProxyType({}),
+) -> Fetched:
+    found = answer.headers
+    etag = found.get("ETag", sent.get("If-None-Match"))
+    last_modified = found.get("Last-Modified", sent.get("If-Modified-Since"))
+    content_type = found.get("Content-Type")
+    return Fetched(path, url, answer.status_code, size, sha256, etag, last_modified, content_type, changed, stated)
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for, as a number or a date (RFC 9110, 10.2.3)."""
+    try:
+        return urllib3.Retry().parse_retry_after(header or "")
+    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+        return None
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, short: urllib3 wraps it several times over."""
+    while error.args and isinstance(error.args[-1], BaseException):
+        error = error.args[-1]
+    text = str(getattr(error, "reason", None) or error)[:200] or type(error).__name__
+    return " ".join(text.split())
+
+
+def _shown(url: str) -> str:
+    """An address as messages show it: without its query, which may hold a signature."""
+    return url.split("?")[0][:200]
+
+
+class AllowedHosts:
+    """Checks addresses; see :class:`HttpClient` for the arguments."""
+
+    def __init__(self, hosts: Sequence[str], remedy: str | None = None) -> None:
+        self._remedy = remedy or "add it to allowed_hosts in the settings if you trust it"
+        self._hosts = tuple(host.strip().lower() for host in hosts)
+        for host in self._hosts:
+            if not host.strip(".") or re.search(r"[/@*\s]", host):
+                raise BadSetting(f"allowed_hosts has {host!r}: give hosts such as 'www.proteinatlas.org' or '.org'.")
+        if not self._hosts:
+            raise BadSetting("allowed_hosts is empty: give at least one host.")
+
+    def checked(self, url: str, *, came_from: str | None = None) -> str:
+        """``url`` if it may be asked, over TLS if it is not this machine's.
+
+        Pages of old releases name their images by ``http://`` addresses; HPA's hosts serve the same over TLS, so the
+        scheme is changed and nothing is sent or believed in the clear.
+
+        Raises:
+            FetchFailed: Another scheme, a host that is not allowed, a user name in it, or an unexpected port.
+        """
+        via = f" (where {_shown(came_from)} redirects to)" if came_from else ""
+        shown = f"{_shown(url)!r}{via}"
+        try:
+            parts = urlsplit(url)
+            host, port = (parts.hostname or "").rstrip(".").lower(), parts.port
+        except ValueError as error:
+            raise FetchFailed(f"{shown} is not an address ({error}): check the page it stands on.") from error
+        if parts.scheme not in ("http", "https") or not host:
+            raise FetchFailed(f"{shown} is not an http or https address: check the page it stands on.")
+        if parts.username is not None or parts.password is not None or re.search(r"[\\\x00-\x20\x7f]", url):
+            raise FetchFailed(
+                f"{shown} has a user name, blank or control character in it: check the page it stands on."
+            )
+        loopback = _is_loopback(host)
+        standard = port in (None, 443 if parts.scheme == "https" else 80)
+        by_port = port is not None and (f"{host}:{port}" in self._hosts or f"[{host}]:{port}" in self._hosts)
+        by_name = host in self._hosts or any(h.startswith(".") and f".{host}".endswith(h) for h in self._hosts)
+        if not (by_port or (by_name and (loopback or standard))):
+            raise FetchFailed(f"{_shown(url)}{via} is at a host or port that is not allowed: {self._remedy}.")
+        if loopback:
+            if came_from is not None and not _is_loopback(urlsplit(came_from).hostname or ""):
+                raise FetchFailed(f"{_shown(url)}{via} is this machine itself, which is not followed.")
+        elif parts.scheme == "http":
+            parts = parts._replace(scheme="https", netloc=host if port in (None, 80) else f"{host}:{port}")
+        return urlunsplit(parts)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine by its name alone; nothing is looked up."""
+    if host.lower() == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def _session(limits: HttpLimits, *, trust_env: bool) -> requests.Session:
+    session = requests.Session()
+    session.headers["User-Agent"] = limits.user_agent
+    session.trust_env = trust_env
+    # requests would otherwise send a password that it finds in a .netrc file.
+    session.auth = lambda request: request
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _BoundedAdapter(limits))
+    return session
+
+
+class _BoundedAdapter(requests.adapters.HTTPAdapter):
+    """Cuts a connection if the headers of an answer are not complete within the total time limit.
+
+    A time limit on a socket starts again with every byte, so a host that sends one header byte at a time would hold a
+    thread for ever; requests and urllib3 have no limit over all of them.
+    """
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limit_s = limits.total_timeout_s
+        super().__init__(pool_maxsize=limits.at_once)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        pools = self.poolmanager.pool_classes_by_scheme
+        self.poolmanager.pool_classes_by_scheme = {
+            scheme: type(pool.__name__, (pool,), {"ConnectionCls": _bounded(pool.ConnectionCls, self._limit_s)})
+            for scheme, pool in pools.items()
+        }
+
+
+def _bounded(connection: Any, limit_s: float) -> Any:
+    class Bounded(connection):  # type: ignore[misc]
+        def getresponse(self) -> Any:
+            timer = threading.Timer(limit_s, _cut, [self.sock])
+            timer.daemon = True
+            timer.start()
+            try:
+                return super().getresponse()
+            finally:
+                timer.cancel()
+
+    return Bounded
+
+
+def _cut(sock: Any) -> None:
+    with suppress(OSError):  # it is closed already
+        # The plain socket's method: that of a TLS socket would change it under the thread that reads.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
