@@ -12,7 +12,6 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -23,9 +22,11 @@ from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
 from dermatome.errors import StorageFailed
 from dermatome.pipeline.batch import InFlight, run_batch
 from dermatome.pipeline.cached_stage import Stage, cached_stage
+from dermatome.settings import deciding_settings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageRecord, clear_failure, write_failure
 from resources import SettingsResource
+from resources.settings import DECIDED_BY, decided_names
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult
 
@@ -42,6 +43,7 @@ def slide_asset(
     group_name: str,
     kind: str,
     code_version: str,
+    decided_by: Sequence[str] = (),
     deps: Sequence[Any] = (),
     pool: str | None = None,
     checks: Mapping[str, str] | None = None,
@@ -57,6 +59,7 @@ def slide_asset(
         group_name: in the UI's graph.
         kind: in the UI's graph.
         code_version: to be raised by hand when the code gives other numbers.
+        decided_by: the settings that decide its results; see :func:`dermatome.settings.deciding_settings`.
         deps: upstream assets.
         pool: of the deployment's concurrency limits.
         checks: description by name, evaluated for each partition.
@@ -76,6 +79,7 @@ def slide_asset(
                     code_version=code_version,
                     group_name=group_name,
                     kinds={kind},
+                    metadata={DECIDED_BY: ", ".join(decided_by)},
                 )
             ],
             check_specs=[
@@ -113,14 +117,16 @@ def materialize_slides(
     """
     asset, root = stage.asset, stage.root
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
+    decided_by = context.assets_def.metadata_by_key[context.asset_key]
+    deciding = deciding_settings(settings.value, decided_names(decided_by), root)
     keep_connections(context.instance)
     keys = list(context.partition_keys)
     pointers = _event_pointers(context, keys)
     fillers = _gap_fillers(context, root, keys)
     batch = settings.value.batch
     if stage.at_once is not None:
-        batch = replace(batch, writers=stage.at_once, readers=1, waiting=2 * stage.at_once)
-    work = cached_stage(stage, code_version, context.run.run_id, keep=fillers.keys())
+        batch = batch.changed(writers=stage.at_once, readers=1, waiting=2 * stage.at_once)
+    work = cached_stage(stage, deciding, code_version, context.run.run_id, keep=fillers.keys())
     in_flight = InFlight(root, asset, context.run.run_id, lambda run_id: _has_ended(context.instance, run_id))
     failed: dict[str, str] = {}
     reused, logged = 0, time.monotonic()

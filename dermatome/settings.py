@@ -1,108 +1,105 @@
-"""All settings in one place: defaults in code, changes in `settings.toml` of the data root.
+"""All settings: defaults in code, changes in `settings.toml` of the data root. The platform and the web app read it.
 
-The platform and the web app read it alike.
+Each stage's folder has the model of its own settings; this module puts them together.
 """
 
-import dataclasses
 import tomllib
-import typing
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from dermatome.errors import BadSetting
 from dermatome.hpa.settings import HpaSettings
 from dermatome.inference.compute import ComputeSettings
-from dermatome.nuclei.maps.segment import NucleusSettings
-from dermatome.nuclei.patches.cut import PatchSettings
-from dermatome.nuclei.til.score import TilSettings
+from dermatome.nuclei.maps.settings import NucleusSettings
+from dermatome.nuclei.patches.settings import PatchSettings
+from dermatome.nuclei.til.settings import TilSettings
 from dermatome.pipeline.batch import BatchSettings
 from dermatome.registry.promotion import PromotionSettings
-from dermatome.skin.cells.segment import CellSettings
-from dermatome.skin.layers.measure import LayerSettings
-from dermatome.skin.tissue.segment import TissueSettings
-from dermatome.slides.plain import MAX_SIDE_PX
-from dermatome.slides.slide import DECLARED_MPP
+from dermatome.skin.cells.settings import CellSettings
+from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.tissue.settings import TissueSettings
+from dermatome.slides.settings import NucleiImageSettings, SkinImageSettings
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import read_record
+from dermatome.storage.settings_model import Effect, SettingsModel, explain
 
 
-@dataclass(frozen=True)
-class ImageSettings:
-    """How image files are read.
-
-    Attributes:
-        declared_mpp: microns per pixel; HPA gives none, and a 1 mm core spans about 2,000 of an image's 3,000 px.
-        max_side_px: images wider or higher than this are refused.
-        tissue: which tissue's images are taken from HPA's pages.
-    """
-
-    declared_mpp: float = DECLARED_MPP
-    max_side_px: int = MAX_SIDE_PX
-    tissue: str = "Skin"
-
-
-@dataclass(frozen=True)
-class NucleiImageSettings:
-    """How H&E slides are read.
+class Settings(SettingsModel):
+    """Every section of the settings file.
 
     Attributes:
-        declared_mpp: microns per pixel of files that state no scale.
-        max_side_px: images wider or higher than this are refused; TIFFs and vendors' files that are read in parts may
-            be larger.
+        cell_weights: the network that finds cells until there is a `cell_champion`: ``cyto2``, ``toy`` or the path of a
+            weights file.
+        nuclei_weights: the network that finds nuclei: a training version, the path of a weights file or ``toy``; empty
+            takes the newest version.
+        nuclei_opacity: opacity of the classes drawn over the slide.
     """
 
-    declared_mpp: float = 0.25
-    max_side_px: int = MAX_SIDE_PX
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Every section of the settings file."""
-
-    images: ImageSettings = field(default_factory=ImageSettings)
-    compute: ComputeSettings = field(default_factory=ComputeSettings)
-    batch: BatchSettings = field(default_factory=BatchSettings)
-    hpa: HpaSettings = field(default_factory=HpaSettings)
-    tissue: TissueSettings = field(default_factory=TissueSettings)
-    cells: CellSettings = field(default_factory=CellSettings)
-    layers: LayerSettings = field(default_factory=LayerSettings)
-    promotion: PromotionSettings = field(default_factory=PromotionSettings)
-    nuclei_images: NucleiImageSettings = field(default_factory=NucleiImageSettings)
-    nuclei_patches: PatchSettings = field(default_factory=PatchSettings)
-    nuclei: NucleusSettings = field(default_factory=NucleusSettings)
-    til: TilSettings = field(default_factory=TilSettings)
+    images: SkinImageSettings = SkinImageSettings()
+    compute: ComputeSettings = ComputeSettings()
+    batch: BatchSettings = BatchSettings()
+    hpa: HpaSettings = HpaSettings()
+    tissue: TissueSettings = TissueSettings()
+    cells: CellSettings = CellSettings()
+    layers: LayerSettings = LayerSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    nuclei_images: NucleiImageSettings = NucleiImageSettings()
+    nuclei_patches: PatchSettings = PatchSettings()
+    nuclei: NucleusSettings = NucleusSettings()
+    til: TilSettings = TilSettings()
     cell_weights: str = "cyto2"
     nuclei_weights: str = ""
-    nuclei_opacity: float = 0.45
+    nuclei_opacity: Annotated[float, Effect.LOOKS] = Field(default=0.45, ge=0, le=1)
 
 
 def load_settings(path: Path) -> Settings:
-    """The defaults, changed by the TOML file at ``path`` if it is there.
+    """The defaults, changed by the TOML file at ``path`` if it exists.
 
     Raises:
-        BadSetting: it is not TOML, or names a setting that does not exist, or gives one of the wrong type.
+        BadSetting: the file is not TOML, names a setting that does not exist, or gives one a wrong value.
     """
     try:
-        found = tomllib.loads(path.read_bytes().decode())
+        found = tomllib.loads(path.read_text())
     except FileNotFoundError:
         return Settings()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSetting(f"{path} is not a TOML file ({error}): mend that line.") from error
-    _refuse_unknown(found, Settings, path, ())
+        raise BadSetting(f"{path} is not a TOML file ({error}): fix that line.") from error
     try:
-        return TypeAdapter(Settings).validate_python(found)
+        return Settings.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise BadSetting(f"The setting {name} in {path} is wrong: {first['msg']}.") from error
+        raise BadSetting(f"In {path}, {explain(error, Settings)}.") from error
 
 
-def _refuse_unknown(found: dict[str, Any], kind: Any, path: Path, within: tuple[str, ...]) -> None:
-    known = typing.get_type_hints(kind)
-    for name, value in found.items():
-        if name not in known:
-            full = ".".join((*within, name))
-            raise BadSetting(f"{path} has a setting {full!r} that does not exist: use one of {', '.join(known)}.")
-        if dataclasses.is_dataclass(known[name]) and isinstance(value, dict):
-            _refuse_unknown(value, known[name], path, (*within, name))
+def deciding_settings(settings: Settings, names: Iterable[str], root: DataRoot) -> dict[str, Any]:
+    """The values of the settings that decide the results of an asset.
+
+    Args:
+        settings: all settings.
+        names: of sections or single settings, such as ``cells``, ``compute.precision`` or ``cell_weights unless
+            cell_champion``: that one decides only until the asset named last has chosen a version.
+        root: the data root.
+
+    Returns:
+        The values by name; of a section, only those that decide results.
+
+    Raises:
+        AttributeError: there is no such setting.
+    """
+    found: dict[str, Any] = {}
+    for name in names:
+        name, _, champion = name.partition(" unless ")
+        if champion and _has_champion(root, champion):
+            continue
+        value: Any = settings
+        for part in name.split("."):
+            value = getattr(value, part)
+        found[name] = value.deciding() if isinstance(value, SettingsModel) else value
+    return found
+
+
+def _has_champion(root: DataRoot, asset: str) -> bool:
+    record = read_record(root.record(asset, CHAMPION))
+    return record is not None and record.values["version"] != "settings"

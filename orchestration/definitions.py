@@ -3,14 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from assets import nuclei, skin
-from dermatome.settings import Settings, load_settings
+from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.storage.layout import DataRoot
 from orchestration.jobs import JOBS
 from orchestration.run_launcher import in_known_process
@@ -26,7 +26,7 @@ from resources import (
     SettingsResource,
     TissueSegmenterResource,
 )
-from resources.settings import as_plain
+from resources.settings import decided_names
 
 DATA_ROOT_VARIABLE = "DERMATOME_DATA"
 DEFAULT_DATA_ROOT = "dermatome_data"
@@ -60,7 +60,9 @@ def build_defs(
         "nucleus_segmenter": NucleusSegmenterResource(settings=settings),
     }
     return dg.Definitions(
-        assets=dg.map_asset_specs(_with_settings(load_settings(settings_path)), [*skin.ASSETS, *nuclei.ASSETS]),
+        assets=dg.map_asset_specs(
+            with_settings(load_settings(settings_path), paths.data_root), [*skin.ASSETS, *nuclei.ASSETS]
+        ),
         asset_checks=skin.CHECKS,
         jobs=JOBS,
         schedules=SCHEDULES,
@@ -72,28 +74,16 @@ def build_defs(
     )
 
 
-def _with_settings(settings: Settings) -> Any:
-    """Adds to each asset's code version a hash of the settings that decide its numbers."""
-    deciding: dict[str, Any] = {
-        "hpa_images": settings.images.tissue,
-        "slide_images": as_plain(settings.images),
-        "epidermis_masks": as_plain(settings.tissue),
-        "cell_masks": [as_plain(settings.cells), settings.cell_weights],
-        "epidermis_layers": as_plain(settings.layers),
-        "nuclei_slides": as_plain(settings.nuclei_images),
-        "nuclei_patches": as_plain(settings.nuclei_patches),
-        "nucleus_maps": [as_plain(settings.nuclei), settings.nuclei_weights, settings.nuclei_opacity],
-        "til_scores": as_plain(settings.til),
-    }
+def with_settings(settings: Settings, root: DataRoot) -> Callable[[dg.AssetSpec], dg.AssetSpec]:
+    """Adds to an asset's code version a hash of the settings that decide its results."""
 
     def versioned(spec: dg.AssetSpec) -> dg.AssetSpec:
-        name = spec.key.to_user_string()
-        if name not in deciding:
+        names = decided_names(spec.metadata)
+        if not names:
             return spec
-        text = json.dumps(deciding[name], sort_keys=True, default=str)
-        return spec.replace_attributes(
-            code_version=f"{spec.code_version}+{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        )
+        text = json.dumps(deciding_settings(settings, names, root), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return spec.replace_attributes(code_version=f"{spec.code_version}+{digest}")
 
     return versioned
 

@@ -1,10 +1,7 @@
-"""The settings of the data root (:mod:`dermatome.settings`) as runs are given them.
-
-Settings that decide numbers go into the code version of the assets they act on, so Dagster shows what is stale when
-one is changed and the code location is reloaded.
-"""
+"""The settings of the data root (:mod:`dermatome.settings`), as a run receives them."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -12,11 +9,22 @@ from pydantic import PrivateAttr
 
 from dermatome.settings import Settings, load_settings
 from dermatome.storage.files import local_path
+from dermatome.storage.settings_model import SettingsModel
+
+DECIDED_BY = "decided_by"
+"""The metadata of an asset that names the settings that decide its results. They count into its code version, so
+Dagster shows what is stale when one is changed and the code location is reloaded.
+"""
+
+
+def decided_names(metadata: Mapping[str, Any]) -> list[str]:
+    """The names in an asset's metadata :data:`DECIDED_BY`."""
+    return [name for name in str(metadata.get(DECIDED_BY, "")).split(", ") if name]
 
 
 def as_plain(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as plain values, for records and fingerprints."""
-    return dataclasses.asdict(settings)
+    """Settings as plain values, for records and fingerprints."""
+    return settings.model_dump() if isinstance(settings, SettingsModel) else dataclasses.asdict(settings)
 
 
 class SettingsResource(dg.ConfigurableResource):

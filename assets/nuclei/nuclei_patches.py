@@ -1,7 +1,6 @@
 """`nuclei_patches`: annotated images of one patient's nuclei, cut into training patches."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
@@ -19,6 +18,7 @@ from resources import PathsResource, SettingsResource
     group_name="nuclei_training",
     kind="file",
     code_version="2",
+    decided_by=["nuclei_patches"],
 )
 def nuclei_patches(
     context: dg.AssetExecutionContext,
@@ -42,5 +42,5 @@ def nuclei_patches(
     def inputs(case: str) -> dict[str, str]:
         return {"annotation": case_version(root.nuclei_annotations / case)}
 
-    stage = WaitingStage(root, "nuclei_patches", settings=asdict(chosen), make=make, inputs=inputs)
+    stage = WaitingStage(root, "nuclei_patches", make=make, inputs=inputs)
     yield from materialize_slides(context, settings, stage)

@@ -18,6 +18,7 @@ from resources import PathsResource, SettingsResource
     group_name="nuclei",
     kind="file",
     code_version="1",
+    decided_by=["nuclei_images"],
     checks={"image_not_blank": "The file decodes and is not blank."},
 )
 def nuclei_slides(
@@ -46,7 +47,6 @@ def nuclei_slides(
     stage = WaitingStage(
         root,
         "nuclei_slides",
-        settings={"declared_mpp": images.declared_mpp, "max_side_px": images.max_side_px},
         make=make,
         inputs=inputs,
         at_once=2,

@@ -18,6 +18,7 @@ from resources import NucleusSegmenterResource, PathsResource, SettingsResource
     group_name="nuclei",
     kind="pytorch",
     code_version="3",
+    decided_by=["nuclei", "compute.precision", "nuclei_weights"],
     pool="gpu",
     checks={
         "nucleus_density": "As many nuclei per mm² of tissue as tissues have.",

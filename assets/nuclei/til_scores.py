@@ -17,6 +17,7 @@ from resources import PathsResource, SettingsResource
     group_name="nuclei",
     kind="parquet",
     code_version="2",
+    decided_by=["til"],
 )
 def til_scores(
     context: dg.AssetExecutionContext,

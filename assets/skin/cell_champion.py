@@ -7,6 +7,7 @@ from assets.champion import record_champion
 from assets.skin.cell_hold_out import cell_hold_out_scores
 from assets.skin.cell_weights import cell_weights
 from resources import CellSegmenterResource, PathsResource, SettingsResource
+from resources.settings import DECIDED_BY
 
 
 class CellChampionChoice(dg.Config):
@@ -27,6 +28,7 @@ class CellChampionChoice(dg.Config):
         dg.AssetDep(cell_hold_out_scores, partition_mapping=dg.AllPartitionMapping()),
     ],
     code_version="1",
+    metadata={DECIDED_BY: "promotion"},
     group_name="training",
     kinds={"pytorch"},
 )

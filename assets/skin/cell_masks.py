@@ -19,6 +19,7 @@ from resources import CellSegmenterResource, PathsResource, SettingsResource
     group_name="inference",
     kind="pytorch",
     code_version="2",
+    decided_by=["cells", "compute.precision", "cell_weights unless cell_champion"],
     pool="gpu",
     checks={
         "cell_density": "As many cells per mm² of epidermis as skin has.",

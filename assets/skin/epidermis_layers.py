@@ -19,6 +19,7 @@ from resources import PathsResource, SettingsResource
     group_name="inference",
     kind="parquet",
     code_version="1",
+    decided_by=["layers"],
 )
 def epidermis_layers(
     context: dg.AssetExecutionContext,

@@ -18,6 +18,7 @@ from resources import PathsResource, SettingsResource, TissueSegmenterResource
     group_name="inference",
     kind="pytorch",
     code_version="1",
+    decided_by=["tissue", "compute.precision"],
     pool="gpu",
     checks={
         "tissue_fraction": "Between 2 % and 98 % of the slide is tissue.",

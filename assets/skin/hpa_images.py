@@ -16,6 +16,7 @@ from resources import HpaResource, PathsResource, SettingsResource
     group_name="images",
     kind="parquet",
     code_version="1",
+    decided_by=["images.tissue", "hpa"],
     pool="hpa",
 )
 def hpa_images(
@@ -37,7 +38,6 @@ def hpa_images(
     stage = WaitingStage(
         root,
         "hpa_images",
-        settings={"tissue": images.tissue, "base_url": hpa_settings.base_url},
         make=lambda gene, folder: make_images(client, gene, root.hpa_page(gene), folder, images.tissue),
         always=True,  # only asking tells whether the page has changed
         at_once=hpa_settings.at_once,

@@ -21,6 +21,7 @@ from resources import HpaResource, PathsResource, SettingsResource
     group_name="images",
     kind="file",
     code_version="2",
+    decided_by=["images.declared_mpp", "images.max_side_px"],
     pool="hpa",
     checks={"image_not_blank": "The file decodes whole and is not blank."},
 )
@@ -50,7 +51,6 @@ def slide_images(
     stage = WaitingStage(
         root,
         "slide_images",
-        settings={"declared_mpp": images.declared_mpp, "max_side_px": images.max_side_px},
         make=make,
         inputs=lambda slide: {"hpa_images": source_of(slide, sources).identity},
         at_once=settings.value.hpa.at_once,

@@ -7,6 +7,7 @@ from assets.champion import record_champion
 from assets.skin.tissue_hold_out import tissue_hold_out_scores
 from assets.skin.tissue_weights import tissue_weights
 from resources import PathsResource, SettingsResource
+from resources.settings import DECIDED_BY
 
 
 class ChampionChoice(dg.Config):
@@ -23,6 +24,7 @@ class ChampionChoice(dg.Config):
         dg.AssetDep(tissue_hold_out_scores, partition_mapping=dg.AllPartitionMapping()),
     ],
     code_version="1",
+    metadata={DECIDED_BY: "promotion"},
     group_name="training",
     kinds={"pytorch"},
 )

@@ -37,5 +37,5 @@ def training_tiles(
     def inputs(slide: str) -> dict[str, str]:
         return {"annotation": annotation_version(root.annotations / slide)}
 
-    stage = WaitingStage(root, "training_tiles", settings={}, make=make, inputs=inputs)
+    stage = WaitingStage(root, "training_tiles", make=make, inputs=inputs)
     yield from materialize_slides(context, settings, stage)

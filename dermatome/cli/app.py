@@ -35,6 +35,9 @@ from dermatome.cli.support import (
 from dermatome.cli.tissue import tissue_import_weights, tissue_train
 from dermatome.cli.web import web
 from dermatome.errors import DermatomeError
+from dermatome.skin.cells.settings import CellSettings
+from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.tissue.settings import TissueSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +116,7 @@ def tissue_predict(
     from dermatome.imaging.overlay import tinted
     from dermatome.labels.npz import save_mask
     from dermatome.reports.figures import png_bytes
-    from dermatome.skin.tissue.segment import TissueSettings, prepare_tissue, segment_tissue
+    from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
     from dermatome.storage.files import write_atomic
     from dermatome.training.weights import load_weights
 
@@ -150,7 +153,7 @@ def cells_segment(
     """Write each image's cells: <stem>.npz (instances) and <stem>.parquet (one row for each cell)."""
     from dermatome.labels.npz import load_mask, save_instances
     from dermatome.skin.cells.network import load_cell_network
-    from dermatome.skin.cells.segment import CellSettings, segment_cells
+    from dermatome.skin.cells.segment import segment_cells
 
     compute = choose(device, precision, threads)
     network = load_cell_network(weights, compute, models_folder=models.expanduser(), fetch_missing=True)
@@ -182,7 +185,7 @@ def layers_measure(
 
     from dermatome.labels.npz import load_instances, load_mask
     from dermatome.skin.layers.figures import layers_figure
-    from dermatome.skin.layers.measure import LayerSettings, measure_layers
+    from dermatome.skin.layers.measure import measure_layers
     from dermatome.storage.files import write_atomic
 
     settings = LayerSettings(layer_um=layer_um)

@@ -24,6 +24,7 @@ from dermatome.cli.support import (
     progress_bar,
     write_rows,
 )
+from dermatome.nuclei.maps.settings import NucleusSettings
 
 if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
@@ -76,7 +77,7 @@ def nuclei_predict(
     from dermatome.nuclei.maps.files import write_instances, write_outlines
     from dermatome.nuclei.maps.network import load_nucleus_weights
     from dermatome.nuclei.maps.networks import weights_path
-    from dermatome.nuclei.maps.segment import NucleusSettings, fitted_stain, prepare_nuclei, segment_nuclei
+    from dermatome.nuclei.maps.segment import fitted_stain, prepare_nuclei, segment_nuclei
     from dermatome.reports.figures import png_bytes
     from dermatome.storage.files import write_atomic
 
@@ -184,7 +185,7 @@ def nuclei_score(
     from dermatome.nuclei.maps.evaluate import evaluate_patches
     from dermatome.nuclei.maps.network import learnt_normalised, load_nucleus_weights
     from dermatome.nuclei.maps.networks import weights_path
-    from dermatome.nuclei.maps.segment import NucleusSettings, prepare_nuclei
+    from dermatome.nuclei.maps.segment import prepare_nuclei
     from dermatome.nuclei.patches.files import load_patches
     from dermatome.storage.files import write_atomic
 

@@ -9,6 +9,7 @@ import typer
 
 from dermatome.cli.support import each, end
 from dermatome.errors import DermatomeError
+from dermatome.nuclei.patches.settings import PatchSettings
 
 if TYPE_CHECKING:
     from dermatome.nuclei.patches.files import PatchRow
@@ -37,10 +38,17 @@ def nuclei_patches(
 ) -> None:
     """Cut annotated images of nuclei (MoNuSAC, MoNuSeg, label images) into training patches."""
     from dermatome.nuclei.patches.annotated import annotated_images, case_folders
-    from dermatome.nuclei.patches.cut import PatchSettings, cut_patches, split_patches
+    from dermatome.nuclei.patches.cut import cut_patches, split_patches
     from dermatome.nuclei.patches.files import write_manifest
 
-    settings = PatchSettings(size, stride, least_foreground, boundary, mpp, normalise_stain)
+    settings = PatchSettings(
+        size_px=size,
+        stride_px=stride,
+        least_foreground=least_foreground,
+        boundary_px=boundary,
+        declared_mpp=mpp,
+        normalise_stain=normalise_stain,
+    )
     rows: list[PatchRow] = []
 
     def cut(case: Path) -> str:

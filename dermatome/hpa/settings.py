@@ -1,17 +1,16 @@
-"""How the Human Protein Atlas is asked."""
+"""Settings of `hpa_images`, and of the HPA client."""
 
-from __future__ import annotations
+from typing import Annotated
 
-from dataclasses import dataclass
+from pydantic import Field
 
-from dermatome.errors import BadSetting
 from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
 from dermatome.storage.http import HttpLimits
+from dermatome.storage.settings_model import Effect
 
 
-@dataclass(frozen=True)
 class HpaSettings(HttpLimits):
-    """How the Human Protein Atlas is asked; see :class:`dermatome.storage.http.HttpLimits` for the other settings.
+    """How data are requested from the Human Protein Atlas (HPA); see :class:`HttpLimits` for the other settings.
 
     Attributes:
         base_url: Site whose ``/<ensembl id>.xml`` is asked first.
@@ -25,28 +24,8 @@ class HpaSettings(HttpLimits):
 
     base_url: str = "https://www.proteinatlas.org"
     archive_urls: tuple[str, ...] = ("https://v19.proteinatlas.org",)
-    allowed_hosts: tuple[str, ...] = (".proteinatlas.org",)
-    max_page_bytes: int = 16 * 1024 * 1024
-    max_image_bytes: int = 128 * 1024 * 1024
+    allowed_hosts: Annotated[tuple[str, ...], Effect.LIMIT] = (".proteinatlas.org",)
+    max_page_bytes: Annotated[int, Effect.LIMIT] = Field(default=16 * 1024 * 1024, ge=1, le=1 << 31)
+    max_image_bytes: Annotated[int, Effect.LIMIT] = Field(default=128 * 1024 * 1024, ge=1, le=1 << 33)
     licence: str = f"as stated at {LICENCE_PAGE}"
     attribution: str = ATTRIBUTION
-
-    def __post_init__(self) -> None:
-        """Checks the ranges.
-
-        Raises:
-            BadSetting: A setting is out of its range.
-        """
-        for name, low, high in (
-            ("connect_timeout_s", 0.01, 600),
-            ("timeout_s", 0.01, 3600),
-            ("total_timeout_s", 0.01, 86_400),
-            ("retries", 0, 20),
-            ("backoff_s", 0, 600),
-            ("max_wait_s", 0, 3600),
-            ("at_once", 1, 16),
-            ("max_page_bytes", 1, 1 << 31),
-            ("max_image_bytes", 1, 1 << 33),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise BadSetting(f"The setting hpa.{name} is {getattr(self, name)}: give one from {low} to {high}.")

@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from dermatome.errors import BadSetting
+from dermatome.storage.settings_model import Effect, SettingsModel
 
 if TYPE_CHECKING:
     import torch
@@ -59,14 +61,20 @@ class Compute:
         return torch.device(self.device) if self.device_index is None else torch.device(self.device, self.device_index)
 
 
-@dataclass(frozen=True)
-class ComputeSettings:
-    """What was requested; see :func:`choose_compute`, and for ``backend`` :mod:`dermatome.inference.backend`."""
+class ComputeSettings(SettingsModel):
+    """Where and how networks run.
 
-    device: DeviceName = "auto"
+    Attributes:
+        device: see :func:`choose_compute`.
+        precision: see :func:`choose_compute`; a lower one changes results in their last digits.
+        threads: see :func:`choose_compute`.
+        backend: see :mod:`dermatome.inference.backend`.
+    """
+
+    device: Annotated[DeviceName, Effect.SPEED] = "auto"
     precision: Precision = "auto"
-    threads: int = 0
-    backend: Backend = "auto"
+    threads: Annotated[int, Effect.SPEED] = Field(default=0, ge=0)
+    backend: Annotated[Backend, Effect.SPEED] = "auto"
 
     def choose(self, *, threads: int = 0) -> Compute:
         """Chooses for this process, on a GPU that no other process uses this way; ``threads`` overrides the setting."""

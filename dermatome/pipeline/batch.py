@@ -18,10 +18,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from dermatome.errors import BadSetting, DermatomeError
+from pydantic import Field
+
+from dermatome.errors import DermatomeError
 from dermatome.storage.layout import DataRoot
+from dermatome.storage.settings_model import Effect, SettingsModel
 
 Result = TypeVar("Result")
 
@@ -39,8 +42,7 @@ class KilledRun(DermatomeError):
     """Two runs died while they worked on a slide."""
 
 
-@dataclass(frozen=True)
-class BatchSettings:
+class BatchSettings(SettingsModel):
     """How the phases of a batch overlap. Changes speed and memory, never a result.
 
     Attributes:
@@ -51,16 +53,11 @@ class BatchSettings:
         group_px: several slides are computed in one call up to this many pixels together.
     """
 
-    readers: int = 2
-    writers: int = 2
-    waiting: int = 16
-    waiting_px: int = 48_000_000
-    group_px: int = 12_000_000
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise BadSetting(f"The batch setting {name} is {value}: set it to 1 or more.")
+    readers: Annotated[int, Effect.SPEED] = Field(default=2, ge=1)
+    writers: Annotated[int, Effect.SPEED] = Field(default=2, ge=1)
+    waiting: Annotated[int, Effect.SPEED] = Field(default=16, ge=1)
+    waiting_px: Annotated[int, Effect.SPEED] = Field(default=48_000_000, ge=1)
+    group_px: Annotated[int, Effect.SPEED] = Field(default=12_000_000, ge=1)
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ class InFlight:
 def run_batch(
     work: Work[Result],
     keys: Sequence[str],
-    settings: BatchSettings = BatchSettings(),
+    settings: BatchSettings | None = None,
     in_flight: InFlight | None = None,
 ) -> Generator[Finished[Result], None, None]:
     """Yields every key once, as it finishes; closing the generator cancels what is left.
@@ -169,14 +166,14 @@ def run_batch(
     Args:
         work: the phases.
         keys: slides.
-        settings: how the phases overlap.
+        settings: how the phases overlap; None takes the defaults.
         in_flight: notes of the slides that are being worked on.
 
     Raises:
         Exception: what ``work.open`` raised; errors of single slides are in what is yielded.
     """
     suspects = in_flight.left_by_dead_runs(keys) if in_flight is not None else {}
-    with closing(_Batch(work, settings, in_flight)) as batch:
+    with closing(_Batch(work, settings or BatchSettings(), in_flight)) as batch:
         yield from batch.run([key for key in keys if key not in suspects])
         for key, was_alone in suspects.items():
             assert in_flight is not None

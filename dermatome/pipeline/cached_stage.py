@@ -31,14 +31,12 @@ class Stage(Generic[Input, Output]):
     Attributes:
         root: data root.
         asset: asset name.
-        settings: the settings that decide the results, as plain values.
         always: slides are computed although their fingerprints are unchanged.
         at_once: for a stage that only waits for a network or a disk: how many slides it saves at once, in threads.
     """
 
     root: DataRoot
     asset: str
-    settings: Mapping[str, Any]
     always: bool = False
     at_once: int | None = None
 
@@ -72,7 +70,6 @@ class WaitingStage(Stage[str, str]):
 
     root: DataRoot
     asset: str
-    settings: Mapping[str, Any]
     make: Callable[[str, Path], StageResult]
     inputs: Callable[[str], Mapping[str, str]] = lambda key: {}  # type: ignore[assignment]
     always: bool = False
@@ -104,12 +101,17 @@ class _MadeMeanwhile(Exception):
 
 
 def cached_stage(
-    stage: Stage[Any, Any], code_version: str, run_id: str, keep: Collection[str] = frozenset()
+    stage: Stage[Any, Any],
+    settings: Mapping[str, Any],
+    code_version: str,
+    run_id: str,
+    keep: Collection[str] = frozenset(),
 ) -> Work[Made]:
     """A stage as the work of a batch: slides that are made already are reused, results are saved atomically.
 
     Args:
         stage: the stage.
+        settings: the settings that decide the results, as plain values.
         code_version: of the asset, settings included.
         run_id: for the records.
         keep: slides whose results are reused whatever they were made from.
@@ -132,7 +134,7 @@ def cached_stage(
             return Done(Made(record, reused=True))
         for last_try in (False, True):
             inputs = dict(stage.inputs(key))
-            now = fingerprint(code_version, inputs, stage.settings)
+            now = fingerprint(code_version, inputs, settings)
             if (record := reusable(key, now)) is not None:
                 return Done(Made(record, reused=True))
             try:
@@ -162,7 +164,7 @@ def cached_stage(
                     fingerprint=now,
                     code_version=code_version,
                     inputs=inputs,
-                    settings=dict(stage.settings),
+                    settings=dict(settings),
                     run_id=run_id,
                     **vars(stage.save(key, result, folder)),
                 )

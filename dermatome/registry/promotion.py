@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from pydantic import Field
 
 from dermatome.errors import BadSetting, MissingInput
 from dermatome.registry.model_kinds import TISSUE, ModelKind
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Check, Scalar, StageRecord, read_record
+from dermatome.storage.settings_model import SettingsModel
 
 
-@dataclass(frozen=True)
-class PromotionSettings:
-    """When a challenger may take the champion's place.
+class PromotionSettings(SettingsModel):
+    """When a challenger may replace the champion.
 
     Attributes:
         margin: how far its scores on the hold-out set may lie below the champion's: the IoU of any class of tissue, or
             the average precision of cells at any IoU.
     """
 
-    margin: float = 0.02
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        if not 0 <= self.margin <= 1:
-            raise BadSetting(f"The margin of promotion is {self.margin}: set it from 0 to 1.")
+    margin: float = Field(default=0.02, ge=0, le=1)
 
 
 def drop_check(

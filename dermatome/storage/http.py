@@ -18,15 +18,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
 import urllib3
+from pydantic import Field
 
 import dermatome
 from dermatome.errors import BadSetting, FetchFailed
 from dermatome.storage.files import atomic_file, sha256_file
+from dermatome.storage.settings_model import Effect, SettingsModel
 
 Kind = Literal["page", "image", "file"]
 
@@ -51,8 +53,7 @@ class _Retryable(Exception):
         self.retry_after_s = retry_after_s
 
 
-@dataclass(frozen=True)
-class HttpLimits:
+class HttpLimits(SettingsModel):
     """How patient a client is, and how much it asks of a host at once.
 
     Attributes:
@@ -67,14 +68,16 @@ class HttpLimits:
         user_agent: The `User-Agent` header.
     """
 
-    connect_timeout_s: float = 10.0
-    timeout_s: float = 60.0
-    total_timeout_s: float = 600.0
-    retries: int = 4
-    backoff_s: float = 1.0
-    max_wait_s: float = 120.0
-    at_once: int = 4
-    user_agent: str = f"dermatome/{dermatome.__version__} (research software; reads gene pages and tissue images)"
+    connect_timeout_s: Annotated[float, Effect.SPEED] = Field(default=10.0, ge=0.01, le=600)
+    timeout_s: Annotated[float, Effect.SPEED] = Field(default=60.0, ge=0.01, le=3600)
+    total_timeout_s: Annotated[float, Effect.SPEED] = Field(default=600.0, ge=0.01, le=86_400)
+    retries: Annotated[int, Effect.SPEED] = Field(default=4, ge=0, le=20)
+    backoff_s: Annotated[float, Effect.SPEED] = Field(default=1.0, ge=0, le=600)
+    max_wait_s: Annotated[float, Effect.SPEED] = Field(default=120.0, ge=0, le=3600)
+    at_once: Annotated[int, Effect.SPEED] = Field(default=4, ge=1, le=16)
+    user_agent: Annotated[str, Effect.LOOKS] = (
+        f"dermatome/{dermatome.__version__} (research software; reads gene pages and tissue images)"
+    )
 
 
 @dataclass(frozen=True)

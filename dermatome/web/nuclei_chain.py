@@ -14,13 +14,15 @@ from dermatome.geometry import Box
 from dermatome.imaging.overlay import cell_colours, sample_labels
 from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, TERNARY_COLOURS
 from dermatome.nuclei.maps.networks import ASSET, NucleusWeights
+from dermatome.nuclei.maps.settings import NucleusSettings
+from dermatome.nuclei.til.settings import TilSettings
 from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Backend, Compute
-    from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, NucleusSettings
-    from dermatome.nuclei.til.score import TilScores, TilSettings
+    from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork
+    from dermatome.nuclei.til.score import TilScores
     from dermatome.settings import Settings
     from dermatome.slides.slide import Slide
     from dermatome.web.page import WebContext

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr  # as in stop.py
 
+from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.web.nuclei_chain import (
     counts_html,
     find_nuclei,
@@ -28,7 +29,7 @@ from dermatome.web.viewer import status_html
 
 if TYPE_CHECKING:
     from dermatome.nuclei.maps.networks import NucleusWeights
-    from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings
+    from dermatome.nuclei.maps.segment import NucleusNetwork
 
 TITLE = "Nuclei"
 

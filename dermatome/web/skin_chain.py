@@ -13,6 +13,7 @@ from dermatome.errors import MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
 from dermatome.skin.networks import CellWeights, Champion
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from dermatome.skin.cells.network import CellNetwork
     from dermatome.skin.cells.segment import CellsResult
     from dermatome.skin.layers.measure import LayersResult
-    from dermatome.skin.tissue.segment import TissueNetwork, TissueResult, TissueSettings
+    from dermatome.skin.tissue.segment import TissueNetwork, TissueResult
     from dermatome.slides.slide import Slide
 
 Say = Callable[[float, str], None]

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr  # as in stop.py
 
 from dermatome.skin.layers.figures import layers_figure
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.web.page import ONE_AT_A_TIME, WebContext, image_choice, noted, told
 from dermatome.web.skin_chain import (
     SkinNetworks,
@@ -26,9 +27,6 @@ from dermatome.web.skin_chain import (
 from dermatome.web.stop import stops
 from dermatome.web.uploads import choose_slide
 from dermatome.web.viewer import picture_html, status_html
-
-if TYPE_CHECKING:
-    from dermatome.skin.tissue.segment import TissueSettings
 
 TITLE = "Skin layers"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dermatome.skin.cells.settings import CellSettings
 from pipelines_tests.benchmarks.rows import Row, benchmark, times_faster
 from pipelines_tests.benchmarks.samples import cores
 from pipelines_tests.benchmarks.timing import take_turns
@@ -30,7 +31,7 @@ def cells(toy: bool) -> Iterator[Row]:
     from dermatome.metrics.instances import f1_at_iou
     from dermatome.skin.cells.image import cell_image_of
     from dermatome.skin.cells.network import TILE_PX, load_cell_network
-    from dermatome.skin.cells.segment import CellSettings, segment_cells
+    from dermatome.skin.cells.segment import segment_cells
     from dermatome.slides.slide import read_slide
     from pipelines_tests.reference.stock_cellpose import cyto2_sized_weights, stock_cells, stock_model
 

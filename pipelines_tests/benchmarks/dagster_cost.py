@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.files import sha256_file, write_atomic
 from dermatome.storage.layout import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
 from pipelines_tests.benchmarks.rows import Row, at_most_more, benchmark
@@ -142,7 +143,6 @@ def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
     from dermatome.inference.compute import ComputeSettings
     from dermatome.pipeline.cached_stage import WaitingStage
     from dermatome.skin.networks import Champion
-    from dermatome.skin.tissue.segment import TissueSettings
     from dermatome.skin.tissue.stage import MaskStage
     from dermatome.slides.slide import DECLARED_MPP
     from dermatome.slides.source import acquire_slide
@@ -156,7 +156,6 @@ def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
     return WaitingStage(
         root,
         asset,
-        {},
         make=lambda slide, folder: acquire_slide(by_slide[slide], folder, DECLARED_MPP, 20_000),
         inputs=lambda slide: {"hpa_images": by_slide[slide].identity},
     )

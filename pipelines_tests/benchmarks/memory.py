@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dermatome.inference.compute import ComputeSettings, choose_compute
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from pipelines_tests.benchmarks.rows import Row, below, benchmark
 
@@ -106,7 +107,6 @@ def _train(folder: Path) -> None:
 def _mask(folder: Path) -> dict[str, Any]:
 
     from dermatome.skin.networks import Champion
-    from dermatome.skin.tissue.segment import TissueSettings
     from dermatome.skin.tissue.stage import MaskStage
     from dermatome.slides.slide import read_slide
     from dermatome.storage.files import sha256_file

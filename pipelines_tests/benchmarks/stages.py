@@ -13,6 +13,8 @@ from typing import Any
 from dermatome.classes import RgbImage
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import Stage, WaitingStage, cached_stage
+from dermatome.skin.cells.settings import CellSettings
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
 from dermatome.training.weights import LoadedWeights
@@ -73,7 +75,7 @@ def finish(stage: Stage[Any, Any], keys: Sequence[str], *, opened: bool = False)
     Raises:
         Exception: what the first such key failed with.
     """
-    work = cached_stage(stage, "1", "benchmark")
+    work = cached_stage(stage, {}, "1", "benchmark")
     for done in run_batch(replace(work, open=lambda check: None) if opened else work, keys):
         if done.error is not None:
             raise done.error
@@ -94,7 +96,7 @@ def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
         def make(key: str, folder: Path) -> StageResult:
             return acquire_slide(sources[key], folder, MPP, 20_000)
 
-        stage = WaitingStage(root, "slide_images", settings={}, make=make)
+        stage = WaitingStage(root, "slide_images", make=make)
         finish(stage, sorted(sources))
     return sorted(sources)
 
@@ -103,7 +105,6 @@ def mask_stage(root: DataRoot, weights: LoadedWeights, device: Any) -> Stage[Any
     """The stage that makes masks, with ``weights`` as the root's champion, on a device."""
     from dermatome.inference.compute import ComputeSettings
     from dermatome.skin.networks import Champion
-    from dermatome.skin.tissue.segment import TissueSettings
     from dermatome.skin.tissue.stage import MaskStage
     from dermatome.storage.files import write_atomic
     from dermatome.storage.layout import WEIGHTS_FILE
@@ -116,7 +117,6 @@ def mask_stage(root: DataRoot, weights: LoadedWeights, device: Any) -> Stage[Any
 def cells_stage(root: DataRoot, device: Any) -> Stage[Any, Any]:
     """The stage that makes cells, by the shipped network, on a device; the root has masks."""
     from dermatome.inference.compute import ComputeSettings
-    from dermatome.skin.cells.segment import CellSettings
     from dermatome.skin.cells.stage import CellsStage
     from dermatome.skin.networks import CellWeights
 

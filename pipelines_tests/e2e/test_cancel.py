@@ -65,8 +65,8 @@ def verify_images(root, sources):
     def make(slide, folder):
         return acquire_slide(by_slide[slide], folder, 0.5, 4000)
 
-    stage = WaitingStage(root, "slide_images", {}, make)
-    assert all(one.error is None for one in run_batch(cached_stage(stage, "1", ""), list(by_slide)))
+    stage = WaitingStage(root, "slide_images", make)
+    assert all(one.error is None for one in run_batch(cached_stage(stage, {}, "1", ""), list(by_slide)))
 
 
 def test_a_cancelled_run_ends_and_leaves_nothing_half_written(tmp_path, images):

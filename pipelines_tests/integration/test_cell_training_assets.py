@@ -100,7 +100,7 @@ def test_a_challenger_that_finds_cells_worse_is_refused(root):
 def test_promotion_makes_exactly_the_cells_of_the_old_network_stale(root, monkeypatch):
     def stage(root, weights, compute, settings):
         return WaitingStage(
-            root, "cell_masks", {}, lambda key, folder: StageResult("made", f"cells by {weights.sha256[:8]}", {}),
+            root, "cell_masks", lambda key, folder: StageResult("made", f"cells by {weights.sha256[:8]}", {}),
             lambda key: {"slide_images": "i", "epidermis_masks": "m", "cell_champion": weights.data_version},
         )  # fmt: skip
 

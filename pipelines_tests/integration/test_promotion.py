@@ -174,7 +174,7 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
 
     def stage(root, champion, compute, settings):
         return WaitingStage(
-            root, "epidermis_masks", {}, lambda key, folder: StageResult("made", f"mask by {champion.version}", {}),
+            root, "epidermis_masks", lambda key, folder: StageResult("made", f"mask by {champion.version}", {}),
             lambda key: {"slide_images": "image", "tissue_champion": champion.data_version},
         )  # fmt: skip
 

@@ -7,15 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from assets import nuclei, skin
 from dermatome.errors import BadSetting, BadWeights, FetchFailed, MissingInput
 from dermatome.inference.compute import Compute
-from dermatome.settings import Settings, load_settings
+from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.skin.cells import cyto2
 from dermatome.skin.cells.network import TOY_WEIGHTS
+from dermatome.skin.cells.settings import CellSettings
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import StageRecord, write_record
+from dermatome.storage.settings_model import SettingsModel
 from dermatome.training import weights
-from orchestration.definitions import build_defs
+from orchestration.definitions import with_settings
 from resources import CellSegmenterResource, HpaResource, TissueSegmenterResource, hpa
 from resources.settings import SettingsResource
 
@@ -34,44 +37,176 @@ def test_no_file_means_the_defaults(tmp_path):
 
 def test_a_file_changes_what_it_names_and_nothing_else(tmp_path):
     changed = load_settings(
-        written(tmp_path, 'cell_weights = "toy"\n[images]\ndeclared_mpp = 0.25\n[tissue.cleanup]\n')
+        written(tmp_path, 'cell_weights = "toy"\n[images]\nmax_side_px = 9\n[nuclei_images]\nmax_side_px = 9')
     )
-    assert changed.images.declared_mpp == 0.25
+    assert changed.images == Settings().images.changed(max_side_px=9)
+    assert changed.nuclei_images.declared_mpp == 0.25
     assert changed.cell_weights == "toy"
     assert changed.tissue == Settings().tissue
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("[images]\nmmp = 1", "'images.mmp' that does not exist: use one of declared_mpp"),
-        ("[tissue.cleanup]\nx = 1", "'tissue.cleanup.x' that does not exist"),
-        ("[nuclei.instances]\nx = 1", "'nuclei.instances.x' that does not exist"),
-        ("[nucleus]\nx = 1", "'nucleus' that does not exist"),
-        ('[images]\ndeclared_mpp = "wide"', "images.declared_mpp .* is wrong"),
-        ('[compute]\ndevice = "tpu"', "compute.device .* is wrong"),
+        ("[images]\nmmp = 1", "no setting 'images.mmp'; use one of declared_mpp"),
+        ("[tissue.cleanup]\nx = 1", "no setting 'tissue.cleanup.x'; use one of min_epidermis_um2"),
+        ("[nuclei.instances]\nx = 1", "no setting 'nuclei.instances.x'"),
+        ("[nucleus]\nx = 1", "no setting 'nucleus'; use one of images, compute"),
+        (
+            '[images]\ndeclared_mpp = "wide"',
+            "the setting images.declared_mpp is 'wide': input should be a valid number",
+        ),
+        ('[compute]\ndevice = "tpu"', "compute.device is 'tpu': input should be 'auto', 'cpu', 'cuda' or 'mps'"),
+        ("[compute]\nthreads = -1", "compute.threads is -1: input should be greater than or equal to 0"),
+        ("[layers]\nlayer_um = -1", "layers.layer_um is -1: input should be greater than 0"),
+        ("[layers]\nweak_od = nan", "layers.weak_od is nan: input should be a finite number"),
+        ("[layers]\nweak_od = 0.5", "thresholds weak_od, moderate_od and strong_od are 0.5, 0.4 and 0.6: give them in"),
+        ("[hpa]\nretries = 21", "hpa.retries is 21: input should be less than or equal to 20"),
         ("images = ", "is not a TOML file"),
     ],
 )
-def test_mistakes_are_named(tmp_path, text, said):
-    with pytest.raises(BadSetting, match=said):
+def test_a_mistake_is_one_sentence(tmp_path, text, message):
+    with pytest.raises(BadSetting, match=message) as error:
         load_settings(written(tmp_path, text))
+    assert str(error.value).endswith(".")
+    assert "\n" not in str(error.value)
 
 
-def test_a_value_out_of_range_is_refused(tmp_path):
-    with pytest.raises(BadSetting):
-        load_settings(written(tmp_path, "[layers]\nlayer_um = -1"))
+# Every setting, another value of it, and the assets whose results it decides. What decides none changes only speed,
+# looks or limits.
+EDITS = {
+    "images.declared_mpp": (0.25, ["slide_images"]),
+    "images.max_side_px": (9, ["slide_images"]),
+    "images.tissue": ("Colon", ["hpa_images"]),
+    "compute.device": ("cpu", []),
+    "compute.precision": ("fp32", ["epidermis_masks", "cell_masks", "nucleus_maps"]),
+    "compute.threads": (2, []),
+    "compute.backend": ("torch", []),
+    "batch.readers": (3, []),
+    "batch.writers": (3, []),
+    "batch.waiting": (3, []),
+    "batch.waiting_px": (3, []),
+    "batch.group_px": (3, []),
+    "hpa.base_url": ("https://v23.proteinatlas.org", ["hpa_images"]),
+    "hpa.archive_urls": ((), ["hpa_images"]),
+    "hpa.allowed_hosts": ((), []),
+    "hpa.connect_timeout_s": (5.0, []),
+    "hpa.timeout_s": (5.0, []),
+    "hpa.total_timeout_s": (5.0, []),
+    "hpa.retries": (1, []),
+    "hpa.backoff_s": (2.0, []),
+    "hpa.max_wait_s": (2.0, []),
+    "hpa.at_once": (2, []),
+    "hpa.max_page_bytes": (9, []),
+    "hpa.max_image_bytes": (9, []),
+    "hpa.user_agent": ("me", []),
+    "hpa.licence": ("CC0", ["hpa_images"]),
+    "hpa.attribution": ("me", ["hpa_images"]),
+    "tissue.coarse_mpp": (4.0, ["epidermis_masks"]),
+    "tissue.tile_px": (128, ["epidermis_masks"]),
+    "tissue.overlap_px": (32, ["epidermis_masks"]),
+    "tissue.batch": (4, []),
+    "tissue.views": (2, ["epidermis_masks"]),
+    "tissue.significant_share": (0.2, ["epidermis_masks"]),
+    "tissue.margin_um": (32.0, ["epidermis_masks"]),
+    "tissue.refine_whole_px": (9, ["epidermis_masks"]),
+    "tissue.cleanup.min_epidermis_um2": (9.0, ["epidermis_masks"]),
+    "tissue.cleanup.min_keratin_um2": (9.0, ["epidermis_masks"]),
+    "tissue.cleanup.min_dermis_um2": (9.0, ["epidermis_masks"]),
+    "tissue.cleanup.min_background_um2": (9.0, ["epidermis_masks"]),
+    "tissue.cleanup.max_keratin_gap_um2": (9.0, ["epidermis_masks"]),
+    "tissue.cleanup.border_share": (0.5, ["epidermis_masks"]),
+    "tissue.any_scale": (True, ["epidermis_masks"]),
+    "cells.diameter_um": (8.0, ["cell_masks"]),
+    "cells.flow_threshold": (0.5, ["cell_masks"]),
+    "cells.cellprob_threshold": (0.5, ["cell_masks"]),
+    "cells.min_area_um2": (9.0, ["cell_masks"]),
+    "cells.margin_um": (9.0, ["cell_masks"]),
+    "cells.batch": (4, []),
+    "cells.tile_overlap": (0.2, ["cell_masks"]),
+    "layers.layer_um": (8.0, ["epidermis_layers"]),
+    "layers.max_gap_um": (9.0, ["epidermis_layers"]),
+    "layers.weak_od": (0.1, ["epidermis_layers"]),
+    "layers.moderate_od": (0.3, ["epidermis_layers"]),
+    "layers.strong_od": (0.7, ["epidermis_layers"]),
+    "layers.min_h_od": (0.1, ["epidermis_layers"]),
+    "layers.pattern_min_dab_od": (0.2, ["epidermis_layers"]),
+    "layers.pattern_ratio": (2.0, ["epidermis_layers"]),
+    "layers.profile_step_um": (1.0, ["epidermis_layers"]),
+    "promotion.margin": (0.1, ["tissue_champion", "cell_champion"]),
+    "nuclei_images.declared_mpp": (0.5, ["nuclei_slides"]),
+    "nuclei_images.max_side_px": (9, ["nuclei_slides"]),
+    "nuclei_patches.size_px": (128, ["nuclei_patches"]),
+    "nuclei_patches.stride_px": (64, ["nuclei_patches"]),
+    "nuclei_patches.least_foreground": (0.1, ["nuclei_patches"]),
+    "nuclei_patches.boundary_px": (2, ["nuclei_patches"]),
+    "nuclei_patches.declared_mpp": (0.5, ["nuclei_patches"]),
+    "nuclei_patches.normalise_stain": (True, ["nuclei_patches"]),
+    "nuclei.tile_px": (128, ["nucleus_maps"]),
+    "nuclei.overlap_px": (32, ["nucleus_maps"]),
+    "nuclei.batch": (4, []),
+    "nuclei.views": (2, ["nucleus_maps"]),
+    "nuclei.skip_background": (False, ["nucleus_maps"]),
+    "nuclei.only_tissue": (False, ["nucleus_maps"]),
+    "nuclei.normalise_stain": (True, ["nucleus_maps"]),
+    "nuclei.instances.sure_threshold": (0.8, ["nucleus_maps"]),
+    "nuclei.instances.sure_opening_um": (1.0, ["nucleus_maps"]),
+    "nuclei.instances.inside_threshold": (0.4, ["nucleus_maps"]),
+    "nuclei.instances.opening_um": (1.0, ["nucleus_maps"]),
+    "nuclei.instances.nucleus_threshold": (0.4, ["nucleus_maps"]),
+    "nuclei.instances.reach_um": (3.0, ["nucleus_maps"]),
+    "nuclei.instances.min_area_um2": (9.0, ["nucleus_maps"]),
+    "til.near_um": (9.0, ["til_scores"]),
+    "til.square_um": (9.0, ["til_scores"]),
+    "til.min_probability": (0.5, ["til_scores"]),
+    "cell_weights": ("toy", ["cell_masks"]),
+    "nuclei_weights": ("toy", ["nucleus_maps"]),
+    "nuclei_opacity": (0.9, []),
+}
 
 
-def test_a_setting_changes_the_code_version_of_what_it_acts_on_alone(tmp_path):
-    def versions():
-        graph = build_defs(tmp_path).resolve_asset_graph()
-        return {key.to_user_string(): graph.get(key).code_version for key in graph.get_all_asset_keys()}
+def leaves(model, within=""):
+    for name, value in model:
+        yield from leaves(value, f"{within}{name}.") if isinstance(value, SettingsModel) else [f"{within}{name}"]
 
-    before = versions()
-    written(tmp_path, "[layers]\nlayer_um = 9.0")
-    after = versions()
-    assert {name for name in before if before[name] != after[name]} == {"epidermis_layers"}
+
+def edited(model, path, value):
+    name, _, rest = path.partition(".")
+    return model.changed(**{name: edited(getattr(model, name), rest, value) if rest else value})
+
+
+def versions(settings, root):
+    specs = [spec for asset in (*skin.ASSETS, *nuclei.ASSETS) for spec in asset.specs]
+    return {spec.key.to_user_string(): with_settings(settings, root)(spec).code_version for spec in specs}
+
+
+def test_every_setting_makes_exactly_the_assets_stale_whose_results_it_decides(tmp_path):
+    assert sorted(EDITS) == sorted(leaves(Settings())), "every setting is in exactly one group"
+    root = DataRoot(tmp_path)
+    before = versions(Settings(), root)
+    found = {}
+    for name, (value, _) in EDITS.items():
+        after = versions(edited(Settings(), name, value), root)
+        found[name] = {asset for asset in before if before[asset] != after[asset]}
+    assert found == {name: set(assets) for name, (_, assets) in EDITS.items()}
+
+
+def test_cell_weights_decide_nothing_once_there_is_a_champion(tmp_path):
+    root = DataRoot(tmp_path)
+    for version, decides in (("v001", False), ("settings", True)):
+        promote(root, version, "sha", "cell_champion")
+        same = versions(Settings(), root) == versions(Settings(cell_weights="toy"), root)
+        assert same is not decides
+
+
+def test_the_record_and_the_code_version_come_from_one_declaration(tmp_path):
+    names = ["cells", "compute.precision", "cell_weights unless cell_champion"]
+    found = deciding_settings(Settings(), names, DataRoot(tmp_path))
+    assert found["cells"] == {name: value for name, value in CellSettings().model_dump().items() if name != "batch"}
+    assert found["compute.precision"] == "auto"
+    assert found["cell_weights"] == "cyto2"
+    with pytest.raises(AttributeError):
+        deciding_settings(Settings(), ["renamed"], DataRoot(tmp_path))
 
 
 def test_a_resource_reads_the_file_once_so_that_a_run_has_the_same_settings_throughout(tmp_path):
@@ -96,11 +231,11 @@ def test_all_threads_get_the_same_client(tmp_path, monkeypatch):
     assert len(clients) == len(made) == 1
 
 
-def promote(root, version, sha256):
+def promote(root, version, sha256, asset="tissue_champion"):
     write_record(
-        root.record("tissue_champion", CHAMPION),
+        root.record(asset, CHAMPION),
         StageRecord(
-            asset="tissue_champion",
+            asset=asset,
             partition=CHAMPION,
             fingerprint="",
             code_version="1",
@@ -153,13 +288,3 @@ def test_cell_weights_that_are_not_there_or_are_replaced_are_refused(tmp_path):
     assert chosen.load(CPU).sha256 == chosen.sha256
     with pytest.raises(BadWeights, match="is not the one that was chosen"):
         replace(chosen, sha256="another").load(CPU)
-
-
-def test_the_batch_runner_decides_no_number(tmp_path):
-    def versions():
-        graph = build_defs(tmp_path).resolve_asset_graph()
-        return {key.to_user_string(): graph.get(key).code_version for key in graph.get_all_asset_keys()}
-
-    before = versions()
-    written(tmp_path, "[batch]\nreaders = 3\n[compute]\nthreads = 2")
-    assert versions() == before

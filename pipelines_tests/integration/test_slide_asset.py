@@ -17,11 +17,16 @@ from dermatome.storage.record import Check, StageResult, read_record, require_re
 from resources import PathsResource, SettingsResource
 
 KEYS = dg.DynamicPartitionsDefinition(name="keys")
-SETTINGS = {"threshold": 1}
 
 
 @slide_asset(
-    partitions_def=KEYS, partitions_a_run=10, group_name="g", kind="file", code_version="1", checks={"even": "Is even."}
+    partitions_def=KEYS,
+    partitions_a_run=10,
+    group_name="g",
+    kind="file",
+    code_version="1",
+    decided_by=["layers.max_gap_um"],
+    checks={"even": "Is even."},
 )
 def first(context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource) -> Iterator[Event]:
     """The first asset."""
@@ -38,7 +43,7 @@ def first(context: dg.AssetExecutionContext, paths: PathsResource, settings: Set
         write_atomic(folder / PREVIEW_FILE, b"small")
         return StageResult("made", f"version-{key}", {"n": 1}, checks=(Check("even", key != "k1", "said"),))
 
-    yield from materialize_slides(context, settings, WaitingStage(root, "first", SETTINGS, make))
+    yield from materialize_slides(context, settings, WaitingStage(root, "first", make))
 
 
 @slide_asset(partitions_def=KEYS, deps=[first], partitions_a_run=9, group_name="g", kind="file", code_version="1")
@@ -49,9 +54,7 @@ def second(context: dg.AssetExecutionContext, paths: PathsResource, settings: Se
     def make(key, folder):
         return StageResult("made", "same", {})
 
-    stage = WaitingStage(
-        root, "second", {}, make, lambda key: {"first": require_record(root, "first", key).data_version}
-    )
+    stage = WaitingStage(root, "second", make, lambda key: {"first": require_record(root, "first", key).data_version})
     yield from materialize_slides(context, settings, stage)
 
 
@@ -75,6 +78,10 @@ def run(root, instance, assets, start="k0", end="k4", **more_tags):
         tags=({"dagster/partition": start} if start == end else tags) | more_tags,
         raise_on_error=False,
     )
+
+
+def set_gap(root, gap_um):
+    root.settings.write_text(f"[layers]\nmax_gap_um = {gap_um}\n")
 
 
 def bad(root, *keys):
@@ -114,16 +121,16 @@ def test_bad_partitions_fail_alone_with_their_reason(root, instance):
     assert not list((root.path / "failures" / "first").iterdir())
 
 
-def test_a_failed_remake_keeps_the_good_result(root, instance, monkeypatch):
+def test_a_failed_remake_keeps_the_good_result(root, instance):
     run(root, instance, ["first"], "k0", "k0")
     before = read_record(root.record("first", "k0"))
-    monkeypatch.setitem(SETTINGS, "threshold", 2)
+    set_gap(root, 2.0)
     bad(root, "k0")
     assert not run(root, instance, ["first"], "k0", "k0").success
     assert read_record(root.record("first", "k0")) == before
     bad(root)
     assert run(root, instance, ["first"], "k0", "k0").success
-    assert read_record(root.record("first", "k0")).settings == {"threshold": 2}
+    assert read_record(root.record("first", "k0")).settings == {"layers.max_gap_um": 2.0}
 
 
 def test_one_partition_runs_through_all_assets_of_its_run(root, instance):
@@ -179,17 +186,17 @@ def test_only_what_is_made_anew_brings_its_preview_into_the_event(root, instance
 
 
 @pytest.mark.parametrize("infer", [BY_INFER, BY_INFER_NUCLEI])
-def test_what_only_fills_gaps_between_missing_partitions_stays_as_it_is(root, instance, monkeypatch, infer):
+def test_what_only_fills_gaps_between_missing_partitions_stays_as_it_is(root, instance, infer):
     run(root, instance, ["first"], "k0", "k1")
     bad(root, "k2")
     run(root, instance, ["first"], "k2", "k3")
     bad(root)
-    monkeypatch.setitem(SETTINGS, "threshold", 2)
+    set_gap(root, 2.0)
     assert made(root) == 3
     assert run(root, instance, ["first"], **{REQUESTED_BY: infer}).success
     assert made(root) == 5, "k2 had failed, k4 was never made"
-    settings = {f"k{n}": read_record(root.record("first", f"k{n}")).settings["threshold"] for n in range(5)}
-    assert settings == {"k0": 1, "k1": 1, "k2": 2, "k3": 1, "k4": 2}
+    settings = {f"k{n}": read_record(root.record("first", f"k{n}")).settings["layers.max_gap_um"] for n in range(5)}
+    assert settings == {"k0": 100, "k1": 100, "k2": 2, "k3": 100, "k4": 2}
     assert run(root, instance, ["first"]).success
     assert made(root) == 8
 

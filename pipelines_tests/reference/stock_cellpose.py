@@ -17,7 +17,7 @@ from dermatome.geometry import Box
 from dermatome.skin.cells.card import CellCard, save_cell_network
 from dermatome.skin.cells.image import CellImage
 from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet
-from dermatome.skin.cells.segment import CellSettings
+from dermatome.skin.cells.settings import CellSettings
 
 
 def cyto2_sized_weights(folder: Path) -> tuple[Path, Path]:

@@ -10,7 +10,8 @@ from dermatome.inference.backend import prepare_runner
 from dermatome.inference.compute import choose_compute
 from dermatome.inference.predictor import Predictor
 from dermatome.inference.probabilities import Probabilities
-from dermatome.skin.tissue.segment import TissueSettings, prepare_tissue, segment_tissue
+from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides.plain import decode_rgb
 from dermatome.slides.resize import resize_image
 from dermatome.slides.slide import MppSource, Slide

@@ -20,7 +20,7 @@ class Kitchen:
     bad: tuple = ()
 
     def stage(self, **changes):
-        return replace(WaitingStage(self.root, "dishes", {"salt": 1}, self.make), **changes)
+        return replace(WaitingStage(self.root, "dishes", self.make), **changes)
 
     def make(self, key, folder):
         (folder / "half.txt").write_text("half")
@@ -35,8 +35,8 @@ def kitchen(tmp_path):
     return Kitchen(DataRoot(tmp_path))
 
 
-def run(stage, *keys, code_version="1", run_id="run"):
-    found = {one.key: one for one in run_batch(cached_stage(stage, code_version, run_id), keys)}
+def run(stage, *keys, salt=1, code_version="1", run_id="run"):
+    found = {one.key: one for one in run_batch(cached_stage(stage, {"salt": salt}, code_version, run_id), keys)}
     assert sorted(found) == sorted(keys)
     return found
 
@@ -55,20 +55,20 @@ def test_what_is_made_is_kept_until_inputs_settings_or_code_change(kitchen):
     again = run(stage, "a", run_id="another")["a"].result
     assert again.reused
     assert again.record == first.record
-    for changed, code_version in (
-        (kitchen.stage(inputs=lambda key: {"farm": "2"}), "1"),
-        (kitchen.stage(settings={"salt": 2}), "1"),
-        (kitchen.stage(settings={"salt": 2}), "2"),
+    for changed, salt, code_version in (
+        (kitchen.stage(inputs=lambda key: {"farm": "2"}), 1, "1"),
+        (stage, 2, "1"),
+        (stage, 2, "2"),
+        (kitchen.stage(always=True), 2, "2"),
     ):
-        assert not run(changed, "a", code_version=code_version)["a"].result.reused
-    assert not run(kitchen.stage(settings={"salt": 2}, always=True), "a", code_version="2")["a"].result.reused
+        assert not run(changed, "a", salt=salt, code_version=code_version)["a"].result.reused
     assert len(kitchen.made) == 5
 
 
 def test_a_failed_remake_leaves_what_was_there_and_nothing_else(kitchen):
     run(kitchen.stage(), "a")
     kitchen.bad = ("a",)
-    failed = run(kitchen.stage(settings={"salt": 2}), "a", "b")
+    failed = run(kitchen.stage(), "a", "b", salt=2)
     assert isinstance(failed["a"].error, BadImage)
     assert failed["b"].result.record.outcome == "made"
     assert read_record(kitchen.root.record("dishes", "a")).settings == {"salt": 1}
@@ -81,7 +81,7 @@ def test_what_another_run_made_meanwhile_is_taken_and_not_made_again(kitchen):
             run(kitchen.stage(), *loaded, run_id="the other")
             return list(loaded)
 
-    stage = Overtaken(kitchen.root, "dishes", {"salt": 1}, kitchen.make)
+    stage = Overtaken(kitchen.root, "dishes", kitchen.make)
     made = run(stage, "a")["a"].result
     assert made.reused
     assert made.record.run_id == "the other"
@@ -89,7 +89,7 @@ def test_what_another_run_made_meanwhile_is_taken_and_not_made_again(kitchen):
     assert [path.name for path in kitchen.root.folder("dishes").iterdir()] == ["a"]
 
 
-def test_a_torn_record_is_made_again(kitchen, caplog):
+def test_a_slide_with_a_torn_record_is_recomputed(kitchen, caplog):
     run(kitchen.stage(), "a")
     (kitchen.root.folder("dishes", "a") / RECORD_FILE).write_bytes(b"torn")
     assert not run(kitchen.stage(), "a")["a"].result.reused
@@ -115,7 +115,6 @@ class Reader(Stage):
     versions: list
     missing: int = 0
     asset = "soups"
-    settings = {}
 
     def inputs(self, key):
         return {"dishes": self.versions[0]}

@@ -15,7 +15,8 @@ from dermatome.metrics.instances import f1_at_iou
 from dermatome.skin.cells.flows import CellFlows
 from dermatome.skin.cells.image import CellImage, cell_image_of
 from dermatome.skin.cells.network import CellNetwork, SizeModel, load_cell_network
-from dermatome.skin.cells.segment import CellSettings, CellsOutcome, CellsResult, segment_cells
+from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
+from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.table import CELL_COLUMNS
 from dermatome.synthetic.skin import ToySlide, toy_slide
 

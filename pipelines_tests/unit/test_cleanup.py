@@ -6,7 +6,8 @@ import pytest
 from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting
 from dermatome.skin.tissue import cleanup
-from dermatome.skin.tissue.cleanup import CleanupSettings, clean_labels
+from dermatome.skin.tissue.cleanup import clean_labels
+from dermatome.skin.tissue.settings import CleanupSettings
 
 B, D, E, K = TissueClass
 MPP = 0.5

@@ -1,7 +1,5 @@
 """Layers of epidermis on drawn geometry whose answer is known."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -15,7 +13,8 @@ from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box
 from dermatome.skin.layers import depth, depth_blocks
 from dermatome.skin.layers.depth import Survey, distance_from_dermis, number_layers
-from dermatome.skin.layers.measure import LayerOutcome, LayerSettings, LayersResult, measure_layers, staining_pattern
+from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers, staining_pattern
+from dermatome.skin.layers.settings import LayerSettings
 from dermatome.slides.slide import MppSource, Slide
 
 D, E, K = TissueClass.DERMIS, TissueClass.EPIDERMIS, TissueClass.KERATIN
@@ -251,7 +250,7 @@ def test_a_map_of_another_size_is_refused() -> None:
 @pytest.mark.parametrize("bad", [{"layer_um": 0}, {"layer_um": np.nan}, {"weak_od": 0.5}, {"pattern_ratio": 1}])
 def test_settings_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(BadSetting):
-        replace(LayerSettings(), **bad)
+        LayerSettings().changed(**bad)
 
 
 @settings(max_examples=30, deadline=None)

@@ -14,7 +14,7 @@ from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import WaitingStage, cached_stage
 from dermatome.pipeline.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, MASK_FILE, MASK_TIFF, write_rows
 from dermatome.skin.layers import depth_blocks
-from dermatome.skin.layers.measure import LayerSettings
+from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.stage import LayersStage
 from dermatome.slides import slide as slides
 from dermatome.slides.source import SlideSource, acquire_slide
@@ -25,7 +25,7 @@ from dermatome.synthetic.skin import toy_slide
 
 
 def make(stage) -> StageRecord:
-    (one,) = run_batch(cached_stage(stage, "1", "run"), ["s1"])
+    (one,) = run_batch(cached_stage(stage, {}, "1", "run"), ["s1"])
     assert one.error is None, one.error
     return one.result.record
 
@@ -48,9 +48,9 @@ def root(tmp_path) -> DataRoot:
         write_rows(folder / CELLS_TABLE, key, pd.DataFrame({"cell_id": numbers, "equivalent_diameter_um": 6.0}))
         return StageResult("cells", "cells-1", {})
 
-    make(WaitingStage(found, "slide_images", {}, lambda _, f: acquire_slide(source, f, 0.5, 20_000)))
-    make(WaitingStage(found, "epidermis_masks", {}, mask))
-    make(WaitingStage(found, "cell_masks", {}, cells))
+    make(WaitingStage(found, "slide_images", lambda _, f: acquire_slide(source, f, 0.5, 20_000)))
+    make(WaitingStage(found, "epidermis_masks", mask))
+    make(WaitingStage(found, "cell_masks", cells))
     return found
 
 

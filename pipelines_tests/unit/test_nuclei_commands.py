@@ -13,8 +13,9 @@ from dermatome.geometry import Size
 from dermatome.nuclei.maps.network import NucleusCard, load_nucleus_weights
 from dermatome.nuclei.maps.training_files import choose_patches
 from dermatome.nuclei.maps.training_settings import NucleusTraining
-from dermatome.nuclei.patches.cut import PatchSettings, make_patches
+from dermatome.nuclei.patches.cut import make_patches
 from dermatome.nuclei.patches.files import load_patches, write_manifest
+from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.training.weights import LoadedWeights, save_weights
 from pipelines_tests.nuclei_case import save_toy_case
@@ -81,7 +82,7 @@ def test_train_and_score(folders, tmp_path):
     assert (found["patches"], found["images"]) == (4, 1)
     assert found["scores"]["dice_boundary"] == pytest.approx(trained.scores["ternary_dice_boundary"], abs=0.25)
     assert "pq_binary" in done.output
-    make_patches(folders[1].parent / "cases" / "two", tmp_path / "two", replace(CUT, normalise_stain=True))
+    make_patches(folders[1].parent / "cases" / "two", tmp_path / "two", CUT.changed(normalise_stain=True))
     normal = ["--patches", str(tmp_path / "two"), "--weights", str(out)]
     done = CliRunner().invoke(app, ["nuclei", "score", *normal, "--threads", "1"])
     assert isinstance(done.exception, BadSetting)

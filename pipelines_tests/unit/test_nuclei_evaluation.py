@@ -11,8 +11,9 @@ from dermatome.metrics.panoptic import nucleus_values
 from dermatome.nuclei.maps import evaluate as evaluation
 from dermatome.nuclei.maps.evaluate import evaluate_patches, joined_image
 from dermatome.nuclei.patches.annotated import annotated_images, read_annotated
-from dermatome.nuclei.patches.cut import PatchSettings, make_patches
+from dermatome.nuclei.patches.cut import make_patches
 from dermatome.nuclei.patches.files import load_patches
+from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.synthetic.nuclei import toy_nuclei
 from pipelines_tests.nuclei_case import save_toy_case
 

@@ -17,8 +17,9 @@ from dermatome.imaging.stain_normalisation import fit_slide
 from dermatome.nuclei.maps.training_files import choose_patches
 from dermatome.nuclei.maps.training_settings import NucleusTraining
 from dermatome.nuclei.patches.annotated import DRAWN_COLOURS, annotated_images, case_folders, read_annotated
-from dermatome.nuclei.patches.cut import PatchSettings, make_patches, split_patches
+from dermatome.nuclei.patches.cut import make_patches, split_patches
 from dermatome.nuclei.patches.files import load_patches, patches_sha256, write_manifest
+from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.synthetic.nuclei import ToyNuclei, toy_nuclei
 from pipelines_tests.nuclei_case import save_toy_case
@@ -121,7 +122,7 @@ def test_small_images_are_mirrored_and_ignored_beyond_their_edges(case: Path, to
 
 
 def test_patches_with_little_in_them_are_left_out(case: Path, tmp_path: Path) -> None:
-    made = make_patches(case, tmp_path, replace(SMALL, least_foreground=1.0))
+    made = make_patches(case, tmp_path, SMALL.changed(least_foreground=1.0))
     assert (made.outcome, made.values["patches"]) == ("no_foreground", 0)
     with pytest.raises(MissingInput, match="no patches"):
         load_patches(tmp_path)
@@ -142,7 +143,7 @@ def test_patches_of_one_stain_are_cut_from_an_image_that_was_given_it_and_say_so
     pixels = np.rint(255 * 10 ** -((toy.densities + 0.05) @ vectors)).clip(0, 255).astype(np.uint8)
     save_toy_case(tmp_path / "in", [replace(toy, slide=replace(toy.slide, pixels=pixels))])
     plain = make_patches(tmp_path / "in", tmp_path / "plain", SMALL)
-    made = make_patches(tmp_path / "in", tmp_path / "out", replace(SMALL, normalise_stain=True))
+    made = make_patches(tmp_path / "in", tmp_path / "out", SMALL.changed(normalise_stain=True))
     assert (plain.values["stain"], made.values["stain"]) == ("as it is", "fitted")
     assert plain.data_version != made.data_version
     wanted = fit_slide(Slide("p_1", pixels, 0.25, MppSource.FILE, "")).normalise(pixels)

@@ -23,7 +23,8 @@ from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, maps_figure, semanti
 from dermatome.nuclei.maps.files import write_outlines
 from dermatome.nuclei.maps.network import HEADS, NucleusCard
 from dermatome.nuclei.maps.networks import NucleusWeights
-from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, fitted_stain, network_size, segment_nuclei
+from dermatome.nuclei.maps.segment import NucleusNetwork, fitted_stain, network_size, segment_nuclei
+from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.settings import Settings
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.layout import DataRoot
@@ -79,7 +80,7 @@ def test_maps_are_the_truth_and_no_batch_or_company_changes_them(network, toy):
     assert (found.semantic.whole() == toy.maps.semantic).mean() > 0.999
     assert (found.ternary.whole() == toy.maps.ternary).mean() > 0.999
     for batch in (1, 3, 64):
-        same(segment_nuclei([slide], network, replace(settings, batch=batch))[0], found)
+        same(segment_nuclei([slide], network, settings.changed(batch=batch))[0], found)
     first, second = segment_nuclei([painted(toy.maps, name="other"), slide], network, settings)
     same(first, found)
     same(second, found)
@@ -96,7 +97,7 @@ def test_glass_is_not_run_and_is_background_in_both_maps(network, toy):
     settings = NucleusSettings(tile_px=96, overlap_px=32)
     lonely = replace(slide, pixels=wide)
     (found,) = segment_nuclei([lonely], network, settings)
-    (everything,) = segment_nuclei([lonely], network, replace(settings, skip_glass=False))
+    (everything,) = segment_nuclei([lonely], network, settings.changed(skip_background=False))
     assert found.tiles < everything.tiles / 2
     assert not found.ternary.whole()[:, 300:].any()
     assert not found.semantic.whole()[:, 300:].any()
@@ -122,7 +123,7 @@ def test_what_a_network_sees_on_glass_beside_tissue_is_left_out():
         assert (maps[:, 112:144] == inside).all()
         assert not maps[:, :80].any()
         assert not maps[:, 176:].any()
-    (everywhere,) = segment_nuclei([slide], dreamer, NucleusSettings(only_tissue=False, skip_glass=False))
+    (everywhere,) = segment_nuclei([slide], dreamer, NucleusSettings(only_tissue=False, skip_background=False))
     assert everywhere.instances.whole().all()
 
 

@@ -16,9 +16,9 @@ from dermatome.inference.compute import ComputeSettings
 from dermatome.nuclei.maps import networks
 from dermatome.nuclei.maps.network import NucleusCard
 from dermatome.nuclei.maps.networks import NucleusWeights
-from dermatome.nuclei.maps.segment import NucleusSettings
+from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.maps.stage import NucleusStage
-from dermatome.nuclei.til.score import TilSettings
+from dermatome.nuclei.til.settings import TilSettings
 from dermatome.nuclei.til.stage import til_stage
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import cached_stage
@@ -82,7 +82,9 @@ def weights(tmp_path):
 
 
 def run(stage, keys=("s1",)):
-    (finished,) = run_batch(cached_stage(stage, "1", "run"), list(keys))
+    (finished,) = run_batch(
+        cached_stage(stage, vars(stage).get("nuclei", TilSettings()).deciding(), "1", "run"), list(keys)
+    )
     if finished.error is not None:
         raise finished.error
     return finished.result
@@ -94,7 +96,9 @@ def test_maps_then_scores_then_rows(root, weights, toy):
     made = run(NucleusStage(root, chosen, COMPUTE, settings, 0.5))
     record = made.record
     assert (record.values["weights"], record.values["weights_sha256"]) == (weights, chosen.sha256)
-    assert record.inputs == {"nuclei_slides": "d1", "nuclei_weights": "NULL"}, "a file is nobody's asset"
+    assert record.inputs == {"nuclei_slides": "d1", "nuclei_weights": "NULL", "weights_sha256": chosen.sha256}, (
+        "a file is nobody's asset"
+    )
     folder = root.folder("nucleus_maps", "s1")
     table = pd.read_parquet(folder / "nuclei.parquet")
     instances = tifffile.imread(folder / "instances.ome.tif")

@@ -8,7 +8,8 @@ from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.imaging.tissue_area import tissue_mask, tissue_mm2
 from dermatome.nuclei.maps.table import empty_table
-from dermatome.nuclei.til.score import TilSettings, score_til, square_rows
+from dermatome.nuclei.til.score import score_til, square_rows
+from dermatome.nuclei.til.settings import TilSettings
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.synthetic.nuclei import toy_nuclei
 

@@ -7,7 +7,8 @@ from dermatome.inference.compute import choose_compute
 from dermatome.metrics.panoptic import nucleus_values, score_nuclei
 from dermatome.nuclei.maps.network import load_nucleus_weights
 from dermatome.nuclei.maps.networks import TOY_WEIGHTS
-from dermatome.nuclei.maps.segment import NucleusSettings, prepare_nuclei, segment_nuclei
+from dermatome.nuclei.maps.segment import prepare_nuclei, segment_nuclei
+from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.synthetic.nuclei import toy_nuclei
 
 

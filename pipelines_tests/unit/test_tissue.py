@@ -14,10 +14,10 @@ from dermatome.inference.compute import choose_compute
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.inference.probabilities import Probabilities
 from dermatome.inference.torch_backend import TorchRunner
-from dermatome.skin.tissue.cleanup import CleanupSettings
 from dermatome.skin.tissue.regions import merge_boxes, significant_regions
-from dermatome.skin.tissue.segment import TissueOutcome, TissueSettings, prepare_tissue, segment_slides
+from dermatome.skin.tissue.segment import TissueOutcome, prepare_tissue, segment_slides
 from dermatome.skin.tissue.segment import segment_tissue as segment
+from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.training.weights import LoadedWeights, WeightsCard
 
@@ -124,7 +124,7 @@ def test_any_size_of_slide(weights, compute, size):
 
 def test_a_slide_at_another_scale_is_rescaled_to_the_networks(weights, compute):
     truth = bands((200, 280))
-    result = segment_tissue(slide_of(truth, mpp=2.0), weights, compute, replace(SETTINGS, any_scale=True))
+    result = segment_tissue(slide_of(truth, mpp=2.0), weights, compute, SETTINGS.changed(any_scale=True))
     assert result.coarse_mask.shape == (100, 140)
     assert (result.mask == truth).mean() > 0.95
 
@@ -134,8 +134,10 @@ def test_the_answer_does_not_depend_on_the_batch(weights, compute):
     noisy = slide_of(truth)
     pixels = np.clip(noisy.pixels + np.random.default_rng(0).normal(0, 25, noisy.pixels.shape), 0, 255).astype(np.uint8)
     noisy = replace(noisy, pixels=pixels)
-    raw = CleanupSettings(0, 0, 0, 0, 0)
-    masks = [segment_tissue(noisy, weights, compute, replace(SETTINGS, batch=n, cleanup=raw)).mask for n in (1, 3, 50)]
+    raw = CleanupSettings(
+        min_epidermis_um2=0, min_keratin_um2=0, min_dermis_um2=0, min_background_um2=0, max_keratin_gap_um2=0
+    )
+    masks = [segment_tissue(noisy, weights, compute, SETTINGS.changed(batch=n, cleanup=raw)).mask for n in (1, 3, 50)]
     assert (masks[0] == masks[1]).all()
     assert (masks[0] == masks[2]).all()
 
@@ -155,7 +157,7 @@ def test_only_significant_regions_cost_tiles(weights, compute):
     truth = np.full((1600, 1600), D, dtype=np.uint8)
     truth[100:200, 100:300] = E
     few = segment_tissue(slide_of(truth), weights, compute, SETTINGS)
-    all_of_it = segment_tissue(slide_of(truth), weights, compute, replace(SETTINGS, refine_whole_px=10_000))
+    all_of_it = segment_tissue(slide_of(truth), weights, compute, SETTINGS.changed(refine_whole_px=10_000))
     assert few.tiles < all_of_it.tiles / 3
     assert (few.mask == all_of_it.mask).mean() > 0.999
 

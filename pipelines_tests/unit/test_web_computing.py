@@ -14,8 +14,8 @@ from dermatome.geometry import Box, Size
 from dermatome.inference.compute import choose_compute
 from dermatome.settings import Settings
 from dermatome.skin.cells.network import load_cell_network
-from dermatome.skin.layers.measure import LayerSettings
-from dermatome.skin.tissue.segment import TissueSettings
+from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.files import sha256_bytes
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import StageRecord, write_record

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from dermatome.classes import TISSUE_LABELS
 from dermatome.cli.app import app
 from dermatome.errors import BadSetting, BadWeights
-from dermatome.skin.tissue.slide_work import TissueSettings, check_scale
+from dermatome.skin.tissue.settings import TissueSettings
+from dermatome.skin.tissue.slide_work import check_scale
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.training.unet import build_network
 from dermatome.training.weights import WeightsCard, load_weights

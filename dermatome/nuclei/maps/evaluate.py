@@ -12,7 +12,8 @@ from dermatome.classes import IGNORED, RgbImage
 from dermatome.geometry import Box
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.metrics.panoptic import ImageScores, score_nuclei
-from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, segment_nuclei
+from dermatome.nuclei.maps.segment import NucleusNetwork, segment_nuclei
+from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.slides.slide import MppSource, Slide
 
 

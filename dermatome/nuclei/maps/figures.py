@@ -10,6 +10,7 @@ from dermatome.classes import UNCLASSIFIED, NucleusClass, RgbImage, TernaryClass
 from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import draw_borders, enlarge, sample_labels, tint
 from dermatome.nuclei.maps.evaluate import KnownPatch, truth_of
+from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.reports.figures import (
     DETAIL_UM,
     LOSS_CHART,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dermatome.labels.drawn_maps import NucleusMaps
-    from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, NucleusSettings
+    from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork
 
 SEMANTIC_COLOURS = tuple(c.colour for c in NucleusClass)
 TERNARY_COLOURS = tuple(c.colour for c in TernaryClass)

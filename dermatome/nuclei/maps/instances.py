@@ -12,7 +12,6 @@ result.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from dermatome.classes import NucleusClass, TernaryClass
-from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.inference.canvas import most_probable
 from dermatome.labels.tiled import TiledArray
 from dermatome.nuclei.maps.flood import grow_markers
 from dermatome.nuclei.maps.network import SEMANTIC, TERNARY
 from dermatome.nuclei.maps.rows import LocalWork, RowQueue
+from dermatome.nuclei.maps.settings import InstanceSettings
 from dermatome.nuclei.maps.table import NucleusSums
 
 Rows = npt.NDArray[np.float32]
@@ -37,38 +36,6 @@ _INSIDE = TERNARY.start + TernaryClass.INSIDE
 _NOTHING = TERNARY.start + TernaryClass.BACKGROUND
 _LIKELY = -1
 _KINDS = slice(SEMANTIC.start + NucleusClass.EPITHELIAL, SEMANTIC.stop)
-
-
-@dataclass(frozen=True)
-class InstanceSettings:
-    """How a ternary map becomes nuclei.
-
-    Attributes:
-        sure_threshold: probability of inside from which a pixel belongs to a sure marker.
-        sure_opening_um: sure markers lose what is narrower than twice this: specks, and bridges between nuclei.
-        inside_threshold: probability of inside from which a pixel that no sure marker reaches belongs to another one.
-        opening_um: these lose what is narrower than twice this.
-        nucleus_threshold: probability of inside and boundary together from which a pixel belongs to a nucleus.
-        reach_um: how far a nucleus reaches beyond its marker; boundaries are drawn three pixels wide.
-        min_area_um2: smaller nuclei are dropped.
-    """
-
-    sure_threshold: float = 0.7
-    sure_opening_um: float = 0.75
-    inside_threshold: float = 0.5
-    opening_um: float = 0.5
-    nucleus_threshold: float = 0.5
-    reach_um: float = 2.5
-    min_area_um2: float = 6.0
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        if not (0 < self.inside_threshold <= self.sure_threshold < 1 and 0 < self.nucleus_threshold < 1):
-            raise BadSetting(
-                "The thresholds of inside, sure and nucleus must lie between 0 and 1, inside not above sure."
-            )
-        if min(self.sure_opening_um, self.opening_um, self.min_area_um2) < 0 or not 0 < self.reach_um <= 50:
-            raise BadSetting("Openings and smallest area must not be below 0, and the reach lie between 0 and 50 µm.")
 
 
 class InstanceBuilder:

@@ -22,8 +22,9 @@ from dermatome.inference.compute import Backend
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.labels.tiled import TiledArray
-from dermatome.nuclei.maps.instances import InstanceBuilder, InstanceSettings
+from dermatome.nuclei.maps.instances import InstanceBuilder
 from dermatome.nuclei.maps.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, SEMANTIC, TERNARY, learnt_normalised
+from dermatome.nuclei.maps.settings import NucleusSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,33 +41,6 @@ _BACKGROUND = np.isin(np.arange(CHANNELS), BACKGROUND_CHANNELS).astype(np.float3
 
 Normalise = Callable[["RgbImage"], "RgbImage"]
 """Changes the stain of a part of a slide, pixel by pixel."""
-
-
-@dataclass(frozen=True)
-class NucleusSettings:
-    """How nuclei of a slide are found.
-
-    Attributes:
-        tile_px: side of the tiles at the network's resolution.
-        overlap_px: what neighbouring tiles share.
-        batch: tiles at once; it has no say in the result.
-        views: 1, 2, 4 or 8 flips and turns averaged; each costs a pass.
-        skip_glass: whether tiles of bare glass are background without being looked at.
-        only_tissue: whether all glass is background, whatever the network sees there: one that learnt from patches full
-            of tissue takes bright glass for anything (:func:`dermatome.imaging.tissue_area.tissue_mask`).
-        normalise_stain: whether each slide is brought to one look first (:mod:`.stain_normalisation`); None does as was
-            done with the patches that the weights learnt from (:func:`fitted_stain`).
-        instances: how the ternary map becomes nuclei.
-    """
-
-    tile_px: int = 256
-    overlap_px: int = 64
-    batch: int = 8
-    views: int = 1
-    skip_glass: bool = True
-    only_tissue: bool = True
-    normalise_stain: bool | None = None
-    instances: InstanceSettings = field(default_factory=InstanceSettings)
 
 
 @dataclass(frozen=True)
@@ -176,7 +150,7 @@ def segment_nuclei(
         settings.tile_px,
         settings.overlap_px,
         settings.batch,
-        settings.skip_glass,
+        settings.skip_background,
         BACKGROUND_CHANNELS,
     )
     changes = normalise or [None] * len(slides)

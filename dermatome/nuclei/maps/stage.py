@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.imaging.stain_normalisation import AS_IT_IS, StainFit
@@ -22,14 +21,8 @@ from dermatome.nuclei.maps.files import (
     write_outlines,
 )
 from dermatome.nuclei.maps.networks import NucleusWeights
-from dermatome.nuclei.maps.segment import (
-    NucleiResult,
-    NucleusNetwork,
-    NucleusSettings,
-    fitted_stain,
-    prepare_nuclei,
-    segment_nuclei,
-)
+from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, fitted_stain, prepare_nuclei, segment_nuclei
+from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import (
     read_made_slide,
@@ -70,14 +63,10 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
     _compute: Compute | None = field(default=None, init=False, repr=False)
     _check: Callable[[], None] = field(init=False, repr=False)
 
-    @property
-    def settings(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """Of the segmentation, and which network it is."""
-        return asdict(self.nuclei) | {"weights_sha256": self.weights.sha256, "opacity": self.opacity}
-
     def inputs(self, key: str) -> dict[str, str]:
         """The slide and the network."""
-        return {**versions_of(self.root, key, "nuclei_slides"), "nuclei_weights": self.weights.data_version}
+        weights = {"nuclei_weights": self.weights.data_version, "weights_sha256": self.weights.sha256}
+        return versions_of(self.root, key, "nuclei_slides") | weights
 
     def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""

@@ -15,7 +15,8 @@ from dermatome.metrics.panoptic import ImageScores, nucleus_values
 from dermatome.nuclei.maps.evaluate import KnownPatch, evaluate_patches
 from dermatome.nuclei.maps.figures import samples_figure
 from dermatome.nuclei.maps.report import CLASSES_FILE, INSTANCE_SCORES, NUCLEUS_REPORT
-from dermatome.nuclei.maps.segment import NucleusNetwork, NucleusSettings, prepare_nuclei
+from dermatome.nuclei.maps.segment import NucleusNetwork, prepare_nuclei
+from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.maps.train import TrainedNuclei, TrainingPatch, train_nuclei
 from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
 from dermatome.storage.files import sha256_file

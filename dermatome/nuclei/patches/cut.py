@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +17,14 @@ from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS, RgbImage
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.imaging.stain_normalisation import AS_IT_IS, fit_slide
-from dermatome.labels.drawn_maps import BOUNDARY_PX, NucleusMaps
+from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.nuclei.patches.annotated import AnnotatedImage, annotated_images, read_annotated
 from dermatome.nuclei.patches.files import PatchRow, patches_sha256, write_manifest
+from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.slides.slide import Slide
 from dermatome.storage.files import safe_id, write_atomic
 from dermatome.storage.record import StageResult
 from dermatome.training.data import draw_groups
-
-
-@dataclass(frozen=True)
-class PatchSettings:
-    """How patches are cut; the defaults are the source system's.
-
-    Attributes:
-        size_px: side of a patch.
-        stride_px: from one patch to the next; the last ones of an image are moved in, to end where it ends.
-        least_foreground: share of a patch's pixels in nuclei, below which it is left out.
-        boundary_px: width of the boundary in the ternary map.
-        declared_mpp: microns per pixel of images whose files do not state them.
-        normalise_stain: whether each image is brought to one look first (:mod:`.stain_normalisation`); what learns from
-            such patches brings slides to it too.
-    """
-
-    size_px: int = 256
-    stride_px: int = 128
-    least_foreground: float = 0.01
-    boundary_px: int = BOUNDARY_PX
-    declared_mpp: float = 0.25
-    normalise_stain: bool = False
-
-    def __post_init__(self) -> None:
-        if not (self.size_px >= 32 and 1 <= self.stride_px <= self.size_px):
-            raise BadSetting("Patches need a side of at least 32 px and a stride from 1 px to that side: set them so.")
-        if not (0 <= self.least_foreground <= 1 and self.boundary_px >= 1):
-            raise BadSetting(
-                "The least foreground is a share from 0 to 1, and the boundary at least 1 px: set them so."
-            )
 
 
 def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResult:

@@ -23,30 +23,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED, NucleusClass
-from dermatome.errors import BadSetting
 from dermatome.geometry import Size
+from dermatome.nuclei.til.settings import TilSettings
 
 IMMUNE = (NucleusClass.LYMPHOCYTE, NucleusClass.NEUTROPHIL, NucleusClass.MACROPHAGE)
-
-
-@dataclass(frozen=True)
-class TilSettings:
-    """How TIL are scored.
-
-    Attributes:
-        near_um: a lymphocyte is near epithelium up to this distance between middles.
-        square_um: side of the map's squares.
-        min_probability: nuclei whose class is less probable than this are left out of counts and distances.
-    """
-
-    near_um: float = 20.0
-    square_um: float = 50.0
-    min_probability: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        if not (self.near_um > 0 and self.square_um > 0 and 0 <= self.min_probability < 1):
-            raise BadSetting("Distance and squares must be above 0 µm, the least probability from 0 to below 1.")
 
 
 @dataclass(frozen=True)

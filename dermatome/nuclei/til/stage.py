@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from dermatome.geometry import Size
 from dermatome.nuclei.maps.files import NUCLEI_TABLE
 from dermatome.nuclei.til.figures import til_figure
-from dermatome.nuclei.til.score import TilSettings, score_til, square_rows
+from dermatome.nuclei.til.score import score_til, square_rows
+from dermatome.nuclei.til.settings import TilSettings
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.pipeline.stage_files import timed, versions_of, write_figure, write_rows
 from dermatome.storage.layout import DataRoot
@@ -24,11 +22,9 @@ TIL_MAP = "til_map.parquet"
 
 def til_stage(root: DataRoot, settings: TilSettings) -> WaitingStage:
     """Makes `til_map.parquet` and `figure.png` of each slide; the scores are in its record."""
-    plain: Mapping[str, Any] = asdict(settings)
     return WaitingStage(
         root,
         "til_scores",
-        settings=plain,
         make=lambda key, folder: make_til(root, key, folder, settings),
         inputs=lambda key: versions_of(root, key, "nucleus_maps"),
         at_once=2,

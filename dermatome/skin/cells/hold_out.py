@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from dermatome.skin.cells.figures import cell_samples_figure
 from dermatome.skin.cells.network import open_cells
 from dermatome.skin.cells.report import IMAGE_SCORES_FILE, image_scores
 from dermatome.skin.cells.scores import mean_precision, score_cells
+from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.tissue.hold_out import check_trained, frozen, without_hold_out
 from dermatome.slides.preview import preview
 from dermatome.storage.files import write_atomic
@@ -26,7 +26,6 @@ from dermatome.storage.record import Scalar, StageResult, read_record, require_r
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
-    from dermatome.skin.cells.segment import CellSettings
 
 IMAGES_FOLDER = "images"
 
@@ -92,7 +91,7 @@ def score_cells_on_hold_out(
     loaded = open_cells(files / WEIGHTS_FILE)
     check_trained(trained, loaded.sha256)
     card = loaded.card
-    cells = replace(cells, diameter_um=cells.diameter_um or card.diameter_um)
+    cells = cells.changed(diameter_um=cells.diameter_um or card.diameter_um)
     files = root.folder(CELLS.hold_out, CHAMPION)
     images = find_annotated(*sorted((files / IMAGES_FOLDER).iterdir()), declared_mpp=declared_mpp)
     network = loaded.network.to(compute.torch_device)

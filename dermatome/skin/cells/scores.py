@@ -13,7 +13,8 @@ from dermatome.classes import TissueClass
 from dermatome.metrics.instances import average_precisions, match_instances
 from dermatome.skin.cells.annotations import AnnotatedCells
 from dermatome.skin.cells.network import CellNetwork, cell_runner
-from dermatome.skin.cells.segment import CellSettings, segment_cells
+from dermatome.skin.cells.segment import segment_cells
+from dermatome.skin.cells.settings import CellSettings
 
 if TYPE_CHECKING:
     import torch

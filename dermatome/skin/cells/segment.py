@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from dermatome.classes import TissueClass
-from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.labels.tiled import TiledArray
 from dermatome.skin.cells.blocks import Dynamics, cells_by_block
 from dermatome.skin.cells.flows import MAX_SCALE, CellFlows
 from dermatome.skin.cells.image import CellImage
 from dermatome.skin.cells.network import CellNetwork
+from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.size import estimate_diameter
 from dermatome.skin.cells.table import CellCollector, SeamDensity, empty_table
 from dermatome.slides.slide import Slide
@@ -38,40 +39,6 @@ class CellsOutcome(StrEnum):
     CELLS = "cells"
     NO_EPIDERMIS = "no_epidermis"
     NO_CELLS = "no_cells"
-
-
-@dataclass(frozen=True)
-class CellSettings:
-    """Settings of :func:`segment_cells`.
-
-    Attributes:
-        diameter_um: of a cell as the network is to see it; None takes the network's size estimate where it has one,
-            else the diameter it was trained on.
-        flow_threshold: Cellpose's; 0 keeps every cell.
-        cellprob_threshold: Cellpose's; a logit.
-        min_area_um2: smaller cells are dropped.
-        margin_um: how far beyond the epidermis the network looks, so that cells at its edge are seen whole.
-        batch: tiles at once.
-        tile_overlap: of the network's tiles, meant and set by default as in Cellpose: another grid gives
-            other cells.
-    """
-
-    diameter_um: float | None = None
-    flow_threshold: float = 0.4
-    cellprob_threshold: float = 0.0
-    min_area_um2: float = 8.0
-    margin_um: float = 12.0
-    batch: int = 8
-    tile_overlap: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.diameter_um is not None and not 1 <= self.diameter_um <= 200:
-            raise BadSetting(f"The cell diameter is {self.diameter_um} µm: give one between 1 and 200, or none.")
-        if self.min_area_um2 < 0 or self.margin_um < 0 or self.batch < 1 or not 0.05 <= self.tile_overlap <= 0.5:
-            raise BadSetting(
-                "The smallest cell area and the margin must not be negative, the batch at least 1 and the tile overlap "
-                f"between 0.05 and 0.5: check {self}."
-            )
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ from dermatome.pipeline.stage_files import (
     write_rows,
 )
 from dermatome.skin.cells.figures import cells_figure
-from dermatome.skin.cells.segment import CellSettings, CellsOutcome, CellsResult, segment_cells
+from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
+from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.networks import CellWeights
 from dermatome.slides.slide import Slide
 from dermatome.slides.tiled_tiff import TiledLabels
@@ -71,15 +72,10 @@ class CellsStage(Stage[_Input, _Segmented]):
     _network: CellNetwork | None = field(default=None, init=False, repr=False)
     _check: Callable[[], None] = field(init=False, repr=False)
 
-    @property
-    def settings(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """Of the segmentation, and which network it is."""
-        return asdict(self.cells) | {"weights_sha256": self.weights.sha256}
-
     def inputs(self, key: str) -> dict[str, str]:
         """The image, the mask and the network."""
         made = versions_of(self.root, key, "slide_images", "epidermis_masks")
-        return made | {"cell_champion": self.weights.data_version}
+        return made | {"cell_champion": self.weights.data_version, "weights_sha256": self.weights.sha256}
 
     def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from dermatome.skin.cells.card import CellCard
 from dermatome.skin.cells.image import PREPARATION
 from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, LoadedCells, build_cpnet
 from dermatome.skin.cells.scores import CellScores, mean_precision, score_cells
-from dermatome.skin.cells.segment import CellSettings
+from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.views import CellPicture, CellSource, ViewSettings, cell_picture
 from dermatome.training.data import split_sha256
 from dermatome.training.loop import Validated, learn
@@ -187,7 +187,7 @@ def train_cells(
     if parent is not None:
         _check_parent(parent, settings)
     diameter_um, count = median_diameter(images_train)
-    cells = replace(cells or CellSettings(), diameter_um=diameter_um)
+    cells = (cells or CellSettings()).changed(diameter_um=diameter_um)
     data_sha256 = split_sha256(annotated_sha256(images_train), annotated_sha256(images_val))
 
     def scores_of(network: torch.nn.Module) -> list[CellScores]:

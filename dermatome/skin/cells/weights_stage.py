@@ -24,6 +24,7 @@ from dermatome.skin.cells.card import save_cell_network
 from dermatome.skin.cells.cyto2 import fetch_cyto2
 from dermatome.skin.cells.network import LoadedCells, open_cells
 from dermatome.skin.cells.report import precision_values, write_cell_report
+from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.train import CellTrainResult, CellTrainSettings, train_cells
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Scalar, StageResult
@@ -31,7 +32,6 @@ from dermatome.training.data import Split, split_tiles
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
-    from dermatome.skin.cells.segment import CellSettings
 
 NAMED = ("cyto2", "toy")
 """Networks that are no version and no file."""

@@ -10,7 +10,6 @@ reported.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import StainingPattern
-from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.labels.tiled import TiledArray
 from dermatome.skin.layers.depth import FloatMap, Survey, number_layers
 from dermatome.skin.layers.depth_blocks import Depths
+from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.tables import CellDepths, StainSums, layer_table, profile_table
 from dermatome.skin.tissue.regions import bounding_box
 
@@ -47,48 +47,6 @@ class LayerOutcome(StrEnum):
     NO_EPIDERMIS = "no_epidermis"
     NO_DERMIS = "no_dermis"
     NO_CELLS = "no_cells"
-
-
-@dataclass(frozen=True)
-class LayerSettings:
-    """How layers are cut and DAB is judged.
-
-    Attributes:
-        layer_um: thickness of a layer; None takes the mean equivalent diameter of the slide's cells.
-        max_gap_um: a piece of epidermis farther than this from any dermis is in no layer.
-        weak_od: optical density (log10) of DAB from which a pixel counts as weakly stained. This and the next two are
-            QuPath's defaults for DAB (positive cell detection: 0.2, 0.4, 0.6).
-        moderate_od: from which it counts as moderately stained.
-        strong_od: from which it counts as strongly stained.
-        min_h_od: mean hematoxylin below which DAB/H is null, as a division by almost nothing says nothing.
-        pattern_min_dab_od: a compartment whose mean DAB is below this is not stained (:func:`staining_pattern`).
-        pattern_ratio: how many times stronger one compartment must be than the other.
-        profile_step_um: width of the steps of the fine profile.
-    """
-
-    layer_um: float | None = None
-    max_gap_um: float = 100.0
-    weak_od: float = 0.2
-    moderate_od: float = 0.4
-    strong_od: float = 0.6
-    min_h_od: float = 0.03
-    pattern_min_dab_od: float = 0.1
-    pattern_ratio: float = 1.7
-    profile_step_um: float = 2.0
-
-    def __post_init__(self) -> None:
-        positive = ("max_gap_um", "min_h_od", "pattern_min_dab_od", "profile_step_um", "weak_od")
-        for name in (*positive, *(("layer_um",) if self.layer_um is not None else ())):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise BadSetting(f"The layer setting {name} is {value}: give a number above 0.")
-        if not self.weak_od < self.moderate_od < self.strong_od:
-            raise BadSetting(
-                f"The DAB thresholds weak, moderate and strong are {self.weak_od}, {self.moderate_od} and "
-                f"{self.strong_od}: give them in rising order."
-            )
-        if self.pattern_ratio <= 1:
-            raise BadSetting(f"The layer setting pattern_ratio is {self.pattern_ratio}: give a number above 1.")
 
 
 @dataclass(frozen=True)

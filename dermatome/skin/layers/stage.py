@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,8 @@ from dermatome.pipeline.stage_files import (
     write_rows,
 )
 from dermatome.skin.layers.figures import layers_figure
-from dermatome.skin.layers.measure import LayerOutcome, LayerSettings, LayersResult, measure_layers
+from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers
+from dermatome.skin.layers.settings import LayerSettings
 from dermatome.slides.slide import Slide
 from dermatome.slides.tiled_tiff import TiledLabels
 from dermatome.storage.layout import DataRoot
@@ -57,11 +58,6 @@ class LayersStage(Stage[_Input, _Measured]):
     layers: LayerSettings
     asset = "epidermis_layers"
     _check: Callable[[], None] = field(init=False, repr=False)
-
-    @property
-    def settings(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """Of the measurement."""
-        return asdict(self.layers)
 
     def inputs(self, key: str) -> dict[str, str]:
         """The image, the mask and the cells."""

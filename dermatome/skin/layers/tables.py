@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.skin.layers.depth import FloatMap, number_layers
+from dermatome.skin.layers.settings import LayerSettings
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from dermatome.skin.layers.measure import LayerSettings
 
 
 class StainSums:

@@ -7,54 +7,15 @@ the largest piece that counts as small can be long, so that what is decided is w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import TissueClass
-from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
+from dermatome.skin.tissue.settings import CleanupSettings
 
 Mask = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class CleanupSettings:
-    """Connected pieces smaller than these areas take the class that most of their border touches.
-
-    Attributes:
-        min_epidermis_um2: for epidermis that touches no keratin. A mixed piece of epidermis and keratin is kept whole,
-            unless it is smaller than a quarter of this.
-        min_keratin_um2: for keratin that touches no epidermis; small, because flakes come off.
-        min_dermis_um2: for dermis; below the section of a dermal papilla.
-        min_background_um2: for background: vacuoles and small gaps in tissue.
-        max_keratin_gap_um2: background up to this area of whose border most is keratin becomes keratin: annotators draw
-            the horny layer with the gaps between its lamellae.
-        border_share: pieces cut by the image's border count as spurious only below this share of those areas.
-    """
-
-    min_epidermis_um2: float = 1000.0
-    min_keratin_um2: float = 30.0
-    min_dermis_um2: float = 150.0
-    min_background_um2: float = 100.0
-    max_keratin_gap_um2: float = 2000.0
-    border_share: float = 0.25
-
-    def __post_init__(self) -> None:
-        """Checks that nothing is negative."""
-        if min(*self.min_areas_um2.values(), self.max_keratin_gap_um2, self.border_share) < 0:
-            raise BadSetting("A cleanup area is negative: set it to 0 or more.")
-
-    @property
-    def min_areas_um2(self) -> dict[TissueClass, float]:
-        """The area for each class, in the order in which they are cleaned: holes before islands."""
-        return {
-            TissueClass.BACKGROUND: self.min_background_um2,
-            TissueClass.DERMIS: self.min_dermis_um2,
-            TissueClass.KERATIN: self.min_keratin_um2,
-            TissueClass.EPIDERMIS: self.min_epidermis_um2,
-        }
 
 
 def clean_labels(labels: Mask, mpp: float, settings: CleanupSettings | None = None) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from dermatome.inference.backend import Runner, prepare_runner
 from dermatome.inference.compute import Backend
 from dermatome.inference.predictor import Predictor
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.skin.tissue.slide_work import SlideWork
 from dermatome.skin.tissue.slide_work import TissueOutcome as TissueOutcome
 from dermatome.skin.tissue.slide_work import TissueResult as TissueResult
-from dermatome.skin.tissue.slide_work import TissueSettings as TissueSettings
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,8 +17,9 @@ from dermatome.geometry import Box, Size
 from dermatome.imaging.tiling import Probabilities, RowEnlarger
 from dermatome.inference.canvas import Canvas, most_probable
 from dermatome.inference.predictor import Scene, resize_labels
-from dermatome.skin.tissue.cleanup import CleanupSettings, clean_labels
+from dermatome.skin.tissue.cleanup import clean_labels
 from dermatome.skin.tissue.regions import bounding_box, merge_boxes, significant_regions
+from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
 from dermatome.slides.resize import resize_image
 
 if TYPE_CHECKING:
@@ -37,44 +38,6 @@ class TissueOutcome(StrEnum):
 
     TISSUE = "tissue"
     NO_EPIDERMIS = "no_epidermis"
-
-
-@dataclass(frozen=True)
-class TissueSettings:
-    """How a slide is segmented.
-
-    Attributes:
-        coarse_mpp: microns per pixel of the first look; ``None`` takes the weights card's.
-        tile_px: side of the tiles at the network's resolution; ``None`` takes the card's.
-        overlap_px: what neighbouring tiles share, at the network's resolution; ``None`` takes a quarter of the tile.
-        batch: tiles at once.
-        views: 1, 2, 4 or 8 flips and turns averaged in the fine pass; each costs a pass, for a few thousandths of IoU.
-        significant_share: regions of epidermis and keratin are refined if they have this share of the largest's area.
-        margin_um: added on each side of a region.
-        refine_whole_px: a slide of at most this side at the network's resolution is refined whole.
-        cleanup: areas of specks and holes.
-        any_scale: whether slides are segmented that look to the network far from what it was trained at.
-    """
-
-    coarse_mpp: float | None = None
-    tile_px: int | None = None
-    overlap_px: int | None = None
-    batch: int = 8
-    views: int = 1
-    significant_share: float = 0.10
-    margin_um: float = 64.0
-    refine_whole_px: int = 320
-    cleanup: CleanupSettings = field(default_factory=CleanupSettings)
-    any_scale: bool = False
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        if not 0 <= self.significant_share <= 1:
-            raise BadSetting(f"The significant share is {self.significant_share}: set it from 0 to 1.")
-        if self.margin_um < 0:
-            raise BadSetting(f"The margin is {self.margin_um} µm: set it to 0 or more.")
-        if self.coarse_mpp is not None and not self.coarse_mpp > 0:
-            raise BadSetting(f"The coarse mpp is {self.coarse_mpp}: set it above 0.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,14 +25,8 @@ from dermatome.pipeline.stage_files import (
 )
 from dermatome.skin.networks import Champion
 from dermatome.skin.tissue.figures import tissue_figure
-from dermatome.skin.tissue.segment import (
-    TissueNetwork,
-    TissueOutcome,
-    TissueResult,
-    TissueSettings,
-    prepare_tissue,
-    segment_slides,
-)
+from dermatome.skin.tissue.segment import TissueNetwork, TissueOutcome, TissueResult, prepare_tissue, segment_slides
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
@@ -60,11 +53,6 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
     _network: TissueNetwork | None = field(default=None, init=False, repr=False)
     _compute: Compute | None = field(default=None, init=False, repr=False)
     _check: Callable[[], None] = field(init=False, repr=False)
-
-    @property
-    def settings(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """Of the segmentation."""
-        return asdict(self.tissue)
 
     def inputs(self, key: str) -> dict[str, str]:
         """The image and the champion."""

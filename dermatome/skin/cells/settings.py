@@ -1,0 +1,31 @@
+"""Settings of `cell_masks`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dermatome.storage.settings_model import Effect, SettingsModel
+
+
+class CellSettings(SettingsModel):
+    """How cells are segmented.
+
+    Attributes:
+        diameter_um: cell diameter that the network is shown, µm; None takes the network's size estimate if it has one,
+            else the diameter it was trained on.
+        flow_threshold: Cellpose's flow error threshold; 0 keeps every cell.
+        cellprob_threshold: Cellpose's cell probability threshold, a logit.
+        min_area_um2: smaller cells are dropped, µm².
+        margin_um: how far beyond the epidermis the network looks, µm, so that cells at its edge are seen in full.
+        batch: tiles per call of the network.
+        tile_overlap: overlap of the network's tiles as a share of their side, as in Cellpose; another grid gives
+            other cells.
+    """
+
+    diameter_um: float | None = Field(default=None, ge=1, le=200)
+    flow_threshold: float = 0.4
+    cellprob_threshold: float = 0.0
+    min_area_um2: float = Field(default=8.0, ge=0)
+    margin_um: float = Field(default=12.0, ge=0)
+    batch: Annotated[int, Effect.SPEED] = Field(default=8, ge=1)
+    tile_overlap: float = Field(default=0.1, ge=0.05, le=0.5)

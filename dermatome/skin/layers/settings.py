@@ -1,0 +1,43 @@
+"""Settings of `epidermis_layers`."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from dermatome.storage.settings_model import SettingsModel
+
+
+class LayerSettings(SettingsModel):
+    """How layers are cut and DAB is judged.
+
+    Attributes:
+        layer_um: thickness of a layer, µm; None takes the mean equivalent diameter of the slide's cells.
+        max_gap_um: a piece of epidermis farther than this from any dermis is in no layer, µm.
+        weak_od: optical density (log10) of DAB from which a pixel counts as weakly stained. This and the next two are
+            QuPath's defaults for DAB (positive cell detection: 0.2, 0.4, 0.6).
+        moderate_od: optical density from which a pixel counts as moderately stained.
+        strong_od: optical density from which a pixel counts as strongly stained.
+        min_h_od: mean hematoxylin below which DAB/H is null, as a division by almost nothing says nothing.
+        pattern_min_dab_od: a compartment whose mean DAB is below this is not stained.
+        pattern_ratio: how many times stronger one compartment must be than the other.
+        profile_step_um: step of the fine profile, µm.
+    """
+
+    layer_um: float | None = Field(default=None, gt=0)
+    max_gap_um: float = Field(default=100.0, gt=0)
+    weak_od: float = Field(default=0.2, gt=0)
+    moderate_od: float = 0.4
+    strong_od: float = 0.6
+    min_h_od: float = Field(default=0.03, gt=0)
+    pattern_min_dab_od: float = Field(default=0.1, gt=0)
+    pattern_ratio: float = Field(default=1.7, gt=1)
+    profile_step_um: float = Field(default=2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if not self.weak_od < self.moderate_od < self.strong_od:
+            raise ValueError(
+                f"the DAB thresholds weak_od, moderate_od and strong_od are {self.weak_od}, {self.moderate_od} and "
+                f"{self.strong_od}: give them in rising order"
+            )
+        return self
