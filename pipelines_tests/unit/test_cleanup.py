@@ -94,7 +94,7 @@ def test_a_mask_of_one_class_and_areas_at_another_scale():
 
 
 def test_negative_areas_are_refused():
-    with pytest.raises(BadSetting, match="negative"):
+    with pytest.raises(BadSetting, match="min_dermis_um2 is -1: input should be greater than or equal to 0"):
         CleanupSettings(min_dermis_um2=-1)
 
 
