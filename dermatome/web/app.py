@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import signal
+import sys
 import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -16,6 +17,8 @@ from dermatome.web.guard import SiteGuard
 from dermatome.web.nuclei_chain import nuclei_source
 from dermatome.web.page import WebContext
 from dermatome.web.payloads import PayloadGuard
+from dermatome.web.quota import COOKIE, Browsers, UploadQuota
+from dermatome.web.scratch import scratch_folder, sweep_scratch_folders
 from dermatome.web.uploads import MIB, UploadLimits
 
 if TYPE_CHECKING:
@@ -70,9 +73,12 @@ def serve(
             probe.bind((host, port))
         except OSError as error:
             raise BadSetting(f"The web app cannot listen on {host}:{port} ({error.strerror}): try --port.") from error
-    with tempfile.TemporaryDirectory(prefix="dermatome-web-") as scratch:
+    # uvicorn sends the signal again once it has stopped, which would end the process before its folder is deleted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    sweep_scratch_folders()
+    with scratch_folder() as scratch:
         compute = settings.choose(threads=threads)
-        context = WebContext(root, compute, UploadLimits(), Path(scratch), settings.backend, weights)
+        context = WebContext(root, compute, UploadLimits(), scratch, settings.backend, weights)
         if weights:  # what is wrong with networks of the settings, the pages say
             nuclei_source(context)
         app = build_app(context, [host, *allow_hosts])
@@ -99,9 +105,13 @@ def build_app(context: WebContext, hosts: Iterable[str] = ()) -> FastAPI:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
+    browsers = Browsers()
+
     async def headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await answer(request)
         response.headers.update(_HEADERS)
+        if response.headers.get("content-type", "").startswith("text/html") and browsers.known(request.scope) is None:
+            response.set_cookie(COOKIE, browsers.new_cookie(), httponly=True, samesite="strict")
         return response
 
     async def health() -> dict[str, str]:
@@ -128,7 +138,8 @@ def build_app(context: WebContext, hosts: Iterable[str] = ()) -> FastAPI:
     pages = frozenset(["/", HEALTH, *(f"/{page}" for page, *_ in blocks.pages if page)])
     mounted.add_middleware(
         PayloadGuard, pages=pages, folder=_upload_folder(context.scratch), file_inputs=file_inputs,
-        max_upload_bytes=context.limits.max_file_bytes + MIB,
+        max_upload_bytes=context.limits.max_file_bytes + MIB, browsers=browsers,
+        quota=UploadQuota(_upload_folder(context.scratch), context.limits, KEPT_S),
     )  # fmt: skip
     mounted.add_middleware(SiteGuard, hosts=hosts)
     return mounted

@@ -17,7 +17,7 @@ from dermatome.nuclei.maps.networks import ASSET, NucleusWeights
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.til.settings import TilSettings
 from dermatome.web.uploads import Example, UploadLimits, check_work
-from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
+from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, viewer_html
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Backend, Compute
@@ -75,7 +75,7 @@ def name_of(source: NucleusWeights) -> str:
 
 def said_of(source: NucleusWeights) -> str:
     """Which network it is, for people."""
-    said = f"**Network.** Nuclei are found by {name_of(source)}"
+    said = f"**Network.** Nuclei are found by {markdown_text(name_of(source))}"
     if source.weights != "toy":
         return f"{said}."
     return (

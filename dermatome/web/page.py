@@ -16,7 +16,7 @@ from dermatome.settings import Settings, load_settings
 from dermatome.slides.plain import SUFFIXES
 from dermatome.storage.layout import DataRoot
 from dermatome.web.uploads import UploadLimits
-from dermatome.web.viewer import status_html
+from dermatome.web.viewer import markdown_text, status_html
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
 """Of every event that computes: networks are not shared by threads, and one image's memory is in use at a time."""
+
+MAX_THREADS = 8
+"""Computations that may hold a thread at once; all but one are cancelled ones, which Gradio no longer counts."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._alone = threading.Lock()
+        self._threads = threading.BoundedSemaphore(MAX_THREADS)
         self._stops: dict[str, threading.Event] = {}
 
     @contextmanager
@@ -48,8 +52,19 @@ class Turns:
         """Waits for the computation before; the block is given a check, to be called now and then.
 
         Raises:
-            Stopped: by the check, or while waiting, once :meth:`stop` was called for the session.
+            Stopped: by the check, or while waiting, once :meth:`stop` was called for the session; or too many threads
+                wait already.
         """
+        if not self._threads.acquire(blocking=False):
+            raise Stopped("Too many cancelled computations are still ending: press the button again in a minute.")
+        try:
+            with self._turn(session) as check:
+                yield check
+        finally:
+            self._threads.release()
+
+    @contextmanager
+    def _turn(self, session: str) -> Iterator[Callable[[], None]]:
         asked = self._stops[session] = threading.Event()
 
         def check() -> None:
@@ -145,7 +160,7 @@ def noted(say: Callable[[], str]) -> Callable[[], str]:
         try:
             return say()
         except DermatomeError as error:
-            return f"**Networks.** {error}"
+            return f"**Networks.** {markdown_text(str(error))}"
 
     return guarded
 

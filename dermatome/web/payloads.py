@@ -6,6 +6,7 @@ a page sends one: for a file component, and only if it is that of a file in the 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from dermatome.web.guard import AsgiApp, Message, Receive, Refusal, Scope, Send, headers_of, refuse, respond
+from dermatome.web.quota import Browsers, UploadQuota
 
 API = "/gradio_api"
 JOIN = f"{API}/queue/join"
@@ -42,7 +44,9 @@ class PayloadGuard:
         pages: paths that are open beside Gradio's own.
         folder: Gradio's upload folder.
         file_inputs: for each of Gradio's functions, by its index, the positions of its file components.
-        max_upload_bytes: of the body of an upload.
+        max_upload_bytes: size of the body of an upload.
+        browsers: tells apart who uploads.
+        quota: of uploads.
     """
 
     def __init__(
@@ -52,12 +56,16 @@ class PayloadGuard:
         folder: Path,
         file_inputs: Mapping[int, frozenset[int]],
         max_upload_bytes: int,
+        browsers: Browsers,
+        quota: UploadQuota,
     ) -> None:
         self._app = app
         self._pages = pages
         self._folder = folder
         self._file_inputs = file_inputs
         self._max_upload_bytes = max_upload_bytes
+        self._browsers = browsers
+        self._quota = quota
         self._refused: OrderedDict[str, str] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,16 +74,16 @@ class PayloadGuard:
             await self._app(scope, receive, send)
             return
         refusal = self._refused_route(scope)
+        if refusal is None and scope["path"] == UPLOAD:
+            await self._upload(scope, receive, send)
+            return
         if refusal is None and scope["method"] == "POST":
-            if scope["path"] == UPLOAD:
-                refusal = _too_large(scope, self._max_upload_bytes)
+            body = await _read_body(scope, receive, MAX_JSON_BYTES)
+            if isinstance(body, bytes):
+                refusal = self._refused_body(scope["path"], body)
+                receive = _replay(body, receive)
             else:
-                body = await _read_body(scope, receive, MAX_JSON_BYTES)
-                if isinstance(body, bytes):
-                    refusal = self._refused_body(scope["path"], body)
-                    receive = _replay(body, receive)
-                else:
-                    refusal = body
+                refusal = body
         earlier = self._refused_join(scope)
         if refusal is not None:
             await refuse(scope, receive, send, refusal)
@@ -84,6 +92,21 @@ class PayloadGuard:
             await respond(send, 200, "text/event-stream", f"data: {json.dumps(event)}\n\n")
         else:
             await self._app(scope, receive, send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = _too_large(scope, self._max_upload_bytes)
+        if refusal is not None:
+            await refuse(scope, receive, send, refusal)
+            return
+        size = int(headers_of(scope, "content-length")[0])
+        reason = await asyncio.to_thread(self._quota.admit, self._browsers.of(scope), size)
+        if reason is not None:
+            await refuse(scope, receive, send, Refusal(429, reason))
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._quota.release(size)
 
     def _refused_route(self, scope: Scope) -> Refusal | None:
         if scope["type"] != "http":

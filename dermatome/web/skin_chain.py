@@ -16,7 +16,7 @@ from dermatome.skin.networks import CellWeights, Champion
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.web.uploads import Example, UploadLimits, check_work
-from dermatome.web.viewer import VIEW_PX, filled_layer, viewer_html
+from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, viewer_html
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Backend, Compute
@@ -57,7 +57,7 @@ class SkinSource:
         if self.champion is None:
             return f"**Networks.** {_NO_CHAMPION}"
         seen = ", which has seen synthetic skin only" if self.cells.weights == "toy" else ""
-        return f"**Networks.** {self.named}{seen}."
+        return f"**Networks.** {markdown_text(self.named)}{seen}."
 
     @property
     def named(self) -> str:

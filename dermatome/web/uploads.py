@@ -30,12 +30,18 @@ class UploadLimits:
         max_area_px: of the image; a 3,000 px core of HPA has 9 million.
         max_network_px: of the image once it is enlarged to the scale of a network, which is what takes the time; a
             whole upload at half the network's resolution is just let through.
+        max_uploads: uploads of one browser within an hour.
+        max_bytes: size of these together.
+        max_total_bytes: size of all uploads and results that wait on disk.
     """
 
     max_file_bytes: int = 64 * MIB
     max_side_px: int = 8_000
     max_area_px: int = 16_000_000
     max_network_px: int = 64_000_000
+    max_uploads: int = 100
+    max_bytes: int = 512 * MIB
+    max_total_bytes: int = 1024 * MIB
 
     def in_words(self) -> str:
         """The limits, for people."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -101,6 +102,11 @@ def status_html(message: str, *, bad: bool = False) -> str:
     """A sentence for the person, which screen readers speak as it comes."""
     kind = "dm-bad" if bad else "dm-good"
     return f'<p class="dm-status {kind}" role="{"alert" if bad else "status"}">{escape(message)}</p>'
+
+
+def markdown_text(text: str) -> str:
+    """Escapes text that is shown as Markdown, so that it is shown as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>&#!$|~])", r"\\\1", text)
 
 
 def _slider(title: str, name: str, low: int, high: int, step: int, value: int) -> str:

@@ -1,4 +1,4 @@
-"""One run of the demo serves every end-to-end test that needs trained weights and whole slides."""
+"""One run of the demo serves every end-to-end test that needs trained weights and whole slides; and a browser."""
 
 import subprocess
 import sys
@@ -9,6 +9,8 @@ import pytest
 
 from dermatome.storage.layout import DataRoot
 from pipelines_tests.e2e.platform import CHECKOUT, environment
+
+CHROMIUM = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if path.exists()), None)
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,17 @@ def run_demo(root: Path) -> DemoRun:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> DemoRun:
     return run_demo(tmp_path_factory.mktemp("demo") / "data")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed here")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Its sandbox needs rights that a container's root has not; it opens nothing but our servers.
+        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield started
+        started.close()

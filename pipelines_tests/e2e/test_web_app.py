@@ -6,7 +6,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,8 +20,6 @@ from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.web.app import HEALTH, build_app
 from dermatome.web.page import WebContext
 from dermatome.web.uploads import UploadLimits
-
-CHROMIUM = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if path.exists()), None)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -61,19 +58,6 @@ def address(app):
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed here")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # Its sandbox needs rights that a container's root has not; it opens nothing but this app.
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

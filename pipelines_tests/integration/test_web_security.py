@@ -2,52 +2,31 @@
 
 import contextlib
 import json
+import os
 import re
 import secrets
-import socket
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from types import SimpleNamespace
 
 import httpx
 import pytest
 from PIL import Image
 
-from dermatome.inference.compute import choose_compute
-from dermatome.storage.layout import DataRoot
-from dermatome.web.app import HEALTH, build_app
-from dermatome.web.page import WebContext
-from dermatome.web.payloads import PayloadGuard
+from dermatome.web.app import HEALTH
+from dermatome.web.page import MAX_THREADS
 from dermatome.web.uploads import UploadLimits
+from pipelines_tests.e2e.platform import CHECKOUT, free_port
+from pipelines_tests.web_server import served
 
 pytestmark = pytest.mark.slow
 
 FILE_DATA = {"_type": "gradio.FileData"}
-
-
-@contextlib.contextmanager
-def served(folder, *, guarded=True):
-    """The app in a thread of this process; without its guard of payloads, if asked for."""
-    import uvicorn
-
-    root = DataRoot.at(str(folder / "data"))
-    limits = UploadLimits(max_file_bytes=400_000)
-    app = build_app(WebContext(root, choose_compute("cpu", "fp32", 1), limits, folder / "scratch", backend="torch"))
-    if not guarded:
-        app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not PayloadGuard]
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.05)
-        yield SimpleNamespace(address=f"http://127.0.0.1:{listening.getsockname()[1]}", folder=folder)
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +170,113 @@ def test_a_huge_body_is_refused_before_it_is_parsed(web):
     sent = json.dumps({"data": ["x" * (5 << 20), ""], "fn_index": 10, "session_hash": "huge"})
     assert httpx.post(f"{web.address}/gradio_api/queue/join", content=sent).status_code == 413
     assert httpx.post(f"{web.address}/gradio_api/upload", files={"files": bytes(2 << 20)}).status_code == 413
+
+
+# --- uploads
+
+
+def upload(client, data=b"x", name="a.png"):
+    return client.post("/gradio_api/upload", files={"files": (name, data, "image/png")})
+
+
+def test_a_browser_uploads_no_more_than_its_share_and_others_still_may(tmp_path):
+    with served(tmp_path, limits=UploadLimits(max_uploads=3)) as web:
+        browsers = [httpx.Client(base_url=web.address) for _ in range(2)]
+        for browser in browsers:
+            assert browser.get("/").status_code == 200
+            assert "dermatome_browser" in browser.cookies
+            assert "set-cookie" not in browser.get("/skin").headers
+        assert [upload(browsers[0]).status_code for _ in range(4)] == [200, 200, 200, 429]
+        assert "try again later" in upload(browsers[0]).json()["detail"]
+        assert upload(browsers[1]).status_code == 200
+        # Who sends no cookie, or a made-up one, is known by the address.
+        made_up = [httpx.Client(base_url=web.address, cookies={"dermatome_browser": str(n)}) for n in range(4)]
+        assert [upload(client).status_code for client in made_up] == [200, 200, 200, 429]
+
+
+def test_what_a_stranger_uploads_is_never_shown_as_a_page(web):
+    client = httpx.Client(base_url=web.address)
+    for name in ("a.html", "a.svg", "a.xhtml", "a.js"):
+        (path,) = upload(client, b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", name).json()
+        answer = client.get(f"/gradio_api/file={path}")
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.headers["content-disposition"].startswith("attachment")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+# --- what is left behind
+
+
+@contextlib.contextmanager
+def running(folder):
+    """The app as a process of its own whose temporary folders lie in a folder; killed at the end."""
+    port = free_port()
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dermatome.cli.app", "web", "--data", str(folder / "data"), "--port", str(port)],
+            cwd=CHECKOUT, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(folder)},
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 90
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                assert httpx.get(address + HEALTH).status_code == 200
+                break
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < until, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield process, address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def scratch(folder):
+    return {path.name for path in folder.glob("dermatome-web-*")}
+
+
+def test_temporary_folders_go_when_the_app_is_ended_or_else_at_the_next_start(tmp_path):
+    (tmp_path / "data").mkdir()
+    with running(tmp_path) as (process, address):
+        upload(httpx.Client(base_url=address))
+        (killed,) = scratch(tmp_path)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert scratch(tmp_path) == {killed}
+    with running(tmp_path) as (process, address):
+        (first,) = scratch(tmp_path)
+        assert first != killed, "what a killed app left is not cleared"
+        with running(tmp_path) as (second, _):
+            assert first in scratch(tmp_path), "the folder of a living app is cleared"
+            assert upload(httpx.Client(base_url=address)).status_code == 200
+            second.terminate()
+            assert second.wait(30) == 0
+        assert scratch(tmp_path) == {first}
+        with httpx.stream("GET", f"{address}/gradio_api/heartbeat/open"):  # a page that is open
+            process.terminate()
+            assert process.wait(30) == 0
+    assert scratch(tmp_path) == set()
+
+
+def test_cancelled_computations_do_not_pile_up(web, monkeypatch):
+    let_go, before = threading.Event(), threading.active_count()
+    monkeypatch.setattr("dermatome.web.nuclei_page.find_nuclei", lambda *_: let_go.wait(60))
+    try:
+        for number in range(48):
+            session = f"cancelled{number}"
+            sent = {"data": [None, "Synthetic nuclei 1", 0.25], "fn_index": 0, "session_hash": session}
+            event = httpx.post(f"{web.address}/gradio_api/queue/join", json=sent).json()["event_id"]
+            time.sleep(0.1)
+            cancelled = {"event_id": event, "session_hash": session, "fn_index": 0}
+            httpx.post(f"{web.address}/gradio_api/cancel", json=cancelled)
+        assert threading.active_count() - before < 30, "each cancelled computation keeps a thread"
+        assert httpx.get(web.address, timeout=10).status_code == 200
+        names = {"data": [], "fn_index": 3, "session_hash": "note"}
+        assert httpx.post(f"{web.address}/gradio_api/queue/join", json=names).status_code == 200
+        assert "Nuclei are found by" in events(web.address, "note")
+    finally:
+        let_go.set()
+        until = time.monotonic() + 60
+        while web.context.turns._threads._value < MAX_THREADS and time.monotonic() < until:
+            time.sleep(0.1)

@@ -7,6 +7,8 @@ import pytest
 
 from dermatome.web.guard import SiteGuard
 from dermatome.web.payloads import API, FILE, JOIN, MAX_JSON_BYTES, UPLOAD, PayloadGuard, is_file_in, names_file
+from dermatome.web.quota import Browsers, UploadQuota
+from dermatome.web.uploads import UploadLimits
 
 FOREIGN = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 
@@ -109,7 +111,8 @@ def folder(tmp_path):
 @pytest.fixture
 def guard(folder):
     """A guard of one function whose first input is a file."""
-    return PayloadGuard(echo, frozenset({"/"}), folder, {0: frozenset({0})}, 1000)
+    quota = UploadQuota(folder, UploadLimits(max_uploads=2), 3600)
+    return PayloadGuard(echo, frozenset({"/"}), folder, {0: frozenset({0})}, 1000, Browsers(), quota)
 
 
 def uploaded(path):
@@ -195,7 +198,7 @@ def test_bodies_are_bounded_and_must_be_json_objects(guard):
     assert call(guard, "POST", JOIN, parts=[part] * 5)[0] == 413
     assert call(guard, "POST", JOIN, headers={"content-length": str(MAX_JSON_BYTES + 1)})[0] == 413
     assert call(guard, "POST", UPLOAD, headers={"content-length": "1001"})[0] == 413
-    assert call(guard, "POST", UPLOAD, headers={"content-length": "1000"})[0] == 200
+    assert [call(guard, "POST", UPLOAD, headers={"content-length": "1000"})[0] for _ in range(3)] == [200, 200, 429]
     assert call(guard, "POST", UPLOAD)[0] == 411
     for body in (b"", b"[]", b"no", b"[" * 100_000, b'{"a":' * 100_000):
         assert post(guard, body) == 400

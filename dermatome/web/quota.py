@@ -1,0 +1,139 @@
+"""How much may be uploaded: by one browser within an hour, and by all together."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+
+from dermatome.web.guard import Scope, headers_of
+from dermatome.web.uploads import MIB, UploadLimits
+
+COOKIE = "dermatome_browser"
+MAX_FILES = 2_000
+"""Uploads and results that may wait on disk at once; each takes a folder, too."""
+
+
+class Browsers:
+    """Tells browsers apart by a cookie that nobody but this process can issue."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def new_cookie(self) -> str:
+        """Value of the cookie for a browser that has none."""
+        name = secrets.token_hex(16)
+        return f"{name}.{self._signature(name)}"
+
+    def known(self, scope: Scope) -> str | None:
+        """Name of the browser that sent a request, or None if it has no valid cookie."""
+        for header in headers_of(scope, "cookie"):
+            try:
+                cookie = SimpleCookie(header).get(COOKIE)
+            except CookieError:
+                continue
+            name, _, signature = (cookie.value if cookie else "").partition(".")
+            if name and hmac.compare_digest(signature.encode(), self._signature(name).encode()):
+                return name
+        return None
+
+    def of(self, scope: Scope) -> str:
+        """Name of the browser that sent a request; clients without a cookie are told apart by their address."""
+        return self.known(scope) or f"address {(scope.get('client') or ['unknown'])[0]}"
+
+    def _signature(self, name: str) -> str:
+        return hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()
+
+
+class UploadQuota:
+    """Admits uploads within the limits of one browser and of the disk.
+
+    Args:
+        folder: upload folder, in which results wait for their download, too.
+        limits: of uploads.
+        kept_s: time after which files in the folder are deleted and uploads no longer count, in seconds.
+        clock: current time in seconds since the epoch.
+    """
+
+    def __init__(
+        self, folder: Path, limits: UploadLimits, kept_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._folder, self._limits, self._kept_s, self._clock = folder, limits, kept_s, clock
+        self._admitted: dict[str, deque[tuple[float, int]]] = {}
+        self._coming_bytes = 0
+        self._lock = threading.Lock()
+
+    def admit(self, browser: str, size_bytes: int) -> str | None:
+        """Reserves space for an upload, for which :meth:`release` is called once it has arrived.
+
+        Args:
+            browser: name of the browser that sends it.
+            size_bytes: size of the request.
+
+        Returns:
+            Reason for a refusal, or None if the upload is admitted.
+        """
+        limits = self._limits
+        with self._lock:
+            self._forget()
+            files, on_disk = swept_size(self._folder, self._kept_s, self._clock())
+            earlier = self._admitted.setdefault(browser, deque())
+            if len(earlier) >= limits.max_uploads or sum(size for _, size in earlier) + size_bytes > limits.max_bytes:
+                return (
+                    f"This browser has uploaded {limits.max_uploads} images or {limits.max_bytes // MIB} MB within an "
+                    "hour, which is its limit: try again later, or use the command line."
+                )
+            if files >= MAX_FILES or on_disk + self._coming_bytes + size_bytes > limits.max_total_bytes:
+                return "The web app holds as many uploads as it may: try again within an hour."
+            earlier.append((self._clock(), size_bytes))
+            self._coming_bytes += size_bytes
+        return None
+
+    def release(self, size_bytes: int) -> None:
+        """Ends the reservation of an upload, which is on disk now or was interrupted."""
+        with self._lock:
+            self._coming_bytes -= size_bytes
+
+    def _forget(self) -> None:
+        """Drops uploads that no longer count, and browsers that have none left."""
+        oldest = self._clock() - self._kept_s
+        for browser, uploads in list(self._admitted.items()):
+            while uploads and uploads[0][0] < oldest:
+                uploads.popleft()
+            if not uploads:
+                del self._admitted[browser]
+
+
+def swept_size(folder: Path, older_than_s: float, now: float) -> tuple[int, int]:
+    """Deletes old files of a folder, also those of interrupted uploads, which Gradio forgets.
+
+    Args:
+        folder: to go through; it need not exist.
+        older_than_s: age from which a file or an empty folder is deleted, in seconds.
+        now: current time in seconds since the epoch.
+
+    Returns:
+        Number of files that are left, and their size in bytes.
+    """
+    files = size = 0
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+        try:
+            found = path.lstat()
+            old = now - found.st_ctime > older_than_s
+            if stat.S_ISDIR(found.st_mode):
+                if old:
+                    path.rmdir()
+            elif old:
+                path.unlink()
+            else:
+                files, size = files + 1, size + found.st_size
+        except OSError:  # gone meanwhile, or not empty
+            continue
+    return files, size

@@ -1,0 +1,50 @@
+"""The web app as a server within a test."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+from dermatome.inference.compute import choose_compute
+from dermatome.storage.layout import DataRoot
+from dermatome.web.app import build_app
+from dermatome.web.page import WebContext
+from dermatome.web.payloads import PayloadGuard
+from dermatome.web.uploads import UploadLimits
+
+SMALL = UploadLimits(max_file_bytes=400_000)
+
+
+@contextmanager
+def served(
+    folder: Path, *, guarded: bool = True, limits: UploadLimits = SMALL, weights: str = ""
+) -> Iterator[SimpleNamespace]:
+    """Serves the web app in a thread of this process.
+
+    Args:
+        folder: of the test; the data root is its `data`.
+        guarded: whether the guard of payloads is in place.
+        limits: of uploads.
+        weights: of nuclei.
+    """
+    import uvicorn
+
+    root = DataRoot.at(str(folder / "data"))
+    compute = choose_compute("cpu", "fp32", 1)
+    context = WebContext(root, compute, limits, folder / "scratch", backend="torch", weights=weights)
+    app = build_app(context)
+    if not guarded:
+        app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not PayloadGuard]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.05)
+        yield SimpleNamespace(address=f"http://127.0.0.1:{listening.getsockname()[1]}", context=context)
+        server.should_exit = True
+        thread.join()
