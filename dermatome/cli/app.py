@@ -82,7 +82,8 @@ def hpa_parse(
     tissue: Annotated[str, typer.Option(help="Tissue or organ to read.")] = "Skin",
 ) -> None:
     """Read gene pages into image records: one row for each image."""
-    from dermatome.hpa.records import merge_records, parse_page, write_records
+    from dermatome.hpa.pages import parse_page
+    from dermatome.hpa.records import merge_records, write_records
 
     tables = []
 

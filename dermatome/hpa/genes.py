@@ -22,7 +22,7 @@ _NAME_COLUMNS = ("genename", "genesymbol", "symbol", "gene")
 
 @dataclass(frozen=True)
 class GeneRef:
-    """A gene asked for: its Ensembl id, and its symbol where the list gives it."""
+    """A gene of a list: its Ensembl id, and its symbol if the list has it."""
 
     ensembl_id: str
     gene: str | None = None
@@ -32,14 +32,14 @@ def read_gene_list(source: Path | str | Iterable[str]) -> list[GeneRef]:
     """Reads a gene list, each gene once, in the order of the list.
 
     Args:
-        source: the path of a TSV as HPA's site downloads it (columns are found by name, wherever they stand), of a CSV
-            with the same names, or of a text file with one Ensembl id a line (``#`` begins a comment, a symbol may
-            follow the id); or the ids themselves. Version suffixes (``ENSG00000186847.6``) are dropped.
+        source: Path of a TSV as downloaded from HPA's site (columns are found by name), of a CSV with the same names,
+            or of a text file with one Ensembl id in each line (``#`` begins a comment, a symbol may follow the id); or
+            the ids themselves. Version suffixes (``ENSG00000186847.6``) are dropped.
 
     Raises:
-        MissingInput: no such file.
-        BadPage: not text, empty, without a column of Ensembl ids, or with an id that is none; the message names the
-            file, the column and the line.
+        MissingInput: There is no such file.
+        BadPage: The list is not text, is empty, has no column of Ensembl ids, or has an invalid id; the message names
+            the file, the column and the line.
     """
     if isinstance(source, str):
         source = Path(source)
@@ -78,7 +78,7 @@ def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
         for row in rows:
             line, began = rows.line_num, line + 1
             if line > began:
-                raise BadPage(f"{name}, line {began}: a quotation mark that is not closed; mend or remove the line.")
+                raise BadPage(f"{name}, line {began}: a quotation mark that is not closed; fix or remove the line.")
             if not any(cell.strip() for cell in row) or (not header and row[0].lstrip().startswith("#")):
                 continue
             if not header:
@@ -89,7 +89,7 @@ def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
             if len(row) <= id_at:
                 raise BadPage(
                     f"{name}, line {line}: it has {len(row)} of {len(header)} columns, {header[id_at]!r} is missing; "
-                    "mend or remove the line."
+                    "fix or remove the line."
                 )
             symbol = row[name_at].strip() if name_at is not None and len(row) > name_at else ""
             # Search downloads give several ids, separated by commas, for a symbol that stands for several genes.
@@ -102,7 +102,7 @@ def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
 
 
 def _columns(header: list[str], first: list[str], name: str) -> tuple[int, int | None]:
-    """Where the ids and the symbols stand; ``first`` is the first row below the header."""
+    """Indices of the columns of ids and of symbols; ``first`` is the first row below the header."""
     columns = [re.sub(r"[\s_]+", "", cell).casefold() for cell in header]
     id_at = next((columns.index(wanted) for wanted in _ID_COLUMNS if wanted in columns), -1)
     if id_at < 0 and "gene" in columns:
@@ -134,7 +134,7 @@ def _valid(text: str, where: str) -> str:
     found = _ENSEMBL.fullmatch(text.strip())
     if not found:
         raise BadPage(
-            f"{where}: {text.strip()[:40]!r} is not an Ensembl gene id (ENSG and 11 digits); mend or remove the line."
+            f"{where}: {text.strip()[:40]!r} is not an Ensembl gene id (ENSG and 11 digits); fix or remove the line."
         )
     return found[1]
 
@@ -145,5 +145,5 @@ def _once(genes: Iterable[GeneRef], name: str) -> list[GeneRef]:
         if gene.ensembl_id not in found or (found[gene.ensembl_id].gene is None and gene.gene):
             found[gene.ensembl_id] = gene
     if not found:
-        raise BadPage(f"{name} names no gene: give at least one Ensembl gene id.")
+        raise BadPage(f"{name} has no gene: give at least one Ensembl gene id.")
     return list(found.values())

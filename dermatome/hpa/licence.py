@@ -1,4 +1,4 @@
-"""The licence and the attribution that HPA asks for with its data."""
+"""The licence and the attribution that HPA requires for its data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ ATTRIBUTION = "Image credit: Human Protein Atlas, proteinatlas.org; Uhlén M et 
 
 
 def licence_of(release: str) -> str:
-    """The licence of an HPA release, with where it is stated; an unknown release gets the address only.
+    """The licence of an HPA release and the page that states it; only the page for an unknown release.
 
     Source: the ``about/licence`` page of the releases (``v15.proteinatlas.org/about/licence`` and later ones).
     """

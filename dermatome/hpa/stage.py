@@ -1,31 +1,120 @@
-"""A gene's page as a stage: fetched if it has changed, parsed, its rows written."""
+"""The stage `hpa_images`: from an Ensembl id to the image records of its gene page, and of older releases."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import urlsplit
 
-from dermatome.hpa.gene_images import fetch_gene_images
-from dermatome.hpa.records import write_records
+import pyarrow as pa
+
+from dermatome.errors import BadPage
+from dermatome.hpa.client import HpaClient
+from dermatome.hpa.pages import GenePage, parse_page
+from dermatome.hpa.records import merge_records, write_records
 from dermatome.storage.files import sha256_file, write_atomic
+from dermatome.storage.http import Fetched, NotThere
 from dermatome.storage.record import StageResult, content_version
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from dermatome.hpa.client import HpaClient
 
 RECORDS_FILE = "images.parquet"
 
 
-def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tissue: str) -> StageResult:
-    """The image records of one gene: `images.parquet`. The page stays at ``page_path``, its HTTP validators beside it.
+@dataclass(frozen=True)
+class GeneImages:
+    """A gene's image records, and the pages that they come from.
+
+    Attributes:
+        page: All records; ``release`` and ``page_sha256`` are those of the first page, while each row has its own.
+        fetched: The gene's page, then the archive pages that were read.
+    """
+
+    page: GenePage
+    fetched: tuple[Fetched, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether any page differs from the file that was there before."""
+        return any(one.changed for one in self.fetched)
+
+
+def fetch_gene_images(
+    client: HpaClient,
+    ensembl_id: str,
+    path: Path,
+    *,
+    tissue: str = "Skin",
+    etag: str | None = None,
+    last_modified: str | None = None,
+) -> GeneImages:
+    """Fetches a gene's page to ``path`` and reads its images of ``tissue``.
+
+    If antibodies have levels for the tissue and no image (newer releases show fewer images), their images are taken
+    from the archives. Archive pages are kept beside ``path``, and their rows state the release that they come from.
+
+    Args:
+        client: Client of HPA.
+        ensembl_id: Ensembl id of the gene.
+        path: Path of the page.
+        tissue: See :func:`dermatome.hpa.pages.parse_page`.
+        etag: Of the page at ``path``, from an earlier :class:`Fetched`.
+        last_modified: Likewise.
 
     Raises:
-        FetchFailed: the page did not arrive, or nobody has the gene.
-        BadPage: it cannot be read.
+        FetchFailed: See :meth:`HpaClient.fetch_page`; also if an archive cannot be reached, as its images would
+            otherwise be missing without notice.
+        BadPage: A page cannot be read, or is of another gene.
+    """
+    fetched = [client.fetch_page(ensembl_id, path, etag, last_modified)]
+    page = _parse(path, ensembl_id, tissue)
+    tables: list[pa.Table] = [page.records]
+    missing = set(page.antibodies_without_images)
+    any_antibody = page.outcome == "no_images" and not missing
+    for base in client.base_urls[1:]:
+        if not missing and not any_antibody:
+            break
+        if fetched[0].url.startswith(f"{base}/"):
+            continue
+        try:
+            beside = path.with_name(f"{path.stem}.{_host(base)}.xml")
+            fetched.append(client.fetch_release(base, ensembl_id, beside))
+        except NotThere:
+            continue
+        older = _parse(beside, ensembl_id, tissue)
+        kept = [any_antibody or row in missing for row in older.records["antibody"].to_pylist()]
+        found = older.records.filter(kept)
+        tables.append(found)
+        missing -= set(found["antibody"].to_pylist())
+        any_antibody = any_antibody and not found.num_rows
+    records = merge_records(tables)
+    if records.num_rows > page.records.num_rows:
+        added = records.num_rows - page.records.num_rows
+        message = f"{page.gene} ({ensembl_id}): {records.num_rows} images of {tissue}, {added} of them from an archive."
+        page = dataclasses.replace(page, records=records, outcome="images", message=message)
+    return GeneImages(dataclasses.replace(page, antibodies_without_images=tuple(sorted(missing))), tuple(fetched))
+
+
+def _parse(path: Path, ensembl_id: str, tissue: str) -> GenePage:
+    page = parse_page(path, tissue=tissue)
+    if page.ensembl_id != ensembl_id:
+        raise BadPage(f"{path.name} is the page of {page.ensembl_id}, not of {ensembl_id}: check the gene list.")
+    return page
+
+
+def _host(base: str) -> str:
+    parts = urlsplit(base)
+    return f"{parts.hostname}-{parts.port}" if parts.port else str(parts.hostname)
+
+
+def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tissue: str) -> StageResult:
+    """Writes the image records of one gene to ``folder``; the page and its HTTP validators stay at ``page_path``.
+
+    Raises:
+        FetchFailed: The page did not arrive, or no release has the gene.
+        BadPage: The page cannot be read.
     """
     started = time.perf_counter()
     validators = page_path.with_suffix(".json")
@@ -59,9 +148,9 @@ def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tis
 
 
 def _validators(noted: Path, page: Path, base_url: str) -> dict[str, Any]:
-    """What was noted of the very page on disk, if it came from ``base_url``; else nothing, and it is asked for anew.
+    """The validators of the page on disk if it came from ``base_url``, else none, so that it is fetched again.
 
-    A "not modified" to the validators of another site, or of another page, would keep the wrong page for good.
+    An answer "not modified" to the validators of another site or page would keep the wrong page for ever.
     """
     try:
         known = json.loads(noted.read_bytes())
@@ -73,6 +162,6 @@ def _validators(noted: Path, page: Path, base_url: str) -> dict[str, Any]:
 
 
 def _version(records: pa.Table) -> str:
-    """Of the rows' content: a page that says the same of its images in other bytes is the same version."""
+    """Data version of the rows: other bytes of the page that give the same rows are the same version."""
     rows = records.drop_columns(["page_sha256"]).to_pylist()
     return content_version(json.dumps(row, sort_keys=True, default=str).encode() for row in rows)

@@ -15,7 +15,7 @@ def hpa_pages(toy: bool) -> Iterator[Row]:
     """Megabytes of pages a second."""
     from lxml import etree
 
-    from dermatome.hpa.records import parse_page
+    from dermatome.hpa.pages import parse_page
 
     with gene_pages(toy) as (paths, which):
         megabytes = sum(path.stat().st_size for path in paths) / 1e6

@@ -108,7 +108,8 @@ def _steps(folder: Path, instance: Any, count: int) -> dict[str, Callable[[], st
         return tick
 
     def pages() -> str:
-        from dermatome.hpa.records import parse_page, write_records
+        from dermatome.hpa.pages import parse_page
+        from dermatome.hpa.records import write_records
         from dermatome.hpa.stage import RECORDS_FILE
         from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 

@@ -12,7 +12,8 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._core.utils import make_new_backfill_id
 
 from assets.partitions import GENES, SLIDES
-from dermatome.hpa.records import parse_page, write_records
+from dermatome.hpa.pages import parse_page
+from dermatome.hpa.records import write_records
 from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.slides.register import read_sources
 from dermatome.slides.source import SlideSource

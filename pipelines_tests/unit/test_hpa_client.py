@@ -16,8 +16,8 @@ import pytest
 
 from dermatome.errors import BadPage, BadSetting, DermatomeError, FetchFailed, StorageFailed
 from dermatome.hpa.client import HpaClient
-from dermatome.hpa.gene_images import fetch_gene_images
 from dermatome.hpa.settings import HpaSettings
+from dermatome.hpa.stage import fetch_gene_images
 from dermatome.storage.files import sha256_bytes
 from dermatome.storage.http import AllowedHosts, NotThere
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml

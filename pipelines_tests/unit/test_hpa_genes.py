@@ -75,9 +75,9 @@ def test_several_ids_of_one_symbol(tmp_path: Path) -> None:
         (f'Gene\tEnsembl\n"KRT5\t{K5}\nKRT14\t{K14}\n', "line 2: a quotation mark"),
         (f"{K5}\nKRT14\n", "line 2: 'KRT14'"),
         (f"{K5}\nENSG٠٠٠٠٠١٨٦٨٤٧\n", "line 2"),
-        ("", "names no gene"),
-        ("Gene\tEnsembl\n", "names no gene"),
-        ("# nothing\n\n", "names no gene"),
+        ("", "has no gene"),
+        ("Gene\tEnsembl\n", "has no gene"),
+        ("# nothing\n\n", "has no gene"),
     ],
 )
 def test_mistakes_are_named_with_their_place(tmp_path: Path, text: str, message: str) -> None:
@@ -93,7 +93,7 @@ def test_files_that_are_no_lists(tmp_path: Path) -> None:
         read_gene_list(tmp_path)
     with pytest.raises(BadPage, match="UTF-8"):
         read_gene_list(written(tmp_path, f"Gene\tEnsembl\nKRT5\t{K5}\n", encoding="utf-16"))
-    with pytest.raises(BadPage, match="names no gene"):
+    with pytest.raises(BadPage, match="has no gene"):
         read_gene_list([])
 
 

@@ -13,14 +13,8 @@ from lxml import etree
 
 from dermatome.errors import BadPage, MissingInput
 from dermatome.hpa.licence import licence_of
-from dermatome.hpa.records import (
-    IMAGE_RECORD_SCHEMA,
-    merge_records,
-    parse_page,
-    read_records,
-    slide_id,
-    write_records,
-)
+from dermatome.hpa.pages import parse_page
+from dermatome.hpa.records import IMAGE_RECORD_SCHEMA, merge_records, read_records, slide_id, write_records
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 
 URL = "https://images.proteinatlas.org"
@@ -244,11 +238,11 @@ def test_whatever_a_page_says_is_read_back(images: list[ToyImage], release: str)
         (b"<a><b/></a>", "without an HPA gene entry"),
         (b"<rss><entry version='1'/></rss>", "is not an HPA page"),
         (b"<proteinAtlas></proteinAtlas>", "without an HPA gene entry"),
-        (b"<entry version='20'><name>KRT5</name></entry>", "names no Ensembl gene"),
-        (b"<entry><identifier id='../../etc'/></entry>", "names no Ensembl gene"),
+        (b"<entry version='20'><name>KRT5</name></entry>", "has no Ensembl gene id"),
+        (b"<entry><identifier id='../../etc'/></entry>", "has no Ensembl gene id"),
         (b"<proteinAtlas><entry/><entry/></proteinAtlas>", "several genes"),
         (page(ONE)[:-200], "cut short"),
-        (page(ONE).replace(b"</sex>", b"</sax>", 1), "not whole XML"),
+        (page(ONE).replace(b"</sex>", b"</sax>", 1), "not complete XML"),
     ],
 )
 def test_pages_that_cannot_be_read_say_so_in_one_sentence(tmp_path: Path, data: bytes, message: str) -> None:
@@ -363,7 +357,7 @@ def test_memory_stays_flat_however_long_the_page(tmp_path: Path, what: bytes, ti
     script = """
         import sys
         from pathlib import Path
-        from dermatome.hpa.records import parse_page
+        from dermatome.hpa.pages import parse_page
         def peak_kib():  # not ru_maxrss, which a child process begins with its parent's
             return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
         parse_page(Path(sys.argv[1]))
@@ -387,7 +381,7 @@ def test_memory_stays_flat_however_long_the_page(tmp_path: Path, what: bytes, ti
 def test_a_page_that_says_more_of_the_tissue_than_any_gene_has_is_refused(more: bytes) -> None:
     text = page(ONE).replace(b"<patient>", more + b"<patient>", 1)
     assert text != page(ONE)
-    with pytest.raises(BadPage, match="says more of Skin than a gene page can"):
+    with pytest.raises(BadPage, match="has more about Skin than a gene page can"):
         parse_page(text)
 
 
