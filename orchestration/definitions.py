@@ -12,11 +12,10 @@ import dagster as dg
 from assets import nuclei, skin
 from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.storage.layout import DataRoot
+from orchestration.dagster_private import in_process_with_lock
 from orchestration.jobs import JOBS
-from orchestration.run_launcher import in_known_process
 from orchestration.schedules import SCHEDULES
 from orchestration.sensors import SENSORS
-from orchestration.sensors_nuclei import NUCLEI_SENSORS
 from resources import (
     CellSegmenterResource,
     ComputeResource,
@@ -66,10 +65,10 @@ def build_defs(
         asset_checks=skin.CHECKS,
         jobs=JOBS,
         schedules=SCHEDULES,
-        sensors=[*SENSORS, *NUCLEI_SENSORS],
+        sensors=SENSORS,
         resources=resources | dict(overrides or {}),
         # One process a run: models and imports are paid once, and torch already uses every core.
-        executor=in_known_process,
+        executor=in_process_with_lock,
         loggers=loggers,
     )
 

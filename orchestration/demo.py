@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContext
 from rich.console import Console
 
 from assets.partitions import ANNOTATED_SLIDES, GENES, SLIDES, TRAINING_VERSIONS
@@ -26,6 +24,7 @@ from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic import cohort
 from dermatome.synthetic.hpa_server import MockHpaServer
+from orchestration.dagster_private import stale_status
 from orchestration.definitions import DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT, build_defs
 from orchestration.demo_report import print_report
 from orchestration.instance import open_instance
@@ -129,7 +128,7 @@ class Demo:
         Returns:
             Whether all of them are there now.
         """
-        todo = [key for key in keys if not self._is_current(asset, key)]
+        todo = [key for key in keys if stale_status(self.instance, self.defs, asset, key) != "FRESH"]
         name = f"[bold]{asset}[/]"
         if not todo:
             console.print(f"{name}: all {len(keys)} current" if keys != [None] else f"{name}: current")
@@ -153,10 +152,6 @@ class Demo:
         """Those of ``keys`` the asset has been made for."""
         there = self.instance.get_materialized_partitions(dg.AssetKey(asset))
         return [key for key in keys if key in there]
-
-    def _is_current(self, asset: str, key: str | None) -> bool:
-        resolver = CachingStaleStatusResolver(self.instance, self.graph, _Loading(self.instance))
-        return resolver.get_status(dg.AssetKey(asset), key) == StaleStatus.FRESH
 
     def _ranges(self, asset: str, todo: Sequence[str | None]) -> list[dict[str, str]]:
         """Runs over neighbouring partitions, as a run's tags name only the first and the last."""
@@ -209,22 +204,6 @@ def run_pipeline(demo: Demo) -> bool:
     for before, asset in itertools.pairwise(PER_SLIDE):
         good &= demo.make(asset, demo.made(before, slides))
     return demo.make("skin_metrics", [None]) and good
-
-
-class _Loading(LoadingContext):
-    """What Dagster's staleness code caches its look-ups in."""
-
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self._instance = instance
-        self._loaders: dict[object, object] = {}
-
-    @property
-    def instance(self) -> dg.DagsterInstance:
-        return self._instance
-
-    @property
-    def loaders(self) -> dict:
-        return self._loaders
 
 
 @dg.logger(description="What assets say, without Dagster's own events.")

@@ -1,55 +1,62 @@
-"""The sensors; all are off until somebody turns them on in the UI."""
+"""The sensors; all are off until a person turns them on in the UI."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from assets.partitions import ANNOTATED_SLIDES, REQUESTED_BY, SLIDES
+from assets.partitions import ANNOTATED_SLIDES, NUCLEI_CASES, REQUESTED_BY
 from dermatome.errors import DermatomeError, StorageFailed
+from dermatome.slides.dicom import is_dicom
 from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.register import read_sources, write_sources
-from dermatome.slides.source import SlideSource
+from dermatome.slides.source import SlideSource, inbox_clashes, inbox_place, inbox_sources
 from dermatome.storage.files import changed_in, folders_in, safe_id
 from dermatome.storage.layout import FAILURES, DataRoot
-from orchestration.arrivals import say_what_is_early, settled, shortened
-from orchestration.jobs import refresh_metrics as refresh_metrics_job
+from orchestration.dagster_private import subset_of
+from orchestration.jobs import refresh_metrics
 from orchestration.requests import (
-    PER_SLIDE,
-    at_most,
+    NUCLEI,
+    SKIN,
+    Chain,
+    first_slides,
+    number_of_slides,
     register_slides,
-    stages_possible,
-    subset_of,
-    unasked_slides,
+    untried_slides,
 )
 from resources import PathsResource
 
-SLIDES_A_TICK = 2_000
+_SLIDES_PER_TICK = 2_000
+_GENES_PER_TICK = 500
 # Dagster gives a tick a minute.
-TICK_S = 20.0
-_GENES_A_TICK = 500
-_AGAIN_S = 1800.0
+_TICK_S = 20.0
+# A file that changed a moment ago may still be being copied.
+_SETTLED_S = 5.0
+_SHOWN = 5
+_RETRY_METRICS_S = 1800.0
 _STATE = "dermatome/metrics_state"
-# A run that was never started may be of a daemon that died, and must not be waited for.
-_GOING_ON = [status for status in NOT_FINISHED_STATUSES if status != dg.DagsterRunStatus.NOT_STARTED]
+# A run that is not started may be of a daemon that died, and would be waited for in vain.
+_NOT_IN_PROGRESS = ("NOT_STARTED", "SUCCESS", "FAILURE", "CANCELED")
+_IN_PROGRESS = [status for status in dg.DagsterRunStatus if status.value not in _NOT_IN_PROGRESS]
 
 
 @dg.sensor(
     minimum_interval_seconds=60,
-    asset_selection=list(PER_SLIDE),
-    description="Registers the slides of fresh hpa_images rows, asks for what they lack and for images that moved.",
+    asset_selection=list(SKIN.stages),
+    description="Registers the slides of new hpa_images rows; requests what they lack, and images that moved.",
 )
 def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
-    """Follows the events of `hpa_images`; bounded for each tick, the next tick goes on where this one stopped."""
+    """Follows the events of `hpa_images`. The work of a tick is bounded; the next one continues."""
     from dermatome.hpa.records import read_records
     from dermatome.hpa.stage import RECORDS_FILE
 
-    root, until = paths.data_root, time.monotonic() + TICK_S
+    root, until = paths.data_root, time.monotonic() + _TICK_S
     after = int(context.cursor) if context.cursor else None
     events = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey("hpa_images"), after_storage_id=after),
-        limit=_GENES_A_TICK,
+        limit=_GENES_PER_TICK,
         ascending=True,
     ).records
     if not events:
@@ -61,152 +68,218 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
         try:
             rows = read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
         except (DermatomeError, OSError) as error:
-            # Stopping here would stop at the same gene for ever.
+            # Not stopping here: the next tick would stop at the same gene.
             context.log.error(f"The slides of {gene} are passed over ({error}): materialize hpa_images for it again.")
             continue
         sources += [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
-        if len(sources) >= SLIDES_A_TICK or time.monotonic() > until:
+        if len(sources) >= _SLIDES_PER_TICK or time.monotonic() > until:
             break
     wanted = register_slides(context.instance, root, sources)
     latest = {source.slide: source for source in sources}
-    _say_what_is_not_taken(context, latest.values(), read_sources(root.slide_sources, latest))
-    return _ask(context, root, wanted, list(latest), cursor=str(after))
+    registered = read_sources(root.slide_sources, latest)
+    _warn_of_clashes(context, list(latest.values()), registered)
+    return _request(context, SKIN, root, wanted, list(latest), cursor=str(after))
+
+
+@dataclass
+class _Inbox:
+    """What lies in an inbox.
+
+    Attributes:
+        folder: The inbox.
+        changed: For each slide, when its files were put there, seconds since 1970.
+        new: Slides to be taken whatever the cursor is: unknown ones, and those whose image is at another place now.
+        sources: Where the images are, for the chain that registers this.
+    """
+
+    folder: Path
+    changed: dict[str, list[float]] = field(default_factory=dict)
+    new: set[str] = field(default_factory=set)
+    sources: dict[str, SlideSource] = field(default_factory=dict)
+
+
+def _skin_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Collection[str]) -> _Inbox:
+    """One slide for each image file; its name without the suffix is the slide.
+
+    Of several images of a slide, the registered one counts, or the oldest one if that is gone.
+    """
+    inbox = _Inbox(root.inbox)
+    files: dict[str, list[tuple[float, SlideSource]]] = {}
+    for name, changed_at in changed_in(root.inbox).items():
+        path = root.inbox / name
+        if path.suffix.lower() in SUFFIXES and (slide := _checked(context, path.stem, "The slide")):
+            files.setdefault(slide, []).append((changed_at, SlideSource(slide, "folder", str(path))))
+    registered = read_sources(root.slide_sources)
+    clashes: list[SlideSource] = []
+    for slide, found in files.items():
+        before = registered.get(slide) if slide in known else None
+        found.sort(key=lambda one: (before is None or one[1].location != before.location, one[0]))
+        (changed_at, source), *others = found
+        if before is not None and before.origin != "folder":
+            clashes += [source, *(other for _, other in others)]
+            continue
+        registered[slide] = source
+        clashes += [other for _, other in others]
+        inbox.changed[slide], inbox.sources[slide] = [changed_at], source
+        if before is None or before.location != source.location:
+            inbox.new.add(slide)
+    _warn_of_clashes(context, clashes, registered)
+    return inbox
+
+
+def _nuclei_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Collection[str]) -> _Inbox:
+    """One slide for each file, its name without the suffix, and one for each folder of DICOM files.
+
+    A slide that has several images is not taken.
+    """
+    inbox = _Inbox(root.nuclei_inbox)
+    names = changed_in(inbox.folder, folders=True)
+    if clashes := inbox_clashes(inbox.folder, names):
+        context.log.error(
+            f"{len(clashes)} slides have more than one image in {inbox.folder} ({_shortened(clashes)}), and none is "
+            "taken: leave one of each, or rename the others."
+        )
+    if loose := [name for name in names if "/" not in name and is_dicom(name)]:
+        context.log.error(
+            f"{len(loose)} DICOM files lie loose in {inbox.folder} ({_shortened(loose)}) and are not taken: put those "
+            "of each slide into a folder of its own there, named like the slide."
+        )
+    by_place: dict[str, list[float]] = {}
+    for name, changed_at in names.items():
+        if (place := inbox_place(name)) is not None:
+            by_place.setdefault(str(inbox.folder / place), []).append(changed_at)
+    for slide, source in inbox_sources(inbox.folder, names).items():
+        if _checked(context, slide, "The slide"):
+            inbox.changed[slide] = by_place[source.location]
+            inbox.new |= {slide} - set(known)
+    return inbox
+
+
+def _take_arrivals(
+    context: dg.SensorEvaluationContext, paths: PathsResource, chain: Chain
+) -> dg.SensorResult | dg.SkipReason:
+    """Registers and requests slides that are new in an inbox, and requests those that were replaced there.
+
+    The cursor is the time at which the latest file that was taken was put there: a younger one is new, or another. It
+    is the storage's clock that says so, which may be wrong; a time in the future moves no cursor.
+    """
+    root, now = paths.data_root, time.time()
+    known = set(context.instance.get_dynamic_partitions(chain.partitions))
+    inbox = (_skin_inbox if chain is SKIN else _nuclei_inbox)(context, root, known)
+    seen = float(context.cursor) if context.cursor else None
+    taken: list[str] = []
+    unsure: list[str] = []
+    early: list[str] = []
+    latest = seen or 0.0
+    # From the oldest, so that what a tick leaves to the next is younger than its cursor.
+    for slide, times in sorted(inbox.changed.items(), key=lambda one: (max(one[1]), one[0])):
+        changed_at, is_new = max(times), slide in inbox.new
+        if not is_new and changed_at > now:
+            early.append(slide)
+            continue
+        # A time in the future says nothing, and waiting for it could take years.
+        if not all(abs(now - at) >= _SETTLED_S for at in times):
+            continue
+        if not is_new and (seen is None or changed_at <= seen):
+            unsure += [slide] if seen is None else []
+        elif len(taken) >= _SLIDES_PER_TICK:
+            break
+        else:
+            taken.append(slide)
+        latest = max(latest, changed_at) if changed_at <= now else latest
+    if early:
+        context.log.warning(
+            f"The files of {len(early)} slides in {inbox.folder} ({_shortened(early)}) were changed at a time that is "
+            "still to come, and are checked again then: set the clocks of this machine and of the storage right."
+        )
+    # Sources first: a partition whose image nobody can find would fail.
+    write_sources(root.slide_sources, [inbox.sources[slide] for slide in taken if slide in inbox.sources])
+    add = [slide for slide in taken if slide not in known]
+    return _request(context, chain, root, taken, unsure, cursor=repr(latest), add=add)
 
 
 @dg.sensor(
     minimum_interval_seconds=60,
-    asset_selection=list(PER_SLIDE),
-    description="The same for images put into the folder `inbox` of the data root.",
+    asset_selection=list(SKIN.stages),
+    description="Registers images put into `inbox`; requests them, and those that were replaced or moved.",
 )
 def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
-    """One slide for each image file; its name without the suffix is the slide id.
-
-    A file that was replaced by another of its name is asked for again, and one that moved (its folder or its suffix is
-    another, and the old file is gone) is taken from where it is now. The cursor is when the latest file that was looked
-    at was put there: what is younger is new, or another.
-    """
-    root = paths.data_root
-    found = changed_in(root.inbox)
-    if not found:
-        return dg.SkipReason(f"There is no file in {root.inbox}: put images there.")
-    sourced = read_sources(root.slide_sources)
-    known = set(context.instance.get_dynamic_partitions(str(SLIDES.name)))
-    here = {str(root.inbox / name) for name in found}
-    seen = float(context.cursor) if context.cursor else None
-    taken: dict[str, SlideSource] = {}
-    replaced: dict[str, float] = {}
-    others: list[SlideSource] = []
-    early: list[str] = []
-    latest, now = seen or 0.0, time.time()
-    # From the oldest, so that what a tick leaves to the next is younger than its cursor.
-    for name, changed_at in sorted(found.items(), key=lambda one: (one[1], one[0])):
-        path = root.inbox / name
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        try:
-            source = SlideSource(safe_id(path.stem, "The slide"), "folder", str(path))
-        except StorageFailed as error:
-            context.log.error(str(error))
-            continue
-        before = sourced.get(source.slide) if source.slide in known else None
-        same = before is not None and before.location == source.location
-        if source.slide in taken or (before is not None and not same and _is_elsewhere(before, here)):
-            others.append(source)
-            continue
-        if same and changed_at > now:
-            early.append(source.slide)
-            continue
-        if not settled(changed_at, now):
-            continue
-        if same and (seen is None or changed_at <= seen):
-            latest = max(latest, changed_at)
-            continue
-        if len(taken) + len(replaced) >= SLIDES_A_TICK:
-            break
-        latest = max(latest, changed_at) if changed_at <= now else latest
-        if same:
-            replaced[source.slide] = changed_at
-        else:
-            taken[source.slide] = source
-    _say_what_is_not_taken(context, others, sourced | taken)
-    say_what_is_early(context, root.inbox, early)
-    cursor = repr(latest)
-    if not taken and not replaced:
-        return dg.SensorResult(skip_reason=f"No new image in {root.inbox}.", cursor=cursor)
-    write_sources(root.slide_sources, taken.values())
-    asked = [slide for slide in taken if slide not in known]
-    again = [*replaced, *(slide for slide in taken if slide in known and slide in sourced)]
-    return _ask(context, root, [*asked, *again], list(taken), cursor=cursor, add=asked)
-
-
-def _is_elsewhere(source: SlideSource, here: set[str]) -> bool:
-    """Whether a slide's image is not the inbox's, or is another file there that has not gone."""
-    return source.origin != "folder" or source.location in here
-
-
-def _say_what_is_not_taken(
-    context: dg.SensorEvaluationContext, sources: Iterable[SlideSource], kept: Mapping[str, SlideSource]
-) -> None:
-    """One line on the images whose slides have theirs from elsewhere."""
-    clashes = [
-        f"{source.location} (slide {source.slide} is {kept[source.slide].location})"
-        for source in sources
-        if kept[source.slide].location != source.location
-    ]
-    if clashes:
-        context.log.warning(
-            f"{len(clashes)} images are not taken, as their slides are known from elsewhere: "
-            f"{shortened(clashes)}; rename the files in the inbox."
-        )
-
-
-@dg.sensor(minimum_interval_seconds=60, description="Registers annotated slides put into the folder `annotations`.")
-def annotation_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
-    """One annotated slide for each folder; making tiles of it is left to a person."""
-    folder = paths.data_root.annotations
-    known = set(context.instance.get_dynamic_partitions(str(ANNOTATED_SLIDES.name)))
-    new: list[str] = []
-    for name in folders_in(folder):
-        if name in known:
-            continue
-        try:
-            new.append(safe_id(name, "The annotated slide"))
-        except DermatomeError as error:
-            context.log.error(str(error))
-    if not new:
-        return dg.SkipReason(f"No new folder in {folder}.")
-    return dg.SensorResult(dynamic_partitions_requests=[ANNOTATED_SLIDES.build_add_request(new)])
+    """See :func:`_take_arrivals`."""
+    return _take_arrivals(context, paths, SKIN)
 
 
 @dg.sensor(
-    job=refresh_metrics_job,
+    minimum_interval_seconds=60,
+    asset_selection=list(NUCLEI.stages),
+    description="Registers H&E slides put into `nuclei_inbox`; requests them, and those that were replaced.",
+)
+def nuclei_slide_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
+    """See :func:`_take_arrivals`."""
+    return _take_arrivals(context, paths, NUCLEI)
+
+
+def _folder_sensor(
+    name: str, folder: str, partitions: dg.DynamicPartitionsDefinition, what: str, description: str
+) -> dg.SensorDefinition:
+    """A sensor that registers one partition for each folder in ``folder``; a person materializes them."""
+
+    @dg.sensor(name=name, minimum_interval_seconds=60, description=description)
+    def register(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
+        path = paths.data_root.path / folder
+        known = set(context.instance.get_dynamic_partitions(str(partitions.name)))
+        new = [key for key in folders_in(path) if key not in known and _checked(context, key, what)]
+        if not new:
+            return dg.SkipReason(f"No new folder in {path}.")
+        return dg.SensorResult(dynamic_partitions_requests=[partitions.build_add_request(new)])
+
+    return register
+
+
+annotation_folder = _folder_sensor(
+    "annotation_folder",
+    "annotations",
+    ANNOTATED_SLIDES,
+    "The annotated slide",
+    "Registers annotated slides put into `annotations`, so that training_tiles can be materialized.",
+)
+nuclei_case_folder = _folder_sensor(
+    "nuclei_case_folder",
+    "nuclei_annotations",
+    NUCLEI_CASES,
+    "The case",
+    "Registers patients' folders put into `nuclei_annotations`, so that nuclei_patches can be materialized.",
+)
+
+
+@dg.sensor(
+    job=refresh_metrics,
     minimum_interval_seconds=300,
-    description="Makes the DuckDB file again when anything that is in it was made, or failed, since.",
+    description="Refreshes the DuckDB file when anything that is in it was materialized, or failed.",
 )
 def fresh_metrics(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.RunRequest | dg.SkipReason:
-    """One run for each state of what the store is made of, however many events led to it.
+    """One run for each state of what the store is filled from, however many events led to it.
 
-    There is no cursor: a run says itself which state it was asked for, and only one that succeeded settles it. One that
-    failed is asked for again half an hour later.
+    There is no cursor: a tag of the run names the state that it was requested for, and only a successful run settles
+    it. A failed one is requested again half an hour later.
     """
-    state = _state_of_what_is_stored(context.instance, paths.data_root)
+    state = _state_of_results(context.instance, paths.data_root)
     if not state:
-        return dg.SkipReason("Nothing is made yet.")
-    job = refresh_metrics_job.name
-    if context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_GOING_ON)):
-        return dg.SkipReason("The file is being made, or is about to be.")
+        return dg.SkipReason("Nothing is materialized yet.")
+    job = refresh_metrics.name
+    if context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_IN_PROGRESS)):
+        return dg.SkipReason("A refresh is in progress.")
     tags = {REQUESTED_BY: context.sensor_name}
     for last in context.instance.get_run_records(dg.RunsFilter(job_name=job, tags=tags), limit=1):
         if last.dagster_run.status != dg.DagsterRunStatus.SUCCESS:
-            if time.time() - last.update_timestamp.timestamp() < _AGAIN_S:
-                return dg.SkipReason(f"Run {last.dagster_run.run_id} did not make the file: it is tried again later.")
+            if time.time() - last.update_timestamp.timestamp() < _RETRY_METRICS_S:
+                return dg.SkipReason(f"Run {last.dagster_run.run_id} did not succeed: it is tried again later.")
         elif last.dagster_run.tags.get(_STATE) == state:
-            return dg.SkipReason("Nothing was made since the last run.")
+            return dg.SkipReason("Nothing was materialized since the last run.")
     return dg.RunRequest(tags=tags | {_STATE: state})
 
 
-def _state_of_what_is_stored(instance: dg.DagsterInstance, root: DataRoot) -> str:
-    """The latest event of the assets in the store, and when a partition failed last; empty where there is neither."""
+def _state_of_results(instance: dg.DagsterInstance, root: DataRoot) -> str:
+    """Names the latest event of the assets in the store and the time of the last failure; empty if there is neither."""
     from dermatome.warehouse.tables import TABLES
 
     newest, failed_at = 0, 0.0
@@ -218,33 +291,67 @@ def _state_of_what_is_stored(instance: dg.DagsterInstance, root: DataRoot) -> st
     return f"{newest} {failed_at}" if newest or failed_at else ""
 
 
-def _ask(
+def _request(
     context: dg.SensorEvaluationContext,
+    chain: Chain,
     root: DataRoot,
-    new: list[str],
-    slides: list[str],
+    new: Sequence[str],
+    unsure: Sequence[str],
     cursor: str | None,
     add: Sequence[str] = (),
 ) -> dg.SensorResult:
-    """Asks for ``new`` slides, and for those of ``slides`` that a tick registered which died before it could ask.
+    """Requests ``new`` slides, and those of ``unsure`` that nobody has tried yet: a tick may die after registering.
 
-    The partitions of ``add`` are added along with that.
+    The partitions ``add`` are added by the daemon together with the request: if a tick dies before, they stay unknown.
     """
-    stages = stages_possible(root)
-    unasked = unasked_slides(context.instance, root, stages, slides)
-    wanted = {stage: list(dict.fromkeys([*new, *unasked[stage]])) for stage in stages}
-    wanted, count = at_most(wanted)
-    if not count:
+    stages = chain.possible_stages(root)
+    untried = untried_slides(context.instance, root, stages, unsure)
+    wanted = first_slides({stage: list(dict.fromkeys([*new, *untried[stage]])) for stage in stages})
+    if not wanted:
         return dg.SensorResult(skip_reason="No slide is new or was forgotten.", cursor=cursor)
-    context.log.info(f"{len(new)} new or replaced slides; {count} are asked for.")
+    context.log.info(f"{len(new)} new or replaced slides; {number_of_slides(wanted)} are requested.")
+    subset = subset_of(wanted, chain.slides)
     return dg.SensorResult(
-        run_requests=[
-            dg.RunRequest.for_asset_graph_subset(subset_of(wanted), tags={REQUESTED_BY: context.sensor_name})
-        ],
-        # The daemon adds them together with the request: a tick that dies before leaves them unknown, for the next.
-        dynamic_partitions_requests=[SLIDES.build_add_request(list(add))] if add else [],
+        run_requests=[dg.RunRequest.for_asset_graph_subset(subset, tags={REQUESTED_BY: context.sensor_name})],
+        dynamic_partitions_requests=[chain.slides.build_add_request(list(add))] if add else [],
         cursor=cursor,
     )
 
 
-SENSORS = [new_hpa_images, image_folder, annotation_folder, fresh_metrics]
+def _warn_of_clashes(
+    context: dg.SensorEvaluationContext, images: Sequence[SlideSource], registered: Mapping[str, SlideSource]
+) -> None:
+    """One line on images whose slides have another image registered."""
+    clashes = [
+        f"{image.location} (slide {image.slide} is {registered[image.slide].location})"
+        for image in images
+        if registered[image.slide].location != image.location
+    ]
+    if clashes:
+        context.log.warning(
+            f"{len(clashes)} images are not taken, as their slides are known from elsewhere: {_shortened(clashes)}; "
+            "rename the files in the inbox."
+        )
+
+
+def _checked(context: dg.SensorEvaluationContext, name: str, what: str) -> str | None:
+    """``name`` if it can be a partition; otherwise the log says why not."""
+    try:
+        return safe_id(name, what)
+    except StorageFailed as error:
+        context.log.error(str(error))
+        return None
+
+
+def _shortened(texts: Sequence[str]) -> str:
+    return f"{', '.join(texts[:_SHOWN])}{', …' if len(texts) > _SHOWN else ''}"
+
+
+SENSORS = [
+    new_hpa_images,
+    image_folder,
+    nuclei_slide_folder,
+    annotation_folder,
+    nuclei_case_folder,
+    fresh_metrics,
+]

@@ -191,7 +191,7 @@ class _Build:
             try:
                 self._connection.register("rows", self._rows(table, {number: files[number] for number in batch}))
                 self._insert(name, "from rows")
-            except (DermatomeError, pa.ArrowException, duckdb.ConversionException) as error:
+            except (DermatomeError, FileNotFoundError, pa.ArrowException, duckdb.ConversionException) as error:
                 if len(batch) == 1:
                     self._unreadable[files[batch[0]]] = str(error)
                 else:

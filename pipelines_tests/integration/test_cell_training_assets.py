@@ -3,7 +3,6 @@
 import dagster as dg
 import duckdb
 import pytest
-from dagster._core.definitions.data_version import CachingStaleStatusResolver
 
 from assets.partitions import CELL_VERSIONS, SLIDES
 from dermatome.errors import BadSetting
@@ -16,8 +15,8 @@ from dermatome.skin.networks import CellWeights
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import StageResult, read_record
 from dermatome.warehouse.store import build_store
+from orchestration.dagster_private import stale_status
 from orchestration.definitions import build_defs
-from orchestration.demo import _Loading
 from pipelines_tests.annotated_cells import write_set
 from pipelines_tests.integration.test_promotion import put
 from resources import CellSegmenterResource, SettingsResource
@@ -105,7 +104,7 @@ def test_promotion_makes_exactly_the_cells_of_the_old_network_stale(root, monkey
         )  # fmt: skip
 
     monkeypatch.setattr(cells_stage, "CellsStage", stage)
-    graph = build_defs(root.path).resolve_asset_graph()
+    defs = build_defs(root.path)
     slides = ["s1", "s2"]
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(SLIDES.name, slides)
@@ -120,8 +119,7 @@ def test_promotion_makes_exactly_the_cells_of_the_old_network_stale(root, monkey
             assert run(root, instance, "cell_champion", config=config).success
 
         def stale():
-            resolver = CachingStaleStatusResolver(instance, graph, _Loading(instance))
-            return [s for s in slides if resolver.get_status(dg.AssetKey("cell_masks"), s).value == "STALE"]
+            return [s for s in slides if stale_status(instance, defs, "cell_masks", s) == "STALE"]
 
         for slide in slides:
             assert run(root, instance, "cell_masks", key=slide).success

@@ -4,7 +4,6 @@ import dagster as dg
 import numpy as np
 import pytest
 import torch
-from dagster._core.definitions.data_version import CachingStaleStatusResolver
 
 from assets.partitions import SLIDES, TRAINING_VERSIONS
 from dermatome.errors import BadSetting, MissingInput
@@ -24,8 +23,8 @@ from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, write_record
 from dermatome.training.unet import build_network
 from dermatome.training.weights import WeightsCard, save_weights
+from orchestration.dagster_private import stale_status
 from orchestration.definitions import build_defs
-from orchestration.demo import _Loading
 
 HOLD_OUT, HOLD_OUT_SCORES = "tissue_hold_out", "tissue_hold_out_scores"
 GOOD = {"iou_background": 0.9, "iou_dermis": 0.8, "iou_epidermis": 0.9, "iou_keratin": 0.7, "mean_iou": 0.825}
@@ -179,7 +178,7 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
         )  # fmt: skip
 
     monkeypatch.setattr(mask_stage, "MaskStage", stage)
-    graph = build_defs(root.path).resolve_asset_graph()
+    defs = build_defs(root.path)
     slides = ["s1", "s2", "s3"]
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(SLIDES.name, slides)
@@ -193,9 +192,7 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
             assert run(root, instance, "tissue_champion", config=choice).success
 
         def stale():
-            resolver = CachingStaleStatusResolver(instance, graph, _Loading(instance))
-            status = {slide: resolver.get_status(dg.AssetKey("epidermis_masks"), slide).value for slide in slides}
-            return [slide for slide in slides if status[slide] == "STALE"]
+            return [s for s in slides if stale_status(instance, defs, "epidermis_masks", s) == "STALE"]
 
         promote("v001")
         for slide in slides:

@@ -1,15 +1,16 @@
-"""Sensors and schedules against a real instance and real files."""
+"""Sensors against a real instance and real files."""
 
 import itertools
 import os
 import time
+from functools import cache
+from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.execution.backfill import BulkActionStatus
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.test_utils import create_run_for_test
-from dagster._core.utils import make_new_backfill_id
 
 from assets.partitions import GENES, SLIDES
 from dermatome.hpa.pages import parse_page
@@ -19,24 +20,28 @@ from dermatome.slides.register import read_sources
 from dermatome.slides.source import SlideSource
 from dermatome.storage.record import write_failure
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
-from dermatome.synthetic.skin import toy_slide
 from dermatome.warehouse.tables import FAILURES, TABLES
-from orchestration import arrivals, schedules, sensors
+from orchestration import sensors
+from orchestration.dagster_private import request_backfill, subset_of
 from orchestration.definitions import build_defs
-from orchestration.requests import PER_SLIDE, missing_slides, register_slides, subset_of
+from orchestration.requests import NUCLEI, PER_SLIDE, SKIN, register_slides
 from resources import PathsResource
 
 GENE = "ENSG00000186847"
 
 
+@cache
+def repository():
+    return build_defs(Path("no data root")).get_repository_def()
+
+
 def evaluate(sensor, root, instance, cursor=None, *, dies=False):
     """One tick, and what the daemon does with its answer unless the tick ``dies``."""
-    defs = build_defs(root.path)
     context = dg.build_sensor_context(
         instance=instance,
         cursor=cursor,
         sensor_name=sensor.name,
-        repository_def=defs.get_repository_def(),
+        repository_def=repository(),
         resources={"paths": PathsResource(root=str(root.path))},
     )
     tick = sensor.evaluate_tick(context)
@@ -45,7 +50,7 @@ def evaluate(sensor, root, instance, cursor=None, *, dies=False):
             instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
         for request in tick.run_requests:
             if request.asset_graph_subset is not None:
-                instance.add_backfill(backfill_of(request.asset_graph_subset))
+                request_backfill(instance, request.asset_graph_subset, "", {})
     return tick
 
 
@@ -57,35 +62,52 @@ def failed(root, stage, slide):
     write_failure(root.failure(stage, slide), asset=stage, partition=slide, error="No.", kind="BadImage", run_id="r")
 
 
-def backfill_of(subset):
-    return PartitionBackfill.from_asset_graph_subset(
-        backfill_id=make_new_backfill_id(),
-        backfill_timestamp=time.time(),
-        tags={},
-        dynamic_partitions_store=None,
-        asset_graph_subset=subset,
-        title=None,
-        description=None,
-        run_config=None,
-    )
-
-
 def champion_made(root):
     record = root.record("tissue_champion", "current")
     record.parent.mkdir(parents=True)
     record.touch()
 
 
+class Inbox:
+    """An inbox of slides, its sensor, and what that requests."""
+
+    def __init__(self, root, instance, chain):
+        self.root, self.instance, self.chain = root, instance, chain
+        self.folder = root.inbox if chain is SKIN else root.nuclei_inbox
+        self.sensor = sensors.image_folder if chain is SKIN else sensors.nuclei_slide_folder
+
+    def put(self, *names, data=b"not looked at yet"):
+        for name in names:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_bytes(data)
+
+    def tick(self, cursor=None, **options):
+        return evaluate(self.sensor, self.root, self.instance, cursor, **options)
+
+    def requested(self, tick):
+        """Slides that are requested from the first stage on."""
+        return asked_for(tick)[self.chain.stages[0]] if tick.run_requests else []
+
+
+@pytest.fixture(params=[SKIN, NUCLEI], ids=["skin", "nuclei"])
+def inbox(request, root, instance):
+    return Inbox(root, instance, request.param)
+
+
+@pytest.fixture
+def skin_inbox(root, instance):
+    return Inbox(root, instance, SKIN)
+
+
+@pytest.fixture
+def nuclei_inbox(root, instance):
+    return Inbox(root, instance, NUCLEI)
+
+
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
     """When a file was put into a folder cannot be made up."""
-    monkeypatch.setattr(arrivals, "_SETTLED_S", 0)
-
-
-def put(root, *names, data=b"not looked at yet"):
-    root.inbox.mkdir(exist_ok=True)
-    for name in names:
-        (root.inbox / name).write_bytes(data)
+    monkeypatch.setattr(sensors, "_SETTLED_S", 0)
 
 
 def pages_read(root, instance, count, gene=GENE, address="https://images.proteinatlas.org"):
@@ -129,7 +151,7 @@ def test_with_a_champion_the_whole_chain_is_asked_for(root, instance):
 
 
 def test_a_tick_is_bounded_and_the_next_goes_on(root, instance, monkeypatch):
-    monkeypatch.setattr(sensors, "SLIDES_A_TICK", 2)
+    monkeypatch.setattr(sensors, "_SLIDES_PER_TICK", 2)
     for number in range(3):
         pages_read(root, instance, 2, gene=f"ENSG0000000000{number}")
     # The same addresses on each page: only the first gene's are new.
@@ -146,7 +168,7 @@ def test_slides_of_a_tick_that_died_are_asked_for_by_the_next(root, instance):
     made, broken, other, promised = instance.get_dynamic_partitions(SLIDES.name)
     instance.report_runless_asset_event(dg.AssetMaterialization("slide_images", partition=made))
     failed(root, "slide_images", broken)
-    instance.add_backfill(backfill_of(subset_of({"slide_images": [promised]})))
+    request_backfill(instance, subset_of({"slide_images": [promised]}, SLIDES), "", {})
     tick = evaluate(sensors.new_hpa_images, root, instance)
     assert asked_for(tick) == {
         "slide_images": [other],
@@ -209,69 +231,25 @@ def test_registering_leaves_alone_what_has_not_moved_and_what_is_of_another_orig
     assert read_sources(root.slide_sources)["b"].origin == "folder"
 
 
-def test_image_folder_takes_images_with_usable_names(root, instance, capfd):
-    put(
-        root,
-        "core-1.jpg",
-        "core-2.png",
-        "-bad name.jpg",
-        "core-1.tif",
-        "notes.txt",
-        data=toy_slide(1, size_px=100).jpeg(),
-    )
-    tick = evaluate(sensors.image_folder, root, instance)
+def test_image_folder_takes_images_with_usable_names(root, instance, skin_inbox, capfd):
+    skin_inbox.put("core-1.jpg", "core-2.png", "-bad name.jpg", "core-1.tif", "notes.txt")
+    tick = skin_inbox.tick()
     assert asked_for(tick)["slide_images"] == ["core-1", "core-2"]
     assert instance.get_dynamic_partitions(SLIDES.name) == ["core-1", "core-2"]
     assert read_sources(root.slide_sources)["core-1"].location == str(root.inbox / "core-1.jpg")
     bad, clash = logged(capfd, " - ")[:2]
     assert "-bad name" in bad
     assert "core-1.tif" in clash
-    assert not evaluate(sensors.image_folder, root, instance).run_requests
+    assert not skin_inbox.tick().run_requests
 
 
-def test_an_image_that_may_still_be_being_copied_is_left_to_the_next_tick(root, instance, monkeypatch):
-    put(root, "a.jpg")
-    with monkeypatch.context() as patch:
-        patch.setattr(arrivals, "_SETTLED_S", 600)
-        assert not evaluate(sensors.image_folder, root, instance).run_requests
-    assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": ["a"]}
-
-
-def test_an_image_whose_scanner_has_a_wrong_clock_is_taken_when_it_comes_and_when_it_is_replaced(root, instance):
-    put(root, "a.jpg", "b.jpg")
-    cursor = None
-    for _ in range(2):
-        os.utime(root.inbox / "a.jpg", (time.time() + 1e8,) * 2)
-        tick = evaluate(sensors.image_folder, root, instance, cursor)
-        assert "a" in asked_for(tick)["slide_images"]
-        cursor = tick.cursor
-        time.sleep(0.02)  # a file's times are those of the kernel's last tick
-    assert instance.get_dynamic_partitions(SLIDES.name) == ["a", "b"]
-    assert not evaluate(sensors.image_folder, root, instance, cursor).run_requests
-
-
-def test_images_of_a_storage_whose_clock_is_ahead_hold_nothing_back_and_are_said(root, instance, monkeypatch, capfd):
-    put(root, "a.jpg", "late.jpg")
-    changed, ahead_s = dict.fromkeys(("a.jpg", "late.jpg"), time.time()), 1e8
-    changed["late.jpg"] += ahead_s
-    monkeypatch.setattr(sensors, "changed_in", lambda folder: changed)
-    first = evaluate(sensors.image_folder, root, instance)
-    assert asked_for(first) == {"slide_images": ["a", "late"]}
-    assert not logged(capfd, "still to come")
-    changed["a.jpg"] = time.time()
-    again = evaluate(sensors.image_folder, root, instance, first.cursor)
-    assert asked_for(again) == {"slide_images": ["a"]}, "the cursor does not run ahead"
-    (said,) = logged(capfd, "still to come")
-    assert "(late)" in said
-    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 2 * ahead_s)
-    assert asked_for(evaluate(sensors.image_folder, root, instance, again.cursor)) == {"slide_images": ["late"]}
-
-
-def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_a_tick(root, instance, capfd):
+def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_a_tick(
+    root, instance, skin_inbox, capfd
+):
     register_slides(instance, root, [SlideSource(name, "hpa", f"https://x/{name}.jpg") for name in "abcdefg"])
-    put(root, "own.jpg", *(f"{name}.jpg" for name in "abcdefg"))
+    skin_inbox.put("own.jpg", *(f"{name}.jpg" for name in "abcdefg"))
     for asked in (True, False):
-        assert bool(evaluate(sensors.image_folder, root, instance).run_requests) == asked
+        assert bool(skin_inbox.tick().run_requests) == asked
         (said,) = logged(capfd, "not taken")
         assert "7 images are not taken" in said
         assert f"{root.inbox / 'a.jpg'} (slide a is https://x/a.jpg)" in said
@@ -279,9 +257,9 @@ def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_
     assert read_sources(root.slide_sources)["a"].origin == "hpa"
 
 
-def test_an_image_of_hpa_whose_slide_came_from_the_inbox_is_said(root, instance, capfd):
-    put(root, "373-0_A_1_1.jpg")
-    evaluate(sensors.image_folder, root, instance)
+def test_an_image_of_hpa_whose_slide_came_from_the_inbox_is_said(root, instance, skin_inbox, capfd):
+    skin_inbox.put("373-0_A_1_1.jpg")
+    skin_inbox.tick()
     pages_read(root, instance, 1)
     evaluate(sensors.new_hpa_images, root, instance)
     (said,) = logged(capfd, "not taken")
@@ -289,80 +267,183 @@ def test_an_image_of_hpa_whose_slide_came_from_the_inbox_is_said(root, instance,
     assert read_sources(root.slide_sources)["373-0_A_1_1"].origin == "folder"
 
 
-def test_image_folder_goes_on_tick_by_tick(root, instance, monkeypatch):
-    monkeypatch.setattr(sensors, "SLIDES_A_TICK", 1)
-    put(root, "a.jpg", "b.jpg", "c.jpg")
-    cursor = None
-    for slide in ("a", "b", "c"):
-        tick = evaluate(sensors.image_folder, root, instance, cursor)
-        assert asked_for(tick) == {"slide_images": [slide]}
-        cursor = tick.cursor
-    assert not evaluate(sensors.image_folder, root, instance, cursor).run_requests
-
-
-def test_an_image_that_was_replaced_is_asked_for_again(root, instance, monkeypatch):
-    champion_made(root)
-    put(root, "a.jpg", "b.jpg", "c.jpg")
-    cursor = evaluate(sensors.image_folder, root, instance).cursor
-    time.sleep(0.02)  # a file's times are those of the kernel's last tick
-    put(root, "other.jpg", data=b"another image")
-    old = time.time() - 1e6
-    os.utime(root.inbox / "other.jpg", (old, old))
-    (root.inbox / "other.jpg").replace(root.inbox / "b.jpg")
-    put(root, "c.jpg", data=b"another one")
-    monkeypatch.setattr(sensors, "SLIDES_A_TICK", 1)
-    for slide in ("b", "c"):
-        tick = evaluate(sensors.image_folder, root, instance, cursor)
-        assert asked_for(tick) == {stage: [slide] for stage in PER_SLIDE}
-        assert not tick.dynamic_partitions_requests
-        cursor = tick.cursor
-    assert not evaluate(sensors.image_folder, root, instance, cursor).run_requests
-
-
-def test_an_image_that_moved_is_taken_from_where_it_is_now(root, instance, capfd):
+def test_an_image_that_moved_is_taken_from_where_it_is_now(root, instance, skin_inbox, capfd):
     register_slides(instance, root, [SlideSource(name, "folder", f"/gone/{name}.jpg") for name in "ab"])
-    put(root, "a.jpg", "b.jpg")
-    tick = evaluate(sensors.image_folder, root, instance)
+    skin_inbox.put("a.jpg", "b.jpg")
+    tick = skin_inbox.tick()
     assert asked_for(tick) == {"slide_images": ["a", "b"]}
     assert read_sources(root.slide_sources)["a"].location == str(root.inbox / "a.jpg")
     (root.inbox / "a.jpg").rename(root.inbox / "a.png")
-    put(root, "b.png")
-    assert asked_for(evaluate(sensors.image_folder, root, instance, tick.cursor)) == {"slide_images": ["a"]}
+    skin_inbox.put("b.png")
+    assert asked_for(skin_inbox.tick(tick.cursor)) == {"slide_images": ["a"]}
     (said,) = logged(capfd, "not taken")
     assert "b.png" in said
 
 
-def test_image_folder_reads_no_image_in_a_tick(root, instance):
-    put(root, "huge.tif")
-    os.truncate(root.inbox / "huge.tif", 1 << 40)
-    os.utime(root.inbox / "huge.tif", (0, 0))
-    started = time.monotonic()
-    assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": ["huge"]}
-    assert time.monotonic() - started < 10
-
-
-def test_images_of_a_tick_that_died_are_taken_by_the_next(root, instance):
-    put(root, "a.jpg")
-    evaluate(sensors.image_folder, root, instance, dies=True)
-    assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": ["a"]}
-
-
-def test_a_slide_whose_source_was_deleted_is_registered_from_the_inbox_again(root, instance):
+def test_a_slide_whose_source_was_deleted_is_registered_from_the_inbox_again(root, instance, skin_inbox):
     register_slides(instance, root, [SlideSource("a", "hpa", "https://x/a.jpg")])
     (table,) = root.slide_sources.iterdir()
     table.unlink()
-    put(root, "a.jpg")
-    assert asked_for(evaluate(sensors.image_folder, root, instance)) == {"slide_images": ["a"]}
+    skin_inbox.put("a.jpg")
+    assert asked_for(skin_inbox.tick()) == {"slide_images": ["a"]}
     assert read_sources(root.slide_sources)["a"].location == str(root.inbox / "a.jpg")
 
 
-def test_annotation_folder_registers_only(root, instance):
-    (root.annotations / "slide-1").mkdir(parents=True)
-    (root.annotations / "a file").touch()
-    tick = evaluate(sensors.annotation_folder, root, instance)
+def test_a_slide_that_may_still_be_being_copied_is_left_to_the_next_tick(inbox, monkeypatch):
+    inbox.put("a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(sensors, "_SETTLED_S", 600)
+        assert not inbox.tick().run_requests
+    assert inbox.requested(inbox.tick()) == ["a"]
+
+
+def test_a_slide_whose_scanner_has_a_wrong_clock_is_taken_when_it_comes_and_when_it_is_replaced(inbox, instance):
+    inbox.put("a.png", "b.png")
+    cursor = None
+    for _ in range(2):
+        os.utime(inbox.folder / "a.png", (time.time() + 1e8,) * 2)
+        tick = inbox.tick(cursor)
+        assert "a" in inbox.requested(tick)
+        cursor = tick.cursor
+        time.sleep(0.02)  # a file's times are those of the kernel's last tick
+    assert instance.get_dynamic_partitions(inbox.chain.partitions) == ["a", "b"]
+    assert not inbox.tick(cursor).run_requests
+
+
+def test_slides_of_a_storage_whose_clock_is_ahead_hold_nothing_back_and_are_logged(inbox, monkeypatch, capfd):
+    inbox.put("a.png", "late.png")
+    changed, ahead_s = dict.fromkeys(("a.png", "late.png"), time.time()), 1e8
+    changed["late.png"] += ahead_s
+    monkeypatch.setattr(sensors, "changed_in", lambda folder, folders=False: changed)
+    first = inbox.tick()
+    assert inbox.requested(first) == ["a", "late"]
+    assert not logged(capfd, "still to come")
+    changed["a.png"] = time.time()
+    again = inbox.tick(first.cursor)
+    assert inbox.requested(again) == ["a"], "the cursor does not run ahead"
+    (said,) = logged(capfd, "still to come")
+    assert "(late)" in said
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 2 * ahead_s)
+    assert inbox.requested(inbox.tick(again.cursor)) == ["late"]
+
+
+def test_a_tick_takes_a_bounded_number_of_slides_and_the_next_continues(inbox, monkeypatch):
+    monkeypatch.setattr(sensors, "_SLIDES_PER_TICK", 1)
+    inbox.put("a.png", "b.png", "c.png")
+    cursor = None
+    for slide in ("a", "b", "c"):
+        tick = inbox.tick(cursor)
+        assert inbox.requested(tick) == [slide]
+        cursor = tick.cursor
+    assert not inbox.tick(cursor).run_requests
+
+
+def test_a_slide_that_was_replaced_is_requested_again(inbox, monkeypatch):
+    inbox.put("a.png", "b.png", "c.png")
+    cursor = inbox.tick().cursor
+    time.sleep(0.02)  # a file's times are those of the kernel's last tick
+    inbox.put("other.png", data=b"another image")
+    old = time.time() - 1e6
+    os.utime(inbox.folder / "other.png", (old, old))
+    (inbox.folder / "other.png").replace(inbox.folder / "b.png")
+    inbox.put("c.png", data=b"another one")
+    monkeypatch.setattr(sensors, "_SLIDES_PER_TICK", 1)
+    for slide in ("b", "c"):
+        tick = inbox.tick(cursor)
+        assert inbox.requested(tick) == [slide]
+        assert not tick.dynamic_partitions_requests
+        cursor = tick.cursor
+    assert not inbox.tick(cursor).run_requests
+
+
+def test_no_image_is_read_in_a_tick(inbox):
+    inbox.put("huge.tif")
+    os.truncate(inbox.folder / "huge.tif", 1 << 40)
+    os.utime(inbox.folder / "huge.tif", (0, 0))
+    started = time.monotonic()
+    assert inbox.requested(inbox.tick()) == ["huge"]
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_slides_of_a_tick_that_died_are_taken_by_the_next(inbox, instance, registered):
+    inbox.put("a.png")
+    tick = inbox.tick(dies=True)
+    if registered:
+        instance.add_dynamic_partitions(inbox.chain.partitions, tick.dynamic_partitions_requests[0].partition_keys)
+    assert inbox.requested(inbox.tick()) == ["a"]
+
+
+@pytest.mark.parametrize("has_weights", [True, False])
+def test_what_can_be_computed_with_the_weights_there_are_is_requested(inbox, root, has_weights):
+    if has_weights:
+        champion_made(root)
+    root.settings.write_text(f'nuclei_weights = "{"toy" if has_weights else ""}"\n')
+    inbox.put("s1.png")
+    stages = inbox.chain.stages if has_weights else inbox.chain.stages[:1]
+    assert asked_for(inbox.tick()) == {stage: ["s1"] for stage in stages}
+
+
+def test_a_dicom_folder_is_one_slide_and_loose_files_are_none_and_said_once(instance, nuclei_inbox, capfd):
+    nuclei_inbox.put(
+        "s1/1.dcm", "s1/2.dcm", "s1/label.dcm", "s2.svs", "notes/a.txt", "-bad/1.dcm", "loose.dcm", "more.dcm"
+    )
+    first = nuclei_inbox.tick()
+    assert asked_for(first) == {"nuclei_slides": ["s1", "s2"]}
+    assert instance.get_dynamic_partitions("nuclei_slides") == ["s1", "s2"]
+    loose, bad = logged(capfd, " - ERROR - ")
+    assert "2 DICOM files lie loose" in loose
+    assert "(loose.dcm, more.dcm)" in loose
+    assert "'-bad'" in bad
+    assert not nuclei_inbox.tick(first.cursor).run_requests
+
+
+def test_a_slide_of_two_images_is_not_taken_and_said(instance, nuclei_inbox, capfd):
+    nuclei_inbox.put("s1.svs", "s1.tif", "s2.svs", "s2/1.dcm", "s3.png")
+    assert asked_for(nuclei_inbox.tick()) == {"nuclei_slides": ["s3"]}
+    (said,) = logged(capfd, "more than one image")
+    assert "2 slides" in said
+    assert "(s1, s2)" in said
+
+
+def test_a_folder_waits_for_its_last_file_and_holds_back_no_other(instance, nuclei_inbox, monkeypatch):
+    nuclei_inbox.put("s1/1.dcm", "s1/2.dcm", "s2.svs")
+    now = time.time()
+    changed = {"s1/1.dcm": now - 700, "s1/2.dcm": now - 500, "s2.svs": now - 650}
+    monkeypatch.setattr(sensors, "changed_in", lambda inbox, folders=False: changed)
+    monkeypatch.setattr(sensors, "_SETTLED_S", 600)
+    first = nuclei_inbox.tick()
+    assert asked_for(first) == {"nuclei_slides": ["s2"]}
+    changed["s1/2.dcm"] = now - 640
+    assert asked_for(nuclei_inbox.tick(first.cursor)) == {"nuclei_slides": ["s1"]}
+
+
+def test_a_folder_is_asked_for_again_when_a_file_of_it_changes_or_goes(instance, nuclei_inbox):
+    nuclei_inbox.put("s1/1.dcm", "s1/2.dcm", "s2/1.dcm")
+    cursor = nuclei_inbox.tick().cursor
+    for change in (lambda: nuclei_inbox.put("s1/2.dcm"), lambda: (nuclei_inbox.folder / "s1" / "2.dcm").unlink()):
+        time.sleep(0.02)  # a file's times are those of the kernel's last tick
+        change()
+        again = nuclei_inbox.tick(cursor)
+        assert asked_for(again) == {"nuclei_slides": ["s1"]}
+        assert not again.dynamic_partitions_requests
+        cursor = again.cursor
+
+
+@pytest.mark.parametrize(
+    ("sensor", "folder"),
+    [(sensors.annotation_folder, "annotations"), (sensors.nuclei_case_folder, "nuclei_annotations")],
+)
+def test_folders_of_annotations_are_registered_only(root, instance, sensor, folder, capfd):
+    (root.path / folder / "slide-1").mkdir(parents=True)
+    (root.path / folder / "-bad").mkdir()
+    (root.path / folder / "a file").touch()
+    tick = evaluate(sensor, root, instance)
     assert not tick.run_requests
     (request,) = tick.dynamic_partitions_requests
     assert list(request.partition_keys) == ["slide-1"]
+    assert logged(capfd, "'-bad'")
+    assert evaluate(sensor, root, instance).skip_message
 
 
 def made(instance, asset):
@@ -395,7 +476,7 @@ def test_fresh_metrics_follows_all_that_the_store_holds(root, instance):
             failed(root, "slide_images", "s")
         else:
             made(instance, asset)
-        states.append(sensors._state_of_what_is_stored(instance, root))
+        states.append(sensors._state_of_results(instance, root))
         assert states[-1] != states[-2], f"nobody noticed that {asset} was made"
     (request,) = evaluate(sensors.fresh_metrics, root, instance).run_requests
     assert states[-1] in request.tags.values()
@@ -409,7 +490,7 @@ def test_a_refresh_that_failed_is_asked_for_again_after_a_while(root, instance, 
     tick = evaluate(sensors.fresh_metrics, root, instance)
     assert not tick.run_requests, "not at once, not even with something new"
     assert run.run_id in tick.skip_message
-    monkeypatch.setattr(sensors, "_AGAIN_S", 0)
+    monkeypatch.setattr(sensors, "_RETRY_METRICS_S", 0)
     metrics_run(instance, evaluate(sensors.fresh_metrics, root, instance), dg.DagsterRunStatus.SUCCESS)
     assert not evaluate(sensors.fresh_metrics, root, instance).run_requests
 
@@ -417,7 +498,7 @@ def test_a_refresh_that_failed_is_asked_for_again_after_a_while(root, instance, 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_no_refresh_is_asked_for_while_one_is_on_its_way(root, instance, monkeypatch, status, by_hand):
-    monkeypatch.setattr(sensors, "_AGAIN_S", 0)
+    monkeypatch.setattr(sensors, "_RETRY_METRICS_S", 0)
     made(instance, "cell_weights")
     tick = evaluate(sensors.fresh_metrics, root, instance)
     metrics_run(instance, tick, status, **({"tags": {}} if by_hand else {}))
@@ -429,54 +510,5 @@ def test_a_refresh_that_was_never_started_is_not_waited_for_long(root, instance,
     made(instance, "cell_weights")
     metrics_run(instance, evaluate(sensors.fresh_metrics, root, instance), dg.DagsterRunStatus.NOT_STARTED)
     assert not evaluate(sensors.fresh_metrics, root, instance).run_requests
-    monkeypatch.setattr(sensors, "_AGAIN_S", 0)
+    monkeypatch.setattr(sensors, "_RETRY_METRICS_S", 0)
     assert evaluate(sensors.fresh_metrics, root, instance).run_requests
-
-
-def test_refresh_hpa_asks_for_all_genes_in_ranges(instance, monkeypatch):
-    monkeypatch.setattr(schedules, "_GENES_A_RUN", 2)
-    genes = [f"ENSG0000000000{number}" for number in range(5)]
-    instance.add_dynamic_partitions(GENES.name, genes)
-    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=dg._time.get_current_datetime())
-    requests = schedules.refresh_hpa(context)
-    ranges = [
-        (r.tags["dagster/asset_partition_range_start"], r.tags["dagster/asset_partition_range_end"]) for r in requests
-    ]
-    assert ranges == [(genes[0], genes[1]), (genes[2], genes[3]), (genes[4], genes[4])]
-    assert len({r.run_key for r in requests}) == 3
-
-
-def test_the_nightly_job_asks_for_what_is_missing_and_not_twice(root, instance):
-    instance.add_dynamic_partitions(SLIDES.name, ["a", "b", "c"])
-    instance.report_runless_asset_event(dg.AssetMaterialization("slide_images", partition="b"))
-    job = build_defs(root.path).resolve_job_def("infer")
-    assert job.execute_in_process(instance=instance).success
-    (backfill,) = instance.get_backfills()
-    wanted = backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key
-    assert {key.to_user_string(): sorted(part.get_partition_keys()) for key, part in wanted.items()} == {
-        "slide_images": ["a", "b", "c"]
-    }, "what lies between is made, and asked for so that there is one run and not two"
-    assert job.execute_in_process(instance=instance).success
-    assert len(instance.get_backfills()) == 1, "the first is still going on"
-
-
-def test_what_failed_to_be_made_again_is_missing(root, instance):
-    instance.add_dynamic_partitions(SLIDES.name, ["a.b", "c", "d"])
-    for slide in ("a.b", "c"):
-        instance.report_runless_asset_event(dg.AssetMaterialization("slide_images", partition=slide))
-    failed(root, "slide_images", "a.b")
-    assert missing_slides(instance, root, ["slide_images"]) == {"slide_images": ["a.b", "d"]}
-
-
-def test_register_genes_takes_a_list_and_a_file(root, instance, tmp_path):
-    listed = tmp_path / "genes.tsv"
-    listed.write_text("Gene\tEnsembl\nKRT10\tENSG00000186395\nKRT14\tENSG00000186847\n")
-    job = build_defs(root.path).resolve_job_def("register_genes")
-    for _ in range(2):
-        config = {"ops": {"add_genes": {"config": {"file": str(listed), "ensembl_ids": ["ENSG00000096696"]}}}}
-        assert job.execute_in_process(instance=instance, run_config=config).success
-    assert instance.get_dynamic_partitions(GENES.name) == ["ENSG00000186395", "ENSG00000186847", "ENSG00000096696"]
-    empty = job.execute_in_process(
-        instance=instance, run_config={"ops": {"add_genes": {"config": {}}}}, raise_on_error=False
-    )
-    assert not empty.success

@@ -14,6 +14,7 @@ from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
 from dermatome.storage.record import Check, StageResult, read_record, require_record, write_record
+from orchestration.dagster_private import stale_status
 from resources import PathsResource, SettingsResource
 
 KEYS = dg.DynamicPartitionsDefinition(name="keys")
@@ -154,15 +155,11 @@ def test_a_record_that_cannot_be_read_is_made_again(root, instance):
 
 
 def stale(instance, asset, key):
-    from dagster._core.definitions.data_version import CachingStaleStatusResolver
-
-    from orchestration.demo import _Loading
-
-    graph = dg.Definitions(
+    defs = dg.Definitions(
         assets=[first, second],
         resources={"paths": PathsResource(root="x"), "settings": SettingsResource(path="x")},
-    ).resolve_asset_graph()
-    return CachingStaleStatusResolver(instance, graph, _Loading(instance)).get_status(dg.AssetKey(asset), key).value
+    )
+    return stale_status(instance, defs, asset, key)
 
 
 @pytest.mark.parametrize("end", ["k0", "k4"])

@@ -7,9 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-
-from orchestration.run_launcher import is_alive
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _HOLDER = """
@@ -26,10 +25,17 @@ with _process([sys.executable, "-c", "import time; time.sleep(600)"]) as child:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
 def test_a_killed_ui_leaves_no_daemon_behind():
     with subprocess.Popen([sys.executable, "-c", _HOLDER], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as holder:
-        child, since = int(holder.stdout.readline()), time.time()
-        assert is_alive(child, since)
+        child = psutil.Process(int(holder.stdout.readline()))
+        assert child.is_running()
         os.kill(holder.pid, signal.SIGKILL)
         until = time.monotonic() + 90
-        while is_alive(child, since) and time.monotonic() < until:
+        while _is_alive(child) and time.monotonic() < until:
             time.sleep(0.05)
-        assert not is_alive(child, since)
+        assert not _is_alive(child)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

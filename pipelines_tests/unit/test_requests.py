@@ -7,7 +7,7 @@ import pytest
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import clear_failure, read_failures, write_failure
 from orchestration import requests
-from orchestration.requests import due_slides, with_gaps_filled
+from orchestration.requests import due_slides, fill_gaps
 
 
 def fail(root: DataRoot, stage: str, slide: str, kind: str = "BadImage") -> None:
@@ -64,11 +64,11 @@ def test_nights_without_a_network_make_nobody_wait_for_weeks(tmp_path) -> None:
 )
 def test_short_gaps_between_missing_slides_are_filled_with_made_ones(wanted, lacking, asked, monkeypatch) -> None:
     monkeypatch.setattr(requests, "_GAP", 2)
-    assert "".join(with_gaps_filled(wanted, set(lacking), "abcdefgh")) == asked
+    assert "".join(fill_gaps(wanted, set(lacking), "abcdefgh")) == asked
 
 
 def test_three_hundred_scattered_slides_of_a_study_are_few_stretches() -> None:
     registered = [f"s{number:05d}" for number in range(6000)]
     wanted = registered[7::20]
-    asked = with_gaps_filled(wanted, set(wanted), registered)
+    asked = fill_gaps(wanted, set(wanted), registered)
     assert asked == registered[7 : 7 + 299 * 20 + 1]

@@ -1,0 +1,120 @@
+"""Everything here uses modules of Dagster that are not part of its public API; no other file of this package does.
+
+Dagster 1.13 has no public way to do these, so an update of Dagster is checked by the tests of this file:
+
+- run monitoring that sees that a run's process is dead after its code server died, too (power cut, out of memory).
+  Dagster's own launcher leaves such a run *started* for ever, and it keeps its pool: no other GPU run would begin;
+- a backfill requested by an op, with other partitions for each asset; and what the open backfills will materialize;
+- the staleness that the UI shows.
+"""
+
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.events import DagsterEvent
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.in_process import InProcessExecutor
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.loader import LoadingContextForTest
+from dagster._core.utils import make_new_backfill_id
+from dagster._time import get_current_timestamp
+
+from dermatome.storage.files import locked
+
+
+class LocalRunLauncher(dg.DefaultRunLauncher):
+    """Dagster's own launcher, which also knows whether the process of a run on this machine lives."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Makes the daemon's run monitoring ask."""
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """A run whose lock nobody holds is dead; one without a lock file has not begun its steps, or runs elsewhere."""
+        try:
+            with _lock_file(self._instance, run.run_id).open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (FileNotFoundError, BlockingIOError):
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(WorkerStatus.FAILED, "Its process ended without a word.")
+
+
+class LockingExecutor(InProcessExecutor):
+    """Dagster's own executor of runs in one process, which holds a lock on a file as long as the process lives.
+
+    A lock, as the number of a process is given to another one after a container is started again.
+    """
+
+    def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+        """Executes the steps under the lock."""
+        with locked(_lock_file(plan_context.instance, plan_context.run_id)):
+            yield from super().execute(plan_context, execution_plan)
+
+
+@dg.executor(name="in_process_with_lock")
+def in_process_with_lock(context: dg.InitExecutorContext) -> LockingExecutor:
+    """The executor of all runs: one process a run, so that models and imports are paid once."""
+    return LockingExecutor(retries=RetryMode.ENABLED)
+
+
+def _lock_file(instance: dg.DagsterInstance, run_id: str) -> Path:
+    return Path(instance.storage_directory()) / "run_locks" / run_id
+
+
+def subset_of(
+    keys_by_asset: Mapping[str, Sequence[str]], partitions: dg.DynamicPartitionsDefinition
+) -> AssetGraphSubset:
+    """The partitions of each asset that a backfill is to materialize."""
+    subsets = {
+        dg.AssetKey(asset): partitions.subset_with_partition_keys(keys) for asset, keys in keys_by_asset.items() if keys
+    }
+    return AssetGraphSubset(partitions_subsets_by_asset_key=subsets, non_partitioned_asset_keys=set())
+
+
+def request_backfill(instance: dg.DagsterInstance, subset: AssetGraphSubset, title: str, tags: dict[str, str]) -> str:
+    """Requests a backfill from the daemon and returns its id."""
+    backfill_id = make_new_backfill_id()
+    instance.add_backfill(
+        PartitionBackfill.from_asset_graph_subset(
+            backfill_id=backfill_id,
+            backfill_timestamp=get_current_timestamp(),
+            tags=tags,
+            dynamic_partitions_store=instance,
+            asset_graph_subset=subset,
+            title=title,
+            description=None,
+            run_config=None,
+        )
+    )
+    return backfill_id
+
+
+def keys_in_progress(instance: dg.DagsterInstance) -> dict[str, set[str]]:
+    """For each asset, the partitions that open backfills will materialize."""
+    in_progress: dict[str, set[str]] = {}
+    for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])):
+        if backfill.asset_backfill_data is not None:
+            for key, keys in backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key.items():
+                in_progress.setdefault(key.to_user_string(), set()).update(keys.get_partition_keys())
+    return in_progress
+
+
+def is_in_progress(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> bool:
+    """Whether a backfill with these tags is open."""
+    statuses = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
+    return bool(instance.get_backfills(filters=BulkActionsFilter(statuses=statuses, tags=tags), limit=1))
+
+
+def stale_status(instance: dg.DagsterInstance, defs: dg.Definitions, asset: str, key: str | None = None) -> str:
+    """What the UI shows for an asset, or a partition of it: ``FRESH``, ``STALE`` or ``MISSING``."""
+    graph = defs.resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    return str(resolver.get_status(dg.AssetKey(asset), key).value)
