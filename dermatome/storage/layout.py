@@ -94,9 +94,9 @@ class DataRoot:
             return []
         return sorted(name for name in names if not name.startswith(".") and (folder / name / RECORD_FILE).is_file())
 
-    def failed(self, asset: str) -> list[str]:
-        """Sorted names of the partitions of an asset whose last run failed."""
-        return [name.removesuffix(".json") for name in names_in(self.path / FAILURES / asset)]
+    def failed(self, asset: str) -> set[str]:
+        """Names of the partitions of an asset whose last run failed."""
+        return {name.removesuffix(".json") for name in names_in(self.path / FAILURES / asset)}
 
     def record(self, asset: str, partition: str) -> Path:
         """The record file of a partition."""

@@ -220,7 +220,7 @@ def write_failure(path: Path, *, asset: str, partition: str, error: str, kind: s
 
 def read_failures(root: DataRoot, asset: str) -> dict[str, Failure]:
     """By partition, the failures of an asset."""
-    partitions = root.failed(asset)
+    partitions = sorted(root.failed(asset))
     found = zip(partitions, read_all([root.failure(asset, partition) for partition in partitions]), strict=True)
     return {partition: failure_of(data) for partition, data in found if data is not None}
 
