@@ -94,14 +94,13 @@ class PayloadGuard:
             await self._app(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _too_large(scope, self._max_upload_bytes)
-        if refusal is not None:
-            await refuse(scope, receive, send, refusal)
-            return
-        size = int(headers_of(scope, "content-length")[0])
-        reason = await asyncio.to_thread(self._quota.admit, self._browsers.of(scope), size)
-        if reason is not None:
-            await refuse(scope, receive, send, Refusal(429, reason))
+        refusal, size = _too_large(scope, self._max_upload_bytes), 0
+        if refusal is None:
+            size = int(headers_of(scope, "content-length")[0])
+            reason = await asyncio.to_thread(self._quota.admit, self._browsers.of(scope), size)
+            refusal = Refusal(429, reason) if reason else None
+        if refusal is not None:  # as text, which the page shows as it is
+            await respond(send, refusal.status, "text/plain; charset=utf-8", refusal.reason)
             return
         try:
             await self._app(scope, receive, send)
@@ -139,7 +138,9 @@ class PayloadGuard:
             others, files = [data], []
         refusal = None
         if names_file([rest, *others]) or not all(self._is_upload(value) for value in files):
-            refusal = Refusal(403, "The request names a file that was not uploaded here: upload the file again.")
+            refusal = Refusal(
+                403, "The request names a file that is not among the uploads, kept for an hour: upload the file again."
+            )
         if path == JOIN:
             self._remember(str(sent.get("session_hash")), refusal)
         return refusal
