@@ -1,13 +1,9 @@
 """`training_comparison`: all versions of tissue networks side by side, in one HTML file."""
 
-from pathlib import Path
-
 import dagster as dg
 
-from assets.one import make_one
+from assets.comparison import compare
 from assets.skin.tissue_weights import tissue_weights
-from dermatome.storage.layout import CHAMPION
-from dermatome.storage.record import StageResult, require_record
 from resources import PathsResource
 
 
@@ -22,20 +18,6 @@ def training_comparison(context: dg.AssetExecutionContext, paths: PathsResource)
 
     `comparison.html` needs no other file; `versions.csv` has a row for each version, `summary.csv` for each score.
     """
-    from dermatome.reports.training import compare_versions
     from dermatome.skin.tissue.report import TISSUE_REPORT
 
-    root = paths.data_root
-    versions = root.partitions("tissue_weights")
-
-    def make(folder: Path) -> StageResult:
-        return compare_versions(root, TISSUE_REPORT, versions, folder)
-
-    return make_one(
-        context,
-        root,
-        CHAMPION,
-        make=make,
-        inputs={version: require_record(root, "tissue_weights", version).data_version for version in versions},
-        settings={},
-    )
+    return compare(context, paths.data_root, TISSUE_REPORT)

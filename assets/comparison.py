@@ -1,0 +1,27 @@
+"""What the assets that compare the versions of a kind of network share."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.one import make_one
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import require_record
+
+if TYPE_CHECKING:
+    from dermatome.reports.training import ReportLayout
+
+
+def compare(context: dg.AssetExecutionContext, root: DataRoot, layout: "ReportLayout") -> dg.MaterializeResult:
+    """Compares all versions in the data root and records the result."""
+    from dermatome.reports.training import compare_versions
+
+    versions = root.partitions(layout.weights)
+    return make_one(
+        context,
+        root,
+        CHAMPION,
+        make=lambda folder: compare_versions(root, layout, versions, folder),
+        inputs={version: require_record(root, layout.weights, version).data_version for version in versions},
+        settings={},
+    )
