@@ -14,8 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -41,8 +40,6 @@ _USER_CAN_FIX = (
 )
 OLD = ".old"
 """Suffix of the hidden folder that holds the earlier content while a folder is replaced by two renames."""
-_READERS = 8
-_FILES_PER_READER = 32
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
@@ -52,7 +49,7 @@ def safe_id(text: str, what: str = "id") -> str:
     """Returns ``text`` if it can be a file name and a partition key on every system.
 
     Raises:
-        StorageFailed: it has characters other than letters, digits, ``.``, ``_`` and ``-``, starts with a sign, or is
+        StorageFailed: It has characters other than letters, digits, ``.``, ``_`` and ``-``, starts with a sign, or is
             longer than 200 characters, so it could name a path outside its folder.
     """
     if not _SAFE_ID.fullmatch(text):
@@ -67,7 +64,7 @@ def local_path(place: str) -> Path:
     """The path that ``place`` names.
 
     Raises:
-        BadSetting: it is an address such as ``s3://bucket/prefix``.
+        BadSetting: It is an address such as ``s3://bucket/prefix``.
     """
     if "://" in place:
         raise BadSetting(
@@ -85,30 +82,13 @@ def sha256_file(path: Path) -> str:
     """The sha256 of the file at ``path``, hexadecimal, read in bounded memory.
 
     Raises:
-        MissingInput: there is no such file.
+        MissingInput: There is no such file.
     """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise MissingInput(f"There is no file {path}: check the path, or run the stage before.") from error
-
-
-def read_all(paths: Sequence[Path]) -> list[bytes | None]:
-    """The bytes of many small files, read in parallel; None for a file that is absent."""
-    parts = [paths[start : start + _FILES_PER_READER] for start in range(0, len(paths), _FILES_PER_READER)]
-    with ThreadPoolExecutor(_READERS) as pool:  # on NFS each file waits for the network
-        return [data for part in pool.map(_read_each, parts) for data in part]
-
-
-def _read_each(paths: Sequence[Path]) -> list[bytes | None]:
-    found: list[bytes | None] = []
-    for path in paths:
-        try:
-            found.append(path.read_bytes())
-        except FileNotFoundError:
-            found.append(None)
-    return found
 
 
 def names_in(path: Path) -> list[str]:
@@ -128,20 +108,14 @@ def _names(path: Path, *, folders: bool) -> list[str]:
     return []
 
 
-def names_below(path: Path) -> list[str]:
-    """Sorted names, relative to ``path``, of the files at any depth below it, without hidden files and folders."""
-    names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
-
-
 def changed_in(path: Path, *, folders: bool = False) -> dict[str, float]:
     """When each file directly in a folder was put there or changed, by name, without hidden files.
 
     The times are the file system's (ctime): a copied file brings its own mtime along. Its clock may differ from ours.
 
     Args:
-        path: the folder.
-        folders: whether to include the files in its subfolders, as ``folder/name``.
+        path: The folder.
+        folders: Whether to include the files in its subfolders, as ``folder/name``.
 
     Returns:
         Seconds since 1970 by name.
@@ -161,7 +135,7 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of a file in a partition's folder, which may be being replaced at this moment.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: There is no such file.
     """
     try:
         return path.read_bytes()
@@ -180,7 +154,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Temporary file, fsync, rename.
 
     Raises:
-        StorageFailed: the disk is full or the folder is not writable; nothing is left behind.
+        StorageFailed: The disk is full or the folder is not writable; nothing is left behind.
     """
     temporary: Path | None = None
     try:
@@ -213,7 +187,7 @@ def move_atomic(made: Path, path: Path) -> None:
     """Moves a finished file to ``path`` on the same file system, in one step.
 
     Raises:
-        StorageFailed: the disk is full or the folder is not writable.
+        StorageFailed: The disk is full or the folder is not writable.
     """
     try:
         with made.open("rb") as file:
@@ -230,7 +204,7 @@ def locked(path: Path) -> Iterator[None]:
     The lock of a process that dies is released. A waiter that gets the lock of a deleted file tries again.
 
     Raises:
-        OSError: the file system has no locks.
+        OSError: The file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path, fallback_to_soft=False):
@@ -249,7 +223,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     writer left is deleted by the next one.
 
     Raises:
-        StorageFailed: the disk is full or the folder is not writable.
+        StorageFailed: The disk is full or the folder is not writable.
     """
     temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{OLD}")
     with ExitStack() as stack:
@@ -320,8 +294,8 @@ def sweep(folder: Path, older_than_s: float) -> int:
     A folder whose writer was killed between its two renames is put back. What a living writer has locked stays.
 
     Args:
-        folder: parent of the paths given to :func:`atomic_file` and :func:`atomic_folder`.
-        older_than_s: age from which a temporary file, which has no lock, counts as abandoned, s.
+        folder: Parent of the paths given to :func:`atomic_file` and :func:`atomic_folder`.
+        older_than_s: Age from which a temporary file, which has no lock, counts as abandoned, s.
 
     Returns:
         Number of entries deleted or put back.

@@ -1,23 +1,25 @@
-"""Where every file of the platform lies, below one data root: a folder on a local disk or NFS.
+"""The layout of the data root: where every file of the platform lies, below one folder on a local disk or NFS.
 
-A stage fills the folder that ``atomic_folder(root.folder(asset, partition))`` gives it, and reads
-``root.folder(asset, partition) / name`` of others.
+A stage fills the folder that ``atomic_folder(root.folder(asset, partition))`` gives it, and reads the files of other
+stages as ``root.folder(asset, partition) / name``.
 
-genes/                                     hpa_pages/<gene>.xml      pages as they were fetched
-hpa_images/<gene>/                         one folder for each partition of each asset: its files, and
-slide_images/<slide>/                      `record.json`, written last, which says what made them
-...
-failures/<asset>/<partition>.json          what failed and why; gone once it succeeds
-checkpoints/<asset>/<partition>/           of trainings that are under way
-slide_sources/sources.parquet              where slides' images come from (`dermatome.slides.register`)
-annotations/<annotated slide>/             what people put in: he.*, mask.*, ihc.*, rois.json|.geojson, palette.json
-cell_annotations/<set>/                    likewise: images with their cells (`dermatome.skin.cells.annotations`)
-inbox/                                     images of the folder mode
-nuclei_annotations/<case>/                 annotated nuclei of one patient (`dermatome.nuclei.patches.annotated`)
-nuclei_inbox/                              H&E slides: <slide>.svs and the like, or <slide>/ with DICOM files
-models/                                    networks that are not ours, fetched once: Cellpose's, encoders'
-metrics/dermatome.duckdb                   made from the Parquet files, and again at any time
-settings.toml                              settings other than the defaults
+    <asset>/<partition>/             results of one partition: its files, and `record.json`, which is written last
+    failures/<asset>/<partition>.json    why a partition failed; deleted when it succeeds
+    checkpoints/<asset>/<partition>/     state of an unfinished training
+    hpa_pages/<gene>.xml             gene pages as they were fetched
+    slide_sources/                   where the images of slides come from (`dermatome.slides.register`)
+    models/                          networks from elsewhere, fetched once: Cellpose's, encoders
+    metrics/dermatome.duckdb         the metrics store, filled from records and tables; can be rebuilt at any time
+    settings.toml                    settings that differ from the defaults
+    dagster/                         Dagster's own storage
+
+Folders that users put files into:
+
+    inbox/                           images to segment
+    annotations/<slide>/             he.*, mask.*, ihc.*, rois.json or .geojson, palette.json
+    cell_annotations/<set>/          images with their cells (`dermatome.skin.cells.annotations`)
+    nuclei_inbox/                    H&E slides: <slide>.svs and the like, or <slide>/ with DICOM files
+    nuclei_annotations/<case>/       annotated nuclei of one patient (`dermatome.nuclei.patches.annotated`)
 """
 
 from __future__ import annotations
@@ -33,20 +35,20 @@ from dermatome.storage.files import OLD, SWAP_S, local_path, names_in, safe_id, 
 RECORD_FILE = "record.json"
 """Written last into a partition's folder: where it is, the folder is complete."""
 OLD_RECORD_FILE = "record.parquet"
-"""What records were called before they became JSON."""
+"""Name of records before they became JSON."""
 PREVIEW_FILE = "preview.webp"
 FAILURES = "failures"
 WEIGHTS_FILE = "weights.safetensors"
 CHAMPION = "current"
-"""The one partition, on disk, of the asset that Dagster knows as unpartitioned."""
+"""Name, on disk, of the one partition of an asset that is unpartitioned in Dagster."""
 
-# What people put in, and Dagster's own storage.
+# Written by users and by Dagster.
 _NOT_OURS = ("annotations", "cell_annotations", "inbox", "nuclei_annotations", "nuclei_inbox", "dagster")
 
 
 @dataclass(frozen=True)
 class DataRoot:
-    """The one place all state lies in."""
+    """The folder that holds all state."""
 
     path: Path
 
@@ -56,7 +58,7 @@ class DataRoot:
 
         Raises:
             BadSetting: ``place`` is an address such as ``s3://bucket/prefix``.
-            StorageFailed: an earlier version of Dermatome, whose records cannot be read, wrote the data root.
+            StorageFailed: An earlier version of Dermatome wrote the data root; its records are Parquet.
         """
         root = cls(local_path(place).resolve())
         for asset in root._asset_folders():
@@ -77,7 +79,7 @@ class DataRoot:
         """The folder of an asset, or of one of its partitions.
 
         Raises:
-            StorageFailed: the partition's name could leave the data root.
+            StorageFailed: The partition's name could leave the data root.
         """
         base = self.path / asset
         return base if partition is None else base / safe_id(partition, f"The {asset} partition")
@@ -103,7 +105,7 @@ class DataRoot:
         return self.folder(asset, partition) / RECORD_FILE
 
     def failure(self, asset: str, partition: str) -> Path:
-        """The file that says why a partition failed last."""
+        """The note of why a partition failed last."""
         return self.path / FAILURES / asset / f"{safe_id(partition, f'The {asset} partition')}.json"
 
     def in_flight(self, asset: str, partition: str) -> Path:
@@ -111,7 +113,7 @@ class DataRoot:
         return self.path / "in_flight" / asset / f"{safe_id(partition, f'The {asset} partition')}.json"
 
     def checkpoints(self, asset: str, partition: str) -> Path:
-        """The folder of what a training that is killed goes on from."""
+        """The folder of the state that a killed training resumes from."""
         return self.path / "checkpoints" / asset / safe_id(partition, f"The {asset} partition")
 
     def hpa_page(self, gene: str) -> Path:
@@ -120,50 +122,50 @@ class DataRoot:
 
     @property
     def slide_sources(self) -> Path:
-        """The folder of the tables that say where slides' images come from."""
+        """The folder of the tables of where the images of slides come from."""
         return self.path / "slide_sources"
 
     @property
     def annotations(self) -> Path:
-        """Where annotated slides are put."""
+        """The folder of annotated slides."""
         return self.path / "annotations"
 
     @property
     def cell_annotations(self) -> Path:
-        """Where sets of annotated cells are put, a folder each."""
+        """The folder of sets of annotated cells, one folder each."""
         return self.path / "cell_annotations"
 
     def cell_set(self, name: str) -> Path:
         """The folder of one set of annotated cells.
 
         Raises:
-            StorageFailed: the name could leave the data root.
+            StorageFailed: The name could leave the data root.
         """
         return self.cell_annotations / safe_id(name, "The set of annotated cells")
 
     @property
     def inbox(self) -> Path:
-        """Where images of the folder mode are put."""
+        """The folder of images that users put in."""
         return self.path / "inbox"
 
     @property
     def nuclei_annotations(self) -> Path:
-        """Where annotated images of nuclei are put, a folder for each case."""
+        """The folder of annotated images of nuclei, one folder for each case."""
         return self.path / "nuclei_annotations"
 
     @property
     def nuclei_inbox(self) -> Path:
-        """Where H&E slides are put."""
+        """The folder of H&E slides that users put in."""
         return self.path / "nuclei_inbox"
 
     @property
     def store(self) -> Path:
-        """The DuckDB file."""
+        """The DuckDB file of the metrics store."""
         return self.path / "metrics" / "dermatome.duckdb"
 
     @property
     def models(self) -> Path:
-        """Where networks that are not ours are kept: Cellpose's, and encoders' ready weights."""
+        """The folder of networks from elsewhere: Cellpose's, and pretrained encoders."""
         return self.path / "models"
 
     @property
@@ -177,16 +179,16 @@ class DataRoot:
         return self.path / "settings.toml"
 
     def check_writable(self) -> None:
-        """Makes the root if need be.
+        """Creates the data root if it is missing.
 
         Raises:
-            StorageFailed: it cannot be made or written to.
+            StorageFailed: It cannot be created or written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageFailed(
-                f"The data root {self.path} cannot be made ({error.strerror}): set DERMATOME_DATA to a folder you "
+                f"The data root {self.path} cannot be created ({error.strerror}): set DERMATOME_DATA to a folder you "
                 "may write to."
             ) from error
         if not os.access(self.path, os.W_OK | os.X_OK):
@@ -198,7 +200,7 @@ class DataRoot:
         """Deletes the temporary files that killed processes left; what a living process has locked stays.
 
         Args:
-            older_than_s: age from which a temporary file, which has no lock, counts as abandoned, s.
+            older_than_s: Age from which a temporary file, which has no lock, counts as abandoned, s.
 
         Returns:
             Number of files and folders deleted or put back.

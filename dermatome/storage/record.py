@@ -1,7 +1,8 @@
-"""The JSON file beside every partition's results: what was made, from what, by which code and settings.
+"""Records: a JSON file beside the results of every partition, and one for every partition that failed.
 
-It is written last, so a partition whose record is there is whole; and it carries a fingerprint of everything the
-results depend on, so a run that starts again after a crash can tell what is already done.
+A record states what a partition was computed from, by which code and with which settings. It is written last, so a
+partition with a record is complete. Its fingerprint covers everything that the results depend on, so a run that starts
+again after a crash recognises what is done already.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import io
 import json
 import platform
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,12 +26,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from dermatome.errors import FetchFailed, MissingInput, StorageFailed
-from dermatome.storage.files import read_all, read_bytes, write_atomic
+from dermatome.storage.files import read_bytes, write_atomic
 from dermatome.storage.layout import DataRoot
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 Scalar = str | int | float | bool | None
 
@@ -45,15 +44,15 @@ class Check:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage made for one partition; its files are written already.
+    """The result of a stage for one partition, whose files are written already.
 
     Attributes:
-        outcome: a named outcome, such as ``cells`` or ``no_epidermis``.
-        data_version: a hash of the results' content: the same results, the same version.
-        values: the stage's own columns.
-        message: the outcome in one sentence; empty where the name says all.
-        seconds: wall time by phase, s.
-        checks: outcomes of the stage's checks.
+        outcome: Name of the outcome, such as ``cells`` or ``no_epidermis``.
+        data_version: Hash of the results' content: equal results have equal versions.
+        values: The stage's own columns.
+        message: The outcome in one sentence; empty if its name is enough.
+        seconds: Wall time of each phase, s.
+        checks: Outcomes of the stage's checks.
     """
 
     outcome: str
@@ -66,7 +65,7 @@ class StageResult:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Versions of Python and the libraries that decide numbers."""
+    """Versions of Python and of the libraries that numbers depend on."""
     found = {"python": platform.python_version()}
     for name in (
         "dermatome",
@@ -88,18 +87,18 @@ def library_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord(StageResult):
-    """A stage's result and what it was made of.
+    """A stage's result and what it was computed from.
 
     Attributes:
-        asset: asset name.
-        partition: partition key.
-        fingerprint: see :func:`fingerprint`.
-        code_version: of the asset, settings included.
-        inputs: data version of each upstream asset used.
-        settings: the settings in force.
-        run_id: the Dagster run.
-        made_at: UTC.
-        libraries: versions of the libraries that matter to the numbers.
+        asset: Name of the asset.
+        partition: Partition key.
+        fingerprint: See :func:`fingerprint`.
+        code_version: Code version of the asset, settings included.
+        inputs: Data version of each upstream asset.
+        settings: Settings in force.
+        run_id: Dagster run.
+        made_at: Time of the record, UTC.
+        libraries: See :func:`library_versions`.
     """
 
     asset: str
@@ -114,7 +113,7 @@ class StageRecord(StageResult):
 
 
 def fingerprint(code_version: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    """A sha256 over all that results depend on: the same fingerprint, the same results."""
+    """The sha256 of all that results depend on: equal fingerprints mean equal results."""
     text = json.dumps([code_version, dict(inputs), dict(settings)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -125,7 +124,7 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold of a numpy number or array; a text for anything else."""
+    """A numpy number or array as JSON can hold it; the text of anything else."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
@@ -137,7 +136,7 @@ def write_record(path: Path, record: StageRecord) -> None:
     """Writes the record as JSON, atomically.
 
     Raises:
-        StorageFailed: the disk is full or the folder not writable.
+        StorageFailed: The disk is full or the folder is not writable.
     """
     _write_json(path, record)
 
@@ -146,7 +145,7 @@ def read_record(path: Path) -> StageRecord | None:
     """The record at ``path``, or None if there is none.
 
     Raises:
-        StorageFailed: the file is not a record.
+        StorageFailed: The file is not a record.
     """
     try:
         data = read_bytes(path)
@@ -168,10 +167,10 @@ def _reason(error: ValidationError) -> str:
 
 
 def require_record(root: DataRoot, asset: str, partition: str) -> StageRecord:
-    """The record an asset left for a partition.
+    """The record of a partition.
 
     Raises:
-        MissingInput: it has not made that partition.
+        MissingInput: The partition is not materialized.
     """
     record = read_record(root.record(asset, partition))
     if record is None:
@@ -187,13 +186,13 @@ class Failure:
     """Why and when a partition failed last.
 
     Attributes:
-        asset: asset name.
-        partition: partition key.
-        error: the reason in one sentence.
-        kind: class of the exception.
-        run_id: the Dagster run.
-        failed_at: UTC.
-        tries: number of failures since the partition succeeded last. Failures of the network or the disk say nothing
+        asset: Name of the asset.
+        partition: Partition key.
+        error: The reason in one sentence.
+        kind: Class of the exception.
+        run_id: Dagster run.
+        failed_at: Time of the failure, UTC.
+        tries: Number of failures since the partition succeeded last. Failures of the network or the disk say nothing
             about the partition and are not counted; but the first failure always is.
     """
 
@@ -210,23 +209,30 @@ def write_failure(path: Path, *, asset: str, partition: str, error: str, kind: s
     """Writes why a partition failed; :func:`clear_failure` deletes it.
 
     Raises:
-        StorageFailed: the disk is full or the folder not writable.
+        StorageFailed: The disk is full or the folder is not writable.
     """
-    (before,) = read_all([path])
     own = kind not in (FetchFailed.__name__, StorageFailed.__name__)
-    tries = 1 if before is None else failure_of(before).tries + own
+    tries = failure_of(path.read_bytes()).tries + own if path.is_file() else 1
     _write_json(path, Failure(asset, partition, error, kind, run_id, datetime.now(UTC), tries))
 
 
 def read_failures(root: DataRoot, asset: str) -> dict[str, Failure]:
-    """By partition, the failures of an asset."""
+    """The failures of an asset, by partition."""
+
+    def read(partition: str) -> Failure | None:
+        try:
+            return failure_of(root.failure(asset, partition).read_bytes())
+        except FileNotFoundError:  # the partition succeeded meanwhile
+            return None
+
     partitions = sorted(root.failed(asset))
-    found = zip(partitions, read_all([root.failure(asset, partition) for partition in partitions]), strict=True)
-    return {partition: failure_of(data) for partition, data in found if data is not None}
+    with ThreadPoolExecutor(8) as pool:  # on NFS each file waits for the network
+        found = zip(partitions, pool.map(read, partitions), strict=True)
+        return {partition: failure for partition, failure in found if failure is not None}
 
 
 def failure_of(data: bytes) -> Failure:
-    """A failure from its file's content, or one long ago if that is damaged, so that the partition is tried again."""
+    """A failure from its file's content; one of long ago if it is damaged, so that the partition is tried again."""
     try:
         failure: Failure = _adapter(Failure).validate_json(data)
     except ValidationError:
@@ -235,17 +241,17 @@ def failure_of(data: bytes) -> Failure:
 
 
 def clear_failure(path: Path) -> None:
-    """Forgets an earlier failure."""
+    """Deletes the note of an earlier failure."""
     path.unlink(missing_ok=True)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Writes an Arrow table as one Parquet file, whole.
+    """Writes an Arrow table as one Parquet file, atomically.
 
     Raises:
-        StorageFailed: the disk is full or the folder not writable.
+        StorageFailed: The disk is full or the folder is not writable.
     """
-    # What is small is read faster plain, and the store reads a hundred thousand of these files.
+    # Small files are read faster without compression and statistics, and the metrics store reads 100,000 of them.
     text = [field.name for field in table.schema if table.num_rows > 1 and pa.types.is_string(field.type)]
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="none", use_dictionary=text or False, write_statistics=False)

@@ -12,7 +12,7 @@ import pytest
 
 from dermatome.errors import BadSetting, StorageFailed
 from dermatome.storage import files
-from dermatome.storage.files import atomic_folder, changed_in, names_below, names_in, read_bytes, write_atomic
+from dermatome.storage.files import atomic_folder, changed_in, folders_in, names_in, read_bytes, write_atomic
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import Check, read_record, write_table
 from dermatome.storage.upgrade import upgrade
@@ -35,8 +35,8 @@ def test_names_are_listed_without_what_is_hidden(root):
     for name in ("f/b.txt", "f/a.txt", "f/.hidden", "f/g/c.txt", "f/.h/d.txt", "f2/e.txt"):
         write_atomic(root.path / name, b"x")
     assert names_in(root.path / "f") == ["a.txt", "b.txt"]
-    assert names_below(root.path / "f") == ["a.txt", "b.txt", "g/c.txt"]
-    assert names_in(root.path / "none") == names_below(root.path / "none") == []
+    assert folders_in(root.path / "f") == ["g"]
+    assert names_in(root.path / "none") == folders_in(root.path / "none") == []
 
 
 def test_changes_are_listed_at_the_time_they_came_whatever_the_file_says(root):
@@ -120,7 +120,7 @@ def test_a_root_goes_to_another_process(root):
 
 def test_a_root_that_can_be_written_is(root):
     root.check_writable()
-    assert names_below(root.path) == []
+    assert list(root.path.iterdir()) == []
 
 
 def test_a_root_of_an_earlier_version_is_refused_until_it_is_upgraded(root):
@@ -141,4 +141,4 @@ def test_a_root_of_an_earlier_version_is_refused_until_it_is_upgraded(root):
     assert (found.fingerprint, found.values, found.inputs) == ("f", {"cells": 12}, {"slide_images": "a"})
     assert found.made_at == row["made_at"]
     assert found.checks == (Check("n", True, "d"),)
-    assert names_below(root.path) == ["cell_masks/s1/record.json"]
+    assert [str(path.relative_to(root.path)) for path in root.path.rglob("*.*")] == ["cell_masks/s1/record.json"]
