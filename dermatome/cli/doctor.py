@@ -102,7 +102,7 @@ def _weights(path: Path) -> Finding:
         tissue = load_weights(path)
     except DermatomeError as tissue_error:
         try:
-            cells = load_cell_network(path, choose_compute("cpu"), backend="torch")
+            cells = load_cell_network(path, choose_compute("cpu", backend="torch"))
         except DermatomeError as cell_error:
             return Finding("weights", "fail", f"{tissue_error} As a cell network: {cell_error}")
         return Finding("weights", "ok", f"{path}: cell network {cells.name}, sha256 {cells.sha256}")

@@ -81,10 +81,10 @@ def nuclei_predict(
     from dermatome.reports.figures import png_bytes
     from dermatome.storage.files import write_atomic
 
-    compute = choose(device, precision, threads)
+    compute = choose(device, precision, threads, backend)
     settings = NucleusSettings(batch=batch, normalise_stain=normalise_stain)
     loaded = load_nucleus_weights(weights_path(weights))
-    network = prepare_nuclei(loaded, compute, settings, backend=backend.value)
+    network = prepare_nuclei(loaded, compute, settings)
 
     def predict(slide: Slide) -> str:
         fit = fitted_stain(slide, network, settings)
@@ -189,7 +189,7 @@ def nuclei_score(
     from dermatome.nuclei.patches.files import load_patches
     from dermatome.storage.files import write_atomic
 
-    compute = choose(device, precision, threads)
+    compute = choose(device, precision, threads, backend)
     settings = NucleusSettings(batch=batch)
     loaded = load_nucleus_weights(weights_path(weights))
     known = load_patches(*patches)
@@ -199,7 +199,7 @@ def nuclei_score(
             f"{weights} learnt from patches {'with' if learnt else 'without'} normalise_stain, and {len(other)} "
             f"patches are not such, {other[0]} for one: cut those as the others were."
         )
-    network = prepare_nuclei(loaded, compute, settings, backend=backend.value)
+    network = prepare_nuclei(loaded, compute, settings)
     images = evaluate_patches(known, network, loaded.card.mpp, settings)
     found, nuclei = nucleus_values(images), sum(image.nuclei for image in images)
     typer.echo(f"{len(images)} images with {nuclei} nuclei, put together from {len(known)} patches")

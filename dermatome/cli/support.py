@@ -57,26 +57,28 @@ class BackendChoice(StrEnum):
     AUTO = "auto"
     TORCH = "torch"
     OPENVINO = "openvino"
-    COMPILE = "compile"
 
 
 Device = Annotated[DeviceChoice, typer.Option(help="Where networks run; one asked for and absent is an error.")]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="Numbers networks compute with.")]
 BackendOption = Annotated[
-    BackendChoice, typer.Option(help="What runs networks; auto measures which of them is fastest here.")
+    BackendChoice,
+    typer.Option(help="What runs networks: auto takes OpenVINO on a processor if it is installed, else torch."),
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores that are free to use.", min=0)]
 
 
-def choose(device: DeviceChoice, precision: PrecisionChoice, threads: int) -> Compute:
-    """Device, precision and threads as the options say.
+def choose(
+    device: DeviceChoice, precision: PrecisionChoice, threads: int, backend: BackendChoice | None = None
+) -> Compute:
+    """Chooses device, precision, threads and backend by the options.
 
     Raises:
         BadSetting: what was asked for is not there.
     """
     from dermatome.inference.compute import choose_compute
 
-    return choose_compute(device.value, precision.value, threads)
+    return choose_compute(device.value, precision.value, threads, backend=backend.value if backend else "auto")
 
 
 def each_slide(

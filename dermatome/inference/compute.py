@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Backend = Literal["auto", "torch", "openvino", "compile"]
+Backend = Literal["auto", "torch", "openvino"]
 
 _claims: list[FileLock] = []
 """Locks are released when they are dropped."""
@@ -37,6 +37,7 @@ class Compute:
         threads: torch's, on the CPU.
         device_name: for records.
         device_index: which one of several; None takes the first.
+        backend: what runs networks, see :mod:`dermatome.inference.backends`.
     """
 
     device: Literal["cpu", "cuda", "mps"]
@@ -44,6 +45,7 @@ class Compute:
     threads: int
     device_name: str
     device_index: int | None = None
+    backend: Backend = "auto"
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context networks run in: lower precision where it was chosen, nothing otherwise."""
@@ -68,7 +70,7 @@ class ComputeSettings(SettingsModel):
         device: see :func:`choose_compute`.
         precision: see :func:`choose_compute`; a lower one changes results in their last digits.
         threads: see :func:`choose_compute`.
-        backend: see :mod:`dermatome.inference.backend`.
+        backend: see :mod:`dermatome.inference.backends`.
     """
 
     device: Annotated[DeviceName, Effect.SPEED] = "auto"
@@ -79,11 +81,15 @@ class ComputeSettings(SettingsModel):
     def choose(self, *, threads: int = 0) -> Compute:
         """Chooses for this process, on a GPU that no other process uses this way; ``threads`` overrides the setting."""
         gpu = free_gpu() if self.device in ("auto", "cuda") else None
-        return choose_compute(self.device, self.precision, threads or self.threads, gpu)
+        return choose_compute(self.device, self.precision, threads or self.threads, gpu, self.backend)
 
 
 def choose_compute(
-    device: DeviceName = "auto", precision: Precision = "auto", threads: int = 0, device_index: int | None = None
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+    device_index: int | None = None,
+    backend: Backend = "auto",
 ) -> Compute:
     """Settles device, precision and threads, and sets torch's thread count for this process, its card for this thread.
 
@@ -93,6 +99,7 @@ def choose_compute(
             (AVX512-bf16 or AMX: elsewhere it is emulated and slower than fp32), else fp32.
         threads: torch's threads on the CPU; 0 takes the cores this process may use. More than that is slower than one.
         device_index: which GPU of several; None takes the first.
+        backend: what runs networks.
 
     Raises:
         BadSetting: the device or precision asked for is not there.
@@ -120,7 +127,9 @@ def choose_compute(
         torch.cuda.set_device(device_index)
     name = torch.cuda.get_device_name(device_index) if chosen == "cuda" else f"{chosen}, {threads} threads"
     settled: Any = precision if precision != "auto" else "bf16" if fast_bf16 else "fp32"
-    return Compute(device=chosen, precision=settled, threads=threads, device_name=name, device_index=device_index)
+    return Compute(
+        device=chosen, precision=settled, threads=threads, device_name=name, device_index=device_index, backend=backend
+    )
 
 
 def free_cores() -> int:

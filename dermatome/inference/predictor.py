@@ -17,7 +17,7 @@ from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.imaging.background import is_glass
 from dermatome.imaging.tiling import Blender, Probabilities, RowEnlarger, RowSink, cut_tile, tile_grid
-from dermatome.inference.backend import Runner
+from dermatome.inference.backends import Runner
 from dermatome.inference.canvas import most_probable
 
 

@@ -13,7 +13,7 @@ from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import read_record
 
 if TYPE_CHECKING:
-    from dermatome.inference.compute import Backend, Compute
+    from dermatome.inference.compute import Compute
     from dermatome.skin.cells.network import CellNetwork
     from dermatome.training.weights import LoadedWeights
 
@@ -120,8 +120,8 @@ class CellWeights:
         values = record.values
         return cls(str(values["version"]), root.models, str(values["weights_sha256"]), record.data_version, root)
 
-    def load(self, compute: Compute, *, backend: Backend = "auto", remembered: Path | None = None) -> CellNetwork:
-        """The network on the device, ready to run; see :func:`dermatome.inference.backend.prepare_runner`.
+    def load(self, compute: Compute) -> CellNetwork:
+        """The network on the device, ready to run; see :func:`dermatome.inference.backends.prepare_runner`.
 
         Raises:
             BadWeights: the file is missing, damaged, not a Cellpose network, or not the one of :attr:`sha256`.
@@ -130,13 +130,11 @@ class CellWeights:
 
         if self.root is not None:
             folder = self.root.folder(CELLS.weights, self.weights)
-            network = load_cell_network(folder / WEIGHTS_FILE, compute, backend=backend, remembered=remembered)
+            network = load_cell_network(folder / WEIGHTS_FILE, compute)
         elif self.weights == "cyto2":
-            network = load_cell_network(
-                self.weights, compute, models_folder=self.models_folder, backend=backend, remembered=remembered
-            )
+            network = load_cell_network(self.weights, compute, models_folder=self.models_folder)
         else:
-            network = load_cell_network(self.weights, compute, backend=backend, remembered=remembered)
+            network = load_cell_network(self.weights, compute)
         if network.sha256 != self.sha256:
             mend = "cell_champion to promote it as it is now" if self.root else "cell_masks again"
             raise BadWeights(

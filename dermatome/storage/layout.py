@@ -169,11 +169,6 @@ class DataRoot:
         return self.path / "models"
 
     @property
-    def remembered_backends(self) -> Path:
-        """The file that names the fastest inference backend of each network and machine."""
-        return self.models / "backends.json"
-
-    @property
     def settings(self) -> Path:
         """The settings file, which may be absent."""
         return self.path / "settings.toml"

@@ -90,7 +90,7 @@ def train(task: ToyCells, compute: Compute, say: Callable[[str], None] = print) 
 
 def evaluate(model: torch.nn.Module, seed: int, compute: Compute, per_pattern: int = 2) -> dict[str, float]:
     """F1 of nuclei at IoU 0.5 on fresh toys, as segmentation finds them within the true epidermis: mean and worst."""
-    runner = cell_runner(model.eval(), compute, backend="torch")
+    runner = cell_runner(model.eval(), replace(compute, backend="torch"))
     network = CellNetwork("in training", "", DIAMETER_PX, DIAMETER_PX * MPP, runner, compute)
     scores = []
     for k in range(4 * per_pattern):

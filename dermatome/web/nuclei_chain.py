@@ -20,7 +20,7 @@ from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, viewer_html
 
 if TYPE_CHECKING:
-    from dermatome.inference.compute import Backend, Compute
+    from dermatome.inference.compute import Compute
     from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork
     from dermatome.nuclei.til.score import TilScores
     from dermatome.settings import Settings
@@ -84,9 +84,7 @@ def said_of(source: NucleusWeights) -> str:
     )
 
 
-def load_nuclei_network(
-    source: NucleusWeights, settings: NucleusSettings, compute: Compute, backend: Backend = "auto"
-) -> NucleusNetwork:
+def load_nuclei_network(source: NucleusWeights, settings: NucleusSettings, compute: Compute) -> NucleusNetwork:
     """The network, ready to run.
 
     Raises:
@@ -95,8 +93,7 @@ def load_nuclei_network(
     """
     from dermatome.nuclei.maps.segment import prepare_nuclei
 
-    remembered = source.root.remembered_backends
-    return prepare_nuclei(source.load(compute), compute, settings, backend=backend, remembered=remembered)
+    return prepare_nuclei(source.load(compute), compute, settings)
 
 
 def nuclei_examples() -> dict[str, Example]:

@@ -39,7 +39,7 @@ def build_nuclei_page(context: WebContext) -> None:
 
     @lru_cache(maxsize=1)
     def network(source: NucleusWeights, settings: NucleusSettings) -> NucleusNetwork:
-        return load_nuclei_network(source, settings, context.compute, context.backend)
+        return load_nuclei_network(source, settings, context.compute)
 
     examples = nuclei_examples()
 

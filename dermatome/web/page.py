@@ -21,7 +21,7 @@ from dermatome.web.viewer import markdown_text, status_html
 if TYPE_CHECKING:
     import gradio as gr
 
-    from dermatome.inference.compute import Backend, Compute
+    from dermatome.inference.compute import Compute
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
 """Of every event that computes: networks are not shared by threads, and one image's memory is in use at a time."""
@@ -97,7 +97,6 @@ class WebContext:
     Attributes:
         root: whose settings, networks and annotated slides they use.
         compute: what networks run on.
-        backend: what runs them, see :func:`dermatome.inference.backend.prepare_runner`.
         limits: of uploads.
         scratch: a folder of this app alone, gone when it ends, in which results wait to be downloaded.
         weights: of nuclei: a weights file, a training version or ``toy``; empty leaves the choice to the data root.
@@ -108,7 +107,6 @@ class WebContext:
     compute: Compute
     limits: UploadLimits
     scratch: Path
-    backend: Backend = "auto"
     weights: str = ""
     turns: Turns = field(default_factory=Turns)
 

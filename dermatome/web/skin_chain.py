@@ -19,7 +19,7 @@ from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, viewer_html
 
 if TYPE_CHECKING:
-    from dermatome.inference.compute import Backend, Compute
+    from dermatome.inference.compute import Compute
     from dermatome.settings import Settings
     from dermatome.skin.cells.network import CellNetwork
     from dermatome.skin.cells.segment import CellsResult
@@ -112,9 +112,7 @@ def skin_source(root: DataRoot, cell_weights: str) -> SkinSource:
     return SkinSource(root, Champion.of(root), CellWeights.chosen(root, named))
 
 
-def load_skin_networks(
-    source: SkinSource, settings: TissueSettings, compute: Compute, backend: Backend = "auto"
-) -> SkinNetworks:
+def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Compute) -> SkinNetworks:
     """Both networks, ready to run.
 
     Raises:
@@ -126,10 +124,9 @@ def load_skin_networks(
 
     if source.champion is None:
         raise MissingInput(_NO_CHAMPION)
-    remembered = source.root.remembered_backends
     weights = source.champion.load(compute)
-    cells = source.cells.load(compute, backend=backend, remembered=remembered)
-    return SkinNetworks(prepare_tissue(weights, compute, settings, backend=backend, remembered=remembered), cells)
+    cells = source.cells.load(compute)
+    return SkinNetworks(prepare_tissue(weights, compute, settings), cells)
 
 
 def skin_examples() -> dict[str, Example]:

@@ -39,7 +39,7 @@ def build_skin_page(context: WebContext) -> None:
 
     @lru_cache(maxsize=1)
     def networks(source: SkinSource, settings: TissueSettings) -> SkinNetworks:
-        return load_skin_networks(source, settings, context.compute, context.backend)
+        return load_skin_networks(source, settings, context.compute)
 
     examples = skin_examples()
 

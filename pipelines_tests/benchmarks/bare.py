@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from dermatome.inference.backend import Outputs, Runner, Tag
+from dermatome.inference.backends import Outputs, Runner, Tag
 
 Batch = npt.NDArray[Any]
 
 
-class Recording:
-    """A runner that keeps the batches given to it while it is told to; see :class:`dermatome.inference.backend.Runner`.
+class Recording(Runner):
+    """A runner that keeps the batches given to it while ``keep`` is set.
 
     Attributes:
         runner: that does the work.
@@ -33,12 +32,12 @@ class Recording:
         self.keep = True
 
     def run(self, batch: Batch) -> Outputs:
-        """See :class:`dermatome.inference.backend.Runner`."""
+        """See :class:`dermatome.inference.backends.Runner`."""
         self._see(batch)
         return self.runner.run(batch)
 
     def stream(self, batches: Iterable[tuple[Tag, Batch]]) -> Iterator[tuple[Tag, Outputs]]:
-        """See :class:`dermatome.inference.backend.Runner`."""
+        """See :class:`dermatome.inference.backends.Runner`."""
 
         def seen() -> Iterator[tuple[Tag, Batch]]:
             for tag, batch in batches:

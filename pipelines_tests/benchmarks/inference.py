@@ -24,7 +24,7 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
     """Against the source's way, and against the bare network on the same tiles."""
     from dermatome.geometry import Size
     from dermatome.imaging.tiling import cut_tile, tile_grid
-    from dermatome.inference.backend import prepare_runner
+    from dermatome.inference.backends import prepare_runner
     from dermatome.inference.compute import choose_compute
     from dermatome.inference.predictor import Predictor
     from dermatome.inference.probabilities import Probabilities

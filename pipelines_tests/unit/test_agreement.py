@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dermatome.geometry import Size
-from dermatome.inference.backend import prepare_runner
+from dermatome.inference.backends import prepare_runner
 from dermatome.inference.compute import choose_compute
 from dermatome.inference.predictor import Predictor
 from dermatome.inference.probabilities import Probabilities
@@ -43,7 +43,7 @@ def quick(weights, compute, backend, pixels, **options):
     card = weights.card
     module = Probabilities(weights.network, card.mean, card.std).eval()
     example = np.random.default_rng(0).integers(0, 255, (4, TILE_PX, TILE_PX, 3), dtype=np.uint8)
-    runner = prepare_runner(module, example, compute, backend=backend)
+    runner = prepare_runner(module, example, replace(compute, backend=backend))
     predictor = Predictor(runner, len(card.classes), TILE_PX, OVERLAP_PX, **options)
     return predictor.labels(pixels, Size(*pixels.shape[:2]))
 
@@ -77,7 +77,7 @@ def test_a_slide_read_in_parts_is_found_as_one_in_memory(weights, compute, tmp_p
 
     pixels = toy_slide(3, size_px=1200).slide.whole()
     tifffile.imwrite(tmp_path / "s.tif", pixels, tile=(256, 256), photometric="rgb", compression="zlib")
-    network = prepare_tissue(weights, compute, backend="torch")
+    network = prepare_tissue(weights, replace(compute, backend="torch"))
     memory = Slide("s", pixels, 0.5, MppSource.DECLARED, "")
     settings = TissueSettings(refine_whole_px=0)
     one = segment_tissue(memory, network, settings)

@@ -4,6 +4,7 @@ import json
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_what_was_saved_is_loaded_as_half_floats(weights: Path) -> None:
-    network = load_cell_network(weights, CPU, backend="torch")
+    network = load_cell_network(weights, replace(CPU, backend="torch"))
     assert (network.name, network.diameter_px, network.diameter_um) == ("small", 16.0, 8.0)
     assert network.size_model is None
     stored = load_file(weights)
@@ -104,7 +105,7 @@ def test_cut_short_missing_and_other_files_are_refused(weights: Path, tmp_path: 
 
 
 def test_the_demo_network_is_small_and_has_its_card(tmp_path: Path) -> None:
-    network = load_cell_network("toy", CPU, backend="torch")
+    network = load_cell_network("toy", replace(CPU, backend="torch"))
     assert TOY_WEIGHTS.stat().st_size < 13 * 2**20
     card = json.loads(TOY_WEIGHTS.with_suffix(".json").read_text())
     assert card["sha256"] == network.sha256
@@ -128,7 +129,7 @@ def cyto2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_cyto2_is_loaded_with_its_size_model(cyto2_files: Path) -> None:
-    network = load_cell_network("cyto2", CPU, models_folder=cyto2_files, backend="torch")
+    network = load_cell_network("cyto2", replace(CPU, backend="torch"), models_folder=cyto2_files)
     assert (network.name, network.diameter_px, network.diameter_um) == ("cyto2", 30.0, None)
     assert network.size_model is not None
     style = np.zeros(256, dtype=np.float32)
@@ -207,7 +208,7 @@ def test_cyto2_is_fetched_once_and_loads(zoo: tuple[str, dict[str, str]], tmp_pa
     assert cyto2.fetch_cyto2(tmp_path / "m", base_url=url, hosts=HERE) == tmp_path / "m"
     faults.update({cyto2.NETWORK_FILE: "absent", cyto2.SIZE_FILE: "absent"})  # not asked for again
     cyto2.fetch_cyto2(tmp_path / "m", base_url=url, hosts=HERE)
-    assert load_cell_network("cyto2", CPU, models_folder=tmp_path / "m", backend="torch").name == "cyto2"
+    assert load_cell_network("cyto2", replace(CPU, backend="torch"), models_folder=tmp_path / "m").name == "cyto2"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box, Size
+from dermatome.inference.backends import TorchRunner
 from dermatome.inference.compute import Compute
-from dermatome.inference.torch_backend import TorchRunner
 from dermatome.metrics.instances import f1_at_iou
 from dermatome.skin.cells.flows import CellFlows
 from dermatome.skin.cells.image import CellImage, cell_image_of
@@ -67,7 +67,7 @@ class Plain(CellImage):
 
 @pytest.fixture(scope="module")
 def network() -> CellNetwork:
-    return load_cell_network("toy", CPU, backend="torch")
+    return load_cell_network("toy", replace(CPU, backend="torch"))
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from dermatome.cli.app import app
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.imaging.stain_normalisation import fit_slide
+from dermatome.inference.backends import TorchRunner
 from dermatome.inference.compute import choose_compute
 from dermatome.inference.probabilities import Probabilities
-from dermatome.inference.torch_backend import TorchRunner
 from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, maps_figure, semantic_overlay, ternary_overlay
 from dermatome.nuclei.maps.files import write_outlines
 from dermatome.nuclei.maps.network import HEADS, NucleusCard

@@ -1,6 +1,5 @@
-"""Backends give plain torch's numbers, keep the order, hold few batches, and the choice is made once."""
+"""Backends give torch's numbers, keep the order and hold few batches."""
 
-import json
 import logging
 import subprocess
 import sys
@@ -11,9 +10,8 @@ import pytest
 import torch
 
 from dermatome.errors import BadSetting
-from dermatome.inference import backend as runner
-from dermatome.inference import torch_backend as runner_torch
-from dermatome.inference.backend import prepare_runner
+from dermatome.inference import backends
+from dermatome.inference.backends import prepare_runner
 from dermatome.inference.compute import choose_compute
 
 
@@ -47,7 +45,7 @@ def module():
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_a_stream_gives_the_networks_numbers_in_order_for_batches_of_any_size(module, compute, backend):
-    prepared = prepare_runner(module, batches()[3], compute, backend=backend)
+    prepared = prepare_runner(module, batches()[3], replace(compute, backend=backend))
     assert prepared.backend == backend
     with torch.inference_mode():
         wanted = [[output.numpy() for output in module(torch.from_numpy(batch))] for batch in batches()]
@@ -66,7 +64,7 @@ def test_a_stream_gives_the_networks_numbers_in_order_for_batches_of_any_size(mo
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_few_batches_are_held_and_a_stream_may_be_left(module, compute, backend):
-    prepared = prepare_runner(module, batches()[3], compute, backend=backend)
+    prepared = prepare_runner(module, batches()[3], replace(compute, backend=backend))
     asked = 0
 
     def endless():
@@ -85,7 +83,7 @@ def test_few_batches_are_held_and_a_stream_may_be_left(module, compute, backend)
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_a_failure_while_batches_are_made_or_run_arrives(module, compute, backend):
-    prepared = prepare_runner(module, batches()[3], compute, backend=backend)
+    prepared = prepare_runner(module, batches()[3], replace(compute, backend=backend))
 
     def breaks():
         yield 1, batches()[0]
@@ -98,98 +96,43 @@ def test_a_failure_while_batches_are_made_or_run_arrives(module, compute, backen
     assert len(list(prepared.stream([(1, batches()[0])]))) == 1
 
 
-def test_the_choice_is_measured_once_and_remembered(module, compute, tmp_path, monkeypatch):
-    kept = tmp_path / "backends.json"
-    first = prepare_runner(module, batches()[3], compute, remembered=kept)
-    assert list(json.loads(kept.read_text()).values()) == [first.backend]
-
-    def measured(*args):
-        raise AssertionError("measured again")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(runner, "_fastest", measured)
-        assert prepare_runner(module, batches()[3], compute, remembered=kept).backend == first.backend
-        for other in (replace(compute, threads=2), replace(compute, device_name="other")):
-            with pytest.raises(AssertionError, match="again"):
-                prepare_runner(module, batches()[3], other, remembered=kept)
-        changed = TwoHeads().eval()
-        changed.conv[0].bias.data[0] += 1
-        with pytest.raises(AssertionError, match="again"):
-            prepare_runner(changed, batches()[3], compute, remembered=kept)
-    kept.write_text("{damaged")
-    prepare_runner(module, batches()[3], compute, remembered=kept)
-    assert len(json.loads(kept.read_text())) == 1
-
-
-def test_a_backend_that_failed_is_tried_again_the_next_time(module, compute, tmp_path, monkeypatch):
-    def fails(*args):
-        raise MemoryError("just now")
-
-    monkeypatch.setattr(runner, "_candidates", lambda compute: ["openvino"])
-    monkeypatch.setitem(runner._MAKERS, "openvino", fails)
-    kept = tmp_path / "backends.json"
-    assert prepare_runner(module, batches()[3], compute, remembered=kept).backend == "torch"
-    assert not kept.exists()
-
-
-class Wrong(runner_torch.TorchRunner):
+class Wrong(backends.TorchRunner):
     backend = "openvino"
 
     def __init__(self, module, example, compute):
         super().__init__(module, compute)
 
-    def run(self, batch):
-        return tuple(output + np.float32(0.01) for output in super().run(batch))
+    def _result(self, handle):
+        return tuple(output + np.float32(0.01) for output in super()._result(handle))
 
 
 @pytest.mark.parametrize("broken", [Wrong, lambda *_: 1 / 0])
 def test_what_does_not_agree_with_torch_is_refused_with_a_reason(module, compute, monkeypatch, caplog, broken):
-    monkeypatch.setitem(runner._MAKERS, "openvino", broken)
+    monkeypatch.setattr(backends, "OpenVinoRunner", broken)
     with caplog.at_level(logging.WARNING):
         assert prepare_runner(module, batches()[3], compute).backend == "torch"
     assert "differ by up to 0.0" in caplog.text or "ZeroDivisionError" in caplog.text
     if broken is Wrong:
         with pytest.raises(BadSetting, match="does not give this network's numbers"):
-            prepare_runner(module, batches()[3], compute, backend="openvino")
+            prepare_runner(module, batches()[3], replace(compute, backend="openvino"))
 
 
 def test_nan_disagrees(compute):
     ones = (np.ones(3, np.float32),)
-    assert runner._disagreement((np.array([1, np.nan, 1], np.float32),), ones, compute)
-    assert runner._disagreement((np.ones(4, np.float32),), ones, compute)
-    assert not runner._disagreement((ones[0] + np.float32(1e-4),), ones, compute)
+    assert backends._disagreement((np.array([1, np.nan, 1], np.float32),), ones, compute)
+    assert backends._disagreement((np.ones(4, np.float32),), ones, compute)
+    assert not backends._disagreement((ones[0] + np.float32(1e-4),), ones, compute)
 
 
 def test_what_is_asked_for_and_absent_is_an_error(module, compute, monkeypatch):
     with pytest.raises(BadSetting, match="no compute backend 'tensorrt'"):
-        prepare_runner(module, batches()[3], compute, backend="tensorrt")
-    with pytest.raises(BadSetting, match="for processors, not mps"):
-        runner._openvino(module, batches()[3], replace(compute, device="mps"))
+        prepare_runner(module, batches()[3], replace(compute, backend="tensorrt"))
+    with pytest.raises(BadSetting, match="for processors, not meta"):
+        prepare_runner(torch.nn.Identity(), batches()[3], replace(compute, device="meta", backend="openvino"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadSetting, match="not installed"):
-        prepare_runner(module, batches()[3], compute, backend="openvino")
+        prepare_runner(module, batches()[3], replace(compute, backend="openvino"))
     assert prepare_runner(module, batches()[3], compute).backend == "torch"
-
-
-def test_a_compiled_network_sees_one_shape_only(module, compute, monkeypatch):
-    seen = []
-
-    def compiled(network, dynamic):
-        def call(batch):
-            seen.append(tuple(batch.shape))
-            return network(batch)
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", compiled)
-    prepared = prepare_runner(module, batches()[3], compute, backend="compile")
-    assert prepared.backend == "compile"
-    for batch in batches():
-        with torch.inference_mode():
-            expected = module(torch.from_numpy(batch))[0].numpy()
-        np.testing.assert_allclose(prepared.run(batch)[0], expected, atol=2e-5)
-    assert set(seen) == {batches()[3].shape}
-    assert len(seen) > 2
 
 
 QUIET = """
@@ -202,11 +145,11 @@ def refuse(*args, **kwargs):
 
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 from dermatome.inference.compute import choose_compute
-from dermatome.inference.backend import prepare_runner
+from dermatome.inference.backends import prepare_runner
 
 module = torch.nn.Conv2d(3, 2, 3).eval()
-prepared = prepare_runner(module, np.zeros((2, 3, 8, 8), np.float32), choose_compute("cpu", "fp32", 1),
-                          backend="openvino")
+compute = choose_compute("cpu", "fp32", 1, backend="openvino")
+prepared = prepare_runner(module, np.zeros((2, 3, 8, 8), np.float32), compute)
 prepared.run(np.zeros((2, 3, 8, 8), np.float32))
 sent_by = [name for name, found in sys.modules.items() if name.startswith("openvino_telemetry") and found]
 assert not sent_by, sent_by

@@ -10,10 +10,10 @@ import torch
 from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
+from dermatome.inference.backends import TorchRunner
 from dermatome.inference.compute import choose_compute
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.inference.probabilities import Probabilities
-from dermatome.inference.torch_backend import TorchRunner
 from dermatome.skin.tissue.regions import merge_boxes, significant_regions
 from dermatome.skin.tissue.segment import TissueOutcome, prepare_tissue, segment_slides
 from dermatome.skin.tissue.segment import segment_tissue as segment
@@ -60,7 +60,7 @@ def slide_of(mask, mpp=0.5):
 
 
 def segment_tissue(slide, weights, compute, settings, progress=None):
-    network = prepare_tissue(weights, compute, settings, backend="torch")
+    network = prepare_tissue(weights, replace(compute, backend="torch"), settings)
     return segment(slide, network, settings, progress)
 
 
@@ -144,7 +144,7 @@ def test_the_answer_does_not_depend_on_the_batch(weights, compute):
 
 def test_slides_found_together_are_as_each_alone(weights, compute):
     slides = [slide_of(bands()), slide_of(bands((200, 280)), mpp=1.25), slide_of(np.full((40, 50), D, np.uint8))]
-    network = prepare_tissue(weights, compute, SETTINGS, backend="torch")
+    network = prepare_tissue(weights, replace(compute, backend="torch"), SETTINGS)
     together = segment_slides(slides, network, SETTINGS)
     for slide, found in zip(slides, together, strict=True):
         alone = segment(slide, network, SETTINGS)

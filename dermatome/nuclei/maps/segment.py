@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +15,8 @@ from dermatome.geometry import Box, Size
 from dermatome.imaging.stain_normalisation import StainFit, fit_slide
 from dermatome.imaging.tiling import Probabilities, RowEnlarger
 from dermatome.imaging.tissue_area import tissue_mask
-from dermatome.inference.backend import Runner, prepare_runner
+from dermatome.inference.backends import Runner, prepare_runner
 from dermatome.inference.canvas import most_probable
-from dermatome.inference.compute import Backend
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.labels.tiled import TiledArray
@@ -90,9 +88,6 @@ def prepare_nuclei(
     weights: LoadedWeights,
     compute: Compute,
     settings: NucleusSettings | None = None,
-    *,
-    backend: Backend = "auto",
-    remembered: Path | None = None,
 ) -> NucleusNetwork:
     """Prepares the network once for many slides; the arguments are those of :func:`prepare_runner`.
 
@@ -105,7 +100,7 @@ def prepare_nuclei(
     shape = (settings.batch, settings.tile_px, settings.tile_px, 3)
     example = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     module = Module(weights.network, weights.card.mean, weights.card.std, settings.views, HEADS).eval()
-    return NucleusNetwork(weights, prepare_runner(module, example, compute, backend=backend, remembered=remembered))
+    return NucleusNetwork(weights, prepare_runner(module, example, compute))
 
 
 def fitted_stain(slide: Slide, network: NucleusNetwork, settings: NucleusSettings) -> StainFit | None:

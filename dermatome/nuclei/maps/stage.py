@@ -76,8 +76,6 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
             self.weights.load(self._compute),
             self._compute,
             self.nuclei,
-            backend=self.compute_settings.backend,
-            remembered=self.root.remembered_backends,
         )
 
     def load(self, key: str) -> tuple[Slide, dict[str, float]]:

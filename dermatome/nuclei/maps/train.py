@@ -264,8 +264,8 @@ def score_patches(
     network: torch.nn.Module, patches: Sequence[TrainingPatch], compute: Compute, *, batch: int
 ) -> PatchScores:
     """Confusion of semantic and ternary maps on patches, each seen whole."""
+    from dermatome.inference.backends import TorchRunner
     from dermatome.inference.probabilities import Probabilities
-    from dermatome.inference.torch_backend import TorchRunner
 
     totals = [np.zeros((len(labels),) * 2, np.int64) for labels in (NUCLEUS_LABELS, TERNARY_LABELS)]
     module = Probabilities(network, MEAN, STD, heads=HEADS).eval().to(compute.torch_device)

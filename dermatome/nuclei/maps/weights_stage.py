@@ -157,7 +157,7 @@ def _prepared(result: TrainedNuclei, compute: Compute, settings: NucleusSettings
     network = result.card.build()
     network.load_state_dict(result.state)
     loaded = LoadedWeights(network.eval().requires_grad_(False), result.card, "", Path())
-    return prepare_nuclei(loaded, compute, settings, backend="torch")
+    return prepare_nuclei(loaded, replace(compute, backend="torch"), settings)
 
 
 def _patch_rows(version: str, patches: Sequence[Patch], patches_val: Sequence[Patch]) -> pa.Table:

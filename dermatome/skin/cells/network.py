@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.errors import BadWeights
-from dermatome.inference.backend import Runner, prepare_runner
-from dermatome.inference.compute import Backend, Compute
+from dermatome.inference.backends import Runner, prepare_runner
+from dermatome.inference.compute import Compute
 from dermatome.skin.cells.card import CellCard, read_cell_weights
 from dermatome.skin.cells.image import PREPARATION
 from dermatome.storage.files import sha256_file
@@ -125,8 +125,6 @@ def load_cell_network(
     *,
     models_folder: Path | None = None,
     fetch_missing: bool = False,
-    backend: Backend = "auto",
-    remembered: Path | None = None,
 ) -> CellNetwork:
     """Loads a network and prepares it to run; arguments and errors as for :func:`open_cells`, and:
 
@@ -135,11 +133,9 @@ def load_cell_network(
         compute: device, precision and threads.
         models_folder: see there.
         fetch_missing: see there.
-        backend: what runs it, see :func:`dermatome.inference.backend.prepare_runner`.
-        remembered: where the choice of ``auto`` is kept, likewise.
     """
     read = open_cells(weights, models_folder=models_folder, fetch_missing=fetch_missing)
-    runner = cell_runner(read.network, compute, backend, remembered)
+    runner = cell_runner(read.network, compute)
     card = read.card
     return CellNetwork(card.name, read.sha256, card.diameter_px, card.diameter_um, runner, compute, read.size_model)
 
@@ -179,9 +175,7 @@ def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_
     return LoadedCells(model, card, sha256_file(path), path)
 
 
-def cell_runner(
-    model: torch.nn.Module, compute: Compute, backend: Backend = "auto", remembered: Path | None = None
-) -> Runner:
+def cell_runner(model: torch.nn.Module, compute: Compute) -> Runner:
     """Cellpose's ``CPnet`` prepared to run on batches of tiles: flows and logits, and styles."""
     import torch
 
@@ -197,7 +191,7 @@ def cell_runner(
     example = np.zeros((8, 2, TILE_PX, TILE_PX), dtype=np.float32)
     # Blobs as large as nuclei, 0 to 1: something like what it will see.
     example[:, 0] = 0.5 + 0.5 * np.outer(*2 * [np.sin(np.arange(TILE_PX) / 5)])
-    return prepare_runner(FlowsAndStyle().eval(), example, compute, backend=backend, remembered=remembered)
+    return prepare_runner(FlowsAndStyle().eval(), example, compute)
 
 
 def filled(model: torch.nn.Module, tensors: dict[str, Any], file_name: str) -> torch.nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,7 +67,7 @@ def score_cells(
     """
     if not images:
         return []
-    runner = cell_runner(network.eval(), compute, backend="torch")
+    runner = cell_runner(network.eval(), replace(compute, backend="torch"))
     ready = CellNetwork("scored", "", diameter_px, cells.diameter_um, runner, compute)
     scores = []
     for image in images:

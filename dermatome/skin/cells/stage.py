@@ -81,9 +81,7 @@ class CellsStage(Stage[_Input, _Segmented]):
         """Puts the network on the device."""
         self._check = check
         compute = self.compute_settings.choose()
-        self._network = self.weights.load(
-            compute, backend=self.compute_settings.backend, remembered=self.root.remembered_backends
-        )
+        self._network = self.weights.load(compute)
 
     def load(self, key: str) -> _Input:
         """Decodes the image and the mask."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dermatome.inference.backend import Runner, prepare_runner
-from dermatome.inference.compute import Backend
+from dermatome.inference.backends import Runner, prepare_runner
 from dermatome.inference.predictor import Predictor
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.skin.tissue.slide_work import SlideWork
@@ -43,9 +41,6 @@ def prepare_tissue(
     weights: LoadedWeights,
     compute: Compute,
     settings: TissueSettings | None = None,
-    *,
-    backend: Backend = "auto",
-    remembered: Path | None = None,
 ) -> TissueNetwork:
     """Prepares the network once for many slides; the arguments are those of :func:`prepare_runner`.
 
@@ -61,7 +56,7 @@ def prepare_tissue(
 
     def ready(views: int) -> Runner:
         module = Module(weights.network, card.mean, card.std, views).eval()
-        return prepare_runner(module, example, compute, backend=backend, remembered=remembered)
+        return prepare_runner(module, example, compute)
 
     first = ready(1)
     return TissueNetwork(weights, first, first if settings.views == 1 else ready(settings.views))

@@ -67,8 +67,6 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
             weights,
             self._compute,
             self.tissue,
-            backend=self.compute_settings.backend,
-            remembered=self.root.remembered_backends,
         )
 
     def load(self, key: str) -> tuple[Slide, dict[str, float]]:

@@ -41,8 +41,8 @@ def tile_probabilities(
         batch: how many of those at once.
         classes: of the network.
     """
+    from dermatome.inference.backends import TorchRunner
     from dermatome.inference.probabilities import Probabilities
-    from dermatome.inference.torch_backend import TorchRunner
 
     module = Probabilities(network, mean, std).eval().to(compute.torch_device)
     predictor = Predictor(

@@ -1,0 +1,276 @@
+"""Networks prepared to run: by torch, or on a processor by OpenVINO, an extra (``dermatome[openvino]``).
+
+``auto`` takes OpenVINO on a processor if it is installed and gives torch's numbers, else torch. Results record which.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.errors import BadSetting
+from dermatome.inference.compute import Backend
+
+if TYPE_CHECKING:
+    import torch
+
+    from dermatome.inference.compute import Compute
+
+Outputs = tuple[npt.NDArray[np.float32], ...]
+Tag = TypeVar("Tag")
+
+# Largest difference from torch, as a share of the output's largest value or of 1.
+_AGREE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.03}
+
+_log = logging.getLogger(__name__)
+
+
+class Runner:
+    """A network prepared to run.
+
+    Attributes:
+        backend: ``torch`` or ``openvino``; for records.
+    """
+
+    backend: str
+    _ahead = 3
+    """Batches in flight: one in the network, one waiting, one being fetched back."""
+
+    def run(self, batch: npt.NDArray[Any]) -> Outputs:
+        """Returns the network's outputs, (N, …) float32 each, for a batch (N, …) of any size."""
+        return self._result(self._submit(batch))
+
+    def stream(self, batches: Iterable[tuple[Tag, npt.NDArray[Any]]]) -> Iterator[tuple[Tag, Outputs]]:
+        """Runs batches one after another and yields their outputs in order, several in flight.
+
+        While the network works, the caller's thread prepares the next batches and uses the outputs of earlier ones.
+        Batches may differ in size. Closing the iterator early waits for those in flight.
+        """
+        flying: deque[tuple[Tag, Any]] = deque()
+        try:
+            for tag, batch in batches:
+                flying.append((tag, self._submit(batch)))
+                if len(flying) >= self._ahead:
+                    tag, handle = flying.popleft()
+                    yield tag, self._result(handle)
+            while flying:
+                tag, handle = flying.popleft()
+                yield tag, self._result(handle)
+        finally:
+            for _, handle in flying:
+                with suppress(Exception):  # nobody needs these any more
+                    self._result(handle)
+
+    def _submit(self, batch: npt.NDArray[Any]) -> Any:
+        raise NotImplementedError
+
+    def _result(self, handle: Any) -> Outputs:
+        raise NotImplementedError
+
+
+def prepare_runner(module: torch.nn.Module, example: npt.NDArray[Any], compute: Compute) -> Runner:
+    """Prepares ``module`` to run.
+
+    Args:
+        module: takes the raw batch as one tensor, and returns a tensor or a tuple of them, (N, …) each; it does its
+            own normalisation. For OpenVINO it is traced: its operations must not depend on values, and on sizes only
+            through tensor operations.
+        example: a typical batch (N, …), with which OpenVINO is compared with torch.
+        compute: device, precision, threads and backend.
+
+    Raises:
+        BadSetting: the backend is unknown, not installed, not for this device, or does not give torch's numbers.
+    """
+    backend = compute.backend
+    if backend not in get_args(Backend):
+        raise BadSetting(f"There is no compute backend {backend!r}: use {', '.join(get_args(Backend))}.")
+    module = module.eval().to(compute.torch_device)
+    plain = TorchRunner(module, compute)
+    installed = importlib.util.find_spec("openvino") is not None
+    if backend == "torch" or (backend == "auto" and not (compute.device == "cpu" and installed)):
+        return plain
+    if compute.device != "cpu":
+        raise BadSetting(
+            f"The compute backend 'openvino' is for processors, not {compute.device}: set it to 'auto' or the device "
+            "to 'cpu'."
+        )
+    if not installed:
+        raise BadSetting("The compute backend 'openvino' is not installed: pip install 'dermatome[openvino]'.")
+    try:
+        runner = OpenVinoRunner(module, example, compute)
+        reason = _disagreement(runner.run(example[:2]), plain.run(example[:2]), compute)
+    except Exception as error:  # OpenVINO has errors of its own, and torch can always run the network
+        if backend != "auto":
+            raise
+        reason = f"{type(error).__name__}: {error}"
+    if not reason:
+        return runner
+    if backend != "auto":
+        raise BadSetting(
+            f"The compute backend {backend!r} does not give this network's numbers ({reason}): set it to 'torch'."
+        )
+    _log.warning("The compute backend openvino is not used here: %s", reason)
+    return plain
+
+
+def _disagreement(found: Outputs, wanted: Outputs, compute: Compute) -> str:
+    """Why ``found`` does not agree with ``wanted``; empty if it does."""
+    if [one.shape for one in found] != [other.shape for other in wanted]:
+        return "the outputs have other shapes"
+    for one, other in zip(found, wanted, strict=True):
+        # NaN compares as false, so a NaN disagrees.
+        worst = float(np.abs(one - other).max(initial=0.0)) / max(1.0, float(np.abs(other).max(initial=0.0)))
+        if not worst <= _AGREE[compute.precision]:
+            return f"outputs differ by up to {worst:.2g}"
+    return ""
+
+
+class TorchRunner(Runner):
+    """A network run by torch, channels-last: in a thread on a processor, by queued kernels on a GPU."""
+
+    backend = "torch"
+
+    def __init__(self, module: torch.nn.Module, compute: Compute) -> None:
+        """``module`` is in evaluation mode, on ``compute``'s device."""
+        import torch
+
+        channels_last: Any = torch.channels_last
+        self._compute = compute
+        self._module: Any = module.to(memory_format=channels_last)  # type: ignore[call-overload]
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+
+    def _submit(self, batch: npt.NDArray[Any]) -> Any:
+        return self._queue(batch) if self._compute.device == "cuda" else self._thread.submit(self._run, batch)
+
+    def _result(self, handle: Any) -> Outputs:
+        if isinstance(handle, Future):
+            found: Outputs = handle.result()
+            return found
+        fetched, done = handle
+        done.synchronize()
+        return tuple(output.numpy() for output in fetched)
+
+    def _run(self, batch: npt.NDArray[Any]) -> Outputs:
+        import torch
+
+        with torch.inference_mode():
+            tensor = torch.from_numpy(np.ascontiguousarray(batch)).to(self._compute.torch_device)
+            return tuple(output.cpu().numpy() for output in self._forward(tensor))
+
+    def _queue(self, batch: npt.NDArray[Any]) -> tuple[tuple[torch.Tensor, ...], torch.cuda.Event]:
+        """Queues copies and kernels on the GPU; the event marks when the outputs have arrived in pinned memory."""
+        import torch
+
+        device = self._compute.torch_device
+        with torch.inference_mode():
+            # From pinned memory the copy runs beside the network.
+            tensor = torch.from_numpy(np.ascontiguousarray(batch)).pin_memory().to(device, non_blocking=True)
+            outputs = self._forward(tensor)
+            fetched = tuple(torch.empty(o.shape, dtype=o.dtype, pin_memory=True) for o in outputs)
+            for here, there in zip(fetched, outputs, strict=True):
+                here.copy_(there, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            # On this runner's GPU: the current one may be another, and there nothing would be waited for.
+            done.record(torch.cuda.current_stream(device))
+        return fetched, done
+
+    def _forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with self._compute.autocast():
+            found = self._module(batch)
+        outputs = found if isinstance(found, tuple) else (found,)
+        return tuple(output.float() for output in outputs)
+
+
+class OpenVinoRunner(Runner):
+    """A network converted and compiled for this processor."""
+
+    backend = "openvino"
+
+    def __init__(self, module: torch.nn.Module, example: npt.NDArray[Any], compute: Compute) -> None:
+        """Converts ``module``, which takes a second or two.
+
+        Args:
+            module: in evaluation mode, on the CPU.
+            example: a batch; its first image is enough to trace the network.
+            compute: precision and threads.
+        """
+        import_openvino()
+        self._compute = compute
+        self._model = _convert(module, example[:1])
+        self._compile()
+
+    def _compile(self) -> None:
+        options = {
+            # A stream for each few threads works on its own batch, which measures best where batches queue.
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": self._compute.threads,
+            # Pinned, each of several processes would choose the same first cores.
+            "ENABLE_CPU_PINNING": False,
+            # Without this, processors that can would use bf16 instead of fp32.
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self._compute.precision],
+        }
+        self._compiled: Any = import_openvino().Core().compile_model(self._model, "CPU", options)
+        # One more than run at once, so that none waits while the caller uses an answer.
+        self._ahead = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
+        self._idle: deque[Any] = deque()
+
+    def _submit(self, batch: npt.NDArray[Any]) -> Any:
+        request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+        request.start_async({0: np.ascontiguousarray(batch)})
+        return request
+
+    def _result(self, handle: Any) -> Outputs:
+        try:
+            handle.wait()
+        except RuntimeError:
+            # After a failure it keeps failing for good batches of the size before; compiled again it does not.
+            self._compile()
+            raise
+        # Copied, since the request's memory is used again for a later batch.
+        outputs = tuple(np.array(tensor.data, dtype=np.float32) for tensor in handle.output_tensors)
+        self._idle.append(handle)
+        return outputs
+
+
+_importing = threading.Lock()
+
+
+def import_openvino() -> ModuleType:
+    """Imports ``openvino`` so that it cannot send usage data.
+
+    Its converter's command layer reports each conversion to the maker through the package ``openvino_telemetry``. That
+    layer is not used here (see :func:`_convert`), but importing OpenVINO imports it; if the package cannot be imported,
+    it uses a stub that does nothing.
+    """
+    with _importing:
+        if "openvino" not in sys.modules:
+            sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        import openvino
+
+    module: ModuleType = openvino
+    return module
+
+
+def _convert(module: torch.nn.Module, image: npt.NDArray[Any]) -> Any:
+    """Converts ``module`` to an OpenVINO model of open batch and image size, through OpenVINO's PyTorch front end."""
+    import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the front end traces, and torch says that it is old
+        decoder = TorchScriptPythonDecoder(module, example_input=(torch.from_numpy(np.ascontiguousarray(image)),))
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    return front_end.convert(front_end.load(decoder))
