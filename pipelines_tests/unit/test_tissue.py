@@ -199,8 +199,8 @@ def test_several_images_share_batches_and_each_gets_its_own_answer(compute):
 
     sizes = []
     predictor = by_grey(compute, batch=5)
-    seen, run = [], predictor.runner.run
-    predictor.runner.run = lambda batch: seen.append(batch.shape[:2]) or run(batch)
+    seen, submit = [], predictor.runner._submit
+    predictor.runner._submit = lambda batch: seen.append(batch.shape[:2]) or submit(batch)
     told = predictor.run([scene(*pair) for pair in zip(images, together, strict=True)], sizes.append)
     for one, many, tiles in zip(alone, together, told, strict=True):
         assert (one.mask == many).all()
