@@ -48,8 +48,8 @@ _ASSET_JOBS = [
     ),
     _asset_job(
         "train_nuclei",
-        ["nuclei_weights"],
-        "One version of the weights for nuclei. The run config sets encoder, loss, sampling and length.",
+        ["nuclei_weights", "nuclei_hold_out_scores", "nuclei_champion"],
+        "The same for nuclei: patches, weights, scores on the hold-out set, champion.",
     ),
 ]
 

@@ -8,7 +8,6 @@ import dagster as dg
 
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, NUCLEI_SLIDES, SLIDES
 from dermatome.errors import BadWeights, MissingInput
-from dermatome.nuclei.maps.networks import NucleusWeights
 from dermatome.settings import load_settings
 from dermatome.slides.register import read_sources, write_sources
 from dermatome.slides.source import SlideSource
@@ -56,7 +55,7 @@ class Chain:
 
 def _has_nuclei_weights(root: DataRoot) -> bool:
     try:
-        NucleusWeights.of(root, load_settings(root.settings).nuclei_weights)
+        find_nucleus_weights(root, load_settings(root.settings).nuclei_weights)
     except (MissingInput, BadWeights):
         return False
     return True

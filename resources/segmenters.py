@@ -1,66 +1,38 @@
-"""The networks that masks and cells are made with: which they are, so that every worker can load them for itself."""
+"""The networks that find tissue, cells and nuclei: champions, or the networks that settings.toml names."""
 
 import dagster as dg
 
-from dermatome.errors import MissingInput
-from dermatome.nuclei.maps.networks import NucleusWeights
-from dermatome.skin.networks import CellWeights, Champion
+from dermatome.nuclei.maps.networks import find_nucleus_weights
+from dermatome.registry.champion import Weights, find_champion
+from dermatome.registry.model_kinds import TISSUE
+from dermatome.skin.cells.networks import find_cell_weights
 from dermatome.storage.layout import DataRoot
 from resources.settings import SettingsResource
 
 
 class TissueSegmenterResource(dg.ConfigurableResource):
-    """The champion's U-Net."""
+    """The U-Net of `tissue_champion`."""
 
-    def champion(self, root: DataRoot) -> Champion:
-        """The champion as it is now.
-
-        Raises:
-            MissingInput: there is none yet.
-        """
-        champion = Champion.of(root)
-        if champion is None:
-            raise MissingInput(
-                "There is no champion yet to make masks with: materialize tissue_weights for a training version, then "
-                "tissue_champion."
-            )
-        return champion
+    def weights(self, root: DataRoot) -> Weights:
+        """The champion; raises MissingInput if there is none."""
+        return find_champion(root, TISSUE)
 
 
 class CellSegmenterResource(dg.ConfigurableResource):
-    """The Cellpose network of `cell_champion` or, until there is one, the network that the settings name."""
+    """The Cellpose network of `cell_champion` or, without a champion, of the setting `cell_weights`."""
 
     settings: SettingsResource
 
-    def weights(self, root: DataRoot) -> CellWeights:
-        """Which network it is; ``cyto2`` is fetched first where it is wanted and missing.
-
-        Raises:
-            BadWeights: there is no such file.
-            FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
-        """
-        return CellWeights.chosen(root, self.settings.value.cell_weights)
-
-    def of_settings(self, root: DataRoot) -> CellWeights:
-        """The network that the settings name: ``cyto2``, ``toy`` (the demo's) or the path of a weights file.
-
-        Raises:
-            BadWeights: there is no such file.
-            FetchFailed: ``cyto2`` could not be fetched.
-        """
-        return CellWeights.of(self.settings.value.cell_weights, root.models)
+    def weights(self, root: DataRoot) -> Weights:
+        """See :func:`dermatome.skin.cells.networks.find_cell_weights`."""
+        return find_cell_weights(root, self.settings.value.cell_weights)
 
 
 class NucleusSegmenterResource(dg.ConfigurableResource):
-    """The network of nuclei that the settings name: a training version, a weights file or ``toy``; else the newest."""
+    """The U-Net of `nuclei_champion` or, without a champion, of the setting `nuclei_weights`."""
 
     settings: SettingsResource
 
-    def weights(self, root: DataRoot) -> NucleusWeights:
-        """Which network it is.
-
-        Raises:
-            MissingInput: none is named, and no version is trained yet.
-            BadWeights: there is no such version or file.
-        """
-        return NucleusWeights.of(root, self.settings.value.nuclei_weights)
+    def weights(self, root: DataRoot) -> Weights:
+        """See :func:`dermatome.nuclei.maps.networks.find_nucleus_weights`."""
+        return find_nucleus_weights(root, self.settings.value.nuclei_weights)

@@ -23,7 +23,7 @@ from resources.settings import as_plain
             "no_leakage",
             asset="nuclei_weights",
             partitions_def=NUCLEI_VERSIONS,
-            description="No patient is both trained and validated on, by this version or its ancestors.",
+            description="No patient, image or picture is both trained and tested on, by this version or its ancestors.",
         )
     ],
     pool="gpu",
@@ -38,22 +38,24 @@ def nuclei_weights(
 
     Add a version (`n001`) in the materialize dialog, and set what differs from the source system's in its run config.
     """
-    from dermatome.nuclei.maps.networks import NucleusWeights
+    from dermatome.nuclei.maps.networks import open_nucleus_lineage
     from dermatome.nuclei.maps.training_files import choose_patches
     from dermatome.nuclei.maps.training_settings import nucleus_settings
     from dermatome.nuclei.maps.weights_stage import make_nuclei_weights
+    from dermatome.registry.hold_out import hold_out_rows, hold_out_sources
+    from dermatome.registry.model_kinds import NUCLEI
     from dermatome.training.loop import drop_checkpoints
 
     root, version = paths.data_root, context.partition_key
     checkpoints = root.checkpoints("nuclei_weights", version)
     settings = nucleus_settings(config.given())
-    cases = config.cases or root.partitions("nuclei_patches")
+    held_out = hold_out_sources(root, NUCLEI)
+    cases = config.cases or [case for case in root.partitions("nuclei_patches") if case not in held_out]
     if not cases:
         raise MissingInput("There are no patches of nuclei yet: materialize nuclei_patches for cases first.")
     records = {case: require_record(root, "nuclei_patches", case) for case in cases}
-    origin = NucleusWeights.of(root, config.continue_from) if config.continue_from else None
-    device = compute.choose()
-    parent = origin.load(device) if origin else None
+    lineage = open_nucleus_lineage(root, version, config.continue_from)
+    device, parent = compute.choose(), lineage.weights if lineage else None
     split = choose_patches([root.folder("nuclei_patches", case) for case in cases], (), settings, parent)
     inputs = {case: record.data_version for case, record in records.items()}
 
@@ -68,8 +70,8 @@ def nuclei_weights(
             lambda row, share: context.log.info(said(row, share)),
             validation=split.how,
             checkpoints=checkpoints,
-            parent=parent,
-            parent_name=origin.weights if origin else None,
+            lineage=lineage,
+            hold_out=hold_out_rows(root, NUCLEI),
             processes=config.gpus,
             models_folder=root.models,
         )
@@ -79,7 +81,7 @@ def nuclei_weights(
         root,
         version,
         make=make,
-        inputs=inputs if origin is None else {**inputs, "parent": origin.sha256[:32]},
+        inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
         settings=as_plain(settings),
     )
     drop_checkpoints(checkpoints)

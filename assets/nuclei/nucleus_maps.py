@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from assets.nuclei.nuclei_champion import nuclei_champion
 from assets.nuclei.nuclei_slides import nuclei_slides
-from assets.nuclei.nuclei_weights import nuclei_weights
 from assets.partitions import NUCLEI_SLIDES
 from assets.slide_asset import Event, materialize_slides, slide_asset
 from resources import NucleusSegmenterResource, PathsResource, SettingsResource
@@ -13,7 +13,7 @@ from resources import NucleusSegmenterResource, PathsResource, SettingsResource
 
 @slide_asset(
     partitions_def=NUCLEI_SLIDES,
-    deps=[nuclei_slides, dg.AssetDep(nuclei_weights, partition_mapping=dg.AllPartitionMapping())],
+    deps=[nuclei_slides, nuclei_champion],
     partitions_a_run=50,
     group_name="nuclei",
     kind="pytorch",

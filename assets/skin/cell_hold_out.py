@@ -1,83 +1,72 @@
-"""`cell_hold_out`: frozen images of annotated cells; `cell_hold_out_scores`: versions scored on them."""
+"""`cell_hold_out`: frozen annotated images that no training uses; `cell_hold_out_scores`: each version's scores."""
+
+from functools import partial
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from assets.one import make_one
 from assets.partitions import CELL_VERSIONS
+from assets.registry import hold_out_scores_asset
 from assets.skin.cell_weights import cell_weights
+from dermatome.registry.model_kinds import CELLS
 from dermatome.storage.layout import CHAMPION
-from dermatome.storage.record import read_record, require_record
-from resources import ComputeResource, PathsResource, SettingsResource
+from resources import PathsResource, SettingsResource
 from resources.settings import as_plain
 
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
+    from dermatome.registry.hold_out import Score
+    from dermatome.settings import Settings
 
-class CellHoldOutChoice(dg.Config):
+
+class CellHoldOut(dg.Config):
     """The images of the hold-out set."""
 
-    sets: list[str] = Field(
-        description="Folders of `cell_annotations/` kept for the hold-out set; no training uses them."
-    )
-    replace: bool = Field(
-        default=False, description="Give up the hold-out set there is: its scores do not count any more."
-    )
+    sets: list[str] = Field(description="Folders of `cell_annotations/` held out for good; no training uses them.")
+    replace: bool = Field(default=False, description="Replace the present hold-out set; its scores do not count then.")
 
 
-@dg.asset(code_version="1", group_name="training", kinds={"file"})
+@dg.asset(code_version="2", group_name="training", kinds={"file"})
 def cell_hold_out(
-    context: dg.AssetExecutionContext, config: CellHoldOutChoice, paths: PathsResource, settings: SettingsResource
+    context: dg.AssetExecutionContext, config: CellHoldOut, paths: PathsResource, settings: SettingsResource
 ) -> dg.MaterializeResult:
     """Copies of the named sets of annotated images, with a manifest. It stays as it is until it is replaced."""
     from dermatome.skin.cells.annotations import annotated_sha256, find_annotated
-    from dermatome.skin.cells.hold_out import freeze_cell_hold_out
+    from dermatome.skin.cells.hold_out import freeze_cells
 
     root, mpp = paths.data_root, settings.value.images.declared_mpp
     sets = [root.cell_set(name) for name in config.sets]
-    inputs = {files.name: annotated_sha256(find_annotated(files, declared_mpp=mpp))[:32] for files in sets}
     return make_one(
         context,
         root,
         CHAMPION,
-        make=lambda folder: freeze_cell_hold_out(root, sets, folder, mpp, give_up=config.replace),
-        inputs=inputs,
+        make=lambda folder: freeze_cells(root, sets, folder, mpp, replace=config.replace),
+        inputs={files.name: annotated_sha256(find_annotated(files, declared_mpp=mpp))[:32] for files in sets},
         settings=config.model_dump(),
     )
 
 
-@dg.asset(
-    partitions_def=CELL_VERSIONS,
-    deps=[cell_weights, cell_hold_out],
-    check_specs=[
-        dg.AssetCheckSpec(
-            "no_precision_drops",
-            asset="cell_hold_out_scores",
-            partitions_def=CELL_VERSIONS,
-            blocking=True,
-            description="Average precision on the hold-out set is at most the margin below the champion's.",
-        )
-    ],
-    pool="gpu",
-    code_version="1",
-    group_name="training",
-    kinds={"pytorch"},
-)
-def cell_hold_out_scores(
-    context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource, compute: ComputeResource
-) -> dg.MaterializeResult:
-    """Scores of a version on the hold-out set. Its check blocks promotion in the same run."""
-    from dermatome.skin.cells.hold_out import score_cells_on_hold_out
+def _score(settings: "Settings", compute: "Compute", version: str) -> "Score":
+    from dermatome.skin.cells.hold_out import score_cell_version
 
-    root, version = paths.data_root, context.partition_key
-    hold_out = read_record(root.record("cell_hold_out", CHAMPION))
-    inputs = {"cell_weights": require_record(root, "cell_weights", version).data_version}
-    mpp, promotion, cells = settings.value.images.declared_mpp, settings.value.promotion, settings.value.cells
-    return make_one(
-        context,
-        root,
-        version,
-        make=lambda folder: score_cells_on_hold_out(
-            root, version, compute.choose(), folder, declared_mpp=mpp, cells=cells, settings=promotion
-        ),
-        inputs=inputs | ({"cell_hold_out": hold_out.data_version} if hold_out else {}),
-        settings={"promotion": as_plain(promotion), "cells": as_plain(cells), "mpp": mpp},
+    return partial(
+        score_cell_version,
+        version=version,
+        compute=compute,
+        declared_mpp=settings.images.declared_mpp,
+        cells=settings.cells,
     )
+
+
+cell_hold_out_scores = hold_out_scores_asset(
+    CELLS,
+    weights=cell_weights,
+    hold_out=cell_hold_out,
+    partitions_def=CELL_VERSIONS,
+    group_name="training",
+    code_version="2",
+    score=_score,
+    decided_by=lambda settings: {"cells": as_plain(settings.cells), "mpp": settings.images.declared_mpp},
+)

@@ -41,17 +41,16 @@ def cell_weights(
     label image). From scratch, or from `cyto2`, `toy`, a file or a version: `continue_from` in the run config; a
     version named `v002_cont1` goes on from `v002`.
     """
+    from dermatome.registry.hold_out import hold_out_rows, hold_out_sources
     from dermatome.registry.model_kinds import CELLS
     from dermatome.skin.cells.annotations import annotated_sha256, find_annotated
     from dermatome.skin.cells.train import CellTrainSettings
     from dermatome.skin.cells.weights_stage import make_cell_weights, open_cell_lineage
-    from dermatome.skin.tissue.hold_out import hold_out_rows
     from dermatome.training.loop import drop_checkpoints
 
     root, version, mpp = paths.data_root, context.partition_key, settings.value.images.declared_mpp
-    checkpoints, hold_out = root.checkpoints("cell_weights", version), hold_out_rows(root, CELLS)
-    kept_apart = {row.name.split("/")[0] for row in hold_out}
-    sets = config.sets or [name for name in folders_in(root.cell_annotations) if name not in kept_apart]
+    checkpoints, held_out = root.checkpoints("cell_weights", version), hold_out_sources(root, CELLS)
+    sets = config.sets or [name for name in folders_in(root.cell_annotations) if name not in held_out]
     if not sets:
         raise MissingInput(
             f"There are no annotated cells yet: put a folder of images with their cells into {root.cell_annotations}."
@@ -77,7 +76,7 @@ def cell_weights(
             cells=cells,
             checkpoints=checkpoints,
             lineage=lineage,
-            hold_out=hold_out,
+            hold_out=hold_out_rows(root, CELLS),
             processes=config.gpus,
         ),
         inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},

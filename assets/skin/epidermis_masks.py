@@ -38,5 +38,5 @@ def epidermis_masks(
     from dermatome.skin.tissue.stage import MaskStage
 
     root = paths.data_root
-    stage = MaskStage(root, tissue_segmenter.champion(root), settings.value.compute, settings.value.tissue)
+    stage = MaskStage(root, tissue_segmenter.weights(root), settings.value.compute, settings.value.tissue)
     yield from materialize_slides(context, settings, stage)

@@ -45,8 +45,9 @@ def tissue_search(
 
     To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
     """
+    from dermatome.registry.hold_out import hold_out_sources
+    from dermatome.registry.model_kinds import TISSUE
     from dermatome.reports.search import write_search
-    from dermatome.skin.tissue.hold_out import hold_out_rows
     from dermatome.skin.tissue.training_files import choose_tiles
     from dermatome.training.search import run_search
     from dermatome.training.search_settings import SearchSettings, search_space
@@ -54,8 +55,8 @@ def tissue_search(
 
     root, study = paths.data_root, context.partition_key
     journal = root.checkpoints("tissue_search", study)
-    kept_apart = {row.slide for row in hold_out_rows(root)}
-    slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in kept_apart]
+    held_out = hold_out_sources(root, TISSUE)
+    slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in held_out]
     if not slides:
         raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
     base = TrainSettings(**{"mpp": settings.value.images.declared_mpp, **config.given()})

@@ -43,21 +43,22 @@ def tissue_weights(
     Add a version (`v002`) in the materialize dialog, and set what differs from the defaults in its run config. A
     version named `v002_cont1` goes on from `v002`.
     """
-    from dermatome.registry.lineage import open_lineage
-    from dermatome.skin.tissue.hold_out import hold_out_rows
+    from dermatome.registry.hold_out import hold_out_rows, hold_out_sources
+    from dermatome.registry.lineage import find_lineage
+    from dermatome.registry.model_kinds import TISSUE
     from dermatome.skin.tissue.weights_stage import confusion_markdown, make_weights
     from dermatome.training.loop import drop_checkpoints
     from dermatome.training.settings import TrainSettings, given_settings
+    from dermatome.training.weights import load_weights
 
     root, version = paths.data_root, context.partition_key
     checkpoints = root.checkpoints("tissue_weights", version)
-    hold_out = hold_out_rows(root)
-    kept_apart = {row.slide for row in hold_out}
-    slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in kept_apart]
+    held_out = hold_out_sources(root, TISSUE)
+    slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in held_out]
     if not slides:
         raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
     records = {slide: require_record(root, "training_tiles", slide) for slide in slides}
-    lineage = open_lineage(root, version, config.continue_from)
+    lineage = find_lineage(root, TISSUE, version, config.continue_from, load_weights)
     given = config.given()
     if config.from_study is not None:
         study = require_record(root, "tissue_search", config.from_study)
@@ -78,7 +79,7 @@ def tissue_weights(
             lambda epoch: context.log.info(_said(epoch)),
             checkpoints=checkpoints,
             lineage=lineage,
-            hold_out=hold_out,
+            hold_out=hold_out_rows(root, TISSUE),
             processes=config.gpus,
             models_folder=root.models,
         ),

@@ -180,10 +180,9 @@ def nuclei_score(
     threads: Threads = 0,
 ) -> None:
     """Score weights on annotated images, put together from their patches: Dice, IoU, PQ, AJI, detection, classes."""
-    from dermatome.errors import BadSetting
     from dermatome.metrics.panoptic import nucleus_values
-    from dermatome.nuclei.maps.evaluate import evaluate_patches
-    from dermatome.nuclei.maps.network import learnt_normalised, load_nucleus_weights
+    from dermatome.nuclei.maps.evaluate import check_stain, evaluate_patches
+    from dermatome.nuclei.maps.network import load_nucleus_weights
     from dermatome.nuclei.maps.networks import weights_path
     from dermatome.nuclei.maps.segment import prepare_nuclei
     from dermatome.nuclei.patches.files import load_patches
@@ -193,12 +192,7 @@ def nuclei_score(
     settings = NucleusSettings(batch=batch)
     loaded = load_nucleus_weights(weights_path(weights))
     known = load_patches(*patches)
-    learnt = learnt_normalised(loaded)
-    if other := [patch.name for patch in known if patch.normalised != learnt]:
-        raise BadSetting(
-            f"{weights} learnt from patches {'with' if learnt else 'without'} normalise_stain, and {len(other)} "
-            f"patches are not such, {other[0]} for one: cut those as the others were."
-        )
+    check_stain(weights, loaded, known)
     network = prepare_nuclei(loaded, compute, settings)
     images = evaluate_patches(known, network, loaded.card.mpp, settings)
     found, nuclei = nucleus_values(images), sum(image.nuclei for image in images)

@@ -25,8 +25,8 @@ def web(
     weights: Annotated[
         str,
         typer.Option(
-            help="Network of nuclei: a weights file, a version of nuclei_weights, or toy; without it settings.toml's "
-            "nuclei_weights, else the last version, else toy."
+            help="Network of nuclei: a weights file, a version of nuclei_weights, or toy. Default: nuclei_champion, "
+            "else settings.toml's nuclei_weights, else toy."
         ),
     ] = "",
     threads: Threads = 0,

@@ -1,29 +1,108 @@
-"""The champion: which training version of a kind of network is in use now, and why."""
+"""The champion: the version of a kind of network that is in use. It is chosen, recorded, and loaded by the stages.
+
+The champion is one small record file that is replaced in one rename, so a reader finds either the old or the new one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from dermatome.errors import BadSetting, BadWeights, MissingInput
-from dermatome.registry.model_kinds import TISSUE, ModelKind
+from dermatome.registry.model_kinds import ModelKind
 from dermatome.registry.promotion import PromotionSettings, check_promotion, hold_out_record
 from dermatome.storage.files import sha256_file
-from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import Scalar, StageRecord, read_record
+from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import Scalar, StageRecord, StageResult, fingerprint, read_record, write_record
+
+SETTINGS = "settings"
+"""Champion that stands for the network that settings.toml names."""
+NOT_MATERIALIZED = "NULL"
+"""Dagster's data version of an asset that was never materialized."""
+_ON_HOLD_OUT = "hold_out_"
+
+
+class Loaded(Protocol):
+    """Weights that were read from a file."""
+
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
+
+
+L = TypeVar("L", bound=Loaded)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that a stage runs with. Small and picklable; each worker loads the file itself.
+
+    Attributes:
+        root: the data root.
+        kind: of network.
+        name: a training version, or the file or network that the settings name.
+        sha256: that the weights file must have.
+        data_version: of the champion asset.
+        file: the weights file (for ``cyto2`` its folder); None for a training version of the data root.
+    """
+
+    root: DataRoot
+    kind: ModelKind
+    name: str
+    sha256: str
+    data_version: str = NOT_MATERIALIZED
+    file: Path | None = None
+
+    def load(self, read: Callable[[Path], L]) -> L:
+        """Reads the weights file with ``read`` and checks its sha256.
+
+        Raises:
+            BadWeights: the file is missing, damaged or not the one that was chosen.
+        """
+        found = read(self.file or self.root.folder(self.kind.weights, self.name) / WEIGHTS_FILE)
+        if found.sha256 != self.sha256:
+            raise BadWeights(
+                f"The weights {self.name} are not those that were chosen (sha256 {found.sha256[:12]}… instead of "
+                f"{self.sha256[:12]}…): materialize {self.kind.champion} to promote them as they are now, or run again."
+            )
+        return found
+
+
+def find_champion(root: DataRoot, kind: ModelKind, from_settings: Callable[[], Weights] | None = None) -> Weights:
+    """The champion's weights; without a champion, or if it is ``settings``, those that the settings name.
+
+    Args:
+        root: the data root.
+        kind: of network.
+        from_settings: finds the weights that the settings name; None if this kind has no such setting.
+
+    Raises:
+        MissingInput: there is no champion, and the settings name nothing.
+    """
+    record = read_record(root.record(kind.champion, CHAMPION))
+    if record is not None and record.values["version"] != SETTINGS:
+        values = record.values
+        return Weights(root, kind, str(values["version"]), str(values["weights_sha256"]), record.data_version)
+    if from_settings is None:
+        raise MissingInput(
+            f"There is no champion yet, the {kind.name} to use: materialize {kind.weights} for a training version, "
+            f"then {kind.champion}."
+        )
+    return replace(from_settings(), data_version=record.data_version) if record is not None else from_settings()
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The version that is in use, and why.
+    """The version to promote, and why.
 
     Attributes:
         version: its name.
         weights_sha256: of its weights file.
         chosen_by: the score, or ``hand``.
-        score: that it has by it.
-        despite_drop: whether it was promoted however much worse it is on the hold-out set.
-        warning: what its failed check of leakage says, where it was chosen by hand all the same.
+        score: its value; None if chosen by hand and not scored.
+        despite_drop: whether the comparison with the champion was skipped.
+        warning: what its failed leakage check says, if it was chosen by hand all the same.
     """
 
     version: str
@@ -36,60 +115,47 @@ class Choice:
 
 def choose_champion(
     root: DataRoot,
+    kind: ModelKind,
     by: str | None = None,
     version: str | None = None,
     *,
-    kind: ModelKind = TISSUE,
-    promotion: PromotionSettings | None = None,
+    margin: float = PromotionSettings.margin,
     despite_drop: bool = False,
-    unversioned: str | None = None,
+    from_settings: Callable[[], Weights] | None = None,
 ) -> Choice:
-    """The version named by hand, or the one with the highest validation score ``by``; the earlier one where equal.
+    """The version named by hand, or the one with the highest score; the earlier one if two are equal.
 
-    A version that saw what it is scored on is chosen by hand only, and versions that were validated on different tiles
-    are not held against one another: their scores say nothing of which is better.
+    A version that was scored on its own training data is only chosen by hand. Versions that were validated on different
+    data are not compared by their validation scores.
 
     Args:
         root: the data root.
-        by: a column of the versions' records, such as ``mean_iou``, ``iou_epidermis`` or, for cells, ``ap_50``; with
-            ``hold_out_`` before it, of their scores on the hold-out set; the kind's own where ``None``.
-        version: chosen by hand.
         kind: of network.
-        promotion: by how much it may be worse than the champion on the hold-out set, where there is one.
-        despite_drop: promote it however much worse it is.
-        unversioned: sha256 of a network that is no training version and is to take the place, under the name
-            ``version``; it is on no hold-out set.
+        by: a score in the versions' records, such as ``mean_iou``; with ``hold_out_`` before it, the score on the
+            hold-out set; the kind's own by default.
+        version: chosen by hand; ``settings`` for the network that the settings name.
+        margin: how far each decisive score may lie below the champion's.
+        despite_drop: promote it without comparing it with the champion.
+        from_settings: finds the weights that the settings name; None if this kind has no such setting.
 
     Raises:
-        MissingInput: no version is trained, or not the one named, or its file is gone, or it has no hold-out scores.
-        BadSetting: no version has that score, their scores cannot be compared, or the one chosen is worse than the
-            champion in some class.
-        BadWeights: its file is not the one that was trained.
+        MissingInput: no version is trained, or not the named one, or its file is missing, or it has no hold-out scores.
+        BadSetting: no version has that score, the scores do not compare, or the version is worse than the champion.
+        BadWeights: the weights file is not the one that was trained.
     """
-    by, promotion = by or kind.best_by, promotion or PromotionSettings()
-    if version is not None and unversioned is not None:
+    if version == SETTINGS and from_settings is not None:
+        sha256 = from_settings().sha256
         if not despite_drop:
-            check_promotion(root, version, unversioned, promotion.margin, kind)
-        return Choice(version, unversioned, "hand", None, despite_drop)
-    versions = _versions(root, kind)
+            check_promotion(root, kind, version, sha256, margin)
+        return Choice(version, sha256, "hand", None, despite_drop)
+    by = by or kind.best_by
+    records = {name: read_record(root.record(kind.weights, name)) for name in root.partitions(kind.weights)}
+    versions = {name: record for name, record in records.items() if record is not None}
     if not versions:
         raise MissingInput(f"No {kind.name} is trained yet: materialize {kind.weights} for a training version first.")
-    if version is not None:
-        if version not in versions:
-            raise MissingInput(f"The training version {version!r} is not trained: use one of {', '.join(versions)}.")
-        chosen, score = version, _score(root, versions[version], by, kind)
-    else:
-        scored = {
-            name: found for name, record in versions.items() if (found := _score(root, record, by, kind)) is not None
-        }
-        if not scored:
-            raise BadSetting(
-                f"No training version has the validation score {by!r}: use another score "
-                f"({kind.best_by}, {next(iter(kind.judged_by))}, …), hold something out in training, or name a version."
-            )
-        scored = _comparable({name: versions[name] for name in scored}, scored, by, kind)
-        chosen = max(scored, key=lambda name: scored[name])
-        score = scored[chosen]
+    if version is not None and version not in versions:
+        raise MissingInput(f"The training version {version!r} is not trained: use one of {', '.join(versions)}.")
+    chosen = version or _best(root, kind, versions, by)
     sha256 = sha256_file(root.folder(kind.weights, chosen) / WEIGHTS_FILE)
     if sha256 != versions[chosen].values.get("weights_sha256"):
         raise BadWeights(
@@ -97,48 +163,76 @@ def choose_champion(
             f"materialize {kind.weights} for {chosen} again, or choose another version."
         )
     if not despite_drop:
-        check_promotion(root, chosen, sha256, promotion.margin, kind)
-    warning = _leak(versions[chosen])
+        check_promotion(root, kind, chosen, sha256, margin)
+    score, warning = _score(root, kind, versions[chosen], by), _leak(versions[chosen])
     return Choice(chosen, sha256, "hand" if version is not None else by, score, despite_drop, warning)
 
 
-def _comparable(
-    versions: Mapping[str, StageRecord], scored: Mapping[str, float], by: str, kind: ModelKind
-) -> dict[str, float]:
-    """The scores that can be held against one another.
+def promote(
+    root: DataRoot, kind: ModelKind, choice: Choice, settings: Mapping[str, Any], *, code_version: str, run_id: str
+) -> StageRecord:
+    """Makes ``choice`` the champion, in one atomic step; the champion's data version is the sha256 of its weights.
+
+    Args:
+        root: the data root.
+        kind: of network.
+        choice: the version, and why.
+        settings: run config that chose it, for the record.
+        code_version: of the asset.
+        run_id: of Dagster.
+    """
+    inputs = {kind.weights: choice.weights_sha256}
+    result = StageResult(outcome="chosen", data_version=choice.weights_sha256[:32], values=vars(choice))
+    record = StageRecord(
+        asset=kind.champion,
+        partition=CHAMPION,
+        fingerprint=fingerprint(code_version, inputs, settings),
+        inputs=inputs,
+        settings=dict(settings),
+        code_version=code_version,
+        run_id=run_id,
+        **vars(result),
+    )
+    write_record(root.record(kind.champion, CHAMPION), record)
+    return record
+
+
+def _best(root: DataRoot, kind: ModelKind, versions: Mapping[str, StageRecord], by: str) -> str:
+    """The version with the highest score of those that compare.
 
     Raises:
-        BadSetting: there are none such.
+        BadSetting: no version has that score, or the scores do not compare.
     """
-    found = {name: score for name, score in scored.items() if _leak(versions[name]) is None}
+    found = {name: score for name in versions if (score := _score(root, kind, versions[name], by)) is not None}
     if not found:
         raise BadSetting(
-            f"No {kind.name} can be chosen by score, as each was scored on what it had seen ({', '.join(scored)}; see "
-            f"the check no_leakage): split by slide or patient, or name a version."
+            f"No training version has the validation score {by!r}: use another score "
+            f"({kind.best_by}, {next(iter(kind.decisive))}, …), hold something out in training, or name a version."
         )
-    held_out = {versions[name].values.get("validation_sha256") for name in found}
-    if len(held_out) > 1 and not by.startswith("hold_out_"):
+    fair = {name: score for name, score in found.items() if _leak(versions[name]) is None}
+    if not fair:
         raise BadSetting(
-            f"{', '.join(found)} were validated on different data, so {by!r} does not say which is better: materialize "
-            f"{kind.hold_out} and {kind.hold_out_scores} and choose by 'hold_out_{kind.best_by}', or name a version."
+            f"No {kind.name} can be chosen by score, as each was scored on its own training data ({', '.join(found)}; "
+            f"see the check no_leakage): split by slide or patient, or name a version."
         )
-    return found
+    validated_on = {versions[name].values.get("validation_sha256") for name in fair}
+    if len(validated_on) > 1 and not by.startswith(_ON_HOLD_OUT):
+        raise BadSetting(
+            f"{', '.join(fair)} were validated on different data, so {by!r} does not say which is better: materialize "
+            f"{kind.hold_out} and {kind.hold_out_scores} and choose by '{_ON_HOLD_OUT}{kind.best_by}', or name one."
+        )
+    return max(fair, key=lambda name: fair[name])
+
+
+def _score(root: DataRoot, kind: ModelKind, record: StageRecord, by: str) -> float | None:
+    value: Scalar = None
+    if not by.startswith(_ON_HOLD_OUT):
+        value = record.values.get(by)
+    elif (scored := hold_out_record(root, kind, record.partition)) is not None:
+        value = scored.values.get(by.removeprefix(_ON_HOLD_OUT))
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _leak(record: StageRecord) -> str | None:
-    """What a version's failed check of leakage says."""
+    """The description of a version's failed leakage check."""
     return next((check.description for check in record.checks if check.name == "no_leakage" and not check.passed), None)
-
-
-def _versions(root: DataRoot, kind: ModelKind) -> dict[str, StageRecord]:
-    records = {name: read_record(root.record(kind.weights, name)) for name in root.partitions(kind.weights)}
-    return {name: record for name, record in records.items() if record is not None}
-
-
-def _score(root: DataRoot, record: StageRecord, by: str, kind: ModelKind) -> float | None:
-    value: Scalar = None
-    if not by.startswith("hold_out_"):
-        value = record.values.get(by)
-    elif (scored := hold_out_record(root, record.partition, kind)) is not None:
-        value = scored.values.get(by.removeprefix("hold_out_"))
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

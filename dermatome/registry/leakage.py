@@ -1,4 +1,4 @@
-"""Whether what a version is tested on was hidden from its training: patients, slides, files, pictures."""
+"""Whether what a version is tested on was hidden from its training: patients, slides, files and pictures."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.registry.lineage import Lineage
 from dermatome.registry.manifest import THUMBNAIL_PX, ManifestRow
 from dermatome.storage.record import Check
 
 SAME_ABOVE = 0.7
-"""Correlation of two thumbnails' detail from which tiles count as the same picture.
+"""Correlation of two thumbnails' detail from which samples count as the same picture.
 
-Measured on 14 real tiles (PAS) and 24 toys: recompressed, darkened, restained, turned or halved copies lie at 1.0;
-different places at most at 0.09 (real) and 0.46 (toys). A copy shifted by a sixty-fourth of its side lies at 0.65 to
-0.8; one shifted further is not found by its picture, only by its slide or patient."""
+Measured on 14 real tiles (PAS) and 24 toys: recompressed, darkened, restained, turned or halved copies have 1.0;
+different places at most 0.09 (real) and 0.46 (toys). A copy shifted by 1/64 of its side has 0.65 to 0.8; one shifted
+further is not found by its picture, only by its slide or patient."""
 _FLAT_GREY = 1.5
-"""Tiles with less detail than this (standard deviation, grey values) are empty glass: all look alike."""
+"""Samples with less detail than this (standard deviation, grey values) are empty background: they all look alike."""
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A tile that was trained on and one that is tested on, which should not be on two sides.
+    """A sample that was trained on and a sample that is tested on, which should be on one side.
 
     Attributes:
-        learnt: the tile that was trained on, with the ancestor's name before it where an ancestor was.
-        tested: the tile that is validated, or of the hold-out set.
+        learnt: the training sample, with the ancestor's name before it if an ancestor was trained on it.
+        tested: the sample of the validation or hold-out set.
         why: what they share.
     """
 
@@ -39,14 +40,14 @@ class Leak:
 
 
 def find_leaks(rows: Sequence[ManifestRow], ancestors: Mapping[str, Sequence[ManifestRow]] | None = None) -> list[Leak]:
-    """Every pair of a tile trained on and a tile tested on that share patient, slide, file or picture.
+    """Every pair of a training sample and a tested sample that share patient, slide, file or picture.
 
     Args:
-        rows: of the version's manifest, and of the hold-out set.
-        ancestors: manifests of the versions it goes on from, by name: what they learnt is in its weights.
+        rows: manifest rows of the version, and of the hold-out set.
+        ancestors: manifests of the versions it is fine-tuned from, by name; their training samples count as its own.
 
     Returns:
-        At most one leak for a tile tested on and each reason.
+        At most one leak for each tested sample and reason.
     """
     learnt = [("", row) for row in rows if row.side == "train"]
     for name, theirs in (ancestors or {}).items():
@@ -65,34 +66,46 @@ def find_leaks(rows: Sequence[ManifestRow], ancestors: Mapping[str, Sequence[Man
     return leaks
 
 
-def leakage_check(rows: Sequence[ManifestRow], leaks: Sequence[Leak], *, unknown_ancestor: bool = False) -> Check:
-    """The verdict on ``leaks`` in a sentence.
+def check_leakage(
+    rows: Sequence[ManifestRow], hold_out: Sequence[ManifestRow] = (), lineage: Lineage[Any] | None = None
+) -> Check:
+    """The check ``no_leakage`` of a training version.
 
     Args:
-        rows: of the version's manifest.
-        leaks: what :func:`find_leaks` found.
-        unknown_ancestor: whether it goes on from weights of which nobody knows the tiles.
+        rows: the version's manifest.
+        hold_out: manifest of the hold-out set.
+        lineage: the weights the version is fine-tuned from. What an ancestor without a manifest was trained on is known
+            by the groups of its card only.
     """
-    tested = {row.name for row in rows if row.side != "train"}
+    tested = [row for row in (*rows, *hold_out) if row.side != "train"]
+    leaks = find_leaks([*rows, *hold_out], lineage.ancestors if lineage else None)
+    unknown = lineage is not None and not lineage.all_known
+    if lineage is not None:
+        found = {leak.tested for leak in leaks}
+        groups = set(lineage.weights.card.created_from)
+        leaks += [
+            Leak(lineage.name, row.name, f"the patient or slide {row.group}")
+            for row in tested
+            if row.group in groups and row.name not in found
+        ]
     touched = {leak.tested for leak in leaks}
     if not tested:
-        text = "Nothing is held out, so nothing can leak: there are no scores either."
+        text = "Nothing is held out, so nothing can leak, and there are no scores."
     elif leaks:
         examples = "; ".join(f"{leak.tested} and {leak.learnt} share {leak.why}" for leak in leaks[:_SHOWN])
         text = (
-            f"{len(touched)} of {len(tested)} tiles that it is scored on were not hidden from training, so scores are "
-            f"too good: {examples}."
+            f"{len(touched)} of {len(tested)} samples that it is scored on were not hidden from training, so its "
+            f"scores are too good: {examples}."
         )
     else:
-        text = f"None of the {len(tested)} tiles that it is scored on was seen in training, nor its slide or patient."
-    if unknown_ancestor:
-        text += " It goes on from weights whose own training tiles are not known."
-    values: dict[str, Any] = {"leaks": len(leaks), "tiles_tested": len(tested), "tiles_leaking": len(touched)}
-    return Check("no_leakage", not leaks, text, values)
+        text = f"None of the {len(tested)} samples that it is scored on was in training, nor their slides or patients."
+    if unknown:
+        text += " It is fine-tuned from weights whose training samples are not all known."
+    return Check("no_leakage", not leaks, text, {"leaks": len(leaks), "tested": len(tested), "leaking": len(touched)})
 
 
 def one_slide_only(rows: Sequence[ManifestRow]) -> bool:
-    """Whether all tiles are of one slide, so that no split can hide it."""
+    """Whether all samples are of one slide, so that no split can hide it."""
     return len({row.group for row in rows if row.side != "hold_out"}) == 1
 
 
@@ -100,8 +113,7 @@ def _near_identical(learnt: Sequence[tuple[str, ManifestRow]], tested: Sequence[
     known = [(where + row.name, detail) for where, row in learnt if (detail := _detail(row)) is not None]
     if not known:
         return
-    # (T, 1024): a row for each tile that was learnt.
-    matrix = np.stack([detail.ravel() for _, detail in known])
+    matrix = np.stack([detail.ravel() for _, detail in known])  # (T, 1024), a row for each training sample
     for row in tested:
         detail = _detail(row)
         if detail is None:
@@ -114,7 +126,7 @@ def _near_identical(learnt: Sequence[tuple[str, ManifestRow]], tested: Sequence[
 
 
 def _detail(row: ManifestRow) -> npt.NDArray[np.float32] | None:
-    """(32, 32) float32 of unit norm and no mean: what a tile shows beyond its large areas of light and dark."""
+    """(32, 32) float32 of unit norm and zero mean: the thumbnail without its large light and dark areas."""
     import cv2
 
     grey = np.frombuffer(row.thumbnail, np.uint8).reshape(THUMBNAIL_PX, THUMBNAIL_PX).astype(np.float32)

@@ -1,58 +1,74 @@
-"""The kinds of networks that are trained in versions, and how a challenger of each is judged."""
+"""The kinds of networks that are trained in versions: their assets, and the scores that decide a promotion."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from dermatome.classes import TISSUE_LABELS
+from dermatome.classes import NUCLEUS_LABELS, TISSUE_LABELS
 
 
 @dataclass(frozen=True)
 class ModelKind:
-    """One kind: its assets, and the scores by which versions are held against the champion.
+    """One kind of network. Scores are numbers from 0 to 1, higher is better.
 
     Attributes:
-        name: in words.
-        weights: the asset of training versions.
-        hold_out: the asset of what is frozen to score them on.
-        hold_out_scores: the asset of those scores.
-        champion: the asset of the version in use.
-        check: of the hold-out set's scores, which blocks promotion.
-        judged_by: scores of which none may drop by more than the margin: name in records → in words.
-        unit: of those scores.
-        best_by: the score that chooses the champion where nobody says another.
+        prefix: of the names of its assets.
+        name: for messages, such as ``tissue network``.
+        check: name of the asset check that compares a version with the champion on the hold-out set.
+        decisive: scores of which none may drop by more than the margin; column of the record → name for messages.
+        best_by: the score that chooses the champion by default.
     """
 
+    prefix: str
     name: str
-    weights: str
-    hold_out: str
-    hold_out_scores: str
-    champion: str
     check: str
-    judged_by: dict[str, str]
-    unit: str
+    decisive: Mapping[str, str] = field(hash=False)
     best_by: str
+
+    @property
+    def weights(self) -> str:
+        """Asset of the training versions."""
+        return f"{self.prefix}_weights"
+
+    @property
+    def hold_out(self) -> str:
+        """Asset of the hold-out set."""
+        return f"{self.prefix}_hold_out"
+
+    @property
+    def hold_out_scores(self) -> str:
+        """Asset of each version's scores on the hold-out set."""
+        return f"{self.prefix}_hold_out_scores"
+
+    @property
+    def champion(self) -> str:
+        """Asset of the version in use."""
+        return f"{self.prefix}_champion"
 
 
 TISSUE = ModelKind(
+    prefix="tissue",
     name="tissue network",
-    weights="tissue_weights",
-    hold_out="tissue_hold_out",
-    hold_out_scores="tissue_hold_out_scores",
-    champion="tissue_champion",
     check="no_class_drops",
-    judged_by={f"iou_{label}": label for label in TISSUE_LABELS},
-    unit="IoU",
+    decisive={f"iou_{label}": f"IoU of {label}" for label in TISSUE_LABELS},
     best_by="mean_iou",
 )
 CELLS = ModelKind(
+    prefix="cell",
     name="cell network",
-    weights="cell_weights",
-    hold_out="cell_hold_out",
-    hold_out_scores="cell_hold_out_scores",
-    champion="cell_champion",
     check="no_precision_drops",
-    judged_by={"ap_50": "AP at IoU 0.5", "ap_75": "AP at IoU 0.75", "ap_90": "AP at IoU 0.9"},
-    unit="AP",
+    decisive={"ap_50": "AP at IoU 0.5", "ap_75": "AP at IoU 0.75", "ap_90": "AP at IoU 0.9"},
     best_by="ap_50",
+)
+NUCLEI = ModelKind(
+    prefix="nuclei",
+    name="nucleus network",
+    check="no_score_drops",
+    decisive={
+        "pq_binary": "PQ",
+        "aji": "AJI",
+        **{f"dice_{label}_micro": f"F1 of {label}" for label in NUCLEUS_LABELS[1:]},
+    },
+    best_by="pq_classes",
 )

@@ -191,7 +191,7 @@ def compare_versions(root: DataRoot, layout: ReportLayout, versions: Sequence[st
     if layout.kind is not None:
         record = read_record(root.record(layout.kind.champion, CHAMPION))
         champion = str(record.values["version"]) if record else None
-        scored = {version: hold_out_record(root, version=version, kind=layout.kind) for version in versions}
+        scored = {version: hold_out_record(root, layout.kind, version) for version in versions}
         hold_out = {name: record.values for name, record in scored.items() if record is not None}
     page = report_html(found, layout, champion, hold_out).encode()
     summary = summarise(found, layout)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.errors import BadSetting
 from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_view
-from dermatome.registry.manifest import Side
 from dermatome.storage.files import sha256_bytes
+
+Side = Literal["train", "validation", "hold_out"]
+"""What a sample is used for."""
 
 
 class Sample(Protocol):

@@ -63,10 +63,18 @@ _MEAN_SCORES = (
 _IOU = _of(f"iou_{label}" for label in TISSUE_LABELS)
 _AP = ("ap_50", "ap_75", "ap_90")
 _AP_BOTH = _of([*_AP, *(f"{score}_before" for score in _AP)])
-_HOLD_OUT = "hold_out_sha256 varchar, tiles integer, slides varchar"
+_HOLD_OUT = "hold_out_sha256 varchar, samples integer, sources varchar"
+_HOLD_OUT_SCORES = "weights_sha256 varchar, hold_out_sha256 varchar, hold_out_leaks integer, margin double"
 _CHAMPION = "version varchar, weights_sha256 varchar, chosen_by varchar, score double, despite_drop boolean"
 _NUCLEI = NUCLEUS_LABELS[1:]
 _TERNARY = _of(f"ternary_dice_{label}" for label in TERNARY_LABELS)
+_MICRO_MACRO = (*_NUCLEI, "mean")
+_HOLD_OUT_NUCLEI = (
+    *(f"{score}_{label}_{how}" for score in ("iou", "dice") for label in _MICRO_MACRO for how in ("micro", "macro")),
+    *("dice_inside", "dice_boundary", "pq_binary", "dq_binary", "sq_binary", "pq_binary_macro", "pq_classes"),
+    *(f"pq_{label}" for label in _NUCLEI),
+    *("aji", "aji_micro", "f1_detection", "class_accuracy"),
+)
 _INSTANCE_SCORES = _of(
     [
         *("pq_binary", "dq_binary", "sq_binary", "pq_classes", *(f"pq_{label}" for label in _NUCLEI)),
@@ -179,7 +187,7 @@ TABLES: dict[str, Table] = {
     "hold_out_scores": _record(
         "tissue_hold_out_scores",
         "version",
-        f"weights_sha256 varchar, hold_out_sha256 varchar, margin double, {_MEAN_SCORES}",
+        f"{_HOLD_OUT_SCORES}, {_MEAN_SCORES}",
     ),
     "champion": _record("tissue_champion", "partition", _CHAMPION),
     "cell_training": _record(
@@ -199,7 +207,7 @@ TABLES: dict[str, Table] = {
     "cell_hold_out_scores": _record(
         "cell_hold_out_scores",
         "version",
-        f"weights_sha256 varchar, hold_out_sha256 varchar, margin double, {_of(_AP)}",
+        f"{_HOLD_OUT_SCORES}, {_of(_AP)}",
     ),
     "cell_champion": _record("cell_champion", "partition", _CHAMPION),
     "nuclei_training": _record(
@@ -207,8 +215,9 @@ TABLES: dict[str, Table] = {
         "version",
         f"{_PARENT}, encoder varchar, boundary_weighting boolean, immune_sampling boolean, resumed boolean, "
         f"seed bigint, {_LENGTH}, patches integer, patches_validated integer, images_validated integer, "
-        "nuclei_validated integer, mpp double, patches_sha256 varchar, manifest_sha256 varchar, validation varchar, "
-        f"device varchar, precision varchar, score double, {_TERNARY}, {_INSTANCE_SCORES}",
+        "nuclei_validated integer, mpp double, patches_sha256 varchar, manifest_sha256 varchar, "
+        f"validation_sha256 varchar, validation varchar, device varchar, precision varchar, score double, {_TERNARY}, "
+        f"{_INSTANCE_SCORES}",
     ),
     "nuclei_training_epochs": Table(
         "nuclei_weights",
@@ -216,6 +225,11 @@ TABLES: dict[str, Table] = {
         f"{_EPOCH}, score double, {_of(f'{score}_{label}' for score in ('iou', 'dice') for label in NUCLEUS_LABELS)}, "
         f"{_TERNARY}",
     ),
+    "nuclei_hold_out": _record("nuclei_hold_out", "partition", _HOLD_OUT),
+    "nuclei_hold_out_scores": _record(
+        "nuclei_hold_out_scores", "version", f"{_HOLD_OUT_SCORES}, {_of(_HOLD_OUT_NUCLEI)}"
+    ),
+    "nuclei_champion": _record("nuclei_champion", "partition", _CHAMPION),
     "nuclei_slides": _record(
         "nuclei_slides",
         "slide",

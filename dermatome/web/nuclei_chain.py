@@ -13,7 +13,7 @@ from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
 from dermatome.geometry import Box
 from dermatome.imaging.overlay import cell_colours, sample_labels
 from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, TERNARY_COLOURS
-from dermatome.nuclei.maps.networks import ASSET, NucleusWeights
+from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei, nucleus_weights_named
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.til.settings import TilSettings
 from dermatome.web.uploads import Example, UploadLimits, check_work
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork
     from dermatome.nuclei.til.score import TilScores
+    from dermatome.registry.champion import Weights
     from dermatome.settings import Settings
     from dermatome.slides.slide import Slide
     from dermatome.web.page import WebContext
@@ -51,40 +52,41 @@ class NucleiFound:
     network: str
 
 
-def nuclei_source(context: WebContext) -> NucleusWeights:
-    """The network that the app was started with; else the settings'; else the newest version; else the one that ships.
+def nuclei_source(context: WebContext) -> Weights:
+    """The network that the app was started with; else the champion; else that of the settings; else the shipped one.
 
     Raises:
         BadSetting: the settings file is wrong.
         BadWeights: there is no version or file of the name that was given.
     """
-    weights = context.weights or context.settings.nuclei_weights
-    return NucleusWeights.of(context.root, weights or ("" if context.root.partitions(ASSET) else "toy"))
+    if context.weights:
+        return nucleus_weights_named(context.root, context.weights)
+    return find_nucleus_weights(context.root, context.settings.nuclei_weights or "toy")
 
 
-def name_of(source: NucleusWeights) -> str:
+def name_of(source: Weights) -> str:
     """The network's name and the beginning of its sha256, for people."""
-    if source.weights == "toy":
+    if source.name == "toy":
         name = "the toy network"
-    elif source.weights in source.root.partitions(ASSET):
-        name = f"the training version {source.weights}"
+    elif source.file is None:
+        name = f"the training version {source.name}"
     else:
-        name = f"the weights file {Path(source.weights).name}"
+        name = f"the weights file {Path(source.name).name}"
     return f"{name} (sha256 {source.sha256[:12]})"
 
 
-def said_of(source: NucleusWeights) -> str:
+def said_of(source: Weights) -> str:
     """Which network it is, for people."""
     said = f"**Network.** Nuclei are found by {markdown_text(name_of(source))}"
-    if source.weights != "toy":
+    if source.name != "toy":
         return f"{said}."
     return (
         f"{said}, which has seen synthetic nuclei only: on real images it shows how the page works, not what is on the "
-        "slide. For another, train nuclei_weights, or name imported weights in settings.toml or by --weights."
+        "slide. For another, promote one with nuclei_champion, or name weights in settings.toml or by --weights."
     )
 
 
-def load_nuclei_network(source: NucleusWeights, settings: NucleusSettings, compute: Compute) -> NucleusNetwork:
+def load_nuclei_network(source: Weights, settings: NucleusSettings, compute: Compute) -> NucleusNetwork:
     """The network, ready to run.
 
     Raises:
@@ -93,7 +95,7 @@ def load_nuclei_network(source: NucleusWeights, settings: NucleusSettings, compu
     """
     from dermatome.nuclei.maps.segment import prepare_nuclei
 
-    return prepare_nuclei(source.load(compute), compute, settings)
+    return prepare_nuclei(load_nuclei(source, compute), compute, settings)
 
 
 def nuclei_examples() -> dict[str, Example]:
@@ -103,7 +105,7 @@ def nuclei_examples() -> dict[str, Example]:
 
 def find_nuclei(
     slide: Slide,
-    source: NucleusWeights,
+    source: Weights,
     network: NucleusNetwork,
     settings: Settings,
     limits: UploadLimits,

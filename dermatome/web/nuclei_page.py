@@ -28,8 +28,8 @@ from dermatome.web.uploads import choose_slide
 from dermatome.web.viewer import status_html
 
 if TYPE_CHECKING:
-    from dermatome.nuclei.maps.networks import NucleusWeights
     from dermatome.nuclei.maps.segment import NucleusNetwork
+    from dermatome.registry.champion import Weights
 
 TITLE = "Nuclei"
 
@@ -38,7 +38,7 @@ def build_nuclei_page(context: WebContext) -> None:
     """The page's components, within the Blocks that are open."""
 
     @lru_cache(maxsize=1)
-    def network(source: NucleusWeights, settings: NucleusSettings) -> NucleusNetwork:
+    def network(source: Weights, settings: NucleusSettings) -> NucleusNetwork:
         return load_nuclei_network(source, settings, context.compute)
 
     examples = nuclei_examples()

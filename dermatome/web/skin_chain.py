@@ -12,7 +12,9 @@ from dermatome.classes import StainingPattern, TissueClass
 from dermatome.errors import MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
-from dermatome.skin.networks import CellWeights, Champion
+from dermatome.registry.champion import Weights, find_champion
+from dermatome.registry.model_kinds import TISSUE
+from dermatome.skin.cells.networks import find_cell_weights, load_cells
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.web.uploads import Example, UploadLimits, check_work
@@ -48,15 +50,15 @@ class SkinSource:
     """
 
     root: DataRoot
-    champion: Champion | None
-    cells: CellWeights
+    champion: Weights | None
+    cells: Weights
 
     @property
     def said(self) -> str:
         """Which networks they are, for people."""
         if self.champion is None:
             return f"**Networks.** {_NO_CHAMPION}"
-        seen = ", which has seen synthetic skin only" if self.cells.weights == "toy" else ""
+        seen = ", which has seen synthetic skin only" if self.cells.name == "toy" else ""
         return f"**Networks.** {markdown_text(self.named)}{seen}."
 
     @property
@@ -64,14 +66,14 @@ class SkinSource:
         """Their names and the beginnings of their sha256, for people."""
         if self.champion is None:
             return ""
-        if self.cells.root is not None:
-            cells = f"the champion {self.cells.weights}"
-        elif self.cells.weights == "toy":
+        if self.cells.file is None:
+            cells = f"the champion {self.cells.name}"
+        elif self.cells.name == "toy":
             cells = "the toy network"
         else:
-            cells = Path(self.cells.weights).name
+            cells = Path(self.cells.name).name
         return (
-            f"Tissue: the champion {self.champion.version} (sha256 {self.champion.sha256[:12]}); "
+            f"Tissue: the champion {self.champion.name} (sha256 {self.champion.sha256[:12]}); "
             f"cells: {cells} (sha256 {self.cells.sha256[:12]})"
         )
 
@@ -109,7 +111,11 @@ def skin_source(root: DataRoot, cell_weights: str) -> SkinSource:
 
     there = all((root.models / name).is_file() for name in (cyto2.NETWORK_FILE, cyto2.SIZE_FILE))
     named = "toy" if cell_weights == "cyto2" and not there else cell_weights
-    return SkinSource(root, Champion.of(root), CellWeights.chosen(root, named))
+    try:
+        champion = find_champion(root, TISSUE)
+    except MissingInput:
+        champion = None
+    return SkinSource(root, champion, find_cell_weights(root, named))
 
 
 def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Compute) -> SkinNetworks:
@@ -121,12 +127,13 @@ def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Co
         BadWeights: the champion's file is not the one that was promoted, or a file is damaged.
     """
     from dermatome.skin.tissue.segment import prepare_tissue
+    from dermatome.training.weights import load_weights
 
     if source.champion is None:
         raise MissingInput(_NO_CHAMPION)
-    weights = source.champion.load(compute)
-    cells = source.cells.load(compute)
-    return SkinNetworks(prepare_tissue(weights, compute, settings), cells)
+    weights = source.champion.load(load_weights)
+    weights.network.to(compute.torch_device)
+    return SkinNetworks(prepare_tissue(weights, compute, settings), load_cells(source.cells, compute))
 
 
 def skin_examples() -> dict[str, Example]:

@@ -142,7 +142,8 @@ def without_dagster(made: str, asset: str, first: int, last: int) -> None:
 def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
     from dermatome.inference.compute import ComputeSettings
     from dermatome.pipeline.cached_stage import WaitingStage
-    from dermatome.skin.networks import Champion
+    from dermatome.registry.champion import Weights
+    from dermatome.registry.model_kinds import TISSUE
     from dermatome.skin.tissue.stage import MaskStage
     from dermatome.slides.slide import DECLARED_MPP
     from dermatome.slides.source import acquire_slide
@@ -150,7 +151,7 @@ def _stage(root: DataRoot, asset: str, sources: Sequence[Any]) -> Any:
     if asset == "epidermis_masks":
         sha256 = sha256_file(root.folder("tissue_weights", "v001") / WEIGHTS_FILE)
         return MaskStage(
-            root, Champion(root, "v001", sha256, sha256[:32]), ComputeSettings(device="cpu"), TissueSettings()
+            root, Weights(root, TISSUE, "v001", sha256, sha256[:32]), ComputeSettings(device="cpu"), TissueSettings()
         )
     by_slide = {source.slide: source for source in sources}
     return WaitingStage(

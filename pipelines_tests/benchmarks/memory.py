@@ -106,7 +106,8 @@ def _train(folder: Path) -> None:
 
 def _mask(folder: Path) -> dict[str, Any]:
 
-    from dermatome.skin.networks import Champion
+    from dermatome.registry.champion import Weights
+    from dermatome.registry.model_kinds import TISSUE
     from dermatome.skin.tissue.stage import MaskStage
     from dermatome.slides.slide import read_slide
     from dermatome.storage.files import sha256_file
@@ -115,7 +116,7 @@ def _mask(folder: Path) -> dict[str, Any]:
     weights = root.folder("tissue_weights", "toy") / WEIGHTS_FILE
     weights.parent.mkdir(parents=True)
     weights.write_bytes((folder / "training" / "weights.safetensors").read_bytes())
-    champion = Champion(root, "toy", sha256_file(weights), "")
+    champion = Weights(root, TISSUE, "toy", sha256_file(weights), "")
     stage = MaskStage(root, champion, ComputeSettings(), TissueSettings())
     stage.open(lambda: None)
     start_gb = _peak_gb()

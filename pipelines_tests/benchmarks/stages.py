@@ -104,20 +104,21 @@ def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
 def mask_stage(root: DataRoot, weights: LoadedWeights, device: Any) -> Stage[Any, Any]:
     """The stage that makes masks, with ``weights`` as the root's champion, on a device."""
     from dermatome.inference.compute import ComputeSettings
-    from dermatome.skin.networks import Champion
+    from dermatome.registry.champion import Weights
+    from dermatome.registry.model_kinds import TISSUE
     from dermatome.skin.tissue.stage import MaskStage
     from dermatome.storage.files import write_atomic
     from dermatome.storage.layout import WEIGHTS_FILE
 
     write_atomic(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
-    champion = Champion(root, "v001", weights.sha256, weights.sha256[:32])
+    champion = Weights(root, TISSUE, "v001", weights.sha256, weights.sha256[:32])
     return MaskStage(root, champion, ComputeSettings(device=device), TissueSettings())
 
 
 def cells_stage(root: DataRoot, device: Any) -> Stage[Any, Any]:
     """The stage that makes cells, by the shipped network, on a device; the root has masks."""
     from dermatome.inference.compute import ComputeSettings
+    from dermatome.skin.cells.networks import cell_weights_named
     from dermatome.skin.cells.stage import CellsStage
-    from dermatome.skin.networks import CellWeights
 
-    return CellsStage(root, CellWeights.of("toy", root.models), ComputeSettings(device=device), CellSettings())
+    return CellsStage(root, cell_weights_named(root, "toy"), ComputeSettings(device=device), CellSettings())

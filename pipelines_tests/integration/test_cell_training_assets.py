@@ -7,11 +7,11 @@ import pytest
 from assets.partitions import CELL_VERSIONS, SLIDES
 from dermatome.errors import BadSetting
 from dermatome.pipeline.cached_stage import WaitingStage
-from dermatome.registry.champion import choose_champion
+from dermatome.registry.champion import Weights, choose_champion
 from dermatome.registry.model_kinds import CELLS
 from dermatome.registry.promotion import check_promotion
 from dermatome.skin.cells import stage as cells_stage
-from dermatome.skin.networks import CellWeights
+from dermatome.skin.cells.networks import cell_weights_named
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import StageResult, read_record
 from dermatome.warehouse.store import build_store
@@ -52,7 +52,7 @@ def test_a_version_is_trained_scored_and_promoted(root):
     write_set(root.cell_annotations / "study", range(3))
     write_set(root.cell_annotations / "kept", range(10, 11))
     before = segmenter(root).weights(root)
-    assert (before.weights, before.data_version) == ("toy", "NULL")
+    assert (before.name, before.data_version) == ("toy", "NULL")
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(CELL_VERSIONS.name, ["v001"])
         assert run(root, instance, "cell_hold_out", config={"cell_hold_out": {"sets": ["kept"]}}).success
@@ -70,7 +70,7 @@ def test_a_version_is_trained_scored_and_promoted(root):
     assert made >= {"weights.safetensors", "weights.tiles.parquet", "curves.png", "precision.png", "samples.png"}
     assert not (root.checkpoints("cell_weights", "v001") / "checkpoint.pt").exists()
     chosen = segmenter(root).weights(root)
-    assert (chosen.weights, chosen.sha256) == ("v001", record.values["weights_sha256"])
+    assert (chosen.name, chosen.sha256) == ("v001", record.values["weights_sha256"])
     assert chosen.data_version == read_record(root.record("cell_champion", CHAMPION)).data_version
     with duckdb.connect(str(build_store(root).path), read_only=True) as store:
         assert store.execute("select version, images_train from cell_training").fetchall() == [("v001", 2)]
@@ -86,13 +86,15 @@ def test_a_challenger_that_finds_cells_worse_is_refused(root):
         put(root, "cell_weights", version, weights_sha256=sha256, ap_50=score)
         put(root, "cell_hold_out_scores", version, weights_sha256=sha256, hold_out_sha256="p", ap_50=score, ap_75=0.4,
             ap_90=0.3 - score / 2)  # fmt: skip
-    put(root, "cell_hold_out", CHAMPION, hold_out_sha256="p", slides="s")
+    put(root, "cell_hold_out", CHAMPION, hold_out_sha256="p", sources="s")
     put(root, "cell_champion", CHAMPION, version="v001", weights_sha256="a" * 64)
     with pytest.raises(
         BadSetting, match=r"v002 is worse than the champion v001 on the hold-out set: AP at IoU 0\.9 by 0\.050"
     ):
-        check_promotion(root, "v002", "b" * 64, 0.02, CELLS)
-    back = choose_champion(root, version="settings", kind=CELLS, despite_drop=True, unversioned="c" * 64)
+        check_promotion(root, CELLS, "v002", "b" * 64, 0.02)
+    back = choose_champion(
+        root, CELLS, version="settings", despite_drop=True, from_settings=lambda: Weights(root, CELLS, "toy", "c" * 64)
+    )
     assert (back.version, back.weights_sha256, back.chosen_by) == ("settings", "c" * 64, "hand")
 
 
@@ -128,7 +130,7 @@ def test_promotion_makes_exactly_the_cells_of_the_old_network_stale(root, monkey
             file = root.folder("cell_weights", version) / "weights.safetensors"
             file.parent.mkdir(parents=True)
             file.write_bytes(version.encode())
-            sha256 = CellWeights.of(str(file), root.path).sha256
+            sha256 = cell_weights_named(root, str(file)).sha256
             put(root, "cell_weights", version, weights_sha256=sha256, ap_50=0.5)
         promote("v001")
         assert stale() == slides

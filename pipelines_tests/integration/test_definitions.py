@@ -41,6 +41,9 @@ def test_assets_and_their_partitions(defs):
         "nuclei_slides": "nuclei_slides",
         "nuclei_patches": "nuclei_cases",
         "nuclei_weights": "nuclei_versions",
+        "nuclei_hold_out": None,
+        "nuclei_hold_out_scores": "nuclei_versions",
+        "nuclei_champion": None,
         "nuclei_runs_report": None,
         "nucleus_maps": "nuclei_slides",
         "til_scores": "nuclei_slides",
@@ -64,6 +67,7 @@ def test_checks(defs):
         "skin_metrics.all_files_readable",
         "nuclei_slides.image_not_blank",
         "nuclei_weights.no_leakage",
+        "nuclei_hold_out_scores.no_score_drops",
         "nucleus_maps.nucleus_density",
         "nucleus_maps.stain_fit",
     }

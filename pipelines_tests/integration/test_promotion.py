@@ -1,5 +1,7 @@
 """Champion and challenger: frozen hold-out set, drops that block promotion, and the masks a promotion makes stale."""
 
+from functools import partial
+
 import dagster as dg
 import numpy as np
 import pytest
@@ -12,13 +14,14 @@ from dermatome.inference.compute import choose_compute
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.registry.champion import choose_champion
+from dermatome.registry.hold_out import hold_out_rows, score_on_hold_out
 from dermatome.registry.leakage import find_leaks
-from dermatome.registry.manifest import manifest_rows
-from dermatome.registry.promotion import PromotionSettings, drop_check, hold_out_record
-from dermatome.skin.tiles.crops import cut_tiles, load_tiles
+from dermatome.registry.model_kinds import TISSUE
+from dermatome.registry.promotion import PromotionSettings, compare_with_champion, hold_out_record
+from dermatome.skin.tiles.crops import cut_tiles, load_tiles, manifest_rows
 from dermatome.skin.tiles.rois import Roi
 from dermatome.skin.tissue import stage as mask_stage
-from dermatome.skin.tissue.hold_out import freeze_hold_out, hold_out_rows, score_on_hold_out
+from dermatome.skin.tissue.hold_out import freeze_tissue, score_tissue
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, write_record
 from dermatome.training.unet import build_network
@@ -70,28 +73,31 @@ def test_the_hold_out_set_is_frozen_and_versions_are_scored_on_it(root):
 
     def freeze(*slides, **options):
         folder = root.folder(HOLD_OUT, "new")
-        result = freeze_hold_out(root, slides, folder, **options)
+        result = freeze_tissue(root, slides, folder, **options)
         put_folder = root.folder(HOLD_OUT, "current")
         if not put_folder.exists():
             folder.rename(put_folder)
             put(root, HOLD_OUT, "current", **result.values)
         return result
 
-    compute = choose_compute("cpu", "fp32", 1)
+    def score(version):
+        run = partial(score_tissue, version=version, compute=choose_compute("cpu", "fp32", 1), mpp=0.5)
+        return score_on_hold_out(root, TISSUE, version, root.folder(HOLD_OUT_SCORES, version), 0.02, run)
+
     weights_of(root, "v001")
-    unscored = score_on_hold_out(root, "v001", compute, 0.5, root.folder(HOLD_OUT_SCORES, "v001"), PromotionSettings())
+    unscored = score("v001")
     assert (unscored.outcome, unscored.checks[0].passed) == ("no_hold_out", True)
     frozen = freeze("a1")
-    assert frozen.values["tiles"] == 1
-    (row,) = hold_out_rows(root)
+    assert frozen.values["samples"] == 1
+    (row,) = hold_out_rows(root, TISSUE)
     assert (row.side, row.slide) == ("hold_out", "a1")
     (root.folder("training_tiles", "a1") / "images" / "a1_a.png").unlink()  # the hold-out set keeps its own copies
-    scored = score_on_hold_out(root, "v001", compute, 0.5, root.folder(HOLD_OUT_SCORES, "v001"), PromotionSettings())
+    scored = score("v001")
     assert scored.values["hold_out_sha256"] == frozen.values["hold_out_sha256"]
     assert 0 <= scored.values["mean_iou"] <= 1
     assert scored.checks[0].passed
     assert (root.folder(HOLD_OUT_SCORES, "v001") / "samples.png").is_file()
-    learnt = manifest_rows(load_tiles(root.folder(HOLD_OUT, "current") / "tiles" / "a1"), "train")
+    learnt = manifest_rows(load_tiles(root.folder(HOLD_OUT, "current") / "samples" / "a1"), "train")
     assert {leak.why for leak in find_leaks([*learnt, row])} == {"the slide a1", "the same file"}
     with pytest.raises(BadSetting, match="another hold-out set already, of a1"):
         freeze("a2")
@@ -108,29 +114,29 @@ def scored(root, version, sha256, hold_out="p", **scores):
 def test_a_drop_of_any_class_blocks_promotion(root):
     first, second = weights_of(root, "v001", mean_iou=0.8), weights_of(root, "v002", mean_iou=0.9)
     put(root, "tissue_champion", "current", version="v001", weights_sha256=first)
-    assert choose_champion(root).version == "v002"  # without a hold-out set by score alone
-    put(root, HOLD_OUT, "current", hold_out_sha256="p", slides="a1")
+    assert choose_champion(root, TISSUE).version == "v002"  # without a hold-out set by score alone
+    put(root, HOLD_OUT, "current", hold_out_sha256="p", sources="a1")
     with pytest.raises(MissingInput, match="v002 is not scored on the hold-out set"):
-        choose_champion(root)
+        choose_champion(root, TISSUE)
     scored(root, "v002", second, iou_keratin=0.66, mean_iou=0.9)
     with pytest.raises(BadSetting, match="champion v001 is not scored on this hold-out set"):
-        choose_champion(root)
+        choose_champion(root, TISSUE)
     scored(root, "v001", first)
-    with pytest.raises(BadSetting, match=r"worse than the champion v001 on the hold-out set: keratin by 0.040 IoU"):
-        choose_champion(root)
-    assert choose_champion(root, promotion=PromotionSettings(margin=0.05)).version == "v002"
-    despite = choose_champion(root, despite_drop=True)
+    with pytest.raises(BadSetting, match=r"worse than the champion v001 on the hold-out set: IoU of keratin by 0.040"):
+        choose_champion(root, TISSUE)
+    assert choose_champion(root, TISSUE, margin=0.05).version == "v002"
+    despite = choose_champion(root, TISSUE, despite_drop=True)
     assert (despite.version, despite.despite_drop) == ("v002", True)
-    assert choose_champion(root, version="v001").version == "v001"  # the champion itself
+    assert choose_champion(root, TISSUE, version="v001").version == "v001"  # the champion itself
     scored(root, "v002", second, iou_keratin=None)
-    gone = drop_check(root, "v002", hold_out_record(root, "v002").values, 0.02)
+    gone = compare_with_champion(root, TISSUE, "v002", hold_out_record(root, TISSUE, "v002").values, 0.02)
     assert not gone.passed
-    assert gone.values["drop_keratin"] == pytest.approx(0.7)
+    assert gone.values["drop_iou_keratin"] == pytest.approx(0.7)
     scored(root, "v002", second, iou_keratin=0.685, mean_iou=0.9)
-    assert choose_champion(root, by="hold_out_mean_iou").version == "v002"
+    assert choose_champion(root, TISSUE, by="hold_out_mean_iou").version == "v002"
     scored(root, "v002", second, hold_out="other")
     with pytest.raises(MissingInput, match="not scored on the hold-out set"):
-        choose_champion(root)
+        choose_champion(root, TISSUE)
     with pytest.raises(BadSetting, match="margin"):
         PromotionSettings(margin=-0.1)
 
@@ -155,7 +161,7 @@ def test_the_check_blocks_the_champion_in_the_same_run(root):
         frozen = {"tissue_hold_out": {"config": {"annotated_slides": ["a1"]}}}
         assert run(root, instance, "tissue_hold_out", config=frozen).success
         assert run(root, instance, HOLD_OUT_SCORES, key="v001").success
-        record = hold_out_record(root, "v001")
+        record = hold_out_record(root, TISSUE, "v001")
         better = {name: 1.0 for name in record.values if name.startswith("iou_")}
         put(root, HOLD_OUT_SCORES, "v001", **{**record.values, **better})  # nobody beats this champion
         done = run(root, instance, HOLD_OUT_SCORES, "tissue_champion", key="v002")
@@ -173,7 +179,7 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
 
     def stage(root, champion, compute, settings):
         return WaitingStage(
-            root, "epidermis_masks", lambda key, folder: StageResult("made", f"mask by {champion.version}", {}),
+            root, "epidermis_masks", lambda key, folder: StageResult("made", f"mask by {champion.name}", {}),
             lambda key: {"slide_images": "image", "tissue_champion": champion.data_version},
         )  # fmt: skip
 

@@ -15,10 +15,10 @@ from PIL import Image
 from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import MissingInput
 from dermatome.labels.palette import Palette, classes_to_rgb
-from dermatome.registry.manifest import manifest_path, manifest_rows, write_manifest
+from dermatome.registry.manifest import manifest_path, write_manifest
 from dermatome.reports.figures import best_and_worst
 from dermatome.reports.training import compare_versions, read_version, report_html
-from dermatome.skin.tiles.crops import TilePair
+from dermatome.skin.tiles.crops import TilePair, manifest_rows
 from dermatome.skin.tissue.evaluate import evaluate
 from dermatome.skin.tissue.report import TISSUE_REPORT, report_values, write_tissue_report
 from dermatome.storage.layout import RECORD_FILE, WEIGHTS_FILE, DataRoot

@@ -22,9 +22,10 @@ from dermatome.inference.probabilities import Probabilities
 from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, maps_figure, semantic_overlay, ternary_overlay
 from dermatome.nuclei.maps.files import write_outlines
 from dermatome.nuclei.maps.network import HEADS, NucleusCard
-from dermatome.nuclei.maps.networks import NucleusWeights
 from dermatome.nuclei.maps.segment import NucleusNetwork, fitted_stain, network_size, segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
+from dermatome.registry.champion import Weights
+from dermatome.registry.model_kinds import NUCLEI
 from dermatome.settings import Settings
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.layout import DataRoot
@@ -136,7 +137,7 @@ def test_a_nucleus_that_the_semantic_head_does_not_see_is_shown_without_a_class(
     module = Probabilities(Inside(), CARD.mean, CARD.std, heads=HEADS).eval()
     blind = NucleusNetwork(LoadedWeights(module, CARD, "", None), TorchRunner(module, choose_compute("cpu", "fp32", 1)))
     slide = Slide("s", np.full((64, 64, 3), 120, np.uint8), 0.25, MppSource.DECLARED, "")
-    source = NucleusWeights(DataRoot(tmp_path), "blind", "b" * 64)
+    source = Weights(DataRoot(tmp_path), NUCLEI, "blind", "b" * 64)
     found = find_nuclei(slide, source, blind, Settings(), UploadLimits(), lambda _: None)
     assert found.nuclei.table["class"].tolist() == ["unclassified"]
     assert found.nuclei.whole().classes.tolist() == [0, 0]

@@ -1,6 +1,9 @@
 """The stages `nucleus_maps` and `til_scores`, file to file, and their rows in the store."""
 
 import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -15,16 +18,18 @@ from dermatome.geometry import Size
 from dermatome.inference.compute import ComputeSettings
 from dermatome.nuclei.maps import networks
 from dermatome.nuclei.maps.network import NucleusCard
-from dermatome.nuclei.maps.networks import NucleusWeights
+from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei, nucleus_weights_named
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.maps.stage import NucleusStage
 from dermatome.nuclei.til.settings import TilSettings
 from dermatome.nuclei.til.stage import til_stage
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import cached_stage
+from dermatome.registry.champion import choose_champion, promote
+from dermatome.registry.model_kinds import NUCLEI
 from dermatome.storage.files import atomic_folder, sha256_file
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageRecord, require_record, write_record
+from dermatome.storage.record import StageRecord, StageResult, require_record, write_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.training.weights import save_weights
 from dermatome.warehouse.store import build_store
@@ -65,7 +70,7 @@ def put_slide(root, toy, data_version, mpp):
             inputs={},
             settings={},
         )
-        write_record(folder / "record.json", record)
+        write_record(folder / "record.parquet", record)
 
 
 @pytest.fixture
@@ -91,14 +96,12 @@ def run(stage, keys=("s1",)):
 
 
 def test_maps_then_scores_then_rows(root, weights, toy):
-    chosen = NucleusWeights.of(root, weights)
+    chosen = find_nucleus_weights(root, weights)
     settings = NucleusSettings(tile_px=64, overlap_px=16, normalise_stain=True)
     made = run(NucleusStage(root, chosen, COMPUTE, settings, 0.5))
     record = made.record
     assert (record.values["weights"], record.values["weights_sha256"]) == (weights, chosen.sha256)
-    assert record.inputs == {"nuclei_slides": "d1", "nuclei_weights": "NULL", "weights_sha256": chosen.sha256}, (
-        "a file is nobody's asset"
-    )
+    assert record.inputs == {"nuclei_slides": "d1", "nuclei_champion": "NULL"}, "there is no champion yet"
     folder = root.folder("nucleus_maps", "s1")
     table = pd.read_parquet(folder / "nuclei.parquet")
     instances = tifffile.imread(folder / "instances.ome.tif")
@@ -133,7 +136,7 @@ def test_maps_then_scores_then_rows(root, weights, toy):
 
 
 def test_a_corrected_scale_gives_new_scores_although_the_maps_stay(root, weights, toy):
-    chosen, scored = NucleusWeights.of(root, weights), []
+    chosen, scored = find_nucleus_weights(root, weights), []
     for data_version, mpp in (("d1", 0.25), ("d2", 0.26)):
         put_slide(root, toy, data_version, mpp)
         run(NucleusStage(root, chosen, COMPUTE, NucleusSettings(tile_px=64), 0.5))
@@ -147,27 +150,36 @@ def test_a_corrected_scale_gives_new_scores_although_the_maps_stay(root, weights
     assert densities[1] == pytest.approx(densities[0] * (0.25 / 0.26) ** 2, rel=0.05)
 
 
-def test_which_network_is_taken(root, weights, monkeypatch):
-    with pytest.raises(MissingInput, match="no network of nuclei yet"):
-        NucleusWeights.of(root, "")
-    with pytest.raises(BadWeights, match="none so far"):
-        NucleusWeights.of(root, "n001")
-    monkeypatch.setattr(networks, "TOY_WEIGHTS", networks.Path(weights))
-    toys = NucleusWeights.of(root, "toy")
-    assert toys.load(COMPUTE.choose()).sha256 == toys.sha256 == sha256_file(networks.Path(weights))
-    for version, day in (("n002", 1), ("n001", 2)):
-        with atomic_folder(root.folder("nuclei_weights", version)) as folder:
-            (folder / "weights.safetensors").write_bytes(networks.Path(weights).read_bytes())
-            values = {"weights_sha256": toys.sha256}
-            record = StageRecord(
-                asset="nuclei_weights", partition=version, outcome="trained", data_version=version, values=values,
-                fingerprint="f", code_version="1", inputs={}, settings={},
-                made_at=pd.Timestamp(2026, 1, day, tz="UTC").to_pydatetime(),
-            )  # fmt: skip
-            write_record(folder / "record.json", record)
-    newest = NucleusWeights.of(root, "")
-    assert newest.weights == "n001"
-    assert newest.load(COMPUTE.choose()).sha256 == toys.sha256
-    networks.Path(root.folder("nuclei_weights", "n002") / "weights.safetensors").write_bytes(b"other")
+def test_the_champion_is_used_else_the_network_that_the_settings_name(root, weights, monkeypatch):
+    monkeypatch.setattr(networks, "TOY_WEIGHTS", Path(weights))
+    for named, error, match in (
+        ("", MissingInput, "materialize nuclei_weights for a training version, then nuclei_champion"),
+        ("n001", BadWeights, "none so far"),
+    ):
+        with pytest.raises(error, match=match):
+            find_nucleus_weights(root, named)
+    toys = find_nucleus_weights(root, "toy")
+    assert load_nuclei(toys, COMPUTE.choose()).sha256 == toys.sha256 == sha256_file(Path(weights))
+    for version in ("n001", "n002"):
+        folder = root.folder("nuclei_weights", version)
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").write_bytes(Path(weights).read_bytes())
+        result = StageResult("trained", version, {"weights_sha256": toys.sha256, "pq_classes": 0.5})
+        record = StageRecord(
+            asset="nuclei_weights", partition=version, fingerprint="f", code_version="1", inputs={}, settings={},
+            **vars(result),
+        )  # fmt: skip
+        write_record(root.record("nuclei_weights", version), record)
+    with pytest.raises(MissingInput, match="nuclei_champion"):
+        find_nucleus_weights(root, "")
+    assert find_nucleus_weights(root, "n001").name == "n001", "the settings name it"
+    promote(root, NUCLEI, choose_champion(root, NUCLEI, version="n002"), {}, code_version="1", run_id="r")
+    champion = find_nucleus_weights(root, "toy")
+    assert (champion.name, champion.data_version) == ("n002", toys.sha256[:32])
+    (root.folder("nuclei_weights", "n002") / "weights.safetensors").write_bytes(b"other")
     with pytest.raises(BadWeights):
-        NucleusWeights.of(root, "n002").load(COMPUTE.choose())
+        load_nuclei(champion, COMPUTE.choose())
+    settings = partial(nucleus_weights_named, root, "toy")
+    back = choose_champion(root, NUCLEI, version="settings", from_settings=settings)
+    record = promote(root, NUCLEI, back, {}, code_version="1", run_id="r")
+    assert find_nucleus_weights(root, "toy") == replace(toys, data_version=record.data_version)

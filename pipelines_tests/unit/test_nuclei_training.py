@@ -18,7 +18,9 @@ from dermatome.nuclei.maps.network import load_nucleus_weights
 from dermatome.nuclei.maps.report import CLASSES_FILE, NUCLEUS_REPORT
 from dermatome.nuclei.maps.train import PatchScores, train_nuclei
 from dermatome.nuclei.maps.training_settings import NucleusTraining, nucleus_settings
-from dermatome.nuclei.maps.weights_stage import PATCHES_FILE, make_nuclei_weights
+from dermatome.nuclei.maps.weights_stage import make_nuclei_weights
+from dermatome.registry.lineage import lineage_of_file
+from dermatome.registry.manifest import manifest_path, read_manifest
 from dermatome.reports.training import CURVES_FIGURE, HISTORY_FILE, SAMPLES_FIGURE, compare_versions
 from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import RECORD_FILE, WEIGHTS_FILE, DataRoot
@@ -76,7 +78,8 @@ class Discs:
         for y in range(16, 96, 32):
             for x in range(16, 96, 32):
                 kinds.append(int(rng.integers(1, 3)))
-                instances[(rows - y) ** 2 + (columns - x) ** 2 <= 12**2] = len(kinds) - 1
+                top, left = rng.integers(-4, 5, 2)  # no two patches are the same picture
+                instances[(rows - y - top) ** 2 + (columns - x - left) ** 2 <= 12**2] = len(kinds) - 1
         classes = np.array(kinds, np.uint8)
         semantic, ternary = classes[instances], ternary_map(instances)
         semantic[:4, :4] = ternary[:4, :4] = IGNORED
@@ -134,10 +137,11 @@ def test_it_learns_discs_and_keeps_the_best_epoch(made):
 
 def test_what_a_version_leaves_says_what_it_learnt_from(made):
     folder, result, _ = made
-    rows = pd.read_parquet(folder / PATCHES_FILE)
-    assert rows.groupby("side")["patch"].count().to_dict() == {"train": 4, "validation": 1}
-    assert (rows.filter(like="_px").sum(axis=1) == 96 * 96 - 16).all()
-    assert sha256_file(folder / PATCHES_FILE) == result.values["manifest_sha256"]
+    manifest = manifest_path(folder / WEIGHTS_FILE)
+    rows = read_manifest(manifest)
+    assert [(row.side, row.patient) for row in rows] == [("train", "a")] * 4 + [("validation", "b")]
+    assert all(sum(row.pixels) == 96 * 96 - 16 for row in rows)
+    assert sha256_file(manifest) == result.values["manifest_sha256"]
     classes = pd.read_parquet(folder / CLASSES_FILE)
     assert classes.groupby("map")["truth_px"].sum().to_dict() == {"semantic": 96 * 96 - 16, "ternary": 96 * 96 - 16}
     assert all((folder / name).read_bytes()[:4] == b"\x89PNG" for name in (CURVES_FIGURE, SAMPLES_FIGURE))
@@ -183,27 +187,30 @@ def test_the_card_says_that_patches_were_of_one_stain(made, compute):
     assert not load_nucleus_weights(made[0] / WEIGHTS_FILE).card.normalised_stain
 
 
-def test_a_patient_on_both_sides_is_told(made, tmp_path, compute):
+def test_a_patient_on_both_sides_is_told(tmp_path, compute):
     quick = replace(SMALL, epochs=1, epoch_steps=1, batch=2)
-    result = make_nuclei_weights([Discs(0)], [Discs(9)], tmp_path, "v", quick, compute)
-    assert not result.checks[0].passed
-    assert "a for one" in result.checks[0].description
+    (check,) = make_nuclei_weights([Discs(0)], [Discs(9)], tmp_path, "v", quick, compute).checks
+    assert not check.passed
+    assert "share the patient a" in check.description
 
 
 def test_a_patient_that_the_parent_learnt_is_told_by_its_descendants(made, tmp_path, compute):
     folder, _, _ = made
     quick = replace(SMALL, epochs=1, epoch_steps=1, batch=2)
-    parent = load_nucleus_weights(folder / WEIGHTS_FILE)
-    assert parent.card.created_from == ("a",)
-    child = make_nuclei_weights([Discs(1, "c")], [Discs(2, "b")], tmp_path, "v2", quick, compute, parent=parent)
-    assert child.checks[0].passed
-    child_weights = load_nucleus_weights(tmp_path / WEIGHTS_FILE)
-    assert child_weights.card.created_from == ("a", "c")
-    grandchild = make_nuclei_weights(
-        [Discs(3, "d")], [Discs(0, "a")], tmp_path, "v3", quick, compute, parent=child_weights
-    )
-    assert not grandchild.checks[0].passed
-    assert "a for one" in grandchild.checks[0].description
+
+    def child(number, case, tested, parent):
+        lineage = lineage_of_file(parent / WEIGHTS_FILE, load_nucleus_weights)
+        result = make_nuclei_weights(
+            [Discs(number, case)], [tested], tmp_path / case, "v", quick, compute, lineage=lineage
+        )
+        return result.checks[0], load_nucleus_weights(tmp_path / case / WEIGHTS_FILE).card.created_from
+
+    assert load_nucleus_weights(folder / WEIGHTS_FILE).card.created_from == ("a",)
+    check, cases = child(11, "c", Discs(12, "b"), folder)
+    assert (check.passed, cases) == (True, ("a", "c"))
+    check, _ = child(13, "d", Discs(14, "a"), tmp_path / "c")
+    assert not check.passed, "the grandparent learnt from a, which the parent's card says"
+    assert "share the patient or slide a" in check.description
 
 
 def test_a_run_that_was_done_ends_the_same_again_and_what_does_not_fit_is_said(made, compute):

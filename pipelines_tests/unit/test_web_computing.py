@@ -107,20 +107,20 @@ def context_of(tmp_path, settings="", weights=""):
     return WebContext(root, choose_compute("cpu", "fp32", 1), LIMITS, tmp_path, weights=weights)
 
 
-def test_the_network_is_that_of_the_command_line_else_the_settings_else_the_newest_else_the_toy(tmp_path):
+def test_the_network_is_that_of_the_command_line_else_the_champion_else_the_settings_else_the_toy(tmp_path):
     for name in ("mine", "given"):
         (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
     named, given = f'nuclei_weights = "{tmp_path}/mine.safetensors"', str(tmp_path / "given.safetensors")
     name = name_of(nuclei_source(context_of(tmp_path, named, given)))
     assert name == f"the weights file given.safetensors (sha256 {sha256_bytes(b'given')[:12]})"
     assert name_of(nuclei_source(context_of(tmp_path, named))).startswith("the weights file mine.safetensors (sha256 ")
-    assert nuclei_source(context_of(tmp_path)).weights == "toy"
+    assert nuclei_source(context_of(tmp_path)).name == "toy"
     assert "synthetic nuclei only" in said_of(nuclei_source(context_of(tmp_path)))
-    values = {"weights_sha256": "5" * 64}
-    write_record(tmp_path / "nuclei_weights" / "n001" / "record.json", record_of("nuclei_weights", "n001", values))
-    assert name_of(nuclei_source(context_of(tmp_path))) == "the training version n001 (sha256 555555555555)"
     with pytest.raises(BadWeights, match="named 'n002'"):
         nuclei_source(context_of(tmp_path, 'nuclei_weights = "n002"'))
+    values = {"version": "n001", "weights_sha256": "5" * 64}
+    write_record(DataRoot(tmp_path).record("nuclei_champion", CHAMPION), record_of("nuclei_champion", CHAMPION, values))
+    assert name_of(nuclei_source(context_of(tmp_path, named))) == "the training version n001 (sha256 555555555555)"
 
 
 def test_a_note_that_cannot_be_told_says_why(tmp_path):

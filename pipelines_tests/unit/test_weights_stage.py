@@ -18,7 +18,7 @@ from dermatome.inference.compute import Compute
 from dermatome.metrics.semantic import class_scores
 from dermatome.registry.champion import choose_champion
 from dermatome.registry.leakage import find_leaks
-from dermatome.registry.lineage import _ancestors, open_lineage, parent_name
+from dermatome.registry.lineage import ancestors_of, find_lineage, parent_name
 from dermatome.registry.manifest import ManifestRow, Side, known_sides, manifest_path, write_manifest
 from dermatome.registry.model_kinds import TISSUE
 from dermatome.skin.tissue import weights_stage
@@ -29,7 +29,7 @@ from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, write_record
 from dermatome.training.loop import drop_checkpoints
 from dermatome.training.unet import build_network
-from dermatome.training.weights import WeightsCard, card_path, save_weights
+from dermatome.training.weights import WeightsCard, card_path, load_weights, save_weights
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 CONFUSION = np.array([[9, 1, 0, 0], [0, 8, 2, 0], [0, 0, 5, 5], [0, 0, 0, 0]])
@@ -101,7 +101,7 @@ def make(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage
 
 def test_a_planted_leak_trips_the_check(make: Callable[..., StageResult]) -> None:
     (clean,) = make("v001", b"first").checks
-    assert (clean.name, clean.passed, clean.values["tiles_tested"]) == ("no_leakage", True, 1)
+    assert (clean.name, clean.passed, clean.values["tested"]) == ("no_leakage", True, 1)
     planted = {
         "the slide s1": tile("t4", "validation", "s1", seed=4),
         "the patient p": tile("t4", "validation", "s4", "p", seed=4),
@@ -112,7 +112,7 @@ def test_a_planted_leak_trips_the_check(make: Callable[..., StageResult]) -> Non
         (check,) = make("v001", b"first", rows=[*ROWS, of_patient, row]).checks
         assert not check.passed
         assert why in check.description
-        assert check.values == {"leaks": 1, "tiles_tested": 2, "tiles_leaking": 1}
+        assert check.values == {"leaks": 1, "tested": 2, "leaking": 1}
     nothing = make("v001", b"first", rows=ROWS[:2])
     assert nothing.checks[0].passed
     assert "Nothing is held out" in nothing.checks[0].description
@@ -143,7 +143,7 @@ def test_a_descendant_is_not_tested_on_what_an_ancestor_learnt(
     root: DataRoot, make: Callable[..., StageResult]
 ) -> None:
     trained(root, "v001", make("v001", b"first"))
-    ancestors, all_known = _ancestors(root, "v001", TISSUE)
+    ancestors, all_known = ancestors_of(root, TISSUE, "v001")
     assert all_known
     assert sorted(row.name for row in ancestors["v001"]) == ["t1", "t2", "t3"]
     rows = [tile("n1", "train", "s9", seed=9), tile("t1", "validation", "s1", seed=1)]
@@ -161,8 +161,8 @@ def test_what_a_version_goes_on_from(root: DataRoot, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="v001_cont1"):
         parent_name("v001", "v001")
     with pytest.raises(MissingInput, match="'v009', which is no trained version"):
-        open_lineage(root, "v009_cont1")
-    assert open_lineage(root, "v001") is None
+        find_lineage(root, TISSUE, "v009_cont1", None, load_weights)
+    assert find_lineage(root, TISSUE, "v001", None, load_weights) is None
 
 
 def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
@@ -174,16 +174,16 @@ def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
     trained(
         root, "v001", StageResult("trained", sha256[:32], {"weights_sha256": sha256, "parent": "other.safetensors"})
     )
-    by_name = open_lineage(root, "v001_cont1")
+    by_name = find_lineage(root, TISSUE, "v001_cont1", None, load_weights)
     assert (by_name.name, by_name.weights.sha256, by_name.all_known) == ("v001", sha256, False)
     filled = by_name.fill_in({"seed": 3, "train_mpp": 2.0})
     assert filled == {"encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "train_mpp": 2.0, "seed": 3}
-    file = open_lineage(root, "v002", str(folder / WEIGHTS_FILE))
+    file = find_lineage(root, TISSUE, "v002", str(folder / WEIGHTS_FILE), load_weights)
     assert file.all_known
     assert file.sides()["s1"] == "train"
     trained(root, "v001", StageResult("trained", "x", {"weights_sha256": "another"}))
     with pytest.raises(BadWeights, match="not those it was trained to"):
-        open_lineage(root, "v001_cont1")
+        find_lineage(root, TISSUE, "v001_cont1", None, load_weights)
 
 
 def test_scores_that_say_nothing_of_which_is_better_choose_no_champion(
@@ -192,16 +192,16 @@ def test_scores_that_say_nothing_of_which_is_better_choose_no_champion(
     trained(root, "v001", make("v001", b"first"))
     leaking = make("v002", b"2", rows=[*ROWS, tile("t4", "validation", "s1", seed=4)], confusion=np.diag([9] * 4))
     trained(root, "v002", leaking)
-    assert choose_champion(root).version == "v001", "the better score is one of what it had seen"
-    by_hand = choose_champion(root, version="v002")
+    assert choose_champion(root, TISSUE).version == "v001", "the better score is one of what it had seen"
+    by_hand = choose_champion(root, TISSUE, version="v002")
     assert "not hidden from training" in str(by_hand.warning)
     trained(root, "v003", make("v003", b"3", rows=[*ROWS, tile("t9", "validation", "s9", seed=9)]))
     with pytest.raises(BadSetting, match="v001, v003 were validated on different data"):
-        choose_champion(root)
+        choose_champion(root, TISSUE)
     for version in ("v001", "v003"):
         shutil.rmtree(root.folder("tissue_weights", version))
-    with pytest.raises(BadSetting, match="what it had seen"):
-        choose_champion(root)
+    with pytest.raises(BadSetting, match="its own training data"):
+        choose_champion(root, TISSUE)
 
 
 def test_checkpoints_are_dropped(root: DataRoot) -> None:
@@ -232,10 +232,10 @@ def test_a_champion_is_chosen_by_score_or_hand_and_must_be_the_file_that_was_tra
     trained(root, "v001", make("v001", b"first"))
     trained(root, "v002", make("v002", b"second", confusion=np.diag([9, 9, 9, 9])))
     (root.folder("tissue_weights") / ".v003.part").mkdir()
-    assert choose_champion(root).version == "v002"
-    by_hand = choose_champion(root, version="v001")
+    assert choose_champion(root, TISSUE).version == "v002"
+    by_hand = choose_champion(root, TISSUE, version="v001")
     assert (by_hand.weights_sha256, by_hand.chosen_by) == (sha256_bytes(b"first"), "hand")
     (root.folder("tissue_weights", "v002") / WEIGHTS_FILE).write_bytes(b"other")
     with pytest.raises(BadWeights, match="weights file of v002"):
-        choose_champion(root)
-    assert choose_champion(root, version="v001").version == "v001"
+        choose_champion(root, TISSUE)
+    assert choose_champion(root, TISSUE, version="v001").version == "v001"

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import IGNORED, RgbImage
+from dermatome.errors import BadSetting
 from dermatome.geometry import Box
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.metrics.panoptic import ImageScores, score_nuclei
+from dermatome.nuclei.maps.network import learnt_normalised
 from dermatome.nuclei.maps.segment import NucleusNetwork, segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.slides.slide import MppSource, Slide
+
+if TYPE_CHECKING:
+    from dermatome.nuclei.patches.files import Patch
+    from dermatome.training.weights import LoadedWeights
 
 
 class KnownPatch(Protocol):
@@ -69,6 +75,20 @@ def evaluate_patches(
         (found,) = segment_nuclei([Slide(name, rgb, mpp, MppSource.DECLARED, "")], network, settings)
         scores.append(score_nuclei(_without_small(truth, settings.instances.min_area_um2 / mpp**2), found.whole(), mpp))
     return scores
+
+
+def check_stain(name: str, loaded: LoadedWeights, patches: Sequence[Patch]) -> None:
+    """Refuses patches whose stain is normalised for a network trained without, and the reverse.
+
+    Raises:
+        BadSetting: some patches are not as the network's training patches were.
+    """
+    learnt = learnt_normalised(loaded)
+    if other := [patch.name for patch in patches if patch.normalised != learnt]:
+        raise BadSetting(
+            f"{name} learnt from patches {'with' if learnt else 'without'} normalise_stain, and {len(other)} "
+            f"patches are not such, {other[0]} for one: cut those as the others were."
+        )
 
 
 def joined_image(patches: Sequence[KnownPatch]) -> tuple[RgbImage, NucleusMaps]:

@@ -1,91 +1,81 @@
-"""Which network nuclei are found with, as it is sent to workers, which load it for themselves."""
+"""Which network finds nuclei: the champion, or the one that the settings name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermatome.errors import BadWeights, MissingInput
-from dermatome.nuclei.maps.network import load_nucleus_weights
+from dermatome.registry.champion import Weights, find_champion
+from dermatome.registry.model_kinds import NUCLEI
 from dermatome.storage.files import sha256_file
-from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import require_record
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
+    from dermatome.registry.lineage import Lineage
+    from dermatome.storage.layout import DataRoot
     from dermatome.training.weights import LoadedWeights
 
 TOY_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "nuclei_toy.safetensors"
-"""The small network that ships; it was trained on toys (:mod:`dermatome.synthetic.train_nuclei`)."""
-ASSET = "nuclei_weights"
+"""The small network that is shipped; it was trained on synthetic nuclei (:mod:`dermatome.synthetic.train_nuclei`)."""
 
 
-def weights_path(weights: str) -> Path:
-    """The file that a person names: ``toy`` is the one that ships."""
-    return TOY_WEIGHTS if weights == "toy" else Path(weights)
+def weights_path(named: str) -> Path:
+    """The weights file of that name; ``toy`` is the shipped one."""
+    return TOY_WEIGHTS if named == "toy" else Path(named)
 
 
-@dataclass(frozen=True)
-class NucleusWeights:
-    """The network that finds nuclei.
+def find_nucleus_weights(root: DataRoot, named: str) -> Weights:
+    """The champion; without a champion, or if it is ``settings``, the network that the settings name.
 
-    Attributes:
-        root: the data root.
-        weights: ``toy``, a training version or the path of a weights file.
-        sha256: of the weights file.
+    Raises:
+        MissingInput: there is no champion, and ``named`` is empty.
+        BadWeights: the settings name a version or file that does not exist.
     """
+    return find_champion(root, NUCLEI, partial(nucleus_weights_named, root, named))
 
-    root: DataRoot
-    weights: str
-    sha256: str
 
-    @classmethod
-    def of(cls, root: DataRoot, weights: str) -> NucleusWeights:
-        """The network of that name or path; the training version that was made last where ``weights`` is empty.
+def nucleus_weights_named(root: DataRoot, named: str) -> Weights:
+    """The training version of that name, ``toy``, or the weights file at a path; errors as above."""
+    if not named:
+        raise MissingInput(
+            "There is no champion yet, the network that finds nuclei: materialize nuclei_weights for a training "
+            "version, then nuclei_champion; or set nuclei_weights in settings.toml to a version, a weights file, or "
+            "'toy', the network for toy slides."
+        )
+    versions = root.partitions(NUCLEI.weights)
+    if named in versions:
+        return Weights(root, NUCLEI, named, str(require_record(root, NUCLEI.weights, named).values["weights_sha256"]))
+    path = weights_path(named)
+    if not path.is_file():
+        raise BadWeights(
+            f"There are no weights of nuclei named {named!r}: name a training version "
+            f"({', '.join(versions) or 'none so far'}), a weights file, or 'toy'."
+        )
+    return Weights(root, NUCLEI, named, sha256_file(path), file=path)
 
-        Raises:
-            MissingInput: no version is trained yet.
-            BadWeights: there is no such version or file.
-        """
-        made = root.partitions(ASSET)
-        if not weights:
-            if not made:
-                raise MissingInput(
-                    "There is no network of nuclei yet: materialize nuclei_weights for a training version, or set "
-                    "nuclei_weights in settings.toml to a weights file, or to 'toy', the one for toy slides."
-                )
-            weights = max(made, key=lambda version: require_record(root, ASSET, version).made_at)
-        if weights in made:
-            return cls(root, weights, str(require_record(root, ASSET, weights).values["weights_sha256"]))
-        path = weights_path(weights)
-        if not path.is_file():
-            raise BadWeights(
-                f"There are no weights of nuclei named {weights!r}: name a training version "
-                f"({', '.join(made) or 'none so far'}), a weights file, or 'toy'."
-            )
-        return cls(root, weights, sha256_file(path))
 
-    @property
-    def data_version(self) -> str:
-        """Of the training version's record; ``NULL``, as Dagster says of what it has not made, for a file."""
-        made = self.weights in self.root.partitions(ASSET)
-        return require_record(self.root, ASSET, self.weights).data_version if made else "NULL"
+def load_nuclei(weights: Weights, compute: Compute) -> LoadedWeights:
+    """The network on the device.
 
-    def load(self, compute: Compute) -> LoadedWeights:
-        """The network on the device.
+    Raises:
+        BadWeights: the file is missing, damaged or not the one that was chosen.
+    """
+    from dermatome.nuclei.maps.network import load_nucleus_weights
 
-        Raises:
-            BadWeights: the file is gone, damaged or not the one of :attr:`sha256`.
-        """
-        if self.weights in self.root.partitions(ASSET):
-            loaded = load_nucleus_weights(self.root.folder(ASSET, self.weights) / WEIGHTS_FILE)
-        else:
-            loaded = load_nucleus_weights(weights_path(self.weights))
-        if loaded.sha256 != self.sha256:
-            raise BadWeights(
-                f"The weights {self.weights} were replaced while the run went on (sha256 {loaded.sha256[:12]}… instead "
-                f"of {self.sha256[:12]}…): materialize nucleus_maps again."
-            )
-        loaded.network.to(compute.torch_device)
-        return loaded
+    loaded = weights.load(load_nucleus_weights)
+    loaded.network.to(compute.torch_device)
+    return loaded
+
+
+def open_nucleus_lineage(root: DataRoot, version: str, continue_from: str | None) -> Lineage[LoadedWeights] | None:
+    """The weights that a version is fine-tuned from; see :func:`dermatome.registry.lineage.find_lineage`."""
+    from dermatome.nuclei.maps.network import load_nucleus_weights
+    from dermatome.registry.lineage import find_lineage, lineage_of_file
+
+    def named(name: str) -> Lineage[LoadedWeights] | None:
+        return lineage_of_file(TOY_WEIGHTS, load_nucleus_weights) if name == "toy" else None
+
+    return find_lineage(root, NUCLEI, version, continue_from, load_nucleus_weights, named)

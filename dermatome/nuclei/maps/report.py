@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dermatome.classes import NUCLEUS_LABELS
 from dermatome.nuclei.maps.figures import NUCLEUS_CHARTS
+from dermatome.registry.model_kinds import NUCLEI
 from dermatome.reports.training import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
 
 CLASSES_FILE = "classes.parquet"
@@ -32,7 +33,8 @@ NUCLEUS_REPORT = ReportLayout(
         "were cut from, so that each nucleus counts once. Versions can be compared only where these patients are the "
         "same."
     ),
-    weights="nuclei_weights",
+    weights=NUCLEI.weights,
+    kind=NUCLEI,
     main_score="score",
     tables=(
         ScoreTable("Scores", "Dice and PQ (panoptic quality) are 1 where maps are perfect.", _MAIN_SCORES),

@@ -20,7 +20,7 @@ from dermatome.nuclei.maps.files import (
     write_instances,
     write_outlines,
 )
-from dermatome.nuclei.maps.networks import NucleusWeights
+from dermatome.nuclei.maps.networks import load_nuclei
 from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, fitted_stain, prepare_nuclei, segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.pipeline.cached_stage import Stage
@@ -31,6 +31,7 @@ from dermatome.pipeline.stage_files import (
     write_figure,
     write_rows,
 )
+from dermatome.registry.champion import Weights
 from dermatome.reports.figures import png_bytes
 from dermatome.slides.slide import Slide
 from dermatome.storage.files import write_atomic
@@ -54,7 +55,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
     """Makes the maps, `nuclei.parquet`, `nuclei.geojson`, overlays and `figure.png` of each slide."""
 
     root: DataRoot
-    weights: NucleusWeights
+    weights: Weights
     compute_settings: ComputeSettings
     nuclei: NucleusSettings
     opacity: float
@@ -65,15 +66,18 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
 
     def inputs(self, key: str) -> dict[str, str]:
         """The slide and the network."""
-        weights = {"nuclei_weights": self.weights.data_version, "weights_sha256": self.weights.sha256}
-        return versions_of(self.root, key, "nuclei_slides") | weights
+        return {
+            **versions_of(self.root, key, "nuclei_slides"),
+            "nuclei_champion": self.weights.data_version,
+            "weights_sha256": self.weights.sha256,
+        }
 
     def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""
         self._check = check
         self._compute = self.compute_settings.choose()
         self._network = prepare_nuclei(
-            self.weights.load(self._compute),
+            load_nuclei(self.weights, self._compute),
             self._compute,
             self.nuclei,
         )
@@ -132,7 +136,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
             message="" if len(result.table) else f"No nucleus was found on {key}.",
             data_version=_version(slide, result, area),
             values={
-                "weights": self.weights.weights,
+                "weights": self.weights.name,
                 "weights_sha256": self.weights.sha256,
                 "device": self._compute.device_name,
                 "precision": self._compute.precision,

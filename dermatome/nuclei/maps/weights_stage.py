@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from dermatome.classes import NUCLEUS_LABELS
 from dermatome.metrics.panoptic import ImageScores, nucleus_values
 from dermatome.nuclei.maps.evaluate import KnownPatch, evaluate_patches
 from dermatome.nuclei.maps.figures import samples_figure
@@ -18,17 +17,18 @@ from dermatome.nuclei.maps.report import CLASSES_FILE, INSTANCE_SCORES, NUCLEUS_
 from dermatome.nuclei.maps.segment import NucleusNetwork, prepare_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.maps.train import TrainedNuclei, TrainingPatch, train_nuclei
+from dermatome.nuclei.patches.files import patch_manifest_rows
+from dermatome.registry.leakage import check_leakage
+from dermatome.registry.manifest import ManifestRow, manifest_path, validation_sha256, write_manifest
 from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
-from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import WEIGHTS_FILE
-from dermatome.storage.record import Check, Scalar, StageResult, write_table
+from dermatome.storage.record import Scalar, StageResult
 from dermatome.training.weights import LoadedWeights, save_weights
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.nuclei.maps.training_settings import NucleusTraining
-
-PATCHES_FILE = "weights.patches.parquet"
+    from dermatome.registry.lineage import Lineage
 
 
 class Patch(TrainingPatch, KnownPatch, Protocol):
@@ -47,14 +47,14 @@ def make_nuclei_weights(
     validation: str = "patches were given for it",
     licence: str = "",
     checkpoints: Path | None = None,
-    parent: LoadedWeights | None = None,
-    parent_name: str | None = None,
+    lineage: Lineage[LoadedWeights] | None = None,
+    hold_out: Sequence[ManifestRow] = (),
     processes: int = 1,
     models_folder: Path | None = None,
 ) -> StageResult:
     """Trains one version and scores it: its maps on the validation patches, its nuclei on the images they are of.
 
-    Files: `weights.safetensors`, its card `weights.json`, the list of its patches `weights.patches.parquet`,
+    Files: `weights.safetensors`, its card `weights.json`, the manifest of its patches `weights.tiles.parquet`,
     `classes.parquet`, the training report (:func:`dermatome.reports.training.write_training_report`) and, where patches
     are validated on, `samples.png`.
 
@@ -69,8 +69,8 @@ def make_nuclei_weights(
         validation: how ``patches_val`` were chosen, in words.
         licence: of the patches.
         checkpoints: where a run that was killed goes on from.
-        parent: weights to go on from.
-        parent_name: their version or file.
+        lineage: the weights it is fine-tuned from.
+        hold_out: patches that no version may be trained on.
         processes: how many GPUs share the passes of a step.
         models_folder: where the encoder's ready weights are kept, if the settings ask for some.
 
@@ -86,12 +86,13 @@ def make_nuclei_weights(
         checkpoints,
         on_epoch,
         validation=validation,
-        parent=parent,
+        parent=lineage.weights if lineage else None,
         processes=processes,
         models_folder=models_folder,
     )
     trained = time.perf_counter()
-    write_table(folder / PATCHES_FILE, _patch_rows(version, patches, patches_val))
+    rows = [*patch_manifest_rows(patches, "train"), *patch_manifest_rows(patches_val, "validation")]
+    manifest_sha256 = write_manifest(manifest_path(folder / WEIGHTS_FILE), rows)
     images: list[ImageScores] = []
     samples = None
     if patches_val:
@@ -103,14 +104,14 @@ def make_nuclei_weights(
     card = replace(
         result.card,
         scores={**result.card.scores, **found},
-        manifest_sha256=sha256_file(folder / PATCHES_FILE),
+        manifest_sha256=manifest_sha256,
         licence=licence or result.card.licence,
     )
     sha256 = save_weights(folder / WEIGHTS_FILE, result.state, card)
     values: dict[str, Scalar] = {
         "weights_sha256": sha256,
-        "parent": parent_name,
-        "parent_sha256": parent.sha256 if parent else None,
+        "parent": lineage.name if lineage else None,
+        "parent_sha256": lineage.weights.sha256 if lineage else None,
         "encoder": settings.encoder,
         "boundary_weighting": settings.loss.boundary_weighting,
         "immune_sampling": settings.sampling.enabled,
@@ -124,6 +125,7 @@ def make_nuclei_weights(
         "nuclei_validated": sum(image.nuclei for image in images),
         "patches_sha256": card.data_sha256,
         "manifest_sha256": card.manifest_sha256,
+        "validation_sha256": validation_sha256(rows),
         "validation": card.validation,
         "device": compute.device_name,
         "precision": compute.precision,
@@ -132,7 +134,7 @@ def make_nuclei_weights(
         **{f"ternary_dice_{part.label}": part.f1 for part in result.scores.parts},
         **{name: found.get(name) for name in INSTANCE_SCORES},
     }
-    checks = (_leakage_check(patches, patches_val, parent),)
+    checks = (check_leakage(rows, hold_out, lineage),)
     write_training_report(
         folder,
         NUCLEUS_REPORT,
@@ -160,35 +162,6 @@ def _prepared(result: TrainedNuclei, compute: Compute, settings: NucleusSettings
     return prepare_nuclei(loaded, replace(compute, backend="torch"), settings)
 
 
-def _patch_rows(version: str, patches: Sequence[Patch], patches_val: Sequence[Patch]) -> pa.Table:
-    rows = [
-        {
-            "version": version,
-            "patch": patch.name,
-            "case": patch.case,
-            "side": side,
-            "sha256": patch.sha256,
-            **{f"{label}_px": int(px) for label, px in zip(NUCLEUS_LABELS, patch.semantic_px, strict=True)},
-        }
-        for side, those in (("train", patches), ("validation", patches_val))
-        for patch in those
-    ]
-    return pa.Table.from_pylist(rows)
-
-
 def _class_rows(version: str, result: TrainedNuclei) -> list[dict[str, Any]]:
     both = (("semantic", result.scores.classes), ("ternary", result.scores.parts))
     return [{"version": version, "map": name, **score.to_json()} for name, scores in both for score in scores]
-
-
-def _leakage_check(patches: Sequence[Patch], patches_val: Sequence[Patch], parent: LoadedWeights | None) -> Check:
-    learnt = {patch.case for patch in patches}.union(parent.card.created_from if parent else ())
-    both = sorted(learnt & {patch.case for patch in patches_val})
-    text = (
-        f"{len(both)} patients are both trained and validated on, {both[0]} for one: split by patient."
-        if both
-        else "No patient is both trained and validated on."
-    )
-    if parent is not None and not parent.card.created_from:
-        text += " It goes on from weights whose own patients are not known."
-    return Check("no_leakage", passed=not both, description=text, values={"patients": len(both)})

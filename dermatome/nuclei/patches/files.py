@@ -8,11 +8,11 @@ ignored, and a nucleus has the same number in all patches of its image) and the 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,29 @@ from dermatome.classes import RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box
 from dermatome.imaging.stain_normalisation import AS_IT_IS
+from dermatome.registry.manifest import ManifestRow, thumbnail
 from dermatome.storage.files import safe_id, sha256_bytes, write_atomic
+from dermatome.training.data import Side
 
 MANIFEST_FILE = "patches.parquet"
+
+
+class KnownSample(Protocol):
+    """A patch with its patient and labels, on disk or synthetic; see :class:`Patch` for the members."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def case(self) -> str: ...  # noqa: D102
+
+    @property
+    def image(self) -> str: ...  # noqa: D102
+
+    @property
+    def semantic_px(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def read(self) -> tuple[RgbImage, npt.NDArray[np.uint8]]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -192,6 +212,31 @@ def load_patches(*folders: Path) -> list[Patch]:
                 f"{one.folder} and {other.folder} both have the patch {one.name}: leave one folder out."
             )
     return patches
+
+
+def patch_manifest_rows(patches: Iterable[KnownSample], side: Side) -> list[ManifestRow]:
+    """The manifest rows of patches, by name; raises as :meth:`Patch.read` does."""
+    rows = []
+    for patch in sorted(patches, key=lambda patch: patch.name):
+        rgb, maps = patch.read()
+        rows.append(
+            ManifestRow(
+                name=patch.name,
+                side=side,
+                group=patch.case,
+                slide=patch.image,
+                patient=patch.case,
+                licence="",
+                image_sha256=sha256_bytes(rgb.tobytes()),
+                mask_sha256=sha256_bytes(maps.tobytes()),
+                palette_sha256="",
+                height_px=rgb.shape[0],
+                width_px=rgb.shape[1],
+                pixels=list(patch.semantic_px),
+                thumbnail=thumbnail(rgb),
+            )
+        )
+    return rows
 
 
 def patches_sha256(rows: Sequence[PatchRow]) -> str:

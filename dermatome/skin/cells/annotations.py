@@ -23,10 +23,11 @@ from PIL import Image, UnidentifiedImageError
 
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
-from dermatome.registry.manifest import ManifestRow, Side, thumbnail
+from dermatome.registry.manifest import ManifestRow, thumbnail
 from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.slide import DECLARED_MPP, MppSource, Slide, read_slide
 from dermatome.storage.files import sha256_bytes, sha256_file
+from dermatome.training.data import Side
 
 ABOUT_FILE = "about.json"
 _LABEL_ENDINGS = ("_labels", "_masks")

@@ -26,10 +26,11 @@ from dermatome.pipeline.stage_files import (
     write_figure,
     write_rows,
 )
+from dermatome.registry.champion import Weights
 from dermatome.skin.cells.figures import cells_figure
+from dermatome.skin.cells.networks import load_cells
 from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.networks import CellWeights
 from dermatome.slides.slide import Slide
 from dermatome.slides.tiled_tiff import TiledLabels
 from dermatome.storage.layout import DataRoot
@@ -65,7 +66,7 @@ class CellsStage(Stage[_Input, _Segmented]):
     """Makes `cells.npz`, `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png` of each slide."""
 
     root: DataRoot
-    weights: CellWeights
+    weights: Weights
     compute_settings: ComputeSettings
     cells: CellSettings
     asset = "cell_masks"
@@ -81,7 +82,7 @@ class CellsStage(Stage[_Input, _Segmented]):
         """Puts the network on the device."""
         self._check = check
         compute = self.compute_settings.choose()
-        self._network = self.weights.load(compute)
+        self._network = load_cells(self.weights, compute)
 
     def load(self, key: str) -> _Input:
         """Decodes the image and the mask."""

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermatome.registry.leakage import find_leaks, leakage_check, one_slide_only
-from dermatome.registry.lineage import Lineage, find_lineage, lineage_of_file, parent_name
+from dermatome.registry.leakage import check_leakage, one_slide_only
+from dermatome.registry.lineage import Lineage, find_lineage, lineage_of_file
 from dermatome.registry.manifest import (
     ManifestRow,
     licences,
@@ -158,7 +158,6 @@ def make_cell_weights(
     )
     trained = time.perf_counter()
     rows = read_manifest(manifest_path(weights))
-    leaks = find_leaks([*rows, *hold_out], lineage.ancestors if lineage else None)
     card = result.card
     values: dict[str, Scalar] = {
         "weights_sha256": sha256,
@@ -181,7 +180,7 @@ def make_cell_weights(
         "resumed": result.resumed,
         **precision_values(result.before, result.after),
     }
-    checks = (leakage_check([*rows, *hold_out], leaks, unknown_ancestor=lineage is not None and not lineage.all_known),)
+    checks = (check_leakage(rows, hold_out, lineage),)
     write_cell_report(
         folder, version, result.history, result.before, result.after, values=values, settings=card.settings,
         checks=checks,
@@ -196,32 +195,23 @@ def make_cell_weights(
 
 
 def open_cell_lineage(root: DataRoot, version: str, continue_from: str | None = None) -> Lineage[LoadedCells] | None:
-    """The weights that a cell network's ``version`` goes on from; ``None`` where it starts from scratch.
-
-    Args:
-        root: the data root.
-        version: the one to be trained.
-        continue_from: a version, ``cyto2``, ``toy`` or the path of a weights file.
+    """The weights that a version is fine-tuned from: a version, ``cyto2``, ``toy`` or a file; None if from scratch.
 
     Raises:
-        BadSetting: it would go on from itself.
-        MissingInput: there is no such version or file.
-        BadWeights: the file is damaged or does not fit.
-        FetchFailed: ``cyto2`` is not there and could not be fetched.
+        BadSetting, MissingInput, BadWeights: see :func:`dermatome.registry.lineage.find_lineage`.
+        FetchFailed: ``cyto2`` is missing and could not be fetched.
     """
-    name = parent_name(version, continue_from)
-    if name is None:
-        return None
-    if name == "cyto2":
-        return named_lineage(name, fetch_cyto2(root.models))
-    if name == "toy":
-        return named_lineage(name)
-    return find_lineage(root, version, name, CELLS, open_cells)
+
+    def named(name: str) -> Lineage[LoadedCells] | None:
+        models = fetch_cyto2(root.models) if name == "cyto2" else None
+        return named_lineage(name, models) if name in NAMED else None
+
+    return find_lineage(root, CELLS, version, continue_from, open_cells, named)
 
 
 def named_lineage(name: str, models_folder: Path | None = None) -> Lineage[LoadedCells]:
     """``cyto2``, ``toy`` or the weights at a path; errors as for :func:`dermatome.skin.cells.network.open_cells`."""
     if name not in NAMED:
         return lineage_of_file(Path(name), open_cells)
-    # The toys are drawn; what cyto2 has seen is not known, and may well be the images it is scored on.
+    # The training data of toy is synthetic. That of cyto2 is unknown, and may be the images the version is scored on.
     return Lineage(name, open_cells(name, models_folder=models_folder, fetch_missing=True), {}, name == "toy")

@@ -17,11 +17,13 @@ from dermatome.classes import TISSUE_LABELS, RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.labels.palette import Palette, rgb_to_classes
+from dermatome.registry.manifest import ManifestRow, thumbnail
 from dermatome.skin.tiles.rois import Roi, read_rois
 from dermatome.slides.plain import SUFFIXES, decode_rgb
 from dermatome.storage.files import atomic_file, safe_id, sha256_bytes, write_atomic
+from dermatome.training.data import Side
 
-__all__ = ["CutTile", "Roi", "TilePair", "cut_tiles", "load_tiles", "read_rois", "tiles_sha256"]
+__all__ = ["CutTile", "Roi", "TilePair", "cut_tiles", "load_tiles", "manifest_rows", "read_rois", "tiles_sha256"]
 
 MANIFEST = "tiles.json"
 
@@ -215,6 +217,31 @@ def load_tiles(*folders: Path) -> list[TilePair]:
     if not pairs:
         raise MissingInput(f"There are no tiles in {', '.join(map(str, folders))}: put some in images/ and masks/.")
     return pairs
+
+
+def manifest_rows(tiles: Sequence[TilePair], side: Side) -> list[ManifestRow]:
+    """The manifest rows of tiles, by group and name; raises as :meth:`TilePair.read` does."""
+    rows = []
+    for tile in sorted(tiles, key=lambda tile: (tile.group, tile.name)):
+        image, labels = tile.read()
+        rows.append(
+            ManifestRow(
+                name=tile.name,
+                side=side,
+                group=tile.group,
+                slide=tile.slide,
+                patient=tile.patient,
+                licence=tile.licence,
+                image_sha256=sha256_bytes(tile.image_path.read_bytes()),
+                mask_sha256=sha256_bytes(tile.mask_path.read_bytes()),
+                palette_sha256=sha256_bytes(json.dumps(tile.palette.to_json(), sort_keys=True).encode()),
+                height_px=labels.shape[0],
+                width_px=labels.shape[1],
+                pixels=np.bincount(labels.ravel(), minlength=len(TISSUE_LABELS)).tolist(),
+                thumbnail=thumbnail(image),
+            )
+        )
+    return rows
 
 
 def tiles_sha256(tiles: Iterable[TilePair]) -> str:

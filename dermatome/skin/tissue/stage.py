@@ -23,13 +23,14 @@ from dermatome.pipeline.stage_files import (
     versions_of,
     write_figure,
 )
-from dermatome.skin.networks import Champion
+from dermatome.registry.champion import Weights
 from dermatome.skin.tissue.figures import tissue_figure
 from dermatome.skin.tissue.segment import TissueNetwork, TissueOutcome, TissueResult, prepare_tissue, segment_slides
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
+from dermatome.training.weights import load_weights
 
 _TISSUE_COLOURS = {int(c): (c.label, c.colour) for c in TissueClass}
 
@@ -46,7 +47,7 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
     """Makes `mask.npz`, `mask.ome.tif`, `tissue.geojson`, `figure.png` of each slide."""
 
     root: DataRoot
-    champion: Champion
+    weights: Weights
     compute_settings: ComputeSettings
     tissue: TissueSettings
     asset = "epidermis_masks"
@@ -56,15 +57,16 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
 
     def inputs(self, key: str) -> dict[str, str]:
         """The image and the champion."""
-        return {**versions_of(self.root, key, "slide_images"), "tissue_champion": self.champion.data_version}
+        return {**versions_of(self.root, key, "slide_images"), "tissue_champion": self.weights.data_version}
 
     def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""
         self._check = check
         self._compute = self.compute_settings.choose()
-        weights = self.champion.load(self._compute)
+        loaded = self.weights.load(load_weights)
+        loaded.network.to(self._compute.torch_device)
         self._network = prepare_tissue(
-            weights,
+            loaded,
             self._compute,
             self.tissue,
         )
@@ -114,8 +116,8 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
             else f"{key} has no epidermis; cells and layers will say the same.",
             data_version=content_version([summary.digest]),
             values={
-                "weights": self.champion.version,
-                "weights_sha256": self.champion.sha256,
+                "weights": self.weights.name,
+                "weights_sha256": self.weights.sha256,
                 "device": self._compute.device_name,
                 "precision": self._compute.precision,
                 "backend": result.backend,

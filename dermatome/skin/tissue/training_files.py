@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.registry.manifest import Side, licences, manifest_path, manifest_rows, write_manifest
-from dermatome.skin.tiles.crops import TilePair, load_tiles
+from dermatome.registry.manifest import licences, manifest_path, write_manifest
+from dermatome.skin.tiles.crops import TilePair, load_tiles, manifest_rows
 from dermatome.skin.tissue.train import EpochReport, TrainResult, train
-from dermatome.training.data import Split, split_tiles
+from dermatome.training.data import Side, Split, split_tiles
 from dermatome.training.weights import save_weights
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.registry.leakage import find_leaks, leakage_check, one_slide_only
+from dermatome.registry.leakage import check_leakage, one_slide_only
 from dermatome.registry.manifest import ManifestRow, manifest_path, read_manifest, validation_sha256
 from dermatome.skin.tissue.report import CONFUSION_FILE, report_values, write_tissue_report
 from dermatome.skin.tissue.train import EpochReport, TrainSettings
@@ -76,7 +76,6 @@ def make_weights(
     )
     trained = time.perf_counter()
     rows = read_manifest(manifest_path(weights))
-    leaks = find_leaks([*rows, *hold_out], lineage.ancestors if lineage else None)
     values: dict[str, Scalar] = {
         "weights_sha256": sha256,
         "parent": lineage.name if lineage else None,
@@ -99,7 +98,7 @@ def make_weights(
         "resumed": result.resumed,
         **report_values(result.evaluation),
     }
-    checks = (leakage_check([*rows, *hold_out], leaks, unknown_ancestor=lineage is not None and not lineage.all_known),)
+    checks = (check_leakage(rows, hold_out, lineage),)
     write_tissue_report(
         folder, version, result.history, result.evaluation, values=values, settings=result.card.settings, checks=checks
     )

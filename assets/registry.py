@@ -1,0 +1,156 @@
+"""What the three kinds of networks share: the assets of hold-out scores and of the champion."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.metadata import record_metadata
+from assets.one import make_one
+from dermatome.registry.model_kinds import ModelKind
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import read_record, require_record
+from resources import ComputeResource, PathsResource, SettingsResource
+from resources.settings import DECIDED_BY
+
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
+    from dermatome.registry.champion import Weights
+    from dermatome.registry.hold_out import Score
+    from dermatome.settings import Settings
+
+
+class ChampionChoice(dg.Config):
+    """The version to promote, by score or by hand."""
+
+    by: str | None = Field(
+        default=None,
+        description="The score that decides: mean_iou for tissue, ap_50 for cells, pq_classes for nuclei, or another "
+        "column of the versions; with hold_out_ before it, the score on the hold-out set.",
+    )
+    version: str | None = Field(
+        default=None,
+        description="A training version chosen by hand, such as v001; for cells and nuclei also `settings`, the "
+        "network that settings.toml names.",
+    )
+    despite_drop: bool = Field(default=False, description="Promote it without comparing it with the champion.")
+
+
+def hold_out_scores_asset(
+    kind: ModelKind,
+    *,
+    weights: dg.AssetsDefinition,
+    hold_out: dg.AssetsDefinition,
+    partitions_def: dg.PartitionsDefinition,
+    group_name: str,
+    code_version: str,
+    score: Callable[["Settings", "Compute", str], "Score"],
+    decided_by: Callable[["Settings"], dict[str, Any]],
+) -> dg.AssetsDefinition:
+    """Declares the asset of each version's scores on the hold-out set, with the check that blocks its promotion.
+
+    Args:
+        kind: of network.
+        weights: asset of the versions.
+        hold_out: asset of the hold-out set.
+        partitions_def: of the versions.
+        group_name: in the UI's graph.
+        code_version: to be raised when the code gives other numbers.
+        score: from settings, device and version to the function that scores its weights.
+        decided_by: the settings that decide the scores.
+    """
+    drops = dg.AssetCheckSpec(
+        kind.check,
+        asset=kind.hold_out_scores,
+        partitions_def=partitions_def,
+        blocking=True,
+        description=f"{', '.join(kind.decisive.values())} are at most the margin below the champion's.",
+    )
+
+    @dg.asset(
+        name=kind.hold_out_scores,
+        description="A version's scores on the hold-out set. Its check blocks the promotion in the same run; "
+        f"`{kind.champion}` repeats it.",
+        partitions_def=partitions_def,
+        deps=[weights, hold_out],
+        check_specs=[drops],
+        pool="gpu",
+        code_version=code_version,
+        group_name=group_name,
+        kinds={"pytorch"},
+    )
+    def scores(
+        context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource, compute: ComputeResource
+    ) -> dg.MaterializeResult:
+        from dermatome.registry.hold_out import score_on_hold_out
+
+        root, version, chosen = paths.data_root, context.partition_key, settings.value
+        margin, frozen = chosen.promotion.margin, read_record(root.record(kind.hold_out, CHAMPION))
+        inputs = {kind.weights: require_record(root, kind.weights, version).data_version}
+        return make_one(
+            context,
+            root,
+            version,
+            make=lambda folder: score_on_hold_out(
+                root, kind, version, folder, margin, score(chosen, compute.choose(), version)
+            ),
+            inputs=inputs | ({kind.hold_out: frozen.data_version} if frozen else {}),
+            settings=decided_by(chosen) | {"margin": margin},
+        )
+
+    return scores
+
+
+def champion_asset(
+    kind: ModelKind,
+    *,
+    weights: dg.AssetsDefinition,
+    scores: dg.AssetsDefinition,
+    group_name: str,
+    description: str,
+    from_settings: Callable[[DataRoot, "Settings"], "Weights"] | None = None,
+) -> dg.AssetsDefinition:
+    """Declares the asset of the version in use. Its data version is the sha256 of the weights.
+
+    Args:
+        kind: of network.
+        weights: asset of the versions.
+        scores: asset of their scores on the hold-out set.
+        group_name: in the UI's graph.
+        description: for the UI.
+        from_settings: finds the network that the settings name, if this kind has such a setting.
+    """
+
+    @dg.asset(
+        name=kind.champion,
+        description=description,
+        deps=[dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping()) for asset in (weights, scores)],
+        code_version="1",
+        metadata={DECIDED_BY: "promotion"},
+        group_name=group_name,
+        kinds={"pytorch"},
+    )
+    def champion(
+        context: dg.AssetExecutionContext, config: ChampionChoice, paths: PathsResource, settings: SettingsResource
+    ) -> dg.MaterializeResult:
+        from dermatome.registry.champion import choose_champion, promote
+
+        root, chosen = paths.data_root, settings.value
+        choice = choose_champion(
+            root,
+            kind,
+            config.by,
+            config.version,
+            margin=chosen.promotion.margin,
+            despite_drop=config.despite_drop,
+            from_settings=None if from_settings is None else lambda: from_settings(root, chosen),
+        )
+        code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
+        record = promote(root, kind, choice, config.model_dump(), code_version=code_version, run_id=context.run.run_id)
+        folder = root.folder(kind.champion, CHAMPION)
+        return dg.MaterializeResult(
+            metadata=record_metadata(record, folder, reused=False), data_version=dg.DataVersion(record.data_version)
+        )
+
+    return champion

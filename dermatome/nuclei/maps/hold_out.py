@@ -1,0 +1,71 @@
+"""The hold-out set of nucleus networks: patches of annotated cases, and the scores of a version on them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dermatome.errors import BadSetting
+from dermatome.metrics.panoptic import nucleus_values
+from dermatome.nuclei.maps.evaluate import check_stain, evaluate_patches
+from dermatome.nuclei.maps.figures import samples_figure
+from dermatome.nuclei.maps.network import load_nucleus_weights
+from dermatome.nuclei.maps.segment import prepare_nuclei
+from dermatome.nuclei.maps.settings import NucleusSettings
+from dermatome.nuclei.patches.files import load_patches, patch_manifest_rows
+from dermatome.registry.hold_out import SAMPLES_FOLDER, freeze_hold_out
+from dermatome.registry.model_kinds import NUCLEI
+from dermatome.slides.preview import preview
+from dermatome.storage.files import write_atomic
+from dermatome.storage.layout import PREVIEW_FILE, DataRoot
+from dermatome.storage.record import Scalar, StageResult, require_record
+
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
+
+
+def freeze_nuclei(root: DataRoot, cases: Sequence[str], folder: Path, *, replace: bool = False) -> StageResult:
+    """Copies the patches of annotated cases into ``folder``, with a manifest.
+
+    Raises:
+        BadSetting: no case is named, or there is another hold-out set and ``replace`` is not set.
+        MissingInput: the patches of a case are not cut.
+    """
+    if not cases:
+        raise BadSetting("Name the cases of the hold-out set: set `cases` in the run config.")
+    copies = [folder / SAMPLES_FOLDER / case for case in cases]
+    for case, copy in zip(cases, copies, strict=True):
+        require_record(root, "nuclei_patches", case)
+        shutil.copytree(root.folder("nuclei_patches", case), copy)
+    rows = patch_manifest_rows(load_patches(*copies), "hold_out")
+    return freeze_hold_out(root, NUCLEI, rows, cases, folder, replace=replace)
+
+
+def score_nuclei_version(
+    weights: Path, samples: Sequence[Path], folder: Path, *, compute: Compute, settings: NucleusSettings
+) -> dict[str, Scalar]:
+    """Scores of a version on the images that the patches of the hold-out set are cut from.
+
+    File: `samples.png`.
+
+    Args:
+        weights: the weights file.
+        samples: folders of patches.
+        folder: for the file.
+        compute: device and precision.
+        settings: of the segmentation, as on slides.
+
+    Raises:
+        BadSetting: the stain of the patches is normalised and that of the training patches was not, or the reverse.
+    """
+    loaded, patches = load_nucleus_weights(weights), load_patches(*samples)
+    check_stain(weights.parent.name, loaded, patches)
+    network = prepare_nuclei(loaded, compute, settings)
+    scales = {mpp: [patch for patch in patches if patch.row.mpp == mpp] for mpp in {patch.row.mpp for patch in patches}}
+    scores = [image for mpp in sorted(scales) for image in evaluate_patches(scales[mpp], network, mpp, settings)]
+    figure = samples_figure(patches, network, patches[0].row.mpp, settings)
+    write_atomic(folder / "samples.png", figure)
+    write_atomic(folder / PREVIEW_FILE, preview(figure))
+    return dict(nucleus_values(scores))

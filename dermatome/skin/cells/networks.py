@@ -1,0 +1,57 @@
+"""Which network finds cells: the champion, or the one that the settings name."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dermatome.errors import BadWeights
+from dermatome.registry.champion import Weights, find_champion
+from dermatome.registry.model_kinds import CELLS
+from dermatome.storage.files import sha256_file
+
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
+    from dermatome.skin.cells.network import CellNetwork
+    from dermatome.storage.layout import DataRoot
+
+
+def find_cell_weights(root: DataRoot, named: str) -> Weights:
+    """The champion; without a champion, or if it is ``settings``, the network that the settings name.
+
+    Raises:
+        BadWeights: the settings name a file that does not exist.
+        FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
+    """
+    return find_champion(root, CELLS, partial(cell_weights_named, root, named))
+
+
+def cell_weights_named(root: DataRoot, named: str) -> Weights:
+    """The network ``cyto2`` (fetched if missing), ``toy``, or the weights file at a path; errors as above."""
+    from dermatome.skin.cells import cyto2
+    from dermatome.skin.cells.network import TOY_WEIGHTS
+
+    if named == "cyto2":
+        folder = cyto2.fetch_cyto2(root.models)
+        return Weights(root, CELLS, named, sha256_file(folder / cyto2.NETWORK_FILE), file=folder)
+    path = TOY_WEIGHTS if named == "toy" else Path(named)
+    if not path.is_file():
+        raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
+    return Weights(root, CELLS, named, sha256_file(path), file=path)
+
+
+def load_cells(weights: Weights, compute: Compute) -> CellNetwork:
+    """The network on the device, ready to run; see :func:`dermatome.inference.backends.prepare_runner`.
+
+    Raises:
+        BadWeights: the file is missing, damaged, not a Cellpose network, or not the one that was chosen.
+    """
+    from dermatome.skin.cells.network import load_cell_network
+
+    def read(path: Path) -> CellNetwork:
+        if path.is_dir():
+            return load_cell_network("cyto2", compute, models_folder=path)
+        return load_cell_network(path, compute)
+
+    return weights.load(read)
