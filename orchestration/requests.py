@@ -8,6 +8,7 @@ import dagster as dg
 
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, NUCLEI_SLIDES, SLIDES
 from dermatome.errors import BadWeights, MissingInput
+from dermatome.nuclei.maps.networks import find_nucleus_weights
 from dermatome.settings import load_settings
 from dermatome.slides.register import read_sources, write_sources
 from dermatome.slides.source import SlideSource

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from dermatome.inference.compute import Compute
-from dermatome.skin.tissue.train import train
+from dermatome.skin.tissue.network import TissueWeights, load_tissue_weights
+from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.synthetic.skin import ToyStain, toy_slide
-from dermatome.training.settings import TrainSettings
-from dermatome.training.weights import LoadedWeights, load_weights, save_weights
+from dermatome.training.data import Split
+from dermatome.training.trainer import train
+from dermatome.training.weights import save_weights
 from pipelines_tests.toy_tiles import write_tiles
 
-SETTINGS = TrainSettings(
+SETTINGS = TissueTraining(
     encoder="tu-tf_mobilenetv3_small_minimal_100",
     decoder_channels=(32, 16, 16, 8, 8),
     train_mpp=2.0,
@@ -23,9 +25,9 @@ SETTINGS = TrainSettings(
 )
 
 
-def trained(folder: Path, compute: Compute) -> LoadedWeights:
+def trained(folder: Path, compute: Compute) -> TissueWeights:
     """Trains on four toy slides in ``folder``; the weights are ``folder / "weights.safetensors"``."""
     slides = (toy_slide(1000 + seed, size_px=640, stain=list(ToyStain)[seed % 2], name=f"t{seed}") for seed in range(4))
-    result = train(write_tiles(folder / "tiles", slides), [], SETTINGS, compute)
+    result = train(TissueTask(SETTINGS, Split(tuple(write_tiles(folder / "tiles", slides)))), compute)
     save_weights(folder / "weights.safetensors", result.state, result.card)
-    return load_weights(folder / "weights.safetensors")
+    return load_tissue_weights(folder / "weights.safetensors")

@@ -18,7 +18,7 @@ from resources import NucleusSegmenterResource, PathsResource, SettingsResource
     group_name="nuclei",
     kind="pytorch",
     code_version="3",
-    decided_by=["nuclei", "compute.precision", "nuclei_weights"],
+    decided_by=["nuclei", "compute.precision", "nuclei_weights unless nuclei_champion"],
     pool="gpu",
     checks={
         "nucleus_density": "As many nuclei per mm² of tissue as tissues have.",

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from assets.one import make_one
 from assets.partitions import STUDIES
-from assets.skin.training_config import TissueTraining
+from assets.skin.tissue_weights import TissueConfig
 from assets.skin.training_tiles import training_tiles
 from dermatome.errors import MissingInput
 from dermatome.storage.record import StageResult, require_record
@@ -15,15 +15,15 @@ from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
 
-class TissueSearch(TissueTraining):
-    """A study: how many trials, over what; the other settings are those of each trial's training."""
+class TissueSearch(TissueConfig):
+    """A study: number of trials and ranges; the other settings are those of each trial's training."""
 
-    trials: int = Field(default=20, description="In all, those of earlier runs of this study included.")
-    parallel: int = Field(default=1, description="Trials at once, in processes of this machine.")
+    trials: int = Field(default=20, description="Trials in total, including those of earlier runs of this study.")
+    parallel: int = Field(default=1, description="Trials at the same time, in processes of this machine.")
     space: dict[str, list[float]] = Field(
         default={}, description="learning_rate: [lowest, highest], …, crop_px: [96, 128]; the others keep their range."
     )
-    encoders: list[str] = Field(default=[], description="To choose from; none keeps the one encoder.")
+    encoders: list[str] = Field(default=[], description="Encoders to choose from; none keeps the one encoder.")
 
 
 @dg.asset(
@@ -41,32 +41,29 @@ def tissue_search(
     settings: SettingsResource,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
-    """A study that is kept: materialize it again with more `trials` and it goes on; a killed run goes on as well.
+    """A study that is kept: materialize it again with more `trials` and it continues; so does a killed run.
 
     To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
     """
     from dermatome.registry.hold_out import hold_out_sources
-    from dermatome.registry.model_kinds import TISSUE
     from dermatome.reports.search import write_search
-    from dermatome.skin.tissue.training_files import choose_tiles
-    from dermatome.training.search import run_search
-    from dermatome.training.search_settings import SearchSettings, search_space
-    from dermatome.training.settings import TrainSettings
+    from dermatome.skin.tissue.task import TissueTask, TissueTraining
+    from dermatome.training.search import SearchSettings, run_search, search_space
+    from dermatome.training.settings import settings_from
 
     root, study = paths.data_root, context.partition_key
-    journal = root.checkpoints("tissue_search", study)
-    held_out = hold_out_sources(root, TISSUE)
+    held_out = hold_out_sources(root, TissueTask.model_kind)
     slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in held_out]
     if not slides:
         raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
-    base = TrainSettings(**{"mpp": settings.value.images.declared_mpp, **config.given()})
+    base = settings_from(TissueTraining, {"mpp": settings.value.images.declared_mpp, **config.given()})
     space = search_space(config.space, config.encoders)
     search = SearchSettings(config.trials, config.parallel, base.seed, base, space)
-    records = {slide: require_record(root, "training_tiles", slide) for slide in slides}
 
     def make(folder: Path) -> StageResult:
-        split = choose_tiles([root.folder("training_tiles", slide) for slide in slides], (), base)
-        found = run_search(journal, split, search, compute.choose(), context.log.info, models_folder=root.models)
+        task = TissueTask.choose([root.folder("training_tiles", slide) for slide in slides], (), base)
+        journal = root.checkpoints("tissue_search", study)
+        found = run_search(journal, task, search, compute.choose(), context.log.info, models_folder=root.models)
         return write_search(folder, study, found, search)
 
     return make_one(
@@ -74,7 +71,7 @@ def tissue_search(
         root,
         study,
         make=make,
-        inputs={slide: record.data_version for slide, record in records.items()},
+        inputs={slide: require_record(root, "training_tiles", slide).data_version for slide in slides},
         settings=as_plain(search),
         more=lambda folder: {"to_train_it": dg.MetadataValue.md(_to_train_it(study))},
     )

@@ -1,18 +1,27 @@
-"""`tissue_weights`: one training version of the U-Net that tells background, dermis, epidermis and keratin apart."""
+"""`tissue_weights`: one training version of the U-Net that separates background, dermis, epidermis and keratin."""
 
 import json
-from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
-from assets.one import make_one
 from assets.partitions import TRAINING_VERSIONS
-from assets.skin.training_config import TissueTraining
 from assets.skin.training_tiles import training_tiles
+from assets.training import TrainingConfig, make_version, training_config
 from dermatome.errors import MissingInput
+from dermatome.skin.tissue.task import TissueTraining
 from dermatome.storage.record import require_record
 from resources import ComputeResource, PathsResource, SettingsResource
-from resources.settings import as_plain
+
+
+class TissueRun(TrainingConfig):
+    """The run config of a tissue training; settings that are not given take their defaults."""
+
+    from_study: str | None = Field(default=None, description="A study of tissue_search: its best trial's settings.")
+    annotated_slides: list[str] | None = Field(default=None, description="None: all that have tiles.")
+
+
+TissueConfig = training_config("TissueConfig", TissueRun, TissueTraining, without=["mpp"])
 
 
 @dg.asset(
@@ -33,7 +42,7 @@ from resources.settings import as_plain
 )
 def tissue_weights(
     context: dg.AssetExecutionContext,
-    config: TissueTraining,
+    config: TissueConfig,
     paths: PathsResource,
     settings: SettingsResource,
     compute: ComputeResource,
@@ -41,59 +50,28 @@ def tissue_weights(
     """Weights with a card, scores by class, curves and a confusion matrix.
 
     Add a version (`v002`) in the materialize dialog, and set what differs from the defaults in its run config. A
-    version named `v002_cont1` goes on from `v002`.
+    version named `v002_cont1` is fine-tuned from `v002`.
     """
-    from dermatome.registry.hold_out import hold_out_rows, hold_out_sources
-    from dermatome.registry.lineage import find_lineage
-    from dermatome.registry.model_kinds import TISSUE
-    from dermatome.skin.tissue.weights_stage import confusion_markdown, make_weights
-    from dermatome.training.loop import drop_checkpoints
-    from dermatome.training.settings import TrainSettings, given_settings
-    from dermatome.training.weights import load_weights
+    from dermatome.registry.hold_out import hold_out_sources
+    from dermatome.skin.tissue.task import TissueTask, confusion_markdown
 
-    root, version = paths.data_root, context.partition_key
-    checkpoints = root.checkpoints("tissue_weights", version)
-    held_out = hold_out_sources(root, TISSUE)
+    root = paths.data_root
+    held_out = hold_out_sources(root, TissueTask.model_kind)
     slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in held_out]
     if not slides:
         raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
-    records = {slide: require_record(root, "training_tiles", slide) for slide in slides}
-    lineage = find_lineage(root, TISSUE, version, config.continue_from, load_weights)
     given = config.given()
     if config.from_study is not None:
         study = require_record(root, "tissue_search", config.from_study)
-        given = given_settings(json.loads(str(study.values["best_settings"]))) | given
-    given = given if lineage is None else lineage.fill_in(given)
-    chosen = TrainSettings(**{"mpp": settings.value.images.declared_mpp, **given})
-    inputs = {slide: record.data_version for slide, record in records.items()}
-    done = make_one(
+        given = json.loads(str(study.values["best_settings"])) | given
+    return make_version(
         context,
         root,
-        version,
-        make=lambda folder: make_weights(
-            [root.folder("training_tiles", slide) for slide in slides],
-            folder,
-            version,
-            chosen,
-            compute.choose(),
-            lambda epoch: context.log.info(_said(epoch)),
-            checkpoints=checkpoints,
-            lineage=lineage,
-            hold_out=hold_out_rows(root, TISSUE),
-            processes=config.gpus,
-            models_folder=root.models,
-        ),
-        inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
-        settings=as_plain(chosen),
+        TissueTask,
+        [root.folder("training_tiles", slide) for slide in slides],
+        {"mpp": settings.value.images.declared_mpp, **given},
+        config,
+        compute,
+        inputs={slide: require_record(root, "training_tiles", slide).data_version for slide in slides},
         more=lambda folder: {"confusion": dg.MetadataValue.md(confusion_markdown(folder))},
-        # Of one slide only, no split can hide it; that is a limit of the data, which whoever has no more must know.
-        warn=lambda result: bool(result.values["one_slide_only"]),
     )
-    drop_checkpoints(checkpoints)
-    return done
-
-
-def _said(epoch: Any) -> str:
-    shown = ", ".join(f"{name} {iou:.2f}" for name, iou in epoch.iou.items() if iou is not None)
-    text = f"epoch {epoch.epoch}: {epoch.share_done:.0%} done, {epoch.seconds:.0f} s, loss {epoch.train_loss:.3f}"
-    return f"{text}, IoU {shown}" if shown else text

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dermatome.cli.cells import cells_train
-from dermatome.cli.nuclei import nuclei_import_weights, nuclei_predict, nuclei_score, nuclei_train
+from dermatome.cli.nuclei import nuclei_predict, nuclei_score
 from dermatome.cli.patches import nuclei_patches
 from dermatome.cli.support import (
     MODELS,
@@ -32,7 +31,7 @@ from dermatome.cli.support import (
     read_cells,
     write_rows,
 )
-from dermatome.cli.tissue import tissue_import_weights, tissue_train
+from dermatome.cli.train import TrainGroup
 from dermatome.cli.web import web
 from dermatome.errors import DermatomeError
 from dermatome.skin.cells.settings import CellSettings
@@ -54,21 +53,18 @@ app = typer.Typer(
     **_HELP,
 )
 hpa_app = typer.Typer(help="Human Protein Atlas pages.", **_HELP)
-tissue_app = typer.Typer(help="Background, dermis, epidermis and keratin: train a network, predict masks.", **_HELP)
-cells_app = typer.Typer(help="Cells in the epidermis.", **_HELP)
+tissue_app = typer.Typer(
+    cls=TrainGroup, help="Background, dermis, epidermis and keratin: train a network, predict masks.", **_HELP
+)
+cells_app = typer.Typer(cls=TrainGroup, help="Cells in the epidermis.", **_HELP)
 layers_app = typer.Typer(help="Epidermal layers and the stains in them.", **_HELP)
-nuclei_app = typer.Typer(help="Nuclei of H&E images and their classes.", **_HELP)
+nuclei_app = typer.Typer(cls=TrainGroup, help="Nuclei of H&E images and their classes.", **_HELP)
 _GROUPS = {"hpa": hpa_app, "tissue": tissue_app, "cells": cells_app, "layers": layers_app, "nuclei": nuclei_app}
 for _name, _sub in _GROUPS.items():
     app.add_typer(_sub, name=_name)
-tissue_app.command("train")(tissue_train)
-cells_app.command("train")(cells_train)
-tissue_app.command("import-weights")(tissue_import_weights)
 nuclei_app.command("patches")(nuclei_patches)
-nuclei_app.command("train")(nuclei_train)
 nuclei_app.command("predict")(nuclei_predict)
 nuclei_app.command("score")(nuclei_score)
-nuclei_app.command("import-weights")(nuclei_import_weights)
 app.command("web")(web)
 
 
@@ -117,13 +113,13 @@ def tissue_predict(
     from dermatome.imaging.overlay import tinted
     from dermatome.labels.npz import save_mask
     from dermatome.reports.figures import png_bytes
+    from dermatome.skin.tissue.network import load_tissue_weights
     from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
     from dermatome.storage.files import write_atomic
-    from dermatome.training.weights import load_weights
 
     compute = choose(device, precision, threads)
     settings = TissueSettings(any_scale=any_scale)
-    network = prepare_tissue(load_weights(weights), compute, settings)
+    network = prepare_tissue(load_tissue_weights(weights), compute, settings)
 
     def predict(slide: Slide) -> str:
         found = segment_tissue(slide, network, settings)

@@ -96,10 +96,10 @@ def _weights(path: Path) -> Finding:
     """Loads the file as tissue weights, then as a cell network; its sha256 where one of them fits."""
     from dermatome.inference.compute import choose_compute
     from dermatome.skin.cells.network import load_cell_network
-    from dermatome.training.weights import load_weights
+    from dermatome.skin.tissue.network import load_tissue_weights
 
     try:
-        tissue = load_weights(path)
+        tissue = load_tissue_weights(path)
     except DermatomeError as tissue_error:
         try:
             cells = load_cell_network(path, choose_compute("cpu", backend="torch"))

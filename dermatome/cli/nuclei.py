@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dermatome.cli.support import (
-    MODELS,
     BackendChoice,
     BackendOption,
     Device,
@@ -21,34 +20,12 @@ from dermatome.cli.support import (
     Threads,
     choose,
     each_slide,
-    progress_bar,
     write_rows,
 )
 from dermatome.nuclei.maps.settings import NucleusSettings
 
 if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
-
-
-def nuclei_import_weights(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of the source system (.pt, .pth).", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Weights file to write (.safetensors), its card beside it as .json.")],
-    encoder: Annotated[str, typer.Option(help="Its encoder, as segmentation-models-pytorch names it.")] = "resnet34",
-    mpp: Annotated[float, typer.Option(help="Microns per pixel that it was trained at.")] = 0.25,
-    classes: Annotated[
-        str, typer.Option(help="Its semantic channels in order, separated by commas.")
-    ] = "background,epithelial,lymphocyte,neutrophil,macrophage",
-    tile_px: Annotated[int, typer.Option(help="Side of the tiles that it was trained on.", min=32)] = 256,
-    licence: Annotated[str, typer.Option(help="Of the weights.")] = "",
-) -> None:
-    """Take over the source system's weights, and say what cannot be carried over."""
-    from dermatome.nuclei.maps.weights_import import import_nucleus_weights
-
-    labels = [label.strip() for label in classes.split(",")]
-    made = import_nucleus_weights(file, out, encoder=encoder, mpp=mpp, classes=labels, tile_px=tile_px, licence=licence)
-    typer.echo(f"{out}  sha256 {made.sha256}\nNot carried over:")
-    for sentence in made.not_carried_over:
-        typer.echo(f"  {sentence}")
 
 
 def nuclei_predict(
@@ -99,74 +76,6 @@ def nuclei_predict(
         return told if fit is None else f"{told}. {fit.check().description}"
 
     each_slide(images, mpp, predict)
-
-
-def nuclei_train(
-    patches: Annotated[list[Path], typer.Option(help="Folder of 'nuclei patches'; may be repeated.")],
-    out: Annotated[Path, typer.Option(help="Weights file to write (.safetensors), its card beside it as .json.")],
-    validation: Annotated[
-        list[Path] | None, typer.Option(help="Patches to validate on; without it whole patients are held out.")
-    ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Encoder, as segmentation-models-pytorch names it.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs to train for.", min=1)] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Time to end within, validation included.")] = None,
-    crop_px: Annotated[int | None, typer.Option(help="Side of a view of a patch.", min=32)] = None,
-    batch: Annotated[int | None, typer.Option(help="Views in a pass.", min=2)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    mpp: Annotated[float, typer.Option(help="Microns per pixel of the patches.")] = 0.25,
-    boundary_weighting: Annotated[bool, typer.Option(help="Whether rare ternary classes weigh more.")] = True,
-    immune_sampling: Annotated[bool, typer.Option(help="Whether patches with immune cells come more often.")] = True,
-    continue_from: Annotated[Path | None, typer.Option(help="Weights to go on from.")] = None,
-    checkpoints: Annotated[
-        Path | None, typer.Option(help="Folder for what a training that was killed goes on from.")
-    ] = None,
-    gpus: Annotated[int, typer.Option(help="How many GPUs share a step; each takes a batch.", min=1)] = 1,
-    device: Device = DeviceChoice.AUTO,
-    precision: PrecisionOption = PrecisionChoice.AUTO,
-    threads: Threads = 0,
-) -> None:
-    """Train the network of nuclei on patches, and write its weights."""
-    from dermatome.nuclei.maps.network import load_nucleus_weights
-    from dermatome.nuclei.maps.train import train_nuclei
-    from dermatome.nuclei.maps.training_files import choose_patches
-    from dermatome.nuclei.maps.training_settings import nucleus_settings
-    from dermatome.training.weights import save_weights
-
-    plain: dict[str, Any] = {"epochs": epochs, "max_minutes": max_minutes, "seed": seed, "mpp": mpp}
-    plain |= {"encoder": encoder, "crop_px": crop_px, "batch": batch, "learning_rate": learning_rate}
-    plain |= {"accumulate": gpus, "loss": {"boundary_weighting": boundary_weighting}}
-    parent = load_nucleus_weights(continue_from) if continue_from else None
-    if parent is not None:
-        plain |= {"encoder": encoder or parent.card.encoder, "decoder_channels": parent.card.decoder_channels}
-    given = {name: value for name, value in plain.items() if value is not None}
-    settings = nucleus_settings(given | {"sampling": {"enabled": immune_sampling}})
-    split = choose_patches(patches, validation or (), settings, parent)
-    compute = choose(device, precision, threads)
-    with progress_bar() as bar:
-        task = bar.add_task(f"Training on {compute.device_name}", total=1.0)
-
-        def tell(row: dict[str, Any], share: float) -> None:
-            score = "" if row["score"] is None else f", score {row['score']:.3f}"
-            bar.update(task, completed=share, description=f"Epoch {row['epoch']}: loss {row['train_loss']:.3f}{score}")
-
-        result = train_nuclei(
-            split.train,
-            split.validation,
-            settings,
-            compute,
-            checkpoints,
-            tell,
-            validation=split.how,
-            parent=parent,
-            processes=gpus,
-            models_folder=MODELS.expanduser(),
-        )
-    sha256 = save_weights(out, result.state, result.card)
-    for score in (*result.scores.parts, *result.scores.classes[1:]):
-        if score.f1 is not None:
-            typer.echo(f"{score.label:<11} Dice {score.f1:.3f}")
-    typer.echo(f"{out}  sha256 {sha256}")
 
 
 def nuclei_score(

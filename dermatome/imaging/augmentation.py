@@ -1,8 +1,7 @@
-"""Random views of training tiles: where to look, how it is bent, turned and scaled, and how it is stained."""
+"""Random augmented crops of training tiles: position, deformation, rotation, scale and stain."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -20,18 +19,18 @@ Labels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How far a training view may differ from its tile.
+    """How much a training crop may differ from its tile.
 
     Attributes:
-        scale: zoom is drawn between 1 / ``scale`` and ``scale``.
-        coarse_share: share of views that show the coarse scale instead, for the first look at a slide.
-        elastic_px: largest displacement of the smooth bending, in pixels at the training scale.
-        stain: largest relative change of each stain's strength, in the optical density of hematoxylin, eosin and DAB.
-        gamma: largest change of the exponent of brightness, as its logarithm; 0 changes none.
-        contrast: largest relative change of the spread around the view's mean colour; 0 changes none.
+        scale: the zoom is drawn between 1 / ``scale`` and ``scale``.
+        coarse_share: share of crops at the coarse scale, for the coarse pass over a slide.
+        elastic_px: largest displacement of the elastic deformation, in pixels at the training scale.
+        stain: largest relative change of the strength of each stain (optical density of hematoxylin, eosin and DAB).
+        gamma: largest change of the exponent of brightness, as its logarithm; 0 switches it off.
+        contrast: largest relative change of the spread around the crop's mean colour; 0 switches it off.
         brightness: largest change of brightness, as a share of white.
-        blur_px: largest sigma of a Gaussian blur, which one view in four has.
-        noise: largest standard deviation of pixel noise, of 255, which one view in four has.
+        blur_px: largest sigma of the Gaussian blur that one crop in four has.
+        noise: largest standard deviation of the pixel noise that one crop in four has, of 255.
     """
 
     scale: float = 1.3
@@ -44,27 +43,17 @@ class AugmentSettings:
     blur_px: float = 1.0
     noise: float = 6.0
 
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        for each in fields(self):
+            least, value = 1.0 if each.name == "scale" else 0.0, getattr(self, each.name)
+            if value < least:
+                raise BadSetting(f"The augmentation {each.name} is {value}: set it to {least:g} or more.")
+
     def strengthened(self, factor: float) -> AugmentSettings:
         """These, with every change of colour and shape but scale ``factor`` times as large."""
         changes = ("elastic_px", "stain", "gamma", "contrast", "brightness", "blur_px", "noise")
         return replace(self, **{name: getattr(self, name) * factor for name in changes})
-
-
-def augmentation(given: Mapping[str, float]) -> AugmentSettings:
-    """The defaults, changed by what is given by name.
-
-    Raises:
-        BadSetting: there is no such setting, or a value is below 0.
-    """
-    known = {each.name for each in fields(AugmentSettings)}
-    for name, value in given.items():
-        if name not in known:
-            raise BadSetting(f"There is no augmentation {name!r}: use {', '.join(sorted(known))}.")
-        if value < 0 or (name == "scale" and value < 1):
-            raise BadSetting(
-                f"The augmentation {name} is {value}: set it to {'1' if name == 'scale' else '0'} or more."
-            )
-    return AugmentSettings(**given)
 
 
 @dataclass(frozen=True)
@@ -88,15 +77,15 @@ class TileCache:
         return cls(tuple(levels))
 
 
-def random_view(
+def random_crop(
     tile: TileCache, side_px: int, settings: AugmentSettings, coarse_factor: float, rng: np.random.Generator
 ) -> tuple[RgbImage, Labels]:
-    """A square view of a tile, somewhere, turned any way, bent, zoomed and stained anew; mirrored beyond its edges.
+    """A square crop at a random place: rotated, deformed, zoomed and restained; mirrored beyond the tile's edges.
 
     Args:
-        tile: where to look.
-        side_px: side of the view.
-        settings: how far it may differ.
+        tile: what is cropped.
+        side_px: side of the crop.
+        settings: how much it may differ.
         coarse_factor: how much coarser the coarse scale is than the training scale.
         rng: decides everything.
 
@@ -112,15 +101,15 @@ def random_view(
     image, labels = tile.levels[level]
     step = 1 / (zoom * 2**level)
     rows, columns = positions(image.shape[:2], side_px, step, settings.elastic_px / 2**level, rng)
-    view = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    crop = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     truth = cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
-    return _restain(view, settings, rng), truth
+    return _restain(crop, settings, rng), truth
 
 
 def positions(
     shape: tuple[int, ...], side_px: int, step: float, elastic_px: float, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Where each pixel of the view lies on the tile: (side, side) float32 rows and columns."""
+    """Position of each pixel of a crop on the tile: (side, side) float32 rows and columns."""
     import cv2
 
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.7 else rng.integers(4) * np.pi / 2
@@ -145,22 +134,22 @@ def positions(
 
 
 # Unit vectors of hematoxylin and eosin or DAB-like counterstains in optical density (Ruifrok and Johnston, 2001). Which
-# stains a slide has does not matter here: any change along plausible directions teaches the same lesson.
+# stains a slide really has does not matter here: changes along plausible directions are enough.
 _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 _TO_STAINS = np.linalg.inv(_STAINS)
 
 
-def _restain(view: RgbImage, settings: AugmentSettings, rng: np.random.Generator) -> RgbImage:
+def _restain(crop: RgbImage, settings: AugmentSettings, rng: np.random.Generator) -> RgbImage:
     """Other stain strengths, in optical density (as Tellez et al., 2018), then brightness, blur and noise."""
     import cv2
 
-    # All together as well, more often paler than darker: a faint section is the harder lesson.
+    # All stains together too, more often paler than darker: faint sections are harder to learn.
     strength = np.exp(rng.uniform(-1, 1, 3) * settings.stain) * np.exp(rng.uniform(-1, 0.5) * settings.stain)
     mixing = _TO_STAINS @ np.diag(strength) @ _STAINS
     mixing += rng.uniform(-0.1, 0.1, (3, 3)) * settings.stain
     # The logarithm by table: pixels have 256 values.
-    density = _DENSITY[view]
+    density = _DENSITY[crop]
     absorbed = density @ mixing.astype(np.float32)
     if settings.gamma > 0:
         absorbed *= np.float32(np.exp(rng.uniform(-1, 1) * settings.gamma))

@@ -119,7 +119,7 @@ def choose_champion(
     by: str | None = None,
     version: str | None = None,
     *,
-    margin: float = PromotionSettings.margin,
+    margin: float = PromotionSettings().margin,
     despite_drop: bool = False,
     from_settings: Callable[[], Weights] | None = None,
 ) -> Choice:

@@ -13,8 +13,7 @@ from dermatome.slides.preview import preview
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import StageResult, write_table
-from dermatome.training.search import best_config
-from dermatome.training.search_settings import SearchSettings
+from dermatome.training.search import SearchSettings, best_config
 
 if TYPE_CHECKING:
     import optuna

@@ -1,6 +1,6 @@
 """Trains the small network of nuclei on toy fields: ``python -m dermatome.synthetic.train_nuclei --out FILE``.
 
-It ships with Dermatome, as half floats, for where no other weights are there: the web app's default and the tests'.
+It is shipped as half floats: the default of the web app and of the tests while there are no other weights.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import NUCLEUS_LABELS
-from dermatome.geometry import Size
+from dermatome.geometry import Box, Size
 from dermatome.inference.compute import choose_compute
-from dermatome.nuclei.maps.train import train_nuclei
-from dermatome.nuclei.maps.training_settings import AUGMENT, NucleusTraining
+from dermatome.nuclei.maps.task import AUGMENT, NucleusTask, NucleusTraining
 from dermatome.storage.files import sha256_bytes
 from dermatome.synthetic.nuclei import TOY_NUCLEI_MPP, toy_nuclei
+from dermatome.training.data import Split
+from dermatome.training.trainer import train
 from dermatome.training.weights import save_weights
 
 SIZE = Size(384, 384)
@@ -41,7 +42,7 @@ SETTINGS = NucleusTraining(
 
 @dataclass(frozen=True)
 class ToyPatch:
-    """A toy field as a patch to learn from, drawn anew whenever it is read."""
+    """A toy field as a training patch, drawn each time it is read."""
 
     seed: int
     size: Size = SIZE
@@ -55,6 +56,16 @@ class ToyPatch:
     def case(self) -> str:
         """Each is a patient of its own."""
         return self.name
+
+    @property
+    def image(self) -> str:
+        """Each is an image of its own."""
+        return self.name
+
+    @property
+    def box(self) -> Box:
+        """The complete image."""
+        return Box.whole(self.size)
 
     @property
     def sha256(self) -> str:
@@ -91,21 +102,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: all free cores")
     parser.add_argument("--checkpoints", type=Path, help="folder for what a run that was killed goes on from")
     given = parser.parse_args()
-    patches = [ToyPatch(FIRST_SEED + number) for number in range(given.fields)]
-    held_out = [ToyPatch(FIRST_SEED - 1 - number) for number in range(4)]
-    result = train_nuclei(
-        patches,
-        held_out,
+    patches = tuple(ToyPatch(FIRST_SEED + number) for number in range(given.fields))
+    held_out = tuple(ToyPatch(FIRST_SEED - 1 - number) for number in range(4))
+    task = NucleusTask(
         replace(SETTINGS, max_minutes=given.minutes, mpp=TOY_NUCLEI_MPP),
+        Split(patches, held_out, f"{len(held_out)} other toy fields"),
+    )
+    trained = train(
+        task,
         choose_compute("auto", "auto", given.threads),
-        given.checkpoints,
-        lambda row, share: print(f"{share:.0%} {row}", flush=True),  # noqa: T201
-        validation=f"{len(held_out)} other toy fields",
+        checkpoint_dir=given.checkpoints,
+        on_epoch=lambda row, share: print(f"{share:.0%} done, {task.epoch_text(row)}", flush=True),  # noqa: T201
     )
     card = replace(
-        result.card, licence="MIT", created_from=(f"{len(patches)} toy fields (dermatome.synthetic.nuclei)",)
+        trained.card, licence="MIT", created_from=(f"{len(patches)} toy fields (dermatome.synthetic.nuclei)",)
     )
-    print(f"{given.out}  sha256 {save_weights(given.out, result.state, card, half=True)}")  # noqa: T201
+    print(f"{given.out}  sha256 {save_weights(given.out, trained.state, card, half=True)}")  # noqa: T201
 
 
 if __name__ == "__main__":

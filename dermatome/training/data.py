@@ -1,8 +1,8 @@
-"""What a training run looks at: tiles split by slide, kept at the training scale, drawn as batches."""
+"""Training data: samples split by patient or slide, and micro-batches of random crops."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.errors import BadSetting
-from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_view
+from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_crop
 from dermatome.storage.files import sha256_bytes
+from dermatome.training.task import Batch
 
 Side = Literal["train", "validation", "hold_out"]
 """What a sample is used for."""
@@ -25,122 +26,133 @@ class Sample(Protocol):
 
     @property
     def group(self) -> str:
-        """What must not be on both sides."""
+        """Samples of one group are never on both sides."""
         ...
 
     @property
     def place(self) -> str:
-        """What shows the same tissue has the same."""
+        """The same for samples that show the same tissue."""
         ...
 
     @property
     def patient(self) -> str: ...  # noqa: D102
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
-        """Pixels of each class."""
+        """(C,) pixels of each class."""
         ...
 
 
-S = TypeVar("S", bound=Sample)
+S = TypeVar("S")
+G = TypeVar("G", bound=Sample)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Split(Generic[S]):
-    """Tiles (or other samples) to train and to validate on, and in words how they were told apart."""
+    """Samples to train and to validate on, and in words how they were chosen."""
 
     train: tuple[S, ...]
-    validation: tuple[S, ...]
-    how: str
+    validation: tuple[S, ...] = ()
+    how: str = "given separately"
+
+    def sha256(self, of_side: Callable[[Sequence[S]], str]) -> str:
+        """One sha256 of the sha256 of each side: a sample that changes its side makes other data."""
+        return sha256_bytes(f"{of_side(self.train)} {of_side(self.validation)}".encode())
 
 
-def split_tiles(
-    tiles: Sequence[S],
+def choose_split(
+    samples: Sequence[G],
+    held_out: Sequence[G],
     share: float,
     seed: int,
-    known_sides: Mapping[str, Side] | None = None,
+    known_sides: Mapping[str, str] | None = None,
     *,
-    what: str = "tiles",
-) -> Split[S]:
-    """Holds out about ``share`` of the tiles for validation, whole patients or slides at a time where they are known.
+    noun: str = "tiles",
+) -> Split[G]:
+    """``held_out`` as the validation side or, if it is empty, a share of ``samples`` (see :func:`split_samples`)."""
+    if held_out:
+        return Split(tuple(samples), tuple(held_out), f"{noun} were given for it")
+    return split_samples(samples, share if len(samples) > 1 else 0.0, seed, known_sides, noun=noun)
 
-    The same tiles and seed always give the same split, whatever the order of the tiles. A draw that would take more
-    than a third of a class's pixels from training is passed over where another is left: of few tiles, one may hold
-    most of the keratin.
+
+def split_samples(
+    samples: Sequence[G],
+    share: float,
+    seed: int,
+    known_sides: Mapping[str, str] | None = None,
+    *,
+    noun: str = "tiles",
+) -> Split[G]:
+    """Holds out about ``share`` of the samples for validation, whole patients or slides at a time if they are known.
+
+    The same samples and seed always give the same split, whatever their order. A draw that would take more than a third
+    of a class's pixels from training is skipped if another is left: with few tiles, one may hold most of the keratin.
 
     Args:
-        tiles: all of them.
-        share: 0 holds out none; otherwise at least one group is held out and at least one left to train on.
+        samples: all of them.
+        share: 0 holds out none; otherwise at least one group is held out and at least one is left to train on.
         seed: of the draw.
         known_sides: groups that stay on the side they are on already; only the others are drawn.
-        what: they are called, in words.
+        noun: plural of what a sample is called in messages.
 
     Raises:
-        BadSetting: ``share`` is not from 0 to below 1, or there is but one tile to split.
-        BadImage: a tile cannot be read.
-        BadAnnotation: a tile's mask does not fit.
+        BadSetting: ``share`` is not from 0 to below 1, or there is only one sample to split.
+        BadImage, BadAnnotation: a sample cannot be read.
     """
     if not 0 <= share < 1:
         raise BadSetting(f"The validation share is {share}: set it from 0 to below 1.")
-    groups: dict[str, list[S]] = {}
-    for tile in sorted(tiles, key=lambda t: (t.group, t.name)):
-        groups.setdefault(tile.group, []).append(tile)
-    by_slide = any(tile.group != tile.place for tile in tiles)
-    if share and len(groups) == 1 and len(tiles) > 1:
-        # One slide only: its tiles are split, but never the two stains of one place.
+    groups: dict[str, list[G]] = {}
+    for sample in sorted(samples, key=lambda s: (s.group, s.name)):
+        groups.setdefault(sample.group, []).append(sample)
+    by_slide = any(sample.group != sample.place for sample in samples)
+    if share and len(groups) == 1 and len(samples) > 1:
+        # One slide only: its samples are split, but never the two stains of one place.
         alone, groups = next(iter(groups.values())), {}
-        for tile in alone:
-            groups.setdefault(tile.place, []).append(tile)
+        for sample in alone:
+            groups.setdefault(sample.place, []).append(sample)
         by_slide = False
     if share == 0:
-        return Split(tuple(t for group in groups.values() for t in group), (), "nothing was held out")
+        return Split(tuple(s for group in groups.values() for s in group), (), "nothing was held out")
     if len(groups) < 2:
         raise BadSetting(
-            f"There is only one of the {what}, so none can be held out: add {what} or set the validation share to 0."
+            f"There is only one of the {noun}, so none can be held out: add {noun} or set the validation share to 0."
         )
     sides = known_sides or {}
     kept_out = [name for name in sorted(groups) if sides.get(name) == "validation"]
     names = [name for name in sorted(groups) if name not in sides]
     np.random.default_rng(seed).shuffle(names)
     sizes = {name: len(group) for name, group in groups.items()}
-    wanted = share * len(tiles) - sum(len(groups[name]) for name in kept_out)
-    drawn = kept_out + (
-        draw_groups(names, sizes, _pixels(names, groups), wanted) if names and (wanted > 0 or not kept_out) else []
-    )
+    wanted = share * len(samples) - sum(sizes[name] for name in kept_out)
+    drawn = list(kept_out)
+    if names and (wanted > 0 or not kept_out):
+        pixels = {name: np.sum([s.class_pixels() for s in groups[name]], axis=0) for name in names}
+        drawn += draw_groups(names, sizes, pixels, wanted)
     if not drawn or len(drawn) == len(groups):
         raise BadSetting(
-            f"The {what} were all on one side of the split that the parent was trained with: add annotated slides, or "
-            "start from scratch."
+            f"The {noun} were all on one side of the split that the parent was trained with: add annotated slides, or "
+            "train from scratch."
         )
-    held = [tile for name in drawn for tile in groups[name]]
-    kept = tuple(tile for name in sorted(groups) if name not in drawn for tile in groups[name])
-    units = "whole slides" if by_slide else f"{what} (slides unknown, or one only)"
-    if any(tile.patient for tile in tiles):
+    held = [sample for name in drawn for sample in groups[name]]
+    kept = tuple(sample for name in sorted(groups) if name not in drawn for sample in groups[name])
+    units = "whole slides" if by_slide else f"{noun} (slides unknown, or one only)"
+    if any(sample.patient for sample in samples):
         units = "whole patients"
-    how = f"{len(held)} of {len(tiles)} {what} held out, {units} drawn with seed {seed}"
+    how = f"{len(held)} of {len(samples)} {noun} held out, {units} drawn with seed {seed}"
     if kept_out:
-        how += ", those of the parent as they were"
-    return Split(kept, tuple(sorted(held, key=lambda t: t.name)), how)
-
-
-def split_sha256(train: str, validation: str) -> str:
-    """One sha256 of the sha256 of each side: a sample that changes its side makes other data of the same samples."""
-    return sha256_bytes(f"{train} {validation}".encode())
-
-
-def _pixels(names: Sequence[str], groups: Mapping[str, list[S]]) -> dict[str, npt.NDArray[np.int64]]:
-    return {name: np.sum([tile.class_pixels() for tile in groups[name]], axis=0) for name in names}
+        how += ", those of the parent unchanged"
+    return Split(kept, tuple(sorted(held, key=lambda s: s.name)), how)
 
 
 def draw_groups(
     names: Sequence[str], sizes: Mapping[str, int], pixels: Mapping[str, npt.NDArray[np.int64]], wanted: float
 ) -> list[str]:
-    """The first groups in ``names`` that come to about ``wanted`` tiles and leave two thirds of each class's pixels.
+    """The first groups in ``names`` of about ``wanted`` samples in total that leave two thirds of each class's pixels.
 
     Args:
-        names: of at least two groups, in the order they are looked at.
-        sizes: tiles of each.
+        names: of at least two groups, in the order they are tried.
+        sizes: samples of each.
         pixels: (C,) of each class in each.
-        wanted: tiles; where every choice takes too much, the first group is drawn all the same.
+        wanted: samples; if every choice takes too much, the first group is drawn all the same.
     """
     total: npt.NDArray[np.int64] = np.sum([pixels[name] for name in names], axis=0)
     drawn: list[str] = []
@@ -154,6 +166,52 @@ def draw_groups(
     return drawn or list(names[:1])
 
 
+class CropBatches(Generic[T]):
+    """Micro-batches of random crops, each decided by the seed and its number alone.
+
+    Args:
+        images: what crops are taken from.
+        areas: pixels of each at the training scale. A larger image is shown more often.
+        crop: draws one crop: input and ground truth.
+        crop_px: side of a crop.
+        batch: crops in a micro-batch.
+        seed: of every draw.
+        weights: relative chance of each image instead of its area; an image may then come twice in a row.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[T],
+        areas: Sequence[int],
+        crop: Callable[[T, np.random.Generator], Batch],
+        *,
+        crop_px: int,
+        batch: int,
+        seed: int,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        self._images, self._crop, self._batch, self._seed = images, crop, batch, seed
+        self.crops_per_epoch = sum(areas) / crop_px**2
+        # An image of twice the smallest one's area is in the deck twice.
+        self._deck = np.repeat(np.arange(len(areas)), [max(1, round(area / min(areas))) for area in areas])
+        self._until = None if weights is None else np.cumsum(weights) / np.sum(weights)
+
+    def batch(self, number: int) -> Batch:
+        """The micro-batch of that number: (N, crop, crop, …) of inputs and of ground truth."""
+        rng = np.random.default_rng([self._seed, number])
+        places = range(number * self._batch, (number + 1) * self._batch)
+        crops = [self._crop(self._images[self._drawn(place)], rng) for place in places]
+        return np.stack([image for image, _ in crops]), np.stack([truth for _, truth in crops])
+
+    def _drawn(self, place: int) -> int:
+        """Index of the image at a place in the endless sequence of crops."""
+        if self._until is not None:
+            chance = np.random.default_rng([self._seed, place, 2]).random()
+            return min(int(np.searchsorted(self._until, chance, side="right")), len(self._images) - 1)
+        epoch, card = divmod(place, len(self._deck))
+        return int(np.random.default_rng([self._seed, epoch, 1]).permutation(self._deck)[card])
+
+
 class Readable(Protocol):
     """A training tile or patch."""
 
@@ -162,57 +220,34 @@ class Readable(Protocol):
         ...
 
 
-class BatchSource:
-    """Batches of random views, each decided by the seed and its number alone, so a run can go on anywhere."""
+class TileBatches(CropBatches[TileCache]):
+    """Micro-batches of augmented crops of tiles, which are kept in memory at the training scale.
+
+    Args:
+        tiles: to read.
+        scale: training pixels for one of a tile's pixels.
+        augment: how crops differ from tiles.
+        coarse_factor: how much coarser than the training scale the coarse scale is.
+        others: see :class:`CropBatches`.
+    """
 
     def __init__(
-        self,
-        tiles: Sequence[Readable],
-        *,
-        scale: float,
-        crop_px: int,
-        batch: int,
-        augment: AugmentSettings,
-        coarse_factor: float,
-        seed: int,
-        weights: Sequence[float] | None = None,
+        self, tiles: Sequence[Readable], *, scale: float, augment: AugmentSettings, coarse_factor: float, **others: Any
     ) -> None:
-        """Reads the tiles and keeps them at the training scale (``scale`` training pixels for one of the tile's).
-
-        Without ``weights`` every tile is shown as often as its area has it; with them, tiles are drawn with a chance
-        that goes with their weight, and one may come twice in a row.
-        """
-        # A view zoomed out by less than this is taken from the full scale.
+        # A crop that is zoomed out by less than this is taken from the full scale.
         depth = 2 if augment.coarse_share > 0 or augment.scale > 1.5 else 1
         self._caches = [TileCache.build(*tile.read(), scale, depth) for tile in tiles]
         areas = [cache.levels[0][0].size // 3 for cache in self._caches]
-        self.views_for_area = sum(areas) / crop_px**2
-        # A tile of twice the smallest one's area is in the deck twice.
-        self._deck = np.repeat(np.arange(len(areas)), [max(1, round(area / min(areas))) for area in areas])
-        self._until = None if weights is None else np.cumsum(weights) / np.sum(weights)
-        self._crop_px, self._batch, self._augment = crop_px, batch, augment
-        self._coarse_factor, self._seed = coarse_factor, seed
+
+        def crop(cache: TileCache, rng: np.random.Generator) -> Batch:
+            image, labels = random_crop(cache, others["crop_px"], augment, coarse_factor, rng)
+            return image, labels.astype(np.int64)
+
+        super().__init__(self._caches, areas, crop, **others)
 
     def pixels(self, classes: int, channel: int | None = None) -> npt.NDArray[np.int64]:
-        """(``classes``,) int64: how many pixels of all tiles have each number, in one channel of the labels."""
+        """(``classes``,) pixels of each class in all tiles, in one channel of the labels."""
         which: Any = ... if channel is None else (..., channel)
         counts = [np.bincount(c.levels[0][1][which].ravel(), minlength=classes)[:classes] for c in self._caches]
         total: npt.NDArray[np.int64] = np.sum(counts, axis=0, dtype=np.int64)
         return total
-
-    def batch(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """(N, crop, crop, 3) uint8 images and (N, crop, crop, …) int64 labels of the pass of that number."""
-        rng = np.random.default_rng([self._seed, number])
-        views = []
-        for place in range(number * self._batch, (number + 1) * self._batch):
-            tile = self._caches[self._drawn(place)]
-            views.append(random_view(tile, self._crop_px, self._augment, self._coarse_factor, rng))
-        return np.stack([image for image, _ in views]), np.stack([labels for _, labels in views]).astype(np.int64)
-
-    def _drawn(self, place: int) -> int:
-        """The tile that is shown at a place of the endless row of views."""
-        if self._until is not None:
-            chance = np.random.default_rng([self._seed, place, 2]).random()
-            return min(int(np.searchsorted(self._until, chance, side="right")), len(self._caches) - 1)
-        passes, card = divmod(place, len(self._deck))
-        return int(np.random.default_rng([self._seed, passes, 1]).permutation(self._deck)[card])

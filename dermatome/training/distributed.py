@@ -1,18 +1,21 @@
-"""Processes that train one network together, a GPU each: torch's DistributedDataParallel without its launcher.
+"""Several processes that train one network, one GPU each: torch's DistributedDataParallel without its launcher.
 
-The first member is the process that was called; it starts the others, validates, writes checkpoints and decides when
-the run is over. What a step learns depends on the settings alone, not on how many members share its passes.
+Rank 0 is the calling process: it starts the others, validates, writes checkpoints and decides when the run is over.
+What a step learns depends on the settings alone, not on the number of processes that share its micro-batches.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,40 +26,40 @@ if TYPE_CHECKING:
 
     from dermatome.inference.compute import Compute
 
-_PATIENCE = timedelta(hours=2)
-"""How long the others wait while the first one validates."""
+_TIMEOUT = timedelta(hours=2)
+"""How long the other processes wait while rank 0 validates."""
 
 
 @dataclass(frozen=True)
-class Team:
-    """One member's view of those that train together; alone, nothing is exchanged.
+class Group:
+    """This process's view of the group that trains together; a group of one exchanges nothing.
 
     Attributes:
-        rank: the member's number; 0 is the first.
-        size: how many there are.
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     def wrapped(self, network: torch.nn.Module) -> torch.nn.Module:
-        """``network`` as it is trained: its gradients are the mean over all members after each backward pass."""
+        """The network as it is trained: each backward pass averages its gradients over the group."""
         if self.size == 1:
             return network
         from torch.nn.parallel import DistributedDataParallel
 
-        # Running statistics are averaged by the training step: the first member's alone would be a part of the batch.
+        # The training step averages the running statistics itself; torch would keep rank 0's.
         with warnings.catch_warnings():
             # Newer versions call it `forward_sync_buffers`, older ones do not know that name.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(network, broadcast_buffers=False)
 
-    def quiet(self, wrapped: torch.nn.Module) -> AbstractContextManager[Any]:
-        """A context whose backward passes keep their gradients to this member, to be exchanged by a later one."""
+    def without_exchange(self, wrapped: torch.nn.Module) -> AbstractContextManager[Any]:
+        """A context in which backward passes accumulate gradients in this process only."""
         return nullcontext() if self.size == 1 else wrapped.no_sync()  # type: ignore[operator]
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Makes each tensor the sum of all members'."""
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replaces each tensor by its sum over the group."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -64,54 +67,53 @@ class Team:
                 dist.all_reduce(tensor)
 
     def agreed(self, share: float, over: bool, device: torch.device) -> tuple[float, bool]:
-        """What the first member says: how much of the run is done, and whether it is over."""
+        """Rank 0's values: the share of the run that is done, and whether it is over."""
         if self.size == 1:
             return share, over
         import torch
         import torch.distributed as dist
 
-        said = torch.tensor([share, float(over)], dtype=torch.float64, device=device)
-        dist.broadcast(said, 0)
-        done, ended = said.tolist()
-        return done, bool(ended)
+        values = torch.tensor([share, float(over)], dtype=torch.float64, device=device)
+        dist.broadcast(values, 0)
+        share, ended = values.tolist()
+        return share, bool(ended)
 
 
 @contextmanager
-def team_of(size: int, compute: Compute, member: Callable[..., None], arguments: Sequence[Any]) -> Iterator[Team]:
-    """This process as the first of ``size`` members, and the others running ``member(team, *arguments)``.
+def group_of(size: int, compute: Compute, member: Callable[..., None], arguments: Sequence[Any]) -> Iterator[Group]:
+    """Runs ``member(group, *arguments)`` in ``size - 1`` other processes, and this one as rank 0.
 
     Args:
-        size: how many; on a machine with GPUs, at most as many as there are GPUs.
-        compute: device and precision; member n uses the nth GPU.
-        member: a function of a module, as it is sent to other processes.
+        size: number of processes; on a machine with GPUs, at most the number of GPUs.
+        compute: device and precision; rank n uses GPU n.
+        member: a module-level function.
         arguments: picklable.
 
     Raises:
         BadSetting: there are fewer GPUs.
-        RuntimeError: another member failed.
+        RuntimeError: another process failed.
     """
     import torch
 
     if size < 1 or (compute.device == "cuda" and size > torch.cuda.device_count()):
         raise BadSetting(
-            f"{size} GPUs were asked for and there are {torch.cuda.device_count()}: set the number of GPUs to what is "
-            "there."
+            f"{size} GPUs were requested and {torch.cuda.device_count()} are available: set gpus to what is available."
         )
     if size == 1:
-        yield Team()
+        yield Group()
         return
-    with tempfile.TemporaryDirectory(prefix="dermatome-team-") as folder:
-        meeting = Path(folder) / "meeting"
+    with tempfile.TemporaryDirectory(prefix="dermatome-group-") as folder:
+        rendezvous = Path(folder) / "rendezvous"
         context = multiprocessing.get_context("spawn")
         others = [
-            context.Process(target=_run_member, args=(rank, size, meeting, compute, member, arguments), daemon=True)
+            context.Process(target=_run_member, args=(rank, size, rendezvous, compute, member, arguments), daemon=True)
             for rank in range(1, size)
         ]
         try:
             for process in others:
                 process.start()
-            with _joined(0, size, meeting, compute) as team:
-                yield team
+            with _joined(0, size, rendezvous, compute) as group:
+                yield group
             for process in others:
                 process.join()
             if failed := [process.exitcode for process in others if process.exitcode]:
@@ -122,26 +124,39 @@ def team_of(size: int, compute: Compute, member: Callable[..., None], arguments:
                     process.kill()
 
 
+def exit_with_parent() -> None:
+    """Ends this child process when its parent is gone, even if the parent was killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _run_member(
-    rank: int, size: int, meeting: Path, compute: Compute, member: Callable[..., None], arguments: Sequence[Any]
+    rank: int, size: int, rendezvous: Path, compute: Compute, member: Callable[..., None], arguments: Sequence[Any]
 ) -> None:
     import torch
 
+    exit_with_parent()
     torch.set_num_threads(compute.threads)
-    with _joined(rank, size, meeting, compute) as team:
-        member(team, *arguments)
+    with _joined(rank, size, rendezvous, compute) as group:
+        member(group, *arguments)
 
 
 @contextmanager
-def _joined(rank: int, size: int, meeting: Path, compute: Compute) -> Iterator[Team]:
+def _joined(rank: int, size: int, rendezvous: Path, compute: Compute) -> Iterator[Group]:
     import torch
     import torch.distributed as dist
 
     if compute.device == "cuda":
         torch.cuda.set_device(rank)
     backend = "nccl" if compute.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=meeting.as_uri(), rank=rank, world_size=size, timeout=_PATIENCE)
+    dist.init_process_group(backend, init_method=rendezvous.as_uri(), rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
-        yield Team(rank, size)
+        yield Group(rank, size)
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Losses for semantic maps, by name, weights of classes from how much there is of each; and the loss of cell flows."""
+"""Losses for semantic maps, and class weights from the number of pixels of each class."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def make_loss(
 ) -> torch.nn.Module:
     """A loss of (N, C, H, W) logits and (N, H, W) int64 classes.
 
-    ``dice`` (Milletari et al., 2016) is overlap by class, so rare classes count like common ones; ``focal`` (Lin et
-    al., 2017) lets pixels that are already sure count little; ``dice_focal`` adds both. ``tversky`` (Salehi et al.,
-    2017) is ``dice`` with a missed pixel counting more (0.7) than a false one (0.3).
+    ``dice`` (Milletari et al., 2016) measures overlap by class, so rare classes count like common ones. ``focal`` (Lin
+    et al., 2017) gives confident pixels little weight. ``dice_focal`` is their weighted sum. ``tversky`` (Salehi et
+    al., 2017) is ``dice`` in which a missed pixel counts more (0.7) than a false one (0.3).
 
     Args:
-        name: which.
-        dice_weight: of the Dice part of ``dice_focal``.
-        focal_weight: of its focal part.
-        class_weights: one for each class; ``None`` weighs all alike.
+        name: of the loss.
+        dice_weight: weight of Dice in ``dice_focal``.
+        focal_weight: weight of the focal loss in it.
+        class_weights: one for each class; ``None`` gives all classes the same weight.
 
     Raises:
         BadSetting: there is no loss of that name.
@@ -70,15 +70,15 @@ def make_loss(
 
 
 def class_weights(pixels: npt.NDArray[np.int64], how: ClassWeighting) -> tuple[float, ...] | None:
-    """The weight of each class from its number of pixels, their mean 1.
+    """Class weights from numbers of pixels, with a mean of 1.
 
     Args:
-        pixels: (C,) of each class in the training tiles.
-        how: ``equal`` gives ``None``; ``inverse`` weighs by one over the share of pixels; ``inverse_root`` by the root
-            of that, which is gentler where a class is very rare.
+        pixels: (C,) pixels of each class in the training tiles.
+        how: ``equal`` gives ``None``; ``inverse`` is one over the share of pixels; ``inverse_root`` is its square root,
+            which is gentler if a class is very rare.
 
     Returns:
-        C numbers. A class that no tile has gets the mean of the others: its pixels are never the truth.
+        C numbers. A class without pixels gets the mean of the others.
     """
     if how == "equal":
         return None
@@ -87,19 +87,3 @@ def class_weights(pixels: npt.NDArray[np.int64], how: ClassWeighting) -> tuple[f
     weights[there] = (pixels.sum() / pixels[there]) ** (1.0 if how == "inverse" else 0.5)
     weights[there] /= weights[there].mean()
     return tuple(float(weight) for weight in weights)
-
-
-def cell_loss(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Cellpose's loss: half the mean square error of flows, plus the cross entropy of being inside a cell.
-
-    As ``cellpose.train`` has it (Stringer et al., 2021).
-
-    Args:
-        found: (N, 3, H, W): five times the flow down and right, and the logit of being inside a cell.
-        truth: (N, 3, H, W) float32: 1 inside cells, the flow down and right.
-    """
-    from torch.nn import functional
-
-    found = found.float()
-    flows = functional.mse_loss(found[:, :2], 5.0 * truth[:, 1:])
-    return flows / 2 + functional.binary_cross_entropy_with_logits(found[:, 2], truth[:, 0])

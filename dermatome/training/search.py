@@ -1,7 +1,7 @@
-"""Search for training settings with Optuna: a study on disk that can be killed, gone on with and enlarged.
+"""Search for training settings with Optuna: a study on disk that can be killed, resumed and enlarged.
 
-Every trial is one training on the same split, scored by its mean IoU there; poor ones are ended early (median pruning).
-The hold-out set takes no part: what is tuned on it would no longer be tested by it.
+Each trial is one training on the same split, scored on its validation side; poor ones are ended early (median pruning).
+The hold-out set takes no part: settings that were tuned on it would no longer be tested by it.
 """
 
 from __future__ import annotations
@@ -9,41 +9,127 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import BadSetting, DermatomeError
-from dermatome.skin.tiles.crops import tiles_sha256
-from dermatome.skin.tissue.train import EpochReport, train
-from dermatome.training.search_settings import SearchSettings, trial_settings
-from dermatome.training.settings import TrainSettings
+from dermatome.training.distributed import exit_with_parent
+from dermatome.training.settings import UNetSettings
+from dermatome.training.task import Task
+from dermatome.training.trainer import train
 
 if TYPE_CHECKING:
     import optuna
 
     from dermatome.inference.compute import Compute
-    from dermatome.skin.tiles.crops import TilePair
-    from dermatome.training.data import Split
 
 JOURNAL_FILE = "journal.log"
-_GOES_ON_FROM = "goes_on_from"
+_STUDY = "tissue"
+_RESUMES = "goes_on_from"
 _MADE_WITH = "made_with"
 
 
+@dataclass(frozen=True)
+class SearchSpace:
+    """Ranges that are searched, as (lowest, highest), or lists of choices.
+
+    Attributes:
+        learning_rate: on a logarithmic scale.
+        weight_decay: on a logarithmic scale.
+        dice_weight: weight of Dice in the loss.
+        focal_weight: weight of the focal loss in it.
+        dropout: share of the decoder's last channels.
+        augment_strength: factor on every change of colour and shape.
+        crop_px: side of a crop.
+        encoder: of segmentation-models-pytorch; empty keeps that of the base settings.
+    """
+
+    learning_rate: tuple[float, float] = (2e-4, 1e-2)
+    weight_decay: tuple[float, float] = (1e-4, 1e-1)
+    dice_weight: tuple[float, float] = (0.25, 2.0)
+    focal_weight: tuple[float, float] = (0.25, 2.0)
+    dropout: tuple[float, float] = (0.0, 0.4)
+    augment_strength: tuple[float, float] = (0.25, 2.0)
+    crop_px: tuple[int, ...] = (96, 128, 192)
+    encoder: tuple[str, ...] = ()
+
+
+def search_space(given: Mapping[str, Sequence[float]], encoders: Sequence[str] = ()) -> SearchSpace:
+    """The default space with some ranges replaced, by name.
+
+    Raises:
+        BadSetting: there is no such setting, or a range is not two numbers from low to high.
+    """
+    ranges: dict[str, Any] = {"encoder": tuple(encoders)}
+    for name, values in given.items():
+        if name == "crop_px":
+            ranges[name] = tuple(int(value) for value in values)
+        elif name not in {each.name for each in fields(SearchSpace)} - {"encoder"}:
+            raise BadSetting(f"The search has no setting {name!r}: see the ranges of SearchSpace.")
+        elif len(values) != 2 or values[0] > values[1]:
+            raise BadSetting(f"The range of {name} is {list(values)}: give the lowest and the highest value.")
+        else:
+            ranges[name] = (float(values[0]), float(values[1]))
+    return SearchSpace(**ranges)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Length and kind of a search.
+
+    Attributes:
+        trials: in total, including those of earlier runs of the study; failed ones do not count.
+        parallel: trials at the same time, in processes of this machine.
+        seed: of the draws.
+        base: the training settings that are not searched.
+        space: those that are.
+    """
+
+    trials: int = 20
+    parallel: int = 1
+    seed: int = 0
+    base: UNetSettings = field(default_factory=UNetSettings)
+    space: SearchSpace = field(default_factory=SearchSpace)
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if self.trials < 1 or self.parallel < 1:
+            raise BadSetting(f"{self.trials} trials, {self.parallel} at once: set both to 1 or more.")
+
+
+def trial_settings(trial: optuna.Trial, base: UNetSettings, space: SearchSpace) -> UNetSettings:
+    """The training settings that a trial draws."""
+
+    def between(name: str, *, log: bool = False) -> float:
+        low, high = getattr(space, name)
+        return trial.suggest_float(name, low, high, log=log)
+
+    drawn: dict[str, Any] = {
+        "learning_rate": between("learning_rate", log=True),
+        "weight_decay": between("weight_decay", log=True),
+        "dropout": between("dropout"),
+        "crop_px": trial.suggest_categorical("crop_px", list(space.crop_px)),
+        "augment": base.augment.strengthened(between("augment_strength")),
+    }
+    if getattr(base, "loss", None) == "dice_focal":
+        drawn |= {name: between(name) for name in ("dice_weight", "focal_weight")}
+    if space.encoder:
+        drawn["encoder"] = trial.suggest_categorical("encoder", list(space.encoder))
+    return replace(base, **drawn)
+
+
 def open_study(folder: Path, seed: int = 0) -> optuna.Study:
-    """The study that lies in ``folder``, new or as it was left."""
+    """The study in ``folder``, new or as it was left."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     return optuna.create_study(
-        study_name="tissue",
+        study_name=_STUDY,
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL_FILE))),
         load_if_exists=True,
         direction="maximize",
@@ -54,47 +140,47 @@ def open_study(folder: Path, seed: int = 0) -> optuna.Study:
 
 def run_search(
     folder: Path,
-    split: Split[TilePair],
+    task: Task[Any],
     settings: SearchSettings,
     compute: Compute,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
     *,
     models_folder: Path | None = None,
 ) -> optuna.Study:
-    """Runs what trials are left of the study in ``folder``.
+    """Runs the remaining trials of the study in ``folder``.
 
     Trials that a killed run left unfinished are tried again first, with the same settings and from their checkpoints.
-    All trials of a study are made with the tiles, base settings and space of its first run: others give other scores.
+    All trials of a study use the data, base settings and space of its first run: others give other scores.
 
     Args:
-        folder: of the study, on a disk of this machine or NFS.
-        split: tiles to train and to validate on, the same for every trial.
+        folder: of the study.
+        task: data to train and to validate on, the same for every trial; its settings are replaced by each trial's.
         settings: see :class:`SearchSettings`.
         compute: device, precision and threads, which parallel trials share.
-        say: called with a sentence after each trial of this process.
-        models_folder: where encoders' ready weights are kept, if the settings ask for some.
+        log: called with a sentence after each trial of this process.
+        models_folder: folder for pretrained encoder weights, if the settings request some.
 
     Raises:
-        BadSetting: nothing is held out to score trials by, or the study was begun with something else.
+        BadSetting: nothing is held out to score trials by, or the study was started with something else.
         RuntimeError: a process of parallel trials died.
     """
-    if not split.validation:
+    if not task.split.validation:
         raise BadSetting(
             "A search needs tiles to validate on: set validation_share above 0 and give two tiles or more."
         )
     study = open_study(folder)
-    _check_comparable(study, folder, split, settings)
-    _take_up_unfinished(study)
+    _check_comparable(study, folder, task, settings)
+    _requeue_unfinished(study)
     left = settings.trials - _count(study)
     at_once = min(settings.parallel, max(1, left))
     shares = [left // at_once + (rank < left % at_once) for rank in range(at_once)]
-    arguments = (folder, split, settings, replace(compute, threads=max(1, compute.threads // at_once)), models_folder)
+    arguments = (folder, task, settings, replace(compute, threads=max(1, compute.threads // at_once)), models_folder)
     context = multiprocessing.get_context("spawn")
     others = [context.Process(target=_work_beside, args=(*arguments, shares[rank], rank)) for rank in range(1, at_once)]
     try:
         for process in others:
             process.start()
-        _work(*arguments, shares[0], 0, say)
+        _work(*arguments, shares[0], 0, log)
         for process in others:
             process.join()
     finally:
@@ -107,7 +193,7 @@ def run_search(
 
 
 def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]:
-    """The run config of `tissue_weights` that trains the best trial's settings again.
+    """The run config that trains the best trial's settings again.
 
     Raises:
         BadSetting: no trial has finished.
@@ -116,8 +202,9 @@ def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]
 
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
         raise BadSetting("No trial of the search has finished: look at why they failed, or let it run on.")
-    best = trial_settings(optuna.trial.FixedTrial(study.best_trial.params), settings.base, settings.space)  # type: ignore[arg-type]
-    default = TrainSettings(mpp=best.mpp)
+    trial: Any = optuna.trial.FixedTrial(study.best_trial.params)
+    best = trial_settings(trial, settings.base, settings.space)
+    default = type(best)(mpp=best.mpp)
     changed = {name: value for name, value in vars(best).items() if value != getattr(default, name)}
     if "augment" in changed:
         changed["augment"] = asdict(best.augment)
@@ -127,49 +214,42 @@ def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]
 
 def _work(
     folder: Path,
-    split: Split[TilePair],
+    task: Task[Any],
     settings: SearchSettings,
     compute: Compute,
     models_folder: Path | None,
     trials: int,
     rank: int,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> None:
     import optuna
     import torch
 
     torch.set_num_threads(compute.threads)
     study = open_study(folder)
-    # Going on, it must not draw again what it drew at first.
+    # A resumed study must not draw again what it drew at first.
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + 1000 * rank + len(study.trials), constant_liar=True)
     for _ in range(trials):
         study.optimize(
-            lambda trial: _train(trial, folder, split, settings, compute, models_folder),
+            lambda trial: _train(trial, folder, task, settings, compute, models_folder),
             n_trials=1,
             catch=DermatomeError,
         )
         last = study.get_trials(deepcopy=False)[-1]
-        value = "" if last.value is None else f", mean IoU {last.value:.3f}"
-        say(f"trial {last.number}: {last.state.name.lower()}{value}")
+        value = "" if last.value is None else f", {task.best_by} {last.value:.3f}"
+        log(f"trial {last.number}: {last.state.name.lower()}{value}")
 
 
 def _work_beside(*arguments: Any) -> None:
-    """What the other processes of a search do, for as long as the one that started them is there."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Entry of the other processes of a search."""
+    exit_with_parent()
     _work(*arguments)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _train(
     trial: optuna.Trial,
     folder: Path,
-    split: Split[TilePair],
+    task: Task[Any],
     settings: SearchSettings,
     compute: Compute,
     models_folder: Path | None,
@@ -177,24 +257,21 @@ def _train(
     import optuna
 
     chosen = trial_settings(trial, settings.base, settings.space)
-    told = json.dumps(asdict(chosen), sort_keys=True)
-    checkpoints = folder / "trials" / hashlib.sha256(told.encode()).hexdigest()[:16]
+    identity = json.dumps(asdict(chosen), sort_keys=True)
+    checkpoints = folder / "trials" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
-    def tell(epoch: EpochReport) -> None:
-        if epoch.mean_iou is not None:
-            trial.report(epoch.mean_iou, epoch.epoch)
+    def report(row: Mapping[str, Any], share: float) -> None:
+        if row[task.best_by] is not None:
+            trial.report(row[task.best_by], row["epoch"])
             if trial.should_prune():
                 raise optuna.TrialPruned
 
     try:
         result = train(
-            split.train,
-            split.validation,
-            chosen,
+            replace(task, settings=chosen),
             compute,
-            checkpoints,
-            tell,
-            validation=split.how,
+            checkpoint_dir=checkpoints,
+            on_epoch=report,
             models_folder=models_folder,
         )
     except (optuna.TrialPruned, DermatomeError) as ended:
@@ -205,36 +282,37 @@ def _train(
     for name, value in result.card.scores.items():
         trial.set_user_attr(name, value)
     trial.set_user_attr("steps", result.card.steps)
-    return float(result.card.scores["mean_iou"] or 0.0)
+    return float(result.card.scores[task.best_by] or 0.0)
 
 
-def _check_comparable(study: optuna.Study, folder: Path, split: Split[TilePair], settings: SearchSettings) -> None:
-    """Notes in a new study what its trials are made with; refuses one that was begun with something else."""
-    tiles = {"training tiles": tiles_sha256(split.train), "validation tiles": tiles_sha256(split.validation)}
+def _check_comparable(study: optuna.Study, folder: Path, task: Task[Any], settings: SearchSettings) -> None:
+    """Records in a new study what its trials are made with; refuses one that was started with something else."""
     searched = {f"range of {name}": values for name, values in vars(settings.space).items()}
-    now: dict[str, Any] = json.loads(json.dumps(tiles | asdict(settings.base) | searched))
-    begun: dict[str, Any] | None = study.user_attrs.get(_MADE_WITH)
-    if begun is None and not study.get_trials(deepcopy=False):
+    now: dict[str, Any] = json.loads(
+        json.dumps({"tiles or their sides": task.data_sha256()} | asdict(settings.base) | searched)
+    )
+    before: dict[str, Any] | None = study.user_attrs.get(_MADE_WITH)
+    if before is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(_MADE_WITH, now)
         return
-    if begun is None:
+    if before is None:
         raise BadSetting(
             f"The study in {folder} does not say what its trials were made with, as an older version of Dermatome "
-            "began it: start a study of another name."
+            "started it: start a study of another name."
         )
-    if others := [name for name in now | begun if now.get(name) != begun.get(name)]:
+    if others := [name for name in now | before if now.get(name) != before.get(name)]:
         raise BadSetting(
-            f"The study in {folder} was begun with another choice of {', '.join(others)}, so new trials could not be "
-            "compared with those it has: start a study of another name, or give it what it was begun with."
+            f"The study in {folder} was started with another choice of {', '.join(others)}, so new trials could not be "
+            "compared with those it has: start a study of another name, or give it what it was started with."
         )
 
 
-def _take_up_unfinished(study: optuna.Study) -> None:
+def _requeue_unfinished(study: optuna.Study) -> None:
     import optuna
 
     for left in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(left.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(left.params, user_attrs={_GOES_ON_FROM: left.number})
+        study.enqueue_trial(left.params, user_attrs={_RESUMES: left.number})
 
 
 def _count(study: optuna.Study) -> int:

@@ -1,151 +1,143 @@
-"""How networks are trained: every setting of the loop and of the tissue network, its default and what it does."""
+"""Settings of a training, declared once: type, default, allowed range and description.
+
+Run configs and command-line options are generated from these fields (:mod:`assets.training`,
+:mod:`dermatome.cli.train`). A task adds its own settings in a subclass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import is_dataclass, replace
+from typing import Any, TypeVar, dataclass_transform
+
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from dermatome.errors import BadSetting
-from dermatome.imaging.augmentation import AugmentSettings, augmentation
-from dermatome.training.losses import ClassWeighting, LossName
+from dermatome.imaging.augmentation import AugmentSettings
 
 EPOCHS_WITHOUT_LIMIT = 40
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """What the training loop itself goes by, whatever is trained.
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def checked(cls: type[T]) -> type[T]:
+    """Makes a frozen dataclass whose fields are checked by pydantic; what does not fit raises :class:`BadSetting`."""
+    made: Any = pydantic_dataclass(frozen=True)(cls)
+    check = made.__init__
 
-    Without ``epochs`` and ``max_minutes`` it trains for 40 epochs; with both, until the first of them. Where epochs end
-    it, the same seed, data and machine give the same weights; where the clock does, the number of steps depends on it.
+    def __init__(self: Any, *values: Any, **named: Any) -> None:  # noqa: N807
+        try:
+            check(self, *values, **named)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or cls.__name__
+            raise BadSetting(f"The setting {name} is {first['input']!r}: {first['msg']}.") from None
 
-    Attributes:
-        epochs: passes over the data's area, of at least ``epoch_steps`` steps each.
-        max_minutes: limit of the whole call, with reading and final validation.
-        epoch_steps: smallest number of steps that count as an epoch.
-        batch: views that pass through the network together.
-        accumulate: such passes in a step, whose gradients and batch statistics are averaged. Several GPUs share them,
-            so their number does not change what is learnt.
-        patience: epochs without a better validation score after which it ends early; the weights of the best epoch are
-            kept then. ``None`` trains to the end and keeps the last.
-        learning_rate: the highest, after warming up; it falls to 0 along a cosine.
-        weight_decay: of AdamW (Loshchilov and Hutter, 2019).
-        warmup_share: of the run.
-        ema_decay: of the running mean of the weights, which is what is validated and kept; 0 keeps just the weights.
-        seed: of everything random.
-        checkpoint_seconds: at least this long between two checkpoints.
+    made.__init__ = __init__
+    return made  # type: ignore[no-any-return]
+
+
+@checked
+class TrainingSettings:
+    """Settings that every task has.
+
+    Without ``epochs`` and ``max_minutes`` a training runs for 40 epochs; with both, until the first of them. If epochs
+    end it, the same seed, data and machine give the same weights; if the time limit does, the number of steps varies.
     """
 
-    epochs: int | None = None
-    max_minutes: float | None = None
-    epoch_steps: int = 25
-    batch: int = 8
-    accumulate: int = 1
-    patience: int | None = None
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup_share: float = 0.05
-    ema_decay: float = 0.98
-    seed: int = 0
-    checkpoint_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        if self.epochs is not None and self.epochs < 1:
-            raise BadSetting(f"The number of epochs is {self.epochs}: set it to 1 or more.")
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise BadSetting(f"The time limit is {self.max_minutes} minutes: set it above 0.")
-        if self.batch < 2:
-            raise BadSetting(f"The batch is {self.batch}: use 2 or more, batch normalisation needs them.")
-        if self.accumulate < 1:
-            raise BadSetting(f"The number of passes in a step is {self.accumulate}: set it to 1 or more.")
-        if self.patience is not None and self.patience < 1:
-            raise BadSetting(f"The patience is {self.patience} epochs: set it to 1 or more, or leave it out.")
-        if not self.learning_rate > 0:
-            raise BadSetting(f"The learning rate is {self.learning_rate}: set it above 0.")
+    epochs: int | None = Field(default=None, ge=1, description="Passes over the area of the data.")
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="Time limit in minutes, final validation included."
+    )
+    epoch_steps: int = Field(default=25, ge=1, description="Smallest number of optimiser steps that count as an epoch.")
+    batch: int = Field(default=8, ge=2, description="Crops in a micro-batch; batch normalisation needs at least 2.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Micro-batches in an optimiser step. GPUs share them, so it must be a multiple of gpus.",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Epochs without a better validation score before an early end. The best epoch is kept.",
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="Peak learning rate, after the warm-up; cosine decay to 0."
+    )
+    weight_decay: float = Field(default=1e-2, ge=0, description="Weight decay of AdamW (Loshchilov and Hutter, 2019).")
+    warmup_share: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises."
+    )
+    ema_decay: float = Field(
+        default=0.98,
+        ge=0,
+        lt=1,
+        description="Decay of the EMA of the weights, which is validated and kept; 0 switches it off.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed for every random choice.")
+    validation_share: float = Field(
+        default=0.15, description="Share of the data held out for validation, whole groups only."
+    )
+    checkpoint_seconds: float = Field(default=60.0, ge=0, description="Least time between two checkpoints in seconds.")
 
     @property
     def warm_share(self) -> float:
-        """The share of the run in which the learning rate rises."""
+        """Share of the run in which the learning rate rises."""
         return self.warmup_share
 
     @property
     def keeps_best(self) -> bool:
-        """Whether the weights of the best epoch are kept, and not those of the last."""
+        """Whether the weights of the best epoch are kept, instead of those of the last one."""
         return self.patience is not None
 
 
-@dataclass(frozen=True)
-class TrainSettings(LoopSettings):
-    """How a tissue network is trained; what the loop goes by is :class:`LoopSettings`'.
+@checked
+class UNetSettings(TrainingSettings):
+    """Settings that tasks with a U-Net of segmentation-models-pytorch share."""
 
-    Attributes:
-        encoder: of segmentation-models-pytorch.
-        decoder_channels: of the U-Net.
-        encoder_weights: ``None`` trains from scratch; ``imagenet`` begins with an encoder that was trained on ImageNet,
-            see :mod:`dermatome.training.encoder_weights`. Not used where other weights are fine-tuned.
-        loss: its name, see :func:`dermatome.training.losses.make_loss`.
-        dice_weight: of the Dice part of the loss ``dice_focal``.
-        focal_weight: of its focal part.
-        class_weighting: how much a class counts by its pixels in the training tiles, see
-            :func:`dermatome.training.losses.class_weights`.
-        dropout: share of the decoder's last channels that a step leaves out (Tompson et al., 2015).
-        crop_px: side of a view, at the training scale.
-        mpp: microns per pixel that the tiles are declared to have.
-        train_mpp: microns per pixel that the network sees; ``None`` takes four times ``mpp``. Tissues differ in texture
-            and place, not in detail of a pixel, and their borders are drawn no finer: at a quarter of the resolution a
-            step sees sixteen times the tissue, and training from scratch needs a fraction of the time.
-        coarse_factor: how much coarser the first look at a slide is than ``train_mpp``.
-        validation_share: held out by :func:`train_file` where no validation tiles are given.
-        augment: how views differ from tiles.
-    """
-
-    encoder: str = "resnet18"
-    decoder_channels: tuple[int, ...] = (128, 64, 32, 24, 16)
-    encoder_weights: str | None = None
-    loss: LossName = "dice_focal"
-    dice_weight: float = 1.0
-    focal_weight: float = 1.0
-    class_weighting: ClassWeighting = "equal"
-    dropout: float = 0.0
-    crop_px: int = 128
-    mpp: float = 0.5
-    train_mpp: float | None = None
-    coarse_factor: float = 2.0
-    validation_share: float = 0.15
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        super().__post_init__()
-        if self.crop_px < 32 or self.crop_px % 32:
-            raise BadSetting(f"The crop is {self.crop_px} px: use a multiple of 32.")
-        if not 0 <= self.dropout < 1:
-            raise BadSetting(f"The dropout is {self.dropout}: set it from 0 to below 1.")
-        if min(self.dice_weight, self.focal_weight) < 0 or self.dice_weight + self.focal_weight == 0:
-            raise BadSetting("The weights of Dice and focal loss must not be below 0, nor both 0.")
-        if not (self.mpp > 0 and (self.train_mpp is None or self.train_mpp > 0)):
-            raise BadSetting("The mpp and train_mpp must be above 0.")
-        if self.coarse_factor < 1:
-            raise BadSetting(f"The coarse factor is {self.coarse_factor}: set it to 1 or more.")
-
-    @property
-    def network_mpp(self) -> float:
-        """Microns per pixel that the network sees."""
-        return self.train_mpp or 4 * self.mpp
+    encoder: str = Field(default="resnet18", description="Encoder, as segmentation-models-pytorch names it.")
+    decoder_channels: tuple[int, ...] = Field(
+        default=(128, 64, 32, 24, 16), description="Channels of the five decoder blocks, coarsest first."
+    )
+    encoder_weights: str | None = Field(
+        default=None,
+        description="Pretrained encoder weights, such as imagenet; fetched once. None starts from random weights.",
+    )
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the decoder's last channels dropped in a step (Tompson et al., 2015).",
+    )
+    crop_px: int = Field(default=128, ge=32, multiple_of=32, description="Side of a crop at the network's scale, px.")
+    mpp: float = Field(default=0.5, gt=0, description="Microns per pixel of the training data.")
+    augment: AugmentSettings = Field(default_factory=AugmentSettings, description="How crops differ from the data.")
 
 
-def given_settings(plain: Mapping[str, Any], kind: type[LoopSettings] = TrainSettings) -> dict[str, Any]:
-    """What ``kind`` takes, from plain values of a run config or a JSON file; other names are left out.
+S = TypeVar("S", bound=TrainingSettings)
+
+
+def settings_from(kind: type[S], plain: Mapping[str, Any]) -> S:
+    """Settings from plain values of a run config, the command line or a JSON file; the others keep their defaults.
+
+    A nested group, such as ``augment``, may be given in part.
 
     Raises:
-        BadSetting: an augmentation does not exist or is out of its range.
+        BadSetting: a name is unknown or a value is out of its range.
     """
-    known = {each.name for each in fields(kind)}
-    given = {name: value for name, value in plain.items() if name in known}
-    if "augment" in given:
-        given["augment"] = augmentation(given["augment"])
-    if "decoder_channels" in given:
-        given["decoder_channels"] = tuple(given["decoder_channels"])
-    return given
+    made: S = _changed(kind(), plain, "training")
+    return made
+
+
+def _changed(default: Any, given: Mapping[str, Any], what: str) -> Any:
+    known = list(default.__dataclass_fields__)
+    if unknown := sorted(set(given) - set(known)):
+        raise BadSetting(f"There is no setting {unknown[0]!r} of the {what}: use {', '.join(known)}.")
+    values = {
+        name: _changed(before, value, name)
+        if is_dataclass(before := getattr(default, name)) and isinstance(value, Mapping)
+        else value
+        for name, value in given.items()
+    }
+    return replace(default, **values)

@@ -6,54 +6,135 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from dermatome import __version__
-from dermatome.classes import TISSUE_LABELS, TissueClass
 from dermatome.errors import BadWeights
 from dermatome.storage.files import sha256_bytes, write_atomic
+from dermatome.training.settings import TrainingSettings
 from dermatome.training.unet import MEAN, STD, build_network
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import torch
 
-FORMAT = "dermatome-tissue-1"
-# Cards of earlier versions lack these, and are as good.
-_LATER = ("manifest_sha256", "palette", "initial_weights", "initial_sha256", "normalised_stain")
 MAX_WEIGHTS_BYTES = 2 * 1024**3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WeightsCard:
-    """What a weights file holds and how to use it; stored inside the file and, readable, beside it.
+    """What a weights file holds and where it comes from; stored in the file and, readable, beside it as JSON.
+
+    A subclass adds the fields that describe its network and how to use it, and builds it.
 
     Attributes:
-        encoder: the encoder's name in segmentation-models-pytorch.
-        decoder_channels: of the U-Net.
-        classes: labels of the output channels, in order.
-        mpp: microns per pixel that the network was trained at and sees; images are rescaled to it.
+        name: of the version or file, for messages and records.
+        scores: validation scores by name, for example ``iou_epidermis``; empty if nothing was validated.
+        validation: how the validation samples were chosen, in words.
+        settings: of the training.
+        steps: optimiser steps of the training.
+        data_sha256: sha256 of the training and validation samples and of which side each is on.
+        manifest_sha256: of the manifest of those samples, a Parquet file beside the weights.
+        parent: sha256 of the weights that were fine-tuned.
+        initial_weights: what the encoder started from and its source, in words; empty for random weights.
+        initial_sha256: of that file.
+        created_from: names of the patients, slides or folders of the training samples.
+        code_version: of Dermatome.
+        licence: of the weights; it follows from that of the samples.
+        format: of this card.
+    """
+
+    name: str = ""
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    validation: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 0
+    data_sha256: str = ""
+    manifest_sha256: str = ""
+    parent: str | None = None
+    initial_weights: str = ""
+    initial_sha256: str = ""
+    created_from: tuple[str, ...] = ()
+    code_version: str = __version__
+    licence: str = "that of the training samples"
+    format: str = ""
+
+    same_network: ClassVar[tuple[str, ...]]
+    """Fields that a network fine-tuned from this one must share, named as in the training settings."""
+    optional_tensors: ClassVar[tuple[str, ...]] = ()
+    """Endings of the names of tensors that a file may lack."""
+
+    def build(self) -> torch.nn.Module:
+        """The untrained network that the weights belong to."""
+        raise NotImplementedError
+
+    def inherited_settings(self) -> dict[str, Any]:
+        """Training settings that a network fine-tuned from this one takes over."""
+        return {name: getattr(self, name) for name in self.same_network}
+
+    def check(self) -> None:
+        """Checks the values of a card that was read.
+
+        Raises:
+            ValueError: one is impossible.
+        """
+
+    def to_json(self) -> str:
+        """Indented JSON with sorted keys."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Self:
+        """The card in ``text``; ``where`` names its file in errors. Fields that an older version lacked may be missing.
+
+        Raises:
+            BadWeights: it is not such a card.
+        """
+        expected = next(f.default for f in fields(cls) if f.name == "format")
+        try:
+            content = json.loads(text)
+            if content["format"] != expected:
+                raise BadWeights(
+                    f"{where} has weights of the format {content['format']!r}, and {expected!r} is read here: train "
+                    "again, or use the version of Dermatome that wrote them."
+                )
+            card = cls(**{name: _plain(value) for name, value in content.items()})
+            card.check()
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BadWeights(
+                f"{where} has no readable weights card ({error!r}): use a file that Dermatome wrote."
+            ) from error
+        return card
+
+
+def _plain(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, dict):
+        return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True)
+class UNetCard(WeightsCard):
+    """The card of a U-Net of segmentation-models-pytorch.
+
+    Attributes:
+        encoder: its name in segmentation-models-pytorch.
+        decoder_channels: of the U-Net, coarsest first.
+        mpp: microns per pixel that the network was trained at; images are rescaled to it.
         mpp_range: finest and coarsest scale that training showed it.
-        coarse_mpp: scale for the first, coarse look at a slide; inside ``mpp_range``.
-        tile_mpp: microns per pixel that the training tiles were declared to have.
+        coarse_mpp: scale of the coarse pass over a slide; inside ``mpp_range``.
+        tile_mpp: microns per pixel that the training samples were declared to have.
+        classes: labels of the output channels, in order.
         tile_px: side of its tiles at prediction.
         mean: of the normalisation, on the scale 0 to 1.
         std: likewise.
-        scores: validation scores by name, for example ``iou_epidermis``; empty where nothing was validated.
-        validation: how the validation tiles were chosen, in words.
-        settings: of the training.
-        steps: optimiser steps it was trained for.
-        data_sha256: sha256 over names and contents of the training and validation tiles,
-            and which is which.
-        manifest_sha256: of the manifest of those tiles, a Parquet file beside the weights.
         palette: the colour each class is drawn in.
-        parent: sha256 of the weights it started from, if any.
-        initial_weights: what its encoder began with and where that is from, in words; empty where it began at random.
-        initial_sha256: of that file.
-        created_from: the names of the tiles' slides or folders.
-        code_version: of Dermatome.
-        licence: of the weights; it follows from the tiles'.
-        architecture: ``unet``.
-        format: of this card.
+        head_kernel_px: side of the heads' kernels.
+        architecture: of the network.
     """
 
     encoder: str
@@ -62,64 +143,47 @@ class WeightsCard:
     mpp_range: tuple[float, float]
     coarse_mpp: float
     tile_mpp: float
-    classes: tuple[str, ...] = TISSUE_LABELS
+    classes: tuple[str, ...] = ()
     tile_px: int = 256
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
-    scores: Mapping[str, float | None] = field(default_factory=dict)
-    validation: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 0
-    data_sha256: str = ""
-    manifest_sha256: str = ""
-    palette: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {c.label: c.colour for c in TissueClass})
-    parent: str | None = None
-    initial_weights: str = ""
-    initial_sha256: str = ""
-    created_from: tuple[str, ...] = ()
-    code_version: str = __version__
-    licence: str = "that of the training tiles"
+    palette: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    head_kernel_px: int = 3
     architecture: str = "unet"
-    format: str = FORMAT
 
-    def to_json(self) -> str:
-        """Indented JSON with sorted keys."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> WeightsCard:
-        """The card in ``text``; ``where`` names its file in errors.
-
-        Raises:
-            BadWeights: it is not such a card.
-        """
-        try:
-            content = json.loads(text)
-            if content["format"] != cls.format or content["architecture"] != cls.architecture:
-                raise BadWeights(
-                    f"{where} has weights of the format {content['format']!r} ({content['architecture']!r}), and "
-                    f"{cls.format!r} is read here: train again, or use the version of Dermatome that wrote them."
-                )
-            known = {f.name: content[f.name] for f in fields(cls) if f.name not in _LATER or f.name in content}
-            if "palette" in known:
-                known["palette"] = {label: tuple(colour) for label, colour in known["palette"].items()}
-            known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-            card = cls(**known)
-            if not (card.mpp > 0 and card.coarse_mpp > 0 and card.tile_px > 0 and len(card.mean) == len(card.std) == 3):
-                raise ValueError("a scale or size is not positive")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadWeights(
-                f"{where} has no readable weights card ({error!r}): use a file that Dermatome wrote."
-            ) from error
-        return card
+    same_network = ("encoder", "decoder_channels")
+    import_prefix: ClassVar[str] = ""
+    """Prefix of the U-Net's tensors in another training's file, see :mod:`dermatome.training.weights_import`."""
+    ignored_tensors: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of tensors in such a file that the network does not use."""
+    heads: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Labels of the output channels by the name of the layer that gives them; the first are :attr:`classes`."""
 
     def build(self) -> torch.nn.Module:
         """The untrained network that the weights belong to."""
         return build_network(self.encoder, len(self.classes), self.decoder_channels)
 
+    def check(self) -> None:
+        """Checks scales, sizes and classes.
+
+        Raises:
+            BadWeights: the classes are others than those of this kind of network.
+        """
+        ours = next(iter(self.heads.values()))
+        if self.classes != ours:
+            raise BadWeights(
+                f"The weights are for the classes {', '.join(self.classes)}, not {', '.join(ours)}: use weights "
+                "trained for these classes."
+            )
+        if not (self.mpp > 0 and self.coarse_mpp > 0 and self.tile_px > 0 and len(self.mean) == len(self.std) == 3):
+            raise ValueError("a scale or size is not positive")
+
+
+C = TypeVar("C", bound=WeightsCard)
+
 
 @dataclass(frozen=True)
-class LoadedWeights:
+class LoadedWeights(Generic[C]):
     """A network ready for prediction, and where it came from.
 
     Attributes:
@@ -130,15 +194,29 @@ class LoadedWeights:
     """
 
     network: torch.nn.Module
-    card: WeightsCard
+    card: C
     sha256: str
     path: Path
 
     @property
     def decided(self) -> dict[str, Any]:
-        """The training settings that a network which goes on from it shares."""
-        card = self.card
-        return {"encoder": card.encoder, "decoder_channels": card.decoder_channels, "train_mpp": card.mpp}
+        """Training settings that a network fine-tuned from this one takes over."""
+        return self.card.inherited_settings()
+
+
+def check_same_network(parent: LoadedWeights[Any], settings: TrainingSettings) -> None:
+    """Checks that the settings describe the parent's network, so that it can be fine-tuned.
+
+    Raises:
+        BadWeights: they describe another.
+    """
+    names = parent.card.same_network
+    theirs, ours = ([getattr(owner, name) for name in names] for owner in (parent.card, settings))
+    if theirs != ours:
+        both = " and ".join(names)
+        raise BadWeights(
+            f"{parent.path} has another network: {both} {theirs}, not {ours}; leave {both} out, or train from scratch."
+        )
 
 
 def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCard, *, half: bool = False) -> str:
@@ -150,7 +228,7 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCar
         path: of the weights file.
         state: of the network.
         card: what it is for.
-        half: whether to write half floats, in half the bytes; they are read as single ones again.
+        half: whether to write half floats, in half the bytes; they are read back as float32.
 
     Returns:
         The sha256 of the weights file.
@@ -165,7 +243,7 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCar
     if half:
         tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
-            raise BadWeights(f"The network for {path.name} has weights that half floats cannot hold: write it whole.")
+            raise BadWeights(f"The network for {path.name} has weights that half floats cannot hold: train it again.")
     # One metadata key only: safetensors writes several in no fixed order.
     data = save(tensors, metadata={"card": card.to_json()})
     sha256 = sha256_bytes(data)
@@ -176,19 +254,22 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCar
 
 
 def card_path(path: Path) -> Path:
-    """Where the readable card of the weights at ``path`` is."""
+    """Path of the readable card of the weights at ``path``."""
     return path.with_suffix(".json")
 
 
-def read_card(path: Path, kind: type[WeightsCard] = WeightsCard) -> WeightsCard:
-    """The card inside the weights file at ``path``, of that kind of network, without its tensors.
+def read_card(path: Path, kind: type[C]) -> C:
+    """The card in the weights file at ``path``, without its tensors.
 
     Raises:
-        BadWeights: there is no such file, it is no safetensors file or has no card.
+        BadWeights: there is no such file, it is no safetensors file, or has no card of that kind.
     """
     from safetensors import SafetensorError, safe_open
 
-    _check_there(path)
+    if not path.is_file():
+        raise BadWeights(f"There are no weights at {path}: check the path, or train some first.")
+    if path.stat().st_size > MAX_WEIGHTS_BYTES:
+        raise BadWeights(f"{path} is larger than {MAX_WEIGHTS_BYTES >> 30} GB: it is no network of Dermatome.")
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -197,63 +278,70 @@ def read_card(path: Path, kind: type[WeightsCard] = WeightsCard) -> WeightsCard:
     return kind.from_json(metadata.get("card", ""), str(path))
 
 
-def load_weights(path: Path, kind: type[WeightsCard] = WeightsCard) -> LoadedWeights:
+def load_weights(path: Path, kind: type[C]) -> LoadedWeights[C]:
     """Reads weights, checks that they fit their card, and builds their network.
 
     Args:
         path: of a file that :func:`save_weights` wrote.
-        kind: of its card; its classes are those that the output channels must have.
+        kind: of its card.
 
     Raises:
-        BadWeights: the file is missing, damaged, not safetensors, for other classes, or its tensors are not exactly
-            those of the network that the card names.
+        BadWeights: the file is missing, damaged, not safetensors, of another kind, or its tensors are not exactly those
+            of the network that the card names.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     card = read_card(path, kind)
-    if card.classes != kind.classes:
-        raise BadWeights(
-            f"{path} is for the classes {', '.join(card.classes)}, not {', '.join(kind.classes)}: use weights trained "
-            "for these classes."
-        )
     data = path.read_bytes()
     try:
         state = load(data)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise BadWeights(_not_safetensors(path, error)) from error
-    network = card.build()
+    network = fill_network(card.build(), state, str(path), card.optional_tensors)
+    return LoadedWeights(network, card, sha256_bytes(data), path)
+
+
+def fill_network(
+    network: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str, optional: tuple[str, ...] = ()
+) -> torch.nn.Module:
+    """Puts tensors into a network, every name and shape checked, and freezes it in evaluation mode.
+
+    Args:
+        network: untrained.
+        state: its tensors; half floats are converted.
+        where: the file's name for errors.
+        optional: endings of names that may be missing.
+
+    Raises:
+        BadWeights: tensors are missing, unexpected, of another shape or not finite.
+    """
+    import torch
+
     expected = network.state_dict()
-    missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
+    missing = [name for name in expected if name not in state and not name.endswith(optional)]
+    extra = [name for name in state if name not in expected]
+    misshapen = [name for name in expected if name in state and expected[name].shape != state[name].shape]
     if missing or extra:
         raise BadWeights(
-            f"{path} does not fit the network of its card: {len(missing)} tensors are missing"
-            f"{_first(missing)} and {len(extra)} are not its own{_first(extra)}; use a whole, unchanged file."
+            f"{where} does not fit the network of its card: {len(missing)} tensors are missing{_first(missing)} and "
+            f"{len(extra)} are not its own{_first(extra)}; use a complete, unchanged file."
         )
-    misshapen = [name for name, tensor in expected.items() if tensor.shape != state[name].shape]
     if misshapen:
         raise BadWeights(
-            f"{path} has {len(misshapen)} tensors of another shape than its card's network{_first(misshapen)}: use a "
-            "whole, unchanged file."
+            f"{where} has {len(misshapen)} tensors of another shape than its card's network{_first(misshapen)}: use a "
+            "complete, unchanged file."
         )
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        raise BadWeights(f"{path} holds numbers that are not finite: train again with a lower learning rate.")
-    network.load_state_dict(state)
+        raise BadWeights(f"{where} holds numbers that are not finite: train again with a lower learning rate.")
+    network.load_state_dict({**expected, **state})
     network.requires_grad_(False)
-    return LoadedWeights(network.eval(), card, sha256_bytes(data), path)
-
-
-def _check_there(path: Path) -> None:
-    if not path.is_file():
-        raise BadWeights(f"There are no weights at {path}: check the path, or train some first.")
-    if path.stat().st_size > MAX_WEIGHTS_BYTES:
-        raise BadWeights(f"{path} is larger than {MAX_WEIGHTS_BYTES >> 30} GB: it is no network of Dermatome.")
+    return network.eval()
 
 
 def _not_safetensors(path: Path, error: Exception) -> str:
-    return f"{path} is not a whole safetensors file ({error}): copy it again, or train again."
+    return f"{path} is not a complete safetensors file ({error}): copy it again, or train again."
 
 
-def _first(names: Any) -> str:
+def _first(names: list[str]) -> str:
     return f" (for example {min(names)})" if names else ""

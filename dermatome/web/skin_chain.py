@@ -126,12 +126,12 @@ def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Co
         MissingInput: there is no champion.
         BadWeights: the champion's file is not the one that was promoted, or a file is damaged.
     """
+    from dermatome.skin.tissue.network import load_tissue_weights
     from dermatome.skin.tissue.segment import prepare_tissue
-    from dermatome.training.weights import load_weights
 
     if source.champion is None:
         raise MissingInput(_NO_CHAMPION)
-    weights = source.champion.load(load_weights)
+    weights = source.champion.load(load_tissue_weights)
     weights.network.to(compute.torch_device)
     return SkinNetworks(prepare_tissue(weights, compute, settings), load_cells(source.cells, compute))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
-    from dermatome.training.weights import LoadedWeights
+    from dermatome.skin.tissue.network import TissueWeights
 
 
 def trained_tissue(
@@ -18,7 +18,7 @@ def trained_tissue(
     decoder: tuple[int, ...],
     train_mpp: float | None = None,
     steps: int,
-) -> LoadedWeights:
+) -> TissueWeights:
     """A tissue network trained for ``steps`` on four toy slides, as a weights file in ``folder``; seconds a step.
 
     Args:
@@ -29,9 +29,12 @@ def trained_tissue(
         train_mpp: microns per pixel that it sees; None takes the training's default.
         steps: of eight views of 128 px.
     """
-    from dermatome.skin.tissue.train import TrainSettings, train
+    from dermatome.skin.tissue.network import load_tissue_weights
+    from dermatome.skin.tissue.task import TissueTask, TissueTraining
     from dermatome.synthetic.skin import ToyStain, toy_slide
-    from dermatome.training.weights import load_weights, save_weights
+    from dermatome.training.data import Split
+    from dermatome.training.trainer import train
+    from dermatome.training.weights import save_weights
     from pipelines_tests.toy_tiles import write_tiles
 
     slides = (
@@ -39,15 +42,15 @@ def trained_tissue(
         for seed in range(4)
     )
     tiles = write_tiles(folder / "tiles", slides)
-    settings = TrainSettings(
+    settings = TissueTraining(
         encoder=encoder, decoder_channels=decoder, train_mpp=train_mpp, epochs=1, epoch_steps=steps, warmup_share=0.2
     )
-    result = train(tiles, [], settings, compute)
+    result = train(TissueTask(settings, Split(tuple(tiles))), compute)
     save_weights(folder / "weights.safetensors", result.state, result.card)
-    return load_weights(folder / "weights.safetensors")
+    return load_tissue_weights(folder / "weights.safetensors")
 
 
-def tissue_network(folder: Path, toy: bool) -> LoadedWeights:
+def tissue_network(folder: Path, toy: bool) -> TissueWeights:
     """The platform's tissue network, trained briefly on the CPU; at toy size a small one of random weights."""
     from dermatome.inference.compute import choose_compute
 
@@ -56,18 +59,19 @@ def tissue_network(folder: Path, toy: bool) -> LoadedWeights:
     return trained_tissue(folder, choose_compute("cpu"), encoder="resnet18", decoder=(128, 64, 32, 24, 16), steps=40)
 
 
-def untrained_tissue(folder: Path, *, mpp: float) -> LoadedWeights:
+def untrained_tissue(folder: Path, *, mpp: float) -> TissueWeights:
     """A small tissue network that has learnt nothing, as a weights file in ``folder``: for toy sizes."""
     import torch
 
     from dermatome.classes import TissueClass
+    from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
     from dermatome.training.unet import build_network
-    from dermatome.training.weights import WeightsCard, load_weights, save_weights
+    from dermatome.training.weights import save_weights
 
     decoder = (16, 16, 8, 8, 8)
-    card = WeightsCard("resnet18", decoder, mpp, (mpp / 2, mpp * 2), 2 * mpp, mpp, tile_px=128)
+    card = TissueCard("resnet18", decoder, mpp, (mpp / 2, mpp * 2), 2 * mpp, mpp, tile_px=128)
     state = build_network("resnet18", 4, decoder).state_dict()
     # It takes everything for epidermis: cells are only looked for there, and random weights might leave none.
     state["segmentation_head.0.bias"] += 20 * torch.eye(4)[TissueClass.EPIDERMIS]
     save_weights(folder / "weights.safetensors", state, card)
-    return load_weights(folder / "weights.safetensors")
+    return load_tissue_weights(folder / "weights.safetensors")

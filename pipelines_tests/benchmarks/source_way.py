@@ -16,11 +16,11 @@ from dermatome.geometry import Size
 from dermatome.imaging.tiling import blend_window, tile_grid
 
 if TYPE_CHECKING:
-    from dermatome.training.weights import LoadedWeights
+    from dermatome.skin.tissue.network import TissueWeights
 
 
 def tissue_one_by_one(
-    weights: LoadedWeights, pixels: RgbImage, *, tile_px: int = 256, overlap_px: int = 64
+    weights: TissueWeights, pixels: RgbImage, *, tile_px: int = 256, overlap_px: int = 64
 ) -> npt.NDArray[np.uint8]:
     """(H, W) uint8: the most probable class of each pixel of (H, W, 3) uint8 ``pixels``, no side below ``tile_px``."""
     import torch

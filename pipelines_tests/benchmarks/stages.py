@@ -14,10 +14,10 @@ from dermatome.classes import RgbImage
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import Stage, WaitingStage, cached_stage
 from dermatome.skin.cells.settings import CellSettings
+from dermatome.skin.tissue.network import TissueWeights
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
-from dermatome.training.weights import LoadedWeights
 from pipelines_tests.benchmarks.bare import recorded
 from pipelines_tests.benchmarks.timing import take_turns
 
@@ -101,7 +101,7 @@ def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
     return sorted(sources)
 
 
-def mask_stage(root: DataRoot, weights: LoadedWeights, device: Any) -> Stage[Any, Any]:
+def mask_stage(root: DataRoot, weights: TissueWeights, device: Any) -> Stage[Any, Any]:
     """The stage that makes masks, with ``weights`` as the root's champion, on a device."""
     from dermatome.inference.compute import ComputeSettings
     from dermatome.registry.champion import Weights

@@ -1,4 +1,4 @@
-"""Training: whether loading keeps the network busy, tiles drawn, bent and stained anew for every step."""
+"""Training: whether loading and augmenting crops keeps the network busy."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from pipelines_tests.benchmarks.timing import take_turns
 def training_loading(toy: bool) -> Iterator[Row]:
     """Steps of the training loop, against the same steps on batches that lie in memory."""
     from dermatome.inference.compute import choose_compute
-    from dermatome.skin.tissue.train import TissueTask
+    from dermatome.skin.tissue.task import TissueTask, TissueTraining
     from dermatome.synthetic.skin import toy_slide
-    from dermatome.training.distributed import Team
-    from dermatome.training.loop import batches, loading_threads
-    from dermatome.training.settings import TrainSettings
-    from dermatome.training.state import TrainingRun
+    from dermatome.training.data import Split
+    from dermatome.training.distributed import Group
+    from dermatome.training.trainer import Run, Start, batches, loading_threads
     from pipelines_tests.toy_tiles import write_tiles
 
     compute = choose_compute()
-    settings = TrainSettings(batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8)) if toy else TrainSettings()
+    settings = TissueTraining(batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8)) if toy else TissueTraining()
     steps = 2 if toy else 10
     with tempfile.TemporaryDirectory() as folder:
         slides = (toy_slide(seed, size_px=256 if toy else 640) for seed in range(1 if toy else 4))
         tiles = write_tiles(Path(folder), slides)
-        run = TrainingRun(TissueTask(tuple(tiles), settings, ""), compute, Team())
+        run = Run(TissueTask(settings, Split(tuple(tiles))), Start(""), compute, Group())
     in_memory = itertools.cycle([run.parts.source.batch(number) for number in range(4)])
-    made_ahead = batches(run.parts.source, run.passes(), loading_threads(compute))
+    made_ahead = batches(run.parts.source, run.batch_numbers(), loading_threads(compute))
 
     def bare() -> None:
         for _ in range(steps):
@@ -45,7 +44,7 @@ def training_loading(toy: bool) -> Iterator[Row]:
     made_ahead.close()
     images = steps * settings.batch
     yield share_of_rate(
-        f"training, views of {settings.crop_px}² with all augmentation, U-Net {settings.encoder}",
+        f"training, crops of {settings.crop_px}² with all augmentation, U-Net {settings.encoder}",
         "the bare training step on batches in memory",
         images / seconds["loop"],
         images / seconds["bare"],

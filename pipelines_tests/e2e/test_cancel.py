@@ -6,12 +6,13 @@ import pytest
 from dermatome.classes import StainingPattern
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import WaitingStage, cached_stage
+from dermatome.skin.tissue.network import TissueCard
 from dermatome.slides.source import acquire_slide, folder_sources
 from dermatome.storage.layout import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageRecord, read_record, write_record
 from dermatome.synthetic.skin import toy_slide
 from dermatome.training.unet import build_network
-from dermatome.training.weights import WeightsCard, save_weights
+from dermatome.training.weights import save_weights
 from orchestration.requests import register_slides
 from pipelines_tests.e2e.platform import Platform
 
@@ -42,7 +43,7 @@ def promote_untrained(root):
     channels = (64, 32, 24, 16, 16)
     folder = root.folder("tissue_weights", "v001")
     folder.mkdir(parents=True)
-    card = WeightsCard("resnet18", channels, mpp=0.5, mpp_range=(0.5, 2.0), coarse_mpp=2.0, tile_mpp=0.5)
+    card = TissueCard("resnet18", channels, mpp=0.5, mpp_range=(0.5, 2.0), coarse_mpp=2.0, tile_mpp=0.5)
     sha256 = save_weights(folder / WEIGHTS_FILE, build_network("resnet18", 4, channels).state_dict(), card)
     for asset, partition in (("tissue_weights", "v001"), ("tissue_champion", CHAMPION)):
         record = StageRecord(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dermatome.imaging.augmentation import AugmentSettings
 from dermatome.skin.tiles.crops import TilePair
-from dermatome.training.settings import TrainSettings
+from dermatome.skin.tissue.task import TissueTraining
 
 REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 EPOCH_STEPS = 25
@@ -37,17 +37,17 @@ class Experiment:
     """
 
     question: str
-    configurations: Mapping[str, TrainSettings]
+    configurations: Mapping[str, TissueTraining]
     tiles: Callable[[Path], Tiles | None]
     plain_recipe: Mapping[str, float]
 
 
 def experiments(*, toy: bool = False) -> dict[str, Experiment]:
     """All experiments by name; at toy size they show that they run, and measure nothing."""
-    skin = TrainSettings(epochs=3, epoch_steps=EPOCH_STEPS, batch=4)
+    skin = TissueTraining(epochs=3, epoch_steps=EPOCH_STEPS, batch=4)
     stain = replace(skin, crop_px=64)
     if toy:
-        skin = TrainSettings(epochs=1, epoch_steps=2, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
+        skin = TissueTraining(epochs=1, epoch_steps=2, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
         stain = skin
     return {
         "skin": Experiment(

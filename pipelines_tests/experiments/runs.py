@@ -1,23 +1,24 @@
-"""One training of an experiment, and what it scored; a training that is done is not done again."""
+"""One training of an experiment and its scores; a finished training is not repeated."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.metrics.semantic import class_scores, score_values
-from dermatome.skin.tiles.crops import TilePair, tiles_sha256
-from dermatome.skin.tissue.evaluate import Evaluation, evaluate
-from dermatome.skin.tissue.tile_probabilities import tile_probabilities
-from dermatome.skin.tissue.train import CHECKPOINT_FILE, EpochReport, train
+from dermatome.metrics.semantic import score_values
+from dermatome.skin.tiles.crops import tiles_sha256
+from dermatome.skin.tissue.evaluate import Evaluation
+from dermatome.skin.tissue.network import load_tissue_weights
+from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import sha256_bytes, write_atomic
-from dermatome.training.settings import TrainSettings
-from dermatome.training.weights import WeightsCard, load_weights, save_weights
+from dermatome.training.data import Split
+from dermatome.training.trainer import CHECKPOINT_FILE, train
+from dermatome.training.weights import save_weights
 from pipelines_tests.experiments.plans import Tiles
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 RESULT_FILE = "result.json"
 
 
-def run_one(tiles: Tiles, settings: TrainSettings, compute: Compute, folder: Path) -> dict[str, Any]:
+def run_one(tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Path) -> dict[str, Any]:
     """Trains once and scores all test sets; a killed one goes on, and one that is done is read from ``folder``.
 
     Returns:
         ``settings``, ``steps``, ``seconds``, ``history`` with the scores of each epoch on the first test set, of the
-        running mean of the weights and, with ``plain_`` before their names, of the weights themselves; ``tests`` with
+        EMA of the weights and, with ``plain_`` before their names, of the weights themselves; ``tests`` with
         the scores of each test set by name.
     """
     everything = [*tiles.train, *(tile for test in tiles.tests.values() for tile in test)]
@@ -43,40 +44,40 @@ def run_one(tiles: Tiles, settings: TrainSettings, compute: Compute, folder: Pat
         done: dict[str, Any] = json.loads(result_file.read_text())
         if done["fingerprint"] == fingerprint:
             return done
-    first = next(iter(tiles.tests.values()))
+    name, first = next(iter(tiles.tests.items()))
+    task = TissueTask(settings, Split(tuple(tiles.train), tuple(first), name))
     plain: dict[str, dict[str, float | None]] = {}
     if (folder / "plain.json").is_file():
         plain = json.loads((folder / "plain.json").read_text())
 
-    def score_plain(epoch: EpochReport) -> None:
-        network = _network_of(folder / CHECKPOINT_FILE, settings)
-        scores = _values(_evaluate(network, first, settings, compute))
-        plain[str(epoch.epoch)] = {f"plain_{name}": value for name, value in scores.items()}
+    def score_plain(row: Mapping[str, Any], share: float) -> None:
+        scores = _values(task.evaluate(_plain_network(folder / CHECKPOINT_FILE, settings), compute))
+        plain[str(row["epoch"])] = {f"plain_{name}": value for name, value in scores.items()}
         write_atomic(folder / "plain.json", json.dumps(plain).encode())
 
-    result = train(tiles.train, list(first), settings, compute, folder, score_plain)
+    result = train(task, compute, checkpoint_dir=folder, on_epoch=score_plain)
     save_weights(folder / "weights.safetensors", result.state, result.card)
-    network = load_weights(folder / "weights.safetensors").network
+    network = load_tissue_weights(folder / "weights.safetensors").network
+    others = {
+        name: replace(task, split=Split((), tuple(test))).evaluate(network, compute)
+        for name, test in tiles.tests.items()
+        if test is not first
+    }
     done = {
         "fingerprint": fingerprint,
         "settings": asdict(settings),
         "steps": result.card.steps,
         "seconds": float(result.history["seconds"].iloc[-1]),
         "history": [{**row, **plain[str(row["epoch"])]} for row in result.history.to_dict("records")],
-        "tests": {
-            name: _values(
-                result.evaluation if test is first else _evaluate(network, test, settings, compute, result.card)
-            )
-            for name, test in tiles.tests.items()
-        },
+        "tests": {test: _values(found) for test, found in {name: result.evaluation, **others}.items()},
     }
     write_atomic(result_file, json.dumps(done, indent=1).encode())
     (folder / CHECKPOINT_FILE).unlink()
     return done
 
 
-def _network_of(checkpoint: Path, settings: TrainSettings) -> torch.nn.Module:
-    """The network as the last step left it, without the running mean."""
+def _plain_network(checkpoint: Path, settings: TissueTraining) -> torch.nn.Module:
+    """The network as the last step left it, without the EMA."""
     import torch
 
     from dermatome.training.unet import build_network
@@ -87,24 +88,9 @@ def _network_of(checkpoint: Path, settings: TrainSettings) -> torch.nn.Module:
     return network.eval()
 
 
-def _evaluate(
-    network: torch.nn.Module,
-    tiles: Sequence[TilePair],
-    settings: TrainSettings,
-    compute: Compute,
-    card: WeightsCard | None = None,
-) -> Evaluation:
-    from dermatome.training.unet import MEAN, STD
-
-    mean, std = (card.mean, card.std) if card else (MEAN, STD)
-    scale = settings.mpp / settings.network_mpp
-    run = tile_probabilities(network, compute, mean, std, scale, tile_px=2 * settings.crop_px, batch=settings.batch)
-    return evaluate(tiles, run, settings.mpp)
-
-
 def _values(found: Evaluation) -> dict[str, float | None]:
     return {
-        **score_values(class_scores(found.confusion, TISSUE_LABELS)),
+        **score_values(found.scores),
         **{f"boundary_f1_{label}": value for label, value in zip(TISSUE_LABELS, found.boundary_f1, strict=True)},
         "calibration_error": found.calibration.error,
     }

@@ -22,10 +22,11 @@ from dermatome.skin.tiles.crops import cut_tiles, load_tiles, manifest_rows
 from dermatome.skin.tiles.rois import Roi
 from dermatome.skin.tissue import stage as mask_stage
 from dermatome.skin.tissue.hold_out import freeze_tissue, score_tissue
+from dermatome.skin.tissue.network import TissueCard
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, write_record
 from dermatome.training.unet import build_network
-from dermatome.training.weights import WeightsCard, save_weights
+from dermatome.training.weights import save_weights
 from orchestration.dagster_private import stale_status
 from orchestration.definitions import build_defs
 
@@ -49,7 +50,7 @@ def put(root, asset, partition, **values):
 def weights_of(root, version, **scores):
     """Tiny weights whose colours differ by version."""
     torch.manual_seed(len(version) + ord(version[-1]))
-    card = WeightsCard("tu-tf_mobilenetv3_small_minimal_100", (8,) * 5, 1.0, (1.0, 2.0), 2.0, 0.5, tile_px=64)
+    card = TissueCard("tu-tf_mobilenetv3_small_minimal_100", (8,) * 5, 1.0, (1.0, 2.0), 2.0, 0.5, tile_px=64)
     state = build_network(card.encoder, 4, card.decoder_channels).state_dict()
     sha256 = save_weights(root.folder("tissue_weights", version) / WEIGHTS_FILE, state, card)
     put(root, "tissue_weights", version, weights_sha256=sha256, **scores)

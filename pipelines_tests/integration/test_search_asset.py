@@ -5,7 +5,7 @@ import json
 import dagster as dg
 
 from assets.partitions import STUDIES, TRAINING_VERSIONS
-from dermatome.skin.tissue import weights_stage
+from dermatome.registry import version as registry_version
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import read_record
 from dermatome.training import search
@@ -30,7 +30,7 @@ def test_a_study_and_its_best_trial_as_a_version(tmp_path, monkeypatch):
         best = json.loads(found.values["best_settings"])
         assert (found.values["trials"], best["seed"], best["train_mpp"]) == (3, 7, 1.0)
         assert 0.001 <= best["learning_rate"] <= 0.01
-        monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
+        monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
         chosen = {"from_study": "s1", "seed": 8}
         assert run(root, instance, "tissue_weights", key="v001", config={"tissue_weights": {"config": chosen}}).success
     settings = read_record(root.record("tissue_weights", "v001")).settings

@@ -13,11 +13,11 @@ from dermatome.inference.compute import Compute
 from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.skin.cells import cyto2
 from dermatome.skin.cells.network import TOY_WEIGHTS
+from dermatome.skin.cells.networks import load_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import StageRecord, write_record
 from dermatome.storage.settings_model import SettingsModel
-from dermatome.training import weights
 from orchestration.definitions import with_settings
 from resources import CellSegmenterResource, HpaResource, TissueSegmenterResource, hpa
 from resources.settings import SettingsResource
@@ -133,7 +133,7 @@ EDITS = {
     "layers.pattern_min_dab_od": (0.2, ["epidermis_layers"]),
     "layers.pattern_ratio": (2.0, ["epidermis_layers"]),
     "layers.profile_step_um": (1.0, ["epidermis_layers"]),
-    "promotion.margin": (0.1, ["tissue_champion", "cell_champion"]),
+    "promotion.margin": (0.1, ["tissue_champion", "cell_champion", "nuclei_champion"]),
     "nuclei_images.declared_mpp": (0.5, ["nuclei_slides"]),
     "nuclei_images.max_side_px": (9, ["nuclei_slides"]),
     "nuclei_patches.size_px": (128, ["nuclei_patches"]),
@@ -191,11 +191,12 @@ def test_every_setting_makes_exactly_the_assets_stale_whose_results_it_decides(t
     assert found == {name: set(assets) for name, (_, assets) in EDITS.items()}
 
 
-def test_cell_weights_decide_nothing_once_there_is_a_champion(tmp_path):
+@pytest.mark.parametrize("kind", ["cell", "nuclei"])
+def test_named_weights_decide_nothing_once_there_is_a_champion(tmp_path, kind):
     root = DataRoot(tmp_path)
     for version, decides in (("v001", False), ("settings", True)):
-        promote(root, version, "sha", "cell_champion")
-        same = versions(Settings(), root) == versions(Settings(cell_weights="toy"), root)
+        promote(root, version, "sha", f"{kind}_champion")
+        same = versions(Settings(), root) == versions(Settings(**{f"{kind}_weights": "toy"}), root)
         assert same is not decides
 
 
@@ -248,23 +249,22 @@ def promote(root, version, sha256, asset="tissue_champion"):
     )
 
 
-def test_the_champion_comes_with_the_record_its_weights_were_chosen_by(tmp_path, monkeypatch):
+def test_the_champion_comes_with_the_record_its_weights_were_chosen_by(tmp_path):
     root = DataRoot(tmp_path)
 
-    def load_weights(path):
-        return SimpleNamespace(sha256=path.parent.name, network=SimpleNamespace(to=lambda device: None))
+    def read(path):
+        return SimpleNamespace(sha256=path.parent.name)
 
-    monkeypatch.setattr(weights, "load_weights", load_weights)
     resource = TissueSegmenterResource()
     with pytest.raises(MissingInput, match="no champion yet"):
-        resource.champion(root)
+        resource.weights(root)
     for version in ("v1", "v2"):
         promote(root, version, sha256=version)
-        champion = resource.champion(root)
-        assert champion.version == champion.load(CPU).sha256 == version
+        champion = resource.weights(root)
+        assert champion.name == champion.load(read).sha256 == version
     promote(root, "v3", sha256="of another file")
-    with pytest.raises(BadWeights, match="not those that were promoted"):
-        resource.champion(root).load(CPU)
+    with pytest.raises(BadWeights, match="not those that were chosen"):
+        resource.weights(root).load(read)
 
 
 def test_cyto2_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
@@ -285,6 +285,6 @@ def test_cell_weights_that_are_not_there_or_are_replaced_are_refused(tmp_path):
         resource.weights(DataRoot(tmp_path))
     path.write_bytes(TOY_WEIGHTS.read_bytes())
     chosen = resource.weights(DataRoot(tmp_path))
-    assert chosen.load(CPU).sha256 == chosen.sha256
-    with pytest.raises(BadWeights, match="is not the one that was chosen"):
-        replace(chosen, sha256="another").load(CPU)
+    assert load_cells(chosen, CPU).sha256 == chosen.sha256
+    with pytest.raises(BadWeights, match="not those that were chosen"):
+        load_cells(replace(chosen, sha256="another"), CPU)

@@ -7,16 +7,19 @@ import pytest
 
 from assets.partitions import TRAINING_VERSIONS
 from dermatome.errors import BadSetting
-from dermatome.skin.tissue import weights_stage
+from dermatome.registry import version as registry_version
+from dermatome.skin.tissue.task import TissueTask
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import StageRecord, read_record, write_record
-from dermatome.training import loop as training_loop
+from dermatome.training import trainer as training
+from dermatome.training.data import Split
 from orchestration.definitions import build_defs
 from pipelines_tests.unit.test_weights_stage import tile, trainer
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(TissueTask, "choose", lambda folders, held, settings, lineage: TissueTask(settings, Split(())))
     root = DataRoot(tmp_path)
     for slide in ("a1", ".a2.part"):
         path = root.folder("training_tiles") / slide / RECORD_FILE
@@ -41,13 +44,13 @@ def train(root, instance):
 
 
 def test_confusion_is_shown_and_checkpoints_end_after_the_record(root, monkeypatch):
-    monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
+    monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
     dropped = []
 
     def drop(checkpoints):
         dropped.append((checkpoints, root.record("tissue_weights", "v001").is_file()))
 
-    monkeypatch.setattr(training_loop, "drop_checkpoints", drop)
+    monkeypatch.setattr(training, "drop_checkpoints", drop)
     with dg.instance_for_test() as instance:
         done = train(root, instance)
         assert done.success
@@ -61,27 +64,27 @@ def test_a_failed_training_is_among_the_failures_until_it_succeeds(root, monkeyp
     def fail(*_, **__):
         raise BadSetting("The crop is larger than the tiles: choose a smaller one.")
 
-    monkeypatch.setattr(weights_stage, "train_file", fail)
+    monkeypatch.setattr(registry_version, "train_file", fail)
     path = root.failure("tissue_weights", "v001")
     with dg.instance_for_test() as instance:
         assert not train(root, instance).success
         row = json.loads(path.read_bytes())
         assert (row["asset"], row["partition"], row["kind"]) == ("tissue_weights", "v001", "BadSetting")
         assert row["error"] == "The crop is larger than the tiles: choose a smaller one."
-        monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
+        monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
         assert train(root, instance).success
     assert not path.exists()
 
 
 def test_a_leak_fails_its_check_in_dagster(root, monkeypatch):
     leak = [tile("t1", "train", "s1"), tile("t2", "train", "s2", seed=2), tile("t3", "validation", "s1", seed=3)]
-    monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights", rows=leak))
+    monkeypatch.setattr(registry_version, "train_file", trainer(b"weights", rows=leak))
     with dg.instance_for_test() as instance:
         (check,) = train(root, instance).get_asset_check_evaluations()
         assert (check.check_name, check.passed, check.severity) == ("no_leakage", False, dg.AssetCheckSeverity.ERROR)
-        monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights", rows=[leak[0], leak[2]]))
+        monkeypatch.setattr(registry_version, "train_file", trainer(b"weights", rows=[leak[0], leak[2]]))
         (check,) = train(root, instance).get_asset_check_evaluations()
         assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)  # one slide: nothing else to do
-        monkeypatch.setattr(weights_stage, "train_file", trainer(b"weights"))
+        monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
         (check,) = train(root, instance).get_asset_check_evaluations()
         assert check.passed

@@ -5,7 +5,6 @@ This is what ours is measured against, in numbers and in time; nothing of ours b
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.geometry import Box
-from dermatome.skin.cells.card import CellCard, save_cell_network
+from dermatome.skin.cells.card import CellCard
 from dermatome.skin.cells.image import CellImage
 from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet
 from dermatome.skin.cells.settings import CellSettings
+from dermatome.training.weights import read_card, save_weights
 
 
 def cyto2_sized_weights(folder: Path) -> tuple[Path, Path]:
@@ -32,16 +32,14 @@ def cyto2_sized_weights(folder: Path) -> tuple[Path, Path]:
     from safetensors.torch import load_file
 
     small = load_file(TOY_WEIGHTS)
-    fields = json.loads(TOY_WEIGHTS.with_suffix(".json").read_text())
-    fields.pop("sha256")
-    card = replace(CellCard(**fields), nbase=CYTO2_NBASE)
+    card = replace(read_card(TOY_WEIGHTS, CellCard), nbase=CYTO2_NBASE)
     model = build_cpnet(CYTO2_NBASE, card.diameter_px)
     tensors = {}
     for name, empty in model.state_dict().items():
         tensors[name] = torch.ones_like(empty) if name.endswith("running_var") else torch.zeros_like(empty)
         tensors[name][tuple(slice(side) for side in small[name].shape)] = small[name].to(empty.dtype)
     model.load_state_dict(tensors)
-    save_cell_network(folder / "large.safetensors", model.state_dict(), card)
+    save_weights(folder / "large.safetensors", model.state_dict(), card, half=True)
     torch.save(model.state_dict(), folder / "large_state_dict")
     return folder / "large.safetensors", folder / "large_state_dict"
 

@@ -18,18 +18,18 @@ from dermatome.errors import BadWeights, FetchFailed
 from dermatome.inference.compute import Compute
 from dermatome.skin.cells import cyto2
 from dermatome.skin.cells.card import CellCard
-from dermatome.skin.cells.card import save_cell_network as save
 from dermatome.skin.cells.image import PREPARATION
 from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet, load_cell_network
+from dermatome.training.weights import save_weights
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
-CARD = CellCard("small", (2, 4, 4, 4, 8), 16.0, 8.0, PREPARATION, "nothing")
+CARD = CellCard((2, 4, 4, 4, 8), 16.0, 8.0, PREPARATION, "nothing", name="small")
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save(tmp_path / "w.safetensors", build_cpnet(CARD.nbase, CARD.diameter_px).state_dict(), CARD)
+    save_weights(tmp_path / "w.safetensors", build_cpnet(CARD.nbase, CARD.diameter_px).state_dict(), CARD, half=True)
     return tmp_path / "w.safetensors"
 
 
@@ -72,17 +72,17 @@ def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda t, c: t.pop("output.2.weight"), "lacks 1 entries.*output.2.weight"),
-        (lambda t, c: t.update(extra=torch.ones(1)), "has unknown 1 entries.*extra"),
-        (lambda t, c: t.update({"output.2.bias": torch.ones(5)}), "has misshapen 1 entries.*output.2.bias"),
+        (lambda t, c: t.pop("output.2.weight"), r"1 tensors are missing \(for example output.2.weight"),
+        (lambda t, c: t.update(extra=torch.ones(1)), r"1 are not its own \(for example extra"),
+        (lambda t, c: t.update({"output.2.bias": torch.ones(5)}), "1 tensors of another shape.*output.2.bias"),
         (lambda t, c: t.update({"output.2.bias": torch.full((3,), torch.nan)}), "not finite"),
-        (lambda t, c: c.update(nbase=[2, 4, 4, 4, 16]), "misshapen"),
-        (lambda t, c: c.update(nbase=[2, 4]), "card this version cannot use"),
-        (lambda t, c: c.update(nbase=[2, 4, 4, 4, 10**9]), "card this version cannot use"),
-        (lambda t, c: c.update(format="other"), "card this version cannot use"),
+        (lambda t, c: c.update(nbase=[2, 4, 4, 4, 16]), "of another shape"),
+        (lambda t, c: c.update(nbase=[2, 4]), "no readable weights card"),
+        (lambda t, c: c.update(nbase=[2, 4, 4, 4, 10**9]), "no readable weights card"),
+        (lambda t, c: c.update(format="other"), "of the format 'other'"),
         (lambda t, c: c.update(preparation="raw"), "prepared as 'raw'"),
-        (lambda t, c: c.update(surprise=1), "no card"),
-        (lambda t, c: c.clear(), "no card"),
+        (lambda t, c: c.update(surprise=1), "no readable weights card"),
+        (lambda t, c: c.clear(), "no readable weights card"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(
@@ -97,7 +97,7 @@ def test_cut_short_missing_and_other_files_are_refused(weights: Path, tmp_path: 
     data = weights.read_bytes()
     for wrong in (data[: len(data) // 2], b"", b"\x80\x02}q\x00."):
         weights.write_bytes(wrong)
-        with pytest.raises(BadWeights, match="not a whole safetensors file"):
+        with pytest.raises(BadWeights, match="not a complete safetensors file"):
             load_cell_network(weights, CPU)
     with pytest.raises(BadWeights, match="no cell network weights at"):
         load_cell_network(tmp_path / "absent", CPU)

@@ -1,4 +1,4 @@
-"""Training of cell networks: annotations read, flows turned with their view, Cellpose's loss, killed and gone on."""
+"""Training of cell networks: annotations, flows that rotate with their crop, Cellpose's loss, resuming, fine-tuning."""
 
 import json
 from dataclasses import replace
@@ -12,18 +12,20 @@ from dermatome.errors import BadAnnotation, BadSetting, BadWeights, MissingInput
 from dermatome.geometry import Size
 from dermatome.inference.compute import Compute
 from dermatome.registry.manifest import manifest_path, read_manifest
+from dermatome.registry.version import lineage_named, train_file
 from dermatome.skin.cells.annotations import find_annotated, read_label_image
-from dermatome.skin.cells.network import open_cells
+from dermatome.skin.cells.crops import PreparedCells, flow_targets, random_crop
+from dermatome.skin.cells.network import build_cpnet, open_cells
 from dermatome.skin.cells.scores import CellScores, mean_precision
-from dermatome.skin.cells.train import CellTrainSettings, given_cell_settings, train_cells
-from dermatome.skin.cells.views import CellPicture, CellSource, ViewSettings, flow_targets, random_view
-from dermatome.skin.cells.weights_stage import named_lineage, train_cells_file
+from dermatome.skin.cells.task import CellTask, CellTraining, cell_loss, cell_parts
 from dermatome.storage.files import sha256_file
-from dermatome.training.losses import cell_loss
+from dermatome.training.data import Split
+from dermatome.training.settings import settings_from
+from dermatome.training.trainer import train
 from pipelines_tests.annotated_cells import SIDE_PX, image_of, labels_of, write_set
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
-TINY = CellTrainSettings(
+TINY = CellTraining(
     nbase=(2, 4, 4, 4, 8), diameter_px=16.0, crop_px=64, batch=2, epochs=2, epoch_steps=2, checkpoint_seconds=0.0
 )
 
@@ -114,13 +116,12 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         find_annotated(tmp_path)
 
 
-def test_flows_are_turned_with_their_view():
+def test_flows_rotate_with_their_crop():
     labels = labels_of(1)
-    # Each cell has a brightness of its own, by which the view's cells are told apart.
-    picture = CellPicture((labels / 20).astype(np.float32), flow_targets(labels))
-    plain = ViewSettings(zoom=0.0, gain=0.0, noise=0.0)
+    # Each cell has a brightness of its own, which identifies it in the crop.
+    image = PreparedCells((labels / 20).astype(np.float32), flow_targets(labels))
     for seed in range(4):
-        shown, truth = random_view(picture, 80, plain, np.random.default_rng(seed))
+        shown, truth = random_crop(image, 80, np.random.default_rng(seed), zoom=0.0, gain=0.0, noise=0.0)
         cells = np.where(truth[0] > 0, np.rint(shown * 20), 0).astype(np.int32)
         at_edge = np.unique(np.concatenate([cells[0], cells[-1], cells[:, 0], cells[:, -1]]))
         small = np.flatnonzero(np.bincount(cells.ravel()) < 100)  # where the brightness of an edge is another cell's
@@ -132,13 +133,14 @@ def test_flows_are_turned_with_their_view():
 
 
 def test_batches_depend_on_their_number_alone():
-    pictures = [CellPicture((labels_of(k) > 0).astype(np.float32), flow_targets(labels_of(k))) for k in range(2)]
-    one, two = (CellSource(pictures, crop_px=64, batch=3, views=ViewSettings(), seed=4) for _ in range(2))
+    images = [PreparedCells((labels_of(k) > 0).astype(np.float32), flow_targets(labels_of(k))) for k in range(2)]
+    network = build_cpnet(TINY.nbase, TINY.diameter_px)
+    one, two = (cell_parts(network, images, replace(TINY, batch=3, seed=4), CPU).source for _ in range(2))
     one.batch(0)
     for first, second in zip(one.batch(7), two.batch(7), strict=True):
         assert (first == second).all()
     assert [part.shape for part in one.batch(1)] == [(3, 64, 64), (3, 3, 64, 64)]
-    assert one.views_for_area == pytest.approx(2 * SIDE_PX**2 / 64**2)
+    assert one.crops_per_epoch == pytest.approx(2 * SIDE_PX**2 / 64**2)
 
 
 def test_the_loss_is_cellposes():
@@ -171,48 +173,50 @@ def test_a_killed_training_ends_like_one_that_was_not(images, tmp_path):
     def end(row, share):
         raise Killed
 
-    undisturbed = train_cells(images[:2], images[2:], TINY, CPU, name="v")
+    task = CellTask(TINY, Split(tuple(images[:2]), tuple(images[2:])))
+    undisturbed = train(task, CPU)
     with pytest.raises(Killed):
-        train_cells(images[:2], images[2:], TINY, CPU, name="v", checkpoint_dir=tmp_path, on_epoch=end)
-    resumed = train_cells(images[:2], images[2:], TINY, CPU, name="v", checkpoint_dir=tmp_path)
+        train(task, CPU, checkpoint_dir=tmp_path, on_epoch=end)
+    resumed = train(task, CPU, checkpoint_dir=tmp_path)
     assert resumed.resumed
     assert states_equal(resumed.state, undisturbed.state)
     assert resumed.history.drop(columns="seconds").equals(undisturbed.history.drop(columns="seconds"))
     assert undisturbed.card.steps == undisturbed.history["step"].iloc[-1] > 2
-    assert undisturbed.before == []
+    assert undisturbed.before is None
     assert undisturbed.card.diameter_um == pytest.approx(8, abs=0.6)
 
 
-def test_it_goes_on_from_a_file_and_writes_what_loads(images, tmp_path):
+def test_it_is_fine_tuned_from_a_file_and_writes_what_loads(images, tmp_path):
     folder = images[0].image_path.parent
     short = replace(TINY, epochs=1, epoch_steps=1)
-    result, sha256 = train_cells_file([folder], tmp_path / "w.safetensors", short, CPU, name="first")
+    first = train_file(CellTask.choose([folder], (), short), tmp_path / "w.safetensors", CPU, name="first")
     read = open_cells(tmp_path / "w.safetensors")
-    assert (read.sha256, read.card.name, read.card.nbase) == (sha256, "first", (2, 4, 4, 4, 8))
-    assert all(torch.equal(value, read.network.state_dict()[name]) for name, value in result.state.items())
+    assert (read.sha256, read.card.name, read.card.nbase) == (first.sha256, "first", (2, 4, 4, 4, 8))
+    assert all(torch.equal(value, read.network.state_dict()[name]) for name, value in first.trained.state.items())
     assert read.card.manifest_sha256 == sha256_file(manifest_path(tmp_path / "w.safetensors"))
     rows = read_manifest(manifest_path(tmp_path / "w.safetensors"))
     assert sorted(row.side for row in rows) == ["train", "train", "validation"]
     assert read.card.validation.startswith("1 of 3 images held out, whole slides")
-    lineage = named_lineage(str(tmp_path / "w.safetensors"))
-    settings = CellTrainSettings(**lineage.fill_in(given_cell_settings({"crop_px": 64, "batch": 2, "epochs": 1})))
-    settings = replace(settings, epoch_steps=1, learning_rate=1e-9, seed=1)
-    child, _ = train_cells_file([folder], tmp_path / "c.safetensors", settings, CPU, name="second", lineage=lineage)
-    assert child.card.parent == sha256
-    assert [score.image.name for score in child.before] == [score.image.name for score in child.after]
+    lineage = lineage_named(CellTask, str(tmp_path / "w.safetensors"))
+    given = {"crop_px": 64, "batch": 2, "epochs": 1, "epoch_steps": 1, "learning_rate": 1e-9, "seed": 1}
+    settings = settings_from(CellTraining, lineage.fill_in(given))
+    task = CellTask.choose([folder], (), settings, lineage)
+    child = train_file(task, tmp_path / "c.safetensors", CPU, lineage=lineage).trained
+    assert child.card.parent == first.sha256
+    assert [score.image.name for score in child.before] == [score.image.name for score in child.evaluation]
     held = {row.name for row in rows if row.side == "validation"}
-    assert {score.image.name for score in child.after} == held  # whatever the seed: the parent's stay apart
+    assert {score.image.name for score in child.evaluation} == held  # whatever the seed: the parent's stay held out
     for name, value in read.network.named_parameters():
         torch.testing.assert_close(child.state[name], value, rtol=0, atol=1e-3)
     with pytest.raises(BadWeights, match="leave nbase and diameter_px out"):
-        train_cells(images[:1], [], replace(settings, diameter_px=30.0), CPU, name="x", parent=lineage.weights)
-    with pytest.raises(BadSetting, match="no annotated images"):
-        train_cells([], [], settings, CPU, name="x")
+        train(replace(task, settings=replace(settings, diameter_px=30.0)), CPU, parent=lineage.weights)
+    with pytest.raises(BadSetting, match="nothing to train on"):
+        train(CellTask(settings, Split(())), CPU)
 
 
-@pytest.mark.parametrize("wrong", [{"nbase": (3, 4, 4, 4, 4)}, {"diameter_px": 2}, {"crop_px": 100}, {"batch": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"nbase": (3, 4, 4, 4, 4)}, {"diameter_px": 2}, {"crop_px": 100}, {"batch": 1}, {"gain": 1.0}]
+)
 def test_settings_out_of_range(wrong):
     with pytest.raises(BadSetting):
         replace(TINY, **wrong)
-    with pytest.raises(BadSetting):
-        replace(TINY, views=ViewSettings(gain=1.0))

@@ -18,10 +18,9 @@ from dermatome.cli import doctor
 from dermatome.errors import BadSetting, FetchFailed
 from dermatome.geometry import Box
 from dermatome.labels.npz import load_instances, load_mask, save_instances, save_mask
-from dermatome.skin.tissue import training_files
+from dermatome.registry import version as registry_version
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import ToySlide, toy_slide
-from dermatome.training.settings import TrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,9 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         ("tissue", "train"),
         ("tissue", "import-weights"),
         ("tissue", "predict"),
+        ("cells", "train"),
         ("cells", "segment"),
+        ("nuclei", "train"),
         ("layers", "measure"),
         ("doctor",),
     ],
@@ -136,24 +137,24 @@ def trained(toy: ToySlide, tmp_path_factory: pytest.TempPathFactory) -> tuple[in
     return done.returncode, done.stdout + done.stderr, out
 
 
-def test_training_goes_on_from_a_file(
+def test_training_is_fine_tuned_from_a_file(
     trained: tuple[int, str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = trained[2]
-    asked: dict[str, Any] = {}
+    requested: dict[str, Any] = {}
 
-    def train_file(tiles: Any, out: Path, settings: TrainSettings, compute: Any, **options: Any) -> Any:
-        asked.update(options, settings=settings)
+    def train_file(task: Any, out: Path, compute: Any, **options: Any) -> Any:
+        requested.update(options, settings=task.settings)
         raise BadSetting("Seen.")
 
-    monkeypatch.setattr(training_files, "train_file", train_file)
+    monkeypatch.setattr(registry_version, "train_file", train_file)
     arguments = ["--tiles", weights.parents[1], "--out", tmp_path / "w.safetensors", "--continue-from", weights]
     code, _, errors = run(capfd, "tissue", "train", *arguments, "--patience", 3, "--threads", 1)
     assert (code, "Seen." in errors) == (1, True)
-    assert asked["parent"].path == weights
-    assert (asked["settings"].encoder, asked["settings"].network_mpp) == ("resnet18", 2.0)
-    assert asked["settings"].patience == 3
-    assert set(asked["known_sides"].values()) == {"train", "validation"}
+    assert requested["lineage"].weights.path == weights
+    assert (requested["settings"].encoder, requested["settings"].network_mpp) == ("resnet18", 2.0)
+    assert requested["settings"].patience == 3
+    assert set(requested["lineage"].sides().values()) == {"train", "validation"}
 
 
 def test_training_writes_weights_that_predict_masks(
@@ -241,12 +242,13 @@ def test_results_of_another_image_are_refused(
 def test_cells_of_an_empty_mask_are_an_outcome(
     toy: ToySlide, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from dermatome.skin.cells.card import CellCard, save_cell_network
+    from dermatome.skin.cells.card import CellCard
     from dermatome.skin.cells.image import PREPARATION
     from dermatome.skin.cells.network import build_cpnet
+    from dermatome.training.weights import save_weights
 
-    card = CellCard("untrained", (2, 4, 8, 8, 8), 16.0, 8.0, PREPARATION, "nothing")
-    save_cell_network(tmp_path / "cells.safetensors", build_cpnet(card.nbase, card.diameter_px).state_dict(), card)
+    card = CellCard((2, 4, 8, 8, 8), 16.0, 8.0, PREPARATION, "nothing", name="untrained")
+    save_weights(tmp_path / "cells.safetensors", build_cpnet(card.nbase, card.diameter_px).state_dict(), card)
     save_mask(tmp_path / "tissue" / "good.npz", np.zeros_like(toy.mask), Box.whole(toy.slide.size))
     code, output, errors = run(
         capfd, "cells", "segment", "--tissue", tmp_path / "tissue", "--weights", tmp_path / "cells.safetensors",

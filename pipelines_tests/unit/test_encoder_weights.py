@@ -15,11 +15,12 @@ from safetensors.torch import save
 from dermatome.errors import BadSetting, BadWeights, FetchFailed
 from dermatome.inference.compute import choose_compute
 from dermatome.labels.palette import Palette
-from dermatome.skin.tiles.crops import load_tiles
-from dermatome.skin.tissue.train import TrainSettings, train
-from dermatome.skin.tissue.training_files import train_file
+from dermatome.registry.version import train_file
+from dermatome.skin.tissue.network import TissueCard
+from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import sha256_bytes
 from dermatome.training.encoder_weights import EncoderFile, encoder_file
+from dermatome.training.trainer import train
 from dermatome.training.unet import build_network
 from dermatome.training.weights import read_card
 
@@ -183,7 +184,7 @@ def test_a_training_begins_with_them_and_its_card_says_so(hub: Hub, tmp_path: Pa
         json.dumps({"classes": json.loads((folder / "palette.json").read_text())["classes"], "other": "background"})
     )
     begun = hub.get(tmp_path / "models")
-    settings = TrainSettings(
+    settings = TissueTraining(
         encoder_weights="imagenet",
         decoder_channels=CHANNELS,
         epochs=1,
@@ -195,9 +196,10 @@ def test_a_training_begins_with_them_and_its_card_says_so(hub: Hub, tmp_path: Pa
     )
     compute = choose_compute("cpu", threads=1)
     out = tmp_path / "w.safetensors"
-    result, _ = train_file([folder], out, settings, compute, models_folder=tmp_path / "models")
-    card = read_card(out)
+    task = TissueTask.choose([folder], (), settings)
+    result = train_file(task, out, compute, models_folder=tmp_path / "models").trained
+    card = read_card(out, TissueCard)
     assert (card.initial_weights, card.initial_sha256) == (begun.source, begun.sha256)
     assert result.state["encoder.layer4.1.conv2.weight"].allclose(begun.state()["layer4.1.conv2.weight"], atol=1e-6)
     with pytest.raises(BadSetting, match="need a folder to be kept in"):
-        train(load_tiles(folder), [], settings, compute)
+        train(task, compute)

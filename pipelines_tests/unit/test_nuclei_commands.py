@@ -11,11 +11,11 @@ from dermatome.cli.app import app
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.nuclei.maps.network import NucleusCard, load_nucleus_weights
-from dermatome.nuclei.maps.training_files import choose_patches
-from dermatome.nuclei.maps.training_settings import NucleusTraining
+from dermatome.nuclei.maps.task import NucleusTask, NucleusTraining
 from dermatome.nuclei.patches.cut import make_patches
 from dermatome.nuclei.patches.files import load_patches, write_manifest
 from dermatome.nuclei.patches.settings import PatchSettings
+from dermatome.registry.lineage import Lineage
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.training.weights import LoadedWeights, save_weights
 from pipelines_tests.nuclei_case import save_toy_case
@@ -35,18 +35,18 @@ def folders(tmp_path_factory):
 
 def test_patients_are_held_out_whole_unless_the_manifest_says_who(folders, tmp_path):
     settings = NucleusTraining(validation_share=0.5)
-    split = choose_patches(folders, (), settings)
+    split = NucleusTask.choose(folders, (), settings).split
     assert {patch.case for patch in split.train}.isdisjoint({patch.case for patch in split.validation})
     assert len(split.train) == len(split.validation) == 4
     assert "whole patients" in split.how
-    given = choose_patches(folders[:1], folders[1:], settings)
+    given = NucleusTask.choose(folders[:1], folders[1:], settings).split
     assert {patch.case for patch in given.validation} == {"two"}
     with pytest.raises(BadSetting, match="8 patches have another scale than 0.5"):
-        choose_patches(folders, (), replace(settings, mpp=0.5))
+        NucleusTask.choose(folders, (), replace(settings, mpp=0.5))
     rows = [patch.row for patch in load_patches(*folders)]
     for folder, side in zip(folders, ("validation", "train"), strict=True):
         write_manifest(folder, [replace(row, side=side) for row in rows if row.case == folder.name])
-    told = choose_patches(folders, (), settings)
+    told = NucleusTask.choose(folders, (), settings).split
     assert {patch.case for patch in told.validation} == {"one"}
     assert told.how == "as the manifest of the patches says"
     parent = LoadedWeights(
@@ -57,7 +57,7 @@ def test_patients_are_held_out_whole_unless_the_manifest_says_who(folders, tmp_p
     )
     for given in ((folders, ()), (folders[1:], folders[:1])):
         with pytest.raises(BadSetting, match="one for one, so its scores would be too good"):
-            choose_patches(*given, settings, parent)
+            NucleusTask.choose(*given, settings, Lineage("parent", parent))
 
 
 def test_train_and_score(folders, tmp_path):

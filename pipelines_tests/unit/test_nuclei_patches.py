@@ -14,8 +14,7 @@ from dermatome.cli.app import app
 from dermatome.errors import BadAnnotation, BadImage, BadSetting, MissingInput
 from dermatome.geometry import Size
 from dermatome.imaging.stain_normalisation import fit_slide
-from dermatome.nuclei.maps.training_files import choose_patches
-from dermatome.nuclei.maps.training_settings import NucleusTraining
+from dermatome.nuclei.maps.task import NucleusTask, NucleusTraining
 from dermatome.nuclei.patches.annotated import DRAWN_COLOURS, annotated_images, case_folders, read_annotated
 from dermatome.nuclei.patches.cut import make_patches, split_patches
 from dermatome.nuclei.patches.files import load_patches, patches_sha256, write_manifest
@@ -152,7 +151,7 @@ def test_patches_of_one_stain_are_cut_from_an_image_that_was_given_it_and_say_so
     assert patch.normalised
     both = [tmp_path / "out", tmp_path / "plain"]
     with pytest.raises(BadSetting, match=r"\d+ of \d+ patches are of images whose stain was normalised"):
-        choose_patches(both[:1], both[1:], NucleusTraining())
+        NucleusTask.choose(both[:1], both[1:], NucleusTraining())
 
 
 def test_patches_of_an_earlier_version_are_refused(case: Path, tmp_path: Path) -> None:

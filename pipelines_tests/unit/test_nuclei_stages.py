@@ -28,7 +28,7 @@ from dermatome.pipeline.cached_stage import cached_stage
 from dermatome.registry.champion import choose_champion, promote
 from dermatome.registry.model_kinds import NUCLEI
 from dermatome.storage.files import atomic_folder, sha256_file
-from dermatome.storage.layout import DataRoot
+from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, require_record, write_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.training.weights import save_weights
@@ -70,7 +70,7 @@ def put_slide(root, toy, data_version, mpp):
             inputs={},
             settings={},
         )
-        write_record(folder / "record.parquet", record)
+        write_record(folder / RECORD_FILE, record)
 
 
 @pytest.fixture
@@ -101,7 +101,8 @@ def test_maps_then_scores_then_rows(root, weights, toy):
     made = run(NucleusStage(root, chosen, COMPUTE, settings, 0.5))
     record = made.record
     assert (record.values["weights"], record.values["weights_sha256"]) == (weights, chosen.sha256)
-    assert record.inputs == {"nuclei_slides": "d1", "nuclei_champion": "NULL"}, "there is no champion yet"
+    expected = {"nuclei_slides": "d1", "nuclei_champion": "NULL", "weights_sha256": chosen.sha256}
+    assert record.inputs == expected, "there is no champion yet"
     folder = root.folder("nucleus_maps", "s1")
     table = pd.read_parquet(folder / "nuclei.parquet")
     instances = tifffile.imread(folder / "instances.ome.tif")

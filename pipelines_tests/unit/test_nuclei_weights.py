@@ -1,7 +1,5 @@
 """The network with two heads: its weights there and back, and the source system's checkpoint taken over."""
 
-import re
-
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -11,8 +9,9 @@ from dermatome.cli.app import app
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.inference.torch_setup import import_smp
 from dermatome.nuclei.maps.network import CHANNELS, NucleusCard, build_two_heads, load_nucleus_weights
-from dermatome.nuclei.maps.weights_import import import_nucleus_weights
-from dermatome.training.weights import load_weights, read_card, save_weights
+from dermatome.skin.tissue.network import load_tissue_weights
+from dermatome.training.weights import read_card, save_weights
+from dermatome.training.weights_import import import_weights
 
 DECODER = (16, 8, 8, 8, 8)
 SHUFFLED = ("macrophage", "background", "lymphocyte", "epithelial", "neutrophil")
@@ -45,7 +44,9 @@ def test_the_source_s_checkpoint_gives_its_numbers(tmp_path, kernel_px, in_seque
     theirs = Theirs(kernel_px, in_sequence).eval()
     out = tmp_path / "w.safetensors"
     file = checkpoint(tmp_path / "best.pt", theirs)
-    made = import_nucleus_weights(file, out, encoder="resnet18", classes=SHUFFLED, licence="CC BY-NC-SA 4.0")
+    made = import_weights(
+        NucleusCard, file, out, mpp=0.25, encoder="resnet18", classes=SHUFFLED, licence="CC BY-NC-SA 4.0"
+    )
     loaded = load_nucleus_weights(out)
     assert loaded.sha256 == made.sha256
     assert (loaded.card.decoder_channels, loaded.card.mpp, loaded.card.tile_px) == (DECODER, 0.25, 256)
@@ -96,7 +97,7 @@ def test_files_that_are_refused(tmp_path, capsys):
     def refused(says, state, **options):
         torch.save({"model_state": state}, tmp_path / "best.pt")
         with pytest.raises((BadWeights, BadSetting), match=says) as caught:
-            import_nucleus_weights(tmp_path / "best.pt", out, **({"encoder": "resnet18"} | options))
+            import_weights(NucleusCard, tmp_path / "best.pt", out, **({"encoder": "resnet18", "mpp": 0.25} | options))
         assert "\n" not in str(caught.value)
         assert not out.exists()
 
@@ -104,7 +105,7 @@ def test_files_that_are_refused(tmp_path, capsys):
     refused("without running its code", Evil())
     assert capsys.readouterr().out == ""
     refused("no U-Net with the encoder resnet34", state, encoder="resnet34")
-    refused("give those five", state, classes=("background", "epithelial"))
+    refused("give those 5", state, classes=("background", "epithelial"))
     refused("above 0", state, mpp=0)
     refused("0 tensors in ter_head", {n: t for n, t in state.items() if not n.startswith("ter_head")})
     wide = {**state, "ter_head.weight": torch.zeros(2, 8, 1, 1), "ter_head.bias": torch.zeros(2)}
@@ -125,8 +126,8 @@ def test_half_floats_and_two_kinds_of_weights_are_not_mixed_up(tmp_path):
     assert loaded.card == card == read_card(half, NucleusCard)
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(loaded.network.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
-    with pytest.raises(BadWeights, match=re.escape("'dermatome-nuclei-1' ('unet_two_heads')")):
-        load_weights(half)
+    with pytest.raises(BadWeights, match="'dermatome-nuclei-1', and 'dermatome-tissue-1' is read"):
+        load_tissue_weights(half)
     huge = {name: tensor + 1e6 for name, tensor in network.state_dict().items()}
     with pytest.raises(BadWeights, match="half floats cannot hold"):
         save_weights(half, huge, card, half=True)

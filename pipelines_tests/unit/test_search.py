@@ -1,4 +1,4 @@
-"""Search for settings: killed and gone on with, enlarged, in parallel, pruned, and its best trial as a run config."""
+"""Search for settings: killed and resumed, enlarged, in parallel, pruned, and its best trial as a run config."""
 
 import multiprocessing
 import os
@@ -17,24 +17,33 @@ from dermatome.inference.compute import Compute
 from dermatome.labels.palette import Palette
 from dermatome.reports.search import write_search
 from dermatome.skin.tiles.crops import TilePair
-from dermatome.skin.tissue.train import EpochReport, TrainResult, TrainSettings
+from dermatome.skin.tissue.network import TissueCard
+from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE, DataRoot
 from dermatome.storage.record import StageRecord, write_record
 from dermatome.training import search
 from dermatome.training.data import Split
-from dermatome.training.search import best_config, open_study, run_search
-from dermatome.training.search_settings import SearchSettings, SearchSpace, search_space, trial_settings
-from dermatome.training.settings import given_settings
-from dermatome.training.weights import WeightsCard
+from dermatome.training.search import (
+    SearchSettings,
+    SearchSpace,
+    best_config,
+    open_study,
+    run_search,
+    search_space,
+    trial_settings,
+)
+from dermatome.training.settings import settings_from
+from dermatome.training.trainer import Trained
 from dermatome.warehouse.store import build_store
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
-BASE = TrainSettings(epochs=3, mpp=0.5, seed=4)
+BASE = TissueTraining(epochs=3, mpp=0.5, seed=4)
 
 
-def fake_train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **options):
+def fake_train(task, compute, *, checkpoint_dir, on_epoch, **options):
     """Better the nearer the learning rate is to 1e-3; notes each start, and whether it found a checkpoint."""
+    settings, checkpoints = task.settings, checkpoint_dir
     note = checkpoints.parent.parent / "starts.txt"
     with note.open("a") as file:
         file.write(f"{settings.learning_rate!r} {(checkpoints / 'checkpoint.pt').is_file()}\n")
@@ -45,14 +54,14 @@ def fake_train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **opt
         if epoch == 2 and kill.exists() and len(note.read_text().splitlines()) == int(kill.read_text()):
             kill.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        on_epoch(EpochReport(epoch, 3, epoch, 1.0, epoch / 3, 0.5, 0.1, score * epoch / 3, {}))
-    card = WeightsCard("resnet18", (8,), 1.0, (1.0, 1.0), 1.0, 0.5, scores={"mean_iou": score}, steps=3)
-    return TrainResult({}, card, None, None, [], False)
+        on_epoch({"epoch": epoch, "mean_iou": score * epoch / 3}, epoch / 3)
+    card = TissueCard("resnet18", (8,), 1.0, (1.0, 1.0), 1.0, 0.5, scores={"mean_iou": score}, steps=3)
+    return Trained({}, card, None, None, None, False)
 
 
 def searched(folder, split, settings):
     search.train = fake_train  # in whatever process this is
-    return run_search(folder, split, settings, CPU)
+    return run_search(folder, TissueTask(BASE, split), settings, CPU)
 
 
 def tile(folder, name):
@@ -85,7 +94,7 @@ def test_eight_trials_killed_and_gone_on_with(tmp_path, split, fake):
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert len(ended(open_study(tmp_path), "COMPLETE", "PRUNED")) == 2
-    study = run_search(tmp_path, split, settings, CPU)
+    study = run_search(tmp_path, TissueTask(BASE, split), settings, CPU)
     assert len(ended(study, "COMPLETE", "PRUNED")) == 8
     (again,) = (trial for trial in study.trials if "goes_on_from" in trial.user_attrs)
     assert study.trials[again.user_attrs["goes_on_from"]].state.name == "FAIL"
@@ -94,19 +103,19 @@ def test_eight_trials_killed_and_gone_on_with(tmp_path, split, fake):
     assert starts[2][0] == starts[3][0], "the killed trial is tried again with its settings"
     assert [found for _, found in starts] == ["False"] * 3 + ["True"] + ["False"] * 5  # and from its checkpoint
     assert len({rate for rate, _ in starts}) == 8, "what was drawn is not drawn again"
-    assert run_search(tmp_path, split, settings, CPU).trials == study.trials  # nothing is left to do
-    more = run_search(tmp_path, split, replace(settings, trials=10), CPU)
+    assert run_search(tmp_path, TissueTask(BASE, split), settings, CPU).trials == study.trials  # nothing is left to do
+    more = run_search(tmp_path, TissueTask(BASE, split), replace(settings, trials=10), CPU)
     assert len(ended(more, "COMPLETE", "PRUNED")) == 10
     assert not list((tmp_path / "trials").iterdir()), "checkpoints of ended trials are gone"
 
 
 def test_what_would_not_be_comparable_is_refused_in_words(tmp_path, split, fake):
     settings = SearchSettings(trials=1, base=BASE, space=SearchSpace(crop_px=(64, 96)))
-    run_search(tmp_path, split, settings, CPU)
+    run_search(tmp_path, TissueTask(BASE, split), settings, CPU)
     other = tile(tmp_path, "c")
     for name, tiles, asked in (
-        ("training tiles", replace(split, train=(*split.train, other)), settings),
-        ("validation tiles", replace(split, validation=(other,)), settings),
+        ("tiles or their sides", replace(split, train=(*split.train, other)), settings),
+        ("tiles or their sides", replace(split, validation=(other,)), settings),
         (
             "epochs, augment",
             split,
@@ -117,43 +126,45 @@ def test_what_would_not_be_comparable_is_refused_in_words(tmp_path, split, fake)
         ("range of encoder", split, replace(settings, space=replace(settings.space, encoder=("resnet18",)))),
     ):
         with pytest.raises(BadSetting, match=f"another choice of {name}, so new .* start a study of another name"):
-            run_search(tmp_path, tiles, replace(asked, trials=2), CPU)
+            run_search(tmp_path, TissueTask(BASE, tiles), replace(asked, trials=2), CPU)
     replaced = split.train[0].image_path
     replaced.write_text("other pixels in the same file")
-    with pytest.raises(BadSetting, match="another choice of training tiles, so"):
-        run_search(tmp_path, split, settings, CPU)
+    with pytest.raises(BadSetting, match="another choice of tiles or their sides, so"):
+        run_search(tmp_path, TissueTask(BASE, split), settings, CPU)
     replaced.write_text("a")
-    assert len(run_search(tmp_path, split, replace(settings, trials=2), CPU).trials) == 2, "only more trials"
+    assert len(run_search(tmp_path, TissueTask(BASE, split), replace(settings, trials=2), CPU).trials) == 2, (
+        "only more trials"
+    )
 
 
 def test_a_study_that_does_not_say_what_it_was_made_with_gets_no_more_trials(tmp_path, split, fake):
     settings = SearchSettings(trials=1, base=BASE)
     open_study(tmp_path / "new")
-    assert len(run_search(tmp_path / "new", split, settings, CPU).trials) == 1, "none was made yet"
+    assert len(run_search(tmp_path / "new", TissueTask(BASE, split), settings, CPU).trials) == 1, "none was made yet"
     open_study(tmp_path / "old").add_trial(optuna.trial.create_trial(value=0.5))
     with pytest.raises(BadSetting, match="does not say .*: start a study of another name"):
-        run_search(tmp_path / "old", split, replace(settings, trials=2), CPU)
+        run_search(tmp_path / "old", TissueTask(BASE, split), replace(settings, trials=2), CPU)
 
 
 def test_bad_trials_are_pruned_and_broken_ones_do_not_count(tmp_path, split, monkeypatch):
-    def train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **options):
+    def train(task, compute, **options):
         if len(open_study(tmp_path).trials) == 2:
             raise BadSetting("The encoder does not fit.")
-        return fake_train(tiles, tiles_val, settings, compute, checkpoints, on_epoch, **options)
+        return fake_train(task, compute, **options)
 
     monkeypatch.setattr(search, "train", train)
-    study = run_search(tmp_path, split, SearchSettings(trials=12, base=BASE), CPU)
+    study = run_search(tmp_path, TissueTask(BASE, split), SearchSettings(trials=12, base=BASE), CPU)
     assert len(ended(study, "PRUNED")) > 0
     (failed,) = ended(study, "FAIL")
     assert failed.user_attrs["ended"] == "The encoder does not fit."
     assert study.best_value == max(trial.value for trial in ended(study, "COMPLETE"))
     with pytest.raises(BadSetting, match="validate on"):
-        run_search(tmp_path, replace(split, validation=()), SearchSettings(), CPU)
+        run_search(tmp_path, TissueTask(BASE, replace(split, validation=())), SearchSettings(), CPU)
 
 
 def test_two_processes_share_a_study(tmp_path, split, fake, monkeypatch):
     monkeypatch.setattr(search, "_work_beside", _work_beside)
-    study = run_search(tmp_path, split, SearchSettings(trials=5, parallel=2, base=BASE), CPU)
+    study = run_search(tmp_path, TissueTask(BASE, split), SearchSettings(trials=5, parallel=2, base=BASE), CPU)
     assert len(ended(study, "COMPLETE", "PRUNED")) == 5
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 5
 
@@ -168,10 +179,10 @@ def _work_beside(*args):
 
 def test_the_best_trial_becomes_a_run_config(tmp_path, split, fake):
     settings = SearchSettings(trials=30, base=BASE, space=search_space({"crop_px": [64, 96]}, ["resnet18", "resnet34"]))
-    study = run_search(tmp_path / "study", split, settings, CPU)
+    study = run_search(tmp_path / "study", TissueTask(BASE, split), settings, CPU)
     config = best_config(study, settings)
     best = trial_settings(optuna.trial.FixedTrial(study.best_trial.params), BASE, settings.space)
-    assert TrainSettings(**given_settings(config)) == best
+    assert settings_from(TissueTraining, config) == best
     assert best.crop_px in (64, 96)
     assert best.augment.stain == pytest.approx(AugmentSettings().stain * study.best_trial.params["augment_strength"])
     root = DataRoot(tmp_path)

@@ -14,12 +14,13 @@ from dermatome.inference.backends import TorchRunner
 from dermatome.inference.compute import choose_compute
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.inference.probabilities import Probabilities
+from dermatome.skin.tissue.network import TissueCard
 from dermatome.skin.tissue.regions import merge_boxes, significant_regions
 from dermatome.skin.tissue.segment import TissueOutcome, prepare_tissue, segment_slides
 from dermatome.skin.tissue.segment import segment_tissue as segment
 from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
 from dermatome.slides.slide import MppSource, Slide
-from dermatome.training.weights import LoadedWeights, WeightsCard
+from dermatome.training.weights import LoadedWeights
 
 B, D, E, K = TissueClass
 GREYS = np.array([250, 170, 90, 10], dtype=np.uint8)
@@ -40,7 +41,7 @@ class ByGrey(torch.nn.Module):
 
 @pytest.fixture
 def weights():
-    card = WeightsCard(
+    card = TissueCard(
         encoder="-", decoder_channels=(), mpp=1.0, mpp_range=(0.5, 4), coarse_mpp=4.0, tile_mpp=0.5, tile_px=64
     )
     card = replace(card, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -1,4 +1,4 @@
-"""Training on drawn tiles: it learns, it is the same by seed, it keeps its time and goes on where it was killed."""
+"""The trainer on synthetic tiles: it learns, depends on the seed alone, keeps its time and resumes exactly."""
 
 import itertools
 import multiprocessing
@@ -14,22 +14,23 @@ from PIL import Image
 
 from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting, BadWeights
-from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_view
+from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_crop
 from dermatome.inference.compute import choose_compute
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.registry.manifest import known_sides, manifest_path, read_manifest, write_manifest
+from dermatome.registry.version import train_file
 from dermatome.skin.tiles.crops import load_tiles
-from dermatome.skin.tissue import train as training
-from dermatome.skin.tissue.train import TrainSettings, train
-from dermatome.skin.tissue.training_files import train_file
+from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
+from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import sha256_file
-from dermatome.training.data import BatchSource, split_tiles
-from dermatome.training.loop import batches
+from dermatome.training.data import Split, TileBatches, split_samples
 from dermatome.training.losses import class_weights, make_loss
-from dermatome.training.weights import load_weights, read_card
+from dermatome.training.settings import settings_from
+from dermatome.training.trainer import batches, train
+from dermatome.training.weights import read_card
 
 COLOURS = np.array([[245, 245, 245], [230, 150, 180], [120, 60, 160], [200, 120, 90]], dtype=np.uint8)
-SMALL = TrainSettings(
+SMALL = TissueTraining(
     encoder="tu-tf_mobilenetv3_small_minimal_100",
     train_mpp=1.0,
     decoder_channels=(16, 8, 8, 8, 8),
@@ -68,20 +69,23 @@ def test_it_learns_easy_tiles_and_writes_weights_that_predict(folder, tmp_path, 
     from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
     from dermatome.slides.slide import MppSource, Slide
 
-    reports = []
+    rows = []
     settings = replace(SMALL, epochs=4, epoch_steps=16, batch=4, learning_rate=4e-3, ema_decay=0.9)
-    result, sha256 = train_file([folder], tmp_path / "w.safetensors", settings, compute, on_epoch=reports.append)
-    assert [r.epoch for r in reports] == [1, 2, 3, 4]
+    task = TissueTask.choose([folder], (), settings)
+    version = train_file(task, tmp_path / "w.safetensors", compute, on_epoch=lambda row, share: rows.append(row))
+    result = version.trained
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert f"loss {rows[0]['train_loss']:.3f}, mean IoU {rows[0]['mean_iou']:.3f}" in task.epoch_text(rows[0])
     assert len(result.history) == 4
     assert result.history["train_loss"].iloc[-1] < result.history["train_loss"].iloc[0] * 0.75
-    assert result.card.scores["mean_iou"] == reports[-1].mean_iou
+    assert result.card.scores["mean_iou"] == rows[-1]["mean_iou"]
     assert result.card.scores["mean_iou"] > 0.6
     assert result.evaluation.confusion.sum() == 128 * 128
     assert result.evaluation.calibration.pixels.sum() == 128 * 128
     assert result.evaluation.tiles[0].mean_iou == result.card.scores["mean_iou"]
     assert "1 of 6 tiles held out" in result.card.validation
-    loaded = load_weights(tmp_path / "w.safetensors")
-    assert loaded.sha256 == sha256
+    loaded = load_tissue_weights(tmp_path / "w.safetensors")
+    assert loaded.sha256 == version.sha256
     assert (loaded.card.mpp, loaded.card.coarse_mpp, loaded.card.steps) == (1.0, 2.0, 64)
     image, truth = load_tiles(folder)[0].read()
     found = segment_tissue(
@@ -90,63 +94,68 @@ def test_it_learns_easy_tiles_and_writes_weights_that_predict(folder, tmp_path, 
     assert (found.mask == truth).mean() > 0.8
 
 
+def fit(tiles, tiles_val, settings, compute, checkpoint_dir=None, on_epoch=None, **options):
+    task = TissueTask(settings, Split(tuple(tiles), tuple(tiles_val)))
+    return train(task, compute, checkpoint_dir=checkpoint_dir, on_epoch=on_epoch, **options)
+
+
 def states_equal(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_the_seed_decides(folder, compute):
     tiles = load_tiles(folder)
-    one, two = (train(tiles[:4], tiles[4:], SMALL, compute) for _ in range(2))
+    one, two = (fit(tiles[:4], tiles[4:], SMALL, compute) for _ in range(2))
     assert states_equal(one.state, two.state)
     assert one.history.drop(columns="seconds").equals(two.history.drop(columns="seconds"))
-    assert not states_equal(one.state, train(tiles[:4], [], replace(SMALL, seed=1), compute).state)
+    assert not states_equal(one.state, fit(tiles[:4], [], replace(SMALL, seed=1), compute).state)
 
 
 def killed(tiles, checkpoint_dir, epoch):
     """Trains in a process that ends itself in the middle of a run."""
 
-    def end(report):
-        if report.epoch == epoch:
+    def end(row, share):
+        if row["epoch"] == epoch:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(tiles[:4], tiles[4:], SMALL, choose_compute("cpu", "fp32", 1), checkpoint_dir, end)
+    fit(tiles[:4], tiles[4:], SMALL, choose_compute("cpu", "fp32", 1), checkpoint_dir, end)
 
 
 def test_a_run_killed_twice_ends_like_one_that_was_not(folder, tmp_path, compute):
     tiles = load_tiles(folder)
-    undisturbed = train(tiles[:4], tiles[4:], SMALL, compute)
+    undisturbed = fit(tiles[:4], tiles[4:], SMALL, compute)
     for epoch in (1, 2):
         process = multiprocessing.get_context("spawn").Process(target=killed, args=(tiles, tmp_path, epoch))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    resumed = train(tiles[:4], tiles[4:], SMALL, compute, tmp_path)
+    resumed = fit(tiles[:4], tiles[4:], SMALL, compute, tmp_path)
     assert resumed.resumed
     assert states_equal(resumed.state, undisturbed.state)
     assert resumed.history.drop(columns="seconds").equals(undisturbed.history.drop(columns="seconds"))
     assert resumed.card.scores == undisturbed.card.scores
-    finished = train(tiles[:4], tiles[4:], SMALL, compute, tmp_path)  # killed before its weights were written
+    finished = fit(tiles[:4], tiles[4:], SMALL, compute, tmp_path)  # killed before its weights were written
     assert states_equal(finished.state, undisturbed.state)
     assert (finished.evaluation.confusion == undisturbed.evaluation.confusion).all()
-    sides = train(tiles[1:5], [tiles[0], *tiles[5:]], SMALL, compute, tmp_path)
+    sides = fit(tiles[1:5], [tiles[0], *tiles[5:]], SMALL, compute, tmp_path)
     assert not sides.resumed, "it would have learnt what it is validated on"
-    other = train(tiles[:4], tiles[4:], replace(SMALL, seed=9, epochs=1), compute, tmp_path)
+    other = fit(tiles[:4], tiles[4:], replace(SMALL, seed=9, epochs=1), compute, tmp_path)
     assert not other.resumed
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     with pytest.raises(BadWeights, match="damaged"):
-        train(tiles[:4], tiles[4:], SMALL, compute, tmp_path)
+        fit(tiles[:4], tiles[4:], SMALL, compute, tmp_path)
 
 
 def test_two_processes_learn_what_one_does(folder, tmp_path, compute):
     tiles = load_tiles(folder)
     settings = replace(SMALL, epochs=2, accumulate=2, dropout=0.2, class_weighting="inverse_root")
-    together = train(tiles[:4], tiles[4:], settings, compute, tmp_path, processes=2)
-    alone = train(tiles[:4], tiles[4:], settings, compute)
+    together = fit(tiles[:4], tiles[4:], settings, compute, tmp_path, processes=2)
+    alone = fit(tiles[:4], tiles[4:], settings, compute)
     for name, tensor in alone.state.items():
         torch.testing.assert_close(together.state[name], tensor, rtol=1e-3, atol=1e-4)
     assert together.history["train_loss"].to_numpy() == pytest.approx(alone.history["train_loss"].to_numpy(), rel=1e-4)
     with pytest.raises(BadSetting, match="set accumulate to 3"):
-        train(tiles[:4], [], settings, compute, processes=3)
+        fit(tiles[:4], [], settings, compute, processes=3)
 
 
 def test_an_early_end_keeps_the_best_epoch(folder, tmp_path, compute, monkeypatch):
@@ -154,48 +163,41 @@ def test_an_early_end_keeps_the_best_epoch(folder, tmp_path, compute, monkeypatc
     found = iter([0.2, 0.6, 0.5, 0.6, 0.9])
     states = []
 
-    def validate(run, tiles, settings):
-        # The one after the last epoch is of the weights that are kept.
-        states.append({name: tensor.clone() for name, tensor in run.mean_network.state_dict().items()})
-        return CONFUSION_OF[next(found, 0.6)]
+    def validate(task, network, compute):
+        states.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return {"mean_iou": next(found)}
 
-    monkeypatch.setattr(training, "_validate", validate)
+    monkeypatch.setattr(TissueTask, "validate", validate)
     settings = replace(SMALL, epochs=9, epoch_steps=1, batch=24, patience=2)
-    monkeypatch.setattr(training, "mean_iou", lambda scores: scores[0].iou)
-    result = train(tiles[:4], tiles[4:], settings, compute, tmp_path)
+    result = fit(tiles[:4], tiles[4:], settings, compute, tmp_path)
     assert len(result.history) == 4
     assert states_equal(result.state, states[1])
     assert result.card.steps == 4
-    found = iter([])
-    again = train(tiles[:4], tiles[4:], settings, compute, tmp_path)  # its patience is over: no epoch more
+    again = fit(tiles[:4], tiles[4:], settings, compute, tmp_path)  # out of patience: no further epoch
     assert again.resumed
     assert states_equal(again.state, states[1])
 
 
-CONFUSION_OF = {
-    iou: np.diag([int(100 * iou), 1, 1, 1]) + np.array([[0, 100 - int(100 * iou), 0, 0], *[[0] * 4] * 3])
-    for iou in (0.2, 0.5, 0.6, 0.9)
-}
-
-
 def test_training_goes_on_from_a_parent(folder, tmp_path, compute):
-    train_file([folder], tmp_path / "w.safetensors", replace(SMALL, epochs=1), compute)
-    parent = load_weights(tmp_path / "w.safetensors")
+    train_file(
+        TissueTask.choose([folder], (), replace(SMALL, epochs=1)), tmp_path / "w.safetensors", compute, name="v001"
+    )
+    parent = load_tissue_weights(tmp_path / "w.safetensors")
     tiny = replace(SMALL, epochs=1, epoch_steps=1, learning_rate=1e-9)
     tiles = load_tiles(folder)
-    result = train(tiles, [], tiny, compute, parent=parent)
+    result = fit(tiles, [], tiny, compute, parent=parent)
     assert result.card.parent == parent.sha256
     for name, tensor in parent.network.named_parameters():
         torch.testing.assert_close(result.state[name], tensor, rtol=0, atol=1e-5)
     with pytest.raises(BadWeights, match="leave encoder and decoder_channels out"):
-        train(tiles, [], replace(tiny, decoder_channels=(8, 8, 8, 8, 8)), compute, parent=parent)
+        fit(tiles, [], replace(tiny, decoder_channels=(8, 8, 8, 8, 8)), compute, parent=parent)
 
 
 def test_the_manifest_is_the_split_and_the_card_names_it(folder, tmp_path, compute):
     out = tmp_path / "w.safetensors"
-    result, _ = train_file([folder], out, replace(SMALL, epochs=1), compute)
+    result = train_file(TissueTask.choose([folder], (), replace(SMALL, epochs=1)), out, compute).trained
     path = manifest_path(out)
-    assert result.card.manifest_sha256 == sha256_file(path) == read_card(out).manifest_sha256
+    assert result.card.manifest_sha256 == sha256_file(path) == read_card(out, TissueCard).manifest_sha256
     rows = read_manifest(path)
     assert sorted(row.side for row in rows) == ["train"] * 5 + ["validation"]
     tiles = {tile.name: tile for tile in load_tiles(folder)}
@@ -206,11 +208,11 @@ def test_the_manifest_is_the_split_and_the_card_names_it(folder, tmp_path, compu
     assert write_manifest(tmp_path / "again.parquet", rows) == result.card.manifest_sha256
     assert "nobody stated" in result.card.licence
     sides = known_sides(rows)
-    other_seed = split_tiles(load_tiles(folder), 0.15, 77, sides)
+    other_seed = split_samples(load_tiles(folder), 0.15, 77, sides)
     assert [tile.name for tile in other_seed.validation] == [row.name for row in rows if row.side == "validation"]
     new = [*load_tiles(folder), *(replace(tile, name=f"n{tile.name}", group=f"new{n}") for n, tile in
                                   enumerate(load_tiles(folder)))]  # fmt: skip
-    grown = split_tiles(new, 0.34, 77, sides)
+    grown = split_samples(new, 0.34, 77, sides)
     assert {tile.name for tile in grown.validation} > {tile.name for tile in other_seed.validation}
     assert not {row.name for row in rows if row.side == "train"} & {tile.name for tile in grown.validation}
 
@@ -218,25 +220,25 @@ def test_the_manifest_is_the_split_and_the_card_names_it(folder, tmp_path, compu
 def test_it_keeps_its_time(folder, compute):
     tiles = load_tiles(folder)
     start = time.perf_counter()
-    result = train(tiles[:4], tiles[4:], replace(SMALL, epochs=None, max_minutes=6 / 60), compute)
+    result = fit(tiles[:4], tiles[4:], replace(SMALL, epochs=None, max_minutes=6 / 60), compute)
     assert time.perf_counter() - start < 9
     assert result.card.steps > 2
     assert result.history["learning_rate"].iloc[-1] < SMALL.learning_rate / 3  # the cosine ran its course
 
 
 def test_without_validation_tiles_the_card_has_no_scores(folder, compute):
-    result = train(load_tiles(folder), [], replace(SMALL, epochs=1), compute)
+    result = fit(load_tiles(folder), [], replace(SMALL, epochs=1), compute)
     assert result.card.scores == {}
     assert result.card.validation == "nothing was held out"
     assert result.history["mean_iou"].isna().all()
-    with pytest.raises(BadSetting, match="no tiles"):
-        train([], [], SMALL, compute)
+    with pytest.raises(BadSetting, match="nothing to train on"):
+        fit([], [], SMALL, compute)
 
 
 def test_batches_depend_on_seed_and_step_alone_and_show_every_tile(folder):
     def source():
-        return BatchSource(
-            load_tiles(folder), scale=0.5, crop_px=64, batch=3, augment=AugmentSettings(), coarse_factor=2.0, seed=5
+        return TileBatches(
+            load_tiles(folder), scale=0.5, augment=AugmentSettings(), coarse_factor=2.0, crop_px=64, batch=3, seed=5
         )
 
     one, two = source(), source()
@@ -251,14 +253,14 @@ def test_batches_depend_on_seed_and_step_alone_and_show_every_tile(folder):
     stream.close()
 
 
-def test_views_move_image_and_labels_together():
+def test_crops_move_image_and_labels_together():
     labels = np.zeros((200, 200), dtype=np.uint8)
     labels[:, 100:] = TissueClass.EPIDERMIS
     labels[150:] = TissueClass.KERATIN
     cache = TileCache.build(COLOURS[labels], labels, 1.0)
     plain = AugmentSettings(stain=0, brightness=0, blur_px=0, noise=0, coarse_share=0.5)
     for seed in range(20):
-        view, truth = random_view(cache, 96, plain, 2.0, np.random.default_rng(seed))
+        view, truth = random_crop(cache, 96, plain, 2.0, np.random.default_rng(seed))
         nearest = np.abs(view[..., None, :].astype(int) - COLOURS.astype(int)).sum(-1).argmin(-1)
         assert (nearest == truth).mean() > 0.95
         assert set(np.unique(truth)) <= {0, 2, 3}
@@ -268,28 +270,28 @@ def test_stain_changes_leave_white_nearly_white_and_labels_alone():
     white = np.full((80, 80, 3), 250, dtype=np.uint8)
     cache = TileCache.build(white, np.zeros((80, 80), dtype=np.uint8), 1.0)
     for seed in range(10):
-        view, truth = random_view(cache, 64, AugmentSettings(), 2.0, np.random.default_rng(seed))
+        view, truth = random_crop(cache, 64, AugmentSettings(), 2.0, np.random.default_rng(seed))
         assert view.mean() > 215
         assert not truth.any()
 
 
 def test_splits_hold_out_whole_slides_and_do_not_depend_on_order(folder):
     tiles = [replace(tile, group=f"slide{n // 2}") for n, tile in enumerate(load_tiles(folder))]
-    split = split_tiles(tiles, 0.3, 0)
+    split = split_samples(tiles, 0.3, 0)
     assert len(split.validation) == 2
     assert not {t.group for t in split.train} & {t.group for t in split.validation}
     assert "whole slides" in split.how
-    assert split == split_tiles(tiles[::-1], 0.3, 0)
-    assert len({split_tiles(tiles, 0.3, seed).validation for seed in range(10)}) > 1
-    assert split_tiles(tiles, 0, 0).validation == ()
-    one_slide = split_tiles([replace(tile, group="s") for tile in tiles], 0.2, 0)
+    assert split == split_samples(tiles[::-1], 0.3, 0)
+    assert len({split_samples(tiles, 0.3, seed).validation for seed in range(10)}) > 1
+    assert split_samples(tiles, 0, 0).validation == ()
+    one_slide = split_samples([replace(tile, group="s") for tile in tiles], 0.2, 0)
     assert len(one_slide.validation) == 1
     stains = [*tiles[:3], *(replace(tile, name=f"{tile.name}+ihc") for tile in tiles[:3])]
-    both = split_tiles([replace(tile, group="s") for tile in stains], 0.2, 0)
+    both = split_samples([replace(tile, group="s") for tile in stains], 0.2, 0)
     assert len({tile.mask_path for tile in both.validation}) == 1
     assert len(both.validation) == 2
     with pytest.raises(BadSetting, match="only one of the tiles"):
-        split_tiles(tiles[:1], 0.2, 0)
+        split_samples(tiles[:1], 0.2, 0)
 
 
 def test_a_split_does_not_take_most_of_a_class_from_training(tmp_path):
@@ -305,9 +307,9 @@ def test_a_split_does_not_take_most_of_a_class_from_training(tmp_path):
         Image.new("RGB", (32, 32)).save(tmp_path / "images" / f"t{number}.png")
         Image.fromarray(classes_to_rgb(mask, palette)).save(tmp_path / "masks" / f"t{number}.png")
     tiles = load_tiles(tmp_path)
-    held = {tile.name for seed in range(40) for tile in split_tiles(tiles, 0.15, seed).validation}
+    held = {tile.name for seed in range(40) for tile in split_samples(tiles, 0.15, seed).validation}
     assert held == {"t0", "t1", "t2", "t4", "t5"}
-    two = split_tiles(tiles[2:4], 0.15, 0)  # either choice takes too much of something: one is held out all the same
+    two = split_samples(tiles[2:4], 0.15, 0)  # either choice takes too much of something: one is held out all the same
     assert (len(two.train), len(two.validation)) == (1, 1)
 
 
@@ -329,8 +331,23 @@ def test_a_split_does_not_take_most_of_a_class_from_training(tmp_path):
     ],
 )
 def test_settings_out_of_range(wrong):
-    with pytest.raises(BadSetting):
+    with pytest.raises(BadSetting, match=next(iter(wrong)).replace("dice_weight", "dice_weight|Dice")):
         replace(SMALL, **wrong)
+
+
+def test_settings_from_plain_values():
+    plain = {"decoder_channels": [8, 8, 8, 8, 8], "augment": {"stain": 0.1}, "loss": "tversky"}
+    found = settings_from(TissueTraining, plain)
+    assert found == TissueTraining(decoder_channels=(8, 8, 8, 8, 8), augment=AugmentSettings(stain=0.1), loss="tversky")
+    for wrong, says in (
+        ({"rate": 1}, "no setting 'rate' of the training: use epochs"),
+        ({"augment": {"hue": 1}}, "no setting 'hue' of the augment"),
+        ({"augment": {"noise": -1}}, "augmentation noise is -1"),
+        ({"loss": "lovasz"}, "The setting loss is 'lovasz'"),
+        ({"batch": "many"}, "The setting batch is 'many'"),
+    ):
+        with pytest.raises(BadSetting, match=says):
+            settings_from(TissueTraining, wrong)
 
 
 def test_losses_fall_to_nothing_where_all_is_right_and_weights_count():
@@ -370,7 +387,7 @@ def test_gamma_and_contrast_change_brightness_and_spread_alone():
     still = AugmentSettings(scale=1, coarse_share=0, elastic_px=0, stain=0, brightness=0, blur_px=0, noise=0)
 
     def spread(settings):
-        views = [random_view(cache, 64, settings, 2.0, np.random.default_rng(seed))[0] for seed in range(12)]
+        views = [random_crop(cache, 64, settings, 2.0, np.random.default_rng(seed))[0] for seed in range(12)]
         return np.ptp([view.mean() for view in views]), np.ptp([view.std() for view in views])
 
     plain, gamma, contrast = (spread(replace(still, **change)) for change in ({}, {"gamma": 0.4}, {"contrast": 0.4}))

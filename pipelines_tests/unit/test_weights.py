@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import save
 
 from dermatome.errors import BadSetting, BadWeights
+from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
 from dermatome.storage.files import sha256_file
 from dermatome.training.unet import build_network
-from dermatome.training.weights import WeightsCard, card_path, load_weights, read_card, save_weights
+from dermatome.training.weights import card_path, read_card, save_weights
 
-CARD = WeightsCard(
+CARD = TissueCard(
     encoder="resnet18", decoder_channels=(16, 8, 8, 8, 8), mpp=1.0, mpp_range=(0.7, 2.6), coarse_mpp=2.0, tile_mpp=0.5
 )
 
@@ -29,13 +30,13 @@ def test_there_and_back(tmp_path, network):
     card = replace(CARD, scores={"iou_epidermis": 0.9, "iou_keratin": None}, created_from=("s1",), settings={"seed": 3})
     sha256 = save_weights(path, network.state_dict(), card)
     assert sha256 == sha256_file(path)
-    loaded = load_weights(path)
+    loaded = load_tissue_weights(path)
     assert (loaded.card, loaded.sha256) == (card, sha256)
     assert not loaded.network.training
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(loaded.network(image), network(image))
-    assert read_card(path) == card
+    assert read_card(path, TissueCard) == card
     beside = json.loads(card_path(path).read_text())
     assert beside["sha256"] == sha256
     assert beside["scores"]["iou_epidermis"] == 0.9
@@ -44,7 +45,7 @@ def test_there_and_back(tmp_path, network):
 
 def refused(path, says, **kwargs):
     with pytest.raises(BadWeights, match=says) as caught:
-        load_weights(path, **kwargs)
+        load_tissue_weights(path, **kwargs)
     assert "\n" not in str(caught.value)
 
 
@@ -52,14 +53,14 @@ def test_what_is_no_weights_file(tmp_path, network):
     path = tmp_path / "w.safetensors"
     refused(path, f"no weights at {re.escape(str(path))}")
     path.write_bytes(b"<html>")
-    refused(path, "not a whole safetensors file")
+    refused(path, "not a complete safetensors file")
     save_weights(path, network.state_dict(), CARD)
     path.write_bytes(path.read_bytes()[:-1000])
-    refused(path, "not a whole safetensors file")
+    refused(path, "not a complete safetensors file")
     path.write_bytes(save(network.state_dict()))
     refused(path, "no readable weights card")
     torch.save(network.state_dict(), path)
-    refused(path, "not a whole safetensors file")
+    refused(path, "not a complete safetensors file")
 
 
 def test_weights_of_other_classes(tmp_path, network):

@@ -15,21 +15,24 @@ import pytest
 from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.inference.compute import Compute
-from dermatome.metrics.semantic import class_scores
+from dermatome.registry import version as registry_version
 from dermatome.registry.champion import choose_champion
 from dermatome.registry.leakage import find_leaks
 from dermatome.registry.lineage import ancestors_of, find_lineage, parent_name
 from dermatome.registry.manifest import ManifestRow, Side, known_sides, manifest_path, write_manifest
 from dermatome.registry.model_kinds import TISSUE
-from dermatome.skin.tissue import weights_stage
+from dermatome.registry.version import Version, train_version
 from dermatome.skin.tissue.evaluate import Calibration, Evaluation
-from dermatome.skin.tissue.train import CHECKPOINT_FILE, TrainResult, TrainSettings
+from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
+from dermatome.skin.tissue.report import CONFUSION_FILE
+from dermatome.skin.tissue.task import TissueTask, TissueTraining, confusion_markdown
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, write_record
-from dermatome.training.loop import drop_checkpoints
+from dermatome.training.data import Split
+from dermatome.training.trainer import CHECKPOINT_FILE, Trained, drop_checkpoints
 from dermatome.training.unet import build_network
-from dermatome.training.weights import WeightsCard, card_path, load_weights, save_weights
+from dermatome.training.weights import card_path, save_weights
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 CONFUSION = np.array([[9, 1, 0, 0], [0, 8, 2, 0], [0, 0, 5, 5], [0, 0, 0, 0]])
@@ -50,13 +53,13 @@ ROWS = [tile("t1", "train", "s1", seed=1), tile("t2", "train", "s2", seed=2), ti
 def trainer(weights: bytes, confusion: np.ndarray = CONFUSION, rows: list[ManifestRow] = ROWS) -> Any:
     """A stand-in for `train_file` that writes these bytes."""
 
-    def train_file(tiles: Any, out: Path, settings: TrainSettings, compute: Compute, **options: Any) -> Any:
-        if options["checkpoint_dir"]:
+    def train_file(task: TissueTask, out: Path, compute: Compute, **options: Any) -> Version:
+        if options.get("checkpoint_dir"):
             write_atomic(options["checkpoint_dir"] / CHECKPOINT_FILE, b"state")
         write_atomic(out, weights)
         write_atomic(card_path(out), b"{}")
         write_manifest(manifest_path(out), rows)
-        card = WeightsCard("resnet18", (8, 8), 0.5, (0.5, 2.0), 2.0, 0.5)
+        card = TissueCard("resnet18", (8, 8), 0.5, (0.5, 2.0), 2.0, 0.5)
         history = pd.DataFrame(
             {
                 "epoch": [1],
@@ -68,10 +71,9 @@ def trainer(weights: bytes, confusion: np.ndarray = CONFUSION, rows: list[Manife
             }
             | {f"iou_{label}": [0.5] for label in TISSUE_LABELS}
         )
-        scores = class_scores(confusion, TISSUE_LABELS)
         bins = Calibration(np.full(15, 10), np.linspace(0, 9, 15), np.arange(15) % 10)
         found = Evaluation(confusion, bins, (0.5, 0.4, None, 0.9))
-        return TrainResult({}, card, history, found, scores, False), sha256_bytes(weights)
+        return Version(Trained({}, card, history, found, None, False), sha256_bytes(weights), rows)
 
     return train_file
 
@@ -92,9 +94,9 @@ def root(tmp_path: Path) -> DataRoot:
 @pytest.fixture
 def make(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StageResult]:
     def make(version: str, weights: bytes, **stub: Any) -> StageResult:
-        monkeypatch.setattr(weights_stage, "train_file", trainer(weights, **stub))
-        folder = root.folder("tissue_weights", version)
-        return weights_stage.make_weights([], folder, version, TrainSettings(mpp=0.5), CPU)
+        monkeypatch.setattr(registry_version, "train_file", trainer(weights, **stub))
+        task = TissueTask(TissueTraining(mpp=0.5), Split(()))
+        return train_version(task, root.folder("tissue_weights", version), version, CPU)
 
     return make
 
@@ -161,12 +163,12 @@ def test_what_a_version_goes_on_from(root: DataRoot, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="v001_cont1"):
         parent_name("v001", "v001")
     with pytest.raises(MissingInput, match="'v009', which is no trained version"):
-        find_lineage(root, TISSUE, "v009_cont1", None, load_weights)
-    assert find_lineage(root, TISSUE, "v001", None, load_weights) is None
+        find_lineage(root, TISSUE, "v009_cont1", None, load_tissue_weights)
+    assert find_lineage(root, TISSUE, "v001", None, load_tissue_weights) is None
 
 
 def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
-    card = WeightsCard("resnet18", (8, 8, 8, 8, 8), 1.5, (1.0, 4.0), 3.0, 0.5)
+    card = TissueCard("resnet18", (8, 8, 8, 8, 8), 1.5, (1.0, 4.0), 3.0, 0.5)
     state = build_network("resnet18", 4, card.decoder_channels).state_dict()
     folder = root.folder("tissue_weights", "v001")
     sha256 = save_weights(folder / WEIGHTS_FILE, state, card)
@@ -174,16 +176,16 @@ def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
     trained(
         root, "v001", StageResult("trained", sha256[:32], {"weights_sha256": sha256, "parent": "other.safetensors"})
     )
-    by_name = find_lineage(root, TISSUE, "v001_cont1", None, load_weights)
+    by_name = find_lineage(root, TISSUE, "v001_cont1", None, load_tissue_weights)
     assert (by_name.name, by_name.weights.sha256, by_name.all_known) == ("v001", sha256, False)
     filled = by_name.fill_in({"seed": 3, "train_mpp": 2.0})
     assert filled == {"encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "train_mpp": 2.0, "seed": 3}
-    file = find_lineage(root, TISSUE, "v002", str(folder / WEIGHTS_FILE), load_weights)
+    file = find_lineage(root, TISSUE, "v002", str(folder / WEIGHTS_FILE), load_tissue_weights)
     assert file.all_known
     assert file.sides()["s1"] == "train"
     trained(root, "v001", StageResult("trained", "x", {"weights_sha256": "another"}))
     with pytest.raises(BadWeights, match="not those it was trained to"):
-        find_lineage(root, TISSUE, "v001_cont1", None, load_weights)
+        find_lineage(root, TISSUE, "v001_cont1", None, load_tissue_weights)
 
 
 def test_scores_that_say_nothing_of_which_is_better_choose_no_champion(
@@ -215,15 +217,15 @@ def test_checkpoints_are_dropped(root: DataRoot) -> None:
 def test_confusion_is_rows_and_a_markdown_table(root: DataRoot, make: Callable[..., StageResult]) -> None:
     make("v001", b"first")
     folder = root.folder("tissue_weights", "v001")
-    rows = pq.read_table(folder / weights_stage.CONFUSION_FILE).to_pylist()
+    rows = pq.read_table(folder / CONFUSION_FILE).to_pylist()
     assert len(rows) == 16
     assert {"version": "v001", "truth": "dermis", "predicted": "epidermis", "pixels": 2} in rows
-    lines = weights_stage.confusion_markdown(folder).splitlines()
+    lines = confusion_markdown(folder).splitlines()
     assert lines[0] == r"| ground truth \ predicted | background | dermis | epidermis | keratin |"
     assert lines[3] == "| dermis | 0 (0.0%) | 8 (80.0%) | 2 (20.0%) | 0 (0.0%) |"
     assert lines[5] == "| keratin | 0 | 0 | 0 | 0 |"
     make("v002", b"second", confusion=np.zeros((4, 4), int))
-    assert "held out" in weights_stage.confusion_markdown(root.folder("tissue_weights", "v002"))
+    assert "held out" in confusion_markdown(root.folder("tissue_weights", "v002"))
 
 
 def test_a_champion_is_chosen_by_score_or_hand_and_must_be_the_file_that_was_trained(

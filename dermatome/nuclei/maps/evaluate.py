@@ -13,7 +13,7 @@ from dermatome.errors import BadSetting
 from dermatome.geometry import Box
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.metrics.panoptic import ImageScores, score_nuclei
-from dermatome.nuclei.maps.network import learnt_normalised
+from dermatome.nuclei.maps.network import NucleusCard
 from dermatome.nuclei.maps.segment import NucleusNetwork, segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.slides.slide import MppSource, Slide
@@ -77,13 +77,13 @@ def evaluate_patches(
     return scores
 
 
-def check_stain(name: str, loaded: LoadedWeights, patches: Sequence[Patch]) -> None:
+def check_stain(name: str, loaded: LoadedWeights[NucleusCard], patches: Sequence[Patch]) -> None:
     """Refuses patches whose stain is normalised for a network trained without, and the reverse.
 
     Raises:
         BadSetting: some patches are not as the network's training patches were.
     """
-    learnt = learnt_normalised(loaded)
+    learnt = loaded.card.normalised_stain
     if other := [patch.name for patch in patches if patch.normalised != learnt]:
         raise BadSetting(
             f"{name} learnt from patches {'with' if learnt else 'without'} normalise_stain, and {len(other)} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def score_nuclei_version(
     """
     loaded, patches = load_nucleus_weights(weights), load_patches(*samples)
     check_stain(weights.parent.name, loaded, patches)
-    network = prepare_nuclei(loaded, compute, settings)
+    network = prepare_nuclei(loaded, dataclasses.replace(compute, backend="torch"), settings)
     scales = {mpp: [patch for patch in patches if patch.row.mpp == mpp] for mpp in {patch.row.mpp for patch in patches}}
     scores = [image for mpp in sorted(scales) for image in evaluate_patches(scales[mpp], network, mpp, settings)]
     figure = samples_figure(patches, network, patches[0].row.mpp, settings)

@@ -1,7 +1,7 @@
-"""The loss of the two heads, the weights of ternary classes, and how often patches with immune cells are shown.
+"""The loss of the two heads, the weights of ternary classes, and the sampling of patches with immune cells.
 
-Numbers are the source system's. Its weights of ternary classes go with the inverse of their frequency and have caps, so
-that the thin boundary does not grow a halo; its Dice loss of the ternary map has the same weights.
+The numbers are those of the source system. Its ternary class weights are the inverse of the frequency, within limits,
+so that the thin boundary does not grow a halo. Its Dice loss of the ternary map has the same weights.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class NucleusLoss:
-    """How the heads' losses are added up.
+    """Settings of the loss, the weighted sum of both heads' losses.
 
     Attributes:
-        semantic_weight: of the semantic Dice loss.
-        ternary_weight: of the ternary loss, which is focal cross entropy and, in it, Dice.
-        ternary_dice_weight: of Dice in the ternary loss.
-        focal_gamma: how little pixels count that are sure already (Lin et al., 2017); 0 is plain cross entropy.
-        boundary_weighting: whether ternary classes weigh by the inverse of their frequency.
-        least_weight: of a ternary class, before the weights are scaled to a mean of 1.
-        most_weight: likewise.
-        most_boundary_weight: likewise, of the boundary.
+        semantic_weight: weight of the semantic Dice loss.
+        ternary_weight: weight of the ternary loss: focal cross entropy plus weighted Dice.
+        ternary_dice_weight: weight of Dice in the ternary loss.
+        focal_gamma: how much less confident pixels count (Lin et al., 2017); 0 is plain cross entropy.
+        boundary_weighting: whether ternary classes are weighted by the inverse of their frequency.
+        least_weight: lower limit of a ternary class weight, before the weights are scaled to a mean of 1.
+        most_weight: upper limit.
+        most_boundary_weight: upper limit of the boundary's weight.
     """
 
     semantic_weight: float = 0.3
@@ -58,17 +58,17 @@ class NucleusLoss:
 
 @dataclass(frozen=True)
 class ImmuneSampling:
-    """How much more often a patch is drawn that shows immune cells; factors multiply.
+    """How much more often patches with immune cells are drawn; factors multiply.
 
     Attributes:
-        enabled: whether any of it is done.
-        lymphocyte: factor of a patch with lymphocytes.
-        neutrophil: of one with neutrophils.
-        macrophage: of one with macrophages.
-        both: of one with neutrophils and macrophages.
-        lymphocyte_px: a patch has lymphocytes from so many pixels of them on.
-        neutrophil_px: likewise.
-        macrophage_px: likewise.
+        enabled: whether they are drawn more often at all.
+        lymphocyte: factor for patches with lymphocytes.
+        neutrophil: factor for patches with neutrophils.
+        macrophage: factor for patches with macrophages.
+        both: factor for patches with neutrophils and macrophages.
+        lymphocyte_px: smallest number of lymphocyte pixels that counts.
+        neutrophil_px: smallest number of neutrophil pixels that counts.
+        macrophage_px: smallest number of macrophage pixels that counts.
     """
 
     enabled: bool = True
@@ -86,7 +86,7 @@ class ImmuneSampling:
             raise BadSetting("The factors of immune sampling must be above 0.")
 
     def weights(self, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """(N,) chance of each patch, not scaled, from (N, 5) pixels of each :class:`NucleusClass` in it."""
+        """(N,) relative chance of each patch, from (N, 5) pixels of each :class:`NucleusClass` in it."""
         lymphocytes = pixels[:, NucleusClass.LYMPHOCYTE] >= self.lymphocyte_px
         neutrophils = pixels[:, NucleusClass.NEUTROPHIL] >= self.neutrophil_px
         macrophages = pixels[:, NucleusClass.MACROPHAGE] >= self.macrophage_px
@@ -103,11 +103,11 @@ class ImmuneSampling:
 
 
 def ternary_weights(pixels: npt.NDArray[np.int64], how: NucleusLoss) -> tuple[float, ...] | None:
-    """The weight of each ternary class from its number of pixels, their mean 1; ``None`` where all weigh alike.
+    """Class weights of the ternary map with a mean of 1; ``None`` if all classes have the same weight.
 
     Args:
-        pixels: (3,) of each :class:`TernaryClass` in the training patches.
-        how: whether, and the caps.
+        pixels: (3,) pixels of each :class:`TernaryClass` in the training patches.
+        how: whether to weight, and the limits.
     """
     if not how.boundary_weighting:
         return None
@@ -120,10 +120,10 @@ def ternary_weights(pixels: npt.NDArray[np.int64], how: NucleusLoss) -> tuple[fl
 def make_nucleus_loss(how: NucleusLoss, weights: Sequence[float] | None) -> torch.nn.Module:
     """The loss of (N, 8, H, W) logits and (N, H, W, 2) int64 labels, semantic and ternary.
 
-    Pixels that are :data:`~dermatome.classes.IGNORED` in a map have no part in the loss of its head.
+    Pixels that are :data:`~dermatome.classes.IGNORED` in a map do not count in the loss of its head.
 
     Args:
-        how: what is added up.
+        how: weights of the parts.
         weights: of the ternary classes.
     """
     import torch

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS, NucleusClass
 from dermatome.training.unet import build_network
-from dermatome.training.weights import LoadedWeights, WeightsCard, load_weights
+from dermatome.training.weights import LoadedWeights, UNetCard, load_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
-    from dermatome.classes import Rgb
     from dermatome.training.encoder_weights import EncoderFile
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
@@ -75,38 +72,36 @@ def build_two_heads(
 
 
 @dataclass(frozen=True)
-class NucleusCard(WeightsCard):
+class NucleusCard(UNetCard):
     """What a weights file of nuclei holds and how to use it.
 
-    A slide is looked at once, at ``mpp``: ``coarse_mpp`` is the same.
+    There is one pass over a slide, at ``mpp``: ``coarse_mpp`` is the same.
 
     Attributes:
         ternary: labels of the ternary channels, in order.
-        head_kernel_px: side of the heads' kernels.
-        created_from: the patients it was trained on, and those that the weights it goes on from were.
-        normalised_stain: whether the patches it learnt from were brought to one stain, as slides then are too.
+        created_from: the patients it was trained on, including those of the weights it was fine-tuned from.
+        normalised_stain: whether the stain of its patches was normalised, as that of slides then is.
     """
 
     classes: tuple[str, ...] = NUCLEUS_LABELS
-    palette: Mapping[str, Rgb] = field(default_factory=lambda: {c.label: c.colour for c in NucleusClass})
+    palette: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {c.label: c.colour for c in NucleusClass})
     ternary: tuple[str, ...] = TERNARY_LABELS
-    head_kernel_px: int = 3
     normalised_stain: bool = False
+    _: KW_ONLY
     licence: str = "that of the training patches"
     architecture: str = "unet_two_heads"
     format: str = "dermatome-nuclei-1"
+
+    import_prefix = "base."
+    ignored_tensors = ("base.segmentation_head.",)
+    heads = {"sem_head": NUCLEUS_LABELS, "ter_head": TERNARY_LABELS}
 
     def build(self) -> torch.nn.Module:
         """The untrained network that the weights belong to."""
         return build_two_heads(self.encoder, self.decoder_channels, head_kernel_px=self.head_kernel_px)
 
 
-def learnt_normalised(loaded: LoadedWeights) -> bool:
-    """Whether the network learnt from patches of one stain."""
-    return isinstance(loaded.card, NucleusCard) and loaded.card.normalised_stain
-
-
-def load_nucleus_weights(path: Path) -> LoadedWeights:
+def load_nucleus_weights(path: Path) -> LoadedWeights[NucleusCard]:
     """The network of nuclei at ``path``, in evaluation mode on the CPU.
 
     Raises:

@@ -14,7 +14,7 @@ from dermatome.storage.record import require_record
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
-    from dermatome.registry.lineage import Lineage
+    from dermatome.nuclei.maps.network import NucleusCard
     from dermatome.storage.layout import DataRoot
     from dermatome.training.weights import LoadedWeights
 
@@ -57,7 +57,7 @@ def nucleus_weights_named(root: DataRoot, named: str) -> Weights:
     return Weights(root, NUCLEI, named, sha256_file(path), file=path)
 
 
-def load_nuclei(weights: Weights, compute: Compute) -> LoadedWeights:
+def load_nuclei(weights: Weights, compute: Compute) -> LoadedWeights[NucleusCard]:
     """The network on the device.
 
     Raises:
@@ -68,14 +68,3 @@ def load_nuclei(weights: Weights, compute: Compute) -> LoadedWeights:
     loaded = weights.load(load_nucleus_weights)
     loaded.network.to(compute.torch_device)
     return loaded
-
-
-def open_nucleus_lineage(root: DataRoot, version: str, continue_from: str | None) -> Lineage[LoadedWeights] | None:
-    """The weights that a version is fine-tuned from; see :func:`dermatome.registry.lineage.find_lineage`."""
-    from dermatome.nuclei.maps.network import load_nucleus_weights
-    from dermatome.registry.lineage import find_lineage, lineage_of_file
-
-    def named(name: str) -> Lineage[LoadedWeights] | None:
-        return lineage_of_file(TOY_WEIGHTS, load_nucleus_weights) if name == "toy" else None
-
-    return find_lineage(root, NUCLEI, version, continue_from, load_nucleus_weights, named)

@@ -21,7 +21,7 @@ from dermatome.inference.predictor import Predictor, Scene
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.labels.tiled import TiledArray
 from dermatome.nuclei.maps.instances import InstanceBuilder
-from dermatome.nuclei.maps.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, SEMANTIC, TERNARY, learnt_normalised
+from dermatome.nuclei.maps.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, SEMANTIC, TERNARY
 from dermatome.nuclei.maps.settings import NucleusSettings
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from dermatome.classes import RgbImage
     from dermatome.inference.compute import Compute
+    from dermatome.nuclei.maps.network import NucleusCard
     from dermatome.slides.slide import Slide
     from dermatome.training.weights import LoadedWeights
 
@@ -50,7 +51,7 @@ class NucleusNetwork:
         runner: gives (N, 8, h, w) probabilities, of both heads.
     """
 
-    weights: LoadedWeights
+    weights: LoadedWeights[NucleusCard]
     runner: Runner
 
 
@@ -85,7 +86,7 @@ class NucleiResult:
 
 
 def prepare_nuclei(
-    weights: LoadedWeights,
+    weights: LoadedWeights[NucleusCard],
     compute: Compute,
     settings: NucleusSettings | None = None,
 ) -> NucleusNetwork:
@@ -106,7 +107,7 @@ def prepare_nuclei(
 def fitted_stain(slide: Slide, network: NucleusNetwork, settings: NucleusSettings) -> StainFit | None:
     """The stains of a slide that is to be normalised, as the settings or else the weights' card say; None otherwise."""
     wanted = settings.normalise_stain
-    return fit_slide(slide) if (learnt_normalised(network.weights) if wanted is None else wanted) else None
+    return fit_slide(slide) if (network.weights.card.normalised_stain if wanted is None else wanted) else None
 
 
 def segment_nuclei(

@@ -17,9 +17,11 @@ import numpy as np
 
 from dermatome.errors import BadWeights, DermatomeError
 from dermatome.labels.npz import read_header
-from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, SizeModel, build_cpnet, filled
+from dermatome.skin.cells.card import CellCard
+from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, SizeModel, build_cpnet
 from dermatome.storage.files import sha256_file
 from dermatome.storage.http import download
+from dermatome.training.weights import fill_network
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +91,7 @@ def load_cyto2(folder: Path | None) -> tuple[torch.nn.Module, str, SizeModel]:
         raise BadWeights(f"{path} is not a whole file of torch weights ({error}): fetch it again.") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise BadWeights(f"{path} does not hold a network's weights by name: fetch it again.")
-    model = filled(build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, path.name)
+    model = fill_network(build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, path.name, CellCard.optional_tensors)
     return model, sha256_file(path), read_size_model(folder / SIZE_FILE, CYTO2_NBASE[-1])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,9 @@ import numpy.typing as npt
 from dermatome.errors import BadWeights
 from dermatome.inference.backends import Runner, prepare_runner
 from dermatome.inference.compute import Compute
-from dermatome.skin.cells.card import CellCard, read_cell_weights
+from dermatome.skin.cells.card import CellCard
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.storage.files import sha256_file
+from dermatome.training.weights import LoadedWeights, load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,6 @@ CYTO2_NBASE = (2, 32, 64, 128, 256)
 CYTO2_DIAMETER_PX = 30.0
 TILE_PX = 224  # what Cellpose's networks are trained and run at
 TOY_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "cells_toy.safetensors"
-
-# Two numbers the network carries along, which Cellpose's older files do not have; and batch counters it never reads.
-_OPTIONAL_KEYS = ("diam_mean", "diam_labels", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -50,27 +47,14 @@ class SizeModel:
 
 
 @dataclass(frozen=True)
-class LoadedCells:
-    """A network as it was read, and where it came from.
+class LoadedCells(LoadedWeights[CellCard]):
+    """A cell network as it was read.
 
     Attributes:
-        network: Cellpose's ``CPnet`` in evaluation mode, on the CPU.
-        card: what it is.
-        sha256: of the whole weights file.
-        path: of the weights file.
         size_model: its size estimate, if it has one.
     """
 
-    network: torch.nn.Module
-    card: CellCard
-    sha256: str
-    path: Path
     size_model: SizeModel | None = None
-
-    @property
-    def decided(self) -> dict[str, Any]:
-        """The training settings that a network which goes on from it shares."""
-        return {"nbase": self.card.nbase, "diameter_px": self.card.diameter_px}
 
 
 @dataclass(frozen=True)
@@ -160,19 +144,18 @@ def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_
         if fetch_missing and models_folder is not None:
             fetch_cyto2(models_folder)
         network, sha256, size_model = load_cyto2(models_folder)
-        card = CellCard("cyto2", CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images")
+        card = CellCard(CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images", name="cyto2")
         return LoadedCells(network, card, sha256, Path(models_folder or ".") / NETWORK_FILE, size_model)
     path = TOY_WEIGHTS if weights == "toy" else Path(weights)
     if not path.is_file():
         raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
-    tensors, card = read_cell_weights(path)
-    if card.preparation != PREPARATION:
+    loaded = load_weights(path, CellCard)
+    if loaded.card.preparation != PREPARATION:
         raise BadWeights(
-            f"{path.name} was trained on input prepared as {card.preparation!r}, this version prepares "
+            f"{path.name} was trained on input prepared as {loaded.card.preparation!r}, this version prepares "
             f"{PREPARATION!r}: train it again with 'dermatome cells train'."
         )
-    model = filled(build_cpnet(card.nbase, card.diameter_px), tensors, path.name)
-    return LoadedCells(model, card, sha256_file(path), path)
+    return LoadedCells(loaded.network, loaded.card, loaded.sha256, path)
 
 
 def cell_runner(model: torch.nn.Module, compute: Compute) -> Runner:
@@ -192,27 +175,3 @@ def cell_runner(model: torch.nn.Module, compute: Compute) -> Runner:
     # Blobs as large as nuclei, 0 to 1: something like what it will see.
     example[:, 0] = 0.5 + 0.5 * np.outer(*2 * [np.sin(np.arange(TILE_PX) / 5)])
     return prepare_runner(FlowsAndStyle().eval(), example, compute)
-
-
-def filled(model: torch.nn.Module, tensors: dict[str, Any], file_name: str) -> torch.nn.Module:
-    """``model`` with ``tensors`` put into it, every key and shape checked, in evaluation mode.
-
-    Raises:
-        BadWeights: entries are missing, unexpected or of another shape, or not numbers.
-    """
-    import torch
-
-    expected = model.state_dict()
-    missing = [k for k in expected if k not in tensors and not k.endswith(_OPTIONAL_KEYS)]
-    unexpected = [k for k in tensors if k not in expected]
-    misshapen = [k for k in expected if k in tensors and tensors[k].shape != expected[k].shape]
-    for what, names in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", misshapen)):
-        if names:
-            raise BadWeights(
-                f"{file_name} {what} {len(names)} entries of this Cellpose network ({', '.join(names[:3])}"
-                f"{', …' if len(names) > 3 else ''}): fetch or train it again."
-            )
-    if not all(torch.isfinite(value).all() for value in tensors.values() if value.is_floating_point()):
-        raise BadWeights(f"{file_name} has weights that are not finite numbers: fetch or train it again.")
-    model.load_state_dict({**expected, **{k: v.to(expected[k].dtype) for k, v in tensors.items()}}, strict=True)
-    return model.eval()

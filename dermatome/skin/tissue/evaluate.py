@@ -1,22 +1,31 @@
-"""A network held against tiles whose truth is known: confusion, calibration, borders, and each tile's own scores."""
+"""Evaluation of a tissue network on annotated tiles: confusion, calibration, borders, and each tile's own scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.metrics.semantic import Confusion, class_scores, confusion_matrix, mean_iou
+from dermatome.geometry import Size
+from dermatome.imaging.tiling import RowEnlarger
+from dermatome.inference.predictor import Predictor, Scene
+from dermatome.metrics.semantic import ClassScore, Confusion, class_scores, confusion_matrix, mean_iou
 from dermatome.skin.tiles.crops import TilePair
+from dermatome.slides.resize import resize_image
+
+if TYPE_CHECKING:
+    import torch
+
+    from dermatome.inference.compute import Compute
 
 Mask = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.float32]
 ProbabilityRows = Callable[[TilePair, Callable[[int, Rows], None]], None]
-"""Gives the (C, rows, W) probabilities of a tile at its full resolution, from the top, each with its first row."""
+"""Calls back with (C, rows, W) probabilities of a tile at its full resolution, from the top, and their first row."""
 
 CALIBRATION_BINS = 15
 BOUNDARY_UM = 8.0
@@ -26,16 +35,16 @@ _PICTURE_PX = 320
 
 @dataclass(frozen=True)
 class TileResult:
-    """One tile's scores, and its masks small enough to be shown.
+    """One tile's scores, and its masks reduced for a figure.
 
     Attributes:
-        tile: which.
-        mean_iou: of the classes that truth or prediction has.
-        accuracy: share of pixels that are right.
-        confidence: mean probability of the chosen class.
-        iou: by class, in their order; ``None`` where neither truth nor prediction has it.
-        truth: (h, w) uint8, at most 320 px a side.
-        predicted: likewise.
+        tile: the tile.
+        mean_iou: over the classes in ground truth or prediction.
+        accuracy: share of pixels that are correct.
+        confidence: mean probability of the predicted class.
+        iou: by class, in their order; ``None`` if neither ground truth nor prediction has the class.
+        truth: (h, w) uint8 ground truth, at most 320 px a side.
+        predicted: (h, w) uint8, likewise.
     """
 
     tile: TilePair
@@ -49,12 +58,12 @@ class TileResult:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Pixels by the probability of their chosen class: whether 0.8 is right four times of five.
+    """Pixels by the probability of their predicted class: of those at 0.8, four in five should be correct.
 
     Attributes:
-        pixels: (B,) int64 in bins of equal width from 0 to 1.
-        confidence: (B,) float64, sum of the chosen classes' probabilities.
-        right: (B,) int64, how many of them are right.
+        pixels: (B,) int64 pixels in bins of equal width from 0 to 1.
+        confidence: (B,) float64 sum of the predicted classes' probabilities.
+        right: (B,) int64 number of correct pixels.
     """
 
     pixels: npt.NDArray[np.int64]
@@ -63,17 +72,17 @@ class Calibration:
 
     @property
     def error(self) -> float | None:
-        """Expected calibration error (Naeini et al., 2015): the mean distance of share right and confidence."""
+        """Expected calibration error (Naeini et al., 2015): mean difference of accuracy and confidence."""
         total = int(self.pixels.sum())
         return float(np.abs(self.right - self.confidence).sum() / total) if total else None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network does on tiles.
+    """Results of a network on tiles.
 
     Attributes:
-        confusion: (C, C) int64, truth in rows, at the tiles' full resolution.
+        confusion: (C, C) int64, ground truth in rows, at the tiles' full resolution.
         calibration: of all pixels.
         boundary_f1: by class: share of border pixels within 8 µm of one in the other mask, both ways (the boundary F1
             of Csurka et al., 2013, over all tiles together); ``None`` where a class has no border.
@@ -85,12 +94,71 @@ class Evaluation:
     boundary_f1: tuple[float | None, ...]
     tiles: list[TileResult] = field(default_factory=list)
 
+    @property
+    def scores(self) -> list[ClassScore]:
+        """Scores of each class."""
+        return class_scores(self.confusion, TISSUE_LABELS)
 
-def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: float) -> Evaluation:
-    """Scores of the most probable classes on ``tiles``.
+
+def tile_probabilities(
+    network: torch.nn.Module,
+    compute: Compute,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scale: float,
+    *,
+    tile_px: int,
+    batch: int,
+) -> ProbabilityRows:
+    """Prepares a network to run on complete training tiles as on slides: overlapping tiles, blended and enlarged.
 
     Args:
-        tiles: with their truth.
+        network: in evaluation mode.
+        compute: device and precision.
+        mean: of the normalisation, on the scale 0 to 1.
+        std: likewise.
+        scale: pixels of the network for one of the tile.
+        tile_px: side of the network's input, a multiple of 32.
+        batch: inputs in a batch.
+    """
+    from dermatome.inference.backends import TorchRunner
+    from dermatome.inference.probabilities import Probabilities
+
+    module = Probabilities(network, mean, std).eval().to(compute.torch_device)
+    predictor = Predictor(
+        TorchRunner(module, compute), len(TISSUE_LABELS), tile_px=tile_px, overlap_px=tile_px // 4, batch=batch
+    )
+
+    def run(tile: TilePair, sink: Callable[[int, Rows], None]) -> None:
+        image, _ = tile.read()
+        target = Size(*image.shape[:2])
+        size = target.scaled(scale)
+        pixels = resize_image(image, size)
+        predictor.run([Scene(size, lambda: [pixels], RowEnlarger(size, target, sink))])
+
+    return run
+
+
+def confusion_on_tiles(tiles: Sequence[TilePair], probabilities: ProbabilityRows) -> Confusion:
+    """(C, C) int64 confusion of the most probable classes on ``tiles``, ground truth in rows."""
+    total: Confusion = np.zeros((len(TISSUE_LABELS),) * 2, dtype=np.int64)
+    for tile in tiles:
+        truth = tile.read()[1]
+
+        def count(top: int, rows: Rows, truth: Mask = truth) -> None:
+            nonlocal total
+            here = truth[top : top + rows.shape[1]]
+            total = total + confusion_matrix(here, rows.argmax(axis=0), len(TISSUE_LABELS))
+
+        probabilities(tile, count)
+    return total
+
+
+def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: float) -> Evaluation:
+    """Evaluates the most probable classes on ``tiles``.
+
+    Args:
+        tiles: with their ground truth.
         probabilities: runs the network on a tile.
         mpp: microns per pixel of the tiles.
 
@@ -134,14 +202,14 @@ def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: flo
 
 
 def _binned(sure: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """(3, B): pixels, sum of confidence and right ones."""
+    """(3, B): pixels, sum of confidence, and correct pixels."""
     place = np.minimum((sure * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1).ravel()
     counts = [np.bincount(place, weights, CALIBRATION_BINS) for weights in (None, sure.ravel(), right.ravel())]
     return np.stack(counts).astype(np.float64)
 
 
 def _borders(truth: Mask, predicted: Mask, reach_px: float) -> npt.NDArray[np.int64]:
-    """(4, C): border pixels predicted, those near a true one, true ones, those near a predicted one."""
+    """(4, C): border pixels predicted, those near a true one, true ones, and those near a predicted one."""
     import cv2
 
     def near(border: Mask, other: Mask) -> tuple[int, int]:

@@ -13,15 +13,14 @@ from dermatome.errors import BadSetting
 from dermatome.registry.hold_out import SAMPLES_FOLDER, freeze_hold_out
 from dermatome.registry.model_kinds import TISSUE
 from dermatome.skin.tiles.crops import load_tiles, manifest_rows
-from dermatome.skin.tissue.evaluate import evaluate
+from dermatome.skin.tissue.evaluate import evaluate, tile_probabilities
 from dermatome.skin.tissue.figures import samples_figure
+from dermatome.skin.tissue.network import load_tissue_weights
 from dermatome.skin.tissue.report import report_values, score_rows
-from dermatome.skin.tissue.tile_probabilities import tile_probabilities
 from dermatome.slides.preview import preview
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, DataRoot
 from dermatome.storage.record import Scalar, StageResult, require_record, write_table
-from dermatome.training.weights import load_weights
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
@@ -64,7 +63,7 @@ def score_tissue(
         compute: device and precision.
         mpp: microns per pixel of the tiles.
     """
-    loaded = load_weights(weights)
+    loaded = load_tissue_weights(weights)
     card, network = loaded.card, loaded.network.to(compute.torch_device)
     run = tile_probabilities(network, compute, card.mean, card.std, mpp / card.mpp, tile_px=card.tile_px, batch=8)
     found = evaluate(load_tiles(*samples), run, mpp)

@@ -18,8 +18,8 @@ from dermatome.skin.tissue.slide_work import TissueResult as TissueResult
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
+    from dermatome.skin.tissue.network import TissueWeights
     from dermatome.slides.slide import Slide
-    from dermatome.training.weights import LoadedWeights
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class TissueNetwork:
         fine: runs it in detail, averaged over views where that is set.
     """
 
-    weights: LoadedWeights
+    weights: TissueWeights
     first: Runner
     fine: Runner
 
 
 def prepare_tissue(
-    weights: LoadedWeights,
+    weights: TissueWeights,
     compute: Compute,
     settings: TissueSettings | None = None,
 ) -> TissueNetwork:

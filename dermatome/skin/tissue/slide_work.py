@@ -24,8 +24,8 @@ from dermatome.slides.resize import resize_image
 
 if TYPE_CHECKING:
     from dermatome.classes import RgbImage
+    from dermatome.skin.tissue.network import TissueCard
     from dermatome.slides.slide import Slide
-    from dermatome.training.weights import WeightsCard
 
 Mask = npt.NDArray[np.uint8]
 
@@ -91,7 +91,7 @@ class TissueResult:
 SCALE_TOLERANCE = 1.5
 
 
-def check_scale(slide: Slide, card: WeightsCard, settings: TissueSettings) -> None:
+def check_scale(slide: Slide, card: TissueCard, settings: TissueSettings) -> None:
     """Refuses a slide that the network would see at a scale it was not trained at, unless told otherwise.
 
     A finer slide is averaged to the network's scale; a coarser one can only be blown up, and its detail is not there.
@@ -118,7 +118,7 @@ def check_scale(slide: Slide, card: WeightsCard, settings: TissueSettings) -> No
 class SlideWork:
     """One slide on its way through both passes."""
 
-    def __init__(self, slide: Slide, card: WeightsCard, settings: TissueSettings) -> None:
+    def __init__(self, slide: Slide, card: TissueCard, settings: TissueSettings) -> None:
         check_scale(slide, card, settings)
         self.slide, self.size = slide, slide.size
         self.fine_size = self.size.scaled(slide.mpp / card.mpp)

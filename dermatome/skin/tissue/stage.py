@@ -25,12 +25,12 @@ from dermatome.pipeline.stage_files import (
 )
 from dermatome.registry.champion import Weights
 from dermatome.skin.tissue.figures import tissue_figure
+from dermatome.skin.tissue.network import load_tissue_weights
 from dermatome.skin.tissue.segment import TissueNetwork, TissueOutcome, TissueResult, prepare_tissue, segment_slides
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
-from dermatome.training.weights import load_weights
 
 _TISSUE_COLOURS = {int(c): (c.label, c.colour) for c in TissueClass}
 
@@ -63,7 +63,7 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
         """Puts the network on the device."""
         self._check = check
         self._compute = self.compute_settings.choose()
-        loaded = self.weights.load(load_weights)
+        loaded = self.weights.load(load_tissue_weights)
         loaded.network.to(self._compute.torch_device)
         self._network = prepare_tissue(
             loaded,

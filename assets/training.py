@@ -1,0 +1,121 @@
+"""What the three assets of training versions share: run configs made from the settings, and the training itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import dagster as dg
+from pydantic import Field, create_model
+
+from assets.one import make_one
+from dermatome.storage.layout import DataRoot
+from resources import ComputeResource
+from resources.settings import as_plain
+
+
+class TrainingConfig(dg.Config):
+    """The part of a training's run config that every task has; the rest are its settings."""
+
+    gpus: int = Field(default=1, description="Number of GPUs that share the micro-batches of a step.")
+    continue_from: str | None = Field(
+        default=None, description="A version or a weights file to fine-tune; v001_cont1 is fine-tuned from v001."
+    )
+
+    def given(self) -> dict[str, Any]:
+        """The settings that are given; the others keep their defaults."""
+        plain = self.model_dump(include=set(self._settings))
+        return {name: value for name, value in plain.items() if value not in (None, {})}
+
+    _settings: tuple[str, ...] = ()
+
+
+def training_config(name: str, base: type[TrainingConfig], settings: type, without: Sequence[str] = ()) -> Any:
+    """A run config with an optional field for each setting, described as the setting is."""
+    fields: dict[str, Any] = {}
+    for setting, info in settings.__pydantic_fields__.items():
+        if setting in (*without, "checkpoint_seconds"):
+            continue
+        kind = info.annotation
+        if isinstance(kind, type) and is_dataclass(kind):
+            parts = ", ".join(kind.__dataclass_fields__)
+            fields[setting] = (dict[str, Any], Field(default={}, description=f"{info.description} {parts}."))
+            continue
+        if get_origin(kind) is Literal:
+            kind = str
+        elif get_origin(kind) is tuple:
+            kind = list[get_args(kind)[0]]
+        fields[setting] = (kind | None, Field(default=None, description=f"{info.description} Default: {info.default}."))
+    made = create_model(name, __base__=base, __module__=__name__, **fields)
+    made._settings = tuple(fields)
+    made.__doc__ = base.__doc__
+    return made
+
+
+def make_version(
+    context: dg.AssetExecutionContext,
+    root: DataRoot,
+    task: Any,
+    folders: Sequence[Path],
+    settings: Mapping[str, Any],
+    config: TrainingConfig,
+    compute: ComputeResource,
+    *,
+    inputs: Mapping[str, str],
+    recorded: Mapping[str, Any] = {},
+    prepare: Callable[[Any], Any] = lambda task: task,
+    **more: Any,
+) -> dg.MaterializeResult:
+    """Trains the version that the partition names and stores its files and record.
+
+    Args:
+        context: of the asset.
+        root: the data root.
+        task: class of the task.
+        folders: of the samples.
+        settings: that are given; those that the parent decides and the defaults complete them.
+        config: the run config.
+        compute: device and precision.
+        inputs: data version of each source of samples.
+        recorded: further settings that decide the result.
+        prepare: changes the task before it is trained.
+        more: see :func:`assets.one.make_one`.
+    """
+    from dermatome.registry.hold_out import hold_out_rows
+    from dermatome.registry.version import lineage_of_version, train_version
+    from dermatome.training.settings import settings_from
+    from dermatome.training.trainer import drop_checkpoints
+
+    kind, version = task.model_kind, context.partition_key
+    checkpoints = root.checkpoints(kind.weights, version)
+    lineage = lineage_of_version(task, root, version, config.continue_from)
+    chosen = settings_from(task.settings_class, settings if lineage is None else lineage.fill_in(settings))
+
+    def make(folder: Path) -> Any:
+        work = prepare(task.choose(folders, (), chosen, lineage))
+        return train_version(
+            work,
+            folder,
+            version,
+            compute.choose(),
+            lineage=lineage,
+            hold_out=hold_out_rows(root, kind),
+            checkpoint_dir=checkpoints,
+            on_epoch=lambda row, share: context.log.info(f"{work.epoch_text(row)}, {share:.0%} done"),
+            processes=config.gpus,
+            models_folder=root.models,
+        )
+
+    done = make_one(
+        context,
+        root,
+        version,
+        make=make,
+        inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
+        settings={**as_plain(chosen), **recorded},
+        # With one slide only, no split can hide it: a limit of the data that the user must know, not an error.
+        warn=lambda result: bool(result.values["one_slide_only"]),
+        **more,
+    )
+    drop_checkpoints(checkpoints)
+    return done

@@ -1,0 +1,264 @@
+"""The commands `train` and `import-weights`, made for each task from its settings.
+
+A command is made when it is called, because a task's settings come with heavy imports.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from typer.core import TyperGroup
+
+from dermatome.cli.support import (
+    MODELS,
+    Device,
+    DeviceChoice,
+    PrecisionChoice,
+    PrecisionOption,
+    Threads,
+    choose,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    import click
+
+    from dermatome.registry.version import VersionTask
+    from dermatome.training.settings import TrainingSettings
+
+_SCALARS = (int, float, str, bool)
+_NO_OPTION = ("accumulate", "checkpoint_seconds")
+
+
+@dataclass(frozen=True)
+class TrainCommands:
+    """What the commands of one task need.
+
+    Attributes:
+        task: module and class of the task.
+        help: of `train`.
+        data: help of the option that names the samples.
+        flags: switches inside nested settings: option → setting path and help.
+        card: module and class of the card, for `import-weights`.
+        defaults: of the options of `import-weights`.
+    """
+
+    task: tuple[str, str]
+    help: str
+    data: str
+    flags: Mapping[str, tuple[tuple[str, str], str]] = field(default_factory=dict)
+    card: tuple[str, str] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+COMMANDS = {
+    "tissue": TrainCommands(
+        ("dermatome.skin.tissue.task", "TissueTask"),
+        "Train a U-Net on tiles and their masks, and write its weights.",
+        "Folder with images/, masks/ and palette.json; repeatable.",
+        card=("dermatome.skin.tissue.network", "TissueCard"),
+    ),
+    "cells": TrainCommands(
+        ("dermatome.skin.cells.task", "CellTask"),
+        "Train a network of Cellpose's form on annotated cells, and write its weights.",
+        "Folder of images, each with its cells beside it: .xml, .geojson or _labels.tif; repeatable.",
+    ),
+    "nuclei": TrainCommands(
+        ("dermatome.nuclei.maps.task", "NucleusTask"),
+        "Train the network of nuclei on patches, and write its weights.",
+        "Folder of 'nuclei patches'; repeatable.",
+        {
+            "boundary_weighting": (
+                ("loss", "boundary_weighting"),
+                "Whether rare ternary classes have a larger weight in the loss.",
+            ),
+            "immune_sampling": (
+                ("sampling", "enabled"),
+                "Whether patches with immune cells are drawn more often.",
+            ),
+        },
+        card=("dermatome.nuclei.maps.network", "NucleusCard"),
+        defaults={"encoder": "resnet34", "mpp": 0.25},
+    ),
+}
+
+
+class TrainGroup(TyperGroup):
+    """A group of commands that has `train` and `import-weights` of its task besides its own."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands."""
+        commands = COMMANDS[str(self.name)]
+        return ["train", *(["import-weights"] if commands.card else []), *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name."""
+        commands = COMMANDS[str(self.name)]
+        if cmd_name == "train":
+            return _click(train_command(commands), cmd_name)
+        if cmd_name == "import-weights" and commands.card:
+            return _click(import_command(commands), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _click(function: Callable[..., None], name: str) -> click.Command:
+    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+    app.command(name)(function)
+    made: Any = typer.main.get_command(app)
+    made.name = name
+    return made  # type: ignore[no-any-return]
+
+
+def train_command(commands: TrainCommands) -> Callable[..., None]:
+    """The function behind `train`: an option for each setting that is a number, text or switch."""
+    task: type[VersionTask[Any]] = getattr(import_module(commands.task[0]), commands.task[1])
+    settings: type[TrainingSettings] = task.settings_class
+    options = {
+        task.noun: Annotated[list[Path], typer.Option(help=commands.data, show_default=False)],
+        "out": Annotated[
+            Path, typer.Option(help="Weights file to write (.safetensors); its card is written beside it as .json.")
+        ],
+        "validation": Annotated[
+            list[Path] | None,
+            typer.Option(help=f"Folder of {task.noun} to validate on; repeatable. Without it, a share is held out."),
+        ],
+        "continue_from": Annotated[
+            str | None,
+            typer.Option(help=f"Weights to fine-tune: {task.parents}. The form of the network is then theirs."),
+        ],
+        "models": Annotated[Path, typer.Option(help="Folder for files that are fetched.")],
+        "checkpoints": Annotated[
+            Path | None, typer.Option(help="Folder for the checkpoint from which a killed training resumes.")
+        ],
+        "report": Annotated[Path | None, typer.Option(help="Folder for the training report.")],
+        "gpus": Annotated[int, typer.Option(help="Number of GPUs that share a step; each takes a micro-batch.", min=1)],
+        **_setting_options(settings),
+        **{name: Annotated[bool, typer.Option(help=text)] for name, (_, text) in commands.flags.items()},
+        "device": Device,
+        "precision": PrecisionOption,
+        "threads": Threads,
+    }
+    defaults = {
+        "validation": None,
+        "continue_from": None,
+        "models": MODELS,
+        "checkpoints": None,
+        "report": None,
+        "gpus": 1,
+        **dict.fromkeys(_setting_options(settings)),
+        **dict.fromkeys(commands.flags, True),
+        "device": DeviceChoice.AUTO,
+        "precision": PrecisionChoice.AUTO,
+        "threads": 0,
+    }
+
+    def run(**values: Any) -> None:
+        given = {name: values[name] for name in _setting_options(settings) if values[name] is not None}
+        given["accumulate"] = values["gpus"]
+        for name, ((part, switch), _) in commands.flags.items():
+            given[part] = {switch: values[name]}
+        _train(task, given, values)
+
+    return _with_signature(run, options, defaults, commands.help)
+
+
+def _setting_options(settings: type[TrainingSettings]) -> dict[str, Any]:
+    """An option for each setting that is a number, text or switch; None means its default."""
+    options = {}
+    for name, info in settings.__pydantic_fields__.items():  # type: ignore[attr-defined]
+        kind = info.annotation
+        if get_origin(kind) is Literal:
+            kind = str
+        if kind not in _SCALARS:
+            kind = next((part for part in get_args(kind) if part in _SCALARS and NoneType in get_args(kind)), None)
+        if kind is not None and name not in _NO_OPTION:
+            shown = "none" if info.default is None else str(info.default)
+            options[name] = Annotated[kind | None, typer.Option(help=info.description, show_default=shown)]
+    return options
+
+
+def _train(task: type[VersionTask[Any]], given: dict[str, Any], values: Mapping[str, Any]) -> None:
+    from dermatome.registry.version import lineage_named, train_file
+    from dermatome.training.settings import settings_from
+
+    models, out = values["models"].expanduser(), values["out"]
+    lineage = lineage_named(task, values["continue_from"], models) if values["continue_from"] else None
+    settings = settings_from(task.settings_class, given if lineage is None else lineage.fill_in(given))
+    chosen = task.choose(values[task.noun], values["validation"] or (), settings, lineage)
+    compute = choose(values["device"], values["precision"], values["threads"])
+    with progress_bar() as bar:
+        shown = bar.add_task(f"Training on {compute.device_name}", total=1.0)
+        version = train_file(
+            chosen,
+            out,
+            compute,
+            lineage=lineage,
+            checkpoint_dir=values["checkpoints"],
+            on_epoch=lambda row, share: bar.update(shown, completed=share, description=chosen.epoch_text(row)),
+            processes=values["gpus"],
+            models_folder=models,
+        )
+    if values["report"] is not None:
+        found: dict[str, Any] = {"weights_sha256": version.sha256, "steps": version.trained.card.steps}
+        chosen.write_report(values["report"], out.stem, version.trained, found | chosen.values(version.trained), ())
+    for line in chosen.summary(version.trained):
+        typer.echo(line)
+    typer.echo(f"{out}  sha256 {version.sha256}")
+
+
+def import_command(commands: TrainCommands) -> Callable[..., None]:
+    """The function behind `import-weights`."""
+    assert commands.card is not None
+    card = getattr(import_module(commands.card[0]), commands.card[1])
+    labels = next(iter(card.heads.values()))
+    options = {
+        "file": Annotated[
+            Path, typer.Argument(help="State dict or checkpoint of the network (.pt, .pth).", show_default=False)
+        ],
+        "out": Annotated[
+            Path, typer.Option(help="Weights file to write (.safetensors); its card is written beside it as .json.")
+        ],
+        "encoder": Annotated[str, typer.Option(help="Its encoder, as segmentation-models-pytorch names it.")],
+        "mpp": Annotated[float, typer.Option(help="Microns per pixel that it was trained at.")],
+        "classes": Annotated[str, typer.Option(help="Its output channels in order, separated by commas.")],
+        "tile_px": Annotated[int, typer.Option(help="Side of the tiles that it was trained on, px.", min=32)],
+        "licence": Annotated[str, typer.Option(help="Licence of the weights.")],
+    }
+    defaults = {"classes": ",".join(labels), "tile_px": 256, "licence": "", **commands.defaults}
+
+    def run(file: Path, out: Path, classes: str, **values: Any) -> None:
+        from dermatome.training.weights_import import import_weights
+
+        made = import_weights(card, file, out, classes=[label.strip() for label in classes.split(",")], **values)
+        typer.echo(f"{out}  sha256 {made.sha256}\nNot carried over:")
+        for sentence in made.not_carried_over:
+            typer.echo(f"  {sentence}")
+
+    return _with_signature(run, options, defaults, "Import weights of another training, and list what is missing.")
+
+
+def _with_signature(
+    run: Callable[..., None], options: Mapping[str, Any], defaults: Mapping[str, Any], text: str
+) -> Callable[..., None]:
+    """``run`` with the signature that typer makes options from."""
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=option,
+                default=defaults.get(name, inspect.Parameter.empty),
+            )
+            for name, option in options.items()
+        ]
+    )
+    run.__annotations__ = dict(options)
+    run.__doc__ = text
+    return run

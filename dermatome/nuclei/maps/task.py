@@ -1,0 +1,424 @@
+"""The nuclei task: a U-Net with a semantic and a ternary head that learns from patches of annotated images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field
+
+from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS, TernaryClass
+from dermatome.errors import BadSetting
+from dermatome.geometry import Size
+from dermatome.imaging.augmentation import AugmentSettings
+from dermatome.inference.predictor import Predictor, Scene
+from dermatome.metrics.panoptic import ImageScores, nucleus_values
+from dermatome.metrics.semantic import ClassScore, Confusion, class_scores, confusion_matrix
+from dermatome.nuclei.maps.evaluate import KnownPatch, evaluate_patches
+from dermatome.nuclei.maps.figures import samples_figure
+from dermatome.nuclei.maps.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
+from dermatome.nuclei.maps.network import (
+    BACKGROUND_CHANNELS,
+    BEFORE_HEADS,
+    CHANNELS,
+    DECODER_CHANNELS,
+    HEADS,
+    SEMANTIC,
+    TERNARY,
+    NucleusCard,
+    build_two_heads,
+    load_nucleus_weights,
+)
+from dermatome.nuclei.maps.networks import TOY_WEIGHTS
+from dermatome.nuclei.maps.report import CLASSES_FILE, INSTANCE_SCORES, NUCLEUS_REPORT
+from dermatome.nuclei.maps.segment import prepare_nuclei
+from dermatome.nuclei.maps.settings import NucleusSettings
+from dermatome.nuclei.patches.cut import split_patches
+from dermatome.nuclei.patches.files import load_patches, patch_manifest_rows
+from dermatome.registry.manifest import ManifestRow
+from dermatome.registry.model_kinds import NUCLEI
+from dermatome.registry.version import VersionTask
+from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
+from dermatome.storage.files import sha256_bytes
+from dermatome.training.data import Split, TileBatches
+from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, UNetSettings, checked
+from dermatome.training.task import Parts
+from dermatome.training.unet import MEAN, STD, drop_channels, to_batch
+from dermatome.training.weights import LoadedWeights
+
+if TYPE_CHECKING:
+    import torch
+
+    from dermatome.inference.compute import Compute
+    from dermatome.registry.lineage import Lineage
+    from dermatome.storage.record import Check, Scalar
+    from dermatome.training.encoder_weights import EncoderFile
+    from dermatome.training.trainer import Trained
+
+AUGMENT = AugmentSettings(scale=1.15, coarse_share=0.0, elastic_px=3.0)
+"""Gentler in shape than for tissue: more would bend away the boundary, which is three pixels wide."""
+_TOGETHER = 64
+"""Patches whose pixels are in memory at the same time during validation."""
+
+
+@checked
+class NucleusTraining(UNetSettings):
+    """Settings of the nucleus network's training; the defaults are those of the source system.
+
+    The source system started from an encoder trained on ImageNet: set ``encoder_weights`` to ``imagenet`` for that.
+    """
+
+    encoder: str = Field(default="resnet34", description="Encoder, as segmentation-models-pytorch names it.")
+    decoder_channels: tuple[int, ...] = Field(
+        default=DECODER_CHANNELS, description="Channels of the five decoder blocks, coarsest first."
+    )
+    dropout: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of the decoder's last channels dropped in a step (Tompson et al., 2015).",
+    )
+    crop_px: int = Field(default=256, ge=32, multiple_of=32, description="Side of a crop of a patch, px.")
+    learning_rate: float = Field(
+        default=3e-4, gt=0, description="Peak learning rate, after the warm-up; cosine decay to 0."
+    )
+    weight_decay: float = Field(default=3e-4, ge=0, description="Weight decay of AdamW (Loshchilov and Hutter, 2019).")
+    mpp: float = Field(default=0.25, gt=0, description="Microns per pixel of the patches.")
+    validation_share: float = Field(default=0.2, description="Share of the patches held out, whole patients only.")
+    augment: AugmentSettings = Field(default=AUGMENT, description="How crops differ from patches.")
+    warmup_epochs: float = Field(
+        default=5.0,
+        ge=0,
+        description="Epochs in which the learning rate rises; out of 40 if only a time limit ends the run.",
+    )
+    loss: NucleusLoss = Field(default=NucleusLoss(), description="Loss of the two heads.")
+    sampling: ImmuneSampling = Field(default=ImmuneSampling(), description="Sampling of patches with immune cells.")
+    inside_share: float = Field(default=0.7, ge=0, description="Weight of Dice of the inside in the score of an epoch.")
+    boundary_share: float = Field(
+        default=0.3, ge=0, description="Weight of Dice of the boundary in the score of an epoch."
+    )
+
+    def __post_init__(self) -> None:
+        """Checks what concerns two settings."""
+        if self.inside_share + self.boundary_share == 0:
+            raise BadSetting("The shares of inside and boundary in the score must not both be 0.")
+
+    @property
+    def warm_share(self) -> float:
+        """Share of the run in which the learning rate rises, at most half of it."""
+        return min(0.5, self.warmup_epochs / (self.epochs or EPOCHS_WITHOUT_LIMIT))
+
+    @property
+    def keeps_best(self) -> bool:
+        """The best epoch is kept, however the run ends."""
+        return True
+
+
+class TrainingPatch(KnownPatch, Protocol):
+    """A patch to train or to validate on; picklable.
+
+    Attributes:
+        case: its patient.
+        sha256: of its pixels and maps.
+        semantic_px: (5,) pixels of each :class:`~dermatome.classes.NucleusClass`.
+        normalised: whether the stain of its image was normalised.
+    """
+
+    @property
+    def case(self) -> str: ...  # noqa: D102
+
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
+
+    @property
+    def semantic_px(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def normalised(self) -> bool: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class NucleusEvaluation:
+    """Results of a network on validation patches; ignored pixels count nowhere.
+
+    Attributes:
+        semantic: (5, 5) int64 confusion of pixels, ground truth in rows.
+        ternary: (3, 3) int64 confusion of pixels, ground truth in rows.
+        images: scores of nuclei on the images that the patches are of.
+        samples: PNG of validation patches with their maps.
+    """
+
+    semantic: Confusion
+    ternary: Confusion
+    images: tuple[ImageScores, ...] = ()
+    samples: bytes | None = None
+
+    @property
+    def classes(self) -> list[ClassScore]:
+        """Scores of each :class:`~dermatome.classes.NucleusClass`."""
+        return class_scores(self.semantic, NUCLEUS_LABELS)
+
+    @property
+    def parts(self) -> list[ClassScore]:
+        """Scores of each :class:`~dermatome.classes.TernaryClass`."""
+        return class_scores(self.ternary, TERNARY_LABELS)
+
+    def columns(self, settings: NucleusTraining) -> dict[str, float | None]:
+        """The score that chooses the best epoch, and IoU and Dice of every class."""
+        found = {"score": self._score(settings)} | {f"iou_{score.label}": score.iou for score in self.classes}
+        found |= {f"dice_{score.label}": score.f1 for score in self.classes}  # of pixels, Dice is F1
+        return found | {f"ternary_dice_{score.label}": score.f1 for score in self.parts}
+
+    def _score(self, settings: NucleusTraining) -> float | None:
+        inside, boundary = (self.parts[part].f1 for part in (TernaryClass.INSIDE, TernaryClass.BOUNDARY))
+        if inside is None or boundary is None:
+            return None
+        total = settings.inside_share + settings.boundary_share
+        return (settings.inside_share * inside + settings.boundary_share * boundary) / total
+
+
+@dataclass(frozen=True)
+class NucleusTask(VersionTask[NucleusEvaluation]):
+    """Patches, and the U-Net with two heads that learns from them; see :class:`dermatome.training.task.Task`."""
+
+    settings: NucleusTraining
+    split: Split[TrainingPatch]
+
+    settings_class = NucleusTraining
+    model_kind = NUCLEI
+    noun = "patches"
+    parents = "a file or toy"
+    best_by = "score"
+    shown = {"score": "score", "ternary_dice_inside": "inside", "ternary_dice_boundary": "boundary"}
+
+    @classmethod
+    def choose(
+        cls,
+        folders: Sequence[Path],
+        validation_folders: Sequence[Path],
+        settings: NucleusTraining,
+        lineage: Lineage[Any] | None = None,
+    ) -> NucleusTask:
+        """The task of folders of patches; if their manifests name no side, whole patients are held out.
+
+        Raises:
+            MissingInput: a folder has no patches.
+            BadAnnotation: a manifest is damaged.
+            BadSetting: there is one patient only, or none that the parent was not trained on, the patches are not of
+                the settings' scale, or only some are stain-normalised.
+        """
+        patches = load_patches(*folders)
+        held = load_patches(*validation_folders) if validation_folders else []
+        _check_alike([*patches, *held], settings.mpp)
+        learned = lineage.weights.card.created_from if lineage else ()
+        how = "patches were given for it"
+        if not held:
+            rows, how = [patch.row for patch in patches], "as the manifest of the patches says"
+            if not any(row.side for row in rows):
+                rows, how = split_patches(rows, settings.validation_share, settings.seed, learned)
+            held_out = {row.name for row in rows if row.side == "validation"}
+            held = [patch for patch in patches if patch.name in held_out]
+            patches = [patch for patch in patches if patch.name not in held_out]
+        _check_unseen({patch.case for patch in held}, learned)
+        return cls(settings, Split(tuple(patches), tuple(held), how))
+
+    @staticmethod
+    def load(path: Path) -> LoadedWeights[NucleusCard]:
+        """The nucleus network at ``path``."""
+        return load_nucleus_weights(path)
+
+    @staticmethod
+    def named(name: str, models_folder: Path | None) -> Lineage[LoadedWeights[NucleusCard]] | None:
+        """``toy``, the network that is shipped."""
+        from dermatome.registry.lineage import lineage_of_file
+
+        return lineage_of_file(TOY_WEIGHTS, load_nucleus_weights) if name == "toy" else None
+
+    def data_sha256(self) -> str:
+        """Of the patches' pixels and maps."""
+        return self.split.sha256(
+            lambda side: sha256_bytes("".join(f"{patch.name} {patch.sha256}\n" for patch in side).encode())
+        )
+
+    def build(self, compute: Compute, encoder_file: EncoderFile | None) -> Parts:
+        """The network, its patches, of which those with immune cells are drawn more often, and its loss."""
+        settings = self.settings
+        network = build_two_heads(settings.encoder, settings.decoder_channels, encoder_file=encoder_file)
+        drop_channels(network.get_submodule(BEFORE_HEADS), settings.dropout)
+        pixels = np.array([patch.semantic_px for patch in self.split.train], np.int64)  # (P, 5)
+        source = TileBatches(
+            self.split.train,
+            scale=1.0,
+            augment=settings.augment,
+            coarse_factor=1.0,
+            crop_px=settings.crop_px,
+            batch=settings.batch,
+            seed=settings.seed,
+            weights=settings.sampling.weights(pixels).tolist() if settings.sampling.enabled else None,
+        )
+        weights = ternary_weights(source.pixels(len(TERNARY_LABELS), 1), settings.loss)
+        criterion = make_nucleus_loss(settings.loss, weights).to(compute.torch_device)
+        return Parts(
+            network,
+            source,
+            lambda images: to_batch(images, MEAN, STD, compute),
+            lambda logits, truth: criterion(logits.float(), truth),  # (N, 8, H, W), (N, H, W, 2)
+        )
+
+    def validate(self, network: torch.nn.Module, compute: Compute) -> dict[str, float | None]:
+        """The score of the ternary map, and IoU and Dice of every class, over all pixels."""
+        return self.evaluate(network, compute).columns(self.settings)
+
+    def evaluate(self, network: torch.nn.Module, compute: Compute) -> NucleusEvaluation:
+        """Confusion of the semantic and the ternary map on the validation patches."""
+        return confusion_on_patches(network, self.split.validation, compute, batch=self.settings.batch)
+
+    def complete(self, trained: Trained[NucleusEvaluation], compute: Compute) -> Trained[NucleusEvaluation]:
+        """Scores nuclei on the images that the validation patches are of, segmented as slides are."""
+        patches, card = self.split.validation, trained.card
+        assert isinstance(card, NucleusCard)
+        if not patches:
+            return trained
+        segmentation = NucleusSettings(tile_px=max(card.tile_px, 64))
+        network = card.build()
+        network.load_state_dict(trained.state)
+        loaded = LoadedWeights(network.eval().requires_grad_(False), card, "", Path())
+        ready = prepare_nuclei(loaded, replace(compute, backend="torch"), segmentation)
+        images = tuple(evaluate_patches(patches, ready, card.mpp, segmentation))
+        samples = samples_figure(patches, ready, card.mpp, segmentation)
+        return replace(
+            trained,
+            evaluation=replace(trained.evaluation, images=images, samples=samples),
+            card=replace(card, scores={**card.scores, **nucleus_values(list(images))}),
+        )
+
+    def card(self, evaluation: NucleusEvaluation, fine_tuned: LoadedWeights[Any] | None, **common: Any) -> NucleusCard:
+        """Scales, scores and patients of the network."""
+        settings, split = self.settings, self.split
+        cases = {patch.case for patch in split.train}.union(fine_tuned.card.created_from if fine_tuned else ())
+        return NucleusCard(
+            encoder=settings.encoder,
+            decoder_channels=tuple(settings.decoder_channels),
+            mpp=settings.mpp,
+            mpp_range=(settings.mpp / settings.augment.scale, settings.mpp * settings.augment.scale),
+            coarse_mpp=settings.mpp,
+            tile_mpp=settings.mpp,
+            tile_px=settings.crop_px,
+            scores=evaluation.columns(settings) if split.validation else {},
+            created_from=tuple(sorted(cases)),
+            normalised_stain=any(patch.normalised for patch in split.train),
+            **common,
+        )
+
+    def manifest(self) -> list[ManifestRow]:
+        """A row for each patch."""
+        split = self.split
+        return [*patch_manifest_rows(split.train, "train"), *patch_manifest_rows(split.validation, "validation")]
+
+    def values(self, trained: Trained[NucleusEvaluation]) -> dict[str, Scalar]:
+        """Encoder, sampling, sizes and scores of maps and nuclei."""
+        settings, found = self.settings, trained.evaluation
+        nuclei = nucleus_values(list(found.images)) if found.images else {}
+        columns = found.columns(settings)
+        return {
+            "encoder": settings.encoder,
+            "boundary_weighting": settings.loss.boundary_weighting,
+            "immune_sampling": settings.sampling.enabled,
+            "mpp": settings.mpp,
+            "patches": len(self.split.train),
+            "patches_validated": len(self.split.validation),
+            "images_validated": len(found.images),
+            "nuclei_validated": sum(image.nuclei for image in found.images),
+            "score": columns["score"],
+            **{name: value for name, value in columns.items() if name.startswith("ternary_dice_")},
+            **{name: nuclei.get(name) for name in INSTANCE_SCORES},
+        }
+
+    def write_report(
+        self,
+        folder: Path,
+        version: str,
+        trained: Trained[NucleusEvaluation],
+        values: Mapping[str, Scalar],
+        checks: Sequence[Check],
+    ) -> None:
+        """Writes tables, figures and curves of a version."""
+        found = trained.evaluation
+        rows = [
+            {"version": version, "map": name, **score.to_json()}
+            for name, scores in (("semantic", found.classes), ("ternary", found.parts))
+            for score in scores
+        ]
+        write_training_report(
+            folder,
+            NUCLEUS_REPORT,
+            version,
+            trained.history,
+            values=values,
+            settings=trained.card.settings,
+            checks=checks,
+            tables={CLASSES_FILE: pa.Table.from_pylist(rows)},
+            figures={SAMPLES_FIGURE: found.samples},
+        )
+
+    def summary(self, trained: Trained[NucleusEvaluation]) -> list[str]:
+        """Dice of the parts and of the classes."""
+        scores = (*trained.evaluation.parts, *trained.evaluation.classes[1:])
+        return [f"{score.label:<11} Dice {score.f1:.3f}" for score in scores if score.f1 is not None]
+
+
+def confusion_on_patches(
+    network: torch.nn.Module, patches: Sequence[TrainingPatch], compute: Compute, *, batch: int
+) -> NucleusEvaluation:
+    """Confusion of semantic and ternary maps on patches, each predicted as one tile."""
+    from dermatome.inference.backends import TorchRunner
+    from dermatome.inference.probabilities import Probabilities
+
+    totals = [np.zeros((len(labels),) * 2, np.int64) for labels in (NUCLEUS_LABELS, TERNARY_LABELS)]
+    module = Probabilities(network, MEAN, STD, heads=HEADS).eval().to(compute.torch_device)
+    runner = TorchRunner(module, compute)
+    for first in range(0, len(patches), _TOGETHER):
+        read = [patch.read() for patch in patches[first : first + _TOGETHER]]
+        side = -(-max(max(image.shape[:2]) for image, _ in read) // 32) * 32
+        predictor = Predictor(runner, CHANNELS, side, 0, batch, skip_glass=False, background=BACKGROUND_CHANNELS)
+        predictor.run([_scene(image, truth, totals) for image, truth in read])
+    return NucleusEvaluation(totals[0], totals[1])
+
+
+def _scene(image: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], totals: list[Confusion]) -> Scene:
+    def count(top: int, rows: npt.NDArray[np.float32]) -> None:
+        here = truth[top : top + rows.shape[1]]
+        for channel, part in enumerate((SEMANTIC, TERNARY)):
+            known = here[..., channel] != IGNORED
+            predicted = rows[part].argmax(axis=0)
+            totals[channel] += confusion_matrix(here[..., channel][known], predicted[known], len(totals[channel]))
+
+    return Scene(Size(*image.shape[:2]), lambda: [image], count)
+
+
+def _check_unseen(cases: Collection[str], learned: Collection[str]) -> None:
+    if seen := sorted(set(cases).intersection(learned)):
+        raise BadSetting(
+            f"{len(seen)} patients are held out that the weights to fine-tune were trained on, {seen[0]} for one, so "
+            "its scores would be too good: hold out others, or train from scratch."
+        )
+
+
+def _check_alike(patches: Sequence[Any], mpp: float) -> None:
+    other = [patch for patch in patches if not 0.8 <= patch.row.mpp / mpp <= 1.25]
+    if other:
+        raise BadSetting(
+            f"{len(other)} patches have another scale than {mpp:g} µm per pixel, {other[0].name} {other[0].row.mpp:g}: "
+            "set mpp to theirs, or leave them out."
+        )
+    normalised = [patch.normalised for patch in patches]
+    if len(set(normalised)) > 1:
+        raise BadSetting(
+            f"{sum(normalised)} of {len(patches)} patches are of images whose stain was normalised: cut all with "
+            "normalise_stain, or all without."
+        )

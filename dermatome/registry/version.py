@@ -1,0 +1,235 @@
+"""Training as a stage: a task in; weights, card, manifest, report and record of one version out."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from dermatome.registry.leakage import check_leakage, one_slide_only
+from dermatome.registry.lineage import Lineage, find_lineage, lineage_of_file
+from dermatome.registry.manifest import ManifestRow, licences, manifest_path, validation_sha256, write_manifest
+from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import Check, Scalar, StageResult
+from dermatome.training.settings import TrainingSettings
+from dermatome.training.task import Task
+from dermatome.training.trainer import OnEpoch, Trained, train
+from dermatome.training.weights import LoadedWeights, save_weights
+
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
+    from dermatome.registry.model_kinds import ModelKind
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class VersionTask(Task[E]):
+    """A task whose networks are kept as versions.
+
+    Attributes:
+        settings_class: of its settings.
+        model_kind: of its networks.
+        noun: plural of what a sample is called.
+        parents: what may be fine-tuned, in words.
+    """
+
+    settings_class: ClassVar[type[TrainingSettings]]
+    model_kind: ClassVar[ModelKind]
+    noun: ClassVar[str]
+    parents: ClassVar[str] = "a weights file"
+
+    @classmethod
+    @abstractmethod
+    def choose(
+        cls,
+        folders: Sequence[Path],
+        validation_folders: Sequence[Path],
+        settings: Any,
+        lineage: Lineage[Any] | None = None,
+    ) -> Self:
+        """The task of the samples in folders; without ``validation_folders`` a share of them is held out.
+
+        What an ancestor was trained on is never held out.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def load(path: Path) -> LoadedWeights[Any]:
+        """Weights of this kind.
+
+        Raises:
+            BadWeights: the file is damaged or of another kind.
+        """
+
+    @staticmethod
+    def named(name: str, models_folder: Path | None) -> Lineage[Any] | None:
+        """Weights that are neither a version nor a file; None for other names."""
+        return None
+
+    @abstractmethod
+    def manifest(self) -> list[ManifestRow]:
+        """A row for each sample of both sides."""
+
+    @abstractmethod
+    def values(self, trained: Trained[E]) -> dict[str, Scalar]:
+        """Scores and facts for a version's record that only this kind of network has."""
+
+    @abstractmethod
+    def write_report(
+        self, folder: Path, version: str, trained: Trained[E], values: Mapping[str, Scalar], checks: Sequence[Check]
+    ) -> None:
+        """Writes the training report of a version."""
+
+    @abstractmethod
+    def summary(self, trained: Trained[E]) -> list[str]:
+        """The scores as lines of text."""
+
+    def complete(self, trained: Trained[E], compute: Compute) -> Trained[E]:
+        """Adds to the evaluation what takes too long to be part of the training's time limit."""
+        return trained
+
+
+@dataclass(frozen=True)
+class Version:
+    """A trained version.
+
+    Attributes:
+        trained: the network; its card as it was stored.
+        sha256: of the weights file.
+        rows: of its manifest.
+    """
+
+    trained: Trained[Any]
+    sha256: str
+    rows: list[ManifestRow]
+
+
+def lineage_named(task: type[VersionTask[Any]], name: str, models_folder: Path | None = None) -> Lineage[Any]:
+    """The lineage of a weights file, or of a network with a name such as ``toy``.
+
+    Raises:
+        BadWeights: there is no such file, or it is damaged or of another kind.
+        FetchFailed: a named network is missing and could not be fetched.
+    """
+    return task.named(name, models_folder) or lineage_of_file(Path(name), task.load)
+
+
+def lineage_of_version(
+    task: type[VersionTask[Any]], root: DataRoot, version: str, continue_from: str | None
+) -> Lineage[Any] | None:
+    """The weights that a version is fine-tuned from; see :func:`dermatome.registry.lineage.find_lineage`."""
+    return find_lineage(
+        root, task.model_kind, version, continue_from, task.load, lambda name: task.named(name, root.models)
+    )
+
+
+def train_file(
+    task: VersionTask[Any],
+    out: Path,
+    compute: Compute,
+    *,
+    name: str = "",
+    lineage: Lineage[Any] | None = None,
+    checkpoint_dir: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+    processes: int = 1,
+    models_folder: Path | None = None,
+) -> Version:
+    """Trains a task's network and writes its weights to ``out``, with card and manifest beside them.
+
+    Args:
+        task: what is trained.
+        out: the weights file.
+        compute: device and precision.
+        name: for the card; the file's stem by default.
+        lineage: the weights that are fine-tuned, and their ancestors.
+        checkpoint_dir: see :func:`dermatome.training.trainer.train`, as for the others.
+        on_epoch: likewise.
+        processes: likewise.
+        models_folder: likewise.
+
+    Raises:
+        DermatomeError: see :func:`dermatome.training.trainer.train`.
+    """
+    trained = train(
+        task,
+        compute,
+        parent=lineage.weights if lineage else None,
+        checkpoint_dir=checkpoint_dir,
+        on_epoch=on_epoch,
+        processes=processes,
+        models_folder=models_folder,
+    )
+    trained = task.complete(trained, compute)
+    rows = task.manifest()
+    card = replace(
+        trained.card,
+        name=name or out.stem,
+        manifest_sha256=write_manifest(manifest_path(out), rows),
+        licence=licences(rows),
+    )
+    sha256 = save_weights(out, trained.state, card, half=task.half)
+    return Version(replace(trained, card=card), sha256, rows)
+
+
+def train_version(
+    task: VersionTask[Any],
+    folder: Path,
+    name: str,
+    compute: Compute,
+    *,
+    lineage: Lineage[Any] | None = None,
+    hold_out: Sequence[ManifestRow] = (),
+    **options: Any,
+) -> StageResult:
+    """Trains one version.
+
+    Files: `weights.safetensors`, its card `weights.json`, the manifest of its samples `weights.tiles.parquet`, and the
+    training report (:func:`dermatome.reports.training.write_training_report`).
+
+    Args:
+        task: what is trained.
+        folder: for the files.
+        name: of the version.
+        compute: device and precision.
+        lineage: the weights that are fine-tuned, and their ancestors.
+        hold_out: samples that no version may learn from.
+        options: see :func:`train_file`.
+
+    Raises:
+        DermatomeError: see :func:`train_file`.
+    """
+    started = time.perf_counter()
+    version = train_file(task, folder / WEIGHTS_FILE, compute, name=name, lineage=lineage, **options)
+    trained_at = time.perf_counter()
+    trained, card, rows = version.trained, version.trained.card, version.rows
+    values: dict[str, Scalar] = {
+        "weights_sha256": version.sha256,
+        "parent": lineage.name if lineage else None,
+        "parent_sha256": card.parent,
+        "seed": task.settings.seed,
+        "epochs": len(trained.history),
+        "steps": card.steps,
+        f"{task.noun}_sha256": card.data_sha256,
+        "manifest_sha256": card.manifest_sha256,
+        "validation_sha256": validation_sha256(rows),
+        "one_slide_only": one_slide_only(rows),
+        "validation": card.validation,
+        "device": compute.device_name,
+        "precision": compute.precision,
+        "resumed": trained.resumed,
+        **task.values(trained),
+    }
+    checks = (check_leakage(rows, hold_out, lineage),)
+    task.write_report(folder, name, trained, values, checks)
+    return StageResult(
+        outcome="trained",
+        data_version=version.sha256[:32],
+        values=values,
+        seconds={"train": trained_at - started, "write": time.perf_counter() - trained_at},
+        checks=checks,
+    )

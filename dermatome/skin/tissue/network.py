@@ -1,0 +1,40 @@
+"""The tissue network: a U-Net with four output channels, its card and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dermatome.classes import TISSUE_LABELS, TissueClass
+from dermatome.training.weights import LoadedWeights, UNetCard, load_weights
+
+
+@dataclass(frozen=True)
+class TissueCard(UNetCard):
+    """What a tissue weights file holds and how to use it."""
+
+    classes: tuple[str, ...] = TISSUE_LABELS
+    palette: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {c.label: c.colour for c in TissueClass})
+    _: KW_ONLY
+    licence: str = "that of the training tiles"
+    format: str = "dermatome-tissue-1"
+
+    heads = {"segmentation_head.0": TISSUE_LABELS}
+
+    def inherited_settings(self) -> dict[str, Any]:
+        """Encoder, decoder and scale."""
+        return {**super().inherited_settings(), "train_mpp": self.mpp}
+
+
+TissueWeights = LoadedWeights[TissueCard]
+
+
+def load_tissue_weights(path: Path) -> TissueWeights:
+    """The tissue network at ``path``, in evaluation mode on the CPU.
+
+    Raises:
+        BadWeights: see :func:`dermatome.training.weights.load_weights`.
+    """
+    return load_weights(path, TissueCard)

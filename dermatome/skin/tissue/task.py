@@ -1,0 +1,227 @@
+"""The tissue task: a U-Net that learns background, dermis, epidermis and keratin from annotated tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from dermatome.classes import TISSUE_LABELS
+from dermatome.errors import BadSetting
+from dermatome.metrics.semantic import class_scores, mean_iou, score_values
+from dermatome.registry.manifest import ManifestRow
+from dermatome.registry.model_kinds import TISSUE
+from dermatome.registry.version import VersionTask
+from dermatome.skin.tiles.crops import TilePair, load_tiles, manifest_rows, tiles_sha256
+from dermatome.skin.tissue.evaluate import Evaluation, confusion_on_tiles, evaluate, tile_probabilities
+from dermatome.skin.tissue.network import TissueCard, TissueWeights, load_tissue_weights
+from dermatome.skin.tissue.report import CONFUSION_FILE, report_values, write_tissue_report
+from dermatome.training.data import Split, TileBatches, choose_split
+from dermatome.training.losses import ClassWeighting, LossName, class_weights, make_loss
+from dermatome.training.settings import UNetSettings, checked
+from dermatome.training.task import Parts
+from dermatome.training.unet import MEAN, STD, build_network, drop_channels, to_batch
+
+if TYPE_CHECKING:
+    import torch
+
+    from dermatome.inference.compute import Compute
+    from dermatome.registry.lineage import Lineage
+    from dermatome.skin.tissue.evaluate import ProbabilityRows
+    from dermatome.storage.record import Check, Scalar
+    from dermatome.training.encoder_weights import EncoderFile
+    from dermatome.training.trainer import Trained
+
+
+@checked
+class TissueTraining(UNetSettings):
+    """Settings of the tissue network's training."""
+
+    loss: LossName = Field(default="dice_focal", description="Loss: dice_focal, dice, focal, cross_entropy or tversky.")
+    dice_weight: float = Field(default=1.0, ge=0, description="Weight of Dice in the loss dice_focal.")
+    focal_weight: float = Field(default=1.0, ge=0, description="Weight of the focal loss in dice_focal.")
+    class_weighting: ClassWeighting = Field(
+        default="equal", description="Class weights: equal, inverse or inverse_root of the number of pixels."
+    )
+    # Tissues differ in texture and place, not in detail of a pixel: at a quarter of the resolution a step sees sixteen
+    # times the tissue, and training from scratch needs a fraction of the time.
+    train_mpp: float | None = Field(
+        default=None, gt=0, description="Microns per pixel that the network sees. None takes four times mpp."
+    )
+    coarse_factor: float = Field(default=2.0, ge=1, description="How much coarser the coarse pass over a slide is.")
+
+    def __post_init__(self) -> None:
+        """Checks what concerns two settings."""
+        if self.dice_weight + self.focal_weight == 0:
+            raise BadSetting("The weights of Dice and focal loss must not both be 0.")
+
+    @property
+    def network_mpp(self) -> float:
+        """Microns per pixel that the network sees."""
+        return self.train_mpp or 4 * self.mpp
+
+
+@dataclass(frozen=True)
+class TissueTask(VersionTask[Evaluation]):
+    """Tiles with masks, and the U-Net that learns from them; see :class:`dermatome.training.task.Task`."""
+
+    settings: TissueTraining
+    split: Split[TilePair]
+
+    settings_class = TissueTraining
+    model_kind = TISSUE
+    noun = "tiles"
+    best_by = "mean_iou"
+    shown = {"mean_iou": "mean IoU", **{f"iou_{label}": label for label in TISSUE_LABELS}}
+
+    @classmethod
+    def choose(
+        cls,
+        folders: Sequence[Path],
+        validation_folders: Sequence[Path],
+        settings: TissueTraining,
+        lineage: Lineage[Any] | None = None,
+    ) -> TissueTask:
+        """The task of the tiles in folders with ``images/``, ``masks/`` and ``palette.json``.
+
+        Raises:
+            MissingInput: a folder or file is missing.
+            BadSetting: the tiles cannot be split.
+            BadAnnotation: a palette or mask does not fit.
+            BadImage: a tile cannot be read.
+        """
+        held_out = load_tiles(*validation_folders) if validation_folders else []
+        sides = lineage.sides() if lineage else None
+        return cls(
+            settings, choose_split(load_tiles(*folders), held_out, settings.validation_share, settings.seed, sides)
+        )
+
+    @staticmethod
+    def load(path: Path) -> TissueWeights:
+        """The tissue network at ``path``."""
+        return load_tissue_weights(path)
+
+    def data_sha256(self) -> str:
+        """Of the tiles' images, masks, palettes and origins."""
+        return self.split.sha256(tiles_sha256)
+
+    def build(self, compute: Compute, encoder_file: EncoderFile | None) -> Parts:
+        """The U-Net, its tiles at the training scale, and its loss."""
+        settings = self.settings
+        network = build_network(settings.encoder, len(TISSUE_LABELS), settings.decoder_channels, encoder_file)
+        drop_channels(network.get_submodule("segmentation_head"), settings.dropout)
+        source = TileBatches(
+            self.split.train,
+            scale=settings.mpp / settings.network_mpp,
+            augment=settings.augment,
+            coarse_factor=settings.coarse_factor,
+            crop_px=settings.crop_px,
+            batch=settings.batch,
+            seed=settings.seed,
+        )
+        criterion = make_loss(
+            settings.loss,
+            dice_weight=settings.dice_weight,
+            focal_weight=settings.focal_weight,
+            class_weights=class_weights(source.pixels(len(TISSUE_LABELS)), settings.class_weighting),
+        ).to(compute.torch_device)
+        return Parts(
+            network,
+            source,
+            lambda images: to_batch(images, MEAN, STD, compute),
+            lambda logits, truth: criterion(logits.float(), truth),  # (N, 4, H, W), (N, H, W)
+        )
+
+    def validate(self, network: torch.nn.Module, compute: Compute) -> dict[str, float | None]:
+        """IoU of each class and their mean, over all pixels of the validation tiles."""
+        confusion = confusion_on_tiles(self.split.validation, self._probabilities(network, compute))
+        scores = class_scores(confusion, TISSUE_LABELS)
+        return {"mean_iou": mean_iou(scores), **{f"iou_{score.label}": score.iou for score in scores}}
+
+    def evaluate(self, network: torch.nn.Module, compute: Compute) -> Evaluation:
+        """Confusion, calibration, borders and each tile's own scores."""
+        return evaluate(self.split.validation, self._probabilities(network, compute), self.settings.mpp)
+
+    def card(self, evaluation: Evaluation, fine_tuned: Any, **common: Any) -> TissueCard:
+        """Scales and scores of the network."""
+        settings = self.settings
+        mpp, coarse_mpp = settings.network_mpp, settings.network_mpp * settings.coarse_factor
+        return TissueCard(
+            encoder=settings.encoder,
+            decoder_channels=tuple(settings.decoder_channels),
+            mpp=mpp,
+            mpp_range=(mpp / settings.augment.scale, coarse_mpp * settings.augment.scale),
+            coarse_mpp=coarse_mpp,
+            tile_mpp=settings.mpp,
+            tile_px=2 * settings.crop_px,
+            scores=score_values(evaluation.scores) if self.split.validation else {},
+            created_from=tuple(sorted({tile.group for tile in self.split.train})),
+            **common,
+        )
+
+    def manifest(self) -> list[ManifestRow]:
+        """A row for each tile."""
+        split = self.split
+        return manifest_rows(split.train, "train") + manifest_rows(split.validation, "validation")
+
+    def values(self, trained: Trained[Evaluation]) -> dict[str, Scalar]:
+        """Encoder, loss, scales and scores."""
+        card, settings = trained.card, self.settings
+        assert isinstance(card, TissueCard)
+        return {
+            "encoder": settings.encoder,
+            "initial_weights": card.initial_weights or None,
+            "loss": settings.loss,
+            "mpp": card.mpp,
+            "coarse_mpp": card.coarse_mpp,
+            **report_values(trained.evaluation),
+        }
+
+    def write_report(
+        self,
+        folder: Path,
+        version: str,
+        trained: Trained[Evaluation],
+        values: Mapping[str, Scalar],
+        checks: Sequence[Check],
+    ) -> None:
+        """Writes tables, figures and curves of a version."""
+        write_tissue_report(
+            folder,
+            version,
+            trained.history,
+            trained.evaluation,
+            values=values,
+            settings=trained.card.settings,
+            checks=checks,
+        )
+
+    def summary(self, trained: Trained[Evaluation]) -> list[str]:
+        """IoU of each class."""
+        scores = trained.evaluation.scores
+        return [f"{score.label:<11} IoU {score.iou:.3f}" for score in scores if score.iou is not None]
+
+    def _probabilities(self, network: torch.nn.Module, compute: Compute) -> ProbabilityRows:
+        settings = self.settings
+        scale = settings.mpp / settings.network_mpp
+        return tile_probabilities(
+            network, compute, MEAN, STD, scale, tile_px=2 * settings.crop_px, batch=settings.batch
+        )
+
+
+def confusion_markdown(folder: Path) -> str:
+    """A version's confusion matrix as a Markdown table: ground truth in rows, pixels and their share of the row."""
+    pairs = pq.ParquetFile(folder / CONFUSION_FILE).read().to_pylist()
+    pixels = {(pair["truth"], pair["predicted"]): pair["pixels"] for pair in pairs}
+    if not any(pixels.values()):
+        return "Nothing was held out to validate on."
+    lines = [["ground truth \\ predicted", *TISSUE_LABELS], ["---", *["---:"] * len(TISSUE_LABELS)]]
+    for truth in TISSUE_LABELS:
+        counts = [pixels[truth, predicted] for predicted in TISSUE_LABELS]
+        total = sum(counts)
+        lines.append([truth, *(f"{count:,} ({count / total:.1%})" if total else "0" for count in counts)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,111 @@
+"""What a task must provide so that :func:`dermatome.training.trainer.train` can train its network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+    from dermatome.inference.compute import Compute
+    from dermatome.training.data import Split
+    from dermatome.training.encoder_weights import EncoderFile
+    from dermatome.training.settings import TrainingSettings
+    from dermatome.training.weights import LoadedWeights, WeightsCard
+
+Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""Input of the network and ground truth; the first axis of both counts the crops."""
+Scores = Mapping[str, float | None]
+E = TypeVar("E")
+
+
+class BatchSource(Protocol):
+    """Micro-batches, each decided by its number alone, so that a run can resume anywhere."""
+
+    @property
+    def crops_per_epoch(self) -> float:
+        """Number of crops whose area is that of all the data."""
+        ...
+
+    def batch(self, number: int) -> Batch:
+        """The micro-batch of that number; called from several threads."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A task, built for a device.
+
+    Attributes:
+        network: untrained, on the CPU.
+        source: of micro-batches.
+        to_input: turns the input half of a batch into the network's input on the device.
+        loss: of the network's output and the ground truth, on the device; computed in float32.
+    """
+
+    network: torch.nn.Module
+    source: BatchSource
+    to_input: Callable[[npt.NDArray[Any]], torch.Tensor]
+    loss: Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Task(ABC, Generic[E]):
+    """A network, the data it learns from and is validated on, its loss, its scores and its card.
+
+    A task is picklable: every process that trains builds its own parts from it. ``E`` is its full evaluation.
+
+    Attributes:
+        settings: of the training.
+        split: samples to train and to validate on.
+        best_by: name of the score by which the best epoch is chosen; higher is better.
+        shown: scores that are logged after an epoch, by column of the history, with their short names.
+        half: whether the final weights are rounded to half floats, as their file stores them.
+        compares_parent: whether weights that are fine-tuned are evaluated before training too.
+    """
+
+    settings: TrainingSettings
+    split: Split[Any]
+
+    best_by: ClassVar[str]
+    shown: ClassVar[Mapping[str, str]]
+    half: ClassVar[bool] = False
+    compares_parent: ClassVar[bool] = False
+
+    @abstractmethod
+    def data_sha256(self) -> str:
+        """One sha256 of the contents of all samples and of which side each is on."""
+
+    @abstractmethod
+    def build(self, compute: Compute, encoder_file: EncoderFile | None) -> Parts:
+        """Network, data and loss. torch's generator is seeded before; it decides the initial weights."""
+
+    @abstractmethod
+    def validate(self, network: torch.nn.Module, compute: Compute) -> Scores:
+        """Scores on the validation samples after an epoch, :attr:`best_by` among them."""
+
+    @abstractmethod
+    def evaluate(self, network: torch.nn.Module, compute: Compute) -> E:
+        """The full evaluation on the validation samples, once, of the final weights."""
+
+    @abstractmethod
+    def card(self, evaluation: E, fine_tuned: LoadedWeights[Any] | None, **common: Any) -> WeightsCard:
+        """The card of the trained weights.
+
+        Args:
+            evaluation: of them.
+            fine_tuned: the weights that training started from.
+            common: the fields that every card has.
+        """
+
+    def epoch_text(self, row: Mapping[str, Any]) -> str:
+        """An epoch's row of the history as one line of a log."""
+        scores = "".join(
+            f", {name} {row[column]:.3f}" for column, name in self.shown.items() if row[column] is not None
+        )
+        return f"epoch {row['epoch']}: {row['seconds']:.0f} s, loss {row['train_loss']:.3f}{scores}"
