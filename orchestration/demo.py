@@ -1,7 +1,7 @@
-"""`make demo`: the whole pipeline on a small embedded cohort, over the same instance `make ui` shows.
+"""`make demo`: the whole pipeline on a small synthetic cohort, over the same Dagster instance that `make ui` shows.
 
-A local server in HPA's layout serves toy pages and toy cores whose truth is known; the real client, parser, assets,
-Cellpose and DuckDB code run. What is current is not made again: Dagster itself says what is missing or stale.
+A mock HPA server serves pages and images whose ground truth is known; the real client, parser, assets, Cellpose and
+DuckDB code run. What Dagster shows as fresh is not materialized again.
 """
 
 import itertools
@@ -32,9 +32,10 @@ from orchestration.requests import PER_SLIDE, register_slides
 
 VERSION = "v001"
 DEMO_FILE = "demo.json"
+_TAG = {"dermatome/demo": "yes"}
 _PERSONS_OWN = ("hpa_images", "slide_sources", "annotations", "inbox", "settings.toml")
-# Small and short, which is enough for toys; a real training takes the defaults, and minutes to hours. It ends by steps,
-# not by the clock, so that it comes out the same on a slow machine.
+# Small and short, which is enough for synthetic tiles; a real training takes the defaults, and minutes to hours. Its
+# length is given in steps, not in minutes, so that a slow machine gets the same weights.
 TRAINING = {
     "encoder": "tu-regnetx_002",
     "decoder_channels": [64, 48, 32, 24, 16],
@@ -45,19 +46,19 @@ TRAINING = {
     "seed": 2,
 }
 
-# Wide enough for the closing table also where there is no terminal.
+# Wide enough for the closing table also without a terminal.
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
 
 
 def main() -> int:
-    """Runs the demo; returns 0 when everything but the slide that is broken on purpose was made."""
+    """Runs the demo; returns 0 if everything but the slide that is broken on purpose succeeded."""
     started = time.perf_counter()
     root = DataRoot.at(os.environ.get(DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT))
     try:
         root.check_writable()
         with demo_atlas(root) as atlas, open_instance() as instance:
             console.print(f"[bold]Dermatome demo[/] in {root.path}; the mock HPA server runs at {atlas.url}")
-            ran = run_pipeline(Demo(root, instance, atlas))
+            ran = run_pipeline(Demo(root, instance))
     except DermatomeError as error:
         console.print(f"[red]{error}[/]")
         return 1
@@ -70,10 +71,10 @@ def main() -> int:
 
 @contextmanager
 def demo_atlas(root: DataRoot) -> Iterator[MockHpaServer]:
-    """The demo's server, on the port it had the first time: the pages name it, and must stay the same.
+    """Runs the mock HPA server on the port it had the first time, as the pages name it and must stay the same.
 
     Raises:
-        StorageFailed: the data root is somebody's real one, or the port is taken.
+        StorageFailed: The data root is not the demo's, or the port is taken.
     """
     note = root.path / DEMO_FILE
     own = [name for name in _PERSONS_OWN if (root.path / name).exists()]
@@ -93,7 +94,7 @@ def demo_atlas(root: DataRoot) -> Iterator[MockHpaServer]:
     with atlas:
         atlas.pages = cohort.pages(atlas.url)
         atlas.images = cohort.images()
-        # The note first: a demo that is killed between the two must know the folder for its own.
+        # The note first: a demo that is killed between the two must recognize its data root.
         write_atomic(note, json.dumps({"port": port}).encode())
         write_atomic(root.settings, _settings(atlas.url).encode())
         yield atlas
@@ -114,117 +115,113 @@ allowed_hosts = ["127.0.0.1"]
 
 
 class Demo:
-    """The demo's code location over its instance, and a way to make what is missing or stale."""
+    """The demo's code location and its instance."""
 
-    def __init__(self, root: DataRoot, instance: dg.DagsterInstance, atlas: MockHpaServer) -> None:
-        self.root, self.instance, self.atlas = root, instance, atlas
+    def __init__(self, root: DataRoot, instance: dg.DagsterInstance) -> None:
+        self.root, self.instance = root, instance
         self.defs = build_defs(root.path, loggers={"console": _plain_logger})
-        self.graph = self.defs.resolve_asset_graph()
-        self._mend_killed_runs()
+        # Nobody else would ever end the run of a demo that was killed.
+        started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=_TAG)
+        for run in instance.get_runs(started):
+            instance.report_run_failed(run, "The demo that ran this was stopped.")
 
-    def make(self, asset: str, keys: Sequence[str | None], config: dict[str, object] | None = None) -> bool:
-        """Makes those partitions of an asset that are missing or stale, in as few runs as Dagster would.
+    def materialize(self, asset: str, keys: Sequence[str | None], config: dict[str, object] | None = None) -> bool:
+        """Materializes the partitions of an asset that are missing or stale.
+
+        Args:
+            asset: Name of the asset.
+            keys: Its partitions; ``[None]`` if it has none.
+            config: Run config of the asset.
 
         Returns:
-            Whether all of them are there now.
+            Whether all succeeded.
         """
         todo = [key for key in keys if stale_status(self.instance, self.defs, asset, key) != "FRESH"]
-        name = f"[bold]{asset}[/]"
-        if not todo:
-            console.print(f"{name}: all {len(keys)} current" if keys != [None] else f"{name}: current")
-            return True
-        console.print(f"{name}: {len(todo)} of {len(keys)} to make" if keys != [None] else name)
-        started = time.perf_counter()
-        good = True
-        for tags in self._ranges(asset, todo):
-            result = self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        console.print(f"[bold]{asset}[/]: " + (f"{len(todo)} of {len(keys)} to materialize" if todo else "current"))
+        started, succeeded = time.perf_counter(), True
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        for tags in self._runs(asset, todo):
+            result = job.execute_in_process(
                 instance=self.instance,
                 asset_selection=[dg.AssetKey(asset)],
-                tags=tags | {"dermatome/demo": "yes"},
+                tags=_TAG | tags,
                 run_config={"loggers": {"console": {}}} | ({"ops": {asset: {"config": config}}} if config else {}),
                 raise_on_error=False,
             )
-            good = good and result.success
-        console.print(f"  {time.perf_counter() - started:.1f} s", style="dim")
-        return good
+            succeeded &= result.success
+        if todo:
+            console.print(f"  {time.perf_counter() - started:.1f} s", style="dim")
+        return succeeded
 
-    def made(self, asset: str, keys: Sequence[str]) -> list[str]:
-        """Those of ``keys`` the asset has been made for."""
-        there = self.instance.get_materialized_partitions(dg.AssetKey(asset))
-        return [key for key in keys if key in there]
-
-    def _ranges(self, asset: str, todo: Sequence[str | None]) -> list[dict[str, str]]:
-        """Runs over neighbouring partitions, as a run's tags name only the first and the last."""
-        definition = self.graph.get(dg.AssetKey(asset)).partitions_def
-        if definition is None:
-            return [{}]
+    def _runs(self, asset: str, todo: Sequence[str | None]) -> list[dict[str, str]]:
+        """The tags of runs over neighbouring partitions, as a run names only the first and the last."""
+        definition = self.defs.resolve_asset_graph().get(dg.AssetKey(asset)).partitions_def
+        if definition is None or not todo:
+            return [{}] if todo else []
         if asset == "tissue_weights":
             return [{"dagster/partition": str(key)} for key in todo]
-        keys = [key for key in todo if key is not None]
-        subset = definition.subset_with_partition_keys(keys)
         with dg.partition_loading_context(dynamic_partitions_store=self.instance):
-            ranges = subset.get_partition_key_ranges(definition)
+            ranges = definition.subset_with_partition_keys(todo).get_partition_key_ranges(definition)
         return [
             {"dagster/asset_partition_range_start": r.start, "dagster/asset_partition_range_end": r.end} for r in ranges
         ]
 
-    def _mend_killed_runs(self) -> None:
-        """A demo that was killed leaves its run behind as started; nobody else would ever end it."""
-        for record in self.instance.get_runs(
-            dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={"dermatome/demo": "yes"})
-        ):
-            self.instance.report_run_failed(record, "The demo that ran this was stopped.")
-
 
 def run_pipeline(demo: Demo) -> bool:
-    """Every asset in reading order; whether all runs succeeded but that with the slide that is broken on purpose."""
-    genes = [gene.ensembl_id for gene in cohort.demo_genes()]
-    demo.instance.add_dynamic_partitions(str(GENES.name), genes)
-    good = demo.make("hpa_images", genes)
+    """Materializes every asset in order.
 
+    Returns:
+        Whether all runs succeeded but the one with the slide that is broken on purpose.
+    """
     from dermatome.hpa.records import read_records
     from dermatome.hpa.stage import RECORDS_FILE
 
-    rows = []
-    for gene in genes:
-        rows += read_records(demo.root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
+    root, instance = demo.root, demo.instance
+    genes = [gene.ensembl_id for gene in cohort.demo_genes()]
+    instance.add_dynamic_partitions(str(GENES.name), genes)
+    good = demo.materialize("hpa_images", genes)
+    rows = [r for gene in genes for r in read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()]
     sources = [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
-    register_slides(demo.instance, demo.root, sources)
-    slides = demo.instance.get_dynamic_partitions(str(SLIDES.name))
-    demo.make("slide_images", slides)
+    register_slides(instance, root, sources)
+    slides = instance.get_dynamic_partitions(str(SLIDES.name))
+    demo.materialize("slide_images", slides)
+    good &= train_champion(demo)
+    for before, asset in itertools.pairwise(PER_SLIDE):
+        materialized = instance.get_materialized_partitions(dg.AssetKey(before))
+        good &= demo.materialize(asset, [slide for slide in slides if slide in materialized])
+    return demo.materialize("skin_metrics", [None]) and good
 
+
+def train_champion(demo: Demo, **training: object) -> bool:
+    """Materializes training tiles, weights and the tissue champion.
+
+    Args:
+        demo: The demo.
+        **training: Run config of the training, in place of that in :data:`TRAINING`.
+    """
     if not all((demo.root.annotations / name / "rois.json").is_file() for name in cohort.ANNOTATED):
         cohort.write_annotations(demo.root.annotations)
     demo.instance.add_dynamic_partitions(str(ANNOTATED_SLIDES.name), list(cohort.ANNOTATED))
-    good &= demo.make("training_tiles", cohort.ANNOTATED)
     demo.instance.add_dynamic_partitions(str(TRAINING_VERSIONS.name), [VERSION])
-    good &= demo.make("tissue_weights", [VERSION], config=TRAINING)
-    good &= demo.make("tissue_champion", [None])
-
-    for before, asset in itertools.pairwise(PER_SLIDE):
-        good &= demo.make(asset, demo.made(before, slides))
-    return demo.make("skin_metrics", [None]) and good
+    good = demo.materialize("training_tiles", cohort.ANNOTATED)
+    good &= demo.materialize("tissue_weights", [VERSION], config=TRAINING | training)
+    return demo.materialize("tissue_champion", [None]) and good
 
 
-@dg.logger(description="What assets say, without Dagster's own events.")
+@dg.logger(description="What assets log, without Dagster's own events.")
 def _plain_logger(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("demo", logging.INFO)
     handler = logging.StreamHandler(sys.stdout)
-    handler.addFilter(_is_said_by_an_asset)
-    handler.setFormatter(_Plain())
+    handler.addFilter(_is_logged_by_an_asset)
+    handler.setFormatter(logging.Formatter("  %(plain_message)s"))
     logger.addHandler(handler)
     return logger
 
 
-def _is_said_by_an_asset(record: logging.LogRecord) -> bool:
-    # The pattern of assets/each.py yields no Output, which Dagster remarks on at every run.
+def _is_logged_by_an_asset(record: logging.LogRecord) -> bool:
+    record.plain_message = getattr(record, "dagster_meta", {}).get("orig_message") or record.getMessage()
+    # Dagster remarks at every run that assets.slide_asset yields no Output.
     return getattr(record, "dagster_event", None) is None and "did not yield or return" not in record.getMessage()
-
-
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        said = getattr(record, "dagster_meta", {}).get("orig_message") or record.getMessage()
-        return f"  {said}"
 
 
 def _free_port() -> int:

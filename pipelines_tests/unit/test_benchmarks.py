@@ -31,7 +31,7 @@ MACHINE = Machine("A processor", 2, ("avx2",), 24.0, (), "Linux, x86_64", {"torc
 
 
 # These take half a minute and more even at toy size, and what they run has tests: `make bench ROWS="--toy cells …"`.
-LONG = {"cells", "memory", "memory_cells", "slide_keys_postgres", "scaling"}
+LONG = {"cells", "memory", "memory_cells", "slide_keys_postgres"}
 
 
 @pytest.mark.parametrize("name", sorted(set(registered()) - LONG))
