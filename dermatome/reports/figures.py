@@ -259,23 +259,20 @@ class Chart:
 LOSS_CHART = Chart("Training loss", (Line("train_loss", "loss"),), share=False)
 
 
-def curves_figure(
-    history: pd.DataFrame, charts: Sequence[Chart], *, columns: int = 2, legend: Literal["last", "best"] = "last"
-) -> bytes:
+def curves_figure(history: pd.DataFrame, charts: Sequence[Chart], *, legend: Literal["last", "best"] = "last") -> bytes:
     """Draws loss and validation scores by epoch.
 
     Args:
         history: a row for each epoch.
-        charts: in order, row by row.
-        columns: charts in a row.
+        charts: charts in order, two in a row.
         legend: the value that the legend gives of each score: of the last epoch, or the highest.
 
     Returns:
         PNG bytes.
     """
-    rows = math.ceil(len(charts) / columns)
-    figure = new_figure(4.75 * columns, 3.6 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    rows = math.ceil(len(charts) / 2)
+    figure = new_figure(9.5, 3.6 * rows)
+    grid = figure.subplots(rows, 2, squeeze=False).ravel()
     for letter, axes, chart in zip("abcdefghi", grid, charts, strict=False):
         axes.set_title(f"{letter}  {chart.title}", fontsize=10, loc="left", color=INK)
         for line in chart.lines:

@@ -163,7 +163,7 @@ def write_training_report(
     for name, table in {HISTORY_FILE: rows, **(tables or {})}.items():
         write_table(folder / name, table)
         write_atomic((folder / name).with_suffix(".csv"), table.to_pandas().to_csv(index=False).encode())
-    curves = curves_figure(history, layout.charts, columns=min(3, len(layout.charts)), legend=layout.legend)
+    curves = curves_figure(history, layout.charts, legend=layout.legend)
     for name, figure in {CURVES_FIGURE: curves, PREVIEW_FILE: preview(curves), **(figures or {})}.items():
         if figure is not None:
             write_atomic(folder / name, figure)

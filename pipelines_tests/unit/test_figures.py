@@ -123,7 +123,7 @@ def test_training_figures() -> None:
         }
     )
     assert colours_in(figures.curves_figure(history, TISSUE_CHARTS)) > 20
-    assert colours_in(figures.curves_figure(history[["epoch", "train_loss"]], NUCLEUS_CHARTS, columns=3)) > 10
+    assert colours_in(figures.curves_figure(history[["epoch", "train_loss"]], NUCLEUS_CHARTS)) > 10
     matrix = np.diag([10, 0, 5, 3])
     assert pixels_of(confusion_figure(matrix)).std() > 10
     assert confusion_figure(matrix) != confusion_figure(matrix[::-1])
