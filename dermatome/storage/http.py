@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Annotated, Any, Literal
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -36,6 +35,7 @@ _ACCEPT = {"page": "application/xml, text/xml;q=0.9", "image": "image/jpeg, imag
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 1 << 16
+_NOTHING: Mapping[str, str] = {}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Where Hugging Face states the sha256 of a large file, in the answer that redirects to the file.
 _STATED_SHA256 = "X-Linked-Etag"
@@ -75,9 +75,7 @@ class HttpLimits(SettingsModel):
     backoff_s: Annotated[float, Effect.SPEED] = Field(default=1.0, ge=0, le=600)
     max_wait_s: Annotated[float, Effect.SPEED] = Field(default=120.0, ge=0, le=3600)
     at_once: Annotated[int, Effect.SPEED] = Field(default=4, ge=1, le=16)
-    user_agent: Annotated[str, Effect.LOOKS] = (
-        f"dermatome/{dermatome.__version__} (research software; reads gene pages and tissue images)"
-    )
+    user_agent: Annotated[str, Effect.LOOKS] = f"dermatome/{dermatome.__version__} (research software)"
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,6 @@ class Fetched:
         sha256: sha256 of the file, hexadecimal.
         etag: To be given with the next request for the same address.
         last_modified: Likewise.
-        content_type: As the host states it.
         changed: Whether the file differs from the one that was at ``path`` before.
         sha256_stated: Whether the host stated the sha256 itself.
     """
@@ -104,7 +101,6 @@ class Fetched:
     sha256: str
     etag: str | None
     last_modified: str | None
-    content_type: str | None
     changed: bool
     sha256_stated: bool = False
 
@@ -224,7 +220,8 @@ class HttpClient:
                     url = self._hosts.checked(urljoin(url, answer.headers["Location"]), came_from=url)
                     continue
                 if answer.status_code == 304 and headers:
-                    return _fetched(answer, path, url, path.stat().st_size, sha256_file(path), sent=headers)
+                    size, sha256 = path.stat().st_size, sha256_file(path)
+                    return Fetched(path, url, 304, size, sha256, *_validators(answer, headers), changed=False)
                 self._check_status(answer, shown)
                 self._check_type(answer, kind, shown)
                 before = sha256_file(path) if path.is_file() else None
@@ -233,7 +230,9 @@ class HttpClient:
                     if stated and sha256 != stated:
                         text = f"{_shown(url)} has the sha256 {sha256[:12]}…, and {stated[:12]}… was stated"
                         raise self._failed(f"{text}, so it is not kept")
-                return _fetched(answer, path, url, size, sha256, changed=sha256 != before, stated=bool(stated))
+                return Fetched(
+                    path, url, 200, size, sha256, *_validators(answer), sha256 != before, sha256_stated=bool(stated)
+                )
         raise self._failed(f"{shown} redirects more than {_MAX_REDIRECTS} times")
 
     def _get(self, url: str, kind: Kind, headers: dict[str, str]) -> requests.Response:
@@ -327,22 +326,10 @@ def _stated_sha256(answer: requests.Response) -> str:
     return found if _SHA256.fullmatch(found) else ""
 
 
-def _fetched(
-    answer: requests.Response,
-    path: Path,
-    url: str,
-    size: int,
-    sha256: str,
-    *,
-    changed: bool = False,
-    stated: bool = False,
-    sent: Mapping[str, str] = MappingProxyType({}),
-) -> Fetched:
-    found = answer.headers
-    etag = found.get("ETag", sent.get("If-None-Match"))
-    last_modified = found.get("Last-Modified", sent.get("If-Modified-Since"))
-    content_type = found.get("Content-Type")
-    return Fetched(path, url, answer.status_code, size, sha256, etag, last_modified, content_type, changed, stated)
+def _validators(answer: requests.Response, sent: Mapping[str, str] = _NOTHING) -> tuple[str | None, str | None]:
+    """ETag and Last-Modified of an answer, or those that were sent."""
+    etag = answer.headers.get("ETag", sent.get("If-None-Match"))
+    return etag, answer.headers.get("Last-Modified", sent.get("If-Modified-Since"))
 
 
 def _retry_after_s(header: str | None) -> float | None:

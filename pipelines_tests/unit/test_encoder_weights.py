@@ -113,13 +113,10 @@ def test_where_no_sha256_is_stated_the_first_one_counts(hub: Hub, tmp_path: Path
     [
         ({"lies_at": "https://elsewhere.example/file"}, "elsewhere.example/file .* host or port that is not allowed"),
         ({"lies_at": "http://localhost:1/file"}, "localhost:1/file .* is at a host or port that is not allowed"),
-        ({"lies_at": "/smp-hub/round"}, "redirects more than 5 times"),
         ({"stated": "0" * 64}, "has the sha256 .* and 000000000000… was stated, so it is not kept"),
         ({"cut": True, "length_is_said": True}, r"broke off after \d+ bytes|\d+ of \d+ bytes arrived"),
         ({"cut": True}, "was stated, so it is not kept"),
-        ({"data": bytes(3 << 20)}, "is larger than the limit of 1048576 bytes"),
         ({"data": bytes(3 << 20), "length_is_said": True}, "is larger than the limit of 1048576 bytes"),
-        ({"data": b""}, "the answer is empty"),
         ({"status": 404}, r"is not there \(404\)"),
     ],
 )
