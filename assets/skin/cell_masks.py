@@ -37,8 +37,8 @@ def cell_masks(
 
     Files: `cells.npz` (`instances`), `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png`.
     """
-    from dermatome.pipeline.stage_files import check_champion
     from dermatome.skin.cells.stage import CellsStage
+    from dermatome.skin.stage_files import check_champion
 
     root = paths.data_root
     stage = CellsStage(root, cell_segmenter.weights(root), settings.value.compute, settings.value.cells)

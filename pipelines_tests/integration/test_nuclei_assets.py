@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dermatome.geometry import Size
-from dermatome.pipeline.stage_files import read_made_slide
+from dermatome.pipeline.stage_files import load_slide
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import read_record
@@ -64,6 +64,6 @@ def test_a_folder_of_dicom_files_becomes_one_slide_with_maps(root, instance):
     assert {path.name for path in kept.glob("*.dcm")} == {"image.dcm", "image-2.dcm"}, "the label is left out"
     record = read_record(root.record("nuclei_slides", "s1"))
     assert (record.values["mpp"], record.values["mpp_source"]) == (0.25, "file")
-    slide = read_made_slide(root, "s1", "nuclei_slides")
+    slide = load_slide(root, "s1", "nuclei_slides")
     np.testing.assert_array_equal(slide.pixels[:, :], pixels)
     assert read_record(root.record("nucleus_maps", "s1")).values["nuclei"] > 0

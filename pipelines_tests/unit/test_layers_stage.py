@@ -9,13 +9,14 @@ from dermatome.geometry import Box
 from dermatome.labels.npz import save_instances, save_mask
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.labels.tiled import TiledArray
-from dermatome.pipeline import stage_files as stage_parts
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import WaitingStage, cached_stage
-from dermatome.pipeline.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, MASK_FILE, MASK_TIFF, write_rows
+from dermatome.pipeline.stage_files import write_rows
+from dermatome.skin import stage_files as stage_parts
 from dermatome.skin.layers import depth_blocks
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.stage import LayersStage
+from dermatome.skin.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, MASK_FILE, MASK_TIFF
 from dermatome.slides import slide as slides
 from dermatome.slides.source import SlideSource, acquire_slide
 from dermatome.slides.tiled_tiff import TiledLabels, TiledPixels

@@ -10,7 +10,7 @@ import tifffile
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
 from dermatome.imaging.tissue_area import tissue_mm2
-from dermatome.pipeline.stage_files import read_made_slide
+from dermatome.pipeline.stage_files import load_slide
 from dermatome.slides.mpp import stated_mpp
 from dermatome.slides.slide import MppSource, read_slide
 from dermatome.slides.source import SLIDE_SUFFIXES, SlideSource, acquire_slide
@@ -129,7 +129,7 @@ def taken(root: DataRoot, inbox: Path) -> None:
 
 def test_a_slide_is_read_from_the_data_root(root: DataRoot, tmp_path: Path) -> None:
     taken(root, tmp_path)
-    slide = read_made_slide(root, "s1", "nuclei_slides")
+    slide = load_slide(root, "s1", "nuclei_slides")
     np.testing.assert_array_equal(slide.pixels[10:300, 100:410], RGB[10:300, 100:410])
     assert tissue_mm2(slide) == pytest.approx(600 * 520 * 0.499**2 / 1e6, rel=0.1)
     pixels = slide.pixels

@@ -24,13 +24,7 @@ from dermatome.nuclei.maps.networks import load_nuclei
 from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, fitted_stain, prepare_nuclei, segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import (
-    read_made_slide,
-    timed,
-    versions_of,
-    write_figure,
-    write_rows,
-)
+from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure, write_rows
 from dermatome.registry.champion import Weights
 from dermatome.reports.figures import png_bytes
 from dermatome.slides.slide import Slide
@@ -86,7 +80,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
         """Decodes the slide, or opens it where it is read in parts."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
-            slide = read_made_slide(self.root, key, "nuclei_slides")
+            slide = load_slide(self.root, key, "nuclei_slides")
         return slide, seconds
 
     def pixels(self, loaded: tuple[Slide, dict[str, float]]) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -17,6 +15,7 @@ from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.labels.tiled import TiledArray
+from dermatome.pipeline.stage_files import timed
 from dermatome.skin.cells.blocks import Dynamics, cells_by_block
 from dermatome.skin.cells.flows import MAX_SCALE, CellFlows
 from dermatome.skin.cells.image import CellImage
@@ -116,7 +115,7 @@ def segment_cells(
     say = progress or (lambda text: None)
     min_area_px = max(1, round(settings.min_area_um2 / slide.mpp**2))
     seconds: dict[str, float] = {}
-    with _timed(seconds, "prepare"):
+    with timed(seconds, "prepare"):
         image = CellImage(
             size,
             lambda box: slide.pixels[box.slices],
@@ -152,7 +151,7 @@ def segment_cells(
         )
 
     source: DiameterSource = "setting"
-    with _timed(seconds, "diameter"):
+    with timed(seconds, "diameter"):
         if settings.diameter_um is not None:
             diameter_px = settings.diameter_um / slide.mpp
         elif network.size_model is not None:
@@ -164,13 +163,13 @@ def segment_cells(
         else:
             source = "training diameter"
             diameter_px = network.diameter_um / slide.mpp if network.diameter_um else network.diameter_px
-    with _timed(seconds, "cells"):
+    with timed(seconds, "cells"):
         flows = flows_in(region, diameter_px)
         collector = CellCollector(image)
         for pixels, final_above in cells_by_block(flows, region, image.may_be_near, dynamics_at(diameter_px)):
             collector.add(pixels)
             collector.final_above(final_above)
-    with _timed(seconds, "table"):
+    with timed(seconds, "table"):
         table = collector.finish(slide.mpp)
         seams = SeamDensity(flows.seam_rows_px, flows.seam_columns_px, diameter_px, size)
         density = seams.of(table, image, slide.mpp)
@@ -194,11 +193,3 @@ def _estimates_px(network_px: float, mpp: float) -> tuple[float, float]:
     smallest, largest = (um / mpp for um in _ESTIMATES_UM)
     low, high = network_px / MAX_SCALE, network_px * MAX_SCALE
     return min(max(smallest, low), high), max(min(largest, high), low)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Notes the seconds of its block."""
-    started = time.monotonic()
-    yield
-    seconds[phase] = time.monotonic() - started

@@ -15,22 +15,13 @@ from dermatome.labels.geojson import object_features, write_geojson
 from dermatome.labels.npz import save_instances
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import (
-    CELLS_FILE,
-    CELLS_TABLE,
-    CELLS_TIFF,
-    open_made_mask,
-    read_made_slide,
-    timed,
-    versions_of,
-    write_figure,
-    write_rows,
-)
+from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure, write_rows
 from dermatome.registry.champion import Weights
 from dermatome.skin.cells.figures import cells_figure
 from dermatome.skin.cells.networks import load_cells
 from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.cells.settings import CellSettings
+from dermatome.skin.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, load_tissue_mask
 from dermatome.slides.slide import Slide
 from dermatome.slides.tiled_tiff import TiledLabels
 from dermatome.storage.layout import DataRoot
@@ -54,16 +45,13 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Segmented:
-    slide: Slide
-    mask: npt.NDArray[np.uint8] | TiledLabels
-    mask_weights_sha256: str
+    loaded: _Input
     result: CellsResult
-    seconds: dict[str, float]
 
 
 @dataclass
 class CellsStage(Stage[_Input, _Segmented]):
-    """Makes `cells.npz`, `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png` of each slide."""
+    """Computes `cells.npz`, `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png` of each slide."""
 
     root: DataRoot
     weights: Weights
@@ -88,12 +76,12 @@ class CellsStage(Stage[_Input, _Segmented]):
         """Decodes the image and the mask."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
-            slide = read_made_slide(self.root, key)
-            mask, made = open_made_mask(self.root, key, slide.size)
+            slide = load_slide(self.root, key)
+            mask, made = load_tissue_mask(self.root, key, slide.size)
         return _Input(slide, mask, str(made.values["weights_sha256"]), seconds)
 
     def pixels(self, loaded: _Input) -> int:
-        """Of the image."""
+        """Size of the image, px."""
         return loaded.slide.size.area_px
 
     def compute(self, loaded: Sequence[_Input]) -> list[_Segmented]:
@@ -103,20 +91,20 @@ class CellsStage(Stage[_Input, _Segmented]):
         for one in loaded:
             with timed(one.seconds, "segment"):
                 result = segment_cells(one.slide, one.mask, self._network, self.cells, progress=lambda _: self._check())
-            found.append(_Segmented(one.slide, one.mask, one.mask_weights_sha256, result, one.seconds))
+            found.append(_Segmented(one, result))
         return found
 
     def save(self, key: str, found: _Segmented, folder: Path) -> StageResult:
         """Writes the cells in every format."""
         assert self._network is not None
-        slide, result, seconds = found.slide, found.result, dict(found.seconds)
+        slide, result, seconds = found.loaded.slide, found.result, dict(found.loaded.seconds)
         with timed(seconds, "write"):
             save_instances(folder / CELLS_FILE, result.instances)
             write_ome_tiff(folder / CELLS_TIFF, result.instances, slide.mpp, name=key)
             write_geojson(folder / "cells.geojson", object_features(result.instances, result.table, slide=key))
             write_rows(folder / CELLS_TABLE, key, result.table)
         with timed(seconds, "figure"):
-            write_figure(folder, cells_figure(slide, found.mask, result))
+            write_figure(folder, cells_figure(slide, found.loaded.mask, result))
         epidermis_um2 = result.epidermis_px * slide.mpp**2
         density = len(result.table) / (epidermis_um2 / 1e6) if epidermis_um2 else None
         return StageResult(
@@ -126,7 +114,7 @@ class CellsStage(Stage[_Input, _Segmented]):
             values={
                 "weights": self._network.name,
                 "weights_sha256": self.weights.sha256,
-                "mask_weights_sha256": found.mask_weights_sha256,
+                "mask_weights_sha256": found.loaded.mask_weights_sha256,
                 "device": self._network.compute.device_name,
                 "backend": self._network.runner.backend,
                 "mpp": slide.mpp,

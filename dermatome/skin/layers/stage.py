@@ -12,19 +12,11 @@ import numpy.typing as npt
 
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import (
-    LAYERS_TABLE,
-    open_made_cells,
-    open_made_mask,
-    read_made_slide,
-    timed,
-    versions_of,
-    write_figure,
-    write_rows,
-)
+from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure, write_rows
 from dermatome.skin.layers.figures import layers_figure
 from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers
 from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.stage_files import LAYERS_TABLE, load_cell_map, load_tissue_mask
 from dermatome.slides.slide import Slide
 from dermatome.slides.tiled_tiff import TiledLabels
 from dermatome.storage.layout import DataRoot
@@ -71,9 +63,9 @@ class LayersStage(Stage[_Input, _Measured]):
         """Decodes the image and what earlier stages found on it, or opens them where they are large."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
-            slide = read_made_slide(self.root, key)
-            mask, _ = open_made_mask(self.root, key, slide.size)
-            instances, cells = open_made_cells(self.root, key, slide.size)
+            slide = load_slide(self.root, key)
+            mask, _ = load_tissue_mask(self.root, key, slide.size)
+            instances, cells = load_cell_map(self.root, key, slide.size)
         return _Input(slide, mask, instances, cells, seconds)
 
     def pixels(self, loaded: _Input) -> int:

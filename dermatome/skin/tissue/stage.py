@@ -15,15 +15,9 @@ from dermatome.labels.npz import save_mask
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import (
-    MASK_FILE,
-    MASK_TIFF,
-    read_made_slide,
-    timed,
-    versions_of,
-    write_figure,
-)
+from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure
 from dermatome.registry.champion import Weights
+from dermatome.skin.stage_files import MASK_FILE, MASK_TIFF
 from dermatome.skin.tissue.figures import tissue_figure
 from dermatome.skin.tissue.network import load_tissue_weights
 from dermatome.skin.tissue.segment import TissueNetwork, TissueOutcome, TissueResult, prepare_tissue, segment_slides
@@ -75,7 +69,7 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
         """Decodes the image."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
-            slide = read_made_slide(self.root, key)
+            slide = load_slide(self.root, key)
         return slide, seconds
 
     def pixels(self, loaded: tuple[Slide, dict[str, float]]) -> int:

@@ -1,0 +1,68 @@
+"""Files of the skin stages: their names, and how the next stage reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.geometry import Size
+from dermatome.labels.npz import load_instances, load_mask
+from dermatome.labels.ome_tiff import open_ome_tiff
+from dermatome.pipeline.stage_files import read_rows
+from dermatome.slides.slide import WHOLE_PX
+from dermatome.slides.tiled_tiff import TiledLabels
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import Check, StageRecord, read_record, require_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MASK_FILE = "mask.npz"
+MASK_TIFF = "mask.ome.tif"
+CELLS_FILE = "cells.npz"
+CELLS_TIFF = "cells.ome.tif"
+CELLS_TABLE = "cells.parquet"
+LAYERS_TABLE = "layers.parquet"
+
+
+def load_tissue_mask(root: DataRoot, slide: str, size: Size) -> tuple[npt.NDArray[np.uint8] | TiledLabels, StageRecord]:
+    """The tissue mask of a slide and its record; the mask of a very large slide is read from its file in parts.
+
+    Raises:
+        MissingInput: there is no mask yet.
+        BadAnnotation, BadImage: it is damaged.
+    """
+    record, folder = require_record(root, "epidermis_masks", slide), root.folder("epidermis_masks", slide)
+    if size.area_px <= WHOLE_PX:
+        return load_mask(folder / MASK_FILE)[0], record
+    return open_ome_tiff(folder / MASK_TIFF), record
+
+
+def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[npt.NDArray[np.int32] | TiledLabels, pd.DataFrame]:
+    """The instance map of a slide's cells and their table; a very large map is read from its file in parts.
+
+    Raises:
+        MissingInput: there are no cells yet.
+        BadAnnotation, BadImage: they are damaged.
+    """
+    require_record(root, "cell_masks", slide)
+    folder = root.folder("cell_masks", slide)
+    cells = read_rows(folder / CELLS_TABLE)
+    if size.area_px <= WHOLE_PX:
+        return load_instances(folder / CELLS_FILE), cells
+    return open_ome_tiff(folder / CELLS_TIFF), cells
+
+
+def check_champion(root: DataRoot, slide: str) -> Check:
+    """Whether the mask of a slide was made with the weights of the present champion.
+
+    Raises:
+        MissingInput: the slide has no mask yet.
+    """
+    used = require_record(root, "epidermis_masks", slide).values["weights_sha256"]
+    champion = read_record(root.record("tissue_champion", CHAMPION))
+    passed = champion is not None and used == champion.values["weights_sha256"]
+    weights = "the present champion's weights" if passed else "other weights than the present champion's"
+    return Check("mask_made_with_champion", passed, f"The mask was made with {weights}.", {"weights_sha256": str(used)})
