@@ -16,12 +16,12 @@ def compare(context: dg.AssetExecutionContext, root: DataRoot, layout: "ReportLa
     """Compares all versions in the data root and records the result."""
     from dermatome.reports.training import compare_versions
 
-    versions = root.partitions(layout.weights)
+    versions = root.partitions(layout.kind.weights)
     return make_one(
         context,
         root,
         CHAMPION,
         make=lambda folder: compare_versions(root, layout, versions, folder),
-        inputs={version: require_record(root, layout.weights, version).data_version for version in versions},
+        inputs={version: require_record(root, layout.kind.weights, version).data_version for version in versions},
         settings={},
     )

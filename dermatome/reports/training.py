@@ -21,6 +21,7 @@ import pyarrow as pa
 from PIL import Image
 
 from dermatome.errors import MissingInput
+from dermatome.registry.manifest import manifest_path
 from dermatome.registry.model_kinds import ModelKind
 from dermatome.registry.promotion import hold_out_record
 from dermatome.reports.figures import Chart, curves_figure
@@ -40,7 +41,6 @@ EVENTS_FOLDER = "tensorboard"
 REPORT_FILE = "report.html"
 COMPARISON_FILE = "comparison.html"
 _IMAGE_WIDTH_PX = 1100
-_MANIFESTS = ("weights.tiles.parquet", "weights.patches.parquet")
 
 
 @dataclass(frozen=True)
@@ -80,26 +80,24 @@ class ReportLayout:
     Attributes:
         title: name of the kind, plural.
         introduction: what a version is and what its scores mean.
-        weights: asset of the versions.
+        kind: the assets of versions, champion and hold-out set.
         main_score: name of the score that chooses the best version.
         tables: tables of scores; the first one is also given for the hold-out set.
         pictures: figures in the folder of a version.
         charts: charts of the training curves.
         legend: which epoch the legend of the curves gives: the last, or the best where that one is kept.
         details: Parquet file with a row for each class or image, and its columns → titles.
-        kind: assets of champion and hold-out set, for kinds that have them.
     """
 
     title: str
     introduction: str
-    weights: str
+    kind: ModelKind
     main_score: str
     tables: tuple[ScoreTable, ...]
     pictures: tuple[Picture, ...]
     charts: tuple[Chart, ...]
     details: tuple[str, Mapping[str, str]]
     legend: Literal["last", "best"] = "last"
-    kind: ModelKind | None = None
 
 
 @dataclass(frozen=True)
@@ -186,14 +184,11 @@ def compare_versions(root: DataRoot, layout: ReportLayout, versions: Sequence[st
     """
     import pandas as pd
 
-    found = [read_version(root, layout.weights, version) for version in versions]
-    champion, hold_out = None, {}
-    if layout.kind is not None:
-        record = read_record(root.record(layout.kind.champion, CHAMPION))
-        champion = str(record.values["version"]) if record else None
-        scored = {version: hold_out_record(root, layout.kind, version) for version in versions}
-        hold_out = {name: record.values for name, record in scored.items() if record is not None}
-    page = report_html(found, layout, champion, hold_out).encode()
+    found = [read_version(root, layout.kind.weights, version) for version in versions]
+    champion = read_record(root.record(layout.kind.champion, CHAMPION))
+    scored = {version: hold_out_record(root, layout.kind, version) for version in versions}
+    hold_out = {version: record.values for version, record in scored.items() if record is not None}
+    page = report_html(found, layout, str(champion.values["version"]) if champion else None, hold_out).encode()
     summary = summarise(found, layout)
     write_atomic(folder / COMPARISON_FILE, page)
     rows = [{"version": version.name, "made_at": version.made_at, **version.values} for version in found]
@@ -242,7 +237,7 @@ def report_html(
         MissingInput: There are no versions.
     """
     if not versions:
-        raise MissingInput(f"There are no trained versions to compare: materialize {layout.weights} first.")
+        raise MissingInput(f"There are no trained versions to compare: materialize {layout.kind.weights} first.")
     tables = []
     if hold_out:
         held = [replace(version, values=hold_out.get(version.name, {})).score for version in versions]
@@ -361,19 +356,16 @@ def _facts(versions: Sequence[Version]) -> list[dict[str, Any]]:
 
 
 def _amounts(folder: Path) -> dict[str, str]:
-    """For each side of the manifest, how many tiles, slides and patients it has, in words."""
+    """For each side of the manifest, the number of samples, slides and patients, in words."""
     import pandas as pd
 
-    path = next((folder / name for name in _MANIFESTS if (folder / name).is_file()), None)
-    if path is None:
+    path = manifest_path(folder / WEIGHTS_FILE)
+    if not path.is_file():
         return {}
     rows, found = pd.read_parquet(path), {}
     for side, part in rows.groupby("side"):
-        text = f"{len(part)} {'patches' if 'patch' in part else 'tiles'}"
-        for column, unit in (("slide", "slides"), ("patient", "patients"), ("case", "patients")):
-            if column in part and (known := part.loc[part[column] != "", column].nunique()):
-                text += f", {known} {unit}"
-        found[str(side)] = text
+        known = {name: part.loc[part[name] != "", name].nunique() for name in ("slide", "patient")}
+        found[str(side)] = f"{len(part)} samples" + "".join(f", {n} {name}s" for name, n in known.items() if n)
     return found
 
 

@@ -17,10 +17,10 @@ from dermatome.errors import MissingInput
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.registry.manifest import manifest_path, write_manifest
 from dermatome.reports.figures import best_and_worst
-from dermatome.reports.training import compare_versions, read_version, report_html
+from dermatome.reports.training import compare_versions, read_version, report_html, write_training_report
 from dermatome.skin.tiles.crops import TilePair, manifest_rows
 from dermatome.skin.tissue.evaluate import evaluate
-from dermatome.skin.tissue.report import TISSUE_REPORT, report_values, write_tissue_report
+from dermatome.skin.tissue.report import TISSUE_REPORT, report_values, tissue_figures, tissue_tables
 from dermatome.storage.layout import RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check, StageRecord, write_record
 from dermatome.warehouse.store import build_store
@@ -91,6 +91,11 @@ def test_best_and_worst_tiles_are_never_the_same(tile):
     assert best_and_worst([], lambda result: 0) == []
 
 
+def write_report(folder, version, found, **options):
+    tables, figures = tissue_tables(version, found), tissue_figures(found)
+    write_training_report(folder, TISSUE_REPORT, version, HISTORY, tables=tables, figures=figures, **options)
+
+
 def trained(root, version, tile, shift, **values):
     folder = root.folder("tissue_weights", version)
     found = evaluate([tile], network(shift), 0.5)
@@ -103,7 +108,7 @@ def trained(root, version, tile, shift, **values):
         values={"weights_sha256": "ab" * 32, "mpp": 2.0, "epochs": 2, "steps": 10, **report_values(found), **values},
         checks=(Check("no_leakage", shift == 0, "Slide <s> is on both sides."),),
     )  # fmt: skip
-    write_tissue_report(folder, version, HISTORY, found, values=record.values, settings=settings, checks=record.checks)
+    write_report(folder, version, found, values=record.values, settings=settings, checks=record.checks)
     write_record(folder / RECORD_FILE, record)
     return folder
 
@@ -136,7 +141,7 @@ def test_the_report_of_a_version(tmp_path, tile):
 def test_without_validation_tiles_the_report_has_no_samples(tmp_path):
     found = evaluate([], network(), 0.5)
     values = report_values(found)
-    write_tissue_report(tmp_path, "v001", HISTORY, found, values=values, settings={})
+    write_report(tmp_path, "v001", found, values=values, settings={})
     assert not (tmp_path / "samples.png").exists()
     assert pq.read_table(tmp_path / "tile_scores.parquet").num_rows == 0
     assert values["accuracy"] is None

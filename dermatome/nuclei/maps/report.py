@@ -33,7 +33,6 @@ NUCLEUS_REPORT = ReportLayout(
         "were cut from, so that each nucleus counts once. Versions can be compared only where these patients are the "
         "same."
     ),
-    weights=NUCLEI.weights,
     kind=NUCLEI,
     main_score="score",
     tables=(

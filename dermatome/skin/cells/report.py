@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from dermatome.registry.model_kinds import CELLS
-from dermatome.reports.training import (
-    CURVES_FIGURE,
-    SAMPLES_FIGURE,
-    Picture,
-    ReportLayout,
-    ScoreTable,
-    write_training_report,
-)
+from dermatome.reports.training import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
 from dermatome.skin.cells.figures import CELL_CHARTS, cell_samples_figure, precision_figure
 from dermatome.skin.cells.scores import CellScores, mean_precision
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from dermatome.storage.record import Check, Scalar
 
 IMAGE_SCORES_FILE = "image_scores.parquet"
 PRECISION_FIGURE = "precision.png"
@@ -34,7 +21,7 @@ CELL_REPORT = ReportLayout(
         "A version is a network trained to find single cells. Its scores are average precision on images that it was "
         "not trained on: the share of cells found correctly among all that are annotated or found; 1 is perfect."
     ),
-    weights=CELLS.weights,
+    kind=CELLS,
     main_score="ap_50",
     tables=(
         ScoreTable(
@@ -60,54 +47,23 @@ CELL_REPORT = ReportLayout(
         {"image": "image", "slide": "slide", "cells": "annotated cells", "found": "found cells"}
         | {"ap_50": "AP at IoU 0.5", "ap_75": "AP at IoU 0.75", "ap_50_before": "AP at IoU 0.5 before"},
     ),
-    kind=CELLS,
 )
 
 
-def write_cell_report(
-    folder: Path,
-    version: str,
-    history: pd.DataFrame,
-    before: Sequence[CellScores],
-    after: Sequence[CellScores],
-    *,
-    values: Mapping[str, Scalar],
-    settings: Mapping[str, Any],
-    checks: Sequence[Check] = (),
-) -> None:
-    """Writes the report of one version.
-
-    Besides the files of every training report: `image_scores.parquet` and, if images were held out,
-    `precision.png` and `samples.png`.
+def cell_figures(before: Sequence[CellScores], after: Sequence[CellScores]) -> dict[str, bytes | None]:
+    """The figures of the report by file name; None without held-out images.
 
     Args:
-        folder: where the files are written.
-        version: name of the version.
-        history: a row for each epoch.
         before: scores of the weights that training started from; empty from scratch.
         after: scores of the trained weights on the same images.
-        values: scores and facts, as in the record.
-        settings: settings of the training; may be nested.
-        checks: checks of the version.
 
     Raises:
         BadImage: An image that is shown cannot be read.
-        StorageFailed: The disk is full or not writable.
     """
-    write_training_report(
-        folder,
-        CELL_REPORT,
-        version,
-        history,
-        values=values,
-        settings=settings,
-        checks=checks,
-        tables={IMAGE_SCORES_FILE: image_scores(version, before, after)},
-        figures={
-            PRECISION_FIGURE: precision_figure(before, after) if after else None,
-            SAMPLES_FIGURE: cell_samples_figure(after) if after else None,
-        },
-    )
+    return {
+        PRECISION_FIGURE: precision_figure(before, after) if after else None,
+        SAMPLES_FIGURE: cell_samples_figure(after) if after else None,
+    }
 
 
 def precision_values(before: Sequence[CellScores], after: Sequence[CellScores]) -> dict[str, float | None]:

@@ -19,12 +19,13 @@ from dermatome.errors import BadSetting
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import CELLS
 from dermatome.registry.version import VersionTask
+from dermatome.reports.training import write_training_report
 from dermatome.skin.cells.annotations import AnnotatedCells, annotated_sha256, cell_manifest_rows, find_annotated
 from dermatome.skin.cells.card import CellCard
 from dermatome.skin.cells.crops import PreparedCells, prepare_cells, random_crop
 from dermatome.skin.cells.image import PREPARATION
 from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, LoadedCells, build_cpnet, open_cells
-from dermatome.skin.cells.report import precision_values, write_cell_report
+from dermatome.skin.cells.report import CELL_REPORT, IMAGE_SCORES_FILE, cell_figures, image_scores, precision_values
 from dermatome.skin.cells.scores import CellScores, mean_precision, score_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.training.data import CropBatches, Split, choose_split
@@ -203,15 +204,17 @@ class CellTask(VersionTask[list[CellScores]]):
         checks: Sequence[Check],
     ) -> None:
         """Writes tables, figures and curves of a version."""
-        write_cell_report(
+        before, after = trained.before or [], trained.evaluation
+        write_training_report(
             folder,
+            CELL_REPORT,
             version,
             trained.history,
-            trained.before or [],
-            trained.evaluation,
             values=values,
             settings=trained.card.settings,
             checks=checks,
+            tables={IMAGE_SCORES_FILE: image_scores(version, before, after)},
+            figures=cell_figures(before, after),
         )
 
     def summary(self, trained: Trained[list[CellScores]]) -> list[str]:

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from dermatome.classes import TISSUE_LABELS
 from dermatome.metrics.semantic import SCORE_NAMES, Confusion, class_scores, mean_score
 from dermatome.registry.model_kinds import TISSUE
-from dermatome.reports.training import (
-    CURVES_FIGURE,
-    SAMPLES_FIGURE,
-    Picture,
-    ReportLayout,
-    ScoreTable,
-    write_training_report,
-)
+from dermatome.reports.training import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
 from dermatome.skin.tissue.evaluate import BOUNDARY_UM, CALIBRATION_BINS, Evaluation
 from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, reliability_figure, samples_figure
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from dermatome.storage.record import Check, Scalar
-
-SCORES_FILE = "scores.parquet"
 CONFUSION_FILE = "confusion_matrix.parquet"
 _MEASURES = (
     ("iou", "IoU", "Area on which annotation and network agree, divided by the area that either covers.", False),
@@ -44,7 +29,7 @@ TISSUE_REPORT = ReportLayout(
         "keratin. Its scores compare its prediction with the annotation on tiles that it was not trained on; 1 is "
         "perfect."
     ),
-    weights=TISSUE.weights,
+    kind=TISSUE,
     main_score="mean_iou",
     tables=(
         *(
@@ -73,58 +58,30 @@ TISSUE_REPORT = ReportLayout(
         "tile_scores.parquet",
         {"tile": "tile", "slide": "slide", "mean_iou": "mean IoU", "accuracy": "accuracy", "confidence": "confidence"},
     ),
-    kind=TISSUE,
 )  # fmt: skip
 
 
-def write_tissue_report(
-    folder: Path,
-    version: str,
-    history: pd.DataFrame,
-    found: Evaluation,
-    *,
-    values: Mapping[str, Scalar],
-    settings: Mapping[str, Any],
-    checks: Sequence[Check] = (),
-) -> None:
-    """Writes the report of one version.
+def tissue_tables(version: str, found: Evaluation) -> dict[str, pa.Table]:
+    """The tables of the report by file name: scores by class, confusion, calibration, and scores by tile."""
+    return {
+        "scores.parquet": pa.Table.from_pylist(score_rows(version, found)),
+        CONFUSION_FILE: pa.Table.from_pylist(_pairs(found.confusion, version)),
+        "calibration.parquet": pa.Table.from_pylist(_bins(version, found)),
+        "tile_scores.parquet": _tile_rows(version, found),
+    }
 
-    Besides the files of every training report: `scores.parquet`, `confusion_matrix.parquet`, `calibration.parquet`,
-    `tile_scores.parquet`, `confusion.png`, `reliability.png` and, if there are validation tiles, `samples.png`.
 
-    Args:
-        folder: where the files are written.
-        version: name of the version.
-        history: a row for each epoch.
-        found: evaluation on the validation tiles.
-        values: scores and facts, as in the record.
-        settings: settings of the training; may be nested.
-        checks: checks of the version.
+def tissue_figures(found: Evaluation) -> dict[str, bytes | None]:
+    """The figures of the report by file name; samples are None without validation tiles.
 
     Raises:
         BadImage: A tile that is shown cannot be read.
-        StorageFailed: The disk is full or not writable.
     """
-    write_training_report(
-        folder,
-        TISSUE_REPORT,
-        version,
-        history,
-        values=values,
-        settings=settings,
-        checks=checks,
-        tables={
-            SCORES_FILE: pa.Table.from_pylist(score_rows(version, found)),
-            CONFUSION_FILE: pa.Table.from_pylist(_pairs(found.confusion, version)),
-            "calibration.parquet": pa.Table.from_pylist(_bins(version, found)),
-            "tile_scores.parquet": _tile_rows(version, found),
-        },
-        figures={
-            "confusion.png": confusion_figure(found.confusion),
-            "reliability.png": reliability_figure(found.calibration),
-            SAMPLES_FIGURE: samples_figure(found.tiles),
-        },
-    )
+    return {
+        "confusion.png": confusion_figure(found.confusion),
+        "reliability.png": reliability_figure(found.calibration),
+        SAMPLES_FIGURE: samples_figure(found.tiles),
+    }
 
 
 def report_values(found: Evaluation) -> dict[str, Any]:

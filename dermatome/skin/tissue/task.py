@@ -16,10 +16,11 @@ from dermatome.metrics.semantic import class_scores, mean_iou, score_values
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import TISSUE
 from dermatome.registry.version import VersionTask
+from dermatome.reports.training import write_training_report
 from dermatome.skin.tiles.crops import TilePair, load_tiles, manifest_rows, tiles_sha256
 from dermatome.skin.tissue.evaluate import Evaluation, confusion_on_tiles, evaluate, tile_probabilities
 from dermatome.skin.tissue.network import TissueCard, TissueWeights, load_tissue_weights
-from dermatome.skin.tissue.report import CONFUSION_FILE, report_values, write_tissue_report
+from dermatome.skin.tissue.report import CONFUSION_FILE, TISSUE_REPORT, report_values, tissue_figures, tissue_tables
 from dermatome.training.data import Split, TileBatches, choose_split
 from dermatome.training.losses import ClassWeighting, LossName, class_weights, make_loss
 from dermatome.training.settings import UNetSettings, checked
@@ -190,14 +191,16 @@ class TissueTask(VersionTask[Evaluation]):
         checks: Sequence[Check],
     ) -> None:
         """Writes tables, figures and curves of a version."""
-        write_tissue_report(
+        write_training_report(
             folder,
+            TISSUE_REPORT,
             version,
             trained.history,
-            trained.evaluation,
             values=values,
             settings=trained.card.settings,
             checks=checks,
+            tables=tissue_tables(version, trained.evaluation),
+            figures=tissue_figures(trained.evaluation),
         )
 
     def summary(self, trained: Trained[Evaluation]) -> list[str]:
