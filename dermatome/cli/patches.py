@@ -25,16 +25,18 @@ def nuclei_patches(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the patches and patches.parquet.", show_default=False)],
-    mpp: Annotated[float, typer.Option(help="Microns per pixel of images that do not say it themselves.")] = 0.25,
+    mpp: Annotated[float, typer.Option(help="Microns per pixel of images whose files state no scale.")] = 0.25,
     size: Annotated[int, typer.Option(help="Side of a patch, px.", min=32)] = 256,
-    stride: Annotated[int, typer.Option(help="From one patch to the next, px.", min=1)] = 128,
-    least_foreground: Annotated[float, typer.Option(help="Least share of pixels in nuclei.", min=0, max=1)] = 0.01,
+    stride: Annotated[int, typer.Option(help="Distance from one patch to the next, px.", min=1)] = 128,
+    least_foreground: Annotated[
+        float, typer.Option(help="Smallest share of nuclear pixels in a patch.", min=0, max=1)
+    ] = 0.01,
     boundary: Annotated[int, typer.Option(help="Width of the boundary inside a nucleus, px.", min=1)] = 3,
     validation_share: Annotated[
         float, typer.Option(help="Share of the patches to mark for validation, whole patients at a time.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
-    normalise_stain: Annotated[bool, typer.Option(help="Whether to bring each image to one stain first.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
+    normalise_stain: Annotated[bool, typer.Option(help="Whether to normalise the stain of each image first.")] = False,
 ) -> None:
     """Cut annotated images of nuclei (MoNuSAC, MoNuSeg, label images) into training patches."""
     from dermatome.nuclei.patches.annotated import annotated_images, case_folders

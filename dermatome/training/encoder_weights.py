@@ -1,7 +1,7 @@
-"""Ready weights of encoders: fetched by us, checked, kept in one folder, and read without running code.
+"""Pretrained weights of encoders: fetched with our own client, checked, kept in one folder, read without running code.
 
-segmentation-models-pytorch names for each encoder a repository of Hugging Face and the commit of it. Its own download
-follows any redirect, checks nothing and keeps the files elsewhere.
+segmentation-models-pytorch names for each encoder a repository on Hugging Face and its commit. Its own download follows
+any redirect, checks nothing and keeps the files elsewhere.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FOLDER = "encoders"
 
 @dataclass(frozen=True)
 class EncoderFile:
-    """Ready weights of an encoder on disk; picklable, as every process that trains loads them for itself.
+    """Pretrained weights of an encoder on disk; picklable, because every process that trains loads them.
 
     Attributes:
         path: of the safetensors file.
         sha256: of it.
-        source: where it is from, in words, for the weights card.
+        source: where it comes from, in words, for the weights card.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class EncoderFile:
         try:
             return dict(load(data))
         except (SafetensorError, ValueError, RuntimeError) as error:
-            raise BadWeights(f"{self.path} is not a whole safetensors file ({error}): fetch it again.") from error
+            raise BadWeights(f"{self.path} is not a complete safetensors file ({error}): fetch it again.") from error
 
 
 def encoder_file(
@@ -71,21 +71,21 @@ def encoder_file(
     hub: str = HUB,
     hosts: Sequence[str] = HOSTS,
     max_bytes: int = MAX_BYTES,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> EncoderFile:
-    """The file with ready weights of an encoder, fetched once into ``models_folder``.
+    """The file with pretrained weights of an encoder, fetched once into ``models_folder``.
 
-    Beside it stands a record with its sha256: the one that the hub states, or where it states none, or the file was
-    put there by hand, the one it had when it was first used. From then on the file must have it.
+    Beside it is a record with its sha256: the one that the hub states or, if it states none or the file was put there
+    by hand, the one it had when it was first used. From then on the file must have it.
 
     Args:
         encoder: its name in segmentation-models-pytorch.
         weights: what it was trained on, such as ``imagenet``.
-        models_folder: files are kept in its folder ``encoders``.
+        models_folder: the files are in its folder ``encoders``.
         hub: the address of Hugging Face.
-        hosts: that may be asked.
+        hosts: that may be contacted.
         max_bytes: a larger file is refused.
-        say: called with a sentence before it is fetched.
+        log: called with a sentence before it is fetched.
 
     Raises:
         BadSetting: there are no such weights of that encoder.
@@ -98,7 +98,7 @@ def encoder_file(
     url = f"{hub}/{repository}/resolve/{revision}/model.safetensors"
     record = _record(record_path)
     if not path.is_file():
-        say(f"fetching {weights} weights of {encoder} from {url}")
+        log(f"fetching {weights} weights of {encoder} from {url}")
         by_hand = f"download {url} on a machine that can and put it at {path}, or set encoder_weights to none"
         got = download(url, path, hosts=hosts, max_bytes=max_bytes, by_hand=by_hand)
         if record and record["sha256"] != got.sha256:
@@ -124,7 +124,7 @@ def encoder_file(
 
 
 def load_encoder(encoder: torch.nn.Module, file: EncoderFile) -> None:
-    """Gives an encoder of segmentation-models-pytorch its ready weights.
+    """Loads pretrained weights into an encoder of segmentation-models-pytorch.
 
     Raises:
         BadWeights: the file is not one of that encoder.
@@ -149,7 +149,7 @@ def _published(encoder: str, weights: str) -> tuple[str, str]:
     if weights not in settings:
         has = f"only {', '.join(sorted(settings))}" if settings else "none that this version knows of"
         raise BadSetting(
-            f"The encoder {encoder!r} has no ready weights {weights!r}, {has}: choose another encoder, such as "
+            f"The encoder {encoder!r} has no pretrained weights {weights!r}, {has}: choose another encoder, such as "
             "resnet34, or set encoder_weights to none."
         )
     return str(settings[weights]["repo_id"]), str(settings[weights]["revision"])

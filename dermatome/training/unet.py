@@ -1,4 +1,4 @@
-"""U-Nets and how images pass into them."""
+"""U-Nets of segmentation-models-pytorch and their input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dermatome.inference.compute import Compute
 
-# Mean and spread of ImageNet's RGB values, which ready encoders expect; a network from scratch takes them as well.
+# Mean and standard deviation of ImageNet's RGB values, which pretrained encoders expect; used from scratch too.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -31,11 +31,11 @@ def build_network(
         encoder: an encoder's name in segmentation-models-pytorch, for example ``resnet34``.
         classes: number of output channels.
         decoder_channels: channels of the decoder's stages, coarsest first; five of them.
-        encoder_file: the encoder's ready weights; ``None`` starts from random ones.
+        encoder_file: pretrained weights of the encoder; ``None`` starts from random ones.
 
     Raises:
         BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
-        BadWeights: the ready weights are not of that encoder.
+        BadWeights: the pretrained weights are not those of that encoder.
     """
     smp = import_smp()
     known = smp.encoders.get_encoder_names()
@@ -63,7 +63,7 @@ def build_network(
 
 
 def drop_channels(head: torch.nn.Module, share: float) -> None:
-    """Spatial dropout before ``head``, without a layer of its own: the weights' names stay those of the U-Net."""
+    """Adds spatial dropout before ``head`` as a hook, so that the names of the weights stay those of the U-Net."""
     import torch
 
     def drop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -74,7 +74,7 @@ def drop_channels(head: torch.nn.Module, share: float) -> None:
 
 
 def to_batch(images: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], compute: Compute) -> Any:
-    """(N, 3, H, W) float32 tensor, channels last in memory, of (N, H, W, 3) uint8 images, normalised."""
+    """Normalises (N, H, W, 3) uint8 images to an (N, 3, H, W) float32 tensor, channels last in memory."""
     import torch
 
     batch = torch.from_numpy(np.ascontiguousarray(images)).to(compute.torch_device)

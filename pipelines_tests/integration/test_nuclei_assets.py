@@ -40,7 +40,7 @@ def test_a_slide_becomes_maps_scores_and_rows(tmp_path, instance):
             instance=instance, asset_selection=[dg.AssetKey(asset)], partition_key=key
         ).success
     record = read_record(root.record("nucleus_maps", "s1"))
-    assert record.inputs.keys() == {"nuclei_slides", "nuclei_champion"}
+    assert record.inputs.keys() == {"nuclei_slides", "nuclei_champion", "weights_sha256"}
     assert record.values["nuclei"] > 0
     with duckdb.connect(str(root.store), read_only=True) as store:
         assert store.execute("select slide, nuclei from nucleus_maps").fetchall() == [("s1", record.values["nuclei"])]

@@ -157,16 +157,16 @@ def test_without_a_network_a_file_put_there_by_hand_is_used(published: bytes, tm
 
 
 def test_weights_that_are_none_or_another_network_s(published: bytes, tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="'resnet18' has no ready weights 'moon', only imagenet"):
+    with pytest.raises(BadSetting, match="'resnet18' has no pretrained weights 'moon', only imagenet"):
         encoder_file("resnet18", "moon", tmp_path)
-    with pytest.raises(BadSetting, match="'tu-resnet10t' has no ready weights 'imagenet', none that"):
+    with pytest.raises(BadSetting, match="'tu-resnet10t' has no pretrained weights 'imagenet', none that"):
         encoder_file("tu-resnet10t", "imagenet", tmp_path)
     path = tmp_path / "other.safetensors"
     path.write_bytes(published)
     with pytest.raises(BadWeights, match=r"other.safetensors is not of this encoder"):
         build_network("mobilenet_v2", 4, CHANNELS, EncoderFile(path, sha256_bytes(published), ""))
     path.write_bytes(b"not tensors")
-    with pytest.raises(BadWeights, match="is not a whole safetensors file"):
+    with pytest.raises(BadWeights, match="is not a complete safetensors file"):
         EncoderFile(path, sha256_bytes(b"not tensors"), "").state()
 
 

@@ -1,4 +1,4 @@
-"""The network of nuclei: one U-Net, and two heads on its decoder, a semantic one and a ternary one."""
+"""The network of nuclei: a U-Net with a semantic and a ternary head on its decoder."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def build_two_heads(
         encoder: an encoder's name in segmentation-models-pytorch, for example ``resnet34``.
         decoder_channels: channels of the decoder's stages, coarsest first; five of them.
         head_kernel_px: side of the heads' kernels, odd.
-        encoder_file: the encoder's ready weights; ``None`` starts from random ones.
+        encoder_file: pretrained weights of the encoder; ``None`` starts from random ones.
 
     Raises:
         BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
-        BadWeights: the ready weights are not of that encoder.
+        BadWeights: the pretrained weights are not those of that encoder.
     """
     import torch
 
