@@ -74,8 +74,8 @@ NUCLEI = Chain(
     NUCLEI_PER_SLIDE,
     _has_nuclei_weights,
     BY_INFER_NUCLEI,
-    "There are no weights for nuclei yet, or not those that settings.toml names, so only images are requested: "
-    "materialize nuclei_weights for a version, or correct nuclei_weights in settings.toml.",
+    "There is no nuclei champion, and settings.toml names no weights that exist, so only images are requested: "
+    "materialize nuclei_weights for a version, then nuclei_champion, or set nuclei_weights in settings.toml.",
 )
 
 

@@ -1,5 +1,8 @@
 """Champion and challenger: frozen hold-out set, drops that block promotion, and the masks a promotion makes stale."""
 
+import json
+import subprocess
+import sys
 from functools import partial
 
 import dagster as dg
@@ -140,6 +143,53 @@ def test_a_drop_of_any_class_blocks_promotion(root):
         choose_champion(root, TISSUE)
     with pytest.raises(BadSetting, match="margin"):
         PromotionSettings(margin=-0.1)
+
+
+KILLED_PROMOTIONS = """
+import json, os, sys, tempfile
+from pathlib import Path
+from dermatome.registry.champion import Choice, find_champion, promote
+from dermatome.registry.model_kinds import TISSUE
+from dermatome.storage.layout import DataRoot
+
+root = DataRoot(Path(sys.argv[1]))
+
+def killed(step):
+    steps = iter(range(10_000))
+    def counted(call):
+        def wrapped(*args, **options):
+            if next(steps) == step:
+                os._exit(9)
+            return call(*args, **options)
+        return wrapped
+    for module, name in ((tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace"), (os, "rename")):
+        setattr(module, name, counted(getattr(module, name)))
+    promote(root, TISSUE, Choice("v002", "b" * 64, "hand", None), {}, code_version="1", run_id="r")
+    os._exit(0)
+
+found, status = [], 9
+while status:
+    child = os.fork()
+    if not child:
+        killed(len(found))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    champion = find_champion(root, TISSUE)
+    found.append([status, champion.name, champion.sha256[0]])
+print(json.dumps(found))
+"""
+
+
+def test_a_promotion_that_is_killed_at_any_step_leaves_the_old_or_the_new_champion(root):
+    put(root, "tissue_champion", "current", version="v001", weights_sha256="a" * 64)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_PROMOTIONS, str(root.path)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    old, new = [9, "v001", "a"], [9, "v002", "b"]
+    assert len(found) >= 4
+    assert found[0] == old
+    assert all(seen in (old, new) for seen in found[:-1])
+    assert found[-1] == [0, "v002", "b"]
 
 
 def run(root, instance, *assets, key=None, config=None):

@@ -1,0 +1,93 @@
+"""Nucleus networks in Dagster: hold-out set, scores, promotion, and refusal of versions that have seen the set."""
+
+import dagster as dg
+import duckdb
+import pytest
+
+from assets.partitions import NUCLEI_CASES, NUCLEI_VERSIONS
+from dermatome.errors import BadSetting, BadWeights
+from dermatome.geometry import Size
+from dermatome.nuclei.maps.networks import find_nucleus_weights
+from dermatome.registry.champion import choose_champion
+from dermatome.registry.model_kinds import NUCLEI
+from dermatome.registry.promotion import check_promotion
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import require_record
+from dermatome.synthetic.nuclei import toy_nuclei
+from dermatome.warehouse.store import build_store
+from orchestration.definitions import build_defs
+from pipelines_tests.integration.test_promotion import put
+from pipelines_tests.nuclei_case import save_toy_case
+
+TINY = {
+    "encoder": "tu-tf_mobilenetv3_small_minimal_100", "decoder_channels": [8] * 5, "crop_px": 64, "batch": 2,
+    "epochs": 1, "epoch_steps": 1, "validation_share": 0.4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = DataRoot(tmp_path)
+    root.settings.write_text('[compute]\ndevice = "cpu"\nthreads = 1\n[nuclei_patches]\nsize_px = 96\nstride_px = 96\n')
+    return root
+
+
+def run(root, instance, *assets, key=None, config=None):
+    return build_defs(root.path).resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(asset) for asset in assets],
+        tags={"dagster/partition": key} if key else {},
+        run_config={"ops": {name: {"config": given} for name, given in config.items()}} if config else None,
+        raise_on_error=False,
+    )  # fmt: skip
+
+
+def test_a_version_is_scored_on_the_hold_out_set_and_promoted_and_a_leaking_one_refused(root):
+    cases = ["a", "b", "c"]
+    for seed, case in enumerate(cases):
+        save_toy_case(root.nuclei_annotations / case, [toy_nuclei(seed, Size(192, 192))])
+    chain = ("nuclei_weights", "nuclei_hold_out_scores", "nuclei_champion")
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions(NUCLEI_CASES.name, cases)
+        instance.add_dynamic_partitions(NUCLEI_VERSIONS.name, ["n001", "n002"])
+        for case in cases:
+            assert run(root, instance, "nuclei_patches", key=case).success
+        assert run(root, instance, "nuclei_hold_out", config={"nuclei_hold_out": {"cases": ["c"]}}).success
+        done = run(root, instance, *chain, key="n001", config={"nuclei_weights": TINY})
+        assert done.success
+        checks = {check.check_name: check.passed for check in done.get_asset_check_evaluations()}
+        assert checks == {"no_leakage": True, "no_score_drops": True}
+        trained = require_record(root, "nuclei_weights", "n001")
+        assert set(trained.inputs) == {"a", "b"}, "the hold-out set is left out"
+        weights = find_nucleus_weights(root, "toy")
+        assert (weights.name, weights.sha256) == ("n001", trained.values["weights_sha256"])
+        seen = {**TINY, "cases": cases, "seed": 5}
+        assert not run(root, instance, *chain, key="n002", config={"nuclei_weights": seen}).success
+    scores = require_record(root, "nuclei_hold_out_scores", "n002")
+    assert (scores.values["hold_out_leaks"], scores.checks[0].passed) == (4, False)
+    with pytest.raises(BadSetting, match="trained on 4 of the hold-out samples"):
+        choose_champion(root, NUCLEI, version="n002")
+    (root.folder("nuclei_weights", "n002") / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(BadWeights, match="not the one that its training wrote"):
+        choose_champion(root, NUCLEI, version="n002", despite_drop=True)
+    with duckdb.connect(str(build_store(root).path), read_only=True) as store:
+        assert store.execute("select version from nuclei_champion").fetchall() == [("n001",)]
+        assert store.execute("select samples, sources from nuclei_hold_out").fetchall() == [(4, "c")]
+        assert store.execute("select version, hold_out_leaks from nuclei_hold_out_scores order by 1").fetchall() == [
+            ("n001", 0),
+            ("n002", 4),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("score", "named"), [("pq_binary", "PQ"), ("aji", "AJI"), ("dice_lymphocyte_micro", "F1 of lymphocyte")]
+)
+def test_a_drop_of_any_decisive_score_is_refused(root, score, named):
+    good = {"pq_binary": 0.6, "aji": 0.6, "dice_lymphocyte_micro": 0.6}
+    put(root, "nuclei_hold_out", CHAMPION, hold_out_sha256="h", sources="c")
+    put(root, "nuclei_champion", CHAMPION, version="n001", weights_sha256="a" * 64)
+    for version, sha256, scores in (("n001", "a" * 64, good), ("n002", "b" * 64, {**good, score: 0.55})):
+        put(root, "nuclei_hold_out_scores", version, weights_sha256=sha256, hold_out_sha256="h", **scores)
+    with pytest.raises(BadSetting, match=f"worse than the champion n001 on the hold-out set: {named} by 0.050"):
+        check_promotion(root, NUCLEI, "n002", "b" * 64, 0.02)
+    check_promotion(root, NUCLEI, "n002", "b" * 64, 0.06)
