@@ -156,6 +156,8 @@ def _same_rows(root: DataRoot, calm: DataRoot, cohort: Cohort) -> Complaints:
         yield "there is no store"
         return
     fresh = build_store(root, root.path / "metrics" / "fresh.duckdb")
+    for path, error in fresh.unreadable.items():
+        yield f"the store could not read {path}: {error}"
     with duckdb.connect(str(root.store), read_only=True) as store:
         for table, count in fresh.rows.items():
             (there,) = store.execute(f"select count(*) from {table}").fetchone()
