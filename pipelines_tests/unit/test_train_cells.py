@@ -1,4 +1,4 @@
-"""The demo network's training script learns, and writes what can be loaded."""
+"""Training of the shipped cell network learns, and writes weights that load."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +9,12 @@ from dermatome.classes import StainingPattern
 from dermatome.inference.compute import Compute
 from dermatome.skin.cells.network import load_cell_network
 from dermatome.synthetic.skin import toy_slide
-from dermatome.synthetic.train_cells import SETTINGS, prepare_toy, toy_cells
+from dermatome.synthetic.train_networks import CELLS, cells_task, prepare_toy
 from dermatome.training.trainer import train
 from dermatome.training.weights import save_weights
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
-TINY = toy_cells(replace(SETTINGS, epochs=2, batch=2, crop_px=64, nbase=(2, 4, 4, 4, 8)), slides=1, tested=1)
+TINY = cells_task(replace(CELLS, epochs=2, batch=2, crop_px=64, nbase=(2, 4, 4, 4, 8)), slides=1, tested=1)
 
 
 def test_the_targets_are_the_toys_nuclei() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dermatome.training.weights import LoadedWeights
 
 TOY_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "nuclei_toy.safetensors"
-"""The small network that is shipped; it was trained on synthetic nuclei (:mod:`dermatome.synthetic.train_nuclei`)."""
+"""The small network that is shipped; it was trained on synthetic nuclei (:mod:`dermatome.synthetic.train_networks`)."""
 
 
 def weights_path(named: str) -> Path:
