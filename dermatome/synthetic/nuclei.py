@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import NucleusClass
+from dermatome.classes import BoolMap, Floats, Instances, NucleusClass
 from dermatome.geometry import Box, Size
 from dermatome.labels.drawn_maps import NucleusMaps, ternary_map
 from dermatome.slides.slide import MppSource, Slide
@@ -26,7 +26,6 @@ TOY_NUCLEI_MPP = 0.25
 
 DEFAULT_SIZE = Size(512, 512)
 
-Floats = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
 
 _HIDDEN_SHARE = 0.15
@@ -47,7 +46,7 @@ class ToyNuclei:
 
     slide: Slide
     maps: NucleusMaps
-    nests: npt.NDArray[np.bool_]
+    nests: BoolMap
     densities: Floats
 
 
@@ -96,7 +95,7 @@ class _Field:
     """
 
     mpp: float
-    instances: npt.NDArray[np.int32]
+    instances: Instances
     classes: list[int]
     chromatin: Floats
 
@@ -135,7 +134,7 @@ def toy_nuclei(
     )
 
 
-def _ground_truth(instances: npt.NDArray[np.int32], classes: npt.NDArray[np.uint8]) -> NucleusMaps:
+def _ground_truth(instances: Instances, classes: npt.NDArray[np.uint8]) -> NucleusMaps:
     """The maps of the part of the field on the image, with nuclei numbered without gaps."""
     seen = np.union1d(0, np.unique(instances))
     instances = np.searchsorted(seen, instances).astype(np.int32)
@@ -143,9 +142,7 @@ def _ground_truth(instances: npt.NDArray[np.int32], classes: npt.NDArray[np.uint
     return NucleusMaps(instances, classes[instances], ternary_map(instances), classes)
 
 
-def _populate(
-    layout: np.random.Generator, looks: np.random.Generator, field: _Field, nests: npt.NDArray[np.bool_]
-) -> None:
+def _populate(layout: np.random.Generator, looks: np.random.Generator, field: _Field, nests: BoolMap) -> None:
     """Places epithelium in nests and immune cells in the stroma, lymphocytes in crowds and a few in the nests."""
     side = field.instances.shape[0]
     crowds = smooth_noise(layout, side, 22 / field.mpp)
@@ -260,7 +257,7 @@ def _add_nucleoli(rng: np.random.Generator, amount: Floats, outline: Points, rad
         )
 
 
-def _stained(rng: np.random.Generator, field: _Field, nests: npt.NDArray[np.bool_]) -> Floats:
+def _stained(rng: np.random.Generator, field: _Field, nests: BoolMap) -> Floats:
     """Density of hematoxylin and eosin of the field, (S, S, 2) float32."""
     side, mpp = field.instances.shape[0], field.mpp
     grain, cloud = smooth_noise(rng, side, 0.8 / mpp), smooth_noise(rng, side, 30 / mpp)

@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dermatome.classes import RgbImage, StainingPattern, TissueClass
+from dermatome.classes import BoolMap, Floats, Instances, RgbImage, StainingPattern, TissueClass
 from dermatome.imaging.stains import STAIN_VECTORS
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.files import sha256_bytes
 from dermatome.synthetic.skin_shapes import Cells, ToyTissue, draw_tissue, place_nuclei, smooth_noise
 
-Floats = npt.NDArray[np.float32]
 Pixel = TypeVar("Pixel", bound=np.generic)
 
 
@@ -54,9 +53,9 @@ class ToySlide:
     slide: Slide
     pattern: StainingPattern
     mask: npt.NDArray[np.uint8]
-    instances: npt.NDArray[np.int32]
-    dermal_nuclei: npt.NDArray[np.int32]
-    basal: npt.NDArray[np.bool_]
+    instances: Instances
+    dermal_nuclei: Instances
+    basal: BoolMap
     layers: npt.NDArray[np.uint16]
     densities: Floats
     nucleus_diameter_px: float

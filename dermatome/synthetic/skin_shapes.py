@@ -9,10 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TissueClass
-
-Floats = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int32]
+from dermatome.classes import BoolMap, Floats, Instances, TissueClass
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,12 @@ class Cells:
         is_basal: (N + 1,) bool, nuclei next to the dermis; entry 0 is False.
     """
 
-    epidermal: Labels
-    dermal: Labels
-    territory: Labels
+    epidermal: Instances
+    dermal: Instances
+    territory: Instances
     border: Floats
     rim: Floats
-    is_basal: npt.NDArray[np.bool_]
+    is_basal: BoolMap
 
 
 def smooth_noise(rng: np.random.Generator, size_px: int, scale_px: float, stretch: float = 1.0) -> Floats:
@@ -162,7 +159,7 @@ def place_nuclei(rng: np.random.Generator, tissue: ToyTissue, mpp: float) -> Cel
     is_basal, centres = [False], []
 
     def place(
-        y: int, x: int, along: float, across: float, angle: float, room_px: float, into: Labels, number: int
+        y: int, x: int, along: float, across: float, angle: float, room_px: float, into: Instances, number: int
     ) -> None:
         _stamp(rng, into, number, y, x, along, across, angle)
         cv2.circle(blocked, (x, y), round(room_px), 1, -1)
@@ -218,14 +215,14 @@ def place_nuclei(rng: np.random.Generator, tissue: ToyTissue, mpp: float) -> Cel
     return Cells(epidermal, dermal, territory, border, rim, np.array(is_basal))
 
 
-def _shuffled(rng: np.random.Generator, where: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+def _shuffled(rng: np.random.Generator, where: BoolMap) -> npt.NDArray[np.intp]:
     """Rows and columns (N, 2) of the pixels in ``where``, in random order."""
     return np.asarray(rng.permutation(np.argwhere(where)), dtype=np.intp)
 
 
 def _stamp(
     rng: np.random.Generator,
-    into: Labels,
+    into: Instances,
     number: int,
     y: int,
     x: int,
