@@ -116,16 +116,10 @@ def contact_sheet(
     return png_bytes(np.asarray(sheet))
 
 
-def panel_size(span: Size, side_px: int = SIDE_PX) -> Size:
-    """Size at which an image of ``span`` is drawn at most: a larger image need not be prepared."""
-    scale = min(side_px / span.width_px, 2.5 * side_px / span.height_px)
-    return Size(max(1, round(span.height_px * scale)), max(1, round(span.width_px * scale)))
-
-
 def longest_px(span: Size, side_px: int = SIDE_PX) -> int:
-    """Longer side of an image of ``span`` as it is drawn, px."""
-    size = panel_size(span, side_px)
-    return max(size.height_px, size.width_px)
+    """Longer side at which an image of ``span`` is drawn at most, px: a larger image need not be prepared."""
+    scale = min(side_px / span.width_px, 2.5 * side_px / span.height_px)
+    return max(1, round(max(span.height_px, span.width_px) * scale))
 
 
 def bar_length_um(span: Size, mpp: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from dermatome.classes import TISSUE_LABELS
@@ -66,7 +67,7 @@ def tissue_tables(version: str, found: Evaluation) -> dict[str, pa.Table]:
     return {
         "scores.parquet": pa.Table.from_pylist(score_rows(version, found)),
         CONFUSION_FILE: pa.Table.from_pylist(_pairs(found.confusion, version)),
-        "calibration.parquet": pa.Table.from_pylist(_bins(version, found)),
+        "calibration.parquet": _bins(version, found),
         "tile_scores.parquet": _tile_rows(version, found),
     }
 
@@ -116,19 +117,18 @@ def _pairs(confusion: Confusion, version: str) -> list[dict[str, Any]]:
     ]
 
 
-def _bins(version: str, found: Evaluation) -> list[dict[str, Any]]:
-    bins = found.calibration
-    return [
-        {
-            "version": version,
-            "from_probability": number / CALIBRATION_BINS,
-            "to_probability": (number + 1) / CALIBRATION_BINS,
-            "pixels": int(bins.pixels[number]),
-            "mean_confidence": float(bins.confidence[number] / bins.pixels[number]) if bins.pixels[number] else None,
-            "share_right": float(bins.right[number] / bins.pixels[number]) if bins.pixels[number] else None,
-        }
-        for number in range(CALIBRATION_BINS)
-    ]
+def _bins(version: str, found: Evaluation) -> pa.Table:
+    bins, numbers = found.calibration, np.arange(CALIBRATION_BINS)
+    pixels = np.maximum(bins.pixels, 1)
+    columns = {
+        "version": [version] * CALIBRATION_BINS,
+        "from_probability": numbers / CALIBRATION_BINS,
+        "to_probability": (numbers + 1) / CALIBRATION_BINS,
+        "pixels": bins.pixels.astype(np.int64),
+        "mean_confidence": pa.array(bins.confidence / pixels, mask=bins.pixels == 0),
+        "share_right": pa.array(bins.right / pixels, mask=bins.pixels == 0),
+    }
+    return pa.table(columns)
 
 
 def _tile_rows(version: str, found: Evaluation) -> pa.Table:
