@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.one import make_one
+from assets.materialize import materialize_one
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import require_record
 
@@ -17,7 +17,7 @@ def compare(context: dg.AssetExecutionContext, root: DataRoot, layout: "ReportLa
     from dermatome.reports.training import compare_versions
 
     versions = root.partitions(layout.kind.weights)
-    return make_one(
+    return materialize_one(
         context,
         root,
         CHAMPION,

@@ -1,13 +1,13 @@
 """What the three kinds of networks share: the assets of hold-out scores and of the champion."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
-from assets.metadata import record_metadata
-from assets.one import make_one
+from assets.materialize import code_version as version_of
+from assets.materialize import deciding, materialize_one, record_metadata
 from dermatome.registry.model_kinds import ModelKind
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import read_record, require_record
@@ -46,7 +46,7 @@ def hold_out_scores_asset(
     group_name: str,
     code_version: str,
     score: Callable[["Settings", "Compute", str], "Score"],
-    decided_by: Callable[["Settings"], dict[str, Any]],
+    decided_by: Sequence[str],
 ) -> dg.AssetsDefinition:
     """Declares the asset of each version's scores on the hold-out set, with the check that blocks its promotion.
 
@@ -58,7 +58,7 @@ def hold_out_scores_asset(
         group_name: in the UI's graph.
         code_version: to be raised when the code gives other numbers.
         score: from settings, device and version to the function that scores its weights.
-        decided_by: the settings that decide the scores.
+        decided_by: the settings that decide the scores, besides `promotion`; see `assets.slide_asset`.
     """
     drops = dg.AssetCheckSpec(
         kind.check,
@@ -77,6 +77,7 @@ def hold_out_scores_asset(
         check_specs=[drops],
         pool="gpu",
         code_version=code_version,
+        metadata={DECIDED_BY: ", ".join([*decided_by, "promotion"])},
         group_name=group_name,
         kinds={"pytorch"},
     )
@@ -88,7 +89,7 @@ def hold_out_scores_asset(
         root, version, chosen = paths.data_root, context.partition_key, settings.value
         margin, frozen = chosen.promotion.margin, read_record(root.record(kind.hold_out, CHAMPION))
         inputs = {kind.weights: require_record(root, kind.weights, version).data_version}
-        return make_one(
+        return materialize_one(
             context,
             root,
             version,
@@ -96,7 +97,7 @@ def hold_out_scores_asset(
                 root, kind, version, folder, margin, score(chosen, compute.choose(), version)
             ),
             inputs=inputs | ({kind.hold_out: frozen.data_version} if frozen else {}),
-            settings=decided_by(chosen) | {"margin": margin},
+            settings=deciding(context, chosen, root),
         )
 
     return scores
@@ -146,8 +147,8 @@ def champion_asset(
             despite_drop=config.despite_drop,
             from_settings=None if from_settings is None else lambda: from_settings(root, chosen),
         )
-        code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
-        record = promote(root, kind, choice, config.model_dump(), code_version=code_version, run_id=context.run.run_id)
+        recorded = config.model_dump() | deciding(context, chosen, root)
+        record = promote(root, kind, choice, recorded, code_version=version_of(context), run_id=context.run.run_id)
         folder = root.folder(kind.champion, CHAMPION)
         return dg.MaterializeResult(
             metadata=record_metadata(record, folder, reused=False), data_version=dg.DataVersion(record.data_version)

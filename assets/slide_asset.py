@@ -1,32 +1,33 @@
-"""Many partitions in one run, each with its own event, its own checks, its own failure and its own retry.
+"""Assets of slides: many partitions in one run, each with its own event, checks, failure and retry.
 
-A run costs seconds before its first line, so per-slide assets take hundreds of slides a run. Dagster has no
-per-partition result for such a run; the pattern here is to yield one `AssetMaterialization` for each partition that
-worked, write a failure file for each that did not, and fail the step at the end naming them. The step yields no result
-of its own: that would mark every partition as made. A backfill re-run from failure then asks for exactly the failed.
+A run costs seconds before its first line, so an asset of slides takes hundreds of them in a run. Dagster has no result
+for a single partition of such a run. So the step yields an `AssetMaterialization` for each partition that succeeds,
+writes a failure file for each that does not, and fails at the end, naming them. It yields no result of its own: that
+would mark every partition as materialized. A backfill re-executed from failure then requests exactly the failed ones.
 
-A run of one partition has a result of its own, and yields it: assets after it in the same run then run too.
+A run of one partition yields a result, so that the assets after it in the same run are materialized too.
 """
 
 import inspect
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from sqlalchemy import event, exc
+from sqlalchemy.pool import QueuePool
 
-from assets.connections import keep_connections, sqlite_held
-from assets.metadata import error_text, kept_version_tags, record_metadata, version_tags
+from assets.materialize import check_fields, code_version, deciding, error_text, note_failure, record_metadata
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
-from dermatome.errors import StorageFailed
 from dermatome.pipeline.batch import InFlight, run_batch
 from dermatome.pipeline.cached_stage import Stage, cached_stage
-from dermatome.settings import deciding_settings
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import Check, StageRecord, clear_failure, write_failure
+from dermatome.storage.record import Check, StageRecord, clear_failure
 from resources import SettingsResource
-from resources.settings import DECIDED_BY, decided_names
+from resources.settings import DECIDED_BY
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult
 
@@ -34,6 +35,12 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult
 _FAILURES_SHOWN = 100
 # Each line in the event log costs about as much as a materialization.
 _LOG_EVERY_S = 5.0
+_VERSION_TAGS = (
+    "dagster/code_version",
+    "dagster/data_version",
+    "dagster/input_data_version/",
+    "dagster/input_event_pointer/",
+)
 
 
 def slide_asset(
@@ -53,16 +60,16 @@ def slide_asset(
     It is a multi-asset of one, because only those may leave out their result and those of their checks.
 
     Args:
-        partitions_def: what one unit of work is.
-        partitions_a_run: how many of them a backfill puts into a run. Different for each per-slide asset: assets of one
-            backfill policy share runs, and there one bad slide would stop the next asset for all.
-        group_name: in the UI's graph.
-        kind: in the UI's graph.
+        partitions_def: partitions of the asset.
+        partitions_a_run: partitions in a run of a backfill. A different number for each asset: assets of one backfill
+            policy share runs, and there one bad slide would stop the next asset for all.
+        group_name: group in the UI's graph.
+        kind: kind in the UI's graph.
         code_version: to be raised by hand when the code gives other numbers.
         decided_by: the settings that decide its results; see :func:`dermatome.settings.deciding_settings`.
         deps: upstream assets.
-        pool: of the deployment's concurrency limits.
-        checks: description by name, evaluated for each partition.
+        pool: concurrency pool.
+        checks: description of each check by name; they are evaluated for each partition.
     """
 
     def declare(body: Callable[..., Iterator[Event]]) -> dg.AssetsDefinition:
@@ -116,9 +123,6 @@ def materialize_slides(
         dg.Failure: after all partitions were tried, if any failed.
     """
     asset, root = stage.asset, stage.root
-    code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
-    decided_by = context.assets_def.metadata_by_key[context.asset_key]
-    deciding = deciding_settings(settings.value, decided_names(decided_by), root)
     keep_connections(context.instance)
     keys = list(context.partition_keys)
     pointers = _event_pointers(context, keys)
@@ -126,12 +130,15 @@ def materialize_slides(
     batch = settings.value.batch
     if stage.at_once is not None:
         batch = batch.changed(writers=stage.at_once, readers=1, waiting=2 * stage.at_once)
-    work = cached_stage(stage, deciding, code_version, context.run.run_id, keep=fillers.keys())
-    in_flight = InFlight(root, asset, context.run.run_id, lambda run_id: _has_ended(context.instance, run_id))
+    run_id = context.run.run_id
+    work = cached_stage(
+        stage, deciding(context, settings.value, root), code_version(context), run_id, keep=fillers.keys()
+    )
+    in_flight = InFlight(root, asset, run_id, lambda other: _has_ended(context.instance, other))
     failed: dict[str, str] = {}
     reused, logged = 0, time.monotonic()
     # Closed at once if the run is cancelled, wherever that strikes.
-    with sqlite_held(context.instance, context.run.run_id), closing(run_batch(work, keys, batch, in_flight)) as results:
+    with sqlite_held(context.instance, run_id), closing(run_batch(work, keys, batch, in_flight)) as results:
         for done, finished in enumerate(results, start=1):
             key, made, error = finished.key, finished.result, finished.error
             metadata: dict[str, dg.MetadataValue] = {}
@@ -147,7 +154,7 @@ def materialize_slides(
                 assert error is not None
                 failed[key] = error_text(error)
                 context.log.error(f"{asset} {key}: {failed[key]}")
-                _note_failure(context, root, asset, key, error)
+                note_failure(context, root, asset, key, error)
                 continue
             reused += made.reused
             if time.monotonic() - logged >= _LOG_EVERY_S or done == len(keys):
@@ -179,15 +186,8 @@ def _events(
     alone: bool,
 ) -> Iterator[Event]:
     selected = {key.name for key in context.selected_asset_check_keys}
-    verdicts: list[dict[str, Any]] = [
-        {
-            "asset_key": context.asset_key,
-            "check_name": check.name,
-            "passed": check.passed,
-            "severity": dg.AssetCheckSeverity.WARN,
-            "description": check.description,
-            "metadata": check.values,
-        }
+    verdicts = [
+        {"asset_key": context.asset_key, **check_fields(check, dg.AssetCheckSeverity.WARN)}
         for check in checks
         if check.name in selected
     ]
@@ -204,25 +204,10 @@ def _events(
         yield dg.AssetCheckEvaluation(**verdict, partition=record.partition)
 
 
-def _note_failure(context: dg.AssetExecutionContext, root: DataRoot, asset: str, key: str, error: Exception) -> None:
-    try:
-        write_failure(
-            root.failure(asset, key),
-            asset=asset,
-            partition=key,
-            error=error_text(error),
-            kind=type(error).__name__,
-            run_id=context.run.run_id,
-        )
-    except StorageFailed as unwritten:
-        # A full disk, most likely: the event log still says what failed, and the other partitions are still tried.
-        context.log.error(f"The failure of {key} could not be noted: {unwritten}")
-
-
 def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[str]) -> dict[str, Mapping[str, str]]:
-    """Partitions that `infer` asked for only to have few runs: they are made, and nobody wants them made again.
+    """Partitions that `infer` requested only to have few runs: they have results, which are kept.
 
-    A backfill waits for an event of each. With it are the tags of the one before, as what is stale must stay so.
+    A backfill waits for an event of each. That event carries the tags of the one before: what is stale must stay so.
     """
     if context.run.tags.get(REQUESTED_BY) not in (BY_INFER, BY_INFER_NUCLEI) or len(keys) == 1:
         return {}
@@ -231,12 +216,15 @@ def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[s
     )
     if not latest:
         return {}
-    wanted = dg.AssetRecordsFilter(context.asset_key, storage_ids=list(latest.values()))
-    told = [one.asset_materialization for one in context.instance.fetch_materializations(wanted, len(latest)).records]
+    latest_records = dg.AssetRecordsFilter(context.asset_key, storage_ids=list(latest.values()))
+    events = [
+        one.asset_materialization
+        for one in context.instance.fetch_materializations(latest_records, len(latest)).records
+    ]
     failed = root.failed(context.asset_key.to_user_string())
     return {
         str(event.partition): kept_version_tags(event.tags or {})
-        for event in told
+        for event in events
         if event is not None and event.partition not in failed
     }
 
@@ -258,3 +246,69 @@ def _event_pointers(context: dg.AssetExecutionContext, keys: list[str]) -> dict[
         for key in keys:
             pointers[key][upstream.to_user_string()] = by_key.get(key, newest)
     return pointers
+
+
+def version_tags(record: StageRecord, pointers: Mapping[str, int | None]) -> dict[str, str]:
+    """The tags that Dagster puts on an Output's event; an event that is yielded for one partition must carry its own.
+
+    Args:
+        record: of the partition.
+        pointers: for each upstream asset, the storage id of the event that was current when its files were read;
+            Dagster looks for newer ones of a partitioned input from there.
+    """
+    tags = {
+        "dagster/code_version": record.code_version,
+        "dagster/data_version": record.data_version,
+        "dagster/data_version_is_user_provided": "true",
+    }
+    for name, pointer in pointers.items():
+        tags[f"dagster/input_data_version/{name}"] = record.inputs[name]
+        tags[f"dagster/input_event_pointer/{name}"] = "NULL" if pointer is None else str(pointer)
+    return tags
+
+
+def kept_version_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those of an event's tags that :func:`version_tags` gave it, for one that reports the same result again."""
+    return {name: value for name, value in tags.items() if name.startswith(_VERSION_TAGS)}
+
+
+def keep_connections(instance: dg.DagsterInstance) -> None:
+    """Keeps a connection to each of the instance's databases between events, whatever befalls the database meanwhile.
+
+    On Postgres, a slide's events would otherwise open a dozen connections. Dagster's web server keeps one likewise, but
+    would fail once after the database was restarted: here a kept connection is asked first whether it still answers,
+    and otherwise another is opened, for which Dagster tries for some seconds.
+    """
+    instance.optimize_for_webserver(statement_timeout=0, pool_recycle=3600, max_overflow=20)
+    # SQLAlchemy's own `pool_pre_ping` is for whoever makes the engine, and Dagster does not pass it on.
+    if not event.contains(QueuePool, "checkout", _ping):
+        event.listen(QueuePool, "checkout", _ping)
+
+
+@contextmanager
+def sqlite_held(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """Holds a connection to each file that the events of a run go to, where those are SQLite's.
+
+    Dagster opens one for each event and closes it. Whoever closes the last one moves the write-ahead log into the file
+    and deletes it, which took a third of the time of a slide's events.
+    """
+    storage = instance.event_log_storage
+    with ExitStack() as stack:
+        if hasattr(storage, "path_for_shard"):  # only SQLite's
+            for shard in (run_id, "index"):
+                file = Path(storage.path_for_shard(shard)).absolute().as_uri()
+                held = stack.enter_context(closing(sqlite3.connect(f"{file}?mode=rw", uri=True, timeout=60)))
+                # The first query opens the write-ahead log; after it the connection blocks nobody.
+                held.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        yield
+
+
+def _ping(connection: object, record: object, proxy: object) -> None:
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    try:
+        cursor.execute("SELECT 1")
+    except Exception as error:  # each driver has errors of its own
+        # Makes the pool open another connection.
+        raise exc.DisconnectionError(str(error)) from error
+    finally:
+        cursor.close()

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import dagster as dg
 from pydantic import Field, create_model
 
-from assets.one import make_one
+from assets.materialize import materialize_one
 from dermatome.storage.layout import DataRoot
 from resources import ComputeResource
 from resources.settings import as_plain
@@ -79,7 +79,7 @@ def make_version(
         inputs: data version of each source of samples.
         recorded: further settings that decide the result.
         prepare: changes the task before it is trained.
-        more: see :func:`assets.one.make_one`.
+        more: see :func:`assets.materialize.materialize_one`.
     """
     from dermatome.registry.hold_out import hold_out_rows
     from dermatome.registry.version import lineage_of_version, train_version
@@ -106,7 +106,7 @@ def make_version(
             models_folder=root.models,
         )
 
-    done = make_one(
+    done = materialize_one(
         context,
         root,
         version,

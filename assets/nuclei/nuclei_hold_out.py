@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from assets.materialize import materialize_one
 from assets.nuclei.nuclei_patches import nuclei_patches
 from assets.nuclei.nuclei_weights import nuclei_weights
-from assets.one import make_one
 from assets.partitions import NUCLEI_VERSIONS
 from assets.registry import hold_out_scores_asset
 from dermatome.registry.model_kinds import NUCLEI
 from dermatome.storage.layout import CHAMPION
 from dermatome.storage.record import require_record
 from resources import PathsResource
-from resources.settings import as_plain
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
@@ -43,7 +42,7 @@ def nuclei_hold_out(
     from dermatome.nuclei.maps.hold_out import freeze_nuclei
 
     root = paths.data_root
-    return make_one(
+    return materialize_one(
         context,
         root,
         CHAMPION,
@@ -67,5 +66,5 @@ nuclei_hold_out_scores = hold_out_scores_asset(
     group_name="nuclei_training",
     code_version="1",
     score=_score,
-    decided_by=lambda settings: {"nuclei": as_plain(settings.nuclei)},
+    decided_by=["nuclei", "compute.precision"],
 )

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from assets.one import make_one
+from assets.materialize import materialize_one
 from assets.partitions import CELL_VERSIONS
 from assets.registry import hold_out_scores_asset
 from assets.skin.cell_weights import cell_weights
 from dermatome.registry.model_kinds import CELLS
 from dermatome.storage.layout import CHAMPION
 from resources import PathsResource, SettingsResource
-from resources.settings import as_plain
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
@@ -38,7 +37,7 @@ def cell_hold_out(
 
     root, mpp = paths.data_root, settings.value.images.declared_mpp
     sets = [root.cell_set(name) for name in config.sets]
-    return make_one(
+    return materialize_one(
         context,
         root,
         CHAMPION,
@@ -68,5 +67,5 @@ cell_hold_out_scores = hold_out_scores_asset(
     group_name="training",
     code_version="2",
     score=_score,
-    decided_by=lambda settings: {"cells": as_plain(settings.cells), "mpp": settings.images.declared_mpp},
+    decided_by=["cells", "images.declared_mpp", "compute.precision"],
 )

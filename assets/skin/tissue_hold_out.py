@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from assets.one import make_one
+from assets.materialize import materialize_one
 from assets.partitions import TRAINING_VERSIONS
 from assets.registry import hold_out_scores_asset
 from assets.skin.tissue_weights import tissue_weights
@@ -42,7 +42,7 @@ def tissue_hold_out(
     from dermatome.skin.tissue.hold_out import freeze_tissue
 
     root = paths.data_root
-    return make_one(
+    return materialize_one(
         context,
         root,
         CHAMPION,
@@ -66,5 +66,5 @@ tissue_hold_out_scores = hold_out_scores_asset(
     group_name="training",
     code_version="3",
     score=_score,
-    decided_by=lambda settings: {"mpp": settings.images.declared_mpp},
+    decided_by=["images.declared_mpp", "compute.precision"],
 )

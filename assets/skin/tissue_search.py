@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from assets.one import make_one
+from assets.materialize import materialize_one
 from assets.partitions import STUDIES
 from assets.skin.tissue_weights import TissueConfig
 from assets.skin.training_tiles import training_tiles
@@ -66,7 +66,7 @@ def tissue_search(
         found = run_search(journal, task, search, compute.choose(), context.log.info, models_folder=root.models)
         return write_search(folder, study, found, search)
 
-    return make_one(
+    return materialize_one(
         context,
         root,
         study,

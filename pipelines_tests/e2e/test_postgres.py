@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-from assets.connections import keep_connections
+from assets.slide_asset import keep_connections
 from dermatome.slides.source import SlideSource
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.skin import toy_slide

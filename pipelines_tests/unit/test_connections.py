@@ -6,7 +6,7 @@ import dagster as dg
 import sqlalchemy
 from sqlalchemy.pool import QueuePool
 
-from assets.connections import keep_connections, sqlite_held
+from assets.slide_asset import keep_connections, sqlite_held
 
 
 class NoInstance:
