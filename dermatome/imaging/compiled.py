@@ -1,4 +1,4 @@
-"""Loops over pixels that numpy has no words for, compiled."""
+"""Compiled loops over pixels, for what numpy cannot express."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _Loop = TypeVar("_Loop", bound=Callable[..., Any])
 
 
 def compiled(loop: _Loop) -> _Loop:
-    """``loop`` compiled when it is first called; kept on disk for the next process. It lets go of Python's lock."""
+    """Compiles ``loop`` at its first call and caches it on disk; it releases Python's global lock."""
     made: _Loop = numba.njit(nogil=True, cache=True)(loop)
     return made

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box
-from dermatome.skin.layers import depth, depth_blocks
+from dermatome.skin.layers import depth
 from dermatome.skin.layers.depth import Survey, distance_from_dermis, number_layers
 from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers, staining_pattern
 from dermatome.skin.layers.settings import LayerSettings
@@ -273,7 +273,7 @@ def test_blocks_have_no_say_in_the_result(seed: int, gap_um: float) -> None:
     whole = measure_layers(slide, mask, instances, cells, rules)
     expected = whole.layer_map.whole()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(depth_blocks, "BLOCK_PX", 64)
+        patch.setattr(depth, "BLOCK_PX", 64)
         patch.setattr(depth, "TILE_PX", 32)
         parts = measure_layers(slide, mask, instances, cells, rules)
         assert parts.outcome is whole.outcome

@@ -13,7 +13,7 @@ from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import WaitingStage, cached_stage
 from dermatome.pipeline.stage_files import write_rows
 from dermatome.skin import stage_files as stage_parts
-from dermatome.skin.layers import depth_blocks
+from dermatome.skin.layers import depth
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.stage import LayersStage
 from dermatome.skin.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, MASK_FILE, MASK_TIFF
@@ -67,7 +67,7 @@ def test_a_slide_read_in_parts_has_the_layers_it_has_in_memory(root, monkeypatch
     assert isinstance(read("s1").mask, np.ndarray)
     for module in (slides, stage_parts):
         monkeypatch.setattr(module, "WHOLE_PX", 0)
-    monkeypatch.setattr(depth_blocks, "BLOCK_PX", 512)
+    monkeypatch.setattr(depth, "BLOCK_PX", 512)
     parts = read("s1")
     assert isinstance(parts.slide.pixels, TiledPixels)
     assert isinstance(parts.mask, TiledLabels)

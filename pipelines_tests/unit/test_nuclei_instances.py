@@ -8,8 +8,7 @@ from dermatome.classes import NucleusClass, TernaryClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.labels.drawn_maps import ternary_map
-from dermatome.nuclei.maps.flood import grow_markers
-from dermatome.nuclei.maps.instances import InstanceBuilder
+from dermatome.nuclei.maps.instances import InstanceBuilder, grow_markers
 from dermatome.nuclei.maps.settings import InstanceSettings
 from dermatome.nuclei.maps.table import NUCLEUS_COLUMNS
 from dermatome.synthetic.nuclei import toy_nuclei

@@ -2,7 +2,7 @@
 
 Markers are of two kinds. Sure ones are connected pieces of what is surely inside of nuclei: bridges between nuclei that
 touch are seldom that sure. Faint nuclei have no such pieces: what is only likely inside, and that no sure marker
-reaches, gives their markers. Every marker then grows over the rest of its nucleus (:mod:`dermatome.nuclei.maps.flood`).
+reaches, gives their markers. Every marker then grows over the rest of its nucleus (:func:`grow_markers`).
 
 Pieces are numbered through while rows come: one that two bands of rows share gets two numbers that are known to be one.
 There are no seams at which a nucleus could be cut or found twice, and how many rows come together has no say in the
@@ -18,19 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dermatome.classes import NucleusClass, TernaryClass
-from dermatome.geometry import Size
+from dermatome.classes import BoolMap, Floats, Instances, NucleusClass, TernaryClass
+from dermatome.geometry import Box, Size
+from dermatome.imaging.compiled import compiled
 from dermatome.inference.canvas import most_probable
+from dermatome.labels.pieces import Pieces
 from dermatome.labels.tiled import TiledArray
-from dermatome.nuclei.maps.flood import grow_markers
 from dermatome.nuclei.maps.network import SEMANTIC, TERNARY
-from dermatome.nuclei.maps.rows import LocalWork, RowQueue
 from dermatome.nuclei.maps.settings import InstanceSettings
 from dermatome.nuclei.maps.table import NucleusSums
 
-Rows = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int32]
-Mask = npt.NDArray[np.bool_]
+AnyRows = npt.NDArray[Any]
 
 _INSIDE = TERNARY.start + TernaryClass.INSIDE
 _NOTHING = TERNARY.start + TernaryClass.BACKGROUND
@@ -46,19 +44,18 @@ class InstanceBuilder:
         self._settings, self._mpp, self._size = settings or InstanceSettings(), mpp, size
         rings = max(1, round(self._settings.reach_um / mpp))
         sure_px, other_px = (round(um / mpp) for um in (self._settings.sure_opening_um, self._settings.opening_um))
-        self._parents: list[int] = [0]
         self._open_sure = LocalWork(_opening(sure_px), 2 * sure_px)
-        self._number_sure = _Pieces(self._parents)
+        self._sure = Pieces(size, connectivity=4)
         self._reach = LocalWork(_reaching(rings), rings)
         self._open_others = LocalWork(_opening(other_px), 2 * other_px)
-        self._number_others = _Pieces(self._parents)
+        self._others = Pieces(size, connectivity=4, parents=self._sure.parents)
         self._grow = LocalWork(_growing(rings), rings)
         self._likely, self._reached, self._foreground, self._kinds = (RowQueue() for _ in range(4))
         self._labels = TiledArray(size)
         self._sums = NucleusSums()
-        self._known_px = self._done_px = 0
+        self._known_px = self._sure_px = self._others_px = self._done_px = 0
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: Floats) -> None:
         """Takes the next (8, n, W) probabilities: of the semantic and of the ternary head."""
         settings = self._settings
         self._known_px += rows.shape[1]
@@ -69,10 +66,12 @@ class InstanceBuilder:
         likely = (rows[_KINDS] * np.float32(255) + np.float32(0.5)).astype(np.uint8)
         self._kinds.put(np.stack([most_probable(rows[SEMANTIC]), *likely], axis=-1))
 
-        sure = self._number_sure(self._open_sure.add(inside >= settings.sure_threshold, last=last))
+        sure = _numbered(self._sure, self._open_sure.add(inside >= settings.sure_threshold, last=last), self._sure_px)
+        self._sure_px += len(sure)
         reached = self._reach.add(sure, self._likely.take(len(sure)), last=last)
         self._reached.put(reached)
-        others = self._number_others(self._open_others.add(reached == _LIKELY, last=last))
+        others = _numbered(self._others, self._open_others.add(reached == _LIKELY, last=last), self._others_px)
+        self._others_px += len(others)
         markers = np.where(others > 0, others, self._reached.take(len(others)).clip(0))
         nuclei = self._grow.add(markers, self._foreground.take(len(markers)), last=last)
         self._labels.append(nuclei)
@@ -88,46 +87,21 @@ class InstanceBuilder:
         """
         if self._known_px != self._size.height_px:
             raise ValueError(f"{self._known_px} of {self._size.height_px} rows came")
-        roots = np.array(self._parents, np.int64)
-        for number in range(1, len(roots)):  # a parent has the smaller number, so its own root is known
-            roots[number] = roots[roots[number]]
-        table, place = self._sums.finish(roots, self._settings.min_area_um2, self._mpp)
+        table, place = self._sums.finish(self._sure.roots(), self._settings.min_area_um2, self._mpp)
         self._labels.renumber(place)
         return self._labels, table
 
 
-class _Pieces:
-    """Numbers connected pieces of rows that come, and joins what two bands of them share."""
+def _numbered(pieces: Pieces, rows: npt.NDArray[np.uint8], top: int) -> Instances:
+    """(n, W) int32: the number of each pixel's piece, 0 outside."""
+    import cv2
 
-    def __init__(self, parents: list[int]) -> None:
-        """Numbers go on from those of ``parents``, where each number's own parent stands, the smaller of the two."""
-        self._parents = parents
-        self._above: Labels | None = None
-
-    def __call__(self, mask: npt.NDArray[np.uint8]) -> Labels:
-        """(n, W) int32 number of each pixel's piece, 0 outside."""
-        import cv2
-
-        if not len(mask):
-            return np.zeros(mask.shape, np.int32)
-        count, pieces = cv2.connectedComponents(np.ascontiguousarray(mask), connectivity=4, ltype=cv2.CV_32S)
-        offset = len(self._parents) - 1
-        self._parents.extend(range(offset + 1, offset + count))
-        numbered: Labels = np.where(pieces > 0, pieces + offset, 0).astype(np.int32)
-        if self._above is not None:
-            touching = (self._above > 0) & (numbered[0] > 0)
-            pairs = np.stack([self._above[touching], numbered[0][touching]], axis=1)
-            for one, other in np.unique(pairs, axis=0).tolist():
-                first, second = self._root(one), self._root(other)
-                self._parents[max(first, second)] = min(first, second)
-        self._above = numbered[-1]
-        return numbered
-
-    def _root(self, number: int) -> int:
-        while self._parents[number] != number:
-            self._parents[number] = self._parents[self._parents[number]]
-            number = self._parents[number]
-        return number
+    if not len(rows):
+        return np.zeros(rows.shape, np.int32)
+    count, labels = cv2.connectedComponents(np.ascontiguousarray(rows), connectivity=4, ltype=cv2.CV_32S)
+    offset = pieces.add(Box(top, 0, top + len(rows), rows.shape[1]), labels, count - 1)
+    numbered: Instances = np.where(labels > 0, labels + offset, 0).astype(np.int32)
+    return numbered
 
 
 def _opening(radius_px: int) -> Callable[..., npt.NDArray[Any]]:
@@ -136,7 +110,7 @@ def _opening(radius_px: int) -> Callable[..., npt.NDArray[Any]]:
     side = 2 * radius_px + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
 
-    def opened(mask: Mask) -> npt.NDArray[Any]:
+    def opened(mask: BoolMap) -> npt.NDArray[Any]:
         plain = np.ascontiguousarray(mask).view(np.uint8)
         return cv2.morphologyEx(plain, cv2.MORPH_OPEN, disc) if radius_px and len(plain) else plain
 
@@ -144,7 +118,7 @@ def _opening(radius_px: int) -> Callable[..., npt.NDArray[Any]]:
 
 
 def _growing(rings: int) -> Callable[..., npt.NDArray[Any]]:
-    def grown(markers: Labels, foreground: Mask) -> Labels:
+    def grown(markers: Instances, foreground: BoolMap) -> Instances:
         return grow_markers(np.ascontiguousarray(markers), np.ascontiguousarray(foreground | (markers > 0)), rings)
 
     return grown
@@ -153,9 +127,108 @@ def _growing(rings: int) -> Callable[..., npt.NDArray[Any]]:
 def _reaching(rings: int) -> Callable[..., npt.NDArray[Any]]:
     grow = _growing(rings)
 
-    def reached(markers: Labels, likely: Mask) -> Labels:
+    def reached(markers: Instances, likely: BoolMap) -> Instances:
         grown = grow(markers, likely)
         grown[likely & (grown == 0)] = _LIKELY
         return grown
 
     return reached
+
+
+class RowQueue:
+    """Rows that wait for others of the same place to be made."""
+
+    def __init__(self) -> None:
+        """None waits."""
+        self._rows: AnyRows | None = None
+
+    def put(self, rows: AnyRows) -> None:
+        """The next rows, (n, W, …)."""
+        self._rows = rows if self._rows is None else np.concatenate([self._rows, rows])
+
+    def take(self, count: int) -> AnyRows:
+        """The first ``count`` of those that wait."""
+        assert self._rows is not None
+        taken, self._rows = self._rows[:count], self._rows[count:]
+        return taken
+
+
+class LocalWork:
+    """Work whose result for a row depends on rows not further away than ``reach``.
+
+    Args:
+        work: from arrays of as many rows each, to an array of as many.
+        reach: rows above and below; beyond the first and the last row of the slide there are none.
+    """
+
+    def __init__(self, work: Callable[..., AnyRows], reach: int) -> None:
+        """Nothing has come."""
+        self._work, self._reach = work, reach
+        self._held: tuple[AnyRows, ...] = ()
+        self._above = 0  # rows held that are done and only neighbours of what comes
+
+    def add(self, *rows: AnyRows, last: bool) -> AnyRows:
+        """The rows that are done now that these came too; all, where they are the slide's last."""
+        pairs = zip(self._held, rows, strict=True)
+        self._held = tuple(np.concatenate(pair) for pair in pairs) if self._held else rows
+        known = len(self._held[0])
+        until = max(self._above, known if last else known - self._reach)
+        if until == self._above:
+            return self._work(*(array[:0] for array in self._held))
+        done = self._work(*self._held)[self._above : until]
+        above = min(until, self._reach)
+        self._held = tuple(array[until - above :] for array in self._held)
+        self._above = above
+        return done
+
+
+def grow_markers(markers: Instances, foreground: BoolMap, rings: int) -> Instances:
+    """Grows markers over the foreground: the watershed by markers (Meyer and Beucher, 1990) on a flat relief.
+
+    Each pixel of the foreground goes to the marker that reaches it first along the foreground. All markers grow at
+    once, one ring at a time, and where two meet in a pixel a fixed order of directions decides. So a pixel depends on
+    nothing farther away than the rings, and a part of a slide, seen with that much around it, is grown as all of it
+    would be.
+
+    Args:
+        markers: (H, W) int32, 0 where there is none; markers lie in the foreground.
+        foreground: (H, W) bool.
+        rings: how far a marker grows, px; even rings grow over corners too, so that they are octagons.
+
+    Returns:
+        (H, W) int32: the number of the marker that reached a pixel, 0 outside the foreground or beyond reach.
+    """
+    grown = markers.copy()
+    rows, columns = np.nonzero(markers)
+    _grow(grown, foreground, rows, columns, rings)
+    return grown
+
+
+@compiled
+def _grow(grown: Any, foreground: Any, rows: Any, columns: Any, rings: int) -> None:
+    height, width = grown.shape
+    # Straight steps before corners: of several neighbours a ring older, the first in this order has the pixel.
+    down = np.array([-1, 0, 0, 1, -1, -1, 1, 1])
+    along = np.array([0, -1, 1, 0, -1, 1, -1, 1])
+    chosen = np.full(grown.shape, np.int8(127), np.int8)
+    for ring in range(1, rings + 1):
+        steps = 4 if ring % 2 else 8
+        reached_rows, reached_columns = [np.int64(0) for _ in range(0)], [np.int64(0) for _ in range(0)]
+        for k in range(rows.size):
+            for step in range(steps):
+                y, x = rows[k] + down[step], columns[k] + along[step]
+                if not (0 <= y < height and 0 <= x < width) or not foreground[y, x] or grown[y, x] != 0:
+                    continue
+                if chosen[y, x] == 127:
+                    reached_rows.append(y)
+                    reached_columns.append(x)
+                chosen[y, x] = min(chosen[y, x], np.int8(step))
+        if len(reached_rows) == 0:
+            break
+        rows, columns = np.array(reached_rows), np.array(reached_columns)
+        owners = np.empty(rows.size, np.int32)
+        for k in range(rows.size):
+            step = chosen[rows[k], columns[k]]
+            owners[k] = grown[rows[k] - down[step], columns[k] - along[step]]
+        for k in range(rows.size):
+            grown[rows[k], columns[k]] = owners[k]

@@ -1,25 +1,27 @@
-"""Depth in the epidermis: the distance of a pixel from the dermis, and the layer that makes it one of.
+"""Depth in the epidermis: the distance of its pixels from the dermis, block by block, and the layer that follows.
 
-Nothing here holds a whole slide at full resolution. Distances up to 2,048 px are exact. A pixel farther from any dermis
-than that, which in a section of skin is one of a piece torn off, takes its distance from a map of the whole slide of at
+Nothing here holds a large slide at full resolution. Distances up to 2,048 px are exact. A pixel farther from any dermis
+than that, which in a section of skin belongs to a piece torn off, takes its distance from a map of the slide of at
 most 8,192 px a side: exact on a slide no larger than that, off by less than 1 % on one of up to 100,000 px.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TissueClass
+from dermatome.classes import BoolMap, Floats, LabelArray, TissueClass
 from dermatome.geometry import Box, Size
+from dermatome.labels.pieces import Pieces
 from dermatome.labels.tiled import TILE_PX
-from dermatome.slides.tiled_tiff import TiledLabels
 
-Mask = npt.NDArray[np.uint8]
-BoolMap = npt.NDArray[np.bool_]
-FloatMap = npt.NDArray[np.float32]
+BLOCK_PX = 8 * TILE_PX
+"""Side of a block: a tissue core is one, and what a block needs around it takes less than half a gigabyte."""
 
 FAR_PX = 2048
 """How far around a block dermis is looked for at full resolution."""
@@ -27,7 +29,7 @@ COARSE_SIDE_PX = 8192
 """The longest side of the map of the whole slide."""
 
 
-def number_layers(distance_px: FloatMap, thickness_px: float) -> npt.NDArray[np.uint16]:
+def number_layers(distance_px: Floats, thickness_px: float) -> npt.NDArray[np.uint16]:
     """The layer of each distance: ``ceil(distance / thickness)``, at least 1.
 
     A distance within a millionth of a border counts as on it, so that an exact multiple of the thickness, computed in
@@ -50,7 +52,7 @@ class Survey:
         tissue: the cells with any tissue, as a box of the slide; None where there is none.
     """
 
-    def __init__(self, tissue_mask: Mask | TiledLabels) -> None:
+    def __init__(self, tissue_mask: LabelArray) -> None:
         """Reads the mask once, in bands of rows."""
         self.size = Size(*tissue_mask.shape)
         self.step_px = max(1, math.ceil(max(tissue_mask.shape) / COARSE_SIDE_PX))
@@ -65,13 +67,13 @@ class Survey:
                 cells.append(_any_in_cells(of_band, self.step_px))
         self.epidermis, self.dermis, tissue = (np.concatenate(cells) for cells in found)
         self.tissue = self.cells_box(tissue, Box.whole(self.size))
-        self._far_px: FloatMap | None = None
+        self._far_px: Floats | None = None
 
     def cells_box(self, cells: BoolMap, within: Box) -> Box | None:
         """The smallest box of the slide that holds every True of ``cells`` that ``within`` touches, cut to it."""
         step = self.step_px
         top, left = within.top_px // step, within.left_px // step
-        box = bounding_box(cells[top : -(-within.bottom_px // step), left : -(-within.right_px // step)])
+        box = _bounding_box(cells[top : -(-within.bottom_px // step), left : -(-within.right_px // step)])
         if box is None:
             return None
         return Box(
@@ -81,16 +83,110 @@ class Survey:
             min(within.right_px, (left + box.right_px) * step),
         )
 
-    def far_px(self, box: Box) -> FloatMap:
+    def far_px(self, box: Box) -> Floats:
         """(h, w) float32, px: the distance from the cell of each pixel of ``box`` to the nearest with dermis."""
         if self._far_px is None:
             self._far_px = _distance(~self.dermis) * np.float32(self.step_px)
         rows, columns = (np.arange(part.start, part.stop) // self.step_px for part in box.slices)
-        far: FloatMap = self._far_px[rows[:, None], columns]
+        far: Floats = self._far_px[rows[:, None], columns]
         return far
 
 
-def distance_from_dermis(tissue_mask: Mask | TiledLabels, box: Box, survey: Survey) -> FloatMap:
+@dataclass(frozen=True)
+class DepthBlock:
+    """A part of the slide with epidermis in it.
+
+    Attributes:
+        box: of the slide.
+        inside: (h, w) bool, its epidermis, without pieces that have no dermis near them.
+        distance_px: (h, w) float32, from the dermis; only the values of the epidermis are sure.
+    """
+
+    box: Box
+    inside: BoolMap
+    distance_px: Floats
+
+
+class Depths:
+    """The distance from the dermis of all epidermis that has dermis near it, block by block.
+
+    A piece of epidermis (8-connected, however many blocks it lies in) is left out where even its nearest pixel is
+    farther from dermis than a limit.
+
+    Attributes:
+        kept_px: pixels of epidermis that are not left out.
+        farthest_px: the largest distance among them; 0 where there is none.
+    """
+
+    def __init__(
+        self,
+        tissue_mask: LabelArray,
+        survey: Survey,
+        max_gap_px: float,
+        on_block: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Goes through all blocks once, to find out which pieces are near dermis.
+
+        Args:
+            tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or what is read like one.
+            survey: of that mask, with epidermis in it.
+            max_gap_px: the limit.
+            on_block: called before a block is measured, here and in :meth:`blocks`; may raise to end it.
+        """
+        self._mask, self._survey, self._gap_px, self._on_block = tissue_mask, survey, max_gap_px, on_block
+        self._last: tuple[Box, BoolMap, Floats] | None = None
+        pieces = Pieces(survey.size, connectivity=8)
+        self._blocks: list[tuple[Box, slice]] = []
+        facts = [np.zeros((3, 0))]  # pixels, smallest and largest distance of each piece
+        for block in Box.whole(survey.size).blocks(BLOCK_PX):
+            box = survey.cells_box(survey.epidermis, block)
+            if box is None:
+                continue
+            inside, distance_px = self._measured(box)
+            if inside.any():
+                labels, count = self._labelled(inside, distance_px)
+                first = pieces.add(box, labels, count)
+                self._blocks.append((box, slice(first, first + count)))
+                facts.append(_facts(labels[inside] - 1, distance_px[inside], count))
+        area, nearest, farthest = np.concatenate(facts, axis=1)
+        roots = pieces.roots()
+        near = np.zeros(len(roots), bool)
+        near[roots[1:][nearest <= max_gap_px]] = True
+        self._kept = near[roots[1:]]
+        self.kept_px = int(area[self._kept].sum())
+        self.farthest_px = float(farthest[self._kept].max(initial=0))
+
+    def blocks(self) -> Iterator[DepthBlock]:
+        """The parts of the slide with epidermis that is not left out, in reading order."""
+        for box, numbers in self._blocks:
+            kept = self._kept[numbers]
+            if not kept.any():
+                continue
+            inside, distance_px = self._measured(box)
+            if not kept.all():
+                labels, _ = self._labelled(inside, distance_px)
+                inside = np.concatenate([[False], kept])[labels]
+            yield DepthBlock(box, inside, distance_px)
+
+    def _measured(self, box: Box) -> tuple[BoolMap, Floats]:
+        """The epidermis in a box and its distances; the last are kept, as most slides have one block."""
+        if self._last is None or self._last[0] != box:
+            self._on_block()
+            inside = np.asarray(self._mask[box.slices] == TissueClass.EPIDERMIS, bool)
+            self._last = box, inside, distance_from_dermis(self._mask, box, self._survey)
+        return self._last[1:]
+
+    def _labelled(self, inside: BoolMap, distance_px: Floats) -> tuple[npt.NDArray[Any], int]:
+        """The number of each pixel's piece in this box, and how many there are; where all are near, one for all."""
+        import cv2
+
+        if float(distance_px[inside].max()) <= self._gap_px:
+            return inside.view(np.uint8), 1
+        count, labels = cv2.connectedComponents(inside.view(np.uint8), connectivity=8)
+        return labels, count - 1
+
+
+def distance_from_dermis(tissue_mask: LabelArray, box: Box, survey: Survey) -> Floats:
     """The distance of each pixel of ``box`` that is epidermis to the nearest pixel of dermis, anywhere on the slide.
 
     Works in a window around the box, not on the whole slide: a window that reaches as far beyond the box as the
@@ -115,16 +211,16 @@ def distance_from_dermis(tissue_mask: Mask | TiledLabels, box: Box, survey: Surv
             return part
         if margin_px == FAR_PX:
             # What lies nearer than the window's rim is exact; beyond, dermis outside may be nearer than that found.
-            far: FloatMap = np.where(part <= margin_px, part, np.maximum(survey.far_px(box), np.float32(margin_px)))
+            far: Floats = np.where(part <= margin_px, part, np.maximum(survey.far_px(box), np.float32(margin_px)))
             return far
         margin_px = min(math.ceil(farthest), FAR_PX)
 
 
-def _distance(outside: BoolMap) -> FloatMap:
+def _distance(outside: BoolMap) -> Floats:
     """To the nearest False, px; without one, more than any slide is long."""
     import cv2
 
-    distance: FloatMap = cv2.distanceTransform(outside.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance: Floats = cv2.distanceTransform(outside.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return distance
 
 
@@ -137,7 +233,17 @@ def _any_in_cells(values: BoolMap, step_px: int) -> BoolMap:
     return cells
 
 
-def bounding_box(mask: BoolMap) -> Box | None:
+def _facts(number: npt.NDArray[Any], distance_px: Floats, count: int) -> npt.NDArray[np.float64]:
+    """(3, count): pixels, smallest and largest distance by number."""
+    facts = np.zeros((3, count))
+    facts[1] = np.inf
+    facts[0] = np.bincount(number, minlength=count)
+    np.minimum.at(facts[1], number, distance_px)
+    np.maximum.at(facts[2], number, distance_px)
+    return facts
+
+
+def _bounding_box(mask: BoolMap) -> Box | None:
     """The smallest box that holds every True of ``mask`` (H, W); None where there is none."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:

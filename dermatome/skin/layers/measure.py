@@ -17,24 +17,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from dermatome.classes import StainingPattern
+from dermatome.classes import Floats, LabelArray, StainingPattern
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.labels.tiled import TiledArray
-from dermatome.skin.layers.depth import FloatMap, Survey, number_layers
-from dermatome.skin.layers.depth_blocks import Depths
+from dermatome.skin.layers.depth import Depths, Survey, number_layers
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.tables import CellDepths, StainSums, layer_table, profile_table
-from dermatome.skin.tissue.regions import bounding_box
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from dermatome.classes import RgbImage
     from dermatome.slides.slide import Slide
-    from dermatome.slides.tiled_tiff import TiledLabels
 
 MAX_LAYERS = 65_535
 """What a uint16 layer map can hold."""
@@ -90,8 +86,8 @@ class LayersResult:
 
 def measure_layers(
     slide: Slide,
-    tissue_mask: npt.NDArray[np.uint8] | TiledLabels,
-    instances: npt.NDArray[np.int32] | TiledLabels,
+    tissue_mask: LabelArray,
+    instances: LabelArray,
     cells: pd.DataFrame,
     settings: LayerSettings | None = None,
     on_block: Callable[[], object] = lambda: None,
@@ -158,7 +154,7 @@ def measure_layers(
         outcome=LayerOutcome.MEASURED,
         message=f"{len(layers)} layers of {thickness_px * slide.mpp:.1f} µm{gap}",
         layer_map=layer_map,
-        shown=bounding_box(boxes),
+        shown=Box.covering(boxes),
         layer_px=thickness_px,
         layer_um=thickness_px * slide.mpp,
         layers=layers,
@@ -212,7 +208,7 @@ def _mean_diameter_um(cells: pd.DataFrame) -> float | None:
     return float(diameters.mean()) if diameters.size else None
 
 
-def _stains(pixels: RgbImage) -> tuple[FloatMap, FloatMap]:
+def _stains(pixels: RgbImage) -> tuple[Floats, Floats]:
     """Hematoxylin and DAB of (N, 3) pixels: two (N,) float32, log10 optical density."""
     from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.skin.layers.depth import FloatMap, number_layers
+from dermatome.classes import Floats
+from dermatome.skin.layers.depth import number_layers
 from dermatome.skin.layers.settings import LayerSettings
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class StainSums:
         self._settings = settings
         self._sums = np.zeros((6, 0))  # pixels, H, DAB, pixels of at least weak, moderate and strong DAB
 
-    def add(self, group: npt.NDArray[np.uint16], h: FloatMap, dab: FloatMap) -> None:
+    def add(self, group: npt.NDArray[np.uint16], h: Floats, dab: Floats) -> None:
         """Takes more pixels.
 
         Args:
@@ -100,7 +101,7 @@ class CellDepths:
         self.ids = cells["cell_id"].to_numpy(np.int64) if len(cells) else np.empty(0, np.int64)
         self._sums = np.zeros((2, int(self.ids.max(initial=0)) + 1))  # pixels, distance
 
-    def add(self, instances: npt.NDArray[np.int32], distance_px: FloatMap) -> None:
+    def add(self, instances: npt.NDArray[np.int32], distance_px: Floats) -> None:
         """Takes more pixels that are in a layer: the cell of each, 0 none, and its distance from the dermis, (N,)."""
         count = max(self._sums.shape[1], int(instances.max(initial=0)) + 1)
         before = np.pad(self._sums, ((0, 0), (0, count - self._sums.shape[1])))
