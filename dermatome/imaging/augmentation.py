@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import RgbImage
+from dermatome.classes import ClassMap, RgbImage
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
-from dermatome.inference.predictor import resize_labels
-from dermatome.slides.resize import resize_image
-
-Labels = npt.NDArray[np.uint8]
+from dermatome.slides.resize import resize_image, resize_labels
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,10 @@ class TileCache:
         levels: (image, labels) at scale 1, 1/2, 1/4, …
     """
 
-    levels: tuple[tuple[RgbImage, Labels], ...]
+    levels: tuple[tuple[RgbImage, ClassMap], ...]
 
     @classmethod
-    def build(cls, image: RgbImage, labels: Labels, scale: float, depth: int = 2) -> TileCache:
+    def build(cls, image: RgbImage, labels: ClassMap, scale: float, depth: int = 2) -> TileCache:
         """The cache of a tile whose pixels are ``scale`` training pixels wide."""
         size = Size(*image.shape[:2])
         levels = []
@@ -79,7 +76,7 @@ class TileCache:
 
 def random_crop(
     tile: TileCache, side_px: int, settings: AugmentSettings, coarse_factor: float, rng: np.random.Generator
-) -> tuple[RgbImage, Labels]:
+) -> tuple[RgbImage, ClassMap]:
     """A square crop at a random place: rotated, deformed, zoomed and restained; mirrored beyond the tile's edges.
 
     Args:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import Floats
 from dermatome.geometry import Box, Size
-
-Floats = npt.NDArray[np.float32]
 
 
 class Scaling:

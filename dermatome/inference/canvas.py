@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import ClassMap
 from dermatome.geometry import Size
 from dermatome.imaging.tiling import Probabilities, RowEnlarger
-
-Labels = npt.NDArray[np.uint8]
 
 # Up to here in memory, beyond it in an unnamed file that vanishes with the canvas, whatever ends the process.
 _MEMORY_BYTES = 64 * 1024 * 1024
@@ -53,14 +52,14 @@ class Canvas:
         for top in range(0, self.size.height_px, _BAND_ROWS):
             yield top, self.read(top, min(top + _BAND_ROWS, self.size.height_px))
 
-    def labels(self) -> Labels:
+    def labels(self) -> ClassMap:
         """(h, w) uint8: the most probable class of each pixel."""
         found = np.empty((self.size.height_px, self.size.width_px), np.uint8)
         for top, band in self.bands():
             found[top : top + len(band)] = most_probable(band.transpose(1, 0, 2))
         return found
 
-    def correct(self, labels: Labels) -> None:
+    def correct(self, labels: ClassMap) -> None:
         """Makes ``labels`` (h, w) the most probable ones: where they are not, the class given becomes certain."""
         for top, band in self.bands():
             wanted = labels[top : top + len(band)]
@@ -70,13 +69,13 @@ class Canvas:
                 band[rows, wanted[rows, columns], columns] = 255
                 self._put(top, band)
 
-    def labels_at(self, size: Size) -> Iterator[tuple[int, Labels]]:
+    def labels_at(self, size: Size) -> Iterator[tuple[int, ClassMap]]:
         """The most probable classes after enlarging the probabilities bilinearly to ``size``, in bands from the top.
 
         Yields:
             The top row of the band, and (rows, W) uint8.
         """
-        decided: list[tuple[int, Labels]] = []
+        decided: list[tuple[int, ClassMap]] = []
         enlarge = RowEnlarger(self.size, size, lambda top, rows: decided.append((top, most_probable(rows))))
         for top, band in self.bands():
             enlarge(top, np.ascontiguousarray(band.transpose(1, 0, 2), dtype=np.float32))
@@ -88,7 +87,7 @@ class Canvas:
         self._file.write(np.ascontiguousarray(band).data)
 
 
-def most_probable(rows: npt.NDArray[Any]) -> Labels:
+def most_probable(rows: npt.NDArray[Any]) -> ClassMap:
     """(n, w) uint8: the class with the highest of (C, n, w) values, the first of equals; many times numpy's argmax."""
     best = rows[0].copy()
     labels = np.zeros(best.shape, np.uint8)

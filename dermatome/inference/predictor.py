@@ -198,14 +198,3 @@ class _Bands:
         held = self._kept[0] if len(self._kept) == 1 else np.concatenate(self._kept)
         self._asked, self._found = (top, bottom), held[top - self._top : bottom - self._top]
         return self._found
-
-
-def resize_labels(labels: npt.NDArray[np.uint8], size: Size) -> npt.NDArray[np.uint8]:
-    """``labels`` at ``size``, each pixel that of the nearest centre: no class appears that was not there."""
-    import cv2
-
-    if Size(*labels.shape[:2]) == size:
-        return labels
-    how = cv2.INTER_NEAREST_EXACT
-    resized: npt.NDArray[np.uint8] = cv2.resize(labels, (size.width_px, size.height_px), interpolation=how)
-    return resized

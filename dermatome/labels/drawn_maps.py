@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import IGNORED, NUCLEUS_LABELS, NucleusClass, TernaryClass
+from dermatome.classes import IGNORED, NUCLEUS_LABELS, ClassMap, Instances, NucleusClass, TernaryClass
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box, Size
 from dermatome.labels.imagescope import Annotation, Region
@@ -19,9 +19,6 @@ MAX_TIMES_COVERED = 20
 AMBIGUOUS = "ambiguous"
 UNCLASSED = ("", "description", "nucleus", "nuclei")
 """Names, in lower case, of layers that say nothing about class; MoNuSeg's layers are named by a field of the form."""
-
-Instances = npt.NDArray[np.int32]
-ClassMap = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

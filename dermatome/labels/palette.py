@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TISSUE_LABELS, Rgb, TissueClass
+from dermatome.classes import TISSUE_LABELS, ClassMap, Rgb, TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.storage.files import write_atomic
-
-ClassMask = npt.NDArray[np.uint8]
 
 SHIPPED_FOLDER = Path(__file__).parent / "palettes"
 
@@ -92,7 +90,7 @@ class Palette:
         return write_atomic(path, json.dumps(self.to_json(), indent=2).encode() + b"\n")
 
 
-def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str) -> ClassMask:
+def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str) -> ClassMap:
     """The class of each pixel of a drawn mask, by exact colour.
 
     Args:
@@ -112,7 +110,7 @@ def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str)
     keys = np.array([code for code, _ in known], dtype=np.int32)
     values = np.array([tissue for _, tissue in known], dtype=np.uint8)
     place = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
-    mask: ClassMask = values[place]
+    mask: ClassMap = values[place]
     unknown = keys[place] != codes
     if unknown.any():
         if palette.other is None:
@@ -128,7 +126,7 @@ def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str)
     return mask
 
 
-def classes_to_rgb(mask: ClassMask, palette: Palette) -> npt.NDArray[np.uint8]:
+def classes_to_rgb(mask: ClassMap, palette: Palette) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8: ``mask`` drawn in the first colour of each class; the inverse of :func:`rgb_to_classes`."""
     table = np.zeros((256, 3), dtype=np.uint8)
     for tissue, own in palette.colours:

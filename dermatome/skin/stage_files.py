@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from dermatome.classes import LabelArray
 from dermatome.geometry import Size
 from dermatome.labels.npz import load_instances, load_mask
 from dermatome.labels.ome_tiff import open_ome_tiff
 from dermatome.pipeline.stage_files import read_rows
 from dermatome.slides.slide import WHOLE_PX
-from dermatome.slides.tiled_tiff import TiledLabels
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Check, StageRecord, read_record, require_record
 
@@ -27,7 +24,7 @@ CELLS_TABLE = "cells.parquet"
 LAYERS_TABLE = "layers.parquet"
 
 
-def load_tissue_mask(root: DataRoot, slide: str, size: Size) -> tuple[npt.NDArray[np.uint8] | TiledLabels, StageRecord]:
+def load_tissue_mask(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, StageRecord]:
     """The tissue mask of a slide and its record; the mask of a very large slide is read from its file in parts.
 
     Raises:
@@ -40,7 +37,7 @@ def load_tissue_mask(root: DataRoot, slide: str, size: Size) -> tuple[npt.NDArra
     return open_ome_tiff(folder / MASK_TIFF), record
 
 
-def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[npt.NDArray[np.int32] | TiledLabels, pd.DataFrame]:
+def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, pd.DataFrame]:
     """The instance map of a slide's cells and their table; a very large map is read from its file in parts.
 
     Raises:

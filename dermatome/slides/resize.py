@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import RgbImage
+from dermatome.classes import ClassMap, RgbImage
 from dermatome.geometry import Size
 
 _BLOCK_ROWS = 128
@@ -26,6 +26,17 @@ def resize_image(pixels: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
     smaller = size.area_px < pixels.shape[0] * pixels.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     resized: npt.NDArray[Any] = cv2.resize(pixels, (size.width_px, size.height_px), interpolation=how)
+    return resized
+
+
+def resize_labels(labels: ClassMap, size: Size) -> ClassMap:
+    """``labels`` at ``size``; each pixel takes the value of the nearest centre, so no new class appears."""
+    import cv2
+
+    if Size(*labels.shape[:2]) == size:
+        return labels
+    how = cv2.INTER_NEAREST_EXACT
+    resized: ClassMap = cv2.resize(labels, (size.width_px, size.height_px), interpolation=how)
     return resized
 
 

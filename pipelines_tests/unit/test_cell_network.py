@@ -158,7 +158,7 @@ def test_files_that_would_run_code_do_not(cyto2_files: Path, tmp_path: Path, mon
         cyto2.read_size_model(size, 256)
     (tmp_path / cyto2.SIZE_FILE).write_bytes((cyto2_files / cyto2.SIZE_FILE).read_bytes())
     (tmp_path / cyto2.NETWORK_FILE).write_bytes(pickle.dumps({"a": Harmful()}, protocol=2))
-    with pytest.raises(BadWeights, match="not a whole file of torch weights"):
+    with pytest.raises(BadWeights, match="not a file of torch weights"):
         load_cell_network("cyto2", CPU, models_folder=tmp_path)
     assert not (tmp_path / "harm").exists()
 

@@ -12,9 +12,10 @@ from dermatome.geometry import Box, Size
 from dermatome.inference.backends import TorchRunner
 from dermatome.inference.compute import Compute
 from dermatome.metrics.instances import f1_at_iou
+from dermatome.skin.cells.cyto2 import SizeModel
 from dermatome.skin.cells.flows import CellFlows
 from dermatome.skin.cells.image import CellImage, cell_image_of
-from dermatome.skin.cells.network import CellNetwork, SizeModel, load_cell_network
+from dermatome.skin.cells.network import CellNetwork, load_cell_network
 from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.table import CELL_COLUMNS

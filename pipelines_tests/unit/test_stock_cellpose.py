@@ -9,8 +9,9 @@ import pytest
 from dermatome.classes import TissueClass
 from dermatome.inference.compute import Compute
 from dermatome.metrics.instances import f1_at_iou
+from dermatome.skin.cells.cyto2 import SizeModel
 from dermatome.skin.cells.image import CellImage, cell_image_of
-from dermatome.skin.cells.network import CellNetwork, SizeModel, load_cell_network
+from dermatome.skin.cells.network import CellNetwork, load_cell_network
 from dermatome.skin.cells.segment import segment_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.size import estimate_diameter

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from dermatome.classes import Instances
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.registry.manifest import ManifestRow, thumbnail
@@ -34,8 +35,6 @@ _LABEL_ENDINGS = ("_labels", "_masks")
 _OUTLINE_SUFFIXES = (".xml", ".geojson")
 _MAX_JSON_BYTES = 256 * 1024 * 1024
 _MAX_COORDINATE = 10_000_000.0
-
-Labels = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class AnnotatedCells:
         """Each image shows a place of its own."""
         return self.name
 
-    def read(self) -> tuple[Slide, Labels]:
+    def read(self) -> tuple[Slide, Instances]:
         """The image, and (H, W) int32, 0 or the cell's number 1..N.
 
         The scale is that of ``about.json``, else the image file's own, else the one its XML states, else the declared.
@@ -198,7 +197,7 @@ def _beside(image: Path) -> Path:
     return there[0]
 
 
-def _read_cells(path: Path, size: Size) -> tuple[Labels, float | None]:
+def _read_cells(path: Path, size: Size) -> tuple[Instances, float | None]:
     """The cells in a file, and the scale it states."""
     if path.suffix not in _OUTLINE_SUFFIXES:
         return read_label_image(path, size), None
@@ -211,7 +210,7 @@ def _read_cells(path: Path, size: Size) -> tuple[Labels, float | None]:
     return draw_nuclei(Annotation(tuple(regions), read.mpp, read.source), size).instances, read.mpp
 
 
-def read_label_image(path: Path, size: Size) -> Labels:
+def read_label_image(path: Path, size: Size) -> Instances:
     """A label image, its cells numbered 1..N without gaps.
 
     Args:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import RgbImage
+from dermatome.classes import Floats, RgbImage
 from dermatome.imaging.augmentation import positions
 from dermatome.imaging.resampling import Scaling
 from dermatome.skin.cells.image import cell_image_of
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,17 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dermatome.errors import BadWeights, DermatomeError
 from dermatome.labels.npz import read_header
-from dermatome.skin.cells.card import CellCard
-from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, SizeModel, build_cpnet
 from dermatome.storage.files import sha256_file
 from dermatome.storage.http import download
-from dermatome.training.weights import fill_network
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +31,21 @@ NETWORK_FILE = "cyto2torch_0"
 SIZE_FILE = "size_cyto2torch_0.npy"
 
 _MAX_BYTES = {NETWORK_FILE: 64 * 1024 * 1024, SIZE_FILE: 1024 * 1024}
+
+
+@dataclass(frozen=True)
+class SizeModel:
+    """Cellpose's regression from an image's style to its cells' diameter (its ``size_…npy`` files)."""
+
+    weights: npt.NDArray[np.float64]
+    mean_style: npt.NDArray[np.float64]
+    mean_size: float
+    diameter_px: float
+
+    def diameter(self, style: npt.NDArray[np.float32]) -> float:
+        """Diameter, px, of the cells of an image with this style at its full size; at least 5."""
+        log_ratio = float((self.weights @ (style - self.mean_style)).item()) + self.mean_size
+        return max(5.0, float(np.exp(log_ratio) * self.diameter_px))
 
 
 def fetch_cyto2(
@@ -65,8 +79,12 @@ def fetch_cyto2(
     return folder
 
 
-def load_cyto2(folder: Path | None) -> tuple[torch.nn.Module, str, SizeModel]:
-    """The network of ``cyto2``, its file's sha256 and its size model, from a folder with both files.
+def read_cyto2(folder: Path | None, styles: int) -> tuple[dict[str, torch.Tensor], str, SizeModel]:
+    """Reads the tensors of ``cyto2``, their file's sha256 and the size model from a folder with both files.
+
+    Args:
+        folder: the folder.
+        styles: length of the network's style.
 
     Raises:
         BadWeights: a file is missing, damaged or not what its name says.
@@ -88,11 +106,10 @@ def load_cyto2(folder: Path | None) -> tuple[torch.nn.Module, str, SizeModel]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives raise many types
-        raise BadWeights(f"{path} is not a whole file of torch weights ({error}): fetch it again.") from error
+        raise BadWeights(f"{path} is damaged or not a file of torch weights ({error}): fetch it again.") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise BadWeights(f"{path} does not hold a network's weights by name: fetch it again.")
-    model = fill_network(build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, path.name, CellCard.optional_tensors)
-    return model, sha256_file(path), read_size_model(folder / SIZE_FILE, CYTO2_NBASE[-1])
+    return tensors, sha256_file(path), read_size_model(folder / SIZE_FILE, styles)
 
 
 def read_size_model(path: Path, styles: int) -> SizeModel:

@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import Floats, Instances
 from dermatome.imaging.compiled import compiled
-
-Floats = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int32]
 
 _SEED_COUNT = 10  # more pixels than this must end where a cell begins
 _SEED_REACH_PX = 2  # and no more of them within this distance
@@ -35,7 +33,7 @@ def cells_of_window(
     cellprob_threshold: float,
     flow_threshold: float,
     min_area_px: int,
-) -> tuple[Labels, npt.NDArray[np.int64]]:
+) -> tuple[Instances, npt.NDArray[np.int64]]:
     """The cells of one part of a slide, in reading order of their first pixels.
 
     Args:
@@ -73,7 +71,7 @@ def cells_of_window(
     return _in_reading_order(labels, sinks)
 
 
-def _in_reading_order(labels: Labels, sinks: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.int64]]:
+def _in_reading_order(labels: Instances, sinks: npt.NDArray[np.int64]) -> tuple[Instances, npt.NDArray[np.int64]]:
     """Numbers the cells that are left 1..N by their first pixel."""
     order = _first_seen(labels, len(sinks))
     renumbered = np.zeros(len(sinks) + 1, np.int32)
@@ -81,7 +79,7 @@ def _in_reading_order(labels: Labels, sinks: npt.NDArray[np.int64]) -> tuple[Lab
     return renumbered[labels], sinks[order - 1]
 
 
-def _drop(labels: Labels, dropped: npt.NDArray[np.bool_]) -> None:
+def _drop(labels: Instances, dropped: npt.NDArray[np.bool_]) -> None:
     if dropped.any():
         kept = np.concatenate(([False], ~dropped))
         labels[~kept[labels]] = 0
@@ -147,7 +145,7 @@ def _peaks(count: Any) -> Any:
     return sinks
 
 
-def _sinks(count: Labels) -> npt.NDArray[np.int64]:
+def _sinks(count: Instances) -> npt.NDArray[np.int64]:
     """(N, 2) row and column of the places where most pixels end, those with fewest first, then in reading order."""
     sinks: npt.NDArray[np.int64] = _peaks(count)
     return sinks[np.argsort(count[sinks[:, 0], sinks[:, 1]], kind="stable")]

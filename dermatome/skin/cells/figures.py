@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import Rgb, TissueClass
+from dermatome.classes import LabelArray, Rgb, TissueClass
 from dermatome.geometry import Box
 from dermatome.imaging.overlay import (
     OUTLINE,
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from dermatome.classes import RgbImage
     from dermatome.skin.cells.segment import CellsResult
     from dermatome.slides.slide import Slide
-    from dermatome.slides.tiled_tiff import TiledLabels
 
 CELL_CHARTS = (
     LOSS_CHART,
@@ -67,7 +66,7 @@ _MATCHED, _FALSE, _MISSED = (0, 158, 115), (213, 94, 0), (0, 114, 178)
 _MATCHES = (("matched at IoU 0.5", _MATCHED), ("annotated, not found", _MISSED), ("found, not annotated", _FALSE))
 
 
-def cells_figure(slide: Slide, tissue_mask: npt.NDArray[np.uint8] | TiledLabels, result: CellsResult) -> bytes:
+def cells_figure(slide: Slide, tissue_mask: LabelArray, result: CellsResult) -> bytes:
     """Shows original, tissue, crop, epidermis, hematoxylin, its equalised form, cells and overlay of one slide."""
     size = slide.size
     crop = result.crop or Box.whole(size)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import Floats
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box
 from dermatome.imaging.resampling import Scaling
@@ -15,7 +16,6 @@ from dermatome.labels.tiled import TiledArray
 from dermatome.skin.cells.image import CellImage
 from dermatome.skin.cells.network import TILE_PX, CellNetwork
 
-Floats = npt.NDArray[np.float32]
 Place = tuple[int, int]
 
 _EMPTY_LOGIT = -20.0

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from dermatome.errors import BadWeights
 from dermatome.inference.backends import Runner, prepare_runner
 from dermatome.inference.compute import Compute
 from dermatome.skin.cells.card import CellCard
+from dermatome.skin.cells.cyto2 import NETWORK_FILE, SizeModel, fetch_cyto2, read_cyto2
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.training.weights import LoadedWeights, load_weights
+from dermatome.training.weights import LoadedWeights, fill_network, load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -29,21 +29,6 @@ CYTO2_NBASE = (2, 32, 64, 128, 256)
 CYTO2_DIAMETER_PX = 30.0
 TILE_PX = 224  # what Cellpose's networks are trained and run at
 TOY_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "cells_toy.safetensors"
-
-
-@dataclass(frozen=True)
-class SizeModel:
-    """Cellpose's regression from an image's style to its cells' diameter (its ``size_…npy`` files)."""
-
-    weights: npt.NDArray[np.float64]
-    mean_style: npt.NDArray[np.float64]
-    mean_size: float
-    diameter_px: float
-
-    def diameter(self, style: npt.NDArray[np.float32]) -> float:
-        """Diameter, px, of the cells of an image with this style at its full size; at least 5."""
-        log_ratio = float((self.weights @ (style - self.mean_style)).item()) + self.mean_size
-        return max(5.0, float(np.exp(log_ratio) * self.diameter_px))
 
 
 @dataclass(frozen=True)
@@ -139,11 +124,12 @@ def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_
         FetchFailed: ``cyto2`` was to be fetched and could not be.
     """
     if weights == "cyto2":
-        from dermatome.skin.cells.cyto2 import NETWORK_FILE, fetch_cyto2, load_cyto2
-
         if fetch_missing and models_folder is not None:
             fetch_cyto2(models_folder)
-        network, sha256, size_model = load_cyto2(models_folder)
+        tensors, sha256, size_model = read_cyto2(models_folder, CYTO2_NBASE[-1])
+        network = fill_network(
+            build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, NETWORK_FILE, CellCard.optional_tensors
+        )
         card = CellCard(CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images", name="cyto2")
         return LoadedCells(network, card, sha256, Path(models_folder or ".") / NETWORK_FILE, size_model)
     path = TOY_WEIGHTS if weights == "toy" else Path(weights)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dermatome.classes import TissueClass
+from dermatome.classes import LabelArray, TissueClass
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.labels.tiled import TiledArray
@@ -24,7 +24,6 @@ from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.size import estimate_diameter
 from dermatome.skin.cells.table import CellCollector, SeamDensity, empty_table
 from dermatome.slides.slide import Slide
-from dermatome.slides.tiled_tiff import TiledLabels
 
 _ESTIMATES_UM = (2.0, 60.0)
 """The largest are swollen keratinocytes, three times as wide as any nucleus."""
@@ -75,7 +74,7 @@ class CellsResult:
 
 def segment_cells(
     slide: Slide,
-    tissue_mask: npt.NDArray[np.uint8] | TiledLabels,
+    tissue_mask: LabelArray,
     network: CellNetwork,
     settings: CellSettings | None = None,
     progress: Callable[[str], None] | None = None,

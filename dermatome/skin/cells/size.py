@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from dermatome.geometry import Box
 from dermatome.skin.cells.blocks import Dynamics, cells_by_block
+from dermatome.skin.cells.cyto2 import SizeModel
 from dermatome.skin.cells.flows import CellFlows
 from dermatome.skin.cells.image import CellImage
-from dermatome.skin.cells.network import SizeModel
 
 _WHOLE_PX = 1_000_000
 _PATCHES = 4

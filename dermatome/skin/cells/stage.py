@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
+from dermatome.classes import LabelArray
 from dermatome.inference.compute import ComputeSettings
 from dermatome.labels.geojson import object_features, write_geojson
 from dermatome.labels.npz import save_instances
@@ -23,7 +21,6 @@ from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cell
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, load_tissue_mask
 from dermatome.slides.slide import Slide
-from dermatome.slides.tiled_tiff import TiledLabels
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
 
@@ -38,7 +35,7 @@ _CELLS_PER_MM2 = (500.0, 25_000.0)
 @dataclass(frozen=True)
 class _Input:
     slide: Slide
-    mask: npt.NDArray[np.uint8] | TiledLabels
+    mask: LabelArray
     mask_weights_sha256: str
     seconds: dict[str, float]
 

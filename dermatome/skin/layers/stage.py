@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from dermatome.classes import LabelArray
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure, write_rows
@@ -18,7 +16,6 @@ from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_la
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.stage_files import LAYERS_TABLE, load_cell_map, load_tissue_mask
 from dermatome.slides.slide import Slide
-from dermatome.slides.tiled_tiff import TiledLabels
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult, content_version
 
@@ -29,8 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class _Input:
     slide: Slide
-    mask: npt.NDArray[np.uint8] | TiledLabels
-    instances: npt.NDArray[np.int32] | TiledLabels
+    mask: LabelArray
+    instances: LabelArray
     cells: pd.DataFrame
     seconds: dict[str, float]
 

@@ -11,14 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TissueClass
+from dermatome.classes import ClassMap, TissueClass
 from dermatome.geometry import Box, Size
 from dermatome.skin.tissue.settings import CleanupSettings
 
-Mask = npt.NDArray[np.uint8]
 
-
-def clean_labels(labels: Mask, mpp: float, settings: CleanupSettings | None = None) -> None:
+def clean_labels(labels: ClassMap, mpp: float, settings: CleanupSettings | None = None) -> None:
     """Cleans ``labels`` in place.
 
     Args:
@@ -35,7 +33,7 @@ def clean_labels(labels: Mask, mpp: float, settings: CleanupSettings | None = No
 _BLOCK_PX = 2048
 
 
-def _blocks(labels: Mask, max_px: float) -> Iterator[tuple[Mask, Box, tuple[bool, bool, bool, bool]]]:
+def _blocks(labels: ClassMap, max_px: float) -> Iterator[tuple[ClassMap, Box, tuple[bool, bool, bool, bool]]]:
     """Parts of the image, each with its own place in it, and which of its edges (top, left, …) are the image's.
 
     A piece of up to ``max_px`` that touches a block's own place lies whole within the part, or is cut by the image.
@@ -56,7 +54,7 @@ def _blocks(labels: Mask, max_px: float) -> Iterator[tuple[Mask, Box, tuple[bool
 
 
 def _pieces(
-    part: Mask, own: Box, tissue: TissueClass
+    part: ClassMap, own: Box, tissue: TissueClass
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], list[int]]:
     """Connected pieces of a class in a part, their statistics, and the numbers of those that touch its own place."""
     import cv2
@@ -69,7 +67,7 @@ def _pieces(
     return pieces, stats, [int(piece) for piece in np.flatnonzero(near[:count])]
 
 
-def _fill_keratin_gaps(labels: Mask, max_px: float) -> None:
+def _fill_keratin_gaps(labels: ClassMap, max_px: float) -> None:
     """Turns background of up to ``max_px`` into keratin, in place, where keratin makes up most of its border."""
     import cv2
 
@@ -87,8 +85,8 @@ _MOST = 0.7
 
 
 def _surroundings(
-    mask: Mask, pieces: npt.NDArray[np.int32], stats: npt.NDArray[np.int32], piece: int
-) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_], Mask]:
+    mask: ClassMap, pieces: npt.NDArray[np.int32], stats: npt.NDArray[np.int32], piece: int
+) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_], ClassMap]:
     """A box around a piece, the piece's pixels in it, and the classes of the pixels that touch the piece."""
     import cv2
 
@@ -99,7 +97,7 @@ def _surroundings(
     return around, own, mask[around][grown & ~own]
 
 
-def _absorb_small(labels: Mask, tissue: TissueClass, min_px: float, border_share: float) -> None:
+def _absorb_small(labels: ClassMap, tissue: TissueClass, min_px: float, border_share: float) -> None:
     """Gives pieces of ``tissue`` below ``min_px`` the class of most of their border, in place.
 
     No piece touches another of its class, so their order does not matter.
@@ -130,7 +128,7 @@ def _absorb_small(labels: Mask, tissue: TissueClass, min_px: float, border_share
             part[around][itself] = np.bincount(ring, minlength=len(TissueClass)).argmax()
 
 
-def _is_mixed(tissue: TissueClass, ring: Mask) -> bool:
+def _is_mixed(tissue: TissueClass, ring: ClassMap) -> bool:
     """Whether a piece of epidermis or keratin touches the other one."""
     partner = {TissueClass.EPIDERMIS: TissueClass.KERATIN, TissueClass.KERATIN: TissueClass.EPIDERMIS}.get(tissue)
     return partner is not None and bool((ring == partner).any())

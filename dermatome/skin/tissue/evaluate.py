@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TISSUE_LABELS
+from dermatome.classes import TISSUE_LABELS, ClassMap
 from dermatome.geometry import Size
 from dermatome.imaging.tiling import RowEnlarger
 from dermatome.inference.predictor import Predictor, Scene
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from dermatome.inference.compute import Compute
 
-Mask = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.float32]
 ProbabilityRows = Callable[[TilePair, Callable[[int, Rows], None]], None]
 """Calls back with (C, rows, W) probabilities of a tile at its full resolution, from the top, and their first row."""
@@ -52,8 +51,8 @@ class TileResult:
     accuracy: float
     confidence: float
     iou: tuple[float | None, ...]
-    truth: Mask
-    predicted: Mask
+    truth: ClassMap
+    predicted: ClassMap
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def confusion_on_tiles(tiles: Sequence[TilePair], probabilities: ProbabilityRows
     for tile in tiles:
         truth = tile.read()[1]
 
-        def count(top: int, rows: Rows, truth: Mask = truth) -> None:
+        def count(top: int, rows: Rows, truth: ClassMap = truth) -> None:
             nonlocal total
             here = truth[top : top + rows.shape[1]]
             total = total + confusion_matrix(here, rows.argmax(axis=0), len(TISSUE_LABELS))
@@ -176,7 +175,7 @@ def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: flo
         predicted = np.empty_like(truth)
         sure = np.empty(truth.shape, dtype=np.float32)
 
-        def keep(top: int, rows: Rows, predicted: Mask = predicted, sure: npt.NDArray[np.float32] = sure) -> None:
+        def keep(top: int, rows: Rows, predicted: ClassMap = predicted, sure: npt.NDArray[np.float32] = sure) -> None:
             here = slice(top, top + rows.shape[1])
             predicted[here], sure[here] = rows.argmax(axis=0), rows.max(axis=0)
 
@@ -208,11 +207,11 @@ def _binned(sure: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> npt.
     return np.stack(counts).astype(np.float64)
 
 
-def _borders(truth: Mask, predicted: Mask, reach_px: float) -> npt.NDArray[np.int64]:
+def _borders(truth: ClassMap, predicted: ClassMap, reach_px: float) -> npt.NDArray[np.int64]:
     """(4, C): border pixels predicted, those near a true one, true ones, and those near a predicted one."""
     import cv2
 
-    def near(border: Mask, other: Mask) -> tuple[int, int]:
+    def near(border: ClassMap, other: ClassMap) -> tuple[int, int]:
         count = int(np.count_nonzero(border))
         if not count or not other.any():
             return count, 0
@@ -226,12 +225,12 @@ def _borders(truth: Mask, predicted: Mask, reach_px: float) -> npt.NDArray[np.in
     return np.array(columns, dtype=np.int64).T
 
 
-def _border(inside: Mask) -> Mask:
+def _border(inside: ClassMap) -> ClassMap:
     """1 on the pixels of a class that touch another one; the edge of the tile is no border."""
     import cv2
 
     padded = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    border: Mask = inside - cv2.erode(padded, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+    border: ClassMap = inside - cv2.erode(padded, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
     return border
 
 
@@ -242,6 +241,6 @@ def _f1(found: int, found_right: int, true: int, true_found: int) -> float | Non
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _small(mask: Mask) -> Mask:
+def _small(mask: ClassMap) -> ClassMap:
     step = max(1, -(-max(mask.shape) // _PICTURE_PX))
     return np.ascontiguousarray(mask[step // 2 :: step, step // 2 :: step])

@@ -18,7 +18,6 @@ from dermatome.imaging.overlay import (
     shrink_labels,
     tint_tissue,
 )
-from dermatome.inference.predictor import resize_labels
 from dermatome.reports.figures import (
     GREY,
     INK,
@@ -36,6 +35,7 @@ from dermatome.reports.figures import (
     to_png,
 )
 from dermatome.skin.tissue.evaluate import CALIBRATION_BINS, Calibration, TileResult
+from dermatome.slides.resize import resize_labels
 from dermatome.slides.slide import WHOLE_PX
 
 if TYPE_CHECKING:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TissueClass
+from dermatome.classes import ClassMap, TissueClass
 from dermatome.geometry import Box
 
-Mask = npt.NDArray[np.uint8]
 
-
-def significant_regions(coarse: Mask, share: float) -> tuple[npt.NDArray[np.bool_], list[Box]]:
+def significant_regions(coarse: ClassMap, share: float) -> tuple[npt.NDArray[np.bool_], list[Box]]:
     """Connected regions of epidermis and keratin with at least ``share`` of the largest one's area.
 
     Args:

@@ -11,23 +11,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TissueClass
+from dermatome.classes import ClassMap, TissueClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.imaging.tiling import Probabilities, RowEnlarger
 from dermatome.inference.canvas import Canvas, most_probable
-from dermatome.inference.predictor import Scene, resize_labels
+from dermatome.inference.predictor import Scene
 from dermatome.skin.tissue.cleanup import clean_labels
 from dermatome.skin.tissue.regions import bounding_box, merge_boxes, significant_regions
 from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
-from dermatome.slides.resize import resize_image
+from dermatome.slides.resize import resize_image, resize_labels
 
 if TYPE_CHECKING:
     from dermatome.classes import RgbImage
     from dermatome.skin.tissue.network import TissueCard
     from dermatome.slides.slide import Slide
 
-Mask = npt.NDArray[np.uint8]
 
 OVERVIEW_PX = 1024
 """Longest side of :attr:`TissueResult.overview`."""
@@ -66,9 +65,9 @@ class TissueResult:
     size: Size
     canvas: Canvas
     crop: Box
-    coarse_mask: Mask
+    coarse_mask: ClassMap
     significant: npt.NDArray[np.bool_]
-    refined: Mask
+    refined: ClassMap
     overview: RgbImage
     outcome: TissueOutcome
     epidermis_share: float
@@ -78,12 +77,12 @@ class TissueResult:
     backend: str
     seconds: dict[str, float]
 
-    def bands(self) -> Iterator[tuple[int, Mask]]:
+    def bands(self) -> Iterator[tuple[int, ClassMap]]:
         """The mask in bands from the top: the band's top row and (rows, W) uint8 of :class:`TissueClass`."""
         return self.canvas.labels_at(self.size)
 
     @cached_property
-    def mask(self) -> Mask:
+    def mask(self) -> ClassMap:
         """(H, W) uint8 of :class:`TissueClass`, whole; for slides that fit into memory."""
         return np.concatenate([band for _, band in self.bands()])
 
