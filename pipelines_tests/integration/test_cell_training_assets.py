@@ -18,7 +18,7 @@ from dermatome.warehouse.store import build_store
 from orchestration.dagster_private import stale_status
 from orchestration.definitions import build_defs
 from pipelines_tests.annotated_cells import write_set
-from pipelines_tests.integration.test_promotion import put
+from pipelines_tests.asset_runs import put, run
 from resources import CellSegmenterResource, SettingsResource
 
 TINY = {
@@ -32,16 +32,6 @@ def root(tmp_path):
     root = DataRoot(tmp_path)
     root.settings.write_text('cell_weights = "toy"\n[compute]\ndevice = "cpu"\nthreads = 1\n')
     return root
-
-
-def run(root, instance, *assets, key=None, config=None):
-    return build_defs(root.path).resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=instance,
-        asset_selection=[dg.AssetKey(asset) for asset in assets],
-        tags={"dagster/partition": key} if key else {},
-        run_config={"ops": {name: {"config": given} for name, given in config.items()}} if config else None,
-        raise_on_error=False,
-    )  # fmt: skip
 
 
 def segmenter(root):

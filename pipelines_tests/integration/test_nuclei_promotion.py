@@ -15,8 +15,7 @@ from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import require_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.warehouse.store import build_store
-from orchestration.definitions import build_defs
-from pipelines_tests.integration.test_promotion import put
+from pipelines_tests.asset_runs import put, run
 from pipelines_tests.nuclei_case import save_toy_case
 
 TINY = {
@@ -30,16 +29,6 @@ def root(tmp_path):
     root = DataRoot(tmp_path)
     root.settings.write_text('[compute]\ndevice = "cpu"\nthreads = 1\n[nuclei_patches]\nsize_px = 96\nstride_px = 96\n')
     return root
-
-
-def run(root, instance, *assets, key=None, config=None):
-    return build_defs(root.path).resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=instance,
-        asset_selection=[dg.AssetKey(asset) for asset in assets],
-        tags={"dagster/partition": key} if key else {},
-        run_config={"ops": {name: {"config": given} for name, given in config.items()}} if config else None,
-        raise_on_error=False,
-    )  # fmt: skip
 
 
 def test_a_version_is_scored_on_the_hold_out_set_and_promoted_and_a_leaking_one_refused(root):

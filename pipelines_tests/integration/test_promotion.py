@@ -27,11 +27,12 @@ from dermatome.skin.tissue import stage as mask_stage
 from dermatome.skin.tissue.hold_out import freeze_tissue, score_tissue
 from dermatome.skin.tissue.network import TissueCard
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import StageRecord, StageResult, write_record
+from dermatome.storage.record import StageResult
 from dermatome.training.unet import build_network
 from dermatome.training.weights import save_weights
 from orchestration.dagster_private import stale_status
 from orchestration.definitions import build_defs
+from pipelines_tests.asset_runs import put, run
 
 HOLD_OUT, HOLD_OUT_SCORES = "tissue_hold_out", "tissue_hold_out_scores"
 GOOD = {"iou_background": 0.9, "iou_dermis": 0.8, "iou_epidermis": 0.9, "iou_keratin": 0.7, "mean_iou": 0.825}
@@ -40,14 +41,6 @@ GOOD = {"iou_background": 0.9, "iou_dermis": 0.8, "iou_epidermis": 0.9, "iou_ker
 @pytest.fixture
 def root(tmp_path):
     return DataRoot(tmp_path)
-
-
-def put(root, asset, partition, **values):
-    record = StageRecord(
-        asset=asset, partition=partition, fingerprint="f", code_version="1", inputs={}, settings={}, outcome="made",
-        data_version=str(values.get("weights_sha256", "v"))[:32], values=values,
-    )  # fmt: skip
-    write_record(root.record(asset, partition), record)
 
 
 def weights_of(root, version, **scores):
@@ -192,16 +185,6 @@ def test_a_promotion_that_is_killed_at_any_step_leaves_the_old_or_the_new_champi
     assert found[-1] == [0, "v002", "b"]
 
 
-def run(root, instance, *assets, key=None, config=None):
-    return build_defs(root.path).resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=instance,
-        asset_selection=[dg.AssetKey(asset) for asset in assets],
-        tags={"dagster/partition": key} if key else {},
-        run_config={"ops": config} if config else None,
-        raise_on_error=False,
-    )  # fmt: skip
-
-
 def test_the_check_blocks_the_champion_in_the_same_run(root):
     first = weights_of(root, "v001", mean_iou=0.8)
     weights_of(root, "v002", mean_iou=0.9)
@@ -209,7 +192,7 @@ def test_the_check_blocks_the_champion_in_the_same_run(root):
     put(root, "tissue_champion", "current", version="v001", weights_sha256=first)
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001", "v002"])
-        frozen = {"tissue_hold_out": {"config": {"annotated_slides": ["a1"]}}}
+        frozen = {"tissue_hold_out": {"annotated_slides": ["a1"]}}
         assert run(root, instance, "tissue_hold_out", config=frozen).success
         assert run(root, instance, HOLD_OUT_SCORES, key="v001").success
         record = hold_out_record(root, TISSUE, "v001")
@@ -220,7 +203,7 @@ def test_the_check_blocks_the_champion_in_the_same_run(root):
         assert (check.check_name, check.passed) == ("no_class_drops", False)
         assert not done.asset_materializations_for_node("tissue_champion")
         assert not run(root, instance, "tissue_champion").success
-        choice = {"tissue_champion": {"config": {"version": "v002", "despite_drop": True}}}
+        choice = {"tissue_champion": {"version": "v002", "despite_drop": True}}
         assert run(root, instance, "tissue_champion", config=choice).success
 
 
@@ -245,7 +228,7 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
             instance.report_runless_asset_event(image)
 
         def promote(version):
-            choice = {"tissue_champion": {"config": {"version": version}}}
+            choice = {"tissue_champion": {"version": version}}
             assert run(root, instance, "tissue_champion", config=choice).success
 
         def stale():
