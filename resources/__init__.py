@@ -1,4 +1,4 @@
-"""What a run is given: paths, settings, compute, the HPA client, segmenters, the slide engine.
+"""Resources of a run: paths, settings, compute, the HPA client, segmenters.
 
 Belongs here: anything configured once for a deployment and handed to assets. Does not: science (`dermatome`), the order
 of stages (`assets`), when things run (`orchestration`).

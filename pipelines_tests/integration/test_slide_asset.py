@@ -10,6 +10,7 @@ import pytest
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
 from assets.slide_asset import Event, materialize_slides, slide_asset
 from dermatome.errors import BadImage
+from dermatome.pipeline.batch import InFlight
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
@@ -120,6 +121,17 @@ def test_bad_partitions_fail_alone_with_their_reason(root, instance):
     assert run(root, instance, ["first"]).success
     assert made(root) == 5, "what was there is not made again"
     assert not list((root.path / "failures" / "first").iterdir())
+
+
+def test_a_slide_that_killed_two_runs_fails_alone_and_then_may_be_tried_again(root, instance):
+    notes = InFlight(root, "first", "a run that Dagster does not know any more")
+    notes.begin("k1", alone=True)
+    notes.begin("k2")
+    assert not run(root, instance, ["first"]).success
+    assert materialized(instance, "first") == {"k0", "k2", "k3", "k4"}
+    assert "Two runs died while they worked on k1" in (root.path / "failures" / "first" / "k1.json").read_text()
+    assert run(root, instance, ["first"], "k1", "k1").success
+    assert not list((root.path / "in_flight").rglob("*.json"))
 
 
 def test_a_failed_remake_keeps_the_good_result(root, instance):

@@ -46,9 +46,7 @@ def _role(process: psutil.Process) -> str:
     ):
         if part in said:
             return role
-    above = process.parent()
-    started_by = " ".join(above.cmdline()) if above is not None else ""
-    return "run" if "api grpc" in started_by or "multiprocessing" not in started_by else "slide worker"
+    return "run"
 
 
 class Killer:
@@ -68,11 +66,11 @@ class Killer:
         return "run" in platform_processes(self._root).values()
 
     def kill_one(self) -> str | None:
-        """SIGKILL for one process: first the kind is drawn, then the process; runs and workers oftenest."""
+        """SIGKILL for one process: first the kind is drawn, then the process; runs most often."""
         roles: dict[str, list[int]] = {}
         for pid, role in platform_processes(self._root).items():
             roles.setdefault(role, []).append(pid)
-        weights = {"run": 8, "slide worker": 8, "code server": 1, "daemon": 0.5, "web server": 0.5, "supervisor": 0.5}
+        weights = {"run": 16, "code server": 1, "daemon": 0.5, "web server": 0.5, "supervisor": 0.5}
         there = [role for role in weights if role in roles]
         # A platform that is always starting anew would never get to work: mostly it is left to begin a run first.
         if not there or ("run" not in roles and self._dice.random() < 0.97):
