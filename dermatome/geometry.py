@@ -93,11 +93,12 @@ class Box:
 
     def expanded(self, margin_px: int, within: Size) -> Box:
         """This box with ``margin_px`` more on each side, cut to an image of size ``within``."""
+        return self.padded(margin_px).common(Box.whole(within))
+
+    def padded(self, margin_px: int) -> Box:
+        """This box with ``margin_px`` more on each side."""
         return Box(
-            max(0, self.top_px - margin_px),
-            max(0, self.left_px - margin_px),
-            min(within.height_px, self.bottom_px + margin_px),
-            min(within.width_px, self.right_px + margin_px),
+            self.top_px - margin_px, self.left_px - margin_px, self.bottom_px + margin_px, self.right_px + margin_px
         )
 
     def rescaled(self, source: Size, target: Size) -> Box:

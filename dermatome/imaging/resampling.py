@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import Floats
-from dermatome.geometry import Box, Size
 
 
 class Scaling:
@@ -75,45 +74,3 @@ class Taps:
             return np.ascontiguousarray(np.take(values, self._above, axis))
         share = self._share.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
         return np.asarray(np.take(values, self._above, axis) * (1 - share) + np.take(values, self._below, axis) * share)
-
-
-class ShrunkImage:
-    """A picture of a region at most so large, averaged, put together from parts of the region in any order."""
-
-    def __init__(self, region: Box, size: Size) -> None:
-        """An empty (black) picture of ``region``, ``size`` large, which is no larger than the region."""
-        self._region = region
-        self._rows = Scaling(region.size.height_px, size.height_px)
-        self._columns = Scaling(region.size.width_px, size.width_px)
-        self._sum = np.zeros((size.height_px, size.width_px), dtype=np.float32)
-        self._weight = np.zeros_like(self._sum)
-
-    def add(self, box: Box, values: npt.NDArray[np.uint8]) -> None:
-        """Adds the (h, w) values of ``box``, given in the coordinates of the region; what lies beyond it is ignored."""
-        top, left = max(box.top_px, self._region.top_px), max(box.left_px, self._region.left_px)
-        bottom, right = min(box.bottom_px, self._region.bottom_px), min(box.right_px, self._region.right_px)
-        if top >= bottom or left >= right:
-            return
-        part = values[top - box.top_px : bottom - box.top_px, left - box.left_px : right - box.left_px]
-        rows, down = _shares(self._rows, top - self._region.top_px, bottom - self._region.top_px)
-        columns, along = _shares(self._columns, left - self._region.left_px, right - self._region.left_px)
-        self._sum[rows, columns] += down @ part.astype(np.float32) @ along.T
-        self._weight[rows, columns] += np.outer(down.sum(axis=1), along.sum(axis=1))
-
-    def picture(self) -> npt.NDArray[np.uint8]:
-        """(h, w) uint8: the mean of what was added, 0 where nothing was."""
-        mean = np.divide(self._sum, self._weight, out=np.zeros_like(self._sum), where=self._weight > 1e-6)
-        return np.asarray(np.rint(mean).clip(0, 255), dtype=np.uint8)
-
-
-def _shares(side: Scaling, first: int, last: int) -> tuple[slice, Floats]:
-    """The target pixels that source pixels ``first`` to ``last`` have a share in, and the shares."""
-    step = side.source_px / side.target_px
-    start, end = int(first / step), min(side.target_px, int(np.ceil(last / step)))
-    top, _ = side.sources(start, end)
-    weights = side.weights(start, end)
-    held = np.zeros((end - start, last - first), dtype=np.float32)
-    begin = max(first, top)
-    stop = min(last, top + weights.shape[1])
-    held[:, begin - first : stop - first] = weights[:, begin - top : stop - top]
-    return slice(start, end), held

@@ -21,10 +21,10 @@ from dermatome.geometry import Box, Size
 from dermatome.inference.compute import Compute, choose_compute
 from dermatome.metrics.instances import f1_at_iou
 from dermatome.nuclei.maps.task import AUGMENT, NucleusTask, NucleusTraining
-from dermatome.skin.cells.card import CellCard
+from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.crops import PreparedCells, prepare_cells
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.skin.cells.network import CellNetwork, build_cpnet, cell_runner
+from dermatome.skin.cells.network import CellNetwork, cell_runner
 from dermatome.skin.cells.segment import segment_cells
 from dermatome.skin.cells.task import CellTraining, cell_parts
 from dermatome.slides.plain import decode_rgb

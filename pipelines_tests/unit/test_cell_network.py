@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from dermatome.errors import BadWeights, FetchFailed
 from dermatome.inference.compute import Compute
 from dermatome.skin.cells import cyto2
-from dermatome.skin.cells.card import CellCard
+from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS, build_cpnet, load_cell_network
+from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS, load_cell_network
 from dermatome.training.weights import save_weights
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")

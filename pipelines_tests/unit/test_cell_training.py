@@ -14,8 +14,9 @@ from dermatome.inference.compute import Compute
 from dermatome.registry.manifest import manifest_path, read_manifest
 from dermatome.registry.version import lineage_named, train_file
 from dermatome.skin.cells.annotations import find_annotated, read_label_image
+from dermatome.skin.cells.card import build_cpnet
 from dermatome.skin.cells.crops import PreparedCells, flow_targets, random_crop
-from dermatome.skin.cells.network import build_cpnet, open_cells
+from dermatome.skin.cells.network import open_cells
 from dermatome.skin.cells.scores import CellScores, mean_precision
 from dermatome.skin.cells.task import CellTask, CellTraining, cell_loss, cell_parts
 from dermatome.storage.files import sha256_file

@@ -242,9 +242,8 @@ def test_results_of_another_image_are_refused(
 def test_cells_of_an_empty_mask_are_an_outcome(
     toy: ToySlide, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from dermatome.skin.cells.card import CellCard
+    from dermatome.skin.cells.card import CellCard, build_cpnet
     from dermatome.skin.cells.image import PREPARATION
-    from dermatome.skin.cells.network import build_cpnet
     from dermatome.training.weights import save_weights
 
     card = CellCard((2, 4, 8, 8, 8), 16.0, 8.0, PREPARATION, "nothing", name="untrained")

@@ -7,7 +7,8 @@ import pytest
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.imaging.tissue_area import tissue_mask, tissue_mm2
-from dermatome.nuclei.maps.table import empty_table
+from dermatome.labels.object_table import empty_table
+from dermatome.nuclei.maps.table import NUCLEUS_COLUMNS
 from dermatome.nuclei.til.score import score_til, square_rows
 from dermatome.nuclei.til.settings import TilSettings
 from dermatome.slides.slide import MppSource, Slide
@@ -62,7 +63,7 @@ def test_a_nucleus_without_a_class_counts_nowhere():
 
 
 def test_nothing_is_no_score_and_not_zero():
-    found = score_til(empty_table(), Size(90, 90), 0.5, 0.0)
+    found = score_til(empty_table(NUCLEUS_COLUMNS), Size(90, 90), 0.5, 0.0)
     assert (found.lymphocytes_per_mm2, found.immune_share, found.near_epithelium_share) == (None, None, None)
     assert found.infiltrated_share is None
     assert len(square_rows(found, 50.0)) == 0

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED, Instances
+from dermatome.labels.object_table import ObjectSums, empty_table
 
 Numbers = npt.NDArray[np.float64]
 
@@ -39,22 +40,15 @@ _CERTAIN = 255
 _SUMS = ("area", "y", "x", "yy", "xx", "yx", *NUCLEUS_LABELS[1:], *(f"{label}_px" for label in NUCLEUS_LABELS[1:]))
 
 
-def empty_table() -> pd.DataFrame:
-    """A table of no nuclei, with the columns and types of one."""
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in NUCLEUS_COLUMNS.items()})
-
-
 class NucleusSums:
     """Sums over the pixels of nuclei, by the numbers that their markers have for the time being."""
 
     def __init__(self) -> None:
-        """No pixels yet."""
-        self._numbers: list[npt.NDArray[np.int64]] = []
-        self._sums: list[Numbers] = []
-        self._firsts: list[npt.NDArray[np.int64]] = []
+        """Starts without pixels."""
+        self._sums = ObjectSums()
 
-    def add(self, labels: npt.NDArray[np.int32], kinds: npt.NDArray[np.uint8], top: int) -> None:
-        """Takes rows of the slide from above downwards.
+    def add(self, labels: Instances, kinds: npt.NDArray[np.uint8], top: int) -> None:
+        """Takes rows of the slide from the top.
 
         Args:
             labels: (n, W) int32, 0 or the nucleus' number.
@@ -63,51 +57,34 @@ class NucleusSums:
             top: the slide's row that they begin at.
         """
         rows, columns = np.nonzero(labels)
-        if not rows.size:
-            return
-        numbers, first, owners = np.unique(labels[rows, columns], return_index=True, return_inverse=True)
+        numbers = labels[rows, columns]
         semantic, *likely = kinds[rows, columns].T
         rows = rows + top
-        weights: list[npt.NDArray[np.generic] | None] = [None, rows, columns, rows * rows, columns * columns]
-        weights += [rows * columns, *likely, *(semantic == kind for kind in range(1, len(NUCLEUS_LABELS)))]
-        self._sums.append(np.stack([np.bincount(owners, weight) for weight in weights], axis=1).astype(np.float64))
-        self._numbers.append(numbers.astype(np.int64))
-        self._firsts.append(np.stack([rows[first], columns[first]], axis=1))
+        are = [semantic == kind for kind in range(1, len(NUCLEUS_LABELS))]
+        self._sums.add(numbers, rows, columns, [rows * rows, columns * columns, rows * columns, *likely, *are])
 
     def finish(
         self, roots: npt.NDArray[np.int64], min_area_um2: float, mpp: float
     ) -> tuple[pd.DataFrame, npt.NDArray[np.int32]]:
-        """The table, and the place in it, from 1, of each number that a marker had; 0 of what was dropped.
+        """Returns the table, and the place in it, from 1, of each number that a marker had; 0 of dropped ones.
 
         Args:
             roots: for each number the one that stands for all of its nucleus.
-            min_area_um2: smaller ones are dropped.
+            min_area_um2: smaller nuclei are dropped.
             mpp: microns per pixel.
         """
-        place = np.zeros(len(roots), np.int32)
-        if not self._numbers:
-            return empty_table(), place
-        owners = roots[np.concatenate(self._numbers)]
-        found, owner = np.unique(owners, return_inverse=True)
-        values = np.concatenate(self._sums)
-        sums = np.stack([np.bincount(owner, column, len(found)) for column in values.T], axis=1)
-        firsts = np.full((len(found), 2), np.iinfo(np.int64).max)
-        every = np.concatenate(self._firsts)
-        order = np.lexsort((every[:, 1], every[:, 0]))[::-1]
-        firsts[owner[order]] = every[order]  # the last one written is the first in reading order
+        found, sums = self._sums.finish(roots)
         keep = sums[:, 0] * mpp**2 >= min_area_um2
-        found, sums, firsts = found[keep], sums[keep], firsts[keep]
-        order = np.lexsort((firsts[:, 1], firsts[:, 0]))
-        final = np.zeros(len(roots), np.int32)
-        final[found[order]] = np.arange(1, len(found) + 1)
-        place = final[roots]
-        return _columns(dict(zip(_SUMS, sums[order].T, strict=True)), mpp), place
+        found, sums = found[keep], sums[keep]
+        if not found.size:
+            return empty_table(NUCLEUS_COLUMNS), np.zeros(len(roots), np.int32)
+        place = np.zeros(len(roots), np.int32)
+        place[found] = np.arange(1, len(found) + 1)
+        return _columns(dict(zip(_SUMS, sums.T, strict=True)), mpp), place[roots]
 
 
 def _columns(sums: dict[str, Numbers], mpp: float) -> pd.DataFrame:
     area = sums["area"]
-    if not area.size:
-        return empty_table()
     y, x = sums["y"] / area, sums["x"] / area
     # A pixel is a square and no point: 1/12 is its own second moment.
     down, along = sums["yy"] / area - y**2 + 1 / 12, sums["xx"] / area - x**2 + 1 / 12

@@ -99,7 +99,7 @@ def cells_by_block(
                 bottom = min(top + side, region.bottom_px)
                 for left in range(region.left_px, region.right_px, side):
                     core = Box(top, left, bottom, min(left + side, region.right_px))
-                    window = _within(core, how.halo_px, region)
+                    window = core.padded(how.halo_px).common(region)
                     if not wanted(window):
                         continue
                     while len(waiting) > how.threads:
@@ -141,12 +141,3 @@ def cells_of_block(
 def _landed(waiting: deque[tuple[Future[CellPixels], int]]) -> tuple[CellPixels, int]:
     future, final_above = waiting.popleft()
     return future.result(), final_above
-
-
-def _within(core: Box, margin_px: int, region: Box) -> Box:
-    return Box(
-        max(region.top_px, core.top_px - margin_px),
-        max(region.left_px, core.left_px - margin_px),
-        min(region.bottom_px, core.bottom_px + margin_px),
-        min(region.right_px, core.right_px + margin_px),
-    )

@@ -38,8 +38,6 @@ class CellCard(WeightsCard):
 
     def build(self) -> torch.nn.Module:
         """The untrained network that the weights belong to."""
-        from dermatome.skin.cells.network import build_cpnet
-
         return build_cpnet(self.nbase, self.diameter_px)
 
     def check(self) -> None:
@@ -47,3 +45,25 @@ class CellCard(WeightsCard):
         usable = len(self.nbase) == 5 and all(1 <= n <= 1024 for n in self.nbase) and 1 <= self.diameter_px <= 1000
         if not usable:
             raise ValueError("its channels or diameter are impossible")
+
+
+def build_cpnet(nbase: tuple[int, ...], diameter_px: float) -> torch.nn.Module:
+    """An untrained Cellpose network with three outputs: flow down, flow right, cell logit.
+
+    Its MKL-DNN flag stays off: it converts the layers one way for good, and is slower than channels-last.
+    """
+    import torch
+    from cellpose.resnet_torch import CPnet
+
+    class MeanStyle(torch.nn.Module):
+        """The same as Cellpose's, without a pooling window that OpenVINO cannot take from the image's size."""
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            style = features.mean(dim=(2, 3))
+            return style / torch.sum(style**2, dim=1, keepdim=True) ** 0.5
+
+    network: torch.nn.Module = CPnet(
+        nbase=list(nbase), nout=3, sz=3, mkldnn=False, conv_3D=False, max_pool=True, diam_mean=diameter_px
+    )
+    network.make_style = MeanStyle()
+    return network

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from dermatome.classes import RgbImage
 from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import fitting
-from dermatome.imaging.resampling import ShrunkImage
 from dermatome.imaging.stains import Stain, separate_stains
 from dermatome.labels.tiled import TiledArray
+from dermatome.slides.resize import resize_image
 
 # Names the steps below; weights say which they were trained with, and others are refused.
 PREPARATION = "h-stretch-clahe-1"
@@ -80,7 +80,8 @@ class CellImage:
         self._epidermal = self._survey(round(margin_um / mpp))
         if self.region is None:
             return
-        self._panel = ShrunkImage(self.region, fitting(self.region.size, _PANEL_PX))
+        panel = fitting(self.region.size, _PANEL_PX)
+        self._panel = np.zeros((panel.height_px, panel.width_px), np.uint8)
         places = [(int(row), int(column)) for row, column in np.argwhere(self._epidermal)]
         sample = [places[k] for k in np.linspace(0, len(places) - 1, min(len(places), _SAMPLED_PATCHES)).astype(int)]
         self._low, high = np.percentile(np.concatenate([self._h_of(place) for place in sample]), _STRETCH_PERCENTILES)
@@ -112,7 +113,7 @@ class CellImage:
 
     def equalised_panel(self) -> npt.NDArray[np.uint8]:
         """(h, w) uint8: what was equalised of the region so far, shrunk to a panel of a figure."""
-        return self._panel.picture()
+        return self._panel
 
     def count_epidermis(self, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> int:
         """How many pixels of epidermis lie in the rows (H,) and columns (W,) that are True."""
@@ -173,10 +174,9 @@ class CellImage:
         return [(row, column) for row in rows for column in columns]
 
     def _box(self, place: tuple[int, int]) -> Box:
-        top, left = place[0] * self._side_px, place[1] * self._side_px
-        return Box(
-            top, left, min(self.size.height_px, top + self._side_px), min(self.size.width_px, left + self._side_px)
-        )
+        side = self._side_px
+        patch = Box(0, 0, side, side).moved(place[0] * side, place[1] * side)
+        return patch.common(Box.whole(self.size))
 
     def _is_near_patch(self, place: tuple[int, int]) -> bool:
         reach = -(-int(self._margin_px + 1) // self._side_px)
@@ -233,7 +233,26 @@ class CellImage:
         middle = clahe[self._tile_px :, self._tile_px :][: box.size.height_px, : box.size.width_px]
         equalised = np.where(self.near(box), middle, 0).astype(np.uint8)
         self._equalised.write(box, equalised)
-        self._panel.add(box, equalised)
+        self._show(box, equalised)
+
+    def _show(self, box: Box, equalised: npt.NDArray[np.uint8]) -> None:
+        """Draws a patch into the panel, its edges to the nearest pixel."""
+        assert self.region is not None
+        seen = box.common(self.region)
+        if min(seen.size.height_px, seen.size.width_px) <= 0:
+            return
+        down, along = (
+            panel / side
+            for panel, side in zip(
+                self._panel.shape, (self.region.size.height_px, self.region.size.width_px), strict=True
+            )
+        )
+        there = seen.within(self.region)
+        rows = slice(round(there.top_px * down), round(there.bottom_px * down))
+        columns = slice(round(there.left_px * along), round(there.right_px * along))
+        place = self._panel[rows, columns]
+        if place.size:
+            place[:] = resize_image(equalised[seen.within(box).slices], Size(*place.shape))
 
 
 def cell_image_of(rgb: RgbImage, epidermis: npt.NDArray[np.bool_], mpp: float, margin_um: float) -> CellImage:

@@ -17,7 +17,7 @@ import numpy as np
 from dermatome.errors import BadWeights
 from dermatome.inference.backends import Runner, prepare_runner
 from dermatome.inference.compute import Compute
-from dermatome.skin.cells.card import CellCard
+from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.cyto2 import NETWORK_FILE, SizeModel, fetch_cyto2, read_cyto2
 from dermatome.skin.cells.image import PREPARATION
 from dermatome.training.weights import LoadedWeights, fill_network, load_weights
@@ -64,28 +64,6 @@ class CellNetwork:
     runner: Runner
     compute: Compute
     size_model: SizeModel | None = None
-
-
-def build_cpnet(nbase: tuple[int, ...], diameter_px: float) -> torch.nn.Module:
-    """An untrained Cellpose network with three outputs: flow down, flow right, cell logit.
-
-    Its MKL-DNN flag stays off: it converts the layers one way for good, and is slower than channels-last.
-    """
-    import torch
-    from cellpose.resnet_torch import CPnet
-
-    class MeanStyle(torch.nn.Module):
-        """The same as Cellpose's, without a pooling window that OpenVINO cannot take from the image's size."""
-
-        def forward(self, features: torch.Tensor) -> torch.Tensor:
-            style = features.mean(dim=(2, 3))
-            return style / torch.sum(style**2, dim=1, keepdim=True) ** 0.5
-
-    network: torch.nn.Module = CPnet(
-        nbase=list(nbase), nout=3, sz=3, mkldnn=False, conv_3D=False, max_pool=True, diam_mean=diameter_px
-    )
-    network.make_style = MeanStyle()
-    return network
 
 
 def load_cell_network(

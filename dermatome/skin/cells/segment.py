@@ -14,6 +14,7 @@ import pandas as pd
 from dermatome.classes import LabelArray, TissueClass
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
+from dermatome.labels.object_table import empty_table
 from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.stage_files import timed
 from dermatome.skin.cells.blocks import Dynamics, cells_by_block
@@ -22,7 +23,7 @@ from dermatome.skin.cells.image import CellImage
 from dermatome.skin.cells.network import CellNetwork
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.size import estimate_diameter
-from dermatome.skin.cells.table import CellCollector, SeamDensity, empty_table
+from dermatome.skin.cells.table import CELL_COLUMNS, CellCollector, SeamDensity
 from dermatome.slides.slide import Slide
 
 _ESTIMATES_UM = (2.0, 60.0)
@@ -124,7 +125,9 @@ def segment_cells(
         )
     region = image.region
     if region is None or image.epidermis_px < min_area_px:
-        return CellsResult(TiledArray(size), empty_table(), CellsOutcome.NO_EPIDERMIS, epidermis_px=image.epidermis_px)
+        return CellsResult(
+            TiledArray(size), empty_table(CELL_COLUMNS), CellsOutcome.NO_EPIDERMIS, epidermis_px=image.epidermis_px
+        )
 
     def flows_in(box: Box, diameter_px: float) -> CellFlows:
         return CellFlows(

@@ -8,11 +8,10 @@ import pandas as pd
 
 from dermatome.geometry import Box, Size
 from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
+from dermatome.labels.object_table import ObjectSums, empty_table
 from dermatome.labels.tiled import TILE_PX, TiledArray
 from dermatome.skin.cells.blocks import CellPixels
 from dermatome.skin.cells.image import CellImage
-
-Numbers = npt.NDArray[np.float64]
 
 CELL_COLUMNS = {
     "cell_id": "int32",
@@ -25,13 +24,6 @@ CELL_COLUMNS = {
     "mean_h_od": "float64",
     "mean_dab_od": "float64",
 }
-
-_SUMS = ("area", "y", "x", "h", "dab", "first_y", "first_x")
-
-
-def empty_table() -> pd.DataFrame:
-    """A table of no cells, with the columns and types of one."""
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in CELL_COLUMNS.items()})
 
 
 class CellCollector:
@@ -48,7 +40,7 @@ class CellCollector:
         """No cells yet."""
         self.labels = TiledArray(image.size)  # open tiles hold cells by the number they came with, from 1
         self._image = image
-        self._sums: list[Numbers] = []  # (cells, 7) of each block, as _SUMS
+        self._sums = ObjectSums()
         self._count = 0
         self._waiting = np.zeros((0, 3), dtype=np.int64)  # first row, first column, number: cells without a place
         self._place = np.zeros(1024, dtype=np.int32)  # of each number
@@ -72,10 +64,8 @@ class CellCollector:
             return
         rgb = self._image.read_rgb(box)[rows - box.top_px, columns - box.left_px]
         densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB))[:, 0]
-        weights = (np.ones(rows.size), rows, columns, densities[:, 0], densities[:, 1])
-        sums = [np.bincount(owners, weight) for weight in weights]
-        self._sums.append(np.stack([*sums, rows[first], columns[first]], axis=1).astype(np.float64))
         numbers = self._count + 1 + np.arange(names.size)
+        self._sums.add(numbers[owners], rows, columns, [densities[:, 0], densities[:, 1]])
         self._count += names.size
         self._waiting = np.concatenate([self._waiting, np.stack([rows[first], columns[first], numbers], axis=1)])
         held[rows - box.top_px, columns - box.left_px] = numbers[owners]
@@ -106,22 +96,20 @@ class CellCollector:
         """
         self.final_above(self._image.size.height_px)
         if not self._count:
-            return empty_table()
-        sums = np.concatenate(self._sums)
-        by = dict(zip(_SUMS, sums[np.argsort(self._place[1 : self._count + 1])].T, strict=True))
-        area = by["area"]
+            return empty_table(CELL_COLUMNS)
+        area, y, x, h, dab = self._sums.finish()[1].T
         diameter_px = np.sqrt(4 * area / np.pi)
         table = pd.DataFrame(
             {
                 "cell_id": np.arange(1, self._count + 1),
-                "centroid_y_px": by["y"] / area,
-                "centroid_x_px": by["x"] / area,
+                "centroid_y_px": y / area,
+                "centroid_x_px": x / area,
                 "area_px": area,
                 "area_um2": area * mpp**2,
                 "equivalent_diameter_px": diameter_px,
                 "equivalent_diameter_um": diameter_px * mpp,
-                "mean_h_od": by["h"] / area * DECADIC_OD_PER_UNIT,
-                "mean_dab_od": by["dab"] / area * DECADIC_OD_PER_UNIT,
+                "mean_h_od": h / area * DECADIC_OD_PER_UNIT,
+                "mean_dab_od": dab / area * DECADIC_OD_PER_UNIT,
             }
         )
         return table.astype(CELL_COLUMNS)

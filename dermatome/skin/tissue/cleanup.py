@@ -39,18 +39,10 @@ def _blocks(labels: ClassMap, max_px: float) -> Iterator[tuple[ClassMap, Box, tu
     A piece of up to ``max_px`` that touches a block's own place lies whole within the part, or is cut by the image.
     """
     size, margin = Size(*labels.shape), int(max_px) + 2
-    for top in range(0, size.height_px, _BLOCK_PX):
-        for left in range(0, size.width_px, _BLOCK_PX):
-            own = Box(top, left, min(top + _BLOCK_PX, size.height_px), min(left + _BLOCK_PX, size.width_px))
-            seen = own.expanded(margin, size)
-            rims = seen.top_px == 0, seen.left_px == 0, seen.bottom_px == size.height_px, seen.right_px == size.width_px
-            here = Box(
-                own.top_px - seen.top_px,
-                own.left_px - seen.left_px,
-                own.bottom_px - seen.top_px,
-                own.right_px - seen.left_px,
-            )
-            yield labels[seen.slices], here, rims
+    for own in Box.whole(size).blocks(_BLOCK_PX):
+        seen = own.expanded(margin, size)
+        rims = seen.top_px == 0, seen.left_px == 0, seen.bottom_px == size.height_px, seen.right_px == size.width_px
+        yield labels[seen.slices], own.within(seen), rims
 
 
 def _pieces(

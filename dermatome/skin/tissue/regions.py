@@ -44,24 +44,10 @@ def merge_boxes(boxes: list[Box]) -> list[Box]:
         while joined:
             joined = False
             for other in merged:
-                if (
-                    box.top_px < other.bottom_px
-                    and other.top_px < box.bottom_px
-                    and box.left_px < other.right_px
-                    and other.left_px < box.right_px
-                ):
+                common = box.common(other).size
+                if min(common.height_px, common.width_px) > 0:
                     merged.remove(other)
-                    box, joined = bounding_box([box, other]), True
+                    box, joined = Box.covering([box, other]), True
                     break
         merged.append(box)
     return sorted(merged, key=lambda b: (b.top_px, b.left_px))
-
-
-def bounding_box(boxes: list[Box]) -> Box:
-    """The smallest box that covers all of ``boxes``, of which there is at least one."""
-    return Box(
-        min(box.top_px for box in boxes),
-        min(box.left_px for box in boxes),
-        max(box.bottom_px for box in boxes),
-        max(box.right_px for box in boxes),
-    )

@@ -18,7 +18,7 @@ from dermatome.imaging.tiling import Probabilities, RowEnlarger
 from dermatome.inference.canvas import Canvas, most_probable
 from dermatome.inference.predictor import Scene
 from dermatome.skin.tissue.cleanup import clean_labels
-from dermatome.skin.tissue.regions import bounding_box, merge_boxes, significant_regions
+from dermatome.skin.tissue.regions import merge_boxes, significant_regions
 from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
 from dermatome.slides.resize import resize_image, resize_labels
 
@@ -193,7 +193,7 @@ class SlideWork:
         return TissueResult(
             size=self.size,
             canvas=self.canvas,
-            crop=self._on_slide(bounding_box(self.regions)) if self.regions else Box.whole(self.size),
+            crop=self._on_slide(Box.covering(self.regions)) if self.regions else Box.whole(self.size),
             coarse_mask=self.coarse,
             significant=self.significant,
             refined=refined,
