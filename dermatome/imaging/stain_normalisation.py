@@ -2,7 +2,7 @@
 
 Macenko et al. 2009 ("A method for normalizing histology slides for quantitative analysis"): the optical densities of
 tissue lie in a plane, and its extreme directions are the two stains. Here the fit is checked, and where it is off the
-slide keeps its colours; the change keeps what lies outside the plane, and glass stays as white as it is.
+slide keeps its colours; the change keeps what lies outside the plane, and background stays as white as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dermatome.classes import RgbImage
 from dermatome.geometry import Box, Size
-from dermatome.imaging.background import glass_limit
+from dermatome.imaging.background import background_limit
 from dermatome.slides.slide import Slide
 from dermatome.storage.record import Check, Scalar
 
@@ -46,7 +46,7 @@ _SPOT_PX = 128
 
 
 class StainOutcome(StrEnum):
-    """Whether a slide's stains could be told; in every case but the first its colours are left as they are."""
+    """Whether a slide's stains could be estimated; in every case but the first its colours stay as they are."""
 
     FITTED = "fitted"
     LITTLE_TISSUE = "little_tissue"
@@ -55,7 +55,7 @@ class StainOutcome(StrEnum):
 
 
 _WHY = {
-    StainOutcome.FITTED: "Hematoxylin and eosin were told apart.",
+    StainOutcome.FITTED: "Hematoxylin and eosin were separated.",
     StainOutcome.LITTLE_TISSUE: "There is too little stained tissue to fit stains on, so the colours are left.",
     StainOutcome.ONE_STAIN: "The tissue has one colour, which is not two stains, so the colours are left.",
     StainOutcome.NOT_HE: "The two colours found are not those of hematoxylin and eosin, so the colours are left.",
@@ -67,7 +67,7 @@ class StainFit:
     """The stains of one slide.
 
     Attributes:
-        outcome: whether they were told.
+        outcome: whether the stains were estimated.
         vectors: (2, 3) optical density of hematoxylin and eosin in red, green and blue, of length 1; as found, also
             where they are off, and the reference's where there was nothing to find.
         strengths: (2,) 99th percentiles of their amounts, decadic optical density.
@@ -102,7 +102,7 @@ def fit_slide(slide: Slide) -> StainFit:
     """The stains of a slide, from spots of tissue all over it, each read at 0.5 µm for a pixel or the slide's scale."""
     look = slide.overview(_LOOK_PX)
     darkest = look.min(axis=2)
-    rows, columns = np.nonzero(darkest < glass_limit(darkest, look.max(axis=2)))
+    rows, columns = np.nonzero(darkest < background_limit(darkest, look.max(axis=2)))
     if not rows.size:
         return fit_stains(np.zeros((0, 3), np.uint8))
     factor = slide.size.height_px / look.shape[0]
@@ -125,7 +125,7 @@ def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
     """Macenko's fit to pixels.
 
     Args:
-        pixels: (N, 3) uint8 RGB, glass among them or not.
+        pixels: (N, 3) uint8 RGB, with or without background.
     """
     density = _DENSITY[pixels].astype(np.float64)
     stained = density[density.mean(axis=1) >= _LEAST_DENSITY]

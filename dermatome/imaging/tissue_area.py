@@ -8,19 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.geometry import Box
-from dermatome.imaging.background import glass_limit
+from dermatome.imaging.background import background_limit
 
 if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
 
 LOOK_MPP = 4.0
-"""Microns per pixel at which tissue is looked for: of the order of a nucleus."""
+"""Microns per pixel at which tissue is detected: of the order of a nucleus."""
 
 
 def tissue_mask(slide: Slide) -> npt.NDArray[np.bool_]:
     """(h, w) bool at :data:`LOOK_MPP` or the slide's own scale where that is coarser: where anything is stained.
 
-    Stained is what is darker than the slide's own glass (:func:`glass_limit`); without glass all is.
+    Stained is what is darker than the slide's own background (:func:`background_limit`); without background, all is.
     Gaps of less than two pixels between stained ones are closed: those between fibres belong to the tissue.
     """
     import cv2
@@ -28,7 +28,7 @@ def tissue_mask(slide: Slide) -> npt.NDArray[np.bool_]:
     size = slide.size.scaled(min(1.0, slide.mpp / LOOK_MPP))
     bands = [(rows.min(axis=2), rows.max(axis=2)) for rows in slide.rows(Box.whole(slide.size), size)]
     darkest, brightest = (np.concatenate(parts) for parts in zip(*bands, strict=True))
-    stained = (darkest < glass_limit(darkest, brightest)).view(np.uint8)
+    stained = (darkest < background_limit(darkest, brightest)).view(np.uint8)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     closed: npt.NDArray[np.bool_] = cv2.morphologyEx(stained, cv2.MORPH_CLOSE, disc).astype(bool)
     return closed

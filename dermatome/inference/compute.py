@@ -1,4 +1,4 @@
-"""Where networks run: device, precision and threads, chosen once and said aloud."""
+"""Where networks run: device, precision and threads, chosen once and recorded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """From pixels to class probabilities: overlapping tiles through a network, without pause, and blended.
 
-Batches are filled across the borders of images, tiles of bare glass are not run, and blending and reading go on while
+Batches are filled across the borders of images, tiles of background are not run, and blending and reading go on while
 the network works. What is held does not grow with the height of an image.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dermatome.classes import RgbImage
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
-from dermatome.imaging.background import is_glass
+from dermatome.imaging.background import is_background
 from dermatome.imaging.tiling import Blender, Probabilities, RowEnlarger, RowSink, cut_tile, tile_grid
 from dermatome.inference.backends import Runner
 from dermatome.inference.canvas import most_probable
@@ -46,7 +46,7 @@ class Predictor:
         tile_px: side of the tiles, a multiple of 32; smaller for a smaller image.
         overlap_px: what neighbouring tiles share.
         batch: tiles at once.
-        skip_glass: take tiles of bare glass for background with certainty, without running them.
+        skip_background: whether tiles that show only background get its class without being run.
         background: the channels that are then certain: one for each head.
     """
 
@@ -55,7 +55,7 @@ class Predictor:
     tile_px: int = 256
     overlap_px: int = 64
     batch: int = 8
-    skip_glass: bool = True
+    skip_background: bool = True
     background: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Predictor:
             for box in tile_grid(scene.size, side, min(self.overlap_px, side // 2)):
                 within = bands.rows(box.top_px, min(box.bottom_px, scene.size.height_px))
                 tile = cut_tile(within, Box(0, box.left_px, side, box.right_px))
-                skipped = self.skip_glass and is_glass(tile)
+                skipped = self.skip_background and is_background(tile)
                 places.append(_Place(number, blender, box, None if skipped else len(tiles), self.background))
                 if not skipped:
                     tiles.append(tile)
@@ -157,7 +157,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tile goes: its scene, blender and box, and its number in the batch; none for glass.
+    """Where a tile goes: its scene, blender and box, and its number in the batch; none for background.
 
     Without a box it is the end of its scene.
     """

@@ -18,12 +18,12 @@ MAX_TIMES_COVERED = 20
 """How often the boxes around regions may cover their image: drawing takes time, however little of it is seen."""
 AMBIGUOUS = "ambiguous"
 UNCLASSED = ("", "description", "nucleus", "nuclei")
-"""Names, in lower case, of layers that say nothing about class; MoNuSeg's layers are named by a field of the form."""
+"""Names, in lower case, of layers that name no class; MoNuSeg's layers are named by a field of the form."""
 
 
 @dataclass(frozen=True)
 class NucleusMaps:
-    """The truth about one image; all maps are (H, W).
+    """The ground truth of one image; all maps are (H, W).
 
     Attributes:
         instances: int32, 0 background, 1..N without gaps.

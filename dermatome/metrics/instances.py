@@ -1,4 +1,4 @@
-"""How well instances were found: matched with the truth by overlap, then counted."""
+"""How well instances were found: matched with the ground truth by overlap, then counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Labels = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Matches:
-    """Instances of a prediction matched with those of the truth, each at most once.
+    """Instances of a prediction matched with those of the ground truth, each at most once.
 
     Attributes:
         truth_ids: (K,) numbers of the matched true instances.

@@ -1,7 +1,7 @@
-"""Scores of nuclei against the truth: pixels by class, and instances found, outlined and classified.
+"""Scores of nuclei against the ground truth: pixels by class, and instances found, outlined and classified.
 
-What several images add up to, and what an average is over, is said with each score, as published figures of one and the
-same prediction differ by it. Nothing depends on how instances are numbered. Ambiguous regions, and for classes also
+Each score states how several images are combined and what an average is over, as published figures of the same
+prediction differ by it. Nothing depends on how instances are numbered. Ambiguous regions, and for classes also
 nuclei whose class nobody knows, are void as in Kirillov et al. 2019 ("Panoptic segmentation"): their pixels count for
 nothing, and a predicted nucleus that lies in them by more than half is no false positive.
 """

@@ -1,6 +1,6 @@
-"""Scores of a predicted semantic map against the truth, from one confusion matrix.
+"""Scores of a predicted semantic map against the ground truth, from one confusion matrix.
 
-A class that only one of truth and prediction has scores 0, so that no mean is better for never predicting it.
+A class that only one of ground truth and prediction has scores 0, so that no mean is better for never predicting it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ClassScore:
     Attributes:
         label: the class.
         outcome: whether truth and prediction have it.
-        truth_px: its pixels in the truth.
+        truth_px: its pixels in the ground truth.
         predicted_px: its pixels in the prediction.
         tp_px: true positives: pixels of the class that were found.
         fp_px: false positives: pixels of other classes that were taken for it.

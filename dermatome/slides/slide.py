@@ -111,7 +111,7 @@ class Slide:
 
 
 def slide_name(path: Path) -> str:
-    """What the slide at ``path`` is called where nobody says it: the file's stem, or the DICOM folder's name."""
+    """Default name of the slide at ``path``: the file's stem, or the DICOM folder's name."""
     if not path.is_dir():
         return path.stem
     return path.name if path.name.strip(".") else path.resolve().name  # `.` and `..` have no name of their own
@@ -190,5 +190,5 @@ def _is_large_tiff(path: Path) -> bool:
             with tifffile.TiffFile(file) as tiff:
                 page = tiff.pages[0]
                 return bool(page.imagelength * page.imagewidth > WHOLE_PX)
-        except Exception:  # a damaged header; what is wrong with it is said by what decodes small images whole
+        except Exception:  # a damaged header; `decode_rgb` reports what is wrong with it
             return False

@@ -47,7 +47,7 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
     recording = Recording(runner)
     mask = Predictor(recording, len(weights.card.classes), tile_px, OVERLAP_PX, batch).labels(core, size).mask
     predictor = Predictor(runner, len(weights.card.classes), tile_px, OVERLAP_PX, batch)
-    every_tile = Predictor(runner, len(weights.card.classes), tile_px, OVERLAP_PX, batch, skip_glass=False)
+    every_tile = Predictor(runner, len(weights.card.classes), tile_px, OVERLAP_PX, batch, skip_background=False)
     wide_px = 3 * tile_px
     wide = Predictor(runner, len(weights.card.classes), wide_px, OVERLAP_PX, max(1, batch // 4))
     wide_mask = wide.labels(core, size).mask

@@ -55,7 +55,7 @@ def test_the_quick_way_agrees_with_one_tile_at_a_time(weights, compute, backend)
     assert len(np.unique(plain)) >= 3
     found = quick(weights, compute, backend, pixels)
     assert (found.mask == plain).mean() >= 0.999
-    every = quick(weights, compute, backend, pixels, skip_glass=False)
+    every = quick(weights, compute, backend, pixels, skip_background=False)
     assert every.tiles > found.tiles
     assert (every.mask == plain).mean() >= 0.9999
     other_batch = quick(weights, compute, backend, pixels, batch=3)
@@ -65,7 +65,7 @@ def test_the_quick_way_agrees_with_one_tile_at_a_time(weights, compute, backend)
 def test_skipping_glass_changes_nothing_on_real_cores(weights, compute, realdata):
     for path in sorted((realdata / "hpa_ihc").glob("*.jpg"))[1::2]:
         pixels = resize_image(decode_rgb(path.read_bytes(), path.name)[0], Size(750, 750))
-        found, every = (quick(weights, compute, "openvino", pixels, skip_glass=skip) for skip in (True, False))
+        found, every = (quick(weights, compute, "openvino", pixels, skip_background=skip) for skip in (True, False))
         assert found.tiles <= every.tiles
         assert (found.mask == every.mask).mean() >= 0.999, path.name
 

@@ -15,8 +15,13 @@ from dermatome.inference.compute import choose_compute
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.inference.probabilities import Probabilities
 from dermatome.skin.tissue.network import TissueCard
-from dermatome.skin.tissue.regions import merge_boxes, significant_regions
-from dermatome.skin.tissue.segment import TissueOutcome, prepare_tissue, segment_slides
+from dermatome.skin.tissue.segment import (
+    TissueOutcome,
+    merge_boxes,
+    prepare_tissue,
+    segment_slides,
+    significant_regions,
+)
 from dermatome.skin.tissue.segment import segment_tissue as segment
 from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
 from dermatome.slides.slide import MppSource, Slide

@@ -12,8 +12,8 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.cli.app import app
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
+from dermatome.skin.tissue.segment import check_scale
 from dermatome.skin.tissue.settings import TissueSettings
-from dermatome.skin.tissue.slide_work import check_scale
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.training.unet import build_network
 from dermatome.training.weights_import import import_weights
@@ -114,6 +114,6 @@ def test_slides_far_from_the_scale_of_training_are_refused_unless_told():
     check_scale(coarse, card, TissueSettings(any_scale=True))
     check_scale(slide, card, TissueSettings(coarse_mpp=7.0))
     for mpp in (0.9, 7.6):
-        with pytest.raises(BadSetting, match="first look"):
+        with pytest.raises(BadSetting, match="coarse pass"):
             check_scale(slide, card, TissueSettings(coarse_mpp=mpp))
         check_scale(slide, card, TissueSettings(coarse_mpp=mpp, any_scale=True))

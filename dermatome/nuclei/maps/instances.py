@@ -5,8 +5,8 @@ touch are seldom that sure. Faint nuclei have no such pieces: what is only likel
 reaches, gives their markers. Every marker then grows over the rest of its nucleus (:func:`grow_markers`).
 
 Pieces are numbered through while rows come: one that two bands of rows share gets two numbers that are known to be one.
-There are no seams at which a nucleus could be cut or found twice, and how many rows come together has no say in the
-result.
+There are no seams at which a nucleus could be cut or found twice, and the result does not depend on how many rows
+come together.
 """
 
 from __future__ import annotations

@@ -187,8 +187,8 @@ class _Work:
             height_px, width_px = self._slide.size.height_px, self._slide.size.width_px
             down = np.arange(top, top + rows.shape[1]) * self._tissue.shape[0] // height_px
             along = np.arange(width_px) * self._tissue.shape[1] // width_px
-            glass = ~self._tissue[np.ix_(down, along)]
-            rows = np.where(glass, _BACKGROUND[:, None, None], rows)
+            background = ~self._tissue[np.ix_(down, along)]
+            rows = np.where(background, _BACKGROUND[:, None, None], rows)
         self.semantic.append(most_probable(rows[SEMANTIC]))
         self.ternary.append(most_probable(rows[TERNARY]))
         self.builder.add(rows)

@@ -385,7 +385,7 @@ def confusion_on_patches(
     for first in range(0, len(patches), _TOGETHER):
         read = [patch.read() for patch in patches[first : first + _TOGETHER]]
         side = -(-max(max(image.shape[:2]) for image, _ in read) // 32) * 32
-        predictor = Predictor(runner, CHANNELS, side, 0, batch, skip_glass=False, background=BACKGROUND_CHANNELS)
+        predictor = Predictor(runner, CHANNELS, side, 0, batch, skip_background=False, background=BACKGROUND_CHANNELS)
         predictor.run([_scene(image, truth, totals) for image, truth in read])
     return NucleusEvaluation(totals[0], totals[1])
 

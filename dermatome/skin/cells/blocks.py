@@ -34,7 +34,7 @@ class Dynamics:
         cellprob_threshold: logit above which a pixel belongs to a cell.
         min_area_px: smaller cells are dropped; holes are filled.
         threads: blocks at once.
-        block_px: side of the blocks; None chooses. It has no say in the result.
+        block_px: side of the blocks; None chooses. It does not change the result.
     """
 
     diameter_px: float
@@ -81,7 +81,7 @@ def cells_by_block(
     Args:
         flows: of the region.
         region: the part of the slide.
-        wanted: whether a block needs to be looked at.
+        wanted: whether a block has to be processed.
         how: the dynamics.
 
     Yields:

@@ -61,7 +61,7 @@ def fetch_cyto2(
         folder: for the files.
         base_url: where they are.
         hosts: that may be asked, also where one redirects.
-        progress: told what is fetched.
+        progress: called with a short sentence for each file.
 
     Raises:
         FetchFailed: no connection, another host, another status than 200, or more bytes than such a file has; the

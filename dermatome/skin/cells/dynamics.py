@@ -4,8 +4,8 @@ The steps are those of ``cellpose.dynamics.compute_masks`` (Stringer et al. 2021
 differences that make them fit for one part of a slide at a time: a pixel's path is kept as its displacement, so that
 it is the same to the last bit wherever the part begins; it has a bound; and where Cellpose leaves an order open (sinks
 with as many pixels), it is fixed. One more: Cellpose takes cells for small by their rank among those that passed the
-check of flows, not by their number, and so drops a few whole cells at random; here only small ones go. The loops let go
-of Python's lock, so that parts run in threads.
+check of flows, not by their number, and so drops a few whole cells at random; here only small ones go. The loops
+release Python's global lock, so that parts run in threads.
 """
 
 from __future__ import annotations

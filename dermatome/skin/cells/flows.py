@@ -26,12 +26,12 @@ MAX_SCALE = 10.0
 
 
 class CellFlows:
-    """What a network says of a region, from above downwards: :meth:`run` runs it, :meth:`read` gives what is done.
+    """A network's output for a region, from the top: :meth:`run` runs it, :meth:`read` returns the rows that are done.
 
     The region is scaled so that cells measure what the network was trained on, and flows are scaled back, so that
     dynamics run at full resolution (Cellpose's ``resample``). Tiles lie on one grid for the whole region and are
-    blended with Cellpose's taper; tiles without a pixel near the epidermis are not run. Held are the tiles between the
-    rows that are still asked for and those being run.
+    blended with Cellpose's taper; tiles without a pixel near the epidermis are not run. Memory
+    holds the tiles between the rows that are still needed and those being run.
 
     Attributes:
         seam_rows_px: rows of the slide in the middle of two tiles' overlap.
@@ -56,12 +56,12 @@ class CellFlows:
         Args:
             network: from :func:`dermatome.skin.cells.network.load_cell_network`.
             image: of the slide.
-            region: the part of the slide to look at.
+            region: the part of the slide to process.
             diameter_px: of the cells in it.
             batch: tiles at once.
             tile_overlap: share of a tile, 0.05 to 0.5; Cellpose's meaning (tiles are counted as if a side grew by
                 twice that share).
-            on_tile: told tiles done and tiles in all.
+            on_tile: called with the tiles done and the number of tiles.
 
         Raises:
             BadSetting: cells of this diameter would have to be scaled by more than 10.
@@ -119,7 +119,7 @@ class CellFlows:
         return scaled[:2], scaled[2]
 
     def forget_above(self, row_px: int) -> None:
-        """Lets go of what :meth:`read` needs for rows above ``row_px`` only."""
+        """Drops what :meth:`read` needs only for rows above ``row_px``."""
         row = min(max(row_px, self._region.top_px), self._region.bottom_px - 1) - self._region.top_px
         self._blended.forget_above(self._rows.taps(row, row + 1).first)
 

@@ -15,7 +15,7 @@ from dermatome.imaging.stains import Stain, separate_stains
 from dermatome.labels.tiled import TiledArray
 from dermatome.slides.resize import resize_image
 
-# Names the steps below; weights say which they were trained with, and others are refused.
+# Names the steps below; weights record those they were trained with, and other weights are refused.
 PREPARATION = "h-stretch-clahe-1"
 
 _CLAHE_TILE_UM = 64.0
@@ -28,16 +28,16 @@ _SAMPLED_PATCHES = 64  # about 16 megapixels: all of a tissue core, an even choi
 
 
 class CellImage:
-    """The epidermis of a slide as the network sees it, prepared patch by patch where it is asked for.
+    """The epidermis of a slide as the network sees it, prepared patch by patch on demand.
 
     Hematoxylin as light is dark at nuclei; taken as density it is inverted, nuclei are bright. It is stretched between
     two percentiles of the epidermis and equalised in tiles of 64 µm with a contrast limit (CLAHE, Zuiderveld 1994),
     which evens out thick and thin places and lifts nuclei under strong DAB. Percentiles come from the epidermis
-    alone: glass and dermis have no say in them.
+    alone: background and dermis do not change them.
 
     Patches and tiles lie on one grid from the slide's corner, and a patch is equalised together with the tiles around
     it, so that a pixel has one value however the slide is cut up. Percentiles come from at most 64 patches, evenly
-    chosen among those with epidermis. Held are the patches in use: :meth:`forget_above` lets go of the rest.
+    chosen among those with epidermis. Memory holds the patches in use: :meth:`forget_above` drops the rest.
 
     Attributes:
         size: of the slide.
@@ -64,7 +64,7 @@ class CellImage:
             read_rgb: gives the pixels in a box of the slide, (h, w, 3) uint8.
             read_epidermis: gives which of them are epidermis, (h, w) bool.
             mpp: microns per pixel.
-            margin_um: how far beyond the epidermis the network may look.
+            margin_um: how far beyond the epidermis the network sees.
         """
         self.size = size
         self.read_rgb, self.read_epidermis = read_rgb, read_epidermis
@@ -97,7 +97,7 @@ class CellImage:
         return np.asarray(self._near.read(box), dtype=np.bool_)
 
     def may_be_near(self, box: Box) -> bool:
-        """Whether ``box`` could hold a pixel of :meth:`near`; quick, says yes too often."""
+        """Whether ``box`` could hold a pixel of :meth:`near`; fast, and true too often."""
         return any(self._is_near_patch(place) for place in self._places(box, margin_px=0))
 
     def equalised(self, box: Box) -> npt.NDArray[np.uint8]:
@@ -132,7 +132,7 @@ class CellImage:
         return [self._box((int(row), int(column))) for row, column in places[chosen]]
 
     def forget_above(self, row_px: int) -> None:
-        """Lets go of what is not needed for rows from ``row_px`` on; it would be made again if asked for."""
+        """Drops what is not needed for rows from ``row_px`` on; it would be computed again on demand."""
         row_px -= self._tile_px
         for patchwork, done in (
             (self._grey, self._grey_done),

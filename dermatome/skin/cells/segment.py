@@ -98,8 +98,8 @@ def segment_cells(
         tissue_mask: (H, W) uint8, :class:`TissueClass`, the slide's size; an array or what is read like one.
         network: loaded once by the caller, for many slides.
         settings: defaults where None.
-        progress: told what is going on, in words.
-        block_px: side of the blocks in which flows become cells; None chooses. It has no say in the result.
+        progress: called with a short sentence at every step.
+        block_px: side of the blocks in which flows become cells; None chooses. It does not change the result.
 
     Raises:
         BadAnnotation: the mask has another size than the slide.

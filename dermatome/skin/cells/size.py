@@ -1,4 +1,4 @@
-"""How large cells are, by Cellpose's size model, looked at once for each slide."""
+"""How large cells are, by Cellpose's size model, estimated once for each slide."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def estimate_diameter(
         flows_in: the network's flows in a box, at a diameter.
         dynamics_at: the dynamics at a diameter.
         bounds_px: the smallest and the largest diameter that is believed: of an image with little on it, the model
-            says anything, and what cells take grows with their square.
+            may return anything, and the cost of cells grows with their square.
 
     Returns:
         The diameter, px; the first guess where no cell is found.

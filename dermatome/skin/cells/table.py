@@ -1,4 +1,4 @@
-"""Cells as they come, block by block, made into a label map, numbered in reading order, and a table."""
+"""Cells of blocks collected in an instance map, numbered in reading order, and a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CellCollector:
     """Takes the cells of one block after another; drops those most of whose pixels lie outside the epidermis.
 
     Cells keep a number of their own until all rows above their first pixel are final; then they get their place in
-    reading order, and tiles of labels are packed away. Held are the labels of the rows in between.
+    reading order, and their tiles are packed. Memory holds the labels of the rows in between.
 
     Attributes:
         labels: the map, complete after :meth:`finish`.
@@ -72,7 +72,7 @@ class CellCollector:
         self.labels.write(box, held)
 
     def final_above(self, row_px: int) -> None:
-        """Says that no later block has a pixel above ``row_px``."""
+        """Numbers the cells that are complete because no later block has a pixel above ``row_px``."""
         height_px = self._image.size.height_px
         bottom = row_px // TILE_PX * TILE_PX if row_px < height_px else height_px
         if bottom <= self._final_row_px:

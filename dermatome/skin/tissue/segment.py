@@ -1,25 +1,117 @@
-"""Tissue of slides, coarse to fine: a first look at the shrunken slide, then its significant regions in detail."""
+"""Tissue of slides: a coarse pass over the shrunken slide, then a fine pass over its significant regions."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dermatome.classes import BoolMap, ClassMap, TissueClass
+from dermatome.errors import BadSetting
+from dermatome.geometry import Box, Size
+from dermatome.imaging.tiling import Probabilities, RowEnlarger
 from dermatome.inference.backends import Runner, prepare_runner
-from dermatome.inference.predictor import Predictor
-from dermatome.skin.tissue.settings import TissueSettings
-from dermatome.skin.tissue.slide_work import SlideWork
-from dermatome.skin.tissue.slide_work import TissueOutcome as TissueOutcome
-from dermatome.skin.tissue.slide_work import TissueResult as TissueResult
+from dermatome.inference.canvas import Canvas, most_probable
+from dermatome.inference.predictor import Predictor, Scene
+from dermatome.skin.tissue.cleanup import clean_labels
+from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
+from dermatome.slides.resize import resize_image, resize_labels
 
 if TYPE_CHECKING:
+    from dermatome.classes import RgbImage
     from dermatome.inference.compute import Compute
-    from dermatome.skin.tissue.network import TissueWeights
+    from dermatome.skin.tissue.network import TissueCard, TissueWeights
     from dermatome.slides.slide import Slide
+
+OVERVIEW_PX = 1024
+"""Longest side of :attr:`TissueResult.overview`."""
+
+
+class TissueOutcome(StrEnum):
+    """What was found on a slide."""
+
+    TISSUE = "tissue"
+    NO_EPIDERMIS = "no_epidermis"
+
+
+@dataclass(frozen=True, eq=False)
+class TissueResult:
+    """The tissue of a slide.
+
+    The mask at full resolution is computed on demand, in bands: it is large, and the network has finished by then.
+
+    Attributes:
+        size: of the slide, and of the mask.
+        canvas: class probabilities at the network's resolution, cleaned.
+        crop: the part of the slide that was refined; the whole slide where nothing was significant.
+        coarse_mask: (h, w) uint8, the result of the coarse pass.
+        significant: (h, w) bool, the pixels of the coarse pass that belong to significant regions.
+        refined: (h, w) uint8, the mask before cleanup, as small as ``overview``.
+        overview: the slide, small.
+        outcome: tissue, or no epidermis.
+        epidermis_share: share of the slide's area.
+        tissue_share: share of the slide's area that is not background.
+        mean_confidence: mean probability of the chosen class, in the fine pass where there was one.
+        tiles: how many tiles went through the network.
+        backend: backend that ran the network.
+        seconds: by phase: coarse, refine, cleanup; of all slides that were segmented together.
+    """
+
+    size: Size
+    canvas: Canvas
+    crop: Box
+    coarse_mask: ClassMap
+    significant: BoolMap
+    refined: ClassMap
+    overview: RgbImage
+    outcome: TissueOutcome
+    epidermis_share: float
+    tissue_share: float
+    mean_confidence: float
+    tiles: int
+    backend: str
+    seconds: dict[str, float]
+
+    def bands(self) -> Iterator[tuple[int, ClassMap]]:
+        """The mask in bands from the top: the band's top row and (rows, W) uint8 of :class:`TissueClass`."""
+        return self.canvas.labels_at(self.size)
+
+    @cached_property
+    def mask(self) -> ClassMap:
+        """(H, W) uint8 of :class:`TissueClass`, whole; for slides that fit into memory."""
+        return np.concatenate([band for _, band in self.bands()])
+
+
+SCALE_TOLERANCE = 1.5
+
+
+def check_scale(slide: Slide, card: TissueCard, settings: TissueSettings) -> None:
+    """Refuses a slide that the network would see at a scale it was not trained at, unless the settings allow it.
+
+    A finer slide is averaged to the network's scale; a coarser one can only be blown up, and its detail is not there.
+
+    Raises:
+        BadSetting: its pixels are more than 1.5 times those of the training, or ``coarse_mpp`` is that far outside of
+            the scales the training showed.
+    """
+    if settings.any_scale:
+        return
+    if slide.mpp > SCALE_TOLERANCE * card.mpp:
+        raise BadSetting(
+            f"{slide.name} has {slide.mpp:g} µm per pixel and the weights were trained at {card.mpp:g}, more than "
+            f"{SCALE_TOLERANCE:g} times finer: use weights for that scale, correct the slide's mpp, or set any_scale."
+        )
+    low, high = card.mpp_range[0] / SCALE_TOLERANCE, card.mpp_range[1] * SCALE_TOLERANCE
+    if settings.coarse_mpp is not None and not low <= settings.coarse_mpp <= high:
+        raise BadSetting(
+            f"The coarse pass is set to {settings.coarse_mpp:g} µm per pixel and the weights were trained at "
+            f"{card.mpp_range[0]:g} to {card.mpp_range[1]:g}: leave coarse_mpp out, or set any_scale."
+        )
 
 
 @dataclass(frozen=True)
@@ -28,8 +120,8 @@ class TissueNetwork:
 
     Attributes:
         weights: the network and its card.
-        first: runs it for the first look.
-        fine: runs it in detail, averaged over views where that is set.
+        first: runs it for the coarse pass.
+        fine: runs it for the fine pass, averaged over views if that is set.
     """
 
     weights: TissueWeights
@@ -80,9 +172,9 @@ def segment_slides(
 ) -> list[TissueResult]:
     """Background, dermis, epidermis and keratin of slides; small ones share the network's batches.
 
-    A slide is rescaled from its mpp to the weights'. A first look at ``coarse_mpp`` finds epidermis and keratin; those
+    A slide is rescaled from its mpp to the weights'. A coarse pass at ``coarse_mpp`` finds epidermis and keratin; those
     connected regions that have at least ``significant_share`` of the largest one's area are segmented again at the
-    network's resolution in overlapping, blended tiles. Outside of them the first look stands, small islands of
+    network's resolution in overlapping, blended tiles. Outside of them the coarse pass stands, small islands of
     epidermis too. Then specks and holes are removed. What is held grows with a slide's area at the network's
     resolution, by a byte or two for each pixel, and not with its area at full resolution.
 
@@ -107,20 +199,22 @@ def segment_slides(
         Predictor(runner, len(card.classes), tile_px, overlap_px, settings.batch)
         for runner in (network.first, network.fine)
     )
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     names = slides[0].name if len(slides) == 1 else f"{len(slides)} slides"
     clock = [time.perf_counter()]
     works = [SlideWork(slide, card, settings) for slide in slides]
-    tiles = first.run([work.look for work in works], lambda done: tell(f"{names}: first look, {done} tiles done"))
+    tiles = first.run(
+        [work.coarse_scene for work in works], lambda done: report(f"{names}: coarse pass, {done} tiles done")
+    )
     for work, count in zip(works, tiles, strict=True):
         work.tiles += count
         work.choose_regions(settings)
     clock.append(time.perf_counter())
     parts = [(work, box) for work in works for box in work.regions]
-    told = fine.run(
-        [work.part(box) for work, box in parts], lambda done: tell(f"{names}: in detail, {done} tiles done")
+    fine_tiles = fine.run(
+        [work.part(box) for work, box in parts], lambda done: report(f"{names}: fine pass, {done} tiles done")
     )
-    for (work, _), count in zip(parts, told, strict=True):
+    for (work, _), count in zip(parts, fine_tiles, strict=True):
         work.tiles += count
     clock.append(time.perf_counter())
     results = []
@@ -131,3 +225,141 @@ def segment_slides(
     for result in results:
         result.seconds.update(seconds)
     return results
+
+
+def significant_regions(coarse: ClassMap, share: float) -> tuple[BoolMap, list[Box]]:
+    """Connected regions of epidermis and keratin with at least ``share`` of the largest one's area.
+
+    Args:
+        coarse: (h, w) uint8 of :class:`TissueClass`.
+        share: 0 to 1.
+
+    Returns:
+        (h, w) bool of their pixels, and a box for each, rows first.
+    """
+    import cv2
+
+    wanted = (coarse == TissueClass.EPIDERMIS) | (coarse == TissueClass.KERATIN)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(wanted.view(np.uint8), connectivity=8)
+    if count == 1:
+        return np.zeros(coarse.shape, dtype=bool), []
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    kept = 1 + np.flatnonzero(areas >= share * areas.max())
+    boxes = []
+    for piece in kept:
+        left, top, width, height = (int(v) for v in stats[piece, :4])
+        boxes.append(Box(top, left, top + height, left + width))
+    wanted_piece = np.zeros(count, bool)
+    wanted_piece[kept] = True
+    return wanted_piece[pieces], boxes
+
+
+def merge_boxes(boxes: list[Box]) -> list[Box]:
+    """Boxes of which no two overlap and that cover all of ``boxes``: those that overlap are joined into one."""
+    merged: list[Box] = []
+    for box in boxes:
+        joined = True
+        while joined:
+            joined = False
+            for other in merged:
+                common = box.common(other).size
+                if min(common.height_px, common.width_px) > 0:
+                    merged.remove(other)
+                    box, joined = Box.covering([box, other]), True
+                    break
+        merged.append(box)
+    return sorted(merged, key=lambda b: (b.top_px, b.left_px))
+
+
+class SlideWork:
+    """One slide on its way through both passes."""
+
+    def __init__(self, slide: Slide, card: TissueCard, settings: TissueSettings) -> None:
+        check_scale(slide, card, settings)
+        self.slide, self.size = slide, slide.size
+        self.fine_size = self.size.scaled(slide.mpp / card.mpp)
+        self.coarse_size = self.size.scaled(slide.mpp / (settings.coarse_mpp or card.coarse_mpp))
+        self.canvas = Canvas(len(card.classes), self.fine_size)
+        self.coarse = np.empty((self.coarse_size.height_px, self.coarse_size.width_px), np.uint8)
+        self.regions: list[Box] = []
+        self.tiles, self.coarse_confidence, self.confidence = 0, 0.0, 0.0
+        self.overview: list[RgbImage] = []
+        enlarge = RowEnlarger(self.coarse_size, self.fine_size, lambda top, rows: self.canvas.write(top, 0, rows))
+
+        def seen(top: int, rows: Probabilities) -> None:
+            self.coarse[top : top + rows.shape[1]] = most_probable(rows)
+            self.coarse_confidence += float(rows.max(axis=0).sum(dtype=np.float64))
+            enlarge(top, rows)
+
+        self.coarse_scene = Scene(self.coarse_size, self._coarse_rows, seen)
+
+    def _coarse_rows(self) -> Iterable[RgbImage]:
+        """The shrunken slide; a large one, which is decoded only once for this, leaves its overview on the way."""
+        longest = max(self.coarse_size.height_px, self.coarse_size.width_px)
+        if longest <= OVERVIEW_PX:
+            self.overview = [self.slide.overview(OVERVIEW_PX)]
+        small = self.coarse_size.scaled(OVERVIEW_PX / longest)
+        top = 0
+        for band in self.slide.rows(Box.whole(self.size), self.coarse_size):
+            bottom = top + len(band)
+            rows = [round(edge * small.height_px / self.coarse_size.height_px) for edge in (top, bottom)]
+            if longest > OVERVIEW_PX and rows[1] > rows[0]:
+                self.overview.append(resize_image(band, Size(rows[1] - rows[0], small.width_px)))
+            top = bottom
+            yield band
+
+    def choose_regions(self, settings: TissueSettings) -> None:
+        """Chooses the boxes on the canvas for the fine pass."""
+        self.significant, boxes = significant_regions(self.coarse, settings.significant_share)
+        if max(self.fine_size.height_px, self.fine_size.width_px) <= settings.refine_whole_px:
+            self.regions = [Box.whole(self.fine_size)]
+        else:
+            per_px = self.slide.mpp * self.size.height_px / self.fine_size.height_px
+            margin_px = round(settings.margin_um / per_px)
+            grown = [b.rescaled(self.coarse_size, self.fine_size).expanded(margin_px, self.fine_size) for b in boxes]
+            self.regions = merge_boxes(grown)
+
+    def part(self, box: Box) -> Scene:
+        """The part of the canvas in ``box``, to be predicted in detail."""
+        there = self._on_slide(box)
+
+        def found(top: int, rows: Probabilities) -> None:
+            self.confidence += float(rows.max(axis=0).sum(dtype=np.float64))
+            self.canvas.write(box.top_px + top, box.left_px, rows)
+
+        return Scene(box.size, lambda: self.slide.rows(there, box.size), found)
+
+    def _on_slide(self, box: Box) -> Box:
+        """The same place at full resolution, its edges to the nearest pixel."""
+        down, along = self.size.height_px / self.fine_size.height_px, self.size.width_px / self.fine_size.width_px
+        top, left = min(round(box.top_px * down), self.size.height_px - 1), round(box.left_px * along)
+        left = min(left, self.size.width_px - 1)
+        return Box(top, left, max(top + 1, round(box.bottom_px * down)), max(left + 1, round(box.right_px * along)))
+
+    def result(self, cleanup: CleanupSettings, backend: str) -> TissueResult:
+        """Cleans the labels and gives what was found."""
+        labels = self.canvas.labels()
+        seen = np.concatenate(self.overview)
+        refined = resize_labels(labels, Size(*seen.shape[:2]))
+        clean_labels(labels, self.slide.mpp * self.size.height_px / self.fine_size.height_px, cleanup)
+        self.canvas.correct(labels)
+        counts = np.bincount(labels.ravel(), minlength=len(TissueClass))
+        area = self.fine_size.area_px
+        refined_px = sum(box.size.area_px for box in self.regions)
+        confidence = self.confidence / refined_px if refined_px else self.coarse_confidence / self.coarse_size.area_px
+        return TissueResult(
+            size=self.size,
+            canvas=self.canvas,
+            crop=self._on_slide(Box.covering(self.regions)) if self.regions else Box.whole(self.size),
+            coarse_mask=self.coarse,
+            significant=self.significant,
+            refined=refined,
+            overview=seen,
+            outcome=TissueOutcome.TISSUE if counts[TissueClass.EPIDERMIS] else TissueOutcome.NO_EPIDERMIS,
+            epidermis_share=float(counts[TissueClass.EPIDERMIS] / area),
+            tissue_share=float(1 - counts[TissueClass.BACKGROUND] / area),
+            mean_confidence=confidence,
+            tiles=self.tiles,
+            backend=backend,
+            seconds={},
+        )

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dermatome.geometry import Size
-from dermatome.imaging.background import is_glass
+from dermatome.imaging.background import is_background
 from dermatome.imaging.tiling import cut_tile, tile_grid
 from dermatome.slides.plain import decode_rgb
 from dermatome.slides.resize import resize_image
@@ -19,7 +19,7 @@ def glass(level=240, size=(256, 256), noise=2.0):
 @pytest.mark.parametrize("level", [225, 240, 255])
 @pytest.mark.parametrize("size", [(256, 256), (32, 32), (3, 1)])
 def test_noisy_glass_is_glass(level, size):
-    assert is_glass(glass(level, size))
+    assert is_background(glass(level, size))
 
 
 def fibre(tile):
@@ -50,7 +50,7 @@ def grey(tile):
 def test_anything_else_is_not(change):
     tile = glass(noise=1.0)
     change(tile)
-    assert not is_glass(tile)
+    assert not is_background(tile)
 
 
 def tiles_of(image, side):
@@ -65,7 +65,7 @@ def test_real_cores_lose_no_tissue(realdata, mpp):
         image, _ = decode_rgb(path.read_bytes(), path.name)
         small = resize_image(image, Size(3000, 3000).scaled(0.5 / mpp))
         for _, tile in tiles_of(small, 128):
-            if is_glass(tile):
+            if is_background(tile):
                 skipped += 1
                 darker = tile.min(axis=2) < int(np.median(tile)) - 25
                 coloured = np.ptp(tile.astype(int), axis=2) > 25
@@ -83,7 +83,7 @@ def test_no_real_tile_that_was_drawn_as_tissue_is_skipped(realdata):
             drawn = np.asarray(opened.convert("RGB")).any(axis=2)
         for side in (64, 128, 256):
             for box, tile in tiles_of(image, side):
-                if is_glass(tile):
+                if is_background(tile):
                     # Outlines are drawn with a little glass beside the tissue: that much may be "tissue" here.
                     assert (drawn[box.slices] & (tile.min(axis=2) < 215)).mean() < 0.001, (path.name, box)
                     seen += 1
