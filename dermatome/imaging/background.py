@@ -9,7 +9,7 @@ from dermatome.classes import RgbImage
 from dermatome.geometry import Size
 from dermatome.slides.resize import resize_image
 
-# Scanned background is bright, grey and flat: on HPA cores its darkest channel is 230 and more, channels differ by 0 to 5,
+# Background is bright, grey and flat: on HPA cores its darkest channel is 230 and more, channels differ by 0 to 5,
 # and grey varies by 1. The palest collagen and keratin differ from it in one of the three by far more.
 _DARKEST = 215
 _COLOUR = 8
