@@ -1,7 +1,6 @@
 """What the three assets of training versions share: run configs made from the settings, and the training itself."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,6 +9,7 @@ from pydantic import Field, create_model
 
 from assets.materialize import materialize_one
 from dermatome.storage.layout import DataRoot
+from dermatome.storage.settings_model import SettingsModel
 from resources import ComputeResource
 from resources.settings import as_plain
 
@@ -33,12 +33,12 @@ class TrainingConfig(dg.Config):
 def training_config(name: str, base: type[TrainingConfig], settings: type, without: Sequence[str] = ()) -> Any:
     """A run config with an optional field for each setting, described as the setting is."""
     fields: dict[str, Any] = {}
-    for setting, info in settings.__pydantic_fields__.items():
+    for setting, info in settings.model_fields.items():
         if setting in (*without, "checkpoint_seconds"):
             continue
         kind = info.annotation
-        if isinstance(kind, type) and is_dataclass(kind):
-            parts = ", ".join(kind.__dataclass_fields__)
+        if isinstance(kind, type) and issubclass(kind, SettingsModel):
+            parts = ", ".join(kind.model_fields)
             fields[setting] = (dict[str, Any], Field(default={}, description=f"{info.description} {parts}."))
             continue
         if get_origin(kind) is Literal:

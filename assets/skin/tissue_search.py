@@ -72,7 +72,7 @@ def tissue_search(
         study,
         make=make,
         inputs={slide: require_record(root, "training_tiles", slide).data_version for slide in slides},
-        settings=as_plain(search),
+        settings=vars(search) | {"base": as_plain(base), "space": as_plain(space)},
         more=lambda folder: {"to_train_it": dg.MetadataValue.md(_to_train_it(study))},
     )
 

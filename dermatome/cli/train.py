@@ -172,7 +172,7 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
 def _setting_options(settings: type[TrainingSettings]) -> dict[str, Any]:
     """An option for each setting that is a number, text or switch; None means its default."""
     options = {}
-    for name, info in settings.__pydantic_fields__.items():  # type: ignore[attr-defined]
+    for name, info in settings.model_fields.items():
         kind = info.annotation
         if get_origin(kind) is Literal:
             kind = str

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from dermatome.classes import ClassMap, RgbImage
-from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.slides.resize import resize_image, resize_labels
+from dermatome.storage.settings_model import SettingsModel
 
 
-@dataclass(frozen=True)
-class AugmentSettings:
+class AugmentSettings(SettingsModel):
     """How much a training crop may differ from its tile.
 
     Attributes:
@@ -30,27 +30,20 @@ class AugmentSettings:
         noise: largest standard deviation of the pixel noise that one crop in four has, of 255.
     """
 
-    scale: float = 1.3
-    coarse_share: float = 0.1
-    elastic_px: float = 8.0
-    stain: float = 0.4
-    gamma: float = 0.0
-    contrast: float = 0.0
-    brightness: float = 0.08
-    blur_px: float = 1.0
-    noise: float = 6.0
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        for each in fields(self):
-            least, value = 1.0 if each.name == "scale" else 0.0, getattr(self, each.name)
-            if value < least:
-                raise BadSetting(f"The augmentation {each.name} is {value}: set it to {least:g} or more.")
+    scale: float = Field(default=1.3, ge=1)
+    coarse_share: float = Field(default=0.1, ge=0)
+    elastic_px: float = Field(default=8.0, ge=0)
+    stain: float = Field(default=0.4, ge=0)
+    gamma: float = Field(default=0.0, ge=0)
+    contrast: float = Field(default=0.0, ge=0)
+    brightness: float = Field(default=0.08, ge=0)
+    blur_px: float = Field(default=1.0, ge=0)
+    noise: float = Field(default=6.0, ge=0)
 
     def strengthened(self, factor: float) -> AugmentSettings:
         """These, with every change of colour and shape but scale ``factor`` times as large."""
         changes = ("elastic_px", "stain", "gamma", "contrast", "brightness", "blur_px", "noise")
-        return replace(self, **{name: getattr(self, name) * factor for name in changes})
+        return self.changed(**{name: getattr(self, name) * factor for name in changes})
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ NUCLEI = NucleusTraining(
     learning_rate=3e-3,
     weight_decay=1e-2,
     warmup_epochs=2.0,
-    augment=replace(AUGMENT, scale=1.1, elastic_px=2.0),
+    augment=AUGMENT.changed(scale=1.1, elastic_px=2.0),
 )
 
 
@@ -215,9 +215,9 @@ def main() -> None:
     task: Task[Any]
     changes: dict[str, Any] = {}
     if given.network == "cells":
-        task = cells_task(replace(CELLS, **limits), given.images or 40)
+        task = cells_task(CELLS.changed(**limits), given.images or 40)
     else:
-        task = nuclei_task(replace(NUCLEI, mpp=TOY_NUCLEI_MPP, **limits), given.images or 60)
+        task = nuclei_task(NUCLEI.changed(mpp=TOY_NUCLEI_MPP, **limits), given.images or 60)
         origin = f"{len(task.split.train)} synthetic fields (dermatome.synthetic.nuclei)"
         changes = {"licence": "MIT", "created_from": (origin,)}
     trained: Trained[Any] = train(

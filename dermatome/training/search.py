@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def trial_settings(trial: optuna.Trial, base: UNetSettings, space: SearchSpace) 
         drawn |= {name: between(name) for name in ("dice_weight", "focal_weight")}
     if space.encoder:
         drawn["encoder"] = trial.suggest_categorical("encoder", list(space.encoder))
-    return replace(base, **drawn)
+    return base.changed(**drawn)
 
 
 def open_study(folder: Path, seed: int = 0) -> optuna.Study:
@@ -207,7 +207,7 @@ def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]
     default = type(best)(mpp=best.mpp)
     changed = {name: value for name, value in vars(best).items() if value != getattr(default, name)}
     if "augment" in changed:
-        changed["augment"] = asdict(best.augment)
+        changed["augment"] = best.augment.model_dump()
     config: dict[str, Any] = json.loads(json.dumps(changed))
     return config
 
@@ -257,7 +257,7 @@ def _train(
     import optuna
 
     chosen = trial_settings(trial, settings.base, settings.space)
-    identity = json.dumps(asdict(chosen), sort_keys=True)
+    identity = json.dumps(chosen.model_dump(), sort_keys=True)
     checkpoints = folder / "trials" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def report(row: Mapping[str, Any], share: float) -> None:
@@ -289,7 +289,7 @@ def _check_comparable(study: optuna.Study, folder: Path, task: Task[Any], settin
     """Records in a new study what its trials are made with; refuses one that was started with something else."""
     searched = {f"range of {name}": values for name, values in vars(settings.space).items()}
     now: dict[str, Any] = json.loads(
-        json.dumps({"tiles or their sides": task.data_sha256()} | asdict(settings.base) | searched)
+        json.dumps({"tiles or their sides": task.data_sha256()} | settings.base.model_dump() | searched)
     )
     before: dict[str, Any] | None = study.user_attrs.get(_MADE_WITH)
     if before is None and not study.get_trials(deepcopy=False):

@@ -4,42 +4,18 @@ Run configs and command-line options are generated from these fields (:mod:`asse
 :mod:`dermatome.cli.train`). A task adds its own settings in a subclass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic import Field
 
-from dermatome.errors import BadSetting
 from dermatome.imaging.augmentation import AugmentSettings
+from dermatome.storage.settings_model import SettingsModel
 
 EPOCHS_WITHOUT_LIMIT = 40
-T = TypeVar("T")
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
-def checked(cls: type[T]) -> type[T]:
-    """Makes a frozen dataclass whose fields are checked by pydantic; what does not fit raises :class:`BadSetting`."""
-    made: Any = pydantic_dataclass(frozen=True)(cls)
-    check = made.__init__
-
-    def __init__(self: Any, *values: Any, **named: Any) -> None:  # noqa: N807
-        try:
-            check(self, *values, **named)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or cls.__name__
-            raise BadSetting(f"The setting {name} is {first['input']!r}: {first['msg']}.") from None
-
-    made.__init__ = __init__
-    return made  # type: ignore[no-any-return]
-
-
-@checked
-class TrainingSettings:
+class TrainingSettings(SettingsModel):
     """Settings that every task has.
 
     Without ``epochs`` and ``max_minutes`` a training runs for 40 epochs; with both, until the first of them. If epochs
@@ -92,7 +68,6 @@ class TrainingSettings:
         return self.patience is not None
 
 
-@checked
 class UNetSettings(TrainingSettings):
     """Settings that tasks with a U-Net of segmentation-models-pytorch share."""
 
@@ -112,7 +87,7 @@ class UNetSettings(TrainingSettings):
     )
     crop_px: int = Field(default=128, ge=32, multiple_of=32, description="Side of a crop at the network's scale, px.")
     mpp: float = Field(default=0.5, gt=0, description="Microns per pixel of the training data.")
-    augment: AugmentSettings = Field(default_factory=AugmentSettings, description="How crops differ from the data.")
+    augment: AugmentSettings = Field(default=AugmentSettings(), description="How crops differ from the data.")
 
 
 S = TypeVar("S", bound=TrainingSettings)
@@ -126,18 +101,8 @@ def settings_from(kind: type[S], plain: Mapping[str, Any]) -> S:
     Raises:
         BadSetting: a name is unknown or a value is out of its range.
     """
-    made: S = _changed(kind(), plain, "training")
-    return made
-
-
-def _changed(default: Any, given: Mapping[str, Any], what: str) -> Any:
-    known = list(default.__dataclass_fields__)
-    if unknown := sorted(set(given) - set(known)):
-        raise BadSetting(f"There is no setting {unknown[0]!r} of the {what}: use {', '.join(known)}.")
-    values = {
-        name: _changed(before, value, name)
-        if is_dataclass(before := getattr(default, name)) and isinstance(value, Mapping)
-        else value
-        for name, value in given.items()
-    }
-    return replace(default, **values)
+    values = dict(plain)
+    for name, default in kind():
+        if isinstance(default, SettingsModel) and isinstance(values.get(name), Mapping):
+            values[name] = default.changed(**values[name])
+    return kind(**values)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -263,7 +263,7 @@ class Run:
         self.step, self.seconds, self.learning_rate = 0, 0.0, 0.0
         self.history: list[dict[str, Any]] = []
         self.best: Best | None = None
-        identity = [_FORMAT, type(task).__name__, asdict(settings), start.data_sha256, start.parent_sha256]
+        identity = [_FORMAT, type(task).__name__, settings.model_dump(), start.data_sha256, start.parent_sha256]
         identity += [compute.device, compute.precision]
         self.fingerprint = sha256_bytes(json.dumps(identity, sort_keys=True).encode())
 
@@ -438,7 +438,7 @@ def _finished(task: Task[E], run: Run, parent: LoadedWeights[Any] | None) -> tup
         evaluation,
         parent,
         validation=task.split.how if task.split.validation else "nothing was held out",
-        settings=json.loads(json.dumps(asdict(task.settings))),
+        settings=json.loads(json.dumps(task.settings.model_dump())),
         steps=run.step,
         data_sha256=start.data_sha256,
         parent=start.parent_sha256,

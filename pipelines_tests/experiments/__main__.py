@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Seed by seed, so that an interrupted run has something of each configuration to compare.
         for seed in range(1, given.seeds + 1):
             for number, (each, settings) in enumerate(experiment.configurations.items()):
-                chosen = replace(settings, seed=seed, checkpoint_seconds=0.0)
+                chosen = settings.changed(seed=seed, checkpoint_seconds=0.0)
                 done = run_one(tiles, chosen, compute, folder / f"{number}-{seed}")
                 results[each].append(done)
                 scores = ", ".join(f"{test} {values['mean_iou']:.3f}" for test, values in done["tests"].items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from dermatome.imaging.augmentation import AugmentSettings
@@ -45,7 +45,7 @@ class Experiment:
 def experiments(*, toy: bool = False) -> dict[str, Experiment]:
     """All experiments by name; at toy size they show that they run, and measure nothing."""
     skin = TissueTraining(epochs=3, epoch_steps=EPOCH_STEPS, batch=4)
-    stain = replace(skin, crop_px=64)
+    stain = skin.changed(crop_px=64)
     if toy:
         skin = TissueTraining(epochs=1, epoch_steps=2, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
         stain = skin
@@ -53,9 +53,9 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
         "skin": Experiment(
             "What do augmentation and resolution bring on real skin?",
             {
-                "turns and mirrors only": replace(skin, augment=TURNS_ONLY),
+                "turns and mirrors only": skin.changed(augment=TURNS_ONLY),
                 "all augmentation (the default)": skin,
-                "the same at twice the resolution": replace(skin, train_mpp=2 * skin.mpp),
+                "the same at twice the resolution": skin.changed(train_mpp=2 * skin.mpp),
             },
             skin_tiles,
             {"background": 0.85, "dermis": 0.93, "epidermis": 0.82, "keratin": 0.77},
@@ -63,7 +63,7 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
         "stain": Experiment(
             "Does changing stains in training carry from H&E to IHC?",
             {
-                "without stain augmentation": replace(stain, augment=replace(stain.augment, stain=0.0)),
+                "without stain augmentation": stain.changed(augment=stain.augment.changed(stain=0.0)),
                 "with it (the default)": stain,
             },
             lambda folder: stain_tiles(folder, size_px=256 if toy else 512, count=1 if toy else 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def run_one(tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Pa
         the scores of each test set by name.
     """
     everything = [*tiles.train, *(tile for test in tiles.tests.values() for tile in test)]
-    told = json.dumps([asdict(settings), tiles_sha256(everything)], sort_keys=True)
+    told = json.dumps([settings.model_dump(), tiles_sha256(everything)], sort_keys=True)
     fingerprint, result_file = sha256_bytes(told.encode()), folder / RESULT_FILE
     if result_file.is_file():
         done: dict[str, Any] = json.loads(result_file.read_text())
@@ -65,7 +65,7 @@ def run_one(tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Pa
     }
     done = {
         "fingerprint": fingerprint,
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
         "steps": result.card.steps,
         "seconds": float(result.history["seconds"].iloc[-1]),
         "history": [{**row, **plain[str(row["epoch"])]} for row in result.history.to_dict("records")],

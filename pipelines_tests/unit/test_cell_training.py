@@ -136,7 +136,7 @@ def test_flows_rotate_with_their_crop():
 def test_batches_depend_on_their_number_alone():
     images = [PreparedCells((labels_of(k) > 0).astype(np.float32), flow_targets(labels_of(k))) for k in range(2)]
     network = build_cpnet(TINY.nbase, TINY.diameter_px)
-    one, two = (cell_parts(network, images, replace(TINY, batch=3, seed=4), CPU).source for _ in range(2))
+    one, two = (cell_parts(network, images, TINY.changed(batch=3, seed=4), CPU).source for _ in range(2))
     one.batch(0)
     for first, second in zip(one.batch(7), two.batch(7), strict=True):
         assert (first == second).all()
@@ -189,7 +189,7 @@ def test_a_killed_training_ends_like_one_that_was_not(images, tmp_path):
 
 def test_it_is_fine_tuned_from_a_file_and_writes_what_loads(images, tmp_path):
     folder = images[0].image_path.parent
-    short = replace(TINY, epochs=1, epoch_steps=1)
+    short = TINY.changed(epochs=1, epoch_steps=1)
     first = train_file(CellTask.choose([folder], (), short), tmp_path / "w.safetensors", CPU, name="first")
     read = open_cells(tmp_path / "w.safetensors")
     assert (read.sha256, read.card.name, read.card.nbase) == (first.sha256, "first", (2, 4, 4, 4, 8))
@@ -210,7 +210,7 @@ def test_it_is_fine_tuned_from_a_file_and_writes_what_loads(images, tmp_path):
     for name, value in read.network.named_parameters():
         torch.testing.assert_close(child.state[name], value, rtol=0, atol=1e-3)
     with pytest.raises(BadWeights, match="leave nbase and diameter_px out"):
-        train(replace(task, settings=replace(settings, diameter_px=30.0)), CPU, parent=lineage.weights)
+        train(replace(task, settings=settings.changed(diameter_px=30.0)), CPU, parent=lineage.weights)
     with pytest.raises(BadSetting, match="nothing to train on"):
         train(CellTask(settings, Split(())), CPU)
 
@@ -220,4 +220,4 @@ def test_it_is_fine_tuned_from_a_file_and_writes_what_loads(images, tmp_path):
 )
 def test_settings_out_of_range(wrong):
     with pytest.raises(BadSetting):
-        replace(TINY, **wrong)
+        TINY.changed(**wrong)

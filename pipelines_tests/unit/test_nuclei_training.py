@@ -1,7 +1,7 @@
 """Losses and sampling of nuclei in numbers worked out by hand; and a training that learns discs of two colours."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -101,7 +101,7 @@ def compute():
     return choose_compute("cpu", "fp32", 1)
 
 
-QUICK = replace(SMALL, epochs=1, epoch_steps=1, batch=2)
+QUICK = SMALL.changed(epochs=1, epoch_steps=1, batch=2)
 
 
 def task_of(patches, patches_val=(), settings=SMALL):
@@ -219,7 +219,7 @@ def test_a_finished_run_ends_the_same_again_and_what_does_not_fit_is_refused(mad
     parent = load_nucleus_weights(folder / WEIGHTS_FILE)
     assert all(torch.equal(again.state[name], tensor) for name, tensor in parent.network.state_dict().items())
     with pytest.raises(BadWeights, match="leave encoder and decoder_channels out"):
-        train(task_of(patches, settings=replace(SMALL, decoder_channels=(8,) * 5)), compute, parent=parent)
+        train(task_of(patches, settings=SMALL.changed(decoder_channels=(8,) * 5)), compute, parent=parent)
     with pytest.raises(BadSetting, match="nothing to train on"):
         train(task_of([]), compute)
 

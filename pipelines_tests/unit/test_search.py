@@ -119,7 +119,7 @@ def test_what_would_not_be_comparable_is_refused_in_words(tmp_path, split, fake)
         (
             "epochs, augment",
             split,
-            replace(settings, base=replace(BASE, epochs=30, augment=AugmentSettings(scale=1.0))),
+            replace(settings, base=BASE.changed(epochs=30, augment=AugmentSettings(scale=1.0))),
         ),
         ("range of learning_rate", split, replace(settings, space=replace(settings.space, learning_rate=(1e-3, 1e-2)))),
         ("range of crop_px", split, replace(settings, space=replace(settings.space, crop_px=(64, 128)))),

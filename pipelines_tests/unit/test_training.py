@@ -70,7 +70,7 @@ def test_it_learns_easy_tiles_and_writes_weights_that_predict(folder, tmp_path, 
     from dermatome.slides.slide import MppSource, Slide
 
     rows = []
-    settings = replace(SMALL, epochs=4, epoch_steps=16, batch=4, learning_rate=4e-3, ema_decay=0.9)
+    settings = SMALL.changed(epochs=4, epoch_steps=16, batch=4, learning_rate=4e-3, ema_decay=0.9)
     task = TissueTask.choose([folder], (), settings)
     version = train_file(task, tmp_path / "w.safetensors", compute, on_epoch=lambda row, share: rows.append(row))
     result = version.trained
@@ -108,7 +108,7 @@ def test_the_seed_decides(folder, compute):
     one, two = (fit(tiles[:4], tiles[4:], SMALL, compute) for _ in range(2))
     assert states_equal(one.state, two.state)
     assert one.history.drop(columns="seconds").equals(two.history.drop(columns="seconds"))
-    assert not states_equal(one.state, fit(tiles[:4], [], replace(SMALL, seed=1), compute).state)
+    assert not states_equal(one.state, fit(tiles[:4], [], SMALL.changed(seed=1), compute).state)
 
 
 def killed(tiles, checkpoint_dir, epoch):
@@ -139,7 +139,7 @@ def test_a_run_killed_twice_ends_like_one_that_was_not(folder, tmp_path, compute
     assert (finished.evaluation.confusion == undisturbed.evaluation.confusion).all()
     sides = fit(tiles[1:5], [tiles[0], *tiles[5:]], SMALL, compute, tmp_path)
     assert not sides.resumed, "it would have learnt what it is validated on"
-    other = fit(tiles[:4], tiles[4:], replace(SMALL, seed=9, epochs=1), compute, tmp_path)
+    other = fit(tiles[:4], tiles[4:], SMALL.changed(seed=9, epochs=1), compute, tmp_path)
     assert not other.resumed
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     with pytest.raises(BadWeights, match="damaged"):
@@ -148,7 +148,7 @@ def test_a_run_killed_twice_ends_like_one_that_was_not(folder, tmp_path, compute
 
 def test_two_processes_learn_what_one_does(folder, tmp_path, compute):
     tiles = load_tiles(folder)
-    settings = replace(SMALL, epochs=2, accumulate=2, dropout=0.2, class_weighting="inverse_root")
+    settings = SMALL.changed(epochs=2, accumulate=2, dropout=0.2, class_weighting="inverse_root")
     together = fit(tiles[:4], tiles[4:], settings, compute, tmp_path, processes=2)
     alone = fit(tiles[:4], tiles[4:], settings, compute)
     for name, tensor in alone.state.items():
@@ -168,7 +168,7 @@ def test_an_early_end_keeps_the_best_epoch(folder, tmp_path, compute, monkeypatc
         return {"mean_iou": next(found)}
 
     monkeypatch.setattr(TissueTask, "validate", validate)
-    settings = replace(SMALL, epochs=9, epoch_steps=1, batch=24, patience=2)
+    settings = SMALL.changed(epochs=9, epoch_steps=1, batch=24, patience=2)
     result = fit(tiles[:4], tiles[4:], settings, compute, tmp_path)
     assert len(result.history) == 4
     assert states_equal(result.state, states[1])
@@ -180,22 +180,22 @@ def test_an_early_end_keeps_the_best_epoch(folder, tmp_path, compute, monkeypatc
 
 def test_training_goes_on_from_a_parent(folder, tmp_path, compute):
     train_file(
-        TissueTask.choose([folder], (), replace(SMALL, epochs=1)), tmp_path / "w.safetensors", compute, name="v001"
+        TissueTask.choose([folder], (), SMALL.changed(epochs=1)), tmp_path / "w.safetensors", compute, name="v001"
     )
     parent = load_tissue_weights(tmp_path / "w.safetensors")
-    tiny = replace(SMALL, epochs=1, epoch_steps=1, learning_rate=1e-9)
+    tiny = SMALL.changed(epochs=1, epoch_steps=1, learning_rate=1e-9)
     tiles = load_tiles(folder)
     result = fit(tiles, [], tiny, compute, parent=parent)
     assert result.card.parent == parent.sha256
     for name, tensor in parent.network.named_parameters():
         torch.testing.assert_close(result.state[name], tensor, rtol=0, atol=1e-5)
     with pytest.raises(BadWeights, match="leave encoder and decoder_channels out"):
-        fit(tiles, [], replace(tiny, decoder_channels=(8, 8, 8, 8, 8)), compute, parent=parent)
+        fit(tiles, [], tiny.changed(decoder_channels=(8, 8, 8, 8, 8)), compute, parent=parent)
 
 
 def test_the_manifest_is_the_split_and_the_card_names_it(folder, tmp_path, compute):
     out = tmp_path / "w.safetensors"
-    result = train_file(TissueTask.choose([folder], (), replace(SMALL, epochs=1)), out, compute).trained
+    result = train_file(TissueTask.choose([folder], (), SMALL.changed(epochs=1)), out, compute).trained
     path = manifest_path(out)
     assert result.card.manifest_sha256 == sha256_file(path) == read_card(out, TissueCard).manifest_sha256
     rows = read_manifest(path)
@@ -220,14 +220,14 @@ def test_the_manifest_is_the_split_and_the_card_names_it(folder, tmp_path, compu
 def test_it_keeps_its_time(folder, compute):
     tiles = load_tiles(folder)
     start = time.perf_counter()
-    result = fit(tiles[:4], tiles[4:], replace(SMALL, epochs=None, max_minutes=6 / 60), compute)
+    result = fit(tiles[:4], tiles[4:], SMALL.changed(epochs=None, max_minutes=6 / 60), compute)
     assert time.perf_counter() - start < 9
     assert result.card.steps > 2
     assert result.history["learning_rate"].iloc[-1] < SMALL.learning_rate / 3  # the cosine ran its course
 
 
 def test_without_validation_tiles_the_card_has_no_scores(folder, compute):
-    result = fit(load_tiles(folder), [], replace(SMALL, epochs=1), compute)
+    result = fit(load_tiles(folder), [], SMALL.changed(epochs=1), compute)
     assert result.card.scores == {}
     assert result.card.validation == "nothing was held out"
     assert result.history["mean_iou"].isna().all()
@@ -331,8 +331,8 @@ def test_a_split_does_not_take_most_of_a_class_from_training(tmp_path):
     ],
 )
 def test_settings_out_of_range(wrong):
-    with pytest.raises(BadSetting, match=next(iter(wrong)).replace("dice_weight", "dice_weight|Dice")):
-        replace(SMALL, **wrong)
+    with pytest.raises(BadSetting, match=next(iter(wrong))):
+        SMALL.changed(**wrong)
 
 
 def test_settings_from_plain_values():
@@ -340,11 +340,11 @@ def test_settings_from_plain_values():
     found = settings_from(TissueTraining, plain)
     assert found == TissueTraining(decoder_channels=(8, 8, 8, 8, 8), augment=AugmentSettings(stain=0.1), loss="tversky")
     for wrong, says in (
-        ({"rate": 1}, "no setting 'rate' of the training: use epochs"),
-        ({"augment": {"hue": 1}}, "no setting 'hue' of the augment"),
-        ({"augment": {"noise": -1}}, "augmentation noise is -1"),
-        ({"loss": "lovasz"}, "The setting loss is 'lovasz'"),
-        ({"batch": "many"}, "The setting batch is 'many'"),
+        ({"rate": 1}, "there is no setting 'rate'; use one of epochs"),
+        ({"augment": {"hue": 1}}, "there is no setting 'hue'; use one of scale"),
+        ({"augment": {"noise": -1}}, "the setting noise is -1"),
+        ({"loss": "lovasz"}, "the setting loss is 'lovasz'"),
+        ({"batch": "many"}, "the setting batch is 'many'"),
     ):
         with pytest.raises(BadSetting, match=says):
             settings_from(TissueTraining, wrong)
@@ -390,7 +390,7 @@ def test_gamma_and_contrast_change_brightness_and_spread_alone():
         views = [random_crop(cache, 64, settings, 2.0, np.random.default_rng(seed))[0] for seed in range(12)]
         return np.ptp([view.mean() for view in views]), np.ptp([view.std() for view in views])
 
-    plain, gamma, contrast = (spread(replace(still, **change)) for change in ({}, {"gamma": 0.4}, {"contrast": 0.4}))
+    plain, gamma, contrast = (spread(still.changed(**change)) for change in ({}, {"gamma": 0.4}, {"contrast": 0.4}))
     assert gamma[0] > 5 * plain[0]
     assert contrast[1] > 1.5 * plain[1]
     assert contrast[0] < gamma[0] / 3

@@ -7,15 +7,15 @@ so that the thin boundary does not grow a halo. Its Dice loss of the ternary map
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
 
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
-from dermatome.errors import BadSetting
 from dermatome.nuclei.maps.network import SEMANTIC, TERNARY
+from dermatome.storage.settings_model import SettingsModel
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 _TINY = 1e-6
 
 
-@dataclass(frozen=True)
-class NucleusLoss:
+class NucleusLoss(SettingsModel):
     """Settings of the loss, the weighted sum of both heads' losses.
 
     Attributes:
@@ -38,26 +37,25 @@ class NucleusLoss:
         most_boundary_weight: upper limit of the boundary's weight.
     """
 
-    semantic_weight: float = 0.3
-    ternary_weight: float = 1.0
-    ternary_dice_weight: float = 0.5
-    focal_gamma: float = 2.0
+    semantic_weight: float = Field(default=0.3, ge=0)
+    ternary_weight: float = Field(default=1.0, ge=0)
+    ternary_dice_weight: float = Field(default=0.5, ge=0)
+    focal_gamma: float = Field(default=2.0, ge=0)
     boundary_weighting: bool = True
-    least_weight: float = 0.05
+    least_weight: float = Field(default=0.05, gt=0)
     most_weight: float = 10.0
     most_boundary_weight: float = 2.0
 
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        weights = (self.semantic_weight, self.ternary_weight, self.ternary_dice_weight, self.focal_gamma)
-        if min(weights) < 0 or self.semantic_weight + self.ternary_weight == 0:
-            raise BadSetting("The weights of the losses and focal_gamma must not be below 0, nor both heads' be 0.")
-        if not 0 < self.least_weight <= min(self.most_weight, self.most_boundary_weight):
-            raise BadSetting("The caps of the ternary weights must be above 0, the least one not above the others.")
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.semantic_weight + self.ternary_weight == 0:
+            raise ValueError("the weights of the two heads' losses must not both be 0")
+        if self.least_weight > min(self.most_weight, self.most_boundary_weight):
+            raise ValueError("the lower limit of the ternary weights must not be above the upper limits")
+        return self
 
 
-@dataclass(frozen=True)
-class ImmuneSampling:
+class ImmuneSampling(SettingsModel):
     """How much more often patches with immune cells are drawn; factors multiply.
 
     Attributes:
@@ -72,18 +70,13 @@ class ImmuneSampling:
     """
 
     enabled: bool = True
-    lymphocyte: float = 2.0
-    neutrophil: float = 8.0
-    macrophage: float = 8.0
-    both: float = 1.5
+    lymphocyte: float = Field(default=2.0, gt=0)
+    neutrophil: float = Field(default=8.0, gt=0)
+    macrophage: float = Field(default=8.0, gt=0)
+    both: float = Field(default=1.5, gt=0)
     lymphocyte_px: int = 25
     neutrophil_px: int = 10
     macrophage_px: int = 10
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        if min(self.lymphocyte, self.neutrophil, self.macrophage, self.both) <= 0:
-            raise BadSetting("The factors of immune sampling must be above 0.")
 
     def weights(self, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """(N,) relative chance of each patch, from (N, 5) pixels of each :class:`NucleusClass` in it."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS, TernaryClass
 from dermatome.errors import BadSetting
@@ -46,7 +46,7 @@ from dermatome.registry.version import VersionTask
 from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
 from dermatome.storage.files import sha256_bytes
 from dermatome.training.data import Split, TileBatches
-from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, UNetSettings, checked
+from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, UNetSettings
 from dermatome.training.task import Parts
 from dermatome.training.unet import MEAN, STD, drop_channels, to_batch
 from dermatome.training.weights import LoadedWeights
@@ -66,7 +66,6 @@ _TOGETHER = 64
 """Patches whose pixels are in memory at the same time during validation."""
 
 
-@checked
 class NucleusTraining(UNetSettings):
     """Settings of the nucleus network's training; the defaults are those of the source system.
 
@@ -103,10 +102,11 @@ class NucleusTraining(UNetSettings):
         default=0.3, ge=0, description="Weight of Dice of the boundary in the score of an epoch."
     )
 
-    def __post_init__(self) -> None:
-        """Checks what concerns two settings."""
+    @model_validator(mode="after")
+    def _some_score(self) -> Self:
         if self.inside_share + self.boundary_share == 0:
-            raise BadSetting("The shares of inside and boundary in the score must not both be 0.")
+            raise ValueError("inside_share and boundary_share must not both be 0")
+        return self
 
     @property
     def warm_share(self) -> float:

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dermatome.errors import BadSetting
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import CELLS
 from dermatome.registry.version import VersionTask
@@ -29,7 +28,7 @@ from dermatome.skin.cells.report import CELL_REPORT, IMAGE_SCORES_FILE, cell_fig
 from dermatome.skin.cells.scores import CellScores, mean_precision, score_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.training.data import CropBatches, Split, choose_split
-from dermatome.training.settings import TrainingSettings, checked
+from dermatome.training.settings import TrainingSettings
 from dermatome.training.task import Parts
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from dermatome.training.trainer import Trained
 
 
-@checked
 class CellTraining(TrainingSettings):
     """Settings of a cell network's training."""
 
@@ -65,10 +63,11 @@ class CellTraining(TrainingSettings):
     gain: float = Field(default=0.25, ge=0, lt=1, description="Largest relative change of brightness.")
     noise: float = Field(default=0.03, ge=0, description="Standard deviation of pixel noise; nuclei are about 1.")
 
-    def __post_init__(self) -> None:
-        """Checks the channels."""
+    @model_validator(mode="after")
+    def _channels(self) -> Self:
         if len(self.nbase) != 5 or self.nbase[0] != 2 or not all(1 <= n <= 1024 for n in self.nbase):
-            raise BadSetting(f"The channels are {self.nbase}: give five numbers, 2 first, then each level's.")
+            raise ValueError(f"nbase is {self.nbase}: give five numbers, 2 first, then each level's channels")
+        return self
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.errors import BadSetting
 from dermatome.metrics.semantic import class_scores, mean_iou, score_values
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import TISSUE
@@ -23,7 +22,7 @@ from dermatome.skin.tissue.network import TissueCard, TissueWeights, load_tissue
 from dermatome.skin.tissue.report import CONFUSION_FILE, TISSUE_REPORT, report_values, tissue_figures, tissue_tables
 from dermatome.training.data import Split, TileBatches, choose_split
 from dermatome.training.losses import ClassWeighting, LossName, class_weights, make_loss
-from dermatome.training.settings import UNetSettings, checked
+from dermatome.training.settings import UNetSettings
 from dermatome.training.task import Parts
 from dermatome.training.unet import MEAN, STD, build_network, drop_channels, to_batch
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from dermatome.training.trainer import Trained
 
 
-@checked
 class TissueTraining(UNetSettings):
     """Settings of the tissue network's training."""
 
@@ -55,10 +53,11 @@ class TissueTraining(UNetSettings):
     )
     coarse_factor: float = Field(default=2.0, ge=1, description="How much coarser the coarse pass over a slide is.")
 
-    def __post_init__(self) -> None:
-        """Checks what concerns two settings."""
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
         if self.dice_weight + self.focal_weight == 0:
-            raise BadSetting("The weights of Dice and focal loss must not both be 0.")
+            raise ValueError("dice_weight and focal_weight must not both be 0")
+        return self
 
     @property
     def network_mpp(self) -> float:
