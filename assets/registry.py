@@ -1,6 +1,8 @@
-"""What the three kinds of networks share: the assets of hold-out scores and of the champion."""
+"""What the three kinds of networks share: the assets of the hold-out set, of the scores on it, and of the champion."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.registry.champion import Weights
     from dermatome.registry.hold_out import Score
+    from dermatome.registry.manifest import ManifestRow
     from dermatome.settings import Settings
 
 
@@ -35,6 +38,76 @@ class ChampionChoice(dg.Config):
         "network that settings.toml names.",
     )
     despite_drop: bool = Field(default=False, description="Promote it without comparing it with the champion.")
+
+
+class HoldOutChoice(dg.Config):
+    """The samples of the hold-out set; each kind of network adds a setting that names them."""
+
+    replace: bool = Field(default=False, description="Replace the present hold-out set; its scores do not count then.")
+
+
+def partitions_of(asset: str) -> Callable[[DataRoot, "Settings", list[str]], dict[Path, str]]:
+    """Finds partitions of an asset: their folders and data versions, by name."""
+    return lambda root, settings, names: {
+        root.folder(asset, name): require_record(root, asset, name).data_version for name in names
+    }
+
+
+def hold_out_asset(
+    kind: ModelKind,
+    config_type: type[HoldOutChoice],
+    *,
+    setting: str,
+    find: Callable[[DataRoot, "Settings", list[str]], dict[Path, str]],
+    rows: Callable[["Settings", list[Path]], "list[ManifestRow]"],
+    group_name: str,
+    code_version: str,
+    deps: Sequence[dg.AssetDep] = (),
+) -> dg.AssetsDefinition:
+    """Declares the asset of the hold-out set: copies of named sources, with a manifest.
+
+    Args:
+        kind: of network.
+        config_type: of the run config.
+        setting: of the run config that names the sources.
+        find: folders and data versions of named sources.
+        rows: manifest rows of the samples in copied folders.
+        group_name: in the UI's graph.
+        code_version: to be raised when the code gives other samples.
+        deps: assets that make the sources.
+    """
+
+    @dg.asset(
+        name=kind.hold_out,
+        description=f"Copies of the samples that `{setting}` names, which no training uses. It stays as it is until it "
+        "is replaced.",
+        deps=deps,
+        code_version=code_version,
+        group_name=group_name,
+        kinds={"file"},
+    )
+    def hold_out(
+        context: dg.AssetExecutionContext,
+        config: config_type,  # type: ignore[valid-type]
+        paths: PathsResource,
+        settings: SettingsResource,
+    ) -> dg.MaterializeResult:
+        from dermatome.registry.hold_out import freeze_hold_out
+
+        root, chosen, given = paths.data_root, settings.value, config.model_dump()  # type: ignore[attr-defined]
+        sources = find(root, chosen, given[setting])
+        return materialize_one(
+            context,
+            root,
+            CHAMPION,
+            make=lambda folder: freeze_hold_out(
+                root, kind, list(sources), folder, partial(rows, chosen), setting=setting, replace=given["replace"]
+            ),
+            inputs={source.name: version for source, version in sources.items()},
+            settings=given,
+        )
+
+    return hold_out
 
 
 def hold_out_scores_asset(

@@ -1,55 +1,47 @@
 """`tissue_hold_out`: frozen tiles that no training uses; `tissue_hold_out_scores`: each version's scores on them."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
-from assets.materialize import materialize_one
 from assets.partitions import TRAINING_VERSIONS
-from assets.registry import hold_out_scores_asset
+from assets.registry import HoldOutChoice, hold_out_asset, hold_out_scores_asset, partitions_of
 from assets.skin.tissue_weights import tissue_weights
 from assets.skin.training_tiles import training_tiles
 from dermatome.registry.model_kinds import TISSUE
-from dermatome.storage.layout import CHAMPION
-from dermatome.storage.record import require_record
-from resources import PathsResource
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.registry.hold_out import Score
+    from dermatome.registry.manifest import ManifestRow
     from dermatome.settings import Settings
 
 
-class TissueHoldOut(dg.Config):
+class TissueHoldOut(HoldOutChoice):
     """The tiles of the hold-out set."""
 
     annotated_slides: list[str] = Field(description="Slides held out for good; no training uses their tiles.")
-    replace: bool = Field(default=False, description="Replace the present hold-out set; its scores do not count then.")
 
 
-@dg.asset(
-    deps=[dg.AssetDep(training_tiles, partition_mapping=dg.AllPartitionMapping())],
-    code_version="2",
+def _rows(settings: "Settings", folders: list[Path]) -> "list[ManifestRow]":
+    from dermatome.skin.tissue.hold_out import tissue_rows
+
+    return tissue_rows(folders)
+
+
+tissue_hold_out = hold_out_asset(
+    TISSUE,
+    TissueHoldOut,
+    setting="annotated_slides",
+    find=partitions_of("training_tiles"),
+    rows=_rows,
     group_name="training",
-    kinds={"file"},
+    code_version="2",
+    deps=[dg.AssetDep(training_tiles, partition_mapping=dg.AllPartitionMapping())],
 )
-def tissue_hold_out(
-    context: dg.AssetExecutionContext, config: TissueHoldOut, paths: PathsResource
-) -> dg.MaterializeResult:
-    """Copies of the tiles of the named annotated slides, with a manifest. It stays as it is until it is replaced."""
-    from dermatome.skin.tissue.hold_out import freeze_tissue
-
-    root = paths.data_root
-    return materialize_one(
-        context,
-        root,
-        CHAMPION,
-        make=lambda folder: freeze_tissue(root, config.annotated_slides, folder, replace=config.replace),
-        inputs={slide: require_record(root, "training_tiles", slide).data_version for slide in config.annotated_slides},
-        settings=config.model_dump(),
-    )
 
 
 def _score(settings: "Settings", compute: "Compute", version: str) -> "Score":

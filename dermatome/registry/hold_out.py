@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dermatome.errors import BadSetting, BadWeights
+from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.registry.leakage import find_leaks
 from dermatome.registry.lineage import ancestors_of
 from dermatome.registry.manifest import ManifestRow, read_manifest, write_manifest
 from dermatome.registry.model_kinds import ModelKind
 from dermatome.registry.promotion import compare_with_champion
 from dermatome.storage.files import sha256_file
-from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
+from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check, Scalar, StageResult, read_record, require_record
 
 MANIFEST_FILE = "hold_out.parquet"
@@ -25,21 +26,37 @@ Score = Callable[[Path, list[Path], Path], Mapping[str, Scalar]]
 
 
 def freeze_hold_out(
-    root: DataRoot, kind: ModelKind, rows: Sequence[ManifestRow], sources: Sequence[str], folder: Path, *, replace: bool
+    root: DataRoot,
+    kind: ModelKind,
+    sources: Sequence[Path],
+    folder: Path,
+    rows_of: Callable[[list[Path]], list[ManifestRow]],
+    *,
+    setting: str,
+    replace: bool = False,
 ) -> StageResult:
-    """Writes the manifest of a hold-out set whose samples are copied to ``folder`` already.
+    """Copies the folders of a hold-out set, with a manifest.
 
     Args:
         root: the data root.
         kind: of network.
-        rows: manifest rows of the samples.
-        sources: names of the slides, sets or cases that were copied.
-        folder: of the hold-out set.
+        sources: folders of slides, sets or cases; their names are the names of the sources.
+        folder: for the copies.
+        rows_of: gives the manifest rows of the samples in copied folders.
+        setting: of the run config that names the sources, for the message if there are none.
         replace: whether an existing, different hold-out set may be replaced; scores on the two do not compare.
 
     Raises:
-        BadSetting: there is another hold-out set.
+        BadSetting: there are no sources, or there is another hold-out set.
+        MissingInput: a source does not exist.
     """
+    if not sources:
+        raise BadSetting(f"Name what the hold-out set consists of: set {setting} in the run config.")
+    if missing := [source for source in sources if not source.is_dir()]:
+        raise MissingInput(f"There is no folder {missing[0]} to hold out: materialize or add it first.")
+    left_out = shutil.ignore_patterns(RECORD_FILE, PREVIEW_FILE)
+    copies = [shutil.copytree(source, folder / SAMPLES_FOLDER / source.name, ignore=left_out) for source in sources]
+    rows = rows_of(copies)
     sha256 = write_manifest(folder / MANIFEST_FILE, rows)
     before = read_record(root.record(kind.hold_out, CHAMPION))
     if before is not None and before.values["hold_out_sha256"] != sha256 and not replace:
@@ -47,10 +64,11 @@ def freeze_hold_out(
             f"There is another hold-out set already, of {before.values['sources']}; scores on two sets do not compare. "
             "Set replace to give it up, and score every version again."
         )
+    names = ", ".join(source.name for source in sources)
     return StageResult(
         outcome="frozen",
         data_version=sha256[:32],
-        values={"hold_out_sha256": sha256, "samples": len(rows), "sources": ", ".join(sources)},
+        values={"hold_out_sha256": sha256, "samples": len(rows), "sources": names},
     )
 
 

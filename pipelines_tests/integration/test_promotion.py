@@ -17,14 +17,14 @@ from dermatome.inference.compute import choose_compute
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.registry.champion import choose_champion
-from dermatome.registry.hold_out import hold_out_rows, score_on_hold_out
+from dermatome.registry.hold_out import freeze_hold_out, hold_out_rows, score_on_hold_out
 from dermatome.registry.leakage import find_leaks
 from dermatome.registry.model_kinds import TISSUE
 from dermatome.registry.promotion import PromotionSettings, compare_with_champion, hold_out_record
 from dermatome.skin.tiles.crops import cut_tiles, load_tiles, manifest_rows
 from dermatome.skin.tiles.rois import Roi
 from dermatome.skin.tissue import stage as mask_stage
-from dermatome.skin.tissue.hold_out import freeze_tissue, score_tissue
+from dermatome.skin.tissue.hold_out import score_tissue, tissue_rows
 from dermatome.skin.tissue.network import TissueCard
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageResult
@@ -70,7 +70,15 @@ def test_the_hold_out_set_is_frozen_and_versions_are_scored_on_it(root):
 
     def freeze(*slides, **options):
         folder = root.folder(HOLD_OUT, "new")
-        result = freeze_tissue(root, slides, folder, **options)
+        result = freeze_hold_out(
+            root,
+            TISSUE,
+            [root.folder("training_tiles", s) for s in slides],
+            folder,
+            tissue_rows,
+            setting="slides",
+            **options,
+        )
         put_folder = root.folder(HOLD_OUT, "current")
         if not put_folder.exists():
             folder.rename(put_folder)
@@ -98,7 +106,7 @@ def test_the_hold_out_set_is_frozen_and_versions_are_scored_on_it(root):
     assert {leak.why for leak in find_leaks([*learnt, row])} == {"the slide a1", "the same file"}
     with pytest.raises(BadSetting, match="another hold-out set already, of a1"):
         freeze("a2")
-    with pytest.raises(BadSetting, match="Name the annotated slides"):
+    with pytest.raises(BadSetting, match="Name what the hold-out set consists of: set slides"):
         freeze()
     with pytest.raises(MissingInput, match="a9"):
         freeze("a9")

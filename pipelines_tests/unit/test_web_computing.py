@@ -132,7 +132,7 @@ def test_settings_of_the_data_root_decide_what_is_found(tmp_path):
     def found(settings):
         context = context_of(tmp_path, settings)
         source, now = nuclei_source(context), context.settings
-        network = load_nuclei_network(source, now.nuclei, context.compute, "torch")
+        network = load_nuclei_network(source, now.nuclei, context.compute)
         slide = toy_nuclei(11, Size(128, 128)).slide
         return find_nuclei(slide, source, network, now, context.limits, lambda tiles: None)
 
@@ -160,7 +160,7 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch)
     monkeypatch.setattr(
         "dermatome.skin.tissue.segment.segment_tissue", lambda slide, network, settings, progress: known
     )
-    cells = load_cell_network("toy", choose_compute("cpu", "fp32", 1), backend="torch")
+    cells = load_cell_network("toy", choose_compute("cpu", "fp32", 1))
     told_shares = []
     settings = Settings(layers=LayerSettings(layer_um=11.0))
     tissue = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=1.0)))

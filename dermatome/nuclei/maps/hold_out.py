@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.errors import BadSetting
 from dermatome.metrics.panoptic import nucleus_values
 from dermatome.nuclei.maps.evaluate import check_stain, evaluate_patches
 from dermatome.nuclei.maps.figures import samples_figure
@@ -16,32 +14,19 @@ from dermatome.nuclei.maps.network import load_nucleus_weights
 from dermatome.nuclei.maps.segment import prepare_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.files import load_patches, patch_manifest_rows
-from dermatome.registry.hold_out import SAMPLES_FOLDER, freeze_hold_out
-from dermatome.registry.model_kinds import NUCLEI
+from dermatome.registry.manifest import ManifestRow
 from dermatome.slides.preview import preview
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE, DataRoot
-from dermatome.storage.record import Scalar, StageResult, require_record
+from dermatome.storage.layout import PREVIEW_FILE
+from dermatome.storage.record import Scalar
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
 
 
-def freeze_nuclei(root: DataRoot, cases: Sequence[str], folder: Path, *, replace: bool = False) -> StageResult:
-    """Copies the patches of annotated cases into ``folder``, with a manifest.
-
-    Raises:
-        BadSetting: no case is named, or there is another hold-out set and ``replace`` is not set.
-        MissingInput: the patches of a case are not cut.
-    """
-    if not cases:
-        raise BadSetting("Name the cases of the hold-out set: set `cases` in the run config.")
-    copies = [folder / SAMPLES_FOLDER / case for case in cases]
-    for case, copy in zip(cases, copies, strict=True):
-        require_record(root, "nuclei_patches", case)
-        shutil.copytree(root.folder("nuclei_patches", case), copy)
-    rows = patch_manifest_rows(load_patches(*copies), "hold_out")
-    return freeze_hold_out(root, NUCLEI, rows, cases, folder, replace=replace)
+def nucleus_rows(folders: Sequence[Path]) -> list[ManifestRow]:
+    """Manifest rows of the patches in folders of the hold-out set."""
+    return patch_manifest_rows(load_patches(*folders), "hold_out")
 
 
 def score_nuclei_version(

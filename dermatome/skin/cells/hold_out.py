@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.errors import BadSetting
-from dermatome.registry.hold_out import SAMPLES_FOLDER, freeze_hold_out
-from dermatome.registry.model_kinds import CELLS
+from dermatome.registry.manifest import ManifestRow
 from dermatome.reports.training import SAMPLES_FIGURE
 from dermatome.skin.cells.annotations import cell_manifest_rows, find_annotated
 from dermatome.skin.cells.figures import cell_samples_figure
@@ -19,35 +16,24 @@ from dermatome.skin.cells.scores import mean_precision, score_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.slides.preview import preview
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE, DataRoot
-from dermatome.storage.record import Scalar, StageResult, write_table
+from dermatome.storage.layout import PREVIEW_FILE
+from dermatome.storage.record import Scalar, write_table
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
 
 
-def freeze_cells(
-    root: DataRoot, sets: Sequence[Path], folder: Path, declared_mpp: float, *, replace: bool = False
-) -> StageResult:
-    """Copies folders of annotated images into ``folder``, with a manifest.
+def cell_rows(folders: Sequence[Path], declared_mpp: float) -> list[ManifestRow]:
+    """Manifest rows of the annotated images in folders of the hold-out set.
 
     Args:
-        root: the data root.
-        sets: folders of images, each image with its cells beside it.
-        folder: for the copies.
+        folders: of images, each image with its cells beside it.
         declared_mpp: microns per pixel of images whose files do not state it.
-        replace: whether another hold-out set may be replaced.
 
     Raises:
-        BadSetting: no folder is named, or there is another hold-out set.
         MissingInput, BadAnnotation: see :func:`dermatome.skin.cells.annotations.find_annotated`.
     """
-    if not sets:
-        raise BadSetting("Name the sets of annotated cells of the hold-out set: set `sets` in the run config.")
-    find_annotated(*sets)
-    copies = [shutil.copytree(files, folder / SAMPLES_FOLDER / files.name) for files in sets]
-    rows = list(cell_manifest_rows(find_annotated(*copies, declared_mpp=declared_mpp), "hold_out"))
-    return freeze_hold_out(root, CELLS, rows, [files.name for files in sets], folder, replace=replace)
+    return list(cell_manifest_rows(find_annotated(*folders, declared_mpp=declared_mpp), "hold_out"))
 
 
 def score_cell_version(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dermatome.errors import BadSetting
-from dermatome.registry.hold_out import SAMPLES_FOLDER, freeze_hold_out
-from dermatome.registry.model_kinds import TISSUE
+from dermatome.registry.manifest import ManifestRow
 from dermatome.skin.tiles.crops import load_tiles, manifest_rows
 from dermatome.skin.tissue.evaluate import evaluate, tile_probabilities
 from dermatome.skin.tissue.figures import samples_figure
@@ -19,33 +16,16 @@ from dermatome.skin.tissue.network import load_tissue_weights
 from dermatome.skin.tissue.report import report_values, score_rows
 from dermatome.slides.preview import preview
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE, DataRoot
-from dermatome.storage.record import Scalar, StageResult, require_record, write_table
+from dermatome.storage.layout import PREVIEW_FILE
+from dermatome.storage.record import Scalar, write_table
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
 
 
-def freeze_tissue(root: DataRoot, slides: Sequence[str], folder: Path, *, replace: bool = False) -> StageResult:
-    """Copies the training tiles of annotated slides into ``folder``, with a manifest.
-
-    Raises:
-        BadSetting: no slide is named, or there is another hold-out set and ``replace`` is not set.
-        MissingInput: the tiles of a slide are not cut.
-    """
-    if not slides:
-        raise BadSetting("Name the annotated slides of the hold-out set: set annotated_slides in the run config.")
-    copies = [folder / SAMPLES_FOLDER / slide for slide in slides]
-    for slide, copy in zip(slides, copies, strict=True):
-        require_record(root, "training_tiles", slide)
-        files = root.folder("training_tiles", slide)
-        for name in ("images", "masks", "ihc"):
-            if (files / name).is_dir():
-                shutil.copytree(files / name, copy / name)
-        for name in ("palette.json", "tiles.json"):
-            shutil.copyfile(files / name, copy / name)
-    rows = manifest_rows(load_tiles(*copies), "hold_out")
-    return freeze_hold_out(root, TISSUE, rows, slides, folder, replace=replace)
+def tissue_rows(folders: Sequence[Path]) -> list[ManifestRow]:
+    """Manifest rows of the tiles in folders of the hold-out set."""
+    return manifest_rows(load_tiles(*folders), "hold_out")
 
 
 def score_tissue(
