@@ -62,8 +62,9 @@ class DataRoot:
         """
         root = cls(local_path(place).resolve())
         for asset in root._asset_folders():
-            first = next((entry for entry in asset.iterdir() if not entry.name.startswith(".")), None)
-            if first is not None and (first / OLD_RECORD_FILE).is_file():
+            with os.scandir(asset) as entries:  # one entry is enough: a folder may have 100,000
+                first = next((entry.name for entry in entries if not entry.name.startswith(".")), "")
+            if (asset / first / OLD_RECORD_FILE).is_file():
                 raise StorageFailed(
                     f"The data root {root.path} was written by an earlier version of Dermatome: rewrite its records "
                     f"with `python -m dermatome.storage.upgrade {root.path}`; its results stay as they are."
