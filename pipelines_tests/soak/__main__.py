@@ -3,7 +3,6 @@
 import argparse
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,8 +48,6 @@ def main() -> int:
             print(f"Undisturbed run of {len(set(cohort.good.values()))} contents below {work}", flush=True)
             undisturbed(calm, cohort, work / "images")
         copy_champion(calm.path, root)
-        # The backend was chosen by measuring; another one may give another last digit.
-        shutil.copytree(calm.path / "models", root.path / "models", dirs_exist_ok=True)
         print(
             f"  took {time.monotonic() - began:.0f} s; now the disturbed one over {len(cohort.slides)} slides",
             flush=True,
