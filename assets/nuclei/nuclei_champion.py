@@ -1,23 +1,10 @@
 """`nuclei_champion`: the version that nuclei are found with."""
 
-from typing import TYPE_CHECKING
-
 from assets.nuclei.nuclei_hold_out import nuclei_hold_out_scores
 from assets.nuclei.nuclei_weights import nuclei_weights
 from assets.registry import champion_asset
+from dermatome.nuclei.maps.networks import nucleus_weights_named
 from dermatome.registry.model_kinds import NUCLEI
-from dermatome.storage.layout import DataRoot
-
-if TYPE_CHECKING:
-    from dermatome.registry.champion import Weights
-    from dermatome.settings import Settings
-
-
-def _from_settings(root: DataRoot, settings: "Settings") -> "Weights":
-    from dermatome.nuclei.maps.networks import nucleus_weights_named
-
-    return nucleus_weights_named(root, settings.nuclei_weights)
-
 
 nuclei_champion = champion_asset(
     NUCLEI,
@@ -27,5 +14,5 @@ nuclei_champion = champion_asset(
     description="The best version by a score, or the one named in the run config. Until it is materialized for the "
     "first time, nuclei are found with the network that the settings name (`nuclei_weights`). Promoting another "
     "version makes exactly the nucleus maps stale that other weights made.",
-    from_settings=_from_settings,
+    from_settings=lambda root, settings: nucleus_weights_named(root, settings.nuclei_weights),
 )

@@ -1,23 +1,10 @@
 """`cell_champion`: the version that cells are found with."""
 
-from typing import TYPE_CHECKING
-
 from assets.registry import champion_asset
 from assets.skin.cell_hold_out import cell_hold_out_scores
 from assets.skin.cell_weights import cell_weights
 from dermatome.registry.model_kinds import CELLS
-from dermatome.storage.layout import DataRoot
-
-if TYPE_CHECKING:
-    from dermatome.registry.champion import Weights
-    from dermatome.settings import Settings
-
-
-def _from_settings(root: DataRoot, settings: "Settings") -> "Weights":
-    from dermatome.skin.cells.networks import cell_weights_named
-
-    return cell_weights_named(root, settings.cell_weights)
-
+from dermatome.skin.cells.networks import cell_weights_named
 
 cell_champion = champion_asset(
     CELLS,
@@ -27,5 +14,5 @@ cell_champion = champion_asset(
     description="The best version by a score, or the one named in the run config. Until it is materialized for the "
     "first time, cells are found with the network that the settings name (`cell_weights`). Promoting another version "
     "makes exactly the cell masks stale that other weights made.",
-    from_settings=_from_settings,
+    from_settings=lambda root, settings: cell_weights_named(root, settings.cell_weights),
 )
