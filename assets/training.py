@@ -52,6 +52,26 @@ def training_config(name: str, base: type[TrainingConfig], settings: type, witho
     return made
 
 
+def weights_asset(name: str, partitions_def: dg.PartitionsDefinition, **options: Any) -> Any:
+    """Declares an asset of training versions with its check ``no_leakage``; ``options`` are those of an asset."""
+    return dg.asset(
+        name=name,
+        partitions_def=partitions_def,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "no_leakage",
+                asset=name,
+                partitions_def=partitions_def,
+                description="No patient, slide or picture is both trained and tested on, by this version or its "
+                "ancestors.",
+            )
+        ],
+        pool="gpu",
+        kinds={"pytorch"},
+        **options,
+    )
+
+
 def make_version(
     context: dg.AssetExecutionContext,
     root: DataRoot,

@@ -5,7 +5,7 @@ from pydantic import Field
 
 from assets.nuclei.nuclei_patches import nuclei_patches
 from assets.partitions import NUCLEI_VERSIONS
-from assets.training import TrainingConfig, make_version, training_config
+from assets.training import TrainingConfig, make_version, training_config, weights_asset
 from dermatome.errors import MissingInput
 from dermatome.nuclei.maps.task import NucleusTraining
 from dermatome.storage.record import require_record
@@ -21,21 +21,12 @@ class NucleusRun(TrainingConfig):
 NucleusConfig = training_config("NucleusConfig", NucleusRun, NucleusTraining)
 
 
-@dg.asset(
-    partitions_def=NUCLEI_VERSIONS,
+@weights_asset(
+    "nuclei_weights",
+    NUCLEI_VERSIONS,
     deps=[dg.AssetDep(nuclei_patches, partition_mapping=dg.AllPartitionMapping())],
-    check_specs=[
-        dg.AssetCheckSpec(
-            "no_leakage",
-            asset="nuclei_weights",
-            partitions_def=NUCLEI_VERSIONS,
-            description="No patient, image or picture is both trained and tested on, by this version or its ancestors.",
-        )
-    ],
-    pool="gpu",
     code_version="2",
     group_name="nuclei_training",
-    kinds={"pytorch"},
 )
 def nuclei_weights(
     context: dg.AssetExecutionContext, config: NucleusConfig, paths: PathsResource, compute: ComputeResource

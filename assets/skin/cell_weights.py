@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.partitions import CELL_VERSIONS
-from assets.training import TrainingConfig, make_version, training_config
+from assets.training import TrainingConfig, make_version, training_config, weights_asset
 from dermatome.errors import MissingInput
 from dermatome.skin.cells.task import CellTraining
 from dermatome.storage.files import folders_in
@@ -29,20 +29,11 @@ class CellRun(TrainingConfig):
 CellConfig = training_config("CellConfig", CellRun, CellTraining, without=["mpp"])
 
 
-@dg.asset(
-    partitions_def=CELL_VERSIONS,
-    check_specs=[
-        dg.AssetCheckSpec(
-            "no_leakage",
-            asset="cell_weights",
-            partitions_def=CELL_VERSIONS,
-            description="No patient, slide or picture is both trained and tested on, by this version or its ancestors.",
-        )
-    ],
-    pool="gpu",
+@weights_asset(
+    "cell_weights",
+    CELL_VERSIONS,
     code_version="1",
     group_name="training",
-    kinds={"pytorch"},
 )
 def cell_weights(
     context: dg.AssetExecutionContext,

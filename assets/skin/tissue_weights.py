@@ -7,7 +7,7 @@ from pydantic import Field
 
 from assets.partitions import TRAINING_VERSIONS
 from assets.skin.training_tiles import training_tiles
-from assets.training import TrainingConfig, make_version, training_config
+from assets.training import TrainingConfig, make_version, training_config, weights_asset
 from dermatome.errors import MissingInput
 from dermatome.skin.tissue.task import TissueTraining
 from dermatome.storage.record import require_record
@@ -24,21 +24,12 @@ class TissueRun(TrainingConfig):
 TissueConfig = training_config("TissueConfig", TissueRun, TissueTraining, without=["mpp"])
 
 
-@dg.asset(
-    partitions_def=TRAINING_VERSIONS,
+@weights_asset(
+    "tissue_weights",
+    TRAINING_VERSIONS,
     deps=[dg.AssetDep(training_tiles, partition_mapping=dg.AllPartitionMapping())],
-    check_specs=[
-        dg.AssetCheckSpec(
-            "no_leakage",
-            asset="tissue_weights",
-            partitions_def=TRAINING_VERSIONS,
-            description="No patient, slide or picture is both trained and tested on, by this version or its ancestors.",
-        )
-    ],
-    pool="gpu",
     code_version="2",
     group_name="training",
-    kinds={"pytorch"},
 )
 def tissue_weights(
     context: dg.AssetExecutionContext,

@@ -179,8 +179,8 @@ def _setting_options(settings: type[TrainingSettings]) -> dict[str, Any]:
         if kind not in _SCALARS:
             kind = next((part for part in get_args(kind) if part in _SCALARS and NoneType in get_args(kind)), None)
         if kind is not None and name not in _NO_OPTION:
-            shown = "none" if info.default is None else str(info.default)
-            options[name] = Annotated[kind | None, typer.Option(help=info.description, show_default=shown)]
+            text = f"{info.description} Default: {str(info.default).lower()}."
+            options[name] = Annotated[kind | None, typer.Option(help=text, show_default=False)]
     return options
 
 

@@ -274,7 +274,7 @@ def test_the_demos_network_has_a_name(
 def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(
     images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dermatome.skin.cells import cyto2
+    from dermatome.skin.cells import network
 
     asked: list[Path] = []
 
@@ -282,7 +282,7 @@ def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(
         asked.append(folder)
         raise FetchFailed("No connection: place the files by hand.")
 
-    monkeypatch.setattr(cyto2, "fetch_cyto2", fetch)
+    monkeypatch.setattr(network, "fetch_cyto2", fetch)
     monkeypatch.setenv("HOME", str(tmp_path))
     command = ("cells", "segment", "--tissue", tmp_path, "--weights", "cyto2", "--out", tmp_path / "o", images)
     for more in ((), ("--models", tmp_path / "m")):
