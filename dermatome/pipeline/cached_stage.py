@@ -32,11 +32,13 @@ class Stage(Generic[Input, Output]):
         root: data root.
         asset: asset name.
         always: slides are computed although their fingerprints are unchanged.
+        check: raises once the run is cancelled; long computations call it.
         at_once: for a stage that only waits for a network or a disk: how many slides it saves at once, in threads.
     """
 
     root: DataRoot
     asset: str
+    check: Callable[[], None]
     always: bool = False
     at_once: int | None = None
 
@@ -45,7 +47,8 @@ class Stage(Generic[Input, Output]):
         raise NotImplementedError
 
     def open(self, check: Callable[[], None]) -> None:
-        """Puts networks on the device. ``check`` raises once the run is cancelled; long computations call it."""
+        """Prepares the computation, such as networks on the device; called once, before the first ``compute``."""
+        self.check = check
 
     def load(self, key: str) -> Input:
         """Reads and decodes what the computation needs."""
@@ -64,7 +67,7 @@ class Stage(Generic[Input, Output]):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass
 class WaitingStage(Stage[str, str]):
     """A stage that only waits for a network or a disk: all its work is in ``make``, for ``at_once`` slides at once."""
 
@@ -84,7 +87,7 @@ class WaitingStage(Stage[str, str]):
         return list(loaded)
 
     def save(self, key: str, result: str, folder: Path) -> StageResult:
-        """Makes the slide's files."""
+        """Writes the slide's files."""
         return self.make(key, folder)
 
 

@@ -46,7 +46,7 @@ class _Found:
 
 @dataclass
 class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
-    """Makes the maps, `nuclei.parquet`, `nuclei.geojson`, overlays and `figure.png` of each slide."""
+    """Computes the maps, `nuclei.parquet`, `nuclei.geojson`, overlays and `figure.png` of each slide."""
 
     root: DataRoot
     weights: Weights
@@ -56,7 +56,6 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
     asset = "nucleus_maps"
     _network: NucleusNetwork | None = field(default=None, init=False, repr=False)
     _compute: Compute | None = field(default=None, init=False, repr=False)
-    _check: Callable[[], None] = field(init=False, repr=False)
 
     def inputs(self, key: str) -> dict[str, str]:
         """The slide and the network."""
@@ -68,7 +67,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
 
     def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""
-        self._check = check
+        super().open(check)
         self._compute = self.compute_settings.choose()
         self._network = prepare_nuclei(
             load_nuclei(self.weights, self._compute),
@@ -84,7 +83,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
         return slide, seconds
 
     def pixels(self, loaded: tuple[Slide, dict[str, float]]) -> int:
-        """Of the slide."""
+        """Size of the slide, px."""
         return loaded[0].size.area_px
 
     def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Found]:
@@ -98,7 +97,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
             slides,
             self._network,
             self.nuclei,
-            lambda _: self._check(),
+            lambda _: self.check(),
             normalise=[None if fit is None else fit.normalise for fit in fits],
         )
         tiles = sum(result.tiles for result in results) or 1

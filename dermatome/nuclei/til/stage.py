@@ -21,7 +21,7 @@ TIL_MAP = "til_map.parquet"
 
 
 def til_stage(root: DataRoot, settings: TilSettings) -> WaitingStage:
-    """Makes `til_map.parquet` and `figure.png` of each slide; the scores are in its record."""
+    """Computes `til_map.parquet` and `figure.png` of each slide; the scores are in its record."""
     return WaitingStage(
         root,
         "til_scores",

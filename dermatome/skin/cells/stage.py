@@ -56,7 +56,6 @@ class CellsStage(Stage[_Input, _Segmented]):
     cells: CellSettings
     asset = "cell_masks"
     _network: CellNetwork | None = field(default=None, init=False, repr=False)
-    _check: Callable[[], None] = field(init=False, repr=False)
 
     def inputs(self, key: str) -> dict[str, str]:
         """The image, the mask and the network."""
@@ -65,7 +64,7 @@ class CellsStage(Stage[_Input, _Segmented]):
 
     def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""
-        self._check = check
+        super().open(check)
         compute = self.compute_settings.choose()
         self._network = load_cells(self.weights, compute)
 
@@ -87,7 +86,7 @@ class CellsStage(Stage[_Input, _Segmented]):
         found = []
         for one in loaded:
             with timed(one.seconds, "segment"):
-                result = segment_cells(one.slide, one.mask, self._network, self.cells, progress=lambda _: self._check())
+                result = segment_cells(one.slide, one.mask, self._network, self.cells, progress=lambda _: self.check())
             found.append(_Segmented(one, result))
         return found
 

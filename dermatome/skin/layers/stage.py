@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,23 +41,18 @@ class _Measured:
 
 @dataclass
 class LayersStage(Stage[_Input, _Measured]):
-    """Makes `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`."""
+    """Computes `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`."""
 
     root: DataRoot
     layers: LayerSettings
     asset = "epidermis_layers"
-    _check: Callable[[], None] = field(init=False, repr=False)
 
     def inputs(self, key: str) -> dict[str, str]:
         """The image, the mask and the cells."""
         return versions_of(self.root, key, "slide_images", "epidermis_masks", "cell_masks")
 
-    def open(self, check: Callable[[], None]) -> None:
-        """No network; large slides ask the seat between their blocks whether to go on."""
-        self._check = check
-
     def load(self, key: str) -> _Input:
-        """Decodes the image and what earlier stages found on it, or opens them where they are large."""
+        """Decodes the image and the results of earlier stages, or opens them if they are large."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
             slide = load_slide(self.root, key)
@@ -66,7 +61,7 @@ class LayersStage(Stage[_Input, _Measured]):
         return _Input(slide, mask, instances, cells, seconds)
 
     def pixels(self, loaded: _Input) -> int:
-        """Of the image."""
+        """Size of the image, px."""
         return loaded.slide.size.area_px
 
     def compute(self, loaded: Sequence[_Input]) -> list[_Measured]:
@@ -75,7 +70,7 @@ class LayersStage(Stage[_Input, _Measured]):
         for one in loaded:
             with timed(one.seconds, "measure"):
                 result = measure_layers(
-                    one.slide, one.mask, one.instances, one.cells, self.layers, self._check
+                    one.slide, one.mask, one.instances, one.cells, self.layers, self.check
                 )  # fmt: skip
             found.append(_Measured(one.slide, result, one.seconds))
         return found

@@ -38,7 +38,7 @@ class _Segmented:
 
 @dataclass
 class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
-    """Makes `mask.npz`, `mask.ome.tif`, `tissue.geojson`, `figure.png` of each slide."""
+    """Computes `mask.npz`, `mask.ome.tif`, `tissue.geojson`, `figure.png` of each slide."""
 
     root: DataRoot
     weights: Weights
@@ -47,7 +47,6 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
     asset = "epidermis_masks"
     _network: TissueNetwork | None = field(default=None, init=False, repr=False)
     _compute: Compute | None = field(default=None, init=False, repr=False)
-    _check: Callable[[], None] = field(init=False, repr=False)
 
     def inputs(self, key: str) -> dict[str, str]:
         """The image and the champion."""
@@ -55,7 +54,7 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
 
     def open(self, check: Callable[[], None]) -> None:
         """Puts the network on the device."""
-        self._check = check
+        super().open(check)
         self._compute = self.compute_settings.choose()
         loaded = self.weights.load(load_tissue_weights)
         loaded.network.to(self._compute.torch_device)
@@ -73,14 +72,14 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
         return slide, seconds
 
     def pixels(self, loaded: tuple[Slide, dict[str, float]]) -> int:
-        """Of the image."""
+        """Size of the image, px."""
         return loaded[0].size.area_px
 
     def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Segmented]:
         """Segments them together; the seconds are a slide's share by its tiles."""
         assert self._network is not None
         slides = [slide for slide, _ in loaded]
-        results = segment_slides(slides, self._network, self.tissue, lambda _: self._check())
+        results = segment_slides(slides, self._network, self.tissue, lambda _: self.check())
         tiles = sum(result.tiles for result in results) or 1
         found = []
         for (slide, seconds), result in zip(loaded, results, strict=True):
