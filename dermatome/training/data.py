@@ -12,8 +12,9 @@ import numpy.typing as npt
 from dermatome.errors import BadSetting
 from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_crop
 from dermatome.storage.files import sha256_bytes
-from dermatome.training.task import Batch
 
+Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""Input of the network and ground truth; the first axis of both counts the crops."""
 Side = Literal["train", "validation", "hold_out"]
 """What a sample is used for."""
 

@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     import torch
 
     from dermatome.inference.compute import Compute
-    from dermatome.training.data import Split
+    from dermatome.training.data import Batch, Split
     from dermatome.training.encoder_weights import EncoderFile
     from dermatome.training.settings import TrainingSettings
     from dermatome.training.weights import LoadedWeights, WeightsCard
 
-Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
-"""Input of the network and ground truth; the first axis of both counts the crops."""
 Scores = Mapping[str, float | None]
 E = TypeVar("E")
 

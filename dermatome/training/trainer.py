@@ -26,10 +26,11 @@ import numpy as np
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.training.budget import Budget
+from dermatome.training.data import Batch
 from dermatome.training.distributed import Group, group_of
 from dermatome.training.encoder_weights import EncoderFile, encoder_file
 from dermatome.training.settings import TrainingSettings, UNetSettings
-from dermatome.training.task import Batch, BatchSource, Task
+from dermatome.training.task import BatchSource, Task
 from dermatome.training.weights import LoadedWeights, WeightsCard, check_same_network
 
 if TYPE_CHECKING:
