@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.registry.lineage import Lineage
     from dermatome.storage.record import Check, Scalar
+    from dermatome.training.data import Batch
     from dermatome.training.encoder_weights import EncoderFile
-    from dermatome.training.task import Batch
     from dermatome.training.trainer import Trained
 
 
