@@ -1,4 +1,4 @@
-"""Dagster's instance, opened where its storage may still have to be made."""
+"""Opens Dagster's instance, and creates its storage if need be."""
 
 import os
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from dermatome.storage.files import locked
 
 @contextmanager
 def open_instance() -> Iterator[dg.DagsterInstance]:
-    """The instance that the environment names.
+    """Opens the instance that the environment names.
 
-    New SQLite storage is made by one process alone: of two at once, one can find the other's tables before their
-    version is written, write an older one beside it, and no process can open the storage ever after ("more than one
-    head").
+    New SQLite storage is created under a lock. Of two processes at once, one can find the tables of the other before
+    their version is written and write an older version beside it, after which no process can open the storage ("more
+    than one head").
     """
     storage = Path(os.environ["DERMATOME_DAGSTER_STORAGE"])
     storage.mkdir(parents=True, exist_ok=True)

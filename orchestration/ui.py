@@ -1,4 +1,4 @@
-"""`make ui`: the Dagster web server and daemon; over the demo's data root, also its toy HPA."""
+"""`make ui`: the Dagster web server and daemon; over the demo's data root, also its mock HPA server."""
 
 import argparse
 import ctypes
@@ -34,10 +34,10 @@ def main() -> int:
         try:
             root.check_writable()
             with open_instance():
-                pass  # made before the two processes below look for it
+                pass  # creates the storage before the two processes below open it
             if (root.path / DEMO_FILE).is_file():
                 atlas = stack.enter_context(demo_atlas(root))
-                print(f"This is the demo's data root: a local server plays HPA at {atlas.url}")
+                print(f"This is the demo's data root: the mock HPA server runs at {atlas.url}")
         except DermatomeError as error:
             print(error, file=sys.stderr)
             return 1
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 class _process:  # noqa: N801 (used as a context, like `open`)
-    """A child process that ends with the block: asked first, then killed."""
+    """A child process that is terminated at the end of the block, and killed if that does not end it."""
 
     def __init__(self, command: list[str]) -> None:
         self._child = subprocess.Popen(command, preexec_fn=_end_with_parent)
@@ -80,8 +80,8 @@ class _process:  # noqa: N801 (used as a context, like `open`)
 
 
 def _end_with_parent() -> None:
-    """Linux then ends a child whose parent was killed: the next `make ui` must not meet another daemon at work."""
-    # A shell that starts `make ui &` in a script has interrupts ignored, and Dagster does with SIGTERM as with those.
+    """Makes Linux end the child if its parent is killed, so that the next `make ui` finds no other daemon."""
+    # A script's shell that starts `make ui &` ignores interrupts, and Dagster then treats SIGTERM in the same way.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     if sys.platform == "linux":
