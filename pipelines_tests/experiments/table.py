@@ -35,9 +35,9 @@ def _scores(experiment: Experiment, results: Results) -> list[str]:
 
 
 def _averaging(results: Results) -> list[str]:
-    """What the running mean of the weights brings: the same trainings, scored with it and without."""
+    """What the EMA of the weights brings: the same trainings, scored with it and without."""
     lines = _head(
-        "mean IoU after steps | configuration | of the weights' running mean", ["of the weights", "difference"]
+        "mean IoU after steps | configuration | of the EMA", ["of the weights", "difference"]
     )
     for name, runs in results.items():
         for rows in zip(*(run["history"] for run in runs), strict=True):
