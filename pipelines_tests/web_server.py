@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from dermatome.inference.compute import choose_compute
 from dermatome.storage.layout import DataRoot
 from dermatome.web.app import build_app
-from dermatome.web.page import WebContext
+from dermatome.web.context import WebContext
 from dermatome.web.payloads import PayloadGuard
 from dermatome.web.uploads import UploadLimits
 

@@ -1,24 +1,29 @@
-"""The app: its pages in one FastAPI application that asks nothing of any other host."""
+"""The web app: its pages in one FastAPI application that loads nothing from other hosts."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from dermatome.errors import BadSetting
 from dermatome.settings import load_settings
 from dermatome.storage.layout import DataRoot
+from dermatome.web import nuclei, rois, skin
+from dermatome.web.context import WebContext
 from dermatome.web.guard import SiteGuard
-from dermatome.web.nuclei_chain import nuclei_source
-from dermatome.web.page import WebContext
 from dermatome.web.payloads import PayloadGuard
 from dermatome.web.quota import COOKIE, Browsers, UploadQuota
-from dermatome.web.scratch import scratch_folder, sweep_scratch_folders
 from dermatome.web.uploads import MIB, UploadLimits
 
 if TYPE_CHECKING:
@@ -26,15 +31,18 @@ if TYPE_CHECKING:
 
 HEALTH = "/healthz"
 WAITING = 64
-"""Images that may wait for their turn; one more is told to come again."""
+"""Images that may wait for their turn; further ones are refused."""
 SESSIONS = 32
-"""Browsers of whom Gradio remembers what it showed them last, some MB each; a forgotten one notices nothing."""
+"""Browsers whose last outputs Gradio keeps in memory, some MB each; a page works without them."""
 KEPT_S = 3600
-"""How long uploads and results wait on disk."""
+"""Time for which uploads and results stay on disk."""
 _GRACE_S = 3
+_SCRATCH_PREFIX = "dermatome-web-"
+_SCRATCH_LOCK = "lock"
+_SCRATCH_UNLOCKED_S = 1
 
 _HEADERS = {
-    # Pages hold their pictures and small scripts themselves; nothing may be loaded from, or sent to, anywhere else.
+    # Pages contain their pictures and scripts: nothing may be loaded from, or sent to, another host.
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
@@ -49,19 +57,19 @@ _HEADERS = {
 def serve(
     root: DataRoot, host: str, port: int, *, allow_hosts: Iterable[str] = (), weights: str = "", threads: int = 0
 ) -> None:
-    """Serves the app until it is interrupted; uploads and results lie in a temporary folder that goes with it.
+    """Serves the app until it is interrupted, with uploads and results in a temporary folder.
 
     Args:
-        root: the data root.
-        host: address to listen on.
-        port: to listen on.
-        allow_hosts: host names that browsers may reach the app by, beside ``host`` and the loopback addresses.
-        weights: of nuclei, see :class:`WebContext`.
-        threads: CPU threads of networks; 0 takes the settings', or the free cores.
+        root: Data root.
+        host: Address to listen on.
+        port: Port to listen on.
+        allow_hosts: Host names by which browsers may reach the app, beside ``host`` and the loopback addresses.
+        weights: Network for nuclei, see :class:`WebContext`.
+        threads: CPU threads of the networks; 0 uses the settings' number, or the free cores.
 
     Raises:
         BadSetting: Gradio is not installed, the port is taken, or the settings file is wrong.
-        BadWeights: there are no such weights.
+        BadWeights: The weights do not exist.
     """
     import socket
 
@@ -71,16 +79,17 @@ def serve(
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise BadSetting(f"The web app cannot listen on {host}:{port} ({error.strerror}): try --port.") from error
+        except (OSError, OverflowError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BadSetting(f"The web app cannot listen on {host}:{port} ({reason}): try --host or --port.") from error
     # uvicorn sends the signal again once it has stopped, which would end the process before its folder is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sweep_scratch_folders()
     with scratch_folder() as scratch:
         compute = settings.choose(threads=threads)
-        context = WebContext(root, compute, UploadLimits(), scratch, weights)
-        if weights:  # what is wrong with networks of the settings, the pages say
-            nuclei_source(context)
+        context = WebContext(root, compute, UploadLimits(), scratch, settings.backend, weights)
+        if weights:  # errors in the settings' own weights are shown on the pages
+            nuclei.nuclei_source(context)
         app = build_app(context, [host, *allow_hosts])
         import uvicorn
 
@@ -91,11 +100,11 @@ def serve(
 
 
 def build_app(context: WebContext, hosts: Iterable[str] = ()) -> FastAPI:
-    """Builds the application: the pages, and ``/healthz`` that reports that it is up.
+    """Builds the application: the pages, and ``/healthz``, which answers while the app is up.
 
     Args:
-        context: data root, networks and limits of the pages.
-        hosts: host names that are trusted beside the loopback addresses.
+        context: Data root, networks and limits of the pages.
+        hosts: Host names that are trusted beside the loopback addresses.
 
     Raises:
         BadSetting: Gradio is not installed.
@@ -122,7 +131,7 @@ def build_app(context: WebContext, hosts: Iterable[str] = ()) -> FastAPI:
 
     blocks = _pages(gr, context)
     with warnings.catch_warnings():
-        # Of several pages Gradio says that it does not render them on the server, asked for or not.
+        # Gradio warns that it does not render several pages on the server, although this is switched off.
         warnings.filterwarnings("ignore", message="SSR mode")
         mounted: FastAPI = gr.mount_gradio_app(
             app, blocks, path="/", theme=_theme(gr), css_paths=[Path(__file__).parent / "style.css"], footer_links=[],
@@ -146,7 +155,7 @@ def build_app(context: WebContext, hosts: Iterable[str] = ()) -> FastAPI:
 
 
 def _theme(gr: Any) -> Any:
-    """The browser's own fonts, as others would be fetched; words and buttons dark enough to be read."""
+    """Fonts of the browser, as others would be downloaded, and colours with enough contrast."""
     theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
     return theme.set(
         body_text_color_subdued="#565660", block_info_text_color="#565660", block_title_text_color="#2a2a30",
@@ -156,32 +165,53 @@ def _theme(gr: Any) -> Any:
 
 
 def _pages(gr: Any, context: WebContext) -> Any:
-    from dermatome.web import nuclei_page, roi_page, skin_page
-    from dermatome.web.stop import stop_when_left
+    from dermatome.web.page import build_page, stop_when_left
 
     with gr.Blocks(title="Dermatome", analytics_enabled=False, delete_cache=(600, KEPT_S)) as blocks:
-        gr.Navbar(main_page_name=nuclei_page.TITLE)
-        nuclei_page.build_nuclei_page(context)
+        gr.Navbar(main_page_name=nuclei.TITLE)
+        build_page(nuclei.nuclei_page(context), context)
         stop_when_left(context, blocks)
-    for path, title, build in (
-        ("/skin", skin_page.TITLE, skin_page.build_skin_page),
-        ("/rois", roi_page.TITLE, roi_page.build_roi_page),
-    ):
-        with blocks.route(title, path):
-            gr.Navbar(main_page_name=nuclei_page.TITLE)
-            build(context)
+    with blocks.route(skin.TITLE, "/skin"):
+        gr.Navbar(main_page_name=nuclei.TITLE)
+        build_page(skin.skin_page(context), context)
+    with blocks.route(rois.TITLE, "/rois"):
+        gr.Navbar(main_page_name=nuclei.TITLE)
+        rois.build_roi_page(context)
     blocks.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
-    blocks.state_session_capacity = SESSIONS  # `launch` has an argument for it, and mounted apps have not
+    blocks.state_session_capacity = SESSIONS  # an argument of `launch`, which mounted apps do not call
     return blocks
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yields a temporary folder that is locked, so that no other app deletes it, until the block ends."""
+    with (
+        tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, ignore_cleanup_errors=True) as folder,
+        FileLock(Path(folder) / _SCRATCH_LOCK, fallback_to_soft=False),
+    ):
+        yield Path(folder)
+
+
+def sweep_scratch_folders() -> None:
+    """Deletes the temporary folders of apps that were killed: those that no living process has locked."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*"):
+        try:
+            # An app that is starting may not have locked its folder yet.
+            if folder.is_symlink() or time.time() - folder.stat().st_mtime < _SCRATCH_UNLOCKED_S:
+                continue
+            with FileLock(folder / _SCRATCH_LOCK, blocking=False, fallback_to_soft=False):
+                shutil.rmtree(folder)
+        except (OSError, Timeout):  # already deleted, another user's, or in use
+            continue
+
+
 def _upload_folder(scratch: Path) -> Path:
-    """Where Gradio keeps uploads and downloads."""
+    """Folder in which Gradio keeps uploads and downloads."""
     return scratch / "gradio"
 
 
 def _gradio(scratch: Path) -> Any:
-    """Gradio, told before it is imported to keep its files in our folder and to report to nobody."""
+    """Imports Gradio, configured to keep its files in our folder and to send no reports."""
     os.environ["GRADIO_TEMP_DIR"] = str(_upload_folder(scratch))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"

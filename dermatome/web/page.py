@@ -1,188 +1,93 @@
-"""What the pages share: the choice of an image, running it in the queue, and errors told in a sentence."""
+"""Builds the page of an analysis: choose an image, compute in the queue, stop, see the result, download files.
+
+Gradio recognises the parameter that receives the request by its type, so it is imported with this module. The app
+imports this module only after it has set the environment variables of Gradio.
+"""
 
 from __future__ import annotations
 
-import functools
-import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from dermatome.errors import DermatomeError
-from dermatome.settings import Settings, load_settings
+import gradio as gr
+
 from dermatome.slides.plain import SUFFIXES
-from dermatome.storage.layout import DataRoot
-from dermatome.web.uploads import UploadLimits
-from dermatome.web.viewer import markdown_text, status_html
-
-if TYPE_CHECKING:
-    import gradio as gr
-
-    from dermatome.inference.compute import Compute
+from dermatome.web.context import AnalysisPage, WebContext, errors_shown, networks_note
+from dermatome.web.uploads import choose_slide
+from dermatome.web.viewer import status_html
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
-"""Of every event that computes: networks are not shared by threads, and one image's memory is in use at a time."""
-
-MAX_THREADS = 8
-"""Computations that may hold a thread at once; all but one are cancelled ones, which Gradio no longer counts."""
-
-_LOG = logging.getLogger(__name__)
+"""Options of every event that computes: threads do not share networks, and memory is used by one image at a time."""
 
 
-class Stopped(DermatomeError):
-    """A computation that the person it was for has ended."""
+def build_page(page: AnalysisPage[Any], context: WebContext) -> None:
+    """Adds the components and events of an analysis page to the open Blocks."""
 
+    @errors_shown(("", "", gr.update(value=None, visible=False)))
+    def run(
+        path: str | None,
+        example: str | None,
+        mpp: float | None,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008
+    ) -> Iterator[Any]:
+        with TemporaryDirectory(dir=context.scratch) as folder:
+            with context.turns.of(request.session_hash) as check:
 
-class Turns:
-    """One computation at a time, each for one browser session, which may end it.
+                def report(share: float, text: str) -> None:
+                    check()
+                    progress(share, desc=text)
 
-    Gradio's queue has them wait for each other, too; but to it a cancelled one is over while its thread still works.
-    """
+                report(0.02, "Reading the image")
+                found = page.compute(choose_slide(path, example, mpp, context.limits, page.examples), report)
+                report(0.9, "Drawing")
+                files = [str(file) for file in page.files(found, Path(folder))]
+                results = status_html(page.summary(found)), page.view(found), page.tables(found)
+            yield *results, gr.update(value=files, visible=True)
 
-    def __init__(self) -> None:
-        self._alone = threading.Lock()
-        self._threads = threading.BoundedSemaphore(MAX_THREADS)
-        self._stops: dict[str, threading.Event] = {}
+    def stop(request: gr.Request) -> str:
+        context.turns.stop(request.session_hash)
+        return status_html("Stopped. The results on this page, if any, are those of the run before.")
 
-    @contextmanager
-    def of(self, session: str) -> Iterator[Callable[[], None]]:
-        """Waits for the computation before; the block is given a check, to be called now and then.
-
-        Raises:
-            Stopped: by the check, or while waiting, once :meth:`stop` was called for the session; or too many threads
-                wait already.
-        """
-        if not self._threads.acquire(blocking=False):
-            raise Stopped("Too many cancelled computations are still ending: press the button again in a minute.")
-        try:
-            with self._turn(session) as check:
-                yield check
-        finally:
-            self._threads.release()
-
-    @contextmanager
-    def _turn(self, session: str) -> Iterator[Callable[[], None]]:
-        asked = self._stops[session] = threading.Event()
-
-        def check() -> None:
-            if asked.is_set():
-                raise Stopped("Stopped, as you asked: press the button to begin again.")
-
-        try:
-            while not self._alone.acquire(timeout=0.1):
-                check()
-            try:
-                yield check
-            finally:
-                self._alone.release()
-        finally:
-            # The session may have begun anew while this one was ending.
-            if self._stops.get(session) is asked:
-                del self._stops[session]
-
-    def stop(self, session: str) -> None:
-        """Has the session's computation, if one runs, end at its next check."""
-        asked = self._stops.get(session)
-        if asked is not None:
-            asked.set()
-
-
-@dataclass(frozen=True)
-class WebContext:
-    """What the pages are given.
-
-    Attributes:
-        root: whose settings, networks and annotated slides they use.
-        compute: what networks run on.
-        limits: of uploads.
-        scratch: a folder of this app alone, gone when it ends, in which results wait to be downloaded.
-        weights: of nuclei: a weights file, a training version or ``toy``; empty leaves the choice to the data root.
-        turns: of computations.
-    """
-
-    root: DataRoot
-    compute: Compute
-    limits: UploadLimits
-    scratch: Path
-    weights: str = ""
-    turns: Turns = field(default_factory=Turns)
-
-    @property
-    def settings(self) -> Settings:
-        """The data root's settings as they are now.
-
-        Raises:
-            BadSetting: the settings file is wrong.
-        """
-        return load_settings(self.root.settings)
-
-
-@dataclass(frozen=True)
-class ImageChoice:
-    """The components an image is chosen with."""
-
-    upload: gr.File
-    example: gr.Dropdown
-    mpp: gr.Number
-
-    @property
-    def inputs(self) -> list[Any]:
-        """In the order of :func:`dermatome.web.uploads.choose_slide`."""
-        return [self.upload, self.example, self.mpp]
-
-
-def image_choice(limits: UploadLimits, examples: list[str], mpp: float) -> ImageChoice:
-    """Upload, or pick an example; an upload comes first."""
-    import gradio as gr
-
-    upload = gr.File(label="Image", file_types=list(SUFFIXES), file_count="single", height=140)
-    gr.Markdown(limits.in_words(), elem_classes="dm-note")
-    example = gr.Dropdown(examples, value=examples[0], label="or an example", info="Used while no image is uploaded.")
-    number = gr.Number(
-        mpp,
-        label="Microns per pixel, if the file states none",
-        minimum=0.05,
-        maximum=10,
-        info="Declared by you, not measured. What a TIFF states itself comes first.",
+    gr.Markdown(page.text)
+    note = gr.Markdown(elem_classes="dm-note")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            upload = gr.File(label="Image", file_types=list(SUFFIXES), file_count="single", height=140)
+            gr.Markdown(context.limits.in_words(), elem_classes="dm-note")
+            names = list(page.examples)
+            example = gr.Dropdown(names, value=names[0], label="or an example", info="Used while no image is uploaded.")
+            mpp = gr.Number(
+                page.mpp, label="Microns per pixel, if the file states none", minimum=0.05, maximum=10,
+                info="Declared by you, not measured. The value that a TIFF file states has priority.",
+            )  # fmt: skip
+            run_button = gr.Button(page.action, variant="primary", elem_id="dm-run")
+            stop_button = gr.Button("Stop", elem_id="dm-stop")
+            first = status_html("Upload an image or pick an example, then press the button.")
+            status = gr.HTML(first, elem_id="dm-status")
+        # A phone shows one column below the other: first the result, then its numbers and files.
+        with gr.Column(scale=3, min_width=320):
+            view = gr.HTML(elem_id="dm-view")
+            tables = gr.HTML(elem_id="dm-tables")
+            downloads = gr.File(
+                label="Downloads", file_count="multiple", interactive=False, visible=False, elem_id="dm-downloads"
+            )
+    computing = run_button.click(
+        run, [upload, example, mpp], [status, view, tables, downloads],
+        api_name=page.api_name, show_progress_on=[status], **ONE_AT_A_TIME,
+    )  # fmt: skip
+    stop_button.click(
+        stop, outputs=status, cancels=[computing], queue=False, show_progress="hidden", api_visibility="private"
     )
-    return ImageChoice(upload, example, number)
+    gr.on(fn=lambda: networks_note(page.networks), outputs=note, api_visibility="private")
 
 
-def noted(say: Callable[[], str]) -> Callable[[], str]:
-    """``say``, for a page's note on its networks; where they cannot be told, the sentence why."""
+def stop_when_left(context: WebContext, blocks: gr.Blocks) -> None:
+    """Stops a browser's computation when it closes the page; Gradio removes its waiting requests from the queue."""
 
-    def guarded() -> str:
-        try:
-            return say()
-        except DermatomeError as error:
-            return f"**Networks.** {markdown_text(str(error))}"
+    def left(request: gr.Request) -> None:
+        context.turns.stop(request.session_hash)
 
-    return guarded
-
-
-def told(blank: tuple[Any, ...]) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Iterator[Any]]]:
-    """For a page's generators: an error becomes a status line, and the other outputs ``blank``.
-
-    Args:
-        blank: a value for each output after the status.
-    """
-
-    def wrap(work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        # Gradio reads the wrapped function's parameters, so that its progress bar is found.
-        @functools.wraps(work)
-        def guarded(*given: Any, **named: Any) -> Iterator[Any]:
-            try:
-                yield from work(*given, **named)
-            except DermatomeError as error:
-                yield (status_html(str(error), bad=True), *blank)
-            except Exception:  # a defect of ours is told, and logged whole, and the app goes on
-                _LOG.exception("a page failed")
-                message = "Something went wrong that should not: this is a defect of Dermatome, please report it."
-                yield (status_html(message, bad=True), *blank)
-
-        return guarded
-
-    return wrap
+    blocks.unload(left)

@@ -1,7 +1,7 @@
-"""An image with layers that can be chosen and faded, as one piece of HTML: everything happens in the browser.
+"""HTML of an image with layers that can be chosen and faded.
 
-So no result is kept on the server, two people cannot meet each other's, and the controls are the browser's own, which
-work with a keyboard and a screen reader. Text that comes from a file's name is escaped.
+The HTML holds its pictures, so the server keeps no result that another person could see. The controls are the browser's
+own and work with a keyboard and a screen reader. Text that comes from the name of a file is escaped.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from PIL import Image
 
 from dermatome.classes import Rgb, RgbImage
 from dermatome.imaging.overlay import borders
+from dermatome.slides.slide import Slide
 
 VIEW_PX = 1200
-"""Longest side of what is sent to a browser."""
+"""Longest side of the pictures that are sent to a browser."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What may be laid over the image.
+    """A picture that can be shown over the image.
 
     Attributes:
-        title: of its button.
-        pixels: (h, w, 4) uint8, clear where there is nothing.
-        legend: names and colours.
+        title: Label of its button.
+        pixels: RGBA, (h, w, 4) uint8, transparent where there is nothing.
+        legend: Names and colours.
     """
 
     title: str
@@ -43,7 +44,7 @@ class Layer:
 def filled_layer(
     title: str, labels: npt.NDArray[Any], colours: Sequence[Rgb], legend: Sequence[tuple[str, Rgb]] = ()
 ) -> Layer:
-    """Labels (h, w) as areas of colour with their borders darker; label 0 is clear."""
+    """Colours labels, (h, w), with darker borders; label 0 is transparent."""
     pixels = np.zeros((*labels.shape, 4), np.uint8)
     pixels[..., :3] = np.asarray(colours, np.uint8)[labels]
     pixels[..., 3] = np.where(labels > 0, 255, 0)
@@ -52,14 +53,23 @@ def filled_layer(
     return Layer(title, pixels, legend)
 
 
+def slide_html(slide: Slide, layers: Sequence[Layer]) -> str:
+    """Shows a slide with layers, its size, its scale, and how the image was converted when it was read."""
+    image, size = slide.overview(VIEW_PX), slide.size
+    caption = f"{size.width_px:,} × {size.height_px:,} px, shown at {image.shape[1]:,} px; {slide.mpp_note}."
+    if slide.conversions:
+        caption += f" Conversions: {'; '.join(slide.conversions)}."
+    return viewer_html(image, layers, name=slide.name, caption=caption)
+
+
 def viewer_html(image: RgbImage, layers: Sequence[Layer], *, name: str, caption: str) -> str:
-    """The image, its layers, and controls: which layer, how opaque, how large.
+    """Shows an image with controls: which layer, opacity, zoom.
 
     Args:
         image: (h, w, 3) uint8.
-        layers: of the same size; the first is shown.
-        name: of the image, for its description.
-        caption: below it.
+        layers: Layers of the same size; the first one is shown initially.
+        name: Name of the image, for its description.
+        caption: Text below the image.
     """
     shown = escape(name)
     choices, pictures, legends = [], [], []
@@ -91,7 +101,7 @@ def viewer_html(image: RgbImage, layers: Sequence[Layer], *, name: str, caption:
 
 
 def picture_html(png: bytes, description: str) -> str:
-    """A figure (PNG bytes) as wide as the page, to be scrolled where that is narrow."""
+    """Shows a figure (PNG bytes) at the width of the page; on a narrow page it can be scrolled."""
     return (
         f'<div class="dm-scroll" tabindex="0" role="group" aria-label="{escape(description)}, scrollable">'
         f'<img class="dm-figure" alt="{escape(description)}" src="{_uri("image/png", png)}"></div>'
@@ -99,13 +109,13 @@ def picture_html(png: bytes, description: str) -> str:
 
 
 def status_html(message: str, *, bad: bool = False) -> str:
-    """A sentence for the person, which screen readers speak as it comes."""
+    """A status or error message, which screen readers announce."""
     kind = "dm-bad" if bad else "dm-good"
     return f'<p class="dm-status {kind}" role="{"alert" if bad else "status"}">{escape(message)}</p>'
 
 
 def markdown_text(text: str) -> str:
-    """Escapes text that is shown as Markdown, so that it is shown as it is."""
+    """Escapes the special characters of Markdown and HTML in a text."""
     return re.sub(r"([\\`*_{}\[\]<>&#!$|~])", r"\\\1", text)
 
 
@@ -124,7 +134,7 @@ def _png_uri(pixels: npt.NDArray[np.uint8]) -> str:
 
 
 def jpeg_uri(pixels: RgbImage) -> str:
-    """An image as an address that holds it."""
+    """Encodes an image, (h, w, 3) uint8, as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=88)
     return _uri("image/jpeg", buffer.getvalue())

@@ -18,7 +18,7 @@ from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.cohort import write_annotations
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.web.app import HEALTH, build_app
-from dermatome.web.page import WebContext
+from dermatome.web.context import WebContext
 from dermatome.web.uploads import UploadLimits
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -184,7 +184,7 @@ def test_what_is_stopped_or_left_ends_and_the_next_one_gets_its_turn(page, other
     other.goto("/")
     other.locator("#dm-run").wait_for()
     with monkeypatch.context() as patch:
-        patch.setattr("dermatome.web.nuclei_page.find_nuclei", endless)
+        patch.setattr("dermatome.web.nuclei.find_nuclei", endless)
         other.click("#dm-run")
         other.get_by_text("1 tiles done").first.wait_for()
     if how == "stop":

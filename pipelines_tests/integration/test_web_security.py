@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from dermatome.web.app import HEALTH
-from dermatome.web.page import MAX_THREADS
+from dermatome.web.context import MAX_THREADS
 from dermatome.web.uploads import UploadLimits
 from pipelines_tests.e2e.platform import CHECKOUT, free_port
 from pipelines_tests.web_server import served
@@ -129,7 +129,7 @@ def test_only_the_queue_computes_and_a_flood_of_direct_requests_hangs_nothing(we
 
 def test_the_health_check_answers_while_every_thread_is_busy(web, monkeypatch):
     let_go = threading.Event()
-    monkeypatch.setattr("dermatome.web.roi_page.annotated_slides", lambda root: let_go.wait(60) and [])
+    monkeypatch.setattr("dermatome.web.rois.annotated_slides", lambda root: let_go.wait(60) and [])
     (listing,) = [
         function["id"]
         for function in httpx.get(f"{web.address}/config").json()["dependencies"]
@@ -261,7 +261,7 @@ def test_temporary_folders_go_when_the_app_is_ended_or_else_at_the_next_start(tm
 
 def test_cancelled_computations_do_not_pile_up(web, monkeypatch):
     let_go, before = threading.Event(), threading.active_count()
-    monkeypatch.setattr("dermatome.web.nuclei_page.find_nuclei", lambda *_: let_go.wait(60))
+    monkeypatch.setattr("dermatome.web.nuclei.find_nuclei", lambda *_: let_go.wait(60))
     try:
         for number in range(48):
             session = f"cancelled{number}"

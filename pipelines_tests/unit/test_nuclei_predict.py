@@ -31,7 +31,7 @@ from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.training.weights import LoadedWeights, save_weights
-from dermatome.web.nuclei_chain import counts_html, find_nuclei
+from dermatome.web.nuclei import counts_html, find_nuclei
 from dermatome.web.uploads import UploadLimits
 
 GLASS = 240

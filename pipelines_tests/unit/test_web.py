@@ -15,8 +15,8 @@ from dermatome.storage.files import names_in
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.cohort import write_annotations
 from dermatome.synthetic.skin import toy_slide
-from dermatome.web.page import told
-from dermatome.web.roi_files import annotated_slides, editor_html, open_annotated, rois_from_editor, save_annotated
+from dermatome.web.context import errors_shown
+from dermatome.web.rois import annotated_slides, editor_html, open_annotated, rois_from_editor, save_annotated
 from dermatome.web.uploads import UploadLimits, check_work, choose_slide, read_upload
 from dermatome.web.viewer import Layer, viewer_html
 
@@ -94,7 +94,7 @@ def test_names_are_shown_as_text_never_as_html():
 
 
 def test_an_error_is_a_sentence_and_a_defect_is_not_shown():
-    @told(("", None))
+    @errors_shown(("", None))
     def page(error):
         yield "ready", 1, 2
         raise error
@@ -151,7 +151,7 @@ def test_of_two_who_mark_one_slide_neither_erases_what_the_other_saved(root):
     ("text", "error", "says"),
     [
         ("", MissingInput, "No slide is open"),
-        ("[]", BadAnnotation, "did not arrive whole"),
+        ("[]", BadAnnotation, "did not arrive complete"),
         ('{"name": "one", "annotated": true, "width": 9, "height": 9, "rois": []}', MissingInput, "no ROI yet"),
         (sent(left=90), BadAnnotation, "not inside one"),
         (sent(divide=65), BadAnnotation, "too small to divide"),

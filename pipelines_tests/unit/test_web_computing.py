@@ -21,20 +21,20 @@ from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import StageRecord, write_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
-from dermatome.web.nuclei_chain import (
+from dermatome.web.context import Stopped, Turns, WebContext, networks_note
+from dermatome.web.nuclei import (
     counts_html,
     find_nuclei,
     load_nuclei_network,
-    name_of,
+    network_name,
+    network_text,
     nuclei_source,
     nuclei_summary,
-    said_of,
 )
-from dermatome.web.page import Stopped, Turns, WebContext, noted
-from dermatome.web.skin_chain import (
+from dermatome.web.skin import (
     SkinNetworks,
     load_skin_networks,
-    run_skin_chain,
+    measure_skin,
     skin_source,
     skin_summary,
     skin_view,
@@ -111,11 +111,16 @@ def test_the_network_is_that_of_the_command_line_else_the_champion_else_the_sett
     for name in ("mine", "given"):
         (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
     named, given = f'nuclei_weights = "{tmp_path}/mine.safetensors"', str(tmp_path / "given.safetensors")
-    name = name_of(nuclei_source(context_of(tmp_path, named, given)))
+    name = network_name(nuclei_source(context_of(tmp_path, named, given)))
     assert name == f"the weights file given.safetensors (sha256 {sha256_bytes(b'given')[:12]})"
-    assert name_of(nuclei_source(context_of(tmp_path, named))).startswith("the weights file mine.safetensors (sha256 ")
-    assert nuclei_source(context_of(tmp_path)).name == "toy"
-    assert "synthetic nuclei only" in said_of(nuclei_source(context_of(tmp_path)))
+    assert network_name(nuclei_source(context_of(tmp_path, named))).startswith(
+        "the weights file mine.safetensors (sha256 "
+    )
+    assert nuclei_source(context_of(tmp_path)).weights == "toy"
+    assert "synthetic nuclei only" in network_text(nuclei_source(context_of(tmp_path)))
+    values = {"weights_sha256": "5" * 64}
+    write_record(tmp_path / "nuclei_weights" / "n001" / "record.json", record_of("nuclei_weights", "n001", values))
+    assert network_name(nuclei_source(context_of(tmp_path))) == "the training version n001 (sha256 555555555555)"
     with pytest.raises(BadWeights, match="named 'n002'"):
         nuclei_source(context_of(tmp_path, 'nuclei_weights = "n002"'))
     values = {"version": "n001", "weights_sha256": "5" * 64}
@@ -125,7 +130,7 @@ def test_the_network_is_that_of_the_command_line_else_the_champion_else_the_sett
 
 def test_a_note_that_cannot_be_told_says_why(tmp_path):
     context = context_of(tmp_path, 'nuclei_weights = "n002"')
-    assert "no weights of nuclei named 'n002'" in noted(lambda: said_of(nuclei_source(context)))()
+    assert "no weights of nuclei named 'n002'" in networks_note(lambda: network_text(nuclei_source(context)))
 
 
 def test_settings_of_the_data_root_decide_what_is_found(tmp_path):
@@ -164,7 +169,7 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch)
     told_shares = []
     settings = Settings(layers=LayerSettings(layer_um=11.0))
     tissue = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=1.0)))
-    found = run_skin_chain(
+    found = measure_skin(
         toy.slide, SkinNetworks(tissue, cells), settings, UploadLimits(), lambda share, text: told_shares.append(share)
     )
     assert found.layers.layer_um == 11.0, "the settings of layers are not used"
@@ -178,7 +183,7 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch)
 
 def test_without_a_champion_the_page_says_how_to_get_one(tmp_path):
     source = skin_source(DataRoot.at(str(tmp_path)), "cyto2")
-    assert "materialize tissue_champion" in source.said
+    assert "materialize tissue_champion" in source.text
     with pytest.raises(MissingInput, match="no champion"):
         load_skin_networks(source, TissueSettings(), choose_compute("cpu", "fp32", 1))
 
@@ -188,10 +193,10 @@ def test_the_skin_page_names_its_networks_which_the_settings_and_the_champions_c
     values = {"version": "v007", "weights_sha256": "7" * 64}
     write_record(root.record("tissue_champion", CHAMPION), record_of("tissue_champion", CHAMPION, values))
     (tmp_path / "mine.safetensors").write_bytes(b"mine")
-    toy = skin_source(root, "cyto2").said
+    toy = skin_source(root, "cyto2").text
     assert "the champion v007 (sha256 777777777777); cells: the toy network (sha256 " in toy
     assert "synthetic skin only" in toy
-    assert "cells: mine.safetensors (sha256 " in skin_source(root, str(tmp_path / "mine.safetensors")).said
+    assert "cells: mine.safetensors (sha256 " in skin_source(root, str(tmp_path / "mine.safetensors")).text
     values = {"version": "c003", "weights_sha256": "3" * 64}
     write_record(root.record("cell_champion", CHAMPION), record_of("cell_champion", CHAMPION, values))
-    assert skin_source(root, "cyto2").said.endswith("cells: the champion c003 (sha256 333333333333).")
+    assert skin_source(root, "cyto2").text.endswith("cells: the champion c003 (sha256 333333333333).")

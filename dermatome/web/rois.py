@@ -1,26 +1,33 @@
-"""ROIs of annotated slides and of uploads, as the ROI page opens and saves them."""
+"""The page on which ROIs are marked for `training_tiles`: a square that is moved, resized and divided into tiles."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from dermatome.classes import RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.skin.tiles.rois import Roi, read_rois, rois_json, rois_of
 from dermatome.slides.plain import SUFFIXES
-from dermatome.slides.slide import Slide, read_slide
+from dermatome.slides.slide import DECLARED_MPP, Slide, read_slide
 from dermatome.storage.files import folders_in, names_in, safe_id, sha256_bytes, write_atomic
 from dermatome.storage.layout import DataRoot
-from dermatome.web.viewer import VIEW_PX, jpeg_uri
+from dermatome.web.context import WebContext, errors_shown
+from dermatome.web.uploads import read_upload
+from dermatome.web.viewer import VIEW_PX, jpeg_uri, status_html
 
+TITLE = "Training ROIs"
 ROI_FILE = "rois.json"
 QUPATH_FILE = "rois.geojson"
 MAX_ROIS = 1000
 _MAX_CHARACTERS = 1_000_000
+_SCRIPT = Path(__file__).parent / "roi_editor.js"
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,12 @@ class OpenedSlide:
     """A slide as the ROI page shows it.
 
     Attributes:
-        name: of the slide.
-        image: (h, w, 3) uint8, small.
-        size: of the slide itself, in whose pixels ROIs are.
-        rois: that it has.
-        annotated: whether it is an annotated slide of the data root, not an upload.
-        version: of its `rois.json`, see :func:`save_annotated`.
+        name: Name of the slide.
+        image: Overview, (h, w, 3) uint8.
+        size: Size of the slide itself; ROIs are in its pixels.
+        rois: ROIs that the slide has.
+        annotated: Whether it is an annotated slide of the data root; otherwise it is an upload.
+        version: Version of its `rois.json`, see :func:`save_annotated`.
     """
 
     name: str
@@ -45,17 +52,17 @@ class OpenedSlide:
 
 
 def annotated_slides(root: DataRoot) -> list[str]:
-    """The annotated slides of the data root that have an H&E image, by name."""
+    """Names of the annotated slides of the data root that have an H&E image."""
     return [name for name in sorted(folders_in(root.annotations)) if _images(root.annotations / name)]
 
 
 def open_annotated(root: DataRoot, name: str) -> OpenedSlide:
-    """An annotated slide's H&E image and ROIs, those of QuPath's GeoJSON too.
+    """Opens an annotated slide's H&E image and its ROIs, including those of a GeoJSON file from QuPath.
 
     Raises:
-        MissingInput: there is no such slide.
-        BadImage: the image cannot be read.
-        BadAnnotation: its ROI file cannot be.
+        MissingInput: There is no such slide.
+        BadImage: The image cannot be read.
+        BadAnnotation: The ROI file cannot be read.
     """
     folder = root.annotations / safe_id(name, "The annotated slide")
     images = _images(folder)
@@ -63,7 +70,7 @@ def open_annotated(root: DataRoot, name: str) -> OpenedSlide:
         raise MissingInput(f"There is no annotated slide {name!r} with a he.png (or .jpg, .tif): choose another.")
     opened = open_slide_for_rois(read_slide(folder / images[0], name=name))
     rois: list[Roi] = []
-    # Taken first: what changes while the files are read counts as changed.
+    # Read first, so that a change while the files are read is noticed when ROIs are saved.
     version = _version(folder)
     for file in sorted({ROI_FILE, QUPATH_FILE} & set(names_in(folder))):
         rois += read_rois(folder / file)
@@ -71,12 +78,12 @@ def open_annotated(root: DataRoot, name: str) -> OpenedSlide:
 
 
 def open_slide_for_rois(slide: Slide) -> OpenedSlide:
-    """An upload, which has no ROIs yet."""
+    """Opens an uploaded slide, which has no ROIs."""
     return OpenedSlide(slide.name, slide.overview(VIEW_PX), slide.size, (), annotated=False)
 
 
 def editor_html(opened: OpenedSlide) -> str:
-    """The slide with a square to move, resize and divide; what it does is in ``roi_editor.js``."""
+    """HTML of the slide with a square to move, resize and divide; ``roi_editor.js`` gives it its behaviour."""
     size, name = opened.size, escape(opened.name)
     side = max(1, min(size.height_px, size.width_px) // 3)
     left, top = (size.width_px - side) // 2, (size.height_px - side) // 2
@@ -105,13 +112,15 @@ def editor_html(opened: OpenedSlide) -> str:
 
 
 def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
-    """What the editor sent: the slide's name, whether it is one of the data root, and its ROIs, all checked.
+    """Reads and checks what the editor sent.
+
+    Returns:
+        Name of the slide, whether it is an annotated slide of the data root, and its ROIs.
 
     Raises:
-        BadAnnotation: it is not what the editor sends, or a name cannot be that of a tile, or an ROI is not inside the
-            slide.
-        MissingInput: no slide is open, or no ROI is there.
-        StorageFailed: a name could leave its folder.
+        BadAnnotation: The text is not what the editor sends, or an ROI is not inside the slide.
+        MissingInput: No slide is open, or there is no ROI.
+        StorageFailed: A name is not usable as a file name.
     """
     if not text:
         raise MissingInput("No slide is open: choose one, or upload one, and open it.")
@@ -123,7 +132,7 @@ def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
         size = Size(int(sent["height"]), int(sent["width"]))
         rois = rois_of({"rois": list(sent["rois"])}, Path(ROI_FILE))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BadAnnotation(f"The ROIs did not arrive whole ({error!r}): open the slide again.") from error
+        raise BadAnnotation(f"The ROIs did not arrive complete ({error!r}): open the slide again.") from error
     if not rois:
         raise MissingInput("There is no ROI yet: place the square and press Add ROI.")
     if len(rois) > MAX_ROIS:
@@ -138,20 +147,20 @@ def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
 
 
 def save_annotated(root: DataRoot, name: str, rois: list[Roi], version: str) -> tuple[Path, str]:
-    """Puts ROIs where `training_tiles` reads them.
+    """Saves the ROIs of an annotated slide where `training_tiles` reads them.
 
     Args:
-        root: the data root.
-        name: of the annotated slide.
-        rois: all that it is to have.
-        version: of the ROIs that these were made from: the sha256 of the file, empty where there was none.
+        root: Data root.
+        name: Name of the annotated slide.
+        rois: All ROIs of the slide.
+        version: Version of the ROIs that were edited: sha256 of their file, or empty if there was none.
 
     Returns:
-        That place, and the version that lies there now.
+        Path of the file, and its new version.
 
     Raises:
-        BadAnnotation: somebody else has saved ROIs since, which these would erase; or the slide has ROIs from QuPath,
-            beside which there may be no others.
+        BadAnnotation: Somebody else has saved ROIs in the meantime, which these would erase; or the slide has ROIs from
+            QuPath, and a slide has one ROI file only.
     """
     folder = root.annotations / safe_id(name, "The annotated slide")
     if QUPATH_FILE in names_in(folder):
@@ -166,6 +175,75 @@ def save_annotated(root: DataRoot, name: str, rois: list[Roi], version: str) -> 
         )
     data = rois_json(rois)
     return write_atomic(folder / ROI_FILE, data), sha256_bytes(data)
+
+
+def build_roi_page(context: WebContext) -> None:
+    """Adds the components and events of the page to the open Blocks."""
+    import gradio as gr
+
+    from dermatome.web.page import ONE_AT_A_TIME
+
+    @errors_shown(("", ""))
+    def open_chosen(name: str | None, path: str | None) -> Iterator[Any]:
+        if path:
+            opened = open_slide_for_rois(read_upload(Path(path), DECLARED_MPP, context.limits))
+        else:
+            opened = open_annotated(context.root, name or "")
+        known = f"; ROIs: {len(opened.rois)}" if opened.rois else ""
+        yield status_html(f"{opened.name} is open{known}."), editor_html(opened), opened.version
+
+    @errors_shown((gr.update(value=None, visible=False), gr.skip()))
+    def save(sent: str, version: str) -> Iterator[Any]:
+        name, annotated, rois = rois_from_editor(sent, context.root)
+        with TemporaryDirectory(dir=context.scratch) as folder:
+            file = str(write_atomic(Path(folder) / ROI_FILE, rois_json(rois)))
+            text, bad = f"download {ROI_FILE} and put it beside he.png of its annotated slide", False
+            if annotated:
+                try:
+                    path, version = save_annotated(context.root, name, rois, version)
+                    text = f"saved as {path}; materialize training_tiles"
+                except BadAnnotation as error:
+                    text, bad = str(error), True
+            status = status_html(text if bad else f"{name}, ROIs: {len(rois)}; {text}.", bad=bad)
+            yield status, gr.update(value=file, visible=True), version
+
+    gr.Markdown(
+        "# Training ROIs\nMark the squares that `training_tiles` cuts out of an annotated slide, each divided into "
+        "n × n tiles."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            slide = gr.Dropdown(
+                [],
+                label="Annotated slide of the data root",
+                info="Folders of annotations/ that have a he.png (.jpg, .tif).",
+            )
+            upload = gr.File(label="or upload one (has priority)", file_types=list(SUFFIXES), height=160)
+            opening = gr.Button("Open", variant="primary", elem_id="dm-open")
+            saving = gr.Button("Save ROIs", elem_id="dm-save")
+            status = gr.HTML(status_html("Choose a slide, then press Open."), elem_id="dm-roi-status")
+            download = gr.File(label="Download", interactive=False, height=110, visible=False, elem_id="dm-roi-file")
+        with gr.Column(scale=3, min_width=320):
+            editor = gr.HTML(elem_id="dm-editor", js_on_load=_SCRIPT.read_text(encoding="utf-8"))
+    # The browser fills this in from the editor when the button is pressed.
+    sent = gr.Textbox(visible=False)
+    # The browser keeps the version of the ROIs that are edited, as the server keeps no state.
+    version = gr.Textbox(visible=False)
+
+    def list_slides() -> Any:
+        names = annotated_slides(context.root)
+        return gr.Dropdown(names, value=names[0] if names else None)
+
+    opening.click(
+        open_chosen, [slide, upload], [status, editor, version],
+        api_name="open_for_rois", show_progress_on=[status], **ONE_AT_A_TIME,
+    )  # fmt: skip
+    saving.click(
+        save, [sent, version], [status, download, version],
+        js="(sent, version) => [window.dermatomeRois(), version]", api_name="save_rois",
+        show_progress_on=[status], **ONE_AT_A_TIME,
+    )  # fmt: skip
+    gr.on(fn=list_slides, outputs=slide, api_visibility="private")
 
 
 def _version(folder: Path) -> str:

@@ -1,0 +1,257 @@
+"""The page of nuclei: one H&E image → classes, ternary map, instances, counts and TIL scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dermatome.classes import UNCLASSIFIED, NucleusClass, TernaryClass
+from dermatome.geometry import Box
+from dermatome.imaging.overlay import cell_colours, sample_labels
+from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, TERNARY_COLOURS
+from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei, nucleus_weights_named
+from dermatome.nuclei.maps.settings import NucleusSettings
+from dermatome.nuclei.til.settings import TilSettings
+from dermatome.web.context import AnalysisPage, Progress, WebContext
+from dermatome.web.uploads import Example, UploadLimits, check_work
+from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, slide_html
+
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
+    from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork
+    from dermatome.nuclei.til.score import TilScores
+    from dermatome.registry.champion import Weights
+    from dermatome.settings import Settings
+    from dermatome.slides.slide import Slide
+
+TITLE = "Nuclei"
+_TEXT = (
+    "# Nuclei\nNuclei of an H&E image with their classes, and how many lymphocytes are among them. For research, "
+    "not for diagnosis."
+)
+_CLASSES = [c for c in NucleusClass if c is not NucleusClass.BACKGROUND]
+_PARTS = [c for c in TernaryClass if c is not TernaryClass.BACKGROUND]
+_EXAMPLE_SEEDS = (11, 12, 13)
+
+
+@dataclass(frozen=True)
+class NucleiFound:
+    """Result for one slide.
+
+    Attributes:
+        slide: Image that was analysed.
+        nuclei: Maps and table of the nuclei.
+        til: TIL scores.
+        til_settings: Settings of the scores.
+        network: Name of the network, for people.
+    """
+
+    slide: Slide
+    nuclei: NucleiResult
+    til: TilScores
+    til_settings: TilSettings
+    network: str
+
+
+def nuclei_page(context: WebContext) -> AnalysisPage[NucleiFound]:
+    """Declares the page."""
+
+    @lru_cache(maxsize=1)
+    def network(source: NucleusWeights, settings: NucleusSettings) -> NucleusNetwork:
+        return load_nuclei_network(source, settings, context.compute, context.backend)
+
+    def compute(slide: Slide, progress: Progress) -> NucleiFound:
+        settings, source = context.settings, nuclei_source(context)
+        progress(0.05, "Loading the network")
+        ready = network(source, settings.nuclei)
+
+        # Only the predictor knows the number of tiles: the bar approaches its end and never passes it.
+        def on_tiles(done: int) -> None:
+            progress(0.1 + 0.75 * done / (done + 8), f"{done} tiles done")
+
+        return find_nuclei(slide, source, ready, settings, context.limits, on_tiles)
+
+    return AnalysisPage(
+        _TEXT,
+        action="Find nuclei",
+        api_name="nuclei",
+        mpp=context.settings.nuclei_images.declared_mpp,
+        examples=nuclei_examples(),
+        networks=lambda: network_text(nuclei_source(context)),
+        compute=compute,
+        summary=nuclei_summary,
+        view=nuclei_view,
+        tables=counts_html,
+        files=write_nuclei_files,
+    )
+
+
+def nuclei_source(context: WebContext) -> NucleusWeights:
+    """Chooses the network: that of ``--weights``, else of the settings, else the newest version, else the toy network.
+
+    Raises:
+        BadSetting: The settings file is wrong.
+        BadWeights: There is no version or file with the name that was given.
+    """
+    if context.weights:
+        return nucleus_weights_named(context.root, context.weights)
+    return find_nucleus_weights(context.root, context.settings.nuclei_weights or "toy")
+
+
+def network_name(source: NucleusWeights) -> str:
+    """Name of the network and the first digits of its sha256, for people."""
+    if source.weights == "toy":
+        name = "the toy network"
+    elif source.file is None:
+        name = f"the training version {source.name}"
+    else:
+        name = f"the weights file {Path(source.name).name}"
+    return f"{name} (sha256 {source.sha256[:12]})"
+
+
+def network_text(source: NucleusWeights) -> str:
+    """Describes the network, as Markdown."""
+    text = f"**Network.** Nuclei are found by {markdown_text(network_name(source))}"
+    if source.weights != "toy":
+        return f"{text}."
+    return (
+        f"{text}, which was trained on synthetic nuclei only: on real images it shows how the page works, not what is "
+        "on the slide. To use another network, train nuclei_weights, or name imported weights in settings.toml or with "
+        "--weights."
+    )
+
+
+def load_nuclei_network(
+    source: NucleusWeights, settings: NucleusSettings, compute: Compute, backend: Backend = "auto"
+) -> NucleusNetwork:
+    """Loads the network and prepares it for inference.
+
+    Raises:
+        BadSetting: The backend is not available, or the number of test-time augmentations is invalid.
+        BadWeights: The file is damaged, or it is not the one that was trained.
+    """
+    from dermatome.nuclei.maps.segment import prepare_nuclei
+
+    return prepare_nuclei(load_nuclei(source, compute), compute, settings)
+
+
+def nuclei_examples() -> dict[str, Example]:
+    """Synthetic H&E images by name."""
+    return {f"Synthetic nuclei {number}": partial(_example, seed) for number, seed in enumerate(_EXAMPLE_SEEDS, 1)}
+
+
+def find_nuclei(
+    slide: Slide,
+    source: Weights,
+    network: NucleusNetwork,
+    settings: Settings,
+    limits: UploadLimits,
+    on_tiles: Callable[[int], None],
+) -> NucleiFound:
+    """Finds the nuclei of a slide and computes its TIL scores.
+
+    Args:
+        slide: Image.
+        source: Origin of the network.
+        network: Network, prepared with the same settings.
+        settings: Settings of the data root.
+        limits: Limits on the size of the image.
+        on_tiles: Callback with the number of tiles done; an exception that it raises stops the work.
+
+    Raises:
+        BadImage: The slide has too many pixels at the network's scale.
+        BadSetting: The slide is too coarse for the network.
+    """
+    from dermatome.imaging.tissue_area import tissue_mm2
+    from dermatome.nuclei.maps.segment import fitted_stain, network_size, segment_nuclei
+    from dermatome.nuclei.til.score import score_til
+
+    check_work(slide, network_size(slide, network.weights.card.mpp), limits)
+    fit = fitted_stain(slide, network, settings.nuclei)
+    normalise = [None if fit is None else fit.normalise]
+    found = segment_nuclei([slide], network, settings.nuclei, on_tiles, normalise=normalise)[0]
+    til = score_til(found.table, slide.size, slide.mpp, tissue_mm2(slide), settings.til)
+    return NucleiFound(slide, found, til, settings.til, network_name(source))
+
+
+def nuclei_view(found: NucleiFound) -> str:
+    """The slide under its classes, its ternary map and its nuclei, as HTML."""
+    nuclei, whole = found.nuclei, Box.whole(found.slide.size)
+    semantic, ternary, instances = (
+        sample_labels(labels, whole, VIEW_PX) for labels in (nuclei.semantic, nuclei.ternary, nuclei.instances)
+    )
+    layers = (
+        filled_layer("Classes", semantic, SEMANTIC_COLOURS, [(c.label, c.colour) for c in _CLASSES]),
+        filled_layer("Inside and boundary", ternary, TERNARY_COLOURS, [(c.label, c.colour) for c in _PARTS]),
+        filled_layer("Nuclei", instances, cell_colours(int(instances.max(initial=0)))),
+    )
+    return slide_html(found.slide, layers)
+
+
+def nuclei_summary(found: NucleiFound) -> str:
+    """What was found by which network, in one sentence."""
+    til = found.til.lymphocytes_per_mm2
+    density = "no tissue" if til is None else f"{til:,.0f} lymphocytes per mm² of tissue"
+    return f"{found.slide.name}: {len(found.nuclei.table):,} nuclei; {density}; found by {found.network}."
+
+
+def counts_html(found: NucleiFound) -> str:
+    """Counts by class and TIL scores, as HTML tables."""
+    til, total = found.til, sum(found.til.counts.values())
+    rows = [
+        (
+            f'<span class="dm-swatch" style="background:rgb{c.colour}"></span> {c.label}',
+            f"{til.counts[c.label]:,}",
+            f"{til.counts[c.label] / total:.1%}" if total else "–",
+        )
+        for c in _CLASSES
+    ]
+    if unclassified := int((found.nuclei.table["class"] == UNCLASSIFIED).sum()):
+        rows.append((UNCLASSIFIED, f"{unclassified:,}", "–"))
+    body = "".join(
+        f'<tr><th scope="row">{name}</th><td>{count}</td><td>{share}</td></tr>' for name, count, share in rows
+    )
+    scores = (
+        ("Lymphocytes per mm² of tissue", til.lymphocytes_per_mm2, "{:,.0f}"),
+        ("Immune share of nuclei", til.immune_share, "{:.1%}"),
+        (f"Lymphocytes within {found.til_settings.near_um:g} µm of epithelium", til.near_epithelium_share, "{:.1%}"),
+        (f"Squares of {found.til_settings.square_um:g} µm with a lymphocyte", til.infiltrated_share, "{:.1%}"),
+        ("Tissue, mm²", til.tissue_mm2, "{:.3f}"),
+    )
+    more = "".join(
+        f'<tr><th scope="row">{name}</th><td>{"–" if value is None else form.format(value)}</td></tr>'
+        for name, value, form in scores
+    )
+    return (
+        f'<div class="dm-tables"><table class="dm-table"><caption>Nuclei by class</caption><thead><tr>'
+        f'<th scope="col">class</th><th scope="col">nuclei</th><th scope="col">share</th></tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+        f'<table class="dm-table"><caption>TIL scores</caption><tbody>{more}</tbody></table></div>'
+    )
+
+
+def write_nuclei_files(found: NucleiFound, folder: Path) -> list[Path]:
+    """Writes outlines, table and maps in the formats of the command line and the platform; returns their paths."""
+    from dermatome.nuclei.maps.files import write_class_maps, write_instances, write_outlines
+    from dermatome.storage.files import write_atomic
+
+    slide, table, stem = found.slide, found.nuclei.table, folder / found.slide.name
+    write_class_maps(folder, found.nuclei, slide)
+    maps = [path.rename(f"{stem}_{path.name}") for path in sorted(folder.iterdir())]
+    outlines, csv, parquet, instances = (
+        Path(f"{stem}{end}") for end in (".geojson", ".csv", ".parquet", "_instances.ome.tif")
+    )
+    write_outlines(outlines, found.nuclei, slide)
+    write_atomic(csv, table.to_csv(index=False).encode())
+    write_atomic(parquet, table.to_parquet(index=False))
+    write_instances(instances, found.nuclei, slide)
+    return [outlines, csv, parquet, instances, *maps]
+
+
+def _example(seed: int) -> Slide:
+    from dermatome.synthetic.nuclei import toy_nuclei
+
+    return toy_nuclei(seed).slide
