@@ -1,4 +1,4 @@
-"""ASGI middleware between the web and Gradio: which of Gradio's routes are open, and what a request may carry.
+"""ASGI middleware in front of Gradio: which of Gradio's routes are open, and what a request may contain.
 
 Gradio accepts the path of a file in any JSON, at any depth and for any component. This guard accepts a path only where
 a page sends one: for a file component, and only if it is that of a file in the app's own upload folder.
@@ -45,8 +45,8 @@ class PayloadGuard:
         folder: Gradio's upload folder.
         file_inputs: for each of Gradio's functions, by its index, the positions of its file components.
         max_upload_bytes: size of the body of an upload.
-        browsers: tells apart who uploads.
-        quota: of uploads.
+        browsers: names the browser that sends a request.
+        quota: quotas of uploads.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class PayloadGuard:
         if scope["method"] in ("GET", "HEAD"):
             known = path in self._pages or path in _GET or path.startswith(_GET_BELOW)
             if path.startswith(FILE) and not is_file_in(self._folder, path.removeprefix(FILE)):
-                return Refusal(403, "This file is none of the web app's: upload it again, or compute the result again.")
+                return Refusal(403, "The web app has no such file: upload it again, or compute the result again.")
         else:
             known = scope["method"] == "POST" and (path in _POST or path.startswith(_POST_BELOW))
-        return None if known else Refusal(404, "The web app has no such address: open its first page.")
+        return None if known else Refusal(404, "The web app has no such address: open the first page.")
 
     def _refused_body(self, path: str, body: bytes) -> Refusal | None:
         try:
@@ -180,7 +180,7 @@ class PayloadGuard:
 
 
 def names_file(value: Any) -> bool:
-    """Whether any JSON object in a value, at any depth, could be taken for a file."""
+    """Whether Gradio could take any JSON object in a value, at any depth, for a file."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -194,7 +194,7 @@ def names_file(value: Any) -> bool:
 
 
 def is_file_in(folder: Path, path: str) -> bool:
-    """Whether a path is that of a file within a folder once links and ``..`` are followed."""
+    """Whether a path, with links and ``..`` resolved, is that of a file within a folder."""
     try:
         found = Path(path).resolve(strict=True)
         return found.is_file() and found.is_relative_to(folder.resolve())
@@ -213,7 +213,7 @@ def _too_large(scope: Scope, limit: int) -> Refusal | None:
 
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | Refusal:
-    """Reads a request's body, of which no more than the limit is ever held."""
+    """Reads a request's body; no more than the limit is held in memory."""
     refusal = _too_large(scope, limit) if headers_of(scope, "content-length") else None
     if refusal is not None:
         return refusal
@@ -233,7 +233,7 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | Refu
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that hands out a body that was read before, then what comes after it."""
+    """A ``receive`` that returns a body that was already read, then further messages."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

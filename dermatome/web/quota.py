@@ -1,4 +1,4 @@
-"""How much may be uploaded: by one browser within an hour, and by all together."""
+"""Quotas of uploads: for one browser within an hour, and for all browsers together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dermatome.web.uploads import MIB, UploadLimits
 
 COOKIE = "dermatome_browser"
 MAX_FILES = 2_000
-"""Uploads and results that may wait on disk at once; each takes a folder, too."""
+"""Uploads and results that may be on disk at the same time; each has a folder of its own."""
 
 
 class Browsers:
@@ -45,7 +45,7 @@ class Browsers:
         return None
 
     def of(self, scope: Scope) -> str:
-        """Name of the browser that sent a request; clients without a cookie are told apart by their address."""
+        """Name of the browser that sent a request; without a cookie, its address."""
         return self.known(scope) or f"address {(scope.get('client') or ['unknown'])[0]}"
 
     def _signature(self, name: str) -> str:
@@ -56,10 +56,10 @@ class UploadQuota:
     """Admits uploads within the limits of one browser and of the disk.
 
     Args:
-        folder: upload folder, in which results wait for their download, too.
-        limits: of uploads.
-        kept_s: time after which files in the folder are deleted and uploads no longer count, in seconds.
-        clock: current time in seconds since the epoch.
+        folder: Gradio's folder of uploads and results.
+        limits: Limits on uploads.
+        kept_s: Time after which files in the folder are deleted and uploads no longer count, in seconds.
+        clock: Function that returns the current time in seconds since the epoch.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class UploadQuota:
         self._lock = threading.Lock()
 
     def admit(self, browser: str, size_bytes: int) -> str | None:
-        """Reserves space for an upload, for which :meth:`release` is called once it has arrived.
+        """Reserves space for an upload; :meth:`release` must be called after it has arrived.
 
         Args:
-            browser: name of the browser that sends it.
-            size_bytes: size of the request.
+            browser: Name of the browser that sends it.
+            size_bytes: Size of the request.
 
         Returns:
             Reason for a refusal, or None if the upload is admitted.
@@ -97,7 +97,7 @@ class UploadQuota:
         return None
 
     def release(self, size_bytes: int) -> None:
-        """Ends the reservation of an upload, which is on disk now or was interrupted."""
+        """Ends the reservation of an upload that is on disk or was interrupted."""
         with self._lock:
             self._coming_bytes -= size_bytes
 
@@ -112,18 +112,18 @@ class UploadQuota:
 
 
 def swept_size(folder: Path, older_than_s: float, now: float) -> tuple[int, int]:
-    """Deletes old files of a folder, also those of interrupted uploads, which Gradio forgets.
+    """Deletes old files of a folder, including those of interrupted uploads, which Gradio does not delete.
 
     Args:
-        folder: to go through; it need not exist.
-        older_than_s: age from which a file or an empty folder is deleted, in seconds.
-        now: current time in seconds since the epoch.
+        folder: Folder; it need not exist.
+        older_than_s: Age from which a file or an empty folder is deleted, in seconds.
+        now: Current time in seconds since the epoch.
 
     Returns:
         Number of files that are left, and their size in bytes.
     """
     files = size = 0
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+    for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder before the folder
         try:
             found = path.lstat()
             old = now - found.st_ctime > older_than_s
@@ -134,6 +134,6 @@ def swept_size(folder: Path, older_than_s: float, now: float) -> tuple[int, int]
                 path.unlink()
             else:
                 files, size = files + 1, size + found.st_size
-        except OSError:  # gone meanwhile, or not empty
+        except OSError:  # already deleted, or not empty
             continue
     return files, size

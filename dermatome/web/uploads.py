@@ -1,4 +1,4 @@
-"""What the app accepts: an uploaded image within limits that keep memory bounded, or one of the examples."""
+"""What the app accepts: an uploaded image within limits that keep memory bounded, or an example."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from dermatome.slides.slide import Slide, read_slide
 MIB = 1 << 20
 
 Example = Callable[[], Slide]
-"""Draws an example's image."""
+"""Function that draws an example image."""
 
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """How large an upload may be; together with one job at a time they bound the app's memory.
+    """Limits on uploads. As one image is computed at a time, they also bound the app's memory.
 
     Attributes:
-        max_file_bytes: of the file.
-        max_side_px: of the image.
-        max_area_px: of the image; a 3,000 px core of HPA has 9 million.
-        max_network_px: of the image once it is enlarged to the scale of a network, which is what takes the time; a
-            whole upload at half the network's resolution is just let through.
-        max_uploads: uploads of one browser within an hour.
-        max_bytes: size of these together.
-        max_total_bytes: size of all uploads and results that wait on disk.
+        max_file_bytes: Size of the file.
+        max_side_px: Longest side of the image.
+        max_area_px: Pixels of the image; a core of HPA, 3,000 px a side, has 9 million.
+        max_network_px: Pixels of the image at the scale of a network, which decide the computing time. The largest
+            upload at half the network's resolution is just within the limit.
+        max_uploads: Uploads of one browser within an hour.
+        max_bytes: Total size of these uploads.
+        max_total_bytes: Total size of all uploads and results on disk.
     """
 
     max_file_bytes: int = 64 * MIB
@@ -44,7 +44,7 @@ class UploadLimits:
     max_total_bytes: int = 1024 * MIB
 
     def in_words(self) -> str:
-        """The limits, for people."""
+        """The limits as a sentence."""
         kinds = ", ".join(FORMATS)
         return (
             f"{kinds}; up to {self.max_file_bytes // MIB} MB, {self.max_area_px // 1_000_000} million pixels and "
@@ -53,16 +53,16 @@ class UploadLimits:
 
 
 def read_upload(path: Path, mpp: float, limits: UploadLimits) -> Slide:
-    """Reads an uploaded image, whose size is looked at before anything is decoded.
+    """Reads an uploaded image, after its size was checked without decoding it.
 
     Args:
-        path: of the upload.
-        mpp: microns per pixel where the file itself states none.
-        limits: of uploads.
+        path: Path of the upload.
+        mpp: Microns per pixel if the file states none.
+        limits: Limits on uploads.
 
     Raises:
-        BadImage: another kind of file, too large, or damaged.
-        BadSetting: ``mpp`` is no scale.
+        BadImage: The file is not an image, too large, or damaged.
+        BadSetting: ``mpp`` is not a valid scale.
     """
     name = shown_name(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -83,19 +83,19 @@ def read_upload(path: Path, mpp: float, limits: UploadLimits) -> Slide:
 def choose_slide(
     path: str | None, example: str | None, mpp: float | None, limits: UploadLimits, examples: Mapping[str, Example]
 ) -> Slide:
-    """The uploaded image where there is one, else the example that is chosen.
+    """Reads the uploaded image if there is one; otherwise draws the chosen example.
 
     Args:
-        path: of the upload; None without one.
-        example: its name.
-        mpp: declared for an upload that states none; examples know theirs.
-        limits: of uploads.
-        examples: that may be chosen, by name.
+        path: Path of the upload, or None.
+        example: Name of the example.
+        mpp: Microns per pixel of an upload that states none; not used for examples.
+        limits: Limits on uploads.
+        examples: Examples by name.
 
     Raises:
-        MissingInput: neither is there.
-        BadImage: see :func:`read_upload`.
-        BadSetting: the same.
+        MissingInput: There is neither an upload nor an example.
+        BadImage: See :func:`read_upload`.
+        BadSetting: See :func:`read_upload`.
     """
     if path:
         return read_upload(Path(path), mpp or 0.0, limits)
@@ -108,12 +108,12 @@ def check_work(slide: Slide, seen: Size, limits: UploadLimits) -> None:
     """Refuses an image that becomes too large at a network's scale.
 
     Args:
-        slide: the image.
-        seen: its size as the network sees it.
-        limits: of uploads.
+        slide: Image.
+        seen: Size of the image at the network's scale.
+        limits: Limits on uploads.
 
     Raises:
-        BadImage: it has too many pixels there.
+        BadImage: The image has too many pixels at that scale.
     """
     if seen.area_px > limits.max_network_px:
         raise BadImage(
@@ -124,12 +124,12 @@ def check_work(slide: Slide, seen: Size, limits: UploadLimits) -> None:
 
 
 def shown_name(path: Path) -> str:
-    """The name of an upload as it is shown and as its results are named: no sign that means anything elsewhere."""
+    """Name under which an upload and its results are shown: letters, digits, ``.``, ``_`` and ``-`` only."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._-")[:60] or "upload"
 
 
 def _check_area(path: Path, name: str, limits: UploadLimits) -> None:
-    """Refuses what has too many pixels; what cannot even be opened is told about by what reads it then."""
+    """Refuses an image with too many pixels; the reader reports a file that cannot be opened."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             width_px, height_px = image.size
