@@ -87,7 +87,7 @@ def serve(
     sweep_scratch_folders()
     with scratch_folder() as scratch:
         compute = settings.choose(threads=threads)
-        context = WebContext(root, compute, UploadLimits(), scratch, settings.backend, weights)
+        context = WebContext(root, compute, UploadLimits(), scratch, weights)
         if weights:  # errors in the settings' own weights are shown on the pages
             nuclei.nuclei_source(context)
         app = build_app(context, [host, *allow_hosts])

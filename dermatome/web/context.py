@@ -19,7 +19,7 @@ from dermatome.web.uploads import Example, UploadLimits
 from dermatome.web.viewer import markdown_text, status_html
 
 if TYPE_CHECKING:
-    from dermatome.inference.compute import Backend, Compute
+    from dermatome.inference.compute import Compute
 
 MAX_THREADS = 8
 """Computations that may hold a thread at once; all but one are cancelled ones, which Gradio no longer counts."""
@@ -95,10 +95,9 @@ class WebContext:
 
     Attributes:
         root: Data root whose settings, networks and annotated slides the pages use.
-        compute: Device, precision and threads of the networks.
+        compute: Device, precision, threads and backend of the networks.
         limits: Limits on uploads.
         scratch: Temporary folder of this app in which results wait to be downloaded.
-        backend: Inference backend, see :func:`dermatome.inference.backend.prepare_runner`.
         weights: Network for nuclei: a weights file, a training version or ``toy``; empty to choose from the data root.
         turns: Turns of the computations.
     """
@@ -107,7 +106,6 @@ class WebContext:
     compute: Compute
     limits: UploadLimits
     scratch: Path
-    backend: Backend = "auto"
     weights: str = ""
     turns: Turns = field(default_factory=Turns)
 

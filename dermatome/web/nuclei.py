@@ -60,8 +60,8 @@ def nuclei_page(context: WebContext) -> AnalysisPage[NucleiFound]:
     """Declares the page."""
 
     @lru_cache(maxsize=1)
-    def network(source: NucleusWeights, settings: NucleusSettings) -> NucleusNetwork:
-        return load_nuclei_network(source, settings, context.compute, context.backend)
+    def network(source: Weights, settings: NucleusSettings) -> NucleusNetwork:
+        return load_nuclei_network(source, settings, context.compute)
 
     def compute(slide: Slide, progress: Progress) -> NucleiFound:
         settings, source = context.settings, nuclei_source(context)
@@ -89,8 +89,8 @@ def nuclei_page(context: WebContext) -> AnalysisPage[NucleiFound]:
     )
 
 
-def nuclei_source(context: WebContext) -> NucleusWeights:
-    """Chooses the network: that of ``--weights``, else of the settings, else the newest version, else the toy network.
+def nuclei_source(context: WebContext) -> Weights:
+    """Chooses the network: that of ``--weights``, else the champion, else that of the settings, else the toy network.
 
     Raises:
         BadSetting: The settings file is wrong.
@@ -101,9 +101,9 @@ def nuclei_source(context: WebContext) -> NucleusWeights:
     return find_nucleus_weights(context.root, context.settings.nuclei_weights or "toy")
 
 
-def network_name(source: NucleusWeights) -> str:
+def network_name(source: Weights) -> str:
     """Name of the network and the first digits of its sha256, for people."""
-    if source.weights == "toy":
+    if source.name == "toy":
         name = "the toy network"
     elif source.file is None:
         name = f"the training version {source.name}"
@@ -112,21 +112,19 @@ def network_name(source: NucleusWeights) -> str:
     return f"{name} (sha256 {source.sha256[:12]})"
 
 
-def network_text(source: NucleusWeights) -> str:
+def network_text(source: Weights) -> str:
     """Describes the network, as Markdown."""
     text = f"**Network.** Nuclei are found by {markdown_text(network_name(source))}"
-    if source.weights != "toy":
+    if source.name != "toy":
         return f"{text}."
     return (
         f"{text}, which was trained on synthetic nuclei only: on real images it shows how the page works, not what is "
-        "on the slide. To use another network, train nuclei_weights, or name imported weights in settings.toml or with "
-        "--weights."
+        "on the slide. To use another network, promote one with nuclei_champion, or name weights in settings.toml or "
+        "with --weights."
     )
 
 
-def load_nuclei_network(
-    source: NucleusWeights, settings: NucleusSettings, compute: Compute, backend: Backend = "auto"
-) -> NucleusNetwork:
+def load_nuclei_network(source: Weights, settings: NucleusSettings, compute: Compute) -> NucleusNetwork:
     """Loads the network and prepares it for inference.
 
     Raises:

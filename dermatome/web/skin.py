@@ -11,7 +11,9 @@ from dermatome.classes import StainingPattern, TissueClass
 from dermatome.errors import MissingInput
 from dermatome.geometry import Box
 from dermatome.imaging.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
-from dermatome.skin.networks import CellWeights, Champion
+from dermatome.registry.champion import Weights, find_champion
+from dermatome.registry.model_kinds import TISSUE
+from dermatome.skin.cells.networks import find_cell_weights, load_cells
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.web.context import AnalysisPage, Progress, WebContext
@@ -19,7 +21,7 @@ from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, picture_html, slide_html
 
 if TYPE_CHECKING:
-    from dermatome.inference.compute import Backend, Compute
+    from dermatome.inference.compute import Compute
     from dermatome.settings import Settings
     from dermatome.skin.cells.network import CellNetwork
     from dermatome.skin.cells.segment import CellsResult
@@ -50,15 +52,15 @@ class SkinSource:
     """
 
     root: DataRoot
-    champion: Champion | None
-    cells: CellWeights
+    champion: Weights | None
+    cells: Weights
 
     @property
     def text(self) -> str:
         """Describes the networks, as Markdown."""
         if self.champion is None:
             return f"**Networks.** {_NO_CHAMPION}"
-        trained_on = ", which was trained on synthetic skin only" if self.cells.weights == "toy" else ""
+        trained_on = ", which was trained on synthetic skin only" if self.cells.name == "toy" else ""
         return f"**Networks.** {markdown_text(self.names)}{trained_on}."
 
     @property
@@ -66,14 +68,14 @@ class SkinSource:
         """Names of the networks and the first digits of their sha256, for people."""
         if self.champion is None:
             return ""
-        if self.cells.root is not None:
-            cells = f"the champion {self.cells.weights}"
-        elif self.cells.weights == "toy":
+        if self.cells.file is None:
+            cells = f"the champion {self.cells.name}"
+        elif self.cells.name == "toy":
             cells = "the toy network"
         else:
-            cells = Path(self.cells.weights).name
+            cells = Path(self.cells.name).name
         return (
-            f"Tissue: the champion {self.champion.version} (sha256 {self.champion.sha256[:12]}); "
+            f"Tissue: the champion {self.champion.name} (sha256 {self.champion.sha256[:12]}); "
             f"cells: {cells} (sha256 {self.cells.sha256[:12]})"
         )
 
@@ -115,7 +117,7 @@ def skin_page(context: WebContext) -> AnalysisPage[SkinFound]:
 
     @lru_cache(maxsize=1)
     def networks(source: SkinSource, settings: TissueSettings) -> SkinNetworks:
-        return load_skin_networks(source, settings, context.compute, context.backend)
+        return load_skin_networks(source, settings, context.compute)
 
     def compute(slide: Slide, progress: Progress) -> SkinFound:
         settings, chosen = context.settings, source()
@@ -153,12 +155,14 @@ def skin_source(root: DataRoot, cell_weights: str) -> SkinSource:
 
     present = all((root.models / name).is_file() for name in (cyto2.NETWORK_FILE, cyto2.SIZE_FILE))
     weights = "toy" if cell_weights == "cyto2" and not present else cell_weights
-    return SkinSource(root, Champion.of(root), CellWeights.chosen(root, weights))
+    try:
+        champion = find_champion(root, TISSUE)
+    except MissingInput:
+        champion = None
+    return SkinSource(root, champion, find_cell_weights(root, weights))
 
 
-def load_skin_networks(
-    source: SkinSource, settings: TissueSettings, compute: Compute, backend: Backend = "auto"
-) -> SkinNetworks:
+def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Compute) -> SkinNetworks:
     """Loads both networks and prepares them for inference.
 
     Raises:
@@ -166,14 +170,14 @@ def load_skin_networks(
         MissingInput: There is no champion.
         BadWeights: The champion's file is not the one that was promoted, or a file is damaged.
     """
+    from dermatome.skin.tissue.network import load_tissue_weights
     from dermatome.skin.tissue.segment import prepare_tissue
 
     if source.champion is None:
         raise MissingInput(_NO_CHAMPION)
-    remembered = source.root.remembered_backends
-    weights = source.champion.load(compute)
-    cells = source.cells.load(compute, backend=backend, remembered=remembered)
-    return SkinNetworks(prepare_tissue(weights, compute, settings, backend=backend, remembered=remembered), cells)
+    weights = source.champion.load(load_tissue_weights)
+    weights.network.to(compute.torch_device)
+    return SkinNetworks(prepare_tissue(weights, compute, settings), load_cells(source.cells, compute))
 
 
 def skin_examples() -> dict[str, Example]:

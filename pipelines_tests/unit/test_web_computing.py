@@ -116,16 +116,13 @@ def test_the_network_is_that_of_the_command_line_else_the_champion_else_the_sett
     assert network_name(nuclei_source(context_of(tmp_path, named))).startswith(
         "the weights file mine.safetensors (sha256 "
     )
-    assert nuclei_source(context_of(tmp_path)).weights == "toy"
+    assert nuclei_source(context_of(tmp_path)).name == "toy"
     assert "synthetic nuclei only" in network_text(nuclei_source(context_of(tmp_path)))
-    values = {"weights_sha256": "5" * 64}
-    write_record(tmp_path / "nuclei_weights" / "n001" / "record.json", record_of("nuclei_weights", "n001", values))
-    assert network_name(nuclei_source(context_of(tmp_path))) == "the training version n001 (sha256 555555555555)"
     with pytest.raises(BadWeights, match="named 'n002'"):
         nuclei_source(context_of(tmp_path, 'nuclei_weights = "n002"'))
     values = {"version": "n001", "weights_sha256": "5" * 64}
     write_record(DataRoot(tmp_path).record("nuclei_champion", CHAMPION), record_of("nuclei_champion", CHAMPION, values))
-    assert name_of(nuclei_source(context_of(tmp_path, named))) == "the training version n001 (sha256 555555555555)"
+    assert network_name(nuclei_source(context_of(tmp_path, named))) == "the training version n001 (sha256 555555555555)"
 
 
 def test_a_note_that_cannot_be_told_says_why(tmp_path):
