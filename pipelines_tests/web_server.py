@@ -33,8 +33,8 @@ def served(
     import uvicorn
 
     root = DataRoot.at(str(folder / "data"))
-    compute = choose_compute("cpu", "fp32", 1)
-    context = WebContext(root, compute, limits, folder / "scratch", backend="torch", weights=weights)
+    compute = choose_compute("cpu", "fp32", 1, backend="torch")
+    context = WebContext(root, compute, limits, folder / "scratch", weights=weights)
     app = build_app(context)
     if not guarded:
         app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not PayloadGuard]

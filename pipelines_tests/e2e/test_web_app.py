@@ -40,7 +40,7 @@ def app(root, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dermatome.web.app.SESSIONS", 4)
-        return build_app(WebContext(root, choose_compute("cpu", "fp32", 1), limits, scratch, backend="torch"))
+        return build_app(WebContext(root, choose_compute("cpu", "fp32", 1, backend="torch"), limits, scratch))
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def test_who_waits_may_stop_too():
 def context_of(tmp_path, settings="", weights=""):
     (tmp_path / "settings.toml").write_text(settings)
     root = DataRoot.at(str(tmp_path))
-    return WebContext(root, choose_compute("cpu", "fp32", 1), LIMITS, tmp_path, weights=weights)
+    return WebContext(root, choose_compute("cpu", "fp32", 1, backend="torch"), LIMITS, tmp_path, weights=weights)
 
 
 def test_the_network_is_that_of_the_command_line_else_the_champion_else_the_settings_else_the_toy(tmp_path):
