@@ -1,7 +1,8 @@
-"""What every command does alike: images found, failures told in a sentence, progress shown, rows written."""
+"""What the commands share: options, the loop over images with its failures and progress, tables."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dermatome.errors import BadImage, DermatomeError, MissingInput
+from dermatome.errors import BadAnnotation, BadImage, DermatomeError, MissingInput
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -17,24 +18,15 @@ if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.slides.slide import Slide
 
+GROUP: dict[str, Any] = {"no_args_is_help": True, "context_settings": {"help_option_names": ["-h", "--help"]}}
+"""Arguments of every group of commands."""
 
 MODELS = Path("~/.cache/dermatome/models")
-"""Where networks that are not ours are kept for the command line."""
-
-
-Images = Annotated[
-    list[Path],
-    typer.Argument(
-        help="Images (JPEG, PNG, TIFF), vendor slide files, or folders of them. The .dcm files of a folder are one "
-        "slide, named after the folder.",
-        show_default=False,
-    ),
-]
-Out = Annotated[Path, typer.Option(help="Folder for the results; made if it is not there.", show_default=False)]
+"""Folder in which the command line keeps downloaded networks."""
 
 
 class DeviceChoice(StrEnum):
-    """Where networks run."""
+    """Device on which networks run."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -43,7 +35,7 @@ class DeviceChoice(StrEnum):
 
 
 class PrecisionChoice(StrEnum):
-    """Numbers networks compute with."""
+    """Number format in which networks compute."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -52,50 +44,102 @@ class PrecisionChoice(StrEnum):
 
 
 class BackendChoice(StrEnum):
-    """What runs networks."""
+    """Library that runs networks."""
 
     AUTO = "auto"
     TORCH = "torch"
     OPENVINO = "openvino"
 
 
-Device = Annotated[DeviceChoice, typer.Option(help="Where networks run; one asked for and absent is an error.")]
-PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="Numbers networks compute with.")]
+def finite(value: float | None) -> float | None:
+    """Refuses NaN and infinity as the value of an option, which click's ranges let pass."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+def positive(value: float | None) -> float | None:
+    """Refuses values of an option that are not finite and above zero."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not a finite number above 0.")
+    return value
+
+
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Images (JPEG, PNG, TIFF), slide files of scanner vendors, or folders of them. The .dcm files of a folder "
+        "are one slide, named after the folder.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder for the results; it is created if necessary.", show_default=False)]
+Mpp = Annotated[
+    float,
+    typer.Option(
+        help="Scale in microns per pixel of images whose file states none, such as those of the Human Protein Atlas. "
+        "Set it to the scale at which they were scanned.",
+        callback=positive,
+    ),
+]
+TissueMasks = Annotated[Path, typer.Option(help="Folder of masks from 'tissue predict'.", show_default=False)]
+Models = Annotated[
+    Path, typer.Option(help="Folder of Cellpose's files for cyto2. Missing files are downloaded into it.")
+]
+Seed = Annotated[int, typer.Option(help="Seed for every random choice; another seed draws differently.")]
+Batch = Annotated[
+    int, typer.Option(help="Tiles per call of the network; lower it if memory runs out. Results do not change.", min=1)
+]
+Device = Annotated[DeviceChoice, typer.Option(help="Device that networks run on; auto takes a GPU if there is one.")]
+PrecisionOption = Annotated[
+    PrecisionChoice,
+    typer.Option(help="Number format of networks; auto takes the fastest one that suits the device, fp32 is exact."),
+]
 BackendOption = Annotated[
     BackendChoice,
-    typer.Option(help="What runs networks: auto takes OpenVINO on a processor if it is installed, else torch."),
+    typer.Option(help="Library that runs networks; auto takes OpenVINO on a CPU if it is installed, else torch."),
 ]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes the cores that are free to use.", min=0)]
+Threads = Annotated[
+    int, typer.Option(help="CPU threads; 0 takes all free cores. Lower it to leave cores to other programs.", min=0)
+]
 
 
 def choose(
-    device: DeviceChoice, precision: PrecisionChoice, threads: int, backend: BackendChoice | None = None
+    device: DeviceChoice,
+    precision: PrecisionChoice,
+    threads: int,
+    backend: BackendChoice = BackendChoice.AUTO,
 ) -> Compute:
-    """Chooses device, precision, threads and backend by the options.
+    """Chooses device, precision, threads and backend as the options say.
 
     Raises:
-        BadSetting: what was asked for is not there.
+        BadSetting: The device, precision or backend is not available.
     """
     from dermatome.inference.compute import choose_compute
 
-    return choose_compute(device.value, precision.value, threads, backend=backend.value if backend else "auto")
+    return choose_compute(device.value, precision.value, threads, backend=backend.value)
 
 
 def each_slide(
-    images: Sequence[Path],
-    mpp: float,
-    work: Callable[[Slide], str],
-    finish: Callable[[], None] | None = None,
+    images: Sequence[Path], mpp: float, work: Callable[[Slide], str], finish: Callable[[], None] | None = None
 ) -> None:
-    """Reads each image and does ``work``; two images of one name would overwrite each other, so the second fails.
+    """Reads each image and calls ``work`` on it, as :func:`each` does.
 
-    ``mpp`` is for files that state no scale.
+    Args:
+        images: Files and folders that the command was given.
+        mpp: Microns per pixel of images whose file states none.
+        work: Processes a slide and describes the result.
+        finish: Called after the last image.
+
+    Raises:
+        MissingInput: A folder has no image.
+        Exit: An image failed. Of two images with the same name the second fails, as its results would overwrite those
+            of the first.
     """
     from dermatome.slides.plain import SUFFIXES
     from dermatome.slides.slide import read_slide, slide_name
     from dermatome.slides.vendors import WSI_SUFFIXES
 
-    paths = list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES)))
     first: dict[str, Path] = {}
 
     def one(path: Path) -> str:
@@ -104,73 +148,85 @@ def each_slide(
             raise BadImage(f"{path} has the same name as {other}, so its results would overwrite those: rename one.")
         return work(read_slide(path, declared_mpp=mpp))
 
-    failed = each(paths, one, "Images")
+    each(list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES))), one, "images", finish)
+
+
+def each(
+    paths: Sequence[Path], work: Callable[[Path], str], what: str, finish: Callable[[], None] | None = None
+) -> None:
+    """Calls ``work`` on each path with a progress bar, and continues after failures.
+
+    Args:
+        paths: Files or folders.
+        work: Processes one of them and describes the result.
+        what: What they are, in the plural.
+        finish: Called after the last one.
+
+    Raises:
+        Exit: Something failed; each reason was printed to the error stream.
+    """
+    failed = 0
+    with progress_bar() as bar:
+        task = bar.add_task(what.capitalize(), total=len(paths))
+        for path in paths:
+            bar.update(task, description=f"{what.capitalize()}: {path.name}")
+            try:
+                message = work(path)
+            except DermatomeError as error:
+                failed += 1
+                complain(str(error))
+            except OSError as error:
+                failed += 1
+                complain(unusable_file(error, path))
+            except Exception as error:  # a defect that shows in one image must not lose the others
+                failed += 1
+                complain(f"{path}: {type(error).__name__}: {error}; this is a defect of Dermatome, please report it.")
+            else:
+                typer.echo(f"{path.name}: {message}")
+            bar.advance(task)
     if finish is not None:
         finish()
-    end(failed, len(paths), "images")
+    if failed:
+        complain(f"{failed} of {len(paths)} {what} failed; the reasons are above.")
+        raise typer.Exit(1)
 
 
 def image_files(paths: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:
-    """Files as they are given, and those of folders with one of ``suffixes``; one that is given twice comes once.
+    """Yields each image once: files as they are given, and the files of folders that have one of ``suffixes``.
 
-    For DICOM files comes the folder that they lie in, which is one slide; so do such folders in a folder, where
-    ``suffixes`` have DICOM's.
+    A DICOM slide is yielded as the folder of its files, also if it lies in a given folder and ``suffixes`` contains
+    DICOM's.
 
     Raises:
-        MissingInput: a folder without images.
+        MissingInput: A folder has no image, or cannot be read.
     """
     from dermatome.slides.dicom import DICOM_SUFFIX, is_dicom, is_dicom_folder
 
     seen: set[tuple[Path, str]] = set()
     for path in paths:
         found = [path]
-        if path.is_dir():
-            found = sorted(
-                file
-                for file in path.iterdir()
-                if file.suffix.lower() in suffixes or (DICOM_SUFFIX in suffixes and is_dicom_folder(file))
-            )
-            if not found:
-                raise MissingInput(f"The folder {path} holds no image ({', '.join(suffixes)}): check the path.")
+        try:
+            if path.is_dir():
+                found = sorted(
+                    file
+                    for file in path.iterdir()
+                    if file.suffix.lower() in suffixes or (DICOM_SUFFIX in suffixes and is_dicom_folder(file))
+                )
+        except OSError as error:
+            raise MissingInput(unusable_file(error, path)) from error
+        if not found:
+            raise MissingInput(f"The folder {path} holds no image ({', '.join(suffixes)}): check the path.")
         for one in found:
             file = one.parent if is_dicom(one.name) and one.is_file() else one
-            # A link by another name is another image to its user: only the folder is resolved.
+            # A link is another image to its user, so only the folder is resolved.
             place = (file.resolve(), "") if file.is_dir() else (file.parent.resolve(), file.name)
             if place not in seen:
                 seen.add(place)
                 yield file
 
 
-def each(paths: Sequence[Path], work: Callable[[Path], str], what: str) -> int:
-    """Does ``work`` on each path with a progress bar, goes on after failures, and returns how many there were."""
-    failed = 0
-    with progress_bar() as bar:
-        task = bar.add_task(what, total=len(paths))
-        for path in paths:
-            bar.update(task, description=f"{what}: {path.name}")
-            try:
-                message = work(path)
-            except DermatomeError as error:
-                failed += 1
-                complain(str(error))
-            except Exception as error:  # a defect of ours in one image is no reason to lose the others
-                failed += 1
-                complain(f"{path}: {type(error).__name__}: {error}; this is a defect of Dermatome, please report it.")
-            else:
-                typer.echo(f"{path.name}: {message}")
-            bar.advance(task)
-    return failed
-
-
-def end(failed: int, total: int, what: str) -> None:
-    """Ends the command with exit code 1 where anything failed."""
-    if failed:
-        complain(f"{failed} of {total} {what} failed; the reasons are above.")
-        raise typer.Exit(1)
-
-
 def progress_bar() -> Progress:
-    """A progress bar on the error stream; nothing where that is no terminal."""
+    """A progress bar on the error stream; none if that is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -180,32 +236,40 @@ def progress_bar() -> Progress:
 
 
 def complain(message: str) -> None:
-    """Says ``message`` on the error stream."""
+    """Prints a message to the error stream."""
     typer.echo(message, err=True)
 
 
-def write_rows(path: Path, table: Any) -> None:
-    """Writes a pandas table as Parquet, whole."""
-    from dermatome.storage.files import atomic_file
+def unusable_file(error: OSError, path: Path | None = None) -> str:
+    """One sentence on a file that cannot be read or written; a long path is shortened."""
+    named = str(error.filename or path or "A file")
+    shown = named if len(named) <= 200 else f"{named[:100]}…{named[-60:]}"
+    return f"{shown} cannot be used ({error.strerror or error}): check the path."
 
-    with atomic_file(path) as file:
-        table.to_parquet(file, index=False)
+
+def write_rows(path: Path, table: Any) -> None:
+    """Writes a pandas table as a Parquet file, atomically.
+
+    Raises:
+        StorageFailed: The file cannot be written.
+    """
+    from dermatome.storage.files import write_atomic
+
+    write_atomic(path, table.to_parquet(index=False))
 
 
 def read_cells(path: Path) -> Any:
-    """What layers need of the table of cells: ``cell_id`` and ``equivalent_diameter_um``.
+    """Reads ``cell_id`` and ``equivalent_diameter_um`` from a table of cells.
 
     Raises:
-        MissingInput: no such file.
-        BadAnnotation: it is no such table.
+        MissingInput: The file does not exist.
+        BadAnnotation: The file is not a table of cells.
     """
     import pandas as pd
-
-    from dermatome.errors import BadAnnotation
 
     try:
         return pd.read_parquet(path, columns=["cell_id", "equivalent_diameter_um"])
     except FileNotFoundError as error:
-        raise MissingInput(f"There is no table of cells {path}: make it with 'dermatome cells segment'.") from error
+        raise MissingInput(f"There is no table of cells {path}: create it with 'dermatome cells segment'.") from error
     except (OSError, ValueError, KeyError) as error:
-        raise BadAnnotation(f"The table of cells {path} cannot be read ({error}): make it again.") from error
+        raise BadAnnotation(f"The table of cells {path} cannot be read ({error}): create it again.") from error

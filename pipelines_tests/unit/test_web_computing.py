@@ -163,15 +163,15 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch)
         "dermatome.skin.tissue.segment.segment_tissue", lambda slide, network, settings, progress: known
     )
     cells = load_cell_network("toy", choose_compute("cpu", "fp32", 1))
-    told_shares = []
+    shares = []
     settings = Settings(layers=LayerSettings(layer_um=11.0))
     tissue = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=1.0)))
     found = measure_skin(
-        toy.slide, SkinNetworks(tissue, cells), settings, UploadLimits(), lambda share, text: told_shares.append(share)
+        toy.slide, SkinNetworks(tissue, cells), settings, UploadLimits(), lambda share, text: shares.append(share)
     )
     assert found.layers.layer_um == 11.0, "the settings of layers are not used"
     assert "layers of" in skin_summary(found)
-    assert told_shares == sorted(told_shares)
+    assert shares == sorted(shares)
     assert skin_view(found).count("<img") == 4
     files = {path.name.split("_", 1)[1]: path for path in write_skin_files(found, tmp_path)}
     assert len(json.loads(files["cells.geojson"].read_text())["features"]) == len(found.cells.table) > 10
