@@ -134,12 +134,12 @@ class CellImage:
     def forget_above(self, row_px: int) -> None:
         """Drops what is not needed for rows from ``row_px`` on; it would be computed again on demand."""
         row_px -= self._tile_px
-        for patchwork, done in (
+        for array, done in (
             (self._grey, self._grey_done),
             (self._near, self._grey_done),
             (self._equalised, self._equalised_done),
         ):
-            patchwork.forget_above(row_px)
+            array.forget_above(row_px)
             done.difference_update({place for place in done if (place[0] + 1) * self._side_px <= row_px})
 
     def _survey(self, margin_px: int) -> npt.NDArray[np.int64]:
