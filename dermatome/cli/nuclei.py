@@ -29,7 +29,7 @@ from dermatome.cli.support import (
     write_rows,
 )
 from dermatome.cli.train import TrainGroup
-from dermatome.errors import DermatomeError
+from dermatome.errors import DermatomeError, MissingInput
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.settings import PatchSettings
 
@@ -119,7 +119,11 @@ def nuclei_patches(
             write_manifest(out, divided)
             typer.echo(f"{out}: {len(rows)} patches of {len({row.case for row in rows})} patients; {how}")
 
-    each([case for folder in folders for case in case_folders(folder)], cut, "cases", finish)
+    cases = [case for folder in folders for case in case_folders(folder)]
+    if not cases:
+        names = ", ".join(map(str, folders))
+        raise MissingInput(f"There are no annotated images in {names}: put images beside their .xml there.")
+    each(cases, cut, "cases", finish)
 
 
 @nuclei_app.command("predict")

@@ -100,7 +100,10 @@ BackendOption = Annotated[
     typer.Option(help="Library that runs networks; auto takes OpenVINO on a CPU if it is installed, else torch."),
 ]
 Threads = Annotated[
-    int, typer.Option(help="CPU threads; 0 takes all free cores. Lower it to leave cores to other programs.", min=0)
+    int,
+    typer.Option(
+        help="CPU threads; 0 takes all free cores. Lower it to leave cores to other programs.", min=0, max=1024
+    ),
 ]
 
 
@@ -178,6 +181,9 @@ def each(
             except OSError as error:
                 failed += 1
                 complain(unusable_file(error, path))
+            except MemoryError:
+                failed += 1
+                complain(f"{path} needs more memory than is free: use smaller images or tiles, or a larger machine.")
             except Exception as error:  # a defect that shows in one image must not lose the others
                 failed += 1
                 complain(f"{path}: {type(error).__name__}: {error}; this is a defect of Dermatome, please report it.")

@@ -36,9 +36,7 @@ def _scores(experiment: Experiment, results: Results) -> list[str]:
 
 def _averaging(results: Results) -> list[str]:
     """What the EMA of the weights brings: the same trainings, scored with it and without."""
-    lines = _head(
-        "mean IoU after steps | configuration | of the EMA", ["of the weights", "difference"]
-    )
+    lines = _head("mean IoU after steps | configuration | of the EMA", ["of the weights", "difference"])
     for name, runs in results.items():
         for rows in zip(*(run["history"] for run in runs), strict=True):
             with_it, without = ([row[which] for row in rows] for which in ("mean_iou", "plain_mean_iou"))

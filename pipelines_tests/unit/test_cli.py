@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dermatome import __version__
 from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
 from dermatome.cli import app as cli
 from dermatome.cli import doctor
@@ -53,7 +54,7 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from dermatome import cli; heavy = {'torch', 'cellpose', 'matplotlib', 'pandas', 'cv2'};"
+        "import sys; from dermatome.cli import app; heavy = {'torch', 'cellpose', 'matplotlib', 'pandas', 'cv2'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
@@ -77,6 +78,54 @@ def test_every_command_has_help(capfd: pytest.CaptureFixture[str], command: tupl
     code, output, _ = run(capfd, *command, "--help")
     assert code == 0
     assert "--help" in output
+
+
+def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(capfd, "--version") == (0, f"dermatome {__version__}\n", "")
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "hpa parse {images} --out {out}/r.parquet",
+        f"hpa parse {LONG} --out {{out}}/r.parquet",
+        "tissue predict {image} --weights {images} --out {out}",
+        "tissue predict {image} --weights w --out {out} --mpp nan",
+        f"tissue predict {{image}} --weights {LONG} --out {{out}}",
+        "tissue train --tiles {image} --out {out}/w.safetensors",
+        "tissue train --tiles {images} --out {out}/w.safetensors --max-minutes nan",
+        "tissue import-weights {images} --out {out}/w.safetensors --encoder resnet18 --mpp 0.5",
+        "cells segment {image} --tissue {image} --weights toy --out {out}",
+        "cells segment {image} --tissue {images} --weights toy --out {out} --diameter-um -3",
+        "layers measure {image} --tissue {images} --cells {images} --out {out} --layer-um nan",
+        f"layers measure {LONG}.png --tissue {{images}} --cells {{images}} --out {{out}}",
+        "nuclei patches {images} --out {out}",
+        "nuclei patches {images} --out {out} --size -1",
+        "nuclei patches {images} --out {out} --size 10000000",
+        "nuclei patches {images} --out {out} --validation-share nan",
+        "nuclei predict {image} --weights toy --out {out} --mpp -1",
+        "nuclei predict {image} --weights toy --out {out} --opacity nan",
+        "nuclei predict {image} --weights toy --out {out} --threads 100000",
+        "nuclei score --patches {images} --weights toy",
+        f"nuclei train --patches {LONG} --out {{out}}/w.safetensors",
+        "web --data {image}",
+        "web --data {out} --port 99999999",
+        f"web --data {{out}} --host {LONG}",
+        f"doctor --no-network --data {LONG}",
+    ],
+)
+def test_wrong_values_are_sentences(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    named = command.format(images=images, image=images / "good.jpg", out=tmp_path / "out")
+    code, output, errors = run(capfd, *named.split())
+    assert code == (2 if "Usage" in errors else 1), output
+    assert errors.strip()
+    assert "Traceback" not in errors
+    assert "defect" not in errors
 
 
 def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(

@@ -21,7 +21,7 @@ class PatchSettings(SettingsModel):
             slides.
     """
 
-    size_px: int = Field(default=256, ge=32)
+    size_px: int = Field(default=256, ge=32, le=8192)
     stride_px: int = Field(default=128, ge=1)
     least_foreground: float = Field(default=0.01, ge=0, le=1)
     boundary_px: int = Field(default=BOUNDARY_PX, ge=1)
