@@ -62,7 +62,7 @@ def load_settings(path: Path) -> Settings:
         BadSetting: the file is not TOML, names a setting that does not exist, or gives one a wrong value.
     """
     try:
-        found = tomllib.loads(path.read_text())
+        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return Settings()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,9 +16,16 @@ MAX_LIST_BYTES = 512 * 1024 * 1024
 ENSEMBL_GENE = re.compile(r"ENSG\d{11}", re.ASCII)
 _ENSEMBL = re.compile(r"(ENSG\d{11})(?:\.\d+)?", re.ASCII)
 # HPA's search download names the id "Ensembl" and the symbol "Gene"; its `normal_tissue` and other tables name them
-# "Gene" and "Gene name". Names are compared without case, spaces and underscores.
-_ID_COLUMNS = ("ensembl", "ensemblid", "ensemblgeneid", "geneid", "ensg")
-_NAME_COLUMNS = ("genename", "genesymbol", "symbol", "gene")
+# "Gene" and "Gene name"; BioMart names the id "Gene stable ID" or "Gene stable ID version". Names are compared by their
+# letters, without case.
+_ID_COLUMNS = (
+    *("ensembl", "ensemblid", "ensemblgeneid", "ensemblgene", "genestableid", "genestableidversion", "geneid", "ensg"),
+    "ensemblgeneidversion",
+)
+_NAME_COLUMNS = ("genename", "genesymbol", "hgncsymbol", "symbol", "gene")
+_SEPARATORS = ("\t", ";", ",")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,10 @@ def read_gene_list(source: Path | str | Iterable[str]) -> list[GeneRef]:
     """Reads a gene list, each gene once, in the order of the list.
 
     Args:
-        source: Path of a TSV as downloaded from HPA's site (columns are found by name), of a CSV with the same names,
-            or of a text file with one Ensembl id in each line (``#`` begins a comment, a symbol may follow the id); or
-            the ids themselves. Version suffixes (``ENSG00000186847.6``) are dropped.
+        source: Path of a table as HPA's site or BioMart gives it (columns are found by name), separated by tabs,
+            semicolons or commas; rows without an id are skipped, and their number is logged. Or path of a text file
+            with one Ensembl id in each line (``#`` begins a comment, a symbol may follow the id); or the ids
+            themselves. Version suffixes (``ENSG00000186847.6``) are dropped.
 
     Raises:
         MissingInput: There is no such file.
@@ -46,8 +55,8 @@ def read_gene_list(source: Path | str | Iterable[str]) -> list[GeneRef]:
     if isinstance(source, Path):
         text = _read(source)
         name, first = source.name, _first_line(text)
-        separator = "," if "," in first and "\t" not in first else "\t"
-        is_table = separator in first or re.sub(r"[\s_]+", "", first).casefold() in (*_ID_COLUMNS, *_NAME_COLUMNS)
+        separator = max(_SEPARATORS, key=first.count)
+        is_table = separator in first or _letters(first) in (*_ID_COLUMNS, *_NAME_COLUMNS)
         if is_table and not _ENSEMBL.fullmatch(first.split(separator)[0].strip()):
             return _once(_from_table(text, separator, name), name)
         return _once(_from_lines(text.splitlines(), name), name)
@@ -73,7 +82,7 @@ def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header: list[str] = []
     id_at, name_at = -1, None
-    line = 0
+    line = skipped = 0
     try:
         for row in rows:
             line, began = rows.line_num, line + 1
@@ -93,17 +102,25 @@ def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
                 )
             symbol = row[name_at].strip() if name_at is not None and len(row) > name_at else ""
             # Search downloads give several ids, separated by commas, for a symbol that stands for several genes.
-            for identifier in row[id_at].split(","):
+            identifiers = [part for part in re.split("[,;]", row[id_at]) if part.strip()]
+            skipped += not identifiers
+            for identifier in identifiers:
                 yield GeneRef(_valid(identifier, f"{name}, line {line}, column {header[id_at]!r}"), symbol or None)
     except csv.Error as error:
         raise BadPage(f"{name}, line {rows.line_num}: not a table ({error}); download it again.") from error
     if id_at < 0:
         _columns(header, [], name)
+    if skipped:
+        _log.warning("%s: %d rows without an Ensembl id are skipped.", name, skipped)
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalpha, text)).casefold()
 
 
 def _columns(header: list[str], first: list[str], name: str) -> tuple[int, int | None]:
     """Indices of the columns of ids and of symbols; ``first`` is the first row below the header."""
-    columns = [re.sub(r"[\s_]+", "", cell).casefold() for cell in header]
+    columns = [_letters(cell) for cell in header]
     id_at = next((columns.index(wanted) for wanted in _ID_COLUMNS if wanted in columns), -1)
     if id_at < 0 and "gene" in columns:
         # `normal_tissue.tsv` and its like hold the id in "Gene"; in search downloads "Gene" is the symbol.
@@ -122,7 +139,7 @@ def _columns(header: list[str], first: list[str], name: str) -> tuple[int, int |
 
 def _from_lines(lines: Iterable[str], name: str) -> Iterator[GeneRef]:
     for number, line in enumerate(lines, start=1):
-        words = line.split("#", maxsplit=1)[0].replace(",", " ").split()
+        words = line.split("#", maxsplit=1)[0].replace(",", " ").replace(";", " ").split()
         where = f"{name}, line {number}"
         if len(words) == 2 and not words[1].upper().startswith("ENSG"):
             yield GeneRef(_valid(words[0], where), words[1])

@@ -467,13 +467,14 @@ def _rows(facts: _Facts, name: str) -> list[dict[str, Any]]:
         "page_sha256": facts.page_sha256,
     }
     rows: dict[tuple[str, str | None, str], dict[str, Any]] = {}
-    addresses: dict[str, str] = {}
+    addresses: dict[str, str] = {}  # by slide; one image is the same under http and https
     for row in facts.rows:
         url = row["image_url"]
         slide = slide_id(url)
-        if addresses.setdefault(slide, url) != url:
+        known = addresses.setdefault(slide, url)
+        if _without_scheme(known) != _without_scheme(url):
             raise BadPage(
-                f"{name} gives two images the slide id {slide} ({addresses[slide][:150]} and {url[:150]}): fetch the "
+                f"{name} gives two images the slide id {slide} ({known[:150]} and {url[:150]}): fetch the "
                 "page again, or leave it out."
             )
         level = _gene_level(facts.gene_levels, row["tissue"], row["cell_types"])
@@ -482,8 +483,14 @@ def _rows(facts: _Facts, name: str) -> list[dict[str, Any]]:
             "gene_cell_types": level.cell_types if level else [],
         }
         # An image may be listed twice for one antibody and tissue.
-        rows.setdefault((slide, row["antibody"], row["tissue"]), {"slide": slide, **gene, **row, **summary})
+        rows.setdefault(
+            (slide, row["antibody"], row["tissue"]), {"slide": slide, **gene, **row, "image_url": known, **summary}
+        )
     return list(rows.values())
+
+
+def _without_scheme(url: str) -> str:
+    return re.sub(r"^https?:", "", url, flags=re.IGNORECASE)
 
 
 def _gene_level(levels: list[_GeneLevel], tissue: str, cell_types: list[dict[str, str | None]]) -> _GeneLevel | None:

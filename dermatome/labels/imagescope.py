@@ -19,6 +19,9 @@ MAX_VERTICES = 20_000_000
 """Limits of one file; the largest of MoNuSAC's and MoNuSeg's have 4 MB, 2,000 regions and 100,000 vertices."""
 
 _MAX_COORDINATE = 10_000_000.0
+_MAX_DEPTH = 32
+_ELLIPSE = "2"
+_ELLIPSE_CORNERS = 128
 _CHUNK_BYTES = 1 << 16
 
 
@@ -98,7 +101,7 @@ class _Reader:
         self._layer: list[tuple[npt.NDArray[np.float64], bool]] = []
         self._class: str | None = None
         self._points: list[tuple[float, float]] = []
-        self._cut_out = False
+        self._cut_out = self._ellipse = False
         self._count = self._vertices = 0
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
@@ -108,6 +111,10 @@ class _Reader:
                 f"{self._file} is no Aperio annotation (its root is <{tag[:40]}>): export it from ImageScope as XML."
             )
         self._path.append(tag)
+        if len(self._path) > _MAX_DEPTH:
+            raise BadAnnotation(
+                f"{self._file} nests elements deeper than {_MAX_DEPTH}, which no annotation does: export it again."
+            )
         where = self._path[1:]
         if not where:
             self.mpp = self._scale(attributes)
@@ -120,6 +127,7 @@ class _Reader:
             if self._count > MAX_REGIONS:
                 raise BadAnnotation(f"{self._file} has more than {MAX_REGIONS} regions: export fewer to a file.")
             self._points, self._cut_out = [], attributes.get("NegativeROA") == "1"
+            self._ellipse = attributes.get("Type") == _ELLIPSE
         elif where == ["Annotation", "Regions", "Region", "Vertices", "Vertex"]:
             self._vertices += 1
             if self._vertices > MAX_VERTICES:
@@ -131,7 +139,10 @@ class _Reader:
         where = self._path[1:]
         self._path.pop()
         if where == ["Annotation", "Regions", "Region"]:
-            self._layer.append((np.array(self._points, dtype=np.float64).reshape(-1, 2), self._cut_out))
+            outline = np.array(self._points, dtype=np.float64).reshape(-1, 2)
+            if self._ellipse and 2 <= len(outline) <= 4:
+                outline = ellipse(outline)
+            self._layer.append((outline, self._cut_out))
         elif where == ["Annotation"]:
             self.regions += [Region(outline, self._class or "", cut_out) for outline, cut_out in self._layer]
 
@@ -154,7 +165,8 @@ class _Reader:
     def _number(self, attributes: Mapping[str, str], key: str) -> float:
         text = attributes.get(key, "")
         try:
-            value = float(text)
+            # German and French versions of Windows make ImageScope write 0,25.
+            value = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
         except ValueError:
             value = math.nan
         if not abs(value) <= _MAX_COORDINATE:
@@ -163,3 +175,12 @@ class _Reader:
                 "it or export it again."
             )
         return value
+
+
+def ellipse(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The outline of the upright ellipse in the box around ``corners``, (N, 2) x and y in px."""
+    low, high = corners.min(0), corners.max(0)
+    angles = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
+    turned = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    outline: npt.NDArray[np.float64] = (low + high) / 2 + turned * (high - low) / 2
+    return outline

@@ -40,7 +40,7 @@ class Palette:
             BadAnnotation: it is not JSON of that shape, names an unknown class, or gives a colour to two classes.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_bytes())
         except FileNotFoundError as error:
             raise MissingInput(
                 f"There is no palette {path}: put one beside images/ and masks/ that lists the colours of each class."

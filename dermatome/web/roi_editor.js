@@ -9,7 +9,7 @@ const whole = (value, low, high) => Math.min(high, Math.max(low, Math.round(Numb
 function square() {
   const { width, height } = slide();
   const divide = whole(field("divide").value, 1, 32);
-  const side = whole(field("side").value, Math.min(divide, width, height), Math.min(width, height));
+  const side = whole(field("side").value, Math.min(divide > 1 ? 16 * divide : 1, width, height), Math.min(width, height));
   return {
     divide, side,
     left: whole(field("left").value, 0, width - side),

@@ -141,7 +141,7 @@ def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
         size = open_annotated(root, name).size
     for roi in rois:
         safe_id(roi.name, "The ROI")
-        if not roi.box.fits(size) or roi.divide > min(roi.box.size.height_px, roi.box.size.width_px):
+        if not roi.box.fits(size) or not roi.divisible:
             raise BadAnnotation(f"The ROI {roi.name!r} is not inside {name}, or too small to divide: place it again.")
     return name, annotated, rois
 

@@ -38,6 +38,8 @@ def test_the_real_table_of_a_release_names_each_gene_once(realdata: Path) -> Non
         f"Gene\tGene name\tTissue\n{K5}\tKRT5\tskin 1\n{K5}\tKRT5\tskin 2\n{K14}\tKRT14\tskin 1\n",
         f"symbol,ensembl_id\r\nKRT5,{K5}.12\r\nKRT14,{K14}\r\n",
         f"\ufeffGene\tEnsembl\n\nKRT5\t{K5}\n\nKRT14\t{K14}",
+        f"Gene stable ID version\tGene name\n{K5}.17\tKRT5\n{K14}.6\tKRT14\n",
+        f"Gene name;Gene stable ID\r\nKRT5;{K5}\r\nKRT14;{K14}\r\n",
         f"# genes of the basal layer\n{K5} KRT5\n{K14}\tKRT14  # and its partner\n",
     ],
 )
@@ -46,10 +48,16 @@ def test_tables_and_lines(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [f"{K5}\n{K14}\n{K5}\n", f"{K5},{K14}", f"Ensembl\n{K5}\n{K14}\n", f"Gene\n{K5}\n{K14}"]
+    "text", [f"{K5}\n{K14}\n{K5}\n", f"{K5},{K14}", f"{K5};{K14}", f"Ensembl\n{K5}\n{K14}\n", f"Gene\n{K5}\n{K14}"]
 )
 def test_ids_alone(tmp_path: Path, text: str) -> None:
     assert read_gene_list(written(tmp_path, text, "g.txt")) == [GeneRef(K5), GeneRef(K14)]
+
+
+def test_rows_without_an_id_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = written(tmp_path, f"Gene\tEnsembl\nKRT5\t{K5}\nNONE\t\nOTHER\t \nKRT14\t{K14}\n")
+    assert [gene.ensembl_id for gene in read_gene_list(path)] == [K5, K14]
+    assert "genes.tsv: 2 rows without an Ensembl id are skipped" in caplog.text
 
 
 def test_a_list_and_a_path_as_text(tmp_path: Path) -> None:
@@ -71,7 +79,7 @@ def test_several_ids_of_one_symbol(tmp_path: Path) -> None:
         ("Gene,Tissue\n", "no column of Ensembl ids"),
         (f"Gene\tEnsembl\nKRT5\t{K5}\nKRT14\tENSG0001\n", "line 3, column 'Ensembl': 'ENSG0001'"),
         (f"Gene\tEnsembl\nKRT5\t{K5}\nKRT14\n", "line 3.*'Ensembl' is missing"),
-        (f"Gene\tEnsembl\nKRT5\t\nKRT14\t{K14}\n", "line 2, column 'Ensembl': ''"),
+        ("Gene\tEnsembl\nKRT5\t\n", "has no gene"),
         (f'Gene\tEnsembl\n"KRT5\t{K5}\nKRT14\t{K14}\n', "line 2: a quotation mark"),
         (f"{K5}\nKRT14\n", "line 2: 'KRT14'"),
         (f"{K5}\nENSG٠٠٠٠٠١٨٦٨٤٧\n", "line 2"),

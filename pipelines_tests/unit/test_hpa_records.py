@@ -180,6 +180,12 @@ def test_the_root_may_be_the_entry_and_blank_lines_may_come_first() -> None:
 def test_the_same_image_twice_is_one_row_and_two_images_of_one_id_are_refused() -> None:
     assert parse_page(page(ONE, ONE)).records.num_rows == 1
     twice = page(ONE, ToyImage("373", "1_A_1_3")).replace(b"images/373/1_A_1_3", b"other/373/1_A_1_2")
+    both = page(ONE, ToyImage("373", "1_A_1_3")).replace(b"images/373/1_A_1_3", b"images/373/1_A_1_2")
+    address = b"://" + both.split(b"<imageUrl>")[1].split(b"</imageUrl>")[0].split(b"://")[1]
+    https, http = (scheme + address for scheme in (b"https", b"http"))
+    start, end = both.replace(http, https).rsplit(https, 1)
+    (row,) = parse_page(start + http + end).records.to_pylist()
+    assert row["image_url"] == https.decode()
     with pytest.raises(BadPage, match="two images the slide id 373-1_A_1_2"):
         parse_page(twice)
 

@@ -175,6 +175,7 @@ GOOD = xml(layer("Epithelial", [(1, 1), (9, 1), (9, 9)]))
         (GOOD[:200], "not whole XML"),
         ("", "not whole XML"),
         ("<html><body/></html>", "no Aperio annotation"),
+        ("<Annotations>" + "<a>" * 20_000 + "</a>" * 20_000 + "</Annotations>", "nests elements deeper"),
         (GOOD.replace('X="9"', 'X="nan"'), "no place on an image"),
         (GOOD.replace('Y="9"', ""), "no place on an image"),
         (GOOD.replace('X="9"', 'X="1e300"'), "no place on an image"),
@@ -186,6 +187,18 @@ def test_what_is_no_annotation_is_refused_in_one_sentence(tmp_path: Path, conten
     with pytest.raises(BadAnnotation, match=said) as caught:
         read_annotation(file)
     assert "a.xml" in str(caught.value)
+
+
+def test_ellipses_and_decimal_commas_of_imagescope(tmp_path: Path) -> None:
+    corners = [("10,5", 10), (30, 10), (30, 20), ("10,5", 20)]
+    for points in (corners, corners[::2]):
+        text = xml(layer("Epithelial", points), '<Annotations MicronsPerPixel="0,25">')
+        (tmp_path / "a.xml").write_text(text.replace("<Region>", '<Region Type="2">'))
+        read = read_annotation(tmp_path / "a.xml")
+        assert read.mpp == 0.25
+        covered = draw_nuclei(read, FIELD).instances
+        assert covered.sum() == pytest.approx(np.pi * 9.75 * 5, abs=3)
+        assert (covered[10, 11], covered[15, 12]) == (0, 1)
 
 
 def test_limits_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def _about(path: Path | None) -> tuple[str, str]:
     if path is None:
         return "", ""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(path.read_bytes())
         if not isinstance(said, dict) or not all(isinstance(said.get(k, ""), str) for k in ("patient", "licence")):
             raise TypeError("not an object of two texts")
     except (ValueError, TypeError, RecursionError) as error:

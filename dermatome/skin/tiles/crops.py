@@ -18,7 +18,7 @@ from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.labels.palette import Palette, rgb_to_classes
 from dermatome.registry.manifest import ManifestRow, thumbnail
-from dermatome.skin.tiles.rois import Roi, read_rois
+from dermatome.skin.tiles.rois import MIN_TILE_PX, Roi, read_rois
 from dermatome.slides.plain import SUFFIXES, decode_rgb
 from dermatome.storage.files import atomic_file, safe_id, sha256_bytes, write_atomic
 from dermatome.training.data import Side
@@ -286,10 +286,10 @@ def _divided(name: str, roi: Roi) -> list[tuple[str, Box]]:
     if n == 1:
         return [(f"{name}_{roi.name}", roi.box)]
     height, width = size.height_px // n, size.width_px // n
-    if not (height and width):
+    if not roi.divisible:
         raise BadAnnotation(
             f"The ROI {roi.name!r} of {name} is {size.width_px}×{size.height_px} px and cannot be divided by {n}: "
-            "use a smaller number."
+            f"use a smaller number, so that each part has at least {MIN_TILE_PX} px a side."
         )
     parts = []
     for row in range(n):

@@ -5,12 +5,13 @@ Our own ROI file is JSON, in pixels of the image::
     {"rois": [{"name": "r1", "top": 512, "left": 1024, "height": 1024, "width": 1024, "divide": 2}]}
 
 ``divide`` n (optional, 1) cuts the ROI into n×n equal parts, squares where the ROI is one; ``name`` is optional.
-QuPath's GeoJSON with upright rectangles is read as well.
+QuPath's GeoJSON with upright rectangles is read as well. No part may be smaller than :data:`MIN_TILE_PX` a side.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any
 
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box
+
+MIN_TILE_PX = 16
+"""Least side of a part of a divided ROI: smaller tiles show no structure of tissue."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class Roi:
     box: Box
     divide: int = 1
 
+    @property
+    def divisible(self) -> bool:
+        """Whether its parts are large enough to be tiles; an ROI that is not divided always is."""
+        size = self.box.size
+        return self.divide == 1 or min(size.height_px, size.width_px) // self.divide >= MIN_TILE_PX
+
 
 def read_rois(path: Path) -> list[Roi]:
     """Reads our ROI file or QuPath's GeoJSON (see the head of this module).
@@ -37,7 +47,7 @@ def read_rois(path: Path) -> list[Roi]:
         BadAnnotation: it is neither, an ROI is no upright rectangle, or two have one name.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise MissingInput(f"There is no ROI file {path}: save the regions of the slide first.") from error
     except (ValueError, RecursionError) as error:
@@ -109,14 +119,15 @@ def _qupath_roi(feature: Any, index: int, path: Path) -> Roi:
         geometry = feature["geometry"]
         ring = [(float(x), float(y)) for x, y in geometry["coordinates"][0]]
         columns, rows = sorted({x for x, _ in ring}), sorted({y for _, y in ring})
-        corners = {(x, y) for x in columns for y in rows}
-        if geometry["type"] != "Polygon" or len(columns) != 2 or len(rows) != 2 or set(ring) != corners:
+        # Counted first: the corners of a freehand outline would be the product of its rows and columns.
+        upright = len(columns) == len(rows) == 2 and set(ring) == {(x, y) for x in columns for y in rows}
+        if geometry["type"] != "Polygon" or not upright or not all(map(math.isfinite, (*columns, *rows))):
             raise ValueError("not an upright rectangle")
         metadata = properties.get("metadata") or {}
         divide = int(properties.get("divide", metadata.get("divide", 1)))
         if divide < 1 or len(geometry["coordinates"]) != 1:
             raise ValueError("divided by less than one, or with a hole")
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise BadAnnotation(
             f"ROI {index} of {path} is not an upright rectangle: draw it with QuPath's rectangle tool."
         ) from error
