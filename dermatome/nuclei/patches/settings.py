@@ -24,7 +24,7 @@ class PatchSettings(SettingsModel):
     size_px: int = Field(default=256, ge=32, le=8192)
     stride_px: int = Field(default=128, ge=1)
     least_foreground: float = Field(default=0.01, ge=0, le=1)
-    boundary_px: int = Field(default=BOUNDARY_PX, ge=1)
+    boundary_px: int = Field(default=BOUNDARY_PX, ge=1, le=64)
     declared_mpp: float = Field(default=0.25, gt=0)
     normalise_stain: bool = False
 
