@@ -45,6 +45,6 @@ def served(
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.05)
-        yield SimpleNamespace(address=f"http://127.0.0.1:{listening.getsockname()[1]}", context=context)
+        yield SimpleNamespace(address=f"http://127.0.0.1:{listening.getsockname()[1]}", context=context, app=app)
         server.should_exit = True
         thread.join()

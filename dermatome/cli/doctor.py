@@ -1,4 +1,4 @@
-"""What this machine has for Dermatome: device, weights, disk, network and versions, each with what to do about it."""
+"""Checks of this machine for `dermatome doctor`: versions, device, weights, disk and network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; a ``warn`` hinders some uses, a ``fail`` all of them or one that was asked for."""
+    """Result of one check: ``warn`` affects some uses, ``fail`` affects all uses or one that was requested."""
 
     topic: str
     state: State
@@ -42,15 +42,15 @@ def examine(
     device: DeviceName = "auto",
     atlas_url: str = ATLAS_URL,
 ) -> Iterator[Finding]:
-    """Looks at everything in turn; each finding is given as soon as it is made.
+    """Runs all checks and yields each result at once.
 
     Args:
-        weights: tissue or cell weights to load and check.
-        data: the data root to check; the folder need not exist yet.
-        models_folder: where Cellpose's ``cyto2`` would lie; not looked for where None.
-        ask_network: whether to ask ``atlas_url`` for an answer.
-        device: the device that is wanted.
-        atlas_url: where gene pages come from.
+        weights: Tissue or cell weights to load and check.
+        data: Data root to check; the folder need not exist yet.
+        models_folder: Folder of Cellpose's ``cyto2``; None skips this check.
+        ask_network: Whether to test the connection to ``atlas_url``.
+        device: Requested device.
+        atlas_url: Address of the gene pages.
     """
     yield from _versions()
     yield _device(device)
@@ -93,7 +93,7 @@ def _device(device: DeviceName) -> Finding:
 
 
 def _weights(path: Path) -> Finding:
-    """Loads the file as tissue weights, then as a cell network; its sha256 where one of them fits."""
+    """Loads the file as tissue weights; if that fails, as a cell network."""
     from dermatome.inference.compute import choose_compute
     from dermatome.skin.cells.network import load_cell_network
     from dermatome.skin.tissue.network import load_tissue_weights

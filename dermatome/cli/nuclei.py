@@ -25,7 +25,7 @@ from dermatome.cli.support import (
     choose,
     each,
     each_slide,
-    finite,
+    number,
     write_rows,
 )
 from dermatome.cli.train import TrainGroup
@@ -67,24 +67,14 @@ def nuclei_patches(
     ] = 128,
     least_foreground: Annotated[
         float,
-        typer.Option(
-            help="Share of a patch's pixels in nuclei below which the patch is left out; 0 keeps all patches.",
-            min=0,
-            max=1,
-            callback=finite,
-        ),
+        number("Share of a patch's pixels in nuclei below which the patch is left out; 0 keeps all patches.", 0, 1),
     ] = 0.01,
     boundary: Annotated[
         int, typer.Option(help="Width of the boundary class along the inner edge of a nucleus, px.", min=1)
     ] = 3,
     validation_share: Annotated[
         float,
-        typer.Option(
-            help="Share of the patches to mark for validation; a patient's patches stay together.",
-            min=0,
-            max=1,
-            callback=finite,
-        ),
+        number("Share of the patches to mark for validation; a patient's patches stay together.", 0, 1),
     ] = 0.0,
     seed: Seed = 0,
     normalise_stain: Annotated[
@@ -134,12 +124,7 @@ def nuclei_predict(
     mpp: Mpp = 0.25,
     opacity: Annotated[
         float,
-        typer.Option(
-            help="Opacity of the colours over the image: 0 shows the image only, 1 the colours only.",
-            min=0,
-            max=1,
-            callback=finite,
-        ),
+        number("Opacity of the colours over the image: 0 shows the image only, 1 the colours only.", 0, 1),
     ] = 0.45,
     normalise_stain: Annotated[
         bool | None,

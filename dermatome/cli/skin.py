@@ -23,7 +23,7 @@ from dermatome.cli.support import (
     choose,
     each,
     each_slide,
-    positive,
+    number,
     read_cells,
     write_rows,
 )
@@ -158,10 +158,11 @@ def layers_measure(
     out: Out,
     layer_um: Annotated[
         float | None,
-        typer.Option(
-            help="Thickness of a layer, µm. Without it, the mean cell diameter of the image is used; set it to compare "
+        number(
+            "Thickness of a layer, µm. Without it, the mean cell diameter of the image is used; set it to compare "
             "images layer by layer.",
-            callback=positive,
+            0.01,
+            10_000,
         ),
     ] = None,
     mpp: Mpp = 0.5,

@@ -51,18 +51,21 @@ class BackendChoice(StrEnum):
     OPENVINO = "openvino"
 
 
-def finite(value: float | None) -> float | None:
-    """Refuses NaN and infinity as the value of an option, which click's ranges let pass."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a finite number.")
-    return value
+def number(text: str, low: float, high: float) -> Any:
+    """An option that is a number within a range; other than click's own ranges it also refuses NaN.
 
+    Args:
+        text: Help of the option.
+        low: Smallest value.
+        high: Largest value.
+    """
 
-def positive(value: float | None) -> float | None:
-    """Refuses values of an option that are not finite and above zero."""
-    if value is not None and not 0 < value < math.inf:
-        raise typer.BadParameter(f"{value:g} is not a finite number above 0.")
-    return value
+    def check(value: float | None) -> float | None:
+        if value is not None and math.isnan(value):
+            raise typer.BadParameter(f"{value} is not a number.")
+        return value
+
+    return typer.Option(help=text, min=low, max=high, callback=check)
 
 
 Images = Annotated[
@@ -76,10 +79,11 @@ Images = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder for the results; it is created if necessary.", show_default=False)]
 Mpp = Annotated[
     float,
-    typer.Option(
-        help="Scale in microns per pixel of images whose file states none, such as those of the Human Protein Atlas. "
-        "Set it to the scale at which they were scanned.",
-        callback=positive,
+    number(
+        "Scale in microns per pixel of images whose file states none, such as those of the Human Protein Atlas. Set it "
+        "to the scale at which they were scanned.",
+        0.01,
+        100,
     ),
 ]
 TissueMasks = Annotated[Path, typer.Option(help="Folder of masks from 'tissue predict'.", show_default=False)]

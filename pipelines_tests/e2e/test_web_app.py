@@ -1,7 +1,6 @@
 """The web app as a person meets it, in the system's Chromium: upload, look, fade, download, mark ROIs; nothing else."""
 
 import json
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,52 +11,38 @@ import pytest
 from PIL import Image
 
 from dermatome.geometry import Size
-from dermatome.inference.compute import choose_compute
 from dermatome.skin.tiles.rois import read_rois
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.cohort import write_annotations
 from dermatome.synthetic.nuclei import toy_nuclei
-from dermatome.web.app import HEALTH, build_app
-from dermatome.web.context import WebContext
+from dermatome.web.app import HEALTH
 from dermatome.web.uploads import UploadLimits
+from pipelines_tests.web_server import served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> DataRoot:
-    root = DataRoot.at(str(tmp_path_factory.mktemp("data")))
+def web(tmp_path_factory):
+    """The app over a data root with one annotated slide, served by a thread of this process."""
+    folder = tmp_path_factory.mktemp("web")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dermatome.synthetic.cohort.ANNOTATED", ("slide-1",))
         patch.setattr("dermatome.synthetic.cohort.SLIDE_PX", 96)
-        write_annotations(root.annotations)
-    return root
-
-
-@pytest.fixture(scope="module")
-def app(root, tmp_path_factory):
-    limits = UploadLimits(max_file_bytes=400_000, max_area_px=70_000)
-    scratch = tmp_path_factory.mktemp("scratch")
-    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dermatome.web.app.SESSIONS", 4)
-        return build_app(WebContext(root, choose_compute("cpu", "fp32", 1, backend="torch"), limits, scratch))
+        write_annotations(DataRoot.at(str(folder / "data")).annotations)
+        with served(folder, limits=UploadLimits(max_file_bytes=400_000, max_area_px=70_000)) as web:
+            yield web
 
 
 @pytest.fixture(scope="module")
-def address(app):
-    """The app, served by a thread of this process."""
-    import uvicorn
+def root(web) -> DataRoot:
+    return web.context.root
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+
+@pytest.fixture(scope="module")
+def address(web) -> str:
+    return web.address
 
 
 @pytest.fixture
@@ -207,7 +192,7 @@ def test_nothing_is_wider_than_a_phone(page):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_many_at_once_are_all_answered_with_their_own_result_and_forgotten(app, address, tmp_path):
+def test_many_at_once_are_all_answered_with_their_own_result_and_forgotten(web, address, tmp_path):
     from gradio_client import Client, handle_file
 
     for seed in range(8):
@@ -223,7 +208,7 @@ def test_many_at_once_are_all_answered_with_their_own_result_and_forgotten(app, 
             side = 64 + 8 * seed
             assert f"own-{seed}:" in status
             assert f"{side} × {side} px" in view
-    (gradio,) = (route.app for route in app.routes if hasattr(getattr(route, "app", None), "state_holder"))
+    (gradio,) = (route.app for route in web.app.routes if hasattr(getattr(route, "app", None), "state_holder"))
     assert len(gradio.state_holder.session_data) <= 5
 
 
