@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import BadSetting, DermatomeError
 from dermatome.training.distributed import exit_with_parent
+from dermatome.training.encoders import check_encoder
 from dermatome.training.settings import UNetSettings
 from dermatome.training.task import Task
 from dermatome.training.trainer import train
@@ -63,7 +64,7 @@ def search_space(given: Mapping[str, Sequence[float]], encoders: Sequence[str] =
     Raises:
         BadSetting: there is no such setting, or a range is not two numbers from low to high.
     """
-    ranges: dict[str, Any] = {"encoder": tuple(encoders)}
+    ranges: dict[str, Any] = {"encoder": tuple(map(check_encoder, encoders))}
     for name, values in given.items():
         if name == "crop_px":
             ranges[name] = tuple(int(value) for value in values)

@@ -5,14 +5,17 @@ Run configs and command-line options are generated from these fields (:mod:`asse
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dermatome.imaging.augmentation import AugmentSettings
 from dermatome.storage.settings_model import SettingsModel
+from dermatome.training.encoders import check_encoder
 
 EPOCHS_WITHOUT_LIMIT = 40
+Encoder = Annotated[str, AfterValidator(check_encoder)]
+"""The name of an encoder that a network may have."""
 
 
 class TrainingSettings(SettingsModel):
@@ -71,7 +74,7 @@ class TrainingSettings(SettingsModel):
 class UNetSettings(TrainingSettings):
     """Settings that tasks with a U-Net of segmentation-models-pytorch share."""
 
-    encoder: str = Field(default="resnet18", description="Encoder, as segmentation-models-pytorch names it.")
+    encoder: Encoder = Field(default="resnet18", description="Encoder, as segmentation-models-pytorch names it.")
     decoder_channels: tuple[int, ...] = Field(
         default=(128, 64, 32, 24, 16), description="Channels of the five decoder blocks, coarsest first."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from dermatome.errors import BadSetting
 from dermatome.inference.torch_setup import import_smp
 from dermatome.training.encoder_weights import EncoderFile, load_encoder
+from dermatome.training.encoders import check_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +30,7 @@ def build_network(
     """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch with ``classes`` output channels of logits.
 
     Args:
-        encoder: an encoder's name in segmentation-models-pytorch, for example ``resnet34``.
+        encoder: one of :data:`~dermatome.training.encoders.ENCODERS`, for example ``resnet34``.
         classes: number of output channels.
         decoder_channels: channels of the decoder's stages, coarsest first; five of them.
         encoder_file: pretrained weights of the encoder; ``None`` starts from random ones.
@@ -37,21 +39,21 @@ def build_network(
         BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
         BadWeights: the pretrained weights are not those of that encoder.
     """
+    import torch
+
+    check_encoder(encoder)
     smp = import_smp()
-    known = smp.encoders.get_encoder_names()
-    if encoder not in known and not encoder.startswith(("tu-", "timm-")):
-        raise BadSetting(
-            f"There is no encoder {encoder!r}: use one of segmentation-models-pytorch's, such as resnet18, resnet34 "
-            "or mobilenet_v2."
-        )
+    # The encoders mit_* read numbers out of tensors while they are built, and those of the meta device have none.
+    place = torch.device("cpu") if encoder.startswith("mit_") else nullcontext()
     try:
-        network: torch.nn.Module = smp.Unet(
-            encoder_name=encoder,
-            encoder_weights=None,  # the library would download them unchecked
-            decoder_channels=tuple(decoder_channels),
-            classes=classes,
-            in_channels=3,
-        )
+        with place:
+            network: torch.nn.Module = smp.Unet(
+                encoder_name=encoder,
+                encoder_weights=None,  # the library would download them unchecked
+                decoder_channels=tuple(decoder_channels),
+                classes=classes,
+                in_channels=3,
+            )
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise BadSetting(
             f"The encoder {encoder!r} with decoder channels {tuple(decoder_channels)} does not make a U-Net ({error}): "

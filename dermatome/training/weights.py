@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from dermatome import __version__
-from dermatome.errors import BadWeights
+from dermatome.errors import BadSetting, BadWeights
 from dermatome.storage.files import sha256_bytes, write_atomic
+from dermatome.training.encoders import check_encoder
 from dermatome.training.settings import TrainingSettings
 from dermatome.training.unet import MEAN, STD, build_network
 
@@ -60,6 +64,7 @@ class WeightsCard:
     licence: str = "that of the training samples"
     format: str = ""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     same_network: ClassVar[tuple[str, ...]]
     """Fields that a network fine-tuned from this one must share, named as in the training settings."""
     optional_tensors: ClassVar[tuple[str, ...]] = ()
@@ -99,22 +104,21 @@ class WeightsCard:
                     f"{where} has weights of the format {content['format']!r}, and {expected!r} is read here: train "
                     "again, or use the version of Dermatome that wrote them."
                 )
-            card = cls(**{name: _plain(value) for name, value in content.items()})
+            card: Self = TypeAdapter(cls).validate_python(content)
             card.check()
+        except BadSetting as error:
+            raise BadWeights(f"{where} has an impossible weights card: {error}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = ".".join(map(str, first["loc"]))
+            raise BadWeights(
+                f"{where} has no readable weights card ({name}: {first['msg']}): use a file that Dermatome wrote."
+            ) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadWeights(
                 f"{where} has no readable weights card ({error!r}): use a file that Dermatome wrote."
             ) from error
         return card
-
-
-def _plain(value: Any) -> Any:
-    """JSON's lists as tuples."""
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, dict):
-        return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
-    return value
 
 
 @dataclass(frozen=True)
@@ -164,19 +168,30 @@ class UNetCard(WeightsCard):
         return build_network(self.encoder, len(self.classes), self.decoder_channels)
 
     def check(self) -> None:
-        """Checks scales, sizes and classes.
+        """Checks encoder, scales, sizes and classes.
 
         Raises:
+            BadSetting: there is no such encoder.
             BadWeights: the classes are others than those of this kind of network.
+            ValueError: a number is impossible.
         """
+        check_encoder(self.encoder)
         ours = next(iter(self.heads.values()))
         if self.classes != ours:
             raise BadWeights(
-                f"The weights are for the classes {', '.join(self.classes)}, not {', '.join(ours)}: use weights "
+                f"The weights are for the classes {', '.join(self.classes)[:200]}, not {', '.join(ours)}: use weights "
                 "trained for these classes."
             )
-        if not (self.mpp > 0 and self.coarse_mpp > 0 and self.tile_px > 0 and len(self.mean) == len(self.std) == 3):
-            raise ValueError("a scale or size is not positive")
+        if not all(0 < mpp <= 1000 for mpp in (self.mpp, self.coarse_mpp, self.tile_mpp, *self.mpp_range)):
+            raise ValueError("a scale is not between 0 and 1000 microns per pixel")
+        if not (0 < self.tile_px <= 8192 and 0 < self.head_kernel_px <= 15 and self.head_kernel_px % 2):
+            raise ValueError("a size is impossible")
+        if not (len(self.decoder_channels) == 5 and all(0 < n <= 2048 for n in self.decoder_channels)):
+            raise ValueError("the decoder does not have five numbers of channels up to 2048")
+        if not (
+            len(self.mean) == len(self.std) == 3 and all(map(isfinite, self.mean)) and all(s > 0 for s in self.std)
+        ):
+            raise ValueError("the normalisation is impossible")
 
 
 C = TypeVar("C", bound=WeightsCard)
@@ -298,8 +313,24 @@ def load_weights(path: Path, kind: type[C]) -> LoadedWeights[C]:
         state = load(data)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise BadWeights(_not_safetensors(path, error)) from error
+    _check_shapes(expected_tensors(card, str(path)), state, str(path), card.optional_tensors)
     network = fill_network(card.build(), state, str(path), card.optional_tensors)
     return LoadedWeights(network, card, sha256_bytes(data), path)
+
+
+def expected_tensors(card: WeightsCard, where: str) -> dict[str, torch.Tensor]:
+    """The tensors of the card's network by name, on the meta device: they have shapes, but take no memory.
+
+    Raises:
+        BadWeights: the card describes no network.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return dict(card.build().state_dict())
+    except (BadSetting, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise BadWeights(f"{where} has a card that describes no network ({error}): use an unchanged file.") from error
 
 
 def fill_network(
@@ -319,6 +350,18 @@ def fill_network(
     import torch
 
     expected = network.state_dict()
+    _check_shapes(expected, state, where, optional)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
+        raise BadWeights(f"{where} holds numbers that are not finite: train again with a lower learning rate.")
+    network.load_state_dict({**expected, **state})
+    network.requires_grad_(False)
+    return network.eval()
+
+
+def _check_shapes(
+    expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], where: str, optional: tuple[str, ...]
+) -> None:
+    """Checks that every tensor has its name and shape."""
     missing = [name for name in expected if name not in state and not name.endswith(optional)]
     extra = [name for name in state if name not in expected]
     misshapen = [name for name in expected if name in state and expected[name].shape != state[name].shape]
@@ -332,11 +375,6 @@ def fill_network(
             f"{where} has {len(misshapen)} tensors of another shape than its card's network{_first(misshapen)}: use a "
             "complete, unchanged file."
         )
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        raise BadWeights(f"{where} holds numbers that are not finite: train again with a lower learning rate.")
-    network.load_state_dict({**expected, **state})
-    network.requires_grad_(False)
-    return network.eval()
 
 
 def _not_safetensors(path: Path, error: Exception) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.storage.files import sha256_bytes
+from dermatome.training.encoders import check_encoder
 from dermatome.training.unet import MEAN, STD
-from dermatome.training.weights import UNetCard, save_weights
+from dermatome.training.weights import UNetCard, expected_tensors, save_weights
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +77,7 @@ def import_weights(
             f"The classes {', '.join(classes)} are not {', '.join(ours)} in some order: give those {len(ours)}, in the "
             "order of the file's output channels."
         )
+    check_encoder(encoder)
     if not mpp > 0:
         raise BadSetting(f"The scale is {mpp} microns per pixel: give the one the weights were trained at, above 0.")
     data = _read(file)
@@ -196,7 +198,7 @@ def _check_fits(card: UNetCard, state: Mapping[str, torch.Tensor], file: Path) -
                 f"{file} has {found} output channels, and this network has {len(labels)} classes "
                 f"({', '.join(labels)}): it was trained for something else."
             )
-    expected = card.build().state_dict()
+    expected = expected_tensors(card, str(file))
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     shapes = [name for name in expected if name in state and expected[name].shape != state[name].shape]
     if missing or extra or shapes:

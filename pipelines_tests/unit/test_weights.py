@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,14 @@ import torch
 from safetensors.torch import save
 
 from dermatome.errors import BadSetting, BadWeights
+from dermatome.inference.torch_setup import import_smp
 from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
+from dermatome.skin.tissue.task import TissueTraining
 from dermatome.storage.files import sha256_file
+from dermatome.training.encoders import ENCODERS
+from dermatome.training.search import search_space
 from dermatome.training.unet import build_network
-from dermatome.training.weights import card_path, read_card, save_weights
+from dermatome.training.weights import card_path, expected_tensors, read_card, save_weights
 
 CARD = TissueCard(
     encoder="resnet18", decoder_channels=(16, 8, 8, 8, 8), mpp=1.0, mpp_range=(0.7, 2.6), coarse_mpp=2.0, tile_mpp=0.5
@@ -91,8 +96,60 @@ def test_a_card_of_another_format(tmp_path, network):
     refused(path, "no readable weights card")
 
 
+@pytest.mark.parametrize(
+    ("says", "changes"),
+    [
+        ("no encoder 'tu-hf-hub:some/model'", {"encoder": "tu-hf-hub:some/model"}),
+        ("no encoder 'tu-local-dir:/etc'", {"encoder": "tu-local-dir:/etc"}),
+        ("no encoder 'tu-convnext_xxlarge'", {"encoder": "tu-convnext_xxlarge"}),
+        ("encoder: Input should be a valid string", {"encoder": ["resnet18"]}),
+        ("decoder_channels.0: Input should be a valid integer", {"decoder_channels": ["a", 8, 8, 8, 8]}),
+        ("five numbers of channels", {"decoder_channels": [10**9, 8, 8, 8, 8]}),
+        ("mpp_range.1: ", {"mpp_range": [1.0]}),
+        ("classes: ", {"classes": 4}),
+        ("a scale", {"coarse_mpp": float("nan")}),
+        ("a size", {"tile_px": 10**6}),
+        ("normalisation", {"std": [0.2, 0.2, 0]}),
+        ("mean.1: ", {"mean": [0.2, {}, 0.2]}),
+        ("settings: ", {"settings": []}),
+        ("surprise: ", {"surprise": 1}),
+        ("no readable weights card", []),
+    ],
+)
+def test_a_card_with_an_impossible_value_is_refused_in_one_sentence_before_its_network_is_built(
+    tmp_path, monkeypatch, says, changes
+):
+    path = tmp_path / "w.safetensors"
+    card = json.dumps({**json.loads(CARD.to_json()), **changes} if changes else changes)
+    path.write_bytes(save({}, metadata={"card": card}))
+    monkeypatch.setattr(TissueCard, "build", lambda self: pytest.fail("the network was built"))
+    refused(path, says)
+
+
+def test_shapes_are_compared_before_the_network_takes_memory(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {}, replace(CARD, encoder="timm-efficientnet-l2", decoder_channels=(2048,) * 5))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(path, "tensors are missing")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB; the network has 2 GB and more
+
+
+def test_allowed_encoders_are_those_of_the_library_and_some_of_timm():
+    own = {name for name in ENCODERS if not name.startswith("tu-")}
+    assert own == set(import_smp().encoders.get_encoder_names())
+    for name in {*ENCODERS - own, "mit_b0"}:
+        card = replace(CARD, encoder=name)
+        shapes = {tensor: value.shape for tensor, value in expected_tensors(card, "w").items()}
+        assert shapes == {tensor: value.shape for tensor, value in card.build().state_dict().items()}
+
+
 def test_unknown_encoders_are_a_setting_error():
-    with pytest.raises(BadSetting, match="no encoder 'resnet1'"):
-        build_network("resnet1", 4, (16, 8, 8, 8, 8))
+    for name in ("resnet1", "tu-hf-hub:some/model", "tu-local-dir:/etc"):
+        with pytest.raises(BadSetting, match=f"no encoder '{name}'"):
+            build_network(name, 4, (16, 8, 8, 8, 8))
+        with pytest.raises(BadSetting, match=f"no encoder '{name}'"):
+            TissueTraining(encoder=name)
+        with pytest.raises(BadSetting, match=f"no encoder '{name}'"):
+            search_space({}, [name])
     with pytest.raises(BadSetting, match="resnet18"):
         build_network("resnet18", 4, (16, 8))

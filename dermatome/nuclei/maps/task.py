@@ -46,7 +46,7 @@ from dermatome.registry.version import VersionTask
 from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
 from dermatome.storage.files import sha256_bytes
 from dermatome.training.data import Split, TileBatches
-from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, UNetSettings
+from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, Encoder, UNetSettings
 from dermatome.training.task import Parts
 from dermatome.training.unet import MEAN, STD, drop_channels, to_batch
 from dermatome.training.weights import LoadedWeights
@@ -72,7 +72,7 @@ class NucleusTraining(UNetSettings):
     The source system started from an encoder trained on ImageNet: set ``encoder_weights`` to ``imagenet`` for that.
     """
 
-    encoder: str = Field(default="resnet34", description="Encoder, as segmentation-models-pytorch names it.")
+    encoder: Encoder = Field(default="resnet34", description="Encoder, as segmentation-models-pytorch names it.")
     decoder_channels: tuple[int, ...] = Field(
         default=DECODER_CHANNELS, description="Channels of the five decoder blocks, coarsest first."
     )
