@@ -27,9 +27,10 @@ from dermatome.pipeline.cached_stage import Stage, cached_stage
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageRecord, clear_failure
 from resources import SettingsResource
+from resources.dagster_private import latest_materialization
 from resources.settings import DECIDED_BY
 
-Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult
+Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.MaterializeResult
 
 # More would make the failure's metadata unreadable; the failures table of the store holds all.
 _FAILURES_SHOWN = 100
@@ -155,6 +156,10 @@ def materialize_slides(
                 failed[key] = error_text(error)
                 context.log.error(f"{asset} {key}: {failed[key]}")
                 note_failure(context, root, asset, key, error)
+                # The partition's page shows observations, not failures of a run over many partitions.
+                yield dg.AssetObservation(
+                    context.asset_key, partition=key, description="Failed.", metadata={"failure": failed[key]}
+                )
                 continue
             reused += made.reused
             if time.monotonic() - logged >= _LOG_EVERY_S or done == len(keys):
@@ -163,8 +168,11 @@ def materialize_slides(
             tags = fillers.get(key) or version_tags(made.record, pointers[key])
             yield from _events(context, made.record, metadata, tags, checks, alone=len(keys) == 1)
     if failed:
+        first, reason = next(iter(failed.items()))
         raise dg.Failure(
-            f"{len(failed)} of {len(keys)} failed; the others are materialized. First: {next(iter(failed.items()))}. "
+            f"{first} failed: {reason}"
+            if len(keys) == 1
+            else f"{len(failed)} of {len(keys)} failed; the others are materialized. The first is {first}: {reason} "
             "Fix the cause, then re-execute the backfill from failure.",
             allow_retries=False,
             metadata={"failed": dg.MetadataValue.json(dict(list(failed.items())[:_FAILURES_SHOWN]))},
@@ -185,23 +193,23 @@ def _events(
     *,
     alone: bool,
 ) -> Iterator[Event]:
-    selected = {key.name for key in context.selected_asset_check_keys}
-    verdicts = [
-        {"asset_key": context.asset_key, **check_fields(check, dg.AssetCheckSeverity.WARN)}
-        for check in checks
-        if check.name in selected
-    ]
     if alone:
         yield dg.MaterializeResult(
-            asset_key=context.asset_key,
-            metadata=metadata,
-            data_version=dg.DataVersion(record.data_version),
-            check_results=[dg.AssetCheckResult(**verdict) for verdict in verdicts],
+            asset_key=context.asset_key, metadata=metadata, data_version=dg.DataVersion(record.data_version)
         )
-        return
-    yield dg.AssetMaterialization(context.asset_key, partition=record.partition, metadata=metadata, tags=tags)
-    for verdict in verdicts:
-        yield dg.AssetCheckEvaluation(**verdict, partition=record.partition)
+    else:
+        yield dg.AssetMaterialization(context.asset_key, partition=record.partition, metadata=metadata, tags=tags)
+    selected = {key.name for key in context.selected_asset_check_keys}
+    chosen = [check for check in checks if check.name in selected]
+    # Dagster has stored the event above by now; a check that does not name it would count as missing.
+    target = latest_materialization(context.instance, context.asset_key, record.partition) if chosen else None
+    for check in chosen:
+        yield dg.AssetCheckEvaluation(
+            asset_key=context.asset_key,
+            partition=record.partition,
+            target_materialization_data=target,
+            **check_fields(check, dg.AssetCheckSeverity.WARN),
+        )
 
 
 def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[str]) -> dict[str, Mapping[str, str]]:

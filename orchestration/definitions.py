@@ -12,7 +12,6 @@ import dagster as dg
 from assets import nuclei, skin
 from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.storage.layout import DataRoot
-from orchestration.dagster_private import in_process_with_lock
 from orchestration.jobs import JOBS
 from orchestration.schedules import SCHEDULES
 from orchestration.sensors import SENSORS
@@ -25,6 +24,7 @@ from resources import (
     SettingsResource,
     TissueSegmenterResource,
 )
+from resources.dagster_private import in_process_with_lock
 from resources.settings import decided_names
 
 DATA_ROOT_VARIABLE = "DERMATOME_DATA"

@@ -24,11 +24,11 @@ from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic import cohort
 from dermatome.synthetic.hpa_server import MockHpaServer
-from orchestration.dagster_private import stale_status
 from orchestration.definitions import DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT, build_defs
 from orchestration.demo_report import print_report
 from orchestration.instance import open_instance
 from orchestration.requests import PER_SLIDE, register_slides
+from resources.dagster_private import stale_status
 
 VERSION = "v001"
 DEMO_FILE = "demo.json"

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from assets.partitions import GENES, REQUESTED_BY
 from dermatome.errors import BadPage, MissingInput
-from orchestration.dagster_private import is_in_progress, request_backfill, subset_of
 from orchestration.requests import (
     NUCLEI,
     SKIN,
@@ -21,6 +20,7 @@ from orchestration.requests import (
     number_of_slides,
 )
 from resources import PathsResource
+from resources.dagster_private import is_in_progress, request_backfill, subset_of
 
 
 def _asset_job(name: str, assets: Sequence[str], description: str) -> dg.JobDefinition:

@@ -15,7 +15,7 @@ from dermatome.slides.source import SlideSource
 from dermatome.storage.files import safe_id
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Failure, read_failures
-from orchestration.dagster_private import keys_in_progress
+from resources.dagster_private import keys_in_progress
 
 PER_SLIDE = ("slide_images", "epidermis_masks", "cell_masks", "epidermis_layers")
 NUCLEI_PER_SLIDE = ("nuclei_slides", "nucleus_maps", "til_scores")

@@ -15,7 +15,6 @@ from dermatome.slides.register import read_sources, write_sources
 from dermatome.slides.source import SlideSource, inbox_clashes, inbox_place, inbox_sources
 from dermatome.storage.files import changed_in, folders_in, safe_id
 from dermatome.storage.layout import FAILURES, DataRoot
-from orchestration.dagster_private import subset_of
 from orchestration.jobs import refresh_metrics
 from orchestration.requests import (
     NUCLEI,
@@ -27,6 +26,7 @@ from orchestration.requests import (
     untried_slides,
 )
 from resources import PathsResource
+from resources.dagster_private import subset_of
 
 _SLIDES_PER_TICK = 2_000
 _GENES_PER_TICK = 500

@@ -15,11 +15,11 @@ from dermatome.skin.cells.networks import cell_weights_named
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import StageResult, read_record
 from dermatome.warehouse.store import build_store
-from orchestration.dagster_private import stale_status
 from orchestration.definitions import build_defs
 from pipelines_tests.annotated_cells import write_set
 from pipelines_tests.asset_runs import put, run
 from resources import CellSegmenterResource, SettingsResource
+from resources.dagster_private import stale_status
 
 TINY = {
     "nbase": [2, 4, 4, 4, 8], "diameter_px": 16.0, "crop_px": 64, "batch": 2, "epochs": 1, "epoch_steps": 1,

@@ -11,11 +11,11 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test, instance_for_test
 from dagster._serdes import serialize_value
 
-from orchestration.dagster_private import LocalRunLauncher, in_process_with_lock
 from orchestration.definitions import build_defs
+from resources.dagster_private import LocalRunLauncher, in_process_with_lock
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-LAUNCHER = {"module": "orchestration.dagster_private", "class": "LocalRunLauncher"}
+LAUNCHER = {"module": "resources.dagster_private", "class": "LocalRunLauncher"}
 # Executes a run as Dagster's worker process does, and waits in its only step.
 _RUN = """
 import sys
@@ -24,7 +24,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from dagster._core.instance import InstanceRef
 from dagster._serdes import deserialize_value
-from orchestration.dagster_private import in_process_with_lock
+from resources.dagster_private import in_process_with_lock
 
 @dg.op
 def wait():
@@ -90,7 +90,9 @@ def test_the_platform_uses_both_halves(file, tmp_path):
 
 def test_no_other_module_of_the_platform_uses_private_modules_of_dagster():
     files = [
-        file for folder in ("orchestration", "resources", "dermatome") for file in (CHECKOUT / folder).rglob("*.py")
+        file
+        for folder in ("orchestration", "assets", "resources", "dermatome")
+        for file in (CHECKOUT / folder).rglob("*.py")
     ]
     private = {
         file.name for file in files if "from dagster._" in (text := file.read_text()) or "import dagster._" in text

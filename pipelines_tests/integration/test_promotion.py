@@ -30,9 +30,9 @@ from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageResult
 from dermatome.training.unet import build_network
 from dermatome.training.weights import save_weights
-from orchestration.dagster_private import stale_status
 from orchestration.definitions import build_defs
 from pipelines_tests.asset_runs import put, run
+from resources.dagster_private import stale_status
 
 HOLD_OUT, HOLD_OUT_SCORES = "tissue_hold_out", "tissue_hold_out_scores"
 GOOD = {"iou_background": 0.9, "iou_dermis": 0.8, "iou_epidermis": 0.9, "iou_keratin": 0.7, "mean_iou": 0.825}

@@ -22,10 +22,10 @@ from dermatome.storage.record import write_failure
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.warehouse.tables import FAILURES, TABLES
 from orchestration import sensors
-from orchestration.dagster_private import request_backfill, subset_of
 from orchestration.definitions import build_defs
 from orchestration.requests import NUCLEI, PER_SLIDE, SKIN, register_slides
 from resources import PathsResource
+from resources.dagster_private import request_backfill, subset_of
 
 GENE = "ENSG00000186847"
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.partitions.context import partition_loading_context
 
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
 from assets.slide_asset import Event, materialize_slides, slide_asset
@@ -15,8 +16,8 @@ from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
 from dermatome.storage.record import Check, StageResult, read_record, require_record, write_record
-from orchestration.dagster_private import stale_status
 from resources import PathsResource, SettingsResource
+from resources.dagster_private import stale_status
 
 KEYS = dg.DynamicPartitionsDefinition(name="keys")
 
@@ -104,6 +105,46 @@ def test_a_run_in_which_all_is_well_succeeds(root, instance):
     assert materialized(instance, "first") == {f"k{number}" for number in range(5)}
     evaluations = {e.partition: e.passed for e in result.get_asset_check_evaluations()}
     assert evaluations == {"k0": True, "k1": False, "k2": True, "k3": True, "k4": True}
+
+
+def checks_in_the_ui(instance):
+    """The partitions of a check by the status that the UI shows; what is missing is in none."""
+    check = dg.AssetCheckKey(dg.AssetKey("first"), "even")
+    with partition_loading_context(dynamic_partitions_store=instance):
+        state = instance.event_log_storage.get_asset_check_state([(check, KEYS)])[check]
+        found = {status.value: set(subset.value.get_partition_keys()) for status, subset in state.subsets.items()}
+    return {status: keys for status, keys in found.items() if keys}
+
+
+RANGE_OF_ONE = {"dagster/asset_partition_range_start": "k2", "dagster/asset_partition_range_end": "k2"}
+
+
+@pytest.mark.parametrize(
+    ("more_tags", "seen"),
+    [
+        ({}, {"SUCCEEDED": {"k0", "k2", "k3", "k4"}, "FAILED": {"k1"}}),
+        ({"start": "k1", "end": "k1"}, {"FAILED": {"k1"}}),
+        (RANGE_OF_ONE, {"SUCCEEDED": {"k2"}}),
+    ],
+    ids=["many", "one", "a range of one"],
+)
+def test_checks_show_in_the_ui_for_each_partition(root, instance, more_tags, seen):
+    run(root, instance, ["first"], **more_tags)
+    assert checks_in_the_ui(instance) == seen
+
+
+def test_a_failed_partition_says_why_on_its_page_and_in_a_sentence(root, instance):
+    bad(root, "k1")
+    result = run(root, instance, ["first"])
+    (observed,) = instance.fetch_observations(dg.AssetKey("first"), limit=10).records
+    assert observed.partition_key == "k1"
+    assert observed.event_log_entry.asset_observation.metadata["failure"].value == "k1 is bad."
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = failure.step_failure_data.user_failure_data.description
+    assert said.startswith("1 of 5 failed; the others are materialized. The first is k1: k1 is bad. Fix the cause")
+    result = run(root, instance, ["first"], "k1", "k1")
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert failure.step_failure_data.user_failure_data.description == "k1 failed: k1 is bad."
 
 
 def test_bad_partitions_fail_alone_with_their_reason(root, instance):

@@ -1,11 +1,12 @@
-"""Everything here uses modules of Dagster that are not part of its public API; no other file of this package does.
+"""Everything here uses modules of Dagster that are not part of its public API; no other file of the platform does.
 
 Dagster 1.13 has no public way to do these, so an update of Dagster is checked by the tests of this file:
 
 - run monitoring that sees that a run's process is dead after its code server died, too (power cut, out of memory).
   Dagster's own launcher leaves such a run *started* for ever, and it keeps its pool: no other GPU run would begin;
 - a backfill requested by an op, with other partitions for each asset; and what the open backfills will materialize;
-- the staleness that the UI shows.
+- the staleness that the UI shows;
+- the materialization that a check of one partition belongs to: without it Dagster counts the check as missing.
 """
 
 import fcntl
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.events import DagsterEvent
@@ -76,7 +78,7 @@ def subset_of(
     subsets = {
         dg.AssetKey(asset): partitions.subset_with_partition_keys(keys) for asset, keys in keys_by_asset.items() if keys
     }
-    return AssetGraphSubset(partitions_subsets_by_asset_key=subsets, non_partitioned_asset_keys=set())
+    return AssetGraphSubset(subsets, set())  # type: ignore[call-arg]  # a decorator of Dagster hides its fields
 
 
 def request_backfill(instance: dg.DagsterInstance, subset: AssetGraphSubset, title: str, tags: dict[str, str]) -> str:
@@ -111,6 +113,18 @@ def is_in_progress(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> boo
     """Whether a backfill with these tags is open."""
     statuses = [BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
     return bool(instance.get_backfills(filters=BulkActionsFilter(statuses=statuses, tags=tags), limit=1))
+
+
+def latest_materialization(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """The latest materialization of a partition, as the target of a check's evaluation; None if there is none."""
+    latest = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key, asset_partitions=[partition]), limit=1)
+    for record in latest.records:
+        return AssetCheckEvaluationTargetMaterializationData(
+            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        )
+    return None
 
 
 def stale_status(instance: dg.DagsterInstance, defs: dg.Definitions, asset: str, key: str | None = None) -> str:
