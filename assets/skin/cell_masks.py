@@ -18,7 +18,7 @@ from resources import CellSegmenterResource, PathsResource, SettingsResource
     partitions_a_run=100,
     group_name="inference",
     kind="pytorch",
-    code_version="2",
+    code_version="3",
     decided_by=["cells", "compute.precision", "cell_weights unless cell_champion"],
     pool="gpu",
     checks={

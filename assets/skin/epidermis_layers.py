@@ -18,8 +18,9 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=400,
     group_name="inference",
     kind="parquet",
-    code_version="1",
+    code_version="2",
     decided_by=["layers"],
+    checks={"background_found": "The slide has enough background to measure the light that densities are relative to."},
 )
 def epidermis_layers(
     context: dg.AssetExecutionContext,

@@ -186,7 +186,7 @@ def layers_measure(
         table = found.layers.copy()
         table.insert(0, "slide", pd.Series([slide.name] * len(table), dtype="str"))
         table["pattern"] = pd.Series([found.pattern.value if found.pattern else ""] * len(table), dtype="str")
-        tables.append(table)
+        tables.append(table.assign(**found.background.values))
         return f"{len(table)} layers, {found.pattern} staining" if found.pattern else found.message
 
     def finish() -> None:

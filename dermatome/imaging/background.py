@@ -1,6 +1,10 @@
-"""Fast detection of background, the bare glass of a slide; in doubt, a place counts as tissue."""
+"""Detection of background, where a slide has no tissue, and of the light that passes it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +12,10 @@ import numpy.typing as npt
 from dermatome.classes import RgbImage
 from dermatome.geometry import Size
 from dermatome.slides.resize import resize_image
+from dermatome.storage.record import Check, Scalar
+
+if TYPE_CHECKING:
+    from dermatome.slides.slide import Slide
 
 # Background is bright, grey and flat: on HPA cores its darkest channel is 230 and more, channels differ by 0 to 5,
 # and grey varies by 1. The palest collagen and keratin differ from it in one of the three by far more.
@@ -16,12 +24,16 @@ _COLOUR = 8
 _GREY_RANGE = 10
 _BLOCK_PX = 4
 
-# For a slide as a whole: its scanner may be darker; background has hardly a tint, and neighbours are alike.
-_LEAST_BACKGROUND = 180
-_TINT = 16
+# For a slide as a whole: its light may be dim or have a tint, but neighbours are alike.
+_LEAST_LIGHT = 100
+_LEAST_NEUTRAL = 180
 _STEP = 6
+_FLAT_PX = 5
+_NEAR = 3
 _LEAST_SHARE = 0.01
 _DARKER = 0.9
+_LIGHT_MPP = 2.0
+_LIGHT_PX = 2048
 
 
 def is_background(tile: RgbImage) -> bool:
@@ -47,24 +59,117 @@ def is_background(tile: RgbImage) -> bool:
     return int(darkest.max()) - int(darkest.min()) <= _GREY_RANGE
 
 
-def background_limit(darkest: npt.NDArray[np.uint8], brightest: npt.NDArray[np.uint8]) -> int:
-    """The intensity below which a pixel is stained: 0.9 times that of the slide's own background.
+class I0Source(StrEnum):
+    """Where the intensity of unstained light comes from."""
 
-    Background is bright, nearly colourless and as bright as its neighbours. If next to nothing is, all is tissue.
+    BACKGROUND = "background"
+    FALLBACK = "fallback"
+
+
+@dataclass(frozen=True)
+class Background:
+    """The light of a slide where nothing absorbs it.
+
+    Attributes:
+        i0: Red, green and blue intensity of the background; white where ``source`` is the fallback.
+        source: Whether ``i0`` was measured on the slide's own background.
+        share: Share of the overview that is background, 0–1.
+    """
+
+    i0: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    source: I0Source = I0Source.FALLBACK
+    share: float = 0.0
+
+    @property
+    def values(self) -> dict[str, Scalar]:
+        """The values of a record: ``i0_red``, ``i0_green``, ``i0_blue`` and ``i0_source``."""
+        return {f"i0_{name}": value for name, value in zip(("red", "green", "blue"), self.i0, strict=True)} | {
+            "i0_source": self.source.value
+        }
+
+    def check(self) -> Check:
+        """Whether the slide has enough background to measure its light."""
+        found = self.source is I0Source.BACKGROUND
+        colour = ", ".join(f"{value:.1f}" for value in self.i0)
+        text = f"The light is that of the slide's background, {self.share:.0%} of it: {colour}."
+        if not found:
+            text = "The slide has too little background to measure its light, so white (255) is assumed."
+        return Check("background_found", found, text, {"background_share": self.share, **self.values})
+
+
+def slide_background(slide: Slide) -> Background:
+    """The background of a slide, measured on an overview of at most 2048 px a side and not finer than 2 µm."""
+    longest_px = max(slide.size.height_px, slide.size.width_px)
+    background, _ = find_background(slide.overview(max(1, min(_LIGHT_PX, round(longest_px * slide.mpp / _LIGHT_MPP)))))
+    return background
+
+
+def find_background(rgb: RgbImage) -> tuple[Background, npt.NDArray[np.bool_]]:
+    """Finds the background of a slide by its own brightness, and the light that passes it.
+
+    Background is flat in areas of several pixels a side, and it is the brightest flat colour that takes at least 1 % of
+    the overview. It may have the tint of the lamp. Pure white beside a nearly white background was not scanned, and is
+    not measured.
 
     Args:
-        darkest: (h, w) uint8, the darkest channel of each pixel of an overview, some µm a pixel.
-        brightest: (h, w) uint8, the brightest channel.
+        rgb: (h, w, 3) uint8, an overview, some µm a pixel.
 
     Returns:
-        162 to 230, or 256 if there is no background.
+        The background, and (h, w) bool, which pixels it takes; none if there is too little.
     """
     import cv2
 
     around = np.ones((3, 3), np.uint8)
-    flat = cv2.dilate(darkest, around) - cv2.erode(darkest, around) <= _STEP
-    background = darkest[flat & (darkest >= _LEAST_BACKGROUND) & (brightest - darkest <= _TINT)]
-    if background.size < _LEAST_SHARE * darkest.size:
+    flat = (cv2.dilate(rgb, around) - cv2.erode(rgb, around)).max(axis=2) <= _STEP
+    flat = cv2.morphologyEx(flat.view(np.uint8), cv2.MORPH_OPEN, np.ones((_FLAT_PX, _FLAT_PX), np.uint8)).view(np.bool_)
+    flat &= rgb.min(axis=2) >= _LEAST_LIGHT
+    least_px = max(1.0, _LEAST_SHARE * flat.size)
+    scanned = rgb[flat & (rgb.min(axis=2) < 255)]
+    light = _brightest(scanned, least_px)
+    if light is None or not _is_neutral(light):
+        light = _brightest(rgb[flat], least_px)
+    nothing = Background(), np.zeros_like(flat)
+    if light is None:
+        return nothing
+    # Dim edges of the slide are background, too.
+    mask = flat & (rgb >= _DARKER * light).all(axis=2)
+    if mask.all() and not _is_neutral(light):
+        return nothing  # one colour everywhere may be tissue
+    red, green, blue = (float(value) for value in light)
+    return Background((red, green, blue), I0Source.BACKGROUND, float(mask.mean())), mask
+
+
+def _is_neutral(light: npt.NDArray[np.float64]) -> bool:
+    return bool(light.min() >= _LEAST_NEUTRAL and np.ptp(light) <= _COLOUR)
+
+
+def _brightest(pixels: npt.NDArray[np.uint8], least_px: float) -> npt.NDArray[np.float64] | None:
+    """(3,): mean colour of the brightest mode of (N, 3) pixels that holds ``least_px``; None if none does."""
+    grey = pixels.sum(axis=1, dtype=np.int64) // 3
+    held = np.convolve(np.bincount(grey, minlength=256), np.ones(2 * _NEAR + 1, int), "same")
+    modes = np.flatnonzero(held >= least_px)
+    if not modes.size:
+        return None
+    peak = int(modes[-1])
+    while peak and held[peak - 1] >= held[peak]:
+        peak -= 1
+    near = pixels[np.abs(grey - peak) <= _NEAR]
+    middle = np.median(near, axis=0)
+    mean: npt.NDArray[np.float64] = near[(np.abs(near - middle) <= 2 * _NEAR).all(axis=1)].mean(axis=0)
+    return mean
+
+
+def background_limit(rgb: RgbImage) -> int:
+    """The intensity of the darkest channel below which a pixel is stained: 0.9 times that of the slide's background.
+
+    Args:
+        rgb: (h, w, 3) uint8, an overview of the slide, some µm a pixel.
+
+    Returns:
+        An intensity, or 256 if there is no background, so that all is tissue.
+    """
+    _, mask = find_background(rgb)
+    if not mask.any():
         return 256
     # The darkest of it: a slide may have dim edges, or white ones where nothing was scanned.
-    return round(_DARKER * float(np.percentile(background, 5)))
+    return round(_DARKER * float(np.percentile(rgb[mask].min(axis=1), 5)))

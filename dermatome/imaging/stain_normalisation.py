@@ -101,8 +101,7 @@ class StainFit:
 def fit_slide(slide: Slide) -> StainFit:
     """The stains of a slide, from spots of tissue all over it, each read at 0.5 µm for a pixel or the slide's scale."""
     look = slide.overview(_LOOK_PX)
-    darkest = look.min(axis=2)
-    rows, columns = np.nonzero(darkest < background_limit(darkest, look.max(axis=2)))
+    rows, columns = np.nonzero(look.min(axis=2) < background_limit(look))
     if not rows.size:
         return fit_stains(np.zeros((0, 3), np.uint8))
     factor = slide.size.height_px / look.shape[0]

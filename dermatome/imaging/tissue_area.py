@@ -26,9 +26,8 @@ def tissue_mask(slide: Slide) -> npt.NDArray[np.bool_]:
     import cv2
 
     size = slide.size.scaled(min(1.0, slide.mpp / LOOK_MPP))
-    bands = [(rows.min(axis=2), rows.max(axis=2)) for rows in slide.rows(Box.whole(slide.size), size)]
-    darkest, brightest = (np.concatenate(parts) for parts in zip(*bands, strict=True))
-    stained = (darkest < background_limit(darkest, brightest)).view(np.uint8)
+    rgb = slide.region(Box.whole(slide.size), size)
+    stained = (rgb.min(axis=2) < background_limit(rgb)).view(np.uint8)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     closed: npt.NDArray[np.bool_] = cv2.morphologyEx(stained, cv2.MORPH_CLOSE, disc).astype(bool)
     return closed

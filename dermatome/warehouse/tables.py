@@ -50,6 +50,7 @@ def _record(asset: str, key: str, columns: str) -> Table:
 
 
 _SCALE = "mpp double, mpp_source varchar"
+_LIGHT = "i0_red double, i0_green double, i0_blue double, i0_source varchar"
 _IMAGE = f"file varchar, bytes bigint, image_sha256 varchar, height_px integer, width_px integer, {_SCALE}"
 _WEIGHTS = "weights varchar, weights_sha256 varchar"
 _PARENT = "weights_sha256 varchar, parent varchar, parent_sha256 varchar"
@@ -111,7 +112,8 @@ TABLES: dict[str, Table] = {
         "cell_masks",
         "slide",
         f"{_WEIGHTS}, mask_weights_sha256 varchar, device varchar, backend varchar, {_SCALE}, cells integer, "
-        "cells_per_mm2 double, diameter_px double, diameter_source varchar",
+        "cells_per_mm2 double, diameter_px double, diameter_source varchar, "
+        f"{_LIGHT}",
     ),
     "cells": Table(
         "cell_masks",
@@ -135,7 +137,7 @@ TABLES: dict[str, Table] = {
         "epidermis_layers",
         "slide",
         f"{_SCALE}, layers integer, layer_um double, h_score double, positive_share double, pattern varchar, "
-        "detached_um2 double",
+        f"detached_um2 double, {_LIGHT}",
     ),
     "training": _record(
         "tissue_weights",

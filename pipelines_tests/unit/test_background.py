@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dermatome.geometry import Size
-from dermatome.imaging.background import is_background
+from dermatome.imaging.background import find_background, is_background
 from dermatome.imaging.tiling import cut_tile, tile_grid
 from dermatome.slides.plain import decode_rgb
 from dermatome.slides.resize import resize_image
@@ -88,3 +88,14 @@ def test_no_real_tile_that_was_drawn_as_tissue_is_skipped(realdata):
                     assert (drawn[box.slices] & (tile.min(axis=2) < 215)).mean() < 0.001, (path.name, box)
                     seen += 1
     assert seen
+
+
+def test_the_light_is_that_of_scanned_background_and_dim_edges_are_background() -> None:
+    slide = glass(238, (300, 300), noise=0.5)
+    slide[:, :60] = 255  # not scanned
+    slide[:, 280:] -= 14  # a dim edge
+    slide[100:200, 100:200] = np.random.default_rng(1).integers(60, 200, (100, 100, 3))
+    background, mask = find_background(slide)
+    assert background.i0 == pytest.approx((238, 238, 238), abs=1)
+    assert [mask[y, x] for y, x in ((20, 20), (250, 150), (250, 295), (150, 150))] == [True, True, True, False]
+    assert background.share == pytest.approx(mask.mean())

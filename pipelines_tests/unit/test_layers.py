@@ -1,21 +1,27 @@
 """Layers of epidermis on drawn geometry whose answer is known."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box
+from dermatome.imaging.background import Background, I0Source
+from dermatome.imaging.stains import STAIN_VECTORS
 from dermatome.skin.layers import depth
 from dermatome.skin.layers.depth import Survey, distance_from_dermis, number_layers
 from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers, staining_pattern
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.slides.slide import MppSource, Slide
+from dermatome.synthetic.skin import toy_slide
 
 D, E, K = TissueClass.DERMIS, TissueClass.EPIDERMIS, TissueClass.KERATIN
 BROWN, BLUE, WHITE = (140, 90, 50), (110, 100, 160), (255, 255, 255)
@@ -194,6 +200,56 @@ def test_stains_are_optical_densities_of_their_layer() -> None:
     assert layers["dab_h_ratio"].tolist() == pytest.approx([2, 0, 0, 0], abs=0.1)
     assert layers["positive_share"].tolist() == [1, 0, 0, 0]
     assert layers["h_score"].tolist() == [200, 0, 0, 0]
+
+
+LIGHTS = [(255, 255, 255), (240, 240, 240), (223, 215, 213), (225, 175, 148), (180, 140, 118)]
+
+
+@pytest.mark.parametrize("light", LIGHTS)
+@pytest.mark.parametrize("dab", [0.15, 0.0, 0.5])
+def test_optical_density_does_not_depend_on_the_light(light: tuple[int, int, int], dab: float) -> None:
+    mask = np.zeros((300, 300), np.uint8)
+    mask[80:180], mask[180:] = E, D
+    density = np.array([np.zeros(3), 0.05 * STAIN_VECTORS[0], 0.2 * STAIN_VECTORS[0] + dab * STAIN_VECTORS[2]])[mask]
+    result = measure(mask, np.rint(light * 10**-density), layer_um=10.0)
+    assert result.background.i0 == pytest.approx(light, abs=0.5)
+    assert result.layers["mean_dab_od"].to_numpy(float) == pytest.approx(dab, abs=0.005)
+    assert result.h_score == (200 if dab == 0.5 else 0)
+    assert result.pattern is (StainingPattern.WHOLE if dab else StainingPattern.NEGATIVE)
+
+
+@pytest.mark.parametrize("pattern", [StainingPattern.BASAL, StainingPattern.WHOLE])
+def test_exposure_light_and_compression_hardly_move_the_h_score(pattern: StainingPattern) -> None:
+    toy = toy_slide(21, pattern, size_px=600, strength=0.4)
+    cells = pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [7.0]})
+
+    def score(pixels: np.ndarray) -> tuple[float | None, StainingPattern | None]:
+        found = measure_layers(slide_of(pixels), toy.mask, toy.instances, cells)
+        return found.h_score, found.pattern
+
+    def compressed(quality: int) -> np.ndarray:
+        with Image.open(io.BytesIO(toy.jpeg(quality))) as image:
+            return np.array(image)
+
+    # Dimmed first, so that a fifth more light still lies below white, where it would be clipped.
+    middle = 0.8 * toy.slide.whole()
+    expected, _ = score(middle)
+    assert (expected or 0) > 10
+    for exposure in (0.8, 1.2, np.array([1.2, 0.95, 0.8])):
+        assert score(np.rint(exposure * middle)) == (pytest.approx(expected, abs=2), pattern)
+    expected, _ = score(compressed(95))
+    for quality in (75, 85):
+        assert score(compressed(quality)) == (pytest.approx(expected, abs=2), pattern)
+
+
+def test_without_background_white_is_assumed_and_named() -> None:
+    mask, pixels = flat_skin()
+    pixels[:] = np.random.default_rng(0).integers(60, 250, pixels.shape)
+    result = measure(mask, pixels)
+    assert result.background == Background((255.0, 255.0, 255.0), I0Source.FALLBACK, 0.0)
+    check = result.background.check()
+    assert (check.name, check.passed) == ("background_found", False)
+    assert "white (255) is assumed" in check.description
 
 
 def test_the_ratio_is_null_where_there_is_no_hematoxylin() -> None:

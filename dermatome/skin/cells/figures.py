@@ -76,7 +76,7 @@ def cells_figure(slide: Slide, tissue_mask: LabelArray, result: CellsResult) -> 
     pixels = slide.region(crop, fitting(crop.size, crop_px))
     inside = sample_labels(tissue_mask, crop, crop_px) == TissueClass.EPIDERMIS
     alone = np.where(inside[..., None], pixels, np.uint8(255))
-    h = separate_stains(pixels, (Stain.HEMATOXYLIN,))[..., 0]
+    h = separate_stains(pixels, (Stain.HEMATOXYLIN,), result.background.i0)[..., 0]
     top = max(1e-3, float(np.percentile(h[inside], 99.5)) if inside.any() else 1.0)
     dark = (255 * (1 - np.clip(h / top, 0, 1)) + 0.5).astype(np.uint8)
     equalised = np.zeros_like(inside, np.uint8) if result.h_equalised is None else result.h_equalised

@@ -195,6 +195,7 @@ class CellImage:
         return shades
 
     def _hematoxylin(self, box: Box) -> npt.NDArray[np.float32]:
+        # Against white, as the networks were trained; the stretch takes out most of the light's colour.
         return separate_stains(self.read_rgb(box), (Stain.HEMATOXYLIN,))[..., 0]
 
     def _make_grey(self, place: tuple[int, int]) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from dermatome.classes import LabelArray, TissueClass
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
+from dermatome.imaging.background import Background, slide_background
 from dermatome.labels.object_table import empty_table
 from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.stage_files import timed
@@ -58,6 +59,7 @@ class CellsResult:
         seconds: by phase.
         seam_density: cells per mm² of epidermis within a cell diameter of a tile seam and elsewhere, and their ratio;
             empty where there are no seams or no cells.
+        background: the slide's background, whose light the optical densities of ``table`` are relative to.
     """
 
     instances: TiledArray
@@ -71,6 +73,7 @@ class CellsResult:
     epidermis_px: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     seam_density: dict[str, float] = field(default_factory=dict)
+    background: Background = field(default_factory=Background)
 
 
 def segment_cells(
@@ -116,6 +119,7 @@ def segment_cells(
     min_area_px = max(1, round(settings.min_area_um2 / slide.mpp**2))
     seconds: dict[str, float] = {}
     with timed(seconds, "prepare"):
+        background = slide_background(slide)
         image = CellImage(
             size,
             lambda box: slide.pixels[box.slices],
@@ -126,8 +130,9 @@ def segment_cells(
     region = image.region
     if region is None or image.epidermis_px < min_area_px:
         return CellsResult(
-            TiledArray(size), empty_table(CELL_COLUMNS), CellsOutcome.NO_EPIDERMIS, epidermis_px=image.epidermis_px
-        )
+            TiledArray(size), empty_table(CELL_COLUMNS), CellsOutcome.NO_EPIDERMIS,
+            epidermis_px=image.epidermis_px, background=background,
+        )  # fmt: skip
 
     def flows_in(box: Box, diameter_px: float) -> CellFlows:
         return CellFlows(
@@ -167,7 +172,7 @@ def segment_cells(
             diameter_px = network.diameter_um / slide.mpp if network.diameter_um else network.diameter_px
     with timed(seconds, "cells"):
         flows = flows_in(region, diameter_px)
-        collector = CellCollector(image)
+        collector = CellCollector(image, background.i0)
         for pixels, final_above in cells_by_block(flows, region, image.may_be_near, dynamics_at(diameter_px)):
             collector.add(pixels)
             collector.final_above(final_above)
@@ -187,6 +192,7 @@ def segment_cells(
         image.epidermis_px,
         seconds,
         density,
+        background,
     )
 
 

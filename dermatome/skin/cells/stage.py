@@ -119,6 +119,7 @@ class CellsStage(Stage[_Input, _Segmented]):
                 "cells_per_mm2": density,
                 "diameter_px": result.diameter_px,
                 "diameter_source": result.diameter_source,
+                **result.background.values,
             },
             seconds=seconds | {f"segment_{name}": value for name, value in result.seconds.items()},
             checks=(_density_check(density), _seam_check(result.seam_density)),

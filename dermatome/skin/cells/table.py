@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -36,8 +38,9 @@ class CellCollector:
         labels: the map, complete after :meth:`finish`.
     """
 
-    def __init__(self, image: CellImage) -> None:
-        """No cells yet."""
+    def __init__(self, image: CellImage, i0: Sequence[float]) -> None:
+        """Starts without cells; ``i0`` is the slide's background, which optical densities are relative to."""
+        self._i0 = i0
         self.labels = TiledArray(image.size)  # open tiles hold cells by the number they came with, from 1
         self._image = image
         self._sums = ObjectSums()
@@ -63,7 +66,7 @@ class CellCollector:
         if not names.size:
             return
         rgb = self._image.read_rgb(box)[rows - box.top_px, columns - box.left_px]
-        densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB))[:, 0]
+        densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB), self._i0)[:, 0]
         numbers = self._count + 1 + np.arange(names.size)
         self._sums.add(numbers[owners], rows, columns, [densities[:, 0], densities[:, 1]])
         self._count += names.size

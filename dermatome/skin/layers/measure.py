@@ -10,7 +10,7 @@ reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -21,6 +21,7 @@ import numpy as np
 from dermatome.classes import Floats, LabelArray, StainingPattern
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
+from dermatome.imaging.background import Background, slide_background
 from dermatome.labels.tiled import TiledArray
 from dermatome.skin.layers.depth import Depths, Survey, number_layers
 from dermatome.skin.layers.settings import LayerSettings
@@ -67,6 +68,7 @@ class LayersResult:
         positive_share: over all layers, 0–1.
         pattern: where in the epidermis the DAB lies.
         detached_um2: area of epidermis in no layer, as no dermis is near it.
+        background: the slide's background, whose light optical densities are relative to.
     """
 
     outcome: LayerOutcome
@@ -82,6 +84,7 @@ class LayersResult:
     positive_share: float | None
     pattern: StainingPattern | None
     detached_um2: float
+    background: Background
 
 
 def measure_layers(
@@ -116,8 +119,8 @@ def measure_layers(
                 "mask from this image again."
             )
     layer_um = settings.layer_um or _mean_diameter_um(cells)
-    survey = Survey(tissue_mask)
-    nothing = partial(_nothing, slide, cells, survey.tissue or Box.whole(slide.size))
+    survey, background = Survey(tissue_mask), slide_background(slide)
+    nothing = partial(_nothing, slide, cells, background, survey.tissue or Box.whole(slide.size))
     if not survey.epidermis_px:
         return nothing(LayerOutcome.NO_EPIDERMIS, "no pixel of the tissue mask is epidermis")
     if not survey.dermis.any():
@@ -142,7 +145,7 @@ def measure_layers(
         numbered[block.inside] = layer_of
         layer_map.write(block.box, numbered)
         layer_map.pack()
-        h, dab = _stains(slide.pixels[block.box.slices][block.inside])
+        h, dab = _stains(slide.pixels[block.box.slices][block.inside], background.i0)
         of_layers.add(layer_of, h, dab)
         of_steps.add(number_layers(distance_px, settings.profile_step_um / slide.mpp), h, dab)
         of_cells.add(instances[block.box.slices][block.inside], distance_px)
@@ -164,6 +167,7 @@ def measure_layers(
         positive_share=of_layers.positive_share,
         pattern=staining_pattern(layers, settings),
         detached_um2=detached_um2,
+        background=background,
     )
 
 
@@ -208,16 +212,23 @@ def _mean_diameter_um(cells: pd.DataFrame) -> float | None:
     return float(diameters.mean()) if diameters.size else None
 
 
-def _stains(pixels: RgbImage) -> tuple[Floats, Floats]:
+def _stains(pixels: RgbImage, i0: Sequence[float]) -> tuple[Floats, Floats]:
     """Hematoxylin and DAB of (N, 3) pixels: two (N,) float32, log10 optical density."""
     from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
 
-    stains = separate_stains(pixels[:, None], (Stain.HEMATOXYLIN, Stain.DAB))[:, 0] * np.float32(DECADIC_OD_PER_UNIT)
+    stains = separate_stains(pixels[:, None], (Stain.HEMATOXYLIN, Stain.DAB), i0)[:, 0]
+    stains *= np.float32(DECADIC_OD_PER_UNIT)
     return stains[:, 0], stains[:, 1]
 
 
 def _nothing(
-    slide: Slide, cells: pd.DataFrame, shown: Box, outcome: LayerOutcome, message: str, detached_um2: float = 0.0
+    slide: Slide,
+    cells: pd.DataFrame,
+    background: Background,
+    shown: Box,
+    outcome: LayerOutcome,
+    message: str,
+    detached_um2: float = 0.0,
 ) -> LayersResult:
     no_sums = StainSums(LayerSettings())
     no_cells = CellDepths(cells).table(1.0, 0, slide.mpp)
@@ -235,4 +246,5 @@ def _nothing(
         positive_share=None,
         pattern=None,
         detached_um2=detached_um2,
+        background=background,
     )

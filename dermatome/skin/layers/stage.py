@@ -98,6 +98,8 @@ class LayersStage(Stage[_Input, _Measured]):
                 "positive_share": result.positive_share,
                 "pattern": result.pattern.value if result.pattern is not None else None,
                 "detached_um2": result.detached_um2,
+                **result.background.values,
             },
             seconds=seconds,
+            checks=(result.background.check(),),
         )
