@@ -17,7 +17,7 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=400,
     group_name="nuclei",
     kind="file",
-    code_version="1",
+    code_version="2",
     decided_by=["nuclei_images"],
     checks={"image_not_blank": "The file decodes and is not blank."},
 )

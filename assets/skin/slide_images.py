@@ -20,7 +20,7 @@ from resources import HpaResource, PathsResource, SettingsResource
     partitions_a_run=500,
     group_name="images",
     kind="file",
-    code_version="2",
+    code_version="3",
     decided_by=["images.declared_mpp", "images.max_side_px"],
     pool="hpa",
     checks={"image_not_blank": "The file decodes whole and is not blank."},

@@ -68,6 +68,18 @@ def number(text: str, low: float, high: float) -> Any:
     return typer.Option(help=text, min=low, max=high, callback=check)
 
 
+class GivenMpp(float):
+    """A scale that the command line states, not the default of --mpp."""
+
+
+def given_mpp(context: typer.Context, value: float) -> float:
+    """Marks a scale that the command line states; refuses NaN, which click's range lets pass."""
+    if math.isnan(value):
+        raise typer.BadParameter(f"{value} is not a number.")
+    source = context.get_parameter_source("mpp")
+    return GivenMpp(value) if source is not None and source.name == "COMMANDLINE" else value
+
+
 Images = Annotated[
     list[Path],
     typer.Argument(
@@ -79,11 +91,13 @@ Images = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder for the results; it is created if necessary.", show_default=False)]
 Mpp = Annotated[
     float,
-    number(
-        "Scale in microns per pixel of images whose file states none, such as those of the Human Protein Atlas. Set it "
-        "to the scale at which they were scanned.",
-        0.01,
-        100,
+    typer.Option(
+        help="Scale in microns per pixel of images whose file states none, such as those of the Human Protein Atlas. "
+        "Set it to the scale at which they were scanned. Without it, an image whose file names an objective that "
+        "contradicts the default is refused.",
+        min=0.01,
+        max=100,
+        callback=given_mpp,
     ),
 ]
 TissueMasks = Annotated[Path, typer.Option(help="Folder of masks from 'tissue predict'.", show_default=False)]
@@ -153,7 +167,10 @@ def each_slide(
         other = first.setdefault(slide_name(path), path)
         if other != path:
             raise BadImage(f"{path} has the same name as {other}, so its results would overwrite those: rename one.")
-        return work(read_slide(path, declared_mpp=mpp))
+        slide = read_slide(path, declared_mpp=mpp, mpp_given=isinstance(mpp, GivenMpp))
+        if slide.conversions:
+            complain(f"{path.name}: {'; '.join(slide.conversions)}.")
+        return work(slide)
 
     each(list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES))), one, "images", finish)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
+from dermatome.slides.mpp import Scale
 
 MAX_SIDE_IN_PARTS_PX = 100_000
 """Longest side of an image that is read in parts; masks and tables are not computed for larger ones."""
@@ -26,11 +27,11 @@ class LevelPixels:
         dtype: type of the values.
         sizes: sizes of the levels, the full resolution first.
         conversions: what was done to make the pixels 8-bit RGB, in words.
-        mpp: microns per pixel that the file states; None if it states none.
+        scale: what the file states about its scale.
     """
 
     conversions: tuple[str, ...] = ()
-    mpp: float | None = None
+    scale = Scale()
 
     def __init__(self, path: Path, sizes: tuple[Size, ...], dtype: npt.DTypeLike, channels: tuple[int, ...]) -> None:
         """Sets the attributes.

@@ -1,49 +1,134 @@
-"""The scale that an image file states: OME-XML, ImageJ's and Aperio's descriptions, TIFF resolution, OpenSlide."""
+"""The scale that an image file states: OME-XML, ImageJ's and vendors' descriptions, TIFF resolution, OpenSlide."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dermatome.errors import BadImage
 
-# Units with the micro sign, with the Greek letter, and as ImageJ escapes it.
-_MICRONS = {"nm": 1e-3, "mm": 1e3, "cm": 1e4} | dict.fromkeys(("µm", "μm", r"\u00B5m", "um", "micron", "microns"), 1.0)
+_MICRONS = {
+    1e-3: "nm nanometer nanometers nanometre nanometres",
+    # The micro sign, the Greek letter, and the escape that ImageJ writes.
+    1.0: r"µm μm \u00b5m um micron microns micrometer micrometers micrometre micrometres",
+    1e3: "mm millimeter millimeters millimetre millimetres",
+    1e4: "cm centimeter centimeters centimetre centimetres",
+    25.4e3: "in inch inches",
+}
+_UNITS = {unit: microns for microns, units in _MICRONS.items() for unit in units.split()}
 _PER_CM = {2: 2.54, 3: 1.0}
 """Centimetres in TIFF's units of resolution: inch, centimetre."""
 _LEAST_MPP, _MOST_MPP = 0.05, 20.0
-"""Range of scanners and microscopes; other figures are those of a screen or a printer."""
+"""Range of microscopes and slide scanners, µm per pixel."""
+_MOST_TAG_MPP = 5.0
+"""Limit for TIFF's resolution tags, which state dots per inch of screens, printers and flatbed scanners, too."""
+_SQUARE = 0.02
+"""Relative difference of width and height up to which pixels count as square."""
+_OBJECTIVE_MPP = 10.0
+"""µm per pixel of a scanner times its magnification: 0.5 at 20×, 0.25 at 40×."""
+_NUMBER = r"""["']?\s*[=:]\s*["']?(\d+(?:[.,]\d+)?)"""
+_MPP = re.compile(r"\b(?:mpp|microns[ _]?per[ _]?pixel)(?:[ _-]?[xy])?" + _NUMBER, re.I)
+_OBJECTIVE = re.compile(
+    r"\b(?:appmag|(?:nominal)?magnification|objective(?:[ _]?(?:power|magnification))?)" + _NUMBER, re.I
+)
 
 
-def stated_mpp(path: Path) -> float | None:
-    """Microns per pixel that a TIFF states in its description or its resolution; None if it states no plausible one.
+class Scale(NamedTuple):
+    """What a file states about its scale.
+
+    Attributes:
+        mpp: Microns per pixel; None if the file states no plausible scale.
+        objective: Magnification of the objective; None if the file states none.
+        notes: What is known about the scale and is not used, in words.
+    """
+
+    mpp: float | None = None
+    objective: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def stated_scale(path: Path) -> Scale:
+    """Scale that a TIFF states in its description or, without one there, in its resolution tags.
 
     Raises:
-        BadImage: the file is damaged.
+        BadImage: The file is damaged, or its pixels are not square.
     """
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages[0]
-            unit, across = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-            per_unit = across.value[0] / across.value[1] if across is not None and all(across.value) else None
-            described = _described_mpp(page.description, per_unit)
-            if described is not None or tiff.is_ome:
-                return _plausible(described)
-            in_cm = _PER_CM.get(int(unit.value)) if unit is not None else None
-            return _plausible(10_000 * in_cm / per_unit if in_cm and per_unit else None)
+            unit = page.tags.get("ResolutionUnit")
+            per_unit = [_ratio(page.tags.get(f"{axis}Resolution")) for axis in "XY"]
+            description = page.description
+            described, objective = _described(description, per_unit)
     except Exception as error:  # tifffile raises whatever it stumbles over in a damaged file
         raise BadImage(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
+    scale = _scale(described, objective, path.name, _MOST_MPP)
+    # Without a unit, TIFF's is the inch. ImageJ's numbers are in the unit that its description names.
+    in_cm = _PER_CM.get(int(unit.value) if unit is not None else 2)
+    if scale.mpp or not in_cm or description.startswith("ImageJ="):
+        return scale
+    tagged = [10_000 * in_cm / value if value else None for value in per_unit]
+    found = _scale(tagged, objective, path.name, _MOST_TAG_MPP)
+    return found._replace(notes=scale.notes + found.notes)
 
 
-def openslide_mpp(properties: Mapping[str, str]) -> float | None:
-    """Microns per pixel of OpenSlide's properties, the mean of both axes; None if there is no plausible one."""
+def openslide_scale(properties: Mapping[str, str], name: str) -> Scale:
+    """Scale among OpenSlide's properties; ``name`` names the file in errors.
+
+    Raises:
+        BadImage: The pixels are not square.
+        ValueError: A property is not a number.
+    """
     stated = [properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
-    known = [float(value) for value in stated if value is not None]
-    return _plausible(sum(known) / len(known)) if known else None
+    objective = properties.get("openslide.objective-power")
+    known = [float(value) if value else None for value in stated]
+    return _scale(known, float(objective) if objective else None, name, _MOST_MPP)
+
+
+def check_declared(scale: Scale, declared_mpp: float, given: bool, name: str) -> tuple[str, ...]:
+    """Compares the scale that a slide gets with the evidence in its file.
+
+    Args:
+        scale: What the file states.
+        declared_mpp: Microns per pixel for a file that states none.
+        given: Whether a person declared it for this file, rather than for all files without a scale.
+        name: Name of the file, for errors.
+
+    Returns:
+        What does not agree, in words.
+
+    Raises:
+        BadImage: The objective contradicts ``declared_mpp`` by more than a factor of 1.5, and it was not ``given``.
+    """
+    if scale.mpp:
+        if given and _factor(scale.mpp, declared_mpp) > 1 + _SQUARE:
+            return (*scale.notes, f"the file states {scale.mpp:g} µm per pixel, used instead of {declared_mpp:g}")
+        return scale.notes
+    if not scale.objective:
+        return scale.notes
+    expected = _OBJECTIVE_MPP / scale.objective
+    words = f"a {scale.objective:g}× objective, about {expected:g} µm per pixel, and no scale"
+    factor = _factor(expected, declared_mpp)
+    if factor > 1.5 and not given:
+        raise BadImage(
+            f"{name} states {words}, which contradicts the declared {declared_mpp:g} µm per pixel: declare the scale "
+            "of this slide, with --mpp on the command line."
+        )
+    return (*scale.notes, f"the file states {words}; {declared_mpp:g} was declared") if factor > 1.1 else scale.notes
+
+
+def significant_bits(tags: Mapping[int, Any]) -> int:
+    """Bits that the values of a TIFF use of the container's: the least that its tags and its OME-XML state."""
+    stated = [int(v) for v in _numbers(tags.get(258, 16))] + [int(v).bit_length() for v in _numbers(tags.get(281, ()))]
+    ome = _ome_pixels(str(tags.get(270, "")))
+    if ome is not None:
+        found = [ome.get("SignificantBits"), *(channel.get("SignificantBits") for channel in ome)]
+        stated += [int(bits) for bits in found if bits]
+    return min((bits for bits in stated if bits > 0), default=16)
 
 
 def check_interleaved(description: str, samples: int, name: str) -> None:
@@ -70,17 +155,39 @@ def check_interleaved(description: str, samples: int, name: str) -> None:
         )
 
 
-def _described_mpp(description: str, per_unit: float | None) -> float | None:
-    """``per_unit``: pixels per unit of length, from the page's resolution; ImageJ names the unit in its lines."""
+def _described(description: str, per_unit: list[float | None]) -> tuple[list[float | None], float | None]:
+    """Microns per pixel across and down, and the objective's magnification, as a description states them.
+
+    ``per_unit``: pixels per unit of length from the resolution tags; ImageJ names the unit in its description.
+    """
     ome = _ome_pixels(description)
     if ome is not None:
-        unit, size = ome.get("PhysicalSizeXUnit", "µm"), ome.get("PhysicalSizeX")
-        return float(size) * _MICRONS[unit] if size is not None and unit in _MICRONS else None
-    aperio = re.search(r"\|\s*MPP\s*=\s*([\d.]+)", description) if description.startswith("Aperio") else None
-    if aperio:
-        return float(aperio[1])
-    unit = _imagej(description, "unit")
-    return _MICRONS[unit] / per_unit if per_unit and unit in _MICRONS else None
+        sizes = [(ome.get(f"PhysicalSize{axis}"), _unit(ome.get(f"PhysicalSize{axis}Unit", "µm"))) for axis in "XY"]
+        nominal = {float(o.get("NominalMagnification") or 0) for o in ome.getroottree().iterfind(".//{*}Objective")}
+        described = [float(size) * unit if size and unit else None for size, unit in sizes]
+        return described, nominal.pop() if len(nominal) == 1 else None
+    objective = _OBJECTIVE.search(description)
+    power = _float(objective[1]) if objective else None
+    stated = [_float(found) for found in _MPP.findall(description)[:2]]
+    if stated or not (unit := _imagej(description, "unit")):
+        return list(stated), power
+    units = [_unit(unit), _unit(_imagej(description, "yunit") or unit)]
+    return [unit / value if value and unit else None for unit, value in zip(units, per_unit, strict=True)], power
+
+
+def _scale(sizes: list[float | None], objective: float | None, name: str, most: float) -> Scale:
+    """Scale of pixels of the ``sizes`` across and down, µm, of which one may be missing; above ``most`` it is none."""
+    known = [size for size in sizes if size]
+    if not known:
+        return Scale(None, objective or None)
+    words = " × ".join(f"{size:.4g}" for size in known)
+    if not all(_LEAST_MPP <= size <= most for size in known):
+        return Scale(None, objective or None, (f"{words} µm per pixel, as the file states, is no microscope's scale",))
+    if _factor(max(known), min(known)) > 1 + _SQUARE:
+        raise BadImage(f"{name} states pixels of {words} µm, which are not square: resample it to square pixels.")
+    even = max(known) - min(known) < 1e-3 * max(known)
+    mean = sum(known) / len(known)
+    return Scale(mean, objective or None, () if even else (f"pixels of {words} µm taken as square",))
 
 
 def _ome_pixels(description: str) -> Any | None:
@@ -98,5 +205,21 @@ def _imagej(description: str, key: str) -> str | None:
     return found[1].strip() if found else None
 
 
-def _plausible(mpp: float | None) -> float | None:
-    return mpp if mpp is not None and _LEAST_MPP <= mpp <= _MOST_MPP else None
+def _unit(name: str) -> float | None:
+    return _UNITS.get(name.strip().casefold())
+
+
+def _ratio(tag: Any) -> float | None:
+    return tag.value[0] / tag.value[1] if tag is not None and all(tag.value) else None
+
+
+def _float(text: str) -> float:
+    return float(text.replace(",", "."))
+
+
+def _factor(one: float, other: float) -> float:
+    return max(one / other, other / one)
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

@@ -6,12 +6,11 @@ import io
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from dermatome.classes import RgbImage
 from dermatome.errors import BadImage
-from dermatome.slides.mpp import check_interleaved
+from dermatome.slides.mpp import check_interleaved, significant_bits
 
 # Pillow's own limit is a guess at what is a decompression bomb; `max_side_px` is checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
@@ -50,15 +49,18 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
             # Pages are not counted: Pillow walks them in quadratic time, and stumbles over later ones.
             more_pages, deep = getattr(image, "is_animated", False), any(";16" in str(tile[3]) for tile in image.tile)
             image.load()
+            note: tuple[str, ...] = ()
+            if deep or image.mode == "I":
+                image, note = _eight_bit(image, data, name)
             pixels, conversions = _as_rgb(image, name)
-            if deep and "16-bit" not in str(conversions):
-                conversions = ("16-bit colour divided by 256", *conversions)
+            conversions = (*note, *conversions)
             return pixels, (FIRST_PAGE, *conversions) if more_pages else conversions
     except BadImage:
         raise
-    except UnidentifiedImageError as error:
-        raise BadImage(_unidentified(data, name)) from error
     except Exception as error:  # Pillow raises whatever it stumbles over in a damaged file
+        _check_compression(data, name)
+        if isinstance(error, UnidentifiedImageError):
+            raise BadImage(_unidentified(data, name)) from error
         raise BadImage(f"{name} is damaged or cut short ({error}): fetch it again.") from error
 
 
@@ -124,8 +126,6 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
         pass
     elif mode in ("L", "1"):
         conversions.append(GREY_REPEATED)
-    elif mode in ("I;16", "I;16B", "I;16L", "I"):
-        return _sixteen_bit(np.asarray(image), name, conversions)
     elif mode in ("RGBA", "LA", "PA") or (mode == "P" and "transparency" in image.info):
         image = image.convert("RGBA")
         white: Any = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -140,9 +140,65 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
     return np.array(image.convert("RGB"), dtype=np.uint8), tuple(conversions)
 
 
-def _sixteen_bit(values: npt.NDArray[Any], name: str, conversions: list[str]) -> tuple[RgbImage, tuple[str, ...]]:
-    if values.min() < 0 or values.max() > 65535:
+def _eight_bit(image: Image.Image, data: bytes, name: str) -> tuple[Any, tuple[str, ...]]:
+    """Returns an 8-bit image of a 16-bit or 32-bit one, and the conversion in words.
+
+    Raises:
+        BadImage: its values do not fill their stated depth, or reach no higher than half of 16 bits: which value is
+            white is then not known.
+    """
+    tags = getattr(image, "tag_v2", None)
+    bits = 16 if tags is None else min(16, significant_bits(tags))
+    colour = image.mode in ("RGB", "RGBA", "CMYK")
+    if not colour:
+        values = np.asarray(image)
+    elif bits < 16:
+        import tifffile
+
+        # Pillow has dropped the lower half of each value.
+        values = tifffile.imread(io.BytesIO(data), key=0)
+        if values.ndim != 3 or values.shape[2] not in (3, 4) or image.mode == "CMYK":
+            raise BadImage(f"{name} holds {bits}-bit values in a layout that is not read: export it as 8-bit RGB.")
+    else:
+        values = np.asarray(image).astype(np.uint16) << 8
+    least, most = int(values.min(initial=0)), int(values.max(initial=0))
+    if least < 0 or most > 65535:
         raise BadImage(f"{name} has 32-bit pixels outside 0..65535: export it as 8-bit RGB.")
-    grey = (values.astype(np.uint32) >> 8).astype(np.uint8)
-    conversions.append("16-bit grey divided by 256 and repeated into three channels")
-    return np.repeat(grey[..., None], 3, axis=2), tuple(conversions)
+    if most >= 1 << bits:
+        raise BadImage(f"{name} states {bits} bits but holds values up to {most}: export it as 8-bit RGB.")
+    if bits == 16 and most < 1 << 15:
+        raise BadImage(
+            f"{name} holds 16-bit values of at most about {most} and does not state how many bits they use (tag "
+            "MaxSampleValue, or SignificantBits of OME-XML), so white is not known: export it as 8-bit RGB."
+        )
+    scaled = (
+        values >> 8 if bits == 16 else (values.astype(np.uint32) * 255 + (1 << bits - 1)) // ((1 << bits) - 1)
+    ).astype(np.uint8)
+    found = Image.fromarray(scaled) if image.mode != "CMYK" else image
+    found.getexif()[0x0112] = image.getexif().get(0x0112, 1)
+    kind = "16-bit colour" if colour else "16-bit grey"
+    how = "divided by 256" if bits == 16 else f"of {bits} used bits scaled to 8 bits"
+    return found, (f"{kind} {how}",)
+
+
+def _check_compression(data: bytes, name: str) -> None:
+    """Refuses a TIFF whose compression Pillow does not read; does nothing if its header cannot be read either."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            compression = tiff.pages[0].compression
+    except Exception:  # no TIFF, or a damaged one
+        return
+    # WebP is listed, but Pillow's libtiff is built without it.
+    if compression not in TiffImagePlugin.COMPRESSION_INFO or compression == 50001:
+        raise unread_compression(compression, name)
+
+
+def unread_compression(compression: Any, name: str) -> BadImage:
+    """The error about a TIFF with a compression that is not read."""
+    called = getattr(compression, "name", "a number that is not registered")
+    return BadImage(
+        f"{name} is compressed with {called} ({int(compression)}), which is not read: export it with LZW, deflate or "
+        "JPEG compression."
+    )

@@ -18,7 +18,7 @@ from dermatome.errors import BadImage, BadSetting, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.slides.dicom import slide_files
 from dermatome.slides.levels import LevelPixels
-from dermatome.slides.mpp import stated_mpp
+from dermatome.slides.mpp import Scale, check_declared, stated_scale
 from dermatome.slides.plain import MAX_SIDE_PX, decode_rgb
 from dermatome.slides.resize import resized_rows
 from dermatome.slides.tiled_tiff import TiledPixels
@@ -51,7 +51,7 @@ class Slide:
         mpp: microns per pixel.
         mpp_source: whether a person declared ``mpp`` or the file states it.
         sha256: hash of the file's bytes; of a slide of several files, of all that its pixels lie in.
-        conversions: what was done to make it 8-bit RGB, in words; empty for an RGB file.
+        conversions: what was done to make it 8-bit RGB, and evidence against its scale, in words; often empty.
     """
 
     name: str
@@ -121,6 +121,7 @@ def read_slide(
     path: Path,
     *,
     declared_mpp: float = DECLARED_MPP,
+    mpp_given: bool = False,
     max_side_px: int = MAX_SIDE_PX,
     name: str | None = None,
 ) -> Slide:
@@ -134,13 +135,14 @@ def read_slide(
     Args:
         path: the file, or the folder of a DICOM slide.
         declared_mpp: microns per pixel if the file states none.
+        mpp_given: whether a person declared it for this very file: then it counts also against a stated objective.
         max_side_px: longest side of an image that is decoded as one array.
         name: name of the slide; by default :func:`slide_name`.
 
     Raises:
         MissingInput: there is no such file, or the folder has no DICOM files.
-        BadImage: the file is empty, truncated, HTML, of another format, too large, or of a pixel type that has no safe
-            8-bit RGB reading.
+        BadImage: the file is empty, truncated, HTML, of another format, too large, of a pixel type that has no safe
+            8-bit RGB reading, of pixels that are not square, or of an objective that contradicts ``declared_mpp``.
         BadSetting: ``declared_mpp`` is not a positive number of microns.
     """
     if not 0.01 <= declared_mpp <= 100:
@@ -159,7 +161,7 @@ def read_slide(
                 raise BadImage(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: export a smaller region of it.")
             data = path.read_bytes()
             pixels, conversions = decode_rgb(data, path.name, max_side_px=max_side_px)
-            mpp, sha256 = stated_mpp(path) if data.startswith(_TIFF) else None, sha256_bytes(data)
+            scale, sha256 = stated_scale(path) if data.startswith(_TIFF) else Scale(), sha256_bytes(data)
     except FileNotFoundError as error:
         raise MissingInput(f"There is no image {path}: check the path, or fetch it first.") from error
     if isinstance(pixels, LevelPixels):
@@ -167,14 +169,14 @@ def read_slide(
         # Sorted, so that the files' names, which are not kept, do not matter.
         sha256 = hashes[0] if len(hashes) == 1 else sha256_bytes("\n".join(sorted(hashes)).encode())
         conversions = (f"read in parts, at {len(pixels.sizes)} levels", *pixels.conversions)
-        mpp = pixels.mpp
+        scale = pixels.scale
     return Slide(
         name=name or slide_name(path),
         pixels=pixels,
-        mpp=mpp or declared_mpp,
-        mpp_source=MppSource.FILE if mpp else MppSource.DECLARED,
+        mpp=scale.mpp or declared_mpp,
+        mpp_source=MppSource.FILE if scale.mpp else MppSource.DECLARED,
         sha256=sha256,
-        conversions=conversions,
+        conversions=(*conversions, *check_declared(scale, declared_mpp, mpp_given, path.name)),
     )
 
 

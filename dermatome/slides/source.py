@@ -229,6 +229,8 @@ def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
     """
     found = read_slide(
         folder / str(values["file"]),
+        declared_mpp=float(str(values["mpp"])),
+        mpp_given=True,
         max_side_px=max(int(str(values["height_px"])), int(str(values["width_px"]))),
         name=slide,
     )

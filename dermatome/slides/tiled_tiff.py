@@ -13,8 +13,8 @@ import numpy.typing as npt
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
 from dermatome.slides.levels import LevelPixels
-from dermatome.slides.mpp import check_interleaved, stated_mpp
-from dermatome.slides.plain import FIRST_PAGE, GREY_REPEATED
+from dermatome.slides.mpp import check_interleaved, stated_scale
+from dermatome.slides.plain import FIRST_PAGE, GREY_REPEATED, unread_compression
 
 # A tile or strip is decoded as one: a larger one would not be bounded memory, and no scanner writes such.
 _MAX_PART_PX = 64_000_000
@@ -128,7 +128,11 @@ class TiffParts(LevelPixels):
         return found
 
     def _check(self, level: _Level) -> None:
+        import tifffile
+
         page, part, name = level.page, level.part, self.path.name
+        if page.compression not in tifffile.TIFF.DECOMPRESSORS:
+            raise unread_compression(page.compression, name)
         if page.imagedepth != 1 or not self._readable(page):
             raise BadImage(
                 f"{name} holds {page.photometric.name} {page.dtype} in {page.samplesperpixel} channels, which is not "
@@ -161,7 +165,7 @@ class TiledPixels(TiffParts):
         check_interleaved(page.description, page.samplesperpixel, path.name)
         said = {FIRST_PAGE: self._more_pages, GREY_REPEATED: page.samplesperpixel == 1}
         self.conversions = tuple(words for words, done in said.items() if done)
-        self.mpp = stated_mpp(path)
+        self.scale = stated_scale(path)
 
     @staticmethod
     def _readable(page: Any) -> bool:

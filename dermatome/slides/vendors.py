@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
 from dermatome.slides.levels import LevelPixels
-from dermatome.slides.mpp import openslide_mpp
+from dermatome.slides.mpp import openslide_scale, stated_scale
 
 WSI_SUFFIXES = (".svs", ".ndpi", ".scn", ".bif", ".dcm")
 """Suffixes of Aperio, Hamamatsu, Leica, Ventana, and of DICOM, where a slide is a folder of files."""
@@ -29,14 +29,20 @@ class WsiPixels(LevelPixels):
         """Opens the file.
 
         Raises:
-            BadImage: OpenSlide cannot read it, or it is too large.
+            BadImage: OpenSlide cannot read it, it is too large, or its pixels are not square.
         """
         import openslide
 
         try:
             self._slide: Any = openslide.OpenSlide(path)
             sizes = tuple(Size(height, width) for width, height in self._slide.level_dimensions)
-            self.mpp = openslide_mpp(self._slide.properties)
+            properties = self._slide.properties
+            self.scale = openslide_scale(properties, path.name)
+            # OpenSlide does not read the descriptions of vendors that it does not know.
+            vendor = properties["openslide.vendor"]
+            if vendor == "generic-tiff" or (self.scale.mpp is None and vendor != "dicom"):
+                stated = stated_scale(path)
+                self.scale = stated._replace(objective=stated.objective or self.scale.objective)
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             raise BadImage(
                 f"{path.name} is no slide that OpenSlide reads ({error}): fetch it again, or export it as OME-TIFF."

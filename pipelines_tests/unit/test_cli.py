@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from dermatome import __version__
 from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
 from dermatome.cli import app as cli
 from dermatome.cli import doctor
+from dermatome.cli.support import Mpp
 from dermatome.errors import BadSetting, FetchFailed
 from dermatome.geometry import Box
 from dermatome.labels.npz import load_instances, load_mask, save_instances, save_mask
@@ -404,3 +407,14 @@ def test_no_network_is_a_warning(tmp_path: Path) -> None:
     findings = {f.topic: f for f in doctor.examine([], str(tmp_path), atlas_url="http://127.0.0.1:9/")}
     assert findings["network"].state == "warn"
     assert "No answer" in findings["network"].message
+
+
+@pytest.mark.parametrize(("arguments", "kind"), [([], "float"), (["--mpp", "0.5"], "GivenMpp")])
+def test_a_scale_that_is_given_differs_from_the_default(arguments, kind):
+    app = typer.Typer()
+
+    @app.command()
+    def show(mpp: Mpp = 0.5) -> None:
+        typer.echo(type(mpp).__name__)
+
+    assert CliRunner().invoke(app, arguments).stdout.strip() == kind

@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from dermatome.errors import BadImage, BadSetting, MissingInput
@@ -64,6 +65,56 @@ def test_sixteen_bits_are_divided_not_clipped():
     pixels, _ = decode_rgb(encoded(grey16(), "PNG"), "a")
     assert pixels.max() == 255
     assert 100 < np.median(pixels) < 155
+
+
+def twelve_bit(**options):
+    buffer = io.BytesIO()
+    eight = np.asarray(rgb((64, 48))).copy()
+    eight[0, 0] = 255
+    tifffile.imwrite(buffer, eight.astype(np.uint16) * 16, photometric="rgb", **options)
+    return eight, buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"extratags": [(281, "H", 3, (4095, 4095, 4095), True)]},
+        {"ome": True, "metadata": {"SignificantBits": 12}},
+    ],
+)
+def test_twelve_bits_in_sixteen_are_scaled_by_their_stated_depth(stated):
+    eight, data = twelve_bit(**stated)
+    pixels, conversions = decode_rgb(data, "a.tif")
+    assert np.abs(pixels.astype(int) - eight).max() <= 1
+    assert conversions == ("16-bit colour of 12 used bits scaled to 8 bits",)
+
+
+def test_sixteen_bit_files_of_unknown_depth_are_refused():
+    for data in (twelve_bit()[1], encoded(grey16(4095), "PNG"), encoded(grey16(4095), "TIFF")):
+        with pytest.raises(BadImage, match="does not state how many bits they use"):
+            decode_rgb(data, "a.tif")
+    with pytest.raises(BadImage, match="states 8 bits but holds values up to 4080"):
+        decode_rgb(twelve_bit(extratags=[(281, "H", 3, (255, 255, 255), True)])[1], "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "whole_px"),
+    [
+        (50001, "WEBP", 10_000),
+        (34712, "JPEG2000", 10_000),
+        (34887, "LERC", 10_000),
+        (50505, "a number that is not registered", 10_000),
+        (50505, "a number that is not registered", 10),
+    ],
+)
+def test_a_compression_that_is_not_read_is_named(code, name, whole_px, tmp_path, monkeypatch):
+    monkeypatch.setattr("dermatome.slides.slide.WHOLE_PX", whole_px)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.asarray(rgb((64, 64))), photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags[259].overwrite(code)
+    with pytest.raises(BadImage, match=rf"compressed with {name} \({code}\), which is not read"):
+        read_slide(path)
 
 
 def test_transparent_pixels_are_white():

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
 from dermatome.imaging.tissue_area import tissue_mm2
 from dermatome.pipeline.stage_files import load_slide
-from dermatome.slides.mpp import stated_mpp
+from dermatome.slides.mpp import stated_scale
 from dermatome.slides.slide import MppSource, read_slide
 from dermatome.slides.source import SLIDE_SUFFIXES, SlideSource, acquire_slide
 from dermatome.slides.vendors import WsiPixels
@@ -48,7 +49,18 @@ def test_a_slide_is_read_in_parts_at_each_level(tmp_path: Path) -> None:
 
 def test_a_scale_is_declared_where_none_is_stated(tmp_path: Path) -> None:
     silent = as_svs(tmp_path / "b.svs", APERIO.replace("|MPP = 0.4990", ""))
-    assert (read_slide(silent, declared_mpp=0.25).mpp) == 0.25
+    assert read_slide(silent, declared_mpp=0.5).conversions == ("read in parts, at 2 levels",)
+    with pytest.raises(BadImage, match="states a 20× objective, about 0.5 µm per pixel, and no scale.*--mpp"):
+        read_slide(silent, declared_mpp=0.25)
+    given = read_slide(silent, declared_mpp=0.25, mpp_given=True)
+    assert given.mpp == 0.25
+    assert given.conversions[-1] == (
+        "the file states a 20× objective, about 0.5 µm per pixel, and no scale; 0.25 was declared"
+    )
+    assert "0.35 was declared" in read_slide(silent, declared_mpp=0.35).conversions[-1], "less than a factor of 1.5"
+    stated = read_slide(as_svs(tmp_path / "a.svs"), declared_mpp=0.25, mpp_given=True)
+    assert stated.mpp == 0.499
+    assert "the file states 0.499 µm per pixel, used instead of 0.25" in stated.conversions
 
 
 def test_what_is_no_slide_is_refused(tmp_path: Path) -> None:
@@ -89,7 +101,13 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path: Path) ->
         ({"ome": True, "metadata": {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "um"}}, 0.5),
         ({"ome": True, "metadata": {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "pixel"}}, None),
         ({"description": APERIO, "metadata": None}, 0.499),
-        ({"description": APERIO.replace("Aperio", "Other"), "metadata": None}, None),
+        ({"description": "Motic V1.0.0 520x600|AppMag = 40|MPP = 0.257290", "metadata": None}, 0.25729),
+        ({"description": "Vendor X; mpp_x: 0,25; mpp_y: 0,25", "metadata": None}, 0.25),
+        ({"description": "Scanner", "metadata": None, "resolution": (2400, 2400), "resolutionunit": "INCH"}, None),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "Micrometers"}}, 0.25),
+        ({"imagej": True, "resolution": (4000, 4000), "metadata": {"unit": "millimetre"}}, 0.25),
+        ({"imagej": True, "resolution": (101_600, 101_600), "metadata": {"unit": "inch"}}, 0.25),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.252}}, 0.251),
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "um"}}, 0.25),
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "micron"}}, 0.25),
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": r"\u00B5m"}}, 0.25),
@@ -102,10 +120,43 @@ def test_scales_that_tiffs_state(tmp_path: Path, how: dict, mpp: float | None) -
     ome = how.pop("ome", False)
     tifffile.imwrite(buffer, RGB[:40, :40], photometric="rgb", ome=ome, **how)
     (tmp_path / "a.tif").write_bytes(buffer.getvalue())
-    assert stated_mpp(tmp_path / "a.tif") == (None if mpp is None else pytest.approx(mpp))
+    assert stated_scale(tmp_path / "a.tif").mpp == (None if mpp is None else pytest.approx(mpp))
     slide = read_slide(tmp_path / "a.tif", declared_mpp=0.7)
     assert slide.mpp == pytest.approx(mpp or 0.7)
     assert slide.mpp_source is (MppSource.FILE if mpp else MppSource.DECLARED)
+
+
+@pytest.mark.parametrize("suffix", [".svs", ".tif"])
+def test_pixels_that_are_not_square_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = as_svs(tmp_path / f"a{suffix}", "Motic V1|MPPX = 0.25|MPPY = 0.5")
+    with pytest.raises(BadImage, match=r"pixels of 0\.25 × 0\.5 µm, which are not square"):
+        read_slide(path)
+
+
+def test_a_missing_resolution_unit_is_the_inch(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(RGB[:40, :40]).save(path, tiffinfo={282: 101_600.0, 283: 101_600.0})
+    with tifffile.TiffFile(path) as tiff:
+        assert "ResolutionUnit" not in tiff.pages[0].tags
+    assert stated_scale(path).mpp == pytest.approx(0.25)
+
+
+def test_an_implausible_scale_is_not_used_and_noted(tmp_path: Path) -> None:
+    Image.fromarray(RGB[:40, :40]).save(tmp_path / "a.tif", dpi=(300, 300))
+    slide = read_slide(tmp_path / "a.tif")
+    assert slide.mpp_source is MppSource.DECLARED
+    assert slide.conversions == ("84.67 × 84.67 µm per pixel, as the file states, is no microscope's scale",)
+
+
+def test_the_objective_of_ome_xml_counts(tmp_path: Path) -> None:
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Instrument ID="Instrument:0"><Objective '
+        'ID="Objective:0:0" NominalMagnification="20"/></Instrument><Image ID="Image:0"><Pixels ID="Pixels:0" '
+        'SizeC="3"/></Image></OME>'
+    )
+    tifffile.imwrite(tmp_path / "a.tif", RGB[:40, :40], photometric="rgb", description=xml, metadata=None)
+    with pytest.raises(BadImage, match="20× objective"):
+        read_slide(tmp_path / "a.tif", declared_mpp=0.25)
 
 
 def test_a_real_slide(realdata: Path) -> None:

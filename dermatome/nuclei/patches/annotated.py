@@ -163,14 +163,15 @@ def read_annotated(image: AnnotatedImage, declared_mpp: float, boundary_px: int 
         BadAnnotation: what belongs to it cannot, or does not fit.
         MissingInput: a file is gone.
     """
-    slide = read_slide(image.image, declared_mpp=declared_mpp)
+    drawn = None if image.outlines is None else read_annotation(image.outlines)
+    stated_mpp = None if drawn is None else drawn.mpp
+    slide = read_slide(image.image, declared_mpp=stated_mpp or declared_mpp, mpp_given=stated_mpp is not None)
     if slide.size.area_px > WHOLE_PX:
         raise BadImage(f"{image.image} is too large to be annotated whole: export the annotated regions of it.")
     rgb, mpp, source = slide.region(Box.whole(slide.size), slide.size), slide.mpp, slide.mpp_source
-    if image.outlines is not None:
-        drawn = read_annotation(image.outlines)
-        if drawn.mpp is not None:
-            mpp, source = drawn.mpp, MppSource.FILE
+    if drawn is not None:
+        if stated_mpp is not None:
+            mpp, source = stated_mpp, MppSource.FILE
         return Annotated(rgb, draw_nuclei(drawn, slide.size, boundary_px), mpp, source)
     classes = None if image.classes is None else _read_classes(image.classes)
     instances = _read_labels(image.instances) if image.instances else _pieces(classes)

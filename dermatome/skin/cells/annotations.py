@@ -80,7 +80,7 @@ class AnnotatedCells:
             BadImage: the image is damaged or no image.
             BadAnnotation: the file of cells cannot be read, is of another size, or has no cell.
         """
-        slide = read_slide(self.image_path, declared_mpp=self.declared_mpp)
+        slide = read_slide(self.image_path, declared_mpp=self.mpp or self.declared_mpp, mpp_given=self.mpp is not None)
         labels, stated_mpp = _read_cells(self.annotation_path, slide.size)
         if not labels.any():
             raise BadAnnotation(
