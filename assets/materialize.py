@@ -20,6 +20,7 @@ from dermatome.storage.record import (
     StageRecord,
     StageResult,
     clear_failure,
+    file_facts,
     fingerprint,
     write_failure,
     write_record,
@@ -62,6 +63,7 @@ def materialize_one(
                 inputs=dict(inputs),
                 settings=dict(settings),
                 run_id=run_id,
+                files=file_facts(folder),
                 **vars(result),
             )
             write_record(folder / RECORD_FILE, record)

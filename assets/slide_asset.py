@@ -36,6 +36,7 @@ Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation 
 _FAILURES_SHOWN = 100
 # Each line in the event log costs about as much as a materialization.
 _LOG_EVERY_S = 5.0
+_NOT_BY_PERSON = (REQUESTED_BY, "dagster/sensor_name", "dagster/schedule_name")
 _VERSION_TAGS = (
     "dagster/code_version",
     "dagster/data_version",
@@ -112,7 +113,8 @@ def materialize_slides(
     """Materializes every partition of the run and yields its events as it finishes.
 
     A partition whose record carries the fingerprint that its inputs, settings and code have now is reused: its event is
-    reported again and nothing is computed.
+    reported again and nothing is computed. It is computed again if a file of it is missing or has another size and, in
+    a run that a person started, if one has another sha256.
 
     Args:
         context: of the asset.
@@ -132,9 +134,9 @@ def materialize_slides(
     if stage.at_once is not None:
         batch = batch.changed(writers=stage.at_once, readers=1, waiting=2 * stage.at_once)
     run_id = context.run.run_id
-    work = cached_stage(
-        stage, deciding(context, settings.value, root), code_version(context), run_id, keep=fillers.keys()
-    )
+    decided = deciding(context, settings.value, root)
+    by_person = not any(tag in context.run.tags for tag in _NOT_BY_PERSON)
+    work = cached_stage(stage, decided, code_version(context), run_id, fillers.keys(), hashes=by_person)
     in_flight = InFlight(root, asset, run_id, lambda other: _has_ended(context.instance, other))
     failed: dict[str, str] = {}
     reused, logged = 0, time.monotonic()
@@ -165,7 +167,7 @@ def materialize_slides(
             if time.monotonic() - logged >= _LOG_EVERY_S or done == len(keys):
                 logged = time.monotonic()
                 context.log.info(f"{asset}: {done} of {len(keys)} done, {reused} of them reused, {len(failed)} failed.")
-            tags = fillers.get(key) or version_tags(made.record, pointers[key])
+            tags = (fillers.get(key) if made.reused else None) or version_tags(made.record, pointers[key])
             yield from _events(context, made.record, metadata, tags, checks, alone=len(keys) == 1)
     if failed:
         first, reason = next(iter(failed.items()))

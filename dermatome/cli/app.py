@@ -103,6 +103,27 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def verify(
+    data: Annotated[str, typer.Option(help="Data root to check; all its results are read.")] = "dermatome_data",
+) -> None:
+    """Compare the files of all results with their records, and list those that are missing or damaged."""
+    from dermatome.storage.layout import DataRoot
+    from dermatome.storage.record import verify_root
+
+    checked, damaged, unknown = 0, 0, 0
+    for found in verify_root(DataRoot.at(data)):
+        checked, damaged, unknown = checked + 1, damaged + bool(found.damaged), unknown + found.unknown
+        for name, how in found.damaged.items():
+            typer.echo(f"{found.asset:<18} {found.partition:<24} {name}: {how}")
+    typer.echo(f"{checked} partitions were checked, and {damaged} are damaged.")
+    if unknown:
+        typer.echo(f"{unknown} of them were written by an earlier version, which recorded no files to compare.")
+    if damaged:
+        typer.echo("Materialize the damaged partitions in Dagster: they are computed again.")
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Runs the command line; an error that a user can fix ends in one sentence and exit code 1."""
     try:

@@ -1,4 +1,5 @@
-"""A stage, and how its results are cached: a slide is computed again only if its inputs, settings or code changed.
+"""A stage, and how its results are cached: a slide is computed again only if its inputs, settings or code changed, or
+if its files are missing or damaged.
 
 A :class:`Stage` knows its science and its files. :func:`cached_stage` adds what all stages share: the fingerprint over
 inputs, settings and code, the record beside the results, and the atomic replacement of the slide's folder.
@@ -17,7 +18,15 @@ from dermatome.errors import MissingInput, StorageFailed
 from dermatome.pipeline.batch import Done, Loaded, Work
 from dermatome.storage.files import SWAP_S, atomic_folder
 from dermatome.storage.layout import RECORD_FILE, DataRoot
-from dermatome.storage.record import StageRecord, StageResult, fingerprint, read_record, write_record
+from dermatome.storage.record import (
+    StageRecord,
+    StageResult,
+    damage,
+    file_facts,
+    fingerprint,
+    read_record,
+    write_record,
+)
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -109,6 +118,8 @@ def cached_stage(
     code_version: str,
     run_id: str,
     keep: Collection[str] = frozenset(),
+    *,
+    hashes: bool = False,
 ) -> Work[Made]:
     """A stage as the work of a batch: slides that are made already are reused, results are saved atomically.
 
@@ -118,27 +129,31 @@ def cached_stage(
         code_version: of the asset, settings included.
         run_id: for the records.
         keep: slides whose results are reused whatever they were made from.
+        hashes: whether to compare the sha256 of every file before a slide is reused; existence and size always are.
     """
     root, asset = stage.root, stage.asset
 
-    def reusable(key: str, now: str) -> StageRecord | None:
-        """The record of a slide, if what made it is what would make it now."""
-        if stage.always:
-            return None
+    def reusable(key: str, now: str | None) -> StageRecord | None:
+        """The record of a slide, if its files are unharmed and what made it is what would make it ``now``."""
         try:
             record = read_record(root.record(asset, key))
-        except StorageFailed as error:
+            if record is None or now not in (None, record.fingerprint):
+                return None
+            damaged = damage(root.folder(asset, key), record, hashes=hashes)
+        except (StorageFailed, MissingInput, FileNotFoundError) as error:
             _log.warning("%s It is recomputed now.", error)
             return None
-        return record if record is not None and record.fingerprint == now else None
+        for name, how in damaged.items():
+            _log.warning("%s of %s %s. It is recomputed now.", name, key, how)
+        return None if damaged else record
 
     def load(key: str) -> Loaded | Done[Made]:
-        if key in keep and (record := read_record(root.record(asset, key))) is not None:
+        if key in keep and (record := reusable(key, None)) is not None:
             return Done(Made(record, reused=True))
         for last_try in (False, True):
             inputs = dict(stage.inputs(key))
             now = fingerprint(code_version, inputs, settings)
-            if (record := reusable(key, now)) is not None:
+            if not stage.always and (record := reusable(key, now)) is not None:
                 return Done(Made(record, reused=True))
             try:
                 loaded = stage.load(key)
@@ -159,8 +174,9 @@ def cached_stage(
         try:
             with atomic_folder(root.folder(asset, key)) as folder:
                 # Checked again now that no other run can write it.
-                if (record := reusable(key, now)) is not None:
+                if not stage.always and (record := reusable(key, now)) is not None:
                     raise _MadeMeanwhile
+                found = stage.save(key, result, folder)
                 made = StageRecord(
                     asset=asset,
                     partition=key,
@@ -169,7 +185,8 @@ def cached_stage(
                     inputs=inputs,
                     settings=dict(settings),
                     run_id=run_id,
-                    **vars(stage.save(key, result, folder)),
+                    files=file_facts(folder),
+                    **vars(found),
                 )
                 write_record(folder / RECORD_FILE, made)
         except _MadeMeanwhile:

@@ -191,6 +191,7 @@ def promote(
         settings=dict(settings),
         code_version=code_version,
         run_id=run_id,
+        files={},
         **vars(result),
     )
     write_record(root.record(kind.champion, CHAMPION), record)

@@ -61,7 +61,7 @@ class DataRoot:
             StorageFailed: An earlier version of Dermatome wrote the data root; its records are Parquet.
         """
         root = cls(local_path(place).resolve())
-        for asset in root._asset_folders():
+        for asset in root.asset_folders():
             with os.scandir(asset) as entries:  # one entry is enough: a folder may have 100,000
                 first = next((entry.name for entry in entries if not entry.name.startswith(".")), "")
             if (asset / first / OLD_RECORD_FILE).is_file():
@@ -71,7 +71,8 @@ class DataRoot:
                 )
         return root
 
-    def _asset_folders(self) -> list[Path]:
+    def asset_folders(self) -> list[Path]:
+        """The folders below the data root that may be those of assets."""
         if not self.path.is_dir():
             return []
         return [path for path in self.path.iterdir() if path.is_dir() and path.name not in _NOT_OURS]
@@ -201,7 +202,7 @@ class DataRoot:
         Returns:
             Number of files and folders deleted or put back.
         """
-        folders = self._asset_folders()
+        folders = self.asset_folders()
         folders += (self.path / FAILURES).glob("*/")
         folders += [path for path in (self.path / "checkpoints").rglob("*") if path.is_dir()]
         return sum(sweep(folder, older_than_s) for folder in folders)

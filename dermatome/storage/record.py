@@ -1,8 +1,8 @@
 """Records: a JSON file beside the results of every partition, and one for every partition that failed.
 
-A record states what a partition was computed from, by which code and with which settings. It is written last, so a
-partition with a record is complete. Its fingerprint covers everything that the results depend on, so a run that starts
-again after a crash recognises what is done already.
+A record states what a partition was computed from, by which code and with which settings, and the size and sha256 of
+each of its files. It is written last, so a partition with a record is complete. Its fingerprint covers everything that
+the results depend on, so a run that starts again after a crash recognises what is done already.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import platform
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,9 +27,9 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from dermatome.errors import FetchFailed, MissingInput, StorageFailed
-from dermatome.storage.files import read_bytes, write_atomic
-from dermatome.storage.layout import DataRoot
+from dermatome.errors import DermatomeError, FetchFailed, MissingInput, StorageFailed
+from dermatome.storage.files import folders_in, read_bytes, sha256_file, write_atomic
+from dermatome.storage.layout import RECORD_FILE, DataRoot
 
 Scalar = str | int | float | bool | None
 
@@ -61,6 +63,14 @@ class StageResult:
     message: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Size and sha256 of a file of a partition."""
+
+    bytes: int
+    sha256: str
 
 
 @cache
@@ -99,6 +109,8 @@ class StageRecord(StageResult):
         run_id: Dagster run.
         made_at: Time of the record, UTC.
         libraries: See :func:`library_versions`.
+        files: Each file of the partition's folder but the record, by its path in it; see :func:`file_facts`. None in a
+            record of an earlier version, whose files cannot be checked.
     """
 
     asset: str
@@ -110,6 +122,7 @@ class StageRecord(StageResult):
     run_id: str = ""
     made_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     libraries: dict[str, str] = field(default_factory=lambda: dict(library_versions()))
+    files: dict[str, FileFacts] | None = None
 
 
 def fingerprint(code_version: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
@@ -128,17 +141,29 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _write_json(path: Path, content: object) -> None:
-    write_atomic(path, to_json(content, indent=1, inf_nan_mode="constants", fallback=_plain))
+def _json(content: object) -> bytes:
+    return to_json(content, indent=1, inf_nan_mode="constants", fallback=_plain)
+
+
+_END = b"\n}"
+_SEAL = b',\n "record_sha256": "%s"'
+_SEALED = re.compile(re.escape(_SEAL).replace(b"%s", b"([^,]*)") + re.escape(_END) + b"$")
+
+
+def _is_sealed(data: bytes) -> bool:
+    """Whether a record is as it was written. One of an earlier version states no sha256, and counts as such."""
+    seal = _SEALED.search(data)
+    return seal is None or hashlib.sha256(data[: seal.start()]).hexdigest().encode() == seal[1]
 
 
 def write_record(path: Path, record: StageRecord) -> None:
-    """Writes the record as JSON, atomically.
+    """Writes the record as JSON, atomically. Its last field is the sha256 of the others.
 
     Raises:
         StorageFailed: The disk is full or the folder is not writable.
     """
-    _write_json(path, record)
+    text = _json(record).removesuffix(_END)
+    write_atomic(path, text + _SEAL % hashlib.sha256(text).hexdigest().encode() + _END)
 
 
 def read_record(path: Path) -> StageRecord | None:
@@ -154,16 +179,93 @@ def read_record(path: Path) -> StageRecord | None:
     try:
         record: StageRecord = _adapter(StageRecord).validate_json(data)
     except ValidationError as error:
-        raise StorageFailed(
-            f"The record {path} cannot be read ({_reason(error)}): delete its folder and materialize that partition "
-            "again."
-        ) from error
+        raise _unreadable(path, _reason(error)) from error
+    if not _is_sealed(data):
+        raise _unreadable(path, "it was changed after it was written")
     return record
+
+
+def _unreadable(path: Path, reason: str) -> StorageFailed:
+    return StorageFailed(
+        f"The record {path} cannot be read ({reason}): delete its folder and materialize that partition again."
+    )
 
 
 def _reason(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+
+
+def _files_in(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """The files below a folder by path in it, without the record and hidden ones."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files_in(Path(entry.path), f"{prefix}{entry.name}/")
+            elif not entry.name.startswith(".") and prefix + entry.name != RECORD_FILE:
+                yield prefix + entry.name, entry
+
+
+def file_facts(folder: Path) -> dict[str, FileFacts]:
+    """Size and sha256 of the files that a stage wrote into a partition's folder, for its record."""
+    found = sorted((name, entry.path) for name, entry in _files_in(folder))
+    return {name: FileFacts(Path(path).stat().st_size, sha256_file(Path(path))) for name, path in found}
+
+
+def damage(folder: Path, record: StageRecord, *, hashes: bool = False) -> dict[str, str]:
+    """The files of a partition that are not as its record states, and how they differ.
+
+    Args:
+        folder: The partition's folder.
+        record: Its record. If it is one of an earlier version, which states no files, nothing can be found.
+        hashes: Whether to read every file and compare its sha256; otherwise only existence and size are checked, which
+            takes one listing of the folder.
+    """
+    if not record.files:
+        return {}
+    sizes = {name: entry.stat().st_size for name, entry in _files_in(folder) if name in record.files}
+    found = {}
+    for name, facts in record.files.items():
+        if name not in sizes:
+            found[name] = "is missing"
+        elif sizes[name] != facts.bytes:
+            found[name] = f"has {sizes[name]} bytes, not {facts.bytes}"
+        elif hashes and sha256_file(folder / name) != facts.sha256:
+            found[name] = "has another content"
+    return found
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one partition of a data root.
+
+    Attributes:
+        asset: Name of the asset.
+        partition: Partition key.
+        damaged: What is wrong with each file, by its path in the partition's folder.
+        unknown: Whether the record is one of an earlier version, which states no files to compare.
+    """
+
+    asset: str
+    partition: str
+    damaged: dict[str, str]
+    unknown: bool = False
+
+
+def verify_root(root: DataRoot) -> Iterator[Finding]:
+    """Compares every file of every partition of a data root with the partition's record, reading all of them."""
+    for asset in sorted(path.name for path in root.asset_folders()):
+        partitions = set(root.partitions(asset))
+        # Only folders of assets have records: the others hold files of users, downloads and state.
+        for partition in sorted(folders_in(root.folder(asset)) if partitions else ()):
+            folder = root.folder(asset, partition)
+            try:
+                record = read_record(folder / RECORD_FILE)
+                found = {RECORD_FILE: "is missing"} if record is None else damage(folder, record, hashes=True)
+            except (DermatomeError, OSError) as error:
+                yield Finding(asset, partition, {RECORD_FILE: str(error)})
+            else:
+                yield Finding(asset, partition, found, unknown=record is not None and record.files is None)
 
 
 def require_record(root: DataRoot, asset: str, partition: str) -> StageRecord:
@@ -213,7 +315,7 @@ def write_failure(path: Path, *, asset: str, partition: str, error: str, kind: s
     """
     own = kind not in (FetchFailed.__name__, StorageFailed.__name__)
     tries = failure_of(path.read_bytes()).tries + own if path.is_file() else 1
-    _write_json(path, Failure(asset, partition, error, kind, run_id, datetime.now(UTC), tries))
+    write_atomic(path, _json(Failure(asset, partition, error, kind, run_id, datetime.now(UTC), tries)))
 
 
 def read_failures(root: DataRoot, asset: str) -> dict[str, Failure]:

@@ -207,6 +207,17 @@ def test_a_record_that_cannot_be_read_is_made_again(root, instance):
     assert read_record(root.record("first", "k0")).data_version == "version-k0"
 
 
+def test_damage_is_healed_and_hashes_are_compared_if_a_person_started_the_run(root, instance):
+    run(root, instance, ["first"])
+    k0, k1 = (root.folder("first", key) / "data.txt" for key in ("k0", "k1"))
+    k0.write_bytes(b"K0")
+    k1.unlink()
+    assert run(root, instance, ["first"], **{"dagster/sensor_name": "some_sensor"}).success
+    assert (k0.read_bytes(), k1.read_bytes(), made(root)) == (b"K0", b"k1", 6)
+    assert run(root, instance, ["first"]).success
+    assert (k0.read_bytes(), made(root)) == (b"k0", 7)
+
+
 def stale(instance, asset, key):
     defs = dg.Definitions(
         assets=[first, second],

@@ -1,5 +1,6 @@
 """Partitions are kept, made, or left alone because another run made them meanwhile."""
 
+import json
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -8,7 +9,9 @@ from dermatome.errors import BadImage, MissingInput, StorageFailed
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import Stage, WaitingStage, cached_stage
 from dermatome.storage.layout import RECORD_FILE, DataRoot
-from dermatome.storage.record import StageResult, read_record
+from dermatome.storage.record import StageResult, read_record, verify_root
+
+NEW_FIELDS = ("files", "record_sha256")
 
 
 @dataclass
@@ -94,6 +97,51 @@ def test_a_slide_with_a_torn_record_is_recomputed(kitchen, caplog):
     (kitchen.root.folder("dishes", "a") / RECORD_FILE).write_bytes(b"torn")
     assert not run(kitchen.stage(), "a")["a"].result.reused
     assert "It is recomputed now." in caplog.text
+
+
+def damaged(path, how):
+    data = path.read_bytes()
+    path.unlink()
+    if how == "truncate":
+        path.write_bytes(data[:-1])
+    if how == "flip":
+        path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+
+
+@pytest.mark.parametrize("how", ["delete", "truncate", "flip"])
+@pytest.mark.parametrize("file", ["half.txt", "sub/more.txt", RECORD_FILE])
+def test_damaged_files_are_found_and_healed(kitchen, caplog, how, file):
+    def make(key, folder):
+        (folder / "sub").mkdir()
+        (folder / "sub" / "more.txt").write_text("more")
+        return kitchen.make(key, folder)
+
+    stage = kitchen.stage(make=make)
+    for key in ("a", "b"):
+        run(stage, key)
+    path = kitchen.root.folder("dishes", "a") / file
+    before = path.read_bytes()
+    assert [found.damaged for found in verify_root(kitchen.root)] == [{}, {}]
+    damaged(path, how)
+    assert [(found.partition, [*found.damaged]) for found in verify_root(kitchen.root)] == [("a", [file]), ("b", [])]
+
+    quick = how != "flip" or file == RECORD_FILE  # found without reading every file
+    found = {one.key: one.result for one in run_batch(cached_stage(stage, {"salt": 1}, "1", "run", ["a"]), ["a", "b"])}
+    assert [found["a"].reused, found["b"].reused] == [not quick, True]
+    work = cached_stage(stage, {"salt": 1}, "1", "run", hashes=True)
+    assert [one.result.reused for one in run_batch(work, ["a"])] == [quick]
+    assert path.read_bytes() == before or file == RECORD_FILE
+    assert [found.damaged for found in verify_root(kitchen.root)] == [{}, {}]
+    assert ("It is recomputed now." in caplog.text) == (how != "delete" or file != RECORD_FILE)
+
+
+def test_results_of_an_earlier_version_are_reused_and_reported_as_unknown(kitchen):
+    run(kitchen.stage(), "a")
+    path = kitchen.root.record("dishes", "a")
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in NEW_FIELDS}))
+    (kitchen.root.folder("dishes", "a") / "half.txt").unlink()
+    assert run(kitchen.stage(), "a")["a"].result.reused
+    assert [(found.damaged, found.unknown) for found in verify_root(kitchen.root)] == [({}, True)]
 
 
 def test_an_input_that_is_missing_fails_its_key_alone(kitchen):

@@ -1,6 +1,7 @@
 """The command line on toys: each command's files, exit codes and sentences."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from dermatome.errors import BadSetting, FetchFailed
 from dermatome.geometry import Box
 from dermatome.labels.npz import load_instances, load_mask, save_instances, save_mask
 from dermatome.registry import version as registry_version
+from dermatome.storage.record import StageRecord, file_facts, write_record
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import ToySlide, toy_slide
 
@@ -418,3 +420,20 @@ def test_a_scale_that_is_given_differs_from_the_default(arguments, kind):
         typer.echo(type(mpp).__name__)
 
     assert CliRunner().invoke(app, arguments).stdout.strip() == kind
+
+
+def test_verify_lists_damaged_files_and_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for key in ("s1", "s2"):
+        folder = tmp_path / "cell_masks" / key
+        folder.mkdir(parents=True)
+        (folder / "cells.parquet").write_bytes(b"rows")
+        record = StageRecord(
+            asset="cell_masks", partition=key, outcome="cells", data_version="v", fingerprint="f", code_version="1",
+            inputs={}, settings={}, values={}, files=file_facts(folder),
+        )  # fmt: skip
+        write_record(folder / "record.json", record)
+    assert run(capfd, "verify", "--data", tmp_path)[:2] == (0, "2 partitions were checked, and 0 are damaged.\n")
+    (tmp_path / "cell_masks" / "s2" / "cells.parquet").write_bytes(b"rowt")
+    code, said, _ = run(capfd, "verify", "--data", tmp_path)
+    assert code == 1
+    assert re.search("^cell_masks +s2 +cells.parquet: has another content\n2 partitions.* 1 are damaged", said)
