@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,8 @@ MAX_TIMES_COVERED = 20
 AMBIGUOUS = "ambiguous"
 UNCLASSED = ("", "description", "nucleus", "nuclei")
 """Names, in lower case, of layers that name no class; MoNuSeg's layers are named by a field of the form."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     """Draws all outlines: a pixel is in one where its middle is.
 
     Where nuclei overlap, the smaller one lies on top, whatever the order in the file; nuclei lie over ambiguous
-    regions. Holes that an outline leaves by crossing itself are filled.
+    regions. A nucleus that was drawn in two classes has none. Holes that an outline leaves by crossing itself are
+    filled.
 
     Args:
         annotation: the outlines.
@@ -63,7 +68,8 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
             :data:`MAX_TIMES_COVERED` times.
     """
     kinds = [_class_of(region, annotation.source) for region in annotation.regions]
-    times = sum(_within(region.outline, size).size.area_px for region in annotation.regions) / size.area_px
+    covered_px = sum(_within(part, size).size.area_px for region in annotation.regions for part in region.parts)
+    times = covered_px / size.area_px
     if times > MAX_TIMES_COVERED:
         raise BadAnnotation(
             f"{annotation.source} has regions that cover their image {times:.0f} times over, and {MAX_TIMES_COVERED} "
@@ -73,19 +79,27 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     ambiguous = np.zeros(painted.shape, bool)
     cut_out = np.zeros(painted.shape, bool)
     areas: dict[int, int] = {}
+    same: dict[tuple[Any, ...], list[int]] = {}
     for number, (region, kind) in enumerate(zip(annotation.regions, kinds, strict=True)):
-        part, inside = _filled(region.outline, size)
-        if region.cut_out:
-            cut_out[part] |= inside
-        elif kind is None:
-            ambiguous[part] |= inside
-        else:
-            areas[number] = int(inside.sum())
+        drawn = [(outline, *_filled(outline, size)) for outline in region.parts]
+        for _, part, inside in drawn:
+            if region.cut_out:
+                cut_out[part] |= inside
+            elif kind is None:
+                ambiguous[part] |= inside
+        if kind is not None and not region.cut_out:
+            areas[number] = sum(int(inside.sum()) for *_, inside in drawn)
+            if areas[number]:
+                same.setdefault(tuple((str(part), hash(inside.tobytes())) for _, part, inside in drawn), []).append(
+                    number
+                )
+    _settle_classes(annotation, kinds, same.values())
     # Drawn again in their order, as all of them at once take any amount of memory. Equal sizes go by the file's order,
     # so that the same file always gives the same maps.
     for number in sorted(areas, key=lambda number: -areas[number]):
-        part, inside = _filled(annotation.regions[number].outline, size)
-        painted[part][inside] = number + 1
+        for outline in annotation.regions[number].parts:
+            part, inside = _filled(outline, size)
+            painted[part][inside] = number + 1
     painted[cut_out] = 0
     seen, inverse = np.unique(painted, return_inverse=True)
     if seen[0] != 0:  # nuclei everywhere
@@ -101,6 +115,53 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
         n for n, kind in enumerate(kinds) if n not in here and kind is not None and not annotation.regions[n].cut_out
     )
     return NucleusMaps(instances, semantic, ternary, classes, undrawn)
+
+
+def _settle_classes(annotation: Annotation, kinds: list[int | None], same: Iterable[list[int]]) -> None:
+    """Gives regions that cover the same pixels one class: the one that is stated, or none if there are two."""
+    disputed: set[tuple[str, ...]] = set()
+    for numbers in same:
+        stated = {kind for n in numbers if (kind := kinds[n]) is not None and kind != IGNORED}
+        if len(stated) > 1:
+            disputed.add(tuple(sorted(NUCLEUS_LABELS[kind] for kind in stated)))
+        for n in numbers if stated else ():
+            kinds[n] = min(stated) if len(stated) == 1 else IGNORED
+    for names in sorted(disputed):
+        _log.warning("%s: nuclei drawn as both %s have no class.", annotation.source, " and ".join(names))
+
+
+def label_maps(
+    instances: Instances,
+    classes: ClassMap | None = None,
+    white: npt.NDArray[np.bool_] | None = None,
+    boundary_px: int = BOUNDARY_PX,
+) -> NucleusMaps:
+    """The maps of label images; the class of a nucleus is that of most of its pixels that have one.
+
+    Args:
+        instances: (H, W) int32, any number for each nucleus, 0 background.
+        classes: (H, W) uint8, :class:`NucleusClass`, if known.
+        white: (H, W) bool, where there is any nucleus, if known; one without a number is ambiguous.
+        boundary_px: see :func:`ternary_map`.
+    """
+    seen = np.union1d(0, np.unique(instances))
+    instances = np.searchsorted(seen, instances).astype(np.int32)
+    kinds = np.full(seen.size, IGNORED, np.uint8)
+    kinds[0] = 0
+    if classes is not None:
+        votes = np.bincount(instances.ravel() * len(NUCLEUS_LABELS) + classes.ravel(), minlength=seen.size * 5)
+        votes = votes.reshape(seen.size, -1)[:, 1:]
+        voted = votes.max(axis=1) > 0
+        kinds[voted] = votes.argmax(axis=1)[voted] + 1
+        kinds[0] = 0
+    semantic, ternary = kinds[instances], ternary_map(instances, boundary_px)
+    unknown = instances == 0
+    if white is not None:
+        unknown &= white
+    else:
+        unknown &= (classes > 0) if classes is not None else False
+    semantic[unknown] = ternary[unknown] = IGNORED
+    return NucleusMaps(instances, semantic, ternary, kinds)
 
 
 def ternary_map(instances: npt.NDArray[np.integer[Any]], boundary_px: int = BOUNDARY_PX) -> ClassMap:

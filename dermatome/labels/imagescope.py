@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ MAX_REGIONS = 200_000
 MAX_VERTICES = 20_000_000
 """Limits of one file; the largest of MoNuSAC's and MoNuSeg's have 4 MB, 2,000 regions and 100,000 vertices."""
 
-_MAX_COORDINATE = 10_000_000.0
+MAX_COORDINATE = 10_000_000.0
 _MAX_DEPTH = 32
 _ELLIPSE = "2"
 _ELLIPSE_CORNERS = 128
@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Region:
-    """One outline.
+    """One object: an outline, or several.
 
     Attributes:
         outline: (N, 2) float64, x and y in pixels of level 0, (0, 0) being the image's upper left corner; it is closed
@@ -35,11 +35,18 @@ class Region:
         name: of its class as the annotators wrote it (``Annotation/Attributes/Attribute@Name``), such as
             ``Epithelial`` or ``Ambiguous``; empty where the layer has none.
         cut_out: drawn with ImageScope's negative pen: no nucleus, but taken out of those below it.
+        more: further outlines of the same object, as polygons of one feature have them.
     """
 
     outline: npt.NDArray[np.float64]
     name: str
     cut_out: bool = False
+    more: tuple[npt.NDArray[np.float64], ...] = ()
+
+    @property
+    def parts(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """All outlines of the object."""
+        return self.outline, *self.more
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,13 @@ class Annotation:
         regions: in the file's order.
         mpp: microns per pixel, where the file states them.
         source: the file's name, for messages.
+        left_out: how many of what the file has were no objects, by what they were.
     """
 
     regions: tuple[Region, ...]
     mpp: float | None = None
     source: str = "the annotation"
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_annotation(path: Path) -> Annotation:
@@ -169,7 +178,7 @@ class _Reader:
             value = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
         except ValueError:
             value = math.nan
-        if not abs(value) <= _MAX_COORDINATE:
+        if not abs(value) <= MAX_COORDINATE:
             raise BadAnnotation(
                 f"{self._file} has {key}={text[:40]!r} at region {self._count}, which is no place on an image: correct "
                 "it or export it again."

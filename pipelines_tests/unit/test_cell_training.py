@@ -11,9 +11,10 @@ from PIL import Image
 from dermatome.errors import BadAnnotation, BadSetting, BadWeights, MissingInput
 from dermatome.geometry import Size
 from dermatome.inference.compute import Compute
+from dermatome.labels.annotation_files import read_label_image
 from dermatome.registry.manifest import manifest_path, read_manifest
 from dermatome.registry.version import lineage_named, train_file
-from dermatome.skin.cells.annotations import find_annotated, read_label_image
+from dermatome.skin.cells.annotations import find_annotated
 from dermatome.skin.cells.card import build_cpnet
 from dermatome.skin.cells.crops import PreparedCells, flow_targets, random_crop
 from dermatome.skin.cells.network import open_cells
@@ -110,7 +111,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(BadAnnotation, match="holds colours"):
         read_label_image(tmp_path / "rgb.png", Size(SIDE_PX, SIDE_PX))
     (tmp_path / "cut.png").write_bytes((tmp_path / "a_labels.png").read_bytes()[:200])
-    with pytest.raises(BadAnnotation, match="cannot be read"):
+    with pytest.raises(BadAnnotation, match="damaged or no label image"):
         read_label_image(tmp_path / "cut.png", Size(SIDE_PX, SIDE_PX))
     (tmp_path / "about.json").write_text('{"mpp": -1}')
     with pytest.raises(BadAnnotation, match="about.json is not usable"):

@@ -1,9 +1,10 @@
 """Images of nuclei with what annotators drew of them: MoNuSAC's and MoNuSeg's folders, and label images.
 
-A case is a folder of images of one patient, each beside its annotation of the same stem, ``<stem>.xml`` (Aperio). Or it
-has a folder ``images/`` and, with the same stems, one or both of ``instances/`` (grey PNG or TIFF, a number for each
-nucleus) and ``classes/`` (a class for each pixel: grey PNG of their numbers, or RGB in :data:`DRAWN_COLOURS`), and
-perhaps ``nuclei/`` (white where there is any nucleus; one without a class is ambiguous).
+A case is a folder of images of one patient, each with its annotation beside it
+(:mod:`dermatome.labels.annotation_files`). Or it has a folder ``images/`` (or ``Tissue Images/``) and, with the same
+stems, ``annotations/``, or one or both of ``instances/`` (grey PNG or TIFF, a number for each nucleus) and ``classes/``
+(a class for each pixel: grey PNG of their numbers, or RGB in :data:`DRAWN_COLOURS`), and perhaps ``nuclei/`` (white
+where there is any nucleus; one without a class is ambiguous). The names of these folders are compared without case.
 """
 
 from __future__ import annotations
@@ -11,18 +12,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dermatome.classes import IGNORED, NUCLEUS_LABELS, NucleusClass, RgbImage
+from dermatome.classes import NUCLEUS_LABELS, NucleusClass, RgbImage
 from dermatome.errors import BadAnnotation, BadImage, MissingInput
-from dermatome.geometry import Box
-from dermatome.labels.drawn_maps import BOUNDARY_PX, NucleusMaps, draw_nuclei, ternary_map
-from dermatome.labels.imagescope import read_annotation
-from dermatome.slides.plain import MAX_SIDE_PX, SUFFIXES, decode_rgb
+from dermatome.geometry import Box, Size
+from dermatome.labels.annotation_files import (
+    annotations_in,
+    is_annotation,
+    is_outlines,
+    read_label_image,
+    read_outlines,
+)
+from dermatome.labels.drawn_maps import BOUNDARY_PX, NucleusMaps, draw_nuclei, label_maps
+from dermatome.slides.plain import SUFFIXES, decode_rgb
 from dermatome.slides.slide import WHOLE_PX, MppSource, read_slide
 from dermatome.storage.files import sha256_bytes, sha256_file
 
@@ -36,7 +42,11 @@ DRAWN_COLOURS = {
 """Of class images that others drew from MoNuSAC's outlines; a pixel is of the nearest colour, as they are JPEGs."""
 
 IMAGE_SUFFIXES = (*SUFFIXES, ".svs")
+_IMAGES, _OUTLINES = ("images", "tissue images"), ("annotations",)
 _INSTANCES, _CLASSES, _NUCLEI = ("instances",), ("classes", "class_masks"), ("nuclei", "white_masks")
+_DOWNLOAD_DEPTH = 3
+"""How deep cases lie in a download at most."""
+_ARCHIVE_RUBBISH = "__MACOSX"
 _PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
 # A piece of a class image that is smaller is what JPEG made of an edge.
 _LEAST_PIECE_PX = 16
@@ -50,7 +60,7 @@ class AnnotatedImage:
         name: the files' stem.
         patient: whom it is of: what a TCGA barcode says, or else the case.
         image: RGB or RGBA.
-        outlines: Aperio XML, or None.
+        outlines: file of outlines, or None.
         instances: label image, or None.
         classes: class image, or None.
         nuclei: image of all nuclei, or None.
@@ -94,47 +104,73 @@ class Annotated:
 
 
 def case_folders(folder: Path) -> list[Path]:
-    """``folder``, where it is a case itself, or else the cases in it.
+    """``folder``, where it is a case itself, or else the cases in it, as downloads of MoNuSAC and MoNuSeg have them.
 
     Raises:
         MissingInput: there is no such folder.
     """
     if not folder.is_dir():
         raise MissingInput(f"There is no folder {folder}: give one with annotated images, or with folders of them.")
-    if (folder / "images").is_dir() or any(_stems(folder).keys() & {p.stem for p in folder.glob("*.xml")}):
+    if _is_case(folder):
         return [folder]
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    return [case for path in below if path.name != _ARCHIVE_RUBBISH for case in _cases_in(path) or [path]]
+
+
+def _is_case(folder: Path) -> bool:
+    return _folder(folder, _IMAGES) is not None or bool(_stems(folder).keys() & annotations_in(folder).keys())
+
+
+def _cases_in(folder: Path, depth: int = _DOWNLOAD_DEPTH) -> list[Path]:
+    if _is_case(folder):
+        return [folder]
+    below = sorted(path for path in folder.iterdir() if path.is_dir()) if depth else ()
+    return [case for path in below for case in _cases_in(path, depth - 1)]
 
 
 def annotated_images(case: Path) -> list[AnnotatedImage]:
-    """The annotated images of a case, by name; images that nobody annotated are left out.
+    """The annotated images of a case, or of a folder of cases, by name; images that nobody annotated are left out.
 
     Where MoNuSAC gives an image as ``.svs`` and ``.tif``, the ``.tif`` is taken.
 
     Raises:
-        MissingInput: there is none.
+        MissingInput: there is no such folder, or no image in it.
+        BadAnnotation: two images have one name, or an image has two annotations.
     """
-    found: list[AnnotatedImage] = []
-    if (case / "images").is_dir():
-        images = _stems(case / "images")
-        beside = {
-            kind: next((_stems(case / name) for name in names if (case / name).is_dir()), {})
-            for kind, names in (("instances", _INSTANCES), ("classes", _CLASSES), ("nuclei", _NUCLEI))
-        }
-        for name, image in images.items():
-            files = {kind: stems.get(name) for kind, stems in beside.items()}
-            if files["instances"] or files["classes"]:
-                found.append(AnnotatedImage(name, _patient(name, case), image, None, **files))
-    else:
-        for name, image in _stems(case).items():
-            outlines = case / f"{name}.xml"
-            if outlines.is_file():
-                found.append(AnnotatedImage(name, _patient(name, case), image, outlines))
+    found: dict[str, AnnotatedImage] = {}
+    for image in (image for folder in case_folders(case) for image in _images_of(folder)):
+        if found.setdefault(image.name, image) != image:
+            raise BadAnnotation(f"There are both {found[image.name].image} and {image.image}: rename one.")
     if not found:
         raise MissingInput(
             f"{case} has no annotated image: put images and their .xml there, or images/ beside instances/ or classes/."
         )
+    return list(found.values())
+
+
+def _images_of(case: Path) -> list[AnnotatedImage]:
+    found: list[AnnotatedImage] = []
+    images = _folder(case, _IMAGES)
+    outlines = annotations_in((_folder(case, _OUTLINES) or images) if images else case)
+    beside = {
+        kind: _stems(path) if images and (path := _folder(case, names)) else {}
+        for kind, names in (("instances", _INSTANCES), ("classes", _CLASSES), ("nuclei", _NUCLEI))
+    }
+    for name, image in _stems(images or case).items():
+        files = {kind: stems.get(name) for kind, stems in beside.items()}
+        drawn = outlines.get(name)
+        if drawn is not None and not (files["instances"] or files["classes"]):
+            kind = "outlines" if is_outlines(drawn) else "instances"
+            found.append(AnnotatedImage(name, _patient(name, case), image, **{kind: drawn}))
+        elif files["instances"] or files["classes"]:
+            found.append(AnnotatedImage(name, _patient(name, case), image, None, **files))
     return found
+
+
+def _folder(case: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder in ``case`` that has one of ``names``, whatever its case."""
+    found = {path.name.casefold(): path for path in sorted(case.iterdir()) if path.is_dir()}
+    return next((found[name] for name in names if name in found), None)
 
 
 def case_version(case: Path) -> str:
@@ -143,8 +179,6 @@ def case_version(case: Path) -> str:
     Raises:
         MissingInput: there is no such folder, or no annotated image in it.
     """
-    if not case.is_dir():
-        raise MissingInput(f"There is no folder {case}: put the patient's annotated images there.")
     files = [path for image in annotated_images(case) for path in image.files]
     text = "".join(f"{path.relative_to(case)} {sha256_file(path)}\n" for path in sorted(files))
     return sha256_bytes(text.encode())[:32]
@@ -163,7 +197,7 @@ def read_annotated(image: AnnotatedImage, declared_mpp: float, boundary_px: int 
         BadAnnotation: what belongs to it cannot, or does not fit.
         MissingInput: a file is gone.
     """
-    drawn = None if image.outlines is None else read_annotation(image.outlines)
+    drawn = None if image.outlines is None else read_outlines(image.outlines)
     stated_mpp = None if drawn is None else drawn.mpp
     slide = read_slide(image.image, declared_mpp=stated_mpp or declared_mpp, mpp_given=stated_mpp is not None)
     if slide.size.area_px > WHOLE_PX:
@@ -173,43 +207,16 @@ def read_annotated(image: AnnotatedImage, declared_mpp: float, boundary_px: int 
         if stated_mpp is not None:
             mpp, source = stated_mpp, MppSource.FILE
         return Annotated(rgb, draw_nuclei(drawn, slide.size, boundary_px), mpp, source)
-    classes = None if image.classes is None else _read_classes(image.classes)
-    instances = _read_labels(image.instances) if image.instances else _pieces(classes)
+    classes = None if image.classes is None else _read_classes(image.classes, slide.size)
+    instances = read_label_image(image.instances, slide.size) if image.instances else _pieces(classes)
     white = None if image.nuclei is None else decode_rgb(image.nuclei.read_bytes(), image.nuclei.name)[0][..., 0] > 127
-    for path, array in ((image.classes, classes), (image.instances, instances), (image.nuclei, white)):
+    for path, array in ((image.classes, classes), (image.nuclei, white)):
         if array is not None and array.shape != rgb.shape[:2]:
             raise BadAnnotation(
-                f"{path or image.classes} is {array.shape[1]}×{array.shape[0]} px and its image "
+                f"{path} is {array.shape[1]}×{array.shape[0]} px and its image "
                 f"{rgb.shape[1]}×{rgb.shape[0]}: export both at the same size."
             )
-    return Annotated(rgb, _labelled(instances, classes, white, boundary_px), mpp, source)
-
-
-def _labelled(
-    instances: npt.NDArray[np.int32],
-    classes: npt.NDArray[np.uint8] | None,
-    white: npt.NDArray[np.bool_] | None,
-    boundary_px: int,
-) -> NucleusMaps:
-    """The maps of label images; the class of a nucleus is that of most of its pixels that have one."""
-    seen = np.union1d(0, np.unique(instances))
-    instances = np.searchsorted(seen, instances).astype(np.int32)
-    kinds = np.full(seen.size, IGNORED, np.uint8)
-    kinds[0] = 0
-    if classes is not None:
-        votes = np.bincount(instances.ravel() * len(NUCLEUS_LABELS) + classes.ravel(), minlength=seen.size * 5)
-        votes = votes.reshape(seen.size, -1)[:, 1:]
-        told = votes.max(axis=1) > 0
-        kinds[told] = votes.argmax(axis=1)[told] + 1
-        kinds[0] = 0
-    semantic, ternary = kinds[instances], ternary_map(instances, boundary_px)
-    unknown = instances == 0
-    if white is not None:
-        unknown &= white
-    else:
-        unknown &= (classes > 0) if classes is not None else False
-    semantic[unknown] = ternary[unknown] = IGNORED
-    return NucleusMaps(instances, semantic, ternary, kinds)
+    return Annotated(rgb, label_maps(instances, classes, white, boundary_px), mpp, source)
 
 
 def _pieces(classes: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.int32]:
@@ -222,12 +229,12 @@ def _pieces(classes: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.int32]:
     return pieces
 
 
-def _read_classes(path: Path) -> npt.NDArray[np.uint8]:
+def _read_classes(path: Path, size: Size) -> npt.NDArray[np.uint8]:
     """(H, W) uint8 of :class:`NucleusClass`, from grey numbers or drawn colours."""
     with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
         grey = image.mode in ("L", "P")
     if grey:
-        numbers = _read_labels(path)
+        numbers = read_label_image(path, size)
         if numbers.max(initial=0) > max(NucleusClass):
             raise BadAnnotation(
                 f"{path} has the class {numbers.max()}: use 0 to {max(NucleusClass):d}, which are "
@@ -240,30 +247,11 @@ def _read_classes(path: Path) -> npt.NDArray[np.uint8]:
     return nearest
 
 
-def _read_labels(path: Path) -> npt.NDArray[np.int32]:
-    """(H, W) int32 of a grey PNG or TIFF."""
-    try:
-        with Image.open(path, formats=("PNG", "TIFF")) as image:
-            if max(image.size) > MAX_SIDE_PX or image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-                raise BadAnnotation(
-                    f"{path} is {image.width}×{image.height} px of type {image.mode}: give a label image of whole "
-                    f"numbers in grey, of at most {MAX_SIDE_PX} px a side."
-                )
-            values: npt.NDArray[Any] = np.asarray(image)
-    except FileNotFoundError as error:
-        raise MissingInput(f"There is no label image {path}: put it back.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise BadAnnotation(f"The label image {path} is damaged ({error}): export it again.") from error
-    if values.min(initial=0) < 0:
-        raise BadAnnotation(f"The label image {path} has numbers below 0: number nuclei from 1.")
-    return values.astype(np.int32)
-
-
 def _stems(folder: Path) -> dict[str, Path]:
     """Images by stem; of one image in several formats, the first of :data:`IMAGE_SUFFIXES`."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda p: (p.stem, p.suffix.lower() == ".svs", p.name)):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and not is_annotation(path.name):
             if path.stem in found and path.suffix.lower() != ".svs":
                 raise BadImage(f"{folder} has both {found[path.stem].name} and {path.name}: leave one.")
             found.setdefault(path.stem, path)

@@ -1,0 +1,310 @@
+"""Files of annotated cells and nuclei beside their image, as the programs write them that people annotate with.
+
+Beside ``x.png``, or any other image of that stem, lies one of these; suffixes are compared without case:
+
+- ``x.xml``: Aperio ImageScope, as MoNuSeg and MoNuSAC have it (:mod:`dermatome.labels.imagescope`);
+- ``x.geojson``, ``x.json``, ``x.png.geojson``: QuPath or labelme, told apart by their content;
+- ``x_labels.tif``, ``-labels``, ``-labelled``, ``_masks`` or Cellpose's ``_cp_masks``; TIFF or PNG: a label image. Its
+  pixels hold a number for each object and 0 elsewhere, in whole numbers of any depth or as the indices of a palette;
+- ``x_seg.npy``: Cellpose's own file, whose masks are read without running the code that such a file may hold.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import re
+import warnings
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from dermatome.classes import Instances
+from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.geometry import Size
+from dermatome.labels.drawn_maps import AMBIGUOUS, BOUNDARY_PX, NucleusMaps, draw_nuclei, label_maps
+from dermatome.labels.imagescope import MAX_BYTES, MAX_COORDINATE, Annotation, Region, ellipse, read_annotation
+
+_SEG_SUFFIX = "_seg.npy"
+_IMAGE = r"\.(?:jpe?g|png|tiff?|svs)"
+_FILE = re.compile(
+    rf"(.+?)(?:(?:{_IMAGE})?\.(?:xml|geojson|json)|(?:_cp_masks|_masks|_labels|-labels|-labelled)\.(?:tiff?|png)"
+    rf"|{re.escape(_SEG_SUFFIX)})",
+    re.IGNORECASE,
+)
+# Pictures that Cellpose writes of its results.
+_PICTURE = "_cp_output"
+_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
+_OUTLINES = (".xml", ".geojson", ".json")
+_NO_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
+
+_log = logging.getLogger(__name__)
+
+
+def annotations_in(folder: Path) -> dict[str, Path]:
+    """The annotation file of each image in a folder, by the image's stem.
+
+    Where Cellpose wrote both ``_seg.npy`` and ``_cp_masks``, the former counts: it is what its window saves.
+
+    Raises:
+        BadAnnotation: an image has two files.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem = _FILE.fullmatch(path.name)
+        if stem is None or path.name[0] == "." or not path.is_file():
+            continue
+        other = found.setdefault(stem[1], path)
+        if other != path:
+            if "_cp_masks." not in other.name.lower() or not path.name.lower().endswith(_SEG_SUFFIX):
+                raise BadAnnotation(f"{folder / stem[1]} has both {other.name} and {path.name}: leave one.")
+            found[stem[1]] = path
+    return found
+
+
+def is_annotation(name: str) -> bool:
+    """Whether a file of that name is an annotation, or a picture of one, and no image to be annotated."""
+    return _FILE.fullmatch(name) is not None or Path(name).stem.lower().endswith(_PICTURE)
+
+
+def is_outlines(path: Path) -> bool:
+    """Whether an annotation file holds outlines; otherwise it is a label image."""
+    return path.suffix.lower() in _OUTLINES
+
+
+def read_outlines(path: Path) -> Annotation:
+    """Reads a file of outlines: Aperio's XML, GeoJSON or labelme.
+
+    Raises:
+        MissingInput: there is no such file.
+        BadAnnotation: it cannot be read; see `read_annotation` and :func:`read_json_outlines`.
+    """
+    return read_annotation(path) if path.suffix.lower() == ".xml" else read_json_outlines(path)
+
+
+def read_maps(
+    path: Path, size: Size, boundary_px: int = BOUNDARY_PX, *, classes: bool = True
+) -> tuple[NucleusMaps, float | None]:
+    """Reads an annotation file and draws it.
+
+    Args:
+        path: see the head of this module.
+        size: of the image.
+        boundary_px: of the ternary map, px.
+        classes: whether the names of classes count. If not, any name will do, and objects have no class.
+
+    Returns:
+        The maps, and microns per pixel where the file states them.
+
+    Raises:
+        MissingInput: there is no such file.
+        BadAnnotation: it cannot be read, does not fit the image, or names an unknown class.
+    """
+    if not is_outlines(path):
+        return label_maps(read_label_image(path, size), boundary_px=boundary_px), None
+    read = read_outlines(path)
+    if not classes:
+        named = (replace(r, name=AMBIGUOUS if r.name.casefold() == AMBIGUOUS else "") for r in read.regions)
+        read = replace(read, regions=tuple(named))
+    return draw_nuclei(read, size, boundary_px), read.mpp
+
+
+def read_label_image(path: Path, size: Size) -> Instances:
+    """(H, W) int32: the numbers in a label image, as they are.
+
+    Args:
+        path: PNG, TIFF or Cellpose's ``_seg.npy``.
+        size: of the image it belongs to; checked before an image is decoded.
+
+    Raises:
+        MissingInput: there is no such file.
+        BadAnnotation: damaged, of another size, or no label image.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            values = _cellpose_masks(path)
+            _check_size(path, Size(*values.shape), size)
+        else:
+            with warnings.catch_warnings(), Image.open(path, formats=("PNG", "TIFF")) as opened:
+                warnings.simplefilter("ignore")
+                _check_size(path, Size(opened.height, opened.width), size)
+                if opened.mode not in _LABEL_MODES:
+                    raise BadAnnotation(
+                        f"{path} holds colours, not a number for each object: export it as 16-bit labels."
+                    )
+                values = np.asarray(opened)
+    except FileNotFoundError as error:
+        raise MissingInput(f"There is no label image {path}: put it back.") from error
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise BadAnnotation(f"{path} is damaged or no label image ({error}): export it again.") from error
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    # Fiji saves labels as 32-bit floating point.
+    if not (low >= 0 and high < 2**31) or (values.dtype.kind == "f" and (values != np.floor(values)).any()):
+        raise BadAnnotation(
+            f"{path} does not hold whole numbers from 0: number objects from 1, with 0 for the background."
+        )
+    return values.astype(np.int32)
+
+
+def read_json_outlines(path: Path) -> Annotation:
+    """The outlines in a GeoJSON file (QuPath's) or a labelme file, in pixels of the image; holes count as filled.
+
+    A feature is one object, however many polygons it has; so are labelme's shapes of one class and group. Where there
+    are detections or cells, annotations are the areas around them and no objects. Areas of the class Ambiguous or
+    ``Ignore…`` are ambiguous. What else is no object is left out, and how much of it is logged: points, lines, features
+    without geometry, tiles and TMA cores, and other classes that QuPath ignores (names that end in ``*``).
+
+    Raises:
+        MissingInput: there is no such file.
+        BadAnnotation: it is neither, or larger than any export is.
+    """
+    left_out: Counter[str] = Counter()
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadAnnotation(f"{path} is larger than {MAX_BYTES >> 20} MB: export fewer objects to a file.")
+        content = json.loads(path.read_bytes())
+        is_labelme = isinstance(content, dict) and "shapes" in content
+        regions = (_labelme_regions if is_labelme else _qupath_regions)(content, left_out)
+        if not all((np.abs(part) <= MAX_COORDINATE).all() for region in regions for part in region.parts):
+            raise ValueError("a coordinate is no place on an image")
+    except FileNotFoundError as error:
+        raise MissingInput(f"There is no annotation {path}: put it beside its image.") from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise BadAnnotation(
+            f"{path} is no GeoJSON of polygons and no labelme file ({error!r}): export it from QuPath or labelme again."
+        ) from error
+    if left_out:
+        _report(path, ", ".join(f"{count} × {what}" for what, count in sorted(left_out.items())))
+    return Annotation(tuple(regions), None, path.name, dict(left_out))
+
+
+@cache
+def _report(path: Path, left_out: str) -> None:
+    """Logged once: an annotation is read for each of several purposes."""
+    _log.warning("%s: left out, as they are no objects: %s.", path, left_out)
+
+
+def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
+    features = content if isinstance(content, list) else content.get("features", [content])
+    kinds = [_object_type(feature) for feature in features]
+    detected = any(kind in ("detection", "cell") for kind in kinds)
+    regions = []
+    for feature, kind in zip(features, kinds, strict=True):
+        geometry, name = feature["geometry"], _class_name((feature.get("properties") or {}).get("classification"))
+        parts = _polygons(geometry)
+        if not parts:
+            left_out["no geometry" if geometry is None else str(geometry["type"])] += 1
+        elif name.endswith("*"):
+            left_out[f"class {name}"] += 1
+        elif name != AMBIGUOUS and (kind in ("tile", "tmacore", "root") or (detected and kind == "annotation")):
+            left_out[kind] += 1
+        else:
+            regions.append(Region(parts[0], name, more=tuple(parts[1:])))
+    return regions
+
+
+def _object_type(feature: Any) -> str:
+    """QuPath's type of an object, as ``detection``, ``cell`` or ``annotation``; empty where none is stated."""
+    stated = (feature.get("properties") or {}).get("objectType")
+    if stated is None and str(feature.get("id")).startswith("Path"):  # up to QuPath 0.2: PathDetectionObject
+        stated = str(feature["id"]).removeprefix("Path").removesuffix("Object")
+    return str(stated or "").lower().replace("_", "")
+
+
+def _class_name(classification: Any) -> str:
+    """The name of a class; :data:`AMBIGUOUS` for those areas that are to be ignored."""
+    if isinstance(classification, dict):
+        classification = classification.get("name") or ": ".join(classification.get("names") or [])
+    name = str(classification or "").strip()
+    base = name.split(":")[0].strip().casefold()
+    return AMBIGUOUS if base == AMBIGUOUS or base.startswith("ignore") else name
+
+
+def _polygons(geometry: Any) -> list[npt.NDArray[np.float64]]:
+    """The outer rings of a geometry, (N, 2) x and y each."""
+    if geometry is None or geometry["type"] in _NO_AREA:
+        return []
+    if geometry["type"] == "GeometryCollection":
+        return [ring for one in geometry["geometries"] for ring in _polygons(one)]
+    if geometry["type"] not in ("Polygon", "MultiPolygon"):
+        raise ValueError(f"a {geometry['type']} is no geometry")
+    parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    return [np.array([[float(x), float(y)] for x, y, *_ in part[0]]) for part in parts if part and part[0]]
+
+
+def _labelme_regions(content: Any, left_out: Counter[str]) -> list[Region]:
+    found: dict[tuple[str, Any], list[npt.NDArray[np.float64]]] = {}
+    for number, shape in enumerate(content["shapes"]):
+        kind, name, group = shape.get("shape_type") or "polygon", _class_name(shape.get("label")), shape.get("group_id")
+        points = np.array([[float(x), float(y)] for x, y in shape["points"]]).reshape(-1, 2)
+        if kind == "rectangle" and len(points) == 2:
+            (left, top), (right, bottom) = points
+            points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+        elif kind == "circle" and len(points) == 2:
+            points = ellipse(points[0] + np.array([[-1.0], [1.0]]) * np.hypot(*(points[1] - points[0])))
+        elif kind not in ("polygon", "rectangle"):
+            left_out[str(kind)] += 1
+            continue
+        found.setdefault((name, f"shape {number}" if group is None else str(group)), []).append(points)
+    return [Region(parts[0], name, more=tuple(parts[1:])) for (name, _), parts in found.items()]
+
+
+def _check_size(path: Path, found: Size, size: Size) -> None:
+    if found != size:
+        raise BadAnnotation(
+            f"{path} is {found.width_px}×{found.height_px} px and its image {size.width_px}×{size.height_px}: export "
+            "both at the same size."
+        )
+
+
+class _Inert:
+    """Stands for every object of a pickle that is not needed; nothing of it is run."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def _empty_array(_: Any, __: Any, dtype: Any) -> npt.NDArray[Any]:
+    """What pickle begins an array with; its real shape is set with its data, so that no shape alone takes memory."""
+    return np.ndarray((0,), np.dtype("b" if dtype == b"b" else dtype))
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstruct":
+            return _empty_array
+        return {"ndarray": np.ndarray, "dtype": np.dtype}.get(name, _Inert) if module == "numpy" else _Inert
+
+
+def _cellpose_masks(path: Path) -> npt.NDArray[Any]:
+    """The ``masks`` of Cellpose's ``_seg.npy``: a pickled dictionary in an array of one object.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    with path.open("rb") as file:
+        try:
+            _skip_header(file)
+            content = _ArraysOnly(file).load()
+            masks = content.item()["masks"]
+        except (pickle.UnpicklingError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"it holds no masks of Cellpose: {error!r}") from error
+    if not isinstance(masks, np.ndarray) or masks.ndim != 2 or masks.dtype.kind not in "iub":
+        raise ValueError("its masks are no label image")
+    return masks
+
+
+def _skip_header(file: IO[bytes]) -> None:
+    header: Any = np.lib.format  # has no types
+    read = header.read_array_header_1_0 if header.read_magic(file) == (1, 0) else header.read_array_header_2_0
+    read(file)

@@ -1,0 +1,227 @@
+"""Annotations as QuPath, labelme, Cellpose and Fiji write them, and folders of MoNuSeg and MoNuSAC as downloaded."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermatome.classes import IGNORED
+from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.geometry import Size
+from dermatome.labels.annotation_files import annotations_in, read_label_image, read_maps, read_outlines
+from dermatome.nuclei.patches.annotated import annotated_images, case_folders, read_annotated
+from dermatome.skin.cells.annotations import find_annotated
+
+SIZE = Size(60, 80)
+
+
+def ring(left: float, top: float, side: float = 10) -> list[list[float]]:
+    return [[left, top], [left + side, top], [left + side, top + side], [left, top + side], [left, top]]
+
+
+def feature(geometry: Any, kind: str | None = "detection", name: str | None = None, **more: Any) -> dict[str, Any]:
+    properties = {"objectType": kind} if kind else {}
+    if name:
+        properties["classification"] = {"name": name}  # type: ignore[assignment]
+    return {"type": "Feature", "geometry": geometry, "properties": properties, **more}
+
+
+def square(left: float, top: float, side: float = 10) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": [ring(left, top, side)]}
+
+
+CELLS = [feature(square(0, 0)), feature(square(20, 0), "cell")]
+TWO = {"type": "MultiPolygon", "coordinates": [[ring(40, 0)], [ring(52, 0)]]}
+POINT, LINE = {"type": "Point", "coordinates": [1, 2]}, {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}
+
+
+@pytest.mark.parametrize(
+    ("features", "areas", "left_out"),
+    [
+        ([*CELLS, feature(square(0, 0, 60), "annotation")], [100, 100], {"annotation": 1}),
+        ([*CELLS, feature(square(0, 0, 60), None, id="PathAnnotationObject")], [100, 100], {"annotation": 1}),
+        (
+            [*CELLS, feature(square(0, 0, 60), "tile"), feature(square(0, 0, 60), "tma_core")],
+            [100, 100],
+            {"tile": 1, "tmacore": 1},
+        ),
+        ([feature(square(0, 0), "annotation"), feature(square(20, 0), "annotation")], [100, 100], {}),
+        ([feature(square(0, 0), None), feature(square(20, 0), None)], [100, 100], {}),
+        (
+            [*CELLS, feature(square(40, 40), "annotation", "Ignore*"), feature(square(40, 0), name="Region*")],
+            [100, 100],
+            {"class Region*": 1},
+        ),
+        ([*CELLS, feature(square(40, 40), "annotation", "Ambiguous")], [100, 100], {}),
+        ([feature(TWO)], [200], {}),
+        ([feature({"type": "GeometryCollection", "geometries": [TWO, POINT]})], [200], {}),
+        (
+            [*CELLS, feature(POINT), feature(LINE), feature(None), feature(None)],
+            [100, 100],
+            {"LineString": 1, "Point": 1, "no geometry": 2},
+        ),
+    ],
+)
+def test_objects_of_qupath(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, features: list[Any], areas: list[int], left_out: dict[str, int]
+) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"type": "FeatureCollection", "features": features}).encode())
+    maps, mpp = read_maps(path, SIZE, classes=False)
+    assert (np.bincount(maps.instances.ravel())[1:].tolist(), mpp) == (areas, None)
+    assert read_outlines(path).left_out == left_out
+    assert all(f"{count} × {what}" in caplog.text for what, count in left_out.items())
+
+
+def test_areas_to_be_ignored_are_ambiguous_for_nuclei(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    features = [feature(square(0, 0), name="Epithelial"), feature(square(40, 40), "annotation", "Ignore*")]
+    path.write_text(json.dumps(features))
+    maps, _ = read_maps(path, SIZE)
+    assert (maps.classes.tolist(), maps.ignored.sum()) == ([0, 1], 100)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300, 10**400, "1"])
+def test_coordinates_that_are_no_places_are_one_sentence(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps([feature({"type": "Polygon", "coordinates": [[[0, 0], [value, 0], [0, [value]]]]})]))
+    with pytest.raises(BadAnnotation, match=r"a\.geojson is no GeoJSON of polygons"):
+        read_maps(path, SIZE)
+
+
+def test_shapes_of_labelme(tmp_path: Path) -> None:
+    shapes = [
+        {"label": "Epithelial", "points": ring(0, 0)[:4], "group_id": None, "shape_type": "polygon"},
+        {"label": "Epithelial", "points": ring(40, 0)[:4], "group_id": 7},
+        {"label": "Epithelial", "points": ring(52, 0)[:4], "group_id": 7},
+        {"label": "Lymphocyte", "points": [[20, 0], [30, 10]], "shape_type": "rectangle"},
+        {"label": "Neutrophil", "points": [[20, 40], [20, 50]], "shape_type": "circle"},
+        {"label": "Neutrophil", "points": [[20, 40]], "shape_type": "point"},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"shapes": shapes, "imagePath": "a.png"}))
+    maps, _ = read_maps(tmp_path / "a.json", SIZE)
+    assert sorted(maps.classes.tolist()) == [0, 1, 1, 2, 3]
+    assert sorted(np.bincount(maps.instances.ravel())[1:].tolist()) == [100, 100, 200, pytest.approx(314, abs=6)]
+    assert read_outlines(tmp_path / "a.json").left_out == {"point": 1}
+
+
+class Evil:
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.folder,)
+
+
+def save_labels(path: Path, labels: np.ndarray) -> None:
+    if path.suffix == ".npy":
+        content = {
+            "filename": path,
+            "evil": Evil(path.with_name("ran")),
+            "masks": labels.astype(np.uint16),
+            "flows": [labels],
+        }
+        np.save(path, np.array(content))  # type: ignore[arg-type]
+        return
+    image = Image.fromarray(labels.astype(np.float32) if "float" in path.name else labels.astype(np.uint8))
+    if "indexed" in path.name:
+        image.putpalette([7, 7, 7, 200, 10, 10, 10, 200, 10])
+    image.save(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x_cp_masks.png",
+        "x_LABELS.TIF",
+        "x-labels.tif",
+        "x_seg.npy",
+        "indexed_labels.png",
+        "float_labels.tif",
+        "x_masks.Png",
+    ],
+)
+def test_label_images_of_cellpose_qupath_and_fiji(tmp_path: Path, name: str) -> None:
+    labels = np.zeros((60, 80), np.int32)
+    labels[5:15, 5:15], labels[20:30, 5:15] = 1, 2
+    image = tmp_path / f"{name.split('_')[0].split('-')[0]}.PNG"
+    Image.fromarray(np.full((60, 80, 3), 200, np.uint8)).save(image)
+    save_labels(tmp_path / name, labels)
+    (found,) = find_annotated(tmp_path)
+    np.testing.assert_array_equal(found.read()[1], labels)
+    (nuclei,) = annotated_images(tmp_path)
+    np.testing.assert_array_equal(read_annotated(nuclei, 0.25).maps.instances, labels)
+    assert not (tmp_path / "ran").exists(), "code in a pickle is not run"
+
+
+def test_of_cellpose_s_two_files_the_window_s_counts_and_others_are_refused(tmp_path: Path) -> None:
+    for name in ("x_cp_masks.png", "x_seg.npy"):
+        save_labels(tmp_path / name, np.ones((3, 4)))
+    assert annotations_in(tmp_path) == {"x": tmp_path / "x_seg.npy"}
+    (tmp_path / "x.xml").touch()
+    with pytest.raises(BadAnnotation, match="has both"):
+        annotations_in(tmp_path)
+
+
+def test_label_images_that_hold_no_numbers_of_objects(tmp_path: Path) -> None:
+    Image.fromarray(np.full((3, 4), 0.5, np.float32)).save(tmp_path / "a_labels.tif")
+    with pytest.raises(BadAnnotation, match="whole numbers"):
+        read_label_image(tmp_path / "a_labels.tif", Size(3, 4))
+    np.save(tmp_path / "a_seg.npy", np.array({"outlines": 1}))  # type: ignore[arg-type]
+    np.save(tmp_path / "b_seg.npy", np.ones((3, 4)))
+    (tmp_path / "c_seg.npy").write_bytes(b"no array")
+    for name in "abc":
+        with pytest.raises(BadAnnotation, match="no label image"):
+            read_label_image(tmp_path / f"{name}_seg.npy", Size(3, 4))
+    with pytest.raises(MissingInput):
+        read_label_image(tmp_path / "none.png", Size(3, 4))
+
+
+def xml(*names: str) -> str:
+    vertices = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in ring(10, 10)[:4])
+    layers = (
+        f'<Annotation><Attributes><Attribute Name="{name}"/></Attributes><Regions><Region><Vertices>{vertices}'
+        "</Vertices></Region></Regions></Annotation>"
+        for name in names
+    )
+    return f"<Annotations>{''.join(layers)}</Annotations>"
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"), [(("Epithelial", "Lymphocyte"), IGNORED), (("Neutrophil", ""), 3), (("Neutrophil",) * 2, 3)]
+)
+def test_one_outline_in_two_classes_has_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], kind: int
+) -> None:
+    (tmp_path / "a.xml").write_text(xml(*names))
+    maps, _ = read_maps(tmp_path / "a.xml", SIZE)
+    assert (maps.classes.tolist(), maps.undrawn) == ([0, kind], (0,))
+    assert ("epithelial and lymphocyte" in caplog.text) == (kind == IGNORED)
+
+
+def test_downloads_of_monuseg_and_monusac_are_read_as_they_come(tmp_path: Path) -> None:
+    def put(image: str, annotation: str) -> None:
+        for name in (image, annotation):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((60, 80, 3), 200, np.uint8)).save(tmp_path / image)
+        (tmp_path / annotation).write_text(xml("Description"))
+
+    training = "seg/MoNuSeg 2018 Training Data/MoNuSeg 2018 Training Data"
+    put(f"{training}/Tissue Images/TCGA-AA-0001-01A.tif", f"{training}/Annotations/TCGA-AA-0001-01A.xml")
+    put("seg/MoNuSegTestData/TCGA-AA-0002-01A.tif", "seg/MoNuSegTestData/TCGA-AA-0002-01A.xml")
+    (tmp_path / "seg/__MACOSX").mkdir()
+    sac = "sac/MoNuSAC_images_and_annotations/TCGA-5P-A9K0-01Z-00-DX1"
+    put(f"{sac}/TCGA-5P-A9K0-01Z-00-DX1_1.tif", f"{sac}/TCGA-5P-A9K0-01Z-00-DX1_1.xml")
+    (tmp_path / f"{sac}/TCGA-5P-A9K0-01Z-00-DX1_1.svs").touch()
+    assert case_folders(tmp_path / "seg") == [tmp_path / training, tmp_path / "seg/MoNuSegTestData"]
+    assert [image.patient for image in annotated_images(tmp_path / "seg")] == ["TCGA-AA-0001", "TCGA-AA-0002"]
+    (image,) = annotated_images(tmp_path / "sac")
+    assert (image.patient, image.image.suffix, image.kind) == ("TCGA-5P-A9K0", ".tif", "outlines")
+    assert read_annotated(image, 0.25).maps.instances.max() == 1
+    put("sac/other/TCGA-5P-A9K0-01Z-00-DX1_1.tif", "sac/other/TCGA-5P-A9K0-01Z-00-DX1_1.xml")
+    with pytest.raises(BadAnnotation, match="rename one"):
+        annotated_images(tmp_path / "sac")
