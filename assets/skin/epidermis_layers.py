@@ -20,7 +20,10 @@ from resources import PathsResource, SettingsResource
     kind="parquet",
     code_version="2",
     decided_by=["layers"],
-    checks={"background_found": "The slide has enough background to measure the light that densities are relative to."},
+    checks={
+        "background_found": "The slide has enough background to measure the light that densities are relative to.",
+        "stains_present": "The slide's colours can be those of hematoxylin and DAB; otherwise stains are null.",
+    },
 )
 def epidermis_layers(
     context: dg.AssetExecutionContext,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dermatome.classes import RgbImage
 from dermatome.geometry import Size
+from dermatome.imaging.stains import why_no_stains
 from dermatome.slides.resize import resize_image
 from dermatome.storage.record import Check, Scalar
 
@@ -31,6 +32,9 @@ _STEP = 6
 _FLAT_PX = 5
 _NEAR = 3
 _LEAST_SHARE = 0.01
+_MOST_DARK = 64
+_CLIPPED = 254.0
+_INVERTED_SHARE = 0.05
 _DARKER = 0.9
 _LIGHT_MPP = 2.0
 _LIGHT_PX = 2048
@@ -74,11 +78,13 @@ class Background:
         i0: Red, green and blue intensity of the background; white where ``source`` is the fallback.
         source: Whether ``i0`` was measured on the slide's own background.
         share: Share of the overview that is background, 0–1.
+        no_stains: Why optical densities of this slide are not those of stains; empty if they are.
     """
 
     i0: tuple[float, float, float] = (255.0, 255.0, 255.0)
     source: I0Source = I0Source.FALLBACK
     share: float = 0.0
+    no_stains: str = ""
 
     @property
     def values(self) -> dict[str, Scalar]:
@@ -92,16 +98,29 @@ class Background:
         found = self.source is I0Source.BACKGROUND
         colour = ", ".join(f"{value:.1f}" for value in self.i0)
         text = f"The light is that of the slide's background, {self.share:.0%} of it: {colour}."
+        if max(self.i0) >= _CLIPPED and found:
+            text += " White is clipped: if the light was brighter than that, densities are too low."
         if not found:
             text = "The slide has too little background to measure its light, so white (255) is assumed."
         return Check("background_found", found, text, {"background_share": self.share, **self.values})
+
+    def stains_check(self) -> Check:
+        """Whether the slide's colours can be those of stains."""
+        text = "The colours of the tissue can be those of hematoxylin and DAB."
+        if self.no_stains:
+            text = f"There are no stains to measure, as {self.no_stains}: DAB and hematoxylin are null."
+        return Check("stains_present", not self.no_stains, text)
 
 
 def slide_background(slide: Slide) -> Background:
     """The background of a slide, measured on an overview of at most 2048 px a side and not finer than 2 µm."""
     longest_px = max(slide.size.height_px, slide.size.width_px)
-    background, _ = find_background(slide.overview(max(1, min(_LIGHT_PX, round(longest_px * slide.mpp / _LIGHT_MPP)))))
-    return background
+    rgb = slide.overview(max(1, min(_LIGHT_PX, round(longest_px * slide.mpp / _LIGHT_MPP))))
+    background, _ = find_background(rgb)
+    dark = _flat(rgb) & (rgb.max(axis=2) <= _MOST_DARK)
+    if background.source is I0Source.FALLBACK and dark.mean() >= _INVERTED_SHARE:
+        return replace(background, no_stains="the image is inverted: its background is dark")
+    return replace(background, no_stains=why_no_stains(rgb, background.i0))
 
 
 def find_background(rgb: RgbImage) -> tuple[Background, npt.NDArray[np.bool_]]:
@@ -117,12 +136,7 @@ def find_background(rgb: RgbImage) -> tuple[Background, npt.NDArray[np.bool_]]:
     Returns:
         The background, and (h, w) bool, which pixels it takes; none if there is too little.
     """
-    import cv2
-
-    around = np.ones((3, 3), np.uint8)
-    flat = (cv2.dilate(rgb, around) - cv2.erode(rgb, around)).max(axis=2) <= _STEP
-    flat = cv2.morphologyEx(flat.view(np.uint8), cv2.MORPH_OPEN, np.ones((_FLAT_PX, _FLAT_PX), np.uint8)).view(np.bool_)
-    flat &= rgb.min(axis=2) >= _LEAST_LIGHT
+    flat = _flat(rgb) & (rgb.min(axis=2) >= _LEAST_LIGHT)
     least_px = max(1.0, _LEAST_SHARE * flat.size)
     scanned = rgb[flat & (rgb.min(axis=2) < 255)]
     light = _brightest(scanned, least_px)
@@ -137,6 +151,16 @@ def find_background(rgb: RgbImage) -> tuple[Background, npt.NDArray[np.bool_]]:
         return nothing  # one colour everywhere may be tissue
     red, green, blue = (float(value) for value in light)
     return Background((red, green, blue), I0Source.BACKGROUND, float(mask.mean())), mask
+
+
+def _flat(rgb: RgbImage) -> npt.NDArray[np.bool_]:
+    """(h, w) bool: pixels that are as bright as their neighbours, in areas of several pixels a side."""
+    import cv2
+
+    around = np.ones((3, 3), np.uint8)
+    flat = (cv2.dilate(rgb, around) - cv2.erode(rgb, around)).max(axis=2) <= _STEP
+    square = np.ones((_FLAT_PX, _FLAT_PX), np.uint8)
+    return np.asarray(cv2.morphologyEx(flat.view(np.uint8), cv2.MORPH_OPEN, square), dtype=np.bool_)
 
 
 def _is_neutral(light: npt.NDArray[np.float64]) -> bool:

@@ -250,8 +250,10 @@ def skin_summary(found: SkinFound) -> str:
         text += "tissue without epidermis, so there are no cells or layers to measure."
     else:
         text += f"epidermis is {found.tissue.epidermis_share:.1%} of the slide; {len(found.cells.table):,} cells; "
-        if layers.layer_um is None or layers.pattern is None:
+        if layers.layer_um is None:
             text += f"no layers: {layers.message}."
+        elif layers.pattern is None:
+            text += f"{layers.message}."
         else:
             score = "" if layers.h_score is None else f", H-score {layers.h_score:.0f} of 300"
             text += f"{len(layers.layers)} layers of {layers.layer_um:.1f} µm; {layers.pattern} staining{score}."

@@ -64,6 +64,7 @@ def test_checks(defs):
         "cell_masks.seam_density",
         "cell_masks.mask_made_with_champion",
         "epidermis_layers.background_found",
+        "epidermis_layers.stains_present",
         "skin_metrics.masks_made_with_champion",
         "skin_metrics.all_files_readable",
         "nuclei_slides.image_not_blank",

@@ -136,6 +136,15 @@ def test_twice_gives_the_same_and_batches_do_not_matter(
     assert f1_at_iou(found.instances.whole(), one_by_one.instances.whole(), 0.95) == pytest.approx(1, abs=0.02)
 
 
+def test_a_grey_image_has_cells_and_no_stains(toy: ToySlide, network: CellNetwork, found: CellsResult) -> None:
+    assert found.table[["mean_h_od", "mean_dab_od"]].notna().all(axis=None)
+    grey = np.repeat(toy.slide.whole().mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    result = segment_cells(replace(toy.slide, pixels=grey), toy.mask, network)
+    assert len(result.table) > 10
+    assert result.table[["mean_h_od", "mean_dab_od"]].isna().all(axis=None)
+    assert not result.background.stains_check().passed
+
+
 def test_the_panels_are_those_of_the_crop(found: CellsResult) -> None:
     assert found.crop is not None
     assert found.h_equalised is not None

@@ -1,6 +1,7 @@
 """Layers of epidermis on drawn geometry whose answer is known."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from dermatome.imaging.background import Background, I0Source
 from dermatome.imaging.stains import STAIN_VECTORS
 from dermatome.skin.layers import depth
 from dermatome.skin.layers.depth import Survey, distance_from_dermis, number_layers
+from dermatome.skin.layers.figures import layers_figure
 from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers, staining_pattern
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.slides.slide import MppSource, Slide
@@ -250,6 +252,35 @@ def test_without_background_white_is_assumed_and_named() -> None:
     check = result.background.check()
     assert (check.name, check.passed) == ("background_found", False)
     assert "white (255) is assumed" in check.description
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rgb: np.repeat(rgb.mean(axis=2, keepdims=True), 3, axis=2), "the image is grey"),
+        (lambda rgb: 255 - rgb, "the image is inverted"),
+        (lambda rgb: rgb[..., ::-1], "two colour channels are swapped"),
+        (lambda rgb: rgb[..., [1, 0, 2]], "two colour channels are swapped"),
+        (lambda rgb: rgb, ""),
+        (lambda rgb: rgb * (0.88, 0.69, 0.58), ""),
+    ],
+)
+def test_stains_are_null_where_colours_cannot_be_stains(
+    change: Callable[[np.ndarray], np.ndarray], reason: str
+) -> None:
+    toy = toy_slide(5, StainingPattern.BASAL, size_px=600)
+    cells = pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [7.0]})
+    result = measure_layers(slide_of(change(toy.slide.whole())), toy.mask, toy.instances, cells)
+    check = result.background.stains_check()
+    assert (check.name, check.passed) == ("stains_present", not reason)
+    assert reason in check.description
+    assert reason in result.message
+    assert len(result.layers) > 3
+    stains = [result.h_score, result.positive_share, result.pattern]
+    assert [value is None for value in stains] == [bool(reason)] * 3
+    for name in ("mean_dab_od", "mean_h_od", "h_score"):
+        assert pa.Table.from_pandas(result.layers)[name].null_count == (len(result.layers) if reason else 0)
+    assert layers_figure(slide_of(toy.slide.whole()), result)
 
 
 def test_the_ratio_is_null_where_there_is_no_hematoxylin() -> None:

@@ -60,6 +60,7 @@ class CellsResult:
         seam_density: cells per mm² of epidermis within a cell diameter of a tile seam and elsewhere, and their ratio;
             empty where there are no seams or no cells.
         background: the slide's background, whose light the optical densities of ``table`` are relative to.
+            They are null if its colours are not stains.
     """
 
     instances: TiledArray
@@ -178,6 +179,8 @@ def segment_cells(
             collector.final_above(final_above)
     with timed(seconds, "table"):
         table = collector.finish(slide.mpp)
+        if background.no_stains:
+            table[["mean_h_od", "mean_dab_od"]] = np.nan
         seams = SeamDensity(flows.seam_rows_px, flows.seam_columns_px, diameter_px, size)
         density = seams.of(table, image, slide.mpp)
     return CellsResult(

@@ -118,5 +118,6 @@ def _profile(axes: Axes, result: LayersResult, column: str, label: str, colour: 
         if (number - 1) % step == 0:
             axes.text(left + wide / 2, 0.01 * highest, f"{number}", ha="center", va="bottom", fontsize=7.5, color=INK)
     if np.isnan(values).all():
-        axes.text(0.5, 0.5, "next to no hematoxylin", transform=axes.transAxes, ha="center", color=GREY, fontsize=9)
+        text = "no stains" if result.background.no_stains else "next to no hematoxylin"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=GREY, fontsize=9)
     plain_axes(axes)

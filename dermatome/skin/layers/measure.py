@@ -25,7 +25,7 @@ from dermatome.imaging.background import Background, slide_background
 from dermatome.labels.tiled import TiledArray
 from dermatome.skin.layers.depth import Depths, Survey, number_layers
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.skin.layers.tables import CellDepths, StainSums, layer_table, profile_table
+from dermatome.skin.layers.tables import STAIN_COLUMNS, CellDepths, StainSums, layer_table, profile_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,8 @@ class LayersResult:
     """The layers of one slide.
 
     Attributes:
-        outcome: how it ended; every table is empty and every number None unless it is ``measured``.
+        outcome: how it ended; every table is empty and every number None unless it is ``measured``. Stains are null
+            and there is no pattern if the slide's colours are not stains.
         message: the outcome in a sentence.
         layer_map: (H, W) uint16, 0 outside the layers, 1 = basal layer.
         shown: the part of the slide with the layers; where there are none, with its tissue, or else all of it.
@@ -111,6 +112,8 @@ def measure_layers(
     Raises:
         BadAnnotation: a mask or instance map of another size than the slide.
     """
+    import pandas as pd
+
     settings = settings or LayerSettings()
     for what, array in (("tissue mask", tissue_mask), ("instance map", instances)):
         if tuple(array.shape) != slide.pixels.shape[:2]:
@@ -152,20 +155,29 @@ def measure_layers(
         boxes.append(block.box)
     cell_layers = of_cells.table(thickness_px, of_layers.groups, slide.mpp)
     layers = layer_table(of_layers, cell_layers, thickness_px, slide.mpp)
+    profile = profile_table(of_steps, settings.profile_step_um)
+    stained = not background.no_stains
+    if not stained:
+        for table in (layers, profile):
+            nulls = pd.array([pd.NA] * len(table), dtype="Float64")
+            for name in STAIN_COLUMNS:
+                if name in table:
+                    table[name] = nulls
     gap = f"; {detached_um2:,.0f} µm² of epidermis without dermis near it are in no layer" if detached_um2 else ""
     return LayersResult(
         outcome=LayerOutcome.MEASURED,
-        message=f"{len(layers)} layers of {thickness_px * slide.mpp:.1f} µm{gap}",
+        message=f"{len(layers)} layers of {thickness_px * slide.mpp:.1f} µm{gap}"
+        + ("" if stained else f"; no stains, as {background.no_stains}"),
         layer_map=layer_map,
         shown=Box.covering(boxes),
         layer_px=thickness_px,
         layer_um=thickness_px * slide.mpp,
         layers=layers,
         cell_layers=cell_layers,
-        profile=profile_table(of_steps, settings.profile_step_um),
-        h_score=of_layers.h_score,
-        positive_share=of_layers.positive_share,
-        pattern=staining_pattern(layers, settings),
+        profile=profile,
+        h_score=of_layers.h_score if stained else None,
+        positive_share=of_layers.positive_share if stained else None,
+        pattern=staining_pattern(layers, settings) if stained else None,
         detached_um2=detached_um2,
         background=background,
     )

@@ -101,5 +101,5 @@ class LayersStage(Stage[_Input, _Measured]):
                 **result.background.values,
             },
             seconds=seconds,
-            checks=(result.background.check(),),
+            checks=(result.background.check(), result.background.stains_check()),
         )

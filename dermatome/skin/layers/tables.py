@@ -14,6 +14,9 @@ from dermatome.skin.layers.settings import LayerSettings
 if TYPE_CHECKING:
     import pandas as pd
 
+STAIN_COLUMNS = ("mean_dab_od", "mean_h_od", "dab_h_ratio", "positive_share", "h_score")
+"""Columns that are null if the slide has no stains."""
+
 
 class StainSums:
     """DAB and hematoxylin of the pixels of each group 1, 2, … (layers, or steps of depth), added up block by block."""
