@@ -17,7 +17,7 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=300,
     group_name="training",
     kind="file",
-    code_version="1",
+    code_version="2",
 )
 def training_tiles(
     context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource

@@ -41,7 +41,7 @@ _FILE = re.compile(
 )
 # Pictures that Cellpose writes of its results.
 _PICTURE = "_cp_output"
-_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
+LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
 _OUTLINES = (".xml", ".geojson", ".json")
 _NO_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 
@@ -135,7 +135,7 @@ def read_label_image(path: Path, size: Size) -> Instances:
             with warnings.catch_warnings(), Image.open(path, formats=("PNG", "TIFF")) as opened:
                 warnings.simplefilter("ignore")
                 _check_size(path, Size(opened.height, opened.width), size)
-                if opened.mode not in _LABEL_MODES:
+                if opened.mode not in LABEL_MODES:
                     raise BadAnnotation(
                         f"{path} holds colours, not a number for each object: export it as 16-bit labels."
                     )

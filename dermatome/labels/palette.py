@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TISSUE_LABELS, ClassMap, Rgb, TissueClass
+from dermatome.classes import TISSUE_LABELS, ClassMap, Rgb, RgbImage, TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.slides.plain import decode_numbers, decode_rgb
 from dermatome.storage.files import write_atomic
 
+_RESCALED = ("16-bit", "CMYK", "YCbCr", "LAB")
+"""How conversions begin that change the colours of a mask."""
 SHIPPED_FOLDER = Path(__file__).parent / "palettes"
 
 
@@ -88,6 +91,47 @@ class Palette:
     def save(self, path: Path) -> Path:
         """Writes it to ``path``, whole."""
         return write_atomic(path, json.dumps(self.to_json(), indent=2).encode() + b"\n")
+
+
+def decode_mask(data: bytes, palette: Palette, name: str) -> RgbImage:
+    """Decodes the file of a mask into the palette's colours.
+
+    A mask of one channel holds class numbers, from 0 for background. An 8-bit one may hold greys of the palette
+    instead.
+
+    Args:
+        data: Bytes of the file.
+        palette: Colours of each class.
+        name: Name of the file, for errors.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        BadImage: The file is damaged or not an image.
+        BadAnnotation: A number is no class of the palette, or colours would change while they are decoded.
+    """
+    numbers = decode_numbers(data, name)
+    if numbers is None:
+        rgb, conversions = decode_rgb(data, name)
+        changed = [words for words in conversions if words.startswith(_RESCALED)]
+        if changed:
+            raise BadAnnotation(f"{name} would not keep its colours ({changed[0]}): export the mask as 8-bit RGB.")
+        return rgb
+    values = np.unique(numbers).tolist()
+    colours = {colour for _, own in palette.colours for colour in own}
+    listed = [value for value in values if numbers.dtype == np.uint8 and (value, value, value) in colours]
+    classes = {int(tissue) for tissue, _ in palette.colours}
+    if len(listed) < len(values) and classes.issuperset(values):
+        return classes_to_rgb(numbers.astype(np.uint8), palette)
+    if len(listed) == len(values) or (any(listed) and palette.other is not None):
+        return np.repeat(numbers[..., None], 3, axis=2)
+    allowed = ", ".join(f"{int(tissue)} ({tissue.label})" for tissue, _ in palette.colours)
+    unknown = next(value for value in values if value not in classes)
+    raise BadAnnotation(
+        f"{name} is a mask of one channel with the number {unknown}, which is no class of the palette: number the "
+        f"classes {allowed}, or export it in the palette's colours."
+    )
 
 
 def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str) -> ClassMap:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from dermatome.classes import RgbImage
@@ -14,6 +16,8 @@ from dermatome.slides.mpp import check_interleaved, significant_bits
 
 # Pillow's own limit is a guess at what is a decompression bomb; `max_side_px` is checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
+
+_T = TypeVar("_T")
 
 FORMATS = ("JPEG", "PNG", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
@@ -34,6 +38,40 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
         BadImage: the file is empty, damaged, a web page, of another format, larger than ``max_side_px`` on a side, or
             of a pixel type that has no safe 8-bit RGB reading.
     """
+
+    def read(image: Any) -> tuple[RgbImage, tuple[str, ...]]:
+        # Pages are not counted: Pillow walks them in quadratic time, and stumbles over later ones.
+        more_pages, deep = getattr(image, "is_animated", False), any(";16" in str(tile[3]) for tile in image.tile)
+        image.load()
+        note: tuple[str, ...] = ()
+        if deep or image.mode == "I":
+            image, note = _eight_bit(image, data, name)
+        pixels, conversions = _as_rgb(image, name)
+        conversions = (*note, *conversions)
+        return pixels, (FIRST_PAGE, *conversions) if more_pages else conversions
+
+    return _decode(data, name, max_side_px, read)
+
+
+def decode_numbers(data: bytes, name: str) -> npt.NDArray[Any] | None:
+    """Decodes an image of one channel as it is stored, such as a mask of class numbers.
+
+    Returns:
+        (H, W) uint8 to int32, not rescaled; None if the image has colours.
+
+    Raises:
+        BadImage: See :func:`decode_rgb`.
+    """
+    modes = ("1", "L", "I", "I;16", "I;16B", "I;16L")
+
+    def read(image: Image.Image) -> npt.NDArray[Any] | None:
+        return np.asarray(image.convert("L") if image.mode == "1" else image) if image.mode in modes else None
+
+    return _decode(data, name, MAX_SIDE_PX, read)
+
+
+def _decode(data: bytes, name: str, max_side_px: int, read: Callable[[Image.Image], _T]) -> _T:
+    """Opens and checks the bytes of an image file; ``read`` decodes it. Raises as :func:`decode_rgb` does."""
     if not data:
         raise BadImage(f"{name} is empty: fetch it again.")
     if data[:512].lstrip()[:1] == b"<":
@@ -46,15 +84,7 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
                     "raise the limit or export a smaller region."
                 )
             _check_complete(image, data, name)
-            # Pages are not counted: Pillow walks them in quadratic time, and stumbles over later ones.
-            more_pages, deep = getattr(image, "is_animated", False), any(";16" in str(tile[3]) for tile in image.tile)
-            image.load()
-            note: tuple[str, ...] = ()
-            if deep or image.mode == "I":
-                image, note = _eight_bit(image, data, name)
-            pixels, conversions = _as_rgb(image, name)
-            conversions = (*note, *conversions)
-            return pixels, (FIRST_PAGE, *conversions) if more_pages else conversions
+            return read(image)
     except BadImage:
         raise
     except Exception as error:  # Pillow raises whatever it stumbles over in a damaged file

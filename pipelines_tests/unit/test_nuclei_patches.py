@@ -39,13 +39,13 @@ def case(toy: ToyNuclei, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def label_images(folder: Path, toy: ToyNuclei, *, instances: bool, classes: bool, drawn: bool = False) -> Path:
+def label_images(folder: Path, toy: ToyNuclei, *, instances: bool, classes: bool, drawn: str = "uint8") -> Path:
     files = {"images": toy.slide.whole()}
     if instances:
         files["instances"] = toy.maps.instances.astype(np.uint16)
     if classes:
         colours = np.array(list(DRAWN_COLOURS.values()), np.uint8)
-        files["classes"] = colours[toy.maps.semantic] if drawn else toy.maps.semantic
+        files["classes"] = colours[toy.maps.semantic] if drawn == "colours" else toy.maps.semantic.astype(drawn)
     for name, array in files.items():
         (folder / name).mkdir(parents=True)
         Image.fromarray(array).save(folder / name / "a.png")
@@ -62,8 +62,8 @@ def test_outlines_of_a_toy_give_its_maps_again(case: Path, toy: ToyNuclei) -> No
     np.testing.assert_array_equal(read.maps.ternary, toy.maps.ternary)
 
 
-@pytest.mark.parametrize("drawn", [False, True])
-def test_label_images_give_the_maps_too(tmp_path: Path, toy: ToyNuclei, drawn: bool) -> None:
+@pytest.mark.parametrize("drawn", ["uint8", "uint16", "colours"])
+def test_label_images_give_the_maps_too(tmp_path: Path, toy: ToyNuclei, drawn: str) -> None:
     folder = label_images(tmp_path / "p1", toy, instances=True, classes=True, drawn=drawn)
     (image,) = annotated_images(folder)
     read = read_annotated(image, 0.3)

@@ -1,13 +1,16 @@
 """Colours become classes exactly, or an error that names them."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.labels.palette import Palette, classes_to_rgb, rgb_to_classes
+from dermatome.labels.palette import Palette, classes_to_rgb, decode_mask, rgb_to_classes
 
 
 def write(path, content):
@@ -45,6 +48,52 @@ def test_unknown_colours_go_to_the_class_the_palette_names_for_them():
     rgb = np.array([[[5, 5, 5], [255, 255, 255], [0, 0, 0]]], dtype=np.uint8)
     assert rgb_to_classes(rgb, palette, "m").tolist() == [[1, 2, 2]]
     assert Palette.from_json(palette.to_json(), "p") == palette
+
+
+def file_of(array, fmt="TIFF"):
+    buffer = io.BytesIO()
+    if fmt == "PNG":
+        Image.fromarray(array).save(buffer, format="PNG")
+    else:
+        tifffile.imwrite(buffer, array)
+    return buffer.getvalue()
+
+
+NUMBERS = np.array([[0, 1], [2, 3]])
+
+
+@pytest.mark.parametrize("palette", ["source", "skin_pas", "dermatome"])
+@pytest.mark.parametrize(
+    ("dtype", "fmt"),
+    [(np.uint8, "PNG"), (np.uint16, "PNG"), (np.uint8, "TIFF"), (np.uint16, "TIFF"), (np.int32, "TIFF")],
+)
+def test_a_mask_of_one_channel_holds_class_numbers(palette, dtype, fmt):
+    known = Palette.shipped(palette)
+    drawn = decode_mask(file_of(NUMBERS.astype(dtype), fmt), known, "m")
+    assert rgb_to_classes(drawn, known, "m").tolist() == NUMBERS.tolist()
+
+
+def test_a_grey_mask_may_hold_colours_of_the_palette():
+    known = Palette.from_json({"classes": {"background": [[0, 0, 0]], "epidermis": [[255, 255, 255]]}}, "p")
+    drawn = decode_mask(file_of(np.array([[0, 255]], np.uint8)), known, "m")
+    assert rgb_to_classes(drawn, known, "m").tolist() == [[0, 2]]
+    other = Palette.from_json({"classes": {"epidermis": [[255, 255, 255]]}, "other": "background"}, "p")
+    drawn = decode_mask(file_of(np.array([[0, 255, 9]], np.uint8)), other, "m")
+    assert rgb_to_classes(drawn, other, "m").tolist() == [[0, 2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("array", "says"),
+    [
+        (np.array([[0, 4]], np.uint8), "number 4, which is no class of the palette: number the classes 0 .background"),
+        (np.array([[0, 65535]], np.uint16), "number 65535"),
+        (np.array([[-1, 0]], np.int32), "number -1"),
+        (np.full((2, 2, 3), 65535, np.uint16), "16-bit colour divided by 256"),
+    ],
+)
+def test_numbers_and_colours_that_are_no_classes_are_refused(array, says):
+    with pytest.raises(BadAnnotation, match=says):
+        decode_mask(file_of(array), Palette.shipped("source"), "m")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from dermatome.classes import NUCLEUS_LABELS, NucleusClass, RgbImage
 from dermatome.errors import BadAnnotation, BadImage, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.labels.annotation_files import (
+    LABEL_MODES,
     annotations_in,
     is_annotation,
     is_outlines,
@@ -232,8 +233,8 @@ def _pieces(classes: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.int32]:
 def _read_classes(path: Path, size: Size) -> npt.NDArray[np.uint8]:
     """(H, W) uint8 of :class:`NucleusClass`, from grey numbers or drawn colours."""
     with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
-        grey = image.mode in ("L", "P")
-    if grey:
+        numbered = image.mode in LABEL_MODES
+    if numbered:
         numbers = read_label_image(path, size)
         if numbers.max(initial=0) > max(NucleusClass):
             raise BadAnnotation(
@@ -241,7 +242,9 @@ def _read_classes(path: Path, size: Size) -> npt.NDArray[np.uint8]:
                 f"{', '.join(NUCLEUS_LABELS)}."
             )
         return numbers.astype(np.uint8)
-    drawn = decode_rgb(path.read_bytes(), path.name)[0]
+    drawn, conversions = decode_rgb(path.read_bytes(), path.name)
+    if "16-bit" in str(conversions):
+        raise BadAnnotation(f"{path} holds 16-bit colours: export the classes as 8-bit RGB, or as class numbers.")
     far = np.stack([((drawn.astype(np.int32) - colour) ** 2).sum(axis=2) for colour in DRAWN_COLOURS.values()], axis=-1)
     nearest: npt.NDArray[np.uint8] = np.array(list(DRAWN_COLOURS), np.uint8)[far.argmin(axis=2)]
     return nearest

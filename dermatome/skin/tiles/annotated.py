@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.labels.palette import Palette
+from dermatome.labels.palette import Palette, decode_mask
 from dermatome.skin.tiles.crops import cut_tiles, load_tiles, read_rois, tiles_sha256
 from dermatome.slides.plain import SUFFIXES, decode_rgb
 from dermatome.storage.files import sha256_bytes, sha256_file
@@ -41,17 +41,16 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
         BadImage: an image cannot be read.
     """
     files = _files(source)
-    images = {
-        kind: decode_rgb(files[kind].read_bytes(), str(files[kind]))[0] for kind in files.keys() & {"he", "mask", "ihc"}
-    }
+    images = {kind: decode_rgb(files[kind].read_bytes(), str(files[kind]))[0] for kind in files.keys() & {"he", "ihc"}}
+    palette = Palette.load(files["palette"])
     patient, licence = _about(files.get("slide"))
     rows = cut_tiles(
         source.name,
         images["he"],
-        images["mask"],
+        decode_mask(files["mask"].read_bytes(), palette, str(files["mask"])),
         read_rois(files["rois"]),
         folder,
-        Palette.load(files["palette"]),
+        palette,
         ihc=images.get("ihc"),
         patient=patient,
         licence=licence,

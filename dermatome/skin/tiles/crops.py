@@ -16,7 +16,7 @@ from PIL import Image
 from dermatome.classes import TISSUE_LABELS, RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
-from dermatome.labels.palette import Palette, rgb_to_classes
+from dermatome.labels.palette import Palette, decode_mask, rgb_to_classes
 from dermatome.registry.manifest import ManifestRow, thumbnail
 from dermatome.skin.tiles.rois import MIN_TILE_PX, Roi, read_rois
 from dermatome.slides.plain import SUFFIXES, decode_rgb
@@ -68,7 +68,7 @@ class TilePair:
     Attributes:
         name: the common stem.
         image_path: RGB image.
-        mask_path: mask in the palette's colours.
+        mask_path: mask in the palette's colours, or of class numbers.
         palette: the colours of each class.
         group: what must not be on both sides of a split: the patient, or the slide where the patient is not known, or
             the tile's own name where neither is.
@@ -103,7 +103,7 @@ class TilePair:
             BadAnnotation: image and mask differ in size, or the mask has a colour that the palette does not know.
         """
         image, _ = decode_rgb(self.image_path.read_bytes(), str(self.image_path))
-        drawn, _ = decode_rgb(self.mask_path.read_bytes(), str(self.mask_path))
+        drawn = decode_mask(self.mask_path.read_bytes(), self.palette, str(self.mask_path))
         _check_same_size(image, drawn, str(self.image_path), str(self.mask_path))
         return image, rgb_to_classes(drawn, self.palette, str(self.mask_path))
 
