@@ -53,7 +53,8 @@ def web(
         str, typer.Option(help="Data root whose settings, networks and annotated slides are used.")
     ] = "dermatome_data",
     host: Annotated[
-        str, typer.Option(help="Address to listen on. The app has no login: keep it, or put a proxy with one before.")
+        str,
+        typer.Option(help="Address to listen on. The app has no login: keep the default, or use a proxy with a login."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; change it if it is taken.", min=1, max=65535)] = 7860,
     allow_host: Annotated[

@@ -67,7 +67,7 @@ COMMANDS = {
     ),
     "cells": TrainCommands(
         ("dermatome.skin.cells.task", "CellTask"),
-        "Train a network of Cellpose's form on annotated cells, and write its weights.",
+        "Train a network with Cellpose's architecture on annotated cells, and write its weights.",
         "Folder of images, each with its cells beside it: .xml, .geojson or _labels.tif; repeatable.",
     ),
     "nuclei": TrainCommands(
@@ -131,7 +131,7 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
         ],
         "continue_from": Annotated[
             str | None,
-            typer.Option(help=f"Weights to fine-tune: {task.parents}. The form of the network is then theirs."),
+            typer.Option(help=f"Weights to fine-tune: {task.parents}. Their architecture is then used."),
         ],
         "models": Annotated[Path, typer.Option(help="Folder for files that are fetched.")],
         "checkpoints": Annotated[

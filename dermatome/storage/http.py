@@ -1,4 +1,4 @@
-"""One HTTP client for everything that is fetched: allowed hosts only, within limits, patient, trusting no answer.
+"""One HTTP client for every download: allowed hosts only, bounded time and size, retries, and checked responses.
 
 A file appears complete and checked, or not at all. Every failure is one sentence.
 """
@@ -54,7 +54,7 @@ class _Retryable(Exception):
 
 
 class HttpLimits(SettingsModel):
-    """How patient a client is, and how much it asks of a host at once.
+    """Time limits, retries and the number of parallel requests of a client.
 
     Attributes:
         connect_timeout_s: Time to reach the host.
@@ -271,8 +271,8 @@ class HttpClient:
             raise self._failed(f"{url} is {found}, not an image")
 
     def _html(self, url: str) -> FetchFailed:
-        remedy = "check the address, and that no login page stands between"
-        return self._failed(f"{url} is a web page (HTML), not what was asked for", remedy)
+        remedy = "check the address; the host may require a login"
+        return self._failed(f"{url} is a web page (HTML), not the requested file", remedy)
 
     def _receive(
         self, answer: requests.Response, file: IO[bytes], url: str, max_bytes: int, ends: float
@@ -369,7 +369,7 @@ class AllowedHosts:
         """``url`` if it may be asked, over TLS if it is not this machine's.
 
         Pages of old releases name their images by ``http://`` addresses; HPA's hosts serve the same over TLS, so the
-        scheme is changed and nothing is sent or believed in the clear.
+        scheme is changed and nothing is sent or accepted unencrypted.
 
         Raises:
             FetchFailed: Another scheme, a host that is not allowed, a user name in it, or an unexpected port.
@@ -380,12 +380,12 @@ class AllowedHosts:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").rstrip(".").lower(), parts.port
         except ValueError as error:
-            raise FetchFailed(f"{shown} is not an address ({error}): check the page it stands on.") from error
+            raise FetchFailed(f"{shown} is not an address ({error}): check where this address comes from.") from error
         if parts.scheme not in ("http", "https") or not host:
-            raise FetchFailed(f"{shown} is not an http or https address: check the page it stands on.")
+            raise FetchFailed(f"{shown} is not an http or https address: check where this address comes from.")
         if parts.username is not None or parts.password is not None or re.search(r"[\\\x00-\x20\x7f]", url):
             raise FetchFailed(
-                f"{shown} has a user name, blank or control character in it: check the page it stands on."
+                f"{shown} has a user name, blank or control character in it: check where this address comes from."
             )
         loopback = _is_loopback(host)
         standard = port in (None, 443 if parts.scheme == "https" else 80)
@@ -395,7 +395,7 @@ class AllowedHosts:
             raise FetchFailed(f"{_shown(url)}{via} is at a host or port that is not allowed: {self._remedy}.")
         if loopback:
             if came_from is not None and not _is_loopback(urlsplit(came_from).hostname or ""):
-                raise FetchFailed(f"{_shown(url)}{via} is this machine itself, which is not followed.")
+                raise FetchFailed(f"{_shown(url)}{via} is this machine itself: such a redirect is refused.")
         elif parts.scheme == "http":
             parts = parts._replace(scheme="https", netloc=host if port in (None, 80) else f"{host}:{port}")
         return urlunsplit(parts)

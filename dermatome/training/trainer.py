@@ -156,7 +156,7 @@ def drop_checkpoints(checkpoints: Path) -> None:
 
 
 def loading_threads(compute: Compute) -> int:
-    """Threads that prepare batches: a GPU outruns one; on the CPU the network needs the cores."""
+    """Number of threads that prepare batches: one is too slow for a GPU; on a CPU the network needs the cores."""
     return 1 if compute.device == "cpu" else 8
 
 
@@ -177,7 +177,7 @@ class Start:
     """What a run starts from, the same in every process.
 
     Attributes:
-        data_sha256: of the samples on both sides.
+        data_sha256: of the training and validation samples.
         encoder: pretrained encoder weights.
         parent_sha256: of the weights that are fine-tuned.
     """
@@ -387,7 +387,7 @@ class Run:
 
 
 class _RunningStatistics:
-    """Batch statistics of the micro-batches of one step: each starts where the step started, and their mean is kept."""
+    """Batch statistics of one step: each micro-batch starts from those at the start of the step; their mean is kept."""
 
     def __init__(self, network: torch.nn.Module, count: int) -> None:
         import torch

@@ -16,7 +16,7 @@ from dermatome.synthetic.nuclei import toy_nuclei
 def scores():
     settings = NucleusSettings(batch=4)
     loaded = load_nucleus_weights(TOY_WEIGHTS)
-    network = prepare_nuclei(loaded, choose_compute("cpu", "fp32", 1), settings, backend="torch")
+    network = prepare_nuclei(loaded, choose_compute("cpu", "fp32", 1, backend="torch"), settings)
     toys = [toy_nuclei(seed, Size(256, 256)) for seed in (100, 101, 102)]
     found = segment_nuclei([toy.slide for toy in toys], network, settings)
     return nucleus_values(

@@ -50,9 +50,9 @@ class CellsResult:
         table: a row for each cell, columns :data:`dermatome.skin.cells.table.CELL_COLUMNS`; ``…_od`` is decadic (log10)
             optical density, as in the tables of layers.
         outcome: cells, or why there are none.
-        diameter_px: what cells were taken to measure; None where the network was not run.
-        diameter_source: where that came from.
-        crop: the part of the slide the network was shown; None likewise.
+        diameter_px: assumed cell diameter in pixels; None if the network was not run.
+        diameter_source: source of the diameter; None if the network was not run.
+        crop: part of the slide that the network saw; None if the network was not run.
         h_equalised: (h, w) uint8, hematoxylin of ``crop`` as the network saw it, shrunk to a panel of a figure.
         tiles: of the network that were run for the cells, the size estimate not counted.
         epidermis_px: pixels of epidermis.
@@ -88,14 +88,13 @@ def segment_cells(
 ) -> CellsResult:
     """Segments the cells of all the epidermis of a slide, islands included.
 
-    From above downwards and in bounded memory, one way for all sizes: tiles of one grid go through the network,
-    their flows are blended, and row by row of blocks they become cells, a cell being whole in the one block that holds
-    its sink (:mod:`dermatome.skin.cells.blocks`). A cell belongs to the epidermis if most of its pixels do.
+    The algorithm is the same for every size and its memory is bounded: tiles of one grid go through the network from
+    top to bottom, their flows are blended, and each row of blocks is turned into cells. A cell belongs to the one block
+    that holds its sink (:mod:`dermatome.skin.cells.blocks`), and to the epidermis if most of its pixels do.
 
     The network runs in the caller's thread and in the runner's own; dynamics run beside it in ``compute.threads``
-    threads. What is returned is compressed and needs neither network nor device, so all that is made of it (files,
-    outlines, figure) may be made behind, while the next slide is segmented. One network may not be used by two
-    threads at once.
+    threads. The result is compressed and needs neither network nor device, so another thread may write its files,
+    outlines and figure while the next slide is segmented. One network must not be used by two threads at once.
 
     Args:
         slide: the IHC slide; its pixels are read in boxes.

@@ -1,9 +1,9 @@
 """Epidermal layers: how far from the dermis each pixel of epidermis lies, and how much DAB is found there.
 
 Layer 1 is the basal layer. A pixel at distance ``d`` from the dermis is in layer ``ceil(d / thickness)``, so layer
-``k`` holds distances above ``(k - 1) * thickness`` up to and with ``k * thickness``, and the farthest pixel is always
-in the last layer. The distance is the straight line to the nearest pixel of dermis, from pixel centre to pixel centre;
-an island of epidermis inside the dermis is measured from the dermis around it. A piece of epidermis that has no dermis
+``k`` holds distances above ``(k - 1) * thickness`` up to and including ``k * thickness``, and the farthest pixel is
+always in the last layer. The distance is the straight line to the nearest pixel of dermis, between pixel centres; an
+island of epidermis inside the dermis is measured from the dermis around it. A piece of epidermis that has no dermis
 within ``max_gap_um`` (a detached fragment) has no basal side that could be known: it is in no layer, and its area is
 reported.
 """
@@ -103,11 +103,11 @@ def measure_layers(
 
     Args:
         slide: the image.
-        tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or what is read like one.
-        instances: (H, W) int32 cells, 0 background; likewise.
+        tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or an array-like object.
+        instances: (H, W) int32 cells, 0 background; an array or an array-like object.
         cells: a row for each cell with ``cell_id`` and ``equivalent_diameter_um``.
-        settings: the defaults where None.
-        on_block: called before each block of a large slide; what it raises ends the measuring.
+        settings: None takes the defaults.
+        on_block: called before each block of a large slide; an exception that it raises ends the measurement.
 
     Raises:
         BadAnnotation: a mask or instance map of another size than the slide.
@@ -129,7 +129,7 @@ def measure_layers(
     if not survey.dermis.any():
         return nothing(LayerOutcome.NO_DERMIS, "the tissue mask has epidermis and no dermis to measure from")
     if layer_um is None:
-        return nothing(LayerOutcome.NO_CELLS, "no cell was found whose diameter a layer could take")
+        return nothing(LayerOutcome.NO_CELLS, "no cells were found, so the layer thickness is unknown (set layer_um)")
 
     depths = Depths(tissue_mask, survey, settings.max_gap_um / slide.mpp, on_block)
     detached_um2 = float(survey.epidermis_px - depths.kept_px) * slide.mpp**2
@@ -194,7 +194,7 @@ def staining_pattern(layers: pd.DataFrame, settings: LayerSettings | None = None
 
     Args:
         layers: the table of :class:`LayersResult`.
-        settings: the defaults where None.
+        settings: None takes the defaults.
 
     Returns:
         The pattern; None where there is no layer.
