@@ -38,7 +38,9 @@ def nuclei_slides(
     sources = inbox_sources(root.nuclei_inbox)
 
     def make(slide: str, folder: Path) -> StageResult:
-        return acquire_slide(sources[slide], folder, images.declared_mpp, images.max_side_px, SLIDE_SUFFIXES)
+        return acquire_slide(
+            sources[slide], folder, images.declared_mpp, images.max_side_px, SLIDE_SUFFIXES, root=root.path
+        )
 
     def inputs(slide: str) -> dict[str, str]:
         source = sources.get(slide) or inbox_source(root.nuclei_inbox, slide)

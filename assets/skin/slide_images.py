@@ -46,7 +46,9 @@ def slide_images(
 
     def make(slide: str, folder: Path) -> StageResult:
         source, kept = source_of(slide, sources), root.folder("slide_images", slide)
-        return acquire_slide(source, folder, images.declared_mpp, images.max_side_px, fetch_image=fetch, kept=kept)
+        return acquire_slide(
+            source, folder, images.declared_mpp, images.max_side_px, fetch_image=fetch, kept=kept, root=root.path
+        )
 
     stage = WaitingStage(
         root,

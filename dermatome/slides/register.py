@@ -1,5 +1,7 @@
 """The table of where slides' images are: `slide_sources/sources.parquet` of the data root.
 
+Locations in the data root are stored relative to it, so that it may be moved.
+
 One table for all slides: a file for each slide would take a quarter of an hour to write for 100,000. A writer holds a
 lock while it merges its rows into the table and replaces it; readers need none.
 """
@@ -7,6 +9,7 @@ lock while it merges its rows into the table and replaces it; readers need none.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,7 +35,7 @@ def write_sources(folder: Path, sources: Iterable[SlideSource]) -> None:
     Raises:
         StorageFailed: the disk is full, the folder is not writable, or the table there is damaged.
     """
-    new = {source.slide: vars(source) for source in sources}
+    new = {source.slide: vars(source) | {"location": source.stored_location(folder.parent)} for source in sources}
     if not new:
         return
     with locked(folder / f".{TABLE}.lock"):
@@ -54,7 +57,9 @@ def read_sources(folder: Path, slides: Collection[str] | None = None) -> dict[st
     table = _read(folder)
     if slides is not None:
         table = table.filter(pc.is_in(table["slide"], value_set=pa.array(list(slides), pa.string())))
-    return {row["slide"]: SlideSource(**row) for row in table.to_pylist()}
+    found = (SlideSource(**row) for row in table.to_pylist())
+    # Joined to the data root, an absolute path stays as it is.
+    return {s.slide: s if s.origin == "hpa" else replace(s, location=str(folder.parent / s.location)) for s in found}
 
 
 def source_of(slide: str, sources: Mapping[str, SlideSource]) -> SlideSource:

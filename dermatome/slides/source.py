@@ -59,19 +59,28 @@ class SlideSource:
 
     @property
     def identity(self) -> str:
-        """A hash that changes with the place and, in a folder, with the content of the files.
+        """A hash of the address or, for files, of their names and content, wherever the data root is.
 
         Raises:
             MissingInput: the file is gone.
         """
-        content = ""
+        place, content = self.location, ""
         if self.origin == "folder":
             content = sha256_file(local_path(self.location))
         elif self.origin == "dicom":
             folder = local_path(self.location)
             files = [name for name in names_in(folder) if is_dicom(name)]
             content = " ".join(f"{name} {sha256_file(folder / name)}" for name in files)
-        return sha256_bytes(f"{self.origin} {self.location} {content}".encode())[:32]
+        if self.origin != "hpa":
+            place = Path(self.location).name
+        return sha256_bytes(f"{self.origin} {place} {content}".encode())[:32]
+
+    def stored_location(self, root: Path) -> str:
+        """The location relative to the data root if it is in it, so that the data root may be moved."""
+        if self.origin == "hpa":
+            return self.location
+        path = Path(self.location).absolute()
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def folder_sources(folder: Path) -> list[SlideSource]:
@@ -142,6 +151,7 @@ def acquire_slide(
     *,
     fetch_image: Callable[[str, Path], Fetched] | None = None,
     kept: Path | None = None,
+    root: Path | None = None,
 ) -> StageResult:
     """Puts a slide's image into ``folder`` and checks it by decoding it; its preview is written beside it.
 
@@ -153,6 +163,7 @@ def acquire_slide(
         suffixes: suffixes that are accepted.
         fetch_image: fetches the image at an address of HPA to a path.
         kept: folder of the slide's last verified image; an HPA image that is there is not fetched again.
+        root: the data root, if locations in it are to be recorded relative to it.
 
     Raises:
         FetchFailed: the image did not arrive.
@@ -194,7 +205,7 @@ def acquire_slide(
         data_version=content_version([slide.sha256.encode(), f"{slide.mpp} {slide.mpp_source.value}".encode()]),
         values={
             "origin": source.origin,
-            "location": source.location,
+            "location": source.location if root is None else source.stored_location(root),
             "gene": source.gene or None,
             "ensembl_id": source.ensembl_id or None,
             "file": path.name,
