@@ -8,12 +8,12 @@ from pathlib import Path
 import dagster as dg
 
 from assets.partitions import ANNOTATED_SLIDES, NUCLEI_CASES, REQUESTED_BY
-from dermatome.errors import DermatomeError, StorageFailed
+from dermatome.errors import DermatomeError
 from dermatome.slides.dicom import is_dicom
 from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.register import read_sources, write_sources
 from dermatome.slides.source import SlideSource, inbox_clashes, inbox_place, inbox_sources
-from dermatome.storage.files import changed_in, folders_in, safe_id
+from dermatome.storage.files import changed_in, folders_in, usable_id
 from dermatome.storage.layout import FAILURES, DataRoot
 from orchestration.jobs import refresh_metrics
 from orchestration.requests import (
@@ -35,6 +35,8 @@ _TICK_S = 20.0
 # A file that changed a moment ago may still be being copied.
 _SETTLED_S = 5.0
 _SHOWN = 5
+_IN_FOLDER, _OTHER_KIND = "files in folders", "files of a kind that is not read"
+_NO_NAME, _KNOWN = "files whose names have no letter of A to Z and no digit", "images of slides known from elsewhere"
 _RETRY_METRICS_S = 1800.0
 _STATE = "dermatome/metrics_state"
 # A run that is not started may be of a daemon that died, and would be waited for in vain.
@@ -90,24 +92,43 @@ class _Inbox:
         changed: For each slide, when its files were put there, seconds since 1970.
         new: Slides to be taken whatever the cursor is: unknown ones, and those whose image is at another place now.
         sources: Where the images are, for the chain that registers this.
+        not_taken: Names of the files that are not taken, by the reason.
     """
 
     folder: Path
     changed: dict[str, list[float]] = field(default_factory=dict)
     new: set[str] = field(default_factory=set)
     sources: dict[str, SlideSource] = field(default_factory=dict)
+    not_taken: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave(self, reason: str, *names: str) -> None:
+        """Counts files that are not taken."""
+        if names:
+            self.not_taken.setdefault(reason, []).extend(names)
+
+    @property
+    def note(self) -> str:
+        """What is not taken and why, in one sentence; empty if everything is."""
+        parts = (f"{len(names)} {reason} ({_shortened(names)})" for reason, names in sorted(self.not_taken.items()))
+        return f" Not taken from {self.folder}: {'; '.join(parts)}." if self.not_taken else ""
 
 
 def _skin_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Collection[str]) -> _Inbox:
-    """One slide for each image file; its name without the suffix is the slide.
+    """One slide for each image file; its name without the suffix, as :func:`usable_id` writes it, is the slide.
 
     Of several images of a slide, the registered one counts, or the oldest one if that is gone.
     """
     inbox = _Inbox(root.inbox)
     files: dict[str, list[tuple[float, SlideSource]]] = {}
-    for name, changed_at in changed_in(root.inbox).items():
+    for name, changed_at in changed_in(root.inbox, folders=True).items():
         path = root.inbox / name
-        if path.suffix.lower() in SUFFIXES and (slide := _checked(context, path.stem, "The slide")):
+        if "/" in name:
+            inbox.leave(_IN_FOLDER, name)
+        elif path.suffix.lower() not in SUFFIXES:
+            inbox.leave(_OTHER_KIND, name)
+        elif not (slide := usable_id(path.stem)):
+            inbox.leave(_NO_NAME, name)
+        else:
             files.setdefault(slide, []).append((changed_at, SlideSource(slide, "folder", str(path))))
     registered = read_sources(root.slide_sources)
     clashes: list[SlideSource] = []
@@ -123,6 +144,7 @@ def _skin_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Coll
         inbox.changed[slide], inbox.sources[slide] = [changed_at], source
         if before is None or before.location != source.location:
             inbox.new.add(slide)
+    inbox.leave(_KNOWN, *(Path(image.location).name for image in clashes))
     _warn_of_clashes(context, clashes, registered)
     return inbox
 
@@ -144,14 +166,20 @@ def _nuclei_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Co
             f"{len(loose)} DICOM files lie loose in {inbox.folder} ({_shortened(loose)}) and are not taken: put those "
             "of each slide into a folder of its own there, named like the slide."
         )
+    inbox.leave("slides with several images", *clashes)
+    inbox.leave("DICOM files that lie in no folder", *loose)
     by_place: dict[str, list[float]] = {}
     for name, changed_at in names.items():
-        if (place := inbox_place(name)) is not None:
+        if (place := inbox_place(name)) is None:
+            if "/" in name or not is_dicom(name):
+                inbox.leave(_IN_FOLDER if "/" in name else _OTHER_KIND, name)
+        elif not usable_id(place if "/" in name else Path(name).stem):
+            inbox.leave(_NO_NAME, name)
+        else:
             by_place.setdefault(str(inbox.folder / place), []).append(changed_at)
     for slide, source in inbox_sources(inbox.folder, names).items():
-        if _checked(context, slide, "The slide"):
-            inbox.changed[slide] = by_place[source.location]
-            inbox.new |= {slide} - set(known)
+        inbox.changed[slide] = by_place[source.location]
+        inbox.new |= {slide} - set(known)
     return inbox
 
 
@@ -195,7 +223,7 @@ def _take_arrivals(
     # Sources first: a partition whose image nobody can find would fail.
     write_sources(root.slide_sources, [inbox.sources[slide] for slide in taken if slide in inbox.sources])
     add = [slide for slide in taken if slide not in known]
-    return _request(context, chain, root, taken, unsure, cursor=repr(latest), add=add)
+    return _request(context, chain, root, taken, unsure, cursor=repr(latest), add=add, note=inbox.note)
 
 
 @dg.sensor(
@@ -219,7 +247,7 @@ def nuclei_slide_folder(context: dg.SensorEvaluationContext, paths: PathsResourc
 
 
 def _folder_sensor(
-    name: str, folder: str, partitions: dg.DynamicPartitionsDefinition, what: str, description: str
+    name: str, folder: str, partitions: dg.DynamicPartitionsDefinition, description: str
 ) -> dg.SensorDefinition:
     """A sensor that registers one partition for each folder in ``folder``; a person materializes them."""
 
@@ -227,9 +255,14 @@ def _folder_sensor(
     def register(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
         path = paths.data_root.path / folder
         known = set(context.instance.get_dynamic_partitions(str(partitions.name)))
-        new = [key for key in folders_in(path) if key not in known and _checked(context, key, what)]
+        folders = folders_in(path)
+        unusable = [key for key in folders if usable_id(key) != key]
+        new = [key for key in folders if key not in known and key not in unusable]
+        note = f" Not taken, rename them: {len(unusable)} folders ({_shortened(unusable)})." if unusable else ""
         if not new:
-            return dg.SkipReason(f"No new folder in {path}.")
+            return dg.SkipReason(f"No new folder in {path}.{note}")
+        if note:
+            context.log.warning(note.strip())
         return dg.SensorResult(dynamic_partitions_requests=[partitions.build_add_request(new)])
 
     return register
@@ -239,14 +272,12 @@ annotation_folder = _folder_sensor(
     "annotation_folder",
     "annotations",
     ANNOTATED_SLIDES,
-    "The annotated slide",
     "Registers annotated slides put into `annotations`, so that training_tiles can be materialized.",
 )
 nuclei_case_folder = _folder_sensor(
     "nuclei_case_folder",
     "nuclei_annotations",
     NUCLEI_CASES,
-    "The case",
     "Registers patients' folders put into `nuclei_annotations`, so that nuclei_patches can be materialized.",
 )
 
@@ -299,17 +330,19 @@ def _request(
     unsure: Sequence[str],
     cursor: str | None,
     add: Sequence[str] = (),
+    note: str = "",
 ) -> dg.SensorResult:
     """Requests ``new`` slides, and those of ``unsure`` that nobody has tried yet: a tick may die after registering.
 
     The partitions ``add`` are added by the daemon together with the request: if a tick dies before, they stay unknown.
+    ``note`` says what is not taken.
     """
     stages = chain.possible_stages(root)
     untried = untried_slides(context.instance, root, stages, unsure)
     wanted = first_slides({stage: list(dict.fromkeys([*new, *untried[stage]])) for stage in stages})
     if not wanted:
-        return dg.SensorResult(skip_reason="No slide is new or was forgotten.", cursor=cursor)
-    context.log.info(f"{len(new)} new or replaced slides; {number_of_slides(wanted)} are requested.")
+        return dg.SensorResult(skip_reason=f"No slide is new or was forgotten.{note}", cursor=cursor)
+    context.log.info(f"{len(new)} new or replaced slides; {number_of_slides(wanted)} are requested.{note}")
     subset = subset_of(wanted, chain.slides)
     return dg.SensorResult(
         run_requests=[dg.RunRequest.for_asset_graph_subset(subset, tags={REQUESTED_BY: context.sensor_name})],
@@ -332,15 +365,6 @@ def _warn_of_clashes(
             f"{len(clashes)} images are not taken, as their slides are known from elsewhere: {_shortened(clashes)}; "
             "rename the files in the inbox."
         )
-
-
-def _checked(context: dg.SensorEvaluationContext, name: str, what: str) -> str | None:
-    """``name`` if it can be a partition; otherwise the log says why not."""
-    try:
-        return safe_id(name, what)
-    except StorageFailed as error:
-        context.log.error(str(error))
-        return None
 
 
 def _shortened(texts: Sequence[str]) -> str:

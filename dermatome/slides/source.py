@@ -25,6 +25,7 @@ from dermatome.storage.files import (
     names_in,
     sha256_bytes,
     sha256_file,
+    usable_id,
     write_atomic,
 )
 from dermatome.storage.http import Fetched
@@ -92,7 +93,7 @@ def folder_sources(folder: Path) -> list[SlideSource]:
 def inbox_sources(inbox: Path, names: Iterable[str] | None = None) -> dict[str, SlideSource]:
     """Returns the sources of the H&E slides in an inbox, by slide; slides with two images are left out.
 
-    A slide's name is the stem of its file, or the name of a folder of DICOM files.
+    A slide's name is the stem of its file, or the name of a folder of DICOM files, as :func:`usable_id` writes it.
 
     Args:
         inbox: the folder.
@@ -135,11 +136,12 @@ def _images(inbox: Path, names: Iterable[str]) -> dict[str, set[SlideSource]]:
     for name in names:
         place = inbox_place(name)
         if place == name:
-            slide = PurePosixPath(name).stem
+            slide = usable_id(PurePosixPath(name).stem)
             found.setdefault(slide, set()).add(SlideSource(slide, "folder", str(inbox / name)))
         elif place is not None:
-            found.setdefault(place, set()).add(SlideSource(place, "dicom", str(inbox / place)))
-    return found
+            slide = usable_id(place)
+            found.setdefault(slide, set()).add(SlideSource(slide, "dicom", str(inbox / place)))
+    return {slide: sources for slide, sources in found.items() if slide}
 
 
 def acquire_slide(

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -58,6 +59,14 @@ def safe_id(text: str, what: str = "id") -> str:
             "a letter or digit, at most 200 characters."
         )
     return text
+
+
+def usable_id(text: str) -> str:
+    """An id that :func:`safe_id` accepts: ``core 3 (1)`` gives ``core-3-1``; empty if no letter or digit is left."""
+    if _SAFE_ID.fullmatch(text):
+        return text
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._]+", "-", plain)[:200].strip("-._")
 
 
 def local_path(place: str) -> Path:

@@ -232,15 +232,35 @@ def test_registering_leaves_alone_what_has_not_moved_and_what_is_of_another_orig
 
 
 def test_image_folder_takes_images_with_usable_names(root, instance, skin_inbox, capfd):
-    skin_inbox.put("core-1.jpg", "core-2.png", "-bad name.jpg", "core-1.tif", "notes.txt")
+    skin_inbox.put("core-1.jpg", "core-2.png", "-core 3 (1).jpg", "core-1.tif", "notes.txt", "batch/a.jpg", "皮.jpg")
     tick = skin_inbox.tick()
-    assert asked_for(tick)["slide_images"] == ["core-1", "core-2"]
-    assert instance.get_dynamic_partitions(SLIDES.name) == ["core-1", "core-2"]
-    assert read_sources(root.slide_sources)["core-1"].location == str(root.inbox / "core-1.jpg")
-    bad, clash = logged(capfd, " - ")[:2]
-    assert "-bad name" in bad
+    assert asked_for(tick)["slide_images"] == ["core-1", "core-2", "core-3-1"]
+    assert sorted(instance.get_dynamic_partitions(SLIDES.name)) == ["core-1", "core-2", "core-3-1"]
+    sources = read_sources(root.slide_sources)
+    assert sources["core-1"].location == str(root.inbox / "core-1.jpg")
+    assert sources["core-3-1"].location == str(root.inbox / "-core 3 (1).jpg")
+    (clash,) = logged(capfd, "rename the files")
     assert "core-1.tif" in clash
-    assert not skin_inbox.tick().run_requests
+    again = skin_inbox.tick(tick.cursor)
+    assert not again.run_requests
+    assert again.skip_message == (
+        f"No slide is new or was forgotten. Not taken from {root.inbox}: 1 files in folders (batch/a.jpg); "
+        "1 files of a kind that is not read (notes.txt); "
+        "1 files whose names have no letter of A to Z and no digit (皮.jpg); "
+        "1 images of slides known from elsewhere (core-1.tif)."
+    )
+    assert not logged(capfd, "-core 3"), "a name is mapped, not refused every minute"
+
+
+def test_what_the_inbox_of_nuclei_does_not_take_is_counted(nuclei_inbox):
+    nuclei_inbox.put("core 3 (1).jpg", "s1.svs", "s1.tif", "old.bmp", "batch/nested.jpg", "loose.dcm")
+    tick = nuclei_inbox.tick()
+    assert nuclei_inbox.requested(tick) == ["core-3-1"]
+    said = nuclei_inbox.tick(tick.cursor).skip_message
+    assert "1 DICOM files that lie in no folder (loose.dcm)" in said
+    assert "1 files in folders (batch/nested.jpg)" in said
+    assert "1 files of a kind that is not read (old.bmp)" in said
+    assert "1 slides with several images (s1)" in said
 
 
 def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_a_tick(
@@ -386,15 +406,14 @@ def test_what_can_be_computed_with_the_weights_there_are_is_requested(inbox, roo
 
 def test_a_dicom_folder_is_one_slide_and_loose_files_are_none_and_said_once(instance, nuclei_inbox, capfd):
     nuclei_inbox.put(
-        "s1/1.dcm", "s1/2.dcm", "s1/label.dcm", "s2.svs", "notes/a.txt", "-bad/1.dcm", "loose.dcm", "more.dcm"
+        "s1/1.dcm", "s1/2.dcm", "s1/label.dcm", "s2.svs", "notes/a.txt", "-s3/1.dcm", "loose.dcm", "more.dcm"
     )
     first = nuclei_inbox.tick()
-    assert asked_for(first) == {"nuclei_slides": ["s1", "s2"]}
-    assert instance.get_dynamic_partitions("nuclei_slides") == ["s1", "s2"]
-    loose, bad = logged(capfd, " - ERROR - ")
+    assert asked_for(first) == {"nuclei_slides": ["s1", "s2", "s3"]}
+    assert sorted(instance.get_dynamic_partitions("nuclei_slides")) == ["s1", "s2", "s3"]
+    (loose,) = logged(capfd, " - ERROR - ")
     assert "2 DICOM files lie loose" in loose
     assert "(loose.dcm, more.dcm)" in loose
-    assert "'-bad'" in bad
     assert not nuclei_inbox.tick(first.cursor).run_requests
 
 
@@ -442,8 +461,8 @@ def test_folders_of_annotations_are_registered_only(root, instance, sensor, fold
     assert not tick.run_requests
     (request,) = tick.dynamic_partitions_requests
     assert list(request.partition_keys) == ["slide-1"]
-    assert logged(capfd, "'-bad'")
-    assert evaluate(sensor, root, instance).skip_message
+    assert logged(capfd, "1 folders (-bad)")
+    assert "rename them: 1 folders (-bad)" in evaluate(sensor, root, instance).skip_message
 
 
 def made(instance, asset):
