@@ -18,7 +18,7 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=400,
     group_name="inference",
     kind="parquet",
-    code_version="2",
+    code_version="3",
     decided_by=["layers"],
     checks={
         "background_found": "The slide has enough background to measure the light that densities are relative to.",
@@ -32,7 +32,8 @@ def epidermis_layers(
 ) -> Iterator[Event]:
     """Layers of one mean cell diameter; no epidermis, no dermis or no cells is a named outcome.
 
-    Files: `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`.
+    Files: `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `relative.parquet`, `zones.parquet`,
+    `layers.ome.tif`, `figure.png`.
     """
     from dermatome.skin.layers.stage import LayersStage
 

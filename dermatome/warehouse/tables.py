@@ -52,6 +52,9 @@ def _record(asset: str, key: str, columns: str) -> Table:
 _SCALE = "mpp double, mpp_source varchar"
 _LIGHT = "i0_red double, i0_green double, i0_blue double, i0_source varchar"
 _IMAGE = f"file varchar, bytes bigint, image_sha256 varchar, height_px integer, width_px integer, {_SCALE}"
+_STAINS = (
+    "area_px bigint, mean_dab_od double, mean_h_od double, dab_h_ratio double, positive_share double, h_score double"
+)
 _WEIGHTS = "weights varchar, weights_sha256 varchar"
 _PARENT = "weights_sha256 varchar, parent varchar, parent_sha256 varchar"
 _LENGTH = "epochs integer, steps integer"
@@ -133,6 +136,12 @@ TABLES: dict[str, Table] = {
         "area_um2 double, cells integer, mean_dab_od double, mean_h_od double, dab_h_ratio double, "
         "positive_share double, h_score double",
     ),
+    "relative_depth": Table(
+        "epidermis_layers",
+        "relative.parquet",
+        f"slide varchar, relative_from double, relative_to double, {_STAINS}",
+    ),
+    "zones": Table("epidermis_layers", "zones.parquet", f"slide varchar, zone varchar, {_STAINS}"),
     "layer_slides": _record(
         "epidermis_layers",
         "slide",

@@ -12,6 +12,7 @@ from PIL import Image
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.geometry import Box, Size
 from dermatome.imaging import overlay
+from dermatome.imaging.background import Background
 from dermatome.inference.canvas import Canvas
 from dermatome.nuclei.maps.figures import NUCLEUS_CHARTS
 from dermatome.reports import figures
@@ -79,7 +80,9 @@ def test_the_same_figure_has_the_same_bytes(toy: Any) -> None:
 def cells_result(toy: Any, cells: pd.DataFrame, crop: Box) -> Any:
     h = toy.densities[..., 0][crop.slices]
     grey = (np.clip(h, 0, 1) * 255).astype(np.uint8)
-    return SimpleNamespace(instances=toy.instances, table=cells, outcome="cells", crop=crop, h_equalised=grey)
+    return SimpleNamespace(
+        instances=toy.instances, table=cells, outcome="cells", crop=crop, h_equalised=grey, background=Background()
+    )
 
 
 def test_the_cells_figure_outlines_cells(toy: Any, cells: pd.DataFrame) -> None:
@@ -92,6 +95,7 @@ def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy: Any, cells
     mask = np.full_like(toy.mask, TissueClass.DERMIS)
     none = SimpleNamespace(
         instances=np.zeros_like(toy.instances), table=cells.iloc[:0], crop=None, h_equalised=None,
+        background=Background(),
     )  # fmt: skip
     empty = tissue_result(mask, Box(0, 0, 448, 448))
     layers = measure_layers(toy.slide, mask, none.instances, none.table)

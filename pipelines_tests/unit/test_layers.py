@@ -124,6 +124,28 @@ def test_the_distance_does_not_depend_on_the_window(seed: int) -> None:
     np.testing.assert_allclose(distance_from_dermis(mask, box, survey)[inside], expected[inside], rtol=1e-6)
 
 
+@pytest.mark.parametrize("height_px", [40, 80])
+def test_the_relative_profile_does_not_depend_on_thickness(height_px: int) -> None:
+    mask, pixels = flat_skin(height_px)
+    pixels[100 - height_px // 2 : 100] = BROWN
+    result = measure(mask, pixels)
+    relative, zones = result.relative, result.zones
+    assert relative["relative_to"].tolist() == pytest.approx(np.arange(1, 21) / 20)
+    assert relative["area_px"].tolist() == [height_px * 60 / 20] * 20
+    assert (relative["mean_dab_od"] > 0.2).tolist() == [True] * 10 + [False] * 10
+    assert zones["zone"].tolist() == ["basal", "lower_suprabasal", "upper_suprabasal"]
+    assert zones["area_px"].tolist() == [600, 60 * (height_px // 2 - 10), 60 * (height_px // 2)]
+    assert zones["positive_share"].tolist() == [1, 1, 0]
+
+
+def test_without_an_upper_edge_only_the_basal_zone_is_known() -> None:
+    mask = np.full((80, 60), E, np.uint8)
+    mask[60:] = D
+    result = measure(mask, np.full((80, 60, 3), 255, np.uint8))
+    assert result.relative["area_px"].tolist() == [0] * 20
+    assert result.zones["area_px"].tolist() == [600, 0, 0]
+
+
 def test_an_island_in_the_dermis_is_measured_from_all_sides() -> None:
     mask = np.full((60, 60), D, np.uint8)
     mask[20:41, 20:41] = E
@@ -186,7 +208,7 @@ def test_no_cells_is_a_named_outcome_and_a_set_thickness_needs_none() -> None:
 def test_tables_of_every_outcome_have_the_same_columns() -> None:
     mask, pixels = flat_skin()
     full, empty = measure(mask, pixels), measure(np.zeros_like(mask), pixels)
-    for name in ("layers", "cell_layers", "profile"):
+    for name in ("layers", "cell_layers", "profile", "relative", "zones"):
         assert getattr(full, name).dtypes.to_dict() == getattr(empty, name).dtypes.to_dict()
 
 
@@ -366,7 +388,7 @@ def test_blocks_have_no_say_in_the_result(seed: int, gap_um: float) -> None:
         assert parts.outcome is whole.outcome
         assert parts.detached_um2 == whole.detached_um2
         np.testing.assert_array_equal(parts.layer_map.whole(), expected)
-    for name in ("layers", "cell_layers", "profile"):
+    for name in ("layers", "cell_layers", "profile", "relative", "zones"):
         pd.testing.assert_frame_equal(getattr(parts, name), getattr(whole, name))
 
 

@@ -195,24 +195,61 @@ def distance_from_dermis(tissue_mask: LabelArray, box: Box, survey: Survey) -> F
     Returns:
         (h, w) float32, px; only the epidermis' values are sure.
     """
+    part, sure_px = _nearest(tissue_mask, box, survey.size, lambda mask: mask == TissueClass.DERMIS)
+    inside = tissue_mask[box.slices] == TissueClass.EPIDERMIS
+    if float(part[inside].max(initial=0)) <= sure_px:
+        return part
+    far: Floats = np.where(part <= sure_px, part, np.maximum(survey.far_px(box), np.float32(sure_px)))
+    return far
+
+
+def relative_depth(tissue_mask: LabelArray, block: DepthBlock, size: Size) -> Floats:
+    """Relative depth of the epidermis of a block: 0 at the dermis, 1 at the upper edge of the living epidermis.
+
+    It is d / (d + s), with d the distance from the border with the dermis and s that from the nearest keratin or
+    background, both as straight lines.
+
+    Args:
+        tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or what is read like one.
+        block: Part of the slide.
+        size: Size of the slide.
+
+    Returns:
+        (N,) float32 of the pixels ``block.inside``; NaN where no upper edge is within 2,048 px.
+    """
+    part, sure_px = _nearest(
+        tissue_mask, block.box, size, lambda mask: (mask == TissueClass.BACKGROUND) | (mask == TissueClass.KERATIN)
+    )
+    from_px, to_px = block.distance_px[block.inside], part[block.inside]
+    # From pixel centre to pixel centre; the borders lie half a pixel nearer.
+    relative: Floats = (from_px - 0.5) / (from_px + to_px - 1)
+    return np.where(to_px <= sure_px, relative, np.float32(np.nan))
+
+
+def _nearest(
+    tissue_mask: LabelArray, box: Box, size: Size, is_target: Callable[[npt.NDArray[Any]], BoolMap]
+) -> tuple[Floats, float]:
+    """The distance of each pixel of ``box`` to the nearest target, and up to which distance it is exact, px.
+
+    Only the epidermis' values are sure. Of a window without a target, none is exact.
+    """
     inside = tissue_mask[box.slices] == TissueClass.EPIDERMIS
     margin_px = 64
     while True:
-        window = box.expanded(margin_px, survey.size)
-        dermis = tissue_mask[window.slices] == TissueClass.DERMIS
-        whole = window == Box.whole(survey.size)
-        if not dermis.any() and not whole and margin_px < FAR_PX:
+        window = box.expanded(margin_px, size)
+        target = is_target(tissue_mask[window.slices])
+        whole, some = window == Box.whole(size), bool(target.any())
+        if not some and not whole and margin_px < FAR_PX:
             margin_px = min(2 * margin_px, FAR_PX)
             continue
         top, left = box.top_px - window.top_px, box.left_px - window.left_px
-        part = _distance(~dermis)[top : top + box.size.height_px, left : left + box.size.width_px]
+        part = _distance(~target)[top : top + box.size.height_px, left : left + box.size.width_px]
         farthest = float(part[inside].max(initial=0))
-        if whole or farthest <= margin_px:
-            return part
-        if margin_px == FAR_PX:
-            # What lies nearer than the window's rim is exact; beyond, dermis outside may be nearer than that found.
-            far: Floats = np.where(part <= margin_px, part, np.maximum(survey.far_px(box), np.float32(margin_px)))
-            return far
+        if whole:
+            return part, math.inf if some else 0.0
+        if farthest <= margin_px or margin_px == FAR_PX:
+            # Beyond the window's rim, a target outside may be nearer than that found.
+            return part, float(margin_px)
         margin_px = min(math.ceil(farthest), FAR_PX)
 
 

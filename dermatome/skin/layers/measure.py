@@ -23,9 +23,21 @@ from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.imaging.background import Background, slide_background
 from dermatome.labels.tiled import TiledArray
-from dermatome.skin.layers.depth import Depths, Survey, number_layers
+from dermatome.skin.layers.depth import Depths, Survey, number_layers, relative_depth
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.skin.layers.tables import STAIN_COLUMNS, CellDepths, StainSums, layer_table, profile_table
+from dermatome.skin.layers.tables import (
+    RELATIVE_BINS,
+    STAIN_COLUMNS,
+    CellDepths,
+    EpidermalZone,
+    StainSums,
+    bins_of,
+    layer_table,
+    profile_table,
+    relative_table,
+    zone_table,
+    zones_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +77,9 @@ class LayersResult:
         cell_layers: one row for each cell: ``cell_id``, ``layer`` (0: in none), ``distance_um`` (null: in none).
         profile: the fine profile: ``distance_um`` (middle of the step), ``area_px``, ``mean_dab_od``, ``mean_h_od``,
             ``dab_h_ratio``.
+        relative: a row for each twentieth of the relative depth, which is 0 at the dermis and 1 at the upper edge of
+            the living epidermis: ``relative_from``, ``relative_to``, ``area_px`` and the stains as in ``layers``.
+        zones: a row for each :class:`~dermatome.skin.layers.tables.EpidermalZone`: ``zone``, ``area_px``, stains.
         h_score: over all layers, 0–300.
         positive_share: over all layers, 0–1.
         pattern: where in the epidermis the DAB lies.
@@ -81,6 +96,8 @@ class LayersResult:
     layers: pd.DataFrame
     cell_layers: pd.DataFrame
     profile: pd.DataFrame
+    relative: pd.DataFrame
+    zones: pd.DataFrame
     h_score: float | None
     positive_share: float | None
     pattern: StainingPattern | None
@@ -139,6 +156,7 @@ def measure_layers(
 
     thickness_px = max(layer_um / slide.mpp, depths.farthest_px / MAX_LAYERS)
     layer_map = TiledArray(slide.size, np.uint16)
+    of_bins, of_zones = StainSums(settings, RELATIVE_BINS), StainSums(settings, len(EpidermalZone))
     of_layers, of_steps, of_cells = StainSums(settings), StainSums(settings), CellDepths(cells)
     boxes = []
     for block in depths.blocks():
@@ -151,14 +169,18 @@ def measure_layers(
         h, dab = _stains(slide.pixels[block.box.slices][block.inside], background.i0)
         of_layers.add(layer_of, h, dab)
         of_steps.add(number_layers(distance_px, settings.profile_step_um / slide.mpp), h, dab)
+        relative = relative_depth(tissue_mask, block, slide.size)
+        of_bins.add(bins_of(relative), h, dab)
+        of_zones.add(zones_of(layer_of, relative), h, dab)
         of_cells.add(instances[block.box.slices][block.inside], distance_px)
         boxes.append(block.box)
     cell_layers = of_cells.table(thickness_px, of_layers.groups, slide.mpp)
     layers = layer_table(of_layers, cell_layers, thickness_px, slide.mpp)
-    profile = profile_table(of_steps, settings.profile_step_um)
+    profile, by_depth = profile_table(of_steps, settings.profile_step_um), relative_table(of_bins)
+    zones = zone_table(of_zones)
     stained = not background.no_stains
     if not stained:
-        for table in (layers, profile):
+        for table in (layers, profile, by_depth, zones):
             nulls = pd.array([pd.NA] * len(table), dtype="Float64")
             for name in STAIN_COLUMNS:
                 if name in table:
@@ -175,6 +197,8 @@ def measure_layers(
         layers=layers,
         cell_layers=cell_layers,
         profile=profile,
+        relative=by_depth,
+        zones=zones,
         h_score=of_layers.h_score if stained else None,
         positive_share=of_layers.positive_share if stained else None,
         pattern=staining_pattern(layers, settings) if stained else None,
@@ -254,6 +278,8 @@ def _nothing(
         layers=layer_table(no_sums, no_cells, 1.0, slide.mpp),
         cell_layers=no_cells,
         profile=profile_table(no_sums, 1.0),
+        relative=relative_table(no_sums),
+        zones=zone_table(no_sums),
         h_score=None,
         positive_share=None,
         pattern=None,

@@ -41,7 +41,10 @@ class _Measured:
 
 @dataclass
 class LayersStage(Stage[_Input, _Measured]):
-    """Computes `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `layers.ome.tif`, `figure.png`."""
+    """Computes the tables, `layers.ome.tif` and the figure of each slide.
+
+    The tables are `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `relative.parquet` and `zones.parquet`.
+    """
 
     root: DataRoot
     layers: LayerSettings
@@ -82,6 +85,8 @@ class LayersStage(Stage[_Input, _Measured]):
             write_rows(folder / LAYERS_TABLE, key, result.layers)
             write_rows(folder / "cell_layers.parquet", key, result.cell_layers)
             write_rows(folder / "profile.parquet", key, result.profile)
+            write_rows(folder / "relative.parquet", key, result.relative)
+            write_rows(folder / "zones.parquet", key, result.zones)
             write_ome_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, name=key)
         with timed(seconds, "figure"):
             write_figure(folder, layers_figure(slide, result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,20 +18,34 @@ if TYPE_CHECKING:
 STAIN_COLUMNS = ("mean_dab_od", "mean_h_od", "dab_h_ratio", "positive_share", "h_score")
 """Columns that are null if the slide has no stains."""
 
+RELATIVE_BINS = 20
+"""Bins of the profile by relative depth."""
+
+
+class EpidermalZone(StrEnum):
+    """Zones of the living epidermis.
+
+    Basal is layer 1. Suprabasal is all above; its lower zone has a relative depth below 0.5, its upper one 0.5 or more.
+    """
+
+    BASAL = "basal"
+    LOWER_SUPRABASAL = "lower_suprabasal"
+    UPPER_SUPRABASAL = "upper_suprabasal"
+
 
 class StainSums:
     """DAB and hematoxylin of the pixels of each group 1, 2, … (layers, or steps of depth), added up block by block."""
 
-    def __init__(self, settings: LayerSettings) -> None:
-        """No pixel yet; the thresholds are those of ``settings``."""
+    def __init__(self, settings: LayerSettings, groups: int = 0) -> None:
+        """Starts without pixels, with at least ``groups`` groups; the thresholds are those of ``settings``."""
         self._settings = settings
-        self._sums = np.zeros((6, 0))  # pixels, H, DAB, pixels of at least weak, moderate and strong DAB
+        self._sums = np.zeros((6, groups))  # pixels, H, DAB, pixels of at least weak, moderate and strong DAB
 
     def add(self, group: npt.NDArray[np.uint16], h: Floats, dab: Floats) -> None:
         """Takes more pixels.
 
         Args:
-            group: (N,) uint16, of each pixel, from 1.
+            group: (N,) uint16, of each pixel, from 1; pixels of group 0 are left out.
             h: (N,) float32, its hematoxylin, log10 optical density.
             dab: (N,) float32, its DAB.
         """
@@ -133,15 +148,20 @@ def layer_table(sums: StainSums, cell_layers: pd.DataFrame, thickness_px: float,
         thickness_px: of a layer.
         mpp: microns per pixel.
     """
-    import pandas as pd
-
-    table, count, shares = sums.means(), sums.groups, sums.stained_shares
+    table, count = sums.means(), sums.groups
     number = np.arange(1, count + 1)
     table.insert(0, "layer", number.astype(np.int32))
     table.insert(1, "distance_from_um", (number - 1) * thickness_px * mpp)
     table.insert(2, "distance_to_um", number * thickness_px * mpp)
     table.insert(4, "area_um2", sums.area_px * mpp**2)
     table.insert(5, "cells", np.bincount(cell_layers["layer"].to_numpy(int), minlength=count + 1)[1:].astype(np.int32))
+    return _with_scores(table, sums)
+
+
+def _with_scores(table: pd.DataFrame, sums: StainSums) -> pd.DataFrame:
+    import pandas as pd
+
+    shares = sums.stained_shares
     table["positive_share"] = pd.array(shares[0], dtype="Float64")
     table["h_score"] = pd.array(100 * (shares[0] + shares[1] + shares[2]), dtype="Float64")
     return table
@@ -152,3 +172,33 @@ def profile_table(sums: StainSums, step_um: float) -> pd.DataFrame:
     table = sums.means()
     table.insert(0, "distance_um", (np.arange(len(table)) + 0.5) * step_um)
     return table
+
+
+def relative_table(sums: StainSums) -> pd.DataFrame:
+    """One row for each bin of relative depth, from the dermis upwards."""
+    table, edges = sums.means(), np.linspace(0, 1, sums.groups + 1)
+    table.insert(0, "relative_from", edges[:-1])
+    table.insert(1, "relative_to", edges[1:])
+    return _with_scores(table, sums)
+
+
+def zone_table(sums: StainSums) -> pd.DataFrame:
+    """One row for each zone of :class:`EpidermalZone`."""
+    import pandas as pd
+
+    table = sums.means()
+    table.insert(0, "zone", pd.Series([zone.value for zone in EpidermalZone][: sums.groups], dtype="str"))
+    return _with_scores(table, sums)
+
+
+def zones_of(layer: npt.NDArray[np.uint16], relative: Floats) -> npt.NDArray[np.uint16]:
+    """(N,) the zone of each pixel, from 1 in the order of :class:`EpidermalZone`; 0 if it has no relative depth."""
+    zone = np.where(relative < 0.5, 2, np.where(relative >= 0.5, 3, 0))
+    zone[layer == 1] = 1
+    return np.asarray(zone, dtype=np.uint16)
+
+
+def bins_of(relative: Floats) -> npt.NDArray[np.uint16]:
+    """(N,) the bin of each relative depth, 1 to :data:`RELATIVE_BINS`; 0 if it is NaN."""
+    number = np.clip(np.floor(relative * RELATIVE_BINS) + 1, 1, RELATIVE_BINS)
+    return np.asarray(np.nan_to_num(number, nan=0), dtype=np.uint16)
