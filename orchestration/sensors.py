@@ -10,9 +10,8 @@ import dagster as dg
 from assets.partitions import ANNOTATED_SLIDES, NUCLEI_CASES, REQUESTED_BY
 from dermatome.errors import DermatomeError
 from dermatome.slides.dicom import is_dicom
-from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.register import read_sources, write_sources
-from dermatome.slides.source import SlideSource, inbox_clashes, inbox_place, inbox_sources
+from dermatome.slides.source import SLIDE_SUFFIXES, SlideSource, inbox_clashes, inbox_place, inbox_sources
 from dermatome.storage.files import changed_in, folders_in, usable_id
 from dermatome.storage.layout import FAILURES, DataRoot
 from orchestration.jobs import refresh_metrics
@@ -124,7 +123,7 @@ def _skin_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Coll
         path = root.inbox / name
         if "/" in name:
             inbox.leave(_IN_FOLDER, name)
-        elif path.suffix.lower() not in SUFFIXES:
+        elif path.suffix.lower() not in SLIDE_SUFFIXES:
             inbox.leave(_OTHER_KIND, name)
         elif not (slide := usable_id(path.stem)):
             inbox.leave(_NO_NAME, name)

@@ -31,16 +31,14 @@ def nuclei_slides(
 
     The scale is what the file states, or else the declared mpp of the settings, stored with the word `declared`.
     """
-    from dermatome.slides.source import SLIDE_SUFFIXES, acquire_slide, inbox_source, inbox_sources
+    from dermatome.slides.source import acquire_slide, inbox_source, inbox_sources
 
     root = paths.data_root
     images = settings.value.nuclei_images
     sources = inbox_sources(root.nuclei_inbox)
 
     def make(slide: str, folder: Path) -> StageResult:
-        return acquire_slide(
-            sources[slide], folder, images.declared_mpp, images.max_side_px, SLIDE_SUFFIXES, root=root.path
-        )
+        return acquire_slide(sources[slide], folder, images.declared_mpp, images.max_side_px, root=root.path)
 
     def inputs(slide: str) -> dict[str, str]:
         source = sources.get(slide) or inbox_source(root.nuclei_inbox, slide)

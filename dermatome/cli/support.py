@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -222,7 +223,7 @@ def image_files(paths: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path
     """Yields each image once: files as they are given, and the files of folders that have one of ``suffixes``.
 
     A DICOM slide is yielded as the folder of its files, also if it lies in a given folder and ``suffixes`` contains
-    DICOM's.
+    DICOM's. What else lies in a folder is counted on the error stream, by kind; hidden files are not.
 
     Raises:
         MissingInput: A folder has no image, or cannot be read.
@@ -231,16 +232,23 @@ def image_files(paths: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path
 
     seen: set[tuple[Path, str]] = set()
     for path in paths:
-        found = [path]
+        found, left = [path], Counter[str]()
         try:
             if path.is_dir():
-                found = sorted(
-                    file
-                    for file in path.iterdir()
-                    if file.suffix.lower() in suffixes or (DICOM_SUFFIX in suffixes and is_dicom_folder(file))
-                )
+                found = []
+                for file in sorted(path.iterdir()):
+                    if file.suffix.lower() in suffixes or (DICOM_SUFFIX in suffixes and is_dicom_folder(file)):
+                        found.append(file)
+                    elif not file.name.startswith("."):
+                        left["folder" if file.is_dir() else f"{file.suffix.lower() or 'other'} file"] += 1
         except OSError as error:
             raise MissingInput(unusable_file(error, path)) from error
+        if left and found:
+            kinds = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(left.items()))
+            complain(
+                f"{path}: {kinds} not read: images end in {', '.join(suffixes)}, and folders in it are to be given "
+                "themselves."
+            )
         if not found:
             raise MissingInput(f"The folder {path} holds no image ({', '.join(suffixes)}): check the path.")
         for one in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -86,7 +86,7 @@ class SlideSource:
 
 def folder_sources(folder: Path) -> list[SlideSource]:
     """Returns one source for each image directly in ``folder``, by name; the file's stem is the slide id."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SLIDE_SUFFIXES)
     return [SlideSource(slide=path.stem, origin="folder", location=str(path)) for path in paths]
 
 
@@ -149,7 +149,6 @@ def acquire_slide(
     folder: Path,
     declared_mpp: float,
     max_side_px: int,
-    suffixes: Sequence[str] = SUFFIXES,
     *,
     fetch_image: Callable[[str, Path], Fetched] | None = None,
     kept: Path | None = None,
@@ -162,7 +161,6 @@ def acquire_slide(
         folder: where it is put.
         declared_mpp: microns per pixel if the file states none.
         max_side_px: longest side of an image that is decoded as one array.
-        suffixes: suffixes that are accepted.
         fetch_image: fetches the image at an address of HPA to a path.
         kept: folder of the slide's last verified image; an HPA image that is there is not fetched again.
         root: the data root, if locations in it are to be recorded relative to it.
@@ -182,8 +180,8 @@ def acquire_slide(
             _copy(file, path if number == 1 else path.with_stem(f"{IMAGE_STEM}-{number}"))
     else:
         suffix = PurePosixPath(urlsplit(source.location).path).suffix.lower()
-        if suffix not in suffixes:
-            raise BadImage(f"{source.location} has the suffix {suffix!r}: give a {', '.join(suffixes)} file.")
+        if suffix not in SLIDE_SUFFIXES:
+            raise BadImage(f"{source.location} has the suffix {suffix!r}: give a {', '.join(SLIDE_SUFFIXES)} file.")
         path = path.with_suffix(suffix)
         if source.origin == "folder":
             _copy(local_path(source.location), path)

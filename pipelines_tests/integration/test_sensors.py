@@ -232,13 +232,15 @@ def test_registering_leaves_alone_what_has_not_moved_and_what_is_of_another_orig
 
 
 def test_image_folder_takes_images_with_usable_names(root, instance, skin_inbox, capfd):
-    skin_inbox.put("core-1.jpg", "core-2.png", "-core 3 (1).jpg", "core-1.tif", "notes.txt", "batch/a.jpg", "皮.jpg")
+    skin_inbox.put(
+        "core-1.jpg", "core-2.png", "-core 3 (1).jpg", "core-1.tif", "notes.txt", "batch/a.jpg", "皮.jpg", "scan.svs"
+    )
     tick = skin_inbox.tick()
-    assert asked_for(tick)["slide_images"] == ["core-1", "core-2", "core-3-1"]
-    assert sorted(instance.get_dynamic_partitions(SLIDES.name)) == ["core-1", "core-2", "core-3-1"]
+    assert asked_for(tick)["slide_images"] == ["core-1", "core-2", "core-3-1", "scan"]
+    assert sorted(instance.get_dynamic_partitions(SLIDES.name)) == ["core-1", "core-2", "core-3-1", "scan"]
     sources = read_sources(root.slide_sources)
     assert sources["core-1"].location == str(root.inbox / "core-1.jpg")
-    assert sources["core-3-1"].location == str(root.inbox / "-core 3 (1).jpg")
+    assert sources["core-3-1", "scan"].location == str(root.inbox / "-core 3 (1).jpg")
     (clash,) = logged(capfd, "rename the files")
     assert "core-1.tif" in clash
     again = skin_inbox.tick(tick.cursor)

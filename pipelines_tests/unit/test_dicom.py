@@ -173,6 +173,24 @@ def test_a_hostile_header_is_refused_in_bounded_memory(slide: Path, make) -> Non
         tracemalloc.stop()
 
 
+def test_what_is_not_taken_from_a_folder_is_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in (
+        "core 3 (1).jpg",
+        "skin.SVS",
+        "old.bmp",
+        "more.bmp",
+        "photo.webp",
+        "README",
+        ".hidden",
+        "batch1/a.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    taken = image_files([tmp_path], SLIDE_SUFFIXES)
+    assert [path.name for path in taken] == ["core 3 (1).jpg", "skin.SVS"]
+    assert ": 2 .bmp files, 1 .webp file, 1 folder, 1 other file not read: " in capfd.readouterr().err
+
+
 def test_a_slide_comes_once_whatever_is_given_of_it(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (slide.parent / "a.svs").touch()
     suffixes = (*SLIDE_SUFFIXES, ".dcm")

@@ -14,7 +14,7 @@ from dermatome.imaging.tissue_area import tissue_mm2
 from dermatome.pipeline.stage_files import load_slide
 from dermatome.slides.mpp import stated_scale
 from dermatome.slides.slide import MppSource, read_slide
-from dermatome.slides.source import SLIDE_SUFFIXES, SlideSource, acquire_slide
+from dermatome.slides.source import SlideSource, acquire_slide
 from dermatome.slides.vendors import WsiPixels
 from dermatome.storage.files import atomic_folder
 from dermatome.storage.layout import RECORD_FILE, DataRoot
@@ -170,7 +170,7 @@ def taken(root: DataRoot, inbox: Path) -> None:
     """An .svs of the inbox as `nuclei_slides` leaves it in the data root."""
     source = SlideSource("s1", "folder", str(as_svs(inbox / "s1.svs")))
     with atomic_folder(root.folder("nuclei_slides", "s1")) as folder:
-        made = acquire_slide(source, folder, 0.25, 20_000, SLIDE_SUFFIXES)
+        made = acquire_slide(source, folder, 0.25, 20_000)
         record = StageRecord(
             asset="nuclei_slides", partition="s1", fingerprint="f", code_version="1", inputs={}, settings={},
             **vars(made),
