@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dermatome.errors import DermatomeError
 from dermatome.storage.layout import DataRoot
 from orchestration.demo import DEMO_FILE, demo_atlas
-from orchestration.instance import open_instance
+from orchestration.instance import only_platform, open_instance
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -33,6 +33,7 @@ def main() -> int:
     with ExitStack() as stack:
         try:
             root.check_writable()
+            stack.enter_context(only_platform())
             with open_instance():
                 pass  # creates the storage before the two processes below open it
             if (root.path / DEMO_FILE).is_file():

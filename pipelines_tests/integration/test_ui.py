@@ -10,6 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dermatome.errors import StorageFailed
+from orchestration import ui
+from orchestration.instance import only_platform
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 _HOLDER = """
 import signal, sys, time
@@ -18,6 +22,14 @@ for number in (signal.SIGINT, signal.SIGTERM):  # as where a script's shell star
     signal.signal(number, signal.SIG_IGN)
 with _process([sys.executable, "-c", "import time; time.sleep(600)"]) as child:
     print(child.pid, flush=True)
+    time.sleep(600)
+"""
+
+_PLATFORM = """
+import time
+from orchestration.instance import only_platform
+with only_platform():
+    print(flush=True)
     time.sleep(600)
 """
 
@@ -32,6 +44,29 @@ def test_a_killed_ui_leaves_no_daemon_behind():
         while _is_alive(child) and time.monotonic() < until:
             time.sleep(0.05)
         assert not _is_alive(child)
+
+
+def test_a_second_platform_over_one_storage_is_refused_with_the_pid_of_the_first(tmp_path, monkeypatch, capsys):
+    storage = tmp_path / "dagster"
+    monkeypatch.setenv("DERMATOME_DATA", str(tmp_path))
+    monkeypatch.setenv("DERMATOME_DAGSTER_STORAGE", str(storage))
+    monkeypatch.setattr(sys, "argv", ["ui", "--port", "1"])
+    monkeypatch.setattr(ui.signal, "signal", lambda *_: None)
+    with subprocess.Popen([sys.executable, "-c", _PLATFORM], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "\n"
+        for _ in range(2):
+            assert ui.main() == 1
+            said = capsys.readouterr().err
+            assert f"Another platform runs over {storage} (process {first.pid} on " in said
+            assert said.count("\n") == 1
+        first.kill()
+        first.wait()
+    for _ in range(2):
+        with only_platform():  # the lock of a killed process is free
+            assert (storage / "platform.pid").read_text().startswith(f"{os.getpid()} on ")
+            with pytest.raises(StorageFailed, match=f"process {os.getpid()} on"), only_platform():
+                pass
+    assert not (storage / "platform.pid").exists()
 
 
 def _is_alive(process: psutil.Process) -> bool:
