@@ -240,7 +240,7 @@ def test_image_folder_takes_images_with_usable_names(root, instance, skin_inbox,
     assert sorted(instance.get_dynamic_partitions(SLIDES.name)) == ["core-1", "core-2", "core-3-1", "scan"]
     sources = read_sources(root.slide_sources)
     assert sources["core-1"].location == str(root.inbox / "core-1.jpg")
-    assert sources["core-3-1", "scan"].location == str(root.inbox / "-core 3 (1).jpg")
+    assert sources["core-3-1"].location == str(root.inbox / "-core 3 (1).jpg")
     (clash,) = logged(capfd, "rename the files")
     assert "core-1.tif" in clash
     again = skin_inbox.tick(tick.cursor)
