@@ -187,7 +187,9 @@ def layers_measure(
         table.insert(0, "slide", pd.Series([slide.name] * len(table), dtype="str"))
         table["pattern"] = pd.Series([found.pattern.value if found.pattern else ""] * len(table), dtype="str")
         tables.append(table.assign(**found.background.values))
-        return f"{len(table)} layers, {found.pattern} staining" if found.pattern else found.message
+        text = f"{len(table)} layers, {found.pattern} staining" if found.pattern else found.message
+        background = found.background.check()
+        return text if background.passed else f"{text}. {background.description}"
 
     def finish() -> None:
         if tables:

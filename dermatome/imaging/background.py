@@ -34,6 +34,7 @@ _NEAR = 3
 _LEAST_SHARE = 0.01
 _MOST_DARK = 64
 _CLIPPED = 254.0
+_SAMPLED_PX = 1_000_000
 _INVERTED_SHARE = 0.05
 _DARKER = 0.9
 _LIGHT_MPP = 2.0
@@ -158,7 +159,9 @@ def _flat(rgb: RgbImage) -> npt.NDArray[np.bool_]:
     import cv2
 
     around = np.ones((3, 3), np.uint8)
-    flat = (cv2.dilate(rgb, around) - cv2.erode(rgb, around)).max(axis=2) <= _STEP
+    flat = np.ones(rgb.shape[:2], np.bool_)
+    for channel in cv2.split(rgb):  # one at a time, as an overview may have 40 megapixels
+        flat &= cv2.dilate(channel, around) - cv2.erode(channel, around) <= _STEP
     square = np.ones((_FLAT_PX, _FLAT_PX), np.uint8)
     return np.asarray(cv2.morphologyEx(flat.view(np.uint8), cv2.MORPH_OPEN, square), dtype=np.bool_)
 
@@ -169,6 +172,8 @@ def _is_neutral(light: npt.NDArray[np.float64]) -> bool:
 
 def _brightest(pixels: npt.NDArray[np.uint8], least_px: float) -> npt.NDArray[np.float64] | None:
     """(3,): mean colour of the brightest mode of (N, 3) pixels that holds ``least_px``; None if none does."""
+    every = max(1, len(pixels) // _SAMPLED_PX)
+    pixels, least_px = pixels[::every], least_px / every
     grey = pixels.sum(axis=1, dtype=np.int64) // 3
     held = np.convolve(np.bincount(grey, minlength=256), np.ones(2 * _NEAR + 1, int), "same")
     modes = np.flatnonzero(held >= least_px)

@@ -43,6 +43,8 @@ def root(tmp_path):
         cells = {"slide": slide, "cell_id": [1, 2], "area_um2": [50.0, 60.0], "mean_dab_od": [0.1, 0.3]}
         write_table(root.folder("cell_masks", slide) / "cells.parquet", pa.Table.from_pandas(pd.DataFrame(cells)))
         layers = {"slide": slide, "layer": [1, 2], "cells": [1, 1], "mean_dab_od": [0.4, 0.2], "mean_h_od": [0.1, 0.1]}
+        for file in ("relative.parquet", "zones.parquet"):
+            write_table(root.folder("epidermis_layers", slide) / file, pa.table({"slide": [slide]}))
         write_table(
             root.folder("epidermis_layers", slide) / "layers.parquet", pa.Table.from_pandas(pd.DataFrame(layers))
         )
