@@ -223,14 +223,15 @@ def _within(outline: npt.NDArray[np.float64], size: Size) -> Box:
 def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
     """A part of the image, and (h, w) which of its pixels are inside an outline."""
     from scipy.ndimage import label
-    from skimage.measure import grid_points_in_poly
+
+    from dermatome.labels.fill import pixels_in_outline
 
     box = _within(outline, size)
     if not box.size.area_px:
         return box.slices, np.zeros((0, 0), bool)
-    # scikit-image puts a pixel's middle at whole numbers, an outline its corner.
+    # Whole numbers are the middles of pixels there, and their corners in an outline.
     corners = outline - (box.left_px + 0.5, box.top_px + 0.5)
-    shape = grid_points_in_poly((box.size.width_px, box.size.height_px), corners).T
+    shape = pixels_in_outline(corners, box.size.height_px, box.size.width_px)
     # What cannot be reached from a rim around it is a hole.
     parts, _ = label(np.pad(~shape, 1, constant_values=True))
     filled: npt.NDArray[np.bool_] = (parts != parts[0, 0])[1:-1, 1:-1]

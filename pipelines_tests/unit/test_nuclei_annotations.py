@@ -1,5 +1,6 @@
 """Aperio XML read and drawn: hand-drawn cases, hostile files, and one real file of each kind."""
 
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.measure import grid_points_in_poly
 
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.labels.drawn_maps import draw_nuclei, ternary_map
+from dermatome.labels.fill import pixels_in_outline
 from dermatome.labels.imagescope import Annotation, Region, read_annotation
 
 FIELD = Size(40, 50)
@@ -129,6 +132,24 @@ def test_the_maps_agree_with_one_another(triangles: list[tuple[float, float, flo
     np.testing.assert_array_equal(np.isin(maps.ternary, (1, 2)), maps.instances > 0)
     inside = np.unique(maps.instances[maps.ternary == TernaryClass.INSIDE])
     assert inside.tolist() == list(range(1, count + 1))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(-5, 25), st.floats(-5, 25)), min_size=3, max_size=12),
+    st.sampled_from([None, 0.5, 1.0]),
+)
+def test_filled_pixels_are_those_of_scikit_image(corners: list[tuple[float, float]], grid: float | None) -> None:
+    outline = np.array(corners) if grid is None else np.round(np.array(corners) / grid) * grid
+    np.testing.assert_array_equal(pixels_in_outline(outline, 15, 20), grid_points_in_poly((20, 15), outline).T)
+
+
+def test_a_freehand_outline_of_thousands_of_points_is_drawn_at_once() -> None:
+    outline = np.random.default_rng(0).uniform(0, 2000, (3000, 2))
+    pixels_in_outline(outline[:3], 4, 4)  # compiled
+    start = time.monotonic()
+    assert draw_nuclei(Annotation((Region(outline, "Ambiguous"),)), Size(2000, 2000)).ignored.any()
+    assert time.monotonic() - start < 10, "testing each pixel against each edge takes 21 s"
 
 
 def test_many_large_regions_take_the_memory_of_one() -> None:
