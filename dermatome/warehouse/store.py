@@ -191,7 +191,11 @@ class _Build:
             try:
                 self._connection.register("rows", self._rows(table, {number: files[number] for number in batch}))
                 self._insert(name, "from rows")
-            except (DermatomeError, FileNotFoundError, pa.ArrowException, duckdb.ConversionException) as error:
+            # What a file's content can cause. Not duckdb.OperationalError, such as of a full disk: it stops the build.
+            except (
+                DermatomeError, OSError, ValueError, TypeError, OverflowError, pa.ArrowException, duckdb.DataError,
+                duckdb.ProgrammingError, duckdb.NotSupportedError,
+            ) as error:  # fmt: skip
                 if len(batch) == 1:
                     self._unreadable[files[batch[0]]] = str(error)
                 else:
@@ -220,14 +224,16 @@ class _Build:
         except duckdb.Error as error:
             raise StorageFailed(str(error)) from error
         position = pc.index_in(read["file_path"], pa.array(map(str, paths)))
-        return read.drop_columns("file_path").append_column("file_id", pa.array(paths.values()).take(position))
+        ours = [name for name in read.column_names if name.lower() in ("file_path", "file_id")]
+        return read.drop_columns(ours).append_column("file_id", pa.array(paths.values()).take(position))
 
     def _insert(self, name: str, query: str) -> None:
         """Inserts rows by column name; a column that the table lacks is added to it."""
         known = {row[0].lower() for row in self._ask(f"describe stored.{name}")}
         for column, kind, *_ in self._ask(f"describe {query}"):
             if column.lower() not in known:
-                self._connection.execute(f'alter table stored.{name} add column "{column}" {kind}')
+                quoted = column.replace('"', '""')
+                self._connection.execute(f'alter table stored.{name} add column "{quoted}" {kind}')
                 self._undeclared.add(f"{name}.{column}")
         self._connection.execute(f"insert into stored.{name} by name {query}")
 
