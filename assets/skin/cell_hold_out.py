@@ -45,7 +45,7 @@ cell_hold_out = hold_out_asset(
     find=_find,
     rows=_rows,
     group_name="training",
-    code_version="2",
+    code_version="3",
 )
 
 

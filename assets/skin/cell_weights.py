@@ -32,7 +32,7 @@ CellConfig = training_config("CellConfig", CellRun, CellTraining, without=["mpp"
 @weights_asset(
     "cell_weights",
     CELL_VERSIONS,
-    code_version="1",
+    code_version="2",
     group_name="training",
 )
 def cell_weights(
