@@ -150,7 +150,18 @@ def read_label_image(path: Path, size: Size) -> Instances:
         raise BadAnnotation(
             f"{path} does not hold whole numbers from 0: number objects from 1, with 0 for the background."
         )
+    if high == 255 and ((values == 0) | (values == 255)).all() and _pieces(values) > 1:
+        raise BadAnnotation(
+            f"{path} is a mask of black and white, not a number for each object: number its pieces first (Fiji: "
+            "Connected Components Labeling)."
+        )
     return values.astype(np.int32)
+
+
+def _pieces(values: npt.NDArray[Any]) -> int:
+    from scipy.ndimage import label
+
+    return int(label(values)[1])
 
 
 def read_json_outlines(path: Path) -> Annotation:

@@ -171,6 +171,11 @@ def test_label_images_that_hold_no_numbers_of_objects(tmp_path: Path) -> None:
     Image.fromarray(np.full((3, 4), 0.5, np.float32)).save(tmp_path / "a_labels.tif")
     with pytest.raises(BadAnnotation, match="whole numbers"):
         read_label_image(tmp_path / "a_labels.tif", Size(3, 4))
+    Image.fromarray(np.array([[0, 255, 255, 0], [0, 0, 0, 0], [255, 0, 0, 0]], np.uint8)).save(
+        tmp_path / "b_labels.png"
+    )
+    with pytest.raises(BadAnnotation, match="black and white"):
+        read_label_image(tmp_path / "b_labels.png", Size(3, 4))
     np.save(tmp_path / "a_seg.npy", np.array({"outlines": 1}))  # type: ignore[arg-type]
     np.save(tmp_path / "b_seg.npy", np.ones((3, 4)))
     (tmp_path / "c_seg.npy").write_bytes(b"no array")
