@@ -255,7 +255,10 @@ def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
 
 def _copy_verified(kept: Path, source: SlideSource, target: Path) -> bool:
     """Copies the image that was verified before, if it came from the same place and is unharmed."""
-    record = read_record(kept / RECORD_FILE)
+    try:
+        record = read_record(kept / RECORD_FILE)
+    except StorageFailed:  # the record is damaged: the image is fetched again
+        return False
     if record is None or record.values.get("location") != source.location:
         return False
     name = str(record.values["file"])

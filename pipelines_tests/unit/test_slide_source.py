@@ -63,6 +63,9 @@ def test_a_harmed_image_is_noticed_and_fetched_again(atlas, tmp_path):
         open_slide(place, "s", made.values)
     acquire(atlas, tmp_path)
     assert atlas.count(PATH) == 2
+    (place / "record.json").write_bytes(b"torn")
+    acquire(atlas, tmp_path)
+    assert atlas.count(PATH) == 3
 
 
 def test_a_wide_image_that_was_accepted_can_be_opened(atlas, tmp_path, monkeypatch):
