@@ -51,7 +51,7 @@ def test_any_number_leads_back_to_image_weights_code_and_settings(demo):
         assert record.is_file()
         assert len(image) == len(tissue) == len(cells) == 64
         assert code.startswith("1+")
-        assert json.loads(settings)["flow_threshold"] == 0.4
+        assert json.loads(settings)["cells"]["flow_threshold"] == 0.4
         assert run
 
 
@@ -74,15 +74,15 @@ def test_files_open_with_other_readers(demo, asset):
         assert outlines["features"]
 
 
-def test_a_second_demo_makes_nothing_again(demo):
+def test_a_second_demo_computes_nothing_again(demo):
     before = snapshot(demo.root.path)
     started = time.time()
     again = run_demo(demo.root.path)
     assert again.status == 0, again.output[-6000:]
-    assert "tissue_weights: all 1 current" in again.output
-    assert "slide_images: 1 of 13 to make" in again.output, "only the broken slide is tried again"
+    assert "tissue_weights: current" in again.output
+    assert "slide_images: 1 of 13 to materialize" in again.output, "only the broken slide is tried again"
     for asset in ("epidermis_masks", "cell_masks", "epidermis_layers"):
-        assert f"{asset}: all 12 current" in again.output
+        assert f"{asset}: current" in again.output
     assert snapshot(demo.root.path) == before
     assert time.time() - started < 300
 
