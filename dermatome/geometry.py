@@ -63,7 +63,7 @@ class Box:
 
     @classmethod
     def covering(cls, boxes: Iterable[Box]) -> Box:
-        """The smallest box that covers all of ``boxes``, of which there is at least one."""
+        """The smallest box that covers all of ``boxes``; there must be at least one."""
         edges = [(box.top_px, box.left_px, box.bottom_px, box.right_px) for box in boxes]
         tops, lefts, bottoms, rights = zip(*edges, strict=True)
         return cls(min(tops), min(lefts), max(bottoms), max(rights))

@@ -3,7 +3,7 @@
 Beside ``x.png``, or any other image of that stem, lies one of these; suffixes are compared without case:
 
 - ``x.xml``: Aperio ImageScope, as MoNuSeg and MoNuSAC have it (:mod:`dermatome.labels.imagescope`);
-- ``x.geojson``, ``x.json``, ``x.png.geojson``: QuPath or labelme, told apart by their content;
+- ``x.geojson``, ``x.json``, ``x.png.geojson``: QuPath or labelme, recognized by their content;
 - ``x_labels.tif``, ``-labels``, ``-labelled``, ``_masks`` or Cellpose's ``_cp_masks``; TIFF or PNG: a label image. Its
   pixels hold a number for each object and 0 elsewhere, in whole numbers of any depth or as the indices of a palette;
 - ``x_seg.npy``: Cellpose's own file, whose masks are read without running the code that such a file may hold.

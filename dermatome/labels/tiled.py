@@ -1,4 +1,4 @@
-"""One array for slides of any size: square tiles, of which only those that hold a value take memory."""
+"""One array for slides of any size: square tiles; only tiles that hold a value take memory."""
 
 from __future__ import annotations
 

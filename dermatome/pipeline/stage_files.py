@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,23 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - started
+
+
+def share_seconds(seconds: Sequence[Mapping[str, float]], tiles: Sequence[int]) -> list[dict[str, float]]:
+    """Each slide's share of the seconds that slides computed together took, by its number of tiles.
+
+    Args:
+        seconds: for each slide, wall time of each phase for all the slides together.
+        tiles: for each slide, the tiles that the network saw.
+
+    Returns:
+        For each slide, seconds by phase, the phases named ``segment_…``.
+    """
+    total = sum(tiles) or 1
+    return [
+        {f"segment_{name}": value * count / total for name, value in one.items()}
+        for one, count in zip(seconds, tiles, strict=True)
+    ]
 
 
 def versions_of(root: DataRoot, slide: str, *assets: str) -> dict[str, str]:

@@ -143,5 +143,5 @@ def ancestors_of(root: DataRoot, kind: ModelKind, version: str) -> tuple[dict[st
         if parent is None:
             return found, all_known
         version = str(parent)
-    # The oldest ancestor is a file, of which the record keeps the name only.
+    # The oldest ancestor is a file, and the record keeps only its name.
     return found, False

@@ -24,7 +24,14 @@ from dermatome.nuclei.maps.networks import load_nuclei
 from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, fitted_stain, prepare_nuclei, segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure, write_rows
+from dermatome.pipeline.stage_files import (
+    load_slide,
+    share_seconds,
+    timed,
+    versions_of,
+    write_figure,
+    write_rows,
+)
 from dermatome.registry.champion import Weights
 from dermatome.reports.figures import png_bytes
 from dermatome.slides.slide import Slide
@@ -69,11 +76,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
         """Puts the network on the device."""
         super().open(check)
         self._compute = self.compute_settings.choose()
-        self._network = prepare_nuclei(
-            load_nuclei(self.weights, self._compute),
-            self._compute,
-            self.nuclei,
-        )
+        self._network = prepare_nuclei(load_nuclei(self.weights, self._compute), self._compute, self.nuclei)
 
     def load(self, key: str) -> tuple[Slide, dict[str, float]]:
         """Decodes the slide, or opens it where it is read in parts."""
@@ -100,12 +103,11 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
             lambda _: self.check(),
             normalise=[None if fit is None else fit.normalise for fit in fits],
         )
-        tiles = sum(result.tiles for result in results) or 1
-        found = []
-        for (slide, seconds), fit, result in zip(loaded, fits, results, strict=True):
-            share = {f"segment_{name}": value * result.tiles / tiles for name, value in result.seconds.items()}
-            found.append(_Found(slide, fit, result, seconds | share))
-        return found
+        shares = share_seconds([result.seconds for result in results], [result.tiles for result in results])
+        return [
+            _Found(slide, fit, result, seconds | share)
+            for (slide, seconds), fit, result, share in zip(loaded, fits, results, shares, strict=True)
+        ]
 
     def save(self, key: str, found: _Found, folder: Path) -> StageResult:
         """Writes maps, table, outlines and pictures."""

@@ -255,7 +255,7 @@ def significant_regions(coarse: ClassMap, share: float) -> tuple[BoolMap, list[B
 
 
 def merge_boxes(boxes: list[Box]) -> list[Box]:
-    """Boxes of which no two overlap and that cover all of ``boxes``: those that overlap are joined into one."""
+    """Disjoint boxes that cover all of ``boxes``: boxes that overlap are joined into one."""
     merged: list[Box] = []
     for box in boxes:
         joined = True

@@ -15,7 +15,7 @@ from dermatome.labels.npz import save_mask
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure
+from dermatome.pipeline.stage_files import load_slide, share_seconds, timed, versions_of, write_figure
 from dermatome.registry.champion import Weights
 from dermatome.skin.stage_files import MASK_FILE, MASK_TIFF
 from dermatome.skin.tissue.figures import tissue_figure
@@ -58,11 +58,7 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
         self._compute = self.compute_settings.choose()
         loaded = self.weights.load(load_tissue_weights)
         loaded.network.to(self._compute.torch_device)
-        self._network = prepare_tissue(
-            loaded,
-            self._compute,
-            self.tissue,
-        )
+        self._network = prepare_tissue(loaded, self._compute, self.tissue)
 
     def load(self, key: str) -> tuple[Slide, dict[str, float]]:
         """Decodes the image."""
@@ -80,12 +76,11 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
         assert self._network is not None
         slides = [slide for slide, _ in loaded]
         results = segment_slides(slides, self._network, self.tissue, lambda _: self.check())
-        tiles = sum(result.tiles for result in results) or 1
-        found = []
-        for (slide, seconds), result in zip(loaded, results, strict=True):
-            share = {f"segment_{name}": value * result.tiles / tiles for name, value in result.seconds.items()}
-            found.append(_Segmented(slide, result, seconds | {"segment": sum(share.values())} | share))
-        return found
+        shares = share_seconds([result.seconds for result in results], [result.tiles for result in results])
+        return [
+            _Segmented(slide, result, seconds | {"segment": sum(share.values())} | share)
+            for (slide, seconds), result, share in zip(loaded, results, shares, strict=True)
+        ]
 
     def save(self, key: str, found: _Segmented, folder: Path) -> StageResult:
         """Writes the mask in every format."""
