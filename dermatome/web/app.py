@@ -196,8 +196,8 @@ def sweep_scratch_folders() -> None:
     """Deletes the temporary folders of apps that were killed: those that no living process has locked."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*"):
         try:
-            # An app that is starting may not have locked its folder yet.
-            if folder.is_symlink() or time.time() - folder.stat().st_mtime < _SCRATCH_UNLOCKED_S:
+            locked_once = (folder / _SCRATCH_LOCK).exists()  # an app that is starting has not locked its folder yet
+            if folder.is_symlink() or (not locked_once and time.time() - folder.stat().st_mtime < _SCRATCH_UNLOCKED_S):
                 continue
             with FileLock(folder / _SCRATCH_LOCK, blocking=False, fallback_to_soft=False):
                 shutil.rmtree(folder)
