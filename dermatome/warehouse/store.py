@@ -29,10 +29,13 @@ from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.storage.files import move_atomic
 from dermatome.storage.layout import FAILURES, DataRoot
 from dermatome.storage.record import failure_of, read_record
+from dermatome.warehouse.dictionary import column_meaning, table_meaning
 from dermatome.warehouse.tables import RECORD_COLUMNS, TABLES, VIEWS, Table
 
 _BATCH = 500
 """Number of files that are read at once, which bounds memory."""
+UNREADABLE = "unreadable_files"
+"""Table of the files that could not be read."""
 _PREFIX = ".store-"
 _LEFT_OVER_S = 3600.0
 _SCHEMA = json.dumps({name: [table.asset, table.file, table.columns] for name, table in TABLES.items()})
@@ -127,14 +130,27 @@ class _Build:
         self._connection.register("read", _table(read, _FILES))
         execute("insert into stored.files from read")
         self._connection.register("unreadable", _table(sorted(self._unreadable.items()), _UNREADABLE))
-        execute("create table unreadable_files as from unreadable")
+        execute(f"create table {UNREADABLE} as from unreadable")
         for name in TABLES:
             execute(f"create view {name} as select * exclude (file_id) from stored.{name}")
         for name in VIEWS:
             execute((package_files("dermatome.warehouse") / "sql" / f"{name}.sql").read_text())
+        self._comment()
         rows = {name: self._ask(f"select count(*) from {name}")[0][0] for name in TABLES}
         undeclared = tuple(sorted(self._undeclared))
         return StoreSummary(self._target, rows, len(read), kept, self._unreadable, undeclared)
+
+    def _comment(self) -> None:
+        """Says in the store itself what each of its tables, views and columns means."""
+        own = "schema_name = 'main' and database_name = current_database() and not internal"
+        meanings = {f"table {UNREADABLE}": table_meaning(UNREADABLE)}
+        meanings |= {f"view {name}": table_meaning(name) for name in (*TABLES, *VIEWS)}
+        for table, column in self._ask(f"select table_name, column_name from duckdb_columns() where {own}"):
+            if f"{table}.{column}" not in self._undeclared:
+                meanings[f'column {table}."{column}"'] = column_meaning(table, column)
+        quoted = {what: meaning.replace("'", "''") for what, meaning in meanings.items()}
+        comments = (f"comment on {what} is '{meaning}'" for what, meaning in quoted.items())
+        self._connection.execute(f"begin; {'; '.join(comments)}; commit")
 
     def _listed(self) -> list[tuple[str, str, int, int]]:
         """Table, path below the data root, modification time and size of every file that belongs into the store."""

@@ -3,6 +3,8 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
+from importlib.resources import files
 
 import duckdb
 import pandas as pd
@@ -299,3 +301,14 @@ def test_what_a_killed_build_left_is_swept(root):
         os.utime(folder / name, (time.time() - age_s,) * 2)
     build_store(root)
     assert sorted(path.name for path in folder.iterdir()) == [".store-now", "dermatome.duckdb"]
+
+
+def test_every_table_view_and_column_says_in_the_store_what_it_means(tmp_path):
+    store = build_store(DataRoot(tmp_path / "empty"))
+    own = "schema_name = 'main' and not internal"
+    assert (
+        ask(store.path, f"select table_name, column_name from duckdb_columns() where {own} and comment is null") == []
+    )
+    assert ask(store.path, f"select view_name from duckdb_views() where {own} and comment is null") == []
+    named = {name for (name,) in ask(store.path, f"select distinct table_name from duckdb_columns() where {own}")}
+    assert named == set(tomllib.loads((files("dermatome.warehouse") / "dictionary.toml").read_text())["tables"])
