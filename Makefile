@@ -24,7 +24,7 @@ export PGDATABASE ?= dermatome
 export DAGSTER_HOME := $(DERMATOME_DAGSTER_STORAGE)/postgres
 endif
 
-.PHONY: help install home demo test ui web check bench soak clean
+.PHONY: help install home demo test ui web check docs bench soak clean
 
 help:
 	@echo "make demo    the whole pipeline on a small embedded cohort, no network needed"
@@ -32,10 +32,11 @@ help:
 	@echo "make ui      the Dagster UI on http://127.0.0.1:$(PORT) over the same data root"
 	@echo "make web     the web app on http://127.0.0.1:$(WEB_PORT): nuclei or skin layers of an image, ROIs for training"
 	@echo "make check   format, lint, types, import directions, definitions, wheel contents"
+	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make bench   how fast it is: ROWS='name name' for some of it, OUT=folder for the table"
 	@echo "make soak    everything that goes wrong, at once, on a small disk: ARGS='--kills 60 --seed 2'"
 	@echo "DATA=folder  another data root than ./dermatome_data"
-	@echo "POSTGRES=host  Dagster's storage in a Postgres: see docs/operations.md"
+	@echo "POSTGRES=host  Dagster's storage in a Postgres: see docs/howto/postgres.md"
 
 install: $(INSTALLED)
 
@@ -64,13 +65,16 @@ ui: $(INSTALLED) home
 web: $(INSTALLED)
 	$(BIN)/dermatome web --data $(DERMATOME_DATA) --port $(WEB_PORT)
 
-check: $(INSTALLED) home
+check: $(INSTALLED) home docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/dagster definitions validate
 	$(BIN)/python -m pipelines_tests.wheel_contents
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pipelines_tests.benchmarks $(ROWS) --out $(OUT)

@@ -12,6 +12,8 @@ NEEDED = {
     "dermatome/synthetic/cells_toy.safetensors",
     "dermatome/synthetic/cells_toy.json",
     "dermatome/reports/templates/training.html.j2",
+    "dermatome/py.typed",
+    "dermatome/warehouse/dictionary.toml",
     "dermatome/web/roi_editor.js",
     "dermatome/warehouse/sql/lineage.sql",
     "dermatome/web/style.css",

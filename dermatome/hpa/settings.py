@@ -10,12 +10,12 @@ from dermatome.storage.settings_model import Effect
 
 
 class HpaSettings(HttpLimits):
-    """How data are requested from the Human Protein Atlas (HPA); see :class:`HttpLimits` for the other settings.
+    """How data are requested from the Human Protein Atlas (HPA).
 
     Attributes:
         base_url: Site whose ``/<ensembl id>.xml`` is asked first.
         archive_urls: Older releases, asked in turn for a gene or for images that the site no longer has.
-        allowed_hosts: Hosts that may be asked; see :class:`dermatome.storage.http.HttpClient`.
+        allowed_hosts: Hosts that may be asked, redirects included; a leading dot allows all names below it.
         max_page_bytes: A larger page is refused.
         max_image_bytes: A larger image is refused.
         licence: Recorded with what is fetched; the records of a page name the licence of its release.

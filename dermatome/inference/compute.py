@@ -67,10 +67,13 @@ class ComputeSettings(SettingsModel):
     """Where and how networks run.
 
     Attributes:
-        device: see :func:`choose_compute`.
-        precision: see :func:`choose_compute`; a lower one changes results in their last digits.
-        threads: see :func:`choose_compute`.
-        backend: see :mod:`dermatome.inference.backends`.
+        device: device that runs networks: ``cpu``, ``cuda`` or ``mps``; ``auto`` takes CUDA, then MPS, then the CPU. A
+            device that is not there is an error.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (GPUs only); a lower one changes the last digits of results. ``auto``
+            takes bf16 where the device multiplies it in hardware, else fp32.
+        threads: threads on the CPU; 0 takes the cores that this process may use.
+        backend: library that runs networks: ``torch``, ``openvino``, or ``auto`` for OpenVINO on CPUs where it is
+            installed and gives the same results.
     """
 
     device: Annotated[DeviceName, Effect.SPEED] = "auto"

@@ -1,7 +1,7 @@
 """Atomic files and folders, on a local disk or NFS: a reader sees the earlier content or the new one, never half of it.
 
 Write with :func:`atomic_file`, :func:`write_atomic` and :func:`atomic_folder`. What the file system must offer, and how
-to mount a bucket: docs/operations.md. Why there is no object store: docs/decisions/0009-data-root-is-a-folder.md.
+to mount a bucket: docs/howto/data-root.md. Why there is no object store: docs/decisions/0009-data-root-is-a-folder.md.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def local_path(place: str) -> Path:
     """
     if "://" in place:
         raise BadSetting(
-            f"{place!r} is not a folder or file of this machine: mount it as a folder (docs/operations.md)."
+            f"{place!r} is not a folder or file of this machine: mount it as a folder (docs/howto/data-root.md)."
         )
     return Path(place)
 
