@@ -73,6 +73,10 @@ def _lasting(jpeg: bytes) -> Iterator[tuple[Fault, str]]:
     yield Fault(cut=len(jpeg) // 2), "damaged or cut short"
 
 
+_UNSAFE = "ünsafe name.jpg"
+"""A file name that is no slide id: it is mapped to one."""
+
+
 @dataclass
 class Cohort:
     """All slides and what must come of them.
@@ -148,6 +152,7 @@ def make_cohort(atlas: FaultyHpaServer, slides: int, toys: int, odd: int, seed: 
         else:
             cohort.good[slide] = file.name
             cohort.contents[file.name] = (file.suffix, file.data)
+    cohort.inbox[_UNSAFE], cohort.bad["unsafe-name"] = b"", "is empty"
     return cohort
 
 
@@ -176,4 +181,3 @@ def fill_inbox(root: DataRoot, cohort: Cohort) -> None:
     (root.inbox / "a-folder.jpg").mkdir(exist_ok=True)
     (root.inbox / "to-nowhere.jpg").symlink_to("/nowhere/at-all.jpg")
     (root.inbox / "notes.txt").write_text("not an image")
-    (root.inbox / "ünsafe name.jpg").write_bytes(b"")
