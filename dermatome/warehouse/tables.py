@@ -284,6 +284,7 @@ TABLES: dict[str, Table] = {
 VIEWS = (
     "links",
     "lineage",
+    "dab_by_patient",
     "dab_profile_by_gene",
     "cells_by_slide",
     "slides_not_from_champion",

@@ -72,7 +72,9 @@ def test_an_empty_root_gives_empty_tables_and_working_views(tmp_path):
 
 def test_views_answer(root):
     store = build_store(root).path
-    assert ask(store, "select gene, layer, slides, mean_dab_od from dab_profile_by_gene where gene = 'KRT14'") == [
+    assert ask(
+        store, "select gene, layer, slides, mean_dab_od from dab_profile_by_gene where gene = 'KRT14' and layer > 0"
+    ) == [
         ("KRT14", 1, 2, pytest.approx(0.4)),
         ("KRT14", 2, 2, pytest.approx(0.2)),
     ]
@@ -312,3 +314,42 @@ def test_every_table_view_and_column_says_in_the_store_what_it_means(tmp_path):
     assert ask(store.path, f"select view_name from duckdb_views() where {own} and comment is null") == []
     named = {name for (name,) in ask(store.path, f"select distinct table_name from duckdb_columns() where {own}")}
     assert named == set(tomllib.loads((files("dermatome.warehouse") / "dictionary.toml").read_text())["tables"])
+
+
+def test_profiles_of_genes_are_over_patients_with_a_row_for_each_antibody(tmp_path):
+    root = DataRoot(tmp_path)
+    slides = {  # slide → antibody, patient, DAB of the basal layer and zone
+        "a": ("HPA1", "P1", 0.2), "b": ("HPA1", "P1", 0.4), "c": ("HPA1", "P2", 0.5), "d": ("CAB2", "P1", 0.9),
+        "e": ("HPA1", None, 0.1),
+    }  # fmt: skip
+    shown = [
+        {"slide": slide, "gene": "KRT5", "ensembl_id": "E5", "antibody": antibody, "patient_id": patient}
+        | {"staining": "high", "intensity": "strong", "quantity": ">75%", "tissue": "Skin 1"}
+        for slide, (antibody, patient, _) in slides.items()
+    ]
+    record(root, "hpa_images", "E5")
+    write_table(root.folder("hpa_images", "E5") / "images.parquet", pa.Table.from_pylist(shown))
+    for slide, (*_, dab) in slides.items():
+        record(root, "slide_images", slide, origin="hpa", gene="KRT5", ensembl_id="E5")
+        record(root, "epidermis_layers", slide)
+        folder = root.folder("epidermis_layers", slide)
+        stain = {"slide": [slide], "mean_dab_od": [dab], "h_score": [100 * dab]}
+        write_table(folder / "layers.parquet", pa.table(stain | {"layer": [1], "cells": [10]}))
+        write_table(folder / "zones.parquet", pa.table(stain | {"zone": ["basal"]}))
+    store = build_store(root).path
+    by_patient = "select antibody, patient, slides, mean_dab_od, cells from dab_by_patient where layer = 1"
+    assert ask(store, by_patient) == [
+        ("CAB2", "P1", 1, 0.9, 10),
+        ("HPA1", "P1", 2, pytest.approx(0.3), 20),
+        ("HPA1", "P2", 1, 0.5, 10),
+        ("HPA1", None, 1, 0.1, 10),
+    ]
+    columns = "antibody, antibodies, patients, slides, slides_of_unknown_patient, mean_dab_od, sd_dab_od, sd_h_score"
+    for part in ("layer = 1", "zone = 'basal'"):
+        assert ask(store, f"select {columns} from dab_profile_by_gene where {part}") == [
+            ("CAB2", 2, 1, 1, 0, 0.9, None, None),
+            ("HPA1", 2, 2, 4, 1, pytest.approx(0.3), pytest.approx(0.2), pytest.approx(20)),  # of 0.3, 0.5 and 0.1
+        ]
+    assert ask(store, "select distinct staining, intensity, quantity, tissue from dab_profile_by_gene") == [
+        ("high", "strong", ">75%", "Skin 1")
+    ]
