@@ -46,6 +46,11 @@ class HoldOutChoice(dg.Config):
     replace: bool = Field(default=False, description="Replace the present hold-out set; its scores do not count then.")
 
 
+def run_config(asset: str, config: str) -> str:
+    """A run config to paste, in Markdown, for an asset's description."""
+    return f"\n\n```yaml\nops:\n  {asset}:\n    config:\n      {config}\n```"
+
+
 def partitions_of(asset: str) -> Callable[[DataRoot, "Settings", list[str]], dict[Path, str]]:
     """Finds partitions of an asset: their folders and data versions, by name."""
     return lambda root, settings, names: {
@@ -58,6 +63,7 @@ def hold_out_asset(
     config_type: type[HoldOutChoice],
     *,
     setting: str,
+    example: str,
     find: Callable[[DataRoot, "Settings", list[str]], dict[Path, str]],
     rows: Callable[["Settings", list[Path]], "list[ManifestRow]"],
     group_name: str,
@@ -70,6 +76,7 @@ def hold_out_asset(
         kind: of network.
         config_type: of the run config.
         setting: of the run config that names the sources.
+        example: name of a source, for the description.
         find: folders and data versions of named sources.
         rows: manifest rows of the samples in copied folders.
         group_name: in the UI's graph.
@@ -80,7 +87,7 @@ def hold_out_asset(
     @dg.asset(
         name=kind.hold_out,
         description=f"Copies of the samples that `{setting}` names, which no training uses. It stays as it is until it "
-        "is replaced.",
+        f"is replaced.{run_config(kind.hold_out, f'{setting}: [{example}]')}",
         deps=deps,
         code_version=code_version,
         group_name=group_name,
@@ -198,7 +205,7 @@ def champion_asset(
 
     @dg.asset(
         name=kind.champion,
-        description=description,
+        description=f"{description}{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
         deps=[dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping()) for asset in (weights, scores)],
         code_version="1",
         metadata={DECIDED_BY: "promotion"},

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args
 
 import dagster as dg
 from pydantic import Field, create_model
@@ -10,46 +10,78 @@ from pydantic import Field, create_model
 from assets.materialize import materialize_one
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.settings_model import SettingsModel
+from dermatome.training.encoders import ENCODERS
 from resources import ComputeResource
 from resources.settings import as_plain
 
 
 class TrainingConfig(dg.Config):
-    """The part of a training's run config that every task has; the rest are its settings."""
+    """What a training's run config has besides its settings."""
 
-    gpus: int = Field(default=1, description="Number of GPUs that share the micro-batches of a step.")
+    gpus: int = Field(default=1, ge=1, description="Number of GPUs that share the micro-batches of a step.")
     continue_from: str | None = Field(
-        default=None, description="A version or a weights file to fine-tune; v001_cont1 is fine-tuned from v001."
+        default=None,
+        description="A version or a weights file to fine-tune; v001_cont1 is fine-tuned from v001. Settings that its "
+        "network decides are taken from it where they are left at their defaults here.",
     )
 
     def given(self) -> dict[str, Any]:
-        """The settings that are given; the others keep their defaults."""
-        plain = self.model_dump(include=set(self._settings))
-        return {name: value for name, value in plain.items() if value not in (None, {})}
+        """The settings that differ from their defaults: the form of the UI fills in all defaults."""
+        return _changes(self.model_dump(include=set(self._settings)), type(self)().model_dump())
 
     _settings: tuple[str, ...] = ()
 
 
-def training_config(name: str, base: type[TrainingConfig], settings: type, without: Sequence[str] = ()) -> Any:
-    """A run config with an optional field for each setting, described as the setting is."""
+def _changes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _changes(value, defaults[name]) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value != defaults[name]
+    }
+
+
+def training_config(
+    name: str, base: type[TrainingConfig], settings: type[SettingsModel], without: Sequence[str] = ()
+) -> Any:
+    """A run config with a field for each setting but those of ``without``."""
+    made = config_of(settings, base=base, name=name, without=[*without, "checkpoint_seconds"])
+    made._settings = tuple(field for field in made.model_fields if field not in base.model_fields)
+    return made
+
+
+def config_of(
+    settings: type[SettingsModel],
+    defaults: SettingsModel | None = None,
+    *,
+    base: type[dg.Config] = dg.Config,
+    name: str | None = None,
+    without: Sequence[str] = (),
+) -> Any:
+    """A run config with a field for each setting: type or choices, default, and range in its description."""
+    values = defaults or settings()
     fields: dict[str, Any] = {}
     for setting, info in settings.model_fields.items():
-        if setting in (*without, "checkpoint_seconds"):
+        if setting in without:
             continue
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, SettingsModel):
-            parts = ", ".join(kind.model_fields)
-            fields[setting] = (dict[str, Any], Field(default={}, description=f"{info.description} {parts}."))
-            continue
-        if get_origin(kind) is Literal:
-            kind = str
-        elif get_origin(kind) is tuple:
-            kind = list[get_args(kind)[0]]
-        fields[setting] = (kind | None, Field(default=None, description=f"{info.description} Default: {info.default}."))
-    made = create_model(name, __base__=base, __module__=__name__, **fields)
-    made._settings = tuple(fields)
-    made.__doc__ = base.__doc__
+        kind, default = info.annotation, getattr(values, setting)
+        if isinstance(default, SettingsModel):
+            kind = config_of(type(default), default, name=f"{name or settings.__name__}_{setting}")
+            default = kind()
+        elif setting == "encoder" and isinstance(default, str):
+            kind = Literal[tuple(sorted(ENCODERS))]
+        elif isinstance(default, tuple):
+            kind, default = list[get_args(kind)[0]], list(default)  # type: ignore[misc]
+        limits = [text for mark in info.metadata for text in _limits(mark)]
+        meaning = " ".join([str(info.description), *([f"Allowed: {', '.join(limits)}."] if limits else [])])
+        fields[setting] = (kind, Field(default=default, description=meaning))
+    made = create_model(name or settings.__name__, __base__=base, __module__=__name__, **fields)
+    made.__doc__ = base.__doc__ if base is not dg.Config else settings.__doc__
     return made
+
+
+def _limits(mark: Any) -> list[str]:
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "multiples of"}
+    return [f"{sign} {getattr(mark, name)}" for name, sign in signs.items() if getattr(mark, name, None) is not None]
 
 
 def weights_asset(name: str, partitions_def: dg.PartitionsDefinition, **options: Any) -> Any:

@@ -50,8 +50,8 @@ def build_defs(
     settings_path = paths.data_root.settings
     settings = SettingsResource(path=str(settings_path))
     resources: dict[str, Any] = {
-        "paths": paths,
-        "settings": settings,
+        "paths": _fixed(paths, root=str(root)),
+        "settings": _fixed(settings, path=str(settings_path)),
         "compute": ComputeResource(settings=settings),
         "hpa": HpaResource(settings=settings),
         "tissue_segmenter": TissueSegmenterResource(),
@@ -71,6 +71,11 @@ def build_defs(
         executor=in_process_with_lock,
         loggers=loggers,
     )
+
+
+def _fixed(resource: dg.ConfigurableResource, **values: str) -> dg.ResourceDefinition:
+    """The resource without a field in the forms of runs: where the data root is, the deployment decides."""
+    return dg.configured(resource.get_resource_definition(), config_schema={})(lambda _: values)
 
 
 def with_settings(settings: Settings, root: DataRoot) -> Callable[[dg.AssetSpec], dg.AssetSpec]:

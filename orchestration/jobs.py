@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
@@ -41,6 +40,7 @@ _ASSET_JOBS = [
         "One version of the tissue weights, its scores on the hold-out set, and the champion. The run config sets "
         "encoder, loss and length.",
     ),
+    _asset_job("search", ["tissue_search"], "A search of training settings; its best trial can be trained by `train`."),
     _asset_job(
         "train_cells",
         ["cell_weights", "cell_hold_out_scores", "cell_champion"],
@@ -55,18 +55,22 @@ _ASSET_JOBS = [
 
 
 class RegisterGenes(dg.Config):
-    """Genes to add: Ensembl ids, or a gene list as HPA's site downloads it (TSV), or a text file of ids."""
+    """Genes to add."""
 
-    ensembl_ids: list[str] = []
-    file: str | None = None
+    ensembl_ids: list[str] = Field(default=[], description="Ensembl ids, such as ENSG00000186395.")
+    file: str | None = Field(
+        default=None,
+        description="A gene list as HPA's site downloads it (TSV), or a text file with an Ensembl id in each line: "
+        "its name in the data root, such as genes.tsv, or its full path.",
+    )
 
 
 @dg.op
-def add_genes(context: dg.OpExecutionContext, config: RegisterGenes) -> list[str]:
+def add_genes(context: dg.OpExecutionContext, config: RegisterGenes, paths: PathsResource) -> list[str]:
     """Adds partitions of `hpa_images`; known genes stay as they are."""
     from dermatome.hpa.genes import read_gene_list
 
-    genes = read_gene_list(Path(config.file)) if config.file else []
+    genes = read_gene_list(paths.data_root.path / config.file) if config.file else []
     genes += read_gene_list(config.ensembl_ids) if config.ensembl_ids else []
     if not genes:
         raise BadPage("No gene was given: set `ensembl_ids` or `file` in the run config of register_genes.")
@@ -87,12 +91,14 @@ def register_genes() -> None:
 class Inference(dg.Config):
     """Which slides to bring up to date."""
 
-    slides: list[str] = Field(default=[], description="None: every registered slide that lacks something.")
+    slides: list[str] = Field(
+        default=[], description="Slides to choose from, by name; empty: every registered slide that lacks something."
+    )
     spare_failed: bool = Field(
         default=False,
         description="Slides that keep failing are tried at growing intervals, as the nightly schedule does.",
     )
-    max_slides: int = Field(default=20_000, description="At most so many at a time.")
+    max_slides: int = Field(default=20_000, ge=1, description="Largest number of slides requested at a time, ≥ 1.")
 
 
 def _inference_job(name: str, op_name: str, chain: Chain, description: str) -> dg.JobDefinition:

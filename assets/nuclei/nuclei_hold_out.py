@@ -36,6 +36,7 @@ nuclei_hold_out = hold_out_asset(
     NUCLEI,
     NucleiHoldOut,
     setting="cases",
+    example="case_12",
     find=partitions_of("nuclei_patches"),
     rows=_rows,
     group_name="nuclei_training",

@@ -34,6 +34,14 @@ def nuclei_weights(
     """Weights with a card, their patches, curves, and scores of maps, instances and classes.
 
     Add a version (`n001`) in the materialize dialog, and set what differs from the source system's in its run config.
+
+    ```yaml
+    ops:
+      nuclei_weights:
+        config:
+          epochs: 60
+          sampling: {neutrophil: 4.0}
+    ```
     """
     from dermatome.nuclei.maps.task import NucleusTask
     from dermatome.registry.hold_out import hold_out_sources

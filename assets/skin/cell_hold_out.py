@@ -42,6 +42,7 @@ cell_hold_out = hold_out_asset(
     CELLS,
     CellHoldOut,
     setting="sets",
+    example="lab_2024",
     find=_find,
     rows=_rows,
     group_name="training",

@@ -47,6 +47,15 @@ def cell_weights(
     It learns from the folders of `cell_annotations/`: images, each with its cells beside it (Aperio XML, GeoJSON or a
     label image). From scratch, or from `cyto2`, `toy`, a file or a version: `continue_from` in the run config; a
     version named `v002_cont1` is fine-tuned from `v002`.
+
+    ```yaml
+    ops:
+      cell_weights:
+        config:
+          continue_from: cyto2
+          max_minutes: 30
+          learning_rate: 0.0005
+    ```
     """
     from dermatome.registry.hold_out import hold_out_sources
     from dermatome.skin.cells.annotations import annotated_sha256, find_annotated

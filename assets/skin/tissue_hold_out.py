@@ -36,6 +36,7 @@ tissue_hold_out = hold_out_asset(
     TISSUE,
     TissueHoldOut,
     setting="annotated_slides",
+    example="slide_07",
     find=partitions_of("training_tiles"),
     rows=_rows,
     group_name="training",

@@ -1,29 +1,32 @@
 """`tissue_search`: training settings searched with Optuna; the best trial becomes a version by its run config."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from assets.materialize import materialize_one
 from assets.partitions import STUDIES
+from assets.registry import run_config
 from assets.skin.tissue_weights import TissueConfig
 from assets.skin.training_tiles import training_tiles
+from assets.training import config_of
 from dermatome.errors import MissingInput
 from dermatome.storage.record import StageResult, require_record
+from dermatome.training.search import SearchSpace
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
+
+SpaceConfig: Any = config_of(SearchSpace)
 
 
 class TissueSearch(TissueConfig):
     """A study: number of trials and ranges; the other settings are those of each trial's training."""
 
-    trials: int = Field(default=20, description="Trials in total, including those of earlier runs of this study.")
-    parallel: int = Field(default=1, description="Trials at the same time, in processes of this machine.")
-    space: dict[str, list[float]] = Field(
-        default={}, description="learning_rate: [lowest, highest], …, crop_px: [96, 128]; the others keep their range."
-    )
-    encoders: list[str] = Field(default=[], description="Encoders to choose from; none keeps the one encoder.")
+    trials: int = Field(default=20, ge=1, description="Trials in total, including those of earlier runs of this study.")
+    parallel: int = Field(default=1, ge=1, description="Trials at the same time, in processes of this machine.")
+    space: SpaceConfig = Field(default=SpaceConfig(), description="Ranges and choices that trials draw from.")
 
 
 @dg.asset(
@@ -44,11 +47,20 @@ def tissue_search(
     """A study that is kept: materialize it again with more `trials` and it continues; so does a killed run.
 
     To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
+
+    ```yaml
+    ops:
+      tissue_search:
+        config:
+          trials: 40
+          epochs: 10
+          space: {learning_rate: [0.0005, 0.005], encoder: [resnet18, resnet34]}
+    ```
     """
     from dermatome.registry.hold_out import hold_out_sources
     from dermatome.reports.search import write_search
     from dermatome.skin.tissue.task import TissueTask, TissueTraining
-    from dermatome.training.search import SearchSettings, run_search, search_space
+    from dermatome.training.search import SearchSettings, run_search
     from dermatome.training.settings import settings_from
 
     root, study = paths.data_root, context.partition_key
@@ -57,7 +69,7 @@ def tissue_search(
     if not slides:
         raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
     base = settings_from(TissueTraining, {"mpp": settings.value.images.declared_mpp, **config.given()})
-    space = search_space(config.space, config.encoders)
+    space = SearchSpace(**config.space.model_dump())
     search = SearchSettings(config.trials, config.parallel, base.seed, base, space)
 
     def make(folder: Path) -> StageResult:
@@ -73,9 +85,5 @@ def tissue_search(
         make=make,
         inputs={slide: require_record(root, "training_tiles", slide).data_version for slide in slides},
         settings=vars(search) | {"base": as_plain(base), "space": as_plain(space)},
-        more=lambda folder: {"to_train_it": dg.MetadataValue.md(_to_train_it(study))},
+        more=lambda folder: {"to_train_it": dg.MetadataValue.md(run_config("tissue_weights", f"from_study: {study}"))},
     )
-
-
-def _to_train_it(study: str) -> str:
-    return f"```yaml\nops:\n  tissue_weights:\n    config:\n      from_study: {study}\n```"

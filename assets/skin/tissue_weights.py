@@ -42,6 +42,15 @@ def tissue_weights(
 
     Add a version (`v002`) in the materialize dialog, and set what differs from the defaults in its run config. A
     version named `v002_cont1` is fine-tuned from `v002`.
+
+    ```yaml
+    ops:
+      tissue_weights:
+        config:
+          max_minutes: 30
+          encoder: resnet34
+          augment: {stain: 0.6}
+    ```
     """
     from dermatome.registry.hold_out import hold_out_sources
     from dermatome.skin.tissue.task import TissueTask, confusion_markdown

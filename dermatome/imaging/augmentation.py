@@ -16,29 +16,41 @@ from dermatome.storage.settings_model import SettingsModel
 
 
 class AugmentSettings(SettingsModel):
-    """How much a training crop may differ from its tile.
+    """How much a training crop may differ from its tile."""
 
-    Attributes:
-        scale: the zoom is drawn between 1 / ``scale`` and ``scale``.
-        coarse_share: share of crops at the coarse scale, for the coarse pass over a slide.
-        elastic_px: largest displacement of the elastic deformation, in pixels at the training scale.
-        stain: largest relative change of the strength of each stain (optical density of hematoxylin, eosin and DAB).
-        gamma: largest change of the exponent of brightness, as its logarithm; 0 switches it off.
-        contrast: largest relative change of the spread around the crop's mean colour; 0 switches it off.
-        brightness: largest change of brightness, as a share of white.
-        blur_px: largest sigma of the Gaussian blur that one crop in four has.
-        noise: largest standard deviation of the pixel noise that one crop in four has, of 255.
-    """
-
-    scale: float = Field(default=1.3, ge=1)
-    coarse_share: float = Field(default=0.1, ge=0)
-    elastic_px: float = Field(default=8.0, ge=0)
-    stain: float = Field(default=0.4, ge=0)
-    gamma: float = Field(default=0.0, ge=0)
-    contrast: float = Field(default=0.0, ge=0)
-    brightness: float = Field(default=0.08, ge=0)
-    blur_px: float = Field(default=1.0, ge=0)
-    noise: float = Field(default=6.0, ge=0)
+    scale: float = Field(default=1.3, ge=1, description="The zoom is drawn between 1 / ``scale`` and ``scale``.")
+    coarse_share: float = Field(
+        default=0.1, ge=0, description="Share of crops at the coarse scale, for the coarse pass over a slide."
+    )
+    elastic_px: float = Field(
+        default=8.0,
+        ge=0,
+        description="Largest displacement of the elastic deformation, in pixels at the training scale.",
+    )
+    stain: float = Field(
+        default=0.4,
+        ge=0,
+        description="Largest relative change of the optical density of hematoxylin, eosin and DAB, each on its own.",
+    )
+    gamma: float = Field(
+        default=0.0,
+        ge=0,
+        description="Largest change of the exponent of brightness, as its logarithm; 0 switches it off.",
+    )
+    contrast: float = Field(
+        default=0.0,
+        ge=0,
+        description="Largest relative change of the spread around the crop's mean colour; 0 switches it off.",
+    )
+    brightness: float = Field(default=0.08, ge=0, description="Largest change of brightness, as a share of white.")
+    blur_px: float = Field(
+        default=1.0, ge=0, description="Largest sigma of the Gaussian blur that one crop in four has."
+    )
+    noise: float = Field(
+        default=6.0,
+        ge=0,
+        description="Largest standard deviation of the pixel noise that one crop in four has, of 255.",
+    )
 
     def strengthened(self, factor: float) -> AugmentSettings:
         """These, with every change of colour and shape but scale ``factor`` times as large."""

@@ -11,14 +11,16 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from dermatome.errors import BadSetting, DermatomeError
+from dermatome.storage.settings_model import SettingsModel
 from dermatome.training.distributed import exit_with_parent
-from dermatome.training.encoders import check_encoder
-from dermatome.training.settings import UNetSettings
+from dermatome.training.settings import Encoder, UNetSettings
 from dermatome.training.task import Task
 from dermatome.training.trainer import train
 
@@ -33,48 +35,43 @@ _RESUMES = "goes_on_from"
 _MADE_WITH = "made_with"
 
 
-@dataclass(frozen=True)
-class SearchSpace:
-    """Ranges that are searched, as (lowest, highest), or lists of choices.
-
-    Attributes:
-        learning_rate: on a logarithmic scale.
-        weight_decay: on a logarithmic scale.
-        dice_weight: weight of Dice in the loss.
-        focal_weight: weight of the focal loss in it.
-        dropout: share of the decoder's last channels.
-        augment_strength: factor on every change of colour and shape.
-        crop_px: side of a crop.
-        encoder: of segmentation-models-pytorch; empty keeps that of the base settings.
-    """
-
-    learning_rate: tuple[float, float] = (2e-4, 1e-2)
-    weight_decay: tuple[float, float] = (1e-4, 1e-1)
-    dice_weight: tuple[float, float] = (0.25, 2.0)
-    focal_weight: tuple[float, float] = (0.25, 2.0)
-    dropout: tuple[float, float] = (0.0, 0.4)
-    augment_strength: tuple[float, float] = (0.25, 2.0)
-    crop_px: tuple[int, ...] = (96, 128, 192)
-    encoder: tuple[str, ...] = ()
+def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError("give the lowest value first, then the highest")
+    return limits
 
 
-def search_space(given: Mapping[str, Sequence[float]], encoders: Sequence[str] = ()) -> SearchSpace:
-    """The default space with some ranges replaced, by name.
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+"""The lowest and the highest value of a setting."""
 
-    Raises:
-        BadSetting: there is no such setting, or a range is not two numbers from low to high.
-    """
-    ranges: dict[str, Any] = {"encoder": tuple(map(check_encoder, encoders))}
-    for name, values in given.items():
-        if name == "crop_px":
-            ranges[name] = tuple(int(value) for value in values)
-        elif name not in {each.name for each in fields(SearchSpace)} - {"encoder"}:
-            raise BadSetting(f"The search has no setting {name!r}: see the ranges of SearchSpace.")
-        elif len(values) != 2 or values[0] > values[1]:
-            raise BadSetting(f"The range of {name} is {list(values)}: give the lowest and the highest value.")
-        else:
-            ranges[name] = (float(values[0]), float(values[1]))
-    return SearchSpace(**ranges)
+
+class SearchSpace(SettingsModel):
+    """Settings that are searched: the lowest and highest value of each, or its choices."""
+
+    learning_rate: Range = Field(
+        default=(2e-4, 1e-2), description="Lowest and highest peak learning rate, drawn logarithmically."
+    )
+    weight_decay: Range = Field(
+        default=(1e-4, 1e-1), description="Lowest and highest weight decay, drawn logarithmically."
+    )
+    dice_weight: Range = Field(
+        default=(0.25, 2.0), description="Lowest and highest weight of Dice in the loss dice_focal."
+    )
+    focal_weight: Range = Field(
+        default=(0.25, 2.0), description="Lowest and highest weight of the focal loss in dice_focal."
+    )
+    dropout: Range = Field(
+        default=(0.0, 0.4), description="Lowest and highest share of the decoder's last channels that is dropped."
+    )
+    augment_strength: Range = Field(
+        default=(0.25, 2.0), description="Lowest and highest factor on every change of colour and shape."
+    )
+    crop_px: tuple[int, ...] = Field(
+        default=(96, 128, 192), description="Sides of a crop to choose from, px, multiples of 32."
+    )
+    encoder: tuple[Encoder, ...] = Field(
+        default=(), description="Encoders to choose from, such as resnet18; empty keeps that of the other settings."
+    )
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class TrainingSettings(SettingsModel):
     )
     seed: int = Field(default=0, ge=0, description="Seed for every random choice.")
     validation_share: float = Field(
-        default=0.15, description="Share of the data held out for validation, whole groups only."
+        default=0.15, ge=0, lt=1, description="Share of the data held out for validation, whole groups only."
     )
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="Least time between two checkpoints in seconds.")
 

@@ -111,12 +111,12 @@ def test_what_failed_to_be_made_again_is_missing(root, instance):
     assert missing_slides(instance, root, ["slide_images"]) == {"slide_images": ["a.b", "d"]}
 
 
-def test_register_genes_takes_a_list_and_a_file(root, instance, tmp_path):
-    listed = tmp_path / "genes.tsv"
+def test_register_genes_takes_a_list_and_a_file_of_the_data_root(root, instance):
+    listed = root.path / "genes.tsv"
     listed.write_text("Gene\tEnsembl\nKRT10\tENSG00000186395\nKRT14\tENSG00000186847\n")
     job = build_defs(root.path).resolve_job_def("register_genes")
     for _ in range(2):
-        config = {"ops": {"add_genes": {"config": {"file": str(listed), "ensembl_ids": ["ENSG00000096696"]}}}}
+        config = {"ops": {"add_genes": {"config": {"file": "genes.tsv", "ensembl_ids": ["ENSG00000096696"]}}}}
         assert job.execute_in_process(instance=instance, run_config=config).success
     assert instance.get_dynamic_partitions(GENES.name) == ["ENSG00000186395", "ENSG00000186847", "ENSG00000096696"]
     empty = job.execute_in_process(

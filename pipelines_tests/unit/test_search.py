@@ -30,7 +30,6 @@ from dermatome.training.search import (
     best_config,
     open_study,
     run_search,
-    search_space,
     trial_settings,
 )
 from dermatome.training.settings import settings_from
@@ -121,9 +120,9 @@ def test_what_would_not_be_comparable_is_refused_in_words(tmp_path, split, fake)
             split,
             replace(settings, base=BASE.changed(epochs=30, augment=AugmentSettings(scale=1.0))),
         ),
-        ("range of learning_rate", split, replace(settings, space=replace(settings.space, learning_rate=(1e-3, 1e-2)))),
-        ("range of crop_px", split, replace(settings, space=replace(settings.space, crop_px=(64, 128)))),
-        ("range of encoder", split, replace(settings, space=replace(settings.space, encoder=("resnet18",)))),
+        ("range of learning_rate", split, replace(settings, space=settings.space.changed(learning_rate=(1e-3, 1e-2)))),
+        ("range of crop_px", split, replace(settings, space=settings.space.changed(crop_px=(64, 128)))),
+        ("range of encoder", split, replace(settings, space=settings.space.changed(encoder=("resnet18",)))),
     ):
         with pytest.raises(BadSetting, match=f"another choice of {name}, so new .* start a study of another name"):
             run_search(tmp_path, TissueTask(BASE, tiles), replace(asked, trials=2), CPU)
@@ -178,7 +177,9 @@ def _work_beside(*args):
 
 
 def test_the_best_trial_becomes_a_run_config(tmp_path, split, fake):
-    settings = SearchSettings(trials=30, base=BASE, space=search_space({"crop_px": [64, 96]}, ["resnet18", "resnet34"]))
+    settings = SearchSettings(
+        trials=30, base=BASE, space=SearchSpace(crop_px=[64, 96], encoder=["resnet18", "resnet34"])
+    )
     study = run_search(tmp_path / "study", TissueTask(BASE, split), settings, CPU)
     config = best_config(study, settings)
     best = trial_settings(optuna.trial.FixedTrial(study.best_trial.params), BASE, settings.space)
@@ -210,6 +211,6 @@ def test_the_best_trial_becomes_a_run_config(tmp_path, split, fake):
 def test_spaces_that_do_not_exist():
     for wrong in ({"learning": [0, 1]}, {"dropout": [0.5, 0.1]}, {"dropout": [0.5]}, {"encoder": [1, 2]}):
         with pytest.raises(BadSetting):
-            search_space(wrong)
+            SearchSpace(**wrong)
     with pytest.raises(BadSetting):
         SearchSettings(trials=0)

@@ -15,7 +15,7 @@ from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
 from dermatome.skin.tissue.task import TissueTraining
 from dermatome.storage.files import sha256_file
 from dermatome.training.encoders import ENCODERS
-from dermatome.training.search import search_space
+from dermatome.training.search import SearchSpace
 from dermatome.training.unet import build_network
 from dermatome.training.weights import card_path, expected_tensors, read_card, save_weights
 
@@ -150,6 +150,6 @@ def test_unknown_encoders_are_a_setting_error():
         with pytest.raises(BadSetting, match=f"no encoder '{name}'"):
             TissueTraining(encoder=name)
         with pytest.raises(BadSetting, match=f"no encoder '{name}'"):
-            search_space({}, [name])
+            SearchSpace(encoder=[name])
     with pytest.raises(BadSetting, match="resnet18"):
         build_network("resnet18", 4, (16, 8))

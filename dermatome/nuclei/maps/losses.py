@@ -24,27 +24,28 @@ _TINY = 1e-6
 
 
 class NucleusLoss(SettingsModel):
-    """Settings of the loss, the weighted sum of both heads' losses.
+    """Settings of the loss, the weighted sum of both heads' losses."""
 
-    Attributes:
-        semantic_weight: weight of the semantic Dice loss.
-        ternary_weight: weight of the ternary loss: focal cross entropy plus weighted Dice.
-        ternary_dice_weight: weight of Dice in the ternary loss.
-        focal_gamma: how much less confident pixels count (Lin et al., 2017); 0 is plain cross entropy.
-        boundary_weighting: whether ternary classes are weighted by the inverse of their frequency.
-        least_weight: lower limit of a ternary class weight, before the weights are scaled to a mean of 1.
-        most_weight: upper limit.
-        most_boundary_weight: upper limit of the boundary's weight.
-    """
-
-    semantic_weight: float = Field(default=0.3, ge=0)
-    ternary_weight: float = Field(default=1.0, ge=0)
-    ternary_dice_weight: float = Field(default=0.5, ge=0)
-    focal_gamma: float = Field(default=2.0, ge=0)
-    boundary_weighting: bool = True
-    least_weight: float = Field(default=0.05, gt=0)
-    most_weight: float = 10.0
-    most_boundary_weight: float = 2.0
+    semantic_weight: float = Field(default=0.3, ge=0, description="Weight of the semantic Dice loss.")
+    ternary_weight: float = Field(
+        default=1.0, ge=0, description="Weight of the ternary loss: focal cross entropy plus weighted Dice."
+    )
+    ternary_dice_weight: float = Field(default=0.5, ge=0, description="Weight of Dice in the ternary loss.")
+    focal_gamma: float = Field(
+        default=2.0,
+        ge=0,
+        description="How much less confident pixels count (Lin et al., 2017); 0 is plain cross entropy.",
+    )
+    boundary_weighting: bool = Field(
+        default=True, description="Whether ternary classes are weighted by the inverse of their frequency."
+    )
+    least_weight: float = Field(
+        default=0.05,
+        gt=0,
+        description="Lower limit of a ternary class weight, before the weights are scaled to a mean of 1.",
+    )
+    most_weight: float = Field(default=10.0, description="Upper limit.")
+    most_boundary_weight: float = Field(default=2.0, description="Upper limit of the boundary's weight.")
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -56,27 +57,16 @@ class NucleusLoss(SettingsModel):
 
 
 class ImmuneSampling(SettingsModel):
-    """How much more often patches with immune cells are drawn; factors multiply.
+    """How much more often patches with immune cells are drawn; factors multiply."""
 
-    Attributes:
-        enabled: whether they are drawn more often at all.
-        lymphocyte: factor for patches with lymphocytes.
-        neutrophil: factor for patches with neutrophils.
-        macrophage: factor for patches with macrophages.
-        both: factor for patches with neutrophils and macrophages.
-        lymphocyte_px: smallest number of lymphocyte pixels that counts.
-        neutrophil_px: smallest number of neutrophil pixels that counts.
-        macrophage_px: smallest number of macrophage pixels that counts.
-    """
-
-    enabled: bool = True
-    lymphocyte: float = Field(default=2.0, gt=0)
-    neutrophil: float = Field(default=8.0, gt=0)
-    macrophage: float = Field(default=8.0, gt=0)
-    both: float = Field(default=1.5, gt=0)
-    lymphocyte_px: int = 25
-    neutrophil_px: int = 10
-    macrophage_px: int = 10
+    enabled: bool = Field(default=True, description="Whether they are drawn more often at all.")
+    lymphocyte: float = Field(default=2.0, gt=0, description="Factor for patches with lymphocytes.")
+    neutrophil: float = Field(default=8.0, gt=0, description="Factor for patches with neutrophils.")
+    macrophage: float = Field(default=8.0, gt=0, description="Factor for patches with macrophages.")
+    both: float = Field(default=1.5, gt=0, description="Factor for patches with neutrophils and macrophages.")
+    lymphocyte_px: int = Field(default=25, description="Smallest number of lymphocyte pixels that counts.")
+    neutrophil_px: int = Field(default=10, description="Smallest number of neutrophil pixels that counts.")
+    macrophage_px: int = Field(default=10, description="Smallest number of macrophage pixels that counts.")
 
     def weights(self, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """(N,) relative chance of each patch, from (N, 5) pixels of each :class:`NucleusClass` in it."""

@@ -88,7 +88,9 @@ class NucleusTraining(UNetSettings):
     )
     weight_decay: float = Field(default=3e-4, ge=0, description="Weight decay of AdamW (Loshchilov and Hutter, 2019).")
     mpp: float = Field(default=0.25, gt=0, description="Microns per pixel of the patches.")
-    validation_share: float = Field(default=0.2, description="Share of the patches held out, whole patients only.")
+    validation_share: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of the patches held out, whole patients only."
+    )
     augment: AugmentSettings = Field(default=AUGMENT, description="How crops differ from patches.")
     warmup_epochs: float = Field(
         default=5.0,

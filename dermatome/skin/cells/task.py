@@ -48,7 +48,7 @@ class CellTraining(TrainingSettings):
     epoch_steps: int = Field(default=50, ge=1, description="Smallest number of optimiser steps that count as an epoch.")
     weight_decay: float = Field(default=1e-4, ge=0, description="Weight decay of AdamW (Loshchilov and Hutter, 2019).")
     validation_share: float = Field(
-        default=0.2, description="Share of the images held out for validation, whole groups only."
+        default=0.2, ge=0, lt=1, description="Share of the images held out for validation, whole groups only."
     )
     nbase: tuple[int, ...] = Field(
         default=CYTO2_NBASE,
