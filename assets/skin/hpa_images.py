@@ -15,7 +15,7 @@ from resources import HpaResource, PathsResource, SettingsResource
     partitions_a_run=500,
     group_name="images",
     kind="parquet",
-    code_version="1",
+    code_version="2",
     decided_by=["images.tissue", "hpa"],
     pool="hpa",
 )

@@ -44,6 +44,8 @@ _INSIDE: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("entry", "antibody", "tissueExpression"): {"data": _KEEP},
 }
 _NOTHING: Mapping[str, str] = {}
+_EPIDERMAL_CELLS = ("keratinocytes", "epidermal cells")
+_QUANTITIES = {"negative": "none", "rare": "<25%", "75%-25%": "25%-75%"}
 _RUNNING_NUMBER = re.compile(r"\s+\d+$")
 
 
@@ -484,9 +486,26 @@ def _rows(facts: _Facts, name: str) -> list[dict[str, Any]]:
         }
         # An image may be listed twice for one antibody and tissue.
         rows.setdefault(
-            (slide, row["antibody"], row["tissue"]), {"slide": slide, **gene, **row, "image_url": known, **summary}
+            (slide, row["antibody"], row["tissue"]),
+            {"slide": slide, **gene, **row, **_annotation(row), "image_url": known, **summary},
         )
     return list(rows.values())
+
+
+def _annotation(row: Mapping[str, Any]) -> dict[str, str | None]:
+    """Staining, intensity, quantity and location of the patient or, where the page states none, of the epidermis.
+
+    HPA annotates cell types, not patients: ``Keratinocytes`` of Skin 1 and ``Epidermal cells`` of Skin 2. Words are
+    those of newer releases, in lower case; ``cell_types`` keeps the page's own.
+    """
+    found = {name: row.get(name) for name in ("staining", "intensity", "quantity", "location")}
+    if not any(found.values()):
+        cells = {(cell["cell_type"] or "").casefold(): cell for cell in row["cell_types"]}
+        of_epidermis = next((cells[name] for name in _EPIDERMAL_CELLS if name in cells), {})
+        found = {name: of_epidermis.get(name) for name in found}
+    words = {name: word and word.casefold() for name, word in found.items()}
+    quantity = words["quantity"] or ""
+    return words | {"quantity": _QUANTITIES.get(quantity, quantity) or None}
 
 
 def _without_scheme(url: str) -> str:

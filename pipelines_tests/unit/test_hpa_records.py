@@ -166,7 +166,28 @@ def test_what_the_page_says_of_patient_and_sample_stays_with_its_image() -> None
 
 def test_a_patients_own_levels_are_read() -> None:
     text = page(ONE).replace(b"<patientId>1816</patientId>", b"<patientId>1816</patientId><quantity>Rare</quantity>", 1)
-    assert parse_page(text).records["quantity"].to_pylist() == ["Rare"]
+    row = parse_page(text).records.to_pylist()[0]
+    assert (row["quantity"], row["staining"]) == ("<25%", None)
+
+
+# Read off the pages by hand: the first image of each antibody and tissue.
+EPIDERMIS = {
+    "ENSG00000134057_v18.xml": ("CAB000115", "1692", "skin 1", "not detected", "weak", "<25%"),
+    "ENSG00000000003_TSPAN6_v19.xml": ("HPA004109", "2396", "Skin 1", "high", "strong", ">75%"),
+    "ENSG00000085978_ATG16L1_v20.xml": ("HPA063900", "3282", "Skin 1", "medium", "moderate", "25%-75%"),
+    "ENSG00000000457_SCYL3_v20.xml": ("HPA005624", "1876", "Skin 2", "medium", "moderate", ">75%"),
+}
+
+
+@pytest.mark.parametrize("name", EPIDERMIS)
+def test_real_pages_give_the_annotation_of_the_epidermis(realdata: Path, name: str) -> None:
+    names = ("antibody", "patient_id", "tissue", "staining", "intensity", "quantity")
+    rows = parse_page(realdata / "hpa_xml" / name).records.to_pylist()
+    assert EPIDERMIS[name] in [tuple(row[key] for key in names) for row in rows]
+    assert {row["location"] for row in rows} <= {
+        "cytoplasmic/membranous", "cytoplasmic/membranous,nuclear", "nuclear", "none"
+    }  # fmt: skip
+    assert all(row["antibody"] and row["patient_id"] and row["staining"] for row in rows)
 
 
 def test_the_root_may_be_the_entry_and_blank_lines_may_come_first() -> None:
