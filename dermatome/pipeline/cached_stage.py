@@ -157,7 +157,7 @@ def cached_stage(
                 return Done(Made(record, reused=True))
             try:
                 loaded = stage.load(key)
-            except MissingInput:
+            except (MissingInput, StorageFailed):  # or its record was read before a swap, and its files after it
                 if last_try:
                     raise
                 time.sleep(SWAP_S)

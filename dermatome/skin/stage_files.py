@@ -29,12 +29,11 @@ def load_tissue_mask(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray
 
     Raises:
         MissingInput: there is no mask yet.
-        BadAnnotation, BadImage: it is damaged.
+        StorageFailed: its file is not the one that was written.
     """
-    record, folder = require_record(root, "epidermis_masks", slide), root.folder("epidermis_masks", slide)
-    if size.area_px <= WHOLE_PX:
-        return load_mask(folder / MASK_FILE)[0], record
-    return open_ome_tiff(folder / MASK_TIFF), record
+    whole, folder = size.area_px <= WHOLE_PX, root.folder("epidermis_masks", slide)
+    record = require_record(root, "epidermis_masks", slide, MASK_FILE if whole else MASK_TIFF)
+    return (load_mask(folder / MASK_FILE)[0] if whole else open_ome_tiff(folder / MASK_TIFF)), record
 
 
 def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, pd.DataFrame]:
@@ -42,14 +41,12 @@ def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, p
 
     Raises:
         MissingInput: there are no cells yet.
-        BadAnnotation, BadImage: they are damaged.
+        StorageFailed: a file of them is not the one that was written.
     """
-    require_record(root, "cell_masks", slide)
-    folder = root.folder("cell_masks", slide)
+    whole, folder = size.area_px <= WHOLE_PX, root.folder("cell_masks", slide)
+    require_record(root, "cell_masks", slide, CELLS_TABLE, CELLS_FILE if whole else CELLS_TIFF)
     cells = read_rows(folder / CELLS_TABLE)
-    if size.area_px <= WHOLE_PX:
-        return load_instances(folder / CELLS_FILE), cells
-    return open_ome_tiff(folder / CELLS_TIFF), cells
+    return (load_instances(folder / CELLS_FILE) if whole else open_ome_tiff(folder / CELLS_TIFF)), cells
 
 
 def check_champion(root: DataRoot, slide: str) -> Check:

@@ -212,7 +212,9 @@ def file_facts(folder: Path) -> dict[str, FileFacts]:
     return {name: FileFacts(Path(path).stat().st_size, sha256_file(Path(path))) for name, path in found}
 
 
-def damage(folder: Path, record: StageRecord, *, hashes: bool = False) -> dict[str, str]:
+def damage(
+    folder: Path, record: StageRecord, *, hashes: bool = False, only: Iterable[str] | None = None
+) -> dict[str, str]:
     """The files of a partition that are not as its record states, and how they differ.
 
     Args:
@@ -220,12 +222,14 @@ def damage(folder: Path, record: StageRecord, *, hashes: bool = False) -> dict[s
         record: Its record. If it is one of an earlier version, which states no files, nothing can be found.
         hashes: Whether to read every file and compare its sha256; otherwise only existence and size are checked, which
             takes one listing of the folder.
+        only: Names of the files to check; all if None.
     """
     if not record.files:
         return {}
-    sizes = {name: entry.stat().st_size for name, entry in _files_in(folder) if name in record.files}
+    expected = {name: facts for name, facts in record.files.items() if only is None or name in only}
+    sizes = {name: entry.stat().st_size for name, entry in _files_in(folder) if name in expected}
     found = {}
-    for name, facts in record.files.items():
+    for name, facts in expected.items():
         if name not in sizes:
             found[name] = "is missing"
         elif sizes[name] != facts.bytes:
@@ -268,15 +272,28 @@ def verify_root(root: DataRoot) -> Iterator[Finding]:
                 yield Finding(asset, partition, found, unknown=record is not None and record.files is None)
 
 
-def require_record(root: DataRoot, asset: str, partition: str) -> StageRecord:
+def require_record(root: DataRoot, asset: str, partition: str, *read: str) -> StageRecord:
     """The record of a partition.
+
+    Args:
+        root: The data root.
+        asset: Name of the asset.
+        partition: Partition key.
+        read: Names of the partition's files that are read next: results of a file that was changed since it was written
+            would pass for results of the right one.
 
     Raises:
         MissingInput: The partition is not materialized.
+        StorageFailed: One of the files to be read is not the one that was written.
     """
     record = read_record(root.record(asset, partition))
     if record is None:
         raise MissingInput(f"{partition} has no {asset} yet: materialize {asset} for it first.")
+    if read and (harmed := damage(root.folder(asset, partition), record, hashes=True, only=read)):
+        name, how = next(iter(harmed.items()))
+        raise StorageFailed(
+            f"{name} in the {asset} of {partition} {how}: materialize {asset} for {partition} again, which restores it."
+        )
     return record
 
 

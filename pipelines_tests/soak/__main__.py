@@ -54,6 +54,7 @@ def main() -> int:
         )
         course = Course(plan, root, cohort, atlas, None if why_none else disk, work)
         course.run()
+        root = course.root
         left = processes_left(root, 90)
         os.environ.update(environment(root.path))
         with dg.DagsterInstance.get() as instance:
@@ -94,6 +95,9 @@ def _report(
         ("slides failed with the reason that was written down for them", len(cohort.bad)),
         ("processes killed (SIGKILL)", sum(killed.values())),
         *((f"– {role}", count) for role, count in sorted(killed.items())),
+        ("files damaged: each healed", sum(course.damaged.values())),
+        *((f"– {how}", count) for how, count in sorted(course.damaged.items())),
+        ("times the data root was moved", counts["data root moved"]),
         ("times the platform was started", counts["platform started"]),
         (
             "backfills asked for, two at a time over the same slides",

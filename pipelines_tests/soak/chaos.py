@@ -1,4 +1,4 @@
-"""SIGKILL for whatever process of the platform the dice choose, a full disk, a locked store."""
+"""SIGKILL for whatever process of the platform the dice choose, damaged files, a full disk, a locked store."""
 
 import contextlib
 import os
@@ -81,6 +81,25 @@ class Killer:
             self.killed[role] += 1
             return role
         return None
+
+
+def damage_one(folders: list[Path], dice: random.Random) -> str | None:
+    """Deletes, truncates or flips a bit of one file of one of ``folders``; says which, or None if there is no file."""
+    files = sorted(path for folder in folders for path in folder.glob("[!.]*"))
+    if not files:
+        return None
+    path = dice.choice(files)
+    how = dice.choice(("deleted", "truncated", "a bit flipped"))
+    with contextlib.suppress(FileNotFoundError):  # the folder was replaced meanwhile
+        data = bytearray(path.read_bytes())
+        if how == "deleted" or not data:
+            path.unlink()
+            return "deleted"
+        if how == "a bit flipped":
+            data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        path.write_bytes(data[: dice.randrange(len(data))] if how == "truncated" else data)
+        return how
+    return None
 
 
 @contextlib.contextmanager

@@ -75,6 +75,8 @@ def _lasting(jpeg: bytes) -> Iterator[tuple[Fault, str]]:
 
 _UNSAFE = "ünsafe name.jpg"
 """A file name that is no slide id: it is mapped to one."""
+_SLOW = "slowly-copied.jpg"
+"""A file that is half there for a while."""
 
 
 @dataclass
@@ -153,6 +155,7 @@ def make_cohort(atlas: FaultyHpaServer, slides: int, toys: int, odd: int, seed: 
             cohort.good[slide] = file.name
             cohort.contents[file.name] = (file.suffix, file.data)
     cohort.inbox[_UNSAFE], cohort.bad["unsafe-name"] = b"", "is empty"
+    cohort.inbox[_SLOW], cohort.good[_SLOW.removesuffix(".jpg")] = cohort.contents["toy-0"][1], "toy-0"
     return cohort
 
 
@@ -173,11 +176,20 @@ def _add_bad_genes(atlas: FaultyHpaServer, cohort: Cohort) -> None:
         cohort.bad_genes[gene] = reason
 
 
-def fill_inbox(root: DataRoot, cohort: Cohort) -> None:
-    """Puts the catalogue into the inbox, with what else people leave there: a folder, a link to nowhere, a note."""
+def fill_inbox(root: DataRoot, cohort: Cohort, *, partly: bool = False) -> None:
+    """Puts the catalogue into the inbox, with what else people leave there; ``partly`` copies half of one file.
+
+    That is a folder, links to nowhere, to themselves and to the inbox, two images of one name, and a note.
+    """
     root.inbox.mkdir(parents=True, exist_ok=True)
+    if not partly:
+        (root.inbox / _SLOW).write_bytes(cohort.inbox[_SLOW])
+        return
     for name, data in cohort.inbox.items():
-        (root.inbox / name).write_bytes(data)
-    (root.inbox / "a-folder.jpg").mkdir(exist_ok=True)
-    (root.inbox / "to-nowhere.jpg").symlink_to("/nowhere/at-all.jpg")
+        (root.inbox / name).write_bytes(data[: len(data) // 2] if name == _SLOW else data)
+    (root.inbox / "a-folder.jpg").mkdir()
+    for name, place in (("to-nowhere", "/nowhere/at-all.jpg"), ("to-itself", "to-itself.jpg"), ("round", ".")):
+        (root.inbox / f"{name}.jpg").symlink_to(place)
+    for twin in ("twin.jpg", "twin.png"):
+        (root.inbox / twin).write_bytes(cohort.inbox[_SLOW])
     (root.inbox / "notes.txt").write_text("not an image")

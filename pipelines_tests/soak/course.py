@@ -19,10 +19,11 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from dermatome.slides.source import folder_sources
 from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import verify_root
 from orchestration.requests import PER_SLIDE, register_slides
 from pipelines_tests.e2e.platform import CHECKOUT, Platform, environment
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
-from pipelines_tests.soak.chaos import Killer, full_disk, locked_store, platform_processes
+from pipelines_tests.soak.chaos import Killer, damage_one, full_disk, locked_store, platform_processes
 from pipelines_tests.soak.cohort import SETTINGS, Cohort, fill_inbox
 
 _FULL_S = 20.0
@@ -38,6 +39,7 @@ class Plan:
         toys: how many different images they are.
         odd: how many of the catalogue's files that are good, if odd, are put into the inbox beside all that are bad.
         kills: at least.
+        damaged: files that are deleted, truncated or have a bit flipped, at least.
         asks: how often two backfills are asked for at once, at most.
         seed: of everything random.
         disk_mb: of the small disk.
@@ -47,7 +49,8 @@ class Plan:
     slides: int = 60
     toys: int = 6
     odd: int = 48
-    kills: int = 30
+    kills: int = 60
+    damaged: int = 60
     asks: int = 3
     seed: int = 1
     disk_mb: int = 900
@@ -114,9 +117,10 @@ class Course:
         self.plan, self.root, self.cohort, self.disk = plan, root, cohort, disk
         self.diary, self._dice = Diary(), random.Random(plan.seed)
         self.killer = Killer(root.path, self._dice)
+        self.damaged: Counter[str] = Counter()
         self._log = logs / "platform.log"
         root.settings.write_text(SETTINGS.format(url=atlas.url))
-        fill_inbox(root, cohort)
+        fill_inbox(root, cohort, partly=True)
         self._platform: Platform | None = None
 
     def run(self) -> None:
@@ -131,9 +135,24 @@ class Course:
                 self._fetch_pages()
                 self._disturb()
                 self._settle()
+            finally:
+                self._stop()
+        self._move_root()
+        with _instance(self.root) as instance:
+            self._instance = instance
+            try:
+                self._start()
+                self._settle()
                 self._refresh_metrics()
             finally:
                 self._stop()
+
+    def _move_root(self) -> None:
+        """Gives the data root another path, as a person does who moves it to another disk."""
+        moved = self.root.path.with_name("moved")
+        self.root.path.rename(moved)
+        self.root = DataRoot(moved)
+        self.diary.note("data root moved")
 
     def _disturb(self) -> None:
         plan, dice = self.plan, self._dice
@@ -142,6 +161,10 @@ class Course:
         while (kills := sum(self.killer.killed.values())) < plan.kills or not (filled and locked):
             self._keep_up()
             now = time.monotonic()
+            if sum(self.damaged.values()) < plan.damaged * kills // plan.kills:
+                self._damage()
+            if kills == plan.kills // 2:  # the second half of a copy that the sensor saw the first half of
+                fill_inbox(self.root, self.cohort)
             if now > next_kill:
                 role = self.killer.kill_one()
                 if role is not None:
@@ -157,6 +180,12 @@ class Course:
                 locked = self._lock_store()
                 next_lock = time.monotonic() + 15
             time.sleep(0.3)
+
+    def _damage(self) -> None:
+        slide = self._dice.choice(list(self.cohort.good))
+        how = damage_one([self.root.folder(asset, slide) for asset in PER_SLIDE], self._dice)
+        if how is not None:
+            self.damaged[how] += 1
 
     def _ask_twice(self) -> None:
         """Two backfills over the same slides at once, as two people would ask for them."""
@@ -222,17 +251,23 @@ class Course:
             if self._is_busy():
                 time.sleep(1)
                 continue
+            damaged = sorted(
+                {one.partition for one in verify_root(self.root) if one.damaged and one.asset in PER_SLIDE}
+            )
             missing = self._missing()
             unknown = set(self.cohort.slides) - set(self._instance.get_dynamic_partitions("slides"))
-            if not missing and not unknown:
+            if not missing and not unknown and not damaged:
                 return
             self.diary.note(
-                f"at rest: {len(missing)} slides lack something, {len(unknown)} are not registered", count=False
+                f"at rest: {len(missing)} slides lack something, {len(damaged)} damaged, {len(unknown)} unknown",
+                count=False,
             )
             self._fetch_pages()
             config = {"ops": {"request_missing": {"config": {"slides": missing}}}}
             if missing:
                 self._try(lambda platform, config=config: platform.launch("infer", config))
+            if damaged:
+                self._try(lambda platform, damaged=damaged: platform.backfill(list(PER_SLIDE), damaged))
             time.sleep(15)
         self.diary.note("the time is up", count=False)
 

@@ -9,6 +9,7 @@ from dermatome.storage.record import (
     Check,
     StageRecord,
     content_version,
+    file_facts,
     fingerprint,
     read_record,
     require_record,
@@ -66,6 +67,21 @@ def test_nothing_is_no_record_and_rubbish_is_an_error(tmp_path):
 def test_a_missing_stage_says_what_to_materialize(tmp_path):
     with pytest.raises(MissingInput, match="s1 has no slide_images yet: materialize slide_images"):
         require_record(DataRoot(tmp_path), "slide_images", "s1")
+
+
+@pytest.mark.parametrize(("harm", "said"), [(b"xbc", "has another content"), (b"ab", "has 2 bytes, not 3")])
+def test_a_file_that_was_changed_is_not_read_by_the_next_stage(tmp_path, harm, said):
+    root = DataRoot(tmp_path)
+    folder = root.folder("cell_masks", "s1")
+    folder.mkdir(parents=True)
+    for name in ("cells.parquet", "figure.png"):
+        (folder / name).write_bytes(b"abc")
+    write_record(folder / "record.json", record(files=file_facts(folder)))
+    (folder / "figure.png").write_bytes(b"other")
+    assert require_record(root, "cell_masks", "s1", "cells.parquet").partition == "s1"
+    (folder / "cells.parquet").write_bytes(harm)
+    with pytest.raises(StorageFailed, match=rf"cells.parquet in the cell_masks of s1 {said}: materialize cell_masks"):
+        require_record(root, "cell_masks", "s1", "cells.parquet")
 
 
 def test_the_fingerprint_changes_with_anything_that_decides_numbers():

@@ -36,9 +36,10 @@ def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> S
 
     Raises:
         MissingInput: its nuclei are not found yet.
+        StorageFailed: their table is not the one that was written.
     """
     seconds: dict[str, float] = {}
-    record, files = require_record(root, "nucleus_maps", key), root.folder("nucleus_maps", key)
+    record, files = require_record(root, "nucleus_maps", key, NUCLEI_TABLE), root.folder("nucleus_maps", key)
     nuclei = pd.read_parquet(io.BytesIO((files / NUCLEI_TABLE).read_bytes()))
     values = record.values
     size = Size(int(str(values["height_px"])), int(str(values["width_px"])))
