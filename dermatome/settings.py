@@ -20,6 +20,7 @@ from dermatome.pipeline.batch import BatchSettings
 from dermatome.registry.promotion import PromotionSettings
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.profiles.settings import ProfileSettings
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides.settings import NucleiImageSettings, SkinImageSettings
 from dermatome.storage.layout import CHAMPION, DataRoot
@@ -45,6 +46,7 @@ class Settings(SettingsModel):
     tissue: TissueSettings = TissueSettings()
     cells: CellSettings = CellSettings()
     layers: LayerSettings = LayerSettings()
+    profiles: ProfileSettings = ProfileSettings()
     promotion: PromotionSettings = PromotionSettings()
     nuclei_images: NucleiImageSettings = NucleiImageSettings()
     nuclei_patches: PatchSettings = PatchSettings()

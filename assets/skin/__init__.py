@@ -1,4 +1,4 @@
-"""The skin pipeline, in reading order: pages, images, tiles, weights, champion, masks, cells, layers, metrics."""
+"""The skin pipeline, in reading order: pages, images, tiles, weights, champion, masks, layers, genes, metrics."""
 
 from assets.skin.cell_champion import cell_champion
 from assets.skin.cell_hold_out import cell_hold_out, cell_hold_out_scores
@@ -6,6 +6,7 @@ from assets.skin.cell_masks import cell_masks
 from assets.skin.cell_weights import cell_weights
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.epidermis_masks import epidermis_masks
+from assets.skin.gene_profiles import gene_profiles
 from assets.skin.hpa_images import hpa_images
 from assets.skin.skin_metrics import all_files_readable, masks_made_with_champion, skin_metrics
 from assets.skin.slide_images import slide_images
@@ -33,6 +34,7 @@ ASSETS = [
     cell_champion,
     cell_masks,
     epidermis_layers,
+    gene_profiles,
     skin_metrics,
 ]
 CHECKS = [masks_made_with_champion, all_files_readable]

@@ -501,7 +501,7 @@ def _annotation(row: Mapping[str, Any]) -> dict[str, str | None]:
     found = {name: row.get(name) for name in ("staining", "intensity", "quantity", "location")}
     if not any(found.values()):
         cells = {(cell["cell_type"] or "").casefold(): cell for cell in row["cell_types"]}
-        of_epidermis = next((cells[name] for name in _EPIDERMAL_CELLS if name in cells), {})
+        of_epidermis = next((cells[name] for name in _EPIDERMAL_CELLS if name in cells), dict[str, str | None]())
         found = {name: of_epidermis.get(name) for name in found}
     words = {name: word and word.casefold() for name, word in found.items()}
     quantity = words["quantity"] or ""

@@ -5,6 +5,7 @@ import time
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
@@ -36,6 +37,19 @@ def test_every_good_slide_has_rows_and_the_bad_one_its_reason(demo):
         (genes,) = store.execute("select count(distinct gene) from dab_profile_by_gene").fetchone()
         assert genes == 4
         assert store.execute("select count(*) from slides_not_from_champion").fetchone() == (0,)
+
+
+def test_every_gene_has_a_profile_and_a_card(demo):
+    for gene in demo_genes():
+        folder = demo.root.folder("gene_profiles", gene.ensembl_id)
+        (antibody,) = pd.read_parquet(folder / "antibodies.parquet").to_dict("records")
+        assert (antibody["pattern"], antibody["patients"], antibody["slides"]) == (gene.pattern.value, 3, 3)
+        rows = pd.read_parquet(folder / "profile.parquet").query("part == 'relative_depth'")
+        assert len(rows) == 20
+        assert (rows["mean_dab_od_low"] <= rows["mean_dab_od"]).all()
+        card = (folder / "card.html").read_text()
+        assert card.count("<figure>") == 3
+        assert ("Left out" in card) == any(slide.broken for slide in gene.slides)
 
 
 def test_any_number_leads_back_to_image_weights_code_and_settings(demo):
@@ -81,7 +95,7 @@ def test_a_second_demo_computes_nothing_again(demo):
     assert again.status == 0, again.output[-6000:]
     assert "tissue_weights: current" in again.output
     assert "slide_images: 1 of 13 to materialize" in again.output, "only the broken slide is tried again"
-    for asset in ("epidermis_masks", "cell_masks", "epidermis_layers"):
+    for asset in ("epidermis_masks", "cell_masks", "epidermis_layers", "gene_profiles"):
         assert f"{asset}: current" in again.output
     assert snapshot(demo.root.path) == before
     assert time.time() - started < 300

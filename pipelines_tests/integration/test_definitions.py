@@ -37,6 +37,7 @@ def test_assets_and_their_partitions(defs):
         "epidermis_masks": "slides",
         "cell_masks": "slides",
         "epidermis_layers": "slides",
+        "gene_profiles": "genes",
         "skin_metrics": None,
         "nuclei_slides": "nuclei_slides",
         "nuclei_patches": "nuclei_cases",

@@ -226,13 +226,22 @@ def staining_pattern(layers: pd.DataFrame, settings: LayerSettings | None = None
     settings = settings or LayerSettings()
     if layers.empty:
         return None
+    return pattern_of(*compartments(layers), settings)
+
+
+def compartments(layers: pd.DataFrame) -> tuple[float, float]:
+    """The mean DAB over the pixels of the basal and of the suprabasal compartment; see :func:`staining_pattern`."""
     filled = layers[layers["area_px"] > 0]
     number = filled["layer"].to_numpy(int)
     dab = filled["mean_dab_od"].to_numpy(float)
     area = filled["area_px"].to_numpy(float)
     above = number >= min(3, max(2, number.max()))
     both = [float(np.average(dab[part], weights=area[part])) for part in (number == 1, above) if part.any()]
-    basal, suprabasal = both[0], both[-1]
+    return both[0], both[-1]
+
+
+def pattern_of(basal: float, suprabasal: float, settings: LayerSettings) -> StainingPattern:
+    """The staining pattern of two compartments' mean DAB; see :func:`staining_pattern`."""
     if max(basal, suprabasal) < settings.pattern_min_dab_od:
         return StainingPattern.NEGATIVE
     if basal >= settings.pattern_ratio * suprabasal:

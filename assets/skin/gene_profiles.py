@@ -1,0 +1,38 @@
+"""`gene_profiles`: what each antibody of a gene stains in the epidermis, over patients, and a card to read."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.partitions import GENES
+from assets.skin.epidermis_layers import epidermis_layers
+from assets.skin.hpa_images import hpa_images
+from assets.slide_asset import Event, materialize_slides, slide_asset
+from resources import PathsResource, SettingsResource
+
+
+@slide_asset(
+    partitions_def=GENES,
+    # Which slides are a gene's is known only from its page, so Dagster sees every slide upstream of every gene. A gene
+    # whose slides have not changed is reused.
+    deps=[hpa_images, dg.AssetDep(epidermis_layers, partition_mapping=dg.AllPartitionMapping())],
+    partitions_a_run=250,
+    group_name="skin",
+    kind="html",
+    code_version="1",
+    decided_by=["profiles", "layers.pattern_min_dab_od", "layers.pattern_ratio"],
+)
+def gene_profiles(
+    context: dg.AssetExecutionContext,
+    paths: PathsResource,
+    settings: SettingsResource,
+) -> Iterator[Event]:
+    """A gene's stains by layer, zone and relative depth: for each antibody, means over patients with intervals.
+
+    Files: `profile.parquet`, `antibodies.parquet`, `figure.png`, `figure.svg`, and `card.html`, which needs no other
+    file and shows every core.
+    """
+    from dermatome.skin.profiles.stage import ProfileStage
+
+    stage = ProfileStage(paths.data_root, settings.value.profiles, settings.value.layers)
+    yield from materialize_slides(context, settings, stage)

@@ -1,0 +1,1 @@
+"""Profiles of genes: what each antibody stains, over patients."""

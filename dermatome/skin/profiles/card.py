@@ -1,0 +1,202 @@
+"""The card of a gene: one HTML file that needs no other, with figure, numbers, cores, annotation and licence."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from dermatome.classes import RgbImage
+from dermatome.geometry import Box
+from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
+from dermatome.imaging.overlay import fitting, sample_labels, tint
+from dermatome.labels.ome_tiff import open_ome_tiff
+from dermatome.pipeline.stage_files import load_slide
+from dermatome.skin.layers.figures import layer_colours
+from dermatome.skin.profiles.figures import rows_of
+from dermatome.storage.layout import DataRoot
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from dermatome.skin.profiles.profile import Core, GeneProfile
+    from dermatome.skin.profiles.settings import ProfileSettings
+    from dermatome.storage.record import StageRecord
+
+_THUMBNAIL_PX = 320
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A slide of the gene that is in no number, and why."""
+
+    slide: str
+    antibody: str | None
+    patient: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class CoreShown:
+    """A core on the card: its image and its layers as data URIs, and what is known of it."""
+
+    core: Core
+    image: str
+    layers: str
+    record: dict[str, Any]
+
+    @property
+    def dab(self) -> float:
+        """Mean DAB of the epidermis."""
+        return float(self.core.tables["epidermis"]["mean_dab_od"].iloc[0])
+
+    @property
+    def h_score(self) -> float:
+        """H-score of the epidermis."""
+        return float(self.core.tables["epidermis"]["h_score"].iloc[0])
+
+
+def core_shown(root: DataRoot, core: Core, record: dict[str, Any]) -> CoreShown:
+    """Thumbnails of a core: the image, and its layers tinted from dark (basal) to light."""
+    slide = load_slide(root, core.slide)
+    layers = open_ome_tiff(root.folder("epidermis_layers", core.slide) / "layers.ome.tif")
+    whole = Box.whole(slide.size)
+    pixels = slide.region(whole, fitting(slide.size, _THUMBNAIL_PX))
+    labels = sample_labels(layers, whole, _THUMBNAIL_PX)
+    count = int(core.tables["layer"]["layer"].max())
+    tinted = tint(pixels, labels, layer_colours(count), 0.75)
+    return CoreShown(core, _data_uri(pixels), _data_uri(tinted), record)
+
+
+def card_html(
+    gene: StageRecord,
+    profile: GeneProfile,
+    cores: Sequence[CoreShown],
+    left_out: Sequence[LeftOut],
+    svg: bytes,
+    settings: ProfileSettings,
+) -> bytes:
+    """The card of a gene as one HTML file; every text from a page is escaped, and no script runs.
+
+    Args:
+        gene: Record of the gene's page.
+        profile: What its antibodies stain.
+        cores: Its measured cores.
+        left_out: Its other slides.
+        svg: Figure of the profile.
+        settings: Settings of the intervals.
+    """
+    antibodies = [
+        {
+            **row,
+            "known": row["antibody"] or "Antibody unknown",
+            "sure": _sure(row),
+            "numbers": _numbers(profile, row["antibody"]),
+            "cores": [one for one in cores if one.core.antibody == row["antibody"]],
+        }
+        for row in profile.antibodies.replace({np.nan: None}).to_dict("records")
+    ]
+    for each in antibodies:
+        each["annotated"] = _annotations(each["cores"])
+    whole = profile.rows[profile.rows["part"] == "epidermis"]["mean_dab_od"]
+    licences = sorted({str(one.record["licence"]) for one in cores if one.record["licence"]})
+    text = template("card.html.j2").render(
+        gene=gene.values["gene"],
+        ensembl_id=gene.partition,
+        release=gene.values["release"],
+        page=_web_address(gene.values["page_url"]),
+        antibodies=antibodies,
+        figure=f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}",
+        spread=(float(whole.min()), float(whole.max())) if len(whole) > 1 else None,
+        patterns=sorted({each["pattern"] for each in antibodies}),
+        left_out=left_out,
+        slides=len(cores),
+        patients=len({one.core.patient for one in cores if one.core.patient}),
+        confidence=f"{100 * settings.confidence:g} %",
+        resamples=settings.resamples,
+        licences=licences or [str(gene.values["licence"])],
+        licence_page=LICENCE_PAGE,
+        attribution=gene.values.get("attribution") or ATTRIBUTION,
+    )
+    return text.encode()
+
+
+@cache
+def template(name: str) -> jinja2.Template:
+    """A template of this package; it escapes every value."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dermatome.skin.profiles"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(name)
+
+
+def _sure(row: Mapping[Any, Any]) -> str:
+    people = row["patients"] + row["slides_of_unknown_patient"]
+    if people == 1:
+        return "n = 1, so nobody knows how sure it is"
+    each = f"{row['patients_with_pattern']} of {people} patients"
+    return f"{100 * row['pattern_share']:.0f} % of the resamples, {each}"
+
+
+_ROW_TITLES = {
+    "basal": "Basal layer",
+    "lower_suprabasal": "Lower suprabasal",
+    "upper_suprabasal": "Upper suprabasal",
+}
+
+
+def _numbers(profile: GeneProfile, antibody: str | None) -> list[dict[str, Any]]:
+    """The rows of the table of numbers: the epidermis, then its zones."""
+    rows = []
+    for part in ("epidermis", "zone"):
+        for row in rows_of(profile, antibody, part).to_dict("records"):
+            texts = [
+                _with_interval(row, "mean_dab_od", "{:.2f}"),
+                _with_interval(row, "mean_h_od", "{:.2f}"),
+                _with_interval(row, "positive_share", "{:.0f}", 100),
+                _with_interval(row, "h_score", "{:.0f}"),
+            ]
+            title = "Whole epidermis" if part == "epidermis" else _ROW_TITLES[row["zone"]]
+            rows.append({"title": title, "n": row["patients"], "texts": texts})
+    return rows
+
+
+def _with_interval(row: Mapping[Any, Any], measure: str, how: str, times: float = 1) -> tuple[str, str]:
+    """A mean, and its interval in words."""
+    mean, low, high = (times * row[f"{measure}{suffix}"] for suffix in ("", "_low", "_high"))
+    if math.isnan(mean):
+        return "–", ""
+    if math.isnan(low):
+        return how.format(mean), "no interval"
+    return how.format(mean), f"{how.format(low)} to {how.format(high)}"
+
+
+def _annotations(cores: Sequence[CoreShown]) -> list[dict[str, Any]]:
+    """HPA's annotation by tissue and cell type, each once."""
+    found = {
+        (one.record["tissue"], *cell.values()): {"tissue": one.record["tissue"], **cell}
+        for one in cores
+        for cell in one.record["cell_types"] or ()
+    }
+    return list(found.values())
+
+
+def _web_address(text: object) -> str | None:
+    address = str(text or "")
+    return address if address.startswith(("https://", "http://")) else None
+
+
+def _data_uri(pixels: RgbImage) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="WEBP", quality=70)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,175 @@
+"""The stage `gene_profiles`: the slides of a gene to tables, a figure and a card in one HTML file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dermatome.hpa.records import read_records
+from dermatome.hpa.stage import RECORDS_FILE
+from dermatome.pipeline.cached_stage import Stage
+from dermatome.pipeline.stage_files import read_rows, timed, write_figure
+from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.layers.stage import LayersStage
+from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html, core_shown
+from dermatome.skin.profiles.figures import profile_figure
+from dermatome.skin.profiles.profile import ANNOTATION, MEASURES, Core, GeneProfile, profile_gene
+from dermatome.skin.profiles.settings import ProfileSettings
+from dermatome.skin.stage_files import LAYERS_TABLE
+from dermatome.storage.files import write_atomic
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import (
+    StageRecord,
+    StageResult,
+    content_version,
+    failure_of,
+    read_record,
+    require_record,
+    write_table,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROFILE_TABLE = "profile.parquet"
+ANTIBODIES_TABLE = "antibodies.parquet"
+CARD_FILE = "card.html"
+
+
+@dataclass(frozen=True)
+class _Input:
+    gene: StageRecord
+    images: list[dict[str, Any]]
+    cores: list[Core]
+    left_out: list[LeftOut]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Profiled:
+    found: _Input
+    profile: GeneProfile
+
+
+@dataclass
+class ProfileStage(Stage[_Input, _Profiled]):
+    """Computes `profile.parquet`, `antibodies.parquet`, the figure and `card.html` of each gene."""
+
+    root: DataRoot
+    settings: ProfileSettings
+    layers: LayerSettings
+    asset = "gene_profiles"
+
+    def inputs(self, key: str) -> dict[str, str]:
+        """The page, and the layers of all its slides together."""
+        page = require_record(self.root, "hpa_images", key).data_version
+        states = [(image["slide"], *_state(self.root, image["slide"])) for image in _images(self.root, key)]
+        known = [(slide, record.data_version if record else "", reason) for slide, record, reason in states]
+        return {"hpa_images": page, "epidermis_layers": hashlib.sha256(json.dumps(known).encode()).hexdigest()}
+
+    def load(self, key: str) -> _Input:
+        """Reads the tables of the gene's slides, and why slides are left out."""
+        seconds: dict[str, float] = {}
+        images, cores, left_out = _images(self.root, key), [], []
+        with timed(seconds, "read"):
+            for image in images:
+                record, reason = _state(self.root, image["slide"])
+                if record is None or reason:
+                    left_out.append(LeftOut(image["slide"], image["antibody"], image["patient_id"], reason))
+                else:
+                    cores.append(_core(self.root, image, record))
+        return _Input(require_record(self.root, "hpa_images", key), images, cores, left_out, seconds)
+
+    def compute(self, loaded: Sequence[_Input]) -> list[_Profiled]:
+        """Sums up each gene."""
+        return [_Profiled(one, profile_gene(one.cores, self.settings, self.layers)) for one in loaded]
+
+    def save(self, key: str, result: _Profiled, folder: Path) -> StageResult:
+        """Writes tables, figure and card."""
+        found, profile, seconds = result.found, result.profile, dict(result.found.seconds)
+        gene = str(found.gene.values["gene"])
+        tables = {PROFILE_TABLE: profile.rows, ANTIBODIES_TABLE: profile.antibodies}
+        for name, rows in tables.items():
+            named = rows.copy()
+            named.insert(0, "gene", gene)
+            named.insert(1, "ensembl_id", key)
+            write_table(folder / name, pa.Table.from_pandas(named, preserve_index=False).replace_schema_metadata(None))
+        with timed(seconds, "figure"):
+            png, svg = profile_figure(f"{gene} ({key})", profile)
+            write_figure(folder, png)
+            write_atomic(folder / "figure.svg", svg)
+        with timed(seconds, "card"):
+            images = {image["slide"]: image for image in found.images}
+            shown: list[CoreShown] = []
+            for core in found.cores:
+                self.check()
+                shown.append(core_shown(self.root, core, images[core.slide]))
+            write_atomic(folder / CARD_FILE, card_html(found.gene, profile, shown, found.left_out, svg, self.settings))
+        whole = profile.rows[profile.rows["part"] == "epidermis"]
+        dab = whole["mean_dab_od"]
+        patterns = [] if profile.antibodies.empty else profile.antibodies["pattern"].tolist()
+        return StageResult(
+            outcome="profile" if found.cores else "no_slides",
+            message=f"{gene}: {len(found.cores)} of {len(found.images)} slides, {len(patterns)} antibodies.",
+            data_version=content_version(
+                [*(rows.to_csv().encode() for rows in tables.values()), repr(found.left_out).encode()]
+            ),
+            values={
+                "gene": gene,
+                "antibodies": len(patterns),
+                "slides": len(found.cores),
+                "slides_left_out": len(found.left_out),
+                "patients": len({core.patient for core in found.cores if core.patient}),
+                "patterns": ", ".join(sorted(set(patterns))),
+                "lowest_mean_dab_od": float(dab.min()) if len(dab) else None,
+                "highest_mean_dab_od": float(dab.max()) if len(dab) else None,
+            },
+            seconds=seconds,
+        )
+
+
+def _images(root: DataRoot, gene: str) -> list[dict[str, Any]]:
+    """The image records of a gene, each slide and antibody once."""
+    rows = read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
+    return list({(row["slide"], row["antibody"]): row for row in reversed(rows)}.values())[::-1]
+
+
+def _state(root: DataRoot, slide: str) -> tuple[StageRecord | None, str]:
+    """The record of a slide's layers, and why they cannot be used; empty if they can."""
+    record = read_record(root.record(LayersStage.asset, slide))
+    for asset in ("slide_images", "epidermis_masks", "cell_masks", LayersStage.asset):
+        failure = root.failure(asset, slide)
+        if failure.is_file():
+            return record, f"{asset} failed: {failure_of(failure.read_bytes()).error}"
+    if record is None:
+        return None, "not measured yet"
+    for asset, version in record.inputs.items():
+        now = read_record(root.record(asset, slide))
+        if now is None or now.data_version != version:
+            return record, f"its layers are of an earlier {asset}: materialize epidermis_layers for it"
+    if record.outcome != "measured":
+        return record, record.message or record.outcome.replace("_", " ")
+    if record.values["h_score"] is None:
+        return record, "its colours are not stains"
+    return record, ""
+
+
+def _core(root: DataRoot, image: dict[str, Any], record: StageRecord) -> Core:
+    import pandas as pd
+
+    folder = root.folder(LayersStage.asset, image["slide"])
+    files = {"layer": LAYERS_TABLE, "zone": "zones.parquet", "relative_depth": "relative.parquet"}
+    tables: dict[str, pd.DataFrame] = {part: read_rows(folder / file) for part, file in files.items()}
+    layers = tables["layer"]
+    area = layers["area_px"].to_numpy(float)
+    whole = {name: (layers[name].fillna(0).to_numpy(float) * area).sum() / area.sum() for name in MEASURES[:2]}
+    whole |= {name: record.values[name] for name in MEASURES[2:]}
+    tables["epidermis"] = pd.DataFrame([{"epidermis": True, **whole}])
+    annotation = {name: image[name] for name in ANNOTATION}
+    return Core(image["slide"], image["antibody"], image["patient_id"], tables, annotation)
