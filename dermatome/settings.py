@@ -18,6 +18,7 @@ from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.nuclei.til.settings import TilSettings
 from dermatome.pipeline.batch import BatchSettings
 from dermatome.registry.promotion import PromotionSettings
+from dermatome.skin.atlas.settings import AtlasSettings
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.profiles.settings import ProfileSettings
@@ -47,6 +48,7 @@ class Settings(SettingsModel):
     cells: CellSettings = CellSettings()
     layers: LayerSettings = LayerSettings()
     profiles: ProfileSettings = ProfileSettings()
+    atlas: AtlasSettings = AtlasSettings()
     promotion: PromotionSettings = PromotionSettings()
     nuclei_images: NucleiImageSettings = NucleiImageSettings()
     nuclei_patches: PatchSettings = PatchSettings()

@@ -190,7 +190,8 @@ def run_pipeline(demo: Demo) -> bool:
         materialized = instance.get_materialized_partitions(dg.AssetKey(before))
         good &= demo.materialize(asset, [slide for slide in slides if slide in materialized])
     good &= demo.materialize("gene_profiles", genes)
-    return demo.materialize("skin_metrics", [None]) and good
+    good &= demo.materialize("skin_metrics", [None])
+    return demo.materialize("skin_atlas", [None]) and good
 
 
 def train_champion(demo: Demo, **training: object) -> bool:

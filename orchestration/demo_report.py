@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dermatome.classes import TISSUE_LABELS, TissueClass
-from dermatome.storage.layout import DataRoot
+from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.synthetic.cohort import DemoSlide, demo_genes
 
 # The means that the synthetic cohort must reach for the demo to pass.
@@ -78,6 +78,8 @@ def print_report(console: Console, root: DataRoot) -> bool:
     console.print(f"DuckDB   {root.store}")
     for asset in ("epidermis_layers", "epidermis_masks", "cell_masks"):
         console.print(f"Figure   {root.folder(asset, demo_genes()[0].slides[0].slide) / 'figure.png'}")
+    console.print(f"Card     {root.folder('gene_profiles', demo_genes()[0].ensembl_id) / 'card.html'}")
+    console.print(f"Atlas    {root.folder('skin_atlas', CHAMPION) / 'atlas.html'}")
     return good and all(means[name] >= target for name, target in TARGETS.items())
 
 

@@ -8,6 +8,7 @@ from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.gene_profiles import gene_profiles
 from assets.skin.hpa_images import hpa_images
+from assets.skin.skin_atlas import skin_atlas
 from assets.skin.skin_metrics import all_files_readable, masks_made_with_champion, skin_metrics
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
@@ -35,6 +36,7 @@ ASSETS = [
     cell_masks,
     epidermis_layers,
     gene_profiles,
+    skin_atlas,
     skin_metrics,
 ]
 CHECKS = [masks_made_with_champion, all_files_readable]

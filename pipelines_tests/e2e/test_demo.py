@@ -52,6 +52,12 @@ def test_every_gene_has_a_profile_and_a_card(demo):
         assert ("Left out" in card) == any(slide.broken for slide in gene.slides)
 
 
+def test_the_atlas_has_every_gene(demo):
+    text = (demo.root.folder("skin_atlas", "current") / "atlas.html").read_text()
+    assert text.count('<tr class="gene">') == len(demo_genes())
+    assert "None of the markers" in text
+
+
 def test_any_number_leads_back_to_image_weights_code_and_settings(demo):
     with duckdb.connect(str(demo.root.store), read_only=True) as store:
         rows = store.execute(
@@ -95,7 +101,7 @@ def test_a_second_demo_computes_nothing_again(demo):
     assert again.status == 0, again.output[-6000:]
     assert "tissue_weights: current" in again.output
     assert "slide_images: 1 of 13 to materialize" in again.output, "only the broken slide is tried again"
-    for asset in ("epidermis_masks", "cell_masks", "epidermis_layers", "gene_profiles"):
+    for asset in ("epidermis_masks", "cell_masks", "epidermis_layers", "gene_profiles", "skin_atlas"):
         assert f"{asset}: current" in again.output
     assert snapshot(demo.root.path) == before
     assert time.time() - started < 300

@@ -129,12 +129,12 @@ def card_html(
 
 
 @cache
-def template(name: str) -> jinja2.Template:
-    """A template of this package; it escapes every value."""
+def template(name: str, package: str = "dermatome.skin.profiles") -> jinja2.Template:
+    """A template of a package; it escapes every value."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dermatome.skin.profiles"), autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.PackageLoader(package), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template(name)

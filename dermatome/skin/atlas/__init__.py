@@ -1,0 +1,1 @@
+"""The atlas: all genes by relative depth, and markers as a control."""

@@ -1,0 +1,127 @@
+"""The stage `skin_atlas`: all gene profiles to a table, a heatmap and one HTML file with a search box."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
+from dermatome.pipeline.stage_files import write_figure
+from dermatome.skin.atlas.build import Atlas, build_atlas, marker_sentence
+from dermatome.skin.atlas.figures import COLOURS, atlas_figure, highest_dab
+from dermatome.skin.atlas.settings import AtlasSettings
+from dermatome.skin.profiles.card import template
+from dermatome.skin.profiles.stage import ANTIBODIES_TABLE, CARD_FILE, PROFILE_TABLE, ProfileStage
+from dermatome.storage.files import write_atomic
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import Check, StageResult, content_version, require_record, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ATLAS_FILE = "atlas.html"
+MARKER_CHECK = "markers_as_expected"
+
+
+def profiles_version(root: DataRoot) -> dict[str, str]:
+    """The data version of all gene profiles together."""
+    asset = ProfileStage.asset
+    versions = [f"{gene} {require_record(root, asset, gene).data_version}" for gene in root.partitions(asset)]
+    return {asset: hashlib.sha256("\n".join(versions).encode()).hexdigest()}
+
+
+def make_atlas(root: DataRoot, folder: Path, settings: AtlasSettings) -> StageResult:
+    """Writes `antibodies.parquet`, `figure.png`, `figure.svg` and `atlas.html`.
+
+    Args:
+        root: Data root.
+        folder: Folder to write to.
+        settings: How genes are ordered.
+    """
+    profiles, antibodies = (_all(root, name) for name in (PROFILE_TABLE, ANTIBODIES_TABLE))
+    atlas = build_atlas(profiles, antibodies, settings)
+    table = pa.Table.from_pandas(antibodies, preserve_index=False).replace_schema_metadata(None)
+    write_table(folder / ANTIBODIES_TABLE, table)
+    png, svg = atlas_figure(atlas)
+    write_figure(folder, png)
+    write_atomic(folder / "figure.svg", svg)
+    write_atomic(folder / ATLAS_FILE, atlas_html(atlas, profiles, svg))
+    right, sentence = sum(one.passed for one in atlas.markers), marker_sentence(atlas.markers)
+    return StageResult(
+        outcome="atlas" if len(atlas.genes) else "no_genes",
+        message=f"{len(atlas.genes)} genes, {len(antibodies)} antibodies. {sentence}",
+        data_version=content_version([atlas.depth.tobytes(), antibodies.to_csv().encode()]),
+        values={
+            "genes": len(atlas.genes),
+            "antibodies": len(antibodies),
+            "markers": len(atlas.markers),
+            "markers_as_expected": right,
+        },
+        checks=(Check(MARKER_CHECK, right == len(atlas.markers), sentence),),
+    )
+
+
+def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes) -> bytes:
+    """The atlas as one HTML file; its only script is the search, and every text is escaped."""
+    from matplotlib import colormaps
+
+    script = (files("dermatome.skin.atlas") / "templates" / "search.js").read_text()
+    whole = profiles[profiles["part"] == "epidermis"].groupby("ensembl_id")["mean_dab_od"].mean()
+    colours = colormaps[COLOURS](np.clip(np.nan_to_num(atlas.depth) / highest_dab(atlas), 0, 1), bytes=True)
+    of_gene: dict[str, list[dict[Any, Any]]] = {}
+    for row in atlas.antibodies.replace({np.nan: None}).to_dict("records"):
+        of_gene.setdefault(row["ensembl_id"], []).append(row)
+    rows = [
+        {
+            "gene": gene,
+            "ensembl_id": ensembl_id,
+            "strip": _strip(shades, np.isfinite(values)),
+            "dab": float(whole.get(ensembl_id, math.nan)),
+            "antibodies": of_gene[ensembl_id],
+        }
+        for (ensembl_id, gene), shades, values in zip(
+            atlas.genes[["ensembl_id", "gene"]].itertuples(index=False), colours, atlas.depth, strict=True
+        )
+    ]
+    text = template("atlas.html.j2", "dermatome.skin.atlas").render(
+        rows=rows[::-1],  # the figure's first row is its lowest
+        card=CARD_FILE,
+        clustered=atlas.linkage is not None,
+        highest=highest_dab(atlas),
+        figure=f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}",
+        markers=atlas.markers,
+        sentence=marker_sentence(atlas.markers),
+        script=script,
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        attribution=ATTRIBUTION,
+        licence_page=LICENCE_PAGE,
+    )
+    return text.encode()
+
+
+def _strip(shades: Any, known: Any) -> str:
+    """A row of the heatmap as CSS: a gradient with a step for each bin, grey where nothing was measured."""
+    step = 100 / len(shades)
+    named = [f"#{bytes(shade[:3]).hex()}" if ok else "#cccccc" for shade, ok in zip(shades, known, strict=True)]
+    stops = [f"{colour} {n * step:g}% {(n + 1) * step:g}%" for n, colour in enumerate(named)]
+    return f"linear-gradient(to right,{','.join(stops)})"
+
+
+def _all(root: DataRoot, name: str) -> pd.DataFrame:
+    """The rows of a table of all genes; of a data root without profiles, the columns that are needed."""
+    import pandas as pd
+
+    asset = ProfileStage.asset
+    tables = [pd.read_parquet(root.folder(asset, gene) / name) for gene in root.partitions(asset)]
+    filled = [table for table in tables if len(table)]
+    if filled:
+        return pd.concat(filled, ignore_index=True)
+    columns = ["gene", "ensembl_id", "antibody", "part", "zone", "relative_from", "mean_dab_od", "pattern"]
+    return pd.DataFrame({column: [] for column in columns})
