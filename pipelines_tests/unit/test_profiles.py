@@ -104,7 +104,8 @@ def test_a_gene_without_measured_slides_gives_empty_tables():
     assert profile_gene([]).rows.empty
 
 
-PAGE = {"sex": None, "age": None, "tissue": "Skin 1", "licence": "CC BY-SA 3.0", "cell_types": []}
+PAGE = {"sex": None, "age": None, "tissue": "Skin 1", "licence": "CC BY-SA 3.0", "reliability": None, "release": "23"}
+PAGE["cell_types"] = [dict.fromkeys(("cell_type", "staining", "intensity", "quantity", "location"), "Rare")]
 
 
 def card(cores, left_out=(), page_url="https://www.proteinatlas.org/E.xml"):
@@ -116,16 +117,19 @@ def card(cores, left_out=(), page_url="https://www.proteinatlas.org/E.xml"):
     profile = profile_gene(cores)
     _, svg = profile_figure("E", profile)
     shown = [CoreShown(one, "data:,", "data:,", PAGE) for one in cores]
-    return card_html(record, profile, shown, left_out, svg, ProfileSettings()).decode()
+    records = [PAGE | {"antibody": one.antibody} for one in (*cores, *left_out)]
+    return card_html(record, profile, shown, left_out, records, svg, ProfileSettings()).decode()
 
 
 def test_a_card_says_n_the_licence_and_what_is_left_out_and_runs_no_script():
-    text = card([core("a", "<b>A</b>", "p", 0.5)], [LeftOut("b", "A", None, "<i>torn</i>")], "javascript:alert(1)")
+    text = card([core("a", "<b>A</b>", "p", 0.5)], [LeftOut("b", "B", None, "<i>torn</i>")], "javascript:alert(1)")
     assert "n = 1 patient," in text
     assert "nobody knows how sure" in text
     assert text.count("no interval") == 4 * 4, "four numbers of the epidermis and of three zones"
     assert "CC BY-SA 3.0" in text
     assert "Human Protein Atlas, proteinatlas.org" in text
+    assert text.count("<td>Rare</td>") == 2 * 5, "the annotation of both antibodies"
+    assert "B: not measured" in text
     assert "&lt;i&gt;torn&lt;/i&gt;" in text
     assert not any(tag in text for tag in ("<script", "<b>A", "<i>", "javascript:"))
 

@@ -80,6 +80,7 @@ def card_html(
     profile: GeneProfile,
     cores: Sequence[CoreShown],
     left_out: Sequence[LeftOut],
+    records: Sequence[Mapping[str, Any]],
     svg: bytes,
     settings: ProfileSettings,
 ) -> bytes:
@@ -90,6 +91,7 @@ def card_html(
         profile: What its antibodies stain.
         cores: Its measured cores.
         left_out: Its other slides.
+        records: Its image records, measured or not, which have HPA's annotation.
         svg: Figure of the profile.
         settings: Settings of the intervals.
     """
@@ -100,19 +102,23 @@ def card_html(
             "sure": _sure(row),
             "numbers": _numbers(profile, row["antibody"]),
             "cores": [one for one in cores if one.core.antibody == row["antibody"]],
+            "annotated": _annotations(records, row["antibody"]),
         }
         for row in profile.antibodies.replace({np.nan: None}).to_dict("records")
     ]
-    for each in antibodies:
-        each["annotated"] = _annotations(each["cores"])
+    measured = {each["antibody"] for each in antibodies}
+    others = dict.fromkeys(record["antibody"] for record in records if record["antibody"] not in measured)
     whole = profile.rows[profile.rows["part"] == "epidermis"]["mean_dab_od"]
-    licences = sorted({str(one.record["licence"]) for one in cores if one.record["licence"]})
+    licences = sorted({str(record["licence"]) for record in records if record["licence"]})
     text = template("card.html.j2").render(
         gene=gene.values["gene"],
         ensembl_id=gene.partition,
         release=gene.values["release"],
         page=_web_address(gene.values["page_url"]),
         antibodies=antibodies,
+        not_measured=[
+            {"known": name or "Antibody unknown", "annotated": _annotations(records, name)} for name in others
+        ],
         figure=f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}",
         spread=(float(whole.min()), float(whole.max())) if len(whole) > 1 else None,
         patterns=sorted({each["pattern"] for each in antibodies}),
@@ -181,12 +187,17 @@ def _with_interval(row: Mapping[Any, Any], measure: str, how: str, times: float 
     return how.format(mean), f"{how.format(low)} to {how.format(high)}"
 
 
-def _annotations(cores: Sequence[CoreShown]) -> list[dict[str, Any]]:
-    """HPA's annotation by tissue and cell type, each once."""
+def _annotations(records: Sequence[Mapping[str, Any]], antibody: str | None) -> list[dict[str, Any]]:
+    """HPA's annotation of an antibody by tissue and cell type, each once."""
     found = {
-        (one.record["tissue"], *cell.values()): {"tissue": one.record["tissue"], **cell}
-        for one in cores
-        for cell in one.record["cell_types"] or ()
+        (record["tissue"], *cell.values()): {
+            "tissue": record["tissue"],
+            **cell,
+            "of": f"{record['reliability'] or 'not stated'} (release {record['release'] or 'unknown'})",
+        }
+        for record in records
+        if record["antibody"] == antibody
+        for cell in record["cell_types"] or ()
     }
     return list(found.values())
 

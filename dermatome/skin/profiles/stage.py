@@ -110,7 +110,10 @@ class ProfileStage(Stage[_Input, _Profiled]):
             for core in found.cores:
                 self.check()
                 shown.append(core_shown(self.root, core, images[core.slide]))
-            write_atomic(folder / CARD_FILE, card_html(found.gene, profile, shown, found.left_out, svg, self.settings))
+            write_atomic(
+                folder / CARD_FILE,
+                card_html(found.gene, profile, shown, found.left_out, found.images, svg, self.settings),
+            )
         whole = profile.rows[profile.rows["part"] == "epidermis"]
         dab = whole["mean_dab_od"]
         patterns = [] if profile.antibodies.empty else profile.antibodies["pattern"].tolist()
