@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dermatome.inference.compute import Compute, choose_compute
 from dermatome.storage.layout import DataRoot
 
 REALDATA = Path(__file__).resolve().parents[2] / "shared" / "realdata"
@@ -31,3 +32,9 @@ def realdata() -> Path:
 def root(tmp_path: Path) -> DataRoot:
     """An empty data root."""
     return DataRoot(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def compute() -> Compute:
+    """One thread of the CPU at full precision."""
+    return choose_compute("cpu", "fp32", 1)

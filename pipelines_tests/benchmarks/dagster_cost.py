@@ -10,9 +10,10 @@ from typing import Any
 
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.files import sha256_file, write_atomic
-from dermatome.storage.layout import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
+from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
 from pipelines_tests.benchmarks.rows import Row, at_most_more, benchmark
 from pipelines_tests.benchmarks.timing import run_alone
+from pipelines_tests.records import put_record
 
 SIDE_PX = 160
 AT_MOST_MORE_S = 0.1
@@ -63,7 +64,7 @@ def _batches(asset: str, count: int) -> Iterator[tuple[int, int]]:
 
 def _prepare(folder: Path, count: int) -> None:
     """Two data roots, each with a champion and the same slides in its inbox; an instance of Dagster for one."""
-    from dermatome.storage.record import Scalar, StageRecord, write_record
+    from dermatome.storage.record import Scalar
     from dermatome.synthetic.skin import toy_slide
     from orchestration.requests import register_slides
     from pipelines_tests.benchmarks.networks import untrained_tissue
@@ -80,18 +81,7 @@ def _prepare(folder: Path, count: int) -> None:
         write_atomic(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
         for asset, partition in (("tissue_weights", "v001"), ("tissue_champion", CHAMPION)):
             values: dict[str, Scalar] = {"version": "v001", "weights_sha256": weights.sha256}
-            record = StageRecord(
-                asset=asset,
-                partition=partition,
-                outcome="made",
-                data_version=weights.sha256[:32],
-                values=values,
-                fingerprint="f",
-                code_version="1",
-                inputs={},
-                settings={},
-            )
-            write_record(root.folder(asset, partition) / RECORD_FILE, record)
+            put_record(root, asset, partition, data_version=weights.sha256[:32], values=values)
     with _instance(folder) as instance:
         register_slides(instance, DataRoot(folder / "with"), _sources(folder / "with"))
 

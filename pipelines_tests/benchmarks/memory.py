@@ -1,154 +1,172 @@
-"""Peak memory of the mask stage, file to file, on slides of up to 60,000 px a side, each in a process of its own."""
+"""Peak memory of the mask and the cell stage, file to file, on slides of up to 60,000 px a side."""
 
 from __future__ import annotations
 
-import json
-import resource
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dermatome.inference.compute import ComputeSettings, choose_compute
-from dermatome.skin.tissue.settings import TissueSettings
+from dermatome.classes import RgbImage
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from pipelines_tests.benchmarks.rows import Row, below, benchmark
+from pipelines_tests.benchmarks.timing import resident_mib, run_alone
 
 SIDES_PX = (3_000, 10_000, 30_000, 60_000)
 LIMIT_GB = 4.0
-_TILE_PX = 512
 _PATTERN_PX = 4096
+_PIECE_PX = 1024
+_TILE_PX = 512
+_GB_IN_MIB = 2**20 / 1e9
 
 
 @benchmark("memory", timeout_s=3600, order=80)
 def memory(toy: bool) -> Iterator[Row]:
-    """Peak resident memory at each size, and what it is per pixel beyond the smallest."""
-    for side in (1_000,) if toy else SIDES_PX:
-        one = main(side)
+    """Peak resident memory of the mask stage at each size."""
+    yield from _peaks("epidermis mask", (1_000,) if toy else SIDES_PX, [train, draw_skin], mask)
+
+
+@benchmark("memory_cells", timeout_s=3600, order=81)
+def memory_cells(toy: bool) -> Iterator[Row]:
+    """Peak resident memory of the cell stage at each size."""
+    yield from _peaks("cell mask", (1_100, 2_100) if toy else SIDES_PX, [draw_cells], cells)
+
+
+def _peaks(
+    what: str, sides_px: tuple[int, ...], prepare: list[Callable[[str, int], None]], stage: Callable[[str], Any]
+) -> Iterator[Row]:
+    for side_px in sides_px:
+        with tempfile.TemporaryDirectory(prefix="dermatome-memory-") as folder:
+            for step in prepare:
+                run_alone(step, folder, side_px, timeout_s=1800)
+            found = run_alone(stage, folder, timeout_s=3000)
+            file_mb = (Path(folder) / "slide.tif").stat().st_size / 1e6
         yield below(
-            f"peak resident memory, epidermis mask of {one['side_px']:,}² px, file to file",
-            one["peak_gb"],
+            f"peak resident memory, {what} of {side_px:,}² px, file to file",
+            found.peak_mib * _GB_IN_MIB,
             "GB",
             at_most=LIMIT_GB,
-            bare=f"{one['start_gb']:.2f} GB once the network is ready",
-            note=f"synthetic tiled JPEG TIFF of {one['file_mb']:.0f} MB; {one['seconds']:.0f} s, {one['tiles']} tiles "
-            f"through the network ({one['backend']})",
+            bare=f"{found.value['start_gb']:.2f} GB once the network is ready",
+            note=f"synthetic TIFF of {file_mb:.0f} MB; {found.value['seconds']:.0f} s, {found.value['note']}",
         )
 
 
-def main(side_px: int) -> dict[str, Any]:
-    """Writes a synthetic slide of ``side_px`` a side and makes its mask in a process of its own.
-
-    Returns:
-        side_px, file_mb, seconds, tiles, backend, start_gb (torch imported and network ready), peak_gb.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="dermatome-memory-"))
-    try:
-        _call("train", folder)
-        _call("draw", folder, side_px)
-        found: dict[str, Any] = json.loads(_call("mask", folder).splitlines()[-1])
-    finally:
-        shutil.rmtree(folder)
-    return {"side_px": side_px, **found}
-
-
-def _call(what: str, folder: Path, *more: object) -> str:
-    command = [sys.executable, "-m", __name__, what, str(folder), *map(str, more)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-def write_slide(path: Path, side_px: int) -> None:
-    """A tiled JPEG TIFF of toy skin with glass between its pieces, repeated; written tile by tile."""
+def _write_tiff(path: Path, side_px: int, tile_at: Callable[[int, int], RgbImage]) -> None:
+    """A tiled JPEG TIFF written tile by tile; ``tile_at`` has the same array for the same picture, encoded once."""
     import imagecodecs
     import tifffile
 
+    encoded: dict[int, bytes] = {}
+
+    def tile(row: int, column: int) -> bytes:
+        pixels = tile_at(row, column)
+        if id(pixels) not in encoded:
+            encoded[id(pixels)] = bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=85))
+        return encoded[id(pixels)]
+
+    across = range(-(-side_px // _TILE_PX))
+    options: dict[str, Any] = {"photometric": "ycbcr", "subsampling": (2, 2), "compression": "jpeg", "metadata": None}
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        tiles = (tile(row, column) for row in across for column in across)
+        writer.write(tiles, shape=(side_px, side_px, 3), dtype=np.uint8, tile=(_TILE_PX, _TILE_PX), **options)
+
+
+def _tiles_of(pixels: RgbImage) -> list[list[RgbImage]]:
+    starts = range(0, len(pixels), _TILE_PX)
+    return [[pixels[y : y + _TILE_PX, x : x + _TILE_PX] for x in starts] for y in starts]
+
+
+def train(folder: str, side_px: int) -> None:
+    """The weights of the mask stage as the data root's version `toy`."""
+    from dermatome.inference.compute import choose_compute
+    from pipelines_tests.toy_network import trained
+
+    weights = DataRoot(Path(folder) / "root").folder("tissue_weights", "toy") / WEIGHTS_FILE
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(trained(Path(folder) / "training", choose_compute("cpu")).path.read_bytes())
+
+
+def draw_skin(folder: str, side_px: int) -> None:
+    """A slide of synthetic skin with background between its pieces, repeated."""
     from dermatome.synthetic.skin import toy_slide
 
     pattern = np.full((_PATTERN_PX, _PATTERN_PX, 3), 240, np.uint8)
     for seed, (top, left) in enumerate(((0, 0), (2048, 1024), (1024, 2560))):
         pattern[top : top + 1536, left : left + 1536] = toy_slide(seed, size_px=1536).slide.whole()
-    count = _PATTERN_PX // _TILE_PX
-    tiles = [
-        [
-            imagecodecs.jpeg8_encode(
-                np.ascontiguousarray(pattern[y * _TILE_PX : (y + 1) * _TILE_PX, x * _TILE_PX : (x + 1) * _TILE_PX]),
-                level=85,
-            )
-            for x in range(count)
-        ]
-        for y in range(count)
-    ]
-    across = -(-side_px // _TILE_PX)
-    with tifffile.TiffWriter(path, bigtiff=True) as writer:
-        writer.write(
-            (tiles[row % count][column % count] for row in range(across) for column in range(across)),
-            shape=(side_px, side_px, 3),
-            dtype=np.uint8,
-            tile=(_TILE_PX, _TILE_PX),
-            photometric="ycbcr",
-            subsampling=(2, 2),
-            compression="jpeg",
-            metadata=None,
-        )
+    tiles = _tiles_of(pattern)
+    _write_tiff(Path(folder) / "slide.tif", side_px, lambda y, x: tiles[y % len(tiles)][x % len(tiles)])
 
 
-def _train(folder: Path) -> None:
-    from pipelines_tests.toy_network import trained
+def draw_cells(folder: str, side_px: int) -> None:
+    """A slide of background with skin in one row from edge to edge and here and there on the diagonal; and its mask."""
+    from dermatome.geometry import Box, Size
+    from dermatome.labels.ome_tiff import write_ome_tiff
+    from dermatome.labels.tiled import TiledArray
+    from dermatome.synthetic.skin import toy_slide
 
-    trained(folder / "training", choose_compute("cpu"))
+    toy = toy_slide(81, size_px=_PIECE_PX, island=True)
+    skin, background = _tiles_of(toy.slide.whole()), np.full((_TILE_PX, _TILE_PX, 3), 240, np.uint8)
+    pieces = -(-side_px // _PIECE_PX)
+
+    def has_skin(row: int, column: int) -> bool:
+        return row == pieces // 2 or (row == column and row % 4 == 0)
+
+    def tile_at(row: int, column: int) -> RgbImage:
+        return skin[row % 2][column % 2] if has_skin(row // 2, column // 2) else background
+
+    _write_tiff(Path(folder) / "slide.tif", side_px, tile_at)
+    mask = TiledArray(Size(side_px, side_px), np.uint8)
+    for box in Box(0, 0, side_px, side_px).blocks(_PIECE_PX):
+        if has_skin(box.top_px // _PIECE_PX, box.left_px // _PIECE_PX):
+            mask.write(box, toy.mask[: box.size.height_px, : box.size.width_px])
+            mask.pack()
+    write_ome_tiff(Path(folder) / "mask.ome.tif", mask, 0.5)
 
 
-def _mask(folder: Path) -> dict[str, Any]:
-
+def mask(folder: str) -> dict[str, Any]:
+    """The mask stage on what :func:`draw_skin` wrote, by the weights of :func:`train`."""
+    from dermatome.inference.compute import ComputeSettings
     from dermatome.registry.champion import Weights
     from dermatome.registry.model_kinds import TISSUE
+    from dermatome.skin.tissue.settings import TissueSettings
     from dermatome.skin.tissue.stage import MaskStage
     from dermatome.slides.slide import read_slide
     from dermatome.storage.files import sha256_file
 
-    root = DataRoot(folder / "root")
-    weights = root.folder("tissue_weights", "toy") / WEIGHTS_FILE
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes((folder / "training" / "weights.safetensors").read_bytes())
-    champion = Weights(root, TISSUE, "toy", sha256_file(weights), "")
-    stage = MaskStage(root, champion, ComputeSettings(), TissueSettings())
+    root, out = DataRoot(Path(folder) / "root"), Path(folder) / "out"
+    sha256 = sha256_file(root.folder("tissue_weights", "toy") / WEIGHTS_FILE)
+    stage = MaskStage(root, Weights(root, TISSUE, "toy", sha256, ""), ComputeSettings(), TissueSettings())
     stage.open(lambda: None)
-    start_gb = _peak_gb()
-    started = time.perf_counter()
-    slide = read_slide(folder / "slide.tif", name="synthetic")
-    (found,) = stage.compute([(slide, {})])
-    out = folder / "out"
+    start_gb, started = resident_mib("VmHWM") * _GB_IN_MIB, time.perf_counter()
+    (found,) = stage.compute([(read_slide(Path(folder) / "slide.tif", name="synthetic"), {})])
     out.mkdir()
-    result = stage.save("synthetic", found, out)
-    return {
-        "seconds": time.perf_counter() - started,
-        "phases": {name: round(value, 1) for name, value in result.seconds.items()},
-        "tiles": result.values["tiles"],
-        "epidermis_share": result.values["epidermis_share"],
-        "backend": result.values["backend"],
-        "file_mb": (folder / "slide.tif").stat().st_size / 1e6,
-        "start_gb": start_gb,
-        "peak_gb": _peak_gb(),
-    }
+    values = stage.save("synthetic", found, out).values
+    note = f"{values['tiles']} tiles through the network ({values['backend']})"
+    return {"start_gb": start_gb, "seconds": time.perf_counter() - started, "note": note}
 
 
-def _peak_gb() -> float:
-    """Highest resident memory of this process so far; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+def cells(folder: str) -> dict[str, Any]:
+    """The cell stage on what :func:`draw_cells` wrote."""
+    from dermatome.inference.compute import choose_compute
+    from dermatome.labels.geojson import object_features, write_geojson
+    from dermatome.labels.npz import save_instances
+    from dermatome.labels.ome_tiff import open_ome_tiff, write_ome_tiff
+    from dermatome.skin.cells.figures import cells_figure
+    from dermatome.skin.cells.network import load_cell_network
+    from dermatome.skin.cells.segment import segment_cells
+    from dermatome.slides.slide import read_slide
 
-
-if __name__ == "__main__":
-    what, place = sys.argv[1], Path(sys.argv[2])
-    if what == "train":
-        _train(place)
-    elif what == "draw":
-        write_slide(place / "slide.tif", int(sys.argv[3]))
-    else:
-        print(json.dumps(_mask(place)))
+    network = load_cell_network("toy", choose_compute("cpu"))
+    start_gb, place, started = resident_mib("VmHWM") * _GB_IN_MIB, Path(folder), time.perf_counter()
+    slide, tissue = read_slide(place / "slide.tif"), open_ome_tiff(place / "mask.ome.tif")
+    found = segment_cells(slide, tissue, network)
+    save_instances(place / "cells.npz", found.instances)
+    write_ome_tiff(place / "cells.ome.tif", found.instances, slide.mpp)
+    write_geojson(place / "cells.geojson", object_features(found.instances, found.table, slide="synthetic"))
+    found.table.to_parquet(place / "cells.parquet")
+    (place / "figure.png").write_bytes(cells_figure(slide, tissue, found))
+    note = f"{len(found.table):,} cells, {found.tiles:,} tiles through the network ({network.runner.backend})"
+    return {"start_gb": start_gb, "seconds": time.perf_counter() - started, "note": note}

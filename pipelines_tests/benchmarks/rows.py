@@ -39,77 +39,52 @@ class Row:
     note: str = ""
 
 
-def times_faster(
-    name: str, against: str, ours: float, reference: float, *, at_least: float, bare: str = "", note: str = ""
-) -> Row:
+# ``words`` are a row's ``bare`` and ``note``.
+
+
+def times_faster(name: str, against: str, ours: float, reference: float, *, at_least: float, **words: str) -> Row:
     """How many times faster than the reference, both in seconds; the target is to be ``at_least`` so many times."""
     ratio = reference / ours
-    return Row(name, against, ours, reference, "s", ratio, f"≥ {at_least:g} × faster", ratio >= at_least, bare, note)
+    return Row(name, against, ours, reference, "s", ratio, f"≥ {at_least:g} × faster", ratio >= at_least, **words)
 
 
-def times_the_cost(
-    name: str, against: str, ours: float, reference: float, *, at_most: float, bare: str = "", note: str = ""
-) -> Row:
+def times_the_cost(name: str, against: str, ours: float, reference: float, *, at_most: float, **words: str) -> Row:
     """How many times the reference's cost, both in seconds; the target is to be ``at_most`` so many times."""
     ratio = ours / reference
-    return Row(name, against, ours, reference, "s", ratio, f"≤ {at_most:g} × its time", ratio <= at_most, bare, note)
+    return Row(name, against, ours, reference, "s", ratio, f"≤ {at_most:g} × its time", ratio <= at_most, **words)
 
 
 def share_of_rate(
-    name: str,
-    against: str,
-    ours: float,
-    reference: float,
-    unit: str,
-    *,
-    at_least: float,
-    bare: str = "",
-    note: str = "",
+    name: str, against: str, ours: float, reference: float, unit: str, *, at_least: float, **words: str
 ) -> Row:
     """What share of the reference's rate (MB/s, tiles/s) is reached; the target is ``at_least`` that share."""
     ratio = ours / reference
-    return Row(name, against, ours, reference, unit, ratio, f"≥ {at_least:g} of it", ratio >= at_least, bare, note)
+    return Row(name, against, ours, reference, unit, ratio, f"≥ {at_least:g} of it", ratio >= at_least, **words)
 
 
 def at_most_more(
-    name: str, against: str, ours: float, reference: float, unit: str, *, more: float, bare: str = "", note: str = ""
+    name: str, against: str, ours: float, reference: float, unit: str, *, more: float, **words: str
 ) -> Row:
     """What is added to the reference; the target is at most ``more``."""
-    ratio = ours / reference if reference else None
-    return Row(
-        name, against, ours, reference, unit, ratio, f"≤ {more:g} {unit} more", ours - reference <= more, bare, note
-    )
+    ratio, met = ours / reference if reference else None, ours - reference <= more
+    return Row(name, against, ours, reference, unit, ratio, f"≤ {more:g} {unit} more", met, **words)
 
 
-def below(
-    name: str, ours: float, unit: str, *, at_most: float, against: str = "", bare: str = "", note: str = ""
-) -> Row:
+def below(name: str, ours: float, unit: str, *, at_most: float, **words: str) -> Row:
     """One number that should be ``at_most`` so large; the ratio is its share of that."""
-    ratio = ours / at_most
-    return Row(name, against, ours, at_most, unit, ratio, f"≤ {at_most:g} {unit}", ours <= at_most, bare, note)
+    return Row(name, "", ours, at_most, unit, ours / at_most, f"≤ {at_most:g} {unit}", ours <= at_most, **words)
 
 
-def reaches(
-    name: str, ours: float, unit: str, *, at_least: float, against: str = "", bare: str = "", note: str = ""
-) -> Row:
+def reaches(name: str, ours: float, unit: str, *, at_least: float, **words: str) -> Row:
     """One number that should be ``at_least`` so large; the ratio is to that."""
-    ratio = ours / at_least
-    return Row(name, against, ours, at_least, unit, ratio, f"≥ {at_least:g} {unit}", ours >= at_least, bare, note)
+    return Row(name, "", ours, at_least, unit, ours / at_least, f"≥ {at_least:g} {unit}", ours >= at_least, **words)
 
 
 def reported(
-    name: str,
-    ours: float,
-    unit: str,
-    *,
-    against: str = "",
-    reference: float | None = None,
-    bare: str = "",
-    note: str = "",
+    name: str, ours: float, unit: str, *, against: str = "", reference: float | None = None, **words: str
 ) -> Row:
     """A number without a target; the ratio is ``ours`` by ``reference`` where there is one."""
-    ratio = ours / reference if reference else None
-    return Row(name, against, ours, reference, unit, ratio, bare=bare, note=note)
+    return Row(name, against, ours, reference, unit, ours / reference if reference else None, "", None, **words)
 
 
 def not_measured(name: str, why: str, *, target: str = "") -> Row:

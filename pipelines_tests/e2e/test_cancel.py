@@ -9,12 +9,13 @@ from dermatome.pipeline.cached_stage import WaitingStage, cached_stage
 from dermatome.skin.tissue.network import TissueCard
 from dermatome.slides.source import acquire_slide, folder_sources
 from dermatome.storage.layout import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import StageRecord, read_record, write_record
+from dermatome.storage.record import read_record
 from dermatome.synthetic.skin import toy_slide
 from dermatome.training.unet import build_network
 from dermatome.training.weights import save_weights
 from orchestration.requests import register_slides
 from pipelines_tests.e2e.platform import Platform
+from pipelines_tests.records import put_record
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -46,18 +47,8 @@ def promote_untrained(root):
     card = TissueCard("resnet18", channels, mpp=0.5, mpp_range=(0.5, 2.0), coarse_mpp=2.0, tile_mpp=0.5)
     sha256 = save_weights(folder / WEIGHTS_FILE, build_network("resnet18", 4, channels).state_dict(), card)
     for asset, partition in (("tissue_weights", "v001"), ("tissue_champion", CHAMPION)):
-        record = StageRecord(
-            asset=asset,
-            partition=partition,
-            fingerprint="",
-            code_version="1",
-            inputs={},
-            settings={},
-            outcome="chosen",
-            data_version=sha256[:32],
-            values={"version": "v001", "weights_sha256": sha256},
-        )
-        write_record(root.record(asset, partition), record)
+        values = {"version": "v001", "weights_sha256": sha256}
+        put_record(root, asset, partition, outcome="chosen", data_version=sha256[:32], values=values)
 
 
 def verify_images(root, sources):

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from dermatome.storage.layout import CHAMPION, DataRoot
-from dermatome.storage.record import StageRecord, write_record
 from dermatome.synthetic.cohort import write_annotations
+from pipelines_tests.records import put_record
 from pipelines_tests.web_server import SMALL, served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -28,13 +28,7 @@ def web(tmp_path_factory):
     roi = {"name": MARKUP, "top": 1, "left": 1, "height": 8, "width": 8}
     (root.path / "annotations" / "slide-1" / "rois.json").write_text(json.dumps({"rois": [roi]}))
     values = {"version": MARKUP, "weights_sha256": "7" * 64}
-    write_record(
-        root.record("tissue_champion", CHAMPION),
-        StageRecord(
-            asset="tissue_champion", partition=CHAMPION, fingerprint="", code_version="1", inputs={}, settings={},
-            outcome="made", data_version="1", values=values,
-        ),
-    )  # fmt: skip
+    put_record(root, "tissue_champion", CHAMPION, values=values)
     weights = folder / f"{MARKUP}.safetensors"
     weights.write_bytes(b"x")
     with served(folder, limits=SMALL, weights=str(weights)) as web:

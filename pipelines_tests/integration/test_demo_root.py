@@ -6,13 +6,7 @@ import socket
 import pytest
 
 from dermatome.errors import StorageFailed
-from dermatome.storage.layout import DataRoot
 from orchestration import demo
-
-
-@pytest.fixture
-def root(tmp_path):
-    return DataRoot(tmp_path)
 
 
 @pytest.fixture(autouse=True)

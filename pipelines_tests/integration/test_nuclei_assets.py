@@ -21,12 +21,6 @@ from pipelines_tests.toy_dicom import write_dicom_slide
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def instance():
-    with dg.instance_for_test() as found:
-        yield found
-
-
 def test_a_slide_becomes_maps_scores_and_rows(tmp_path, instance):
     root = DataRoot(tmp_path)
     root.settings.write_text('nuclei_weights = "toy"\n[compute]\ndevice = "cpu"\nbackend = "torch"\n')

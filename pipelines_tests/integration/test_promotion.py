@@ -26,7 +26,7 @@ from dermatome.skin.tiles.rois import Roi
 from dermatome.skin.tissue import stage as mask_stage
 from dermatome.skin.tissue.hold_out import score_tissue, tissue_rows
 from dermatome.skin.tissue.network import TissueCard
-from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
+from dermatome.storage.layout import WEIGHTS_FILE
 from dermatome.storage.record import StageResult
 from dermatome.training.unet import build_network
 from dermatome.training.weights import save_weights
@@ -36,11 +36,6 @@ from resources.dagster_private import stale_status
 
 HOLD_OUT, HOLD_OUT_SCORES = "tissue_hold_out", "tissue_hold_out_scores"
 GOOD = {"iou_background": 0.9, "iou_dermis": 0.8, "iou_epidermis": 0.9, "iou_keratin": 0.7, "mean_iou": 0.825}
-
-
-@pytest.fixture
-def root(tmp_path):
-    return DataRoot(tmp_path)
 
 
 def weights_of(root, version, **scores):
@@ -70,15 +65,8 @@ def test_the_hold_out_set_is_frozen_and_versions_are_scored_on_it(root):
 
     def freeze(*slides, **options):
         folder = root.folder(HOLD_OUT, "new")
-        result = freeze_hold_out(
-            root,
-            TISSUE,
-            [root.folder("training_tiles", s) for s in slides],
-            folder,
-            tissue_rows,
-            setting="slides",
-            **options,
-        )
+        sources = [root.folder("training_tiles", slide) for slide in slides]
+        result = freeze_hold_out(root, TISSUE, sources, folder, tissue_rows, setting="slides", **options)
         put_folder = root.folder(HOLD_OUT, "current")
         if not put_folder.exists():
             folder.rename(put_folder)

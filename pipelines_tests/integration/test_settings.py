@@ -16,9 +16,9 @@ from dermatome.skin.cells.network import TOY_WEIGHTS
 from dermatome.skin.cells.networks import load_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.storage.layout import CHAMPION, DataRoot
-from dermatome.storage.record import StageRecord, write_record
 from dermatome.storage.settings_model import SettingsModel
 from orchestration.definitions import with_settings
+from pipelines_tests.records import put_record
 from resources import CellSegmenterResource, HpaResource, TissueSegmenterResource, hpa
 from resources.settings import SettingsResource
 
@@ -72,100 +72,61 @@ def test_a_mistake_is_one_sentence(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
-# Every setting, another value of it, and the assets whose results it decides. What decides none changes only speed,
+# Every setting with another value of it, by the assets whose results it decides. What decides none changes only speed,
 # looks or limits.
-CELLS = ["cell_masks", "cell_hold_out_scores"]
-NUCLEI = ["nucleus_maps", "nuclei_hold_out_scores"]
-KINDS = ("tissue", "cell", "nuclei")
+CELLS = ("cell_masks", "cell_hold_out_scores")
+NUCLEI = ("nucleus_maps", "nuclei_hold_out_scores")
 EDITS = {
-    "images.declared_mpp": (0.25, ["slide_images", "tissue_hold_out_scores", "cell_hold_out_scores"]),
-    "images.max_side_px": (9, ["slide_images"]),
-    "images.tissue": ("Colon", ["hpa_images"]),
-    "compute.device": ("cpu", []),
-    "compute.precision": ("fp32", ["epidermis_masks", *CELLS, *NUCLEI, "tissue_hold_out_scores"]),
-    "compute.threads": (2, []),
-    "compute.backend": ("torch", []),
-    "batch.readers": (3, []),
-    "batch.writers": (3, []),
-    "batch.waiting": (3, []),
-    "batch.waiting_px": (3, []),
-    "batch.group_px": (3, []),
-    "hpa.base_url": ("https://v23.proteinatlas.org", ["hpa_images"]),
-    "hpa.archive_urls": ((), ["hpa_images"]),
-    "hpa.allowed_hosts": ((), []),
-    "hpa.connect_timeout_s": (5.0, []),
-    "hpa.timeout_s": (5.0, []),
-    "hpa.total_timeout_s": (5.0, []),
-    "hpa.retries": (1, []),
-    "hpa.backoff_s": (2.0, []),
-    "hpa.max_wait_s": (2.0, []),
-    "hpa.at_once": (2, []),
-    "hpa.max_page_bytes": (9, []),
-    "hpa.max_image_bytes": (9, []),
-    "hpa.user_agent": ("me", []),
-    "hpa.licence": ("CC0", ["hpa_images"]),
-    "hpa.attribution": ("me", ["hpa_images"]),
-    "tissue.coarse_mpp": (4.0, ["epidermis_masks"]),
-    "tissue.tile_px": (128, ["epidermis_masks"]),
-    "tissue.overlap_px": (32, ["epidermis_masks"]),
-    "tissue.batch": (4, []),
-    "tissue.views": (2, ["epidermis_masks"]),
-    "tissue.significant_share": (0.2, ["epidermis_masks"]),
-    "tissue.margin_um": (32.0, ["epidermis_masks"]),
-    "tissue.refine_whole_px": (9, ["epidermis_masks"]),
-    "tissue.cleanup.min_epidermis_um2": (9.0, ["epidermis_masks"]),
-    "tissue.cleanup.min_keratin_um2": (9.0, ["epidermis_masks"]),
-    "tissue.cleanup.min_dermis_um2": (9.0, ["epidermis_masks"]),
-    "tissue.cleanup.min_background_um2": (9.0, ["epidermis_masks"]),
-    "tissue.cleanup.max_keratin_gap_um2": (9.0, ["epidermis_masks"]),
-    "tissue.cleanup.border_share": (0.5, ["epidermis_masks"]),
-    "tissue.any_scale": (True, ["epidermis_masks"]),
-    "cells.diameter_um": (8.0, CELLS),
-    "cells.flow_threshold": (0.5, CELLS),
-    "cells.cellprob_threshold": (0.5, CELLS),
-    "cells.min_area_um2": (9.0, CELLS),
-    "cells.margin_um": (9.0, CELLS),
-    "cells.batch": (4, []),
-    "cells.tile_overlap": (0.2, CELLS),
-    "layers.layer_um": (8.0, ["epidermis_layers"]),
-    "layers.max_gap_um": (9.0, ["epidermis_layers"]),
-    "layers.weak_od": (0.1, ["epidermis_layers"]),
-    "layers.moderate_od": (0.3, ["epidermis_layers"]),
-    "layers.strong_od": (0.7, ["epidermis_layers"]),
-    "layers.min_h_od": (0.1, ["epidermis_layers"]),
-    "layers.pattern_min_dab_od": (0.2, ["epidermis_layers"]),
-    "layers.pattern_ratio": (2.0, ["epidermis_layers"]),
-    "layers.profile_step_um": (1.0, ["epidermis_layers"]),
-    "promotion.margin": (0.1, [f"{kind}_{what}" for kind in KINDS for what in ("champion", "hold_out_scores")]),
-    "nuclei_images.declared_mpp": (0.5, ["nuclei_slides"]),
-    "nuclei_images.max_side_px": (9, ["nuclei_slides"]),
-    "nuclei_patches.size_px": (128, ["nuclei_patches"]),
-    "nuclei_patches.stride_px": (64, ["nuclei_patches"]),
-    "nuclei_patches.least_foreground": (0.1, ["nuclei_patches"]),
-    "nuclei_patches.boundary_px": (2, ["nuclei_patches"]),
-    "nuclei_patches.declared_mpp": (0.5, ["nuclei_patches"]),
-    "nuclei_patches.normalise_stain": (True, ["nuclei_patches"]),
-    "nuclei.tile_px": (128, NUCLEI),
-    "nuclei.overlap_px": (32, NUCLEI),
-    "nuclei.batch": (4, []),
-    "nuclei.views": (2, NUCLEI),
-    "nuclei.skip_background": (False, NUCLEI),
-    "nuclei.only_tissue": (False, NUCLEI),
-    "nuclei.normalise_stain": (True, NUCLEI),
-    "nuclei.instances.sure_threshold": (0.8, NUCLEI),
-    "nuclei.instances.sure_opening_um": (1.0, NUCLEI),
-    "nuclei.instances.inside_threshold": (0.4, NUCLEI),
-    "nuclei.instances.opening_um": (1.0, NUCLEI),
-    "nuclei.instances.nucleus_threshold": (0.4, NUCLEI),
-    "nuclei.instances.reach_um": (3.0, NUCLEI),
-    "nuclei.instances.min_area_um2": (9.0, NUCLEI),
-    "til.near_um": (9.0, ["til_scores"]),
-    "til.square_um": (9.0, ["til_scores"]),
-    "til.min_probability": (0.5, ["til_scores"]),
-    "cell_weights": ("toy", ["cell_masks"]),
-    "nuclei_weights": ("toy", ["nucleus_maps"]),
-    "nuclei_opacity": (0.9, []),
-}
+    ("slide_images", "tissue_hold_out_scores", "cell_hold_out_scores"): {"images.declared_mpp": 0.25},
+    ("slide_images",): {"images.max_side_px": 9},
+    ("hpa_images",): {
+        "images.tissue": "Colon", "hpa.base_url": "https://v23.proteinatlas.org", "hpa.archive_urls": (),
+        "hpa.licence": "CC0", "hpa.attribution": "me",
+    },
+    (): {
+        "compute.device": "cpu", "compute.threads": 2, "compute.backend": "torch", "batch.readers": 3,
+        "batch.writers": 3, "batch.waiting": 3, "batch.waiting_px": 3, "batch.group_px": 3, "hpa.allowed_hosts": (),
+        "hpa.connect_timeout_s": 5.0, "hpa.timeout_s": 5.0, "hpa.total_timeout_s": 5.0, "hpa.retries": 1,
+        "hpa.backoff_s": 2.0, "hpa.max_wait_s": 2.0, "hpa.at_once": 2, "hpa.max_page_bytes": 9,
+        "hpa.max_image_bytes": 9, "hpa.user_agent": "me", "tissue.batch": 4, "cells.batch": 4, "nuclei.batch": 4,
+        "nuclei_opacity": 0.9,
+    },
+    ("epidermis_masks", *CELLS, *NUCLEI, "tissue_hold_out_scores"): {"compute.precision": "fp32"},
+    ("epidermis_masks",): {
+        "tissue.coarse_mpp": 4.0, "tissue.tile_px": 128, "tissue.overlap_px": 32, "tissue.views": 2,
+        "tissue.significant_share": 0.2, "tissue.margin_um": 32.0, "tissue.refine_whole_px": 9,
+        "tissue.cleanup.min_epidermis_um2": 9.0, "tissue.cleanup.min_keratin_um2": 9.0,
+        "tissue.cleanup.min_dermis_um2": 9.0, "tissue.cleanup.min_background_um2": 9.0,
+        "tissue.cleanup.max_keratin_gap_um2": 9.0, "tissue.cleanup.border_share": 0.5, "tissue.any_scale": True,
+    },
+    CELLS: {
+        "cells.diameter_um": 8.0, "cells.flow_threshold": 0.5, "cells.cellprob_threshold": 0.5,
+        "cells.min_area_um2": 9.0, "cells.margin_um": 9.0, "cells.tile_overlap": 0.2,
+    },
+    ("epidermis_layers",): {
+        "layers.layer_um": 8.0, "layers.max_gap_um": 9.0, "layers.weak_od": 0.1, "layers.moderate_od": 0.3,
+        "layers.strong_od": 0.7, "layers.min_h_od": 0.1, "layers.pattern_min_dab_od": 0.2, "layers.pattern_ratio": 2.0,
+        "layers.profile_step_um": 1.0,
+    },
+    tuple(f"{kind}_{what}" for kind in ("tissue", "cell", "nuclei") for what in ("champion", "hold_out_scores")): {
+        "promotion.margin": 0.1,
+    },
+    ("nuclei_slides",): {"nuclei_images.declared_mpp": 0.5, "nuclei_images.max_side_px": 9},
+    ("nuclei_patches",): {
+        "nuclei_patches.size_px": 128, "nuclei_patches.stride_px": 64, "nuclei_patches.least_foreground": 0.1,
+        "nuclei_patches.boundary_px": 2, "nuclei_patches.declared_mpp": 0.5, "nuclei_patches.normalise_stain": True,
+    },
+    NUCLEI: {
+        "nuclei.tile_px": 128, "nuclei.overlap_px": 32, "nuclei.views": 2, "nuclei.skip_background": False,
+        "nuclei.only_tissue": False, "nuclei.normalise_stain": True, "nuclei.instances.sure_threshold": 0.8,
+        "nuclei.instances.sure_opening_um": 1.0, "nuclei.instances.inside_threshold": 0.4,
+        "nuclei.instances.opening_um": 1.0, "nuclei.instances.nucleus_threshold": 0.4, "nuclei.instances.reach_um": 3.0,
+        "nuclei.instances.min_area_um2": 9.0,
+    },
+    ("til_scores",): {"til.near_um": 9.0, "til.square_um": 9.0, "til.min_probability": 0.5},
+    ("cell_masks",): {"cell_weights": "toy"},
+    ("nucleus_maps",): {"nuclei_weights": "toy"},
+}  # fmt: skip
 
 
 def leaves(model, within=""):
@@ -184,14 +145,14 @@ def versions(settings, root):
 
 
 def test_every_setting_makes_exactly_the_assets_stale_whose_results_it_decides(tmp_path):
-    assert sorted(EDITS) == sorted(leaves(Settings())), "every setting is in exactly one group"
+    names = [name for edits in EDITS.values() for name in edits]
+    assert sorted(names) == sorted(leaves(Settings())), "every setting is in exactly one group"
     root = DataRoot(tmp_path)
     before = versions(Settings(), root)
-    found = {}
-    for name, (value, _) in EDITS.items():
-        after = versions(edited(Settings(), name, value), root)
-        found[name] = {asset for asset in before if before[asset] != after[asset]}
-    assert found == {name: set(assets) for name, (_, assets) in EDITS.items()}
+    for assets, edits in EDITS.items():
+        for name, value in edits.items():
+            after = versions(edited(Settings(), name, value), root)
+            assert {asset for asset in before if before[asset] != after[asset]} == set(assets), name
 
 
 @pytest.mark.parametrize("kind", ["cell", "nuclei"])
@@ -236,20 +197,8 @@ def test_all_threads_get_the_same_client(tmp_path, monkeypatch):
 
 
 def promote(root, version, sha256, asset="tissue_champion"):
-    write_record(
-        root.record(asset, CHAMPION),
-        StageRecord(
-            asset=asset,
-            partition=CHAMPION,
-            fingerprint="",
-            code_version="1",
-            inputs={},
-            settings={},
-            outcome="promoted",
-            data_version=sha256,
-            values={"version": version, "weights_sha256": sha256},
-        ),
-    )
+    values = {"version": version, "weights_sha256": sha256}
+    put_record(root, asset, CHAMPION, outcome="promoted", data_version=sha256, values=values)
 
 
 def test_the_champion_comes_with_the_record_its_weights_were_chosen_by(tmp_path):

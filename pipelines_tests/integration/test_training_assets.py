@@ -10,10 +10,11 @@ from dermatome.errors import BadSetting
 from dermatome.registry import version as registry_version
 from dermatome.skin.tissue.task import TissueTask
 from dermatome.storage.layout import RECORD_FILE, DataRoot
-from dermatome.storage.record import StageRecord, read_record, write_record
+from dermatome.storage.record import read_record, write_record
 from dermatome.training import trainer as training
 from dermatome.training.data import Split
 from orchestration.definitions import build_defs
+from pipelines_tests.records import record_of
 from pipelines_tests.unit.test_weights_stage import tile, trainer
 
 
@@ -24,11 +25,7 @@ def root(tmp_path, monkeypatch):
     for slide in ("a1", ".a2.part"):
         path = root.folder("training_tiles") / slide / RECORD_FILE
         path.parent.mkdir(parents=True)
-        record = StageRecord(
-            outcome="tiles", data_version="v", values={}, asset="training_tiles", partition=slide, fingerprint="f",
-            code_version="1", inputs={}, settings={},
-        )  # fmt: skip
-        write_record(path, record)
+        write_record(path, record_of("training_tiles", slide, outcome="tiles"))
     return root
 
 

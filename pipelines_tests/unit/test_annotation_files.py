@@ -133,18 +133,10 @@ def save_labels(path: Path, labels: np.ndarray) -> None:
     image.save(path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "x_cp_masks.png",
-        "x_LABELS.TIF",
-        "x-labels.tif",
-        "x_seg.npy",
-        "indexed_labels.png",
-        "float_labels.tif",
-        "x_masks.Png",
-    ],
-)
+FILES = ("x_cp_masks.png", "x_LABELS.TIF", "x-labels.tif", "x_seg.npy", "indexed_labels.png", "float_labels.tif")
+
+
+@pytest.mark.parametrize("name", [*FILES, "x_masks.Png"])
 def test_label_images_of_cellpose_qupath_and_fiji(tmp_path: Path, name: str) -> None:
     labels = np.zeros((60, 80), np.int32)
     labels[5:15, 5:15], labels[20:30, 5:15] = 1, 2

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from dermatome.classes import TissueClass
-from dermatome.errors import BadSetting
 from dermatome.skin.tissue import cleanup
 from dermatome.skin.tissue.cleanup import clean_labels
 from dermatome.skin.tissue.settings import CleanupSettings
@@ -91,11 +90,6 @@ def test_a_mask_of_one_class_and_areas_at_another_scale():
     cleaned = speck.copy()
     clean_labels(cleaned, 1.0, SETTINGS)
     assert (cleaned == speck).all()
-
-
-def test_negative_areas_are_refused():
-    with pytest.raises(BadSetting, match="min_dermis_um2 is -1: input should be greater than or equal to 0"):
-        CleanupSettings(min_dermis_um2=-1)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,6 +1,5 @@
 """The command line on toys: each command's files, exit codes and sentences."""
 
-import json
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dermatome import __version__
-from dermatome.classes import TISSUE_LABELS, StainingPattern, TissueClass
+from dermatome.classes import TISSUE_LABELS, StainingPattern
 from dermatome.cli import app as cli
 from dermatome.cli import doctor
 from dermatome.cli.support import Mpp
@@ -24,9 +23,11 @@ from dermatome.errors import BadSetting, FetchFailed
 from dermatome.geometry import Box
 from dermatome.labels.npz import load_instances, load_mask, save_instances, save_mask
 from dermatome.registry import version as registry_version
-from dermatome.storage.record import StageRecord, file_facts, write_record
+from dermatome.storage.record import file_facts, write_record
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import ToySlide, toy_slide
+from pipelines_tests.records import record_of
+from pipelines_tests.toy_tiles import write_tiles
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +66,12 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("hpa", "parse"),
-        ("tissue", "train"),
-        ("tissue", "import-weights"),
-        ("tissue", "predict"),
-        ("cells", "train"),
-        ("cells", "segment"),
-        ("nuclei", "train"),
-        ("layers", "measure"),
-        ("doctor",),
-    ],
-)
-def test_every_command_has_help(capfd: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
-    code, output, _ = run(capfd, *command, "--help")
+COMMANDS = ("hpa parse", "tissue train", "tissue import-weights", "tissue predict", "cells train", "cells segment")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "nuclei train", "layers measure", "doctor"])
+def test_every_command_has_help(capfd: pytest.CaptureFixture[str], command: str) -> None:
+    code, output, _ = run(capfd, *command.split(), "--help")
     assert code == 0
     assert "--help" in output
 
@@ -157,36 +148,14 @@ def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(
 
 
 @pytest.fixture(scope="module")
-def trained(toy: ToySlide, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     """Two tiles, one epoch: enough to write weights that load."""
     tiles = tmp_path_factory.mktemp("tiles")
-    colours = np.array([c.colour for c in TissueClass], np.uint8)
-    for folder in ("images", "masks"):
-        (tiles / folder).mkdir()
-    for number, left in enumerate((0, 192)):
-        box = Box(100, left, 356, left + 256)
-        Image.fromarray(toy.slide.pixels[box.slices]).save(tiles / "images" / f"t{number}.png")
-        Image.fromarray(colours[toy.mask[box.slices]]).save(tiles / "masks" / f"t{number}.png")
-    palette = {"classes": {c.label: [list(c.colour)] for c in TissueClass}}
-    (tiles / "palette.json").write_text(json.dumps(palette))
+    write_tiles(tiles, [toy_slide(seed, size_px=256, name=f"t{seed}") for seed in range(2)])
     out = tiles / "out" / "weights.safetensors"
-    arguments = [
-        "tissue",
-        "train",
-        "--tiles",
-        tiles,
-        "--out",
-        out,
-        "--epochs",
-        "1",
-        "--max-minutes",
-        "0.1",
-        "--threads",
-        1,
-        "--report",
-        tiles / "report",
-    ]
-    command = [sys.executable, "-m", "dermatome.cli.app", *map(str, arguments)]
+    arguments = ["--tiles", tiles, "--out", out, "--report", tiles / "report"]
+    short = ["--epochs", "1", "--max-minutes", "0.1", "--threads", "1"]
+    command = [sys.executable, "-m", "dermatome.cli.app", "tissue", "train", *map(str, arguments), *short]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr, out
 
@@ -296,33 +265,14 @@ def test_results_of_another_image_are_refused(
 def test_cells_of_an_empty_mask_are_an_outcome(
     toy: ToySlide, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from dermatome.skin.cells.card import CellCard, build_cpnet
-    from dermatome.skin.cells.image import PREPARATION
-    from dermatome.training.weights import save_weights
-
-    card = CellCard((2, 4, 8, 8, 8), 16.0, 8.0, PREPARATION, "nothing", name="untrained")
-    save_weights(tmp_path / "cells.safetensors", build_cpnet(card.nbase, card.diameter_px).state_dict(), card)
+    assert "toy" in run(capfd, "cells", "segment", "--help")[1]
     save_mask(tmp_path / "tissue" / "good.npz", np.zeros_like(toy.mask), Box.whole(toy.slide.size))
-    code, output, errors = run(
-        capfd, "cells", "segment", "--tissue", tmp_path / "tissue", "--weights", tmp_path / "cells.safetensors",
-        "--out", tmp_path / "out", images,
-    )  # fmt: skip
+    folders = ("--tissue", tmp_path / "tissue", "--out", tmp_path / "out")
+    code, output, errors = run(capfd, "cells", "segment", "--weights", "toy", *folders, images)
     assert code == 0, errors
     assert "no epidermis" in output
     assert not load_instances(tmp_path / "out" / "good.npz", size=toy.slide.size).any()
     assert pd.read_parquet(tmp_path / "out" / "good.parquet").empty
-
-
-def test_the_demos_network_has_a_name(
-    toy: ToySlide, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert "toy" in run(capfd, "cells", "segment", "--help")[1]
-    save_mask(tmp_path / "tissue" / "good.npz", np.zeros_like(toy.mask), Box.whole(toy.slide.size))
-    code, output, errors = run(
-        capfd, "cells", "segment", "--tissue", tmp_path / "tissue", "--weights", "toy", "--out", tmp_path / "o", images
-    )
-    assert code == 0, errors
-    assert "no epidermis" in output
 
 
 def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(
@@ -427,11 +377,7 @@ def test_verify_lists_damaged_files_and_fails(tmp_path: Path, capfd: pytest.Capt
         folder = tmp_path / "cell_masks" / key
         folder.mkdir(parents=True)
         (folder / "cells.parquet").write_bytes(b"rows")
-        record = StageRecord(
-            asset="cell_masks", partition=key, outcome="cells", data_version="v", fingerprint="f", code_version="1",
-            inputs={}, settings={}, values={}, files=file_facts(folder),
-        )  # fmt: skip
-        write_record(folder / "record.json", record)
+        write_record(folder / "record.json", record_of("cell_masks", key, outcome="cells", files=file_facts(folder)))
     assert run(capfd, "verify", "--data", tmp_path)[:2] == (0, "2 partitions were checked, and 0 are damaged.\n")
     (tmp_path / "cell_masks" / "s2" / "cells.parquet").write_bytes(b"rowt")
     code, said, _ = run(capfd, "verify", "--data", tmp_path)

@@ -174,16 +174,8 @@ def test_a_hostile_header_is_refused_in_bounded_memory(slide: Path, make) -> Non
 
 
 def test_what_is_not_taken_from_a_folder_is_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for name in (
-        "core 3 (1).jpg",
-        "skin.SVS",
-        "old.bmp",
-        "more.bmp",
-        "photo.webp",
-        "README",
-        ".hidden",
-        "batch1/a.jpg",
-    ):
+    names = ("core 3 (1).jpg", "skin.SVS", "old.bmp", "more.bmp", "photo.webp", "README", ".hidden", "batch1/a.jpg")
+    for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     taken = image_files([tmp_path], SLIDE_SUFFIXES)

@@ -1,64 +1,43 @@
 """Ready encoder weights against a hub on this machine that redirects, lies, breaks off and floods."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import save
 
 from dermatome.errors import BadSetting, BadWeights, FetchFailed
 from dermatome.inference.compute import choose_compute
-from dermatome.labels.palette import Palette
 from dermatome.registry.version import train_file
 from dermatome.skin.tissue.network import TissueCard
 from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import sha256_bytes
+from dermatome.synthetic.skin import toy_slide
 from dermatome.training.encoder_weights import EncoderFile, encoder_file
 from dermatome.training.trainer import train
 from dermatome.training.unet import build_network
 from dermatome.training.weights import read_card
+from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
+from pipelines_tests.toy_tiles import write_tiles
 
 CHANNELS = (8, 8, 8, 8, 8)
 REVISION = "3f2325ff978283d47aa6a1d6878ca20565622683"
 
 
-class Hub:
-    """What the hub says of the encoder's file, where it lies and what comes from there."""
+ASKED = f"/smp-hub/resnet18.imagenet/resolve/{REVISION}/model.safetensors"
+
+
+class Hub(FaultyHpaServer):
+    """A hub that redirects from the encoder's address, where it states the file's sha256, to where the file lies."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.stated, self.lies_at = data, sha256_bytes(data), "/large/file?signature=secret"
-        self.cut = self.length_is_said = False
-        self.status, self.asked = 200, list[str]()
-        hub = self
+        super().__init__(images={"/large/file": data})
+        self.answer(sha256_bytes(data))
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub.asked.append(self.path)
-                if self.path.startswith("/smp-hub/"):
-                    self.send_response(302)
-                    self.send_header("X-Linked-Etag", f'"{hub.stated}"')
-                    self.send_header("Location", hub.lies_at)
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                self.send_response(hub.status)
-                if hub.length_is_said:
-                    self.send_header("Content-Length", str(len(hub.data)))
-                self.end_headers()
-                self.wfile.write(hub.data[: len(hub.data) // 2] if hub.cut else hub.data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def answer(self, sha256: str, lies_at: str = "/large/file?signature=secret") -> None:
+        self.faults[ASKED] = Fault(redirect=lies_at, headers=(("X-Linked-Etag", f'"{sha256}"'),))
 
     def get(self, folder: Path, **options: Any) -> EncoderFile:
         return encoder_file("resnet18", "imagenet", folder, hub=self.url, hosts=("127.0.0.1",), **options)
@@ -77,20 +56,17 @@ def published() -> bytes:
 
 @pytest.fixture
 def hub(published: bytes) -> Iterator[Hub]:
-    served = Hub(published)
-    yield served
-    served.server.shutdown()
-    served.server.server_close()
+    with Hub(published) as served:
+        yield served
 
 
 def test_it_is_fetched_once_by_its_commit_checked_and_loaded(hub: Hub, published: bytes, tmp_path: Path) -> None:
     first = hub.get(tmp_path)
-    assert hub.asked[0] == f"/smp-hub/resnet18.imagenet/resolve/{REVISION}/model.safetensors"
+    assert [seen.path for seen in hub.requests] == [ASKED, "/large/file"]
     assert first.sha256 == sha256_bytes(published)
     assert first.source == f"imagenet (smp-hub/resnet18.imagenet at {REVISION}, sha256 stated by the hub)"
-    asked = len(hub.asked)
     assert hub.get(tmp_path) == first
-    assert len(hub.asked) == asked
+    assert len(hub.requests) == 2
     network = build_network("resnet18", 4, CHANNELS, first)
     state = first.state()
     for name, tensor in network.get_submodule("encoder").state_dict().items():
@@ -98,33 +74,35 @@ def test_it_is_fetched_once_by_its_commit_checked_and_loaded(hub: Hub, published
 
 
 def test_where_no_sha256_is_stated_the_first_one_counts(hub: Hub, tmp_path: Path) -> None:
-    hub.stated = "none"
+    hub.answer("none")
     found = hub.get(tmp_path)
     assert "recorded when it was fetched: the hub stated none" in found.source
     found.path.unlink()
-    hub.data = hub.data[:-4] + b"\0\0\0\1"
+    hub.images["/large/file"] = hub.images["/large/file"][:-4] + b"\0\0\0\1"
     with pytest.raises(BadWeights, match=r"is not the file it was when it was first used .* delete .*\.json if you"):
         hub.get(tmp_path)
     assert not found.path.exists()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("fault", "lies_at", "said"),
     [
-        ({"lies_at": "https://elsewhere.example/file"}, "elsewhere.example/file .* host or port that is not allowed"),
-        ({"lies_at": "http://localhost:1/file"}, "localhost:1/file .* is at a host or port that is not allowed"),
-        ({"stated": "0" * 64}, "has the sha256 .* and 000000000000… was stated, so it is not kept"),
-        ({"cut": True, "length_is_said": True}, r"broke off after \d+ bytes|\d+ of \d+ bytes arrived"),
-        ({"cut": True}, "was stated, so it is not kept"),
-        ({"data": bytes(3 << 20), "length_is_said": True}, "is larger than the limit of 1048576 bytes"),
-        ({"status": 404}, r"is not there \(404\)"),
+        (None, "https://elsewhere.example/file", "elsewhere.example/file .* host or port that is not allowed"),
+        (None, "http://localhost:1/file", "localhost:1/file .* is at a host or port that is not allowed"),
+        (Fault(body=b"other"), None, "has the sha256 .* and [0-9a-f]{12}… was stated, so it is not kept"),
+        (Fault(truncate=500), None, r"broke off after \d+ bytes|\d+ of \d+ bytes arrived"),
+        (Fault(cut=500), None, "was stated, so it is not kept"),
+        (Fault(body=bytes(3 << 20)), None, "is larger than the limit of 1048576 bytes"),
+        (Fault(status=404), None, r"is not there \(404\)"),
     ],
 )
 def test_what_goes_wrong_leaves_nothing_and_says_how_to_go_on(
-    hub: Hub, tmp_path: Path, wrong: dict[str, Any], said: str
+    hub: Hub, tmp_path: Path, fault: Fault | None, lies_at: str | None, said: str
 ) -> None:
-    for name, value in {"data": bytes(1000), **wrong}.items():
-        setattr(hub, name, value)
+    hub.images["/large/file"] = bytes(1000)
+    hub.answer(sha256_bytes(bytes(1000)), lies_at or "/large/file?signature=secret")
+    if fault:
+        hub.faults["/large/file"] = fault
     with pytest.raises(FetchFailed, match=said) as error:
         hub.get(tmp_path, max_bytes=1 << 20)
     assert f"put it at {tmp_path}/encoders/resnet18-imagenet.safetensors, or set encoder_weights to none" in str(
@@ -171,26 +149,13 @@ def test_weights_that_are_none_or_another_network_s(published: bytes, tmp_path: 
 
 
 def test_a_training_begins_with_them_and_its_card_says_so(hub: Hub, tmp_path: Path) -> None:
-    folder, palette = tmp_path / "tiles", Palette.shipped("dermatome")
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    for kind, image in (("images", pixels), ("masks", np.zeros_like(pixels) + 255)):
-        (folder / kind).mkdir(parents=True)
-        Image.fromarray(np.asarray(image)).save(folder / kind / "a.png")
-    palette.save(folder / "palette.json")
-    (folder / "palette.json").write_text(
-        json.dumps({"classes": json.loads((folder / "palette.json").read_text())["classes"], "other": "background"})
-    )
+    folder = tmp_path / "tiles"
+    write_tiles(folder, [toy_slide(1, size_px=64)])
     begun = hub.get(tmp_path / "models")
     settings = TissueTraining(
-        encoder_weights="imagenet",
-        decoder_channels=CHANNELS,
-        epochs=1,
-        epoch_steps=1,
-        batch=2,
-        crop_px=32,
-        validation_share=0.0,
-        learning_rate=1e-12,
-    )
+        encoder_weights="imagenet", decoder_channels=CHANNELS, epochs=1, epoch_steps=1, batch=2, crop_px=32,
+        validation_share=0.0, learning_rate=1e-12,
+    )  # fmt: skip
     compute = choose_compute("cpu", threads=1)
     out = tmp_path / "w.safetensors"
     task = TissueTask.choose([folder], (), settings)

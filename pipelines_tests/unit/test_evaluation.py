@@ -21,9 +21,10 @@ from dermatome.reports.training import compare_versions, read_version, report_ht
 from dermatome.skin.tiles.crops import TilePair, manifest_rows
 from dermatome.skin.tissue.evaluate import evaluate
 from dermatome.skin.tissue.report import TISSUE_REPORT, report_values, tissue_figures, tissue_tables
-from dermatome.storage.layout import RECORD_FILE, WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import Check, StageRecord, write_record
+from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
+from dermatome.storage.record import Check
 from dermatome.warehouse.store import build_store
+from pipelines_tests.records import put_record
 
 HISTORY = pd.DataFrame(
     {"epoch": [1, 2], "step": [5, 10], "seconds": [1.0, 2.0], "learning_rate": [0.1, 0.0], "train_loss": [0.7, 0.5]}
@@ -102,14 +103,10 @@ def trained(root, version, tile, shift, **values):
     rows = manifest_rows([tile], "validation") + manifest_rows([replace(tile, name="other")], "train")
     write_manifest(manifest_path(folder / WEIGHTS_FILE), rows)
     settings = {"encoder": "resnet18", "augment": {"blur_px": 1.0}, "seed": shift}
-    record = StageRecord(
-        asset="tissue_weights", partition=version, fingerprint="f", code_version="2", inputs={}, outcome="trained",
-        settings=settings, data_version=version,
-        values={"weights_sha256": "ab" * 32, "mpp": 2.0, "epochs": 2, "steps": 10, **report_values(found), **values},
-        checks=(Check("no_leakage", shift == 0, "Slide <s> is on both sides."),),
-    )  # fmt: skip
-    write_report(folder, version, found, values=record.values, settings=settings, checks=record.checks)
-    write_record(folder / RECORD_FILE, record)
+    values = {"weights_sha256": "ab" * 32, "mpp": 2.0, "epochs": 2, "steps": 10, **report_values(found), **values}
+    checks = (Check("no_leakage", shift == 0, "Slide <s> is on both sides."),)
+    write_report(folder, version, found, values=values, settings=settings, checks=checks)
+    put_record(root, "tissue_weights", version, data_version=version, values=values, settings=settings, checks=checks)
     return folder
 
 

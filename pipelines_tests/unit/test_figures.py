@@ -118,14 +118,8 @@ def test_the_layers_figure_shows_profiles(toy: Any, cells: pd.DataFrame, turn: i
 
 
 def test_training_figures() -> None:
-    history = pd.DataFrame(
-        {
-            "epoch": [1, 2, 3],
-            "train_loss": [1.0, 0.5, 0.3],
-            "mean_iou": [0.1, 0.5, 0.6],
-            "iou_epidermis": [0.1, None, 0.6],
-        }
-    )
+    scores = {"mean_iou": [0.1, 0.5, 0.6], "iou_epidermis": [0.1, None, 0.6]}
+    history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [1.0, 0.5, 0.3]} | scores)
     assert colours_in(figures.curves_figure(history, TISSUE_CHARTS)) > 20
     assert colours_in(figures.curves_figure(history[["epoch", "train_loss"]], NUCLEUS_CHARTS)) > 10
     matrix = np.diag([10, 0, 5, 3])

@@ -40,11 +40,6 @@ def test_a_rescaled_box_covers_the_same_part_of_the_image(sized, target):
         assert (new_high - 1) * old < high * new + 1e-6 * old * new
 
 
-def test_named_fields_and_slices():
-    box = Box(1, 2, 4, 8)
-    assert box.size == Size(3, 6)
-    assert box.size.area_px == 18
-    assert box.slices == (slice(1, 4), slice(2, 8))
-    assert Box.whole(Size(3, 6)) == Box(0, 0, 3, 6)
+def test_a_box_without_area_fits_nowhere_and_a_size_is_at_least_a_pixel():
     assert not Box(0, 0, 0, 5).fits(Size(9, 9))
     assert Size(10, 3).scaled(0.1) == Size(1, 1)

@@ -1,6 +1,7 @@
 """The HPA client against a server on this machine that misbehaves in the ways real hosts do."""
 
 import gzip
+import json
 import threading
 import time
 import tracemalloc
@@ -14,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from dermatome.errors import BadPage, BadSetting, DermatomeError, FetchFailed, StorageFailed
+from dermatome.errors import BadPage, BadSetting, FetchFailed, StorageFailed
 from dermatome.hpa.client import HpaClient
 from dermatome.hpa.settings import HpaSettings
-from dermatome.hpa.stage import fetch_gene_images
+from dermatome.hpa.stage import fetch_gene_images, make_images
 from dermatome.storage.files import sha256_bytes
 from dermatome.storage.http import AllowedHosts, NotThere
+from dermatome.storage.record import StageResult
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
 
@@ -223,24 +225,21 @@ def test_headers_without_measure_fail_in_words(
     assert "\n" not in str(caught.value)
 
 
-def test_a_header_without_end_cannot_outlast_the_limit(atlas: FaultyHpaServer, tmp_path: Path) -> None:
-    atlas.faults[IMAGE.path] = Fault(drip_headers_s=0.02)
-    began = time.monotonic()
-    with pytest.raises(FetchFailed, match="1 try"):
-        client_of(atlas, total_timeout_s=0.5, retries=0).fetch_image(atlas.url + IMAGE.path, tmp_path / "i.jpg")
-    assert time.monotonic() - began < 60
-
-
 def test_a_packed_page_is_unpacked(atlas: FaultyHpaServer, tmp_path: Path) -> None:
     packed = gzip.compress(atlas.pages[GENE])
     atlas.faults[f"/{GENE}.xml"] = Fault(body=packed, headers=(("Content-Encoding", "gzip"),))
     assert client_of(atlas).fetch_page(GENE, tmp_path / "g.xml").path.read_bytes() == atlas.pages[GENE]
 
 
-def test_a_host_that_drips_cannot_outlast_the_limit(atlas: FaultyHpaServer, tmp_path: Path) -> None:
-    atlas.faults[IMAGE.path] = Fault(drip_s=0.05)
+@pytest.mark.parametrize(
+    ("fault", "message"), [(Fault(drip_s=0.05), "not complete after 1 s"), (Fault(drip_headers_s=0.02), "1 try")]
+)
+def test_a_host_that_drips_cannot_outlast_the_limit(
+    atlas: FaultyHpaServer, tmp_path: Path, fault: Fault, message: str
+) -> None:
+    atlas.faults[IMAGE.path] = fault
     began = time.monotonic()
-    with pytest.raises(FetchFailed, match=r"not complete after 1 s"):
+    with pytest.raises(FetchFailed, match=message):
         client_of(atlas, total_timeout_s=1.0, retries=0).fetch_image(atlas.url + IMAGE.path, tmp_path / "i.jpg")
     assert time.monotonic() - began < 60
     assert files_in(tmp_path) == []
@@ -381,6 +380,7 @@ def test_a_port_may_be_allowed_by_name() -> None:
     "changes",
     [
         {"at_once": 0},
+        {"at_once": 99},
         {"retries": -1},
         {"timeout_s": 0},
         {"timeout_s": float("nan")},
@@ -395,10 +395,6 @@ def test_a_port_may_be_allowed_by_name() -> None:
 def test_settings_that_cannot_be_meant(changes: dict[str, Any]) -> None:
     with pytest.raises(BadSetting):
         HpaClient(HpaSettings(**changes))
-
-
-def test_the_defaults_ask_hpa_over_tls() -> None:
-    assert HpaClient().base_urls == ("https://www.proteinatlas.org", "https://v19.proteinatlas.org")
 
 
 def test_images_a_page_no_longer_shows_come_from_the_archive(atlas: FaultyHpaServer, tmp_path: Path) -> None:
@@ -435,22 +431,53 @@ def test_a_page_of_another_gene_is_refused(atlas: FaultyHpaServer, tmp_path: Pat
         fetch_gene_images(client_of(atlas), "ENSG00000000001", tmp_path / "g.xml")
 
 
-def test_bad_pages_fail_alone(atlas: FaultyHpaServer, tmp_path: Path) -> None:
-    atlas.faults[f"/{GENE}.xml"] = Fault(cut=300)
-    with pytest.raises(DermatomeError, match="cut short"):
-        fetch_gene_images(client_of(atlas), GENE, tmp_path / "g.xml")
+# --- the stage `hpa_images`
 
 
-def test_settings_come_from_plain_values_too() -> None:
-    given = {"base_url": "http://127.0.0.1:1", "archive_urls": [], "allowed_hosts": ["127.0.0.1"], "timeout_s": 5}
-    assert HpaClient(HpaSettings(**given)).base_urls == ("http://127.0.0.1:1",)
-    with pytest.raises(BadSetting, match="the setting at_once is 99: input should be less than or equal to 16"):
-        HpaSettings(at_once=99)
+def read_stage(folder: Path, site: FaultyHpaServer, *archives: FaultyHpaServer) -> StageResult:
+    urls = tuple(archive.url for archive in archives)
+    settings = HpaSettings(base_url=site.url, archive_urls=urls, allowed_hosts=("127.0.0.1",), retries=0)
+    with HpaClient(settings) as client:
+        return make_images(client, GENE, folder / f"{GENE}.xml", folder / "made", "Skin")
 
 
-def test_the_toy_atlas_may_come_back_at_its_port_and_pages_are_the_same_bytes() -> None:
-    with FaultyHpaServer() as first:
-        url, port = first.url, int(first.url.rsplit(":", 1)[1])
-    with FaultyHpaServer(port=port) as second:
-        assert second.url == url
-    assert gene_page_xml("KRT5", GENE, url, [IMAGE]) == gene_page_xml("KRT5", GENE, url, [IMAGE])
+def validators_sent(site: FaultyHpaServer) -> bool:
+    return bool({"If-None-Match", "If-Modified-Since"} & set(site.requests[-1].headers))
+
+
+def test_a_page_of_the_same_site_is_not_sent_again(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+    first = read_stage(tmp_path, atlas)
+    again = read_stage(tmp_path, atlas)
+    assert (first.values["http_status"], again.values["http_status"]) == (200, 304)
+    assert again.data_version == first.data_version
+
+
+def test_validators_of_another_site_are_not_sent(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+    read_stage(tmp_path, atlas)
+    with FaultyHpaServer(pages=dict(atlas.pages)) as other:
+        assert read_stage(tmp_path, other).values["http_status"] == 200
+        assert not validators_sent(other)
+        assert read_stage(tmp_path, other).values["http_status"] == 304
+
+
+def test_validators_of_an_archives_page_are_not_sent(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+    with FaultyHpaServer() as site:
+        read_stage(tmp_path, site, atlas)
+        site.pages[GENE] = atlas.pages[GENE]
+        assert read_stage(tmp_path, site, atlas).values["http_status"] == 200
+        assert not validators_sent(site)
+
+
+def test_validators_of_another_page_are_not_sent(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+    read_stage(tmp_path, atlas)
+    # As when a run is killed between the page of another site and the note of it.
+    (tmp_path / f"{GENE}.xml").write_bytes(atlas.pages[GENE].replace(b"KRT5", b"KRT6"))
+    assert read_stage(tmp_path, atlas).values["gene"] == "KRT5"
+
+
+@pytest.mark.parametrize("noted", [b"", b"[]", json.dumps({"etag": "x"}).encode()])
+def test_notes_that_cannot_be_used_are_left_aside(atlas: FaultyHpaServer, tmp_path: Path, noted: bytes) -> None:
+    read_stage(tmp_path, atlas)
+    (tmp_path / f"{GENE}.json").write_bytes(noted)
+    assert read_stage(tmp_path, atlas).values["http_status"] == 200
+    assert not validators_sent(atlas)

@@ -71,13 +71,6 @@ def test_a_flat_epidermis_is_cut_into_equal_layers_of_one_cell_diameter() -> Non
     assert result.cell_layers["distance_um"].tolist() == [pytest.approx(2.75)]  # rows 92..97 are 3..8 px away
 
 
-def test_the_farthest_pixel_of_an_exact_multiple_is_in_the_last_layer() -> None:
-    mask, pixels = flat_skin(height_px=30)
-    layer_map = measure(mask, pixels).layer_map.whole()
-    assert layer_map.max() == 3
-    assert (layer_map[70] == 3).all()
-
-
 @given(layers=st.integers(1, 400), thickness=st.floats(0.5, 60))
 def test_exact_multiples_never_open_a_layer_of_their_own(layers: int, thickness: float) -> None:
     distance = (np.arange(1, layers + 1) * thickness).astype(np.float32)

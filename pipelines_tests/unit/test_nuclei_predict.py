@@ -56,11 +56,26 @@ def painted(maps, mpp=0.25, name="s"):
     return Slide(name, pixels, mpp, MppSource.DECLARED, "")
 
 
+class Same(torch.nn.Module):
+    """Gives the same logits at every pixel."""
+
+    def __init__(self, *logits):
+        super().__init__()
+        self.logits = torch.tensor(logits, dtype=torch.float32).view(1, -1, 1, 1)
+
+    def forward(self, images):
+        return self.logits.expand(len(images), -1, *images.shape[2:])
+
+
+def network_of(module):
+    module = Probabilities(module, CARD.mean, CARD.std, heads=HEADS).eval()
+    runner = TorchRunner(module, choose_compute("cpu", "fp32", 1))
+    return NucleusNetwork(LoadedWeights(module, CARD, "", None), runner)
+
+
 @pytest.fixture(scope="module")
 def network():
-    compute = choose_compute("cpu", "fp32", 1)
-    module = Probabilities(FromColour(), CARD.mean, CARD.std, heads=HEADS).eval()
-    return NucleusNetwork(LoadedWeights(module, CARD, "", None), TorchRunner(module, compute))
+    return network_of(FromColour())
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +120,8 @@ def test_glass_is_not_run_and_is_background_in_both_maps(network, toy):
     same(found, everything)
 
 
-def test_what_a_network_sees_on_glass_beside_tissue_is_left_out():
-    class Everywhere(torch.nn.Module):
-        def forward(self, images):
-            sure = torch.tensor([0.0, 9, 0, 0, 0, 0, 9, 0]).view(1, -1, 1, 1)
-            return sure.expand(len(images), -1, *images.shape[2:])
-
-    module = Probabilities(Everywhere(), CARD.mean, CARD.std, heads=HEADS).eval()
-    dreamer = NucleusNetwork(
-        LoadedWeights(module, CARD, "", None), TorchRunner(module, choose_compute("cpu", "fp32", 1))
-    )
+def test_what_a_network_sees_on_background_beside_tissue_is_left_out():
+    dreamer = network_of(Same(0, 9, 0, 0, 0, 0, 9, 0))
     pixels = np.full((256, 256, 3), GLASS, np.uint8)
     pixels[:, 96:160] = 120
     slide = Slide("s", pixels, 0.25, MppSource.DECLARED, "")
@@ -129,13 +136,7 @@ def test_what_a_network_sees_on_glass_beside_tissue_is_left_out():
 
 
 def test_a_nucleus_that_the_semantic_head_does_not_see_is_shown_without_a_class(tmp_path):
-    class Inside(torch.nn.Module):
-        def forward(self, images):
-            sure = torch.tensor([9.0, 0, 0, 0, 0, 0, 9, 0]).view(1, -1, 1, 1)
-            return sure.expand(len(images), -1, *images.shape[2:])
-
-    module = Probabilities(Inside(), CARD.mean, CARD.std, heads=HEADS).eval()
-    blind = NucleusNetwork(LoadedWeights(module, CARD, "", None), TorchRunner(module, choose_compute("cpu", "fp32", 1)))
+    blind = network_of(Same(9, 0, 0, 0, 0, 0, 9, 0))
     slide = Slide("s", np.full((64, 64, 3), 120, np.uint8), 0.25, MppSource.DECLARED, "")
     source = Weights(DataRoot(tmp_path), NUCLEI, "blind", "b" * 64)
     found = find_nuclei(slide, source, blind, Settings(), UploadLimits(), lambda _: None)

@@ -29,10 +29,11 @@ from dermatome.registry.champion import choose_champion, promote
 from dermatome.registry.model_kinds import NUCLEI
 from dermatome.storage.files import atomic_folder, sha256_file
 from dermatome.storage.layout import RECORD_FILE, DataRoot
-from dermatome.storage.record import StageRecord, StageResult, require_record, write_record
+from dermatome.storage.record import require_record, write_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.training.weights import save_weights
 from dermatome.warehouse.store import build_store
+from pipelines_tests.records import put_record, record_of
 
 COMPUTE = ComputeSettings(device="cpu", precision="fp32", threads=1, backend="torch")
 
@@ -52,24 +53,9 @@ def root(tmp_path, toy):
 def put_slide(root, toy, data_version, mpp):
     with atomic_folder(root.folder("nuclei_slides", "s1")) as folder:
         Image.fromarray(toy.slide.whole()).save(folder / "image.png")
-        record = StageRecord(
-            asset="nuclei_slides",
-            partition="s1",
-            outcome="image",
-            data_version=data_version,
-            values={
-                "file": "image.png",
-                "mpp": mpp,
-                "mpp_source": "declared",
-                "height_px": 120,
-                "width_px": 150,
-                "image_sha256": sha256_file(folder / "image.png"),
-            },
-            fingerprint="f",
-            code_version="1",
-            inputs={},
-            settings={},
-        )
+        stated = {"mpp": mpp, "mpp_source": "declared", "height_px": 120, "width_px": 150}
+        values = {"file": "image.png", "image_sha256": sha256_file(folder / "image.png"), **stated}
+        record = record_of("nuclei_slides", "s1", outcome="image", data_version=data_version, values=values)
         write_record(folder / RECORD_FILE, record)
 
 
@@ -165,12 +151,8 @@ def test_the_champion_is_used_else_the_network_that_the_settings_name(root, weig
         folder = root.folder("nuclei_weights", version)
         folder.mkdir(parents=True)
         (folder / "weights.safetensors").write_bytes(Path(weights).read_bytes())
-        result = StageResult("trained", version, {"weights_sha256": toys.sha256, "pq_classes": 0.5})
-        record = StageRecord(
-            asset="nuclei_weights", partition=version, fingerprint="f", code_version="1", inputs={}, settings={},
-            **vars(result),
-        )  # fmt: skip
-        write_record(root.record("nuclei_weights", version), record)
+        values = {"weights_sha256": toys.sha256, "pq_classes": 0.5}
+        put_record(root, "nuclei_weights", version, outcome="trained", data_version=version, values=values)
     with pytest.raises(MissingInput, match="nuclei_champion"):
         find_nucleus_weights(root, "")
     assert find_nucleus_weights(root, "n001").name == "n001", "the settings name it"

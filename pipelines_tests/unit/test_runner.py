@@ -12,7 +12,6 @@ import torch
 from dermatome.errors import BadSetting
 from dermatome.inference import backends
 from dermatome.inference.backends import prepare_runner
-from dermatome.inference.compute import choose_compute
 
 
 class TwoHeads(torch.nn.Module):
@@ -31,11 +30,6 @@ class TwoHeads(torch.nn.Module):
 def batches(count=7, side=32):
     rng = np.random.default_rng(0)
     return [rng.integers(0, 255, (1 + n % 4, side, side + 32 * (n % 2), 3), dtype=np.uint8) for n in range(count)]
-
-
-@pytest.fixture(scope="module")
-def compute():
-    return choose_compute("cpu", "fp32", 1)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,7 @@ from dermatome.skin.tiles.crops import TilePair
 from dermatome.skin.tissue.network import TissueCard
 from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE, DataRoot
-from dermatome.storage.record import StageRecord, write_record
+from dermatome.storage.layout import PREVIEW_FILE, DataRoot
 from dermatome.training import search
 from dermatome.training.data import Split
 from dermatome.training.search import (
@@ -35,6 +34,7 @@ from dermatome.training.search import (
 from dermatome.training.settings import settings_from
 from dermatome.training.trainer import Trained
 from dermatome.warehouse.store import build_store
+from pipelines_tests.records import put_record
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 BASE = TissueTraining(epochs=3, mpp=0.5, seed=4)
@@ -112,17 +112,15 @@ def test_what_would_not_be_comparable_is_refused_in_words(tmp_path, split, fake)
     settings = SearchSettings(trials=1, base=BASE, space=SearchSpace(crop_px=(64, 96)))
     run_search(tmp_path, TissueTask(BASE, split), settings, CPU)
     other = tile(tmp_path, "c")
+    space = settings.space
+    changed = BASE.changed(epochs=30, augment=AugmentSettings(scale=1.0))
     for name, tiles, asked in (
         ("tiles or their sides", replace(split, train=(*split.train, other)), settings),
         ("tiles or their sides", replace(split, validation=(other,)), settings),
-        (
-            "epochs, augment",
-            split,
-            replace(settings, base=BASE.changed(epochs=30, augment=AugmentSettings(scale=1.0))),
-        ),
-        ("range of learning_rate", split, replace(settings, space=settings.space.changed(learning_rate=(1e-3, 1e-2)))),
-        ("range of crop_px", split, replace(settings, space=settings.space.changed(crop_px=(64, 128)))),
-        ("range of encoder", split, replace(settings, space=settings.space.changed(encoder=("resnet18",)))),
+        ("epochs, augment", split, replace(settings, base=changed)),
+        ("range of learning_rate", split, replace(settings, space=space.changed(learning_rate=(1e-3, 1e-2)))),
+        ("range of crop_px", split, replace(settings, space=space.changed(crop_px=(64, 128)))),
+        ("range of encoder", split, replace(settings, space=space.changed(encoder=("resnet18",)))),
     ):
         with pytest.raises(BadSetting, match=f"another choice of {name}, so new .* start a study of another name"):
             run_search(tmp_path, TissueTask(BASE, tiles), replace(asked, trials=2), CPU)
@@ -196,10 +194,7 @@ def test_the_best_trial_becomes_a_run_config(tmp_path, split, fake):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     assert (folder / PREVIEW_FILE).is_file()
     assert pq.read_table(folder / "trials.parquet").num_rows == 30
-    record = StageRecord(
-        asset="tissue_search", partition="s1", fingerprint="f", code_version="1", inputs={}, settings={}, **vars(result)
-    )
-    write_record(folder / RECORD_FILE, record)
+    put_record(root, "tissue_search", "s1", **vars(result))
     build_store(root)
     with duckdb.connect(str(root.store), read_only=True) as store:
         found = store.execute("select max(mean_iou) from search_trials where state = 'complete'").fetchone()

@@ -5,9 +5,10 @@ from dermatome.hpa.client import HpaClient
 from dermatome.hpa.settings import HpaSettings
 from dermatome.slides.source import SlideSource, acquire_slide, folder_sources, open_slide
 from dermatome.storage.files import atomic_folder, write_atomic
-from dermatome.storage.record import StageRecord, write_record
+from dermatome.storage.record import write_record
 from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
+from pipelines_tests.records import record_of
 
 PATH = "/images/1/a.jpg"
 
@@ -33,10 +34,7 @@ def acquire(atlas, tmp_path, source=None, mpp=0.5, max_side_px=1000):
     source = source or SlideSource("s", "hpa", f"{atlas.url}{PATH}")
     with atomic_folder(place) as folder:
         made = acquire_slide(source, folder, mpp, max_side_px, fetch_image=client(atlas).fetch_image, kept=place)
-        record = StageRecord(
-            asset="a", partition="s", fingerprint="", code_version="", inputs={}, settings={}, **vars(made)
-        )
-        write_record(folder / "record.json", record)
+        write_record(folder / "record.json", record_of("a", "s", **vars(made)))
     return place, made
 
 

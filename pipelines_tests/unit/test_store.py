@@ -12,26 +12,15 @@ import pyarrow as pa
 import pytest
 
 from dermatome.storage.layout import RECORD_FILE, DataRoot
-from dermatome.storage.record import StageRecord, require_record, write_failure, write_record, write_table
+from dermatome.storage.record import require_record, write_failure, write_table
 from dermatome.warehouse.store import build_store
 from dermatome.warehouse.tables import TABLES, VIEWS
+from pipelines_tests.records import put_record
 
 
 def record(root, asset, partition, data_version="v", inputs=None, **values):
-    write_record(
-        root.record(asset, partition),
-        StageRecord(
-            asset=asset,
-            partition=partition,
-            outcome="made",
-            data_version=data_version,
-            fingerprint="f",
-            code_version="1",
-            inputs=inputs or {},
-            settings={"a": 1},
-            values=values,
-        ),
-    )
+    fields = {"data_version": data_version, "inputs": inputs or {}, "settings": {"a": 1}, "values": values}
+    put_record(root, asset, partition, **fields)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
-from dermatome.imaging.tiling import Blender, RowEnlarger, blend_window, cut_tile, tile_grid, tile_starts
+from dermatome.imaging.tiling import Blender, RowEnlarger, cut_tile, tile_grid, tile_starts
 
 sides = st.integers(1, 150)
 tiles = st.tuples(st.integers(2, 40), st.integers(0, 39)).filter(lambda t: t[1] < t[0])
@@ -72,12 +72,6 @@ def test_the_blender_refuses_tiles_out_of_order():
         blender.add(box, np.zeros((1, 32, 32), np.float32))
     with pytest.raises(ValueError, match="came after"):
         blender.add(boxes[0], np.zeros((1, 32, 32), np.float32))
-
-
-def test_the_window_is_above_zero_everywhere_and_highest_in_the_middle():
-    window = blend_window(64)
-    assert (window > 0).all()
-    assert window[31:33, 31:33].min() == window.max()
 
 
 @given(sides, sides, sides, sides, st.integers(1, 30))

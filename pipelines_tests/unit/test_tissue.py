@@ -11,7 +11,6 @@ from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.inference.backends import TorchRunner
-from dermatome.inference.compute import choose_compute
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.inference.probabilities import Probabilities
 from dermatome.skin.tissue.network import TissueCard
@@ -51,11 +50,6 @@ def weights():
     )
     card = replace(card, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     return LoadedWeights(ByGrey(), card, "0" * 64, Path("w.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def compute():
-    return choose_compute("cpu", "fp32", 1)
 
 
 SETTINGS = TissueSettings(refine_whole_px=0, views=1, margin_um=16)

@@ -1,7 +1,6 @@
 """The web app without a browser: what it accepts, what it shows, what it saves."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 
 from dermatome.errors import BadAnnotation, BadImage, DermatomeError, MissingInput, StorageFailed
 from dermatome.geometry import Box, Size
-from dermatome.skin.tiles.rois import Roi, read_rois, rois_json
+from dermatome.skin.tiles.rois import Roi
 from dermatome.storage.files import names_in
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.cohort import write_annotations
@@ -161,11 +160,7 @@ def test_of_two_who_mark_one_slide_neither_erases_what_the_other_saved(root):
         (sent(name="another"), MissingInput, "no annotated slide 'another'"),
     ],
 )  # fmt: skip
-def test_what_the_editor_sends_is_not_trusted(tmp_path, monkeypatch, text, error, says):
-    root = DataRoot.at(str(tmp_path))
-    monkeypatch.setattr("dermatome.synthetic.cohort.ANNOTATED", ("one",))
-    monkeypatch.setattr("dermatome.synthetic.cohort.SLIDE_PX", 96)
-    write_annotations(root.annotations)
+def test_what_the_editor_sends_is_not_trusted(root, text, error, says):
     with pytest.raises(error, match=says) as caught:
         rois_from_editor(text, root)
     assert isinstance(caught.value, DermatomeError)
@@ -177,10 +172,3 @@ def test_beside_rois_of_qupath_no_others_are_saved(tmp_path):
     (tmp_path / "annotations" / "one" / "rois.geojson").write_text("[]")
     with pytest.raises(BadAnnotation, match="one ROI file only"):
         save_annotated(root, "one", [Roi("r1", Box(0, 0, 8, 8))], "")
-
-
-def test_our_roi_file_is_read_back(tmp_path):
-    rois = [Roi("r1", Box(1, 2, 11, 32), 3), Roi("b", Box(0, 0, 4, 4))]
-    path: Path = tmp_path / "rois.json"
-    path.write_bytes(rois_json(rois))
-    assert read_rois(path) == rois

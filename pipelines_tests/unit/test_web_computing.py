@@ -18,7 +18,6 @@ from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.files import sha256_bytes
 from dermatome.storage.layout import CHAMPION, DataRoot
-from dermatome.storage.record import StageRecord, write_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
 from dermatome.web.context import Stopped, Turns, WebContext, networks_note
@@ -41,15 +40,9 @@ from dermatome.web.skin import (
     write_skin_files,
 )
 from dermatome.web.uploads import UploadLimits
+from pipelines_tests.records import put_record
 
 LIMITS = UploadLimits()
-
-
-def record_of(asset, partition, values):
-    return StageRecord(
-        asset=asset, partition=partition, fingerprint="", code_version="1", inputs={}, settings={}, outcome="made",
-        data_version="1", values=values,
-    )  # fmt: skip
 
 
 # --- whose turn it is
@@ -121,7 +114,7 @@ def test_the_network_is_that_of_the_command_line_else_the_champion_else_the_sett
     with pytest.raises(BadWeights, match="named 'n002'"):
         nuclei_source(context_of(tmp_path, 'nuclei_weights = "n002"'))
     values = {"version": "n001", "weights_sha256": "5" * 64}
-    write_record(DataRoot(tmp_path).record("nuclei_champion", CHAMPION), record_of("nuclei_champion", CHAMPION, values))
+    put_record(DataRoot(tmp_path), "nuclei_champion", CHAMPION, values=values)
     assert network_name(nuclei_source(context_of(tmp_path, named))) == "the training version n001 (sha256 555555555555)"
 
 
@@ -188,12 +181,12 @@ def test_without_a_champion_the_page_says_how_to_get_one(tmp_path):
 def test_the_skin_page_names_its_networks_which_the_settings_and_the_champions_choose(tmp_path):
     root = DataRoot.at(str(tmp_path))
     values = {"version": "v007", "weights_sha256": "7" * 64}
-    write_record(root.record("tissue_champion", CHAMPION), record_of("tissue_champion", CHAMPION, values))
+    put_record(root, "tissue_champion", CHAMPION, values=values)
     (tmp_path / "mine.safetensors").write_bytes(b"mine")
     toy = skin_source(root, "cyto2").text
     assert "the champion v007 (sha256 777777777777); cells: the toy network (sha256 " in toy
     assert "synthetic skin only" in toy
     assert "cells: mine.safetensors (sha256 " in skin_source(root, str(tmp_path / "mine.safetensors")).text
     values = {"version": "c003", "weights_sha256": "3" * 64}
-    write_record(root.record("cell_champion", CHAMPION), record_of("cell_champion", CHAMPION, values))
+    put_record(root, "cell_champion", CHAMPION, values=values)
     assert skin_source(root, "cyto2").text.endswith("cells: the champion c003 (sha256 333333333333).")

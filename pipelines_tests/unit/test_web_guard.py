@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dermatome.web.guard import SiteGuard
-from dermatome.web.payloads import API, FILE, JOIN, MAX_JSON_BYTES, UPLOAD, PayloadGuard, is_file_in, names_file
+from dermatome.web.payloads import API, FILE, JOIN, MAX_JSON_BYTES, UPLOAD, PayloadGuard
 from dermatome.web.quota import Browsers, UploadQuota
 from dermatome.web.uploads import UploadLimits
 
@@ -215,10 +215,3 @@ def test_only_routes_that_pages_need_are_open(guard, folder):
         assert post(guard, {"data": []}, f"{API}/{path}") == 404
     assert call(guard, "PUT", "/")[0] == 404
     assert call(guard, kind="websocket")[0] == "websocket.close"
-
-
-def test_files_are_recognized(folder):
-    assert is_file_in(folder, str(folder / "a.png"))
-    assert not is_file_in(folder, "a.png")
-    assert names_file([{"a": {"_type": "gradio.FileData"}}])
-    assert not names_file({"a": ["path", {"b": "url"}]})

@@ -28,11 +28,12 @@ from dermatome.skin.tissue.report import CONFUSION_FILE
 from dermatome.skin.tissue.task import TissueTask, TissueTraining, confusion_markdown
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import StageRecord, StageResult, write_record
+from dermatome.storage.record import StageResult
 from dermatome.training.data import Split
 from dermatome.training.trainer import CHECKPOINT_FILE, Trained, drop_checkpoints
 from dermatome.training.unet import build_network
 from dermatome.training.weights import card_path, save_weights
+from pipelines_tests.records import put_record
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 CONFUSION = np.array([[9, 1, 0, 0], [0, 8, 2, 0], [0, 0, 5, 5], [0, 0, 0, 0]])
@@ -60,17 +61,8 @@ def trainer(weights: bytes, confusion: np.ndarray = CONFUSION, rows: list[Manife
         write_atomic(card_path(out), b"{}")
         write_manifest(manifest_path(out), rows)
         card = TissueCard("resnet18", (8, 8), 0.5, (0.5, 2.0), 2.0, 0.5)
-        history = pd.DataFrame(
-            {
-                "epoch": [1],
-                "step": [4],
-                "seconds": [1.0],
-                "learning_rate": [0.1],
-                "train_loss": [0.5],
-                "mean_iou": [0.6],
-            }
-            | {f"iou_{label}": [0.5] for label in TISSUE_LABELS}
-        )
+        row = {"epoch": 1, "step": 4, "seconds": 1.0, "learning_rate": 0.1, "train_loss": 0.5, "mean_iou": 0.6}
+        history = pd.DataFrame([row | {f"iou_{label}": 0.5 for label in TISSUE_LABELS}])
         bins = Calibration(np.full(15, 10), np.linspace(0, 9, 15), np.arange(15) % 10)
         found = Evaluation(confusion, bins, (0.5, 0.4, None, 0.9))
         return Version(Trained({}, card, history, found, None, False), sha256_bytes(weights), rows)
@@ -79,16 +71,7 @@ def trainer(weights: bytes, confusion: np.ndarray = CONFUSION, rows: list[Manife
 
 
 def trained(root: DataRoot, version: str, result: StageResult) -> None:
-    record = StageRecord(
-        asset="tissue_weights", partition=version, fingerprint="f", code_version="1", inputs={}, settings={},
-        **vars(result),
-    )  # fmt: skip
-    write_record(root.record("tissue_weights", version), record)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> DataRoot:
-    return DataRoot(tmp_path)
+    put_record(root, "tissue_weights", version, **vars(result))
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from dermatome.slides.source import SlideSource, acquire_slide
 from dermatome.slides.vendors import WsiPixels
 from dermatome.storage.files import atomic_folder
 from dermatome.storage.layout import RECORD_FILE, DataRoot
-from dermatome.storage.record import StageRecord, write_record
+from dermatome.storage.record import write_record
+from pipelines_tests.records import record_of
 
 RGB = np.random.default_rng(0).integers(0, 256, (600, 520, 3)).astype(np.uint8)
 APERIO = "Aperio Image Library v11.2.1 \n520x600 (128x128) JPEG/RGB Q=90|AppMag = 20|MPP = 0.4990"
@@ -171,11 +172,7 @@ def taken(root: DataRoot, inbox: Path) -> None:
     source = SlideSource("s1", "folder", str(as_svs(inbox / "s1.svs")))
     with atomic_folder(root.folder("nuclei_slides", "s1")) as folder:
         made = acquire_slide(source, folder, 0.25, 20_000)
-        record = StageRecord(
-            asset="nuclei_slides", partition="s1", fingerprint="f", code_version="1", inputs={}, settings={},
-            **vars(made),
-        )  # fmt: skip
-        write_record(folder / RECORD_FILE, record)
+        write_record(folder / RECORD_FILE, record_of("nuclei_slides", "s1", **vars(made)))
 
 
 def test_a_slide_is_read_from_the_data_root(root: DataRoot, tmp_path: Path) -> None:
