@@ -105,9 +105,9 @@ EDITS = {
     },
     ("epidermis_layers",): {
         "layers.layer_um": 8.0, "layers.max_gap_um": 9.0, "layers.weak_od": 0.1, "layers.moderate_od": 0.3,
-        "layers.strong_od": 0.7, "layers.min_h_od": 0.1, "layers.pattern_min_dab_od": 0.2, "layers.pattern_ratio": 2.0,
-        "layers.profile_step_um": 1.0,
+        "layers.strong_od": 0.7, "layers.min_h_od": 0.1, "layers.profile_step_um": 1.0,
     },
+    ("epidermis_layers", "gene_profiles"): {"layers.pattern_min_dab_od": 0.2, "layers.pattern_ratio": 2.0},
     tuple(f"{kind}_{what}" for kind in ("tissue", "cell", "nuclei") for what in ("champion", "hold_out_scores")): {
         "promotion.margin": 0.1,
     },
@@ -123,6 +123,7 @@ EDITS = {
         "nuclei.instances.opening_um": 1.0, "nuclei.instances.nucleus_threshold": 0.4, "nuclei.instances.reach_um": 3.0,
         "nuclei.instances.min_area_um2": 9.0,
     },
+    ("gene_profiles",): {"profiles.resamples": 100, "profiles.confidence": 0.9, "profiles.seed": 1},
     ("til_scores",): {"til.near_um": 9.0, "til.square_um": 9.0, "til.min_probability": 0.5},
     ("cell_masks",): {"cell_weights": "toy"},
     ("nucleus_maps",): {"nuclei_weights": "toy"},

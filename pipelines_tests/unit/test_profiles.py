@@ -16,8 +16,9 @@ from dermatome.skin.profiles.profile import Core, profile_gene
 from dermatome.skin.profiles.settings import ProfileSettings
 from dermatome.skin.profiles.stage import ProfileStage
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageRecord, write_failure, write_record
+from dermatome.storage.record import write_failure
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
+from pipelines_tests.records import put_record, record_of
 
 ANNOTATION = {"tissue": "Skin 1", "staining": "high", "intensity": None}
 
@@ -110,10 +111,7 @@ PAGE["cell_types"] = [dict.fromkeys(("cell_type", "staining", "intensity", "quan
 
 def card(cores, left_out=(), page_url="https://www.proteinatlas.org/E.xml"):
     values = {"gene": "<script>alert(1)</script>", "release": "23", "page_url": page_url, "licence": "l"}
-    record = StageRecord(
-        asset="hpa_images", partition="E", outcome="images", data_version="v", fingerprint="f", code_version="1",
-        inputs={}, settings={}, values=values,
-    )  # fmt: skip
+    record = record_of("hpa_images", "E", outcome="images", values=values)
     profile = profile_gene(cores)
     _, svg = profile_figure("E", profile)
     shown = [CoreShown(one, "data:,", "data:,", PAGE) for one in cores]
@@ -145,11 +143,7 @@ def test_a_slide_that_cannot_be_used_is_left_out_with_its_reason(tmp_path):
     write_records(page.records, root.folder("hpa_images", "ENSG00000000001") / RECORDS_FILE)
 
     def record(asset, key, outcome="measured", inputs=None, **values):
-        made = StageRecord(
-            asset=asset, partition=key, outcome=outcome, data_version="v", fingerprint="f", code_version="1",
-            inputs=inputs or {}, settings={}, values=values,
-        )  # fmt: skip
-        write_record(root.record(asset, key), made)
+        put_record(root, asset, key, outcome=outcome, inputs=inputs or {}, values=values)
 
     record("hpa_images", "ENSG00000000001", gene="G")
     write_failure(
