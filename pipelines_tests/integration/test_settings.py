@@ -22,7 +22,7 @@ from pipelines_tests.records import put_record
 from resources import CellSegmenterResource, HpaResource, TissueSegmenterResource, hpa
 from resources.settings import SettingsResource
 
-CPU = Compute("cpu", "fp32", 1, "CPU")
+CPU = Compute("cpu", "fp32", 1, "CPU", backend="torch")
 
 
 def written(tmp_path, text):

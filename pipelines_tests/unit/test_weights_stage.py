@@ -17,7 +17,7 @@ from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.inference.compute import Compute
 from dermatome.registry import version as registry_version
 from dermatome.registry.champion import choose_champion
-from dermatome.registry.leakage import find_leaks
+from dermatome.registry.leakage import check_leakage, find_leaks
 from dermatome.registry.lineage import ancestors_of, find_lineage, parent_name
 from dermatome.registry.manifest import ManifestRow, Side, known_sides, manifest_path, write_manifest
 from dermatome.registry.model_kinds import TISSUE
@@ -76,16 +76,18 @@ def trained(root: DataRoot, version: str, result: StageResult) -> None:
 
 @pytest.fixture
 def make(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StageResult]:
-    def make(version: str, weights: bytes, **stub: Any) -> StageResult:
+    def make(version: str, weights: bytes, *, report: bool = False, **stub: Any) -> StageResult:
         monkeypatch.setattr(registry_version, "train_file", trainer(weights, **stub))
+        if not report:
+            monkeypatch.setattr(TissueTask, "write_report", lambda *_: None)
         task = TissueTask(TissueTraining(mpp=0.5), Split(()))
         return train_version(task, root.folder("tissue_weights", version), version, CPU)
 
     return make
 
 
-def test_a_planted_leak_trips_the_check(make: Callable[..., StageResult]) -> None:
-    (clean,) = make("v001", b"first").checks
+def test_a_planted_leak_trips_the_check() -> None:
+    clean = check_leakage(ROWS)
     assert (clean.name, clean.passed, clean.values["tested"]) == ("no_leakage", True, 1)
     planted = {
         "the slide s1": tile("t4", "validation", "s1", seed=4),
@@ -94,13 +96,13 @@ def test_a_planted_leak_trips_the_check(make: Callable[..., StageResult]) -> Non
     }
     for why, row in planted.items():
         of_patient = tile("t5", "train", "s5", "p", seed=5)
-        (check,) = make("v001", b"first", rows=[*ROWS, of_patient, row]).checks
+        check = check_leakage([*ROWS, of_patient, row])
         assert not check.passed
         assert why in check.description
         assert check.values == {"leaks": 1, "tested": 2, "leaking": 1}
-    nothing = make("v001", b"first", rows=ROWS[:2])
-    assert nothing.checks[0].passed
-    assert "Nothing is held out" in nothing.checks[0].description
+    nothing = check_leakage(ROWS[:2])
+    assert nothing.passed
+    assert "Nothing is held out" in nothing.description
 
 
 def test_copies_are_found_by_their_picture_whatever_was_done_to_them() -> None:
@@ -198,7 +200,7 @@ def test_checkpoints_are_dropped(root: DataRoot) -> None:
 
 
 def test_confusion_is_rows_and_a_markdown_table(root: DataRoot, make: Callable[..., StageResult]) -> None:
-    make("v001", b"first")
+    make("v001", b"first", report=True)
     folder = root.folder("tissue_weights", "v001")
     rows = pq.read_table(folder / CONFUSION_FILE).to_pylist()
     assert len(rows) == 16
@@ -207,7 +209,7 @@ def test_confusion_is_rows_and_a_markdown_table(root: DataRoot, make: Callable[.
     assert lines[0] == r"| ground truth \ predicted | background | dermis | epidermis | keratin |"
     assert lines[3] == "| dermis | 0 (0.0%) | 8 (80.0%) | 2 (20.0%) | 0 (0.0%) |"
     assert lines[5] == "| keratin | 0 | 0 | 0 | 0 |"
-    make("v002", b"second", confusion=np.zeros((4, 4), int))
+    make("v002", b"second", report=True, confusion=np.zeros((4, 4), int))
     assert "held out" in confusion_markdown(root.folder("tissue_weights", "v002"))
 
 
