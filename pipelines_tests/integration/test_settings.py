@@ -124,6 +124,7 @@ EDITS = {
         "nuclei.instances.min_area_um2": 9.0,
     },
     ("gene_profiles",): {"profiles.resamples": 100, "profiles.confidence": 0.9, "profiles.seed": 1},
+    ("skin_atlas",): {"atlas.max_clustered": 9},
     ("til_scores",): {"til.near_um": 9.0, "til.square_um": 9.0, "til.min_probability": 0.5},
     ("cell_masks",): {"cell_weights": "toy"},
     ("nucleus_maps",): {"nuclei_weights": "toy"},
