@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from dermatome.errors import BadSetting, BadWeights, MissingInput
+from dermatome.errors import BadSetting, BadWeights, MissingInput, StorageFailed
 from dermatome.registry.model_kinds import ModelKind
 from dermatome.registry.promotion import PromotionSettings, check_promotion, hold_out_record
 from dermatome.storage.files import sha256_file
@@ -102,7 +102,8 @@ class Choice:
         chosen_by: the score, or ``hand``.
         score: its value; None if chosen by hand and not scored.
         despite_drop: whether the comparison with the champion was skipped.
-        warning: what its failed leakage check says, if it was chosen by hand all the same.
+        warning: what its failed leakage check says, if it was chosen by hand all the same, and which versions were left
+            out because their records cannot be read.
     """
 
     version: str
@@ -149,10 +150,14 @@ def choose_champion(
             check_promotion(root, kind, version, sha256, margin)
         return Choice(version, sha256, "hand", None, despite_drop)
     by = by or kind.best_by
-    records = {name: read_record(root.record(kind.weights, name)) for name in root.partitions(kind.weights)}
-    versions = {name: record for name, record in records.items() if record is not None}
+    versions, unreadable = _versions(root, kind)
+    if version in unreadable:
+        raise StorageFailed(unreadable[version])
     if not versions:
-        raise MissingInput(f"No {kind.name} is trained yet: materialize {kind.weights} for a training version first.")
+        reasons = "".join(f" Left out: {reason}" for reason in unreadable.values())
+        raise MissingInput(
+            f"No {kind.name} is trained yet: materialize {kind.weights} for a training version first.{reasons}"
+        )
     if version is not None and version not in versions:
         raise MissingInput(f"The training version {version!r} is not trained: use one of {', '.join(versions)}.")
     chosen = version or _best(root, kind, versions, by)
@@ -164,7 +169,9 @@ def choose_champion(
         )
     if not despite_drop:
         check_promotion(root, kind, chosen, sha256, margin)
-    score, warning = _score(root, kind, versions[chosen], by), _leak(versions[chosen])
+    warnings = [_leak(versions[chosen]), *(f"{name} was left out: {why}" for name, why in unreadable.items())]
+    warning = " ".join(filter(None, warnings)) or None
+    score = _score(root, kind, versions[chosen], by)
     return Choice(chosen, sha256, "hand" if version is not None else by, score, despite_drop, warning)
 
 
@@ -196,6 +203,21 @@ def promote(
     )
     write_record(root.record(kind.champion, CHAMPION), record)
     return record
+
+
+def _versions(root: DataRoot, kind: ModelKind) -> tuple[dict[str, StageRecord], dict[str, str]]:
+    """The records of the versions, and why those that cannot be read cannot: neither its own nor that of its scores."""
+    versions: dict[str, StageRecord] = {}
+    unreadable: dict[str, str] = {}
+    for name in root.partitions(kind.weights):
+        try:
+            record = read_record(root.record(kind.weights, name))
+            read_record(root.record(kind.hold_out_scores, name))
+        except StorageFailed as error:
+            unreadable[name] = str(error)
+        else:
+            versions |= {} if record is None else {name: record}
+    return versions, unreadable
 
 
 def _best(root: DataRoot, kind: ModelKind, versions: Mapping[str, StageRecord], by: str) -> str:

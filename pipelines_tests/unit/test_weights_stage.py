@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.errors import BadSetting, BadWeights, MissingInput
+from dermatome.errors import BadSetting, BadWeights, MissingInput, StorageFailed
 from dermatome.inference.compute import Compute
 from dermatome.registry import version as registry_version
 from dermatome.registry.champion import choose_champion
@@ -219,6 +219,10 @@ def test_a_champion_is_chosen_by_score_or_hand_and_must_be_the_file_that_was_tra
     trained(root, "v001", make("v001", b"first"))
     trained(root, "v002", make("v002", b"second", confusion=np.diag([9, 9, 9, 9])))
     (root.folder("tissue_weights") / ".v003.part").mkdir()
+    write_atomic(root.record("tissue_weights", "v004"), b"{rubbish")
+    assert "v004 was left out: The record " in str(choose_champion(root, TISSUE).warning)
+    with pytest.raises(StorageFailed, match="v004"):
+        choose_champion(root, TISSUE, version="v004")
     assert choose_champion(root, TISSUE).version == "v002"
     by_hand = choose_champion(root, TISSUE, version="v001")
     assert (by_hand.weights_sha256, by_hand.chosen_by) == (sha256_bytes(b"first"), "hand")
