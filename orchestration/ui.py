@@ -27,6 +27,9 @@ def main() -> int:
         "--allow-host", action="append", default=[], metavar="NAME",
         help="host name by which browsers reach the UI, such as that of a proxy; repeat it for several",
     )  # fmt: skip
+    parser.add_argument(
+        "--daemon-only", action="store_true", help="run no web server: another machine or container does"
+    )
     given = parser.parse_args()
     root = DataRoot.at(os.environ["DERMATOME_DATA"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -47,11 +50,14 @@ def main() -> int:
             "web server": ["orchestration.webserver", "--host", given.host, "--port", str(given.port), *allowed],
             "daemon": ["dagster._daemon", "run"],
         }
+        if given.daemon_only:
+            del commands["web server"]
         running = {
             name: stack.enter_context(_process([sys.executable, "-m", *command, "--workspace", "workspace.yaml"]))
             for name, command in commands.items()
         }
-        print(f"Dagster UI: http://{given.host}:{given.port} (Ctrl-C ends it)")
+        if not given.daemon_only:
+            print(f"Dagster UI: http://{given.host}:{given.port} (Ctrl-C ends it)")
         try:
             while True:
                 for name, process in running.items():
