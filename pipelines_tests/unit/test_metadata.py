@@ -1,0 +1,31 @@
+"""What the UI of Dagster shows: text of files and records is never Markdown, which may hold links and pictures."""
+
+import dagster as dg
+import pytest
+
+from assets.materialize import check_fields, record_metadata
+from dermatome.storage.files import safe_id
+from dermatome.storage.layout import PREVIEW_FILE
+from dermatome.storage.record import Check, StageRecord
+
+MARKUP = "<img src=x onerror=alert(1)> [a](javascript:alert(1)) ![b](http://evil.example/b.png)"
+
+
+def test_markup_in_a_record_stays_text(tmp_path):
+    (tmp_path / PREVIEW_FILE).write_bytes(MARKUP.encode())
+    record = StageRecord(
+        asset="cell_masks", partition="s1", outcome=MARKUP, message=MARKUP, data_version="v", fingerprint="f",
+        code_version="1", inputs={"slide_images": MARKUP}, settings={"name": MARKUP}, values={"class": MARKUP},
+    )  # fmt: skip
+    shown = record_metadata(record, tmp_path, reused=False)
+    markdown = {name: value for name, value in shown.items() if isinstance(value, dg.MarkdownMetadataValue)}
+    assert set(markdown) == {"preview"}
+    assert markdown["preview"].value.count("(") == 1, "only base64 of the picture is in it"
+    check = check_fields(Check("c", True, "fine", {"class": MARKUP}), dg.AssetCheckSeverity.WARN)
+    assert check["metadata"] == {"class": MARKUP}, "Dagster shows a str as text"
+
+
+@pytest.mark.parametrize("name", [MARKUP, "<b>", "a](b", "`x`", "a\nb"])
+def test_no_partition_is_named_in_markup(name):
+    with pytest.raises(Exception, match="slide"):
+        safe_id(name, "The slide")
