@@ -44,6 +44,7 @@ TRAINING = {
     "epochs": 4,
     "epoch_steps": 60,
     "seed": 2,
+    "synthetic": True,
 }
 
 # Wide enough for the closing table also without a terminal.

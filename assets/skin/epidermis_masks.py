@@ -23,6 +23,7 @@ from resources import PathsResource, SettingsResource, TissueSegmenterResource
     checks={
         "tissue_fraction": "Between 2 % and 98 % of the slide is tissue.",
         "epidermis_plausible": "Epidermis is there, and is not everything.",
+        "looks_like_skin": "Where there is epidermis, there is dermis: else the slide is not what the network knows.",
     },
 )
 def epidermis_masks(

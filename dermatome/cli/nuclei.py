@@ -26,6 +26,7 @@ from dermatome.cli.support import (
     each,
     each_slide,
     number,
+    warn,
     write_rows,
 )
 from dermatome.cli.train import TrainGroup
@@ -152,6 +153,7 @@ def nuclei_predict(
     compute = choose(device, precision, threads, backend)
     settings = NucleusSettings(batch=batch, normalise_stain=normalise_stain)
     network = prepare_nuclei(load_nucleus_weights(weights_path(weights)), compute, settings)
+    warn(network.weights.card.warning)
 
     def predict(slide: Slide) -> str:
         fit = fitted_stain(slide, network, settings)
@@ -160,7 +162,7 @@ def nuclei_predict(
         write_atomic(out / f"{slide.name}_ternary.png", png_bytes(ternary_overlay(slide, found, opacity=opacity)))
         write_instances(out / f"{slide.name}_instances.tif", found, slide)
         write_outlines(out / f"{slide.name}.geojson", found, slide)
-        write_rows(out / f"{slide.name}.parquet", found.table)
+        write_rows(out / f"{slide.name}.parquet", found.table, found.warning)
         counts = found.table["class"].value_counts()
         text = f"{len(found.table)} nuclei" + "".join(f", {count} {label}" for label, count in counts.items())
         return text if fit is None else f"{text}. {fit.check().description}"

@@ -25,6 +25,7 @@ from dermatome.cli.support import (
     each_slide,
     number,
     read_cells,
+    warn,
     write_rows,
 )
 from dermatome.cli.train import TrainGroup
@@ -96,12 +97,16 @@ def tissue_predict(
 
     settings = TissueSettings(any_scale=any_scale)
     network = prepare_tissue(load_tissue_weights(weights), choose(device, precision, threads), settings)
+    warn(network.weights.card.warning)
 
     def predict(slide: Slide) -> str:
         found = segment_tissue(slide, network, settings)
         save_mask(out / f"{slide.name}.npz", found.mask, found.crop)
         write_atomic(out / f"{slide.name}.png", png_bytes(tinted(slide.overview(2048), found.mask)))
-        return f"epidermis {found.epidermis_share:.1%}" if found.epidermis_share else "tissue without epidermis"
+        text, skin = f"epidermis {found.epidermis_share:.1%}", found.skin_check()
+        if not skin.passed:
+            warn(f"{slide.name}: {skin.description}")
+        return text if found.epidermis_share else "tissue without epidermis"
 
     each_slide(images, mpp, predict)
 
@@ -139,11 +144,12 @@ def cells_segment(
     settings = CellSettings(diameter_um=diameter_um)
     compute = choose(device, precision, threads)
     network = load_cell_network(weights, compute, models_folder=models.expanduser(), fetch_missing=True)
+    warn(network.warning)
 
     def segment(slide: Slide) -> str:
         mask, _ = load_mask(tissue / f"{slide.name}.npz", size=slide.size)
         found = segment_cells(slide, mask, network, settings)
-        write_rows(out / f"{slide.name}.parquet", found.table)
+        write_rows(out / f"{slide.name}.parquet", found.table, network.warning)
         save_instances(out / f"{slide.name}.npz", found.instances)
         return f"{len(found.table)} cells" if len(found.table) else found.outcome.replace("_", " ")
 
@@ -177,11 +183,17 @@ def layers_measure(
 
     settings = LayerSettings(layer_um=layer_um)
     tables: list[pd.DataFrame] = []
+    warnings: list[str] = []
 
     def measure(slide: Slide) -> str:
         mask, _ = load_mask(tissue / f"{slide.name}.npz", size=slide.size)
         instances = load_instances(cells / f"{slide.name}.npz", size=slide.size)
-        found = measure_layers(slide, mask, instances, read_cells(cells / f"{slide.name}.parquet"), settings)
+        table = read_cells(cells / f"{slide.name}.parquet")
+        warning = str(table.attrs.get("warning", ""))
+        if warning not in warnings:
+            warn(warning)
+            warnings.append(warning)
+        found = measure_layers(slide, mask, instances, table, settings)
         write_atomic(out / f"{slide.name}.png", layers_figure(slide, found))
         table = found.layers.copy()
         table.insert(0, "slide", pd.Series([slide.name] * len(table), dtype="str"))
@@ -193,6 +205,6 @@ def layers_measure(
 
     def finish() -> None:
         if tables:
-            write_rows(out / "layers.parquet", pd.concat(tables, ignore_index=True))
+            write_rows(out / "layers.parquet", pd.concat(tables, ignore_index=True), max(warnings, default=""))
 
     each_slide(images, mpp, measure, finish)

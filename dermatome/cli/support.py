@@ -275,6 +275,12 @@ def complain(message: str) -> None:
     typer.echo(message, err=True)
 
 
+def warn(warning: str) -> None:
+    """Prints a network's warning to the error stream, once for a command; nothing if it is empty."""
+    if warning:
+        complain(f"Warning: {warning}")
+
+
 def unusable_file(error: OSError, path: Path | None = None) -> str:
     """One sentence on a file that cannot be read or written; a long path is shortened."""
     named = str(error.filename or path or "A file")
@@ -282,19 +288,20 @@ def unusable_file(error: OSError, path: Path | None = None) -> str:
     return f"{shown} cannot be used ({error.strerror or error}): check the path."
 
 
-def write_rows(path: Path, table: Any) -> None:
-    """Writes a pandas table as a Parquet file, atomically.
+def write_rows(path: Path, table: Any, warning: str = "") -> None:
+    """Writes a pandas table as a Parquet file, atomically; pandas reads ``warning`` as one of its attrs.
 
     Raises:
         StorageFailed: The file cannot be written.
     """
     from dermatome.storage.files import write_atomic
 
+    table.attrs = {"warning": warning} if warning else {}
     write_atomic(path, table.to_parquet(index=False))
 
 
 def read_cells(path: Path) -> Any:
-    """Reads ``cell_id`` and ``equivalent_diameter_um`` from a table of cells.
+    """Reads ``cell_id`` and ``equivalent_diameter_um`` from a table of cells, and the warning in its attrs.
 
     Raises:
         MissingInput: The file does not exist.

@@ -34,14 +34,15 @@ _TRACED_LARGE_PX = 4_000_000
 """A larger mask is traced at this size: it has many outlines, and tracing takes a hundred times a map's own memory."""
 
 
-def write_geojson(path: Path, features: Iterable[Feature]) -> Path:
-    """Writes features as they come.
+def write_geojson(path: Path, features: Iterable[Feature], *, warning: str = "") -> Path:
+    """Writes features as they come; ``warning`` becomes a member of the collection, unless it is empty.
 
     Raises:
         StorageFailed: the disk is full or the folder is not writable.
     """
     with atomic_file(path) as file:
-        file.write(b'{"type":"FeatureCollection","features":[')
+        note = f'"warning":{json.dumps(warning)},' if warning else ""
+        file.write(f'{{"type":"FeatureCollection",{note}"features":['.encode())
         for number, feature in enumerate(features):
             data = json.dumps(feature, separators=(",", ":"), allow_nan=False)
             file.write(("," * (number > 0) + data).encode())

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
@@ -24,6 +24,7 @@ def write_ome_tiff(
     classes: Mapping[int, tuple[str, Rgb]] | None = None,
     *,
     name: str = "",
+    warning: str = "",
 ) -> Path:
     """Writes labels as a tiled, deflate-compressed OME-TIFF; equal labels give equal bytes.
 
@@ -33,6 +34,7 @@ def write_ome_tiff(
         mpp: microns per pixel.
         classes: name and colour of each number, stored as an annotation beside the pixels.
         name: name of the image; the file's stem by default.
+        warning: description of the image, for what its reader must know.
 
     Raises:
         BadSetting: the format has no such type of number, or ``mpp`` is not a positive number.
@@ -55,7 +57,9 @@ def write_ome_tiff(
             tile=(labels.tile_px, labels.tile_px),
             compression="zlib",
             photometric="minisblack",
-            description=_xml(labels, mpp, classes or {}, name or path.stem).encode("ascii", "xmlcharrefreplace"),
+            description=_xml(labels, mpp, classes or {}, name or path.stem, warning).encode(
+                "ascii", "xmlcharrefreplace"
+            ),
             resolution=(per_cm, per_cm),
             resolutionunit="CENTIMETER",
             software=False,
@@ -94,7 +98,7 @@ class _Nameless:
         return getattr(self._file, what)
 
 
-def _xml(labels: TiledArray, mpp: float, classes: Mapping[int, tuple[str, Rgb]], name: str) -> str:
+def _xml(labels: TiledArray, mpp: float, classes: Mapping[int, tuple[str, Rgb]], name: str, warning: str) -> str:
     height, width = labels.shape
     rows = "".join(
         f"<M K={quoteattr(f'{number} {label}')}>#{bytes(colour).hex()}</M>"
@@ -115,6 +119,7 @@ def _xml(labels: TiledArray, mpp: float, classes: Mapping[int, tuple[str, Rgb]],
         '"http://www.openmicroscopy.org/Schemas/OME/2016-06 '
         'http://www.openmicroscopy.org/Schemas/OME/2016-06/ome.xsd">'
         f'<Image ID="Image:0" Name={quoteattr(name)}>'
+        f"{f'<Description>{escape(warning)}</Description>' if warning else ''}"
         f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{labels.dtype.name}" SizeX="{width}" '
         f'SizeY="{height}" SizeC="1" SizeZ="1" SizeT="1" PhysicalSizeX="{mpp:.6g}" PhysicalSizeXUnit="µm" '
         f'PhysicalSizeY="{mpp:.6g}" PhysicalSizeYUnit="µm" Interleaved="false">'

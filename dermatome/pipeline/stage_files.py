@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,11 +76,12 @@ def write_figure(folder: Path, figure: bytes) -> None:
     write_atomic(folder / PREVIEW_FILE, preview(figure))
 
 
-def write_rows(path: Path, slide: str, rows: pd.DataFrame) -> None:
-    """Writes a slide's rows with its id as their first column."""
+def write_rows(path: Path, slide: str, rows: pd.DataFrame, *, warning: str = "") -> None:
+    """Writes a slide's rows with its id as their first column; pandas reads ``warning`` as one of its attrs."""
     table = pa.Table.from_pandas(rows, preserve_index=False)
     names = pa.array([slide] * table.num_rows, pa.string())
-    write_table(path, table.add_column(0, "slide", names).replace_schema_metadata(None))
+    metadata = {"PANDAS_ATTRS": json.dumps({"warning": warning})} if warning else None
+    write_table(path, table.add_column(0, "slide", names).replace_schema_metadata(metadata))
 
 
 def read_rows(path: Path) -> pd.DataFrame:

@@ -36,17 +36,22 @@ def load_tissue_mask(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray
     return (load_mask(folder / MASK_FILE)[0] if whole else open_ome_tiff(folder / MASK_TIFF)), record
 
 
-def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, pd.DataFrame]:
-    """The instance map of a slide's cells and their table; a very large map is read from its file in parts.
+def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, pd.DataFrame, StageRecord]:
+    """The instance map of a slide's cells, their table and record; a very large map is read from its file in parts.
 
     Raises:
         MissingInput: there are no cells yet.
         StorageFailed: a file of them is not the one that was written.
     """
     whole, folder = size.area_px <= WHOLE_PX, root.folder("cell_masks", slide)
-    require_record(root, "cell_masks", slide, CELLS_TABLE, CELLS_FILE if whole else CELLS_TIFF)
+    record = require_record(root, "cell_masks", slide, CELLS_TABLE, CELLS_FILE if whole else CELLS_TIFF)
     cells = read_rows(folder / CELLS_TABLE)
-    return (load_instances(folder / CELLS_FILE) if whole else open_ome_tiff(folder / CELLS_TIFF)), cells
+    return (load_instances(folder / CELLS_FILE) if whole else open_ome_tiff(folder / CELLS_TIFF)), cells, record
+
+
+def is_synthetic(record: StageRecord) -> bool:
+    """Whether a network that has only learnt from synthetic images took part in a result."""
+    return bool(record.values.get("synthetic"))
 
 
 def check_champion(root: DataRoot, slide: str) -> Check:

@@ -45,7 +45,13 @@ SKIN_MPP = 0.5
 DIAMETER_PX = 16.5  # mean diameter of synthetic nuclei at 0.5 µm per pixel
 MARGIN_UM = 12.0
 CELLS = CellTraining(
-    nbase=(2, 16, 32, 64, 128), diameter_px=DIAMETER_PX, crop_px=128, batch=4, learning_rate=2e-3, warmup_share=0.1
+    nbase=(2, 16, 32, 64, 128),
+    diameter_px=DIAMETER_PX,
+    crop_px=128,
+    batch=4,
+    learning_rate=2e-3,
+    warmup_share=0.1,
+    synthetic=True,
 )
 FIELD_SIZE = Size(384, 384)
 FIRST_FIELD = 2_000_000
@@ -61,6 +67,7 @@ NUCLEI = NucleusTraining(
     weight_decay=1e-2,
     warmup_epochs=2.0,
     augment=AUGMENT.changed(scale=1.1, elastic_px=2.0),
+    synthetic=True,
 )
 
 

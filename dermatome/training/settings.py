@@ -58,6 +58,10 @@ class TrainingSettings(SettingsModel):
     validation_share: float = Field(
         default=0.15, ge=0, lt=1, description="Share of the data held out for validation, whole groups only."
     )
+    synthetic: bool = Field(
+        default=False,
+        description="Whether all training images are synthetic. Every result of the weights then says so.",
+    )
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="Least time between two checkpoints in seconds.")
 
     @property

@@ -443,6 +443,7 @@ def _finished(task: Task[E], run: Run, parent: LoadedWeights[Any] | None) -> tup
         steps=run.step,
         data_sha256=start.data_sha256,
         parent=start.parent_sha256,
+        synthetic=task.settings.synthetic and (parent is None or parent.card.synthetic),
         initial_weights=start.encoder.source if start.encoder else "",
         initial_sha256=start.encoder.sha256 if start.encoder else "",
     )

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import torch
 
 MAX_WEIGHTS_BYTES = 2 * 1024**3
+SYNTHETIC_WARNING = (
+    "The network was trained on synthetic images only: on a real image its results show how the program works, not "
+    "what is on the slide."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,7 @@ class WeightsCard:
         created_from: names of the patients, slides or folders of the training samples.
         code_version: of Dermatome.
         licence: of the weights; it follows from that of the samples.
+        synthetic: whether the network has only ever learnt from synthetic images. Fine-tuning on real images ends it.
         format: of this card.
     """
 
@@ -62,6 +67,7 @@ class WeightsCard:
     created_from: tuple[str, ...] = ()
     code_version: str = __version__
     licence: str = "that of the training samples"
+    synthetic: bool = False
     format: str = ""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -77,6 +83,11 @@ class WeightsCard:
     def inherited_settings(self) -> dict[str, Any]:
         """Training settings that a network fine-tuned from this one takes over."""
         return {name: getattr(self, name) for name in self.same_network}
+
+    @property
+    def warning(self) -> str:
+        """What every result of the network must say of it; empty if nothing."""
+        return SYNTHETIC_WARNING if self.synthetic else ""
 
     def check(self) -> None:
         """Checks the values of a card that was read.

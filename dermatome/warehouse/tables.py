@@ -55,7 +55,7 @@ _IMAGE = f"file varchar, bytes bigint, image_sha256 varchar, height_px integer, 
 _STAINS = (
     "area_px bigint, mean_dab_od double, mean_h_od double, dab_h_ratio double, positive_share double, h_score double"
 )
-_WEIGHTS = "weights varchar, weights_sha256 varchar"
+_WEIGHTS = "weights varchar, weights_sha256 varchar, synthetic boolean"
 _PARENT = "weights_sha256 varchar, parent varchar, parent_sha256 varchar"
 _LENGTH = "epochs integer, steps integer"
 _EPOCH = "version varchar, epoch integer, step integer, seconds double, learning_rate double, train_loss double"
@@ -145,8 +145,8 @@ TABLES: dict[str, Table] = {
     "layer_slides": _record(
         "epidermis_layers",
         "slide",
-        f"{_SCALE}, layers integer, layer_um double, h_score double, positive_share double, pattern varchar, "
-        f"detached_um2 double, {_LIGHT}",
+        f"synthetic boolean, {_SCALE}, layers integer, layer_um double, h_score double, positive_share double, "
+        f"pattern varchar, detached_um2 double, {_LIGHT}",
     ),
     "training": _record(
         "tissue_weights",

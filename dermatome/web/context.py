@@ -132,6 +132,7 @@ class AnalysisPage(Generic[Found]):
         networks: Describes the networks in use, as Markdown. May raise a DermatomeError.
         compute: Analyses a slide and reports its progress.
         summary: Describes a result in one plain sentence.
+        warning: What the person must know of a result before its numbers; empty if nothing.
         view: Shows a result over its slide, as HTML.
         tables: Shows the numbers of a result, as HTML.
         files: Writes the downloads of a result into a folder and returns their paths.
@@ -145,6 +146,7 @@ class AnalysisPage(Generic[Found]):
     networks: Callable[[], str]
     compute: Callable[[Slide, Progress], Found]
     summary: Callable[[Found], str]
+    warning: Callable[[Found], str]
     view: Callable[[Found], str]
     tables: Callable[[Found], str]
     files: Callable[[Found, Path], list[Path]]

@@ -83,6 +83,7 @@ def nuclei_page(context: WebContext) -> AnalysisPage[NucleiFound]:
         networks=lambda: network_text(nuclei_source(context)),
         compute=compute,
         summary=nuclei_summary,
+        warning=lambda found: found.nuclei.warning,
         view=nuclei_view,
         tables=counts_html,
         files=write_nuclei_files,
@@ -244,6 +245,7 @@ def write_nuclei_files(found: NucleiFound, folder: Path) -> list[Path]:
     )
     write_outlines(outlines, found.nuclei, slide)
     write_atomic(csv, table.to_csv(index=False).encode())
+    table.attrs = {"warning": found.nuclei.warning} if found.nuclei.warning else {}
     write_atomic(parquet, table.to_parquet(index=False))
     write_instances(instances, found.nuclei, slide)
     return [outlines, csv, parquet, instances, *maps]

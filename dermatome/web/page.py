@@ -44,7 +44,8 @@ def build_page(page: AnalysisPage[Any], context: WebContext) -> None:
                 found = page.compute(choose_slide(path, example, mpp, context.limits, page.examples), report)
                 report(0.9, "Drawing")
                 files = [str(file) for file in page.files(found, Path(folder))]
-                results = status_html(page.summary(found)), page.view(found), page.tables(found)
+                status = status_html(page.summary(found), warning=page.warning(found))
+                results = status, page.view(found), page.tables(found)
             yield *results, gr.update(value=files, visible=True)
 
     def stop(request: gr.Request) -> str:

@@ -99,6 +99,7 @@ class SkinFound:
         layers: Layers of the epidermis.
         figure: Profiles by layer, as PNG.
         networks: Names of the networks, for people.
+        warning: Of the networks' cards, and if the slide does not look like skin.
     """
 
     slide: Slide
@@ -107,6 +108,7 @@ class SkinFound:
     layers: LayersResult
     figure: bytes
     networks: str
+    warning: str = ""
 
 
 def skin_page(context: WebContext) -> AnalysisPage[SkinFound]:
@@ -134,6 +136,7 @@ def skin_page(context: WebContext) -> AnalysisPage[SkinFound]:
         networks=lambda: source().text,
         compute=compute,
         summary=skin_summary,
+        warning=lambda found: found.warning,
         view=skin_view,
         tables=layers_html,
         files=write_skin_files,
@@ -218,10 +221,13 @@ def measure_skin(
     tissue = segment_tissue(slide, networks.tissue, settings.tissue, lambda text: progress(0.25, text))
     progress(0.4, "Cells")
     cells = segment_cells(slide, tissue.mask, networks.cells, settings.cells, lambda text: progress(0.55, text))
+    skin = tissue.skin_check()
+    warnings = (tissue.warning or networks.cells.warning, "" if skin.passed else skin.description)
+    warning = " ".join(filter(None, warnings))
     layers = measure_layers(
         slide, tissue.mask, cells.instances.whole(), cells.table, settings.layers, lambda: progress(0.8, "Layers")
     )
-    return SkinFound(slide, tissue, cells, layers, layers_figure(slide, layers), names)
+    return SkinFound(slide, tissue, cells, layers, layers_figure(slide, layers), names, warning)
 
 
 def skin_view(found: SkinFound) -> str:
@@ -289,9 +295,11 @@ def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
     tables = {"cells": found.cells.table, "layers": found.layers.layers, "profile": found.layers.profile}
     files = [
         save_mask(folder / f"{name}_tissue.npz", found.tissue.mask, found.tissue.crop),
-        write_geojson(folder / f"{name}_tissue.geojson", tissue),
-        write_geojson(folder / f"{name}_cells.geojson", cells),
-        write_ome_tiff(folder / f"{name}_cells.ome.tif", found.cells.instances, slide.mpp, name=name),
+        write_geojson(folder / f"{name}_tissue.geojson", tissue, warning=found.warning),
+        write_geojson(folder / f"{name}_cells.geojson", cells, warning=found.warning),
+        write_ome_tiff(
+            folder / f"{name}_cells.ome.tif", found.cells.instances, slide.mpp, name=name, warning=found.warning
+        ),
     ]
     for kind, table in tables.items():
         files.append(write_atomic(folder / f"{name}_{kind}.csv", table.to_csv(index=False).encode()))

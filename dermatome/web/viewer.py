@@ -108,10 +108,11 @@ def picture_html(png: bytes, description: str) -> str:
     )
 
 
-def status_html(message: str, *, bad: bool = False) -> str:
-    """A status or error message, which screen readers announce."""
-    kind = "dm-bad" if bad else "dm-good"
-    return f'<p class="dm-status {kind}" role="{"alert" if bad else "status"}">{escape(message)}</p>'
+def status_html(message: str, *, bad: bool = False, warning: str = "") -> str:
+    """A status or error message, which screen readers announce; amber if it comes with a ``warning``."""
+    kind = "dm-bad" if bad else "dm-warn" if warning else "dm-good"
+    text = f"<strong>{escape(warning)}</strong> {escape(message)}" if warning else escape(message)
+    return f'<p class="dm-status {kind}" role="{"alert" if bad else "status"}">{text}</p>'
 
 
 def markdown_text(text: str) -> str:

@@ -48,7 +48,7 @@ def test_checks(defs):
         "tissue_hold_out_scores": {"no_class_drops"},
         "cell_weights": {"no_leakage"},
         "cell_hold_out_scores": {"no_precision_drops"},
-        "epidermis_masks": {"tissue_fraction", "epidermis_plausible"},
+        "epidermis_masks": {"tissue_fraction", "epidermis_plausible", "looks_like_skin"},
         "cell_masks": {"cell_density", "seam_density", "mask_made_with_champion"},
         "epidermis_layers": {"background_found", "stains_present"},
         "skin_atlas": {"markers_as_expected"},

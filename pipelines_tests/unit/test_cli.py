@@ -272,7 +272,14 @@ def test_cells_of_an_empty_mask_are_an_outcome(
     assert code == 0, errors
     assert "no epidermis" in output
     assert not load_instances(tmp_path / "out" / "good.npz", size=toy.slide.size).any()
-    assert pd.read_parquet(tmp_path / "out" / "good.parquet").empty
+    table = pd.read_parquet(tmp_path / "out" / "good.parquet")
+    assert table.empty
+    assert "Warning: The network was trained on synthetic images only" in errors
+    assert "synthetic" in table.attrs["warning"]
+    folders = ("--tissue", tmp_path / "tissue", "--cells", tmp_path / "out", "--out", tmp_path / "layers")
+    code, _, errors = run(capfd, "layers", "measure", *folders, images)
+    assert code == 0, errors
+    assert errors.count("Warning: ") == 1, "what cells say, layers repeat"
 
 
 def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(

@@ -31,7 +31,7 @@ from dermatome.storage.files import atomic_folder, sha256_file
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import require_record, write_record
 from dermatome.synthetic.nuclei import toy_nuclei
-from dermatome.training.weights import save_weights
+from dermatome.training.weights import SYNTHETIC_WARNING, save_weights
 from dermatome.warehouse.store import build_store
 from pipelines_tests.records import put_record, record_of
 
@@ -61,9 +61,9 @@ def put_slide(root, toy, data_version, mpp):
 
 @pytest.fixture
 def weights(tmp_path):
-    """A network that was never trained and sees the inside of a lymphocyte everywhere."""
+    """A network that was never trained, says it is of synthetic images, and sees lymphocytes everywhere."""
     torch.manual_seed(1)
-    card = NucleusCard("tu-tf_mobilenetv3_small_minimal_100", (8,) * 5, 0.25, (0.2, 0.3), 0.25, 0.25)
+    card = NucleusCard("tu-tf_mobilenetv3_small_minimal_100", (8,) * 5, 0.25, (0.2, 0.3), 0.25, 0.25, synthetic=True)
     state = card.build().state_dict()
     for head, bias in (("sem_head", [0, 0, 5, 0, 0]), ("ter_head", [0, 5, 0])):
         state[f"{head}.weight"].zero_()
@@ -108,6 +108,14 @@ def test_maps_then_scores_then_rows(root, weights, toy):
     assert not run(NucleusStage(root, chosen, COMPUTE, NucleusSettings(tile_px=64), 0.5)).reused
     scored = run(til_stage(root, TilSettings())).record
     maps_record = require_record(root, "nucleus_maps", "s1")
+    warned = [
+        json.loads((folder / "nuclei.geojson").read_text())["warning"],
+        *(tifffile.TiffFile(folder / f"{name}.ome.tif").ome_metadata for name in ("semantic", "ternary", "instances")),
+        table.attrs["warning"],
+        pd.read_parquet(root.folder("til_scores", "s1") / "til_map.parquet").attrs["warning"],
+    ]
+    assert all(SYNTHETIC_WARNING in text for text in warned)
+    assert maps_record.values["synthetic"] is scored.values["synthetic"] is True
     counts = {label: maps_record.values[label] for label in ("epithelial", "lymphocyte", "neutrophil", "macrophage")}
     assert {label: scored.values[label] for label in counts} == counts
     assert scored.inputs == {"nucleus_maps": maps_record.data_version}

@@ -110,7 +110,17 @@ def test_tissue_without_epidermis_is_an_outcome(weights, compute, tissue):
     assert result.outcome is TissueOutcome.NO_EPIDERMIS
     assert (result.mask == tissue).all()
     assert result.epidermis_share == 0
+    assert result.skin_check().passed, "nothing was taken for epidermis"
     assert result.crop == Box(0, 0, 300, 200)
+
+
+def test_epidermis_without_dermis_is_not_the_skin_that_the_network_knows(weights, compute):
+    truth = bands()
+    assert segment_tissue(slide_of(truth), weights, compute, SETTINGS).skin_check().passed
+    truth[truth == D] = E
+    check = segment_tissue(slide_of(truth), weights, compute, SETTINGS).skin_check()
+    assert not check.passed
+    assert "does not look like the skin" in check.description
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (31, 33), (513, 40)])

@@ -182,6 +182,10 @@ def test_training_goes_on_from_a_parent(folder, tmp_path, compute):
     tiles = load_tiles(folder)
     result = fit(tiles, [], tiny, compute, parent=parent)
     assert result.card.parent == parent.sha256
+    for before, now in ((True, True), (True, False), (False, True)):
+        started = replace(parent, card=replace(parent.card, synthetic=before))
+        card = fit(tiles, [], tiny.changed(synthetic=now), compute, parent=started).card
+        assert card.synthetic == (before and now), "real images were learnt, before or now"
     for name, tensor in parent.network.named_parameters():
         torch.testing.assert_close(result.state[name], tensor, rtol=0, atol=1e-5)
     with pytest.raises(BadWeights, match="leave encoder and decoder_channels out"):

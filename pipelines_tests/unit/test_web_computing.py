@@ -18,8 +18,10 @@ from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.files import sha256_bytes
 from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import Check
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
+from dermatome.training.weights import SYNTHETIC_WARNING
 from dermatome.web.context import Stopped, Turns, WebContext, networks_note
 from dermatome.web.nuclei import (
     counts_html,
@@ -40,6 +42,7 @@ from dermatome.web.skin import (
     write_skin_files,
 )
 from dermatome.web.uploads import UploadLimits
+from dermatome.web.viewer import status_html
 from pipelines_tests.records import put_record
 
 LIMITS = UploadLimits()
@@ -150,8 +153,10 @@ def test_a_slide_too_large_at_the_networks_scale_is_not_begun(tmp_path):
 
 
 def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch):
-    toy = toy_slide(40, size_px=400)
-    known = SimpleNamespace(mask=toy.mask, crop=Box.whole(toy.slide.size), epidermis_share=0.3)
+    toy, no_skin = toy_slide(40, size_px=400), lambda: Check("looks_like_skin", False, "No skin.")
+    known = SimpleNamespace(
+        mask=toy.mask, crop=Box.whole(toy.slide.size), epidermis_share=0.3, warning="", skin_check=no_skin
+    )
     monkeypatch.setattr(
         "dermatome.skin.tissue.segment.segment_tissue", lambda slide, network, settings, progress: known
     )
@@ -164,6 +169,8 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch)
     )
     assert found.layers.layer_um == 11.0, "the settings of layers are not used"
     assert "layers of" in skin_summary(found)
+    assert found.warning == f"{SYNTHETIC_WARNING} No skin.", "the network of cells is the toy one"
+    assert 'class="dm-status dm-warn"' in status_html(skin_summary(found), warning=found.warning)
     assert shares == sorted(shares)
     assert skin_view(found).count("<img") == 4
     files = {path.name.split("_", 1)[1]: path for path in write_skin_files(found, tmp_path)}

@@ -28,8 +28,8 @@ def write_class_maps(folder: Path, found: NucleiResult, slide: Slide) -> None:
     """
     semantic = {int(c): (c.label, c.colour) for c in NucleusClass}
     ternary = {int(c): (c.label, c.colour) for c in TernaryClass}
-    write_ome_tiff(folder / SEMANTIC_FILE, found.semantic, slide.mpp, semantic, name=slide.name)
-    write_ome_tiff(folder / TERNARY_FILE, found.ternary, slide.mpp, ternary, name=slide.name)
+    write_ome_tiff(folder / SEMANTIC_FILE, found.semantic, slide.mpp, semantic, name=slide.name, warning=found.warning)
+    write_ome_tiff(folder / TERNARY_FILE, found.ternary, slide.mpp, ternary, name=slide.name, warning=found.warning)
 
 
 def write_instances(path: Path, found: NucleiResult, slide: Slide) -> None:
@@ -38,7 +38,7 @@ def write_instances(path: Path, found: NucleiResult, slide: Slide) -> None:
     Raises:
         StorageFailed: The disk is full or the folder is not writable.
     """
-    write_ome_tiff(path, found.instances, slide.mpp, name=slide.name)
+    write_ome_tiff(path, found.instances, slide.mpp, name=slide.name, warning=found.warning)
 
 
 def write_outlines(path: Path, found: NucleiResult, slide: Slide) -> None:
@@ -49,4 +49,4 @@ def write_outlines(path: Path, found: NucleiResult, slide: Slide) -> None:
     """
     colours = {c.label: c.colour for c in NucleusClass} | {UNCLASSIFIED: UNCLASSIFIED_COLOUR}
     nuclei = object_features(found.instances, found.table, slide=slide.name, what="nucleus", classes=colours)
-    write_geojson(path, nuclei)
+    write_geojson(path, nuclei, warning=found.warning)

@@ -67,6 +67,7 @@ class NucleiResult:
         tiles: that went through the network.
         backend: what ran it.
         seconds: by phase; of slides that were done together, the whole time for each.
+        warning: of the network's card.
     """
 
     semantic: TiledArray
@@ -76,6 +77,7 @@ class NucleiResult:
     tiles: int
     backend: str
     seconds: dict[str, float] = field(default_factory=dict)
+    warning: str = ""
 
     def whole(self) -> NucleusMaps:
         """Its maps in memory, where they fit there, to be scored; a nucleus without a class has 0."""
@@ -156,7 +158,10 @@ def segment_nuclei(
     results = []
     for work, count in zip(works, tiles, strict=True):
         instances, table = work.builder.finish()
-        result = NucleiResult(work.semantic, work.ternary, instances, table, count, network.runner.backend)
+        result = NucleiResult(
+            work.semantic, work.ternary, instances, table, count, network.runner.backend,
+            warning=network.weights.card.warning,
+        )  # fmt: skip
         result.seconds.update(predict=predicted - started, number=time.perf_counter() - predicted)
         results.append(result)
     return results

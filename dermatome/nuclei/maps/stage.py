@@ -117,7 +117,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
             write_class_maps(folder, result, slide)
             write_instances(folder / INSTANCES_FILE, result, slide)
             write_outlines(folder / OUTLINES_FILE, result, slide)
-            write_rows(folder / NUCLEI_TABLE, key, result.table)
+            write_rows(folder / NUCLEI_TABLE, key, result.table, warning=result.warning)
         with timed(seconds, "figure"):
             write_figure(folder, maps_figure(slide, result))
             write_atomic(folder / "semantic.png", png_bytes(semantic_overlay(slide, result, opacity=self.opacity)))
@@ -133,6 +133,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
             values={
                 "weights": self.weights.name,
                 "weights_sha256": self.weights.sha256,
+                "synthetic": bool(result.warning),
                 "device": self._compute.device_name,
                 "precision": self._compute.precision,
                 "backend": result.backend,

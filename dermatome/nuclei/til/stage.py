@@ -16,6 +16,7 @@ from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.pipeline.stage_files import timed, versions_of, write_figure, write_rows
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult, content_version, require_record
+from dermatome.training.weights import SYNTHETIC_WARNING
 
 TIL_MAP = "til_map.parquet"
 
@@ -41,14 +42,14 @@ def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> S
     seconds: dict[str, float] = {}
     record, files = require_record(root, "nucleus_maps", key, NUCLEI_TABLE), root.folder("nucleus_maps", key)
     nuclei = pd.read_parquet(io.BytesIO((files / NUCLEI_TABLE).read_bytes()))
-    values = record.values
+    values, synthetic = record.values, bool(record.values.get("synthetic"))
     size = Size(int(str(values["height_px"])), int(str(values["width_px"])))
     mpp = float(str(values["mpp"]))
     with timed(seconds, "score"):
         scores = score_til(nuclei, size, mpp, float(str(values["tissue_mm2"])), settings)
     rows = square_rows(scores, settings.square_um)
     with timed(seconds, "write"):
-        write_rows(folder / TIL_MAP, key, rows)
+        write_rows(folder / TIL_MAP, key, rows, warning=SYNTHETIC_WARNING if synthetic else "")
         write_figure(folder, til_figure(key, scores, settings.square_um, size, mpp))
     numbers = {
         "lymphocytes_per_mm2": scores.lymphocytes_per_mm2,
@@ -63,6 +64,7 @@ def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> S
         values={
             "weights": str(values["weights"]),
             "weights_sha256": str(values["weights_sha256"]),
+            "synthetic": synthetic,
             "mpp": mpp,
             "mpp_source": str(values["mpp_source"]),
             "tissue_mm2": scores.tissue_mm2,

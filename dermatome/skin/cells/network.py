@@ -55,6 +55,7 @@ class CellNetwork:
             styles (N, S).
         compute: where and how it runs.
         size_model: its size estimate, if it has one.
+        warning: of its card.
     """
 
     name: str
@@ -64,6 +65,7 @@ class CellNetwork:
     runner: Runner
     compute: Compute
     size_model: SizeModel | None = None
+    warning: str = ""
 
 
 def load_cell_network(
@@ -84,7 +86,9 @@ def load_cell_network(
     read = open_cells(weights, models_folder=models_folder, fetch_missing=fetch_missing)
     runner = cell_runner(read.network, compute)
     card = read.card
-    return CellNetwork(card.name, read.sha256, card.diameter_px, card.diameter_um, runner, compute, read.size_model)
+    return CellNetwork(
+        card.name, read.sha256, card.diameter_px, card.diameter_um, runner, compute, read.size_model, card.warning
+    )
 
 
 def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_missing: bool = False) -> LoadedCells:

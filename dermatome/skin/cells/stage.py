@@ -19,10 +19,11 @@ from dermatome.skin.cells.figures import cells_figure
 from dermatome.skin.cells.networks import load_cells
 from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, load_tissue_mask
+from dermatome.skin.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, is_synthetic, load_tissue_mask
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
+from dermatome.training.weights import SYNTHETIC_WARNING
 
 if TYPE_CHECKING:
     from dermatome.skin.cells.network import CellNetwork
@@ -37,6 +38,7 @@ class _Input:
     slide: Slide
     mask: LabelArray
     mask_weights_sha256: str
+    mask_synthetic: bool
     seconds: dict[str, float]
 
 
@@ -74,7 +76,7 @@ class CellsStage(Stage[_Input, _Segmented]):
         with timed(seconds, "decode"):
             slide = load_slide(self.root, key)
             mask, made = load_tissue_mask(self.root, key, slide.size)
-        return _Input(slide, mask, str(made.values["weights_sha256"]), seconds)
+        return _Input(slide, mask, str(made.values["weights_sha256"]), is_synthetic(made), seconds)
 
     def pixels(self, loaded: _Input) -> int:
         """Size of the image, px."""
@@ -94,11 +96,13 @@ class CellsStage(Stage[_Input, _Segmented]):
         """Writes the cells in every format."""
         assert self._network is not None
         slide, result, seconds = found.loaded.slide, found.result, dict(found.loaded.seconds)
+        warning = self._network.warning or (SYNTHETIC_WARNING if found.loaded.mask_synthetic else "")
         with timed(seconds, "write"):
             save_instances(folder / CELLS_FILE, result.instances)
-            write_ome_tiff(folder / CELLS_TIFF, result.instances, slide.mpp, name=key)
-            write_geojson(folder / "cells.geojson", object_features(result.instances, result.table, slide=key))
-            write_rows(folder / CELLS_TABLE, key, result.table)
+            write_ome_tiff(folder / CELLS_TIFF, result.instances, slide.mpp, name=key, warning=warning)
+            outlines = object_features(result.instances, result.table, slide=key)
+            write_geojson(folder / "cells.geojson", outlines, warning=warning)
+            write_rows(folder / CELLS_TABLE, key, result.table, warning=warning)
         with timed(seconds, "figure"):
             write_figure(folder, cells_figure(slide, found.loaded.mask, result))
         epidermis_um2 = result.epidermis_px * slide.mpp**2
@@ -110,6 +114,7 @@ class CellsStage(Stage[_Input, _Segmented]):
             values={
                 "weights": self._network.name,
                 "weights_sha256": self.weights.sha256,
+                "synthetic": bool(warning),
                 "mask_weights_sha256": found.loaded.mask_weights_sha256,
                 "device": self._network.compute.device_name,
                 "backend": self._network.runner.backend,

@@ -14,10 +14,11 @@ from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write
 from dermatome.skin.layers.figures import layers_figure
 from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.skin.stage_files import LAYERS_TABLE, load_cell_map, load_tissue_mask
+from dermatome.skin.stage_files import LAYERS_TABLE, is_synthetic, load_cell_map, load_tissue_mask
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult, content_version
+from dermatome.training.weights import SYNTHETIC_WARNING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ class _Input:
     mask: LabelArray
     instances: LabelArray
     cells: pd.DataFrame
+    warning: str
     seconds: dict[str, float]
 
 
@@ -36,6 +38,7 @@ class _Input:
 class _Measured:
     slide: Slide
     result: LayersResult
+    warning: str
     seconds: dict[str, float]
 
 
@@ -60,8 +63,9 @@ class LayersStage(Stage[_Input, _Measured]):
         with timed(seconds, "decode"):
             slide = load_slide(self.root, key)
             mask, _ = load_tissue_mask(self.root, key, slide.size)
-            instances, cells = load_cell_map(self.root, key, slide.size)
-        return _Input(slide, mask, instances, cells, seconds)
+            # Its record says it of the mask's network, too.
+            instances, cells, made = load_cell_map(self.root, key, slide.size)
+        return _Input(slide, mask, instances, cells, SYNTHETIC_WARNING if is_synthetic(made) else "", seconds)
 
     def pixels(self, loaded: _Input) -> int:
         """Size of the image, px."""
@@ -75,19 +79,22 @@ class LayersStage(Stage[_Input, _Measured]):
                 result = measure_layers(
                     one.slide, one.mask, one.instances, one.cells, self.layers, self.check
                 )  # fmt: skip
-            found.append(_Measured(one.slide, result, one.seconds))
+            found.append(_Measured(one.slide, result, one.warning, one.seconds))
         return found
 
     def save(self, key: str, found: _Measured, folder: Path) -> StageResult:
         """Writes tables, map and figure."""
         slide, result, seconds = found.slide, found.result, dict(found.seconds)
         with timed(seconds, "write"):
-            write_rows(folder / LAYERS_TABLE, key, result.layers)
-            write_rows(folder / "cell_layers.parquet", key, result.cell_layers)
-            write_rows(folder / "profile.parquet", key, result.profile)
-            write_rows(folder / "relative.parquet", key, result.relative)
-            write_rows(folder / "zones.parquet", key, result.zones)
-            write_ome_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, name=key)
+            for name, rows in (
+                (LAYERS_TABLE, result.layers),
+                ("cell_layers.parquet", result.cell_layers),
+                ("profile.parquet", result.profile),
+                ("relative.parquet", result.relative),
+                ("zones.parquet", result.zones),
+            ):
+                write_rows(folder / name, key, rows, warning=found.warning)
+            write_ome_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, name=key, warning=found.warning)
         with timed(seconds, "figure"):
             write_figure(folder, layers_figure(slide, result))
         return StageResult(
@@ -95,6 +102,7 @@ class LayersStage(Stage[_Input, _Measured]):
             message="" if result.outcome is LayerOutcome.MEASURED else result.message,
             data_version=content_version([*result.layer_map.content(), result.layers.to_csv().encode()]),
             values={
+                "synthetic": bool(found.warning),
                 "mpp": slide.mpp,
                 "mpp_source": slide.mpp_source.value,
                 "layers": len(result.layers),

@@ -92,8 +92,9 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
                 mask.append(band)
             summary = summarise_mask(mask)
             save_mask(folder / MASK_FILE, mask, result.crop)
-            write_ome_tiff(folder / MASK_TIFF, mask, slide.mpp, _TISSUE_COLOURS, name=key)
-            write_geojson(folder / "tissue.geojson", tissue_features(summary, mpp=slide.mpp, slide=key))
+            write_ome_tiff(folder / MASK_TIFF, mask, slide.mpp, _TISSUE_COLOURS, name=key, warning=result.warning)
+            outlines = tissue_features(summary, mpp=slide.mpp, slide=key)
+            write_geojson(folder / "tissue.geojson", outlines, warning=result.warning)
         with timed(seconds, "figure"):
             write_figure(folder, tissue_figure(slide, result))
         shares = summary.shares
@@ -106,6 +107,7 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
             values={
                 "weights": self.weights.name,
                 "weights_sha256": self.weights.sha256,
+                "synthetic": bool(result.warning),
                 "device": self._compute.device_name,
                 "precision": self._compute.precision,
                 "backend": result.backend,
@@ -121,7 +123,7 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
                 "epidermis_um2": shares["epidermis"] * slide.size.area_px * slide.mpp**2,
             },
             seconds=seconds,
-            checks=_checks(shares),
+            checks=(*_checks(shares), result.skin_check()),
         )
 
 
