@@ -140,7 +140,10 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
         "report": Annotated[Path | None, typer.Option(help="Folder for the training report.")],
         "gpus": Annotated[int, typer.Option(help="Number of GPUs that share a step; each takes a micro-batch.", min=1)],
         **_setting_options(settings),
-        **{name: Annotated[bool, typer.Option(help=text)] for name, (_, text) in commands.flags.items()},
+        **{
+            name: Annotated[bool | None, typer.Option(help=text, show_default=False)]
+            for name, (_, text) in commands.flags.items()
+        },
         "device": Device,
         "precision": PrecisionOption,
         "threads": Threads,
@@ -153,7 +156,7 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
         "report": None,
         "gpus": 1,
         **dict.fromkeys(_setting_options(settings)),
-        **dict.fromkeys(commands.flags, True),
+        **dict.fromkeys(commands.flags),
         "device": DeviceChoice.AUTO,
         "precision": PrecisionChoice.AUTO,
         "threads": 0,
@@ -163,7 +166,8 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
         given = {name: values[name] for name in _setting_options(settings) if values[name] is not None}
         given["accumulate"] = values["gpus"]
         for name, ((part, switch), _) in commands.flags.items():
-            given[part] = {switch: values[name]}
+            if values[name] is not None:
+                given[part] = {switch: values[name]}
         _train(task, given, values)
 
     return _with_signature(run, options, defaults, commands.help)

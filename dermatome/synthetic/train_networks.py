@@ -57,6 +57,7 @@ FIELD_SIZE = Size(384, 384)
 FIRST_FIELD = 2_000_000
 """First seed of the fields to train on; tests and examples use small seeds."""
 NUCLEI = NucleusTraining(
+    recipe="source",
     encoder="tu-tf_mobilenetv3_small_minimal_100",
     decoder_channels=(96, 64, 48, 32, 16),
     dropout=0.0,

@@ -108,8 +108,9 @@ def settings_from(kind: type[S], plain: Mapping[str, Any]) -> S:
     Raises:
         BadSetting: a name is unknown or a value is out of its range.
     """
-    values = dict(plain)
-    for name, default in kind():
-        if isinstance(default, SettingsModel) and isinstance(values.get(name), Mapping):
-            values[name] = default.changed(**values[name])
-    return kind(**values)
+    groups: dict[str, Any] = {name: value for name, value in plain.items() if isinstance(value, Mapping)}
+    values: dict[str, Any] = {name: value for name, value in plain.items() if name not in groups}
+    for name, default in kind(**values):
+        if isinstance(default, SettingsModel) and name in groups:
+            groups[name] = default.changed(**groups[name])
+    return kind(**values, **groups)

@@ -67,10 +67,10 @@ class Same(torch.nn.Module):
         return self.logits.expand(len(images), -1, *images.shape[2:])
 
 
-def network_of(module):
-    module = Probabilities(module, CARD.mean, CARD.std, heads=HEADS).eval()
+def network_of(module, card=CARD):
+    module = Probabilities(module, card.mean, card.std, heads=HEADS).eval()
     runner = TorchRunner(module, choose_compute("cpu", "fp32", 1))
-    return NucleusNetwork(LoadedWeights(module, CARD, "", None), runner)
+    return NucleusNetwork(LoadedWeights(module, card, "", None), runner)
 
 
 @pytest.fixture(scope="module")
@@ -135,14 +135,18 @@ def test_what_a_network_sees_on_background_beside_tissue_is_left_out():
     assert everywhere.instances.whole().all()
 
 
-def test_a_nucleus_that_the_semantic_head_does_not_see_is_shown_without_a_class(tmp_path):
-    blind = network_of(Same(9, 0, 0, 0, 0, 0, 9, 0))
+@pytest.mark.parametrize(
+    ("semantic", "has_classes"), [([9, 0, 0, 0, 0], True), ([0, 9, 0, 0, 0], False)], ids=["blind", "never learnt"]
+)
+def test_a_nucleus_without_a_class_is_shown_and_has_no_score(tmp_path, semantic, has_classes):
+    blind = network_of(Same(*semantic, 0, 9, 0), replace(CARD, has_classes=has_classes))
     slide = Slide("s", np.full((64, 64, 3), 120, np.uint8), 0.25, MppSource.DECLARED, "")
     source = Weights(DataRoot(tmp_path), NUCLEI, "blind", "b" * 64)
     found = find_nuclei(slide, source, blind, Settings(), UploadLimits(), lambda _: None)
     assert found.nuclei.table["class"].tolist() == ["unclassified"]
     assert found.nuclei.whole().classes.tolist() == [0, 0]
     assert sum(found.til.counts.values()) == 0
+    assert (found.til.lymphocytes_per_mm2, found.til.immune_share) == (None, None)
     assert "unclassified</th><td>1</td>" in counts_html(found)
     write_outlines(tmp_path / "s.geojson", found.nuclei, slide)
     (outline,) = json.loads((tmp_path / "s.geojson").read_text())["features"]

@@ -23,6 +23,7 @@ from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check
 from dermatome.training.data import Split
+from dermatome.training.settings import settings_from
 from dermatome.training.trainer import train
 from pipelines_tests.records import put_record
 
@@ -203,14 +204,16 @@ def test_a_patient_of_an_ancestor_fails_the_check(made, tmp_path, compute):
 
 def test_boundary_weights_go_with_the_inverse_of_frequency_up_to_their_caps():
     pixels = np.array([900, 80, 20])
-    weights = ternary_weights(pixels, NucleusLoss())
+    weights = ternary_weights(pixels, NucleusLoss(boundary_weighting=True))
     inverse = np.array([1 / 0.9, 1 / 0.08, 1 / 0.02])
     expected = inverse / inverse.mean()
     assert expected[2] > 2  # the boundary's own cap is at work
     expected = np.maximum(expected, 0.05)
     expected[2] = 2.0
     assert weights == pytest.approx(expected / expected.mean())
-    raised = ternary_weights(pixels, NucleusLoss(least_weight=0.5, most_weight=0.55, most_boundary_weight=0.52))
+    raised = ternary_weights(
+        pixels, NucleusLoss(boundary_weighting=True, least_weight=0.5, most_weight=0.55, most_boundary_weight=0.52)
+    )
     assert raised == pytest.approx(np.array([0.5, 0.55, 0.52]) / np.mean([0.5, 0.55, 0.52]))
     assert ternary_weights(pixels, NucleusLoss(boundary_weighting=False)) is None
 
@@ -281,3 +284,12 @@ def test_the_selection_score():
 def test_weights_of_the_loss_out_of_range_are_refused(wrong):
     with pytest.raises(BadSetting):
         NucleusLoss(**wrong)
+
+
+def test_settings_are_those_of_the_recipe_unless_given():
+    plain = NucleusTraining()
+    assert (plain.encoder, plain.batch, plain.learning_rate) == ("resnet18", 4, 1e-3)
+    assert not plain.loss.boundary_weighting
+    source = settings_from(NucleusTraining, {"recipe": "source", "batch": 6, "loss": {"focal_gamma": 0.0}})
+    assert (source.encoder, source.batch, source.learning_rate) == ("resnet34", 6, 3e-4)
+    assert source.loss == NucleusLoss(focal_gamma=0.0, boundary_weighting=True)

@@ -37,7 +37,7 @@ class NucleusLoss(SettingsModel):
         description="How much less confident pixels count (Lin et al., 2017); 0 is plain cross entropy.",
     )
     boundary_weighting: bool = Field(
-        default=True, description="Whether ternary classes are weighted by the inverse of their frequency."
+        default=False, description="Whether ternary classes are weighted by the inverse of their frequency."
     )
     least_weight: float = Field(
         default=0.05,

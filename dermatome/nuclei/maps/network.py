@@ -81,12 +81,14 @@ class NucleusCard(UNetCard):
         ternary: labels of the ternary channels, in order.
         created_from: the patients it was trained on, including those of the weights it was fine-tuned from.
         normalised_stain: whether the stain of its patches was normalised, as that of slides then is.
+        has_classes: whether any nucleus it was trained on had a class. Otherwise its nuclei are unclassified.
     """
 
     classes: tuple[str, ...] = NUCLEUS_LABELS
     palette: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {c.label: c.colour for c in NucleusClass})
     ternary: tuple[str, ...] = TERNARY_LABELS
     normalised_stain: bool = False
+    has_classes: bool = True
     _: KW_ONLY
     licence: str = "that of the training patches"
     architecture: str = "unet_two_heads"

@@ -177,6 +177,7 @@ class _Work:
         self._size = network_size(slide, network.weights.card.mpp)
         self.semantic, self.ternary = TiledArray(slide.size, np.uint8), TiledArray(slide.size, np.uint8)
         self.builder = InstanceBuilder(slide.size, slide.mpp, settings.instances)
+        self._has_classes = network.weights.card.has_classes
         self._tissue = tissue_mask(slide) if settings.only_tissue else np.ones((1, 1), bool)
 
     def scene(self) -> Scene:
@@ -194,6 +195,9 @@ class _Work:
             along = np.arange(width_px) * self._tissue.shape[1] // width_px
             background = ~self._tissue[np.ix_(down, along)]
             rows = np.where(background, _BACKGROUND[:, None, None], rows)
+        if not self._has_classes:
+            rows = rows.copy()
+            rows[SEMANTIC] = _BACKGROUND[SEMANTIC][:, None, None]
         self.semantic.append(most_probable(rows[SEMANTIC]))
         self.ternary.append(most_probable(rows[TERNARY]))
         self.builder.add(rows)

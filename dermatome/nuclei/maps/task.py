@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ from dermatome.registry.version import VersionTask
 from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
 from dermatome.storage.files import sha256_bytes
 from dermatome.training.data import Split, TileBatches
-from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, Encoder, UNetSettings
+from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, UNetSettings
 from dermatome.training.task import Parts
 from dermatome.training.unet import MEAN, STD, drop_channels, to_batch
 from dermatome.training.weights import LoadedWeights
@@ -62,17 +62,26 @@ if TYPE_CHECKING:
 
 AUGMENT = AugmentSettings(scale=1.15, coarse_share=0.0, elastic_px=3.0)
 """Gentler in shape than for tissue: more would bend away the boundary, which is three pixels wide."""
+_SOURCE = {
+    "encoder": "resnet34", "batch": 8, "learning_rate": 3e-4, "loss": NucleusLoss(boundary_weighting=True)
+}  # fmt: skip
+"""Settings of the source system that differ from the defaults."""
 _TOGETHER = 64
 """Patches whose pixels are in memory at the same time during validation."""
 
 
 class NucleusTraining(UNetSettings):
-    """Settings of the nucleus network's training; the defaults are those of the source system.
+    """Settings of the nucleus network's training.
 
-    The source system started from an encoder trained on ImageNet: set ``encoder_weights`` to ``imagenet`` for that.
+    The defaults are what scored best in ten minutes on two CPU cores (`docs/results.md`). ``recipe: source`` takes
+    those of the source system instead, which also started from an encoder trained on ImageNet (``encoder_weights``).
     """
 
-    encoder: Encoder = Field(default="resnet34", description="Encoder, as segmentation-models-pytorch names it.")
+    recipe: Literal["default", "source"] = Field(
+        default="default",
+        description="Defaults of the settings that are not given: default, or source for those of the source system.",
+    )
+    batch: int = Field(default=4, ge=2, description="Crops in a micro-batch; batch normalisation needs at least 2.")
     decoder_channels: tuple[int, ...] = Field(
         default=DECODER_CHANNELS, description="Channels of the five decoder blocks, coarsest first."
     )
@@ -83,9 +92,6 @@ class NucleusTraining(UNetSettings):
         description="Share of the decoder's last channels dropped in a step (Tompson et al., 2015).",
     )
     crop_px: int = Field(default=256, ge=32, multiple_of=32, description="Side of a crop of a patch, px.")
-    learning_rate: float = Field(
-        default=3e-4, gt=0, description="Peak learning rate, after the warm-up; cosine decay to 0."
-    )
     weight_decay: float = Field(default=3e-4, ge=0, description="Weight decay of AdamW (Loshchilov and Hutter, 2019).")
     mpp: float = Field(default=0.25, gt=0, description="Microns per pixel of the patches.")
     validation_share: float = Field(
@@ -103,6 +109,11 @@ class NucleusTraining(UNetSettings):
     boundary_share: float = Field(
         default=0.3, ge=0, description="Weight of Dice of the boundary in the score of an epoch."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_recipe(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return (_SOURCE if values.get("recipe") == "source" else {}) | values
 
     @model_validator(mode="after")
     def _some_score(self) -> Self:
@@ -314,6 +325,8 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
             scores=evaluation.columns(settings) if split.validation else {},
             created_from=tuple(sorted(cases)),
             normalised_stain=any(patch.normalised for patch in split.train),
+            has_classes=any(any(patch.semantic_px[1:]) for patch in split.train)
+            or (fine_tuned is not None and fine_tuned.card.has_classes),
             **common,
         )
 

@@ -44,5 +44,5 @@ def til_figure(name: str, scores: TilScores, square_um: float, size: Size, mpp: 
             facts.append(f"{scores.immune_share:.0%} of nuclei immune")
         if scores.near_epithelium_share is not None:
             facts.append(f"{scores.near_epithelium_share:.0%} of lymphocytes near epithelium")
-    axes.set_title(f"{name}\n{'  ·  '.join(facts) or 'no tissue'}", fontsize=10, loc="left")
+    axes.set_title(f"{name}\n{'  ·  '.join(facts) or 'no score'}", fontsize=10, loc="left")
     return to_png(figure)

@@ -31,7 +31,8 @@ IMMUNE = (NucleusClass.LYMPHOCYTE, NucleusClass.NEUTROPHIL, NucleusClass.MACROPH
 
 @dataclass(frozen=True)
 class TilScores:
-    """TIL of one slide; ``None`` where the divisor is zero.
+    """TIL of one slide; ``None`` where the divisor is zero, or, for the scores, where there are nuclei and
+    none has a class.
 
     Attributes:
         counts: nuclei by class label.
@@ -71,6 +72,7 @@ def score_til(
     from scipy.spatial import KDTree
 
     settings = settings or TilSettings()
+    classless = len(nuclei) > 0 and bool((nuclei["class"] == UNCLASSIFIED).all())
     sure = nuclei[(nuclei["class_probability"] >= settings.min_probability) & (nuclei["class"] != UNCLASSIFIED)]
     kinds = sure["class"].to_numpy(dtype=str)
     places = sure[["centroid_y_px", "centroid_x_px"]].to_numpy(dtype=float) * mpp
@@ -86,7 +88,7 @@ def score_til(
     return TilScores(
         counts=counts,
         tissue_mm2=tissue_mm2,
-        lymphocytes_per_mm2=len(lymphocytes) / tissue_mm2 if tissue_mm2 > 0 else None,
+        lymphocytes_per_mm2=len(lymphocytes) / tissue_mm2 if tissue_mm2 > 0 and not classless else None,
         immune_share=sum(counts[kind.label] for kind in IMMUNE) / len(sure) if len(sure) else None,
         near_epithelium_share=near,
         infiltrated_share=float((squares > 0).sum() / filled) if filled else None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dermatome.classes import UNCLASSIFIED
 from dermatome.geometry import Size
 from dermatome.nuclei.maps.files import NUCLEI_TABLE
 from dermatome.nuclei.til.figures import til_figure
@@ -57,9 +58,15 @@ def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> S
         "near_epithelium_share": scores.near_epithelium_share,
         "infiltrated_share": scores.infiltrated_share,
     }
+    outcome, message = "scored", ""
+    if nuclei.empty:
+        outcome, message = "no_nuclei", f"{key} has no nuclei to score."
+    elif (nuclei["class"] == UNCLASSIFIED).all():
+        outcome = "no_classes"
+        message = f"No nucleus of {key} has a class, so there is no score: use a network that was trained on classes."
     return StageResult(
-        outcome="scored" if len(nuclei) else "no_nuclei",
-        message="" if len(nuclei) else f"{key} has no nuclei to score.",
+        outcome=outcome,
+        message=message,
         data_version=content_version([repr(numbers).encode(), rows.to_csv(index=False).encode()]),
         values={
             "weights": str(values["weights"]),
@@ -68,7 +75,7 @@ def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> S
             "mpp": mpp,
             "mpp_source": str(values["mpp_source"]),
             "tissue_mm2": scores.tissue_mm2,
-            **scores.counts,
+            **(dict.fromkeys(scores.counts) if outcome == "no_classes" else scores.counts),
             **numbers,
         },
         seconds=seconds,
