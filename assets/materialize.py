@@ -4,10 +4,12 @@ Belongs here: the record, failure file and metadata of any asset. Runs over many
 """
 
 import base64
+import json
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -26,6 +28,9 @@ from dermatome.storage.record import (
     write_record,
 )
 from resources.settings import decided_names
+
+RESULTS_URL = "/results"
+"""Where the web server of `make ui` serves figures and reports of the data root."""
 
 
 def materialize_one(
@@ -81,9 +86,14 @@ def materialize_one(
     )
 
 
+CODE_VERSION = "code_version"
+"""The metadata with the code version of an asset that only a person materializes: Dagster must not call it stale."""
+
+
 def code_version(context: dg.AssetExecutionContext) -> str:
     """The asset's code version, which counts in the settings that decide its results."""
-    return context.assets_def.code_versions_by_key[context.asset_key] or "1"
+    asset, key = context.assets_def, context.asset_key
+    return asset.code_versions_by_key[key] or str(asset.metadata_by_key[key][CODE_VERSION])
 
 
 def deciding(context: dg.AssetExecutionContext, settings: Settings, root: DataRoot) -> dict[str, Any]:
@@ -120,32 +130,44 @@ def note_failure(
         context.log.error(f"The failure of {partition} could not be noted: {unwritten}")
 
 
-def record_metadata(record: StageRecord, folder: Path, *, reused: bool) -> dict[str, dg.MetadataValue]:
-    """The metadata of a materialization.
+def record_metadata(
+    record: StageRecord, folder: Path, *, reused: bool, more: Mapping[str, dg.MetadataValue] = {}
+) -> dict[str, dg.MetadataValue]:
+    """The metadata of a materialization: outcome and scores first, what they were computed with under one key.
 
     Args:
         record: of the partition.
         folder: of the partition.
-        reused: whether an earlier run computed it; that run's event has the preview, and another would only fill
-            Dagster's storage.
+        reused: whether an earlier run computed it.
+        more: what is shown after the outcome.
     """
     shown: dict[str, dg.MetadataValue] = {"outcome": dg.MetadataValue.text(record.outcome)}
     if record.message:
         shown["message"] = dg.MetadataValue.text(record.message)
-    if not reused and (preview := _preview(folder)):
+    shown |= more
+    if preview := _preview(folder):
         encoded = base64.b64encode(preview).decode()
         shown["preview"] = dg.MetadataValue.md(f"![preview](data:image/webp;base64,{encoded})")
+    for file in sorted((*folder.glob("*.html"), *folder.glob("*.png"))):
+        shown[file.name] = dg.MetadataValue.url(
+            f"{RESULTS_URL}/{quote(f'{folder.parent.name}/{folder.name}/{file.name}')}"
+        )
     for name, value in record.values.items():
         shown[name] = _scalar(value)
+    seconds = {name: round(value, 3) for name, value in record.seconds.items()}
+    details = {"settings": record.settings, "inputs": record.inputs, "seconds": seconds, "libraries": record.libraries}
     shown |= {
-        "inputs": dg.MetadataValue.json(record.inputs),
-        "settings": dg.MetadataValue.json(record.settings),
-        "seconds": dg.MetadataValue.json({name: round(value, 3) for name, value in record.seconds.items()}),
-        "libraries": dg.MetadataValue.json(record.libraries),
+        # Markdown, which the UI shows on a click; it shows JSON at once, and this is a page of it.
+        "details": dg.MetadataValue.md(f"```json\n{json.dumps(details, indent=1)}\n```"),
         "folder": dg.MetadataValue.path(str(folder)),
         "reused": dg.MetadataValue.bool(reused),
     }
     return shown
+
+
+def partition_url(asset: str, partition: str | None = None) -> dg.MetadataValue:
+    """A link to the page of an asset, or of a partition of it, in the UI."""
+    return dg.MetadataValue.url(f"/assets/{asset}{f'?partition={quote(partition)}' if partition else ''}")
 
 
 def _preview(folder: Path) -> bytes | None:

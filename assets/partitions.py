@@ -4,6 +4,8 @@ import dagster as dg
 
 REQUESTED_BY = "dermatome/requested_by"
 """The tag of runs and backfills that says which sensor or job asked for them."""
+STALE = "dermatome/stale"
+"""The tag of backfills that compute stale slides again; without it, what is materialized is kept as it is."""
 BY_INFER = "infer"
 BY_INFER_NUCLEI = "infer_nuclei"
 
@@ -16,3 +18,6 @@ STUDIES = dg.DynamicPartitionsDefinition(name="studies")
 NUCLEI_CASES = dg.DynamicPartitionsDefinition(name="nuclei_cases")
 NUCLEI_SLIDES = dg.DynamicPartitionsDefinition(name="nuclei_slides")
 NUCLEI_VERSIONS = dg.DynamicPartitionsDefinition(name="nuclei_versions")
+
+ONLY_BY_HAND = dg.SpecificPartitionsPartitionMapping([])
+"""Mapping of an upstream asset whose changes make an asset no staler: Dagster must not propose a training."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from assets.materialize import CODE_VERSION, deciding, materialize_one, record_metadata
 from assets.materialize import code_version as version_of
-from assets.materialize import deciding, materialize_one, record_metadata
-from dermatome.registry.model_kinds import ModelKind
+from assets.partitions import ONLY_BY_HAND
+from dermatome.registry.model_kinds import NUCLEI, ModelKind
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import read_record, require_record
 from resources import ComputeResource, PathsResource, SettingsResource
@@ -89,7 +90,7 @@ def hold_out_asset(
         description=f"Copies of the samples that `{setting}` names, which no training uses. It stays as it is until it "
         f"is replaced.{run_config(kind.hold_out, f'{setting}: [{example}]')}",
         deps=deps,
-        code_version=code_version,
+        metadata={CODE_VERSION: code_version},
         group_name=group_name,
         kinds={"file"},
     )
@@ -188,6 +189,7 @@ def champion_asset(
     *,
     weights: dg.AssetsDefinition,
     scores: dg.AssetsDefinition,
+    used_by: str,
     group_name: str,
     description: str,
     from_settings: Callable[[DataRoot, "Settings"], "Weights"] | None = None,
@@ -198,6 +200,7 @@ def champion_asset(
         kind: of network.
         weights: asset of the versions.
         scores: asset of their scores on the hold-out set.
+        used_by: asset whose results are computed with the champion.
         group_name: in the UI's graph.
         description: for the UI.
         from_settings: finds the network that the settings name, if this kind has such a setting.
@@ -206,18 +209,18 @@ def champion_asset(
     @dg.asset(
         name=kind.champion,
         description=f"{description}{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
-        deps=[dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping()) for asset in (weights, scores)],
-        code_version="1",
-        metadata={DECIDED_BY: "promotion"},
+        deps=[dg.AssetDep(asset, partition_mapping=ONLY_BY_HAND) for asset in (weights, scores)],
+        metadata={CODE_VERSION: "1", DECIDED_BY: "promotion"},
         group_name=group_name,
         kinds={"pytorch"},
     )
     def champion(
         context: dg.AssetExecutionContext, config: ChampionChoice, paths: PathsResource, settings: SettingsResource
     ) -> dg.MaterializeResult:
-        from dermatome.registry.champion import choose_champion, promote
+        from dermatome.registry.champion import candidates_markdown, choose_champion, not_made_with, promote
 
         root, chosen = paths.data_root, settings.value
+        before = read_record(root.record(kind.champion, CHAMPION))
         choice = choose_champion(
             root,
             kind,
@@ -229,9 +232,19 @@ def champion_asset(
         )
         recorded = config.model_dump() | deciding(context, chosen, root)
         record = promote(root, kind, choice, recorded, code_version=version_of(context), run_id=context.run.run_id)
-        folder = root.folder(kind.champion, CHAMPION)
-        return dg.MaterializeResult(
-            metadata=record_metadata(record, folder, reused=False), data_version=dg.DataVersion(record.data_version)
-        )
+        stale = not_made_with(root, kind, used_by, record.data_version)
+        metadata = {
+            "version": record.values["version"],
+            "replaced": before.values["version"] if before else "nothing",
+            f"stale_{used_by}": stale,
+            "candidates": dg.MetadataValue.md(candidates_markdown(root, kind)),
+            **record_metadata(record, root.folder(kind.champion, CHAMPION), reused=False),
+        }
+        if stale:
+            op = "request_missing_nuclei" if kind is NUCLEI else "request_missing"
+            metadata["to_remake_them"] = dg.MetadataValue.md(
+                f"Launch the job `infer{'_nuclei' * (kind is NUCLEI)}` with{run_config(op, 'stale: true')}"
+            )
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(record.data_version))
 
     return champion

@@ -21,14 +21,16 @@ from sqlalchemy import event, exc
 from sqlalchemy.pool import QueuePool
 
 from assets.materialize import check_fields, code_version, deciding, error_text, note_failure, record_metadata
-from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
+from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY, STALE
 from dermatome.pipeline.batch import InFlight, run_batch
 from dermatome.pipeline.cached_stage import Stage, cached_stage
+from dermatome.pipeline.staleness import stale_partitions
+from dermatome.settings import Settings, deciding_settings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageRecord, clear_failure
-from resources import SettingsResource
+from resources import PathsResource, SettingsResource
 from resources.dagster_private import latest_materialization
-from resources.settings import DECIDED_BY
+from resources.settings import DECIDED_BY, decided_names, versioned_by_settings
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.MaterializeResult
 
@@ -36,6 +38,7 @@ Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation 
 _FAILURES_SHOWN = 100
 # Each line in the event log costs about as much as a materialization.
 _LOG_EVERY_S = 5.0
+_UP_TO_DATE = "up_to_date"
 _NOT_BY_PERSON = (REQUESTED_BY, "dagster/sensor_name", "dagster/schedule_name")
 _VERSION_TAGS = (
     "dagster/code_version",
@@ -109,6 +112,7 @@ def materialize_slides(
     stage: Stage[Any, Any],
     *,
     check_now: Callable[[str], Sequence[Check]] = lambda key: (),
+    more: Callable[[str], Mapping[str, dg.MetadataValue]] = lambda key: {},
 ) -> Iterator[Event]:
     """Materializes every partition of the run and yields its events as it finishes.
 
@@ -121,6 +125,7 @@ def materialize_slides(
         settings: of the run.
         stage: the asset's stage.
         check_now: checks of a partition whose outcome can change while its results do not.
+        more: further metadata of a partition, shown after its outcome.
 
     Raises:
         dg.Failure: after all partitions were tried, if any failed.
@@ -149,7 +154,8 @@ def materialize_slides(
             if made is not None:
                 try:
                     clear_failure(root.failure(asset, key))
-                    metadata = record_metadata(made.record, root.folder(asset, key), reused=made.reused)
+                    folder = root.folder(asset, key)
+                    metadata = record_metadata(made.record, folder, reused=made.reused, more=more(key))
                     checks = [*made.record.checks, *check_now(key)]
                 except Exception as late:  # of this slide alone: the others go on
                     error = late
@@ -169,6 +175,9 @@ def materialize_slides(
                 context.log.info(f"{asset}: {done} of {len(keys)} done, {reused} of them reused, {len(failed)} failed.")
             tags = (fillers.get(key) if made.reused else None) or version_tags(made.record, pointers[key])
             yield from _events(context, made.record, metadata, tags, checks, alone=len(keys) == 1)
+    if len(keys) > 1:  # a run of one partition gives a result, after which the check's own step runs
+        stale = stale_partitions(root, asset, code_version(context), decided)
+        yield dg.AssetCheckEvaluation(asset_key=context.asset_key, **_up_to_date(stale))
     if failed:
         first, reason = next(iter(failed.items()))
         raise dg.Failure(
@@ -179,6 +188,54 @@ def materialize_slides(
             allow_retries=False,
             metadata={"failed": dg.MetadataValue.json(dict(list(failed.items())[:_FAILURES_SHOWN]))},
         )
+
+
+def up_to_date_checks(assets: Sequence[dg.AssetsDefinition]) -> dg.AssetChecksDefinition:
+    """Declares for each asset of slides the check of how many partitions are stale; it can be executed alone."""
+
+    @dg.multi_asset_check(
+        name=_UP_TO_DATE,
+        specs=[
+            dg.AssetCheckSpec(
+                _UP_TO_DATE,
+                asset=asset,
+                description="Number of partitions that a run would compute again, as settings, code, inputs or weights "
+                "are others now.",
+            )
+            for asset in assets
+        ],
+        can_subset=True,
+    )
+    def up_to_date(
+        context: dg.AssetCheckExecutionContext, paths: PathsResource, settings: SettingsResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        for asset in assets:
+            if dg.AssetCheckKey(asset.key, _UP_TO_DATE) in context.selected_asset_check_keys:
+                stale = stale_partitions_of(asset, settings.value, paths.data_root)
+                yield dg.AssetCheckResult(asset_key=asset.key, **_up_to_date(stale))
+
+    return up_to_date
+
+
+def stale_partitions_of(asset: dg.AssetsDefinition, settings: Settings, root: DataRoot) -> dict[str, str]:
+    """The stale partitions of an asset of slides, each with what changed."""
+    (spec,) = asset.specs
+    decided = deciding_settings(settings, decided_names(spec.metadata), root)
+    version = versioned_by_settings(str(spec.code_version), decided)
+    return stale_partitions(root, spec.key.to_user_string(), version, decided)
+
+
+def _up_to_date(stale: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "check_name": _UP_TO_DATE,
+        "passed": not stale,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "description": f"{len(stale)} partitions are stale: run the job infer (for H&E slides infer_nuclei) with "
+        "`stale: true`, or materialize them here; those that are current are reused."
+        if stale
+        else "No partition is stale.",
+        "metadata": {"stale_partitions": len(stale), "which": dict(list(stale.items())[:_FAILURES_SHOWN])},
+    }
 
 
 def _has_ended(instance: dg.DagsterInstance, run_id: str) -> bool:
@@ -219,7 +276,8 @@ def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[s
 
     A backfill waits for an event of each. That event carries the tags of the one before: what is stale must stay so.
     """
-    if context.run.tags.get(REQUESTED_BY) not in (BY_INFER, BY_INFER_NUCLEI) or len(keys) == 1:
+    tags = context.run.tags
+    if tags.get(REQUESTED_BY) not in (BY_INFER, BY_INFER_NUCLEI) or STALE in tags or len(keys) == 1:
         return {}
     latest = context.instance.get_latest_storage_id_by_partition(
         context.asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)

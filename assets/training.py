@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import dagster as dg
 from pydantic import Field, create_model
 
-from assets.materialize import materialize_one
+from assets.materialize import CODE_VERSION, materialize_one
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.settings_model import SettingsModel
 from dermatome.training.encoders import ENCODERS
@@ -84,19 +84,21 @@ def _limits(mark: Any) -> list[str]:
     return [f"{sign} {getattr(mark, name)}" for name, sign in signs.items() if getattr(mark, name, None) is not None]
 
 
-def weights_asset(name: str, partitions_def: dg.PartitionsDefinition, **options: Any) -> Any:
-    """Declares an asset of training versions with its check ``no_leakage``; ``options`` are those of an asset."""
+_CHECKS = {
+    "no_leakage": "No patient, slide or picture is both trained and tested on, by this version or its ancestors.",
+    "trained_enough": "It was trained for an epoch at least, on samples that have what it is to learn.",
+}
+
+
+def weights_asset(name: str, partitions_def: dg.PartitionsDefinition, code_version: str, **options: Any) -> Any:
+    """Declares an asset of training versions with its checks; ``options`` are those of an asset."""
     return dg.asset(
         name=name,
+        metadata={CODE_VERSION: code_version},
         partitions_def=partitions_def,
         check_specs=[
-            dg.AssetCheckSpec(
-                "no_leakage",
-                asset=name,
-                partitions_def=partitions_def,
-                description="No patient, slide or picture is both trained and tested on, by this version or its "
-                "ancestors.",
-            )
+            dg.AssetCheckSpec(check, asset=name, partitions_def=partitions_def, description=description)
+            for check, description in _CHECKS.items()
         ],
         pool="gpu",
         kinds={"pytorch"},

@@ -1,7 +1,5 @@
 """The code location: assets, jobs, schedules, sensors and the resources of production."""
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets import nuclei, skin
+from assets.slide_asset import up_to_date_checks
 from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.storage.layout import DataRoot
 from orchestration.jobs import JOBS
@@ -25,7 +24,7 @@ from resources import (
     TissueSegmenterResource,
 )
 from resources.dagster_private import in_process_with_lock
-from resources.settings import decided_names
+from resources.settings import decided_names, versioned_by_settings
 
 DATA_ROOT_VARIABLE = "DERMATOME_DATA"
 DEFAULT_DATA_ROOT = "dermatome_data"
@@ -62,7 +61,7 @@ def build_defs(
         assets=dg.map_asset_specs(
             with_settings(load_settings(settings_path), paths.data_root), [*skin.ASSETS, *nuclei.ASSETS]
         ),
-        asset_checks=skin.CHECKS,
+        asset_checks=[*skin.CHECKS, up_to_date_checks([*skin.OF_SLIDES, *nuclei.OF_SLIDES])],
         jobs=JOBS,
         schedules=SCHEDULES,
         sensors=SENSORS,
@@ -82,12 +81,10 @@ def with_settings(settings: Settings, root: DataRoot) -> Callable[[dg.AssetSpec]
     """Adds to an asset's code version a hash of the settings that decide its results."""
 
     def versioned(spec: dg.AssetSpec) -> dg.AssetSpec:
-        names = decided_names(spec.metadata)
-        if not names:
+        if spec.code_version is None:
             return spec
-        text = json.dumps(deciding_settings(settings, names, root), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return spec.replace_attributes(code_version=f"{spec.code_version}+{digest}")
+        decided = deciding_settings(settings, decided_names(spec.metadata), root)
+        return spec.replace_attributes(code_version=versioned_by_settings(spec.code_version, decided))
 
     return versioned
 

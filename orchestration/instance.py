@@ -10,6 +10,7 @@ import dagster as dg
 import filelock
 
 from dermatome.errors import StorageFailed
+from dermatome.registry.champion import NOT_MATERIALIZED
 from dermatome.storage.files import locked, write_atomic
 
 
@@ -27,6 +28,30 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
         instance = dg.DagsterInstance.get()
     with instance:
         yield instance
+
+
+OPTIONAL = (
+    "hpa_images", "tissue_hold_out", "tissue_hold_out_scores", "cell_hold_out", "cell_hold_out_scores", "cell_champion",
+    "nuclei_hold_out", "nuclei_hold_out_scores", "nuclei_champion", "til_scores",
+)  # fmt: skip
+"""Assets without which the assets after them can be materialized."""
+
+
+def note_optional(instance: dg.DagsterInstance) -> None:
+    """Gives each optional asset that has no event an event that says so, whose data version is Dagster's for none.
+
+    Before it materializes an asset, the UI asks "Are you sure?" in red if one upstream asset never had any event, as
+    if that were a mistake. The event changes nothing else: the asset is still missing for Dagster.
+    """
+    for asset in OPTIONAL:
+        if not instance.fetch_materializations(dg.AssetKey(asset), limit=1).records:
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    asset,
+                    description="Not materialized yet. The assets after it can be materialized without it.",
+                    tags={"dagster/data_version": NOT_MATERIALIZED},
+                )
+            )
 
 
 @contextmanager

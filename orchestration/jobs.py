@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 import dagster as dg
 from pydantic import Field
 
-from assets.partitions import GENES, REQUESTED_BY
+from assets import nuclei, skin
+from assets.partitions import GENES, REQUESTED_BY, STALE
+from assets.slide_asset import stale_partitions_of
 from dermatome.errors import BadPage, MissingInput
+from dermatome.settings import load_settings
 from orchestration.requests import (
     NUCLEI,
     SKIN,
@@ -17,6 +20,7 @@ from orchestration.requests import (
     first_slides,
     missing_slides,
     number_of_slides,
+    with_stale_slides,
 )
 from resources import PathsResource
 from resources.dagster_private import is_in_progress, request_backfill, subset_of
@@ -98,10 +102,17 @@ class Inference(dg.Config):
         default=False,
         description="Slides that keep failing are tried at growing intervals, as the nightly schedule does.",
     )
+    stale: bool = Field(
+        default=False,
+        description="Slides whose results are stale too: settings, code, inputs or weights changed since. The later "
+        "results of such a slide are requested with it, and are reused where nothing changed.",
+    )
     max_slides: int = Field(default=20_000, ge=1, description="Largest number of slides requested at a time, ≥ 1.")
 
 
-def _inference_job(name: str, op_name: str, chain: Chain, description: str) -> dg.JobDefinition:
+def _inference_job(
+    name: str, op_name: str, chain: Chain, assets: Sequence[dg.AssetsDefinition], description: str
+) -> dg.JobDefinition:
     """A job that requests one backfill of all that is missing.
 
     A backfill rather than a run: in it each asset has runs of its own, of hundreds of slides, and a bad slide stops
@@ -124,6 +135,10 @@ def _inference_job(name: str, op_name: str, chain: Chain, description: str) -> d
                 f"{unknown[0]} is not a registered slide: let a sensor register it, or add its partition."
             )
         missing = missing_slides(instance, root, stages, chain)
+        if config.stale:
+            settings = load_settings(root.settings)
+            stale = {asset.key.to_user_string(): stale_partitions_of(asset, settings, root) for asset in assets}
+            missing = with_stale_slides(missing, stale, registered)
         wanted: Mapping[str, Sequence[str]] = missing
         if config.slides:
             wanted = {stage: [slide for slide in slides if slide in config.slides] for stage, slides in missing.items()}
@@ -133,10 +148,11 @@ def _inference_job(name: str, op_name: str, chain: Chain, description: str) -> d
         count = number_of_slides(wanted)
         context.add_output_metadata({"slides": count, **{stage: len(slides) for stage, slides in wanted.items()}})
         if not count:
-            context.log.info("Nothing is missing.")
+            context.log.info("Nothing is missing or stale." if config.stale else "Nothing is missing.")
             return
         filled = {stage: fill_gaps(slides, set(missing[stage]), registered) for stage, slides in wanted.items()}
-        title = f"{count} slides with something missing"
+        title = f"{count} slides with something missing{' or stale' if config.stale else ''}"
+        tags |= {STALE: "true"} if config.stale else {}
         backfill_id = request_backfill(instance, subset_of(filled, chain.slides), title, tags)
         context.log.info(f"Requested backfill {backfill_id} of {count} slides.")
 
@@ -151,12 +167,14 @@ infer = _inference_job(
     "infer",
     "request_missing",
     SKIN,
+    skin.OF_SLIDES,
     "Images → masks → cells → layers, for all slides that lack something, as a backfill.",
 )
 infer_nuclei = _inference_job(
     "infer_nuclei",
     "request_missing_nuclei",
     NUCLEI,
+    nuclei.OF_SLIDES,
     "H&E slides → maps → TIL scores, for all slides that lack something, as a backfill.",
 )
 

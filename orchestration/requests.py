@@ -126,6 +126,18 @@ def missing_slides(
     return missing
 
 
+def with_stale_slides(
+    missing: Mapping[str, Sequence[str]], stale: Mapping[str, Collection[str]], registered: Sequence[str]
+) -> dict[str, list[str]]:
+    """The missing slides of each stage and the stale ones, each at the later stages, too, in order of registration."""
+    wanted: dict[str, list[str]] = {}
+    before: set[str] = set()
+    for stage, slides in missing.items():
+        before |= {*slides, *stale[stage]}
+        wanted[stage] = [slide for slide in registered if slide in before]
+    return wanted
+
+
 def due_slides(root: DataRoot, missing: Mapping[str, Sequence[str]], now: datetime) -> dict[str, list[str]]:
     """The missing slides of each stage without those that failed and are not due again.
 

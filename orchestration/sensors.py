@@ -65,7 +65,8 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
     sources: list[SlideSource] = []
     for event in events:
         after = event.storage_id
-        gene = event.partition_key or ""
+        if (gene := event.partition_key) is None:  # the note that there is none yet
+            continue
         try:
             rows = read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
         except (DermatomeError, OSError) as error:

@@ -2,17 +2,20 @@
 
 import argparse
 import ctypes
+import http
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from urllib import request
 
-from dermatome.errors import DermatomeError
+from dermatome.errors import BadSetting, DermatomeError
 from dermatome.storage.layout import DataRoot
 from orchestration.demo import DEMO_FILE, demo_atlas
-from orchestration.instance import only_platform, open_instance
+from orchestration.instance import note_optional, only_platform, open_instance
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -36,9 +39,11 @@ def main() -> int:
     with ExitStack() as stack:
         try:
             root.check_writable()
+            if not given.daemon_only:
+                _check_port(given.host, given.port)
             stack.enter_context(only_platform())
-            with open_instance():
-                pass  # creates the storage before the two processes below open it
+            with open_instance() as instance:  # creates the storage before the two processes below open it
+                note_optional(instance)
             if (root.path / DEMO_FILE).is_file():
                 atlas = stack.enter_context(demo_atlas(root))
                 print(f"This is the demo's data root: the mock HPA server runs at {atlas.url}")
@@ -56,10 +61,12 @@ def main() -> int:
             name: stack.enter_context(_process([sys.executable, "-m", *command, "--workspace", "workspace.yaml"]))
             for name, command in commands.items()
         }
-        if not given.daemon_only:
-            print(f"Dagster UI: http://{given.host}:{given.port} (Ctrl-C ends it)")
+        url, answers = f"http://{given.host}:{given.port}", given.daemon_only
+        print(f"Starting the {' and the '.join(running)} …", flush=True)
         try:
             while True:
+                if not answers and (answers := _answers(url)):
+                    print(f"Dagster UI: {url} (Ctrl-C ends it)", flush=True)
                 for name, process in running.items():
                     if process.poll() is not None:
                         print(f"The {name} ended with status {process.returncode}; ending the rest.", file=sys.stderr)
@@ -67,6 +74,27 @@ def main() -> int:
                 time.sleep(0.5)
         except KeyboardInterrupt:
             return 0
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raises if another program listens on the port, before anything is started that would wait for it."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the web server does
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadSetting(
+                f"Port {port} of {host} cannot be used ({error.strerror}): end the program that uses it, or choose "
+                f"another one, such as `make ui PORT={port + 1}`."
+            ) from error
+
+
+def _answers(url: str) -> bool:
+    try:
+        with request.build_opener(request.ProxyHandler({})).open(f"{url}/server_info", timeout=2) as answer:
+            return bool(answer.status == http.HTTPStatus.OK)
+    except OSError:
+        return False
 
 
 class _process:  # noqa: N801 (used as a context, like `open`)

@@ -6,14 +6,21 @@ that reaches it, mutations by GET too, so a page of any web site could change it
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
 
 import click
 from dagster_webserver import cli
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
+from assets.materialize import RESULTS_URL
 from dermatome.web.guard import Refusal, Scope, SiteGuard
 
 _MUTATION = re.compile(r"\bmutation\b")  # a keyword, which GraphQL has no other way to write
@@ -33,13 +40,36 @@ def main() -> None:
 
     def serve_guarded(host: str, allow_host: Sequence[str], **options: Any) -> None:
         def create_guarded(*given: Any, **named: Any) -> SiteGuard:
-            return SiteGuard(create_app(*given, **named), [host, *allow_host], refused_mutation)
+            app = create_app(*given, **named)
+            results = Results(directory=os.environ["DERMATOME_DATA"], check_dir=False)
+            app.router.routes.insert(0, Mount(RESULTS_URL, results))
+            return SiteGuard(app, [host, *allow_host], refused_mutation)
 
         cli.create_app_from_workspace_process_context = create_guarded
         serve(host=host, **options)
 
     command.callback = serve_guarded
     command(auto_envvar_prefix="DAGSTER_WEBSERVER")
+
+
+class Results(StaticFiles):
+    """Serves the figures and HTML reports of the data root, and no other file of it; it follows no symbolic link.
+
+    A report can run no script and load nothing but the images it contains.
+    """
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file at a path, or 404."""
+        if Path(path).suffix not in (".png", ".webp", ".html") or any(
+            part.startswith(".") for part in Path(path).parts
+        ):
+            raise HTTPException(404)
+        response = await super().get_response(path, scope)
+        response.headers["Content-Security-Policy"] = (
+            "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        )
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
 
 
 def refused_mutation(scope: Scope) -> Refusal | None:

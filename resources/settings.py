@@ -1,6 +1,8 @@
 """The settings of the data root (:mod:`dermatome.settings`), as a run receives them."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,13 @@ Dagster shows what is stale when one is changed and the code location is reloade
 def decided_names(metadata: Mapping[str, Any]) -> list[str]:
     """The names in an asset's metadata :data:`DECIDED_BY`."""
     return [name for name in str(metadata.get(DECIDED_BY, "")).split(", ") if name]
+
+
+def versioned_by_settings(code_version: str, decided: Mapping[str, Any]) -> str:
+    """A code version with a hash of the settings that decide the results, if there are any."""
+    if not decided:
+        return code_version
+    return f"{code_version}+{hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def as_plain(settings: Any) -> dict[str, Any]:

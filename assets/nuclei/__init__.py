@@ -20,3 +20,4 @@ ASSETS = [
     nucleus_maps,
     til_scores,
 ]
+OF_SLIDES = [nuclei_slides, nucleus_maps, til_scores]

@@ -10,6 +10,7 @@ nuclei_champion = champion_asset(
     NUCLEI,
     weights=nuclei_weights,
     scores=nuclei_hold_out_scores,
+    used_by="nucleus_maps",
     group_name="nuclei_training",
     description="The best version by a score, or the one named in the run config. Until it is materialized for the "
     "first time, nuclei are found with the network that the settings name (`nuclei_weights`). Promoting another "

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from assets.nuclei.nuclei_patches import nuclei_patches
 from assets.nuclei.nuclei_weights import nuclei_weights
-from assets.partitions import NUCLEI_VERSIONS
+from assets.partitions import NUCLEI_VERSIONS, ONLY_BY_HAND
 from assets.registry import HoldOutChoice, hold_out_asset, hold_out_scores_asset, partitions_of
 from dermatome.registry.model_kinds import NUCLEI
 
@@ -41,7 +41,7 @@ nuclei_hold_out = hold_out_asset(
     rows=_rows,
     group_name="nuclei_training",
     code_version="1",
-    deps=[dg.AssetDep(nuclei_patches, partition_mapping=dg.AllPartitionMapping())],
+    deps=[dg.AssetDep(nuclei_patches, partition_mapping=ONLY_BY_HAND)],
 )
 
 

@@ -4,7 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.nuclei.nuclei_patches import nuclei_patches
-from assets.partitions import NUCLEI_VERSIONS
+from assets.partitions import NUCLEI_VERSIONS, ONLY_BY_HAND
 from assets.training import TrainingConfig, make_version, training_config, weights_asset
 from dermatome.errors import MissingInput
 from dermatome.nuclei.maps.task import NucleusTraining
@@ -24,7 +24,7 @@ NucleusConfig = training_config("NucleusConfig", NucleusRun, NucleusTraining)
 @weights_asset(
     "nuclei_weights",
     NUCLEI_VERSIONS,
-    deps=[dg.AssetDep(nuclei_patches, partition_mapping=dg.AllPartitionMapping())],
+    deps=[dg.AssetDep(nuclei_patches, partition_mapping=ONLY_BY_HAND)],
     code_version="2",
     group_name="nuclei_training",
 )

@@ -40,3 +40,4 @@ ASSETS = [
     skin_metrics,
 ]
 CHECKS = [masks_made_with_champion, all_files_readable]
+OF_SLIDES = [slide_images, epidermis_masks, cell_masks, epidermis_layers]

@@ -7,6 +7,7 @@ import dagster as dg
 from assets.partitions import SLIDES
 from assets.skin.cell_masks import cell_masks
 from assets.skin.epidermis_masks import epidermis_masks
+from assets.skin.origin import origin_of
 from assets.skin.slide_images import slide_images
 from assets.slide_asset import Event, materialize_slides, slide_asset
 from resources import PathsResource, SettingsResource
@@ -37,4 +38,6 @@ def epidermis_layers(
     """
     from dermatome.skin.layers.stage import LayersStage
 
-    yield from materialize_slides(context, settings, LayersStage(paths.data_root, settings.value.layers))
+    root = paths.data_root
+    stage = LayersStage(root, settings.value.layers)
+    yield from materialize_slides(context, settings, stage, more=origin_of(root, context.partition_keys))

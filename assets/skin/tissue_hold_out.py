@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from assets.partitions import TRAINING_VERSIONS
+from assets.partitions import ONLY_BY_HAND, TRAINING_VERSIONS
 from assets.registry import HoldOutChoice, hold_out_asset, hold_out_scores_asset, partitions_of
 from assets.skin.tissue_weights import tissue_weights
 from assets.skin.training_tiles import training_tiles
@@ -41,7 +41,7 @@ tissue_hold_out = hold_out_asset(
     rows=_rows,
     group_name="training",
     code_version="2",
-    deps=[dg.AssetDep(training_tiles, partition_mapping=dg.AllPartitionMapping())],
+    deps=[dg.AssetDep(training_tiles, partition_mapping=ONLY_BY_HAND)],
 )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.materialize import materialize_one
-from assets.partitions import STUDIES
+from assets.materialize import CODE_VERSION, materialize_one
+from assets.partitions import ONLY_BY_HAND, STUDIES
 from assets.registry import run_config
 from assets.skin.tissue_weights import TissueConfig
 from assets.skin.training_tiles import training_tiles
@@ -31,9 +31,9 @@ class TissueSearch(TissueConfig):
 
 @dg.asset(
     partitions_def=STUDIES,
-    deps=[dg.AssetDep(training_tiles, partition_mapping=dg.AllPartitionMapping())],
+    deps=[dg.AssetDep(training_tiles, partition_mapping=ONLY_BY_HAND)],
     pool="gpu",
-    code_version="1",
+    metadata={CODE_VERSION: "1"},
     group_name="training",
     kinds={"optuna"},
 )

@@ -5,7 +5,7 @@ import json
 import dagster as dg
 from pydantic import Field
 
-from assets.partitions import TRAINING_VERSIONS
+from assets.partitions import ONLY_BY_HAND, TRAINING_VERSIONS
 from assets.skin.training_tiles import training_tiles
 from assets.training import TrainingConfig, make_version, training_config, weights_asset
 from dermatome.errors import MissingInput
@@ -27,7 +27,7 @@ TissueConfig = training_config("TissueConfig", TissueRun, TissueTraining, withou
 @weights_asset(
     "tissue_weights",
     TRAINING_VERSIONS,
-    deps=[dg.AssetDep(training_tiles, partition_mapping=dg.AllPartitionMapping())],
+    deps=[dg.AssetDep(training_tiles, partition_mapping=ONLY_BY_HAND)],
     code_version="2",
     group_name="training",
 )

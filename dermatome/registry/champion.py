@@ -102,7 +102,7 @@ class Choice:
         chosen_by: the score, or ``hand``.
         score: its value; None if chosen by hand and not scored.
         despite_drop: whether the comparison with the champion was skipped.
-        warning: what its failed leakage check says, if it was chosen by hand all the same, and which versions were left
+        warning: what its failed check says, if it was chosen by hand all the same, and which versions were left
             out because their records cannot be read.
     """
 
@@ -169,7 +169,8 @@ def choose_champion(
         )
     if not despite_drop:
         check_promotion(root, kind, chosen, sha256, margin)
-    warnings = [_leak(versions[chosen]), *(f"{name} was left out: {why}" for name, why in unreadable.items())]
+    failed = (_failed(versions[chosen], check) for check in ("no_leakage", "trained_enough"))
+    warnings = [*failed, *(f"{name} was left out: {why}" for name, why in unreadable.items())]
     warning = " ".join(filter(None, warnings)) or None
     score = _score(root, kind, versions[chosen], by)
     return Choice(chosen, sha256, "hand" if version is not None else by, score, despite_drop, warning)
@@ -220,6 +221,30 @@ def _versions(root: DataRoot, kind: ModelKind) -> tuple[dict[str, StageRecord], 
     return versions, unreadable
 
 
+def not_made_with(root: DataRoot, kind: ModelKind, asset: str, data_version: str) -> int:
+    """Number of an asset's partitions that were computed with another champion than the one of ``data_version``."""
+
+    def is_other(key: str) -> bool:
+        try:
+            record = read_record(root.record(asset, key))
+        except StorageFailed:  # it is computed again, too
+            return True
+        return record is not None and record.inputs.get(kind.champion) != data_version
+
+    return sum(map(is_other, root.partitions(asset)))
+
+
+def candidates_markdown(root: DataRoot, kind: ModelKind) -> str:
+    """All versions as a Markdown table: their deciding score on validation data and on the hold-out set."""
+    by = kind.best_by
+    lines = [["version", by, f"{_ON_HOLD_OUT}{by}", "failed checks"], ["---", "---:", "---:", "---"]]
+    for name, record in _versions(root, kind)[0].items():
+        scores = (_score(root, kind, record, column) for column in (by, f"{_ON_HOLD_OUT}{by}"))
+        shown = ("" if score is None else f"{score:.4f}" for score in scores)
+        lines.append([name, *shown, ", ".join(check.name for check in record.checks if not check.passed)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _best(root: DataRoot, kind: ModelKind, versions: Mapping[str, StageRecord], by: str) -> str:
     """The version with the highest score of those that compare.
 
@@ -232,10 +257,16 @@ def _best(root: DataRoot, kind: ModelKind, versions: Mapping[str, StageRecord], 
             f"No training version has the validation score {by!r}: use another score "
             f"({kind.best_by}, {next(iter(kind.decisive))}, …), hold something out in training, or name a version."
         )
-    fair = {name: score for name, score in found.items() if _leak(versions[name]) is None}
+    useful = {name: score for name, score in found.items() if _failed(versions[name], "trained_enough") is None}
+    if not useful:
+        raise BadSetting(
+            f"No {kind.name} can be chosen by score, as none is trained enough ({', '.join(found)}; see the check "
+            "trained_enough): train a version for longer or on other data, or name a version."
+        )
+    fair = {name: score for name, score in useful.items() if _leak(versions[name]) is None}
     if not fair:
         raise BadSetting(
-            f"No {kind.name} can be chosen by score, as each was scored on its own training data ({', '.join(found)}; "
+            f"No {kind.name} can be chosen by score, as each was scored on its own training data ({', '.join(useful)}; "
             f"see the check no_leakage): split by slide or patient, or name a version."
         )
     validated_on = {versions[name].values.get("validation_sha256") for name in fair}
@@ -258,4 +289,8 @@ def _score(root: DataRoot, kind: ModelKind, record: StageRecord, by: str) -> flo
 
 def _leak(record: StageRecord) -> str | None:
     """The description of a version's failed leakage check."""
-    return next((check.description for check in record.checks if check.name == "no_leakage" and not check.passed), None)
+    return _failed(record, "no_leakage")
+
+
+def _failed(record: StageRecord, check: str) -> str | None:
+    return next((each.description for each in record.checks if each.name == check and not each.passed), None)

@@ -74,6 +74,10 @@ class VersionTask(Task[E]):
     def manifest(self) -> list[ManifestRow]:
         """A row for each sample of both sides."""
 
+    def lacks(self) -> str | None:
+        """What the training samples lack for a usable network, in a sentence; None if nothing."""
+        return None
+
     @abstractmethod
     def values(self, trained: Trained[E]) -> dict[str, Scalar]:
         """Scores and facts for a version's record that only this kind of network has."""
@@ -176,6 +180,19 @@ def train_file(
     return Version(replace(trained, card=card), sha256, rows)
 
 
+def check_training(steps: int, epoch_steps: int, lacks: str | None) -> Check:
+    """The check ``trained_enough``: whether a version can be of use at all.
+
+    Args:
+        steps: optimiser steps of its training.
+        epoch_steps: smallest number of steps that count as an epoch.
+        lacks: what its samples lack, in a sentence.
+    """
+    if lacks is None and steps < epoch_steps:
+        lacks = f"It was trained for {steps} steps, less than an epoch of {epoch_steps}: set more epochs or minutes."
+    return Check("trained_enough", lacks is None, lacks or f"It was trained for {steps} steps.", {"steps": steps})
+
+
 def train_version(
     task: VersionTask[Any],
     folder: Path,
@@ -224,7 +241,10 @@ def train_version(
         "resumed": trained.resumed,
         **task.values(trained),
     }
-    checks = (check_leakage(rows, hold_out, lineage),)
+    checks = (
+        check_leakage(rows, hold_out, lineage),
+        check_training(card.steps, task.settings.epoch_steps, task.lacks()),
+    )
     task.write_report(folder, name, trained, values, checks)
     return StageResult(
         outcome="trained",

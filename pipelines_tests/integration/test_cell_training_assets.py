@@ -52,7 +52,7 @@ def test_a_version_is_trained_scored_and_promoted(root):
         )  # fmt: skip
         assert done.success
         verdicts = {check.check_name: check.passed for check in done.get_asset_check_evaluations()}
-    assert verdicts == {"no_leakage": True, "no_precision_drops": True}
+    assert verdicts == {"no_leakage": True, "no_precision_drops": True, "trained_enough": True}
     record = read_record(root.record("cell_weights", "v001"))
     assert (record.values["images_train"], record.values["images_validation"]) == (2, 1)
     assert set(record.inputs) == {"study"}  # the hold-out set's images are kept apart

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from orchestration.definitions import build_defs
+from orchestration.requests import NUCLEI, SKIN
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,13 @@ def test_checks(defs):
     found = defaultdict(set)
     for key in defs.resolve_asset_graph().asset_check_keys:
         found[key.asset_key.to_user_string()].add(key.name)
-    assert found == {
+    for asset in (*SKIN.stages, *NUCLEI.stages):
+        assert "up_to_date" in found[asset]
+    assert {asset: checks - {"up_to_date"} for asset, checks in found.items() if checks != {"up_to_date"}} == {
         "slide_images": {"image_not_blank"},
-        "tissue_weights": {"no_leakage"},
+        "tissue_weights": {"no_leakage", "trained_enough"},
         "tissue_hold_out_scores": {"no_class_drops"},
-        "cell_weights": {"no_leakage"},
+        "cell_weights": {"no_leakage", "trained_enough"},
         "cell_hold_out_scores": {"no_precision_drops"},
         "epidermis_masks": {"tissue_fraction", "epidermis_plausible", "looks_like_skin"},
         "cell_masks": {"cell_density", "seam_density", "mask_made_with_champion"},
@@ -54,7 +57,7 @@ def test_checks(defs):
         "skin_atlas": {"markers_as_expected"},
         "skin_metrics": {"masks_made_with_champion", "all_files_readable"},
         "nuclei_slides": {"image_not_blank"},
-        "nuclei_weights": {"no_leakage"},
+        "nuclei_weights": {"no_leakage", "trained_enough"},
         "nuclei_hold_out_scores": {"no_score_drops"},
         "nucleus_maps": {"nucleus_density", "stain_fit"},
     }
@@ -64,7 +67,7 @@ def test_jobs_sensors_and_schedules(defs):
     repository = defs.get_repository_def()
     assert {job.name for job in repository.get_all_jobs()} >= {
         "fetch_hpa_pages", "cut_training_tiles", "train", "train_cells", "train_nuclei", "infer", "infer_nuclei",
-        "refresh_metrics", "register_genes",
+        "refresh_metrics", "register_genes", "search",
     }  # fmt: skip
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "new_hpa_images", "image_folder", "annotation_folder", "fresh_metrics", "nuclei_case_folder",

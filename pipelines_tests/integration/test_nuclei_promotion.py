@@ -45,7 +45,7 @@ def test_a_version_is_scored_on_the_hold_out_set_and_promoted_and_a_leaking_one_
         done = run(root, instance, *chain, key="n001", config={"nuclei_weights": TINY})
         assert done.success
         checks = {check.check_name: check.passed for check in done.get_asset_check_evaluations()}
-        assert checks == {"no_leakage": True, "no_score_drops": True}
+        assert checks == {"no_leakage": True, "no_score_drops": True, "trained_enough": True}
         trained = require_record(root, "nuclei_weights", "n001")
         assert set(trained.inputs) == {"a", "b"}, "the hold-out set is left out"
         weights = find_nucleus_weights(root, "toy")

@@ -77,11 +77,11 @@ def test_a_leak_fails_its_check_in_dagster(root, monkeypatch):
     leak = [tile("t1", "train", "s1"), tile("t2", "train", "s2", seed=2), tile("t3", "validation", "s1", seed=3)]
     monkeypatch.setattr(registry_version, "train_file", trainer(b"weights", rows=leak))
     with dg.instance_for_test() as instance:
-        (check,) = train(root, instance).get_asset_check_evaluations()
+        check, _ = train(root, instance).get_asset_check_evaluations()
         assert (check.check_name, check.passed, check.severity) == ("no_leakage", False, dg.AssetCheckSeverity.ERROR)
         monkeypatch.setattr(registry_version, "train_file", trainer(b"weights", rows=[leak[0], leak[2]]))
-        (check,) = train(root, instance).get_asset_check_evaluations()
+        check, _ = train(root, instance).get_asset_check_evaluations()
         assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)  # one slide: nothing else to do
         monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
-        (check,) = train(root, instance).get_asset_check_evaluations()
+        check, _ = train(root, instance).get_asset_check_evaluations()
         assert check.passed

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,7 +51,7 @@ def test_a_second_platform_over_one_storage_is_refused_with_the_pid_of_the_first
     storage = tmp_path / "dagster"
     monkeypatch.setenv("DERMATOME_DATA", str(tmp_path))
     monkeypatch.setenv("DERMATOME_DAGSTER_STORAGE", str(storage))
-    monkeypatch.setattr(sys, "argv", ["ui", "--port", "1"])
+    monkeypatch.setattr(sys, "argv", ["ui", "--port", "0"])
     monkeypatch.setattr(ui.signal, "signal", lambda *_: None)
     with subprocess.Popen([sys.executable, "-c", _PLATFORM], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "\n"
@@ -67,6 +68,17 @@ def test_a_second_platform_over_one_storage_is_refused_with_the_pid_of_the_first
             with pytest.raises(StorageFailed, match=f"process {os.getpid()} on"), only_platform():
                 pass
     assert not (storage / "platform.pid").exists()
+
+
+def test_a_port_in_use_is_said_before_anything_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DERMATOME_DATA", str(tmp_path))
+    monkeypatch.setattr(ui.signal, "signal", lambda *_: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["ui", "--port", str(port)])
+        assert ui.main() == 1
+    assert f"Port {port} of 127.0.0.1 cannot be used" in (said := capsys.readouterr().err)
+    assert f"PORT={port + 1}" in said
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -19,9 +19,15 @@ LIMITS = "{ instance { concurrencyLimits { concurrencyKey } } }"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def data_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("dagster") / "root"
+
+
+@pytest.fixture(scope="module")
+def url(data_root):
     """The web server as `make ui` starts it, over no code location."""
-    folder = tmp_path_factory.mktemp("dagster")
+    folder = data_root
+    folder.mkdir()
     (folder / "workspace.yaml").write_text("load_from: []\n")
     port = free_port()
     command = ["orchestration.webserver", "--port", str(port), "--allow-host", "lab.example", "--workspace"]
@@ -125,3 +131,24 @@ def test_only_graphql_itself_is_searched_for_mutations():
     assert refused_mutation(scope("/graphql", kind="websocket")) is None
     assert refused_mutation(scope("/graphql", b"query={__schema{mutationType{name}}}")) is None
     assert refused_mutation(scope("/prefix/graphql")).status == 405
+
+
+def test_figures_and_reports_of_the_data_root_are_served_and_nothing_else(url, data_root):
+    folder = data_root / "epidermis_layers" / "s1"
+    folder.mkdir(parents=True)
+    for name in ("figure.png", "report.html", "layers.parquet", ".hidden.png"):
+        (folder / name).write_text("<script>")
+    (data_root / "settings.toml").write_text("")
+    outside = data_root.parent / "outside.png"
+    outside.write_text("no")
+    (folder / "link.png").symlink_to(outside)
+    for name in ("figure.png", "report.html"):
+        answer = httpx.get(f"{url}/results/epidermis_layers/s1/{name}", headers={"Sec-Fetch-Site": "same-origin"})
+        assert answer.status_code == 200
+        assert answer.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
+    inside = [f"epidermis_layers/s1/{name}" for name in ("layers.parquet", ".hidden.png", "link.png", "")]
+    for path in (*inside, "settings.toml", "..%2Foutside.png"):
+        assert httpx.get(f"{url}/results/{path}").status_code == 404, path
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    assert httpx.get(f"{url}/results/epidermis_layers/s1/figure.png", headers=elsewhere).status_code == 403
+    assert httpx.post(f"{url}/results/epidermis_layers/s1/figure.png").status_code == 405

@@ -60,7 +60,7 @@ def trainer(weights: bytes, confusion: np.ndarray = CONFUSION, rows: list[Manife
         write_atomic(out, weights)
         write_atomic(card_path(out), b"{}")
         write_manifest(manifest_path(out), rows)
-        card = TissueCard("resnet18", (8, 8), 0.5, (0.5, 2.0), 2.0, 0.5)
+        card = TissueCard("resnet18", (8, 8), 0.5, (0.5, 2.0), 2.0, 0.5, steps=task.settings.epoch_steps)
         row = {"epoch": 1, "step": 4, "seconds": 1.0, "learning_rate": 0.1, "train_loss": 0.5, "mean_iou": 0.6}
         history = pd.DataFrame([row | {f"iou_{label}": 0.5 for label in TISSUE_LABELS}])
         bins = Calibration(np.full(15, 10), np.linspace(0, 9, 15), np.arange(15) % 10)

@@ -335,6 +335,12 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         split = self.split
         return [*patch_manifest_rows(split.train, "train"), *patch_manifest_rows(split.validation, "validation")]
 
+    def lacks(self) -> str | None:
+        """Classes: without them the semantic head is trained on background alone."""
+        if any(any(patch.semantic_px[1:]) for patch in self.split.train):
+            return None
+        return "No training patch has a nucleus of a known class: add cases with classes, such as MoNuSAC's."
+
     def values(self, trained: Trained[NucleusEvaluation]) -> dict[str, Scalar]:
         """Encoder, sampling, sizes and scores of maps and nuclei."""
         settings, found = self.settings, trained.evaluation

@@ -1,0 +1,53 @@
+"""What a skin slide is of, as metadata of its assets: gene, antibody, patient, image, earlier results."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import dagster as dg
+
+from assets.materialize import partition_url
+from dermatome.errors import DermatomeError
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import read_record
+
+_UPSTREAM = ("slide_images", "epidermis_masks", "cell_masks")
+
+
+def origin_of(root: DataRoot, slides: Sequence[str]) -> Callable[[str], Mapping[str, dg.MetadataValue]]:
+    """The origin of each slide as metadata; of a slide of one's own, only its image."""
+    from dermatome.hpa.records import read_records
+    from dermatome.hpa.stage import RECORDS_FILE
+    from dermatome.slides.register import read_sources
+
+    sources = read_sources(root.slide_sources, slides)
+
+    @cache
+    def images(ensembl_id: str) -> dict[str, dict[str, str | None]]:
+        try:
+            rows = read_records(root.folder("hpa_images", ensembl_id) / RECORDS_FILE).to_pylist()
+        except (DermatomeError, OSError):  # the slide's own results do not depend on it
+            return {}
+        return {row["slide"]: row for row in rows}
+
+    def origin(slide: str) -> dict[str, dg.MetadataValue]:
+        shown: dict[str, dg.MetadataValue] = {}
+        if (source := sources.get(slide)) is not None and source.origin == "hpa":
+            row = images(source.ensembl_id).get(slide, {})
+            shown |= {
+                "gene": dg.MetadataValue.text(source.gene),
+                "ensembl_id": dg.MetadataValue.text(source.ensembl_id),
+            }
+            shown |= {
+                name: dg.MetadataValue.text(str(row[name])) for name in ("antibody", "patient_id") if row.get(name)
+            }
+            shown |= {
+                "image_url": dg.MetadataValue.url(source.location),
+                "hpa_images": partition_url("hpa_images", source.ensembl_id),
+            }
+        elif source is not None:
+            shown["image_file"] = dg.MetadataValue.path(source.location)
+        if (champion := read_record(root.record("tissue_champion", CHAMPION))) is not None:
+            shown["tissue_champion"] = dg.MetadataValue.text(str(champion.values["version"]))
+        return shown | {asset: partition_url(asset, slide) for asset in _UPSTREAM}
+
+    return origin

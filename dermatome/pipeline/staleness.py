@@ -1,0 +1,50 @@
+"""Which results are stale: a run would compute them again, as settings, code, inputs or weights are others now."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dermatome.errors import StorageFailed
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import fingerprint, read_record
+
+
+def stale_partitions(root: DataRoot, asset: str, code_version: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Partitions of an asset that a run would compute again, each with what changed since they were computed.
+
+    Only records are read: files that are missing or damaged, and inputs outside the data root, are found by a run.
+
+    Args:
+        root: the data root.
+        asset: name of the asset.
+        code_version: of the asset, as it is now.
+        settings: that decide the asset's results, as they are now.
+    """
+    champions: dict[str, str | None] = {}
+    stale: dict[str, str] = {}
+    for key in root.partitions(asset):
+        try:
+            record = read_record(root.record(asset, key))
+        except StorageFailed:
+            stale[key] = "its record is damaged"
+            continue
+        if record is None:
+            continue
+        for upstream in record.inputs:
+            if upstream not in champions:
+                champions[upstream] = _version(root, upstream, CHAMPION)
+        now = {name: _version(root, name, key) or champions[name] or then for name, then in record.inputs.items()}
+        changed = [name for name, then in record.inputs.items() if now[name] != then]
+        if changed:
+            stale[key] = f"changed: {', '.join(changed)}"
+        elif record.fingerprint != fingerprint(code_version, record.inputs, settings):
+            stale[key] = "changed: settings or code"
+    return stale
+
+
+def _version(root: DataRoot, asset: str, partition: str) -> str | None:
+    """Data version of a partition; None if there is none."""
+    try:
+        record = read_record(root.record(asset, partition))
+    except StorageFailed:
+        return None
+    return None if record is None else record.data_version

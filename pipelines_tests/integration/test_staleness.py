@@ -1,0 +1,99 @@
+"""What is stale, as the UI shows it: the check of each asset of slides, what `infer` requests, what is proposed."""
+
+import dagster as dg
+import pytest
+
+from assets.partitions import ANNOTATED_SLIDES, SLIDES, TRAINING_VERSIONS
+from dermatome.settings import deciding_settings, load_settings
+from dermatome.storage.record import StageRecord, fingerprint, write_record
+from orchestration.definitions import build_defs
+from pipelines_tests.integration.test_sensors import champion_made
+from resources.settings import decided_names
+
+CHECKS = """
+query { assetNodes(assetKeys: [{path: ["epidermis_layers"]}]) {
+  assetChecksOrError { ... on AssetChecks { checks {
+    name
+    executionForLatestMaterialization { status evaluation {
+      description metadataEntries { label ... on IntMetadataEntry { intValue } }
+    } }
+  } } }
+} }
+"""
+
+
+def made(root, instance, slide, asset="epidermis_layers", version="now", **inputs):
+    """Results of a slide that the asset's present code and settings gave, or another code version."""
+    defs = build_defs(root.path)
+    node = defs.resolve_asset_graph().get(dg.AssetKey(asset))
+    version = node.code_version if version == "now" else version
+    settings = deciding_settings(load_settings(root.settings), decided_names(node.metadata), root)
+    record = StageRecord(
+        asset=asset, partition=slide, fingerprint=fingerprint(version, inputs, settings), code_version=version,
+        inputs=inputs, settings=settings, outcome="layers", data_version=f"{asset} of {slide}", values={}, files={},
+    )  # fmt: skip
+    root.folder(asset, slide).mkdir(parents=True)
+    write_record(root.record(asset, slide), record)
+    instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=slide))
+
+
+@pytest.fixture
+def slides(root, instance):
+    """One slide is current; of the others the code, the mask, and by `settings_changed` the settings are others now."""
+    instance.add_dynamic_partitions(SLIDES.name, ["current", "code", "mask"])
+    for slide in ("current", "code", "mask"):
+        made(root, instance, slide, "slide_images")
+        made(root, instance, slide, "epidermis_masks", slide_images=f"slide_images of {slide}")
+        made(root, instance, slide, "cell_masks", epidermis_masks=f"epidermis_masks of {slide}")
+    made(root, instance, "current", epidermis_masks="epidermis_masks of current")
+    made(root, instance, "code", version="0", epidermis_masks="epidermis_masks of code")
+    made(root, instance, "mask", epidermis_masks="another mask")
+
+
+def test_the_check_counts_stale_partitions_before_and_after_a_setting_changes(slides, root, instance, ask):
+    def shown():
+        job = build_defs(root.path).resolve_implicit_global_asset_job_def()
+        checks = {dg.AssetCheckKey(dg.AssetKey("epidermis_layers"), "up_to_date")}
+        assert job.get_subset(asset_selection=set(), asset_check_selection=checks).execute_in_process(instance=instance)
+        checks = ask(CHECKS)["assetNodes"][0]["assetChecksOrError"]["checks"]
+        (found,) = [check["executionForLatestMaterialization"] for check in checks if check["name"] == "up_to_date"]
+        entries = {entry["label"]: entry.get("intValue") for entry in found["evaluation"]["metadataEntries"]}
+        return found["status"], entries["stale_partitions"]
+
+    assert shown() == ("FAILED", 2)
+    root.settings.write_text("[layers]\nlayer_um = 9.0\n")
+    assert shown() == ("FAILED", 3)
+
+
+@pytest.mark.parametrize(("stale", "requested"), [(False, {}), (True, {"epidermis_layers": ["code", "mask"]})])
+def test_infer_requests_stale_slides_if_asked(slides, root, instance, stale, requested):
+    champion_made(root)
+    job = build_defs(root.path).resolve_job_def("infer")
+    config = {"ops": {"request_missing": {"config": {"stale": stale}}}}
+    assert job.execute_in_process(instance=instance, run_config=config).success
+    found = {}
+    for backfill in instance.get_backfills():
+        for key, subset in backfill.asset_backfill_data.target_subset.partitions_subsets_by_asset_key.items():
+            found[key.to_user_string()] = sorted(subset.get_partition_keys())
+    assert found == requested
+
+
+STALE = """
+query ($asset: String!, $key: String!) { assetNodes(assetKeys: [{path: [$asset]}]) {
+  staleStatus(partition: $key) staleCauses(partition: $key) { reason }
+} }
+"""
+
+
+def test_a_training_is_not_stale_when_its_tiles_change(root, instance, ask):
+    instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001"])
+    instance.add_dynamic_partitions(ANNOTATED_SLIDES.name, ["a1"])
+    before = {
+        "dagster/code_version": "1",
+        "dagster/data_version": "w",
+        "dagster/input_data_version/training_tiles": "x",
+        "dagster/input_event_pointer/training_tiles": "NULL",
+    }
+    instance.report_runless_asset_event(dg.AssetMaterialization("tissue_weights", partition="v001", tags=before))
+    instance.report_runless_asset_event(dg.AssetMaterialization("training_tiles", partition="a1"))
+    assert ask(STALE, asset="tissue_weights", key="v001")["assetNodes"] == [{"staleStatus": "FRESH", "staleCauses": []}]
