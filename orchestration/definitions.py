@@ -58,8 +58,11 @@ def build_defs(
         "nucleus_segmenter": NucleusSegmenterResource(settings=settings),
     }
     return dg.Definitions(
-        assets=dg.map_asset_specs(
-            with_settings(load_settings(settings_path), paths.data_root), [*skin.ASSETS, *nuclei.ASSETS]
+        # The UI then names the source file of each asset.
+        assets=dg.with_source_code_references(
+            dg.map_asset_specs(
+                with_settings(load_settings(settings_path), paths.data_root), [*skin.ASSETS, *nuclei.ASSETS]
+            )
         ),
         asset_checks=[*skin.CHECKS, up_to_date_checks([*skin.OF_SLIDES, *nuclei.OF_SLIDES])],
         jobs=JOBS,

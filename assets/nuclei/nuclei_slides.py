@@ -15,7 +15,7 @@ from resources import PathsResource, SettingsResource
 @slide_asset(
     partitions_def=NUCLEI_SLIDES,
     partitions_a_run=400,
-    group_name="nuclei",
+    group_name="nuclei_images",
     kind="file",
     code_version="2",
     decided_by=["nuclei_images"],

@@ -15,7 +15,7 @@ from resources import NucleusSegmenterResource, PathsResource, SettingsResource
     partitions_def=NUCLEI_SLIDES,
     deps=[nuclei_slides, nuclei_champion],
     partitions_a_run=50,
-    group_name="nuclei",
+    group_name="nuclei_inference",
     kind="pytorch",
     code_version="3",
     decided_by=["nuclei", "compute.precision", "nuclei_weights unless nuclei_champion"],

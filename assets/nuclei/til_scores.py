@@ -14,7 +14,7 @@ from resources import PathsResource, SettingsResource
     partitions_def=NUCLEI_SLIDES,
     deps=[nucleus_maps],
     partitions_a_run=300,
-    group_name="nuclei",
+    group_name="nuclei_inference",
     kind="parquet",
     code_version="2",
     decided_by=["til"],

@@ -11,7 +11,7 @@ cell_champion = champion_asset(
     weights=cell_weights,
     scores=cell_hold_out_scores,
     used_by="cell_masks",
-    group_name="training",
+    group_name="skin_training",
     description="The best version by a score, or the one named in the run config. Until it is materialized for the "
     "first time, cells are found with the network that the settings name (`cell_weights`). Promoting another version "
     "makes exactly the cell masks stale that other weights made.",

@@ -45,7 +45,7 @@ cell_hold_out = hold_out_asset(
     example="lab_2024",
     find=_find,
     rows=_rows,
-    group_name="training",
+    group_name="skin_training",
     code_version="3",
 )
 
@@ -67,7 +67,7 @@ cell_hold_out_scores = hold_out_scores_asset(
     weights=cell_weights,
     hold_out=cell_hold_out,
     partitions_def=CELL_VERSIONS,
-    group_name="training",
+    group_name="skin_training",
     code_version="2",
     score=_score,
     decided_by=["cells", "images.declared_mpp", "compute.precision"],

@@ -16,7 +16,7 @@ from resources import CellSegmenterResource, PathsResource, SettingsResource
     partitions_def=SLIDES,
     deps=[slide_images, epidermis_masks, cell_champion],
     partitions_a_run=100,
-    group_name="inference",
+    group_name="skin_inference",
     kind="pytorch",
     code_version="3",
     decided_by=["cells", "compute.precision", "cell_weights unless cell_champion"],

@@ -33,7 +33,7 @@ CellConfig = training_config("CellConfig", CellRun, CellTraining, without=["mpp"
     "cell_weights",
     CELL_VERSIONS,
     code_version="2",
-    group_name="training",
+    group_name="skin_training",
 )
 def cell_weights(
     context: dg.AssetExecutionContext,

@@ -17,7 +17,7 @@ from resources import PathsResource, SettingsResource
     partitions_def=SLIDES,
     deps=[slide_images, epidermis_masks, cell_masks],
     partitions_a_run=400,
-    group_name="inference",
+    group_name="skin_inference",
     kind="parquet",
     code_version="3",
     decided_by=["layers"],

@@ -15,7 +15,7 @@ from resources import PathsResource, SettingsResource, TissueSegmenterResource
     partitions_def=SLIDES,
     deps=[slide_images, tissue_champion],
     partitions_a_run=200,
-    group_name="inference",
+    group_name="skin_inference",
     kind="pytorch",
     code_version="1",
     decided_by=["tissue", "compute.precision"],

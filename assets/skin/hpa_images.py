@@ -13,7 +13,7 @@ from resources import HpaResource, PathsResource, SettingsResource
 @slide_asset(
     partitions_def=GENES,
     partitions_a_run=500,
-    group_name="images",
+    group_name="skin_images",
     kind="parquet",
     code_version="2",
     decided_by=["images.tissue", "hpa"],

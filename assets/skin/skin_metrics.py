@@ -22,7 +22,7 @@ _SHOWN = 100
     ],
     pool="metrics",
     code_version="1",
-    group_name="metrics",
+    group_name="skin_metrics",
     kinds={"duckdb"},
 )
 def skin_metrics(paths: PathsResource) -> dg.MaterializeResult:

@@ -18,7 +18,7 @@ from resources import HpaResource, PathsResource, SettingsResource
     # Which gene's page names a slide is not a rule Dagster can follow; the slide's source says it.
     deps=[dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping())],
     partitions_a_run=500,
-    group_name="images",
+    group_name="skin_images",
     kind="file",
     code_version="3",
     decided_by=["images.declared_mpp", "images.max_side_px"],

@@ -10,7 +10,7 @@ tissue_champion = champion_asset(
     weights=tissue_weights,
     scores=tissue_hold_out_scores,
     used_by="epidermis_masks",
-    group_name="training",
+    group_name="skin_training",
     description="The best version by a score, or the one named in the run config. If there is a hold-out set, a "
     "version with a worse score than the champion's, by more than the margin, is refused. Promoting another version "
     "makes exactly the masks stale that other weights made.",

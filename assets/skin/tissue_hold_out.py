@@ -39,7 +39,7 @@ tissue_hold_out = hold_out_asset(
     example="slide_07",
     find=partitions_of("training_tiles"),
     rows=_rows,
-    group_name="training",
+    group_name="skin_training",
     code_version="2",
     deps=[dg.AssetDep(training_tiles, partition_mapping=ONLY_BY_HAND)],
 )
@@ -56,7 +56,7 @@ tissue_hold_out_scores = hold_out_scores_asset(
     weights=tissue_weights,
     hold_out=tissue_hold_out,
     partitions_def=TRAINING_VERSIONS,
-    group_name="training",
+    group_name="skin_training",
     code_version="3",
     score=_score,
     decided_by=["images.declared_mpp", "compute.precision"],

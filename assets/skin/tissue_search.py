@@ -34,7 +34,7 @@ class TissueSearch(TissueConfig):
     deps=[dg.AssetDep(training_tiles, partition_mapping=ONLY_BY_HAND)],
     pool="gpu",
     metadata={CODE_VERSION: "1"},
-    group_name="training",
+    group_name="skin_training",
     kinds={"optuna"},
 )
 def tissue_search(

@@ -29,7 +29,7 @@ TissueConfig = training_config("TissueConfig", TissueRun, TissueTraining, withou
     TRAINING_VERSIONS,
     deps=[dg.AssetDep(training_tiles, partition_mapping=ONLY_BY_HAND)],
     code_version="2",
-    group_name="training",
+    group_name="skin_training",
 )
 def tissue_weights(
     context: dg.AssetExecutionContext,

@@ -10,7 +10,7 @@ from resources import PathsResource
 @dg.asset(
     deps=[dg.AssetDep(tissue_weights, partition_mapping=dg.AllPartitionMapping())],
     code_version="1",
-    group_name="training",
+    group_name="skin_training",
     kinds={"html"},
 )
 def training_comparison(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:

@@ -15,7 +15,7 @@ from resources import PathsResource, SettingsResource
 @slide_asset(
     partitions_def=ANNOTATED_SLIDES,
     partitions_a_run=300,
-    group_name="training",
+    group_name="skin_training",
     kind="file",
     code_version="2",
 )

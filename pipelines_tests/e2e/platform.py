@@ -109,7 +109,7 @@ class Platform:
 
     def turn_on(self, sensor: str) -> None:
         """Starts a sensor as the UI's switch does."""
-        where = {"repositoryName": "__repository__", "repositoryLocationName": "orchestration.definitions"}
+        where = {"repositoryName": "__repository__", "repositoryLocationName": "dermatome"}
         data = self.query(
             """mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
                 __typename ... on PythonError { message } } }""",
@@ -119,7 +119,7 @@ class Platform:
 
     def launch(self, job: str, run_config: dict[str, Any] | None = None) -> str:
         """Launches a job as the UI's launchpad does; its run's id."""
-        where = {"repositoryName": "__repository__", "repositoryLocationName": "orchestration.definitions"}
+        where = {"repositoryName": "__repository__", "repositoryLocationName": "dermatome"}
         data = self.query(
             """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
                 __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",

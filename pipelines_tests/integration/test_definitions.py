@@ -77,6 +77,16 @@ def test_jobs_sensors_and_schedules(defs):
     assert schedules == {"refresh_hpa", "backfill_new_slides", "backfill_new_nuclei"}
 
 
+def test_groups_name_the_pipeline_and_each_asset_names_its_source(defs):
+    graph = defs.resolve_asset_graph()
+    nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
+    skin, nuclei = ({f"{name}_{part}" for part in ("images", "training", "inference")} for name in ("skin", "nuclei"))
+    assert {node.group_name for node in nodes} == skin | nuclei | {"skin_metrics"}
+    for node in nodes:
+        (source, *_) = node.metadata["dagster/code_references"].code_references
+        assert "/assets/" in source.file_path
+
+
 def test_per_slide_assets_never_share_a_run(defs):
     graph = defs.resolve_asset_graph()
     sizes = [

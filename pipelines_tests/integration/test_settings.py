@@ -108,7 +108,7 @@ EDITS = {
         "layers.strong_od": 0.7, "layers.min_h_od": 0.1, "layers.profile_step_um": 1.0,
     },
     ("epidermis_layers", "gene_profiles"): {"layers.pattern_min_dab_od": 0.2, "layers.pattern_ratio": 2.0},
-    tuple(f"{kind}_{what}" for kind in ("tissue", "cell", "nuclei") for what in ("champion", "hold_out_scores")): {
+    tuple(f"{kind}_hold_out_scores" for kind in ("tissue", "cell", "nuclei")): {
         "promotion.margin": 0.1,
     },
     ("nuclei_slides",): {"nuclei_images.declared_mpp": 0.5, "nuclei_images.max_side_px": 9},

@@ -303,7 +303,7 @@ class Course:
         """The UI's button for a code location that does not answer."""
         try:
             self._platform.query(
-                """mutation { reloadRepositoryLocation(repositoryLocationName: "orchestration.definitions") {
+                """mutation { reloadRepositoryLocation(repositoryLocationName: "dermatome") {
                     __typename } }"""
             )
         except (requests.RequestException, AssertionError):
