@@ -17,7 +17,7 @@ from resources import PathsResource, SettingsResource
     # whose slides have not changed is reused.
     deps=[hpa_images, dg.AssetDep(epidermis_layers, partition_mapping=dg.AllPartitionMapping())],
     partitions_a_run=250,
-    group_name="skin",
+    group_name="skin_metrics",
     kind="html",
     code_version="1",
     decided_by=["profiles", "layers.pattern_min_dab_od", "layers.pattern_ratio"],

@@ -19,7 +19,7 @@ from resources.settings import DECIDED_BY
         )
     ],
     code_version="1",
-    group_name="skin",
+    group_name="skin_metrics",
     kinds={"html"},
     metadata={DECIDED_BY: "atlas"},
 )
