@@ -19,7 +19,7 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=400,
     group_name="skin_inference",
     kind="parquet",
-    code_version="3",
+    code_version="4",
     decided_by=["layers"],
     checks={
         "background_found": "The slide has enough background to measure the light that densities are relative to.",
@@ -34,7 +34,7 @@ def epidermis_layers(
     """Layers of one mean cell diameter; no epidermis, no dermis or no cells is a named outcome.
 
     Files: `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `relative.parquet`, `zones.parquet`,
-    `layers.ome.tif`, `figure.png`.
+    `layers.ome.tif`, `layers.geojson` (each layer), `cells.geojson` (cells with class, layer and stains), `figure.png`.
     """
     from dermatome.skin.layers.stage import LayersStage
 

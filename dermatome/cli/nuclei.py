@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.cli.support import (
     GROUP,
     BackendChoice,
@@ -15,28 +17,37 @@ from dermatome.cli.support import (
     Batch,
     Device,
     DeviceChoice,
+    GivenMpp,
     Images,
     Mpp,
     Out,
+    Overwrite,
     PrecisionChoice,
     PrecisionOption,
+    Report,
+    Results,
     Seed,
+    TableOut,
     Threads,
     choose,
+    complain,
     each,
     each_slide,
+    merge_table,
     number,
-    warn,
-    write_rows,
+    weights_sha256,
+    write_table,
 )
 from dermatome.cli.train import TrainGroup
 from dermatome.errors import DermatomeError, MissingInput
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.settings import PatchSettings
+from dermatome.nuclei.til.settings import TilSettings
 
 if TYPE_CHECKING:
     from dermatome.nuclei.patches.files import PatchRow
     from dermatome.slides.slide import Slide
+    from dermatome.storage.record import StageResult
 
 nuclei_app = typer.Typer(
     cls=TrainGroup, help="Nuclei of H&E images and their classes: cut patches, train, predict, score.", **GROUP
@@ -96,9 +107,10 @@ def nuclei_patches(
         normalise_stain=normalise_stain,
     )
     rows: list[PatchRow] = []
+    given = isinstance(mpp, GivenMpp)
 
-    def cut(case: Path) -> str:
-        new = [row for image in annotated_images(case) for row in cut_patches(image, out, settings)]
+    def cut(case: Path, report: Report) -> str:
+        new = [row for image in annotated_images(case) for row in cut_patches(image, out, settings, given)]
         if twice := {row.name for row in rows} & {row.name for row in new}:
             raise DermatomeError(f"{case} has an image of the same name as another case ({min(twice)}): rename one.")
         rows.extend(new)
@@ -131,6 +143,7 @@ def nuclei_predict(
         bool | None,
         typer.Option(help="Normalise the stain of each image first. Without it, as in the training of the weights."),
     ] = None,
+    overwrite: Overwrite = False,
     batch: Batch = 8,
     device: Device = DeviceChoice.AUTO,
     precision: PrecisionOption = PrecisionChoice.AUTO,
@@ -139,35 +152,101 @@ def nuclei_predict(
 ) -> None:
     """Write each image's nuclei.
 
-    <stem>_semantic.png and <stem>_ternary.png (the maps over the image), <stem>_instances.tif (OME-TIFF),
-    <stem>.parquet (one row for each nucleus) and <stem>.geojson (outlines for QuPath).
+    <stem>_semantic, _ternary and _instances.ome.tif (maps), <stem>_semantic.png and <stem>_ternary.png (the maps over
+    the image), <stem>.parquet (one row for each nucleus), <stem>.geojson (outlines for QuPath), <stem>.png (figure)
+    and <stem>.json (weights, scale, settings, versions).
+
+    Example: dermatome nuclei predict fields/ --weights toy --out nuclei --mpp 0.25
     """
-    from dermatome.nuclei.maps.figures import semantic_overlay, ternary_overlay
-    from dermatome.nuclei.maps.files import write_instances, write_outlines
+    from dermatome.imaging.stain_normalisation import AS_IT_IS
     from dermatome.nuclei.maps.network import load_nucleus_weights
     from dermatome.nuclei.maps.networks import weights_path
     from dermatome.nuclei.maps.segment import fitted_stain, prepare_nuclei, segment_nuclei
-    from dermatome.reports.figures import png_bytes
-    from dermatome.storage.files import write_atomic
+    from dermatome.nuclei.maps.stage import write_nuclei
 
     compute = choose(device, precision, threads, backend)
     settings = NucleusSettings(batch=batch, normalise_stain=normalise_stain)
-    network = prepare_nuclei(load_nucleus_weights(weights_path(weights)), compute, settings)
-    warn(network.weights.card.warning)
+    load = cache(lambda: load_nucleus_weights(weights_path(weights)))
+    prepare = cache(lambda: prepare_nuclei(load(), compute, settings))
+    sha256, results = weights_sha256(weights_path(weights), load), Results(out, "nucleus_maps", settings, overwrite)
 
-    def predict(slide: Slide) -> str:
-        fit = fitted_stain(slide, network, settings)
-        (found,) = segment_nuclei([slide], network, settings, normalise=[None if fit is None else fit.normalise])
-        write_atomic(out / f"{slide.name}_semantic.png", png_bytes(semantic_overlay(slide, found, opacity=opacity)))
-        write_atomic(out / f"{slide.name}_ternary.png", png_bytes(ternary_overlay(slide, found, opacity=opacity)))
-        write_instances(out / f"{slide.name}_instances.tif", found, slide)
-        write_outlines(out / f"{slide.name}.geojson", found, slide)
-        write_rows(out / f"{slide.name}.parquet", found.table, found.warning)
-        counts = found.table["class"].value_counts()
-        text = f"{len(found.table)} nuclei" + "".join(f", {count} {label}" for label, count in counts.items())
-        return text if fit is None else f"{text}. {fit.check().description}"
+    def predict(slide: Slide, report: Report) -> str:
+        def write(folder: Path) -> StageResult:
+            network = prepare()
+            fit = fitted_stain(slide, network, settings)
+            (found,) = segment_nuclei(
+                [slide], network, settings, lambda done: report(f"{done} tiles done"),
+                normalise=[None if fit is None else fit.normalise],
+            )  # fmt: skip
+            return write_nuclei(folder, slide, found, fit, network, compute, {}, weights, opacity, slide.name)
+
+        record, note = results.of(slide, write, weights_sha256=sha256, opacity=f"{opacity:g}")
+        counts = {label: int(str(record.values[label])) for label in (*NUCLEUS_LABELS[1:], UNCLASSIFIED)}
+        kinds = sorted((-count, label) for label, count in counts.items() if count)
+        text = f"{note}{record.values['nuclei']} nuclei" + "".join(f", {-count} {label}" for count, label in kinds)
+        return text if record.values["stain"] == AS_IT_IS else f"{text}. {record.checks[1].description}"
 
     each_slide(images, mpp, predict)
+
+
+@nuclei_app.command("til")
+def nuclei_til(
+    folder: Annotated[Path, typer.Argument(help="Folder of nuclei from 'nuclei predict'.", show_default=False)],
+    out: Out,
+    table: TableOut = "",
+    near_um: Annotated[
+        float, number("Distance from an epithelial nucleus up to which a lymphocyte is near it, µm.", 0.1, 10_000)
+    ] = TilSettings().near_um,
+    square_um: Annotated[
+        float, number("Side of the squares of which the share with a lymphocyte is counted, µm.", 1, 100_000)
+    ] = TilSettings().square_um,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score the tumour-infiltrating lymphocytes (TIL) of each image whose nuclei were predicted.
+
+    til.parquet: a row of scores for each image scored into the folder. For each image: <stem>.parquet (squares),
+    <stem>.png (figure) and <stem>.json (scores, settings, versions).
+
+    Example: dermatome nuclei til nuclei --out til --table -
+    """
+    import pandas as pd
+
+    from dermatome.nuclei.til.stage import write_til
+    from dermatome.pipeline.exported import find_result, write_result
+    from dermatome.pipeline.stage_files import read_rows
+    from dermatome.storage.record import read_record
+
+    settings, tables = TilSettings(near_um=near_um, square_um=square_um), []
+    results = Results(out, "til_scores", settings, overwrite)
+
+    def score(path: Path, report: Report) -> str:
+        nuclei = read_record(path)
+        if nuclei is None or nuclei.asset != "nucleus_maps" or path.stem == "til":
+            raise MissingInput(f"{path} is no record of 'nuclei predict': name its folder of results.")
+        results.warn_synthetic(nuclei)
+        inputs, slide = {"nuclei": nuclei.data_version, "made_at": str(nuclei.made_at)}, nuclei.partition
+
+        def write(place: Path) -> StageResult:
+            return write_til(place, slide, read_rows(path.with_suffix(".parquet")), nuclei.values, settings, slide)
+
+        found = None if overwrite else find_result(out, slide, inputs, settings.deciding())
+        record = found or write_result(out, slide, "til_scores", slide, inputs, settings.deciding(), write)
+        tables.append(pd.DataFrame([{"slide": slide, "outcome": record.outcome, **record.values}]))
+        density = record.values["lymphocytes_per_mm2"]
+        note = "kept (same nuclei and settings): " if found else ""
+        return note + (record.message or f"{density:,.0f} lymphocytes per mm² of tissue")
+
+    def finish() -> None:
+        if tables:
+            merged = merge_table(out / "til.parquet", tables)
+            write_table(str(out / "til.parquet"), merged)
+            if table:
+                write_table(table, merged)
+
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    if not paths:
+        raise MissingInput(f"There are no nuclei in {folder}: write some with 'dermatome nuclei predict'.")
+    each(paths, score, "images", finish, complain if table == "-" else typer.echo)
 
 
 @nuclei_app.command("score")

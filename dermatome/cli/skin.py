@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,27 +17,34 @@ from dermatome.cli.support import (
     Models,
     Mpp,
     Out,
+    Overwrite,
     PrecisionChoice,
     PrecisionOption,
+    Report,
+    Results,
+    TableOut,
     Threads,
     TissueMasks,
     choose,
+    complain,
     each,
     each_slide,
+    merge_table,
     number,
     read_cells,
     warn,
-    write_rows,
+    weights_sha256,
+    write_table,
 )
 from dermatome.cli.train import TrainGroup
+from dermatome.errors import BadImage
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.tissue.settings import TissueSettings
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dermatome.slides.slide import Slide
+    from dermatome.storage.record import StageResult
 
 hpa_app = typer.Typer(help="Gene pages of the Human Protein Atlas.", **GROUP)
 tissue_app = typer.Typer(
@@ -60,7 +68,7 @@ def hpa_parse(
 
     tables = []
 
-    def parse(page: Path) -> str:
+    def parse(page: Path, report: Report) -> str:
         read = parse_page(page, tissue=tissue)
         tables.append(read.records)
         return f"{read.gene}: {read.records.num_rows} images" if read.records.num_rows else read.message
@@ -83,30 +91,37 @@ def tissue_predict(
     any_scale: Annotated[
         bool, typer.Option(help="Accept images that are much coarser than the weights' training images.")
     ] = False,
+    overwrite: Overwrite = False,
     device: Device = DeviceChoice.AUTO,
     precision: PrecisionOption = PrecisionChoice.AUTO,
     threads: Threads = 0,
 ) -> None:
-    """Write each image's tissue mask: <stem>.npz (mask, crop_bbox) and <stem>.png (the mask over the image)."""
-    from dermatome.imaging.overlay import tinted
-    from dermatome.labels.npz import save_mask
-    from dermatome.reports.figures import png_bytes
+    """Write each image's tissue mask.
+
+    <stem>.npz (mask, crop_bbox), <stem>.ome.tif, <stem>.geojson (outlines for QuPath), <stem>.png (figure) and
+    <stem>.json (weights, scale, settings, versions).
+
+    Example: dermatome tissue predict slides/ --weights tissue.safetensors --out masks --mpp 0.5
+    """
     from dermatome.skin.tissue.network import load_tissue_weights
     from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
-    from dermatome.storage.files import write_atomic
+    from dermatome.skin.tissue.stage import write_tissue
 
-    settings = TissueSettings(any_scale=any_scale)
-    network = prepare_tissue(load_tissue_weights(weights), choose(device, precision, threads), settings)
-    warn(network.weights.card.warning)
+    settings, compute = TissueSettings(any_scale=any_scale), choose(device, precision, threads)
+    load = cache(lambda: load_tissue_weights(weights))
+    prepare = cache(lambda: prepare_tissue(load(), compute, settings))
+    sha256, results = weights_sha256(weights, load), Results(out, "epidermis_masks", settings, overwrite)
 
-    def predict(slide: Slide) -> str:
-        found = segment_tissue(slide, network, settings)
-        save_mask(out / f"{slide.name}.npz", found.mask, found.crop)
-        write_atomic(out / f"{slide.name}.png", png_bytes(tinted(slide.overview(2048), found.mask)))
-        text, skin = f"epidermis {found.epidermis_share:.1%}", found.skin_check()
+    def predict(slide: Slide, report: Report) -> str:
+        def write(folder: Path) -> StageResult:
+            found = segment_tissue(slide, prepare(), settings, report)
+            return write_tissue(folder, slide, found, prepare(), compute, {}, str(weights), slide.name)
+
+        record, note = results.of(slide, write, weights_sha256=sha256)
+        share, skin = record.values["epidermis_share"], record.checks[-1]
         if not skin.passed:
             warn(f"{slide.name}: {skin.description}")
-        return text if found.epidermis_share else "tissue without epidermis"
+        return f"{note}{f'epidermis {share:.1%}' if share else 'tissue without epidermis'}"
 
     each_slide(images, mpp, predict)
 
@@ -131,27 +146,45 @@ def cells_segment(
             "merged or split."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     mpp: Mpp = 0.5,
     device: Device = DeviceChoice.AUTO,
     precision: PrecisionOption = PrecisionChoice.AUTO,
     threads: Threads = 0,
 ) -> None:
-    """Write each image's cells: <stem>.npz (instances) and <stem>.parquet (one row for each cell)."""
-    from dermatome.labels.npz import load_mask, save_instances
-    from dermatome.skin.cells.network import load_cell_network
+    """Write each image's cells.
+
+    <stem>.npz (instances), <stem>.ome.tif, <stem>.parquet (one row for each cell), <stem>.geojson (outlines for
+    QuPath), <stem>.png (figure) and <stem>.json (weights, scale, background, settings, versions).
+
+    Example: dermatome cells segment slides/ --tissue masks --weights toy --out cells --mpp 0.5
+    """
+    from dermatome.labels.npz import load_mask
+    from dermatome.pipeline.exported import is_synthetic_result
+    from dermatome.skin.cells.network import TOY_WEIGHTS, load_cell_network
     from dermatome.skin.cells.segment import segment_cells
+    from dermatome.skin.cells.stage import write_cells
+    from dermatome.storage.files import sha256_file
 
-    settings = CellSettings(diameter_um=diameter_um)
-    compute = choose(device, precision, threads)
-    network = load_cell_network(weights, compute, models_folder=models.expanduser(), fetch_missing=True)
-    warn(network.warning)
+    settings, compute = CellSettings(diameter_um=diameter_um), choose(device, precision, threads)
+    load = cache(lambda: load_cell_network(weights, compute, models_folder=models.expanduser(), fetch_missing=True))
+    sha256 = weights_sha256(TOY_WEIGHTS if weights == "toy" else Path(weights), load)
+    results = Results(out, "cell_masks", settings, overwrite)
 
-    def segment(slide: Slide) -> str:
-        mask, _ = load_mask(tissue / f"{slide.name}.npz", size=slide.size)
-        found = segment_cells(slide, mask, network, settings)
-        write_rows(out / f"{slide.name}.parquet", found.table, network.warning)
-        save_instances(out / f"{slide.name}.npz", found.instances)
-        return f"{len(found.table)} cells" if len(found.table) else found.outcome.replace("_", " ")
+    def segment(slide: Slide, report: Report) -> str:
+        path = tissue / f"{slide.name}.npz"
+        mask, _ = load_mask(path, size=slide.size)
+
+        def write(folder: Path) -> StageResult:
+            found = segment_cells(slide, mask, load(), settings, report)
+            return write_cells(
+                folder, slide, mask, found, load(), {}, is_synthetic_result(tissue, slide.name), slide.name
+            )
+
+        record, note = results.of(slide, write, weights_sha256=sha256, mask_sha256=sha256_file(path))
+        return note + (
+            f"{record.values['cells']} cells" if record.values["cells"] else record.outcome.replace("_", " ")
+        )
 
     each_slide(images, mpp, segment)
 
@@ -171,40 +204,53 @@ def layers_measure(
             10_000,
         ),
     ] = None,
+    table: TableOut = "",
+    overwrite: Overwrite = False,
     mpp: Mpp = 0.5,
 ) -> None:
-    """Measure the epidermal layers of each image: layers.parquet (all images) and <stem>.png (profiles)."""
-    import pandas as pd
+    """Measure the epidermal layers of each image.
 
+    layers.parquet: a row for each layer of all images measured into the folder; an image without layers has one row
+    with its outcome. For each image: <stem>.parquet (layers), <stem>_cell_layers, _profile, _relative and _zones
+    .parquet, <stem>.ome.tif, <stem>.geojson (layers for QuPath), <stem>_cells.geojson (cells with class, layer and
+    stains), <stem>.png (figure) and <stem>.json (scale, background, settings, versions).
+
+    Example: dermatome layers measure slides/ --tissue masks --cells cells --out layers --table layers.csv
+    """
     from dermatome.labels.npz import load_instances, load_mask
-    from dermatome.skin.layers.figures import layers_figure
     from dermatome.skin.layers.measure import measure_layers
-    from dermatome.storage.files import write_atomic
+    from dermatome.skin.layers.stage import layers_rows, write_layers
+    from dermatome.storage.files import sha256_file
 
     settings = LayerSettings(layer_um=layer_um)
-    tables: list[pd.DataFrame] = []
-    warnings: list[str] = []
+    results, tables = Results(out, "epidermis_layers", settings, overwrite), []
 
-    def measure(slide: Slide) -> str:
-        mask, _ = load_mask(tissue / f"{slide.name}.npz", size=slide.size)
-        instances = load_instances(cells / f"{slide.name}.npz", size=slide.size)
-        table = read_cells(cells / f"{slide.name}.parquet")
-        warning = str(table.attrs.get("warning", ""))
-        if warning not in warnings:
-            warn(warning)
-            warnings.append(warning)
-        found = measure_layers(slide, mask, instances, table, settings)
-        write_atomic(out / f"{slide.name}.png", layers_figure(slide, found))
-        table = found.layers.copy()
-        table.insert(0, "slide", pd.Series([slide.name] * len(table), dtype="str"))
-        table["pattern"] = pd.Series([found.pattern.value if found.pattern else ""] * len(table), dtype="str")
-        tables.append(table.assign(**found.background.values))
-        text = f"{len(table)} layers, {found.pattern} staining" if found.pattern else found.message
-        background = found.background.check()
-        return text if background.passed else f"{text}. {background.description}"
+    def measure(slide: Slide, report: Report) -> str:
+        if slide.name == "layers":
+            raise BadImage("An image named layers would overwrite the table layers.parquet: rename it.")
+        paths = (tissue / f"{slide.name}.npz", cells / f"{slide.name}.npz", cells / f"{slide.name}.parquet")
+        mask, _ = load_mask(paths[0], size=slide.size)
+        instances, rows = load_instances(paths[1], size=slide.size), read_cells(paths[2])
+
+        def write(folder: Path) -> StageResult:
+            found = measure_layers(slide, mask, instances, rows, settings)
+            return write_layers(
+                folder, slide, instances, rows, found, {}, str(rows.attrs.get("warning", "")), slide.name
+            )
+
+        versions = dict(zip(("mask_sha256", "cells_sha256", "table_sha256"), map(sha256_file, paths), strict=True))
+        record, note = results.of(slide, write, **versions)
+        tables.append(layers_rows(record, out / f"{slide.name}.parquet"))
+        pattern = record.values["pattern"]
+        text = f"{record.values['layers']} layers, {pattern} staining" if pattern else record.message
+        background = record.checks[0]
+        return note + (text if background.passed else f"{text}. {background.description}")
 
     def finish() -> None:
         if tables:
-            write_rows(out / "layers.parquet", pd.concat(tables, ignore_index=True), max(warnings, default=""))
+            merged = merge_table(out / "layers.parquet", tables)
+            write_table(str(out / "layers.parquet"), merged)
+            if table:
+                write_table(table, merged)
 
-    each_slide(images, mpp, measure, finish)
+    each_slide(images, mpp, measure, finish, complain if table == "-" else typer.echo)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dermatome.errors import BadAnnotation, BadImage, DermatomeError, MissingInput
+from dermatome.errors import BadAnnotation, BadImage, BadWeights, DermatomeError, MissingInput
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from dermatome.inference.compute import Compute
     from dermatome.slides.slide import Slide
+    from dermatome.storage.record import StageRecord, StageResult
+    from dermatome.storage.settings_model import SettingsModel
+
+Report = Callable[[str], None]
+"""Shows the step that an image is at beside the progress bar."""
 
 GROUP: dict[str, Any] = {"no_args_is_help": True, "context_settings": {"help_option_names": ["-h", "--help"]}}
 """Arguments of every group of commands."""
@@ -101,6 +108,14 @@ Mpp = Annotated[
         callback=given_mpp,
     ),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Compute results again that are there. Without it, a result of the same image, weights, settings and "
+        "version is kept.",
+    ),
+]
 TissueMasks = Annotated[Path, typer.Option(help="Folder of masks from 'tissue predict'.", show_default=False)]
 Models = Annotated[
     Path, typer.Option(help="Folder of Cellpose's files for cyto2. Missing files are downloaded into it.")
@@ -142,8 +157,63 @@ def choose(
     return choose_compute(device.value, precision.value, threads, backend=backend.value)
 
 
+@dataclass(frozen=True)
+class Results:
+    """Results of a command, a set of files and a record ``<stem>.json`` for each image.
+
+    Attributes:
+        out: folder of the results.
+        asset: name of the platform's asset with the same results.
+        settings: settings of the command.
+        overwrite: whether results that are there are computed again.
+    """
+
+    out: Path
+    asset: str
+    settings: SettingsModel
+    overwrite: bool
+    _warned: list[str] = field(default_factory=list)
+
+    def of(self, slide: Slide, write: Callable[[Path], StageResult], **inputs: str) -> tuple[StageRecord, str]:
+        """The record of an image and a note to print before it; ``write`` is called unless the result is there.
+
+        Args:
+            slide: the image.
+            write: computes the result and writes its files into a folder.
+            inputs: sha256 of what the result is computed from besides the image.
+        """
+        from dermatome.pipeline.exported import find_result, slide_inputs, write_result
+
+        known, deciding = slide_inputs(slide, **inputs), self.settings.deciding()
+        found = None if self.overwrite else find_result(self.out, slide.name, known, deciding)
+        note = "" if found is None else "kept (same image, weights and settings): "
+        if found is None:
+            found = write_result(self.out, slide.name, self.asset, slide.name, known, deciding, write)
+        self.warn_synthetic(found)
+        return found, note
+
+    def warn_synthetic(self, record: StageRecord) -> None:
+        """Says, once for a command, that the network behind a result has only learnt from synthetic images."""
+        from dermatome.training.weights import SYNTHETIC_WARNING
+
+        if record.values.get("synthetic") and not self._warned:
+            self._warned.append(record.partition)
+            warn(SYNTHETIC_WARNING)
+
+
+def weights_sha256(path: Path, load: Callable[[], Any]) -> str:
+    """The sha256 of a weights file, without loading it; if there is no such file, ``load`` finds it or says so."""
+    from dermatome.storage.files import sha256_file
+
+    return sha256_file(path) if path.is_file() else str(load().sha256)
+
+
 def each_slide(
-    images: Sequence[Path], mpp: float, work: Callable[[Slide], str], finish: Callable[[], None] | None = None
+    images: Sequence[Path],
+    mpp: float,
+    work: Callable[[Slide, Report], str],
+    finish: Callable[[], None] | None = None,
+    say: Callable[[str], None] = typer.echo,
 ) -> None:
     """Reads each image and calls ``work`` on it, as :func:`each` does.
 
@@ -152,6 +222,7 @@ def each_slide(
         mpp: Microns per pixel of images whose file states none.
         work: Processes a slide and describes the result.
         finish: Called after the last image.
+        say: Prints what was found.
 
     Raises:
         MissingInput: A folder has no image.
@@ -164,39 +235,52 @@ def each_slide(
 
     first: dict[str, Path] = {}
 
-    def one(path: Path) -> str:
+    def one(path: Path, report: Report) -> str:
         other = first.setdefault(slide_name(path), path)
         if other != path:
             raise BadImage(f"{path} has the same name as {other}, so its results would overwrite those: rename one.")
         slide = read_slide(path, declared_mpp=mpp, mpp_given=isinstance(mpp, GivenMpp))
         if slide.conversions:
             complain(f"{path.name}: {'; '.join(slide.conversions)}.")
-        return work(slide)
+        return work(slide, report)
 
-    each(list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES))), one, "images", finish)
+    each(list(image_files(images, (*SUFFIXES, *WSI_SUFFIXES))), one, "images", finish, say)
 
 
 def each(
-    paths: Sequence[Path], work: Callable[[Path], str], what: str, finish: Callable[[], None] | None = None
+    paths: Sequence[Path],
+    work: Callable[[Path, Report], str],
+    what: str,
+    finish: Callable[[], None] | None = None,
+    say: Callable[[str], None] = typer.echo,
 ) -> None:
     """Calls ``work`` on each path with a progress bar, and continues after failures.
 
     Args:
         paths: Files or folders.
-        work: Processes one of them and describes the result.
+        work: Processes one of them, reports its progress, and describes the result.
         what: What they are, in the plural.
         finish: Called after the last one.
+        say: Prints what was found.
 
     Raises:
+        BadWeights: The network cannot be loaded, so all would fail.
         Exit: Something failed; each reason was printed to the error stream.
     """
     failed = 0
     with progress_bar() as bar:
         task = bar.add_task(what.capitalize(), total=len(paths))
+
+        def show(now: str, step: str) -> None:
+            bar.update(task, description=f"{now}: {step}")
+
         for path in paths:
-            bar.update(task, description=f"{what.capitalize()}: {path.name}")
+            now = f"{what.capitalize()}: {path.name}"
+            bar.update(task, description=now)
             try:
-                message = work(path)
+                message = work(path, partial(show, now))
+            except BadWeights:
+                raise
             except DermatomeError as error:
                 failed += 1
                 complain(str(error))
@@ -210,7 +294,7 @@ def each(
                 failed += 1
                 complain(f"{path}: {type(error).__name__}: {error}; this is a defect of Dermatome, please report it.")
             else:
-                typer.echo(f"{path.name}: {message}")
+                say(f"{path.name}: {message}")
             bar.advance(task)
     if finish is not None:
         finish()
@@ -276,7 +360,7 @@ def complain(message: str) -> None:
 
 
 def warn(warning: str) -> None:
-    """Prints a network's warning to the error stream, once for a command; nothing if it is empty."""
+    """Prints a warning to the error stream; nothing if it is empty."""
     if warning:
         complain(f"Warning: {warning}")
 
@@ -288,20 +372,60 @@ def unusable_file(error: OSError, path: Path | None = None) -> str:
     return f"{shown} cannot be used ({error.strerror or error}): check the path."
 
 
-def write_rows(path: Path, table: Any, warning: str = "") -> None:
-    """Writes a pandas table as a Parquet file, atomically; pandas reads ``warning`` as one of its attrs.
+def check_table(out: str) -> str:
+    """Refuses the name of a table that says no format, before anything is computed."""
+    if out not in ("", "-") and not out.lower().endswith((".csv", ".parquet")):
+        raise typer.BadParameter(f"{out} names no format: end it in .csv or .parquet, or give - for CSV on the screen.")
+    return out
+
+
+TableOut = Annotated[
+    str,
+    typer.Option(
+        help="Table to write: .parquet, .csv, or - for CSV on the standard output.",
+        show_default=False,
+        callback=check_table,
+    ),
+]
+
+
+def write_table(out: str, table: Any) -> None:
+    """Writes a pandas table where and as a :data:`TableOut` says, atomically.
 
     Raises:
         StorageFailed: The file cannot be written.
     """
     from dermatome.storage.files import write_atomic
 
-    table.attrs = {"warning": warning} if warning else {}
-    write_atomic(path, table.to_parquet(index=False))
+    if out == "-":
+        typer.echo(table.to_csv(index=False), nl=False)
+    else:
+        content = table.to_csv(index=False).encode() if out.lower().endswith(".csv") else table.to_parquet(index=False)
+        write_atomic(Path(out), content)
+
+
+def merge_table(path: Path, new: Sequence[Any]) -> Any:
+    """The tables of slides in ``new`` and the rows of other slides in the Parquet file at ``path``, by slide.
+
+    Raises:
+        BadAnnotation: The file is no such table.
+    """
+    import pandas as pd
+
+    tables = list(new)
+    if path.is_file():
+        try:
+            old = pd.read_parquet(path)
+            tables.append(old[~old["slide"].isin({name for table in new for name in table["slide"]})])
+        except (OSError, ValueError, KeyError) as error:
+            raise BadAnnotation(
+                f"{path} is no table of slides ({error}): move it away, or use another folder."
+            ) from error
+    return pd.concat(tables, ignore_index=True).sort_values("slide", kind="stable", ignore_index=True)
 
 
 def read_cells(path: Path) -> Any:
-    """Reads ``cell_id`` and ``equivalent_diameter_um`` from a table of cells, and the warning in its attrs.
+    """Reads a table of cells, which has at least ``cell_id`` and ``equivalent_diameter_um``.
 
     Raises:
         MissingInput: The file does not exist.
@@ -310,7 +434,9 @@ def read_cells(path: Path) -> Any:
     import pandas as pd
 
     try:
-        return pd.read_parquet(path, columns=["cell_id", "equivalent_diameter_um"])
+        table = pd.read_parquet(path)
+        table[["cell_id", "equivalent_diameter_um"]]
+        return table.drop(columns="slide", errors="ignore")
     except FileNotFoundError as error:
         raise MissingInput(f"There is no table of cells {path}: create it with 'dermatome cells segment'.") from error
     except (OSError, ValueError, KeyError) as error:

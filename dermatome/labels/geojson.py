@@ -136,21 +136,48 @@ def object_features(
         what: ``cell`` or ``nucleus``.
         classes: colour of each class, if the objects have classes in the column ``class``.
     """
-    numeric = table.select_dtypes("number")
-    names = [str(name) for name in numeric.columns]
-    values = numeric.to_numpy(dtype=float, na_value=np.nan).tolist()
-    row_of = {int(number): row for row, number in enumerate(table[f"{what}_id"])}
+    rows = dict(zip(table[f"{what}_id"], _measurements(table), strict=True))
     kinds = {} if classes is None else dict(zip(table[f"{what}_id"], table["class"], strict=True))
     for number, parts in _outlines(instances):
-        row = values[row_of[number]] if number in row_of else [math.nan] * len(names)
-        measurements = {
+        kind = str(kinds.get(number, what))
+        colour = (classes or {}).get(kind, _CELL_COLOUR)
+        name, measurements = f"{what} {number}", rows.get(number, {})
+        yield _feature(slide, name, parts, kind, colour, {"objectType": "detection"}, measurements)
+
+
+def region_features(
+    labels: TiledArray, classes: Mapping[int, tuple[str, Rgb]], table: pd.DataFrame, *, slide: str
+) -> Iterator[Feature]:
+    """Yields a QuPath annotation for each number of a map, such as a layer, in the order of the numbers.
+
+    Args:
+        labels: (H, W) uint16 or int32, 0 background.
+        classes: name and colour of each number.
+        table: a row for each number 1, 2, …; its numbers become measurements, nulls are left out.
+        slide: name of the slide; ids of the annotations are derived from it.
+    """
+    parts: dict[int, list[Rings]] = {}
+    for number, found in _outlines(labels):
+        parts.setdefault(number, []).extend(found)
+    rows = _measurements(table)
+    for number in sorted(parts):
+        name, colour = classes[number]
+        kind = {"objectType": "annotation", "isLocked": True}
+        yield _feature(slide, name, parts[number], name, colour, kind, rows[number - 1])
+
+
+def _measurements(table: pd.DataFrame) -> list[dict[str, float]]:
+    """The numbers of each row by column, nulls left out."""
+    numeric = table.select_dtypes("number")
+    names = [str(name) for name in numeric.columns]
+    return [
+        {
             name: int(value) if value.is_integer() else round(value, 6)
             for name, value in zip(names, row, strict=True)
             if math.isfinite(value)
         }
-        kind = str(kinds.get(number, what))
-        colour = (classes or {}).get(kind, _CELL_COLOUR)
-        yield _feature(slide, f"{what} {number}", parts, kind, colour, {"objectType": "detection"}, measurements)
+        for row in numeric.to_numpy(dtype=float, na_value=np.nan).tolist()
+    ]
 
 
 def _feature(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import LabelArray
 from dermatome.geometry import Box, Size
 
 TILE_PX = 512
@@ -51,6 +52,16 @@ class TiledArray:
         """Returns a packed copy of an array (H, W)."""
         array = cls(Size(*values.shape), values.dtype)
         array.append(values)
+        return array
+
+    @classmethod
+    def copy_of(cls, labels: LabelArray, dtype: npt.DTypeLike) -> TiledArray:
+        """Returns a packed copy of labels in memory or in a file, read in bands; a tiled array as it is."""
+        if isinstance(labels, cls):
+            return labels
+        array = cls(Size(*labels.shape), dtype)
+        for top in range(0, labels.shape[0], TILE_PX):
+            array.append(labels[top : min(top + TILE_PX, labels.shape[0]), 0 : labels.shape[1]])
         return array
 
     @property

@@ -70,10 +70,13 @@ def load_slide(root: DataRoot, slide: str, asset: str = "slide_images") -> Slide
     return open_slide(folder, slide, dict(record.values))
 
 
-def write_figure(folder: Path, figure: bytes) -> None:
-    """Writes a figure (PNG bytes) and its preview."""
-    write_atomic(folder / FIGURE_FILE, figure)
-    write_atomic(folder / PREVIEW_FILE, preview(figure))
+def write_figure(folder: Path, figure: bytes, stem: str = "") -> None:
+    """Writes a figure (PNG bytes): ``<stem>.png``, or in the data root, without a stem, with its preview."""
+    if stem:
+        write_atomic(folder / f"{stem}.png", figure)
+    else:
+        write_atomic(folder / FIGURE_FILE, figure)
+        write_atomic(folder / PREVIEW_FILE, preview(figure))
 
 
 def write_rows(path: Path, slide: str, rows: pd.DataFrame, *, warning: str = "") -> None:

@@ -20,8 +20,8 @@ MASK_FILE = "mask.npz"
 MASK_TIFF = "mask.ome.tif"
 CELLS_FILE = "cells.npz"
 CELLS_TIFF = "cells.ome.tif"
-CELLS_TABLE = "cells.parquet"
 LAYERS_TABLE = "layers.parquet"
+CELLS_TABLE = "cells.parquet"
 
 
 def load_tissue_mask(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, StageRecord]:

@@ -127,7 +127,7 @@ TABLES: dict[str, Table] = {
     "cell_layers": Table(
         "epidermis_layers",
         "cell_layers.parquet",
-        "slide varchar, cell_id integer, layer integer, distance_um double",
+        "slide varchar, cell_id integer, layer integer, distance_um double, relative_depth double",
     ),
     "layers": Table(
         "epidermis_layers",

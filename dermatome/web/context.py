@@ -152,6 +152,15 @@ class AnalysisPage(Generic[Found]):
     files: Callable[[Found, Path], list[Path]]
 
 
+def add_csv(folder: Path) -> list[Path]:
+    """Writes each Parquet table of a result also as CSV, for spreadsheets; returns all files of the folder."""
+    import pandas as pd
+
+    for path in sorted(folder.glob("*.parquet")):
+        pd.read_parquet(path).to_csv(path.with_suffix(".csv"), index=False)
+    return sorted(folder.iterdir())
+
+
 def networks_note(networks: Callable[[], str]) -> str:
     """Markdown that describes a page's networks, or the reason why they cannot be used."""
     try:

@@ -14,18 +14,19 @@ from dermatome.imaging.overlay import cell_colours, sample_labels
 from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, TERNARY_COLOURS
 from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei, nucleus_weights_named
 from dermatome.nuclei.maps.settings import NucleusSettings
-from dermatome.nuclei.til.settings import TilSettings
-from dermatome.web.context import AnalysisPage, Progress, WebContext
+from dermatome.web.context import AnalysisPage, Progress, WebContext, add_csv
 from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, slide_html
 
 if TYPE_CHECKING:
+    from dermatome.imaging.stain_normalisation import StainFit
     from dermatome.inference.compute import Compute
     from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork
     from dermatome.nuclei.til.score import TilScores
     from dermatome.registry.champion import Weights
     from dermatome.settings import Settings
     from dermatome.slides.slide import Slide
+    from dermatome.storage.record import StageResult
 
 TITLE = "Nuclei"
 _TEXT = (
@@ -45,15 +46,23 @@ class NucleiFound:
         slide: Image that was analysed.
         nuclei: Maps and table of the nuclei.
         til: TIL scores.
-        til_settings: Settings of the scores.
+        settings: Settings that it was computed with.
         network: Name of the network, for people.
+        weights: Name of the weights, for records.
+        ready: Network that found the nuclei.
+        compute: Device and precision that it ran with.
+        fit: Stains of the slide, if they were normalised.
     """
 
     slide: Slide
     nuclei: NucleiResult
     til: TilScores
-    til_settings: TilSettings
+    settings: Settings
     network: str
+    weights: str
+    ready: NucleusNetwork
+    compute: Compute
+    fit: StainFit | None
 
 
 def nuclei_page(context: WebContext) -> AnalysisPage[NucleiFound]:
@@ -72,7 +81,7 @@ def nuclei_page(context: WebContext) -> AnalysisPage[NucleiFound]:
         def on_tiles(done: int) -> None:
             progress(0.1 + 0.75 * done / (done + 8), f"{done} tiles done")
 
-        return find_nuclei(slide, source, ready, settings, context.limits, on_tiles)
+        return find_nuclei(slide, source, ready, settings, context.limits, on_tiles, context.compute)
 
     return AnalysisPage(
         _TEXT,
@@ -149,6 +158,7 @@ def find_nuclei(
     settings: Settings,
     limits: UploadLimits,
     on_tiles: Callable[[int], None],
+    compute: Compute,
 ) -> NucleiFound:
     """Finds the nuclei of a slide and computes its TIL scores.
 
@@ -159,6 +169,7 @@ def find_nuclei(
         settings: Settings of the data root.
         limits: Limits on the size of the image.
         on_tiles: Callback with the number of tiles done; an exception that it raises stops the work.
+        compute: Device and precision of the network, for the record.
 
     Raises:
         BadImage: The slide has too many pixels at the network's scale.
@@ -173,7 +184,7 @@ def find_nuclei(
     normalise = [None if fit is None else fit.normalise]
     found = segment_nuclei([slide], network, settings.nuclei, on_tiles, normalise=normalise)[0]
     til = score_til(found.table, slide.size, slide.mpp, tissue_mm2(slide), settings.til)
-    return NucleiFound(slide, found, til, settings.til, network_name(source))
+    return NucleiFound(slide, found, til, settings, network_name(source), source.name, network, compute, fit)
 
 
 def nuclei_view(found: NucleiFound) -> str:
@@ -216,8 +227,8 @@ def counts_html(found: NucleiFound) -> str:
     scores = (
         ("Lymphocytes per mm² of tissue", til.lymphocytes_per_mm2, "{:,.0f}"),
         ("Immune share of nuclei", til.immune_share, "{:.1%}"),
-        (f"Lymphocytes within {found.til_settings.near_um:g} µm of epithelium", til.near_epithelium_share, "{:.1%}"),
-        (f"Squares of {found.til_settings.square_um:g} µm with a lymphocyte", til.infiltrated_share, "{:.1%}"),
+        (f"Lymphocytes within {found.settings.til.near_um:g} µm of epithelium", til.near_epithelium_share, "{:.1%}"),
+        (f"Squares of {found.settings.til.square_um:g} µm with a lymphocyte", til.infiltrated_share, "{:.1%}"),
         ("Tissue, mm²", til.tissue_mm2, "{:.3f}"),
     )
     more = "".join(
@@ -233,22 +244,25 @@ def counts_html(found: NucleiFound) -> str:
 
 
 def write_nuclei_files(found: NucleiFound, folder: Path) -> list[Path]:
-    """Writes outlines, table and maps in the formats of the command line and the platform; returns their paths."""
-    from dermatome.nuclei.maps.files import write_class_maps, write_instances, write_outlines
-    from dermatome.storage.files import write_atomic
+    """Writes the files of the command line, and those of TIL named ``<slide>_til``; returns their paths."""
+    from dermatome.nuclei.maps.stage import write_nuclei
+    from dermatome.nuclei.til.stage import write_til
+    from dermatome.pipeline.exported import slide_inputs, write_result
 
-    slide, table, stem = found.slide, found.nuclei.table, folder / found.slide.name
-    write_class_maps(folder, found.nuclei, slide)
-    maps = [path.rename(f"{stem}_{path.name}") for path in sorted(folder.iterdir())]
-    outlines, csv, parquet, instances = (
-        Path(f"{stem}{end}") for end in (".geojson", ".csv", ".parquet", "_instances.ome.tif")
-    )
-    write_outlines(outlines, found.nuclei, slide)
-    write_atomic(csv, table.to_csv(index=False).encode())
-    table.attrs = {"warning": found.nuclei.warning} if found.nuclei.warning else {}
-    write_atomic(parquet, table.to_parquet(index=False))
-    write_instances(instances, found.nuclei, slide)
-    return [outlines, csv, parquet, instances, *maps]
+    slide, ready, settings, stem = found.slide, found.ready, found.settings, found.slide.name
+    inputs = slide_inputs(slide, weights_sha256=ready.weights.sha256)
+
+    def nuclei_files(place: Path) -> StageResult:
+        one, opacity = (slide, found.nuclei, found.fit), settings.nuclei_opacity
+        return write_nuclei(place, *one, ready, found.compute, {}, found.weights, opacity, stem)
+
+    record = write_result(folder, stem, "nucleus_maps", stem, inputs, settings.nuclei.deciding(), nuclei_files)
+
+    def til_files(place: Path) -> StageResult:
+        return write_til(place, stem, found.nuclei.table, record.values, settings.til, f"{stem}_til")
+
+    write_result(folder, f"{stem}_til", "til_scores", stem, inputs, settings.til.deciding(), til_files)
+    return add_csv(folder)
 
 
 def _example(seed: int) -> Slide:

@@ -16,7 +16,7 @@ from dermatome.registry.model_kinds import TISSUE
 from dermatome.skin.cells.networks import find_cell_weights, load_cells
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
-from dermatome.web.context import AnalysisPage, Progress, WebContext
+from dermatome.web.context import AnalysisPage, Progress, WebContext, add_csv
 from dermatome.web.uploads import Example, UploadLimits, check_work
 from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, picture_html, slide_html
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dermatome.skin.layers.measure import LayersResult
     from dermatome.skin.tissue.segment import TissueNetwork, TissueResult
     from dermatome.slides.slide import Slide
+    from dermatome.storage.record import StageResult
 
 TITLE = "Skin layers"
 _TEXT = (
@@ -98,7 +99,9 @@ class SkinFound:
         cells: Cells of the epidermis.
         layers: Layers of the epidermis.
         figure: Profiles by layer, as PNG.
-        networks: Names of the networks, for people.
+        names: Names of the networks, for people.
+        networks: Networks that found it.
+        settings: Settings that it was computed with.
         warning: Of the networks' cards, and if the slide does not look like skin.
     """
 
@@ -107,7 +110,9 @@ class SkinFound:
     cells: CellsResult
     layers: LayersResult
     figure: bytes
-    networks: str
+    names: str
+    networks: SkinNetworks
+    settings: Settings
     warning: str = ""
 
 
@@ -227,7 +232,7 @@ def measure_skin(
     layers = measure_layers(
         slide, tissue.mask, cells.instances.whole(), cells.table, settings.layers, lambda: progress(0.8, "Layers")
     )
-    return SkinFound(slide, tissue, cells, layers, layers_figure(slide, layers), names, warning)
+    return SkinFound(slide, tissue, cells, layers, layers_figure(slide, layers), names, networks, settings, warning)
 
 
 def skin_view(found: SkinFound) -> str:
@@ -265,7 +270,7 @@ def skin_summary(found: SkinFound) -> str:
             text += f"{len(layers.layers)} layers of {layers.layer_um:.1f} µm; {layers.pattern} staining{score}."
         background = layers.background.check()
         text += "" if background.passed else f" {background.description}"
-    return f"{text} {found.networks}." if found.networks else text
+    return f"{text} {found.names}." if found.names else text
 
 
 def layers_html(found: SkinFound) -> str:
@@ -282,28 +287,37 @@ def layers_html(found: SkinFound) -> str:
 
 
 def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
-    """Writes masks, outlines, tables and profiles in the formats of the command line; returns their paths."""
-    from dermatome.labels.geojson import object_features, summarise_mask, tissue_features, write_geojson
-    from dermatome.labels.npz import save_mask
-    from dermatome.labels.ome_tiff import write_ome_tiff
-    from dermatome.labels.tiled import TiledArray
-    from dermatome.storage.files import write_atomic
+    """Writes the command line's files, named ``<slide>_tissue``, ``_cells`` and ``_layers``; returns their paths."""
+    from dermatome.pipeline.exported import slide_inputs, write_result
+    from dermatome.skin.cells.stage import write_cells
+    from dermatome.skin.layers.stage import write_layers
+    from dermatome.skin.tissue.stage import write_tissue
 
-    slide, name = found.slide, found.slide.name
-    tissue = tissue_features(summarise_mask(TiledArray.of(found.tissue.mask)), mpp=slide.mpp, slide=name)
-    cells = object_features(found.cells.instances, found.cells.table, slide=name)
-    tables = {"cells": found.cells.table, "layers": found.layers.layers, "profile": found.layers.profile}
-    files = [
-        save_mask(folder / f"{name}_tissue.npz", found.tissue.mask, found.tissue.crop),
-        write_geojson(folder / f"{name}_tissue.geojson", tissue, warning=found.warning),
-        write_geojson(folder / f"{name}_cells.geojson", cells, warning=found.warning),
-        write_ome_tiff(
-            folder / f"{name}_cells.ome.tif", found.cells.instances, slide.mpp, name=name, warning=found.warning
-        ),
-    ]
-    for kind, table in tables.items():
-        files.append(write_atomic(folder / f"{name}_{kind}.csv", table.to_csv(index=False).encode()))
-    return [*files, write_atomic(folder / f"{name}_layers.png", found.figure)]
+    slide, tissue, cells, layers = found.slide, found.tissue, found.cells, found.layers
+    networks, settings, stem = found.networks, found.settings, found.slide.name
+    compute, champion = networks.cells.compute, networks.tissue.weights
+    inputs = slide_inputs(slide, weights_sha256=champion.sha256, cell_weights_sha256=networks.cells.sha256)
+    masks, instances, rows = tissue.mask, cells.instances, cells.table
+    warning = tissue.warning or networks.cells.warning
+
+    def tissue_files(place: Path) -> StageResult:
+        name = champion.card.name
+        return write_tissue(place, slide, tissue, networks.tissue, compute, {}, name, f"{stem}_tissue")
+
+    def cell_files(place: Path) -> StageResult:
+        return write_cells(place, slide, masks, cells, networks.cells, {}, bool(tissue.warning), f"{stem}_cells")
+
+    def layer_files(place: Path) -> StageResult:
+        return write_layers(place, slide, instances, rows, layers, {}, warning, f"{stem}_layers")
+
+    parts = (
+        ("tissue", "epidermis_masks", settings.tissue, tissue_files),
+        ("cells", "cell_masks", settings.cells, cell_files),
+        ("layers", "epidermis_layers", settings.layers, layer_files),
+    )
+    for part, asset, chosen, write in parts:
+        write_result(folder, f"{stem}_{part}", asset, stem, inputs, chosen.deciding(), write)
+    return add_csv(folder)
 
 
 def _example(pattern: StainingPattern) -> Slide:

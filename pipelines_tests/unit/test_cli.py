@@ -200,9 +200,16 @@ def test_training_writes_weights_that_predict_masks(
     mask, _ = load_mask(out / "good.npz", size=toy.slide.size)
     assert mask.max() < len(TISSUE_LABELS)
     with Image.open(out / "good.png") as drawn:
-        assert drawn.size == (448, 448)
-    names = [f"{stem}.{suffix}" for stem in ("core A1.[9728x1536]", "good") for suffix in ("npz", "png")]
+        assert min(drawn.size) > 448
+    ends = ("geojson", "json", "npz", "ome.tif", "png")
+    names = [f"{stem}.{end}" for stem in ("core A1.[9728x1536]", "good") for end in ends]
     assert sorted(path.name for path in out.iterdir()) == names
+    before = (out / "good.npz").stat().st_mtime_ns
+    again = ("tissue", "predict", "--weights", weights, "--out", out, images / "good.jpg")
+    assert "kept" in run(capfd, *again)[1]
+    assert (out / "good.npz").stat().st_mtime_ns == before
+    assert "kept" not in run(capfd, *again, "--any-scale")[1], "another setting is another result"
+    assert "kept" not in run(capfd, *again, "--any-scale", "--overwrite")[1]
 
 
 def test_a_missing_weights_file_is_one_sentence(

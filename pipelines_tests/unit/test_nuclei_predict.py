@@ -139,10 +139,13 @@ def test_what_a_network_sees_on_background_beside_tissue_is_left_out():
     ("semantic", "has_classes"), [([9, 0, 0, 0, 0], True), ([0, 9, 0, 0, 0], False)], ids=["blind", "never learnt"]
 )
 def test_a_nucleus_without_a_class_is_shown_and_has_no_score(tmp_path, semantic, has_classes):
-    blind = network_of(Same(*semantic, 0, 9, 0), replace(CARD, has_classes=has_classes))
+    blind, compute = (
+        network_of(Same(*semantic, 0, 9, 0), replace(CARD, has_classes=has_classes)),
+        choose_compute("cpu", "fp32", 1),
+    )
     slide = Slide("s", np.full((64, 64, 3), 120, np.uint8), 0.25, MppSource.DECLARED, "")
     source = Weights(DataRoot(tmp_path), NUCLEI, "blind", "b" * 64)
-    found = find_nuclei(slide, source, blind, Settings(), UploadLimits(), lambda _: None)
+    found = find_nuclei(slide, source, blind, Settings(), UploadLimits(), lambda _: None, compute)
     assert found.nuclei.table["class"].tolist() == ["unclassified"]
     assert found.nuclei.whole().classes.tolist() == [0, 0]
     assert sum(found.til.counts.values()) == 0
@@ -207,9 +210,11 @@ def test_the_command_writes_files_that_others_read(tmp_path, toy):
     )
     assert done.exit_code == 0, done.output
     out = tmp_path / "out"
-    names = {"field_semantic.png", "field_ternary.png", "field_instances.tif", "field.parquet", "field.geojson"}
+    kinds = ("semantic", "ternary", "instances")
+    names = {f"field.{end}" for end in ("parquet", "geojson", "json", "png")}
+    names |= {f"field_{kind}.ome.tif" for kind in kinds} | {f"field_{kind}.png" for kind in kinds[:2]}
     assert {path.name for path in out.iterdir()} == names
-    instances = tifffile.imread(out / "field_instances.tif")
+    instances = tifffile.imread(out / "field_instances.ome.tif")
     table = pd.read_parquet(out / "field.parquet")
     outlines = json.loads((out / "field.geojson").read_text())["features"]
     assert instances.shape == (96, 128)

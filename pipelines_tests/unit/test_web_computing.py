@@ -1,6 +1,5 @@
 """The web app without a browser: whose turn it is, which networks and settings are used, what is found."""
 
-import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +38,6 @@ from dermatome.web.skin import (
     skin_source,
     skin_summary,
     skin_view,
-    write_skin_files,
 )
 from dermatome.web.uploads import UploadLimits
 from dermatome.web.viewer import status_html
@@ -132,7 +130,7 @@ def test_settings_of_the_data_root_decide_what_is_found(tmp_path):
         source, now = nuclei_source(context), context.settings
         network = load_nuclei_network(source, now.nuclei, context.compute)
         slide = toy_nuclei(11, Size(128, 128)).slide
-        return find_nuclei(slide, source, network, now, context.limits, lambda tiles: None)
+        return find_nuclei(slide, source, network, now, context.limits, lambda tiles: None, context.compute)
 
     plain = found("")
     assert "found by the toy network (sha256 " in nuclei_summary(plain)
@@ -146,13 +144,13 @@ def test_a_slide_too_large_at_the_networks_scale_is_not_begun(tmp_path):
     network = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=0.25)))
     slide = replace(toy_nuclei(11, Size(128, 128)).slide, mpp=1.0)
     with pytest.raises(BadImage, match="over the limit of 0 million"):
-        find_nuclei(slide, None, network, None, UploadLimits(max_network_px=200_000), lambda tiles: None)
+        find_nuclei(slide, None, network, None, UploadLimits(max_network_px=200_000), lambda tiles: None, None)
 
 
 # --- the skin chain
 
 
-def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch):
+def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(monkeypatch):
     toy, no_skin = toy_slide(40, size_px=400), lambda: Check("looks_like_skin", False, "No skin.")
     known = SimpleNamespace(
         mask=toy.mask, crop=Box.whole(toy.slide.size), epidermis_share=0.3, warning="", skin_check=no_skin
@@ -173,9 +171,6 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(tmp_path, monkeypatch)
     assert 'class="dm-status dm-warn"' in status_html(skin_summary(found), warning=found.warning)
     assert shares == sorted(shares)
     assert skin_view(found).count("<img") == 4
-    files = {path.name.split("_", 1)[1]: path for path in write_skin_files(found, tmp_path)}
-    assert len(json.loads(files["cells.geojson"].read_text())["features"]) == len(found.cells.table) > 10
-    assert files["layers.csv"].read_text().startswith("layer,")
 
 
 def test_without_a_champion_the_page_says_how_to_get_one(tmp_path):

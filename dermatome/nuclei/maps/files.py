@@ -20,16 +20,20 @@ NUCLEI_TABLE = "nuclei.parquet"
 OUTLINES_FILE = "nuclei.geojson"
 
 
-def write_class_maps(folder: Path, found: NucleiResult, slide: Slide) -> None:
-    """Writes the semantic and the ternary map with the name and colour of each class.
+def write_class_maps(folder: Path, found: NucleiResult, slide: Slide, before: str = "") -> None:
+    """Writes the semantic and the ternary map with the name and colour of each class; file names start with ``before``.
 
     Raises:
         StorageFailed: The disk is full or the folder is not writable.
     """
     semantic = {int(c): (c.label, c.colour) for c in NucleusClass}
     ternary = {int(c): (c.label, c.colour) for c in TernaryClass}
-    write_ome_tiff(folder / SEMANTIC_FILE, found.semantic, slide.mpp, semantic, name=slide.name, warning=found.warning)
-    write_ome_tiff(folder / TERNARY_FILE, found.ternary, slide.mpp, ternary, name=slide.name, warning=found.warning)
+    write_ome_tiff(
+        folder / f"{before}{SEMANTIC_FILE}", found.semantic, slide.mpp, semantic, name=slide.name, warning=found.warning
+    )
+    write_ome_tiff(
+        folder / f"{before}{TERNARY_FILE}", found.ternary, slide.mpp, ternary, name=slide.name, warning=found.warning
+    )
 
 
 def write_instances(path: Path, found: NucleiResult, slide: Slide) -> None:

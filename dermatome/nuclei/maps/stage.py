@@ -112,45 +112,79 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
     def save(self, key: str, found: _Found, folder: Path) -> StageResult:
         """Writes maps, table, outlines and pictures."""
         assert self._compute is not None
-        slide, result, seconds = found.slide, found.result, dict(found.seconds)
-        with timed(seconds, "write"):
-            write_class_maps(folder, result, slide)
-            write_instances(folder / INSTANCES_FILE, result, slide)
-            write_outlines(folder / OUTLINES_FILE, result, slide)
-            write_rows(folder / NUCLEI_TABLE, key, result.table, warning=result.warning)
-        with timed(seconds, "figure"):
-            write_figure(folder, maps_figure(slide, result))
-            write_atomic(folder / "semantic.png", png_bytes(semantic_overlay(slide, result, opacity=self.opacity)))
-            write_atomic(folder / "ternary.png", png_bytes(ternary_overlay(slide, result, opacity=self.opacity)))
-        with timed(seconds, "tissue"):
-            area = tissue_mm2(slide)
-        counts = result.table["class"].value_counts()
-        density = len(result.table) / area if area else None
-        return StageResult(
-            outcome="nuclei" if len(result.table) else "no_nuclei",
-            message="" if len(result.table) else f"No nucleus was found on {key}.",
-            data_version=_version(slide, result, area),
-            values={
-                "weights": self.weights.name,
-                "weights_sha256": self.weights.sha256,
-                "synthetic": bool(result.warning),
-                "device": self._compute.device_name,
-                "precision": self._compute.precision,
-                "backend": result.backend,
-                "height_px": slide.size.height_px,
-                "width_px": slide.size.width_px,
-                "mpp": slide.mpp,
-                "mpp_source": slide.mpp_source.value,
-                "stain": AS_IT_IS if found.fit is None else found.fit.outcome.value,
-                "tiles": result.tiles,
-                "nuclei": len(result.table),
-                "tissue_mm2": area,
-                "nuclei_per_mm2": density,
-                **{label: int(counts.get(label, 0)) for label in (*NUCLEUS_LABELS[1:], UNCLASSIFIED)},
-            },
-            seconds=seconds,
-            checks=(_density_check(density), _stain_check(found.fit)),
+        assert self._network is not None
+        one, seconds = (found.slide, found.result, found.fit), dict(found.seconds)
+        return write_nuclei(folder, *one, self._network, self._compute, seconds, self.weights.name, self.opacity)
+
+
+def write_nuclei(
+    folder: Path,
+    slide: Slide,
+    result: NucleiResult,
+    fit: StainFit | None,
+    network: NucleusNetwork,
+    compute: Compute,
+    seconds: dict[str, float],
+    weights: str,
+    opacity: float,
+    stem: str = "",
+) -> StageResult:
+    """Writes the nuclei of a slide: maps, table, outlines and pictures.
+
+    Args:
+        folder: folder of the files.
+        slide: the image.
+        result: its nuclei.
+        fit: its stains, if they were normalised.
+        network: network that found the nuclei.
+        compute: device and precision that it ran with.
+        seconds: wall time of earlier phases, to which those of writing are added.
+        weights: name of the weights, for the record.
+        opacity: of the colours of the maps over the image, 0–1.
+        stem: start of the names of the files; without it, they are named as in the data root.
+    """
+    before = f"{stem}_" if stem else ""
+    with timed(seconds, "write"):
+        write_class_maps(folder, result, slide, before)
+        write_instances(folder / f"{before}{INSTANCES_FILE}", result, slide)
+        write_outlines(folder / (f"{stem}.geojson" if stem else OUTLINES_FILE), result, slide)
+        write_rows(
+            folder / (f"{stem}.parquet" if stem else NUCLEI_TABLE), slide.name, result.table, warning=result.warning
         )
+    with timed(seconds, "figure"):
+        write_figure(folder, maps_figure(slide, result), stem)
+        overlays = (("semantic", semantic_overlay), ("ternary", ternary_overlay))
+        for kind, overlay in overlays:
+            write_atomic(folder / f"{before}{kind}.png", png_bytes(overlay(slide, result, opacity=opacity)))
+    with timed(seconds, "tissue"):
+        area = tissue_mm2(slide)
+    counts = result.table["class"].value_counts()
+    density = len(result.table) / area if area else None
+    return StageResult(
+        outcome="nuclei" if len(result.table) else "no_nuclei",
+        message="" if len(result.table) else f"No nucleus was found on {slide.name}.",
+        data_version=_version(slide, result, area),
+        values={
+            "weights": weights,
+            "weights_sha256": network.weights.sha256,
+            "synthetic": bool(result.warning),
+            "device": compute.device_name,
+            "precision": compute.precision,
+            "backend": result.backend,
+            "height_px": slide.size.height_px,
+            "width_px": slide.size.width_px,
+            "mpp": slide.mpp,
+            "mpp_source": slide.mpp_source.value,
+            "stain": AS_IT_IS if fit is None else fit.outcome.value,
+            "tiles": result.tiles,
+            "nuclei": len(result.table),
+            "tissue_mm2": area,
+            "nuclei_per_mm2": density,
+            **{label: int(counts.get(label, 0)) for label in (*NUCLEUS_LABELS[1:], UNCLASSIFIED)},
+        },
+        seconds=seconds,
+        checks=(_density_check(density), _stain_check(fit)),
+    )
 
 
 def _version(slide: Slide, result: NucleiResult, area: float) -> str:

@@ -185,13 +185,16 @@ def case_version(case: Path) -> str:
     return sha256_bytes(text.encode())[:32]
 
 
-def read_annotated(image: AnnotatedImage, declared_mpp: float, boundary_px: int = BOUNDARY_PX) -> Annotated:
+def read_annotated(
+    image: AnnotatedImage, declared_mpp: float, boundary_px: int = BOUNDARY_PX, *, mpp_given: bool = False
+) -> Annotated:
     """Reads an image and draws what is known of it.
 
     Args:
         image: its files.
         declared_mpp: microns per pixel where no file states them.
         boundary_px: of the ternary map.
+        mpp_given: see :func:`dermatome.slides.slide.read_slide`.
 
     Raises:
         BadImage: the image cannot be read.
@@ -200,7 +203,8 @@ def read_annotated(image: AnnotatedImage, declared_mpp: float, boundary_px: int 
     """
     drawn = None if image.outlines is None else read_outlines(image.outlines)
     stated_mpp = None if drawn is None else drawn.mpp
-    slide = read_slide(image.image, declared_mpp=stated_mpp or declared_mpp, mpp_given=stated_mpp is not None)
+    given = mpp_given or stated_mpp is not None
+    slide = read_slide(image.image, declared_mpp=stated_mpp or declared_mpp, mpp_given=given)
     if slide.size.area_px > WHOLE_PX:
         raise BadImage(f"{image.image} is too large to be annotated whole: export the annotated regions of it.")
     rgb, mpp, source = slide.region(Box.whole(slide.size), slide.size), slide.mpp, slide.mpp_source

@@ -53,14 +53,18 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
     )
 
 
-def cut_patches(image: AnnotatedImage, folder: Path, settings: PatchSettings) -> list[PatchRow]:
+def cut_patches(
+    image: AnnotatedImage, folder: Path, settings: PatchSettings, mpp_given: bool = False
+) -> list[PatchRow]:
     """Cuts one annotated image into ``folder``; a small image makes one patch, mirrored beyond its edges.
+
+    ``mpp_given``: whether a person declared the scale, so that it counts also against a stated objective.
 
     Raises:
         BadImage: it cannot be read.
         BadAnnotation: what belongs to it cannot, or does not fit, or it has more nuclei than patches can number.
     """
-    read = read_annotated(image, settings.declared_mpp, settings.boundary_px)
+    read = read_annotated(image, settings.declared_mpp, settings.boundary_px, mpp_given=mpp_given)
     if read.maps.instances.max() > np.iinfo(np.uint16).max:
         raise BadAnnotation(
             f"{image.image} has {read.maps.instances.max():,} nuclei, and patches number up to 65,535: cut the image "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from dermatome.nuclei.til.settings import TilSettings
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.pipeline.stage_files import timed, versions_of, write_figure, write_rows
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageResult, content_version, require_record
+from dermatome.storage.record import Scalar, StageResult, content_version, require_record
 from dermatome.training.weights import SYNTHETIC_WARNING
 
 TIL_MAP = "til_map.parquet"
@@ -40,18 +41,39 @@ def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> S
         MissingInput: its nuclei are not found yet.
         StorageFailed: their table is not the one that was written.
     """
-    seconds: dict[str, float] = {}
     record, files = require_record(root, "nucleus_maps", key, NUCLEI_TABLE), root.folder("nucleus_maps", key)
     nuclei = pd.read_parquet(io.BytesIO((files / NUCLEI_TABLE).read_bytes()))
-    values, synthetic = record.values, bool(record.values.get("synthetic"))
+    return write_til(folder, key, nuclei, record.values, settings)
+
+
+def write_til(
+    folder: Path, slide: str, nuclei: pd.DataFrame, values: Mapping[str, Scalar], settings: TilSettings, stem: str = ""
+) -> StageResult:
+    """Scores the nuclei of a slide, and writes its squares and figure.
+
+    Args:
+        folder: folder of the files.
+        slide: name of the slide.
+        nuclei: a row for each nucleus.
+        values: values of the record of its nuclei.
+        settings: settings of the scores.
+        stem: start of the names of the files; without it, they are named as in the data root.
+    """
+    seconds: dict[str, float] = {}
+    synthetic = bool(values.get("synthetic"))
     size = Size(int(str(values["height_px"])), int(str(values["width_px"])))
     mpp = float(str(values["mpp"]))
     with timed(seconds, "score"):
         scores = score_til(nuclei, size, mpp, float(str(values["tissue_mm2"])), settings)
     rows = square_rows(scores, settings.square_um)
     with timed(seconds, "write"):
-        write_rows(folder / TIL_MAP, key, rows, warning=SYNTHETIC_WARNING if synthetic else "")
-        write_figure(folder, til_figure(key, scores, settings.square_um, size, mpp))
+        write_rows(
+            folder / (f"{stem}.parquet" if stem else TIL_MAP),
+            slide,
+            rows,
+            warning=SYNTHETIC_WARNING if synthetic else "",
+        )
+        write_figure(folder, til_figure(slide, scores, settings.square_um, size, mpp), stem)
     numbers = {
         "lymphocytes_per_mm2": scores.lymphocytes_per_mm2,
         "immune_share": scores.immune_share,
@@ -60,10 +82,10 @@ def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> S
     }
     outcome, message = "scored", ""
     if nuclei.empty:
-        outcome, message = "no_nuclei", f"{key} has no nuclei to score."
+        outcome, message = "no_nuclei", f"{slide} has no nuclei to score."
     elif (nuclei["class"] == UNCLASSIFIED).all():
         outcome = "no_classes"
-        message = f"No nucleus of {key} has a class, so there is no score: use a network that was trained on classes."
+        message = f"No nucleus of {slide} has a class, so there is no score: use a network that was trained on classes."
     return StageResult(
         outcome=outcome,
         message=message,

@@ -19,7 +19,7 @@ from dermatome.skin.cells.figures import cells_figure
 from dermatome.skin.cells.networks import load_cells
 from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.stage_files import CELLS_FILE, CELLS_TABLE, CELLS_TIFF, is_synthetic, load_tissue_mask
+from dermatome.skin.stage_files import is_synthetic, load_tissue_mask
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
@@ -95,40 +95,70 @@ class CellsStage(Stage[_Input, _Segmented]):
     def save(self, key: str, found: _Segmented, folder: Path) -> StageResult:
         """Writes the cells in every format."""
         assert self._network is not None
-        slide, result, seconds = found.loaded.slide, found.result, dict(found.loaded.seconds)
-        warning = self._network.warning or (SYNTHETIC_WARNING if found.loaded.mask_synthetic else "")
-        with timed(seconds, "write"):
-            save_instances(folder / CELLS_FILE, result.instances)
-            write_ome_tiff(folder / CELLS_TIFF, result.instances, slide.mpp, name=key, warning=warning)
-            outlines = object_features(result.instances, result.table, slide=key)
-            write_geojson(folder / "cells.geojson", outlines, warning=warning)
-            write_rows(folder / CELLS_TABLE, key, result.table, warning=warning)
-        with timed(seconds, "figure"):
-            write_figure(folder, cells_figure(slide, found.loaded.mask, result))
-        epidermis_um2 = result.epidermis_px * slide.mpp**2
-        density = len(result.table) / (epidermis_um2 / 1e6) if epidermis_um2 else None
-        return StageResult(
-            outcome=result.outcome.value,
-            message="" if result.outcome is CellsOutcome.CELLS else f"{key}: {result.outcome.value.replace('_', ' ')}.",
-            data_version=content_version(result.instances.content()),
-            values={
-                "weights": self._network.name,
-                "weights_sha256": self.weights.sha256,
-                "synthetic": bool(warning),
-                "mask_weights_sha256": found.loaded.mask_weights_sha256,
-                "device": self._network.compute.device_name,
-                "backend": self._network.runner.backend,
-                "mpp": slide.mpp,
-                "mpp_source": slide.mpp_source.value,
-                "cells": len(result.table),
-                "cells_per_mm2": density,
-                "diameter_px": result.diameter_px,
-                "diameter_source": result.diameter_source,
-                **result.background.values,
-            },
-            seconds=seconds | {f"segment_{name}": value for name, value in result.seconds.items()},
-            checks=(_density_check(density), _seam_check(result.seam_density)),
+        one = found.loaded
+        written = write_cells(
+            folder, one.slide, one.mask, found.result, self._network, dict(one.seconds), one.mask_synthetic
         )
+        written.values["mask_weights_sha256"] = one.mask_weights_sha256
+        return written
+
+
+def write_cells(
+    folder: Path,
+    slide: Slide,
+    mask: LabelArray,
+    result: CellsResult,
+    network: CellNetwork,
+    seconds: dict[str, float],
+    mask_synthetic: bool,
+    stem: str = "",
+) -> StageResult:
+    """Writes the cells of a slide in every format.
+
+    Args:
+        folder: folder of the files.
+        slide: the image.
+        mask: (H, W) uint8, its tissue.
+        result: its cells.
+        network: network that found them.
+        seconds: wall time of earlier phases, to which those of writing are added.
+        mask_synthetic: whether the network that computed the mask has only learnt from synthetic images.
+        stem: start of the names of the files; without it, they are named as in the data root.
+    """
+    name, instances = stem or "cells", result.instances
+    warning = network.warning or (SYNTHETIC_WARNING if mask_synthetic else "")
+    with timed(seconds, "write"):
+        save_instances(folder / f"{name}.npz", instances)
+        write_ome_tiff(folder / f"{name}.ome.tif", instances, slide.mpp, name=slide.name, warning=warning)
+        outlines = object_features(instances, result.table, slide=slide.name)
+        write_geojson(folder / f"{name}.geojson", outlines, warning=warning)
+        write_rows(folder / f"{name}.parquet", slide.name, result.table, warning=warning)
+    with timed(seconds, "figure"):
+        write_figure(folder, cells_figure(slide, mask, result), stem)
+    epidermis_um2 = result.epidermis_px * slide.mpp**2
+    density = len(result.table) / (epidermis_um2 / 1e6) if epidermis_um2 else None
+    outcome = result.outcome.value
+    return StageResult(
+        outcome=outcome,
+        message="" if result.outcome is CellsOutcome.CELLS else f"{slide.name}: {outcome.replace('_', ' ')}.",
+        data_version=content_version(instances.content()),
+        values={
+            "weights": network.name,
+            "weights_sha256": network.sha256,
+            "synthetic": bool(warning),
+            "device": network.compute.device_name,
+            "backend": network.runner.backend,
+            "mpp": slide.mpp,
+            "mpp_source": slide.mpp_source.value,
+            "cells": len(result.table),
+            "cells_per_mm2": density,
+            "diameter_px": result.diameter_px,
+            "diameter_source": result.diameter_source,
+            **result.background.values,
+        },
+        seconds=seconds | {f"segment_{name}": value for name, value in result.seconds.items()},
+        checks=(_density_check(density), _seam_check(result.seam_density)),
+    )
 
 
 def _density_check(density: float | None) -> Check:

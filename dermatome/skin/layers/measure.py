@@ -74,7 +74,8 @@ class LayersResult:
             ``distance_to_um``, ``area_px``, ``area_um2``, ``cells``, ``mean_dab_od``, ``mean_h_od`` (log10 optical
             density), ``dab_h_ratio`` (null where there is next to no hematoxylin), ``positive_share`` (0–1, pixels at
             or above ``weak_od``), ``h_score`` (0–300).
-        cell_layers: one row for each cell: ``cell_id``, ``layer`` (0: in none), ``distance_um`` (null: in none).
+        cell_layers: one row for each cell: ``cell_id``, ``layer`` (0: in none), ``distance_um`` and
+            ``relative_depth``, means over its pixels (null: in none).
         profile: the fine profile: ``distance_um`` (middle of the step), ``area_px``, ``mean_dab_od``, ``mean_h_od``,
             ``dab_h_ratio``.
         relative: a row for each twentieth of the relative depth, which is 0 at the dermis and 1 at the upper edge of
@@ -172,7 +173,7 @@ def measure_layers(
         relative = relative_depth(tissue_mask, block, slide.size)
         of_bins.add(bins_of(relative), h, dab)
         of_zones.add(zones_of(layer_of, relative), h, dab)
-        of_cells.add(instances[block.box.slices][block.inside], distance_px)
+        of_cells.add(instances[block.box.slices][block.inside], distance_px, relative)
         boxes.append(block.box)
     cell_layers = of_cells.table(thickness_px, of_layers.groups, slide.mpp)
     layers = layer_table(of_layers, cell_layers, thickness_px, slide.mpp)

@@ -7,21 +7,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dermatome.classes import LabelArray
+import numpy as np
+
+from dermatome.classes import LabelArray, Rgb
+from dermatome.labels.geojson import object_features, region_features, write_geojson
 from dermatome.labels.ome_tiff import write_ome_tiff
+from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure, write_rows
-from dermatome.skin.layers.figures import layers_figure
+from dermatome.skin.layers.figures import layer_colours, layers_figure
 from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.skin.stage_files import LAYERS_TABLE, is_synthetic, load_cell_map, load_tissue_mask
+from dermatome.skin.stage_files import is_synthetic, load_cell_map, load_tissue_mask
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageResult, content_version
+from dermatome.storage.record import StageRecord, StageResult, content_version
 from dermatome.training.weights import SYNTHETIC_WARNING
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CELL_CLASSES: dict[str, Rgb] = {"basal": (0, 114, 178), "suprabasal": (230, 159, 0), "no layer": (153, 153, 153)}
+"""Class of a cell by its layer: 1, above, none; and its colour."""
+
+
+def layers_rows(record: StageRecord, path: Path) -> pd.DataFrame:
+    """The layers of a slide for a table of several slides, with outcome, pattern and background.
+
+    Args:
+        record: record of :func:`write_layers`.
+        path: its table of layers; without rows, the slide has one row whose layer is null.
+    """
+    import pandas as pd
+
+    table = pd.read_parquet(path)
+    if table.empty:
+        table = table.reindex([0]).assign(slide=record.partition)
+    values = {name: value for name, value in record.values.items() if name == "pattern" or name.startswith("i0_")}
+    table = table.assign(outcome=record.outcome, **values)
+    whole = dict.fromkeys(("layer", "area_px", "cells"), "Int64")
+    return table.astype(whole | dict.fromkeys(("slide", "outcome", "pattern", "i0_source"), "string"))
 
 
 @dataclass(frozen=True)
@@ -36,15 +61,13 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Measured:
-    slide: Slide
+    loaded: _Input
     result: LayersResult
-    warning: str
-    seconds: dict[str, float]
 
 
 @dataclass
 class LayersStage(Stage[_Input, _Measured]):
-    """Computes the tables, `layers.ome.tif` and the figure of each slide.
+    """Computes the tables, `layers.ome.tif`, `layers.geojson`, `cells.geojson` and the figure of each slide.
 
     The tables are `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `relative.parquet` and `zones.parquet`.
     """
@@ -79,40 +102,73 @@ class LayersStage(Stage[_Input, _Measured]):
                 result = measure_layers(
                     one.slide, one.mask, one.instances, one.cells, self.layers, self.check
                 )  # fmt: skip
-            found.append(_Measured(one.slide, result, one.warning, one.seconds))
+            found.append(_Measured(one, result))
         return found
 
     def save(self, key: str, found: _Measured, folder: Path) -> StageResult:
-        """Writes tables, map and figure."""
-        slide, result, seconds = found.slide, found.result, dict(found.seconds)
-        with timed(seconds, "write"):
-            for name, rows in (
-                (LAYERS_TABLE, result.layers),
-                ("cell_layers.parquet", result.cell_layers),
-                ("profile.parquet", result.profile),
-                ("relative.parquet", result.relative),
-                ("zones.parquet", result.zones),
-            ):
-                write_rows(folder / name, key, rows, warning=found.warning)
-            write_ome_tiff(folder / "layers.ome.tif", result.layer_map, slide.mpp, name=key, warning=found.warning)
-        with timed(seconds, "figure"):
-            write_figure(folder, layers_figure(slide, result))
-        return StageResult(
-            outcome=result.outcome.value,
-            message="" if result.outcome is LayerOutcome.MEASURED else result.message,
-            data_version=content_version([*result.layer_map.content(), result.layers.to_csv().encode()]),
-            values={
-                "synthetic": bool(found.warning),
-                "mpp": slide.mpp,
-                "mpp_source": slide.mpp_source.value,
-                "layers": len(result.layers),
-                "layer_um": result.layer_um,
-                "h_score": result.h_score,
-                "positive_share": result.positive_share,
-                "pattern": result.pattern.value if result.pattern is not None else None,
-                "detached_um2": result.detached_um2,
-                **result.background.values,
-            },
-            seconds=seconds,
-            checks=(result.background.check(), result.background.stains_check()),
-        )
+        """Writes tables, map, outlines and figure."""
+        one = found.loaded
+        return write_layers(folder, one.slide, one.instances, one.cells, found.result, dict(one.seconds), one.warning)
+
+
+def write_layers(
+    folder: Path,
+    slide: Slide,
+    instances: LabelArray,
+    cells: pd.DataFrame,
+    result: LayersResult,
+    seconds: dict[str, float],
+    warning: str,
+    stem: str = "",
+) -> StageResult:
+    """Writes the layers of a slide: tables, map, outlines of layers and of cells with their layer, and figure.
+
+    Args:
+        folder: folder of the files.
+        slide: the image.
+        instances: (H, W) int32, its cells.
+        cells: a row for each cell.
+        result: its layers.
+        seconds: wall time of earlier phases, to which those of writing are added.
+        warning: what every file says of the networks, or empty.
+        stem: start of the names of the files; without it, they are named as in the data root.
+    """
+    name, before = stem or "layers", f"{stem}_" if stem else ""
+    colours = layer_colours(len(result.layers))
+    layers = {
+        number: (f"layer {number}{' (basal)' if number == 1 else ''}", colours[number])
+        for number in range(1, len(colours))
+    }
+    placed = cells.merge(result.cell_layers, on="cell_id", how="left")
+    placed["class"] = np.select([placed["layer"] == 1, placed["layer"] > 1], ["basal", "suprabasal"], "no layer")
+    with timed(seconds, "write"):
+        write_rows(folder / f"{name}.parquet", slide.name, result.layers, warning=warning)
+        for kind in ("cell_layers", "profile", "relative", "zones"):
+            write_rows(folder / f"{before}{kind}.parquet", slide.name, getattr(result, kind), warning=warning)
+        write_ome_tiff(folder / f"{name}.ome.tif", result.layer_map, slide.mpp, name=slide.name, warning=warning)
+        outlines = region_features(result.layer_map, layers, result.layers, slide=slide.name)
+        write_geojson(folder / f"{name}.geojson", outlines, warning=warning)
+        tiled = TiledArray.copy_of(instances, np.int32)
+        outlines = object_features(tiled, placed, slide=slide.name, classes=CELL_CLASSES)
+        write_geojson(folder / f"{before}cells.geojson", outlines, warning=warning)
+    with timed(seconds, "figure"):
+        write_figure(folder, layers_figure(slide, result), stem)
+    return StageResult(
+        outcome=result.outcome.value,
+        message="" if result.outcome is LayerOutcome.MEASURED else result.message,
+        data_version=content_version([*result.layer_map.content(), result.layers.to_csv().encode()]),
+        values={
+            "synthetic": bool(warning),
+            "mpp": slide.mpp,
+            "mpp_source": slide.mpp_source.value,
+            "layers": len(result.layers),
+            "layer_um": result.layer_um,
+            "h_score": result.h_score,
+            "positive_share": result.positive_share,
+            "pattern": result.pattern.value if result.pattern is not None else None,
+            "detached_um2": result.detached_um2,
+            **result.background.values,
+        },
+        seconds=seconds,
+        checks=(result.background.check(), result.background.stains_check()),
+    )

@@ -117,26 +117,40 @@ class CellDepths:
     def __init__(self, cells: pd.DataFrame) -> None:
         """No pixel yet; ``cells`` has a row for each cell, with ``cell_id``."""
         self.ids = cells["cell_id"].to_numpy(np.int64) if len(cells) else np.empty(0, np.int64)
-        self._sums = np.zeros((2, int(self.ids.max(initial=0)) + 1))  # pixels, distance
+        # Pixels, distance, pixels with a relative depth, relative depth.
+        self._sums = np.zeros((4, int(self.ids.max(initial=0)) + 1))
 
-    def add(self, instances: npt.NDArray[np.int32], distance_px: Floats) -> None:
-        """Takes more pixels that are in a layer: the cell of each, 0 none, and its distance from the dermis, (N,)."""
+    def add(self, instances: npt.NDArray[np.int32], distance_px: Floats, relative: Floats) -> None:
+        """Takes more pixels that are in a layer.
+
+        Args:
+            instances: (N,) the cell of each pixel, 0 none.
+            distance_px: (N,) its distance from the dermis.
+            relative: (N,) its relative depth, 0–1; NaN if it has none.
+        """
         count = max(self._sums.shape[1], int(instances.max(initial=0)) + 1)
         before = np.pad(self._sums, ((0, 0), (0, count - self._sums.shape[1])))
-        weights = (None, distance_px)
+        weights = (None, distance_px, np.isfinite(relative), np.nan_to_num(relative))
         self._sums = before + np.stack([np.bincount(instances, weights=each, minlength=count) for each in weights])
 
     def table(self, thickness_px: float, last: int, mpp: float) -> pd.DataFrame:
         """The layer of each cell, at most ``last``: that of the mean distance of those pixels."""
         import pandas as pd
 
-        area, total = self._sums[:, self.ids]
+        area, total, measured, depth = self._sums[:, self.ids]
         found = area > 0
         mean_px = np.divide(total, area, out=np.full(self.ids.size, np.nan), where=found)
         layer = np.zeros(self.ids.size, np.int32)
         layer[found] = np.minimum(number_layers(mean_px[found].astype(np.float32), thickness_px), last)
-        distance_um = pd.array(mean_px * mpp, dtype="Float64")
-        return pd.DataFrame({"cell_id": self.ids.astype(np.int32), "layer": layer, "distance_um": distance_um})
+        relative = np.divide(depth, measured, out=np.full(self.ids.size, np.nan), where=measured > 0)
+        return pd.DataFrame(
+            {
+                "cell_id": self.ids.astype(np.int32),
+                "layer": layer,
+                "distance_um": pd.array(mean_px * mpp, dtype="Float64"),
+                "relative_depth": pd.array(relative, dtype="Float64"),
+            }
+        )
 
 
 def layer_table(sums: StainSums, cell_layers: pd.DataFrame, thickness_px: float, mpp: float) -> pd.DataFrame:

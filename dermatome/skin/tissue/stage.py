@@ -84,47 +84,75 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
 
     def save(self, key: str, found: _Segmented, folder: Path) -> StageResult:
         """Writes the mask in every format."""
+        assert self._network is not None
         assert self._compute is not None
-        slide, result, seconds = found.slide, found.result, dict(found.seconds)
-        with timed(seconds, "write"):
-            mask = TiledArray(slide.size, np.uint8)
-            for _, band in result.bands():
-                mask.append(band)
-            summary = summarise_mask(mask)
-            save_mask(folder / MASK_FILE, mask, result.crop)
-            write_ome_tiff(folder / MASK_TIFF, mask, slide.mpp, _TISSUE_COLOURS, name=key, warning=result.warning)
-            outlines = tissue_features(summary, mpp=slide.mpp, slide=key)
-            write_geojson(folder / "tissue.geojson", outlines, warning=result.warning)
-        with timed(seconds, "figure"):
-            write_figure(folder, tissue_figure(slide, result))
-        shares = summary.shares
-        return StageResult(
-            outcome=result.outcome.value,
-            message=""
-            if result.outcome is TissueOutcome.TISSUE
-            else f"{key} has no epidermis; cells and layers will say the same.",
-            data_version=content_version([summary.digest]),
-            values={
-                "weights": self.weights.name,
-                "weights_sha256": self.weights.sha256,
-                "synthetic": bool(result.warning),
-                "device": self._compute.device_name,
-                "precision": self._compute.precision,
-                "backend": result.backend,
-                "mpp": slide.mpp,
-                "mpp_source": slide.mpp_source.value,
-                "crop_top_px": result.crop.top_px,
-                "crop_left_px": result.crop.left_px,
-                "crop_bottom_px": result.crop.bottom_px,
-                "crop_right_px": result.crop.right_px,
-                "mean_confidence": round(result.mean_confidence, 4),
-                "tiles": result.tiles,
-                **{f"{name}_share": share for name, share in shares.items()},
-                "epidermis_um2": shares["epidermis"] * slide.size.area_px * slide.mpp**2,
-            },
-            seconds=seconds,
-            checks=(*_checks(shares), result.skin_check()),
+        return write_tissue(
+            folder, found.slide, found.result, self._network, self._compute, dict(found.seconds), self.weights.name
         )
+
+
+def write_tissue(
+    folder: Path,
+    slide: Slide,
+    result: TissueResult,
+    network: TissueNetwork,
+    compute: Compute,
+    seconds: dict[str, float],
+    weights: str,
+    stem: str = "",
+) -> StageResult:
+    """Writes a tissue mask in every format.
+
+    Args:
+        folder: folder of the files.
+        slide: the image.
+        result: its tissue.
+        network: network that found it.
+        compute: device and precision that it ran with.
+        seconds: wall time of earlier phases, to which those of writing are added.
+        weights: name of the weights, for the record.
+        stem: start of the names of the files; without it, they are named as in the data root.
+    """
+    with timed(seconds, "write"):
+        mask = TiledArray(slide.size, np.uint8)
+        for _, band in result.bands():
+            mask.append(band)
+        summary = summarise_mask(mask)
+        save_mask(folder / (f"{stem}.npz" if stem else MASK_FILE), mask, result.crop)
+        tiff = folder / (f"{stem}.ome.tif" if stem else MASK_TIFF)
+        write_ome_tiff(tiff, mask, slide.mpp, _TISSUE_COLOURS, name=slide.name, warning=result.warning)
+        features = tissue_features(summary, mpp=slide.mpp, slide=slide.name)
+        write_geojson(folder / f"{stem or 'tissue'}.geojson", features, warning=result.warning)
+    with timed(seconds, "figure"):
+        write_figure(folder, tissue_figure(slide, result), stem)
+    shares = summary.shares
+    return StageResult(
+        outcome=result.outcome.value,
+        message=""
+        if result.outcome is TissueOutcome.TISSUE
+        else f"{slide.name} has no epidermis; cells and layers will say the same.",
+        data_version=content_version([summary.digest]),
+        values={
+            "weights": weights,
+            "weights_sha256": network.weights.sha256,
+            "synthetic": bool(result.warning),
+            "device": compute.device_name,
+            "precision": compute.precision,
+            "backend": result.backend,
+            "mpp": slide.mpp,
+            "mpp_source": slide.mpp_source.value,
+            "crop_top_px": result.crop.top_px,
+            "crop_left_px": result.crop.left_px,
+            "crop_bottom_px": result.crop.bottom_px,
+            "crop_right_px": result.crop.right_px,
+            "mean_confidence": round(result.mean_confidence, 4),
+            "tiles": result.tiles,
+            **{f"{name}_share": share for name, share in shares.items()},
+            "epidermis_um2": shares["epidermis"] * slide.size.area_px * slide.mpp**2,
+        },
+        seconds=seconds,
+        checks=(*_checks(shares), result.skin_check()),
+    )
 
 
 def _checks(shares: Mapping[str, float]) -> tuple[Check, ...]:

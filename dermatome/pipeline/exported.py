@@ -1,0 +1,91 @@
+"""Results outside a data root: the files of many slides in one folder, named after the slide, each with a record.
+
+`<stem>.json` is the same record as in a data root: the sha256 of image and weights, scale and its source, background,
+settings, versions, checks, and the size and sha256 of each file of the result.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dermatome import __version__
+from dermatome.errors import StorageFailed
+from dermatome.slides.slide import Slide
+from dermatome.storage.record import StageRecord, StageResult, file_facts, fingerprint, read_record, write_record
+
+
+def slide_inputs(slide: Slide, **others: str) -> dict[str, str]:
+    """What a result of a slide is computed from: the image, its scale, and the hashes of ``others``."""
+    return {"image_sha256": slide.sha256, "scale": f"{slide.mpp:g} {slide.mpp_source}"} | others
+
+
+def find_result(folder: Path, stem: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> StageRecord | None:
+    """The record of an earlier result, if the same inputs, settings and version gave it and its files are there."""
+    try:
+        record = read_record(folder / f"{stem}.json")
+    except StorageFailed:  # another program's JSON or a damaged one: it is replaced
+        return None
+    if record is None or record.fingerprint != fingerprint(__version__, inputs, settings):
+        return None
+    files = {folder / name: facts.bytes for name, facts in (record.files or {}).items()}
+    there = all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+    return record if files and there else None
+
+
+def is_synthetic_result(folder: Path, stem: str) -> bool:
+    """Whether the record of a result says that its network has only learnt from synthetic images."""
+    try:
+        record = read_record(folder / f"{stem}.json")
+    except StorageFailed:  # another program's JSON
+        return False
+    return record is not None and bool(record.values.get("synthetic"))
+
+
+def write_result(
+    folder: Path,
+    stem: str,
+    asset: str,
+    slide: str,
+    inputs: Mapping[str, str],
+    settings: Mapping[str, Any],
+    write: Callable[[Path], StageResult],
+) -> StageRecord:
+    """Writes the files of a result and, last, its record `<stem>.json`; files of an earlier result are replaced.
+
+    Args:
+        folder: folder of the results; it is created if necessary.
+        stem: start of the names of the files.
+        asset: name of the platform's asset with the same results.
+        slide: name of the slide.
+        inputs: see :func:`slide_inputs`.
+        settings: the settings that decide the result.
+        write: writes the files into the folder that it is given.
+
+    Raises:
+        StorageFailed: The disk is full or the folder is not writable.
+    """
+    path = folder / f"{stem}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as temporary:
+            found = write(Path(temporary))
+            record = StageRecord(
+                asset=asset,
+                partition=slide,
+                fingerprint=fingerprint(__version__, inputs, settings),
+                code_version=__version__,
+                inputs=dict(inputs),
+                settings=dict(settings),
+                files=file_facts(Path(temporary)),
+                **vars(found),
+            )
+            path.unlink(missing_ok=True)  # a result without its record is recomputed
+            for name in record.files or ():
+                (Path(temporary) / name).replace(folder / name)
+    except OSError as error:
+        raise StorageFailed(f"{folder} cannot be written to ({error.strerror}): choose another folder.") from error
+    write_record(path, record)
+    return record
