@@ -77,6 +77,7 @@ class Collection(Strict):
     """GeoJSON as QuPath's documentation describes what it imports."""
 
     type: Literal["FeatureCollection"]
+    warning: str  # a member of our own, which readers ignore
     features: list[Feature]
 
 
@@ -114,10 +115,10 @@ def test_skin_results_are_the_same_files_through_every_door(tmp_path: Path, monk
     root, platform = DataRoot(tmp_path / "data"), tmp_path / "platform"
     stage = CellsStage(root, SimpleNamespace(sha256=network.sha256), ComputeSettings(), CellSettings())
     stage._network = network
-    stage.save("s1", _Segmented(_Input(slide, toy.mask, "m", {}), found), platform)
+    stage.save("s1", _Segmented(_Input(slide, toy.mask, "m", False, {}), found), platform)
     files = {".npz": "cells.npz", ".parquet": "cells.parquet", ".ome.tif": "cells.ome.tif", ".png": "figure.png"}
     assert_same(cells, "s1", platform, files | {".geojson": "cells.geojson"})
-    one = layers_stage._Input(slide, toy.mask, found.instances, found.table, {})
+    one = layers_stage._Input(slide, toy.mask, found.instances, found.table, network.warning, {})
     layers_stage.LayersStage(root, LayerSettings()).save("s1", layers_stage._Measured(one, measured), platform)
     tables = [f"{kind}.parquet" for kind in ("cell_layers", "profile", "relative", "zones")]
     files = {f".{end}": f"layers.{end}" for end in ("parquet", "ome.tif", "geojson")} | {".png": "figure.png"}
@@ -126,7 +127,7 @@ def test_skin_results_are_the_same_files_through_every_door(tmp_path: Path, monk
     monkeypatch.setattr("dermatome.skin.tissue.stage.write_tissue", lambda *_: StageResult("tissue", "v", {}))
     champion = SimpleNamespace(weights=SimpleNamespace(sha256="t", card=SimpleNamespace(name="t")))
     networks = SkinNetworks(champion, network)
-    shown = SkinFound(slide, SimpleNamespace(mask=toy.mask), found, measured, b"", "", networks, Settings())
+    shown = SkinFound(slide, SimpleNamespace(mask=toy.mask, warning=""), found, measured, b"", "", networks, Settings())
     web = {path.name for path in write_skin_files(shown, tmp_path / "web")}
     for folder, part in ((cells, "cells"), (layers, "layers")):
         ends = [path.name[2:] for path in folder.iterdir() if path.name.startswith("s1") and path.suffix != ".json"]

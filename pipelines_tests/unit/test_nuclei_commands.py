@@ -73,7 +73,7 @@ def test_train_and_score(folders, tmp_path):
     trained = load_nucleus_weights(out).card
     assert (trained.decoder_channels, trained.created_from) == ((8,) * 5, ("one",))
     assert trained.settings["sampling"]["enabled"] is False
-    assert trained.settings["loss"]["boundary_weighting"] is True
+    assert trained.settings["loss"]["boundary_weighting"] is False
     told = tmp_path / "scores.json"
     arguments = ["--patches", str(folders[1]), "--weights", str(out), "--out", str(told), "--threads", "1"]
     done = CliRunner().invoke(app, ["nuclei", "score", *arguments, "--batch", "1", "--backend", "torch"])
