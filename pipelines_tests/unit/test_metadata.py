@@ -8,7 +8,7 @@ from dermatome.storage.files import safe_id
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import Check, StageRecord
 
-MARKUP = "<img src=x onerror=alert(1)> [a](javascript:alert(1)) ![b](http://evil.example/b.png)"
+MARKUP = "```\n```\n<img src=x onerror=alert(1)> [a](javascript:alert(1)) ![b](http://evil.example/b.png)"
 
 
 def test_markup_in_a_record_stays_text(tmp_path):
@@ -19,7 +19,10 @@ def test_markup_in_a_record_stays_text(tmp_path):
     )  # fmt: skip
     shown = record_metadata(record, tmp_path, reused=False)
     markdown = {name: value for name, value in shown.items() if isinstance(value, dg.MarkdownMetadataValue)}
-    assert set(markdown) == {"preview"}
+    assert set(markdown) == {"preview", "details"}
+    first, *lines, last = markdown["details"].value.splitlines()
+    assert (first, last) == ("```json", "```")
+    assert not any(line.lstrip().startswith("```") for line in lines), "nothing in the block ends it"
     assert markdown["preview"].value.count("(") == 1, "only base64 of the picture is in it"
     check = check_fields(Check("c", True, "fine", {"class": MARKUP}), dg.AssetCheckSeverity.WARN)
     assert check["metadata"] == {"class": MARKUP}, "Dagster shows a str as text"
