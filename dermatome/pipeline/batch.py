@@ -7,6 +7,7 @@ slides. Each key yields its own result or its own error.
 
 from __future__ import annotations
 
+import atexit
 import json
 import threading
 import time
@@ -214,6 +215,8 @@ class _Batch(Generic[Result]):
         self._saving: dict[Future[Any], tuple[str, int]] = {}
         self._finished: deque[Finished[Result]] = deque()
         self._noted: set[str] = set()
+        # An interrupt can strike outside of the generator, which then is never closed before the process ends.
+        atexit.register(self.close)
 
     def run(self, keys: Sequence[str], *, alone: bool = False) -> Generator[Finished[Result], None, None]:
         """Yields every key once, as it finishes."""
@@ -234,6 +237,7 @@ class _Batch(Generic[Result]):
 
     def close(self) -> None:
         """Cancels what is left and waits until files that are being saved are complete."""
+        atexit.unregister(self.close)
         self._cancelled.set()
         running = [*self._loading, *self._computing, *self._saving]
         for future in running:

@@ -287,3 +287,28 @@ def test_an_interrupted_run_ends_although_a_computation_does_not(tmp_path):
     interrupted.send_signal(signal.SIGINT)
     assert interrupted.wait(90) != 0
     assert not psutil.pid_exists(interrupted.pid)
+
+
+def test_a_file_that_is_being_saved_is_completed_where_an_interrupt_leaves_the_batch_open(tmp_path):
+    program = """if True:
+        import sys, time
+        from pathlib import Path
+        from dermatome.pipeline.batch import Loaded, Work, run_batch
+
+        place = Path(sys.argv[1])
+
+        def save(key, result, token):
+            (place / f"{key}.part").touch()
+            time.sleep(0 if key == "0" else 2)
+            (place / f"{key}.part").rename(place / key)
+
+        work = Work(lambda check: None, Loaded, list, save)
+        results = run_batch(work, list("0123"))
+        next(results)
+        while not (place / "1.part").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt  # outside of the batch, which is still open
+    """
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=CHECKOUT, stderr=subprocess.DEVNULL)
+    assert "1" in {path.name for path in tmp_path.iterdir()}
+    assert not list(tmp_path.glob("*.part"))
