@@ -96,15 +96,12 @@ def _section(model: type[SettingsModel], path: str) -> Iterator[str]:
     yield ""
     for name, field in model.model_fields.items():
         if _is_section(field):
-            yield from _section(_model(field), f"{path}.{name}".removeprefix("."))
+            section: Any = field.annotation
+            yield from _section(section, f"{path}.{name}".removeprefix("."))
 
 
 def _is_section(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, SettingsModel)
-
-
-def _model(field: FieldInfo) -> Any:
-    return field.annotation
 
 
 def _dictionary() -> Iterator[str]:

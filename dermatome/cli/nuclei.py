@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,10 +33,8 @@ from dermatome.cli.support import (
     complain,
     each,
     each_slide,
-    merge_table,
     number,
     weights_sha256,
-    write_table,
 )
 from dermatome.cli.train import TrainGroup
 from dermatome.errors import DermatomeError, MissingInput
@@ -198,7 +196,12 @@ def nuclei_til(
         float, number("Distance from an epithelial nucleus up to which a lymphocyte is near it, µm.", 0.1, 10_000)
     ] = TilSettings().near_um,
     square_um: Annotated[
-        float, number("Side of the squares of which the share with a lymphocyte is counted, µm.", 1, 100_000)
+        float,
+        number(
+            "Side of a square of the TIL map, µm; infiltrated_share counts those with a lymphocyte.",
+            1,
+            100_000,
+        ),
     ] = TilSettings().square_um,
     overwrite: Overwrite = False,
 ) -> None:
@@ -212,7 +215,6 @@ def nuclei_til(
     import pandas as pd
 
     from dermatome.nuclei.til.stage import write_til
-    from dermatome.pipeline.exported import find_result, write_result
     from dermatome.pipeline.stage_files import read_rows
     from dermatome.storage.record import read_record
 
@@ -223,29 +225,21 @@ def nuclei_til(
         nuclei = read_record(path)
         if nuclei is None or nuclei.asset != "nucleus_maps" or path.stem == "til":
             raise MissingInput(f"{path} is no record of 'nuclei predict': name its folder of results.")
-        results.warn_synthetic(nuclei)
         inputs, slide = {"nuclei": nuclei.data_version, "made_at": str(nuclei.made_at)}, nuclei.partition
 
         def write(place: Path) -> StageResult:
             return write_til(place, slide, read_rows(path.with_suffix(".parquet")), nuclei.values, settings, slide)
 
-        found = None if overwrite else find_result(out, slide, inputs, settings.deciding())
-        record = found or write_result(out, slide, "til_scores", slide, inputs, settings.deciding(), write)
+        record, note = results.from_inputs(slide, inputs, write, "nuclei")
         tables.append(pd.DataFrame([{"slide": slide, "outcome": record.outcome, **record.values}]))
         density = record.values["lymphocytes_per_mm2"]
-        note = "kept (same nuclei and settings): " if found else ""
-        return note + (record.message or f"{density:,.0f} lymphocytes per mm² of tissue")
-
-    def finish() -> None:
-        if tables:
-            merged = merge_table(out / "til.parquet", tables)
-            write_table(str(out / "til.parquet"), merged)
-            if table:
-                write_table(table, merged)
+        found = "no tissue" if density is None else f"{density:,.0f} lymphocytes per mm² of tissue"
+        return note + (record.message or found)
 
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not paths:
         raise MissingInput(f"There are no nuclei in {folder}: write some with 'dermatome nuclei predict'.")
+    finish = partial(results.join, "til.parquet", tables, table)
     each(paths, score, "images", finish, complain if table == "-" else typer.echo)
 
 

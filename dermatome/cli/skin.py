@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,12 +29,10 @@ from dermatome.cli.support import (
     complain,
     each,
     each_slide,
-    merge_table,
     number,
     read_cells,
     warn,
     weights_sha256,
-    write_table,
 )
 from dermatome.cli.train import TrainGroup
 from dermatome.errors import BadImage
@@ -160,7 +158,7 @@ def cells_segment(
     Example: dermatome cells segment slides/ --tissue masks --weights toy --out cells --mpp 0.5
     """
     from dermatome.labels.npz import load_mask
-    from dermatome.pipeline.exported import is_synthetic_result
+    from dermatome.pipeline.exported import result_warning
     from dermatome.skin.cells.network import TOY_WEIGHTS, load_cell_network
     from dermatome.skin.cells.segment import segment_cells
     from dermatome.skin.cells.stage import write_cells
@@ -177,9 +175,7 @@ def cells_segment(
 
         def write(folder: Path) -> StageResult:
             found = segment_cells(slide, mask, load(), settings, report)
-            return write_cells(
-                folder, slide, mask, found, load(), {}, is_synthetic_result(tissue, slide.name), slide.name
-            )
+            return write_cells(folder, slide, mask, found, load(), {}, result_warning(tissue, slide.name), slide.name)
 
         record, note = results.of(slide, write, weights_sha256=sha256, mask_sha256=sha256_file(path))
         return note + (
@@ -246,11 +242,5 @@ def layers_measure(
         background = record.checks[0]
         return note + (text if background.passed else f"{text}. {background.description}")
 
-    def finish() -> None:
-        if tables:
-            merged = merge_table(out / "layers.parquet", tables)
-            write_table(str(out / "layers.parquet"), merged)
-            if table:
-                write_table(table, merged)
-
+    finish = partial(results.join, "layers.parquet", tables, table)
     each_slide(images, mpp, measure, finish, complain if table == "-" else typer.echo)

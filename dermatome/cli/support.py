@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -182,23 +182,34 @@ class Results:
             write: computes the result and writes its files into a folder.
             inputs: sha256 of what the result is computed from besides the image.
         """
-        from dermatome.pipeline.exported import find_result, slide_inputs, write_result
+        from dermatome.pipeline.exported import slide_inputs
 
-        known, deciding = slide_inputs(slide, **inputs), self.settings.deciding()
-        found = None if self.overwrite else find_result(self.out, slide.name, known, deciding)
-        note = "" if found is None else "kept (same image, weights and settings): "
+        return self.from_inputs(slide.name, slide_inputs(slide, **inputs), write, "image, weights")
+
+    def from_inputs(
+        self, name: str, inputs: Mapping[str, str], write: Callable[[Path], StageResult], same: str
+    ) -> tuple[StageRecord, str]:
+        """As :meth:`of`, of anything with a name; ``same`` says in words what must be the same for it to be kept."""
+        from dermatome.pipeline.exported import find_result, write_result
+        from dermatome.pipeline.stage_files import synthetic_warning
+
+        deciding = self.settings.deciding()
+        found = None if self.overwrite else find_result(self.out, name, inputs, deciding)
+        note = "" if found is None else f"kept (same {same} and settings): "
         if found is None:
-            found = write_result(self.out, slide.name, self.asset, slide.name, known, deciding, write)
-        self.warn_synthetic(found)
+            found = write_result(self.out, name, self.asset, name, inputs, deciding, write)
+        if (warning := synthetic_warning(found.values)) and not self._warned:  # once for a command
+            self._warned.append(name)
+            warn(warning)
         return found, note
 
-    def warn_synthetic(self, record: StageRecord) -> None:
-        """Says, once for a command, that the network behind a result has only learnt from synthetic images."""
-        from dermatome.training.weights import SYNTHETIC_WARNING
-
-        if record.values.get("synthetic") and not self._warned:
-            self._warned.append(record.partition)
-            warn(SYNTHETIC_WARNING)
+    def join(self, name: str, tables: Sequence[Any], also: str) -> None:
+        """Puts the tables of images into the table ``name`` of the folder, and the joined one where ``also`` says."""
+        if tables:
+            merged = merge_table(self.out / name, tables)
+            write_table(str(self.out / name), merged)
+            if also:
+                write_table(also, merged)
 
 
 def weights_sha256(path: Path, load: Callable[[], Any]) -> str:

@@ -48,18 +48,16 @@ class TiledArray:
         self._appended_px = 0
 
     @classmethod
-    def of(cls, values: npt.NDArray[Any]) -> TiledArray:
-        """Returns a packed copy of an array (H, W)."""
-        array = cls(Size(*values.shape), values.dtype)
-        array.append(values)
-        return array
+    def of(cls, labels: LabelArray, dtype: npt.DTypeLike = None) -> TiledArray:
+        """Returns a packed copy of labels (H, W) in memory or in a file, read in bands; a tiled array as it is.
 
-    @classmethod
-    def copy_of(cls, labels: LabelArray, dtype: npt.DTypeLike) -> TiledArray:
-        """Returns a packed copy of labels in memory or in a file, read in bands; a tiled array as it is."""
+        Args:
+            labels: the labels.
+            dtype: of the copy; None takes that of the labels.
+        """
         if isinstance(labels, cls):
             return labels
-        array = cls(Size(*labels.shape), dtype)
+        array = cls(Size(*labels.shape), labels[0:1, 0:1].dtype if dtype is None else dtype)
         for top in range(0, labels.shape[0], TILE_PX):
             array.append(labels[top : min(top + TILE_PX, labels.shape[0]), 0 : labels.shape[1]])
         return array

@@ -13,6 +13,7 @@ from typing import Any
 
 from dermatome import __version__
 from dermatome.errors import StorageFailed
+from dermatome.pipeline.stage_files import synthetic_warning
 from dermatome.slides.slide import Slide
 from dermatome.storage.record import StageRecord, StageResult, file_facts, fingerprint, read_record, write_record
 
@@ -35,13 +36,13 @@ def find_result(folder: Path, stem: str, inputs: Mapping[str, str], settings: Ma
     return record if files and there else None
 
 
-def is_synthetic_result(folder: Path, stem: str) -> bool:
-    """Whether the record of a result says that its network has only learnt from synthetic images."""
+def result_warning(folder: Path, stem: str) -> str:
+    """What the record of a result says of its networks; see :func:`synthetic_warning`."""
     try:
         record = read_record(folder / f"{stem}.json")
     except StorageFailed:  # another program's JSON
-        return False
-    return record is not None and bool(record.values.get("synthetic"))
+        return ""
+    return "" if record is None else synthetic_warning(record.values)
 
 
 def write_result(

@@ -17,7 +17,8 @@ from dermatome.slides.slide import Slide
 from dermatome.slides.source import open_slide
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, DataRoot
-from dermatome.storage.record import require_record, write_table
+from dermatome.storage.record import Scalar, require_record, write_table
+from dermatome.training.weights import SYNTHETIC_WARNING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +69,11 @@ def load_slide(root: DataRoot, slide: str, asset: str = "slide_images") -> Slide
     """
     record, folder = require_record(root, asset, slide), root.folder(asset, slide)
     return open_slide(folder, slide, dict(record.values))
+
+
+def synthetic_warning(values: Mapping[str, Scalar]) -> str:
+    """What a result with these values, and all computed from it, say of its networks; empty if they saw real images."""
+    return SYNTHETIC_WARNING if values.get("synthetic") else ""
 
 
 def write_figure(folder: Path, figure: bytes, stem: str = "") -> None:

@@ -321,6 +321,13 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def to_svg(figure: Figure) -> bytes:
+    """Renders a matplotlib figure as SVG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
 def to_pixels(figure: Figure) -> RgbImage:
     """Renders a matplotlib figure as (H, W, 3) uint8."""
     canvas: Any = figure.canvas

@@ -6,14 +6,12 @@ print it from a browser.
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,13 +23,13 @@ from dermatome.registry.manifest import manifest_path
 from dermatome.registry.model_kinds import ModelKind
 from dermatome.registry.promotion import hold_out_record
 from dermatome.reports.figures import Chart, curves_figure
+from dermatome.reports.html import data_uri, template
 from dermatome.slides.preview import preview
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check, Scalar, StageResult, read_record, require_record, write_table
 
 if TYPE_CHECKING:
-    import jinja2
     import pandas as pd
 
 HISTORY_FILE = "history.parquet"
@@ -249,7 +247,7 @@ def report_html(
     rows = [{"title": name, "texts": [each.get(name, "–") for each in settings]} for name in names]
     title = layout.title if len(versions) > 1 else f"{layout.title}: {versions[0].name}"
     return str(
-        _template().render(
+        template("training.html.j2").render(
             title=title,
             introduction=layout.introduction,
             champion=champion,
@@ -398,18 +396,7 @@ def _data_uri(path: Path) -> str | None:
     shown.thumbnail((_IMAGE_WIDTH_PX, 4 * _IMAGE_WIDTH_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     shown.save(buffer, format="JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-@cache
-def _template() -> jinja2.Template:
-    import jinja2
-
-    loader = jinja2.PackageLoader("dermatome.reports")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("training.html.j2")
+    return data_uri("image/jpeg", buffer.getvalue())
 
 
 def _write_events(folder: Path, history: pd.DataFrame) -> None:

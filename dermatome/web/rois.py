@@ -13,6 +13,7 @@ from typing import Any
 from dermatome.classes import RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
+from dermatome.reports.html import picture_uri
 from dermatome.skin.tiles.rois import Roi, read_rois, rois_json, rois_of
 from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.slide import DECLARED_MPP, Slide, read_slide
@@ -20,7 +21,7 @@ from dermatome.storage.files import folders_in, names_in, safe_id, sha256_bytes,
 from dermatome.storage.layout import DataRoot
 from dermatome.web.context import WebContext, errors_shown
 from dermatome.web.uploads import read_upload
-from dermatome.web.viewer import VIEW_PX, jpeg_uri, status_html
+from dermatome.web.viewer import VIEW_PX, status_html
 
 TITLE = "Training ROIs"
 ROI_FILE = "rois.json"
@@ -97,10 +98,11 @@ def editor_html(opened: OpenedSlide) -> str:
             ("Divide n × n", "divide", 2, 1, 32),
         )
     )
+    picture = picture_uri(opened.image, "jpeg", quality=88)
     return (
         f'<div class="dm-roi" data-width="{size.width_px}" data-height="{size.height_px}" data-name="{name}" '
         f'data-annotated="{"yes" if opened.annotated else ""}" data-rois="{escape(json.dumps(rois))}">'
-        f'<div class="dm-scroll"><div class="dm-stack"><img alt="{name}" src="{jpeg_uri(opened.image)}" '
+        f'<div class="dm-scroll"><div class="dm-stack"><img alt="{name}" src="{picture}" '
         f'draggable="false"><div class="dm-box" tabindex="0" role="group"><svg class="dm-grid" viewBox="0 0 100 100" '
         f'preserveAspectRatio="none" aria-hidden="true"></svg><div class="dm-handle" aria-hidden="true"></div></div>'
         f'</div></div><div class="dm-fields">{numbers}<label>Name<input type="text" name="name" maxlength="60" '

@@ -305,7 +305,7 @@ def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
         return write_tissue(place, slide, tissue, networks.tissue, compute, {}, name, f"{stem}_tissue")
 
     def cell_files(place: Path) -> StageResult:
-        return write_cells(place, slide, masks, cells, networks.cells, {}, bool(tissue.warning), f"{stem}_cells")
+        return write_cells(place, slide, masks, cells, networks.cells, {}, tissue.warning, f"{stem}_cells")
 
     def layer_files(place: Path) -> StageResult:
         return write_layers(place, slide, instances, rows, layers, {}, warning, f"{stem}_layers")

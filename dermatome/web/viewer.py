@@ -6,8 +6,6 @@ own and work with a keyboard and a screen reader. Text that comes from the name 
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from dermatome.classes import Rgb, RgbImage
 from dermatome.imaging.overlay import borders
+from dermatome.reports.html import data_uri, picture_uri
 from dermatome.slides.slide import Slide
 
 VIEW_PX = 1200
@@ -80,14 +78,14 @@ def viewer_html(image: RgbImage, layers: Sequence[Layer], *, name: str, caption:
         choices.append(
             f'<label><input type="radio" name="layer" value="{number}"{checked}> <span>{title}</span></label>'
         )
-        pictures.append(
-            f'<img class="dm-layer dm-layer-{number}" alt="{title} of {shown}" src="{_png_uri(layer.pixels)}">'
-        )
+        drawn = picture_uri(layer.pixels, "png", compress_level=6)
+        pictures.append(f'<img class="dm-layer dm-layer-{number}" alt="{title} of {shown}" src="{drawn}">')
         entries = "".join(
             f'<li><span class="dm-swatch" style="background:rgb{colour}"></span>{escape(text)}</li>'
             for text, colour in layer.legend
         )
         legends.append(f'<ul class="dm-legend dm-layer-{number}" aria-label="Legend of {title}">{entries}</ul>')
+    slide = picture_uri(image, "jpeg", quality=88)
     return (
         f'<form class="dm-viewer" onsubmit="return false">'
         f'<div class="dm-controls">'
@@ -95,7 +93,7 @@ def viewer_html(image: RgbImage, layers: Sequence[Layer], *, name: str, caption:
         f"{_slider('Opacity', 'opacity', 0, 100, 5, 55)}{_slider('Zoom', 'zoom', 100, 400, 25, 100)}"
         f"</div>"
         f'<div class="dm-scroll" tabindex="0" role="group" aria-label="Image {shown}, scrollable">'
-        f'<div class="dm-stack"><img alt="{shown}" src="{jpeg_uri(image)}">{"".join(pictures)}</div></div>'
+        f'<div class="dm-stack"><img alt="{shown}" src="{slide}">{"".join(pictures)}</div></div>'
         f'{"".join(legends)}<p class="dm-caption">{escape(caption)}</p></form>'
     )
 
@@ -104,7 +102,7 @@ def picture_html(png: bytes, description: str) -> str:
     """Shows a figure (PNG bytes) at the width of the page; on a narrow page it can be scrolled."""
     return (
         f'<div class="dm-scroll" tabindex="0" role="group" aria-label="{escape(description)}, scrollable">'
-        f'<img class="dm-figure" alt="{escape(description)}" src="{_uri("image/png", png)}"></div>'
+        f'<img class="dm-figure" alt="{escape(description)}" src="{data_uri("image/png", png)}"></div>'
     )
 
 
@@ -126,20 +124,3 @@ def _slider(title: str, name: str, low: int, high: int, step: int, value: int) -
         f'step="{step}" value="{value}" oninput="this.form.style.setProperty(\'--{name}\', this.value / 100);'
         f"this.nextElementSibling.textContent = this.value + ' %'\"> <output>{value} %</output></label>"
     )
-
-
-def _png_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
-    return _uri("image/png", buffer.getvalue())
-
-
-def jpeg_uri(pixels: RgbImage) -> str:
-    """Encodes an image, (h, w, 3) uint8, as a data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=88)
-    return _uri("image/jpeg", buffer.getvalue())
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -36,6 +36,7 @@ class TilScores:
 
     Attributes:
         counts: nuclei by class label.
+        has_classes: whether any nucleus has a class, or there is none.
         tissue_mm2: area of tissue.
         lymphocytes_per_mm2: of tissue.
         immune_share: of all nuclei that have a class.
@@ -47,6 +48,7 @@ class TilScores:
     """
 
     counts: dict[str, int]
+    has_classes: bool
     tissue_mm2: float
     lymphocytes_per_mm2: float | None
     immune_share: float | None
@@ -72,7 +74,7 @@ def score_til(
     from scipy.spatial import KDTree
 
     settings = settings or TilSettings()
-    classless = len(nuclei) > 0 and bool((nuclei["class"] == UNCLASSIFIED).all())
+    has_classes = nuclei.empty or bool((nuclei["class"] != UNCLASSIFIED).any())
     sure = nuclei[(nuclei["class_probability"] >= settings.min_probability) & (nuclei["class"] != UNCLASSIFIED)]
     kinds = sure["class"].to_numpy(dtype=str)
     places = sure[["centroid_y_px", "centroid_x_px"]].to_numpy(dtype=float) * mpp
@@ -87,8 +89,9 @@ def score_til(
     filled = int((everything > 0).sum())
     return TilScores(
         counts=counts,
+        has_classes=has_classes,
         tissue_mm2=tissue_mm2,
-        lymphocytes_per_mm2=len(lymphocytes) / tissue_mm2 if tissue_mm2 > 0 and not classless else None,
+        lymphocytes_per_mm2=len(lymphocytes) / tissue_mm2 if tissue_mm2 > 0 and has_classes else None,
         immune_share=sum(counts[kind.label] for kind in IMMUNE) / len(sure) if len(sure) else None,
         near_epithelium_share=near,
         infiltrated_share=float((squares > 0).sum() / filled) if filled else None,

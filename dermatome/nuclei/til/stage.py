@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from dermatome.classes import UNCLASSIFIED
 from dermatome.geometry import Size
 from dermatome.nuclei.maps.files import NUCLEI_TABLE
 from dermatome.nuclei.til.figures import til_figure
 from dermatome.nuclei.til.score import score_til, square_rows
 from dermatome.nuclei.til.settings import TilSettings
 from dermatome.pipeline.cached_stage import WaitingStage
-from dermatome.pipeline.stage_files import timed, versions_of, write_figure, write_rows
+from dermatome.pipeline.stage_files import synthetic_warning, timed, versions_of, write_figure, write_rows
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Scalar, StageResult, content_version, require_record
-from dermatome.training.weights import SYNTHETIC_WARNING
 
 TIL_MAP = "til_map.parquet"
 
@@ -60,19 +58,14 @@ def write_til(
         stem: start of the names of the files; without it, they are named as in the data root.
     """
     seconds: dict[str, float] = {}
-    synthetic = bool(values.get("synthetic"))
+    warning = synthetic_warning(values)
     size = Size(int(str(values["height_px"])), int(str(values["width_px"])))
     mpp = float(str(values["mpp"]))
     with timed(seconds, "score"):
         scores = score_til(nuclei, size, mpp, float(str(values["tissue_mm2"])), settings)
     rows = square_rows(scores, settings.square_um)
     with timed(seconds, "write"):
-        write_rows(
-            folder / (f"{stem}.parquet" if stem else TIL_MAP),
-            slide,
-            rows,
-            warning=SYNTHETIC_WARNING if synthetic else "",
-        )
+        write_rows(folder / (f"{stem}.parquet" if stem else TIL_MAP), slide, rows, warning=warning)
         write_figure(folder, til_figure(slide, scores, settings.square_um, size, mpp), stem)
     numbers = {
         "lymphocytes_per_mm2": scores.lymphocytes_per_mm2,
@@ -83,7 +76,7 @@ def write_til(
     outcome, message = "scored", ""
     if nuclei.empty:
         outcome, message = "no_nuclei", f"{slide} has no nuclei to score."
-    elif (nuclei["class"] == UNCLASSIFIED).all():
+    elif not scores.has_classes:
         outcome = "no_classes"
         message = f"No nucleus of {slide} has a class, so there is no score: use a network that was trained on classes."
     return StageResult(
@@ -93,7 +86,7 @@ def write_til(
         values={
             "weights": str(values["weights"]),
             "weights_sha256": str(values["weights_sha256"]),
-            "synthetic": synthetic,
+            "synthetic": bool(warning),
             "mpp": mpp,
             "mpp_source": str(values["mpp_source"]),
             "tissue_mm2": scores.tissue_mm2,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dermatome.reports.figures import GREY, INK, new_figure, to_png
+from dermatome.reports.figures import GREY, INK, new_figure, to_png, to_svg
 
 if TYPE_CHECKING:
     from dermatome.skin.atlas.build import Atlas
@@ -56,6 +55,4 @@ def atlas_figure(atlas: Atlas) -> tuple[bytes, bytes]:
         heat.tick_params(axis="x", labelsize=8)
         heat.set_title(f"{count} genes, mean of their antibodies", fontsize=10, loc="left", color=INK)
         figure.colorbar(drawn, ax=heat, shrink=0.7).set_label("Mean DAB (OD)", fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return to_png(figure), buffer.getvalue()
+    return to_png(figure), to_svg(figure)

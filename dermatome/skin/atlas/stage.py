@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
 from dermatome.pipeline.stage_files import write_figure
+from dermatome.reports.html import data_uri, template
 from dermatome.skin.atlas.build import Atlas, build_atlas, marker_sentence
 from dermatome.skin.atlas.figures import COLOURS, atlas_figure, highest_dab
 from dermatome.skin.atlas.settings import AtlasSettings
-from dermatome.skin.profiles.card import template
 from dermatome.skin.profiles.stage import ANTIBODIES_TABLE, CARD_FILE, PROFILE_TABLE, ProfileStage
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
@@ -95,7 +95,7 @@ def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes) -> bytes:
         card=CARD_FILE,
         clustered=atlas.linkage is not None,
         highest=highest_dab(atlas),
-        figure=f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}",
+        figure=data_uri("image/svg+xml", svg),
         markers=atlas.markers,
         sentence=marker_sentence(atlas.markers),
         script=script,

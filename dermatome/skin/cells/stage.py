@@ -13,17 +13,16 @@ from dermatome.labels.geojson import object_features, write_geojson
 from dermatome.labels.npz import save_instances
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure, write_rows
+from dermatome.pipeline.stage_files import load_slide, synthetic_warning, timed, versions_of, write_figure, write_rows
 from dermatome.registry.champion import Weights
 from dermatome.skin.cells.figures import cells_figure
 from dermatome.skin.cells.networks import load_cells
 from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.stage_files import is_synthetic, load_tissue_mask
+from dermatome.skin.stage_files import load_tissue_mask
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
-from dermatome.training.weights import SYNTHETIC_WARNING
 
 if TYPE_CHECKING:
     from dermatome.skin.cells.network import CellNetwork
@@ -38,7 +37,7 @@ class _Input:
     slide: Slide
     mask: LabelArray
     mask_weights_sha256: str
-    mask_synthetic: bool
+    mask_warning: str
     seconds: dict[str, float]
 
 
@@ -76,7 +75,7 @@ class CellsStage(Stage[_Input, _Segmented]):
         with timed(seconds, "decode"):
             slide = load_slide(self.root, key)
             mask, made = load_tissue_mask(self.root, key, slide.size)
-        return _Input(slide, mask, str(made.values["weights_sha256"]), is_synthetic(made), seconds)
+        return _Input(slide, mask, str(made.values["weights_sha256"]), synthetic_warning(made.values), seconds)
 
     def pixels(self, loaded: _Input) -> int:
         """Size of the image, px."""
@@ -97,7 +96,7 @@ class CellsStage(Stage[_Input, _Segmented]):
         assert self._network is not None
         one = found.loaded
         written = write_cells(
-            folder, one.slide, one.mask, found.result, self._network, dict(one.seconds), one.mask_synthetic
+            folder, one.slide, one.mask, found.result, self._network, dict(one.seconds), one.mask_warning
         )
         written.values["mask_weights_sha256"] = one.mask_weights_sha256
         return written
@@ -110,7 +109,7 @@ def write_cells(
     result: CellsResult,
     network: CellNetwork,
     seconds: dict[str, float],
-    mask_synthetic: bool,
+    mask_warning: str,
     stem: str = "",
 ) -> StageResult:
     """Writes the cells of a slide in every format.
@@ -122,11 +121,11 @@ def write_cells(
         result: its cells.
         network: network that found them.
         seconds: wall time of earlier phases, to which those of writing are added.
-        mask_synthetic: whether the network that computed the mask has only learnt from synthetic images.
+        mask_warning: what the mask says of the network that computed it, or empty.
         stem: start of the names of the files; without it, they are named as in the data root.
     """
     name, instances = stem or "cells", result.instances
-    warning = network.warning or (SYNTHETIC_WARNING if mask_synthetic else "")
+    warning = network.warning or mask_warning
     with timed(seconds, "write"):
         save_instances(folder / f"{name}.npz", instances)
         write_ome_tiff(folder / f"{name}.ome.tif", instances, slide.mpp, name=slide.name, warning=warning)

@@ -14,15 +14,14 @@ from dermatome.labels.geojson import object_features, region_features, write_geo
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import load_slide, timed, versions_of, write_figure, write_rows
+from dermatome.pipeline.stage_files import load_slide, synthetic_warning, timed, versions_of, write_figure, write_rows
 from dermatome.skin.layers.figures import layer_colours, layers_figure
 from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.skin.stage_files import is_synthetic, load_cell_map, load_tissue_mask
+from dermatome.skin.stage_files import load_cell_map, load_tissue_mask
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageRecord, StageResult, content_version
-from dermatome.training.weights import SYNTHETIC_WARNING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +87,7 @@ class LayersStage(Stage[_Input, _Measured]):
             mask, _ = load_tissue_mask(self.root, key, slide.size)
             # Its record says it of the mask's network, too.
             instances, cells, made = load_cell_map(self.root, key, slide.size)
-        return _Input(slide, mask, instances, cells, SYNTHETIC_WARNING if is_synthetic(made) else "", seconds)
+        return _Input(slide, mask, instances, cells, synthetic_warning(made.values), seconds)
 
     def pixels(self, loaded: _Input) -> int:
         """Size of the image, px."""
@@ -148,7 +147,7 @@ def write_layers(
         write_ome_tiff(folder / f"{name}.ome.tif", result.layer_map, slide.mpp, name=slide.name, warning=warning)
         outlines = region_features(result.layer_map, layers, result.layers, slide=slide.name)
         write_geojson(folder / f"{name}.geojson", outlines, warning=warning)
-        tiled = TiledArray.copy_of(instances, np.int32)
+        tiled = TiledArray.of(instances, np.int32)
         outlines = object_features(tiled, placed, slide=slide.name, classes=CELL_CLASSES)
         write_geojson(folder / f"{before}cells.geojson", outlines, warning=warning)
     with timed(seconds, "figure"):

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from dermatome.classes import RgbImage
 from dermatome.geometry import Box
 from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
 from dermatome.imaging.overlay import fitting, sample_labels, tint
 from dermatome.labels.ome_tiff import open_ome_tiff
 from dermatome.pipeline.stage_files import load_slide
+from dermatome.reports.html import data_uri, picture_uri, template
 from dermatome.skin.layers.figures import layer_colours
 from dermatome.skin.profiles.figures import rows_of
 from dermatome.storage.layout import DataRoot
 
 if TYPE_CHECKING:
-    import jinja2
-
     from dermatome.skin.profiles.profile import Core, GeneProfile
     from dermatome.skin.profiles.settings import ProfileSettings
     from dermatome.storage.record import StageRecord
@@ -72,7 +66,8 @@ def core_shown(root: DataRoot, core: Core, record: dict[str, Any]) -> CoreShown:
     labels = sample_labels(layers, whole, _THUMBNAIL_PX)
     count = int(core.tables["layer"]["layer"].max())
     tinted = tint(pixels, labels, layer_colours(count), 0.75)
-    return CoreShown(core, _data_uri(pixels), _data_uri(tinted), record)
+    image, coloured = (picture_uri(shown, "webp", quality=70) for shown in (pixels, tinted))
+    return CoreShown(core, image, coloured, record)
 
 
 def card_html(
@@ -110,7 +105,7 @@ def card_html(
     others = dict.fromkeys(record["antibody"] for record in records if record["antibody"] not in measured)
     whole = profile.rows[profile.rows["part"] == "epidermis"]["mean_dab_od"]
     licences = sorted({str(record["licence"]) for record in records if record["licence"]})
-    text = template("card.html.j2").render(
+    text = template("card.html.j2", "dermatome.skin.profiles").render(
         gene=gene.values["gene"],
         ensembl_id=gene.partition,
         release=gene.values["release"],
@@ -119,7 +114,7 @@ def card_html(
         not_measured=[
             {"known": name or "Antibody unknown", "annotated": _annotations(records, name)} for name in others
         ],
-        figure=f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}",
+        figure=data_uri("image/svg+xml", svg),
         spread=(float(whole.min()), float(whole.max())) if len(whole) > 1 else None,
         patterns=sorted({each["pattern"] for each in antibodies}),
         left_out=left_out,
@@ -132,18 +127,6 @@ def card_html(
         attribution=gene.values.get("attribution") or ATTRIBUTION,
     )
     return text.encode()
-
-
-@cache
-def template(name: str, package: str = "dermatome.skin.profiles") -> jinja2.Template:
-    """A template of a package; it escapes every value."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(package), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template(name)
 
 
 def _sure(row: Mapping[Any, Any]) -> str:
@@ -205,9 +188,3 @@ def _annotations(records: Sequence[Mapping[str, Any]], antibody: str | None) -> 
 def _web_address(text: object) -> str | None:
     address = str(text or "")
     return address if address.startswith(("https://", "http://")) else None
-
-
-def _data_uri(pixels: RgbImage) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="WEBP", quality=70)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

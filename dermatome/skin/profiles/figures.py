@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
-from dermatome.reports.figures import GREY, INK, new_figure, plain_axes, to_png
+from dermatome.reports.figures import GREY, INK, new_figure, plain_axes, to_png, to_svg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,9 +33,7 @@ def profile_figure(title: str, profile: GeneProfile) -> tuple[bytes, bytes]:
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     for axes, panel in zip(figure.subplots(1, 3), _PANELS, strict=True):
         _panel(axes, profile, *panel)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return to_png(figure), buffer.getvalue()
+    return to_png(figure), to_svg(figure)
 
 
 def _panel(axes: Axes, profile: GeneProfile, title: str, part: str, measure: str, label: str, below: str) -> None:

@@ -1,0 +1,39 @@
+"""What HTML reports share: templates whose values are escaped, and files that stand in the page itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import cache
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from dermatome.classes import RgbImage
+
+
+@cache
+def template(name: str, package: str = "dermatome.reports") -> jinja2.Template:
+    """A template of a package; it escapes every value, and an unknown one is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(name)
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """A file of a media type, such as ``image/png``, as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def picture_uri(pixels: RgbImage, kind: str, **options: int) -> str:
+    """An image (H, W, 3) uint8 as a data URI: ``jpeg``, ``png`` or ``webp``, with options of Pillow's writer."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=kind, **options)
+    return data_uri(f"image/{kind}", buffer.getvalue())
