@@ -3,7 +3,6 @@
 Belongs here: the record, failure file and metadata of any asset. Runs over many slides are in `assets.slide_asset`.
 """
 
-import base64
 import json
 import traceback
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from dermatome.errors import DermatomeError, StorageFailed
+from dermatome.reports.html import data_uri
 from dermatome.settings import Settings, deciding_settings
 from dermatome.storage.files import atomic_folder
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE, DataRoot
@@ -72,12 +72,12 @@ def materialize_one(
                 **vars(result),
             )
             write_record(folder / RECORD_FILE, record)
-            metadata = {**record_metadata(record, folder, reused=False), **more(folder)}
+        folder = root.folder(asset, partition)
+        metadata = {**record_metadata(record, folder, reused=False), **more(folder)}
     except Exception as error:
         note_failure(context, root, asset, partition, error)
         raise
     clear_failure(root.failure(asset, partition))
-    metadata["folder"] = dg.MetadataValue.path(str(root.folder(asset, partition)))
     severity = dg.AssetCheckSeverity.WARN if warn(result) else dg.AssetCheckSeverity.ERROR
     return dg.MaterializeResult(
         metadata=metadata,
@@ -146,8 +146,7 @@ def record_metadata(
         shown["message"] = dg.MetadataValue.text(record.message)
     shown |= more
     if preview := _preview(folder):
-        encoded = base64.b64encode(preview).decode()
-        shown["preview"] = dg.MetadataValue.md(f"![preview](data:image/webp;base64,{encoded})")
+        shown["preview"] = dg.MetadataValue.md(f"![preview]({data_uri('image/webp', preview)})")
     for file in sorted((*folder.glob("*.html"), *folder.glob("*.png"))):
         shown[file.name] = dg.MetadataValue.url(
             f"{RESULTS_URL}/{quote(f'{folder.parent.name}/{folder.name}/{file.name}')}"

@@ -242,3 +242,10 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
         assert stale() == ["s1", "s3"]
         promote("v001")
         assert stale() == ["s2"]
+
+
+def test_links_to_reports_name_the_finished_folder(root, instance):
+    done = run(root, instance, "skin_atlas")
+    (event,) = done.asset_materializations_for_node("skin_atlas")
+    assert event.metadata["atlas.html"].value == "/results/skin_atlas/current/atlas.html"
+    assert (root.folder("skin_atlas", "current") / "atlas.html").is_file()
