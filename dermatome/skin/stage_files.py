@@ -10,8 +10,8 @@ from dermatome.labels.npz import load_instances, load_mask
 from dermatome.labels.ome_tiff import open_ome_tiff
 from dermatome.pipeline.stage_files import read_rows
 from dermatome.slides.slide import WHOLE_PX
-from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageRecord, require_record
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import Check, StageRecord, read_record, require_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,3 +47,16 @@ def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, p
     record = require_record(root, "cell_masks", slide, CELLS_TABLE, CELLS_FILE if whole else CELLS_TIFF)
     cells = read_rows(folder / CELLS_TABLE)
     return (load_instances(folder / CELLS_FILE) if whole else open_ome_tiff(folder / CELLS_TIFF)), cells, record
+
+
+def check_champion(root: DataRoot, slide: str) -> Check:
+    """Whether the mask of a slide was made with the weights of the present champion.
+
+    Raises:
+        MissingInput: the slide has no mask yet.
+    """
+    used = require_record(root, "epidermis_masks", slide).values["weights_sha256"]
+    champion = read_record(root.record("tissue_champion", CHAMPION))
+    passed = champion is not None and used == champion.values["weights_sha256"]
+    weights = "the present champion's weights" if passed else "other weights than the present champion's"
+    return Check("mask_made_with_champion", passed, f"The mask was made with {weights}.", {"weights_sha256": str(used)})

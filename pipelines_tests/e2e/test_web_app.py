@@ -165,7 +165,7 @@ def test_two_who_mark_one_slide_do_not_erase_each_other_and_one_may_save_twice(p
 def test_what_is_stopped_or_left_ends_and_the_next_one_gets_its_turn(page, other, monkeypatch, how):
     ended = threading.Event()
 
-    def endless(slide, source, network, settings, limits, on_tiles):
+    def endless(slide, source, network, settings, limits, on_tiles, compute):
         try:
             while True:
                 on_tiles(1)
