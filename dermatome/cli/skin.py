@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
     from dermatome.storage.record import StageResult
 
-hpa_app = typer.Typer(help="Gene pages of the Human Protein Atlas.", **GROUP)
+hpa_app = typer.Typer(help="Gene pages and images of the Human Protein Atlas.", **GROUP)
 tissue_app = typer.Typer(
     cls=TrainGroup, help="Background, dermis, epidermis and keratin: train a network, predict masks.", **GROUP
 )
@@ -78,6 +79,86 @@ def hpa_parse(
             typer.echo(f"{records.num_rows} image records of {len(tables)} pages in {out}")
 
     each(pages, parse, "pages", finish)
+
+
+@hpa_app.command("fetch")
+def hpa_fetch(
+    genes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ENSG...|GENES.tsv...",
+            help="Ensembl ids of genes, or files of them: an id in each line, or a table of HPA or BioMart.",
+            show_default=False,
+        ),
+    ],
+    out: Out,
+    tissue: Annotated[
+        str,
+        typer.Option(help="Tissue or organ whose images are fetched. Without it, that of the data root's settings."),
+    ] = "",
+    data: Annotated[
+        str, typer.Option(help="Data root whose settings [hpa] and [images] are used, if it has any.")
+    ] = "dermatome_data",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Ask for pages and images again that are there; else they are kept.")
+    ] = False,
+) -> None:
+    """Fetch the gene pages and images of genes from the Human Protein Atlas, one file at a time.
+
+    images/<slide>.jpg, images.parquet (a row for each image, with its licence), pages/<gene>.xml, and for each gene
+    <gene>.parquet and <gene>.json. If it is interrupted, run it again: it continues with what is missing.
+
+    Example: dermatome hpa fetch ENSG00000186847 --out hpa
+    """
+    from dermatome.hpa.client import HpaClient
+    from dermatome.hpa.genes import read_gene_list
+    from dermatome.hpa.records import merge_records, read_records, write_records
+    from dermatome.hpa.stage import make_images
+    from dermatome.settings import load_settings
+    from dermatome.slides.slide import read_slide
+    from dermatome.storage.layout import DataRoot
+
+    settings = load_settings(DataRoot.at(data).settings)
+    tissue = tissue or settings.images.tissue
+    lists = [Path(gene) if Path(gene).is_file() else [gene] for gene in genes]
+    wanted = dict.fromkeys(Path(gene.ensembl_id) for one in lists for gene in read_gene_list(one))
+    tables = []
+
+    with HpaClient(settings.hpa) as client:
+
+        def page(gene: Path, report: Report) -> str:
+            path = out / "pages" / f"{gene.name}.xml"
+            results = Results(out, "hpa_images", settings.hpa, overwrite or not path.is_file())
+
+            def write(folder: Path) -> StageResult:
+                return make_images(client, gene.name, path, folder, tissue, f"{gene.name}.parquet")
+
+            record, note = results.from_inputs(gene.name, {"tissue": tissue}, write, "tissue")
+            tables.append(read_records(out / f"{gene.name}.parquet"))
+            return note + record.message
+
+        def images() -> None:
+            records = merge_records(tables)
+            write_records(records, out / "images.parquet")
+            urls = {
+                out / "images" / f"{slide}{Path(urlsplit(url).path).suffix}": url
+                for slide, url in records.select(["slide", "image_url"]).to_pandas().to_numpy()
+            }
+
+            def image(path: Path, report: Report) -> str:
+                if path.is_file() and not overwrite:
+                    return "kept"
+                fetched = client.fetch_image(urls[path], path)
+                try:
+                    read_slide(path)
+                except BadImage:
+                    path.unlink()
+                    raise
+                return f"{fetched.bytes / 1e6:.2f} MB"
+
+            each(list(urls), image, "images", lambda: typer.echo(settings.hpa.attribution))
+
+        each(list(wanted), page, "genes", images)
 
 
 @tissue_app.command("predict")

@@ -109,8 +109,10 @@ def _host(base: str) -> str:
     return f"{parts.hostname}-{parts.port}" if parts.port else str(parts.hostname)
 
 
-def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tissue: str) -> StageResult:
-    """Writes the image records of one gene to ``folder``; the page and its HTTP validators stay at ``page_path``.
+def make_images(
+    client: HpaClient, gene: str, page_path: Path, folder: Path, tissue: str, file: str = RECORDS_FILE
+) -> StageResult:
+    """Writes the image records of one gene to ``folder / file``; the page and its validators stay at ``page_path``.
 
     Raises:
         FetchFailed: The page did not arrive, or no release has the gene.
@@ -125,7 +127,7 @@ def make_images(client: HpaClient, gene: str, page_path: Path, folder: Path, tis
     first = found.fetched[0]
     kept = {"url": first.url, "sha256": first.sha256, "etag": first.etag, "last_modified": first.last_modified}
     write_atomic(validators, json.dumps(kept).encode())
-    write_records(found.page.records, folder / RECORDS_FILE)
+    write_records(found.page.records, folder / file)
     return StageResult(
         outcome=found.page.outcome,
         message=found.page.message,

@@ -26,6 +26,7 @@ from dermatome.registry import version as registry_version
 from dermatome.storage.record import file_facts, write_record
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import ToySlide, toy_slide
+from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 from pipelines_tests.records import record_of
 from pipelines_tests.toy_tiles import write_tiles
 
@@ -66,7 +67,15 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-COMMANDS = ("hpa parse", "tissue train", "tissue import-weights", "tissue predict", "cells train", "cells segment")
+COMMANDS = (
+    "hpa parse",
+    "hpa fetch",
+    "tissue train",
+    "tissue import-weights",
+    "tissue predict",
+    "cells train",
+    "cells segment",
+)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "nuclei train", "layers measure", "doctor"])
@@ -88,6 +97,7 @@ LONG = "x" * 300
     [
         "hpa parse {images} --out {out}/r.parquet",
         f"hpa parse {LONG} --out {{out}}/r.parquet",
+        "hpa fetch genes.tsv --out {out}",
         "tissue predict {image} --weights {images} --out {out}",
         "tissue predict {image} --weights w --out {out} --mpp nan",
         f"tissue predict {{image}} --weights {LONG} --out {{out}}",
@@ -145,6 +155,37 @@ def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(
     wanted = {"gene", "ensembl_id", "antibody", "tissue", "image_url", "sex", "age", "patient_id"}
     assert wanted <= set(rows[0])
     assert run(capfd, "hpa", "parse", pages[0], "--out", out)[0] == 0
+
+
+def test_genes_are_fetched_once_and_completed_when_run_again(
+    toy: ToySlide, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gene, other, unknown = (f"ENSG0000000000{number}" for number in (1, 2, 9))
+    shots = [ToyImage("373", "1_A_1_2"), ToyImage("373", "1_A_2_2"), ToyImage("374", "2_A_1_2")]
+    good = toy.jpeg()
+    with FaultyHpaServer(images={shots[0].path: good, shots[1].path: good[: len(good) // 2]}) as server:
+        server.pages[gene] = gene_page_xml("KRT5", gene, server.url, shots[:2])
+        server.pages[other] = gene_page_xml("KRT10", other, server.url, shots[2:])
+        hosts = f'base_url = "{server.url}"\narchive_urls = []\nallowed_hosts = ["127.0.0.1"]\nretries = 0\n'
+        (tmp_path / "settings.toml").write_text(f"[hpa]\n{hosts}")
+        (tmp_path / "genes.txt").write_text(f"{other} KRT10\n{gene}\n")
+        out = tmp_path / "out"
+        command = ("hpa", "fetch", gene, unknown, tmp_path / "genes.txt", "--data", tmp_path, "--out", out)
+        code, output, errors = run(capfd, *command)
+        assert code == 1
+        assert all(text in errors for text in (unknown, "2_A_1_2.jpg is not there", "cut short", "2 of 3 images"))
+        assert "373-1_A_1_2.jpg: " in output
+        assert [file.name for file in (out / "images").iterdir()] == ["373-1_A_1_2.jpg"]
+        assert pq.read_table(out / "images.parquet")["ensembl_id"].to_pylist() == [gene, gene, other]
+
+        server.images |= {shots[1].path: good, shots[2].path: good}
+        assert run(capfd, *command)[0] == 1
+        assert sorted(file.read_bytes() == good for file in (out / "images").iterdir()) == [True] * 3
+        before = len(server.requests)
+        code, output, _ = run(capfd, "hpa", "fetch", gene, other, "--data", tmp_path, "--out", out)
+        assert (code, len(server.requests)) == (0, before)
+        assert output.count("kept") == 5
+        assert server.count(f"/{gene}.xml") == server.count(shots[0].path) == server.most_at_once == 1
 
 
 @pytest.fixture(scope="module")
