@@ -86,13 +86,15 @@ def web(
 def doctor(
     weights: Annotated[list[Path] | None, typer.Option(help="Weights file to check; repeatable.")] = None,
     models: Annotated[Path | None, typer.Option(help="Folder of Cellpose's files for cyto2, to check.")] = None,
-    data: Annotated[str, typer.Option(help="Data root to check; it need not exist yet.")] = ".",
+    data: Annotated[
+        str, typer.Option(help="Data root whose networks and disk are checked; it need not exist yet.")
+    ] = "dermatome_data",
     network: Annotated[
         bool, typer.Option(help="Whether to test the connection to the Human Protein Atlas; switch it off if offline.")
     ] = True,
     device: Device = DeviceChoice.AUTO,
 ) -> None:
-    """Check versions, device, weights, disk and network, and print how to fix what is wrong."""
+    """Check versions, device, weights, a data root's networks, disk and network, and print how to fix what is wrong."""
     from dermatome.cli.doctor import examine
 
     failed = False

@@ -1,4 +1,4 @@
-"""Checks of this machine for `dermatome doctor`: versions, device, weights, disk and network."""
+"""Checks for `dermatome doctor`: versions, device, weights, a data root's networks, disk and network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from dermatome import __version__
-from dermatome.errors import DermatomeError
+from dermatome.errors import DermatomeError, MissingInput
 from dermatome.inference.compute import DeviceName
 from dermatome.storage.layout import DataRoot
 
@@ -60,6 +60,7 @@ def examine(
         yield _weights(path)
     if models_folder is not None:
         yield _cyto2(models_folder)
+    yield from _networks(data)
     yield _disk(data)
     if ask_network:
         yield _network(atlas_url)
@@ -117,6 +118,57 @@ def _cyto2(folder: Path) -> Finding:
             "weights", "warn", f"cyto2 is not in {folder}: {' and '.join(missing)} are missing; put them there."
         )
     return Finding("weights", "ok", f"cyto2 is in {folder}")
+
+
+def _networks(data: str) -> Iterator[Finding]:
+    """Loads the networks that the stages of a data root run with: the champions, or those that its settings name."""
+    from dermatome.inference.compute import choose_compute
+    from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei
+    from dermatome.registry.champion import Weights, find_champion
+    from dermatome.registry.model_kinds import CELLS, NUCLEI, TISSUE
+    from dermatome.settings import load_settings
+    from dermatome.skin.cells.networks import cell_weights_named, load_cells
+    from dermatome.skin.tissue.network import load_tissue_weights
+
+    try:
+        root = DataRoot.at(data)
+        settings = load_settings(root.settings)
+    except DermatomeError as error:
+        yield Finding("networks", "fail", str(error))
+        return
+    compute = choose_compute("cpu", backend="torch")
+
+    def named_cells() -> Weights:
+        missing = _cyto2(root.models) if settings.cell_weights == "cyto2" else None
+        if missing is not None and missing.state != "ok":  # a check downloads nothing
+            raise MissingInput(missing.message)
+        return cell_weights_named(root, settings.cell_weights)
+
+    def tissue() -> Weights:
+        weights = find_champion(root, TISSUE)
+        weights.load(load_tissue_weights)
+        return weights
+
+    def cells() -> Weights:
+        weights = find_champion(root, CELLS, named_cells)
+        load_cells(weights, compute)
+        return weights
+
+    def nuclei() -> Weights:
+        weights = find_nucleus_weights(root, settings.nuclei_weights)
+        load_nuclei(weights, compute)
+        return weights
+
+    for kind, load in ((TISSUE, tissue), (CELLS, cells), (NUCLEI, nuclei)):
+        try:
+            weights = load()
+        except MissingInput as error:
+            yield Finding("networks", "warn", str(error))
+        except DermatomeError as error:
+            yield Finding("networks", "fail", f"{kind.name.capitalize()}: {error}")
+        else:
+            how = "named by the settings" if weights.file else "champion"
+            yield Finding("networks", "ok", f"{kind.name} {weights.name} ({how}), sha256 {weights.sha256}")
 
 
 def _disk(data: str) -> Finding:

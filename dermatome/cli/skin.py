@@ -62,13 +62,14 @@ def hpa_parse(
     tissue: Annotated[str, typer.Option(help="Tissue or organ whose images are read, as the pages name it.")] = "Skin",
 ) -> None:
     """Read gene pages into a table with one row for each image."""
-    from dermatome.hpa.pages import parse_page
+    from dermatome.hpa.pages import check_tissue, parse_page
     from dermatome.hpa.records import merge_records, write_records
 
     tables = []
 
     def parse(page: Path, report: Report) -> str:
         read = parse_page(page, tissue=tissue)
+        check_tissue(read, tissue)
         tables.append(read.records)
         return f"{read.gene}: {read.records.num_rows} images" if read.records.num_rows else read.message
 
@@ -138,11 +139,12 @@ def hpa_fetch(
             return note + record.message
 
         def images() -> None:
-            records = merge_records(tables)
-            write_records(records, out / "images.parquet")
+            everything = [read_records(file) for file in sorted(out.glob("ENSG*.parquet"))]  # of earlier calls, too
+            write_records(merge_records(everything), out / "images.parquet")
             urls = {
                 out / "images" / f"{slide}{Path(urlsplit(url).path).suffix}": url
-                for slide, url in records.select(["slide", "image_url"]).to_pandas().to_numpy()
+                for table in tables
+                for slide, url in zip(table["slide"].to_pylist(), table["image_url"].to_pylist(), strict=True)
             }
 
             def image(path: Path, report: Report) -> str:

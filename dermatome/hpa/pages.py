@@ -23,7 +23,7 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 from lxml import etree
 
-from dermatome.errors import BadPage, MissingInput
+from dermatome.errors import BadPage, BadSetting, MissingInput
 from dermatome.hpa.genes import ENSEMBL_GENE
 from dermatome.hpa.licence import licence_of
 from dermatome.hpa.records import IMAGE_RECORD_SCHEMA, slide_id
@@ -46,6 +46,15 @@ _INSIDE: Mapping[tuple[str, ...], Mapping[str, str]] = {
 _NOTHING: Mapping[str, str] = {}
 _EPIDERMAL_CELLS = ("keratinocytes", "epidermal cells")
 _QUANTITIES = {"negative": "none", "rare": "<25%", "75%-25%": "25%-75%"}
+# The normal tissues of releases 12 to 25, without running numbers. Another name is not of HPA, or is newer.
+_HPA_TISSUES = re.compile(
+    "adipose tissue|adrenal gland|appendix|bone marrow|breast|bronchus|caudate|cerebellum|cerebral cortex|"
+    "cervix(, uterine)?|colon|duodenum|endometrium|epididymis|esophagus|fallopian tube|gallbladder|heart muscle|"
+    "hippocampus|kidney|liver|lung|lymph node|nasopharynx|oral mucosa|ovary|pancreas|parathyroid gland|placenta|"
+    "prostate|rectum|salivary gland|seminal vesicle|skeletal muscle|skin|small intestine|smooth muscle|soft tissue|"
+    "spleen|stomach|testis|thyroid gland|tonsil|urinary bladder|vagina"
+)
+_MAX_NAMES = 100
 _RUNNING_NUMBER = re.compile(r"\s+\d+$")
 
 
@@ -63,6 +72,7 @@ class GenePage:
             for the tissue and no images.
         message: The outcome in one sentence.
         antibodies_without_images: Antibodies with levels for the tissue and no image; an older release may have images.
+        tissues: Names of the page's normal tissues, sorted; at most 100 of them.
     """
 
     ensembl_id: str
@@ -73,6 +83,20 @@ class GenePage:
     outcome: Outcome
     message: str
     antibodies_without_images: tuple[str, ...] = ()
+    tissues: tuple[str, ...] = ()
+
+
+def check_tissue(page: GenePage, tissue: str) -> None:
+    """Refuses a name that is no tissue of HPA: the page has other tissues, and no release knows the name.
+
+    Raises:
+        BadSetting: The message lists the page's tissues.
+    """
+    if page.outcome == "no_tissue" and page.tissues and not _HPA_TISSUES.fullmatch(_base_name(tissue)):
+        raise BadSetting(
+            f"{page.gene} ({page.ensembl_id}): {tissue[:40]!r} is no tissue or organ of the page; choose one of "
+            f"{', '.join(page.tissues)}."
+        )
 
 
 def parse_page(source: Path | bytes, *, tissue: str = "Skin", max_bytes: int = _MAX_PAGE_BYTES) -> GenePage:
@@ -298,6 +322,7 @@ class _Facts:
         gene_levels: The gene's own summary for each matching tissue.
         images_by_antibody: Number of images of each antibody that was tried on the tissue.
         verifications: The gene's own reliability, by the term that the release uses for it.
+        names: Names of the page's normal tissues, wanted or not.
     """
 
     tissue: str
@@ -312,6 +337,7 @@ class _Facts:
     gene_levels: list[_GeneLevel] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     images_by_antibody: dict[str, int] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
 
     def take(self, element: Any) -> None:
         """Adds the facts of a complete element."""
@@ -327,7 +353,9 @@ class _Facts:
             self._gene_data(element)
 
     def wants(self, tissue: Any) -> bool:
-        """Whether the ``<data>`` of this ``<tissue>`` is needed."""
+        """Whether the ``<data>`` of this ``<tissue>`` is needed; notes the tissue's name."""
+        if len(self.names) < _MAX_NAMES:
+            self.names.add((_text(tissue) or "")[:40])
         return bool(self._tissue_of(tissue) or (not self.of_antibody and self._unnumbered(tissue)))
 
     def _tissue_of(self, element: Any) -> tuple[str, str | None] | None:
@@ -454,6 +482,7 @@ def _gene_page(facts: _Facts, name: str) -> GenePage:
         outcome=outcome,
         message=message,
         antibodies_without_images=tuple(key for key, images in facts.images_by_antibody.items() if key and not images),
+        tissues=tuple(sorted(filter(None, facts.names))),
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dermatome.errors import BadPage
 from dermatome.hpa.client import HpaClient
-from dermatome.hpa.pages import GenePage, parse_page
+from dermatome.hpa.pages import GenePage, check_tissue, parse_page
 from dermatome.hpa.records import merge_records, write_records
 from dermatome.storage.files import sha256_file, write_atomic
 from dermatome.storage.http import Fetched, NotThere
@@ -117,6 +117,7 @@ def make_images(
     Raises:
         FetchFailed: The page did not arrive, or no release has the gene.
         BadPage: The page cannot be read.
+        BadSetting: There is no such tissue.
     """
     started = time.perf_counter()
     validators = page_path.with_suffix(".json")
@@ -124,6 +125,7 @@ def make_images(
     found = fetch_gene_images(
         client, gene, page_path, tissue=tissue, etag=known.get("etag"), last_modified=known.get("last_modified")
     )
+    check_tissue(found.page, tissue)
     first = found.fetched[0]
     kept = {"url": first.url, "sha256": first.sha256, "etag": first.etag, "last_modified": first.last_modified}
     write_atomic(validators, json.dumps(kept).encode())

@@ -25,7 +25,7 @@ class SkinImageSettings(SlideSettings):
     """How skin images are chosen and read.
 
     Attributes:
-        tissue: the tissue whose images are taken from HPA's pages.
+        tissue: the tissue or organ whose images are taken from HPA's pages, as they name it.
     """
 
     tissue: str = "Skin"

@@ -23,11 +23,13 @@ from dermatome.errors import BadSetting, FetchFailed
 from dermatome.geometry import Box
 from dermatome.labels.npz import load_instances, load_mask, save_instances, save_mask
 from dermatome.registry import version as registry_version
+from dermatome.storage.files import sha256_file
+from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import file_facts, write_record
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import ToySlide, toy_slide
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
-from pipelines_tests.records import record_of
+from pipelines_tests.records import put_record, record_of
 from pipelines_tests.toy_tiles import write_tiles
 
 
@@ -155,6 +157,8 @@ def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(
     wanted = {"gene", "ensembl_id", "antibody", "tissue", "image_url", "sex", "age", "patient_id"}
     assert wanted <= set(rows[0])
     assert run(capfd, "hpa", "parse", pages[0], "--out", out)[0] == 0
+    code, _, errors = run(capfd, "hpa", "parse", pages[0], "--tissue", "Skni", "--out", out)
+    assert (code, "choose one of Liver, Skin 1." in errors) == (1, True)
 
 
 def test_genes_are_fetched_once_and_completed_when_run_again(
@@ -186,6 +190,10 @@ def test_genes_are_fetched_once_and_completed_when_run_again(
         assert (code, len(server.requests)) == (0, before)
         assert output.count("kept") == 5
         assert server.count(f"/{gene}.xml") == server.count(shots[0].path) == server.most_at_once == 1
+        assert run(capfd, "hpa", "fetch", other, "--data", tmp_path, "--out", out)[0] == 0
+        assert pq.read_table(out / "images.parquet").num_rows == 3
+        code, _, errors = run(capfd, "hpa", "fetch", gene, "--tissue", "Skni", "--data", tmp_path, "--out", out)
+        assert (code, "choose one of Liver, Skin 1." in errors) == (1, True)
 
 
 @pytest.fixture(scope="module")
@@ -408,6 +416,34 @@ def test_the_doctor_says_what_is_there_and_what_is_not(
     assert any(line.startswith("ok") and "torch" in line for line in lines)
     assert any("GB free" in line for line in lines)
     assert run(capfd, "doctor", "--no-network", "--data", tmp_path)[0] == 0
+
+
+def test_the_doctor_loads_the_networks_of_a_data_root(tmp_path: Path, trained: tuple[int, str, Path]) -> None:
+    def networks() -> list[tuple[str, str]]:
+        found = doctor.examine([], str(tmp_path), ask_network=False)
+        return [(finding.state, finding.message) for finding in found if finding.topic == "networks"]
+
+    tissue, cells, nuclei = networks()
+    assert tissue[0] == cells[0] == nuclei[0] == "warn"
+    assert "no champion yet, the tissue network" in tissue[1]
+    assert "cyto2torch_0" in cells[1]
+    assert not (tmp_path / "models").exists()
+
+    (tmp_path / "settings.toml").write_text('cell_weights = "toy"\nnuclei_weights = "toy"\n')
+    folder = tmp_path / "tissue_weights" / "v001"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(trained[2].read_bytes())
+    sha256 = sha256_file(trained[2])
+    chosen = {"version": "v001", "weights_sha256": sha256}
+    put_record(DataRoot(tmp_path), "tissue_champion", "current", values=chosen)
+    assert [state for state, _ in networks()] == ["ok", "ok", "ok"]
+    assert networks()[0][1] == f"tissue network v001 (champion), sha256 {sha256}"
+
+    damaged = bytearray(trained[2].read_bytes())
+    damaged[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(damaged)
+    assert networks()[0][0] == "fail"
+    assert "not those that were chosen" in networks()[0][1]
 
 
 def test_no_network_is_a_warning(tmp_path: Path) -> None:

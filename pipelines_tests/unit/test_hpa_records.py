@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from dermatome.errors import BadPage, MissingInput
+from dermatome.errors import BadPage, BadSetting, MissingInput
 from dermatome.hpa.licence import licence_of
-from dermatome.hpa.pages import parse_page
+from dermatome.hpa.pages import check_tissue, parse_page
 from dermatome.hpa.records import IMAGE_RECORD_SCHEMA, merge_records, read_records, slide_id, write_records
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 
@@ -113,7 +113,10 @@ def test_other_tissues_and_organs_can_be_asked_for(realdata: Path) -> None:
     assert set(parse_page(path, tissue="skin 2").records["tissue"].to_pylist()) == {"Skin 2"}
     assert set(parse_page(path, tissue="liver").records["tissue"].to_pylist()) == {"Liver"}
     assert len(set(parse_page(path, tissue="Brain").records["tissue"].to_pylist())) > 1
-    assert parse_page(path, tissue="Foreskin").outcome == "no_tissue"
+    unknown = parse_page(path, tissue="Foreskin")
+    assert unknown.outcome == "no_tissue"
+    with pytest.raises(BadSetting, match="'Foreskin' is no tissue or organ .*Liver.*Skin 1, Skin 2"):
+        check_tissue(unknown, "Foreskin")
 
 
 @pytest.mark.parametrize("release", [str(number) for number in range(12, 26)])
@@ -146,6 +149,17 @@ def test_names_that_only_contain_the_word_are_not_meant(name: str) -> None:
 
 def test_a_tissue_of_the_organ_is_meant() -> None:
     assert parse_page(page(ToyImage("3", "1_A", tissue="Sole of foot"))).records.num_rows == 1
+
+
+@pytest.mark.parametrize("tissue", ["Skni", "Melanoma"])
+def test_an_unknown_tissue_is_refused_with_the_names_of_the_page(tissue: str) -> None:
+    with pytest.raises(BadSetting, match=r"one of Liver, Skin 1\.$"):
+        check_tissue(parse_page(page(ONE), tissue=tissue), tissue)
+
+
+@pytest.mark.parametrize("tissue", ["Lung", "stomach 2", "Skin 1"])
+def test_a_tissue_of_hpa_that_a_page_lacks_is_no_error(tissue: str) -> None:
+    check_tissue(parse_page(page(), tissue=tissue), tissue)
 
 
 def test_a_page_without_the_tissue_is_an_outcome_with_zero_rows(tmp_path: Path) -> None:
@@ -359,7 +373,7 @@ def test_memory_stays_flat_however_long_the_page(tmp_path: Path, what: bytes, ti
     script = """
         import sys
         from pathlib import Path
-        from dermatome.hpa.pages import parse_page
+        from dermatome.hpa.pages import check_tissue, parse_page
         def peak_kib():  # not ru_maxrss, which a child process begins with its parent's
             return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
         parse_page(Path(sys.argv[1]))
