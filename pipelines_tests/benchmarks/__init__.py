@@ -1,6 +1,26 @@
-"""Benchmarks: each row a ratio from one run, with the bare cost beside it.
+"""Benchmarks: each row a ratio from one run, with the bare cost beside it; ``make bench`` writes one table of them.
 
-``make bench`` runs them all and writes one table. Any module of this folder registers its benchmarks with
-:func:`pipelines_tests.benchmarks.rows.benchmark`; nothing else needs to know of it. What belongs here: what says how
-fast something is, or how much memory it takes. No test asserts on a time.
+What belongs here: what says how fast something is, or how much memory it takes. No test asserts on a time.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines_tests.benchmarks.rows import Row
+
+BENCHMARKS = {
+    "tiled_inference": "inference", "epidermis_masks": "masks", "cells": "cells", "dagster_cost": "dagster_cost",
+    "slide_keys_sqlite": "slide_keys", "slide_keys_postgres": "slide_keys", "training_loading": "training",
+    "hpa_pages": "hpa_pages", "memory": "memory", "memory_cells": "memory", "gpu": "gpu",
+}  # fmt: skip
+"""The module of each benchmark, in the table's order: a function of its name, ``(toy: bool) -> Iterable[Row]``."""
+
+
+def measure(name: str, toy: bool) -> Iterable[Row]:
+    """The rows of a benchmark; at toy size it takes seconds and measures nothing."""
+    rows: Iterable[Row] = getattr(import_module(f"{__name__}.{BENCHMARKS[name]}"), name)(toy)
+    return rows

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from pipelines_tests.benchmarks import BENCHMARKS, measure
 from pipelines_tests.benchmarks.machine import this_machine
-from pipelines_tests.benchmarks.rows import Row, registered
-from pipelines_tests.benchmarks.runner import run
+from pipelines_tests.benchmarks.rows import Row
+from pipelines_tests.benchmarks.runner import run_command
 from pipelines_tests.benchmarks.table import write
+
+TIMEOUT_S = 3600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,28 +25,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 where each ran to its end, whether or not it met its target; 1 where one crashed or was ended.
     """
-    known = registered()
     parser = argparse.ArgumentParser(prog="python -m pipelines_tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(known)}; all where none is given")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}; all where none is given")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder for the table")
     parser.add_argument("--toy", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # one benchmark, in this very process
     given = parser.parse_args(arguments)
-    unknown = [name for name in given.names if name not in known]
+    unknown = [name for name in given.names if name not in BENCHMARKS]
     if unknown:
-        parser.error(f"there is no benchmark {', '.join(unknown)}: choose from {', '.join(known)}")
+        parser.error(f"there is no benchmark {', '.join(unknown)}: choose from {', '.join(BENCHMARKS)}")
     if given.rows:
         (name,) = given.names
         with given.rows.open("w") as written:
-            for row in known[name].measure(given.toy):
+            for row in measure(name, given.toy):
                 # At once, so that a benchmark that is ended leaves what it has.
                 print(json.dumps(asdict(row)), file=written, flush=True)
         return 0
     machine, rows, failed = this_machine(), list[Row](), list[str]()
-    for name in given.names or known:
+    for name in given.names or BENCHMARKS:
         start = time.perf_counter()
         print(f"{name} …", flush=True)
-        came_to_its_end, found = run(known[name], toy=given.toy)
+        command = [sys.executable, "-m", "pipelines_tests.benchmarks", name, *(["--toy"] if given.toy else [])]
+        came_to_its_end, found = run_command(name, command, TIMEOUT_S)
         rows += found
         if not came_to_its_end:
             failed.append(name)

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from dermatome.skin.cells.settings import CellSettings
-from pipelines_tests.benchmarks.rows import Row, benchmark, times_faster
+from pipelines_tests.benchmarks.rows import Row, times_faster
 from pipelines_tests.benchmarks.samples import cores
 from pipelines_tests.benchmarks.timing import take_turns
 
 CROP_PX = 900
 
 
-@benchmark("cells", timeout_s=600, order=30)
 def cells(toy: bool) -> Iterator[Row]:
     """A crop of a core, all of it taken for epidermis, with a network of the size of cyto2."""
     from PIL import Image

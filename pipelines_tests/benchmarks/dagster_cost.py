@@ -11,7 +11,7 @@ from typing import Any
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.files import sha256_file, write_atomic
 from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
-from pipelines_tests.benchmarks.rows import Row, at_most_more, benchmark
+from pipelines_tests.benchmarks.rows import Row, at_most_more
 from pipelines_tests.benchmarks.timing import run_alone
 from pipelines_tests.records import put_record
 
@@ -20,7 +20,6 @@ AT_MOST_MORE_S = 0.1
 ASSETS = ("slide_images", "epidermis_masks")
 
 
-@benchmark("dagster_cost", timeout_s=900, order=35)
 def dagster_cost(toy: bool) -> Iterator[Row]:
     """Images and masks, each in runs as large as a backfill makes them, each run in a process of its own."""
     count = 2 if toy else 500

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines_tests.benchmarks.networks import tissue_network
-from pipelines_tests.benchmarks.rows import Row, benchmark, not_measured, share_of_rate
+from pipelines_tests.benchmarks.rows import Row, not_measured, share_of_rate
 from pipelines_tests.benchmarks.samples import toy_cores
 
 NAMES = ("U-Net", "Cellpose network")
 TARGET = 0.8
 
 
-@benchmark("gpu", timeout_s=1500, order=90)
 def gpu(toy: bool) -> Iterator[Row]:
     """On the first CUDA card, over 200 slides."""
     import torch

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines_tests.benchmarks.rows import Row, benchmark, share_of_rate
+from pipelines_tests.benchmarks.rows import Row, share_of_rate
 from pipelines_tests.benchmarks.samples import gene_pages
 from pipelines_tests.benchmarks.timing import take_turns
 
 
-@benchmark("hpa_pages", timeout_s=120, order=50)
 def hpa_pages(toy: bool) -> Iterator[Row]:
     """Megabytes of pages a second."""
     from lxml import etree

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines_tests.benchmarks.bare import Recording
 from pipelines_tests.benchmarks.networks import trained_tissue, untrained_tissue
-from pipelines_tests.benchmarks.rows import Row, benchmark, reaches, reported, times_faster, times_the_cost
+from pipelines_tests.benchmarks.rows import Row, reaches, reported, times_faster, times_the_cost
 from pipelines_tests.benchmarks.samples import cores
 from pipelines_tests.benchmarks.source_way import tissue_one_by_one
 from pipelines_tests.benchmarks.timing import take_turns
@@ -19,7 +19,6 @@ WHAT = "tiled inference of a 3000² core, 256/64, U-Net ResNet-34"
 OVERLAP_PX = 64
 
 
-@benchmark("tiled_inference", timeout_s=900, order=10)
 def tiled_inference(toy: bool) -> Iterator[Row]:
     """Against the source's way, and against the bare network on the same tiles."""
     from dermatome.geometry import Size

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -17,17 +18,7 @@ _PACKAGES = ("torch", "openvino", "cellpose", "numpy", "opencv-python-headless",
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine in words.
-
-    Attributes:
-        processor: its model.
-        cores: that this process may use.
-        features: instruction sets that matter to networks.
-        memory_gib: in all.
-        gpus: the names of CUDA cards.
-        system: operating system and architecture.
-        versions: of Dermatome, Python and the packages that were measured.
-    """
+    """A machine in words: the cores that this process may use, instruction sets, CUDA cards, versions of packages."""
 
     processor: str
     cores: int
@@ -47,52 +38,24 @@ class Machine:
             f"{self.system}.\n{versions}."
         )
 
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
-
 
 def this_machine() -> Machine:
     """The machine that this runs on."""
-    versions = {"dermatome": __version__, "Python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # an extra that was not installed
-    model, flags = _processor()
-    return Machine(
-        processor=model,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        features=tuple(name for name in _FEATURES if name in flags),
-        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-        gpus=_gpus(),
-        system=_system(),
-        versions=versions,
-    )
-
-
-def _processor() -> tuple[str, set[str]]:
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.machine(), set()
-    values: dict[str, str] = {}
-    for line in info.read_text().splitlines():
-        name, _, value = line.partition(":")
-        values.setdefault(name.strip(), value.strip())
-    flags = values.get("flags") or values.get("Features") or ""
-    return values.get("model name") or platform.machine(), set(flags.split())
-
-
-def _gpus() -> tuple[str, ...]:
     import torch
 
-    return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-
-
-def _system() -> str:
-    try:
-        name = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
-    except OSError:
-        name = platform.system()
-    return f"{name}, {platform.machine()}"
+    versions = {"dermatome": __version__, "Python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # an extra that was not installed
+            versions[name] = metadata.version(name)
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    info = {name.strip(): value.strip() for name, _, value in lines}
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    return Machine(
+        processor=info.get("model name") or platform.machine(),
+        cores=len(os.sched_getaffinity(0)),
+        features=tuple(name for name in _FEATURES if name in flags),
+        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        gpus=tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())),
+        system=f"{platform.freedesktop_os_release().get('PRETTY_NAME', 'Linux')}, {platform.machine()}",
+        versions=versions,
+    )

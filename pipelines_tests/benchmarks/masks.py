@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines_tests.benchmarks.networks import tissue_network
-from pipelines_tests.benchmarks.rows import Row, benchmark, times_the_cost
+from pipelines_tests.benchmarks.rows import Row, times_the_cost
 from pipelines_tests.benchmarks.samples import cores, toy_cores
 
 
-@benchmark("epidermis_masks", timeout_s=600, order=20)
 def epidermis_masks(toy: bool) -> Iterator[Row]:
     """Against the bare network on the same tiles."""
     from dermatome.skin.tissue import segment as tissue

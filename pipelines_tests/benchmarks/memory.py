@@ -12,7 +12,7 @@ import numpy as np
 
 from dermatome.classes import RgbImage
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
-from pipelines_tests.benchmarks.rows import Row, below, benchmark
+from pipelines_tests.benchmarks.rows import Row, below
 from pipelines_tests.benchmarks.timing import resident_mib, run_alone
 
 SIDES_PX = (3_000, 10_000, 30_000, 60_000)
@@ -23,13 +23,11 @@ _TILE_PX = 512
 _GB_IN_MIB = 2**20 / 1e9
 
 
-@benchmark("memory", timeout_s=3600, order=80)
 def memory(toy: bool) -> Iterator[Row]:
     """Peak resident memory of the mask stage at each size."""
     yield from _peaks("epidermis mask", (1_000,) if toy else SIDES_PX, [train, draw_skin], mask)
 
 
-@benchmark("memory_cells", timeout_s=3600, order=81)
 def memory_cells(toy: bool) -> Iterator[Row]:
     """Peak resident memory of the cell stage at each size."""
     yield from _peaks("cell mask", (1_100, 2_100) if toy else SIDES_PX, [draw_cells], cells)

@@ -1,13 +1,8 @@
-"""A benchmark's rows, and how a function becomes a benchmark."""
+"""The rows of benchmarks."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-
-PACKAGE = "pipelines_tests.benchmarks"
 
 
 @dataclass(frozen=True)
@@ -90,49 +85,3 @@ def reported(
 def not_measured(name: str, why: str, *, target: str = "") -> Row:
     """A row that could not be measured here, and why: it is in the table all the same."""
     return Row(name, target=target, unit="", note=why)
-
-
-Measure = Callable[[bool], Iterable[Row]]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A registered function.
-
-    Attributes:
-        name: what it is called on the command line.
-        measure: takes whether to run at toy size (seconds, for the harness's test), and gives rows.
-        timeout_s: after which it is ended at full size, and its row says so.
-        order: where it stands in the table.
-    """
-
-    name: str
-    measure: Measure
-    timeout_s: float
-    order: int
-
-
-_REGISTERED: dict[str, Benchmark] = {}
-
-
-def benchmark(name: str, *, timeout_s: float = 300, order: int = 100) -> Callable[[Measure], Measure]:
-    """Registers a function ``(toy: bool) -> Iterable[Row]`` as a benchmark; see :class:`Benchmark`.
-
-    Its module should import what is heavy inside functions, for all modules are imported to find the benchmarks.
-    """
-
-    def register(measure: Measure) -> Measure:
-        if name in _REGISTERED:
-            raise ValueError(f"There are two benchmarks called {name!r}: give each its own name.")
-        _REGISTERED[name] = Benchmark(name, measure, timeout_s, order)
-        return measure
-
-    return register
-
-
-def registered() -> dict[str, Benchmark]:
-    """Every benchmark of this package by name, in the table's order."""
-    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__):
-        if not module.name.startswith("__"):
-            importlib.import_module(f"{PACKAGE}.{module.name}")
-    return dict(sorted(_REGISTERED.items(), key=lambda item: (item[1].order, item[0])))

@@ -13,16 +13,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines_tests.benchmarks.rows import PACKAGE, Benchmark, Row, not_measured
+from pipelines_tests.benchmarks.rows import Row, not_measured
 
 ROOT = Path(__file__).resolve().parents[2]
-TOY_TIMEOUT_S = 120.0
-
-
-def run(benchmark: Benchmark, *, toy: bool) -> tuple[bool, list[Row]]:
-    """Whether a benchmark came to its end, and its rows."""
-    command = [sys.executable, "-m", PACKAGE, benchmark.name, *(["--toy"] if toy else [])]
-    return run_command(benchmark.name, command, TOY_TIMEOUT_S if toy else benchmark.timeout_s)
 
 
 def run_command(name: str, command: Sequence[str], timeout_s: float) -> tuple[bool, list[Row]]:

@@ -10,19 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pipelines_tests.benchmarks.rows import Row, below, benchmark, reported
+from pipelines_tests.benchmarks.rows import Row, below, reported
 
 AT_MOST_S = 60.0
 GENE = "ENSG00000186847"
 
 
-@benchmark("slide_keys_sqlite", timeout_s=900, order=40)
 def slide_keys_sqlite(toy: bool) -> Iterator[Row]:
     """Over SQLite."""
     yield from _rows("SQLite", None, 300 if toy else 100_000)
 
 
-@benchmark("slide_keys_postgres", timeout_s=900, order=41)
 def slide_keys_postgres(toy: bool) -> Iterator[Row]:
     """Over a Postgres that is started here."""
     from pipelines_tests.postgres import postgres_server

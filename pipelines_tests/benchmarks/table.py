@@ -35,7 +35,7 @@ def write(rows: Sequence[Row], machine: Machine, folder: Path) -> tuple[Path, Pa
     text, data = folder / "benchmarks.md", folder / "benchmarks.parquet"
     text.write_text(markdown(rows, machine))
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)
-    pq.write_table(table.replace_schema_metadata({"machine": json.dumps(machine.as_dict())}), data)
+    pq.write_table(table.replace_schema_metadata({"machine": json.dumps(asdict(machine))}), data)
     return text, data
 
 

@@ -7,11 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines_tests.benchmarks.rows import Row, benchmark, share_of_rate
+from pipelines_tests.benchmarks.rows import Row, share_of_rate
 from pipelines_tests.benchmarks.timing import take_turns
 
 
-@benchmark("training_loading", timeout_s=600, order=45)
 def training_loading(toy: bool) -> Iterator[Row]:
     """Steps of the training loop, against the same steps on batches that lie in memory."""
     from dermatome.inference.compute import choose_compute

@@ -4,22 +4,17 @@ import dagster as dg
 import duckdb
 import pytest
 
-from assets.partitions import CELL_VERSIONS, SLIDES
+from assets.partitions import CELL_VERSIONS
 from dermatome.errors import BadSetting
-from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.registry.champion import Weights, choose_champion
 from dermatome.registry.model_kinds import CELLS
 from dermatome.registry.promotion import check_promotion
-from dermatome.skin.cells import stage as cells_stage
-from dermatome.skin.cells.networks import cell_weights_named
 from dermatome.storage.layout import CHAMPION, DataRoot
-from dermatome.storage.record import StageResult, read_record
+from dermatome.storage.record import read_record
 from dermatome.warehouse.store import build_store
-from orchestration.definitions import build_defs
 from pipelines_tests.annotated_cells import write_set
 from pipelines_tests.asset_runs import put, run
 from resources import CellSegmenterResource, SettingsResource
-from resources.dagster_private import stale_status
 
 TINY = {
     "nbase": [2, 4, 4, 4, 8], "diameter_px": 16.0, "crop_px": 64, "batch": 2, "epochs": 1, "epoch_steps": 1,
@@ -86,52 +81,3 @@ def test_a_challenger_that_finds_cells_worse_is_refused(root):
         root, CELLS, version="settings", despite_drop=True, from_settings=lambda: Weights(root, CELLS, "toy", "c" * 64)
     )
     assert (back.version, back.weights_sha256, back.chosen_by) == ("settings", "c" * 64, "hand")
-
-
-def test_promotion_makes_exactly_the_cells_of_the_old_network_stale(root, monkeypatch):
-    def stage(root, weights, compute, settings):
-        return WaitingStage(
-            root, "cell_masks", lambda key, folder: StageResult("made", f"cells by {weights.sha256[:8]}", {}),
-            lambda key: {"slide_images": "i", "epidermis_masks": "m", "cell_champion": weights.data_version},
-        )  # fmt: skip
-
-    monkeypatch.setattr(cells_stage, "CellsStage", stage)
-    slides = ["s1", "s2"]
-    with dg.instance_for_test() as instance:
-        instance.add_dynamic_partitions(SLIDES.name, slides)
-        for asset, version in (("slide_images", "i"), ("epidermis_masks", "m")):
-            for slide in slides:
-                tags = {"dagster/data_version": version}
-                instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=slide, tags=tags))
-                put(root, asset, slide, weights_sha256="w")
-
-        def promote(version):
-            config = {"cell_champion": {"version": version, "despite_drop": True}}
-            assert run(root, instance, "cell_champion", config=config).success
-
-        def stale():
-            defs = build_defs(root.path)  # as reloaded: once there is a champion, cell_weights decides nothing
-            return [s for s in slides if stale_status(instance, defs, "cell_masks", s) == "STALE"]
-
-        for slide in slides:
-            assert run(root, instance, "cell_masks", key=slide).success
-        assert stale() == []
-        for version in ("v001", "v002"):
-            file = root.folder("cell_weights", version) / "weights.safetensors"
-            file.parent.mkdir(parents=True)
-            file.write_bytes(version.encode())
-            sha256 = cell_weights_named(root, str(file)).sha256
-            put(root, "cell_weights", version, weights_sha256=sha256, ap_50=0.5)
-        promote("v001")
-        assert stale() == slides
-        for slide in slides:
-            assert run(root, instance, "cell_masks", key=slide).success
-        assert stale() == []
-        promote("v001")
-        assert stale() == []
-        promote("v002")
-        assert stale() == slides
-        assert run(root, instance, "cell_masks", key="s2").success
-        assert stale() == ["s1"]
-        promote("settings")
-        assert stale() == slides

@@ -4,41 +4,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import dagster as dg
-import duckdb
 import numpy as np
 import pytest
-from PIL import Image
 
 from dermatome.geometry import Size
 from dermatome.pipeline.stage_files import load_slide
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import read_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from orchestration.definitions import build_defs
 from pipelines_tests.toy_dicom import write_dicom_slide
 
 pytestmark = pytest.mark.slow
-
-
-def test_a_slide_becomes_maps_scores_and_rows(tmp_path, instance):
-    root = DataRoot(tmp_path)
-    root.settings.write_text('nuclei_weights = "toy"\n[compute]\ndevice = "cpu"\nbackend = "torch"\n')
-    (tmp_path / "nuclei_inbox").mkdir()
-    Image.fromarray(toy_nuclei(3, Size(192, 192)).slide.whole()).save(tmp_path / "nuclei_inbox" / "s1.png")
-    job = build_defs(tmp_path).resolve_implicit_global_asset_job_def()
-    instance.add_dynamic_partitions("nuclei_slides", ["s1"])
-    for asset in ("nuclei_slides", "nucleus_maps", "til_scores", "skin_metrics"):
-        key = None if asset == "skin_metrics" else "s1"
-        assert job.execute_in_process(
-            instance=instance, asset_selection=[dg.AssetKey(asset)], partition_key=key
-        ).success
-    record = read_record(root.record("nucleus_maps", "s1"))
-    assert record.inputs.keys() == {"nuclei_slides", "nuclei_champion", "weights_sha256"}
-    assert record.values["nuclei"] > 0
-    with duckdb.connect(str(root.store), read_only=True) as store:
-        assert store.execute("select slide, nuclei from nucleus_maps").fetchall() == [("s1", record.values["nuclei"])]
-        assert store.execute("select slide from til_scores").fetchall() == [("s1",)]
 
 
 def test_a_folder_of_dicom_files_becomes_one_slide_with_maps(root, instance):

@@ -143,13 +143,6 @@ def test_new_hpa_images_registers_slides_once_and_asks_for_what_can_be_made(root
     assert asked_for(third) == {"slide_images": ["373-3_A_1_1"]}
 
 
-def test_with_a_champion_the_whole_chain_is_asked_for(root, instance):
-    champion_made(root)
-    pages_read(root, instance, 1)
-    tick = evaluate(sensors.new_hpa_images, root, instance)
-    assert set(asked_for(tick)) == {"slide_images", "epidermis_masks", "cell_masks", "epidermis_layers"}
-
-
 def test_a_tick_is_bounded_and_the_next_goes_on(root, instance, monkeypatch):
     monkeypatch.setattr(sensors, "_SLIDES_PER_TICK", 2)
     for number in range(3):
@@ -254,17 +247,6 @@ def test_image_folder_takes_images_with_usable_names(root, instance, skin_inbox,
     assert not logged(capfd, "-core 3"), "a name is mapped, not refused every minute"
 
 
-def test_what_the_inbox_of_nuclei_does_not_take_is_counted(nuclei_inbox):
-    nuclei_inbox.put("core 3 (1).jpg", "s1.svs", "s1.tif", "old.bmp", "batch/nested.jpg", "loose.dcm")
-    tick = nuclei_inbox.tick()
-    assert nuclei_inbox.requested(tick) == ["core-3-1"]
-    said = nuclei_inbox.tick(tick.cursor).skip_message
-    assert "1 DICOM files that lie in no folder (loose.dcm)" in said
-    assert "1 files in folders (batch/nested.jpg)" in said
-    assert "1 files of a kind that is not read (old.bmp)" in said
-    assert "1 slides with several images (s1)" in said
-
-
 def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_a_tick(
     root, instance, skin_inbox, capfd
 ):
@@ -277,16 +259,6 @@ def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_
         assert f"{root.inbox / 'a.jpg'} (slide a is https://x/a.jpg)" in said
         assert "own.jpg" not in said
     assert read_sources(root.slide_sources)["a"].origin == "hpa"
-
-
-def test_an_image_of_hpa_whose_slide_came_from_the_inbox_is_said(root, instance, skin_inbox, capfd):
-    skin_inbox.put("373-0_A_1_1.jpg")
-    skin_inbox.tick()
-    pages_read(root, instance, 1)
-    evaluate(sensors.new_hpa_images, root, instance)
-    (said,) = logged(capfd, "not taken")
-    assert str(root.inbox / "373-0_A_1_1.jpg") in said
-    assert read_sources(root.slide_sources)["373-0_A_1_1"].origin == "folder"
 
 
 def test_an_image_that_moved_is_taken_from_where_it_is_now(root, instance, skin_inbox, capfd):

@@ -14,7 +14,7 @@ from dermatome.errors import BadImage
 from dermatome.pipeline.batch import InFlight
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
+from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import Check, StageResult, read_record, require_record, write_record
 from resources import PathsResource, SettingsResource
 from resources.dagster_private import stale_status
@@ -175,18 +175,6 @@ def test_a_slide_that_killed_two_runs_fails_alone_and_then_may_be_tried_again(ro
     assert not list((root.path / "in_flight").rglob("*.json"))
 
 
-def test_a_failed_remake_keeps_the_good_result(root, instance):
-    run(root, instance, ["first"], "k0", "k0")
-    before = read_record(root.record("first", "k0"))
-    set_gap(root, 2.0)
-    bad(root, "k0")
-    assert not run(root, instance, ["first"], "k0", "k0").success
-    assert read_record(root.record("first", "k0")) == before
-    bad(root)
-    assert run(root, instance, ["first"], "k0", "k0").success
-    assert read_record(root.record("first", "k0")).settings == {"layers.max_gap_um": 2.0}
-
-
 def test_one_partition_runs_through_all_assets_of_its_run(root, instance):
     result = run(root, instance, ["first", "second"], "k2", "k2")
     assert result.success
@@ -198,13 +186,6 @@ def test_a_missing_input_is_said(root, instance):
     assert not run(root, instance, ["second"], "k0", "k0").success
     (failure,) = (root.path / "failures" / "second").iterdir()
     assert failure.stem == "k0"
-
-
-def test_a_record_that_cannot_be_read_is_made_again(root, instance):
-    run(root, instance, ["first"], "k0", "k0")
-    (root.folder("first", "k0") / RECORD_FILE).write_bytes(b"torn")
-    assert run(root, instance, ["first"], "k0", "k0").success
-    assert read_record(root.record("first", "k0")).data_version == "version-k0"
 
 
 def test_damage_is_healed_and_hashes_are_compared_if_a_person_started_the_run(root, instance):
@@ -220,8 +201,7 @@ def test_damage_is_healed_and_hashes_are_compared_if_a_person_started_the_run(ro
 
 def stale(instance, asset, key):
     defs = dg.Definitions(
-        assets=[first, second],
-        resources={"paths": PathsResource(root="x"), "settings": SettingsResource(path="x")},
+        assets=[first, second], resources={"paths": PathsResource(root="x"), "settings": SettingsResource(path="x")}
     )
     return stale_status(instance, defs, asset, key)
 

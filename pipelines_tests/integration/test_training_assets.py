@@ -33,10 +33,7 @@ def train(root, instance):
     instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001"])
     job = build_defs(root.path).resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
-        instance=instance,
-        partition_key="v001",
-        asset_selection=[dg.AssetKey("tissue_weights")],
-        raise_on_error=False,
+        instance=instance, partition_key="v001", asset_selection=[dg.AssetKey("tissue_weights")], raise_on_error=False
     )
 
 

@@ -147,12 +147,7 @@ def test_the_health_check_answers_while_every_thread_is_busy(web, monkeypatch):
 
 @pytest.mark.parametrize(
     "headers",
-    [
-        {"Host": "evil.example"},
-        {"Origin": "http://evil.example"},
-        {"Origin": "null"},
-        {"Sec-Fetch-Site": "cross-site"},
-    ],
+    [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}],
     ids=str,
 )
 def test_other_sites_are_refused_and_get_no_permission_to_read(web, headers):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dermatome.errors import BadImage, BadSetting, BadWeights
+from dermatome.errors import BadImage, BadWeights
 from dermatome.pipeline.batch import BatchSettings, Done, Finished, InFlight, KilledRun, Loaded, Work, run_batch
 from dermatome.storage.layout import DataRoot
 
@@ -216,12 +216,6 @@ def test_closing_ends_a_long_computation_and_completes_what_is_being_saved(tmp_p
     assert work.stopped_at < 9_999
     assert sorted(work.begun) == sorted(work.saved)
     assert not list(tmp_path.rglob("*.json")), "a batch that is cancelled suspects no slide"
-
-
-@pytest.mark.parametrize("name", ["readers", "writers", "waiting", "waiting_px", "group_px"])
-def test_settings_below_one_are_refused(name):
-    with pytest.raises(BadSetting, match=name):
-        BatchSettings(**{name: 0})
 
 
 class Deadly(Doubling):

@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines_tests.benchmarks import rows as rows_module
-from pipelines_tests.benchmarks import runner, timing
+from pipelines_tests.benchmarks import BENCHMARKS, measure, runner
 from pipelines_tests.benchmarks.__main__ import main
 from pipelines_tests.benchmarks.gpu import NAMES, on_device
 from pipelines_tests.benchmarks.machine import Machine, this_machine
@@ -17,9 +16,7 @@ from pipelines_tests.benchmarks.rows import (
     Row,
     at_most_more,
     below,
-    benchmark,
     not_measured,
-    registered,
     share_of_rate,
     times_faster,
     times_the_cost,
@@ -33,9 +30,9 @@ MACHINE = Machine("A processor", 2, ("avx2",), 24.0, (), "Linux, x86_64", {"torc
 LONG = {"cells", "memory", "memory_cells", "slide_keys_postgres"}
 
 
-@pytest.mark.parametrize("name", sorted(set(registered()) - LONG))
+@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - LONG))
 def test_each_benchmark_runs_at_toy_size(name: str) -> None:
-    found = list(registered()[name].measure(True))
+    found = list(measure(name, True))
     assert found
     for row in found:
         assert row.name
@@ -106,60 +103,9 @@ def test_a_benchmark_that_crashes_is_a_row_without_paths(capsys: pytest.CaptureF
     assert (ran, row.note) == (False, "failed by signal 9: it wrote nothing")
 
 
-def test_rows_that_were_measured_before_the_end_are_kept() -> None:
-    script = """
-import sys, time
-with open(sys.argv[2], "w") as rows:
-    print('{"name": "first", "ours": 1.5}', file=rows, flush=True)
-    print('{"name": "torn', end="", file=rows, flush=True)
-    time.sleep(600)
-"""
-    ran, (row, end) = runner.run_command("hanging", [sys.executable, "-c", script], 2)
-    assert (ran, row) == (False, Row("first", ours=1.5))
-    assert end.note == "ended after 2 s"
-
-
-def test_a_benchmark_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
-    mark = tmp_path / "child"
-    child = f"import time, pathlib; pathlib.Path({str(mark)!r}).write_text('on'); time.sleep(600)"
-    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    ran, (row,) = runner.run_command("hanging", [sys.executable, "-c", script], 10)  # by then, both have started
-    assert (ran, row.note) == (False, "ended after 10 s")
-    assert mark.exists()
-    alive = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(mark).encode() in _read(p)]
-    assert not alive
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # it ended while the folder was listed
-        return b""
-
-
 def test_the_command_runs_what_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hpa_pages", "--toy", "--out", str(tmp_path)]) == 0
     assert pq.read_table(tmp_path / "benchmarks.parquet").num_rows == 1
     with pytest.raises(SystemExit):
         main(["nothing", "--out", str(tmp_path)])
     assert "there is no benchmark nothing: choose from" in capsys.readouterr().err
-
-
-def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "_REGISTERED", {})
-    benchmark("one")(lambda toy: [])
-    with pytest.raises(ValueError, match="two benchmarks called 'one'"):
-        benchmark("one")(lambda toy: [])
-
-
-def test_memory_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    small, large = timing.run_alone(hold, 1), timing.run_alone(hold, 200)
-    assert (small.value, large.value) == (1, 200)
-    assert 150 < large.peak_mib - small.peak_mib < 250
-    with pytest.raises(RuntimeError, match="hold ended with 1"):
-        timing.run_alone(hold, -1)
-
-
-def hold(mib: int) -> int:
-    return len(b"x" * (mib << 20)) >> 20 if mib >= 0 else int("not a number")

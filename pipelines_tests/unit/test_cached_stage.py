@@ -144,17 +144,6 @@ def test_results_of_an_earlier_version_are_reused_and_reported_as_unknown(kitche
     assert [(found.damaged, found.unknown) for found in verify_root(kitchen.root)] == [({}, True)]
 
 
-def test_an_input_that_is_missing_fails_its_key_alone(kitchen):
-    def inputs(key):
-        if key == "a":
-            raise BadImage("There is no image of a.")
-        return {}
-
-    found = run(kitchen.stage(inputs=inputs), "a", "b")
-    assert str(found["a"].error) == "There is no image of a."
-    assert found["b"].error is None
-
-
 @dataclass
 class Reader(Stage):
     """A stage that reads a file of another, which is replaced while it does."""

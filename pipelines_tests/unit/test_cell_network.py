@@ -17,7 +17,7 @@ from dermatome.inference.compute import Compute
 from dermatome.skin.cells import cyto2
 from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS, load_cell_network
+from dermatome.skin.cells.network import CYTO2_NBASE, load_cell_network
 from dermatome.training.weights import save_weights
 from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
 
@@ -98,14 +98,6 @@ def test_cut_short_missing_and_other_files_are_refused(weights: Path, tmp_path: 
     with pytest.raises(BadWeights, match="no cell network weights at"):
         load_cell_network(tmp_path / "absent", CPU)
     assert not (tmp_path / "absent").exists()
-
-
-def test_the_demo_network_is_small_and_has_its_card(tmp_path: Path) -> None:
-    network = load_cell_network("toy", replace(CPU, backend="torch"))
-    assert TOY_WEIGHTS.stat().st_size < 13 * 2**20
-    card = json.loads(TOY_WEIGHTS.with_suffix(".json").read_text())
-    assert card["sha256"] == network.sha256
-    assert card["scores"]["f1_at_iou_0.5"] >= 0.9
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +188,3 @@ def test_a_fetch_that_fails_leaves_nothing_and_says_what_to_do(
         cyto2.fetch_cyto2(tmp_path, base_url=zoo.url, hosts=HERE)
     assert f"place it at {tmp_path / cyto2.SIZE_FILE}" in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == [cyto2.NETWORK_FILE]
-
-
-def test_no_connection_says_how_to_place_the_files_by_hand(tmp_path: Path) -> None:
-    with pytest.raises(FetchFailed, match="place it at"):
-        cyto2.fetch_cyto2(tmp_path, base_url="http://127.0.0.1:9", hosts=HERE)

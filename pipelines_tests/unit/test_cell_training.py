@@ -8,18 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dermatome.errors import BadAnnotation, BadSetting, BadWeights, MissingInput
+from dermatome.errors import BadAnnotation, BadWeights, MissingInput
 from dermatome.geometry import Size
 from dermatome.inference.compute import Compute
 from dermatome.labels.annotation_files import read_label_image
 from dermatome.registry.manifest import manifest_path, read_manifest
 from dermatome.registry.version import lineage_named, train_file
 from dermatome.skin.cells.annotations import find_annotated
-from dermatome.skin.cells.card import build_cpnet
 from dermatome.skin.cells.crops import PreparedCells, flow_targets, random_crop
 from dermatome.skin.cells.network import open_cells
 from dermatome.skin.cells.scores import CellScores, mean_precision
-from dermatome.skin.cells.task import CellTask, CellTraining, cell_loss, cell_parts
+from dermatome.skin.cells.task import CellTask, CellTraining, cell_loss
 from dermatome.storage.files import sha256_file
 from dermatome.training.settings import settings_from
 from dermatome.training.trainer import train
@@ -124,17 +123,6 @@ def test_flows_rotate_with_their_crop():
         assert not truth[1:, truth[0] == 0].any()
 
 
-def test_batches_depend_on_their_number_alone():
-    images = [PreparedCells((labels_of(k) > 0).astype(np.float32), flow_targets(labels_of(k))) for k in range(2)]
-    network = build_cpnet(TINY.nbase, TINY.diameter_px)
-    one, two = (cell_parts(network, images, TINY.changed(batch=3, seed=4), CPU).source for _ in range(2))
-    one.batch(0)
-    for first, second in zip(one.batch(7), two.batch(7), strict=True):
-        assert (first == second).all()
-    assert [part.shape for part in one.batch(1)] == [(3, 64, 64), (3, 3, 64, 64)]
-    assert one.crops_per_epoch == pytest.approx(2 * SIDE_PX**2 / 64**2)
-
-
 def test_the_loss_is_cellposes():
     from cellpose.train import _loss_fn_seg
 
@@ -179,11 +167,3 @@ def test_it_is_fine_tuned_from_a_file_and_writes_what_loads(images, tmp_path):
         torch.testing.assert_close(child.state[name], value, rtol=0, atol=1e-3)
     with pytest.raises(BadWeights, match="leave nbase and diameter_px out"):
         train(replace(task, settings=settings.changed(diameter_px=30.0)), CPU, parent=lineage.weights)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"nbase": (3, 4, 4, 4, 4)}, {"diameter_px": 2}, {"crop_px": 100}, {"batch": 1}, {"gain": 1.0}]
-)
-def test_settings_out_of_range(wrong):
-    with pytest.raises(BadSetting):
-        TINY.changed(**wrong)

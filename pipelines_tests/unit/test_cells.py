@@ -145,17 +145,6 @@ def test_a_grey_image_has_cells_and_no_stains(toy: ToySlide, network: CellNetwor
     assert not result.background.stains_check().passed
 
 
-def test_the_panels_are_those_of_the_crop(found: CellsResult) -> None:
-    assert found.crop is not None
-    assert found.h_equalised is not None
-    size = found.crop.size.height_px, found.crop.size.width_px
-    assert found.h_equalised.shape == size
-    nuclei = found.instances[found.crop.slices] > 0
-    near = found.h_equalised > 0
-    assert found.h_equalised[nuclei].mean() > 1.5 * found.h_equalised[near & ~nuclei].mean()
-    assert set(found.seam_density) <= {"at_seams_per_mm2", "elsewhere_per_mm2", "ratio"}
-
-
 def test_where_the_diameter_came_from_is_said(toy: ToySlide, found: CellsResult, network: CellNetwork) -> None:
     assert found.diameter_source == "training diameter"
     assert found.diameter_px == pytest.approx(16.5)
@@ -216,23 +205,6 @@ def test_scaling_there_and_back_keeps_the_place(diameter_px: float) -> None:
     flow, _, _ = flows_of(stub(), Plain(values, np.ones(values.shape, dtype=bool)), diameter_px)
     assert flow.shape == (2, 300, 260)
     np.testing.assert_allclose(flow[0][5:-5, 5:-5], values[5:-5, 5:-5], atol=0.03)
-
-
-@pytest.mark.parametrize("diameter_px", [11.0, 16.0, 21.0])
-def test_flows_can_be_read_as_soon_as_they_are_said_to_be(diameter_px: float) -> None:
-    values = np.random.default_rng(1).random((700, 220), dtype=np.float32)
-    image = Plain(values, np.ones(values.shape, dtype=bool))
-    whole, _, _ = flows_of(stub(), image, diameter_px)
-    flows = CellFlows(stub(), image, Box.whole(image.size), diameter_px, batch=1)
-    read = 0
-    for ready in flows.run():
-        assert read <= ready <= 700
-        if ready > read:
-            early, _ = flows.read(Box(read, 20, ready, 200))
-            np.testing.assert_array_equal(early, whole[:, read:ready, 20:200])
-            flows.forget_above(ready)
-            read = ready
-    assert read == 700
 
 
 def test_tiles_without_tissue_are_not_run_and_hold_no_cell() -> None:

@@ -6,15 +6,12 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from dermatome.errors import BadAnnotation, MissingInput, StorageFailed
 from dermatome.geometry import Box
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.skin.tiles.crops import Roi, cut_tiles, load_tiles, read_rois, tiles_sha256
-from dermatome.skin.tiles.rois import MIN_TILE_PX
 
 PALETTE = Palette.shipped("source")
 FREEHAND = [[k * 1.5, k**2 % 997] for k in range(3000)]
@@ -44,26 +41,6 @@ def test_tiles_come_back_as_they_were_cut(tmp_path, slide):
     assert pairs["s7_all"].group == "s7"
     ihc = np.asarray(Image.open(tmp_path / "ihc" / "s7_all.png"))
     assert (ihc == 255 - image).all()
-
-
-@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 7))
-def test_divided_parts_are_equal_and_do_not_overlap(height, width, divide):
-    from dermatome.skin.tiles.crops import _divided
-
-    roi = Roi("r", Box(3, 4, 3 + height, 4 + width), divide)
-    if divide > 1 and min(height, width) // divide < MIN_TILE_PX:
-        with pytest.raises(BadAnnotation, match="cannot be divided"):
-            _divided("s", roi)
-        return
-    seen = np.zeros((height + 3, width + 4), dtype=int)
-    parts = _divided("s", roi)
-    assert len({name for name, _ in parts}) == divide**2
-    assert len({box.size for _, box in parts}) == 1
-    for _, box in parts:
-        seen[box.slices] += 1
-    assert seen.max() == 1
-    assert seen.sum() > 0
-    assert (height - seen.any(1).sum(), width - seen.any(0).sum()) == (height % divide, width % divide)
 
 
 def test_errors_come_before_anything_is_written(tmp_path, slide):

@@ -16,7 +16,6 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import MissingInput
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.registry.manifest import manifest_path, write_manifest
-from dermatome.reports.figures import best_and_worst
 from dermatome.reports.training import compare_versions, read_version, report_html, write_training_report
 from dermatome.skin.tiles.crops import TilePair, manifest_rows
 from dermatome.skin.tissue.evaluate import evaluate
@@ -79,17 +78,6 @@ def test_borders_count_within_eight_microns(tile):
     missed = evaluate([tile], network(shift=79), mpp=1.0)
     assert missed.boundary_f1[2] == 0.0
     assert missed.boundary_f1[1] is None
-
-
-def test_best_and_worst_tiles_are_never_the_same(tile):
-    found = evaluate([replace(tile, name=f"t{n}") for n in range(5)], network(), 0.5)
-    scored = [replace(result, accuracy=n / 10) for n, result in enumerate(found.tiles)]
-    shown = best_and_worst(scored, lambda result: -result.accuracy)
-    assert [(title, result.accuracy) for title, result in shown] == [
-        ("Best 1", 0.4), ("Best 2", 0.3), ("Worst 2", 0.1), ("Worst 1", 0.0),
-    ]  # fmt: skip
-    assert [title for title, _ in best_and_worst(scored[:1], lambda result: 0)] == ["Best 1"]
-    assert best_and_worst([], lambda result: 0) == []
 
 
 def write_report(folder, version, found, **options):

@@ -11,7 +11,6 @@ from PIL import Image
 
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.geometry import Box, Size
-from dermatome.imaging import overlay
 from dermatome.imaging.background import Background
 from dermatome.inference.canvas import Canvas
 from dermatome.nuclei.maps.figures import NUCLEUS_CHARTS
@@ -20,7 +19,6 @@ from dermatome.skin.cells.figures import cells_figure
 from dermatome.skin.layers.figures import DAB_COLOUR, layers_figure
 from dermatome.skin.layers.measure import measure_layers
 from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, tissue_figure
-from dermatome.slides.preview import preview
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.synthetic.skin import toy_slide
 
@@ -72,25 +70,6 @@ def test_the_tissue_figure_shows_every_class(toy: Any, crop: Box) -> None:
         assert (np.abs(shown.astype(int) - tissue.colour).max(axis=1) <= 3).sum() > 200, tissue
 
 
-def test_the_same_figure_has_the_same_bytes(toy: Any) -> None:
-    result = tissue_result(toy.mask, Box(0, 0, 448, 448))
-    assert tissue_figure(toy.slide, result) == tissue_figure(toy.slide, result)
-
-
-def cells_result(toy: Any, cells: pd.DataFrame, crop: Box) -> Any:
-    h = toy.densities[..., 0][crop.slices]
-    grey = (np.clip(h, 0, 1) * 255).astype(np.uint8)
-    return SimpleNamespace(
-        instances=toy.instances, table=cells, outcome="cells", crop=crop, h_equalised=grey, background=Background()
-    )
-
-
-def test_the_cells_figure_outlines_cells(toy: Any, cells: pd.DataFrame) -> None:
-    shown = pixels_of(cells_figure(toy.slide, toy.mask, cells_result(toy, cells, Box(0, 0, 448, 448))))
-    outline = np.abs(shown.astype(int) - overlay.OUTLINE).max(axis=-1) < 60
-    assert outline.sum() > 1000
-
-
 def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy: Any, cells: pd.DataFrame) -> None:
     mask = np.full_like(toy.mask, TissueClass.DERMIS)
     none = SimpleNamespace(
@@ -99,11 +78,7 @@ def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy: Any, cells
     )  # fmt: skip
     empty = tissue_result(mask, Box(0, 0, 448, 448))
     layers = measure_layers(toy.slide, mask, none.instances, none.table)
-    for png in (
-        tissue_figure(toy.slide, empty),
-        cells_figure(toy.slide, mask, none),
-        layers_figure(toy.slide, layers),
-    ):
+    for png in (tissue_figure(toy.slide, empty), cells_figure(toy.slide, mask, none), layers_figure(toy.slide, layers)):
         assert colours_in(png) > 100
 
 
@@ -127,17 +102,6 @@ def test_training_figures() -> None:
     assert confusion_figure(matrix) != confusion_figure(matrix[::-1])
 
 
-def test_previews_are_small(toy: Any) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
-    for source in (noise, toy.slide.pixels.repeat(2, axis=0)):
-        small = preview(source)
-        assert len(small) <= 8_000
-        with Image.open(io.BytesIO(small)) as opened:
-            assert opened.format == "WEBP"
-            assert 100 <= max(opened.size) <= 480
-            assert len(opened.convert("RGB").getcolors(1 << 20)) > 8
-
-
 @pytest.mark.parametrize(("mpp", "length"), [(1.0, 100), (0.99, 50), (0.032, 2), (0.007, 0.5), (19, 1000)])
 def test_scale_bars_have_round_lengths(mpp: float, length: float) -> None:
     assert figures.bar_length_um(Size(450, 450), mpp) == length
@@ -156,34 +120,3 @@ def test_a_scale_bar_is_as_long_as_it_says() -> None:
 def longest_run(row: np.ndarray) -> int:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
     return int(max((edges[1::2] - edges[::2]), default=0))
-
-
-def test_a_frame_lies_where_it_says() -> None:
-    panel = figures.Panel(np.full((100, 200, 3), 255, np.uint8), "", Size(1000, 2000), (Box(100, 400, 600, 1200),))
-    sheet = pixels_of(figures.contact_sheet([panel], 1, 200, mpp=0.5, name="")).astype(int)
-    black = (sheet == 0).all(axis=-1)
-    top, left = 52 + 36, 16
-    assert black[top + 10 : top + 60, left + 40].all()
-    assert black[top + 10, left + 40 : left + 120].all()
-    assert not black[top + 12 : top + 50, left + 43 : left + 117].any()
-
-
-def test_shrinking_keeps_aspect_and_labels() -> None:
-    labels = np.kron(np.array([[1, 5], [9, 2]], np.uint16), np.ones((300, 600), np.uint16))
-    small = overlay.shrink_labels(labels, 100)
-    assert small.shape == (50, 100)
-    assert set(np.unique(small)) == {1, 2, 5, 9}
-    assert overlay.shrink_image(np.zeros((600, 1200, 3), np.uint8), 100).shape == (50, 100, 3)
-    assert overlay.shrink_labels(labels, 5000) is not None
-    np.testing.assert_array_equal(overlay.shrink_labels(labels, 5000), labels)
-
-
-def test_overlays_leave_background_alone() -> None:
-    image = np.full((20, 20, 3), 200, np.uint8)
-    mask = np.zeros((20, 20), np.uint8)
-    mask[5:10, 5:10] = TissueClass.EPIDERMIS
-    drawn = overlay.tinted(image, mask)
-    assert (drawn[:4] == 200).all()
-    assert (drawn[7, 7] != 200).any()
-    assert (image == 200).all()
-    np.testing.assert_array_equal(overlay.borders(mask).sum(), 16)

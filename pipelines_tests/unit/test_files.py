@@ -17,10 +17,7 @@ from dermatome.storage import files
 from dermatome.storage.files import (
     atomic_file,
     atomic_folder,
-    changed_in,
-    folders_in,
     locked,
-    names_in,
     read_bytes,
     safe_id,
     sha256_bytes,
@@ -80,29 +77,6 @@ def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
     assert sha256_file(path) == sha256_bytes(b"abc" * 100_000)
     with pytest.raises(MissingInput, match="There is no file"):
         sha256_file(tmp_path / "absent")
-
-
-def test_names_are_listed_without_hidden_ones(tmp_path):
-    for name in ("f/b.txt", "f/a.txt", "f/.hidden", "f/g/c.txt", "f/.h/d.txt", "f2/e.txt"):
-        write_atomic(tmp_path / name, b"x")
-    assert names_in(tmp_path / "f") == ["a.txt", "b.txt"]
-    assert folders_in(tmp_path / "f") == ["g"]
-    assert names_in(tmp_path / "none") == folders_in(tmp_path / "none") == []
-
-
-def test_changes_are_listed_at_the_time_they_came_whatever_the_file_states(tmp_path):
-    for name in ("f/a.txt", "f/.hidden", "f/g/b.txt", "f/g/.hidden", "f/.h/c.txt", "f/g/h/d.txt", "f2/e.txt"):
-        write_atomic(tmp_path / name, b"x")
-    os.utime(tmp_path / "f" / "g" / "b.txt", (time.time() + 1e8,) * 2)
-    assert list(changed_in(tmp_path / "f")) == ["a.txt"]
-    found = changed_in(tmp_path / "f", folders=True)
-    assert list(found) == ["a.txt", "g/b.txt"]
-    assert all(abs(time.time() - at) < 600 for at in found.values())
-    assert changed_in(tmp_path / "none") == changed_in(tmp_path / "none", folders=True) == {}
-    time.sleep(0.02)  # a file's times are those of the kernel's last tick
-    (tmp_path / "inbox").mkdir()
-    (tmp_path / "f" / "g").rename(tmp_path / "inbox" / "g")
-    assert changed_in(tmp_path / "inbox", folders=True)["g/b.txt"] > found["g/b.txt"]
 
 
 # Folders: on file systems that can exchange two folders in one step, and on those that cannot.

@@ -295,14 +295,6 @@ def test_outlines_are_valid_and_cover_exactly_their_pixels(labels: np.ndarray) -
     assert area == {1: (labels == 1).sum(), 2: (labels == 2).sum()}
 
 
-def test_a_ring_that_meets_itself_in_a_corner_is_cut() -> None:
-    """Two tips that touch by a corner close a hole: one piece with a valid outline."""
-    labels = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 0]])
-    for piece in trace_polygons(labels):
-        assert polygon(piece.rings).is_valid
-    assert sum(polygon(piece.rings).area for piece in trace_polygons(labels)) == labels.sum()
-
-
 def features_of(mask: np.ndarray, slide: str = "s1") -> list[dict]:
     return list(tissue_features(summarise_mask(TiledArray.of(mask)), mpp=0.5, slide=slide))
 

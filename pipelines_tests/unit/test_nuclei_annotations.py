@@ -83,13 +83,6 @@ def test_ambiguous_regions_are_ignored_and_lie_below_nuclei() -> None:
     np.testing.assert_array_equal(maps.ignored, maps.semantic == IGNORED)
 
 
-def test_nuclei_without_a_class_have_instances_but_no_semantics() -> None:
-    maps = draw_nuclei(Annotation((box(5, 5, 15, 15, "Description"),)), FIELD)
-    assert maps.classes.tolist() == [0, IGNORED]
-    assert (maps.semantic[maps.instances > 0] == IGNORED).all()
-    assert not maps.ignored.any()
-
-
 def test_what_cannot_be_drawn_is_told_and_leaves_no_gap() -> None:
     line = Region(np.array([[3.0, 3], [9, 9]]), "Epithelial")
     outside, hidden = box(100, 100, 120, 120), box(10, 10, 20, 20)
@@ -99,21 +92,10 @@ def test_what_cannot_be_drawn_is_told_and_leaves_no_gap() -> None:
     assert (maps.ternary[30, 5], maps.instances[30, 5]) == (TernaryClass.INSIDE, 2)
 
 
-def test_an_outline_that_crosses_itself_is_filled() -> None:
-    twice = np.array([[5, 5], [25, 5], [25, 25], [5, 25], [5, 4], [26, 4], [26, 26], [4, 26], [4, 4]], float)
-    maps = draw_nuclei(Annotation((Region(twice, "Macrophage"),)), FIELD)
-    assert (maps.instances[5:25, 5:25] == 1).all()
-
-
 def test_the_negative_pen_cuts_out() -> None:
     maps = draw_nuclei(Annotation((box(5, 5, 25, 25), box(10, 10, 12, 12, cut_out=True))), FIELD)
     assert maps.instances.sum() == 400 - 4
     assert maps.undrawn == ()
-
-
-def test_the_edge_of_the_image_is_no_boundary() -> None:
-    maps = draw_nuclei(Annotation((box(-50, -50, 90, 90),)), FIELD)
-    assert (maps.ternary == TernaryClass.INSIDE).all()
 
 
 @settings(max_examples=30, deadline=None)

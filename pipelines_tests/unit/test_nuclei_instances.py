@@ -8,7 +8,7 @@ from dermatome.classes import NucleusClass, TernaryClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.labels.drawn_maps import ternary_map
-from dermatome.nuclei.maps.instances import InstanceBuilder, grow_markers
+from dermatome.nuclei.maps.instances import InstanceBuilder
 from dermatome.nuclei.maps.settings import InstanceSettings
 from dermatome.nuclei.maps.table import NUCLEUS_COLUMNS
 from dermatome.synthetic.nuclei import toy_nuclei
@@ -115,16 +115,6 @@ def test_a_nucleus_is_of_the_class_of_most_of_its_pixels_and_of_none_without_evi
         assert table["class_probability"][0] == pytest.approx(probability, abs=0.01)
 
 
-def test_nuclei_that_touch_are_divided_between_their_markers():
-    instances = np.zeros((80, 80), np.int32)
-    instances[20:60, 20:40] = 1
-    instances[20:60, 40:60] = 2
-    rows = probabilities(instances, [0, 1, 2], ternary_map(instances))
-    labels, table = built(rows, [80], Size(80, 80))
-    assert table["class"].tolist() == ["epithelial", "lymphocyte"]
-    assert (labels == instances).mean() > 0.99
-
-
 def test_a_likely_bridge_joins_no_nuclei_and_a_faint_nucleus_is_found():
     instances = np.zeros((100, 200), np.int32)
     instances[20:60, 20:60] = 1
@@ -160,20 +150,6 @@ def test_specks_and_what_is_small_are_dropped():
     assert not nothing.any()
     assert len(empty) == 0
     assert [str(kind) for kind in empty.dtypes] == [str(kind) for kind in table.dtypes]
-
-
-def test_growth_stops_at_its_reach_and_depends_on_nothing_further_away():
-    rng = np.random.default_rng(0)
-    foreground = rng.random((120, 90)) < 0.8
-    markers = np.where(foreground & (rng.random((120, 90)) < 0.01), rng.integers(1, 500, (120, 90)), 0).astype(np.int32)
-    grown = grow_markers(markers, foreground, 6)
-    assert (grown[markers > 0] == markers[markers > 0]).all()
-    assert not grown[~foreground].any()
-    part = grow_markers(markers[30:90, 20:80].copy(), foreground[30:90, 20:80].copy(), 6)
-    assert (part[6:-6, 6:-6] == grown[36:84, 26:74]).all()
-    line = np.zeros((1, 40), np.int32)
-    line[0, 5] = 7
-    assert np.flatnonzero(grow_markers(line, np.ones((1, 40), bool), 10)).tolist() == list(range(16))
 
 
 def test_settings_out_of_range_and_rows_that_are_missing():

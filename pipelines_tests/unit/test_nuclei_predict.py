@@ -6,20 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 import torch
-from PIL import Image
-from typer.testing import CliRunner
 
 from dermatome.classes import NucleusClass
-from dermatome.cli.app import app
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
-from dermatome.imaging.stain_normalisation import fit_slide
 from dermatome.inference.backends import TorchRunner
 from dermatome.inference.compute import choose_compute
 from dermatome.inference.probabilities import Probabilities
-from dermatome.nuclei.maps.figures import SEMANTIC_COLOURS, maps_figure, semantic_overlay, ternary_overlay
 from dermatome.nuclei.maps.files import write_outlines
 from dermatome.nuclei.maps.network import HEADS, NucleusCard
 from dermatome.nuclei.maps.segment import NucleusNetwork, fitted_stain, network_size, segment_nuclei
@@ -30,7 +24,7 @@ from dermatome.settings import Settings
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.nuclei import toy_nuclei
-from dermatome.training.weights import LoadedWeights, save_weights
+from dermatome.training.weights import LoadedWeights
 from dermatome.web.nuclei import counts_html, find_nuclei
 from dermatome.web.uploads import UploadLimits
 
@@ -184,47 +178,3 @@ def test_a_slide_is_normalised_as_the_card_says_unless_told(network, toy):
         fit = fitted_stain(toy.slide, known, NucleusSettings(normalise_stain=told))
         assert (fit is not None) is wanted, f"told {told}, card {known.weights.card.normalised_stain}"
     assert fitted_stain(toy.slide, network, NucleusSettings(normalise_stain=True)) is not None
-
-
-def test_overlays_and_figure(network, toy):
-    slide = replace(toy.slide, name="toy")
-    (found,) = segment_nuclei([painted(toy.maps)], network, NucleusSettings(tile_px=96, overlap_px=32))
-    clear = semantic_overlay(slide, found, opacity=0, outlines=False)
-    assert (clear == slide.pixels).all()
-    opaque = semantic_overlay(slide, found, opacity=1, outlines=False)
-    kinds = found.semantic.whole()
-    assert (opaque[kinds > 0] == np.array(SEMANTIC_COLOURS)[kinds[kinds > 0]]).all()
-    assert (opaque[kinds == 0] == slide.pixels[kinds == 0]).all()
-    assert ternary_overlay(slide, found, max_side_px=115).shape == (100, 115, 3)
-    assert maps_figure(slide, found)[:4] == b"\x89PNG"
-
-
-def test_the_command_writes_files_that_others_read(tmp_path, toy):
-    torch.manual_seed(3)
-    card = replace(CARD, mean=(0.5,) * 3, std=(0.25,) * 3)
-    save_weights(tmp_path / "w.safetensors", card.build().state_dict(), card)
-    Image.fromarray(toy.slide.whole()[:96, :128]).save(tmp_path / "field.png")
-    arguments = ["nuclei", "predict", "--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(
-        app, [*arguments, "--threads", "1", "--batch", "1", "--backend", "torch", str(tmp_path / "field.png")]
-    )
-    assert done.exit_code == 0, done.output
-    out = tmp_path / "out"
-    kinds = ("semantic", "ternary", "instances")
-    names = {f"field.{end}" for end in ("parquet", "geojson", "json", "png")}
-    names |= {f"field_{kind}.ome.tif" for kind in kinds} | {f"field_{kind}.png" for kind in kinds[:2]}
-    assert {path.name for path in out.iterdir()} == names
-    instances = tifffile.imread(out / "field_instances.ome.tif")
-    table = pd.read_parquet(out / "field.parquet")
-    outlines = json.loads((out / "field.geojson").read_text())["features"]
-    assert instances.shape == (96, 128)
-    assert set(np.unique(instances)) - {0} == set(table["nucleus_id"])
-    assert len(outlines) == len(table)
-    assert f"{len(table)} nuclei" in done.output
-    assert "olours" not in done.output, "the stain was changed, although neither card nor command said so"
-    again = CliRunner().invoke(
-        app, [*arguments, "--threads", "1", "--backend", "torch", "--normalise-stain", str(tmp_path / "field.png")]
-    )
-    assert again.exit_code == 0, again.output
-    fit = fit_slide(Slide("field", toy.slide.whole()[:96, :128], 0.25, MppSource.DECLARED, ""))
-    assert fit.check().description in " ".join(again.output.split())

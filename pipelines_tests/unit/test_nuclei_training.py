@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
-from dermatome.errors import BadSetting, MissingInput
+from dermatome.errors import MissingInput
 from dermatome.geometry import Box
 from dermatome.labels.drawn_maps import NucleusMaps, ternary_map
 from dermatome.nuclei.maps.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
@@ -179,12 +179,6 @@ def test_the_card_says_that_patches_were_of_one_stain(made, compute):
     assert not load_nucleus_weights(made[0] / WEIGHTS_FILE).card.normalised_stain
 
 
-def test_a_patient_on_both_sides_fails_the_check(tmp_path, compute):
-    check, _ = train_version(task_of([Discs(0)], [Discs(9)], QUICK), tmp_path, "v", compute).checks
-    assert not check.passed
-    assert "share the patient a" in check.description
-
-
 def test_a_patient_of_an_ancestor_fails_the_check(made, tmp_path, compute):
     folder, _, _ = made
 
@@ -278,12 +272,6 @@ def test_the_selection_score():
     assert scores.columns(SMALL)["score"] == pytest.approx(0.7 * 60 / 70 + 0.3 * 20 / 30)
     nothing = NucleusEvaluation(np.zeros((5, 5), np.int64), np.zeros((3, 3), np.int64))
     assert nothing.columns(SMALL)["score"] is None
-
-
-@pytest.mark.parametrize("wrong", [{"semantic_weight": -1}, {"least_weight": 3.0}])
-def test_weights_of_the_loss_out_of_range_are_refused(wrong):
-    with pytest.raises(BadSetting):
-        NucleusLoss(**wrong)
 
 
 def test_settings_are_those_of_the_recipe_unless_given():

@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from dermatome.classes import NUCLEUS_LABELS
-from dermatome.cli.app import app
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.inference.torch_setup import import_smp
 from dermatome.nuclei.maps.network import CHANNELS, NucleusCard, load_nucleus_weights
@@ -60,16 +58,6 @@ def test_the_source_s_checkpoint_gives_its_numbers(tmp_path, kernel_px, in_seque
         torch.testing.assert_close(ours[:, NUCLEUS_LABELS.index(label)], semantic[:, channel])
     torch.testing.assert_close(ours[:, 5:], ternary)
     assert "What else the checkpoint held: best, epoch." in made.not_carried_over
-
-
-def test_the_command(tmp_path):
-    file = checkpoint(tmp_path / "best.pt", Theirs(1, False))
-    out = tmp_path / "w.safetensors"
-    arguments = ["nuclei", "import-weights", str(file), "--out", str(out), "--encoder", "resnet18", "--mpp", "0.5"]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    assert "scored" not in done.output
-    assert load_nucleus_weights(out).card.mpp == 0.5
 
 
 def test_files_that_are_no_network_with_two_heads_are_refused(tmp_path):

@@ -23,14 +23,7 @@ from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, DataRoot
 from dermatome.training import search
 from dermatome.training.data import Split
-from dermatome.training.search import (
-    SearchSettings,
-    SearchSpace,
-    best_config,
-    open_study,
-    run_search,
-    trial_settings,
-)
+from dermatome.training.search import SearchSettings, SearchSpace, best_config, open_study, run_search, trial_settings
 from dermatome.training.settings import settings_from
 from dermatome.training.trainer import Trained
 from dermatome.warehouse.store import build_store
@@ -132,15 +125,6 @@ def test_what_would_not_be_comparable_is_refused_in_words(tmp_path, split, fake)
     assert len(run_search(tmp_path, TissueTask(BASE, split), replace(settings, trials=2), CPU).trials) == 2, (
         "only more trials"
     )
-
-
-def test_a_study_that_does_not_say_what_it_was_made_with_gets_no_more_trials(tmp_path, split, fake):
-    settings = SearchSettings(trials=1, base=BASE)
-    open_study(tmp_path / "new")
-    assert len(run_search(tmp_path / "new", TissueTask(BASE, split), settings, CPU).trials) == 1, "none was made yet"
-    open_study(tmp_path / "old").add_trial(optuna.trial.create_trial(value=0.5))
-    with pytest.raises(BadSetting, match="does not say .*: start a study of another name"):
-        run_search(tmp_path / "old", TissueTask(BASE, split), replace(settings, trials=2), CPU)
 
 
 def test_bad_trials_are_pruned_and_broken_ones_do_not_count(tmp_path, split, monkeypatch):

@@ -8,7 +8,6 @@ from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import (
     Check,
     StageRecord,
-    content_version,
     file_facts,
     fingerprint,
     read_record,
@@ -93,7 +92,3 @@ def test_the_fingerprint_changes_with_anything_that_decides_numbers():
         fingerprint("1", {"a": "x"}, {"threshold": 2}),
     }
     assert len(others | {base}) == 4
-
-
-def test_content_version_does_not_confuse_parts():
-    assert content_version([b"ab", b"c"]) != content_version([b"a", b"bc"])

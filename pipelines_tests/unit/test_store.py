@@ -23,6 +23,10 @@ def record(root, asset, partition, data_version="v", inputs=None, **values):
     put_record(root, asset, partition, **fields)
 
 
+def table(root, asset, partition, file, **columns):
+    write_table(root.folder(asset, partition) / f"{file}.parquet", pa.Table.from_pandas(pd.DataFrame(columns)))
+
+
 @pytest.fixture
 def root(tmp_path):
     root = DataRoot(tmp_path)
@@ -31,18 +35,15 @@ def root(tmp_path):
         record(root, "epidermis_masks", slide, weights="v001", weights_sha256="old" if slide == "s2" else "new")
         record(root, "cell_masks", slide, cells=2, cells_per_mm2=5000.0, weights="toy", weights_sha256="c")
         record(root, "epidermis_layers", slide, pattern="basal", h_score=10.0)
-        cells = {"slide": slide, "cell_id": [1, 2], "area_um2": [50.0, 60.0], "mean_dab_od": [0.1, 0.3]}
-        write_table(root.folder("cell_masks", slide) / "cells.parquet", pa.Table.from_pandas(pd.DataFrame(cells)))
-        layers = {"slide": slide, "layer": [1, 2], "cells": [1, 1], "mean_dab_od": [0.4, 0.2], "mean_h_od": [0.1, 0.1]}
-        for file in ("relative.parquet", "zones.parquet"):
-            write_table(root.folder("epidermis_layers", slide) / file, pa.table({"slide": [slide]}))
-        write_table(
-            root.folder("epidermis_layers", slide) / "layers.parquet", pa.Table.from_pandas(pd.DataFrame(layers))
-        )
+        cells = {"cell_id": [1, 2], "area_um2": [50.0, 60.0], "mean_dab_od": [0.1, 0.3]}
+        table(root, "cell_masks", slide, "cells", slide=slide, **cells)
+        layers = {"layer": [1, 2], "cells": [1, 1], "mean_dab_od": [0.4, 0.2], "mean_h_od": [0.1, 0.1]}
+        table(root, "epidermis_layers", slide, "layers", slide=slide, **layers)
+        for file in ("relative", "zones"):
+            table(root, "epidermis_layers", slide, file, slide=[slide])
     record(root, "tissue_champion", "current", version="v001", weights_sha256="new", chosen_by="mean_iou", score=0.9)
-    write_failure(
-        root.failure("slide_images", "s4"), asset="slide_images", partition="s4", error="e", kind="k", run_id="r"
-    )
+    failed = {"asset": "slide_images", "partition": "s4", "error": "e", "kind": "k", "run_id": "r"}
+    write_failure(root.failure("slide_images", "s4"), **failed)
     return root
 
 
@@ -61,21 +62,13 @@ def test_an_empty_root_gives_empty_tables_and_working_views(tmp_path):
 
 def test_views_answer(root):
     store = build_store(root).path
-    assert ask(
-        store, "select gene, layer, slides, mean_dab_od from dab_profile_by_gene where gene = 'KRT14' and layer > 0"
-    ) == [
-        ("KRT14", 1, 2, pytest.approx(0.4)),
-        ("KRT14", 2, 2, pytest.approx(0.2)),
-    ]
+    profile = "select gene, layer, slides, mean_dab_od from dab_profile_by_gene where gene = 'KRT14' and layer > 0"
+    assert ask(store, profile) == [("KRT14", 1, 2, pytest.approx(0.4)), ("KRT14", 2, 2, pytest.approx(0.2))]
     assert ask(store, "select slide from slides_not_from_champion") == [("s2",)]
-    assert ask(store, "select slide, cells, round(mean_dab_od, 3) from cells_by_slide order by slide")[0] == (
-        "s1",
-        2,
-        0.2,
-    )
-    assert ask(store, "select image_sha256, tissue_weights_sha256, cell_weights from lineage where slide = 's1'") == [
-        ("is1", "new", "toy")
-    ]
+    cells = ask(store, "select slide, cells, round(mean_dab_od, 3) from cells_by_slide order by slide")
+    assert cells[0] == ("s1", 2, 0.2)
+    lineage = "select image_sha256, tissue_weights_sha256, cell_weights from lineage where slide = 's1'"
+    assert ask(store, lineage) == [("is1", "new", "toy")]
     assert ask(store, "select partition, error from failures") == [("s4", "e")]
 
 
@@ -85,27 +78,31 @@ def made_of(root, slide, asset, version, *upstream, **values):
     record(root, asset, slide, version, {**inputs, "tissue_champion": "of no slide"}, **values)
 
 
+def make(root, upstream, slide, version, *assets):
+    for asset in assets:
+        values = {"weights": version} if upstream[asset] else {"image_sha256": version, "gene": slide}
+        made_of(root, slide, asset, f"{asset} {version}", *upstream[asset], **values)
+
+
+def remake(root, upstream):
+    """A slide for each number of assets, from the first on, that were made again after all of them."""
+    for made_again in range(len(upstream) + 1):
+        make(root, upstream, f"s{made_again}", "old", *upstream)
+        make(root, upstream, f"s{made_again}", "new", *list(upstream)[:made_again])
+
+
 def test_numbers_are_shown_beside_what_they_were_made_from(tmp_path):
     root = DataRoot(tmp_path)
     image, mask, cells, layers = "slide_images", "epidermis_masks", "cell_masks", "epidermis_layers"
     upstream = {image: (), mask: (image,), cells: (image, mask), layers: (image, mask, cells)}
-
-    def make(slide, version, *assets):
-        for asset in assets:
-            values = {"image_sha256": version, "gene": slide} if asset == image else {}
-            values |= {"weights": version} if asset in (mask, cells) else {}
-            made_of(root, slide, asset, f"{asset} {version}", *upstream[asset], **values)
-
-    for made_again in range(5):
-        make(f"s{made_again}", "old", *upstream)
-        make(f"s{made_again}", "new", *list(upstream)[:made_again])
-        rows = {"slide": [f"s{made_again}"], "layer": [1], "cells": [1]}
-        write_table(root.folder(layers, f"s{made_again}") / "layers.parquet", pa.table(rows))
-    make("same", "old", *upstream)
+    remake(root, upstream)
+    for number in range(5):
+        table(root, layers, f"s{number}", "layers", slide=[f"s{number}"], layer=[1], cells=[1])
+    make(root, upstream, "same", "old", *upstream)
     made_of(root, "same", mask, f"{mask} old", image, weights="other")
-    make("torn", "old", *upstream)
-    make("torn", "new", image)
-    make("torn", "old", cells, layers)
+    make(root, upstream, "torn", "old", *upstream)
+    make(root, upstream, "torn", "new", image)
+    make(root, upstream, "torn", "old", cells, layers)
     store = build_store(root).path
     found = ask(store, "select current, image_sha256, tissue_weights, cell_weights, layer_code from lineage")
     assert found == [
@@ -117,23 +114,15 @@ def test_numbers_are_shown_beside_what_they_were_made_from(tmp_path):
         (True, "old", "other", "old", "1"),  # the mask was made again, and is the same
         (False, None, "old", "old", "1"),  # cells of the new image, but within a mask of the old one
     ]
-    assert ask(store, "select gene, slides from dab_profile_by_gene") == [("s0", 1), ("s4", 1)], (
-        "of current layers only"
-    )
+    assert ask(store, "select gene, slides from dab_profile_by_gene") == [("s0", 1), ("s4", 1)], "current layers only"
     assert ask(store, "select slide from cells_by_slide where not current") == [("s1",), ("s2",), ("torn",)]
-    assert ask(
-        store, "select asset, upstream, version, version_now from links where slide = 'torn' and not current"
-    ) == [(mask, image, f"{image} old", f"{image} new")]
+    torn = "select asset, upstream, version, version_now from links where slide = 'torn' and not current"
+    assert ask(store, torn) == [(mask, image, f"{image} old", f"{image} new")]
 
 
 def test_til_is_shown_beside_the_nuclei_it_was_made_from(tmp_path):
     root = DataRoot(tmp_path)
-    upstream = {"nuclei_slides": (), "nucleus_maps": ("nuclei_slides",), "til_scores": ("nucleus_maps",)}
-    for made_again in range(4):
-        for version, assets in (("old", list(upstream)), ("new", list(upstream)[:made_again])):
-            for asset in assets:
-                values = {"image_sha256": version} if asset == "nuclei_slides" else {"weights": version}
-                made_of(root, f"s{made_again}", asset, f"{asset} {version}", *upstream[asset], **values)
+    remake(root, {"nuclei_slides": (), "nucleus_maps": ("nuclei_slides",), "til_scores": ("nucleus_maps",)})
     record(root, "slide_images", "s1")
     store = build_store(root).path
     assert ask(store, "select current, image_sha256, map_code, weights from nuclei_lineage") == [
@@ -159,7 +148,7 @@ def test_damaged_and_missing_files_are_listed_and_stop_nobody_else(root):
     (root.folder("cell_masks", "s2") / "cells.parquet").write_bytes(b"PAR1 torn PAR1")
     (root.folder("epidermis_layers", "s1") / "layers.parquet").unlink()
     root.record("slide_images", "s3").write_bytes(b"garbage")
-    write_table(root.folder("cell_masks", "s3") / "cells.parquet", pa.table({"slide": ["s3"], "cell_id": ["one"]}))
+    table(root, "cell_masks", "s3", "cells", slide=["s3"], cell_id=["one"])
     for _ in range(2):
         store = build_store(root)
         assert dict(ask(store.path, "from unreadable_files")) == store.unreadable
@@ -188,10 +177,8 @@ def test_a_record_with_strange_columns_or_numbers_stops_nobody_else(root, values
 
 def test_a_table_with_strange_columns_stops_nobody_else(root):
     build_store(root)
-    names = ["slide", "cell_id", "file_id", 'a"b']
-    write_table(root.folder("cell_masks", "s2") / "cells.parquet", pa.table([["s2"], [7], [1], [0.5]], names=names))
-    strange = {"slide": ["s3"], "cell_id": pa.array([[1]]), "area_um2": pa.array([{"a": 1}])}
-    write_table(root.folder("cell_masks", "s3") / "cells.parquet", pa.table(strange))
+    table(root, "cell_masks", "s2", "cells", slide=["s2"], cell_id=[7], file_id=[1], **{'a"b': [0.5]})
+    table(root, "cell_masks", "s3", "cells", slide=["s3"], cell_id=[[1]], area_um2=[{"a": 1}])
     for _ in range(2):
         store = build_store(root)
         assert "cell_masks/s3/cells.parquet" in store.unreadable
@@ -241,37 +228,28 @@ def test_a_root_with_signs_of_patterns_in_its_name_is_read(root, tmp_path_factor
 
 
 def test_only_whole_partitions_count(root):
-    def rows(folder):
-        write_table(folder / "layers.parquet", pa.table({"slide": ["half"], "layer": [1], "cells": [1]}))
-        write_table(folder / "cells.parquet", pa.table({"slide": ["half"], "cell_id": [1]}))
-        write_table(folder / "images.parquet", pa.table({"slide": ["half"], "gene": ["G"]}))
-
     before = build_store(root).rows
-    for asset in ("hpa_images", "cell_masks", "epidermis_layers"):
-        rows(root.folder(asset, "half"))  # no record yet, or no more
-        hidden = root.folder(asset) / ".s9.part"
-        rows(hidden)
-        write_table(hidden / "record.json", pa.table({"asset": [asset], "partition": ["s9"]}))
+    for asset, file in (("hpa_images", "images"), ("cell_masks", "cells"), ("epidermis_layers", "layers")):
+        table(root, asset, "half", file, slide=["half"])  # no record yet, or no more
+        put_record(root, asset, "s9")
+        table(root, asset, "s9", file, slide=["half"])
+        root.folder(asset, "s9").rename(root.folder(asset) / ".s9.part")
     assert build_store(root).rows == before
 
 
 def test_confusion_is_in_the_store(root):
     record(root, "tissue_weights", "v001", mean_iou=0.5)
-    pairs = {"version": "v001", "truth": ["dermis", "dermis"], "predicted": ["dermis", "keratin"], "pixels": [7, 3]}
-    write_table(
-        root.folder("tissue_weights", "v001") / "confusion_matrix.parquet", pa.Table.from_pandas(pd.DataFrame(pairs))
-    )
-    store = build_store(root).path
-    assert ask(store, "select version, truth, pixels from training_confusion where predicted = 'keratin'") == [
-        ("v001", "dermis", 3)
-    ]
+    pairs = {"version": "v001", "truth": "dermis", "predicted": ["dermis", "keratin"], "pixels": [7, 3]}
+    table(root, "tissue_weights", "v001", "confusion_matrix", **pairs)
+    keratin = "select version, truth, pixels from training_confusion where predicted = 'keratin'"
+    assert ask(build_store(root).path, keratin) == [("v001", "dermis", 3)]
 
 
 def test_an_antibody_on_two_genes_pages_counts_for_both(root):
     for gene, ensembl_id in (("KRT14", "E14"), ("KRT16", "E16")):
         record(root, "hpa_images", ensembl_id)
-        shown = pd.DataFrame({"slide": ["s1", "s1"], "gene": gene, "ensembl_id": ensembl_id})  # of two tissues, say
-        write_table(root.folder("hpa_images", ensembl_id) / "images.parquet", pa.Table.from_pandas(shown))
+        shown = {"slide": ["s1", "s1"], "gene": gene, "ensembl_id": ensembl_id}  # of two tissues, say
+        table(root, "hpa_images", ensembl_id, "images", **shown)
     record(root, "slide_images", "s1", origin="hpa", gene="KRT14", ensembl_id="E14")
     record(root, "slide_images", "s3", origin="folder")
     store = build_store(root).path
@@ -297,10 +275,8 @@ def test_what_a_killed_build_left_is_swept(root):
 def test_every_table_view_and_column_says_in_the_store_what_it_means(tmp_path):
     store = build_store(DataRoot(tmp_path / "empty"))
     own = "schema_name = 'main' and not internal"
-    assert (
-        ask(store.path, f"select table_name, column_name from duckdb_columns() where {own} and comment is null") == []
-    )
-    assert ask(store.path, f"select view_name from duckdb_views() where {own} and comment is null") == []
+    for what in ("columns", "views"):
+        assert ask(store.path, f"from duckdb_{what}() where {own} and comment is null") == []
     named = {name for (name,) in ask(store.path, f"select distinct table_name from duckdb_columns() where {own}")}
     assert named == set(tomllib.loads((files("dermatome.warehouse") / "dictionary.toml").read_text())["tables"])
 
@@ -321,10 +297,9 @@ def test_profiles_of_genes_are_over_patients_with_a_row_for_each_antibody(tmp_pa
     for slide, (*_, dab) in slides.items():
         record(root, "slide_images", slide, origin="hpa", gene="KRT5", ensembl_id="E5")
         record(root, "epidermis_layers", slide)
-        folder = root.folder("epidermis_layers", slide)
         stain = {"slide": [slide], "mean_dab_od": [dab], "h_score": [100 * dab]}
-        write_table(folder / "layers.parquet", pa.table(stain | {"layer": [1], "cells": [10]}))
-        write_table(folder / "zones.parquet", pa.table(stain | {"zone": ["basal"]}))
+        table(root, "epidermis_layers", slide, "layers", **stain, layer=[1], cells=[10])
+        table(root, "epidermis_layers", slide, "zones", **stain, zone=["basal"])
     store = build_store(root).path
     by_patient = "select antibody, patient, slides, mean_dab_od, cells from dab_by_patient where layer = 1"
     assert ask(store, by_patient) == [

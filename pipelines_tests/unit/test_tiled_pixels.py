@@ -57,16 +57,6 @@ def test_a_region_is_the_slice_of_the_whole(tiled, data):
     assert np.array_equal(tiled[top:bottom, left:right], WHOLE[top:bottom, left:right])
 
 
-def test_shapes_and_slices_are_numpys(tiled):
-    assert tiled.shape == WHOLE.shape
-    assert tiled.sizes == (Size(301, 467),)
-    for key in (np.s_[:, :], np.s_[-20:, 400:9999], np.s_[5:5, :3], np.s_[7:3, 1:2]):
-        assert np.array_equal(tiled[key], WHOLE[key])
-    with pytest.raises(ValueError, match="steps"):
-        tiled[::2, :]
-    tiled.check()
-
-
 def test_a_slide_gives_the_same_region_at_any_scale_from_memory_and_from_parts(tiled):
     memory, parts = (Slide("s", pixels, 0.5, slides.MppSource.DECLARED, "") for pixels in (WHOLE, tiled))
     for box, size in (
@@ -114,20 +104,6 @@ def test_few_rows_are_read_at_once_however_much_a_slide_shrinks(tiled, monkeypat
     assert max(largest) <= at_once
     for one, other in zip(before, now, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
-
-
-def test_a_slide_is_enlarged_in_bands_without_seams(monkeypatch):
-    monkeypatch.setattr(resize, "_BLOCK_ROWS", 16)
-    small = Slide("s", picture(60, 40), 0.5, slides.MppSource.DECLARED, "")
-    for box, size in (
-        (Box.whole(small.size), Size(97, 80)),
-        (Box(3, 5, 44, 30), Size(200, 25)),
-        (Box(0, 0, 1, 40), Size(33, 90)),
-    ):
-        bands = list(small.rows(box, size))
-        assert max(map(len, bands)) == 16
-        at_once = resize_image(small.whole()[box.slices], size)
-        assert np.abs(np.concatenate(bands).astype(int) - at_once).max() <= 1
 
 
 def pyramid(path):

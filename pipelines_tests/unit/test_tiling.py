@@ -65,15 +65,6 @@ def test_overlapping_tiles_that_differ_pass_into_each_other_without_a_step():
     assert np.abs(np.diff(line)).max() < 0.3  # tiles side by side without blending would step by 1
 
 
-def test_the_blender_refuses_tiles_out_of_order():
-    blender = Blender(1, Size(64, 32), 32, lambda top, rows: None)
-    boxes = tile_grid(Size(64, 32), 32, 0)
-    for box in boxes:
-        blender.add(box, np.zeros((1, 32, 32), np.float32))
-    with pytest.raises(ValueError, match="came after"):
-        blender.add(boxes[0], np.zeros((1, 32, 32), np.float32))
-
-
 @given(sides, sides, sides, sides, st.integers(1, 30))
 @settings(deadline=None, max_examples=60)
 def test_enlarging_rows_as_they_come_equals_enlarging_the_whole(h, w, out_h, out_w, band):

@@ -4,25 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from dermatome.classes import StainingPattern
 from dermatome.inference.compute import Compute
 from dermatome.skin.cells.network import load_cell_network
-from dermatome.synthetic.skin import toy_slide
-from dermatome.synthetic.train_networks import CELLS, cells_task, prepare_toy
+from dermatome.synthetic.train_networks import CELLS, cells_task
 from dermatome.training.trainer import train
 from dermatome.training.weights import save_weights
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 TINY = cells_task(CELLS.changed(epochs=2, batch=2, crop_px=64, nbase=(2, 4, 4, 4, 8)), slides=1, tested=1)
-
-
-def test_the_targets_are_the_toys_nuclei() -> None:
-    toy = toy_slide(4, StainingPattern.BASAL, size_px=400)
-    image = prepare_toy(toy, 90)
-    assert image.shown.shape == image.truth.shape[1:]
-    cells = image.truth[0] > 0
-    assert cells.sum() >= (toy.instances > 0).sum()
-    assert image.shown[cells].mean() > image.shown[~cells].mean() + 0.2
 
 
 def test_it_learns_and_writes_what_can_be_loaded(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The trainer on synthetic tiles: it learns, depends on the seed alone, keeps its time and resumes exactly."""
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -23,10 +22,10 @@ from dermatome.skin.tiles.crops import load_tiles
 from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
 from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import sha256_file
-from dermatome.training.data import Split, TileBatches, split_samples
+from dermatome.training.data import Split, split_samples
 from dermatome.training.losses import class_weights, make_loss
 from dermatome.training.settings import settings_from
-from dermatome.training.trainer import batches, train
+from dermatome.training.trainer import train
 from dermatome.training.weights import read_card
 
 COLOURS = np.array([[245, 245, 245], [230, 150, 180], [120, 60, 160], [200, 120, 90]], dtype=np.uint8)
@@ -234,24 +233,6 @@ def test_without_validation_tiles_the_card_has_no_scores(folder, compute):
         fit([], [], SMALL, compute)
 
 
-def test_batches_depend_on_seed_and_step_alone_and_show_every_tile(folder):
-    def source():
-        return TileBatches(
-            load_tiles(folder), scale=0.5, augment=AugmentSettings(), coarse_factor=2.0, crop_px=64, batch=3, seed=5
-        )
-
-    one, two = source(), source()
-    stream = batches(one, itertools.count(), threads=2)
-    for step in range(4):
-        images, labels = next(stream)
-        again_images, again_labels = two.batch(step)
-        assert (images == again_images).all()
-        assert (labels == again_labels).all()
-    assert images.shape == (3, 64, 64, 3)
-    assert labels.dtype == np.int64
-    stream.close()
-
-
 def test_crops_move_image_and_labels_together():
     labels = np.zeros((200, 200), dtype=np.uint8)
     labels[:, 100:] = TissueClass.EPIDERMIS
@@ -263,15 +244,6 @@ def test_crops_move_image_and_labels_together():
         nearest = np.abs(view[..., None, :].astype(int) - COLOURS.astype(int)).sum(-1).argmin(-1)
         assert (nearest == truth).mean() > 0.95
         assert set(np.unique(truth)) <= {0, 2, 3}
-
-
-def test_stain_changes_leave_white_nearly_white_and_labels_alone():
-    white = np.full((80, 80, 3), 250, dtype=np.uint8)
-    cache = TileCache.build(white, np.zeros((80, 80), dtype=np.uint8), 1.0)
-    for seed in range(10):
-        view, truth = random_crop(cache, 64, AugmentSettings(), 2.0, np.random.default_rng(seed))
-        assert view.mean() > 215
-        assert not truth.any()
 
 
 def test_splits_hold_out_whole_slides_and_do_not_depend_on_order(folder):

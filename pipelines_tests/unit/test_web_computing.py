@@ -8,20 +8,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from dermatome.errors import BadImage, BadWeights, MissingInput
+from dermatome.errors import BadImage, BadWeights
 from dermatome.geometry import Box, Size
 from dermatome.inference.compute import choose_compute
 from dermatome.settings import Settings
 from dermatome.skin.cells.network import load_cell_network
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.files import sha256_bytes
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Check
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
 from dermatome.training.weights import SYNTHETIC_WARNING
-from dermatome.web.context import Stopped, Turns, WebContext, networks_note
+from dermatome.web.context import Stopped, Turns, WebContext
 from dermatome.web.nuclei import (
     counts_html,
     find_nuclei,
@@ -31,14 +30,7 @@ from dermatome.web.nuclei import (
     nuclei_source,
     nuclei_summary,
 )
-from dermatome.web.skin import (
-    SkinNetworks,
-    load_skin_networks,
-    measure_skin,
-    skin_source,
-    skin_summary,
-    skin_view,
-)
+from dermatome.web.skin import SkinNetworks, measure_skin, skin_source, skin_summary, skin_view
 from dermatome.web.uploads import UploadLimits
 from dermatome.web.viewer import status_html
 from pipelines_tests.records import put_record
@@ -119,11 +111,6 @@ def test_the_network_is_that_of_the_command_line_else_the_champion_else_the_sett
     assert network_name(nuclei_source(context_of(tmp_path, named))) == "the training version n001 (sha256 555555555555)"
 
 
-def test_a_note_that_cannot_be_told_says_why(tmp_path):
-    context = context_of(tmp_path, 'nuclei_weights = "n002"')
-    assert "no weights of nuclei named 'n002'" in networks_note(lambda: network_text(nuclei_source(context)))
-
-
 def test_settings_of_the_data_root_decide_what_is_found(tmp_path):
     def found(settings):
         context = context_of(tmp_path, settings)
@@ -171,13 +158,6 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(monkeypatch):
     assert 'class="dm-status dm-warn"' in status_html(skin_summary(found), warning=found.warning)
     assert shares == sorted(shares)
     assert skin_view(found).count("<img") == 4
-
-
-def test_without_a_champion_the_page_says_how_to_get_one(tmp_path):
-    source = skin_source(DataRoot.at(str(tmp_path)), "cyto2")
-    assert "materialize tissue_champion" in source.text
-    with pytest.raises(MissingInput, match="no champion"):
-        load_skin_networks(source, TissueSettings(), choose_compute("cpu", "fp32", 1))
 
 
 def test_the_skin_page_names_its_networks_which_the_settings_and_the_champions_choose(tmp_path):

@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 from dermatome.classes import TISSUE_LABELS
@@ -24,13 +23,12 @@ from dermatome.registry.model_kinds import TISSUE
 from dermatome.registry.version import Version, train_version
 from dermatome.skin.tissue.evaluate import Calibration, Evaluation
 from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
-from dermatome.skin.tissue.report import CONFUSION_FILE
-from dermatome.skin.tissue.task import TissueTask, TissueTraining, confusion_markdown
+from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageResult
 from dermatome.training.data import Split
-from dermatome.training.trainer import CHECKPOINT_FILE, Trained, drop_checkpoints
+from dermatome.training.trainer import CHECKPOINT_FILE, Trained
 from dermatome.training.unet import build_network
 from dermatome.training.weights import card_path, save_weights
 from pipelines_tests.records import put_record
@@ -189,28 +187,6 @@ def test_scores_that_say_nothing_of_which_is_better_choose_no_champion(
         shutil.rmtree(root.folder("tissue_weights", version))
     with pytest.raises(BadSetting, match="its own training data"):
         choose_champion(root, TISSUE)
-
-
-def test_checkpoints_are_dropped(root: DataRoot) -> None:
-    folder = root.checkpoints("tissue_weights", "v001")
-    write_atomic(folder / CHECKPOINT_FILE, b"state")
-    drop_checkpoints(folder)
-    drop_checkpoints(folder)
-    assert not (folder / CHECKPOINT_FILE).exists()
-
-
-def test_confusion_is_rows_and_a_markdown_table(root: DataRoot, make: Callable[..., StageResult]) -> None:
-    make("v001", b"first", report=True)
-    folder = root.folder("tissue_weights", "v001")
-    rows = pq.read_table(folder / CONFUSION_FILE).to_pylist()
-    assert len(rows) == 16
-    assert {"version": "v001", "truth": "dermis", "predicted": "epidermis", "pixels": 2} in rows
-    lines = confusion_markdown(folder).splitlines()
-    assert lines[0] == r"| ground truth \ predicted | background | dermis | epidermis | keratin |"
-    assert lines[3] == "| dermis | 0 (0.0%) | 8 (80.0%) | 2 (20.0%) | 0 (0.0%) |"
-    assert lines[5] == "| keratin | 0 | 0 | 0 | 0 |"
-    make("v002", b"second", report=True, confusion=np.zeros((4, 4), int))
-    assert "held out" in confusion_markdown(root.folder("tissue_weights", "v002"))
 
 
 def test_a_champion_is_chosen_by_score_or_hand_and_must_be_the_file_that_was_trained(

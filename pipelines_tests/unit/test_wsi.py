@@ -10,16 +10,9 @@ from PIL import Image
 
 from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
-from dermatome.imaging.tissue_area import tissue_mm2
-from dermatome.pipeline.stage_files import load_slide
 from dermatome.slides.mpp import stated_scale
 from dermatome.slides.slide import MppSource, read_slide
-from dermatome.slides.source import SlideSource, acquire_slide
 from dermatome.slides.vendors import WsiPixels
-from dermatome.storage.files import atomic_folder
-from dermatome.storage.layout import RECORD_FILE, DataRoot
-from dermatome.storage.record import write_record
-from pipelines_tests.records import record_of
 
 RGB = np.random.default_rng(0).integers(0, 256, (600, 520, 3)).astype(np.uint8)
 APERIO = "Aperio Image Library v11.2.1 \n520x600 (128x128) JPEG/RGB Q=90|AppMag = 20|MPP = 0.4990"
@@ -165,21 +158,3 @@ def test_a_real_slide(realdata: Path) -> None:
     slide = read_slide(path)
     assert (slide.size, slide.mpp, slide.mpp_source) == (Size(2967, 2220), 0.499, MppSource.FILE)
     np.testing.assert_array_equal(slide.pixels[100:300, 200:500], tifffile.imread(path, key=0)[100:300, 200:500])
-
-
-def taken(root: DataRoot, inbox: Path) -> None:
-    """An .svs of the inbox as `nuclei_slides` leaves it in the data root."""
-    source = SlideSource("s1", "folder", str(as_svs(inbox / "s1.svs")))
-    with atomic_folder(root.folder("nuclei_slides", "s1")) as folder:
-        made = acquire_slide(source, folder, 0.25, 20_000)
-        write_record(folder / RECORD_FILE, record_of("nuclei_slides", "s1", **vars(made)))
-
-
-def test_a_slide_is_read_from_the_data_root(root: DataRoot, tmp_path: Path) -> None:
-    taken(root, tmp_path)
-    slide = load_slide(root, "s1", "nuclei_slides")
-    np.testing.assert_array_equal(slide.pixels[10:300, 100:410], RGB[10:300, 100:410])
-    assert tissue_mm2(slide) == pytest.approx(600 * 520 * 0.499**2 / 1e6, rel=0.1)
-    pixels = slide.pixels
-    del slide
-    np.testing.assert_array_equal(pixels[590:600, 0:10], RGB[590:600, 0:10])
