@@ -2,12 +2,14 @@
 
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import filelock
+import sqlalchemy.exc
 
 from dermatome.errors import StorageFailed
 from dermatome.registry.champion import NOT_MATERIALIZED
@@ -21,13 +23,24 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
     New SQLite storage is created under a lock. Of two processes at once, one can find the tables of the other before
     their version is written and write an older version beside it, after which no process can open the storage ("more
     than one head").
+
+    Raises:
+        StorageFailed: An SQLite file of the storage is damaged.
     """
     storage = Path(os.environ["DERMATOME_DAGSTER_STORAGE"])
     storage.mkdir(parents=True, exist_ok=True)
-    with locked(storage / "opening.lock"):
-        instance = dg.DagsterInstance.get()
-    with instance:
-        yield instance
+    try:
+        with locked(storage / "opening.lock"):
+            instance = dg.DagsterInstance.get()
+        with instance:
+            yield instance
+    except sqlalchemy.exc.DatabaseError as error:
+        if type(error.orig) is not sqlite3.DatabaseError:  # its subclasses are full disks, locks and the like
+            raise
+        raise StorageFailed(
+            f"Dagster's storage {storage} is damaged ({error.orig}). No result is lost: move that folder away and "
+            "start a new storage, as docs/howto/dagster-storage.md says."
+        ) from error
 
 
 OPTIONAL = (

@@ -1,4 +1,4 @@
-"""Several processes that open new storage at once: each can, then and later."""
+"""Dagster's storage: several processes open a new one at once; a damaged one is said."""
 
 import os
 import sqlite3
@@ -7,6 +7,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+
+from dermatome.errors import StorageFailed
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROCESSES, ROUNDS = 4, 6
@@ -41,3 +43,21 @@ def test_new_storage_is_made_once_however_many_open_it(tmp_path):
     for file in tmp_path.glob("*/**/*.db"):
         with closing(sqlite3.connect(file)) as database:
             assert database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,), file
+
+
+@pytest.mark.parametrize("kept", [0, 4096], ids=["from the start", "after the header"])
+@pytest.mark.parametrize("file", ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"])
+def test_a_damaged_file_is_one_sentence_that_says_what_to_do(tmp_path, monkeypatch, file, kept):
+    from orchestration.instance import note_optional, open_instance
+
+    monkeypatch.setenv("DAGSTER_HOME", str(CHECKOUT))
+    monkeypatch.setenv("DERMATOME_DAGSTER_STORAGE", str(tmp_path))
+    with open_instance() as instance:
+        note_optional(instance)
+    data = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(data[:kept] + bytes(range(1, 256)) * (len(data) // 255))
+    with pytest.raises(StorageFailed, match=f"{tmp_path} is damaged .*docs/howto/dagster-storage.md"):
+        with open_instance() as instance:
+            note_optional(instance)
+            instance.get_runs_count()
+            instance.all_instigator_state()

@@ -98,6 +98,12 @@ def _report(
         ("files damaged: each healed", sum(course.damaged.values())),
         *((f"– {how}", count) for how, count in sorted(course.damaged.items())),
         ("times the data root was moved", counts["data root moved"]),
+        ("times the clock was set back by a day", counts["clock set back by a day"] or "skipped: no libfaketime"),
+        ("times a read-only disk was refused", counts["refused to start on a read-only disk"]),
+        (
+            "times Dagster's SQLite was damaged, and started anew",
+            counts["Dagster's SQLite damaged, and a new storage started"],
+        ),
         ("times the platform was started", counts["platform started"]),
         (
             "backfills asked for, two at a time over the same slides",
@@ -110,7 +116,7 @@ def _report(
         ),
         ("requests the UI could not do while something was down", counts["the UI could not do what it was asked"]),
         ("requests the server saw", len(atlas.requests)),
-        ("Dagster runs", runs),
+        ("Dagster runs since its storage was started anew", runs),
         ("half-written files and folders that the last kills left, swept away", swept),
         ("minutes, with the undisturbed run", f"{seconds / 60:.0f}"),
         ("seed", course.plan.seed),

@@ -135,6 +135,22 @@ def full_disk(place: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
+def read_only(place: Path) -> Iterator[None]:
+    """The file system that is mounted at ``place`` cannot be written while the block runs."""
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+
+
+def overwrite(path: Path, dice: random.Random) -> None:
+    """Replaces all of a file but its first 4,096 bytes by noise."""
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:4096] + dice.randbytes(max(0, size - 4096)))
+
+
+@contextlib.contextmanager
 def locked_store(path: Path) -> Iterator[None]:
     """Another process has the DuckDB file open for writing while the block runs."""
     code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"

@@ -23,7 +23,15 @@ from dermatome.storage.record import verify_root
 from orchestration.requests import PER_SLIDE, register_slides
 from pipelines_tests.e2e.platform import CHECKOUT, Platform, environment
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
-from pipelines_tests.soak.chaos import Killer, damage_one, full_disk, locked_store, platform_processes
+from pipelines_tests.soak.chaos import (
+    Killer,
+    damage_one,
+    full_disk,
+    locked_store,
+    overwrite,
+    platform_processes,
+    read_only,
+)
 from pipelines_tests.soak.cohort import SETTINGS, Cohort, fill_inbox
 
 _FULL_S = 20.0
@@ -122,6 +130,7 @@ class Course:
         root.settings.write_text(SETTINGS.format(url=atlas.url))
         fill_inbox(root, cohort, partly=True)
         self._platform: Platform | None = None
+        self._clock: dict[str, str] = {}
 
     def run(self) -> None:
         """Disturbs until everything planned was done, then lets the platform come to rest."""
@@ -130,22 +139,41 @@ class Course:
             instance.add_dynamic_partitions("genes", [*self.cohort.genes, *self.cohort.bad_genes])
             try:
                 self._start()
-                for sensor in ("new_hpa_images", "image_folder"):
-                    self._try(lambda platform, sensor=sensor: platform.turn_on(sensor))
-                self._fetch_pages()
+                self._begin()
                 self._disturb()
                 self._settle()
             finally:
                 self._stop()
         self._move_root()
+        for _ in range(5):
+            self._damage()
+        self._set_clock_back()
         with _instance(self.root) as instance:
             self._instance = instance
             try:
                 self._start()
                 self._settle()
+            finally:
+                self._stop()
+        self._clock = {}
+        self._make_read_only()
+        self._lose_dagsters_storage()
+        with _instance(self.root) as instance:
+            self._instance = instance
+            instance.add_dynamic_partitions("genes", [*self.cohort.genes, *self.cohort.bad_genes])
+            try:
+                self._start()
+                self._begin()
+                self._settle()
                 self._refresh_metrics()
             finally:
                 self._stop()
+
+    def _begin(self) -> None:
+        """What a person does in a new Dagster storage."""
+        for sensor in ("new_hpa_images", "image_folder"):
+            self._try(lambda platform, sensor=sensor: platform.turn_on(sensor))
+        self._fetch_pages()
 
     def _move_root(self) -> None:
         """Gives the data root another path, as a person does who moves it to another disk."""
@@ -153,6 +181,43 @@ class Course:
         self.root.path.rename(moved)
         self.root = DataRoot(moved)
         self.diary.note("data root moved")
+
+    def _set_clock_back(self) -> None:
+        """The next platform's clock is a day behind the one before: ticks, runs and files are of tomorrow."""
+        library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+        if library is None:
+            self.diary.note("no libfaketime here: the clock stays", count=False)
+            return
+        self._clock = {"LD_PRELOAD": str(library), "FAKETIME": "-1d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        self.diary.note("clock set back by a day")
+
+    def _make_read_only(self) -> None:
+        """The platform over a disk that is mounted read-only refuses to start, and says why."""
+        if self.disk is None:
+            return
+        with read_only(self.disk):
+            self._is_refused("is not writable")
+        self.diary.note("refused to start on a read-only disk")
+
+    def _lose_dagsters_storage(self) -> None:
+        """Dagster's SQLite is overwritten in the middle; then what `docs/howto/dagster-storage.md` says is done."""
+        storage = self.root.path / "dagster"
+        for file in (storage / "history" / "runs.db", storage / "history" / "runs" / "index.db"):
+            overwrite(file, self._dice)
+        self._is_refused("is damaged")
+        storage.rename(self.root.path.with_name("dagster-damaged"))
+        self.diary.note("Dagster's SQLite damaged, and a new storage started")
+
+    def _is_refused(self, sentence: str) -> None:
+        platform = Platform(self.root.path, log=self._log)
+        try:
+            platform.__enter__()
+        except AssertionError as error:
+            assert sentence in str(error), error  # noqa: PT017 (the message ends with the platform's log)
+        else:
+            raise AssertionError(f"The platform started, and should have said: {sentence}.")
+        finally:
+            platform.__exit__()
 
     def _disturb(self) -> None:
         plan, dice = self.plan, self._dice
@@ -317,7 +382,7 @@ class Course:
 
     def _start(self) -> None:
         for attempt in range(5):
-            platform = Platform(self.root.path, log=self._log)
+            platform = Platform(self.root.path, log=self._log, more=self._clock)
             try:
                 self._platform = platform.__enter__()
             except AssertionError as error:
