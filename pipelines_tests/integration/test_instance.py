@@ -56,8 +56,10 @@ def test_a_damaged_file_is_one_sentence_that_says_what_to_do(tmp_path, monkeypat
         note_optional(instance)
     data = (tmp_path / file).read_bytes()
     (tmp_path / file).write_bytes(data[:kept] + bytes(range(1, 256)) * (len(data) // 255))
-    with pytest.raises(StorageFailed, match=f"{tmp_path} is damaged .*docs/howto/dagster-storage.md"):
-        with open_instance() as instance:
-            note_optional(instance)
-            instance.get_runs_count()
-            instance.all_instigator_state()
+    with (
+        pytest.raises(StorageFailed, match=f"{tmp_path} is damaged .*docs/howto/dagster-storage.md"),
+        open_instance() as instance,
+    ):
+        note_optional(instance)
+        instance.get_runs_count()
+        instance.all_instigator_state()
