@@ -34,6 +34,7 @@ from dermatome.cli.support import (
     each,
     each_slide,
     number,
+    warn,
     weights_sha256,
 )
 from dermatome.cli.train import TrainGroup
@@ -93,7 +94,7 @@ def nuclei_patches(
 ) -> None:
     """Cut annotated images of nuclei (MoNuSAC, MoNuSeg, label images) into training patches."""
     from dermatome.nuclei.patches.annotated import annotated_images, case_folders
-    from dermatome.nuclei.patches.cut import cut_patches, split_patches
+    from dermatome.nuclei.patches.cut import cut_case, one_class, split_patches
     from dermatome.nuclei.patches.files import write_manifest
 
     settings = PatchSettings(
@@ -108,11 +109,14 @@ def nuclei_patches(
     given = isinstance(mpp, GivenMpp)
 
     def cut(case: Path, report: Report) -> str:
-        new = [row for image in annotated_images(case) for row in cut_patches(image, out, settings, given)]
+        images = annotated_images(case)
+        new, left_out = cut_case(images, out, settings, given)
         if twice := {row.name for row in rows} & {row.name for row in new}:
             raise DermatomeError(f"{case} has an image of the same name as another case ({min(twice)}): rename one.")
         rows.extend(new)
-        return f"{len(new)} patches of {sum(row.nuclei for row in new)} nuclei"
+        warn(one_class(images, new))
+        text = f"{len(new)} patches of {sum(row.nuclei for row in new)} nuclei"
+        return f"{text}; left out, as they are no objects: {left_out}" if left_out else text
 
     def finish() -> None:
         if rows:

@@ -17,6 +17,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -116,12 +117,13 @@ def read_maps(
     return draw_nuclei(read, size, boundary_px), read.mpp
 
 
-def read_label_image(path: Path, size: Size) -> Instances:
+def read_label_image(path: Path, size: Size, *, objects: bool = True) -> Instances:
     """(H, W) int32: the numbers in a label image, as they are.
 
     Args:
         path: PNG, TIFF or Cellpose's ``_seg.npy``.
         size: of the image it belongs to; checked before an image is decoded.
+        objects: whether the numbers are those of objects, so that a mask is refused; otherwise they are of classes.
 
     Raises:
         MissingInput: there is no such file.
@@ -150,10 +152,10 @@ def read_label_image(path: Path, size: Size) -> Instances:
         raise BadAnnotation(
             f"{path} does not hold whole numbers from 0: number objects from 1, with 0 for the background."
         )
-    if high == 255 and ((values == 0) | (values == 255)).all() and _pieces(values) > 1:
+    if objects and high in (1, 255) and ((values == 0) | (values == high)).all() and _pieces(values) > 1:
         raise BadAnnotation(
-            f"{path} is a mask of black and white, not a number for each object: number its pieces first (Fiji: "
-            "Connected Components Labeling)."
+            f"{path} is a mask of black and white (0 and {high:g}), not a number for each object: number its pieces "
+            "first (Fiji: Connected Components Labeling)."
         )
     return values.astype(np.int32)
 
@@ -161,7 +163,7 @@ def read_label_image(path: Path, size: Size) -> Instances:
 def _pieces(values: npt.NDArray[Any]) -> int:
     from scipy.ndimage import label
 
-    return int(label(values)[1])
+    return int(label(values, np.ones((3, 3)))[1])
 
 
 def read_json_outlines(path: Path) -> Annotation:
@@ -169,8 +171,8 @@ def read_json_outlines(path: Path) -> Annotation:
 
     A feature is one object, however many polygons it has; so are labelme's shapes of one class and group. Where there
     are detections or cells, annotations are the areas around them and no objects. Areas of the class Ambiguous or
-    ``Ignore…`` are ambiguous. What else is no object is left out, and how much of it is logged: points, lines, features
-    without geometry, tiles and TMA cores, and other classes that QuPath ignores (names that end in ``*``).
+    ``Ignore…`` are ambiguous. What else is no object is left out and counted: points, lines, features without geometry,
+    tiles and TMA cores, and other classes that QuPath ignores (names that end in ``*``).
 
     Raises:
         MissingInput: there is no such file.
@@ -192,8 +194,13 @@ def read_json_outlines(path: Path) -> Annotation:
             f"{path} is no GeoJSON of polygons and no labelme file ({error!r}): export it from QuPath or labelme again."
         ) from error
     if left_out:
-        _report(path, ", ".join(f"{count} × {what}" for what, count in sorted(left_out.items())))
+        _report(path, in_words(left_out))
     return Annotation(tuple(regions), None, path.name, dict(left_out))
+
+
+def in_words(left_out: Mapping[str, int]) -> str:
+    """What was left out of an annotation, such as ``2 × Point, 1 × no geometry``; empty if nothing was."""
+    return ", ".join(f"{count} × {what}" for what, count in sorted(left_out.items()))
 
 
 @cache

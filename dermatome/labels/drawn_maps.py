@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class NucleusMaps:
         classes: (N + 1,) uint8, of each nucleus by its number; 0 for the background, :data:`IGNORED` where not known.
         undrawn: places in ``Annotation.regions`` of those without a pixel of their own: fewer than three points, too
             thin, outside the image, or wholly under others.
+        left_out: how many objects of the annotation are not in the maps, by why; those of ``undrawn`` among them.
     """
 
     instances: Instances
@@ -44,6 +45,7 @@ class NucleusMaps:
     ternary: ClassMap
     classes: ClassMap
     undrawn: tuple[int, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ignored(self) -> npt.NDArray[np.bool_]:
@@ -114,7 +116,8 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     undrawn = tuple(
         n for n, kind in enumerate(kinds) if n not in here and kind is not None and not annotation.regions[n].cut_out
     )
-    return NucleusMaps(instances, semantic, ternary, classes, undrawn)
+    left_out = dict(annotation.left_out) | ({"without a pixel of its own": len(undrawn)} if undrawn else {})
+    return NucleusMaps(instances, semantic, ternary, classes, undrawn, left_out)
 
 
 def _settle_classes(annotation: Annotation, kinds: list[int | None], same: Iterable[list[int]]) -> None:

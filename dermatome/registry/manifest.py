@@ -38,6 +38,7 @@ class ManifestRow:
         width_px: width of the sample.
         pixels: of each class, in the order of the classes; for cells, outside and inside of them.
         thumbnail: 32 × 32 grey values, which find near-identical samples.
+        left_out: objects of an annotation that were not learnt from, such as ``2 × Point``; empty if there are none.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ManifestRow:
     width_px: int
     pixels: list[int]
     thumbnail: bytes
+    left_out: str = ""
 
 
 def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> str:
@@ -119,6 +121,7 @@ _SCHEMA = pa.schema(
         *((name, pa.int32()) for name in ("height_px", "width_px")),
         ("pixels", pa.list_(pa.int64())),
         ("thumbnail", pa.binary()),
+        ("left_out", pa.string()),
     ]
 )
 

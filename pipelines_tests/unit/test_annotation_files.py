@@ -163,11 +163,13 @@ def test_label_images_that_hold_no_numbers_of_objects(tmp_path: Path) -> None:
     Image.fromarray(np.full((3, 4), 0.5, np.float32)).save(tmp_path / "a_labels.tif")
     with pytest.raises(BadAnnotation, match="whole numbers"):
         read_label_image(tmp_path / "a_labels.tif", Size(3, 4))
-    Image.fromarray(np.array([[0, 255, 255, 0], [0, 0, 0, 0], [255, 0, 0, 0]], np.uint8)).save(
-        tmp_path / "b_labels.png"
-    )
-    with pytest.raises(BadAnnotation, match="black and white"):
-        read_label_image(tmp_path / "b_labels.png", Size(3, 4))
+    mask = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]], np.uint8)
+    for values in (mask, mask * np.uint8(255), mask.astype(bool)):
+        Image.fromarray(values).save(tmp_path / "b_labels.png")
+        with pytest.raises(BadAnnotation, match="black and white .* number its pieces first"):
+            read_label_image(tmp_path / "b_labels.png", Size(3, 4))
+    Image.fromarray(mask[:2]).save(tmp_path / "b_labels.png")  # one object
+    assert read_label_image(tmp_path / "b_labels.png", Size(2, 4)).sum() == 2
     np.save(tmp_path / "a_seg.npy", np.array({"outlines": 1}))  # type: ignore[arg-type]
     np.save(tmp_path / "b_seg.npy", np.ones((3, 4)))
     (tmp_path / "c_seg.npy").write_bytes(b"no array")

@@ -1,5 +1,6 @@
 """Patches of nuclei: from toys in each of the forms that annotations come in, and from real ones."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,52 @@ def test_what_is_not_known_is_ignored(tmp_path: Path, toy: ToyNuclei) -> None:
     maps = read_annotated(drawn, 0.25).maps
     assert maps.ignored[:9][toy.maps.instances[:9] == 0].all()
     assert 0 < maps.instances.max() <= toy.maps.instances.max()  # those of one class that touch are one
+
+
+def test_masks_of_0_and_1_are_read_as_what_they_are_or_refused(tmp_path: Path, toy: ToyNuclei) -> None:
+    case = label_images(tmp_path / "p", toy, instances=True, classes=True)
+    (case / "nuclei").mkdir()
+    mask = (toy.maps.instances > 0).astype(np.uint8)
+    mask[:9] = 1
+    Image.fromarray(mask).save(case / "nuclei" / "a.png")
+    (image,) = annotated_images(case)
+    assert read_annotated(image, 0.25).maps.ignored[:9][toy.maps.instances[:9] == 0].all()
+    Image.fromarray(mask * np.uint8(100)).save(case / "nuclei" / "a.png")
+    with pytest.raises(BadAnnotation, match="no white, its highest value is 100"):
+        read_annotated(image, 0.25)
+    (case / "nuclei" / "a.png").unlink()
+
+    Image.fromarray(mask).save(case / "classes" / "a.png")
+    made = make_patches(case, tmp_path / "out", SMALL)
+    assert "every nucleus counts as epithelial" in made.message
+    Image.fromarray(mask.astype(bool)).save(case / "classes" / "a.png")
+    with pytest.raises(BadAnnotation, match="states no class: put it into nuclei/"):
+        read_annotated(image, 0.25)
+
+
+def test_how_much_of_an_annotation_is_left_out_stays_with_the_patches(tmp_path: Path, toy: ToyNuclei) -> None:
+    case = tmp_path / "case"
+    case.mkdir()
+    Image.fromarray(toy.slide.whole()).save(case / "a.png")
+    ring = [[10, 10], [60, 10], [60, 60], [10, 60], [10, 10]]
+
+    def feature(geometry: object, name: str = "Lymphocyte") -> dict[str, object]:
+        return {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}}
+
+    square, outside = ({"type": "Polygon", "coordinates": [[[x + by, y] for x, y in ring]]} for by in (0, 9000))
+    point = {"type": "Point", "coordinates": [5, 5]}
+    features = [
+        feature(square),
+        feature(outside),
+        feature(point),
+        feature(point),
+        feature(None),
+        feature(square, "No*"),
+    ]
+    (case / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    text = "2 × Point, 1 × class No*, 1 × no geometry, 1 × without a pixel of its own"
+    assert make_patches(case, tmp_path / "out", SMALL).values["left_out"] == text
+    assert {patch.row.left_out for patch in load_patches(tmp_path / "out")} == {text}
 
 
 def test_patches_lie_on_their_grid_and_read_back(case: Path, toy: ToyNuclei, tmp_path: Path) -> None:

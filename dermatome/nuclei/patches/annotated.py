@@ -214,7 +214,7 @@ def read_annotated(
         return Annotated(rgb, draw_nuclei(drawn, slide.size, boundary_px), mpp, source)
     classes = None if image.classes is None else _read_classes(image.classes, slide.size)
     instances = read_label_image(image.instances, slide.size) if image.instances else _pieces(classes)
-    white = None if image.nuclei is None else decode_rgb(image.nuclei.read_bytes(), image.nuclei.name)[0][..., 0] > 127
+    white = None if image.nuclei is None else _read_white(image.nuclei)
     for path, array in ((image.classes, classes), (image.nuclei, white)):
         if array is not None and array.shape != rgb.shape[:2]:
             raise BadAnnotation(
@@ -222,6 +222,14 @@ def read_annotated(
                 f"{rgb.shape[1]}×{rgb.shape[0]}: export both at the same size."
             )
     return Annotated(rgb, label_maps(instances, classes, white, boundary_px), mpp, source)
+
+
+def _read_white(path: Path) -> npt.NDArray[np.bool_]:
+    """(H, W) bool: where a mask is white; of a mask that holds but 0 and 1, where it is 1."""
+    grey = decode_rgb(path.read_bytes(), path.name)[0][..., 0]
+    if 1 < grey.max(initial=0) <= 127:
+        raise BadAnnotation(f"{path} has no white, its highest value is {grey.max()}: export it as 0 and 255.")
+    return np.asarray(grey > (0 if grey.max(initial=0) == 1 else 127))
 
 
 def _pieces(classes: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.int32]:
@@ -237,9 +245,13 @@ def _pieces(classes: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.int32]:
 def _read_classes(path: Path, size: Size) -> npt.NDArray[np.uint8]:
     """(H, W) uint8 of :class:`NucleusClass`, from grey numbers or drawn colours."""
     with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
-        numbered = image.mode in LABEL_MODES
+        numbered, black_and_white = image.mode in LABEL_MODES, image.mode == "1"
+    if black_and_white:
+        raise BadAnnotation(
+            f"{path} is black and white, and states no class: put it into nuclei/, or export a class for each pixel."
+        )
     if numbered:
-        numbers = read_label_image(path, size)
+        numbers = read_label_image(path, size, objects=False)
         if numbers.max(initial=0) > max(NucleusClass):
             raise BadAnnotation(
                 f"{path} has the class {numbers.max()}: use 0 to {max(NucleusClass):d}, which are "

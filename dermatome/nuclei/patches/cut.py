@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS, RgbImage
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.imaging.stain_normalisation import AS_IT_IS, fit_slide
+from dermatome.labels.annotation_files import in_words
 from dermatome.labels.drawn_maps import NucleusMaps
-from dermatome.nuclei.patches.annotated import AnnotatedImage, annotated_images, read_annotated
+from dermatome.nuclei.patches.annotated import Annotated, AnnotatedImage, annotated_images, read_annotated
 from dermatome.nuclei.patches.files import PatchRow, patches_sha256, write_manifest
 from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.slides.slide import Slide
@@ -36,12 +38,12 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
         BadAnnotation: an annotation cannot be read or does not fit its image.
     """
     images = annotated_images(case)
-    rows = [row for image in images for row in cut_patches(image, folder, settings)]
+    rows, left_out = cut_case(images, folder, settings)
     write_manifest(folder, rows)
     return StageResult(
         outcome="patches" if rows else "no_foreground",
         data_version=patches_sha256(rows)[:32],
-        message="" if rows else f"No patch of {case.name} has enough pixels in nuclei.",
+        message=one_class(images, rows) if rows else f"No patch of {case.name} has enough pixels in nuclei.",
         values={
             "patches": len(rows),
             "images": len(images),
@@ -49,22 +51,49 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
             **{f"{label}_px": sum(row.semantic_px[n] for row in rows) for n, label in enumerate(NUCLEUS_LABELS)},
             "ignored_px": sum(row.ignored_px for row in rows),
             "stain": ", ".join(sorted({row.stain for row in rows})) or None,
+            "left_out": left_out or None,
         },
     )
 
 
-def cut_patches(
-    image: AnnotatedImage, folder: Path, settings: PatchSettings, mpp_given: bool = False
-) -> list[PatchRow]:
-    """Cuts one annotated image into ``folder``; a small image makes one patch, mirrored beyond its edges.
+def one_class(images: Sequence[AnnotatedImage], rows: Sequence[PatchRow]) -> str:
+    """A sentence if class images hold but 0 and 1, which masks of any nucleus do too; else empty."""
+    if not any(image.classes for image in images) or any(any(row.semantic_px[2:]) for row in rows):
+        return ""
+    return (
+        f"The class images hold no class but 1, so every nucleus counts as {NUCLEUS_LABELS[1]}: if they are masks of "
+        "any nucleus, put them into nuclei/."
+    )
 
-    ``mpp_given``: whether a person declared the scale, so that it counts also against a stated objective.
+
+def cut_case(
+    images: Sequence[AnnotatedImage], folder: Path, settings: PatchSettings, mpp_given: bool = False
+) -> tuple[list[PatchRow], str]:
+    """Cuts annotated images into ``folder``; a small image makes one patch, mirrored beyond its edges.
+
+    Args:
+        images: of a case.
+        folder: for the patches.
+        settings: see :class:`PatchSettings`.
+        mpp_given: whether a person declared the scale, so that it counts also against a stated objective.
+
+    Returns:
+        The rows of the patches, and in words which objects of the annotations are left out, such as ``2 × Point``.
 
     Raises:
         BadImage: it cannot be read.
         BadAnnotation: what belongs to it cannot, or does not fit, or it has more nuclei than patches can number.
     """
-    read = read_annotated(image, settings.declared_mpp, settings.boundary_px, mpp_given=mpp_given)
+    rows: list[PatchRow] = []
+    left_out: Counter[str] = Counter()
+    for image in images:
+        read = read_annotated(image, settings.declared_mpp, settings.boundary_px, mpp_given=mpp_given)
+        rows += _cut_image(image, read, folder, settings)
+        left_out.update(read.maps.left_out)
+    return rows, in_words(left_out)
+
+
+def _cut_image(image: AnnotatedImage, read: Annotated, folder: Path, settings: PatchSettings) -> list[PatchRow]:
     if read.maps.instances.max() > np.iinfo(np.uint16).max:
         raise BadAnnotation(
             f"{image.image} has {read.maps.instances.max():,} nuclei, and patches number up to 65,535: cut the image "
@@ -105,6 +134,7 @@ def cut_patches(
                 ignored_px=int((ternary == IGNORED).sum()),
                 stain=stain,
                 sha256=digest.hexdigest(),
+                left_out=in_words(read.maps.left_out),
             )
         )
     return rows

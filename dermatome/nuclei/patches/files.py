@@ -72,6 +72,7 @@ class PatchRow:
             normalised.
         sha256: of its pixels, maps and ``stain``.
         side: ``train`` or ``validation`` where a split was asked for, or empty.
+        left_out: objects of the image's annotation that are on no patch, as they have no area or are to be ignored.
     """
 
     name: str
@@ -91,6 +92,7 @@ class PatchRow:
     stain: str
     sha256: str
     side: str = ""
+    left_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def load_patches(*folders: Path) -> list[Patch]:
                     f"{path} is of an earlier version, whose patches say no stain and number nuclei each for itself: "
                     "cut them again."
                 )
-            row |= {key: tuple(row[key]) for key in ("semantic_px", "ternary_px")}
+            row |= {key: tuple(row[key]) for key in ("semantic_px", "ternary_px")} | {"left_out": row["left_out"] or ""}
             safe_id(row["name"], "The patch")
             patches.append(Patch(folder, PatchRow(**row)))
     if not patches:
@@ -257,5 +259,6 @@ _SCHEMA = pa.schema(
         ("stain", pa.string()),
         ("sha256", pa.string()),
         ("side", pa.string()),
+        ("left_out", pa.string()),
     ]
 )

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from dermatome.classes import Instances
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.labels.annotation_files import annotations_in, is_annotation, read_maps
+from dermatome.labels.annotation_files import annotations_in, in_words, is_annotation, read_maps
+from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.registry.manifest import ManifestRow, thumbnail
 from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.slide import DECLARED_MPP, MppSource, Slide, read_slide
@@ -72,10 +73,14 @@ class AnnotatedCells:
             BadImage: the image is damaged or no image.
             BadAnnotation: the file of cells cannot be read, is of another size, or has no cell.
         """
+        slide, maps = self.read_maps()
+        return slide, maps.instances
+
+    def read_maps(self) -> tuple[Slide, NucleusMaps]:
+        """The image, and its cells with what was left out of the annotation; raises as :meth:`read` does."""
         slide = read_slide(self.image_path, declared_mpp=self.mpp or self.declared_mpp, mpp_given=self.mpp is not None)
         maps, stated_mpp = read_maps(self.annotation_path, slide.size, classes=False)
-        labels = maps.instances
-        if not labels.any():
+        if not maps.instances.any():
             raise BadAnnotation(
                 f"{self.annotation_path} has no cell inside its image: check that they belong together."
             )
@@ -83,7 +88,7 @@ class AnnotatedCells:
             slide = replace(slide, mpp=self.mpp, mpp_source=MppSource.DECLARED)
         elif stated_mpp is not None and slide.mpp_source is MppSource.DECLARED:
             slide = replace(slide, mpp=stated_mpp, mpp_source=MppSource.FILE)
-        return slide, labels
+        return slide, maps
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
         """(2,) pixels outside and inside of cells; raises as :meth:`read` does."""
@@ -139,7 +144,8 @@ def annotated_sha256(images: Iterable[AnnotatedCells]) -> str:
 def cell_manifest_rows(images: Iterable[AnnotatedCells], side: Side) -> Iterator[ManifestRow]:
     """The manifest's row of each image, by name; raises as :meth:`AnnotatedCells.read` does."""
     for image in sorted(images, key=lambda i: (i.group, i.name)):
-        slide, labels = image.read()
+        slide, maps = image.read_maps()
+        labels = maps.instances
         yield ManifestRow(
             name=image.name,
             side=side,
@@ -154,6 +160,7 @@ def cell_manifest_rows(images: Iterable[AnnotatedCells], side: Side) -> Iterator
             width_px=labels.shape[1],
             pixels=np.bincount(labels.ravel() > 0, minlength=2).tolist(),
             thumbnail=thumbnail(slide.whole()),
+            left_out=in_words(maps.left_out),
         )
 
 
