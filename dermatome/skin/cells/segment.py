@@ -172,14 +172,12 @@ def segment_cells(
             diameter_px = network.diameter_um / slide.mpp if network.diameter_um else network.diameter_px
     with timed(seconds, "cells"):
         flows = flows_in(region, diameter_px)
-        collector = CellCollector(image, background.i0)
+        collector = CellCollector(image, background)
         for pixels, final_above in cells_by_block(flows, region, image.may_be_near, dynamics_at(diameter_px)):
             collector.add(pixels)
             collector.final_above(final_above)
     with timed(seconds, "table"):
         table = collector.finish(slide.mpp)
-        if background.no_stains:
-            table[["mean_h_od", "mean_dab_od"]] = np.nan
         seams = SeamDensity(flows.seam_rows_px, flows.seam_columns_px, diameter_px, size)
         density = seams.of(table, image, slide.mpp)
     return CellsResult(

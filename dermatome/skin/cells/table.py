@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dermatome.classes import RgbImage
 from dermatome.geometry import Box, Size
+from dermatome.imaging.background import Background
 from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
 from dermatome.labels.object_table import ObjectSums, empty_table
 from dermatome.labels.tiled import TILE_PX, TiledArray
@@ -28,6 +28,56 @@ CELL_COLUMNS = {
 }
 
 
+def add_cell_pixels(
+    sums: ObjectSums,
+    cells: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+    rgb: RgbImage,
+    background: Background,
+) -> None:
+    """Adds the pixels of cells, in reading order, to the sums that :func:`cell_table` reads.
+
+    Args:
+        sums: of the cells.
+        cells: (P,) the cell of each pixel.
+        rows: (P,) its row on the slide.
+        columns: (P,) its column.
+        rgb: (P, 3) uint8, its colour.
+        background: of the slide, whose light optical densities are relative to.
+    """
+    densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB), background.i0)[:, 0]
+    sums.add(cells, rows, columns, [densities[:, 0], densities[:, 1]])
+
+
+def cell_table(ids: npt.NDArray[np.int64], sums: ObjectSums, mpp: float, background: Background) -> pd.DataFrame:
+    """The table of cells, columns :data:`CELL_COLUMNS`; stains are null if the slide's colours are not stains.
+
+    Args:
+        ids: (N,) number of each cell, in reading order of their first pixels.
+        sums: their pixels, as :func:`add_cell_pixels` takes them.
+        mpp: microns per pixel.
+        background: of the slide.
+    """
+    area, y, x, h, dab = sums.finish()[1].T
+    diameter_px = np.sqrt(4 * area / np.pi)
+    od_per_unit = np.nan if background.no_stains else DECADIC_OD_PER_UNIT
+    table = pd.DataFrame(
+        {
+            "cell_id": ids,
+            "centroid_y_px": y / area,
+            "centroid_x_px": x / area,
+            "area_px": area,
+            "area_um2": area * mpp**2,
+            "equivalent_diameter_px": diameter_px,
+            "equivalent_diameter_um": diameter_px * mpp,
+            "mean_h_od": h / area * od_per_unit,
+            "mean_dab_od": dab / area * od_per_unit,
+        }
+    )
+    return table.astype(CELL_COLUMNS)
+
+
 class CellCollector:
     """Takes the cells of one block after another; drops those most of whose pixels lie outside the epidermis.
 
@@ -38,9 +88,9 @@ class CellCollector:
         labels: the map, complete after :meth:`finish`.
     """
 
-    def __init__(self, image: CellImage, i0: Sequence[float]) -> None:
-        """Starts without cells; ``i0`` is the slide's background, which optical densities are relative to."""
-        self._i0 = i0
+    def __init__(self, image: CellImage, background: Background) -> None:
+        """Starts without cells; ``background`` is the slide's, which optical densities are relative to."""
+        self._background = background
         self.labels = TiledArray(image.size)  # open tiles hold cells by the number they came with, from 1
         self._image = image
         self._sums = ObjectSums()
@@ -66,9 +116,8 @@ class CellCollector:
         if not names.size:
             return
         rgb = self._image.read_rgb(box)[rows - box.top_px, columns - box.left_px]
-        densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB), self._i0)[:, 0]
         numbers = self._count + 1 + np.arange(names.size)
-        self._sums.add(numbers[owners], rows, columns, [densities[:, 0], densities[:, 1]])
+        add_cell_pixels(self._sums, numbers[owners], rows, columns, rgb, self._background)
         self._count += names.size
         self._waiting = np.concatenate([self._waiting, np.stack([rows[first], columns[first], numbers], axis=1)])
         held[rows - box.top_px, columns - box.left_px] = numbers[owners]
@@ -100,22 +149,7 @@ class CellCollector:
         self.final_above(self._image.size.height_px)
         if not self._count:
             return empty_table(CELL_COLUMNS)
-        area, y, x, h, dab = self._sums.finish()[1].T
-        diameter_px = np.sqrt(4 * area / np.pi)
-        table = pd.DataFrame(
-            {
-                "cell_id": np.arange(1, self._count + 1),
-                "centroid_y_px": y / area,
-                "centroid_x_px": x / area,
-                "area_px": area,
-                "area_um2": area * mpp**2,
-                "equivalent_diameter_px": diameter_px,
-                "equivalent_diameter_um": diameter_px * mpp,
-                "mean_h_od": h / area * DECADIC_OD_PER_UNIT,
-                "mean_dab_od": dab / area * DECADIC_OD_PER_UNIT,
-            }
-        )
-        return table.astype(CELL_COLUMNS)
+        return cell_table(np.arange(1, self._count + 1), self._sums, mpp, self._background)
 
 
 class SeamDensity:

@@ -10,15 +10,16 @@ reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dermatome.classes import Floats, LabelArray, StainingPattern
+from dermatome.classes import BoolMap, Floats, LabelArray, StainingPattern
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.imaging.background import Background, slide_background
@@ -38,6 +39,7 @@ from dermatome.skin.layers.tables import (
     zone_table,
     zones_of,
 )
+from dermatome.storage.record import Scalar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,6 +107,19 @@ class LayersResult:
     detached_um2: float
     background: Background
 
+    @property
+    def values(self) -> dict[str, Scalar]:
+        """What a record says of the slide: number and thickness of the layers, scores, pattern, background."""
+        return {
+            "layers": len(self.layers),
+            "layer_um": self.layer_um,
+            "h_score": self.h_score,
+            "positive_share": self.positive_share,
+            "pattern": self.pattern.value if self.pattern is not None else None,
+            "detached_um2": self.detached_um2,
+            **self.background.values,
+        }
+
 
 def measure_layers(
     slide: Slide,
@@ -113,6 +128,7 @@ def measure_layers(
     cells: pd.DataFrame,
     settings: LayerSettings | None = None,
     on_block: Callable[[], object] = lambda: None,
+    on_pixels: Callable[[Box, BoolMap, Mapping[str, npt.NDArray[Any]]], object] = lambda box, inside, groups: None,
 ) -> LayersResult:
     """Cuts the epidermis into layers and measures the stains in each; block by block, in bounded memory.
 
@@ -126,6 +142,9 @@ def measure_layers(
         cells: a row for each cell with ``cell_id`` and ``equivalent_diameter_um``.
         settings: None takes the defaults.
         on_block: called before each block of a large slide; an exception that it raises ends the measurement.
+        on_pixels: called with each block of the slide, (h, w) bool of its pixels that are in layers, and for each of
+            these N pixels, (N,), what it is counted into, by name: ``layer``, ``zone`` and ``relative_depth`` (numbers
+            of rows, from 1; 0 none) and ``cell`` (0 none).
 
     Raises:
         BadAnnotation: a mask or instance map of another size than the slide.
@@ -171,9 +190,16 @@ def measure_layers(
         of_layers.add(layer_of, h, dab)
         of_steps.add(number_layers(distance_px, settings.profile_step_um / slide.mpp), h, dab)
         relative = relative_depth(tissue_mask, block, slide.size)
-        of_bins.add(bins_of(relative), h, dab)
-        of_zones.add(zones_of(layer_of, relative), h, dab)
-        of_cells.add(instances[block.box.slices][block.inside], distance_px, relative)
+        bin_of, zone_of = bins_of(relative), zones_of(layer_of, relative)
+        of_bins.add(bin_of, h, dab)
+        of_zones.add(zone_of, h, dab)
+        cell_of = instances[block.box.slices][block.inside]
+        of_cells.add(cell_of, distance_px, relative)
+        on_pixels(
+            block.box,
+            block.inside,
+            {"layer": layer_of, "zone": zone_of, "relative_depth": bin_of, "cell": cell_of},
+        )
         boxes.append(block.box)
     cell_layers = of_cells.table(thickness_px, of_layers.groups, slide.mpp)
     layers = layer_table(of_layers, cell_layers, thickness_px, slide.mpp)

@@ -1,0 +1,279 @@
+"""From a number in a table to its pixels: the value computed again from the stored image, mask and cells alone.
+
+The stages' own functions measure again; nothing here measures by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import BoolMap, LabelArray
+from dermatome.errors import BadSetting, MissingInput
+from dermatome.geometry import Box
+from dermatome.imaging.background import Background, slide_background
+from dermatome.imaging.overlay import draw_borders, enlarge, fitting, sample_labels
+from dermatome.labels.object_table import ObjectSums
+from dermatome.labels.tiled import TILE_PX, TiledArray
+from dermatome.pipeline.stage_files import load_slide, read_rows, synthetic_warning, versions_of
+from dermatome.skin.cells.table import CELL_COLUMNS, add_cell_pixels, cell_table
+from dermatome.skin.layers.measure import LayersResult, measure_layers
+from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.layers.tables import RELATIVE_BINS, EpidermalZone
+from dermatome.skin.stage_files import CELLS_TABLE, LAYERS_TABLE, load_cell_map, load_tissue_mask
+from dermatome.storage.layout import RECORD_FILE
+from dermatome.storage.record import StageRecord, library_versions, require_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dermatome.classes import RgbImage
+    from dermatome.slides.slide import Slide
+    from dermatome.storage.layout import DataRoot
+    from dermatome.storage.record import Scalar
+
+Part = Literal["epidermis", "layer", "zone", "relative_depth", "cell"]
+
+TABLES: dict[Part, str] = {
+    "layer": LAYERS_TABLE,
+    "zone": "zones.parquet",
+    "relative_depth": "relative.parquet",
+    "cell": "cell_layers.parquet",
+}
+"""Files of `epidermis_layers` with a row for each such part of the epidermis."""
+_MARGIN_UM = 20.0
+_SIDE_PX = 1200
+_DATA = (".npz", ".parquet", ".tif", ".geojson")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A value of a table, the same computed again, and all that it was computed from.
+
+    Attributes:
+        of: what it is a value of, in words.
+        column: its name.
+        stored: as it lies in the data root.
+        recomputed: from the image, mask and cells there, by the present code with the recorded settings.
+        counted: (H, W) bool, the pixels that are counted.
+        counted_px: how many.
+        box: smallest box around them; None if there are none.
+        made_from: what it was computed from, as plain values: ``file`` of the value, ``pixels``, ``image``, ``i0``,
+            then for ``mask``, ``cells`` and ``layers`` their file with its sha256, weights, settings and code.
+    """
+
+    of: str
+    column: str
+    stored: Scalar
+    recomputed: Scalar
+    counted: TiledArray
+    counted_px: int
+    box: Box | None
+    made_from: dict[str, Any]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the two values are equal to the last bit; nothing is rounded."""
+        return self.stored == self.recomputed
+
+
+def explain_value(
+    root: DataRoot, name: str, column: str, part: Part = "epidermis", row: int | str | float | None = None
+) -> Explanation:
+    """Computes a value of a slide again from the slide's files.
+
+    Args:
+        root: the data root.
+        name: the slide.
+        column: of the part's table; for ``epidermis`` one of :attr:`LayersResult.values`; a cell has the columns of
+            `cells.parquet` and `cell_layers.parquet`.
+        part: what the value is of; ``epidermis`` is all of it.
+        row: number of the layer or cell, name of the zone, or a relative depth (0–1), of which the bin is taken.
+
+    Raises:
+        MissingInput: the slide has no such result or row, or the result was computed from earlier inputs.
+        BadSetting: there is no such column or zone.
+        StorageFailed: a file is not the one that was written.
+    """
+    own_cells = part == "cell" and column in CELL_COLUMNS
+    asset = "cell_masks" if own_cells else "epidermis_layers"
+    upstream = ["slide_images", "epidermis_masks", *([] if own_cells else ["cell_masks"])]
+    file = CELLS_TABLE if own_cells else TABLES.get(part, RECORD_FILE)
+    record = require_record(root, asset, name, file)
+    for other, version in versions_of(root, name, *upstream).items():
+        if record.inputs[other] != version:
+            raise MissingInput(
+                f"The {asset} of {name} were computed from earlier {other}: materialize {asset} for it, then ask again."
+            )
+    slide = load_slide(root, name)
+    mask, mask_record = load_tissue_mask(root, name, slide.size)
+    instances, cells, cells_record = load_cell_map(root, name, slide.size)
+    number, stored = _number(part, row), record.values
+    at = number - 1
+    if part != "epidermis":
+        table = cells if own_cells else read_rows(root.folder(asset, name) / file)
+        if part == "cell":
+            at = int(np.flatnonzero(np.append(table["cell_id"], number) == number)[0])
+        if not 0 <= at < len(table):
+            raise MissingInput(f"{name} has no {_said(part, row)}: {file} has {len(table)} rows.")
+        stored = _row(table, at)
+    if own_cells:
+        background = slide_background(slide)
+        counted, again = _measure_cell(slide, instances, number, background)
+    else:
+        settings = LayerSettings.model_validate(record.settings["layers"])
+        counted, result = _measure_layers(slide, mask, instances, cells, settings, part, number)
+        background, again = result.background, _measured(result, part, at)
+    if again and column not in again:
+        raise BadSetting(f"There is no column {column!r} of {_said(part, row)}: use one of {', '.join(again)}.")
+    counted_px, box = _extent(counted)
+    pixels = {"counted_px": counted_px, "counted_um2": counted_px * slide.mpp**2, "box_px": box and vars(box)}
+    where = {"file": f"{asset}/{name}/{file}", "pixels": pixels}
+    return Explanation(
+        of=_said(part, row),
+        column=column,
+        stored=stored.get(column),
+        recomputed=again.get(column),
+        counted=counted,
+        counted_px=counted_px,
+        box=box,
+        made_from=where | _made_from(root, name, background, mask_record, cells_record, record),
+    )
+
+
+def pixels_picture(root: DataRoot, name: str, found: Explanation) -> RgbImage:
+    """The image around the counted pixels with their outline, (h, w, 3) uint8, at most 1200 px a side.
+
+    Raises:
+        MissingInput: no pixel is counted.
+    """
+    if found.box is None:
+        raise MissingInput(f"No pixel of {name} is counted for {found.column} of {found.of}, so there is no picture.")
+    slide = load_slide(root, name)
+    crop = found.box.expanded(round(_MARGIN_UM / slide.mpp), slide.size)
+    counted = sample_labels(found.counted, crop, _SIDE_PX).astype(np.uint8)
+    pixels, counted = enlarge(slide.region(crop, fitting(crop.size, _SIDE_PX)), counted, _SIDE_PX)
+    return draw_borders(pixels, counted, width_px=2)
+
+
+def _measure_cell(
+    slide: Slide, instances: LabelArray, number: int, background: Background
+) -> tuple[TiledArray, dict[str, Scalar]]:
+    """The pixels of a cell and its row, as `cell_masks` measures them."""
+    counted = TiledArray(slide.size, np.bool_)
+    places = []
+    for top in range(0, slide.size.height_px, TILE_PX):
+        band = Box(top, 0, min(top + TILE_PX, slide.size.height_px), slide.size.width_px)
+        of_cell = instances[band.slices] == number
+        counted.write(band, of_cell)
+        places.append(np.argwhere(of_cell) + np.array([top, 0]))
+    rows, columns = np.concatenate(places).T
+    if not rows.size:
+        return counted, {}
+    sums, box = ObjectSums(), Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+    rgb = slide.pixels[box.slices][rows - box.top_px, columns - box.left_px]
+    add_cell_pixels(sums, np.full(rows.size, number), rows, columns, rgb, background)
+    return counted, _row(cell_table(np.array([number]), sums, slide.mpp, background), 0)
+
+
+def _measure_layers(
+    slide: Slide,
+    mask: LabelArray,
+    instances: LabelArray,
+    cells: pd.DataFrame,
+    settings: LayerSettings,
+    part: Part,
+    number: int,
+) -> tuple[TiledArray, LayersResult]:
+    """The pixels that are counted into a row, and all that `epidermis_layers` measures."""
+    counted = TiledArray(slide.size, np.bool_)
+
+    def note(box: Box, inside: BoolMap, groups: Mapping[str, npt.NDArray[Any]]) -> None:
+        pixels = inside.copy()
+        if part != "epidermis":
+            pixels[inside] = groups[part] == number
+        counted.write(box, pixels)
+
+    return counted, measure_layers(slide, mask, instances, cells, settings, on_pixels=note)
+
+
+def _measured(result: LayersResult, part: Part, at: int) -> dict[str, Scalar]:
+    """A row of a table of the layers measured again; empty if it has no such row."""
+    tables = {"layer": result.layers, "zone": result.zones, "relative_depth": result.relative}
+    table = tables.get(part, result.cell_layers)
+    return result.values if part == "epidermis" else _row(table, at) if at < len(table) else {}
+
+
+def _row(table: pd.DataFrame, at: int) -> dict[str, Scalar]:
+    """A row as plain values; None where one is null or NaN."""
+    import pandas as pd
+
+    values = {str(name): table[name].iloc[at] for name in table.columns}
+    return {
+        name: None if pd.isna(value) else value.item() if hasattr(value, "item") else value
+        for name, value in values.items()
+    }
+
+
+def _number(part: Part, row: int | str | float | None) -> int:
+    """The number by which the pixels of a row are counted: 1 for the first."""
+    if part == "zone":
+        zones = [zone.value for zone in EpidermalZone]
+        if row not in zones:
+            raise BadSetting(f"There is no zone {row!r}: use one of {', '.join(zones)}.")
+        return zones.index(str(row)) + 1
+    if part == "relative_depth":
+        return min(int(float(row or 0.0) * RELATIVE_BINS), RELATIVE_BINS - 1) + 1
+    return 1 if row is None else int(row)
+
+
+def _said(part: Part, row: int | str | float | None) -> str:
+    return part.replace("_", " ") if row is None else f"{part.replace('_', ' ')} {row}"
+
+
+def _extent(counted: TiledArray) -> tuple[int, Box | None]:
+    """How many pixels are True, and the smallest box around them."""
+    count, boxes = 0, []
+    for place in counted.places():
+        box = counted.box(place)
+        rows, columns = np.nonzero(counted.read(box))
+        if rows.size:
+            count += rows.size
+            inside = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+            boxes.append(inside.moved(box.top_px, box.left_px))
+    return count, Box.covering(boxes) if boxes else None
+
+
+def _made_from(
+    root: DataRoot, name: str, background: Background, mask: StageRecord, cells: StageRecord, value: StageRecord
+) -> dict[str, Any]:
+    """What a value was computed from, as the records state it."""
+    image = require_record(root, "slide_images", name)
+    shown = ("location", "file", "image_sha256", "height_px", "width_px", "mpp", "mpp_source", "gene", "ensembl_id")
+    records = {"mask": mask, "cells": cells} | ({"layers": value} if value.asset == "epidermis_layers" else {})
+    return {
+        "image": {field: image.values[field] for field in shown if image.values.get(field) is not None},
+        "i0": background.values,
+        **{what: _result(record) for what, record in records.items()},
+        "recomputed_by": library_versions()["dermatome"],
+        "warning": synthetic_warning(value.values),
+    }
+
+
+def _result(record: StageRecord) -> dict[str, Any]:
+    weights = ("weights", "weights_sha256")
+    return {
+        "asset": record.asset,
+        "data_version": record.data_version,
+        "files": {file: facts.sha256 for file, facts in (record.files or {}).items() if file.endswith(_DATA)},
+        **{field: record.values[field] for field in weights if field in record.values},
+        "settings": record.settings,
+        "code_version": record.code_version,
+        "dermatome": record.libraries.get("dermatome"),
+        "run_id": record.run_id,
+        "made_at": record.made_at.isoformat(),
+    }
