@@ -18,6 +18,7 @@ from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.nuclei.til.settings import TilSettings
 from dermatome.pipeline.batch import BatchSettings
 from dermatome.registry.promotion import PromotionSettings
+from dermatome.skin.agreement.settings import AgreementSettings
 from dermatome.skin.atlas.settings import AtlasSettings
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
@@ -49,6 +50,7 @@ class Settings(SettingsModel):
     layers: LayerSettings = LayerSettings()
     profiles: ProfileSettings = ProfileSettings()
     atlas: AtlasSettings = AtlasSettings()
+    agreement: AgreementSettings = AgreementSettings()
     promotion: PromotionSettings = PromotionSettings()
     nuclei_images: NucleiImageSettings = NucleiImageSettings()
     nuclei_patches: PatchSettings = PatchSettings()

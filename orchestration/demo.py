@@ -191,8 +191,9 @@ def run_pipeline(demo: Demo) -> bool:
         materialized = instance.get_materialized_partitions(dg.AssetKey(before))
         good &= demo.materialize(asset, [slide for slide in slides if slide in materialized])
     good &= demo.materialize("gene_profiles", genes)
-    good &= demo.materialize("skin_metrics", [None])
-    return demo.materialize("skin_atlas", [None]) and good
+    for asset in ("skin_atlas", "hpa_agreement", "skin_metrics"):
+        good &= demo.materialize(asset, [None])
+    return good
 
 
 def train_champion(demo: Demo, **training: object) -> bool:

@@ -80,6 +80,7 @@ def print_report(console: Console, root: DataRoot) -> bool:
         console.print(f"Figure   {root.folder(asset, demo_genes()[0].slides[0].slide) / 'figure.png'}")
     console.print(f"Card     {root.folder('gene_profiles', demo_genes()[0].ensembl_id) / 'card.html'}")
     console.print(f"Atlas    {root.folder('skin_atlas', CHAMPION) / 'atlas.html'}")
+    console.print(f"HPA      {root.folder('hpa_agreement', CHAMPION) / 'agreement.html'}")
     return good and all(means[name] >= target for name, target in TARGETS.items())
 
 

@@ -7,6 +7,7 @@ from assets.skin.cell_weights import cell_weights
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.gene_profiles import gene_profiles
+from assets.skin.hpa_agreement import hpa_agreement
 from assets.skin.hpa_images import hpa_images
 from assets.skin.skin_atlas import skin_atlas
 from assets.skin.skin_metrics import all_files_readable, masks_made_with_champion, skin_metrics
@@ -37,6 +38,7 @@ ASSETS = [
     epidermis_layers,
     gene_profiles,
     skin_atlas,
+    hpa_agreement,
     skin_metrics,
 ]
 CHECKS = [masks_made_with_champion, all_files_readable]

@@ -19,7 +19,7 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=250,
     group_name="skin_metrics",
     kind="html",
-    code_version="1",
+    code_version="2",
     decided_by=["profiles", "layers.pattern_min_dab_od", "layers.pattern_ratio"],
 )
 def gene_profiles(
@@ -29,8 +29,8 @@ def gene_profiles(
 ) -> Iterator[Event]:
     """A gene's stains by layer, zone and relative depth: for each antibody, means over patients with intervals.
 
-    Files: `profile.parquet`, `antibodies.parquet`, `figure.png`, `figure.svg`, and `card.html`, which needs no other
-    file and shows every core.
+    Files: `profile.parquet`, `antibodies.parquet`, `cores.parquet`, `figure.png`, `figure.svg`, and `card.html`, which
+    needs no other file and shows every core.
     """
     from dermatome.skin.profiles.stage import ProfileStage
 

@@ -32,7 +32,8 @@ def skin_atlas(
 
     `atlas.html` needs no other file; its links lead to the genes' cards in the data root.
     """
-    from dermatome.skin.atlas.stage import make_atlas, profiles_version
+    from dermatome.skin.atlas.stage import make_atlas
+    from dermatome.skin.profiles.stage import profiles_version
 
     root, decided = paths.data_root, settings.value.atlas
     return materialize_one(

@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.nuclei.til_scores import til_scores
 from assets.skin.epidermis_layers import epidermis_layers
+from assets.skin.hpa_agreement import hpa_agreement
 from assets.skin.hpa_images import hpa_images
 from assets.skin.tissue_champion import tissue_champion
 from resources import PathsResource
@@ -17,6 +18,7 @@ _SHOWN = 100
     deps=[
         dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping()),
         dg.AssetDep(epidermis_layers, partition_mapping=dg.AllPartitionMapping()),
+        hpa_agreement,
         tissue_champion,
         dg.AssetDep(til_scores, partition_mapping=dg.AllPartitionMapping()),
     ],

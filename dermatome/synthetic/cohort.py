@@ -23,6 +23,12 @@ MPP = 0.5
 SLIDES_A_GENE = 3
 ANNOTATED = tuple(f"annotated-{number}" for number in range(1, 13))
 RELEASE = "23"
+_ANNOTATION = {
+    StainingPattern.BASAL: ("low", "weak", "<25%", "cytoplasmic/membranous"),
+    StainingPattern.SUPRABASAL: ("medium", "moderate", ">75%", "cytoplasmic/membranous"),
+    StainingPattern.WHOLE: ("medium", "moderate", ">75%", "cytoplasmic/membranous"),
+    StainingPattern.NEGATIVE: ("not detected", "negative", "none", "none"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ def demo_genes() -> tuple[DemoGene, ...]:
                     patient_id=str(2000 + index),
                     age=str(40 + 7 * index),
                     sex="Female" if index % 2 else "Male",
+                    cell_types=(("Keratinocytes", *_ANNOTATION[pattern]),),
                 ),
                 pattern,
                 seed=100 * number + index,

@@ -86,6 +86,7 @@ _INSTANCE_SCORES = _of(
         *("iou_mean_macro", *(f"dice_{label}_micro" for label in _NUCLEI)),
     ]
 )
+_AGREEMENT_SCORES = ("kappa", "accuracy", "spearman", "calibration_error")
 _HPA_IMAGE = (
     "slide varchar, gene varchar, ensembl_id varchar, antibody varchar, tissue varchar, organ varchar, "
     "image_url varchar, image_url_tif varchar, sex varchar, age smallint, patient_id varchar, "
@@ -147,6 +148,19 @@ TABLES: dict[str, Table] = {
         "slide",
         f"synthetic boolean, {_SCALE}, layers integer, layer_um double, h_score double, positive_share double, "
         f"pattern varchar, detached_um2 double, {_LIGHT}",
+    ),
+    "agreement": Table(
+        "hpa_agreement",
+        "agreement.parquet",
+        "gene varchar, ensembl_id varchar, antibody varchar, tissue varchar, slides integer, patients integer, "
+        "release varchar, reliability varchar, target varchar, measure double, annotated varchar, read varchar, "
+        "probability double, confidence double, levels_apart double",
+    ),
+    "agreement_scores": Table(
+        "hpa_agreement",
+        "scores.parquet",
+        "target varchar, grouped_by varchar, group_name varchar, antibodies integer, pairs integer, "
+        + _of(f"{score}{end}" for score in _AGREEMENT_SCORES for end in ("", "_low", "_high")),
     ),
     "training": _record(
         "tissue_weights",

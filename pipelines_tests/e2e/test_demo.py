@@ -57,6 +57,14 @@ def test_the_atlas_has_every_gene(demo):
     assert "None of the markers" in text
 
 
+def test_annotation_is_compared_with_the_measurements(demo):
+    folder = demo.root.folder("hpa_agreement", "current")
+    rows = pd.read_parquet(folder / "agreement.parquet").query("target == 'intensity'")
+    assert sorted(rows["annotated"]) == ["moderate", "moderate", "negative", "weak"]
+    assert rows["measure"].corr(rows["annotated"].map({"negative": 0, "weak": 1, "moderate": 2})) > 0.9
+    assert "no interval is given" in (folder / "agreement.html").read_text()
+
+
 def test_any_number_leads_back_to_image_weights_code_and_settings(demo):
     with duckdb.connect(str(demo.root.store), read_only=True) as store:
         rows = store.execute(
@@ -99,7 +107,7 @@ def test_a_second_demo_computes_nothing_again(demo):
     assert again.status == 0, again.output[-6000:]
     assert "tissue_weights: current" in again.output
     assert "slide_images: 1 of 13 to materialize" in again.output, "only the broken slide is tried again"
-    for asset in ("epidermis_masks", "cell_masks", "epidermis_layers", "gene_profiles", "skin_atlas"):
+    for asset in ("epidermis_masks", "cell_masks", "epidermis_layers", "gene_profiles", "skin_atlas", "hpa_agreement"):
         assert f"{asset}: current" in again.output
     assert snapshot(demo.root.path) == before
 

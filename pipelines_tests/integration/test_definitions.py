@@ -34,7 +34,8 @@ def test_assets_and_their_partitions(defs):
         "nuclei_versions": {"nuclei_weights", "nuclei_hold_out_scores"},
         None: {
             "tissue_hold_out", "tissue_champion", "cell_hold_out", "cell_champion", "nuclei_hold_out",
-            "nuclei_champion", "training_comparison", "skin_metrics", "skin_atlas", "nuclei_runs_report",
+            "nuclei_champion", "training_comparison", "skin_metrics", "skin_atlas", "hpa_agreement",
+            "nuclei_runs_report",
         },
     }  # fmt: skip
 

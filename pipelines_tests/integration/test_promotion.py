@@ -244,8 +244,9 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
         assert stale() == ["s2"]
 
 
-def test_links_to_reports_name_the_finished_folder(root, instance):
-    done = run(root, instance, "skin_atlas")
-    (event,) = done.asset_materializations_for_node("skin_atlas")
-    assert event.metadata["atlas.html"].value == "/results/skin_atlas/current/atlas.html"
-    assert (root.folder("skin_atlas", "current") / "atlas.html").is_file()
+@pytest.mark.parametrize(("asset", "report"), [("skin_atlas", "atlas.html"), ("hpa_agreement", "agreement.html")])
+def test_links_to_reports_name_the_finished_folder(root, instance, asset, report):
+    done = run(root, instance, asset)
+    (event,) = done.asset_materializations_for_node(asset)
+    assert event.metadata[report].value == f"/results/{asset}/current/{report}"
+    assert (root.folder(asset, "current") / report).is_file()

@@ -125,6 +125,10 @@ EDITS = {
     },
     ("gene_profiles",): {"profiles.resamples": 100, "profiles.confidence": 0.9, "profiles.seed": 1},
     ("skin_atlas",): {"atlas.max_clustered": 9},
+    ("hpa_agreement",): {
+        "agreement.folds": 3, "agreement.min_antibodies": 9, "agreement.resamples": 100, "agreement.confidence": 0.9,
+        "agreement.seed": 1, "agreement.listed": 9,
+    },
     ("til_scores",): {"til.near_um": 9.0, "til.square_um": 9.0, "til.min_probability": 0.5},
     ("cell_masks",): {"cell_weights": "toy"},
     ("nucleus_maps",): {"nuclei_weights": "toy"},

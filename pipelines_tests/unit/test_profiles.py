@@ -9,12 +9,13 @@ import pytest
 from dermatome.hpa.pages import parse_page
 from dermatome.hpa.records import write_records
 from dermatome.hpa.stage import RECORDS_FILE
+from dermatome.pipeline.stage_files import write_rows
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html
 from dermatome.skin.profiles.figures import profile_figure
 from dermatome.skin.profiles.profile import Core, profile_gene
 from dermatome.skin.profiles.settings import ProfileSettings
-from dermatome.skin.profiles.stage import ProfileStage
+from dermatome.skin.profiles.stage import ProfileStage, annotated_cores
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import write_failure
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
@@ -165,3 +166,29 @@ def test_a_slide_that_cannot_be_used_is_left_out_with_its_reason(tmp_path):
     }
     record("epidermis_layers", "1-0", outcome="no_dermis", h_score=None)
     assert stage.inputs("ENSG00000000001") != before
+
+
+def test_a_core_is_a_row_for_each_tissue_that_the_page_lists_it_for(tmp_path):
+    """Layers of 0.2 and 0.4 on 30 and 10 px: mean 0.25. Cells of 0.5 and 0.3 on 1 and 3 px: 0.35, so 1.4 times that."""
+    root, gene, slide = DataRoot(tmp_path), "ENSG00000000001", "1-1"
+    images = [ToyImage("1", "1", tissue="Skin 1"), ToyImage("1", "1", tissue="Skin 2")]
+    page = parse_page(gene_page_xml("G", gene, "http://127.0.0.1", images))
+    write_records(page.records, root.folder("hpa_images", gene) / RECORDS_FILE)
+    put_record(root, "hpa_images", gene, outcome="images", values={"gene": "G"})
+    values = {"positive_share": 0.6, "h_score": 90.0}
+    put_record(root, "epidermis_layers", slide, outcome="measured", values=values)
+    tables = {
+        "layers": {"layer": [1, 2], "area_px": [30, 10], "mean_dab_od": [0.2, 0.4], "mean_h_od": [0.1, 0.1]},
+        "zones": {"zone": ["basal"]},
+        "relative": {"relative_from": [0.0]},
+    }
+    for name, columns in tables.items():
+        write_rows(root.folder("epidermis_layers", slide) / f"{name}.parquet", slide, pd.DataFrame(columns))
+    cells = pd.DataFrame({"area_px": [1, 3], "mean_dab_od": [0.5, 0.3]})
+    write_rows(root.folder("cell_masks", slide) / "cells.parquet", slide, cells)
+    cores = ProfileStage(root, ProfileSettings(), LayerSettings()).load(gene).cores
+    rows = annotated_cores(root, gene, cores).to_dict("records")
+    assert [row["tissue"] for row in rows] == ["Skin 1", "Skin 2"]
+    for row in rows:
+        assert (row["mean_dab_od"], row["cell_dab_ratio"]) == (pytest.approx(0.25), pytest.approx(1.4))
+        assert (row["positive_share"], row["patient"], row["intensity"]) == (0.6, "1816", "moderate")

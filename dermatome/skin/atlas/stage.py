@@ -18,23 +18,17 @@ from dermatome.reports.html import data_uri, template
 from dermatome.skin.atlas.build import Atlas, build_atlas, marker_sentence
 from dermatome.skin.atlas.figures import COLOURS, atlas_figure, highest_dab
 from dermatome.skin.atlas.settings import AtlasSettings
-from dermatome.skin.profiles.stage import ANTIBODIES_TABLE, CARD_FILE, PROFILE_TABLE, ProfileStage
+from dermatome.skin.profiles.stage import ANTIBODIES_TABLE, CARD_FILE, PROFILE_TABLE, all_genes
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import Check, StageResult, content_version, require_record, write_table
+from dermatome.storage.record import Check, StageResult, content_version, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ATLAS_FILE = "atlas.html"
 MARKER_CHECK = "markers_as_expected"
-
-
-def profiles_version(root: DataRoot) -> dict[str, str]:
-    """The data version of all gene profiles together."""
-    asset = ProfileStage.asset
-    versions = [f"{gene} {require_record(root, asset, gene).data_version}" for gene in root.partitions(asset)]
-    return {asset: hashlib.sha256("\n".join(versions).encode()).hexdigest()}
+_COLUMNS = ("gene", "ensembl_id", "antibody", "part", "zone", "relative_from", "mean_dab_od", "pattern")
 
 
 def make_atlas(root: DataRoot, folder: Path, settings: AtlasSettings) -> StageResult:
@@ -45,7 +39,7 @@ def make_atlas(root: DataRoot, folder: Path, settings: AtlasSettings) -> StageRe
         folder: Folder to write to.
         settings: How genes are ordered.
     """
-    profiles, antibodies = (_all(root, name) for name in (PROFILE_TABLE, ANTIBODIES_TABLE))
+    profiles, antibodies = (all_genes(root, name, _COLUMNS) for name in (PROFILE_TABLE, ANTIBODIES_TABLE))
     atlas = build_atlas(profiles, antibodies, settings)
     table = pa.Table.from_pandas(antibodies, preserve_index=False).replace_schema_metadata(None)
     write_table(folder / ANTIBODIES_TABLE, table)
@@ -112,16 +106,3 @@ def _strip(shades: Any, known: Any) -> str:
     named = [f"#{bytes(shade[:3]).hex()}" if ok else "#cccccc" for shade, ok in zip(shades, known, strict=True)]
     stops = [f"{colour} {n * step:g}% {(n + 1) * step:g}%" for n, colour in enumerate(named)]
     return f"linear-gradient(to right,{','.join(stops)})"
-
-
-def _all(root: DataRoot, name: str) -> pd.DataFrame:
-    """The rows of a table of all genes; of a data root without profiles, the columns that are needed."""
-    import pandas as pd
-
-    asset = ProfileStage.asset
-    tables = [pd.read_parquet(root.folder(asset, gene) / name) for gene in root.partitions(asset)]
-    filled = [table for table in tables if len(table)]
-    if filled:
-        return pd.concat(filled, ignore_index=True)
-    columns = ["gene", "ensembl_id", "antibody", "part", "zone", "relative_from", "mean_dab_od", "pattern"]
-    return pd.DataFrame({column: [] for column in columns})

@@ -21,7 +21,7 @@ from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html, core_sho
 from dermatome.skin.profiles.figures import profile_figure
 from dermatome.skin.profiles.profile import ANNOTATION, MEASURES, Core, GeneProfile, profile_gene
 from dermatome.skin.profiles.settings import ProfileSettings
-from dermatome.skin.stage_files import LAYERS_TABLE
+from dermatome.skin.stage_files import CELLS_TABLE, LAYERS_TABLE
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 PROFILE_TABLE = "profile.parquet"
 ANTIBODIES_TABLE = "antibodies.parquet"
+CORES_TABLE = "cores.parquet"
 CARD_FILE = "card.html"
 
 
@@ -59,7 +60,7 @@ class _Profiled:
 
 @dataclass
 class ProfileStage(Stage[_Input, _Profiled]):
-    """Computes `profile.parquet`, `antibodies.parquet`, the figure and `card.html` of each gene."""
+    """Computes `profile.parquet`, `antibodies.parquet`, `cores.parquet`, the figure and `card.html` of each gene."""
 
     root: DataRoot
     settings: ProfileSettings
@@ -94,7 +95,11 @@ class ProfileStage(Stage[_Input, _Profiled]):
         """Writes tables, figure and card."""
         found, profile, seconds = result.found, result.profile, dict(result.found.seconds)
         gene = str(found.gene.values["gene"])
-        tables = {PROFILE_TABLE: profile.rows, ANTIBODIES_TABLE: profile.antibodies}
+        tables = {
+            PROFILE_TABLE: profile.rows,
+            ANTIBODIES_TABLE: profile.antibodies,
+            CORES_TABLE: annotated_cores(self.root, key, found.cores),
+        }
         for name, rows in tables.items():
             named = rows.copy()
             named.insert(0, "gene", gene)
@@ -173,6 +178,50 @@ def _core(root: DataRoot, image: dict[str, Any], record: StageRecord) -> Core:
     area = layers["area_px"].to_numpy(float)
     whole = {name: (layers[name].fillna(0).to_numpy(float) * area).sum() / area.sum() for name in MEASURES[:2]}
     whole |= {name: record.values[name] for name in MEASURES[2:]}
+    whole["cell_dab_ratio"] = _cell_dab_ratio(root, image["slide"], whole["mean_dab_od"])
     tables["epidermis"] = pd.DataFrame([{"epidermis": True, **whole}])
     annotation = {name: image[name] for name in ANNOTATION}
     return Core(image["slide"], image["antibody"], image["patient_id"], tables, annotation)
+
+
+def _cell_dab_ratio(root: DataRoot, slide: str, mean_dab_od: float) -> float:
+    """Mean DAB in cells, which are found on hematoxylin and mostly nuclei, divided by that of the epidermis."""
+    cells = read_rows(root.folder("cell_masks", slide) / CELLS_TABLE)
+    area = cells["area_px"].to_numpy(float)
+    if not area.sum() or mean_dab_od <= 0:
+        return float("nan")
+    return float((cells["mean_dab_od"].to_numpy(float) * area).sum() / area.sum() / mean_dab_od)
+
+
+def annotated_cores(root: DataRoot, gene: str, cores: Sequence[Core]) -> pd.DataFrame:
+    """A row for each measured slide and tissue that the page lists it for: measures of its epidermis, annotation."""
+    import pandas as pd
+
+    measures = (*MEASURES, "cell_dab_ratio")
+    measured = {
+        (core.slide, core.antibody): core.tables["epidermis"].iloc[0][list(measures)].astype(float) for core in cores
+    }
+    shown = ("slide", "antibody", "tissue", "patient_id", *ANNOTATION[1:], "release")
+    rows = [
+        {name: image[name] for name in shown} | dict(measured[image["slide"], image["antibody"]])
+        for image in read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
+        if (image["slide"], image["antibody"]) in measured
+    ]
+    return pd.DataFrame(rows, columns=[*shown, *measures]).rename(columns={"patient_id": "patient"})
+
+
+def profiles_version(root: DataRoot) -> dict[str, str]:
+    """The data version of all gene profiles together."""
+    asset = ProfileStage.asset
+    versions = [f"{gene} {require_record(root, asset, gene).data_version}" for gene in root.partitions(asset)]
+    return {asset: hashlib.sha256("\n".join(versions).encode()).hexdigest()}
+
+
+def all_genes(root: DataRoot, name: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows of a table of all genes; if there are none, ``columns`` without rows."""
+    import pandas as pd
+
+    asset = ProfileStage.asset
+    tables = [pd.read_parquet(root.folder(asset, gene) / name) for gene in root.partitions(asset)]
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame({column: [] for column in columns})

@@ -1,0 +1,1 @@
+"""HPA's annotation of antibodies compared with what their cores measure."""
