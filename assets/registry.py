@@ -69,7 +69,7 @@ def hold_out_asset(
     rows: Callable[["Settings", list[Path]], "list[ManifestRow]"],
     group_name: str,
     code_version: str,
-    deps: Sequence[dg.AssetDep] = (),
+    deps: Sequence[dg.AssetDep | dg.AssetSpec] = (),
 ) -> dg.AssetsDefinition:
     """Declares the asset of the hold-out set: copies of named sources, with a manifest.
 

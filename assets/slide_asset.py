@@ -22,6 +22,7 @@ from sqlalchemy.pool import QueuePool
 
 from assets.materialize import check_fields, code_version, deciding, error_text, note_failure, record_metadata
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY, STALE
+from assets.sources import EXTERNAL, EXTERNAL_VERSION
 from dermatome.pipeline.batch import InFlight, run_batch
 from dermatome.pipeline.cached_stage import Stage, cached_stage
 from dermatome.pipeline.staleness import stale_partitions
@@ -330,7 +331,8 @@ def version_tags(record: StageRecord, pointers: Mapping[str, int | None]) -> dic
         "dagster/data_version_is_user_provided": "true",
     }
     for name, pointer in pointers.items():
-        tags[f"dagster/input_data_version/{name}"] = record.inputs[name]
+        version = EXTERNAL_VERSION if name in EXTERNAL else record.inputs[name]
+        tags[f"dagster/input_data_version/{name}"] = version
         tags[f"dagster/input_event_pointer/{name}"] = "NULL" if pointer is None else str(pointer)
     return tags
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets import nuclei, skin
+from assets import nuclei, skin, skin_metrics
 from assets.slide_asset import up_to_date_checks
+from assets.sources import SOURCES
 from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.storage.layout import DataRoot
 from orchestration.jobs import JOBS
@@ -59,12 +60,16 @@ def build_defs(
     }
     return dg.Definitions(
         # The UI then names the source file of each asset.
-        assets=dg.with_source_code_references(
-            dg.map_asset_specs(
-                with_settings(load_settings(settings_path), paths.data_root), [*skin.ASSETS, *nuclei.ASSETS]
-            )
-        ),
-        asset_checks=[*skin.CHECKS, up_to_date_checks([*skin.OF_SLIDES, *nuclei.OF_SLIDES])],
+        assets=[
+            *SOURCES,
+            *dg.with_source_code_references(
+                dg.map_asset_specs(
+                    with_settings(load_settings(settings_path), paths.data_root),
+                    [*skin.ASSETS, *nuclei.ASSETS, skin_metrics.skin_metrics],
+                )
+            ),
+        ],
+        asset_checks=[*skin_metrics.CHECKS, up_to_date_checks([*skin.OF_SLIDES, *nuclei.OF_SLIDES])],
         jobs=JOBS,
         schedules=SCHEDULES,
         sensors=SENSORS,

@@ -144,7 +144,7 @@ class Demo:
         for tags in self._runs(asset, todo):
             result = job.execute_in_process(
                 instance=self.instance,
-                asset_selection=[dg.AssetKey(asset)],
+                asset_selection=list(self.defs.resolve_asset_graph().get(dg.AssetKey(asset)).assets_def.keys),
                 tags=_TAG | tags,
                 run_config={"loggers": {"console": {}}} | ({"ops": {asset: {"config": config}}} if config else {}),
                 raise_on_error=False,

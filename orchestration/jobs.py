@@ -8,6 +8,7 @@ from pydantic import Field
 
 from assets import nuclei, skin
 from assets.partitions import GENES, REQUESTED_BY, STALE
+from assets.skin_metrics import skin_metrics
 from assets.slide_asset import stale_partitions_of
 from dermatome.errors import BadPage, MissingInput
 from dermatome.settings import load_settings
@@ -30,8 +31,10 @@ def _asset_job(name: str, assets: Sequence[str], description: str) -> dg.JobDefi
     return dg.define_asset_job(name, selection=list(assets), description=description)
 
 
-refresh_metrics = _asset_job(
-    "refresh_metrics", ["skin_metrics"], "The DuckDB file, filled again from records and tables."
+refresh_metrics = dg.define_asset_job(
+    "refresh_metrics",
+    selection=dg.AssetSelection.assets(skin_metrics),
+    description="The DuckDB file with all tables and views, filled again from records and tables.",
 )
 fetch_hpa_pages = _asset_job("fetch_hpa_pages", ["hpa_images"], "HPA pages of the chosen genes.")
 _ASSET_JOBS = [

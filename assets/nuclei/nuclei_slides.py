@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets.partitions import NUCLEI_SLIDES
 from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.sources import NUCLEI_INBOX
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.record import StageResult
 from resources import PathsResource, SettingsResource
@@ -14,6 +15,7 @@ from resources import PathsResource, SettingsResource
 
 @slide_asset(
     partitions_def=NUCLEI_SLIDES,
+    deps=[NUCLEI_INBOX],
     partitions_a_run=400,
     group_name="nuclei_images",
     kind="file",

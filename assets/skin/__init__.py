@@ -1,4 +1,4 @@
-"""The skin pipeline, in reading order: pages, images, tiles, weights, champion, masks, layers, genes, metrics."""
+"""The skin pipeline, in reading order: pages, images, tiles, weights, champion, masks, layers, genes."""
 
 from assets.skin.cell_champion import cell_champion
 from assets.skin.cell_hold_out import cell_hold_out, cell_hold_out_scores
@@ -10,7 +10,6 @@ from assets.skin.gene_profiles import gene_profiles
 from assets.skin.hpa_agreement import hpa_agreement
 from assets.skin.hpa_images import hpa_images
 from assets.skin.skin_atlas import skin_atlas
-from assets.skin.skin_metrics import all_files_readable, masks_made_with_champion, skin_metrics
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
 from assets.skin.tissue_hold_out import tissue_hold_out, tissue_hold_out_scores
@@ -39,7 +38,5 @@ ASSETS = [
     gene_profiles,
     skin_atlas,
     hpa_agreement,
-    skin_metrics,
 ]
-CHECKS = [masks_made_with_champion, all_files_readable]
 OF_SLIDES = [slide_images, epidermis_masks, cell_masks, epidermis_layers]

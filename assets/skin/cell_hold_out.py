@@ -9,6 +9,7 @@ from pydantic import Field
 from assets.partitions import CELL_VERSIONS
 from assets.registry import HoldOutChoice, hold_out_asset, hold_out_scores_asset
 from assets.skin.cell_weights import cell_weights
+from assets.sources import CELL_ANNOTATIONS
 from dermatome.registry.model_kinds import CELLS
 from dermatome.storage.layout import DataRoot
 
@@ -47,6 +48,7 @@ cell_hold_out = hold_out_asset(
     rows=_rows,
     group_name="skin_training",
     code_version="3",
+    deps=[CELL_ANNOTATIONS],
 )
 
 

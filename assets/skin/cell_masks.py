@@ -9,12 +9,13 @@ from assets.skin.cell_champion import cell_champion
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
 from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.sources import CYTO2
 from resources import CellSegmenterResource, PathsResource, SettingsResource
 
 
 @slide_asset(
     partitions_def=SLIDES,
-    deps=[slide_images, epidermis_masks, cell_champion],
+    deps=[slide_images, epidermis_masks, cell_champion, CYTO2],
     partitions_a_run=100,
     group_name="skin_inference",
     kind="pytorch",

@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.partitions import CELL_VERSIONS
+from assets.sources import CELL_ANNOTATIONS, CYTO2
 from assets.training import TrainingConfig, make_version, training_config, weights_asset
 from dermatome.errors import MissingInput
 from dermatome.skin.cells.task import CellTraining
@@ -32,6 +33,7 @@ CellConfig = training_config("CellConfig", CellRun, CellTraining, without=["mpp"
 @weights_asset(
     "cell_weights",
     CELL_VERSIONS,
+    deps=[CELL_ANNOTATIONS, CYTO2],
     code_version="2",
     group_name="skin_training",
 )

@@ -6,12 +6,14 @@ import dagster as dg
 
 from assets.partitions import GENES
 from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.sources import HPA
 from dermatome.pipeline.cached_stage import WaitingStage
 from resources import HpaResource, PathsResource, SettingsResource
 
 
 @slide_asset(
     partitions_def=GENES,
+    deps=[HPA],
     partitions_a_run=500,
     group_name="skin_images",
     kind="parquet",

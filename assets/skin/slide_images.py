@@ -8,6 +8,7 @@ import dagster as dg
 from assets.partitions import SLIDES
 from assets.skin.hpa_images import hpa_images
 from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.sources import INBOX
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.storage.record import StageResult
 from resources import HpaResource, PathsResource, SettingsResource
@@ -16,7 +17,7 @@ from resources import HpaResource, PathsResource, SettingsResource
 @slide_asset(
     partitions_def=SLIDES,
     # Which gene's page names a slide is not a rule Dagster can follow; the slide's source says it.
-    deps=[dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping())],
+    deps=[dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping()), INBOX],
     partitions_a_run=500,
     group_name="skin_images",
     kind="file",

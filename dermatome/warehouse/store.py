@@ -18,7 +18,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,10 @@ from dermatome.storage.files import move_atomic
 from dermatome.storage.layout import FAILURES, DataRoot
 from dermatome.storage.record import failure_of, read_record
 from dermatome.warehouse.dictionary import column_meaning, table_meaning
-from dermatome.warehouse.tables import RECORD_COLUMNS, TABLES, VIEWS, Table
+from dermatome.warehouse.tables import RECORD_COLUMNS, TABLES, UNREADABLE, VIEWS, Table, view_definition
 
 _BATCH = 500
 """Number of files that are read at once, which bounds memory."""
-UNREADABLE = "unreadable_files"
-"""Table of the files that could not be read."""
 _PREFIX = ".store-"
 _LEFT_OVER_S = 3600.0
 _SCHEMA = json.dumps({name: [table.asset, table.file, table.columns] for name, table in TABLES.items()})
@@ -100,6 +97,36 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
     return summary
 
 
+@dataclass(frozen=True)
+class Described:
+    """A table or view of a store.
+
+    Attributes:
+        rows: Number of its rows.
+        columns: Name, type in DuckDB and meaning of each column; the meaning of an undeclared column is None.
+    """
+
+    rows: int
+    columns: list[tuple[str, str, str | None]]
+
+
+def describe_store(path: Path) -> dict[str, Described]:
+    """What a store holds: each table, and then each view."""
+    import duckdb
+
+    described = {}
+    with duckdb.connect(str(path), read_only=True) as store:
+        for name in (*TABLES, UNREADABLE, *VIEWS):
+            ((rows,),) = store.execute(f"select count(*) from {name}").fetchall()
+            columns = store.execute(
+                "select column_name, data_type, comment from duckdb_columns() "
+                "where schema_name = 'main' and table_name = ? order by column_index",
+                [name],
+            ).fetchall()
+            described[name] = Described(rows, columns)
+    return described
+
+
 class _Build:
     """One build: the connection to the new file, and what was found on the way."""
 
@@ -134,7 +161,7 @@ class _Build:
         for name in TABLES:
             execute(f"create view {name} as select * exclude (file_id) from stored.{name}")
         for name in VIEWS:
-            execute((package_files("dermatome.warehouse") / "sql" / f"{name}.sql").read_text())
+            execute(view_definition(name))
         self._comment()
         rows = {name: self._ask(f"select count(*) from {name}")[0][0] for name in TABLES}
         undeclared = tuple(sorted(self._undeclared))

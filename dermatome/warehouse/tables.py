@@ -6,8 +6,10 @@ nevertheless, so that the column is there when no file has it and its type does 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.resources import files
 
 from dermatome.classes import NUCLEUS_LABELS, TERNARY_LABELS, TISSUE_LABELS, UNCLASSIFIED
 from dermatome.storage.layout import FAILURES, RECORD_FILE
@@ -307,3 +309,16 @@ VIEWS = (
     "nuclei_lineage",
 )
 """Names of the files in `sql/`, each of which creates one view; later ones use earlier ones."""
+UNREADABLE = "unreadable_files"
+"""Table of the files that could not be read."""
+
+
+def view_definition(view: str) -> str:
+    """The SQL statement that creates a view."""
+    return (files("dermatome.warehouse") / "sql" / f"{view}.sql").read_text()
+
+
+def read_by_view(view: str) -> list[str]:
+    """Names of the tables and views that a view reads."""
+    named = re.findall(r"\b(?:from|join)\s+(\w+)", view_definition(view))
+    return sorted(({*TABLES, *VIEWS} - {view}) & set(named))

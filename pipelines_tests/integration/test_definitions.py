@@ -7,6 +7,8 @@ from collections import defaultdict
 import dagster as dg
 import pytest
 
+from assets.sources import EXTERNAL
+from dermatome.warehouse.tables import TABLES, UNREADABLE, VIEWS
 from orchestration.definitions import build_defs
 from orchestration.requests import NUCLEI, SKIN
 
@@ -36,6 +38,7 @@ def test_assets_and_their_partitions(defs):
             "tissue_hold_out", "tissue_champion", "cell_hold_out", "cell_champion", "nuclei_hold_out",
             "nuclei_champion", "training_comparison", "skin_metrics", "skin_atlas", "hpa_agreement",
             "nuclei_runs_report",
+            *EXTERNAL, *(f"metrics/{name}" for name in (*TABLES, UNREADABLE, *VIEWS)),
         },
     }  # fmt: skip
 
@@ -61,6 +64,7 @@ def test_checks(defs):
         "nuclei_weights": {"no_leakage", "trained_enough"},
         "nuclei_hold_out_scores": {"no_score_drops"},
         "nucleus_maps": {"nucleus_density", "stain_fit"},
+        **{f"metrics/{name}": {"columns_declared"} for name in TABLES},
     }
 
 
@@ -81,9 +85,11 @@ def test_jobs_sensors_and_schedules(defs):
 def test_groups_name_the_pipeline_and_each_asset_names_its_source(defs):
     graph = defs.resolve_asset_graph()
     nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
-    skin, nuclei = ({f"{name}_{part}" for part in ("images", "training", "inference")} for name in ("skin", "nuclei"))
-    assert {node.group_name for node in nodes} == skin | nuclei | {"skin_metrics"}
-    for node in nodes:
+    skin, nuclei = (
+        {f"{name}_{part}" for part in ("images", "training", "inference", "metrics")} for name in ("skin", "nuclei")
+    )
+    assert {node.group_name for node in nodes} == skin | nuclei
+    for node in (node for node in nodes if node.is_materializable):
         (source, *_) = node.metadata["dagster/code_references"].code_references
         assert "/assets/" in source.file_path
 

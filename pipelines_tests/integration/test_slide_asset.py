@@ -10,6 +10,7 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
 from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.sources import INBOX
 from dermatome.errors import BadImage
 from dermatome.pipeline.batch import InFlight
 from dermatome.pipeline.cached_stage import WaitingStage
@@ -24,6 +25,7 @@ KEYS = dg.DynamicPartitionsDefinition(name="keys")
 
 @slide_asset(
     partitions_def=KEYS,
+    deps=[INBOX],
     partitions_a_run=10,
     group_name="g",
     kind="file",
@@ -210,6 +212,7 @@ def stale(instance, asset, key):
 def test_dagster_sees_what_is_fresh_and_what_is_stale(root, instance, end):
     run(root, instance, ["first"], "k0", end)
     run(root, instance, ["second"], "k0", end)
+    assert stale(instance, "first", "k0") == "FRESH", "an external asset makes nothing stale"
     assert stale(instance, "second", "k0") == "FRESH"
     instance.report_runless_asset_event(
         dg.AssetMaterialization("first", partition="k0", tags={"dagster/data_version": "another"})

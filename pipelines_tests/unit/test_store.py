@@ -13,8 +13,8 @@ import pytest
 
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import require_record, write_failure, write_table
-from dermatome.warehouse.store import build_store
-from dermatome.warehouse.tables import TABLES, VIEWS
+from dermatome.warehouse.store import build_store, describe_store
+from dermatome.warehouse.tables import TABLES, UNREADABLE, VIEWS, read_by_view, view_definition
 from pipelines_tests.records import put_record
 
 
@@ -58,6 +58,27 @@ def test_an_empty_root_gives_empty_tables_and_working_views(tmp_path):
     assert sum(made.rows.values()) == 0
     for view in VIEWS:
         assert ask(made.path, f"select * from {view}") == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_needs_no_other_tables_than_it_is_said_to_read(view):
+    def create(name):
+        if name in VIEWS:
+            for read in read_by_view(name):
+                create(read)
+            connection.execute(view_definition(name).replace("create view", "create or replace view"))
+        else:
+            connection.execute(f"create or replace table {name} ({TABLES[name].columns})")
+
+    with duckdb.connect() as connection:
+        create(view)
+
+
+def test_a_store_is_described_with_rows_types_and_meanings(root):
+    described = describe_store(build_store(root).path)
+    assert list(described) == [*TABLES, UNREADABLE, *VIEWS]
+    assert described["slides_not_from_champion"].rows == 1
+    assert described["layers"].columns[0] == ("slide", "VARCHAR", "Slide id: the partition key.")
 
 
 def test_views_answer(root):

@@ -1,0 +1,146 @@
+"""`skin_metrics`: every number of both pipelines in one DuckDB file, and an asset for each table and view in it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from dermatome.storage.layout import FAILURES
+from dermatome.warehouse.dictionary import table_meaning
+from dermatome.warehouse.tables import TABLES, UNREADABLE, VIEWS, read_by_view
+from resources import PathsResource
+
+_SHOWN = 100
+_DECLARED = "columns_declared"
+
+
+def table_key(name: str) -> dg.AssetKey:
+    """The asset of a table or view of the store; some tables have the name of the asset that fills them."""
+    return dg.AssetKey(["metrics", name])
+
+
+def _spec(name: str, kind: str, upstream: list[dg.AssetKey]) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        table_key(name),
+        deps=upstream,
+        description=table_meaning(name),
+        group_name="nuclei_metrics" if name.startswith(("nuclei", "nucleus", "til")) else "skin_metrics",
+        kinds={"duckdb", kind},
+        code_version="1",
+        metadata={"dagster/table_name": name},
+    )
+
+
+_FILLED_BY = {name: dg.AssetKey(table.asset) for name, table in TABLES.items() if table.asset != FAILURES}
+_SPECS = [
+    *(_spec(name, "table", [_FILLED_BY[name]] if name in _FILLED_BY else []) for name in (*TABLES, UNREADABLE)),
+    *(_spec(name, "view", [table_key(read) for read in read_by_view(name)]) for name in VIEWS),
+    dg.AssetSpec(
+        "skin_metrics",
+        deps=sorted(set(_FILLED_BY.values())),
+        description="One DuckDB file with a table for each kind of result, and views, filled from the records and "
+        "Parquet files. The file is replaced atomically: any number of readers can open it at any time. Materializing "
+        "one of its tables fills all of them.",
+        group_name="skin_metrics",
+        kinds={"duckdb"},
+        code_version="1",
+    ),
+]
+
+
+@dg.multi_asset(
+    name="skin_metrics",
+    specs=_SPECS,
+    check_specs=[
+        dg.AssetCheckSpec(
+            _DECLARED,
+            asset=table_key(name),
+            description="Every column of the files is declared, with type and meaning.",
+        )
+        for name in TABLES
+    ],
+    can_subset=True,
+    pool="metrics",
+)
+def skin_metrics(
+    context: dg.AssetExecutionContext, paths: PathsResource
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    """Fills the file and reports each table and view, also those that were not selected: they are filled, too."""
+    from dermatome.warehouse.store import build_store, describe_store
+
+    root = paths.data_root
+    root.sweep()
+    store = build_store(root)
+    for name, found in describe_store(store.path).items():
+        key, check = table_key(name), dg.AssetCheckKey(table_key(name), _DECLARED)
+        columns = [dg.TableColumn(column, kind, description=meaning) for column, kind, meaning in found.columns]
+        metadata = {
+            "dagster/row_count": dg.MetadataValue.int(found.rows),
+            "dagster/column_schema": dg.TableSchema(columns),
+        }
+        if key not in context.selected_asset_keys:
+            yield dg.AssetMaterialization(key, metadata=metadata)
+            continue
+        undeclared = [column for column in store.undeclared if column.startswith(f"{name}.")]
+        checked = dg.AssetCheckResult(
+            asset_key=key,
+            check_name=_DECLARED,
+            passed=not undeclared,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"Not declared in dermatome/warehouse/tables.py and dictionary.toml: {', '.join(undeclared)}."
+            if undeclared
+            else "Every column is declared.",
+        )
+        checks = [checked] if check in context.selected_asset_check_keys else []
+        yield dg.MaterializeResult(key, metadata=metadata, check_results=checks)
+    if dg.AssetKey("skin_metrics") in context.selected_asset_keys:
+        yield dg.MaterializeResult(
+            "skin_metrics",
+            metadata={
+                "file": dg.MetadataValue.path(str(store.path)),
+                "files_read": store.read,
+                "files_kept": store.kept,
+                "files_unreadable": len(store.unreadable),
+            },
+        )
+
+
+@dg.asset_check(asset="skin_metrics", description="Every mask in the store was computed with the present champion.")
+def masks_made_with_champion(paths: PathsResource) -> dg.AssetCheckResult:
+    """Names the slides whose masks were computed with other weights."""
+    slides = [slide for (slide,) in _query(paths, "select slide from slides_not_from_champion")]
+    return dg.AssetCheckResult(
+        passed=not slides,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(slides)} masks were computed with other weights than the champion: materialize "
+        "epidermis_masks for them."
+        if slides
+        else "All masks were computed with the champion.",
+        metadata={"slides": dg.MetadataValue.json(slides[:_SHOWN]), "count": len(slides)},
+    )
+
+
+@dg.asset_check(asset="skin_metrics", description="Every result file could be read into the store.")
+def all_files_readable(paths: PathsResource) -> dg.AssetCheckResult:
+    """Names the files that are missing or damaged; the rows of all others are in the store."""
+    errors = dict(_query(paths, f"from unreadable_files limit {_SHOWN}"))
+    ((count,),) = _query(paths, "select count(*) from unreadable_files")
+    return dg.AssetCheckResult(
+        passed=not count,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"{count} files are missing or damaged: delete the folders of their partitions and materialize "
+        "these again."
+        if count
+        else "All files could be read.",
+        metadata={"files": dg.MetadataValue.json(errors), "count": count},
+    )
+
+
+CHECKS = [masks_made_with_champion, all_files_readable]
+
+
+def _query(paths: PathsResource, query: str) -> list[tuple[Any, ...]]:
+    import duckdb
+
+    with duckdb.connect(str(paths.data_root.store), read_only=True) as store:
+        return store.execute(query).fetchall()
