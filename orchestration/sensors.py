@@ -189,14 +189,18 @@ def _take_arrivals(
     """Registers and requests slides that are new in an inbox, and requests those that were replaced there.
 
     The cursor is the time at which the latest file that was taken was put there: a younger one is new, or another. It
-    is the storage's clock that says so, which may be wrong; a time in the future moves no cursor.
+    is the storage's clock that says so, which may be wrong; a time in the future moves no cursor. After it stands how
+    many stages could be computed: where there are more now, as the weights came, the known slides are requested, too.
     """
     root, now = paths.data_root, time.time()
     known = set(context.instance.get_dynamic_partitions(chain.partitions))
     inbox = (_skin_inbox if chain is SKIN else _nuclei_inbox)(context, root, known)
-    seen = float(context.cursor) if context.cursor else None
+    at, _, stages_before = (context.cursor or "").partition(" ")
+    seen = float(at) if at else None
+    stages = len(chain.possible_stages(root))
+    has_more_stages = not stages_before or stages > int(stages_before)
+    unsure = [slide for slide in inbox.changed if slide not in inbox.new] if has_more_stages else []
     taken: list[str] = []
-    unsure: list[str] = []
     early: list[str] = []
     latest = seen or 0.0
     # From the oldest, so that what a tick leaves to the next is younger than its cursor.
@@ -208,11 +212,9 @@ def _take_arrivals(
         # A time in the future says nothing, and waiting for it could take years.
         if not all(abs(now - at) >= _SETTLED_S for at in times):
             continue
-        if not is_new and (seen is None or changed_at <= seen):
-            unsure += [slide] if seen is None else []
-        elif len(taken) >= _SLIDES_PER_TICK:
-            break
-        else:
+        if is_new or (seen is not None and changed_at > seen):
+            if len(taken) >= _SLIDES_PER_TICK:
+                break
             taken.append(slide)
         latest = max(latest, changed_at) if changed_at <= now else latest
     if early:
@@ -223,7 +225,7 @@ def _take_arrivals(
     # Sources first: a partition whose image nobody can find would fail.
     write_sources(root.slide_sources, [inbox.sources[slide] for slide in taken if slide in inbox.sources])
     add = [slide for slide in taken if slide not in known]
-    return _request(context, chain, root, taken, unsure, cursor=repr(latest), add=add, note=inbox.note)
+    return _request(context, chain, root, taken, unsure, cursor=f"{latest!r} {stages}", add=add, note=inbox.note)
 
 
 @dg.sensor(

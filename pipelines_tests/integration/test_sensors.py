@@ -378,6 +378,21 @@ def test_what_can_be_computed_with_the_weights_there_are_is_requested(inbox, roo
     assert asked_for(inbox.tick()) == {stage: ["s1"] for stage in stages}
 
 
+def test_known_slides_are_requested_when_the_weights_come_later(inbox, root, instance):
+    root.settings.write_text('nuclei_weights = ""\n')
+    inbox.put("s1.png", "s2.png")
+    first, *later = inbox.chain.stages
+    tick = inbox.tick()
+    assert asked_for(tick) == {first: ["s1", "s2"]}
+    assert not inbox.tick(tick.cursor).run_requests
+    champion_made(root)
+    root.settings.write_text('nuclei_weights = "toy"\n')
+    failed(root, first, "s2")
+    tick = inbox.tick(tick.cursor)
+    assert asked_for(tick) == {stage: ["s1"] for stage in later}, "the nightly schedule tries again what failed"
+    assert not inbox.tick(tick.cursor).run_requests
+
+
 def test_a_dicom_folder_is_one_slide_and_loose_files_are_none_and_said_once(instance, nuclei_inbox, capfd):
     nuclei_inbox.put(
         "s1/1.dcm", "s1/2.dcm", "s1/label.dcm", "s2.svs", "notes/a.txt", "-s3/1.dcm", "loose.dcm", "more.dcm"
