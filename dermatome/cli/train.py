@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -26,6 +27,7 @@ from dermatome.cli.support import (
     choose,
     progress_bar,
 )
+from dermatome.errors import BadSetting
 
 if TYPE_CHECKING:
     import click
@@ -48,6 +50,8 @@ class TrainCommands:
         flags: switches inside nested settings: option → setting path and help.
         card: module and class of the card, for `import-weights`.
         defaults: of the options of `import-weights`.
+        draw: module and function that draws synthetic samples into a folder and returns the settings for them; with
+            `--synthetic` and no samples they are trained on.
     """
 
     task: tuple[str, str]
@@ -56,14 +60,16 @@ class TrainCommands:
     flags: Mapping[str, tuple[tuple[str, str], str]] = field(default_factory=dict)
     card: tuple[str, str] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    draw: tuple[str, str] | None = None
 
 
 COMMANDS = {
     "tissue": TrainCommands(
         ("dermatome.skin.tissue.task", "TissueTask"),
         "Train a U-Net on tiles and their masks, and write its weights.",
-        "Folder with images/, masks/ and palette.json; repeatable.",
+        "Folder with images/, masks/ and palette.json; repeatable. With --synthetic and no folder, tiles are drawn.",
         card=("dermatome.skin.tissue.network", "TissueCard"),
+        draw=("dermatome.synthetic.varied_skin", "draw_for_training"),
     ),
     "cells": TrainCommands(
         ("dermatome.skin.cells.task", "CellTask"),
@@ -121,7 +127,9 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
     task: type[VersionTask[Any]] = getattr(import_module(commands.task[0]), commands.task[1])
     settings: type[TrainingSettings] = task.settings_class
     options = {
-        task.noun: Annotated[list[Path], typer.Option(help=commands.data, show_default=False)],
+        task.noun: Annotated[
+            list[Path] | None if commands.draw else list[Path], typer.Option(help=commands.data, show_default=False)
+        ],
         "out": Annotated[
             Path, typer.Option(help="Weights file to write (.safetensors); its card is written beside it as .json.")
         ],
@@ -149,6 +157,7 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
         "threads": Threads,
     }
     defaults = {
+        **({task.noun: None} if commands.draw else {}),
         "validation": None,
         "continue_from": None,
         "models": MODELS,
@@ -168,7 +177,7 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
         for name, ((part, switch), _) in commands.flags.items():
             if values[name] is not None:
                 given[part] = {switch: values[name]}
-        _train(task, given, values)
+        _train(task, given, values, commands.draw)
 
     return _with_signature(run, options, defaults, commands.help)
 
@@ -188,27 +197,36 @@ def _setting_options(settings: type[TrainingSettings]) -> dict[str, Any]:
     return options
 
 
-def _train(task: type[VersionTask[Any]], given: dict[str, Any], values: Mapping[str, Any]) -> None:
+def _train(
+    task: type[VersionTask[Any]], given: dict[str, Any], values: Mapping[str, Any], draw: tuple[str, str] | None
+) -> None:
     from dermatome.registry.version import lineage_named, train_file
     from dermatome.training.settings import settings_from
 
     models, out = values["models"].expanduser(), values["out"]
     lineage = lineage_named(task, values["continue_from"], models) if values["continue_from"] else None
     settings = settings_from(task.settings_class, given if lineage is None else lineage.fill_in(given))
-    chosen = task.choose(values[task.noun], values["validation"] or (), settings, lineage)
-    compute = choose(values["device"], values["precision"], values["threads"])
-    with progress_bar() as bar:
-        shown = bar.add_task(f"Training on {compute.device_name}", total=1.0)
-        version = train_file(
-            chosen,
-            out,
-            compute,
-            lineage=lineage,
-            checkpoint_dir=values["checkpoints"],
-            on_epoch=lambda row, share: bar.update(shown, completed=share, description=chosen.epoch_text(row)),
-            processes=values["gpus"],
-            models_folder=models,
-        )
+    folders = values[task.noun]
+    with TemporaryDirectory() as drawn:
+        if not folders and draw:
+            if not settings.synthetic:
+                raise BadSetting(f"There is nothing to train on: name a folder with --{task.noun}, or set --synthetic.")
+            settings = getattr(import_module(draw[0]), draw[1])(Path(drawn), settings)
+            folders = [Path(drawn)]
+        chosen = task.choose(folders, values["validation"] or (), settings, lineage)
+        compute = choose(values["device"], values["precision"], values["threads"])
+        with progress_bar() as bar:
+            shown = bar.add_task(f"Training on {compute.device_name}", total=1.0)
+            version = train_file(
+                chosen,
+                out,
+                compute,
+                lineage=lineage,
+                checkpoint_dir=values["checkpoints"],
+                on_epoch=lambda row, share: bar.update(shown, completed=share, description=chosen.epoch_text(row)),
+                processes=values["gpus"],
+                models_folder=models,
+            )
     if values["report"] is not None:
         found: dict[str, Any] = {"weights_sha256": version.sha256, "steps": version.trained.card.steps}
         chosen.write_report(values["report"], out.stem, version.trained, found | chosen.values(version.trained), ())

@@ -105,6 +105,7 @@ LONG = "x" * 300
         f"tissue predict {{image}} --weights {LONG} --out {{out}}",
         "tissue train --tiles {image} --out {out}/w.safetensors",
         "tissue train --tiles {images} --out {out}/w.safetensors --max-minutes nan",
+        "tissue train --out {out}/w.safetensors",
         "tissue import-weights {images} --out {out}/w.safetensors --encoder resnet18 --mpp 0.5",
         "cells segment {image} --tissue {image} --weights toy --out {out}",
         "cells segment {image} --tissue {images} --weights toy --out {out} --diameter-um -3",
@@ -227,6 +228,27 @@ def test_training_is_fine_tuned_from_a_file(
     assert (requested["settings"].encoder, requested["settings"].network_mpp) == ("resnet18", 2.0)
     assert requested["settings"].patience == 3
     assert set(requested["lineage"].sides().values()) == {"train", "validation"}
+
+
+def test_without_tiles_training_draws_synthetic_ones(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[Any] = []
+
+    def train_file(task: Any, out: Path, compute: Any, **options: Any) -> Any:
+        tasks.append(task)
+        assert all(tile.read()[0].shape == (256, 256, 3) for tile in (*task.split.train, *task.split.validation))
+        raise BadSetting("Seen.")
+
+    monkeypatch.setattr(registry_version, "train_file", train_file)
+    given = ["--synthetic", "--max-minutes", 0.5, "--out", tmp_path / "w.safetensors", "--threads", 1]
+    code, _, errors = run(capfd, "tissue", "train", *given)
+    assert (code, "Seen." in errors) == (1, True), errors
+    (task,) = tasks
+    assert len(task.split.train) + len(task.split.validation) == 16
+    assert task.split.validation
+    assert (task.settings.synthetic, task.settings.mpp, task.settings.network_mpp) == (True, 1.0, 1.0)
+    assert not task.split.train[0].image_path.exists()  # the drawn tiles are gone after training
 
 
 def test_training_writes_weights_that_predict_masks(

@@ -1,5 +1,7 @@
 """Synthetic slides follow their seed and their ground truth; the mock HPA server answers as HPA does."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from dermatome.classes import NucleusClass, StainingPattern, TernaryClass, Tissu
 from dermatome.geometry import Size
 from dermatome.imaging.stains import Stain, separate_stains
 from dermatome.labels.drawn_maps import ternary_map
+from dermatome.skin.tiles.crops import load_tiles
 from dermatome.synthetic.hpa_server import MockHpaServer
 from dermatome.synthetic.nuclei import ToyNuclei, toy_nuclei
 from dermatome.synthetic.skin import ToySlide, ToyStain, toy_slide
+from dermatome.synthetic.varied_skin import varied_tile, write_varied_tiles
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +162,28 @@ def test_the_mock_hpa_server_sends_what_has_changed() -> None:
         assert requests.get(f"{server.url}/ENSG1.xml", headers=known, timeout=5).status_code == 304
         assert requests.get(f"{server.url}/images/1/a.jpg", timeout=5).content == b"jpeg"
         assert requests.get(f"{server.url}/ENSG2.xml", headers=known, timeout=5).status_code == 404
+
+
+def test_varied_tiles_follow_their_seed_and_show_every_class() -> None:
+    drawn = [varied_tile(seed, size_px=128) for seed in range(16)]
+    np.testing.assert_array_equal(varied_tile(3, size_px=128)[0], drawn[3][0])
+    pixels, masks = np.stack([image for image, _ in drawn]), np.stack([mask for _, mask in drawn])
+    assert pixels.dtype == masks.dtype == np.uint8
+    assert pixels.shape == (16, 128, 128, 3)
+    assert masks.shape == (16, 128, 128)
+    shares = np.bincount(masks.ravel(), minlength=len(TissueClass)) / masks.size
+    assert shares.size == len(TissueClass)
+    assert (shares > 0.03).all()
+    # Background is lighter than tissue on every slide, whatever its stain and tint.
+    for image, mask in drawn:
+        if 0.05 < (mask == TissueClass.EPIDERMIS).mean() and 0.05 < (mask == TissueClass.BACKGROUND).mean():
+            assert image[mask == TissueClass.EPIDERMIS].mean() < image[mask == TissueClass.BACKGROUND].mean() - 10
+
+
+def test_varied_tiles_are_written_as_training_reads_them(tmp_path: Path) -> None:
+    tiles = load_tiles(write_varied_tiles(tmp_path, 2, mpp=1.0, seed=4))
+    assert len({tile.group for tile in tiles}) == 2  # each may be held out
+    for number, tile in enumerate(tiles):
+        assert tile.licence == "MIT"
+        for read, drawn in zip(tile.read(), varied_tile(4_000_000 + number, mpp=1.0), strict=True):
+            np.testing.assert_array_equal(read, drawn)
