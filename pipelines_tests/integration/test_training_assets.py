@@ -29,11 +29,15 @@ def root(tmp_path, monkeypatch):
     return root
 
 
-def train(root, instance):
+def train(root, instance, **config):
     instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001"])
     job = build_defs(root.path).resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
-        instance=instance, partition_key="v001", asset_selection=[dg.AssetKey("tissue_weights")], raise_on_error=False
+        instance=instance,
+        partition_key="v001",
+        asset_selection=[dg.AssetKey("tissue_weights")],
+        run_config={"ops": {"tissue_weights": {"config": config}}},
+        raise_on_error=False,
     )
 
 
@@ -82,3 +86,20 @@ def test_a_leak_fails_its_check_in_dagster(root, monkeypatch):
         monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
         check, _ = train(root, instance).get_asset_check_evaluations()
         assert check.passed
+
+
+def test_drawn_tiles_need_no_annotated_slide(tmp_path, monkeypatch):
+    root, counts = DataRoot(tmp_path), []
+
+    def train_file(task, *given, **options):
+        counts.append(len(task.split.train) + len(task.split.validation))
+        assert task.split.train[0].read()[0].shape == (256, 256, 3)
+        return trainer(b"weights")(task, *given, **options)
+
+    monkeypatch.setattr(registry_version, "train_file", train_file)
+    with dg.instance_for_test() as instance:
+        assert not train(root, instance).success
+        assert train(root, instance, drawn=True, max_minutes=0.5).success
+    record = read_record(root.record("tissue_weights", "v001"))
+    assert (counts, record.inputs) == ([16], {})
+    assert [record.settings[name] for name in ("mpp", "train_mpp", "synthetic")] == [1.0, 1.0, True]
