@@ -1,5 +1,6 @@
 """A data root with small toy slides that the real stages measured, without Dagster."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,21 @@ from dermatome.labels.npz import save_mask
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import Stage, WaitingStage, cached_stage
 from dermatome.pipeline.stage_files import versions_of
+from dermatome.registry.champion import Choice, find_champion, promote
+from dermatome.registry.model_kinds import TISSUE
 from dermatome.settings import Settings
 from dermatome.skin.cells.networks import find_cell_weights
 from dermatome.skin.cells.stage import CellsStage
 from dermatome.skin.layers.stage import LayersStage
 from dermatome.skin.stage_files import MASK_FILE
+from dermatome.skin.tissue.network import TissueWeights
+from dermatome.skin.tissue.stage import MaskStage
 from dermatome.slides.source import SlideSource, acquire_slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult, content_version
 from dermatome.synthetic.skin import ToySlide
+from dermatome.training.weights import card_path
+from pipelines_tests.records import put_record
 
 SETTINGS = Settings(compute=ComputeSettings(device="cpu", precision="fp32", threads=1, backend="torch"))
 
@@ -60,6 +67,16 @@ def put_true_masks(root: DataRoot, slides: Mapping[str, ToySlide]) -> None:
 
     stage = WaitingStage(root, "epidermis_masks", make, inputs=lambda name: versions_of(root, name, "slide_images"))
     run_stage(stage, list(slides), {})
+
+
+def put_masks(root: DataRoot, slides: list[str], weights: TissueWeights) -> None:
+    """Puts a tissue network into the root as the champion ``v001``, and runs the stage `epidermis_masks` with it."""
+    put_record(root, TISSUE.weights, "v001", values={"weights_sha256": weights.sha256})
+    for path in (weights.path, card_path(weights.path)):
+        shutil.copy(path, root.folder(TISSUE.weights, "v001"))
+    promote(root, TISSUE, Choice("v001", weights.sha256, "hand", None), {}, code_version="1", run_id="run")
+    stage = MaskStage(root, find_champion(root, TISSUE), SETTINGS.compute, SETTINGS.tissue)
+    run_stage(stage, slides, {"tissue": SETTINGS.tissue.deciding(), "compute.precision": "fp32"})
 
 
 def put_cells_and_layers(root: DataRoot, slides: list[str]) -> None:

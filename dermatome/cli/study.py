@@ -1,4 +1,4 @@
-"""The commands that follow a number back: `dermatome explain`."""
+"""The commands that follow results back: `dermatome explain`, `export crate` and `replay`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dermatome.cli.support import warn
+from dermatome.cli.support import (
+    GROUP,
+    MODELS,
+    Device,
+    DeviceChoice,
+    Models,
+    Threads,
+    complain,
+    progress_bar,
+    warn,
+)
 
 if TYPE_CHECKING:
     from dermatome.skin.explain import Explanation
+
+export_app = typer.Typer(help="Results as a file for others.", **GROUP)
 
 Data = Annotated[str, typer.Option(help="Data root with the results.")]
 
@@ -58,6 +70,90 @@ def explain(
         for name, text in _lines(slide, found):
             typer.echo(f"{name:<12}{text}")
     if not found.equal:
+        raise typer.Exit(1)
+
+
+@export_app.command("crate")
+def export_crate(
+    out: Annotated[Path, typer.Option(help="Zip file to write.", show_default=False)],
+    genes: Annotated[
+        list[str] | None, typer.Argument(metavar="GENE...", help="Symbols or Ensembl ids.", show_default=False)
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Take all genes, and all slides, also those of no gene.")
+    ] = False,
+    data: Data = "dermatome_data",
+) -> None:
+    """Write an RO-Crate of genes and their slides: results, settings, networks, cards, versions, licences.
+
+    Images are not in it: their addresses and sha256 are. 'dermatome replay' computes its results again.
+
+    Example: dermatome export crate KRT5 KRT10 --out study.crate.zip
+    """
+    from dermatome.skin.crate import export
+    from dermatome.storage.layout import DataRoot
+
+    if everything == bool(genes):
+        raise typer.BadParameter("Give genes, or --all.")
+    done = export.export_crate(DataRoot.at(data), out, genes)
+    for slide, reason in done.left_out.items():
+        complain(f"{slide} is left out: {reason}")
+    for sha256, name in done.weights_left_out.items():
+        complain(f"The network {name} is named by its sha256 alone ({sha256}): it is no safetensors file of Dermatome.")
+    typer.echo(f"{len(done.genes)} genes and {len(done.slides)} slides in {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def replay(
+    crate: Annotated[Path, typer.Argument(metavar="CRATE", help="Zip file of 'export crate'.", show_default=False)],
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder in which images are looked for, by their sha256; without it, they are fetched from the Human "
+            "Protein Atlas."
+        ),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="New folder for the data root with the results; without it, they are deleted at the end."),
+    ] = None,
+    models: Models = MODELS,
+    device: Device = DeviceChoice.AUTO,
+    threads: Threads = 0,
+) -> None:
+    """Compute a crate's masks, cells and layers again, and say which of their data versions are equal.
+
+    The exit code is 1 unless all are.
+
+    Example: dermatome replay study.crate.zip --images slides/
+    """
+    import tempfile
+    from collections import Counter
+
+    from dermatome.inference.compute import ComputeSettings
+    from dermatome.skin.crate.replay import Crate, replay_crate
+    from dermatome.storage.layout import DataRoot
+
+    equal = Counter[str]()
+    with tempfile.TemporaryDirectory(prefix="dermatome-replay-") as temporary, progress_bar() as bar:
+        (unpacked := Path(temporary) / "crate").mkdir()
+        read = Crate(crate, unpacked)
+        task = bar.add_task("Results", total=len(read.records))
+        for one in replay_crate(
+            read,
+            DataRoot.at(str(keep or Path(temporary) / "data")),
+            compute=ComputeSettings(device=device.value, threads=threads),
+            images=images,
+            models=models.expanduser(),
+        ):
+            equal[one.asset] += one.equal
+            bar.advance(task)
+            if not one.equal:
+                complain(f"{one.asset} of {one.slide}: {one.reason or f'{one.now} instead of {one.stored}'}")
+    for asset in dict.fromkeys(asset for asset, _ in read.records):
+        typer.echo(f"{asset}: {equal[asset]} of {len(read.of(asset))} equal")
+    if equal.total() < len(read.records):
+        if others := read.other_versions():
+            complain(f"The crate was computed with other versions: {', '.join(others)}.")
         raise typer.Exit(1)
 
 

@@ -19,12 +19,12 @@ from dermatome.imaging.background import Background, slide_background
 from dermatome.imaging.overlay import draw_borders, enlarge, fitting, sample_labels
 from dermatome.labels.object_table import ObjectSums
 from dermatome.labels.tiled import TILE_PX, TiledArray
-from dermatome.pipeline.stage_files import load_slide, read_rows, synthetic_warning, versions_of
+from dermatome.pipeline.stage_files import load_slide, read_rows, synthetic_warning
 from dermatome.skin.cells.table import CELL_COLUMNS, add_cell_pixels, cell_table
 from dermatome.skin.layers.measure import LayersResult, measure_layers
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.tables import RELATIVE_BINS, EpidermalZone
-from dermatome.skin.stage_files import CELLS_TABLE, LAYERS_TABLE, load_cell_map, load_tissue_mask
+from dermatome.skin.stage_files import CELLS_TABLE, LAYERS_TABLE, load_cell_map, load_tissue_mask, require_current
 from dermatome.storage.layout import RECORD_FILE
 from dermatome.storage.record import StageRecord, library_versions, require_record
 
@@ -103,12 +103,7 @@ def explain_value(
     asset = "cell_masks" if own_cells else "epidermis_layers"
     upstream = ["slide_images", "epidermis_masks", *([] if own_cells else ["cell_masks"])]
     file = CELLS_TABLE if own_cells else TABLES.get(part, RECORD_FILE)
-    record = require_record(root, asset, name, file)
-    for other, version in versions_of(root, name, *upstream).items():
-        if record.inputs[other] != version:
-            raise MissingInput(
-                f"The {asset} of {name} were computed from earlier {other}: materialize {asset} for it, then ask again."
-            )
+    record = require_current(root, asset, name, upstream, file)
     slide = load_slide(root, name)
     mask, mask_record = load_tissue_mask(root, name, slide.size)
     instances, cells, cells_record = load_cell_map(root, name, slide.size)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dermatome.classes import LabelArray
+from dermatome.errors import MissingInput
 from dermatome.geometry import Size
 from dermatome.labels.npz import load_instances, load_mask
 from dermatome.labels.ome_tiff import open_ome_tiff
-from dermatome.pipeline.stage_files import read_rows
+from dermatome.pipeline.stage_files import read_rows, versions_of
 from dermatome.slides.slide import WHOLE_PX
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Check, StageRecord, read_record, require_record
@@ -47,6 +49,29 @@ def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, p
     record = require_record(root, "cell_masks", slide, CELLS_TABLE, CELLS_FILE if whole else CELLS_TIFF)
     cells = read_rows(folder / CELLS_TABLE)
     return (load_instances(folder / CELLS_FILE) if whole else open_ome_tiff(folder / CELLS_TIFF)), cells, record
+
+
+def require_current(root: DataRoot, asset: str, slide: str, made_from: Sequence[str], *read: str) -> StageRecord:
+    """The record of a slide's result, which was computed from the present results of other assets.
+
+    Args:
+        root: the data root.
+        asset: name of the asset.
+        slide: the slide.
+        made_from: the other assets.
+        read: names of the result's files that are read next; see :func:`require_record`.
+
+    Raises:
+        MissingInput: there is no result, or it was computed from earlier ones.
+        StorageFailed: one of the files is not the one that was written.
+    """
+    record = require_record(root, asset, slide, *read)
+    for other, version in versions_of(root, slide, *made_from).items():
+        if record.inputs.get(other) != version:
+            raise MissingInput(
+                f"The {asset} of {slide} were computed from earlier {other}: materialize {asset} for it again."
+            )
+    return record
 
 
 def check_champion(root: DataRoot, slide: str) -> Check:

@@ -1,0 +1,1 @@
+"""Crates: results of genes for others, and the same computed again elsewhere."""
