@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from dermatome.reports.training import ReportLayout
 
 
+WITH_NEW_VERSIONS = (
+    dg.AutomationCondition.any_deps_updated().since_last_handled()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+)
+"""Requests a comparison after a version was trained: cheap, as versions are few (docs/decisions/0025-automation.md)."""
+
+
 def compare(context: dg.AssetExecutionContext, root: DataRoot, layout: "ReportLayout") -> dg.MaterializeResult:
     """Compares all versions in the data root and records the result."""
     from dermatome.reports.training import compare_versions

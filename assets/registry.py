@@ -1,6 +1,7 @@
 """What the three kinds of networks share: the assets of the hold-out set, of the scores on it, and of the champion."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -211,6 +212,10 @@ def champion_asset(
         description=f"{description}{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
         deps=[dg.AssetDep(asset, partition_mapping=ONLY_BY_HAND) for asset in (weights, scores)],
         metadata={CODE_VERSION: "1", DECIDED_BY: "promotion"},
+        # Stains, scanners and annotations change: a champion should meet other versions every year.
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(days=365), warn_window=timedelta(days=180)
+        ),
         group_name=group_name,
         kinds={"pytorch"},
     )

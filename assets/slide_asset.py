@@ -60,6 +60,7 @@ def slide_asset(
     deps: Sequence[Any] = (),
     pool: str | None = None,
     checks: Mapping[str, str] | None = None,
+    freshness_policy: dg.FreshnessPolicy | None = None,
 ) -> Callable[[Callable[..., Iterator[Event]]], dg.AssetsDefinition]:
     """Declares an asset whose body is one call of :func:`materialize_slides`, named and described by that function.
 
@@ -76,6 +77,7 @@ def slide_asset(
         deps: upstream assets.
         pool: concurrency pool.
         checks: description of each check by name; they are evaluated for each partition.
+        freshness_policy: how long the latest materialization counts as fresh.
     """
 
     def declare(body: Callable[..., Iterator[Event]]) -> dg.AssetsDefinition:
@@ -93,6 +95,7 @@ def slide_asset(
                     group_name=group_name,
                     kinds={kind},
                     metadata={DECIDED_BY: ", ".join(decided_by)},
+                    freshness_policy=freshness_policy,
                 )
             ],
             check_specs=[

@@ -7,8 +7,9 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import available_timezones
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from dermatome.errors import BadSetting
 from dermatome.hpa.settings import HpaSettings
@@ -28,6 +29,27 @@ from dermatome.slides.settings import NucleiImageSettings, SkinImageSettings
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import read_record
 from dermatome.storage.settings_model import Effect, SettingsModel, explain
+
+_Owner = Annotated[str, StringConstraints(pattern=r"^(team:\w+|[^@\s]+@[^@\s]+\.\w+)$")]
+
+
+class PlatformSettings(SettingsModel):
+    """What Dagster shows, and when it runs things.
+
+    Attributes:
+        time_zone: time zone of the schedules, such as ``America/Los_Angeles``.
+        owners: who is named as owner of each asset: e-mail addresses, or names of teams after ``team:``.
+    """
+
+    time_zone: Annotated[str, Effect.PLATFORM] = "UTC"
+    owners: Annotated[tuple[_Owner, ...], Effect.PLATFORM] = ()
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError(f"the time_zone is {name!r}: give a name of the IANA database, such as Europe/Berlin")
+        return name
 
 
 class Settings(SettingsModel):
@@ -56,6 +78,7 @@ class Settings(SettingsModel):
     nuclei_patches: PatchSettings = PatchSettings()
     nuclei: NucleusSettings = NucleusSettings()
     til: TilSettings = TilSettings()
+    platform: PlatformSettings = PlatformSettings()
     cell_weights: str = "cyto2"
     nuclei_weights: str = ""
     nuclei_opacity: Annotated[float, Effect.LOOKS] = Field(default=0.45, ge=0, le=1)

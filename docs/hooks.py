@@ -25,6 +25,7 @@ _EFFECTS = {
     Effect.SPEED: "changes speed only",
     Effect.LOOKS: "changes looks only",
     Effect.LIMIT: "a limit: decides what is refused or left out, not a number",
+    Effect.PLATFORM: "changes only what Dagster shows, and when it runs things",
 }
 
 

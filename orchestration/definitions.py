@@ -10,10 +10,10 @@ import dagster as dg
 from assets import nuclei, skin, skin_metrics
 from assets.slide_asset import up_to_date_checks
 from assets.sources import SOURCES
-from dermatome.settings import Settings, deciding_settings, load_settings
+from dermatome.settings import PlatformSettings, Settings, deciding_settings, load_settings
 from dermatome.storage.layout import DataRoot
 from orchestration.jobs import JOBS
-from orchestration.schedules import SCHEDULES
+from orchestration.schedules import schedules
 from orchestration.sensors import SENSORS
 from resources import (
     CellSegmenterResource,
@@ -48,7 +48,7 @@ def build_defs(
     """
     paths = PathsResource(root=str(root))
     settings_path = paths.data_root.settings
-    settings = SettingsResource(path=str(settings_path))
+    settings, read = SettingsResource(path=str(settings_path)), load_settings(settings_path)
     resources: dict[str, Any] = {
         "paths": _fixed(paths, root=str(root)),
         "settings": _fixed(settings, path=str(settings_path)),
@@ -60,18 +60,15 @@ def build_defs(
     }
     return dg.Definitions(
         # The UI then names the source file of each asset.
-        assets=[
-            *SOURCES,
-            *dg.with_source_code_references(
-                dg.map_asset_specs(
-                    with_settings(load_settings(settings_path), paths.data_root),
-                    [*skin.ASSETS, *nuclei.ASSETS, skin_metrics.skin_metrics],
-                )
-            ),
-        ],
+        assets=dg.with_source_code_references(
+            dg.map_asset_specs(
+                lambda spec: labelled(with_settings(read, paths.data_root)(spec), read.platform),
+                [*SOURCES, *skin.ASSETS, *nuclei.ASSETS, skin_metrics.skin_metrics],
+            )
+        ),
         asset_checks=[*skin_metrics.CHECKS, up_to_date_checks([*skin.OF_SLIDES, *nuclei.OF_SLIDES])],
         jobs=JOBS,
-        schedules=SCHEDULES,
+        schedules=schedules(read.platform.time_zone),
         sensors=SENSORS,
         resources=resources | dict(overrides or {}),
         # One process a run: models and imports are paid once, and torch already uses every core.
@@ -95,6 +92,12 @@ def with_settings(settings: Settings, root: DataRoot) -> Callable[[dg.AssetSpec]
         return spec.replace_attributes(code_version=versioned_by_settings(spec.code_version, decided))
 
     return versioned
+
+
+def labelled(spec: dg.AssetSpec, platform: PlatformSettings) -> dg.AssetSpec:
+    """Adds the owners, and pipeline and part as tags, to select assets by."""
+    pipeline, _, part = str(spec.group_name).partition("_")
+    return spec.merge_attributes(owners=list(platform.owners), tags={"pipeline": pipeline, "part": part})
 
 
 defs = build_defs(DataRoot.at(os.environ.get(DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT)).path)

@@ -69,6 +69,18 @@ def note_optional(instance: dg.DagsterInstance) -> None:
             )
 
 
+POOLS = ("gpu", "hpa", "metrics")
+"""Pools of the assets: what uses the GPU (or all cores), asks HPA, or writes the DuckDB file."""
+
+
+def show_pools(instance: dg.DagsterInstance) -> None:
+    """Gives each pool its default limit, so that *Deployment > Concurrency* shows it before its first run."""
+    shown = {pool.name for pool in instance.event_log_storage.get_pool_limits()}
+    for pool in POOLS:
+        if pool not in shown:
+            instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
+
+
 @contextmanager
 def only_platform() -> Iterator[None]:
     """Holds Dagster's storage for this platform: two daemons over one storage would start every run twice.

@@ -9,7 +9,6 @@ from orchestration.jobs import fetch_hpa_pages, infer, infer_nuclei
 _GENES_PER_RUN = 500
 
 
-@dg.schedule(job=fetch_hpa_pages, cron_schedule="0 3 * * 0", description="Weekly: reads every gene's page again.")
 def refresh_hpa(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     """Requests all gene pages; unchanged ones keep their data version, so nothing downstream becomes stale."""
     genes = context.instance.get_dynamic_partitions(str(GENES.name))
@@ -26,20 +25,29 @@ def refresh_hpa(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | 
     ]
 
 
-def _nightly(name: str, job: dg.JobDefinition, slides: str) -> dg.ScheduleDefinition:
+def _nightly(name: str, job: dg.JobDefinition, slides: str, time_zone: str) -> dg.ScheduleDefinition:
     (op,) = job.graph.node_names()
     return dg.ScheduleDefinition(
         name=name,
         job=job,
         cron_schedule="0 22 * * *",
+        execution_timezone=time_zone,
         run_config={"ops": {op: {"config": {"spare_failed": True}}}},
         description=f"Nightly: everything that is missing for {slides}, as a backfill; failed slides are tried again, "
         "at growing intervals.",
     )
 
 
-SCHEDULES = [
-    refresh_hpa,
-    _nightly("backfill_new_slides", infer, "skin slides"),
-    _nightly("backfill_new_nuclei", infer_nuclei, "H&E slides"),
-]
+def schedules(time_zone: str) -> list[dg.ScheduleDefinition]:
+    """All schedules, in a time zone."""
+    weekly = dg.schedule(
+        job=fetch_hpa_pages,
+        cron_schedule="0 3 * * 0",
+        execution_timezone=time_zone,
+        description="Weekly: reads every gene's page again.",
+    )
+    return [
+        weekly(refresh_hpa),
+        _nightly("backfill_new_slides", infer, "skin slides", time_zone),
+        _nightly("backfill_new_nuclei", infer_nuclei, "H&E slides", time_zone),
+    ]

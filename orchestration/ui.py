@@ -15,7 +15,7 @@ from urllib import request
 from dermatome.errors import BadSetting, DermatomeError
 from dermatome.storage.layout import DataRoot
 from orchestration.demo import DEMO_FILE, demo_atlas
-from orchestration.instance import note_optional, only_platform, open_instance
+from orchestration.instance import note_optional, only_platform, open_instance, show_pools
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -44,6 +44,7 @@ def main() -> int:
             stack.enter_context(only_platform())
             with open_instance() as instance:  # creates the storage before the two processes below open it
                 note_optional(instance)
+                show_pools(instance)
             if (root.path / DEMO_FILE).is_file():
                 atlas = stack.enter_context(demo_atlas(root))
                 print(f"This is the demo's data root: the mock HPA server runs at {atlas.url}")

@@ -1,6 +1,7 @@
 """`hpa_images`: a gene's HPA page, turned into one row for each image of the tissue."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
 
@@ -20,6 +21,8 @@ from resources import HpaResource, PathsResource, SettingsResource
     code_version="2",
     decided_by=["images.tissue", "hpa"],
     pool="hpa",
+    # The schedule refresh_hpa reads the pages weekly; HPA has a release a year.
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=60), warn_window=timedelta(days=15)),
 )
 def hpa_images(
     context: dg.AssetExecutionContext,

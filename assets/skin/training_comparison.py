@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.comparison import compare
+from assets.comparison import WITH_NEW_VERSIONS, compare
 from assets.skin.tissue_weights import tissue_weights
 from resources import PathsResource
 
@@ -12,6 +12,7 @@ from resources import PathsResource
     code_version="1",
     group_name="skin_training",
     kinds={"html"},
+    automation_condition=WITH_NEW_VERSIONS,
 )
 def training_comparison(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
     """Compares all versions of `tissue_weights`: scores, data, settings and samples.

@@ -16,6 +16,7 @@ class Effect(StrEnum):
     SPEED = "speed"
     LOOKS = "looks"
     LIMIT = "limit"
+    PLATFORM = "platform"
 
 
 class SettingsModel(BaseModel):

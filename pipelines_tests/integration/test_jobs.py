@@ -46,7 +46,7 @@ class Inference:
 
     def nightly(self):
         name = "backfill_new_slides" if self.chain is SKIN else "backfill_new_nuclei"
-        (schedule,) = [schedule for schedule in schedules.SCHEDULES if schedule.name == name]
+        (schedule,) = [schedule for schedule in schedules.schedules("UTC") if schedule.name == name]
         (request,) = schedule.evaluate_tick(dg.build_schedule_context(instance=self.instance)).run_requests
         return self.run(**request.run_config["ops"][self._op]["config"])
 

@@ -62,6 +62,8 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path):
         ("[layers]\nweak_od = nan", "layers.weak_od is nan: input should be a finite number"),
         ("[layers]\nweak_od = 0.5", "thresholds weak_od, moderate_od and strong_od are 0.5, 0.4 and 0.6: give them in"),
         ("[hpa]\nretries = 21", "hpa.retries is 21: input should be less than or equal to 20"),
+        ('[platform]\ntime_zone = "PST"', "the time_zone is 'PST': give a name of the IANA"),
+        ('[platform]\nowners = ["me"]', "platform.owners.0 is 'me'"),
         ("images = ", "is not a TOML file"),
     ],
 )
@@ -89,7 +91,7 @@ EDITS = {
         "hpa.connect_timeout_s": 5.0, "hpa.timeout_s": 5.0, "hpa.total_timeout_s": 5.0, "hpa.retries": 1,
         "hpa.backoff_s": 2.0, "hpa.max_wait_s": 2.0, "hpa.at_once": 2, "hpa.max_page_bytes": 9,
         "hpa.max_image_bytes": 9, "hpa.user_agent": "me", "tissue.batch": 4, "cells.batch": 4, "nuclei.batch": 4,
-        "nuclei_opacity": 0.9,
+        "nuclei_opacity": 0.9, "platform.time_zone": "Europe/Berlin", "platform.owners": ("team:skin",),
     },
     ("epidermis_masks", *CELLS, *NUCLEI, "tissue_hold_out_scores"): {"compute.precision": "fp32"},
     ("epidermis_masks",): {
