@@ -11,7 +11,7 @@ from resources.settings import DECIDED_BY
 
 @dg.asset(
     deps=[dg.AssetDep(gene_profiles, partition_mapping=dg.AllPartitionMapping())],
-    code_version="1",
+    code_version="2",
     group_name="skin_metrics",
     kinds={"html"},
     metadata={DECIDED_BY: "agreement"},

@@ -86,11 +86,24 @@ def write_figure(folder: Path, figure: bytes, stem: str = "") -> None:
 
 
 def write_rows(path: Path, slide: str, rows: pd.DataFrame, *, warning: str = "") -> None:
-    """Writes a slide's rows with its id as their first column; pandas reads ``warning`` as one of its attrs."""
+    """Writes a slide's rows with its id as their first column; see :func:`write_frame`."""
+    write_frame(path, rows, warning=warning, slide=slide)
+
+
+def write_frame(path: Path, rows: pd.DataFrame, *, warning: str = "", **first: str) -> None:
+    """Writes rows; pandas reads ``warning`` as one of its attrs.
+
+    Args:
+        path: Parquet file.
+        rows: without their index.
+        warning: of the networks, or empty.
+        **first: columns before the others, each of one value.
+    """
     table = pa.Table.from_pandas(rows, preserve_index=False)
-    names = pa.array([slide] * table.num_rows, pa.string())
+    for place, (name, value) in enumerate(first.items()):
+        table = table.add_column(place, name, pa.array([value] * table.num_rows, pa.string()))
     metadata = {"PANDAS_ATTRS": json.dumps({"warning": warning})} if warning else None
-    write_table(path, table.add_column(0, "slide", names).replace_schema_metadata(metadata))
+    write_table(path, table.replace_schema_metadata(metadata))
 
 
 def read_rows(path: Path) -> pd.DataFrame:

@@ -55,6 +55,7 @@ def test_the_atlas_has_every_gene(demo):
     text = (demo.root.folder("skin_atlas", "current") / "atlas.html").read_text()
     assert text.count('<tr class="gene">') == len(demo_genes())
     assert "None of the markers" in text
+    assert "trained on synthetic images only" in text
 
 
 def test_annotation_is_compared_with_the_measurements(demo):

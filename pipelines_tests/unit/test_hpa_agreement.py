@@ -14,6 +14,7 @@ from dermatome.skin.agreement.thresholds import Thresholds, learn_thresholds
 from dermatome.storage.layout import DataRoot
 from pipelines_tests.experiments.agreement import repeats
 from pipelines_tests.hpa_numbers import drawn_hpa, with_flips
+from pipelines_tests.records import put_record
 
 ONCE = np.ones((1, 4))
 QUICK = AgreementSettings(resamples=200)
@@ -151,7 +152,9 @@ def test_the_report_lists_flipped_labels_first_and_runs_no_script(tmp_path, monk
     cores, flipped = with_flips(drawn_hpa(5, 60, noise_od=0.02), 5)
     cores = cores.assign(gene=cores["gene"].replace("G7", "<script>alert(1)</script>"))
     monkeypatch.setattr("dermatome.skin.agreement.stage.all_genes", lambda *given: cores)
-    result = make_agreement(DataRoot(tmp_path), tmp_path, QUICK)
+    root = DataRoot(tmp_path / "root")
+    put_record(root, "gene_profiles", "E0", values={"synthetic": True})
+    result = make_agreement(root, tmp_path, QUICK)
     assert {path.name for path in tmp_path.iterdir()} >= {
         "agreement.parquet", "scores.parquet", "confusion.parquet", "thresholds.parquet", "agreement.html",
         "figure.png", "figure.svg",
@@ -166,6 +169,8 @@ def test_the_report_lists_flipped_labels_first_and_runs_no_script(tmp_path, monk
     assert f"../../gene_profiles/{first['ensembl_id']}/card.html" in text
     assert all(anchor in text for anchor in ("57 / 52 / 68 %", "0.63", "77 / 76 / 86 %"))
     assert "<script" not in text
+    assert result.values["synthetic"]
+    assert "trained on synthetic images only" in text
 
 
 def test_nothing_to_compare_is_said(tmp_path):

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
-from dermatome.pipeline.stage_files import write_figure
+from dermatome.pipeline.stage_files import synthetic_warning, write_figure, write_frame
 from dermatome.reports.html import data_uri, template
 from dermatome.skin.agreement.compare import SCORES, TARGETS, Agreement, compare
 from dermatome.skin.agreement.figures import agreement_figure
 from dermatome.skin.agreement.settings import AgreementSettings
-from dermatome.skin.profiles.stage import CARD_FILE, CORES_TABLE, all_genes
+from dermatome.skin.profiles.stage import CARD_FILE, CORES_TABLE, all_genes, any_synthetic
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageResult, content_version, write_table
+from dermatome.storage.record import StageResult, content_version
 
 AGREEMENT_TABLE = "agreement.parquet"
 SCORES_TABLE = "scores.parquet"
@@ -53,18 +52,21 @@ def make_agreement(root: DataRoot, folder: Path, settings: AgreementSettings) ->
         "confusion.parquet": found.confusion,
         "thresholds.parquet": found.thresholds,
     }
+    synthetic = any_synthetic(root)
+    warning = synthetic_warning(synthetic)
     for name, table in tables.items():
-        write_table(folder / name, pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None))
+        write_frame(folder / name, table, warning=warning)
     png, svg = agreement_figure(found)
     write_figure(folder, png)
     write_atomic(folder / "figure.svg", svg)
-    write_atomic(folder / REPORT_FILE, report_html(found, svg, settings))
+    write_atomic(folder / REPORT_FILE, report_html(found, svg, settings, warning))
     overall = _overall(found)
     return StageResult(
         outcome="agreement" if overall else "nothing_to_compare",
         message=_sentence(found, overall, settings),
-        data_version=content_version([table.to_csv().encode() for table in tables.values()]),
-        values={
+        data_version=content_version([*(table.to_csv().encode() for table in tables.values()), warning.encode()]),
+        values=synthetic
+        | {
             "antibodies": found.antibodies,
             "slides_of_unknown_antibody": found.unknown,
             **{
@@ -106,7 +108,7 @@ def _number(row: Mapping[Any, Any], score: str, interval: str) -> str:
     return f"{value:.2f}" + ("" if math.isnan(low) else interval.format(f"{low:.2f}", f"{high:.2f}"))
 
 
-def report_html(found: Agreement, svg: bytes, settings: AgreementSettings) -> bytes:
+def report_html(found: Agreement, svg: bytes, settings: AgreementSettings, warning: str = "") -> bytes:
     """The report as one HTML file; every text is escaped, and no script runs."""
     scores = [
         row | {"texts": [_number(row, score, "\n{} to {}").split("\n") for score in SCORES]}
@@ -116,6 +118,7 @@ def report_html(found: Agreement, svg: bytes, settings: AgreementSettings) -> by
     wrong = read[read["read"] != read["annotated"]].sort_values("probability", kind="stable")
     matrices = [(target, _matrix(found, target.name, len(target.levels))) for target in TARGETS]
     text = template("agreement.html.j2", "dermatome.skin.agreement").render(
+        warning=warning,
         antibodies=found.antibodies,
         unknown=found.unknown,
         few=found.antibodies < settings.min_antibodies,

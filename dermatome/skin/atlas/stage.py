@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
-from dermatome.pipeline.stage_files import write_figure
+from dermatome.pipeline.stage_files import synthetic_warning, write_figure, write_frame
 from dermatome.reports.html import data_uri, template
 from dermatome.skin.atlas.build import Atlas, build_atlas, marker_sentence
 from dermatome.skin.atlas.figures import COLOURS, atlas_figure, highest_dab
 from dermatome.skin.atlas.settings import AtlasSettings
-from dermatome.skin.profiles.stage import ANTIBODIES_TABLE, CARD_FILE, PROFILE_TABLE, all_genes
+from dermatome.skin.profiles.stage import ANTIBODIES_TABLE, CARD_FILE, PROFILE_TABLE, all_genes, any_synthetic
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import Check, StageResult, content_version, write_table
+from dermatome.storage.record import Check, StageResult, content_version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,18 +40,20 @@ def make_atlas(root: DataRoot, folder: Path, settings: AtlasSettings) -> StageRe
     """
     profiles, antibodies = (all_genes(root, name, _COLUMNS) for name in (PROFILE_TABLE, ANTIBODIES_TABLE))
     atlas = build_atlas(profiles, antibodies, settings)
-    table = pa.Table.from_pandas(antibodies, preserve_index=False).replace_schema_metadata(None)
-    write_table(folder / ANTIBODIES_TABLE, table)
+    synthetic = any_synthetic(root)
+    warning = synthetic_warning(synthetic)
+    write_frame(folder / ANTIBODIES_TABLE, antibodies, warning=warning)
     png, svg = atlas_figure(atlas)
     write_figure(folder, png)
     write_atomic(folder / "figure.svg", svg)
-    write_atomic(folder / ATLAS_FILE, atlas_html(atlas, profiles, svg))
+    write_atomic(folder / ATLAS_FILE, atlas_html(atlas, profiles, svg, warning))
     right, sentence = sum(one.passed for one in atlas.markers), marker_sentence(atlas.markers)
     return StageResult(
         outcome="atlas" if len(atlas.genes) else "no_genes",
         message=f"{len(atlas.genes)} genes, {len(antibodies)} antibodies. {sentence}",
-        data_version=content_version([atlas.depth.tobytes(), antibodies.to_csv().encode()]),
-        values={
+        data_version=content_version([atlas.depth.tobytes(), antibodies.to_csv().encode(), warning.encode()]),
+        values=synthetic
+        | {
             "genes": len(atlas.genes),
             "antibodies": len(antibodies),
             "markers": len(atlas.markers),
@@ -62,7 +63,7 @@ def make_atlas(root: DataRoot, folder: Path, settings: AtlasSettings) -> StageRe
     )
 
 
-def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes) -> bytes:
+def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes, warning: str = "") -> bytes:
     """The atlas as one HTML file; its only script is the search, and every text is escaped."""
     from matplotlib import colormaps
 
@@ -85,6 +86,7 @@ def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes) -> bytes:
         )
     ]
     text = template("atlas.html.j2", "dermatome.skin.atlas").render(
+        warning=warning,
         rows=rows[::-1],  # the figure's first row is its lowest
         card=CARD_FILE,
         clustered=atlas.linkage is not None,

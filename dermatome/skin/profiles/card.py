@@ -78,6 +78,7 @@ def card_html(
     records: Sequence[Mapping[str, Any]],
     svg: bytes,
     settings: ProfileSettings,
+    warning: str = "",
 ) -> bytes:
     """The card of a gene as one HTML file; every text from a page is escaped, and no script runs.
 
@@ -89,6 +90,7 @@ def card_html(
         records: Its image records, measured or not, which have HPA's annotation.
         svg: Figure of the profile.
         settings: Settings of the intervals.
+        warning: What the card says of the networks, or empty.
     """
     antibodies = [
         {
@@ -107,6 +109,7 @@ def card_html(
     licences = sorted({str(record["licence"]) for record in records if record["licence"]})
     text = template("card.html.j2", "dermatome.skin.profiles").render(
         gene=gene.values["gene"],
+        warning=warning,
         ensembl_id=gene.partition,
         release=gene.values["release"],
         page=_web_address(gene.values["page_url"]),

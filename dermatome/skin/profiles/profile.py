@@ -38,6 +38,7 @@ class Core:
         patient: Patient; None if unknown.
         tables: Rows of the slide by the names of :data:`PARTS`, with :data:`MEASURES`.
         annotation: HPA's annotation by the names of :data:`ANNOTATION`.
+        synthetic: Whether a network of it has only learnt from synthetic images.
     """
 
     slide: str
@@ -45,6 +46,7 @@ class Core:
     patient: str | None
     tables: dict[str, pd.DataFrame]
     annotation: dict[str, Any]
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)

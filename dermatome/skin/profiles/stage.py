@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from dermatome.hpa.records import read_records
 from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import read_rows, timed, write_figure
+from dermatome.pipeline.stage_files import read_rows, synthetic_warning, timed, write_figure, write_frame
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.stage import LayersStage
 from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html, core_shown
@@ -25,13 +23,13 @@ from dermatome.skin.stage_files import CELLS_TABLE, LAYERS_TABLE
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import (
+    Scalar,
     StageRecord,
     StageResult,
     content_version,
     failure_of,
     read_record,
     require_record,
-    write_table,
 )
 
 if TYPE_CHECKING:
@@ -100,11 +98,10 @@ class ProfileStage(Stage[_Input, _Profiled]):
             ANTIBODIES_TABLE: profile.antibodies,
             CORES_TABLE: annotated_cores(self.root, key, found.cores),
         }
+        values: dict[str, Scalar] = {"synthetic": any(core.synthetic for core in found.cores)}
+        warning = synthetic_warning(values)
         for name, rows in tables.items():
-            named = rows.copy()
-            named.insert(0, "gene", gene)
-            named.insert(1, "ensembl_id", key)
-            write_table(folder / name, pa.Table.from_pandas(named, preserve_index=False).replace_schema_metadata(None))
+            write_frame(folder / name, rows, warning=warning, gene=gene, ensembl_id=key)
         with timed(seconds, "figure"):
             png, svg = profile_figure(f"{gene} ({key})", profile)
             write_figure(folder, png)
@@ -117,7 +114,7 @@ class ProfileStage(Stage[_Input, _Profiled]):
                 shown.append(core_shown(self.root, core, images[core.slide]))
             write_atomic(
                 folder / CARD_FILE,
-                card_html(found.gene, profile, shown, found.left_out, found.images, svg, self.settings),
+                card_html(found.gene, profile, shown, found.left_out, found.images, svg, self.settings, warning),
             )
         whole = profile.rows[profile.rows["part"] == "epidermis"]
         dab = whole["mean_dab_od"]
@@ -126,9 +123,10 @@ class ProfileStage(Stage[_Input, _Profiled]):
             outcome="profile" if found.cores else "no_slides",
             message=f"{gene}: {len(found.cores)} of {len(found.images)} slides, {len(patterns)} antibodies.",
             data_version=content_version(
-                [*(rows.to_csv().encode() for rows in tables.values()), repr(found.left_out).encode()]
+                [*(rows.to_csv().encode() for rows in tables.values()), repr((found.left_out, warning)).encode()]
             ),
-            values={
+            values=values
+            | {
                 "gene": gene,
                 "antibodies": len(patterns),
                 "slides": len(found.cores),
@@ -181,7 +179,8 @@ def _core(root: DataRoot, image: dict[str, Any], record: StageRecord) -> Core:
     whole["cell_dab_ratio"] = _cell_dab_ratio(root, image["slide"], whole["mean_dab_od"])
     tables["epidermis"] = pd.DataFrame([{"epidermis": True, **whole}])
     annotation = {name: image[name] for name in ANNOTATION}
-    return Core(image["slide"], image["antibody"], image["patient_id"], tables, annotation)
+    synthetic = bool(synthetic_warning(record.values))
+    return Core(image["slide"], image["antibody"], image["patient_id"], tables, annotation, synthetic)
 
 
 def _cell_dab_ratio(root: DataRoot, slide: str, mean_dab_od: float) -> float:
@@ -215,6 +214,13 @@ def profiles_version(root: DataRoot) -> dict[str, str]:
     asset = ProfileStage.asset
     versions = [f"{gene} {require_record(root, asset, gene).data_version}" for gene in root.partitions(asset)]
     return {asset: hashlib.sha256("\n".join(versions).encode()).hexdigest()}
+
+
+def any_synthetic(root: DataRoot) -> dict[str, Scalar]:
+    """Whether a network of any gene profile has only learnt from synthetic images, as a value of a record."""
+    asset = ProfileStage.asset
+    genes = root.partitions(asset)
+    return {"synthetic": any(require_record(root, asset, gene).values.get("synthetic") for gene in genes)}
 
 
 def all_genes(root: DataRoot, name: str, columns: Sequence[str]) -> pd.DataFrame:
