@@ -21,6 +21,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from assets.materialize import RESULTS_URL
+from dermatome.skin.atlas.search import SCRIPT_SOURCE
 from dermatome.web.guard import Refusal, Scope, SiteGuard
 
 _MUTATION = re.compile(r"\bmutation\b")  # a keyword, which GraphQL has no other way to write
@@ -55,7 +56,7 @@ def main() -> None:
 class Results(StaticFiles):
     """Serves the figures and HTML reports of the data root, and no other file of it; it follows no symbolic link.
 
-    A report can run no script and load nothing but the images it contains.
+    A report can run no script but the search of the atlas, and load nothing but the images it contains.
     """
 
     async def get_response(self, path: str, scope: Scope) -> Response:
@@ -65,8 +66,10 @@ class Results(StaticFiles):
         ):
             raise HTTPException(404)
         response = await super().get_response(path, scope)
+        # Without "allow-same-origin" the page is of no origin, so even that script can reach nothing of Dagster's.
         response.headers["Content-Security-Policy"] = (
-            "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+            "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+            f"script-src {SCRIPT_SOURCE}"
         )
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

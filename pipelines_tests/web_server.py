@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from dermatome.inference.compute import choose_compute
 from dermatome.storage.layout import DataRoot
@@ -30,14 +31,21 @@ def served(
         limits: of uploads.
         weights: of nuclei.
     """
-    import uvicorn
-
     root = DataRoot.at(str(folder / "data"))
     compute = choose_compute("cpu", "fp32", 1, backend="torch")
     context = WebContext(root, compute, limits, folder / "scratch", weights=weights)
     app = build_app(context)
     if not guarded:
         app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not PayloadGuard]
+    with serving(app) as address:
+        yield SimpleNamespace(address=address, context=context, app=app)
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """Serves an ASGI app in a thread of this process; gives its address."""
+    import uvicorn
+
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -45,6 +53,6 @@ def served(
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.05)
-        yield SimpleNamespace(address=f"http://127.0.0.1:{listening.getsockname()[1]}", context=context, app=app)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join()

@@ -19,7 +19,7 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=250,
     group_name="skin_metrics",
     kind="html",
-    code_version="3",
+    code_version="4",
     decided_by=["profiles", "layers.pattern_min_dab_od", "layers.pattern_ratio"],
 )
 def gene_profiles(

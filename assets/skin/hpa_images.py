@@ -18,7 +18,7 @@ from resources import HpaResource, PathsResource, SettingsResource
     partitions_a_run=500,
     group_name="skin_images",
     kind="parquet",
-    code_version="2",
+    code_version="3",
     decided_by=["images.tissue", "hpa"],
     pool="hpa",
     # The schedule refresh_hpa reads the pages weekly; HPA has a release a year.

@@ -18,7 +18,7 @@ from resources.settings import DECIDED_BY
             description="Basal, suprabasal and granular markers among the genes stain where the literature says.",
         )
     ],
-    code_version="2",
+    code_version="3",
     group_name="skin_metrics",
     kinds={"html"},
     metadata={DECIDED_BY: "atlas"},

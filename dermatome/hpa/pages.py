@@ -38,7 +38,7 @@ _MAX_KEPT_CHARACTERS = 4_000_000
 # The elements that are entered, and what is done with those inside them; all others are skipped.
 _ENTER, _KEEP = "enter", "keep"
 _INSIDE: Mapping[tuple[str, ...], Mapping[str, str]] = {
-    ("entry",): {"name": _KEEP, "identifier": _KEEP, "tissueExpression": _ENTER, "antibody": _ENTER},
+    ("entry",): {"name": _KEEP, "synonym": _KEEP, "identifier": _KEEP, "tissueExpression": _ENTER, "antibody": _ENTER},
     ("entry", "antibody"): {"tissueExpression": _ENTER},
     ("entry", "tissueExpression"): {"verification": _KEEP, "data": _KEEP},
     ("entry", "antibody", "tissueExpression"): {"data": _KEEP},
@@ -322,6 +322,7 @@ class _Facts:
         gene_levels: The gene's own summary for each matching tissue.
         images_by_antibody: Number of images of each antibody that was tried on the tissue.
         verifications: The gene's own reliability, by the term that the release uses for it.
+        synonyms: Other names of the gene.
         names: Names of the page's normal tissues, wanted or not.
     """
 
@@ -334,6 +335,7 @@ class _Facts:
     technology: str | None = None
     page_sha256: str = ""
     verifications: dict[str, str] = field(default_factory=dict)
+    synonyms: list[str] = field(default_factory=list)
     gene_levels: list[_GeneLevel] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     images_by_antibody: dict[str, int] = field(default_factory=dict)
@@ -343,6 +345,8 @@ class _Facts:
         """Adds the facts of a complete element."""
         if element.tag == "name":
             self.gene = _text(element) or ""
+        elif element.tag == "synonym":
+            self.synonyms += [name] if (name := _text(element)) else []
         elif element.tag == "identifier":
             self.ensembl_id = (element.get("id") or "").strip()
         elif element.tag == "verification":
@@ -491,6 +495,7 @@ def _rows(facts: _Facts, name: str) -> list[dict[str, Any]]:
     gene = {
         "gene": facts.gene or facts.ensembl_id,
         "ensembl_id": facts.ensembl_id,
+        "synonyms": facts.synonyms,
         "reliability": facts.verifications[kind] if kind else None,
         "verification": kind,
         "release": facts.release or None,

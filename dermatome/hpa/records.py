@@ -19,6 +19,7 @@ IMAGE_RECORD_SCHEMA = pa.schema(
         pa.field("slide", pa.string(), nullable=False),
         pa.field("gene", pa.string(), nullable=False),
         pa.field("ensembl_id", pa.string(), nullable=False),
+        ("synonyms", pa.list_(pa.string())),
         ("antibody", pa.string()),
         pa.field("tissue", pa.string(), nullable=False),
         ("organ", pa.string()),
@@ -88,6 +89,8 @@ def read_records(path: Path) -> pa.Table:
     """
     try:
         table = pq.read_table(path)
+        if "synonyms" not in table.column_names:  # written before they were read
+            table = table.append_column("synonyms", pa.nulls(table.num_rows))
         return table.select(IMAGE_RECORD_SCHEMA.names).cast(IMAGE_RECORD_SCHEMA)
     except FileNotFoundError as error:
         raise MissingInput(f"There are no image records at {path}: parse the gene's page first.") from error

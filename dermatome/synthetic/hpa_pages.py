@@ -57,6 +57,7 @@ def gene_page_xml(
     reliability: str = "supported",
     decoys: bool = True,
     blank: Sequence[ToyImage] = (),
+    synonyms: Sequence[str] = (),
 ) -> bytes:
     """Writes a gene page as HPA of the given release does; the same arguments give the same bytes.
 
@@ -70,12 +71,15 @@ def gene_page_xml(
         reliability: reliability of the staining of the gene; antibodies get a different word.
         decoys: adds what real pages contain besides normal skin staining: RNA levels of skin, skin tumours with
             images, and a normal tissue of another organ.
+        synonyms: other names of the gene.
         blank: tissues that have levels but no image, as in newer releases; their file names are not used.
     """
     new = float(release) >= 19
     root = etree.Element("proteinAtlas", schemaVersion="2.6")
     entry = etree.SubElement(root, "entry", version=release, url=f"{base_url}/{ensembl_id}")
     _add(entry, "name", gene)
+    for name in synonyms:
+        _add(entry, "synonym", name)
     etree.SubElement(entry, "identifier", id=ensembl_id, db="Ensembl", version="109.38")
     attributes = {"source": "HPA", "technology": "IH" if float(release) <= 15 else "IHC"}
     everything = [(image, True) for image in images] + [(image, False) for image in blank]

@@ -90,7 +90,8 @@ _INSTANCE_SCORES = _of(
 )
 _AGREEMENT_SCORES = ("kappa", "accuracy", "spearman", "calibration_error")
 _HPA_IMAGE = (
-    "slide varchar, gene varchar, ensembl_id varchar, antibody varchar, tissue varchar, organ varchar, "
+    "slide varchar, gene varchar, ensembl_id varchar, synonyms varchar[], antibody varchar, tissue varchar, "
+    "organ varchar, "
     "image_url varchar, image_url_tif varchar, sex varchar, age smallint, patient_id varchar, "
     "snomed struct(code varchar, description varchar)[], "
     "cell_types struct(cell_type varchar, staining varchar, intensity varchar, quantity varchar, location varchar)[], "

@@ -145,7 +145,10 @@ def test_figures_and_reports_of_the_data_root_are_served_and_nothing_else(url, d
     for name in ("figure.png", "report.html"):
         answer = httpx.get(f"{url}/results/epidermis_layers/s1/{name}", headers={"Sec-Fetch-Site": "same-origin"})
         assert answer.status_code == 200
-        assert answer.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("sandbox allow-scripts; default-src 'none'")
+        assert "script-src 'sha256-" in policy
+        assert "allow-same-origin" not in policy
     inside = [f"epidermis_layers/s1/{name}" for name in ("layers.parquet", ".hidden.png", "link.png", "")]
     for path in (*inside, "settings.toml", "..%2Foutside.png"):
         assert httpx.get(f"{url}/results/{path}").status_code == 404, path

@@ -29,7 +29,9 @@ def tables(*genes):
             ]
             counts = {"patients": 1, "slides_of_unknown_patient": 0, "pattern_share": np.nan}
             antibodies.append(
-                same | counts | {"pattern": pattern, "staining": None, "intensity": None, "quantity": None}
+                same
+                | counts
+                | {"pattern": pattern, "staining": None, "intensity": None, "quantity": None, "synonyms": f"OLD-{gene}"}
             )
     return pd.DataFrame(rows), pd.DataFrame(antibodies)
 
@@ -80,6 +82,7 @@ def test_the_page_escapes_what_pages_say_and_allows_one_script():
     assert "&lt;script&gt;x" in text
     assert "n = 1, no interval" in text
     assert text.count("linear-gradient(") == 2
+    assert "OLD-KRT1" in text
 
 
 def test_a_data_root_without_profiles_gives_an_empty_atlas(tmp_path):

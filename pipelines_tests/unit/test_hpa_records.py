@@ -45,6 +45,13 @@ REAL = {
         ("CAB000115", "1692", "skin 1", "not detected", "weak", "<25%"),
     ),
 }  # fmt: skip
+SYNONYMS = {
+    "AP000812.5_v20_with_imageUrlTif.xml": [],
+    "ENSG00000000003_TSPAN6_v19.xml": ["T245", "TM4SF6", "TSPAN-6"],
+    "ENSG00000000457_SCYL3_v20.xml": ["PACE-1", "PACE1"],
+    "ENSG00000085978_ATG16L1_v20.xml": ["APG16L", "ATG16A", "ATG16L", "FLJ10035", "WDR30"],
+    "ENSG00000134057_v18.xml": ["CCNB"],
+}
 LOCATIONS = {"cytoplasmic/membranous", "cytoplasmic/membranous,nuclear", "nuclear", "none"}
 
 
@@ -55,6 +62,7 @@ def test_real_pages_give_what_was_counted_and_read_by_hand(realdata: Path, name:
     rows = found.records.to_pylist()
     assert found.outcome == "images"
     assert Counter(row["antibody"] for row in rows) == counted
+    assert {tuple(row["synonyms"]) for row in rows} == {tuple(SYNONYMS[name])}
     # The same addresses, found by another way of reading.
     tree = etree.parse(realdata / "hpa_xml" / name)
     urls = tree.xpath(
@@ -344,6 +352,8 @@ def test_records_come_back_from_parquet_as_lists(tmp_path: Path) -> None:
     assert isinstance(table.to_pylist()[0]["snomed"], list)
     assert merge_records([]).schema == IMAGE_RECORD_SCHEMA
     assert merge_records([table, table]).num_rows == 2
+    pa.parquet.write_table(found.records.drop_columns("synonyms"), tmp_path / "older.parquet")
+    assert read_records(tmp_path / "older.parquet")["synonyms"].to_pylist() == [None]
     (tmp_path / "x.parquet").write_bytes(b"PAR1 nonsense PAR1")
     with pytest.raises(BadPage, match=r"x\.parquet"):
         read_records(tmp_path / "x.parquet")

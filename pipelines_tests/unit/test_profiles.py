@@ -106,7 +106,15 @@ def test_a_gene_without_measured_slides_gives_empty_tables():
     assert profile_gene([]).rows.empty
 
 
-PAGE = {"sex": None, "age": None, "tissue": "Skin 1", "licence": "CC BY-SA 3.0", "reliability": None, "release": "23"}
+PAGE = {
+    "synonyms": ["K1", "<i>K"],
+    "sex": None,
+    "age": None,
+    "tissue": "Skin 1",
+    "licence": "CC BY-SA 3.0",
+    "reliability": None,
+    "release": "23",
+}
 PAGE["cell_types"] = [dict.fromkeys(("cell_type", "staining", "intensity", "quantity", "location"), "Rare")]
 
 
@@ -127,6 +135,7 @@ def test_a_card_says_n_the_licence_and_what_is_left_out_and_runs_no_script():
     assert text.count("no interval") == 4 * 4, "four numbers of the epidermis and of three zones"
     assert "CC BY-SA 3.0" in text
     assert "Human Protein Atlas, proteinatlas.org" in text
+    assert "Also named K1, &lt;i&gt;K." in text
     assert text.count("<td>Rare</td>") == 2 * 5, "the annotation of both antibodies"
     assert "B: not measured" in text
     assert "&lt;i&gt;torn&lt;/i&gt;" in text

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ from dermatome.pipeline.stage_files import synthetic_warning, write_figure, writ
 from dermatome.reports.html import data_uri, template
 from dermatome.skin.atlas.build import Atlas, build_atlas, marker_sentence
 from dermatome.skin.atlas.figures import COLOURS, atlas_figure, highest_dab
+from dermatome.skin.atlas.search import SCRIPT, SCRIPT_SOURCE
 from dermatome.skin.atlas.settings import AtlasSettings
 from dermatome.skin.profiles.stage import ANTIBODIES_TABLE, CARD_FILE, PROFILE_TABLE, all_genes, any_synthetic
 from dermatome.storage.files import write_atomic
@@ -67,7 +65,6 @@ def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes, warning: str = 
     """The atlas as one HTML file; its only script is the search, and every text is escaped."""
     from matplotlib import colormaps
 
-    script = (files("dermatome.skin.atlas") / "templates" / "search.js").read_text()
     whole = profiles[profiles["part"] == "epidermis"].groupby("ensembl_id")["mean_dab_od"].mean()
     colours = colormaps[COLOURS](np.clip(np.nan_to_num(atlas.depth) / highest_dab(atlas), 0, 1), bytes=True)
     of_gene: dict[str, list[dict[Any, Any]]] = {}
@@ -80,6 +77,7 @@ def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes, warning: str = 
             "strip": _strip(shades, np.isfinite(values)),
             "dab": float(whole.get(ensembl_id, math.nan)),
             "antibodies": of_gene[ensembl_id],
+            "synonyms": of_gene[ensembl_id][0]["synonyms"],
         }
         for (ensembl_id, gene), shades, values in zip(
             atlas.genes[["ensembl_id", "gene"]].itertuples(index=False), colours, atlas.depth, strict=True
@@ -94,8 +92,8 @@ def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes, warning: str = 
         figure=data_uri("image/svg+xml", svg),
         markers=atlas.markers,
         sentence=marker_sentence(atlas.markers),
-        script=script,
-        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script=SCRIPT,
+        script_source=SCRIPT_SOURCE,
         attribution=ATTRIBUTION,
         licence_page=LICENCE_PAGE,
     )

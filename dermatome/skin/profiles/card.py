@@ -110,6 +110,7 @@ def card_html(
     text = template("card.html.j2", "dermatome.skin.profiles").render(
         gene=gene.values["gene"],
         warning=warning,
+        synonyms=synonyms_of(records),
         ensembl_id=gene.partition,
         release=gene.values["release"],
         page=_web_address(gene.values["page_url"]),
@@ -130,6 +131,11 @@ def card_html(
         attribution=gene.values.get("attribution") or ATTRIBUTION,
     )
     return text.encode()
+
+
+def synonyms_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Other names of the gene of these image records, each once."""
+    return list(dict.fromkeys(name for record in records for name in record["synonyms"] or ()))
 
 
 def _sure(row: Mapping[Any, Any]) -> str:

@@ -15,7 +15,7 @@ from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import read_rows, synthetic_warning, timed, write_figure, write_frame
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.stage import LayersStage
-from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html, core_shown
+from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html, core_shown, synonyms_of
 from dermatome.skin.profiles.figures import profile_figure
 from dermatome.skin.profiles.profile import ANNOTATION, MEASURES, Core, GeneProfile, profile_gene
 from dermatome.skin.profiles.settings import ProfileSettings
@@ -95,7 +95,7 @@ class ProfileStage(Stage[_Input, _Profiled]):
         gene = str(found.gene.values["gene"])
         tables = {
             PROFILE_TABLE: profile.rows,
-            ANTIBODIES_TABLE: profile.antibodies,
+            ANTIBODIES_TABLE: profile.antibodies.assign(synonyms=", ".join(synonyms_of(found.images)) or None),
             CORES_TABLE: annotated_cores(self.root, key, found.cores),
         }
         values: dict[str, Scalar] = {"synthetic": any(core.synthetic for core in found.cores)}
