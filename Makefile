@@ -5,6 +5,7 @@ DATA ?= dermatome_data
 PORT ?= 3000
 WEB_PORT ?= 7860
 OUT ?= build/benchmarks
+EXTRAS ?= platform,dev
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -35,6 +36,7 @@ help:
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make bench   how fast it is: ROWS='name name' for some of it, OUT=folder for the table"
 	@echo "make soak    everything that goes wrong, at once, on a small disk: ARGS='--kills 60 --seed 2'"
+	@echo "EXTRAS=...   what to install: platform,dev by default; spatialdata for that export"
 	@echo "DATA=folder  another data root than ./dermatome_data"
 	@echo "POSTGRES=host  Dagster's storage in a Postgres: see docs/howto/postgres.md"
 
@@ -44,7 +46,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Dermatome needs Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}: try make PYTHON=python3.11")'
 	@echo "Installing into .venv (a few minutes the first time)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 home:

@@ -7,7 +7,9 @@ from typing import Any
 
 from dermatome.geometry import Box
 from dermatome.inference.compute import ComputeSettings
+from dermatome.labels.geojson import summarise_mask, tissue_features, write_geojson
 from dermatome.labels.npz import save_mask
+from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import Stage, WaitingStage, cached_stage
 from dermatome.pipeline.stage_files import versions_of
@@ -61,6 +63,8 @@ def put_true_masks(root: DataRoot, slides: Mapping[str, ToySlide]) -> None:
     def make(name: str, into: Path) -> StageResult:
         mask = slides[name].mask
         save_mask(into / MASK_FILE, mask, Box(0, 0, *mask.shape))
+        outlines = tissue_features(summarise_mask(TiledArray.of(mask)), mpp=slides[name].slide.mpp, slide=name)
+        write_geojson(into / "tissue.geojson", outlines)
         return StageResult(
             "tissue", content_version([mask.tobytes()]), {"weights": "truth", "weights_sha256": "0" * 64}
         )

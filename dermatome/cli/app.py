@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from dermatome import __version__
+from dermatome.cli.export import export_app
 from dermatome.cli.nuclei import nuclei_app
 from dermatome.cli.skin import cells_app, hpa_app, layers_app, tissue_app
-from dermatome.cli.study import explain, export_app, replay
+from dermatome.cli.study import explain, replay
 from dermatome.cli.support import GROUP, Device, DeviceChoice, Threads, complain, unusable_file
 from dermatome.errors import DermatomeError
 
@@ -31,8 +32,8 @@ app.add_typer(tissue_app, name="tissue")
 app.add_typer(cells_app, name="cells")
 app.add_typer(layers_app, name="layers")
 app.add_typer(nuclei_app, name="nuclei")
-app.command()(explain)
 app.add_typer(export_app, name="export")
+app.command()(explain)
 app.command()(replay)
 
 

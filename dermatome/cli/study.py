@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dermatome.cli.export import export_app
 from dermatome.cli.support import (
-    GROUP,
     MODELS,
+    Data,
     Device,
     DeviceChoice,
     Models,
@@ -23,10 +24,6 @@ from dermatome.cli.support import (
 
 if TYPE_CHECKING:
     from dermatome.skin.explain import Explanation
-
-export_app = typer.Typer(help="Results as a file for others.", **GROUP)
-
-Data = Annotated[str, typer.Option(help="Data root with the results.")]
 
 
 def explain(

@@ -96,6 +96,7 @@ Images = Annotated[
         show_default=False,
     ),
 ]
+Data = Annotated[str, typer.Option(help="Data root with the results.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results; it is created if necessary.", show_default=False)]
 Mpp = Annotated[
     float,

@@ -48,6 +48,22 @@ def layers_rows(record: StageRecord, path: Path) -> pd.DataFrame:
     return table.astype(whole | dict.fromkeys(("slide", "outcome", "pattern", "i0_source"), "string"))
 
 
+def layer_classes(count: int) -> dict[int, tuple[str, Rgb]]:
+    """Name and colour of each of so many layers, by number."""
+    colours = layer_colours(count)
+    return {
+        number: (f"layer {number}{' (basal)' if number == 1 else ''}", colours[number])
+        for number in range(1, len(colours))
+    }
+
+
+def place_cells(cells: pd.DataFrame, cell_layers: pd.DataFrame) -> pd.DataFrame:
+    """The rows of cells with layer, distance and depth, and ``class``, one of :data:`CELL_CLASSES`."""
+    placed = cells.merge(cell_layers, on="cell_id", how="left")
+    placed["class"] = np.select([placed["layer"] == 1, placed["layer"] > 1], ["basal", "suprabasal"], "no layer")
+    return placed
+
+
 @dataclass(frozen=True)
 class _Input:
     slide: Slide
@@ -133,13 +149,7 @@ def write_layers(
         stem: start of the names of the files; without it, they are named as in the data root.
     """
     name, before = stem or "layers", f"{stem}_" if stem else ""
-    colours = layer_colours(len(result.layers))
-    layers = {
-        number: (f"layer {number}{' (basal)' if number == 1 else ''}", colours[number])
-        for number in range(1, len(colours))
-    }
-    placed = cells.merge(result.cell_layers, on="cell_id", how="left")
-    placed["class"] = np.select([placed["layer"] == 1, placed["layer"] > 1], ["basal", "suprabasal"], "no layer")
+    layers, placed = layer_classes(len(result.layers)), place_cells(cells, result.cell_layers)
     with timed(seconds, "write"):
         write_rows(folder / f"{name}.parquet", slide.name, result.layers, warning=warning)
         for kind in ("cell_layers", "profile", "relative", "zones"):

@@ -1,0 +1,85 @@
+"""The commands that hand results of a data root to other programs: `dermatome export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dermatome.cli.support import GROUP, Data, warn
+
+if TYPE_CHECKING:
+    from dermatome.export.results import SlideResults
+
+export_app = typer.Typer(help="Results of a data root for others: QuPath, scverse, RO-Crate.", **GROUP)
+
+Slides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Names of slides: of skin with layers, or H&E slides with nuclei.", show_default=False),
+]
+Gene = Annotated[
+    str | None, typer.Option(help="Symbol or Ensembl id of a gene, in place of slides: all its measured slides.")
+]
+
+
+@export_app.command("qupath")
+def export_qupath(
+    out: Annotated[Path, typer.Option(help="Folder for images, outlines and the script.", show_default=False)],
+    slides: Slides = None,
+    gene: Gene = None,
+    data: Data = "dermatome_data",
+) -> None:
+    """Write images, outlines as GeoJSON, and a script for QuPath that imports and colours them.
+
+    In QuPath, add the images to a project, open dermatome.groovy in the script editor and run it for the project.
+
+    Example: dermatome export qupath 901-1_A_1_1 --data dermatome_data --out qupath
+    """
+    from dermatome.export.qupath import SCRIPT
+    from dermatome.export.qupath import export_qupath as export
+
+    names = export(_results(slides, gene, data), out)
+    typer.echo(
+        f"{len(names)} slides in {out}; open {out / SCRIPT} in QuPath's script editor and run it for the project"
+    )
+
+
+@export_app.command("spatialdata")
+def export_spatialdata(
+    out: Annotated[Path, typer.Option(help="Folder to write, such as study.zarr.", show_default=False)],
+    slides: Slides = None,
+    gene: Gene = None,
+    data: Data = "dermatome_data",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+) -> None:
+    """Write slides as SpatialData: image and labels as OME-Zarr, outlines, and a table of cells or nuclei, in µm.
+
+    Needs pip install 'dermatome[spatialdata]'.
+
+    Example: dermatome export spatialdata --gene KRT5 --data dermatome_data --out krt5.zarr
+    """
+    from dermatome.export.spatial import export_spatialdata as export
+
+    if out.exists() and not overwrite:
+        raise typer.BadParameter(f"{out} is there already: give another folder, or --overwrite.")
+    found = list(_results(slides, gene, data))
+    export(found, out)
+    typer.echo(f"{len(found)} slides in {out}")
+
+
+def _results(slides: list[str] | None, gene: str | None, data: str) -> Iterator[SlideResults]:
+    """The results of the slides that a command was given, one by one."""
+    from dermatome.export.results import read_results, slides_of_gene
+    from dermatome.storage.layout import DataRoot
+
+    if bool(slides) == bool(gene):
+        raise typer.BadParameter("Give names of slides, or --gene.")
+    root, warned = DataRoot.at(data), False
+    for name in slides_of_gene(root, gene) if gene else dict.fromkeys(slides or ()):
+        found = read_results(root, name)
+        if found.warning and not warned:
+            warn(found.warning)
+            warned = True
+        yield found

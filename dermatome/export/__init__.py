@@ -1,0 +1,1 @@
+"""Results of a data root for other programs: QuPath, scverse."""
