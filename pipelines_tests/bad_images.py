@@ -406,15 +406,11 @@ def _looped(tiff: bytes) -> bytes:
 def _others() -> Iterator[OddFile]:
     rgb = Image.fromarray(picture())
     kinds: dict[str, Callable[[], bytes]] = {
-        "gif": lambda: _saved(rgb, "GIF"),
-        "webp": lambda: _saved(rgb, "WEBP"),
-        "bmp": lambda: _saved(rgb, "BMP"),
-        "jpeg-2000": lambda: imagecodecs.jpeg2k_encode(picture()),
-        "pdf": lambda: _saved(rgb, "PDF"),
-        "zip": lambda: b"PK\x03\x04" + bytes(500),
-        "text": lambda: b"404 page not found\n",
+        "gif": lambda: _saved(rgb, "GIF"), "webp": lambda: _saved(rgb, "WEBP"), "bmp": lambda: _saved(rgb, "BMP"),
+        "jpeg-2000": lambda: imagecodecs.jpeg2k_encode(picture()), "pdf": lambda: _saved(rgb, "PDF"),
+        "zip": lambda: b"PK\x03\x04" + bytes(500), "text": lambda: b"404 page not found\n",
         "zeros": lambda: bytes(5000),
-    }
+    }  # fmt: skip
     for kind, make in kinds.items():
         yield _refused(f"other-{kind}", ".jpg", make(), _STRANGE)
     yield _refused("other-empty", ".jpg", b"", "is empty")

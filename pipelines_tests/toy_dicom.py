@@ -33,27 +33,14 @@ def write_dicom(
     file.file_meta = FileMetaDataset()
     file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     elements = {
-        "SOPClassUID": VLWholeSlideMicroscopyImageStorage,
-        "SOPInstanceUID": generate_uid(),
-        "SeriesInstanceUID": series,
-        "Modality": "SM",
-        "ImageType": ["ORIGINAL", "PRIMARY", kind, "NONE"],
-        "TotalPixelMatrixRows": height,
-        "TotalPixelMatrixColumns": width,
-        "DimensionOrganizationType": "TILED_FULL",
-        "NumberOfFrames": down * across,
-        "Rows": _TILE_PX,
-        "Columns": _TILE_PX,
-        "SamplesPerPixel": 3,
-        "PhotometricInterpretation": "RGB",
-        "PlanarConfiguration": 0,
-        "BitsAllocated": 8,
-        "BitsStored": 8,
-        "HighBit": 7,
-        "PixelRepresentation": 0,
-        "SharedFunctionalGroupsSequence": [shared],
+        "SOPClassUID": VLWholeSlideMicroscopyImageStorage, "SOPInstanceUID": generate_uid(),
+        "SeriesInstanceUID": series, "Modality": "SM", "ImageType": ["ORIGINAL", "PRIMARY", kind, "NONE"],
+        "TotalPixelMatrixRows": height, "TotalPixelMatrixColumns": width, "DimensionOrganizationType": "TILED_FULL",
+        "NumberOfFrames": down * across, "Rows": _TILE_PX, "Columns": _TILE_PX, "SamplesPerPixel": 3,
+        "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "BitsAllocated": 8, "BitsStored": 8,
+        "HighBit": 7, "PixelRepresentation": 0, "SharedFunctionalGroupsSequence": [shared],
         "PixelData": full.reshape(down, _TILE_PX, across, _TILE_PX, 3).swapaxes(1, 2).tobytes(),
-    }
+    }  # fmt: skip
     for name, value in (elements | more).items():
         setattr(file, name, value)
     file.save_as(path, enforce_file_format=True)

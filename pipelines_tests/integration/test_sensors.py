@@ -38,12 +38,9 @@ def repository():
 def evaluate(sensor, root, instance, cursor=None, *, dies=False):
     """One tick, and what the daemon does with its answer unless the tick ``dies``."""
     context = dg.build_sensor_context(
-        instance=instance,
-        cursor=cursor,
-        sensor_name=sensor.name,
-        repository_def=repository(),
+        instance=instance, cursor=cursor, sensor_name=sensor.name, repository_def=repository(),
         resources={"paths": PathsResource(root=str(root.path))},
-    )
+    )  # fmt: skip
     tick = sensor.evaluate_tick(context)
     if not dies:
         for request in tick.dynamic_partitions_requests:

@@ -84,16 +84,12 @@ def test_a_mutation_by_get_is_refused(url, query):
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Host": "evil.example"},
-        {"Origin": "http://evil.example"},
-        {"Origin": "http://localhost:8888"},
-        {"Origin": "null"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site"},
+        {"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "http://localhost:8888"},
+        {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_another_site_cannot_change_it(url, headers):
     ways = (
         {"json": {"query": MUTATION}},

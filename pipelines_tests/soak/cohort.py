@@ -33,18 +33,11 @@ at_once = 8
 
 # What a host does for a while, and then serves the image.
 _PASSING = (
-    Fault(status=429, headers=(("Retry-After", "1"),), times=2),
-    Fault(status=503, times=2),
-    Fault(status=500, times=1),
-    Fault(close=True, times=1),
-    Fault(reset=True, times=1),
-    Fault(reset=True, truncate=3000, times=2),
-    Fault(truncate=3000, times=2),
-    Fault(truncate=0, times=1),
-    Fault(delay_s=2.0, times=1),
-    Fault(drip_headers_s=0.05, times=1),
-    Fault(drip_s=0.01, times=1),
-)
+    Fault(status=429, headers=(("Retry-After", "1"),), times=2), Fault(status=503, times=2),
+    Fault(status=500, times=1), Fault(close=True, times=1), Fault(reset=True, times=1),
+    Fault(reset=True, truncate=3000, times=2), Fault(truncate=3000, times=2), Fault(truncate=0, times=1),
+    Fault(delay_s=2.0, times=1), Fault(drip_headers_s=0.05, times=1), Fault(drip_s=0.01, times=1),
+)  # fmt: skip
 
 
 def _lasting(jpeg: bytes) -> Iterator[tuple[Fault, str]]:

@@ -11,13 +11,9 @@ from dermatome.skin.tissue.settings import CleanupSettings
 B, D, E, K = TissueClass
 MPP = 0.5
 SETTINGS = CleanupSettings(
-    min_epidermis_um2=1000,
-    min_keratin_um2=60,
-    min_dermis_um2=150,
-    min_background_um2=100,
-    max_keratin_gap_um2=2000,
+    min_epidermis_um2=1000, min_keratin_um2=60, min_dermis_um2=150, min_background_um2=100, max_keratin_gap_um2=2000,
     border_share=0.25,
-)  # 4000, 240, 600, 400 and 8000 px
+)  # 4000, 240, 600, 400 and 8000 px  # fmt: skip
 
 
 def drawn(*patches, base=D, size=(300, 300)):

@@ -173,17 +173,14 @@ GOOD = xml(layer("Epithelial", [(1, 1), (9, 1), (9, 9)]))
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (BOMB, "document type"),
-        ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><Annotations/>', "document type"),
-        (GOOD[:200], "not whole XML"),
-        ("", "not whole XML"),
-        ("<html><body/></html>", "no Aperio annotation"),
+        (BOMB, "document type"), ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><Annotations/>', "document type"),
+        (GOOD[:200], "not whole XML"), ("", "not whole XML"), ("<html><body/></html>", "no Aperio annotation"),
         ("<Annotations>" + "<a>" * 20_000 + "</a>" * 20_000 + "</Annotations>", "nests elements deeper"),
         (GOOD.replace('X="9"', 'X="nan"'), "no place on an image"),
         (GOOD.replace('Y="9"', ""), "no place on an image"),
         (GOOD.replace('X="9"', 'X="1e300"'), "no place on an image"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_annotation_is_refused_in_one_sentence(tmp_path: Path, content: str, said: str) -> None:
     file = tmp_path / "a.xml"
     file.write_text(content)

@@ -29,19 +29,10 @@ from pipelines_tests.records import put_record
 
 COLOURS = np.array([[235, 200, 220], [150, 100, 180], [60, 30, 120], [0, 0, 0], [0, 0, 0]], np.uint8)
 SMALL = NucleusTraining(
-    encoder="tu-tf_mobilenetv3_small_minimal_100",
-    decoder_channels=(16, 16, 8, 8, 8),
-    dropout=0.0,
-    epochs=4,
-    epoch_steps=12,
-    batch=4,
-    crop_px=64,
-    learning_rate=8e-3,
-    warmup_epochs=0.5,
-    ema_decay=0.8,
-    loss=NucleusLoss(semantic_weight=1.0),
-    checkpoint_seconds=0.0,
-)
+    encoder="tu-tf_mobilenetv3_small_minimal_100", decoder_channels=(16, 16, 8, 8, 8), dropout=0.0, epochs=4,
+    epoch_steps=12, batch=4, crop_px=64, learning_rate=8e-3, warmup_epochs=0.5, ema_decay=0.8,
+    loss=NucleusLoss(semantic_weight=1.0), checkpoint_seconds=0.0,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

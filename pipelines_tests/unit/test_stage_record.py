@@ -18,18 +18,11 @@ from dermatome.storage.record import (
 
 def record(**changes):
     given = {
-        "asset": "cell_masks",
-        "partition": "s1",
-        "outcome": "cells",
-        "data_version": "v",
-        "fingerprint": "f",
-        "code_version": "1",
-        "inputs": {"slide_images": "a"},
-        "settings": {"flow_threshold": 0.4, "tiles": (1, 2)},
-        "values": {"cells": 12, "mpp": 0.5, "mpp_source": "declared", "resumed": False},
-        "seconds": {"segment": 1.5},
+        "asset": "cell_masks", "partition": "s1", "outcome": "cells", "data_version": "v", "fingerprint": "f",
+        "code_version": "1", "inputs": {"slide_images": "a"}, "settings": {"flow_threshold": 0.4, "tiles": (1, 2)},
+        "values": {"cells": 12, "mpp": 0.5, "mpp_source": "declared", "resumed": False}, "seconds": {"segment": 1.5},
         "checks": (Check("cell_density", True, "fine", {"cells_per_mm2": 5000.0}),),
-    }
+    }  # fmt: skip
     return StageRecord(**(given | changes))
 
 

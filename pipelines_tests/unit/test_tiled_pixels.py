@@ -26,16 +26,12 @@ def picture(height=301, width=467):
 
 WHOLE = picture()
 LAYOUTS = {
-    "tiles": {"tile": (64, 48)},
-    "deflated tiles": {"tile": (64, 64), "compression": "zlib", "predictor": True},
-    "lzw tiles": {"tile": (16, 128), "compression": "lzw"},
-    "one tile": {"tile": (512, 512)},
-    "strips": {"rowsperstrip": 7},
-    "deflated strips": {"rowsperstrip": 32, "compression": "zlib"},
-    "one strip": {"rowsperstrip": 301},
-    "bigtiff": {"tile": (64, 64), "bigtiff": True},
+    "tiles": {"tile": (64, 48)}, "deflated tiles": {"tile": (64, 64), "compression": "zlib", "predictor": True},
+    "lzw tiles": {"tile": (16, 128), "compression": "lzw"}, "one tile": {"tile": (512, 512)},
+    "strips": {"rowsperstrip": 7}, "deflated strips": {"rowsperstrip": 32, "compression": "zlib"},
+    "one strip": {"rowsperstrip": 301}, "bigtiff": {"tile": (64, 64), "bigtiff": True},
     "big-endian": {"tile": (64, 64), "byteorder": ">"},
-}
+}  # fmt: skip
 
 
 def write(path, image, *, bigtiff=False, byteorder="<", **layout):

@@ -30,15 +30,9 @@ from dermatome.training.weights import read_card
 
 COLOURS = np.array([[245, 245, 245], [230, 150, 180], [120, 60, 160], [200, 120, 90]], dtype=np.uint8)
 SMALL = TissueTraining(
-    encoder="tu-tf_mobilenetv3_small_minimal_100",
-    train_mpp=1.0,
-    decoder_channels=(16, 8, 8, 8, 8),
-    epochs=3,
-    epoch_steps=2,
-    batch=2,
-    crop_px=64,
-    checkpoint_seconds=0.0,
-)
+    encoder="tu-tf_mobilenetv3_small_minimal_100", train_mpp=1.0, decoder_channels=(16, 8, 8, 8, 8), epochs=3,
+    epoch_steps=2, batch=2, crop_px=64, checkpoint_seconds=0.0,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -287,20 +281,11 @@ def test_a_split_does_not_take_most_of_a_class_from_training(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"epochs": 0},
-        {"max_minutes": 0},
-        {"crop_px": 100},
-        {"batch": 1},
-        {"learning_rate": 0},
-        {"mpp": -1},
-        {"coarse_factor": 0.5},
-        {"accumulate": 0},
-        {"patience": 0},
-        {"dropout": 1.0},
-        {"dice_weight": -1},
+        {"epochs": 0}, {"max_minutes": 0}, {"crop_px": 100}, {"batch": 1}, {"learning_rate": 0}, {"mpp": -1},
+        {"coarse_factor": 0.5}, {"accumulate": 0}, {"patience": 0}, {"dropout": 1.0}, {"dice_weight": -1},
         {"dice_weight": 0, "focal_weight": 0},
     ],
-)
+)  # fmt: skip
 def test_settings_out_of_range(wrong):
     with pytest.raises(BadSetting, match=next(iter(wrong))):
         SMALL.changed(**wrong)

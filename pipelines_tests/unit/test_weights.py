@@ -105,17 +105,12 @@ def test_a_card_of_another_format(tmp_path, network):
         ("encoder: Input should be a valid string", {"encoder": ["resnet18"]}),
         ("decoder_channels.0: Input should be a valid integer", {"decoder_channels": ["a", 8, 8, 8, 8]}),
         ("five numbers of channels", {"decoder_channels": [10**9, 8, 8, 8, 8]}),
-        ("mpp_range.1: ", {"mpp_range": [1.0]}),
-        ("classes: ", {"classes": 4}),
-        ("a scale", {"coarse_mpp": float("nan")}),
-        ("a size", {"tile_px": 10**6}),
-        ("normalisation", {"std": [0.2, 0.2, 0]}),
-        ("mean.1: ", {"mean": [0.2, {}, 0.2]}),
-        ("settings: ", {"settings": []}),
-        ("surprise: ", {"surprise": 1}),
-        ("no readable weights card", []),
+        ("mpp_range.1: ", {"mpp_range": [1.0]}), ("classes: ", {"classes": 4}),
+        ("a scale", {"coarse_mpp": float("nan")}), ("a size", {"tile_px": 10**6}),
+        ("normalisation", {"std": [0.2, 0.2, 0]}), ("mean.1: ", {"mean": [0.2, {}, 0.2]}),
+        ("settings: ", {"settings": []}), ("surprise: ", {"surprise": 1}), ("no readable weights card", []),
     ],
-)
+)  # fmt: skip
 def test_a_card_with_an_impossible_value_is_refused_in_one_sentence_before_its_network_is_built(
     tmp_path, monkeypatch, says, changes
 ):
