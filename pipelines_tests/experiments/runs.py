@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +20,6 @@ from dermatome.training.weights import save_weights
 from pipelines_tests.experiments.plans import Tiles
 
 if TYPE_CHECKING:
-    import torch
-
     from dermatome.inference.compute import Compute
 
 RESULT_FILE = "result.json"
@@ -33,9 +29,8 @@ def run_one(tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Pa
     """Trains once and scores all test sets; a killed one goes on, and one that is done is read from ``folder``.
 
     Returns:
-        ``settings``, ``steps``, ``seconds``, ``history`` with the scores of each epoch on the first test set, of the
-        EMA of the weights and, with ``plain_`` before their names, of the weights themselves; ``tests`` with
-        the scores of each test set by name.
+        ``settings``, ``steps``, ``seconds``, ``history`` with the scores of each epoch on the first test set, and
+        ``tests`` with the scores of each test set by name.
     """
     everything = [*tiles.train, *(tile for test in tiles.tests.values() for tile in test)]
     told = json.dumps([settings.model_dump(), tiles_sha256(everything)], sort_keys=True)
@@ -46,16 +41,7 @@ def run_one(tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Pa
             return done
     name, first = next(iter(tiles.tests.items()))
     task = TissueTask(settings, Split(tuple(tiles.train), tuple(first), name))
-    plain: dict[str, dict[str, float | None]] = {}
-    if (folder / "plain.json").is_file():
-        plain = json.loads((folder / "plain.json").read_text())
-
-    def score_plain(row: Mapping[str, Any], share: float) -> None:
-        scores = _values(task.evaluate(_plain_network(folder / CHECKPOINT_FILE, settings), compute))
-        plain[str(row["epoch"])] = {f"plain_{name}": value for name, value in scores.items()}
-        write_atomic(folder / "plain.json", json.dumps(plain).encode())
-
-    result = train(task, compute, checkpoint_dir=folder, on_epoch=score_plain)
+    result = train(task, compute, checkpoint_dir=folder)
     save_weights(folder / "weights.safetensors", result.state, result.card)
     network = load_tissue_weights(folder / "weights.safetensors").network
     others = {
@@ -68,24 +54,12 @@ def run_one(tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Pa
         "settings": settings.model_dump(),
         "steps": result.card.steps,
         "seconds": float(result.history["seconds"].iloc[-1]),
-        "history": [{**row, **plain[str(row["epoch"])]} for row in result.history.to_dict("records")],
+        "history": result.history.to_dict("records"),
         "tests": {test: _values(found) for test, found in {name: result.evaluation, **others}.items()},
     }
     write_atomic(result_file, json.dumps(done, indent=1).encode())
     (folder / CHECKPOINT_FILE).unlink()
     return done
-
-
-def _plain_network(checkpoint: Path, settings: TissueTraining) -> torch.nn.Module:
-    """The network as the last step left it, without the EMA."""
-    import torch
-
-    from dermatome.training.unet import build_network
-
-    network = build_network(settings.encoder, len(TISSUE_LABELS), settings.decoder_channels)
-    content = torch.load(io.BytesIO(checkpoint.read_bytes()), map_location="cpu", weights_only=True)
-    network.load_state_dict(content["network"])
-    return network.eval()
 
 
 def _values(found: Evaluation) -> dict[str, float | None]:

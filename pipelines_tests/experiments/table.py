@@ -14,11 +14,8 @@ _MEASURES = {**{f"iou_{label}": label for label in TISSUE_LABELS}, "mean_iou": "
 
 
 def markdown(experiment: Experiment, results: Results) -> str:
-    """The tables of one experiment; ``results`` has the runs of each configuration."""
-    lines = [f"## {experiment.question}", "", *_scores(experiment, results), "", *_averaging(results)]
-    if experiment.plain_recipe:
-        lines += ["", *_overtaking(experiment.plain_recipe, results)]
-    return "\n".join(lines) + "\n"
+    """The table of one experiment; ``results`` has the runs of each configuration."""
+    return "\n".join([f"## {experiment.question}", "", *_scores(experiment, results)]) + "\n"
 
 
 def _scores(experiment: Experiment, results: Results) -> list[str]:
@@ -34,43 +31,12 @@ def _scores(experiment: Experiment, results: Results) -> list[str]:
     return lines
 
 
-def _averaging(results: Results) -> list[str]:
-    """What the EMA of the weights brings: the same trainings, scored with it and without."""
-    lines = _head("mean IoU after steps | configuration | of the EMA", ["of the weights", "difference"])
-    for name, runs in results.items():
-        for rows in zip(*(run["history"] for run in runs), strict=True):
-            with_it, without = ([row[which] for row in rows] for which in ("mean_iou", "plain_mean_iou"))
-            gained = [a - b for a, b in zip(with_it, without, strict=True)]
-            lines.append(
-                _line([str(rows[0]["step"]), name, spread(with_it), spread(without), spread(gained, sign=True)])
-            )
-    return lines
-
-
-def _overtaking(recipe: Mapping[str, float], results: Results) -> list[str]:
-    lines = _head("steps until IoU is above the plain recipe's, by seed | all classes at once", recipe)
-    for name, runs in results.items():
-        cells = [
-            ", ".join(_first_above({label: recipe[label] for label in labels}, run) for run in runs)
-            for labels in (list(recipe), *([label] for label in recipe))
-        ]
-        lines.append(_line([name, *cells]))
-    return lines
-
-
-def _first_above(recipe: Mapping[str, float], run: Mapping[str, Any]) -> str:
-    for row in run["history"]:
-        if all((row[f"iou_{label}"] or 0.0) > value for label, value in recipe.items()):
-            return str(row["step"])
-    return "never"
-
-
-def spread(values: Sequence[float | None], *, sign: bool = False) -> str:
+def spread(values: Sequence[float | None]) -> str:
     """Mean ± standard deviation (of a sample) of what is known of ``values``."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    mean = f"{statistics.mean(known):{'+' if sign else ''}.3f}"
+    mean = f"{statistics.mean(known):.3f}"
     return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.3f}"
 
 

@@ -5,15 +5,11 @@ import duckdb
 import pytest
 
 from assets.partitions import CELL_VERSIONS
-from dermatome.errors import BadSetting
-from dermatome.registry.champion import Weights, choose_champion
-from dermatome.registry.model_kinds import CELLS
-from dermatome.registry.promotion import check_promotion
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import read_record
 from dermatome.warehouse.store import build_store
 from pipelines_tests.annotated_cells import write_set
-from pipelines_tests.asset_runs import put, run
+from pipelines_tests.asset_runs import run
 from resources import CellSegmenterResource, SettingsResource
 
 TINY = {
@@ -62,22 +58,3 @@ def test_a_version_is_trained_scored_and_promoted(root):
         assert store.execute("select slide, cells from cell_training_images").fetchall()[0][1] == 16
         assert store.execute("select count(*) from cell_training_epochs").fetchall() == [(1,)]
         assert store.execute("select version from cell_champion").fetchall() == [("v001",)]
-
-
-def test_a_challenger_that_finds_cells_worse_is_refused(root):
-    for version, sha256, score in (("v001", "a" * 64, 0.5), ("v002", "b" * 64, 0.6)):
-        folder = root.folder("cell_weights", version)
-        folder.mkdir(parents=True)
-        put(root, "cell_weights", version, weights_sha256=sha256, ap_50=score)
-        put(root, "cell_hold_out_scores", version, weights_sha256=sha256, hold_out_sha256="p", ap_50=score, ap_75=0.4,
-            ap_90=0.3 - score / 2)  # fmt: skip
-    put(root, "cell_hold_out", CHAMPION, hold_out_sha256="p", sources="s")
-    put(root, "cell_champion", CHAMPION, version="v001", weights_sha256="a" * 64)
-    with pytest.raises(
-        BadSetting, match=r"v002 is worse than the champion v001 on the hold-out set: AP at IoU 0\.9 by 0\.050"
-    ):
-        check_promotion(root, CELLS, "v002", "b" * 64, 0.02)
-    back = choose_champion(
-        root, CELLS, version="settings", despite_drop=True, from_settings=lambda: Weights(root, CELLS, "toy", "c" * 64)
-    )
-    assert (back.version, back.weights_sha256, back.chosen_by) == ("settings", "c" * 64, "hand")

@@ -9,7 +9,7 @@ from dermatome.errors import BadSetting, BadWeights
 from dermatome.geometry import Size
 from dermatome.nuclei.maps.networks import find_nucleus_weights
 from dermatome.registry.champion import choose_champion
-from dermatome.registry.model_kinds import NUCLEI
+from dermatome.registry.model_kinds import CELLS, NUCLEI
 from dermatome.registry.promotion import check_promotion
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import require_record
@@ -69,14 +69,19 @@ def test_a_version_is_scored_on_the_hold_out_set_and_promoted_and_a_leaking_one_
 
 
 @pytest.mark.parametrize(
-    ("score", "named"), [("pq_binary", "PQ"), ("aji", "AJI"), ("dice_lymphocyte_micro", "F1 of lymphocyte")]
-)
-def test_a_drop_of_any_decisive_score_is_refused(root, score, named):
-    good = {"pq_binary": 0.6, "aji": 0.6, "dice_lymphocyte_micro": 0.6}
-    put(root, "nuclei_hold_out", CHAMPION, hold_out_sha256="h", sources="c")
-    put(root, "nuclei_champion", CHAMPION, version="n001", weights_sha256="a" * 64)
+    ("kind", "score", "named"),
+    [
+        ("nuclei", "pq_binary", "PQ"), ("nuclei", "aji", "AJI"),
+        ("nuclei", "dice_lymphocyte_micro", "F1 of lymphocyte"), ("cell", "ap_90", r"AP at IoU 0\.9"),
+    ],
+)  # fmt: skip
+def test_a_drop_of_any_decisive_score_is_refused(root, kind, score, named):
+    good = dict.fromkeys(("pq_binary", "aji", "dice_lymphocyte_micro", "ap_50", "ap_75", "ap_90"), 0.6)
+    put(root, f"{kind}_hold_out", CHAMPION, hold_out_sha256="h", sources="c")
+    put(root, f"{kind}_champion", CHAMPION, version="n001", weights_sha256="a" * 64)
     for version, sha256, scores in (("n001", "a" * 64, good), ("n002", "b" * 64, {**good, score: 0.55})):
-        put(root, "nuclei_hold_out_scores", version, weights_sha256=sha256, hold_out_sha256="h", **scores)
+        put(root, f"{kind}_hold_out_scores", version, weights_sha256=sha256, hold_out_sha256="h", **scores)
+    networks = NUCLEI if kind == "nuclei" else CELLS
     with pytest.raises(BadSetting, match=f"worse than the champion n001 on the hold-out set: {named} by 0.050"):
-        check_promotion(root, NUCLEI, "n002", "b" * 64, 0.02)
-    check_promotion(root, NUCLEI, "n002", "b" * 64, 0.06)
+        check_promotion(root, networks, "n002", "b" * 64, 0.02)
+    check_promotion(root, networks, "n002", "b" * 64, 0.06)

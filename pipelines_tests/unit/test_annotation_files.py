@@ -37,33 +37,23 @@ def square(left: float, top: float, side: float = 10) -> dict[str, Any]:
 CELLS = [feature(square(0, 0)), feature(square(20, 0), "cell")]
 TWO = {"type": "MultiPolygon", "coordinates": [[ring(40, 0)], [ring(52, 0)]]}
 POINT, LINE = {"type": "Point", "coordinates": [1, 2]}, {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}
+LARGE, IGNORED_AREA = square(0, 0, 60), feature(square(40, 40), "annotation", "Ignore*")
+NONE = {"Point": 1, "LineString": 1, "no geometry": 2}
 
 
 @pytest.mark.parametrize(
     ("features", "areas", "left_out"),
     [
-        ([*CELLS, feature(square(0, 0, 60), "annotation")], [100, 100], {"annotation": 1}),
-        ([*CELLS, feature(square(0, 0, 60), None, id="PathAnnotationObject")], [100, 100], {"annotation": 1}),
-        (
-            [*CELLS, feature(square(0, 0, 60), "tile"), feature(square(0, 0, 60), "tma_core")],
-            [100, 100],
-            {"tile": 1, "tmacore": 1},
-        ),
+        ([*CELLS, feature(LARGE, "annotation")], [100, 100], {"annotation": 1}),
+        ([*CELLS, feature(LARGE, None, id="PathAnnotationObject")], [100, 100], {"annotation": 1}),
+        ([*CELLS, feature(LARGE, "tile"), feature(LARGE, "tma_core")], [100, 100], {"tile": 1, "tmacore": 1}),
         ([feature(square(0, 0), "annotation"), feature(square(20, 0), "annotation")], [100, 100], {}),
         ([feature(square(0, 0), None), feature(square(20, 0), None)], [100, 100], {}),
-        (
-            [*CELLS, feature(square(40, 40), "annotation", "Ignore*"), feature(square(40, 0), name="Region*")],
-            [100, 100],
-            {"class Region*": 1},
-        ),
+        ([*CELLS, IGNORED_AREA, feature(square(40, 0), name="Region*")], [100, 100], {"class Region*": 1}),
         ([*CELLS, feature(square(40, 40), "annotation", "Ambiguous")], [100, 100], {}),
         ([feature(TWO)], [200], {}),
         ([feature({"type": "GeometryCollection", "geometries": [TWO, POINT]})], [200], {}),
-        (
-            [*CELLS, feature(POINT), feature(LINE), feature(None), feature(None)],
-            [100, 100],
-            {"LineString": 1, "Point": 1, "no geometry": 2},
-        ),
+        ([*CELLS, feature(POINT), feature(LINE), feature(None), feature(None)], [100, 100], NONE),
     ],
 )
 def test_objects_of_qupath(
@@ -79,8 +69,7 @@ def test_objects_of_qupath(
 
 def test_areas_to_be_ignored_are_ambiguous_for_nuclei(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    features = [feature(square(0, 0), name="Epithelial"), feature(square(40, 40), "annotation", "Ignore*")]
-    path.write_text(json.dumps(features))
+    path.write_text(json.dumps([feature(square(0, 0), name="Epithelial"), IGNORED_AREA]))
     maps, _ = read_maps(path, SIZE)
     assert (maps.classes.tolist(), maps.ignored.sum()) == ([0, 1], 100)
 
@@ -119,12 +108,7 @@ class Evil:
 
 def save_labels(path: Path, labels: np.ndarray) -> None:
     if path.suffix == ".npy":
-        content = {
-            "filename": path,
-            "evil": Evil(path.with_name("ran")),
-            "masks": labels.astype(np.uint16),
-            "flows": [labels],
-        }
+        content = {"filename": path, "evil": Evil(path.with_name("ran")), "masks": labels.astype(np.uint16)}
         np.save(path, np.array(content))  # type: ignore[arg-type]
         return
     image = Image.fromarray(labels.astype(np.float32) if "float" in path.name else labels.astype(np.uint8))

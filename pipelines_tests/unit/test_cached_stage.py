@@ -92,13 +92,6 @@ def test_what_another_run_made_meanwhile_is_taken_and_not_made_again(kitchen):
     assert [path.name for path in kitchen.root.folder("dishes").iterdir()] == ["a"]
 
 
-def test_a_slide_with_a_torn_record_is_recomputed(kitchen, caplog):
-    run(kitchen.stage(), "a")
-    (kitchen.root.folder("dishes", "a") / RECORD_FILE).write_bytes(b"torn")
-    assert not run(kitchen.stage(), "a")["a"].result.reused
-    assert "It is recomputed now." in caplog.text
-
-
 def damaged(path, how):
     data = path.read_bytes()
     path.unlink()

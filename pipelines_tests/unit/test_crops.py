@@ -74,27 +74,28 @@ def test_our_roi_file_and_quapths_rectangles_say_the_same(tmp_path):
     assert read_rois(geo) == [Roi("a", Box(10, 20, 40, 60), 2)]
 
 
+SIDES = {"top": 1, "left": 1, "height": 5, "width": 5}
+
+
+def ring(*corners):
+    return {"geometry": {"type": "Polygon", "coordinates": [corners]}}
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         ({"rois": [{"top": 1, "left": 1, "height": 5}]}, "ROI 1 of .* is not usable"),
-        ({"rois": [{"top": 1.5, "left": 1, "height": 5, "width": 5}]}, "whole px"),
-        ({"rois": [{"top": 1, "left": 1, "height": 5, "width": 5, "divide": 0}]}, "not usable"),
-        ({"rois": [{"name": "a", "top": 1, "left": 1, "height": 5, "width": 5}] * 2}, "two ROIs named 'a'"),
+        ({"rois": [SIDES | {"top": 1.5}]}, "whole px"),
+        ({"rois": [SIDES | {"divide": 0}]}, "not usable"),
+        ({"rois": [SIDES | {"name": "a"}] * 2}, "two ROIs named 'a'"),
         (
             {"type": "FeatureCollection", "features": [{"geometry": {"type": "Point", "coordinates": [1, 2]}}]},
             "upright",
         ),
-        (
-            [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [5, 1], [5, 5], [0, 5], [0, 0]]]}}],
-            "not an upright rectangle",
-        ),
-        ([{"geometry": {"type": "Polygon", "coordinates": [FREEHAND]}}], "not an upright rectangle"),
-        (
-            [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [INF, 0], [INF, 9], [0, 9]]]}}],
-            "upright rectangle",
-        ),
-        ([{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [10**400, 0], [0, 9]]]}}], "upright rectangle"),
+        ([ring([0, 0], [5, 1], [5, 5], [0, 5], [0, 0])], "not an upright rectangle"),
+        ([ring(*FREEHAND)], "not an upright rectangle"),
+        ([ring([0, 0], [INF, 0], [INF, 9], [0, 9])], "upright rectangle"),
+        ([ring([0, 0], [10**400, 0], [0, 9])], "upright rectangle"),
         ({"shapes": []}, "neither"),
     ],
 )

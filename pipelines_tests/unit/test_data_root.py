@@ -1,6 +1,5 @@
 """The layout of a data root."""
 
-import pickle
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -8,27 +7,14 @@ import pytest
 
 from dermatome.errors import BadSetting, StorageFailed
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, read_record, write_table
 from dermatome.storage.upgrade import upgrade
-
-
-def test_partitions_are_folders_with_a_record(root):
-    assert root.partitions("cells") == []
-    for name in ("s2/" + RECORD_FILE, "s1/" + RECORD_FILE, "s3/a.txt", ".s4/" + RECORD_FILE):
-        write_atomic(root.folder("cells") / name, b"")
-    assert pickle.loads(pickle.dumps(root)).partitions("cells") == ["s1", "s2"]
 
 
 def test_an_address_is_not_a_data_root():
     with pytest.raises(BadSetting, match=r"mount it as a folder"):
         DataRoot.at("s3://bucket/data")
-
-
-def test_names_cannot_leave_the_root(root):
-    for bad in ("../s1", "a/b", ".hidden"):
-        with pytest.raises(StorageFailed, match="not usable as a file name"):
-            root.folder("cells", bad)
 
 
 def test_a_root_of_an_earlier_version_is_refused_until_it_is_upgraded(root):

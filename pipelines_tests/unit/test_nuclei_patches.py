@@ -53,16 +53,6 @@ def label_images(folder: Path, toy: ToyNuclei, *, instances: bool, classes: bool
     return folder
 
 
-def test_outlines_of_a_toy_give_its_maps_again(case: Path, toy: ToyNuclei) -> None:
-    (image,) = annotated_images(case)
-    assert (image.patient, image.kind) == ("TCGA-A1-B2C3", "outlines")
-    read = read_annotated(image, 0.5)
-    assert (read.mpp, read.mpp_source) == (0.25, MppSource.FILE)
-    np.testing.assert_array_equal(read.rgb, toy.slide.whole())
-    np.testing.assert_array_equal(read.maps.semantic, toy.maps.semantic)
-    np.testing.assert_array_equal(read.maps.ternary, toy.maps.ternary)
-
-
 @pytest.mark.parametrize("drawn", ["uint8", "uint16", "colours"])
 def test_label_images_give_the_maps_too(tmp_path: Path, toy: ToyNuclei, drawn: str) -> None:
     folder = label_images(tmp_path / "p1", toy, instances=True, classes=True, drawn=drawn)

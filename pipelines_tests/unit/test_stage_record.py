@@ -5,25 +5,17 @@ import pytest
 
 from dermatome.errors import MissingInput, StorageFailed
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import (
-    Check,
-    StageRecord,
-    file_facts,
-    fingerprint,
-    read_record,
-    require_record,
-    write_record,
-)
+from dermatome.storage.record import Check, file_facts, fingerprint, read_record, require_record, write_record
+from pipelines_tests.records import record_of
 
 
 def record(**changes):
     given = {
-        "asset": "cell_masks", "partition": "s1", "outcome": "cells", "data_version": "v", "fingerprint": "f",
-        "code_version": "1", "inputs": {"slide_images": "a"}, "settings": {"flow_threshold": 0.4, "tiles": (1, 2)},
+        "outcome": "cells", "inputs": {"slide_images": "a"}, "settings": {"flow_threshold": 0.4, "tiles": (1, 2)},
         "values": {"cells": 12, "mpp": 0.5, "mpp_source": "declared", "resumed": False}, "seconds": {"segment": 1.5},
         "checks": (Check("cell_density", True, "fine", {"cells_per_mm2": 5000.0}),),
     }  # fmt: skip
-    return StageRecord(**(given | changes))
+    return record_of("cell_masks", "s1", **(given | changes))
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):
