@@ -47,9 +47,6 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
     mask = Predictor(recording, len(weights.card.classes), tile_px, OVERLAP_PX, batch).labels(core, size).mask
     predictor = Predictor(runner, len(weights.card.classes), tile_px, OVERLAP_PX, batch)
     every_tile = Predictor(runner, len(weights.card.classes), tile_px, OVERLAP_PX, batch, skip_background=False)
-    wide_px = 3 * tile_px
-    wide = Predictor(runner, len(weights.card.classes), wide_px, OVERLAP_PX, max(1, batch // 4))
-    wide_mask = wide.labels(core, size).mask
     slow_mask = np.zeros(core.shape[:2], np.uint8)
 
     def source() -> None:
@@ -61,7 +58,6 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
             "bare": lambda: recording.forward(),
             "source": source,
             "every tile": lambda: every_tile.labels(core, size),
-            "wide": lambda: wide.labels(core, size),
         },
         rounds=1 if toy else 2,
         warm=False,
@@ -80,16 +76,6 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
         reference=seconds["source"],
         bare=bare,
         note=f"{seconds['source'] / seconds['every tile']:.3g} × faster",
-    )
-    yield reported(
-        f"{WHAT}, but in tiles of {wide_px} px",
-        seconds["wide"],
-        "s",
-        against=against,
-        reference=seconds["source"],
-        bare=bare,
-        note=f"{seconds['source'] / seconds['wide']:.3g} × faster; "
-        f"{100 * float((wide_mask == slow_mask).mean()):.3f} % of pixels of the same class",
     )
     yield times_the_cost(
         WHAT,

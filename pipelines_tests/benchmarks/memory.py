@@ -13,7 +13,7 @@ import numpy as np
 from dermatome.classes import RgbImage
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from pipelines_tests.benchmarks.rows import Row, below
-from pipelines_tests.benchmarks.timing import resident_mib, run_alone
+from pipelines_tests.benchmarks.timing import peak_mib, run_alone
 
 SIDES_PX = (3_000, 10_000, 30_000, 60_000)
 LIMIT_GB = 4.0
@@ -138,7 +138,7 @@ def mask(folder: str) -> dict[str, Any]:
     sha256 = sha256_file(root.folder("tissue_weights", "toy") / WEIGHTS_FILE)
     stage = MaskStage(root, Weights(root, TISSUE, "toy", sha256, ""), ComputeSettings(), TissueSettings())
     stage.open(lambda: None)
-    start_gb, started = resident_mib("VmHWM") * _GB_IN_MIB, time.perf_counter()
+    start_gb, started = peak_mib() * _GB_IN_MIB, time.perf_counter()
     (found,) = stage.compute([(read_slide(Path(folder) / "slide.tif", name="synthetic"), {})])
     out.mkdir()
     values = stage.save("synthetic", found, out).values
@@ -158,7 +158,7 @@ def cells(folder: str) -> dict[str, Any]:
     from dermatome.slides.slide import read_slide
 
     network = load_cell_network("toy", choose_compute("cpu"))
-    start_gb, place, started = resident_mib("VmHWM") * _GB_IN_MIB, Path(folder), time.perf_counter()
+    start_gb, place, started = peak_mib() * _GB_IN_MIB, Path(folder), time.perf_counter()
     slide, tissue = read_slide(place / "slide.tif"), open_ome_tiff(place / "mask.ome.tif")
     found = segment_cells(slide, tissue, network)
     save_instances(place / "cells.npz", found.instances)

@@ -44,13 +44,11 @@ class Alone:
     Attributes:
         value: what it returned.
         seconds: that it took, imports of its own included.
-        start_mib: resident memory when it began.
         peak_mib: the most resident memory that the process ever had.
     """
 
     value: Any
     seconds: float
-    start_mib: float
     peak_mib: float
 
 
@@ -81,20 +79,20 @@ def run_alone(function: Callable[..., Any], *arguments: Any, timeout_s: float = 
         return Alone(**json.loads(answer.read_text()))
 
 
-def resident_mib(what: str = "VmRSS") -> float:
-    """Resident memory of this process now, or its peak so far (``VmHWM``), from Linux's /proc.
+def peak_mib() -> float:
+    """The most resident memory of this process so far, from Linux's /proc.
 
     Not ``ru_maxrss``, which a child process begins with its parent's.
     """
     status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{what}:")[1].split()[0]) / 1024
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _main(module: str, name: str, arguments: str, answer: str) -> None:
     function = getattr(importlib.import_module(module), name)
-    start_mib, start = resident_mib(), time.perf_counter()
+    start = time.perf_counter()
     value = function(*json.loads(arguments))
-    alone = Alone(value, time.perf_counter() - start, start_mib, resident_mib("VmHWM"))
+    alone = Alone(value, time.perf_counter() - start, peak_mib())
     Path(answer).write_text(json.dumps(alone.__dict__))
 
 

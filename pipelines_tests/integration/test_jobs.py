@@ -3,11 +3,11 @@
 import dagster as dg
 import pytest
 
-from assets.partitions import GENES, REQUESTED_BY, SLIDES
+from assets.partitions import GENES, REQUESTED_BY
 from dermatome.storage.record import write_failure
 from orchestration import schedules
 from orchestration.definitions import build_defs
-from orchestration.requests import NUCLEI, SKIN, missing_slides
+from orchestration.requests import NUCLEI, SKIN
 from pipelines_tests.integration.test_sensors import champion_made
 
 
@@ -95,20 +95,6 @@ def test_a_person_chooses_slides_and_their_number(inference, instance):
     assert inference.run(slides=["unknown"]) == {}
     assert inference.run(slides=["b", "d"]) == {inference.first: ["b", "d"]}
     assert inference.run(slides=["a", "c"], max_slides=1) == {inference.first: ["a"]}
-
-
-def test_materialized_slides_between_missing_ones_are_requested_too(inference, instance):
-    instance.add_dynamic_partitions(inference.chain.partitions, ["a", "b", "c"])
-    instance.report_runless_asset_event(dg.AssetMaterialization(inference.first, partition="b"))
-    assert inference.run() == {inference.first: ["a", "b", "c"]}, "so that there is one run and not two"
-
-
-def test_what_failed_to_be_made_again_is_missing(root, instance):
-    instance.add_dynamic_partitions(SLIDES.name, ["a.b", "c", "d"])
-    for slide in ("a.b", "c"):
-        instance.report_runless_asset_event(dg.AssetMaterialization("slide_images", partition=slide))
-    failed(root, "slide_images", "a.b")
-    assert missing_slides(instance, root, ["slide_images"]) == {"slide_images": ["a.b", "d"]}
 
 
 def test_register_genes_takes_a_list_and_a_file_of_the_data_root(root, instance):

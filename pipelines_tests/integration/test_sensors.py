@@ -509,11 +509,3 @@ def test_no_refresh_is_asked_for_while_one_is_on_its_way(root, instance, monkeyp
     metrics_run(instance, tick, status, **({"tags": {}} if by_hand else {}))
     made(instance, "cell_weights")
     assert not evaluate(sensors.fresh_metrics, root, instance).run_requests
-
-
-def test_a_refresh_that_was_never_started_is_not_waited_for_long(root, instance, monkeypatch):
-    made(instance, "cell_weights")
-    metrics_run(instance, evaluate(sensors.fresh_metrics, root, instance), dg.DagsterRunStatus.NOT_STARTED)
-    assert not evaluate(sensors.fresh_metrics, root, instance).run_requests
-    monkeypatch.setattr(sensors, "_RETRY_METRICS_S", 0)
-    assert evaluate(sensors.fresh_metrics, root, instance).run_requests

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dermatome.errors import BadAnnotation, BadWeights, MissingInput
+from dermatome.errors import BadAnnotation, BadSetting, BadWeights, MissingInput
 from dermatome.geometry import Size
 from dermatome.inference.compute import Compute
 from dermatome.labels.annotation_files import read_label_image
@@ -48,6 +48,8 @@ def test_what_is_stated_about_images_comes_with_them(tmp_path):
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(BadSetting, match="five numbers"):
+        TINY.changed(nbase=(3, 4, 4, 4, 4))
     with pytest.raises(MissingInput, match="no folder"):
         find_annotated(tmp_path / "none")
     with pytest.raises(MissingInput, match="no annotated images"):

@@ -29,47 +29,33 @@ def clean(mask):
     return cleaned
 
 
-def test_spurious_epidermis_becomes_dermis_and_large_islands_stay():
-    cleaned = clean(drawn((E, 50, 50, 40, 40), (E, 150, 150, 80, 80)))
-    assert (cleaned == drawn((E, 150, 150, 80, 80))).all()
+LAMELLAE = (K, 50, 50, 60, 200)
+STAYS = {
+    "a mixed piece of epidermis and keratin": drawn((E, 50, 50, 40, 40), (K, 45, 50, 8, 40)),
+    "a papilla": drawn((D, 100, 100, 40, 40), base=E),
+    "a flake of keratin on glass": drawn((K, 20, 20, 10, 40), base=B),
+    "glass within keratin": drawn((K, 20, 20, 140, 260), (B, 40, 40, 60, 200), base=B),
+    "glass beside dermis": drawn(LAMELLAE, (B, 110, 50, 20, 200)),
+    "a piece cut by the border over a quarter of the limit": drawn((E, 0, 0, 40, 40)),
+    "one class": drawn(base=E),
+}
+CHANGES = {
+    "a small piece beside a large island": (
+        drawn((E, 50, 50, 40, 40), (E, 150, 150, 80, 80)),
+        drawn((E, 150, 150, 80, 80)),
+    ),
+    "a speck of both": (drawn((E, 50, 50, 5, 5), (K, 45, 50, 5, 5)), drawn()),
+    "holes": (drawn((B, 60, 60, 10, 10), (D, 100, 100, 20, 20), base=E), drawn(base=E)),
+    "a crumb of keratin": (drawn((K, 20, 20, 5, 5), base=B), drawn(base=B)),
+    "a gap between lamellae": (drawn(LAMELLAE, (B, 70, 60, 15, 180), base=B), drawn(LAMELLAE, base=B)),
+    "a small piece cut by the border": (drawn((E, 0, 0, 20, 20)), drawn()),
+}
 
 
-def test_a_mixed_piece_of_epidermis_and_keratin_stays():
-    mask = drawn((E, 50, 50, 40, 40), (K, 45, 50, 8, 40))
-    assert (clean(mask) == mask).all()
-
-
-def test_a_speck_of_both_goes():
-    assert (clean(drawn((E, 50, 50, 5, 5), (K, 45, 50, 5, 5))) == drawn()).all()
-
-
-def test_holes_in_epidermis_close_and_papillae_stay_open():
-    whole = drawn(base=E)
-    assert (clean(drawn((B, 60, 60, 10, 10), (D, 100, 100, 20, 20), base=E)) == whole).all()
-    papilla = drawn((D, 100, 100, 40, 40), base=E)
-    assert (clean(papilla) == papilla).all()
-
-
-def test_a_flake_of_keratin_on_glass_stays_and_a_crumb_goes():
-    flake = drawn((K, 20, 20, 10, 40), base=B)
-    assert (clean(flake) == flake).all()
-    assert (clean(drawn((K, 20, 20, 5, 5), base=B)) == drawn(base=B)).all()
-
-
-def test_gaps_between_lamellae_are_keratin_and_glass_is_not():
-    lamellae = drawn((K, 50, 50, 60, 200), base=B)
-    gap = drawn((K, 50, 50, 60, 200), (B, 70, 60, 15, 180), base=B)
-    assert (clean(gap) == lamellae).all()
-    large = drawn((K, 20, 20, 140, 260), (B, 40, 40, 60, 200), base=B)
-    assert (clean(large) == large).all()
-    beside_dermis = drawn((K, 50, 50, 60, 200), (B, 110, 50, 20, 200))
-    assert (clean(beside_dermis) == beside_dermis).all()
-
-
-def test_a_piece_cut_by_the_border_is_spurious_only_when_smaller_still():
-    corner = drawn((E, 0, 0, 40, 40))  # 1600 px: under 4000, over a quarter of it
-    assert (clean(corner) == corner).all()
-    assert (clean(drawn((E, 0, 0, 20, 20))) == drawn()).all()
+@pytest.mark.parametrize("case", [*STAYS, *CHANGES])
+def test_what_stays_and_what_is_cleaned(case):
+    mask, expected = CHANGES.get(case) or (STAYS[case], STAYS[case])
+    assert (clean(mask) == expected).all()
 
 
 def test_a_speck_takes_the_class_that_most_of_its_border_touches():
@@ -80,8 +66,7 @@ def test_a_speck_takes_the_class_that_most_of_its_border_touches():
     assert cleaned[145, 105] == B
 
 
-def test_a_mask_of_one_class_and_areas_at_another_scale():
-    assert (clean(drawn(base=E)) == E).all()
+def test_areas_are_those_of_the_scale():
     speck = drawn((E, 50, 50, 40, 40))  # 400 µm² at 0.5, 1600 µm² at 1
     cleaned = speck.copy()
     clean_labels(cleaned, 1.0, SETTINGS)

@@ -13,12 +13,11 @@ from dermatome.classes import StainingPattern, TissueClass
 from dermatome.geometry import Box, Size
 from dermatome.imaging.background import Background
 from dermatome.inference.canvas import Canvas
-from dermatome.nuclei.maps.figures import NUCLEUS_CHARTS
 from dermatome.reports import figures
 from dermatome.skin.cells.figures import cells_figure
 from dermatome.skin.layers.figures import DAB_COLOUR, layers_figure
 from dermatome.skin.layers.measure import measure_layers
-from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, tissue_figure
+from dermatome.skin.tissue.figures import tissue_figure
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.synthetic.skin import toy_slide
 
@@ -90,16 +89,6 @@ def test_the_layers_figure_shows_profiles(toy: Any, cells: pd.DataFrame, turn: i
     shown = pixels_of(layers_figure(slide, result)).reshape(-1, 3)
     brown = bytes.fromhex(DAB_COLOUR[1:])
     assert (np.abs(shown.astype(int) - list(brown)).max(axis=1) < 8).sum() > 300
-
-
-def test_training_figures() -> None:
-    scores = {"mean_iou": [0.1, 0.5, 0.6], "iou_epidermis": [0.1, None, 0.6]}
-    history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [1.0, 0.5, 0.3]} | scores)
-    assert colours_in(figures.curves_figure(history, TISSUE_CHARTS)) > 20
-    assert colours_in(figures.curves_figure(history[["epoch", "train_loss"]], NUCLEUS_CHARTS)) > 10
-    matrix = np.diag([10, 0, 5, 3])
-    assert pixels_of(confusion_figure(matrix)).std() > 10
-    assert confusion_figure(matrix) != confusion_figure(matrix[::-1])
 
 
 @pytest.mark.parametrize(("mpp", "length"), [(1.0, 100), (0.99, 50), (0.032, 2), (0.007, 0.5), (19, 1000)])

@@ -12,19 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dermatome.errors import MissingInput, StorageFailed
+from dermatome.errors import StorageFailed
 from dermatome.storage import files
-from dermatome.storage.files import (
-    atomic_file,
-    atomic_folder,
-    locked,
-    read_bytes,
-    safe_id,
-    sha256_bytes,
-    sha256_file,
-    sweep,
-    write_atomic,
-)
+from dermatome.storage.files import atomic_file, atomic_folder, locked, read_bytes, safe_id, sweep, write_atomic
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n"])
@@ -70,13 +60,6 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StorageFailed):
         write_atomic(tmp_path / "taken" / "file.bin", b"data")
-
-
-def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
-    path = write_atomic(tmp_path / "file.bin", b"abc" * 100_000)
-    assert sha256_file(path) == sha256_bytes(b"abc" * 100_000)
-    with pytest.raises(MissingInput, match="There is no file"):
-        sha256_file(tmp_path / "absent")
 
 
 # Folders: on file systems that can exchange two folders in one step, and on those that cannot.

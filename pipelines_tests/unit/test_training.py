@@ -9,13 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_crop
 from dermatome.inference.compute import choose_compute
-from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.registry.manifest import known_sides, manifest_path, read_manifest, write_manifest
 from dermatome.registry.version import train_file
 from dermatome.skin.tiles.crops import load_tiles
@@ -27,6 +25,7 @@ from dermatome.training.losses import class_weights, make_loss
 from dermatome.training.settings import settings_from
 from dermatome.training.trainer import train
 from dermatome.training.weights import read_card
+from pipelines_tests.toy_tiles import write_pairs
 
 COLOURS = np.array([[245, 245, 245], [230, 150, 180], [120, 60, 160], [200, 120, 90]], dtype=np.uint8)
 SMALL = TissueTraining(
@@ -38,18 +37,14 @@ SMALL = TissueTraining(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Six 128 px tiles of horizontal bands, one colour a class, with noise."""
-    folder = tmp_path_factory.mktemp("tiles")
-    palette = Palette.shipped("dermatome")
-    palette.save(folder / "palette.json")
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir()
+    folder, pairs = tmp_path_factory.mktemp("tiles"), {}
     for number in range(6):
         rng = np.random.default_rng(number)
         rows = np.sort(rng.integers(10, 118, 3))
         mask = np.repeat(np.searchsorted(rows, np.arange(128)).astype(np.uint8)[:, None], 128, axis=1)
         image = np.clip(COLOURS[mask] + rng.normal(0, 8, (128, 128, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(image).save(folder / "images" / f"t{number}.png")
-        Image.fromarray(classes_to_rgb(mask, palette)).save(folder / "masks" / f"t{number}.png")
+        pairs[f"t{number}"] = image, mask
+    write_pairs(folder, pairs)
     return folder
 
 
@@ -260,18 +255,9 @@ def test_splits_hold_out_whole_slides_and_do_not_depend_on_order(folder):
 
 
 def test_a_split_does_not_take_most_of_a_class_from_training(tmp_path):
-    palette = Palette.shipped("dermatome")
-    palette.save(tmp_path / "palette.json")
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-    for number in range(6):
-        mask = np.full((32, 32), TissueClass.DERMIS, dtype=np.uint8)
-        mask[:2] = TissueClass.KERATIN
-        if number == 3:
-            mask[:] = TissueClass.KERATIN
-        Image.new("RGB", (32, 32)).save(tmp_path / "images" / f"t{number}.png")
-        Image.fromarray(classes_to_rgb(mask, palette)).save(tmp_path / "masks" / f"t{number}.png")
-    tiles = load_tiles(tmp_path)
+    image, masks = np.zeros((32, 32, 3), np.uint8), np.full((6, 32, 32), TissueClass.DERMIS, np.uint8)
+    masks[:, :2] = masks[3] = TissueClass.KERATIN
+    tiles = write_pairs(tmp_path, {f"t{number}": (image, mask) for number, mask in enumerate(masks)})
     held = {tile.name for seed in range(40) for tile in split_samples(tiles, 0.15, seed).validation}
     assert held == {"t0", "t1", "t2", "t4", "t5"}
     two = split_samples(tiles[2:4], 0.15, 0)  # either choice takes too much of something: one is held out all the same

@@ -30,7 +30,7 @@ from dermatome.web.nuclei import (
     nuclei_source,
     nuclei_summary,
 )
-from dermatome.web.skin import SkinNetworks, measure_skin, skin_source, skin_summary, skin_view
+from dermatome.web.skin import SkinNetworks, measure_skin, skin_summary, skin_view
 from dermatome.web.uploads import UploadLimits
 from dermatome.web.viewer import status_html
 from pipelines_tests.records import put_record
@@ -158,17 +158,3 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(monkeypatch):
     assert 'class="dm-status dm-warn"' in status_html(skin_summary(found), warning=found.warning)
     assert shares == sorted(shares)
     assert skin_view(found).count("<img") == 4
-
-
-def test_the_skin_page_names_its_networks_which_the_settings_and_the_champions_choose(tmp_path):
-    root = DataRoot.at(str(tmp_path))
-    values = {"version": "v007", "weights_sha256": "7" * 64}
-    put_record(root, "tissue_champion", CHAMPION, values=values)
-    (tmp_path / "mine.safetensors").write_bytes(b"mine")
-    toy = skin_source(root, "cyto2").text
-    assert "the champion v007 (sha256 777777777777); cells: the toy network (sha256 " in toy
-    assert "synthetic skin only" in toy
-    assert "cells: mine.safetensors (sha256 " in skin_source(root, str(tmp_path / "mine.safetensors")).text
-    values = {"version": "c003", "weights_sha256": "3" * 64}
-    put_record(root, "cell_champion", CHAMPION, values=values)
-    assert skin_source(root, "cyto2").text.endswith("cells: the champion c003 (sha256 333333333333).")
