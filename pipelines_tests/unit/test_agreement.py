@@ -10,11 +10,8 @@ from dermatome.inference.backends import prepare_runner
 from dermatome.inference.compute import choose_compute
 from dermatome.inference.predictor import Predictor
 from dermatome.inference.probabilities import Probabilities
-from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
-from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides.plain import decode_rgb
 from dermatome.slides.resize import resize_image
-from dermatome.slides.slide import MppSource, Slide
 from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.benchmarks.source_way import tissue_one_by_one
 from pipelines_tests.toy_network import trained
@@ -68,20 +65,3 @@ def test_skipping_glass_changes_nothing_on_real_cores(weights, compute, realdata
         found, every = (quick(weights, compute, "openvino", pixels, skip_background=skip) for skip in (True, False))
         assert found.tiles <= every.tiles
         assert (found.mask == every.mask).mean() >= 0.999, path.name
-
-
-def test_a_slide_read_in_parts_is_found_as_one_in_memory(weights, compute, tmp_path):
-    import tifffile
-
-    from dermatome.slides.tiled_tiff import TiledPixels
-
-    pixels = toy_slide(3, size_px=1200).slide.whole()
-    tifffile.imwrite(tmp_path / "s.tif", pixels, tile=(256, 256), photometric="rgb", compression="zlib")
-    network = prepare_tissue(weights, replace(compute, backend="torch"))
-    memory = Slide("s", pixels, 0.5, MppSource.DECLARED, "")
-    settings = TissueSettings(refine_whole_px=0)
-    one = segment_tissue(memory, network, settings)
-    other = segment_tissue(replace(memory, pixels=TiledPixels(tmp_path / "s.tif")), network, settings)
-    assert (one.mask == other.mask).all()
-    assert (one.overview == other.overview).all()
-    assert np.concatenate([band for _, band in one.bands()]).shape == (1200, 1200)

@@ -4,12 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dermatome.geometry import Box
 from dermatome.skin.cells import size as cell_size
-from dermatome.skin.cells.flows import MAX_SCALE
 from dermatome.skin.cells.segment import _estimates_px
 
 
@@ -28,9 +25,3 @@ def test_a_wild_estimate_is_not_believed(monkeypatch, guess, median, believed) -
     found = cell_size.estimate_diameter(image, model, 30.0, flows_in, lambda px: None, _estimates_px(30.0, 0.5))  # type: ignore[arg-type,return-value]
     assert found == believed
     assert set(asked) <= {30.0, believed}
-
-
-@given(network_px=st.floats(5, 60), mpp=st.floats(0.01, 100))
-def test_bounds_are_in_order_and_can_be_scaled_to_the_network(network_px, mpp) -> None:
-    low, high = _estimates_px(network_px, mpp)
-    assert network_px / MAX_SCALE <= low <= high <= network_px * MAX_SCALE

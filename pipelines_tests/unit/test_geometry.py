@@ -14,17 +14,6 @@ def boxes_in(draw):
     return size, Box(top, left, draw(st.integers(top + 1, size.height_px)), draw(st.integers(left + 1, size.width_px)))
 
 
-@given(boxes_in(), st.integers(0, 100))
-def test_an_expanded_box_covers_the_box_and_stays_inside(sized, margin):
-    size, box = sized
-    wide = box.expanded(margin, size)
-    assert wide.fits(size)
-    assert wide.top_px <= box.top_px
-    assert wide.left_px <= box.left_px
-    assert wide.bottom_px >= box.bottom_px
-    assert wide.right_px >= box.right_px
-
-
 @given(boxes_in(), sizes)
 def test_a_rescaled_box_covers_the_same_part_of_the_image(sized, target):
     size, box = sized

@@ -1,7 +1,7 @@
 """Losses and sampling of nuclei in numbers worked out by hand; and a training that learns discs of two colours."""
 
 import shutil
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import torch
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
 from dermatome.errors import MissingInput
 from dermatome.geometry import Box
-from dermatome.labels.drawn_maps import NucleusMaps, ternary_map
+from dermatome.labels.drawn_maps import ternary_map
 from dermatome.nuclei.maps.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
 from dermatome.nuclei.maps.network import load_nucleus_weights
 from dermatome.nuclei.maps.report import CLASSES_FILE, NUCLEUS_REPORT
@@ -35,56 +35,25 @@ SMALL = NucleusTraining(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Discs:
-    """Epithelial and lymphocytic discs on a pale ground, and an ambiguous corner."""
-
-    seed: int
-    case: str = "a"
-    normalised: bool = False
-
-    @property
-    def name(self):
-        return f"discs-{self.seed}"
-
-    @property
-    def sha256(self):
-        return f"{self.seed:064x}"
-
-    @property
-    def image(self):
-        return self.name
-
-    @property
-    def box(self):
-        return Box(0, 0, 96, 96)
-
-    @property
-    def semantic_px(self):
-        return tuple(np.bincount(self.read()[1][..., 0].ravel(), minlength=5)[:5].tolist())
-
-    def truth(self):
-        instances, kinds = np.zeros((96, 96), np.int32), [0]
-        rows, columns = np.mgrid[:96, :96]
-        rng = np.random.default_rng(self.seed)
-        for y in range(16, 96, 32):
-            for x in range(16, 96, 32):
-                kinds.append(int(rng.integers(1, 3)))
-                top, left = rng.integers(-4, 5, 2)  # no two patches are the same picture
-                instances[(rows - y - top) ** 2 + (columns - x - left) ** 2 <= 12**2] = len(kinds) - 1
-        classes = np.array(kinds, np.uint8)
-        semantic, ternary = classes[instances], ternary_map(instances)
-        semantic[:4, :4] = ternary[:4, :4] = IGNORED
-        return NucleusMaps(instances, semantic, ternary, classes)
-
-    def instances(self):
-        return self.truth().instances
-
-    def read(self):
-        maps = self.truth()
-        noise = np.random.default_rng([self.seed, 1]).normal(0, 6, (96, 96, 3))
-        image = np.clip(COLOURS[maps.classes[maps.instances]] + noise, 0, 255).astype(np.uint8)
-        return image, np.stack([maps.semantic, maps.ternary], axis=-1)
+def discs(seed, case="a", normalised=False):
+    """A patch of epithelial and lymphocytic discs on a pale ground, and an ambiguous corner."""
+    instances, kinds = np.zeros((96, 96), np.int32), [0]
+    rows, columns = np.mgrid[:96, :96]
+    rng = np.random.default_rng(seed)
+    for y in range(16, 96, 32):
+        for x in range(16, 96, 32):
+            kinds.append(int(rng.integers(1, 3)))
+            top, left = rng.integers(-4, 5, 2)  # no two patches are the same picture
+            instances[(rows - y - top) ** 2 + (columns - x - left) ** 2 <= 12**2] = len(kinds) - 1
+    semantic, ternary = np.array(kinds, np.uint8)[instances], ternary_map(instances)
+    noise = np.random.default_rng([seed, 1]).normal(0, 6, (96, 96, 3))
+    image = np.clip(COLOURS[semantic] + noise, 0, 255).astype(np.uint8)
+    semantic[:4, :4] = ternary[:4, :4] = IGNORED
+    return SimpleNamespace(
+        name=f"discs-{seed}", image=f"discs-{seed}", case=case, normalised=normalised, sha256=f"{seed:064x}",
+        box=Box(0, 0, 96, 96), semantic_px=tuple(np.bincount(semantic.ravel(), minlength=5)[:5].tolist()),
+        instances=lambda: instances, read=lambda: (image, np.stack([semantic, ternary], axis=-1)),
+    )  # fmt: skip
 
 
 QUICK = SMALL.changed(epochs=1, epoch_steps=1, batch=2)
@@ -98,7 +67,7 @@ def task_of(patches, patches_val=(), settings=SMALL):
 def made(tmp_path_factory, compute):
     """A version trained on four patches of one patient, validated on one of another."""
     folder, shares = tmp_path_factory.mktemp("weights"), []
-    task = task_of([Discs(seed) for seed in range(4)], [Discs(9, "b")])
+    task = task_of([discs(seed) for seed in range(4)], [discs(9, "b")])
     result = train_version(
         task, folder, "v001", compute, on_epoch=lambda row, share: shares.append(share), checkpoint_dir=folder
     )
@@ -160,7 +129,7 @@ def test_versions_are_compared_in_one_page_and_in_tables(made, tmp_path):
 
 
 def test_the_card_says_that_patches_were_of_one_stain(made, compute):
-    assert train(task_of([Discs(0, normalised=True)], settings=QUICK), compute).card.normalised_stain
+    assert train(task_of([discs(0, normalised=True)], settings=QUICK), compute).card.normalised_stain
     assert not load_nucleus_weights(made[0] / WEIGHTS_FILE).card.normalised_stain
 
 
@@ -169,14 +138,14 @@ def test_a_patient_of_an_ancestor_fails_the_check(made, tmp_path, compute):
 
     def child(number, case, tested, parent):
         lineage = lineage_named(NucleusTask, str(parent / WEIGHTS_FILE))
-        task = task_of([Discs(number, case)], [tested], QUICK)
+        task = task_of([discs(number, case)], [tested], QUICK)
         result = train_version(task, tmp_path / case, "v", compute, lineage=lineage)
         return result.checks[0], load_nucleus_weights(tmp_path / case / WEIGHTS_FILE).card.created_from
 
     assert load_nucleus_weights(folder / WEIGHTS_FILE).card.created_from == ("a",)
-    check, cases = child(11, "c", Discs(20, "b"), folder)
+    check, cases = child(11, "c", discs(20, "b"), folder)
     assert (check.passed, cases) == (True, ("a", "c")), check.description
-    check, _ = child(13, "d", Discs(14, "a"), tmp_path / "c")
+    check, _ = child(13, "d", discs(14, "a"), tmp_path / "c")
     assert not check.passed, "the grandparent learned from a, which the parent's card says"
     assert "share the patient or slide a" in check.description
 

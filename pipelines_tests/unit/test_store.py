@@ -258,14 +258,6 @@ def test_only_whole_partitions_count(root):
     assert build_store(root).rows == before
 
 
-def test_confusion_is_in_the_store(root):
-    record(root, "tissue_weights", "v001", mean_iou=0.5)
-    pairs = {"version": "v001", "truth": "dermis", "predicted": ["dermis", "keratin"], "pixels": [7, 3]}
-    table(root, "tissue_weights", "v001", "confusion_matrix", **pairs)
-    keratin = "select version, truth, pixels from training_confusion where predicted = 'keratin'"
-    assert ask(build_store(root).path, keratin) == [("v001", "dermis", 3)]
-
-
 def test_an_antibody_on_two_genes_pages_counts_for_both(root):
     for gene, ensembl_id in (("KRT14", "E14"), ("KRT16", "E16")):
         record(root, "hpa_images", ensembl_id)

@@ -16,7 +16,7 @@ from dermatome.synthetic.cohort import write_annotations
 from dermatome.synthetic.skin import toy_slide
 from dermatome.web.context import errors_shown
 from dermatome.web.rois import annotated_slides, editor_html, open_annotated, rois_from_editor, save_annotated
-from dermatome.web.uploads import UploadLimits, check_work, choose_slide, read_upload
+from dermatome.web.uploads import UploadLimits, check_work, read_upload
 from dermatome.web.viewer import Layer, viewer_html
 
 SMALL = UploadLimits(max_file_bytes=100_000, max_side_px=300, max_area_px=40_000)
@@ -71,15 +71,6 @@ def test_other_files_are_refused_in_words(tmp_path):
     for name, says in (("page.png", "web page"), ("big.png", "over the limit of 0 MB"), ("a.svg", "suffix '.svg'")):
         with pytest.raises(BadImage, match=says):
             read_upload(tmp_path / name, 0.5, SMALL)
-
-
-def test_an_upload_comes_before_the_example_and_nothing_is_said(tmp_path):
-    toy = toy_slide(1, size_px=64).slide
-    examples = {"toy": lambda: toy}
-    assert choose_slide(str(saved(tmp_path)), "toy", 0.5, SMALL, examples).name == "a"
-    assert choose_slide(None, "toy", None, SMALL, examples) is toy
-    with pytest.raises(MissingInput, match="no image yet"):
-        choose_slide(None, "another", 0.5, SMALL, examples)
 
 
 # --- what is shown
