@@ -13,6 +13,9 @@ from typing import Any
 import dagster as dg
 import requests
 
+from dermatome.slides.source import SlideSource
+from dermatome.storage.layout import DataRoot
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -175,6 +178,14 @@ class Platform:
             return False
         entries = found["workspaceOrError"]["locationEntries"]
         return bool(entries) and all(entry["locationOrLoadError"] for entry in entries)
+
+
+def hpa_slides(root: DataRoot, url: str, count: int) -> list[SlideSource]:
+    """Slides of a mock HPA server, by number, which the data root's settings take for HPA."""
+    hosts = f'base_url = "{url}"\narchive_urls = []\nallowed_hosts = ["127.0.0.1"]\nretries = 1\n'
+    root.path.mkdir(exist_ok=True)
+    root.settings.write_text(f"[hpa]\n{hosts}")
+    return [SlideSource(f"700-{n}_A", "hpa", f"{url}/images/700/{n}_A.jpg") for n in range(count)]
 
 
 def counts(backfill: dict[str, Any]) -> dict[str, tuple[int, int, int]]:

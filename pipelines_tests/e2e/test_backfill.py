@@ -8,12 +8,11 @@ import dagster as dg
 import pytest
 
 from dermatome.classes import StainingPattern
-from dermatome.slides.source import SlideSource
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import read_record
 from dermatome.synthetic.skin import toy_slide
 from orchestration.requests import register_slides
-from pipelines_tests.e2e.platform import Platform, counts
+from pipelines_tests.e2e.platform import Platform, counts, hpa_slides
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 
 SLIDES = 200
@@ -39,21 +38,16 @@ def atlas():
 def running(tmp_path_factory, atlas):
     """A data root, its platform, its instance."""
     root = DataRoot(tmp_path_factory.mktemp("backfill") / "data")
-    root.path.mkdir()
-    root.settings.write_text(
-        f'[hpa]\nbase_url = "{atlas.url}"\narchive_urls = []\nallowed_hosts = ["127.0.0.1"]\nretries = 1\n'
-    )
+    sources = hpa_slides(root, atlas.url, SLIDES)
     with Platform(root.path) as platform, platform.instance() as instance:
+        assert register_slides(instance, root, sources) == [source.slide for source in sources]
         yield root, platform, instance
 
 
 def test_three_bad_slides_of_200_fail_alone_and_are_retried_alone(running, atlas):
-    root, platform, instance = running
+    root, platform, _ = running
     slides = [f"700-{number}_A" for number in range(SLIDES)]
     bad = [slides[number] for number in BAD]
-    sources = [SlideSource(s, "hpa", f"{atlas.url}/images/700/{s.removeprefix('700-')}.jpg") for s in slides]
-    assert register_slides(instance, root, sources) == slides
-
     first = platform.backfill(["slide_images"], slides)
     assert counts(platform.finished(first)) == {"slide_images": (200, 197, 3)}
 

@@ -5,13 +5,12 @@ import pytest
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from assets.slide_asset import keep_connections
-from dermatome.slides.source import SlideSource
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.skin import toy_slide
 from orchestration.definitions import build_defs
 from orchestration.instance import OPTIONAL
 from orchestration.requests import PER_SLIDE, missing_slides, register_slides
-from pipelines_tests.e2e.platform import Platform
+from pipelines_tests.e2e.platform import Platform, hpa_slides
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 from pipelines_tests.postgres import connect, postgres_server
 
@@ -31,16 +30,11 @@ def atlas():
 
 def test_a_backfill_over_postgres(tmp_path, atlas):
     root = DataRoot(tmp_path / "data")
-    root.path.mkdir()
-    root.settings.write_text(
-        f'[hpa]\nbase_url = "{atlas.url}"\narchive_urls = []\nallowed_hosts = ["127.0.0.1"]\nretries = 1\n'
-    )
-    slides = [f"700-{number}_A" for number in range(SLIDES)]
-    sources = [SlideSource(s, "hpa", f"{atlas.url}/images/700/{s.removeprefix('700-')}.jpg") for s in slides]
+    sources = hpa_slides(root, atlas.url, SLIDES)
     with postgres_server() as postgres:
         platform = Platform(root.path, postgres)
         with platform.instance() as instance:
-            assert register_slides(instance, root, sources) == slides
+            assert register_slides(instance, root, sources) == [source.slide for source in sources]
             # Asked for before the daemon runs, its first round takes it: the next would come half a minute later.
             infer = build_defs(root.path).resolve_job_def("infer")
             assert infer.execute_in_process(instance=instance).success

@@ -54,9 +54,6 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(StorageFailed, match="No space left.*free or enlarge the disk"):
         write_atomic(tmp_path / "file.bin", b"data")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StorageFailed):
         write_atomic(tmp_path / "taken" / "file.bin", b"data")

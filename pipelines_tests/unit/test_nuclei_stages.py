@@ -94,12 +94,10 @@ def test_maps_then_scores_then_rows(root, weights, toy):
     instances = tifffile.imread(folder / "instances.ome.tif")
     maps = [tifffile.imread(folder / f"{name}.ome.tif") for name in ("semantic", "ternary")]
     outlines = json.loads((folder / "nuclei.geojson").read_text())["features"]
-    pictures = [Image.open(folder / f"{name}.png").size for name in ("semantic", "ternary")]
     assert [m.shape for m in (instances, *maps)] == [(120, 150)] * 3
     assert instances.max() == len(table) == len(outlines) == record.values["nuclei"] == 1
     assert table["class"].tolist() == ["lymphocyte"]
     assert [np.unique(m).tolist() for m in maps] == [[2], [1]]
-    assert pictures == [(150, 120)] * 2
     assert (table["slide"] == "s1").all()
     assert {check.name for check in record.checks} == {"nucleus_density", "stain_fit"}
     assert record.values["lymphocyte"] == 1

@@ -10,13 +10,9 @@ from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, Stain, 
 @pytest.mark.parametrize("height", [1, 255, 256, 257, 600])
 def test_the_same_as_scikit_image(height: int) -> None:
     rgb = np.random.default_rng(height).integers(0, 256, (height, 37, 3), dtype=np.uint8)
-    np.testing.assert_allclose(separate_stains(rgb), rgb2hed(rgb), atol=1e-5)
-
-
-def test_black_white_and_primary_colours_too() -> None:
-    corners = np.array([[r, g, b] for r in (0, 255) for g in (0, 1, 255) for b in (0, 255)], dtype=np.uint8)[None]
-    found = separate_stains(corners)
-    np.testing.assert_allclose(found, rgb2hed(corners), atol=1e-5)
+    rgb[0, :12] = [[r, g, b] for r in (0, 255) for g in (0, 1, 255) for b in (0, 255)]
+    found = separate_stains(rgb)
+    np.testing.assert_allclose(found, rgb2hed(rgb), atol=1e-5)
     assert np.isfinite(found).all()
 
 

@@ -55,45 +55,32 @@ def refused(path, says, **kwargs):
 
 
 def test_what_is_no_weights_file(tmp_path, network):
-    path = tmp_path / "w.safetensors"
+    path, state = tmp_path / "w.safetensors", network.state_dict()
     refused(path, f"no weights at {re.escape(str(path))}")
-    path.write_bytes(b"<html>")
-    refused(path, "not a complete safetensors file")
-    save_weights(path, network.state_dict(), CARD)
-    path.write_bytes(path.read_bytes()[:-1000])
-    refused(path, "not a complete safetensors file")
-    path.write_bytes(save(network.state_dict()))
+    save_weights(path, state, CARD)
+    cut = path.read_bytes()[:-1000]
+    torch.save(state, path)
+    for data in (b"<html>", cut, path.read_bytes()):
+        path.write_bytes(data)
+        refused(path, "not a complete safetensors file")
+    path.write_bytes(save(state))
     refused(path, "no readable weights card")
-    torch.save(network.state_dict(), path)
-    refused(path, "not a complete safetensors file")
 
 
-def test_weights_of_other_classes(tmp_path, network):
-    path = tmp_path / "w.safetensors"
-    save_weights(path, network.state_dict(), replace(CARD, classes=("stroma", "tumour", "necrosis", "glass")))
-    refused(path, "for the classes stroma, tumour, necrosis, glass, not background, dermis, epidermis, keratin")
-
-
-def test_missing_extra_misshapen_and_infinite_tensors(tmp_path, network):
-    path = tmp_path / "w.safetensors"
-    state = dict(network.state_dict())
-    name = "segmentation_head.0.bias"
-    save_weights(path, {k: v for k, v in state.items() if k != name}, CARD)
-    refused(path, rf"1 tensors are missing \(for example {re.escape(name)}\) and 0")
-    save_weights(path, state | {"hook": torch.zeros(1)}, CARD)
-    refused(path, r"0 tensors are missing and 1 are not its own \(for example hook\)")
-    save_weights(path, state | {name: torch.zeros(5)}, CARD)
-    refused(path, "1 tensors of another shape")
-    save_weights(path, state | {name: torch.full((4,), float("nan"))}, CARD)
-    refused(path, "not finite")
-
-
-def test_a_card_of_another_format(tmp_path, network):
-    path = tmp_path / "w.safetensors"
-    save_weights(path, network.state_dict(), replace(CARD, format="dermatome-tissue-9"))
-    refused(path, "'dermatome-tissue-9'")
-    save_weights(path, network.state_dict(), replace(CARD, mpp=-1.0))
-    refused(path, "no readable weights card")
+def test_tensors_and_cards_that_do_not_fit(tmp_path, network):
+    path, state, name = tmp_path / "w.safetensors", dict(network.state_dict()), "segmentation_head.0.bias"
+    without = {other: tensor for other, tensor in state.items() if other != name}
+    for tensors, card, says in (
+        (without, {}, rf"1 tensors are missing \(for example {re.escape(name)}\) and 0"),
+        (state | {"hook": torch.zeros(1)}, {}, r"0 tensors are missing and 1 are not its own \(for example hook\)"),
+        (state | {name: torch.zeros(5)}, {}, "1 tensors of another shape"),
+        (state | {name: torch.full((4,), float("nan"))}, {}, "not finite"),
+        (state, {"format": "dermatome-tissue-9"}, "'dermatome-tissue-9'"),
+        (state, {"mpp": -1.0}, "no readable weights card"),
+        (state, {"classes": tuple("abcd")}, "for the classes a, b, c, d, not background, dermis, epidermis, keratin"),
+    ):
+        save_weights(path, tensors, replace(CARD, **card))
+        refused(path, says)
 
 
 @pytest.mark.parametrize(

@@ -61,45 +61,34 @@ def test_a_checkpoint_around_it_and_the_command(file, tmp_path, network):
     assert load_tissue_weights(out).card.mpp_range == (2.0, 2.0)
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"encoder": "resnet34"}, "no U-Net with the encoder resnet34: 0|no U-Net with the encoder resnet34"),
-        ({"classes": ("background", "dermis")}, "give those 4"),
-        ({"mpp": 0}, "above 0"),
-    ],
-)
-def test_what_does_not_fit(file, tmp_path, change, says):
-    options = {"encoder": "resnet18", "mpp": 1.0} | change
-    with pytest.raises((BadWeights, BadSetting), match=says):
-        import_weights(TissueCard, file, tmp_path / "w.safetensors", **options)
-    assert not (tmp_path / "w.safetensors").exists()
-
-
 class Evil:
     def __reduce__(self):
         return print, ("run",)
 
 
-def test_files_that_are_refused(file, tmp_path, network, capsys):
-    def refused(says, path=file):
-        with pytest.raises(BadWeights, match=says) as caught:
-            import_weights(TissueCard, path, tmp_path / "w.safetensors", encoder="resnet18", mpp=1.0)
+def test_what_does_not_fit_is_refused_and_no_code_is_run(file, tmp_path, network, capsys):
+    def refused(says, path=file, **changes):
+        options = {"encoder": "resnet18", "mpp": 1.0} | changes
+        with pytest.raises((BadWeights, BadSetting), match=says) as caught:
+            import_weights(TissueCard, path, tmp_path / "w.safetensors", **options)
         assert "\n" not in str(caught.value)
+        assert not (tmp_path / "w.safetensors").exists()
 
+    refused("no U-Net with the encoder resnet34", encoder="resnet34")
+    refused("give those 4", classes=("background", "dermis"))
+    refused("above 0", mpp=0)
     refused("Keras weights", tmp_path / "unet.h5")
     refused("cannot be read", tmp_path / "none.pt")
-    torch.save({"state_dict": Evil()}, file)
-    refused("without running its code")
+    for content, says in (
+        ({"state_dict": Evil()}, "without running its code"),
+        ([1, 2], "no state dict"),
+        ({"a": torch.zeros(1)}, "no U-Net of segmentation-models-pytorch"),
+        (build_network("resnet18", 2, CHANNELS).state_dict(), "has 2 output channels"),
+        ({name: tensor * float("nan") for name, tensor in network.state_dict().items()}, "not finite"),
+    ):
+        torch.save(content, file)
+        refused(says)
     assert capsys.readouterr().out == ""
-    torch.save([1, 2], file)
-    refused("no state dict")
-    torch.save({"a": torch.zeros(1)}, file)
-    refused("no U-Net of segmentation-models-pytorch")
-    torch.save(build_network("resnet18", 2, CHANNELS).state_dict(), file)
-    refused("has 2 output channels")
-    torch.save({name: tensor * float("nan") for name, tensor in network.state_dict().items()}, file)
-    refused("not finite")
 
 
 def test_slides_far_from_the_scale_of_training_are_refused_unless_told():
