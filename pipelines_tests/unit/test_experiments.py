@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines_tests.experiments import Experiment, Tiles, experiments, main, markdown
+from pipelines_tests.experiments.__main__ import Experiment, Tiles, experiments, main, markdown
 
 
 def test_an_experiment_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

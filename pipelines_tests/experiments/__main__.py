@@ -1,8 +1,4 @@
-"""Experiments: what a choice in training does to the scores, over several seeds, as tables for `docs/results.md`.
-
-``python -m pipelines_tests.experiments`` runs them all and writes one table each. What belongs here: a question about
-scores that a lab would ask. How fast something is belongs to the benchmarks; what must hold, to the tests.
-"""
+"""Trainings of several configurations with several seeds each, and a table of their scores."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ from dermatome.training.data import Split
 from dermatome.training.trainer import CHECKPOINT_FILE, train
 from dermatome.training.weights import save_weights
 
-REALDATA = Path(__file__).resolve().parents[2] / "shared" / "realdata"
+REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 EPOCH_STEPS = 25
 TURNS_ONLY = AugmentSettings(
     scale=1.0, coarse_share=0.0, elastic_px=0.0, stain=0.0, brightness=0.0, blur_px=0.0, noise=0.0
