@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,11 +165,3 @@ def locked_store(path: Path) -> Iterator[None]:
             yield
         finally:
             holder.stdin.close()
-
-
-def wait_until_gone(root: Path, timeout_s: float) -> dict[int, str]:
-    """The platform's processes that are still there after that long."""
-    until = time.monotonic() + timeout_s
-    while (left := platform_processes(root)) and time.monotonic() < until:
-        time.sleep(0.5)
-    return left

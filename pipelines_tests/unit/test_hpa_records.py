@@ -91,11 +91,8 @@ def test_a_real_page_of_release_18_row_by_row(realdata: Path) -> None:
         {"code": "T-01000", "description": "Skin"},
     ]
     assert [cell["cell_type"] for cell in first["cell_types"]] == [
-        "fibroblasts",
-        "keratinocytes",
-        "Langerhans",
-        "melanocytes",
-    ]
+        "fibroblasts", "keratinocytes", "Langerhans", "melanocytes",
+    ]  # fmt: skip
     assert tuple(first["cell_types"][3].values()) == (
         "melanocytes", "medium", "Moderate", "75%-25%", "cytoplasmic/membranous",
     )  # fmt: skip
@@ -253,22 +250,17 @@ def test_whatever_a_page_says_is_read_back(images: list[ToyImage], release: str)
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is empty"),
-        (b"   \n ", "is empty"),
-        (b"\x89PNG\r\n", "is not XML"),
-        (b"Not found", "is not XML"),
+        (b"", "is empty"), (b"   \n ", "is empty"), (b"\x89PNG\r\n", "is not XML"), (b"Not found", "is not XML"),
         (b"<!DOCTYPE html><html><body><p>Not found<br></body></html>", "web page"),
         (b"<html><head/><body>Not found</body></html>", "without an HPA gene entry"),
-        (b"<a><b/></a>", "without an HPA gene entry"),
-        (b"<rss><entry version='1'/></rss>", "is not an HPA page"),
+        (b"<a><b/></a>", "without an HPA gene entry"), (b"<rss><entry version='1'/></rss>", "is not an HPA page"),
         (b"<proteinAtlas></proteinAtlas>", "without an HPA gene entry"),
         (b"<entry version='20'><name>KRT5</name></entry>", "has no Ensembl gene id"),
         (b"<entry><identifier id='../../etc'/></entry>", "has no Ensembl gene id"),
-        (b"<proteinAtlas><entry/><entry/></proteinAtlas>", "several genes"),
-        (page(ONE)[:-200], "cut short"),
+        (b"<proteinAtlas><entry/><entry/></proteinAtlas>", "several genes"), (page(ONE)[:-200], "cut short"),
         (page(ONE).replace(b"</sex>", b"</sax>", 1), "not complete XML"),
     ],
-)
+)  # fmt: skip
 def test_pages_that_cannot_be_read_say_so_in_one_sentence(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "odd.xml").write_bytes(data)
     with pytest.raises(BadPage, match=message) as caught:
@@ -323,18 +315,14 @@ def test_slide_ids(url: str, slide: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "https://images.proteinatlas.org/1.jpg",
-        "https://images.proteinatlas.org/../../1.jpg",
+        "https://images.proteinatlas.org/1.jpg", "https://images.proteinatlas.org/../../1.jpg",
         "https://images.proteinatlas.org/373/..",
         "https://images.proteinatlas.org/373/%2e%2e%2f%2e%2e%2fetc%2fpasswd.jpg",
-        "https://images.proteinatlas.org/373/a b.jpg",
-        "https://images.proteinatlas.org/373/a%00.jpg",
-        "https://images.proteinatlas.org/-rf/a.jpg",
-        "https://images.proteinatlas.org/373/" + "a" * 300 + ".jpg",
-        "https://[broken/373/1.jpg",
-        "",
+        "https://images.proteinatlas.org/373/a b.jpg", "https://images.proteinatlas.org/373/a%00.jpg",
+        "https://images.proteinatlas.org/-rf/a.jpg", "https://images.proteinatlas.org/373/" + "a" * 300 + ".jpg",
+        "https://[broken/373/1.jpg", "",
     ],
-)
+)  # fmt: skip
 def test_addresses_that_would_leave_the_data_root_are_refused(url: str) -> None:
     with pytest.raises(BadPage, match="slide id"):
         slide_id(url)
