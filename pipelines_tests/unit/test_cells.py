@@ -177,14 +177,11 @@ def test_no_epidermis_and_no_cells_are_results(toy: ToySlide) -> None:
     assert len(bare.table) == 0
 
 
-def test_a_mask_of_another_size_and_senseless_settings_are_refused(toy: ToySlide) -> None:
+def test_a_mask_of_another_size_and_a_senseless_diameter_are_refused(toy: ToySlide) -> None:
     with pytest.raises(BadAnnotation, match="make the mask again"):
         segment_cells(toy.slide, toy.mask[1:], stub())
     with pytest.raises(BadSetting, match="cannot be scaled"):
         segment_cells(toy.slide, toy.mask, stub(), CellSettings(diameter_um=150))
-    for wrong in ({"diameter_um": 0}, {"min_area_um2": -1}, {"tile_overlap": 0.9}, {"batch": 0}):
-        with pytest.raises(BadSetting):
-            CellSettings(**wrong)
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (224, 224), (225, 500), (701, 333)])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dermatome.errors import StorageFailed
 from dermatome.storage import files
-from dermatome.storage.files import atomic_file, atomic_folder, locked, read_bytes, safe_id, sweep, write_atomic
+from dermatome.storage.files import atomic_file, atomic_folder, read_bytes, safe_id, sweep, write_atomic
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n"])
@@ -176,27 +176,6 @@ def test_a_killed_writer_leaves_one_complete_folder_and_no_lock(tmp_path, exchan
     publish(place, "third", "a")
     assert contents(place) == {"a": "third"}
     assert list(tmp_path.iterdir()) == [place]
-
-
-def test_a_lock_excludes_other_processes_and_goes_with_its_holder(tmp_path):
-    lock, taken = tmp_path / "x.lock", []
-    read, write = os.pipe()
-
-    def hold():
-        with locked(lock):
-            os.write(write, b"held")
-            time.sleep(0.3)
-            os._exit(9)
-
-    holder = threading.Thread(target=in_another_process, args=(hold,))
-    holder.start()
-    assert os.read(read, 4) == b"held"
-    began = time.monotonic()
-    with locked(lock):
-        taken.append(time.monotonic() - began)
-    holder.join()
-    assert taken[0] > 0.1
-    assert not lock.exists()
 
 
 def test_what_killed_writers_left_is_swept_and_what_living_ones_hold_stays(root):

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from dermatome.classes import NucleusClass, TernaryClass
-from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.labels.drawn_maps import ternary_map
 from dermatome.nuclei.maps.instances import InstanceBuilder
@@ -152,16 +151,7 @@ def test_specks_and_what_is_small_are_dropped():
     assert [str(kind) for kind in empty.dtypes] == [str(kind) for kind in table.dtypes]
 
 
-def test_settings_out_of_range_and_rows_that_are_missing():
-    for wrong in (
-        {"inside_threshold": 0},
-        {"opening_um": -1},
-        {"reach_um": 0},
-        {"reach_um": 80},
-        {"sure_threshold": 0.4},
-    ):
-        with pytest.raises(BadSetting):
-            InstanceSettings(**wrong)
+def test_rows_that_are_missing_are_noticed():
     builder = InstanceBuilder(Size(40, 40), 0.25)
     builder.add(np.zeros((8, 20, 40), np.float32))
     with pytest.raises(ValueError, match="20 of 40 rows"):

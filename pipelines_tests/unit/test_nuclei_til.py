@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.imaging.tissue_area import tissue_mask, tissue_mm2
 from dermatome.labels.object_table import empty_table
@@ -69,8 +68,6 @@ def test_nothing_is_no_score_and_not_zero():
     assert len(square_rows(found, 50.0)) == 0
     lonely = score_til(nuclei(("lymphocyte", 5, 5, 1.0)), Size(90, 90), 0.5, 0.1)
     assert lonely.near_epithelium_share == 0
-    with pytest.raises(BadSetting):
-        TilSettings(near_um=0)
 
 
 def test_tissue_is_what_is_stained():
