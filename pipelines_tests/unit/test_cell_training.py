@@ -42,6 +42,14 @@ def test_what_is_stated_about_images_comes_with_them(tmp_path):
     slide, read = found.read()
     assert (slide.mpp, read.max()) == (0.5, 16)
     assert ((read > 0) == (labels > 0)).all()
+    square = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in ((9, 9), (30, 9), (30, 30), (9, 30)))
+    regions = f"<Regions><Region><Vertices>{square}</Vertices></Region></Regions>"
+    (tmp_path / "a_masks.tif").unlink()
+    (tmp_path / "a.xml").write_text(
+        f'<Annotations MicronsPerPixel="0.25"><Annotation>{regions}</Annotation></Annotations>'
+    )
+    (stated,) = find_annotated(tmp_path)
+    assert stated.read()[0].mpp == 0.25
     (tmp_path / "about.json").write_text('{"mpp": 0.3, "licence": "CC0", "patients": {"a": "P1"}}')
     (last,) = find_annotated(tmp_path)
     assert (last.read()[0].mpp, last.licence, last.group, last.patient) == (0.3, "CC0", "P1", "P1")

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from dermatome.classes import NucleusClass, TernaryClass
+from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.labels.drawn_maps import ternary_map
 from dermatome.nuclei.maps.instances import InstanceBuilder
@@ -151,7 +152,9 @@ def test_specks_and_what_is_small_are_dropped():
     assert [str(kind) for kind in empty.dtypes] == [str(kind) for kind in table.dtypes]
 
 
-def test_rows_that_are_missing_are_noticed():
+def test_thresholds_that_do_not_rise_and_rows_that_are_missing_are_refused():
+    with pytest.raises(BadSetting, match="above the sure_threshold"):
+        InstanceSettings(sure_threshold=0.4)
     builder = InstanceBuilder(Size(40, 40), 0.25)
     builder.add(np.zeros((8, 20, 40), np.float32))
     with pytest.raises(ValueError, match="20 of 40 rows"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
-from dermatome.errors import MissingInput
+from dermatome.errors import BadSetting, MissingInput
 from dermatome.geometry import Box
 from dermatome.labels.drawn_maps import ternary_map
 from dermatome.nuclei.maps.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
@@ -229,6 +229,8 @@ def test_the_selection_score():
 
 
 def test_settings_are_those_of_the_recipe_unless_given():
+    with pytest.raises(BadSetting, match="lower limit"):
+        NucleusLoss(least_weight=3.0)
     plain = NucleusTraining()
     assert (plain.encoder, plain.batch, plain.learning_rate) == ("resnet18", 4, 1e-3)
     assert not plain.loss.boundary_weighting

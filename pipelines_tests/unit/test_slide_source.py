@@ -93,3 +93,8 @@ def test_a_bad_image_says_where_it_came_from(atlas, tmp_path, data):
     with pytest.raises(BadImage, match=r"It came from .*bad\.jpg"):
         acquire(atlas, tmp_path, SlideSource("s", "folder", str(bad)))
     assert not (tmp_path / "slide").exists()
+
+
+def test_an_unknown_suffix_is_refused(atlas, tmp_path):
+    with pytest.raises(BadImage, match=r"suffix '\.gif'"):
+        acquire(atlas, tmp_path, SlideSource("s", "hpa", f"{atlas.url}/images/1/a.gif"))

@@ -14,7 +14,13 @@ from dermatome.inference.backends import TorchRunner
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.inference.probabilities import Probabilities
 from dermatome.skin.tissue.network import TissueCard
-from dermatome.skin.tissue.segment import TissueOutcome, prepare_tissue, segment_slides, significant_regions
+from dermatome.skin.tissue.segment import (
+    TissueOutcome,
+    merge_boxes,
+    prepare_tissue,
+    segment_slides,
+    significant_regions,
+)
 from dermatome.skin.tissue.segment import segment_tissue as segment
 from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
 from dermatome.slides.slide import MppSource, Slide
@@ -223,3 +229,8 @@ def test_significant_regions_and_boxes():
     assert boxes == [Box(2, 2, 14, 22), Box(20, 30, 25, 35)]
     assert significant.sum() == 265
     assert significant_regions(np.zeros((3, 3), np.uint8), 0.1)[1] == []
+
+
+def test_boxes_that_overlap_are_joined_until_none_do():
+    boxes = [Box(0, 0, 10, 10), Box(20, 20, 30, 30), Box(8, 8, 22, 22), Box(40, 0, 50, 5)]
+    assert merge_boxes(boxes) == [Box(0, 0, 30, 30), Box(40, 0, 50, 5)]

@@ -8,19 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from dermatome.errors import BadImage, BadWeights
+from dermatome.errors import BadImage, BadWeights, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.inference.compute import choose_compute
 from dermatome.settings import Settings
 from dermatome.skin.cells.network import load_cell_network
 from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.files import sha256_bytes
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Check
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
 from dermatome.training.weights import SYNTHETIC_WARNING
-from dermatome.web.context import Stopped, Turns, WebContext
+from dermatome.web.context import Stopped, Turns, WebContext, networks_note
 from dermatome.web.nuclei import (
     counts_html,
     find_nuclei,
@@ -30,7 +31,7 @@ from dermatome.web.nuclei import (
     nuclei_source,
     nuclei_summary,
 )
-from dermatome.web.skin import SkinNetworks, measure_skin, skin_summary, skin_view
+from dermatome.web.skin import SkinNetworks, load_skin_networks, measure_skin, skin_source, skin_summary, skin_view
 from dermatome.web.uploads import UploadLimits
 from dermatome.web.viewer import status_html
 from pipelines_tests.records import put_record
@@ -158,3 +159,12 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(monkeypatch):
     assert 'class="dm-status dm-warn"' in status_html(skin_summary(found), warning=found.warning)
     assert shares == sorted(shares)
     assert skin_view(found).count("<img") == 4
+
+
+def test_a_page_without_networks_says_why_and_what_to_do(tmp_path):
+    context = context_of(tmp_path, 'nuclei_weights = "n002"')
+    assert "no weights of nuclei named 'n002'" in networks_note(lambda: network_text(nuclei_source(context)))
+    source = skin_source(context.root, "cyto2")
+    assert "materialize tissue_champion" in source.text
+    with pytest.raises(MissingInput, match="no champion"):
+        load_skin_networks(source, TissueSettings(), context.compute)
