@@ -92,6 +92,13 @@ def test_what_cannot_be_drawn_is_told_and_leaves_no_gap() -> None:
     assert (maps.ternary[30, 5], maps.instances[30, 5]) == (TernaryClass.INSIDE, 2)
 
 
+def test_an_outline_that_crosses_itself_is_filled_and_the_edge_of_the_image_is_no_boundary() -> None:
+    twice = np.array([[5, 5], [25, 5], [25, 25], [5, 25], [5, 4], [26, 4], [26, 26], [4, 26], [4, 4]], float)
+    maps = draw_nuclei(Annotation((Region(twice, "Macrophage"),)), FIELD)
+    assert (maps.instances[5:25, 5:25] == 1).all()
+    assert (draw_nuclei(Annotation((box(-50, -50, 90, 90),)), FIELD).ternary == TernaryClass.INSIDE).all()
+
+
 def test_the_negative_pen_cuts_out() -> None:
     maps = draw_nuclei(Annotation((box(5, 5, 25, 25), box(10, 10, 12, 12, cut_out=True))), FIELD)
     assert maps.instances.sum() == 400 - 4
