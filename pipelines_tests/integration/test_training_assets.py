@@ -13,7 +13,7 @@ from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import read_record, write_record
 from dermatome.training import trainer as training
 from dermatome.training.data import Split
-from orchestration.definitions import build_defs
+from pipelines_tests.asset_runs import run
 from pipelines_tests.records import record_of
 from pipelines_tests.unit.test_weights_stage import tile, trainer
 
@@ -31,14 +31,7 @@ def root(tmp_path, monkeypatch):
 
 def train(root, instance, **config):
     instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001"])
-    job = build_defs(root.path).resolve_implicit_global_asset_job_def()
-    return job.execute_in_process(
-        instance=instance,
-        partition_key="v001",
-        asset_selection=[dg.AssetKey("tissue_weights")],
-        run_config={"ops": {"tissue_weights": {"config": config}}},
-        raise_on_error=False,
-    )
+    return run(root, instance, "tissue_weights", key="v001", config={"tissue_weights": config})
 
 
 def test_confusion_is_shown_and_checkpoints_end_after_the_record(root, monkeypatch):
