@@ -35,6 +35,10 @@ from resources.settings import DECIDED_BY, decided_names, versioned_by_settings
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.MaterializeResult
 
+InputsNow = Callable[[DataRoot, str], Mapping[str, str]]
+INPUTS_NOW: dict[str, InputsNow] = {}
+"""What tells the data versions of a partition's inputs, by asset, where Dagster does not see them change."""
+
 # More would make the failure's metadata unreadable; the failures table of the store holds all.
 _FAILURES_SHOWN = 100
 # Each line in the event log costs about as much as a materialization.
@@ -61,6 +65,7 @@ def slide_asset(
     pool: str | None = None,
     checks: Mapping[str, str] | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
+    inputs_now: InputsNow | None = None,
 ) -> Callable[[Callable[..., Iterator[Event]]], dg.AssetsDefinition]:
     """Declares an asset whose body is one call of :func:`materialize_slides`, named and described by that function.
 
@@ -78,10 +83,13 @@ def slide_asset(
         pool: concurrency pool.
         checks: description of each check by name; they are evaluated for each partition.
         freshness_policy: how long the latest materialization counts as fresh.
+        inputs_now: see :func:`dermatome.pipeline.staleness.stale_partitions`.
     """
 
     def declare(body: Callable[..., Iterator[Event]]) -> dg.AssetsDefinition:
         name = body.__name__
+        if inputs_now is not None:
+            INPUTS_NOW[name] = inputs_now
         return dg.multi_asset(
             name=name,
             specs=[
@@ -180,7 +188,7 @@ def materialize_slides(
             tags = (fillers.get(key) if made.reused else None) or version_tags(made.record, pointers[key])
             yield from _events(context, made.record, metadata, tags, checks, alone=len(keys) == 1)
     if len(keys) > 1:  # a run of one partition gives a result, after which the check's own step runs
-        stale = stale_partitions(root, asset, code_version(context), decided)
+        stale = stale_partitions(root, asset, code_version(context), decided, INPUTS_NOW.get(asset))
         yield dg.AssetCheckEvaluation(asset_key=context.asset_key, **_up_to_date(stale))
     if failed:
         first, reason = next(iter(failed.items()))
@@ -226,7 +234,8 @@ def stale_partitions_of(asset: dg.AssetsDefinition, settings: Settings, root: Da
     (spec,) = asset.specs
     decided = deciding_settings(settings, decided_names(spec.metadata), root)
     version = versioned_by_settings(str(spec.code_version), decided)
-    return stale_partitions(root, spec.key.to_user_string(), version, decided)
+    name = spec.key.to_user_string()
+    return stale_partitions(root, name, version, decided, INPUTS_NOW.get(name))
 
 
 def _up_to_date(stale: Mapping[str, str]) -> dict[str, Any]:

@@ -66,7 +66,10 @@ def build_defs(
                 [*SOURCES, *skin.ASSETS, *nuclei.ASSETS, skin_metrics.skin_metrics],
             )
         ),
-        asset_checks=[*skin_metrics.CHECKS, up_to_date_checks([*skin.OF_SLIDES, *nuclei.OF_SLIDES])],
+        asset_checks=[
+            *skin_metrics.CHECKS,
+            up_to_date_checks([*skin.OF_SLIDES, skin.gene_profiles, *nuclei.OF_SLIDES]),
+        ],
         jobs=JOBS,
         schedules=schedules(read.platform.time_zone),
         sensors=SENSORS,

@@ -18,7 +18,10 @@ import dagster as dg
 from rich.console import Console
 
 from assets.partitions import ANNOTATED_SLIDES, GENES, SLIDES, TRAINING_VERSIONS
+from assets.skin import gene_profiles
+from assets.slide_asset import stale_partitions_of
 from dermatome.errors import DermatomeError, StorageFailed
+from dermatome.settings import load_settings
 from dermatome.slides.source import SlideSource
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
@@ -138,6 +141,9 @@ class Demo:
             Whether all succeeded.
         """
         todo = [key for key in keys if stale_status(self.instance, self.defs, asset, key) != "FRESH"]
+        if asset == "gene_profiles":  # Dagster does not know which slides are a gene's
+            stale = stale_partitions_of(gene_profiles, load_settings(self.root.settings), self.root)
+            todo = [key for key in keys if key in todo or key in stale]
         console.print(f"[bold]{asset}[/]: " + (f"{len(todo)} of {len(keys)} to materialize" if todo else "current"))
         started, succeeded = time.perf_counter(), True
         job = self.defs.resolve_implicit_global_asset_job_def()

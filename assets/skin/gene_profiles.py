@@ -1,21 +1,29 @@
 """`gene_profiles`: what each antibody of a gene stains in the epidermis, over patients, and a card to read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
-from assets.partitions import GENES
+from assets.partitions import GENES, ONLY_BY_HAND
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.hpa_images import hpa_images
 from assets.slide_asset import Event, materialize_slides, slide_asset
+from dermatome.storage.layout import DataRoot
 from resources import PathsResource, SettingsResource
+
+
+def _inputs_now(root: DataRoot, gene: str) -> Mapping[str, str]:
+    from dermatome.skin.profiles.stage import gene_inputs
+
+    return gene_inputs(root, gene)
 
 
 @slide_asset(
     partitions_def=GENES,
-    # Which slides are a gene's is known only from its page, so Dagster sees every slide upstream of every gene. A gene
-    # whose slides have not changed is reused.
-    deps=[hpa_images, dg.AssetDep(epidermis_layers, partition_mapping=dg.AllPartitionMapping())],
+    # Which slides are a gene's is known only from its page. If every slide were upstream of every gene, Dagster would
+    # call all genes stale after any slide, and none from 100 slides on. The check `up_to_date` names the stale genes.
+    deps=[hpa_images, dg.AssetDep(epidermis_layers, partition_mapping=ONLY_BY_HAND)],
+    inputs_now=_inputs_now,
     partitions_a_run=250,
     group_name="skin_metrics",
     kind="html",

@@ -1,14 +1,20 @@
 """Which results are stale: a run would compute them again, as settings, code, inputs or weights are others now."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from dermatome.errors import StorageFailed
+from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import fingerprint, read_record
 
 
-def stale_partitions(root: DataRoot, asset: str, code_version: str, settings: Mapping[str, Any]) -> dict[str, str]:
+def stale_partitions(
+    root: DataRoot,
+    asset: str,
+    code_version: str,
+    settings: Mapping[str, Any],
+    inputs_now: Callable[[DataRoot, str], Mapping[str, str]] | None = None,
+) -> dict[str, str]:
     """Partitions of an asset that a run would compute again, each with what changed since they were computed.
 
     Only records are read: files that are missing or damaged, and inputs outside the data root, are found by a run.
@@ -18,6 +24,8 @@ def stale_partitions(root: DataRoot, asset: str, code_version: str, settings: Ma
         asset: name of the asset.
         code_version: of the asset, as it is now.
         settings: that decide the asset's results, as they are now.
+        inputs_now: the data version of each input of a partition. None if the inputs are partitions of the same key
+            and champions.
     """
     champions: dict[str, str | None] = {}
     stale: dict[str, str] = {}
@@ -29,11 +37,19 @@ def stale_partitions(root: DataRoot, asset: str, code_version: str, settings: Ma
             continue
         if record is None:
             continue
-        for upstream in record.inputs:
-            if upstream not in champions:
-                champions[upstream] = _version(root, upstream, CHAMPION)
-        now = {name: _version(root, name, key) or champions[name] or then for name, then in record.inputs.items()}
-        changed = [name for name, then in record.inputs.items() if now[name] != then]
+        now: Mapping[str, str]
+        if inputs_now is not None:
+            try:
+                now = inputs_now(root, key)
+            except DermatomeError as error:
+                stale[key] = str(error)
+                continue
+        else:
+            for upstream in record.inputs:
+                if upstream not in champions:
+                    champions[upstream] = _version(root, upstream, CHAMPION)
+            now = {name: _version(root, name, key) or champions[name] or then for name, then in record.inputs.items()}
+        changed = [name for name, then in record.inputs.items() if now.get(name) != then]
         if changed:
             stale[key] = f"changed: {', '.join(changed)}"
         elif record.fingerprint != fingerprint(code_version, record.inputs, settings):

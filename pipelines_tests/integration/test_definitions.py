@@ -47,7 +47,7 @@ def test_checks(defs):
     found = defaultdict(set)
     for key in defs.resolve_asset_graph().asset_check_keys:
         found[key.asset_key.to_user_string()].add(key.name)
-    for asset in (*SKIN.stages, *NUCLEI.stages):
+    for asset in (*SKIN.stages, *NUCLEI.stages, "gene_profiles"):
         assert "up_to_date" in found[asset]
     assert {asset: checks - {"up_to_date"} for asset, checks in found.items() if checks != {"up_to_date"}} == {
         "slide_images": {"image_not_blank"},

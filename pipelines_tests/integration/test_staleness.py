@@ -3,11 +3,19 @@
 import dagster as dg
 import pytest
 
-from assets.partitions import ANNOTATED_SLIDES, SLIDES, TRAINING_VERSIONS
+from assets.partitions import ANNOTATED_SLIDES, GENES, SLIDES, TRAINING_VERSIONS
+from assets.skin import gene_profiles
+from assets.slide_asset import stale_partitions_of
+from dermatome.hpa.pages import parse_page
+from dermatome.hpa.records import write_records
+from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.settings import deciding_settings, load_settings
 from dermatome.storage.record import StageRecord, fingerprint, write_record
+from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from orchestration.definitions import build_defs
+from pipelines_tests.asset_runs import run
 from pipelines_tests.integration.test_sensors import champion_made
+from pipelines_tests.records import put_record
 from resources.settings import decided_names
 
 CHECKS = """
@@ -97,3 +105,23 @@ def test_a_training_is_not_stale_when_its_tiles_change(root, instance, ask):
     instance.report_runless_asset_event(dg.AssetMaterialization("tissue_weights", partition="v001", tags=before))
     instance.report_runless_asset_event(dg.AssetMaterialization("training_tiles", partition="a1"))
     assert ask(STALE, asset="tissue_weights", key="v001")["assetNodes"] == [{"staleStatus": "FRESH", "staleCauses": []}]
+
+
+def test_a_changed_slide_makes_only_its_own_gene_stale(root, instance, ask):
+    genes = {f"ENSG0000000000{number}": f"1-{number}" for number in (1, 2)}
+    instance.add_dynamic_partitions(GENES.name, list(genes))
+    instance.add_dynamic_partitions(SLIDES.name, list(genes.values()))
+    for gene, slide in genes.items():
+        page = parse_page(gene_page_xml("G", gene, "http://127.0.0.1", [ToyImage(*slide.split("-"))]))
+        write_records(page.records, root.folder("hpa_images", gene) / RECORDS_FILE)
+        values = {"gene": "G", "release": "23", "page_url": "", "licence": "l"}
+        put_record(root, "hpa_images", gene, outcome="images", values=values)
+        instance.report_runless_asset_event(dg.AssetMaterialization("hpa_images", partition=gene))
+        assert run(root, instance, "gene_profiles", key=gene).success
+    assert stale_partitions_of(gene_profiles, load_settings(root.settings), root) == {}
+    put_record(root, "epidermis_layers", "1-1", outcome="no_epidermis")
+    instance.report_runless_asset_event(dg.AssetMaterialization("epidermis_layers", partition="1-1"))
+    stale = stale_partitions_of(gene_profiles, load_settings(root.settings), root)
+    assert stale == {"ENSG00000000001": "changed: epidermis_layers"}
+    found = ask(STALE, asset="gene_profiles", key="ENSG00000000002")["assetNodes"]
+    assert found == [{"staleStatus": "FRESH", "staleCauses": []}]

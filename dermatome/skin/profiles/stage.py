@@ -67,10 +67,7 @@ class ProfileStage(Stage[_Input, _Profiled]):
 
     def inputs(self, key: str) -> dict[str, str]:
         """The page, and the layers of all its slides together."""
-        page = require_record(self.root, "hpa_images", key).data_version
-        states = [(image["slide"], *_state(self.root, image["slide"])) for image in _images(self.root, key)]
-        known = [(slide, record.data_version if record else "", reason) for slide, record, reason in states]
-        return {"hpa_images": page, "epidermis_layers": hashlib.sha256(json.dumps(known).encode()).hexdigest()}
+        return gene_inputs(self.root, key)
 
     def load(self, key: str) -> _Input:
         """Reads the tables of the gene's slides, and why slides are left out."""
@@ -138,6 +135,14 @@ class ProfileStage(Stage[_Input, _Profiled]):
             },
             seconds=seconds,
         )
+
+
+def gene_inputs(root: DataRoot, gene: str) -> dict[str, str]:
+    """The data version of a gene's page, and that of the layers of all its slides together."""
+    page = require_record(root, "hpa_images", gene).data_version
+    states = [(image["slide"], *_state(root, image["slide"])) for image in _images(root, gene)]
+    known = [(slide, record.data_version if record else "", reason) for slide, record, reason in states]
+    return {"hpa_images": page, "epidermis_layers": hashlib.sha256(json.dumps(known).encode()).hexdigest()}
 
 
 def _images(root: DataRoot, gene: str) -> list[dict[str, Any]]:
