@@ -19,11 +19,13 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=400,
     group_name="skin_inference",
     kind="parquet",
-    code_version="4",
+    code_version="5",
     decided_by=["layers"],
     checks={
         "background_found": "The slide has enough background to measure the light that densities are relative to.",
+        "light_not_clipped": "The background is not white (255), where the light may have been brighter.",
         "stains_present": "The slide's colours can be those of hematoxylin and DAB; otherwise stains are null.",
+        "stain_vectors_found": "If wanted, the slide's own colours of hematoxylin and DAB could be estimated.",
     },
 )
 def epidermis_layers(

@@ -283,6 +283,12 @@ def layers_measure(
             10_000,
         ),
     ] = None,
+    own_stains: Annotated[
+        bool,
+        typer.Option(
+            help="Estimate the colours of hematoxylin and DAB on each image; use it if stains or scanners differ."
+        ),
+    ] = False,
     table: TableOut = "",
     overwrite: Overwrite = False,
     mpp: Mpp = 0.5,
@@ -301,7 +307,7 @@ def layers_measure(
     from dermatome.skin.layers.stage import layers_rows, write_layers
     from dermatome.storage.files import sha256_file
 
-    settings = LayerSettings(layer_um=layer_um)
+    settings = LayerSettings(layer_um=layer_um, stain_vectors="slide" if own_stains else "standard")
     results, tables = Results(out, "epidermis_layers", settings, overwrite), []
 
     def measure(slide: Slide, report: Report) -> str:
@@ -322,8 +328,8 @@ def layers_measure(
         tables.append(layers_rows(record, out / f"{slide.name}.parquet"))
         pattern = record.values["pattern"]
         text = f"{record.values['layers']} layers, {pattern} staining" if pattern else record.message
-        background = record.checks[0]
-        return note + (text if background.passed else f"{text}. {background.description}")
+        failed = [check for check in record.checks if not check.passed and check.name != "stains_present"]
+        return note + ". ".join([text, *(check.description.removesuffix(".") for check in failed)])
 
     finish = partial(results.join, "layers.parquet", tables, table)
     each_slide(images, mpp, measure, finish, complain if table == "-" else typer.echo)

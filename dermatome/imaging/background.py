@@ -99,11 +99,23 @@ class Background:
         found = self.source is I0Source.BACKGROUND
         colour = ", ".join(f"{value:.1f}" for value in self.i0)
         text = f"The light is that of the slide's background, {self.share:.0%} of it: {colour}."
-        if max(self.i0) >= _CLIPPED and found:
-            text += " White is clipped: if the light was brighter than that, densities are too low."
         if not found:
             text = "The slide has too little background to measure its light, so white (255) is assumed."
         return Check("background_found", found, text, {"background_share": self.share, **self.values})
+
+    def clipped_check(self) -> Check:
+        """Whether the camera could record the background; where it is white, the light may have been brighter."""
+        channels = [name for name, value in zip(("red", "green", "blue"), self.i0, strict=True) if value >= _CLIPPED]
+        clipped = self.source is I0Source.BACKGROUND and bool(channels)
+        text = "The light of the background is below white, so that densities are measured against it."
+        if clipped:
+            text = (
+                f"The background is white (255) in {', '.join(channels)}: if the light was brighter, densities are too "
+                "low; scan with less exposure to measure them."
+            )
+        elif self.source is I0Source.FALLBACK:
+            text = "There is too little background to see whether it is clipped."
+        return Check("light_not_clipped", not clipped, text, self.values)
 
     def stains_check(self) -> Check:
         """Whether the slide's colours can be those of stains."""

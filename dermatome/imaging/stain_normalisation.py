@@ -99,11 +99,16 @@ class StainFit:
 
 
 def fit_slide(slide: Slide) -> StainFit:
-    """The stains of a slide, from spots of tissue all over it, each read at 0.5 µm for a pixel or the slide's scale."""
+    """The stains of a slide; see :func:`tissue_pixels`."""
+    return fit_stains(tissue_pixels(slide))
+
+
+def tissue_pixels(slide: Slide) -> npt.NDArray[np.uint8]:
+    """(N, 3) uint8: spots of tissue all over a slide, each read at 0.5 µm for a pixel or the slide's scale."""
     look = slide.overview(_LOOK_PX)
     rows, columns = np.nonzero(look.min(axis=2) < background_limit(look))
     if not rows.size:
-        return fit_stains(np.zeros((0, 3), np.uint8))
+        return np.zeros((0, 3), np.uint8)
     factor = slide.size.height_px / look.shape[0]
     half = max(1, round(_SPOT_UM / slide.mpp / 2))
     chosen = np.unique(np.linspace(0, rows.size - 1, _SPOTS).astype(int))
@@ -117,7 +122,7 @@ def fit_slide(slide: Slide) -> StainFit:
         box = Box(top, left, min(top + 2 * half, slide.size.height_px), min(left + 2 * half, slide.size.width_px))
         shrunk = min(1.0, _SPOT_PX / (2 * half))
         pixels.append(slide.region(box, Size(box.size.height_px, box.size.width_px).scaled(shrunk)).reshape(-1, 3))
-    return fit_stains(np.concatenate(pixels))
+    return np.concatenate(pixels)
 
 
 def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
@@ -130,25 +135,12 @@ def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
     stained = density[density.mean(axis=1) >= _LEAST_DENSITY]
     if len(stained) < _LEAST_PIXELS:
         return _fit(StainOutcome.LITTLE_TISSUE, REFERENCE_VECTORS, REFERENCE_STRENGTHS)
-    _, axes = np.linalg.eigh(np.cov(stained.T))
-    plane = axes[:, :0:-1]  # (3, 2), the two directions of most variance
-    plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
-    along = stained @ plane
-    angles = np.arctan2(along[:, 1], along[:, 0])
-    # Pixels beside 180° would count at both ends: angles are taken around their own mean.
-    middle = np.arctan2(np.sin(angles).mean(), np.cos(angles).mean())
-    turned = np.mod(angles - middle + np.pi, 2 * np.pi) - np.pi
-    ends = np.percentile(turned, [_PERCENTILE, 100 - _PERCENTILE]) + middle
-    vectors = np.stack([plane @ (np.cos(end), np.sin(end)) for end in ends])
-    vectors = vectors * np.where(vectors.sum(axis=1) < 0, -1, 1)[:, None]
-    # Hematoxylin takes more red than eosin does.
-    vectors = vectors[np.argsort(-vectors[:, 0])]
-    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    if _degrees(vectors[0], vectors[1]) < _LEAST_BETWEEN_DEG:
+    vectors = extreme_directions(stained)
+    if degrees_between(vectors[0], vectors[1]) < _LEAST_BETWEEN_DEG:
         return _fit(StainOutcome.ONE_STAIN, vectors, REFERENCE_STRENGTHS)
     amounts = stained @ np.linalg.pinv(vectors)
     strengths = np.percentile(amounts, 99, axis=0)
-    off = max(_degrees(own, wanted) for own, wanted in zip(vectors, REFERENCE_VECTORS, strict=True))
+    off = max(degrees_between(own, wanted) for own, wanted in zip(vectors, REFERENCE_VECTORS, strict=True))
     times = np.maximum(strengths, 1e-6) / REFERENCE_STRENGTHS
     redder = (vectors[0, 0] - vectors[0, 1]) - (vectors[1, 0] - vectors[1, 1])
     if (
@@ -159,6 +151,30 @@ def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
     ):
         return _fit(StainOutcome.NOT_HE, vectors, strengths)
     return _fit(StainOutcome.FITTED, vectors, strengths)
+
+
+def extreme_directions(density: Floats) -> Floats:
+    """The two ends of the angles that densities have in their plane (Macenko et al. 2009).
+
+    Args:
+        density: (N, 3) optical density of stained pixels in red, green and blue.
+
+    Returns:
+        (2, 3), each of length 1; the first takes more red, as hematoxylin does.
+    """
+    _, axes = np.linalg.eigh(np.cov(density.T))
+    plane = axes[:, :0:-1]  # (3, 2), the two directions of most variance
+    plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
+    along = density @ plane
+    angles = np.arctan2(along[:, 1], along[:, 0])
+    # Pixels beside 180° would count at both ends: angles are taken around their own mean.
+    middle = np.arctan2(np.sin(angles).mean(), np.cos(angles).mean())
+    turned = np.mod(angles - middle + np.pi, 2 * np.pi) - np.pi
+    ends = np.percentile(turned, [_PERCENTILE, 100 - _PERCENTILE]) + middle
+    vectors = np.stack([plane @ (np.cos(end), np.sin(end)) for end in ends])
+    vectors = vectors * np.where(vectors.sum(axis=1) < 0, -1, 1)[:, None]
+    vectors = vectors[np.argsort(-vectors[:, 0])]
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 _DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
@@ -176,6 +192,7 @@ def _with_third(vectors: Floats) -> Floats:
     return np.stack([*both, third / np.linalg.norm(third)])
 
 
-def _degrees(one: Floats, other: Floats) -> float:
+def degrees_between(one: Floats, other: Floats) -> float:
+    """The angle between two vectors, degrees."""
     cosine = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))

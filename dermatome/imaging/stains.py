@@ -27,6 +27,8 @@ _GREY_SPREAD, _GREY_PERCENTILE = 0.06, 90
 # Real slides are at most 1.5 times as far from hematoxylin and DAB as they are with two channels swapped.
 _SWAPPED = 1.75
 _LEAST_OFF = 0.04
+SWAPPED = "two colour channels are swapped"
+"""A reason of :func:`why_no_stains`. Dyes of other colours than the published ones may look so, too."""
 
 
 class Stain(IntEnum):
@@ -38,7 +40,10 @@ class Stain(IntEnum):
 
 
 def separate_stains(
-    rgb: RgbImage, stains: Sequence[Stain] = tuple(Stain), i0: Sequence[float] = (255.0, 255.0, 255.0)
+    rgb: RgbImage,
+    stains: Sequence[Stain] = tuple(Stain),
+    i0: Sequence[float] = (255.0, 255.0, 255.0),
+    vectors: npt.NDArray[np.float64] = STAIN_VECTORS,
 ) -> npt.NDArray[np.float32]:
     """Optical density of each stain, by lookup tables; against white, as ``skimage.color.rgb2hed`` has it.
 
@@ -51,6 +56,7 @@ def separate_stains(
         stains: which stains, in this order.
         i0: red, green and blue intensity where nothing is stained; see
             :func:`dermatome.imaging.background.slide_background`.
+        vectors: (3, 3), a row for each stain; see :data:`STAIN_VECTORS`.
 
     Returns:
         (H, W, len(stains)) float32, not negative. The unit is scikit-image's: decadic optical density divided by
@@ -59,7 +65,7 @@ def separate_stains(
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"separate_stains takes (H, W, 3) uint8, not {rgb.shape} {rgb.dtype}")
     absorbance = np.log(np.maximum(np.arange(256)[:, None] / np.asarray(i0), 1e-6)) / np.log(1e-6)
-    matrix = np.linalg.inv(STAIN_VECTORS)  # rows: red, green, blue; columns: stains
+    matrix = np.linalg.inv(vectors)  # rows: red, green, blue; columns: stains
     tables = (absorbance[:, :, None] * matrix[None]).astype(np.float32)  # (256, channel, stain)
     result = np.empty((*rgb.shape[:2], len(stains)), dtype=np.float32)
     for top in range(0, rgb.shape[0], _BAND_ROWS):
@@ -85,7 +91,7 @@ def why_no_stains(rgb: RgbImage, i0: Sequence[float]) -> str:
     if np.percentile(spread, _GREY_PERCENTILE) < _GREY_SPREAD:
         return "the image is grey"
     as_it_is, *swapped = (_off_stains(density[:, order]) for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)))
-    return "two colour channels are swapped" if as_it_is > max(_LEAST_OFF, _SWAPPED * min(swapped)) else ""
+    return SWAPPED if as_it_is > max(_LEAST_OFF, _SWAPPED * min(swapped)) else ""
 
 
 def _off_stains(density: npt.NDArray[np.float64]) -> float:

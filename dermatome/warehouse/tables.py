@@ -150,7 +150,8 @@ TABLES: dict[str, Table] = {
         "epidermis_layers",
         "slide",
         f"synthetic boolean, {_SCALE}, layers integer, layer_um double, h_score double, positive_share double, "
-        f"pattern varchar, detached_um2 double, {_LIGHT}",
+        f"pattern varchar, detached_um2 double, {_LIGHT}, stain_source varchar, hematoxylin_rgb varchar, "
+        "dab_rgb varchar",
     ),
     "agreement": Table(
         "hpa_agreement",

@@ -268,8 +268,8 @@ def skin_summary(found: SkinFound) -> str:
         else:
             score = "" if layers.h_score is None else f", H-score {layers.h_score:.0f} of 300"
             text += f"{len(layers.layers)} layers of {layers.layer_um:.1f} µm; {layers.pattern} staining{score}."
-        background = layers.background.check()
-        text += "" if background.passed else f" {background.description}"
+        checks = (layers.background.check(), layers.background.clipped_check())
+        text += "".join(f" {check.description}" for check in checks if not check.passed)
     return f"{text} {found.names}." if found.names else text
 
 

@@ -57,7 +57,7 @@ def test_checks(defs):
         "cell_hold_out_scores": {"no_precision_drops"},
         "epidermis_masks": {"tissue_fraction", "epidermis_plausible", "looks_like_skin"},
         "cell_masks": {"cell_density", "seam_density", "mask_made_with_champion"},
-        "epidermis_layers": {"background_found", "stains_present"},
+        "epidermis_layers": {"background_found", "light_not_clipped", "stains_present", "stain_vectors_found"},
         "skin_atlas": {"markers_as_expected"},
         "skin_metrics": {"masks_made_with_champion", "all_files_readable"},
         "nuclei_slides": {"image_not_blank"},

@@ -15,14 +15,14 @@ from scipy.ndimage import distance_transform_edt
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
-from dermatome.imaging.background import Background, I0Source
-from dermatome.imaging.stains import STAIN_VECTORS
+from dermatome.imaging.background import Background, I0Source, slide_background
+from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, Stain, separate_stains
 from dermatome.skin.layers import depth
 from dermatome.skin.layers.depth import Survey, distance_from_dermis, number_layers
 from dermatome.skin.layers.figures import layers_figure
 from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers, staining_pattern
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.slides.slide import MppSource, Slide
+from dermatome.slides.slide import MppSource, Slide, read_slide
 from dermatome.synthetic.skin import toy_slide
 
 D, E, K = TissueClass.DERMIS, TissueClass.EPIDERMIS, TissueClass.KERATIN
@@ -257,6 +257,34 @@ def test_exposure_light_and_compression_hardly_move_the_h_score(pattern: Stainin
     expected, _ = score(compressed(95))
     for quality in (75, 85):
         assert score(compressed(quality)) == (pytest.approx(expected, abs=2), pattern)
+
+
+def test_real_cores_keep_their_h_score_whatever_exposure_and_compression_until_white_is_clipped(realdata):
+    for path in sorted((realdata / "hpa_ihc").glob("*.jpg")):
+        core = read_slide(path).whole()[600:1800, 600:1800].copy()
+        core[:300] = read_slide(path).whole()[:300, :1200]  # background of a corner
+
+        def score(pixels: np.ndarray, tissue: np.ndarray) -> tuple[float, bool]:
+            background = slide_background(slide_of(pixels))
+            dab = separate_stains(pixels, (Stain.DAB,), background.i0)[..., 0][tissue] * DECADIC_OD_PER_UNIT
+            return 100 * sum(
+                float((dab >= limit).mean()) for limit in (0.2, 0.4, 0.6)
+            ), background.clipped_check().passed
+
+        tissue = (core < 0.85 * np.array(slide_background(slide_of(core)).i0)).any(axis=2)
+        expected, unclipped = score(core, tissue)
+        assert expected > 20
+        assert unclipped
+        for exposure in (0.8, 0.9):
+            assert score(np.rint(exposure * core).astype(np.uint8), tissue) == (pytest.approx(expected, abs=2), True)
+        brighter, unclipped = score(np.rint(np.minimum(1.2 * core, 255)).astype(np.uint8), tissue)
+        assert brighter < expected - 5
+        assert not unclipped
+        for quality in (75, 95):
+            buffer = io.BytesIO()
+            Image.fromarray(core).save(buffer, "JPEG", quality=quality)
+            with Image.open(buffer) as image:
+                assert score(np.array(image), tissue)[0] == pytest.approx(expected, abs=2)
 
 
 def test_without_background_white_is_assumed_and_named() -> None:

@@ -11,7 +11,7 @@ reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from dermatome.classes import BoolMap, Floats, LabelArray, StainingPattern
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.imaging.background import Background, slide_background
+from dermatome.imaging.ihc_stains import StainVectors, VectorSource, fit_ihc_slide
+from dermatome.imaging.stains import SWAPPED
 from dermatome.labels.tiled import TiledArray
 from dermatome.skin.layers.depth import Depths, Survey, number_layers, relative_depth
 from dermatome.skin.layers.settings import LayerSettings
@@ -88,6 +90,7 @@ class LayersResult:
         pattern: where in the epidermis the DAB lies.
         detached_um2: area of epidermis in no layer, as no dermis is near it.
         background: the slide's background, whose light optical densities are relative to.
+        vectors: the colours that stains are separated with.
     """
 
     outcome: LayerOutcome
@@ -106,6 +109,7 @@ class LayersResult:
     pattern: StainingPattern | None
     detached_um2: float
     background: Background
+    vectors: StainVectors
 
     @property
     def values(self) -> dict[str, Scalar]:
@@ -118,6 +122,7 @@ class LayersResult:
             "pattern": self.pattern.value if self.pattern is not None else None,
             "detached_um2": self.detached_um2,
             **self.background.values,
+            **self.vectors.values,
         }
 
 
@@ -160,7 +165,12 @@ def measure_layers(
             )
     layer_um = settings.layer_um or _mean_diameter_um(cells)
     survey, background = Survey(tissue_mask), slide_background(slide)
-    nothing = partial(_nothing, slide, cells, background, survey.tissue or Box.whole(slide.size))
+    vectors = StainVectors()
+    if settings.stain_vectors == "slide" and background.no_stains in ("", SWAPPED):
+        vectors = fit_ihc_slide(slide, background.i0)
+        if vectors.source is VectorSource.SLIDE:  # other dyes, which is why they do not look like the published ones
+            background = replace(background, no_stains="")
+    nothing = partial(_nothing, slide, cells, background, vectors, survey.tissue or Box.whole(slide.size))
     if not survey.epidermis_px:
         return nothing(LayerOutcome.NO_EPIDERMIS, "no pixel of the tissue mask is epidermis")
     if not survey.dermis.any():
@@ -186,7 +196,7 @@ def measure_layers(
         numbered[block.inside] = layer_of
         layer_map.write(block.box, numbered)
         layer_map.pack()
-        h, dab = _stains(slide.pixels[block.box.slices][block.inside], background.i0)
+        h, dab = _stains(slide.pixels[block.box.slices][block.inside], background.i0, vectors)
         of_layers.add(layer_of, h, dab)
         of_steps.add(number_layers(distance_px, settings.profile_step_um / slide.mpp), h, dab)
         relative = relative_depth(tissue_mask, block, slide.size)
@@ -231,6 +241,7 @@ def measure_layers(
         pattern=staining_pattern(layers, settings) if stained else None,
         detached_um2=detached_um2,
         background=background,
+        vectors=vectors,
     )
 
 
@@ -284,11 +295,11 @@ def _mean_diameter_um(cells: pd.DataFrame) -> float | None:
     return float(diameters.mean()) if diameters.size else None
 
 
-def _stains(pixels: RgbImage, i0: Sequence[float]) -> tuple[Floats, Floats]:
+def _stains(pixels: RgbImage, i0: Sequence[float], vectors: StainVectors) -> tuple[Floats, Floats]:
     """Hematoxylin and DAB of (N, 3) pixels: two (N,) float32, log10 optical density."""
     from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
 
-    stains = separate_stains(pixels[:, None], (Stain.HEMATOXYLIN, Stain.DAB), i0)[:, 0]
+    stains = separate_stains(pixels[:, None], (Stain.HEMATOXYLIN, Stain.DAB), i0, vectors.matrix)[:, 0]
     stains *= np.float32(DECADIC_OD_PER_UNIT)
     return stains[:, 0], stains[:, 1]
 
@@ -297,6 +308,7 @@ def _nothing(
     slide: Slide,
     cells: pd.DataFrame,
     background: Background,
+    vectors: StainVectors,
     shown: Box,
     outcome: LayerOutcome,
     message: str,
@@ -321,4 +333,5 @@ def _nothing(
         pattern=None,
         detached_um2=detached_um2,
         background=background,
+        vectors=vectors,
     )

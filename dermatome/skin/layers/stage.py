@@ -173,5 +173,10 @@ def write_layers(
             **result.values,
         },
         seconds=seconds,
-        checks=(result.background.check(), result.background.stains_check()),
+        checks=(
+            result.background.check(),
+            result.background.clipped_check(),
+            result.background.stains_check(),
+            result.vectors.check(),
+        ),
     )

@@ -1,0 +1,111 @@
+"""Hematoxylin and DAB of a slide's own colours: on synthetic cores whose dyes are turned, and fall-backs."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dermatome.classes import StainingPattern, TissueClass
+from dermatome.imaging.background import slide_background
+from dermatome.imaging.ihc_stains import StainVectors, VectorSource, fit_ihc_slide, fit_ihc_stains
+from dermatome.imaging.stain_normalisation import degrees_between
+from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, Stain, separate_stains
+from dermatome.skin.layers.measure import measure_layers
+from dermatome.skin.layers.settings import LayerSettings
+from dermatome.slides.slide import MppSource, Slide, read_slide
+from dermatome.synthetic.skin import ToySlide, toy_slide
+
+H, DAB = STAIN_VECTORS[Stain.HEMATOXYLIN], STAIN_VECTORS[Stain.DAB]
+
+
+def turned(vector: np.ndarray, towards: np.ndarray, degrees: float) -> np.ndarray:
+    """The vector, as long as it was, turned in the plane with another one."""
+    length = np.linalg.norm(vector)
+    across = towards - vector * (towards @ vector) / length**2
+    angle = np.radians(degrees)
+    return np.cos(angle) * vector + np.sin(angle) * across / np.linalg.norm(across) * length
+
+
+OUT = np.cross(H, DAB)
+DYES = {
+    "published": (H, DAB),
+    "apart": (turned(H, DAB, -7), turned(DAB, H, -15)),
+    "both by 15, one way": (turned(H, DAB, 15), turned(DAB, H, -15)),
+    "out of the plane": (turned(H, OUT, 15), turned(DAB, OUT, 15)),
+    "out of the plane, the other way": (turned(H, OUT, -15), turned(DAB, OUT, -15)),
+}
+
+
+def dyed(toy: ToySlide, dyes: tuple[np.ndarray, np.ndarray]) -> Slide:
+    """The toy in these colours of hematoxylin and DAB, photographed under a lamp of 240 with a camera's noise."""
+    vectors = np.stack([dyes[0], STAIN_VECTORS[Stain.EOSIN], dyes[1]])
+    light = 240 * 10 ** -(toy.densities @ vectors)
+    light += np.random.default_rng(0).normal(0, 2.5, light.shape) * np.sqrt(light / 255)
+    return Slide("toy", np.rint(light.clip(0, 255)).astype(np.uint8), 0.5, MppSource.DECLARED, "0" * 64)
+
+
+@pytest.mark.parametrize("dyes", DYES.values(), ids=DYES)
+@pytest.mark.parametrize("pattern", [StainingPattern.BASAL, StainingPattern.SUPRABASAL, StainingPattern.WHOLE])
+def test_dab_is_recovered_within_5_percent_whatever_the_dyes(
+    pattern: StainingPattern, dyes: tuple[np.ndarray, np.ndarray]
+) -> None:
+    off = []
+    for seed in (0, 1, 2):
+        toy = toy_slide(seed, pattern, size_px=640, strength=0.6)
+        slide = dyed(toy, dyes)
+        background = slide_background(slide)
+        found = fit_ihc_slide(slide, background.i0)
+        assert found.source is VectorSource.SLIDE
+        amounts = separate_stains(slide.whole(), (Stain.DAB,), background.i0, found.matrix)[..., 0]
+        stained = (toy.mask == TissueClass.EPIDERMIS) & (toy.densities[..., Stain.DAB] > 0.1)
+        truth = toy.densities[..., Stain.DAB][stained].mean()
+        off.append(float(amounts[stained].mean() * DECADIC_OD_PER_UNIT / truth - 1))
+    # A basal row has few stained cells.
+    assert max(map(abs, off)) <= (0.06 if pattern is StainingPattern.BASAL else 0.05), off
+
+
+def test_layers_record_the_colours_and_those_of_turned_dyes_need_the_slide_s_own() -> None:
+    toy = toy_slide(3, StainingPattern.WHOLE, size_px=640, strength=0.6)
+    cells = pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [7.0]})
+    slide = dyed(toy, DYES["both by 15, one way"])
+    truth = toy.densities[..., Stain.DAB][toy.mask == TissueClass.EPIDERMIS].mean()
+    error = {}
+    for source in ("standard", "slide"):
+        found = measure_layers(slide, toy.mask, toy.instances, cells, LayerSettings(stain_vectors=source))
+        assert (found.vectors.source, found.vectors.check().passed) == (source, True)
+        mean = np.average(found.layers["mean_dab_od"].to_numpy(float), weights=found.layers["area_px"])
+        error[source] = abs(mean / truth - 1)
+        assert found.vectors.values["stain_source"] == source
+    assert error["slide"] < 0.05 < error["standard"]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "why"),
+    [
+        (np.full((5000, 3), 240, np.uint8), "too little stained tissue"),
+        (np.zeros((0, 3), np.uint8), "too little stained tissue"),
+        (dyed(toy_slide(4, StainingPattern.NEGATIVE, size_px=448), (H, DAB)).whole(), "published colours, as"),
+        (
+            dyed(toy_slide(4, StainingPattern.WHOLE, size_px=448), (H, np.array([0.1, 0.9, 0.3]))).whole(),
+            "not those of hematoxylin and DAB",
+        ),
+    ],
+)
+def test_where_they_cannot_be_estimated_the_published_ones_are_used_and_the_check_says_why(
+    pixels: np.ndarray, why: str
+) -> None:
+    found = fit_ihc_stains(pixels.reshape(-1, 3), (240, 240, 240))
+    assert (found.source, found.rows) == (VectorSource.FALLBACK, StainVectors().rows)
+    check = found.check()
+    assert (check.name, check.passed, check.values["stain_source"]) == ("stain_vectors_found", False, "fallback")
+    assert why in check.description
+
+
+def test_real_cores_have_colours_near_the_published_ones_or_say_why_not(realdata: Path) -> None:
+    for path in sorted((realdata / "hpa_ihc").glob("*.jpg")):
+        slide = read_slide(path)
+        found = fit_ihc_slide(slide, slide_background(slide).i0)
+        off = [degrees_between(found.matrix[stain], STAIN_VECTORS[stain]) for stain in (Stain.HEMATOXYLIN, Stain.DAB)]
+        assert max(off) <= 20
+        assert (found.source is VectorSource.FALLBACK) == bool(found.why)
