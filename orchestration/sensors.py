@@ -11,7 +11,7 @@ from assets.partitions import ANNOTATED_SLIDES, NUCLEI_CASES, REQUESTED_BY
 from dermatome.errors import DermatomeError
 from dermatome.slides.dicom import is_dicom
 from dermatome.slides.register import read_sources, write_sources
-from dermatome.slides.source import SLIDE_SUFFIXES, SlideSource, inbox_clashes, inbox_place, inbox_sources
+from dermatome.slides.source import SlideSource, inbox_clashes, inbox_place, inbox_sources, place_source
 from dermatome.storage.files import changed_in, folders_in, usable_id
 from dermatome.storage.layout import FAILURES, DataRoot
 from orchestration.jobs import refresh_metrics
@@ -113,35 +113,51 @@ class _Inbox:
         return f" Not taken from {self.folder}: {'; '.join(parts)}." if self.not_taken else ""
 
 
+def _places(context: dg.SensorEvaluationContext, inbox: _Inbox, names: Mapping[str, float]) -> dict[str, list[float]]:
+    """What is a slide among the files of an inbox: a file, or a folder of DICOM files, and when its files came there.
+
+    What is none is counted in ``inbox``.
+    """
+    if loose := [name for name in names if "/" not in name and is_dicom(name)]:
+        context.log.error(
+            f"{len(loose)} DICOM files lie loose in {inbox.folder} ({_shortened(loose)}) and are not taken: put those "
+            "of each slide into a folder of its own there, named like the slide."
+        )
+    inbox.leave("DICOM files that lie in no folder", *loose)
+    found: dict[str, list[float]] = {}
+    for name, changed_at in names.items():
+        if (place := inbox_place(name)) is None:
+            if "/" in name or not is_dicom(name):
+                inbox.leave(_IN_FOLDER if "/" in name else _OTHER_KIND, name)
+        elif not usable_id(place if "/" in name else Path(name).stem):
+            inbox.leave(_NO_NAME, name)
+        else:
+            found.setdefault(place, []).append(changed_at)
+    return found
+
+
 def _skin_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Collection[str]) -> _Inbox:
-    """One slide for each image file; its name without the suffix, as :func:`usable_id` writes it, is the slide.
+    """One slide for each image file, its name without the suffix, and one for each folder of DICOM files.
 
     Of several images of a slide, the registered one counts, or the oldest one if that is gone.
     """
     inbox = _Inbox(root.inbox)
-    files: dict[str, list[tuple[float, SlideSource]]] = {}
-    for name, changed_at in changed_in(root.inbox, folders=True).items():
-        path = root.inbox / name
-        if "/" in name:
-            inbox.leave(_IN_FOLDER, name)
-        elif path.suffix.lower() not in SLIDE_SUFFIXES:
-            inbox.leave(_OTHER_KIND, name)
-        elif not (slide := usable_id(path.stem)):
-            inbox.leave(_NO_NAME, name)
-        else:
-            files.setdefault(slide, []).append((changed_at, SlideSource(slide, "folder", str(path))))
+    files: dict[str, list[tuple[list[float], SlideSource]]] = {}
+    for place, times in _places(context, inbox, changed_in(root.inbox, folders=True)).items():
+        source = place_source(root.inbox, place)
+        files.setdefault(source.slide, []).append((times, source))
     registered = read_sources(root.slide_sources)
     clashes: list[SlideSource] = []
     for slide, found in files.items():
         before = registered.get(slide) if slide in known else None
-        found.sort(key=lambda one: (before is None or one[1].location != before.location, one[0]))
-        (changed_at, source), *others = found
-        if before is not None and before.origin != "folder":
+        found.sort(key=lambda one: (before is None or one[1].location != before.location, max(one[0])))
+        (times, source), *others = found
+        if before is not None and before.origin == "hpa":
             clashes += [source, *(other for _, other in others)]
             continue
         registered[slide] = source
         clashes += [other for _, other in others]
-        inbox.changed[slide], inbox.sources[slide] = [changed_at], source
+        inbox.changed[slide], inbox.sources[slide] = times, source
         if before is None or before.location != source.location:
             inbox.new.add(slide)
     inbox.leave(_KNOWN, *(Path(image.location).name for image in clashes))
@@ -161,24 +177,10 @@ def _nuclei_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Co
             f"{len(clashes)} slides have more than one image in {inbox.folder} ({_shortened(clashes)}), and none is "
             "taken: leave one of each, or rename the others."
         )
-    if loose := [name for name in names if "/" not in name and is_dicom(name)]:
-        context.log.error(
-            f"{len(loose)} DICOM files lie loose in {inbox.folder} ({_shortened(loose)}) and are not taken: put those "
-            "of each slide into a folder of its own there, named like the slide."
-        )
     inbox.leave("slides with several images", *clashes)
-    inbox.leave("DICOM files that lie in no folder", *loose)
-    by_place: dict[str, list[float]] = {}
-    for name, changed_at in names.items():
-        if (place := inbox_place(name)) is None:
-            if "/" in name or not is_dicom(name):
-                inbox.leave(_IN_FOLDER if "/" in name else _OTHER_KIND, name)
-        elif not usable_id(place if "/" in name else Path(name).stem):
-            inbox.leave(_NO_NAME, name)
-        else:
-            by_place.setdefault(str(inbox.folder / place), []).append(changed_at)
+    times = _places(context, inbox, names)
     for slide, source in inbox_sources(inbox.folder, names).items():
-        inbox.changed[slide] = by_place[source.location]
+        inbox.changed[slide] = times[Path(source.location).name]
         inbox.new |= {slide} - set(known)
     return inbox
 

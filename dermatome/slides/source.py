@@ -116,6 +116,13 @@ def inbox_place(name: str) -> str | None:
     return name if not folder and PurePosixPath(file).suffix.lower() in SLIDE_SUFFIXES else None
 
 
+def place_source(inbox: Path, place: str) -> SlideSource:
+    """Returns the source at a place of :func:`inbox_place`; its slide is empty if the name gives none."""
+    if PurePosixPath(place).suffix.lower() in SLIDE_SUFFIXES and not (inbox / place).is_dir():
+        return SlideSource(usable_id(PurePosixPath(place).stem), "folder", str(inbox / place))
+    return SlideSource(usable_id(place), "dicom", str(inbox / place))
+
+
 def inbox_source(inbox: Path, slide: str) -> SlideSource:
     """Returns the source of one slide of an inbox.
 
@@ -134,13 +141,9 @@ def inbox_source(inbox: Path, slide: str) -> SlideSource:
 def _images(inbox: Path, names: Iterable[str]) -> dict[str, set[SlideSource]]:
     found: dict[str, set[SlideSource]] = {}
     for name in names:
-        place = inbox_place(name)
-        if place == name:
-            slide = usable_id(PurePosixPath(name).stem)
-            found.setdefault(slide, set()).add(SlideSource(slide, "folder", str(inbox / name)))
-        elif place is not None:
-            slide = usable_id(place)
-            found.setdefault(slide, set()).add(SlideSource(slide, "dicom", str(inbox / place)))
+        if (place := inbox_place(name)) is not None:
+            source = place_source(inbox, place)
+            found.setdefault(source.slide, set()).add(source)
     return {slide: sources for slide, sources in found.items() if slide}
 
 

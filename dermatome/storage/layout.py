@@ -15,7 +15,7 @@ stages as ``root.folder(asset, partition) / name``.
 
 Folders that users put files into:
 
-    inbox/                           images to segment
+    inbox/                           images to segment, or <slide>/ with DICOM files
     annotations/<slide>/             he.*, mask.*, ihc.*, rois.json or .geojson, palette.json
     cell_annotations/<set>/          images with their cells (`dermatome.skin.cells.annotations`)
     nuclei_inbox/                    H&E slides: <slide>.svs and the like, or <slide>/ with DICOM files

@@ -390,17 +390,18 @@ def test_known_slides_are_requested_when_the_weights_come_later(inbox, root, ins
     assert not inbox.tick(tick.cursor).run_requests
 
 
-def test_a_dicom_folder_is_one_slide_and_loose_files_are_none_and_said_once(instance, nuclei_inbox, capfd):
-    nuclei_inbox.put(
-        "s1/1.dcm", "s1/2.dcm", "s1/label.dcm", "s2.svs", "notes/a.txt", "-s3/1.dcm", "loose.dcm", "more.dcm"
-    )
-    first = nuclei_inbox.tick()
-    assert asked_for(first) == {"nuclei_slides": ["s1", "s2", "s3"]}
-    assert sorted(instance.get_dynamic_partitions("nuclei_slides")) == ["s1", "s2", "s3"]
+def test_a_dicom_folder_is_one_slide_and_loose_files_are_none_and_said_once(root, instance, inbox, capfd):
+    inbox.put("s1/1.dcm", "s1/2.dcm", "s1/label.dcm", "s2.svs", "notes/a.txt", "-s3/1.dcm", "loose.dcm", "more.dcm")
+    first = inbox.tick()
+    assert inbox.requested(first) == ["s1", "s2", "s3"]
+    assert sorted(instance.get_dynamic_partitions(inbox.chain.partitions)) == ["s1", "s2", "s3"]
+    if inbox.chain is SKIN:
+        origins = {slide: source.origin for slide, source in read_sources(root.slide_sources).items()}
+        assert origins == {"s1": "dicom", "s2": "folder", "s3": "dicom"}
     (loose,) = logged(capfd, " - ERROR - ")
     assert "2 DICOM files lie loose" in loose
     assert "(loose.dcm, more.dcm)" in loose
-    assert not nuclei_inbox.tick(first.cursor).run_requests
+    assert not inbox.tick(first.cursor).run_requests
 
 
 def test_a_slide_of_two_images_is_not_taken_and_said(instance, nuclei_inbox, capfd):
