@@ -13,7 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic.fields import FieldInfo
 
-from dermatome.cli.app import app
+from dermatome.cli.app import EXIT_CODES, app
 from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.settings_model import Effect, SettingsModel
@@ -43,9 +43,11 @@ def on_page_content(html: str, **_: Any) -> str:
 
 def _commands() -> Iterator[str]:
     yield "# Command line\n"
-    yield "The same functions as the platform, for files and folders. A command continues after a bad file, prints the"
-    yield "reason to the error stream in one sentence, and ends with exit code 1 if anything failed, 2 if it was called"
-    yield "wrongly, 0 otherwise.\n"
+    yield "The same functions as the platform, for files and folders. A command continues after a bad file and prints"
+    yield "the reason to the error stream in one sentence; what `--json` or `--table -` prints is alone on the standard"
+    yield "output."
+    yield "`dermatome --install-completion` lets bash, zsh and fish complete commands and options.\n"
+    yield f"{EXIT_CODES}\n"
     yield from _command(typer.main.get_command(app), "dermatome")
 
 

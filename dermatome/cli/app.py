@@ -6,6 +6,7 @@ if anything failed. Heavy modules are imported only by the commands that need th
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,13 +18,18 @@ from dermatome.cli.export import export_app
 from dermatome.cli.nuclei import nuclei_app
 from dermatome.cli.skin import cells_app, hpa_app, layers_app, tissue_app
 from dermatome.cli.study import explain, replay
-from dermatome.cli.support import GROUP, Device, DeviceChoice, Threads, complain, unusable_file
+from dermatome.cli.support import GROUP, AsJson, Device, DeviceChoice, Threads, complain, unusable_file
 from dermatome.errors import DermatomeError
+
+EXIT_CODES = (
+    "Exit codes: 0 all went well; 1 something failed, and the error stream says what; 2 called wrongly; 130 stopped "
+    "with Ctrl-C. Results of images that were finished before stay."
+)
 
 app = typer.Typer(
     name="dermatome",
     help="Measures images of tissue: skin layers and their stains, nuclei and their classes.",
-    add_completion=False,
+    epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
     **GROUP,
 )
@@ -78,7 +84,10 @@ def web(
     ] = "",
     threads: Threads = 0,
 ) -> None:
-    """Serve the web app: nuclei or skin layers of an image, and ROIs for training."""
+    """Serve the web app: nuclei or skin layers of an image, and ROIs for training.
+
+    Example: dermatome web --data dermatome_data --port 7860
+    """
     from dermatome.storage.layout import DataRoot
     from dermatome.web.app import serve
 
@@ -98,37 +107,55 @@ def doctor(
         bool, typer.Option(help="Whether to test the connection to the Human Protein Atlas; switch it off if offline.")
     ] = True,
     device: Device = DeviceChoice.AUTO,
+    as_json: AsJson = False,
 ) -> None:
-    """Check versions, device, weights, a data root's networks, disk and network, and print how to fix what is wrong."""
+    """Check versions, device, weights, a data root's networks, disk and network, and print how to fix what is wrong.
+
+    Example: dermatome doctor --data dermatome_data --weights tissue.safetensors
+    """
     from dermatome.cli.doctor import examine
 
-    failed = False
+    found = []
     for finding in examine(weights or [], data, models_folder=models, ask_network=network, device=device.value):
-        failed |= finding.state == "fail"
+        found.append(vars(finding))
         colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.state]
-        typer.echo(f"{typer.style(f'{finding.state:<5}', fg=colour)}{finding.topic:<10}{finding.message}")
-    if failed:
+        if not as_json:
+            typer.echo(f"{typer.style(f'{finding.state:<5}', fg=colour)}{finding.topic:<10}{finding.message}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    if any(finding["state"] == "fail" for finding in found):
         raise typer.Exit(1)
 
 
 @app.command()
 def verify(
     data: Annotated[str, typer.Option(help="Data root to check; all its results are read.")] = "dermatome_data",
+    as_json: AsJson = False,
 ) -> None:
-    """Compare the files of all results with their records, and list those that are missing or damaged."""
+    """Compare the files of all results with their records, and list those that are missing or damaged.
+
+    Example: dermatome verify --data dermatome_data --json
+    """
     from dermatome.storage.layout import DataRoot
     from dermatome.storage.record import verify_root
 
-    checked, damaged, unknown = 0, 0, 0
+    checked, unknown, damaged = 0, 0, []
     for found in verify_root(DataRoot.at(data)):
-        checked, damaged, unknown = checked + 1, damaged + bool(found.damaged), unknown + found.unknown
+        checked, unknown = checked + 1, unknown + found.unknown
+        if found.damaged:
+            damaged.append({"asset": found.asset, "partition": found.partition, "files": found.damaged})
         for name, how in found.damaged.items():
-            typer.echo(f"{found.asset:<18} {found.partition:<24} {name}: {how}")
-    typer.echo(f"{checked} partitions were checked, and {damaged} are damaged.")
-    if unknown:
-        typer.echo(f"{unknown} of them were written by an earlier version, which recorded no files to compare.")
+            if not as_json:
+                typer.echo(f"{found.asset:<18} {found.partition:<24} {name}: {how}")
+    if as_json:
+        typer.echo(json.dumps({"checked": checked, "without_files": unknown, "damaged": damaged}, indent=1))
+    else:
+        typer.echo(f"{checked} partitions were checked, and {len(damaged)} are damaged.")
+        if unknown:
+            typer.echo(f"{unknown} of them were written by an earlier version, which recorded no files to compare.")
+        if damaged:
+            typer.echo("Materialize the damaged partitions in Dagster: they are computed again.")
     if damaged:
-        typer.echo("Materialize the damaged partitions in Dagster: they are computed again.")
         raise typer.Exit(1)
 
 

@@ -72,15 +72,15 @@ def nuclei_patches(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the patches and patches.parquet.", show_default=False)],
     mpp: Mpp = 0.25,
-    size: Annotated[int, typer.Option(help="Side of a patch, px.", min=32)] = 256,
-    stride: Annotated[
-        int, typer.Option(help="Step from one patch to the next, px; below --size, patches overlap.", min=1)
+    size_px: Annotated[int, typer.Option(help="Side of a patch, px.", min=32)] = 256,
+    stride_px: Annotated[
+        int, typer.Option(help="Step from one patch to the next, px; below --size-px, patches overlap.", min=1)
     ] = 128,
     least_foreground: Annotated[
         float,
         number("Share of a patch's pixels in nuclei below which the patch is left out; 0 keeps all patches.", 0, 1),
     ] = 0.01,
-    boundary: Annotated[
+    boundary_px: Annotated[
         int, typer.Option(help="Width of the boundary class along the inner edge of a nucleus, px.", min=1)
     ] = 3,
     validation_share: Annotated[
@@ -92,16 +92,19 @@ def nuclei_patches(
         bool, typer.Option(help="Normalise the stain of each image first; use it if images come from several labs.")
     ] = False,
 ) -> None:
-    """Cut annotated images of nuclei (MoNuSAC, MoNuSeg, label images) into training patches."""
+    """Cut annotated images of nuclei (MoNuSAC, MoNuSeg, label images) into training patches.
+
+    Example: dermatome nuclei patches annotated/ --out patches --mpp 0.25
+    """
     from dermatome.nuclei.patches.annotated import annotated_images, case_folders
     from dermatome.nuclei.patches.cut import cut_case, one_class, split_patches
     from dermatome.nuclei.patches.files import write_manifest
 
     settings = PatchSettings(
-        size_px=size,
-        stride_px=stride,
+        size_px=size_px,
+        stride_px=stride_px,
         least_foreground=least_foreground,
-        boundary_px=boundary,
+        boundary_px=boundary_px,
         declared_mpp=mpp,
         normalise_stain=normalise_stain,
     )
@@ -258,7 +261,10 @@ def nuclei_score(
     backend: BackendOption = BackendChoice.AUTO,
     threads: Threads = 0,
 ) -> None:
-    """Score weights on annotated images, assembled from their patches: Dice, IoU, PQ, AJI, detection, classes."""
+    """Score weights on annotated images, assembled from their patches: Dice, IoU, PQ, AJI, detection, classes.
+
+    Example: dermatome nuclei score --patches held_out --weights nuclei.safetensors --out scores.json
+    """
     from dermatome.metrics.panoptic import nucleus_values
     from dermatome.nuclei.maps.evaluate import check_stain, evaluate_patches
     from dermatome.nuclei.maps.network import load_nucleus_weights

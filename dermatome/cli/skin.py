@@ -12,6 +12,9 @@ import typer
 from dermatome.cli.support import (
     GROUP,
     MODELS,
+    BackendChoice,
+    BackendOption,
+    Batch,
     Device,
     DeviceChoice,
     Images,
@@ -61,7 +64,10 @@ def hpa_parse(
     out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
     tissue: Annotated[str, typer.Option(help="Tissue or organ whose images are read, as the pages name it.")] = "Skin",
 ) -> None:
-    """Read gene pages into a table with one row for each image."""
+    """Read gene pages into a table with one row for each image.
+
+    Example: dermatome hpa parse ENSG00000186847.xml --out images.parquet
+    """
     from dermatome.hpa.pages import check_tissue, parse_page
     from dermatome.hpa.records import merge_records, write_records
 
@@ -173,8 +179,10 @@ def tissue_predict(
         bool, typer.Option(help="Accept images that are much coarser than the weights' training images.")
     ] = False,
     overwrite: Overwrite = False,
+    batch: Batch = 8,
     device: Device = DeviceChoice.AUTO,
     precision: PrecisionOption = PrecisionChoice.AUTO,
+    backend: BackendOption = BackendChoice.AUTO,
     threads: Threads = 0,
 ) -> None:
     """Write each image's tissue mask.
@@ -188,7 +196,8 @@ def tissue_predict(
     from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
     from dermatome.skin.tissue.stage import write_tissue
 
-    settings, compute = TissueSettings(any_scale=any_scale), choose(device, precision, threads)
+    settings = TissueSettings(any_scale=any_scale, batch=batch)
+    compute = choose(device, precision, threads, backend)
     load = cache(lambda: load_tissue_weights(weights))
     prepare = cache(lambda: prepare_tissue(load(), compute, settings))
     sha256, results = weights_sha256(weights, load), Results(out, "epidermis_masks", settings, overwrite)
@@ -231,6 +240,7 @@ def cells_segment(
     mpp: Mpp = 0.5,
     device: Device = DeviceChoice.AUTO,
     precision: PrecisionOption = PrecisionChoice.AUTO,
+    backend: BackendOption = BackendChoice.AUTO,
     threads: Threads = 0,
 ) -> None:
     """Write each image's cells.
@@ -247,7 +257,8 @@ def cells_segment(
     from dermatome.skin.cells.stage import write_cells
     from dermatome.storage.files import sha256_file
 
-    settings, compute = CellSettings(diameter_um=diameter_um), choose(device, precision, threads)
+    settings = CellSettings(diameter_um=diameter_um)
+    compute = choose(device, precision, threads, backend)
     load = cache(lambda: load_cell_network(weights, compute, models_folder=models.expanduser(), fetch_missing=True))
     sha256 = weights_sha256(TOY_WEIGHTS if weights == "toy" else Path(weights), load)
     results = Results(out, "cell_masks", settings, overwrite)

@@ -12,6 +12,7 @@ import typer
 from dermatome.cli.export import export_app
 from dermatome.cli.support import (
     MODELS,
+    AsJson,
     Data,
     Device,
     DeviceChoice,
@@ -39,7 +40,7 @@ def explain(
     pixels: Annotated[
         Path | None, typer.Option(help="PNG file to write: the image around the counted pixels, with their outline.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a value was computed from, and compute it again from those files alone.
 

@@ -117,6 +117,7 @@ Overwrite = Annotated[
         "version is kept.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]
 TissueMasks = Annotated[Path, typer.Option(help="Folder of masks from 'tissue predict'.", show_default=False)]
 Models = Annotated[
     Path, typer.Option(help="Folder of Cellpose's files for cyto2. Missing files are downloaded into it.")

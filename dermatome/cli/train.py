@@ -66,19 +66,22 @@ class TrainCommands:
 COMMANDS = {
     "tissue": TrainCommands(
         ("dermatome.skin.tissue.task", "TissueTask"),
-        "Train a U-Net on tiles and their masks, and write its weights.",
+        "Train a U-Net on tiles and their masks, and write its weights.\n\n"
+        "Example: dermatome tissue train --tiles tiles --out tissue.safetensors --report report --max-minutes 30",
         "Folder with images/, masks/ and palette.json; repeatable. With --synthetic and no folder, tiles are drawn.",
         card=("dermatome.skin.tissue.network", "TissueCard"),
         draw=("dermatome.synthetic.varied_skin", "draw_for_training"),
     ),
     "cells": TrainCommands(
         ("dermatome.skin.cells.task", "CellTask"),
-        "Train a network with Cellpose's architecture on annotated cells, and write its weights.",
+        "Train a network with Cellpose's architecture on annotated cells, and write its weights.\n\n"
+        "Example: dermatome cells train --images annotated --out cells.safetensors --report report --max-minutes 30",
         "Folder of images, each with its cells beside it: .xml, .geojson or _labels.tif; repeatable.",
     ),
     "nuclei": TrainCommands(
         ("dermatome.nuclei.maps.task", "NucleusTask"),
-        "Train the network of nuclei on patches, and write its weights.",
+        "Train the network of nuclei on patches, and write its weights.\n\n"
+        "Example: dermatome nuclei train --patches patches --out nuclei.safetensors --report report --max-minutes 60",
         "Folder of 'nuclei patches'; repeatable.",
         {
             "boundary_weighting": (
@@ -110,7 +113,7 @@ class TrainGroup(TyperGroup):
         if cmd_name == "train":
             return _click(train_command(commands), cmd_name)
         if cmd_name == "import-weights" and commands.card:
-            return _click(import_command(commands), cmd_name)
+            return _click(import_command(str(self.name), commands), cmd_name)
         return super().get_command(ctx, cmd_name)
 
 
@@ -235,7 +238,7 @@ def _train(
     typer.echo(f"{out}  sha256 {version.sha256}")
 
 
-def import_command(commands: TrainCommands) -> Callable[..., None]:
+def import_command(name: str, commands: TrainCommands) -> Callable[..., None]:
     """The function behind `import-weights`."""
     assert commands.card is not None
     card = getattr(import_module(commands.card[0]), commands.card[1])
@@ -263,7 +266,13 @@ def import_command(commands: TrainCommands) -> Callable[..., None]:
         for sentence in made.not_carried_over:
             typer.echo(f"  {sentence}")
 
-    return _with_signature(run, options, defaults, "Import weights of another training, and list what is missing.")
+    return _with_signature(
+        run,
+        options,
+        defaults,
+        "Import weights of another training, and list what is missing.\n\n"
+        f"Example: dermatome {name} import-weights model.pt --out w.safetensors --encoder resnet34 --mpp 0.5",
+    )
 
 
 def _with_signature(

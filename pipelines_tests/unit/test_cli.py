@@ -1,5 +1,6 @@
 """The command line on toys: each command's files, exit codes and sentences."""
 
+import json
 import re
 import subprocess
 import sys
@@ -91,6 +92,15 @@ def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(capfd, "--version") == (0, f"dermatome {__version__}\n", "")
 
 
+def test_a_shell_completes_commands_and_options() -> None:
+    for words, number, found in (
+        ("dermatome tis", "1", "tissue"),
+        ("dermatome layers measure --lay", "3", "--layer-um"),
+    ):
+        asked = {"_DERMATOME_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": number}
+        assert CliRunner().invoke(cli.app, [], prog_name="dermatome", env=asked).stdout.split() == [found]
+
+
 LONG = "x" * 300
 
 
@@ -112,8 +122,8 @@ LONG = "x" * 300
         "layers measure {image} --tissue {images} --cells {images} --out {out} --layer-um nan",
         f"layers measure {LONG}.png --tissue {{images}} --cells {{images}} --out {{out}}",
         "nuclei patches {images} --out {out}",
-        "nuclei patches {images} --out {out} --size -1",
-        "nuclei patches {images} --out {out} --size 10000000",
+        "nuclei patches {images} --out {out} --size-px -1",
+        "nuclei patches {images} --out {out} --size-px 10000000",
         "nuclei patches {images} --out {out} --validation-share nan",
         "nuclei predict {image} --weights toy --out {out} --mpp -1",
         "nuclei predict {image} --weights toy --out {out} --opacity nan",
@@ -437,7 +447,9 @@ def test_the_doctor_says_what_is_there_and_what_is_not(
     assert any(line.startswith("warn") and "cyto2" in line for line in lines)
     assert any(line.startswith("ok") and "torch" in line for line in lines)
     assert any("GB free" in line for line in lines)
-    assert run(capfd, "doctor", "--no-network", "--data", tmp_path)[0] == 0
+    code, output, _ = run(capfd, "doctor", "--no-network", "--data", tmp_path, "--json")
+    assert code == 0
+    assert {finding["topic"] for finding in json.loads(output)} >= {"versions", "device", "disk"}
 
 
 def test_the_doctor_loads_the_networks_of_a_data_root(tmp_path: Path, trained: tuple[int, str, Path]) -> None:
@@ -496,3 +508,6 @@ def test_verify_lists_damaged_files_and_fails(tmp_path: Path, capfd: pytest.Capt
     code, said, _ = run(capfd, "verify", "--data", tmp_path)
     assert code == 1
     assert re.search("^cell_masks +s2 +cells.parquet: has another content\n2 partitions.* 1 are damaged", said)
+    code, said, _ = run(capfd, "verify", "--data", tmp_path, "--json")
+    damaged = [{"asset": "cell_masks", "partition": "s2", "files": {"cells.parquet": "has another content"}}]
+    assert (code, json.loads(said)) == (1, {"checked": 2, "without_files": 0, "damaged": damaged})

@@ -263,7 +263,7 @@ def test_the_command_cuts_all_patients_and_goes_on_after_a_bad_one(tmp_path: Pat
         save_toy_case(tmp_path / "in" / f"case-{number}", [toy])
     (tmp_path / "in" / "empty").mkdir()
     folders = [str(tmp_path / "in"), "--out", str(tmp_path / "out")]
-    given = ["nuclei", "patches", *folders, "--size", "64", "--stride", "32"]
+    given = ["nuclei", "patches", *folders, "--size-px", "64", "--stride-px", "32"]
     done = CliRunner().invoke(app, [*given, "--validation-share", "0.5"])
     assert done.exit_code == 1
     assert "empty has no annotated image" in done.stderr
