@@ -21,12 +21,14 @@ from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import ToyStain, toy_slide
 from dermatome.warehouse.store import build_store
+from orchestration.definitions import build_defs
 from orchestration.jobs import register_genes
 from pipelines_tests.e2e.platform import CHECKOUT
 from pipelines_tests.nuclei_case import save_toy_case
 
 DOCS = CHECKOUT / "docs"
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"(?:sensors?|schedules?|jobs?|[Mm]aterialize) ((?:`\w+`(?:, | and |, and )?)+)")
 FASTER = ((r"--max-minutes \d+", "--max-minutes 0.1 --epochs 1"), ("cyto2", "toy"))
 """A network of a few seconds, and the one that is shipped in place of the one that is downloaded."""
 
@@ -93,6 +95,21 @@ def test_the_tutorial_on_genes_has_a_run_config_and_queries_that_work(root):
     with duckdb.connect(str(build_store(root).path), read_only=True) as store:
         for query in re.findall("^from .*?;", queries, re.MULTILINE):
             assert store.sql(query).columns
+
+
+def test_the_assets_jobs_sensors_and_schedules_that_pages_name_exist(tmp_path):
+    defs = build_defs(tmp_path)
+    known = {key.path[-1] for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    for kind in (defs.jobs, defs.sensors, defs.schedules):
+        known |= {one.name for one in kind}
+    named = {
+        (page.name, name)
+        for page in DOCS.rglob("*.md")
+        for found in NAMED.findall(page.read_text())
+        for name in re.findall(r"`(\w+)`", found)
+    }
+    assert len(named) > 20
+    assert not [(page, name) for page, name in sorted(named) if name not in known]
 
 
 def help_examples(command, name=""):
