@@ -25,7 +25,7 @@ export PGDATABASE ?= dermatome
 export DAGSTER_HOME := $(DERMATOME_DAGSTER_STORAGE)/postgres
 endif
 
-.PHONY: help install home demo test ui web check docs bench soak clean
+.PHONY: help install home demo test ui web check docs space bench soak clean
 
 help:
 	@echo "make demo    the whole pipeline on a small embedded cohort, no network needed"
@@ -34,6 +34,7 @@ help:
 	@echo "make web     the web app on http://127.0.0.1:$(WEB_PORT): nuclei or skin layers of an image, ROIs for training"
 	@echo "make check   format, lint, types, import directions, definitions, wheel contents"
 	@echo "make docs    the documentation as a site, in build/site"
+	@echo "make space   the web app as a Hugging Face Space, in build/space, with the tissue champion of the data root"
 	@echo "make bench   how fast it is: ROWS='name name' for some of it, OUT=folder for the table"
 	@echo "make soak    everything that goes wrong, at once, on a small disk: ARGS='--kills 60 --seed 2'"
 	@echo "EXTRAS=...   what to install: platform,dev by default; spatialdata for that export"
@@ -77,6 +78,16 @@ check: $(INSTALLED) home docs
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+space: $(INSTALLED)
+	rm -rf build/space && mkdir -p build/space/data
+	cp deploy/space/* constraints.txt build/space
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/space .
+	@champion=tissue_champion/current/record.json; if [ -f $(DERMATOME_DATA)/$$champion ]; then set -e; \
+		version=$$($(BIN)/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["values"]["version"])' $(DERMATOME_DATA)/$$champion); \
+		cd $(DERMATOME_DATA); cp --parents $$champion tissue_weights/$$version/weights.* $(CURDIR)/build/space/data; \
+		echo "build/space has the tissue champion $$version"; \
+	else touch build/space/data/.keep; echo "build/space has no tissue champion, as $(DATA) has none"; fi
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pipelines_tests.benchmarks $(ROWS) --out $(OUT)

@@ -21,7 +21,7 @@ SMALL = UploadLimits(max_file_bytes=400_000)
 
 @contextmanager
 def served(
-    folder: Path, *, guarded: bool = True, limits: UploadLimits = SMALL, weights: str = ""
+    folder: Path, *, guarded: bool = True, limits: UploadLimits = SMALL, weights: str = "", frame_site: str = ""
 ) -> Iterator[SimpleNamespace]:
     """Serves the web app in a thread of this process.
 
@@ -30,11 +30,12 @@ def served(
         guarded: whether the guard of payloads is in place.
         limits: of uploads.
         weights: of nuclei.
+        frame_site: the site that may show the app in a frame.
     """
     root = DataRoot.at(str(folder / "data"))
     compute = choose_compute("cpu", "fp32", 1, backend="torch")
     context = WebContext(root, compute, limits, folder / "scratch", weights=weights)
-    app = build_app(context)
+    app = build_app(context, frame_site=frame_site)
     if not guarded:
         app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not PayloadGuard]
     with serving(app) as address:

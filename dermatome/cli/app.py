@@ -7,6 +7,7 @@ if anything failed. Heavy modules are imported only by the commands that need th
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -58,6 +59,13 @@ def options(
     """Options before the name of a command."""
 
 
+def check_site(site: str) -> str:
+    """Refuses what is no address of a site, as it becomes part of a header."""
+    if site and not re.fullmatch(r"https://[A-Za-z0-9.-]+(:\d+)?", site):
+        raise typer.BadParameter(f"{site} is no address of a site: give one such as https://huggingface.co.")
+    return site
+
+
 @app.command()
 def web(
     data: Annotated[
@@ -75,6 +83,13 @@ def web(
             "it for several. --host, 127.0.0.1 and localhost are always allowed."
         ),
     ] = None,
+    frame_site: Annotated[
+        str,
+        typer.Option(
+            help="Site whose pages may show the app in a frame, such as https://huggingface.co; without it, none may.",
+            callback=check_site,
+        ),
+    ] = "",
     weights: Annotated[
         str,
         typer.Option(
@@ -93,7 +108,7 @@ def web(
 
     root = DataRoot.at(data)
     typer.echo(f"Dermatome's web app over {root.path}: http://{host}:{port} (Ctrl-C ends it)")
-    serve(root, host, port, allow_hosts=allow_host or (), weights=weights, threads=threads)
+    serve(root, host, port, allow_hosts=allow_host or (), frame_site=frame_site, weights=weights, threads=threads)
 
 
 @app.command()

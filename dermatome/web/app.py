@@ -46,16 +46,30 @@ _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
-        "frame-ancestors 'none'; form-action 'self'; base-uri 'self'; object-src 'none'"
+        "form-action 'self'; base-uri 'self'; object-src 'none'; frame-ancestors "
     ),
     "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
 
 
+def _headers(frame_site: str) -> dict[str, str]:
+    """The headers of every response; without ``frame_site`` no page may show the app in a frame."""
+    policy = _HEADERS["Content-Security-Policy"]
+    if frame_site:
+        return _HEADERS | {"Content-Security-Policy": policy + frame_site}
+    return _HEADERS | {"Content-Security-Policy": f"{policy}'none'", "X-Frame-Options": "DENY"}
+
+
 def serve(
-    root: DataRoot, host: str, port: int, *, allow_hosts: Iterable[str] = (), weights: str = "", threads: int = 0
+    root: DataRoot,
+    host: str,
+    port: int,
+    *,
+    allow_hosts: Iterable[str] = (),
+    frame_site: str = "",
+    weights: str = "",
+    threads: int = 0,
 ) -> None:
     """Serves the app until it is interrupted, with uploads and results in a temporary folder.
 
@@ -64,6 +78,7 @@ def serve(
         host: Address to listen on.
         port: Port to listen on.
         allow_hosts: Host names by which browsers may reach the app, beside ``host`` and the loopback addresses.
+        frame_site: Site whose pages may show the app in a frame, such as ``https://huggingface.co``.
         weights: Network for nuclei, see :class:`WebContext`.
         threads: CPU threads of the networks; 0 uses the settings' number, or the free cores.
 
@@ -90,7 +105,7 @@ def serve(
         context = WebContext(root, compute, UploadLimits(), scratch, weights)
         if weights:  # errors in the settings' own weights are shown on the pages
             nuclei.nuclei_source(context)
-        app = build_app(context, [host, *allow_hosts])
+        app = build_app(context, [host, *allow_hosts], frame_site)
         import uvicorn
 
         # Open pages hold a connection for as long as they are open, which would keep the app from ending.
@@ -99,12 +114,13 @@ def serve(
         )
 
 
-def build_app(context: WebContext, hosts: Iterable[str] = ()) -> FastAPI:
+def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = "") -> FastAPI:
     """Builds the application: the pages, and ``/healthz``, which answers while the app is up.
 
     Args:
         context: Data root, networks and limits of the pages.
         hosts: Host names that are trusted beside the loopback addresses.
+        frame_site: Site whose pages may show the app in a frame; empty for none.
 
     Raises:
         BadSetting: Gradio is not installed.
@@ -114,13 +130,15 @@ def build_app(context: WebContext, hosts: Iterable[str] = ()) -> FastAPI:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    browsers = Browsers()
+    browsers, own_headers = Browsers(), _headers(frame_site)
+    # In a frame of another site, a browser sends back only a cookie that says it is meant for that, over TLS.
+    cookie: dict[str, Any] = {"samesite": "none", "secure": True} if frame_site else {"samesite": "strict"}
 
     async def headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await answer(request)
-        response.headers.update(_HEADERS)
+        response.headers.update(own_headers)
         if response.headers.get("content-type", "").startswith("text/html") and browsers.known(request.scope) is None:
-            response.set_cookie(COOKIE, browsers.new_cookie(), httponly=True, samesite="strict")
+            response.set_cookie(COOKIE, browsers.new_cookie(), httponly=True, **cookie)
         return response
 
     async def health() -> dict[str, str]:
@@ -150,7 +168,7 @@ def build_app(context: WebContext, hosts: Iterable[str] = ()) -> FastAPI:
         max_upload_bytes=context.limits.max_file_bytes + MIB, browsers=browsers,
         quota=UploadQuota(_upload_folder(context.scratch), context.limits, KEPT_S),
     )  # fmt: skip
-    mounted.add_middleware(SiteGuard, hosts=hosts)
+    mounted.add_middleware(SiteGuard, hosts=hosts, framed=bool(frame_site))
     return mounted
 
 

@@ -48,10 +48,14 @@ class SiteGuard:
         app: ASGI application to protect.
         hosts: host names and addresses that are trusted beside the loopback addresses.
         check: further check of each HTTP request and WebSocket; None for no further check.
+        framed: whether a page may also be opened in a frame; which sites may do so, a browser is told by a header.
     """
 
-    def __init__(self, app: AsgiApp, hosts: Iterable[str] = (), check: Check | None = None) -> None:
+    def __init__(
+        self, app: AsgiApp, hosts: Iterable[str] = (), check: Check | None = None, *, framed: bool = False
+    ) -> None:
         self._app = app
+        self._shown = ("document", "iframe") if framed else ("document",)
         self._hosts = frozenset(LOOPBACK) | {_bracketed(host) for host in hosts}
         self._check = check
 
@@ -59,7 +63,7 @@ class SiteGuard:
         """Handles one connection, as ASGI defines it."""
         refusal = None
         if scope["type"] in ("http", "websocket"):
-            refusal = refused_site(scope, self._hosts)
+            refusal = refused_site(scope, self._hosts, self._shown)
             if refusal is None and self._check is not None:
                 refusal = self._check(scope)
         if refusal is None:
@@ -68,12 +72,13 @@ class SiteGuard:
             await refuse(scope, receive, send, refusal)
 
 
-def refused_site(scope: Scope, hosts: Iterable[str]) -> Refusal | None:
+def refused_site(scope: Scope, hosts: Iterable[str], shown: Iterable[str] = ("document",)) -> Refusal | None:
     """Checks which host a request names and which site it comes from.
 
     Args:
         scope: ASGI scope of an HTTP request or a WebSocket.
         hosts: trusted host names, in lower case; IPv6 addresses in brackets.
+        shown: where a link on another site may open a page, as ``Sec-Fetch-Dest`` names it.
 
     Returns:
         Reason for a refusal, or None if the request is trusted.
@@ -83,7 +88,7 @@ def refused_site(scope: Scope, hosts: Iterable[str]) -> Refusal | None:
     if _name_of(host) not in hosts:
         return Refusal(403, "This server does not answer to the host name of this request: start it with --allow-host.")
     site = headers_of(scope, "sec-fetch-site")
-    if any(value not in ("same-origin", "none") for value in site) and not _opens_page(scope):
+    if any(value not in ("same-origin", "none") for value in site) and not _opens_page(scope, shown):
         return Refusal(403, "This request comes from another web site, which this server refuses: open its own page.")
     for origin in headers_of(scope, "origin"):
         if _netloc_of(origin) != host:
@@ -122,13 +127,13 @@ def headers_of(scope: Scope, name: str) -> list[str]:
     return [value.decode("latin-1").strip() for key, value in scope["headers"] if key.lower() == name.encode()]
 
 
-def _opens_page(scope: Scope) -> bool:
-    """Whether a browser shows the response as a page of its own: not in a frame, not to a script."""
+def _opens_page(scope: Scope, shown: Iterable[str]) -> bool:
+    """Whether a browser shows the response as a page, in one of the places ``shown``, and not to a script."""
     return (
         scope["type"] == "http"
         and scope["method"] in ("GET", "HEAD")
         and headers_of(scope, "sec-fetch-mode") == ["navigate"]
-        and headers_of(scope, "sec-fetch-dest") == ["document"]
+        and headers_of(scope, "sec-fetch-dest") in [[place] for place in shown]
     )
 
 

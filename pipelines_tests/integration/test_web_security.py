@@ -275,3 +275,15 @@ def test_cancelled_computations_do_not_pile_up(web, monkeypatch):
         until = time.monotonic() + 60
         while web.context.turns._threads._value < MAX_THREADS and time.monotonic() < until:
             time.sleep(0.1)
+
+
+def test_only_the_site_that_is_named_may_show_the_app_in_a_frame(web, tmp_path):
+    alone = httpx.get(web.address).headers
+    assert "frame-ancestors 'none'" in alone["content-security-policy"]
+    assert alone["x-frame-options"] == "DENY"
+    assert "samesite=strict" in alone["set-cookie"].lower()
+    with served(tmp_path, frame_site="https://huggingface.co") as framed:
+        headers = httpx.get(framed.address).headers
+    assert headers["content-security-policy"].endswith("frame-ancestors https://huggingface.co")
+    assert "x-frame-options" not in headers
+    assert {"samesite=none", "secure"} <= set(headers["set-cookie"].lower().split("; "))

@@ -132,6 +132,7 @@ LONG = "x" * 300
         f"nuclei train --patches {LONG} --out {{out}}/w.safetensors",
         "web --data {image}",
         "web --data {out} --port 99999999",
+        "web --data {out} --frame-site https://a;script-src",
         f"web --data {{out}} --host {LONG}",
         f"doctor --no-network --data {LONG}",
     ],

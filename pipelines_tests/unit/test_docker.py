@@ -1,7 +1,9 @@
 """Dockerfile and compose.yaml agree with the project: commands, ports, extras, settings. They are not built here."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,11 +13,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from dermatome.cli.app import app
 from pipelines_tests.e2e.platform import CHECKOUT
 
 SERVICES = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
+SPACE = CHECKOUT / "deploy" / "space"
 OURS = ("web", "dagster-web", "dagster-daemon")
 
 
@@ -83,4 +88,25 @@ def test_what_the_image_needs_is_let_in_and_nothing_else():
 
 @pytest.mark.skipif(shutil.which("hadolint", path=str(Path(sys.executable).parent)) is None, reason="no hadolint here")
 def test_hadolint_finds_nothing():
-    subprocess.run([Path(sys.executable).with_name("hadolint"), CHECKOUT / "Dockerfile"], check=True)
+    files = [CHECKOUT / "Dockerfile", SPACE / "Dockerfile"]
+    subprocess.run([Path(sys.executable).with_name("hadolint"), *files], check=True)
+
+
+def test_the_space_has_front_matter_a_port_and_a_user_that_agree_and_options_that_exist():
+    _, front, _ = (SPACE / "README.md").read_text().split("---\n", 2)
+    front, docker = yaml.safe_load(front), (SPACE / "Dockerfile").read_text()
+    assert front["sdk"] == "docker"
+    assert len(front["short_description"]) <= 60
+    assert re.search(r"^USER (\d+)", docker, re.MULTILINE)[1] == "1000"
+    assert re.search(r"^EXPOSE (\d+)$", docker, re.MULTILINE)[1] == str(front["app_port"])
+    assert re.search(r"^FROM (\S+)", docker, re.MULTILINE)[1] == re.search(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)[1]
+    extras = re.search(r"\[([\w,]+)\]\"$", docker, re.MULTILINE)[1].split(",")
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert set(extras) <= set(project["optional-dependencies"])
+    shell = json.loads(docker.splitlines()[-1].removeprefix("CMD "))[-1].replace("$SPACE_HOST", "me-space.hf.space")
+    program, name, *arguments = shlex.split(shell.removeprefix("exec "))
+    assert (program, name) == ("dermatome", "web")
+    given = get_command(app).get_command(None, name).make_context(name, arguments).params
+    assert given["port"] == front["app_port"]
+    assert given["allow_host"] == ["me-space.hf.space"]
+    assert given["frame_site"] == "https://huggingface.co"

@@ -60,6 +60,15 @@ def test_only_trusted_host_names_are_served(host, status):
     assert call(SiteGuard(echo, ["Lab.example", "fd00::5"]), headers={"host": host})[0] == status
 
 
+def test_a_frame_is_served_only_where_frames_are_allowed_and_nothing_else_of_another_site():
+    frame = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}
+    framed = SiteGuard(echo, framed=True)
+    assert call(framed, headers=frame)[0] == 200
+    assert call(framed, "POST", headers=frame)[0] == 403
+    assert call(framed, headers=frame | {"sec-fetch-dest": "script", "sec-fetch-mode": "no-cors"})[0] == 403
+    assert call(SiteGuard(echo), headers=frame)[0] == 403
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
