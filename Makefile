@@ -85,7 +85,7 @@ space: $(INSTALLED)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/space .
 	@champion=tissue_champion/current/record.json; if [ -f $(DERMATOME_DATA)/$$champion ]; then set -e; \
 		version=$$($(BIN)/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["values"]["version"])' $(DERMATOME_DATA)/$$champion); \
-		cd $(DERMATOME_DATA); cp --parents $$champion tissue_weights/$$version/weights.* $(CURDIR)/build/space/data; \
+		cd $(DERMATOME_DATA); cp --parents $$champion tissue_weights/$$version/weights.json tissue_weights/$$version/weights.safetensors $(CURDIR)/build/space/data; \
 		echo "build/space has the tissue champion $$version"; \
 	else touch build/space/data/.keep; echo "build/space has no tissue champion, as $(DATA) has none"; fi
 
