@@ -143,6 +143,9 @@ def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
     assert result.values["versions"] == "v001, v001_cont1"
     assert (result.values["best_version"], result.values["best_score"]) == ("v001", 1.0)
     assert pd.read_csv(folder / "versions.csv")["iou_epidermis"].tolist() == pytest.approx([1.0, 0.8])
+    summary = pd.read_csv(folder / "summary.csv", index_col="score").loc["iou_epidermis"]
+    assert summary[["versions", "mean", "lowest", "highest"]].tolist() == pytest.approx([2, 0.9, 0.8, 1.0])
+    assert summary["sd"] == pytest.approx(0.2 / 2**0.5)
     assert "Slide &lt;s&gt; is on both sides." in page
     assert "different data" not in page
     assert "<td>imagenet (of the hub)</td><td>v001</td>" in page

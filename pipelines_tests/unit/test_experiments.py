@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines_tests.experiments.__main__ import Experiment, Tiles, experiments, main, markdown
+from pipelines_tests.experiments.__main__ import experiments, main
 
 
 def test_an_experiment_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,19 +22,6 @@ def test_an_experiment_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(arguments) == 0
     assert [path.stat().st_mtime_ns for path in results] == written
     assert "Wrote" in capsys.readouterr().out
-
-
-def test_a_table_has_mean_and_spread() -> None:
-    labels = ("background", "dermis", "epidermis", "keratin")
-
-    def run(seed: int) -> dict[str, object]:
-        scores = {f"iou_{label}": 0.8 + seed / 10 for label in labels} | {"mean_iou": None, "calibration_error": 0.1}
-        return {"tests": {"elsewhere": scores}, "steps": 50}
-
-    experiment = Experiment("Which?", {}, lambda _: Tiles([], {}), dict.fromkeys(labels, 0.55))
-    text = markdown(experiment, {"one": [run(0), run(1)], "other": [run(2)]})
-    spread = " | ".join(["0.850 ± 0.071"] * 4)
-    assert f"| elsewhere | one | 2 | 50 | {spread} | – |" in text
 
 
 def test_the_real_tiles_of_two_places_are_told_apart(realdata: Path, tmp_path: Path) -> None:

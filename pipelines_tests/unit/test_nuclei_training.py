@@ -1,6 +1,5 @@
 """Losses and sampling of nuclei in numbers worked out by hand; and a training that learns discs of two colours."""
 
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,23 +8,21 @@ import pytest
 import torch
 
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
-from dermatome.errors import BadSetting, MissingInput
+from dermatome.errors import BadSetting
 from dermatome.geometry import Box
 from dermatome.labels.drawn_maps import ternary_map
 from dermatome.nuclei.maps.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
 from dermatome.nuclei.maps.network import load_nucleus_weights
-from dermatome.nuclei.maps.report import CLASSES_FILE, NUCLEUS_REPORT
+from dermatome.nuclei.maps.report import CLASSES_FILE
 from dermatome.nuclei.maps.task import NucleusEvaluation, NucleusTask, NucleusTraining
 from dermatome.registry.manifest import manifest_path, read_manifest
 from dermatome.registry.version import lineage_named, train_version
-from dermatome.reports.training import CURVES_FIGURE, HISTORY_FILE, SAMPLES_FIGURE, compare_versions
+from dermatome.reports.training import CURVES_FIGURE, HISTORY_FILE, SAMPLES_FIGURE
 from dermatome.storage.files import sha256_file
-from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import Check
+from dermatome.storage.layout import WEIGHTS_FILE
 from dermatome.training.data import Split
 from dermatome.training.settings import settings_from
 from dermatome.training.trainer import train
-from pipelines_tests.records import put_record
 
 COLOURS = np.array([[235, 200, 220], [150, 100, 180], [60, 30, 120], [0, 0, 0], [0, 0, 0]], np.uint8)
 SMALL = NucleusTraining(
@@ -104,28 +101,6 @@ def test_what_a_version_leaves_says_what_it_learnt_from(made):
     assert all((folder / name).read_bytes()[:4] == b"\x89PNG" for name in (CURVES_FIGURE, SAMPLES_FIGURE))
     check, _ = result.checks
     assert check.passed
-
-
-def test_versions_are_compared_in_one_page_and_in_tables(made, tmp_path):
-    folder, result, _ = made
-    root = DataRoot.at(str(tmp_path / "data"))
-    with pytest.raises(MissingInput, match="materialize nuclei_weights"):
-        compare_versions(root, NUCLEUS_REPORT, [], tmp_path)
-    scores = {"v001": 0.5, "v002": 0.7}
-    for version, score in scores.items():
-        copy = root.folder("nuclei_weights", version)
-        shutil.copytree(folder, copy)
-        values = {**result.values, "score": score, "pq_classes": None}
-        failed = Check("no_leakage", passed=False, description="<told>", values={})
-        put_record(root, "nuclei_weights", version, **{**vars(result), "values": values, "checks": (failed,)})
-    report = compare_versions(root, NUCLEUS_REPORT, list(scores), tmp_path)
-    assert (report.values["best_version"], report.values["best_score"]) == ("v002", 0.7)
-    summary = pd.read_csv(tmp_path / "summary.csv", index_col="score")
-    assert summary.loc["score", ["versions", "mean", "lowest", "highest"]].tolist() == [2, pytest.approx(0.6), 0.5, 0.7]
-    assert summary.loc["score", "sd"] == pytest.approx(0.1 * 2**0.5)
-    assert summary.loc["pq_classes", "versions"] == 0
-    assert pd.read_csv(tmp_path / "versions.csv")["version"].tolist() == ["v001", "v002"]
-    assert "&lt;told&gt;" in (tmp_path / "comparison.html").read_text()
 
 
 def test_the_card_says_that_patches_were_of_one_stain(made, compute):

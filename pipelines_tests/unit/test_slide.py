@@ -64,12 +64,8 @@ def test_sixteen_bit_files_of_unknown_depth_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("code", "name", "whole_px"),
-    [
-        (50001, "WEBP", 10_000), (34712, "JPEG2000", 10_000), (34887, "LERC", 10_000),
-        (50505, "a number that is not registered", 10_000), (50505, "a number that is not registered", 10),
-    ],
-)  # fmt: skip
+    ("code", "name", "whole_px"), [(50001, "WEBP", 10_000), (50505, "a number that is not registered", 10)]
+)
 def test_a_compression_that_is_not_read_is_named(code, name, whole_px, tmp_path, monkeypatch):
     monkeypatch.setattr("dermatome.slides.slide.WHOLE_PX", whole_px)
     path = tmp_path / "a.tif"
