@@ -320,3 +320,16 @@ def test_class_weights_follow_pixel_counts():
     assert inverse[2] == 1
     root = class_weights(pixels, "inverse_root")
     assert root[1] == pytest.approx(8**0.5 * root[0])
+
+
+def test_gamma_changes_brightness_and_contrast_the_spread_of_it():
+    pixels = np.random.default_rng(0).integers(60, 200, (80, 80, 1)).repeat(3, axis=2).astype(np.uint8)
+    cache = TileCache.build(pixels, np.zeros((80, 80), dtype=np.uint8), 1.0)
+    still = AugmentSettings(scale=1, coarse_share=0, elastic_px=0, stain=0, brightness=0, blur_px=0, noise=0)
+
+    def spread(**change):
+        crops = [random_crop(cache, 64, still.changed(**change), 2.0, np.random.default_rng(n))[0] for n in range(12)]
+        return np.ptp([crop.mean() for crop in crops]), np.ptp([crop.std() for crop in crops])
+
+    assert spread(gamma=0.4)[0] > 5 * spread()[0]
+    assert spread(contrast=0.4)[1] > 1.5 * spread()[1]
