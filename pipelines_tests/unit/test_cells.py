@@ -195,15 +195,6 @@ def test_tiles_leave_no_trace(shape: tuple[int, int]) -> None:
     assert bool(flows.seam_rows_px) == (shape[0] + 16 > 224)
 
 
-@pytest.mark.parametrize("diameter_px", [8.0, 16.0, 25.0])
-def test_scaling_there_and_back_keeps_the_place(diameter_px: float) -> None:
-    rows, columns = np.mgrid[:300, :260].astype(np.float32)
-    values = 0.5 + 0.4 * np.sin(rows / 25) * np.cos(columns / 30)
-    flow, _, _ = flows_of(stub(), Plain(values, np.ones(values.shape, dtype=bool)), diameter_px)
-    assert flow.shape == (2, 300, 260)
-    np.testing.assert_allclose(flow[0][5:-5, 5:-5], values[5:-5, 5:-5], atol=0.03)
-
-
 def test_tiles_without_tissue_are_not_run_and_hold_no_cell() -> None:
     values = np.ones((900, 900), dtype=np.float32)
     near = np.zeros_like(values, dtype=bool)

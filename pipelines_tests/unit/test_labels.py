@@ -7,9 +7,7 @@ import time
 import xml.etree.ElementTree as ET
 import zipfile
 from pathlib import Path
-from typing import Literal
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +25,6 @@ from dermatome.labels.geojson import object_features, summarise_mask, tissue_fea
 from dermatome.labels.npz import load_instances, load_mask, save_instances, save_mask
 from dermatome.labels.ome_tiff import open_ome_tiff, write_ome_tiff
 from dermatome.labels.outlines import trace_polygons
-from dermatome.labels.pieces import Pieces
 from dermatome.labels.tiled import TiledArray
 
 MASK = np.zeros((30, 40), np.uint8)
@@ -99,30 +96,6 @@ def test_an_array_without_bounds_reads_what_was_written(
 
 
 # --- connected pieces over blocks
-
-
-@pytest.mark.parametrize("connectivity", [4, 8])
-@pytest.mark.parametrize("seed", range(12))
-def test_pieces_over_blocks_are_those_of_the_mask(seed: int, connectivity: Literal[4, 8]) -> None:
-    """Blocks of any size, cut to what is in them, as layers come; full rows, as nuclei come, with ``seed`` even."""
-    rng = np.random.default_rng(seed)
-    mask = rng.random((int(rng.integers(5, 90)), int(rng.integers(5, 90)))) < rng.choice([0.2, 0.45, 0.6])
-    size, side = Size(*mask.shape), int(rng.integers(1, 30))
-    pieces, found = Pieces(size, connectivity), np.zeros(mask.shape, np.int64)
-    rows = (Box(top, 0, min(top + side, size.height_px), size.width_px) for top in range(0, size.height_px, side))
-    for block in rows if seed % 2 == 0 else Box.whole(size).blocks(side):
-        ys, xs = np.nonzero(mask[block.slices])
-        if not ys.size:
-            continue
-        cut = Box(int(ys.min()), int(xs.min()), int(ys.max()) + 1, int(xs.max()) + 1)
-        box = block if seed % 2 == 0 else cut.moved(block.top_px, block.left_px)
-        count, labels = cv2.connectedComponents(mask[box.slices].astype(np.uint8), connectivity=connectivity)
-        offset = pieces.add(box, labels, count - 1)
-        found[box.slices] = np.where(labels > 0, labels + offset, 0)
-    found = pieces.roots()[found]
-    count, expected = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)
-    assert len(np.unique(found)) == len(np.unique(expected))
-    assert len(np.unique(np.stack([found, expected]).reshape(2, -1), axis=1).T) == len(np.unique(expected))
 
 
 # --- npz

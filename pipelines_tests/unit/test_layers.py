@@ -100,23 +100,6 @@ def test_every_pixel_of_epidermis_is_in_the_layer_its_distance_says(seed: int, t
     assert result.layers["area_px"].sum() == inside.sum()
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_the_distance_does_not_depend_on_the_window(seed: int) -> None:
-    """Epidermis in a corner of a large slide, its nearest dermis anywhere."""
-    rng = np.random.default_rng(seed)
-    mask = np.zeros((500, 500), np.uint8)
-    mask[10:40, 10:30] = E
-    rows, columns = rng.integers(0, 500, (2, rng.integers(1, 4)))
-    mask[rows, columns] = D
-    survey = Survey(mask)
-    box = survey.cells_box(survey.epidermis, Box.whole(survey.size))
-    assert box == Box(10, 10, 40, 30)
-    expected = distance_transform_edt(mask != D)[box.slices]
-    inside = mask[box.slices] == E
-    np.testing.assert_allclose(distance_from_dermis(mask, box, survey)[inside], expected[inside], rtol=1e-6)
-
-
 @pytest.mark.parametrize("height_px", [40, 80])
 def test_the_relative_profile_does_not_depend_on_thickness(height_px: int) -> None:
     mask, pixels = flat_skin(height_px)

@@ -9,9 +9,8 @@ import torch
 
 from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting
-from dermatome.geometry import Box, Size
+from dermatome.geometry import Box
 from dermatome.inference.backends import TorchRunner
-from dermatome.inference.predictor import Predictor, Scene
 from dermatome.inference.probabilities import Probabilities
 from dermatome.skin.tissue.network import TissueCard
 from dermatome.skin.tissue.segment import (
@@ -183,40 +182,6 @@ def test_views_turn_back_to_where_they_came_from(compute):
         np.testing.assert_allclose(one, many, atol=1e-5)
     with pytest.raises(BadSetting, match="views"):
         Probabilities(ByGrey(), (0.5,) * 3, (0.25,) * 3, 3)
-
-
-def by_grey(compute, **settings):
-    runner = TorchRunner(Probabilities(ByGrey(), (0.5,) * 3, (0.25,) * 3).eval(), compute)
-    return Predictor(runner, 4, **{"tile_px": 32, "overlap_px": 8, **settings})
-
-
-def test_the_networks_resolution_and_the_answers_may_differ(compute):
-    found = by_grey(compute).labels(slide_of(bands((100, 140))).whole(), Size(237, 333))
-    assert found.mask.shape == (237, 333)
-
-
-def test_several_images_share_batches_and_each_gets_its_own_answer(compute):
-    images = [slide_of(bands(size)).whole() for size in ((100, 140), (64, 30), (7, 5), (90, 90), (33, 64))]
-    alone = [by_grey(compute).labels(image, Size(*image.shape[:2])) for image in images]
-    together = [np.zeros(image.shape[:2], np.uint8) for image in images]
-
-    def scene(image, mask):
-        def put(top, rows):
-            mask[top : top + rows.shape[1]] = rows.argmax(0)
-
-        halves = [image[: len(image) // 2], image[len(image) // 2 :]]
-        return Scene(Size(*image.shape[:2]), lambda: halves, put)
-
-    sizes = []
-    predictor = by_grey(compute, batch=5)
-    seen, submit = [], predictor.runner._submit
-    predictor.runner._submit = lambda batch: seen.append(batch.shape[:2]) or submit(batch)
-    told = predictor.run([scene(*pair) for pair in zip(images, together, strict=True)], sizes.append)
-    for one, many, tiles in zip(alone, together, told, strict=True):
-        assert (one.mask == many).all()
-        assert one.tiles == tiles
-    assert sizes[-1] == sum(told) == sum(n for n, _ in seen)
-    assert sum(n < 5 for n, _ in seen) <= 1
 
 
 def test_significant_regions_and_boxes():
