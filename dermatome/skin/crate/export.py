@@ -45,6 +45,8 @@ _FORMATS = {
     ".svg": "image/svg+xml",
     ".webp": "image/webp",
     ".html": "text/html",
+    ".npz": "application/zip",
+    ".safetensors": "application/octet-stream",
 }
 
 
@@ -117,13 +119,14 @@ def export_crate(root: DataRoot, out: Path, genes: Sequence[str] | None = None) 
                 if network is None:
                     weights_left_out[sha256] = str(record.values["weights"])
             dataset = _add_results(crate, root, record)
-            crate.add_action(
-                [software, *filter(None, [network])],
+            action = crate.add_action(
+                software if network is None else [software, network],
                 identifier=f"#{record.asset}-{record.partition}",
-                object=[shown],
-                result=[dataset],
+                object=shown,
+                result=dataset,
                 properties={"name": f"{record.asset} of {record.partition}", "endTime": record.made_at.isoformat()},
             )
+            crate.root_dataset.append_to("mentions", action)
     with atomic_file(out) as file:
         for chunk in crate.stream_zip():
             file.write(chunk)
@@ -165,7 +168,7 @@ def _describe(crate: ROCrate, pages: Mapping[str, StageRecord], kept: Iterable[s
     crate.license = crate.add(ContextEntity(crate, LICENCE_PAGE if licences else "#licence", properties=about))
     if attributions:
         crate.root_dataset["creditText"] = "; ".join(attributions)
-    program = {"@type": "SoftwareApplication", "name": "Dermatome", "softwareVersion": __version__}
+    program = {"@type": "CreativeWork", "name": "Dermatome", "version": __version__}
     return crate.add(ContextEntity(crate, "#dermatome", properties=program))
 
 
@@ -222,7 +225,7 @@ def _add_weights(crate: ROCrate, root: DataRoot, record: StageRecord, sha256: st
 
 
 def _add_file(crate: ROCrate, path: Path, place: str, sha256: str | None, **about: Any) -> Entity:
-    about |= {"contentSize": str(path.stat().st_size), "sha256": sha256 or sha256_file(path)}
+    about = {"name": place, "contentSize": str(path.stat().st_size), "sha256": sha256 or sha256_file(path)} | about
     if form := _FORMATS.get(path.suffix):
         about["encodingFormat"] = form
     return crate.add_file(path, place, properties=about)
