@@ -25,7 +25,7 @@ from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY, STALE
 from assets.sources import EXTERNAL, EXTERNAL_VERSION
 from dermatome.pipeline.batch import InFlight, run_batch
 from dermatome.pipeline.cached_stage import Stage, cached_stage
-from dermatome.pipeline.staleness import stale_partitions
+from dermatome.pipeline.staleness import InputsNow, stale_partitions
 from dermatome.settings import Settings, deciding_settings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageRecord, clear_failure
@@ -35,9 +35,9 @@ from resources.settings import DECIDED_BY, decided_names, versioned_by_settings
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.MaterializeResult
 
-InputsNow = Callable[[DataRoot, str], Mapping[str, str]]
-INPUTS_NOW: dict[str, InputsNow] = {}
-"""What tells the data versions of a partition's inputs, by asset, where Dagster does not see them change."""
+FindInputs = Callable[[DataRoot, Settings], InputsNow]
+INPUTS_NOW: dict[str, FindInputs] = {}
+"""What tells the versions of a partition's inputs, by asset, where its upstream results of the same key do not."""
 
 # More would make the failure's metadata unreadable; the failures table of the store holds all.
 _FAILURES_SHOWN = 100
@@ -65,7 +65,7 @@ def slide_asset(
     pool: str | None = None,
     checks: Mapping[str, str] | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
-    inputs_now: InputsNow | None = None,
+    inputs_now: FindInputs | None = None,
 ) -> Callable[[Callable[..., Iterator[Event]]], dg.AssetsDefinition]:
     """Declares an asset whose body is one call of :func:`materialize_slides`, named and described by that function.
 
@@ -188,7 +188,7 @@ def materialize_slides(
             tags = (fillers.get(key) if made.reused else None) or version_tags(made.record, pointers[key])
             yield from _events(context, made.record, metadata, tags, checks, alone=len(keys) == 1)
     if len(keys) > 1:  # a run of one partition gives a result, after which the check's own step runs
-        stale = stale_partitions(root, asset, code_version(context), decided, INPUTS_NOW.get(asset))
+        stale = _stale(root, asset, settings.value, code_version(context), decided)
         yield dg.AssetCheckEvaluation(asset_key=context.asset_key, **_up_to_date(stale))
     if failed:
         first, reason = next(iter(failed.items()))
@@ -234,8 +234,12 @@ def stale_partitions_of(asset: dg.AssetsDefinition, settings: Settings, root: Da
     (spec,) = asset.specs
     decided = deciding_settings(settings, decided_names(spec.metadata), root)
     version = versioned_by_settings(str(spec.code_version), decided)
-    name = spec.key.to_user_string()
-    return stale_partitions(root, name, version, decided, INPUTS_NOW.get(name))
+    return _stale(root, spec.key.to_user_string(), settings, version, decided)
+
+
+def _stale(root: DataRoot, asset: str, settings: Settings, version: str, decided: Mapping[str, Any]) -> dict[str, str]:
+    inputs_now = INPUTS_NOW[asset](root, settings) if asset in INPUTS_NOW else None
+    return stale_partitions(root, asset, version, decided, inputs_now)
 
 
 def _up_to_date(stale: Mapping[str, str]) -> dict[str, Any]:

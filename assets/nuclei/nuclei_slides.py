@@ -9,8 +9,18 @@ from assets.partitions import NUCLEI_SLIDES
 from assets.slide_asset import Event, materialize_slides, slide_asset
 from assets.sources import NUCLEI_INBOX
 from dermatome.pipeline.cached_stage import WaitingStage
+from dermatome.pipeline.staleness import InputsNow
+from dermatome.settings import Settings
+from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
 from resources import PathsResource, SettingsResource
+
+
+def _sources(root: DataRoot, _: Settings) -> InputsNow:
+    """The sources of slides that are others now."""
+    from dermatome.slides.source import inbox_sources, sources_now
+
+    return sources_now(inbox_sources(root.nuclei_inbox), root.path, "nuclei_inbox")
 
 
 @slide_asset(
@@ -22,6 +32,7 @@ from resources import PathsResource, SettingsResource
     code_version="2",
     decided_by=["nuclei_images"],
     checks={"image_not_blank": "The file decodes and is not blank."},
+    inputs_now=_sources,
 )
 def nuclei_slides(
     context: dg.AssetExecutionContext,

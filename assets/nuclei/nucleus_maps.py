@@ -8,7 +8,20 @@ from assets.nuclei.nuclei_champion import nuclei_champion
 from assets.nuclei.nuclei_slides import nuclei_slides
 from assets.partitions import NUCLEI_SLIDES
 from assets.slide_asset import Event, materialize_slides, slide_asset
+from dermatome.pipeline.staleness import InputsNow
+from dermatome.settings import Settings
+from dermatome.storage.layout import DataRoot
 from resources import NucleusSegmenterResource, PathsResource, SettingsResource
+
+
+def _weights(root: DataRoot, settings: Settings) -> InputsNow:
+    """The network that nuclei would be found with now."""
+    from dermatome.nuclei.maps.networks import find_nucleus_weights
+    from dermatome.registry.champion import weights_now
+    from dermatome.registry.model_kinds import NUCLEI
+
+    now = weights_now(NUCLEI, lambda: find_nucleus_weights(root, settings.nuclei_weights))
+    return lambda record: now
 
 
 @slide_asset(
@@ -24,6 +37,7 @@ from resources import NucleusSegmenterResource, PathsResource, SettingsResource
         "nucleus_density": "As many nuclei per mm² of tissue as tissues have.",
         "stain_fit": "Where stains are normalised, hematoxylin and eosin were told apart.",
     },
+    inputs_now=_weights,
 )
 def nucleus_maps(
     context: dg.AssetExecutionContext,

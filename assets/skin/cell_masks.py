@@ -10,7 +10,22 @@ from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
 from assets.slide_asset import Event, materialize_slides, slide_asset
 from assets.sources import CYTO2
+from dermatome.pipeline.staleness import InputsNow
+from dermatome.settings import Settings
+from dermatome.storage.layout import DataRoot
 from resources import CellSegmenterResource, PathsResource, SettingsResource
+
+
+def _weights(root: DataRoot, settings: Settings) -> InputsNow:
+    """The network that cells would be found with now."""
+    from dermatome.registry.champion import weights_now
+    from dermatome.registry.model_kinds import CELLS
+    from dermatome.skin.cells.networks import find_cell_weights
+
+    # The published network never changes, and looking for it would fetch it.
+    published = settings.cell_weights == "cyto2"
+    now = {} if published else weights_now(CELLS, lambda: find_cell_weights(root, settings.cell_weights))
+    return lambda record: now
 
 
 @slide_asset(
@@ -27,6 +42,7 @@ from resources import CellSegmenterResource, PathsResource, SettingsResource
         "seam_density": "As many cells at tile seams as elsewhere.",
         "mask_made_with_champion": "The mask these cells lie in is the present champion's.",
     },
+    inputs_now=_weights,
 )
 def cell_masks(
     context: dg.AssetExecutionContext,

@@ -1,6 +1,6 @@
 """`gene_profiles`: what each antibody of a gene stains in the epidermis, over patients, and a card to read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import dagster as dg
 
@@ -8,14 +8,17 @@ from assets.partitions import GENES, ONLY_BY_HAND
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.hpa_images import hpa_images
 from assets.slide_asset import Event, materialize_slides, slide_asset
+from dermatome.pipeline.staleness import InputsNow
+from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
 from resources import PathsResource, SettingsResource
 
 
-def _inputs_now(root: DataRoot, gene: str) -> Mapping[str, str]:
+def _slides(root: DataRoot, _: Settings) -> InputsNow:
+    """The page of a gene and the layers of its slides."""
     from dermatome.skin.profiles.stage import gene_inputs
 
-    return gene_inputs(root, gene)
+    return lambda record: gene_inputs(root, record.partition)
 
 
 @slide_asset(
@@ -23,7 +26,7 @@ def _inputs_now(root: DataRoot, gene: str) -> Mapping[str, str]:
     # Which slides are a gene's is known only from its page. If every slide were upstream of every gene, Dagster would
     # call all genes stale after any slide, and none from 100 slides on. The check `up_to_date` names the stale genes.
     deps=[hpa_images, dg.AssetDep(epidermis_layers, partition_mapping=ONLY_BY_HAND)],
-    inputs_now=_inputs_now,
+    inputs_now=_slides,
     partitions_a_run=250,
     group_name="skin_metrics",
     kind="html",

@@ -10,8 +10,19 @@ from assets.skin.hpa_images import hpa_images
 from assets.slide_asset import Event, materialize_slides, slide_asset
 from assets.sources import INBOX
 from dermatome.pipeline.cached_stage import WaitingStage
+from dermatome.pipeline.staleness import InputsNow
+from dermatome.settings import Settings
+from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
 from resources import HpaResource, PathsResource, SettingsResource
+
+
+def _sources(root: DataRoot, _: Settings) -> InputsNow:
+    """The sources of slides that are others now."""
+    from dermatome.slides.register import read_sources
+    from dermatome.slides.source import sources_now
+
+    return sources_now(read_sources(root.slide_sources), root.path, "hpa_images")
 
 
 @slide_asset(
@@ -25,6 +36,7 @@ from resources import HpaResource, PathsResource, SettingsResource
     decided_by=["images.declared_mpp", "images.max_side_px"],
     pool="hpa",
     checks={"image_not_blank": "The file decodes whole and is not blank."},
+    inputs_now=_sources,
 )
 def slide_images(
     context: dg.AssetExecutionContext,

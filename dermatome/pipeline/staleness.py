@@ -5,7 +5,10 @@ from typing import Any
 
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.storage.layout import CHAMPION, DataRoot
-from dermatome.storage.record import fingerprint, read_record
+from dermatome.storage.record import StageRecord, fingerprint, read_record
+
+InputsNow = Callable[[StageRecord], Mapping[str, str]]
+"""Gives the present versions of inputs of a partition that are not its upstream results of the same key."""
 
 
 def stale_partitions(
@@ -13,19 +16,19 @@ def stale_partitions(
     asset: str,
     code_version: str,
     settings: Mapping[str, Any],
-    inputs_now: Callable[[DataRoot, str], Mapping[str, str]] | None = None,
+    inputs_now: InputsNow | None = None,
 ) -> dict[str, str]:
     """Partitions of an asset that a run would compute again, each with what changed since they were computed.
 
-    Only records are read: files that are missing or damaged, and inputs outside the data root, are found by a run.
+    Only records are read, and what ``inputs_now`` reads: files that are missing or damaged are found by a run.
 
     Args:
         root: the data root.
         asset: name of the asset.
         code_version: of the asset, as it is now.
         settings: that decide the asset's results, as they are now.
-        inputs_now: the data version of each input of a partition. None if the inputs are partitions of the same key
-            and champions.
+        inputs_now: inputs that are neither partitions of the same key nor champions: an image, a weights file, the
+            slides of a gene. Those that it leaves out count as unchanged.
     """
     champions: dict[str, str | None] = {}
     stale: dict[str, str] = {}
@@ -37,19 +40,16 @@ def stale_partitions(
             continue
         if record is None:
             continue
-        now: Mapping[str, str]
-        if inputs_now is not None:
-            try:
-                now = inputs_now(root, key)
-            except DermatomeError as error:
-                stale[key] = str(error)
-                continue
-        else:
-            for upstream in record.inputs:
-                if upstream not in champions:
-                    champions[upstream] = _version(root, upstream, CHAMPION)
-            now = {name: _version(root, name, key) or champions[name] or then for name, then in record.inputs.items()}
-        changed = [name for name, then in record.inputs.items() if now.get(name) != then]
+        for upstream in record.inputs:
+            if upstream not in champions:
+                champions[upstream] = _version(root, upstream, CHAMPION)
+        now = {name: _version(root, name, key) or champions[name] or then for name, then in record.inputs.items()}
+        try:
+            now |= inputs_now(record) if inputs_now is not None else {}
+        except DermatomeError as error:
+            stale[key] = str(error)
+            continue
+        changed = [name for name, then in record.inputs.items() if now[name] != then]
         if changed:
             stale[key] = f"changed: {', '.join(changed)}"
         elif record.fingerprint != fingerprint(code_version, record.inputs, settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -30,7 +30,7 @@ from dermatome.storage.files import (
 )
 from dermatome.storage.http import Fetched
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
-from dermatome.storage.record import Check, StageResult, content_version, read_record
+from dermatome.storage.record import Check, StageRecord, StageResult, content_version, read_record
 
 SLIDE_SUFFIXES = (*SUFFIXES, *(suffix for suffix in WSI_SUFFIXES if suffix != DICOM_SUFFIX))
 """Suffixes of files that are slides by themselves."""
@@ -38,6 +38,8 @@ IMAGE_STEM = "image"
 _OVERVIEW_PX = 640
 # A slide without tissue has almost one grey value; real HPA cores have a spread of 20 and more.
 _BLANK_SPREAD = 2.0
+# A file system's times are as coarse as this on some, and its clock is not ours.
+_CLOCK_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,35 @@ class SlideSource:
             return self.location
         path = Path(self.location).absolute()
         return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def sources_now(sources: Mapping[str, SlideSource], root: Path, name: str) -> Callable[[StageRecord], dict[str, str]]:
+    """Gives the identity of a slide's source, named ``name``, if it may be another one than the recorded image's.
+
+    Files are read only if they lie elsewhere than recorded, or were put there or changed since the image was read, by
+    the file system's clock. Nothing is given of a slide without a source.
+
+    Args:
+        sources: where images are now, by slide.
+        root: the data root.
+        name: of the input in records.
+    """
+
+    def now(record: StageRecord) -> dict[str, str]:
+        source = sources.get(record.partition)
+        if source is None:
+            return {}
+        try:
+            if source.origin != "hpa" and source.stored_location(root) == record.values.get("location"):
+                path = Path(source.location)
+                times = [path.stat().st_ctime, *(changed_in(path).values() if path.is_dir() else ())]
+                if max(times) < record.made_at.timestamp() - sum(record.seconds.values()) - _CLOCK_S:
+                    return {}
+            return {name: source.identity}
+        except (FileNotFoundError, MissingInput):  # there is nothing to make another image of
+            return {}
+
+    return now
 
 
 def folder_sources(folder: Path) -> list[SlideSource]:
