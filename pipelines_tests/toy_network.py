@@ -17,9 +17,9 @@ SETTINGS = TissueTraining(
 )  # fmt: skip
 
 
-def trained(folder: Path, compute: Compute) -> TissueWeights:
+def trained(folder: Path, compute: Compute, settings: TissueTraining = SETTINGS) -> TissueWeights:
     """Trains on four toy slides in ``folder``; the weights are ``folder / "weights.safetensors"``."""
     slides = (toy_slide(1000 + seed, size_px=640, stain=list(ToyStain)[seed % 2], name=f"t{seed}") for seed in range(4))
-    result = train(TissueTask(SETTINGS, Split(tuple(write_tiles(folder / "tiles", slides)))), compute)
+    result = train(TissueTask(settings, Split(tuple(write_tiles(folder / "tiles", slides)))), compute)
     save_weights(folder / "weights.safetensors", result.state, result.card)
     return load_tissue_weights(folder / "weights.safetensors")

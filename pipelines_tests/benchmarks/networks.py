@@ -19,35 +19,14 @@ def trained_tissue(
     train_mpp: float | None = None,
     steps: int,
 ) -> TissueWeights:
-    """A tissue network trained for ``steps`` on four toy slides, as a weights file in ``folder``; seconds a step.
+    """A tissue network trained on four toy slides for ``steps`` of eight crops of 128 px, as a weights file."""
+    from dermatome.skin.tissue.task import TissueTraining
+    from pipelines_tests.toy_network import trained
 
-    Args:
-        folder: an empty one.
-        compute: to train on.
-        encoder: of the U-Net.
-        decoder: its channels.
-        train_mpp: microns per pixel that it sees; None takes the training's default.
-        steps: of eight views of 128 px.
-    """
-    from dermatome.skin.tissue.network import load_tissue_weights
-    from dermatome.skin.tissue.task import TissueTask, TissueTraining
-    from dermatome.synthetic.skin import ToyStain, toy_slide
-    from dermatome.training.data import Split
-    from dermatome.training.trainer import train
-    from dermatome.training.weights import save_weights
-    from pipelines_tests.toy_tiles import write_tiles
-
-    slides = (
-        toy_slide(seed, size_px=640, stain=ToyStain.IHC if seed % 2 else ToyStain.HE, name=f"toy{seed}")
-        for seed in range(4)
-    )
-    tiles = write_tiles(folder / "tiles", slides)
     settings = TissueTraining(
         encoder=encoder, decoder_channels=decoder, train_mpp=train_mpp, epochs=1, epoch_steps=steps, warmup_share=0.2
     )
-    result = train(TissueTask(settings, Split(tuple(tiles))), compute)
-    save_weights(folder / "weights.safetensors", result.state, result.card)
-    return load_tissue_weights(folder / "weights.safetensors")
+    return trained(folder, compute, settings)
 
 
 def tissue_network(folder: Path, toy: bool) -> TissueWeights:
