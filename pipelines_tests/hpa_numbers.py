@@ -16,18 +16,20 @@ MEANS = {
 }
 SPREAD = {"mean_dab_od": 1.0, "positive_share": 1.5, "cell_dab_ratio": 1.5}
 """Noise of each measure, in the units of ``noise_od``."""
-A_BATCH = 10
 
 
-def drawn_hpa(seed: int, antibodies: int = 200, *, noise_od: float = 0.05, patients: int = 3) -> pd.DataFrame:
+def drawn_hpa(
+    seed: int, antibodies: int = 200, *, noise_od: float = 0.05, patients: int = 3, together: int = 1
+) -> pd.DataFrame:
     """Cores as `gene_profiles` writes them to `cores.parquet`; HPA's annotation is the level that was drawn.
 
     An antibody has a level of its own in each of two tissues, the second one for every third antibody, and one slide of
-    each patient. Noise is of the antibody, of the patient, and of the batch of ten antibodies that were stained
-    together, each with the standard deviation ``noise_od``, of patients before they are averaged.
+    each patient. Noise is of the antibody, of the patient, and of the staining batch, which all slides of ``together``
+    antibodies share: HPA stains a section of all its patients with one antibody. Each has the standard deviation
+    ``noise_od``, of patients before they are averaged.
     """
     draw = np.random.default_rng(seed)
-    batches = {name: draw.normal(0, noise_od, -(-antibodies // A_BATCH)) for name in MEANS}
+    batches = {name: draw.normal(0, noise_od, -(-antibodies // together)) for name in MEANS}
     rows = []
     for number in range(antibodies):
         name = f"HPA{number:06}"
@@ -39,7 +41,7 @@ def drawn_hpa(seed: int, antibodies: int = 200, *, noise_od: float = 0.05, patie
                 measures = {
                     target.measure: MEANS[target.measure][levels[target.name]]
                     + SPREAD[target.measure]
-                    * (own[target.measure] + batches[target.measure][number // A_BATCH] + draw.normal(0, noise_od))
+                    * (own[target.measure] + batches[target.measure][number // together] + draw.normal(0, noise_od))
                     for target in TARGETS
                 }
                 rows.append(

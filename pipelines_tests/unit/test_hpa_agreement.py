@@ -142,9 +142,9 @@ def test_scores_are_given_by_release_and_reliability_and_an_unknown_antibody_is_
 
 def test_a_synthetic_hpa_gives_its_kappa_and_its_flipped_labels():
     """A small edition of the experiment whose numbers stand in docs/results.md."""
-    found = repeats(range(6), pool(drawn_hpa(10**6, 2000, noise_od=0.03)), antibodies=100, noise_od=0.03)
+    found = repeats(range(4), pool(drawn_hpa(10**6, 1000, noise_od=0.03)), 100, noise_od=0.03)
     assert found["kappa"].mean() == pytest.approx(found["true_kappa"].mean(), abs=0.02)
-    assert found["covered"].sum() >= 4
+    assert found["covered"].sum() >= 3
     assert found["precision"].mean() >= 0.8
 
 

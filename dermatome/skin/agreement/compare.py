@@ -87,13 +87,16 @@ class Agreement:
     unknown: int
 
 
-def compare(cores: pd.DataFrame, settings: AgreementSettings | None = None) -> Agreement:
+def compare(
+    cores: pd.DataFrame, settings: AgreementSettings | None = None, targets: Sequence[Target] = TARGETS
+) -> Agreement:
     """Reads levels from the measures of all cores and compares them with HPA's annotation.
 
     Args:
         cores: A row for each slide, antibody, tissue and gene: ``gene``, ``ensembl_id``, ``slide``, ``antibody``,
             ``tissue``, ``patient``, the measures and annotations of :data:`TARGETS`, ``reliability``, ``release``.
         settings: None takes the defaults.
+        targets: What is compared.
     """
     import pandas as pd
 
@@ -101,7 +104,7 @@ def compare(cores: pd.DataFrame, settings: AgreementSettings | None = None) -> A
     known = cores[cores["antibody"].notna()]
     pairs = pool(known)
     rows, scores, confusion, thresholds = [], [], [], []
-    for target in TARGETS:
+    for target in targets:
         mine, cuts = _read(pairs, target, settings)
         rows.append(mine)
         if cuts is not None:
