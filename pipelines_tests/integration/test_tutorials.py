@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import tomllib
 
 import dagster as dg
 import duckdb
@@ -95,6 +96,12 @@ def test_the_tutorial_on_genes_has_a_run_config_and_queries_that_work(root):
     with duckdb.connect(str(build_store(root).path), read_only=True) as store:
         for query in re.findall("^from .*?;", queries, re.MULTILINE):
             assert store.sql(query).columns
+
+
+def test_every_extra_is_listed_with_what_it_is_for():
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    listed = re.findall(r"^\| `(\w+)` \|", (DOCS / "start.md").read_text(), re.MULTILINE)
+    assert {*listed, "docs", "dev"} == set(project["optional-dependencies"])
 
 
 def test_the_assets_jobs_sensors_and_schedules_that_pages_name_exist(tmp_path):
