@@ -19,7 +19,7 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=300,
     group_name="nuclei_training",
     kind="file",
-    code_version="5",
+    code_version="6",
     decided_by=["nuclei_patches"],
 )
 def nuclei_patches(

@@ -19,7 +19,7 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=300,
     group_name="skin_training",
     kind="file",
-    code_version="2",
+    code_version="3",
 )
 def training_tiles(
     context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource

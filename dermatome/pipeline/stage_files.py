@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from dermatome.reports.figures import SlideFigure
 from dermatome.slides.preview import preview
 from dermatome.slides.slide import Slide
 from dermatome.slides.source import open_slide
@@ -76,13 +77,14 @@ def synthetic_warning(values: Mapping[str, Scalar]) -> str:
     return SYNTHETIC_WARNING if values.get("synthetic") else ""
 
 
-def write_figure(folder: Path, figure: bytes, stem: str = "") -> None:
+def write_figure(folder: Path, figure: bytes | SlideFigure, stem: str = "") -> None:
     """Writes a figure (PNG bytes): ``<stem>.png``, or in the data root, without a stem, with its preview."""
+    drawn = figure if isinstance(figure, SlideFigure) else SlideFigure(figure, b"")
     if stem:
-        write_atomic(folder / f"{stem}.png", figure)
+        write_atomic(folder / f"{stem}.png", drawn.png)
     else:
-        write_atomic(folder / FIGURE_FILE, figure)
-        write_atomic(folder / PREVIEW_FILE, preview(figure))
+        write_atomic(folder / FIGURE_FILE, drawn.png)
+        write_atomic(folder / PREVIEW_FILE, drawn.preview or preview(drawn.png))
 
 
 def write_rows(path: Path, slide: str, rows: pd.DataFrame, *, warning: str = "") -> None:

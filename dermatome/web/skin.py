@@ -232,7 +232,7 @@ def measure_skin(
     layers = measure_layers(
         slide, tissue.mask, cells.instances.whole(), cells.table, settings.layers, lambda: progress(0.8, "Layers")
     )
-    return SkinFound(slide, tissue, cells, layers, layers_figure(slide, layers), names, networks, settings, warning)
+    return SkinFound(slide, tissue, cells, layers, layers_figure(slide, layers).png, names, networks, settings, warning)
 
 
 def skin_view(found: SkinFound) -> str:

@@ -165,6 +165,6 @@ def cells(folder: str) -> dict[str, Any]:
     write_ome_tiff(place / "cells.ome.tif", found.instances, slide.mpp)
     write_geojson(place / "cells.geojson", object_features(found.instances, found.table, slide="synthetic"))
     found.table.to_parquet(place / "cells.parquet")
-    (place / "figure.png").write_bytes(cells_figure(slide, tissue, found))
+    (place / "figure.png").write_bytes(cells_figure(slide, tissue, found).png)
     note = f"{len(found.table):,} cells, {found.tiles:,} tiles through the network ({network.runner.backend})"
     return {"start_gb": start_gb, "seconds": time.perf_counter() - started, "note": note}

@@ -69,8 +69,12 @@ def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy: Any, cells
     )  # fmt: skip
     empty = tissue_result(mask, Box(0, 0, 448, 448))
     layers = measure_layers(toy.slide, mask, none.instances, none.table)
-    for png in (tissue_figure(toy.slide, empty), cells_figure(toy.slide, mask, none), layers_figure(toy.slide, layers)):
-        assert colours_in(png) > 100
+    for shown in (
+        tissue_figure(toy.slide, empty), cells_figure(toy.slide, mask, none), layers_figure(toy.slide, layers)
+    ):  # fmt: skip
+        assert colours_in(shown.png) > 100
+        with Image.open(io.BytesIO(shown.preview)) as preview:
+            assert (preview.format, preview.width) == ("WEBP", 480)
 
 
 @pytest.mark.parametrize("turn", [0, 1])
@@ -78,9 +82,23 @@ def test_the_layers_figure_shows_profiles(toy: Any, cells: pd.DataFrame, turn: i
     slide = Slide("a_b %$\\{x} ü-1", np.rot90(toy.slide.pixels, turn), 0.5, MppSource.FILE, "0" * 64)
     mask, instances = np.rot90(toy.mask, turn), np.rot90(toy.instances, turn)
     result = measure_layers(slide, mask, instances, cells)
-    shown = pixels_of(layers_figure(slide, result)).reshape(-1, 3)
+    shown = pixels_of(layers_figure(slide, result).png).reshape(-1, 3)
     brown = bytes.fromhex(DAB_COLOUR[1:])
     assert (np.abs(shown.astype(int) - list(brown)).max(axis=1) < 8).sum() > 300
+
+
+def test_a_preview_keeps_its_text_whatever_the_image_costs() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
+    facts = ["312 cells", ("epidermis 14.1%", (10, 200, 30)), "a long fact that needs a line of its own, all 480 px"]
+    drawn = []
+    for image in (noise, np.full_like(noise, 200)):
+        webp = figures.preview_panel(figures.Panel(image, "", Size(900, 1200)), "slide", facts, 0.5)
+        assert len(webp) <= 8_000
+        with Image.open(io.BytesIO(webp)) as preview:
+            assert preview.width == 480
+            drawn.append(np.asarray(preview.convert("L"), float)[-80:])
+    assert np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1] > 0.98
+    assert (drawn[1] < 60).sum() > 300, "black text"
 
 
 @pytest.mark.parametrize(("mpp", "length"), [(1.0, 100), (0.99, 50), (0.032, 2), (0.007, 0.5), (19, 1000)])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from dermatome.classes import IGNORED, NucleusClass
+from dermatome.classes import IGNORED, NUCLEUS_LABELS, NucleusClass
 from dermatome.cli.app import app
 from dermatome.errors import BadAnnotation, BadImage, BadSetting, MissingInput
 from dermatome.geometry import Size
@@ -130,6 +130,8 @@ def test_patches_lie_on_their_grid_and_read_back(case: Path, toy: ToyNuclei, tmp
     patches = load_patches(tmp_path)
     numbered = read_annotated(annotated_images(case)[0], 0.25).maps.instances
     assert made.values["patches"] == len(patches) > 4
+    assert sum(made.values[f"{label}_share_of_nuclei"] for label in NUCLEUS_LABELS[1:]) == pytest.approx(1)
+    assert 0 < (tmp_path / "preview.webp").stat().st_size <= 8_000
     assert {p.row.top_px for p in patches} == {0, 32, 64, 66}
     assert {p.row.left_px for p in patches} == {0, 32, 64, 66}
     for patch in patches:

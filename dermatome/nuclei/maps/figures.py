@@ -18,9 +18,12 @@ from dermatome.reports.figures import (
     Chart,
     Line,
     Panel,
+    SlideFigure,
     busiest_square,
     contact_sheet,
     longest_px,
+    middle,
+    preview_panel,
 )
 from dermatome.slides.slide import MppSource, Slide
 
@@ -87,7 +90,7 @@ def ternary_overlay(
     return tint(slide.overview(max_side_px), labels, TERNARY_COLOURS, opacity)
 
 
-def maps_figure(slide: Slide, found: NucleiResult) -> bytes:
+def maps_figure(slide: Slide, found: NucleiResult) -> SlideFigure:
     """Shows the original, classes, inside and boundary, and the busiest part enlarged with outlines."""
     size = slide.size
     side_px = longest_px(size)
@@ -103,12 +106,14 @@ def maps_figure(slide: Slide, found: NucleiResult) -> bytes:
         Panel(close, "d  Nuclei, framed part", detail.size),
     )
     counts = found.table["class"].value_counts()
-    facts = [f"{len(found.table):,} nuclei"]
-    labels = [*(c.label for c in _NUCLEI), UNCLASSIFIED]
-    facts += [f"{counts[label]:,} {label}" for label in labels if label in counts]
-    return contact_sheet(
-        panels, 4, SIDE_PX, name=slide.name, facts=facts, note=slide.mpp_note, mpp=slide.mpp, legend=_LEGEND
-    )
+    total = f"{len(found.table):,} nuclei"
+    colours = {c.label: c.colour for c in _NUCLEI} | {UNCLASSIFIED: (255, 255, 255)}
+    classes = [(f"{counts[label]:,} {label}", colour) for label, colour in colours.items() if label in counts]
+    sheet = contact_sheet(
+        panels, 4, SIDE_PX, name=slide.name, facts=[total, *(text for text, _ in classes)], note=slide.mpp_note,
+        mpp=slide.mpp, legend=_LEGEND,
+    )  # fmt: skip
+    return SlideFigure(sheet, preview_panel(middle(panels[-1]), slide.name, [total, *classes], slide.mpp))
 
 
 def samples_figure(

@@ -14,17 +14,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS, RgbImage
+from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS, NucleusClass, RgbImage
 from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box, Size
+from dermatome.imaging.overlay import draw_borders, tint
 from dermatome.imaging.stain_normalisation import AS_IT_IS, fit_slide
 from dermatome.labels.annotation_files import in_words
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.nuclei.patches.annotated import Annotated, AnnotatedImage, annotated_images, read_annotated
-from dermatome.nuclei.patches.files import PatchRow, patches_sha256, write_manifest
+from dermatome.nuclei.patches.files import Patch, PatchRow, patches_sha256, write_manifest
 from dermatome.nuclei.patches.settings import PatchSettings
+from dermatome.reports.figures import SAMPLES_SHOWN, preview_samples
 from dermatome.slides.slide import Slide
 from dermatome.storage.files import safe_id, write_atomic
+from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import StageResult
 from dermatome.training.data import draw_groups
 
@@ -40,6 +43,14 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
     images = annotated_images(case)
     rows, left_out = cut_case(images, folder, settings)
     write_manifest(folder, rows)
+    pixels = {kind: sum(row.semantic_px[kind] for row in rows) for kind in list(NucleusClass)[1:]}
+    shares = {kind: count / max(1, sum(pixels.values())) for kind, count in pixels.items()}
+    if rows:
+        fullest = sorted(rows, key=lambda row: -row.nuclei)[:SAMPLES_SHOWN]
+        shown = [_drawn(Patch(folder, row)) for row in fullest]
+        facts = [(f"{kind.label} {share:.0%}", kind.colour) for kind, share in shares.items()]
+        counted = f"{len(rows)} patches of {len(images)} images; nuclei by area:"
+        write_atomic(folder / PREVIEW_FILE, preview_samples(shown, case.name, [counted, *facts]))
     return StageResult(
         outcome="patches" if rows else "no_foreground",
         data_version=patches_sha256(rows)[:32],
@@ -47,6 +58,7 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
         values={
             "patches": len(rows),
             "images": len(images),
+            **{f"{kind.label}_share_of_nuclei": share for kind, share in shares.items()},
             "patients": ", ".join(sorted({row.case for row in rows})) or None,
             **{f"{label}_px": sum(row.semantic_px[n] for row in rows) for n, label in enumerate(NUCLEUS_LABELS)},
             "ignored_px": sum(row.ignored_px for row in rows),
@@ -54,6 +66,12 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
             "left_out": left_out or None,
         },
     )
+
+
+def _drawn(patch: Patch) -> RgbImage:
+    rgb, maps = patch.read()
+    semantic = np.where(maps[..., 0] < len(NUCLEUS_LABELS), maps[..., 0], 0)
+    return draw_borders(tint(rgb, semantic, [kind.colour for kind in NucleusClass]), patch.instances())
 
 
 def one_class(images: Sequence[AnnotatedImage], rows: Sequence[PatchRow]) -> str:

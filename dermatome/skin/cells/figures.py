@@ -33,12 +33,15 @@ from dermatome.reports.figures import (
     Chart,
     Line,
     Panel,
+    SlideFigure,
     best_and_worst,
     busiest_square,
     contact_sheet,
     longest_px,
+    middle,
     new_figure,
     plain_axes,
+    preview_panel,
     to_png,
 )
 from dermatome.skin.cells.scores import CURVE_IOUS, CellScores, mean_precision
@@ -66,7 +69,7 @@ _MATCHED, _FALSE, _MISSED = (0, 158, 115), (213, 94, 0), (0, 114, 178)
 _MATCHES = (("matched at IoU 0.5", _MATCHED), ("annotated, not found", _MISSED), ("found, not annotated", _FALSE))
 
 
-def cells_figure(slide: Slide, tissue_mask: LabelArray, result: CellsResult) -> bytes:
+def cells_figure(slide: Slide, tissue_mask: LabelArray, result: CellsResult) -> SlideFigure:
     """Shows original, tissue, crop, epidermis, hematoxylin, its equalised form, cells and overlay of one slide."""
     size = slide.size
     crop = result.crop or Box.whole(size)
@@ -102,10 +105,11 @@ def cells_figure(slide: Slide, tissue_mask: LabelArray, result: CellsResult) -> 
         Panel(close, "h  Overlay, framed part", detail.size),
     )
     mean = f"mean diameter {result.table['equivalent_diameter_um'].mean():.1f} µm" if count else "no cell found"
-    return contact_sheet(
-        panels, 4, SIDE_PX, name=slide.name, facts=(f"{count:,} cells", mean), note=slide.mpp_note, mpp=slide.mpp,
-        legend=TISSUE_LEGEND,
-    )  # fmt: skip
+    facts = (f"{count:,} cells", mean)
+    sheet = contact_sheet(
+        panels, 4, SIDE_PX, name=slide.name, facts=facts, note=slide.mpp_note, mpp=slide.mpp, legend=TISSUE_LEGEND
+    )
+    return SlideFigure(sheet, preview_panel(middle(panels[-1]), slide.name, facts, slide.mpp))
 
 
 def precision_figure(before: Sequence[CellScores], after: Sequence[CellScores]) -> bytes:

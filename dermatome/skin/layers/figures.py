@@ -13,11 +13,13 @@ from dermatome.reports.figures import (
     GREY,
     INK,
     Panel,
+    SlideFigure,
     contact_sheet,
     hex_colour,
     longest_px,
     new_figure,
     plain_axes,
+    preview_panel,
     to_pixels,
 )
 
@@ -40,11 +42,10 @@ _CHART_PX = (900, 880)
 """Width and height of the profiles."""
 
 
-def layers_figure(slide: Slide, result: LayersResult) -> bytes:
+def layers_figure(slide: Slide, result: LayersResult) -> SlideFigure:
     """Shows the layers on the image, and profiles of DAB, hematoxylin and DAB/H by distance from the dermis.
 
-    Returns:
-        PNG bytes.
+    The preview shows the layers.
     """
     crop = result.shown.expanded(round(20 / slide.mpp), slide.size)
     span, count = crop.size, len(result.layers)
@@ -66,10 +67,11 @@ def layers_figure(slide: Slide, result: LayersResult) -> bytes:
     else:
         facts = (result.outcome.value.replace("_", " "),)
     panels = (Panel(pixels, "a  Image", span), Panel(mapped, "b  Layers, 1 = basal", span))
-    return contact_sheet(
+    sheet = contact_sheet(
         panels, 2 if tall else 1, side_px, name=slide.name, facts=facts, note=slide.mpp_note, mpp=slide.mpp,
         chart=_profiles(result),
     )  # fmt: skip
+    return SlideFigure(sheet, preview_panel(panels[1], slide.name, facts, slide.mpp))
 
 
 def layer_colours(count: int) -> list[Rgb]:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.imaging.overlay import tint_tissue
 from dermatome.labels.palette import Palette, decode_mask
+from dermatome.reports.figures import SAMPLES_SHOWN, preview_samples
 from dermatome.skin.tiles.crops import cut_tiles, load_tiles, read_rois, tiles_sha256
 from dermatome.slides.plain import SUFFIXES, decode_rgb
-from dermatome.storage.files import sha256_bytes, sha256_file
+from dermatome.storage.files import sha256_bytes, sha256_file, write_atomic
+from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import StageResult
 
 _ROI_FILES = ("rois.json", "rois.geojson")
@@ -55,11 +59,18 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
         patient=patient,
         licence=licence,
     )
+    tiles = load_tiles(folder)
+    pixels = sum(tile.class_pixels() for tile in tiles)
+    shares = {tissue: float(pixels[tissue] / pixels.sum()) for tissue in TissueClass}
+    facts = [(f"{tissue.label} {share:.1%}", tissue.colour) for tissue, share in shares.items()]
+    shown = [tint_tissue(*tile.read()) for tile in tiles[:SAMPLES_SHOWN]]
+    write_atomic(folder / PREVIEW_FILE, preview_samples(shown, source.name, [f"{len(rows)} tiles", *facts]))
     return StageResult(
         outcome="tiles",
-        data_version=tiles_sha256(load_tiles(folder))[:32],
+        data_version=tiles_sha256(tiles)[:32],
         values={
             "tiles": len(rows),
+            **{f"{tissue.label}_share": share for tissue, share in shares.items()},
             "rois": len({row.roi for row in rows}),
             "has_ihc": "ihc" in images,
             "patient": patient or None,

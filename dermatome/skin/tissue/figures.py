@@ -26,12 +26,14 @@ from dermatome.reports.figures import (
     Chart,
     Line,
     Panel,
+    SlideFigure,
     best_and_worst,
     contact_sheet,
     hex_colour,
     longest_px,
     new_figure,
     plain_axes,
+    preview_panel,
     to_png,
 )
 from dermatome.skin.tissue.evaluate import CALIBRATION_BINS, Calibration, TileResult
@@ -63,7 +65,7 @@ _WRONG = (213, 94, 0)
 _SAMPLE_PX = 320
 
 
-def tissue_figure(slide: Slide, result: TissueResult) -> bytes:
+def tissue_figure(slide: Slide, result: TissueResult) -> SlideFigure:
     """Shows the original, coarse mask, significant regions, crop, refined and corrected mask of one slide."""
     size, crop = slide.size, result.crop
     overview = shrink_image(result.overview, longest_px(size))
@@ -75,7 +77,8 @@ def tissue_figure(slide: Slide, result: TissueResult) -> bytes:
     pale = (0.25 * coarse + 0.75 * 255).astype(np.uint8)
     pale[kept > 0] = coarse[kept > 0]
     refined = tint_tissue(overview, resize_labels(result.refined, shown))
-    corrected = tint_tissue(overview, np.concatenate([rows for _, rows in result.canvas.labels_at(shown)]))
+    mask = np.concatenate([rows for _, rows in result.canvas.labels_at(shown)])
+    corrected = tint_tissue(overview, mask)
     panels = (
         Panel(overview, "a  Original", size),
         Panel(coarse, "b  Coarse", size),
@@ -85,10 +88,13 @@ def tissue_figure(slide: Slide, result: TissueResult) -> bytes:
         Panel(corrected, "f  Corrected", size),
     )
     shares = f"epidermis {result.epidermis_share:.1%} of the slide" if result.epidermis_share else "no epidermis"
-    return contact_sheet(
-        panels, 3, SIDE_PX, name=slide.name, facts=(shares, f"mean confidence {result.mean_confidence:.2f}"),
-        note=slide.mpp_note, mpp=slide.mpp, legend=TISSUE_LEGEND,
+    confidence = f"mean confidence {result.mean_confidence:.2f}"
+    sheet = contact_sheet(
+        panels, 3, SIDE_PX, name=slide.name, facts=(shares, confidence), note=slide.mpp_note, mpp=slide.mpp,
+        legend=TISSUE_LEGEND,
     )  # fmt: skip
+    classes = [(f"{tissue.label} {(mask == tissue).mean():.1%}", tissue.colour) for tissue in TissueClass]
+    return SlideFigure(sheet, preview_panel(panels[-1], slide.name, [*classes, confidence], slide.mpp))
 
 
 def _cut(slide: Slide, result: TissueResult) -> RgbImage:
