@@ -6,6 +6,7 @@ Belongs here: the record, failure file and metadata of any asset. Runs over many
 import json
 import traceback
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -151,10 +152,18 @@ def record_metadata(
         shown[file.name] = dg.MetadataValue.url(
             f"{RESULTS_URL}/{quote(f'{folder.parent.name}/{folder.name}/{file.name}')}"
         )
-    for name, value in record.values.items():
-        shown[name] = _scalar(value)
+    ranked = {name: _rank(name) for name, value in record.values.items() if value is not None}
+    for name in sorted((name for name in ranked if ranked[name] < _HIDDEN), key=ranked.__getitem__):
+        shown[name] = _scalar(record.values[name])
+    hidden = {name: record.values[name] for name, rank in ranked.items() if rank == _HIDDEN}
     seconds = {name: round(value, 3) for name, value in record.seconds.items()}
-    details = {"settings": record.settings, "inputs": record.inputs, "seconds": seconds, "libraries": record.libraries}
+    details = {
+        "settings": record.settings,
+        "inputs": record.inputs,
+        "technical": hidden,
+        "seconds": seconds,
+        "libraries": record.libraries,
+    }
     shown |= {
         # Markdown, which the UI shows on a click; it shows JSON at once, and this is a page of it.
         "details": dg.MetadataValue.md(f"```json\n{json.dumps(details, indent=1)}\n```"),
@@ -162,6 +171,25 @@ def record_metadata(
         "reused": dg.MetadataValue.bool(reused),
     }
     return shown
+
+
+_TECHNICAL = (
+    "*sha256", "device", "precision", "backend", "resumed", "seed", "crop_*_px", "i0_*", "http_status", "*bytes",
+    "file", "location", "grey_spread", "pages_read",
+)  # fmt: skip
+_ORIGIN = (
+    "weights", "synthetic", "mpp", "*_mpp", "mpp_source", "diameter_source", "height_px", "width_px", "epochs", "steps",
+    "encoder", "initial_weights", "loss", "parent", "validation", "one_slide_only", "licence", "attribution",
+    "page_url", "release", "stain",
+)  # fmt: skip
+_HIDDEN = 2
+
+
+def _rank(name: str) -> int:
+    """Results come first, then what they were computed from; what only a technician reads is in the details."""
+    if any(fnmatchcase(name, pattern) for pattern in _TECHNICAL):
+        return _HIDDEN
+    return int(any(fnmatchcase(name, pattern) for pattern in _ORIGIN))
 
 
 def partition_url(asset: str, partition: str | None = None) -> dg.MetadataValue:

@@ -152,8 +152,8 @@ def hold_out_scores_asset(
 
     @dg.asset(
         name=kind.hold_out_scores,
-        description="A version's scores on the hold-out set. Its check blocks the promotion in the same run; "
-        f"`{kind.champion}` repeats it.",
+        description="One partition is one training version: its scores on the hold-out set. Its check blocks the "
+        f"promotion in the same run; `{kind.champion}` repeats it.",
         partitions_def=partitions_def,
         deps=[weights, hold_out],
         check_specs=[drops],

@@ -27,7 +27,8 @@ def nuclei_patches(
     paths: PathsResource,
     settings: SettingsResource,
 ) -> Iterator[Event]:
-    """Patches of `nuclei_annotations/<case>/`: `rgb/`, `semantic/`, `ternary/`, `instances/` and `patches.parquet`.
+    """One partition is one patient: training patches of `nuclei_annotations/<case>/`: `rgb/`, `semantic/`, `ternary/`,
+    `instances/` and `patches.parquet`.
 
     A case is a patient's images beside their Aperio XML as MoNuSAC and MoNuSeg give them, or `images/` with
     `instances/` or `classes/`. Ambiguous regions are ignored; an annotation that cannot be read stops that case alone.

@@ -39,8 +39,9 @@ def nuclei_slides(
     paths: PathsResource,
     settings: SettingsResource,
 ) -> Iterator[Event]:
-    """One slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG, TIFF, a vendor's file that OpenSlide
-    reads, or a folder with the `.dcm` files of a DICOM slide, of which the levels are kept and the label is not.
+    """One partition is one slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG, TIFF, a vendor's file
+    that OpenSlide reads, or a folder with the `.dcm` files of a DICOM slide, of which the levels are kept and the label
+    is not.
 
     The scale is what the file states, or else the declared mpp of the settings, stored with the word `declared`.
     """

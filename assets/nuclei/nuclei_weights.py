@@ -31,7 +31,8 @@ NucleusConfig = training_config("NucleusConfig", NucleusRun, NucleusTraining)
 def nuclei_weights(
     context: dg.AssetExecutionContext, config: NucleusConfig, paths: PathsResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
-    """Weights with a card, their patches, curves, and scores of maps, instances and classes.
+    """One partition is one training version: weights with a card, their patches, curves, and scores of maps, instances
+    and classes.
 
     Add a version (`n001`) in the materialize dialog, and set what differs from the source system's in its run config.
 

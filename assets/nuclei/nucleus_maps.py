@@ -45,7 +45,9 @@ def nucleus_maps(
     settings: SettingsResource,
     nucleus_segmenter: NucleusSegmenterResource,
 ) -> Iterator[Event]:
-    """Tiles through the network, blended → semantic and ternary maps → watershed → nuclei with class and probability.
+    """One partition is one H&E slide: every nucleus with its class and outline.
+
+    Tiles through the network, blended → semantic and ternary maps → watershed → nuclei with class and probability.
 
     Files: `semantic.ome.tif`, `ternary.ome.tif`, `instances.ome.tif`, `nuclei.parquet`, `nuclei.geojson`,
     `semantic.png`, `ternary.png`, `figure.png`.

@@ -24,8 +24,8 @@ def til_scores(
     paths: PathsResource,
     settings: SettingsResource,
 ) -> Iterator[Event]:
-    """Lymphocytes per mm² of tissue and their map on 50 µm squares (Saltz et al. 2018), the share of immune nuclei,
-    and the share of lymphocytes within 20 µm of an epithelial nucleus (Barua et al. 2018).
+    """One partition is one H&E slide: lymphocytes per mm² of tissue and their map on 50 µm squares (Saltz et al. 2018),
+    the share of immune nuclei, and the share of lymphocytes within 20 µm of an epithelial nucleus (Barua et al. 2018).
 
     Definitions and what they are not: `dermatome.nuclei.til.score`. Files: `til_map.parquet`, `figure.png`.
     """

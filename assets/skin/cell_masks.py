@@ -50,7 +50,9 @@ def cell_masks(
     settings: SettingsResource,
     cell_segmenter: CellSegmenterResource,
 ) -> Iterator[Event]:
-    """All epidermis components → H channel → Cellpose → cells at full resolution.
+    """One partition is one slide: every cell of its epidermis.
+
+    All epidermis components → H channel → Cellpose → cells at full resolution.
 
     Files: `cells.npz` (`instances`), `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png`.
     """

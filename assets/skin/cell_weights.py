@@ -44,7 +44,8 @@ def cell_weights(
     settings: SettingsResource,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
-    """Weights with a card, average precision before and after on held-out images, curves and samples.
+    """One partition is one training version: weights with a card, average precision before and after on held-out
+    images, curves and samples.
 
     It learns from the folders of `cell_annotations/`: images, each with its cells beside it (Aperio XML, GeoJSON or a
     label image). From scratch, or from `cyto2`, `toy`, a file or a version: `continue_from` in the run config; a

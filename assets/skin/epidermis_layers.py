@@ -33,7 +33,9 @@ def epidermis_layers(
     paths: PathsResource,
     settings: SettingsResource,
 ) -> Iterator[Event]:
-    """Layers of one mean cell diameter; no epidermis, no dermis or no cells is a named outcome.
+    """One partition is one slide: stains in the layers of its epidermis, counted from the dermis.
+
+    Layers of one mean cell diameter; no epidermis, no dermis or no cells is a named outcome.
 
     Files: `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `relative.parquet`, `zones.parquet`,
     `layers.ome.tif`, `layers.geojson` (each layer), `cells.geojson` (cells with class, layer and stains), `figure.png`.

@@ -32,7 +32,9 @@ def epidermis_masks(
     settings: SettingsResource,
     tissue_segmenter: TissueSegmenterResource,
 ) -> Iterator[Event]:
-    """Coarse prediction → significant regions → those again at full resolution → cleanup.
+    """One partition is one slide: where its dermis, epidermis and keratin are.
+
+    Coarse prediction → significant regions → those again at full resolution → cleanup.
 
     Files: `mask.npz` (`mask`, `crop_bbox`), `mask.ome.tif`, `tissue.geojson`, `figure.png`.
     """

@@ -38,7 +38,8 @@ def gene_profiles(
     paths: PathsResource,
     settings: SettingsResource,
 ) -> Iterator[Event]:
-    """A gene's stains by layer, zone and relative depth: for each antibody, means over patients with intervals.
+    """One partition is one gene: its stains by layer, zone and relative depth, for each antibody as means over patients
+    with intervals.
 
     Files: `profile.parquet`, `antibodies.parquet`, `cores.parquet`, `figure.png`, `figure.svg`, and `card.html`, which
     needs no other file and shows every core.

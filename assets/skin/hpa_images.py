@@ -30,7 +30,8 @@ def hpa_images(
     settings: SettingsResource,
     hpa: HpaResource,
 ) -> Iterator[Event]:
-    """Image records of one gene: antibody, patient, staining by cell type, reliability, licence, page sha256.
+    """One partition is one gene: a row for each image of its HPA page, with antibody, patient, staining by cell type,
+    reliability, licence and page sha256.
 
     The page is asked for at every materialization; an unchanged page (ETag or same content) keeps its data version, so
     nothing downstream becomes stale.

@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.materialize import partition_url
 from dermatome.errors import DermatomeError
-from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import read_record
 
 _UPSTREAM = ("slide_images", "epidermis_masks", "cell_masks")
@@ -46,8 +46,9 @@ def origin_of(root: DataRoot, slides: Sequence[str]) -> Callable[[str], Mapping[
             }
         elif source is not None:
             shown["image_file"] = dg.MetadataValue.path(source.location)
-        if (champion := read_record(root.record("tissue_champion", CHAMPION))) is not None:
-            shown["tissue_champion"] = dg.MetadataValue.text(str(champion.values["version"]))
+        for asset, kind in (("epidermis_masks", "tissue_weights"), ("cell_masks", "cell_weights")):
+            if (record := read_record(root.record(asset, slide))) is not None and "weights" in record.values:
+                shown[kind] = dg.MetadataValue.text(str(record.values["weights"]))
         return shown | {asset: partition_url(asset, slide) for asset in _UPSTREAM}
 
     return origin

@@ -44,7 +44,7 @@ def slide_images(
     settings: SettingsResource,
     hpa: HpaResource,
 ) -> Iterator[Event]:
-    """One image file with its sha256, size, mpp and the source of that mpp.
+    """One partition is one slide: its image file with sha256, size, mpp and the source of that mpp.
 
     The scale is what a TIFF states. HPA states none: then the declared mpp of the settings is stored with the word
     `declared`.

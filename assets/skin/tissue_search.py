@@ -44,7 +44,8 @@ def tissue_search(
     settings: SettingsResource,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
-    """A study that is kept: materialize it again with more `trials` and it continues; so does a killed run.
+    """One partition is one study of training settings. It is kept: materialize it again with more `trials` and it
+    continues; so does a killed run.
 
     To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
 

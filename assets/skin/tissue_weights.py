@@ -41,7 +41,7 @@ def tissue_weights(
     settings: SettingsResource,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
-    """Weights with a card, scores by class, curves and a confusion matrix.
+    """One partition is one training version: weights with a card, scores by class, curves and a confusion matrix.
 
     Add a version (`v002`) in the materialize dialog, and set what differs from the defaults in its run config. A
     version named `v002_cont1` is fine-tuned from `v002`.

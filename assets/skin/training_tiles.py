@@ -24,7 +24,9 @@ from resources import PathsResource, SettingsResource
 def training_tiles(
     context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource
 ) -> Iterator[Event]:
-    """Cuts `annotations/<slide>/` (`he.*`, `mask.*`, where present `ihc.*`, `rois.json` or `rois.geojson`,
+    """One partition is one annotated slide: pairs of image and mask that training learns from.
+
+    Cuts `annotations/<slide>/` (`he.*`, `mask.*`, where present `ihc.*`, `rois.json` or `rois.geojson`,
     `palette.json`) into `images/`, `masks/` and `ihc/`, each ROI divided n×n.
 
     An unknown mask colour, an ROI outside its image, or an image and mask of different sizes stops that slide alone.

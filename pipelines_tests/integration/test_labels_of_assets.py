@@ -61,6 +61,10 @@ def test_pools_are_shown_and_keep_the_limit_that_a_person_set(root):
 def test_every_asset_says_what_it_is(root):
     specs = build_defs(root.path).resolve_all_asset_specs()
     assert [spec.key for spec in specs if not spec.description] == []
+    partitioned = [spec for spec in specs if spec.partitions_def]
+    assert [spec.key for spec in partitioned if not spec.description.startswith("One partition is one ")] == []
+    tables = [spec for spec in specs if spec.key.path[0] == "metrics"]
+    assert [spec.key for spec in tables if not spec.description.startswith(("One row is ", "The row of "))] == []
 
 
 def test_a_comparison_is_requested_once_after_each_training(root, instance):

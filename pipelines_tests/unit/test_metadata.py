@@ -1,5 +1,7 @@
 """What the UI of Dagster shows: text of files and records is never Markdown, which may hold links and pictures."""
 
+import json
+
 import dagster as dg
 import pytest
 
@@ -26,6 +28,23 @@ def test_markup_in_a_record_stays_text(tmp_path):
     assert markdown["preview"].value.count("(") == 1, "only base64 of the picture is in it"
     check = check_fields(Check("c", True, "fine", {"class": MARKUP}), dg.AssetCheckSeverity.WARN)
     assert check["metadata"] == {"class": MARKUP}, "Dagster shows a str as text"
+
+
+def test_results_come_first_and_technical_values_are_in_the_details(tmp_path):
+    values = {
+        "weights_sha256": "ab", "mpp": 0.5, "device": "cpu", "parent": None, "mean_iou": 0.9, "tiles": 4,
+        "weights": "v1", "epidermis_um2": 12.0, "i0_red": 240.0,
+    }  # fmt: skip
+    record = StageRecord(
+        asset="epidermis_masks", partition="s1", outcome="tissue", data_version="v", fingerprint="f", code_version="1",
+        inputs={}, settings={}, values=values,
+    )  # fmt: skip
+    shown = record_metadata(record, tmp_path, reused=False, more={"gene": dg.MetadataValue.text("KRT5")})
+    assert list(shown) == [
+        "outcome", "gene", "mean_iou", "tiles", "epidermis_um2", "mpp", "weights", "details", "folder", "reused",
+    ]  # fmt: skip
+    details = json.loads(shown["details"].value.removeprefix("```json").removesuffix("```"))
+    assert details["technical"] == {"weights_sha256": "ab", "device": "cpu", "i0_red": 240.0}
 
 
 @pytest.mark.parametrize("name", [MARKUP, "<b>", "a](b", "`x`", "a\nb"])
