@@ -108,12 +108,12 @@ def maps_figure(slide: Slide, found: NucleiResult) -> SlideFigure:
     counts = found.table["class"].value_counts()
     total = f"{len(found.table):,} nuclei"
     colours = {c.label: c.colour for c in _NUCLEI} | {UNCLASSIFIED: (255, 255, 255)}
-    classes = [(f"{counts[label]:,} {label}", colour) for label, colour in colours.items() if label in counts]
+    counted = [(f"{counts[label]:,} {label}", colour) for label, colour in colours.items() if label in counts]
     sheet = contact_sheet(
-        panels, 4, SIDE_PX, name=slide.name, facts=[total, *(text for text, _ in classes)], note=slide.mpp_note,
+        panels, 4, SIDE_PX, name=slide.name, facts=[total, *(text for text, _ in counted)], note=slide.mpp_note,
         mpp=slide.mpp, legend=_LEGEND,
     )  # fmt: skip
-    return SlideFigure(sheet, preview_panel(middle(panels[-1]), slide.name, [total, *classes], slide.mpp))
+    return SlideFigure(sheet, preview_panel(middle(panels[-1]), slide.name, [total, *counted], slide.mpp))
 
 
 def samples_figure(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.imaging.overlay import tint_tissue
@@ -60,7 +62,7 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
         licence=licence,
     )
     tiles = load_tiles(folder)
-    pixels = sum(tile.class_pixels() for tile in tiles)
+    pixels = np.sum([tile.class_pixels() for tile in tiles], axis=0)
     shares = {tissue: float(pixels[tissue] / pixels.sum()) for tissue in TissueClass}
     facts = [(f"{tissue.label} {share:.1%}", tissue.colour) for tissue, share in shares.items()]
     shown = [tint_tissue(*tile.read()) for tile in tiles[:SAMPLES_SHOWN]]
