@@ -166,8 +166,8 @@ def _lay_tissue(c: _Canvas) -> None:
     thickness = _spread(rng, 30, 260)
     ridge_um = rng.uniform(0, 1) ** 1.5 * rng.uniform(20, 160)
     period = _spread(rng, 45, 220)
-    horn = _spread(rng, 5, 100)
-    kind = rng.choice(5, p=[0.68, 0.13, 0.10, 0.07, 0.02])
+    horn = _spread(rng, 6, 110) * (rng.random() > 0.12)
+    kind = rng.choice(5, p=[0.67, 0.12, 0.08, 0.11, 0.02])
     # The surface lies anywhere in the tile; deep in the dermis it is out of sight.
     shift = {1: rng.uniform(thickness + ridge_um, 900)}.get(kind, rng.uniform(-0.4, 0.5) * side)
     down = down + np.float32(shift)
@@ -200,7 +200,7 @@ def _lay_tissue(c: _Canvas) -> None:
     if rng.random() < 0.3:
         fat = down > junction + rng.uniform(80, 700) + 50 * c.noise(90)
         c.special[fat & (mask == _DERMIS)] = _FAT
-    if rng.random() < 0.15:
+    if rng.random() < 0.25:
         crust = (mask == _KERATIN) & (c.noise(60, along, down * 0.2) > rng.uniform(-1, 1))
         c.special[crust] = _CRUST
     c.mask[...], c.depth[...], c.along[...] = mask, down, along
@@ -333,7 +333,7 @@ def _stain(c: _Canvas, s: _Stain) -> Floats:
     slope_y, slope_x = np.gradient(cv2.GaussianBlur(from_dermis, (0, 0), 3 * um))
     big, lost = rng.uniform(2.6, 4.2) * cell, rng.uniform(0, 0.25)
     halo_um = rng.uniform(0, 2.2) * (rng.random() < 0.6)
-    flat_um = rng.uniform(0, 30)
+    flat_um = rng.uniform(0, 60) if rng.random() < 0.5 else rng.uniform(0, 15)
     for number, (row, column) in enumerate(points):
         if rng.random() < lost:
             continue
@@ -421,7 +421,7 @@ def _in_keratin(c: _Canvas, nucleus: ClassMap, horn: BoolMap) -> None:
     crust = horn & (c.special == _CRUST)
     for row, column in _points(c, crust, 5.5):
         _ellipse(nucleus, column, row, rng.uniform(1.5, 3) * um, rng.uniform(1.2, 2.2) * um, rng.uniform(0, 180), 250)
-    if rng.random() < 0.25:
+    if rng.random() < 0.12:
         slope_y, slope_x = np.gradient(cv2.GaussianBlur(c.height, (0, 0), 4 * um))
         for row, column in _points(c, horn & ~crust, rng.uniform(9, 18)):
             angle = np.degrees(np.arctan2(slope_y[row, column], slope_x[row, column])) + 90
@@ -456,9 +456,9 @@ def _lamellae(c: _Canvas) -> Floats:
     """Texture of the keratin: compact, or wavy lamellae with gaps between them."""
     rng = c.rng
     across = -c.depth + c.noise(40, c.along, c.depth * 0.3) * rng.uniform(0, 8) + c.noise(12) * rng.uniform(0, 3)
-    lines = c.noise(_spread(rng, 1.2, 9), c.along, across, rng.uniform(5, 20))
-    open_share = rng.uniform(0, 1) ** 0.4 * (rng.random() < 0.75)
-    thin = _spread(rng, 1.2, 7)
+    lines = c.noise(_spread(rng, 1.2, 14), c.along, across, rng.uniform(5, 20))
+    open_share = rng.uniform(0, 1) ** 0.4 * (rng.random() < 0.8)
+    thin = _spread(rng, 1.2, 9)
     ridge = (1 - np.abs(lines) * thin).clip(0, 1)
     loose = ridge * (1 + thin * rng.uniform(0.2, 0.6)) + rng.uniform(0, 0.25) * (c.noise(25) > 0)
     texture = open_share * loose + (1 - open_share) * (1 + 0.25 * lines)
