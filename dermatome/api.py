@@ -21,16 +21,15 @@ from dermatome.labels.tiled import TiledArray
 from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei, nucleus_weights_named
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.til.settings import TilSettings
-from dermatome.registry.champion import Weights, find_champion
-from dermatome.registry.model_kinds import TISSUE
+from dermatome.registry.champion import Weights
 from dermatome.settings import load_settings
 from dermatome.skin.cells.networks import cell_weights_named, find_cell_weights, load_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.tissue.networks import STARTER, find_tissue_weights, tissue_weights_named
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides import slide as slides
 from dermatome.slides.slide import WHOLE_PX, MppSource, Slide
-from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import DataRoot
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def read_slide(path: str | Path, mpp: float | None = None) -> Slide:
 
 def segment_tissue(
     image: Slide | RgbImage,
-    weights: str | Path,
+    weights: str | Path = STARTER,
     *,
     mpp: float | None = None,
     device: DeviceName = "auto",
@@ -137,7 +136,8 @@ def segment_tissue(
 
     Args:
         image: a slide, or (H, W, 3) uint8 RGB with its ``mpp``.
-        weights: weights file of `dermatome tissue train`, or a data root, whose champion is used.
+        weights: weights file of `dermatome tissue train`; ``starter``, trained on synthetic skin only; or a data root,
+            whose champion is used, or the starter if it has none.
         mpp: microns per pixel of an array.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         settings: any of the section `[tissue]` of the settings.
@@ -149,15 +149,13 @@ def segment_tissue(
         BadImage: the array is no RGB image, or the image is too large for an array of labels.
         BadSetting: a setting is wrong, or the image is much coarser than the network's training.
         BadWeights: the weights file is missing or damaged.
-        MissingInput: the data root has no champion.
     """
     from dermatome.skin.tissue.segment import segment_tissue as segment
 
     slide, chosen = _slide(image, mpp), TissueSettings(**settings)
     root = _root(weights)
-    found = segment(
-        slide, _tissue_network(find_champion(root, TISSUE) if root else _tissue_file(weights), chosen, device), chosen
-    )
+    found_weights = find_tissue_weights(root) if root else tissue_weights_named(CACHE, weights)
+    found = segment(slide, _tissue_network(found_weights, chosen, device), chosen)
     skin = found.skin_check()
     _warn(found.warning, "" if skin.passed else skin.description)
     return found.mask
@@ -391,11 +389,6 @@ def _slide(image: Slide | RgbImage, mpp: float | None) -> Slide:
 
 def _root(weights: str | Path) -> DataRoot | None:
     return DataRoot.at(str(weights)) if Path(weights).is_dir() else None
-
-
-def _tissue_file(weights: str | Path) -> Weights:
-    path = Path(weights)
-    return Weights(CACHE, TISSUE, path.name, sha256_file(path) if path.is_file() else "", file=path)
 
 
 def _warn(*texts: str) -> None:

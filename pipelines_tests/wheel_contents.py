@@ -9,6 +9,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 NEEDED = {
     "dermatome/cli/app.py", "dermatome/synthetic/cells_toy.safetensors", "dermatome/synthetic/cells_toy.json",
+    "dermatome/synthetic/tissue_starter.safetensors",
     "dermatome/reports/templates/training.html.j2", "dermatome/py.typed", "dermatome/warehouse/dictionary.toml",
     "dermatome/web/roi_editor.js", "dermatome/warehouse/sql/lineage.sql", "dermatome/web/style.css",
     "dermatome/labels/palettes/source.json",

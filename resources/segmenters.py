@@ -3,19 +3,19 @@
 import dagster as dg
 
 from dermatome.nuclei.maps.networks import find_nucleus_weights
-from dermatome.registry.champion import Weights, find_champion
-from dermatome.registry.model_kinds import TISSUE
+from dermatome.registry.champion import Weights
 from dermatome.skin.cells.networks import find_cell_weights
+from dermatome.skin.tissue.networks import find_tissue_weights
 from dermatome.storage.layout import DataRoot
 from resources.settings import SettingsResource
 
 
 class TissueSegmenterResource(dg.ConfigurableResource):
-    """The U-Net of `tissue_champion`."""
+    """The U-Net of `tissue_champion` or, without a champion, the starter."""
 
     def weights(self, root: DataRoot) -> Weights:
-        """The champion; raises MissingInput if there is none."""
-        return find_champion(root, TISSUE)
+        """See :func:`dermatome.skin.tissue.networks.find_tissue_weights`."""
+        return find_tissue_weights(root)
 
 
 class CellSegmenterResource(dg.ConfigurableResource):

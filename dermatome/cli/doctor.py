@@ -121,7 +121,7 @@ def _cyto2(folder: Path) -> Finding:
 
 
 def _networks(data: str) -> Iterator[Finding]:
-    """Loads the networks that the stages of a data root run with: the champions, or those that its settings name."""
+    """Loads the networks that a data root runs with: the champions, the starter, or those that its settings name."""
     from dermatome.inference.compute import choose_compute
     from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei
     from dermatome.registry.champion import Weights, find_champion
@@ -129,6 +129,7 @@ def _networks(data: str) -> Iterator[Finding]:
     from dermatome.settings import load_settings
     from dermatome.skin.cells.networks import cell_weights_named, load_cells
     from dermatome.skin.tissue.network import load_tissue_weights
+    from dermatome.skin.tissue.networks import find_tissue_weights
 
     try:
         root = DataRoot.at(data)
@@ -145,7 +146,7 @@ def _networks(data: str) -> Iterator[Finding]:
         return cell_weights_named(root, settings.cell_weights)
 
     def tissue() -> Weights:
-        weights = find_champion(root, TISSUE)
+        weights = find_tissue_weights(root)
         weights.load(load_tissue_weights)
         return weights
 
@@ -167,7 +168,9 @@ def _networks(data: str) -> Iterator[Finding]:
         except DermatomeError as error:
             yield Finding("networks", "fail", f"{kind.name.capitalize()}: {error}")
         else:
-            how = "named by the settings" if weights.file else "champion"
+            how = (
+                "champion" if weights.file is None else "no champion yet" if kind is TISSUE else "named by the settings"
+            )
             yield Finding("networks", "ok", f"{kind.name} {weights.name} ({how}), sha256 {weights.sha256}")
 
 

@@ -172,8 +172,10 @@ def hpa_fetch(
 @tissue_app.command("predict")
 def tissue_predict(
     images: Images,
-    weights: Annotated[Path, typer.Option(help="Weights file from 'tissue train'.", show_default=False)],
     out: Out,
+    weights: Annotated[
+        str, typer.Option(help="Weights file from 'tissue train', or starter, which has only learnt synthetic skin.")
+    ] = "starter",
     mpp: Mpp = 0.5,
     any_scale: Annotated[
         bool, typer.Option(help="Accept images that are much coarser than the weights' training images.")
@@ -193,19 +195,21 @@ def tissue_predict(
     Example: dermatome tissue predict slides/ --weights tissue.safetensors --out masks --mpp 0.5
     """
     from dermatome.skin.tissue.network import load_tissue_weights
+    from dermatome.skin.tissue.networks import weights_path
     from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
     from dermatome.skin.tissue.stage import write_tissue
 
     settings = TissueSettings(any_scale=any_scale, batch=batch)
     compute = choose(device, precision, threads, backend)
-    load = cache(lambda: load_tissue_weights(weights))
+    path = weights_path(weights)
+    load = cache(lambda: load_tissue_weights(path))
     prepare = cache(lambda: prepare_tissue(load(), compute, settings))
-    sha256, results = weights_sha256(weights, load), Results(out, "epidermis_masks", settings, overwrite)
+    sha256, results = weights_sha256(path, load), Results(out, "epidermis_masks", settings, overwrite)
 
     def predict(slide: Slide, report: Report) -> str:
         def write(folder: Path) -> StageResult:
             found = segment_tissue(slide, prepare(), settings, report)
-            return write_tissue(folder, slide, found, prepare(), compute, {}, str(weights), slide.name)
+            return write_tissue(folder, slide, found, prepare(), compute, {}, weights, slide.name)
 
         record, note = results.of(slide, write, weights_sha256=sha256)
         share, skin = record.values["epidermis_share"], record.checks[-1]

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dermatome.classes import StainingPattern, TissueClass
-from dermatome.errors import MissingInput
 from dermatome.geometry import Box
 from dermatome.imaging.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
-from dermatome.registry.champion import Weights, find_champion
-from dermatome.registry.model_kinds import TISSUE
+from dermatome.registry.champion import Weights
 from dermatome.skin.cells.networks import find_cell_weights, load_cells
+from dermatome.skin.tissue.networks import STARTER, find_tissue_weights
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.web.context import AnalysisPage, Progress, WebContext, add_csv
@@ -35,10 +34,6 @@ _TEXT = (
     "# Skin layers\nTissue, the cells of the epidermis, and its layers counted from the dermis, with DAB and "
     "hematoxylin in each, of one image."
 )
-_NO_CHAMPION = (
-    "This data root has no champion, the network for tissue: run make demo, which trains one on synthetic skin, or "
-    "train one on your slides and materialize tissue_champion."
-)
 _LEGEND = [(c.label, c.colour) for c in TissueClass if c is not TissueClass.BACKGROUND]
 
 
@@ -48,36 +43,37 @@ class SkinSource:
 
     Attributes:
         root: Data root.
-        champion: Champion for tissue; None if there is none.
+        tissue: Weights for tissue.
         cells: Weights for cells.
     """
 
     root: DataRoot
-    champion: Weights | None
+    tissue: Weights
     cells: Weights
 
     @property
     def text(self) -> str:
         """Describes the networks, as Markdown."""
-        if self.champion is None:
-            return f"**Networks.** {_NO_CHAMPION}"
         trained_on = ", which was trained on synthetic skin only" if self.cells.name == "toy" else ""
+        if self.tissue.name == STARTER:
+            trained_on += (
+                ". The starter has only learnt from synthetic skin: check its masks. To use another network, train one "
+                "on your slides and materialize tissue_champion"
+            )
         return f"**Networks.** {markdown_text(self.names)}{trained_on}."
 
     @property
     def names(self) -> str:
         """Names of the networks and the first digits of their sha256, for people."""
-        if self.champion is None:
-            return ""
         if self.cells.file is None:
             cells = f"the champion {self.cells.name}"
         elif self.cells.name == "toy":
             cells = "the toy network"
         else:
             cells = Path(self.cells.name).name
+        tissue = f"champion {self.tissue.name}" if self.tissue.file is None else self.tissue.name
         return (
-            f"Tissue: the champion {self.champion.name} (sha256 {self.champion.sha256[:12]}); "
-            f"cells: {cells} (sha256 {self.cells.sha256[:12]})"
+            f"Tissue: the {tissue} (sha256 {self.tissue.sha256[:12]}); cells: {cells} (sha256 {self.cells.sha256[:12]})"
         )
 
 
@@ -163,11 +159,7 @@ def skin_source(root: DataRoot, cell_weights: str) -> SkinSource:
 
     present = all((root.models / name).is_file() for name in (cyto2.NETWORK_FILE, cyto2.SIZE_FILE))
     weights = "toy" if cell_weights == "cyto2" and not present else cell_weights
-    try:
-        champion = find_champion(root, TISSUE)
-    except MissingInput:
-        champion = None
-    return SkinSource(root, champion, find_cell_weights(root, weights))
+    return SkinSource(root, find_tissue_weights(root), find_cell_weights(root, weights))
 
 
 def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Compute) -> SkinNetworks:
@@ -175,15 +167,12 @@ def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Co
 
     Raises:
         BadSetting: The backend is not available, or the number of test-time augmentations is invalid.
-        MissingInput: There is no champion.
         BadWeights: The champion's file is not the one that was promoted, or a file is damaged.
     """
     from dermatome.skin.tissue.network import load_tissue_weights
     from dermatome.skin.tissue.segment import prepare_tissue
 
-    if source.champion is None:
-        raise MissingInput(_NO_CHAMPION)
-    weights = source.champion.load(load_tissue_weights)
+    weights = source.tissue.load(load_tissue_weights)
     weights.network.to(compute.torch_device)
     return SkinNetworks(prepare_tissue(weights, compute, settings), load_cells(source.cells, compute))
 

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from assets import nuclei, skin
-from dermatome.errors import BadSetting, BadWeights, FetchFailed, MissingInput
+from dermatome.errors import BadSetting, BadWeights, FetchFailed
 from dermatome.inference.compute import Compute
 from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.skin.cells import cyto2
 from dermatome.skin.cells.network import TOY_WEIGHTS
 from dermatome.skin.cells.networks import load_cells
 from dermatome.skin.cells.settings import CellSettings
+from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.settings_model import SettingsModel
 from orchestration.definitions import with_settings
@@ -216,8 +217,7 @@ def test_the_champion_comes_with_the_record_its_weights_were_chosen_by(tmp_path)
         return SimpleNamespace(sha256=path.parent.name)
 
     resource = TissueSegmenterResource()
-    with pytest.raises(MissingInput, match="no champion yet"):
-        resource.weights(root)
+    assert (resource.weights(root).name, resource.weights(root).file) == (STARTER, STARTER_WEIGHTS)
     for version in ("v1", "v2"):
         promote(root, version, sha256=version)
         champion = resource.weights(root)

@@ -14,10 +14,12 @@ from dermatome.classes import StainingPattern
 from dermatome.errors import BadImage, BadSetting, BadWeights, MissingInput
 from dermatome.geometry import Size
 from dermatome.inference.compute import choose_compute
+from dermatome.metrics.semantic import confusion_matrix
 from dermatome.nuclei.maps.segment import prepare_nuclei, segment_nuclei
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
+from dermatome.synthetic.varied_skin import varied_tile
 from dermatome.warehouse.store import build_store
 from pipelines_tests.records import put_record
 
@@ -56,8 +58,18 @@ def test_a_scale_is_stated_or_given(toy, tmp_path):
         dermatome.segment_tissue(slide.pixels / 255, "none.safetensors", mpp=0.5)
     with pytest.raises(BadWeights):
         dermatome.segment_tissue(slide, tmp_path / "none.safetensors")
-    with pytest.raises(MissingInput, match="no champion"):
-        dermatome.segment_tissue(slide, tmp_path)
+
+
+def test_without_a_champion_the_starter_finds_tissue(tmp_path):
+    confusion = np.zeros((4, 4), dtype=np.int64)
+    for seed in range(6):  # training draws other seeds
+        pixels, truth = varied_tile(seed, mpp=1.0)
+        with pytest.warns(UserWarning, match=SYNTHETIC):
+            mask = dermatome.segment_tissue(pixels, mpp=1.0, device="cpu")
+        confusion += confusion_matrix(truth, mask, 4)
+    assert (confusion.diagonal() / confusion.sum(axis=1))[:3].min() > 0.6
+    with pytest.warns(UserWarning, match=SYNTHETIC):
+        np.testing.assert_array_equal(dermatome.segment_tissue(pixels, tmp_path, mpp=1.0, device="cpu"), mask)
 
 
 def test_cells_and_layers_of_an_array(toy):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dermatome.errors import BadImage, BadWeights, MissingInput
+from dermatome.errors import BadImage, BadWeights
 from dermatome.geometry import Box, Size
 from dermatome.inference.compute import choose_compute
 from dermatome.settings import Settings
@@ -161,10 +161,11 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(monkeypatch):
     assert skin_view(found).count("<img") == 4
 
 
-def test_a_page_without_networks_says_why_and_what_to_do(tmp_path):
+def test_without_a_champion_the_page_names_the_starter_and_what_a_missing_network_needs(tmp_path):
     context = context_of(tmp_path, 'nuclei_weights = "n002"')
     assert "no weights of nuclei named 'n002'" in networks_note(lambda: network_text(nuclei_source(context)))
-    source = skin_source(context.root, "cyto2")
+    source = skin_source(context.root, "toy")
+    assert "Tissue: the starter (sha256 " in source.text
+    assert "only learnt from synthetic skin" in source.text
     assert "materialize tissue_champion" in source.text
-    with pytest.raises(MissingInput, match="no champion"):
-        load_skin_networks(source, TissueSettings(), context.compute)
+    assert load_skin_networks(source, TissueSettings(), context.compute).tissue.weights.card.synthetic

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from dermatome.classes import TISSUE_LABELS
 from dermatome.metrics.semantic import class_scores, mean_iou, score_values
+from dermatome.registry.lineage import lineage_of_file
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import TISSUE
 from dermatome.registry.version import VersionTask
@@ -19,6 +20,7 @@ from dermatome.reports.training import write_training_report
 from dermatome.skin.tiles.crops import TilePair, load_tiles, manifest_rows, tiles_sha256
 from dermatome.skin.tissue.evaluate import Evaluation, confusion_on_tiles, evaluate, tile_probabilities
 from dermatome.skin.tissue.network import TissueCard, TissueWeights, load_tissue_weights
+from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS
 from dermatome.skin.tissue.report import CONFUSION_FILE, TISSUE_REPORT, report_values, tissue_figures, tissue_tables
 from dermatome.training.data import Split, TileBatches, choose_split
 from dermatome.training.losses import ClassWeighting, LossName, class_weights, make_loss
@@ -75,6 +77,7 @@ class TissueTask(VersionTask[Evaluation]):
     settings_class = TissueTraining
     model_kind = TISSUE
     noun = "tiles"
+    parents = "a weights file, or starter"
     best_by = "mean_iou"
     shown = {"mean_iou": "mean IoU", **{f"iou_{label}": label for label in TISSUE_LABELS}}
 
@@ -99,6 +102,11 @@ class TissueTask(VersionTask[Evaluation]):
         return cls(
             settings, choose_split(load_tiles(*folders), held_out, settings.validation_share, settings.seed, sides)
         )
+
+    @staticmethod
+    def named(name: str, models_folder: Path | None) -> Lineage[Any] | None:
+        """The network ``starter``."""
+        return lineage_of_file(STARTER_WEIGHTS, load_tissue_weights) if name == STARTER else None
 
     @staticmethod
     def load(path: Path) -> TissueWeights:
