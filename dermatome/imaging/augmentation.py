@@ -42,7 +42,16 @@ class AugmentSettings(SettingsModel):
         ge=0,
         description="Largest relative change of the spread around the crop's mean colour; 0 switches it off.",
     )
-    brightness: float = Field(default=0.08, ge=0, description="Largest change of brightness, as a share of white.")
+    brightness: float = Field(
+        default=0.08,
+        ge=0,
+        description="How much darker the light (I0) of a crop may be, as a share of white, and half as much brighter.",
+    )
+    tint: float = Field(
+        default=1 / 3,
+        ge=0,
+        description="Largest change of the light's colour, of red, green and blue each, as a share of ``brightness``.",
+    )
     blur_px: float = Field(
         default=1.0, ge=0, description="Largest sigma of the Gaussian blur that one crop in four has."
     )
@@ -143,7 +152,7 @@ _TO_STAINS = np.linalg.inv(_STAINS)
 
 
 def _restain(crop: RgbImage, settings: AugmentSettings, rng: np.random.Generator) -> RgbImage:
-    """Other stain strengths, in optical density (as Tellez et al., 2018), then brightness, blur and noise."""
+    """Other stain strengths, in optical density (as Tellez et al., 2018), another light, then blur and noise."""
     import cv2
 
     # All stains together too, more often paler than darker: faint sections are harder to learn.
@@ -156,7 +165,7 @@ def _restain(crop: RgbImage, settings: AugmentSettings, rng: np.random.Generator
     if settings.gamma > 0:
         absorbed *= np.float32(np.exp(rng.uniform(-1, 1) * settings.gamma))
     changed = np.exp(-absorbed)
-    white = 1 + rng.uniform(-1, 0.5) * settings.brightness + rng.uniform(-1, 1, 3) * settings.brightness / 3
+    white = 1 + settings.brightness * (rng.uniform(-1, 0.5) + rng.uniform(-1, 1, 3) * settings.tint)
     out: npt.NDArray[Any] = changed * (255 * white).astype(np.float32)
     if settings.contrast > 0:
         centre = out.mean(axis=(0, 1), dtype=np.float32)

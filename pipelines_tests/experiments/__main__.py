@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dermatome.classes import TISSUE_LABELS
 from dermatome.imaging.augmentation import AugmentSettings
@@ -23,6 +25,9 @@ from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.training.data import Split
 from dermatome.training.trainer import CHECKPOINT_FILE, train
 from dermatome.training.weights import save_weights
+
+if TYPE_CHECKING:
+    from dermatome.synthetic.skin import ToySlide
 
 REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 EPOCH_STEPS = 25
@@ -83,6 +88,17 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
             lambda folder: stain_tiles(folder, size_px=256 if toy else 512, count=1 if toy else 4),
             {},
         ),
+        "light": Experiment(
+            "How much should training vary the light (I0)?",
+            {
+                f"brightness {brightness:g}, tint {tint:.2g}": stain.changed(
+                    augment=stain.augment.changed(brightness=brightness, tint=tint)
+                )
+                for brightness, tint in ((0.08, 1 / 3), (0.2, 1 / 3), (0.3, 1.0))
+            },
+            lambda folder: light_tiles(folder, size_px=256 if toy else 512, count=1 if toy else 4),
+            {},
+        ),
     }
 
 
@@ -105,7 +121,7 @@ def skin_tiles(_: Path) -> Tiles | None:
 def stain_tiles(folder: Path, *, size_px: int, count: int) -> Tiles:
     """Toy skin: H&E slides to train on; others in IHC, and the same tissue in H&E, to score."""
     from dermatome.classes import StainingPattern
-    from dermatome.synthetic.skin import ToySlide, ToyStain, toy_slide
+    from dermatome.synthetic.skin import ToyStain, toy_slide
     from pipelines_tests.toy_tiles import write_tiles
 
     patterns = list(StainingPattern)
@@ -122,6 +138,31 @@ def stain_tiles(folder: Path, *, size_px: int, count: int) -> Tiles:
             "IHC slides": write_tiles(folder / "ihc", drawn(100, ToyStain.IHC)),
             "H&E slides": write_tiles(folder / "he", drawn(100, ToyStain.HE)),
         },
+    )
+
+
+def light_tiles(folder: Path, *, size_px: int, count: int) -> Tiles:
+    """Toy skin in IHC to train on; other slides to score, as they are and under other lights."""
+    from dermatome.classes import StainingPattern
+    from dermatome.synthetic.skin import toy_slide
+    from pipelines_tests.toy_tiles import write_tiles
+
+    patterns = list(StainingPattern)
+    train, test = (
+        [toy_slide(first + number, patterns[number % len(patterns)], size_px=size_px) for number in range(count)]
+        for first in (0, 100)
+    )
+
+    def under(red: float, green: float, blue: float) -> list[ToySlide]:
+        return [
+            replace(toy, slide=replace(toy.slide, pixels=(toy.slide.whole() * (red, green, blue)).astype(np.uint8)))
+            for toy in test
+        ]
+
+    lights = {"as they are": (1, 1, 1), "0.8 of the light": (0.8, 0.8, 0.8), "brown light": (0.93, 0.72, 0.61)}
+    return Tiles(
+        write_tiles(folder / "train", train),
+        {name: write_tiles(folder / name.replace(" ", "_"), under(*light)) for name, light in lights.items()},
     )
 
 

@@ -322,6 +322,21 @@ def test_class_weights_follow_pixel_counts():
     assert root[1] == pytest.approx(8**0.5 * root[0])
 
 
+def test_training_sees_other_lights():
+    cache = TileCache.build(np.full((80, 80, 3), 200, np.uint8), np.zeros((80, 80), dtype=np.uint8), 1.0)
+    still = AugmentSettings(scale=1, coarse_share=0, elastic_px=0, stain=0, brightness=0, blur_px=0, noise=0)
+
+    def lights(**change: float) -> np.ndarray:
+        rngs = map(np.random.default_rng, range(40))
+        return np.array([random_crop(cache, 32, still.changed(**change), 2.0, rng)[0][0, 0] for rng in rngs]) / 200
+
+    assert (np.ptp(lights(), axis=0) == 0).all()
+    grey, tinted = lights(brightness=0.2, tint=0), lights(brightness=0.2, tint=1)
+    assert (grey.min(), grey.max()) == (pytest.approx(0.8, abs=0.03), pytest.approx(1.1, abs=0.03))
+    assert np.ptp(grey, axis=1).max() == 0
+    assert np.ptp(tinted, axis=1).max() == pytest.approx(0.4, abs=0.1)
+
+
 def test_gamma_changes_brightness_and_contrast_the_spread_of_it():
     pixels = np.random.default_rng(0).integers(60, 200, (80, 80, 1)).repeat(3, axis=2).astype(np.uint8)
     cache = TileCache.build(pixels, np.zeros((80, 80), dtype=np.uint8), 1.0)
