@@ -14,6 +14,7 @@ import numpy as np
 from dermatome.classes import BoolMap, ClassMap, TissueClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
+from dermatome.imaging.background import slide_background
 from dermatome.imaging.tiling import Probabilities, RowEnlarger
 from dermatome.inference.backends import Runner, prepare_runner
 from dermatome.inference.canvas import Canvas, most_probable
@@ -192,11 +193,12 @@ def segment_slides(
 ) -> list[TissueResult]:
     """Background, dermis, epidermis and keratin of slides; small ones share the network's batches.
 
-    A slide is rescaled from its mpp to the weights'. A coarse pass at ``coarse_mpp`` finds epidermis and keratin; those
-    connected regions that have at least ``significant_share`` of the largest one's area are segmented again at the
-    network's resolution in overlapping, blended tiles. Outside of them the coarse pass stands, small islands of
-    epidermis too. Then specks and holes are removed. What is held grows with a slide's area at the network's
-    resolution, by a byte or two for each pixel, and not with its area at full resolution.
+    A slide is rescaled from its mpp to the weights', and shown to the network under usual light where its own is not. A
+    coarse pass at ``coarse_mpp`` finds epidermis and keratin; those connected regions that have at least
+    ``significant_share`` of the largest one's area are segmented again at the network's resolution in overlapping,
+    blended tiles. Outside of them the coarse pass stands, small islands of epidermis too. Then specks and holes are
+    removed. What is held grows with a slide's area at the network's resolution, by a byte or two for each pixel, and
+    not with its area at full resolution.
 
     Args:
         slides: several small ones, or one large one; what is found does not depend on which come together.
@@ -296,7 +298,7 @@ class SlideWork:
 
     def __init__(self, slide: Slide, card: TissueCard, settings: TissueSettings) -> None:
         check_scale(slide, card, settings)
-        self.slide, self.size = slide, slide.size
+        self.slide, self.size, self.background = slide, slide.size, slide_background(slide)
         self.fine_size = self.size.scaled(slide.mpp / card.mpp)
         self.coarse_size = self.size.scaled(slide.mpp / (settings.coarse_mpp or card.coarse_mpp))
         self.canvas = Canvas(len(card.classes), self.fine_size)
@@ -326,7 +328,7 @@ class SlideWork:
             if longest > OVERVIEW_PX and rows[1] > rows[0]:
                 self.overview.append(resize_image(band, Size(rows[1] - rows[0], small.width_px)))
             top = bottom
-            yield band
+            yield self.background.relight(band)
 
     def choose_regions(self, settings: TissueSettings) -> None:
         """Chooses the boxes on the canvas for the fine pass."""
@@ -347,7 +349,7 @@ class SlideWork:
             self.confidence += float(rows.max(axis=0).sum(dtype=np.float64))
             self.canvas.write(box.top_px + top, box.left_px, rows)
 
-        return Scene(box.size, lambda: self.slide.rows(there, box.size), found)
+        return Scene(box.size, lambda: map(self.background.relight, self.slide.rows(there, box.size)), found)
 
     def _on_slide(self, box: Box) -> Box:
         """The same place at full resolution, its edges to the nearest pixel."""
