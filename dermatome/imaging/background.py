@@ -39,6 +39,8 @@ _INVERTED_SHARE = 0.05
 _DARKER = 0.9
 # The light of usual slides is 236 to 250, on HPA's and synthetic cores. Training varies it by 8 %.
 _USUAL_LIGHT, _DIM_LIGHT, _BRIGHT_LIGHT = 243.0, 225.0, 252.0
+# What takes more of a slide may be tissue of one colour.
+_MOST_SHARE = 0.98
 _LIGHT_MPP = 2.0
 _LIGHT_PX = 2048
 
@@ -99,7 +101,7 @@ class Background:
     @property
     def is_unusual(self) -> bool:
         """Whether a channel of the light is darker or brighter than networks have seen in training."""
-        found = self.source is I0Source.BACKGROUND
+        found = self.source is I0Source.BACKGROUND and self.share <= _MOST_SHARE
         return found and (min(self.i0) < _DIM_LIGHT or max(self.i0) > _BRIGHT_LIGHT)
 
     def relight(self, rgb: RgbImage) -> RgbImage:
