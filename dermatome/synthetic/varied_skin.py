@@ -107,6 +107,7 @@ class _Canvas:
         height: in the keratin, from 0 at the epidermis to 1 at its top.
         along: place along the surface.
         special: 0, or what lies there besides the class: see the constants.
+        dermal_cells: x and y, px, and angle, degrees, of nuclei in the walls of tubes.
     """
 
     rng: np.random.Generator
@@ -167,6 +168,7 @@ def _lay_tissue(c: _Canvas) -> None:
     ridge_um = rng.uniform(0, 1) ** 1.5 * rng.uniform(20, 160)
     period = _spread(rng, 45, 220)
     horn = _spread(rng, 6, 110) * (rng.random() > 0.12)
+    # 0 skin, 1 deep dermis, 2 tangential cut, 3 cultured sheet, 4 hardly anything.
     kind = rng.choice(5, p=[0.67, 0.12, 0.08, 0.11, 0.02])
     # The surface lies anywhere in the tile; deep in the dermis it is out of sight.
     shift = {1: rng.uniform(thickness + ridge_um, 900)}.get(kind, rng.uniform(-0.4, 0.5) * side)
@@ -211,7 +213,7 @@ def _add_adnexa(c: _Canvas) -> None:
     rng, um = c.rng, 1 / c.mpp
     deep = _distance(c.mask == _DERMIS) * c.mpp
     for _ in range(rng.poisson(c.field_um / 80)):
-        kind = rng.choice(4, p=[0.2, 0.12, 0.28, 0.4])
+        kind = rng.choice(4, p=[0.2, 0.12, 0.28, 0.4])  # follicle, island, gland, vessel
         radius = {0: rng.uniform(25, 90), 1: rng.uniform(15, 60), 2: rng.uniform(12, 28), 3: rng.uniform(6, 30)}[kind]
         places = np.argwhere(deep > radius * (0.8 if kind < 2 else 1.1))
         if not len(places):
@@ -239,13 +241,10 @@ def _add_adnexa(c: _Canvas) -> None:
                 for at in np.arange(0, 2 * np.pi, step):
                     r = radius - wall * rng.uniform(0.4, 0.7)
                     px, py = r * long * np.cos(at), r * np.sin(at)
-                    c.dermal_cells.append(
-                        (
-                            float(column + (px * np.cos(turn) - py * np.sin(turn)) * um),
-                            float(row + (px * np.sin(turn) + py * np.cos(turn)) * um),
-                            float(np.degrees(at + turn) + 90),
-                        )
-                    ) if copies == 1 else None
+                    if copies == 1:
+                        x_px = column + (px * np.cos(turn) - py * np.sin(turn)) * um
+                        y_px = row + (px * np.sin(turn) + py * np.cos(turn)) * um
+                        c.dermal_cells.append((float(x_px), float(y_px), float(np.degrees(at + turn) + 90)))
                 lumen = inside & (away < radius - wall)
                 c.special[lumen] = _VESSEL if kind == 3 else _GLAND
                 c.depth[lumen] = -1  # a lumen: see _stain
