@@ -76,7 +76,7 @@ def test_jobs_sensors_and_schedules(defs):
     }  # fmt: skip
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "new_hpa_images", "image_folder", "annotation_folder", "fresh_metrics", "nuclei_case_folder",
-        "nuclei_slide_folder",
+        "nuclei_slide_folder", "default_automation_condition_sensor",
     }  # fmt: skip
     schedules = {schedule.name for schedule in repository.schedule_defs}
     assert schedules == {"refresh_hpa", "backfill_new_slides", "backfill_new_nuclei"}

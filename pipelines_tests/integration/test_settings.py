@@ -109,6 +109,7 @@ EDITS = {
     ("epidermis_layers",): {
         "layers.layer_um": 8.0, "layers.max_gap_um": 9.0, "layers.weak_od": 0.1, "layers.moderate_od": 0.3,
         "layers.strong_od": 0.7, "layers.min_h_od": 0.1, "layers.profile_step_um": 1.0,
+        "layers.stain_vectors": "slide",
     },
     ("epidermis_layers", "gene_profiles"): {"layers.pattern_min_dab_od": 0.2, "layers.pattern_ratio": 2.0},
     tuple(f"{kind}_hold_out_scores" for kind in ("tissue", "cell", "nuclei")): {
