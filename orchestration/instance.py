@@ -25,7 +25,7 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
     than one head").
 
     Raises:
-        StorageFailed: An SQLite file of the storage is damaged.
+        StorageFailed: An SQLite file of the storage is damaged, or cannot be written.
     """
     storage = Path(os.environ["DERMATOME_DAGSTER_STORAGE"])
     storage.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,12 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
         with instance:
             yield instance
     except sqlalchemy.exc.DatabaseError as error:
-        if type(error.orig) is not sqlite3.DatabaseError:  # its subclasses are full disks, locks and the like
+        if isinstance(error.orig, sqlite3.OperationalError):
+            raise StorageFailed(
+                f"Dagster's storage {storage} cannot be used ({error.orig}): free or enlarge the disk, or check the rights "
+                "of the folder, and run this again."
+            ) from error
+        if not isinstance(error.orig, sqlite3.DatabaseError):
             raise
         raise StorageFailed(
             f"Dagster's storage {storage} is damaged ({error.orig}). No result is lost: move that folder away and "
