@@ -63,3 +63,16 @@ def test_a_damaged_file_is_one_sentence_that_says_what_to_do(tmp_path, monkeypat
         note_optional(instance)
         instance.get_runs_count()
         instance.all_instigator_state()
+
+
+def test_storage_that_cannot_be_opened_is_one_sentence(tmp_path, monkeypatch):
+    from orchestration.instance import open_instance
+
+    monkeypatch.setenv("DAGSTER_HOME", str(CHECKOUT))
+    monkeypatch.setenv("DERMATOME_DAGSTER_STORAGE", str(tmp_path))
+    (tmp_path / "history" / "runs.db").mkdir(parents=True)
+    with (
+        pytest.raises(StorageFailed, match=f"{tmp_path} cannot be used .unable to open database file"),
+        open_instance(),
+    ):
+        pass
