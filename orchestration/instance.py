@@ -37,8 +37,8 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
     except sqlalchemy.exc.DatabaseError as error:
         if isinstance(error.orig, sqlite3.OperationalError):
             raise StorageFailed(
-                f"Dagster's storage {storage} cannot be used ({error.orig}): free or enlarge the disk, check the rights of "
-                "the folder, or end what else uses it."
+                f"Dagster's storage {storage} cannot be used ({error.orig}): free or enlarge the disk, check the "
+                "rights of the folder, or end what else uses it."
             ) from error
         if not isinstance(error.orig, sqlite3.DatabaseError):
             raise
