@@ -111,9 +111,14 @@ def folders_in(path: Path) -> list[str]:
 
 
 def _names(path: Path, *, folders: bool) -> list[str]:
+    def counts(entry: os.DirEntry[str]) -> bool:
+        try:
+            return entry.is_dir() if folders else entry.is_file()
+        except OSError:  # such as a link to itself
+            return False
+
     with suppress(FileNotFoundError), os.scandir(path) as entries:
-        found = [entry.name for entry in entries if (entry.is_dir() if folders else entry.is_file())]
-        return sorted(name for name in found if not name.startswith("."))
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and counts(entry))
     return []
 
 

@@ -244,6 +244,13 @@ def test_image_folder_takes_images_with_usable_names(root, instance, skin_inbox,
     assert not logged(capfd, "-core 3"), "a name is mapped, not refused every minute"
 
 
+def test_links_that_lead_nowhere_or_round_in_an_inbox_stop_no_slide(root, skin_inbox):
+    skin_inbox.put("core.jpg")
+    for name, place in (("to-nowhere", "gone.jpg"), ("to-itself", "to-itself.jpg"), ("round", ".")):
+        (root.inbox / f"{name}.jpg").symlink_to(place)
+    assert asked_for(skin_inbox.tick())["slide_images"] == ["core"]
+
+
 def test_an_image_of_the_inbox_whose_slide_is_known_from_elsewhere_is_said_once_a_tick(
     root, instance, skin_inbox, capfd
 ):

@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from dermatome.errors import StorageFailed
 from dermatome.storage import files
-from dermatome.storage.files import atomic_file, atomic_folder, read_bytes, safe_id, sweep, write_atomic
+from dermatome.storage.files import (
+    atomic_file,
+    atomic_folder,
+    changed_in,
+    folders_in,
+    names_in,
+    read_bytes,
+    safe_id,
+    sweep,
+    write_atomic,
+)
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n"])
@@ -208,3 +218,14 @@ def test_a_file_in_a_folder_that_is_being_replaced_is_waited_for(tmp_path, monke
     assert read_bytes(tmp_path / "s1" / "file") == b"1"
     with pytest.raises(FileNotFoundError):
         read_bytes(tmp_path / "s2" / "file")
+
+
+def test_links_that_lead_nowhere_are_neither_files_nor_folders(tmp_path):
+    (tmp_path / "slide.jpg").write_bytes(b"")
+    (tmp_path / "to-itself.jpg").symlink_to("to-itself.jpg")
+    (tmp_path / "to-nothing.jpg").symlink_to("gone.jpg")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "loop.dcm").symlink_to("loop.dcm")
+    assert names_in(tmp_path) == ["slide.jpg"]
+    assert folders_in(tmp_path) == ["folder"]
+    assert list(changed_in(tmp_path, folders=True)) == ["slide.jpg"]
