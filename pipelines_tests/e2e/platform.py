@@ -46,17 +46,11 @@ def environment(root: Path, postgres: Mapping[str, str] | None = None) -> dict[s
 
 
 class Platform:
-    """Starts `orchestration.ui` over a data root and talks GraphQL to it; ``more`` is added to its environment."""
+    """Starts `orchestration.ui` over a data root and talks GraphQL to it."""
 
-    def __init__(
-        self,
-        root: Path,
-        postgres: Mapping[str, str] | None = None,
-        log: Path | None = None,
-        more: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, root: Path, postgres: Mapping[str, str] | None = None, log: Path | None = None) -> None:
         self.root, self.port = root, free_port()
-        self._environment = environment(root, postgres) | dict(more or {})
+        self._environment = environment(root, postgres)
         self._log = (log or root / "platform.log").open("ab")
 
     def __enter__(self) -> "Platform":

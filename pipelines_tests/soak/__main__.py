@@ -98,7 +98,6 @@ def _report(
         ("files damaged: each healed", sum(course.damaged.values())),
         *((f"– {how}", count) for how, count in sorted(course.damaged.items())),
         ("times the data root was moved", counts["data root moved"]),
-        ("times the clock was set back by a day", counts["clock set back by a day"] or "skipped: no libfaketime"),
         ("times a read-only disk was refused", counts["refused to start on a read-only disk"]),
         (
             "times Dagster's SQLite was damaged, and started anew",

@@ -130,7 +130,6 @@ class Course:
         root.settings.write_text(SETTINGS.format(url=atlas.url))
         fill_inbox(root, cohort, partly=True)
         self._platform: Platform | None = None
-        self._clock: dict[str, str] = {}
 
     def run(self) -> None:
         """Disturbs until everything planned was done, then lets the platform come to rest."""
@@ -145,17 +144,6 @@ class Course:
             finally:
                 self._stop()
         self._move_root()
-        for _ in range(5):
-            self._damage()
-        self._set_clock_back()
-        with _instance(self.root) as instance:
-            self._instance = instance
-            try:
-                self._start()
-                self._settle()
-            finally:
-                self._stop()
-        self._clock = {}
         self._make_read_only()
         self._lose_dagsters_storage()
         with _instance(self.root) as instance:
@@ -181,15 +169,6 @@ class Course:
         self.root.path.rename(moved)
         self.root = DataRoot(moved)
         self.diary.note("data root moved")
-
-    def _set_clock_back(self) -> None:
-        """The next platform's clock is a day behind the one before: ticks, runs and files are of tomorrow."""
-        library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
-        if library is None:
-            self.diary.note("no libfaketime here: the clock stays", count=False)
-            return
-        self._clock = {"LD_PRELOAD": str(library), "FAKETIME": "-1d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        self.diary.note("clock set back by a day")
 
     def _make_read_only(self) -> None:
         """The platform over a disk that is mounted read-only refuses to start, and says why."""
@@ -379,7 +358,7 @@ class Course:
 
     def _start(self) -> None:
         for attempt in range(5):
-            platform = Platform(self.root.path, log=self._log, more=self._clock)
+            platform = Platform(self.root.path, log=self._log)
             try:
                 self._platform = platform.__enter__()
             except AssertionError as error:
