@@ -133,27 +133,26 @@ class Course:
 
     def run(self) -> None:
         """Disturbs until everything planned was done, then lets the platform come to rest."""
-        with _instance(self.root) as instance:
-            self._instance = instance
-            instance.add_dynamic_partitions("genes", [*self.cohort.genes, *self.cohort.bad_genes])
-            try:
-                self._start()
-                self._begin()
-                self._disturb()
-                self._settle()
-            finally:
-                self._stop()
+        with self._new_platform():
+            self._disturb()
+            self._settle()
         self._move_root()
         self._make_read_only()
         self._lose_dagsters_storage()
+        with self._new_platform():
+            self._settle()
+            self._refresh_metrics()
+
+    @contextmanager
+    def _new_platform(self) -> Iterator[None]:
+        """Runs the platform over a new Dagster storage, in which the genes are registered and the sensors are on."""
         with _instance(self.root) as instance:
             self._instance = instance
             instance.add_dynamic_partitions("genes", [*self.cohort.genes, *self.cohort.bad_genes])
             try:
                 self._start()
                 self._begin()
-                self._settle()
-                self._refresh_metrics()
+                yield
             finally:
                 self._stop()
 
