@@ -40,8 +40,8 @@ def nuclei_slides(
     settings: SettingsResource,
 ) -> Iterator[Event]:
     """One partition is one slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG, TIFF, a vendor's file
-    that OpenSlide reads, or a folder with the `.dcm` files of a DICOM slide, of which the levels are kept and the label
-    is not.
+    that OpenSlide reads, or a folder with the `.dcm` files of a DICOM slide: its levels are kept, its label is
+    not.
 
     The scale is what the file states, or else the declared mpp of the settings, stored with the word `declared`.
     """

@@ -34,7 +34,7 @@ def explain(
     cell: Annotated[int | None, typer.Option(help="Cell of the value: its cell_id.")] = None,
     zone: Annotated[str | None, typer.Option(help="Zone of the value, such as basal.")] = None,
     relative_depth: Annotated[
-        float | None, typer.Option(help="Relative depth of the value, of which the bin is taken.", min=0, max=1)
+        float | None, typer.Option(help="Relative depth of the value; its bin is taken.", min=0, max=1)
     ] = None,
     data: Data = "dermatome_data",
     pixels: Annotated[

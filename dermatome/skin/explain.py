@@ -92,7 +92,7 @@ def explain_value(
         column: of the part's table; for ``epidermis`` one of :attr:`LayersResult.values`; a cell has the columns of
             `cells.parquet` and `cell_layers.parquet`.
         part: what the value is of; ``epidermis`` is all of it.
-        row: number of the layer or cell, name of the zone, or a relative depth (0–1), of which the bin is taken.
+        row: number of the layer or cell, name of the zone, or a relative depth (0–1), whose bin is taken.
 
     Raises:
         MissingInput: the slide has no such result or row, or the result was computed from earlier inputs.

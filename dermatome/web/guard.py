@@ -48,7 +48,7 @@ class SiteGuard:
         app: ASGI application to protect.
         hosts: host names and addresses that are trusted beside the loopback addresses.
         check: further check of each HTTP request and WebSocket; None for no further check.
-        framed: whether a page may also be opened in a frame; which sites may do so, a browser is told by a header.
+        framed: whether a page may also be opened in a frame; a header tells the browser which sites may do so.
     """
 
     def __init__(
