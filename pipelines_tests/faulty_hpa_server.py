@@ -151,6 +151,10 @@ class _FaultyHandler(MockHpaHandler):
         etag = self.etag(body)
         if status == 200 and self.headers.get("If-None-Match") == etag:
             status, body = 304, b""
+        resumed, more = self.resumed_at(body) if status == 200 else 0, ()
+        if resumed:
+            status, more = 206, (("Content-Range", f"bytes {resumed}-{len(body) - 1}/{len(body)}"),)
+            body = body[resumed:]
         mock.requests.append(Seen(path, dict(self.headers), status))
         if fault.cut is not None:
             body = body[: fault.cut]
@@ -160,7 +164,8 @@ class _FaultyHandler(MockHpaHandler):
             *fault.headers,
             ("Content-Type", kind),
             *((("Content-Length", str(len(body))),) if not fault.flood else (("Connection", "close"),)),
-            *((("ETag", etag),) if status in (200, 304) else ()),
+            *((("ETag", etag),) if status in (200, 206, 304) else ()),
+            *more,
             *((("Location", fault.redirect),) if fault.redirect is not None else ()),
         ):
             if (name, value) in fault.headers or name.lower() not in named:

@@ -19,7 +19,7 @@ from resources import HpaResource, PathsResource, SettingsResource
     group_name="skin_images",
     kind="parquet",
     code_version="3",
-    decided_by=["images.tissue", "hpa"],
+    decided_by=["images.tissue", "hpa.base_url", "hpa.archive_urls", "hpa.licence", "hpa.attribution"],
     pool="hpa",
     # The schedule refresh_hpa reads the pages weekly; HPA has a release a year.
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=60), warn_window=timedelta(days=15)),

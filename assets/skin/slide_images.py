@@ -33,7 +33,7 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
     group_name="skin_images",
     kind="file",
     code_version="3",
-    decided_by=["images.declared_mpp", "images.max_side_px"],
+    decided_by=["images.declared_mpp", "images.max_side_px", "hpa.image"],
     pool="hpa",
     checks={"image_not_blank": "The file decodes whole and is not blank."},
     inputs_now=_sources,
@@ -47,21 +47,22 @@ def slide_images(
     """One partition is one slide: its image file with sha256, size, mpp and the source of that mpp.
 
     The scale is what a TIFF states. HPA states none: then the declared mpp of the settings is stored with the word
-    `declared`.
+    `declared`. `[hpa] image = "tiff"` fetches the lossless originals; `file` and `location` tell which file it is.
     """
     from dermatome.slides.register import read_sources, source_of
     from dermatome.slides.source import acquire_slide
 
     root = paths.data_root
     images = settings.value.images
-    fetch = hpa.client.fetch_image
+    fetch, lossless = hpa.client.fetch_image, settings.value.hpa.image == "tiff"
     sources = read_sources(root.slide_sources, context.partition_keys)
 
     def make(slide: str, folder: Path) -> StageResult:
         source, kept = source_of(slide, sources), root.folder("slide_images", slide)
         return acquire_slide(
-            source, folder, images.declared_mpp, images.max_side_px, fetch_image=fetch, kept=kept, root=root.path
-        )
+            source, folder, images.declared_mpp, images.max_side_px,
+            fetch_image=fetch, lossless=lossless, kept=kept, root=root.path,
+        )  # fmt: skip
 
     stage = WaitingStage(
         root,

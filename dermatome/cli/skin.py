@@ -112,8 +112,9 @@ def hpa_fetch(
 ) -> None:
     """Fetch the gene pages and images of genes from the Human Protein Atlas, one file at a time.
 
-    images/<slide>.jpg, images.parquet (a row for each image, with its licence), pages/<gene>.xml, and for each gene
-    <gene>.parquet and <gene>.json. If it is interrupted, run it again: it continues with what is missing.
+    images/<slide>.jpg (.tif with image = "tiff" in the settings), images.parquet (a row for each image, with its
+    licence), pages/<gene>.xml, and for each gene <gene>.parquet and <gene>.json. If it is interrupted, run it again: it
+    continues with what is missing.
 
     Example: dermatome hpa fetch ENSG00000186847 --out hpa
     """
@@ -123,9 +124,11 @@ def hpa_fetch(
     from dermatome.hpa.stage import make_images
     from dermatome.settings import load_settings
     from dermatome.slides.slide import read_slide
+    from dermatome.slides.source import fetch_hpa
     from dermatome.storage.layout import DataRoot
 
     settings = load_settings(DataRoot.at(data).settings)
+    lossless = settings.hpa.image == "tiff"
     tissue = tissue or settings.images.tissue
     lists = [Path(gene) if Path(gene).is_file() else [gene] for gene in genes]
     wanted = dict.fromkeys(Path(gene.ensembl_id) for one in lists for gene in read_gene_list(one))
@@ -154,15 +157,15 @@ def hpa_fetch(
             }
 
             def image(path: Path, report: Report) -> str:
-                if path.is_file() and not overwrite:
+                if not overwrite and (path.with_suffix(".tif") if lossless else path).is_file():
                     return "kept"
-                fetched = client.fetch_image(urls[path], path)
+                _, path, _ = fetch_hpa(urls[path], path, client.fetch_image, lossless)
                 try:
                     read_slide(path)
                 except BadImage:
                     path.unlink()
                     raise
-                return f"{fetched.bytes / 1e6:.2f} MB"
+                return f"{path.suffix.removeprefix('.')}, {path.stat().st_size / 1e6:.2f} MB"
 
             each(list(urls), image, "images", lambda: typer.echo(settings.hpa.attribution))
 

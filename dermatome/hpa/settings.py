@@ -1,6 +1,6 @@
 """Settings of `hpa_images`, and of the HPA client."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ class HpaSettings(HttpLimits):
 
     Attributes:
         base_url: Site whose ``/<ensembl id>.xml`` is asked first.
+        image: Which file of an image is fetched: ``jpeg``, which the page names, or ``tiff``, the lossless original at
+            the same address with ``.tif`` (some 27 MB); the JPEG where HPA has no TIFF.
         archive_urls: Older releases, asked in turn for a gene or for images that the site no longer has.
         allowed_hosts: Hosts that may be asked, redirects included; a leading dot allows all names below it.
         max_page_bytes: A larger page is refused.
@@ -23,6 +25,7 @@ class HpaSettings(HttpLimits):
     """
 
     base_url: str = "https://www.proteinatlas.org"
+    image: Literal["jpeg", "tiff"] = "jpeg"
     archive_urls: tuple[str, ...] = ("https://v19.proteinatlas.org",)
     allowed_hosts: Annotated[tuple[str, ...], Effect.LIMIT] = (".proteinatlas.org",)
     max_page_bytes: Annotated[int, Effect.LIMIT] = Field(default=16 * 1024 * 1024, ge=1, le=1 << 31)

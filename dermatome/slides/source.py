@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from dermatome.storage.files import (
     usable_id,
     write_atomic,
 )
-from dermatome.storage.http import Fetched
+from dermatome.storage.http import Fetched, NotThere
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
 from dermatome.storage.record import Check, StageRecord, StageResult, content_version, read_record
 
@@ -185,6 +186,7 @@ def acquire_slide(
     max_side_px: int,
     *,
     fetch_image: Callable[[str, Path], Fetched] | None = None,
+    lossless: bool = False,
     kept: Path | None = None,
     root: Path | None = None,
 ) -> StageResult:
@@ -196,7 +198,8 @@ def acquire_slide(
         declared_mpp: microns per pixel if the file states none.
         max_side_px: longest side of an image that is decoded as one array.
         fetch_image: fetches the image at an address of HPA to a path.
-        kept: folder of the slide's last verified image; an HPA image that is there is not fetched again.
+        lossless: whether HPA's TIFF is preferred; where there is none, the image at the address is taken.
+        kept: folder of the slide's last verified image; an HPA file that is there is not fetched again.
         root: the data root, if locations in it are to be recorded relative to it.
 
     Raises:
@@ -207,6 +210,7 @@ def acquire_slide(
     """
     started = time.perf_counter()
     http_status: int | None = None
+    location = source.location if root is None else source.stored_location(root)
     path = folder / f"{IMAGE_STEM}{DICOM_SUFFIX}"
     if source.origin == "dicom":
         # The label and the overview stay where they are: they may show the patient's name.
@@ -219,16 +223,16 @@ def acquire_slide(
         path = path.with_suffix(suffix)
         if source.origin == "folder":
             _copy(local_path(source.location), path)
-        elif kept is None or not _copy_verified(kept, source, path):
+        else:
             assert fetch_image is not None
-            http_status = fetch_image(source.location, path).status
+            location, path, http_status = fetch_hpa(source.location, path, fetch_image, lossless, kept)
     fetched = time.perf_counter()
     try:
         slide = read_slide(path, declared_mpp=declared_mpp, max_side_px=max_side_px, name=source.slide)
         if not isinstance(slide.pixels, np.ndarray):
             slide.pixels.check()
     except BadImage as error:
-        raise BadImage(f"{error} It came from {source.location}.") from error
+        raise BadImage(f"{error} It came from {location}.") from error
     decoded = time.perf_counter()
     small = slide.overview(_OVERVIEW_PX)
     write_atomic(path.parent / PREVIEW_FILE, preview(small))
@@ -239,7 +243,7 @@ def acquire_slide(
         data_version=content_version([slide.sha256.encode(), f"{slide.mpp} {slide.mpp_source.value}".encode()]),
         values={
             "origin": source.origin,
-            "location": source.location if root is None else source.stored_location(root),
+            "location": location,
             "gene": source.gene or None,
             "ensembl_id": source.ensembl_id or None,
             "file": path.name,
@@ -287,13 +291,43 @@ def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
     return replace(found, mpp=float(str(values["mpp"])), mpp_source=MppSource(str(values["mpp_source"])))
 
 
-def _copy_verified(kept: Path, source: SlideSource, target: Path) -> bool:
-    """Copies the image that was verified before, if it came from the same place and is unharmed."""
+def tiff_address(address: str) -> str:
+    """Where HPA serves the lossless original of an image."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(path=str(PurePosixPath(parts.path).with_suffix(".tif"))))
+
+
+def fetch_hpa(
+    address: str, path: Path, fetch: Callable[[str, Path], Fetched], lossless: bool, kept: Path | None = None
+) -> tuple[str, Path, int | None]:
+    """Fetches an image of HPA, or copies the verified one.
+
+    Args:
+        address: as the gene's page names it.
+        path: where it is put; its suffix becomes that of the file.
+        fetch: fetches the file at an address to a path.
+        lossless: whether the TIFF is preferred; where there is none, the image at ``address`` is taken.
+        kept: see :func:`acquire_slide`.
+
+    Returns:
+        Address and path of the file that was taken, and the HTTP status if it was fetched.
+    """
+    for one in dict.fromkeys([tiff_address(address), address]) if lossless else [address]:
+        target = path.with_suffix(PurePosixPath(urlsplit(one).path).suffix.lower())
+        if kept is not None and _copy_verified(kept, one, target):
+            return one, target, None
+        with suppress(*([NotThere] if one != address else [])):
+            return one, target, fetch(one, target).status
+    raise AssertionError("unreachable")
+
+
+def _copy_verified(kept: Path, address: str, target: Path) -> bool:
+    """Copies the image that was verified before, if it came from the same address and is unharmed."""
     try:
         record = read_record(kept / RECORD_FILE)
     except StorageFailed:  # the record is damaged: the image is fetched again
         return False
-    if record is None or record.values.get("location") != source.location:
+    if record is None or record.values.get("location") != address:
         return False
     name = str(record.values["file"])
     try:

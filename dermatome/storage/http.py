@@ -53,6 +53,46 @@ class _Retryable(Exception):
         self.retry_after_s = retry_after_s
 
 
+class _Current(Exception):
+    """The file that is there already is current."""
+
+    def __init__(self, fetched: Fetched) -> None:
+        super().__init__()
+        self.fetched = fetched
+
+
+class _Part:
+    """What has arrived of the file at ``path``, over all tries."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path, self._file = path, file
+        self.size, self.digest, self._etag = 0, hashlib.sha256(), ""
+
+    def resuming(self, kind: Kind) -> dict[str, str]:
+        """Headers that ask for the rest, if the file has not changed since; packed pages are not resumed."""
+        if not self.size or not self._etag or kind == "page":
+            return {}
+        return {"Range": f"bytes={self.size}-", "If-Range": self._etag}
+
+    def continues_with(self, answer: requests.Response) -> bool:
+        """Whether an answer is the rest; otherwise what has arrived is dropped, as it is or will be sent anew."""
+        begins = answer.headers.get("Content-Range", "").strip().startswith(f"bytes {self.size}-")
+        if answer.status_code == 206 and self.size and begins:
+            return True
+        self._file.seek(0)
+        self._file.truncate()
+        # A weak ETag does not tell whether the bytes are the same.
+        etag = answer.headers.get("ETag", "")
+        self.size, self.digest, self._etag = 0, hashlib.sha256(), "" if etag.startswith("W/") else etag
+        return False
+
+    def add(self, chunk: bytes) -> None:
+        """Adds bytes to the end."""
+        self._file.write(chunk)
+        self.digest.update(chunk)
+        self.size += len(chunk)
+
+
 class HttpLimits(SettingsModel):
     """Time limits, retries and the number of parallel requests of a client.
 
@@ -169,7 +209,8 @@ class HttpClient:
     ) -> Fetched:
         """Fetches ``url`` to ``path``; the file appears complete or stays as it was.
 
-        If the host that was asked states a sha256 (Hugging Face's ``X-Linked-Etag``), the bytes must have it.
+        If the host that was asked states a sha256 (Hugging Face's ``X-Linked-Etag``), the bytes must have it. A retry
+        resumes an image or file that broke off if the host gives an ETag and sends ranges (RFC 9110, 14).
 
         Args:
             url: Address at an allowed host; ``http://`` is changed to ``https://`` for other machines.
@@ -188,11 +229,19 @@ class HttpClient:
         address = self._hosts.checked(url)
         conditions = {"If-None-Match": etag, "If-Modified-Since": last_modified} if path.is_file() else {}
         headers = {name: value for name, value in conditions.items() if value}
+        try:
+            with atomic_file(path) as file:
+                part = _Part(path, file)
+                return self._in_tries(url, lambda: self._try(address, part, kind, max_bytes, headers))
+        except _Current as current:
+            return current.fetched
+
+    def _in_tries(self, url: str, fetch: Callable[[], Fetched]) -> Fetched:
         tries = self.limits.retries + 1
         for attempt in range(tries):
             try:
                 with self._places:
-                    return self._try(address, path, kind, max_bytes, headers)
+                    return fetch()
             except _Retryable as failure:
                 if attempt + 1 == tries:
                     text = f"{_shown(url)} did not arrive in {tries} {'tries' if tries > 1 else 'try'} ({failure})"
@@ -207,32 +256,33 @@ class HttpClient:
     ) -> FetchFailed:
         return kind(f"{text}: {self._remedy or remedy}.")
 
-    def _try(self, asked: str, path: Path, kind: Kind, max_bytes: int, headers: dict[str, str]) -> Fetched:
+    def _try(self, asked: str, part: _Part, kind: Kind, max_bytes: int, headers: dict[str, str]) -> Fetched:
         """One try, redirects included."""
         shown = _shown(asked)
         ends = time.monotonic() + self.limits.total_timeout_s
         url, stated = asked, ""
         for _ in range(_MAX_REDIRECTS + 1):
-            with self._get(url, kind, headers) as answer:
+            with self._get(url, kind, headers | part.resuming(kind)) as answer:
                 if urlsplit(url).netloc == urlsplit(asked).netloc:
                     stated = _stated_sha256(answer) or stated
                 if answer.status_code in _REDIRECTS and "Location" in answer.headers:
                     url = self._hosts.checked(urljoin(url, answer.headers["Location"]), came_from=url)
                     continue
                 if answer.status_code == 304 and headers:
-                    size, sha256 = path.stat().st_size, sha256_file(path)
-                    return Fetched(path, url, 304, size, sha256, *_validators(answer, headers), changed=False)
-                self._check_status(answer, shown)
+                    size, sha256 = part.path.stat().st_size, sha256_file(part.path)
+                    validators = _validators(answer, headers)
+                    raise _Current(Fetched(part.path, url, 304, size, sha256, *validators, changed=False))
+                if not part.continues_with(answer):
+                    self._check_status(answer, shown)
                 self._check_type(answer, kind, shown)
-                before = sha256_file(path) if path.is_file() else None
-                with atomic_file(path) as file:
-                    size, sha256 = self._receive(answer, file, url, max_bytes, ends)
-                    if stated and sha256 != stated:
-                        text = f"{_shown(url)} has the sha256 {sha256[:12]}…, and {stated[:12]}… was stated"
-                        raise self._failed(f"{text}, so it is not kept")
-                return Fetched(
-                    path, url, 200, size, sha256, *_validators(answer), sha256 != before, sha256_stated=bool(stated)
-                )
+                before = sha256_file(part.path) if part.path.is_file() else None
+                self._receive(answer, part, url, max_bytes, ends)
+                sha256 = part.digest.hexdigest()
+                if stated and sha256 != stated:
+                    text = f"{_shown(url)} has the sha256 {sha256[:12]}…, and {stated[:12]}… was stated"
+                    raise self._failed(f"{text}, so it is not kept")
+                validators, changed = _validators(answer), sha256 != before
+                return Fetched(part.path, url, 200, part.size, sha256, *validators, changed, sha256_stated=bool(stated))
         raise self._failed(f"{shown} redirects more than {_MAX_REDIRECTS} times")
 
     def _get(self, url: str, kind: Kind, headers: dict[str, str]) -> requests.Response:
@@ -274,36 +324,30 @@ class HttpClient:
         remedy = "check the address; the host may require a login"
         return self._failed(f"{url} is a web page (HTML), not the requested file", remedy)
 
-    def _receive(
-        self, answer: requests.Response, file: IO[bytes], url: str, max_bytes: int, ends: float
-    ) -> tuple[int, str]:
-        """Writes the body to ``file``; its size and sha256."""
+    def _receive(self, answer: requests.Response, part: _Part, url: str, max_bytes: int, ends: float) -> None:
+        """Adds the body to what has arrived."""
         url = _shown(url)
         too_large = f"{url} is larger than the limit of {max_bytes} bytes"
         declared = answer.headers.get("Content-Length", "")
-        if declared.isdecimal() and int(declared) > max_bytes:
+        if declared.isdecimal() and part.size + int(declared) > max_bytes:
             raise self._failed(too_large, "check the address, or raise the limit in the settings")
         raw: Any = answer.raw
-        size, digest = 0, hashlib.sha256()
         try:
             # read1 returns what one packet brought, so that a host that drips cannot outlast the time limit.
             while chunk := raw.read1(_CHUNK_BYTES, decode_content=True):
-                if size == 0 and chunk[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+                if part.size == 0 and chunk[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
                     raise self._html(url)
-                size += len(chunk)
-                if size > max_bytes:
+                if part.size + len(chunk) > max_bytes:
                     raise self._failed(too_large, "check the address, or raise the limit in the settings")
                 if time.monotonic() > ends:
                     raise _Retryable(f"not complete after {self.limits.total_timeout_s:g} s")
-                digest.update(chunk)
-                file.write(chunk)
+                part.add(chunk)
         except urllib3.exceptions.HTTPError as error:
-            raise _Retryable(f"the answer broke off after {size} bytes: {_reason(error)}") from error
+            raise _Retryable(f"the answer broke off after {part.size} bytes: {_reason(error)}") from error
         if declared.isdecimal() and raw.tell() != int(declared):
             raise _Retryable(f"{raw.tell()} of {declared} bytes arrived")
-        if size == 0:
+        if part.size == 0:
             raise _Retryable("the answer is empty")
-        return size, digest.hexdigest()
 
 
 def download(url: str, path: Path, *, hosts: Sequence[str], max_bytes: int, by_hand: str) -> Fetched:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dermatome.classes import StainingPattern
 from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.slides.source import tiff_address
 from dermatome.storage.files import write_atomic
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import ToySlide, ToyStain, toy_slide
@@ -104,12 +105,14 @@ def pages(base_url: str) -> dict[str, bytes]:
 
 
 def images() -> dict[str, bytes]:
-    """The JPEG of each slide by its path on the server; a broken one lacks its second half."""
+    """The JPEG and the TIFF of each slide by its path on the server; the broken one is half a JPEG without a TIFF."""
     drawn = {}
     for gene in demo_genes():
         for slide in gene.slides:
-            data = slide.draw().jpeg()
+            toy, data = slide.draw(), slide.draw().jpeg()
             drawn[slide.image.path] = data[: len(data) // 2] if slide.broken else data
+            if not slide.broken:
+                drawn[tiff_address(slide.image.path)] = _encoded(toy.slide.whole(), "TIFF", compression="tiff_lzw")
     return drawn
 
 
@@ -140,6 +143,10 @@ def _draw(seed: int, pattern: StainingPattern) -> ToySlide:
 
 
 def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    return _encoded(pixels, "PNG")
+
+
+def _encoded(pixels: npt.NDArray[np.uint8], file_format: str, **options: str) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format=file_format, **options)
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """A mock HPA server on this machine: gene pages and images in the layout of the Human Protein Atlas, for the demo.
 
-It serves gene pages at ``/<ensembl id>.xml`` and images at ``/images/<folder>/<stem>.jpg``, with ETags.
+It serves gene pages at ``/<ensembl id>.xml`` and images at ``/images/<folder>/<stem>.jpg`` or ``.tif``, with ETags, and
+the rest of a file that broke off.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class MockHpaServer:
         if path.endswith(".xml") and path[1:-4] in self.pages:
             return self.pages[path[1:-4]], "text/xml; charset=utf-8"
         image = self.images.get(path, self.images.get(path.lstrip("/")))
-        return (image, "image/jpeg") if image is not None else None
+        kind = "image/tiff" if path.endswith(".tif") else "image/jpeg"
+        return (image, kind) if image is not None else None
 
 
 class _Server(ThreadingHTTPServer):
@@ -91,13 +93,25 @@ class MockHpaHandler(BaseHTTPRequestHandler):
         etag = self.etag(body)
         if found and self.headers.get("If-None-Match") == etag:
             status, body = 304, b""
+        first = self.resumed_at(body)
+        if found and first:
+            status = 206
         self.send_response(status)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+            body = body[first:]
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         if found:
             self.send_header("ETag", etag)
         self.end_headers()
         self.wfile.write(body)
+
+    def resumed_at(self, body: bytes) -> int:
+        """The first byte that a request to resume this body asks for; 0 if it asks for all of it."""
+        asked = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
+        same = self.headers.get("If-Range") == self.etag(body)
+        return int(asked) if same and asked.isdecimal() and int(asked) < len(body) else 0
 
     @staticmethod
     def etag(body: bytes) -> str:

@@ -81,7 +81,7 @@ CELLS = ("cell_masks", "cell_hold_out_scores")
 NUCLEI = ("nucleus_maps", "nuclei_hold_out_scores")
 EDITS = {
     ("slide_images", "tissue_hold_out_scores", "cell_hold_out_scores"): {"images.declared_mpp": 0.25},
-    ("slide_images",): {"images.max_side_px": 9},
+    ("slide_images",): {"images.max_side_px": 9, "hpa.image": "tiff"},
     ("hpa_images",): {
         "images.tissue": "Colon", "hpa.base_url": "https://v23.proteinatlas.org", "hpa.archive_urls": (),
         "hpa.licence": "CC0", "hpa.attribution": "me",

@@ -116,7 +116,7 @@ def test_what_passes_is_tried_again(atlas: FaultyHpaServer, tmp_path: Path, faul
 @pytest.mark.parametrize(
     ("fault", "message", "requests"),
     [
-        (Fault(status=500), "3 tries.*500", 3), (Fault(truncate=1000), "3 tries.*broke off after 1000 bytes", 3),
+        (Fault(status=500), "3 tries.*500", 3), (Fault(truncate=1000), "3 tries.*broke off after 3000 bytes", 3),
         (Fault(close=True), "3 tries", 3), (Fault(reset=True), "3 tries", 3),
         (Fault(headers=(("Retry-After", "3"),), status=503), "3 tries.*503", 3), (Fault(status=404), "not there", 1),
         (Fault(status=403), "answered 403", 1), (Fault(html=True), "web page", 1),
@@ -202,6 +202,42 @@ def test_headers_without_measure_fail_in_words(
     with pytest.raises(FetchFailed) as caught:
         client_of(atlas).fetch_image(atlas.url + IMAGE.path, tmp_path / "i.jpg")
     assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_broke_off_is_resumed(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+    half = len(JPEG) // 2
+    atlas.faults[IMAGE.path] = Fault(truncate=half, times=1)
+    got = client_of(atlas).fetch_image(atlas.url + IMAGE.path, tmp_path / "i.jpg")
+    assert (got.bytes, got.sha256) == (len(JPEG), sha256_bytes(JPEG))
+    first, second = (seen for seen in atlas.requests if seen.path == IMAGE.path)
+    assert "Range" not in first.headers
+    assert (second.headers["Range"], second.status) == (f"bytes={half}-", 206)
+    assert files_in(tmp_path) == ["i.jpg"]
+
+
+def test_an_image_that_was_replaced_while_it_broke_off_is_fetched_anew(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+    atlas.faults[IMAGE.path] = Fault(truncate=1000, times=1)
+    other = JPEG[::-1]
+
+    def replace_image(seconds: float) -> None:
+        atlas.images[IMAGE.path] = other
+
+    settings = client_of(atlas).settings
+    with HpaClient(settings, sleep=replace_image) as client:
+        got = client.fetch_image(atlas.url + IMAGE.path, tmp_path / "i.jpg")
+    assert got.path.read_bytes() == other
+
+
+def test_bytes_that_need_not_be_the_rest_are_never_joined(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+    atlas.faults[IMAGE.path] = Fault(truncate=1000, headers=(("ETag", 'W/"weak"'),), times=1)
+    got = client_of(atlas).fetch_image(atlas.url + IMAGE.path, tmp_path / "i.jpg")
+    assert got.sha256 == sha256_bytes(JPEG)
+    assert [seen.status for seen in atlas.requests if seen.path == IMAGE.path] == [200, 200]
+    part = (("Content-Range", f"bytes 7-{len(JPEG) - 1}/{len(JPEG)}"),)
+    atlas.faults[IMAGE.path] = Fault(status=206, headers=part)
+    with pytest.raises(FetchFailed, match="206"):
+        client_of(atlas).fetch_image(atlas.url + IMAGE.path, tmp_path / "other.jpg")
+    assert files_in(tmp_path) == ["i.jpg"]
 
 
 def test_a_packed_page_is_unpacked(atlas: FaultyHpaServer, tmp_path: Path) -> None:

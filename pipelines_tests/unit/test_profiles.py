@@ -118,14 +118,14 @@ PAGE = {
 PAGE["cell_types"] = [dict.fromkeys(("cell_type", "staining", "intensity", "quantity", "location"), "Rare")]
 
 
-def card(cores, left_out=(), page_url="https://www.proteinatlas.org/E.xml", warning=""):
+def card(cores, left_out=(), page_url="https://www.proteinatlas.org/E.xml", warning="", formats=None):
     values = {"gene": "<script>alert(1)</script>", "release": "23", "page_url": page_url, "licence": "l"}
     record = record_of("hpa_images", "E", outcome="images", values=values)
     profile = profile_gene(cores)
     _, svg = profile_figure("E", profile)
     shown = [CoreShown(one, "data:,", "data:,", PAGE) for one in cores]
     records = [PAGE | {"antibody": one.antibody} for one in (*cores, *left_out)]
-    return card_html(record, profile, shown, left_out, records, svg, ProfileSettings(), warning).decode()
+    return card_html(record, profile, shown, left_out, records, svg, ProfileSettings(), warning, formats).decode()
 
 
 def test_a_card_says_n_the_licence_and_what_is_left_out_and_runs_no_script():
@@ -145,6 +145,11 @@ def test_a_card_says_n_the_licence_and_what_is_left_out_and_runs_no_script():
 def test_a_card_of_nothing_says_so():
     assert "No slide of this gene was measured" in card([])
     assert "synthetic only" in card([], warning="synthetic only")
+
+
+def test_a_card_says_where_lossless_and_lossy_images_are_mixed():
+    assert "are mixed (1 jpg and 2 tif)" in card([], formats={"jpg": 1, "tif": 2})
+    assert "mixed" not in card([], formats={"tif": 3})
 
 
 def test_a_slide_that_cannot_be_used_is_left_out_with_its_reason(tmp_path):
@@ -187,6 +192,7 @@ def test_a_core_is_a_row_for_each_tissue_that_the_page_lists_it_for(tmp_path):
     put_record(root, "hpa_images", gene, outcome="images", values={"gene": "G"})
     values = {"positive_share": 0.6, "h_score": 90.0, "synthetic": True}
     put_record(root, "epidermis_layers", slide, outcome="measured", values=values)
+    put_record(root, "slide_images", slide, values={"file": "image.tif"})
     tables = {
         "layers": {"layer": [1, 2], "area_px": [30, 10], "mean_dab_od": [0.2, 0.4], "mean_h_od": [0.1, 0.1]},
         "zones": {"zone": ["basal"]},
@@ -196,7 +202,9 @@ def test_a_core_is_a_row_for_each_tissue_that_the_page_lists_it_for(tmp_path):
         write_rows(root.folder("epidermis_layers", slide) / f"{name}.parquet", slide, pd.DataFrame(columns))
     cells = pd.DataFrame({"area_px": [1, 3], "mean_dab_od": [0.5, 0.3]})
     write_rows(root.folder("cell_masks", slide) / "cells.parquet", slide, cells)
-    cores = ProfileStage(root, ProfileSettings(), LayerSettings()).load(gene).cores
+    loaded = ProfileStage(root, ProfileSettings(), LayerSettings()).load(gene)
+    cores = loaded.cores
+    assert loaded.formats == {"tif": 1}
     assert [core.synthetic for core in cores] == [True]
     rows = annotated_cores(root, gene, cores).to_dict("records")
     assert [row["tissue"] for row in rows] == ["Skin 1", "Skin 2"]

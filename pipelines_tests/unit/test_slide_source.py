@@ -1,16 +1,25 @@
-import pytest
+import io
 
-from dermatome.errors import BadImage, MissingInput
+import pytest
+from PIL import Image
+
+from dermatome.errors import BadImage, FetchFailed, MissingInput
 from dermatome.hpa.client import HpaClient
 from dermatome.hpa.settings import HpaSettings
 from dermatome.slides.source import SlideSource, acquire_slide, folder_sources, open_slide
 from dermatome.storage.files import atomic_folder, write_atomic
 from dermatome.storage.record import write_record
 from dermatome.synthetic.skin import toy_slide
-from pipelines_tests.faulty_hpa_server import FaultyHpaServer
+from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
 from pipelines_tests.records import record_of
 
-PATH = "/images/1/a.jpg"
+PATH, TIFF = "/images/1/a.jpg", "/images/1/a.tif"
+
+
+def tiff(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "TIFF", compression="tiff_lzw")
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +37,13 @@ def client(atlas):
     return HpaClient(HpaSettings(base_url=atlas.url, archive_urls=(), allowed_hosts=("127.0.0.1",), retries=0))
 
 
-def acquire(atlas, tmp_path, source=None, mpp=0.5, max_side_px=1000):
+def acquire(atlas, tmp_path, source=None, mpp=0.5, max_side_px=1000, lossless=False):
     """As the asset does it: into a new folder that takes the place of the old one, its record beside."""
     place = tmp_path / "slide"
     source = source or SlideSource("s", "hpa", f"{atlas.url}{PATH}")
     with atomic_folder(place) as folder:
-        made = acquire_slide(source, folder, mpp, max_side_px, fetch_image=client(atlas).fetch_image, kept=place)
+        fetch = client(atlas).fetch_image
+        made = acquire_slide(source, folder, mpp, max_side_px, fetch_image=fetch, lossless=lossless, kept=place)
         write_record(folder / "record.json", record_of("a", "s", **vars(made)))
     return place, made
 
@@ -54,6 +64,24 @@ def test_another_scale_is_another_version_and_no_new_download(atlas, tmp_path):
     assert atlas.count(PATH) == 1
 
 
+def test_the_lossless_original_is_taken_where_there_is_one_and_recorded(atlas, tmp_path, jpeg):
+    place, made = acquire(atlas, tmp_path, lossless=True)
+    assert (made.values["file"], made.values["location"]) == ("image.jpg", f"{atlas.url}{PATH}"), "there is no TIFF"
+    toy = toy_slide(3, size_px=120)
+    atlas.images[TIFF] = tiff(toy.slide.whole())
+    place, made = acquire(atlas, tmp_path, lossless=True)
+    assert (made.values["file"], made.values["location"]) == ("image.tif", f"{atlas.url}{TIFF}")
+    assert (open_slide(place, "s", made.values).whole() == toy.slide.whole()).all()
+    assert not (place / "image.jpg").exists()
+    acquire(atlas, tmp_path, lossless=True)
+    assert atlas.count(TIFF) == 2, "the verified file is not fetched again"
+    _, made = acquire(atlas, tmp_path)
+    assert made.values["file"] == "image.jpg"
+    atlas.faults[TIFF] = Fault(status=503)
+    with pytest.raises(FetchFailed, match="1 try"):
+        acquire(atlas, tmp_path, lossless=True)  # a JPEG would be another image, taken without notice
+
+
 def test_a_harmed_image_is_noticed_and_fetched_again(atlas, tmp_path):
     place, made = acquire(atlas, tmp_path)
     (place / "image.jpg").write_bytes(toy_slide(4, size_px=120).jpeg())
@@ -67,8 +95,6 @@ def test_a_harmed_image_is_noticed_and_fetched_again(atlas, tmp_path):
 
 
 def test_a_blank_image_fails_its_check(atlas, tmp_path):
-    from PIL import Image
-
     white = tmp_path / "white.png"
     Image.new("RGB", (64, 64), "white").save(white)
     _, made = acquire(atlas, tmp_path, SlideSource("s", "folder", str(white)))

@@ -79,6 +79,7 @@ def card_html(
     svg: bytes,
     settings: ProfileSettings,
     warning: str = "",
+    formats: Mapping[str, int] | None = None,
 ) -> bytes:
     """The card of a gene as one HTML file; every text from a page is escaped, and no script runs.
 
@@ -91,6 +92,7 @@ def card_html(
         svg: Figure of the profile.
         settings: Settings of the intervals.
         warning: What the card says of the networks, or empty.
+        formats: Slides by the suffix of their image file.
     """
     antibodies = [
         {
@@ -110,6 +112,7 @@ def card_html(
     text = template("card.html.j2", "dermatome.skin.profiles").render(
         gene=gene.values["gene"],
         warning=warning,
+        mixed=mixed_formats(formats or {}),
         synonyms=synonyms_of(records),
         ensembl_id=gene.partition,
         release=gene.values["release"],
@@ -131,6 +134,14 @@ def card_html(
         attribution=gene.values.get("attribution") or ATTRIBUTION,
     )
     return text.encode()
+
+
+def mixed_formats(formats: Mapping[str, int]) -> str:
+    """A sentence if slides, counted by the suffix of their image file, are of several formats; else empty."""
+    if len(formats) < 2:
+        return ""
+    counts = " and ".join(f"{count} {suffix}" for suffix, count in formats.items())
+    return f"Images of several formats are mixed ({counts}): a JPEG is lossy, which changes its numbers a little."
 
 
 def synonyms_of(records: Sequence[Mapping[str, Any]]) -> list[str]:

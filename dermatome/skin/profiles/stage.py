@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import read_rows, synthetic_warning, timed, write_figure, write_frame
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.stage import LayersStage
-from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html, core_shown, synonyms_of
+from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html, core_shown, mixed_formats, synonyms_of
 from dermatome.skin.profiles.figures import profile_figure
 from dermatome.skin.profiles.profile import ANNOTATION, MEASURES, Core, GeneProfile, profile_gene
 from dermatome.skin.profiles.settings import ProfileSettings
@@ -44,6 +45,7 @@ CARD_FILE = "card.html"
 @dataclass(frozen=True)
 class _Input:
     gene: StageRecord
+    formats: dict[str, int]
     images: list[dict[str, Any]]
     cores: list[Core]
     left_out: list[LeftOut]
@@ -73,6 +75,7 @@ class ProfileStage(Stage[_Input, _Profiled]):
         """Reads the tables of the gene's slides, and why slides are left out."""
         seconds: dict[str, float] = {}
         images, cores, left_out = _images(self.root, key), [], []
+        files: dict[str, str] = {}
         with timed(seconds, "read"):
             for image in images:
                 record, reason = _state(self.root, image["slide"])
@@ -80,7 +83,10 @@ class ProfileStage(Stage[_Input, _Profiled]):
                     left_out.append(LeftOut(image["slide"], image["antibody"], image["patient_id"], reason))
                 else:
                     cores.append(_core(self.root, image, record))
-        return _Input(require_record(self.root, "hpa_images", key), images, cores, left_out, seconds)
+                    file = require_record(self.root, "slide_images", image["slide"]).values["file"]
+                    files[image["slide"]] = Path(str(file)).suffix.removeprefix(".")
+        gene = require_record(self.root, "hpa_images", key)
+        return _Input(gene, dict(Counter(sorted(files.values()))), images, cores, left_out, seconds)
 
     def compute(self, loaded: Sequence[_Input]) -> list[_Profiled]:
         """Sums up each gene."""
@@ -111,16 +117,22 @@ class ProfileStage(Stage[_Input, _Profiled]):
                 shown.append(core_shown(self.root, core, images[core.slide]))
             write_atomic(
                 folder / CARD_FILE,
-                card_html(found.gene, profile, shown, found.left_out, found.images, svg, self.settings, warning),
+                card_html(
+                    found.gene, profile, shown, found.left_out, found.images, svg, self.settings, warning, found.formats
+                ),
             )
         whole = profile.rows[profile.rows["part"] == "epidermis"]
         dab = whole["mean_dab_od"]
         patterns = [] if profile.antibodies.empty else profile.antibodies["pattern"].tolist()
         return StageResult(
             outcome="profile" if found.cores else "no_slides",
-            message=f"{gene}: {len(found.cores)} of {len(found.images)} slides, {len(patterns)} antibodies.",
+            message=f"{gene}: {len(found.cores)} of {len(found.images)} slides, {len(patterns)} antibodies. "
+            f"{mixed_formats(found.formats)}".rstrip(),
             data_version=content_version(
-                [*(rows.to_csv().encode() for rows in tables.values()), repr((found.left_out, warning)).encode()]
+                [
+                    *(rows.to_csv().encode() for rows in tables.values()),
+                    repr((found.left_out, warning, *([found.formats] if len(found.formats) > 1 else []))).encode(),
+                ]
             ),
             values=values
             | {
@@ -128,6 +140,7 @@ class ProfileStage(Stage[_Input, _Profiled]):
                 "antibodies": len(patterns),
                 "slides": len(found.cores),
                 "slides_left_out": len(found.left_out),
+                "image_formats": ", ".join(found.formats) or None,
                 "patients": len({core.patient for core in found.cores if core.patient}),
                 "patterns": ", ".join(sorted(set(patterns))),
                 "lowest_mean_dab_od": float(dab.min()) if len(dab) else None,
