@@ -1,13 +1,17 @@
 """TIL scores of nuclei whose places are known."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from dermatome.geometry import Size
 from dermatome.imaging.tissue_area import tissue_mask, tissue_mm2
 from dermatome.labels.object_table import empty_table
 from dermatome.nuclei.maps.table import NUCLEUS_COLUMNS
+from dermatome.nuclei.til.figures import til_figure
 from dermatome.nuclei.til.score import score_til, square_rows
 from dermatome.nuclei.til.settings import TilSettings
 from dermatome.slides.slide import MppSource, Slide
@@ -68,6 +72,18 @@ def test_nothing_is_no_score_and_not_zero():
     assert len(square_rows(found, 50.0)) == 0
     lonely = score_til(nuclei(("lymphocyte", 5, 5, 1.0)), Size(90, 90), 0.5, 0.1)
     assert lonely.near_epithelium_share == 0
+
+
+def test_the_preview_shows_the_dense_square_where_it_is():
+    size, table = Size(400, 800), nuclei(("lymphocyte", 350, 750, 1.0), ("epithelial", 50, 50, 1.0))
+    drawn = til_figure("s", score_til(table, size, 0.5, 0.1), 50.0, size, 0.5)
+    with Image.open(io.BytesIO(drawn.preview)) as preview:
+        pixels = np.asarray(preview.convert("RGB"), int)
+    assert (pixels.shape[1], len(drawn.preview) <= 8_000) == (480, True)
+    yellow, violet, none = pixels[8 + 203, 8 + 435], pixels[8 + 29, 8 + 29], pixels[8 + 29, 8 + 232]
+    assert yellow == pytest.approx((253, 231, 37), abs=12)
+    assert violet == pytest.approx((68, 1, 84), abs=12)
+    assert none == pytest.approx((238, 238, 238), abs=6)
 
 
 def test_tissue_is_what_is_stained():
