@@ -100,7 +100,8 @@ def demo_atlas(root: DataRoot) -> Iterator[MockHpaServer]:
         atlas.images = cohort.images()
         # The note first: a demo that is killed between the two must recognize its data root.
         write_atomic(note, json.dumps({"port": port}).encode())
-        write_atomic(root.settings, _settings(atlas.url).encode())
+        if not root.settings.is_file():  # a person may have changed it since
+            write_atomic(root.settings, _settings(atlas.url).encode())
         yield atlas
 
 

@@ -27,14 +27,16 @@ def test_a_persons_data_root_is_refused_and_left_as_it_was(root, own):
     assert [found.name for found in root.path.iterdir()] == [own.rstrip("/")]
 
 
-def test_the_demo_knows_its_own_again_and_keeps_its_port(root):
+def test_the_demo_knows_its_own_again_and_keeps_its_port_and_settings(root):
     (root.path / "dagster").mkdir()
     with demo.demo_atlas(root) as atlas:
         first = atlas.url
     (root.path / "annotations").mkdir()
+    changed = root.settings.read_text() + '[platform]\nowners = ["team:skin"]\n'
+    root.settings.write_text(changed)
     with demo.demo_atlas(root) as atlas:
         assert atlas.url == first
-    assert first in root.settings.read_text()
+    assert first in changed == root.settings.read_text()
 
 
 def test_a_demo_killed_while_it_wrote_its_first_files_can_be_run_again(root, monkeypatch):
