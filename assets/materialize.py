@@ -32,6 +32,8 @@ from resources.settings import decided_names
 
 RESULTS_URL = "/results"
 """Where the web server of `make ui` serves figures and reports of the data root."""
+GENES_URL = "/genes"
+"""Where it serves the list of genes by symbol; descriptions of assets link to it."""
 
 
 def materialize_one(
@@ -213,7 +215,8 @@ def _scalar(value: object) -> dg.MetadataValue:
         return dg.MetadataValue.int(value)
     if isinstance(value, float):
         return dg.MetadataValue.float(round(value, 6))
-    return dg.MetadataValue.text(str(value))
+    text = str(value)
+    return dg.MetadataValue.url(text) if text.startswith(("http://", "https://")) else dg.MetadataValue.text(text)
 
 
 def error_text(error: Exception) -> str:

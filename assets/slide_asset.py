@@ -27,7 +27,7 @@ from dermatome.pipeline.batch import InFlight, run_batch
 from dermatome.pipeline.cached_stage import Stage, cached_stage
 from dermatome.pipeline.staleness import InputsNow, stale_partitions
 from dermatome.settings import Settings, deciding_settings
-from dermatome.storage.layout import DataRoot
+from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Check, StageRecord, clear_failure
 from resources import PathsResource, SettingsResource
 from resources.dagster_private import latest_materialization
@@ -125,6 +125,7 @@ def materialize_slides(
     *,
     check_now: Callable[[str], Sequence[Check]] = lambda key: (),
     more: Callable[[str], Mapping[str, dg.MetadataValue]] = lambda key: {},
+    summaries: Sequence[dg.AssetsDefinition] = (),
 ) -> Iterator[Event]:
     """Materializes every partition of the run and yields its events as it finishes.
 
@@ -138,6 +139,8 @@ def materialize_slides(
         stage: the asset's stage.
         check_now: checks of a partition whose outcome can change while its results do not.
         more: further metadata of a partition, shown after its outcome.
+        summaries: assets made of all partitions; their check `up_to_date` is evaluated at the end. Dagster itself does
+            not compare an asset with 100 upstream partitions or more.
 
     Raises:
         dg.Failure: after all partitions were tried, if any failed.
@@ -190,6 +193,12 @@ def materialize_slides(
     if len(keys) > 1:  # a run of one partition gives a result, after which the check's own step runs
         stale = _stale(root, asset, settings.value, code_version(context), decided)
         yield dg.AssetCheckEvaluation(asset_key=context.asset_key, **_up_to_date(stale))
+    for summary in summaries:
+        if (target := latest_materialization(context.instance, summary.key)) is not None:
+            stale = stale_partitions_of(summary, settings.value, root)
+            yield dg.AssetCheckEvaluation(
+                asset_key=summary.key, target_materialization_data=target, **_up_to_date(stale)
+            )
     if failed:
         first, reason = next(iter(failed.items()))
         raise dg.Failure(
@@ -203,7 +212,7 @@ def materialize_slides(
 
 
 def up_to_date_checks(assets: Sequence[dg.AssetsDefinition]) -> dg.AssetChecksDefinition:
-    """Declares for each asset of slides the check of how many partitions are stale; it can be executed alone."""
+    """Declares for each asset the check of what of it is stale; it can be executed alone."""
 
     @dg.multi_asset_check(
         name=_UP_TO_DATE,
@@ -247,12 +256,20 @@ def _up_to_date(stale: Mapping[str, str]) -> dict[str, Any]:
         "check_name": _UP_TO_DATE,
         "passed": not stale,
         "severity": dg.AssetCheckSeverity.WARN,
-        "description": f"{len(stale)} partitions are stale: run the job infer (for H&E slides infer_nuclei) with "
-        "`stale: true`, or materialize them here; those that are current are reused."
-        if stale
-        else "No partition is stale.",
+        "description": _stale_sentence(stale),
         "metadata": {"stale_partitions": len(stale), "which": dict(list(stale.items())[:_FAILURES_SHOWN])},
     }
+
+
+def _stale_sentence(stale: Mapping[str, str]) -> str:
+    if set(stale) == {CHAMPION}:
+        return f"It is stale ({stale[CHAMPION]}): materialize it."
+    if stale:
+        return (
+            f"{len(stale)} partitions are stale: run the job infer (for H&E slides infer_nuclei) with `stale: true`, "
+            "or materialize them here; those that are current are reused."
+        )
+    return "Nothing is stale."
 
 
 def _has_ended(instance: dg.DagsterInstance, run_id: str) -> bool:

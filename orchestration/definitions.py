@@ -68,7 +68,9 @@ def build_defs(
         ),
         asset_checks=[
             *skin_metrics.CHECKS,
-            up_to_date_checks([*skin.OF_SLIDES, skin.gene_profiles, *nuclei.OF_SLIDES]),
+            up_to_date_checks(
+                [*skin.OF_SLIDES, skin.gene_profiles, skin.skin_atlas, skin.hpa_agreement, *nuclei.OF_SLIDES]
+            ),
         ],
         jobs=JOBS,
         schedules=schedules(read.platform.time_zone),

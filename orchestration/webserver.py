@@ -16,12 +16,17 @@ from urllib.parse import unquote_plus
 import click
 from dagster_webserver import cli
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from assets.materialize import RESULTS_URL
-from dermatome.skin.atlas.search import SCRIPT_SOURCE
+from assets.materialize import GENES_URL, RESULTS_URL
+from dermatome.errors import StorageFailed
+from dermatome.reports.html import template
+from dermatome.skin.atlas.search import SCRIPT, SCRIPT_SOURCE
+from dermatome.slides.register import read_sources
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import read_record
 from dermatome.web.guard import Refusal, Scope, SiteGuard
 
 _MUTATION = re.compile(r"\bmutation\b")  # a keyword, which GraphQL has no other way to write
@@ -42,8 +47,10 @@ def main() -> None:
     def serve_guarded(host: str, allow_host: Sequence[str], **options: Any) -> None:
         def create_guarded(*given: Any, **named: Any) -> SiteGuard:
             app = create_app(*given, **named)
-            results = Results(directory=os.environ["DERMATOME_DATA"], check_dir=False)
-            app.router.routes.insert(0, Mount(RESULTS_URL, results))
+            root = DataRoot.at(os.environ["DERMATOME_DATA"])
+            results = Results(directory=root.path, check_dir=False)
+            genes = Route(GENES_URL, lambda request: genes_page(root))
+            app.router.routes[:0] = [Mount(RESULTS_URL, results), genes]
             return SiteGuard(app, [host, *allow_host], refused_mutation)
 
         cli.create_app_from_workspace_process_context = create_guarded
@@ -73,6 +80,28 @@ class Results(StaticFiles):
         )
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
+
+
+def genes_page(root: DataRoot) -> HTMLResponse:
+    """All genes by symbol, searchable, with links to their partitions, which Dagster itself finds by key only."""
+    slides: dict[str, list[str]] = {}
+    for source in read_sources(root.slide_sources).values():
+        slides.setdefault(source.ensembl_id, []).append(source.slide)
+    profiled, genes = set(root.partitions("gene_profiles")), []
+    for ensembl_id in root.partitions("hpa_images"):
+        try:
+            record = read_record(root.record("hpa_images", ensembl_id))
+        except StorageFailed:  # `dermatome verify` names it
+            continue
+        symbol, shown = str(record.values["gene"]) if record else "", ensembl_id in profiled
+        genes.append({"symbol": symbol, "id": ensembl_id, "card": shown, "slides": slides.get(ensembl_id, [])})
+    genes.sort(key=lambda gene: str(gene["symbol"]))
+    return HTMLResponse(
+        template("genes.html.j2", "orchestration").render(genes=genes, script=SCRIPT),
+        headers={
+            "Content-Security-Policy": f"default-src 'none'; style-src 'unsafe-inline'; script-src {SCRIPT_SOURCE}"
+        },
+    )
 
 
 def refused_mutation(scope: Scope) -> Refusal | None:

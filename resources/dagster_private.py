@@ -116,10 +116,11 @@ def is_in_progress(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> boo
 
 
 def latest_materialization(
-    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str | None = None
 ) -> AssetCheckEvaluationTargetMaterializationData | None:
-    """The latest materialization of a partition, as the target of a check's evaluation; None if there is none."""
-    latest = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key, asset_partitions=[partition]), limit=1)
+    """The latest materialization of an asset or partition, as the target of a check's evaluation; None without one."""
+    partitions = None if partition is None else [partition]
+    latest = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key, asset_partitions=partitions), limit=1)
     for record in latest.records:
         return AssetCheckEvaluationTargetMaterializationData(
             storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp

@@ -39,6 +39,8 @@ def epidermis_layers(
 
     Files: `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `relative.parquet`, `zones.parquet`,
     `layers.ome.tif`, `layers.geojson` (each layer), `cells.geojson` (cells with class, layer and stains), `figure.png`.
+
+    [Find the slides of a gene by its symbol](/genes)
     """
     from dermatome.skin.layers.stage import LayersStage
 

@@ -21,6 +21,13 @@ def _slides(root: DataRoot, _: Settings) -> InputsNow:
     return lambda record: gene_inputs(root, record.partition)
 
 
+def all_profiles(root: DataRoot, _: Settings) -> InputsNow:
+    """All profiles together, which `skin_atlas` and `hpa_agreement` are made of."""
+    from dermatome.skin.profiles.stage import profiles_version
+
+    return lambda record: profiles_version(root)
+
+
 @slide_asset(
     partitions_def=GENES,
     # Which slides are a gene's is known only from its page. If every slide were upstream of every gene, Dagster would
@@ -43,8 +50,11 @@ def gene_profiles(
 
     Files: `profile.parquet`, `antibodies.parquet`, `cores.parquet`, `figure.png`, `figure.svg`, and `card.html`, which
     needs no other file and shows every core.
+
+    [Find a gene by its symbol](/genes)
     """
+    from assets.skin import hpa_agreement, skin_atlas  # they are downstream of this asset
     from dermatome.skin.profiles.stage import ProfileStage
 
     stage = ProfileStage(paths.data_root, settings.value.profiles, settings.value.layers)
-    yield from materialize_slides(context, settings, stage)
+    yield from materialize_slides(context, settings, stage, summaries=[skin_atlas, hpa_agreement])

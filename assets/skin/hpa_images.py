@@ -35,6 +35,8 @@ def hpa_images(
 
     The page is asked for at every materialization; an unchanged page (ETag or same content) keeps its data version, so
     nothing downstream becomes stale.
+
+    [Find a gene by its symbol](/genes)
     """
     from dermatome.hpa.stage import make_images
 

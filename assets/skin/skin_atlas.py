@@ -3,10 +3,13 @@
 import dagster as dg
 
 from assets.materialize import deciding, materialize_one
-from assets.skin.gene_profiles import gene_profiles
+from assets.skin.gene_profiles import all_profiles, gene_profiles
+from assets.slide_asset import INPUTS_NOW
 from dermatome.storage.layout import CHAMPION
 from resources import PathsResource, SettingsResource
 from resources.settings import DECIDED_BY
+
+INPUTS_NOW["skin_atlas"] = all_profiles
 
 
 @dg.asset(

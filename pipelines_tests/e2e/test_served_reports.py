@@ -1,13 +1,17 @@
-"""Reports as `make ui` serves them, in a browser: the search of the atlas runs, and no other script does."""
+"""Pages as `make ui` serves them, in a browser: the searches for genes run, and no other script does."""
 
 import pytest
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 
 from dermatome.skin.atlas.build import build_atlas
 from dermatome.skin.atlas.figures import atlas_figure
 from dermatome.skin.atlas.stage import atlas_html
-from orchestration.webserver import Results
+from dermatome.slides.register import write_sources
+from dermatome.slides.source import SlideSource
+from dermatome.storage.layout import DataRoot
+from orchestration.webserver import Results, genes_page
+from pipelines_tests.records import put_record
 from pipelines_tests.unit.test_atlas import BASAL, GRANULAR, UPPER, tables
 from pipelines_tests.web_server import serving
 
@@ -23,7 +27,13 @@ def address(tmp_path_factory):
     atlas = build_atlas(profiles, antibodies)
     (folder / "atlas.html").write_bytes(atlas_html(atlas, profiles, atlas_figure(atlas)[1]))
     (folder / "other.html").write_bytes(OTHER)
-    with serving(Starlette(routes=[Mount("/results", Results(directory=folder))])) as address:
+    root = DataRoot.at(str(folder))
+    for number, gene in enumerate(("KRT5", "KRT1", "<i>FLG"), start=1):
+        put_record(root, "hpa_images", f"ENSG{number}", values={"gene": gene})
+    put_record(root, "gene_profiles", "ENSG2", values={"gene": "KRT1"})
+    write_sources(root.slide_sources, [SlideSource("7-1", "hpa", "http://a/7-1.jpg", "KRT1", "ENSG2")])
+    routes = [Mount("/results", Results(directory=folder)), Route("/genes", lambda request: genes_page(root))]
+    with serving(Starlette(routes=routes)) as address:
         yield f"{address}/results"
 
 
@@ -36,6 +46,22 @@ def test_the_search_finds_genes_and_synonyms(browser, address):
         page.fill("#search", words)
         assert sorted(rows.locator("a").all_inner_texts()) == genes
         assert page.inner_text("#count") == f"{len(genes)} of 3 genes"
+
+
+def test_a_gene_is_found_by_its_symbol_with_links_to_its_partitions_card_and_slides(browser, address):
+    page = browser.new_page()
+    page.goto(address.replace("/results", "/genes"))
+    rows = page.locator("tr.gene:visible")
+    assert rows.locator("td:first-child").all_inner_texts() == ["<i>FLG", "KRT1", "KRT5"]
+    page.fill("#search", "krt1")
+    assert [link.get_attribute("href") for link in rows.locator("a").all()] == [
+        "/assets/hpa_images?partition=ENSG2",
+        "/assets/gene_profiles?partition=ENSG2",
+        "/results/gene_profiles/ENSG2/card.html",
+        "/assets/epidermis_layers?partition=7-1",
+    ]
+    page.fill("#search", "ensg1")
+    assert rows.locator("a").count() == 2, "no profile and no slide yet"
 
 
 def test_a_report_runs_no_other_script_and_is_of_no_origin(browser, address):

@@ -19,7 +19,7 @@ from pipelines_tests.records import put_record
 from resources.settings import decided_names
 
 CHECKS = """
-query { assetNodes(assetKeys: [{path: ["epidermis_layers"]}]) {
+query ($asset: String!) { assetNodes(assetKeys: [{path: [$asset]}]) {
   assetChecksOrError { ... on AssetChecks { checks {
     name
     executionForLatestMaterialization { status evaluation {
@@ -58,15 +58,21 @@ def slides(root, instance):
     made(root, instance, "mask", epidermis_masks="another mask")
 
 
+def up_to_date(ask, asset):
+    """The status that the UI shows of an asset's check `up_to_date`, and its evaluation."""
+    checks = ask(CHECKS, asset=asset)["assetNodes"][0]["assetChecksOrError"]["checks"]
+    (found,) = [check["executionForLatestMaterialization"] for check in checks if check["name"] == "up_to_date"]
+    return found["status"], found["evaluation"]
+
+
 def test_the_check_counts_stale_partitions_before_and_after_a_setting_changes(slides, root, instance, ask):
     def shown():
         job = build_defs(root.path).resolve_implicit_global_asset_job_def()
         checks = {dg.AssetCheckKey(dg.AssetKey("epidermis_layers"), "up_to_date")}
         assert job.get_subset(asset_selection=set(), asset_check_selection=checks).execute_in_process(instance=instance)
-        checks = ask(CHECKS)["assetNodes"][0]["assetChecksOrError"]["checks"]
-        (found,) = [check["executionForLatestMaterialization"] for check in checks if check["name"] == "up_to_date"]
-        entries = {entry["label"]: entry.get("intValue") for entry in found["evaluation"]["metadataEntries"]}
-        return found["status"], entries["stale_partitions"]
+        status, evaluation = up_to_date(ask, "epidermis_layers")
+        entries = {entry["label"]: entry.get("intValue") for entry in evaluation["metadataEntries"]}
+        return status, entries["stale_partitions"]
 
     assert shown() == ("FAILED", 2)
     root.settings.write_text("[layers]\nlayer_um = 9.0\n")
@@ -107,7 +113,7 @@ def test_a_training_is_not_stale_when_its_tiles_change(root, instance, ask):
     assert ask(STALE, asset="tissue_weights", key="v001")["assetNodes"] == [{"staleStatus": "FRESH", "staleCauses": []}]
 
 
-def test_a_changed_slide_makes_only_its_own_gene_stale(root, instance, ask):
+def test_a_changed_slide_makes_only_its_own_gene_stale_and_then_the_atlas(root, instance, ask):
     genes = {f"ENSG0000000000{number}": f"1-{number}" for number in (1, 2)}
     instance.add_dynamic_partitions(GENES.name, list(genes))
     instance.add_dynamic_partitions(SLIDES.name, list(genes.values()))
@@ -125,3 +131,9 @@ def test_a_changed_slide_makes_only_its_own_gene_stale(root, instance, ask):
     assert stale == {"ENSG00000000001": "changed: epidermis_layers"}
     found = ask(STALE, asset="gene_profiles", key="ENSG00000000002")["assetNodes"]
     assert found == [{"staleStatus": "FRESH", "staleCauses": []}]
+    assert run(root, instance, "skin_atlas").success
+    for gene, expected in (("ENSG00000000002", "SUCCEEDED"), ("ENSG00000000001", "FAILED")):
+        assert run(root, instance, "gene_profiles", key=gene).success
+        status, evaluation = up_to_date(ask, "skin_atlas")
+        assert status == expected
+    assert evaluation["description"] == "It is stale (changed: gene_profiles): materialize it."
