@@ -19,15 +19,16 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=300,
     group_name="skin_training",
     kind="file",
-    code_version="3",
+    code_version="4",
 )
 def training_tiles(
     context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource
 ) -> Iterator[Event]:
     """One partition is one annotated slide: pairs of image and mask that training learns from.
 
-    Cuts `annotations/<slide>/` (`he.*`, `mask.*`, where present `ihc.*`, `rois.json` or `rois.geojson`,
-    `palette.json`) into `images/`, `masks/` and `ihc/`, each ROI divided n×n.
+    Cuts `annotations/<slide>/` (`he.*` and `mask.*`, where present `ihc.*`, `palette.json`, and `rois.json` or
+    `rois.geojson`, without which all that is annotated is cut) into `images/`, `masks/` and `ihc/`, each ROI divided
+    n×n. Pixels that nobody annotated are 255 in `masks/`, and nothing is learnt from them.
 
     An unknown mask colour, an ROI outside its image, or an image and mask of different sizes stops that slide alone.
     """

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import Rgb, RgbImage, TissueClass
+from dermatome.classes import IGNORED, Rgb, RgbImage, TissueClass
 from dermatome.geometry import Box, Size
 
 TISSUE_COLOURS: tuple[Rgb, ...] = tuple(c.colour for c in TissueClass)
@@ -115,6 +115,10 @@ def tinted(image: RgbImage, mask: npt.NDArray[np.uint8], max_side_px: int = 2048
 
 
 def tint_tissue(image: RgbImage, labels: npt.NDArray[Any], opacity: float = 0.5) -> RgbImage:
-    """Tints the tissue classes of an image and draws their borders; ``labels`` have the size of the image."""
+    """Tints the tissue classes of an image and draws their borders; ``labels`` have the size of the image.
+
+    Where they are :data:`IGNORED`, the image is not tinted.
+    """
+    labels = np.where(labels == IGNORED, 0, labels)
     width_px = max(1, round(max(labels.shape) / 900))
     return draw_borders(tint(image, labels, TISSUE_COLOURS, opacity), labels, (30, 30, 30), width_px=width_px)

@@ -215,7 +215,7 @@ def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
     detected = any(kind in ("detection", "cell") for kind in kinds)
     regions = []
     for feature, kind in zip(features, kinds, strict=True):
-        geometry, name = feature["geometry"], _class_name((feature.get("properties") or {}).get("classification"))
+        geometry, name = feature["geometry"], class_name((feature.get("properties") or {}).get("classification"))
         parts = _polygons(geometry)
         if not parts:
             left_out["no geometry" if geometry is None else str(geometry["type"])] += 1
@@ -236,8 +236,8 @@ def _object_type(feature: Any) -> str:
     return str(stated or "").lower().replace("_", "")
 
 
-def _class_name(classification: Any) -> str:
-    """The name of a class; :data:`AMBIGUOUS` for those areas that are to be ignored."""
+def class_name(classification: Any) -> str:
+    """The name of a QuPath class; :data:`AMBIGUOUS` for those areas that are to be ignored."""
     if isinstance(classification, dict):
         classification = classification.get("name") or ": ".join(classification.get("names") or [])
     name = str(classification or "").strip()
@@ -260,7 +260,7 @@ def _polygons(geometry: Any) -> list[npt.NDArray[np.float64]]:
 def _labelme_regions(content: Any, left_out: Counter[str]) -> list[Region]:
     found: dict[tuple[str, Any], list[npt.NDArray[np.float64]]] = {}
     for number, shape in enumerate(content["shapes"]):
-        kind, name, group = shape.get("shape_type") or "polygon", _class_name(shape.get("label")), shape.get("group_id")
+        kind, name, group = shape.get("shape_type") or "polygon", class_name(shape.get("label")), shape.get("group_id")
         points = np.array([[float(x), float(y)] for x, y in shape["points"]]).reshape(-1, 2)
         if kind == "rectangle" and len(points) == 2:
             (left, top), (right, bottom) = points

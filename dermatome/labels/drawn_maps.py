@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import IGNORED, NUCLEUS_LABELS, ClassMap, Instances, NucleusClass, TernaryClass
+from dermatome.classes import IGNORED, NUCLEUS_LABELS, UNCLASSIFIED, ClassMap, Instances, NucleusClass, TernaryClass
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box, Size
 from dermatome.labels.imagescope import Annotation, Region
@@ -19,7 +19,7 @@ BOUNDARY_PX = 3
 MAX_TIMES_COVERED = 20
 """How often the boxes around regions may cover their image: drawing takes time, however little of it is seen."""
 AMBIGUOUS = "ambiguous"
-UNCLASSED = ("", "description", "nucleus", "nuclei")
+UNCLASSED = ("", "description", "nucleus", "nuclei", UNCLASSIFIED)
 """Names, in lower case, of layers that name no class; MoNuSeg's layers are named by a field of the form."""
 
 _log = logging.getLogger(__name__)

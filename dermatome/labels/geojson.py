@@ -114,7 +114,7 @@ def tissue_features(summary: MaskSummary, *, mpp: float, slide: str) -> Iterator
         tissue = TissueClass(number)
         area_px = summary.counts[tissue]
         measurements = {"area_px": area_px, "area_um2": round(area_px * mpp**2, 3), "pieces": len(parts)}
-        kind = {"objectType": "annotation", "isLocked": True}
+        kind = {"objectType": "annotation"}  # not locked, to be corrected
         yield _feature(slide, tissue.label, parts, tissue.label, tissue.colour, kind, measurements)
 
 

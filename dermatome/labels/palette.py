@@ -1,4 +1,4 @@
-"""Palette files: which colours of an annotated mask mean which class, by exact colour and nothing else."""
+"""Palette files: which colours, numbers or names of an annotated mask mean which class, exactly and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TISSUE_LABELS, ClassMap, Rgb, RgbImage, TissueClass
+from dermatome.classes import IGNORED, TISSUE_LABELS, ClassMap, Rgb
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.slides.plain import decode_numbers, decode_rgb
 from dermatome.storage.files import write_atomic
@@ -20,27 +20,37 @@ _RESCALED = ("16-bit", "CMYK", "YCbCr", "LAB")
 SHIPPED_FOLDER = Path(__file__).parent / "palettes"
 
 
+IGNORED_LABEL = "ignored"
+"""What a palette calls pixels that nobody knows the class of: nothing is learnt from them, and nothing is scored."""
+
+
 @dataclass(frozen=True)
 class Palette:
-    """The colours of each class.
+    """What stands for each class in a mask file; a class is a number of :class:`TissueClass`, or :data:`IGNORED`.
 
     Attributes:
         colours: for each class its colours; the first is the one masks are drawn in. No colour is in two classes.
-        other: the class that colours of no class go to, where the palette file names one; otherwise they are an error.
+        other: the class of colours, numbers and names of no class, where the palette file states one; otherwise they
+            are an error.
+        numbers: class of each number of a label image; empty if the numbers are the classes'.
+        names: class of each name of outlines, in lower case, beside the classes' own names.
     """
 
-    colours: tuple[tuple[TissueClass, tuple[Rgb, ...]], ...]
-    other: TissueClass | None = None
+    colours: tuple[tuple[int, tuple[Rgb, ...]], ...] = ()
+    other: int | None = None
+    numbers: tuple[tuple[int, int], ...] = ()
+    names: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Palette:
-        """Reads a palette file: ``{"classes": {"background": [[0, 0, 0]], …}, "other": "background"}``.
+        """Reads a palette file: ``{"classes": {"background": [[0, 0, 0]], "dermis": [2, "Papillary"], …}}``.
 
-        ``other`` is optional and names the class of every colour that is not listed.
+        Classes are those of tissue, and ``ignored``. A list of three numbers is a colour, a number is that of a label
+        image, a text is the name of outlines. ``"other": "background"`` names the class of all that is not listed.
 
         Raises:
             MissingInput: there is no such file.
-            BadAnnotation: it is not JSON of that shape, names an unknown class, or gives a colour to two classes.
+            BadAnnotation: it is not JSON of that shape, names an unknown class, or gives an entry to two classes.
         """
         try:
             content = json.loads(path.read_bytes())
@@ -59,22 +69,30 @@ class Palette:
             raise BadAnnotation(
                 f'The palette {where} has no "classes": write {{"classes": {{"background": [[0, 0, 0]], …}}}}.'
             )
-        taken: dict[Rgb, str] = {}
-        colours = []
+        taken: dict[Rgb | int | str, str] = {}
+        found: dict[type, list[tuple[Any, int]]] = {tuple: [], int: [], str: []}
         for label, listed in content["classes"].items():
-            tissue = _class_named(label, where)
+            number = _class_named(label, where)
             if not isinstance(listed, list) or not listed:
                 raise BadAnnotation(f"The palette {where} gives {label!r} no list of colours: give it at least one.")
-            own = tuple(_colour(entry, label, where) for entry in listed)
-            for colour in own:
-                if taken.setdefault(colour, label) != label:
+            for entry in (_entry(entry, label, where) for entry in listed):
+                if taken.setdefault(entry, label) != label:
+                    kind = {tuple: "colour", int: "number", str: "name"}[type(entry)]
                     raise BadAnnotation(
-                        f"The palette {where} gives the colour {colour} to both {taken[colour]!r} and {label!r}: "
+                        f"The palette {where} gives the {kind} {entry} to both {taken[entry]!r} and {label!r}: "
                         "leave it in one of them."
                     )
-            colours.append((tissue, own))
+                found[type(entry)].append((entry, number))
+        colours: dict[int, list[Rgb]] = {}
+        for colour, number in found[tuple]:
+            colours.setdefault(number, []).append(colour)
         other = content.get("other")
-        return cls(tuple(colours), None if other is None else _class_named(other, where))
+        return cls(
+            tuple((number, tuple(own)) for number, own in colours.items()),
+            None if other is None else _class_named(other, where),
+            tuple(found[int]),
+            tuple(found[str]),
+        )
 
     @classmethod
     def shipped(cls, name: str = "source") -> Palette:
@@ -83,55 +101,79 @@ class Palette:
 
     def to_json(self) -> dict[str, Any]:
         """What :meth:`load` reads."""
-        content: dict[str, Any] = {"classes": {tissue.label: [list(c) for c in own] for tissue, own in self.colours}}
-        if self.other is not None:
-            content["other"] = self.other.label
-        return content
+        entries: dict[str, list[Any]] = {_label(number): [list(c) for c in own] for number, own in self.colours}
+        for entry, number in (*self.numbers, *self.names):
+            entries.setdefault(_label(number), []).append(entry)
+        return {"classes": entries} | ({} if self.other is None else {"other": _label(self.other)})
 
     def save(self, path: Path) -> Path:
         """Writes it to ``path``, whole."""
         return write_atomic(path, json.dumps(self.to_json(), indent=2).encode() + b"\n")
 
+    def class_named(self, name: str) -> int | None:
+        """The class of outlines of that name, whatever its case; None if the palette and the classes have no such."""
+        name = name.strip().casefold()
+        own = {label: number for number, label in enumerate(TISSUE_LABELS)} | {IGNORED_LABEL: IGNORED}
+        return (own | dict(self.names)).get(name, self.other)
 
-def decode_mask(data: bytes, palette: Palette, name: str) -> RgbImage:
-    """Decodes the file of a mask into the palette's colours.
 
-    A mask of one channel holds class numbers, from 0 for background. An 8-bit one may hold greys of the palette
-    instead.
+def decode_mask(data: bytes, palette: Palette | None, name: str) -> ClassMap:
+    """Decodes the file of a mask.
+
+    A mask of one channel holds numbers: those that the palette lists, or else those of classes, from 0 for background,
+    with 255 for what is ignored. An 8-bit one may hold greys of the palette instead.
 
     Args:
         data: Bytes of the file.
-        palette: Colours of each class.
+        palette: What stands for each class; None if the mask holds numbers of classes.
         name: Name of the file, for errors.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W) uint8 of :class:`TissueClass`, and :data:`IGNORED`.
 
     Raises:
         BadImage: The file is damaged or not an image.
-        BadAnnotation: A number is no class of the palette, or colours would change while they are decoded.
+        BadAnnotation: A number or colour is no class of the palette, or colours would change while they are decoded.
     """
     numbers = decode_numbers(data, name)
-    if numbers is None:
-        rgb, conversions = decode_rgb(data, name)
-        changed = [words for words in conversions if words.startswith(_RESCALED)]
-        if changed:
-            raise BadAnnotation(f"{name} would not keep its colours ({changed[0]}): export the mask as 8-bit RGB.")
-        return rgb
+    if numbers is not None:
+        return _numbers_to_classes(numbers, palette or Palette(), name)
+    rgb, conversions = decode_rgb(data, name)
+    changed = [words for words in conversions if words.startswith(_RESCALED)]
+    if changed:
+        raise BadAnnotation(f"{name} would not keep its colours ({changed[0]}): export the mask as 8-bit RGB.")
+    if palette is None or not palette.colours:
+        raise BadAnnotation(
+            f"{name} is a mask in colours without a palette: put a palette.json beside it that lists the colours of "
+            "each class, or export it as a label image."
+        )
+    return rgb_to_classes(rgb, palette, name)
+
+
+def _numbers_to_classes(numbers: npt.NDArray[Any], palette: Palette, name: str) -> ClassMap:
     values = np.unique(numbers).tolist()
-    colours = {colour for _, own in palette.colours for colour in own}
-    listed = [value for value in values if numbers.dtype == np.uint8 and (value, value, value) in colours]
-    classes = {int(tissue) for tissue, _ in palette.colours}
-    if len(listed) < len(values) and classes.issuperset(values):
-        return classes_to_rgb(numbers.astype(np.uint8), palette)
-    if len(listed) == len(values) or (any(listed) and palette.other is not None):
-        return np.repeat(numbers[..., None], 3, axis=2)
-    allowed = ", ".join(f"{int(tissue)} ({tissue.label})" for tissue, _ in palette.colours)
-    unknown = next(value for value in values if value not in classes)
-    raise BadAnnotation(
-        f"{name} is a mask of one channel with the number {unknown}, which is no class of the palette: number the "
-        f"classes {allowed}, or export it in the palette's colours."
-    )
+    classes, other = dict(palette.numbers), palette.other
+    if not classes:
+        colours = {colour for _, own in palette.colours for colour in own}
+        greys = [value for value in values if numbers.dtype == np.uint8 and (value, value, value) in colours]
+        listed = [number for number, _ in palette.colours] or range(len(TISSUE_LABELS))
+        classes = {number: number for number in listed}
+        if (IGNORED,) * 3 not in colours:  # then 255 is white
+            classes[IGNORED] = IGNORED
+        if greys == values or (any(greys) and other is not None and not classes.keys() >= set(values)):
+            return rgb_to_classes(np.repeat(numbers[..., None], 3, axis=2), palette, name)
+        other = None
+    unknown = [value for value in values if value not in classes]
+    if unknown and other is None:
+        allowed = ", ".join(f"{value} ({_label(number)})" for value, number in sorted(classes.items()))
+        raise BadAnnotation(
+            f"{name} is a mask of one channel with the number {unknown[0]:g}, which is no class of the palette: number "
+            f"the classes {allowed}, list the numbers in palette.json, or export it in the palette's colours."
+        )
+    mask: ClassMap = np.full(numbers.shape, other or 0, np.uint8)
+    for value, number in classes.items():
+        mask[numbers == value] = number
+    return mask
 
 
 def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str) -> ClassMap:
@@ -143,14 +185,14 @@ def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str)
         file_name: named in errors.
 
     Returns:
-        (H, W) uint8 of :class:`TissueClass`.
+        (H, W) uint8 of :class:`TissueClass`, and :data:`IGNORED`.
 
     Raises:
         BadAnnotation: a colour is in no class and the palette names no class for others; colour, count and file are
             named.
     """
     codes = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
-    known = sorted((_code(colour), int(tissue)) for tissue, own in palette.colours for colour in own)
+    known = sorted((_code(colour), number) for number, own in palette.colours for colour in own)
     keys = np.array([code for code, _ in known], dtype=np.int32)
     values = np.array([tissue for _, tissue in known], dtype=np.uint8)
     place = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
@@ -173,8 +215,8 @@ def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str)
 def classes_to_rgb(mask: ClassMap, palette: Palette) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8: ``mask`` drawn in the first colour of each class; the inverse of :func:`rgb_to_classes`."""
     table = np.zeros((256, 3), dtype=np.uint8)
-    for tissue, own in palette.colours:
-        table[tissue] = own[0]
+    for number, own in palette.colours:
+        table[number] = own[0]
     drawn: npt.NDArray[np.uint8] = table[mask]
     return drawn
 
@@ -183,19 +225,31 @@ def _code(colour: Rgb) -> int:
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
-def _class_named(label: Any, where: str) -> TissueClass:
+def _label(number: int) -> str:
+    return IGNORED_LABEL if number == IGNORED else TISSUE_LABELS[number]
+
+
+def _class_named(label: Any, where: str) -> int:
+    if label == IGNORED_LABEL:
+        return IGNORED
     if label not in TISSUE_LABELS:
-        raise BadAnnotation(f"The palette {where} names the class {label!r}: use one of {', '.join(TISSUE_LABELS)}.")
-    return TissueClass(TISSUE_LABELS.index(label))
+        allowed = ", ".join((*TISSUE_LABELS, IGNORED_LABEL))
+        raise BadAnnotation(f"The palette {where} names the class {label!r}: use one of {allowed}.")
+    return TISSUE_LABELS.index(label)
 
 
-def _colour(entry: Any, label: str, where: str) -> Rgb:
+def _entry(entry: Any, label: str, where: str) -> Rgb | int | str:
+    if type(entry) is int and 0 <= entry < 2**31:
+        return entry
+    if isinstance(entry, str) and entry.strip():
+        return entry.strip().casefold()
     if (
         not isinstance(entry, list)
         or len(entry) != 3
         or not all(type(value) is int and 0 <= value <= 255 for value in entry)
     ):
         raise BadAnnotation(
-            f"The palette {where} gives {label!r} the colour {entry!r}: write three whole numbers from 0 to 255."
+            f"The palette {where} gives {label!r} the colour {entry!r}: write three whole numbers from 0 to 255, the "
+            "number of a label image, or the name of outlines."
         )
     return entry[0], entry[1], entry[2]

@@ -57,12 +57,12 @@ def decode_numbers(data: bytes, name: str) -> npt.NDArray[Any] | None:
     """Decodes an image of one channel as it is stored, such as a mask of class numbers.
 
     Returns:
-        (H, W) uint8 to int32, not rescaled; None if the image has colours.
+        (H, W) uint8 to int32, or float32 as Fiji saves labels, not rescaled; None if the image has colours.
 
     Raises:
         BadImage: See :func:`decode_rgb`.
     """
-    modes = ("1", "L", "I", "I;16", "I;16B", "I;16L")
+    modes = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 
     def read(image: Image.Image) -> npt.NDArray[Any] | None:
         return np.asarray(image.convert("L") if image.mode == "1" else image) if image.mode in modes else None

@@ -16,7 +16,7 @@ stages as ``root.folder(asset, partition) / name``.
 Folders that users put files into:
 
     inbox/                           images to segment, or <slide>/ with DICOM files
-    annotations/<slide>/             he.*, mask.*, ihc.*, rois.json or .geojson, palette.json
+    annotations/<slide>/             he.*, mask.*; perhaps ihc.*, rois.json or .geojson, palette.json, slide.json
     cell_annotations/<set>/          images with their cells (`dermatome.skin.cells.annotations`)
     nuclei_inbox/                    H&E slides: <slide>.svs and the like, or <slide>/ with DICOM files
     nuclei_annotations/<case>/       annotated nuclei of one patient (`dermatome.nuclei.patches.annotated`)

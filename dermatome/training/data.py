@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import IGNORED
 from dermatome.errors import BadSetting
 from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_crop
 from dermatome.storage.files import sha256_bytes
@@ -221,27 +222,40 @@ class Readable(Protocol):
         ...
 
 
+_DRAWS = 20
+
+
 class TileBatches(CropBatches[TileCache]):
     """Micro-batches of augmented crops of tiles, which are kept in memory at the training scale.
 
     Args:
         tiles: to read.
-        scale: training pixels for one of a tile's pixels.
+        scale: training pixels for one of a tile's pixels; one number, or one for each tile.
         augment: how crops differ from tiles.
         coarse_factor: how much coarser than the training scale the coarse scale is.
         others: see :class:`CropBatches`.
     """
 
     def __init__(
-        self, tiles: Sequence[Readable], *, scale: float, augment: AugmentSettings, coarse_factor: float, **others: Any
+        self,
+        tiles: Sequence[Readable],
+        *,
+        scale: float | Sequence[float],
+        augment: AugmentSettings,
+        coarse_factor: float,
+        **others: Any,
     ) -> None:
         # A crop that is zoomed out by less than this is taken from the full scale.
         depth = 2 if augment.coarse_share > 0 or augment.scale > 1.5 else 1
-        self._caches = [TileCache.build(*tile.read(), scale, depth) for tile in tiles]
+        scales = [scale] * len(tiles) if isinstance(scale, float | int) else scale
+        self._caches = [TileCache.build(*tile.read(), own, depth) for tile, own in zip(tiles, scales, strict=True)]
         areas = [cache.levels[0][0].size // 3 for cache in self._caches]
 
         def crop(cache: TileCache, rng: np.random.Generator) -> Batch:
-            image, labels = random_crop(cache, others["crop_px"], augment, coarse_factor, rng)
+            for _ in range(_DRAWS):  # of a tile with few annotated pixels, most crops have none
+                image, labels = random_crop(cache, others["crop_px"], augment, coarse_factor, rng)
+                if (labels != IGNORED).any():
+                    break
             return image, labels.astype(np.int64)
 
         super().__init__(self._caches, areas, crop, **others)

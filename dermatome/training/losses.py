@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import IGNORED
 from dermatome.errors import BadSetting
 from dermatome.inference.torch_setup import import_smp
 
@@ -25,7 +26,7 @@ def make_loss(
     focal_weight: float = 1.0,
     class_weights: Sequence[float] | None = None,
 ) -> torch.nn.Module:
-    """A loss of (N, C, H, W) logits and (N, H, W) int64 classes.
+    """A loss of (N, C, H, W) logits and (N, H, W) int64 classes, without the pixels that are :data:`IGNORED`.
 
     ``dice`` (Milletari et al., 2016) measures overlap by class, so rare classes count like common ones. ``focal`` (Lin
     et al., 2017) gives confident pixels little weight. ``dice_focal`` is their weighted sum. ``tversky`` (Salehi et
@@ -46,12 +47,12 @@ def make_loss(
         raise BadSetting(f"There is no loss {name!r}: use one of {', '.join(get_args(LossName))}.")
     losses = import_smp().losses
     weights = None if class_weights is None else list(class_weights)
-    if name == "cross_entropy":
-        return torch.nn.CrossEntropyLoss(weight=None if weights is None else torch.tensor(weights, dtype=torch.float32))
-    options: dict[str, Any] = {"mode": "multiclass", "class_weights": weights}
+    options: dict[str, Any] = {"mode": "multiclass", "class_weights": weights, "ignore_index": IGNORED}
     dice = losses.DiceLoss(**options)
     focal = losses.FocalLoss(**options, gamma=2.0)
+    balance = None if weights is None else torch.tensor(weights, dtype=torch.float32)
     parts = {
+        "cross_entropy": [(1.0, torch.nn.CrossEntropyLoss(balance, ignore_index=IGNORED))],
         "dice": [(1.0, dice)],
         "focal": [(1.0, focal)],
         "dice_focal": [(dice_weight, dice), (focal_weight, focal)],
@@ -64,6 +65,8 @@ def make_loss(
             self.parts = torch.nn.ModuleList([part for _, part in parts])
 
         def forward(self, logits: torch.Tensor, truth: torch.Tensor) -> Any:
+            if not bool((truth != IGNORED).any()):  # the mean over no pixel is no number
+                return 0 * logits.sum()
             return sum(weight * part(logits, truth) for (weight, _), part in zip(parts, self.parts, strict=True))
 
     return WeightedSum()

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from dermatome.classes import IGNORED
+from dermatome.classes import IGNORED, UNCLASSIFIED, UNCLASSIFIED_COLOUR, NucleusClass
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.labels.annotation_files import annotations_in, read_label_image, read_maps, read_outlines
+from dermatome.labels.geojson import object_features, write_geojson
+from dermatome.labels.tiled import TiledArray
 from dermatome.nuclei.patches.annotated import annotated_images, case_folders, read_annotated
 from dermatome.skin.cells.annotations import find_annotated
 
@@ -208,3 +211,19 @@ def test_downloads_of_monuseg_and_monusac_are_read_as_they_come(tmp_path: Path) 
     put("sac/other/TCGA-5P-A9K0-01Z-00-DX1_1.tif", "sac/other/TCGA-5P-A9K0-01Z-00-DX1_1.xml")
     with pytest.raises(BadAnnotation, match="rename one"):
         annotated_images(tmp_path / "sac")
+
+
+def test_our_own_outlines_of_nuclei_and_cells_come_back(tmp_path: Path) -> None:
+    labels = np.zeros((60, 80), np.int32)
+    labels[5:15, 5:15], labels[20:32, 5:15], labels[40:50, 30:60] = 1, 2, 3
+    tiles = TiledArray(SIZE, np.int32)
+    tiles.append(labels)
+    classes = {c.label: c.colour for c in NucleusClass} | {UNCLASSIFIED: UNCLASSIFIED_COLOUR}
+    table = pd.DataFrame({"nucleus_id": [1, 2, 3], "class": ["lymphocyte", "unclassified", "epithelial"]})
+    write_geojson(tmp_path / "n.geojson", object_features(tiles, table, slide="s", what="nucleus", classes=classes))
+    maps, _ = read_maps(tmp_path / "n.geojson", SIZE)
+    np.testing.assert_array_equal(maps.instances, labels)
+    assert maps.classes.tolist() == [0, 2, IGNORED, 1]
+    cells = table.rename(columns={"nucleus_id": "cell_id"}).drop(columns="class")
+    write_geojson(tmp_path / "c.geojson", object_features(tiles, cells, slide="s"))
+    np.testing.assert_array_equal(read_maps(tmp_path / "c.geojson", SIZE, classes=False)[0].instances, labels)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dermatome.classes import IGNORED
 from dermatome.errors import BadAnnotation, MissingInput, StorageFailed
 from dermatome.geometry import Box
-from dermatome.labels.palette import Palette, classes_to_rgb
-from dermatome.skin.tiles.crops import Roi, cut_tiles, load_tiles, read_rois, tiles_sha256
+from dermatome.skin.tiles.crops import Roi, cut_tiles, load_tiles, manifest_rows, read_rois, tiles_sha256
 
-PALETTE = Palette.shipped("source")
 FREEHAND = [[k * 1.5, k**2 % 997] for k in range(3000)]
 INF = math.inf
 
@@ -22,13 +21,13 @@ INF = math.inf
 def slide():
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 4, (90, 120), dtype=np.uint8)
-    return rng.integers(0, 255, (90, 120, 3), dtype=np.uint8), mask, classes_to_rgb(mask, PALETTE)
+    return rng.integers(0, 255, (90, 120, 3), dtype=np.uint8), mask
 
 
 def test_tiles_come_back_as_they_were_cut(tmp_path, slide):
-    image, mask, drawn = slide
+    image, mask = slide
     rois = [Roi("r1", Box(10, 20, 50, 60), divide=2), Roi("all", Box(0, 0, 90, 120))]
-    rows = cut_tiles("s7", image, drawn, rois, tmp_path, PALETTE, ihc=255 - image)
+    rows = cut_tiles("s7", image, mask, rois, tmp_path, ihc=255 - image)
     assert [row.name for row in rows] == ["s7_r1_1-1", "s7_r1_1-2", "s7_r1_2-1", "s7_r1_2-2", "s7_all"]
     assert (rows[2].top_px, rows[2].left_px, rows[2].height_px, rows[2].width_px) == (30, 20, 20, 20)
     pairs = {pair.name: pair for pair in load_tiles(tmp_path)}
@@ -44,18 +43,18 @@ def test_tiles_come_back_as_they_were_cut(tmp_path, slide):
 
 
 def test_errors_come_before_anything_is_written(tmp_path, slide):
-    image, _, drawn = slide
+    image, drawn = slide
     good = Roi("ok", Box(0, 0, 10, 10))
     for rois, mask, says in [
         ([good, Roi("far", Box(80, 0, 100, 20))], drawn, "'far' of s1 .*not inside"),
         ([good, Roi("empty", Box(5, 5, 5, 9))], drawn, "not inside"),
         ([good], drawn[:-1], "120×89"),
-        ([good], np.full_like(drawn, 77), r"\(77, 77, 77\) in 100 px"),
+        ([good], np.full_like(drawn, IGNORED), "No pixel in the ROIs of s1 has a class"),
     ]:
         with pytest.raises(BadAnnotation, match=says):
-            cut_tiles("s1", image, mask, rois, tmp_path / "out", PALETTE)
+            cut_tiles("s1", image, mask, rois, tmp_path / "out")
     with pytest.raises(StorageFailed, match="file name"):
-        cut_tiles("../s1", image, drawn, [good], tmp_path / "out", PALETTE)
+        cut_tiles("../s1", image, drawn, [good], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -109,8 +108,8 @@ def test_bad_roi_files(tmp_path, content, says):
 
 
 def test_tiles_without_partner_palette_or_at_all(tmp_path, slide):
-    image, _, drawn = slide
-    cut_tiles("s1", image, drawn, [Roi("a", Box(0, 0, 9, 9)), Roi("b", Box(0, 0, 9, 9))], tmp_path, PALETTE)
+    image, drawn = slide
+    cut_tiles("s1", image, drawn, [Roi("a", Box(0, 0, 9, 9)), Roi("b", Box(0, 0, 9, 9))], tmp_path)
     whole = tiles_sha256(load_tiles(tmp_path))
     assert whole == tiles_sha256(reversed(load_tiles(tmp_path)))
     (tmp_path / "masks" / "s1_b.png").unlink()
@@ -118,9 +117,21 @@ def test_tiles_without_partner_palette_or_at_all(tmp_path, slide):
         load_tiles(tmp_path)
     (tmp_path / "images" / "s1_b.png").unlink()
     assert tiles_sha256(load_tiles(tmp_path)) != whole
-    Image.new("RGB", (9, 8)).save(tmp_path / "masks" / "s1_a.png")
+    Image.new("L", (9, 8)).save(tmp_path / "masks" / "s1_a.png")
     with pytest.raises(BadAnnotation, match="9×9 px and .* is 9×8 px"):
         load_tiles(tmp_path)[0].read()
-    (tmp_path / "palette.json").unlink()
-    with pytest.raises(MissingInput, match=r"palette\.json"):
-        load_tiles(tmp_path)
+    Image.new("RGB", (9, 9)).save(tmp_path / "masks" / "s1_a.png")
+    with pytest.raises(BadAnnotation, match=r"palette\.json"):
+        load_tiles(tmp_path)[0].read()
+
+
+def test_parts_of_which_nothing_is_known_are_no_tiles(tmp_path, slide):
+    image, mask = slide
+    mask[:, 20:] = IGNORED
+    rows = cut_tiles("s1", image, mask, [Roi("a", Box(0, 0, 80, 80), divide=2)], tmp_path, slide="s", mpp=0.4)
+    assert [row.name for row in rows] == ["s1_a_1-1", "s1_a_2-1"]
+    tile = load_tiles(tmp_path)[0]
+    assert (tile.slide, tile.group, tile.mpp) == ("s", "s", 0.4)
+    assert tile.class_pixels().sum() == 40 * 20
+    (row, _) = manifest_rows(load_tiles(tmp_path), "train")
+    assert sum(row.pixels) == 40 * 20

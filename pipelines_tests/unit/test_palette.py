@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from dermatome.classes import IGNORED
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.labels.palette import Palette, classes_to_rgb, decode_mask, rgb_to_classes
 
@@ -63,17 +64,33 @@ NUMBERS = np.array([[0, 1], [2, 3]])
 )
 def test_a_mask_of_one_channel_holds_class_numbers(palette, dtype, fmt):
     known = Palette.shipped(palette)
-    drawn = decode_mask(file_of(NUMBERS.astype(dtype), fmt), known, "m")
-    assert rgb_to_classes(drawn, known, "m").tolist() == NUMBERS.tolist()
+    assert decode_mask(file_of(NUMBERS.astype(dtype), fmt), known, "m").tolist() == NUMBERS.tolist()
 
 
 def test_a_grey_mask_may_hold_colours_of_the_palette():
     known = Palette.from_json({"classes": {"background": [[0, 0, 0]], "epidermis": [[255, 255, 255]]}}, "p")
-    drawn = decode_mask(file_of(np.array([[0, 255]], np.uint8)), known, "m")
-    assert rgb_to_classes(drawn, known, "m").tolist() == [[0, 2]]
+    assert decode_mask(file_of(np.array([[0, 255]], np.uint8)), known, "m").tolist() == [[0, 2]]
     other = Palette.from_json({"classes": {"epidermis": [[255, 255, 255]]}, "other": "background"}, "p")
-    drawn = decode_mask(file_of(np.array([[0, 255, 9]], np.uint8)), other, "m")
-    assert rgb_to_classes(drawn, other, "m").tolist() == [[0, 2, 0]]
+    assert decode_mask(file_of(np.array([[0, 255, 9]], np.uint8)), other, "m").tolist() == [[0, 2, 0]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_a_label_image_has_the_numbers_that_its_palette_lists(dtype):
+    classes = {"background": [7], "epidermis": [1, 3], "ignored": [0]}
+    table = Palette.from_json({"classes": classes}, "p")
+    mask = decode_mask(file_of(np.array([[7, 1], [3, 0]], dtype)), table, "m")
+    assert mask.tolist() == [[0, 2], [2, IGNORED]]
+    with pytest.raises(BadAnnotation, match=r"number 2, .* list the numbers in palette\.json"):
+        decode_mask(file_of(np.array([[7, 2]], dtype)), table, "m")
+    rest = Palette.from_json({"classes": classes, "other": "dermis"}, "p")
+    assert decode_mask(file_of(np.array([[7, 2]], dtype)), rest, "m").tolist() == [[0, 1]]
+    assert Palette.from_json(rest.to_json(), "p") == rest
+
+
+def test_without_a_palette_numbers_are_those_of_the_classes_and_colours_are_refused():
+    assert decode_mask(file_of(np.array([[0, 3, 255]], np.uint8)), None, "m").tolist() == [[0, 3, IGNORED]]
+    with pytest.raises(BadAnnotation, match=r"in colours without a palette: put a palette\.json beside it"):
+        decode_mask(file_of(np.zeros((2, 2, 3), np.uint8)), None, "m")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +119,9 @@ def test_numbers_and_colours_that_are_no_classes_are_refused(array, says):
         ({"classes": {"dermis": [[0, 0, True]]}}, "three whole numbers"),
         ({"classes": {"dermis": [[1, 1, 1]], "keratin": [[1, 1, 1]]}}, "both 'dermis' and 'keratin'"),
         ({"classes": {"dermis": [[1, 1, 1]]}, "other": "none"}, "'none'"),
+        ({"classes": {"dermis": [4], "keratin": [4]}}, "the number 4 to both 'dermis' and 'keratin'"),
+        ({"classes": {"dermis": ["Corium"], "keratin": ["corium"]}}, "the name corium to both"),
+        ({"classes": {"dermis": [-1]}}, "the number of a label image"),
     ],
 )
 def test_bad_palettes_are_refused_in_one_sentence(tmp_path, content, says):

@@ -1,30 +1,78 @@
-"""An annotated slide: one folder with an H&E image, its mask, ROIs, a palette, and perhaps an IHC image.
+"""An annotated slide: one folder with an H&E image, its mask, and perhaps ROIs, a palette, and an IHC image.
 
-`slide.json` may say whom it is of and under which licence: ``{"patient": "P12", "licence": "CC BY 4.0"}``. Slides of
-one patient are then never on both sides of a training's split.
+The mask is an image or ``mask.geojson``. Without ROIs, all that is annotated is cut. `slide.json` may state more, each
+entry optional::
+
+    {"patient": "P12", "licence": "CC BY 4.0", "slide": "P12_a", "mpp": 0.5, "elsewhere": "background"}
+
+Slides of one patient are never on both sides of a training's split, nor are annotations of one ``slide``. ``elsewhere``
+is the class of what no outline in ``mask.geojson`` covers; otherwise nothing is learnt there.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dermatome.classes import TissueClass
+from dermatome.classes import IGNORED, TISSUE_LABELS, ClassMap, TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import tint_tissue
-from dermatome.labels.palette import Palette, decode_mask
+from dermatome.labels.palette import IGNORED_LABEL, Palette, decode_mask
+from dermatome.labels.tissue_outlines import draw_tissue
 from dermatome.reports.figures import SAMPLES_SHOWN, preview_samples
-from dermatome.skin.tiles.crops import cut_tiles, load_tiles, read_rois, tiles_sha256
+from dermatome.skin.tiles.crops import PALETTE_FILE, Roi, cut_tiles, load_tiles, palette_in, read_rois, tiles_sha256
 from dermatome.slides.plain import SUFFIXES, decode_rgb
 from dermatome.storage.files import sha256_bytes, sha256_file, write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import StageResult
 
 _ROI_FILES = ("rois.json", "rois.geojson")
-PALETTE_FILE = "palette.json"
+_MASK_FILES = ("mask.ome.tif", "mask.geojson")
 SLIDE_FILE = "slide.json"
+_MARGIN_PX = 128
+LARGEST_TILE_PX = 2048
+"""Without ROIs, what is annotated is cut into tiles of at most this side."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What `slide.json` states; empty or None where it does not."""
+
+    patient: str = ""
+    licence: str = ""
+    slide: str = ""
+    mpp: float | None = None
+    elsewhere: int = IGNORED
+
+    @classmethod
+    def read(cls, path: Path | None) -> About:
+        """Reads the file, if there is one.
+
+        Raises:
+            BadAnnotation: it is not such a file.
+        """
+        if path is None:
+            return cls()
+        try:
+            stated = json.loads(path.read_bytes())
+            texts = {key: stated.get(key, "") for key in ("patient", "licence", "slide")}
+            if not all(isinstance(text, str) for text in texts.values()):
+                raise TypeError("patient, licence and slide are texts")
+            mpp = stated.get("mpp")
+            if mpp is not None and not (type(mpp) in (int, float) and 0.01 <= mpp <= 100):
+                raise ValueError("mpp is microns per pixel between 0.01 and 100")
+            elsewhere = Palette().class_named(str(stated.get("elsewhere", IGNORED_LABEL)))
+            if elsewhere is None:
+                raise ValueError(f"elsewhere is one of {', '.join(TISSUE_LABELS)}")
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise BadAnnotation(
+                f'{path} is not usable ({error}): write {{"patient": "P12", "licence": "CC BY 4.0"}}.'
+            ) from error
+        return cls(**texts, mpp=mpp, elsewhere=elsewhere)
 
 
 def annotation_version(folder: Path) -> str:
@@ -48,18 +96,18 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
     """
     files = _files(source)
     images = {kind: decode_rgb(files[kind].read_bytes(), str(files[kind]))[0] for kind in files.keys() & {"he", "ihc"}}
-    palette = Palette.load(files["palette"])
-    patient, licence = _about(files.get("slide"))
+    about, mask = About.read(files.get("slide")), read_annotated_mask(source, Size(*images["he"].shape[:2]))
     rows = cut_tiles(
         source.name,
         images["he"],
-        decode_mask(files["mask"].read_bytes(), palette, str(files["mask"])),
-        read_rois(files["rois"]),
+        mask,
+        read_rois(files["rois"]) if "rois" in files else _all_known(mask),
         folder,
-        palette,
         ihc=images.get("ihc"),
-        patient=patient,
-        licence=licence,
+        slide=about.slide,
+        patient=about.patient,
+        licence=about.licence,
+        mpp=about.mpp,
     )
     tiles = load_tiles(folder)
     pixels = np.sum([tile.class_pixels() for tile in tiles], axis=0)
@@ -75,8 +123,8 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
             **{f"{tissue.label}_share": share for tissue, share in shares.items()},
             "rois": len({row.roi for row in rows}),
             "has_ihc": "ihc" in images,
-            "patient": patient or None,
-            "licence": licence or None,
+            "patient": about.patient or None,
+            "licence": about.licence or None,
             "he_sha256": sha256_file(files["he"]),
             "mask_sha256": sha256_file(files["mask"]),
             "pixels": sum(row.height_px * row.width_px for row in rows),
@@ -84,32 +132,47 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
     )
 
 
+def read_annotated_mask(source: Path, size: Size) -> ClassMap:
+    """The mask of an annotated slide, of the size of its image.
+
+    Raises:
+        MissingInput: there is no mask.
+        BadAnnotation, BadImage: it does not fit its image, its palette or its format.
+    """
+    files = _files(source)
+    path, palette = files["mask"], palette_in(source)
+    if path.suffix == ".geojson":
+        return draw_tissue(path, size, palette, About.read(files.get("slide")).elsewhere)
+    return decode_mask(path.read_bytes(), palette, str(path))
+
+
+def _all_known(mask: ClassMap) -> list[Roi]:
+    """Tiles that cover all pixels with a class, and a margin around them that a network sees them in."""
+    known = mask != IGNORED
+    rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+    if not rows.size:
+        return []
+    box = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    blocks = box.expanded(_MARGIN_PX, Size(*mask.shape)).blocks(LARGEST_TILE_PX)
+    return [Roi(f"{part.top_px}-{part.left_px}", part) for part in blocks]
+
+
 def _files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise MissingInput(f"There is no folder {folder}: put he.png, mask.png, rois.json and palette.json there.")
-    found = {kind: _one(folder, [kind + suffix for suffix in SUFFIXES]) for kind in ("he", "mask", "ihc")}
-    found |= {"rois": _one(folder, list(_ROI_FILES)), "palette": _one(folder, [PALETTE_FILE])}
-    found |= {"slide": _one(folder, [SLIDE_FILE])}
-    for kind, path in found.items():
-        if path is None and kind not in ("ihc", "slide"):
-            wanted = {"rois": " or ".join(_ROI_FILES), "palette": PALETTE_FILE}.get(kind, f"{kind}.png (or .jpg, .tif)")
-            raise MissingInput(f"The annotated slide {folder} has no {wanted}: put it there.")
+        raise MissingInput(f"There is no folder {folder}: put he.png and mask.png (or mask.geojson) there.")
+    masks = [f"mask{suffix}" for suffix in SUFFIXES]
+    found = {
+        "he": _one(folder, [f"he{suffix}" for suffix in SUFFIXES]),
+        "ihc": _one(folder, [f"ihc{suffix}" for suffix in SUFFIXES]),
+        "mask": _one(folder, [*masks, *_MASK_FILES]),
+        "rois": _one(folder, list(_ROI_FILES)),
+        "palette": _one(folder, [PALETTE_FILE]),
+        "slide": _one(folder, [SLIDE_FILE]),
+    }
+    for kind, others in (("he", ""), ("mask", ", or mask.geojson")):
+        if found[kind] is None:
+            raise MissingInput(f"The annotated slide {folder} has no {kind}.png (or .jpg, .tif{others}): put it there.")
     return {kind: path for kind, path in found.items() if path is not None}
-
-
-def _about(path: Path | None) -> tuple[str, str]:
-    """Patient and licence of a slide, empty where nobody said."""
-    if path is None:
-        return "", ""
-    try:
-        said = json.loads(path.read_bytes())
-        if not isinstance(said, dict) or not all(isinstance(said.get(k, ""), str) for k in ("patient", "licence")):
-            raise TypeError("not an object of two texts")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BadAnnotation(
-            f'{path} is not usable ({error}): write {{"patient": "P12", "licence": "CC BY 4.0"}}.'
-        ) from error
-    return said.get("patient", ""), said.get("licence", "")
 
 
 def _one(folder: Path, names: list[str]) -> Path | None:

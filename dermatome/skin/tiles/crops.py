@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dermatome.classes import TISSUE_LABELS, RgbImage
+from dermatome.classes import IGNORED, TISSUE_LABELS, ClassMap, RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
-from dermatome.labels.palette import Palette, decode_mask, rgb_to_classes
+from dermatome.labels.palette import Palette, decode_mask
 from dermatome.registry.manifest import ManifestRow, thumbnail
 from dermatome.skin.tiles.rois import MIN_TILE_PX, Roi, read_rois
 from dermatome.slides.plain import SUFFIXES, decode_rgb
@@ -26,6 +26,7 @@ from dermatome.training.data import Side
 __all__ = ["CutTile", "Roi", "TilePair", "cut_tiles", "load_tiles", "manifest_rows", "read_rois", "tiles_sha256"]
 
 MANIFEST = "tiles.json"
+PALETTE_FILE = "palette.json"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CutTile:
 
     Attributes:
         name: ``<image>_<roi>``, with ``_<row>-<column>`` where the ROI is divided.
-        image: the annotated slide.
+        image: the slide that it shows a part of.
         roi: the ROI's name.
         top_px: of the tile on the slide.
         left_px: likewise.
@@ -45,6 +46,7 @@ class CutTile:
         has_ihc: whether the matching IHC image was cut too.
         patient: whom the slide is of; empty where that is not known.
         licence: of the slide; empty where that is not known.
+        mpp: microns per pixel; ``None`` where the annotation does not state it.
     """
 
     name: str
@@ -59,6 +61,7 @@ class CutTile:
     has_ihc: bool
     patient: str = ""
     licence: str = ""
+    mpp: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,23 +71,25 @@ class TilePair:
     Attributes:
         name: the common stem.
         image_path: RGB image.
-        mask_path: mask in the palette's colours, or of class numbers.
-        palette: the colours of each class.
+        mask_path: mask in the palette's colours, or of numbers.
+        palette: what stands for each class in the mask; ``None`` for the numbers of the classes.
         group: what must not be on both sides of a split: the patient, or the slide where the patient is not known, or
             the tile's own name where neither is.
         slide: the slide it is of; empty where that is not known.
         patient: likewise.
         licence: likewise.
+        mpp: microns per pixel; ``None`` where that is not known, and the settings of the training count.
     """
 
     name: str
     image_path: Path
     mask_path: Path
-    palette: Palette
+    palette: Palette | None
     group: str
     slide: str = ""
     patient: str = ""
     licence: str = ""
+    mpp: float | None = None
 
     @property
     def place(self) -> str:
@@ -93,51 +98,59 @@ class TilePair:
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
         """(C,) pixels of each class; raises as :meth:`read` does."""
-        return np.bincount(self.read()[1].ravel(), minlength=len(TISSUE_LABELS)).astype(np.int64)
+        return pixels_of_classes(self.read()[1])
 
-    def read(self) -> tuple[RgbImage, npt.NDArray[np.uint8]]:
-        """(H, W, 3) uint8 RGB and (H, W) uint8 classes.
+    def read(self) -> tuple[RgbImage, ClassMap]:
+        """(H, W, 3) uint8 RGB and (H, W) uint8 classes, :data:`IGNORED` where nobody knows.
 
         Raises:
             BadImage: a file is damaged or no image.
             BadAnnotation: image and mask differ in size, or the mask has a colour that the palette does not know.
         """
         image, _ = decode_rgb(self.image_path.read_bytes(), str(self.image_path))
-        drawn = decode_mask(self.mask_path.read_bytes(), self.palette, str(self.mask_path))
-        _check_same_size(image, drawn, str(self.image_path), str(self.mask_path))
-        return image, rgb_to_classes(drawn, self.palette, str(self.mask_path))
+        mask = decode_mask(self.mask_path.read_bytes(), self.palette, str(self.mask_path))
+        _check_same_size(image, mask, str(self.image_path), str(self.mask_path))
+        return image, mask
+
+
+def pixels_of_classes(mask: ClassMap) -> npt.NDArray[np.int64]:
+    """(C,) pixels of each class; ignored ones do not count."""
+    return np.bincount(mask.ravel(), minlength=len(TISSUE_LABELS))[: len(TISSUE_LABELS)].astype(np.int64)
 
 
 def cut_tiles(
     name: str,
     image: RgbImage,
-    mask: RgbImage,
+    mask: ClassMap,
     rois: Sequence[Roi],
     folder: Path,
-    palette: Palette,
     *,
     ihc: RgbImage | None = None,
+    slide: str = "",
     patient: str = "",
     licence: str = "",
+    mpp: float | None = None,
 ) -> list[CutTile]:
     """Cuts each ROI from a slide, its mask and, where given, its IHC image, into ``folder``.
 
-    Everything is checked before anything is written. Files are PNG in ``images/``, ``masks/`` and ``ihc/``, beside
-    ``palette.json`` and the manifest ``tiles.json``; :func:`load_tiles` reads them back.
+    Everything is checked before anything is written. Files are PNG in ``images/``, ``masks/`` (numbers of classes) and
+    ``ihc/``, beside the manifest ``tiles.json``; :func:`load_tiles` reads them back. A part of an ROI in which
+    everything is ignored is left out.
 
     Args:
-        name: of the slide, used in the tiles' names.
+        name: of the annotation, used in the tiles' names.
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W, 3) uint8 in the palette's colours.
+        mask: (H, W) uint8 classes, :data:`IGNORED` where nobody knows.
         rois: where to cut.
         folder: for the tiles of this slide.
-        palette: the colours of each class.
         ihc: (H, W, 3) uint8, registered to ``image``.
+        slide: that the image shows a part of; empty if it is the whole slide.
         patient: whom the slide is of, where that is known.
         licence: of the slide, where that is known.
+        mpp: microns per pixel of the image, where that is known.
 
     Raises:
-        BadAnnotation: sizes differ, an ROI is not inside the image or too small to divide, or a mask colour is unknown.
+        BadAnnotation: sizes differ, an ROI is not inside the image or too small to divide, or nothing in them is known.
         StorageFailed: a name is not usable, or the disk is full or not writable.
     """
     size = Size(*image.shape[:2])
@@ -153,8 +166,9 @@ def cut_tiles(
                 f"{size.height_px} px: correct its coordinates, or check that it belongs to this image."
             )
         parts += [(safe_id(part, "tile name"), roi, box) for part, box in _divided(name, roi)]
-    for part, _, box in parts:
-        rgb_to_classes(mask[box.slices], palette, f"The mask of {name} (ROI {part})")
+    parts = [(part, roi, box) for part, roi, box in parts if (mask[box.slices] != IGNORED).any()]
+    if not parts:
+        raise BadAnnotation(f"No pixel in the ROIs of {name} has a class: annotate something in them.")
     rows = []
     for part, roi, box in parts:
         image_file, mask_file = _png(image[box.slices]), _png(mask[box.slices])
@@ -165,7 +179,7 @@ def cut_tiles(
         rows.append(
             CutTile(
                 name=part,
-                image=name,
+                image=slide or name,
                 roi=roi.name,
                 top_px=box.top_px,
                 left_px=box.left_px,
@@ -176,27 +190,28 @@ def cut_tiles(
                 has_ihc=ihc is not None,
                 patient=patient,
                 licence=licence,
+                mpp=mpp,
             )
         )
-    palette.save(folder / "palette.json")
     with atomic_file(folder / MANIFEST) as file:
         file.write(json.dumps({"tiles": [asdict(row) for row in rows]}, indent=2).encode() + b"\n")
     return rows
 
 
 def load_tiles(*folders: Path) -> list[TilePair]:
-    """The training tiles in folders with ``images/``, ``masks/`` (same stems) and ``palette.json``, by name.
+    """The training tiles in folders with ``images/`` and ``masks/`` (same stems), by name.
 
-    A matching image in ``ihc/`` shows the same tissue, so with the same mask it is a tile too, named ``<stem>+ihc``:
-    a network that saw both stains finds epidermis in both.
+    Masks hold numbers of classes, or what ``palette.json`` beside the folders lists. A matching image in ``ihc/`` shows
+    the same tissue, so with the same mask it is a tile too, named ``<stem>+ihc``: a network that saw both stains finds
+    epidermis in both.
 
     Raises:
-        MissingInput: a folder, its palette, or a mask or image of a pair is missing, or there are no tiles at all.
+        MissingInput: a folder, or a mask or image of a pair is missing, or there are no tiles at all.
         BadAnnotation: the palette is wrong, or two files have one stem.
     """
     pairs: list[TilePair] = []
     for folder in folders:
-        palette = Palette.load(folder / "palette.json")
+        palette = palette_in(folder)
         images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
         alone = sorted(images.keys() ^ masks.keys())
         if alone:
@@ -211,12 +226,22 @@ def load_tiles(*folders: Path) -> list[TilePair]:
             (f"{n}+ihc", n, ihc[n]) for n in sorted(ihc) if n in masks
         ]
         for name, stem, image in seen:
-            slide, patient, licence = origins.get(stem, ("", "", ""))
+            slide, patient, licence, mpp = origins.get(stem, ("", "", "", None))
             group = patient or slide or stem
-            pairs.append(TilePair(name, image, masks[stem], palette, group, slide, patient, licence))
+            pairs.append(TilePair(name, image, masks[stem], palette, group, slide, patient, licence, mpp))
     if not pairs:
         raise MissingInput(f"There are no tiles in {', '.join(map(str, folders))}: put some in images/ and masks/.")
     return pairs
+
+
+def palette_in(folder: Path) -> Palette | None:
+    """The palette of the masks in a folder; ``None`` if there is no ``palette.json``.
+
+    Raises:
+        BadAnnotation: the palette is wrong.
+    """
+    path = folder / PALETTE_FILE
+    return Palette.load(path) if path.is_file() else None
 
 
 def manifest_rows(tiles: Sequence[TilePair], side: Side) -> list[ManifestRow]:
@@ -234,10 +259,12 @@ def manifest_rows(tiles: Sequence[TilePair], side: Side) -> list[ManifestRow]:
                 licence=tile.licence,
                 image_sha256=sha256_bytes(tile.image_path.read_bytes()),
                 mask_sha256=sha256_bytes(tile.mask_path.read_bytes()),
-                palette_sha256=sha256_bytes(json.dumps(tile.palette.to_json(), sort_keys=True).encode()),
+                palette_sha256=sha256_bytes(json.dumps(tile.palette.to_json(), sort_keys=True).encode())
+                if tile.palette
+                else "",
                 height_px=labels.shape[0],
                 width_px=labels.shape[1],
-                pixels=np.bincount(labels.ravel(), minlength=len(TISSUE_LABELS)).tolist(),
+                pixels=pixels_of_classes(labels).tolist(),
                 thumbnail=thumbnail(image),
             )
         )
@@ -249,15 +276,15 @@ def tiles_sha256(tiles: Iterable[TilePair]) -> str:
     total = hashlib.sha256()
     for tile in sorted(tiles, key=lambda t: (t.name, str(t.image_path))):
         image, mask = tile.image_path.read_bytes(), tile.mask_path.read_bytes()
-        line = [tile.name, sha256_bytes(image), sha256_bytes(mask), tile.palette.to_json()]
-        line += [tile.slide, tile.patient, tile.licence]
+        line: list[Any] = [tile.name, sha256_bytes(image), sha256_bytes(mask), tile.palette and tile.palette.to_json()]
+        line += [tile.slide, tile.patient, tile.licence, *([tile.mpp] if tile.mpp else [])]
         total.update(json.dumps(line).encode())
     return total.hexdigest()
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise MissingInput(f"There is no folder {folder}: training tiles need images/, masks/ and palette.json.")
+        raise MissingInput(f"There is no folder {folder}: training tiles need images/ and masks/.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
@@ -268,13 +295,18 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _origins(manifest: Path) -> dict[str, tuple[str, str, str]]:
-    """For each tile's name its slide, patient and licence, empty where the manifest does not know them."""
+def _origins(manifest: Path) -> dict[str, tuple[str, str, str, float | None]]:
+    """For each tile's name its slide, patient, licence and mpp, empty where the manifest does not know them."""
     if not manifest.is_file():
         return {}
     try:
         return {
-            str(row["name"]): (str(row["image"]), str(row.get("patient", "")), str(row.get("licence", "")))
+            str(row["name"]): (
+                str(row["image"]),
+                str(row.get("patient", "")),
+                str(row.get("licence", "")),
+                row.get("mpp"),
+            )
             for row in json.loads(manifest.read_text())["tiles"]
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -307,7 +339,7 @@ def _check_same_size(one: npt.NDArray[Any], two: npt.NDArray[Any], one_name: str
         )
 
 
-def _png(pixels: RgbImage) -> bytes:
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     import io
 
     buffer = io.BytesIO()

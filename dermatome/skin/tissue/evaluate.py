@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import TISSUE_LABELS, ClassMap
+from dermatome.classes import IGNORED, TISSUE_LABELS, ClassMap
 from dermatome.geometry import Size
 from dermatome.imaging.tiling import RowEnlarger
 from dermatome.inference.predictor import Predictor, Scene
@@ -42,7 +42,7 @@ class TileResult:
         accuracy: share of pixels that are correct.
         confidence: mean probability of the predicted class.
         iou: by class, in their order; ``None`` if neither ground truth nor prediction has the class.
-        truth: (h, w) uint8 ground truth, at most 320 px a side.
+        truth: (h, w) uint8 ground truth, at most 320 px a side; :data:`IGNORED` where nobody knows.
         predicted: (h, w) uint8, likewise.
     """
 
@@ -104,7 +104,8 @@ def tile_probabilities(
     compute: Compute,
     mean: Sequence[float],
     std: Sequence[float],
-    scale: float,
+    mpp: float,
+    network_mpp: float,
     *,
     tile_px: int,
     batch: int,
@@ -116,7 +117,8 @@ def tile_probabilities(
         compute: device and precision.
         mean: of the normalisation, on the scale 0 to 1.
         std: likewise.
-        scale: pixels of the network for one of the tile.
+        mpp: microns per pixel of tiles that state none.
+        network_mpp: microns per pixel that the network sees.
         tile_px: side of the network's input, a multiple of 32.
         batch: inputs in a batch.
     """
@@ -131,7 +133,7 @@ def tile_probabilities(
     def run(tile: TilePair, sink: Callable[[int, Rows], None]) -> None:
         image, _ = tile.read()
         target = Size(*image.shape[:2])
-        size = target.scaled(scale)
+        size = target.scaled((tile.mpp or mpp) / network_mpp)
         pixels = resize_image(image, size)
         predictor.run([Scene(size, lambda: [pixels], RowEnlarger(size, target, sink))])
 
@@ -147,19 +149,20 @@ def confusion_on_tiles(tiles: Sequence[TilePair], probabilities: ProbabilityRows
         def count(top: int, rows: Rows, truth: ClassMap = truth) -> None:
             nonlocal total
             here = truth[top : top + rows.shape[1]]
-            total = total + confusion_matrix(here, rows.argmax(axis=0), len(TISSUE_LABELS))
+            known = here != IGNORED
+            total = total + confusion_matrix(here[known], rows.argmax(axis=0)[known], len(TISSUE_LABELS))
 
         probabilities(tile, count)
     return total
 
 
 def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: float) -> Evaluation:
-    """Evaluates the most probable classes on ``tiles``.
+    """Evaluates the most probable classes on ``tiles``, without the pixels that are ignored.
 
     Args:
         tiles: with their ground truth.
         probabilities: runs the network on a tile.
-        mpp: microns per pixel of the tiles.
+        mpp: microns per pixel of tiles that state none.
 
     Raises:
         BadImage: a tile cannot be read.
@@ -180,17 +183,19 @@ def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: flo
             predicted[here], sure[here] = rows.argmax(axis=0), rows.max(axis=0)
 
         probabilities(tile, keep)
-        own = confusion_matrix(truth, predicted, classes)
+        known = truth != IGNORED
+        own = confusion_matrix(truth[known], predicted[known], classes)
         total += own
-        bins += _binned(sure, predicted == truth)
-        borders += _borders(truth, predicted, BOUNDARY_UM / mpp)
+        bins += _binned(sure[known], (predicted == truth)[known])
+        predicted[~known] = IGNORED
+        borders += _borders(truth, predicted, BOUNDARY_UM / (tile.mpp or mpp))
         scores = class_scores(own, TISSUE_LABELS)
         results.append(
             TileResult(
                 tile=tile,
                 mean_iou=mean_iou(scores),
                 accuracy=float(own.trace() / own.sum()),
-                confidence=float(sure.mean(dtype=np.float64)),
+                confidence=float(sure[known].mean(dtype=np.float64)),
                 iou=tuple(score.iou for score in scores),
                 truth=_small(truth),
                 predicted=_small(predicted),

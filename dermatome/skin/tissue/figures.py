@@ -60,6 +60,7 @@ TISSUE_CHARTS = (
         ),
     ),
 )
+IGNORED_COLOUR: Rgb = (190, 190, 190)
 _WRONG = (213, 94, 0)
 """Vermilion of Okabe and Ito's palette; no tissue class has this colour."""
 _SAMPLE_PX = 320
@@ -170,17 +171,18 @@ def samples_figure(tiles: Sequence[TileResult]) -> bytes | None:
     shown = best_and_worst(tiles, lambda found: (-found.accuracy, found.tile.name))
     if not shown:
         return None
-    panels, titles = [], []
+    panels, titles, colours = [], [], (*TISSUE_COLOURS, IGNORED_COLOUR)
     for title, found in shown:
         iou = "" if found.mean_iou is None else f"  ·  mean IoU {found.mean_iou:.2f}"
         titles.append(f"{title}:  {found.accuracy:.1%} correct{iou}  ·  {found.tile.name}")
         wrong = np.where((found.truth != found.predicted)[..., None], np.array(_WRONG, np.uint8), np.uint8(245))
-        labels = [colour_labels(mask, TISSUE_COLOURS) for mask in (found.truth, found.predicted)]
+        labels = [colour_labels(np.minimum(mask, len(TissueClass)), colours) for mask in (found.truth, found.predicted)]
         images = (shrink_image(found.tile.read()[0], _SAMPLE_PX), *labels, wrong.astype(np.uint8))
         panels += [
             Panel(image, name, Size(*image.shape[:2]))
             for image, name in zip(images, ("Image", "Ground truth", "Predicted", "Errors"), strict=True)
         ]
     return contact_sheet(
-        panels, 4, _SAMPLE_PX, name="Validation tiles", legend=(*TISSUE_LEGEND, ("error", _WRONG)), row_titles=titles
-    )
+        panels, 4, _SAMPLE_PX, name="Validation tiles", row_titles=titles,
+        legend=(*TISSUE_LEGEND, ("ignored", IGNORED_COLOUR), ("error", _WRONG)),
+    )  # fmt: skip

@@ -41,11 +41,11 @@ def score_tissue(
         folder: for the files.
         version: its name.
         compute: device and precision.
-        mpp: microns per pixel of the tiles.
+        mpp: microns per pixel of tiles that state none.
     """
     loaded = load_tissue_weights(weights)
     card, network = loaded.card, loaded.network.to(compute.torch_device)
-    run = tile_probabilities(network, compute, card.mean, card.std, mpp / card.mpp, tile_px=card.tile_px, batch=8)
+    run = tile_probabilities(network, compute, card.mean, card.std, mpp, card.mpp, tile_px=card.tile_px, batch=8)
     found = evaluate(load_tiles(*samples), run, mpp)
     if figure := samples_figure(found.tiles):
         write_atomic(folder / "samples.png", figure)

@@ -89,7 +89,7 @@ class TissueTask(VersionTask[Evaluation]):
         settings: TissueTraining,
         lineage: Lineage[Any] | None = None,
     ) -> TissueTask:
-        """The task of the tiles in folders with ``images/``, ``masks/`` and ``palette.json``.
+        """The task of the tiles in folders with ``images/`` and ``masks/``; see :func:`load_tiles`.
 
         Raises:
             MissingInput: a folder or file is missing.
@@ -124,7 +124,7 @@ class TissueTask(VersionTask[Evaluation]):
         drop_channels(network.get_submodule("segmentation_head"), settings.dropout)
         source = TileBatches(
             self.split.train,
-            scale=settings.mpp / settings.network_mpp,
+            scale=[(tile.mpp or settings.mpp) / settings.network_mpp for tile in self.split.train],
             augment=settings.augment,
             coarse_factor=settings.coarse_factor,
             crop_px=settings.crop_px,
@@ -217,10 +217,10 @@ class TissueTask(VersionTask[Evaluation]):
 
     def _probabilities(self, network: torch.nn.Module, compute: Compute) -> ProbabilityRows:
         settings = self.settings
-        scale = settings.mpp / settings.network_mpp
         return tile_probabilities(
-            network, compute, MEAN, STD, scale, tile_px=2 * settings.crop_px, batch=settings.batch
-        )
+            network, compute, MEAN, STD, settings.mpp, settings.network_mpp,
+            tile_px=2 * settings.crop_px, batch=settings.batch,
+        )  # fmt: skip
 
 
 def confusion_markdown(folder: Path) -> str:
