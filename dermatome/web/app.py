@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from dermatome.errors import BadSetting
 from dermatome.settings import load_settings
 from dermatome.storage.layout import DataRoot
-from dermatome.web import nuclei, rois, skin
+from dermatome.web import correct, nuclei, rois, skin
 from dermatome.web.context import WebContext
 from dermatome.web.guard import SiteGuard
 from dermatome.web.payloads import PayloadGuard
@@ -146,6 +146,7 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
 
     app.middleware("http")(headers)
     app.get(HEALTH)(health)
+    correct.add_correction_page(app, context.root)
 
     blocks = _pages(gr, context)
     with warnings.catch_warnings():
@@ -162,9 +163,10 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
         number: frozenset(place for place, part in enumerate(function.inputs) if isinstance(part, gr.File))
         for number, function in blocks.fns.items()
     }
-    pages = frozenset(["/", HEALTH, *(f"/{page}" for page, *_ in blocks.pages if page)])
+    pages = frozenset(["/", HEALTH, *(f"/{page}" for page, *_ in blocks.pages if page)]) | correct.ADDRESSES
     mounted.add_middleware(
-        PayloadGuard, pages=pages, folder=_upload_folder(context.scratch), file_inputs=file_inputs,
+        PayloadGuard, pages=pages, posts=frozenset([correct.SAVE]), folder=_upload_folder(context.scratch),
+        file_inputs=file_inputs,
         max_upload_bytes=context.limits.max_file_bytes + MIB, browsers=browsers,
         quota=UploadQuota(_upload_folder(context.scratch), context.limits, KEPT_S),
     )  # fmt: skip
@@ -186,14 +188,14 @@ def _pages(gr: Any, context: WebContext) -> Any:
     from dermatome.web.page import build_page, stop_when_left
 
     with gr.Blocks(title="Dermatome", analytics_enabled=False, delete_cache=(600, KEPT_S)) as blocks:
-        gr.Navbar(main_page_name=nuclei.TITLE)
+        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=nuclei.TITLE)
         build_page(nuclei.nuclei_page(context), context)
         stop_when_left(context, blocks)
     with blocks.route(skin.TITLE, "/skin"):
-        gr.Navbar(main_page_name=nuclei.TITLE)
+        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=nuclei.TITLE)
         build_page(skin.skin_page(context), context)
     with blocks.route(rois.TITLE, "/rois"):
-        gr.Navbar(main_page_name=nuclei.TITLE)
+        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=nuclei.TITLE)
         rois.build_roi_page(context)
     blocks.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
     blocks.state_session_capacity = SESSIONS  # an argument of `launch`, which mounted apps do not call

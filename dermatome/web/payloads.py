@@ -42,6 +42,7 @@ class PayloadGuard:
     Args:
         app: ASGI application that Gradio is mounted in.
         pages: paths that are open beside Gradio's own.
+        posts: paths beside Gradio's own that take JSON.
         folder: Gradio's upload folder.
         file_inputs: for each of Gradio's functions, by its index, the positions of its file components.
         max_upload_bytes: size of the body of an upload.
@@ -53,6 +54,7 @@ class PayloadGuard:
         self,
         app: AsgiApp,
         pages: frozenset[str],
+        posts: frozenset[str],
         folder: Path,
         file_inputs: Mapping[int, frozenset[int]],
         max_upload_bytes: int,
@@ -60,7 +62,7 @@ class PayloadGuard:
         quota: UploadQuota,
     ) -> None:
         self._app = app
-        self._pages = pages
+        self._pages, self._posts = pages, posts
         self._folder = folder
         self._file_inputs = file_inputs
         self._max_upload_bytes = max_upload_bytes
@@ -116,7 +118,7 @@ class PayloadGuard:
             if path.startswith(FILE) and not is_file_in(self._folder, path.removeprefix(FILE)):
                 return Refusal(403, "The web app has no such file: upload it again, or compute the result again.")
         else:
-            known = scope["method"] == "POST" and (path in _POST or path.startswith(_POST_BELOW))
+            known = scope["method"] == "POST" and (path in _POST | self._posts or path.startswith(_POST_BELOW))
         return None if known else Refusal(404, "The web app has no such address: open the first page.")
 
     def _refused_body(self, path: str, body: bytes) -> Refusal | None:

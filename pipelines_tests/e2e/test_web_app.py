@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -15,8 +16,10 @@ from dermatome.skin.tiles.rois import read_rois
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.cohort import write_annotations
 from dermatome.synthetic.nuclei import toy_nuclei
+from dermatome.synthetic.skin import toy_slide
 from dermatome.web.app import HEALTH
 from dermatome.web.uploads import UploadLimits
+from pipelines_tests.toy_root import put_images, put_true_masks
 from pipelines_tests.web_server import served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -30,7 +33,10 @@ def web(tmp_path_factory):
         patch.setattr("dermatome.synthetic.cohort.ANNOTATED", ("slide-1",))
         patch.setattr("dermatome.synthetic.cohort.SLIDE_PX", 96)
         patch.setattr("dermatome.web.app.SESSIONS", 4)
-        write_annotations(DataRoot.at(str(folder / "data")).annotations)
+        root, toy = DataRoot.at(str(folder / "data")), {"core-1": toy_slide(1, size_px=256)}
+        write_annotations(root.annotations)
+        put_images(root, folder / "in", toy, {})
+        put_true_masks(root, toy)
         with served(folder, limits=UploadLimits(max_file_bytes=400_000, max_area_px=70_000)) as web:
             yield web
 
@@ -159,6 +165,43 @@ def test_two_who_mark_one_slide_do_not_erase_each_other_and_one_may_save_twice(p
     save(other, "other", "changed by somebody else")
     names = [roi.name for roi in read_rois(root.path / "annotations" / "slide-1" / "rois.json")]
     assert names[-2:] == ["first", "again"]
+
+
+def test_a_mask_is_corrected_by_keyboard_mouse_and_finger_and_two_people_do_not_erase_each_other(page, other, root):
+    query = "/correct?slide=core-1&left=0&top=0&side=256"
+    for opened in (page, other):
+        opened.goto(query)
+        opened.locator("#status").get_by_text("256 × 256 px at 0, 0").wait_for()
+    mask = root.annotations / "core-1_0-0-256x256" / "mask.png"
+
+    def save(opened, says):
+        opened.keyboard.press("s")
+        opened.locator("#status").get_by_text(says).wait_for()
+
+    page.fill("#author", "Ada")
+    page.locator("#canvas").focus()
+    for key in ("4", "Space", "ArrowRight", "Space", "3", "p", *["ArrowUp"] * 4, "Space", *["ArrowLeft"] * 4, "Space",
+                *["ArrowUp"] * 2, "Space", "Enter"):  # fmt: skip
+        page.keyboard.press(key)
+    save(page, "Saved as annotations/core-1_0-0-256x256")
+    values = np.asarray(Image.open(mask))
+    counts = dict(zip(*np.unique(values, return_counts=True), strict=True))
+    assert counts[3] == pytest.approx(np.pi * 12**2 + 24 * 12, rel=0.05)  # two dabs of 24 px, 12 px apart
+    assert counts[2] == pytest.approx(48 * 24 / 2, rel=0.1)
+    assert counts.keys() == {2, 3, 255}
+    assert values[128, 128] == 3
+    page.keyboard.press("z")
+    save(page, "Saved as")
+    assert set(np.unique(np.asarray(Image.open(mask)))) == {3, 255}
+    other.fill("#author", "Ben")
+    box = other.locator("#canvas").bounding_box()
+    other.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+    other.mouse.down()
+    other.mouse.move(box["x"] + box["width"] / 2, box["y"] + 200, steps=4)
+    other.mouse.up()
+    other.locator("#canvas").focus()
+    save(other, "was saved by Ada")
+    assert set(np.unique(np.asarray(Image.open(mask)))) == {3, 255}
 
 
 @pytest.mark.parametrize("how", ["stop", "leave"])

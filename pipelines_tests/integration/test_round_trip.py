@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from dermatome.classes import IGNORED, TissueClass
 from dermatome.cli.app import app
 from dermatome.labels.npz import load_mask
+from dermatome.registry.manifest import read_manifest
 from dermatome.skin.tiles.crops import load_tiles
 from dermatome.storage.record import read_record
 from dermatome.synthetic.skin import ToyStain, toy_slide
@@ -60,5 +61,8 @@ def test_from_a_prediction_over_a_correction_to_a_network(root, instance, tmp_pa
         "epoch_steps": 2,
     }
     assert run(root, instance, "tissue_weights", key="v001", config={"tissue_weights": tiny}).success
-    record = read_record(root.record("tissue_weights", "v001"))
-    assert (record.values["parent"], record.values["licence"]) == ("starter", "CC0")
+    (row,) = read_manifest(root.folder("tissue_weights", "v001") / "weights.tiles.parquet")
+    assert (row.slide, row.licence, row.palette_sha256) == ("core", "CC0", "")
+    assert row.pixels == [int((wanted == tissue).sum()) for tissue in TissueClass]
+    parent = str(read_record(root.record("tissue_weights", "v001")).values["parent"])
+    assert parent.endswith("tissue_starter.safetensors")

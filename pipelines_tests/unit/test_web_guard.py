@@ -121,7 +121,9 @@ def folder(tmp_path):
 def guard(folder):
     """A guard of one function whose first input is a file."""
     quota = UploadQuota(folder, UploadLimits(max_uploads=2), 3600)
-    return PayloadGuard(echo, frozenset({"/"}), folder, {0: frozenset({0})}, 1000, Browsers(), quota)
+    return PayloadGuard(
+        echo, frozenset({"/"}), frozenset({"/save"}), folder, {0: frozenset({0})}, 1000, Browsers(), quota
+    )
 
 
 def uploaded(path):

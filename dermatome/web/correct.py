@@ -1,0 +1,192 @@
+"""The page on which tissue masks are corrected: a plain page with an API of its own, beside Gradio's pages.
+
+Its requests pass the guards of the app, as Gradio's do: only the app's own pages may send them, and a body is JSON of
+at most :data:`dermatome.web.payloads.MAX_JSON_BYTES`.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from dermatome.classes import RgbImage, TissueClass
+from dermatome.errors import BadAnnotation, DermatomeError, MissingInput
+from dermatome.geometry import Box, Size
+from dermatome.pipeline.stage_files import load_slide
+from dermatome.skin.tiles.corrections import (
+    LARGEST_SIDE_PX,
+    LEAST_SIDE_PX,
+    Conflict,
+    decode_runs,
+    encode_runs,
+    open_region,
+    region_box,
+    save_correction,
+    saved_corrections,
+)
+from dermatome.slides.slide import Slide
+from dermatome.storage.files import folders_in
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import read_record, require_record
+from dermatome.web.viewer import VIEW_PX
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+PAGE = "/correct"
+SAVE = f"{PAGE}/save"
+TITLE = "Correct masks"
+MAX_LISTED = 200
+_FILES = {"correct.js": "text/javascript", "correct.css": "text/css", "correct.html": "text/html"}
+ADDRESSES = frozenset(
+    f"{PAGE}{end}" for end in ("", "/correct.js", "/correct.css", "/slides", "/slide", "/overview", "/region", "/image")
+)
+
+
+class OpenSlides:
+    """The slide that was read last, decoded; one is read at a time, so that memory is used by two at most."""
+
+    def __init__(self, root: DataRoot) -> None:
+        self._root, self._lock = root, threading.Lock()
+        self._last: tuple[str, Slide] | None = None
+
+    def read(self, name: str) -> Slide:
+        """The slide of that name of the data root.
+
+        Raises:
+            MissingInput: there is no such slide.
+            BadImage: it is not the image that was verified.
+        """
+        with self._lock:
+            version = f"{name} {require_record(self._root, 'slide_images', name).data_version}"
+            if self._last is None or self._last[0] != version:
+                self._last = None
+                self._last = version, load_slide(self._root, name)
+            return self._last[1]
+
+
+def add_correction_page(app: FastAPI, root: DataRoot) -> None:
+    """Adds the page and its API to the app."""
+    from starlette import responses
+    from starlette.concurrency import run_in_threadpool
+
+    slides = OpenSlides(root)
+    folder = Path(__file__).parent
+
+    def file(name: str) -> Callable[[Request], Response]:
+        content = (folder / name).read_bytes()
+        return lambda request: responses.Response(content, media_type=_FILES[name])
+
+    def answer(make: Callable[[Mapping[str, Any]], Any], sent: Mapping[str, Any]) -> Response:
+        try:
+            made = make(sent)
+        except DermatomeError as error:
+            status = 409 if isinstance(error, Conflict) else 404 if isinstance(error, MissingInput) else 400
+            return responses.JSONResponse({"detail": str(error)}, status)
+        return (
+            responses.Response(made, media_type="image/jpeg")
+            if isinstance(made, bytes)
+            else responses.JSONResponse(made)
+        )
+
+    def get(make: Callable[[Mapping[str, Any]], Any]) -> Callable[[Request], Response]:
+        return lambda request: answer(make, request.query_params)
+
+    async def save(request: Request) -> Response:
+        # The guard has read the body, and found JSON.
+        return await run_in_threadpool(answer, lambda sent: _save(root, slides, sent), await request.json())
+
+    app.add_route(PAGE, file("correct.html"))
+    for name in ("correct.js", "correct.css"):
+        app.add_route(f"{PAGE}/{name}", file(name))
+    app.add_route(f"{PAGE}/slides", get(lambda sent: _list(root, str(sent.get("q", "")))))
+    app.add_route(f"{PAGE}/slide", get(lambda sent: _about(root, slides.read(_name(sent)))))
+    app.add_route(f"{PAGE}/overview", get(lambda sent: _jpeg(slides.read(_name(sent)).overview(VIEW_PX))))
+    app.add_route(f"{PAGE}/region", get(lambda sent: _region(root, slides, sent)))
+    app.add_route(f"{PAGE}/image", get(lambda sent: _image(slides, sent)))
+    app.add_route(SAVE, save, methods=["POST"])
+
+
+def _list(root: DataRoot, part: str) -> dict[str, Any]:
+    """The first slides whose name has ``part`` in it."""
+    names = [name for name in folders_in(root.folder("slide_images")) if part.casefold() in name.casefold()]
+    return {"slides": names[:MAX_LISTED], "all": len(names)}
+
+
+def _about(root: DataRoot, slide: Slide) -> dict[str, Any]:
+    return {
+        "slide": slide.name,
+        "width": slide.size.width_px,
+        "height": slide.size.height_px,
+        "mpp": slide.mpp,
+        "predicted": read_record(root.record("epidermis_masks", slide.name)) is not None,
+        "corrections": [asdict(saved) for saved in saved_corrections(root, slide.name)],
+        "classes": [{"label": tissue.label, "colour": tissue.colour} for tissue in TissueClass],
+        "sides": [LEAST_SIDE_PX, LARGEST_SIDE_PX],
+    }
+
+
+def _region(root: DataRoot, slides: OpenSlides, sent: Mapping[str, Any]) -> dict[str, Any]:
+    slide = slides.read(_name(sent))
+    box = _box(slide.size, sent)
+    found = open_region(root, slide, box)
+    return {
+        "slide": slide.name,
+        "left": box.left_px,
+        "top": box.top_px,
+        "width": box.size.width_px,
+        "height": box.size.height_px,
+        "labels": encode_runs(found.labels),
+        "known": encode_runs(found.known),
+        "predicted": encode_runs(found.predicted),
+        "version": found.version,
+        "earlier": found.earlier and asdict(found.earlier),
+    }
+
+
+def _image(slides: OpenSlides, sent: Mapping[str, Any]) -> bytes:
+    slide = slides.read(_name(sent))
+    box = _box(slide.size, sent)
+    return _jpeg(slide.region(box, box.size), 95)
+
+
+def _save(root: DataRoot, slides: OpenSlides, sent: Mapping[str, Any]) -> dict[str, Any]:
+    slide = slides.read(_name(sent))
+    box = _box(slide.size, sent)
+    labels, author, version = (sent.get(key) for key in ("labels", "author", "version"))
+    if not isinstance(labels, list) or not isinstance(author, str) or not isinstance(version, str):
+        raise BadAnnotation("The mask did not arrive complete: open the region again.")
+    saved, version = save_correction(
+        root, slide, box, decode_runs(labels, box.size), author=author, version=version,
+        confirmed=sent.get("confirmed") is True,
+    )  # fmt: skip
+    return {"version": version, "earlier": asdict(saved)}
+
+
+def _name(sent: Mapping[str, Any]) -> str:
+    name = sent.get("slide")
+    if not isinstance(name, str) or not name:
+        raise MissingInput("No slide is chosen: choose one, and open it.")
+    return name
+
+
+def _box(size: Size, sent: Mapping[str, Any]) -> Box:
+    try:
+        left, top, width, height = (int(str(sent[key])) for key in ("left", "top", "width", "height"))
+    except (KeyError, ValueError) as error:
+        raise BadAnnotation("A region is given by left, top, width and height as whole px.") from error
+    return region_box(size, left, top, min(width, size.width_px), min(height, size.height_px))
+
+
+def _jpeg(pixels: RgbImage, quality: int = 88) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
