@@ -31,7 +31,7 @@ help:
 	@echo "make demo    the whole pipeline on a small embedded cohort, no network needed"
 	@echo "make test    the whole test suite"
 	@echo "make ui      the Dagster UI on http://127.0.0.1:$(PORT) over the same data root"
-	@echo "make web     the web app on http://127.0.0.1:$(WEB_PORT): nuclei or skin layers of an image, ROIs for training"
+	@echo "make web     the web app on http://127.0.0.1:$(WEB_PORT): the atlas, nuclei or skin layers of an image, ROIs"
 	@echo "make check   format, lint, types, import directions, definitions, wheel contents"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make space   the web app as a Hugging Face Space, in build/space, with the tissue champion of the data root"

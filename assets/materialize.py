@@ -15,7 +15,7 @@ import dagster as dg
 
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.reports.html import data_uri
-from dermatome.settings import Settings, deciding_settings
+from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.storage.files import atomic_folder
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE, DataRoot
 from dermatome.storage.record import (
@@ -144,12 +144,17 @@ def record_metadata(
         reused: whether an earlier run computed it.
         more: what is shown after the outcome.
     """
+    from dermatome.web.atlas.places import place_of
+
     shown: dict[str, dg.MetadataValue] = {"outcome": dg.MetadataValue.text(record.outcome)}
     if record.message:
         shown["message"] = dg.MetadataValue.text(record.message)
     shown |= more
     if preview := _preview(folder):
         shown["preview"] = dg.MetadataValue.md(f"![preview]({data_uri('image/webp', preview)})")
+    if place := place_of(record.asset, record.partition):
+        web_url = load_settings(DataRoot(folder.parent.parent).settings).platform.web_url
+        shown["atlas"] = dg.MetadataValue.url(f"{web_url}{place}")
     for file in sorted((*folder.glob("*.html"), *folder.glob("*.png"))):
         shown[file.name] = dg.MetadataValue.url(
             f"{RESULTS_URL}/{quote(f'{folder.parent.name}/{folder.name}/{file.name}')}"

@@ -32,6 +32,8 @@ from dermatome.storage.settings_model import Effect, SettingsModel, explain
 
 _Owner = Annotated[str, StringConstraints(pattern=r"^(team:\w+|[^@\s]+@[^@\s]+\.\w+)$")]
 
+_Site = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[\w./-]*[\w.-])?$")]
+
 
 class PlatformSettings(SettingsModel):
     """What Dagster shows, and when it runs things.
@@ -39,10 +41,14 @@ class PlatformSettings(SettingsModel):
     Attributes:
         time_zone: time zone of the schedules, such as ``America/Los_Angeles``.
         owners: who is named as owner of each asset: e-mail addresses, or names of teams after ``team:``.
+        dagster_url: where browsers reach Dagster's web server; the atlas links to its partitions.
+        web_url: where browsers reach the web app; Dagster's results link to the atlas.
     """
 
     time_zone: Annotated[str, Effect.PLATFORM] = "UTC"
     owners: Annotated[tuple[_Owner, ...], Effect.PLATFORM] = ()
+    dagster_url: Annotated[_Site, Effect.PLATFORM] = "http://127.0.0.1:3000"
+    web_url: Annotated[_Site, Effect.PLATFORM] = "http://127.0.0.1:7860"
 
     @field_validator("time_zone")
     @classmethod

@@ -9,16 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
 
 import click
 from dagster_webserver import cli
-from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
 from assets.materialize import GENES_URL, RESULTS_URL
 from dermatome.errors import StorageFailed
@@ -28,6 +25,7 @@ from dermatome.slides.register import read_sources
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import read_record
 from dermatome.web.guard import Refusal, Scope, SiteGuard
+from dermatome.web.results import Results
 
 _MUTATION = re.compile(r"\bmutation\b")  # a keyword, which GraphQL has no other way to write
 
@@ -58,28 +56,6 @@ def main() -> None:
 
     command.callback = serve_guarded
     command(auto_envvar_prefix="DAGSTER_WEBSERVER")
-
-
-class Results(StaticFiles):
-    """Serves the figures and HTML reports of the data root, and no other file of it; it follows no symbolic link.
-
-    A report can run no script but the search of the atlas, and load nothing but the images it contains.
-    """
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        """The file at a path, or 404."""
-        if Path(path).suffix not in (".png", ".webp", ".html") or any(
-            part.startswith(".") for part in Path(path).parts
-        ):
-            raise HTTPException(404)
-        response = await super().get_response(path, scope)
-        # Without "allow-same-origin" the page is of no origin, so even that script can reach nothing of Dagster's.
-        response.headers["Content-Security-Policy"] = (
-            "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-            f"script-src {SCRIPT_SOURCE}"
-        )
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
 
 
 def genes_page(root: DataRoot) -> HTMLResponse:

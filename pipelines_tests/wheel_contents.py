@@ -11,6 +11,7 @@ NEEDED = {
     "dermatome/cli/app.py", "dermatome/synthetic/cells_toy.safetensors", "dermatome/synthetic/cells_toy.json",
     "dermatome/synthetic/tissue_starter.safetensors",
     "dermatome/reports/templates/training.html.j2", "dermatome/py.typed", "dermatome/warehouse/dictionary.toml",
+    "dermatome/web/atlas/static/openseadragon-5.0.1.min.js", "dermatome/web/atlas/templates/slide.html.j2",
     "dermatome/web/roi_editor.js", "dermatome/warehouse/sql/lineage.sql", "dermatome/web/style.css",
     "dermatome/labels/palettes/source.json",
 }  # fmt: skip

@@ -99,7 +99,7 @@ def web(
     ] = "",
     threads: Threads = 0,
 ) -> None:
-    """Serve the web app: nuclei or skin layers of an image, and ROIs for training.
+    """Serve the web app: the atlas of a data root, nuclei or skin layers of an image, and ROIs for training.
 
     Example: dermatome web --data dermatome_data --port 7860
     """

@@ -20,6 +20,7 @@ from dermatome.errors import BadSetting
 from dermatome.settings import load_settings
 from dermatome.storage.layout import DataRoot
 from dermatome.web import correct, nuclei, rois, skin
+from dermatome.web.atlas.pages import BELOW, atlas_routes
 from dermatome.web.context import WebContext
 from dermatome.web.guard import SiteGuard
 from dermatome.web.payloads import PayloadGuard
@@ -41,9 +42,11 @@ _SCRATCH_PREFIX = "dermatome-web-"
 _SCRATCH_LOCK = "lock"
 _SCRATCH_UNLOCKED_S = 1
 
+_NUCLEI, _ATLAS = "/nuclei", "Atlas"
+_POLICY, _NONE = "Content-Security-Policy", "'none'"
 _HEADERS = {
     # Pages contain their pictures and scripts: nothing may be loaded from, or sent to, another host.
-    "Content-Security-Policy": (
+    _POLICY: (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
         "form-action 'self'; base-uri 'self'; object-src 'none'; frame-ancestors "
@@ -55,10 +58,10 @@ _HEADERS = {
 
 def _headers(frame_site: str) -> dict[str, str]:
     """The headers of every response; without ``frame_site`` no page may show the app in a frame."""
-    policy = _HEADERS["Content-Security-Policy"]
+    policy = _HEADERS[_POLICY]
     if frame_site:
-        return _HEADERS | {"Content-Security-Policy": policy + frame_site}
-    return _HEADERS | {"Content-Security-Policy": f"{policy}'none'", "X-Frame-Options": "DENY"}
+        return _HEADERS | {_POLICY: policy + frame_site}
+    return _HEADERS | {_POLICY: policy + _NONE, "X-Frame-Options": "DENY"}
 
 
 def serve(
@@ -136,7 +139,10 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
 
     async def headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await answer(request)
+        own_policy = response.headers.get(_POLICY)
         response.headers.update(own_headers)
+        if own_policy is not None:  # of a page of the atlas, which may do less than one of Gradio's
+            response.headers[_POLICY] = f"{own_policy}; frame-ancestors {frame_site or _NONE}"
         if response.headers.get("content-type", "").startswith("text/html") and browsers.known(request.scope) is None:
             response.set_cookie(COOKIE, browsers.new_cookie(), httponly=True, **cookie)
         return response
@@ -147,6 +153,7 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
     app.middleware("http")(headers)
     app.get(HEALTH)(health)
     correct.add_correction_page(app, context.root)
+    app.router.routes += atlas_routes(context.root, home=_NUCLEI)
 
     blocks = _pages(gr, context)
     with warnings.catch_warnings():
@@ -165,8 +172,8 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
     }
     pages = frozenset(["/", HEALTH, *(f"/{page}" for page, *_ in blocks.pages if page)]) | correct.ADDRESSES
     mounted.add_middleware(
-        PayloadGuard, pages=pages, posts=frozenset([correct.SAVE]), folder=_upload_folder(context.scratch),
-        file_inputs=file_inputs,
+        PayloadGuard, pages=pages, below=BELOW, posts=frozenset([correct.SAVE]),
+        folder=_upload_folder(context.scratch), file_inputs=file_inputs,
         max_upload_bytes=context.limits.max_file_bytes + MIB, browsers=browsers,
         quota=UploadQuota(_upload_folder(context.scratch), context.limits, KEPT_S),
     )  # fmt: skip
@@ -187,15 +194,18 @@ def _theme(gr: Any) -> Any:
 def _pages(gr: Any, context: WebContext) -> Any:
     from dermatome.web.page import build_page, stop_when_left
 
+    # Gradio's own first page is empty: that of the atlas is in its place.
     with gr.Blocks(title="Dermatome", analytics_enabled=False, delete_cache=(600, KEPT_S)) as blocks:
-        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=nuclei.TITLE)
+        pass
+    with blocks.route(nuclei.TITLE, _NUCLEI):
+        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=_ATLAS)
         build_page(nuclei.nuclei_page(context), context)
         stop_when_left(context, blocks)
     with blocks.route(skin.TITLE, "/skin"):
-        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=nuclei.TITLE)
+        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=_ATLAS)
         build_page(skin.skin_page(context), context)
     with blocks.route(rois.TITLE, "/rois"):
-        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=nuclei.TITLE)
+        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=_ATLAS)
         rois.build_roi_page(context)
     blocks.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
     blocks.state_session_capacity = SESSIONS  # an argument of `launch`, which mounted apps do not call

@@ -42,6 +42,7 @@ class PayloadGuard:
     Args:
         app: ASGI application that Gradio is mounted in.
         pages: paths that are open beside Gradio's own.
+        below: beginnings of further such paths.
         posts: paths beside Gradio's own that take JSON.
         folder: Gradio's upload folder.
         file_inputs: for each of Gradio's functions, by its index, the positions of its file components.
@@ -54,6 +55,7 @@ class PayloadGuard:
         self,
         app: AsgiApp,
         pages: frozenset[str],
+        below: tuple[str, ...],
         posts: frozenset[str],
         folder: Path,
         file_inputs: Mapping[int, frozenset[int]],
@@ -62,7 +64,7 @@ class PayloadGuard:
         quota: UploadQuota,
     ) -> None:
         self._app = app
-        self._pages, self._posts = pages, posts
+        self._pages, self._below, self._posts = pages, (*_GET_BELOW, *below), posts
         self._folder = folder
         self._file_inputs = file_inputs
         self._max_upload_bytes = max_upload_bytes
@@ -114,7 +116,7 @@ class PayloadGuard:
             return Refusal(404, "The web app has no WebSocket.")
         path = scope["path"]
         if scope["method"] in ("GET", "HEAD"):
-            known = path in self._pages or path in _GET or path.startswith(_GET_BELOW)
+            known = path in self._pages or path in _GET or path.startswith(self._below)
             if path.startswith(FILE) and not is_file_in(self._folder, path.removeprefix(FILE)):
                 return Refusal(403, "The web app has no such file: upload it again, or compute the result again.")
         else:

@@ -10,7 +10,8 @@ from dermatome.skin.atlas.stage import atlas_html
 from dermatome.slides.register import write_sources
 from dermatome.slides.source import SlideSource
 from dermatome.storage.layout import DataRoot
-from orchestration.webserver import Results, genes_page
+from dermatome.web.results import Results
+from orchestration.webserver import genes_page
 from pipelines_tests.records import put_record
 from pipelines_tests.unit.test_atlas import BASAL, GRANULAR, UPPER, tables
 from pipelines_tests.web_server import serving

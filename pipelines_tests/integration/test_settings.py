@@ -93,6 +93,7 @@ EDITS = {
         "hpa.backoff_s": 2.0, "hpa.max_wait_s": 2.0, "hpa.at_once": 2, "hpa.max_page_bytes": 9,
         "hpa.max_image_bytes": 9, "hpa.user_agent": "me", "tissue.batch": 4, "cells.batch": 4, "nuclei.batch": 4,
         "nuclei_opacity": 0.9, "platform.time_zone": "Europe/Berlin", "platform.owners": ("team:skin",),
+        "platform.dagster_url": "https://lab.example/dagster", "platform.web_url": "https://lab.example",
     },
     ("epidermis_masks", *CELLS, *NUCLEI, "tissue_hold_out_scores"): {"compute.precision": "fp32"},
     ("epidermis_masks",): {

@@ -41,8 +41,10 @@ def test_results_come_first_and_technical_values_are_in_the_details(tmp_path):
     )  # fmt: skip
     shown = record_metadata(record, tmp_path, reused=False, more={"gene": dg.MetadataValue.text("KRT5")})
     assert list(shown) == [
-        "outcome", "gene", "mean_iou", "tiles", "epidermis_um2", "mpp", "weights", "details", "folder", "reused",
+        "outcome", "gene", "atlas", "mean_iou", "tiles", "epidermis_um2", "mpp", "weights", "details", "folder",
+        "reused",
     ]  # fmt: skip
+    assert shown["atlas"].value == "http://127.0.0.1:7860/atlas/slide/s1"
     details = json.loads(shown["details"].value.removeprefix("```json").removesuffix("```"))
     assert details["technical"] == {"weights_sha256": "ab", "device": "cpu", "i0_red": 240.0}
 

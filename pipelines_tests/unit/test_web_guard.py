@@ -122,7 +122,7 @@ def guard(folder):
     """A guard of one function whose first input is a file."""
     quota = UploadQuota(folder, UploadLimits(max_uploads=2), 3600)
     return PayloadGuard(
-        echo, frozenset({"/"}), frozenset({"/save"}), folder, {0: frozenset({0})}, 1000, Browsers(), quota
+        echo, frozenset({"/"}), ("/atlas/",), frozenset({"/save"}), folder, {0: frozenset({0})}, 1000, Browsers(), quota
     )
 
 
@@ -216,7 +216,7 @@ def test_bodies_are_bounded_and_must_be_json_objects(guard):
 
 
 def test_only_routes_that_pages_need_are_open(guard, folder):
-    for path in ("/", "/config", f"{API}/info", "/assets/index.js", f"{FILE}{folder / 'a.png'}"):
+    for path in ("/", "/atlas/slides", "/config", f"{API}/info", "/assets/index.js", f"{FILE}{folder / 'a.png'}"):
         assert call(guard, path=path)[0] == 200
     for path in (f"{API}/vibe-code", f"{API}/proxy=http://x", f"{API}/dev/reload", "/login", "/docs"):
         assert call(guard, path=path)[0] == 404
