@@ -189,11 +189,9 @@ def _setting_options(settings: type[TrainingSettings]) -> dict[str, Any]:
     """An option for each setting that is a number, text or switch; None means its default."""
     options = {}
     for name, info in settings.model_fields.items():
-        kind = info.annotation
-        if get_origin(kind) is Literal:
-            kind = str
-        if kind not in _SCALARS:
-            kind = next((part for part in get_args(kind) if part in _SCALARS and NoneType in get_args(kind)), None)
+        parts = get_args(info.annotation) if NoneType in get_args(info.annotation) else (info.annotation,)
+        kinds = [str if get_origin(part) is Literal else part for part in parts]
+        kind = next((kind for kind in kinds if kind in _SCALARS), None)
         if kind is not None and name not in _NO_OPTION:
             text = f"{info.description} Default: {str(info.default).lower()}."
             options[name] = Annotated[kind | None, typer.Option(help=text, show_default=False)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from dermatome.storage.files import write_atomic
 
 _RESCALED = ("16-bit", "CMYK", "YCbCr", "LAB")
 """How conversions begin that change the colours of a mask."""
+PaletteName = Literal["queensland", "skin_pas", "dermatome"]
 SHIPPED_FOLDER = Path(__file__).parent / "palettes"
 
 
@@ -95,8 +96,12 @@ class Palette:
         )
 
     @classmethod
-    def shipped(cls, name: str = "source") -> Palette:
-        """A palette that comes with Dermatome: ``source`` (the source system's), ``skin_pas`` or ``dermatome``."""
+    def shipped(cls, name: PaletteName) -> Palette:
+        """A palette that comes with Dermatome.
+
+        Args:
+            name: ``queensland`` is that of the University of Queensland's skin cancers, ``dermatome`` our own.
+        """
         return cls.load(SHIPPED_FOLDER / f"{name}.json")
 
     def to_json(self) -> dict[str, Any]:

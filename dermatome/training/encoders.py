@@ -6,6 +6,11 @@ prefix ``tu-`` to timm, where ``tu-hf-hub:…`` downloads and ``tu-local-dir:…
 
 from dermatome.errors import BadSetting
 
+MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's RGB values, 0 to 1, which most pretrained encoders expect; used from scratch too."""
+STD = (0.229, 0.224, 0.225)
+"""Their standard deviation."""
+
 _OWN = """
 resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x4d resnext101_32x8d
 resnext101_32x16d resnext101_32x32d resnext101_32x48d dpn68 dpn68b dpn92 dpn98 dpn107 dpn131 vgg11 vgg11_bn

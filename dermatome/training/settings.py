@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from dermatome.imaging.augmentation import AugmentSettings
 from dermatome.storage.settings_model import SettingsModel
-from dermatome.training.encoders import check_encoder
+from dermatome.training.encoders import MEAN, STD, check_encoder
 
 EPOCHS_WITHOUT_LIMIT = 40
 Encoder = Annotated[str, AfterValidator(check_encoder)]
@@ -85,6 +85,18 @@ class UNetSettings(TrainingSettings):
     encoder_weights: str | None = Field(
         default=None,
         description="Pretrained encoder weights, such as imagenet; fetched once. None starts from random weights.",
+    )
+    mean: tuple[float, ...] = Field(
+        default=MEAN,
+        min_length=3,
+        max_length=3,
+        description="Mean of the input's RGB values, 0 to 1. Pretrained encoder weights bring their own.",
+    )
+    std: tuple[float, ...] = Field(
+        default=STD,
+        min_length=3,
+        max_length=3,
+        description="Standard deviation of the input's RGB values. Pretrained encoder weights bring their own.",
     )
     dropout: float = Field(
         default=0.0,

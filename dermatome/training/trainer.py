@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -110,6 +110,9 @@ def train(
     if parent is not None:
         check_same_network(parent, settings)
     encoder = None if parent is not None else _pretrained_encoder(settings, models_folder)
+    if encoder is not None:
+        settings = settings.changed(mean=encoder.mean, std=encoder.std)
+        task = replace(task, settings=settings)
     start = Start(task.data_sha256(), encoder, parent.sha256 if parent else None)
     before = None
     if parent is not None and task.compares_parent:

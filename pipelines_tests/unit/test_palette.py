@@ -35,7 +35,7 @@ def test_an_unknown_colour_is_named_with_its_count_and_file():
     rgb[:2, :2] = (1, 2, 3)
     rgb[3, 3] = (9, 9, 9)
     with pytest.raises(BadAnnotation, match=r"slide7\.png has the colour \(1, 2, 3\) in 4 px and 1 more"):
-        rgb_to_classes(rgb, Palette.shipped("source"), "slide7.png")
+        rgb_to_classes(rgb, Palette.shipped("queensland"), "slide7.png")
 
 
 def test_unknown_colours_go_to_the_class_the_palette_names_for_them():
@@ -57,7 +57,7 @@ def file_of(array, fmt="TIFF"):
 NUMBERS = np.array([[0, 1], [2, 3]])
 
 
-@pytest.mark.parametrize("palette", ["source", "skin_pas", "dermatome"])
+@pytest.mark.parametrize("palette", ["queensland", "skin_pas", "dermatome"])
 @pytest.mark.parametrize(
     ("dtype", "fmt"),
     [(np.uint8, "PNG"), (np.uint16, "PNG"), (np.uint8, "TIFF"), (np.uint16, "TIFF"), (np.int32, "TIFF")],
@@ -104,7 +104,7 @@ def test_without_a_palette_numbers_are_those_of_the_classes_and_colours_are_refu
 )
 def test_numbers_and_colours_that_are_no_classes_are_refused(array, says):
     with pytest.raises(BadAnnotation, match=says):
-        decode_mask(file_of(array), Palette.shipped("source"), "m")
+        decode_mask(file_of(array), Palette.shipped("queensland"), "m")
 
 
 @pytest.mark.parametrize(

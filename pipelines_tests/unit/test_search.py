@@ -60,7 +60,7 @@ def tile(folder, name):
     """A tile whose files can be told from others', which is all that is looked at of them here."""
     path = folder / f"{name}.png"
     path.write_text(name)
-    return TilePair(name, path, path, Palette.shipped(), "s")
+    return TilePair(name, path, path, Palette.shipped("queensland"), "s")
 
 
 def ended(study, *states):

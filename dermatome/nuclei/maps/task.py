@@ -48,7 +48,7 @@ from dermatome.storage.files import sha256_bytes
 from dermatome.training.data import Split, TileBatches
 from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, UNetSettings
 from dermatome.training.task import Parts
-from dermatome.training.unet import MEAN, STD, drop_channels, to_batch
+from dermatome.training.unet import drop_channels, to_batch
 from dermatome.training.weights import LoadedWeights
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         return Parts(
             network,
             source,
-            lambda images: to_batch(images, MEAN, STD, compute),
+            lambda images: to_batch(images, settings.mean, settings.std, compute),
             lambda logits, truth: criterion(logits.float(), truth),  # (N, 8, H, W), (N, H, W, 2)
         )
 
@@ -289,7 +289,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
 
     def evaluate(self, network: torch.nn.Module, compute: Compute) -> NucleusEvaluation:
         """Confusion of the semantic and the ternary map on the validation patches."""
-        return confusion_on_patches(network, self.split.validation, compute, batch=self.settings.batch)
+        return confusion_on_patches(network, self.split.validation, compute, self.settings)
 
     def complete(self, trained: Trained[NucleusEvaluation], compute: Compute) -> Trained[NucleusEvaluation]:
         """Scores nuclei on the images that the validation patches are of, segmented as slides are."""
@@ -317,6 +317,8 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         return NucleusCard(
             encoder=settings.encoder,
             decoder_channels=tuple(settings.decoder_channels),
+            mean=tuple(settings.mean),
+            std=tuple(settings.std),
             mpp=settings.mpp,
             mpp_range=(settings.mpp / settings.augment.scale, settings.mpp * settings.augment.scale),
             coarse_mpp=settings.mpp,
@@ -394,19 +396,21 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
 
 
 def confusion_on_patches(
-    network: torch.nn.Module, patches: Sequence[TrainingPatch], compute: Compute, *, batch: int
+    network: torch.nn.Module, patches: Sequence[TrainingPatch], compute: Compute, settings: NucleusTraining
 ) -> NucleusEvaluation:
     """Confusion of semantic and ternary maps on patches, each predicted as one tile."""
     from dermatome.inference.backends import TorchRunner
     from dermatome.inference.probabilities import Probabilities
 
     totals = [np.zeros((len(labels),) * 2, np.int64) for labels in (NUCLEUS_LABELS, TERNARY_LABELS)]
-    module = Probabilities(network, MEAN, STD, heads=HEADS).eval().to(compute.torch_device)
+    module = Probabilities(network, settings.mean, settings.std, heads=HEADS).eval().to(compute.torch_device)
     runner = TorchRunner(module, compute)
     for first in range(0, len(patches), _TOGETHER):
         read = [patch.read() for patch in patches[first : first + _TOGETHER]]
         side = -(-max(max(image.shape[:2]) for image, _ in read) // 32) * 32
-        predictor = Predictor(runner, CHANNELS, side, 0, batch, skip_background=False, background=BACKGROUND_CHANNELS)
+        predictor = Predictor(
+            runner, CHANNELS, side, 0, settings.batch, skip_background=False, background=BACKGROUND_CHANNELS
+        )
         predictor.run([_scene(image, truth, totals) for image, truth in read])
     return NucleusEvaluation(totals[0], totals[1])
 

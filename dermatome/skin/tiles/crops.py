@@ -16,7 +16,7 @@ from PIL import Image
 from dermatome.classes import IGNORED, TISSUE_LABELS, ClassMap, RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
-from dermatome.labels.palette import Palette, decode_mask
+from dermatome.labels.palette import Palette, PaletteName, decode_mask
 from dermatome.registry.manifest import ManifestRow, thumbnail
 from dermatome.skin.tiles.rois import MIN_TILE_PX, Roi, read_rois
 from dermatome.slides.plain import SUFFIXES, decode_rgb
@@ -198,12 +198,16 @@ def cut_tiles(
     return rows
 
 
-def load_tiles(*folders: Path) -> list[TilePair]:
+def load_tiles(*folders: Path, palette: PaletteName | None = None) -> list[TilePair]:
     """The training tiles in folders with ``images/`` and ``masks/`` (same stems), by name.
 
     Masks hold numbers of classes, or what ``palette.json`` beside the folders lists. A matching image in ``ihc/`` shows
     the same tissue, so with the same mask it is a tile too, named ``<stem>+ihc``: a network that saw both stains finds
     epidermis in both.
+
+    Args:
+        folders: of tiles; ``Images/`` and ``Masks/`` are read too, as public data sets name them.
+        palette: shipped palette of folders without ``palette.json``.
 
     Raises:
         MissingInput: a folder, or a mask or image of a pair is missing, or there are no tiles at all.
@@ -211,8 +215,10 @@ def load_tiles(*folders: Path) -> list[TilePair]:
     """
     pairs: list[TilePair] = []
     for folder in folders:
-        palette = palette_in(folder)
-        images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
+        colours = palette_in(folder)
+        if palette is not None and not (folder / "palette.json").is_file():
+            colours = Palette.shipped(palette)
+        images, masks = (_by_stem(_spelt(folder, name)) for name in ("images", "masks"))
         alone = sorted(images.keys() ^ masks.keys())
         if alone:
             lacks = "mask" if alone[0] in images else "image"
@@ -228,7 +234,7 @@ def load_tiles(*folders: Path) -> list[TilePair]:
         for name, stem, image in seen:
             slide, patient, licence, mpp = origins.get(stem, ("", "", "", None))
             group = patient or slide or stem
-            pairs.append(TilePair(name, image, masks[stem], palette, group, slide, patient, licence, mpp))
+            pairs.append(TilePair(name, image, masks[stem], colours, group, slide, patient, licence, mpp))
     if not pairs:
         raise MissingInput(f"There are no tiles in {', '.join(map(str, folders))}: put some in images/ and masks/.")
     return pairs
@@ -280,6 +286,11 @@ def tiles_sha256(tiles: Iterable[TilePair]) -> str:
         line += [tile.slide, tile.patient, tile.licence, *([tile.mpp] if tile.mpp else [])]
         total.update(json.dumps(line).encode())
     return total.hexdigest()
+
+
+def _spelt(folder: Path, name: str) -> Path:
+    """``name`` in ``folder``, or the same with a capital, if that is there."""
+    return next((path for path in (folder / name, folder / name.title()) if path.is_dir()), folder / name)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from dermatome.classes import TISSUE_LABELS
+from dermatome.labels.palette import PaletteName
 from dermatome.metrics.semantic import class_scores, mean_iou, score_values
 from dermatome.registry.lineage import lineage_of_file
 from dermatome.registry.manifest import ManifestRow
@@ -26,7 +27,7 @@ from dermatome.training.data import Split, TileBatches, choose_split
 from dermatome.training.losses import ClassWeighting, LossName, class_weights, make_loss
 from dermatome.training.settings import UNetSettings
 from dermatome.training.task import Parts
-from dermatome.training.unet import MEAN, STD, build_network, drop_channels, to_batch
+from dermatome.training.unet import build_network, drop_channels, to_batch
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +53,10 @@ class TissueTraining(UNetSettings):
     # times the tissue, and training from scratch needs a fraction of the time.
     train_mpp: float | None = Field(
         default=None, gt=0, description="Microns per pixel that the network sees. None takes four times mpp."
+    )
+    palette: PaletteName | None = Field(
+        default=None,
+        description="Shipped palette of the masks of folders without palette.json: queensland, skin_pas or dermatome.",
     )
     coarse_factor: float = Field(default=2.0, ge=1, description="How much coarser the coarse pass over a slide is.")
 
@@ -97,11 +102,10 @@ class TissueTask(VersionTask[Evaluation]):
             BadAnnotation: a palette or mask does not fit.
             BadImage: a tile cannot be read.
         """
-        held_out = load_tiles(*validation_folders) if validation_folders else []
+        held_out = load_tiles(*validation_folders, palette=settings.palette) if validation_folders else []
         sides = lineage.sides() if lineage else None
-        return cls(
-            settings, choose_split(load_tiles(*folders), held_out, settings.validation_share, settings.seed, sides)
-        )
+        tiles = load_tiles(*folders, palette=settings.palette)
+        return cls(settings, choose_split(tiles, held_out, settings.validation_share, settings.seed, sides))
 
     @staticmethod
     def named(name: str, models_folder: Path | None) -> Lineage[Any] | None:
@@ -140,7 +144,7 @@ class TissueTask(VersionTask[Evaluation]):
         return Parts(
             network,
             source,
-            lambda images: to_batch(images, MEAN, STD, compute),
+            lambda images: to_batch(images, settings.mean, settings.std, compute),
             lambda logits, truth: criterion(logits.float(), truth),  # (N, 4, H, W), (N, H, W)
         )
 
@@ -161,6 +165,8 @@ class TissueTask(VersionTask[Evaluation]):
         return TissueCard(
             encoder=settings.encoder,
             decoder_channels=tuple(settings.decoder_channels),
+            mean=tuple(settings.mean),
+            std=tuple(settings.std),
             mpp=mpp,
             mpp_range=(mpp / settings.augment.scale, coarse_mpp * settings.augment.scale),
             coarse_mpp=coarse_mpp,
@@ -218,7 +224,7 @@ class TissueTask(VersionTask[Evaluation]):
     def _probabilities(self, network: torch.nn.Module, compute: Compute) -> ProbabilityRows:
         settings = self.settings
         return tile_probabilities(
-            network, compute, MEAN, STD, settings.mpp, settings.network_mpp,
+            network, compute, settings.mean, settings.std, settings.mpp, settings.network_mpp,
             tile_px=2 * settings.crop_px, batch=settings.batch,
         )  # fmt: skip
 
