@@ -24,7 +24,7 @@ class TissueRun(TrainingConfig):
     drawn: bool = Field(default=False, description="Draw synthetic tiles and train on them, not on annotated slides.")
 
 
-TissueConfig = training_config("TissueConfig", TissueRun, TissueTraining, without=["mpp"])
+TissueConfig = training_config("TissueConfig", TissueRun, TissueTraining, without=["mpp", "palette"])
 
 
 @weights_asset(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.labels.palette import PaletteName
 from dermatome.metrics.semantic import class_scores, mean_iou, score_values
 from dermatome.registry.lineage import lineage_of_file
 from dermatome.registry.manifest import ManifestRow
@@ -54,8 +53,8 @@ class TissueTraining(UNetSettings):
     train_mpp: float | None = Field(
         default=None, gt=0, description="Microns per pixel that the network sees. None takes four times mpp."
     )
-    palette: PaletteName | None = Field(
-        default=None,
+    palette: Literal["none", "queensland", "skin_pas", "dermatome"] = Field(
+        default="none",
         description="Shipped palette of the masks of folders without palette.json: queensland, skin_pas or dermatome.",
     )
     coarse_factor: float = Field(default=2.0, ge=1, description="How much coarser the coarse pass over a slide is.")
@@ -102,9 +101,10 @@ class TissueTask(VersionTask[Evaluation]):
             BadAnnotation: a palette or mask does not fit.
             BadImage: a tile cannot be read.
         """
-        held_out = load_tiles(*validation_folders, palette=settings.palette) if validation_folders else []
+        palette = None if settings.palette == "none" else settings.palette
+        held_out = load_tiles(*validation_folders, palette=palette) if validation_folders else []
         sides = lineage.sides() if lineage else None
-        tiles = load_tiles(*folders, palette=settings.palette)
+        tiles = load_tiles(*folders, palette=palette)
         return cls(settings, choose_split(tiles, held_out, settings.validation_share, settings.seed, sides))
 
     @staticmethod
