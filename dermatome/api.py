@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dermatome.nuclei.maps.segment import NucleusNetwork
     from dermatome.nuclei.til.score import TilScores
     from dermatome.skin.cells.network import CellNetwork
+    from dermatome.skin.cells.segmenters import Segmenter
     from dermatome.skin.tissue.segment import TissueNetwork
 
 CACHE = DataRoot(Path("~/.cache/dermatome").expanduser())
@@ -179,7 +180,7 @@ def segment_cells(
             synthetic cells; or a data root, whose network is used.
         mpp: microns per pixel of an array.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        settings: any of the section `[cells]` of the settings, such as ``diameter_um``.
+        settings: any of the section `[cells]` of the settings, such as ``diameter_um`` or ``segmenter``.
 
     Raises:
         BadImage: as in :func:`segment_tissue`.
@@ -192,10 +193,10 @@ def segment_cells(
 
     slide, chosen, root = _slide(image, mpp), CellSettings(**settings), _root(weights)
     if root:
-        found = find_cell_weights(root, load_settings(root.settings).cell_weights)
+        found = find_cell_weights(root, load_settings(root.settings).cell_weights, chosen.segmenter)
     else:
-        found = cell_weights_named(CACHE, str(weights))
-    network = _cell_network(found, device)
+        found = cell_weights_named(CACHE, str(weights), chosen.segmenter)
+    network = _cell_network(found, device, chosen.segmenter)
     _warn(network.warning)
     cells = segment(slide, tissue, network, chosen)
     return Cells(cells.instances.whole(), cells.table)
@@ -411,8 +412,8 @@ def _tissue_network(weights: Weights, settings: TissueSettings, device: DeviceNa
 
 
 @lru_cache(maxsize=1)
-def _cell_network(weights: Weights, device: DeviceName) -> CellNetwork:
-    return load_cells(weights, _compute(device))
+def _cell_network(weights: Weights, device: DeviceName, segmenter: str) -> CellNetwork | Segmenter:
+    return load_cells(weights, _compute(device), segmenter)
 
 
 @lru_cache(maxsize=1)

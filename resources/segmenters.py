@@ -19,13 +19,14 @@ class TissueSegmenterResource(dg.ConfigurableResource):
 
 
 class CellSegmenterResource(dg.ConfigurableResource):
-    """The Cellpose network of `cell_champion` or, without a champion, of the setting `cell_weights`."""
+    """The Cellpose network of `cell_champion` or, without a champion, of `cell_weights`; or another segmenter."""
 
     settings: SettingsResource
 
     def weights(self, root: DataRoot) -> Weights:
         """See :func:`dermatome.skin.cells.networks.find_cell_weights`."""
-        return find_cell_weights(root, self.settings.value.cell_weights)
+        settings = self.settings.value
+        return find_cell_weights(root, settings.cell_weights, settings.cells.segmenter)
 
 
 class NucleusSegmenterResource(dg.ConfigurableResource):

@@ -23,8 +23,9 @@ def _weights(root: DataRoot, settings: Settings) -> InputsNow:
     from dermatome.skin.cells.networks import find_cell_weights
 
     # The published network never changes, and looking for it would fetch it.
-    published = settings.cell_weights == "cyto2"
-    now = {} if published else weights_now(CELLS, lambda: find_cell_weights(root, settings.cell_weights))
+    segmenter = settings.cells.segmenter
+    published = settings.cell_weights == "cyto2" and segmenter == "cellpose"
+    now = {} if published else weights_now(CELLS, lambda: find_cell_weights(root, settings.cell_weights, segmenter))
     return lambda record: now
 
 
@@ -52,7 +53,7 @@ def cell_masks(
 ) -> Iterator[Event]:
     """One partition is one slide: every cell of its epidermis.
 
-    All epidermis components → H channel → Cellpose → cells at full resolution.
+    All epidermis components → H channel → Cellpose or another `[cells] segmenter` → cells at full resolution.
 
     Files: `cells.npz` (`instances`), `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png`.
     """

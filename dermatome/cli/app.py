@@ -16,6 +16,7 @@ import typer
 
 from dermatome import __version__
 from dermatome.cli.export import export_app
+from dermatome.cli.models import models_app
 from dermatome.cli.nuclei import nuclei_app
 from dermatome.cli.skin import cells_app, hpa_app, layers_app, tissue_app
 from dermatome.cli.study import explain, replay
@@ -39,6 +40,7 @@ app.add_typer(tissue_app, name="tissue")
 app.add_typer(cells_app, name="cells")
 app.add_typer(layers_app, name="layers")
 app.add_typer(nuclei_app, name="nuclei")
+app.add_typer(models_app, name="models")
 app.add_typer(export_app, name="export")
 app.command()(explain)
 app.command()(replay)

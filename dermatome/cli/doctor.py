@@ -137,13 +137,13 @@ def _networks(data: str) -> Iterator[Finding]:
     except DermatomeError as error:
         yield Finding("networks", "fail", str(error))
         return
-    compute = choose_compute("cpu", backend="torch")
+    compute, segmenter = choose_compute("cpu", backend="torch"), settings.cells.segmenter
 
     def named_cells() -> Weights:
-        missing = _cyto2(root.models) if settings.cell_weights == "cyto2" else None
+        missing = _cyto2(root.models) if settings.cell_weights == "cyto2" and segmenter == "cellpose" else None
         if missing is not None and missing.state != "ok":  # a check downloads nothing
             raise MissingInput(missing.message)
-        return cell_weights_named(root, settings.cell_weights)
+        return cell_weights_named(root, settings.cell_weights, segmenter)
 
     def tissue() -> Weights:
         weights = find_tissue_weights(root)
@@ -151,8 +151,8 @@ def _networks(data: str) -> Iterator[Finding]:
         return weights
 
     def cells() -> Weights:
-        weights = find_champion(root, CELLS, named_cells)
-        load_cells(weights, compute)
+        weights = find_champion(root, CELLS, named_cells) if segmenter == "cellpose" else named_cells()
+        load_cells(weights, compute, segmenter)
         return weights
 
     def nuclei() -> Weights:

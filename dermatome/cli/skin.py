@@ -26,6 +26,7 @@ from dermatome.cli.support import (
     PrecisionOption,
     Report,
     Results,
+    SegmenterChoice,
     TableOut,
     Threads,
     TissueMasks,
@@ -230,11 +231,19 @@ def cells_segment(
     weights: Annotated[
         str,
         typer.Option(
-            help="Weights file from 'cells train' (.safetensors), cyto2 (Cellpose's), or toy (the demo's network).",
+            help="Weights file from 'cells train' (.safetensors), cyto2 (Cellpose's), or toy (the demo's network); of "
+            "another segmenter, its file.",
             show_default=False,
         ),
     ],
     out: Out,
+    segmenter: Annotated[
+        SegmenterChoice,
+        typer.Option(
+            help="What finds cells: Cellpose's network, InstanSeg (see 'models get'), a network of 'nuclei train', or, "
+            "to compare with, a watershed on hematoxylin, for which --weights is any text."
+        ),
+    ] = SegmenterChoice.CELLPOSE,
     models: Models = MODELS,
     diameter_um: Annotated[
         float | None,
@@ -261,13 +270,19 @@ def cells_segment(
     from dermatome.pipeline.exported import result_warning
     from dermatome.skin.cells.network import TOY_WEIGHTS, load_cell_network
     from dermatome.skin.cells.segment import segment_cells
+    from dermatome.skin.cells.segmenters import load_segmenter, segmenter_file
     from dermatome.skin.cells.stage import write_cells
     from dermatome.storage.files import sha256_file
 
-    settings = CellSettings(diameter_um=diameter_um)
-    compute = choose(device, precision, threads, backend)
-    load = cache(lambda: load_cell_network(weights, compute, models_folder=models.expanduser(), fetch_missing=True))
-    sha256 = weights_sha256(TOY_WEIGHTS if weights == "toy" else Path(weights), load)
+    settings = CellSettings(diameter_um=diameter_um, segmenter=segmenter.value)
+    compute, models = choose(device, precision, threads, backend), models.expanduser()
+    if segmenter is SegmenterChoice.CELLPOSE:
+        load = cache(lambda: load_cell_network(weights, compute, models_folder=models, fetch_missing=True))
+        sha256 = weights_sha256(TOY_WEIGHTS if weights == "toy" else Path(weights), load)
+    else:
+        path = segmenter_file(models, weights, segmenter.value)
+        load = cache(lambda: load_segmenter(path, compute, segmenter.value))
+        sha256 = load().sha256
     results = Results(out, "cell_masks", settings, overwrite)
 
     def segment(slide: Slide, report: Report) -> str:

@@ -59,6 +59,15 @@ class BackendChoice(StrEnum):
     OPENVINO = "openvino"
 
 
+class SegmenterChoice(StrEnum):
+    """What finds cells."""
+
+    CELLPOSE = "cellpose"
+    INSTANSEG = "instanseg"
+    NUCLEI = "nuclei"
+    WATERSHED = "watershed"
+
+
 def number(text: str, low: float, high: float) -> Any:
     """An option that is a number within a range; other than click's own ranges it also refuses NaN.
 

@@ -60,6 +60,30 @@ def build_network(
     return network
 
 
+def merge_channels(network: torch.nn.Module, classes: Sequence[str], channels: Sequence[str]) -> torch.nn.Module:
+    """Makes a U-Net with several output channels for a class give one logit for each class.
+
+    The logit is the logarithm of the channels' summed exponentials, so that the softmax of the classes is the sum of
+    the channels' probabilities. The names of the weights stay those of the U-Net.
+
+    Args:
+        network: of :func:`build_network`; it is changed.
+        classes: the classes, in order.
+        channels: for each output channel, the class that it counts as.
+    """
+    import torch
+
+    members = [[k for k, label in enumerate(channels) if label == name] for name in classes]
+
+    class Merge(torch.nn.Module):
+        def forward(self, logits: torch.Tensor) -> torch.Tensor:  # (N, channels, H, W) → (N, classes, H, W)
+            return torch.cat([torch.logsumexp(logits[:, own], dim=1, keepdim=True) for own in members], dim=1)
+
+    head: Any = network.get_submodule("segmentation_head")
+    head.append(Merge())
+    return network
+
+
 def drop_channels(head: torch.nn.Module, share: float) -> None:
     """Adds spatial dropout before ``head`` as a hook, so that the names of the weights stay those of the U-Net."""
     import torch

@@ -16,7 +16,7 @@ from dermatome.errors import BadSetting, BadWeights
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.training.encoders import MEAN, STD, check_encoder
 from dermatome.training.settings import TrainingSettings
-from dermatome.training.unet import build_network
+from dermatome.training.unet import build_network, merge_channels
 
 if TYPE_CHECKING:
     from typing import Self
@@ -149,6 +149,7 @@ class UNetCard(WeightsCard):
         std: likewise.
         palette: the colour each class is drawn in.
         head_kernel_px: side of the heads' kernels.
+        channels: for each output channel, the class it counts as; empty if the channels are the classes.
         architecture: of the network.
     """
 
@@ -164,6 +165,7 @@ class UNetCard(WeightsCard):
     std: tuple[float, ...] = STD
     palette: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     head_kernel_px: int = 3
+    channels: tuple[str, ...] = ()
     architecture: str = "unet"
 
     same_network = ("encoder", "decoder_channels", "mean", "std")
@@ -176,7 +178,8 @@ class UNetCard(WeightsCard):
 
     def build(self) -> torch.nn.Module:
         """The untrained network that the weights belong to."""
-        return build_network(self.encoder, len(self.classes), self.decoder_channels)
+        network = build_network(self.encoder, len(self.channels or self.classes), self.decoder_channels)
+        return merge_channels(network, self.classes, self.channels) if self.channels else network
 
     def check(self) -> None:
         """Checks encoder, scales, sizes and classes.
@@ -193,6 +196,8 @@ class UNetCard(WeightsCard):
                 f"The weights are for the classes {', '.join(self.classes)[:200]}, not {', '.join(ours)}: use weights "
                 "trained for these classes."
             )
+        if self.channels and (len(self.heads) > 1 or len(self.channels) > 256 or set(self.channels) != set(ours)):
+            raise ValueError("its output channels are not those of its classes")
         if not all(0 < mpp <= 1000 for mpp in (self.mpp, self.coarse_mpp, self.tile_mpp, *self.mpp_range)):
             raise ValueError("a scale is not between 0 and 1000 microns per pixel")
         if not (0 < self.tile_px <= 8192 and 0 < self.head_kernel_px <= 15 and self.head_kernel_px % 2):
@@ -236,6 +241,11 @@ def check_same_network(parent: LoadedWeights[Any], settings: TrainingSettings) -
     Raises:
         BadWeights: they describe another.
     """
+    if channels := getattr(parent.card, "channels", ()):
+        raise BadWeights(
+            f"{parent.path} has {len(channels)} output channels, several for a class, and cannot be fine-tuned: choose "
+            "other weights, or train from scratch."
+        )
     names = parent.card.same_network
     theirs, ours = ([getattr(owner, name) for name in names] for owner in (parent.card, settings))
     if theirs != ours:

@@ -48,6 +48,9 @@ def import_weights(
     mean: tuple[float, float, float] = MEAN,
     std: tuple[float, float, float] = STD,
     licence: str = "",
+    name: str = "",
+    source: str = "",
+    data: bytes | None = None,
 ) -> Imported:
     """Reads a ``.pt`` or ``.pth`` file without running any code in it, and writes weights with a card to ``out``.
 
@@ -58,11 +61,15 @@ def import_weights(
         out: the weights file to write.
         encoder: name of the encoder, which the file does not state.
         mpp: microns per pixel that it was trained at, which the file does not state either.
-        classes: labels of the output channels of the first head, in the file's order; None for our order.
+        classes: for each output channel of the first head, in the file's order, the label of our class that it is;
+            several may be one class, whose probability is then the sum of theirs. None for our order.
         tile_px: side of the tiles that it was trained on.
         mean: of its normalisation, on the scale 0 to 1.
         std: likewise.
         licence: of the weights.
+        name: of the network, for its card.
+        source: where the file comes from, in words, for its card.
+        data: the file's bytes, if they were read already.
 
     Raises:
         BadWeights: the file is none of those, or its tensors are not those of such a network.
@@ -71,15 +78,17 @@ def import_weights(
     """
     first, ours = next(iter(kind.heads.items()))
     classes = list(ours if classes is None else classes)
-    if sorted(classes) != sorted(ours):
+    merged = len(classes) > len(ours) and len(kind.heads) == 1
+    if set(classes) != set(ours) or (len(classes) != len(ours) and not merged):
+        more = ", or one of them for each of more channels" if len(kind.heads) == 1 else ""
         raise BadSetting(
             f"The classes {', '.join(classes)} are not {', '.join(ours)} in some order: give those {len(ours)}, in the "
-            "order of the file's output channels."
+            f"order of the file's output channels{more}."
         )
     check_encoder(encoder)
     if not mpp > 0:
         raise BadSetting(f"The scale is {mpp} microns per pixel: give the one the weights were trained at, above 0.")
-    data = _read(file)
+    data = _read(file) if data is None else data
     state, left_out = _state_dict(data, file)
     state = {name: value for name, value in state.items() if not name.startswith(kind.ignored_tensors)}
     kernels = {_take_head(state, head, file) for head in kind.heads}
@@ -97,14 +106,18 @@ def import_weights(
         mean=tuple(mean),
         std=tuple(std),
         head_kernel_px=kernels.pop(),
+        channels=tuple(classes) if merged else (),
+        name=name,
+        initial_weights=source,
         validation=f"imported from {file.name}, not validated here",
         settings={"imported_from": file.name, "imported_sha256": sha256_bytes(data), "classes_in_file": classes},
         licence=licence or "not stated when it was imported",
     )
     _check_fits(card, state, file)
-    order = [classes.index(label) for label in ours]
-    for name in (f"{first}.weight", f"{first}.bias"):
-        state[name] = state[name][order]
+    if not merged:
+        order = [classes.index(label) for label in ours]
+        for tensor in (f"{first}.weight", f"{first}.bias"):
+            state[tensor] = state[tensor][order]
     missing = (
         "Its scores: the file has none, so evaluate it on annotated slides before you use it.",
         "Its training samples: unknown, so no check of leakage can cover them.",
@@ -191,7 +204,9 @@ def _decoder_channels(state: Mapping[str, torch.Tensor], file: Path, prefix: str
 
 def _check_fits(card: UNetCard, state: Mapping[str, torch.Tensor], file: Path) -> None:
     """Checks that ``state`` is that of the card's network."""
-    for head, labels in card.heads.items():
+    first = next(iter(card.heads))
+    for head, ours in card.heads.items():
+        labels = card.channels if head == first and card.channels else ours
         if (found := state[f"{head}.bias"].shape[0]) != len(labels):
             raise BadWeights(
                 f"{file} has {found} output channels, and this network has {len(labels)} classes "

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dermatome.settings import Settings
     from dermatome.skin.cells.network import CellNetwork
     from dermatome.skin.cells.segment import CellsResult
+    from dermatome.skin.cells.segmenters import Segmenter
     from dermatome.skin.layers.measure import LayersResult
     from dermatome.skin.tissue.segment import TissueNetwork, TissueResult
     from dermatome.slides.slide import Slide
@@ -45,11 +46,13 @@ class SkinSource:
         root: Data root.
         tissue: Weights for tissue.
         cells: Weights for cells.
+        segmenter: What finds cells.
     """
 
     root: DataRoot
     tissue: Weights
     cells: Weights
+    segmenter: str = "cellpose"
 
     @property
     def text(self) -> str:
@@ -82,7 +85,7 @@ class SkinNetworks:
     """Both networks, prepared for inference."""
 
     tissue: TissueNetwork
-    cells: CellNetwork
+    cells: CellNetwork | Segmenter
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def skin_page(context: WebContext) -> AnalysisPage[SkinFound]:
     """Declares the page."""
 
     def source() -> SkinSource:
-        return skin_source(context.root, context.settings.cell_weights)
+        return skin_source(context.root, context.settings.cell_weights, context.settings.cells.segmenter)
 
     @lru_cache(maxsize=1)
     def networks(source: SkinSource, settings: TissueSettings) -> SkinNetworks:
@@ -144,13 +147,14 @@ def skin_page(context: WebContext) -> AnalysisPage[SkinFound]:
     )
 
 
-def skin_source(root: DataRoot, cell_weights: str) -> SkinSource:
+def skin_source(root: DataRoot, cell_weights: str, segmenter: str = "cellpose") -> SkinSource:
     """Finds the champions of the data root.
 
     Args:
         root: Data root.
         cell_weights: Weights for cells that the settings name; they are used while cells have no champion. The app
             downloads nothing: if the files of ``cyto2`` are not in the data root, the toy network is used instead.
+        segmenter: What finds cells, of the settings.
 
     Raises:
         BadWeights: The weights file does not exist.
@@ -158,8 +162,8 @@ def skin_source(root: DataRoot, cell_weights: str) -> SkinSource:
     from dermatome.skin.cells import cyto2
 
     present = all((root.models / name).is_file() for name in (cyto2.NETWORK_FILE, cyto2.SIZE_FILE))
-    weights = "toy" if cell_weights == "cyto2" and not present else cell_weights
-    return SkinSource(root, find_tissue_weights(root), find_cell_weights(root, weights))
+    weights = "toy" if cell_weights == "cyto2" and not present and segmenter == "cellpose" else cell_weights
+    return SkinSource(root, find_tissue_weights(root), find_cell_weights(root, weights, segmenter), segmenter)
 
 
 def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Compute) -> SkinNetworks:
@@ -174,7 +178,7 @@ def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Co
 
     weights = source.tissue.load(load_tissue_weights)
     weights.network.to(compute.torch_device)
-    return SkinNetworks(prepare_tissue(weights, compute, settings), load_cells(source.cells, compute))
+    return SkinNetworks(prepare_tissue(weights, compute, settings), load_cells(source.cells, compute, source.segmenter))
 
 
 def skin_examples() -> dict[str, Example]:

@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,11 @@ from dermatome.metrics.semantic import score_values
 from dermatome.skin.tiles.crops import TilePair, tiles_sha256
 from dermatome.skin.tissue.evaluate import Evaluation
 from dermatome.skin.tissue.network import load_tissue_weights
+from dermatome.skin.tissue.networks import STARTER_WEIGHTS
 from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.training.data import Split
+from dermatome.training.encoder_weights import PACKAGED
 from dermatome.training.trainer import CHECKPOINT_FILE, train
 from dermatome.training.weights import save_weights
 
@@ -51,20 +54,25 @@ class Experiment:
     Attributes:
         question: that the table answers.
         configurations: by name, with another seed for each repetition.
-        tiles: makes or finds the tiles, in a folder for those that are made; ``None`` where they are not there.
+        tiles: makes or finds the tiles for a seed, in a folder for those that are made; ``None`` where they are not
+            there.
         plain_recipe: IoU by class of a recipe that others measured on the same tiles; empty where there is none.
+        starter: whether the starter is fine-tuned.
     """
 
     question: str
     configurations: Mapping[str, TissueTraining]
-    tiles: Callable[[Path], Tiles | None]
+    tiles: Callable[[Path, int], Tiles | None]
     plain_recipe: Mapping[str, float]
+    starter: bool = False
 
 
 def experiments(*, toy: bool = False) -> dict[str, Experiment]:
     """All experiments by name; at toy size they show that they run, and measure nothing."""
     skin = TissueTraining(epochs=3, epoch_steps=EPOCH_STEPS, batch=4)
     stain = skin.changed(crop_px=64)
+    timed = skin.changed(epochs=None, max_minutes=10.0, batch=8)
+    starter = skin.changed(epochs=4, mpp=0.35, train_mpp=1.0, encoder="timm-tf_efficientnet_lite0", batch=8)
     if toy:
         skin = TissueTraining(epochs=1, epoch_steps=2, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
         stain = skin
@@ -79,13 +87,35 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
             skin_tiles,
             {"background": 0.85, "dermis": 0.93, "epidermis": 0.82, "keratin": 0.77},
         ),
+        "encoder": Experiment(
+            "Does an encoder with ImageNet's weights learn more in ten minutes?",
+            {
+                "ResNet-18 from scratch (the default)": timed,
+                "EfficientNet-Lite0 from scratch": timed.changed(encoder=PACKAGED[0]),
+                "EfficientNet-Lite0 with ImageNet's weights": timed.changed(
+                    encoder=PACKAGED[0], encoder_weights=PACKAGED[1]
+                ),
+            },
+            skin_tiles,
+            {"background": 0.787, "dermis": 0.916, "epidermis": 0.832, "keratin": 0.740},
+        ),
+        **{
+            f"starter_{count}": Experiment(
+                f"What does fine-tuning the starter on {count} drawn PAS tile{'s' * (count > 1)} bring on the others?",
+                {f"fine-tuned, learning rate {rate:g}": starter.changed(learning_rate=rate) for rate in (1e-3, 3e-4)},
+                partial(drawn_tiles, count=count),
+                {},
+                starter=True,
+            )
+            for count in (1, 3, 5)
+        },
         "stain": Experiment(
             "Does changing stains in training carry from H&E to IHC?",
             {
                 "without stain augmentation": stain.changed(augment=stain.augment.changed(stain=0.0)),
                 "with it (the default)": stain,
             },
-            lambda folder: stain_tiles(folder, size_px=256 if toy else 512, count=1 if toy else 4),
+            lambda folder, _: stain_tiles(folder, size_px=256 if toy else 512, count=1 if toy else 4),
             {},
         ),
         "light": Experiment(
@@ -96,14 +126,24 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
                 )
                 for brightness, tint in ((0.08, 1 / 3), (0.2, 1 / 3), (0.3, 1.0))
             },
-            lambda folder: light_tiles(folder, size_px=256 if toy else 512, count=1 if toy else 4),
+            lambda folder, _: light_tiles(folder, size_px=256 if toy else 512, count=1 if toy else 4),
             {},
         ),
     }
 
 
-def skin_tiles(_: Path) -> Tiles | None:
-    """The PAS tiles of one real slide: eight of one place to train on, six of another to score."""
+def drawn_tiles(folder: Path, seed: int, *, count: int) -> Tiles | None:
+    """``count`` PAS tiles of one real slide to train on, drawn with the seed; all others to score."""
+    found = skin_tiles(folder, seed)
+    if found is None:
+        return None
+    tiles = [*found.train, *found.tests["another place of the slide"]]
+    order = np.random.default_rng(seed).permutation(len(tiles))
+    return Tiles([tiles[k] for k in order[:count]], {"the other tiles of the slide": [tiles[k] for k in order[count:]]})
+
+
+def skin_tiles(_: Path, seed: int) -> Tiles | None:
+    """The PAS tiles of one real slide: eight of one place to train on, six of another to score, for every seed."""
     from dermatome.labels.palette import Palette
 
     folder = REALDATA / "skin_pas"
@@ -166,7 +206,9 @@ def light_tiles(folder: Path, *, size_px: int, count: int) -> Tiles:
     )
 
 
-def run_one(tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Path) -> dict[str, Any]:
+def run_one(
+    tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Path, *, starter: bool = False
+) -> dict[str, Any]:
     """Trains once and scores all test sets; a killed one goes on, and one that is done is read from ``folder``.
 
     Returns:
@@ -182,7 +224,8 @@ def run_one(tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Pa
             return done
     name, first = next(iter(tiles.tests.items()))
     task = TissueTask(settings, Split(tuple(tiles.train), tuple(first), name))
-    result = train(task, compute, checkpoint_dir=folder)
+    parent = load_tissue_weights(STARTER_WEIGHTS) if starter else None
+    result = train(task, compute, checkpoint_dir=folder, parent=parent, models_folder=folder.parent)
     save_weights(folder / "weights.safetensors", result.state, result.card)
     network = load_tissue_weights(folder / "weights.safetensors").network
     others = {
@@ -190,13 +233,14 @@ def run_one(tiles: Tiles, settings: TissueTraining, compute: Compute, folder: Pa
         for name, test in tiles.tests.items()
         if test is not first
     }
+    before = {f"{name}, before": task.evaluate(parent.network, compute)} if parent else {}
     done = {
         "fingerprint": fingerprint,
         "settings": settings.model_dump(),
         "steps": result.card.steps,
         "seconds": float(result.history["seconds"].iloc[-1]),
         "history": result.history.to_dict("records"),
-        "tests": {test: _values(found) for test, found in {name: result.evaluation, **others}.items()},
+        "tests": {test: _values(found) for test, found in {name: result.evaluation, **others, **before}.items()},
     }
     write_atomic(result_file, json.dumps(done, indent=1).encode())
     (folder / CHECKPOINT_FILE).unlink()
@@ -256,16 +300,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.names and name not in given.names:
             continue
         folder = given.out / name
-        tiles = experiment.tiles(folder / "tiles")
-        if tiles is None:
+        if experiment.tiles(folder / "tiles", 1) is None:
             print(f"{name}: its tiles are not beside this checkout, so it is left out.")
             continue
         results: dict[str, list[dict[str, Any]]] = {each: [] for each in experiment.configurations}
         # Seed by seed, so that an interrupted run has something of each configuration to compare.
         for seed in range(1, given.seeds + 1):
+            tiles = experiment.tiles(folder / "tiles", seed)
+            assert tiles is not None
             for number, (each, settings) in enumerate(experiment.configurations.items()):
                 chosen = settings.changed(seed=seed, checkpoint_seconds=0.0)
-                done = run_one(tiles, chosen, compute, folder / f"{number}-{seed}")
+                done = run_one(tiles, chosen, compute, folder / f"{number}-{seed}", starter=experiment.starter)
                 results[each].append(done)
                 scores = ", ".join(f"{test} {values['mean_iou']:.3f}" for test, values in done["tests"].items())
                 print(f"{name}: {each}, seed {seed}, {done['seconds']:.0f} s: mean IoU on {scores}", flush=True)

@@ -25,8 +25,11 @@ def test_an_experiment_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_real_tiles_of_two_places_are_told_apart(realdata: Path, tmp_path: Path) -> None:
-    tiles = experiments()["skin"].tiles(tmp_path)
+    tiles = experiments()["skin"].tiles(tmp_path, 1)
     assert tiles is not None
     (test,) = tiles.tests.values()
     assert (len(tiles.train), len(test)) == (8, 6)
+    drawn = [experiments()["starter_3"].tiles(tmp_path, seed) for seed in (1, 2)]
+    assert [len(each.train) for each in drawn if each] == [3, 3]
+    assert len({tile.name for each in drawn if each for tile in each.train}) > 3
     assert all(tile.mask_path.is_file() for tile in [*tiles.train, *test])

@@ -17,6 +17,7 @@ import numpy as np
 from dermatome.errors import BadWeights
 from dermatome.inference.backends import Runner, prepare_runner
 from dermatome.inference.compute import Compute
+from dermatome.registry.published import published_named
 from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.cyto2 import NETWORK_FILE, SizeModel, fetch_cyto2, read_cyto2
 from dermatome.skin.cells.image import PREPARATION
@@ -56,6 +57,7 @@ class CellNetwork:
         compute: where and how it runs.
         size_model: its size estimate, if it has one.
         warning: of its card.
+        licence: of the weights.
     """
 
     name: str
@@ -66,6 +68,17 @@ class CellNetwork:
     compute: Compute
     size_model: SizeModel | None = None
     warning: str = ""
+    licence: str = ""
+
+    @property
+    def device_name(self) -> str:
+        """Where it runs."""
+        return self.compute.device_name
+
+    @property
+    def backend(self) -> str:
+        """What runs it."""
+        return self.runner.backend
 
 
 def load_cell_network(
@@ -87,8 +100,9 @@ def load_cell_network(
     runner = cell_runner(read.network, compute)
     card = read.card
     return CellNetwork(
-        card.name, read.sha256, card.diameter_px, card.diameter_um, runner, compute, read.size_model, card.warning
-    )
+        card.name, read.sha256, card.diameter_px, card.diameter_um, runner, compute, read.size_model, card.warning,
+        card.licence,
+    )  # fmt: skip
 
 
 def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_missing: bool = False) -> LoadedCells:
@@ -112,7 +126,10 @@ def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_
         network = fill_network(
             build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, NETWORK_FILE, CellCard.optional_tensors
         )
-        card = CellCard(CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images", name="cyto2")
+        card = CellCard(
+            CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images", name="cyto2",
+            licence=published_named("cyto2").licence,
+        )  # fmt: skip
         return LoadedCells(network, card, sha256, Path(models_folder or ".") / NETWORK_FILE, size_model)
     path = TOY_WEIGHTS if weights == "toy" else Path(weights)
     if not path.is_file():

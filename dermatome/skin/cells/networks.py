@@ -14,24 +14,45 @@ from dermatome.storage.files import sha256_file
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
     from dermatome.skin.cells.network import CellNetwork
+    from dermatome.skin.cells.segmenters import Segmenter
     from dermatome.storage.layout import DataRoot
 
 
-def find_cell_weights(root: DataRoot, named: str) -> Weights:
+def find_cell_weights(root: DataRoot, named: str, segmenter: str = "cellpose") -> Weights:
     """The champion; without a champion, or if it is ``settings``, the network that the settings name.
 
+    Args:
+        root: the data root.
+        named: by the setting `cell_weights`.
+        segmenter: what finds cells, see :class:`~dermatome.skin.cells.settings.CellSettings`. Only Cellpose's networks
+            have champions.
+
     Raises:
+        BadSetting: the segmenter needs a network, and none is named.
         BadWeights: the settings name a file that does not exist.
         FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
     """
+    if segmenter != "cellpose":
+        return cell_weights_named(root, named, segmenter)
     return find_champion(root, CELLS, partial(cell_weights_named, root, named))
 
 
-def cell_weights_named(root: DataRoot, named: str) -> Weights:
-    """The network ``cyto2`` (fetched if missing), ``toy``, or the weights file at a path; errors as above."""
+def cell_weights_named(root: DataRoot, named: str, segmenter: str = "cellpose") -> Weights:
+    """The network ``cyto2`` (fetched if missing), ``toy``, or the weights file at a path; see above."""
     from dermatome.skin.cells import cyto2
     from dermatome.skin.cells.network import TOY_WEIGHTS
+    from dermatome.skin.cells.segmenters import segmenter_file
+    from dermatome.skin.cells.watershed import Watershed
 
+    if segmenter == "watershed":
+        return Weights(root, CELLS, segmenter, Watershed.sha256, file=root.models)
+    if segmenter != "cellpose":
+        path = segmenter_file(root.models, named, segmenter)
+        if not path.is_file():
+            raise BadWeights(
+                f"There is no network for the segmenter {segmenter} at {path}: set cell_weights to its file."
+            )
+        return Weights(root, CELLS, path.stem, sha256_file(path), file=path)
     if named == "cyto2":
         folder = cyto2.fetch_cyto2(root.models)
         return Weights(root, CELLS, named, sha256_file(folder / cyto2.NETWORK_FILE), file=folder)
@@ -41,13 +62,17 @@ def cell_weights_named(root: DataRoot, named: str) -> Weights:
     return Weights(root, CELLS, named, sha256_file(path), file=path)
 
 
-def load_cells(weights: Weights, compute: Compute) -> CellNetwork:
-    """The network on the device, ready to run; see :func:`dermatome.inference.backends.prepare_runner`.
+def load_cells(weights: Weights, compute: Compute, segmenter: str = "cellpose") -> CellNetwork | Segmenter:
+    """What finds cells on the device, ready to run; see :func:`dermatome.inference.backends.prepare_runner`.
 
     Raises:
         BadWeights: the file is missing, damaged, not a Cellpose network, or not the one that was chosen.
     """
     from dermatome.skin.cells.network import load_cell_network
+    from dermatome.skin.cells.segmenters import load_segmenter
+
+    if segmenter != "cellpose":
+        return weights.load(partial(load_segmenter, compute=compute, method=segmenter))
 
     def read(path: Path) -> CellNetwork:
         if path.is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -18,10 +18,11 @@ from dermatome.imaging.background import Background, slide_background
 from dermatome.labels.object_table import empty_table
 from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.stage_files import timed
-from dermatome.skin.cells.blocks import Dynamics, cells_by_block
+from dermatome.skin.cells.blocks import CellPixels, Dynamics, cells_by_block
 from dermatome.skin.cells.flows import MAX_SCALE, CellFlows
 from dermatome.skin.cells.image import CellImage
 from dermatome.skin.cells.network import CellNetwork
+from dermatome.skin.cells.segmenters import Segmenter, cells_by_window, seams
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.size import estimate_diameter
 from dermatome.skin.cells.table import CELL_COLUMNS, CellCollector, SeamDensity
@@ -29,6 +30,9 @@ from dermatome.slides.slide import Slide
 
 _ESTIMATES_UM = (2.0, 60.0)
 """The largest are swollen keratinocytes, three times as wide as any nucleus."""
+
+_SEAM_UM = 10.0
+"""How near a seam of windows cells are counted as at it, about the width of a cell."""
 
 DiameterSource = Literal["setting", "size model", "training diameter"]
 
@@ -80,7 +84,7 @@ class CellsResult:
 def segment_cells(
     slide: Slide,
     tissue_mask: LabelArray,
-    network: CellNetwork,
+    network: CellNetwork | Segmenter,
     settings: CellSettings | None = None,
     progress: Callable[[str], None] | None = None,
     *,
@@ -92,6 +96,9 @@ def segment_cells(
     top to bottom, their flows are blended, and each row of blocks is turned into cells. A cell belongs to the one block
     that holds its sink (:mod:`dermatome.skin.cells.blocks`), and to the epidermis if most of its pixels do.
 
+    Another :class:`~dermatome.skin.cells.segmenters.Segmenter` gives the instances of overlapping windows instead, of
+    which each keeps those whose centre is in it; the rest is the same.
+
     The network runs in the caller's thread and in the runner's own; dynamics run beside it in ``compute.threads``
     threads. The result is compressed and needs neither network nor device, so another thread may write its files,
     outlines and figure while the next slide is segmented. One network must not be used by two threads at once.
@@ -99,7 +106,7 @@ def segment_cells(
     Args:
         slide: the IHC slide; its pixels are read in boxes.
         tissue_mask: (H, W) uint8, :class:`TissueClass`, the slide's size; an array or what is read like one.
-        network: loaded once by the caller, for many slides.
+        network: Cellpose's or another segmenter, loaded once by the caller, for many slides.
         settings: defaults where None.
         progress: called with a short sentence at every step.
         block_px: side of the blocks in which flows become cells; None chooses. It does not change the result.
@@ -132,6 +139,20 @@ def segment_cells(
         return CellsResult(
             TiledArray(size), empty_table(CELL_COLUMNS), CellsOutcome.NO_EPIDERMIS,
             epidermis_px=image.epidermis_px, background=background,
+        )  # fmt: skip
+
+    if not isinstance(network, CellNetwork):
+        halo_px = round(network.halo_um / slide.mpp)
+        with timed(seconds, "cells"):
+            found = cells_by_window(
+                network.on(image, slide.mpp), image, region, halo_px=halo_px, min_area_px=min_area_px
+            )
+            labels, table = _collected(found, image, background, slide.mpp, say)
+        near = SeamDensity(*seams(region), _SEAM_UM / slide.mpp, size).of(table, image, slide.mpp)
+        return CellsResult(
+            labels, table, CellsOutcome.CELLS if len(table) else CellsOutcome.NO_CELLS, crop=region,
+            h_equalised=image.equalised_panel(), epidermis_px=image.epidermis_px, seconds=seconds, seam_density=near,
+            background=background,
         )  # fmt: skip
 
     def flows_in(box: Box, diameter_px: float) -> CellFlows:
@@ -172,16 +193,13 @@ def segment_cells(
             diameter_px = network.diameter_um / slide.mpp if network.diameter_um else network.diameter_px
     with timed(seconds, "cells"):
         flows = flows_in(region, diameter_px)
-        collector = CellCollector(image, background)
-        for pixels, final_above in cells_by_block(flows, region, image.may_be_near, dynamics_at(diameter_px)):
-            collector.add(pixels)
-            collector.final_above(final_above)
+        blocks = cells_by_block(flows, region, image.may_be_near, dynamics_at(diameter_px))
+        labels, table = _collected(blocks, image, background, slide.mpp)
     with timed(seconds, "table"):
-        table = collector.finish(slide.mpp)
-        seams = SeamDensity(flows.seam_rows_px, flows.seam_columns_px, diameter_px, size)
-        density = seams.of(table, image, slide.mpp)
+        at_seams = SeamDensity(flows.seam_rows_px, flows.seam_columns_px, diameter_px, size)
+        density = at_seams.of(table, image, slide.mpp)
     return CellsResult(
-        collector.labels,
+        labels,
         table,
         CellsOutcome.CELLS if len(table) else CellsOutcome.NO_CELLS,
         diameter_px,
@@ -194,6 +212,23 @@ def segment_cells(
         density,
         background,
     )
+
+
+def _collected(
+    found: Iterable[tuple[CellPixels, int]],
+    image: CellImage,
+    background: Background,
+    mpp: float,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[TiledArray, pd.DataFrame]:
+    """The instance map and the table of cells that come part by part."""
+    collector = CellCollector(image, background)
+    for count, (pixels, final_above) in enumerate(found, 1):
+        collector.add(pixels)
+        collector.final_above(final_above)
+        say(f"part {count}")
+    table = collector.finish(mpp)
+    return collector.labels, table
 
 
 def _estimates_px(network_px: float, mpp: float) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Settings of `cell_masks`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,9 @@ class CellSettings(SettingsModel):
     """How cells are segmented.
 
     Attributes:
+        segmenter: what finds cells: ``cellpose`` (the `cell_champion`, else `cell_weights`), ``instanseg``, ``nuclei``
+            (a network of nuclei; `cell_weights` names its file), or ``watershed``, without a network, to compare with.
+            The settings of diameter, thresholds, batch and tiles are Cellpose's.
         diameter_um: cell diameter that the network is shown, µm; None takes the network's size estimate if it has one,
             else the diameter it was trained on.
         flow_threshold: Cellpose's flow error threshold; 0 keeps every cell.
@@ -22,6 +25,7 @@ class CellSettings(SettingsModel):
             other cells.
     """
 
+    segmenter: Literal["cellpose", "instanseg", "nuclei", "watershed"] = "cellpose"
     diameter_um: float | None = Field(default=None, ge=1, le=200)
     flow_threshold: float = 0.4
     cellprob_threshold: float = 0.0

@@ -26,6 +26,7 @@ from dermatome.storage.record import Check, StageResult, content_version
 
 if TYPE_CHECKING:
     from dermatome.skin.cells.network import CellNetwork
+    from dermatome.skin.cells.segmenters import Segmenter
 
 # Nuclei in interfollicular epidermis lie at roughly 3,000 to 12,000 per mm²; wider, as sections are cut obliquely.
 _CELLS_PER_MM2 = (500.0, 25_000.0)
@@ -56,7 +57,7 @@ class CellsStage(Stage[_Input, _Segmented]):
     compute_settings: ComputeSettings
     cells: CellSettings
     asset = "cell_masks"
-    _network: CellNetwork | None = field(default=None, init=False, repr=False)
+    _network: CellNetwork | Segmenter | None = field(default=None, init=False, repr=False)
 
     def inputs(self, key: str) -> dict[str, str]:
         """The image, the mask and the network."""
@@ -67,7 +68,7 @@ class CellsStage(Stage[_Input, _Segmented]):
         """Puts the network on the device."""
         super().open(check)
         compute = self.compute_settings.choose()
-        self._network = load_cells(self.weights, compute)
+        self._network = load_cells(self.weights, compute, self.cells.segmenter)
 
     def load(self, key: str) -> _Input:
         """Decodes the image and the mask."""
@@ -107,7 +108,7 @@ def write_cells(
     slide: Slide,
     mask: LabelArray,
     result: CellsResult,
-    network: CellNetwork,
+    network: CellNetwork | Segmenter,
     seconds: dict[str, float],
     mask_warning: str,
     stem: str = "",
@@ -119,7 +120,7 @@ def write_cells(
         slide: the image.
         mask: (H, W) uint8, its tissue.
         result: its cells.
-        network: network that found them.
+        network: network or method that found them.
         seconds: wall time of earlier phases, to which those of writing are added.
         mask_warning: what the mask says of the network that computed it, or empty.
         stem: start of the names of the files; without it, they are named as in the data root.
@@ -144,9 +145,10 @@ def write_cells(
         values={
             "weights": network.name,
             "weights_sha256": network.sha256,
+            "weights_licence": network.licence,
             "synthetic": bool(warning),
-            "device": network.compute.device_name,
-            "backend": network.runner.backend,
+            "device": network.device_name,
+            "backend": network.backend,
             "mpp": slide.mpp,
             "mpp_source": slide.mpp_source.value,
             "cells": len(result.table),

@@ -110,7 +110,10 @@ class CellCollector:
         held = self.labels.read(box)
         keep = 2 * np.bincount(owners, inside, cells.count) > np.bincount(owners, minlength=cells.count)
         # Where another block's cell fills a hole over a border, the first one keeps the pixel.
-        free = keep[owners] & (held[rows - box.top_px, columns - box.left_px] == 0)
+        held_here = held[rows - box.top_px, columns - box.left_px] > 0
+        # Two windows may disagree by a pixel about one cell: it is kept once.
+        keep &= 2 * np.bincount(owners, held_here, cells.count) < np.bincount(owners, minlength=cells.count)
+        free = keep[owners] & ~held_here
         rows, columns, owners = rows[free], columns[free], owners[free]
         names, first, owners = np.unique(owners, return_index=True, return_inverse=True)
         if not names.size:

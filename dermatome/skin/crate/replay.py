@@ -255,7 +255,12 @@ def _stage(
         raise MissingInput(f"The network {name} (sha256 {sha256[:12]}…) is not in the crate: ask its author for it.")
     weights = Weights(root, kind, name, sha256, version, path)
     if record.asset == "cell_masks":
-        return CellsStage(root, weights, compute, _settings(CellSettings, record, "cells"))
+        cells = _settings(CellSettings, record, "cells")
+        if cells.segmenter != "cellpose":
+            raise MissingInput(
+                f"Cells that {cells.segmenter} found are not replayed, only those of Cellpose's networks."
+            )
+        return CellsStage(root, weights, compute, cells)
     return MaskStage(root, weights, compute, _settings(TissueSettings, record, "tissue"))
 
 

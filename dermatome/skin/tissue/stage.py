@@ -135,6 +135,7 @@ def write_tissue(
         values={
             "weights": weights,
             "weights_sha256": network.weights.sha256,
+            "weights_licence": network.weights.card.licence,
             "synthetic": bool(result.warning),
             "device": compute.device_name,
             "precision": compute.precision,
