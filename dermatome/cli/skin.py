@@ -46,6 +46,8 @@ from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.tissue.settings import TissueSettings
 
 if TYPE_CHECKING:
+    from dermatome.skin.cells.network import CellNetwork
+    from dermatome.skin.cells.segmenters import Segmenter
     from dermatome.slides.slide import Slide
     from dermatome.storage.record import StageResult
 
@@ -276,13 +278,15 @@ def cells_segment(
 
     settings = CellSettings(diameter_um=diameter_um, segmenter=segmenter.value)
     compute, models = choose(device, precision, threads, backend), models.expanduser()
-    if segmenter is SegmenterChoice.CELLPOSE:
-        load = cache(lambda: load_cell_network(weights, compute, models_folder=models, fetch_missing=True))
-        sha256 = weights_sha256(TOY_WEIGHTS if weights == "toy" else Path(weights), load)
-    else:
-        path = segmenter_file(models, weights, segmenter.value)
-        load = cache(lambda: load_segmenter(path, compute, segmenter.value))
-        sha256 = load().sha256
+
+    @cache
+    def load() -> CellNetwork | Segmenter:
+        if segmenter is SegmenterChoice.CELLPOSE:
+            return load_cell_network(weights, compute, models_folder=models, fetch_missing=True)
+        return load_segmenter(segmenter_file(models, weights, segmenter.value), compute, segmenter.value)
+
+    own_file = TOY_WEIGHTS if weights == "toy" else Path(weights)
+    sha256 = weights_sha256(own_file, load) if segmenter is SegmenterChoice.CELLPOSE else load().sha256
     results = Results(out, "cell_masks", settings, overwrite)
 
     def segment(slide: Slide, report: Report) -> str:

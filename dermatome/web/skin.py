@@ -86,6 +86,7 @@ class SkinNetworks:
 
     tissue: TissueNetwork
     cells: CellNetwork | Segmenter
+    compute: Compute
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,9 @@ def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Co
 
     weights = source.tissue.load(load_tissue_weights)
     weights.network.to(compute.torch_device)
-    return SkinNetworks(prepare_tissue(weights, compute, settings), load_cells(source.cells, compute, source.segmenter))
+    return SkinNetworks(
+        prepare_tissue(weights, compute, settings), load_cells(source.cells, compute, source.segmenter), compute
+    )
 
 
 def skin_examples() -> dict[str, Example]:
@@ -288,7 +291,7 @@ def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
 
     slide, tissue, cells, layers = found.slide, found.tissue, found.cells, found.layers
     networks, settings, stem = found.networks, found.settings, found.slide.name
-    compute, champion = networks.cells.compute, networks.tissue.weights
+    compute, champion = networks.compute, networks.tissue.weights
     inputs = slide_inputs(slide, weights_sha256=champion.sha256, cell_weights_sha256=networks.cells.sha256)
     masks, instances, rows = tissue.mask, cells.instances, cells.table
     warning = tissue.warning or networks.cells.warning

@@ -96,7 +96,7 @@ def test_skin_results_are_the_same_files_through_every_door(tmp_path: Path, monk
 
     monkeypatch.setattr("dermatome.skin.tissue.stage.write_tissue", lambda *_: StageResult("tissue", "v", {}))
     champion = SimpleNamespace(weights=SimpleNamespace(sha256="t", card=SimpleNamespace(name="t")))
-    networks = SkinNetworks(champion, network)
+    networks = SkinNetworks(champion, network, network.compute)
     shown = SkinFound(slide, SimpleNamespace(mask=toy.mask, warning=""), found, measured, b"", "", networks, Settings())
     web = {path.name for path in write_skin_files(shown, tmp_path / "web")}
     for folder, part in ((cells, "cells"), (layers, "layers")):

@@ -4,13 +4,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import dermatome
 from dermatome.classes import TissueClass
+from dermatome.cli.app import app
 from dermatome.errors import BadSetting, BadWeights
+from dermatome.geometry import Box
 from dermatome.inference.compute import choose_compute
+from dermatome.labels.npz import save_mask
 from dermatome.metrics.instances import match_instances
 from dermatome.registry.published import Taken, keep_program, published
 from dermatome.settings import load_settings
@@ -127,3 +133,18 @@ def test_far_too_coarse_slides_are_refused(tmp_path, toy):
     with pytest.raises(BadSetting, match="more than 4 times finer"):
         segment_cells(replace(toy.slide, mpp=2.5), toy.mask, network)
     assert load_cell_network("toy", CPU).licence
+
+
+def test_command_line_and_python_interface_take_it(tmp_path, toy):
+    cv2.imwrite(str(tmp_path / "s1.png"), toy.slide.whole()[..., ::-1])
+    save_mask(tmp_path / "masks" / "s1.npz", toy.mask, Box.whole(toy.slide.size))
+    arguments = ["cells", "segment", tmp_path / "s1.png", "--tissue", tmp_path / "masks", "--weights", "none"]
+    arguments += ["--segmenter", "watershed", "--out", tmp_path / "o", "--mpp", toy.slide.mpp, "--device", "cpu"]
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "o" / "s1.json").read_text())
+    assert record["settings"]["segmenter"] == record["values"]["weights"] == "watershed"
+    _, cells = dermatome.segment_cells(
+        toy.slide.whole(), toy.mask, "none", mpp=toy.slide.mpp, device="cpu", segmenter="watershed"
+    )
+    assert len(cells) == record["values"]["cells"]

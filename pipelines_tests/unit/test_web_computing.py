@@ -151,7 +151,11 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(monkeypatch):
     settings = Settings(layers=LayerSettings(layer_um=11.0))
     tissue = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=1.0)))
     found = measure_skin(
-        toy.slide, SkinNetworks(tissue, cells), settings, UploadLimits(), lambda share, text: shares.append(share)
+        toy.slide,
+        SkinNetworks(tissue, cells, cells.compute),
+        settings,
+        UploadLimits(),
+        lambda share, text: shares.append(share),
     )
     assert found.layers.layer_um == 11.0, "the settings of layers are not used"
     assert "layers of" in skin_summary(found)
