@@ -11,8 +11,8 @@ HPA = _source(
     "human_protein_atlas",
     "skin_images",
     "xml",
-    "[Human Protein Atlas](https://www.proteinatlas.org): a page for each gene, with the images of its antibodies in "
-    "normal skin. [Licence](https://www.proteinatlas.org/about/licence)",
+    "The Human Protein Atlas: a page for each gene, with the images of its antibodies in normal skin. "
+    "[Site](https://www.proteinatlas.org), [licence](https://www.proteinatlas.org/about/licence)",
 )
 INBOX = _source(
     "inbox",
@@ -37,8 +37,8 @@ CYTO2 = _source(
     "cyto2",
     "skin_training",
     "pytorch",
-    "The published network of [Cellpose](https://github.com/MouseLand/cellpose), which is downloaded once. Cells are "
-    "found with it until there is a `cell_champion`, and networks are fine-tuned from it, where the settings name it.",
+    "Cellpose's published network, which is downloaded once. Cells are found with it until there is a `cell_champion`, "
+    "and networks are fine-tuned from it, where the settings name it. [Cellpose](https://github.com/MouseLand/cellpose)",
 )
 NUCLEI_INBOX = _source(
     "nuclei_inbox",
@@ -55,6 +55,8 @@ NUCLEI_ANNOTATIONS = _source(
     "`nuclei_case_folder` registers them.",
 )
 SOURCES = [HPA, INBOX, ANNOTATIONS, CELL_ANNOTATIONS, CYTO2, NUCLEI_INBOX, NUCLEI_ANNOTATIONS]
+FOLDERS = {source.key.to_user_string() for source in SOURCES if source.kinds == {"file"}}
+"""Those that are folders of the data root."""
 EXTERNAL = {source.key.to_user_string() for source in SOURCES}
 EXTERNAL_VERSION = "INITIAL"
 """Dagster's data version of an asset that it does not make."""

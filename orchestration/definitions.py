@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets import nuclei, skin, skin_metrics
 from assets.slide_asset import up_to_date_checks
-from assets.sources import SOURCES
+from assets.sources import FOLDERS, SOURCES
 from dermatome.settings import PlatformSettings, Settings, deciding_settings, load_settings
 from dermatome.storage.layout import DataRoot
 from orchestration.jobs import JOBS
@@ -62,7 +62,7 @@ def build_defs(
         # The UI then names the source file of each asset.
         assets=dg.with_source_code_references(
             dg.map_asset_specs(
-                lambda spec: labelled(with_settings(read, paths.data_root)(spec), read.platform),
+                lambda spec: labelled(with_settings(read, paths.data_root)(spec), read.platform, paths.data_root),
                 [*SOURCES, *skin.ASSETS, *nuclei.ASSETS, skin_metrics.skin_metrics],
             )
         ),
@@ -99,10 +99,14 @@ def with_settings(settings: Settings, root: DataRoot) -> Callable[[dg.AssetSpec]
     return versioned
 
 
-def labelled(spec: dg.AssetSpec, platform: PlatformSettings) -> dg.AssetSpec:
-    """Adds the owners, and pipeline and part as tags, to select assets by."""
+def labelled(spec: dg.AssetSpec, platform: PlatformSettings, root: DataRoot) -> dg.AssetSpec:
+    """Adds the owners, pipeline and part as tags to select assets by, and the place of a folder that people fill."""
     pipeline, _, part = str(spec.group_name).partition("_")
-    return spec.merge_attributes(owners=list(platform.owners), tags={"pipeline": pipeline, "part": part})
+    name = spec.key.to_user_string()
+    folder = {"folder": dg.MetadataValue.path(str(root.folder(name)))} if name in FOLDERS else {}
+    return spec.merge_attributes(
+        owners=list(platform.owners), tags={"pipeline": pipeline, "part": part}, metadata=folder
+    )
 
 
 defs = build_defs(DataRoot.at(os.environ.get(DATA_ROOT_VARIABLE, DEFAULT_DATA_ROOT)).path)

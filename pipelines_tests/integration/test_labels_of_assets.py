@@ -10,6 +10,7 @@ SHOWN = """
 query ($assets: [AssetKeyInput!]!) {
   assetNodes(assetKeys: $assets) {
     assetKey { path } description pools tags { key value }
+    metadataEntries { label ... on PathMetadataEntry { path } }
     owners { ... on TeamAssetOwner { team } ... on UserAssetOwner { email } }
     internalFreshnessPolicy { ... on TimeWindowFreshnessPolicy { failWindowSeconds } }
   }
@@ -26,8 +27,8 @@ def owned(root):
     root.settings.write_text('[platform]\ntime_zone = "Europe/Berlin"\nowners = ["team:skin", "ada@example.org"]\n')
 
 
-def test_assets_show_owners_tags_pools_and_freshness_and_schedules_their_time_zone(owned, ask):
-    paths = (["hpa_images"], ["nuclei_champion"], ["cyto2"], ["metrics", "til_scores"])
+def test_assets_show_owners_tags_pools_and_freshness_and_schedules_their_time_zone(root, owned, ask):
+    paths = (["hpa_images"], ["nuclei_champion"], ["cyto2"], ["inbox"], ["metrics", "til_scores"])
     shown = ask(SHOWN, assets=[{"path": path} for path in paths])
     nodes = {"/".join(node["assetKey"]["path"]): node for node in shown["assetNodes"]}
     for node in nodes.values():
@@ -36,8 +37,9 @@ def test_assets_show_owners_tags_pools_and_freshness_and_schedules_their_time_zo
     tags = {name: {tag["key"]: tag["value"] for tag in node["tags"]} for name, node in nodes.items()}
     assert {name: (found["pipeline"], found["part"]) for name, found in tags.items()} == {
         "hpa_images": ("skin", "images"), "nuclei_champion": ("nuclei", "training"), "cyto2": ("skin", "training"),
-        "metrics/til_scores": ("nuclei", "metrics"),
+        "inbox": ("skin", "images"), "metrics/til_scores": ("nuclei", "metrics"),
     }  # fmt: skip
+    assert {"label": "folder", "path": str(root.inbox)} in nodes["inbox"]["metadataEntries"]
     fresh = {name: node["internalFreshnessPolicy"] for name, node in nodes.items()}
     assert fresh["hpa_images"] == {"failWindowSeconds": 60 * DAY_S}
     assert fresh["nuclei_champion"] == {"failWindowSeconds": 365 * DAY_S}
