@@ -14,7 +14,6 @@ from urllib.parse import quote
 import dagster as dg
 
 from dermatome.errors import DermatomeError, StorageFailed
-from dermatome.reports.html import data_uri
 from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.storage.files import atomic_folder
 from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE, DataRoot
@@ -150,15 +149,15 @@ def record_metadata(
     if record.message:
         shown["message"] = dg.MetadataValue.text(record.message)
     shown |= more
-    if preview := _preview(folder):
-        shown["preview"] = dg.MetadataValue.md(f"![preview]({data_uri('image/webp', preview)})")
+    url = f"{RESULTS_URL}/{quote(f'{folder.parent.name}/{folder.name}')}"
+    if (folder / PREVIEW_FILE).is_file():  # not every asset has one
+        # By its address: in the event itself it would be shown on a click only, and take more than all else.
+        shown["preview"] = dg.MetadataValue.md(f"![preview]({url}/{PREVIEW_FILE})")
     if place := place_of(record.asset, record.partition):
         web_url = load_settings(DataRoot(folder.parent.parent).settings).platform.web_url
         shown["atlas"] = dg.MetadataValue.url(f"{web_url}{place}")
     for file in sorted((*folder.glob("*.html"), *folder.glob("*.png"))):
-        shown[file.name] = dg.MetadataValue.url(
-            f"{RESULTS_URL}/{quote(f'{folder.parent.name}/{folder.name}/{file.name}')}"
-        )
+        shown[file.name] = dg.MetadataValue.url(f"{url}/{file.name}")
     ranked = {name: _rank(name) for name, value in record.values.items() if value is not None}
     for name in sorted((name for name in ranked if ranked[name] < _HIDDEN), key=ranked.__getitem__):
         shown[name] = _scalar(record.values[name])
@@ -172,8 +171,8 @@ def record_metadata(
         "libraries": record.libraries,
     }
     shown |= {
-        # Markdown, which the UI shows on a click; it shows JSON at once, and this is a page of it.
-        "details": dg.MetadataValue.md(f"```json\n{json.dumps(details, indent=1)}\n```"),
+        # Markdown of 1,000 characters or more, which the UI shows on a click; it shows less, and JSON, at once.
+        "details": dg.MetadataValue.md(f"```json\n{json.dumps(details, indent=1)}\n```".ljust(1000)),
         "folder": dg.MetadataValue.path(str(folder)),
         "reused": dg.MetadataValue.bool(reused),
     }
@@ -201,14 +200,9 @@ def _rank(name: str) -> int:
 
 def partition_url(asset: str, partition: str | None = None) -> dg.MetadataValue:
     """A link to the page of an asset, or of a partition of it, in the UI."""
-    return dg.MetadataValue.url(f"/assets/{asset}{f'?partition={quote(partition)}' if partition else ''}")
-
-
-def _preview(folder: Path) -> bytes | None:
-    try:
-        return (folder / PREVIEW_FILE).read_bytes()
-    except FileNotFoundError:  # not every asset has one
-        return None
+    # Without the view, the UI shows the latest materialization of any partition.
+    shown = f"?view=partitions&partition={quote(partition)}" if partition else ""
+    return dg.MetadataValue.url(f"/assets/{asset}{shown}")
 
 
 def _scalar(value: object) -> dg.MetadataValue:

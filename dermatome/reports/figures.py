@@ -146,7 +146,7 @@ class SlideFigure:
 
 
 def preview_panel(panel: Panel, name: str, facts: Sequence[str | tuple[str, Rgb]], mpp: float | None = None) -> bytes:
-    """Draws one image above the numbers, 480 px wide, in at most 8,000 bytes, as Dagster stores it with every event.
+    """Draws one image above the numbers, 480 px wide, in at most 8,000 bytes, as each slide has several.
 
     Args:
         panel: the image; what is too much for the bytes is detail of it, not of the text.

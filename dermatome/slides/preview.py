@@ -1,4 +1,4 @@
-"""Small previews of images and figures, for Dagster's events."""
+"""Small previews of images and figures, which Dagster's UI shows with each materialization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PREVIEW_PX = 480
 def preview(image: bytes | RgbImage, max_bytes: int = 8_000) -> bytes:
     """Encodes a small WebP of a figure (PNG bytes) or an image (H, W, 3) uint8.
 
-    The image is shrunk until it fits into ``max_bytes``, because Dagster stores it twice with every event.
+    The image is shrunk until it fits into ``max_bytes``.
     """
     with Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image) as opened:
         full = opened.convert("RGB")

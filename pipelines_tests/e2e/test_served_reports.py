@@ -56,10 +56,10 @@ def test_a_gene_is_found_by_its_symbol_with_links_to_its_partitions_card_and_sli
     assert rows.locator("td:first-child").all_inner_texts() == ["<i>FLG", "KRT1", "KRT5"]
     page.fill("#search", "krt1")
     assert [link.get_attribute("href") for link in rows.locator("a").all()] == [
-        "/assets/hpa_images?partition=ENSG2",
-        "/assets/gene_profiles?partition=ENSG2",
+        "/assets/hpa_images?view=partitions&partition=ENSG2",
+        "/assets/gene_profiles?view=partitions&partition=ENSG2",
         "/results/gene_profiles/ENSG2/card.html",
-        "/assets/epidermis_layers?partition=7-1",
+        "/assets/epidermis_layers?view=partitions&partition=7-1",
     ]
     page.fill("#search", "ensg1")
     assert rows.locator("a").count() == 2, "no profile and no slide yet"
