@@ -24,6 +24,7 @@ from dermatome.skin.atlas.settings import AtlasSettings
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.profiles.settings import ProfileSettings
+from dermatome.skin.queue.settings import QueueSettings
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides.settings import NucleiImageSettings, SkinImageSettings
 from dermatome.storage.layout import CHAMPION, DataRoot
@@ -79,6 +80,7 @@ class Settings(SettingsModel):
     profiles: ProfileSettings = ProfileSettings()
     atlas: AtlasSettings = AtlasSettings()
     agreement: AgreementSettings = AgreementSettings()
+    queue: QueueSettings = QueueSettings()
     promotion: PromotionSettings = PromotionSettings()
     nuclei_images: NucleiImageSettings = NucleiImageSettings()
     nuclei_patches: PatchSettings = PatchSettings()

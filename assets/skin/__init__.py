@@ -1,5 +1,6 @@
 """The skin pipeline, in reading order: pages, images, tiles, weights, champion, masks, layers, genes."""
 
+from assets.skin.annotation_queue import annotation_queue
 from assets.skin.cell_champion import cell_champion
 from assets.skin.cell_hold_out import cell_hold_out, cell_hold_out_scores
 from assets.skin.cell_masks import cell_masks
@@ -28,6 +29,7 @@ ASSETS = [
     tissue_hold_out_scores,
     training_comparison,
     tissue_champion,
+    annotation_queue,
     epidermis_masks,
     cell_hold_out,
     cell_weights,

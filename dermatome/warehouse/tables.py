@@ -160,6 +160,12 @@ TABLES: dict[str, Table] = {
         "release varchar, reliability varchar, target varchar, measure double, annotated varchar, read varchar, "
         "probability double, confidence double, levels_apart double",
     ),
+    "annotation_queue": Table(
+        "annotation_queue",
+        "queue.parquet",
+        "rank integer, slide varchar, left_px integer, top_px integer, width_px integer, height_px integer, "
+        "disagreement double, novelty double, gain double, slide_disagreement double",
+    ),
     "agreement_scores": Table(
         "hpa_agreement",
         "scores.parquet",

@@ -37,7 +37,7 @@ def test_assets_and_their_partitions(defs):
         None: {
             "tissue_hold_out", "tissue_champion", "cell_hold_out", "cell_champion", "nuclei_hold_out",
             "nuclei_champion", "training_comparison", "skin_metrics", "skin_atlas", "hpa_agreement",
-            "nuclei_runs_report",
+            "nuclei_runs_report", "annotation_queue",
             *EXTERNAL, *(f"metrics/{name}" for name in (*TABLES, UNREADABLE, *VIEWS)),
         },
     }  # fmt: skip

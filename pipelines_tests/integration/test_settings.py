@@ -95,7 +95,7 @@ EDITS = {
         "nuclei_opacity": 0.9, "platform.time_zone": "Europe/Berlin", "platform.owners": ("team:skin",),
         "platform.dagster_url": "https://lab.example/dagster", "platform.web_url": "https://lab.example",
     },
-    ("epidermis_masks", *CELLS, *NUCLEI, "tissue_hold_out_scores"): {"compute.precision": "fp32"},
+    ("epidermis_masks", *CELLS, *NUCLEI, "tissue_hold_out_scores", "annotation_queue"): {"compute.precision": "fp32"},
     ("epidermis_masks",): {
         "tissue.coarse_mpp": 4.0, "tissue.tile_px": 128, "tissue.overlap_px": 32, "tissue.views": 2,
         "tissue.significant_share": 0.2, "tissue.margin_um": 32.0, "tissue.refine_whole_px": 9,
@@ -134,6 +134,10 @@ EDITS = {
     ("hpa_agreement",): {
         "agreement.folds": 3, "agreement.min_antibodies": 9, "agreement.resamples": 100, "agreement.confidence": 0.9,
         "agreement.seed": 1, "agreement.listed": 9,
+    },
+    ("annotation_queue",): {
+        "queue.regions": 9, "queue.slides": 9, "queue.side_px": 256, "queue.views": 2, "queue.diversity": 0.0,
+        "queue.seed": 1,
     },
     ("til_scores",): {"til.near_um": 9.0, "til.square_um": 9.0, "til.min_probability": 0.5},
     ("cell_masks",): {"cell_weights": "toy"},

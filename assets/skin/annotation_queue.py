@@ -1,0 +1,43 @@
+"""`annotation_queue`: the regions of slides that it is most worth to annotate next."""
+
+import dagster as dg
+
+from assets.materialize import deciding, materialize_one
+from assets.partitions import ONLY_BY_HAND
+from assets.skin.slide_images import slide_images
+from assets.skin.tissue_champion import tissue_champion
+from dermatome.storage.layout import CHAMPION
+from resources import PathsResource, SettingsResource, TissueSegmenterResource
+from resources.settings import DECIDED_BY
+
+
+@dg.asset(
+    deps=[dg.AssetDep(slide_images, partition_mapping=ONLY_BY_HAND), tissue_champion],
+    code_version="1",
+    group_name="skin_training",
+    kinds={"html"},
+    pool="gpu",
+    metadata={DECIDED_BY: "queue, compute.precision"},
+)
+def annotation_queue(
+    context: dg.AssetExecutionContext,
+    paths: PathsResource,
+    settings: SettingsResource,
+    tissue_segmenter: TissueSegmenterResource,
+) -> dg.MaterializeResult:
+    """Regions where the tissue network's views disagree, unlike one another and what is annotated already, best first.
+
+    Files: `queue.parquet`, and `queue.html` with pictures and links to the page on which a region is corrected.
+    """
+    from dermatome.skin.queue.stage import make_queue, queue_slides
+
+    root, decided = paths.data_root, settings.value.queue
+    weights, slides = tissue_segmenter.weights(root), queue_slides(root, decided)
+    return materialize_one(
+        context,
+        root,
+        CHAMPION,
+        make=lambda folder: make_queue(root, folder, list(slides), weights, settings.value.compute, decided),
+        inputs={"tissue_champion": weights.data_version, **slides},
+        settings=deciding(context, settings.value, root),
+    )

@@ -1,0 +1,1 @@
+"""Which regions of slides to annotate next."""

@@ -1,0 +1,158 @@
+"""Regions that a tissue network would learn most from: where its views of a slide disagree, and unlike one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import RgbImage, TissueClass
+from dermatome.geometry import Box, Size
+from dermatome.imaging.background import slide_background
+from dermatome.inference.predictor import Predictor, Scene
+
+if TYPE_CHECKING:
+    from dermatome.skin.tissue.segment import TissueNetwork
+    from dermatome.slides.slide import Slide
+
+LARGEST_PX = 2048
+"""Longest side of a slide as it is looked at: a larger one is shrunk further than the network's scale."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A region that may be proposed.
+
+    Attributes:
+        slide: name of the slide.
+        box: of the region, px of the slide.
+        disagreement: mean over its pixels, bits; see :func:`disagreement`.
+        features: (F,) what it looks like: mean and spread of its colours, and shares of the classes, 0 to 1 each.
+    """
+
+    slide: str
+    box: Box
+    disagreement: float
+    features: Floats
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A region that is proposed; ``novelty`` is 0 to 1, and ``gain`` the product that it was chosen by."""
+
+    candidate: Candidate
+    novelty: float
+    gain: float
+
+
+def candidates(slide: Slide, network: TissueNetwork, side_px: int, views: int) -> list[Candidate]:
+    """The regions of a slide, half overlapping, with how much the network's views of them disagree."""
+    card, size = network.weights.card, slide.size
+    seen = size.scaled(slide.mpp / card.mpp)
+    seen = seen.scaled(min(1.0, LARGEST_PX / max(seen.height_px, seen.width_px)))
+    image = slide_background(slide).relight(slide.region(Box.whole(size), seen))
+    predictor = Predictor(network.first, len(TissueClass), tile_px=card.tile_px, overlap_px=card.tile_px // 4)
+    probabilities = _views(predictor, image, views)
+    unsure, labels = disagreement(probabilities), probabilities.mean(axis=0).argmax(axis=0).astype(np.uint8)
+    found = []
+    for box in _regions(size, side_px):
+        part = box.rescaled(size, seen).slices
+        colours, classes = image[part].reshape(-1, 3) / 255, labels[part]
+        shares = np.bincount(classes.ravel(), minlength=len(TissueClass)) / classes.size
+        features = np.concatenate([colours.mean(axis=0), colours.std(axis=0), shares])
+        found.append(Candidate(slide.name, box, float(unsure[part].mean()), features))
+    return found
+
+
+def disagreement(probabilities: npt.NDArray[Any]) -> Floats:
+    """(H, W) bits: mutual information of a pixel's class and the view, as in BALD (Houlsby et al., 2011).
+
+    It is 0 where all views say the same, however unsure each is: a border that nobody can place is not learnt by
+    annotating more of it.
+
+    Args:
+        probabilities: (V, C, H, W) of each view and class.
+    """
+    return np.maximum(_entropy(probabilities.mean(axis=0)) - _entropy(probabilities.swapaxes(0, 1)).mean(axis=0), 0)
+
+
+def choose(
+    found: Sequence[Candidate], count: int, diversity: float, annotated: Mapping[str, Sequence[Box]]
+) -> list[Proposal]:
+    """Chooses regions one by one: each time the one of largest gain, which is disagreement times novelty.
+
+    Novelty is 1 − exp(−(d / s)² / diversity), with d the distance of its features to the nearest region that is
+    annotated or was chosen before, and s the median distance of regions to their mean. Regions that overlap one of
+    these are never chosen.
+
+    Args:
+        found: of all slides.
+        count: number of regions; fewer if there are no more.
+        diversity: weight of novelty; 0 ignores it.
+        annotated: boxes by slide that are annotated.
+    """
+    if not found:
+        return []
+    features = np.array([one.features for one in found])
+    scale = float(np.median(np.linalg.norm(features - features.mean(axis=0), axis=1))) or 1.0
+    free = np.array([not _overlaps(one.box, annotated.get(one.slide, ())) for one in found])
+    unlike = np.full(len(found), np.inf)
+    for known in features[~free]:
+        unlike = np.minimum(unlike, np.linalg.norm(features - known, axis=1))
+    wanted, chosen = np.array([one.disagreement for one in found]), []
+    while len(chosen) < count and free.any():
+        novelty = np.ones(len(found)) if diversity == 0 else 1 - np.exp(-((unlike / scale) ** 2) / diversity)
+        best = int(np.where(free, wanted * novelty, -1).argmax())
+        one = found[best]
+        chosen.append(Proposal(one, float(novelty[best]), float(wanted[best] * novelty[best])))
+        free &= np.array([other.slide != one.slide or not _overlaps(other.box, [one.box]) for other in found])
+        unlike = np.minimum(unlike, np.linalg.norm(features - one.features, axis=1))
+    return chosen
+
+
+def _views(predictor: Predictor, image: RgbImage, views: int) -> npt.NDArray[np.float32]:
+    """(V, C, h, w) probabilities of an image seen turned by quarters and, from the fifth view on, mirrored."""
+    seen: list[npt.NDArray[np.float32]] = []
+    scenes = []
+    for number in range(views):
+        turned = np.ascontiguousarray(np.rot90(image[:, ::-1] if number >= 4 else image, number % 4))
+        size = Size(*turned.shape[:2])
+        into = np.empty((predictor.classes, size.height_px, size.width_px), np.float32)
+
+        def keep(top: int, rows: npt.NDArray[np.float32], into: npt.NDArray[np.float32] = into) -> None:
+            into[:, top : top + rows.shape[1]] = rows
+
+        seen.append(into)
+        scenes.append(Scene(size, lambda turned=turned: [turned], keep))  # type: ignore[misc]
+    predictor.run(scenes)
+    back = [np.rot90(one, -(number % 4), axes=(1, 2)) for number, one in enumerate(seen)]
+    return np.stack([one[:, :, ::-1] if number >= 4 else one for number, one in enumerate(back)])
+
+
+def _regions(size: Size, side_px: int) -> Iterator[Box]:
+    """Squares at half a side from one another, the last ones at the rim; one if the slide is smaller than they are."""
+
+    def starts(length: int) -> list[int]:
+        last = max(0, length - side_px)
+        return sorted({*range(0, last, side_px // 2), last})
+
+    for top in starts(size.height_px):
+        for left in starts(size.width_px):
+            yield Box(top, left, min(top + side_px, size.height_px), min(left + side_px, size.width_px))
+
+
+def _overlaps(box: Box, others: Sequence[Box]) -> bool:
+    """Whether a box shares more than a tenth of its area with one of the others."""
+    shared = (box.common(other).size for other in others)
+    return any(min(one.height_px, one.width_px) > 0 and one.area_px > 0.1 * box.size.area_px for one in shared)
+
+
+def _entropy(probabilities: npt.NDArray[Any]) -> Floats:
+    """Bits of (C, …) probabilities over their first axis."""
+    entropy: Floats = -(probabilities * np.log2(np.maximum(probabilities, 1e-9))).sum(axis=0, dtype=np.float64)
+    return entropy

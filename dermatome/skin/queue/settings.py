@@ -1,0 +1,29 @@
+"""Settings of `annotation_queue`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dermatome.storage.settings_model import Effect, SettingsModel
+
+
+class QueueSettings(SettingsModel):
+    """How regions to annotate are chosen.
+
+    Attributes:
+        regions: number of regions to propose.
+        slides: number of slides that are looked at; of more, as many are drawn with ``seed``.
+        side_px: side of a region, px of the slide.
+        views: flips and quarter turns of a slide whose predictions are compared.
+        diversity: how much less a region counts that looks like one that is annotated or proposed; 0 ignores it.
+        seed: seed of the draw of slides.
+        page: address of the page on which masks are corrected, for the links.
+    """
+
+    regions: int = Field(default=20, ge=1, le=1000)
+    slides: int = Field(default=100, ge=1, le=10_000)
+    side_px: Literal[256, 512, 1024, 2048] = 512
+    views: Literal[2, 4, 8] = 4
+    diversity: float = Field(default=1.0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    page: Annotated[str, Effect.LOOKS] = "http://127.0.0.1:7860/correct"

@@ -1,0 +1,134 @@
+"""The stage `annotation_queue`: slides of the data root to a table of regions to annotate, and a page with links."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pandas as pd
+
+from dermatome.classes import RgbImage
+from dermatome.geometry import Box
+from dermatome.imaging.overlay import fitting
+from dermatome.inference.compute import ComputeSettings
+from dermatome.pipeline.stage_files import load_slide, write_frame
+from dermatome.registry.champion import Weights
+from dermatome.reports.figures import preview_samples
+from dermatome.reports.html import picture_uri, template
+from dermatome.skin.queue.rank import Candidate, Proposal, candidates, choose
+from dermatome.skin.queue.settings import QueueSettings
+from dermatome.skin.tiles.corrections import saved_corrections
+from dermatome.skin.tissue.network import load_tissue_weights
+from dermatome.skin.tissue.segment import prepare_tissue
+from dermatome.storage.files import write_atomic
+from dermatome.storage.layout import PREVIEW_FILE, DataRoot
+from dermatome.storage.record import StageResult, content_version, require_record
+
+QUEUE_TABLE, QUEUE_FILE = "queue.parquet", "queue.html"
+_THUMBNAIL_PX = 256
+
+
+def queue_slides(root: DataRoot, settings: QueueSettings) -> dict[str, str]:
+    """The slides that are looked at: data version of each by name."""
+    names = root.partitions("slide_images")
+    if len(names) > settings.slides:
+        names = sorted(np.random.default_rng(settings.seed).permutation(names)[: settings.slides].tolist())
+    return {name: require_record(root, "slide_images", name).data_version for name in names}
+
+
+def make_queue(
+    root: DataRoot, folder: Path, slides: list[str], weights: Weights, compute: ComputeSettings, settings: QueueSettings
+) -> StageResult:
+    """Writes `queue.parquet` and `queue.html`.
+
+    Args:
+        root: data root.
+        folder: folder to write to.
+        slides: names of the slides that are looked at.
+        weights: the tissue network.
+        compute: device and precision.
+        settings: how regions are chosen.
+
+    Raises:
+        MissingInput, BadImage: a slide's image is not there or not the one that was verified.
+    """
+    chosen_compute = compute.choose()
+    loaded = weights.load(load_tissue_weights)
+    loaded.network.to(chosen_compute.torch_device)
+    network = prepare_tissue(loaded, chosen_compute)
+    found: list[Candidate] = []
+    annotated: dict[str, list[Box]] = {}
+    for name in slides:
+        found += candidates(load_slide(root, name), network, settings.side_px, settings.views)
+        annotated[name] = [
+            Box(one.top_px, one.left_px, one.top_px + one.height_px, one.left_px + one.width_px)
+            for one in saved_corrections(root, name)
+        ]
+    proposals = choose(found, settings.regions, settings.diversity, annotated)
+    table = _table(proposals, found)
+    write_frame(folder / QUEUE_TABLE, table)
+    pictures = [_picture(root, one.candidate) for one in proposals]
+    rows = [
+        row | {"image": picture_uri(picture, "jpeg", quality=85), "link": _link(row, settings)}
+        for row, picture in zip(table.to_dict("records"), pictures, strict=True)
+    ]
+    text = template("queue.html.j2", "dermatome.skin.queue").render(rows=rows, slides=len(slides), weights=weights.name)
+    write_atomic(folder / QUEUE_FILE, text.encode())
+    if pictures:
+        facts = [f"{len(proposals)} regions", f"of {len(slides)} slides"]
+        write_atomic(folder / PREVIEW_FILE, preview_samples(pictures, "annotation_queue", facts))
+    return StageResult(
+        outcome="queue" if proposals else "nothing_to_annotate",
+        message=f"{len(proposals)} regions of {len(slides)} slides, the first on {proposals[0].candidate.slide}."
+        if proposals
+        else "There is no slide with a region that is not annotated yet.",
+        data_version=content_version([table.to_csv().encode()]),
+        values={
+            "regions": len(proposals),
+            "slides": len(slides),
+            "weights": weights.name,
+            "weights_sha256": loaded.sha256,
+        },
+    )
+
+
+def _picture(root: DataRoot, region: Candidate) -> RgbImage:
+    """The region, small."""
+    return load_slide(root, region.slide).region(region.box, fitting(region.box.size, _THUMBNAIL_PX))
+
+
+def _link(row: Mapping[Hashable, Any], settings: QueueSettings) -> str:
+    """Address of the page on which the region is corrected."""
+    place = {"slide": row["slide"], "left": row["left_px"], "top": row["top_px"], "side": settings.side_px}
+    return f"{settings.page}?{urlencode(place)}"
+
+
+def _table(proposals: list[Proposal], found: list[Candidate]) -> pd.DataFrame:
+    """A row for each proposed region, in the order to annotate them in."""
+    of_slide: dict[str, list[float]] = {}
+    for one in found:
+        of_slide.setdefault(one.slide, []).append(one.disagreement)
+    rows = [
+        {
+            "rank": rank,
+            "slide": one.candidate.slide,
+            "left_px": one.candidate.box.left_px,
+            "top_px": one.candidate.box.top_px,
+            "width_px": one.candidate.box.size.width_px,
+            "height_px": one.candidate.box.size.height_px,
+            "disagreement": one.candidate.disagreement,
+            "novelty": one.novelty,
+            "gain": one.gain,
+            "slide_disagreement": float(np.mean(of_slide[one.candidate.slide])),
+        }
+        for rank, one in enumerate(proposals, 1)
+    ]
+    columns = {
+        "rank": "int32", "slide": "str", "left_px": "int32", "top_px": "int32", "width_px": "int32",
+        "height_px": "int32", "disagreement": "float64", "novelty": "float64", "gain": "float64",
+        "slide_disagreement": "float64",
+    }  # fmt: skip
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
