@@ -4,7 +4,6 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-from dermatome.skin.tiles.corrections import save_correction
 
 from dermatome.geometry import Box, Size
 from dermatome.inference.predictor import Predictor
@@ -12,6 +11,7 @@ from dermatome.pipeline.stage_files import load_slide
 from dermatome.skin.queue.rank import Candidate, _regions, _views, choose, disagreement
 from dermatome.skin.queue.settings import QueueSettings
 from dermatome.skin.queue.stage import queue_slides
+from dermatome.skin.tiles.corrections import save_correction
 from dermatome.synthetic.skin import toy_slide
 from dermatome.warehouse.store import build_store
 from pipelines_tests.asset_runs import run

@@ -1,0 +1,153 @@
+"""How many regions must be annotated, if `annotation_queue` chooses them or chance does; ground truth is the annotator.
+
+The starter is fine-tuned anew on the regions so far, after each further one, and scored on PAS tiles of another place
+of the slide. Run as ``python -m pipelines_tests.experiments.annotate_next``; the tiles lie beside the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dermatome.classes import ClassMap
+from dermatome.geometry import Box
+from dermatome.inference.compute import Compute, choose_compute
+from dermatome.metrics.semantic import score_values
+from dermatome.skin.queue.rank import Candidate, candidates, choose
+from dermatome.skin.queue.settings import QueueSettings
+from dermatome.skin.tiles.crops import TilePair, cut_tiles, load_tiles
+from dermatome.skin.tiles.rois import Roi
+from dermatome.skin.tissue.network import load_tissue_weights
+from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS
+from dermatome.skin.tissue.segment import prepare_tissue
+from dermatome.skin.tissue.task import TissueTask, TissueTraining
+from dermatome.slides.slide import MppSource, Slide
+from dermatome.storage.files import write_atomic
+from dermatome.training.data import Split
+from dermatome.training.settings import settings_from
+from dermatome.training.trainer import train
+from dermatome.training.weights import save_weights
+from pipelines_tests.experiments.__main__ import skin_tiles
+
+MPP, SIDE_PX, VIEWS = 0.5, 256, 4
+WAYS = ("chance", "queue")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tile of the pool, as a slide with its ground truth."""
+
+    slide: Slide
+    truth: ClassMap
+
+
+def pool_of(tiles: Sequence[TilePair]) -> dict[str, Place]:
+    """The tiles that regions are chosen from, by a name that files may have."""
+    found = {}
+    for number, tile in enumerate(tiles):
+        image, truth = tile.read()
+        name = f"tile{number}"
+        found[name] = Place(Slide(name, image, MPP, MppSource.DECLARED, ""), truth)
+    return found
+
+
+def next_region(
+    pool: dict[str, Place], taken: list[Candidate], how: str, weights: Path, compute: Compute, rng: np.random.Generator
+) -> Candidate:
+    """The region to annotate next."""
+    network = prepare_tissue(load_tissue_weights(weights), compute)
+    found = [one for place in pool.values() for one in candidates(place.slide, network, SIDE_PX, VIEWS)]
+    annotated: dict[str, list[Box]] = {}
+    for one in taken:
+        annotated.setdefault(one.slide, []).append(one.box)
+    if how != "chance":
+        return choose(found, 1, QueueSettings().diversity, annotated)[0].candidate
+    free = choose(found, len(found), 0.0, annotated)
+    return free[int(rng.integers(len(free)))].candidate
+
+
+def fine_tuned(
+    regions: Sequence[TilePair], tests: Sequence[TilePair], seed: int, steps: int, compute: Compute, out: Path
+) -> dict[str, Any]:
+    """Fine-tunes the starter on regions, saves it to ``out``, and returns its scores."""
+    lineage = TissueTask.named(STARTER, None)
+    assert lineage is not None
+    given = {"epochs": 1, "epoch_steps": steps, "batch": 4, "seed": seed, "mpp": MPP, "warmup_share": 0.1}
+    settings = settings_from(TissueTraining, lineage.fill_in(given))
+    task = TissueTask(settings, Split(tuple(regions), tuple(tests), "another place of the slide"))
+    result = train(task, compute, parent=lineage.weights)
+    save_weights(out, result.state, result.card)
+    return score_values(result.evaluation.scores)
+
+
+def starter_scores(tests: Sequence[TilePair], compute: Compute) -> dict[str, Any]:
+    """Scores of the starter itself."""
+    lineage = TissueTask.named(STARTER, None)
+    assert lineage is not None
+    task = TissueTask(settings_from(TissueTraining, lineage.fill_in({"mpp": MPP})), Split((), tuple(tests)))
+    return score_values(task.evaluate(load_tissue_weights(STARTER_WEIGHTS).network, compute).scores)
+
+
+def run(how: str, seed: int, rounds: int, steps: int, compute: Compute, folder: Path) -> list[float]:
+    """Epidermis IoU after each region; what was done before is read from ``folder``."""
+    if (folder / "scores.json").is_file():
+        done: list[float] = json.loads((folder / "scores.json").read_text())
+        return done
+    tiles = skin_tiles(folder)
+    if tiles is None:
+        raise SystemExit("The PAS tiles are not beside this checkout.")
+    pool, tests = pool_of(tiles.train), next(iter(tiles.tests.values()))
+    taken: list[Candidate] = []
+    rng, weights, scores = np.random.default_rng(seed), STARTER_WEIGHTS, []
+    for number in range(rounds):
+        if number == 0:  # the same first region for both, drawn by chance
+            taken.append(next_region(pool, taken, "chance", weights, compute, np.random.default_rng([seed, 7])))
+        else:
+            taken.append(next_region(pool, taken, how, weights, compute, rng))
+        one, place = taken[-1], pool[taken[-1].slide]
+        into = folder / "tiles" / f"{number}"
+        cut_tiles(f"{one.slide}-{number}", place.slide.whole(), place.truth, [Roi("r", one.box)], into, slide=one.slide)
+        regions = load_tiles(*(folder / "tiles" / f"{n}" for n in range(number + 1)))
+        weights = folder / f"{number}.safetensors"
+        found = fine_tuned(regions, tests, seed, steps, compute, weights)
+        scores.append(float(found["iou_epidermis"] or 0))
+        print(f"{how}, seed {seed}, {number + 1} regions ({one.slide}): {json.dumps(found_short(found))}", flush=True)
+    write_atomic(folder / "scores.json", json.dumps(scores).encode())
+    return scores
+
+
+def found_short(found: dict[str, Any]) -> dict[str, float | None]:
+    """IoU by class."""
+    return {
+        key.removeprefix("iou_"): value and round(value, 3) for key, value in found.items() if key.startswith("iou")
+    }
+
+
+def main() -> None:
+    """Prints the IoU of epidermis after each region, for each way to choose and seed."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines_tests.experiments.annotate_next", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/annotate_next"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=60, help="optimiser steps of a fine-tuning")
+    parser.add_argument("--threads", type=int, default=0)
+    given = parser.parse_args()
+    compute = choose_compute("cpu", "fp32", given.threads, backend="torch")
+    tiles = skin_tiles(given.out)
+    if tiles is not None:
+        print(f"starter: {found_short(starter_scores(next(iter(tiles.tests.values())), compute))}", flush=True)
+    for seed in range(given.seeds):
+        for how in WAYS:
+            folder = given.out / f"{how}-{seed}"
+            scores = run(how, seed, given.rounds, given.steps, compute, folder)
+            print(f"{how}, seed {seed}: {', '.join(f'{one:.3f}' for one in scores)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
