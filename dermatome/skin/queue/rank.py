@@ -86,9 +86,9 @@ def choose(
 ) -> list[Proposal]:
     """Chooses regions one by one: each time the one of largest gain, which is disagreement times novelty.
 
-    Novelty is 1 − exp(−(d / s)² / diversity), with d the distance of its features to the nearest region that is
-    annotated or was chosen before, and s the median distance of regions to their mean. Regions that overlap one of
-    these are never chosen.
+    Novelty is d / (d + diversity · s), with d the distance of its features to the nearest region that is annotated or
+    was chosen before, and s the median distance of regions to their mean. Regions that overlap one of these are never
+    chosen.
 
     Args:
         found: of all slides.
@@ -106,7 +106,8 @@ def choose(
         unlike = np.minimum(unlike, np.linalg.norm(features - known, axis=1))
     wanted, chosen = np.array([one.disagreement for one in found]), []
     while len(chosen) < count and free.any():
-        novelty = np.ones(len(found)) if diversity == 0 else 1 - np.exp(-((unlike / scale) ** 2) / diversity)
+        far = np.minimum(unlike, 1e9)  # before there is anything to be unlike
+        novelty = np.ones(len(found)) if diversity == 0 else far / (far + diversity * scale)
         best = int(np.where(free, wanted * novelty, -1).argmax())
         one = found[best]
         chosen.append(Proposal(one, float(novelty[best]), float(wanted[best] * novelty[best])))
