@@ -198,14 +198,14 @@ def _pages(gr: Any, context: WebContext) -> Any:
     with gr.Blocks(title="Dermatome", analytics_enabled=False, delete_cache=(600, KEPT_S)) as blocks:
         pass
     with blocks.route(nuclei.TITLE, _NUCLEI):
-        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=_ATLAS)
+        gr.Navbar([(correct.TITLE, correct.PAGE[1:])], main_page_name=_ATLAS)
         build_page(nuclei.nuclei_page(context), context)
         stop_when_left(context, blocks)
     with blocks.route(skin.TITLE, "/skin"):
-        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=_ATLAS)
+        gr.Navbar([(correct.TITLE, correct.PAGE[1:])], main_page_name=_ATLAS)
         build_page(skin.skin_page(context), context)
     with blocks.route(rois.TITLE, "/rois"):
-        gr.Navbar([(correct.TITLE, correct.PAGE)], main_page_name=_ATLAS)
+        gr.Navbar([(correct.TITLE, correct.PAGE[1:])], main_page_name=_ATLAS)
         rois.build_roi_page(context)
     blocks.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
     blocks.state_session_capacity = SESSIONS  # an argument of `launch`, which mounted apps do not call

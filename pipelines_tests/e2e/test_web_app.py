@@ -132,6 +132,7 @@ def test_what_is_no_image_is_refused_in_words(page):
 def test_rois_are_marked_with_the_keyboard_and_saved_where_training_tiles_reads_them(page, root):
     page.goto("/rois")
     page.get_by_label("Annotated slide of the data root").wait_for()
+    assert page.get_by_role("link", name="Correct masks").get_attribute("href").endswith(f"{page.url[:-5]}/correct")
     page.wait_for_function("[...document.querySelectorAll('input')].some((field) => field.value === 'slide-1')")
     page.click("#dm-open")
     box = page.locator(".dm-box")

@@ -78,7 +78,9 @@ def disagreement(probabilities: npt.NDArray[Any]) -> Floats:
     Args:
         probabilities: (V, C, H, W) of each view and class.
     """
-    return np.maximum(_entropy(probabilities.mean(axis=0)) - _entropy(probabilities.swapaxes(0, 1)).mean(axis=0), 0)
+    common, each = _entropy(probabilities.mean(axis=0)), _entropy(probabilities.swapaxes(0, 1))
+    unsure: Floats = np.maximum(common - each.mean(axis=0), 0)
+    return unsure
 
 
 def choose(
@@ -104,7 +106,8 @@ def choose(
     unlike = np.full(len(found), np.inf)
     for known in features[~free]:
         unlike = np.minimum(unlike, np.linalg.norm(features - known, axis=1))
-    wanted, chosen = np.array([one.disagreement for one in found]), []
+    wanted = np.array([one.disagreement for one in found])
+    chosen: list[Proposal] = []
     while len(chosen) < count and free.any():
         far = np.minimum(unlike, 1e9)  # before there is anything to be unlike
         novelty = np.ones(len(found)) if diversity == 0 else far / (far + diversity * scale)
