@@ -31,13 +31,14 @@ def annotation_queue(
     """
     from dermatome.skin.queue.stage import make_queue, queue_slides
 
-    root, decided = paths.data_root, settings.value.queue
+    root, decided, compute = paths.data_root, settings.value.queue, settings.value.compute
+    web_url = settings.value.platform.web_url
     weights, slides = tissue_segmenter.weights(root), queue_slides(root, decided)
     return materialize_one(
         context,
         root,
         CHAMPION,
-        make=lambda folder: make_queue(root, folder, list(slides), weights, settings.value.compute, decided),
+        make=lambda folder: make_queue(root, folder, list(slides), weights, compute, decided, web_url),
         inputs={"tissue_champion": weights.data_version, **slides},
         settings=deciding(context, settings.value, root),
     )

@@ -1,10 +1,10 @@
 """Settings of `annotation_queue`."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from dermatome.storage.settings_model import Effect, SettingsModel
+from dermatome.storage.settings_model import SettingsModel
 
 
 class QueueSettings(SettingsModel):
@@ -17,7 +17,6 @@ class QueueSettings(SettingsModel):
         views: flips and quarter turns of a slide whose predictions are compared.
         diversity: how much less a region counts that looks like one that is annotated or proposed; 0 ignores it.
         seed: seed of the draw of slides.
-        page: address of the page on which masks are corrected, for the links.
     """
 
     regions: int = Field(default=20, ge=1, le=1000)
@@ -26,4 +25,3 @@ class QueueSettings(SettingsModel):
     views: Literal[2, 4, 8] = 4
     diversity: float = Field(default=1.0, ge=0)
     seed: int = Field(default=0, ge=0)
-    page: Annotated[str, Effect.LOOKS] = "http://127.0.0.1:7860/correct"

@@ -40,7 +40,13 @@ def queue_slides(root: DataRoot, settings: QueueSettings) -> dict[str, str]:
 
 
 def make_queue(
-    root: DataRoot, folder: Path, slides: list[str], weights: Weights, compute: ComputeSettings, settings: QueueSettings
+    root: DataRoot,
+    folder: Path,
+    slides: list[str],
+    weights: Weights,
+    compute: ComputeSettings,
+    settings: QueueSettings,
+    web_url: str,
 ) -> StageResult:
     """Writes `queue.parquet` and `queue.html`.
 
@@ -51,6 +57,7 @@ def make_queue(
         weights: the tissue network.
         compute: device and precision.
         settings: how regions are chosen.
+        web_url: address of the web app, which the links lead to.
 
     Raises:
         MissingInput, BadImage: a slide's image is not there or not the one that was verified.
@@ -72,7 +79,7 @@ def make_queue(
     write_frame(folder / QUEUE_TABLE, table)
     pictures = [_picture(root, one.candidate) for one in proposals]
     rows = [
-        row | {"image": picture_uri(picture, "jpeg", quality=85), "link": _link(row, settings)}
+        row | {"image": picture_uri(picture, "jpeg", quality=85), "link": _link(row, settings.side_px, web_url)}
         for row, picture in zip(table.to_dict("records"), pictures, strict=True)
     ]
     text = template("queue.html.j2", "dermatome.skin.queue").render(rows=rows, slides=len(slides), weights=weights.name)
@@ -100,10 +107,10 @@ def _picture(root: DataRoot, region: Candidate) -> RgbImage:
     return load_slide(root, region.slide).region(region.box, fitting(region.box.size, _THUMBNAIL_PX))
 
 
-def _link(row: Mapping[Hashable, Any], settings: QueueSettings) -> str:
+def _link(row: Mapping[Hashable, Any], side_px: int, web_url: str) -> str:
     """Address of the page on which the region is corrected."""
-    place = {"slide": row["slide"], "left": row["left_px"], "top": row["top_px"], "side": settings.side_px}
-    return f"{settings.page}?{urlencode(place)}"
+    place = {"slide": row["slide"], "left": row["left_px"], "top": row["top_px"], "side": side_px}
+    return f"{web_url}/correct?{urlencode(place)}"
 
 
 def _table(proposals: list[Proposal], found: list[Candidate]) -> pd.DataFrame:
