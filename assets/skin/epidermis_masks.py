@@ -41,5 +41,6 @@ def epidermis_masks(
     from dermatome.skin.tissue.stage import MaskStage
 
     root = paths.data_root
-    stage = MaskStage(root, tissue_segmenter.weights(root), settings.value.compute, settings.value.tissue)
+    now = settings.value
+    stage = MaskStage(root, tissue_segmenter.weights(root), now.compute, now.tissue, now.images.declared_mpp)
     yield from materialize_slides(context, settings, stage)

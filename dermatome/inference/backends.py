@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -42,9 +43,11 @@ class Runner:
 
     Attributes:
         backend: ``torch`` or ``openvino``; for records.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``; for records.
     """
 
     backend: str
+    precision: str
     _ahead = 3
     """Batches in flight: one in the network, one waiting, one being fetched back."""
 
@@ -147,7 +150,7 @@ class TorchRunner(Runner):
         import torch
 
         channels_last: Any = torch.channels_last
-        self._compute = compute
+        self._compute, self.precision = compute, compute.precision
         self._module: Any = module.to(memory_format=channels_last)  # type: ignore[call-overload]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
 
@@ -194,7 +197,12 @@ class TorchRunner(Runner):
 
 
 class OpenVinoRunner(Runner):
-    """A network converted and compiled for this processor."""
+    """A network converted and compiled for this processor.
+
+    Attributes:
+        model: the OpenVINO model.
+        compute: precision and threads.
+    """
 
     backend = "openvino"
 
@@ -207,21 +215,28 @@ class OpenVinoRunner(Runner):
             compute: precision and threads.
         """
         import_openvino()
-        self._compute = compute
-        self._model = _convert(module, example[:1])
+        self.compute, self.precision = compute, compute.precision
+        self.model = _convert(module, example[:1])
         self._compile()
+
+    def variant(self, model: Any, compute: Compute, precision: str) -> OpenVinoRunner:
+        """Another form of the network: an OpenVINO model, where it runs, and its precision as records name it."""
+        other = copy(self)
+        other.model, other.compute, other.precision = model, compute, precision
+        other._compile()
+        return other
 
     def _compile(self) -> None:
         options = {
             # A stream for each few threads works on its own batch, which measures best where batches queue.
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_NUM_THREADS": self._compute.threads,
+            "INFERENCE_NUM_THREADS": self.compute.threads,
             # Pinned, each of several processes would choose the same first cores.
             "ENABLE_CPU_PINNING": False,
             # Without this, processors that can would use bf16 instead of fp32.
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self._compute.precision],
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.compute.precision],
         }
-        self._compiled: Any = import_openvino().Core().compile_model(self._model, "CPU", options)
+        self._compiled: Any = import_openvino().Core().compile_model(self.model, "CPU", options)
         # One more than run at once, so that none waits while the caller uses an answer.
         self._ahead = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
         self._idle: deque[Any] = deque()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Backend = Literal["auto", "torch", "openvino"]
 
 _claims: list[FileLock] = []
@@ -38,6 +39,7 @@ class Compute:
         device_name: for records.
         device_index: which one of several; None takes the first.
         backend: what runs networks, see :mod:`dermatome.inference.backends`.
+        int8: whether networks that keep their results as int8 run as int8, see :mod:`dermatome.inference.int8`.
     """
 
     device: Literal["cpu", "cuda", "mps"]
@@ -46,6 +48,7 @@ class Compute:
     device_name: str
     device_index: int | None = None
     backend: Backend = "auto"
+    int8: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context networks run in: lower precision where it was chosen, nothing otherwise."""
@@ -70,7 +73,8 @@ class ComputeSettings(SettingsModel):
         device: device that runs networks: ``cpu``, ``cuda`` or ``mps``; ``auto`` takes CUDA, then MPS, then the CPU. A
             device that is not there is an error.
         precision: ``fp32``, ``bf16`` or ``fp16`` (GPUs only); a lower one changes the last digits of results. ``auto``
-            takes bf16 where the device multiplies it in hardware, else fp32.
+            takes bf16 where the device multiplies it in hardware, else fp32. ``int8`` is ``auto`` with networks of the
+            platform quantised to int8 on CPUs, each if that changes few of its results; it needs the extra ``int8``.
         threads: threads on the CPU; 0 takes the cores that this process may use.
         backend: library that runs networks: ``torch``, ``openvino``, or ``auto`` for OpenVINO on CPUs where it is
             installed and gives the same results.
@@ -99,7 +103,8 @@ def choose_compute(
     Args:
         device: ``auto`` takes CUDA, then MPS, then the CPU.
         precision: ``auto`` takes bf16 on CUDA cards that have it and on CPUs that multiply it in hardware
-            (AVX512-bf16 or AMX: elsewhere it is emulated and slower than fp32), else fp32.
+            (AVX512-bf16 or AMX: elsewhere it is emulated and slower than fp32), else fp32. ``int8`` does the same for
+            what does not run as int8: training, scores, and networks whose results would change.
         threads: torch's threads on the CPU; 0 takes the cores this process may use. More than that is slower than one.
         device_index: which GPU of several; None takes the first.
         backend: what runs networks.
@@ -121,6 +126,8 @@ def choose_compute(
         raise BadSetting("The precision 'fp16' is for GPUs: set it to 'auto', 'fp32' or 'bf16' on a CPU.")
     if precision == "bf16" and chosen == "cuda" and not fast_bf16:
         raise BadSetting("The precision 'bf16' is not supported by this CUDA card: set it to 'fp16' or 'fp32'.")
+    if precision == "int8":
+        _check_int8(chosen, backend)
     if threads < 0:
         raise BadSetting(f"The number of threads is {threads}: set it to 0 (all free cores) or more.")
     threads = threads or free_cores()
@@ -129,10 +136,8 @@ def choose_compute(
         # Of this thread: what names no card (streams, events, pinned memory) is then this one's too.
         torch.cuda.set_device(device_index)
     name = torch.cuda.get_device_name(device_index) if chosen == "cuda" else f"{chosen}, {threads} threads"
-    settled: Any = precision if precision != "auto" else "bf16" if fast_bf16 else "fp32"
-    return Compute(
-        device=chosen, precision=settled, threads=threads, device_name=name, device_index=device_index, backend=backend
-    )
+    settled: Any = precision if precision not in ("auto", "int8") else "bf16" if fast_bf16 else "fp32"
+    return Compute(chosen, settled, threads, name, device_index, backend, precision == "int8")
 
 
 def free_cores() -> int:
@@ -159,6 +164,22 @@ def free_gpu() -> int | None:
             _claims.append(claim)
             return index
     return None
+
+
+def _check_int8(device: str, backend: Backend) -> None:
+    """Raises BadSetting where networks cannot be run as int8, or no faster."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    if device != "cpu" or not any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        reason = "is for processors that multiply int8 (AVX512-VNNI, AVX-VNNI or AMX)"
+    elif backend == "torch":
+        reason = "needs the backend 'openvino'"
+    elif not all(map(importlib.util.find_spec, ("openvino", "nncf"))):
+        reason = "needs OpenVINO and NNCF (pip install 'dermatome[int8]')"
+    else:
+        return
+    raise BadSetting(f"The precision 'int8' {reason}: set it to 'auto', or change that.")
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -61,6 +61,12 @@ def versions_of(root: DataRoot, slide: str, *assets: str) -> dict[str, str]:
     return {asset: require_record(root, asset, slide).data_version for asset in assets}
 
 
+def some_slides(root: DataRoot, asset: str, most: int = 8) -> list[str]:
+    """At most ``most`` of the slides that have results of ``asset``, evenly chosen by name."""
+    found = root.partitions(asset)
+    return [found[k * len(found) // most] for k in range(most)] if len(found) > most else found
+
+
 def load_slide(root: DataRoot, slide: str, asset: str = "slide_images") -> Slide:
     """The verified image that ``slide_images`` or ``nuclei_slides`` made of a slide.
 

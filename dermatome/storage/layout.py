@@ -8,7 +8,7 @@ stages as ``root.folder(asset, partition) / name``.
     checkpoints/<asset>/<partition>/     state of an unfinished training
     hpa_pages/<gene>.xml             gene pages as they were fetched
     slide_sources/                   where the images of slides come from (`dermatome.slides.register`)
-    models/                          networks from elsewhere, fetched once: Cellpose's, encoders
+    models/                          networks from elsewhere, fetched once: Cellpose's, encoders; int8 forms
     metrics/dermatome.duckdb         the metrics store, filled from records and tables; can be rebuilt at any time
     settings.toml                    settings that differ from the defaults
     dagster/                         Dagster's own storage
@@ -174,6 +174,10 @@ class DataRoot:
     def settings(self) -> Path:
         """The settings file, which may be absent."""
         return self.path / "settings.toml"
+
+    def int8(self, weights_sha256: str, form: str) -> Path:
+        """The folder of the int8 form of a network."""
+        return self.models / "int8" / f"{weights_sha256[:16]}-{form}"
 
     def check_writable(self) -> None:
         """Creates the data root if it is missing.

@@ -118,7 +118,8 @@ TABLES: dict[str, Table] = {
     "cell_masks": _record(
         "cell_masks",
         "slide",
-        f"{_WEIGHTS}, mask_weights_sha256 varchar, device varchar, backend varchar, {_SCALE}, cells integer, "
+        f"{_WEIGHTS}, mask_weights_sha256 varchar, device varchar, precision varchar, backend varchar, {_SCALE}, "
+        "cells integer, "
         "cells_per_mm2 double, diameter_px double, diameter_source varchar, "
         f"{_LIGHT}",
     ),

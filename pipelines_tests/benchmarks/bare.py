@@ -22,12 +22,13 @@ class Recording(Runner):
     Attributes:
         runner: that does the work.
         backend: of that.
+        precision: of that.
         batches: those kept, in order.
         keep: whether batches are kept.
     """
 
     def __init__(self, runner: Runner) -> None:
-        self.runner, self.backend = runner, runner.backend
+        self.runner, self.backend, self.precision = runner, runner.backend, runner.precision
         self.batches: list[Batch] = []
         self.keep = True
 

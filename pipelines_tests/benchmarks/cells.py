@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,10 @@ from dermatome.skin.cells.settings import CellSettings
 from pipelines_tests.benchmarks.rows import Row, times_faster
 from pipelines_tests.benchmarks.samples import cores
 from pipelines_tests.benchmarks.timing import take_turns
+
+if TYPE_CHECKING:
+    from dermatome.inference.backends import Runner
+    from dermatome.skin.cells.network import CellNetwork
 
 CROP_PX = 900
 
@@ -22,16 +28,19 @@ def cells(toy: bool) -> Iterator[Row]:
     from PIL import Image
 
     from dermatome.classes import TissueClass
+    from dermatome.errors import BadSetting
     from dermatome.geometry import Box
     from dermatome.inference.compute import choose_compute
+    from dermatome.inference.int8 import int8_runner
     from dermatome.labels.geojson import object_features, write_geojson
     from dermatome.labels.npz import load_mask, save_instances, save_mask
     from dermatome.labels.ome_tiff import write_ome_tiff
     from dermatome.metrics.instances import f1_at_iou
     from dermatome.skin.cells.image import cell_image_of
     from dermatome.skin.cells.network import TILE_PX, load_cell_network
+    from dermatome.skin.cells.scores import same_cells
     from dermatome.skin.cells.segment import segment_cells
-    from dermatome.slides.slide import read_slide
+    from dermatome.slides.slide import MppSource, Slide, read_slide
     from pipelines_tests.reference.stock_cellpose import cyto2_sized_weights, stock_cells, stock_model
 
     (core,), which = cores(1, toy)
@@ -48,14 +57,28 @@ def cells(toy: bool) -> Iterator[Row]:
         network = load_cell_network(weights, choose_compute("cpu", "fp32"))
         stock = stock_model(state_dict)
 
-        def ours() -> None:
+        def calibrate(runner: Runner) -> None:
+            """Shows a network what lies beside the crop, which is to be new to its int8 form."""
+            beside = Slide("beside", core[first : first + side, :side], 0.5, MppSource.DECLARED, "")
+            everywhere = np.full((side, side), TissueClass.EPIDERMIS, np.uint8)
+            segment_cells(beside, everywhere, replace(network, runner=runner), settings)
+
+        as_int8 = network
+        if not toy:
+            with suppress(BadSetting):  # this processor does not multiply int8
+                compute = choose_compute("cpu", "int8")
+                judge = same_cells(network.diameter_px, settings)
+                plain = load_cell_network(weights, compute).runner
+                as_int8 = replace(network, runner=int8_runner(plain, folder / "int8", [calibrate], judge))
+
+        def ours(network: CellNetwork = network, made_by: str = "ours") -> None:
             slide = read_slide(folder / "crop.png")
             found = segment_cells(slide, load_mask(folder / "mask.npz")[0], network, settings)
             save_instances(folder / "ours.npz", found.instances)
             write_ome_tiff(folder / "ours.ome.tif", found.instances, slide.mpp)
             write_geojson(folder / "ours.geojson", object_features(found.instances, found.table, slide="crop"))
             found.table.to_parquet(folder / "ours.parquet")
-            made["ours"], made["tiles"] = found.instances.whole(), found.tiles
+            made[made_by], made["tiles"] = found.instances.whole(), found.tiles
 
         def reference() -> None:
             slide = read_slide(folder / "crop.png")
@@ -65,6 +88,9 @@ def cells(toy: bool) -> Iterator[Row]:
             made["stock"] = stock_cells(stock, image, region, network.diameter_px, settings, 32)
             np.savez_compressed(folder / "stock.npz", instances=made["stock"])
 
+        def int8() -> None:
+            ours(as_int8, "int8")
+
         def forward() -> None:
             tiles = np.random.default_rng(0).random((8, 2, TILE_PX, TILE_PX), dtype=np.float32)
             count = made["tiles"]
@@ -73,7 +99,11 @@ def cells(toy: bool) -> Iterator[Row]:
                 pass
 
         ours()
-        seconds = take_turns({"ours": ours, "reference": reference, "forward": forward}, rounds=1, warm=False)
+        ways = {"ours": ours, "reference": reference, "forward": forward}
+        if as_int8.runner.precision == "int8":
+            int8()
+            ways["int8"] = int8
+        seconds = take_turns(ways, rounds=1, warm=False)
     agreement = f1_at_iou(made["stock"], made["ours"], 0.7) or 0.0
     yield times_faster(
         f"cell mask of a {side}² crop, file to file",
@@ -85,3 +115,15 @@ def cells(toy: bool) -> Iterator[Row]:
         note=f"{which}, {made['ours'].max()} cells, a network of the size of cyto2 on {network.runner.backend}; "
         f"F1 at IoU 0.7 against stock {agreement:.3f}",
     )
+    if "int8" in seconds:
+        agreement = f1_at_iou(made["stock"], made["int8"], 0.7) or 0.0
+        yield times_faster(
+            f"cell mask of a {side}² crop, file to file, the network as int8",
+            "stock Cellpose eval on the same crop, same weights",
+            seconds["int8"],
+            seconds["reference"],
+            at_least=4,
+            bare=f"as {network.runner.precision}: {seconds['ours']:.1f} s",
+            note=f"F1 at IoU 0.7 against stock {agreement:.3f}, against {network.runner.precision} "
+            f"{f1_at_iou(made['ours'], made['int8'], 0.7) or 0.0:.3f}",
+        )

@@ -170,7 +170,7 @@ def write_nuclei(
             "weights_licence": network.weights.card.licence,
             "synthetic": bool(result.warning),
             "device": compute.device_name,
-            "precision": compute.precision,
+            "precision": network.runner.precision,
             "backend": result.backend,
             "height_px": slide.size.height_px,
             "width_px": slide.size.width_px,

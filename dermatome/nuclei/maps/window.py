@@ -37,6 +37,7 @@ class WindowNuclei:
     warning: str
     device_name: str
     backend: str
+    precision: str
     network: NucleusNetwork
     halo_um: float = 40.0
 
@@ -63,6 +64,7 @@ def load(path: Path, compute: Compute) -> WindowNuclei:
     if card.normalised_stain:
         raise BadWeights(f"{path} learnt from stain-normalised patches and cannot find cells here: use another.")
     network = prepare_nuclei(weights, compute, _SETTINGS)
+    device, runner = compute.device_name, network.runner
     return WindowNuclei(
-        card.name, weights.sha256, card.licence, card.warning, compute.device_name, network.runner.backend, network
+        card.name, weights.sha256, card.licence, card.warning, device, runner.backend, runner.precision, network
     )

@@ -50,6 +50,7 @@ class InstanSeg:
     device: Any
     warning: str = ""
     backend: str = "torchscript"
+    precision: str = "fp32"
     halo_um: float = 40.0
 
     def on(self, image: CellImage, mpp: float) -> Callable[[Box], Instances]:

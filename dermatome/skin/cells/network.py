@@ -80,6 +80,11 @@ class CellNetwork:
         """What runs it."""
         return self.runner.backend
 
+    @property
+    def precision(self) -> str:
+        """Number format that it runs in."""
+        return self.runner.precision
+
 
 def load_cell_network(
     weights: Path | str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,18 @@ from dermatome.skin.cells.annotations import AnnotatedCells
 from dermatome.skin.cells.network import CellNetwork, cell_runner
 from dermatome.skin.cells.segment import segment_cells
 from dermatome.skin.cells.settings import CellSettings
+from dermatome.storage.record import Check
 
 if TYPE_CHECKING:
     import torch
 
+    from dermatome.inference.backends import Runner
     from dermatome.inference.compute import Compute
+    from dermatome.inference.int8 import Judge
 
 IOUS = (0.5, 0.75, 0.9)
+LEAST_CELL_F1 = 0.98
+"""With fp32, of a network as int8."""
 CURVE_IOUS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 
 
@@ -78,6 +83,44 @@ def score_cells(
         precision = average_precisions(truth, found, CURVE_IOUS)
         scores.append(CellScores(image, precision, matches.truth_count, matches.predicted_count, found))
     return scores
+
+
+def same_cells(diameter_px: float, cells: CellSettings) -> Judge:
+    """A check that a network finds the same cells in tiles as int8 as at fp32.
+
+    Args:
+        diameter_px: what a cell measures where the network sees it.
+        cells: of the segmentation.
+    """
+    from dermatome.skin.cells.dynamics import cells_of_window
+
+    def cells_in(runner: Runner, tiles: npt.NDArray[Any]) -> list[npt.NDArray[np.int32]]:
+        """(H, W) int32 cells of each tile, without those too small to be a cell at any scale."""
+        return [
+            cells_of_window(
+                output[:2],
+                output[2],
+                steps=200,
+                reach_px=round(3 * diameter_px),
+                cellprob_threshold=cells.cellprob_threshold,
+                flow_threshold=cells.flow_threshold,
+                min_area_px=round(0.05 * diameter_px**2),
+            )[0]
+            for output in runner.run(tiles)[0]
+        ]
+
+    def judge(fp32: Runner, int8: Runner, tiles: Sequence[npt.NDArray[Any]]) -> list[Check]:
+        matched, total = 0, 0
+        for batch in tiles:
+            for one, other in zip(cells_in(fp32, batch), cells_in(int8, batch), strict=True):
+                matches = match_instances(one, other, 0.7)
+                matched += 2 * len(matches.ious)
+                total += matches.truth_count + matches.predicted_count
+        f1 = matched / total if total else 0.0
+        text = f"F1 of cells at IoU 0.7 with fp32 is {f1:.4f} (at least {LEAST_CELL_F1}), {total // 2} cells a side."
+        return [Check("same_cells", f1 >= LEAST_CELL_F1, text, {"f1": f1, "cells": total / 2})]
+
+    return judge
 
 
 def mean_precision(scores: Sequence[CellScores], ious: Sequence[float] = IOUS) -> dict[str, float | None]:

@@ -46,6 +46,7 @@ class Segmenter(Protocol):
         warning: what every result must say of it; empty if nothing.
         device_name: where it runs.
         backend: what runs it.
+        precision: number format of its network; empty without one.
         halo_um: how far a window looks beyond its core, µm: more than a cell is wide.
     """
 
@@ -55,6 +56,7 @@ class Segmenter(Protocol):
     warning: str
     device_name: str
     backend: str
+    precision: str
     halo_um: float
 
     def on(self, image: CellImage, mpp: float) -> Callable[[Box], Instances]:

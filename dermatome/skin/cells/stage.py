@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermatome.classes import LabelArray
+from dermatome.inference.backends import Runner
 from dermatome.inference.compute import ComputeSettings
+from dermatome.inference.int8 import int8_runner
 from dermatome.labels.geojson import object_features, write_geojson
 from dermatome.labels.npz import save_instances
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import load_slide, synthetic_warning, timed, versions_of, write_figure, write_rows
+from dermatome.pipeline.stage_files import (
+    load_slide,
+    some_slides,
+    synthetic_warning,
+    timed,
+    versions_of,
+    write_figure,
+    write_rows,
+)
 from dermatome.registry.champion import Weights
 from dermatome.skin.cells.figures import cells_figure
+from dermatome.skin.cells.network import CellNetwork
 from dermatome.skin.cells.networks import load_cells
+from dermatome.skin.cells.scores import same_cells
 from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.stage_files import load_tissue_mask
@@ -25,7 +38,6 @@ from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
 
 if TYPE_CHECKING:
-    from dermatome.skin.cells.network import CellNetwork
     from dermatome.skin.cells.segmenters import Segmenter
 
 # Nuclei in interfollicular epidermis lie at roughly 3,000 to 12,000 per mm²; wider, as sections are cut obliquely.
@@ -68,7 +80,8 @@ class CellsStage(Stage[_Input, _Segmented]):
         """Puts the network on the device."""
         super().open(check)
         compute = self.compute_settings.choose()
-        self._network = load_cells(self.weights, compute, self.cells.segmenter)
+        network = load_cells(self.weights, compute, self.cells.segmenter)
+        self._network = self._as_int8(network) if compute.int8 and isinstance(network, CellNetwork) else network
 
     def load(self, key: str) -> _Input:
         """Decodes the image and the mask."""
@@ -101,6 +114,20 @@ class CellsStage(Stage[_Input, _Segmented]):
         )
         written.values["mask_weights_sha256"] = one.mask_weights_sha256
         return written
+
+    def _as_int8(self, network: CellNetwork) -> CellNetwork:
+        """The network as int8 where it finds the same cells on slides at hand."""
+
+        def show(runner: Runner, key: str) -> None:
+            one = self.load(key)
+            segment_cells(one.slide, one.mask, replace(network, runner=runner), self.cells)
+
+        slides = [partial(show, key=key) for key in some_slides(self.root, "epidermis_masks")]
+        judge = same_cells(network.diameter_px, self.cells)
+        return replace(
+            network,
+            runner=int8_runner(network.runner, self.root.int8(network.sha256, "cells"), slides, judge),
+        )
 
 
 def write_cells(
@@ -148,6 +175,7 @@ def write_cells(
             "weights_licence": network.licence,
             "synthetic": bool(warning),
             "device": network.device_name,
+            "precision": network.precision,
             "backend": network.backend,
             "mpp": slide.mpp,
             "mpp_source": slide.mpp_source.value,

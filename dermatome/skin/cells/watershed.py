@@ -38,6 +38,7 @@ class Watershed:
     warning: str = ""
     device_name: str = "cpu"
     backend: str = "opencv"
+    precision: str = ""
     halo_um: float = 40.0
 
     def on(self, image: CellImage, mpp: float) -> Callable[[Box], Instances]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +13,19 @@ import numpy.typing as npt
 from dermatome.classes import IGNORED, TISSUE_LABELS, ClassMap
 from dermatome.geometry import Size
 from dermatome.imaging.tiling import RowEnlarger
+from dermatome.inference.int8 import Judge, same_class
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.metrics.semantic import ClassScore, Confusion, class_scores, confusion_matrix, mean_iou
-from dermatome.skin.tiles.crops import TilePair
+from dermatome.skin.tiles.crops import TilePair, load_tiles
 from dermatome.slides.resize import resize_image
+from dermatome.storage.record import Check
 
 if TYPE_CHECKING:
     import torch
 
+    from dermatome.inference.backends import Runner
     from dermatome.inference.compute import Compute
+    from dermatome.skin.tissue.network import TissueCard
 
 Rows = npt.NDArray[np.float32]
 ProbabilityRows = Callable[[TilePair, Callable[[int, Rows], None]], None]
@@ -29,6 +34,8 @@ ProbabilityRows = Callable[[TilePair, Callable[[int, Rows], None]], None]
 CALIBRATION_BINS = 15
 BOUNDARY_UM = 8.0
 """Borders count as found within this distance: four pixels of the network's default resolution."""
+MOST_IOU_LOST = 0.003
+"""Of a class, by a network as int8."""
 _PICTURE_PX = 320
 
 
@@ -126,9 +133,12 @@ def tile_probabilities(
     from dermatome.inference.probabilities import Probabilities
 
     module = Probabilities(network, mean, std).eval().to(compute.torch_device)
-    predictor = Predictor(
-        TorchRunner(module, compute), len(TISSUE_LABELS), tile_px=tile_px, overlap_px=tile_px // 4, batch=batch
-    )
+    return runner_probabilities(TorchRunner(module, compute), scale, tile_px=tile_px, batch=batch)
+
+
+def runner_probabilities(runner: Runner, scale: float, *, tile_px: int, batch: int) -> ProbabilityRows:
+    """As :func:`tile_probabilities`, of a network that is prepared already."""
+    predictor = Predictor(runner, len(TISSUE_LABELS), tile_px=tile_px, overlap_px=tile_px // 4, batch=batch)
 
     def run(tile: TilePair, sink: Callable[[int, Rows], None]) -> None:
         image, _ = tile.read()
@@ -138,6 +148,37 @@ def tile_probabilities(
         predictor.run([Scene(size, lambda: [pixels], RowEnlarger(size, target, sink))])
 
     return run
+
+
+def tissue_judge(card: TissueCard, hold_out: Sequence[Path], mpp: float) -> Judge:
+    """Checks that a network gives the same tissue as int8: nearly all pixels' classes, and each class' IoU.
+
+    Args:
+        card: of its weights.
+        hold_out: folders of annotated tiles; there may be none.
+        mpp: microns per pixel of those tiles.
+    """
+
+    def judge(fp32: Runner, int8: Runner, tiles: Sequence[npt.NDArray[Any]]) -> list[Check]:
+        checks = same_class([len(TISSUE_LABELS)])(fp32, int8, tiles)
+        if not hold_out:
+            return checks
+        scores = [
+            class_scores(
+                confusion_on_tiles(
+                    load_tiles(*hold_out),
+                    runner_probabilities(runner, mpp / card.mpp, tile_px=card.tile_px, batch=8),
+                ),
+                TISSUE_LABELS,
+            )
+            for runner in (fp32, int8)
+        ]
+        drops = {one.label: (one.iou or 0.0) - (other.iou or 0.0) for one, other in zip(*scores, strict=True)}
+        worst = max(drops, key=lambda label: drops[label])
+        text = f"On the hold-out set the IoU of {worst} is lower by {drops[worst]:.4f} (at most {MOST_IOU_LOST})."
+        return [*checks, Check("hold_out_iou", drops[worst] <= MOST_IOU_LOST, text, dict(drops))]
+
+    return judge
 
 
 def confusion_on_tiles(tiles: Sequence[TilePair], probabilities: ProbabilityRows) -> Confusion:

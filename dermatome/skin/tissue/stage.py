@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from dermatome.classes import TissueClass
+from dermatome.inference.backends import Runner
 from dermatome.inference.compute import Compute, ComputeSettings
+from dermatome.inference.int8 import int8_runner
 from dermatome.labels.geojson import summarise_mask, tissue_features, write_geojson
 from dermatome.labels.npz import save_mask
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import load_slide, share_seconds, timed, versions_of, write_figure
+from dermatome.pipeline.stage_files import load_slide, share_seconds, some_slides, timed, versions_of, write_figure
 from dermatome.registry.champion import Weights
+from dermatome.registry.hold_out import SAMPLES_FOLDER
+from dermatome.registry.model_kinds import TISSUE
 from dermatome.skin.stage_files import MASK_FILE, MASK_TIFF
+from dermatome.skin.tissue.evaluate import tissue_judge
 from dermatome.skin.tissue.figures import tissue_figure
 from dermatome.skin.tissue.network import load_tissue_weights
 from dermatome.skin.tissue.segment import TissueNetwork, TissueOutcome, TissueResult, prepare_tissue, segment_slides
 from dermatome.skin.tissue.settings import TissueSettings
-from dermatome.slides.slide import Slide
-from dermatome.storage.layout import DataRoot
+from dermatome.slides.slide import DECLARED_MPP, Slide
+from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
 
 _TISSUE_COLOURS = {int(c): (c.label, c.colour) for c in TissueClass}
@@ -44,6 +50,8 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
     weights: Weights
     compute_settings: ComputeSettings
     tissue: TissueSettings
+    tiles_mpp: float = DECLARED_MPP
+    """Microns per pixel of the tiles of the hold-out set."""
     asset = "epidermis_masks"
     _network: TissueNetwork | None = field(default=None, init=False, repr=False)
     _compute: Compute | None = field(default=None, init=False, repr=False)
@@ -58,7 +66,8 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
         self._compute = self.compute_settings.choose()
         loaded = self.weights.load(load_tissue_weights)
         loaded.network.to(self._compute.torch_device)
-        self._network = prepare_tissue(loaded, self._compute, self.tissue)
+        network = prepare_tissue(loaded, self._compute, self.tissue)
+        self._network = self._as_int8(network) if self._compute.int8 else network
 
     def load(self, key: str) -> tuple[Slide, dict[str, float]]:
         """Decodes the image."""
@@ -89,6 +98,23 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
         return write_tissue(
             folder, found.slide, found.result, self._network, self._compute, dict(found.seconds), self.weights.name
         )
+
+    def _as_int8(self, network: TissueNetwork) -> TissueNetwork:
+        """The network as int8 where it gives the same tissue on slides at hand and on the hold-out set."""
+
+        def show(runner: Runner, key: str) -> None:
+            segment_slides([load_slide(self.root, key)], replace(network, first=runner, fine=runner), self.tissue)
+
+        def ready(runner: Runner, views: int) -> Runner:
+            folder = self.root.int8(network.weights.sha256, f"{views}-views")
+            slides = [partial(show, key=key) for key in some_slides(self.root, "slide_images")]
+            return int8_runner(runner, folder, slides, judge)
+
+        hold_out = self.root.folder(TISSUE.hold_out, CHAMPION) / SAMPLES_FOLDER
+        judge = tissue_judge(network.weights.card, sorted(hold_out.glob("*/")), self.tiles_mpp)
+        first = ready(network.first, 1)
+        fine = first if network.fine is network.first else ready(network.fine, self.tissue.views)
+        return replace(network, first=first, fine=fine)
 
 
 def write_tissue(
@@ -138,7 +164,7 @@ def write_tissue(
             "weights_licence": network.weights.card.licence,
             "synthetic": bool(result.warning),
             "device": compute.device_name,
-            "precision": compute.precision,
+            "precision": network.fine.precision,
             "backend": result.backend,
             "mpp": slide.mpp,
             "mpp_source": slide.mpp_source.value,

@@ -1,0 +1,176 @@
+"""Networks run as int8: quantised after training, compared with fp32, and kept for the data root.
+
+A network's int8 form is made once, by NNCF, from half of the tiles that it sees of some slides at hand (post-training
+quantisation; Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference"). On the other half it is compared with fp32: only where all checks pass does the network run as int8.
+Model and verdict are kept, so that all runs give the same results, whichever slides come later.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.inference.backends import OpenVinoRunner, Outputs, Runner, Tag, import_openvino
+from dermatome.storage.files import atomic_folder, write_atomic
+from dermatome.storage.record import Check
+
+Tiles = npt.NDArray[Any]
+Show = Callable[[Runner], None]
+"""Runs a network on one slide at hand, as its stage does."""
+Judge = Callable[[Runner, Runner, Sequence[Tiles]], Sequence[Check]]
+"""Compares a network at fp32 with its int8 form, on batches of tiles or on samples of its own."""
+
+LEAST_SAME = 0.995
+"""Share of the pixels that must keep their class."""
+TILES_OF_A_SLIDE = 16
+_BATCH = 4
+_LEAST_TILES = 8
+_MODEL, _ABOUT = "model.xml", "about.json"
+
+_log = logging.getLogger(__name__)
+
+
+def int8_runner(runner: Runner, folder: Path, slides: Iterable[Show], judge: Judge) -> Runner:
+    """The int8 form of a network if it passes its checks, else ``runner``; made at the first call, read at later ones.
+
+    Args:
+        runner: the network.
+        folder: of its int8 form: the model, and ``about.json`` with the checks. To make it again, delete the folder.
+        slides: run a network on the slides at hand; up to 16 tiles of each are used.
+        judge: gives the checks.
+    """
+    if not isinstance(runner, OpenVinoRunner):  # OpenVINO does not give this network's numbers
+        return runner
+    if not (folder / _ABOUT).is_file():
+        tiles = _tiles_of(runner, slides)
+        if sum(map(len, tiles)) < _LEAST_TILES:
+            _log.warning("The slides at hand have too little tissue to quantise %s: it runs as %s.", folder.name,
+                         runner.precision)  # fmt: skip
+            return runner
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(_MadeMeanwhile), atomic_folder(folder) as new:
+            if (folder / _ABOUT).is_file():
+                raise _MadeMeanwhile
+            _make(runner, new, tiles, judge)
+    about = json.loads((folder / _ABOUT).read_bytes())
+    failed = [check["description"] for check in about["checks"] if not check["passed"]]
+    if failed:
+        _log.warning("%s runs as %s, not as int8: %s", folder.name, runner.precision, " ".join(failed))
+        return runner
+    model = import_openvino().Core().read_model(folder / _MODEL)
+    return runner.variant(model, runner.compute, "int8")
+
+
+def same_class(heads: Sequence[int]) -> Judge:
+    """A check that nearly all pixels keep their most probable class.
+
+    Args:
+        heads: how many of the channels belong to each head, in order.
+    """
+    edges = np.cumsum(heads)[:-1]
+
+    def judge(fp32: Runner, int8: Runner, tiles: Sequence[Tiles]) -> list[Check]:
+        same, pixels = 0, 0
+        for batch in tiles:
+            pairs = (np.split(runner.run(batch)[0], edges, axis=1) for runner in (fp32, int8))
+            for one, other in zip(*pairs, strict=True):
+                same += int(np.count_nonzero(one.argmax(axis=1) == other.argmax(axis=1)))
+                pixels += one[:, 0].size
+        share = same / pixels
+        text = f"{share:.2%} of the pixels have the class of fp32 (at least {LEAST_SAME:.1%})."
+        return [Check("same_class", share >= LEAST_SAME, text, {"share": share})]
+
+    return judge
+
+
+class _MadeMeanwhile(Exception):
+    """Another process quantised the same network."""
+
+
+class _Enough(Exception):
+    """As many tiles of a slide were seen as are used."""
+
+
+class _Watched(Runner):
+    """A runner that keeps the tiles given to it, and stops at a number of them."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self.backend, self.precision = runner, runner.backend, runner.precision
+        self.tiles: list[Tiles] = []
+        self._left = TILES_OF_A_SLIDE
+
+    def stream(self, batches: Iterable[tuple[Tag, Tiles]]) -> Iterator[tuple[Tag, Outputs]]:
+        """See :class:`dermatome.inference.backends.Runner`."""
+
+        def seen() -> Iterator[tuple[Tag, Tiles]]:
+            for tag, batch in batches:
+                if self._left <= 0:
+                    raise _Enough
+                self.tiles.extend(np.array(batch[: self._left]))
+                self._left -= len(batch)
+                yield tag, batch
+
+        return self._runner.stream(seen())
+
+
+def _tiles_of(runner: Runner, slides: Iterable[Show]) -> list[Tiles]:
+    """Batches of tiles that the network sees of slides: the tiles of one side and size in a batch."""
+    by_size: dict[tuple[int, ...], list[Tiles]] = {}
+    for show in slides:
+        watched = _Watched(runner)
+        with suppress(_Enough):
+            show(watched)
+        for tile in watched.tiles:
+            by_size.setdefault(tile.shape, []).append(tile)
+    return [np.stack(same[k : k + _BATCH]) for same in by_size.values() for k in range(0, len(same), _BATCH)]
+
+
+def _make(runner: OpenVinoRunner, folder: Path, tiles: list[Tiles], judge: Judge) -> None:
+    import_openvino()  # first, so that NNCF cannot send usage data either
+    from openvino import save_model
+    from openvino._offline_transformations import apply_moc_transformations
+
+    nncf, plain = _import_nncf(), runner.model.clone()
+    # Normalisation becomes a factor and a sum, or part of a convolution: only then are biases corrected behind it.
+    apply_moc_transformations(plain, cf=False)
+    _log.info("Quantising %s with %d tiles", folder.name, sum(map(len, tiles)))
+    model = nncf.quantize(
+        plain,
+        nncf.Dataset(tiles[::2]),
+        preset=nncf.QuantizationPreset.MIXED,  # activations of other layers than ReLU are not symmetric
+        subset_size=len(tiles[::2]),
+        ignored_scope=nncf.IgnoredScope(names=_first_layers(plain)),
+    )
+    save_model(model, folder / _MODEL, compress_to_fp16=False)
+    exact = runner.variant(runner.model, replace(runner.compute, precision="fp32"), "fp32")
+    checks = judge(exact, runner.variant(model, runner.compute, "int8"), tiles[1::2])
+    about = {"checks": [asdict(check) for check in checks], "tiles": sum(map(len, tiles))}
+    write_atomic(folder / _ABOUT, json.dumps(about, indent=2).encode())
+
+
+def _import_nncf() -> Any:
+    logger = logging.getLoggerClass()
+    import nncf
+
+    logging.setLoggerClass(logger)  # it sets its own for all loggers to come
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def _first_layers(model: Any) -> list[str]:
+    """Convolutions of the image's own channels.
+
+    They cost little and lose most by int8. And those of two channels, as in Cellpose's networks, OpenVINO 2026.4
+    computes wrongly as int8.
+    """
+    convolutions = (node for node in model.get_ops() if node.get_type_name() == "Convolution")
+    return [node.get_friendly_name() for node in convolutions if node.input(1).get_partial_shape()[1].get_length() < 4]
