@@ -162,7 +162,7 @@ def _import_nncf() -> Any:
     import nncf
 
     logging.setLoggerClass(logger)  # it sets its own for all loggers to come
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
 
 

@@ -160,7 +160,7 @@ def tissue_judge(card: TissueCard, hold_out: Sequence[Path], mpp: float) -> Judg
     """
 
     def judge(fp32: Runner, int8: Runner, tiles: Sequence[npt.NDArray[Any]]) -> list[Check]:
-        checks = same_class([len(TISSUE_LABELS)])(fp32, int8, tiles)
+        checks = list(same_class([len(TISSUE_LABELS)])(fp32, int8, tiles))
         if not hold_out:
             return checks
         scores = [
