@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dermatome.errors import BadSetting
 from dermatome.inference.backends import Runner, prepare_runner
@@ -13,6 +14,8 @@ from dermatome.inference.compute import choose_compute
 from dermatome.inference.int8 import int8_runner, same_class
 from dermatome.skin.cells.scores import same_cells
 from dermatome.skin.cells.settings import CellSettings
+from dermatome.skin.tissue.evaluate import tissue_judge
+from dermatome.skin.tissue.network import TissueCard
 from dermatome.storage.record import Check
 
 
@@ -107,6 +110,36 @@ def test_a_pixel_of_two_hundred_may_change_its_class():
         (check,) = same_class([2, 3])(Fixed(found), Fixed(other), [found])
         assert check.values["share"] == pytest.approx(1 - changed / 800)
         assert check.passed is passed
+
+
+class Painted(Runner):
+    """Takes for each pixel the class that its red channel names; ``lost`` pixels at the top for background."""
+
+    def __init__(self, lost):
+        self.lost = lost
+
+    def _submit(self, batch):
+        classes = batch[..., 0] // 60
+        classes[:, : self.lost, : self.lost] = 0
+        return (np.eye(4, dtype=np.float32)[classes].transpose(0, 3, 1, 2),)
+
+    def _result(self, handle):
+        return handle
+
+
+def test_no_class_may_lose_on_the_hold_out_set(tmp_path):
+    truth = np.repeat(np.arange(4, dtype=np.uint8), 32)[None].repeat(128, 0)
+    truth[:3] = 1
+    for folder, pixels in (("images", np.stack([60 * truth] * 3, -1)), ("masks", truth)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pixels).save(tmp_path / folder / "a.png")
+    card = TissueCard("resnet18", (16,), mpp=1.0, mpp_range=(0.5, 2.0), coarse_mpp=2.0, tile_mpp=1.0, tile_px=128)
+    shown = np.stack([60 * truth] * 3, -1)[None]
+    for lost, passed in ((0, True), (4, True), (5, False)):
+        checks = tissue_judge(card, [tmp_path], 1.0)(Painted(0), Painted(lost), [shown])
+        assert [check.name for check in checks] == ["same_class", "hold_out_iou"]
+        assert checks[1].passed is passed, checks[1]
+    assert len(tissue_judge(card, [], 1.0)(Painted(0), Painted(0), [shown])) == 1
 
 
 def test_cells_of_fp32_must_be_found_again():

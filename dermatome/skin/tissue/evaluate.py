@@ -133,10 +133,12 @@ def tile_probabilities(
     from dermatome.inference.probabilities import Probabilities
 
     module = Probabilities(network, mean, std).eval().to(compute.torch_device)
-    return runner_probabilities(TorchRunner(module, compute), scale, tile_px=tile_px, batch=batch)
+    return runner_probabilities(TorchRunner(module, compute), mpp, network_mpp, tile_px=tile_px, batch=batch)
 
 
-def runner_probabilities(runner: Runner, scale: float, *, tile_px: int, batch: int) -> ProbabilityRows:
+def runner_probabilities(
+    runner: Runner, mpp: float, network_mpp: float, *, tile_px: int, batch: int
+) -> ProbabilityRows:
     """As :func:`tile_probabilities`, of a network that is prepared already."""
     predictor = Predictor(runner, len(TISSUE_LABELS), tile_px=tile_px, overlap_px=tile_px // 4, batch=batch)
 
@@ -156,7 +158,7 @@ def tissue_judge(card: TissueCard, hold_out: Sequence[Path], mpp: float) -> Judg
     Args:
         card: of its weights.
         hold_out: folders of annotated tiles; there may be none.
-        mpp: microns per pixel of those tiles.
+        mpp: microns per pixel of those tiles that state none.
     """
 
     def judge(fp32: Runner, int8: Runner, tiles: Sequence[npt.NDArray[Any]]) -> list[Check]:
@@ -167,7 +169,7 @@ def tissue_judge(card: TissueCard, hold_out: Sequence[Path], mpp: float) -> Judg
             class_scores(
                 confusion_on_tiles(
                     load_tiles(*hold_out),
-                    runner_probabilities(runner, mpp / card.mpp, tile_px=card.tile_px, batch=8),
+                    runner_probabilities(runner, mpp, card.mpp, tile_px=card.tile_px, batch=8),
                 ),
                 TISSUE_LABELS,
             )
