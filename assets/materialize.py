@@ -23,7 +23,6 @@ from dermatome.storage.record import (
     StageResult,
     clear_failure,
     file_facts,
-    fingerprint,
     write_failure,
     write_record,
 )
@@ -62,17 +61,10 @@ def materialize_one(
     try:
         with atomic_folder(root.folder(asset, partition)) as folder:
             result = make(folder)
-            record = StageRecord(
-                asset=asset,
-                partition=partition,
-                fingerprint=fingerprint(version, inputs, settings),
-                code_version=version,
-                inputs=dict(inputs),
-                settings=dict(settings),
-                run_id=run_id,
-                files=file_facts(folder),
-                **vars(result),
-            )
+            record = StageRecord.of(
+                result, code_version=version, inputs=inputs, settings=settings,
+                asset=asset, partition=partition, run_id=run_id, files=file_facts(folder),
+            )  # fmt: skip
             write_record(folder / RECORD_FILE, record)
         folder = root.folder(asset, partition)
         metadata = {**record_metadata(record, folder, reused=False), **more(folder)}

@@ -365,7 +365,6 @@ def load_results(root: str | Path) -> Results:
 
     Raises:
         MissingInput: there is no such folder.
-        StorageFailed: an earlier version of Dermatome wrote it.
     """
     if not Path(root).is_dir():
         raise MissingInput(f"There is no data root {root}: give the folder that make ui or make demo was given.")

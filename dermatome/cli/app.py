@@ -156,20 +156,18 @@ def verify(
     from dermatome.storage.layout import DataRoot
     from dermatome.storage.record import verify_root
 
-    checked, unknown, damaged = 0, 0, []
+    checked, damaged = 0, []
     for found in verify_root(DataRoot.at(data)):
-        checked, unknown = checked + 1, unknown + found.unknown
+        checked += 1
         if found.damaged:
             damaged.append({"asset": found.asset, "partition": found.partition, "files": found.damaged})
         for name, how in found.damaged.items():
             if not as_json:
                 typer.echo(f"{found.asset:<18} {found.partition:<24} {name}: {how}")
     if as_json:
-        typer.echo(json.dumps({"checked": checked, "without_files": unknown, "damaged": damaged}, indent=1))
+        typer.echo(json.dumps({"checked": checked, "damaged": damaged}, indent=1))
     else:
         typer.echo(f"{checked} partitions were checked, and {len(damaged)} are damaged.")
-        if unknown:
-            typer.echo(f"{unknown} of them were written by an earlier version, which recorded no files to compare.")
         if damaged:
             typer.echo("Materialize the damaged partitions in Dagster: they are computed again.")
     if damaged:

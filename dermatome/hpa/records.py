@@ -88,10 +88,7 @@ def read_records(path: Path) -> pa.Table:
         BadPage: The file is not Parquet, or lacks columns of :data:`IMAGE_RECORD_SCHEMA`.
     """
     try:
-        table = pq.read_table(path)
-        if "synonyms" not in table.column_names:  # written before they were read
-            table = table.append_column("synonyms", pa.nulls(table.num_rows))
-        return table.select(IMAGE_RECORD_SCHEMA.names).cast(IMAGE_RECORD_SCHEMA)
+        return pq.read_table(path).select(IMAGE_RECORD_SCHEMA.names).cast(IMAGE_RECORD_SCHEMA)
     except FileNotFoundError as error:
         raise MissingInput(f"There are no image records at {path}: parse the gene's page first.") from error
     except (pa.ArrowException, KeyError, ValueError) as error:

@@ -177,17 +177,10 @@ def cached_stage(
                 if not stage.always and (record := reusable(key, now)) is not None:
                     raise _MadeMeanwhile
                 found = stage.save(key, result, folder)
-                made = StageRecord(
-                    asset=asset,
-                    partition=key,
-                    fingerprint=now,
-                    code_version=code_version,
-                    inputs=inputs,
-                    settings=dict(settings),
-                    run_id=run_id,
-                    files=file_facts(folder),
-                    **vars(found),
-                )
+                made = StageRecord.of(
+                    found, code_version=code_version, inputs=inputs, settings=settings,
+                    asset=asset, partition=key, run_id=run_id, files=file_facts(folder),
+                )  # fmt: skip
                 write_record(folder / RECORD_FILE, made)
         except _MadeMeanwhile:
             assert record is not None

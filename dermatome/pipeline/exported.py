@@ -31,7 +31,7 @@ def find_result(folder: Path, stem: str, inputs: Mapping[str, str], settings: Ma
         return None
     if record is None or record.fingerprint != fingerprint(__version__, inputs, settings):
         return None
-    files = {folder / name: facts.bytes for name, facts in (record.files or {}).items()}
+    files = {folder / name: facts.bytes for name, facts in record.files.items()}
     there = all(path.is_file() and path.stat().st_size == size for path, size in files.items())
     return record if files and there else None
 
@@ -73,18 +73,12 @@ def write_result(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as temporary:
             found = write(Path(temporary))
-            record = StageRecord(
-                asset=asset,
-                partition=slide,
-                fingerprint=fingerprint(__version__, inputs, settings),
-                code_version=__version__,
-                inputs=dict(inputs),
-                settings=dict(settings),
-                files=file_facts(Path(temporary)),
-                **vars(found),
-            )
+            record = StageRecord.of(
+                found, code_version=__version__, inputs=inputs, settings=settings,
+                asset=asset, partition=slide, files=file_facts(Path(temporary)),
+            )  # fmt: skip
             path.unlink(missing_ok=True)  # a result without its record is recomputed
-            for name in record.files or ():
+            for name in record.files:
                 (Path(temporary) / name).replace(folder / name)
     except OSError as error:
         raise StorageFailed(f"{folder} cannot be written to ({error.strerror}): choose another folder.") from error

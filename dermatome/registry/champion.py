@@ -15,7 +15,7 @@ from dermatome.registry.model_kinds import ModelKind
 from dermatome.registry.promotion import PromotionSettings, check_promotion, hold_out_record
 from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import Scalar, StageRecord, StageResult, fingerprint, read_record, write_record
+from dermatome.storage.record import Scalar, StageRecord, StageResult, read_record, write_record
 
 SETTINGS = "settings"
 """Champion that stands for the network that settings.toml names."""
@@ -205,17 +205,10 @@ def promote(
     """
     inputs = {kind.weights: choice.weights_sha256}
     result = StageResult(outcome="chosen", data_version=choice.weights_sha256[:32], values=vars(choice))
-    record = StageRecord(
-        asset=kind.champion,
-        partition=CHAMPION,
-        fingerprint=fingerprint(code_version, inputs, settings),
-        inputs=inputs,
-        settings=dict(settings),
-        code_version=code_version,
-        run_id=run_id,
-        files={},
-        **vars(result),
-    )
+    record = StageRecord.of(
+        result, code_version=code_version, inputs=inputs, settings=settings,
+        asset=kind.champion, partition=CHAMPION, run_id=run_id,
+    )  # fmt: skip
     write_record(root.record(kind.champion, CHAMPION), record)
     return record
 

@@ -264,7 +264,7 @@ def _result(record: StageRecord) -> dict[str, Any]:
     return {
         "asset": record.asset,
         "data_version": record.data_version,
-        "files": {file: facts.sha256 for file, facts in (record.files or {}).items() if file.endswith(_DATA)},
+        "files": {file: facts.sha256 for file, facts in record.files.items() if file.endswith(_DATA)},
         **{field: record.values[field] for field in weights if field in record.values},
         "settings": record.settings,
         "code_version": record.code_version,

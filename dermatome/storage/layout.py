@@ -34,8 +34,6 @@ from dermatome.storage.files import OLD, SWAP_S, local_path, names_in, safe_id, 
 
 RECORD_FILE = "record.json"
 """Written last into a partition's folder: where it is, the folder is complete."""
-OLD_RECORD_FILE = "record.parquet"
-"""Name of records before they became JSON."""
 PREVIEW_FILE = "preview.webp"
 FAILURES = "failures"
 WEIGHTS_FILE = "weights.safetensors"
@@ -58,18 +56,8 @@ class DataRoot:
 
         Raises:
             BadSetting: ``place`` is an address such as ``s3://bucket/prefix``.
-            StorageFailed: An earlier version of Dermatome wrote the data root; its records are Parquet.
         """
-        root = cls(local_path(place).resolve())
-        for asset in root.asset_folders():
-            with os.scandir(asset) as entries:  # one entry is enough: a folder may have 100,000
-                first = next((entry.name for entry in entries if not entry.name.startswith(".")), "")
-            if (asset / first / OLD_RECORD_FILE).is_file():
-                raise StorageFailed(
-                    f"The data root {root.path} was written by an earlier version of Dermatome: rewrite its records "
-                    f"with `python -m dermatome.storage.upgrade {root.path}`; its results stay as they are."
-                )
-        return root
+        return cls(local_path(place).resolve())
 
     def asset_folders(self) -> list[Path]:
         """The folders below the data root that may be those of assets."""

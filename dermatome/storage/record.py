@@ -109,8 +109,7 @@ class StageRecord(StageResult):
         run_id: Dagster run.
         made_at: Time of the record, UTC.
         libraries: See :func:`library_versions`.
-        files: Each file of the partition's folder but the record, by its path in it; see :func:`file_facts`. None in a
-            record of an earlier version, whose files cannot be checked.
+        files: Each file of the partition's folder but the record, by its path in it; see :func:`file_facts`.
     """
 
     asset: str
@@ -122,7 +121,21 @@ class StageRecord(StageResult):
     run_id: str = ""
     made_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     libraries: dict[str, str] = field(default_factory=lambda: dict(library_versions()))
-    files: dict[str, FileFacts] | None = None
+    files: dict[str, FileFacts] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        result: StageResult,
+        *,
+        code_version: str,
+        inputs: Mapping[str, str],
+        settings: Mapping[str, Any],
+        **rest: Any,
+    ) -> StageRecord:
+        """The record of a result that was computed from ``inputs`` with ``settings``; ``rest`` are its other fields."""
+        decided = {"code_version": code_version, "inputs": dict(inputs), "settings": dict(settings)}
+        return cls(**vars(result), **decided, fingerprint=fingerprint(code_version, inputs, settings), **rest)
 
 
 def fingerprint(code_version: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
@@ -151,9 +164,9 @@ _SEALED = re.compile(re.escape(_SEAL).replace(b"%s", b"([^,]*)") + re.escape(_EN
 
 
 def _is_sealed(data: bytes) -> bool:
-    """Whether a record is as it was written. One of an earlier version states no sha256, and counts as such."""
+    """Whether a record is as it was written."""
     seal = _SEALED.search(data)
-    return seal is None or hashlib.sha256(data[: seal.start()]).hexdigest().encode() == seal[1]
+    return seal is not None and hashlib.sha256(data[: seal.start()]).hexdigest().encode() == seal[1]
 
 
 def write_record(path: Path, record: StageRecord) -> None:
@@ -219,13 +232,11 @@ def damage(
 
     Args:
         folder: The partition's folder.
-        record: Its record. If it is one of an earlier version, which states no files, nothing can be found.
+        record: Its record.
         hashes: Whether to read every file and compare its sha256; otherwise only existence and size are checked, which
             takes one listing of the folder.
         only: Names of the files to check; all if None.
     """
-    if not record.files:
-        return {}
     expected = {name: facts for name, facts in record.files.items() if only is None or name in only}
     sizes = {name: entry.stat().st_size for name, entry in _files_in(folder) if name in expected}
     found = {}
@@ -247,13 +258,11 @@ class Finding:
         asset: Name of the asset.
         partition: Partition key.
         damaged: What is wrong with each file, by its path in the partition's folder.
-        unknown: Whether the record is one of an earlier version, which states no files to compare.
     """
 
     asset: str
     partition: str
     damaged: dict[str, str]
-    unknown: bool = False
 
 
 def verify_root(root: DataRoot) -> Iterator[Finding]:
@@ -267,9 +276,8 @@ def verify_root(root: DataRoot) -> Iterator[Finding]:
                 record = read_record(folder / RECORD_FILE)
                 found = {RECORD_FILE: "is missing"} if record is None else damage(folder, record, hashes=True)
             except (DermatomeError, OSError) as error:
-                yield Finding(asset, partition, {RECORD_FILE: str(error)})
-            else:
-                yield Finding(asset, partition, found, unknown=record is not None and record.files is None)
+                found = {RECORD_FILE: str(error)}
+            yield Finding(asset, partition, found)
 
 
 def require_record(root: DataRoot, asset: str, partition: str, *read: str) -> StageRecord:

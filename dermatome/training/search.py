@@ -289,15 +289,10 @@ def _check_comparable(study: optuna.Study, folder: Path, task: Task[Any], settin
     now: dict[str, Any] = json.loads(
         json.dumps({"tiles or their sides": task.data_sha256()} | settings.base.model_dump() | searched)
     )
-    before: dict[str, Any] | None = study.user_attrs.get(_MADE_WITH)
-    if before is None and not study.get_trials(deepcopy=False):
+    before: dict[str, Any] = study.user_attrs.get(_MADE_WITH, {})
+    if not before and not study.get_trials(deepcopy=False):
         study.set_user_attr(_MADE_WITH, now)
         return
-    if before is None:
-        raise BadSetting(
-            f"The study in {folder} does not say what its trials were made with, as an older version of Dermatome "
-            "started it: start a study of another name."
-        )
     if others := [name for name in now | before if now.get(name) != before.get(name)]:
         raise BadSetting(
             f"The study in {folder} was started with another choice of {', '.join(others)}, so new trials could not be "

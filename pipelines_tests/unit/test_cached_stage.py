@@ -1,6 +1,5 @@
 """Partitions are kept, made, or left alone because another run made them meanwhile."""
 
-import json
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -10,8 +9,6 @@ from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import Stage, WaitingStage, cached_stage
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import StageResult, read_record, verify_root
-
-NEW_FIELDS = ("files", "record_sha256")
 
 
 @dataclass
@@ -126,15 +123,6 @@ def test_damaged_files_are_found_and_healed(kitchen, caplog, how, file):
     assert path.read_bytes() == before or file == RECORD_FILE
     assert [found.damaged for found in verify_root(kitchen.root)] == [{}, {}]
     assert ("It is recomputed now." in caplog.text) == (how != "delete" or file != RECORD_FILE)
-
-
-def test_results_of_an_earlier_version_are_reused_and_reported_as_unknown(kitchen):
-    run(kitchen.stage(), "a")
-    path = kitchen.root.record("dishes", "a")
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in NEW_FIELDS}))
-    (kitchen.root.folder("dishes", "a") / "half.txt").unlink()
-    assert run(kitchen.stage(), "a")["a"].result.reused
-    assert [(found.damaged, found.unknown) for found in verify_root(kitchen.root)] == [({}, True)]
 
 
 @dataclass

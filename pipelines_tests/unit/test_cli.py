@@ -511,4 +511,4 @@ def test_verify_lists_damaged_files_and_fails(tmp_path: Path, capfd: pytest.Capt
     assert re.search("^cell_masks +s2 +cells.parquet: has another content\n2 partitions.* 1 are damaged", said)
     code, said, _ = run(capfd, "verify", "--data", tmp_path, "--json")
     damaged = [{"asset": "cell_masks", "partition": "s2", "files": {"cells.parquet": "has another content"}}]
-    assert (code, json.loads(said)) == (1, {"checked": 2, "without_files": 0, "damaged": damaged})
+    assert (code, json.loads(said)) == (1, {"checked": 2, "damaged": damaged})

@@ -193,11 +193,11 @@ def test_patches_of_one_stain_are_cut_from_an_image_that_was_given_it_and_say_so
         NucleusTask.choose(both[:1], both[1:], NucleusTraining())
 
 
-def test_patches_of_an_earlier_version_are_refused(case: Path, tmp_path: Path) -> None:
+def test_a_manifest_without_all_columns_is_refused(case: Path, tmp_path: Path) -> None:
     make_patches(case, tmp_path, SMALL)
     table = pq.read_table(tmp_path / "patches.parquet")
     pq.write_table(table.drop_columns(["stain"]), tmp_path / "patches.parquet")
-    with pytest.raises(BadAnnotation, match="earlier version"):
+    with pytest.raises(BadAnnotation, match="is no manifest of patches"):
         load_patches(tmp_path)
 
 

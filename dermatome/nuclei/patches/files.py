@@ -191,18 +191,13 @@ def load_patches(*folders: Path) -> list[Patch]:
     for folder in folders:
         path = folder / MANIFEST_FILE
         try:
-            rows = pq.read_table(io.BytesIO(path.read_bytes()), schema=_SCHEMA).to_pylist()
+            rows = pq.read_table(io.BytesIO(path.read_bytes())).select(_SCHEMA.names).cast(_SCHEMA).to_pylist()
         except FileNotFoundError as error:
             raise MissingInput(f"There is no {path}: cut patches there with 'dermatome nuclei patches'.") from error
-        except (pa.ArrowException, ValueError) as error:
+        except (pa.ArrowException, KeyError, ValueError) as error:
             raise BadAnnotation(f"{path} is no manifest of patches ({error}): cut them again.") from error
         for row in rows:
-            if row["stain"] is None:
-                raise BadAnnotation(
-                    f"{path} is of an earlier version, whose patches say no stain and number nuclei each for itself: "
-                    "cut them again."
-                )
-            row |= {key: tuple(row[key]) for key in ("semantic_px", "ternary_px")} | {"left_out": row["left_out"] or ""}
+            row |= {key: tuple(row[key]) for key in ("semantic_px", "ternary_px")}
             safe_id(row["name"], "The patch")
             patches.append(Patch(folder, PatchRow(**row)))
     if not patches:

@@ -201,7 +201,7 @@ def _add_results(crate: ROCrate, root: DataRoot, record: StageRecord) -> Entity:
         StorageFailed: a file is not the one that was written.
     """
     asset, partition = record.asset, record.partition
-    facts = require_record(root, asset, partition, *(record.files or {})).files or {}
+    facts = require_record(root, asset, partition, *record.files).files
     place, folder = f"data/{asset}/{partition}", root.folder(asset, partition)
     about = {"name": f"{asset} of {partition}", "version": record.data_version}
     dataset = crate.add_dataset(dest_path=f"{place}/", properties=about)
