@@ -7,6 +7,7 @@ images and whole slides use the command line, which reads and writes in tiles an
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +23,7 @@ from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei, nu
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.til.settings import TilSettings
 from dermatome.registry.champion import Weights
-from dermatome.settings import load_settings
+from dermatome.settings import Settings, load_settings
 from dermatome.skin.cells.networks import cell_weights_named, find_cell_weights, load_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
@@ -154,8 +155,7 @@ def segment_tissue(
     from dermatome.skin.tissue.segment import segment_tissue as segment
 
     slide, chosen = _slide(image, mpp), TissueSettings(**settings)
-    root = _root(weights)
-    found_weights = find_tissue_weights(root) if root else tissue_weights_named(CACHE, weights)
+    found_weights = _weights(weights, lambda root, _: find_tissue_weights(root), tissue_weights_named)
     found = segment(slide, _tissue_network(found_weights, chosen, device), chosen)
     skin = found.skin_check()
     _warn(found.warning, "" if skin.passed else skin.description)
@@ -191,12 +191,14 @@ def segment_cells(
     """
     from dermatome.skin.cells.segment import segment_cells as segment
 
-    slide, chosen, root = _slide(image, mpp), CellSettings(**settings), _root(weights)
-    if root:
-        found = find_cell_weights(root, load_settings(root.settings).cell_weights, chosen.segmenter)
-    else:
-        found = cell_weights_named(CACHE, str(weights), chosen.segmenter)
-    network = _cell_network(found, device, chosen.segmenter)
+    slide, chosen = _slide(image, mpp), CellSettings(**settings)
+    by = chosen.segmenter
+    found = _weights(
+        weights,
+        lambda root, its: find_cell_weights(root, its.cell_weights, by),
+        lambda root, name: cell_weights_named(root, name, by),
+    )
+    network = _cell_network(found, device, by)
     _warn(network.warning)
     cells = segment(slide, tissue, network, chosen)
     return Cells(cells.instances.whole(), cells.table)
@@ -261,11 +263,8 @@ def find_nuclei(
     """
     from dermatome.nuclei.maps.segment import fitted_stain, segment_nuclei
 
-    slide, chosen, root = _slide(image, mpp), NucleusSettings(**settings), _root(weights)
-    if root:
-        found = find_nucleus_weights(root, load_settings(root.settings).nuclei_weights)
-    else:
-        found = nucleus_weights_named(CACHE, str(weights))
+    slide, chosen = _slide(image, mpp), NucleusSettings(**settings)
+    found = _weights(weights, lambda root, its: find_nucleus_weights(root, its.nuclei_weights), nucleus_weights_named)
     network = _nucleus_network(found, chosen, device)
     fit = fitted_stain(slide, network, chosen)
     (nuclei,) = segment_nuclei([slide], network, chosen, normalise=[None if fit is None else fit.normalise])
@@ -387,8 +386,14 @@ def _slide(image: Slide | RgbImage, mpp: float | None) -> Slide:
     return image
 
 
-def _root(weights: str | Path) -> DataRoot | None:
-    return DataRoot.at(str(weights)) if Path(weights).is_dir() else None
+def _weights(
+    given: str | Path, of_root: Callable[[DataRoot, Settings], Weights], named: Callable[[DataRoot, str], Weights]
+) -> Weights:
+    """The weights that a data root uses, or those of a name or file."""
+    if not Path(given).is_dir():
+        return named(CACHE, str(given))
+    root = DataRoot.at(str(given))
+    return of_root(root, load_settings(root.settings))
 
 
 def _warn(*texts: str) -> None:

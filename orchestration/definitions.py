@@ -16,13 +16,10 @@ from orchestration.jobs import JOBS
 from orchestration.schedules import schedules
 from orchestration.sensors import SENSORS
 from resources import (
-    CellSegmenterResource,
     ComputeResource,
     HpaResource,
-    NucleusSegmenterResource,
     PathsResource,
     SettingsResource,
-    TissueSegmenterResource,
 )
 from resources.dagster_private import in_process_with_lock
 from resources.settings import decided_names, versioned_by_settings
@@ -54,9 +51,6 @@ def build_defs(
         "settings": _fixed(settings, path=str(settings_path)),
         "compute": ComputeResource(settings=settings),
         "hpa": HpaResource(settings=settings),
-        "tissue_segmenter": TissueSegmenterResource(),
-        "cell_segmenter": CellSegmenterResource(settings=settings),
-        "nucleus_segmenter": NucleusSegmenterResource(settings=settings),
     }
     return dg.Definitions(
         # The UI then names the source file of each asset.

@@ -230,24 +230,24 @@ def _take_arrivals(
     return _request(context, chain, root, taken, unsure, cursor=f"{latest!r} {stages}", add=add, note=inbox.note)
 
 
-@dg.sensor(
-    minimum_interval_seconds=60,
-    asset_selection=list(SKIN.stages),
-    description="Registers images put into `inbox`; requests them, and those that were replaced or moved.",
-)
-def image_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
-    """See :func:`_take_arrivals`."""
-    return _take_arrivals(context, paths, SKIN)
+def _inbox_sensor(name: str, chain: Chain, description: str) -> dg.SensorDefinition:
+    """A sensor that takes what arrives in a pipeline's inbox; see :func:`_take_arrivals`."""
+
+    @dg.sensor(name=name, minimum_interval_seconds=60, asset_selection=list(chain.stages), description=description)
+    def arrivals(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
+        return _take_arrivals(context, paths, chain)
+
+    return arrivals
 
 
-@dg.sensor(
-    minimum_interval_seconds=60,
-    asset_selection=list(NUCLEI.stages),
-    description="Registers H&E slides put into `nuclei_inbox`; requests them, and those that were replaced.",
+image_folder = _inbox_sensor(
+    "image_folder", SKIN, "Registers images put into `inbox`; requests them, and those that were replaced or moved."
 )
-def nuclei_slide_folder(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
-    """See :func:`_take_arrivals`."""
-    return _take_arrivals(context, paths, NUCLEI)
+nuclei_slide_folder = _inbox_sensor(
+    "nuclei_slide_folder",
+    NUCLEI,
+    "Registers H&E slides put into `nuclei_inbox`; requests them, and those that were replaced.",
+)
 
 
 def _folder_sensor(

@@ -1,4 +1,4 @@
-"""Resources of a run: paths, settings, compute, the HPA client, segmenters.
+"""Resources of a run: paths, settings, compute, the HPA client.
 
 Belongs here: anything configured once for a deployment and handed to assets. Does not: science (`dermatome`), the order
 of stages (`assets`), when things run (`orchestration`).
@@ -7,15 +7,11 @@ of stages (`assets`), when things run (`orchestration`).
 from resources.compute import ComputeResource
 from resources.hpa import HpaResource
 from resources.paths import PathsResource
-from resources.segmenters import CellSegmenterResource, NucleusSegmenterResource, TissueSegmenterResource
 from resources.settings import SettingsResource
 
 __all__ = [
-    "CellSegmenterResource",
     "ComputeResource",
     "HpaResource",
-    "NucleusSegmenterResource",
     "PathsResource",
     "SettingsResource",
-    "TissueSegmenterResource",
 ]

@@ -11,7 +11,7 @@ from assets.slide_asset import Event, materialize_slides, slide_asset
 from dermatome.pipeline.staleness import InputsNow
 from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
-from resources import NucleusSegmenterResource, PathsResource, SettingsResource
+from resources import PathsResource, SettingsResource
 
 
 def _weights(root: DataRoot, settings: Settings) -> InputsNow:
@@ -43,7 +43,6 @@ def nucleus_maps(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    nucleus_segmenter: NucleusSegmenterResource,
 ) -> Iterator[Event]:
     """One partition is one H&E slide: every nucleus with its class and outline.
 
@@ -52,9 +51,10 @@ def nucleus_maps(
     Files: `semantic.ome.tif`, `ternary.ome.tif`, `instances.ome.tif`, `nuclei.parquet`, `nuclei.geojson`,
     `semantic.png`, `ternary.png`, `figure.png`.
     """
+    from dermatome.nuclei.maps.networks import find_nucleus_weights
     from dermatome.nuclei.maps.stage import NucleusStage
 
     root, chosen = paths.data_root, settings.value
-    weights = nucleus_segmenter.weights(root)
+    weights = find_nucleus_weights(root, chosen.nuclei_weights)
     stage = NucleusStage(root, weights, chosen.compute, chosen.nuclei, chosen.nuclei_opacity)
     yield from materialize_slides(context, settings, stage)

@@ -13,7 +13,7 @@ from assets.sources import CYTO2
 from dermatome.pipeline.staleness import InputsNow
 from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
-from resources import CellSegmenterResource, PathsResource, SettingsResource
+from resources import PathsResource, SettingsResource
 
 
 def _weights(root: DataRoot, settings: Settings) -> InputsNow:
@@ -49,7 +49,6 @@ def cell_masks(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    cell_segmenter: CellSegmenterResource,
 ) -> Iterator[Event]:
     """One partition is one slide: every cell of its epidermis.
 
@@ -57,9 +56,11 @@ def cell_masks(
 
     Files: `cells.npz` (`instances`), `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png`.
     """
+    from dermatome.skin.cells.networks import find_cell_weights
     from dermatome.skin.cells.stage import CellsStage
     from dermatome.skin.stage_files import check_champion
 
-    root = paths.data_root
-    stage = CellsStage(root, cell_segmenter.weights(root), settings.value.compute, settings.value.cells)
+    root, chosen = paths.data_root, settings.value
+    weights = find_cell_weights(root, chosen.cell_weights, chosen.cells.segmenter)
+    stage = CellsStage(root, weights, chosen.compute, chosen.cells)
     yield from materialize_slides(context, settings, stage, check_now=lambda slide: [check_champion(root, slide)])

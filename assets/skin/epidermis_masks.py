@@ -8,7 +8,7 @@ from assets.partitions import SLIDES
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
 from assets.slide_asset import Event, materialize_slides, slide_asset
-from resources import PathsResource, SettingsResource, TissueSegmenterResource
+from resources import PathsResource, SettingsResource
 
 
 @slide_asset(
@@ -30,7 +30,6 @@ def epidermis_masks(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    tissue_segmenter: TissueSegmenterResource,
 ) -> Iterator[Event]:
     """One partition is one slide: where its dermis, epidermis and keratin are.
 
@@ -38,9 +37,10 @@ def epidermis_masks(
 
     Files: `mask.npz` (`mask`, `crop_bbox`), `mask.ome.tif`, `tissue.geojson`, `figure.png`.
     """
+    from dermatome.skin.tissue.networks import find_tissue_weights
     from dermatome.skin.tissue.stage import MaskStage
 
     root = paths.data_root
     now = settings.value
-    stage = MaskStage(root, tissue_segmenter.weights(root), now.compute, now.tissue, now.images.declared_mpp)
+    stage = MaskStage(root, find_tissue_weights(root), now.compute, now.tissue, now.images.declared_mpp)
     yield from materialize_slides(context, settings, stage)

@@ -20,7 +20,7 @@ from dermatome.cli.models import models_app
 from dermatome.cli.nuclei import nuclei_app
 from dermatome.cli.skin import cells_app, hpa_app, layers_app, tissue_app
 from dermatome.cli.study import explain, replay
-from dermatome.cli.support import GROUP, AsJson, Device, DeviceChoice, Threads, complain, unusable_file
+from dermatome.cli.support import GROUP, AsJson, Device, Threads, complain, unusable_file
 from dermatome.errors import DermatomeError
 
 EXIT_CODES = (
@@ -123,7 +123,7 @@ def doctor(
     network: Annotated[
         bool, typer.Option(help="Whether to test the connection to the Human Protein Atlas; switch it off if offline.")
     ] = True,
-    device: Device = DeviceChoice.AUTO,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Check versions, device, weights, a data root's networks, disk and network, and print how to fix what is wrong.
@@ -133,7 +133,7 @@ def doctor(
     from dermatome.cli.doctor import examine
 
     found = []
-    for finding in examine(weights or [], data, models_folder=models, ask_network=network, device=device.value):
+    for finding in examine(weights or [], data, models_folder=models, ask_network=network, device=device):
         found.append(vars(finding))
         colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.state]
         if not as_json:

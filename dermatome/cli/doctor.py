@@ -12,7 +12,7 @@ from typing import Literal
 
 from dermatome import __version__
 from dermatome.errors import DermatomeError, MissingInput
-from dermatome.inference.compute import DeviceName
+from dermatome.inference.compute import DeviceName, choose_compute
 from dermatome.storage.layout import DataRoot
 
 ATLAS_URL = "https://www.proteinatlas.org"
@@ -84,8 +84,6 @@ def _versions() -> Iterator[Finding]:
 
 
 def _device(device: DeviceName) -> Finding:
-    from dermatome.inference.compute import choose_compute
-
     try:
         compute = choose_compute(device)
     except DermatomeError as error:
@@ -95,7 +93,6 @@ def _device(device: DeviceName) -> Finding:
 
 def _weights(path: Path) -> Finding:
     """Loads the file as tissue weights; if that fails, as a cell network."""
-    from dermatome.inference.compute import choose_compute
     from dermatome.skin.cells.network import load_cell_network
     from dermatome.skin.tissue.network import load_tissue_weights
 
@@ -122,7 +119,6 @@ def _cyto2(folder: Path) -> Finding:
 
 def _networks(data: str) -> Iterator[Finding]:
     """Loads the networks that a data root runs with: the champions, the starter, or those that its settings name."""
-    from dermatome.inference.compute import choose_compute
     from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei
     from dermatome.registry.champion import Weights, find_champion
     from dermatome.registry.model_kinds import CELLS, NUCLEI, TISSUE

@@ -12,24 +12,20 @@ import typer
 from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.cli.support import (
     GROUP,
-    BackendChoice,
     BackendOption,
     Batch,
     Device,
-    DeviceChoice,
     GivenMpp,
     Images,
     Mpp,
     Out,
     Overwrite,
-    PrecisionChoice,
     PrecisionOption,
     Report,
     Results,
     Seed,
     TableOut,
     Threads,
-    choose,
     complain,
     each,
     each_slide,
@@ -39,6 +35,7 @@ from dermatome.cli.support import (
 )
 from dermatome.cli.train import TrainGroup
 from dermatome.errors import DermatomeError, MissingInput
+from dermatome.inference.compute import choose_compute
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.nuclei.til.settings import TilSettings
@@ -150,9 +147,9 @@ def nuclei_predict(
     ] = None,
     overwrite: Overwrite = False,
     batch: Batch = 8,
-    device: Device = DeviceChoice.AUTO,
-    precision: PrecisionOption = PrecisionChoice.AUTO,
-    backend: BackendOption = BackendChoice.AUTO,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
+    backend: BackendOption = "auto",
     threads: Threads = 0,
 ) -> None:
     """Write each image's nuclei.
@@ -169,7 +166,7 @@ def nuclei_predict(
     from dermatome.nuclei.maps.segment import fitted_stain, prepare_nuclei, segment_nuclei
     from dermatome.nuclei.maps.stage import write_nuclei
 
-    compute = choose(device, precision, threads, backend)
+    compute = choose_compute(device, precision, threads, backend=backend)
     settings = NucleusSettings(batch=batch, normalise_stain=normalise_stain)
     load = cache(lambda: load_nucleus_weights(weights_path(weights)))
     prepare = cache(lambda: prepare_nuclei(load(), compute, settings))
@@ -256,9 +253,9 @@ def nuclei_score(
     weights: Weights,
     out: Annotated[Path | None, typer.Option(help="JSON file to write the scores to.")] = None,
     batch: Batch = 8,
-    device: Device = DeviceChoice.AUTO,
-    precision: PrecisionOption = PrecisionChoice.AUTO,
-    backend: BackendOption = BackendChoice.AUTO,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
+    backend: BackendOption = "auto",
     threads: Threads = 0,
 ) -> None:
     """Score weights on annotated images, assembled from their patches: Dice, IoU, PQ, AJI, detection, classes.
@@ -273,7 +270,7 @@ def nuclei_score(
     from dermatome.nuclei.patches.files import load_patches
     from dermatome.storage.files import write_atomic
 
-    compute = choose(device, precision, threads, backend)
+    compute = choose_compute(device, precision, threads, backend=backend)
     settings = NucleusSettings(batch=batch)
     loaded = load_nucleus_weights(weights_path(weights))
     known = load_patches(*patches)

@@ -12,25 +12,20 @@ import typer
 from dermatome.cli.support import (
     GROUP,
     MODELS,
-    BackendChoice,
     BackendOption,
     Batch,
     Device,
-    DeviceChoice,
     Images,
     Models,
     Mpp,
     Out,
     Overwrite,
-    PrecisionChoice,
     PrecisionOption,
     Report,
     Results,
-    SegmenterChoice,
     TableOut,
     Threads,
     TissueMasks,
-    choose,
     complain,
     each,
     each_slide,
@@ -41,7 +36,8 @@ from dermatome.cli.support import (
 )
 from dermatome.cli.train import TrainGroup
 from dermatome.errors import BadImage
-from dermatome.skin.cells.settings import CellSettings
+from dermatome.inference.compute import choose_compute
+from dermatome.skin.cells.settings import CellSettings, SegmenterName
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.tissue.settings import TissueSettings
 
@@ -188,9 +184,9 @@ def tissue_predict(
     ] = False,
     overwrite: Overwrite = False,
     batch: Batch = 8,
-    device: Device = DeviceChoice.AUTO,
-    precision: PrecisionOption = PrecisionChoice.AUTO,
-    backend: BackendOption = BackendChoice.AUTO,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
+    backend: BackendOption = "auto",
     threads: Threads = 0,
 ) -> None:
     """Write each image's tissue mask.
@@ -206,7 +202,7 @@ def tissue_predict(
     from dermatome.skin.tissue.stage import write_tissue
 
     settings = TissueSettings(any_scale=any_scale, batch=batch)
-    compute = choose(device, precision, threads, backend)
+    compute = choose_compute(device, precision, threads, backend=backend)
     path = weights_path(weights)
     load = cache(lambda: load_tissue_weights(path))
     prepare = cache(lambda: prepare_tissue(load(), compute, settings))
@@ -240,12 +236,12 @@ def cells_segment(
     ],
     out: Out,
     segmenter: Annotated[
-        SegmenterChoice,
+        SegmenterName,
         typer.Option(
             help="What finds cells: Cellpose's network, InstanSeg (see 'models get'), a network of 'nuclei train', or, "
             "to compare with, a watershed on hematoxylin, for which --weights is any text."
         ),
-    ] = SegmenterChoice.CELLPOSE,
+    ] = "cellpose",
     models: Models = MODELS,
     diameter_um: Annotated[
         float | None,
@@ -256,9 +252,9 @@ def cells_segment(
     ] = None,
     overwrite: Overwrite = False,
     mpp: Mpp = 0.5,
-    device: Device = DeviceChoice.AUTO,
-    precision: PrecisionOption = PrecisionChoice.AUTO,
-    backend: BackendOption = BackendChoice.AUTO,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
+    backend: BackendOption = "auto",
     threads: Threads = 0,
 ) -> None:
     """Write each image's cells.
@@ -276,17 +272,17 @@ def cells_segment(
     from dermatome.skin.cells.stage import write_cells
     from dermatome.storage.files import sha256_file
 
-    settings = CellSettings(diameter_um=diameter_um, segmenter=segmenter.value)
-    compute, models = choose(device, precision, threads, backend), models.expanduser()
+    settings = CellSettings(diameter_um=diameter_um, segmenter=segmenter)
+    compute, models = choose_compute(device, precision, threads, backend=backend), models.expanduser()
 
     @cache
     def load() -> CellNetwork | Segmenter:
-        if segmenter is SegmenterChoice.CELLPOSE:
+        if segmenter == "cellpose":
             return load_cell_network(weights, compute, models_folder=models, fetch_missing=True)
-        return load_segmenter(segmenter_file(models, weights, segmenter.value), compute, segmenter.value)
+        return load_segmenter(segmenter_file(models, weights, segmenter), compute, segmenter)
 
     own_file = TOY_WEIGHTS if weights == "toy" else Path(weights)
-    sha256 = weights_sha256(own_file, load) if segmenter is SegmenterChoice.CELLPOSE else load().sha256
+    sha256 = weights_sha256(own_file, load) if segmenter == "cellpose" else load().sha256
     results = Results(out, "cell_masks", settings, overwrite)
 
     def segment(slide: Slide, report: Report) -> str:

@@ -15,13 +15,13 @@ from dermatome.cli.support import (
     AsJson,
     Data,
     Device,
-    DeviceChoice,
     Models,
     Threads,
     complain,
     progress_bar,
     warn,
 )
+from dermatome.inference.compute import ComputeSettings
 
 if TYPE_CHECKING:
     from dermatome.skin.explain import Explanation
@@ -49,7 +49,9 @@ def explain(
 
     Example: dermatome explain 901-1_A_1_1 --layer 2 --column mean_dab_od --pixels layer2.png
     """
+    from dermatome.reports.figures import png_bytes
     from dermatome.skin.explain import explain_value, pixels_picture
+    from dermatome.storage.files import write_atomic
     from dermatome.storage.layout import DataRoot
 
     given = {"layer": layer, "cell": cell, "zone": zone, "relative_depth": relative_depth}
@@ -59,7 +61,7 @@ def explain(
     root = DataRoot.at(data)
     found = explain_value(root, slide, column, *(chosen or [("epidermis", None)])[0])
     if pixels is not None:
-        _write_png(pixels, pixels_picture(root, slide, found))
+        write_atomic(pixels, png_bytes(pixels_picture(root, slide, found)))
     if as_json:
         value = {name: getattr(found, name) for name in ("of", "column", "stored", "recomputed", "equal")}
         typer.echo(json.dumps({"slide": slide} | value | found.made_from, indent=1))
@@ -115,7 +117,7 @@ def replay(
         typer.Option(help="New folder for the data root with the results; without it, they are deleted at the end."),
     ] = None,
     models: Models = MODELS,
-    device: Device = DeviceChoice.AUTO,
+    device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
     """Compute a crate's masks, cells and layers again, and say which of their data versions are equal.
@@ -127,7 +129,6 @@ def replay(
     import tempfile
     from collections import Counter
 
-    from dermatome.inference.compute import ComputeSettings
     from dermatome.skin.crate.replay import Crate, replay_crate
     from dermatome.storage.layout import DataRoot
 
@@ -139,7 +140,7 @@ def replay(
         for one in replay_crate(
             read,
             DataRoot.at(str(keep or Path(temporary) / "data")),
-            compute=ComputeSettings(device=device.value, threads=threads),
+            compute=ComputeSettings(device=device, threads=threads),
             images=images,
             models=models.expanduser(),
         ):
@@ -178,15 +179,3 @@ def _lines(slide: str, found: Explanation) -> Iterator[tuple[str, str]]:
                 yield "", f"weights {result['weights']} sha256 {result['weights_sha256']}"
             yield "", f"settings {json.dumps(result['settings'])}"
     yield "computed by", f"dermatome {made['recomputed_by']}"
-
-
-def _write_png(path: Path, pixels: Any) -> None:
-    import io
-
-    from PIL import Image
-
-    from dermatome.storage.files import write_atomic
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dermatome.errors import BadAnnotation, BadImage, BadWeights, DermatomeError, MissingInput
+from dermatome.inference.compute import Backend, DeviceName, Precision
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from dermatome.inference.compute import Compute
     from dermatome.slides.slide import Slide
     from dermatome.storage.record import StageRecord, StageResult
     from dermatome.storage.settings_model import SettingsModel
@@ -31,41 +30,6 @@ GROUP: dict[str, Any] = {"no_args_is_help": True, "context_settings": {"help_opt
 
 MODELS = Path("~/.cache/dermatome/models")
 """Folder in which the command line keeps downloaded networks."""
-
-
-class DeviceChoice(StrEnum):
-    """Device on which networks run."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
-
-
-class PrecisionChoice(StrEnum):
-    """Number format in which networks compute."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-class BackendChoice(StrEnum):
-    """Library that runs networks."""
-
-    AUTO = "auto"
-    TORCH = "torch"
-    OPENVINO = "openvino"
-
-
-class SegmenterChoice(StrEnum):
-    """What finds cells."""
-
-    CELLPOSE = "cellpose"
-    INSTANSEG = "instanseg"
-    NUCLEI = "nuclei"
-    WATERSHED = "watershed"
 
 
 def number(text: str, low: float, high: float) -> Any:
@@ -135,13 +99,13 @@ Seed = Annotated[int, typer.Option(help="Seed for every random choice; another s
 Batch = Annotated[
     int, typer.Option(help="Tiles per call of the network; lower it if memory runs out. Results do not change.", min=1)
 ]
-Device = Annotated[DeviceChoice, typer.Option(help="Device that networks run on; auto takes a GPU if there is one.")]
+Device = Annotated[DeviceName, typer.Option(help="Device that networks run on; auto takes a GPU if there is one.")]
 PrecisionOption = Annotated[
-    PrecisionChoice,
+    Precision,
     typer.Option(help="Number format of networks; auto takes the fastest one that suits the device, fp32 is exact."),
 ]
 BackendOption = Annotated[
-    BackendChoice,
+    Backend,
     typer.Option(help="Library that runs networks; auto takes OpenVINO on a CPU if it is installed, else torch."),
 ]
 Threads = Annotated[
@@ -150,22 +114,6 @@ Threads = Annotated[
         help="CPU threads; 0 takes all free cores. Lower it to leave cores to other programs.", min=0, max=1024
     ),
 ]
-
-
-def choose(
-    device: DeviceChoice,
-    precision: PrecisionChoice,
-    threads: int,
-    backend: BackendChoice = BackendChoice.AUTO,
-) -> Compute:
-    """Chooses device, precision, threads and backend as the options say.
-
-    Raises:
-        BadSetting: The device, precision or backend is not available.
-    """
-    from dermatome.inference.compute import choose_compute
-
-    return choose_compute(device.value, precision.value, threads, backend=backend.value)
 
 
 @dataclass(frozen=True)

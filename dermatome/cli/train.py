@@ -20,14 +20,12 @@ from typer.core import TyperGroup
 from dermatome.cli.support import (
     MODELS,
     Device,
-    DeviceChoice,
-    PrecisionChoice,
     PrecisionOption,
     Threads,
-    choose,
     progress_bar,
 )
 from dermatome.errors import BadSetting
+from dermatome.inference.compute import choose_compute
 
 if TYPE_CHECKING:
     import click
@@ -169,8 +167,8 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
         "gpus": 1,
         **dict.fromkeys(_setting_options(settings)),
         **dict.fromkeys(commands.flags),
-        "device": DeviceChoice.AUTO,
-        "precision": PrecisionChoice.AUTO,
+        "device": "auto",
+        "precision": "auto",
         "threads": 0,
     }
 
@@ -215,7 +213,7 @@ def _train(
             settings = getattr(import_module(draw[0]), draw[1])(Path(drawn), settings)
             folders = [Path(drawn)]
         chosen = task.choose(folders, values["validation"] or (), settings, lineage)
-        compute = choose(values["device"], values["precision"], values["threads"])
+        compute = choose_compute(values["device"], values["precision"], values["threads"])
         with progress_bar() as bar:
             shown = bar.add_task(f"Training on {compute.device_name}", total=1.0)
             version = train_file(

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.labels.drawn_maps import AMBIGUOUS, BOUNDARY_PX, NucleusMaps, draw_nuclei, label_maps
 from dermatome.labels.imagescope import MAX_BYTES, MAX_COORDINATE, Annotation, Region, ellipse, read_annotation
+from dermatome.labels.npz import read_header
 
 _SEG_SUFFIX = "_seg.npy"
 _IMAGE = r"\.(?:jpe?g|png|tiff?|svs)"
@@ -312,7 +313,7 @@ def _cellpose_masks(path: Path) -> npt.NDArray[Any]:
     """
     with path.open("rb") as file:
         try:
-            _skip_header(file)
+            read_header(file)
             content = _ArraysOnly(file).load()
             masks = content.item()["masks"]
         except (pickle.UnpicklingError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
@@ -320,9 +321,3 @@ def _cellpose_masks(path: Path) -> npt.NDArray[Any]:
     if not isinstance(masks, np.ndarray) or masks.ndim != 2 or masks.dtype.kind not in "iub":
         raise ValueError("its masks are no label image")
     return masks
-
-
-def _skip_header(file: IO[bytes]) -> None:
-    header: Any = np.lib.format  # has no types
-    read = header.read_array_header_1_0 if header.read_magic(file) == (1, 0) else header.read_array_header_2_0
-    read(file)

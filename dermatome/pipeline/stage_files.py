@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from dermatome.pipeline.cached_stage import Output, Stage
 from dermatome.reports.figures import SlideFigure
 from dermatome.slides.preview import preview
 from dermatome.slides.slide import Slide
@@ -76,6 +77,27 @@ def load_slide(root: DataRoot, slide: str, asset: str = "slide_images") -> Slide
     """
     record, folder = require_record(root, asset, slide), root.folder(asset, slide)
     return open_slide(folder, slide, dict(record.values))
+
+
+class SlideStage(Stage[tuple[Slide, dict[str, float]], Output]):
+    """A stage that needs nothing but the slide; with it go the seconds of its phases.
+
+    Attributes:
+        slides: the asset that the slide is read from.
+    """
+
+    slides = "slide_images"
+
+    def load(self, key: str) -> tuple[Slide, dict[str, float]]:
+        """Decodes the slide, or opens it where it is read in parts."""
+        seconds: dict[str, float] = {}
+        with timed(seconds, "decode"):
+            slide = load_slide(self.root, key, self.slides)
+        return slide, seconds
+
+    def pixels(self, loaded: tuple[Slide, dict[str, float]]) -> int:
+        """Size of the slide, px."""
+        return loaded[0].size.area_px
 
 
 def synthetic_warning(values: Mapping[str, Scalar]) -> str:

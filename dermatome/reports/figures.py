@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from dermatome.classes import Rgb, RgbImage
@@ -424,8 +425,8 @@ def to_pixels(figure: Figure) -> RgbImage:
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def png_bytes(pixels: RgbImage) -> bytes:
-    """Encodes an image (H, W, 3) uint8 as PNG."""
+def png_bytes(pixels: npt.NDArray[Any]) -> bytes:
+    """Encodes an image (H, W, 3) uint8, or a map (H, W) uint8 or uint16, as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=4)
     return buffer.getvalue()

@@ -192,7 +192,7 @@ def read_record(path: Path) -> StageRecord | None:
     try:
         record: StageRecord = _adapter(StageRecord).validate_json(data)
     except ValidationError as error:
-        raise _unreadable(path, _reason(error)) from error
+        raise _unreadable(path, first_mistake(error)) from error
     if not _is_sealed(data):
         raise _unreadable(path, "it was changed after it was written")
     return record
@@ -204,7 +204,8 @@ def _unreadable(path: Path, reason: str) -> StorageFailed:
     )
 
 
-def _reason(error: ValidationError) -> str:
+def first_mistake(error: ValidationError) -> str:
+    """The first mistake of a JSON file that pydantic checked: where it is, and what is wrong."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 

@@ -11,16 +11,19 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dermatome.classes import NUCLEUS_LABELS, StainingPattern, TissueClass
-from dermatome.geometry import Box, Size
+from dermatome.classes import StainingPattern, TissueClass
+from dermatome.geometry import Size
 from dermatome.inference.compute import Compute, choose_compute
 from dermatome.metrics.instances import f1_at_iou
 from dermatome.nuclei.maps.task import AUGMENT, NucleusTask, NucleusTraining
+from dermatome.nuclei.patches.cut import make_patches
+from dermatome.nuclei.patches.settings import PatchSettings
+from dermatome.reports.figures import png_bytes
 from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.crops import PreparedCells, prepare_cells
 from dermatome.skin.cells.image import PREPARATION
@@ -28,7 +31,7 @@ from dermatome.skin.cells.network import CellNetwork, cell_runner
 from dermatome.skin.cells.segment import segment_cells
 from dermatome.skin.cells.task import CellTraining, cell_parts
 from dermatome.slides.plain import decode_rgb
-from dermatome.storage.files import sha256_bytes
+from dermatome.storage.files import write_atomic
 from dermatome.synthetic.nuclei import TOY_NUCLEI_MPP, toy_nuclei
 from dermatome.synthetic.skin import ToySlide, toy_slide
 from dermatome.training.data import Split
@@ -53,7 +56,7 @@ CELLS = CellTraining(
     warmup_share=0.1,
     synthetic=True,
 )
-FIELD_SIZE = Size(384, 384)
+FIELD_PX = 384
 FIRST_FIELD = 2_000_000
 """First seed of the fields to train on; tests and examples use small seeds."""
 NUCLEI = NucleusTraining(
@@ -143,69 +146,19 @@ def prepare_toy(toy: ToySlide, jpeg_quality: int) -> PreparedCells:
     return prepare_cells(pixels, toy.mask == TissueClass.EPIDERMIS, labels, toy.slide.mpp, 1.0, MARGIN_UM)
 
 
-@dataclass(frozen=True)
-class ToyPatch:
-    """A synthetic field as a training patch, drawn each time it is read."""
-
-    seed: int
-    size: Size = FIELD_SIZE
-
-    @property
-    def name(self) -> str:
-        """Name built from the seed."""
-        return f"toy-nuclei-{self.seed}"
-
-    @property
-    def case(self) -> str:
-        """Patient; each field has its own."""
-        return self.name
-
-    @property
-    def image(self) -> str:
-        """Image; each field is one."""
-        return self.name
-
-    @property
-    def box(self) -> Box:
-        """Place on the image: all of it."""
-        return Box.whole(self.size)
-
-    @property
-    def sha256(self) -> str:
-        """Hash of seed and size."""
-        return sha256_bytes(f"{self.seed} {self.size}".encode())
-
-    @property
-    def semantic_px(self) -> tuple[int, ...]:
-        """Number of pixels of each class."""
-        semantic = self.read()[1][..., 0]
-        return tuple(np.bincount(semantic.ravel(), minlength=len(NUCLEUS_LABELS)).tolist())
-
-    @property
-    def normalised(self) -> bool:
-        """Whether stains were normalised: never."""
-        return False
-
-    def instances(self) -> npt.NDArray[np.int32]:
-        """Instance map."""
-        return toy_nuclei(self.seed, self.size).maps.instances
-
-    def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Pixels, and the semantic and ternary maps."""
-        toy = toy_nuclei(self.seed, self.size)
-        return toy.slide.whole(), np.stack([toy.maps.semantic, toy.maps.ternary], axis=-1)
-
-
-def nuclei_task(settings: NucleusTraining = NUCLEI, fields: int = 60, tested: int = 4) -> NucleusTask:
-    """The task with that many synthetic fields to train on, and others to validate on."""
-    return NucleusTask(
-        settings,
-        Split(
-            tuple(ToyPatch(FIRST_FIELD + number) for number in range(fields)),
-            tuple(ToyPatch(FIRST_FIELD - 1 - number) for number in range(tested)),
-            f"{tested} other synthetic fields",
-        ),
-    )
+def nuclei_task(folder: Path, settings: NucleusTraining = NUCLEI, fields: int = 60, tested: int = 4) -> NucleusTask:
+    """The task with that many synthetic fields to train on, and others to validate on, as patches in ``folder``."""
+    cut = PatchSettings(size_px=FIELD_PX, stride_px=FIELD_PX, least_foreground=0)
+    sides = {"train": range(FIRST_FIELD, FIRST_FIELD + fields), "validation": range(FIRST_FIELD - tested, FIRST_FIELD)}
+    for side, seeds in sides.items():
+        for seed in seeds:
+            toy = toy_nuclei(seed, Size(FIELD_PX, FIELD_PX))
+            instances = toy.maps.instances.astype(np.uint16)
+            drawn = {"images": toy.slide.whole(), "instances": instances, "classes": toy.maps.semantic}
+            for kind, pixels in drawn.items():
+                write_atomic(folder / side / kind / f"field-{seed}.png", png_bytes(pixels))
+        make_patches(folder / side, folder / f"{side}_patches", cut)
+    return NucleusTask.choose([folder / "train_patches"], [folder / "validation_patches"], settings)
 
 
 def main() -> None:
@@ -222,18 +175,19 @@ def main() -> None:
     limits: dict[str, Any] = {"max_minutes": given.minutes, "seed": given.seed}
     task: Task[Any]
     changes: dict[str, Any] = {}
-    if given.network == "cells":
-        task = cells_task(CELLS.changed(**limits), given.images or 40)
-    else:
-        task = nuclei_task(NUCLEI.changed(mpp=TOY_NUCLEI_MPP, **limits), given.images or 60)
-        origin = f"{len(task.split.train)} synthetic fields (dermatome.synthetic.nuclei)"
-        changes = {"licence": "MIT", "created_from": (origin,)}
-    trained: Trained[Any] = train(
-        task,
-        choose_compute("auto", "auto", given.threads),
-        checkpoint_dir=given.checkpoints,
-        on_epoch=lambda row, share: print(f"{share:.0%} done, {task.epoch_text(row)}", flush=True),  # noqa: T201
-    )
+    with TemporaryDirectory() as folder:
+        if given.network == "cells":
+            task = cells_task(CELLS.changed(**limits), given.images or 40)
+        else:
+            task = nuclei_task(Path(folder), NUCLEI.changed(mpp=TOY_NUCLEI_MPP, **limits), given.images or 60)
+            origin = f"{len(task.split.train)} synthetic fields (dermatome.synthetic.nuclei)"
+            changes = {"licence": "MIT", "created_from": (origin,)}
+        trained: Trained[Any] = train(
+            task,
+            choose_compute("auto", "auto", given.threads),
+            checkpoint_dir=given.checkpoints,
+            on_epoch=lambda row, share: print(f"{share:.0%} done, {task.epoch_text(row)}", flush=True),  # noqa: T201
+        )
     sha256 = save_weights(given.out, trained.state, replace(trained.card, **changes), half=True)
     print(f"{given.out}: {trained.card.scores}, sha256 {sha256}")  # noqa: T201
 

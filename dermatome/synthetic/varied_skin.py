@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dermatome.classes import BoolMap, ClassMap, Floats, RgbImage, TissueClass
 from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.reports.figures import png_bytes
 from dermatome.skin.tiles.crops import MANIFEST
 from dermatome.skin.tissue.task import TissueTraining
 from dermatome.storage.files import write_atomic
@@ -74,8 +75,8 @@ def write_varied_tiles(folder: Path, count: int, mpp: float, seed: int = 0) -> P
     for number in range(1_000_000 * seed, 1_000_000 * seed + count):
         image, mask = varied_tile(number, mpp=mpp)
         name = f"synthetic-{number}"
-        write_atomic(folder / "images" / f"{name}.png", _png(image))
-        write_atomic(folder / "masks" / f"{name}.png", _png(classes_to_rgb(mask, palette)))
+        write_atomic(folder / "images" / f"{name}.png", png_bytes(image))
+        write_atomic(folder / "masks" / f"{name}.png", png_bytes(classes_to_rgb(mask, palette)))
         tiles.append({"name": name, "image": name, "licence": "MIT"})
     palette.save(folder / "palette.json")
     write_atomic(folder / MANIFEST, json.dumps({"tiles": tiles}, indent=2).encode())
@@ -521,8 +522,3 @@ def _photograph(c: _Canvas, od: Floats) -> RgbImage:
         _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         pixels = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)[..., ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    _, data = cv2.imencode(".png", pixels[..., ::-1])
-    return data.tobytes()

@@ -5,12 +5,12 @@ import duckdb
 import pytest
 
 from assets.partitions import CELL_VERSIONS
+from dermatome.skin.cells.networks import find_cell_weights
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import read_record
 from dermatome.warehouse.store import build_store
 from pipelines_tests.annotated_cells import write_set
 from pipelines_tests.asset_runs import run
-from resources import CellSegmenterResource, SettingsResource
 
 TINY = {
     "nbase": [2, 4, 4, 4, 8], "diameter_px": 16.0, "crop_px": 64, "batch": 2, "epochs": 1, "epoch_steps": 1,
@@ -25,14 +25,10 @@ def root(tmp_path):
     return root
 
 
-def segmenter(root):
-    return CellSegmenterResource(settings=SettingsResource(path=str(root.settings)))
-
-
 def test_a_version_is_trained_scored_and_promoted(root):
     write_set(root.cell_annotations / "study", range(3))
     write_set(root.cell_annotations / "kept", range(10, 11))
-    before = segmenter(root).weights(root)
+    before = find_cell_weights(root, "toy")
     assert (before.name, before.data_version) == ("toy", "NULL")
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(CELL_VERSIONS.name, ["v001"])
@@ -50,7 +46,7 @@ def test_a_version_is_trained_scored_and_promoted(root):
     made = {path.name for path in root.folder("cell_weights", "v001").iterdir()}
     assert made >= {"weights.safetensors", "weights.tiles.parquet", "curves.png", "precision.png", "samples.png"}
     assert not (root.checkpoints("cell_weights", "v001") / "checkpoint.pt").exists()
-    chosen = segmenter(root).weights(root)
+    chosen = find_cell_weights(root, "toy")
     assert (chosen.name, chosen.sha256) == ("v001", record.values["weights_sha256"])
     assert chosen.data_version == read_record(root.record("cell_champion", CHAMPION)).data_version
     with duckdb.connect(str(build_store(root).path), read_only=True) as store:

@@ -13,14 +13,14 @@ from dermatome.inference.compute import Compute
 from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.skin.cells import cyto2
 from dermatome.skin.cells.network import TOY_WEIGHTS
-from dermatome.skin.cells.networks import load_cells
+from dermatome.skin.cells.networks import find_cell_weights, load_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS
+from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS, find_tissue_weights
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.settings_model import SettingsModel
 from orchestration.definitions import with_settings
 from pipelines_tests.records import put_record
-from resources import CellSegmenterResource, HpaResource, TissueSegmenterResource, hpa
+from resources import HpaResource, hpa
 from resources.settings import SettingsResource
 
 CPU = Compute("cpu", "fp32", 1, "CPU", backend="torch")
@@ -223,15 +223,15 @@ def test_the_champion_comes_with_the_record_its_weights_were_chosen_by(tmp_path)
     def read(path):
         return SimpleNamespace(sha256=path.parent.name)
 
-    resource = TissueSegmenterResource()
-    assert (resource.weights(root).name, resource.weights(root).file) == (STARTER, STARTER_WEIGHTS)
+    starter = find_tissue_weights(root)
+    assert (starter.name, starter.file) == (STARTER, STARTER_WEIGHTS)
     for version in ("v1", "v2"):
         promote(root, version, sha256=version)
-        champion = resource.weights(root)
+        champion = find_tissue_weights(root)
         assert champion.name == champion.load(read).sha256 == version
     promote(root, "v3", sha256="of another file")
     with pytest.raises(BadWeights, match="not those that were chosen"):
-        resource.weights(root).load(read)
+        find_tissue_weights(root).load(read)
 
 
 def test_cyto2_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
@@ -239,19 +239,16 @@ def test_cyto2_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
         raise FetchFailed(f"{folder} stays empty.")
 
     monkeypatch.setattr(cyto2, "fetch_cyto2", offline)
-    resource = CellSegmenterResource(settings=SettingsResource(path=str(tmp_path / "none.toml")))
     with pytest.raises(FetchFailed, match="models stays empty"):
-        resource.weights(DataRoot(tmp_path))
+        find_cell_weights(DataRoot(tmp_path), Settings().cell_weights)
 
 
 def test_cell_weights_that_are_not_there_or_are_replaced_are_refused(tmp_path):
     path = tmp_path / "mine.safetensors"
-    settings = SettingsResource(path=str(written(tmp_path, f'cell_weights = "{path}"')))
-    resource = CellSegmenterResource(settings=settings)
     with pytest.raises(BadWeights, match="no cell network weights"):
-        resource.weights(DataRoot(tmp_path))
+        find_cell_weights(DataRoot(tmp_path), str(path))
     path.write_bytes(TOY_WEIGHTS.read_bytes())
-    chosen = resource.weights(DataRoot(tmp_path))
+    chosen = find_cell_weights(DataRoot(tmp_path), str(path))
     assert load_cells(chosen, CPU).sha256 == chosen.sha256
     with pytest.raises(BadWeights, match="not those that were chosen"):
         load_cells(replace(chosen, sha256="another"), CPU)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,35 +23,8 @@ if TYPE_CHECKING:
     from dermatome.training.weights import LoadedWeights
 
 
-class KnownPatch(Protocol):
-    """A patch of an annotated image, and its truth.
-
-    Attributes:
-        name: its own.
-        image: the image that it was cut from; no two images have one name.
-        box: where on the image it lies; beyond the image it is mirrored and ignored.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def image(self) -> str: ...  # noqa: D102
-
-    @property
-    def box(self) -> Box: ...  # noqa: D102
-
-    def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """(H, W, 3) uint8 RGB, and its maps (H, W, 2)."""
-        ...
-
-    def instances(self) -> npt.NDArray[np.int32]:
-        """(H, W) int32: 0, or the number that the nucleus has on its image."""
-        ...
-
-
 def evaluate_patches(
-    patches: Sequence[KnownPatch], network: NucleusNetwork, mpp: float, settings: NucleusSettings | None = None
+    patches: Sequence[Patch], network: NucleusNetwork, mpp: float, settings: NucleusSettings | None = None
 ) -> list[ImageScores]:
     """Scores of each annotated image that the patches are of, put together and segmented as a slide.
 
@@ -66,7 +39,7 @@ def evaluate_patches(
         settings: of the segmentation; the same that ``network`` was prepared with.
     """
     settings = settings or NucleusSettings()
-    of: dict[str, list[KnownPatch]] = {}
+    of: dict[str, list[Patch]] = {}
     for patch in patches:
         of.setdefault(patch.image, []).append(patch)
     scores = []
@@ -91,7 +64,7 @@ def check_stain(name: str, loaded: LoadedWeights[NucleusCard], patches: Sequence
         )
 
 
-def joined_image(patches: Sequence[KnownPatch]) -> tuple[RgbImage, NucleusMaps]:
+def joined_image(patches: Sequence[Patch]) -> tuple[RgbImage, NucleusMaps]:
     """An annotated image and its truth, put together from its patches; where none lies it is white, and ignored."""
     height_px, width_px = max(p.box.bottom_px for p in patches), max(p.box.right_px for p in patches)
     rgb = np.full((height_px, width_px, 3), 255, np.uint8)
@@ -105,7 +78,7 @@ def joined_image(patches: Sequence[KnownPatch]) -> tuple[RgbImage, NucleusMaps]:
     return rgb, _truth(maps, instances)
 
 
-def truth_of(patch: KnownPatch) -> NucleusMaps:
+def truth_of(patch: Patch) -> NucleusMaps:
     """The truth of one patch alone; nuclei that its borders cut are parts."""
     return _truth(patch.read()[1], patch.instances())
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dermatome.classes import UNCLASSIFIED, NucleusClass, RgbImage, TernaryClass
 from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import draw_borders, enlarge, sample_labels, tint
-from dermatome.nuclei.maps.evaluate import KnownPatch, truth_of
+from dermatome.nuclei.maps.evaluate import truth_of
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.reports.figures import (
     DETAIL_UM,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from dermatome.labels.drawn_maps import NucleusMaps
     from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork
+    from dermatome.nuclei.patches.files import Patch
 
 SEMANTIC_COLOURS = tuple(c.colour for c in NucleusClass)
 TERNARY_COLOURS = tuple(c.colour for c in TernaryClass)
@@ -51,15 +52,6 @@ NUCLEUS_CHARTS = (
     Chart("Dice of classes", tuple(Line(f"dice_{label}", label, colour) for label, colour in _LINES.items())),
     Chart("IoU of classes", tuple(Line(f"iou_{label}", label, colour) for label, colour in _LINES.items())),
 )
-
-
-class SamplePatch(KnownPatch, Protocol):
-    """A patch with its ground truth and the number of pixels of each class."""
-
-    @property
-    def semantic_px(self) -> Sequence[int]:
-        """Pixels of each class."""
-        ...
 
 
 def semantic_overlay(
@@ -116,9 +108,7 @@ def maps_figure(slide: Slide, found: NucleiResult) -> SlideFigure:
     return SlideFigure(sheet, preview_panel(middle(panels[-1]), slide.name, [total, *counted], slide.mpp))
 
 
-def samples_figure(
-    patches: Sequence[SamplePatch], network: NucleusNetwork, mpp: float, settings: NucleusSettings
-) -> bytes:
+def samples_figure(patches: Sequence[Patch], network: NucleusNetwork, mpp: float, settings: NucleusSettings) -> bytes:
     """Shows validation patches: image, true classes, found classes, and found inside and boundary.
 
     Args:

@@ -20,29 +20,23 @@ NUCLEI_TABLE = "nuclei.parquet"
 OUTLINES_FILE = "nuclei.geojson"
 
 
-def write_class_maps(folder: Path, found: NucleiResult, slide: Slide, before: str = "") -> None:
-    """Writes the semantic and the ternary map with the name and colour of each class; file names start with ``before``.
+def write_maps(folder: Path, found: NucleiResult, slide: Slide, before: str = "") -> None:
+    """Writes the maps as OME-TIFF: the semantic and the ternary one with names and colours of classes, and instances.
+
+    An instance is int32, 0 for background, otherwise the number of the nucleus in the table. File names start with
+    ``before``.
 
     Raises:
-        StorageFailed: The disk is full or the folder is not writable.
+        StorageFailed: the disk is full or not writable.
     """
     semantic = {int(c): (c.label, c.colour) for c in NucleusClass}
     ternary = {int(c): (c.label, c.colour) for c in TernaryClass}
-    write_ome_tiff(
-        folder / f"{before}{SEMANTIC_FILE}", found.semantic, slide.mpp, semantic, name=slide.name, warning=found.warning
-    )
-    write_ome_tiff(
-        folder / f"{before}{TERNARY_FILE}", found.ternary, slide.mpp, ternary, name=slide.name, warning=found.warning
-    )
-
-
-def write_instances(path: Path, found: NucleiResult, slide: Slide) -> None:
-    """Writes the instance map: int32, 0 for background, otherwise the number of the nucleus in the table.
-
-    Raises:
-        StorageFailed: The disk is full or the folder is not writable.
-    """
-    write_ome_tiff(path, found.instances, slide.mpp, name=slide.name, warning=found.warning)
+    for file, labels, classes in (
+        (SEMANTIC_FILE, found.semantic, semantic),
+        (TERNARY_FILE, found.ternary, ternary),
+        (INSTANCES_FILE, found.instances, None),
+    ):
+        write_ome_tiff(folder / f"{before}{file}", labels, slide.mpp, classes, name=slide.name, warning=found.warning)
 
 
 def write_outlines(path: Path, found: NucleiResult, slide: Slide) -> None:

@@ -13,19 +13,16 @@ from dermatome.imaging.tissue_area import tissue_mm2
 from dermatome.inference.compute import Compute, ComputeSettings
 from dermatome.nuclei.maps.figures import maps_figure, semantic_overlay, ternary_overlay
 from dermatome.nuclei.maps.files import (
-    INSTANCES_FILE,
     NUCLEI_TABLE,
     OUTLINES_FILE,
-    write_class_maps,
-    write_instances,
+    write_maps,
     write_outlines,
 )
 from dermatome.nuclei.maps.networks import load_nuclei
 from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, fitted_stain, prepare_nuclei, segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
-from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import (
-    load_slide,
+    SlideStage,
     share_seconds,
     timed,
     versions_of,
@@ -52,7 +49,7 @@ class _Found:
 
 
 @dataclass
-class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
+class NucleusStage(SlideStage[_Found]):
     """Computes the maps, `nuclei.parquet`, `nuclei.geojson`, overlays and `figure.png` of each slide."""
 
     root: DataRoot
@@ -61,6 +58,7 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
     nuclei: NucleusSettings
     opacity: float
     asset = "nucleus_maps"
+    slides = "nuclei_slides"
     _network: NucleusNetwork | None = field(default=None, init=False, repr=False)
     _compute: Compute | None = field(default=None, init=False, repr=False)
 
@@ -77,17 +75,6 @@ class NucleusStage(Stage[tuple[Slide, dict[str, float]], _Found]):
         super().open(check)
         self._compute = self.compute_settings.choose()
         self._network = prepare_nuclei(load_nuclei(self.weights, self._compute), self._compute, self.nuclei)
-
-    def load(self, key: str) -> tuple[Slide, dict[str, float]]:
-        """Decodes the slide, or opens it where it is read in parts."""
-        seconds: dict[str, float] = {}
-        with timed(seconds, "decode"):
-            slide = load_slide(self.root, key, "nuclei_slides")
-        return slide, seconds
-
-    def pixels(self, loaded: tuple[Slide, dict[str, float]]) -> int:
-        """Size of the slide, px."""
-        return loaded[0].size.area_px
 
     def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Found]:
         """Finds the nuclei of the slides together; the seconds are a slide's share by its tiles."""
@@ -145,8 +132,7 @@ def write_nuclei(
     """
     before = f"{stem}_" if stem else ""
     with timed(seconds, "write"):
-        write_class_maps(folder, result, slide, before)
-        write_instances(folder / f"{before}{INSTANCES_FILE}", result, slide)
+        write_maps(folder, result, slide, before)
         write_outlines(folder / (f"{stem}.geojson" if stem else OUTLINES_FILE), result, slide)
         write_rows(
             folder / (f"{stem}.parquet" if stem else NUCLEI_TABLE), slide.name, result.table, warning=result.warning

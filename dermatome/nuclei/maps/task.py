@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from dermatome.imaging.augmentation import AugmentSettings
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.metrics.panoptic import ImageScores, nucleus_values
 from dermatome.metrics.semantic import ClassScore, Confusion, class_scores, confusion_matrix
-from dermatome.nuclei.maps.evaluate import KnownPatch, evaluate_patches
+from dermatome.nuclei.maps.evaluate import evaluate_patches
 from dermatome.nuclei.maps.figures import samples_figure
 from dermatome.nuclei.maps.losses import ImmuneSampling, NucleusLoss, make_nucleus_loss, ternary_weights
 from dermatome.nuclei.maps.network import (
@@ -39,7 +39,7 @@ from dermatome.nuclei.maps.report import CLASSES_FILE, INSTANCE_SCORES, NUCLEUS_
 from dermatome.nuclei.maps.segment import prepare_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.cut import split_patches
-from dermatome.nuclei.patches.files import load_patches, patch_manifest_rows
+from dermatome.nuclei.patches.files import Patch, load_patches, patch_manifest_rows
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import NUCLEI
 from dermatome.registry.version import VersionTask
@@ -132,29 +132,6 @@ class NucleusTraining(UNetSettings):
         return True
 
 
-class TrainingPatch(KnownPatch, Protocol):
-    """A patch to train or to validate on; picklable.
-
-    Attributes:
-        case: its patient.
-        sha256: of its pixels and maps.
-        semantic_px: (5,) pixels of each :class:`~dermatome.classes.NucleusClass`.
-        normalised: whether the stain of its image was normalised.
-    """
-
-    @property
-    def case(self) -> str: ...  # noqa: D102
-
-    @property
-    def sha256(self) -> str: ...  # noqa: D102
-
-    @property
-    def semantic_px(self) -> tuple[int, ...]: ...  # noqa: D102
-
-    @property
-    def normalised(self) -> bool: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
 class NucleusEvaluation:
     """Results of a network on validation patches; ignored pixels count nowhere.
@@ -200,7 +177,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
     """Patches, and the U-Net with two heads that learns from them; see :class:`dermatome.training.task.Task`."""
 
     settings: NucleusTraining
-    split: Split[TrainingPatch]
+    split: Split[Patch]
 
     settings_class = NucleusTraining
     model_kind = NUCLEI
@@ -396,7 +373,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
 
 
 def confusion_on_patches(
-    network: torch.nn.Module, patches: Sequence[TrainingPatch], compute: Compute, settings: NucleusTraining
+    network: torch.nn.Module, patches: Sequence[Patch], compute: Compute, settings: NucleusTraining
 ) -> NucleusEvaluation:
     """Confusion of semantic and ternary maps on patches, each predicted as one tile."""
     from dermatome.inference.backends import TorchRunner
@@ -434,7 +411,7 @@ def _check_unseen(cases: Collection[str], learned: Collection[str]) -> None:
         )
 
 
-def _check_alike(patches: Sequence[Any], mpp: float) -> None:
+def _check_alike(patches: Sequence[Patch], mpp: float) -> None:
     other = [patch for patch in patches if not 0.8 <= patch.row.mpp / mpp <= 1.25]
     if other:
         raise BadSetting(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS, NucleusClass, RgbImage
 from dermatome.errors import BadAnnotation, BadSetting
@@ -24,7 +22,7 @@ from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.nuclei.patches.annotated import Annotated, AnnotatedImage, annotated_images, read_annotated
 from dermatome.nuclei.patches.files import Patch, PatchRow, patches_sha256, write_manifest
 from dermatome.nuclei.patches.settings import PatchSettings
-from dermatome.reports.figures import SAMPLES_SHOWN, preview_samples
+from dermatome.reports.figures import SAMPLES_SHOWN, png_bytes, preview_samples
 from dermatome.slides.slide import Slide
 from dermatome.storage.files import safe_id, write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
@@ -131,9 +129,7 @@ def _cut_image(image: AnnotatedImage, read: Annotated, folder: Path, settings: P
         digest = hashlib.sha256(stain.encode())
         for kind, array in arrays.items():
             digest.update(array.tobytes())
-            buffer = io.BytesIO()
-            Image.fromarray(array).save(buffer, format="PNG", compress_level=4)
-            write_atomic(folder / kind / f"{name}.png", buffer.getvalue())
+            write_atomic(folder / kind / f"{name}.png", png_bytes(array))
         rows.append(
             PatchRow(
                 name=name,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,24 +29,6 @@ from dermatome.storage.files import safe_id, sha256_bytes, write_atomic
 from dermatome.training.data import Side
 
 MANIFEST_FILE = "patches.parquet"
-
-
-class KnownSample(Protocol):
-    """A patch with its patient and labels, on disk or synthetic; see :class:`Patch` for the members."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def case(self) -> str: ...  # noqa: D102
-
-    @property
-    def image(self) -> str: ...  # noqa: D102
-
-    @property
-    def semantic_px(self) -> tuple[int, ...]: ...  # noqa: D102
-
-    def read(self) -> tuple[RgbImage, npt.NDArray[np.uint8]]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -211,7 +193,7 @@ def load_patches(*folders: Path) -> list[Patch]:
     return patches
 
 
-def patch_manifest_rows(patches: Iterable[KnownSample], side: Side) -> list[ManifestRow]:
+def patch_manifest_rows(patches: Iterable[Patch], side: Side) -> list[ManifestRow]:
     """The manifest rows of patches, by name; raises as :meth:`Patch.read` does."""
     rows = []
     for patch in sorted(patches, key=lambda patch: patch.name):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field, ValidationError
 
 from dermatome.classes import Instances
 from dermatome.errors import BadAnnotation, MissingInput
@@ -25,6 +26,7 @@ from dermatome.registry.manifest import ManifestRow, thumbnail
 from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.slide import DECLARED_MPP, MppSource, Slide, read_slide
 from dermatome.storage.files import sha256_bytes, sha256_file
+from dermatome.storage.record import first_mistake
 from dermatome.training.data import Side
 
 ABOUT_FILE = "about.json"
@@ -164,26 +166,19 @@ def cell_manifest_rows(images: Iterable[AnnotatedCells], side: Side) -> Iterator
         )
 
 
-@dataclass(frozen=True)
-class _About:
+class _About(BaseModel):
     """What ``about.json`` says of the images of its folder."""
 
-    mpp: float | None
-    licence: str
-    patients: dict[str, str]
+    mpp: float | None = Field(default=None, ge=0.01, le=100)
+    licence: str = ""
+    patients: dict[str, str] = {}
 
     @classmethod
     def read(cls, path: Path) -> _About:
-        if not path.is_file():
-            return cls(None, "", {})
         try:
-            said = json.loads(path.read_bytes())
-            mpp, licence, patients = said.get("mpp"), said.get("licence", ""), said.get("patients", {})
-            usable = isinstance(licence, str) and all(isinstance(p, str) for p in patients.values())
-            if not usable or not (mpp is None or 0.01 <= float(mpp) <= 100):
-                raise TypeError("a text, or a scale of 0.01 to 100, is something else")
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            return cls.model_validate_json(path.read_bytes()) if path.is_file() else cls()
+        except ValidationError as error:
             raise BadAnnotation(
-                f'{path} is not usable ({error}): write {{"mpp": 0.25, "licence": "CC BY 4.0", "patients": {{}}}}.'
+                f"{path} is not usable ({first_mistake(error)}): "
+                'write {"mpp": 0.25, "licence": "CC BY 4.0", "patients": {}}.'
             ) from error
-        return cls(None if mpp is None else float(mpp), licence, patients)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from dermatome.classes import Floats, Instances
 from dermatome.imaging.compiled import compiled
@@ -66,14 +67,16 @@ def cells_of_window(
         _drop(labels, _flow_errors(labels, flow, _extents(labels, len(sinks))) > flow_threshold)
     _drop(labels, np.bincount(labels.ravel(), minlength=len(sinks) + 1)[1:] < min_area_px)
     labels, sinks = _in_reading_order(labels, sinks)
-    _fill_holes(labels, _extents(labels, len(sinks)))
+    _fill_holes(labels)
     _drop(labels, np.bincount(labels.ravel(), minlength=len(sinks) + 1)[1:] < min_area_px)
     return _in_reading_order(labels, sinks)
 
 
 def _in_reading_order(labels: Instances, sinks: npt.NDArray[np.int64]) -> tuple[Instances, npt.NDArray[np.int64]]:
     """Numbers the cells that are left 1..N by their first pixel."""
-    order = _first_seen(labels, len(sinks))
+    seen, first = np.unique(labels, return_index=True)
+    order = seen[np.argsort(first)]
+    order = order[order > 0]
     renumbered = np.zeros(len(sinks) + 1, np.int32)
     renumbered[order] = np.arange(1, order.size + 1)
     return renumbered[labels], sinks[order - 1]
@@ -123,31 +126,10 @@ def _follow(step: Any, rows: Any, columns: Any, steps: int, reach: Any) -> Any:
     return ends
 
 
-@compiled
-def _peaks(count: Any) -> Any:
-    height, width = count.shape
-    found = []
-    for row in range(height):
-        for column in range(width):
-            here = count[row, column]
-            if here <= _SEED_COUNT:
-                continue
-            highest = True
-            for y in range(max(0, row - _SEED_REACH_PX), min(height, row + _SEED_REACH_PX + 1)):
-                for x in range(max(0, column - _SEED_REACH_PX), min(width, column + _SEED_REACH_PX + 1)):
-                    if count[y, x] > here:
-                        highest = False
-            if highest:
-                found.append((row, column))
-    sinks = np.empty((len(found), 2), np.int64)
-    for k in range(len(found)):
-        sinks[k, 0], sinks[k, 1] = found[k]
-    return sinks
-
-
 def _sinks(count: Instances) -> npt.NDArray[np.int64]:
     """(N, 2) row and column of the places where most pixels end, those with fewest first, then in reading order."""
-    sinks: npt.NDArray[np.int64] = _peaks(count)
+    highest = count == ndimage.maximum_filter(count, 2 * _SEED_REACH_PX + 1)
+    sinks: npt.NDArray[np.int64] = np.argwhere(highest & (count > _SEED_COUNT))
     return sinks[np.argsort(count[sinks[:, 0], sinks[:, 1]], kind="stable")]
 
 
@@ -178,34 +160,11 @@ def _grow_sinks(count: Any, sinks: Any) -> Any:
     return owner
 
 
-@compiled
-def _first_seen(labels: Any, most: int) -> Any:
-    seen = np.zeros(most + 1, np.bool_)
-    order = np.empty(most, np.int64)
-    found = 0
-    for row in range(labels.shape[0]):
-        for column in range(labels.shape[1]):
-            label = labels[row, column]
-            if label > 0 and not seen[label]:
-                seen[label] = True
-                order[found] = label
-                found += 1
-    return order[:found]
-
-
-@compiled
-def _extents(labels: Any, most: int) -> Any:
-    """(N, 4) int64: top, left, bottom, right of each label; top above bottom where a label is not there."""
-    found = np.empty((most, 4), np.int64)
-    found[:, 0], found[:, 1], found[:, 2], found[:, 3] = labels.shape[0], labels.shape[1], 0, 0
-    for row in range(labels.shape[0]):
-        for column in range(labels.shape[1]):
-            label = labels[row, column]
-            if label > 0:
-                box = found[label - 1]
-                box[0], box[1] = min(box[0], row), min(box[1], column)
-                box[2], box[3] = max(box[2], row + 1), max(box[3], column + 1)
-    return found
+def _extents(labels: Instances, count: int) -> npt.NDArray[np.int64]:
+    """(N, 4) int64: top, left, bottom, right of each label; zeros where a label is not there."""
+    nowhere = (slice(0, 0), slice(0, 0))
+    found = [rows_columns or nowhere for rows_columns in ndimage.find_objects(labels, max_label=count)]
+    return np.array([(y.start, x.start, y.stop, x.stop) for y, x in found], np.int64).reshape(-1, 4)
 
 
 @compiled
@@ -260,33 +219,7 @@ def _flow_errors(labels: Any, flow: Any, extents: Any) -> Any:
     return errors
 
 
-@compiled
-def _fill_holes(labels: Any, extents: Any) -> None:
+def _fill_holes(labels: Instances) -> None:
     """Gives each cell what lies in its holes, other cells included, cell by cell in the order of their numbers."""
-    for k in range(len(extents)):
-        top, left, bottom, right = extents[k]
-        if top >= bottom:
-            continue
-        tall, wide = bottom - top + 2, right - left + 2
-        open_ = np.zeros((tall, wide), np.bool_)
-        ys, xs = np.empty(tall * wide, np.int64), np.empty(tall * wide, np.int64)
-        ys[0], xs[0], found, done = 0, 0, 1, 0
-        open_[0, 0] = True
-        while done < found:
-            y, x = ys[done], xs[done]
-            done += 1
-            for dy, dx in ((-1, 0), (0, -1), (0, 1), (1, 0)):
-                v, u = y + dy, x + dx
-                if not (0 <= v < tall and 0 <= u < wide) or open_[v, u]:
-                    continue
-                rim = v == 0 or u == 0 or v == tall - 1 or u == wide - 1
-                if rim or labels[top + v - 1, left + u - 1] != k + 1:
-                    open_[v, u] = True
-                    ys[found], xs[found] = v, u
-                    found += 1
-        if found == tall * wide:
-            continue
-        for y in range(1, tall - 1):
-            for x in range(1, wide - 1):
-                if not open_[y, x]:
-                    labels[top + y - 1, left + x - 1] = k + 1
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
+        labels[box][ndimage.binary_fill_holes(labels[box] == number)] = number

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from dermatome.storage.settings_model import Effect, SettingsModel
 
+SegmenterName = Literal["cellpose", "instanseg", "nuclei", "watershed"]
+"""What finds cells."""
+
 
 class CellSettings(SettingsModel):
     """How cells are segmented.
@@ -25,7 +28,7 @@ class CellSettings(SettingsModel):
             other cells.
     """
 
-    segmenter: Literal["cellpose", "instanseg", "nuclei", "watershed"] = "cellpose"
+    segmenter: SegmenterName = "cellpose"
     diameter_um: float | None = Field(default=None, ge=1, le=200)
     flow_threshold: float = 0.4
     cellprob_threshold: float = 0.0

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from dermatome.classes import IGNORED, TISSUE_LABELS, ClassMap, RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.labels.palette import Palette, PaletteName, decode_mask
 from dermatome.registry.manifest import ManifestRow, thumbnail
+from dermatome.reports.figures import png_bytes
 from dermatome.skin.tiles.rois import MIN_TILE_PX, Roi, read_rois
 from dermatome.slides.plain import SUFFIXES, decode_rgb
 from dermatome.storage.files import atomic_file, safe_id, sha256_bytes, write_atomic
@@ -171,11 +171,11 @@ def cut_tiles(
         raise BadAnnotation(f"No pixel in the ROIs of {name} has a class: annotate something in them.")
     rows = []
     for part, roi, box in parts:
-        image_file, mask_file = _png(image[box.slices]), _png(mask[box.slices])
+        image_file, mask_file = png_bytes(image[box.slices]), png_bytes(mask[box.slices])
         write_atomic(folder / "images" / f"{part}.png", image_file)
         write_atomic(folder / "masks" / f"{part}.png", mask_file)
         if ihc is not None:
-            write_atomic(folder / "ihc" / f"{part}.png", _png(ihc[box.slices]))
+            write_atomic(folder / "ihc" / f"{part}.png", png_bytes(ihc[box.slices]))
         rows.append(
             CutTile(
                 name=part,
@@ -348,11 +348,3 @@ def _check_same_size(one: npt.NDArray[Any], two: npt.NDArray[Any], one_name: str
             f"{one_name} is {one.shape[1]}×{one.shape[0]} px and {two_name} is {two.shape[1]}×{two.shape[0]} px: "
             "export both at the same size."
         )
-
-
-def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=4)
-    return buffer.getvalue()

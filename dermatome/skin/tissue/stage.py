@@ -17,8 +17,7 @@ from dermatome.labels.geojson import summarise_mask, tissue_features, write_geoj
 from dermatome.labels.npz import save_mask
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.labels.tiled import TiledArray
-from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import load_slide, share_seconds, some_slides, timed, versions_of, write_figure
+from dermatome.pipeline.stage_files import SlideStage, share_seconds, some_slides, timed, versions_of, write_figure
 from dermatome.registry.champion import Weights
 from dermatome.registry.hold_out import SAMPLES_FOLDER
 from dermatome.registry.model_kinds import TISSUE
@@ -43,7 +42,7 @@ class _Segmented:
 
 
 @dataclass
-class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
+class MaskStage(SlideStage[_Segmented]):
     """Computes `mask.npz`, `mask.ome.tif`, `tissue.geojson`, `figure.png` of each slide."""
 
     root: DataRoot
@@ -68,17 +67,6 @@ class MaskStage(Stage[tuple[Slide, dict[str, float]], _Segmented]):
         loaded.network.to(self._compute.torch_device)
         network = prepare_tissue(loaded, self._compute, self.tissue)
         self._network = self._as_int8(network) if self._compute.int8 else network
-
-    def load(self, key: str) -> tuple[Slide, dict[str, float]]:
-        """Decodes the image."""
-        seconds: dict[str, float] = {}
-        with timed(seconds, "decode"):
-            slide = load_slide(self.root, key)
-        return slide, seconds
-
-    def pixels(self, loaded: tuple[Slide, dict[str, float]]) -> int:
-        """Size of the image, px."""
-        return loaded[0].size.area_px
 
     def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Segmented]:
         """Segments them together; the seconds are a slide's share by its tiles."""
