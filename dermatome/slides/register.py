@@ -78,20 +78,13 @@ def source_of(slide: str, sources: Mapping[str, SlideSource]) -> SlideSource:
 
 
 def _read(folder: Path) -> pa.Table:
-    # Numbered tables, of which a later one replaces rows of the earlier ones, are those of earlier versions.
-    earlier = sorted(folder.glob("[0-9]*-*.parquet")) if not (folder / TABLE).exists() else []
-    rows: dict[str, dict[str, str]] = {}
-    for path in [*earlier, folder / TABLE]:
-        try:
-            table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(_SCHEMA.names).cast(_SCHEMA)
-        except FileNotFoundError:
-            continue
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise StorageFailed(
-                f"The table of slide sources {path} is damaged ({error}): delete it, put the inbox's files there again "
-                "and materialize hpa_images again with the sensors turned on."
-            ) from error
-        if not earlier:
-            return table
-        rows |= {row["slide"]: row for row in table.to_pylist()}
-    return pa.Table.from_pylist(list(rows.values()), _SCHEMA)
+    path = folder / TABLE
+    try:
+        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(_SCHEMA.names).cast(_SCHEMA)
+    except FileNotFoundError:
+        return _SCHEMA.empty_table()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StorageFailed(
+            f"The table of slide sources {path} is damaged ({error}): delete it, put the inbox's files there again "
+            "and materialize hpa_images again with the sensors turned on."
+        ) from error

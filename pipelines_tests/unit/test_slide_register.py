@@ -2,14 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa
 import pytest
 
 from dermatome.errors import MissingInput, StorageFailed
 from dermatome.slides.register import TABLE, read_sources, source_of, write_sources
 from dermatome.slides.source import SlideSource
 from dermatome.storage.files import write_atomic
-from dermatome.storage.record import write_table
 
 
 def source(slide, place="x"):
@@ -41,16 +39,6 @@ def test_several_at_once_lose_nothing(folder):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(register, range(4)))
     assert set(read_sources(folder)) == {f"s{number}-{part}" for number in range(4) for part in range(2)}
-
-
-def test_tables_of_earlier_versions_are_read(folder):
-    for number, place in ((1, "x"), (2, "y")):
-        rows = [vars(source("moving", place)), vars(source(f"s{number}"))]
-        write_table(folder / f"{number:08d}-1234abcd.parquet", pa.Table.from_pylist(rows))
-    expected = {"moving": source("moving", "y"), "s1": source("s1"), "s2": source("s2")}
-    assert read_sources(folder) == expected
-    write_sources(folder, [source("s3")])
-    assert read_sources(folder) == expected | {"s3": source("s3")}
 
 
 def test_an_unregistered_slide_and_a_damaged_table_say_what_to_do(folder):
