@@ -137,11 +137,6 @@ def mean_score(scores: Sequence[ClassScore], name: str) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def mean_iou(scores: Sequence[ClassScore]) -> float | None:
-    """The mean IoU of the classes that truth or prediction has; ``None`` where there is none."""
-    return mean_score(scores, "iou")
-
-
 def score_values(scores: Sequence[ClassScore]) -> dict[str, float | None]:
     """Flat names to values, such as ``iou_epidermis``, with ``mean_iou``: what a version is chosen by."""
     values = {f"mean_{name}": mean_score(scores, name) for name in SCORE_NAMES}

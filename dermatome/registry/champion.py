@@ -270,7 +270,7 @@ def _best(root: DataRoot, kind: ModelKind, versions: Mapping[str, StageRecord], 
             f"No {kind.name} can be chosen by score, as none is trained enough ({', '.join(found)}; see the check "
             "trained_enough): train a version for longer or on other data, or name a version."
         )
-    fair = {name: score for name, score in useful.items() if _leak(versions[name]) is None}
+    fair = {name: score for name, score in useful.items() if _failed(versions[name], "no_leakage") is None}
     if not fair:
         raise BadSetting(
             f"No {kind.name} can be chosen by score, as each was scored on its own training data ({', '.join(useful)}; "
@@ -292,11 +292,6 @@ def _score(root: DataRoot, kind: ModelKind, record: StageRecord, by: str) -> flo
     elif (scored := hold_out_record(root, kind, record.partition)) is not None:
         value = scored.values.get(by.removeprefix(_ON_HOLD_OUT))
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _leak(record: StageRecord) -> str | None:
-    """The description of a version's failed leakage check."""
-    return _failed(record, "no_leakage")
 
 
 def _failed(record: StageRecord, check: str) -> str | None:

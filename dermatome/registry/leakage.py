@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +66,7 @@ def find_leaks(rows: Sequence[ManifestRow], ancestors: Mapping[str, Sequence[Man
 
 
 def check_leakage(
-    rows: Sequence[ManifestRow], hold_out: Sequence[ManifestRow] = (), lineage: Lineage[Any] | None = None
+    rows: Sequence[ManifestRow], hold_out: Sequence[ManifestRow] = (), lineage: Lineage | None = None
 ) -> Check:
     """The check ``no_leakage`` of a training version.
 

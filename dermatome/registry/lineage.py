@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 from dermatome.errors import BadSetting, BadWeights, MissingInput
 from dermatome.registry.manifest import ManifestRow, known_sides, manifest_path, read_manifest
@@ -14,30 +14,13 @@ from dermatome.registry.model_kinds import ModelKind
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import require_record
 from dermatome.training.data import Side
+from dermatome.training.weights import LoadedWeights
 
 _CONTINUED = re.compile(r"(.+)_cont[1-9][0-9]*")
 
 
-class Loaded(Protocol):
-    """Weights that were read, with their card."""
-
-    @property
-    def sha256(self) -> str: ...  # noqa: D102
-
-    @property
-    def card(self) -> Any: ...  # noqa: D102
-
-    @property
-    def decided(self) -> dict[str, Any]:
-        """The training settings that every descendant shares, such as the encoder."""
-        ...
-
-
-W = TypeVar("W", bound=Loaded, covariant=True)
-
-
 @dataclass(frozen=True)
-class Lineage(Generic[W]):
+class Lineage:
     """The weights a version is fine-tuned from.
 
     Attributes:
@@ -48,7 +31,7 @@ class Lineage(Generic[W]):
     """
 
     name: str
-    weights: W
+    weights: LoadedWeights[Any]
     ancestors: Mapping[str, list[ManifestRow]] = field(default_factory=dict)
     all_known: bool = True
 
@@ -82,9 +65,9 @@ def find_lineage(
     kind: ModelKind,
     version: str,
     continue_from: str | None,
-    load: Callable[[Path], W],
-    named: Callable[[str], Lineage[W] | None] = lambda name: None,
-) -> Lineage[W] | None:
+    load: Callable[[Path], LoadedWeights[Any]],
+    named: Callable[[str], Lineage | None] = lambda name: None,
+) -> Lineage | None:
     """The weights that ``version`` is fine-tuned from; None if it starts from scratch.
 
     Args:
@@ -119,7 +102,7 @@ def find_lineage(
     return Lineage(name, weights, *ancestors_of(root, kind, name))
 
 
-def lineage_of_file(path: Path, load: Callable[[Path], W]) -> Lineage[W]:
+def lineage_of_file(path: Path, load: Callable[[Path], LoadedWeights[Any]]) -> Lineage:
     """The lineage of a weights file; its training data is known if its manifest lies beside it and it has no parent.
 
     Raises:

@@ -49,7 +49,7 @@ class VersionTask(Task[E]):
         folders: Sequence[Path],
         validation_folders: Sequence[Path],
         settings: Any,
-        lineage: Lineage[Any] | None = None,
+        lineage: Lineage | None = None,
     ) -> Self:
         """The task of the samples in folders; without ``validation_folders`` a share of them is held out.
 
@@ -66,7 +66,7 @@ class VersionTask(Task[E]):
         """
 
     @staticmethod
-    def named(name: str, models_folder: Path | None) -> Lineage[Any] | None:
+    def named(name: str, models_folder: Path | None) -> Lineage | None:
         """Weights that are neither a version nor a file; None for other names."""
         return None
 
@@ -112,7 +112,7 @@ class Version:
     rows: list[ManifestRow]
 
 
-def lineage_named(task: type[VersionTask[Any]], name: str, models_folder: Path | None = None) -> Lineage[Any]:
+def lineage_named(task: type[VersionTask[Any]], name: str, models_folder: Path | None = None) -> Lineage:
     """The lineage of a weights file, or of a network with a name such as ``toy``.
 
     Raises:
@@ -124,7 +124,7 @@ def lineage_named(task: type[VersionTask[Any]], name: str, models_folder: Path |
 
 def lineage_of_version(
     task: type[VersionTask[Any]], root: DataRoot, version: str, continue_from: str | None
-) -> Lineage[Any] | None:
+) -> Lineage | None:
     """The weights that a version is fine-tuned from; see :func:`dermatome.registry.lineage.find_lineage`."""
     return find_lineage(
         root, task.model_kind, version, continue_from, task.load, lambda name: task.named(name, root.models)
@@ -137,7 +137,7 @@ def train_file(
     compute: Compute,
     *,
     name: str = "",
-    lineage: Lineage[Any] | None = None,
+    lineage: Lineage | None = None,
     checkpoint_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
     processes: int = 1,
@@ -199,7 +199,7 @@ def train_version(
     name: str,
     compute: Compute,
     *,
-    lineage: Lineage[Any] | None = None,
+    lineage: Lineage | None = None,
     hold_out: Sequence[ManifestRow] = (),
     **options: Any,
 ) -> StageResult:

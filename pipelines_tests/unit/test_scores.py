@@ -8,7 +8,6 @@ from dermatome.metrics.semantic import (
     ScoreOutcome,
     class_scores,
     confusion_matrix,
-    mean_iou,
     mean_score,
     score_values,
 )
@@ -50,10 +49,10 @@ def test_classes_that_are_absent_are_named_and_not_nan():
     assert only_a[0].mcc is None
     assert only_a[1].outcome is ScoreOutcome.ABSENT
     assert (only_a[1].precision, only_a[1].iou) == (None, None)
-    assert mean_iou(only_a) == 1.0
+    assert mean_score(only_a, "iou") == 1.0
     mixed = class_scores(np.array([[5, 3, 0], [0, 0, 0], [2, 0, 0]]), LABELS)
     assert (mixed[1].outcome, mixed[2].outcome) == (ScoreOutcome.NOT_IN_TRUTH, ScoreOutcome.NOT_PREDICTED)
-    assert mean_iou(class_scores(np.zeros((3, 3), dtype=np.int64), LABELS)) is None
+    assert mean_score(class_scores(np.zeros((3, 3), dtype=np.int64), LABELS), "iou") is None
     assert score_values(mixed)["iou_c"] == 0.0
 
 

@@ -192,7 +192,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         folders: Sequence[Path],
         validation_folders: Sequence[Path],
         settings: NucleusTraining,
-        lineage: Lineage[Any] | None = None,
+        lineage: Lineage | None = None,
     ) -> NucleusTask:
         """The task of folders of patches; if their manifests name no side, whole patients are held out.
 
@@ -223,7 +223,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         return load_nucleus_weights(path)
 
     @staticmethod
-    def named(name: str, models_folder: Path | None) -> Lineage[LoadedWeights[NucleusCard]] | None:
+    def named(name: str, models_folder: Path | None) -> Lineage | None:
         """``toy``, the network that is shipped."""
         from dermatome.registry.lineage import lineage_of_file
 

@@ -1,15 +1,12 @@
 """Cellpose's ``cyto2``: its two files fetched by us, with TLS, limits and checks, and loaded without running code.
 
-``python -m dermatome.skin.cells.cyto2 FOLDER`` fetches them.
-
 Stringer et al. 2021, https://doi.org/10.1038/s41592-020-01018-x; the files are those of Cellpose 3's model zoo.
 """
 
 from __future__ import annotations
 
 import pickle
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.errors import BadWeights, DermatomeError
+from dermatome.errors import BadWeights
 from dermatome.labels.npz import read_header
 from dermatome.storage.files import sha256_file
 from dermatome.storage.http import download
@@ -53,7 +50,6 @@ def fetch_cyto2(
     *,
     base_url: str = MODELS_URL,
     hosts: Sequence[str] = HOSTS,
-    progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Puts Cellpose's two ``cyto2`` files into ``folder``, those already there left alone.
 
@@ -61,7 +57,6 @@ def fetch_cyto2(
         folder: for the files.
         base_url: where they are.
         hosts: that may be asked, also where one redirects.
-        progress: called with a short sentence for each file.
 
     Raises:
         FetchFailed: no connection, another host, another status than 200, or more bytes than such a file has; the
@@ -72,8 +67,6 @@ def fetch_cyto2(
         path, url = folder / name, f"{base_url}/{name}"
         if path.is_file():
             continue
-        if progress is not None:
-            progress(f"fetching {name} from {base_url}")
         by_hand = f"download {url} on a machine that can, and place it at {path}"
         download(url, path, hosts=hosts, max_bytes=most, by_hand=by_hand)
     return folder
@@ -98,10 +91,7 @@ def read_cyto2(folder: Path | None, styles: int) -> tuple[dict[str, torch.Tensor
         )
     for name in _MAX_BYTES:
         if not (folder / name).is_file():
-            raise BadWeights(
-                f"There is no {name} in {folder}: fetch it with `python -m dermatome.skin.cells.cyto2 {folder}`, or "
-                f"download {MODELS_URL}/{name} and place it there."
-            )
+            raise BadWeights(f"There is no {name} in {folder}: download {MODELS_URL}/{name} and place it there.")
     path = folder / NETWORK_FILE
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
@@ -158,17 +148,3 @@ class _NumpyUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         # NumPy 2 moved this module; the old name still works but warns.
         return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
-
-
-def main() -> None:
-    """Fetches both files into the folder named on the command line."""
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m dermatome.skin.cells.cyto2 FOLDER")
-    try:
-        fetch_cyto2(Path(sys.argv[1]), progress=lambda text: print(text, flush=True))  # noqa: T201
-    except DermatomeError as error:
-        raise SystemExit(str(error)) from None
-
-
-if __name__ == "__main__":
-    main()

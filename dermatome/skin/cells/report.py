@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from dermatome.registry.model_kinds import CELLS
 from dermatome.reports.training import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
-from dermatome.skin.cells.figures import CELL_CHARTS, cell_samples_figure, precision_figure
+from dermatome.skin.cells.figures import CELL_CHARTS
 from dermatome.skin.cells.scores import CellScores, mean_precision
 
 IMAGE_SCORES_FILE = "image_scores.parquet"
@@ -48,27 +48,6 @@ CELL_REPORT = ReportLayout(
         | {"ap_50": "AP at IoU 0.5", "ap_75": "AP at IoU 0.75", "ap_50_before": "AP at IoU 0.5 before"},
     ),
 )
-
-
-def cell_figures(before: Sequence[CellScores], after: Sequence[CellScores]) -> dict[str, bytes | None]:
-    """The figures of the report by file name; None without held-out images.
-
-    Args:
-        before: scores of the weights that training started from; empty from scratch.
-        after: scores of the trained weights on the same images.
-
-    Raises:
-        BadImage: An image that is shown cannot be read.
-    """
-    return {
-        PRECISION_FIGURE: precision_figure(before, after) if after else None,
-        SAMPLES_FIGURE: cell_samples_figure(after) if after else None,
-    }
-
-
-def precision_values(before: Sequence[CellScores], after: Sequence[CellScores]) -> dict[str, float | None]:
-    """Scores for the record of a version: average precision after training and, with ``_before``, before it."""
-    return mean_precision(after) | {f"{name}_before": value for name, value in mean_precision(before).items()}
 
 
 def image_scores(version: str, before: Sequence[CellScores], after: Sequence[CellScores]) -> pa.Table:

@@ -54,14 +54,8 @@ class _Input:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True)
-class _Segmented:
-    loaded: _Input
-    result: CellsResult
-
-
 @dataclass
-class CellsStage(Stage[_Input, _Segmented]):
+class CellsStage(Stage[_Input, tuple[_Input, CellsResult]]):
     """Computes `cells.npz`, `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png` of each slide."""
 
     root: DataRoot
@@ -95,23 +89,21 @@ class CellsStage(Stage[_Input, _Segmented]):
         """Size of the image, px."""
         return loaded.slide.size.area_px
 
-    def compute(self, loaded: Sequence[_Input]) -> list[_Segmented]:
+    def compute(self, loaded: Sequence[_Input]) -> list[tuple[_Input, CellsResult]]:
         """Finds the cells."""
         assert self._network is not None
         found = []
         for one in loaded:
             with timed(one.seconds, "segment"):
                 result = segment_cells(one.slide, one.mask, self._network, self.cells, progress=lambda _: self.check())
-            found.append(_Segmented(one, result))
+            found.append((one, result))
         return found
 
-    def save(self, key: str, found: _Segmented, folder: Path) -> StageResult:
+    def save(self, key: str, found: tuple[_Input, CellsResult], folder: Path) -> StageResult:
         """Writes the cells in every format."""
         assert self._network is not None
-        one = found.loaded
-        written = write_cells(
-            folder, one.slide, one.mask, found.result, self._network, dict(one.seconds), one.mask_warning
-        )
+        one, result = found
+        written = write_cells(folder, one.slide, one.mask, result, self._network, dict(one.seconds), one.mask_warning)
         written.values["mask_weights_sha256"] = one.mask_weights_sha256
         return written
 

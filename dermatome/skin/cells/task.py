@@ -18,13 +18,14 @@ from pydantic import Field, model_validator
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import CELLS
 from dermatome.registry.version import VersionTask
-from dermatome.reports.training import write_training_report
+from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
 from dermatome.skin.cells.annotations import AnnotatedCells, annotated_sha256, cell_manifest_rows, find_annotated
 from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.crops import PreparedCells, prepare_cells, random_crop
+from dermatome.skin.cells.figures import cell_samples_figure, precision_figure
 from dermatome.skin.cells.image import PREPARATION
 from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, LoadedCells, open_cells
-from dermatome.skin.cells.report import CELL_REPORT, IMAGE_SCORES_FILE, cell_figures, image_scores, precision_values
+from dermatome.skin.cells.report import CELL_REPORT, IMAGE_SCORES_FILE, PRECISION_FIGURE, image_scores
 from dermatome.skin.cells.scores import CellScores, mean_precision, score_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.training.data import CropBatches, Split, choose_split
@@ -97,7 +98,7 @@ class CellTask(VersionTask[list[CellScores]]):
         folders: Sequence[Path],
         validation_folders: Sequence[Path],
         settings: CellTraining,
-        lineage: Lineage[Any] | None = None,
+        lineage: Lineage | None = None,
     ) -> CellTask:
         """The task of folders of images with their cells beside them (:mod:`dermatome.skin.cells.annotations`).
 
@@ -121,7 +122,7 @@ class CellTask(VersionTask[list[CellScores]]):
         return open_cells(path)
 
     @staticmethod
-    def named(name: str, models_folder: Path | None) -> Lineage[LoadedCells] | None:
+    def named(name: str, models_folder: Path | None) -> Lineage | None:
         """``cyto2``, which is fetched if it is missing, or ``toy``."""
         from dermatome.registry.lineage import Lineage
 
@@ -191,7 +192,8 @@ class CellTask(VersionTask[list[CellScores]]):
             "diameter_px": self.settings.diameter_px,
             "images_train": len(self.split.train),
             "images_validation": len(self.split.validation),
-            **precision_values(trained.before or [], trained.evaluation),
+            **mean_precision(trained.evaluation),
+            **{f"{name}_before": value for name, value in mean_precision(trained.before or []).items()},
         }
 
     def write_report(
@@ -213,7 +215,10 @@ class CellTask(VersionTask[list[CellScores]]):
             settings=trained.card.settings,
             checks=checks,
             tables={IMAGE_SCORES_FILE: image_scores(version, before, after)},
-            figures=cell_figures(before, after),
+            figures={
+                PRECISION_FIGURE: precision_figure(before, after) if after else None,
+                SAMPLES_FIGURE: cell_samples_figure(after) if after else None,
+            },
         )
 
     def summary(self, trained: Trained[list[CellScores]]) -> list[str]:

@@ -74,14 +74,8 @@ class _Input:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    loaded: _Input
-    result: LayersResult
-
-
 @dataclass
-class LayersStage(Stage[_Input, _Measured]):
+class LayersStage(Stage[_Input, tuple[_Input, LayersResult]]):
     """Computes the tables, `layers.ome.tif`, `layers.geojson`, `cells.geojson` and the figure of each slide.
 
     The tables are `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `relative.parquet` and `zones.parquet`.
@@ -109,7 +103,7 @@ class LayersStage(Stage[_Input, _Measured]):
         """Size of the image, px."""
         return loaded.slide.size.area_px
 
-    def compute(self, loaded: Sequence[_Input]) -> list[_Measured]:
+    def compute(self, loaded: Sequence[_Input]) -> list[tuple[_Input, LayersResult]]:
         """Cuts and measures the layers."""
         found = []
         for one in loaded:
@@ -117,13 +111,13 @@ class LayersStage(Stage[_Input, _Measured]):
                 result = measure_layers(
                     one.slide, one.mask, one.instances, one.cells, self.layers, self.check
                 )  # fmt: skip
-            found.append(_Measured(one, result))
+            found.append((one, result))
         return found
 
-    def save(self, key: str, found: _Measured, folder: Path) -> StageResult:
+    def save(self, key: str, found: tuple[_Input, LayersResult], folder: Path) -> StageResult:
         """Writes tables, map, outlines and figure."""
-        one = found.loaded
-        return write_layers(folder, one.slide, one.instances, one.cells, found.result, dict(one.seconds), one.warning)
+        one, result = found
+        return write_layers(folder, one.slide, one.instances, one.cells, result, dict(one.seconds), one.warning)
 
 
 def write_layers(

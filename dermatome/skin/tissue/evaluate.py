@@ -15,7 +15,7 @@ from dermatome.geometry import Size
 from dermatome.imaging.tiling import RowEnlarger
 from dermatome.inference.int8 import Judge, same_class
 from dermatome.inference.predictor import Predictor, Scene
-from dermatome.metrics.semantic import ClassScore, Confusion, class_scores, confusion_matrix, mean_iou
+from dermatome.metrics.semantic import ClassScore, Confusion, class_scores, confusion_matrix, mean_score
 from dermatome.skin.tiles.crops import TilePair, load_tiles
 from dermatome.slides.resize import resize_image
 from dermatome.storage.record import Check
@@ -236,7 +236,7 @@ def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: flo
         results.append(
             TileResult(
                 tile=tile,
-                mean_iou=mean_iou(scores),
+                mean_iou=mean_score(scores, "iou"),
                 accuracy=float(own.trace() / own.sum()),
                 confidence=float(sure[known].mean(dtype=np.float64)),
                 iou=tuple(score.iou for score in scores),

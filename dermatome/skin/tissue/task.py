@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.metrics.semantic import class_scores, mean_iou, score_values
+from dermatome.metrics.semantic import class_scores, mean_score, score_values
 from dermatome.registry.lineage import lineage_of_file
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import TISSUE
@@ -91,7 +91,7 @@ class TissueTask(VersionTask[Evaluation]):
         folders: Sequence[Path],
         validation_folders: Sequence[Path],
         settings: TissueTraining,
-        lineage: Lineage[Any] | None = None,
+        lineage: Lineage | None = None,
     ) -> TissueTask:
         """The task of the tiles in folders with ``images/`` and ``masks/``; see :func:`load_tiles`.
 
@@ -108,7 +108,7 @@ class TissueTask(VersionTask[Evaluation]):
         return cls(settings, choose_split(tiles, held_out, settings.validation_share, settings.seed, sides))
 
     @staticmethod
-    def named(name: str, models_folder: Path | None) -> Lineage[Any] | None:
+    def named(name: str, models_folder: Path | None) -> Lineage | None:
         """The network ``starter``."""
         return lineage_of_file(STARTER_WEIGHTS, load_tissue_weights) if name == STARTER else None
 
@@ -152,7 +152,7 @@ class TissueTask(VersionTask[Evaluation]):
         """IoU of each class and their mean, over all pixels of the validation tiles."""
         confusion = confusion_on_tiles(self.split.validation, self._probabilities(network, compute))
         scores = class_scores(confusion, TISSUE_LABELS)
-        return {"mean_iou": mean_iou(scores), **{f"iou_{score.label}": score.iou for score in scores}}
+        return {"mean_iou": mean_score(scores, "iou"), **{f"iou_{score.label}": score.iou for score in scores}}
 
     def evaluate(self, network: torch.nn.Module, compute: Compute) -> Evaluation:
         """Confusion, calibration, borders and each tile's own scores."""
