@@ -134,7 +134,7 @@ class StageRecord(StageResult):
         **rest: Any,
     ) -> StageRecord:
         """The record of a result that was computed from ``inputs`` with ``settings``; ``rest`` are its other fields."""
-        decided = {"code_version": code_version, "inputs": dict(inputs), "settings": dict(settings)}
+        decided: dict[str, Any] = {"code_version": code_version, "inputs": dict(inputs), "settings": dict(settings)}
         return cls(**vars(result), **decided, fingerprint=fingerprint(code_version, inputs, settings), **rest)
 
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.geometry import Size
@@ -153,8 +154,11 @@ def nuclei_task(folder: Path, settings: NucleusTraining = NUCLEI, fields: int = 
     for side, seeds in sides.items():
         for seed in seeds:
             toy = toy_nuclei(seed, Size(FIELD_PX, FIELD_PX))
-            instances = toy.maps.instances.astype(np.uint16)
-            drawn = {"images": toy.slide.whole(), "instances": instances, "classes": toy.maps.semantic}
+            drawn: dict[str, npt.NDArray[Any]] = {
+                "images": toy.slide.whole(),
+                "instances": toy.maps.instances.astype(np.uint16),
+                "classes": toy.maps.semantic,
+            }
             for kind, pixels in drawn.items():
                 write_atomic(folder / side / kind / f"field-{seed}.png", png_bytes(pixels))
         make_patches(folder / side, folder / f"{side}_patches", cut)
