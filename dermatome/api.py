@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dermatome.classes import ClassMap, Instances, LabelArray, RgbImage, StainingPattern
 from dermatome.errors import BadImage, BadSetting, MissingInput
-from dermatome.inference.compute import Compute, DeviceName, choose_compute
+from dermatome.inference.compute import DeviceName, choose_compute
 from dermatome.labels.tiled import TiledArray
 from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei, nucleus_weights_named
 from dermatome.nuclei.maps.settings import NucleusSettings
@@ -27,7 +27,7 @@ from dermatome.settings import Settings, load_settings
 from dermatome.skin.cells.networks import cell_weights_named, find_cell_weights, load_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.skin.tissue.networks import STARTER, find_tissue_weights, tissue_weights_named
+from dermatome.skin.tissue.networks import STARTER, find_tissue_weights, load_tissue, tissue_weights_named
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides import slide as slides
 from dermatome.slides.slide import WHOLE_PX, MppSource, Slide
@@ -407,26 +407,17 @@ def _warn(*texts: str) -> None:
 
 @lru_cache(maxsize=1)
 def _tissue_network(weights: Weights, settings: TissueSettings, device: DeviceName) -> TissueNetwork:
-    from dermatome.skin.tissue.network import load_tissue_weights
-    from dermatome.skin.tissue.segment import prepare_tissue
-
-    compute, loaded = _compute(device), weights.load(load_tissue_weights)
-    loaded.network.to(compute.torch_device)
-    return prepare_tissue(loaded, compute, settings)
+    return load_tissue(weights, choose_compute(device), settings)
 
 
 @lru_cache(maxsize=1)
 def _cell_network(weights: Weights, device: DeviceName, segmenter: str) -> CellNetwork | Segmenter:
-    return load_cells(weights, _compute(device), segmenter)
+    return load_cells(weights, choose_compute(device), segmenter)
 
 
 @lru_cache(maxsize=1)
 def _nucleus_network(weights: Weights, settings: NucleusSettings, device: DeviceName) -> NucleusNetwork:
     from dermatome.nuclei.maps.segment import prepare_nuclei
 
-    compute = _compute(device)
+    compute = choose_compute(device)
     return prepare_nuclei(load_nuclei(weights, compute), compute, settings)
-
-
-def _compute(device: DeviceName) -> Compute:
-    return choose_compute(device)

@@ -1,7 +1,7 @@
 """The classes of the masks, by name (numbers appear on disk only), and the types of arrays that all modules share."""
 
 from enum import IntEnum, StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,62 +31,46 @@ class LabelArray(Protocol):
         ...
 
 
-class TissueClass(IntEnum):
-    """What a pixel of a skin slide is; the numbers are those of the source system's masks."""
+class _Class(IntEnum):
+    """A class of pixels: its number, and its colour as 8-bit RGB."""
 
-    BACKGROUND = 0
-    DERMIS = 1
-    EPIDERMIS = 2
-    KERATIN = 3
+    colour: Rgb
+
+    def __new__(cls, number: int, colour: Rgb) -> Self:
+        made = int.__new__(cls, number)
+        made._value_, made.colour = number, colour
+        return made
 
     @property
     def label(self) -> str:
         """The lower-case name used in tables, palettes and cards."""
         return self.name.lower()
 
-    @property
-    def colour(self) -> Rgb:
-        """The colour it is drawn in: Okabe and Ito's palette, which colour-blind readers can tell apart."""
-        return _TISSUE_COLOURS[self]
 
+class TissueClass(_Class):
+    """What a pixel of a skin slide is; the numbers are those of the source system's masks.
 
-_TISSUE_COLOURS: dict[TissueClass, Rgb] = {
-    TissueClass.BACKGROUND: (255, 255, 255),
-    TissueClass.DERMIS: (86, 180, 233),
-    TissueClass.EPIDERMIS: (204, 121, 167),
-    TissueClass.KERATIN: (230, 159, 0),
-}
+    Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
+    """
+
+    BACKGROUND = 0, (255, 255, 255)
+    DERMIS = 1, (86, 180, 233)
+    EPIDERMIS = 2, (204, 121, 167)
+    KERATIN = 3, (230, 159, 0)
+
 
 TISSUE_LABELS: tuple[str, ...] = tuple(c.label for c in TissueClass)
 
 
-class NucleusClass(IntEnum):
+class NucleusClass(_Class):
     """What a pixel of an H&E slide is, by the nucleus it is in; numbers and colours are those of the source system."""
 
-    BACKGROUND = 0
-    EPITHELIAL = 1
-    LYMPHOCYTE = 2
-    NEUTROPHIL = 3
-    MACROPHAGE = 4
+    BACKGROUND = 0, (255, 255, 255)  # not drawn over an image
+    EPITHELIAL = 1, (255, 0, 0)
+    LYMPHOCYTE = 2, (0, 128, 255)
+    NEUTROPHIL = 3, (255, 255, 0)
+    MACROPHAGE = 4, (0, 255, 0)
 
-    @property
-    def label(self) -> str:
-        """The lower-case name used in tables and cards."""
-        return self.name.lower()
-
-    @property
-    def colour(self) -> Rgb:
-        """The colour it is drawn in; background is not drawn over an image."""
-        return _NUCLEUS_COLOURS[self]
-
-
-_NUCLEUS_COLOURS: dict[NucleusClass, Rgb] = {
-    NucleusClass.BACKGROUND: (255, 255, 255),
-    NucleusClass.EPITHELIAL: (255, 0, 0),
-    NucleusClass.LYMPHOCYTE: (0, 128, 255),
-    NucleusClass.NEUTROPHIL: (255, 255, 0),
-    NucleusClass.MACROPHAGE: (0, 255, 0),
-}
 
 NUCLEUS_LABELS: tuple[str, ...] = tuple(c.label for c in NucleusClass)
 
@@ -95,29 +79,13 @@ UNCLASSIFIED = "unclassified"
 UNCLASSIFIED_COLOUR: Rgb = (128, 128, 128)
 
 
-class TernaryClass(IntEnum):
+class TernaryClass(_Class):
     """Whether a pixel is in a nucleus, and there at its edge; numbers and colours are those of the source system."""
 
-    BACKGROUND = 0
-    INSIDE = 1
-    BOUNDARY = 2
+    BACKGROUND = 0, (255, 255, 255)  # not drawn over an image
+    INSIDE = 1, (0, 200, 100)
+    BOUNDARY = 2, (255, 100, 0)
 
-    @property
-    def label(self) -> str:
-        """The lower-case name used in tables and cards."""
-        return self.name.lower()
-
-    @property
-    def colour(self) -> Rgb:
-        """The colour it is drawn in; background is not drawn over an image."""
-        return _TERNARY_COLOURS[self]
-
-
-_TERNARY_COLOURS: dict[TernaryClass, Rgb] = {
-    TernaryClass.BACKGROUND: (255, 255, 255),
-    TernaryClass.INSIDE: (0, 200, 100),
-    TernaryClass.BOUNDARY: (255, 100, 0),
-}
 
 TERNARY_LABELS: tuple[str, ...] = tuple(c.label for c in TernaryClass)
 

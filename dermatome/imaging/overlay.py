@@ -109,11 +109,6 @@ def enlarge(pixels: RgbImage, labels: npt.NDArray[Any], side_px: int) -> tuple[R
     return bigger[0], bigger[1]
 
 
-def tinted(image: RgbImage, mask: npt.NDArray[np.uint8], max_side_px: int = 2048, opacity: float = 0.5) -> RgbImage:
-    """Shrinks a slide to at most ``max_side_px`` a side, tints its tissue classes and draws their borders."""
-    return tint_tissue(shrink_image(image, max_side_px), shrink_labels(mask, max_side_px), opacity)
-
-
 def tint_tissue(image: RgbImage, labels: npt.NDArray[Any], opacity: float = 0.5) -> RgbImage:
     """Tints the tissue classes of an image and draws their borders; ``labels`` have the size of the image.
 

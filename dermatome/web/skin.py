@@ -12,7 +12,7 @@ from dermatome.geometry import Box
 from dermatome.imaging.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
 from dermatome.registry.champion import Weights
 from dermatome.skin.cells.networks import find_cell_weights, load_cells
-from dermatome.skin.tissue.networks import STARTER, find_tissue_weights
+from dermatome.skin.tissue.networks import STARTER, find_tissue_weights, load_tissue
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.web.context import AnalysisPage, Progress, WebContext, add_csv
@@ -174,14 +174,8 @@ def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Co
         BadSetting: The backend is not available, or the number of test-time augmentations is invalid.
         BadWeights: The champion's file is not the one that was promoted, or a file is damaged.
     """
-    from dermatome.skin.tissue.network import load_tissue_weights
-    from dermatome.skin.tissue.segment import prepare_tissue
-
-    weights = source.tissue.load(load_tissue_weights)
-    weights.network.to(compute.torch_device)
-    return SkinNetworks(
-        prepare_tissue(weights, compute, settings), load_cells(source.cells, compute, source.segmenter), compute
-    )
+    tissue = load_tissue(source.tissue, compute, settings)
+    return SkinNetworks(tissue, load_cells(source.cells, compute, source.segmenter), compute)
 
 
 def skin_examples() -> dict[str, Example]:

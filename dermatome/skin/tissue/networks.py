@@ -12,6 +12,9 @@ from dermatome.registry.model_kinds import TISSUE
 from dermatome.storage.files import sha256_file
 
 if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
+    from dermatome.skin.tissue.segment import TissueNetwork
+    from dermatome.skin.tissue.settings import TissueSettings
     from dermatome.storage.layout import DataRoot
 
 STARTER = "starter"
@@ -39,3 +42,17 @@ def tissue_weights_named(root: DataRoot, named: str | Path) -> Weights:
     if not path.is_file():
         raise BadWeights(f"There are no tissue weights at {path}: check the path, or name 'starter'.")
     return Weights(root, TISSUE, path.name if path != STARTER_WEIGHTS else STARTER, sha256_file(path), file=path)
+
+
+def load_tissue(weights: Weights, compute: Compute, settings: TissueSettings) -> TissueNetwork:
+    """The network on the device, ready to run; see :func:`dermatome.skin.tissue.segment.prepare_tissue`.
+
+    Raises:
+        BadWeights: the file is missing, damaged or not the one that was chosen.
+    """
+    from dermatome.skin.tissue.network import load_tissue_weights
+    from dermatome.skin.tissue.segment import prepare_tissue
+
+    loaded = weights.load(load_tissue_weights)
+    loaded.network.to(compute.torch_device)
+    return prepare_tissue(loaded, compute, settings)

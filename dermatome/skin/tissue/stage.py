@@ -17,15 +17,23 @@ from dermatome.labels.geojson import summarise_mask, tissue_features, write_geoj
 from dermatome.labels.npz import save_mask
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.labels.tiled import TiledArray
-from dermatome.pipeline.stage_files import SlideStage, share_seconds, some_slides, timed, versions_of, write_figure
+from dermatome.pipeline.stage_files import (
+    SlideStage,
+    load_slide,
+    share_seconds,
+    some_slides,
+    timed,
+    versions_of,
+    write_figure,
+)
 from dermatome.registry.champion import Weights
 from dermatome.registry.hold_out import SAMPLES_FOLDER
 from dermatome.registry.model_kinds import TISSUE
 from dermatome.skin.stage_files import MASK_FILE, MASK_TIFF
 from dermatome.skin.tissue.evaluate import tissue_judge
 from dermatome.skin.tissue.figures import tissue_figure
-from dermatome.skin.tissue.network import load_tissue_weights
-from dermatome.skin.tissue.segment import TissueNetwork, TissueOutcome, TissueResult, prepare_tissue, segment_slides
+from dermatome.skin.tissue.networks import load_tissue
+from dermatome.skin.tissue.segment import TissueNetwork, TissueOutcome, TissueResult, segment_slides
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.slides.slide import DECLARED_MPP, Slide
 from dermatome.storage.layout import CHAMPION, DataRoot
@@ -63,9 +71,7 @@ class MaskStage(SlideStage[_Segmented]):
         """Puts the network on the device."""
         super().open(check)
         self._compute = self.compute_settings.choose()
-        loaded = self.weights.load(load_tissue_weights)
-        loaded.network.to(self._compute.torch_device)
-        network = prepare_tissue(loaded, self._compute, self.tissue)
+        network = load_tissue(self.weights, self._compute, self.tissue)
         self._network = self._as_int8(network) if self._compute.int8 else network
 
     def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Segmented]:
