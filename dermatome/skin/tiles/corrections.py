@@ -6,7 +6,6 @@ numbers of classes, 255 where nobody checked; and ``slide.json`` with slide, pat
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,14 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
-from PIL import Image
 
-from dermatome.classes import IGNORED, TISSUE_LABELS, BoolMap, ClassMap, RgbImage
+from dermatome.classes import IGNORED, TISSUE_LABELS, BoolMap, ClassMap
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.hpa.records import read_records
 from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.labels.palette import decode_mask
+from dermatome.reports.figures import png_bytes
 from dermatome.skin.stage_files import load_tissue_mask
 from dermatome.skin.tiles.annotated import SLIDE_FILE
 from dermatome.slides.slide import Slide
@@ -191,9 +190,9 @@ def save_correction(
             "mpp": slide.mpp,
             "image_sha256": slide.sha256,
         }
-        write_atomic(folder / _IMAGE_FILE, _png(slide.region(box, box.size)))
+        write_atomic(folder / _IMAGE_FILE, png_bytes(slide.region(box, box.size)))
         write_atomic(folder / SLIDE_FILE, json.dumps(about, indent=1).encode() + b"\n")
-        data = _png(mask)
+        data = png_bytes(mask)
         write_atomic(folder / _MASK_FILE, data)
     return saved, sha256_bytes(data)
 
@@ -255,9 +254,3 @@ def _origin(root: DataRoot, slide: str) -> tuple[str, str]:
         "; ".join(sorted({str(row[key]) for row in images if row[key]})) for key in ("patient_id", "licence")
     )
     return patient, licence
-
-
-def _png(pixels: RgbImage | ClassMap) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=4)
-    return buffer.getvalue()
