@@ -36,7 +36,7 @@ class _Class(IntEnum):
 
     colour: Rgb
 
-    def __new__(cls, number: int, colour: Rgb) -> Self:
+    def __new__(cls, number: int, colour: Rgb = (255, 255, 255)) -> Self:
         made = int.__new__(cls, number)
         made._value_, made.colour = number, colour
         return made
