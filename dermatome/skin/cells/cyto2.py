@@ -6,7 +6,7 @@ Stringer et al. 2021, https://doi.org/10.1038/s41592-020-01018-x; the files are 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ def fetch_cyto2(
     *,
     base_url: str = MODELS_URL,
     hosts: Sequence[str] = HOSTS,
+    progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Puts Cellpose's two ``cyto2`` files into ``folder``, those already there left alone.
 
@@ -57,6 +58,7 @@ def fetch_cyto2(
         folder: for the files.
         base_url: where they are.
         hosts: that may be asked, also where one redirects.
+        progress: called with a short sentence for each file.
 
     Raises:
         FetchFailed: no connection, another host, another status than 200, or more bytes than such a file has; the
@@ -67,6 +69,8 @@ def fetch_cyto2(
         path, url = folder / name, f"{base_url}/{name}"
         if path.is_file():
             continue
+        if progress is not None:
+            progress(f"fetching {name} from {base_url}")
         by_hand = f"download {url} on a machine that can, and place it at {path}"
         download(url, path, hosts=hosts, max_bytes=most, by_hand=by_hand)
     return folder
@@ -91,7 +95,10 @@ def read_cyto2(folder: Path | None, styles: int) -> tuple[dict[str, torch.Tensor
         )
     for name in _MAX_BYTES:
         if not (folder / name).is_file():
-            raise BadWeights(f"There is no {name} in {folder}: download {MODELS_URL}/{name} and place it there.")
+            raise BadWeights(
+                f"There is no {name} in {folder}: fetch it with 'dermatome models get cyto2 --models {folder}', or "
+                f"download {MODELS_URL}/{name} and place it there."
+            )
     path = folder / NETWORK_FILE
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
