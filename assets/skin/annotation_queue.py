@@ -7,7 +7,7 @@ from assets.partitions import ONLY_BY_HAND
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
 from dermatome.storage.layout import CHAMPION
-from resources import PathsResource, SettingsResource, TissueSegmenterResource
+from resources import PathsResource, SettingsResource
 from resources.settings import DECIDED_BY
 
 
@@ -23,17 +23,17 @@ def annotation_queue(
     context: dg.AssetExecutionContext,
     paths: PathsResource,
     settings: SettingsResource,
-    tissue_segmenter: TissueSegmenterResource,
 ) -> dg.MaterializeResult:
     """Regions where the tissue network's views disagree, unlike one another and what is annotated already, best first.
 
     Files: `queue.parquet`, and `queue.html` with pictures and links to the page on which a region is corrected.
     """
     from dermatome.skin.queue.stage import make_queue, queue_slides
+    from dermatome.skin.tissue.networks import find_tissue_weights
 
     root, decided, compute = paths.data_root, settings.value.queue, settings.value.compute
     web_url = settings.value.platform.web_url
-    weights, slides = tissue_segmenter.weights(root), queue_slides(root, decided)
+    weights, slides = find_tissue_weights(root), queue_slides(root, decided)
     return materialize_one(
         context,
         root,
