@@ -1,4 +1,4 @@
-"""The closing table of the demo: what was measured on each slide, compared with its ground truth."""
+"""The closing tables of the demo: slides compared with their ground truth, the atlas, and HPA's annotation."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from dermatome.classes import TISSUE_LABELS, TissueClass
 from dermatome.storage.layout import CHAMPION, DataRoot
-from dermatome.synthetic.cohort import DemoSlide, demo_genes
+from dermatome.synthetic.cohort import MISLABELLED, DemoSlide, demo_genes
 
 # The means that the synthetic cohort must reach for the demo to pass.
 TARGETS = {"epidermis IoU": 0.90, "keratin IoU": 0.80, "cell F1": 0.80}
@@ -25,8 +25,8 @@ def print_report(console: Console, root: DataRoot) -> bool:
     """Prints the table, the means and where the results are.
 
     Returns:
-        Whether every good slide was processed with the right staining pattern, the means reach :data:`TARGETS`, and
-        only the slide that is broken on purpose failed.
+        Whether every good slide was processed with the right staining pattern, the means reach :data:`TARGETS`, only
+        the slide that is broken on purpose failed, and the gene that is mislabelled on purpose is suspected first.
     """
     import duckdb
 
@@ -71,6 +71,8 @@ def print_report(console: Console, root: DataRoot) -> bool:
     console.print(table)
     for note in notes:
         console.print(note, style="dim", markup=False)
+    print_atlas(console, root)
+    good &= print_agreement(console, root)
     means = dict(zip(TARGETS, np.mean(scores, axis=0) if scores else np.zeros(len(TARGETS)), strict=True))
     console.print("Means: " + ", ".join(f"{name} {means[name]:.3f} (target {TARGETS[name]:.2f})" for name in TARGETS))
     if champion:
@@ -82,6 +84,52 @@ def print_report(console: Console, root: DataRoot) -> bool:
     console.print(f"Atlas    {root.folder('skin_atlas', CHAMPION) / 'atlas.html'}")
     console.print(f"HPA      {root.folder('hpa_agreement', CHAMPION) / 'agreement.html'}")
     return good and all(means[name] >= target for name, target in TARGETS.items())
+
+
+def print_atlas(console: Console, root: DataRoot) -> None:
+    """Prints what each gene's antibody stains: its pattern, and mean DAB by zone with its interval over patients."""
+    import pandas as pd
+
+    table = Table(title="Atlas: mean DAB (OD) of each zone, with its interval over patients", title_justify="left")
+    for name in ("gene", "pattern (share of resamples)", "n", "basal", "lower suprabasal", "upper suprabasal"):
+        table.add_column(name)
+    for gene in demo_genes():
+        folder = root.folder("gene_profiles", gene.ensembl_id)
+        zones = pd.read_parquet(folder / "profile.parquet").query("part == 'zone'").set_index("zone")
+        for one in pd.read_parquet(folder / "antibodies.parquet").to_dict("records"):
+            dab = [
+                "{mean_dab_od:.2f} ({mean_dab_od_low:.2f} to {mean_dab_od_high:.2f})".format(**zones.loc[zone])
+                for zone in ("basal", "lower_suprabasal", "upper_suprabasal")
+            ]
+            pattern = f"{one['pattern']} ({100 * one['pattern_share']:.0f} %)"
+            table.add_row(gene.gene, pattern, str(one["patients"]), *dab)
+    console.print(table)
+
+
+def print_agreement(console: Console, root: DataRoot) -> bool:
+    """Prints HPA's levels and the levels that were read, the least likely annotations first.
+
+    Returns:
+        Whether the gene whose label contradicts its images on purpose comes first for intensity and for quantity.
+    """
+    import pandas as pd
+
+    rows = pd.read_parquet(root.folder("hpa_agreement", CHAMPION) / "agreement.parquet")
+    rows = rows[rows["read"].notna()].sort_values("probability", kind="stable")
+    table = Table(title="HPA's annotation and what was read, least likely first", title_justify="left")
+    for name in ("gene", "level of", "measured", "HPA", "read", "probability of HPA's level"):
+        table.add_column(name)
+    for row in rows.to_dict("records"):
+        same = row["annotated"] == row["read"]
+        read = row["read"] if same else f"[yellow]{row['read']}[/]"
+        cells = (f"{row['measure']:.2f}", row["annotated"], read, f"{row['probability']:.2g}")
+        table.add_row(row["gene"], row["target"], *cells)
+    console.print(table)
+    first = rows.groupby("target").first()["gene"]
+    found = all(first.get(target) == f"TOY{MISLABELLED}" for target in ("intensity", "quantity"))
+    text = "is suspected first, as it should be" if found else "[red]is not suspected first[/]"
+    console.print(f"TOY{MISLABELLED} stains all of the epidermis and is annotated as negative: it {text}.")
+    return found
 
 
 def _scores(root: DataRoot, slide: DemoSlide) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""The cohort of the demo: four synthetic genes of known staining pattern, their slides, and annotated slides."""
+"""The cohort of the demo: five synthetic genes of known staining pattern, their slides, and annotated slides."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from dermatome.synthetic.skin import ToySlide, ToyStain, toy_slide
 SLIDE_PX = 768
 MPP = 0.5
 SLIDES_A_GENE = 3
+MISLABELLED = "MISLABELLED"
 ANNOTATED = tuple(f"annotated-{number}" for number in range(1, 13))
 RELEASE = "23"
 _ANNOTATION = {
@@ -69,10 +70,16 @@ class DemoGene:
 
 
 def demo_genes() -> tuple[DemoGene, ...]:
-    """Four genes, one for each pattern; the third one has a broken slide besides its three good ones."""
+    """A gene for each pattern, and one whose label contradicts its two images.
+
+    The third gene has a broken slide besides its three good ones. The last one stains all of the epidermis, and its
+    page says that it stains nothing.
+    """
     genes = []
-    for number, pattern in enumerate(StainingPattern, start=1):
-        count = SLIDES_A_GENE + (pattern == StainingPattern.WHOLE)
+    drawn = [(pattern.name, pattern, pattern) for pattern in StainingPattern]
+    drawn.append((MISLABELLED, StainingPattern.WHOLE, StainingPattern.NEGATIVE))
+    for number, (name, pattern, label) in enumerate(drawn, start=1):
+        count = 2 if name == MISLABELLED else SLIDES_A_GENE + (pattern == StainingPattern.WHOLE)
         slides = tuple(
             DemoSlide(
                 ToyImage(
@@ -82,7 +89,7 @@ def demo_genes() -> tuple[DemoGene, ...]:
                     patient_id=str(2000 + index),
                     age=str(40 + 7 * index),
                     sex="Female" if index % 2 else "Male",
-                    cell_types=(("Keratinocytes", *_ANNOTATION[pattern]),),
+                    cell_types=(("Keratinocytes", *_ANNOTATION[label]),),
                 ),
                 pattern,
                 seed=100 * number + index,
@@ -90,7 +97,7 @@ def demo_genes() -> tuple[DemoGene, ...]:
             )
             for index in range(count)
         )
-        genes.append(DemoGene(f"TOY{pattern.name}", f"ENSG9999900000{number}", pattern, slides))
+        genes.append(DemoGene(f"TOY{name}", f"ENSG9999900000{number}", pattern, slides))
     return tuple(genes)
 
 

@@ -59,11 +59,12 @@ def make_agreement(root: DataRoot, folder: Path, settings: AgreementSettings) ->
     png, svg = agreement_figure(found)
     write_figure(folder, png)
     write_atomic(folder / "figure.svg", svg)
-    write_atomic(folder / REPORT_FILE, report_html(found, svg, settings, warning))
-    overall = _overall(found)
+    overall = {row["target"]: row for row in found.scores.to_dict("records") if row["grouped_by"] == "all"}
+    sentence = _sentence(found, overall, settings)
+    write_atomic(folder / REPORT_FILE, report_html(found, svg, settings, sentence, warning))
     return StageResult(
         outcome="agreement" if overall else "nothing_to_compare",
-        message=_sentence(found, overall, settings),
+        message=sentence,
         data_version=content_version([*(table.to_csv().encode() for table in tables.values()), warning.encode()]),
         values=synthetic
         | {
@@ -77,12 +78,6 @@ def make_agreement(root: DataRoot, folder: Path, settings: AgreementSettings) ->
             },
         },
     )
-
-
-def _overall(found: Agreement) -> dict[str, dict[Any, Any]]:
-    """The scores over all antibodies by target."""
-    rows = found.scores.to_dict("records")
-    return {row["target"]: row for row in rows if row["grouped_by"] == "all"}
 
 
 def _known(value: float) -> float | None:
@@ -108,7 +103,7 @@ def _number(row: Mapping[Any, Any], score: str, interval: str) -> str:
     return f"{value:.2f}" + ("" if math.isnan(low) else interval.format(f"{low:.2f}", f"{high:.2f}"))
 
 
-def report_html(found: Agreement, svg: bytes, settings: AgreementSettings, warning: str = "") -> bytes:
+def report_html(found: Agreement, svg: bytes, settings: AgreementSettings, sentence: str, warning: str = "") -> bytes:
     """The report as one HTML file; every text is escaped, and no script runs."""
     scores = [
         row | {"texts": [_number(row, score, "\n{} to {}").split("\n") for score in SCORES]}
@@ -122,7 +117,7 @@ def report_html(found: Agreement, svg: bytes, settings: AgreementSettings, warni
         antibodies=found.antibodies,
         unknown=found.unknown,
         few=found.antibodies < settings.min_antibodies,
-        sentence=_sentence(found, _overall(found), settings),
+        sentence=sentence,
         overall=[row for row in scores if row["grouped_by"] == "all"],
         groups=[row for row in scores if row["grouped_by"] != "all"],
         matrices=[(target, matrix) for target, matrix in matrices if matrix],
