@@ -122,7 +122,7 @@ def test_only_the_queue_computes_and_a_flood_of_direct_requests_hangs_nothing(we
         flood = [
             pool.submit(httpx.post, f"{web.address}/gradio_api/run/nuclei", json=asked, timeout=60) for _ in range(60)
         ]
-        for path in (HEALTH, "/", "/gradio_api/app_id"):
+        for path in (HEALTH, "/nuclei", "/gradio_api/app_id"):
             assert httpx.get(web.address + path, timeout=10).status_code == 200
         assert Counter(answer.result().status_code for answer in flood) == {404: 60}
 
@@ -178,7 +178,7 @@ def test_a_browser_uploads_no_more_than_its_share_and_others_still_may(tmp_path)
     with served(tmp_path, limits=UploadLimits(max_uploads=3)) as web:
         browsers = [httpx.Client(base_url=web.address) for _ in range(2)]
         for browser in browsers:
-            assert browser.get("/").status_code == 200
+            assert browser.get("/nuclei").status_code == 200
             assert "dermatome_browser" in browser.cookies
             assert "set-cookie" not in browser.get("/skin").headers
         assert [upload(browsers[0]).status_code for _ in range(4)] == [200, 200, 200, 429]
@@ -266,7 +266,7 @@ def test_cancelled_computations_do_not_pile_up(web, monkeypatch):
             cancelled = {"event_id": event, "session_hash": session, "fn_index": 0}
             httpx.post(f"{web.address}/gradio_api/cancel", json=cancelled)
         assert threading.active_count() - before < 30, "each cancelled computation keeps a thread"
-        assert httpx.get(web.address, timeout=10).status_code == 200
+        assert httpx.get(f"{web.address}/nuclei", timeout=10).status_code == 200
         names = {"data": [], "fn_index": 3, "session_hash": "note"}
         assert httpx.post(f"{web.address}/gradio_api/queue/join", json=names).status_code == 200
         assert "Nuclei are found by" in events(web.address, "note")
@@ -278,12 +278,12 @@ def test_cancelled_computations_do_not_pile_up(web, monkeypatch):
 
 
 def test_only_the_site_that_is_named_may_show_the_app_in_a_frame(web, tmp_path):
-    alone = httpx.get(web.address).headers
+    alone = httpx.get(f"{web.address}/nuclei").headers
     assert "frame-ancestors 'none'" in alone["content-security-policy"]
     assert alone["x-frame-options"] == "DENY"
     assert "samesite=strict" in alone["set-cookie"].lower()
     with served(tmp_path, frame_site="https://huggingface.co") as framed:
-        headers = httpx.get(framed.address).headers
+        headers = httpx.get(f"{framed.address}/nuclei").headers
     assert headers["content-security-policy"].endswith("frame-ancestors https://huggingface.co")
     assert "x-frame-options" not in headers
     assert {"samesite=none", "secure"} <= set(headers["set-cookie"].lower().split("; "))
