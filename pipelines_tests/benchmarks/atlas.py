@@ -66,7 +66,9 @@ def _put_atlas(root: DataRoot, genes: int) -> None:
     from pipelines_tests.unit.test_atlas import BASAL, GRANULAR, UPPER, tables
 
     kinds = (BASAL, UPPER, GRANULAR)
-    profiles, antibodies = tables(*((f"KRT{n}", kinds[n % 3], kinds[n % 2]) for n in range(genes)))
+    profiles, antibodies = tables(  # type: ignore[no-untyped-call]
+        *((f"KRT{n}", kinds[n % 3], kinds[n % 2]) for n in range(genes))
+    )
     built = build_atlas(profiles, antibodies)
     folder = root.folder("skin_atlas", "current")
     put_record(root, "skin_atlas", "current", message=f"{genes} genes.")
