@@ -168,7 +168,7 @@ def test_two_who_mark_one_slide_do_not_erase_each_other_and_one_may_save_twice(p
     assert names[-2:] == ["first", "again"]
 
 
-def test_a_mask_is_corrected_by_keyboard_mouse_and_finger_and_two_people_do_not_erase_each_other(page, other, root):
+def test_a_mask_is_corrected_by_keyboard_and_mouse_and_two_people_do_not_erase_each_other(page, other, root):
     query = "/correct?slide=core-1&left=0&top=0&side=256"
     for opened in (page, other):
         opened.goto(query)
@@ -203,6 +203,25 @@ def test_a_mask_is_corrected_by_keyboard_mouse_and_finger_and_two_people_do_not_
     other.locator("#canvas").focus()
     save(other, "was saved by Ada")
     assert set(np.unique(np.asarray(Image.open(mask)))) == {3, 255}
+
+
+def test_a_mask_is_corrected_on_a_phone(browser, address):
+    context = browser.new_context(
+        base_url=address, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True
+    )
+    phone = context.new_page()
+    phone.set_default_timeout(120_000)
+    phone.goto("/correct?slide=core-1&left=0&top=0&side=256")
+    phone.locator("#status").get_by_text("256 × 256 px at 0, 0").wait_for()
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    phone.locator("#canvas").scroll_into_view_if_needed()
+    assert phone.locator("#undo").is_disabled()
+    phone.locator("#canvas").tap()
+    phone.locator("#share").get_by_text("of it is touched").wait_for()
+    assert phone.locator("#share").inner_text() > "0.0 %"
+    phone.locator("#undo").tap()
+    assert phone.locator("#undo").is_disabled()
+    context.close()
 
 
 @pytest.mark.parametrize("how", ["stop", "leave"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dermatome.skin.tiles.crops import TilePair, cut_tiles, load_tiles
 from dermatome.skin.tiles.rois import Roi
 from dermatome.skin.tissue.network import load_tissue_weights
 from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS
-from dermatome.skin.tissue.segment import prepare_tissue
+from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
 from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.files import write_atomic
@@ -99,9 +99,8 @@ def run(how: str, seed: int, rounds: int, steps: int, compute: Compute, folder: 
     if (folder / "scores.json").is_file():
         done: list[float] = json.loads((folder / "scores.json").read_text())
         return done
-    tiles = skin_tiles(folder)
-    if tiles is None:
-        raise SystemExit("The PAS tiles are not beside this checkout.")
+    tiles = skin_tiles(folder, seed)
+    assert tiles is not None
     pool, tests = pool_of(tiles.train), next(iter(tiles.tests.values()))
     taken: list[Candidate] = []
     rng, weights, scores = np.random.default_rng(seed), STARTER_WEIGHTS, []
@@ -122,6 +121,45 @@ def run(how: str, seed: int, rounds: int, steps: int, compute: Compute, folder: 
     return scores
 
 
+def ranking(tiles: Sequence[TilePair], compute: Compute, count: int = 10, draws: int = 1000) -> dict[str, Any]:
+    """Whether the starter is wrong where its views disagree, without any training.
+
+    Args:
+        tiles: with their ground truth.
+        compute: device and precision.
+        count: number of regions that are chosen, by disagreement with and without novelty, and by chance.
+        draws: draws by chance.
+    """
+    from scipy.stats import spearmanr
+
+    network, pool = prepare_tissue(load_tissue_weights(STARTER_WEIGHTS), compute), pool_of(tiles)
+    found: list[Candidate] = []
+    errors: list[float] = []
+    for place in pool.values():
+        wrong = segment_tissue(place.slide, network).mask != place.truth
+        here = candidates(place.slide, network, SIDE_PX, VIEWS)
+        found += here
+        errors += [float(wrong[one.box.slices].mean()) for one in here]
+
+    def of(regions: Sequence[Candidate], diversity: float) -> float:
+        chosen = choose(regions, count, diversity, {})
+        return float(np.mean([errors[places[one.candidate.slide, one.candidate.box]] for one in chosen]))
+
+    places = {(one.slide, one.box): number for number, one in enumerate(found)}
+    rng = np.random.default_rng(0)
+    # Equal disagreement, so that the order is that of the draw.
+    drawn = [of([replace(found[n], disagreement=1.0) for n in rng.permutation(len(found))], 0.0) for _ in range(draws)]
+    return {
+        "regions": len(found),
+        "spearman": float(spearmanr([one.disagreement for one in found], errors).statistic),
+        "error_of_all": float(np.mean(errors)),
+        "error_by_disagreement": of(found, 0.0),
+        "error_of_queue": of(found, QueueSettings().diversity),
+        "error_by_chance": float(np.mean(drawn)),
+        "chance_95": np.quantile(drawn, [0.025, 0.975]).tolist(),
+    }
+
+
 def found_short(found: dict[str, Any]) -> dict[str, float | None]:
     """IoU by class."""
     return {
@@ -137,11 +175,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=60, help="optimiser steps of a fine-tuning")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--ranking", action="store_true", help="only whether the starter is wrong where views disagree")
     given = parser.parse_args()
     compute = choose_compute("cpu", "fp32", given.threads, backend="torch")
-    tiles = skin_tiles(given.out)
-    if tiles is not None:
-        print(f"starter: {found_short(starter_scores(next(iter(tiles.tests.values())), compute))}", flush=True)
+    tiles = skin_tiles(given.out, 0)
+    if tiles is None:
+        raise SystemExit("The PAS tiles are not beside this checkout.")
+    if given.ranking:
+        print(json.dumps(ranking([*tiles.train, *next(iter(tiles.tests.values()))], compute), indent=1))
+        return
+    print(f"starter: {found_short(starter_scores(next(iter(tiles.tests.values())), compute))}", flush=True)
     for seed in range(given.seeds):
         for how in WAYS:
             folder = given.out / f"{how}-{seed}"

@@ -118,3 +118,13 @@ def test_the_queue_of_a_data_root(tmp_path, root):
     assert link in (folder / "queue.html").read_text()
     with duckdb.connect(str(build_store(root).path), read_only=True) as store:
         assert store.execute("select rank, slide from annotation_queue").fetchall() == [(1, "one")]
+
+
+def test_regions_that_views_disagree_on_are_compared_with_the_starter_s_errors(tmp_path, compute):
+    from pipelines_tests.experiments.annotate_next import ranking
+    from pipelines_tests.toy_tiles import write_tiles
+
+    found = ranking(write_tiles(tmp_path, [toy_slide(seed, size_px=300) for seed in (1, 2)]), compute, 1, 5)
+    assert found["regions"] == 8
+    assert -1 <= found["spearman"] <= 1
+    assert 0 < found["error_of_all"] < 0.9
