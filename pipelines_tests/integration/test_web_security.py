@@ -282,6 +282,9 @@ def test_only_the_site_that_is_named_may_show_the_app_in_a_frame(web, tmp_path):
     assert "frame-ancestors 'none'" in alone["content-security-policy"]
     assert alone["x-frame-options"] == "DENY"
     assert "samesite=strict" in alone["set-cookie"].lower()
+    atlas = httpx.get(f"{web.address}/atlas/slides").headers["content-security-policy"]
+    assert atlas.startswith("default-src 'none'")
+    assert atlas.endswith("frame-ancestors 'none'")
     with served(tmp_path, frame_site="https://huggingface.co") as framed:
         headers = httpx.get(f"{framed.address}/nuclei").headers
     assert headers["content-security-policy"].endswith("frame-ancestors https://huggingface.co")
