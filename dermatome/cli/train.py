@@ -239,6 +239,7 @@ def import_command(name: str, commands: TrainCommands) -> Callable[..., None]:
     assert commands.card is not None
     card = getattr(import_module(commands.card[0]), commands.card[1])
     labels = next(iter(card.heads.values()))
+    kinds = f"Its kind of network: {', '.join(card.architectures)}."
     options = {
         "file": Annotated[
             Path, typer.Argument(help="State dict or checkpoint of the network (.pt, .pth).", show_default=False)
@@ -248,11 +249,22 @@ def import_command(name: str, commands: TrainCommands) -> Callable[..., None]:
         ],
         "encoder": Annotated[str, typer.Option(help="Its encoder, as segmentation-models-pytorch names it.")],
         "mpp": Annotated[float, typer.Option(help="Microns per pixel that it was trained at.")],
-        "classes": Annotated[str, typer.Option(help="Its output channels in order, separated by commas.")],
+        "classes": Annotated[
+            str,
+            typer.Option(
+                help="Class of each of its output channels in order, separated by commas; several may be one class."
+                if len(card.heads) == 1
+                else "Its output channels in order, separated by commas."
+            ),
+        ],
         "tile_px": Annotated[int, typer.Option(help="Side of the tiles that it was trained on, px.", min=32)],
+        **({"architecture": Annotated[str, typer.Option(help=kinds)]} if len(card.architectures) > 1 else {}),
         "licence": Annotated[str, typer.Option(help="Licence of the weights.")],
     }
-    defaults = {"classes": ",".join(labels), "tile_px": 256, "licence": "", **commands.defaults}
+    defaults = {
+        "classes": ",".join(labels), "tile_px": 256, "licence": "", "architecture": card.architecture,
+        **commands.defaults,
+    }  # fmt: skip
 
     def run(file: Path, out: Path, classes: str, **values: Any) -> None:
         from dermatome.training.weights_import import import_weights

@@ -33,6 +33,10 @@ ENCODERS = frozenset((_OWN + _OF_TIMM).split())
 """Names of encoders: all of segmentation-models-pytorch's own, and some of timm's."""
 
 
+ARCHITECTURES = ("unet", "unetplusplus", "fpn", "linknet", "manet", "pan", "deeplabv3plus")
+"""Networks of segmentation-models-pytorch whose weights can be imported; U-Nets alone are trained."""
+
+
 def check_encoder(name: str) -> str:
     """The name of an encoder, checked.
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def build_network(
-    encoder: str, classes: int, decoder_channels: Sequence[int], encoder_file: EncoderFile | None = None
+    encoder: str,
+    classes: int,
+    decoder_channels: Sequence[int],
+    encoder_file: EncoderFile | None = None,
+    architecture: str = "unet",
 ) -> torch.nn.Module:
     """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch with ``classes`` output channels of logits.
 
@@ -30,9 +34,11 @@ def build_network(
         classes: number of output channels.
         decoder_channels: channels of the decoder's stages, coarsest first; five of them.
         encoder_file: pretrained weights of the encoder; ``None`` starts from random ones.
+        architecture: one of :data:`~dermatome.training.encoders.ARCHITECTURES`; others than a U-Net have the library's
+            own decoder.
 
     Raises:
-        BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
+        BadSetting: there is no such encoder, or it does not fit a network of this kind.
         BadWeights: the pretrained weights are not those of that encoder.
     """
     import torch
@@ -43,17 +49,18 @@ def build_network(
     place = torch.device("cpu") if encoder.startswith("mit_") else nullcontext()
     try:
         with place:
-            network: torch.nn.Module = smp.Unet(
+            network: torch.nn.Module = smp.create_model(
+                architecture,
                 encoder_name=encoder,
                 encoder_weights=None,  # the library would download them unchecked
-                decoder_channels=tuple(decoder_channels),
                 classes=classes,
                 in_channels=3,
+                **({"decoder_channels": tuple(decoder_channels)} if architecture == "unet" else {}),
             )
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise BadSetting(
-            f"The encoder {encoder!r} with decoder channels {tuple(decoder_channels)} does not make a U-Net ({error}): "
-            "choose another encoder or five channel numbers."
+            f"The encoder {encoder!r} with decoder channels {tuple(decoder_channels)} does not make a {architecture} "
+            f"({error}): choose another encoder or five channel numbers."
         ) from error
     if encoder_file is not None:
         load_encoder(network.get_submodule("encoder"), encoder_file)

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from dermatome import __version__
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.storage.files import sha256_bytes, write_atomic
-from dermatome.training.encoders import MEAN, STD, check_encoder
+from dermatome.training.encoders import ARCHITECTURES, MEAN, STD, check_encoder
 from dermatome.training.settings import TrainingSettings
 from dermatome.training.unet import build_network, merge_channels
 
@@ -150,7 +150,7 @@ class UNetCard(WeightsCard):
         palette: the colour each class is drawn in.
         head_kernel_px: side of the heads' kernels.
         channels: for each output channel, the class it counts as; empty if the channels are the classes.
-        architecture: of the network.
+        architecture: of the network, as segmentation-models-pytorch names it.
     """
 
     encoder: str
@@ -169,6 +169,8 @@ class UNetCard(WeightsCard):
     architecture: str = "unet"
 
     same_network = ("encoder", "decoder_channels", "mean", "std")
+    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
+    """That the weights of this kind may have."""
     import_prefix: ClassVar[str] = ""
     """Prefix of the U-Net's tensors in another training's file, see :mod:`dermatome.training.weights_import`."""
     ignored_tensors: ClassVar[tuple[str, ...]] = ()
@@ -178,7 +180,8 @@ class UNetCard(WeightsCard):
 
     def build(self) -> torch.nn.Module:
         """The untrained network that the weights belong to."""
-        network = build_network(self.encoder, len(self.channels or self.classes), self.decoder_channels)
+        count = len(self.channels or self.classes)
+        network = build_network(self.encoder, count, self.decoder_channels, architecture=self.architecture)
         return merge_channels(network, self.classes, self.channels) if self.channels else network
 
     def check(self) -> None:
@@ -196,6 +199,8 @@ class UNetCard(WeightsCard):
                 f"The weights are for the classes {', '.join(self.classes)[:200]}, not {', '.join(ours)}: use weights "
                 "trained for these classes."
             )
+        if self.architecture not in self.architectures:
+            raise ValueError(f"there is no architecture {self.architecture[:80]}")
         if self.channels and (len(self.heads) > 1 or len(self.channels) > 256 or set(self.channels) != set(ours)):
             raise ValueError("its output channels are not those of its classes")
         if not all(0 < mpp <= 1000 for mpp in (self.mpp, self.coarse_mpp, self.tile_mpp, *self.mpp_range)):
@@ -241,10 +246,13 @@ def check_same_network(parent: LoadedWeights[Any], settings: TrainingSettings) -
     Raises:
         BadWeights: they describe another.
     """
-    if channels := getattr(parent.card, "channels", ()):
+    channels, architecture = (getattr(parent.card, name, "") for name in ("channels", "architecture"))
+    if channels or architecture not in ("", "unet", "unet_two_heads"):
+        what = (
+            f"{len(channels)} output channels, several for a class" if channels else f"the architecture {architecture}"
+        )
         raise BadWeights(
-            f"{parent.path} has {len(channels)} output channels, several for a class, and cannot be fine-tuned: choose "
-            "other weights, or train from scratch."
+            f"{parent.path} has {what}, and cannot be fine-tuned: choose other weights, or train from scratch."
         )
     names = parent.card.same_network
     theirs, ours = ([getattr(owner, name) for name in names] for owner in (parent.card, settings))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _KERAS = (".h5", ".hdf5", ".keras", ".pb")
 _WRAPPED_IN = ("state_dict", "model_state_dict", "model_state", "model")
 _PREFIXES = ("module.", "model.", "network.")
+_DECODER_CHANNELS = (256, 128, 64, 32, 16)
+"""Of segmentation-models-pytorch's U-Net, for the cards of other networks, which do not use them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ def import_weights(
     mpp: float,
     classes: Sequence[str] | None = None,
     tile_px: int = 256,
+    architecture: str = "",
     mean: tuple[float, float, float] = MEAN,
     std: tuple[float, float, float] = STD,
     licence: str = "",
@@ -64,6 +67,7 @@ def import_weights(
         classes: for each output channel of the first head, in the file's order, the label of our class that it is;
             several may be one class, whose probability is then the sum of theirs. None for our order.
         tile_px: side of the tiles that it was trained on.
+        architecture: one of the kind's; a U-Net if empty.
         mean: of its normalisation, on the scale 0 to 1.
         std: likewise.
         licence: of the weights.
@@ -86,6 +90,9 @@ def import_weights(
             f"order of the file's output channels{more}."
         )
     check_encoder(encoder)
+    architecture = architecture or kind.architecture
+    if architecture not in kind.architectures:
+        raise BadSetting(f"There is no architecture {architecture!r} here: use one of {', '.join(kind.architectures)}.")
     if not mpp > 0:
         raise BadSetting(f"The scale is {mpp} microns per pixel: give the one the weights were trained at, above 0.")
     data = _read(file) if data is None else data
@@ -96,7 +103,10 @@ def import_weights(
         raise BadWeights(f"{file} has heads with kernels of different sizes: it is not the network this can read.")
     card = kind(
         encoder=encoder,
-        decoder_channels=_decoder_channels(state, file, kind.import_prefix),
+        decoder_channels=_decoder_channels(state, file, kind.import_prefix)
+        if architecture in ("unet", "unet_two_heads")
+        else _DECODER_CHANNELS,
+        architecture=architecture,
         mpp=mpp,
         # One scale is all that is known of it, so the coarse pass over a slide takes the same.
         mpp_range=(mpp, mpp),
@@ -217,8 +227,9 @@ def _check_fits(card: UNetCard, state: Mapping[str, torch.Tensor], file: Path) -
     shapes = [name for name in expected if name in state and expected[name].shape != state[name].shape]
     if missing or extra or shapes:
         example = (missing + extra + shapes)[0]
+        network = "U-Net" if card.architecture in ("unet", "unet_two_heads") else card.architecture
         raise BadWeights(
-            f"{file} is no U-Net with the encoder {card.encoder}: {len(missing)} tensors are missing, {len(extra)} are "
-            f"not its own and {len(shapes)} have another shape (for example {example}); name the encoder it was built "
-            "with."
+            f"{file} is no {network} with the encoder {card.encoder}: {len(missing)} tensors are missing, {len(extra)} "
+            f"are not its own and {len(shapes)} have another shape (for example {example}); name the encoder it was "
+            "built with."
         )

@@ -11,11 +11,14 @@ from typer.testing import CliRunner
 from dermatome.classes import TISSUE_LABELS
 from dermatome.cli.app import app
 from dermatome.errors import BadSetting, BadWeights
+from dermatome.inference.torch_setup import import_smp
 from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
 from dermatome.skin.tissue.segment import check_scale
 from dermatome.skin.tissue.settings import TissueSettings
+from dermatome.skin.tissue.task import TissueTraining
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.training.unet import build_network
+from dermatome.training.weights import check_same_network
 from dermatome.training.weights_import import import_weights
 
 CHANNELS = (16, 8, 8, 8, 8)
@@ -61,6 +64,21 @@ def test_a_checkpoint_around_it_and_the_command(file, tmp_path, network):
     assert load_tissue_weights(out).card.mpp_range == (2.0, 2.0)
 
 
+@pytest.mark.parametrize("architecture", ["fpn", "unetplusplus", "deeplabv3plus"])
+def test_other_networks_of_the_library_are_predicted_with_and_not_fine_tuned(tmp_path, architecture):
+    theirs = import_smp().create_model(architecture, "resnet18", encoder_weights=None, classes=4).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    out = tmp_path / "w.safetensors"
+    arguments = ["tissue", "import-weights", str(tmp_path / "theirs.pt"), "--out", str(out), "--encoder", "resnet18"]
+    done = CliRunner().invoke(app, [*arguments, "--mpp", "1", "--architecture", architecture])
+    assert done.exit_code == 0, done.output
+    loaded, image = load_tissue_weights(out), torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.network(image), theirs(image))
+    with pytest.raises(BadWeights, match=f"has the architecture {architecture}, and cannot be fine-tuned"):
+        check_same_network(loaded, TissueTraining())
+
+
 class Evil:
     def __reduce__(self):
         return print, ("run",)
@@ -77,6 +95,7 @@ def test_what_does_not_fit_is_refused_and_no_code_is_run(file, tmp_path, network
     refused("no U-Net with the encoder resnet34", encoder="resnet34")
     refused("give those 4", classes=("background", "dermis"))
     refused("above 0", mpp=0)
+    refused("no architecture 'segnet' here: use one of unet, ", architecture="segnet")
     refused("Keras weights", tmp_path / "unet.h5")
     refused("cannot be read", tmp_path / "none.pt")
     for content, says in (

@@ -94,6 +94,7 @@ class NucleusCard(UNetCard):
     architecture: str = "unet_two_heads"
     format: str = "dermatome-nuclei-1"
 
+    architectures = ("unet_two_heads",)
     import_prefix = "base."
     ignored_tensors = ("base.segmentation_head.",)
     heads = {"sem_head": NUCLEUS_LABELS, "ter_head": TERNARY_LABELS}

@@ -64,7 +64,8 @@ def load(path: Path, compute: Compute) -> WindowNuclei:
     if card.normalised_stain:
         raise BadWeights(f"{path} learnt from stain-normalised patches and cannot find cells here: use another.")
     network = prepare_nuclei(weights, compute, _SETTINGS)
+    name = card.name or weights.path.stem
     device, runner = compute.device_name, network.runner
     return WindowNuclei(
-        card.name, weights.sha256, card.licence, card.warning, device, runner.backend, runner.precision, network
+        name, weights.sha256, card.licence, card.warning, device, runner.backend, runner.precision, network
     )
