@@ -417,7 +417,4 @@ def _cell_network(weights: Weights, device: DeviceName, segmenter: str) -> CellN
 
 @lru_cache(maxsize=1)
 def _nucleus_network(weights: Weights, settings: NucleusSettings, device: DeviceName) -> NucleusNetwork:
-    from dermatome.nuclei.maps.segment import prepare_nuclei
-
-    compute = choose_compute(device)
-    return prepare_nuclei(load_nuclei(weights, compute), compute, settings)
+    return load_nuclei(weights, choose_compute(device), settings)

@@ -119,7 +119,8 @@ def _cyto2(folder: Path) -> Finding:
 
 def _networks(data: str) -> Iterator[Finding]:
     """Loads the networks that a data root runs with: the champions, the starter, or those that its settings name."""
-    from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei
+    from dermatome.nuclei.maps.network import load_nucleus_weights
+    from dermatome.nuclei.maps.networks import find_nucleus_weights
     from dermatome.registry.champion import Weights, find_champion
     from dermatome.registry.model_kinds import CELLS, NUCLEI, TISSUE
     from dermatome.settings import load_settings
@@ -153,7 +154,7 @@ def _networks(data: str) -> Iterator[Finding]:
 
     def nuclei() -> Weights:
         weights = find_nucleus_weights(root, settings.nuclei_weights)
-        load_nuclei(weights, compute)
+        weights.load(load_nucleus_weights)
         return weights
 
     for kind, load in ((TISSUE, tissue), (CELLS, cells), (NUCLEI, nuclei)):

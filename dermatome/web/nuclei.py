@@ -70,7 +70,7 @@ def nuclei_page(context: WebContext) -> AnalysisPage[NucleiFound]:
 
     @lru_cache(maxsize=1)
     def network(source: Weights, settings: NucleusSettings) -> NucleusNetwork:
-        return load_nuclei_network(source, settings, context.compute)
+        return load_nuclei(source, context.compute, settings)
 
     def compute(slide: Slide, progress: Progress) -> NucleiFound:
         settings, source = context.settings, nuclei_source(context)
@@ -132,18 +132,6 @@ def network_text(source: Weights) -> str:
         "on the slide. To use another network, promote one with nuclei_champion, or name weights in settings.toml or "
         "with --weights."
     )
-
-
-def load_nuclei_network(source: Weights, settings: NucleusSettings, compute: Compute) -> NucleusNetwork:
-    """Loads the network and prepares it for inference.
-
-    Raises:
-        BadSetting: The backend is not available, or the number of test-time augmentations is invalid.
-        BadWeights: The file is damaged, or it is not the one that was trained.
-    """
-    from dermatome.nuclei.maps.segment import prepare_nuclei
-
-    return prepare_nuclei(load_nuclei(source, compute), compute, settings)
 
 
 def nuclei_examples() -> dict[str, Example]:

@@ -15,7 +15,8 @@ from dermatome.errors import BadImage, BadSetting, BadWeights, MissingInput
 from dermatome.geometry import Size
 from dermatome.inference.compute import choose_compute
 from dermatome.metrics.semantic import confusion_matrix
-from dermatome.nuclei.maps.segment import prepare_nuclei, segment_nuclei
+from dermatome.nuclei.maps.segment import segment_nuclei
+from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
@@ -94,8 +95,8 @@ def test_nuclei_are_those_of_the_stage_and_are_scored(tmp_path):
     read = dermatome.read_slide(tmp_path / "he.png", mpp=slide.mpp)
     with pytest.warns(UserWarning, match=SYNTHETIC):
         nuclei = dermatome.find_nuclei(read, "toy", device="cpu")
-    weights = api.load_nuclei(api.nucleus_weights_named(DataRoot(tmp_path), "toy"), choose_compute("cpu"))
-    (wanted,) = segment_nuclei([slide], prepare_nuclei(weights, choose_compute("cpu")))
+    toy = api.nucleus_weights_named(DataRoot(tmp_path), "toy")
+    (wanted,) = segment_nuclei([slide], api.load_nuclei(toy, choose_compute("cpu"), NucleusSettings()))
     assert np.array_equal(nuclei.instances, wanted.instances.whole())
     assert np.array_equal(nuclei.semantic, wanted.semantic.whole())
     pd.testing.assert_frame_equal(nuclei.table, wanted.table)

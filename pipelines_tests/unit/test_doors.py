@@ -15,7 +15,7 @@ from dermatome.cli.app import app
 from dermatome.geometry import Box, Size
 from dermatome.inference.compute import ComputeSettings, choose_compute
 from dermatome.labels.npz import save_mask
-from dermatome.nuclei.maps.networks import nucleus_weights_named
+from dermatome.nuclei.maps.networks import load_nuclei, nucleus_weights_named
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.maps.stage import NucleusStage, _Found
 from dermatome.settings import Settings
@@ -31,7 +31,7 @@ from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult, read_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
-from dermatome.web.nuclei import find_nuclei, load_nuclei_network, write_nuclei_files
+from dermatome.web.nuclei import find_nuclei, write_nuclei_files
 from dermatome.web.skin import SkinFound, SkinNetworks, write_skin_files
 from dermatome.web.uploads import UploadLimits
 
@@ -150,7 +150,7 @@ def test_nuclei_are_the_same_files_through_every_door(tmp_path: Path) -> None:
 
     compute = choose_compute("cpu", "fp32", 1, backend="torch")
     source = nucleus_weights_named(DataRoot(tmp_path), "toy")
-    network = load_nuclei_network(source, NucleusSettings(), compute)
+    network = load_nuclei(source, compute, NucleusSettings())
     found = find_nuclei(slide, source, network, Settings(), UploadLimits(), lambda _: None, compute)
     stage = NucleusStage(DataRoot(tmp_path), source, ComputeSettings(), NucleusSettings(), 0.45)
     stage._network, stage._compute = network, compute

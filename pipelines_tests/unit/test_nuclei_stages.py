@@ -152,7 +152,11 @@ def test_the_champion_is_used_else_the_network_that_the_settings_name(root, weig
         with pytest.raises(error, match=match):
             find_nucleus_weights(root, named)
     toys = find_nucleus_weights(root, "toy")
-    assert load_nuclei(toys, COMPUTE.choose()).sha256 == toys.sha256 == sha256_file(Path(weights))
+    assert (
+        load_nuclei(toys, COMPUTE.choose(), NucleusSettings()).weights.sha256
+        == toys.sha256
+        == sha256_file(Path(weights))
+    )
     for version in ("n001", "n002"):
         folder = root.folder("nuclei_weights", version)
         folder.mkdir(parents=True)
@@ -167,7 +171,7 @@ def test_the_champion_is_used_else_the_network_that_the_settings_name(root, weig
     assert (champion.name, champion.data_version) == ("n002", toys.sha256[:32])
     (root.folder("nuclei_weights", "n002") / "weights.safetensors").write_bytes(b"other")
     with pytest.raises(BadWeights):
-        load_nuclei(champion, COMPUTE.choose())
+        load_nuclei(champion, COMPUTE.choose(), NucleusSettings())
     settings = partial(nucleus_weights_named, root, "toy")
     back = choose_champion(root, NUCLEI, version="settings", from_settings=settings)
     record = promote(root, NUCLEI, back, {}, code_version="1", run_id="r")

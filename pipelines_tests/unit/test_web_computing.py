@@ -11,6 +11,7 @@ import pytest
 from dermatome.errors import BadImage, BadWeights
 from dermatome.geometry import Box, Size
 from dermatome.inference.compute import choose_compute
+from dermatome.nuclei.maps.networks import load_nuclei
 from dermatome.settings import Settings
 from dermatome.skin.cells.network import load_cell_network
 from dermatome.skin.layers.settings import LayerSettings
@@ -25,7 +26,6 @@ from dermatome.web.context import Stopped, Turns, WebContext, networks_note
 from dermatome.web.nuclei import (
     counts_html,
     find_nuclei,
-    load_nuclei_network,
     network_name,
     network_text,
     nuclei_source,
@@ -116,7 +116,7 @@ def test_settings_of_the_data_root_decide_what_is_found(tmp_path):
     def found(settings):
         context = context_of(tmp_path, settings)
         source, now = nuclei_source(context), context.settings
-        network = load_nuclei_network(source, now.nuclei, context.compute)
+        network = load_nuclei(source, context.compute, now.nuclei)
         slide = toy_nuclei(11, Size(128, 128)).slide
         return find_nuclei(slide, source, network, now, context.limits, lambda tiles: None, context.compute)
 

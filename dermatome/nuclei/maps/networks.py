@@ -14,9 +14,9 @@ from dermatome.storage.record import require_record
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
-    from dermatome.nuclei.maps.network import NucleusCard
+    from dermatome.nuclei.maps.segment import NucleusNetwork
+    from dermatome.nuclei.maps.settings import NucleusSettings
     from dermatome.storage.layout import DataRoot
-    from dermatome.training.weights import LoadedWeights
 
 TOY_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "nuclei_toy.safetensors"
 """The small network that is shipped; it was trained on synthetic nuclei (:mod:`dermatome.synthetic.train_networks`)."""
@@ -57,14 +57,15 @@ def nucleus_weights_named(root: DataRoot, named: str) -> Weights:
     return Weights(root, NUCLEI, named, sha256_file(path), file=path)
 
 
-def load_nuclei(weights: Weights, compute: Compute) -> LoadedWeights[NucleusCard]:
-    """The network on the device.
+def load_nuclei(weights: Weights, compute: Compute, settings: NucleusSettings) -> NucleusNetwork:
+    """The network on the device, ready to run; see :func:`dermatome.nuclei.maps.segment.prepare_nuclei`.
 
     Raises:
         BadWeights: the file is missing, damaged or not the one that was chosen.
     """
     from dermatome.nuclei.maps.network import load_nucleus_weights
+    from dermatome.nuclei.maps.segment import prepare_nuclei
 
     loaded = weights.load(load_nucleus_weights)
     loaded.network.to(compute.torch_device)
-    return loaded
+    return prepare_nuclei(loaded, compute, settings)

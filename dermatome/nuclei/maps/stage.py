@@ -19,7 +19,7 @@ from dermatome.nuclei.maps.files import (
     write_outlines,
 )
 from dermatome.nuclei.maps.networks import load_nuclei
-from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, fitted_stain, prepare_nuclei, segment_nuclei
+from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, fitted_stain, segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.pipeline.stage_files import (
     SlideStage,
@@ -74,7 +74,7 @@ class NucleusStage(SlideStage[_Found]):
         """Puts the network on the device."""
         super().open(check)
         self._compute = self.compute_settings.choose()
-        self._network = prepare_nuclei(load_nuclei(self.weights, self._compute), self._compute, self.nuclei)
+        self._network = load_nuclei(self.weights, self._compute, self.nuclei)
 
     def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Found]:
         """Finds the nuclei of the slides together; the seconds are a slide's share by its tiles."""

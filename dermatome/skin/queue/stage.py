@@ -21,8 +21,8 @@ from dermatome.reports.html import picture_uri, template
 from dermatome.skin.queue.rank import Candidate, Proposal, candidates, choose
 from dermatome.skin.queue.settings import QueueSettings
 from dermatome.skin.tiles.corrections import saved_corrections
-from dermatome.skin.tissue.network import load_tissue_weights
-from dermatome.skin.tissue.segment import prepare_tissue
+from dermatome.skin.tissue.networks import load_tissue
+from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, DataRoot
 from dermatome.storage.record import StageResult, content_version, require_record
@@ -62,10 +62,7 @@ def make_queue(
     Raises:
         MissingInput, BadImage: a slide's image is not there or not the one that was verified.
     """
-    chosen_compute = compute.choose()
-    loaded = weights.load(load_tissue_weights)
-    loaded.network.to(chosen_compute.torch_device)
-    network = prepare_tissue(loaded, chosen_compute)
+    network = load_tissue(weights, compute.choose(), TissueSettings())
     found: list[Candidate] = []
     annotated: dict[str, list[Box]] = {}
     for name in slides:
@@ -97,7 +94,7 @@ def make_queue(
             "regions": len(proposals),
             "slides": len(slides),
             "weights": weights.name,
-            "weights_sha256": loaded.sha256,
+            "weights_sha256": network.weights.sha256,
         },
     )
 
