@@ -20,10 +20,13 @@ _ENSEMBL = re.compile(r"(ENSG\d{11})(?:\.\d+)?", re.ASCII)
 # letters, without case.
 _ID_COLUMNS = (
     *("ensembl", "ensemblid", "ensemblgeneid", "ensemblgene", "genestableid", "genestableidversion", "geneid", "ensg"),
-    "ensemblgeneidversion",
+    *("ensemblgeneidversion", "ensemblidsuppliedbyensembl", "stableid"),
 )
-_NAME_COLUMNS = ("genename", "genesymbol", "hgncsymbol", "symbol", "gene")
+_NAME_COLUMNS = ("genename", "genesymbol", "hgncsymbol", "symbol", "approvedsymbol", "associatedgenename", "gene")
+_NAMES_OF_NONE = ("", "-", "na", "n/a", "#n/a", "nan", "none", "null")
+"""What Excel, R and pandas write, in lower case, where there is no id."""
 _SEPARATORS = ("\t", ";", ",")
+_BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ def read_gene_list(source: Path | str | Iterable[str]) -> list[GeneRef]:
         source: Path of a table as HPA's site or BioMart gives it (columns are found by name), separated by tabs,
             semicolons or commas; rows without an id are skipped, and their number is logged. Or path of a text file
             with one Ensembl id in each line (``#`` begins a comment, a symbol may follow the id); or the ids
-            themselves. Version suffixes (``ENSG00000186847.6``) are dropped.
+            themselves. A table may lack a header. Version suffixes (``ENSG00000186847.6``) are dropped. Excel's
+            "Unicode text" (UTF-16) and Windows' Western European characters are read, too.
 
     Raises:
         MissingInput: There is no such file.
@@ -57,7 +61,9 @@ def read_gene_list(source: Path | str | Iterable[str]) -> list[GeneRef]:
         name, first = source.name, _first_line(text)
         separator = max(_SEPARATORS, key=first.count)
         is_table = separator in first or _letters(first) in (*_ID_COLUMNS, *_NAME_COLUMNS)
-        if is_table and not _ENSEMBL.fullmatch(first.split(separator)[0].strip()):
+        # A list of ids, or of ids and symbols: what has an id in its first line has no header.
+        cells = [cell.strip(' "') for cell in first.split(separator)]
+        if is_table and not any(_ENSEMBL.fullmatch(cell.upper()) for cell in cells):
             return _once(_from_table(text, separator, name), name)
         return _once(_from_lines(text.splitlines(), name), name)
     return _once(_from_lines(source, "The list of genes"), "The list of genes")
@@ -67,11 +73,22 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_LIST_BYTES:
             raise BadPage(f"{path.name} is larger than {MAX_LIST_BYTES >> 20} MB: give a list of genes.")
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        if data.startswith(b"PK"):
+            raise BadPage(f"{path.name} is a workbook or archive, not text: save it as CSV or TSV.")
+        encoding = _BYTE_ORDER_MARKS.get(data[:2]) or _BYTE_ORDER_MARKS.get(data[:3], "utf-8")
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:  # Excel's CSV; ids and symbols are the same in every such encoding
+            text = data.decode("cp1252")
+        if "\0" in text:
+            raise BadPage(f"{path.name} is not text: save the list as a TSV or text file.")
+        # Excel's first line may name the separator.
+        return re.sub(r'\A"?sep=."?', "", text)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise MissingInput(f"There is no gene list at {path}: check the path.") from error
     except UnicodeDecodeError as error:
-        raise BadPage(f"{path.name} is not text in UTF-8: save it as a TSV or text file.") from error
+        raise BadPage(f"{path.name} is not text: save the list as a TSV or text file.") from error
 
 
 def _first_line(text: str) -> str:
@@ -102,7 +119,8 @@ def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
                 )
             symbol = row[name_at].strip() if name_at is not None and len(row) > name_at else ""
             # Search downloads give several ids, separated by commas, for a symbol that stands for several genes.
-            identifiers = [part for part in re.split("[,;]", row[id_at]) if part.strip()]
+            parts = re.split("[,;]", row[id_at])
+            identifiers = [part for part in parts if part.strip().casefold() not in _NAMES_OF_NONE]
             skipped += not identifiers
             for identifier in identifiers:
                 yield GeneRef(_valid(identifier, f"{name}, line {line}, column {header[id_at]!r}"), symbol or None)
@@ -139,16 +157,17 @@ def _columns(header: list[str], first: list[str], name: str) -> tuple[int, int |
 
 def _from_lines(lines: Iterable[str], name: str) -> Iterator[GeneRef]:
     for number, line in enumerate(lines, start=1):
-        words = line.split("#", maxsplit=1)[0].replace(",", " ").replace(";", " ").split()
+        words = re.sub('[,;"]', " ", line.split("#", maxsplit=1)[0]).split()
         where = f"{name}, line {number}"
-        if len(words) == 2 and not words[1].upper().startswith("ENSG"):
-            yield GeneRef(_valid(words[0], where), words[1])
+        ids = [word for word in words if _ENSEMBL.fullmatch(word.upper())]
+        if len(words) == 2 and len(ids) == 1 and not any(word.upper().startswith("ENS") for word in {*words} - {*ids}):
+            yield GeneRef(_valid(ids[0], where), words[words[0] == ids[0]])
         else:
             yield from (GeneRef(_valid(word, where)) for word in words)
 
 
 def _valid(text: str, where: str) -> str:
-    found = _ENSEMBL.fullmatch(text.strip())
+    found = _ENSEMBL.fullmatch(text.strip().upper())
     if not found:
         raise BadPage(
             f"{where}: {text.strip()[:40]!r} is not an Ensembl gene id (ENSG and 11 digits); fix or remove the line."

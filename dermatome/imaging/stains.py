@@ -24,9 +24,14 @@ _TISSUE_OD = 0.12
 _LEAST_TISSUE_PX = 50
 # On the tissue of IHC slides the channels' densities differ by 0.25 to 0.55 of their length at this percentile.
 _GREY_SPREAD, _GREY_PERCENTILE = 0.06, 90
+_CONSTANT = 2
+"""Range of a channel's values that holds no stain: noise around one value."""
 # Real slides are at most 1.5 times as far from hematoxylin and DAB as they are with two channels swapped.
 _SWAPPED = 1.75
 _LEAST_OFF = 0.04
+# Neither stain takes less green than both red and blue. On real slides hardly any pixel does so by this share of its
+# density (0.2 % at most); with green swapped, 4 % and more do.
+_LEAST_GREEN, _MOST_WITHOUT_GREEN = 0.08, 0.03
 SWAPPED = "two colour channels are swapped"
 """A reason of :func:`why_no_stains`. Dyes of other colours than the published ones may look so, too."""
 
@@ -90,6 +95,12 @@ def why_no_stains(rgb: RgbImage, i0: Sequence[float]) -> str:
     spread = np.ptp(density, axis=1) / np.linalg.norm(density, axis=1)
     if np.percentile(spread, _GREY_PERCENTILE) < _GREY_SPREAD:
         return "the image is grey"
+    ranges = np.ptp(np.percentile(rgb.reshape(-1, 3), [1, 99], axis=0), axis=0)
+    if ranges.min() <= _CONSTANT < ranges.max():
+        return "a colour channel is empty"
+    red, green, blue = (density / np.linalg.norm(density, axis=1, keepdims=True)).T
+    if (np.minimum(red, blue) - green > _LEAST_GREEN).mean() > _MOST_WITHOUT_GREEN:
+        return SWAPPED
     as_it_is, *swapped = (_off_stains(density[:, order]) for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)))
     return SWAPPED if as_it_is > max(_LEAST_OFF, _SWAPPED * min(swapped)) else ""
 

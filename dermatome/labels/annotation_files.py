@@ -4,8 +4,9 @@ Beside ``x.png``, or any other image of that stem, lies one of these; suffixes a
 
 - ``x.xml``: Aperio ImageScope, as MoNuSeg and MoNuSAC have it (:mod:`dermatome.labels.imagescope`);
 - ``x.geojson``, ``x.json``, ``x.png.geojson``: QuPath or labelme, recognized by their content;
-- ``x_labels.tif``, ``-labels``, ``-labelled``, ``_masks`` or Cellpose's ``_cp_masks``; TIFF or PNG: a label image. Its
-  pixels hold a number for each object and 0 elsewhere, in whole numbers of any depth or as the indices of a palette;
+- ``x_labels.tif``, ``_masks``, ``_label``, ``_mask``, ``_labelled``, ``_lbl``, the same after a hyphen, or Cellpose's
+  ``_cp_masks``; TIFF or PNG: a label image. Its pixels hold a number for each object and 0 elsewhere, in whole numbers
+  of any depth or as the indices of a palette;
 - ``x_seg.npy``: Cellpose's own file, whose masks are read without running the code that such a file may hold.
 """
 
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dermatome.classes import Instances
 from dermatome.errors import BadAnnotation, MissingInput
@@ -37,15 +38,18 @@ from dermatome.labels.npz import read_header
 _SEG_SUFFIX = "_seg.npy"
 _IMAGE = r"\.(?:jpe?g|png|tiff?|svs)"
 _FILE = re.compile(
-    rf"(.+?)(?:(?:{_IMAGE})?\.(?:xml|geojson|json)|(?:_cp_masks|_masks|_labels|-labels|-labelled)\.(?:tiff?|png)"
+    rf"(.+?)(?:(?:{_IMAGE})?\.(?:xml|geojson|json)|(?:_cp_masks|[_-](?:masks?|labels?|labell?ed|lbl))\.(?:tiff?|png)"
     rf"|{re.escape(_SEG_SUFFIX)})",
     re.IGNORECASE,
 )
 # Pictures that Cellpose writes of its results.
-_PICTURE = "_cp_output"
+_PICTURES = ("_cp_output", "_flows", "_outlines", "_dp")
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
 _OUTLINES = (".xml", ".geojson", ".json")
-_NO_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
+_NO_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString", "LinearRing")
+# Values that stand for "inside" in masks of black and white.
+_WHITE = (1, 255, 65535)
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +77,7 @@ def annotations_in(folder: Path) -> dict[str, Path]:
 
 def is_annotation(name: str) -> bool:
     """Whether a file of that name is an annotation, or a picture of one, and no image to be annotated."""
-    return _FILE.fullmatch(name) is not None or Path(name).stem.lower().endswith(_PICTURE)
+    return _FILE.fullmatch(name) is not None or Path(name).stem.lower().endswith(_PICTURES)
 
 
 def is_outlines(path: Path) -> bool:
@@ -131,34 +135,58 @@ def read_label_image(path: Path, size: Size, *, objects: bool = True) -> Instanc
         BadAnnotation: damaged, of another size, or no label image.
     """
     try:
-        if path.suffix.lower() == ".npy":
-            values = _cellpose_masks(path)
-            _check_size(path, Size(*values.shape), size)
-        else:
-            with warnings.catch_warnings(), Image.open(path, formats=("PNG", "TIFF")) as opened:
-                warnings.simplefilter("ignore")
-                _check_size(path, Size(opened.height, opened.width), size)
-                if opened.mode not in LABEL_MODES:
-                    raise BadAnnotation(
-                        f"{path} holds colours, not a number for each object: export it as 16-bit labels."
-                    )
-                values = np.asarray(opened)
+        values = _label_values(path, size)
     except FileNotFoundError as error:
         raise MissingInput(f"There is no label image {path}: put it back.") from error
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except BadAnnotation:
+        raise
+    except Exception as error:  # Pillow and tifffile raise whatever they stumble over in a damaged file
         raise BadAnnotation(f"{path} is damaged or no label image ({error}): export it again.") from error
+    if values.dtype.kind == "f":  # half floats know no limits of int32
+        values = values.astype(np.float64)
     low, high = (values.min(), values.max()) if values.size else (0, 0)
     # Fiji saves labels as 32-bit floating point.
     if not (low >= 0 and high < 2**31) or (values.dtype.kind == "f" and (values != np.floor(values)).any()):
         raise BadAnnotation(
             f"{path} does not hold whole numbers from 0: number objects from 1, with 0 for the background."
         )
-    if objects and high in (1, 255) and ((values == 0) | (values == high)).all() and _pieces(values) > 1:
+    if objects and high in _WHITE and ((values == 0) | (values == high)).all() and _pieces(values) > 1:
         raise BadAnnotation(
             f"{path} is a mask of black and white (0 and {high:g}), not a number for each object: number its pieces "
             "first (Fiji: Connected Components Labeling)."
         )
     return values.astype(np.int32)
+
+
+def _label_values(path: Path, size: Size) -> npt.NDArray[Any]:
+    """(H, W): the values of a label image as they are stored; its size is checked before it is decoded."""
+    if path.suffix.lower() == ".npy":
+        values = _cellpose_masks(path)
+        _check_size(path, Size(*values.shape), size)
+        return values
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in _TIFF
+    if not is_tiff:
+        with warnings.catch_warnings(), Image.open(path, formats=("PNG",)) as opened:
+            warnings.simplefilter("ignore")
+            _check_size(path, Size(opened.height, opened.width), size)
+            _check_one_channel(path, opened.mode in LABEL_MODES)
+            return np.asarray(opened)
+    import tifffile
+
+    # Pillow turns black and white where a TIFF says that 0 is white, and reads no 64-bit numbers.
+    with tifffile.TiffFile(path) as tiff:
+        page, count = tiff.pages[0], tiff.series[0].size // (tiff.pages[0].imagelength * tiff.pages[0].imagewidth)
+        _check_size(path, Size(page.imagelength, page.imagewidth), size)
+        _check_one_channel(path, page.samplesperpixel == 1)
+        if count > 1:
+            raise BadAnnotation(f"{path} holds {count} images, of which only one can be of these objects: export one.")
+        return np.asarray(page.asarray()).reshape(size.height_px, size.width_px)
+
+
+def _check_one_channel(path: Path, passed: bool) -> None:
+    if not passed:
+        raise BadAnnotation(f"{path} holds colours, not a number for each object: export it as 16-bit labels.")
 
 
 def _pieces(values: npt.NDArray[Any]) -> int:
@@ -171,8 +199,8 @@ def read_json_outlines(path: Path) -> Annotation:
     """The outlines in a GeoJSON file (QuPath's) or a labelme file, in pixels of the image; holes count as filled.
 
     A feature is one object, however many polygons it has; so are labelme's shapes of one class and group. Where there
-    are detections or cells, annotations are the areas around them and no objects. Areas of the class Ambiguous or
-    ``Ignore…`` are ambiguous. What else is no object is left out and counted: points, lines, features without geometry,
+    are detections or cells, annotations and what states no type are the areas around them and no objects. Areas of the
+    class Ambiguous or ``Ignore…`` are ambiguous. What else is no object is left out and counted: points, lines, features without geometry,
     tiles and TMA cores, and other classes that QuPath ignores (names that end in ``*``).
 
     Raises:
@@ -212,18 +240,20 @@ def _report(path: Path, left_out: str) -> None:
 
 def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
     features = content if isinstance(content, list) else content.get("features", [content])
+    if len(features) == 1 and "coordinates" in features[0]:  # a geometry alone
+        features = [{"geometry": features[0]}]
     kinds = [_object_type(feature) for feature in features]
     detected = any(kind in ("detection", "cell") for kind in kinds)
     regions = []
     for feature, kind in zip(features, kinds, strict=True):
-        geometry, name = feature["geometry"], class_name((feature.get("properties") or {}).get("classification"))
+        geometry, name = feature.get("geometry"), class_name((feature.get("properties") or {}).get("classification"))
         parts = _polygons(geometry)
         if not parts:
             left_out["no geometry" if geometry is None else str(geometry["type"])] += 1
         elif name.endswith("*"):
             left_out[f"class {name}"] += 1
-        elif name != AMBIGUOUS and (kind in ("tile", "tmacore", "root") or (detected and kind == "annotation")):
-            left_out[kind] += 1
+        elif name != AMBIGUOUS and (kind in ("tile", "tmacore", "root") or (detected and kind in ("annotation", ""))):
+            left_out[kind or "no type of object"] += 1
         else:
             regions.append(Region(parts[0], name, more=tuple(parts[1:])))
     return regions
@@ -231,7 +261,8 @@ def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
 
 def _object_type(feature: Any) -> str:
     """QuPath's type of an object, as ``detection``, ``cell`` or ``annotation``; empty where none is stated."""
-    stated = (feature.get("properties") or {}).get("objectType")
+    properties = feature.get("properties") or {}
+    stated = properties.get("objectType") or properties.get("object_type")  # the latter of QuPath 0.3
     if stated is None and str(feature.get("id")).startswith("Path"):  # up to QuPath 0.2: PathDetectionObject
         stated = str(feature["id"]).removeprefix("Path").removesuffix("Object")
     return str(stated or "").lower().replace("_", "")

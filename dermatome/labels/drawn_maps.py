@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from dermatome.labels.imagescope import Annotation, Region
 BOUNDARY_PX = 3
 MAX_TIMES_COVERED = 20
 """How often the boxes around regions may cover their image: drawing takes time, however little of it is seen."""
+_SAME = 0.8
+"""Intersection over union above which two outlines are of one nucleus; those of neighbours overlap far less."""
 AMBIGUOUS = "ambiguous"
 UNCLASSED = ("", "description", "nucleus", "nuclei", UNCLASSIFIED)
 """Names, in lower case, of layers that name no class; MoNuSeg's layers are named by a field of the form."""
@@ -57,8 +59,8 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     """Draws all outlines: a pixel is in one where its middle is.
 
     Where nuclei overlap, the smaller one lies on top, whatever the order in the file; nuclei lie over ambiguous
-    regions. A nucleus that was drawn in two classes has none. Holes that an outline leaves by crossing itself are
-    filled.
+    regions. Outlines that share more than :data:`_SAME` of their pixels are one nucleus, drawn more than once; if that
+    was in two classes, it has none. Holes that an outline leaves by crossing itself are filled.
 
     Args:
         annotation: the outlines.
@@ -81,7 +83,7 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     ambiguous = np.zeros(painted.shape, bool)
     cut_out = np.zeros(painted.shape, bool)
     areas: dict[int, int] = {}
-    same: dict[tuple[Any, ...], list[int]] = {}
+    drawn_as: dict[int, set[int | None]] = {}
     for number, (region, kind) in enumerate(zip(annotation.regions, kinds, strict=True)):
         drawn = [(outline, *_filled(outline, size)) for outline in region.parts]
         for _, part, inside in drawn:
@@ -91,17 +93,18 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
                 ambiguous[part] |= inside
         if kind is not None and not region.cut_out:
             areas[number] = sum(int(inside.sum()) for *_, inside in drawn)
-            if areas[number]:
-                same.setdefault(tuple((str(part), hash(inside.tobytes())) for _, part, inside in drawn), []).append(
-                    number
-                )
-    _settle_classes(annotation, kinds, same.values())
     # Drawn again in their order, as all of them at once take any amount of memory. Equal sizes go by the file's order,
     # so that the same file always gives the same maps.
     for number in sorted(areas, key=lambda number: -areas[number]):
-        for outline in annotation.regions[number].parts:
-            part, inside = _filled(outline, size)
+        drawn = [_filled(outline, size) for outline in annotation.regions[number].parts]
+        below = np.concatenate([painted[part][inside] for part, inside in drawn])
+        other, common_px = _most_common(below)
+        if other and common_px > _SAME * (areas[number] + areas[other - 1] - common_px):
+            drawn_as.setdefault(other - 1, {kinds[other - 1]}).add(kinds[number])
+            continue
+        for part, inside in drawn:
             painted[part][inside] = number + 1
+    _settle_classes(annotation, kinds, drawn_as)
     painted[cut_out] = 0
     seen, inverse = np.unique(painted, return_inverse=True)
     if seen[0] != 0:  # nuclei everywhere
@@ -120,15 +123,20 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     return NucleusMaps(instances, semantic, ternary, classes, undrawn, left_out)
 
 
-def _settle_classes(annotation: Annotation, kinds: list[int | None], same: Iterable[list[int]]) -> None:
-    """Gives regions that cover the same pixels one class: the one that is stated, or none if there are two."""
+def _most_common(numbers: npt.NDArray[np.int32]) -> tuple[int, int]:
+    """The most frequent number that is not 0, and how often it occurs; 0, 0 if there is none."""
+    found, counts = np.unique(numbers[numbers > 0], return_counts=True)
+    return (int(found[counts.argmax()]), int(counts.max())) if found.size else (0, 0)
+
+
+def _settle_classes(annotation: Annotation, kinds: list[int | None], drawn_as: Mapping[int, set[int | None]]) -> None:
+    """Gives nuclei that were drawn more than once the one class that is stated, or none if there are two."""
     disputed: set[tuple[str, ...]] = set()
-    for numbers in same:
-        stated = {kind for n in numbers if (kind := kinds[n]) is not None and kind != IGNORED}
+    for number, found in drawn_as.items():
+        stated = sorted(kind for kind in found if kind is not None and kind != IGNORED)
+        kinds[number] = stated[0] if len(stated) == 1 else IGNORED
         if len(stated) > 1:
             disputed.add(tuple(sorted(NUCLEUS_LABELS[kind] for kind in stated)))
-        for n in numbers if stated else ():
-            kinds[n] = min(stated) if len(stated) == 1 else IGNORED
     for names in sorted(disputed):
         _log.warning("%s: nuclei drawn as both %s have no class.", annotation.source, " and ".join(names))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from lxml import etree
 
+from dermatome.classes import NUCLEUS_LABELS
 from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.slides.mpp import is_microscope
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_REGIONS = 200_000
@@ -20,7 +23,12 @@ MAX_VERTICES = 20_000_000
 
 MAX_COORDINATE = 10_000_000.0
 _MAX_DEPTH = 32
-_ELLIPSE = "2"
+_RECTANGLE, _ELLIPSE = "1", "2"
+_NO_REGIONS = {"3": "arrow", "4": "ruler"}
+"""Types of a region that have a length and no area."""
+_NO_CLASS = ("", "description")
+"""Names of a layer's field, in lower case, that are of the form and not of a class."""
+_LAYER_CLASSES = (*NUCLEUS_LABELS[1:], "ambiguous")
 _ELLIPSE_CORNERS = 128
 _CHUNK_BYTES = 1 << 16
 
@@ -33,7 +41,8 @@ class Region:
         outline: (N, 2) float64, x and y in pixels of level 0, (0, 0) being the image's upper left corner; it is closed
             whether or not the last point repeats the first. N may be 0.
         name: of its class as the annotators wrote it (``Annotation/Attributes/Attribute@Name``), such as
-            ``Epithelial`` or ``Ambiguous``; empty where the layer has none.
+            ``Epithelial`` or ``Ambiguous``; where that is none, the attribute's value or the layer's own name
+            (``Annotation@Name``), if that is a class; empty where the layer has none.
         cut_out: drawn with ImageScope's negative pen: no nucleus, but taken out of those below it.
         more: further outlines of the same object, as polygons of one feature have them.
     """
@@ -91,7 +100,7 @@ def read_annotation(path: Path) -> Annotation:
             f"{path.name} is not whole XML (line {error.lineno}: {error.msg}): it was damaged or cut short; export it "
             "again."
         ) from error
-    return Annotation(tuple(reader.regions), reader.mpp, path.name)
+    return Annotation(tuple(reader.regions), reader.mpp, path.name, dict(reader.left_out))
 
 
 class _Reader:
@@ -100,17 +109,20 @@ class _Reader:
     Attributes:
         regions: those that are whole.
         mpp: microns per pixel, where stated.
+        left_out: how many regions have no area, by what they are.
     """
 
     def __init__(self, name: str) -> None:
         self.regions: list[Region] = []
         self.mpp: float | None = None
+        self.left_out: Counter[str] = Counter()
         self._file = name
         self._path: list[str] = []
         self._layer: list[tuple[npt.NDArray[np.float64], bool]] = []
         self._class: str | None = None
+        self._others: list[str] = []
         self._points: list[tuple[float, float]] = []
-        self._cut_out = self._ellipse = False
+        self._cut_out, self._type = False, ""
         self._count = self._vertices = 0
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
@@ -128,15 +140,16 @@ class _Reader:
         if not where:
             self.mpp = self._scale(attributes)
         elif where == ["Annotation"]:
-            self._layer, self._class = [], None
+            self._layer, self._class, self._others = [], None, [attributes.get("Name", "")]
         elif where == ["Annotation", "Attributes", "Attribute"] and self._class is None:
             self._class = attributes.get("Name", "").strip()
+            self._others.insert(0, attributes.get("Value", ""))
         elif where == ["Annotation", "Regions", "Region"]:
             self._count += 1
             if self._count > MAX_REGIONS:
                 raise BadAnnotation(f"{self._file} has more than {MAX_REGIONS} regions: export fewer to a file.")
             self._points, self._cut_out = [], attributes.get("NegativeROA") == "1"
-            self._ellipse = attributes.get("Type") == _ELLIPSE
+            self._type = attributes.get("Type", "")
         elif where == ["Annotation", "Regions", "Region", "Vertices", "Vertex"]:
             self._vertices += 1
             if self._vertices > MAX_VERTICES:
@@ -149,11 +162,20 @@ class _Reader:
         self._path.pop()
         if where == ["Annotation", "Regions", "Region"]:
             outline = np.array(self._points, dtype=np.float64).reshape(-1, 2)
-            if self._ellipse and 2 <= len(outline) <= 4:
+            if self._type in _NO_REGIONS:
+                self.left_out[_NO_REGIONS[self._type]] += 1
+                return
+            if self._type == _ELLIPSE and 2 <= len(outline) <= 4:
                 outline = ellipse(outline)
+            elif self._type == _RECTANGLE and len(outline) == 2:
+                outline = outline[[[0, 0], [1, 0], [1, 1], [0, 1]], [0, 1]]
             self._layer.append((outline, self._cut_out))
         elif where == ["Annotation"]:
-            self.regions += [Region(outline, self._class or "", cut_out) for outline, cut_out in self._layer]
+            name = self._class or ""
+            if name.casefold() in _NO_CLASS:
+                named = (other.strip() for other in self._others if other.strip().casefold() in _LAYER_CLASSES)
+                name = next(named, name)
+            self.regions += [Region(outline, name, cut_out) for outline, cut_out in self._layer]
 
     def doctype(self, *_: object) -> None:
         """Refuses any document type: ImageScope writes none, and entity bombs and file reads come from there."""
@@ -165,11 +187,16 @@ class _Reader:
         """The file has ended."""
 
     def _scale(self, attributes: Mapping[str, str]) -> float | None:
-        if "MicronsPerPixel" not in attributes:
+        if not attributes.get("MicronsPerPixel", "").strip():
             return None
         mpp = self._number(attributes, "MicronsPerPixel")
-        # ImageScope writes 0 where the image itself states no scale.
-        return mpp if mpp > 0 else None
+        if mpp == 0:  # ImageScope writes it where the image itself states no scale
+            return None
+        if not is_microscope(mpp):
+            raise BadAnnotation(
+                f"{self._file} states {mpp:g} µm per pixel, which is no microscope's scale: correct MicronsPerPixel."
+            )
+        return mpp
 
     def _number(self, attributes: Mapping[str, str], key: str) -> float:
         text = attributes.get(key, "")

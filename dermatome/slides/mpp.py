@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 from dermatome.errors import BadImage
 
 _MICRONS = {
+    1e-4: "å angstrom angstroms",
     1e-3: "nm nanometer nanometers nanometre nanometres",
-    # The micro sign, the Greek letter, and the escape that ImageJ writes.
-    1.0: r"µm μm \u00b5m um micron microns micrometer micrometers micrometre micrometres",
+    # The micro sign, the Greek letter, the escape that ImageJ writes, and UTF-8 that was taken for Latin-1.
+    1.0: r"µm μm \u00b5m âμm um micron microns micrometer micrometers micrometre micrometres",
     1e3: "mm millimeter millimeters millimetre millimetres",
     1e4: "cm centimeter centimeters centimetre centimetres",
     25.4e3: "in inch inches",
+    1e6: "m meter meters metre metres",
 }
 _UNITS = {unit: microns for microns, units in _MICRONS.items() for unit in units.split()}
 _PER_CM = {2: 2.54, 3: 1.0}
@@ -28,10 +30,23 @@ _SQUARE = 0.02
 """Relative difference of width and height up to which pixels count as square."""
 _OBJECTIVE_MPP = 10.0
 """µm per pixel of a scanner times its magnification: 0.5 at 20×, 0.25 at 40×."""
-_NUMBER = r"""["']?\s*[=:]\s*["']?(\d+(?:[.,]\d+)?)"""
-_MPP = re.compile(r"\b(?:mpp|microns[ _]?per[ _]?pixel)(?:[ _-]?[xy])?" + _NUMBER, re.I)
+_FLATBED_DPI = (4800, 6400, 7200, 9600, 12800, 19200)
+"""Dots per inch of flatbed and film scanners that a microscope could have, too, but does not have in round numbers."""
+_NUMBER = r"""(\d*[.,]?\d+(?:e[+-]?\d+)?)"""
+_IS = r"""["']?\s*[=:]\s*["']?"""
+_MICRON = r"(?:[µμu]m|mi(?:cron|cromet(?:er|re))s?)"
+_PER_PIXEL = rf"{_MICRON}(?:[ _]?per[ _]?|\s?/\s?)(?:pixel|px)"
+_MPP = re.compile(
+    rf"\b(?:mpp|{_PER_PIXEL}|scanres|(?:physical[ _]?)?pixel[ _]?size)(?:[ _-]?\(?[xy]\)?)?{_IS}{_NUMBER}"
+    r"(?!\d|[.,]\d|\s*[nm]m\b)"
+    rf"|\bresolution{_IS}{_NUMBER}\s?{_MICRON}\b|(?<![\w.,]){_NUMBER}\s?{_PER_PIXEL}\b",
+    re.I,
+)
 _OBJECTIVE = re.compile(
-    r"\b(?:appmag|(?:nominal)?magnification|objective(?:[ _]?(?:power|magnification))?)" + _NUMBER, re.I
+    rf"\b(?:appmag|mag|(?:nominal|scan)?magnification|lens|objective(?:[ _]?(?:power|magnification|lens))?)"
+    rf"{_IS}{_NUMBER}"
+    r"|(?<![\w.,])(4|5|10|20|40|60|63|100)[x×](?!\w)|(?<!\w)[x×](4|5|10|20|40|60|63|100)(?![\w.,])",
+    re.I,
 )
 
 
@@ -63,14 +78,19 @@ def stated_scale(path: Path) -> Scale:
             unit = page.tags.get("ResolutionUnit")
             per_unit = [_ratio(page.tags.get(f"{axis}Resolution")) for axis in "XY"]
             description = page.description
-            described, objective = _described(description, per_unit)
+            described, objective, notes = _described(description, per_unit)
     except Exception as error:  # tifffile raises whatever it stumbles over in a damaged file
         raise BadImage(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
     scale = _scale(described, objective, path.name, _MOST_MPP)
+    scale = scale._replace(notes=(*notes, *scale.notes))
     # Without a unit, TIFF's is the inch. ImageJ's numbers are in the unit that its description names.
     in_cm = _PER_CM.get(int(unit.value) if unit is not None else 2)
-    if scale.mpp or not in_cm or description.startswith("ImageJ="):
+    of_imagej = description.startswith("ImageJ=") and (unit is None or _imagej(description, "unit") is not None)
+    if scale.mpp or not in_cm or of_imagej:
         return scale
+    dots = {round(value * 2.54 / in_cm) for value in per_unit if value}
+    if dots <= {*_FLATBED_DPI} and dots:
+        return scale._replace(notes=(*scale.notes, f"{max(dots)} dots per inch, as the file states, are a scanner's"))
     tagged = [10_000 * in_cm / value if value else None for value in per_unit]
     found = _scale(tagged, objective, path.name, _MOST_TAG_MPP)
     return found._replace(notes=scale.notes + found.notes)
@@ -121,6 +141,11 @@ def check_declared(scale: Scale, declared_mpp: float, given: bool, name: str) ->
     return (*scale.notes, f"the file states {words}; {declared_mpp:g} was declared") if factor > 1.1 else scale.notes
 
 
+def is_microscope(mpp: float) -> bool:
+    """Whether a scale can be that of a microscope or slide scanner."""
+    return _LEAST_MPP <= mpp <= _MOST_MPP
+
+
 def significant_bits(tags: Mapping[int, Any]) -> int:
     """Bits that the values of a TIFF use of the container's: the least that its tags and its OME-XML state."""
     stated = [int(v) for v in _numbers(tags.get(258, 16))] + [int(v).bit_length() for v in _numbers(tags.get(281, ()))]
@@ -155,24 +180,40 @@ def check_interleaved(description: str, samples: int, name: str) -> None:
         )
 
 
-def _described(description: str, per_unit: list[float | None]) -> tuple[list[float | None], float | None]:
-    """Microns per pixel across and down, and the objective's magnification, as a description states them.
+def _described(
+    description: str, per_unit: list[float | None]
+) -> tuple[list[float | None], float | None, tuple[str, ...]]:
+    """Microns per pixel across and down, the objective's magnification, and what cannot be used, of a description.
 
     ``per_unit``: pixels per unit of length from the resolution tags; ImageJ names the unit in its description.
     """
     ome = _ome_pixels(description)
     if ome is not None:
-        sizes = [(ome.get(f"PhysicalSize{axis}"), _unit(ome.get(f"PhysicalSize{axis}Unit", "µm"))) for axis in "XY"]
+        stated = [(ome.get(f"PhysicalSize{axis}"), ome.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
         nominal = {float(o.get("NominalMagnification") or 0) for o in ome.getroottree().iterfind(".//{*}Objective")}
-        described = [float(size) * unit if size and unit else None for size, unit in sizes]
-        return described, nominal.pop() if len(nominal) == 1 else None
+        sizes = [_float(size) * (_unit(unit) or 0) if size else None for size, unit in stated]
+        strange = {unit for size, unit in stated if size and not _unit(unit)}
+        return sizes, nominal.pop() if len(nominal) == 1 else None, _strange(strange)
     objective = _OBJECTIVE.search(description)
-    power = _float(objective[1]) if objective else None
-    stated = [_float(found) for found in _MPP.findall(description)[:2]]
-    if stated or not (unit := _imagej(description, "unit")):
-        return list(stated), power
-    units = [_unit(unit), _unit(_imagej(description, "yunit") or unit)]
-    return [unit / value if value and unit else None for unit, value in zip(units, per_unit, strict=True)], power
+    power = _first(objective) if objective else None
+    found = [_first(each) for each in _MPP.finditer(description)][:2]
+    if found or not (unit := _imagej(description, "unit")):
+        return list(found), power, ()
+    names = [unit, _imagej(description, "yunit") or unit]
+    units = [_unit(name) for name in names]
+    sizes = [unit / value if value and unit else None for unit, value in zip(units, per_unit, strict=True)]
+    return sizes, power, _strange({name for name, unit in zip(names, units, strict=True) if not unit})
+
+
+def _first(found: re.Match[str]) -> float:
+    """The number in a match, in whichever of its groups that is."""
+    return _float(next(group for group in found.groups() if group))
+
+
+def _strange(units: set[str]) -> tuple[str, ...]:
+    # ImageJ's images without a scale are in pixels.
+    named = sorted(unit for unit in units if not unit.casefold().startswith("pixel"))
+    return tuple(f"a scale in {unit[:20]!r}, as the file states, is in no unit of length" for unit in named)
 
 
 def _scale(sizes: list[float | None], objective: float | None, name: str, most: float) -> Scale:

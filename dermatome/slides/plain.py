@@ -24,6 +24,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 MAX_SIDE_PX = 20_000
 FIRST_PAGE = "the first of several pages taken"
 GREY_REPEATED = "grey repeated into three channels"
+_SAMPLED, _BRIGHT_PERCENTILE = 3_000_000, 99.5
+"""Values that are looked at to find the brightest ones, and which of them count as bright."""
 _ANY_TILE_PX = 4096
 """Side of a tile that a small image may be stored in, too."""
 
@@ -41,7 +43,9 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
 
     def read(image: Any) -> tuple[RgbImage, tuple[str, ...]]:
         # Pages are not counted: Pillow walks them in quadratic time, and stumbles over later ones.
-        more_pages, deep = getattr(image, "is_animated", False), any(";16" in str(tile[3]) for tile in image.tile)
+        more_pages = getattr(image, "is_animated", False)
+        deep = any(";16" in str(tile[3]) for tile in image.tile) or _stated_bits(image) > 8
+        deep &= image.mode != "F"
         image.load()
         note: tuple[str, ...] = ()
         if deep or image.mode == "I":
@@ -65,7 +69,11 @@ def decode_numbers(data: bytes, name: str) -> npt.NDArray[Any] | None:
     modes = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 
     def read(image: Image.Image) -> npt.NDArray[Any] | None:
-        return np.asarray(image.convert("L") if image.mode == "1" else image) if image.mode in modes else None
+        if image.mode not in modes:
+            return None
+        values = np.asarray(image.convert("L") if image.mode == "1" else image)
+        # Pillow turns 8-bit values where a TIFF says that 0 is white.
+        return 255 - values if getattr(image, "tag_v2", {}).get(262) == 0 and values.dtype == np.uint8 else values
 
     return _decode(data, name, MAX_SIDE_PX, read)
 
@@ -170,6 +178,13 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
     return np.array(image.convert("RGB"), dtype=np.uint8), tuple(conversions)
 
 
+def _stated_bits(image: Any) -> int:
+    """The most bits that a channel of a TIFF takes; 0 of other formats."""
+    tags = getattr(image, "tag_v2", None)
+    bits = 0 if tags is None else tags.get(258, 1)
+    return max(bits) if isinstance(bits, tuple) else int(bits)
+
+
 def _eight_bit(image: Image.Image, data: bytes, name: str) -> tuple[Any, tuple[str, ...]]:
     """Returns an 8-bit image of a 16-bit or 32-bit one, and the conversion in words.
 
@@ -179,31 +194,40 @@ def _eight_bit(image: Image.Image, data: bytes, name: str) -> tuple[Any, tuple[s
     """
     tags = getattr(image, "tag_v2", None)
     bits = 16 if tags is None else min(16, significant_bits(tags))
-    colour = image.mode in ("RGB", "RGBA", "CMYK")
+    colour = image.mode in ("RGB", "RGBA", "CMYK", "RGBX")
     if not colour:
         values = np.asarray(image)
-    elif bits < 16:
+    elif tags is not None and image.mode != "CMYK":
         import tifffile
 
-        # Pillow has dropped the lower half of each value.
+        # Pillow drops the lower half of each value, and misreads channels that are stored one after another.
         values = tifffile.imread(io.BytesIO(data), key=0)
-        if values.ndim != 3 or values.shape[2] not in (3, 4) or image.mode == "CMYK":
-            raise BadImage(f"{name} holds {bits}-bit values in a layout that is not read: export it as 8-bit RGB.")
+        values = np.moveaxis(values, 0, -1) if tags.get(284, 1) == 2 else values
+        if values.ndim != 3 or values.shape[2] not in (3, 4) or values.dtype != np.uint16:
+            raise BadImage(f"{name} holds {values.dtype} {values.shape}, a layout that is not read: export 8-bit RGB.")
+    elif bits < 16:
+        raise BadImage(f"{name} holds {bits}-bit values in a layout that is not read: export it as 8-bit RGB.")
     else:
         values = np.asarray(image).astype(np.uint16) << 8
-    least, most = int(values.min(initial=0)), int(values.max(initial=0))
+    least, most = int(values.min(initial=0)), int(values[..., :3].max(initial=0) if colour else values.max(initial=0))
     if least < 0 or most > 65535:
         raise BadImage(f"{name} has 32-bit pixels outside 0..65535: export it as 8-bit RGB.")
     if most >= 1 << bits:
         raise BadImage(f"{name} states {bits} bits but holds values up to {most}: export it as 8-bit RGB.")
-    if bits == 16 and most < 1 << 15:
+    # Not the highest value: a camera has a few hot pixels.
+    every = 1 + int(np.sqrt(values.size / _SAMPLED))
+    bright = np.percentile(
+        values[::every, ::every, ..., :3] if colour else values[::every, ::every], _BRIGHT_PERCENTILE
+    )
+    if bits == 16 and bright < 1 << 15:
         raise BadImage(
-            f"{name} holds 16-bit values of at most about {most} and does not state how many bits they use (tag "
-            "MaxSampleValue, or SignificantBits of OME-XML), so white is not known: export it as 8-bit RGB."
+            f"{name} holds 16-bit values, nearly all of at most {bright:.0f}, and does not state how many bits they "
+            "use (tag MaxSampleValue, or SignificantBits of OME-XML), so white is not known: export it as 8-bit RGB."
         )
-    scaled = (
-        values >> 8 if bits == 16 else (values.astype(np.uint32) * 255 + (1 << bits - 1)) // ((1 << bits) - 1)
-    ).astype(np.uint8)
+    if bits == 16:
+        scaled = (values >> 8).astype(np.uint8)
+    else:  # an alpha channel may use all 16 bits
+        scaled = ((values.astype(np.uint32) * 255 + (1 << bits - 1)) // ((1 << bits) - 1)).clip(0, 255).astype(np.uint8)
     found = Image.fromarray(scaled) if image.mode != "CMYK" else image
     found.getexif()[0x0112] = image.getexif().get(0x0112, 1)
     kind = "16-bit colour" if colour else "16-bit grey"
@@ -212,17 +236,19 @@ def _eight_bit(image: Image.Image, data: bytes, name: str) -> tuple[Any, tuple[s
 
 
 def _check_compression(data: bytes, name: str) -> None:
-    """Refuses a TIFF whose compression Pillow does not read; does nothing if its header cannot be read either."""
+    """Refuses a TIFF of a compression or type of pixel that Pillow does not read; passes a damaged header."""
     import tifffile
 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            compression = tiff.pages[0].compression
+            compression, dtype = tiff.pages[0].compression, tiff.pages[0].dtype
     except Exception:  # no TIFF, or a damaged one
         return
     # WebP is listed, but Pillow's libtiff is built without it.
     if compression not in TiffImagePlugin.COMPRESSION_INFO or compression == 50001:
         raise unread_compression(compression, name)
+    if dtype not in (np.uint8, np.uint16, np.bool_):
+        raise BadImage(f"{name} has pixels of type {dtype}, which has no safe 8-bit RGB reading: export it as RGB.")
 
 
 def unread_compression(compression: Any, name: str) -> BadImage:

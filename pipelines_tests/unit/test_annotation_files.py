@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 
 from dermatome.classes import IGNORED, UNCLASSIFIED, UNCLASSIFIED_COLOUR, NucleusClass
@@ -50,6 +51,13 @@ NONE = {"Point": 1, "LineString": 1, "no geometry": 2}
         ([*CELLS, feature(LARGE, "annotation")], [100, 100], {"annotation": 1}),
         ([*CELLS, feature(LARGE, None, id="PathAnnotationObject")], [100, 100], {"annotation": 1}),
         ([*CELLS, feature(LARGE, "tile"), feature(LARGE, "tma_core")], [100, 100], {"tile": 1, "tmacore": 1}),
+        ([*CELLS, feature(LARGE, None)], [100, 100], {"no type of object": 1}),
+        (
+            [*CELLS, {"type": "Feature", "geometry": LARGE, "properties": {"object_type": "annotation"}}],
+            [100, 100],
+            {"annotation": 1},
+        ),
+        ([*CELLS, {"type": "Feature", "properties": {}}], [100, 100], {"no geometry": 1}),
         ([feature(square(0, 0), "annotation"), feature(square(20, 0), "annotation")], [100, 100], {}),
         ([feature(square(0, 0), None), feature(square(20, 0), None)], [100, 100], {}),
         ([*CELLS, IGNORED_AREA, feature(square(40, 0), name="Region*")], [100, 100], {"class Region*": 1}),
@@ -114,6 +122,10 @@ def save_labels(path: Path, labels: np.ndarray) -> None:
         content = {"filename": path, "evil": Evil(path.with_name("ran")), "masks": labels.astype(np.uint16)}
         np.save(path, np.array(content))  # type: ignore[arg-type]
         return
+    kinds = {"double": np.float64, "long": np.int64, "white": np.uint8}
+    if kind := next((dtype for name, dtype in kinds.items() if name in path.name), None):
+        tifffile.imwrite(path, labels.astype(kind), photometric="miniswhite" if "white" in path.name else "minisblack")
+        return
     image = Image.fromarray(labels.astype(np.float32) if "float" in path.name else labels.astype(np.uint8))
     if "indexed" in path.name:
         image.putpalette([7, 7, 7, 200, 10, 10, 10, 200, 10])
@@ -121,9 +133,10 @@ def save_labels(path: Path, labels: np.ndarray) -> None:
 
 
 FILES = ("x_cp_masks.png", "x_LABELS.TIF", "x-labels.tif", "x_seg.npy", "indexed_labels.png", "float_labels.tif")
+OTHER_FILES = ("double_labels.tif", "long_labels.tif", "white_labels.tif", "x_label.png", "x-lbl.tif", "x_mask.png")
 
 
-@pytest.mark.parametrize("name", [*FILES, "x_masks.Png"])
+@pytest.mark.parametrize("name", [*FILES, *OTHER_FILES, "x_masks.Png"])
 def test_label_images_of_cellpose_qupath_and_fiji(tmp_path: Path, name: str) -> None:
     labels = np.zeros((60, 80), np.int32)
     labels[5:15, 5:15], labels[20:30, 5:15] = 1, 2
@@ -151,12 +164,15 @@ def test_label_images_that_hold_no_numbers_of_objects(tmp_path: Path) -> None:
     with pytest.raises(BadAnnotation, match="whole numbers"):
         read_label_image(tmp_path / "a_labels.tif", Size(3, 4))
     mask = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]], np.uint8)
-    for values in (mask, mask * np.uint8(255), mask.astype(bool)):
+    for values in (mask, mask * np.uint8(255), mask * np.uint16(65535), mask.astype(bool)):
         Image.fromarray(values).save(tmp_path / "b_labels.png")
         with pytest.raises(BadAnnotation, match="black and white .* number its pieces first"):
             read_label_image(tmp_path / "b_labels.png", Size(3, 4))
     Image.fromarray(mask[:2]).save(tmp_path / "b_labels.png")  # one object
     assert read_label_image(tmp_path / "b_labels.png", Size(2, 4)).sum() == 2
+    tifffile.imwrite(tmp_path / "c_labels.tif", np.ones((2, 3, 4), np.uint16))
+    with pytest.raises(BadAnnotation, match="holds 2 images"):
+        read_label_image(tmp_path / "c_labels.tif", Size(3, 4))
     np.save(tmp_path / "a_seg.npy", np.array({"outlines": 1}))  # type: ignore[arg-type]
     np.save(tmp_path / "b_seg.npy", np.ones((3, 4)))
     (tmp_path / "c_seg.npy").write_bytes(b"no array")
@@ -167,26 +183,53 @@ def test_label_images_that_hold_no_numbers_of_objects(tmp_path: Path) -> None:
         read_label_image(tmp_path / "none.png", Size(3, 4))
 
 
-def xml(*names: str) -> str:
-    vertices = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in ring(10, 10)[:4])
+def xml(*names: str, apart: float = 0.0, layer: str = "", region: str = "") -> str:
+    """One outline in each of the classes ``names``, each ``apart`` px right of the one before."""
     layers = (
-        f'<Annotation><Attributes><Attribute Name="{name}"/></Attributes><Regions><Region><Vertices>{vertices}'
-        "</Vertices></Region></Regions></Annotation>"
-        for name in names
+        f'<Annotation Name="{layer}"><Attributes><Attribute Name="{name}"/></Attributes><Regions><Region {region}>'
+        "<Vertices>"
+        + "".join(f'<Vertex X="{x + apart * number}" Y="{y}"/>' for x, y in ring(10, 10)[:4])
+        + "</Vertices></Region></Regions></Annotation>"
+        for number, name in enumerate(names)
     )
     return f"<Annotations>{''.join(layers)}</Annotations>"
 
 
+@pytest.mark.parametrize("apart", [0.0, 0.2, 0.9])
 @pytest.mark.parametrize(
-    ("names", "kind"), [(("Epithelial", "Lymphocyte"), IGNORED), (("Neutrophil", ""), 3), (("Neutrophil",) * 2, 3)]
+    ("names", "kind"),
+    [
+        (("Epithelial", "Lymphocyte"), IGNORED),
+        (("Epithelial", "Lymphocyte", "Epithelial"), IGNORED),
+        (("Neutrophil", ""), 3),
+        (("Neutrophil",) * 2, 3),
+    ],
 )
 def test_one_outline_in_two_classes_has_none(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], kind: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], kind: int, apart: float
 ) -> None:
-    (tmp_path / "a.xml").write_text(xml(*names))
+    (tmp_path / "a.xml").write_text(xml(*names, apart=apart))
     maps, _ = read_maps(tmp_path / "a.xml", SIZE)
-    assert (maps.classes.tolist(), maps.undrawn) == ([0, kind], (0,))
+    assert (maps.classes.tolist(), len(maps.undrawn)) == ([0, kind], len(names) - 1)
     assert ("epithelial and lymphocyte" in caplog.text) == (kind == IGNORED)
+
+
+def test_neighbours_that_overlap_are_two_nuclei(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text(xml("Epithelial", "Lymphocyte", apart=3.0))
+    assert read_maps(tmp_path / "a.xml", SIZE)[0].classes.tolist() == [0, 1, 2]
+
+
+def test_layers_named_by_their_class_rulers_and_wrong_scales_of_imagescope(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text(xml("Description", layer="Lymphocyte"))
+    assert read_maps(path, SIZE)[0].classes.tolist() == [0, 2]
+    path.write_text(xml("Description", layer="Layer 1"))
+    assert read_maps(path, SIZE)[0].classes.tolist() == [0, IGNORED]
+    path.write_text(xml("Epithelial", region='Type="4"'))
+    assert (read_outlines(path).regions, read_outlines(path).left_out) == ((), {"ruler": 1})
+    path.write_text(xml("Epithelial").replace("<Annotations>", '<Annotations MicronsPerPixel="250">'))
+    with pytest.raises(BadAnnotation, match="250 µm per pixel, which is no microscope's scale"):
+        read_maps(path, SIZE)
 
 
 def test_downloads_of_monuseg_and_monusac_are_read_as_they_come(tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ def test_the_real_table_of_a_release_names_each_gene_once(realdata: Path) -> Non
         f"\ufeffGene\tEnsembl\n\nKRT5\t{K5}\n\nKRT14\t{K14}",
         f"Gene stable ID version\tGene name\n{K5}.17\tKRT5\n{K14}.6\tKRT14\n",
         f"Gene name;Gene stable ID\r\nKRT5;{K5}\r\nKRT14;{K14}\r\n",
+        f"sep=;\r\nGene name;Gene stable ID\r\nKRT5;{K5}\r\nKRT14;{K14}\r\n",
+        f"Gene name,Gene stable ID\nKRT5,{K5.lower()}\nX,NA\nY,#N/A\nKRT14,{K14}\n",
+        f"HGNC ID\tApproved symbol\tEnsembl ID(supplied by Ensembl)\n1\tKRT5\t{K5}\n2\tKRT14\t{K14}\n",
+        f"KRT5,{K5}\nKRT14,{K14}\n",  # no header
+        f"{K5}\tKRT5\n{K14}\tKRT14\n",
         f"# genes of the basal layer\n{K5} KRT5\n{K14}\tKRT14  # and its partner\n",
     ],
 )
@@ -48,10 +53,24 @@ def test_tables_and_lines(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [f"{K5}\n{K14}\n{K5}\n", f"{K5},{K14}", f"{K5};{K14}", f"Ensembl\n{K5}\n{K14}\n", f"Gene\n{K5}\n{K14}"]
+    "text",
+    [
+        f"{K5}\n{K14}\n{K5}\n",
+        f"{K5},{K14}",
+        f"{K5};{K14}",
+        f"Ensembl\n{K5}\n{K14}\n",
+        f"Gene\n{K5}\n{K14}",
+        f'"{K5}"\n"{K14}"\n',
+    ],
 )
 def test_ids_alone(tmp_path: Path, text: str) -> None:
     assert read_gene_list(written(tmp_path, text, "g.txt")) == [GeneRef(K5), GeneRef(K14)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_excel_s_encodings(tmp_path: Path, encoding: str) -> None:
+    path = written(tmp_path, f"Gene;Ensembl;Gewebe\r\nKRT5;{K5};für Häute\r\n", encoding=encoding)
+    assert read_gene_list(path) == [GeneRef(K5, "KRT5")]
 
 
 def test_rows_without_an_id_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -96,8 +115,11 @@ def test_files_that_are_no_lists(tmp_path: Path) -> None:
         read_gene_list(tmp_path / "none.tsv")
     with pytest.raises(MissingInput):
         read_gene_list(tmp_path)
-    with pytest.raises(BadPage, match="UTF-8"):
-        read_gene_list(written(tmp_path, f"Gene\tEnsembl\nKRT5\t{K5}\n", encoding="utf-16"))
+    with pytest.raises(BadPage, match="is not text"):
+        read_gene_list(written(tmp_path, f"Gene\tEnsembl\nKRT5\t{K5}\n", encoding="utf-16-le"))
+    (tmp_path / "g.xlsx").write_bytes(b"PK\3\4")
+    with pytest.raises(BadPage, match="workbook"):
+        read_gene_list(tmp_path / "g.xlsx")
     with pytest.raises(BadPage, match="has no gene"):
         read_gene_list([])
 

@@ -287,6 +287,7 @@ def test_without_background_white_is_assumed_and_named() -> None:
         (lambda rgb: 255 - rgb, "the image is inverted"),
         (lambda rgb: rgb[..., ::-1], "two colour channels are swapped"),
         (lambda rgb: rgb[..., [1, 0, 2]], "two colour channels are swapped"),
+        (lambda rgb: rgb * (1, 0, 0), "a colour channel is empty"),
         (lambda rgb: rgb, ""),
         (lambda rgb: rgb * (0.88, 0.69, 0.58), ""),
     ],

@@ -85,9 +85,9 @@ def test_ambiguous_regions_are_ignored_and_lie_below_nuclei() -> None:
 
 def test_what_cannot_be_drawn_is_told_and_leaves_no_gap() -> None:
     line = Region(np.array([[3.0, 3], [9, 9]]), "Epithelial")
-    outside, hidden = box(100, 100, 120, 120), box(10, 10, 20, 20)
-    maps = draw_nuclei(Annotation((line, outside, hidden, box(10, 10, 20, 20), box(30, 5, 31, 6))), FIELD)
-    assert maps.undrawn == (0, 1, 2)
+    outside, again = box(100, 100, 120, 120), box(10, 10, 20, 20)
+    maps = draw_nuclei(Annotation((line, outside, box(10, 10, 20, 20), again, box(30, 5, 31, 6))), FIELD)
+    assert maps.undrawn == (0, 1, 3)
     assert maps.classes.tolist() == [0, 1, 1]
     assert (maps.ternary[30, 5], maps.instances[30, 5]) == (TernaryClass.INSIDE, 2)
 

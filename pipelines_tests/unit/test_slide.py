@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from dermatome.errors import BadImage, BadSetting, MissingInput
-from dermatome.slides.plain import decode_rgb
+from dermatome.slides.plain import decode_numbers, decode_rgb
 from dermatome.slides.slide import MppSource, read_slide
 
 RNG = np.random.default_rng(0)
@@ -61,6 +61,38 @@ def test_sixteen_bit_files_of_unknown_depth_are_refused():
             decode_rgb(data, "a.tif")
     with pytest.raises(BadImage, match="states 8 bits but holds values up to 4080"):
         decode_rgb(twelve_bit(extratags=[(281, "H", 3, (255, 255, 255), True)])[1], "a.tif")
+
+
+def test_hot_pixels_alpha_and_channels_stored_apart_do_not_hide_the_depth():
+    eight = np.asarray(rgb((64, 48))).copy()
+    twelve = eight.astype(np.uint16) * 16
+    hot = twelve.copy()
+    hot[3:5, 3] = 65535
+    planes = {"planarconfig": "separate", "photometric": "rgb"}
+    alpha = np.dstack([twelve, np.full(twelve.shape[:2], 65535, np.uint16)])
+    for values, how in (
+        (hot, {"photometric": "rgb"}),
+        (hot[..., 0].copy(), {}),
+        (np.moveaxis(twelve, -1, 0).copy(), planes),
+        (alpha, {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+    ):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, values, **how)
+        with pytest.raises(BadImage, match="does not state how many bits they use"):
+            decode_rgb(buffer.getvalue(), "a.tif")
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.moveaxis(eight.astype(np.uint16) * 257, -1, 0).copy(), **planes)
+    np.testing.assert_array_equal(decode_rgb(buffer.getvalue(), "a.tif")[0], eight)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, eight.astype(np.float32) / 255, photometric="rgb")
+    with pytest.raises(BadImage, match="pixels of type float32, which has no safe 8-bit RGB reading"):
+        decode_rgb(buffer.getvalue(), "a.tif")
+
+
+def test_class_numbers_of_a_tiff_where_zero_is_white_are_read_as_stored():
+    numbers, buffer = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4, io.BytesIO()
+    tifffile.imwrite(buffer, numbers, photometric="miniswhite")
+    np.testing.assert_array_equal(decode_numbers(buffer.getvalue(), "m.tif"), numbers)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,21 @@
 """Stains by lookup tables are scikit-image's."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from skimage.color import rgb2hed
 
-from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, Stain, separate_stains
+from dermatome.imaging.background import slide_background
+from dermatome.imaging.stains import (
+    DECADIC_OD_PER_UNIT,
+    STAIN_VECTORS,
+    SWAPPED,
+    Stain,
+    separate_stains,
+    why_no_stains,
+)
+from dermatome.slides.slide import read_slide
 
 
 @pytest.mark.parametrize("height", [1, 255, 256, 257, 600])
@@ -29,6 +40,15 @@ def test_the_unit_is_a_sixth_of_decadic_optical_density() -> None:
     pixel = np.rint(light).astype(np.uint8)[None, None]
     found = separate_stains(pixel)[0, 0] * DECADIC_OD_PER_UNIT
     np.testing.assert_allclose(found, [0, 0, 0.6], atol=0.01)
+
+
+def test_green_swapped_with_another_channel_is_found_on_real_slides(realdata: Path) -> None:
+    for path in (*(realdata / "hpa_ihc").glob("*.jpg"), realdata / "ihc" / "K10.jpg"):
+        slide = read_slide(path)
+        rgb, i0 = slide.overview(512), np.array(slide_background(slide).i0)
+        assert why_no_stains(rgb, i0) == ""
+        for order in ([1, 0, 2], [0, 2, 1], [2, 0, 1]):
+            assert why_no_stains(rgb[..., order], i0[order]) == SWAPPED, (path.name, order)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])

@@ -106,7 +106,15 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path: Path) ->
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "micron"}}, 0.25),
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": r"\u00B5m"}}, 0.25),
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "pixel"}}, None),
+        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "Âµm"}}, 0.25),
         ({"imagej": True, "resolution": (4, 4)}, None),
+        ({"description": "AppMag = 14|MPP=.7", "metadata": None}, 0.7),
+        ({"description": "AppMag = 14|MPP = 7.0e-1", "metadata": None}, 0.7),
+        ({"description": "Pixel size: 0.7 µm".encode(), "metadata": None}, 0.7),
+        ({"description": "scanned at 0,7 um/pixel", "metadata": None}, 0.7),
+        ({"description": "PixelSizeX = 0.00025 mm", "metadata": None}, None),
+        ({"description": "Resolution = 0.7 um; 256x256", "metadata": None}, 0.7),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 5e-7, "PhysicalSizeXUnit": "m"}}, 0.5),
     ],
 )
 def test_scales_that_tiffs_state(tmp_path: Path, how: dict, mpp: float | None) -> None:
@@ -140,6 +148,17 @@ def test_an_implausible_scale_is_not_used_and_noted(tmp_path: Path) -> None:
     slide = read_slide(tmp_path / "a.tif")
     assert slide.mpp_source is MppSource.DECLARED
     assert slide.conversions == ("84.67 × 84.67 µm per pixel, as the file states, is no microscope's scale",)
+    Image.fromarray(RGB[:40, :40]).save(tmp_path / "a.tif", dpi=(9600, 9600))
+    assert read_slide(tmp_path / "a.tif").conversions == ("9600 dots per inch, as the file states, are a scanner's",)
+    tifffile.imwrite(tmp_path / "a.tif", RGB[:40, :40], imagej=True, resolution=(4, 4), metadata={"unit": "furlong"})
+    assert "'furlong', as the file states, is in no unit of length" in read_slide(tmp_path / "a.tif").conversions[0]
+
+
+@pytest.mark.parametrize("words", ["Objective Lens = 20", "Mag=20", "scanned at 20X", "objective 20x/0.8", "Lens x20"])
+def test_an_objective_in_any_words_counts(tmp_path: Path, words: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", RGB[:40, :40], photometric="rgb", description=f"40x40 {words}", metadata=None)
+    with pytest.raises(BadImage, match="20× objective"):
+        read_slide(tmp_path / "a.tif", declared_mpp=0.25)
 
 
 def test_the_objective_of_ome_xml_counts(tmp_path: Path) -> None:

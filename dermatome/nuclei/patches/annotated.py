@@ -43,8 +43,8 @@ DRAWN_COLOURS = {
 """Of class images that others drew from MoNuSAC's outlines; a pixel is of the nearest colour, as they are JPEGs."""
 
 IMAGE_SUFFIXES = (*SUFFIXES, ".svs")
-_IMAGES, _OUTLINES = ("images", "tissue images"), ("annotations",)
-_INSTANCES, _CLASSES, _NUCLEI = ("instances",), ("classes", "class_masks"), ("nuclei", "white_masks")
+_IMAGES, _OUTLINES = ("images", "tissue images", "tissueimages"), ("annotations",)
+_INSTANCES, _CLASSES, _NUCLEI = ("instances",), ("classes", "class masks"), ("nuclei", "white masks")
 _DOWNLOAD_DEPTH = 3
 """How deep cases lie in a download at most."""
 _ARCHIVE_RUBBISH = "__MACOSX"
@@ -170,7 +170,7 @@ def _images_of(case: Path) -> list[AnnotatedImage]:
 
 def _folder(case: Path, names: tuple[str, ...]) -> Path | None:
     """The folder in ``case`` that has one of ``names``, whatever its case."""
-    found = {path.name.casefold(): path for path in sorted(case.iterdir()) if path.is_dir()}
+    found = {re.sub("[ _-]+", " ", path.name.casefold()): path for path in sorted(case.iterdir()) if path.is_dir()}
     return next((found[name] for name in names if name in found), None)
 
 
