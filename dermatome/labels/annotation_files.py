@@ -198,10 +198,11 @@ def _pieces(values: npt.NDArray[Any]) -> int:
 def read_json_outlines(path: Path) -> Annotation:
     """The outlines in a GeoJSON file (QuPath's) or a labelme file, in pixels of the image; holes count as filled.
 
-    A feature is one object, however many polygons it has; so are labelme's shapes of one class and group. Where there
-    are detections or cells, annotations and what states no type are the areas around them and no objects. Areas of the
-    class Ambiguous or ``Ignore…`` are ambiguous. What else is no object is left out and counted: points, lines, features without geometry,
-    tiles and TMA cores, and other classes that QuPath ignores (names that end in ``*``).
+    A feature is one object, however many polygons it has; so are labelme's shapes of one class and group. Where
+    there are detections or cells, annotations and what states no type are the areas around them and no objects.
+    Areas of the class Ambiguous or ``Ignore…`` are ambiguous. What else is no object is left out and counted:
+    points, lines, features without geometry, tiles and TMA cores, and other classes that QuPath ignores (names that
+    end in ``*``).
 
     Raises:
         MissingInput: there is no such file.
