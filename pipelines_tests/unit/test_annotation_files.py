@@ -184,11 +184,11 @@ def test_label_images_that_hold_no_numbers_of_objects(tmp_path: Path) -> None:
 
 
 def xml(*names: str, apart: float = 0.0, layer: str = "", region: str = "") -> str:
-    """One outline in each of the classes ``names``, each ``apart`` px right of the one before."""
+    """One outline in each of the classes ``names``, every second one ``apart`` px further right."""
     layers = (
         f'<Annotation Name="{layer}"><Attributes><Attribute Name="{name}"/></Attributes><Regions><Region {region}>'
         "<Vertices>"
-        + "".join(f'<Vertex X="{x + apart * number}" Y="{y}"/>' for x, y in ring(10, 10)[:4])
+        + "".join(f'<Vertex X="{x + apart * (number % 2)}" Y="{y}"/>' for x, y in ring(10, 10)[:4])
         + "</Vertices></Region></Regions></Annotation>"
         for number, name in enumerate(names)
     )
