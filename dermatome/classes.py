@@ -1,7 +1,7 @@
 """The classes of the masks, by name (numbers appear on disk only), and the types of arrays that all modules share."""
 
 from enum import IntEnum, StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ Instances = npt.NDArray[np.int32]
 BoolMap = npt.NDArray[np.bool_]
 """(H, W) bool."""
 Floats = npt.NDArray[np.float32]
+WantedVectors = Literal["standard", "slide"]
+"""The colours that hematoxylin and DAB are separated with: published ones, or each slide's own."""
 
 
 class LabelArray(Protocol):

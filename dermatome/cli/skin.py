@@ -47,6 +47,15 @@ if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
     from dermatome.storage.record import StageResult
 
+OwnStains = Annotated[
+    bool,
+    typer.Option(
+        "--own-stains",
+        help="Estimate the colours of hematoxylin and DAB on each image; use it if stains or scanners differ, for "
+        "cells and for layers.",
+    ),
+]
+
 hpa_app = typer.Typer(help="Gene pages and images of the Human Protein Atlas.", **GROUP)
 tissue_app = typer.Typer(
     cls=TrainGroup, help="Background, dermis, epidermis and keratin: train a network, predict masks.", **GROUP
@@ -250,6 +259,7 @@ def cells_segment(
             "merged or split."
         ),
     ] = None,
+    own_stains: OwnStains = False,
     overwrite: Overwrite = False,
     mpp: Mpp = 0.5,
     device: Device = "auto",
@@ -272,7 +282,9 @@ def cells_segment(
     from dermatome.skin.cells.stage import write_cells
     from dermatome.storage.files import sha256_file
 
-    settings = CellSettings(diameter_um=diameter_um, segmenter=segmenter)
+    settings = CellSettings(
+        diameter_um=diameter_um, segmenter=segmenter, stain_vectors="slide" if own_stains else "standard"
+    )
     compute, models = choose_compute(device, precision, threads, backend=backend), models.expanduser()
 
     @cache
@@ -316,12 +328,7 @@ def layers_measure(
             10_000,
         ),
     ] = None,
-    own_stains: Annotated[
-        bool,
-        typer.Option(
-            help="Estimate the colours of hematoxylin and DAB on each image; use it if stains or scanners differ."
-        ),
-    ] = False,
+    own_stains: OwnStains = False,
     table: TableOut = "",
     overwrite: Overwrite = False,
     mpp: Mpp = 0.5,

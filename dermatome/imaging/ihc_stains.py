@@ -9,14 +9,16 @@ hematoxylin does not change with it: among pixels with much DAB, those with more
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from dermatome.classes import WantedVectors
+from dermatome.imaging.background import Background, slide_background
 from dermatome.imaging.stain_normalisation import Floats, degrees_between, extreme_directions, tissue_pixels
-from dermatome.imaging.stains import STAIN_VECTORS, Stain
+from dermatome.imaging.stains import STAIN_VECTORS, SWAPPED, Stain
 from dermatome.slides.slide import Slide
 from dermatome.storage.record import Check, Scalar
 
@@ -27,6 +29,8 @@ _LEAST_DAB_OD = 0.2
 _LEAST_DAB_PIXELS = 500
 _LEAST_BETWEEN_DEG = 15.0
 _MOST_OFF_DEG = 20.0
+# The published colours with red and blue swapped are 11° from DAB and hematoxylin each.
+_LEAST_SWAPPED_DEG, _SWAPPED_BACK = 10.0, 0.8
 _ROUNDS, _MOST_TURN, _TURNED = 15, 0.1, 1e-3
 _UPPER, _BINS, _LEAST_IN_BIN = 0.55, 12, 30
 # Below the median, as nuclei hold more hematoxylin; clefts between cells hold less of all.
@@ -81,6 +85,22 @@ class StainVectors:
         return Check("stain_vectors_found", self.source is not VectorSource.FALLBACK, text, self.values)
 
 
+def slide_stains(slide: Slide, wanted: WantedVectors) -> tuple[Background, StainVectors]:
+    """The background of a slide, and the colours to separate its stains with: the published ones or its own.
+
+    Colours that look like swapped channels (:func:`dermatome.imaging.stains.why_no_stains`) may be other dyes: if the
+    slide's own are wanted, they decide.
+    """
+    background, vectors = slide_background(slide), StainVectors()
+    if wanted == "slide" and background.no_stains in ("", SWAPPED):
+        vectors = fit_ihc_slide(slide, background.i0)
+        if vectors.source is VectorSource.SLIDE:
+            background = replace(background, no_stains="")
+        elif vectors.why == SWAPPED:
+            background = replace(background, no_stains=SWAPPED)
+    return background, vectors
+
+
 def fit_ihc_slide(slide: Slide, i0: Sequence[float]) -> StainVectors:
     """The colours of hematoxylin and DAB of a slide; ``i0`` is the intensity of its background."""
     return fit_ihc_stains(tissue_pixels(slide), i0)
@@ -94,8 +114,9 @@ def fit_ihc_stains(pixels: npt.NDArray[np.uint8], i0: Sequence[float]) -> StainV
         i0: red, green and blue intensity of the background.
 
     Returns:
-        The colours; the published ones, and why, if there is too little tissue or DAB, if the tissue has one colour, or
-        if what is found is more than 20° from hematoxylin or DAB.
+        The colours; the published ones, and why, if there is too little tissue or DAB, if the tissue has one colour, if
+        what is found is more than 20° from hematoxylin or DAB, or if red and blue are swapped: that exchanges the two
+        stains nearly, and what is found is then nearer to them once it is swapped back.
     """
     density = -np.log10(np.maximum(pixels, 1) / np.asarray(i0))
     density = density[density.mean(axis=1) >= _TISSUE_OD]
@@ -120,9 +141,18 @@ def fit_ihc_stains(pixels: npt.NDArray[np.uint8], i0: Sequence[float]) -> StainV
     found = np.stack([hematoxylin, STAIN_VECTORS[Stain.EOSIN], dab])
     if max(degrees_between(found[stain], STAIN_VECTORS[stain]) for stain in Stain) > _MOST_OFF_DEG:
         return _fallback("the tissue's colours are not those of hematoxylin and DAB")
+    back = found[::-1, ::-1]
+    if _off(found) > _LEAST_SWAPPED_DEG and _off(back) < _SWAPPED_BACK * _off(found):
+        return _fallback(SWAPPED)
     # Lengths are the published ones', so that amounts keep their unit.
     found *= (np.linalg.norm(STAIN_VECTORS, axis=1) / np.linalg.norm(found, axis=1))[:, None]
     return StainVectors(VectorSource.SLIDE, rows=tuple(tuple(map(float, row)) for row in found))
+
+
+def _off(found: Floats) -> float:
+    """Root of the summed squares of the angles between hematoxylin and DAB of (3, 3) vectors and published ones."""
+    stains = (Stain.HEMATOXYLIN, Stain.DAB)
+    return float(np.hypot(*(degrees_between(found[stain], STAIN_VECTORS[stain]) for stain in stains)))
 
 
 def _slope(amounts: Floats, most: float) -> float:

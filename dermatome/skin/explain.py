@@ -15,11 +15,13 @@ import numpy.typing as npt
 from dermatome.classes import BoolMap, LabelArray
 from dermatome.errors import BadSetting, MissingInput
 from dermatome.geometry import Box
-from dermatome.imaging.background import Background, slide_background
+from dermatome.imaging.background import Background
+from dermatome.imaging.ihc_stains import StainVectors, slide_stains
 from dermatome.imaging.overlay import draw_borders, enlarge, fitting, sample_labels
 from dermatome.labels.object_table import ObjectSums
 from dermatome.labels.tiled import TILE_PX, TiledArray
 from dermatome.pipeline.stage_files import load_slide, read_rows, synthetic_warning
+from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.table import CELL_COLUMNS, add_cell_pixels, cell_table
 from dermatome.skin.layers.measure import LayersResult, measure_layers
 from dermatome.skin.layers.settings import LayerSettings
@@ -117,8 +119,8 @@ def explain_value(
             raise MissingInput(f"{name} has no {_said(part, row)}: {file} has {len(table)} rows.")
         stored = _row(table, at)
     if own_cells:
-        background = slide_background(slide)
-        counted, again = _measure_cell(slide, instances, number, background)
+        background, vectors = slide_stains(slide, CellSettings.model_validate(record.settings["cells"]).stain_vectors)
+        counted, again = _measure_cell(slide, instances, number, background, vectors)
     else:
         settings = LayerSettings.model_validate(record.settings["layers"])
         counted, result = _measure_layers(slide, mask, instances, cells, settings, part, number)
@@ -156,7 +158,7 @@ def pixels_picture(root: DataRoot, name: str, found: Explanation) -> RgbImage:
 
 
 def _measure_cell(
-    slide: Slide, instances: LabelArray, number: int, background: Background
+    slide: Slide, instances: LabelArray, number: int, background: Background, vectors: StainVectors
 ) -> tuple[TiledArray, dict[str, Scalar]]:
     """The pixels of a cell and its row, as `cell_masks` measures them."""
     counted = TiledArray(slide.size, np.bool_)
@@ -171,7 +173,7 @@ def _measure_cell(
         return counted, {}
     sums, box = ObjectSums(), Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
     rgb = slide.pixels[box.slices][rows - box.top_px, columns - box.left_px]
-    add_cell_pixels(sums, np.full(rows.size, number), rows, columns, rgb, background)
+    add_cell_pixels(sums, np.full(rows.size, number), rows, columns, rgb, background, vectors)
     return counted, _row(cell_table(np.array([number]), sums, slide.mpp, background), 0)
 
 

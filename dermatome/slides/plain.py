@@ -247,7 +247,7 @@ def _check_compression(data: bytes, name: str) -> None:
     # WebP is listed, but Pillow's libtiff is built without it.
     if compression not in TiffImagePlugin.COMPRESSION_INFO or compression == 50001:
         raise unread_compression(compression, name)
-    if dtype not in (np.uint8, np.uint16, np.bool_):
+    if dtype is not None and dtype not in (np.uint8, np.uint16, np.bool_):
         raise BadImage(f"{name} has pixels of type {dtype}, which has no safe 8-bit RGB reading: export it as RGB.")
 
 

@@ -53,6 +53,7 @@ def _record(asset: str, key: str, columns: str) -> Table:
 
 _SCALE = "mpp double, mpp_source varchar"
 _LIGHT = "i0_red double, i0_green double, i0_blue double, i0_source varchar"
+_DYES = "stain_source varchar, hematoxylin_rgb varchar, dab_rgb varchar"
 _IMAGE = f"file varchar, bytes bigint, image_sha256 varchar, height_px integer, width_px integer, {_SCALE}"
 _STAINS = (
     "area_px bigint, mean_dab_od double, mean_h_od double, dab_h_ratio double, positive_share double, h_score double"
@@ -121,7 +122,7 @@ TABLES: dict[str, Table] = {
         f"{_WEIGHTS}, mask_weights_sha256 varchar, device varchar, precision varchar, backend varchar, {_SCALE}, "
         "cells integer, "
         "cells_per_mm2 double, diameter_px double, diameter_source varchar, "
-        f"{_LIGHT}",
+        f"{_LIGHT}, {_DYES}",
     ),
     "cells": Table(
         "cell_masks",
@@ -151,8 +152,7 @@ TABLES: dict[str, Table] = {
         "epidermis_layers",
         "slide",
         f"synthetic boolean, {_SCALE}, layers integer, layer_um double, h_score double, positive_share double, "
-        f"pattern varchar, detached_um2 double, {_LIGHT}, stain_source varchar, hematoxylin_rgb varchar, "
-        "dab_rgb varchar",
+        f"pattern varchar, detached_um2 double, {_LIGHT}, {_DYES}",
     ),
     "agreement": Table(
         "hpa_agreement",

@@ -106,7 +106,7 @@ EDITS = {
     CELLS: {
         "cells.diameter_um": 8.0, "cells.flow_threshold": 0.5, "cells.cellprob_threshold": 0.5,
         "cells.min_area_um2": 9.0, "cells.margin_um": 9.0, "cells.tile_overlap": 0.2,
-        "cells.segmenter": "watershed",
+        "cells.segmenter": "watershed", "cells.stain_vectors": "slide",
     },
     ("epidermis_layers",): {
         "layers.layer_um": 8.0, "layers.max_gap_um": 9.0, "layers.weak_od": 0.1, "layers.moderate_od": 0.3,

@@ -1,5 +1,6 @@
 """Hematoxylin and DAB of a slide's own colours: on synthetic cores whose dyes are turned, and fall-backs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.imaging.background import slide_background
-from dermatome.imaging.ihc_stains import StainVectors, VectorSource, fit_ihc_slide, fit_ihc_stains
+from dermatome.imaging.ihc_stains import StainVectors, VectorSource, fit_ihc_slide, fit_ihc_stains, slide_stains
 from dermatome.imaging.stain_normalisation import degrees_between
-from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, Stain, separate_stains
+from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, SWAPPED, Stain, separate_stains
+from dermatome.labels.object_table import ObjectSums
+from dermatome.skin.cells.table import add_cell_pixels, cell_table
 from dermatome.skin.layers.measure import measure_layers
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.slides.slide import MppSource, Slide, read_slide
@@ -63,6 +66,31 @@ def test_dab_is_recovered_within_5_percent_whatever_the_dyes(
         off.append(float(amounts[stained].mean() * DECADIC_OD_PER_UNIT / truth - 1))
     # A basal row has few stained cells.
     assert max(map(abs, off)) <= (0.06 if pattern is StainingPattern.BASAL else 0.05), off
+
+
+@pytest.mark.parametrize("order", [[2, 1, 0], [1, 0, 2], [0, 2, 1]])
+def test_swapped_channels_are_no_dyes(order: list[int]) -> None:
+    slide = dyed(toy_slide(1, StainingPattern.BASAL, size_px=640, strength=0.6), DYES["published"])
+    assert slide_stains(slide, "slide")[1].source is VectorSource.SLIDE
+    swapped = replace(slide, pixels=np.ascontiguousarray(slide.whole()[..., order]))
+    background, vectors = slide_stains(swapped, "slide")
+    assert (background.no_stains, vectors.source) == (SWAPPED, VectorSource.FALLBACK)
+
+
+def test_cells_and_layers_are_measured_with_the_same_colours() -> None:
+    toy = toy_slide(3, StainingPattern.WHOLE, size_px=640, strength=0.6)
+    slide = dyed(toy, DYES["both by 15, one way"])
+    total = np.bincount(toy.instances.ravel(), weights=toy.densities[..., Stain.DAB].ravel())
+    cell = np.argwhere(toy.instances == 1 + total[1:].argmax())
+    truth = toy.densities[cell[:, 0], cell[:, 1], Stain.DAB].mean()
+    error = {}
+    for source in ("standard", "slide"):
+        background, vectors = slide_stains(slide, source)
+        sums = ObjectSums()
+        rgb = slide.whole()[cell[:, 0], cell[:, 1]]
+        add_cell_pixels(sums, np.ones(len(cell), int), cell[:, 0], cell[:, 1], rgb, background, vectors)
+        error[source] = abs(cell_table(np.array([1]), sums, 0.5, background)["mean_dab_od"][0] / truth - 1)
+    assert error["slide"] < 0.07 < error["standard"]
 
 
 def test_layers_record_the_colours_and_those_of_turned_dyes_need_the_slide_s_own() -> None:

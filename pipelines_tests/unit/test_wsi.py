@@ -106,7 +106,15 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path: Path) ->
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "micron"}}, 0.25),
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": r"\u00B5m"}}, 0.25),
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "pixel"}}, None),
-        ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "Âµm"}}, 0.25),
+        (
+            {
+                "description": "ImageJ=1\nunit=Âµm\n".encode(),
+                "metadata": None,
+                "resolution": (4, 4),
+                "resolutionunit": 1,
+            },
+            0.25,
+        ),
         ({"imagej": True, "resolution": (4, 4)}, None),
         ({"description": "AppMag = 14|MPP=.7", "metadata": None}, 0.7),
         ({"description": "AppMag = 14|MPP = 7.0e-1", "metadata": None}, 0.7),

@@ -14,7 +14,8 @@ import pandas as pd
 from dermatome.classes import LabelArray, TissueClass
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
-from dermatome.imaging.background import Background, slide_background
+from dermatome.imaging.background import Background
+from dermatome.imaging.ihc_stains import StainVectors, slide_stains
 from dermatome.labels.object_table import empty_table
 from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.stage_files import timed
@@ -65,6 +66,7 @@ class CellsResult:
             empty where there are no seams or no cells.
         background: the slide's background, whose light the optical densities of ``table`` are relative to.
             They are null if its colours are not stains.
+        vectors: the colours that the stains of ``table`` are separated with.
     """
 
     instances: TiledArray
@@ -79,6 +81,7 @@ class CellsResult:
     seconds: dict[str, float] = field(default_factory=dict)
     seam_density: dict[str, float] = field(default_factory=dict)
     background: Background = field(default_factory=Background)
+    vectors: StainVectors = field(default_factory=StainVectors)
 
 
 def segment_cells(
@@ -126,7 +129,7 @@ def segment_cells(
     min_area_px = max(1, round(settings.min_area_um2 / slide.mpp**2))
     seconds: dict[str, float] = {}
     with timed(seconds, "prepare"):
-        background = slide_background(slide)
+        background, vectors = slide_stains(slide, settings.stain_vectors)
         image = CellImage(
             size,
             lambda box: slide.pixels[box.slices],
@@ -138,7 +141,7 @@ def segment_cells(
     if region is None or image.epidermis_px < min_area_px:
         return CellsResult(
             TiledArray(size), empty_table(CELL_COLUMNS), CellsOutcome.NO_EPIDERMIS,
-            epidermis_px=image.epidermis_px, background=background,
+            epidermis_px=image.epidermis_px, background=background, vectors=vectors,
         )  # fmt: skip
 
     if not isinstance(network, CellNetwork):
@@ -147,12 +150,12 @@ def segment_cells(
             found = cells_by_window(
                 network.on(image, slide.mpp), image, region, halo_px=halo_px, min_area_px=min_area_px
             )
-            labels, table = _collected(found, image, background, slide.mpp, say)
+            labels, table = _collected(found, image, background, vectors, slide.mpp, say)
         near = SeamDensity(*seams(region), _SEAM_UM / slide.mpp, size).of(table, image, slide.mpp)
         return CellsResult(
             labels, table, CellsOutcome.CELLS if len(table) else CellsOutcome.NO_CELLS, crop=region,
             h_equalised=image.equalised_panel(), epidermis_px=image.epidermis_px, seconds=seconds, seam_density=near,
-            background=background,
+            background=background, vectors=vectors,
         )  # fmt: skip
 
     def flows_in(box: Box, diameter_px: float) -> CellFlows:
@@ -194,7 +197,7 @@ def segment_cells(
     with timed(seconds, "cells"):
         flows = flows_in(region, diameter_px)
         blocks = cells_by_block(flows, region, image.may_be_near, dynamics_at(diameter_px))
-        labels, table = _collected(blocks, image, background, slide.mpp)
+        labels, table = _collected(blocks, image, background, vectors, slide.mpp)
     with timed(seconds, "table"):
         at_seams = SeamDensity(flows.seam_rows_px, flows.seam_columns_px, diameter_px, size)
         density = at_seams.of(table, image, slide.mpp)
@@ -211,6 +214,7 @@ def segment_cells(
         seconds,
         density,
         background,
+        vectors,
     )
 
 
@@ -218,11 +222,12 @@ def _collected(
     found: Iterable[tuple[CellPixels, int]],
     image: CellImage,
     background: Background,
+    vectors: StainVectors,
     mpp: float,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[TiledArray, pd.DataFrame]:
     """The instance map and the table of cells that come part by part."""
-    collector = CellCollector(image, background)
+    collector = CellCollector(image, background, vectors)
     for count, (pixels, final_above) in enumerate(found, 1):
         collector.add(pixels)
         collector.final_above(final_above)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dermatome.classes import WantedVectors
 from dermatome.storage.settings_model import Effect, SettingsModel
 
 SegmenterName = Literal["cellpose", "instanseg", "nuclei", "watershed"]
@@ -26,6 +27,8 @@ class CellSettings(SettingsModel):
         batch: tiles per call of the network.
         tile_overlap: overlap of the network's tiles as a share of their side, as in Cellpose; another grid gives
             other cells.
+        stain_vectors: colours that DAB and hematoxylin of single cells are separated with, ``standard`` or ``slide``,
+            as in the section `[layers]`. Cells are found with the published ones in any case, as networks were trained.
     """
 
     segmenter: SegmenterName = "cellpose"
@@ -36,3 +39,4 @@ class CellSettings(SettingsModel):
     margin_um: float = Field(default=12.0, ge=0)
     batch: Annotated[int, Effect.SPEED] = Field(default=8, ge=1)
     tile_overlap: float = Field(default=0.1, ge=0.05, le=0.5)
+    stain_vectors: WantedVectors = "standard"

@@ -176,6 +176,7 @@ def write_cells(
             "diameter_px": result.diameter_px,
             "diameter_source": result.diameter_source,
             **result.background.values,
+            **result.vectors.values,
         },
         seconds=seconds | {f"segment_{name}": value for name, value in result.seconds.items()},
         checks=(_density_check(density), _seam_check(result.seam_density)),

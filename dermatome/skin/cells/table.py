@@ -9,6 +9,7 @@ import pandas as pd
 from dermatome.classes import RgbImage
 from dermatome.geometry import Box, Size
 from dermatome.imaging.background import Background
+from dermatome.imaging.ihc_stains import StainVectors
 from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
 from dermatome.labels.object_table import ObjectSums, empty_table
 from dermatome.labels.tiled import TILE_PX, TiledArray
@@ -35,6 +36,7 @@ def add_cell_pixels(
     columns: npt.NDArray[np.int64],
     rgb: RgbImage,
     background: Background,
+    vectors: StainVectors,
 ) -> None:
     """Adds the pixels of cells, in reading order, to the sums that :func:`cell_table` reads.
 
@@ -45,8 +47,9 @@ def add_cell_pixels(
         columns: (P,) its column.
         rgb: (P, 3) uint8, its colour.
         background: of the slide, whose light optical densities are relative to.
+        vectors: the colours of the slide's stains.
     """
-    densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB), background.i0)[:, 0]
+    densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB), background.i0, vectors.matrix)[:, 0]
     sums.add(cells, rows, columns, [densities[:, 0], densities[:, 1]])
 
 
@@ -88,9 +91,12 @@ class CellCollector:
         labels: the map, complete after :meth:`finish`.
     """
 
-    def __init__(self, image: CellImage, background: Background) -> None:
-        """Starts without cells; ``background`` is the slide's, which optical densities are relative to."""
-        self._background = background
+    def __init__(self, image: CellImage, background: Background, vectors: StainVectors) -> None:
+        """Starts without cells; ``background`` is the slide's, which optical densities are relative to.
+
+        ``vectors`` are the colours of its stains.
+        """
+        self._background, self._vectors = background, vectors
         self.labels = TiledArray(image.size)  # open tiles hold cells by the number they came with, from 1
         self._image = image
         self._sums = ObjectSums()
@@ -120,7 +126,7 @@ class CellCollector:
             return
         rgb = self._image.read_rgb(box)[rows - box.top_px, columns - box.left_px]
         numbers = self._count + 1 + np.arange(names.size)
-        add_cell_pixels(self._sums, numbers[owners], rows, columns, rgb, self._background)
+        add_cell_pixels(self._sums, numbers[owners], rows, columns, rgb, self._background, self._vectors)
         self._count += names.size
         self._waiting = np.concatenate([self._waiting, np.stack([rows[first], columns[first], numbers], axis=1)])
         held[rows - box.top_px, columns - box.left_px] = numbers[owners]

@@ -11,7 +11,7 @@ reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,8 @@ import numpy.typing as npt
 from dermatome.classes import BoolMap, Floats, LabelArray, StainingPattern
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
-from dermatome.imaging.background import Background, slide_background
-from dermatome.imaging.ihc_stains import StainVectors, VectorSource, fit_ihc_slide
-from dermatome.imaging.stains import SWAPPED
+from dermatome.imaging.background import Background
+from dermatome.imaging.ihc_stains import StainVectors, slide_stains
 from dermatome.labels.tiled import TiledArray
 from dermatome.skin.layers.depth import Depths, Survey, number_layers, relative_depth
 from dermatome.skin.layers.settings import LayerSettings
@@ -164,12 +163,8 @@ def measure_layers(
                 "mask from this image again."
             )
     layer_um = settings.layer_um or _mean_diameter_um(cells)
-    survey, background = Survey(tissue_mask), slide_background(slide)
-    vectors = StainVectors()
-    if settings.stain_vectors == "slide" and background.no_stains in ("", SWAPPED):
-        vectors = fit_ihc_slide(slide, background.i0)
-        if vectors.source is VectorSource.SLIDE:  # other dyes, which is why they do not look like the published ones
-            background = replace(background, no_stains="")
+    survey = Survey(tissue_mask)
+    background, vectors = slide_stains(slide, settings.stain_vectors)
     nothing = partial(_nothing, slide, cells, background, vectors, survey.tissue or Box.whole(slide.size))
     if not survey.epidermis_px:
         return nothing(LayerOutcome.NO_EPIDERMIS, "no pixel of the tissue mask is epidermis")

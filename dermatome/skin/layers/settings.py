@@ -1,9 +1,10 @@
 """Settings of `epidermis_layers`."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
+from dermatome.classes import WantedVectors
 from dermatome.storage.settings_model import SettingsModel
 
 
@@ -23,8 +24,7 @@ class LayerSettings(SettingsModel):
         profile_step_um: step of the fine profile, µm.
         stain_vectors: colours that DAB and hematoxylin of layers are separated with: ``standard``, the published ones
             (Ruifrok and Johnston 2001), or ``slide``, estimated on each slide's tissue. Set it to ``slide`` if stains
-            or scanners differ; swapped colour channels are then not recognised. Columns of single cells keep the
-            published ones.
+            or scanners differ, here and in the section `[cells]`.
     """
 
     layer_um: float | None = Field(default=None, gt=0)
@@ -36,7 +36,7 @@ class LayerSettings(SettingsModel):
     pattern_min_dab_od: float = Field(default=0.1, gt=0)
     pattern_ratio: float = Field(default=1.7, gt=1)
     profile_step_um: float = Field(default=2.0, gt=0)
-    stain_vectors: Literal["standard", "slide"] = "standard"
+    stain_vectors: WantedVectors = "standard"
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
