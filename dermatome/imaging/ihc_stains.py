@@ -8,6 +8,7 @@ hematoxylin does not change with it: among pixels with much DAB, those with more
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -152,7 +153,7 @@ def fit_ihc_stains(pixels: npt.NDArray[np.uint8], i0: Sequence[float]) -> StainV
 def _off(found: Floats) -> float:
     """Root of the summed squares of the angles between hematoxylin and DAB of (3, 3) vectors and published ones."""
     stains = (Stain.HEMATOXYLIN, Stain.DAB)
-    return float(np.hypot(*(degrees_between(found[stain], STAIN_VECTORS[stain]) for stain in stains)))
+    return math.hypot(*(degrees_between(found[stain], STAIN_VECTORS[stain]) for stain in stains))
 
 
 def _slope(amounts: Floats, most: float) -> float:

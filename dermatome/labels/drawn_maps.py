@@ -92,17 +92,17 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
             elif kind is None:
                 ambiguous[part] |= inside
         if kind is not None and not region.cut_out:
-            areas[number] = sum(int(inside.sum()) for *_, inside in drawn)
+            areas[number] = sum(int(inside.sum()) for *_, inside in shapes)
     # Drawn again in their order, as all of them at once take any amount of memory. Equal sizes go by the file's order,
     # so that the same file always gives the same maps.
     for number in sorted(areas, key=lambda number: -areas[number]):
-        drawn = [_filled(outline, size) for outline in annotation.regions[number].parts]
-        below = np.concatenate([painted[part][inside] for part, inside in drawn])
+        shapes = [_filled(outline, size) for outline in annotation.regions[number].parts]
+        below = np.concatenate([painted[part][inside] for part, inside in shapes])
         other, common_px = _most_common(below)
         if other and common_px > _SAME * (areas[number] + areas[other - 1] - common_px):
             drawn_as.setdefault(other - 1, {kinds[other - 1]}).add(kinds[number])
             continue
-        for part, inside in drawn:
+        for part, inside in shapes:
             painted[part][inside] = number + 1
     _settle_classes(annotation, kinds, drawn_as)
     painted[cut_out] = 0
