@@ -92,7 +92,7 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
             elif kind is None:
                 ambiguous[part] |= inside
         if kind is not None and not region.cut_out:
-            areas[number] = sum(int(inside.sum()) for *_, inside in shapes)
+            areas[number] = sum(int(inside.sum()) for *_, inside in drawn)
     # Drawn again in their order, as all of them at once take any amount of memory. Equal sizes go by the file's order,
     # so that the same file always gives the same maps.
     for number in sorted(areas, key=lambda number: -areas[number]):
