@@ -17,7 +17,7 @@ from resources import PathsResource, SettingsResource
     partitions_a_run=200,
     group_name="skin_inference",
     kind="pytorch",
-    code_version="2",
+    code_version="3",
     decided_by=["tissue", "compute.precision"],
     pool="gpu",
     checks={

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dermatome.geometry import Size
-from dermatome.imaging.background import find_background, is_background
+from dermatome.imaging.background import Background, find_background, is_background
 from dermatome.imaging.tiling import cut_tile, tile_grid
 from dermatome.slides.plain import decode_rgb
 from dermatome.slides.resize import resize_image
@@ -92,15 +92,13 @@ def test_the_light_is_that_of_scanned_background_and_dim_edges_are_background() 
     assert background.share == pytest.approx(mask.mean())
 
 
-@pytest.mark.parametrize("light", [(0.8, 0.8, 0.8), (0.93, 0.72, 0.61), (0.85, 0.92, 1.0)])
-def test_a_network_sees_a_slide_under_unusual_light_as_under_usual_light(light: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("light", [(0.96, 0.96, 0.96), (0.8, 0.8, 0.8), (0.93, 0.72, 0.61), (0.85, 0.92, 1.0)])
+def test_a_network_sees_a_slide_under_any_light_as_under_usual_light(light: tuple[float, ...]) -> None:
     toy = toy_slide(3, size_px=448).slide.whole()
     usual, _ = find_background(toy)
-    assert not usual.is_unusual
-    assert usual.relight(toy) is toy
+    assert Background().relight(toy) is toy
     dimmed = np.rint(toy * light).astype(np.uint8)
     background, _ = find_background(dimmed)
-    assert background.is_unusual
-    off = np.abs(background.relight(dimmed) - toy * (243 / np.array(usual.i0)))
+    off = np.abs(background.relight(dimmed) - (toy * (243 / np.array(usual.i0))).clip(0, 255))
     assert off.mean() < 1
     assert off.max() < 5
