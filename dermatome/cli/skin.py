@@ -33,6 +33,7 @@ from dermatome.cli.support import (
     read_cells,
     warn,
     weights_sha256,
+    write_table,
 )
 from dermatome.cli.train import TrainGroup
 from dermatome.errors import BadImage
@@ -69,7 +70,7 @@ def hpa_parse(
     pages: Annotated[
         list[Path], typer.Argument(metavar="PAGE.xml...", help="Gene pages, as downloaded.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+    out: TableOut,
     tissue: Annotated[str, typer.Option(help="Tissue or organ whose images are read, as the pages name it.")] = "Skin",
 ) -> None:
     """Read gene pages into a table with one row for each image.
@@ -80,6 +81,7 @@ def hpa_parse(
     from dermatome.hpa.records import merge_records, write_records
 
     tables = []
+    say = complain if out == "-" else typer.echo
 
     def parse(page: Path, report: Report) -> str:
         read = parse_page(page, tissue=tissue)
@@ -90,10 +92,13 @@ def hpa_parse(
     def finish() -> None:
         if tables:
             records = merge_records(tables)
-            write_records(records, out)
-            typer.echo(f"{records.num_rows} image records of {len(tables)} pages in {out}")
+            if out.lower().endswith(".parquet"):
+                write_records(records, Path(out))
+            else:
+                write_table(out, records.to_pandas())
+            say(f"{records.num_rows} image records of {len(tables)} pages in {out}")
 
-    each(pages, parse, "pages", finish)
+    each(pages, parse, "pages", finish, say)
 
 
 @hpa_app.command("fetch")

@@ -169,6 +169,11 @@ def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(
     wanted = {"gene", "ensembl_id", "antibody", "tissue", "image_url", "sex", "age", "patient_id"}
     assert wanted <= set(rows[0])
     assert run(capfd, "hpa", "parse", pages[0], "--out", out)[0] == 0
+    code, printed, _ = run(capfd, "hpa", "parse", pages[0], "--out", "-")
+    assert printed.splitlines()[0].startswith("gene,ensembl_id,")
+    assert run(capfd, "hpa", "parse", pages[0], "--out", tmp_path / "records.csv")[0] == 0
+    assert (code, (tmp_path / "records.csv").read_text()) == (0, printed)
+    assert run(capfd, "hpa", "parse", pages[0], "--out", tmp_path / "records.txt")[0] == 2
     code, _, errors = run(capfd, "hpa", "parse", pages[0], "--tissue", "Skni", "--out", out)
     assert (code, "choose one of Liver, Skin 1." in errors) == (1, True)
 
