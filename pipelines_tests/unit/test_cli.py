@@ -170,7 +170,7 @@ def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(
     assert wanted <= set(rows[0])
     assert run(capfd, "hpa", "parse", pages[0], "--out", out)[0] == 0
     code, printed, _ = run(capfd, "hpa", "parse", pages[0], "--out", "-")
-    assert printed.splitlines()[0].startswith("gene,ensembl_id,")
+    assert printed.startswith("slide,gene,ensembl_id,")
     assert run(capfd, "hpa", "parse", pages[0], "--out", tmp_path / "records.csv")[0] == 0
     assert (code, (tmp_path / "records.csv").read_text()) == (0, printed)
     assert run(capfd, "hpa", "parse", pages[0], "--out", tmp_path / "records.txt")[0] == 2
