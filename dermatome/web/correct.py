@@ -7,7 +7,6 @@ at most :data:`dermatome.web.payloads.MAX_JSON_BYTES`.
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,6 @@ from PIL import Image
 from dermatome.classes import RgbImage, TissueClass
 from dermatome.errors import BadAnnotation, DermatomeError, MissingInput
 from dermatome.geometry import Box, Size
-from dermatome.pipeline.stage_files import load_slide
 from dermatome.skin.tiles.corrections import (
     LARGEST_SIDE_PX,
     LEAST_SIDE_PX,
@@ -33,7 +31,8 @@ from dermatome.skin.tiles.corrections import (
 from dermatome.slides.slide import Slide
 from dermatome.storage.files import folders_in
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import read_record, require_record
+from dermatome.storage.record import read_record
+from dermatome.web.atlas.slides import OpenSlides
 from dermatome.web.viewer import VIEW_PX
 
 if TYPE_CHECKING:
@@ -49,28 +48,6 @@ _FILES = {"correct.js": "text/javascript", "correct.css": "text/css", "correct.h
 ADDRESSES = frozenset(
     f"{PAGE}{end}" for end in ("", "/correct.js", "/correct.css", "/slides", "/slide", "/overview", "/region", "/image")
 )
-
-
-class OpenSlides:
-    """The slide that was read last, decoded; one is read at a time, so that memory is used by two at most."""
-
-    def __init__(self, root: DataRoot) -> None:
-        self._root, self._lock = root, threading.Lock()
-        self._last: tuple[str, Slide] | None = None
-
-    def read(self, name: str) -> Slide:
-        """The slide of that name of the data root.
-
-        Raises:
-            MissingInput: there is no such slide.
-            BadImage: it is not the image that was verified.
-        """
-        with self._lock:
-            version = f"{name} {require_record(self._root, 'slide_images', name).data_version}"
-            if self._last is None or self._last[0] != version:
-                self._last = None
-                self._last = version, load_slide(self._root, name)
-            return self._last[1]
 
 
 def add_correction_page(app: FastAPI, root: DataRoot) -> None:
@@ -108,8 +85,8 @@ def add_correction_page(app: FastAPI, root: DataRoot) -> None:
     for name in ("correct.js", "correct.css"):
         app.add_route(f"{PAGE}/{name}", file(name))
     app.add_route(f"{PAGE}/slides", get(lambda sent: _list(root, str(sent.get("q", "")))))
-    app.add_route(f"{PAGE}/slide", get(lambda sent: _about(root, slides.read(_name(sent)))))
-    app.add_route(f"{PAGE}/overview", get(lambda sent: _jpeg(slides.read(_name(sent)).overview(VIEW_PX))))
+    app.add_route(f"{PAGE}/slide", get(lambda sent: _about(root, slides.open(_name(sent)).slide)))
+    app.add_route(f"{PAGE}/overview", get(lambda sent: _jpeg(slides.open(_name(sent)).slide.overview(VIEW_PX))))
     app.add_route(f"{PAGE}/region", get(lambda sent: _region(root, slides, sent)))
     app.add_route(f"{PAGE}/image", get(lambda sent: _image(slides, sent)))
     app.add_route(SAVE, save, methods=["POST"])
@@ -135,7 +112,7 @@ def _about(root: DataRoot, slide: Slide) -> dict[str, Any]:
 
 
 def _region(root: DataRoot, slides: OpenSlides, sent: Mapping[str, Any]) -> dict[str, Any]:
-    slide = slides.read(_name(sent))
+    slide = slides.open(_name(sent)).slide
     box = _box(slide.size, sent)
     found = open_region(root, slide, box)
     return {
@@ -153,13 +130,13 @@ def _region(root: DataRoot, slides: OpenSlides, sent: Mapping[str, Any]) -> dict
 
 
 def _image(slides: OpenSlides, sent: Mapping[str, Any]) -> bytes:
-    slide = slides.read(_name(sent))
+    slide = slides.open(_name(sent)).slide
     box = _box(slide.size, sent)
     return _jpeg(slide.region(box, box.size), 95)
 
 
 def _save(root: DataRoot, slides: OpenSlides, sent: Mapping[str, Any]) -> dict[str, Any]:
-    slide = slides.read(_name(sent))
+    slide = slides.open(_name(sent)).slide
     box = _box(slide.size, sent)
     labels, author, version = (sent.get(key) for key in ("labels", "author", "version"))
     if not isinstance(labels, list) or not isinstance(author, str) or not isinstance(version, str):

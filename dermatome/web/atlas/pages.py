@@ -19,6 +19,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting, DermatomeError, MissingInput
 from dermatome.pipeline.stage_files import synthetic_warning
 from dermatome.reports.html import picture_uri, template
@@ -169,6 +170,7 @@ class _Pages:
         numbers = ("h_score", "positive_share", "layer_um", "detached_um2")
         return self.page(
             "slide.html.j2", shown=shown, values=values, viewer=viewer, layers=layers, most_dab=MOST_DAB_OD,
+            tissue=list(TissueClass)[1:],
             numbers={name: values.get("epidermis_layers", {}).get(name) for name in numbers},
             explain=functools.partial(explain_place, shown.name), report_place=report_place,
             downloads={asset: self._downloads(asset, shown.name) for asset in shown.records},

@@ -45,6 +45,7 @@ LABELS = {
 """Asset and file of the labels that a view is drawn from."""
 MOST_DAB_OD = 1.0
 _OPEN_SLIDES = 3
+_DECODING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +79,14 @@ class ShownSlide:
         """The views that there is a result for."""
         return [view for view in VIEWS if LABELS.get(view, ("slide_images",))[0] in self.records]
 
-    @cached_property
+    @property
     def slide(self) -> Slide:
-        """The image."""
+        """The image; one is decoded at a time, as it takes memory."""
+        with _DECODING:
+            return self._decoded
+
+    @cached_property
+    def _decoded(self) -> Slide:
         return load_slide(self.root, self.name)
 
     @cached_property
