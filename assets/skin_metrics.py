@@ -1,14 +1,18 @@
 """`skin_metrics`: every number of both pipelines in one DuckDB file, and an asset for each table and view in it."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.slide_asset import sqlite_held
 from dermatome.storage.layout import FAILURES
 from dermatome.warehouse.dictionary import table_meaning
 from dermatome.warehouse.tables import TABLES, UNREADABLE, VIEWS, read_by_view
 from resources import PathsResource
+
+if TYPE_CHECKING:
+    from dermatome.warehouse.store import StoreSummary
 
 _SHOWN = 100
 _DECLARED = "columns_declared"
@@ -66,11 +70,20 @@ def skin_metrics(
     context: dg.AssetExecutionContext, paths: PathsResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
     """Fills the file and reports each table and view, also those that were not selected: they are filled, too."""
-    from dermatome.warehouse.store import build_store, describe_store
+    from dermatome.warehouse.store import build_store
 
     root = paths.data_root
     root.sweep()
     store = build_store(root)
+    with sqlite_held(context.instance, context.run_id):
+        yield from _events(context, store)
+
+
+def _events(
+    context: dg.AssetExecutionContext, store: "StoreSummary"
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    from dermatome.warehouse.store import describe_store
+
     for name, found in describe_store(store.path).items():
         key, check = table_key(name), dg.AssetCheckKey(table_key(name), _DECLARED)
         columns = [dg.TableColumn(column, kind, description=meaning) for column, kind, meaning in found.columns]

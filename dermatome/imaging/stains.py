@@ -88,30 +88,31 @@ def why_no_stains(rgb: RgbImage, i0: Sequence[float]) -> str:
         rgb: (h, w, 3) uint8, an overview of the slide.
         i0: Red, green and blue intensity of its background.
     """
-    density = -np.log10(np.maximum(rgb, 1) / np.asarray(i0)).reshape(-1, 3)
-    density = density[density.mean(axis=1) >= _TISSUE_OD]
-    if len(density) < _LEAST_TISSUE_PX:
+    # In three rows: numpy sums over rows many times as fast as within them.
+    density = np.ascontiguousarray(-np.log10(np.maximum(rgb, 1) / np.asarray(i0)).reshape(-1, 3).T)
+    density = density[:, density.mean(axis=0) >= _TISSUE_OD]
+    if density.shape[1] < _LEAST_TISSUE_PX:
         return ""
-    spread = np.ptp(density, axis=1) / np.linalg.norm(density, axis=1)
+    spread = np.ptp(density, axis=0) / np.linalg.norm(density, axis=0)
     if np.percentile(spread, _GREY_PERCENTILE) < _GREY_SPREAD:
         return "the image is grey"
     ranges = np.ptp(np.percentile(rgb.reshape(-1, 3), [1, 99], axis=0), axis=0)
     if ranges.min() <= _CONSTANT < ranges.max():
         return "a colour channel is empty"
-    red, green, blue = (density / np.linalg.norm(density, axis=1, keepdims=True)).T
+    red, green, blue = density / np.linalg.norm(density, axis=0)
     if (np.minimum(red, blue) - green > _LEAST_GREEN).mean() > _MOST_WITHOUT_GREEN:
         return SWAPPED
-    as_it_is, *swapped = (_off_stains(density[:, order]) for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)))
+    as_it_is, *swapped = (_off_stains(density[list(order)]) for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)))
     return SWAPPED if as_it_is > max(_LEAST_OFF, _SWAPPED * min(swapped)) else ""
 
 
 def _off_stains(density: npt.NDArray[np.float64]) -> float:
-    """Root mean square of what mixtures of hematoxylin and DAB leave of (N, 3) densities, as a share of theirs."""
+    """Root mean square of what mixtures of hematoxylin and DAB leave of (3, N) densities, as a share of theirs."""
     both = STAIN_VECTORS[[Stain.HEMATOXYLIN, Stain.DAB]]
     both = both / np.linalg.norm(both, axis=1, keepdims=True)
-    amounts = density @ np.linalg.pinv(both)
-    left = ((density - amounts @ both) ** 2).sum(axis=1)
+    amounts = np.linalg.pinv(both).T @ density
+    left = ((density - both.T @ amounts) ** 2).sum(axis=0)
     # Where one amount is negative, the nearest mixture is of the other stain alone.
-    alone = [((density - np.maximum(density @ one, 0)[:, None] * one) ** 2).sum(axis=1) for one in both]
-    left = np.where((amounts >= 0).all(axis=1), left, np.minimum(*alone))
+    alone = [((density - one[:, None] * np.maximum(one @ density, 0)) ** 2).sum(axis=0) for one in both]
+    left = np.where((amounts >= 0).all(axis=0), left, np.minimum(*alone))
     return float(np.sqrt(left.sum() / (density**2).sum()))
