@@ -58,21 +58,32 @@ def atlas(toy: bool) -> Iterator[Row]:
 
 
 def _put_atlas(root: DataRoot, genes: int) -> None:
+    import numpy as np
+    import pandas as pd
+
     from dermatome.pipeline.stage_files import write_frame
     from dermatome.skin.atlas.build import build_atlas
     from dermatome.skin.atlas.figures import atlas_figure
     from dermatome.skin.atlas.stage import atlas_html
     from pipelines_tests.records import put_record
-    from pipelines_tests.unit.test_atlas import BASAL, GRANULAR, UPPER, tables
 
-    kinds = (BASAL, UPPER, GRANULAR)
-    profiles, antibodies = tables(  # type: ignore[no-untyped-call]
-        *((f"KRT{n}", kinds[n % 3], kinds[n % 2]) for n in range(genes))
+    of_gene, antibody = np.repeat(np.arange(genes), 2), np.tile(["HPA1", "HPA2"], genes)
+    same = {"gene": [f"KRT{n}" for n in of_gene], "ensembl_id": [f"E-KRT{n}" for n in of_gene], "antibody": antibody}
+    antibodies = pd.DataFrame(
+        same
+        | {"pattern": np.where(of_gene % 3, "basal", "whole"), "pattern_share": 0.9, "patients": 3}
+        | {"slides_of_unknown_patient": 0, "synonyms": [f"K{n}" for n in of_gene]}
+        | dict.fromkeys(("staining", "intensity", "quantity", "location"), "strong")
     )
+    depth = pd.DataFrame({"part": "relative_depth", "relative_from": np.arange(20) / 20})
+    zones = pd.DataFrame({"part": "zone", "zone": ["basal", "lower_suprabasal", "upper_suprabasal"]})
+    depth = pd.concat([depth, zones, pd.DataFrame({"part": ["epidermis"]})])
+    profiles = pd.DataFrame(same).merge(depth, how="cross")
+    profiles["mean_dab_od"] = np.random.default_rng(0).random(len(profiles))
     built = build_atlas(profiles, antibodies)
     folder = root.folder("skin_atlas", "current")
     put_record(root, "skin_atlas", "current", message=f"{genes} genes.")
-    write_frame(folder / "antibodies.parquet", antibodies.assign(location=None))
+    write_frame(folder / "antibodies.parquet", antibodies)
     (folder / "atlas.html").write_bytes(atlas_html(built, profiles, atlas_figure(built)[1]))
 
 
