@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,9 @@ def cells(toy: bool) -> Iterator[Row]:
         network = load_cell_network(weights, choose_compute("cpu", "fp32"))
         stock = stock_model(state_dict)
 
-        def calibrate(runner: Runner) -> None:
-            """Shows a network what lies beside the crop, which is to be new to its int8 form."""
-            beside = Slide("beside", core[first : first + side, :side], 0.5, MppSource.DECLARED, "")
+        def calibrate(runner: Runner, top: int, left: int) -> None:
+            """Shows a network what lies around the crop, which is to be new to its int8 form."""
+            beside = Slide("beside", core[top : top + side, left : left + side], 0.5, MppSource.DECLARED, "")
             everywhere = np.full((side, side), TissueClass.EPIDERMIS, np.uint8)
             segment_cells(beside, everywhere, replace(network, runner=runner), settings)
 
@@ -67,9 +68,12 @@ def cells(toy: bool) -> Iterator[Row]:
         if not toy:
             with suppress(BadSetting):  # this processor does not multiply int8
                 compute = choose_compute("cpu", "int8")
+                last = core.shape[0] - side
+                places = ((0, first), (first, 0), (first, last), (last, first))
+                around = [partial(calibrate, top=top, left=left) for top, left in places]
                 judge = same_cells(network.diameter_px, settings)
                 plain = load_cell_network(weights, compute).runner
-                as_int8 = replace(network, runner=int8_runner(plain, folder / "int8", [calibrate], judge))
+                as_int8 = replace(network, runner=int8_runner(plain, folder / "int8", around, judge))
 
         def ours(network: CellNetwork = network, made_by: str = "ours") -> None:
             slide = read_slide(folder / "crop.png")

@@ -142,7 +142,7 @@ def test_no_class_may_lose_on_the_hold_out_set(tmp_path):
     assert len(tissue_judge(card, [], 1.0)(Painted(0), Painted(0), [shown])) == 1
 
 
-def test_cells_of_fp32_must_be_found_again():
+def test_cells_of_fp32_must_be_found_again(monkeypatch):
     flows = np.zeros((1, 3, 224, 224), np.float32)
     flows[:, 2] = -5
     rows, columns = np.mgrid[:224, :224]
@@ -155,6 +155,9 @@ def test_cells_of_fp32_must_be_found_again():
     lost = flows.copy()
     lost[0, 2, :35] = -5
     judge = same_cells(16.5, CellSettings(flow_threshold=0))
+    (too_few,) = judge(Fixed(flows), Fixed(flows), [flows])
+    assert not too_few.passed
+    monkeypatch.setattr("dermatome.skin.cells.scores.LEAST_CELLS", 6)
     (same,), (fewer,) = (judge(Fixed(flows), Fixed(other), [flows]) for other in (flows, lost))
     assert (same.passed, same.values["f1"], same.values["cells"]) == (True, 1.0, 7)
     assert not fewer.passed
