@@ -70,6 +70,8 @@ _UNSAFE = "ünsafe name.jpg"
 """A file name that is no slide id: it is mapped to one."""
 _SLOW = "slowly-copied.jpg"
 """A file that is half there for a while."""
+_TWINS = ("twin.jpg", "twin.png")
+"""Two images of one slide: one is taken, the other is logged as not taken."""
 
 
 @dataclass
@@ -148,7 +150,8 @@ def make_cohort(atlas: FaultyHpaServer, slides: int, toys: int, odd: int, seed: 
             cohort.good[slide] = file.name
             cohort.contents[file.name] = (file.suffix, file.data)
     cohort.inbox[_UNSAFE], cohort.bad["unsafe-name"] = b"", "is empty"
-    cohort.inbox[_SLOW], cohort.good[_SLOW.removesuffix(".jpg")] = cohort.contents["toy-0"][1], "toy-0"
+    for name in (_SLOW, *_TWINS):
+        cohort.inbox[name], cohort.good[name[:-4]] = cohort.contents["toy-0"][1], "toy-0"
     return cohort
 
 
@@ -183,6 +186,4 @@ def fill_inbox(root: DataRoot, cohort: Cohort, *, partly: bool = False) -> None:
     (root.inbox / "a-folder.jpg").mkdir()
     for name, place in (("to-nowhere", "/nowhere/at-all.jpg"), ("to-itself", "to-itself.jpg"), ("round", ".")):
         (root.inbox / f"{name}.jpg").symlink_to(place)
-    for twin in ("twin.jpg", "twin.png"):
-        (root.inbox / twin).write_bytes(cohort.inbox[_SLOW])
     (root.inbox / "notes.txt").write_text("not an image")

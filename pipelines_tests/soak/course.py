@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from pipelines_tests.soak.chaos import (
 from pipelines_tests.soak.cohort import SETTINGS, Cohort, fill_inbox
 
 _FULL_S = 20.0
+_AT_ONCE = 4
 _ASKED = "backfill asked for, twice over the same slides"
 
 
@@ -59,10 +60,10 @@ class Plan:
     odd: int = 48
     kills: int = 60
     damaged: int = 60
-    asks: int = 3
+    asks: int = 12
     seed: int = 1
     disk_mb: int = 900
-    settle_s: float = 900.0
+    settle_s: float = 1800.0
 
 
 @dataclass
@@ -201,11 +202,13 @@ class Course:
         plan, dice = self.plan, self._dice
         next_kill, next_ask, next_lock = time.monotonic() + 20, time.monotonic() + 30, 0.0
         filled = locked = False
-        while (kills := sum(self.killer.killed.values())) < plan.kills or not (filled and locked):
+        while True:
             self._keep_up()
-            now = time.monotonic()
-            if sum(self.damaged.values()) < plan.damaged * kills // plan.kills:
+            now, kills = time.monotonic(), sum(self.killer.killed.values())
+            if sum(self.damaged.values()) < plan.damaged * min(kills / plan.kills, 1):
                 self._damage()
+            elif kills >= plan.kills and filled and locked:
+                break
             if kills == plan.kills // 2:  # the second half of a copy that the sensor saw the first half of
                 fill_inbox(self.root, self.cohort)
             if now > next_kill:
@@ -213,7 +216,8 @@ class Course:
                 if role is not None:
                     self.diary.note(f"SIGKILL for a {role}")
                 next_kill = now + (2 if role is None else dice.uniform(1, 10))
-            if now > next_ask and self.diary.counts[_ASKED] < 2 * plan.asks:
+            # No more than the platform can finish soon after the last kill.
+            if now > next_ask and self.diary.counts[_ASKED] < 2 * plan.asks and len(self._backfills()) < _AT_ONCE:
                 self._ask_twice()
                 next_ask = now + dice.uniform(15, 40)
             if not filled and kills >= plan.kills // 3 and self.killer.is_working():
@@ -321,10 +325,10 @@ class Course:
 
     def _is_busy(self) -> bool:
         runs = self._instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=1)
-        backfills = self._instance.get_backfills(
-            filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]), limit=1
-        )
-        return bool(runs or backfills)
+        return bool(runs or self._backfills())
+
+    def _backfills(self) -> Sequence[object]:
+        return self._instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
 
     def _try(self, action: object) -> bool:
         """What a person asks of the UI; they ask again later where it does not answer."""
