@@ -237,8 +237,8 @@ class Course:
     def _ask_twice(self) -> None:
         """Two backfills over the same slides at once, as two people would ask for them."""
         registered = self._instance.get_dynamic_partitions("slides")
-        if not registered:
-            self._fetch_pages()
+        if not registered or not self._instance.get_materialized_partitions(dg.AssetKey("hpa_images")):
+            self._fetch_pages()  # again: the run that fetched them was killed
             return
         # Neighbours: scattered slides would be a run for each stretch of them.
         first = self._dice.randrange(0, 1 + len(registered) // 2)
