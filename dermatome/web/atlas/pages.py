@@ -265,10 +265,11 @@ class _Pages:
             raise MissingInput(f"There is no {asset} of {partition} yet: materialize it.") from error
         rows = _read(path.parent / CORES_TABLE) if asset == "gene_profiles" else None
         slides = [] if rows is None or "slide" not in rows else rows.drop_duplicates("slide").to_dict("records")
-        head, _, body = text.partition("<body>")
+        head, _, body = text.rpartition("</body>")[0].partition("<body>")
+        heading, end, rest = body.partition("</h1>")
         return self.page(
             "report.html.j2", title=unescape(_between(head, "title")), style=_between(head, "style"),
-            body=body.rpartition("</body>")[0], slides=slides, downloads=self._downloads(asset, partition),
+            heading=heading + end, body=rest, slides=slides, downloads=self._downloads(asset, partition),
             dagster=self._dagster(asset, None if partition == CHAMPION else partition), asset=asset,
         )  # fmt: skip
 
