@@ -205,7 +205,7 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
     for version, score in (("v001", 0.8), ("v002", 0.9)):
         weights_of(root, version, mean_iou=score)
 
-    def stage(root, champion, compute, settings):
+    def stage(root, champion, *settings):
         return WaitingStage(
             root, "epidermis_masks", lambda key, folder: StageResult("made", f"mask by {champion.name}", {}),
             lambda key: {"slide_images": "image", "tissue_champion": champion.data_version},
