@@ -7,14 +7,6 @@ import zipfile
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-NEEDED = {
-    "dermatome/cli/app.py", "dermatome/synthetic/cells_toy.safetensors", "dermatome/synthetic/cells_toy.json",
-    "dermatome/synthetic/tissue_starter.safetensors",
-    "dermatome/reports/templates/training.html.j2", "dermatome/py.typed", "dermatome/warehouse/dictionary.toml",
-    "dermatome/web/atlas/static/openseadragon-5.0.1.min.js", "dermatome/web/atlas/templates/slide.html.j2",
-    "dermatome/web/roi_editor.js", "dermatome/warehouse/sql/lineage.sql", "dermatome/web/style.css",
-    "dermatome/labels/palettes/source.json",
-}  # fmt: skip
 
 
 def main() -> int:
@@ -25,11 +17,16 @@ def main() -> int:
         )
         (wheel,) = Path(folder).glob("*.whl")
         names = set(zipfile.ZipFile(wheel).namelist())
+    needed = {
+        str(path.relative_to(CHECKOUT))
+        for path in (CHECKOUT / "dermatome").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     tops = {name.split("/")[0] for name in names}
     strangers = {top for top in tops if top != "dermatome" and not top.endswith(".dist-info")}
     # A package named `assets` or `resources` in site-packages would shadow ours, or be shadowed by it.
-    if strangers or not names >= NEEDED:
-        print(f"The wheel holds {sorted(strangers)} besides dermatome, and lacks {sorted(NEEDED - names)}.")
+    if strangers or needed - names:
+        print(f"The wheel holds {sorted(strangers)} besides dermatome, and lacks {sorted(needed - names)}.")
         return 1
     print(f"The wheel holds dermatome alone, {len(names)} files.")
     return 0
