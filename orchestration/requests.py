@@ -67,7 +67,8 @@ SKIN = Chain(
     PER_SLIDE,
     lambda root: root.record("tissue_champion", CHAMPION).is_file(),
     BY_INFER,
-    "There is no tissue champion yet, so only images are requested: materialize tissue_weights and tissue_champion.",
+    "There is no tissue champion yet, so only images are requested: materialize tissue_weights and tissue_champion, or "
+    "by hand epidermis_masks, which then uses the starter.",
 )
 NUCLEI = Chain(
     NUCLEI_SLIDES,

@@ -55,7 +55,7 @@ class Plan:
         settle_s: how long, after the last kill, until everything must be done.
     """
 
-    slides: int = 60
+    slides: int = 150
     toys: int = 6
     odd: int = 48
     kills: int = 60
