@@ -254,12 +254,15 @@ def check_same_network(parent: LoadedWeights[Any], settings: TrainingSettings) -
         raise BadWeights(
             f"{parent.path} has {what}, and cannot be fine-tuned: choose other weights, or train from scratch."
         )
-    names = parent.card.same_network
-    theirs, ours = ([getattr(owner, name) for name in names] for owner in (parent.card, settings))
-    if theirs != ours:
-        both = " and ".join(names)
+    other = {
+        name: f"{name} {theirs}, not {ours}"
+        for name in parent.card.same_network
+        if (theirs := getattr(parent.card, name)) != (ours := getattr(settings, name))
+    }
+    if other:
         raise BadWeights(
-            f"{parent.path} has another network: {both} {theirs}, not {ours}; leave {both} out, or train from scratch."
+            f"{parent.path} has another network: {'; '.join(other.values())}. Leave {' and '.join(other)} out, or train "
+            "from scratch."
         )
 
 
