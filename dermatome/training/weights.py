@@ -261,8 +261,8 @@ def check_same_network(parent: LoadedWeights[Any], settings: TrainingSettings) -
     }
     if other:
         raise BadWeights(
-            f"{parent.path} has another network: {'; '.join(other.values())}. Leave {' and '.join(other)} out, or train "
-            "from scratch."
+            f"{parent.path} has another network: {'; '.join(other.values())}. Leave {' and '.join(other)} out, or "
+            "train from scratch."
         )
 
 

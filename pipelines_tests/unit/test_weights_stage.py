@@ -163,8 +163,8 @@ def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
     assert (by_name.name, by_name.weights.sha256, by_name.all_known) == ("v001", sha256, False)
     filled = by_name.fill_in({"seed": 3, "train_mpp": 2.0})
     assert filled == {
-        "encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "mean": card.mean, "std": card.std, "train_mpp": 2.0,
-        "seed": 3,
+        "encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "mean": card.mean, "std": card.std,
+        "train_mpp": 2.0, "seed": 3,
     }  # fmt: skip
     file = find_lineage(root, TISSUE, "v002", str(folder / WEIGHTS_FILE), load_tissue_weights)
     assert file.all_known
