@@ -9,7 +9,7 @@ hematoxylin does not change with it: among pixels with much DAB, those with more
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -75,6 +75,15 @@ class StainVectors:
             "hematoxylin_rgb": rgb[Stain.HEMATOXYLIN],
             "dab_rgb": rgb[Stain.DAB],
         }
+
+    @classmethod
+    def matrix_of(cls, values: Mapping[str, object]) -> Floats:
+        """(3, 3): the matrix in the :attr:`values` of a record, to 3 decimals; the published one if it has none."""
+        found = cls().matrix
+        for stain, name in ((Stain.HEMATOXYLIN, "hematoxylin_rgb"), (Stain.DAB, "dab_rgb")):
+            if isinstance(text := values.get(name), str):
+                found[stain] = [float(part) for part in text.split(",")]
+        return found
 
     def check(self) -> Check:
         """Whether the slide's own colours were found, if they were wanted."""

@@ -180,7 +180,7 @@ def _label_values(path: Path, size: Size) -> npt.NDArray[Any]:
         _check_size(path, Size(page.imagelength, page.imagewidth), size)
         _check_one_channel(path, page.samplesperpixel == 1)
         if count > 1:
-            raise BadAnnotation(f"{path} holds {count} images, of which only one can be of these objects: export one.")
+            raise BadAnnotation(f"{path} holds {count} images, but only one can show these objects: export one.")
         return np.asarray(page.asarray()).reshape(size.height_px, size.width_px)
 
 

@@ -20,7 +20,7 @@ from dermatome.storage.record import Check
 
 
 class Small(torch.nn.Module):
-    """Three classes of a few convolutions, told apart by colour."""
+    """A network of a few convolutions that predicts three classes from colour."""
 
     def __init__(self):
         super().__init__()

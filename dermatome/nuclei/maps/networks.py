@@ -66,6 +66,4 @@ def load_nuclei(weights: Weights, compute: Compute, settings: NucleusSettings) -
     from dermatome.nuclei.maps.network import load_nucleus_weights
     from dermatome.nuclei.maps.segment import prepare_nuclei
 
-    loaded = weights.load(load_nucleus_weights)
-    loaded.network.to(compute.torch_device)
-    return prepare_nuclei(loaded, compute, settings)
+    return prepare_nuclei(weights.load(load_nucleus_weights), compute, settings)

@@ -67,10 +67,7 @@ def make_queue(
     annotated: dict[str, list[Box]] = {}
     for name in slides:
         found += candidates(load_slide(root, name), network, settings.side_px, settings.views)
-        annotated[name] = [
-            Box(one.top_px, one.left_px, one.top_px + one.height_px, one.left_px + one.width_px)
-            for one in saved_corrections(root, name)
-        ]
+        annotated[name] = [one.box for one in saved_corrections(root, name)]
     proposals = choose(found, settings.regions, settings.diversity, annotated)
     table = _table(proposals, found)
     write_frame(folder / QUEUE_TABLE, table)

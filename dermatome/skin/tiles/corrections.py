@@ -63,6 +63,11 @@ class Saved:
     saved: str
     confirmed: bool
 
+    @property
+    def box(self) -> Box:
+        """The region on the slide."""
+        return Box(self.top_px, self.left_px, self.top_px + self.height_px, self.left_px + self.width_px)
+
 
 @dataclass(frozen=True, eq=False)
 class Region:

@@ -53,6 +53,4 @@ def load_tissue(weights: Weights, compute: Compute, settings: TissueSettings) ->
     from dermatome.skin.tissue.network import load_tissue_weights
     from dermatome.skin.tissue.segment import prepare_tissue
 
-    loaded = weights.load(load_tissue_weights)
-    loaded.network.to(compute.torch_device)
-    return prepare_tissue(loaded, compute, settings)
+    return prepare_tissue(weights.load(load_tissue_weights), compute, settings)

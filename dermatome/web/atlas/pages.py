@@ -134,7 +134,7 @@ class _Pages:
         )  # fmt: skip
 
     def genes(self) -> list[dict[str, Any]]:
-        """A row for each gene with its antibodies; read again when the atlas was made again."""
+        """A row for each gene with its antibodies; read again once the atlas was recomputed."""
         path = self.root.folder("skin_atlas", CHAMPION) / ANTIBODIES_TABLE
         state = path.stat()
         stamp = (state.st_mtime_ns, state.st_size, state.st_ino)

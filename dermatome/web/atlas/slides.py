@@ -97,13 +97,10 @@ class ShownSlide:
     @cached_property
     def vectors(self) -> npt.NDArray[np.float64]:
         """(3, 3) colours of the stains, as the layers were measured with."""
-        from dermatome.imaging.stains import STAIN_VECTORS, Stain
+        from dermatome.imaging.ihc_stains import StainVectors
 
-        found = STAIN_VECTORS.copy()
-        for stain, name in ((Stain.HEMATOXYLIN, "hematoxylin_rgb"), (Stain.DAB, "dab_rgb")):
-            if isinstance(text := self.value("epidermis_layers", name), str):
-                found[stain] = [float(part) for part in text.split(",")]
-        return found
+        layers = self.records.get("epidermis_layers")
+        return StainVectors.matrix_of({} if layers is None else layers.values)
 
     @cached_property
     def _labels(self) -> dict[str, LabelArray]:
