@@ -109,7 +109,7 @@ async def _person(number: int, context: BrowserContext, predictions: int, times:
         "window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), 500)"
     )
     start = time.perf_counter()
-    await page.goto("/")
+    await page.goto("/nuclei")
     await page.locator("#dm-run").wait_for()
     # People's browsers draw on machines of their own: twenty animations on this one would take the app's processors.
     await page.add_style_tag(content="* { animation: none !important; transition: none !important }")
