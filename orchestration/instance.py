@@ -49,8 +49,9 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
 
 
 OPTIONAL = (
-    "hpa_images", "tissue_hold_out", "tissue_hold_out_scores", "cell_hold_out", "cell_hold_out_scores", "cell_champion",
-    "nuclei_hold_out", "nuclei_hold_out_scores", "nuclei_champion", "til_scores",
+    "hpa_images", "tissue_hold_out", "tissue_hold_out_scores", "tissue_champion", "cell_hold_out",
+    "cell_hold_out_scores", "cell_champion", "nuclei_hold_out", "nuclei_hold_out_scores", "nuclei_champion",
+    "til_scores",
     # The tables of the metrics store are empty without them.
     "annotation_queue", "hpa_agreement", "tissue_search", "cell_weights", "nuclei_slides", "nuclei_weights",
     "nucleus_maps",

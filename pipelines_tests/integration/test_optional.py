@@ -16,7 +16,7 @@ def test_optional_upstream_assets_have_an_event_and_are_still_missing(instance, 
     instance.report_runless_asset_event(dg.AssetMaterialization("tissue_weights", partition="v001"))
     for _ in range(2):
         note_optional(instance)
-    for asset in ("tissue_champion", "cell_masks", "nuclei_champion", "slide_images"):
+    for asset in ("tissue_champion", "epidermis_masks", "cell_masks", "nuclei_champion", "slide_images"):
         (node,) = ask(UPSTREAM, asset=asset)["assetNodes"]
         never = {
             path
