@@ -95,6 +95,13 @@ def deciding(context: dg.AssetExecutionContext, settings: Settings, root: DataRo
     return deciding_settings(settings, decided_names(context.assets_def.metadata_by_key[context.asset_key]), root)
 
 
+def code_reference(function: Callable[..., Any]) -> dict[str, dg.CodeReferencesMetadataValue]:
+    """The metadata by which the UI names an asset's own source file, where another one declares it."""
+    code = function.__code__
+    place = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
+    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[place])}
+
+
 def check_fields(check: Check, severity: dg.AssetCheckSeverity) -> dict[str, Any]:
     """A check's outcome as the fields of a Dagster check result."""
     return {

@@ -1,15 +1,17 @@
-"""What the three kinds of networks share: the assets of the hold-out set, of the scores on it, and of the champion."""
+"""What the versions of each kind of network share: hold-out set, scores on it, champion, comparison."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, create_model
 
-from assets.materialize import CODE_VERSION, deciding, materialize_one, record_metadata
+from assets.materialize import CODE_VERSION, code_reference, deciding, materialize_one, record_metadata
 from assets.materialize import code_version as version_of
 from assets.partitions import ONLY_BY_HAND
 from dermatome.registry.model_kinds import NUCLEI, ModelKind
@@ -19,11 +21,11 @@ from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import DECIDED_BY
 
 if TYPE_CHECKING:
-    from dermatome.inference.compute import Compute
     from dermatome.registry.champion import Weights
-    from dermatome.registry.hold_out import Score
     from dermatome.registry.manifest import ManifestRow
+    from dermatome.reports.training import ReportLayout
     from dermatome.settings import Settings
+    from dermatome.storage.record import Scalar
 
 
 class ChampionChoice(dg.Config):
@@ -43,7 +45,7 @@ class ChampionChoice(dg.Config):
 
 
 class HoldOutChoice(dg.Config):
-    """The samples of the hold-out set; each kind of network adds a setting that names them."""
+    """The samples of the hold-out set; a setting that each kind of network adds names their sources."""
 
     replace: bool = Field(default=False, description="Replace the present hold-out set; its scores do not count then.")
 
@@ -53,45 +55,76 @@ def run_config(asset: str, config: str) -> str:
     return f"\n\n```yaml\nops:\n  {asset}:\n    config:\n      {config}\n```"
 
 
-def partitions_of(asset: str) -> Callable[[DataRoot, "Settings", list[str]], dict[Path, str]]:
-    """Finds partitions of an asset: their folders and data versions, by name."""
-    return lambda root, settings, names: {
-        root.folder(asset, name): require_record(root, asset, name).data_version for name in names
-    }
+def partitions_of(root: DataRoot, asset: str, names: Sequence[str]) -> dict[Path, str]:
+    """Folders and data versions of partitions of an asset."""
+    return {root.folder(asset, name): require_record(root, asset, name).data_version for name in names}
 
 
-def hold_out_asset(
-    kind: ModelKind,
-    config_type: type[HoldOutChoice],
-    *,
-    setting: str,
-    example: str,
-    find: Callable[[DataRoot, "Settings", list[str]], dict[Path, str]],
-    rows: Callable[["Settings", list[Path]], "list[ManifestRow]"],
-    group_name: str,
-    code_version: str,
-    deps: Sequence[dg.AssetDep | dg.AssetSpec] = (),
-) -> dg.AssetsDefinition:
-    """Declares the asset of the hold-out set: copies of named sources, with a manifest.
+FindSources = Callable[[DataRoot, "Settings", Sequence[str]], dict[Path, str]]
+HoldOut = tuple[Callable[[list[Path]], "list[ManifestRow]"], Callable[..., Mapping[str, "Scalar"]]]
+"""Gives the manifest rows of copied folders; scores weights on them, given version, device and precision by name."""
 
-    Args:
+
+@dataclass(frozen=True)
+class Versions:
+    """How the versions of a kind of network are scored on its hold-out set, and one of them is promoted.
+
+    Attributes:
         kind: of network.
-        config_type: of the run config.
-        setting: of the run config that names the sources.
-        example: name of a source, for the description.
-        find: folders and data versions of named sources.
-        rows: manifest rows of the samples in copied folders.
-        group_name: in the UI's graph.
-        code_version: to be raised when the code gives other samples.
-        deps: assets that make the sources.
+        weights: asset of the versions.
+        sources: asset of the samples; the partitions of one that Dagster materializes are found by name.
+        setting: of the run config that names the sources of the hold-out set.
+        meaning: of that setting.
+        example: name of a source.
+        hold_out: finds what scores a version, with all settings.
+        decided_by: the settings that decide the scores, besides `promotion`; see `assets.slide_asset`.
+        code_versions: of the hold-out set and the scores; to be raised when the code gives other samples or numbers.
+        used_by: asset whose results are computed with the champion.
+        until_then: sentence on what happens without champion or hold-out set.
+        find: finds the sources, where they are no partitions.
+        from_settings: finds the network that the settings name, if this kind has such a setting.
     """
+
+    kind: ModelKind
+    weights: dg.AssetsDefinition
+    sources: dg.AssetsDefinition | dg.AssetSpec
+    setting: str
+    meaning: str
+    example: str
+    hold_out: Callable[["Settings"], HoldOut]
+    decided_by: Sequence[str]
+    code_versions: tuple[str, str]
+    used_by: str
+    until_then: str
+    find: FindSources | None = None
+    from_settings: Callable[[DataRoot, "Settings"], "Weights"] | None = None
+
+    def assets(self) -> tuple[dg.AssetsDefinition, dg.AssetsDefinition, dg.AssetsDefinition]:
+        """The hold-out set, the versions' scores on it, and the champion."""
+        (spec,) = self.weights.specs
+        hold_out = _hold_out_asset(self, str(spec.group_name))
+        scores = _scores_asset(self, hold_out, str(spec.group_name))
+        return hold_out, scores, _champion_asset(self, scores, str(spec.group_name))
+
+
+def _hold_out_asset(of: Versions, group_name: str) -> dg.AssetsDefinition:
+    kind, setting = of.kind, of.setting
+    config_type = create_model(
+        "HoldOut", __base__=HoldOutChoice, **{setting: (list[str], Field(description=of.meaning))}
+    )  # type: ignore[call-overload]
+    made = isinstance(of.sources, dg.AssetsDefinition)
+
+    def partitions(root: DataRoot, settings: "Settings", names: Sequence[str]) -> dict[Path, str]:
+        return partitions_of(root, of.sources.key.to_user_string(), names)
+
+    find_sources = of.find or partitions
 
     @dg.asset(
         name=kind.hold_out,
         description=f"Copies of the samples that `{setting}` names, which no training uses. It stays as it is until it "
-        f"is replaced.{run_config(kind.hold_out, f'{setting}: [{example}]')}",
-        deps=deps,
-        metadata={CODE_VERSION: code_version},
+        f"is replaced.{run_config(kind.hold_out, f'{setting}: [{of.example}]')}",
+        deps=[dg.AssetDep(of.sources, partition_mapping=ONLY_BY_HAND) if made else of.sources],
+        metadata={CODE_VERSION: of.code_versions[0]},
         group_name=group_name,
         kinds={"file"},
     )
@@ -104,13 +137,14 @@ def hold_out_asset(
         from dermatome.registry.hold_out import freeze_hold_out
 
         root, chosen, given = paths.data_root, settings.value, config.model_dump()  # type: ignore[attr-defined]
-        sources = find(root, chosen, given[setting])
+        sources = find_sources(root, chosen, given[setting])
+        rows_of, _ = of.hold_out(chosen)
         return materialize_one(
             context,
             root,
             CHAMPION,
             make=lambda folder: freeze_hold_out(
-                root, kind, list(sources), folder, partial(rows, chosen), setting=setting, replace=given["replace"]
+                root, kind, list(sources), folder, rows_of, setting=setting, replace=given["replace"]
             ),
             inputs={source.name: version for source, version in sources.items()},
             settings=given,
@@ -119,29 +153,8 @@ def hold_out_asset(
     return hold_out
 
 
-def hold_out_scores_asset(
-    kind: ModelKind,
-    *,
-    weights: dg.AssetsDefinition,
-    hold_out: dg.AssetsDefinition,
-    partitions_def: dg.PartitionsDefinition,
-    group_name: str,
-    code_version: str,
-    score: Callable[["Settings", "Compute", str], "Score"],
-    decided_by: Sequence[str],
-) -> dg.AssetsDefinition:
-    """Declares the asset of each version's scores on the hold-out set, with the check that blocks its promotion.
-
-    Args:
-        kind: of network.
-        weights: asset of the versions.
-        hold_out: asset of the hold-out set.
-        partitions_def: of the versions.
-        group_name: in the UI's graph.
-        code_version: to be raised when the code gives other numbers.
-        score: from settings, device and version to the function that scores its weights.
-        decided_by: the settings that decide the scores, besides `promotion`; see `assets.slide_asset`.
-    """
+def _scores_asset(of: Versions, hold_out: dg.AssetsDefinition, group_name: str) -> dg.AssetsDefinition:
+    kind, partitions_def = of.kind, of.weights.partitions_def
     drops = dg.AssetCheckSpec(
         kind.check,
         asset=kind.hold_out_scores,
@@ -155,11 +168,11 @@ def hold_out_scores_asset(
         description="One partition is one training version: its scores on the hold-out set. Its check blocks the "
         f"promotion in the same run; `{kind.champion}` repeats it.",
         partitions_def=partitions_def,
-        deps=[weights, hold_out],
+        deps=[of.weights, hold_out],
         check_specs=[drops],
         pool="gpu",
-        code_version=code_version,
-        metadata={DECIDED_BY: ", ".join([*decided_by, "promotion"])},
+        code_version=of.code_versions[1],
+        metadata={DECIDED_BY: ", ".join([*of.decided_by, "promotion"])},
         group_name=group_name,
         kinds={"pytorch"},
     )
@@ -170,13 +183,14 @@ def hold_out_scores_asset(
 
         root, version, chosen = paths.data_root, context.partition_key, settings.value
         margin, frozen = chosen.promotion.margin, read_record(root.record(kind.hold_out, CHAMPION))
+        _, score = of.hold_out(chosen)
         inputs = {kind.weights: require_record(root, kind.weights, version).data_version}
         return materialize_one(
             context,
             root,
             version,
             make=lambda folder: score_on_hold_out(
-                root, kind, version, folder, margin, score(chosen, compute.choose(), version)
+                root, kind, version, folder, margin, partial(score, version=version, compute=compute.choose())
             ),
             inputs=inputs | ({kind.hold_out: frozen.data_version} if frozen else {}),
             settings=deciding(context, chosen, root),
@@ -185,32 +199,15 @@ def hold_out_scores_asset(
     return scores
 
 
-def champion_asset(
-    kind: ModelKind,
-    *,
-    weights: dg.AssetsDefinition,
-    scores: dg.AssetsDefinition,
-    used_by: str,
-    group_name: str,
-    description: str,
-    from_settings: Callable[[DataRoot, "Settings"], "Weights"] | None = None,
-) -> dg.AssetsDefinition:
-    """Declares the asset of the version in use. Its data version is the sha256 of the weights.
-
-    Args:
-        kind: of network.
-        weights: asset of the versions.
-        scores: asset of their scores on the hold-out set.
-        used_by: asset whose results are computed with the champion.
-        group_name: in the UI's graph.
-        description: for the UI.
-        from_settings: finds the network that the settings name, if this kind has such a setting.
-    """
+def _champion_asset(of: Versions, scores: dg.AssetsDefinition, group_name: str) -> dg.AssetsDefinition:
+    kind, from_settings = of.kind, of.from_settings
 
     @dg.asset(
         name=kind.champion,
-        description=f"{description}{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
-        deps=[dg.AssetDep(asset, partition_mapping=ONLY_BY_HAND) for asset in (weights, scores)],
+        description=f"The best version by a score, or the one named in the run config. {of.until_then} Promoting "
+        f"another version makes exactly the {of.used_by.replace('_', ' ')} stale that other weights made."
+        f"{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
+        deps=[dg.AssetDep(asset, partition_mapping=ONLY_BY_HAND) for asset in (of.weights, scores)],
         metadata={CODE_VERSION: "1", DECIDED_BY: "promotion"},
         # Stains, scanners and annotations change: a champion should meet other versions every year.
         freshness_policy=dg.FreshnessPolicy.time_window(
@@ -237,11 +234,11 @@ def champion_asset(
         )
         recorded = config.model_dump() | deciding(context, chosen, root)
         record = promote(root, kind, choice, recorded, code_version=version_of(context), run_id=context.run.run_id)
-        stale = not_made_with(root, kind, used_by, record.data_version)
+        stale = not_made_with(root, kind, of.used_by, record.data_version)
         metadata = {
             "version": record.values["version"],
             "replaced": before.values["version"] if before else "nothing",
-            f"stale_{used_by}": stale,
+            f"stale_{of.used_by}": stale,
             "candidates": dg.MetadataValue.md(candidates_markdown(root, kind)),
             **record_metadata(record, root.folder(kind.champion, CHAMPION), reused=False),
         }
@@ -253,3 +250,43 @@ def champion_asset(
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(record.data_version))
 
     return champion
+
+
+def comparison_asset(weights: dg.AssetsDefinition) -> Callable[[Callable[[], "ReportLayout"]], dg.AssetsDefinition]:
+    """Declares an asset that compares all versions, by the function that gives the layout of its report.
+
+    It is requested after a version was trained: cheap, as versions are few (docs/decisions/0025-automation.md).
+    """
+    (spec,) = weights.specs
+
+    def declare(layout_of: Callable[[], "ReportLayout"]) -> dg.AssetsDefinition:
+        @dg.asset(
+            name=layout_of.__name__,
+            description=inspect.getdoc(layout_of),
+            deps=[dg.AssetDep(weights, partition_mapping=dg.AllPartitionMapping())],
+            code_version="1",
+            group_name=spec.group_name,
+            kinds={"html"},
+            metadata=code_reference(layout_of),
+            automation_condition=dg.AutomationCondition.any_deps_updated().since_last_handled()
+            & ~dg.AutomationCondition.any_deps_in_progress()
+            & ~dg.AutomationCondition.in_progress(),
+        )
+        def comparison(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
+            from dermatome.reports.training import compare_versions
+
+            root, layout = paths.data_root, layout_of()
+            inputs = partitions_of(root, layout.kind.weights, root.partitions(layout.kind.weights))
+            versions = {folder.name: version for folder, version in inputs.items()}
+            return materialize_one(
+                context,
+                root,
+                CHAMPION,
+                make=lambda folder: compare_versions(root, layout, list(versions), folder),
+                inputs=versions,
+                settings={},
+            )
+
+        return comparison
+
+    return declare

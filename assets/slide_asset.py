@@ -14,17 +14,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from sqlalchemy import event, exc
 from sqlalchemy.pool import QueuePool
 
-from assets.materialize import check_fields, code_version, deciding, error_text, note_failure, record_metadata
+from assets.materialize import (
+    check_fields,
+    code_reference,
+    code_version,
+    deciding,
+    error_text,
+    note_failure,
+    record_metadata,
+)
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY, STALE
 from assets.sources import EXTERNAL, EXTERNAL_VERSION
 from dermatome.pipeline.batch import InFlight, run_batch
-from dermatome.pipeline.cached_stage import Stage, cached_stage
+from dermatome.pipeline.cached_stage import AnyStage, cached_stage
 from dermatome.pipeline.staleness import InputsNow, stale_partitions
 from dermatome.settings import Settings, deciding_settings
 from dermatome.storage.layout import CHAMPION, DataRoot
@@ -33,8 +41,12 @@ from resources import PathsResource, SettingsResource
 from resources.dagster_private import latest_materialization
 from resources.settings import DECIDED_BY, decided_names, versioned_by_settings
 
+if TYPE_CHECKING:
+    from dermatome.hpa.client import HpaClient
+
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.MaterializeResult
 
+FindMetadata = Callable[[DataRoot, Sequence[str]], Callable[[str], Mapping[str, dg.MetadataValue]]]
 FindInputs = Callable[[DataRoot, Settings], InputsNow]
 INPUTS_NOW: dict[str, FindInputs] = {}
 """What tells the versions of a partition's inputs, by asset, where its upstream results of the same key do not."""
@@ -53,9 +65,25 @@ _VERSION_TAGS = (
 )
 
 
+class Run:
+    """What an asset is given in a run: the data root, the settings, the partitions."""
+
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        self.context = context
+        self.root: DataRoot = context.resources.paths.data_root
+        self.settings: Settings = context.resources.settings.value
+        self.keys: list[str] = list(context.partition_keys)
+
+    @property
+    def client(self) -> "HpaClient":
+        """The client of the Human Protein Atlas, for assets of the pool ``hpa``."""
+        client: HpaClient = self.context.resources.hpa.client
+        return client
+
+
 def slide_asset(
-    *,
     partitions_def: dg.DynamicPartitionsDefinition,
+    *,
     partitions_a_run: int,
     group_name: str,
     kind: str,
@@ -66,8 +94,11 @@ def slide_asset(
     checks: Mapping[str, str] | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
     inputs_now: FindInputs | None = None,
-) -> Callable[[Callable[..., Iterator[Event]]], dg.AssetsDefinition]:
-    """Declares an asset whose body is one call of :func:`materialize_slides`, named and described by that function.
+    check_now: Callable[[DataRoot, str], Check] | None = None,
+    more: FindMetadata | None = None,
+    summaries: Sequence[dg.AssetsDefinition] = (),
+) -> Callable[[Callable[[Run], AnyStage]], dg.AssetsDefinition]:
+    """Declares an asset by the function that gives its stage in a run, and names and describes it.
 
     It is a multi-asset of one, because only those may leave out their result and those of their checks.
 
@@ -80,29 +111,34 @@ def slide_asset(
         code_version: to be raised by hand when the code gives other numbers.
         decided_by: the settings that decide its results; see :func:`dermatome.settings.deciding_settings`.
         deps: upstream assets.
-        pool: concurrency pool.
+        pool: concurrency pool; assets of the pool ``hpa`` are given the client.
         checks: description of each check by name; they are evaluated for each partition.
         freshness_policy: how long the latest materialization counts as fresh.
         inputs_now: see :func:`dermatome.pipeline.staleness.stale_partitions`.
+        check_now: a check of a partition whose outcome can change while its results do not.
+        more: finds further metadata of each partition, shown after its outcome.
+        summaries: assets made of all partitions; their check `up_to_date` is evaluated at the end. Dagster itself does
+            not compare an asset with 100 upstream partitions or more.
     """
 
-    def declare(body: Callable[..., Iterator[Event]]) -> dg.AssetsDefinition:
-        name = body.__name__
+    def declare(stage_of: Callable[[Run], AnyStage]) -> dg.AssetsDefinition:
+        name = stage_of.__name__
         if inputs_now is not None:
             INPUTS_NOW[name] = inputs_now
-        return dg.multi_asset(
+
+        @dg.multi_asset(
             name=name,
             specs=[
                 dg.AssetSpec(
                     name,
-                    description=inspect.getdoc(body),
+                    description=inspect.getdoc(stage_of),
                     partitions_def=partitions_def,
                     deps=deps,
                     skippable=True,
                     code_version=code_version,
                     group_name=group_name,
                     kinds={kind},
-                    metadata={DECIDED_BY: ", ".join(decided_by)},
+                    metadata={DECIDED_BY: ", ".join(decided_by), **code_reference(stage_of)},
                     freshness_policy=freshness_policy,
                 )
             ],
@@ -113,19 +149,24 @@ def slide_asset(
             can_subset=True,
             pool=pool,
             backfill_policy=dg.BackfillPolicy.multi_run(partitions_a_run),
-        )(body)
+            required_resource_keys={"paths", "settings"} | ({"hpa"} if pool == "hpa" else set()),
+        )
+        def materialize(context: dg.AssetExecutionContext) -> Iterator[Event]:
+            run = Run(context)
+            metadata_of = more(run.root, run.keys) if more else None
+            yield from _materialize_slides(run, stage_of(run), check_now, metadata_of, summaries)
+
+        return materialize
 
     return declare
 
 
-def materialize_slides(
-    context: dg.AssetExecutionContext,
-    settings: SettingsResource,
-    stage: Stage[Any, Any],
-    *,
-    check_now: Callable[[str], Sequence[Check]] = lambda key: (),
-    more: Callable[[str], Mapping[str, dg.MetadataValue]] = lambda key: {},
-    summaries: Sequence[dg.AssetsDefinition] = (),
+def _materialize_slides(
+    run: Run,
+    stage: AnyStage,
+    check_now: Callable[[DataRoot, str], Check] | None,
+    metadata_of: Callable[[str], Mapping[str, dg.MetadataValue]] | None,
+    summaries: Sequence[dg.AssetsDefinition],
 ) -> Iterator[Event]:
     """Materializes every partition of the run and yields its events as it finishes.
 
@@ -133,28 +174,19 @@ def materialize_slides(
     reported again and nothing is computed. It is computed again if a file of it is missing or has another size and, in
     a run that a person started, if one has another sha256.
 
-    Args:
-        context: of the asset.
-        settings: of the run.
-        stage: the asset's stage.
-        check_now: checks of a partition whose outcome can change while its results do not.
-        more: further metadata of a partition, shown after its outcome.
-        summaries: assets made of all partitions; their check `up_to_date` is evaluated at the end. Dagster itself does
-            not compare an asset with 100 upstream partitions or more.
-
     Raises:
         dg.Failure: after all partitions were tried, if any failed.
     """
+    context, settings, keys = run.context, run.settings, run.keys
     asset, root = stage.asset, stage.root
     keep_connections(context.instance)
-    keys = list(context.partition_keys)
     pointers = _event_pointers(context, keys)
     fillers = _gap_fillers(context, root, keys)
-    batch = settings.value.batch
+    batch = settings.batch
     if stage.at_once is not None:
         batch = batch.changed(writers=stage.at_once, readers=1, waiting=2 * stage.at_once)
     run_id = context.run.run_id
-    decided = deciding(context, settings.value, root)
+    decided = deciding(context, settings, root)
     by_person = not any(tag in context.run.tags for tag in _NOT_BY_PERSON)
     work = cached_stage(stage, decided, code_version(context), run_id, fillers.keys(), hashes=by_person)
     in_flight = InFlight(root, asset, run_id, lambda other: _has_ended(context.instance, other))
@@ -170,8 +202,10 @@ def materialize_slides(
                 try:
                     clear_failure(root.failure(asset, key))
                     folder = root.folder(asset, key)
-                    metadata = record_metadata(made.record, folder, reused=made.reused, more=more(key))
-                    checks = [*made.record.checks, *check_now(key)]
+                    metadata = record_metadata(
+                        made.record, folder, reused=made.reused, more=metadata_of(key) if metadata_of else {}
+                    )
+                    checks = [*made.record.checks, *([check_now(root, key)] if check_now else [])]
                 except Exception as late:  # of this slide alone: the others go on
                     error = late
             if error is not None or made is None:
@@ -191,11 +225,11 @@ def materialize_slides(
             tags = (fillers.get(key) if made.reused else None) or version_tags(made.record, pointers[key])
             yield from _events(context, made.record, metadata, tags, checks, alone=len(keys) == 1)
     if len(keys) > 1:  # a run of one partition gives a result, after which the check's own step runs
-        stale = _stale(root, asset, settings.value, code_version(context), decided)
+        stale = _stale(root, asset, settings, code_version(context), decided)
         yield dg.AssetCheckEvaluation(asset_key=context.asset_key, **_up_to_date(stale))
     for summary in summaries:
         if (target := latest_materialization(context.instance, summary.key)) is not None:
-            stale = stale_partitions_of(summary, settings.value, root)
+            stale = stale_partitions_of(summary, settings, root)
             yield dg.AssetCheckEvaluation(
                 asset_key=summary.key, target_materialization_data=target, **_up_to_date(stale)
             )

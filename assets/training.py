@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from assets.materialize import CODE_VERSION, materialize_one
+from dermatome.registry.model_kinds import ModelKind
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.settings_model import SettingsModel
 from dermatome.training.encoders import ENCODERS
@@ -84,6 +85,14 @@ def _limits(mark: Any) -> list[str]:
     return [f"{sign} {getattr(mark, name)}" for name, sign in signs.items() if getattr(mark, name, None) is not None]
 
 
+def not_held_out(root: DataRoot, kind: ModelKind, names: Sequence[str]) -> list[str]:
+    """The slides, sets or cases that a training may learn from."""
+    from dermatome.registry.hold_out import hold_out_sources
+
+    held_out = hold_out_sources(root, kind)
+    return [name for name in names if name not in held_out]
+
+
 _CHECKS = {
     "no_leakage": "No patient, slide or picture is both trained and tested on, by this version or its ancestors.",
     "trained_enough": "It was trained for an epoch at least, on samples that have what it is to learn.",
@@ -110,12 +119,11 @@ def make_version(
     context: dg.AssetExecutionContext,
     root: DataRoot,
     task: Any,
-    folders: Sequence[Path],
+    sources: Mapping[Path, str],
     settings: Mapping[str, Any],
     config: TrainingConfig,
     compute: ComputeResource,
     *,
-    inputs: Mapping[str, str],
     recorded: Mapping[str, Any] = {},
     prepare: Callable[[Any], Any] = lambda task: task,
     **more: Any,
@@ -126,11 +134,10 @@ def make_version(
         context: of the asset.
         root: the data root.
         task: class of the task.
-        folders: of the samples.
+        sources: folders of the samples, with the data version of each; empty if they were drawn for this version.
         settings: that are given; those that the parent decides and the defaults complete them.
         config: the run config.
         compute: device and precision.
-        inputs: data version of each source of samples.
         recorded: further settings that decide the result.
         prepare: changes the task before it is trained.
         more: see :func:`assets.materialize.materialize_one`.
@@ -146,7 +153,7 @@ def make_version(
     chosen = settings_from(task.settings_class, settings if lineage is None else lineage.fill_in(settings))
 
     def make(folder: Path) -> Any:
-        work = prepare(task.choose(folders, (), chosen, lineage))
+        work = prepare(task.choose(list(sources), (), chosen, lineage))
         return train_version(
             work,
             folder,
@@ -160,6 +167,7 @@ def make_version(
             models_folder=root.models,
         )
 
+    inputs = {folder.name: data_version for folder, data_version in sources.items() if data_version}
     done = materialize_one(
         context,
         root,

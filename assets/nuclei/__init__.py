@@ -1,7 +1,6 @@
 """The nuclei pipeline, in reading order: slides, patches, weights, hold-out set, champion, report, maps, TIL."""
 
-from assets.nuclei.nuclei_champion import nuclei_champion
-from assets.nuclei.nuclei_hold_out import nuclei_hold_out, nuclei_hold_out_scores
+from assets.nuclei.nuclei_champion import nuclei_champion, nuclei_hold_out, nuclei_hold_out_scores
 from assets.nuclei.nuclei_patches import nuclei_patches
 from assets.nuclei.nuclei_runs_report import nuclei_runs_report
 from assets.nuclei.nuclei_slides import nuclei_slides

@@ -1,19 +1,38 @@
-"""`nuclei_champion`: the version that nuclei are found with."""
+"""`nuclei_hold_out`: frozen patches that no training uses; `nuclei_hold_out_scores`: each version's scores on them;
+`nuclei_champion`: the version that nuclei are found with.
+"""
 
-from assets.nuclei.nuclei_hold_out import nuclei_hold_out_scores
+from functools import partial
+from typing import TYPE_CHECKING
+
+from assets.nuclei.nuclei_patches import nuclei_patches
 from assets.nuclei.nuclei_weights import nuclei_weights
-from assets.registry import champion_asset
+from assets.registry import HoldOut, Versions
 from dermatome.nuclei.maps.networks import nucleus_weights_named
 from dermatome.registry.model_kinds import NUCLEI
 
-nuclei_champion = champion_asset(
+if TYPE_CHECKING:
+    from dermatome.settings import Settings
+
+
+def _hold_out(settings: "Settings") -> HoldOut:
+    from dermatome.nuclei.maps.hold_out import nucleus_rows, score_nuclei_version
+
+    return nucleus_rows, partial(score_nuclei_version, settings=settings.nuclei)
+
+
+nuclei_hold_out, nuclei_hold_out_scores, nuclei_champion = Versions(
     NUCLEI,
-    weights=nuclei_weights,
-    scores=nuclei_hold_out_scores,
+    nuclei_weights,
+    sources=nuclei_patches,
+    setting="cases",
+    meaning="Cases held out for good; no training uses their patches.",
+    example="case_12",
+    hold_out=_hold_out,
+    decided_by=["nuclei", "compute.precision"],
+    code_versions=("1", "1"),
     used_by="nucleus_maps",
-    group_name="nuclei_training",
-    description="The best version by a score, or the one named in the run config. Until it is materialized for the "
-    "first time, nuclei are found with the network that the settings name (`nuclei_weights`). Promoting another "
-    "version makes exactly the nucleus maps stale that other weights made.",
+    until_then="Until it is materialized for the first time, nuclei are found with the network that the settings name "
+    "(`nuclei_weights`).",
     from_settings=lambda root, settings: nucleus_weights_named(root, settings.nuclei_weights),
-)
+).assets()

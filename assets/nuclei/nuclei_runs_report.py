@@ -1,24 +1,20 @@
 """`nuclei_runs_report`: all versions of nucleus networks side by side, in one HTML file."""
 
-import dagster as dg
+from typing import TYPE_CHECKING
 
-from assets.comparison import WITH_NEW_VERSIONS, compare
 from assets.nuclei.nuclei_weights import nuclei_weights
-from resources import PathsResource
+from assets.registry import comparison_asset
+
+if TYPE_CHECKING:
+    from dermatome.reports.training import ReportLayout
 
 
-@dg.asset(
-    deps=[dg.AssetDep(nuclei_weights, partition_mapping=dg.AllPartitionMapping())],
-    code_version="1",
-    group_name="nuclei_training",
-    kinds={"html"},
-    automation_condition=WITH_NEW_VERSIONS,
-)
-def nuclei_runs_report(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
+@comparison_asset(nuclei_weights)
+def nuclei_runs_report() -> "ReportLayout":
     """Compares all versions of `nuclei_weights`: scores, data, settings, curves and samples.
 
     `comparison.html` needs no other file; `versions.csv` has a row for each version, `summary.csv` for each score.
     """
     from dermatome.nuclei.maps.report import NUCLEUS_REPORT
 
-    return compare(context, paths.data_root, NUCLEUS_REPORT)
+    return NUCLEUS_REPORT

@@ -1,19 +1,15 @@
 """`nuclei_slides`: an H&E slide's file, copied and checked."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
-
 from assets.partitions import NUCLEI_SLIDES
-from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.slide_asset import AnyStage, Run, slide_asset
 from assets.sources import NUCLEI_INBOX
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.pipeline.staleness import InputsNow
 from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
-from resources import PathsResource, SettingsResource
 
 
 def _sources(root: DataRoot, _: Settings) -> InputsNow:
@@ -24,7 +20,7 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
 
 
 @slide_asset(
-    partitions_def=NUCLEI_SLIDES,
+    NUCLEI_SLIDES,
     deps=[NUCLEI_INBOX],
     partitions_a_run=400,
     group_name="nuclei_images",
@@ -34,11 +30,7 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
     checks={"image_not_blank": "The file decodes and is not blank."},
     inputs_now=_sources,
 )
-def nuclei_slides(
-    context: dg.AssetExecutionContext,
-    paths: PathsResource,
-    settings: SettingsResource,
-) -> Iterator[Event]:
+def nuclei_slides(run: Run) -> AnyStage:
     """One partition is one slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG, TIFF, a vendor's file
     that OpenSlide reads, or a folder with the `.dcm` files of a DICOM slide: its levels are kept, its label is
     not.
@@ -47,22 +39,13 @@ def nuclei_slides(
     """
     from dermatome.slides.source import acquire_slide, inbox_source, inbox_sources
 
-    root = paths.data_root
-    images = settings.value.nuclei_images
+    root, images = run.root, run.settings.nuclei_images
     sources = inbox_sources(root.nuclei_inbox)
+
+    def inputs(slide: str) -> dict[str, str]:
+        return {"nuclei_inbox": (sources.get(slide) or inbox_source(root.nuclei_inbox, slide)).identity}
 
     def make(slide: str, folder: Path) -> StageResult:
         return acquire_slide(sources[slide], folder, images.declared_mpp, images.max_side_px, root=root.path)
 
-    def inputs(slide: str) -> dict[str, str]:
-        source = sources.get(slide) or inbox_source(root.nuclei_inbox, slide)
-        return {"nuclei_inbox": source.identity}
-
-    stage = WaitingStage(
-        root,
-        "nuclei_slides",
-        make=make,
-        inputs=inputs,
-        at_once=2,
-    )
-    yield from materialize_slides(context, settings, stage)
+    return WaitingStage(root, "nuclei_slides", make=make, inputs=inputs, at_once=2)

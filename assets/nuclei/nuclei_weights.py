@@ -5,10 +5,11 @@ from pydantic import Field
 
 from assets.nuclei.nuclei_patches import nuclei_patches
 from assets.partitions import NUCLEI_VERSIONS, ONLY_BY_HAND
-from assets.training import TrainingConfig, make_version, training_config, weights_asset
+from assets.registry import partitions_of
+from assets.training import TrainingConfig, make_version, not_held_out, training_config, weights_asset
 from dermatome.errors import MissingInput
 from dermatome.nuclei.maps.task import NucleusTraining
-from dermatome.storage.record import require_record
+from dermatome.registry.model_kinds import NUCLEI
 from resources import ComputeResource, PathsResource
 
 
@@ -45,20 +46,10 @@ def nuclei_weights(
     ```
     """
     from dermatome.nuclei.maps.task import NucleusTask
-    from dermatome.registry.hold_out import hold_out_sources
 
     root = paths.data_root
-    held_out = hold_out_sources(root, NucleusTask.model_kind)
-    cases = config.cases or [case for case in root.partitions("nuclei_patches") if case not in held_out]
+    cases = config.cases or not_held_out(root, NUCLEI, root.partitions("nuclei_patches"))
     if not cases:
         raise MissingInput("There are no patches of nuclei yet: materialize nuclei_patches for cases first.")
-    return make_version(
-        context,
-        root,
-        NucleusTask,
-        [root.folder("nuclei_patches", case) for case in cases],
-        config.given(),
-        config,
-        compute,
-        inputs={case: require_record(root, "nuclei_patches", case).data_version for case in cases},
-    )
+    sources = partitions_of(root, "nuclei_patches", cases)
+    return make_version(context, root, NucleusTask, sources, config.given(), config, compute)

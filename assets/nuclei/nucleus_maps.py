@@ -1,17 +1,12 @@
 """`nucleus_maps`: every nucleus of an H&E slide, its class and its outline."""
 
-from collections.abc import Iterator
-
-import dagster as dg
-
 from assets.nuclei.nuclei_champion import nuclei_champion
 from assets.nuclei.nuclei_slides import nuclei_slides
 from assets.partitions import NUCLEI_SLIDES
-from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.slide_asset import AnyStage, Run, slide_asset
 from dermatome.pipeline.staleness import InputsNow
 from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
-from resources import PathsResource, SettingsResource
 
 
 def _weights(root: DataRoot, settings: Settings) -> InputsNow:
@@ -25,7 +20,7 @@ def _weights(root: DataRoot, settings: Settings) -> InputsNow:
 
 
 @slide_asset(
-    partitions_def=NUCLEI_SLIDES,
+    NUCLEI_SLIDES,
     deps=[nuclei_slides, nuclei_champion],
     partitions_a_run=50,
     group_name="nuclei_inference",
@@ -39,11 +34,7 @@ def _weights(root: DataRoot, settings: Settings) -> InputsNow:
     },
     inputs_now=_weights,
 )
-def nucleus_maps(
-    context: dg.AssetExecutionContext,
-    paths: PathsResource,
-    settings: SettingsResource,
-) -> Iterator[Event]:
+def nucleus_maps(run: Run) -> AnyStage:
     """One partition is one H&E slide: every nucleus with its class and outline.
 
     Tiles through the network, blended → semantic and ternary maps → watershed → nuclei with class and probability.
@@ -54,7 +45,6 @@ def nucleus_maps(
     from dermatome.nuclei.maps.networks import find_nucleus_weights
     from dermatome.nuclei.maps.stage import NucleusStage
 
-    root, chosen = paths.data_root, settings.value
-    weights = find_nucleus_weights(root, chosen.nuclei_weights)
-    stage = NucleusStage(root, weights, chosen.compute, chosen.nuclei, chosen.nuclei_opacity)
-    yield from materialize_slides(context, settings, stage)
+    settings = run.settings
+    weights = find_nucleus_weights(run.root, settings.nuclei_weights)
+    return NucleusStage(run.root, weights, settings.compute, settings.nuclei, settings.nuclei_opacity)

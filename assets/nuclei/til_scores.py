@@ -1,17 +1,12 @@
 """`til_scores`: tumour-infiltrating lymphocytes of a slide, in three numbers and a map."""
 
-from collections.abc import Iterator
-
-import dagster as dg
-
 from assets.nuclei.nucleus_maps import nucleus_maps
 from assets.partitions import NUCLEI_SLIDES
-from assets.slide_asset import Event, materialize_slides, slide_asset
-from resources import PathsResource, SettingsResource
+from assets.slide_asset import AnyStage, Run, slide_asset
 
 
 @slide_asset(
-    partitions_def=NUCLEI_SLIDES,
+    NUCLEI_SLIDES,
     deps=[nucleus_maps],
     partitions_a_run=300,
     group_name="nuclei_inference",
@@ -19,11 +14,7 @@ from resources import PathsResource, SettingsResource
     code_version="2",
     decided_by=["til"],
 )
-def til_scores(
-    context: dg.AssetExecutionContext,
-    paths: PathsResource,
-    settings: SettingsResource,
-) -> Iterator[Event]:
+def til_scores(run: Run) -> AnyStage:
     """One partition is one H&E slide: lymphocytes per mm² of tissue and their map on 50 µm squares (Saltz et al. 2018),
     the share of immune nuclei, and the share of lymphocytes within 20 µm of an epithelial nucleus (Barua et al. 2018).
 
@@ -31,5 +22,4 @@ def til_scores(
     """
     from dermatome.nuclei.til.stage import til_stage
 
-    stage = til_stage(paths.data_root, settings.value.til)
-    yield from materialize_slides(context, settings, stage)
+    return til_stage(run.root, run.settings.til)

@@ -1,8 +1,7 @@
 """The skin pipeline, in reading order: pages, images, tiles, weights, champion, masks, layers, genes."""
 
 from assets.skin.annotation_queue import annotation_queue
-from assets.skin.cell_champion import cell_champion
-from assets.skin.cell_hold_out import cell_hold_out, cell_hold_out_scores
+from assets.skin.cell_champion import cell_champion, cell_hold_out, cell_hold_out_scores
 from assets.skin.cell_masks import cell_masks
 from assets.skin.cell_weights import cell_weights
 from assets.skin.epidermis_layers import epidermis_layers
@@ -12,8 +11,7 @@ from assets.skin.hpa_agreement import hpa_agreement
 from assets.skin.hpa_images import hpa_images
 from assets.skin.skin_atlas import skin_atlas
 from assets.skin.slide_images import slide_images
-from assets.skin.tissue_champion import tissue_champion
-from assets.skin.tissue_hold_out import tissue_hold_out, tissue_hold_out_scores
+from assets.skin.tissue_champion import tissue_champion, tissue_hold_out, tissue_hold_out_scores
 from assets.skin.tissue_search import tissue_search
 from assets.skin.tissue_weights import tissue_weights
 from assets.skin.training_comparison import training_comparison

@@ -1,19 +1,40 @@
-"""`cell_champion`: the version that cells are found with."""
+"""`cell_hold_out`: frozen annotated images that no training uses; `cell_hold_out_scores`: each version's scores;
+`cell_champion`: the version that cells are found with.
+"""
 
-from assets.registry import champion_asset
-from assets.skin.cell_hold_out import cell_hold_out_scores
-from assets.skin.cell_weights import cell_weights
+from functools import partial
+from typing import TYPE_CHECKING
+
+from assets.registry import HoldOut, Versions
+from assets.skin.cell_weights import cell_weights, find_sets
+from assets.sources import CELL_ANNOTATIONS
 from dermatome.registry.model_kinds import CELLS
 from dermatome.skin.cells.networks import cell_weights_named
 
-cell_champion = champion_asset(
+if TYPE_CHECKING:
+    from dermatome.settings import Settings
+
+
+def _hold_out(settings: "Settings") -> HoldOut:
+    from dermatome.skin.cells.hold_out import cell_rows, score_cell_version
+
+    mpp = settings.images.declared_mpp
+    return partial(cell_rows, declared_mpp=mpp), partial(score_cell_version, declared_mpp=mpp, cells=settings.cells)
+
+
+cell_hold_out, cell_hold_out_scores, cell_champion = Versions(
     CELLS,
-    weights=cell_weights,
-    scores=cell_hold_out_scores,
+    cell_weights,
+    sources=CELL_ANNOTATIONS,
+    find=find_sets,
+    setting="sets",
+    meaning="Folders of `cell_annotations/` held out for good; no training uses them.",
+    example="lab_2024",
+    hold_out=_hold_out,
+    decided_by=["cells", "images.declared_mpp", "compute.precision"],
+    code_versions=("3", "2"),
     used_by="cell_masks",
-    group_name="skin_training",
-    description="The best version by a score, or the one named in the run config. Until it is materialized for the "
-    "first time, cells are found with the network that the settings name (`cell_weights`). Promoting another version "
-    "makes exactly the cell masks stale that other weights made.",
+    until_then="Until it is materialized for the first time, cells are found with the network that the settings name "
+    "(`cell_weights`).",
     from_settings=lambda root, settings: cell_weights_named(root, settings.cell_weights),
-)
+).assets()

@@ -1,19 +1,15 @@
 """`cell_masks`: every cell of the epidermis, as an instance map and a table."""
 
-from collections.abc import Iterator
-
-import dagster as dg
-
 from assets.partitions import SLIDES
 from assets.skin.cell_champion import cell_champion
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
-from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.slide_asset import AnyStage, Run, slide_asset
 from assets.sources import CYTO2
 from dermatome.pipeline.staleness import InputsNow
 from dermatome.settings import Settings
+from dermatome.skin.stage_files import check_champion
 from dermatome.storage.layout import DataRoot
-from resources import PathsResource, SettingsResource
 
 
 def _weights(root: DataRoot, settings: Settings) -> InputsNow:
@@ -30,7 +26,7 @@ def _weights(root: DataRoot, settings: Settings) -> InputsNow:
 
 
 @slide_asset(
-    partitions_def=SLIDES,
+    SLIDES,
     deps=[slide_images, epidermis_masks, cell_champion, CYTO2],
     partitions_a_run=100,
     group_name="skin_inference",
@@ -44,12 +40,9 @@ def _weights(root: DataRoot, settings: Settings) -> InputsNow:
         "mask_made_with_champion": "The mask these cells lie in is the present champion's.",
     },
     inputs_now=_weights,
+    check_now=check_champion,
 )
-def cell_masks(
-    context: dg.AssetExecutionContext,
-    paths: PathsResource,
-    settings: SettingsResource,
-) -> Iterator[Event]:
+def cell_masks(run: Run) -> AnyStage:
     """One partition is one slide: every cell of its epidermis.
 
     All epidermis components → H channel → Cellpose or another `[cells] segmenter` → cells at full resolution.
@@ -58,9 +51,7 @@ def cell_masks(
     """
     from dermatome.skin.cells.networks import find_cell_weights
     from dermatome.skin.cells.stage import CellsStage
-    from dermatome.skin.stage_files import check_champion
 
-    root, chosen = paths.data_root, settings.value
-    weights = find_cell_weights(root, chosen.cell_weights, chosen.cells.segmenter)
-    stage = CellsStage(root, weights, chosen.compute, chosen.cells)
-    yield from materialize_slides(context, settings, stage, check_now=lambda slide: [check_champion(root, slide)])
+    settings = run.settings
+    weights = find_cell_weights(run.root, settings.cell_weights, settings.cells.segmenter)
+    return CellsStage(run.root, weights, settings.compute, settings.cells)

@@ -1,16 +1,21 @@
 """`cell_weights`: one training version of a network of Cellpose's form that finds cells."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
 from assets.partitions import CELL_VERSIONS
 from assets.sources import CELL_ANNOTATIONS, CYTO2
-from assets.training import TrainingConfig, make_version, training_config, weights_asset
+from assets.training import TrainingConfig, make_version, not_held_out, training_config, weights_asset
 from dermatome.errors import MissingInput
+from dermatome.registry.model_kinds import CELLS
+from dermatome.settings import Settings
 from dermatome.skin.cells.task import CellTraining
 from dermatome.storage.files import folders_in
+from dermatome.storage.layout import DataRoot
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
 
@@ -25,6 +30,14 @@ class CellRun(TrainingConfig):
     sets: list[str] | None = Field(
         default=None, description="Folders of cell_annotations/; None: all but those of the hold-out set."
     )
+
+
+def find_sets(root: DataRoot, settings: Settings, names: Sequence[str]) -> dict[Path, str]:
+    """Folders and data versions of sets of annotated images."""
+    from dermatome.skin.cells.annotations import annotated_sha256, find_annotated
+
+    folders, mpp = [root.cell_set(name) for name in names], settings.images.declared_mpp
+    return {folder: annotated_sha256(find_annotated(folder, declared_mpp=mpp))[:32] for folder in folders}
 
 
 CellConfig = training_config("CellConfig", CellRun, CellTraining, without=["mpp"])
@@ -60,27 +73,22 @@ def cell_weights(
           learning_rate: 0.0005
     ```
     """
-    from dermatome.registry.hold_out import hold_out_sources
-    from dermatome.skin.cells.annotations import annotated_sha256, find_annotated
     from dermatome.skin.cells.task import CellTask
 
     root, mpp, cells = paths.data_root, settings.value.images.declared_mpp, settings.value.cells
-    held_out = hold_out_sources(root, CellTask.model_kind)
-    sets = config.sets or [name for name in folders_in(root.cell_annotations) if name not in held_out]
+    sets = config.sets or not_held_out(root, CELLS, folders_in(root.cell_annotations))
     if not sets:
         raise MissingInput(
             f"There are no annotated cells yet: put a folder of images with their cells into {root.cell_annotations}."
         )
-    folders = [root.cell_set(name) for name in sets]
     return make_version(
         context,
         root,
         CellTask,
-        folders,
+        find_sets(root, settings.value, sets),
         {"mpp": mpp, **config.given()},
         config,
         compute,
         prepare=lambda task: dataclasses.replace(task, cells=cells),
-        inputs={files.name: annotated_sha256(find_annotated(files, declared_mpp=mpp))[:32] for files in folders},
         recorded={"cells": as_plain(cells)},
     )

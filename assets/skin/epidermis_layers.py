@@ -1,20 +1,15 @@
 """`epidermis_layers`: DAB, H and their ratio by layer of the epidermis, counted from the dermis."""
 
-from collections.abc import Iterator
-
-import dagster as dg
-
 from assets.partitions import SLIDES
 from assets.skin.cell_masks import cell_masks
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.origin import origin_of
 from assets.skin.slide_images import slide_images
-from assets.slide_asset import Event, materialize_slides, slide_asset
-from resources import PathsResource, SettingsResource
+from assets.slide_asset import AnyStage, Run, slide_asset
 
 
 @slide_asset(
-    partitions_def=SLIDES,
+    SLIDES,
     deps=[slide_images, epidermis_masks, cell_masks],
     partitions_a_run=400,
     group_name="skin_inference",
@@ -27,12 +22,9 @@ from resources import PathsResource, SettingsResource
         "stains_present": "The slide's colours can be those of hematoxylin and DAB; otherwise stains are null.",
         "stain_vectors_found": "If wanted, the slide's own colours of hematoxylin and DAB could be estimated.",
     },
+    more=origin_of,
 )
-def epidermis_layers(
-    context: dg.AssetExecutionContext,
-    paths: PathsResource,
-    settings: SettingsResource,
-) -> Iterator[Event]:
+def epidermis_layers(run: Run) -> AnyStage:
     """One partition is one slide: stains in the layers of its epidermis, counted from the dermis.
 
     Layers of one mean cell diameter; no epidermis, no dermis or no cells is a named outcome.
@@ -44,6 +36,4 @@ def epidermis_layers(
     """
     from dermatome.skin.layers.stage import LayersStage
 
-    root = paths.data_root
-    stage = LayersStage(root, settings.value.layers)
-    yield from materialize_slides(context, settings, stage, more=origin_of(root, context.partition_keys))
+    return LayersStage(run.root, run.settings.layers)

@@ -1,18 +1,13 @@
 """`epidermis_masks`: background, dermis, epidermis and keratin of a slide, at full resolution."""
 
-from collections.abc import Iterator
-
-import dagster as dg
-
 from assets.partitions import SLIDES
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
-from assets.slide_asset import Event, materialize_slides, slide_asset
-from resources import PathsResource, SettingsResource
+from assets.slide_asset import AnyStage, Run, slide_asset
 
 
 @slide_asset(
-    partitions_def=SLIDES,
+    SLIDES,
     deps=[slide_images, tissue_champion],
     partitions_a_run=200,
     group_name="skin_inference",
@@ -26,11 +21,7 @@ from resources import PathsResource, SettingsResource
         "looks_like_skin": "Where there is epidermis, there is dermis: else the slide is not what the network knows.",
     },
 )
-def epidermis_masks(
-    context: dg.AssetExecutionContext,
-    paths: PathsResource,
-    settings: SettingsResource,
-) -> Iterator[Event]:
+def epidermis_masks(run: Run) -> AnyStage:
     """One partition is one slide: where its dermis, epidermis and keratin are.
 
     Coarse prediction → significant regions → those again at full resolution → cleanup.
@@ -40,7 +31,6 @@ def epidermis_masks(
     from dermatome.skin.tissue.networks import find_tissue_weights
     from dermatome.skin.tissue.stage import MaskStage
 
-    root = paths.data_root
-    now = settings.value
-    stage = MaskStage(root, find_tissue_weights(root), now.compute, now.tissue, now.images.declared_mpp)
-    yield from materialize_slides(context, settings, stage)
+    settings = run.settings
+    weights, mpp = find_tissue_weights(run.root), settings.images.declared_mpp
+    return MaskStage(run.root, weights, settings.compute, settings.tissue, mpp)

@@ -1,19 +1,17 @@
 """`hpa_images`: a gene's HPA page, turned into one row for each image of the tissue."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
 
 from assets.partitions import GENES
-from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.slide_asset import AnyStage, Run, slide_asset
 from assets.sources import HPA
 from dermatome.pipeline.cached_stage import WaitingStage
-from resources import HpaResource, PathsResource, SettingsResource
 
 
 @slide_asset(
-    partitions_def=GENES,
+    GENES,
     deps=[HPA],
     partitions_a_run=500,
     group_name="skin_images",
@@ -24,12 +22,7 @@ from resources import HpaResource, PathsResource, SettingsResource
     # The schedule refresh_hpa reads the pages weekly; HPA has a release a year.
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=60), warn_window=timedelta(days=15)),
 )
-def hpa_images(
-    context: dg.AssetExecutionContext,
-    paths: PathsResource,
-    settings: SettingsResource,
-    hpa: HpaResource,
-) -> Iterator[Event]:
+def hpa_images(run: Run) -> AnyStage:
     """One partition is one gene: a row for each image of its HPA page, with antibody, patient, staining by cell type,
     reliability, licence and page sha256.
 
@@ -40,14 +33,11 @@ def hpa_images(
     """
     from dermatome.hpa.stage import make_images
 
-    root = paths.data_root
-    images, hpa_settings = settings.value.images, settings.value.hpa
-    client = hpa.client
-    stage = WaitingStage(
+    root, client, tissue = run.root, run.client, run.settings.images.tissue
+    return WaitingStage(
         root,
         "hpa_images",
-        make=lambda gene, folder: make_images(client, gene, root.hpa_page(gene), folder, images.tissue),
+        make=lambda gene, folder: make_images(client, gene, root.hpa_page(gene), folder, tissue),
         always=True,  # only asking tells whether the page has changed
-        at_once=hpa_settings.at_once,
+        at_once=run.settings.hpa.at_once,
     )
-    yield from materialize_slides(context, settings, stage)

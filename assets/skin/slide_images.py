@@ -1,20 +1,18 @@
 """`slide_images`: a slide's image file, fetched or copied, verified by decoding it whole."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
 from assets.partitions import SLIDES
 from assets.skin.hpa_images import hpa_images
-from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.slide_asset import AnyStage, Run, slide_asset
 from assets.sources import INBOX
 from dermatome.pipeline.cached_stage import WaitingStage
 from dermatome.pipeline.staleness import InputsNow
 from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
-from resources import HpaResource, PathsResource, SettingsResource
 
 
 def _sources(root: DataRoot, _: Settings) -> InputsNow:
@@ -26,7 +24,7 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
 
 
 @slide_asset(
-    partitions_def=SLIDES,
+    SLIDES,
     # Which gene's page names a slide is not a rule Dagster can follow; the slide's source says it.
     deps=[dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping()), INBOX],
     partitions_a_run=500,
@@ -38,12 +36,7 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
     checks={"image_not_blank": "The file decodes whole and is not blank."},
     inputs_now=_sources,
 )
-def slide_images(
-    context: dg.AssetExecutionContext,
-    paths: PathsResource,
-    settings: SettingsResource,
-    hpa: HpaResource,
-) -> Iterator[Event]:
+def slide_images(run: Run) -> AnyStage:
     """One partition is one slide: its image file with sha256, size, mpp and the source of that mpp.
 
     The scale is what a TIFF states. HPA states none: then the declared mpp of the settings is stored with the word
@@ -52,23 +45,17 @@ def slide_images(
     from dermatome.slides.register import read_sources, source_of
     from dermatome.slides.source import acquire_slide
 
-    root = paths.data_root
-    images = settings.value.images
-    fetch, lossless = hpa.client.fetch_image, settings.value.hpa.image == "tiff"
-    sources = read_sources(root.slide_sources, context.partition_keys)
+    root, images, hpa = run.root, run.settings.images, run.settings.hpa
+    fetch, sources = run.client.fetch_image, read_sources(root.slide_sources, run.keys)
 
     def make(slide: str, folder: Path) -> StageResult:
         source, kept = source_of(slide, sources), root.folder("slide_images", slide)
         return acquire_slide(
             source, folder, images.declared_mpp, images.max_side_px,
-            fetch_image=fetch, lossless=lossless, kept=kept, root=root.path,
+            fetch_image=fetch, lossless=hpa.image == "tiff", kept=kept, root=root.path,
         )  # fmt: skip
 
-    stage = WaitingStage(
-        root,
-        "slide_images",
-        make=make,
-        inputs=lambda slide: {"hpa_images": source_of(slide, sources).identity},
-        at_once=settings.value.hpa.at_once,
-    )
-    yield from materialize_slides(context, settings, stage)
+    def inputs(slide: str) -> dict[str, str]:
+        return {"hpa_images": source_of(slide, sources).identity}
+
+    return WaitingStage(root, "slide_images", make=make, inputs=inputs, at_once=hpa.at_once)

@@ -9,11 +9,10 @@ from pydantic import Field
 from assets.materialize import CODE_VERSION, materialize_one
 from assets.partitions import ONLY_BY_HAND, STUDIES
 from assets.registry import run_config
-from assets.skin.tissue_weights import TissueConfig
+from assets.skin.tissue_weights import TissueConfig, find_tiles
 from assets.skin.training_tiles import training_tiles
 from assets.training import config_of
-from dermatome.errors import MissingInput
-from dermatome.storage.record import StageResult, require_record
+from dermatome.storage.record import StageResult
 from dermatome.training.search import SearchSpace
 from resources import ComputeResource, PathsResource, SettingsResource
 from resources.settings import as_plain
@@ -58,23 +57,19 @@ def tissue_search(
           space: {learning_rate: [0.0005, 0.005], encoder: [resnet18, resnet34]}
     ```
     """
-    from dermatome.registry.hold_out import hold_out_sources
     from dermatome.reports.search import write_search
     from dermatome.skin.tissue.task import TissueTask, TissueTraining
     from dermatome.training.search import SearchSettings, run_search
     from dermatome.training.settings import settings_from
 
     root, study = paths.data_root, context.partition_key
-    held_out = hold_out_sources(root, TissueTask.model_kind)
-    slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in held_out]
-    if not slides:
-        raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
+    sources = find_tiles(root, config.annotated_slides)
     base = settings_from(TissueTraining, {"mpp": settings.value.images.declared_mpp, **config.given()})
     space = SearchSpace(**config.space.model_dump())
     search = SearchSettings(config.trials, config.parallel, base.seed, base, space)
 
     def make(folder: Path) -> StageResult:
-        task = TissueTask.choose([root.folder("training_tiles", slide) for slide in slides], (), base)
+        task = TissueTask.choose(list(sources), (), base)
         journal = root.checkpoints("tissue_search", study)
         found = run_search(journal, task, search, compute.choose(), context.log.info, models_folder=root.models)
         return write_search(folder, study, found, search)
@@ -84,7 +79,7 @@ def tissue_search(
         root,
         study,
         make=make,
-        inputs={slide: require_record(root, "training_tiles", slide).data_version for slide in slides},
+        inputs={folder.name: version for folder, version in sources.items()},
         settings=vars(search) | {"base": as_plain(base), "space": as_plain(space)},
         more=lambda folder: {"to_train_it": dg.MetadataValue.md(run_config("tissue_weights", f"from_study: {study}"))},
     )

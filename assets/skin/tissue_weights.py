@@ -1,6 +1,7 @@
 """`tissue_weights`: one training version of the U-Net that separates background, dermis, epidermis and keratin."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,10 +9,13 @@ import dagster as dg
 from pydantic import Field
 
 from assets.partitions import ONLY_BY_HAND, TRAINING_VERSIONS
+from assets.registry import partitions_of
 from assets.skin.training_tiles import training_tiles
-from assets.training import TrainingConfig, make_version, training_config, weights_asset
+from assets.training import TrainingConfig, make_version, not_held_out, training_config, weights_asset
 from dermatome.errors import MissingInput
+from dermatome.registry.model_kinds import TISSUE
 from dermatome.skin.tissue.task import TissueTraining
+from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import require_record
 from resources import ComputeResource, PathsResource, SettingsResource
 
@@ -22,6 +26,14 @@ class TissueRun(TrainingConfig):
     from_study: str | None = Field(default=None, description="A study of tissue_search: its best trial's settings.")
     annotated_slides: list[str] | None = Field(default=None, description="None: all that have tiles.")
     drawn: bool = Field(default=False, description="Draw synthetic tiles and train on them, not on annotated slides.")
+
+
+def find_tiles(root: DataRoot, slides: Sequence[str] | None) -> dict[Path, str]:
+    """Folders and data versions of the tiles of annotated slides; by default of all but those of the hold-out set."""
+    slides = slides or not_held_out(root, TISSUE, root.partitions("training_tiles"))
+    if not slides:
+        raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
+    return partitions_of(root, "training_tiles", slides)
 
 
 TissueConfig = training_config("TissueConfig", TissueRun, TissueTraining, without=["mpp", "palette"])
@@ -57,35 +69,28 @@ def tissue_weights(
 
     Without any annotated slide, `drawn: true` trains on synthetic tiles of any stain, thickness and cut.
     """
-    from dermatome.registry.hold_out import hold_out_sources
     from dermatome.skin.tissue.task import TissueTask, confusion_markdown
     from dermatome.synthetic.varied_skin import draw_for_training
     from dermatome.training.settings import settings_from
 
     root = paths.data_root
-    held_out = hold_out_sources(root, TissueTask.model_kind)
-    slides = config.annotated_slides or [s for s in root.partitions("training_tiles") if s not in held_out]
-    if not slides and not config.drawn:
-        raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
+    sources = {} if config.drawn else find_tiles(root, config.annotated_slides)
     given = {"mpp": settings.value.images.declared_mpp, **config.given()}
     if config.from_study is not None:
         study = require_record(root, "tissue_search", config.from_study)
         given = json.loads(str(study.values["best_settings"])) | given
     with TemporaryDirectory() as folder:
-        folders = [root.folder("training_tiles", slide) for slide in slides]
-        inputs = {slide: require_record(root, "training_tiles", slide).data_version for slide in slides}
         if config.drawn:
             drawn = draw_for_training(Path(folder), settings_from(TissueTraining, given))
             given |= drawn.model_dump(include={"mpp", "train_mpp", "synthetic"})
-            folders, inputs = [Path(folder)], {}
+            sources = {Path(folder): ""}
         return make_version(
             context,
             root,
             TissueTask,
-            folders,
+            sources,
             given,
             config,
             compute,
-            inputs=inputs,
             more=lambda folder: {"confusion": dg.MetadataValue.md(confusion_markdown(folder))},
         )

@@ -76,6 +76,9 @@ class Stage(Generic[Input, Output]):
         raise NotImplementedError
 
 
+AnyStage = Stage[Any, Any]
+
+
 @dataclass
 class WaitingStage(Stage[str, str]):
     """A stage that only waits for a network or a disk: all its work is in ``make``, for ``at_once`` slides at once."""
@@ -113,7 +116,7 @@ class _MadeMeanwhile(Exception):
 
 
 def cached_stage(
-    stage: Stage[Any, Any],
+    stage: AnyStage,
     settings: Mapping[str, Any],
     code_version: str,
     run_id: str,

@@ -1,7 +1,6 @@
 """The pattern of many partitions in one run, on real runs of small assets."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import dagster as dg
@@ -9,11 +8,11 @@ import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
-from assets.slide_asset import Event, materialize_slides, slide_asset
+from assets.slide_asset import Run, slide_asset
 from assets.sources import INBOX
 from dermatome.errors import BadImage
 from dermatome.pipeline.batch import InFlight
-from dermatome.pipeline.cached_stage import WaitingStage
+from dermatome.pipeline.cached_stage import Stage, WaitingStage
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import Check, StageResult, read_record, require_record, write_record
@@ -24,7 +23,7 @@ KEYS = dg.DynamicPartitionsDefinition(name="keys")
 
 
 @slide_asset(
-    partitions_def=KEYS,
+    KEYS,
     deps=[INBOX],
     partitions_a_run=10,
     group_name="g",
@@ -33,9 +32,9 @@ KEYS = dg.DynamicPartitionsDefinition(name="keys")
     decided_by=["layers.max_gap_um"],
     checks={"even": "Is even."},
 )
-def first(context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource) -> Iterator[Event]:
+def first(run: Run) -> Stage:
     """The first asset."""
-    root = paths.data_root
+    root = run.root
 
     def make(key, folder):
         bad = root.path / "bad.json"
@@ -48,19 +47,19 @@ def first(context: dg.AssetExecutionContext, paths: PathsResource, settings: Set
         write_atomic(folder / PREVIEW_FILE, b"small")
         return StageResult("made", f"version-{key}", {"n": 1}, checks=(Check("even", key != "k1", "said"),))
 
-    yield from materialize_slides(context, settings, WaitingStage(root, "first", make))
+    return WaitingStage(root, "first", make)
 
 
-@slide_asset(partitions_def=KEYS, deps=[first], partitions_a_run=9, group_name="g", kind="file", code_version="1")
-def second(context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource) -> Iterator[Event]:
+@slide_asset(KEYS, deps=[first], partitions_a_run=9, group_name="g", kind="file", code_version="1")
+def second(run: Run) -> Stage:
     """The second asset."""
-    root = paths.data_root
 
     def make(key, folder):
         return StageResult("made", "same", {})
 
-    stage = WaitingStage(root, "second", make, lambda key: {"first": require_record(root, "first", key).data_version})
-    yield from materialize_slides(context, settings, stage)
+    return WaitingStage(
+        run.root, "second", make, lambda key: {"first": require_record(run.root, "first", key).data_version}
+    )
 
 
 @pytest.fixture

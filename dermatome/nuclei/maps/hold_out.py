@@ -30,7 +30,7 @@ def nucleus_rows(folders: Sequence[Path]) -> list[ManifestRow]:
 
 
 def score_nuclei_version(
-    weights: Path, samples: Sequence[Path], folder: Path, *, compute: Compute, settings: NucleusSettings
+    weights: Path, samples: Sequence[Path], folder: Path, *, version: str, compute: Compute, settings: NucleusSettings
 ) -> dict[str, Scalar]:
     """Scores of a version on the images that the patches of the hold-out set are cut from.
 
@@ -40,6 +40,7 @@ def score_nuclei_version(
         weights: the weights file.
         samples: folders of patches.
         folder: for the file.
+        version: its name.
         compute: device and precision.
         settings: of the segmentation, as on slides.
 
@@ -47,7 +48,7 @@ def score_nuclei_version(
         BadSetting: the stain of the patches is normalised and that of the training patches was not, or the reverse.
     """
     loaded, patches = load_nucleus_weights(weights), load_patches(*samples)
-    check_stain(weights.parent.name, loaded, patches)
+    check_stain(version, loaded, patches)
     network = prepare_nuclei(loaded, dataclasses.replace(compute, backend="torch"), settings)
     scales = {mpp: [patch for patch in patches if patch.row.mpp == mpp] for mpp in {patch.row.mpp for patch in patches}}
     scores = [image for mpp in sorted(scales) for image in evaluate_patches(scales[mpp], network, mpp, settings)]

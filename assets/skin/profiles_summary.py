@@ -1,0 +1,74 @@
+"""How the assets that are made of all gene profiles are declared."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.materialize import code_reference, deciding, materialize_one
+from assets.skin.gene_profiles import SUMMARIES, gene_profiles
+from assets.slide_asset import INPUTS_NOW
+from dermatome.pipeline.staleness import InputsNow
+from dermatome.settings import Settings
+from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.record import StageResult
+from resources import PathsResource, SettingsResource
+from resources.settings import DECIDED_BY
+
+
+def _all_profiles(root: DataRoot, _: Settings) -> InputsNow:
+    """All profiles together, which `skin_atlas` and `hpa_agreement` are made of."""
+    from dermatome.skin.profiles.stage import profiles_version
+
+    return lambda record: profiles_version(root)
+
+
+def profiles_summary(
+    code_version: str, settings_table: str, checks: Mapping[str, str] | None = None
+) -> Callable[[Callable[[DataRoot, Path, Any], StageResult]], dg.AssetsDefinition]:
+    """Declares an asset made of all profiles by the function that writes its files.
+
+    Args:
+        code_version: to be raised by hand when the code gives other numbers.
+        settings_table: the table of the settings that decide its results, which the function is given.
+        checks: description of each check by name; one that fails is a warning.
+    """
+
+    def declare(make: Callable[[DataRoot, Path, Any], StageResult]) -> dg.AssetsDefinition:
+        INPUTS_NOW[make.__name__] = _all_profiles
+
+        @dg.asset(
+            name=make.__name__,
+            description=inspect.getdoc(make),
+            deps=[dg.AssetDep(gene_profiles, partition_mapping=dg.AllPartitionMapping())],
+            check_specs=[
+                dg.AssetCheckSpec(name, asset=make.__name__, description=description)
+                for name, description in (checks or {}).items()
+            ],
+            code_version=code_version,
+            group_name="skin_metrics",
+            kinds={"html"},
+            metadata={DECIDED_BY: settings_table, **code_reference(make)},
+        )
+        def summary(
+            context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource
+        ) -> dg.MaterializeResult:
+            from dermatome.skin.profiles.stage import profiles_version
+
+            root, chosen = paths.data_root, settings.value
+            return materialize_one(
+                context,
+                root,
+                CHAMPION,
+                make=lambda folder: make(root, folder, getattr(chosen, settings_table)),
+                inputs=profiles_version(root),
+                settings=deciding(context, chosen, root),
+                warn=lambda result: True,
+            )
+
+        SUMMARIES.append(summary)
+        return summary
+
+    return declare
