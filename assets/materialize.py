@@ -134,14 +134,7 @@ def note_failure(
 def record_metadata(
     record: StageRecord, folder: Path, *, reused: bool, more: Mapping[str, dg.MetadataValue] = {}
 ) -> dict[str, dg.MetadataValue]:
-    """The metadata of a materialization: outcome and scores first, what they were computed with under one key.
-
-    Args:
-        record: of the partition.
-        folder: of the partition.
-        reused: whether an earlier run computed it.
-        more: what is shown after the outcome.
-    """
+    """The metadata of a materialization: outcome and scores first, what they were computed with under one key."""
     from dermatome.web.atlas.places import place_of
 
     shown: dict[str, dg.MetadataValue] = {"outcome": dg.MetadataValue.text(record.outcome)}

@@ -387,10 +387,8 @@ def _event_pointers(context: dg.AssetExecutionContext, keys: list[str]) -> dict[
 def version_tags(record: StageRecord, pointers: Mapping[str, int | None]) -> dict[str, str]:
     """The tags that Dagster puts on an Output's event; an event that is yielded for one partition must carry its own.
 
-    Args:
-        record: of the partition.
-        pointers: for each upstream asset, the storage id of the event that was current when its files were read;
-            Dagster looks for newer ones of a partitioned input from there.
+    ``pointers`` has for each upstream asset the storage id of the event that was current when its files were read;
+    Dagster looks for newer ones of a partitioned input from there.
     """
     tags = {
         "dagster/code_version": record.code_version,

@@ -35,11 +35,6 @@ def build_defs(
 ) -> dg.Definitions:
     """The whole code location over a data root.
 
-    Args:
-        root: the data root; its `settings.toml` is read here, so that settings count into code versions.
-        overrides: resources to put in place of production's, by name.
-        loggers: in place of Dagster's console logger.
-
     Raises:
         BadSetting: the settings file is wrong.
     """

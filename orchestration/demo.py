@@ -133,10 +133,7 @@ class Demo:
     def materialize(self, asset: str, keys: Sequence[str | None], config: dict[str, object] | None = None) -> bool:
         """Materializes the partitions of an asset that are missing or stale.
 
-        Args:
-            asset: Name of the asset.
-            keys: Its partitions; ``[None]`` if it has none.
-            config: Run config of the asset.
+        Without partitions, ``keys`` is ``[None]``.
 
         Returns:
             Whether all succeeded.
@@ -206,9 +203,7 @@ def run_pipeline(demo: Demo) -> bool:
 def train_champion(demo: Demo, **training: object) -> bool:
     """Materializes training tiles, weights and the tissue champion.
 
-    Args:
-        demo: The demo.
-        **training: Run config of the training, in place of that in :data:`TRAINING`.
+    ``training`` is its run config, in place of that in :data:`TRAINING`.
     """
     if not all((demo.root.annotations / name / "rois.json").is_file() for name in cohort.ANNOTATED):
         cohort.write_annotations(demo.root.annotations)

@@ -165,10 +165,7 @@ def fill_gaps(wanted: Sequence[str], missing: Collection[str], registered: Seque
     Dagster gives a run one range of keys: 300 slides scattered over a study would take 300 runs, each with seconds
     before its first line. A slide that is materialized already costs one event, so a gap of a hundred is cheaper.
 
-    Args:
-        wanted: Slides to be materialized.
-        missing: All slides that are not materialized; they never fill a gap.
-        registered: All slides, in order of registration.
+    A slide that is ``missing`` never fills a gap.
     """
     chosen = set(wanted)
     filled: list[str] = []

@@ -81,11 +81,7 @@ def genes_page(root: DataRoot) -> HTMLResponse:
 
 
 def refused_mutation(scope: Scope) -> Refusal | None:
-    """Refuses a GraphQL mutation in an address, which a link or an image can have a browser request.
-
-    Args:
-        scope: ASGI scope of an HTTP request or a WebSocket.
-    """
+    """Refuses a GraphQL mutation in an address, which a link or an image can have a browser request."""
     if scope["type"] != "http" or scope["method"] == "POST" or not scope["path"].rstrip("/").endswith("/graphql"):
         return None
     if _MUTATION.search(unquote_plus(scope["query_string"].decode("latin-1"))):

@@ -30,10 +30,7 @@ def profiles_summary(
 ) -> Callable[[Callable[[DataRoot, Path, Any], StageResult]], dg.AssetsDefinition]:
     """Declares an asset made of all profiles by the function that writes its files.
 
-    Args:
-        code_version: to be raised by hand when the code gives other numbers.
-        settings_table: the table of the settings that decide its results, which the function is given.
-        checks: description of each check by name; one that fails is a warning.
+    The function is given the table of settings that decides its results. A check of it that fails is a warning.
     """
 
     def declare(make: Callable[[DataRoot, Path, Any], StageResult]) -> dg.AssetsDefinition:

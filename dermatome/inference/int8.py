@@ -73,8 +73,7 @@ def int8_runner(runner: Runner, folder: Path, slides: Iterable[Show], judge: Jud
 def same_class(heads: Sequence[int]) -> Judge:
     """A check that nearly all pixels keep their most probable class.
 
-    Args:
-        heads: how many of the channels belong to each head, in order.
+    ``heads`` has the number of channels of each head, in order.
     """
     edges = np.cumsum(heads)[:-1]
 

@@ -95,9 +95,8 @@ class Predictor:
     def labels(self, pixels: RgbImage, target: Size) -> Labelled:
         """The most probable class of each pixel of one image that lies in memory.
 
-        Args:
-            pixels: (h, w, 3) uint8 at the network's resolution.
-            target: size of the answer; probabilities are enlarged bilinearly to it before the class is chosen.
+        ``pixels`` is (h, w, 3) uint8 at the network's resolution; probabilities are enlarged bilinearly to ``target``
+        before the class is chosen.
         """
         size = Size(*pixels.shape[:2])
         mask = np.empty((target.height_px, target.width_px), dtype=np.uint8)

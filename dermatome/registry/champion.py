@@ -93,12 +93,7 @@ def find_champion(root: DataRoot, kind: ModelKind, from_settings: Callable[[], W
 
 
 def weights_now(kind: ModelKind, find: Callable[[], Weights]) -> dict[str, str]:
-    """The inputs of a stage that its weights are, as they are now; none if there are no weights.
-
-    Args:
-        kind: of network.
-        find: finds the weights that the stage would run with.
-    """
+    """The inputs of a stage that its weights are, as they are now; none if there are no weights."""
     try:
         weights = find()
     except (MissingInput, BadWeights):
@@ -193,16 +188,7 @@ def choose_champion(
 def promote(
     root: DataRoot, kind: ModelKind, choice: Choice, settings: Mapping[str, Any], *, code_version: str, run_id: str
 ) -> StageRecord:
-    """Makes ``choice`` the champion, in one atomic step; the champion's data version is the sha256 of its weights.
-
-    Args:
-        root: the data root.
-        kind: of network.
-        choice: the version, and why.
-        settings: run config that chose it, for the record.
-        code_version: of the asset.
-        run_id: of Dagster.
-    """
+    """Makes ``choice`` the champion, in one atomic step; the champion's data version is the sha256 of its weights."""
     inputs = {kind.weights: choice.weights_sha256}
     result = StageResult(outcome="chosen", data_version=choice.weights_sha256[:32], values=vars(choice))
     record = StageRecord.of(

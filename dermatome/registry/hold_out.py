@@ -90,14 +90,6 @@ def score_on_hold_out(
 ) -> StageResult:
     """Scores a version on the hold-out set and checks whether it may become champion.
 
-    Args:
-        root: the data root.
-        kind: of network.
-        version: the challenger.
-        folder: for the figures and tables of ``score``.
-        margin: see :class:`dermatome.registry.promotion.PromotionSettings`.
-        score: computes the scores.
-
     Raises:
         MissingInput: the version is not trained.
         BadWeights: its file is not the one that was trained.

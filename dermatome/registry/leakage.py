@@ -41,9 +41,8 @@ class Leak:
 def find_leaks(rows: Sequence[ManifestRow], ancestors: Mapping[str, Sequence[ManifestRow]] | None = None) -> list[Leak]:
     """Every pair of a training sample and a tested sample that share patient, slide, file or picture.
 
-    Args:
-        rows: manifest rows of the version, and of the hold-out set.
-        ancestors: manifests of the versions it is fine-tuned from, by name; their training samples count as its own.
+    ``rows`` are those of the version and of the hold-out set. Training samples of ``ancestors``, the versions it is
+    fine-tuned from, count as its own.
 
     Returns:
         At most one leak for each tested sample and reason.
@@ -70,11 +69,7 @@ def check_leakage(
 ) -> Check:
     """The check ``no_leakage`` of a training version.
 
-    Args:
-        rows: the version's manifest.
-        hold_out: manifest of the hold-out set.
-        lineage: the weights the version is fine-tuned from. What an ancestor without a manifest was trained on is known
-            by the groups of its card only.
+    What an ancestor without a manifest was trained on is known by the groups of its card only.
     """
     tested = [row for row in (*rows, *hold_out) if row.side != "train"]
     leaks = find_leaks([*rows, *hold_out], lineage.ancestors if lineage else None)

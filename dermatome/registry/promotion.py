@@ -35,15 +35,7 @@ def hold_out_record(root: DataRoot, kind: ModelKind, version: str) -> StageRecor
 def compare_with_champion(
     root: DataRoot, kind: ModelKind, version: str, scores: Mapping[str, Scalar], margin: float
 ) -> Check:
-    """Whether ``version`` has seen nothing of the hold-out set and no score is ``margin`` below the champion's.
-
-    Args:
-        root: the data root.
-        kind: of network.
-        version: the challenger.
-        scores: its values from :func:`dermatome.registry.hold_out.score_on_hold_out`.
-        margin: see :class:`PromotionSettings`.
-    """
+    """Whether ``version`` has seen nothing of the hold-out set and no score is ``margin`` below the champion's."""
     if leaks := scores.get("hold_out_leaks"):
         text = f"{version} or an ancestor was trained on {leaks} of the hold-out samples, so its scores are too good."
         return Check(kind.check, False, text)

@@ -145,16 +145,8 @@ def train_file(
 ) -> Version:
     """Trains a task's network and writes its weights to ``out``, with card and manifest beside them.
 
-    Args:
-        task: what is trained.
-        out: the weights file.
-        compute: device and precision.
-        name: for the card; the file's stem by default.
-        lineage: the weights that are fine-tuned, and their ancestors.
-        checkpoint_dir: see :func:`dermatome.training.trainer.train`, as for the others.
-        on_epoch: likewise.
-        processes: likewise.
-        models_folder: likewise.
+    ``lineage`` has the weights that are fine-tuned; the other arguments are those of
+    :func:`dermatome.training.trainer.train`.
 
     Raises:
         DermatomeError: see :func:`dermatome.training.trainer.train`.
@@ -181,13 +173,7 @@ def train_file(
 
 
 def check_training(steps: int, epoch_steps: int, lacks: str | None) -> Check:
-    """The check ``trained_enough``: whether a version can be of use at all.
-
-    Args:
-        steps: optimiser steps of its training.
-        epoch_steps: smallest number of steps that count as an epoch.
-        lacks: what its samples lack, in a sentence.
-    """
+    """The check ``trained_enough``: whether a version can be of use at all."""
     if lacks is None and steps < epoch_steps:
         lacks = f"It was trained for {steps} steps, less than an epoch of {epoch_steps}: set more epochs or minutes."
     return Check("trained_enough", lacks is None, lacks or f"It was trained for {steps} steps.", {"steps": steps})
@@ -207,15 +193,6 @@ def train_version(
 
     Files: `weights.safetensors`, its card `weights.json`, the manifest of its samples `weights.tiles.parquet`, and the
     training report (:func:`dermatome.reports.training.write_training_report`).
-
-    Args:
-        task: what is trained.
-        folder: for the files.
-        name: of the version.
-        compute: device and precision.
-        lineage: the weights that are fine-tuned, and their ancestors.
-        hold_out: samples that no version may learn from.
-        options: see :func:`train_file`.
 
     Raises:
         DermatomeError: see :func:`train_file`.

@@ -83,11 +83,7 @@ class Group:
 def group_of(size: int, compute: Compute, member: Callable[..., None], arguments: Sequence[Any]) -> Iterator[Group]:
     """Runs ``member(group, *arguments)`` in ``size - 1`` other processes, and this one as rank 0.
 
-    Args:
-        size: number of processes; on a machine with GPUs, at most the number of GPUs.
-        compute: device and precision; rank n uses GPU n.
-        member: a module-level function.
-        arguments: picklable.
+    ``member`` is a module-level function and its arguments are picklable; rank n uses GPU n.
 
     Raises:
         BadSetting: there are fewer GPUs.

@@ -32,12 +32,6 @@ def make_loss(
     et al., 2017) gives confident pixels little weight. ``dice_focal`` is their weighted sum. ``tversky`` (Salehi et
     al., 2017) is ``dice`` in which a missed pixel counts more (0.7) than a false one (0.3).
 
-    Args:
-        name: of the loss.
-        dice_weight: weight of Dice in ``dice_focal``.
-        focal_weight: weight of the focal loss in it.
-        class_weights: one for each class; ``None`` gives all classes the same weight.
-
     Raises:
         BadSetting: there is no loss of that name.
     """

@@ -95,10 +95,7 @@ class Task(ABC, Generic[E]):
     def card(self, evaluation: E, fine_tuned: LoadedWeights[Any] | None, **common: Any) -> WeightsCard:
         """The card of the trained weights.
 
-        Args:
-            evaluation: of them.
-            fine_tuned: the weights that training started from.
-            common: the fields that every card has.
+        ``common`` has the fields that every card has.
         """
 
     def epoch_text(self, row: Mapping[str, Any]) -> str:

@@ -73,10 +73,7 @@ def merge_channels(network: torch.nn.Module, classes: Sequence[str], channels: S
     The logit is the logarithm of the channels' summed exponentials, so that the softmax of the classes is the sum of
     the channels' probabilities. The names of the weights stay those of the U-Net.
 
-    Args:
-        network: of :func:`build_network`; it is changed.
-        classes: the classes, in order.
-        channels: for each output channel, the class that it counts as.
+    ``channels`` has the class of each output channel. The network is changed.
     """
     import torch
 

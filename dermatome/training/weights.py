@@ -271,11 +271,7 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCar
 
     The same state and card always give the same bytes.
 
-    Args:
-        path: of the weights file.
-        state: of the network.
-        card: what it is for.
-        half: whether to write half floats, in half the bytes; they are read back as float32.
+    With ``half`` it writes half floats, in half the bytes; they are read back as float32.
 
     Returns:
         The sha256 of the weights file.
@@ -328,10 +324,6 @@ def read_card(path: Path, kind: type[C]) -> C:
 def load_weights(path: Path, kind: type[C]) -> LoadedWeights[C]:
     """Reads weights, checks that they fit their card, and builds their network.
 
-    Args:
-        path: of a file that :func:`save_weights` wrote.
-        kind: of its card.
-
     Raises:
         BadWeights: the file is missing, damaged, not safetensors, of another kind, or its tensors are not exactly those
             of the network that the card names.
@@ -370,11 +362,8 @@ def fill_network(
 ) -> torch.nn.Module:
     """Puts tensors into a network, every name and shape checked, and freezes it in evaluation mode.
 
-    Args:
-        network: untrained.
-        state: its tensors; half floats are converted.
-        where: the file's name for errors.
-        optional: endings of names that may be missing.
+    Half floats are converted. Tensors whose names end with one of ``optional`` may be missing; ``where`` names the
+    file.
 
     Raises:
         BadWeights: tensors are missing, unexpected, of another shape or not finite.

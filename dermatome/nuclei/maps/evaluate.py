@@ -31,12 +31,6 @@ def evaluate_patches(
     So each nucleus counts once, whole, however many patches show it and cut it. Two things are void: what no patch
     shows, and nuclei smaller than the smallest that are looked for (``min_area_um2`` of the settings), such as slivers
     at the image's edge.
-
-    Args:
-        patches: with their truth; all that were cut from an image.
-        network: prepared to run.
-        mpp: microns per pixel of the patches.
-        settings: of the segmentation; the same that ``network`` was prepared with.
     """
     settings = settings or NucleusSettings()
     of: dict[str, list[Patch]] = {}

@@ -111,11 +111,7 @@ def maps_figure(slide: Slide, found: NucleiResult) -> SlideFigure:
 def samples_figure(patches: Sequence[Patch], network: NucleusNetwork, mpp: float, settings: NucleusSettings) -> bytes:
     """Shows validation patches: image, true classes, found classes, and found inside and boundary.
 
-    Args:
-        patches: validation patches; those with the most classes are shown.
-        network: network that is ready to run with ``settings``.
-        mpp: microns per pixel of the patches.
-        settings: settings of the segmentation.
+    The validation patches with the most classes are shown.
     """
     from dermatome.nuclei.maps.segment import segment_nuclei
 

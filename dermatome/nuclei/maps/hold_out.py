@@ -36,14 +36,6 @@ def score_nuclei_version(
 
     File: `samples.png`.
 
-    Args:
-        weights: the weights file.
-        samples: folders of patches.
-        folder: for the file.
-        version: its name.
-        compute: device and precision.
-        settings: of the segmentation, as on slides.
-
     Raises:
         BadSetting: the stain of the patches is normalised and that of the training patches was not, or the reverse.
     """

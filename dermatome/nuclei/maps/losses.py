@@ -104,10 +104,6 @@ def make_nucleus_loss(how: NucleusLoss, weights: Sequence[float] | None) -> torc
     """The loss of (N, 8, H, W) logits and (N, H, W, 2) int64 labels, semantic and ternary.
 
     Pixels that are :data:`~dermatome.classes.IGNORED` in a map do not count in the loss of its head.
-
-    Args:
-        how: weights of the parts.
-        weights: of the ternary classes.
     """
     import torch
 

@@ -118,17 +118,8 @@ def write_nuclei(
 ) -> StageResult:
     """Writes the nuclei of a slide: maps, table, outlines and pictures.
 
-    Args:
-        folder: folder of the files.
-        slide: the image.
-        result: its nuclei.
-        fit: its stains, if they were normalised.
-        network: network that found the nuclei.
-        compute: device and precision that it ran with.
-        seconds: wall time of earlier phases, to which those of writing are added.
-        weights: name of the weights, for the record.
-        opacity: of the colours of the maps over the image, 0–1.
-        stem: start of the names of the files; without it, they are named as in the data root.
+    ``stem`` is the start of the names of the files; without it, they are named as in the data root. Times of writing
+    are added to ``seconds``.
     """
     before = f"{stem}_" if stem else ""
     with timed(seconds, "write"):

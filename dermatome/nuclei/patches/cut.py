@@ -87,11 +87,7 @@ def cut_case(
 ) -> tuple[list[PatchRow], str]:
     """Cuts annotated images into ``folder``; a small image makes one patch, mirrored beyond its edges.
 
-    Args:
-        images: of a case.
-        folder: for the patches.
-        settings: see :class:`PatchSettings`.
-        mpp_given: whether a person declared the scale, so that it counts also against a stated objective.
+    With ``mpp_given`` a person declared the scale, which then counts also against a stated objective.
 
     Returns:
         The rows of the patches, and in words which objects of the annotations are left out, such as ``2 × Point``.

@@ -17,15 +17,7 @@ _PREVIEW_PX = 480
 
 
 def til_figure(name: str, scores: TilScores, square_um: float, size: Size, mpp: float) -> SlideFigure:
-    """Shows lymphocytes per mm² on squares under the slide's scores.
-
-    Args:
-        name: name of the slide.
-        scores: scores of the slide.
-        square_um: side of a square, µm.
-        size: size of the slide.
-        mpp: microns per pixel of the slide.
-    """
+    """Shows lymphocytes per mm² on squares under the slide's scores."""
     from matplotlib import colormaps
 
     figure = new_figure(8.4, 6.4)

@@ -64,12 +64,7 @@ def score_til(
 ) -> TilScores:
     """TIL of a slide.
 
-    Args:
-        nuclei: its table, with ``centroid_y_px``, ``centroid_x_px``, ``class`` and ``class_probability``.
-        size: of the slide.
-        mpp: microns per pixel.
-        tissue_mm2: area of its tissue.
-        settings: see :class:`TilSettings`.
+    ``nuclei`` is its table, with ``centroid_y_px``, ``centroid_x_px``, ``class`` and ``class_probability``.
     """
     from scipy.spatial import KDTree
 

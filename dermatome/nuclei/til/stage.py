@@ -49,13 +49,8 @@ def write_til(
 ) -> StageResult:
     """Scores the nuclei of a slide, and writes its squares and figure.
 
-    Args:
-        folder: folder of the files.
-        slide: name of the slide.
-        nuclei: a row for each nucleus.
-        values: values of the record of its nuclei.
-        settings: settings of the scores.
-        stem: start of the names of the files; without it, they are named as in the data root.
+    ``values`` is what the record of its nuclei has; ``stem`` the start of the names of the files, which otherwise are
+    named as in the data root.
     """
     seconds: dict[str, float] = {}
     warning = synthetic_warning(values)
