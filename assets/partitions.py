@@ -19,5 +19,12 @@ NUCLEI_CASES = dg.DynamicPartitionsDefinition(name="nuclei_cases")
 NUCLEI_SLIDES = dg.DynamicPartitionsDefinition(name="nuclei_slides")
 NUCLEI_VERSIONS = dg.DynamicPartitionsDefinition(name="nuclei_versions")
 
-ONLY_BY_HAND = dg.SpecificPartitionsPartitionMapping([])
-"""Mapping of an upstream asset whose changes make an asset no staler: Dagster must not propose a training."""
+
+def by_hand(asset: dg.AssetsDefinition) -> dg.AssetDep:
+    """An upstream asset whose changes make an asset no staler: Dagster must not propose a training."""
+    return dg.AssetDep(asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
+
+
+def all_of(asset: dg.AssetsDefinition) -> dg.AssetDep:
+    """An upstream asset of which all partitions are read."""
+    return dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping())

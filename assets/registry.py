@@ -13,7 +13,7 @@ from pydantic import Field, create_model
 
 from assets.materialize import CODE_VERSION, code_reference, deciding, materialize_one, record_metadata
 from assets.materialize import code_version as version_of
-from assets.partitions import ONLY_BY_HAND
+from assets.partitions import all_of, by_hand
 from dermatome.registry.model_kinds import NUCLEI, ModelKind
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import read_record, require_record
@@ -73,14 +73,11 @@ class Versions:
         kind: of network.
         weights: asset of the versions.
         sources: asset of the samples; the partitions of one that Dagster materializes are found by name.
-        setting: of the run config that names the sources of the hold-out set.
-        meaning: of that setting.
-        example: name of a source.
+        setting: of the run config that names the sources of the hold-out set, its meaning, and such a name.
         hold_out: finds what scores a version, with all settings.
         decided_by: the settings that decide the scores, besides `promotion`; see `assets.slide_asset`.
         code_versions: of the hold-out set and the scores; to be raised when the code gives other samples or numbers.
         used_by: asset whose results are computed with the champion.
-        until_then: sentence on what happens without champion or hold-out set.
         find: finds the sources, where they are no partitions.
         from_settings: finds the network that the settings name, if this kind has such a setting.
     """
@@ -88,14 +85,11 @@ class Versions:
     kind: ModelKind
     weights: dg.AssetsDefinition
     sources: dg.AssetsDefinition | dg.AssetSpec
-    setting: str
-    meaning: str
-    example: str
+    setting: tuple[str, str, str]
     hold_out: Callable[["Settings"], HoldOut]
     decided_by: Sequence[str]
     code_versions: tuple[str, str]
     used_by: str
-    until_then: str
     find: FindSources | None = None
     from_settings: Callable[[DataRoot, "Settings"], "Weights"] | None = None
 
@@ -108,10 +102,8 @@ class Versions:
 
 
 def _hold_out_asset(of: Versions, group_name: str) -> dg.AssetsDefinition:
-    kind, setting = of.kind, of.setting
-    config_type = create_model(
-        "HoldOut", __base__=HoldOutChoice, **{setting: (list[str], Field(description=of.meaning))}
-    )  # type: ignore[call-overload]
+    kind, (setting, meaning, example) = of.kind, of.setting
+    config_type = create_model("HoldOut", __base__=HoldOutChoice, **{setting: (list[str], Field(description=meaning))})  # type: ignore[call-overload]
     made = isinstance(of.sources, dg.AssetsDefinition)
 
     def partitions(root: DataRoot, settings: "Settings", names: Sequence[str]) -> dict[Path, str]:
@@ -122,8 +114,8 @@ def _hold_out_asset(of: Versions, group_name: str) -> dg.AssetsDefinition:
     @dg.asset(
         name=kind.hold_out,
         description=f"Copies of the samples that `{setting}` names, which no training uses. It stays as it is until it "
-        f"is replaced.{run_config(kind.hold_out, f'{setting}: [{of.example}]')}",
-        deps=[dg.AssetDep(of.sources, partition_mapping=ONLY_BY_HAND) if made else of.sources],
+        f"is replaced.{run_config(kind.hold_out, f'{setting}: [{example}]')}",
+        deps=[by_hand(of.sources) if made else of.sources],
         metadata={CODE_VERSION: of.code_versions[0]},
         group_name=group_name,
         kinds={"file"},
@@ -201,13 +193,17 @@ def _scores_asset(of: Versions, hold_out: dg.AssetsDefinition, group_name: str) 
 
 def _champion_asset(of: Versions, scores: dg.AssetsDefinition, group_name: str) -> dg.AssetsDefinition:
     kind, from_settings = of.kind, of.from_settings
+    until_then = ""
+    if from_settings:
+        until_then = f"Until it is materialized, the {kind.name} that the settings name (`{kind.weights}`) is used. "
 
     @dg.asset(
         name=kind.champion,
-        description=f"The best version by a score, or the one named in the run config. {of.until_then} Promoting "
-        f"another version makes exactly the {of.used_by.replace('_', ' ')} stale that other weights made."
-        f"{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
-        deps=[dg.AssetDep(asset, partition_mapping=ONLY_BY_HAND) for asset in (of.weights, scores)],
+        description="The best version by a score, or the one named in the run config. If there is a hold-out set, a "
+        "version with a worse score than the champion's, by more than the margin, is refused. "
+        f"{until_then}Promoting another version makes exactly the {of.used_by.replace('_', ' ')} stale that other "
+        f"weights made.{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
+        deps=[by_hand(asset) for asset in (of.weights, scores)],
         metadata={CODE_VERSION: "1", DECIDED_BY: "promotion"},
         # Stains, scanners and annotations change: a champion should meet other versions every year.
         freshness_policy=dg.FreshnessPolicy.time_window(
@@ -263,7 +259,7 @@ def comparison_asset(weights: dg.AssetsDefinition) -> Callable[[Callable[[], "Re
         @dg.asset(
             name=layout_of.__name__,
             description=inspect.getdoc(layout_of),
-            deps=[dg.AssetDep(weights, partition_mapping=dg.AllPartitionMapping())],
+            deps=[all_of(weights)],
             code_version="1",
             group_name=spec.group_name,
             kinds={"html"},

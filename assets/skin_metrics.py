@@ -1,7 +1,7 @@
 """`skin_metrics`: every number of both pipelines in one DuckDB file, and an asset for each table and view in it."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -118,42 +118,43 @@ def _events(
         )
 
 
-@dg.asset_check(asset="skin_metrics", description="Every mask in the store was computed with the present champion.")
-def masks_made_with_champion(paths: PathsResource) -> dg.AssetCheckResult:
-    """Names the slides whose masks were computed with other weights."""
-    slides = [slide for (slide,) in _query(paths, "select slide from slides_not_from_champion")]
-    return dg.AssetCheckResult(
-        passed=not slides,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(slides)} masks were computed with other weights than the champion: materialize "
-        "epidermis_masks for them."
-        if slides
-        else "All masks were computed with the champion.",
-        metadata={"slides": dg.MetadataValue.json(slides[:_SHOWN]), "count": len(slides)},
-    )
+def _store_check(
+    name: str, description: str, table: str, severity: dg.AssetCheckSeverity, passed: str, failed: str
+) -> dg.AssetChecksDefinition:
+    """Declares a check that a table of the store is empty; its first two columns are shown."""
+
+    @dg.asset_check(name=name, asset="skin_metrics", description=description)
+    def check(paths: PathsResource) -> dg.AssetCheckResult:
+        import duckdb
+
+        with duckdb.connect(str(paths.data_root.store), read_only=True) as store:
+            ((count,),) = store.execute(f"select count(*) from {table}").fetchall()
+            rows = store.execute(f"from {table} limit {_SHOWN}").fetchall()
+        return dg.AssetCheckResult(
+            passed=not count,
+            severity=severity,
+            description=f"{count} {failed}" if count else passed,
+            metadata={"which": dg.MetadataValue.json({row[0]: row[1] for row in rows}), "count": count},
+        )
+
+    return check
 
 
-@dg.asset_check(asset="skin_metrics", description="Every result file could be read into the store.")
-def all_files_readable(paths: PathsResource) -> dg.AssetCheckResult:
-    """Names the files that are missing or damaged; the rows of all others are in the store."""
-    errors = dict(_query(paths, f"from unreadable_files limit {_SHOWN}"))
-    ((count,),) = _query(paths, "select count(*) from unreadable_files")
-    return dg.AssetCheckResult(
-        passed=not count,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=f"{count} files are missing or damaged: delete the folders of their partitions and materialize "
-        "these again."
-        if count
-        else "All files could be read.",
-        metadata={"files": dg.MetadataValue.json(errors), "count": count},
-    )
-
-
-CHECKS = [masks_made_with_champion, all_files_readable]
-
-
-def _query(paths: PathsResource, query: str) -> list[tuple[Any, ...]]:
-    import duckdb
-
-    with duckdb.connect(str(paths.data_root.store), read_only=True) as store:
-        return store.execute(query).fetchall()
+CHECKS = [
+    _store_check(
+        "masks_made_with_champion",
+        "Every mask in the store was computed with the present champion.",
+        "slides_not_from_champion",
+        dg.AssetCheckSeverity.WARN,
+        "All masks were computed with the champion.",
+        "masks were computed with other weights than the champion: materialize epidermis_masks for them.",
+    ),
+    _store_check(
+        "all_files_readable",
+        "Every result file could be read into the store.",
+        "unreadable_files",
+        dg.AssetCheckSeverity.ERROR,
+        "All files could be read.",
+        "files are missing or damaged: delete the folders of their partitions and materialize these again.",
+    ),
+]

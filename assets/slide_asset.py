@@ -83,11 +83,11 @@ class Run:
 
 def slide_asset(
     partitions_def: dg.DynamicPartitionsDefinition,
-    *,
-    partitions_a_run: int,
     group_name: str,
+    *,
     kind: str,
     code_version: str,
+    partitions_a_run: int,
     decided_by: Sequence[str] = (),
     deps: Sequence[Any] = (),
     pool: str | None = None,
@@ -104,11 +104,11 @@ def slide_asset(
 
     Args:
         partitions_def: partitions of the asset.
-        partitions_a_run: partitions in a run of a backfill. A different number for each asset: assets of one backfill
-            policy share runs, and there one bad slide would stop the next asset for all.
         group_name: group in the UI's graph.
         kind: kind in the UI's graph.
         code_version: to be raised by hand when the code gives other numbers.
+        partitions_a_run: partitions in a run of a backfill. A different number for each asset: assets of one backfill
+            policy share runs, and there one bad slide would stop the next asset for all.
         decided_by: the settings that decide its results; see :func:`dermatome.settings.deciding_settings`.
         deps: upstream assets.
         pool: concurrency pool; assets of the pool ``hpa`` are given the client.

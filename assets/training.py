@@ -99,19 +99,22 @@ _CHECKS = {
 }
 
 
-def weights_asset(name: str, partitions_def: dg.PartitionsDefinition, code_version: str, **options: Any) -> Any:
-    """Declares an asset of training versions with its checks; ``options`` are those of an asset."""
+def weights_asset(
+    kind: ModelKind, partitions_def: dg.PartitionsDefinition, group_name: str, *, code_version: str, deps: Sequence[Any]
+) -> Any:
+    """Declares the asset of a kind's training versions with its checks."""
     return dg.asset(
-        name=name,
+        name=kind.weights,
+        group_name=group_name,
+        deps=deps,
         metadata={CODE_VERSION: code_version},
         partitions_def=partitions_def,
         check_specs=[
-            dg.AssetCheckSpec(check, asset=name, partitions_def=partitions_def, description=description)
+            dg.AssetCheckSpec(check, asset=kind.weights, partitions_def=partitions_def, description=description)
             for check, description in _CHECKS.items()
         ],
         pool="gpu",
         kinds={"pytorch"},
-        **options,
     )
 
 

@@ -30,7 +30,6 @@ DEFAULT_DATA_ROOT = "dermatome_data"
 
 def build_defs(
     root: Path,
-    overrides: Mapping[str, Any] | None = None,
     loggers: Mapping[str, dg.LoggerDefinition] | None = None,
 ) -> dg.Definitions:
     """The whole code location over a data root.
@@ -64,7 +63,7 @@ def build_defs(
         jobs=JOBS,
         schedules=schedules(read.platform.time_zone),
         sensors=SENSORS,
-        resources=resources | dict(overrides or {}),
+        resources=resources,
         # One process a run: models and imports are paid once, and torch already uses every core.
         executor=in_process_with_lock,
         loggers=loggers,

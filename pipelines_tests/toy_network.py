@@ -1,8 +1,15 @@
-"""A small tissue network trained on toys for some seconds, where numbers of trained weights are needed."""
+"""A small tissue network trained on toys for some seconds, and its classes of an image that lies in memory."""
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from dermatome.classes import ClassMap, RgbImage
+from dermatome.geometry import Size
+from dermatome.inference.canvas import most_probable
 from dermatome.inference.compute import Compute
+from dermatome.inference.predictor import Predictor, Scene
 from dermatome.skin.tissue.network import TissueWeights, load_tissue_weights
 from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.synthetic.skin import ToyStain, toy_slide
@@ -23,3 +30,14 @@ def trained(folder: Path, compute: Compute, settings: TissueTraining = SETTINGS)
     result = train(TissueTask(settings, Split(tuple(write_tiles(folder / "tiles", slides)))), compute)
     save_weights(folder / "weights.safetensors", result.state, result.card)
     return load_tissue_weights(folder / "weights.safetensors")
+
+
+def labelled(predictor: Predictor, pixels: RgbImage) -> tuple[ClassMap, int]:
+    """The most probable class of each pixel of an image, and how many tiles the network saw."""
+    mask = np.empty(pixels.shape[:2], np.uint8)
+
+    def decide(top: int, rows: npt.NDArray[np.float32]) -> None:
+        mask[top : top + rows.shape[1]] = most_probable(rows)
+
+    (tiles,) = predictor.run([Scene(Size(*mask.shape), lambda: [pixels], decide)])
+    return mask, tiles

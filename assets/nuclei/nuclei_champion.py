@@ -22,17 +22,8 @@ def _hold_out(settings: "Settings") -> HoldOut:
 
 
 nuclei_hold_out, nuclei_hold_out_scores, nuclei_champion = Versions(
-    NUCLEI,
-    nuclei_weights,
-    sources=nuclei_patches,
-    setting="cases",
-    meaning="Cases held out for good; no training uses their patches.",
-    example="case_12",
-    hold_out=_hold_out,
-    decided_by=["nuclei", "compute.precision"],
-    code_versions=("1", "1"),
-    used_by="nucleus_maps",
-    until_then="Until it is materialized for the first time, nuclei are found with the network that the settings name "
-    "(`nuclei_weights`).",
+    NUCLEI, nuclei_weights, nuclei_patches, used_by="nucleus_maps", code_versions=("1", "1"),
+    setting=("cases", "Cases held out for good; no training uses their patches.", "case_12"),
+    hold_out=_hold_out, decided_by=["nuclei", "compute.precision"],
     from_settings=lambda root, settings: nucleus_weights_named(root, settings.nuclei_weights),
-).assets()
+).assets()  # fmt: skip

@@ -7,14 +7,9 @@ from dermatome.pipeline.cached_stage import WaitingStage
 
 
 @slide_asset(
-    NUCLEI_CASES,
-    deps=[NUCLEI_ANNOTATIONS],
-    partitions_a_run=300,
-    group_name="nuclei_training",
-    kind="file",
-    code_version="6",
-    decided_by=["nuclei_patches"],
-)
+    NUCLEI_CASES, "nuclei_training", kind="file", code_version="6", partitions_a_run=300,
+    deps=[NUCLEI_ANNOTATIONS], decided_by=["nuclei_patches"],
+)  # fmt: skip
 def nuclei_patches(run: Run) -> AnyStage:
     """One partition is one patient: training patches of `nuclei_annotations/<case>/`: `rgb/`, `semantic/`, `ternary/`,
     `instances/` and `patches.parquet`.

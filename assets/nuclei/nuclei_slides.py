@@ -20,16 +20,10 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
 
 
 @slide_asset(
-    NUCLEI_SLIDES,
-    deps=[NUCLEI_INBOX],
-    partitions_a_run=400,
-    group_name="nuclei_images",
-    kind="file",
-    code_version="2",
-    decided_by=["nuclei_images"],
-    checks={"image_not_blank": "The file decodes and is not blank."},
-    inputs_now=_sources,
-)
+    NUCLEI_SLIDES, "nuclei_images", kind="file", code_version="2", partitions_a_run=400,
+    deps=[NUCLEI_INBOX], decided_by=["nuclei_images"],
+    checks={"image_not_blank": "The file decodes and is not blank."}, inputs_now=_sources,
+)  # fmt: skip
 def nuclei_slides(run: Run) -> AnyStage:
     """One partition is one slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG, TIFF, a vendor's file
     that OpenSlide reads, or a folder with the `.dcm` files of a DICOM slide: its levels are kept, its label is

@@ -4,7 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.nuclei.nuclei_patches import nuclei_patches
-from assets.partitions import NUCLEI_VERSIONS, ONLY_BY_HAND
+from assets.partitions import NUCLEI_VERSIONS, by_hand
 from assets.registry import partitions_of
 from assets.training import TrainingConfig, make_version, not_held_out, training_config, weights_asset
 from dermatome.errors import MissingInput
@@ -22,13 +22,7 @@ class NucleusRun(TrainingConfig):
 NucleusConfig = training_config("NucleusConfig", NucleusRun, NucleusTraining)
 
 
-@weights_asset(
-    "nuclei_weights",
-    NUCLEI_VERSIONS,
-    deps=[dg.AssetDep(nuclei_patches, partition_mapping=ONLY_BY_HAND)],
-    code_version="2",
-    group_name="nuclei_training",
-)
+@weights_asset(NUCLEI, NUCLEI_VERSIONS, "nuclei_training", code_version="2", deps=[by_hand(nuclei_patches)])
 def nuclei_weights(
     context: dg.AssetExecutionContext, config: NucleusConfig, paths: PathsResource, compute: ComputeResource
 ) -> dg.MaterializeResult:

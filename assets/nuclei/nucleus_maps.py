@@ -20,20 +20,15 @@ def _weights(root: DataRoot, settings: Settings) -> InputsNow:
 
 
 @slide_asset(
-    NUCLEI_SLIDES,
+    NUCLEI_SLIDES, "nuclei_inference", kind="pytorch", code_version="3", partitions_a_run=50,
     deps=[nuclei_slides, nuclei_champion],
-    partitions_a_run=50,
-    group_name="nuclei_inference",
-    kind="pytorch",
-    code_version="3",
-    decided_by=["nuclei", "compute.precision", "nuclei_weights unless nuclei_champion"],
-    pool="gpu",
+    decided_by=["nuclei", "compute.precision", "nuclei_weights unless nuclei_champion"], pool="gpu",
     checks={
         "nucleus_density": "As many nuclei per mm² of tissue as tissues have.",
         "stain_fit": "Where stains are normalised, hematoxylin and eosin were told apart.",
     },
     inputs_now=_weights,
-)
+)  # fmt: skip
 def nucleus_maps(run: Run) -> AnyStage:
     """One partition is one H&E slide: every nucleus with its class and outline.
 

@@ -6,14 +6,9 @@ from assets.slide_asset import AnyStage, Run, slide_asset
 
 
 @slide_asset(
-    NUCLEI_SLIDES,
-    deps=[nucleus_maps],
-    partitions_a_run=300,
-    group_name="nuclei_inference",
-    kind="parquet",
-    code_version="2",
-    decided_by=["til"],
-)
+    NUCLEI_SLIDES, "nuclei_inference", kind="parquet", code_version="2", partitions_a_run=300,
+    deps=[nucleus_maps], decided_by=["til"],
+)  # fmt: skip
 def til_scores(run: Run) -> AnyStage:
     """One partition is one H&E slide: lymphocytes per mm² of tissue and their map on 50 µm squares (Saltz et al. 2018),
     the share of immune nuclei, and the share of lymphocytes within 20 µm of an epithelial nucleus (Barua et al. 2018).

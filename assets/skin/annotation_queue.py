@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.materialize import deciding, materialize_one
-from assets.partitions import ONLY_BY_HAND
+from assets.partitions import by_hand
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
 from dermatome.storage.layout import CHAMPION
@@ -12,7 +12,7 @@ from resources.settings import DECIDED_BY
 
 
 @dg.asset(
-    deps=[dg.AssetDep(slide_images, partition_mapping=ONLY_BY_HAND), tissue_champion],
+    deps=[by_hand(slide_images), tissue_champion],
     code_version="1",
     group_name="skin_training",
     kinds={"html"},

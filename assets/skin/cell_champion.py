@@ -23,18 +23,8 @@ def _hold_out(settings: "Settings") -> HoldOut:
 
 
 cell_hold_out, cell_hold_out_scores, cell_champion = Versions(
-    CELLS,
-    cell_weights,
-    sources=CELL_ANNOTATIONS,
-    find=find_sets,
-    setting="sets",
-    meaning="Folders of `cell_annotations/` held out for good; no training uses them.",
-    example="lab_2024",
-    hold_out=_hold_out,
-    decided_by=["cells", "images.declared_mpp", "compute.precision"],
-    code_versions=("3", "2"),
-    used_by="cell_masks",
-    until_then="Until it is materialized for the first time, cells are found with the network that the settings name "
-    "(`cell_weights`).",
+    CELLS, cell_weights, CELL_ANNOTATIONS, used_by="cell_masks", code_versions=("3", "2"),
+    setting=("sets", "Folders of `cell_annotations/` held out for good; no training uses them.", "lab_2024"),
+    find=find_sets, hold_out=_hold_out, decided_by=["cells", "images.declared_mpp", "compute.precision"],
     from_settings=lambda root, settings: cell_weights_named(root, settings.cell_weights),
-).assets()
+).assets()  # fmt: skip

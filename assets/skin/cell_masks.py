@@ -26,22 +26,16 @@ def _weights(root: DataRoot, settings: Settings) -> InputsNow:
 
 
 @slide_asset(
-    SLIDES,
+    SLIDES, "skin_inference", kind="pytorch", code_version="3", partitions_a_run=100,
     deps=[slide_images, epidermis_masks, cell_champion, CYTO2],
-    partitions_a_run=100,
-    group_name="skin_inference",
-    kind="pytorch",
-    code_version="3",
-    decided_by=["cells", "compute.precision", "cell_weights unless cell_champion"],
-    pool="gpu",
+    decided_by=["cells", "compute.precision", "cell_weights unless cell_champion"], pool="gpu",
     checks={
         "cell_density": "As many cells per mm² of epidermis as skin has.",
         "seam_density": "As many cells at tile seams as elsewhere.",
         "mask_made_with_champion": "The mask these cells lie in is the present champion's.",
     },
-    inputs_now=_weights,
-    check_now=check_champion,
-)
+    inputs_now=_weights, check_now=check_champion,
+)  # fmt: skip
 def cell_masks(run: Run) -> AnyStage:
     """One partition is one slide: every cell of its epidermis.
 

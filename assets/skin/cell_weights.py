@@ -43,13 +43,7 @@ def find_sets(root: DataRoot, settings: Settings, names: Sequence[str]) -> dict[
 CellConfig = training_config("CellConfig", CellRun, CellTraining, without=["mpp"])
 
 
-@weights_asset(
-    "cell_weights",
-    CELL_VERSIONS,
-    deps=[CELL_ANNOTATIONS, CYTO2],
-    code_version="2",
-    group_name="skin_training",
-)
+@weights_asset(CELLS, CELL_VERSIONS, "skin_training", code_version="2", deps=[CELL_ANNOTATIONS, CYTO2])
 def cell_weights(
     context: dg.AssetExecutionContext,
     config: CellConfig,

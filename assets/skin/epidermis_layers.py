@@ -9,13 +9,8 @@ from assets.slide_asset import AnyStage, Run, slide_asset
 
 
 @slide_asset(
-    SLIDES,
-    deps=[slide_images, epidermis_masks, cell_masks],
-    partitions_a_run=400,
-    group_name="skin_inference",
-    kind="parquet",
-    code_version="5",
-    decided_by=["layers"],
+    SLIDES, "skin_inference", kind="parquet", code_version="5", partitions_a_run=400,
+    deps=[slide_images, epidermis_masks, cell_masks], decided_by=["layers"],
     checks={
         "background_found": "The slide has enough background to measure the light that densities are relative to.",
         "light_not_clipped": "The background is not white (255), where the light may have been brighter.",
@@ -23,7 +18,7 @@ from assets.slide_asset import AnyStage, Run, slide_asset
         "stain_vectors_found": "If wanted, the slide's own colours of hematoxylin and DAB could be estimated.",
     },
     more=origin_of,
-)
+)  # fmt: skip
 def epidermis_layers(run: Run) -> AnyStage:
     """One partition is one slide: stains in the layers of its epidermis, counted from the dermis.
 

@@ -7,20 +7,14 @@ from assets.slide_asset import AnyStage, Run, slide_asset
 
 
 @slide_asset(
-    SLIDES,
-    deps=[slide_images, tissue_champion],
-    partitions_a_run=200,
-    group_name="skin_inference",
-    kind="pytorch",
-    code_version="3",
-    decided_by=["tissue", "compute.precision"],
-    pool="gpu",
+    SLIDES, "skin_inference", kind="pytorch", code_version="3", partitions_a_run=200,
+    deps=[slide_images, tissue_champion], decided_by=["tissue", "compute.precision"], pool="gpu",
     checks={
         "tissue_fraction": "Between 2 % and 98 % of the slide is tissue.",
         "epidermis_plausible": "Epidermis is there, and is not everything.",
         "looks_like_skin": "Where there is epidermis, there is dermis: else the slide is not what the network knows.",
     },
-)
+)  # fmt: skip
 def epidermis_masks(run: Run) -> AnyStage:
     """One partition is one slide: where its dermis, epidermis and keratin are.
 

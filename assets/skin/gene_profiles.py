@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.partitions import GENES, ONLY_BY_HAND
+from assets.partitions import GENES, by_hand
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.hpa_images import hpa_images
 from assets.slide_asset import AnyStage, Run, slide_asset
@@ -23,18 +23,12 @@ SUMMARIES: list[dg.AssetsDefinition] = []
 
 
 @slide_asset(
-    GENES,
+    GENES, "skin_metrics", kind="html", code_version="4", partitions_a_run=250,
     # Which slides are a gene's is known only from its page. If every slide were upstream of every gene, Dagster would
     # call all genes stale after any slide, and none from 100 slides on. The check `up_to_date` names the stale genes.
-    deps=[hpa_images, dg.AssetDep(epidermis_layers, partition_mapping=ONLY_BY_HAND)],
-    inputs_now=_slides,
-    summaries=SUMMARIES,
-    partitions_a_run=250,
-    group_name="skin_metrics",
-    kind="html",
-    code_version="4",
+    deps=[hpa_images, by_hand(epidermis_layers)], inputs_now=_slides, summaries=SUMMARIES,
     decided_by=["profiles", "layers.pattern_min_dab_od", "layers.pattern_ratio"],
-)
+)  # fmt: skip
 def gene_profiles(run: Run) -> AnyStage:
     """One partition is one gene: its stains by layer, zone and relative depth, for each antibody as means over patients
     with intervals.

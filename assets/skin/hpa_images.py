@@ -11,17 +11,12 @@ from dermatome.pipeline.cached_stage import WaitingStage
 
 
 @slide_asset(
-    GENES,
-    deps=[HPA],
-    partitions_a_run=500,
-    group_name="skin_images",
-    kind="parquet",
-    code_version="3",
-    decided_by=["images.tissue", "hpa.base_url", "hpa.archive_urls", "hpa.licence", "hpa.attribution"],
+    GENES, "skin_images", kind="parquet", code_version="3", partitions_a_run=500,
+    deps=[HPA], decided_by=["images.tissue", "hpa.base_url", "hpa.archive_urls", "hpa.licence", "hpa.attribution"],
     pool="hpa",
     # The schedule refresh_hpa reads the pages weekly; HPA has a release a year.
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=60), warn_window=timedelta(days=15)),
-)
+)  # fmt: skip
 def hpa_images(run: Run) -> AnyStage:
     """One partition is one gene: a row for each image of its HPA page, with antibody, patient, staining by cell type,
     reliability, licence and page sha256.

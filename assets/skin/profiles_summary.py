@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.materialize import code_reference, deciding, materialize_one
+from assets.partitions import all_of
 from assets.skin.gene_profiles import SUMMARIES, gene_profiles
 from assets.slide_asset import INPUTS_NOW
 from dermatome.pipeline.staleness import InputsNow
@@ -39,7 +40,7 @@ def profiles_summary(
         @dg.asset(
             name=make.__name__,
             description=inspect.getdoc(make),
-            deps=[dg.AssetDep(gene_profiles, partition_mapping=dg.AllPartitionMapping())],
+            deps=[all_of(gene_profiles)],
             check_specs=[
                 dg.AssetCheckSpec(name, asset=make.__name__, description=description)
                 for name, description in (checks or {}).items()

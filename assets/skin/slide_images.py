@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import dagster as dg
-
-from assets.partitions import SLIDES
+from assets.partitions import SLIDES, all_of
 from assets.skin.hpa_images import hpa_images
 from assets.slide_asset import AnyStage, Run, slide_asset
 from assets.sources import INBOX
@@ -24,18 +22,11 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
 
 
 @slide_asset(
-    SLIDES,
+    SLIDES, "skin_images", kind="file", code_version="3", partitions_a_run=500,
     # Which gene's page names a slide is not a rule Dagster can follow; the slide's source says it.
-    deps=[dg.AssetDep(hpa_images, partition_mapping=dg.AllPartitionMapping()), INBOX],
-    partitions_a_run=500,
-    group_name="skin_images",
-    kind="file",
-    code_version="3",
-    decided_by=["images.declared_mpp", "images.max_side_px", "hpa.image"],
-    pool="hpa",
-    checks={"image_not_blank": "The file decodes whole and is not blank."},
-    inputs_now=_sources,
-)
+    deps=[all_of(hpa_images), INBOX], decided_by=["images.declared_mpp", "images.max_side_px", "hpa.image"],
+    pool="hpa", checks={"image_not_blank": "The file decodes whole and is not blank."}, inputs_now=_sources,
+)  # fmt: skip
 def slide_images(run: Run) -> AnyStage:
     """One partition is one slide: its image file with sha256, size, mpp and the source of that mpp.
 

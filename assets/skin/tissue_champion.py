@@ -21,16 +21,7 @@ def _hold_out(settings: "Settings") -> HoldOut:
 
 
 tissue_hold_out, tissue_hold_out_scores, tissue_champion = Versions(
-    TISSUE,
-    tissue_weights,
-    sources=training_tiles,
-    setting="annotated_slides",
-    meaning="Slides held out for good; no training uses their tiles.",
-    example="slide_07",
-    hold_out=_hold_out,
-    decided_by=["images.declared_mpp", "compute.precision"],
-    code_versions=("2", "3"),
-    used_by="epidermis_masks",
-    until_then="If there is a hold-out set, a version with a worse score than the champion's, by more than the margin, "
-    "is refused.",
-).assets()
+    TISSUE, tissue_weights, training_tiles, used_by="epidermis_masks", code_versions=("2", "3"),
+    setting=("annotated_slides", "Slides held out for good; no training uses their tiles.", "slide_07"),
+    hold_out=_hold_out, decided_by=["images.declared_mpp", "compute.precision"],
+).assets()  # fmt: skip

@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.materialize import CODE_VERSION, materialize_one
-from assets.partitions import ONLY_BY_HAND, STUDIES
+from assets.partitions import STUDIES, by_hand
 from assets.registry import run_config
 from assets.skin.tissue_weights import TissueConfig, find_tiles
 from assets.skin.training_tiles import training_tiles
@@ -30,7 +30,7 @@ class TissueSearch(TissueConfig):
 
 @dg.asset(
     partitions_def=STUDIES,
-    deps=[dg.AssetDep(training_tiles, partition_mapping=ONLY_BY_HAND)],
+    deps=[by_hand(training_tiles)],
     pool="gpu",
     metadata={CODE_VERSION: "1"},
     group_name="skin_training",

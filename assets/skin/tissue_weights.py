@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import dagster as dg
 from pydantic import Field
 
-from assets.partitions import ONLY_BY_HAND, TRAINING_VERSIONS
+from assets.partitions import TRAINING_VERSIONS, by_hand
 from assets.registry import partitions_of
 from assets.skin.training_tiles import training_tiles
 from assets.training import TrainingConfig, make_version, not_held_out, training_config, weights_asset
@@ -39,13 +39,7 @@ def find_tiles(root: DataRoot, slides: Sequence[str] | None) -> dict[Path, str]:
 TissueConfig = training_config("TissueConfig", TissueRun, TissueTraining, without=["mpp", "palette"])
 
 
-@weights_asset(
-    "tissue_weights",
-    TRAINING_VERSIONS,
-    deps=[dg.AssetDep(training_tiles, partition_mapping=ONLY_BY_HAND)],
-    code_version="2",
-    group_name="skin_training",
-)
+@weights_asset(TISSUE, TRAINING_VERSIONS, "skin_training", code_version="2", deps=[by_hand(training_tiles)])
 def tissue_weights(
     context: dg.AssetExecutionContext,
     config: TissueConfig,

@@ -7,13 +7,9 @@ from dermatome.pipeline.cached_stage import WaitingStage
 
 
 @slide_asset(
-    ANNOTATED_SLIDES,
+    ANNOTATED_SLIDES, "skin_training", kind="file", code_version="4", partitions_a_run=300,
     deps=[ANNOTATIONS],
-    partitions_a_run=300,
-    group_name="skin_training",
-    kind="file",
-    code_version="4",
-)
+)  # fmt: skip
 def training_tiles(run: Run) -> AnyStage:
     """One partition is one annotated slide: pairs of image and mask that training learns from.
 

@@ -16,9 +16,8 @@ from dermatome.classes import RgbImage
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.imaging.background import is_background
-from dermatome.imaging.tiling import Blender, Probabilities, RowEnlarger, RowSink, cut_tile, tile_grid
+from dermatome.imaging.tiling import Blender, Probabilities, RowSink, cut_tile, tile_grid
 from dermatome.inference.backends import Runner
-from dermatome.inference.canvas import most_probable
 
 
 @dataclass(frozen=True)
@@ -92,21 +91,6 @@ class Predictor:
             place.put(None)
         return counts
 
-    def labels(self, pixels: RgbImage, target: Size) -> Labelled:
-        """The most probable class of each pixel of one image that lies in memory.
-
-        ``pixels`` is (h, w, 3) uint8 at the network's resolution; probabilities are enlarged bilinearly to ``target``
-        before the class is chosen.
-        """
-        size = Size(*pixels.shape[:2])
-        mask = np.empty((target.height_px, target.width_px), dtype=np.uint8)
-
-        def decide(top: int, rows: Probabilities) -> None:
-            mask[top : top + rows.shape[1]] = most_probable(rows)
-
-        (tiles,) = self.run([Scene(size, lambda: [pixels], RowEnlarger(size, target, decide))])
-        return Labelled(mask, tiles)
-
     def _tile_side(self, size: Size) -> int:
         # A small image gets a tile of its own size: mirroring it up to a whole one would cost time and context.
         return min(self.tile_px, -(-max(size.height_px, size.width_px) // 32) * 32)
@@ -139,19 +123,6 @@ class Predictor:
             yield places, np.stack(tiles)
         else:
             left.extend(places)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """What :meth:`Predictor.labels` found.
-
-    Attributes:
-        mask: (H, W) uint8, the most probable class.
-        tiles: how many tiles went through the network.
-    """
-
-    mask: npt.NDArray[np.uint8]
-    tiles: int
 
 
 @dataclass(frozen=True)

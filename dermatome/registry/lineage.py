@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dermatome.errors import BadSetting, BadWeights, MissingInput
+from dermatome.errors import BadSetting
 from dermatome.registry.manifest import ManifestRow, known_sides, manifest_path, read_manifest
 from dermatome.registry.model_kinds import ModelKind
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
@@ -45,7 +45,7 @@ class Lineage:
 
     def fill_in(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """``given`` training settings, completed by those that the parent's network decides."""
-        return self.weights.decided | dict(given)
+        return {**self.weights.card.inherited_settings(), **given}
 
 
 def parent_name(version: str, continue_from: str | None) -> str | None:
@@ -58,48 +58,6 @@ def parent_name(version: str, continue_from: str | None) -> str | None:
         raise BadSetting(f"The version {version} cannot be fine-tuned from itself: name the new one {version}_cont1.")
     named = _CONTINUED.fullmatch(version)
     return continue_from or (named[1] if named else None)
-
-
-def find_lineage(
-    root: DataRoot,
-    kind: ModelKind,
-    version: str,
-    continue_from: str | None,
-    load: Callable[[Path], LoadedWeights[Any]],
-    named: Callable[[str], Lineage | None] = lambda name: None,
-) -> Lineage | None:
-    """The weights that ``version`` is fine-tuned from; None if it starts from scratch.
-
-    Args:
-        root: the data root.
-        kind: of network.
-        version: the version to be trained.
-        continue_from: a trained version, the path of a weights file, or a name that ``named`` knows.
-        load: reads a weights file.
-        named: the lineage of a network that is neither a version nor a file, such as ``toy``; None for other names.
-
-    Raises:
-        BadSetting: the version would be its own parent.
-        MissingInput: there is no such version or file.
-        BadWeights: the file is damaged or does not fit.
-    """
-    name = parent_name(version, continue_from)
-    if name is None:
-        return None
-    if (known := named(name)) is not None:
-        return known
-    versions = root.partitions(kind.weights)
-    if name not in versions:
-        if not Path(name).is_file():
-            raise MissingInput(
-                f"{version} is to be fine-tuned from {name!r}, which is no trained version "
-                f"({', '.join(versions) or 'none'} so far) and no file: correct continue_from, or the version's name."
-            )
-        return lineage_of_file(Path(name), load)
-    weights = load(root.folder(kind.weights, name) / WEIGHTS_FILE)
-    if weights.sha256 != require_record(root, kind.weights, name).values["weights_sha256"]:
-        raise BadWeights(f"The weights of {name} are not those it was trained to: materialize it again.")
-    return Lineage(name, weights, *ancestors_of(root, kind, name))
 
 
 def lineage_of_file(path: Path, load: Callable[[Path], LoadedWeights[Any]]) -> Lineage:

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from dermatome.errors import BadWeights, MissingInput
 from dermatome.registry.leakage import check_leakage, one_slide_only
-from dermatome.registry.lineage import Lineage, find_lineage, lineage_of_file
+from dermatome.registry.lineage import Lineage, ancestors_of, lineage_of_file, parent_name
 from dermatome.registry.manifest import ManifestRow, licences, manifest_path, validation_sha256, write_manifest
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
-from dermatome.storage.record import Check, Scalar, StageResult
+from dermatome.storage.record import Check, Scalar, StageResult, require_record
 from dermatome.training.settings import TrainingSettings
 from dermatome.training.task import Task
-from dermatome.training.trainer import OnEpoch, Trained, train
+from dermatome.training.trainer import Trained, train
 from dermatome.training.weights import LoadedWeights, save_weights
 
 if TYPE_CHECKING:
@@ -125,10 +126,32 @@ def lineage_named(task: type[VersionTask[Any]], name: str, models_folder: Path |
 def lineage_of_version(
     task: type[VersionTask[Any]], root: DataRoot, version: str, continue_from: str | None
 ) -> Lineage | None:
-    """The weights that a version is fine-tuned from; see :func:`dermatome.registry.lineage.find_lineage`."""
-    return find_lineage(
-        root, task.model_kind, version, continue_from, task.load, lambda name: task.named(name, root.models)
-    )
+    """The weights that a version is fine-tuned from, as its name or ``continue_from`` says; None if from scratch.
+
+    ``continue_from`` is a trained version, the path of a weights file, or a name that the task knows, such as ``toy``.
+
+    Raises:
+        BadSetting: the version would be its own parent.
+        MissingInput: there is no such version or file.
+        BadWeights: the file is damaged or does not fit.
+    """
+    kind, name = task.model_kind, parent_name(version, continue_from)
+    if name is None:
+        return None
+    versions = root.partitions(kind.weights)
+    if (known := task.named(name, root.models)) is not None:
+        return known
+    if name not in versions:
+        if not Path(name).is_file():
+            raise MissingInput(
+                f"{version} is to be fine-tuned from {name!r}, which is no trained version "
+                f"({', '.join(versions) or 'none'} so far) and no file: correct continue_from, or the version's name."
+            )
+        return lineage_of_file(Path(name), task.load)
+    weights = task.load(root.folder(kind.weights, name) / WEIGHTS_FILE)
+    if weights.sha256 != require_record(root, kind.weights, name).values["weights_sha256"]:
+        raise BadWeights(f"The weights of {name} are not those it was trained to: materialize it again.")
+    return Lineage(name, weights, *ancestors_of(root, kind, name))
 
 
 def train_file(
@@ -138,28 +161,17 @@ def train_file(
     *,
     name: str = "",
     lineage: Lineage | None = None,
-    checkpoint_dir: Path | None = None,
-    on_epoch: OnEpoch | None = None,
-    processes: int = 1,
-    models_folder: Path | None = None,
+    **options: Any,
 ) -> Version:
     """Trains a task's network and writes its weights to ``out``, with card and manifest beside them.
 
-    ``lineage`` has the weights that are fine-tuned; the other arguments are those of
+    ``lineage`` has the weights that are fine-tuned; ``options`` are those of
     :func:`dermatome.training.trainer.train`.
 
     Raises:
         DermatomeError: see :func:`dermatome.training.trainer.train`.
     """
-    trained = train(
-        task,
-        compute,
-        parent=lineage.weights if lineage else None,
-        checkpoint_dir=checkpoint_dir,
-        on_epoch=on_epoch,
-        processes=processes,
-        models_folder=models_folder,
-    )
+    trained = train(task, compute, parent=lineage.weights if lineage else None, **options)
     trained = task.complete(trained, compute)
     rows = task.manifest()
     card = replace(

@@ -117,7 +117,8 @@ def split_samples(
         return Split(tuple(s for group in groups.values() for s in group), (), "nothing was held out")
     if len(groups) < 2:
         raise BadSetting(
-            f"There is only one of the {noun}, so none can be held out: add {noun} or set the validation share to 0."
+            f"The {noun} are one, or of one patient, and none can be held out: add {noun}, or set the validation "
+            "share to 0."
         )
     sides = known_sides or {}
     kept_out = [name for name in sorted(groups) if sides.get(name) == "validation"]
@@ -131,8 +132,8 @@ def split_samples(
         drawn += draw_groups(names, sizes, pixels, wanted)
     if not drawn or len(drawn) == len(groups):
         raise BadSetting(
-            f"The {noun} were all on one side of the split that the parent was trained with: add annotated slides, or "
-            "train from scratch."
+            f"The {noun} were all on one side of the split that the parent was trained with: add others, or train from "
+            "scratch."
         )
     held = [sample for name in drawn for sample in groups[name]]
     kept = tuple(sample for name in sorted(groups) if name not in drawn for sample in groups[name])

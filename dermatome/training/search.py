@@ -119,7 +119,7 @@ def trial_settings(trial: optuna.Trial, base: UNetSettings, space: SearchSpace) 
     return base.changed(**drawn)
 
 
-def open_study(folder: Path, seed: int = 0) -> optuna.Study:
+def open_study(folder: Path) -> optuna.Study:
     """The study in ``folder``, new or as it was left."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -131,7 +131,6 @@ def open_study(folder: Path, seed: int = 0) -> optuna.Study:
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL_FILE))),
         load_if_exists=True,
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
     )
 

@@ -234,11 +234,6 @@ class LoadedWeights(Generic[C]):
     sha256: str
     path: Path
 
-    @property
-    def decided(self) -> dict[str, Any]:
-        """Training settings that a network fine-tuned from this one takes over."""
-        return self.card.inherited_settings()
-
 
 def check_same_network(parent: LoadedWeights[Any], settings: TrainingSettings) -> None:
     """Checks that the settings describe the parent's network, so that it can be fine-tuned.

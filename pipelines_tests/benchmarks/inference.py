@@ -27,6 +27,7 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
     from dermatome.inference.compute import choose_compute
     from dermatome.inference.predictor import Predictor
     from dermatome.inference.probabilities import Probabilities
+    from pipelines_tests.toy_network import labelled
 
     compute = choose_compute("cpu")
     (core,), which = cores(1, toy)
@@ -44,7 +45,7 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
     module = Probabilities(weights.network, weights.card.mean, weights.card.std)
     runner = prepare_runner(module, np.stack([cut_tile(core, box) for box in middle]), compute)
     recording = Recording(runner)
-    mask = Predictor(recording, len(weights.card.classes), tile_px, OVERLAP_PX, batch).labels(core, size).mask
+    mask, _ = labelled(Predictor(recording, len(weights.card.classes), tile_px, OVERLAP_PX, batch), core)
     predictor = Predictor(runner, len(weights.card.classes), tile_px, OVERLAP_PX, batch)
     every_tile = Predictor(runner, len(weights.card.classes), tile_px, OVERLAP_PX, batch, skip_background=False)
     slow_mask = np.zeros(core.shape[:2], np.uint8)
@@ -54,10 +55,10 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
 
     seconds = take_turns(
         {
-            "ours": lambda: predictor.labels(core, size),
+            "ours": lambda: labelled(predictor, core),
             "bare": lambda: recording.forward(),
             "source": source,
-            "every tile": lambda: every_tile.labels(core, size),
+            "every tile": lambda: labelled(every_tile, core),
         },
         rounds=1 if toy else 2,
         warm=False,

@@ -23,15 +23,9 @@ KEYS = dg.DynamicPartitionsDefinition(name="keys")
 
 
 @slide_asset(
-    KEYS,
-    deps=[INBOX],
-    partitions_a_run=10,
-    group_name="g",
-    kind="file",
-    code_version="1",
-    decided_by=["layers.max_gap_um"],
-    checks={"even": "Is even."},
-)
+    KEYS, "g", kind="file", code_version="1", partitions_a_run=10,
+    deps=[INBOX], decided_by=["layers.max_gap_um"], checks={"even": "Is even."},
+)  # fmt: skip
 def first(run: Run) -> Stage:
     """The first asset."""
     root = run.root
@@ -50,7 +44,10 @@ def first(run: Run) -> Stage:
     return WaitingStage(root, "first", make)
 
 
-@slide_asset(KEYS, deps=[first], partitions_a_run=9, group_name="g", kind="file", code_version="1")
+@slide_asset(
+    KEYS, "g", kind="file", code_version="1", partitions_a_run=9,
+    deps=[first],
+)  # fmt: skip
 def second(run: Run) -> Stage:
     """The second asset."""
 

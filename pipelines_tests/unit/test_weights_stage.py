@@ -17,12 +17,12 @@ from dermatome.inference.compute import Compute
 from dermatome.registry import version as registry_version
 from dermatome.registry.champion import choose_champion
 from dermatome.registry.leakage import check_leakage, find_leaks
-from dermatome.registry.lineage import ancestors_of, find_lineage, parent_name
+from dermatome.registry.lineage import ancestors_of, parent_name
 from dermatome.registry.manifest import ManifestRow, Side, known_sides, manifest_path, write_manifest
 from dermatome.registry.model_kinds import TISSUE
-from dermatome.registry.version import Version, train_version
+from dermatome.registry.version import Version, lineage_of_version, train_version
 from dermatome.skin.tissue.evaluate import Calibration, Evaluation
-from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
+from dermatome.skin.tissue.network import TissueCard
 from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
@@ -146,8 +146,8 @@ def test_what_a_version_goes_on_from(root: DataRoot, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="v001_cont1"):
         parent_name("v001", "v001")
     with pytest.raises(MissingInput, match="'v009', which is no trained version"):
-        find_lineage(root, TISSUE, "v009_cont1", None, load_tissue_weights)
-    assert find_lineage(root, TISSUE, "v001", None, load_tissue_weights) is None
+        lineage_of_version(TissueTask, root, "v009_cont1", None)
+    assert lineage_of_version(TissueTask, root, "v001", None) is None
 
 
 def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
@@ -159,19 +159,19 @@ def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
     trained(
         root, "v001", StageResult("trained", sha256[:32], {"weights_sha256": sha256, "parent": "other.safetensors"})
     )
-    by_name = find_lineage(root, TISSUE, "v001_cont1", None, load_tissue_weights)
+    by_name = lineage_of_version(TissueTask, root, "v001_cont1", None)
     assert (by_name.name, by_name.weights.sha256, by_name.all_known) == ("v001", sha256, False)
     filled = by_name.fill_in({"seed": 3, "train_mpp": 2.0})
     assert filled == {
         "encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "mean": card.mean, "std": card.std,
         "train_mpp": 2.0, "seed": 3,
     }  # fmt: skip
-    file = find_lineage(root, TISSUE, "v002", str(folder / WEIGHTS_FILE), load_tissue_weights)
+    file = lineage_of_version(TissueTask, root, "v002", str(folder / WEIGHTS_FILE))
     assert file.all_known
     assert file.sides()["s1"] == "train"
     trained(root, "v001", StageResult("trained", "x", {"weights_sha256": "another"}))
     with pytest.raises(BadWeights, match="not those it was trained to"):
-        find_lineage(root, TISSUE, "v001_cont1", None, load_tissue_weights)
+        lineage_of_version(TissueTask, root, "v001_cont1", None)
 
 
 def test_scores_that_say_nothing_of_which_is_better_choose_no_champion(

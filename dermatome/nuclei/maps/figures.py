@@ -54,30 +54,20 @@ NUCLEUS_CHARTS = (
 )
 
 
-def semantic_overlay(
-    slide: Slide, found: NucleiResult, *, opacity: float = OPACITY, max_side_px: int = 4096, outlines: bool = True
-) -> RgbImage:
-    """Tints each pixel of a nucleus in the colour of its class.
-
-    Args:
-        slide: the slide that was segmented.
-        found: the nuclei found on it.
-        opacity: 0 (slide only) to 1 (colours only).
-        max_side_px: longest side of the image, px.
-        outlines: whether to outline each nucleus.
-    """
-    image = slide.overview(max_side_px)
-    whole = Box.whole(slide.size)
-    mixed = tint(image, sample_labels(found.semantic, whole, max_side_px), SEMANTIC_COLOURS, opacity)
-    if not outlines:
-        return mixed
-    return draw_borders(mixed, sample_labels(found.instances, whole, max_side_px), _DARK)
+def semantic_overlay(slide: Slide, found: NucleiResult, opacity: float, max_side_px: int = 4096) -> RgbImage:
+    """Tints each pixel of a nucleus in the colour of its class; opacity 0 is the slide only, 1 colours only."""
+    labels = sample_labels(found.semantic, Box.whole(slide.size), max_side_px)
+    return tint(slide.overview(max_side_px), labels, SEMANTIC_COLOURS, opacity)
 
 
-def ternary_overlay(
-    slide: Slide, found: NucleiResult, *, opacity: float = OPACITY, max_side_px: int = 4096
-) -> RgbImage:
-    """Tints inside and boundary of nuclei; arguments as for :func:`semantic_overlay`."""
+def outlined_overlay(slide: Slide, found: NucleiResult, opacity: float, max_side_px: int = 4096) -> RgbImage:
+    """Outlines each nucleus on its :func:`semantic_overlay`."""
+    instances = sample_labels(found.instances, Box.whole(slide.size), max_side_px)
+    return draw_borders(semantic_overlay(slide, found, opacity, max_side_px), instances, _DARK)
+
+
+def ternary_overlay(slide: Slide, found: NucleiResult, opacity: float, max_side_px: int = 4096) -> RgbImage:
+    """Tints inside and boundary of nuclei."""
     labels = sample_labels(found.ternary, Box.whole(slide.size), max_side_px)
     return tint(slide.overview(max_side_px), labels, TERNARY_COLOURS, opacity)
 
@@ -90,11 +80,11 @@ def maps_figure(slide: Slide, found: NucleiResult) -> SlideFigure:
     pixels, instances = enlarge(slide.pixels[detail.slices], found.instances[detail.slices], 2 * SIDE_PX)
     _, semantic = enlarge(slide.pixels[detail.slices], found.semantic[detail.slices], 2 * SIDE_PX)
     close = draw_borders(tint(pixels, semantic, SEMANTIC_COLOURS, 0.3), instances, width_px=3)
-    classes = semantic_overlay(slide, found, max_side_px=side_px, outlines=False)
+    classes = semantic_overlay(slide, found, OPACITY, side_px)
     panels = (
         Panel(slide.overview(side_px), "a  Original", size, (detail,)),
         Panel(classes, "b  Classes", size, (detail,)),
-        Panel(ternary_overlay(slide, found, max_side_px=side_px), "c  Inside and boundary", size, (detail,)),
+        Panel(ternary_overlay(slide, found, OPACITY, side_px), "c  Inside and boundary", size, (detail,)),
         Panel(close, "d  Nuclei, framed part", detail.size),
     )
     counts = found.table["class"].value_counts()

@@ -11,7 +11,7 @@ from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.imaging.stain_normalisation import AS_IT_IS, StainFit
 from dermatome.imaging.tissue_area import tissue_mm2
 from dermatome.inference.compute import Compute, ComputeSettings
-from dermatome.nuclei.maps.figures import maps_figure, semantic_overlay, ternary_overlay
+from dermatome.nuclei.maps.figures import maps_figure, outlined_overlay, ternary_overlay
 from dermatome.nuclei.maps.files import (
     NUCLEI_TABLE,
     OUTLINES_FILE,
@@ -130,9 +130,8 @@ def write_nuclei(
         )
     with timed(seconds, "figure"):
         write_figure(folder, maps_figure(slide, result), stem)
-        overlays = (("semantic", semantic_overlay), ("ternary", ternary_overlay))
-        for kind, overlay in overlays:
-            write_atomic(folder / f"{before}{kind}.png", png_bytes(overlay(slide, result, opacity=opacity)))
+        for kind, overlay in (("semantic", outlined_overlay), ("ternary", ternary_overlay)):
+            write_atomic(folder / f"{before}{kind}.png", png_bytes(overlay(slide, result, opacity)))
     with timed(seconds, "tissue"):
         area = tissue_mm2(slide)
     counts = result.table["class"].value_counts()

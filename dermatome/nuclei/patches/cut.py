@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS, NucleusClass, RgbImage
-from dermatome.errors import BadAnnotation, BadSetting
+from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import draw_borders, tint
 from dermatome.imaging.stain_normalisation import AS_IT_IS, fit_slide
@@ -27,7 +27,7 @@ from dermatome.slides.slide import Slide
 from dermatome.storage.files import safe_id, write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import StageResult
-from dermatome.training.data import draw_groups
+from dermatome.training.data import split_samples
 
 
 def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResult:
@@ -155,43 +155,18 @@ def split_patches(
 ) -> tuple[list[PatchRow], str]:
     """Puts about ``share`` of the patches on the validation side, whole patients at a time.
 
-    A draw that would take more than a third of a class's pixels from training is passed over where another is left.
-
-    Args:
-        rows: of all patches.
-        share: of them, on the validation side.
-        seed: of the draw.
-        learnt: patients that the weights it goes on from were trained on; they cannot test what comes of those.
+    Patients that were ``learnt`` by the weights to fine-tune cannot test what comes of those.
 
     Returns:
-        The rows with their side, and in words how it was told.
+        The rows with their side, and in words how it was chosen.
 
     Raises:
         BadSetting: ``share`` is not from 0 to below 1, there is but one patient, or all of them were learnt from.
     """
-    if not 0 <= share < 1:
-        raise BadSetting(f"The validation share is {share}: set it from 0 to below 1.")
-    if share == 0:
-        return [replace(row, side="train") for row in rows], "nothing was held out"
-    cases = sorted({row.case for row in rows})
-    if len(cases) < 2:
-        raise BadSetting(
-            "The patches are of one patient, and patients are split whole: add patients, or hold out nothing."
-        )
-    cases = [case for case in cases if case not in learnt]
-    if not cases:
-        raise BadSetting(
-            "The weights it goes on from were trained on every patient of these patches: add patients, hold out "
-            "nothing, or start from scratch."
-        )
-    np.random.default_rng(seed).shuffle(cases)
-    of = {case: [row for row in rows if row.case == case] for case in cases}
-    pixels = {case: np.sum([row.semantic_px for row in own], axis=0) for case, own in of.items()}
-    drawn = draw_groups(cases, {case: len(own) for case, own in of.items()}, pixels, share * len(rows))
-    sided = [replace(row, side="validation" if row.case in drawn else "train") for row in rows]
-    held = sum(row.side == "validation" for row in sided)
-    how = f"{held} of {len(rows)} patches held out, whole patients drawn with seed {seed}"
-    return sided, how + (", none that the weights before had learnt" if learnt else "")
+    split = split_samples(rows, share, seed, dict.fromkeys(learnt, "train"), noun="patches")
+    held = {row.name for row in split.validation}
+    sided = [replace(row, side="validation" if row.name in held else "train") for row in rows]
+    return sided, split.how + (", none that the weights before had learnt" if learnt and share else "")
 
 
 def _places(size: Size, settings: PatchSettings) -> list[Box]:

@@ -76,6 +76,17 @@ class PatchRow:
     side: str = ""
     left_out: str = ""
 
+    @property
+    def group(self) -> str:
+        """The patient, of whom all patches are on one side of a split."""
+        return self.case
+
+    place = patient = group
+
+    def class_pixels(self) -> npt.NDArray[np.int64]:
+        """(5,) pixels of each class."""
+        return np.array(self.semantic_px, np.int64)
+
 
 @dataclass(frozen=True)
 class Patch:
