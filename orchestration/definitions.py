@@ -15,12 +15,7 @@ from dermatome.storage.layout import DataRoot
 from orchestration.jobs import JOBS
 from orchestration.schedules import schedules
 from orchestration.sensors import SENSORS
-from resources import (
-    ComputeResource,
-    HpaResource,
-    PathsResource,
-    SettingsResource,
-)
+from resources import ComputeResource, HpaResource, PathsResource, SettingsResource
 from resources.dagster_private import in_process_with_lock
 from resources.settings import decided_names, versioned_by_settings
 
@@ -28,10 +23,7 @@ DATA_ROOT_VARIABLE = "DERMATOME_DATA"
 DEFAULT_DATA_ROOT = "dermatome_data"
 
 
-def build_defs(
-    root: Path,
-    loggers: Mapping[str, dg.LoggerDefinition] | None = None,
-) -> dg.Definitions:
+def build_defs(root: Path, loggers: Mapping[str, dg.LoggerDefinition] | None = None) -> dg.Definitions:
     """The whole code location over a data root.
 
     Raises:

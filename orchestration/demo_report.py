@@ -30,15 +30,10 @@ def print_report(console: Console, root: DataRoot) -> bool:
     """
     import duckdb
 
-    table = Table(title="Synthetic cohort: measured, and compared with the ground truth", title_justify="left")
-    for name in ("slide", "gene"):
-        table.add_column(name)
-    for name in ("cells", "layers"):
-        table.add_column(name, justify="right")
-    for name in (f"DAB OD by layer (1–{_LAYERS_SHOWN})", "pattern (ground truth)"):
-        table.add_column(name)
-    for name in TARGETS:
-        table.add_column(name, justify="right")
+    table = _table(
+        "Synthetic cohort: measured, and compared with the ground truth", "slide", "gene", "cells", "layers",
+        f"DAB OD by layer (1–{_LAYERS_SHOWN})", "pattern (ground truth)", *TARGETS,
+    )  # fmt: skip
     scores, notes, good = [], [], True
     with duckdb.connect(str(root.store), read_only=True) as store:
         for gene, slide in [(one.gene, slide) for one in demo_genes() for slide in one.slides]:
@@ -47,13 +42,8 @@ def print_report(console: Console, root: DataRoot) -> bool:
             if failure or measured is None or slide.broken:
                 asset, error = failure or ("", "")
                 expected = slide.broken and failure is not None
-                text = (
-                    "failed: broken on purpose"
-                    if expected
-                    else f"[red]{asset} failed[/]"
-                    if failure
-                    else "[red]missing[/]"
-                )
+                text = f"[red]{asset} failed[/]" if failure else "[red]missing[/]"
+                text = "failed: broken on purpose" if expected else text
                 table.add_row(slide.slide, gene, "", "", text)
                 notes += [f"{slide.slide}: {error}"] * bool(failure)
                 good &= expected
@@ -90,9 +80,10 @@ def print_atlas(console: Console, root: DataRoot) -> None:
     """Prints what each gene's antibody stains: its pattern, and mean DAB by zone with its interval over patients."""
     import pandas as pd
 
-    table = Table(title="Atlas: mean DAB (OD) of each zone, with its interval over patients", title_justify="left")
-    for name in ("gene", "pattern (share of resamples)", "n", "basal", "lower suprabasal", "upper suprabasal"):
-        table.add_column(name)
+    table = _table(
+        "Atlas: mean DAB (OD) of each zone, with its interval over patients", "gene", "pattern (share of resamples)",
+        "n", "basal", "lower suprabasal", "upper suprabasal",
+    )  # fmt: skip
     for gene in demo_genes():
         folder = root.folder("gene_profiles", gene.ensembl_id)
         zones = pd.read_parquet(folder / "profile.parquet").query("part == 'zone'").set_index("zone")
@@ -116,9 +107,10 @@ def print_agreement(console: Console, root: DataRoot) -> bool:
 
     rows = pd.read_parquet(root.folder("hpa_agreement", CHAMPION) / "agreement.parquet")
     rows = rows[rows["read"].notna()].sort_values("probability", kind="stable")
-    table = Table(title="HPA's annotation and what was read, least likely first", title_justify="left")
-    for name in ("gene", "level of", "measured", "HPA", "read", "probability of HPA's level"):
-        table.add_column(name)
+    table = _table(
+        "HPA's annotation and what was read, least likely first", "gene", "level of", "measured", "HPA", "read",
+        "probability of HPA's level",
+    )  # fmt: skip
     for row in rows.to_dict("records"):
         same = row["annotated"] == row["read"]
         read = row["read"] if same else f"[yellow]{row['read']}[/]"
@@ -130,6 +122,13 @@ def print_agreement(console: Console, root: DataRoot) -> bool:
     text = "is suspected first, as it should be" if found else "[red]is not suspected first[/]"
     console.print(f"TOY{MISLABELLED} stains all of the epidermis and is annotated as negative: it {text}.")
     return found
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right" if name in ("cells", "layers", *TARGETS) else "left")
+    return table
 
 
 def _scores(root: DataRoot, slide: DemoSlide) -> tuple[float, ...]:

@@ -15,15 +15,7 @@ from dermatome.slides.source import SlideSource, inbox_clashes, inbox_place, inb
 from dermatome.storage.files import changed_in, folders_in, usable_id
 from dermatome.storage.layout import FAILURES, DataRoot
 from orchestration.jobs import refresh_metrics
-from orchestration.requests import (
-    NUCLEI,
-    SKIN,
-    Chain,
-    first_slides,
-    number_of_slides,
-    register_slides,
-    untried_slides,
-)
+from orchestration.requests import NUCLEI, SKIN, Chain, first_slides, number_of_slides, register_slides, untried_slides
 from resources import PathsResource
 from resources.dagster_private import subset_of
 
@@ -375,11 +367,4 @@ def _shortened(texts: Sequence[str]) -> str:
     return f"{', '.join(texts[:_SHOWN])}{', …' if len(texts) > _SHOWN else ''}"
 
 
-SENSORS = [
-    new_hpa_images,
-    image_folder,
-    nuclei_slide_folder,
-    annotation_folder,
-    nuclei_case_folder,
-    fresh_metrics,
-]
+SENSORS = [new_hpa_images, image_folder, nuclei_slide_folder, annotation_folder, nuclei_case_folder, fresh_metrics]

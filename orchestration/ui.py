@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from urllib import request
 
 from dermatome.errors import BadSetting, DermatomeError
@@ -98,21 +99,18 @@ def _answers(url: str) -> bool:
         return False
 
 
-class _process:  # noqa: N801 (used as a context, like `open`)
+@contextmanager
+def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A child process that is terminated at the end of the block, and killed if that does not end it."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._child = subprocess.Popen(command, preexec_fn=_end_with_parent)
-
-    def __enter__(self) -> subprocess.Popen[bytes]:
-        return self._child
-
-    def __exit__(self, *_: object) -> None:
-        self._child.terminate()
+    child = subprocess.Popen(command, preexec_fn=_end_with_parent)
+    try:
+        yield child
+    finally:
+        child.terminate()
         try:
-            self._child.wait(20)
+            child.wait(20)
         except subprocess.TimeoutExpired:
-            self._child.kill()
+            child.kill()
 
 
 def _end_with_parent() -> None:

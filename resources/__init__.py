@@ -9,9 +9,4 @@ from resources.hpa import HpaResource
 from resources.paths import PathsResource
 from resources.settings import SettingsResource
 
-__all__ = [
-    "ComputeResource",
-    "HpaResource",
-    "PathsResource",
-    "SettingsResource",
-]
+__all__ = ["ComputeResource", "HpaResource", "PathsResource", "SettingsResource"]

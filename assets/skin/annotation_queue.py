@@ -20,9 +20,7 @@ from resources.settings import DECIDED_BY
     metadata={DECIDED_BY: "queue, compute.precision"},
 )
 def annotation_queue(
-    context: dg.AssetExecutionContext,
-    paths: PathsResource,
-    settings: SettingsResource,
+    context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource
 ) -> dg.MaterializeResult:
     """Regions where the tissue network's views disagree, unlike one another and what is annotated already, best first.
 

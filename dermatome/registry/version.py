@@ -46,11 +46,7 @@ class VersionTask(Task[E]):
     @classmethod
     @abstractmethod
     def choose(
-        cls,
-        folders: Sequence[Path],
-        validation_folders: Sequence[Path],
-        settings: Any,
-        lineage: Lineage | None = None,
+        cls, folders: Sequence[Path], validation_folders: Sequence[Path], settings: Any, lineage: Lineage | None = None
     ) -> Self:
         """The task of the samples in folders; without ``validation_folders`` a share of them is held out.
 

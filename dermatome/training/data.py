@@ -78,12 +78,7 @@ def choose_split(
 
 
 def split_samples(
-    samples: Sequence[G],
-    share: float,
-    seed: int,
-    known_sides: Mapping[str, str] | None = None,
-    *,
-    noun: str = "tiles",
+    samples: Sequence[G], share: float, seed: int, known_sides: Mapping[str, str] | None = None, *, noun: str = "tiles"
 ) -> Split[G]:
     """Holds out about ``share`` of the samples for validation, whole patients or slides at a time if they are known.
 

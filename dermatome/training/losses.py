@@ -20,11 +20,7 @@ ClassWeighting = Literal["equal", "inverse", "inverse_root"]
 
 
 def make_loss(
-    name: LossName,
-    *,
-    dice_weight: float = 1.0,
-    focal_weight: float = 1.0,
-    class_weights: Sequence[float] | None = None,
+    name: LossName, *, dice_weight: float = 1.0, focal_weight: float = 1.0, class_weights: Sequence[float] | None = None
 ) -> torch.nn.Module:
     """A loss of (N, C, H, W) logits and (N, H, W) int64 classes, without the pixels that are :data:`IGNORED`.
 

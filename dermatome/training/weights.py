@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from dermatome import __version__
 from dermatome.errors import BadSetting, BadWeights
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 MAX_WEIGHTS_BYTES = 2 * 1024**3
+Scale = Annotated[float, Field(gt=0, le=1000)]
+"""Microns per pixel."""
 SYNTHETIC_WARNING = (
     "The network was trained on synthetic images only: on a real image its results show how the program works, not "
     "what is on the slide."
@@ -154,17 +155,17 @@ class UNetCard(WeightsCard):
     """
 
     encoder: str
-    decoder_channels: tuple[int, ...]
-    mpp: float
-    mpp_range: tuple[float, float]
-    coarse_mpp: float
-    tile_mpp: float
+    decoder_channels: Annotated[tuple[Annotated[int, Field(gt=0, le=2048)], ...], Field(min_length=5, max_length=5)]
+    mpp: Scale
+    mpp_range: tuple[Scale, Scale]
+    coarse_mpp: Scale
+    tile_mpp: Scale
     classes: tuple[str, ...] = ()
-    tile_px: int = 256
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    tile_px: Annotated[int, Field(gt=0, le=8192)] = 256
+    mean: Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=3, max_length=3)] = MEAN
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=3, max_length=3)] = STD
     palette: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    head_kernel_px: int = 3
+    head_kernel_px: Annotated[int, Field(gt=0, le=15)] = 3
     channels: tuple[str, ...] = ()
     architecture: str = "unet"
 
@@ -185,7 +186,7 @@ class UNetCard(WeightsCard):
         return merge_channels(network, self.classes, self.channels) if self.channels else network
 
     def check(self) -> None:
-        """Checks encoder, scales, sizes and classes.
+        """Checks encoder, architecture and classes.
 
         Raises:
             BadSetting: there is no such encoder.
@@ -203,16 +204,8 @@ class UNetCard(WeightsCard):
             raise ValueError(f"there is no architecture {self.architecture[:80]}")
         if self.channels and (len(self.heads) > 1 or len(self.channels) > 256 or set(self.channels) != set(ours)):
             raise ValueError("its output channels are not those of its classes")
-        if not all(0 < mpp <= 1000 for mpp in (self.mpp, self.coarse_mpp, self.tile_mpp, *self.mpp_range)):
-            raise ValueError("a scale is not between 0 and 1000 microns per pixel")
-        if not (0 < self.tile_px <= 8192 and 0 < self.head_kernel_px <= 15 and self.head_kernel_px % 2):
-            raise ValueError("a size is impossible")
-        if not (len(self.decoder_channels) == 5 and all(0 < n <= 2048 for n in self.decoder_channels)):
-            raise ValueError("the decoder does not have five numbers of channels up to 2048")
-        if not (
-            len(self.mean) == len(self.std) == 3 and all(map(isfinite, self.mean)) and all(s > 0 for s in self.std)
-        ):
-            raise ValueError("the normalisation is impossible")
+        if self.head_kernel_px % 2 == 0:
+            raise ValueError("the side of its heads' kernels is even")
 
 
 C = TypeVar("C", bound=WeightsCard)

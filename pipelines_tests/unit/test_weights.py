@@ -91,10 +91,10 @@ def test_tensors_and_cards_that_do_not_fit(tmp_path, network):
         ("no encoder 'tu-convnext_xxlarge'", {"encoder": "tu-convnext_xxlarge"}),
         ("encoder: Input should be a valid string", {"encoder": ["resnet18"]}),
         ("decoder_channels.0: Input should be a valid integer", {"decoder_channels": ["a", 8, 8, 8, 8]}),
-        ("five numbers of channels", {"decoder_channels": [10**9, 8, 8, 8, 8]}),
+        ("decoder_channels.0: ", {"decoder_channels": [10**9, 8, 8, 8, 8]}),
         ("mpp_range.1: ", {"mpp_range": [1.0]}), ("classes: ", {"classes": 4}),
-        ("a scale", {"coarse_mpp": float("nan")}), ("a size", {"tile_px": 10**6}),
-        ("normalisation", {"std": [0.2, 0.2, 0]}), ("mean.1: ", {"mean": [0.2, {}, 0.2]}),
+        ("coarse_mpp: ", {"coarse_mpp": float("nan")}), ("tile_px: ", {"tile_px": 10**6}),
+        ("std.2: ", {"std": [0.2, 0.2, 0]}), ("mean.1: ", {"mean": [0.2, {}, 0.2]}),
         ("settings: ", {"settings": []}), ("surprise: ", {"surprise": 1}), ("no readable weights card", []),
     ],
 )  # fmt: skip

@@ -88,9 +88,7 @@ class NucleiResult:
 
 
 def prepare_nuclei(
-    weights: LoadedWeights[NucleusCard],
-    compute: Compute,
-    settings: NucleusSettings | None = None,
+    weights: LoadedWeights[NucleusCard], compute: Compute, settings: NucleusSettings | None = None
 ) -> NucleusNetwork:
     """Prepares the network once for many slides; the arguments are those of :func:`prepare_runner`.
 

@@ -12,23 +12,11 @@ from dermatome.imaging.stain_normalisation import AS_IT_IS, StainFit
 from dermatome.imaging.tissue_area import tissue_mm2
 from dermatome.inference.compute import Compute, ComputeSettings
 from dermatome.nuclei.maps.figures import maps_figure, outlined_overlay, ternary_overlay
-from dermatome.nuclei.maps.files import (
-    NUCLEI_TABLE,
-    OUTLINES_FILE,
-    write_maps,
-    write_outlines,
-)
+from dermatome.nuclei.maps.files import NUCLEI_TABLE, OUTLINES_FILE, write_maps, write_outlines
 from dermatome.nuclei.maps.networks import load_nuclei
 from dermatome.nuclei.maps.segment import NucleiResult, NucleusNetwork, fitted_stain, segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
-from dermatome.pipeline.stage_files import (
-    SlideStage,
-    share_seconds,
-    timed,
-    versions_of,
-    write_figure,
-    write_rows,
-)
+from dermatome.pipeline.stage_files import SlideStage, share_seconds, timed, versions_of, write_figure, write_rows
 from dermatome.registry.champion import Weights
 from dermatome.reports.figures import png_bytes
 from dermatome.slides.slide import Slide
