@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dermatome.errors import DermatomeError
 from dermatome.settings import Settings, load_settings
@@ -26,7 +26,6 @@ MAX_THREADS = 8
 
 _LOG = logging.getLogger(__name__)
 
-Found = TypeVar("Found")
 Progress = Callable[[float, str], None]
 """Progress callback: share done (0 to 1) and a short text. It raises :class:`Stopped` to end the computation."""
 
@@ -56,14 +55,6 @@ class Turns:
         """
         if not self._threads.acquire(blocking=False):
             raise Stopped("Too many cancelled computations are still ending: press the button again in a minute.")
-        try:
-            with self._turn(session) as check:
-                yield check
-        finally:
-            self._threads.release()
-
-    @contextmanager
-    def _turn(self, session: str) -> Iterator[Callable[[], None]]:
         stop = self._stops[session] = threading.Event()
 
         def check() -> None:
@@ -81,11 +72,11 @@ class Turns:
             # The session may have started another computation while this one was ending.
             if self._stops.get(session) is stop:
                 del self._stops[session]
+            self._threads.release()
 
     def stop(self, session: str) -> None:
         """Stops the session's computation, if there is one, at its next check."""
-        stop = self._stops.get(session)
-        if stop is not None:
+        if stop := self._stops.get(session):
             stop.set()
 
 
@@ -119,8 +110,31 @@ class WebContext:
         return load_settings(self.root.settings)
 
 
+class Analysis(Protocol):
+    """What was found on one image, and how it is shown.
+
+    Attributes:
+        summary: Describes it in one plain sentence.
+        warning: What the person must know before its numbers; empty if nothing.
+    """
+
+    @property
+    def summary(self) -> str: ...  # noqa: D102
+    @property
+    def warning(self) -> str: ...  # noqa: D102
+
+    def write(self, folder: Path) -> None:
+        """Writes the files of the command line into a folder."""
+
+    def view(self) -> str:
+        """Shows the image and what was found over it, as HTML."""
+
+    def tables(self, folder: Path) -> str:
+        """Shows the numbers, as HTML; ``folder`` holds the files of :meth:`write`."""
+
+
 @dataclass(frozen=True)
-class AnalysisPage(Generic[Found]):
+class AnalysisPage:
     """Declaration of a page that analyses one image; :func:`dermatome.web.page.build_page` builds it.
 
     Attributes:
@@ -131,11 +145,6 @@ class AnalysisPage(Generic[Found]):
         examples: Functions that draw an example image, by name.
         networks: Describes the networks in use, as Markdown. May raise a DermatomeError.
         compute: Analyses a slide and reports its progress.
-        summary: Describes a result in one plain sentence.
-        warning: What the person must know of a result before its numbers; empty if nothing.
-        view: Shows a result over its slide, as HTML.
-        tables: Shows the numbers of a result, as HTML.
-        files: Writes the downloads of a result into a folder and returns their paths.
     """
 
     text: str
@@ -144,12 +153,7 @@ class AnalysisPage(Generic[Found]):
     mpp: float
     examples: Mapping[str, Example]
     networks: Callable[[], str]
-    compute: Callable[[Slide, Progress], Found]
-    summary: Callable[[Found], str]
-    warning: Callable[[Found], str]
-    view: Callable[[Found], str]
-    tables: Callable[[Found], str]
-    files: Callable[[Found, Path], list[Path]]
+    compute: Callable[[Slide, Progress], Analysis]
 
 
 def add_csv(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from dermatome.slides.plain import SUFFIXES
-from dermatome.web.context import AnalysisPage, WebContext, errors_shown, networks_note
+from dermatome.web.context import AnalysisPage, WebContext, add_csv, errors_shown, networks_note
 from dermatome.web.uploads import choose_slide
 from dermatome.web.viewer import status_html
 
@@ -22,7 +22,7 @@ ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit
 """Options of every event that computes: threads do not share networks, and memory is used by one image at a time."""
 
 
-def build_page(page: AnalysisPage[Any], context: WebContext) -> None:
+def build_page(page: AnalysisPage, context: WebContext) -> None:
     """Adds the components and events of an analysis page to the open Blocks."""
 
     @errors_shown(("", "", gr.update(value=None, visible=False)))
@@ -43,9 +43,10 @@ def build_page(page: AnalysisPage[Any], context: WebContext) -> None:
                 report(0.02, "Reading the image")
                 found = page.compute(choose_slide(path, example, mpp, context.limits, page.examples), report)
                 report(0.9, "Drawing")
-                files = [str(file) for file in page.files(found, Path(folder))]
-                status = status_html(page.summary(found), warning=page.warning(found))
-                results = status, page.view(found), page.tables(found)
+                found.write(Path(folder))
+                files = [str(file) for file in add_csv(Path(folder))]
+                status = status_html(found.summary, warning=found.warning)
+                results = status, found.view(), found.tables(Path(folder))
             yield *results, gr.update(value=files, visible=True)
 
     def stop(request: gr.Request) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +20,7 @@ from dermatome.storage.files import folders_in, names_in, safe_id, sha256_bytes,
 from dermatome.storage.layout import DataRoot
 from dermatome.web.context import WebContext, errors_shown
 from dermatome.web.uploads import read_upload
-from dermatome.web.viewer import VIEW_PX, status_html
+from dermatome.web.viewer import VIEW_PX, status_html, web_template
 
 TITLE = "Training ROIs"
 ROI_FILE = "rois.json"
@@ -85,32 +84,19 @@ def open_slide_for_rois(slide: Slide) -> OpenedSlide:
 
 def editor_html(opened: OpenedSlide) -> str:
     """HTML of the slide with a square to move, resize and divide; ``roi_editor.js`` gives it its behaviour."""
-    size, name = opened.size, escape(opened.name)
+    size = opened.size
     side = max(1, min(size.height_px, size.width_px) // 3)
     left, top = (size.width_px - side) // 2, (size.height_px - side) // 2
-    rois = json.loads(rois_json(opened.rois))["rois"]
-    numbers = "".join(
-        f'<label>{title}<input type="number" name="{key}" value="{value}" min="{low}" max="{high}" step="1"></label>'
-        for title, key, value, low, high in (
-            ("Left, px", "left", left, 0, size.width_px - 1),
-            ("Top, px", "top", top, 0, size.height_px - 1),
-            ("Side, px", "side", side, 1, min(size.height_px, size.width_px)),
-            ("Divide n × n", "divide", 2, 1, 32),
-        )
+    numbers = (
+        ("Left, px", "left", left, 0, size.width_px - 1),
+        ("Top, px", "top", top, 0, size.height_px - 1),
+        ("Side, px", "side", side, 1, min(size.height_px, size.width_px)),
+        ("Divide n × n", "divide", 2, 1, 32),
     )
-    picture = picture_uri(opened.image, "jpeg", quality=88)
-    return (
-        f'<div class="dm-roi" data-width="{size.width_px}" data-height="{size.height_px}" data-name="{name}" '
-        f'data-annotated="{"yes" if opened.annotated else ""}" data-rois="{escape(json.dumps(rois))}">'
-        f'<div class="dm-scroll"><div class="dm-stack"><img alt="{name}" src="{picture}" '
-        f'draggable="false"><div class="dm-box" tabindex="0" role="group"><svg class="dm-grid" viewBox="0 0 100 100" '
-        f'preserveAspectRatio="none" aria-hidden="true"></svg><div class="dm-handle" aria-hidden="true"></div></div>'
-        f'</div></div><div class="dm-fields">{numbers}<label>Name<input type="text" name="name" maxlength="60" '
-        f'placeholder="r1"></label><button type="button" class="dm-button" data-what="add">Add ROI</button></div>'
-        f'<p class="dm-caption">{name}, {size.width_px:,} × {size.height_px:,} px. Drag the square, or its corner; '
-        f"or Tab to it: arrows move it, + and − resize it (with Shift by one pixel), Enter adds it.</p>"
-        f'<ul class="dm-list" aria-label="ROIs"></ul></div>'
-    )
+    return web_template(
+        "rois", name=opened.name, size=size, annotated=opened.annotated, numbers=numbers,
+        rois=json.loads(rois_json(opened.rois))["rois"], picture=picture_uri(opened.image, "jpeg", quality=88),
+    )  # fmt: skip
 
 
 def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:

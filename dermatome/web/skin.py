@@ -11,13 +11,14 @@ from dermatome.classes import StainingPattern, TissueClass
 from dermatome.geometry import Box
 from dermatome.imaging.overlay import TISSUE_COLOURS, cell_colours, sample_labels, shrink_labels
 from dermatome.registry.champion import Weights
+from dermatome.reports.html import data_uri
 from dermatome.skin.cells.networks import find_cell_weights, load_cells
 from dermatome.skin.tissue.networks import STARTER, find_tissue_weights, load_tissue
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
-from dermatome.web.context import AnalysisPage, Progress, WebContext, add_csv
-from dermatome.web.uploads import Example, UploadLimits, check_work
-from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, picture_html, slide_html
+from dermatome.web.context import AnalysisPage, Progress, WebContext
+from dermatome.web.uploads import UploadLimits, check_work
+from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, slide_html, web_template
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
@@ -40,16 +41,8 @@ _LEGEND = [(c.label, c.colour) for c in TissueClass if c is not TissueClass.BACK
 
 @dataclass(frozen=True)
 class SkinSource:
-    """Origin of the two networks.
+    """Weights for tissue and for cells, and what finds cells."""
 
-    Attributes:
-        root: Data root.
-        tissue: Weights for tissue.
-        cells: Weights for cells.
-        segmenter: What finds cells.
-    """
-
-    root: DataRoot
     tissue: Weights
     cells: Weights
     segmenter: str = "cellpose"
@@ -70,144 +63,179 @@ class SkinSource:
         """Names of the networks and the first digits of their sha256, for people."""
         if self.cells.file is None:
             cells = f"the champion {self.cells.name}"
-        elif self.cells.name == "toy":
-            cells = "the toy network"
         else:
-            cells = Path(self.cells.name).name
+            cells = "the toy network" if self.cells.name == "toy" else Path(self.cells.name).name
         tissue = f"champion {self.tissue.name}" if self.tissue.file is None else self.tissue.name
         return (
             f"Tissue: the {tissue} (sha256 {self.tissue.sha256[:12]}); cells: {cells} (sha256 {self.cells.sha256[:12]})"
         )
 
+    def load(self, settings: TissueSettings, compute: Compute) -> SkinNetworks:
+        """Loads both networks and prepares them for inference.
+
+        Raises:
+            BadSetting: The backend is not available, or the number of test-time augmentations is invalid.
+            BadWeights: The champion's file is not the one that was promoted, or a file is damaged.
+        """
+        tissue = load_tissue(self.tissue, compute, settings)
+        return SkinNetworks(tissue, load_cells(self.cells, compute, self.segmenter), compute, self.names)
+
 
 @dataclass(frozen=True)
 class SkinNetworks:
-    """Both networks, prepared for inference."""
+    """Both networks, prepared for inference, and their names for people."""
 
     tissue: TissueNetwork
     cells: CellNetwork | Segmenter
     compute: Compute
+    names: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SkinFound:
-    """Result for one slide.
-
-    Attributes:
-        slide: Image that was analysed.
-        tissue: Tissue mask.
-        cells: Cells of the epidermis.
-        layers: Layers of the epidermis.
-        figure: Profiles by layer, as PNG.
-        names: Names of the networks, for people.
-        networks: Networks that found it.
-        settings: Settings that it was computed with.
-        warning: Of the networks' cards, and if the slide does not look like skin.
-    """
+    """Tissue, cells and layers of one image, and the networks and settings that they were found with."""
 
     slide: Slide
     tissue: TissueResult
     cells: CellsResult
     layers: LayersResult
-    figure: bytes
-    names: str
     networks: SkinNetworks
     settings: Settings
-    warning: str = ""
+
+    @property
+    def warning(self) -> str:
+        """Of the networks' cards, and if the slide does not look like skin."""
+        skin = self.tissue.skin_check()
+        texts = (self.tissue.warning or self.networks.cells.warning, "" if skin.passed else skin.description)
+        return " ".join(filter(None, texts))
+
+    @property
+    def summary(self) -> str:
+        """What was found by which networks, in a sentence or two."""
+        text, layers = f"{self.slide.name}: ", self.layers
+        if self.tissue.epidermis_share == 0:
+            text += "tissue without epidermis, so there are no cells or layers to measure."
+        else:
+            text += f"epidermis is {self.tissue.epidermis_share:.1%} of the slide; {len(self.cells.table):,} cells; "
+            if layers.layer_um is None:
+                text += f"no layers: {layers.message}."
+            elif layers.pattern is None:
+                text += f"{layers.message}."
+            else:
+                score = "" if layers.h_score is None else f", H-score {layers.h_score:.0f} of 300"
+                text += f"{len(layers.layers)} layers of {layers.layer_um:.1f} µm; {layers.pattern} staining{score}."
+            checks = (layers.background.check(), layers.background.clipped_check())
+            text += "".join(f" {check.description}" for check in checks if not check.passed)
+        return f"{text} {self.networks.names}." if self.networks.names else text
+
+    def view(self) -> str:
+        """The slide under its tissue, cells and layers, as HTML."""
+        from dermatome.skin.layers.figures import layer_colours
+
+        whole, count = Box.whole(self.slide.size), len(self.layers.layers)
+        instances = sample_labels(self.cells.instances, whole, VIEW_PX)
+        layer_map = sample_labels(self.layers.layer_map, whole, VIEW_PX)
+        colours = layer_colours(count)
+        named = sorted({1, (count + 1) // 2, count}) if count else []
+        legend = [(f"layer {number}{', basal' if number == 1 else ''}", colours[number]) for number in named]
+        layers = (
+            filled_layer("Tissue", shrink_labels(self.tissue.mask, VIEW_PX), TISSUE_COLOURS, _LEGEND),
+            filled_layer("Cells", instances, cell_colours(int(instances.max(initial=0)))),
+            filled_layer("Layers", layer_map, colours, legend),
+        )
+        return slide_html(self.slide, layers)
+
+    def tables(self, folder: Path) -> str:
+        """Profiles by layer as a picture, and the table of layers, as HTML."""
+        figure = data_uri("image/png", (folder / f"{self.slide.name}_layers.png").read_bytes())
+        rows = self.layers.layers.round(3)
+        table = "" if rows.empty else rows.to_html(index=False, border=0, classes="dm-table", na_rep="–")
+        return web_template("layers", figure=figure, table=table)
+
+    def write(self, folder: Path) -> None:
+        """Writes the command line's files, named ``<slide>_tissue``, ``_cells`` and ``_layers``."""
+        from dermatome.pipeline.exported import slide_inputs, write_result
+        from dermatome.skin.cells.stage import write_cells
+        from dermatome.skin.layers.stage import write_layers
+        from dermatome.skin.tissue.stage import write_tissue
+
+        slide, tissue, cells, stem = self.slide, self.tissue, self.cells, self.slide.name
+        networks, settings, champion = self.networks, self.settings, self.networks.tissue.weights
+        inputs = slide_inputs(slide, weights_sha256=champion.sha256, cell_weights_sha256=networks.cells.sha256)
+        warning = tissue.warning or networks.cells.warning
+
+        def tissue_files(place: Path) -> StageResult:
+            ran = (networks.tissue, networks.compute)
+            return write_tissue(place, slide, tissue, *ran, {}, champion.card.name, f"{stem}_tissue")
+
+        def cell_files(place: Path) -> StageResult:
+            return write_cells(
+                place, slide, tissue.mask, cells, networks.cells, {}, tissue.warning, f"{stem}_cells"
+            )  # fmt: skip
+
+        def layer_files(place: Path) -> StageResult:
+            measured = (cells.instances, cells.table, self.layers)
+            return write_layers(place, slide, *measured, {}, warning, f"{stem}_layers")
+
+        for part, asset, chosen, write in (
+            ("tissue", "epidermis_masks", settings.tissue, tissue_files),
+            ("cells", "cell_masks", settings.cells, cell_files),
+            ("layers", "epidermis_layers", settings.layers, layer_files),
+        ):
+            write_result(folder, f"{stem}_{part}", asset, stem, inputs, chosen.deciding(), write)
 
 
-def skin_page(context: WebContext) -> AnalysisPage[SkinFound]:
+def skin_page(context: WebContext) -> AnalysisPage:
     """Declares the page."""
-
-    def source() -> SkinSource:
-        return skin_source(context.root, context.settings.cell_weights, context.settings.cells.segmenter)
 
     @lru_cache(maxsize=1)
     def networks(source: SkinSource, settings: TissueSettings) -> SkinNetworks:
-        return load_skin_networks(source, settings, context.compute)
+        return source.load(settings, context.compute)
 
     def compute(slide: Slide, progress: Progress) -> SkinFound:
-        settings, chosen = context.settings, source()
+        settings = context.settings
         progress(0.05, "Loading the networks")
-        ready = networks(chosen, settings.tissue)
-        return measure_skin(slide, ready, settings, context.limits, progress, names=chosen.names)
+        ready = networks(skin_source(context.root, settings), settings.tissue)
+        return measure_skin(slide, ready, settings, context.limits, progress)
 
     return AnalysisPage(
         _TEXT,
         action="Measure layers",
         api_name="skin",
         mpp=context.settings.images.declared_mpp,
-        examples=skin_examples(),
-        networks=lambda: source().text,
+        examples={f"Synthetic skin, {pattern} staining": partial(_example, pattern) for pattern in StainingPattern},
+        networks=lambda: skin_source(context.root, context.settings).text,
         compute=compute,
-        summary=skin_summary,
-        warning=lambda found: found.warning,
-        view=skin_view,
-        tables=layers_html,
-        files=write_skin_files,
     )
 
 
-def skin_source(root: DataRoot, cell_weights: str, segmenter: str = "cellpose") -> SkinSource:
-    """Finds the champions of the data root.
+def skin_source(root: DataRoot, settings: Settings) -> SkinSource:
+    """Finds the champions of the data root; while cells have none, the weights that the settings name.
 
-    Args:
-        root: Data root.
-        cell_weights: Weights for cells that the settings name; they are used while cells have no champion. The app
-            downloads nothing: if the files of ``cyto2`` are not in the data root, the toy network is used instead.
-        segmenter: What finds cells, of the settings.
+    The app downloads nothing: if the files of ``cyto2`` are not in the data root, the toy network is used instead.
 
     Raises:
         BadWeights: The weights file does not exist.
     """
     from dermatome.skin.cells import cyto2
 
+    named, segmenter = settings.cell_weights, settings.cells.segmenter
     present = all((root.models / name).is_file() for name in (cyto2.NETWORK_FILE, cyto2.SIZE_FILE))
-    weights = "toy" if cell_weights == "cyto2" and not present and segmenter == "cellpose" else cell_weights
-    return SkinSource(root, find_tissue_weights(root), find_cell_weights(root, weights, segmenter), segmenter)
-
-
-def load_skin_networks(source: SkinSource, settings: TissueSettings, compute: Compute) -> SkinNetworks:
-    """Loads both networks and prepares them for inference.
-
-    Raises:
-        BadSetting: The backend is not available, or the number of test-time augmentations is invalid.
-        BadWeights: The champion's file is not the one that was promoted, or a file is damaged.
-    """
-    tissue = load_tissue(source.tissue, compute, settings)
-    return SkinNetworks(tissue, load_cells(source.cells, compute, source.segmenter), compute)
-
-
-def skin_examples() -> dict[str, Example]:
-    """Synthetic IHC cores by name, one for each staining pattern."""
-    return {f"Synthetic skin, {pattern} staining": partial(_example, pattern) for pattern in StainingPattern}
+    if named == "cyto2" and segmenter == "cellpose" and not present:
+        named = "toy"
+    return SkinSource(find_tissue_weights(root), find_cell_weights(root, named, segmenter), segmenter)
 
 
 def measure_skin(
-    slide: Slide,
-    networks: SkinNetworks,
-    settings: Settings,
-    limits: UploadLimits,
-    progress: Progress,
-    *,
-    names: str = "",
+    slide: Slide, networks: SkinNetworks, settings: Settings, limits: UploadLimits, progress: Progress
 ) -> SkinFound:
     """Computes tissue, cells and layers of a slide.
-
-    Args:
-        slide: Image.
-        networks: Networks, prepared with the same settings.
-        settings: Settings of the data root.
-        limits: Limits on the size of the image.
-        progress: Progress callback; an exception that it raises stops the work.
-        names: Names of the networks, for people.
 
     Raises:
         BadImage: The slide has too many pixels at the network's scale.
         BadSetting: The scale of the slide does not fit the network's.
     """
     from dermatome.skin.cells.segment import segment_cells
-    from dermatome.skin.layers.figures import layers_figure
     from dermatome.skin.layers.measure import measure_layers
     from dermatome.skin.tissue.segment import segment_tissue
 
@@ -216,98 +244,10 @@ def measure_skin(
     tissue = segment_tissue(slide, networks.tissue, settings.tissue, lambda text: progress(0.25, text))
     progress(0.4, "Cells")
     cells = segment_cells(slide, tissue.mask, networks.cells, settings.cells, lambda text: progress(0.55, text))
-    skin = tissue.skin_check()
-    warnings = (tissue.warning or networks.cells.warning, "" if skin.passed else skin.description)
-    warning = " ".join(filter(None, warnings))
     layers = measure_layers(
         slide, tissue.mask, cells.instances.whole(), cells.table, settings.layers, lambda: progress(0.8, "Layers")
     )
-    return SkinFound(slide, tissue, cells, layers, layers_figure(slide, layers).png, names, networks, settings, warning)
-
-
-def skin_view(found: SkinFound) -> str:
-    """The slide under its tissue, cells and layers, as HTML."""
-    from dermatome.skin.layers.figures import layer_colours
-
-    whole, count = Box.whole(found.slide.size), len(found.layers.layers)
-    instances = sample_labels(found.cells.instances, whole, VIEW_PX)
-    layer_map = sample_labels(found.layers.layer_map, whole, VIEW_PX)
-    colours = layer_colours(count)
-    named = sorted({1, (count + 1) // 2, count}) if count else []
-    legend = [(f"layer {number}{', basal' if number == 1 else ''}", colours[number]) for number in named]
-    layers = (
-        filled_layer("Tissue", shrink_labels(found.tissue.mask, VIEW_PX), TISSUE_COLOURS, _LEGEND),
-        filled_layer("Cells", instances, cell_colours(int(instances.max(initial=0)))),
-        filled_layer("Layers", layer_map, colours, legend),
-    )
-    return slide_html(found.slide, layers)
-
-
-def skin_summary(found: SkinFound) -> str:
-    """What was found by which networks, in a sentence or two."""
-    text = f"{found.slide.name}: "
-    layers = found.layers
-    if found.tissue.epidermis_share == 0:
-        text += "tissue without epidermis, so there are no cells or layers to measure."
-    else:
-        text += f"epidermis is {found.tissue.epidermis_share:.1%} of the slide; {len(found.cells.table):,} cells; "
-        if layers.layer_um is None:
-            text += f"no layers: {layers.message}."
-        elif layers.pattern is None:
-            text += f"{layers.message}."
-        else:
-            score = "" if layers.h_score is None else f", H-score {layers.h_score:.0f} of 300"
-            text += f"{len(layers.layers)} layers of {layers.layer_um:.1f} µm; {layers.pattern} staining{score}."
-        checks = (layers.background.check(), layers.background.clipped_check())
-        text += "".join(f" {check.description}" for check in checks if not check.passed)
-    return f"{text} {found.names}." if found.names else text
-
-
-def layers_html(found: SkinFound) -> str:
-    """Profiles by layer as a picture, and the table of layers, as HTML."""
-    profiles = picture_html(found.figure, "Profiles by layer")
-    layers = found.layers.layers
-    if layers.empty:
-        return profiles
-    table = layers.round(3).to_html(index=False, border=0, classes="dm-table", na_rep="–")
-    return (
-        f"{profiles}<h3>Layers, 1 = basal</h3>"
-        f'<div class="dm-scroll" tabindex="0" role="group" aria-label="Table of layers, scrollable">{table}</div>'
-    )
-
-
-def write_skin_files(found: SkinFound, folder: Path) -> list[Path]:
-    """Writes the command line's files, named ``<slide>_tissue``, ``_cells`` and ``_layers``; returns their paths."""
-    from dermatome.pipeline.exported import slide_inputs, write_result
-    from dermatome.skin.cells.stage import write_cells
-    from dermatome.skin.layers.stage import write_layers
-    from dermatome.skin.tissue.stage import write_tissue
-
-    slide, tissue, cells, layers = found.slide, found.tissue, found.cells, found.layers
-    networks, settings, stem = found.networks, found.settings, found.slide.name
-    compute, champion = networks.compute, networks.tissue.weights
-    inputs = slide_inputs(slide, weights_sha256=champion.sha256, cell_weights_sha256=networks.cells.sha256)
-    masks, instances, rows = tissue.mask, cells.instances, cells.table
-    warning = tissue.warning or networks.cells.warning
-
-    def tissue_files(place: Path) -> StageResult:
-        name = champion.card.name
-        return write_tissue(place, slide, tissue, networks.tissue, compute, {}, name, f"{stem}_tissue")
-
-    def cell_files(place: Path) -> StageResult:
-        return write_cells(place, slide, masks, cells, networks.cells, {}, tissue.warning, f"{stem}_cells")
-
-    def layer_files(place: Path) -> StageResult:
-        return write_layers(place, slide, instances, rows, layers, {}, warning, f"{stem}_layers")
-
-    parts = (
-        ("tissue", "epidermis_masks", settings.tissue, tissue_files),
-        ("cells", "cell_masks", settings.cells, cell_files),
-        ("layers", "epidermis_layers", settings.layers, layer_files),
-    )
-    for part, asset, chosen, write in parts:
-        write_result(folder, f"{stem}_{part}", asset, stem, inputs, chosen.deciding(), write)
-    return add_csv(folder)
+    return SkinFound(slide, tissue, cells, layers, networks, settings)
 
 
 def _example(pattern: StainingPattern) -> Slide:

@@ -1,8 +1,4 @@
-"""HTML of an image with layers that can be chosen and faded.
-
-The HTML holds its pictures, so the server keeps no result that another person could see. The controls are the browser's
-own and work with a keyboard and a screen reader. Text that comes from the name of a file is escaped.
-"""
+"""HTML of the pages, from templates that hold their pictures, so the server keeps no result that others could see."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ import numpy.typing as npt
 
 from dermatome.classes import Rgb, RgbImage
 from dermatome.imaging.overlay import borders
-from dermatome.reports.html import data_uri, picture_uri
+from dermatome.reports.html import picture_uri, template
 from dermatome.slides.slide import Slide
 
 VIEW_PX = 1200
@@ -46,8 +42,7 @@ def filled_layer(
     pixels = np.zeros((*labels.shape, 4), np.uint8)
     pixels[..., :3] = np.asarray(colours, np.uint8)[labels]
     pixels[..., 3] = np.where(labels > 0, 255, 0)
-    edge = borders(labels)
-    pixels[edge, :3] //= 3
+    pixels[borders(labels), :3] //= 3
     return Layer(title, pixels, legend)
 
 
@@ -61,49 +56,13 @@ def slide_html(slide: Slide, layers: Sequence[Layer]) -> str:
 
 
 def viewer_html(image: RgbImage, layers: Sequence[Layer], *, name: str, caption: str) -> str:
-    """Shows an image with controls: which layer, opacity, zoom.
-
-    Args:
-        image: (h, w, 3) uint8.
-        layers: Layers of the same size; the first one is shown initially.
-        name: Name of the image, for its description.
-        caption: Text below the image.
-    """
-    shown = escape(name)
-    choices, pictures, legends = [], [], []
-    for number, layer in enumerate(layers):
-        title = escape(layer.title)
-        checked = " checked" if number == 0 else ""
-        # The name groups radio buttons within a form, so a second viewer on the page has a group of its own.
-        choices.append(
-            f'<label><input type="radio" name="layer" value="{number}"{checked}> <span>{title}</span></label>'
-        )
-        drawn = picture_uri(layer.pixels, "png", compress_level=6)
-        pictures.append(f'<img class="dm-layer dm-layer-{number}" alt="{title} of {shown}" src="{drawn}">')
-        entries = "".join(
-            f'<li><span class="dm-swatch" style="background:rgb{colour}"></span>{escape(text)}</li>'
-            for text, colour in layer.legend
-        )
-        legends.append(f'<ul class="dm-legend dm-layer-{number}" aria-label="Legend of {title}">{entries}</ul>')
-    slide = picture_uri(image, "jpeg", quality=88)
-    return (
-        f'<form class="dm-viewer" onsubmit="return false">'
-        f'<div class="dm-controls">'
-        f"<fieldset><legend>Layer</legend>{''.join(choices)}</fieldset>"
-        f"{_slider('Opacity', 'opacity', 0, 100, 5, 55)}{_slider('Zoom', 'zoom', 100, 400, 25, 100)}"
-        f"</div>"
-        f'<div class="dm-scroll" tabindex="0" role="group" aria-label="Image {shown}, scrollable">'
-        f'<div class="dm-stack"><img alt="{shown}" src="{slide}">{"".join(pictures)}</div></div>'
-        f'{"".join(legends)}<p class="dm-caption">{escape(caption)}</p></form>'
-    )
+    """Shows an image (h, w, 3) uint8 and layers of its size, the first one over it, with controls."""
+    return web_template("viewer", image=image, layers=layers, name=name, caption=caption, uri=picture_uri)
 
 
-def picture_html(png: bytes, description: str) -> str:
-    """Shows a figure (PNG bytes) at the width of the page; on a narrow page it can be scrolled."""
-    return (
-        f'<div class="dm-scroll" tabindex="0" role="group" aria-label="{escape(description)}, scrollable">'
-        f'<img class="dm-figure" alt="{escape(description)}" src="{data_uri("image/png", png)}"></div>'
-    )
+def web_template(page: str, /, **values: Any) -> str:
+    """Renders a template of the web app, which escapes every value."""
+    return template(f"{page}.html.j2", "dermatome.web").render(**values)
 
 
 def status_html(message: str, *, bad: bool = False, warning: str = "") -> str:
@@ -116,11 +75,3 @@ def status_html(message: str, *, bad: bool = False, warning: str = "") -> str:
 def markdown_text(text: str) -> str:
     """Escapes the special characters of Markdown and HTML in a text."""
     return re.sub(r"([\\`*_{}\[\]<>&#!$|~])", r"\\\1", text)
-
-
-def _slider(title: str, name: str, low: int, high: int, step: int, value: int) -> str:
-    return (
-        f'<label class="dm-slider"><span>{title}</span> <input type="range" name="{name}" min="{low}" max="{high}" '
-        f'step="{step}" value="{value}" oninput="this.form.style.setProperty(\'--{name}\', this.value / 100);'
-        f"this.nextElementSibling.textContent = this.value + ' %'\"> <output>{value} %</output></label>"
-    )

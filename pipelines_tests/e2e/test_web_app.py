@@ -228,10 +228,10 @@ def test_a_mask_is_corrected_on_a_phone(browser, address):
 def test_what_is_stopped_or_left_ends_and_the_next_one_gets_its_turn(page, other, monkeypatch, how):
     ended = threading.Event()
 
-    def endless(slide, source, network, settings, limits, on_tiles, compute):
+    def endless(slide, context, settings, source, network, progress):
         try:
             while True:
-                on_tiles(1)
+                progress(0.2, "1 tiles done")
                 time.sleep(0.05)
         finally:
             ended.set()

@@ -31,8 +31,9 @@ from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult, read_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
-from dermatome.web.nuclei import find_nuclei, write_nuclei_files
-from dermatome.web.skin import SkinFound, SkinNetworks, write_skin_files
+from dermatome.web.context import WebContext, add_csv
+from dermatome.web.nuclei import find_nuclei
+from dermatome.web.skin import SkinFound, SkinNetworks
 from dermatome.web.uploads import UploadLimits
 
 
@@ -97,8 +98,10 @@ def test_skin_results_are_the_same_files_through_every_door(tmp_path: Path, monk
     monkeypatch.setattr("dermatome.skin.tissue.stage.write_tissue", lambda *_: StageResult("tissue", "v", {}))
     champion = SimpleNamespace(weights=SimpleNamespace(sha256="t", card=SimpleNamespace(name="t")))
     networks = SkinNetworks(champion, network, network.compute)
-    shown = SkinFound(slide, SimpleNamespace(mask=toy.mask, warning=""), found, measured, b"", "", networks, Settings())
-    web = {path.name for path in write_skin_files(shown, tmp_path / "web")}
+    shown = SkinFound(slide, SimpleNamespace(mask=toy.mask, warning=""), found, measured, networks, Settings())
+    shown.write(tmp_path / "web")
+    web = {path.name for path in add_csv(tmp_path / "web")}
+    assert "data:image/png" in shown.tables(tmp_path / "web")
     for folder, part in ((cells, "cells"), (layers, "layers")):
         ends = [path.name[2:] for path in folder.iterdir() if path.name.startswith("s1") and path.suffix != ".json"]
         assert_same(folder, "s1", tmp_path / "web", {end: f"s1_{part}{end}" for end in ends})
@@ -151,14 +154,15 @@ def test_nuclei_are_the_same_files_through_every_door(tmp_path: Path) -> None:
     compute = choose_compute("cpu", "fp32", 1, backend="torch")
     source = nucleus_weights_named(DataRoot(tmp_path), "toy")
     network = load_nuclei(source, compute, NucleusSettings())
-    found = find_nuclei(slide, source, network, Settings(), UploadLimits(), lambda _: None, compute)
+    context = WebContext(DataRoot(tmp_path), compute, UploadLimits(), tmp_path)
+    found = find_nuclei(slide, context, Settings(), source, network, lambda share, text: None)
     stage = NucleusStage(DataRoot(tmp_path), source, ComputeSettings(), NucleusSettings(), 0.45)
     stage._network, stage._compute = network, compute
     stage.save("s1", _Found(slide, None, found.nuclei, {}), tmp_path / "platform")
     maps = [f"{kind}.ome.tif" for kind in ("semantic", "ternary", "instances")] + ["semantic.png", "ternary.png"]
     files = {".parquet": "nuclei.parquet", ".geojson": "nuclei.geojson", ".png": "figure.png"}
     assert_same(out, "s1", tmp_path / "platform", files | {f"_{name}": name for name in maps})
-    write_nuclei_files(found, tmp_path / "web")
+    found.write(tmp_path / "web")
     ends = [path.name[2:] for path in out.iterdir() if path.suffix != ".json"]
     assert_same(out, "s1", tmp_path / "web", {end: f"s1{end}" for end in ends})
     assert_same(til, "s1", tmp_path / "web", {end: f"s1_til{end}" for end in (".parquet", ".png")})

@@ -25,7 +25,8 @@ from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.training.weights import LoadedWeights
-from dermatome.web.nuclei import counts_html, find_nuclei
+from dermatome.web.context import WebContext
+from dermatome.web.nuclei import find_nuclei
 from dermatome.web.uploads import UploadLimits
 
 GLASS = 240
@@ -139,12 +140,13 @@ def test_a_nucleus_without_a_class_is_shown_and_has_no_score(tmp_path, semantic,
     )
     slide = Slide("s", np.full((64, 64, 3), 120, np.uint8), 0.25, MppSource.DECLARED, "")
     source = Weights(DataRoot(tmp_path), NUCLEI, "blind", "b" * 64)
-    found = find_nuclei(slide, source, blind, Settings(), UploadLimits(), lambda _: None, compute)
+    context = WebContext(source.root, compute, UploadLimits(), tmp_path)
+    found = find_nuclei(slide, context, Settings(), source, blind, lambda share, text: None)
     assert found.nuclei.table["class"].tolist() == ["unclassified"]
     assert found.nuclei.whole().classes.tolist() == [0, 0]
     assert sum(found.til.counts.values()) == 0
     assert (found.til.lymphocytes_per_mm2, found.til.immune_share) == (None, None)
-    assert "unclassified</th><td>1</td>" in counts_html(found)
+    assert "unclassified</th><td>1</td>" in found.tables(tmp_path)
     write_outlines(tmp_path / "s.geojson", found.nuclei, slide)
     (outline,) = json.loads((tmp_path / "s.geojson").read_text())["features"]
     assert outline["properties"]["classification"] == {"name": "unclassified", "color": [128, 128, 128]}

@@ -23,15 +23,8 @@ from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
 from dermatome.training.weights import SYNTHETIC_WARNING
 from dermatome.web.context import Stopped, Turns, WebContext, networks_note
-from dermatome.web.nuclei import (
-    counts_html,
-    find_nuclei,
-    network_name,
-    network_text,
-    nuclei_source,
-    nuclei_summary,
-)
-from dermatome.web.skin import SkinNetworks, load_skin_networks, measure_skin, skin_source, skin_summary, skin_view
+from dermatome.web.nuclei import find_nuclei, network_name, network_text, nuclei_source
+from dermatome.web.skin import SkinNetworks, measure_skin, skin_source
 from dermatome.web.uploads import UploadLimits
 from dermatome.web.viewer import status_html
 from pipelines_tests.records import put_record
@@ -118,21 +111,21 @@ def test_settings_of_the_data_root_decide_what_is_found(tmp_path):
         source, now = nuclei_source(context), context.settings
         network = load_nuclei(source, context.compute, now.nuclei)
         slide = toy_nuclei(11, Size(128, 128)).slide
-        return find_nuclei(slide, source, network, now, context.limits, lambda tiles: None, context.compute)
+        return find_nuclei(slide, context, now, source, network, lambda share, text: None)
 
     plain = found("")
-    assert "found by the toy network (sha256 " in nuclei_summary(plain)
+    assert "found by the toy network (sha256 " in plain.summary
     strict = found("[nuclei.instances]\nmin_area_um2 = 40.0\n[til]\nnear_um = 35.0")
     assert 0 < len(strict.nuclei.table) < len(plain.nuclei.table)
     assert strict.nuclei.table["area_um2"].min() >= 40
-    assert "within 35 µm" in counts_html(strict)
+    assert "within 35 µm" in strict.tables(tmp_path)
 
 
 def test_a_slide_too_large_at_the_networks_scale_is_not_begun(tmp_path):
     network = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=0.25)))
     slide = replace(toy_nuclei(11, Size(128, 128)).slide, mpp=1.0)
     with pytest.raises(BadImage, match="over the limit of 0 million"):
-        find_nuclei(slide, None, network, None, UploadLimits(max_network_px=200_000), lambda tiles: None, None)
+        find_nuclei(slide, SimpleNamespace(limits=UploadLimits(max_network_px=200_000)), None, None, network, None)
 
 
 # --- the skin chain
@@ -158,18 +151,18 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(monkeypatch):
         lambda share, text: shares.append(share),
     )
     assert found.layers.layer_um == 11.0, "the settings of layers are not used"
-    assert "layers of" in skin_summary(found)
+    assert "layers of" in found.summary
     assert found.warning == f"{SYNTHETIC_WARNING} No skin.", "the network of cells is the toy one"
-    assert 'class="dm-status dm-warn"' in status_html(skin_summary(found), warning=found.warning)
+    assert 'class="dm-status dm-warn"' in status_html(found.summary, warning=found.warning)
     assert shares == sorted(shares)
-    assert skin_view(found).count("<img") == 4
+    assert found.view().count("<img") == 4
 
 
 def test_without_a_champion_the_page_names_the_starter_and_what_a_missing_network_needs(tmp_path):
     context = context_of(tmp_path, 'nuclei_weights = "n002"')
     assert "no weights of nuclei named 'n002'" in networks_note(lambda: network_text(nuclei_source(context)))
-    source = skin_source(context.root, "toy")
+    source = skin_source(context.root, Settings(cell_weights="toy"))
     assert "Tissue: the starter (sha256 " in source.text
     assert "only learnt from synthetic skin" in source.text
     assert "materialize tissue_champion" in source.text
-    assert load_skin_networks(source, TissueSettings(), context.compute).tissue.weights.card.synthetic
+    assert source.load(TissueSettings(), context.compute).tissue.weights.card.synthetic
