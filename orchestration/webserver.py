@@ -16,6 +16,7 @@ import click
 from dagster_webserver import cli
 from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
+from starlette.types import Scope
 
 from assets.materialize import GENES_URL, RESULTS_URL
 from dermatome.errors import StorageFailed
@@ -24,7 +25,7 @@ from dermatome.skin.atlas.search import SCRIPT, SCRIPT_SOURCE
 from dermatome.slides.register import read_sources
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import read_record
-from dermatome.web.guard import Refusal, Scope, SiteGuard
+from dermatome.web.guard import Refusal, SiteGuard
 from dermatome.web.results import Results
 
 _MUTATION = re.compile(r"\bmutation\b")  # a keyword, which GraphQL has no other way to write

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dermatome.cli.support import GROUP, Data, warn
+from dermatome.cli.support import GROUP, Data, warn, with_signature
 
 if TYPE_CHECKING:
     from dermatome.export.results import SlideResults
 
 export_app = typer.Typer(help="Results of a data root for others: QuPath, scverse, RO-Crate.", **GROUP)
 
-Slides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Names of slides: of skin with layers, or H&E slides with nuclei.", show_default=False),
-]
-Gene = Annotated[
-    str | None, typer.Option(help="Symbol or Ensembl id of a gene, in place of slides: all its measured slides.")
-]
+
+def _of_slides(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a command: it gets the options that choose slides, and takes their results as ``found``."""
+    slides = typer.Argument(help="Names of slides: of skin with layers, or H&E slides with nuclei.", show_default=False)
+    gene = typer.Option(help="Symbol or Ensembl id of a gene, in place of slides: all its measured slides.")
+
+    def run(slides: list[str] | None, gene: str | None, data: str, **values: Any) -> None:
+        command(found=_results(slides, gene, data), **values)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    options: dict[str, tuple[Any, Any]] = {
+        "slides": (Annotated[list[str] | None, slides], None),
+        "gene": (Annotated[str | None, gene], None),
+        "data": (Data, "dermatome_data"),
+    }
+    kept = {one.name: (one.annotation, one.default) for one in own if one.name != "found"}
+    return with_signature(run, kept | options, str(command.__doc__))
 
 
 @export_app.command("qupath")
+@_of_slides
 def export_qupath(
+    found: Iterator[Any],
     out: Annotated[Path, typer.Option(help="Folder for images, outlines and the script.", show_default=False)],
-    slides: Slides = None,
-    gene: Gene = None,
-    data: Data = "dermatome_data",
 ) -> None:
     """Write images, outlines as GeoJSON, and a script for QuPath that imports and colours them.
 
@@ -40,18 +50,17 @@ def export_qupath(
     from dermatome.export.qupath import SCRIPT
     from dermatome.export.qupath import export_qupath as export
 
-    names = export(_results(slides, gene, data), out)
+    names = export(found, out)
     typer.echo(
         f"{len(names)} slides in {out}; open {out / SCRIPT} in QuPath's script editor and run it for the project"
     )
 
 
 @export_app.command("spatialdata")
+@_of_slides
 def export_spatialdata(
+    found: Iterator[Any],
     out: Annotated[Path, typer.Option(help="Folder to write, such as study.zarr.", show_default=False)],
-    slides: Slides = None,
-    gene: Gene = None,
-    data: Data = "dermatome_data",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
 ) -> None:
     """Write slides as SpatialData: image and labels as OME-Zarr, outlines, and a table of cells or nuclei, in µm.
@@ -64,9 +73,9 @@ def export_spatialdata(
 
     if out.exists() and not overwrite:
         raise typer.BadParameter(f"{out} is there already: give another folder, or --overwrite.")
-    found = list(_results(slides, gene, data))
-    export(found, out)
-    typer.echo(f"{len(found)} slides in {out}")
+    slides = list(found)
+    export(slides, out)
+    typer.echo(f"{len(slides)} slides in {out}")
 
 
 def _results(slides: list[str] | None, gene: str | None, data: str) -> Iterator[SlideResults]:

@@ -11,31 +11,28 @@ import typer
 
 from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.cli.support import (
+    BATCH,
     GROUP,
-    BackendOption,
-    Batch,
-    Device,
     GivenMpp,
     Images,
     Mpp,
     Out,
     Overwrite,
-    PrecisionOption,
     Report,
     Results,
     Seed,
     TableOut,
-    Threads,
     complain,
     each,
     each_slide,
     number,
     warn,
     weights_sha256,
+    with_options,
 )
 from dermatome.cli.train import TrainGroup
 from dermatome.errors import DermatomeError, MissingInput
-from dermatome.inference.compute import choose_compute
+from dermatome.inference.compute import Compute
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.nuclei.til.settings import TilSettings
@@ -58,6 +55,14 @@ Weights = Annotated[
 
 
 @nuclei_app.command("patches")
+@with_options(
+    PatchSettings,
+    size_px="Side of a patch, px.",
+    stride_px="Step from one patch to the next, px; below --size-px, patches overlap.",
+    least_foreground="Share of a patch's pixels in nuclei below which the patch is left out; 0 keeps all patches.",
+    boundary_px="Width of the boundary class along the inner edge of a nucleus, px.",
+    normalise_stain="Normalise the stain of each image first; use it if images come from several labs.",
+)
 def nuclei_patches(
     folders: Annotated[
         list[Path],
@@ -68,26 +73,12 @@ def nuclei_patches(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the patches and patches.parquet.", show_default=False)],
+    settings: PatchSettings,
     mpp: Mpp = 0.25,
-    size_px: Annotated[int, typer.Option(help="Side of a patch, px.", min=32)] = 256,
-    stride_px: Annotated[
-        int, typer.Option(help="Step from one patch to the next, px; below --size-px, patches overlap.", min=1)
-    ] = 128,
-    least_foreground: Annotated[
-        float,
-        number("Share of a patch's pixels in nuclei below which the patch is left out; 0 keeps all patches.", 0, 1),
-    ] = 0.01,
-    boundary_px: Annotated[
-        int, typer.Option(help="Width of the boundary class along the inner edge of a nucleus, px.", min=1)
-    ] = 3,
     validation_share: Annotated[
-        float,
-        number("Share of the patches to mark for validation; a patient's patches stay together.", 0, 1),
+        float, number("Share of the patches to mark for validation; a patient's patches stay together.", 0, 1)
     ] = 0.0,
     seed: Seed = 0,
-    normalise_stain: Annotated[
-        bool, typer.Option(help="Normalise the stain of each image first; use it if images come from several labs.")
-    ] = False,
 ) -> None:
     """Cut annotated images of nuclei (MoNuSAC, MoNuSeg, label images) into training patches.
 
@@ -97,14 +88,7 @@ def nuclei_patches(
     from dermatome.nuclei.patches.cut import cut_case, one_class, split_patches
     from dermatome.nuclei.patches.files import write_manifest
 
-    settings = PatchSettings(
-        size_px=size_px,
-        stride_px=stride_px,
-        least_foreground=least_foreground,
-        boundary_px=boundary_px,
-        declared_mpp=mpp,
-        normalise_stain=normalise_stain,
-    )
+    settings = settings.changed(declared_mpp=mpp)
     rows: list[PatchRow] = []
     given = isinstance(mpp, GivenMpp)
 
@@ -132,25 +116,23 @@ def nuclei_patches(
 
 
 @nuclei_app.command("predict")
+@with_options(
+    NucleusSettings,
+    normalise_stain="Normalise the stain of each image first. Without it, as in the training of the weights.",
+    batch=BATCH,
+    compute=True,
+)
 def nuclei_predict(
     images: Images,
     weights: Weights,
     out: Out,
+    settings: NucleusSettings,
+    compute: Compute,
     mpp: Mpp = 0.25,
     opacity: Annotated[
-        float,
-        number("Opacity of the colours over the image: 0 shows the image only, 1 the colours only.", 0, 1),
+        float, number("Opacity of the colours over the image: 0 shows the image only, 1 the colours only.", 0, 1)
     ] = 0.45,
-    normalise_stain: Annotated[
-        bool | None,
-        typer.Option(help="Normalise the stain of each image first. Without it, as in the training of the weights."),
-    ] = None,
     overwrite: Overwrite = False,
-    batch: Batch = 8,
-    device: Device = "auto",
-    precision: PrecisionOption = "auto",
-    backend: BackendOption = "auto",
-    threads: Threads = 0,
 ) -> None:
     """Write each image's nuclei.
 
@@ -166,8 +148,6 @@ def nuclei_predict(
     from dermatome.nuclei.maps.segment import fitted_stain, prepare_nuclei, segment_nuclei
     from dermatome.nuclei.maps.stage import write_nuclei
 
-    compute = choose_compute(device, precision, threads, backend=backend)
-    settings = NucleusSettings(batch=batch, normalise_stain=normalise_stain)
     load = cache(lambda: load_nucleus_weights(weights_path(weights)))
     prepare = cache(lambda: prepare_nuclei(load(), compute, settings))
     sha256, results = weights_sha256(weights_path(weights), load), Results(out, "nucleus_maps", settings, overwrite)
@@ -192,21 +172,16 @@ def nuclei_predict(
 
 
 @nuclei_app.command("til")
+@with_options(
+    TilSettings,
+    near_um="Distance from an epithelial nucleus up to which a lymphocyte is near it, µm.",
+    square_um="Side of a square of the TIL map, µm; infiltrated_share counts those with a lymphocyte.",
+)
 def nuclei_til(
     folder: Annotated[Path, typer.Argument(help="Folder of nuclei from 'nuclei predict'.", show_default=False)],
     out: Out,
+    settings: TilSettings,
     table: TableOut = "",
-    near_um: Annotated[
-        float, number("Distance from an epithelial nucleus up to which a lymphocyte is near it, µm.", 0.1, 10_000)
-    ] = TilSettings().near_um,
-    square_um: Annotated[
-        float,
-        number(
-            "Side of a square of the TIL map, µm; infiltrated_share counts those with a lymphocyte.",
-            1,
-            100_000,
-        ),
-    ] = TilSettings().square_um,
     overwrite: Overwrite = False,
 ) -> None:
     """Score the tumour-infiltrating lymphocytes (TIL) of each image whose nuclei were predicted.
@@ -222,8 +197,7 @@ def nuclei_til(
     from dermatome.pipeline.stage_files import read_rows
     from dermatome.storage.record import read_record
 
-    settings, tables = TilSettings(near_um=near_um, square_um=square_um), []
-    results = Results(out, "til_scores", settings, overwrite)
+    results, tables = Results(out, "til_scores", settings, overwrite), []
 
     def score(path: Path, report: Report) -> str:
         nuclei = read_record(path)
@@ -248,15 +222,13 @@ def nuclei_til(
 
 
 @nuclei_app.command("score")
+@with_options(NucleusSettings, batch=BATCH, compute=True)
 def nuclei_score(
     patches: Annotated[list[Path], typer.Option(help="Folder of patches from 'nuclei patches'; repeatable.")],
     weights: Weights,
+    settings: NucleusSettings,
+    compute: Compute,
     out: Annotated[Path | None, typer.Option(help="JSON file to write the scores to.")] = None,
-    batch: Batch = 8,
-    device: Device = "auto",
-    precision: PrecisionOption = "auto",
-    backend: BackendOption = "auto",
-    threads: Threads = 0,
 ) -> None:
     """Score weights on annotated images, assembled from their patches: Dice, IoU, PQ, AJI, detection, classes.
 
@@ -270,8 +242,6 @@ def nuclei_score(
     from dermatome.nuclei.patches.files import load_patches
     from dermatome.storage.files import write_atomic
 
-    compute = choose_compute(device, precision, threads, backend=backend)
-    settings = NucleusSettings(batch=batch)
     loaded = load_nucleus_weights(weights_path(weights))
     known = load_patches(*patches)
     check_stain(weights, loaded, known)

@@ -10,35 +10,31 @@ from urllib.parse import urlsplit
 import typer
 
 from dermatome.cli.support import (
+    BATCH,
     GROUP,
     MODELS,
-    BackendOption,
-    Batch,
-    Device,
     Images,
     Models,
     Mpp,
     Out,
     Overwrite,
-    PrecisionOption,
     Report,
     Results,
     TableOut,
-    Threads,
     TissueMasks,
     complain,
     each,
     each_slide,
-    number,
     read_cells,
     warn,
     weights_sha256,
+    with_options,
     write_table,
 )
 from dermatome.cli.train import TrainGroup
 from dermatome.errors import BadImage
-from dermatome.inference.compute import choose_compute
-from dermatome.skin.cells.settings import CellSettings, SegmenterName
+from dermatome.inference.compute import Compute
+from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.tissue.settings import TissueSettings
 
@@ -186,22 +182,22 @@ def hpa_fetch(
 
 
 @tissue_app.command("predict")
+@with_options(
+    TissueSettings,
+    any_scale="Accept images that are much coarser than the weights' training images.",
+    batch=BATCH,
+    compute=True,
+)
 def tissue_predict(
     images: Images,
     out: Out,
+    settings: TissueSettings,
+    compute: Compute,
     weights: Annotated[
         str, typer.Option(help="Weights file from 'tissue train', or starter, which has only learnt synthetic skin.")
     ] = "starter",
     mpp: Mpp = 0.5,
-    any_scale: Annotated[
-        bool, typer.Option(help="Accept images that are much coarser than the weights' training images.")
-    ] = False,
     overwrite: Overwrite = False,
-    batch: Batch = 8,
-    device: Device = "auto",
-    precision: PrecisionOption = "auto",
-    backend: BackendOption = "auto",
-    threads: Threads = 0,
 ) -> None:
     """Write each image's tissue mask.
 
@@ -215,8 +211,6 @@ def tissue_predict(
     from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
     from dermatome.skin.tissue.stage import write_tissue
 
-    settings = TissueSettings(any_scale=any_scale, batch=batch)
-    compute = choose_compute(device, precision, threads, backend=backend)
     path = weights_path(weights)
     load = cache(lambda: load_tissue_weights(path))
     prepare = cache(lambda: prepare_tissue(load(), compute, settings))
@@ -237,6 +231,14 @@ def tissue_predict(
 
 
 @cells_app.command("segment")
+@with_options(
+    CellSettings,
+    segmenter="What finds cells: Cellpose's network, InstanSeg (see 'models get'), a network of 'nuclei train', or, to "
+    "compare with, a watershed on hematoxylin, for which --weights is any text.",
+    diameter_um="Typical diameter of a cell, µm. Without it, the network's own estimate is used; set it if cells are "
+    "merged or split.",
+    compute=True,
+)
 def cells_segment(
     images: Images,
     tissue: TissueMasks,
@@ -249,28 +251,12 @@ def cells_segment(
         ),
     ],
     out: Out,
-    segmenter: Annotated[
-        SegmenterName,
-        typer.Option(
-            help="What finds cells: Cellpose's network, InstanSeg (see 'models get'), a network of 'nuclei train', or, "
-            "to compare with, a watershed on hematoxylin, for which --weights is any text."
-        ),
-    ] = "cellpose",
+    settings: CellSettings,
+    compute: Compute,
     models: Models = MODELS,
-    diameter_um: Annotated[
-        float | None,
-        typer.Option(
-            help="Typical diameter of a cell, µm. Without it, the network's own estimate is used; set it if cells are "
-            "merged or split."
-        ),
-    ] = None,
     own_stains: OwnStains = False,
     overwrite: Overwrite = False,
     mpp: Mpp = 0.5,
-    device: Device = "auto",
-    precision: PrecisionOption = "auto",
-    backend: BackendOption = "auto",
-    threads: Threads = 0,
 ) -> None:
     """Write each image's cells.
 
@@ -287,10 +273,8 @@ def cells_segment(
     from dermatome.skin.cells.stage import write_cells
     from dermatome.storage.files import sha256_file
 
-    settings = CellSettings(
-        diameter_um=diameter_um, segmenter=segmenter, stain_vectors="slide" if own_stains else "standard"
-    )
-    compute, models = choose_compute(device, precision, threads, backend=backend), models.expanduser()
+    settings = settings.changed(stain_vectors="slide" if own_stains else "standard")
+    segmenter, models = settings.segmenter, models.expanduser()
 
     @cache
     def load() -> CellNetwork | Segmenter:
@@ -319,20 +303,17 @@ def cells_segment(
 
 
 @layers_app.command("measure")
+@with_options(
+    LayerSettings,
+    layer_um="Thickness of a layer, µm. Without it, the mean cell diameter of the image is used; set it to compare "
+    "images layer by layer.",
+)
 def layers_measure(
     images: Images,
     tissue: TissueMasks,
     cells: Annotated[Path, typer.Option(help="Folder of cells from 'cells segment'.", show_default=False)],
     out: Out,
-    layer_um: Annotated[
-        float | None,
-        number(
-            "Thickness of a layer, µm. Without it, the mean cell diameter of the image is used; set it to compare "
-            "images layer by layer.",
-            0.01,
-            10_000,
-        ),
-    ] = None,
+    settings: LayerSettings,
     own_stains: OwnStains = False,
     table: TableOut = "",
     overwrite: Overwrite = False,
@@ -352,7 +333,7 @@ def layers_measure(
     from dermatome.skin.layers.stage import layers_rows, write_layers
     from dermatome.storage.files import sha256_file
 
-    settings = LayerSettings(layer_um=layer_um, stain_vectors="slide" if own_stains else "standard")
+    settings = settings.changed(stain_vectors="slide" if own_stains else "standard")
     results, tables = Results(out, "epidermis_layers", settings, overwrite), []
 
     def measure(slide: Slide, report: Report) -> str:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dermatome.errors import BadAnnotation, BadImage, BadWeights, DermatomeError, MissingInput
-from dermatome.inference.compute import Backend, DeviceName, Precision
+from dermatome.inference.compute import Backend, DeviceName, Precision, choose_compute
+from dermatome.storage.settings_model import SettingsModel
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from dermatome.slides.slide import Slide
     from dermatome.storage.record import StageRecord, StageResult
-    from dermatome.storage.settings_model import SettingsModel
 
 Report = Callable[[str], None]
 """Shows the step that an image is at beside the progress bar."""
@@ -96,9 +96,7 @@ Models = Annotated[
     Path, typer.Option(help="Folder of Cellpose's files for cyto2. Missing files are downloaded into it.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed for every random choice; another seed draws differently.")]
-Batch = Annotated[
-    int, typer.Option(help="Tiles per call of the network; lower it if memory runs out. Results do not change.", min=1)
-]
+BATCH = "Tiles per call of the network; lower it if memory runs out. Results do not change."
 Device = Annotated[DeviceName, typer.Option(help="Device that networks run on; auto takes a GPU if there is one.")]
 PrecisionOption = Annotated[
     Precision,
@@ -114,6 +112,59 @@ Threads = Annotated[
         help="CPU threads; 0 takes all free cores. Lower it to leave cores to other programs.", min=0, max=1024
     ),
 ]
+
+
+def with_options(
+    settings: type[SettingsModel] | None = None, *, compute: bool = False, **helps: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command: it gets options, and takes in their place ``settings``, and ``compute`` if it has a network.
+
+    Args:
+        settings: Settings that options are of; their type and default are the options'.
+        compute: Whether the command has options of the device that networks run on.
+        **helps: Help of the option of each setting.
+    """
+    options: dict[str, tuple[Any, Any]] = {}
+    for name, text in helps.items():
+        assert settings is not None
+        info = settings.model_fields[name]
+        limits = {"min": "ge", "max": "le"}
+        found = {
+            key: getattr(one, bound) for key, bound in limits.items() for one in info.metadata if hasattr(one, bound)
+        }
+        options[name] = Annotated[info.annotation, typer.Option(help=text, **found)], info.default
+    if compute:
+        options |= {
+            "device": (Device, "auto"), "precision": (PrecisionOption, "auto"), "backend": (BackendOption, "auto"),
+            "threads": (Threads, 0),
+        }  # fmt: skip
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            if settings is not None:
+                values["settings"] = settings(**{name: values.pop(name) for name in helps})
+            if compute:
+                device, precision, backend, threads = (values.pop(name) for name in [*options][-4:])
+                values["compute"] = choose_compute(device, precision, threads, backend=backend)
+            command(**values)
+
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        kept = {one.name: (one.annotation, one.default) for one in own if one.name not in ("settings", "compute")}
+        return with_signature(run, kept | options, str(command.__doc__))
+
+    return decorate
+
+
+def with_signature(run: Callable[..., None], options: Mapping[str, tuple[Any, Any]], text: str) -> Callable[..., None]:
+    """``run`` with the signature that typer makes options from: type and default by name; ``text`` is its help."""
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+        for name, (kind, default) in options.items()
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {name: kind for name, (kind, _) in options.items()}
+    run.__doc__ = text
+    return run
 
 
 @dataclass(frozen=True)
@@ -185,14 +236,7 @@ def each_slide(
     finish: Callable[[], None] | None = None,
     say: Callable[[str], None] = typer.echo,
 ) -> None:
-    """Reads each image and calls ``work`` on it, as :func:`each` does.
-
-    Args:
-        images: Files and folders that the command was given.
-        mpp: Microns per pixel of images whose file states none.
-        work: Processes a slide and describes the result.
-        finish: Called after the last image.
-        say: Prints what was found.
+    """Reads each image of files and folders and calls ``work`` on it, as :func:`each` does.
 
     Raises:
         MissingInput: A folder has no image.
@@ -228,10 +272,10 @@ def each(
 
     Args:
         paths: Files or folders.
-        work: Processes one of them, reports its progress, and describes the result.
+        work: Processes one of them, reports its steps, and describes the result.
         what: What they are, in the plural.
         finish: Called after the last one.
-        say: Prints what was found.
+        say: Prints what ``work`` describes.
 
     Raises:
         BadWeights: The network cannot be loaded, so all would fail.
@@ -240,29 +284,16 @@ def each(
     failed = 0
     with progress_bar() as bar:
         task = bar.add_task(what.capitalize(), total=len(paths))
-
-        def show(now: str, step: str) -> None:
-            bar.update(task, description=f"{now}: {step}")
-
         for path in paths:
             now = f"{what.capitalize()}: {path.name}"
             bar.update(task, description=now)
             try:
-                message = work(path, partial(show, now))
+                message = work(path, lambda step, now=now: bar.update(task, description=f"{now}: {step}"))  # type: ignore[misc]
             except BadWeights:
                 raise
-            except DermatomeError as error:
+            except Exception as error:  # also a defect that shows in one image must not lose the others
                 failed += 1
-                complain(str(error))
-            except OSError as error:
-                failed += 1
-                complain(unusable_file(error, path))
-            except MemoryError:
-                failed += 1
-                complain(f"{path} needs more memory than is free: use smaller images or tiles, or a larger machine.")
-            except Exception as error:  # a defect that shows in one image must not lose the others
-                failed += 1
-                complain(f"{path}: {type(error).__name__}: {error}; this is a defect of Dermatome, please report it.")
+                complain(_reason(error, path))
             else:
                 say(f"{path.name}: {message}")
             bar.advance(task)
@@ -271,6 +302,16 @@ def each(
     if failed:
         complain(f"{failed} of {len(paths)} {what} failed; the reasons are above.")
         raise typer.Exit(1)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, DermatomeError):
+        return str(error)
+    if isinstance(error, OSError):
+        return unusable_file(error, path)
+    if isinstance(error, MemoryError):
+        return f"{path} needs more memory than is free: use smaller images or tiles, or a larger machine."
+    return f"{path}: {type(error).__name__}: {error}; this is a defect of Dermatome, please report it."
 
 
 def image_files(paths: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:

@@ -23,6 +23,7 @@ from dermatome.cli.support import (
     PrecisionOption,
     Threads,
     progress_bar,
+    with_signature,
 )
 from dermatome.errors import BadSetting
 from dermatome.inference.compute import choose_compute
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from dermatome.training.settings import TrainingSettings
 
 _SCALARS = (int, float, str, bool)
+_REQUIRED = inspect.Parameter.empty
 _NO_OPTION = ("accumulate", "checkpoint_seconds")
 
 
@@ -127,50 +129,33 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
     """The function behind `train`: an option for each setting that is a number, text or switch."""
     task: type[VersionTask[Any]] = getattr(import_module(commands.task[0]), commands.task[1])
     settings: type[TrainingSettings] = task.settings_class
-    options = {
-        task.noun: Annotated[
-            list[Path] | None if commands.draw else list[Path], typer.Option(help=commands.data, show_default=False)
-        ],
-        "out": Annotated[
-            Path, typer.Option(help="Weights file to write (.safetensors); its card is written beside it as .json.")
-        ],
-        "validation": Annotated[
+    samples = list[Path] | None if commands.draw else list[Path]
+    weights = "Weights file to write (.safetensors); its card is written beside it as .json."
+    options: dict[str, tuple[Any, Any]] = {
+        task.noun: _option(samples, commands.data, None if commands.draw else _REQUIRED, show_default=False),
+        "out": _option(Path, weights),
+        "validation": _option(
             list[Path] | None,
-            typer.Option(help=f"Folder of {task.noun} to validate on; repeatable. Without it, a share is held out."),
-        ],
-        "continue_from": Annotated[
-            str | None,
-            typer.Option(help=f"Weights to fine-tune: {task.parents}. Their architecture is then used."),
-        ],
-        "models": Annotated[Path, typer.Option(help="Folder for files that are fetched.")],
-        "checkpoints": Annotated[
-            Path | None, typer.Option(help="Folder for the checkpoint from which a killed training resumes.")
-        ],
-        "report": Annotated[Path | None, typer.Option(help="Folder for the training report.")],
-        "gpus": Annotated[int, typer.Option(help="Number of GPUs that share a step; each takes a micro-batch.", min=1)],
+            f"Folder of {task.noun} to validate on; repeatable. Without it, a share is held out.", None,
+        ),
+        "continue_from": _option(
+            str | None, f"Weights to fine-tune: {task.parents}. Their architecture is then used.", None
+        ),
+        "models": _option(Path, "Folder for files that are fetched.", MODELS),
+        "checkpoints": _option(
+            Path | None, "Folder for the checkpoint from which a killed training resumes.", None
+        ),
+        "report": _option(Path | None, "Folder for the training report.", None),
+        "gpus": _option(int, "Number of GPUs that share a step; each takes a micro-batch.", 1, min=1),
         **_setting_options(settings),
         **{
-            name: Annotated[bool | None, typer.Option(help=text, show_default=False)]
+            name: _option(bool | None, text, None, show_default=False)
             for name, (_, text) in commands.flags.items()
         },
-        "device": Device,
-        "precision": PrecisionOption,
-        "threads": Threads,
-    }
-    defaults = {
-        **({task.noun: None} if commands.draw else {}),
-        "validation": None,
-        "continue_from": None,
-        "models": MODELS,
-        "checkpoints": None,
-        "report": None,
-        "gpus": 1,
-        **dict.fromkeys(_setting_options(settings)),
-        **dict.fromkeys(commands.flags),
-        "device": "auto",
-        "precision": "auto",
-        "threads": 0,
-    }
+        "device": (Device, "auto"),
+        "precision": (PrecisionOption, "auto"),
+        "threads": (Threads, 0),
+    }  # fmt: skip
 
     def run(**values: Any) -> None:
         given = {name: values[name] for name in _setting_options(settings) if values[name] is not None}
@@ -180,10 +165,15 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
                 given[part] = {switch: values[name]}
         _train(task, given, values, commands.draw)
 
-    return _with_signature(run, options, defaults, commands.help)
+    return with_signature(run, options, commands.help)
 
 
-def _setting_options(settings: type[TrainingSettings]) -> dict[str, Any]:
+def _option(kind: Any, text: str, default: Any = _REQUIRED, **more: Any) -> tuple[Any, Any]:
+    """Type and default of an option."""
+    return Annotated[kind, typer.Option(help=text, **more)], default
+
+
+def _setting_options(settings: type[TrainingSettings]) -> dict[str, tuple[Any, Any]]:
     """An option for each setting that is a number, text or switch; None means its default."""
     options = {}
     for name, info in settings.model_fields.items():
@@ -192,7 +182,7 @@ def _setting_options(settings: type[TrainingSettings]) -> dict[str, Any]:
         kind = next((kind for kind in kinds if kind in _SCALARS), None)
         if kind is not None and name not in _NO_OPTION:
             text = f"{info.description} Default: {str(info.default).lower()}."
-            options[name] = Annotated[kind | None, typer.Option(help=text, show_default=False)]
+            options[name] = _option(kind | None, text, None, show_default=False)
     return options
 
 
@@ -239,32 +229,22 @@ def import_command(name: str, commands: TrainCommands) -> Callable[..., None]:
     assert commands.card is not None
     card = getattr(import_module(commands.card[0]), commands.card[1])
     labels = next(iter(card.heads.values()))
+    several = "; several may be one class" if len(card.heads) == 1 else ""
+    classes = f"Class of each of its output channels in order, separated by commas{several}."
     kinds = f"Its kind of network: {', '.join(card.architectures)}."
+    file = typer.Argument(help="State dict or checkpoint of the network (.pt, .pth).", show_default=False)
+    encoder = "Its encoder, as segmentation-models-pytorch names it."
+    default = {"encoder": _REQUIRED, "mpp": _REQUIRED} | dict(commands.defaults)
     options = {
-        "file": Annotated[
-            Path, typer.Argument(help="State dict or checkpoint of the network (.pt, .pth).", show_default=False)
-        ],
-        "out": Annotated[
-            Path, typer.Option(help="Weights file to write (.safetensors); its card is written beside it as .json.")
-        ],
-        "encoder": Annotated[str, typer.Option(help="Its encoder, as segmentation-models-pytorch names it.")],
-        "mpp": Annotated[float, typer.Option(help="Microns per pixel that it was trained at.")],
-        "classes": Annotated[
-            str,
-            typer.Option(
-                help="Class of each of its output channels in order, separated by commas; several may be one class."
-                if len(card.heads) == 1
-                else "Its output channels in order, separated by commas."
-            ),
-        ],
-        "tile_px": Annotated[int, typer.Option(help="Side of the tiles that it was trained on, px.", min=32)],
-        **({"architecture": Annotated[str, typer.Option(help=kinds)]} if len(card.architectures) > 1 else {}),
-        "licence": Annotated[str, typer.Option(help="Licence of the weights.")],
+        "file": (Annotated[Path, file], _REQUIRED),
+        "out": _option(Path, "Weights file to write (.safetensors); its card is written beside it as .json."),
+        "encoder": _option(str, encoder, default["encoder"]),
+        "mpp": _option(float, "Microns per pixel that it was trained at.", default["mpp"]),
+        "classes": _option(str, classes, ",".join(labels)),
+        "tile_px": _option(int, "Side of the tiles that it was trained on, px.", 256, min=32),
+        **({"architecture": _option(str, kinds, card.architecture)} if len(card.architectures) > 1 else {}),
+        "licence": _option(str, "Licence of the weights.", ""),
     }
-    defaults = {
-        "classes": ",".join(labels), "tile_px": 256, "licence": "", "architecture": card.architecture,
-        **commands.defaults,
-    }  # fmt: skip
 
     def run(file: Path, out: Path, classes: str, **values: Any) -> None:
         from dermatome.training.weights_import import import_weights
@@ -274,30 +254,9 @@ def import_command(name: str, commands: TrainCommands) -> Callable[..., None]:
         for sentence in made.not_carried_over:
             typer.echo(f"  {sentence}")
 
-    return _with_signature(
+    return with_signature(
         run,
         options,
-        defaults,
         "Import weights of another training, and list what is missing.\n\n"
         f"Example: dermatome {name} import-weights model.pt --out w.safetensors --encoder resnet34 --mpp 0.5",
     )
-
-
-def _with_signature(
-    run: Callable[..., None], options: Mapping[str, Any], defaults: Mapping[str, Any], text: str
-) -> Callable[..., None]:
-    """``run`` with the signature that typer makes options from."""
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=option,
-                default=defaults.get(name, inspect.Parameter.empty),
-            )
-            for name, option in options.items()
-        ]
-    )
-    run.__annotations__ = dict(options)
-    run.__doc__ = text
-    return run

@@ -173,7 +173,7 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
     pages = frozenset(["/", HEALTH, *(f"/{page}" for page, *_ in blocks.pages if page)]) | correct.ADDRESSES
     mounted.add_middleware(
         PayloadGuard, pages=pages, below=BELOW, posts=frozenset([correct.SAVE]),
-        folder=_upload_folder(context.scratch), file_inputs=file_inputs,
+        file_inputs=file_inputs,
         max_upload_bytes=context.limits.max_file_bytes + MIB, browsers=browsers,
         quota=UploadQuota(_upload_folder(context.scratch), context.limits, KEPT_S),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +45,8 @@ PAGE = "/correct"
 SAVE = f"{PAGE}/save"
 TITLE = "Correct masks"
 MAX_LISTED = 200
-_FILES = {"correct.js": "text/javascript", "correct.css": "text/css", "correct.html": "text/html"}
-ADDRESSES = frozenset(
-    f"{PAGE}{end}" for end in ("", "/correct.js", "/correct.css", "/slides", "/slide", "/overview", "/region", "/image")
-)
+_FILES = {"": "correct.html", "/correct.js": "correct.js", "/correct.css": "correct.css"}
+ADDRESSES = frozenset(f"{PAGE}{end}" for end in (*_FILES, "/slides", "/slide", "/overview", "/region", "/image"))
 
 
 def add_correction_page(app: FastAPI, root: DataRoot) -> None:
@@ -56,11 +55,6 @@ def add_correction_page(app: FastAPI, root: DataRoot) -> None:
     from starlette.concurrency import run_in_threadpool
 
     slides = OpenSlides(root)
-    folder = Path(__file__).parent
-
-    def file(name: str) -> Callable[[Request], Response]:
-        content = (folder / name).read_bytes()
-        return lambda request: responses.Response(content, media_type=_FILES[name])
 
     def answer(make: Callable[[Mapping[str, Any]], Any], sent: Mapping[str, Any]) -> Response:
         try:
@@ -68,28 +62,32 @@ def add_correction_page(app: FastAPI, root: DataRoot) -> None:
         except DermatomeError as error:
             status = 409 if isinstance(error, Conflict) else 404 if isinstance(error, MissingInput) else 400
             return responses.JSONResponse({"detail": str(error)}, status)
-        return (
-            responses.Response(made, media_type="image/jpeg")
-            if isinstance(made, bytes)
-            else responses.JSONResponse(made)
-        )
+        is_picture = isinstance(made, bytes)
+        return responses.Response(made, media_type="image/jpeg") if is_picture else responses.JSONResponse(made)
 
-    def get(make: Callable[[Mapping[str, Any]], Any]) -> Callable[[Request], Response]:
-        return lambda request: answer(make, request.query_params)
+    def get(place: str, make: Callable[[Mapping[str, Any]], Any]) -> None:
+        app.add_route(f"{PAGE}/{place}", lambda request: answer(make, request.query_params))
 
     async def save(request: Request) -> Response:
         # The guard has read the body, and found JSON.
-        return await run_in_threadpool(answer, lambda sent: _save(root, slides, sent), await request.json())
+        return await run_in_threadpool(
+            answer, lambda sent: _save(root, _slide(slides, sent), sent), await request.json()
+        )
 
-    app.add_route(PAGE, file("correct.html"))
-    for name in ("correct.js", "correct.css"):
-        app.add_route(f"{PAGE}/{name}", file(name))
-    app.add_route(f"{PAGE}/slides", get(lambda sent: _list(root, str(sent.get("q", "")))))
-    app.add_route(f"{PAGE}/slide", get(lambda sent: _about(root, slides.open(_name(sent)).slide)))
-    app.add_route(f"{PAGE}/overview", get(lambda sent: _jpeg(slides.open(_name(sent)).slide.overview(VIEW_PX))))
-    app.add_route(f"{PAGE}/region", get(lambda sent: _region(root, slides, sent)))
-    app.add_route(f"{PAGE}/image", get(lambda sent: _image(slides, sent)))
+    for place, name in _FILES.items():
+        app.add_route(f"{PAGE}{place}", partial(_file, name))
+    get("slides", lambda sent: _list(root, str(sent.get("q", ""))))
+    get("slide", lambda sent: _about(root, _slide(slides, sent)))
+    get("overview", lambda sent: _jpeg(_slide(slides, sent).overview(VIEW_PX)))
+    get("region", lambda sent: _region(root, _slide(slides, sent), sent))
+    get("image", lambda sent: _image(_slide(slides, sent), sent))
     app.add_route(SAVE, save, methods=["POST"])
+
+
+async def _file(name: str, request: Request) -> Response:
+    from starlette.responses import FileResponse
+
+    return FileResponse(Path(__file__).parent / name)
 
 
 def _list(root: DataRoot, part: str) -> dict[str, Any]:
@@ -111,8 +109,7 @@ def _about(root: DataRoot, slide: Slide) -> dict[str, Any]:
     }
 
 
-def _region(root: DataRoot, slides: OpenSlides, sent: Mapping[str, Any]) -> dict[str, Any]:
-    slide = slides.open(_name(sent)).slide
+def _region(root: DataRoot, slide: Slide, sent: Mapping[str, Any]) -> dict[str, Any]:
     box = _box(slide.size, sent)
     found = open_region(root, slide, box)
     return {
@@ -129,14 +126,12 @@ def _region(root: DataRoot, slides: OpenSlides, sent: Mapping[str, Any]) -> dict
     }
 
 
-def _image(slides: OpenSlides, sent: Mapping[str, Any]) -> bytes:
-    slide = slides.open(_name(sent)).slide
+def _image(slide: Slide, sent: Mapping[str, Any]) -> bytes:
     box = _box(slide.size, sent)
     return _jpeg(slide.region(box, box.size), 95)
 
 
-def _save(root: DataRoot, slides: OpenSlides, sent: Mapping[str, Any]) -> dict[str, Any]:
-    slide = slides.open(_name(sent)).slide
+def _save(root: DataRoot, slide: Slide, sent: Mapping[str, Any]) -> dict[str, Any]:
     box = _box(slide.size, sent)
     labels, author, version = (sent.get(key) for key in ("labels", "author", "version"))
     if not isinstance(labels, list) or not isinstance(author, str) or not isinstance(version, str):
@@ -148,11 +143,11 @@ def _save(root: DataRoot, slides: OpenSlides, sent: Mapping[str, Any]) -> dict[s
     return {"version": version, "earlier": asdict(saved)}
 
 
-def _name(sent: Mapping[str, Any]) -> str:
+def _slide(slides: OpenSlides, sent: Mapping[str, Any]) -> Slide:
     name = sent.get("slide")
     if not isinstance(name, str) or not name:
         raise MissingInput("No slide is chosen: choose one, and open it.")
-    return name
+    return slides.open(name).slide
 
 
 def _box(size: Size, sent: Mapping[str, Any]) -> Box:

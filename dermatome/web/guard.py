@@ -7,30 +7,21 @@ cross-site requests). The web app and Dagster's web server use the same guard, s
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _POLICY_VIOLATION = 1008
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why a request is refused.
-
-    Attributes:
-        status: HTTP status code of the response.
-        reason: one sentence for the person who sent the request.
-    """
+class Refusal(NamedTuple):
+    """Why a request is refused: the HTTP status, and one sentence for the person who sent it."""
 
     status: int
     reason: str
@@ -52,7 +43,7 @@ class SiteGuard:
     """
 
     def __init__(
-        self, app: AsgiApp, hosts: Iterable[str] = (), check: Check | None = None, *, framed: bool = False
+        self, app: ASGIApp, hosts: Iterable[str] = (), check: Check | None = None, *, framed: bool = False
     ) -> None:
         self._app = app
         self._shown = ("document", "iframe") if framed else ("document",)
@@ -63,9 +54,7 @@ class SiteGuard:
         """Handles one connection, as ASGI defines it."""
         refusal = None
         if scope["type"] in ("http", "websocket"):
-            refusal = refused_site(scope, self._hosts, self._shown)
-            if refusal is None and self._check is not None:
-                refusal = self._check(scope)
+            refusal = refused_site(scope, self._hosts, self._shown) or (self._check and self._check(scope))
         if refusal is None:
             await self._app(scope, receive, send)
         else:
@@ -79,18 +68,16 @@ def refused_site(scope: Scope, hosts: Iterable[str], shown: Iterable[str] = ("do
         scope: ASGI scope of an HTTP request or a WebSocket.
         hosts: trusted host names, in lower case; IPv6 addresses in brackets.
         shown: where a link on another site may open a page, as ``Sec-Fetch-Dest`` names it.
-
-    Returns:
-        Reason for a refusal, or None if the request is trusted.
     """
-    named = headers_of(scope, "host")
+    headers = Headers(scope=scope)
+    named = headers.getlist("host")
     host = named[0].lower() if len(named) == 1 else ""
     if _name_of(host) not in hosts:
         return Refusal(403, "This server does not answer to the host name of this request: start it with --allow-host.")
-    site = headers_of(scope, "sec-fetch-site")
+    site = headers.getlist("sec-fetch-site")
     if any(value not in ("same-origin", "none") for value in site) and not _opens_page(scope, shown):
         return Refusal(403, "This request comes from another web site, which this server refuses: open its own page.")
-    for origin in headers_of(scope, "origin"):
+    for origin in headers.getlist("origin"):
         if _netloc_of(origin) != host:
             return Refusal(403, "This request comes from another origin, which this server refuses: open its own page.")
     return None
@@ -99,41 +86,20 @@ def refused_site(scope: Scope, hosts: Iterable[str], shown: Iterable[str] = ("do
 async def refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
     """Answers an HTTP request with the reason as JSON, or closes a WebSocket before it is accepted."""
     if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": refusal.reason})
-        return
-    await respond(send, refusal.status, "application/json", json.dumps({"detail": refusal.reason}))
-
-
-async def respond(send: Send, status: int, media_type: str, text: str) -> None:
-    """Sends a complete HTTP response."""
-    body = text.encode()
-    headers = [
-        (b"content-type", media_type.encode()),
-        (b"content-length", str(len(body)).encode()),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def headers_of(scope: Scope, name: str) -> list[str]:
-    """All values of a request header.
-
-    Args:
-        scope: ASGI scope of an HTTP request or a WebSocket.
-        name: name of the header, in lower case.
-    """
-    return [value.decode("latin-1").strip() for key, value in scope["headers"] if key.lower() == name.encode()]
+        await WebSocketClose(_POLICY_VIOLATION, refusal.reason)(scope, receive, send)
+    else:
+        answer = JSONResponse({"detail": refusal.reason}, refusal.status, {"x-content-type-options": "nosniff"})
+        await answer(scope, receive, send)
 
 
 def _opens_page(scope: Scope, shown: Iterable[str]) -> bool:
     """Whether a browser shows the response as a page, in one of the places ``shown``, and not to a script."""
+    headers = Headers(scope=scope)
     return (
         scope["type"] == "http"
         and scope["method"] in ("GET", "HEAD")
-        and headers_of(scope, "sec-fetch-mode") == ["navigate"]
-        and headers_of(scope, "sec-fetch-dest") in [[place] for place in shown]
+        and headers.getlist("sec-fetch-mode") == ["navigate"]
+        and headers.getlist("sec-fetch-dest") in [[place] for place in shown]
     )
 
 

@@ -10,11 +10,16 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
-from dermatome.web.guard import AsgiApp, Message, Receive, Refusal, Scope, Send, headers_of, refuse, respond
+from starlette.datastructures import Headers, QueryParams
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dermatome.web.guard import Refusal, refuse
 from dermatome.web.quota import Browsers, UploadQuota
 
 API = "/gradio_api"
@@ -36,53 +41,42 @@ _FILE_KEYS = {"path", "url", "orig_name", "size", "mime_type", "is_stream", "met
 _META = {"_type": "gradio.FileData"}
 
 
+@dataclass
 class PayloadGuard:
     """Passes on only requests for open routes whose body is within its limit and names no file but an upload.
 
-    Args:
+    Attributes:
         app: ASGI application that Gradio is mounted in.
         pages: paths that are open beside Gradio's own.
         below: beginnings of further such paths.
         posts: paths beside Gradio's own that take JSON.
-        folder: Gradio's upload folder.
         file_inputs: for each of Gradio's functions, by its index, the positions of its file components.
         max_upload_bytes: size of the body of an upload.
         browsers: names the browser that sends a request.
-        quota: quotas of uploads.
+        quota: quotas of uploads, in Gradio's upload folder.
     """
 
-    def __init__(
-        self,
-        app: AsgiApp,
-        pages: frozenset[str],
-        below: tuple[str, ...],
-        posts: frozenset[str],
-        folder: Path,
-        file_inputs: Mapping[int, frozenset[int]],
-        max_upload_bytes: int,
-        browsers: Browsers,
-        quota: UploadQuota,
-    ) -> None:
-        self._app = app
-        self._pages, self._below, self._posts = pages, (*_GET_BELOW, *below), posts
-        self._folder = folder
-        self._file_inputs = file_inputs
-        self._max_upload_bytes = max_upload_bytes
-        self._browsers = browsers
-        self._quota = quota
-        self._refused: OrderedDict[str, str] = OrderedDict()
+    app: ASGIApp
+    pages: frozenset[str]
+    below: tuple[str, ...]
+    posts: frozenset[str]
+    file_inputs: Mapping[int, frozenset[int]]
+    max_upload_bytes: int
+    browsers: Browsers
+    quota: UploadQuota
+    _refused: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection, as ASGI defines it."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         refusal = self._refused_route(scope)
         if refusal is None and scope["path"] == UPLOAD:
             await self._upload(scope, receive, send)
             return
         if refusal is None and scope["method"] == "POST":
-            body = await _read_body(scope, receive, MAX_JSON_BYTES)
+            body = await _read_body(scope, receive)
             if isinstance(body, bytes):
                 refusal = self._refused_body(scope["path"], body)
                 receive = _replay(body, receive)
@@ -93,34 +87,35 @@ class PayloadGuard:
             await refuse(scope, receive, send, refusal)
         elif earlier is not None:
             event = {"msg": "process_completed", "event_id": None, "success": False, "output": {"error": earlier}}
-            await respond(send, 200, "text/event-stream", f"data: {json.dumps(event)}\n\n")
+            told = Response(f"data: {json.dumps(event)}\n\n", media_type="text/event-stream")
+            await told(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal, size = _too_large(scope, self._max_upload_bytes), 0
+        refusal, size = _too_large(scope, self.max_upload_bytes), 0
         if refusal is None:
-            size = int(headers_of(scope, "content-length")[0])
-            reason = await asyncio.to_thread(self._quota.admit, self._browsers.of(scope), size)
+            size = int(Headers(scope=scope)["content-length"])
+            reason = await asyncio.to_thread(self.quota.admit, self.browsers.of(scope), size)
             refusal = Refusal(429, reason) if reason else None
         if refusal is not None:  # as text, which the page shows as it is
-            await respond(send, refusal.status, "text/plain; charset=utf-8", refusal.reason)
+            await PlainTextResponse(refusal.reason, refusal.status)(scope, receive, send)
             return
         try:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         finally:
-            self._quota.release(size)
+            self.quota.release(size)
 
     def _refused_route(self, scope: Scope) -> Refusal | None:
         if scope["type"] != "http":
             return Refusal(404, "The web app has no WebSocket.")
         path = scope["path"]
         if scope["method"] in ("GET", "HEAD"):
-            known = path in self._pages or path in _GET or path.startswith(self._below)
-            if path.startswith(FILE) and not is_file_in(self._folder, path.removeprefix(FILE)):
+            known = path in self.pages or path in _GET or path.startswith((*_GET_BELOW, *self.below))
+            if path.startswith(FILE) and not is_file_in(self.quota.folder, path.removeprefix(FILE)):
                 return Refusal(403, "The web app has no such file: upload it again, or compute the result again.")
         else:
-            known = scope["method"] == "POST" and (path in _POST | self._posts or path.startswith(_POST_BELOW))
+            known = scope["method"] == "POST" and (path in _POST | self.posts or path.startswith(_POST_BELOW))
         return None if known else Refusal(404, "The web app has no such address: open the first page.")
 
     def _refused_body(self, path: str, body: bytes) -> Refusal | None:
@@ -134,7 +129,7 @@ class PayloadGuard:
         data = rest.pop("data", None)
         index = sent.get("fn_index")
         # Gradio also accepts "1" and true as numbers; pages send none of these.
-        expected = self._file_inputs.get(index) if path == JOIN and type(index) is int else None
+        expected = self.file_inputs.get(index) if path == JOIN and type(index) is int else None
         if expected and isinstance(data, list):
             others = [value for place, value in enumerate(data) if place not in expected]
             files = [value for place, value in enumerate(data) if place in expected]
@@ -161,8 +156,7 @@ class PayloadGuard:
         """Why the last request of the session whose events are requested was refused; None if it was not."""
         if scope["path"] != EVENTS or not self._refused:
             return None
-        session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
-        return self._refused.pop(session, None)
+        return self._refused.pop(QueryParams(scope["query_string"]).get("session_hash", ""), None)
 
     def _is_upload(self, value: Any) -> bool:
         """Whether a file component's value is empty, or names files that were uploaded, and nothing else."""
@@ -179,7 +173,7 @@ class PayloadGuard:
             and not value.get("is_stream")
             and (url is None or (isinstance(url, str) and FILE in url))
             and isinstance(value.get("path"), str)
-            and is_file_in(self._folder, value["path"])
+            and is_file_in(self.quota.folder, value["path"])
         )
 
 
@@ -208,32 +202,27 @@ def is_file_in(folder: Path, path: str) -> bool:
 
 def _too_large(scope: Scope, limit: int) -> Refusal | None:
     """Refuses a request whose length is not stated or is over the limit."""
-    stated = headers_of(scope, "content-length")
-    if not stated or not stated[0].isdecimal():
+    stated = Headers(scope=scope).get("content-length", "")
+    if not (stated.isascii() and stated.isdecimal()):
         return Refusal(411, "The request does not state its length: send it with a Content-Length header.")
-    if int(stated[0]) > limit:
+    if int(stated) > limit:
         return Refusal(413, f"The request is over the limit of {limit / (1 << 20):.0f} MB: send less.")
     return None
 
 
-async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | Refusal:
-    """Reads a request's body; no more than the limit is held in memory."""
-    refusal = _too_large(scope, limit) if headers_of(scope, "content-length") else None
-    if refusal is not None:
+async def _read_body(scope: Scope, receive: Receive) -> bytes | Refusal:
+    """Reads a request's body; no more than :data:`MAX_JSON_BYTES` is held in memory."""
+    if "content-length" in Headers(scope=scope) and (refusal := _too_large(scope, MAX_JSON_BYTES)):
         return refusal
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return Refusal(400, "The request ended before its body was complete: send it again.")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            return Refusal(413, f"The request is over the limit of {limit / (1 << 20):.0f} MB: send less.")
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    body = bytearray()
+    try:
+        async for part in Request(scope, receive).stream():
+            body += part
+            if len(body) > MAX_JSON_BYTES:
+                return Refusal(413, f"The request is over the limit of {MAX_JSON_BYTES >> 20} MB: send less.")
+    except ClientDisconnect:
+        return Refusal(400, "The request ended before its body was complete: send it again.")
+    return bytes(body)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -8,12 +8,12 @@ import secrets
 import stat
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
-from dermatome.web.guard import Scope, headers_of
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
 from dermatome.web.uploads import MIB, UploadLimits
 
 COOKIE = "dermatome_browser"
@@ -34,15 +34,9 @@ class Browsers:
 
     def known(self, scope: Scope) -> str | None:
         """Name of the browser that sent a request, or None if it has no valid cookie."""
-        for header in headers_of(scope, "cookie"):
-            try:
-                cookie = SimpleCookie(header).get(COOKIE)
-            except CookieError:
-                continue
-            name, _, signature = (cookie.value if cookie else "").partition(".")
-            if name and hmac.compare_digest(signature.encode(), self._signature(name).encode()):
-                return name
-        return None
+        name, _, signature = HTTPConnection(scope).cookies.get(COOKIE, "").partition(".")
+        genuine = hmac.compare_digest(signature.encode(), self._signature(name).encode())
+        return name if name and genuine else None
 
     def of(self, scope: Scope) -> str:
         """Name of the browser that sent a request; without a cookie, its address."""
@@ -65,8 +59,8 @@ class UploadQuota:
     def __init__(
         self, folder: Path, limits: UploadLimits, kept_s: float, clock: Callable[[], float] = time.time
     ) -> None:
-        self._folder, self._limits, self._kept_s, self._clock = folder, limits, kept_s, clock
-        self._admitted: dict[str, deque[tuple[float, int]]] = {}
+        self.folder, self._limits, self._kept_s, self._clock = folder, limits, kept_s, clock
+        self._admitted: dict[str, list[tuple[float, int]]] = {}
         self._coming_bytes = 0
         self._lock = threading.Lock()
 
@@ -80,11 +74,15 @@ class UploadQuota:
         Returns:
             Reason for a refusal, or None if the upload is admitted.
         """
-        limits = self._limits
+        limits, now = self._limits, self._clock()
         with self._lock:
-            self._forget()
-            files, on_disk = swept_size(self._folder, self._kept_s, self._clock())
-            earlier = self._admitted.setdefault(browser, deque())
+            counting = {
+                name: [(when, size) for when, size in uploads if when >= now - self._kept_s]
+                for name, uploads in self._admitted.items()
+            }
+            self._admitted = {name: uploads for name, uploads in counting.items() if uploads}
+            files, on_disk = swept_size(self.folder, self._kept_s, now)
+            earlier = self._admitted.setdefault(browser, [])
             if len(earlier) >= limits.max_uploads or sum(size for _, size in earlier) + size_bytes > limits.max_bytes:
                 return (
                     f"This browser has uploaded {limits.max_uploads} images or {limits.max_bytes // MIB} MB within an "
@@ -92,7 +90,7 @@ class UploadQuota:
                 )
             if files >= MAX_FILES or on_disk + self._coming_bytes + size_bytes > limits.max_total_bytes:
                 return "The web app holds as many uploads as it may: try again within an hour."
-            earlier.append((self._clock(), size_bytes))
+            earlier.append((now, size_bytes))
             self._coming_bytes += size_bytes
         return None
 
@@ -100,15 +98,6 @@ class UploadQuota:
         """Ends the reservation of an upload that is on disk or was interrupted."""
         with self._lock:
             self._coming_bytes -= size_bytes
-
-    def _forget(self) -> None:
-        """Drops uploads that no longer count, and browsers that have none left."""
-        oldest = self._clock() - self._kept_s
-        for browser, uploads in list(self._admitted.items()):
-            while uploads and uploads[0][0] < oldest:
-                uploads.popleft()
-            if not uploads:
-                del self._admitted[browser]
 
 
 def swept_size(folder: Path, older_than_s: float, now: float) -> tuple[int, int]:

@@ -122,7 +122,7 @@ def guard(folder):
     """A guard of one function whose first input is a file."""
     quota = UploadQuota(folder, UploadLimits(max_uploads=2), 3600)
     return PayloadGuard(
-        echo, frozenset({"/"}), ("/atlas/",), frozenset({"/save"}), folder, {0: frozenset({0})}, 1000, Browsers(), quota
+        echo, frozenset({"/"}), ("/atlas/",), frozenset({"/save"}), {0: frozenset({0})}, 1000, Browsers(), quota
     )
 
 

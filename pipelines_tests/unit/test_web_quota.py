@@ -9,7 +9,7 @@ LIMITS = UploadLimits(max_uploads=3, max_bytes=100, max_total_bytes=150)
 
 
 def scope(cookie="", client="10.0.0.1"):
-    return {"headers": [(b"cookie", cookie.encode())] if cookie else [], "client": (client, 1)}
+    return {"type": "http", "headers": [(b"cookie", cookie.encode())] if cookie else [], "client": (client, 1)}
 
 
 def test_a_browser_is_known_by_a_cookie_that_only_this_app_issues():

@@ -30,7 +30,7 @@ from dermatome.skin.stage_files import LAYERS_TABLE
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import failure_of, require_record
 from dermatome.web.atlas.places import REPORTS, SLIDE_ASSETS, explain_place, report_place, slide_place
-from dermatome.web.atlas.slides import MOST_DAB_OD, TILE_PX, OpenSlides, ShownSlide, point, tile
+from dermatome.web.atlas.slides import MOST_DAB_OD, TILE_PX, OpenSlides, point, tile
 from dermatome.web.results import Results
 
 if TYPE_CHECKING:
@@ -60,12 +60,7 @@ _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 def atlas_routes(root: DataRoot, home: str) -> list[BaseRoute]:
-    """The routes of the atlas over a data root.
-
-    Args:
-        root: data root.
-        home: where the first page leads while there is no atlas.
-    """
+    """The routes of the atlas over a data root; without an atlas, the first page leads to ``home``."""
     pages = _Pages(root, home)
     slide = "/atlas/slide/{slide}"
     return [
@@ -168,6 +163,7 @@ class _Pages:
             "at": f"{slide_place(shown.name)}/at",
         }  # fmt: skip
         numbers = ("h_score", "positive_share", "layer_um", "detached_um2")
+        notes = [(asset, self.root.failure(asset, shown.name)) for asset in SLIDE_ASSETS]
         return self.page(
             "slide.html.j2", shown=shown, values=values, viewer=viewer, layers=layers, most_dab=MOST_DAB_OD,
             tissue=list(TissueClass)[1:],
@@ -175,35 +171,15 @@ class _Pages:
             explain=functools.partial(explain_place, shown.name), report_place=report_place,
             downloads={asset: self._downloads(asset, shown.name) for asset in shown.records},
             dagster=[(asset, self._dagster(asset, shown.name)) for asset in SLIDE_ASSETS],
-            failures=self._failures(shown),
+            failures=[(asset, failure_of(note.read_bytes()).error) for asset, note in notes if note.is_file()],
             warning=synthetic_warning(values.get("epidermis_layers", {}) or values.get("epidermis_masks", {})),
         )  # fmt: skip
-
-    def _failures(self, shown: ShownSlide) -> list[tuple[str, str]]:
-        notes = [(asset, self.root.failure(asset, shown.name)) for asset in SLIDE_ASSETS]
-        return [(asset, failure_of(note.read_bytes()).error) for asset, note in notes if note.is_file()]
 
     @_in_words
     def at(self, request: Request) -> Response:
         """What there is at a pixel, as JSON."""
         shown = self._open.open(request.path_params["slide"])
-        found = point(shown, _whole(request, "y"), _whole(request, "x"))
-        parts = [
-            {
-                "title": f"{one.part.capitalize()} {one.row}",
-                "values": [
-                    {
-                        "name": name,
-                        "value": value,
-                        "meaning": meaning,
-                        "explain": explain_place(shown.name, one.part, one.row, name),
-                    }
-                    for name, value, meaning in one.values
-                ],
-            }
-            for one in found.parts
-        ]
-        return JSONResponse({"tissue": found.tissue, "parts": parts})
+        return JSONResponse(point(shown, _whole(request, "y"), _whole(request, "x")))
 
     @_in_words
     def explain(self, request: Request) -> Response:
@@ -287,13 +263,14 @@ def search(genes: Sequence[dict[str, Any]], query: str) -> list[dict[str, Any]]:
     """Genes with every word of a query in their names, antibodies, patterns or annotation; the best match first."""
     words = query.casefold().split()
     found = [gene for gene in genes if all(word in gene["text"] for word in words)]
-    if not words:
-        return found
-    return sorted(found, key=lambda gene: min(_rank(word, gene["names"]) for word in words))
 
+    def rank(gene: dict[str, Any]) -> int:
+        names = gene["names"]
+        if any(word in names for word in words):
+            return 0
+        return 1 if any(name.startswith(word) for word in words for name in names) else 2
 
-def _rank(word: str, names: Sequence[str]) -> int:
-    return 0 if word in names else 1 if any(name.startswith(word) for name in names) else 2
+    return sorted(found, key=rank) if words else found
 
 
 def _genes_of(antibodies: pd.DataFrame) -> list[dict[str, Any]]:
@@ -314,12 +291,9 @@ def _genes_of(antibodies: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def stored_slides(root: DataRoot, query: str, first: int) -> tuple[list[dict[str, Any]], int]:
-    """Fifty slides of the metrics store from the ``first`` on, and how many there are.
+    """Fifty slides of the metrics store after the ``first`` ones, and how many have the words of the query.
 
-    Args:
-        root: data root.
-        query: words that must be in the slide's name, gene, antibody, patient or pattern.
-        first: number of slides to skip.
+    The words may be in the slide's name, gene, antibody, patient or pattern.
     """
     import duckdb
 
@@ -337,9 +311,7 @@ def stored_slides(root: DataRoot, query: str, first: int) -> tuple[list[dict[str
         select *, count(*) over () as total from rows where {where or "true"}
         order by gene nulls last, antibody, slide limit {_ROWS} offset ?"""
     with duckdb.connect(str(root.store), read_only=True) as store:
-        answer = store.execute(statement, [*words, first])
-        names = [column[0] for column in answer.description or ()]
-        rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+        rows = store.sql(statement, params=[*words, first]).to_arrow_table().to_pylist()
     return rows, rows[0]["total"] if rows else 0
 
 

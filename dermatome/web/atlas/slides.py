@@ -23,14 +23,14 @@ from dermatome.geometry import Box, Size
 from dermatome.imaging.background import Background, slide_background
 from dermatome.imaging.overlay import OUTLINE, TISSUE_COLOURS, borders, sample_labels
 from dermatome.labels.ome_tiff import open_ome_tiff
-from dermatome.pipeline.stage_files import load_slide, read_rows
+from dermatome.pipeline.stage_files import load_slide
 from dermatome.skin.atlas.figures import COLOURS
 from dermatome.skin.layers.figures import layer_colours
 from dermatome.skin.stage_files import CELLS_TABLE, CELLS_TIFF, LAYERS_TABLE, MASK_TIFF
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageRecord, content_version, read_record, require_record
 from dermatome.warehouse.dictionary import column_meaning
-from dermatome.web.atlas.places import SLIDE_ASSETS
+from dermatome.web.atlas.places import SLIDE_ASSETS, explain_place
 
 if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
@@ -79,15 +79,11 @@ class ShownSlide:
         """The views that there is a result for."""
         return [view for view in VIEWS if LABELS.get(view, ("slide_images",))[0] in self.records]
 
-    @property
+    @cached_property
     def slide(self) -> Slide:
         """The image; one is decoded at a time, as it takes memory."""
         with _DECODING:
-            return self._decoded
-
-    @cached_property
-    def _decoded(self) -> Slide:
-        return load_slide(self.root, self.name)
+            return self.__dict__.get("slide") or load_slide(self.root, self.name)
 
     @cached_property
     def background(self) -> Background:
@@ -154,17 +150,7 @@ class OpenSlides:
 
 
 def tile(shown: ShownSlide, view: str, level: int, column: int, row: int) -> tuple[bytes, str]:
-    """Draws a tile.
-
-    Args:
-        shown: the slide.
-        view: one of its views.
-        level: of the pyramid.
-        column: of the tile.
-        row: of the tile.
-
-    Returns:
-        The file, and its media type: PNG with transparency for labels, else JPEG.
+    """Draws a tile of a level of a view's pyramid, and names its media type: PNG for labels, else JPEG.
 
     Raises:
         MissingInput: there is no such tile or view.
@@ -225,36 +211,8 @@ def _encoded(pixels: npt.NDArray[np.uint8], kind: str, colours: Sequence[Rgb] | 
     return buffer.getvalue()
 
 
-@dataclass(frozen=True)
-class Part:
-    """Something at a point that has numbers.
-
-    Attributes:
-        part: as :func:`dermatome.skin.explain.explain_value` names it.
-        row: number of the cell or layer.
-        values: name, value and meaning of each column.
-    """
-
-    part: str
-    row: int
-    values: list[tuple[str, Any, str]]
-
-
-@dataclass(frozen=True)
-class Point:
-    """What there is at a pixel.
-
-    Attributes:
-        tissue: class of the mask; empty without a mask.
-        parts: the cell and the layer, if there are any.
-    """
-
-    tissue: str
-    parts: list[Part]
-
-
-def point(shown: ShownSlide, y_px: int, x_px: int) -> Point:
-    """What was found at a pixel of a slide.
+def point(shown: ShownSlide, y_px: int, x_px: int) -> dict[str, Any]:
+    """What was found at a pixel of a slide: its tissue, and the numbers of the cell and of the layer.
 
     Raises:
         MissingInput: the pixel is not on the slide.
@@ -268,19 +226,30 @@ def point(shown: ShownSlide, y_px: int, x_px: int) -> Point:
     }
     parts = []
     if cell := at.get("cells"):
-        values = _row(shown, "cell_masks", CELLS_TABLE, "cells", "cell_id", cell)
+        values = _row(shown, "cell", cell, "cell_masks", CELLS_TABLE)
         if "layers" in at:
-            values += _row(shown, "epidermis_layers", "cell_layers.parquet", "cell_layers", "cell_id", cell)
-        parts.append(Part("cell", cell, values))
+            values += _row(shown, "cell", cell, "epidermis_layers", "cell_layers.parquet")
+        parts.append({"title": f"Cell {cell}", "values": values})
     if layer := at.get("layers"):
-        values = _row(shown, "epidermis_layers", LAYERS_TABLE, "layers", "layer", layer)
-        parts.append(Part("layer", layer, values))
-    return Point(TissueClass(at["tissue"]).label if "tissue" in at else "", parts)
+        values = _row(shown, "layer", layer, "epidermis_layers", LAYERS_TABLE)
+        parts.append({"title": f"Layer {layer}", "values": values})
+    return {"tissue": TissueClass(at["tissue"]).label if "tissue" in at else "", "parts": parts}
 
 
-def _row(shown: ShownSlide, asset: str, file: str, table: str, key: str, number: int) -> list[tuple[str, Any, str]]:
-    """Name, value and meaning of the columns of one row; none if there is no such row."""
-    rows = read_rows(shown.root.folder(asset, shown.name) / file)
-    found = rows[rows[key] == number].astype(object)
-    values = {str(name): column.iloc[0] for name, column in found.where(found.notna(), None).items() if len(column)}
-    return [(name, value, column_meaning(table, name)) for name, value in values.items() if name != key]
+def _row(shown: ShownSlide, part: str, number: int, asset: str, file: str) -> list[dict[str, Any]]:
+    """Name, value, meaning and address of the explanation of the columns of one row; none if there is no such row."""
+    import pandas as pd
+
+    key = "layer" if part == "layer" else "cell_id"
+    rows = pd.read_parquet(shown.root.folder(asset, shown.name) / file, filters=[(key, "==", number)])
+    rows = rows.drop(columns=["slide", key], errors="ignore").astype(object)
+    return [
+        {
+            "name": name,
+            "value": value,
+            "meaning": column_meaning(file.removesuffix(".parquet"), str(name)),
+            "explain": explain_place(shown.name, part, number, str(name)),
+        }
+        for row in rows.where(rows.notna(), None).to_dict("records")[:1]
+        for name, value in row.items()
+    ]
