@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dermatome.classes import ClassMap, Instances, LabelArray, RgbImage, StainingPattern
 from dermatome.errors import BadImage, BadSetting, MissingInput
-from dermatome.inference.compute import DeviceName, choose_compute
+from dermatome.inference.compute import Compute, DeviceName, choose_compute
 from dermatome.labels.tiled import TiledArray
 from dermatome.nuclei.maps.networks import find_nucleus_weights, load_nuclei, nucleus_weights_named
 from dermatome.nuclei.maps.settings import NucleusSettings
@@ -36,11 +36,7 @@ from dermatome.storage.layout import DataRoot
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dermatome.nuclei.maps.segment import NucleusNetwork
     from dermatome.nuclei.til.score import TilScores
-    from dermatome.skin.cells.network import CellNetwork
-    from dermatome.skin.cells.segmenters import Segmenter
-    from dermatome.skin.tissue.segment import TissueNetwork
 
 CACHE = DataRoot(Path("~/.cache/dermatome").expanduser())
 """Where ``cyto2`` is downloaded to, in `models/`, as by the command line."""
@@ -155,8 +151,8 @@ def segment_tissue(
     from dermatome.skin.tissue.segment import segment_tissue as segment
 
     slide, chosen = _slide(image, mpp), TissueSettings(**settings)
-    found_weights = _weights(weights, lambda root, _: find_tissue_weights(root), tissue_weights_named)
-    found = segment(slide, _tissue_network(found_weights, chosen, device), chosen)
+    named = _weights(weights, lambda root, _: find_tissue_weights(root), tissue_weights_named)
+    found = segment(slide, _network(load_tissue, named, chosen, device), chosen)
     skin = found.skin_check()
     _warn(found.warning, "" if skin.passed else skin.description)
     return found.mask
@@ -198,7 +194,7 @@ def segment_cells(
         lambda root, its: find_cell_weights(root, its.cell_weights, by),
         lambda root, name: cell_weights_named(root, name, by),
     )
-    network = _cell_network(found, device, by)
+    network = _network(load_cells, found, by, device)
     _warn(network.warning)
     cells = segment(slide, tissue, network, chosen)
     return Cells(cells.instances.whole(), cells.table)
@@ -265,7 +261,7 @@ def find_nuclei(
 
     slide, chosen = _slide(image, mpp), NucleusSettings(**settings)
     found = _weights(weights, lambda root, its: find_nucleus_weights(root, its.nuclei_weights), nucleus_weights_named)
-    network = _nucleus_network(found, chosen, device)
+    network = _network(load_nuclei, found, chosen, device)
     fit = fitted_stain(slide, network, chosen)
     (nuclei,) = segment_nuclei([slide], network, chosen, normalise=[None if fit is None else fit.normalise])
     _warn(nuclei.warning)
@@ -402,19 +398,7 @@ def _warn(*texts: str) -> None:
         warnings.warn(text, stacklevel=3)
 
 
-# Several images in a row use a network that is loaded once.
-
-
-@lru_cache(maxsize=1)
-def _tissue_network(weights: Weights, settings: TissueSettings, device: DeviceName) -> TissueNetwork:
-    return load_tissue(weights, choose_compute(device), settings)
-
-
-@lru_cache(maxsize=1)
-def _cell_network(weights: Weights, device: DeviceName, segmenter: str) -> CellNetwork | Segmenter:
-    return load_cells(weights, choose_compute(device), segmenter)
-
-
-@lru_cache(maxsize=1)
-def _nucleus_network(weights: Weights, settings: NucleusSettings, device: DeviceName) -> NucleusNetwork:
-    return load_nuclei(weights, choose_compute(device), settings)
+@lru_cache(maxsize=3)
+def _network(load: Callable[[Weights, Compute, Any], Any], weights: Weights, settings: Any, device: DeviceName) -> Any:
+    """The network that ``load`` makes of weights; several images in a row use one that is loaded once."""
+    return load(weights, choose_compute(device), settings)

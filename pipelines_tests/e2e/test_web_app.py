@@ -42,12 +42,12 @@ def web(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def root(web) -> DataRoot:
+def root(web):
     return web.context.root
 
 
 @pytest.fixture(scope="module")
-def address(web) -> str:
+def address(web):
     return web.address
 
 
@@ -74,13 +74,13 @@ def other(browser, address):
     context.close()
 
 
-def png(seed: int, side: int = 256) -> bytes:
+def png(seed, side=256):
     buffer = BytesIO()
     Image.fromarray(toy_nuclei(seed, Size(side, side)).slide.whole()).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def upload(page, name: str, data: bytes):
+def upload(page, name, data):
     kind = "image/png" if name.endswith("png") else "text/html"
     page.set_input_files("input[type=file]", {"name": name, "mimeType": kind, "buffer": data})
     page.get_by_text(name[:6]).first.wait_for()
@@ -149,7 +149,7 @@ def test_rois_are_marked_with_the_keyboard_and_saved_where_training_tiles_reads_
 
 
 def test_two_who_mark_one_slide_do_not_erase_each_other_and_one_may_save_twice(page, other, root):
-    def save(opened, name: str, says: str):
+    def save(opened, name, says):
         opened.fill("input[name=name]", name)
         opened.get_by_role("button", name="Add ROI").click()
         opened.click("#dm-save")
@@ -268,7 +268,7 @@ def test_many_at_once_are_all_answered_with_their_own_result_and_forgotten(web, 
     for seed in range(8):
         (tmp_path / f"own-{seed}.png").write_bytes(png(seed, 64 + 8 * seed))
 
-    def ask(seed: int) -> tuple[str, int]:
+    def ask(seed):
         client = Client(address, verbose=False, analytics_enabled=False)
         status, view, _, _ = client.predict(handle_file(tmp_path / f"own-{seed}.png"), None, 0.25, api_name="/nuclei")
         return status, view

@@ -2,8 +2,6 @@
 
 import json
 import os
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,18 +21,18 @@ from dermatome.skin.cells.annotations import find_annotated
 SIZE = Size(60, 80)
 
 
-def ring(left: float, top: float, side: float = 10) -> list[list[float]]:
+def ring(left, top, side=10):
     return [[left, top], [left + side, top], [left + side, top + side], [left, top + side], [left, top]]
 
 
-def feature(geometry: Any, kind: str | None = "detection", name: str | None = None, **more: Any) -> dict[str, Any]:
+def feature(geometry, kind="detection", name=None, **more):
     properties = {"objectType": kind} if kind else {}
     if name:
-        properties["classification"] = {"name": name}  # type: ignore[assignment]
+        properties["classification"] = {"name": name}
     return {"type": "Feature", "geometry": geometry, "properties": properties, **more}
 
 
-def square(left: float, top: float, side: float = 10) -> dict[str, Any]:
+def square(left, top, side=10):
     return {"type": "Polygon", "coordinates": [ring(left, top, side)]}
 
 
@@ -67,9 +65,7 @@ NONE = {"Point": 1, "LineString": 1, "no geometry": 2}
         ([*CELLS, feature(POINT), feature(LINE), feature(None), feature(None)], [100, 100], NONE),
     ],
 )
-def test_objects_of_qupath(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, features: list[Any], areas: list[int], left_out: dict[str, int]
-) -> None:
+def test_objects_of_qupath(tmp_path, caplog, features, areas, left_out):
     path = tmp_path / "a.geojson"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"type": "FeatureCollection", "features": features}).encode())
     maps, mpp = read_maps(path, SIZE, classes=False)
@@ -78,7 +74,7 @@ def test_objects_of_qupath(
     assert all(f"{count} × {what}" in caplog.text for what, count in left_out.items())
 
 
-def test_areas_to_be_ignored_are_ambiguous_for_nuclei(tmp_path: Path) -> None:
+def test_areas_to_be_ignored_are_ambiguous_for_nuclei(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([feature(square(0, 0), name="Epithelial"), IGNORED_AREA]))
     maps, _ = read_maps(path, SIZE)
@@ -86,14 +82,14 @@ def test_areas_to_be_ignored_are_ambiguous_for_nuclei(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300, 10**400, "1"])
-def test_coordinates_that_are_no_places_are_one_sentence(tmp_path: Path, value: Any) -> None:
+def test_coordinates_that_are_no_places_are_one_sentence(tmp_path, value):
     path = tmp_path / "a.geojson"
     path.write_text(json.dumps([feature({"type": "Polygon", "coordinates": [[[0, 0], [value, 0], [0, [value]]]]})]))
     with pytest.raises(BadAnnotation, match=r"a\.geojson is no GeoJSON of polygons"):
         read_maps(path, SIZE)
 
 
-def test_shapes_of_labelme(tmp_path: Path) -> None:
+def test_shapes_of_labelme(tmp_path):
     shapes = [
         {"label": "Epithelial", "points": ring(0, 0)[:4], "group_id": None, "shape_type": "polygon"},
         {"label": "Epithelial", "points": ring(40, 0)[:4], "group_id": 7},
@@ -110,17 +106,17 @@ def test_shapes_of_labelme(tmp_path: Path) -> None:
 
 
 class Evil:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = str(folder)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return os.mkdir, (self.folder,)
 
 
-def save_labels(path: Path, labels: np.ndarray) -> None:
+def save_labels(path, labels):
     if path.suffix == ".npy":
         content = {"filename": path, "evil": Evil(path.with_name("ran")), "masks": labels.astype(np.uint16)}
-        np.save(path, np.array(content))  # type: ignore[arg-type]
+        np.save(path, np.array(content))
         return
     kinds = {"double": np.float64, "long": np.int64, "white": np.uint8}
     if kind := next((dtype for name, dtype in kinds.items() if name in path.name), None):
@@ -137,7 +133,7 @@ OTHER_FILES = ("double_labels.tif", "long_labels.tif", "white_labels.tif", "x_la
 
 
 @pytest.mark.parametrize("name", [*FILES, *OTHER_FILES, "x_masks.Png"])
-def test_label_images_of_cellpose_qupath_and_fiji(tmp_path: Path, name: str) -> None:
+def test_label_images_of_cellpose_qupath_and_fiji(tmp_path, name):
     labels = np.zeros((60, 80), np.int32)
     labels[5:15, 5:15], labels[20:30, 5:15] = 1, 2
     image = tmp_path / f"{name.split('_')[0].split('-')[0]}.PNG"
@@ -150,7 +146,7 @@ def test_label_images_of_cellpose_qupath_and_fiji(tmp_path: Path, name: str) -> 
     assert not (tmp_path / "ran").exists(), "code in a pickle is not run"
 
 
-def test_of_cellpose_s_two_files_the_window_s_counts_and_others_are_refused(tmp_path: Path) -> None:
+def test_of_cellpose_s_two_files_the_window_s_counts_and_others_are_refused(tmp_path):
     for name in ("x_cp_masks.png", "x_seg.npy"):
         save_labels(tmp_path / name, np.ones((3, 4)))
     assert annotations_in(tmp_path) == {"x": tmp_path / "x_seg.npy"}
@@ -159,7 +155,7 @@ def test_of_cellpose_s_two_files_the_window_s_counts_and_others_are_refused(tmp_
         annotations_in(tmp_path)
 
 
-def test_label_images_that_hold_no_numbers_of_objects(tmp_path: Path) -> None:
+def test_label_images_that_hold_no_numbers_of_objects(tmp_path):
     Image.fromarray(np.full((3, 4), 0.5, np.float32)).save(tmp_path / "a_labels.tif")
     with pytest.raises(BadAnnotation, match="whole numbers"):
         read_label_image(tmp_path / "a_labels.tif", Size(3, 4))
@@ -173,7 +169,7 @@ def test_label_images_that_hold_no_numbers_of_objects(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "c_labels.tif", np.ones((2, 3, 4), np.uint16), photometric="minisblack")
     with pytest.raises(BadAnnotation, match="holds 2 images"):
         read_label_image(tmp_path / "c_labels.tif", Size(3, 4))
-    np.save(tmp_path / "a_seg.npy", np.array({"outlines": 1}))  # type: ignore[arg-type]
+    np.save(tmp_path / "a_seg.npy", np.array({"outlines": 1}))
     np.save(tmp_path / "b_seg.npy", np.ones((3, 4)))
     (tmp_path / "c_seg.npy").write_bytes(b"no array")
     for name in "abc":
@@ -183,7 +179,7 @@ def test_label_images_that_hold_no_numbers_of_objects(tmp_path: Path) -> None:
         read_label_image(tmp_path / "none.png", Size(3, 4))
 
 
-def xml(*names: str, apart: float = 0.0, layer: str = "", region: str = "") -> str:
+def xml(*names, apart=0.0, layer="", region=""):
     """One outline in each of the classes ``names``, every second one ``apart`` px further right."""
     layers = (
         f'<Annotation Name="{layer}"><Attributes><Attribute Name="{name}"/></Attributes><Regions><Region {region}>'
@@ -205,21 +201,19 @@ def xml(*names: str, apart: float = 0.0, layer: str = "", region: str = "") -> s
         (("Neutrophil",) * 2, 3),
     ],
 )
-def test_one_outline_in_two_classes_has_none(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], kind: int, apart: float
-) -> None:
+def test_one_outline_in_two_classes_has_none(tmp_path, caplog, names, kind, apart):
     (tmp_path / "a.xml").write_text(xml(*names, apart=apart))
     maps, _ = read_maps(tmp_path / "a.xml", SIZE)
     assert (maps.classes.tolist(), len(maps.undrawn)) == ([0, kind], len(names) - 1)
     assert ("epithelial and lymphocyte" in caplog.text) == (kind == IGNORED)
 
 
-def test_neighbours_that_overlap_are_two_nuclei(tmp_path: Path) -> None:
+def test_neighbours_that_overlap_are_two_nuclei(tmp_path):
     (tmp_path / "a.xml").write_text(xml("Epithelial", "Lymphocyte", apart=3.0))
     assert read_maps(tmp_path / "a.xml", SIZE)[0].classes.tolist() == [0, 1, 2]
 
 
-def test_layers_named_by_their_class_rulers_and_wrong_scales_of_imagescope(tmp_path: Path) -> None:
+def test_layers_named_by_their_class_rulers_and_wrong_scales_of_imagescope(tmp_path):
     path = tmp_path / "a.xml"
     path.write_text(xml("Description", layer="Lymphocyte"))
     assert read_maps(path, SIZE)[0].classes.tolist() == [0, 2]
@@ -232,8 +226,8 @@ def test_layers_named_by_their_class_rulers_and_wrong_scales_of_imagescope(tmp_p
         read_maps(path, SIZE)
 
 
-def test_downloads_of_monuseg_and_monusac_are_read_as_they_come(tmp_path: Path) -> None:
-    def put(image: str, annotation: str) -> None:
+def test_downloads_of_monuseg_and_monusac_are_read_as_they_come(tmp_path):
+    def put(image, annotation):
         for name in (image, annotation):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((60, 80, 3), 200, np.uint8)).save(tmp_path / image)
@@ -256,7 +250,7 @@ def test_downloads_of_monuseg_and_monusac_are_read_as_they_come(tmp_path: Path) 
         annotated_images(tmp_path / "sac")
 
 
-def test_our_own_outlines_of_nuclei_and_cells_come_back(tmp_path: Path) -> None:
+def test_our_own_outlines_of_nuclei_and_cells_come_back(tmp_path):
     labels = np.zeros((60, 80), np.int32)
     labels[5:15, 5:15], labels[20:32, 5:15], labels[40:50, 30:60] = 1, 2, 3
     tiles = TiledArray(SIZE, np.int32)

@@ -11,7 +11,7 @@ from dermatome.errors import BadImage
 from dermatome.geometry import Box, Size
 from dermatome.slides.slide import read_slide
 from dermatome.slides.tiled_tiff import TiledPixels
-from pipelines_tests.bad_images import OddFile, catalogue, picture
+from pipelines_tests.bad_images import catalogue, picture
 
 READ = [file for file in catalogue() if file.refused is None]
 REFUSED = [file for file in catalogue() if file.refused is not None]
@@ -34,7 +34,7 @@ def test_the_catalogue_is_large_and_its_names_are_its_own():
 
 
 @pytest.mark.parametrize("file", READ, ids=lambda file: file.name)
-def test_odd_but_good_files_are_read_and_what_was_done_is_said(file: OddFile, tmp_path):
+def test_odd_but_good_files_are_read_and_what_was_done_is_said(file, tmp_path):
     path = tmp_path / file.file
     path.write_bytes(file.data)
     slide = read_checked(path)
@@ -48,7 +48,7 @@ def test_odd_but_good_files_are_read_and_what_was_done_is_said(file: OddFile, tm
 
 
 @pytest.mark.parametrize("file", REFUSED, ids=lambda file: file.name)
-def test_bad_files_are_refused_in_one_sentence(file: OddFile, tmp_path):
+def test_bad_files_are_refused_in_one_sentence(file, tmp_path):
     path = tmp_path / file.file
     path.write_bytes(file.data)
     with pytest.raises(BadImage) as caught:

@@ -14,45 +14,45 @@ from dermatome.skin.cells import image as cell_image
 from dermatome.skin.cells.blocks import Dynamics, cells_by_block
 from dermatome.skin.cells.flows import CellFlows
 from dermatome.skin.cells.image import cell_image_of
-from dermatome.skin.cells.network import CellNetwork, load_cell_network
+from dermatome.skin.cells.network import load_cell_network
 from dermatome.skin.cells.segment import segment_cells
-from dermatome.synthetic.skin import ToySlide, toy_slide
+from dermatome.synthetic.skin import toy_slide
 
 CPU = Compute(device="cpu", precision="fp32", threads=2, device_name="cpu")
 
 
 @pytest.fixture(scope="module")
-def network() -> CellNetwork:
+def network():
     return load_cell_network("toy", replace(CPU, backend="torch"))
 
 
 @pytest.fixture(scope="module")
-def toy() -> ToySlide:
+def toy():
     return toy_slide(81, StainingPattern.WHOLE, size_px=440, island=True)
 
 
 class Known(CellFlows):
     """Flows of a region that were made before."""
 
-    def __init__(self, flow: np.ndarray, logits: np.ndarray, region: Box, ready: list[int]) -> None:
+    def __init__(self, flow, logits, region, ready):
         self.flow, self.logits, self.region, self.ready = flow, logits, region, ready
 
-    def run(self):  # type: ignore[no-untyped-def]
+    def run(self):
         yield from self.ready
         yield self.region.bottom_px
 
-    def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, box):
         here = (
             slice(box.top_px - self.region.top_px, box.bottom_px - self.region.top_px),
             slice(box.left_px - self.region.left_px, box.right_px - self.region.left_px),
         )
         return self.flow[(slice(None), *here)], self.logits[here]
 
-    def forget_above(self, row_px: int) -> None:
+    def forget_above(self, row_px):
         pass
 
 
-def converging(seed: int, side_px: int) -> tuple[np.ndarray, np.ndarray]:
+def converging(seed, side_px):
     """Flows to the middles of crowded, partly merged cells of all sizes: (2, H, W) and logits (H, W)."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:side_px, :side_px].astype(np.float32)
@@ -67,7 +67,7 @@ def converging(seed: int, side_px: int) -> tuple[np.ndarray, np.ndarray]:
     return flow, logits
 
 
-def labels_of(flows: Known, how: Dynamics) -> tuple[np.ndarray, int]:
+def labels_of(flows, how):
     """The cells of all blocks in one map, and how many there are; fails where two share a pixel."""
     region = flows.region
     labels = np.zeros((region.bottom_px, region.right_px), np.int64)
@@ -88,9 +88,7 @@ def labels_of(flows: Known, how: Dynamics) -> tuple[np.ndarray, int]:
     ready=st.lists(st.integers(0, 500), max_size=5),
     threads=st.integers(1, 3),
 )
-def test_no_block_cuts_or_doubles_a_cell(
-    seed: int, block_px: int, offset: tuple[int, int], ready: list[int], threads: int
-) -> None:
+def test_no_block_cuts_or_doubles_a_cell(seed, block_px, offset, ready, threads):
     flow, logits = converging(seed, 190)
     whole = Box(0, 0, 190, 190)
     one_piece, count = labels_of(Known(flow, logits, whole, []), Dynamics(16, 200, 0.4, 0.0, 20, 1, 1000))
@@ -105,7 +103,7 @@ def test_no_block_cuts_or_doubles_a_cell(
     assert (np.diff(np.sort(pairs, axis=1)) == 1).all()
 
 
-def test_a_slides_cells_do_not_depend_on_its_blocks(toy: ToySlide, network: CellNetwork) -> None:
+def test_a_slides_cells_do_not_depend_on_its_blocks(toy, network):
     whole = segment_cells(toy.slide, toy.mask, network, block_px=1000)
     parts = segment_cells(toy.slide, toy.mask, network, block_px=170)
     np.testing.assert_array_equal(parts.instances.whole(), whole.instances.whole())
@@ -115,7 +113,7 @@ def test_a_slides_cells_do_not_depend_on_its_blocks(toy: ToySlide, network: Cell
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.43])
-def test_a_prepared_part_is_that_of_the_whole(toy: ToySlide, mpp: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prepared_part_is_that_of_the_whole(toy, mpp, monkeypatch):
     """Patches much smaller than the slide, asked for in parts and in any order, forgotten in between."""
     monkeypatch.setattr(cell_image, "_PATCH_PX", 128)
     epidermis = toy.mask == TissueClass.EPIDERMIS
@@ -133,7 +131,7 @@ def test_a_prepared_part_is_that_of_the_whole(toy: ToySlide, mpp: float, monkeyp
         parts.forget_above(int(rng.integers(0, 300)))
 
 
-def test_patches_are_equalised_as_opencv_does_the_whole(toy: ToySlide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_are_equalised_as_opencv_does_the_whole(toy, monkeypatch):
     import cv2
 
     epidermis = toy.mask == TissueClass.EPIDERMIS

@@ -28,26 +28,26 @@ from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import file_facts, write_record
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
-from dermatome.synthetic.skin import ToySlide, toy_slide
+from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 from pipelines_tests.records import put_record, record_of
 from pipelines_tests.toy_tiles import write_tiles
 
 
 @pytest.fixture(scope="module")
-def toy() -> ToySlide:
+def toy():
     return toy_slide(3, StainingPattern.BASAL, size_px=448)
 
 
 @pytest.fixture
-def images(toy: ToySlide, tmp_path: Path) -> Path:
+def images(toy, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "good.jpg").write_bytes(toy.jpeg())
     return folder
 
 
-def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+def run(capfd, *arguments):
     """Runs `dermatome` with these arguments in this process: exit code, output, errors."""
     before, sys.argv = sys.argv, ["dermatome", *map(str, arguments)]
     capfd.readouterr()
@@ -62,7 +62,7 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str
     return int(code), output, errors
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_is_quick_and_imports_nothing_heavy():
     script = (
         "import sys; from dermatome.cli import app; heavy = {'torch', 'cellpose', 'matplotlib', 'pandas', 'cv2'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
@@ -82,17 +82,17 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "nuclei train", "layers measure", "doctor"])
-def test_every_command_has_help(capfd: pytest.CaptureFixture[str], command: str) -> None:
+def test_every_command_has_help(capfd, command):
     code, output, _ = run(capfd, *command.split(), "--help")
     assert code == 0
     assert "--help" in output
 
 
-def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capfd):
     assert run(capfd, "--version") == (0, f"dermatome {__version__}\n", "")
 
 
-def test_a_shell_completes_commands_and_options() -> None:
+def test_a_shell_completes_commands_and_options():
     for words, number, found in (
         ("dermatome tis", "1", "tissue"),
         ("dermatome layers measure --lay", "3", "--layer-um"),
@@ -137,9 +137,7 @@ LONG = "x" * 300
         f"doctor --no-network --data {LONG}",
     ],
 )
-def test_wrong_values_are_sentences(
-    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str
-) -> None:
+def test_wrong_values_are_sentences(images, tmp_path, capfd, command):
     named = command.format(images=images, image=images / "good.jpg", out=tmp_path / "out")
     code, output, errors = run(capfd, *named.split())
     assert code == (2 if "Usage" in errors else 1), output
@@ -148,9 +146,7 @@ def test_wrong_values_are_sentences(
     assert "defect" not in errors
 
 
-def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(tmp_path, capfd):
     shots = [ToyImage("373", "1_A_1_2"), ToyImage("373", "1_A_2_2", sex="Male", age="40")]
     for number, gene in ((1, "KRT5"), (2, "KRT10")):
         page = gene_page_xml(gene, f"ENSG0000000000{number}", "https://www.proteinatlas.org", shots)
@@ -178,9 +174,7 @@ def test_pages_become_one_row_for_each_image_and_bad_ones_are_named(
     assert (code, "choose one of Liver, Skin 1." in errors) == (1, True)
 
 
-def test_genes_are_fetched_once_and_completed_when_run_again(
-    toy: ToySlide, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_genes_are_fetched_once_and_completed_when_run_again(toy, tmp_path, capfd):
     gene, other, unknown = (f"ENSG0000000000{number}" for number in (1, 2, 9))
     shots = [ToyImage("373", "1_A_1_2"), ToyImage("373", "1_A_2_2"), ToyImage("374", "2_A_1_2")]
     good = toy.jpeg()
@@ -214,7 +208,7 @@ def test_genes_are_fetched_once_and_completed_when_run_again(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
+def trained(tmp_path_factory):
     """Two tiles, one epoch: enough to write weights that load."""
     tiles = tmp_path_factory.mktemp("tiles")
     write_tiles(tiles, [toy_slide(seed, size_px=256, name=f"t{seed}") for seed in range(2)])
@@ -226,13 +220,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     return done.returncode, done.stdout + done.stderr, out
 
 
-def test_training_is_fine_tuned_from_a_file(
-    trained: tuple[int, str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_is_fine_tuned_from_a_file(trained, tmp_path, capfd, monkeypatch):
     weights = trained[2]
     requested: dict[str, Any] = {}
 
-    def train_file(task: Any, out: Path, compute: Any, **options: Any) -> Any:
+    def train_file(task, out, compute, **options):
         requested.update(options, settings=task.settings)
         raise BadSetting("Seen.")
 
@@ -246,12 +238,10 @@ def test_training_is_fine_tuned_from_a_file(
     assert set(requested["lineage"].sides().values()) == {"train", "validation"}
 
 
-def test_without_tiles_training_draws_synthetic_ones(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_tiles_training_draws_synthetic_ones(tmp_path, capfd, monkeypatch):
     tasks: list[Any] = []
 
-    def train_file(task: Any, out: Path, compute: Any, **options: Any) -> Any:
+    def train_file(task, out, compute, **options):
         tasks.append(task)
         assert all(tile.read()[0].shape == (256, 256, 3) for tile in (*task.split.train, *task.split.validation))
         raise BadSetting("Seen.")
@@ -267,9 +257,7 @@ def test_without_tiles_training_draws_synthetic_ones(
     assert not task.split.train[0].image_path.exists()  # the drawn tiles are gone after training
 
 
-def test_training_writes_weights_that_predict_masks(
-    trained: tuple[int, str, Path], images: Path, toy: ToySlide, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_training_writes_weights_that_predict_masks(trained, images, toy, tmp_path, capfd):
     trained_code, said, weights = trained
     assert trained_code == 0, said
     assert weights.with_suffix(".json").is_file()
@@ -299,9 +287,7 @@ def test_training_writes_weights_that_predict_masks(
     assert "kept" not in run(capfd, *again, "--any-scale", "--overwrite")[1]
 
 
-def test_a_missing_weights_file_is_one_sentence(
-    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_weights_file_is_one_sentence(images, tmp_path, capfd):
     code, _, errors = run(capfd, "tissue", "predict", "--weights", tmp_path / "w", "--out", tmp_path / "o", images)
     assert code == 1
     assert len(errors.strip().splitlines()) == 1
@@ -313,7 +299,7 @@ def test_a_missing_weights_file_is_one_sentence(
 
 
 @pytest.fixture
-def results(toy: ToySlide, tmp_path: Path) -> tuple[Path, Path]:
+def results(toy, tmp_path):
     """The truth as the stages before would have written it."""
     tissue, cells = tmp_path / "tissue", tmp_path / "cells"
     save_mask(tissue / "good.npz", toy.mask, Box.whole(toy.slide.size))
@@ -325,9 +311,7 @@ def results(toy: ToySlide, tmp_path: Path) -> tuple[Path, Path]:
     return tissue, cells
 
 
-def test_layers_are_measured_for_all_images_and_failures_named(
-    toy: ToySlide, images: Path, results: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_layers_are_measured_for_all_images_and_failures_named(toy, images, results, tmp_path, capfd):
     tissue, cells = results
     (images / "unmasked.jpg").write_bytes(toy.jpeg())
     out = tmp_path / "layers"
@@ -343,9 +327,7 @@ def test_layers_are_measured_for_all_images_and_failures_named(
         assert min(drawn.size) > 500
 
 
-def test_results_of_another_image_are_refused(
-    images: Path, results: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_results_of_another_image_are_refused(images, results, tmp_path, capfd):
     tissue, cells = results
     Image.new("RGB", (300, 300)).save(images / "good.jpg")
     code, _, errors = run(
@@ -356,9 +338,7 @@ def test_results_of_another_image_are_refused(
     assert not (tmp_path / "o").exists()
 
 
-def test_cells_of_an_empty_mask_are_an_outcome(
-    toy: ToySlide, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_cells_of_an_empty_mask_are_an_outcome(toy, images, tmp_path, capfd):
     assert "toy" in run(capfd, "cells", "segment", "--help")[1]
     save_mask(tmp_path / "tissue" / "good.npz", np.zeros_like(toy.mask), Box.whole(toy.slide.size))
     folders = ("--tissue", tmp_path / "tissue", "--out", tmp_path / "out")
@@ -376,14 +356,12 @@ def test_cells_of_an_empty_mask_are_an_outcome(
     assert errors.count("Warning: ") == 1, "what cells say, layers repeat"
 
 
-def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(
-    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(images, tmp_path, capfd, monkeypatch):
     from dermatome.skin.cells import network
 
     asked: list[Path] = []
 
-    def fetch(folder: Path) -> Path:
+    def fetch(folder):
         asked.append(folder)
         raise FetchFailed("No connection: place the files by hand.")
 
@@ -396,13 +374,7 @@ def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(
     assert asked == [tmp_path / ".cache" / "dermatome" / "models", tmp_path / "m"]
 
 
-def test_an_image_given_twice_is_used_once(
-    images: Path,
-    results: tuple[Path, Path],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_image_given_twice_is_used_once(images, results, tmp_path, capfd, monkeypatch):
     tissue, cells = results
     monkeypatch.chdir(images)
     given = (images / "good.jpg", images, "good.jpg", Path("..") / "images" / "good.jpg")
@@ -413,9 +385,7 @@ def test_an_image_given_twice_is_used_once(
     assert pd.read_parquet(out / "layers.parquet")["layer"].is_unique
 
 
-def test_two_images_of_one_name_do_not_overwrite_each_other(
-    toy: ToySlide, images: Path, results: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_two_images_of_one_name_do_not_overwrite_each_other(toy, images, results, tmp_path, capfd):
     tissue, cells = results
     (images / "good.png").write_bytes(toy.jpeg())
     code, _, errors = run(
@@ -425,9 +395,7 @@ def test_two_images_of_one_name_do_not_overwrite_each_other(
     assert "same name" in errors
 
 
-def test_an_empty_folder_and_an_absent_device_are_one_sentence(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_folder_and_an_absent_device_are_one_sentence(tmp_path, capfd):
     code, _, errors = run(capfd, "layers", "measure", "--tissue", "t", "--cells", "c", "--out", "o", tmp_path)
     assert code == 1
     assert "holds no image" in errors
@@ -437,9 +405,7 @@ def test_an_empty_folder_and_an_absent_device_are_one_sentence(
         assert "asked for" in output
 
 
-def test_the_doctor_says_what_is_there_and_what_is_not(
-    tmp_path: Path, trained: tuple[int, str, Path], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_doctor_says_what_is_there_and_what_is_not(tmp_path, trained, capfd):
     weights = trained[2]
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     code, output, _ = run(
@@ -458,8 +424,8 @@ def test_the_doctor_says_what_is_there_and_what_is_not(
     assert {finding["topic"] for finding in json.loads(output)} >= {"versions", "device", "disk"}
 
 
-def test_the_doctor_loads_the_networks_of_a_data_root(tmp_path: Path, trained: tuple[int, str, Path]) -> None:
-    def networks() -> list[tuple[str, str]]:
+def test_the_doctor_loads_the_networks_of_a_data_root(tmp_path, trained):
+    def networks():
         found = doctor.examine([], str(tmp_path), ask_network=False)
         return [(finding.state, finding.message) for finding in found if finding.topic == "networks"]
 
@@ -486,7 +452,7 @@ def test_the_doctor_loads_the_networks_of_a_data_root(tmp_path: Path, trained: t
     assert "not those that were chosen" in networks()[0][1]
 
 
-def test_no_network_is_a_warning(tmp_path: Path) -> None:
+def test_no_network_is_a_warning(tmp_path):
     findings = {f.topic: f for f in doctor.examine([], str(tmp_path), atlas_url="http://127.0.0.1:9/")}
     assert findings["network"].state == "warn"
     assert "No answer" in findings["network"].message
@@ -497,13 +463,13 @@ def test_a_scale_that_is_given_differs_from_the_default(arguments, kind):
     app = typer.Typer()
 
     @app.command()
-    def show(mpp: Mpp = 0.5) -> None:
+    def show(mpp: Mpp = 0.5):
         typer.echo(type(mpp).__name__)
 
     assert CliRunner().invoke(app, arguments).stdout.strip() == kind
 
 
-def test_verify_lists_damaged_files_and_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_verify_lists_damaged_files_and_fails(tmp_path, capfd):
     for key in ("s1", "s2"):
         folder = tmp_path / "cell_masks" / key
         folder.mkdir(parents=True)

@@ -23,19 +23,19 @@ RGB = np.random.default_rng(0).integers(0, 256, (300, 260, 3)).astype(np.uint8)
 
 
 @pytest.fixture
-def slide(tmp_path: Path) -> Path:
+def slide(tmp_path):
     """The folder of a slide of two levels and a label."""
     write_dicom_slide(tmp_path / "inbox" / "s1", RGB, mpp=0.3)
     return tmp_path / "inbox" / "s1"
 
 
-def take(slide: Path, folder: Path):
+def take(slide, folder):
     folder.mkdir(exist_ok=True)
     return acquire_slide(SlideSource(slide.name, "dicom", str(slide)), folder, 0.25, 20_000)
 
 
 @pytest.mark.parametrize("by", [".", "1.dcm", "2.dcm", "3.dcm"])
-def test_a_folder_and_each_file_in_it_is_the_whole_slide(slide: Path, by: str) -> None:
+def test_a_folder_and_each_file_in_it_is_the_whole_slide(slide, by):
     found = read_slide(slide / by)
     assert (found.size, found.mpp, found.mpp_source) == (Size(300, 260), pytest.approx(0.3), MppSource.FILE)
     assert found.pixels.sizes == (Size(300, 260), Size(150, 130))
@@ -44,7 +44,7 @@ def test_a_folder_and_each_file_in_it_is_the_whole_slide(slide: Path, by: str) -
     assert found.sha256 == read_slide(slide).sha256
 
 
-def test_levels_are_kept_and_the_label_is_not(slide: Path, tmp_path: Path) -> None:
+def test_levels_are_kept_and_the_label_is_not(slide, tmp_path):
     made = take(slide, tmp_path / "made")
     kept = tmp_path / "made"
     assert sorted(path.name for path in kept.iterdir()) == ["image-2.dcm", "image.dcm", PREVIEW_FILE]
@@ -57,7 +57,7 @@ def test_levels_are_kept_and_the_label_is_not(slide: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("change", ["other", "gone", "more"])
-def test_a_changed_level_is_noticed(slide: Path, tmp_path: Path, change: str) -> None:
+def test_a_changed_level_is_noticed(slide, tmp_path, change):
     made = take(slide, tmp_path / "made")
     coarse = tmp_path / "made" / "image-2.dcm"
     if change == "other":
@@ -70,7 +70,7 @@ def test_a_changed_level_is_noticed(slide: Path, tmp_path: Path, change: str) ->
         open_slide(tmp_path / "made", "s1", made.values)
 
 
-def test_every_file_of_the_folder_is_in_the_sources_identity(slide: Path) -> None:
+def test_every_file_of_the_folder_is_in_the_sources_identity(slide):
     source = inbox_source(slide.parent, "s1")
     seen = {source.identity, source.identity}
     for name in ("1.dcm", "3.dcm"):
@@ -80,7 +80,7 @@ def test_every_file_of_the_folder_is_in_the_sources_identity(slide: Path) -> Non
     assert len(seen | {source.identity}) == 4
 
 
-def test_the_inbox_has_a_slide_for_each_folder_and_none_for_loose_files(root) -> None:
+def test_the_inbox_has_a_slide_for_each_folder_and_none_for_loose_files(root):
     for name in ("a/1.dcm", "a/2.DCM", "a/notes.txt", "b.svs", "c/x.svs", "d/._1.dcm", "e/f/1.dcm", "loose.dcm"):
         write_atomic(root.nuclei_inbox / name, b"x")
     write_atomic(root.nuclei_inbox / "two" / "1.dcm", b"x")
@@ -95,7 +95,7 @@ def test_the_inbox_has_a_slide_for_each_folder_and_none_for_loose_files(root) ->
         inbox_source(root.nuclei_inbox, "two")
 
 
-def test_files_of_two_slides_are_refused_in_one_folder_and_told_apart_by_one_of_them(slide: Path) -> None:
+def test_files_of_two_slides_are_refused_in_one_folder_and_told_apart_by_one_of_them(slide):
     write_dicom(slide / "other.dcm", RGB[:200, :200], "1.2.3")
     with pytest.raises(BadImage, match="s1 holds levels of 2 DICOM slides"):
         slide_files(slide)
@@ -103,7 +103,7 @@ def test_files_of_two_slides_are_refused_in_one_folder_and_told_apart_by_one_of_
     assert read_slide(slide / "1.dcm").size == Size(300, 260)
 
 
-def test_what_has_no_level_is_refused(slide: Path, tmp_path: Path) -> None:
+def test_what_has_no_level_is_refused(slide, tmp_path):
     for name in ("1.dcm", "2.dcm"):
         (slide / name).unlink()
     with pytest.raises(BadImage, match="s1 has no level of a DICOM slide"):
@@ -117,25 +117,25 @@ def test_what_has_no_level_is_refused(slide: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, {"ImageType": "DERIVED"}])
-def test_what_is_no_level_is_passed_over(slide: Path, other: dict) -> None:
+def test_what_is_no_level_is_passed_over(slide, other):
     write_dicom(slide / "0.dcm", RGB, "1.2.3", **other)
     assert [file.name for file in slide_files(slide)] == ["2.dcm", "1.dcm"]
 
 
 @pytest.mark.parametrize("kept", [0, 20, 131, 200, 330, 1000, -1, -60_000])
 @pytest.mark.parametrize("name", ["1.dcm", "2.dcm"])
-def test_a_level_that_is_cut_short_is_refused(slide: Path, tmp_path: Path, name: str, kept: int) -> None:
+def test_a_level_that_is_cut_short_is_refused(slide, tmp_path, name, kept):
     file = slide / name
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(BadImage, match=r"It came from .*s1|fetch it again"):
         take(slide, tmp_path / "made")
 
 
-def element(tag: int, vr: bytes, length: int, value: bytes = b"") -> bytes:
+def element(tag, vr, length, value=b""):
     return struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, length) + value
 
 
-def header(syntax: bytes, dataset: bytes) -> bytes:
+def header(syntax, dataset):
     meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax
     return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta)) + meta + dataset
 
@@ -144,7 +144,7 @@ EXPLICIT, DEFLATED = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99"
 NESTED = element(0x00081140, b"SQ", 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
 
 
-def deflated() -> bytes:
+def deflated():
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(bytes(64 << 20)) + packer.flush()
 
@@ -162,7 +162,7 @@ def deflated() -> bytes:
     ],
     ids=["long", "unending", "nested", "deflated", "no uid", "html", "noise"],
 )
-def test_a_hostile_header_is_refused_in_bounded_memory(slide: Path, make) -> None:
+def test_a_hostile_header_is_refused_in_bounded_memory(slide, make):
     (slide / "1.dcm").write_bytes(make())
     tracemalloc.start()
     try:
@@ -173,7 +173,7 @@ def test_a_hostile_header_is_refused_in_bounded_memory(slide: Path, make) -> Non
         tracemalloc.stop()
 
 
-def test_what_is_not_taken_from_a_folder_is_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_taken_from_a_folder_is_counted(tmp_path, capfd):
     names = ("core 3 (1).jpg", "skin.SVS", "old.bmp", "more.bmp", "photo.webp", "README", ".hidden", "batch1/a.jpg")
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -183,7 +183,7 @@ def test_what_is_not_taken_from_a_folder_is_counted(tmp_path: Path, capfd: pytes
     assert ": 2 .bmp files, 1 .webp file, 1 folder, 1 other file not read: " in capfd.readouterr().err
 
 
-def test_a_slide_comes_once_whatever_is_given_of_it(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slide_comes_once_whatever_is_given_of_it(slide, monkeypatch):
     (slide.parent / "a.svs").touch()
     suffixes = (*SLIDE_SUFFIXES, ".dcm")
     assert list(image_files([slide.parent], suffixes)) == [slide.parent / "a.svs", slide]

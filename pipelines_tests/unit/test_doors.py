@@ -1,12 +1,10 @@
 """Command line, web app and platform write the same files for the same image, and QuPath can read the outlines."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID
 
 import pandas as pd
-import pytest
 import shapely.geometry
 from PIL import Image
 from typer.testing import CliRunner
@@ -56,19 +54,19 @@ def outlines(path):
     return [SimpleNamespace(**feature["properties"]) for feature in collection["features"]]
 
 
-def command(*arguments: object) -> str:
+def command(*arguments):
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
     return done.output
 
 
-def assert_same(folder: Path, stem: str, other: Path, names: dict[str, str]) -> None:
+def assert_same(folder, stem, other, names):
     """The files ``<stem><end>`` of a folder have the bytes of those named in ``names`` in the other."""
     for end, name in names.items():
         assert (folder / f"{stem}{end}").read_bytes() == (other / name).read_bytes(), f"{stem}{end} differs from {name}"
 
 
-def test_skin_results_are_the_same_files_through_every_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skin_results_are_the_same_files_through_every_door(tmp_path, monkeypatch):
     toy = toy_slide(3, size_px=400)
     Image.fromarray(toy.slide.pixels).save(tmp_path / "s1.png")
     slide = read_slide(tmp_path / "s1.png")
@@ -125,7 +123,7 @@ def test_skin_results_are_the_same_files_through_every_door(tmp_path: Path, monk
     assert sum(wanted <= one.measurements.keys() for one in classed) > len(classed) / 2
 
 
-def test_layers_of_two_calls_and_slides_without_any_are_in_one_table(tmp_path: Path) -> None:
+def test_layers_of_two_calls_and_slides_without_any_are_in_one_table(tmp_path):
     toy = toy_slide(3, size_px=400)
     tissue, cells, out = (tmp_path / name for name in ("tissue", "cells", "layers"))
     for name, mask in (("a", toy.mask), ("b", toy.mask * 0)):
@@ -142,7 +140,7 @@ def test_layers_of_two_calls_and_slides_without_any_are_in_one_table(tmp_path: P
         assert empty["layer"].isna().all()
 
 
-def test_nuclei_are_the_same_files_through_every_door(tmp_path: Path) -> None:
+def test_nuclei_are_the_same_files_through_every_door(tmp_path):
     Image.fromarray(toy_nuclei(11, Size(128, 128)).slide.whole()).save(tmp_path / "s1.png")
     slide, out, til = read_slide(tmp_path / "s1.png", declared_mpp=0.25), tmp_path / "nuclei", tmp_path / "til"
     options = ("--weights", "toy", "--precision", "fp32", "--backend", "torch", "--threads", 1)

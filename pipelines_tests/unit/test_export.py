@@ -34,7 +34,7 @@ SYNTHETIC = "Warning: The network was trained on synthetic images only"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> DataRoot:
+def made(tmp_path_factory):
     """Two slides of skin of one gene, and one H&E slide."""
     folder = tmp_path_factory.mktemp("made")
     root = DataRoot(folder / "data")

@@ -2,7 +2,6 @@
 
 import io
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,23 +23,23 @@ from dermatome.synthetic.skin import toy_slide
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
-def pixels_of(png: bytes) -> np.ndarray:
+def pixels_of(png):
     assert png.startswith(PNG_START)
     with Image.open(io.BytesIO(png)) as image:
         return np.array(image.convert("RGB"))
 
 
-def colours_in(png: bytes) -> int:
+def colours_in(png):
     return len(np.unique(pixels_of(png).reshape(-1, 3), axis=0))
 
 
 @pytest.fixture(scope="module")
-def toy() -> Any:
+def toy():
     return toy_slide(3, StainingPattern.BASAL, size_px=448)
 
 
 @pytest.fixture(scope="module")
-def cells(toy: Any) -> pd.DataFrame:
+def cells(toy):
     rows = []
     for number in range(1, int(toy.instances.max()) + 1):
         y, x = np.nonzero(toy.instances == number)
@@ -50,7 +49,7 @@ def cells(toy: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cell_id", "centroid_y_px", "centroid_x_px", "equivalent_diameter_um"])
 
 
-def tissue_result(mask: np.ndarray, crop: Box) -> Any:
+def tissue_result(mask, crop):
     coarse = mask[::8, ::8]
     canvas = Canvas(4, Size(*mask.shape))
     canvas.write(0, 0, np.eye(4, dtype=np.float32)[mask].transpose(2, 0, 1))
@@ -61,7 +60,7 @@ def tissue_result(mask: np.ndarray, crop: Box) -> Any:
     )  # fmt: skip
 
 
-def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy: Any, cells: pd.DataFrame) -> None:
+def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy, cells):
     mask = np.full_like(toy.mask, TissueClass.DERMIS)
     none = SimpleNamespace(
         instances=np.zeros_like(toy.instances), table=cells.iloc[:0], crop=None, h_equalised=None,
@@ -78,7 +77,7 @@ def test_figures_of_a_slide_without_epidermis_or_cells_are_drawn(toy: Any, cells
 
 
 @pytest.mark.parametrize("turn", [0, 1])
-def test_the_layers_figure_shows_profiles(toy: Any, cells: pd.DataFrame, turn: int) -> None:
+def test_the_layers_figure_shows_profiles(toy, cells, turn):
     slide = Slide("a_b %$\\{x} ü-1", np.rot90(toy.slide.pixels, turn), 0.5, MppSource.FILE, "0" * 64)
     mask, instances = np.rot90(toy.mask, turn), np.rot90(toy.instances, turn)
     result = measure_layers(slide, mask, instances, cells)
@@ -87,7 +86,7 @@ def test_the_layers_figure_shows_profiles(toy: Any, cells: pd.DataFrame, turn: i
     assert (np.abs(shown.astype(int) - list(brown)).max(axis=1) < 8).sum() > 300
 
 
-def test_a_preview_keeps_its_text_whatever_the_image_costs() -> None:
+def test_a_preview_keeps_its_text_whatever_the_image_costs():
     noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
     facts = ["312 cells", ("epidermis 14.1%", (10, 200, 30)), "a long fact that needs a line of its own, all 480 px"]
     drawn = []
@@ -102,11 +101,11 @@ def test_a_preview_keeps_its_text_whatever_the_image_costs() -> None:
 
 
 @pytest.mark.parametrize(("mpp", "length"), [(1.0, 100), (0.99, 50), (0.032, 2), (0.007, 0.5), (19, 1000)])
-def test_scale_bars_have_round_lengths(mpp: float, length: float) -> None:
+def test_scale_bars_have_round_lengths(mpp, length):
     assert figures.bar_length_um(Size(450, 450), mpp) == length
 
 
-def test_a_scale_bar_is_as_long_as_it_says() -> None:
+def test_a_scale_bar_is_as_long_as_it_says():
     span = Size(400, 400)
     assert figures.bar_length_um(span, 0.5) == 20
     panel = figures.Panel(np.full((400, 400, 3), 255, np.uint8), "", span)
@@ -116,6 +115,6 @@ def test_a_scale_bar_is_as_long_as_it_says() -> None:
     assert max(longest_run(row) for row in black) == 40, "20 µm at 0.5 µm/px, drawn at the slide's own scale"
 
 
-def longest_run(row: np.ndarray) -> int:
+def longest_run(row):
     edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
     return int(max((edges[1::2] - edges[::2]), default=0))

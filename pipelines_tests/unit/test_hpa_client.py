@@ -5,13 +5,10 @@ import json
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +18,6 @@ from dermatome.hpa.settings import HpaSettings
 from dermatome.hpa.stage import fetch_gene_images, make_images
 from dermatome.storage.files import sha256_bytes
 from dermatome.storage.http import AllowedHosts, NotThere
-from dermatome.storage.record import StageResult
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
 
@@ -31,7 +27,7 @@ JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 200
 
 
 @pytest.fixture
-def atlas() -> Iterator[FaultyHpaServer]:
+def atlas():
     with FaultyHpaServer(images={IMAGE.path: JPEG}) as server:
         server.pages[GENE] = gene_page_xml("KRT5", GENE, server.url, [IMAGE])
         yield server
@@ -40,21 +36,21 @@ def atlas() -> Iterator[FaultyHpaServer]:
 class Patient(HpaClient):
     """A client that notes how long it would have waited."""
 
-    def __init__(self, settings: HpaSettings) -> None:
+    def __init__(self, settings):
         self.waits: list[float] = []
         super().__init__(settings, sleep=self.waits.append)
 
 
-def client_of(atlas: FaultyHpaServer, **changes: Any) -> Patient:
+def client_of(atlas, **changes):
     changes = {"base_url": atlas.url, "archive_urls": (), "allowed_hosts": ("127.0.0.1",), "retries": 2, **changes}
     return Patient(HpaSettings(**changes))
 
 
-def files_in(folder: Path) -> list[str]:
+def files_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_page_and_an_image_arrive_whole(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_a_page_and_an_image_arrive_whole(atlas, tmp_path):
     with client_of(atlas) as client:
         page = client.fetch_page(GENE, tmp_path / "g.xml")
         image = client.fetch_image(atlas.url + IMAGE.path, tmp_path / "deep" / "i.jpg")
@@ -66,7 +62,7 @@ def test_a_page_and_an_image_arrive_whole(atlas: FaultyHpaServer, tmp_path: Path
     assert client.waits == []
 
 
-def test_a_current_page_is_not_sent_again(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_a_current_page_is_not_sent_again(atlas, tmp_path):
     client, path = client_of(atlas), tmp_path / "g.xml"
     first = client.fetch_page(GENE, path)
     again = client.fetch_page(GENE, path, first.etag)
@@ -78,7 +74,7 @@ def test_a_current_page_is_not_sent_again(atlas: FaultyHpaServer, tmp_path: Path
     assert client.fetch_page(GENE, path, first.etag).status == 200
 
 
-def test_a_gene_no_release_has_is_asked_for_once_everywhere(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_a_gene_no_release_has_is_asked_for_once_everywhere(atlas, tmp_path):
     with FaultyHpaServer() as archive:
         client = client_of(atlas, archive_urls=(archive.url,))
         with pytest.raises(NotThere, match=r"unknown.*404"):
@@ -88,7 +84,7 @@ def test_a_gene_no_release_has_is_asked_for_once_everywhere(atlas: FaultyHpaServ
 
 
 @pytest.mark.parametrize("gene", ["KRT5", "ENSG1", "../x", "ENSG00000186081/../x", ""])
-def test_an_id_that_is_none_is_not_asked_for(atlas: FaultyHpaServer, tmp_path: Path, gene: str) -> None:
+def test_an_id_that_is_none_is_not_asked_for(atlas, tmp_path, gene):
     with pytest.raises(FetchFailed, match="not an Ensembl gene id"):
         client_of(atlas).fetch_page(gene, tmp_path / "g.xml")
     assert atlas.requests == []
@@ -103,7 +99,7 @@ def test_an_id_that_is_none_is_not_asked_for(atlas: FaultyHpaServer, tmp_path: P
         Fault(body=b"", times=1), Fault(delay_s=4, times=1),
     ],
 )  # fmt: skip
-def test_what_passes_is_tried_again(atlas: FaultyHpaServer, tmp_path: Path, fault: Fault) -> None:
+def test_what_passes_is_tried_again(atlas, tmp_path, fault):
     atlas.faults[IMAGE.path] = fault
     # Short only where waiting is what fails: a machine that stands still for a moment is no fault of the host.
     limits = {"timeout_s": 1.0, "total_timeout_s": 3.0} if fault.delay_s or fault.drip_headers_s else {}
@@ -133,9 +129,7 @@ def test_what_passes_is_tried_again(atlas: FaultyHpaServer, tmp_path: Path, faul
         (Fault(redirect=IMAGE.path), "more than 5 times", 6),
     ],
 )  # fmt: skip
-def test_failures_say_what_happened_and_leave_the_old_file(
-    atlas: FaultyHpaServer, tmp_path: Path, fault: Fault, message: str, requests: int
-) -> None:
+def test_failures_say_what_happened_and_leave_the_old_file(atlas, tmp_path, fault, message, requests):
     (tmp_path / "i.jpg").write_bytes(b"old")
     atlas.faults[IMAGE.path] = fault
     with pytest.raises(FetchFailed, match=message) as caught:
@@ -146,7 +140,7 @@ def test_failures_say_what_happened_and_leave_the_old_file(
     assert (tmp_path / "i.jpg").read_bytes() == b"old"
 
 
-def test_an_answer_without_length_is_still_limited(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_an_answer_without_length_is_still_limited(atlas, tmp_path):
     # Without a length the body ends where the connection does; a packed page grows while it is read.
     packed = gzip.compress(b"<a>" + b" " * 5_000_000)
     atlas.faults[f"/{GENE}.xml"] = Fault(body=packed, headers=(("Content-Encoding", "gzip"),))
@@ -157,9 +151,7 @@ def test_an_answer_without_length_is_still_limited(atlas: FaultyHpaServer, tmp_p
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_flood_is_streamed_and_cut_off_and_leaves_no_file(
-    atlas: FaultyHpaServer, tmp_path: Path, packed: bool
-) -> None:
+def test_a_flood_is_streamed_and_cut_off_and_leaves_no_file(atlas, tmp_path, packed):
     body = gzip.compress(JPEG + bytes(500_000_000), 1) if packed else JPEG
     headers = (("Content-Encoding", "gzip"),) if packed else ()
     atlas.faults[IMAGE.path] = Fault(body=body, headers=headers, flood=0 if packed else 500_000_000)
@@ -179,9 +171,7 @@ def test_a_flood_is_streamed_and_cut_off_and_leaves_no_file(
 @pytest.mark.parametrize(
     "headers", [(("Content-Length", "1000"),), (("Content-Length", "7, 8"),), (("Content-Length", "-3"),)]
 )
-def test_after_a_wrong_length_the_next_answer_is_right(
-    atlas: FaultyHpaServer, tmp_path: Path, headers: tuple[tuple[str, str], ...]
-) -> None:
+def test_after_a_wrong_length_the_next_answer_is_right(atlas, tmp_path, headers):
     """Bytes beyond the stated length must not be taken for the next answer."""
     other = ToyImage("374", "2_A")
     atlas.images[other.path] = JPEG[::-1]
@@ -195,16 +185,14 @@ def test_after_a_wrong_length_the_next_answer_is_right(
 
 
 @pytest.mark.parametrize("headers", [tuple((f"X-{n}", "x") for n in range(500)), (("X-Long", "x" * 100_000),)])
-def test_headers_without_measure_fail_in_words(
-    atlas: FaultyHpaServer, tmp_path: Path, headers: tuple[tuple[str, str], ...]
-) -> None:
+def test_headers_without_measure_fail_in_words(atlas, tmp_path, headers):
     atlas.faults[IMAGE.path] = Fault(headers=headers)
     with pytest.raises(FetchFailed) as caught:
         client_of(atlas).fetch_image(atlas.url + IMAGE.path, tmp_path / "i.jpg")
     assert "\n" not in str(caught.value)
 
 
-def test_an_image_that_broke_off_is_resumed(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_an_image_that_broke_off_is_resumed(atlas, tmp_path):
     half = len(JPEG) // 2
     atlas.faults[IMAGE.path] = Fault(truncate=half, times=1)
     got = client_of(atlas).fetch_image(atlas.url + IMAGE.path, tmp_path / "i.jpg")
@@ -215,11 +203,11 @@ def test_an_image_that_broke_off_is_resumed(atlas: FaultyHpaServer, tmp_path: Pa
     assert files_in(tmp_path) == ["i.jpg"]
 
 
-def test_an_image_that_was_replaced_while_it_broke_off_is_fetched_anew(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_an_image_that_was_replaced_while_it_broke_off_is_fetched_anew(atlas, tmp_path):
     atlas.faults[IMAGE.path] = Fault(truncate=1000, times=1)
     other = JPEG[::-1]
 
-    def replace_image(seconds: float) -> None:
+    def replace_image(seconds):
         atlas.images[IMAGE.path] = other
 
     settings = client_of(atlas).settings
@@ -228,7 +216,7 @@ def test_an_image_that_was_replaced_while_it_broke_off_is_fetched_anew(atlas: Fa
     assert got.path.read_bytes() == other
 
 
-def test_bytes_that_need_not_be_the_rest_are_never_joined(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_bytes_that_need_not_be_the_rest_are_never_joined(atlas, tmp_path):
     atlas.faults[IMAGE.path] = Fault(truncate=1000, headers=(("ETag", 'W/"weak"'),), times=1)
     got = client_of(atlas).fetch_image(atlas.url + IMAGE.path, tmp_path / "i.jpg")
     assert got.sha256 == sha256_bytes(JPEG)
@@ -240,7 +228,7 @@ def test_bytes_that_need_not_be_the_rest_are_never_joined(atlas: FaultyHpaServer
     assert files_in(tmp_path) == ["i.jpg"]
 
 
-def test_a_packed_page_is_unpacked(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_a_packed_page_is_unpacked(atlas, tmp_path):
     packed = gzip.compress(atlas.pages[GENE])
     atlas.faults[f"/{GENE}.xml"] = Fault(body=packed, headers=(("Content-Encoding", "gzip"),))
     assert client_of(atlas).fetch_page(GENE, tmp_path / "g.xml").path.read_bytes() == atlas.pages[GENE]
@@ -249,9 +237,7 @@ def test_a_packed_page_is_unpacked(atlas: FaultyHpaServer, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("fault", "message"), [(Fault(drip_s=0.05), "not complete after 1 s"), (Fault(drip_headers_s=0.02), "1 try")]
 )
-def test_a_host_that_drips_cannot_outlast_the_limit(
-    atlas: FaultyHpaServer, tmp_path: Path, fault: Fault, message: str
-) -> None:
+def test_a_host_that_drips_cannot_outlast_the_limit(atlas, tmp_path, fault, message):
     atlas.faults[IMAGE.path] = fault
     began = time.monotonic()
     with pytest.raises(FetchFailed, match=message):
@@ -260,7 +246,7 @@ def test_a_host_that_drips_cannot_outlast_the_limit(
     assert files_in(tmp_path) == []
 
 
-def test_a_host_that_is_not_there(tmp_path: Path) -> None:
+def test_a_host_that_is_not_there(tmp_path):
     with FaultyHpaServer() as gone:
         client = client_of(gone)
     with pytest.raises(FetchFailed, match=r"3 tries.*no connection"):
@@ -276,9 +262,7 @@ def test_a_host_that_is_not_there(tmp_path: Path) -> None:
         *((nonsense, 0.5, 1.5) for nonsense in ("0", "", "soon", "-5", "1e9", "Sun, 31 Dec 2023 00:00:00 GMT")),
     ],
 )
-def test_what_the_host_asks_to_wait_is_waited_up_to_the_limit(
-    atlas: FaultyHpaServer, tmp_path: Path, header: Any, least: float, most: float
-) -> None:
+def test_what_the_host_asks_to_wait_is_waited_up_to_the_limit(atlas, tmp_path, header, least, most):
     client = client_of(atlas, max_wait_s=60)
     headers = (("Retry-After", header() if callable(header) else header),)
     atlas.faults[IMAGE.path] = Fault(status=503, headers=headers, times=1)
@@ -286,7 +270,7 @@ def test_what_the_host_asks_to_wait_is_waited_up_to_the_limit(
     assert least <= client.waits[0] <= most
 
 
-def test_waits_double_with_jitter_up_to_the_limit(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_waits_double_with_jitter_up_to_the_limit(atlas, tmp_path):
     atlas.faults[IMAGE.path] = Fault(status=503)
     client = client_of(atlas, retries=6, max_wait_s=10)
     with pytest.raises(FetchFailed, match="7 tries"):
@@ -296,18 +280,18 @@ def test_waits_double_with_jitter_up_to_the_limit(atlas: FaultyHpaServer, tmp_pa
     assert client.waits[:3] != [1, 2, 4]
 
 
-def test_redirects_within_the_allowed_hosts_are_followed(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_redirects_within_the_allowed_hosts_are_followed(atlas, tmp_path):
     atlas.faults["/images/373/old.jpg"] = Fault(redirect=IMAGE.path)
     got = client_of(atlas).fetch_image(f"{atlas.url}/images/373/old.jpg", tmp_path / "i.jpg")
     assert (got.url, got.sha256) == (atlas.url + IMAGE.path, sha256_bytes(JPEG))
 
 
-def test_only_so_many_requests_at_once_over_all_threads(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_only_so_many_requests_at_once_over_all_threads(atlas, tmp_path):
     atlas.faults[IMAGE.path] = Fault(delay_s=0.05)
     client = client_of(atlas, at_once=3)
     start = threading.Barrier(12)
 
-    def fetch(number: int) -> None:
+    def fetch(number):
         start.wait()
         client.fetch_image(atlas.url + IMAGE.path, tmp_path / f"{number}.jpg")
 
@@ -317,9 +301,7 @@ def test_only_so_many_requests_at_once_over_all_threads(atlas: FaultyHpaServer, 
     assert len(files_in(tmp_path)) == 12
 
 
-def test_a_proxy_does_not_stand_before_this_machine(
-    atlas: FaultyHpaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_does_not_stand_before_this_machine(atlas, tmp_path, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     for name in ("NO_PROXY", "no_proxy"):
@@ -340,7 +322,7 @@ HPA = AllowedHosts([".proteinatlas.org"])
         ("HTTP://V18.ProteinAtlas.org/x", "https://v18.proteinatlas.org/x"),
     ],
 )
-def test_addresses_that_may_be_asked(url: str, asked: str) -> None:
+def test_addresses_that_may_be_asked(url, asked):
     assert HPA.checked(url) == asked
 
 
@@ -356,19 +338,19 @@ def test_addresses_that_may_be_asked(url: str, asked: str) -> None:
         "https://[www.proteinatlas.org/x", "",
     ],
 )  # fmt: skip
-def test_addresses_that_may_not(url: str) -> None:
+def test_addresses_that_may_not(url):
     with pytest.raises(FetchFailed):
         HPA.checked(url)
 
 
-def test_another_host_may_not_redirect_to_this_machine() -> None:
+def test_another_host_may_not_redirect_to_this_machine():
     both = AllowedHosts([".proteinatlas.org", "127.0.0.1"])
     assert both.checked("http://127.0.0.1:80/x") == "http://127.0.0.1:80/x"
     with pytest.raises(FetchFailed, match="this machine itself"):
         both.checked("http://127.0.0.1:80/x", came_from="https://www.proteinatlas.org/x")
 
 
-def test_a_port_may_be_allowed_by_name() -> None:
+def test_a_port_may_be_allowed_by_name():
     assert AllowedHosts(["mirror.example:8443"]).checked("https://mirror.example:8443/x")
     with pytest.raises(FetchFailed):
         AllowedHosts(["mirror.example:8443"]).checked("https://mirror.example/x")
@@ -383,12 +365,12 @@ def test_a_port_may_be_allowed_by_name() -> None:
         {"archive_urls": ("ftp://v19.proteinatlas.org",)},
     ],
 )  # fmt: skip
-def test_settings_that_cannot_be_meant(changes: dict[str, Any]) -> None:
+def test_settings_that_cannot_be_meant(changes):
     with pytest.raises(BadSetting):
         HpaClient(HpaSettings(**changes))
 
 
-def test_images_a_page_no_longer_shows_come_from_the_archive(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_images_a_page_no_longer_shows_come_from_the_archive(atlas, tmp_path):
     shown, gone = ToyImage("1", "1_A", antibody="HPA1"), ToyImage("2", "2_A", antibody="HPA2")
     atlas.pages[GENE] = gene_page_xml("KRT5", GENE, "https://new", [shown], blank=[gone], reliability="enhanced")
     old = gene_page_xml("KRT5", GENE, "https://old", [shown, gone], release="19")
@@ -406,9 +388,7 @@ def test_images_a_page_no_longer_shows_come_from_the_archive(atlas: FaultyHpaSer
     assert (found.changed, again.changed, again.page.records) == (True, False, found.page.records)
 
 
-def test_no_archive_is_asked_where_the_page_shows_all_or_has_no_such_tissue(
-    atlas: FaultyHpaServer, tmp_path: Path
-) -> None:
+def test_no_archive_is_asked_where_the_page_shows_all_or_has_no_such_tissue(atlas, tmp_path):
     with FaultyHpaServer() as archive:
         client = client_of(atlas, archive_urls=(archive.url,))
         assert fetch_gene_images(client, GENE, tmp_path / "g.xml").page.outcome == "images"
@@ -416,7 +396,7 @@ def test_no_archive_is_asked_where_the_page_shows_all_or_has_no_such_tissue(
         assert archive.requests == []
 
 
-def test_a_page_of_another_gene_is_refused(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_a_page_of_another_gene_is_refused(atlas, tmp_path):
     atlas.pages["ENSG00000000001"] = atlas.pages[GENE]
     with pytest.raises(BadPage, match=f"page of {GENE}"):
         fetch_gene_images(client_of(atlas), "ENSG00000000001", tmp_path / "g.xml")
@@ -425,25 +405,25 @@ def test_a_page_of_another_gene_is_refused(atlas: FaultyHpaServer, tmp_path: Pat
 # --- the stage `hpa_images`
 
 
-def read_stage(folder: Path, site: FaultyHpaServer, *archives: FaultyHpaServer) -> StageResult:
+def read_stage(folder, site, *archives):
     urls = tuple(archive.url for archive in archives)
     settings = HpaSettings(base_url=site.url, archive_urls=urls, allowed_hosts=("127.0.0.1",), retries=0)
     with HpaClient(settings) as client:
         return make_images(client, GENE, folder / f"{GENE}.xml", folder / "made", "Skin")
 
 
-def validators_sent(site: FaultyHpaServer) -> bool:
+def validators_sent(site):
     return bool({"If-None-Match", "If-Modified-Since"} & set(site.requests[-1].headers))
 
 
-def test_a_page_of_the_same_site_is_not_sent_again(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_a_page_of_the_same_site_is_not_sent_again(atlas, tmp_path):
     first = read_stage(tmp_path, atlas)
     again = read_stage(tmp_path, atlas)
     assert (first.values["http_status"], again.values["http_status"]) == (200, 304)
     assert again.data_version == first.data_version
 
 
-def test_validators_of_another_site_are_not_sent(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_validators_of_another_site_are_not_sent(atlas, tmp_path):
     read_stage(tmp_path, atlas)
     with FaultyHpaServer(pages=dict(atlas.pages)) as other:
         assert read_stage(tmp_path, other).values["http_status"] == 200
@@ -451,7 +431,7 @@ def test_validators_of_another_site_are_not_sent(atlas: FaultyHpaServer, tmp_pat
         assert read_stage(tmp_path, other).values["http_status"] == 304
 
 
-def test_validators_of_an_archives_page_are_not_sent(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_validators_of_an_archives_page_are_not_sent(atlas, tmp_path):
     with FaultyHpaServer() as site:
         read_stage(tmp_path, site, atlas)
         site.pages[GENE] = atlas.pages[GENE]
@@ -459,7 +439,7 @@ def test_validators_of_an_archives_page_are_not_sent(atlas: FaultyHpaServer, tmp
         assert not validators_sent(site)
 
 
-def test_validators_of_another_page_are_not_sent(atlas: FaultyHpaServer, tmp_path: Path) -> None:
+def test_validators_of_another_page_are_not_sent(atlas, tmp_path):
     read_stage(tmp_path, atlas)
     # As when a run is killed between the page of another site and the note of it.
     (tmp_path / f"{GENE}.xml").write_bytes(atlas.pages[GENE].replace(b"KRT5", b"KRT6"))
@@ -467,7 +447,7 @@ def test_validators_of_another_page_are_not_sent(atlas: FaultyHpaServer, tmp_pat
 
 
 @pytest.mark.parametrize("noted", [b"", b"[]", json.dumps({"etag": "x"}).encode()])
-def test_notes_that_cannot_be_used_are_left_aside(atlas: FaultyHpaServer, tmp_path: Path, noted: bytes) -> None:
+def test_notes_that_cannot_be_used_are_left_aside(atlas, tmp_path, noted):
     read_stage(tmp_path, atlas)
     (tmp_path / f"{GENE}.json").write_bytes(noted)
     assert read_stage(tmp_path, atlas).values["http_status"] == 200

@@ -1,7 +1,5 @@
 """Gene lists: columns by name, each gene once, and mistakes that say where they are."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,18 +10,18 @@ from dermatome.hpa.genes import GeneRef, read_gene_list
 K5, K14 = "ENSG00000186081", "ENSG00000186847"
 
 
-def written(tmp_path: Path, text: str, name: str = "genes.tsv", encoding: str = "utf-8") -> Path:
+def written(tmp_path, text, name="genes.tsv", encoding="utf-8"):
     (tmp_path / name).write_bytes(text.encode(encoding))
     return tmp_path / name
 
 
-def test_the_real_search_download(realdata: Path) -> None:
+def test_the_real_search_download(realdata):
     genes = read_gene_list(realdata / "hpa_tsv" / "protein_class_Transcription.tsv")
     assert len(genes) == 1485
     assert genes[0] == GeneRef("ENSG00000101126", "ADNP")
 
 
-def test_the_real_table_of_a_release_names_each_gene_once(realdata: Path) -> None:
+def test_the_real_table_of_a_release_names_each_gene_once(realdata):
     path = realdata / "hpa_tsv" / "normal_tissue_v22_skin.tsv"
     genes = read_gene_list(path)
     assert genes[0] == GeneRef("ENSG00000000003", "TSPAN6")
@@ -48,7 +46,7 @@ def test_the_real_table_of_a_release_names_each_gene_once(realdata: Path) -> Non
         f"# genes of the basal layer\n{K5} KRT5\n{K14}\tKRT14  # and its partner\n",
     ],
 )
-def test_tables_and_lines(tmp_path: Path, text: str) -> None:
+def test_tables_and_lines(tmp_path, text):
     assert read_gene_list(written(tmp_path, text)) == [GeneRef(K5, "KRT5"), GeneRef(K14, "KRT14")]
 
 
@@ -63,28 +61,28 @@ def test_tables_and_lines(tmp_path: Path, text: str) -> None:
         f'"{K5}"\n"{K14}"\n',
     ],
 )
-def test_ids_alone(tmp_path: Path, text: str) -> None:
+def test_ids_alone(tmp_path, text):
     assert read_gene_list(written(tmp_path, text, "g.txt")) == [GeneRef(K5), GeneRef(K14)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
-def test_excel_s_encodings(tmp_path: Path, encoding: str) -> None:
+def test_excel_s_encodings(tmp_path, encoding):
     path = written(tmp_path, f"Gene;Ensembl;Gewebe\r\nKRT5;{K5};für Häute\r\n", encoding=encoding)
     assert read_gene_list(path) == [GeneRef(K5, "KRT5")]
 
 
-def test_rows_without_an_id_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_without_an_id_are_skipped_and_counted(tmp_path, caplog):
     path = written(tmp_path, f"Gene\tEnsembl\nKRT5\t{K5}\nNONE\t\nOTHER\t \nKRT14\t{K14}\n")
     assert [gene.ensembl_id for gene in read_gene_list(path)] == [K5, K14]
     assert "genes.tsv: 2 rows without an Ensembl id are skipped" in caplog.text
 
 
-def test_a_list_and_a_path_as_text(tmp_path: Path) -> None:
+def test_a_list_and_a_path_as_text(tmp_path):
     assert read_gene_list([K14, K5, K14]) == [GeneRef(K14), GeneRef(K5)]
     assert read_gene_list(str(written(tmp_path, K5))) == [GeneRef(K5)]
 
 
-def test_several_ids_of_one_symbol(tmp_path: Path) -> None:
+def test_several_ids_of_one_symbol(tmp_path):
     assert read_gene_list(written(tmp_path, f'Gene\tEnsembl\nKRT\t"{K5}, {K14}"\n')) == [
         GeneRef(K5, "KRT"),
         GeneRef(K14, "KRT"),
@@ -104,13 +102,13 @@ def test_several_ids_of_one_symbol(tmp_path: Path) -> None:
         ("Gene\tEnsembl\n", "has no gene"), ("# nothing\n\n", "has no gene"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named_with_their_place(tmp_path: Path, text: str, message: str) -> None:
+def test_mistakes_are_named_with_their_place(tmp_path, text, message):
     with pytest.raises(BadPage, match=message) as caught:
         read_gene_list(written(tmp_path, text))
     assert str(caught.value).startswith("genes.tsv")
 
 
-def test_files_that_are_no_lists(tmp_path: Path) -> None:
+def test_files_that_are_no_lists(tmp_path):
     with pytest.raises(MissingInput):
         read_gene_list(tmp_path / "none.tsv")
     with pytest.raises(MissingInput):
@@ -125,6 +123,6 @@ def test_files_that_are_no_lists(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 99_999_999_999), min_size=1, max_size=40))
-def test_each_gene_once_in_the_order_given(numbers: list[int]) -> None:
+def test_each_gene_once_in_the_order_given(numbers):
     ids = [f"ENSG{number:011d}" for number in numbers]
     assert [gene.ensembl_id for gene in read_gene_list(ids)] == list(dict.fromkeys(ids))

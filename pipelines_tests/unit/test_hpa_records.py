@@ -22,7 +22,7 @@ URL = "https://images.proteinatlas.org"
 ONE = ToyImage("373", "1_A_1_2")
 
 
-def page(*images: ToyImage, release: str = "23", **more) -> bytes:
+def page(*images, release="23", **more):
     return gene_page_xml("KRT5", "ENSG00000186081", URL, images, release=release, **more)
 
 
@@ -56,7 +56,7 @@ LOCATIONS = {"cytoplasmic/membranous", "cytoplasmic/membranous,nuclear", "nuclea
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_pages_give_what_was_counted_and_read_by_hand(realdata: Path, name: str) -> None:
+def test_real_pages_give_what_was_counted_and_read_by_hand(realdata, name):
     counted, reliability, epidermis = REAL[name]
     found = parse_page(realdata / "hpa_xml" / name)
     rows = found.records.to_pylist()
@@ -80,7 +80,7 @@ def test_real_pages_give_what_was_counted_and_read_by_hand(realdata: Path, name:
         assert all(row["antibody"] and row["patient_id"] and row["staining"] for row in rows)
 
 
-def test_a_real_page_of_release_18_row_by_row(realdata: Path) -> None:
+def test_a_real_page_of_release_18_row_by_row(realdata):
     rows = parse_page(realdata / "hpa_xml" / "ENSG00000134057_v18.xml").records.to_pylist()
     first = rows[0]
     assert (first["slide"], first["gene"], first["ensembl_id"]) == ("115-2043_B_8_1", "CCNB1", "ENSG00000134057")
@@ -106,14 +106,14 @@ def test_a_real_page_of_release_18_row_by_row(realdata: Path) -> None:
     assert (first["reliability"], first["verification"]) == ("enhanced", "reliability")
 
 
-def test_a_real_page_with_tiff_addresses(realdata: Path) -> None:
+def test_a_real_page_with_tiff_addresses(realdata):
     rows = parse_page(realdata / "hpa_xml" / "AP000812.5_v20_with_imageUrlTif.xml").records.to_pylist()
     assert rows[0]["image_url_tif"] == "http://images.proteinatlas.org/39949/84584_B_9_1.tif"
     assert rows[0]["organ"] == "Skin"
     assert rows[0]["slide"] == "39949-84584_B_9_1"
 
 
-def test_other_tissues_and_organs_can_be_asked_for(realdata: Path) -> None:
+def test_other_tissues_and_organs_can_be_asked_for(realdata):
     path = realdata / "hpa_xml" / "ENSG00000000003_TSPAN6_v19.xml"
     assert set(parse_page(path, tissue="skin 2").records["tissue"].to_pylist()) == {"Skin 2"}
     assert set(parse_page(path, tissue="liver").records["tissue"].to_pylist()) == {"Liver"}
@@ -125,7 +125,7 @@ def test_other_tissues_and_organs_can_be_asked_for(realdata: Path) -> None:
 
 
 @pytest.mark.parametrize("release", [str(number) for number in range(12, 26)])
-def test_every_release_gives_the_same_rows(release: str) -> None:
+def test_every_release_gives_the_same_rows(release):
     images = (ONE, ToyImage("373", "1_A_1_3"), ToyImage("373", "1_B_5_8", tissue="Skin 2"))
     found = parse_page(page(*images, release=release, reliability="enhanced"))
     rows = found.records.to_pylist()
@@ -139,7 +139,7 @@ def test_every_release_gives_the_same_rows(release: str) -> None:
     assert {row["licence"] for row in rows} == {licence_of(release)}
 
 
-def test_rna_tumours_and_other_tissues_are_not_skin() -> None:
+def test_rna_tumours_and_other_tissues_are_not_skin():
     bare = parse_page(page(ONE, decoys=False)).records.drop(["page_sha256"])
     assert b"Melanoma" in page(ONE)
     assert b"RNAExpression" in page(ONE)
@@ -147,46 +147,46 @@ def test_rna_tumours_and_other_tissues_are_not_skin() -> None:
 
 
 @pytest.mark.parametrize("name", ["Foreskin", "Skin cancer", "Skinny", "Subskin 1"])
-def test_names_that_only_contain_the_word_are_not_meant(name: str) -> None:
+def test_names_that_only_contain_the_word_are_not_meant(name):
     other = ToyImage("373", "1_A_1_2", tissue=name, organ="Other")
     assert parse_page(page(other, decoys=False)).outcome == "no_tissue"
 
 
-def test_a_tissue_of_the_organ_is_meant() -> None:
+def test_a_tissue_of_the_organ_is_meant():
     assert parse_page(page(ToyImage("3", "1_A", tissue="Sole of foot"))).records.num_rows == 1
 
 
 @pytest.mark.parametrize("tissue", ["Skni", "Melanoma"])
-def test_an_unknown_tissue_is_refused_with_the_names_of_the_page(tissue: str) -> None:
+def test_an_unknown_tissue_is_refused_with_the_names_of_the_page(tissue):
     with pytest.raises(BadSetting, match=r"one of Liver, Skin 1\.$"):
         check_tissue(parse_page(page(ONE), tissue=tissue), tissue)
 
 
 @pytest.mark.parametrize("tissue", ["Lung", "stomach 2", "Skin 1"])
-def test_a_tissue_of_hpa_that_a_page_lacks_is_no_error(tissue: str) -> None:
+def test_a_tissue_of_hpa_that_a_page_lacks_is_no_error(tissue):
     check_tissue(parse_page(page(), tissue=tissue), tissue)
 
 
-def test_a_page_without_the_tissue_is_an_outcome_with_zero_rows(tmp_path: Path) -> None:
+def test_a_page_without_the_tissue_is_an_outcome_with_zero_rows(tmp_path):
     found = parse_page(page())
     assert (found.outcome, found.records.num_rows) == ("no_tissue", 0)
     assert "KRT5 (ENSG00000186081)" in found.message
     assert read_records(write_records(found.records, tmp_path / "k.parquet")).schema == IMAGE_RECORD_SCHEMA
 
 
-def test_levels_without_images_are_another_outcome() -> None:
+def test_levels_without_images_are_another_outcome():
     found = parse_page(page(blank=[ONE]))
     assert (found.outcome, found.records.num_rows) == ("no_images", 0)
     assert found.antibodies_without_images == (ONE.antibody,)
 
 
-def test_a_patients_own_levels_are_read() -> None:
+def test_a_patients_own_levels_are_read():
     text = page(ONE).replace(b"<patientId>1816</patientId>", b"<patientId>1816</patientId><quantity>Rare</quantity>", 1)
     row = parse_page(text).records.to_pylist()[0]
     assert (row["quantity"], row["staining"]) == ("<25%", None)
 
 
-def test_the_root_may_be_the_entry_and_blank_lines_may_come_first() -> None:
+def test_the_root_may_be_the_entry_and_blank_lines_may_come_first():
     entry = etree.fromstring(page(ONE)).find("entry")
     assert entry is not None
     text = b"\n\n  " + etree.tostring(entry)
@@ -194,7 +194,7 @@ def test_the_root_may_be_the_entry_and_blank_lines_may_come_first() -> None:
     assert parse_page(b"\n" * 200_000 + page(ONE)).records.num_rows == 1
 
 
-def test_the_same_image_twice_is_one_row_and_two_images_of_one_id_are_refused() -> None:
+def test_the_same_image_twice_is_one_row_and_two_images_of_one_id_are_refused():
     assert parse_page(page(ONE, ONE)).records.num_rows == 1
     twice = page(ONE, ToyImage("373", "1_A_1_3")).replace(b"images/373/1_A_1_3", b"other/373/1_A_1_2")
     both = page(ONE, ToyImage("373", "1_A_1_3")).replace(b"images/373/1_A_1_3", b"images/373/1_A_1_2")
@@ -232,7 +232,7 @@ stems = st.text("abcXYZ0123456789_", min_size=1, max_size=8)
     ),
     st.sampled_from(["12", "18", "19", "25"]),
 )
-def test_whatever_a_page_says_is_read_back(images: list[ToyImage], release: str) -> None:
+def test_whatever_a_page_says_is_read_back(images, release):
     rows = {row["slide"]: row for row in parse_page(page(*images, release=release)).records.to_pylist()}
     wanted = {f"{i.folder}-{i.stem}": i for i in images if i.tissue != "Liver"}
     assert rows.keys() == wanted.keys()
@@ -261,7 +261,7 @@ def test_whatever_a_page_says_is_read_back(images: list[ToyImage], release: str)
         (page(ONE).replace(b"</sex>", b"</sax>", 1), "not complete XML"),
     ],
 )  # fmt: skip
-def test_pages_that_cannot_be_read_say_so_in_one_sentence(tmp_path: Path, data: bytes, message: str) -> None:
+def test_pages_that_cannot_be_read_say_so_in_one_sentence(tmp_path, data, message):
     (tmp_path / "odd.xml").write_bytes(data)
     with pytest.raises(BadPage, match=message) as caught:
         parse_page(tmp_path / "odd.xml")
@@ -269,7 +269,7 @@ def test_pages_that_cannot_be_read_say_so_in_one_sentence(tmp_path: Path, data: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_page_that_is_not_there() -> None:
+def test_a_page_that_is_not_there():
     with pytest.raises(MissingInput, match="no page"):
         parse_page(Path("nowhere.xml"))
 
@@ -287,7 +287,7 @@ def test_a_page_that_is_not_there() -> None:
     ],
 )
 @pytest.mark.parametrize("place", ["<name>&x;</name>", '<name a="&x;">KRT5</name>', "<name>KRT5</name>"])
-def test_document_types_and_entities_are_refused(doctype: str, place: str) -> None:
+def test_document_types_and_entities_are_refused(doctype, place):
     if "ENTITY x" not in doctype:
         place = "<name>KRT5</name>"
     text = page(ONE).decode().replace("<proteinAtlas ", doctype + "<proteinAtlas ", 1)
@@ -295,7 +295,7 @@ def test_document_types_and_entities_are_refused(doctype: str, place: str) -> No
         parse_page(text.replace("<name>KRT5</name>", place).encode())
 
 
-def test_a_page_over_the_limit_is_refused() -> None:
+def test_a_page_over_the_limit_is_refused():
     with pytest.raises(BadPage, match="larger than a gene page"):
         parse_page(page(ONE), max_bytes=1000)
 
@@ -308,7 +308,7 @@ def test_a_page_over_the_limit_is_refused() -> None:
         ("https://images.proteinatlas.org/373/1_A_1_2.tar.gz", "373-1_A_1_2.tar"),
     ],
 )
-def test_slide_ids(url: str, slide: str) -> None:
+def test_slide_ids(url, slide):
     assert slide_id(url) == slide
 
 
@@ -323,17 +323,17 @@ def test_slide_ids(url: str, slide: str) -> None:
         "https://[broken/373/1.jpg", "",
     ],
 )  # fmt: skip
-def test_addresses_that_would_leave_the_data_root_are_refused(url: str) -> None:
+def test_addresses_that_would_leave_the_data_root_are_refused(url):
     with pytest.raises(BadPage, match="slide id"):
         slide_id(url)
 
 
-def test_one_such_address_fails_its_page() -> None:
+def test_one_such_address_fails_its_page():
     with pytest.raises(BadPage, match="slide id"):
         parse_page(page(ONE, ToyImage("..", "..")))
 
 
-def test_records_come_back_from_parquet_as_lists(tmp_path: Path) -> None:
+def test_records_come_back_from_parquet_as_lists(tmp_path):
     found = parse_page(page(ONE))
     table = read_records(write_records(found.records, tmp_path / "r.parquet"))
     assert table == found.records
@@ -363,7 +363,7 @@ SAMPLE = b"<RNASample age='34' expRNA='0' sampleId='225' sex='Female' unitRNA='p
     ],
     ids=["as HPA does", "tiny tags", "attributes"],
 )
-def test_memory_stays_flat_however_long_the_page(tmp_path: Path, what: bytes, times: int) -> None:
+def test_memory_stays_flat_however_long_the_page(tmp_path, what, times):
     (tmp_path / "short.xml").write_bytes(page(ONE))
     (tmp_path / "long.xml").write_bytes(page(ONE).replace(b"</rnaExpression>", what * times + b"</rnaExpression>"))
     script = """
@@ -390,14 +390,14 @@ def test_memory_stays_flat_however_long_the_page(tmp_path: Path, what: bytes, ti
     ],
     ids=["images", "text"],
 )
-def test_a_page_that_says_more_of_the_tissue_than_any_gene_has_is_refused(more: bytes) -> None:
+def test_a_page_that_says_more_of_the_tissue_than_any_gene_has_is_refused(more):
     text = page(ONE).replace(b"<patient>", more + b"<patient>", 1)
     assert text != page(ONE)
     with pytest.raises(BadPage, match="has more about Skin than a gene page can"):
         parse_page(text)
 
 
-def test_a_tissue_named_last_is_still_found_and_what_was_read_before_is_let_go() -> None:
+def test_a_tissue_named_last_is_still_found_and_what_was_read_before_is_let_go():
     tree = etree.fromstring(page(ONE, ToyImage("373", "1_A_1_3", tissue="Liver", organ="Liver")))
     for data in tree.iter("data"):
         tissue = data.find("tissue")

@@ -6,7 +6,6 @@ import json
 import time
 import xml.etree.ElementTree as ET
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,7 +33,7 @@ CLASSES = {int(c): (c.label, c.colour) for c in TissueClass}
 RNG = np.random.default_rng(0)
 
 
-def discs(height_px: int, width_px: int) -> np.ndarray:
+def discs(height_px, width_px):
     """Discs in rows, across the borders of tiles, numbered in reading order of their rows."""
     rows, columns = np.mgrid[:height_px, :width_px]
     centre = (rows % 32 - 16) ** 2 + (columns % 32 - 16) ** 2 < 120
@@ -45,7 +44,7 @@ def discs(height_px: int, width_px: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (30, 40), (512, 512), (513, 1030)])
-def test_a_tiled_array_is_its_array(shape: tuple[int, int]) -> None:
+def test_a_tiled_array_is_its_array(shape):
     labels = RNG.integers(0, 9, shape).astype(np.int32)
     tiled = TiledArray.of(labels)
     np.testing.assert_array_equal(tiled.whole(), labels)
@@ -72,9 +71,7 @@ Corner = st.tuples(st.integers(-9, 60), st.integers(-9, 60), st.integers(1, 60),
 
 @settings(max_examples=60, deadline=None)
 @given(writes=st.lists(Corner, max_size=6), side=st.integers(3, 40), read=Corner)
-def test_an_array_without_bounds_reads_what_was_written(
-    writes: list[tuple[int, int, int, int]], side: int, read: tuple[int, int, int, int]
-) -> None:
+def test_an_array_without_bounds_reads_what_was_written(writes, side, read):
     plain, tiled = np.zeros((200, 200), np.int64), TiledArray(None, np.int64, tile_px=side)
     for number, (top, left, tall, wide) in enumerate(writes, 1):
         box = Box(top, left, top + tall, left + wide)
@@ -101,7 +98,7 @@ def test_an_array_without_bounds_reads_what_was_written(
 # --- npz
 
 
-def test_masks_and_instances_come_back_and_numpy_reads_them(tmp_path: Path) -> None:
+def test_masks_and_instances_come_back_and_numpy_reads_them(tmp_path):
     path = save_mask(tmp_path / "a.npz", MASK, Box(5, 4, 20, 30))
     mask, crop = load_mask(path, size=Size(30, 40))
     np.testing.assert_array_equal(mask, MASK)
@@ -120,15 +117,15 @@ def test_masks_and_instances_come_back_and_numpy_reads_them(tmp_path: Path) -> N
         np.testing.assert_array_equal(plain["instances"], instances)
 
 
-def test_reading_uses_no_ast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_uses_no_ast(tmp_path, monkeypatch):
     """CPython 3.11's ``ast`` fails at random in threads, and slides are read in threads."""
     path = save_mask(tmp_path / "a.npz", MASK, Box(5, 4, 20, 30))
     monkeypatch.setattr("ast.parse", None)
     np.testing.assert_array_equal(load_mask(path)[0], MASK)
 
 
-def test_the_same_arrays_give_the_same_bytes(tmp_path: Path) -> None:
-    def written(mask: np.ndarray) -> list[bytes]:
+def test_the_same_arrays_give_the_same_bytes(tmp_path):
+    def written(mask):
         tiled = TiledArray.of(mask)
         outlines = tissue_features(summarise_mask(tiled), mpp=0.5, slide="s")
         paths = [
@@ -146,20 +143,20 @@ def test_the_same_arrays_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["C", "F"])
-def test_masks_of_the_source_system_load(tmp_path: Path, layout: str) -> None:
+def test_masks_of_the_source_system_load(tmp_path, layout):
     """Written by plain numpy, 64-bit, in either memory order, without a crop."""
-    np.savez_compressed(tmp_path / "a.npz", mask=np.array(MASK, np.int64, order=layout))  # type: ignore[call-overload]
+    np.savez_compressed(tmp_path / "a.npz", mask=np.array(MASK, np.int64, order=layout))
     mask, crop = load_mask(tmp_path / "a.npz")
     np.testing.assert_array_equal(mask, MASK)
     assert crop == Box(0, 0, 30, 40)
 
 
-def npz(path: Path, **arrays: object) -> Path:
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+def npz(path, **arrays):
+    np.savez(path, **arrays)
     return path
 
 
-def test_bad_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_bad_files_are_refused_in_a_sentence(tmp_path):
     path = tmp_path / "a.npz"
     with pytest.raises(MissingInput, match="stage before"):
         load_mask(tmp_path / "none.npz")
@@ -184,17 +181,15 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
         load_instances(npz(path, instances=np.array([[-1]])))
 
 
-def rewritten(path: Path, data: bytes) -> Path:
+def rewritten(path, data):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("mask.npy", data)
     return path
 
 
-def test_a_header_that_lies_takes_no_memory(tmp_path: Path) -> None:
+def test_a_header_that_lies_takes_no_memory(tmp_path):
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
-        buffer, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6)}
-    )
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6)})
     with pytest.raises(BadAnnotation, match="over the limit"):
         load_mask(rewritten(tmp_path / "a.npz", buffer.getvalue()))
     good = io.BytesIO()
@@ -208,15 +203,15 @@ def test_a_header_that_lies_takes_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
-def test_ome_tiff_opens_with_scale_and_names(tmp_path: Path, dtype: type) -> None:
+def test_ome_tiff_opens_with_scale_and_names(tmp_path, dtype):
     labels = np.random.default_rng(0).integers(0, 4, (700, 1100)).astype(dtype)
     labels[:, 512:1024] = 0  # tiles that hold no label
     path = write_ome_tiff(tmp_path / "s1.ome.tif", TiledArray.of(labels), 0.25, CLASSES)
     with tifffile.TiffFile(path) as tiff:
         assert tiff.is_ome
         page = tiff.pages[0]
-        assert page.is_tiled  # type: ignore[union-attr]
-        assert page.compression.name == "ADOBE_DEFLATE"  # type: ignore[union-attr]
+        assert page.is_tiled
+        assert page.compression.name == "ADOBE_DEFLATE"
         np.testing.assert_array_equal(tiff.series[0].asarray(), labels)
         assert tiff.series[0].axes == "YX"
         assert tiff.ome_metadata is not None
@@ -236,7 +231,7 @@ def test_ome_tiff_opens_with_scale_and_names(tmp_path: Path, dtype: type) -> Non
     np.testing.assert_array_equal(opened[200:, :1050], labels[200:, :1050])
 
 
-def test_ome_tiff_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+def test_ome_tiff_refuses_what_it_cannot_hold(tmp_path):
     with pytest.raises(BadSetting, match="uint8"):
         write_ome_tiff(tmp_path / "a.tif", TiledArray.of(MASK.astype(float)), 0.5)
     with pytest.raises(BadSetting, match="mpp"):
@@ -249,13 +244,13 @@ def test_ome_tiff_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
 # --- outlines
 
 
-def polygon(rings: list[list[list[int]]]) -> shapely.geometry.Polygon:
+def polygon(rings):
     return shapely.geometry.Polygon(rings[0], rings[1:])
 
 
 @settings(max_examples=150, deadline=None)
 @given(labels=hnp.arrays(np.int32, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 2)))
-def test_outlines_are_valid_and_cover_exactly_their_pixels(labels: np.ndarray) -> None:
+def test_outlines_are_valid_and_cover_exactly_their_pixels(labels):
     drawn = np.zeros(labels.shape, int)
     rows, columns = np.mgrid[: labels.shape[0], : labels.shape[1]] + 0.5
     area = {1: 0.0, 2: 0.0}
@@ -268,11 +263,11 @@ def test_outlines_are_valid_and_cover_exactly_their_pixels(labels: np.ndarray) -
     assert area == {1: (labels == 1).sum(), 2: (labels == 2).sum()}
 
 
-def features_of(mask: np.ndarray, slide: str = "s1") -> list[dict]:
+def features_of(mask, slide="s1"):
     return list(tissue_features(summarise_mask(TiledArray.of(mask)), mpp=0.5, slide=slide))
 
 
-def test_nothing_has_no_outline(tmp_path: Path) -> None:
+def test_nothing_has_no_outline(tmp_path):
     assert trace_polygons(np.zeros((5, 5), np.int32)) == []
     assert features_of(np.zeros((5, 5), np.uint8)) == []
     nothing = TiledArray.of(np.zeros((9, 9), np.int32))
@@ -280,7 +275,7 @@ def test_nothing_has_no_outline(tmp_path: Path) -> None:
     assert json.loads(path.read_bytes()) == {"type": "FeatureCollection", "features": []}
 
 
-def test_tissue_outlines_are_qupath_annotations(tmp_path: Path) -> None:
+def test_tissue_outlines_are_qupath_annotations(tmp_path):
     mask = MASK.copy()
     mask[8:10, 8:10] = 3  # keratin in a hole of the epidermis
     mask[0, 0] = 2  # and a second piece of epidermis
@@ -303,7 +298,7 @@ def test_tissue_outlines_are_qupath_annotations(tmp_path: Path) -> None:
     assert len({f["id"] for f in collection["features"]}) == 3
 
 
-def test_a_summary_counts_every_pixel() -> None:
+def test_a_summary_counts_every_pixel():
     mask = RNG.integers(0, 4, (1300, 200)).astype(np.uint8)
     summary = summarise_mask(TiledArray.of(mask))
     assert summary.counts == {t: int((mask == t).sum()) for t in TissueClass}
@@ -312,9 +307,7 @@ def test_a_summary_counts_every_pixel() -> None:
     assert summarise_mask(TiledArray.of(mask.reshape(200, 1300))).digest != summary.digest
 
 
-def test_outlines_of_a_large_mask_are_drawn_on_fewer_pixels_and_areas_stay_exact(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_outlines_of_a_large_mask_are_drawn_on_fewer_pixels_and_areas_stay_exact(monkeypatch):
     mask = np.zeros((903, 1202), np.uint8)
     mask[100:700, 200:900] = TissueClass.EPIDERMIS
     monkeypatch.setattr(geojson, "_TRACED_WHOLE_PX", 50_000)
@@ -329,7 +322,7 @@ def test_outlines_of_a_large_mask_are_drawn_on_fewer_pixels_and_areas_stay_exact
     assert (np.abs(ring.max(axis=0) - [900, 700]) <= 5).all()
 
 
-def test_cells_are_qupath_detections_with_their_numbers() -> None:
+def test_cells_are_qupath_detections_with_their_numbers():
     instances = np.zeros((20, 20), np.int32)
     instances[2:5, 3:7], instances[2:5, 7:9] = 1, 2  # they touch
     cells = pd.DataFrame(
@@ -346,7 +339,7 @@ def test_cells_are_qupath_detections_with_their_numbers() -> None:
     assert features != other
 
 
-def test_outlines_are_whole_across_blocks() -> None:
+def test_outlines_are_whole_across_blocks():
     """Two thousand cells and more, some over the borders of tiles and blocks: each outlined once, at its place."""
     instances = np.zeros((2100, 2200), np.int32)
     instances[300:, 180:] = discs(1800, 2020)

@@ -2,7 +2,6 @@
 
 import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,17 +19,15 @@ from dermatome.labels.imagescope import Annotation, Region, read_annotation
 FIELD = Size(40, 50)
 
 
-def box(
-    top: float, left: float, bottom: float, right: float, name: str = "Epithelial", cut_out: bool = False
-) -> Region:
+def box(top, left, bottom, right, name="Epithelial", cut_out=False):
     return Region(np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float), name, cut_out)
 
 
-def xml(layers: str, head: str = '<Annotations MicronsPerPixel="0.25">') -> str:
+def xml(layers, head='<Annotations MicronsPerPixel="0.25">'):
     return f"{head}{layers}</Annotations>"
 
 
-def layer(name: str, *outlines: list[tuple[float, float]]) -> str:
+def layer(name, *outlines):
     regions = "".join(
         "<Region><Attributes><Attribute Name='of the region'/></Attributes><Vertices>"
         + "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in points)
@@ -43,7 +40,7 @@ def layer(name: str, *outlines: list[tuple[float, float]]) -> str:
     )
 
 
-def test_classes_outlines_and_scale_are_read(tmp_path: Path) -> None:
+def test_classes_outlines_and_scale_are_read(tmp_path):
     file = tmp_path / "a.xml"
     triangle = [(1.5, 2.0), (8.0, 2.0), (4.0, 9.25)]
     file.write_text(xml(layer("Epithelial", triangle) + layer("Ambiguous", triangle, [])))
@@ -54,7 +51,7 @@ def test_classes_outlines_and_scale_are_read(tmp_path: Path) -> None:
     assert read.regions[2].outline.shape == (0, 2)
 
 
-def test_a_box_covers_exactly_its_pixels() -> None:
+def test_a_box_covers_exactly_its_pixels():
     maps = draw_nuclei(Annotation((box(5, 10, 17, 30),)), FIELD)
     wanted = np.zeros((40, 50), np.int32)
     wanted[5:17, 10:30] = 1
@@ -65,7 +62,7 @@ def test_a_box_covers_exactly_its_pixels() -> None:
     np.testing.assert_array_equal(maps.ternary, wanted)
 
 
-def test_the_smaller_nucleus_lies_on_top_in_whatever_order() -> None:
+def test_the_smaller_nucleus_lies_on_top_in_whatever_order():
     large, small = box(2, 2, 30, 30), box(20, 20, 34, 34, "Lymphocyte")
     one, two = (draw_nuclei(Annotation(order), FIELD) for order in ((large, small), (small, large)))
     np.testing.assert_array_equal(one.semantic, two.semantic)
@@ -75,7 +72,7 @@ def test_the_smaller_nucleus_lies_on_top_in_whatever_order() -> None:
     assert one.ternary[20, 25] == TernaryClass.BOUNDARY
 
 
-def test_ambiguous_regions_are_ignored_and_lie_below_nuclei() -> None:
+def test_ambiguous_regions_are_ignored_and_lie_below_nuclei():
     maps = draw_nuclei(Annotation((box(5, 5, 15, 15), box(0, 0, 20, 10, "Ambiguous"))), FIELD)
     assert maps.instances.max() == 1
     assert (maps.semantic[5:15, 5:15] == NucleusClass.EPITHELIAL).all()
@@ -83,7 +80,7 @@ def test_ambiguous_regions_are_ignored_and_lie_below_nuclei() -> None:
     np.testing.assert_array_equal(maps.ignored, maps.semantic == IGNORED)
 
 
-def test_what_cannot_be_drawn_is_told_and_leaves_no_gap() -> None:
+def test_what_cannot_be_drawn_is_told_and_leaves_no_gap():
     line = Region(np.array([[3.0, 3], [9, 9]]), "Epithelial")
     outside, again = box(100, 100, 120, 120), box(10, 10, 20, 20)
     maps = draw_nuclei(Annotation((line, outside, box(10, 10, 20, 20), again, box(30, 5, 31, 6))), FIELD)
@@ -92,14 +89,14 @@ def test_what_cannot_be_drawn_is_told_and_leaves_no_gap() -> None:
     assert (maps.ternary[30, 5], maps.instances[30, 5]) == (TernaryClass.INSIDE, 2)
 
 
-def test_an_outline_that_crosses_itself_is_filled_and_the_edge_of_the_image_is_no_boundary() -> None:
+def test_an_outline_that_crosses_itself_is_filled_and_the_edge_of_the_image_is_no_boundary():
     twice = np.array([[5, 5], [25, 5], [25, 25], [5, 25], [5, 4], [26, 4], [26, 26], [4, 26], [4, 4]], float)
     maps = draw_nuclei(Annotation((Region(twice, "Macrophage"),)), FIELD)
     assert (maps.instances[5:25, 5:25] == 1).all()
     assert (draw_nuclei(Annotation((box(-50, -50, 90, 90),)), FIELD).ternary == TernaryClass.INSIDE).all()
 
 
-def test_the_negative_pen_cuts_out() -> None:
+def test_the_negative_pen_cuts_out():
     maps = draw_nuclei(Annotation((box(5, 5, 25, 25), box(10, 10, 12, 12, cut_out=True))), FIELD)
     assert maps.instances.sum() == 400 - 4
     assert maps.undrawn == ()
@@ -111,7 +108,7 @@ def test_the_negative_pen_cuts_out() -> None:
         st.tuples(*[st.floats(-8, 60)] * 6, st.sampled_from(["Epithelial", "neutrophil", "Ambiguous", ""])), max_size=9
     )
 )
-def test_the_maps_agree_with_one_another(triangles: list[tuple[float, float, float, float, float, float, str]]) -> None:
+def test_the_maps_agree_with_one_another(triangles):
     regions = tuple(Region(np.array(points, float).reshape(3, 2), name) for *points, name in triangles)
     maps = draw_nuclei(Annotation(regions), FIELD)
     count = int(maps.instances.max())
@@ -128,12 +125,12 @@ def test_the_maps_agree_with_one_another(triangles: list[tuple[float, float, flo
     st.lists(st.tuples(st.floats(-5, 25), st.floats(-5, 25)), min_size=3, max_size=12),
     st.sampled_from([None, 0.5, 1.0]),
 )
-def test_filled_pixels_are_those_of_scikit_image(corners: list[tuple[float, float]], grid: float | None) -> None:
+def test_filled_pixels_are_those_of_scikit_image(corners, grid):
     outline = np.array(corners) if grid is None else np.round(np.array(corners) / grid) * grid
     np.testing.assert_array_equal(pixels_in_outline(outline, 15, 20), grid_points_in_poly((20, 15), outline).T)
 
 
-def test_a_freehand_outline_of_thousands_of_points_is_drawn_at_once() -> None:
+def test_a_freehand_outline_of_thousands_of_points_is_drawn_at_once():
     outline = np.random.default_rng(0).uniform(0, 2000, (3000, 2))
     pixels_in_outline(outline[:3], 4, 4)  # compiled
     start = time.monotonic()
@@ -141,7 +138,7 @@ def test_a_freehand_outline_of_thousands_of_points_is_drawn_at_once() -> None:
     assert time.monotonic() - start < 10, "testing each pixel against each edge takes 21 s"
 
 
-def test_many_large_regions_take_the_memory_of_one() -> None:
+def test_many_large_regions_take_the_memory_of_one():
     squares = Annotation(tuple(box(0, 16 * n, 300, 300) for n in range(18)))
     draw_nuclei(Annotation(()), Size(300, 300))  # what is imported stays
     tracemalloc.start()
@@ -154,21 +151,21 @@ def test_many_large_regions_take_the_memory_of_one() -> None:
     assert peak_bytes < 100 * 300 * 300
 
 
-def test_regions_that_cover_the_image_again_and_again_are_refused_before_they_are_drawn() -> None:
+def test_regions_that_cover_the_image_again_and_again_are_refused_before_they_are_drawn():
     # A wild coordinate is not drawn, and does not count.
     draw_nuclei(Annotation((box(-1e7, -1e7, 1e7, 1e7),) * 18), FIELD)
     with pytest.raises(BadAnnotation, match="the annotation has regions that cover their image 23 times over"):
         draw_nuclei(Annotation((box(-1e7, -1e7, 1e7, 1e7),) * 21), FIELD)
 
 
-def test_ternary_of_touching_nuclei_keeps_them_apart() -> None:
+def test_ternary_of_touching_nuclei_keeps_them_apart():
     instances = np.zeros((20, 30), np.int32)
     instances[2:18, 2:15], instances[2:18, 15:28] = 1, 2
     row = ternary_map(instances)[10, 10:20]
     assert row.tolist() == [1, 1, 2, 2, 2, 2, 2, 2, 1, 1]
 
 
-def test_an_unknown_class_names_what_is_known() -> None:
+def test_an_unknown_class_names_what_is_known():
     with pytest.raises(BadAnnotation, match="'Plasma'.*epithelial, lymphocyte, neutrophil, macrophage or ambiguous"):
         draw_nuclei(Annotation((box(1, 1, 9, 9, "Plasma"),)), FIELD)
 
@@ -188,7 +185,7 @@ GOOD = xml(layer("Epithelial", [(1, 1), (9, 1), (9, 9)]))
         (GOOD.replace('X="9"', 'X="1e300"'), "no place on an image"),
     ],
 )  # fmt: skip
-def test_what_is_no_annotation_is_refused_in_one_sentence(tmp_path: Path, content: str, said: str) -> None:
+def test_what_is_no_annotation_is_refused_in_one_sentence(tmp_path, content, said):
     file = tmp_path / "a.xml"
     file.write_text(content)
     with pytest.raises(BadAnnotation, match=said) as caught:
@@ -196,7 +193,7 @@ def test_what_is_no_annotation_is_refused_in_one_sentence(tmp_path: Path, conten
     assert "a.xml" in str(caught.value)
 
 
-def test_ellipses_and_decimal_commas_of_imagescope(tmp_path: Path) -> None:
+def test_ellipses_and_decimal_commas_of_imagescope(tmp_path):
     corners = [("10,5", 10), (30, 10), (30, 20), ("10,5", 20)]
     for points in (corners, corners[::2]):
         text = xml(layer("Epithelial", points), '<Annotations MicronsPerPixel="0,25">')
@@ -208,7 +205,7 @@ def test_ellipses_and_decimal_commas_of_imagescope(tmp_path: Path) -> None:
         assert (covered[10, 11], covered[15, 12]) == (0, 1)
 
 
-def test_limits_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_hold(tmp_path, monkeypatch):
     file = tmp_path / "a.xml"
     file.write_text(GOOD)
     for limit, said in (("MAX_VERTICES", "vertices"), ("MAX_REGIONS", "regions"), ("MAX_BYTES", "larger than")):
@@ -220,7 +217,7 @@ def test_limits_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_annotation(tmp_path / "none.xml")
 
 
-def test_real_files(realdata: Path, tmp_path: Path) -> None:
+def test_real_files(realdata, tmp_path):
     nuclei = read_annotation(realdata / "monuseg" / "TCGA-A7-A13E-01Z-00-DX1.xml")
     assert (len(nuclei.regions), nuclei.mpp) == (314, 0.2456)
     maps = draw_nuclei(nuclei, Size(1000, 1000))

@@ -101,7 +101,7 @@ def test_an_error_is_a_sentence_and_a_defect_is_not_shown():
 
 
 @pytest.fixture
-def root(root: DataRoot, monkeypatch) -> DataRoot:
+def root(root, monkeypatch):
     monkeypatch.setattr("dermatome.synthetic.cohort.ANNOTATED", ("one",))
     monkeypatch.setattr("dermatome.synthetic.cohort.SLIDE_PX", 96)
     write_annotations(root.annotations)

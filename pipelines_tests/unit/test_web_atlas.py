@@ -37,7 +37,7 @@ def antibodies(gene, ensembl_id, synonyms=None, pattern="basal"):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> DataRoot:
+def root(tmp_path_factory):
     root = DataRoot(tmp_path_factory.mktemp("atlas") / "data")
     rng = np.random.default_rng(0)
     pixels = rng.integers(60, 240, (HEIGHT, WIDTH, 3), np.uint8)

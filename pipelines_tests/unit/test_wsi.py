@@ -1,7 +1,6 @@
 """Vendors' slides through OpenSlide, on a real one and on a pyramid made here, and scales that files state."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (600, 520, 3)).astype(np.uint8)
 APERIO = "Aperio Image Library v11.2.1 \n520x600 (128x128) JPEG/RGB Q=90|AppMag = 20|MPP = 0.4990"
 
 
-def as_svs(path: Path, description: str = APERIO) -> Path:
+def as_svs(path, description=APERIO):
     """A pyramid of two levels that OpenSlide takes for Aperio's; without loss."""
     with tifffile.TiffWriter(path) as writer:
         for rgb in (RGB, RGB[::2, ::2]):
@@ -29,7 +28,7 @@ def as_svs(path: Path, description: str = APERIO) -> Path:
     return path
 
 
-def test_a_slide_is_read_in_parts_at_each_level(tmp_path: Path) -> None:
+def test_a_slide_is_read_in_parts_at_each_level(tmp_path):
     slide = read_slide(as_svs(tmp_path / "a.svs"), declared_mpp=0.25)
     assert isinstance(slide.pixels, WsiPixels)
     assert (slide.size, slide.mpp, slide.mpp_source) == (Size(600, 520), 0.499, MppSource.FILE)
@@ -41,7 +40,7 @@ def test_a_slide_is_read_in_parts_at_each_level(tmp_path: Path) -> None:
     slide.pixels.check()
 
 
-def test_a_scale_is_declared_where_none_is_stated(tmp_path: Path) -> None:
+def test_a_scale_is_declared_where_none_is_stated(tmp_path):
     silent = as_svs(tmp_path / "b.svs", APERIO.replace("|MPP = 0.4990", ""))
     assert read_slide(silent, declared_mpp=0.5).conversions == ("read in parts, at 2 levels",)
     with pytest.raises(BadImage, match="states a 20× objective, about 0.5 µm per pixel, and no scale.*--mpp"):
@@ -57,7 +56,7 @@ def test_a_scale_is_declared_where_none_is_stated(tmp_path: Path) -> None:
     assert "the file states 0.499 µm per pixel, used instead of 0.25" in stated.conversions
 
 
-def test_what_is_no_slide_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_slide_is_refused(tmp_path):
     whole = as_svs(tmp_path / "a.svs").read_bytes()
     for name, data in (("cut.svs", whole[:3000]), ("text.ndpi", b"no slide"), ("empty.dcm", b"")):
         (tmp_path / name).write_bytes(data)
@@ -65,7 +64,7 @@ def test_what_is_no_slide_is_refused(tmp_path: Path) -> None:
             read_slide(tmp_path / name)
 
 
-def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path: Path) -> None:
+def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path):
     path = as_svs(tmp_path / "a.svs")
     with tifffile.TiffFile(path) as tiff:
         offsets = [page.dataoffsets[0] for page in tiff.pages]
@@ -125,7 +124,7 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path: Path) ->
         ({"ome": True, "metadata": {"PhysicalSizeX": 5e-7, "PhysicalSizeXUnit": "m"}}, 0.5),
     ],
 )
-def test_scales_that_tiffs_state(tmp_path: Path, how: dict, mpp: float | None) -> None:
+def test_scales_that_tiffs_state(tmp_path, how, mpp):
     buffer = io.BytesIO()
     ome = how.pop("ome", False)
     tifffile.imwrite(buffer, RGB[:40, :40], photometric="rgb", ome=ome, **how)
@@ -137,13 +136,13 @@ def test_scales_that_tiffs_state(tmp_path: Path, how: dict, mpp: float | None) -
 
 
 @pytest.mark.parametrize("suffix", [".svs", ".tif"])
-def test_pixels_that_are_not_square_are_refused(tmp_path: Path, suffix: str) -> None:
+def test_pixels_that_are_not_square_are_refused(tmp_path, suffix):
     path = as_svs(tmp_path / f"a{suffix}", "Motic V1|MPPX = 0.25|MPPY = 0.5")
     with pytest.raises(BadImage, match=r"pixels of 0\.25 × 0\.5 µm, which are not square"):
         read_slide(path)
 
 
-def test_a_missing_resolution_unit_is_the_inch(tmp_path: Path) -> None:
+def test_a_missing_resolution_unit_is_the_inch(tmp_path):
     path = tmp_path / "a.tif"
     Image.fromarray(RGB[:40, :40]).save(path, tiffinfo={282: 101_600.0, 283: 101_600.0})
     with tifffile.TiffFile(path) as tiff:
@@ -151,7 +150,7 @@ def test_a_missing_resolution_unit_is_the_inch(tmp_path: Path) -> None:
     assert stated_scale(path).mpp == pytest.approx(0.25)
 
 
-def test_an_implausible_scale_is_not_used_and_noted(tmp_path: Path) -> None:
+def test_an_implausible_scale_is_not_used_and_noted(tmp_path):
     Image.fromarray(RGB[:40, :40]).save(tmp_path / "a.tif", dpi=(300, 300))
     slide = read_slide(tmp_path / "a.tif")
     assert slide.mpp_source is MppSource.DECLARED
@@ -163,13 +162,13 @@ def test_an_implausible_scale_is_not_used_and_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["Objective Lens = 20", "Mag=20", "scanned at 20X", "objective 20x/0.8", "Lens x20"])
-def test_an_objective_in_any_words_counts(tmp_path: Path, words: str) -> None:
+def test_an_objective_in_any_words_counts(tmp_path, words):
     tifffile.imwrite(tmp_path / "a.tif", RGB[:40, :40], photometric="rgb", description=f"40x40 {words}", metadata=None)
     with pytest.raises(BadImage, match="20× objective"):
         read_slide(tmp_path / "a.tif", declared_mpp=0.25)
 
 
-def test_the_objective_of_ome_xml_counts(tmp_path: Path) -> None:
+def test_the_objective_of_ome_xml_counts(tmp_path):
     xml = (
         '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Instrument ID="Instrument:0"><Objective '
         'ID="Objective:0:0" NominalMagnification="20"/></Instrument><Image ID="Image:0"><Pixels ID="Pixels:0" '
@@ -180,7 +179,7 @@ def test_the_objective_of_ome_xml_counts(tmp_path: Path) -> None:
         read_slide(tmp_path / "a.tif", declared_mpp=0.25)
 
 
-def test_a_real_slide(realdata: Path) -> None:
+def test_a_real_slide(realdata):
     path = realdata / "wsi" / "CMU-1-Small-Region.svs"
     slide = read_slide(path)
     assert (slide.size, slide.mpp, slide.mpp_source) == (Size(2967, 2220), 0.499, MppSource.FILE)
