@@ -18,7 +18,8 @@ import pickle
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,7 +32,7 @@ from PIL import Image
 from dermatome.classes import Instances
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
-from dermatome.labels.drawn_maps import AMBIGUOUS, BOUNDARY_PX, NucleusMaps, draw_nuclei, label_maps
+from dermatome.labels.drawn_maps import AMBIGUOUS, NucleusMaps, draw_nuclei, label_maps
 from dermatome.labels.imagescope import MAX_BYTES, MAX_COORDINATE, Annotation, Region, ellipse, read_annotation
 from dermatome.labels.npz import read_header
 
@@ -95,15 +96,12 @@ def read_outlines(path: Path) -> Annotation:
     return read_annotation(path) if path.suffix.lower() == ".xml" else read_json_outlines(path)
 
 
-def read_maps(
-    path: Path, size: Size, boundary_px: int = BOUNDARY_PX, *, classes: bool = True
-) -> tuple[NucleusMaps, float | None]:
+def read_maps(path: Path, size: Size, *, classes: bool = True) -> tuple[NucleusMaps, float | None]:
     """Reads an annotation file and draws it.
 
     Args:
         path: see the head of this module.
         size: of the image.
-        boundary_px: of the ternary map, px.
         classes: whether the names of classes count. If not, any name will do, and objects have no class.
 
     Returns:
@@ -114,12 +112,12 @@ def read_maps(
         BadAnnotation: it cannot be read, does not fit the image, or names an unknown class.
     """
     if not is_outlines(path):
-        return label_maps(read_label_image(path, size), boundary_px=boundary_px), None
+        return label_maps(read_label_image(path, size)), None
     read = read_outlines(path)
     if not classes:
         named = (replace(r, name=AMBIGUOUS if r.name.casefold() == AMBIGUOUS else "") for r in read.regions)
         read = replace(read, regions=tuple(named))
-    return draw_nuclei(read, size, boundary_px), read.mpp
+    return draw_nuclei(read, size), read.mpp
 
 
 def read_label_image(path: Path, size: Size, *, objects: bool = True) -> Instances:
@@ -209,23 +207,32 @@ def read_json_outlines(path: Path) -> Annotation:
         BadAnnotation: it is neither, or larger than any export is.
     """
     left_out: Counter[str] = Counter()
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadAnnotation(f"{path} is larger than {MAX_BYTES >> 20} MB: export fewer objects to a file.")
-        content = json.loads(path.read_bytes())
+    with json_outlines(path, "GeoJSON of polygons and no labelme file", "QuPath or labelme") as content:
         is_labelme = isinstance(content, dict) and "shapes" in content
         regions = (_labelme_regions if is_labelme else _qupath_regions)(content, left_out)
         if not all((np.abs(part) <= MAX_COORDINATE).all() for region in regions for part in region.parts):
             raise ValueError("a coordinate is no place on an image")
-    except FileNotFoundError as error:
-        raise MissingInput(f"There is no annotation {path}: put it beside its image.") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise BadAnnotation(
-            f"{path} is no GeoJSON of polygons and no labelme file ({error!r}): export it from QuPath or labelme again."
-        ) from error
     if left_out:
         _report(path, in_words(left_out))
     return Annotation(tuple(regions), None, path.name, dict(left_out))
+
+
+@contextmanager
+def json_outlines(path: Path, kind: str, program: str) -> Iterator[Any]:
+    """Yields the content of a JSON file of outlines; what is wrong with it is raised as a sentence.
+
+    Raises:
+        MissingInput: there is no such file.
+        BadAnnotation: it is larger than any export is, or reading it failed.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadAnnotation(f"{path} is larger than {MAX_BYTES >> 20} MB: export fewer outlines to a file.")
+        yield json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise MissingInput(f"There is no annotation {path}: put it beside its image.") from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise BadAnnotation(f"{path} is no {kind} ({error!r}): export it from {program} again.") from error
 
 
 def in_words(left_out: Mapping[str, int]) -> str:
@@ -248,7 +255,7 @@ def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
     regions = []
     for feature, kind in zip(features, kinds, strict=True):
         geometry, name = feature.get("geometry"), class_name((feature.get("properties") or {}).get("classification"))
-        parts = _polygons(geometry)
+        parts = [ring(part[0]) for part in polygons(geometry) if part[0]]
         if not parts:
             left_out["no geometry" if geometry is None else str(geometry["type"])] += 1
         elif name.endswith("*"):
@@ -278,16 +285,21 @@ def class_name(classification: Any) -> str:
     return AMBIGUOUS if base == AMBIGUOUS or base.startswith("ignore") else name
 
 
-def _polygons(geometry: Any) -> list[npt.NDArray[np.float64]]:
-    """The outer rings of a geometry, (N, 2) x and y each."""
+def polygons(geometry: Any) -> list[list[Any]]:
+    """The rings of each polygon of a geometry as the file has them, the outer one first; a line or point has none."""
     if geometry is None or geometry["type"] in _NO_AREA:
         return []
     if geometry["type"] == "GeometryCollection":
-        return [ring for one in geometry["geometries"] for ring in _polygons(one)]
+        return [rings for one in geometry["geometries"] for rings in polygons(one)]
     if geometry["type"] not in ("Polygon", "MultiPolygon"):
         raise ValueError(f"a {geometry['type']} is no geometry")
     parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    return [np.array([[float(x), float(y)] for x, y, *_ in part[0]]) for part in parts if part and part[0]]
+    return [part for part in parts if part]
+
+
+def ring(points: Any) -> npt.NDArray[np.float64]:
+    """(N, 2) x and y of the points of a ring."""
+    return np.array([[float(x), float(y)] for x, y, *_ in points])
 
 
 def _labelme_regions(content: Any, left_out: Counter[str]) -> list[Region]:

@@ -84,10 +84,10 @@ class TiledArray:
         """Returns the array as a numpy array."""
         return self[:, :]
 
-    def bands(self, rows: int = TILE_PX) -> Iterator[npt.NDArray[Any]]:
-        """Yields all rows from the top, ``rows`` at a time."""
-        for top in range(0, self.shape[-2], rows):
-            yield self[top : top + rows, :]
+    def bands(self) -> Iterator[npt.NDArray[Any]]:
+        """Yields all rows from the top, some hundred at a time."""
+        for top in range(0, self.shape[-2], TILE_PX):
+            yield self[top : top + TILE_PX, :]
 
     def write(self, box: Box, values: npt.NDArray[Any]) -> None:
         """Replaces the values in ``box``."""

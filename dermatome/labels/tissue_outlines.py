@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import IGNORED, ClassMap
-from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box, Size
-from dermatome.labels.annotation_files import class_name, in_words
+from dermatome.labels.annotation_files import class_name, in_words, json_outlines, polygons, ring
 from dermatome.labels.drawn_maps import AMBIGUOUS, MAX_TIMES_COVERED
-from dermatome.labels.imagescope import MAX_BYTES, MAX_COORDINATE
+from dermatome.labels.imagescope import MAX_COORDINATE
 from dermatome.labels.palette import IGNORED_LABEL, Palette
 
 _log = logging.getLogger(__name__)
@@ -46,15 +44,14 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
     palette, left_out = palette or Palette(), Counter[str]()
     mask: ClassMap = np.full((size.height_px, size.width_px), elsewhere, np.uint8)
     covered_px = drawn = 0
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadAnnotation(f"{path} is larger than {MAX_BYTES >> 20} MB: export fewer outlines to a file.")
-        content = json.loads(path.read_bytes())
+    with json_outlines(path, "GeoJSON of polygons", "QuPath") as content:
         for feature in content if isinstance(content, list) else content.get("features", [content]):
             name = class_name((feature.get("properties") or {}).get("classification"))
-            polygons = _polygons(feature["geometry"])
-            if not name or name.endswith("*") or not polygons:
-                left_out["no class" if polygons and not name else f"class {name}" if polygons else "no polygon"] += 1
+            drawable = [[ring(points) for points in part] for part in polygons(feature["geometry"])]
+            if not all(len(one) > 2 and (np.abs(one) <= MAX_COORDINATE).all() for rings in drawable for one in rings):
+                raise ValueError("a ring of fewer than three points, or a coordinate that is no place on an image")
+            if not name or name.endswith("*") or not drawable:
+                left_out["no class" if drawable and not name else f"class {name}" if drawable else "no polygon"] += 1
                 continue
             number = palette.class_named(IGNORED_LABEL if name == AMBIGUOUS else name)
             if number is None:
@@ -63,7 +60,7 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
                     "ignored, or list the name in palette.json."
                 )
             drawn += 1
-            for rings in polygons:
+            for rings in drawable:
                 box = _within(rings[0], size)
                 covered_px += box.size.area_px
                 if covered_px > MAX_TIMES_COVERED * size.area_px:
@@ -72,28 +69,11 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
                         "those that lie on one another."
                     )
                 mask[box.slices][_inside(rings, box)] = number
-    except FileNotFoundError as error:
-        raise MissingInput(f"There is no annotation {path}: put it beside its image.") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise BadAnnotation(f"{path} is no GeoJSON of polygons ({error!r}): export it from QuPath again.") from error
     if left_out:
         _log.warning("%s: left out, as they are no outlines of tissue: %s.", path, in_words(left_out))
     if not drawn:
         raise BadAnnotation(f"{path} has no polygon with a class: give each outline in QuPath its class.")
     return mask
-
-
-def _polygons(geometry: Any) -> list[list[_Ring]]:
-    """The rings of each polygon of a geometry, the outer one first; (N, 2) x and y each."""
-    if geometry is not None and geometry["type"] == "GeometryCollection":
-        return [rings for one in geometry["geometries"] for rings in _polygons(one)]
-    if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon"):
-        return []
-    parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    polygons = [[np.array([[float(x), float(y)] for x, y, *_ in ring]) for ring in part] for part in parts if part]
-    if not all(len(ring) > 2 and (np.abs(ring) <= MAX_COORDINATE).all() for rings in polygons for ring in rings):
-        raise ValueError("a ring of fewer than three points, or a coordinate that is no place on an image")
-    return polygons
 
 
 def _within(ring: _Ring, size: Size) -> Box:

@@ -8,14 +8,11 @@ from PIL import Image
 
 from dermatome.classes import RgbImage
 
-_PREVIEW_PX = 480
+_PREVIEW_PX, _MAX_BYTES = 480, 8_000
 
 
-def preview(image: bytes | RgbImage, max_bytes: int = 8_000) -> bytes:
-    """Encodes a small WebP of a figure (PNG bytes) or an image (H, W, 3) uint8.
-
-    The image is shrunk until it fits into ``max_bytes``.
-    """
+def preview(image: bytes | RgbImage) -> bytes:
+    """Encodes a WebP of at most 8,000 bytes of a figure (PNG bytes) or an image (H, W, 3) uint8."""
     with Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image) as opened:
         full = opened.convert("RGB")
     full.thumbnail((_PREVIEW_PX, _PREVIEW_PX), Image.Resampling.LANCZOS)
@@ -24,8 +21,8 @@ def preview(image: bytes | RgbImage, max_bytes: int = 8_000) -> bytes:
         buffer = io.BytesIO()
         # At this quality a core of noisy tissue is still 200 px wide, and the text of most figures can be read.
         small.save(buffer, format="WEBP", quality=30)
-        if buffer.tell() <= max_bytes or side <= 64:
+        if buffer.tell() <= _MAX_BYTES or side <= 64:
             return buffer.getvalue()
-        side = max(64, int(side * min(0.92, (max_bytes / buffer.tell()) ** 0.6)))
+        side = max(64, int(side * min(0.92, (_MAX_BYTES / buffer.tell()) ** 0.6)))
         small = full.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)

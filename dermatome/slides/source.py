@@ -116,12 +116,6 @@ def sources_now(sources: Mapping[str, SlideSource], root: Path, name: str) -> Ca
     return now
 
 
-def folder_sources(folder: Path) -> list[SlideSource]:
-    """Returns one source for each image directly in ``folder``, by name; the file's stem is the slide id."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SLIDE_SUFFIXES)
-    return [SlideSource(slide=path.stem, origin="folder", location=str(path)) for path in paths]
-
-
 def inbox_sources(inbox: Path, names: Iterable[str] | None = None) -> dict[str, SlideSource]:
     """Returns the sources of the H&E slides in an inbox, by slide; slides with two images are left out.
 

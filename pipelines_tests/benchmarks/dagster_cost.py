@@ -86,9 +86,9 @@ def _prepare(folder: Path, count: int) -> None:
 
 
 def _sources(root: Path) -> list[Any]:
-    from dermatome.slides.source import folder_sources
+    from dermatome.slides.source import inbox_sources
 
-    return folder_sources(root / "inbox")
+    return list(inbox_sources(root / "inbox").values())
 
 
 def _instance(folder: Path) -> Any:

@@ -85,13 +85,13 @@ def put_slides(root: DataRoot, images: Sequence[RgbImage]) -> list[str]:
     """Images as slides of a data root: JPEG files, fetched and verified; returns their ids."""
     from PIL import Image
 
-    from dermatome.slides.source import acquire_slide, folder_sources
+    from dermatome.slides.source import acquire_slide, inbox_sources
 
     with tempfile.TemporaryDirectory() as folder:
         inbox = Path(folder)
         for number, pixels in enumerate(images):
             Image.fromarray(pixels).save(inbox / f"slide{number:03d}.jpg", quality=92)
-        sources = {source.slide: source for source in folder_sources(inbox)}
+        sources = inbox_sources(inbox)
 
         def make(key: str, folder: Path) -> StageResult:
             return acquire_slide(sources[key], folder, MPP, 20_000)

@@ -7,7 +7,7 @@ from dermatome.classes import StainingPattern
 from dermatome.pipeline.batch import run_batch
 from dermatome.pipeline.cached_stage import WaitingStage, cached_stage
 from dermatome.skin.tissue.network import TissueCard
-from dermatome.slides.source import acquire_slide, folder_sources
+from dermatome.slides.source import acquire_slide, inbox_sources
 from dermatome.storage.layout import CHAMPION, RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import read_record
 from dermatome.synthetic.skin import toy_slide
@@ -65,10 +65,10 @@ def test_a_cancelled_run_ends_and_leaves_nothing_half_written(tmp_path, images):
     root = DataRoot(tmp_path / "data")
     root.path.mkdir()
     promote_untrained(root)
-    verify_images(root, folder_sources(images))
+    verify_images(root, inbox_sources(images).values())
     masks = root.folder("epidermis_masks")
     with Platform(root.path) as platform, platform.instance() as instance:
-        register_slides(instance, root, folder_sources(images))
+        register_slides(instance, root, inbox_sources(images).values())
         root.settings.write_text(SETTINGS)
         before = descendants(platform)
         platform.backfill(["epidermis_masks"], SLIDES)

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from dermatome.classes import StainingPattern
-from dermatome.slides.source import folder_sources
+from dermatome.slides.source import inbox_sources
 from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import read_record
@@ -49,7 +49,7 @@ def prepared(path, images, demo):
         shutil.copytree(demo.root.folder(asset), root.folder(asset))
     os.environ.update(environment(path))
     with dg.DagsterInstance.get() as instance:
-        assert len(register_slides(instance, root, folder_sources(images))) == len(StainingPattern)
+        assert len(register_slides(instance, root, inbox_sources(images).values())) == len(StainingPattern)
     return root
 
 

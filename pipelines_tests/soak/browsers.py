@@ -25,7 +25,7 @@ from PIL import Image
 from playwright.async_api import BrowserContext, FilePayload, async_playwright
 
 from dermatome.geometry import Size
-from dermatome.slides.source import folder_sources
+from dermatome.slides.source import inbox_sources
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.nuclei import toy_nuclei
 from orchestration.requests import register_slides
@@ -71,7 +71,7 @@ def _register(platform: Platform, root: DataRoot, count: int) -> None:
         (folder / f"many-{number:05}.png").write_bytes(picture)
     with platform.instance() as instance:
         start = time.perf_counter()
-        register_slides(instance, root, folder_sources(folder))
+        register_slides(instance, root, inbox_sources(folder).values())
         print(f"{count} slides registered in {time.perf_counter() - start:.1f} s", flush=True)
 
 

@@ -17,7 +17,7 @@ import requests
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
-from dermatome.slides.source import folder_sources
+from dermatome.slides.source import inbox_sources
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import verify_root
 from orchestration.requests import PER_SLIDE, register_slides
@@ -87,7 +87,7 @@ def undisturbed(root: DataRoot, cohort: Cohort, images: Path) -> None:
         (images / f"{name}{suffix}").write_bytes(data)
     root.settings.write_text('cell_weights = "toy"\n')
     with _instance(root) as instance:
-        register_slides(instance, root, folder_sources(images))
+        register_slides(instance, root, inbox_sources(images).values())
     done = subprocess.run(
         [sys.executable, "-m", "pipelines_tests.e2e.run_stages", str(root.path)],
         cwd=CHECKOUT,

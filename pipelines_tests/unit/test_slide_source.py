@@ -6,7 +6,7 @@ from PIL import Image
 from dermatome.errors import BadImage, FetchFailed, MissingInput
 from dermatome.hpa.client import HpaClient
 from dermatome.hpa.settings import HpaSettings
-from dermatome.slides.source import SlideSource, acquire_slide, folder_sources, open_slide
+from dermatome.slides.source import SlideSource, acquire_slide, inbox_sources, open_slide
 from dermatome.storage.files import atomic_folder, write_atomic
 from dermatome.storage.record import write_record
 from dermatome.synthetic.skin import toy_slide
@@ -103,7 +103,7 @@ def test_a_blank_image_fails_its_check(atlas, tmp_path):
 
 def test_a_replaced_file_of_a_folder_is_another_source(tmp_path, jpeg):
     (tmp_path / "a.jpg").write_bytes(jpeg)
-    (source,) = folder_sources(tmp_path)
+    (source,) = inbox_sources(tmp_path).values()
     before = source.identity
     assert source.identity == before
     (tmp_path / "a.jpg").write_bytes(jpeg + b"\0")
