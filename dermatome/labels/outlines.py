@@ -41,9 +41,7 @@ def trace_polygons(labels: npt.NDArray[Any]) -> list[Polygon]:
     Returns:
         In reading order of each polygon's first pixel.
     """
-    from skimage.measure import label as connected
-
-    pieces = np.pad(connected(labels, background=0, connectivity=1).astype(np.int32), 1)
+    pieces, firsts = _pieces(labels.astype(np.int32, copy=False))
     corners, ends, owners, touching = _walks(pieces)
     shells: dict[int, Ring] = {}
     holes: dict[int, list[Ring]] = {}
@@ -56,10 +54,63 @@ def trace_polygons(labels: npt.NDArray[Any]) -> list[Polygon]:
                 shells[owner] = ring
             else:
                 holes.setdefault(owner, []).append(ring)
-    values = np.zeros(int(pieces.max()) + 1, np.int64)
-    inner = pieces[1:-1, 1:-1]
-    values[inner] = labels
-    return [Polygon(int(values[owner]), [shells[owner], *holes.get(owner, [])]) for owner in sorted(shells)]
+    values = labels.ravel()[firsts].tolist()
+    return [Polygon(int(values[owner - 1]), [shells[owner], *holes.get(owner, [])]) for owner in sorted(shells)]
+
+
+@compiled
+def _pieces(labels: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], Ints]:
+    """Numbers the pieces, connected by edges, of each label above 0 in the reading order of their first pixels.
+
+    Args:
+        labels: (H, W).
+
+    Returns:
+        (H + 2, W + 2), the number of each pixel's piece from 1, 0 around them and in between; and the flat index in
+        ``labels`` of each piece's first pixel.
+    """
+    height, width = labels.shape
+    pieces = np.zeros((height + 2, width + 2), np.int32)
+    across = width + 2
+    # Until it is numbered, a pixel holds the flat index of an earlier pixel of its piece, or its own.
+    linked = pieces.ravel()
+    count = 0
+    for row in range(height):
+        for column in range(width):
+            label = labels[row, column]
+            if label <= 0:
+                continue
+            here = (row + 1) * across + column + 1
+            left = column > 0 and labels[row, column - 1] == label
+            above = row > 0 and labels[row - 1, column] == label
+            if left and not above:
+                linked[here] = linked[here - 1]
+            elif above:
+                first = here - across
+                while linked[first] != first:
+                    first = linked[first]
+                if left:
+                    other = here - 1
+                    while linked[other] != other:
+                        other = linked[other]
+                    linked[max(first, other)] = linked[here - 1] = first = min(first, other)
+                linked[here] = linked[here - across] = first
+            else:
+                linked[here] = here
+                count += 1
+    firsts = np.empty(count, np.int64)
+    found = 0
+    for row in range(height):
+        for column in range(width):
+            here = (row + 1) * across + column + 1
+            earlier = linked[here]
+            if earlier == here:
+                firsts[found] = row * width + column
+                found += 1
+                linked[here] = found
+            elif earlier:
+                linked[here] = linked[earlier]
+    return pieces, firsts[:found]
 
 
 @compiled

@@ -8,6 +8,7 @@ slides. Each key yields its own result or its own error.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import threading
 import time
@@ -247,6 +248,7 @@ class _Batch(Generic[Result]):
         wait(running, max(0.0, started + OTHER_GRACE_S - time.monotonic()))
         for threads in (self._loaders, self._device, self._savers):
             threads.shutdown()
+        gc.unfreeze()
         for key in list(self._noted):
             self._end(key)
 
@@ -285,6 +287,8 @@ class _Batch(Generic[Result]):
         if group and not self._opened:
             self._work.open(self._check)
             self._opened = True
+            # Outlines are many small lists, for each thousand of which Python would search all libraries for garbage.
+            gc.freeze()
         return self._compute(group) if group else []
 
     def _compute(self, group: list[_Item]) -> list[_Item]:
