@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 import stat
 import threading
@@ -17,8 +18,8 @@ from starlette.types import Scope
 from dermatome.web.uploads import MIB, UploadLimits
 
 COOKIE = "dermatome_browser"
-MAX_FILES = 2_000
-"""Uploads and results that may be on disk at the same time; each has a folder of its own."""
+MAX_FILES = 20_000
+"""Files that may be on disk at the same time: an image and what is computed from it are about fourteen."""
 
 
 class Browsers:
@@ -112,17 +113,19 @@ def swept_size(folder: Path, older_than_s: float, now: float) -> tuple[int, int]
         Number of files that are left, and their size in bytes.
     """
     files = size = 0
-    for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder before the folder
-        try:
-            found = path.lstat()
-            old = now - found.st_ctime > older_than_s
-            if stat.S_ISDIR(found.st_mode):
-                if old:
-                    path.rmdir()
-            elif old:
-                path.unlink()
-            else:
-                files, size = files + 1, size + found.st_size
-        except OSError:  # already deleted, or not empty
-            continue
+    for parent, folders, names in os.walk(folder, topdown=False):  # the content of a folder before the folder
+        for name in (*folders, *names):
+            path = f"{parent}/{name}"  # a Path for each takes four times as long
+            try:
+                found = os.lstat(path)
+                old = now - found.st_ctime > older_than_s
+                if stat.S_ISDIR(found.st_mode):
+                    if old:
+                        Path(path).rmdir()
+                elif old:
+                    Path(path).unlink()
+                else:
+                    files, size = files + 1, size + found.st_size
+            except OSError:  # already deleted, or not empty
+                continue
     return files, size

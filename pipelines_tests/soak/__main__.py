@@ -16,7 +16,7 @@ from dermatome.storage.layout import DataRoot
 from orchestration.requests import PER_SLIDE
 from pipelines_tests.e2e.platform import CHECKOUT, environment
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
-from pipelines_tests.soak.chaos import small_disk
+from pipelines_tests.soak.chaos import Clock, small_disk
 from pipelines_tests.soak.cohort import Cohort, make_cohort
 from pipelines_tests.soak.course import Course, Plan, copy_champion, left_overs, processes_left, undisturbed
 from pipelines_tests.soak.invariants import complaints
@@ -37,6 +37,7 @@ def main() -> int:
     plan, began = Plan(**given), time.monotonic()
     with ExitStack() as stack:
         work = Path(tempfile.mkdtemp(prefix="dermatome-soak-work-"))
+        clock = Clock(work)
         disk, why_none = stack.enter_context(small_disk(plan.disk_mb))
         atlas = stack.enter_context(FaultyHpaServer())
         cohort = make_cohort(atlas, plan.slides, plan.toys, plan.odd, plan.seed)
@@ -52,7 +53,7 @@ def main() -> int:
             f"  took {time.monotonic() - began:.0f} s; now the disturbed one over {len(cohort.slides)} slides",
             flush=True,
         )
-        course = Course(plan, root, cohort, atlas, None if why_none else disk, work)
+        course = Course(plan, root, cohort, atlas, None if why_none else disk, clock, work)
         course.run()
         root = course.root
         left = processes_left(root, 90)
@@ -98,6 +99,7 @@ def _report(
         ("files damaged: each healed", sum(course.damaged.values())),
         *((f"– {how}", count) for how, count in sorted(course.damaged.items())),
         ("times the data root was moved", counts["data root moved"]),
+        ("times the platform's clock was set back by a day", counts["clock set back by a day"]),
         ("times a read-only disk was refused", counts["refused to start on a read-only disk"]),
         (
             "times Dagster's SQLite was damaged, and started anew",

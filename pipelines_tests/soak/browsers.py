@@ -33,7 +33,7 @@ from pipelines_tests.e2e.conftest import CHROMIUM
 from pipelines_tests.e2e.platform import CHECKOUT, Platform, free_port
 from pipelines_tests.soak.chaos import platform_processes
 
-_WAIT_MS = 900_000
+_WAIT_MS = 300_000
 
 
 def main() -> None:

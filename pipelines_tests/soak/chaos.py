@@ -1,10 +1,11 @@
-"""SIGKILL for whatever process of the platform the dice choose, damaged files, a full disk, a locked store."""
+"""SIGKILL for whatever process of the platform the dice choose, damaged files, a full disk, a locked store, a clock."""
 
 import contextlib
 import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -141,6 +142,29 @@ def read_only(place: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+
+
+class Clock:
+    """The calendar clock of processes that are started from now on, which can be set while they run.
+
+    Args:
+        folder: for the library that is preloaded into them; files keep the times of the system's clock.
+
+    Raises:
+        FileNotFoundError: there is no C compiler (``cc``).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._step, library = folder / "clock-step", folder / "clock.so"
+        self.set_back(0)
+        source = Path(__file__).with_name("clock.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"], check=True)
+        os.environ.update(LD_PRELOAD=str(library), CLOCK_STEP=str(self._step))
+
+    def set_back(self, seconds: int) -> None:
+        """Sets the clock to so many seconds before the system's."""
+        with self._step.open("r+b" if self._step.exists() else "wb") as file:
+            file.write(struct.pack("q", -seconds))
 
 
 def overwrite(path: Path, dice: random.Random) -> None:

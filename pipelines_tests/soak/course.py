@@ -24,6 +24,7 @@ from orchestration.requests import PER_SLIDE, register_slides
 from pipelines_tests.e2e.platform import CHECKOUT, Platform, environment
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
 from pipelines_tests.soak.chaos import (
+    Clock,
     Killer,
     damage_one,
     full_disk,
@@ -35,6 +36,7 @@ from pipelines_tests.soak.chaos import (
 from pipelines_tests.soak.cohort import SETTINGS, Cohort, fill_inbox
 
 _FULL_S = 20.0
+_DAY_S = 24 * 3600
 _AT_ONCE = 4
 _ASKED = "backfill asked for, twice over the same slides"
 
@@ -117,13 +119,21 @@ class Course:
         cohort: what there is to make.
         atlas: the misbehaving server, running.
         disk: the small disk; None where there is none to fill.
+        clock: the platform's.
         logs: folder for the platform's logs, elsewhere.
     """
 
     def __init__(
-        self, plan: Plan, root: DataRoot, cohort: Cohort, atlas: FaultyHpaServer, disk: Path | None, logs: Path
+        self,
+        plan: Plan,
+        root: DataRoot,
+        cohort: Cohort,
+        atlas: FaultyHpaServer,
+        disk: Path | None,
+        clock: Clock,
+        logs: Path,
     ) -> None:
-        self.plan, self.root, self.cohort, self.disk = plan, root, cohort, disk
+        self.plan, self.root, self.cohort, self.disk, self._clock = plan, root, cohort, disk, clock
         self.diary, self._dice = Diary(), random.Random(plan.seed)
         self.killer = Killer(root.path, self._dice)
         self.damaged: Counter[str] = Counter()
@@ -201,7 +211,7 @@ class Course:
     def _disturb(self) -> None:
         plan, dice = self.plan, self._dice
         next_kill, next_ask, next_lock = time.monotonic() + 20, time.monotonic() + 30, 0.0
-        filled = locked = False
+        filled = locked = set_back = False
         while True:
             self._keep_up()
             now, kills = time.monotonic(), sum(self.killer.killed.values())
@@ -209,6 +219,10 @@ class Course:
                 self._damage()
             elif kills >= plan.kills and filled and locked:
                 break
+            if not set_back and kills >= 2 * plan.kills // 5 and self.killer.is_working():
+                self._clock.set_back(_DAY_S)
+                set_back = True
+                self.diary.note("clock set back by a day")
             if kills == plan.kills // 2:  # the second half of a copy that the sensor saw the first half of
                 fill_inbox(self.root, self.cohort)
             if now > next_kill:
