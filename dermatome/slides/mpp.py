@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any, NamedTuple
 from dermatome.errors import BadImage
 
 _MICRONS = {
+    1e-6: "pm",
     1e-4: "å angstrom angstroms",
     1e-3: "nm nanometer nanometers nanometre nanometres",
     # The micro sign, the Greek letter, the escape that ImageJ writes, and UTF-8 that was taken for Latin-1.
-    1.0: r"µm μm \u00b5m âμm um micron microns micrometer micrometers micrometre micrometres",
+    1.0: r"µm μm \u00b5m âμm um µ μ micron microns micrometer micrometers micrometre micrometres",
     1e3: "mm millimeter millimeters millimetre millimetres",
     1e4: "cm centimeter centimeters centimetre centimetres",
+    25.4: "thou mil",
+    25.4e3 / 72: "pt",
     25.4e3: "in inch inches",
     1e6: "m meter meters metre metres",
 }
@@ -32,20 +36,26 @@ _OBJECTIVE_MPP = 10.0
 """µm per pixel of a scanner times its magnification: 0.5 at 20×, 0.25 at 40×."""
 _FLATBED_DPI = (4800, 6400, 7200, 9600, 12800, 19200)
 """Dots per inch of flatbed and film scanners that a microscope could have, too, but does not have in round numbers."""
-_NUMBER = r"""(\d*[.,]?\d+(?:e[+-]?\d+)?)"""
-_IS = r"""["']?\s*[=:]\s*["']?"""
+# Of bounded length, as a description is a stranger's, and may be a megabyte of digits.
+_NUMBER = r"((?:\d{0,9}\.\d{1,18}(?!\.?\d)|\d{0,9},?\d{1,9}(?![.,]?\d))(?:e[+-]?\d{1,2})?)"
+_IS = r"""["']?(?:\s*[=:>]|(?=\s))\s*["'\[]*"""  # as in `key = 1`, `"key": [1`, `<key>1`, `key 1`
+_AXIS = r"(?:[ _-]?\(?[xy]\)?)?"
 _MICRON = r"(?:[µμu]m|mi(?:cron|cromet(?:er|re))s?)"
-_PER_PIXEL = rf"{_MICRON}(?:[ _]?per[ _]?|\s?/\s?)(?:pixel|px)"
+_LENGTH = rf"({_MICRON}|[nm]m)"
+_PER_PIXEL = rf"{_MICRON}(?:[ _]?per[ _]?|\s?/\s?)(?:pix(?:el)?|px)"
+_SIZE = r"(?:(?:physical[ _]?)?pixel|physical)[ _]?size"
 _MPP = re.compile(
-    rf"\b(?:mpp|{_PER_PIXEL}|scanres|(?:physical[ _]?)?pixel[ _]?size)(?:[ _-]?\(?[xy]\)?)?{_IS}{_NUMBER}"
-    r"(?!\d|[.,]\d|\s*[nm]m\b)"
-    rf"|\bresolution{_IS}{_NUMBER}\s?{_MICRON}\b|(?<![\w.,]){_NUMBER}\s?{_PER_PIXEL}\b",
+    rf"(?<![a-z\d])(?:mpp|{_PER_PIXEL}|scanres|{_SIZE}){_AXIS}(?:[ _]?\(?{_LENGTH})?\)?{_IS}{_NUMBER}"
+    rf"(?:\s*{_LENGTH}\b)?"
+    rf"|resolution{_IS}{_NUMBER}\s?{_LENGTH}\b|(?<![\w.,]){_NUMBER}\s?{_PER_PIXEL}\b",
     re.I,
 )
+_DICOM = re.compile(rf"""pixel[ _]?spacing(?:"[^<>]{{0,200}}+(?=>))?{_IS}{_NUMBER}""", re.I)
+"""Of Philips: mm, for each level of the pyramid."""
+_POWER = r"(4|5|10|20|40|60|63|100)"
 _OBJECTIVE = re.compile(
-    rf"\b(?:appmag|mag|(?:nominal|scan)?magnification|lens|objective(?:[ _]?(?:power|magnification|lens))?)"
-    rf"{_IS}{_NUMBER}"
-    r"|(?<![\w.,])(4|5|10|20|40|60|63|100)[x×](?!\w)|(?<!\w)[x×](4|5|10|20|40|60|63|100)(?![\w.,])",
+    rf"(?:mag|magnification|lens|\bobjective(?:[ _]?(?:power|name))?){_IS}{_NUMBER}(?!\s?mm)"
+    rf"|(?<![\w.,]){_POWER}\s?[x×](?!\w|\s*\d)|(?<!\w)[x×]{_POWER}(?![\w.,])",
     re.I,
 )
 
@@ -195,8 +205,10 @@ def _described(
         strange = {unit for size, unit in stated if size and not _unit(unit)}
         return sizes, nominal.pop() if len(nominal) == 1 else None, _strange(strange)
     objective = _OBJECTIVE.search(description)
-    power = _first(objective) if objective else None
-    found = [_first(each) for each in _MPP.finditer(description)][:2]
+    power = _float(next(filter(None, objective.groups()))) if objective else None
+    found = [_microns(each) for each in _MPP.finditer(description)][:2]
+    if not found and (spacing := _DICOM.search(html.unescape(description))):
+        found = [1000 * _float(spacing[1])]
     if found or not (unit := _imagej(description, "unit")):
         return list(found), power, ()
     names = [unit, _imagej(description, "yunit") or unit]
@@ -205,9 +217,11 @@ def _described(
     return sizes, power, _strange({name for name, unit in zip(names, units, strict=True) if not unit})
 
 
-def _first(found: re.Match[str]) -> float:
-    """The number in a match, in whichever of its groups that is."""
-    return _float(next(group for group in found.groups() if group))
+def _microns(found: re.Match[str]) -> float:
+    """The number in a match of :data:`_MPP`, in µm unless it states another unit."""
+    stated = [group for group in found.groups() if group]
+    number, *units = sorted(stated, key=str.isalpha)
+    return _float(number) * ((units and _unit(units[0])) or 1.0)
 
 
 def _strange(units: set[str]) -> tuple[str, ...]:

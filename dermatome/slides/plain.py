@@ -24,6 +24,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 MAX_SIDE_PX = 20_000
 FIRST_PAGE = "the first of several pages taken"
 GREY_REPEATED = "grey repeated into three channels"
+TURNED = "turned upright as its EXIF orientation says"
+_ORIENTATION = 0x0112
 _SAMPLED, _BRIGHT_PERCENTILE = 3_000_000, 99.5
 """Values that are looked at to find the brightest ones, and which of them count as bright."""
 _ANY_TILE_PX = 4096
@@ -46,12 +48,13 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
         more_pages = getattr(image, "is_animated", False)
         deep = any(";16" in str(tile[3]) for tile in image.tile) or _stated_bits(image) > 8
         deep &= image.mode != "F"
+        orientation = image.getexif().get(_ORIENTATION, 1)
         image.load()
         note: tuple[str, ...] = ()
         if deep or image.mode == "I":
-            image, note = _eight_bit(image, data, name)
+            image, note = _eight_bit(image, data, name, orientation)
         pixels, conversions = _as_rgb(image, name)
-        conversions = (*note, *conversions)
+        conversions = (*note, *((TURNED,) if orientation in range(2, 9) else ()), *conversions)
         return pixels, (FIRST_PAGE, *conversions) if more_pages else conversions
 
     return _decode(data, name, max_side_px, read)
@@ -123,15 +126,16 @@ def _check_complete(image: Image.Image, data: bytes, name: str) -> None:
     if tags is not None:
         check_interleaved(str(tags.get(270, "")), tags.get(277, 1), name)
         tiled = 322 in tags or 324 in tags
-        down, across = (tags.get(323, 0), tags.get(322, 0)) if tiled else (tags.get(278, image.height), image.width)
+        wide, tall = tags[256], tags[257]  # Pillow's own are those of the upright image
+        down, across = (tags.get(323, 0), tags.get(322, 0)) if tiled else (tags.get(278, tall), wide)
         planes = tags.get(277, 1) if tags.get(284, 1) == 2 else 1
         # Strips are cut to the image before they are decoded, and one of 2³² rows is a common way to say "all".
-        if tiled and (down > max(image.height + 15, _ANY_TILE_PX) or across > max(image.width + 15, _ANY_TILE_PX)):
+        if tiled and (down > max(tall + 15, _ANY_TILE_PX) or across > max(wide + 15, _ANY_TILE_PX)):
             raise BadImage(
-                f"{name} has {image.width}×{image.height} px and is stored in tiles of {across}×{down} px, each of "
+                f"{name} has {wide}×{tall} px and is stored in tiles of {across}×{down} px, each of "
                 "which is decoded whole: export it in tiles no larger than it is."
             )
-        parts = -(-image.height // max(1, down)) * -(-image.width // max(1, across)) * planes
+        parts = -(-tall // max(1, down)) * -(-wide // max(1, across)) * planes
         there = len(tags.get(324) or tags.get(273, ()))
         if there < parts:
             raise ValueError(f"{there} of {parts} strips or tiles are there")
@@ -156,9 +160,7 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
         BadImage: its pixels have no safe 8-bit RGB reading.
     """
     conversions: list[str] = []
-    if image.getexif().get(0x0112, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-        conversions.append("turned upright as its EXIF orientation says")
+    image = ImageOps.exif_transpose(image)  # Pillow has turned a TIFF already
     mode = image.mode
     if mode == "RGB":
         pass
@@ -185,8 +187,10 @@ def _stated_bits(image: Any) -> int:
     return max(bits) if isinstance(bits, tuple) else int(bits)
 
 
-def _eight_bit(image: Image.Image, data: bytes, name: str) -> tuple[Any, tuple[str, ...]]:
+def _eight_bit(image: Image.Image, data: bytes, name: str, orientation: int) -> tuple[Any, tuple[str, ...]]:
     """Returns an 8-bit image of a 16-bit or 32-bit one, and the conversion in words.
+
+    ``orientation`` is what the file states: pixels that Pillow does not read are not turned by it, either.
 
     Raises:
         BadImage: its values do not fill their stated depth, or reach no higher than half of 16 bits: which value is
@@ -197,6 +201,8 @@ def _eight_bit(image: Image.Image, data: bytes, name: str) -> tuple[Any, tuple[s
     colour = image.mode in ("RGB", "RGBA", "CMYK", "RGBX")
     if not colour:
         values = np.asarray(image)
+        if tags is not None and tags.get(262) == 0:  # zero is white, which Pillow heeds in 8 bits only
+            values = (1 << bits) - 1 - values.astype(np.int64)
     elif tags is not None and image.mode != "CMYK":
         import tifffile
 
@@ -229,7 +235,8 @@ def _eight_bit(image: Image.Image, data: bytes, name: str) -> tuple[Any, tuple[s
     else:  # an alpha channel may use all 16 bits
         scaled = ((values.astype(np.uint32) * 255 + (1 << bits - 1)) // ((1 << bits) - 1)).clip(0, 255).astype(np.uint8)
     found = Image.fromarray(scaled) if image.mode != "CMYK" else image
-    found.getexif()[0x0112] = image.getexif().get(0x0112, 1)
+    if colour and tags is not None and found is not image:
+        found.getexif()[_ORIENTATION] = orientation
     kind = "16-bit colour" if colour else "16-bit grey"
     how = "divided by 256" if bits == 16 else f"of {bits} used bits scaled to 8 bits"
     return found, (f"{kind} {how}",)

@@ -108,6 +108,30 @@ def test_a_compression_that_is_not_read_is_named(code, name, whole_px, tmp_path,
         read_slide(path)
 
 
+@pytest.mark.parametrize("deep", [1, 257])
+@pytest.mark.parametrize(
+    ("orientation", "corner"), [(2, (0, -1)), (3, (-1, -1)), (5, (0, 0)), (6, (0, -1)), (8, (-1, 0))]
+)
+def test_a_tiff_is_turned_as_it_says(deep, orientation, corner):
+    pixels = np.full((30, 40, 3), 240)
+    pixels[0, 0] = 10
+    buffer = io.BytesIO()
+    pixels = (pixels * deep).astype(np.uint8 if deep == 1 else np.uint16)
+    tifffile.imwrite(buffer, pixels, photometric="rgb", metadata=None, extratags=[(274, "H", 1, orientation, True)])
+    found, conversions = decode_rgb(buffer.getvalue(), "a.tif")
+    assert found.shape == ((40, 30, 3) if orientation > 4 else (30, 40, 3))
+    assert (found == 10).all(axis=2).sum() == 1
+    assert found[corner].tolist() == [10] * 3
+    assert conversions[-1] == "turned upright as its EXIF orientation says"
+
+
+def test_sixteen_bits_where_zero_is_white_are_turned_round():
+    dark = np.linspace(0, 65535, 1200).astype(np.uint16).reshape(30, 40)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, dark, photometric="miniswhite")
+    assert np.array_equal(decode_rgb(buffer.getvalue(), "a.tif")[0][..., 0], (65535 - dark) >> 8)
+
+
 def test_transparent_pixels_are_white():
     image = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
     pixels, _ = decode_rgb(encoded(image, "PNG"), "a")

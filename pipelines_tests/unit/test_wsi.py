@@ -1,6 +1,7 @@
 """Vendors' slides through OpenSlide, on a real one and on a pyramid made here, and scales that files state."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,11 @@ from dermatome.slides.vendors import WsiPixels
 
 RGB = np.random.default_rng(0).integers(0, 256, (600, 520, 3)).astype(np.uint8)
 APERIO = "Aperio Image Library v11.2.1 \n520x600 (128x128) JPEG/RGB Q=90|AppMag = 20|MPP = 0.4990"
+
+SPACING = (
+    '<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" PMSVR="IDoubleArray">&quot;{0}&quot; &quot;{0}&quot;</A>'
+)
+PHILIPS = SPACING.format(0.00025) + SPACING.format(0.0005)
 
 
 def as_svs(path, description=APERIO):
@@ -119,7 +125,18 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path):
         ({"description": "AppMag = 14|MPP = 7.0e-1", "metadata": None}, 0.7),
         ({"description": "Pixel size: 0.7 µm".encode(), "metadata": None}, 0.7),
         ({"description": "scanned at 0,7 um/pixel", "metadata": None}, 0.7),
-        ({"description": "PixelSizeX = 0.00025 mm", "metadata": None}, None),
+        ({"description": "PixelSizeX = 0.00025 mm", "metadata": None}, 0.25),
+        ({"description": "Pixel size: 250 nm", "metadata": None}, 0.25),
+        (
+            {"description": "<Scan><MPP>0.25</MPP><PixelSizeMicrons>0.25</PixelSizeMicrons></Scan>", "metadata": None},
+            0.25,
+        ),
+        ({"description": '{"pixel_size_um": [0.25, 0.25]}', "metadata": None}, 0.25),
+        ({"description": "Resolution (um/pixel): 0.25", "metadata": None}, 0.25),
+        ({"description": "mpp\t0.25", "metadata": None}, 0.25),
+        ({"description": PHILIPS, "metadata": None}, 0.25),
+        ({"description": "ImageJ=1\nunit=µ\n".encode(), "metadata": None, "resolution": (4, 4)}, 0.25),
+        ({"ome": True, "metadata": {"PhysicalSizeX": 250_000, "PhysicalSizeXUnit": "pm"}}, 0.25),
         ({"description": "Resolution = 0.7 um; 256x256", "metadata": None}, 0.7),
         ({"ome": True, "metadata": {"PhysicalSizeX": 5e-7, "PhysicalSizeXUnit": "m"}}, 0.5),
     ],
@@ -161,11 +178,31 @@ def test_an_implausible_scale_is_not_used_and_noted(tmp_path):
     assert "'furlong', as the file states, is in no unit of length" in read_slide(tmp_path / "a.tif").conversions[0]
 
 
-@pytest.mark.parametrize("words", ["Objective Lens = 20", "Mag=20", "scanned at 20X", "objective 20x/0.8", "Lens x20"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("Objective Lens = 20", "Mag=20", "scanned at 20X", "objective 20x/0.8", "Lens x20", "SourceLens=20", "20 x"),
+        *("<Magnification>20</Magnification>", "|ScannedMagnification = 20|", "ObjectiveMag 20"),
+    ],
+)
 def test_an_objective_in_any_words_counts(tmp_path, words):
     tifffile.imwrite(tmp_path / "a.tif", RGB[:40, :40], photometric="rgb", description=f"40x40 {words}", metadata=None)
     with pytest.raises(BadImage, match="20× objective"):
         read_slide(tmp_path / "a.tif", declared_mpp=0.25)
+
+
+@pytest.mark.parametrize("words", ["20 x 30 mm", "image 20", "Lens: 20 mm", "20x30", "page 20 of 20"])
+def test_other_numbers_are_no_objective(tmp_path, words):
+    tifffile.imwrite(tmp_path / "a.tif", RGB[:40, :40], photometric="rgb", description=words, metadata=None)
+    assert read_slide(tmp_path / "a.tif", declared_mpp=0.25).conversions == ()
+
+
+@pytest.mark.parametrize("text", ["1" * 10**6, "mpp" + " " * 10**6, 'pixel spacing"' * 10**5, "1,2" * 10**5])
+def test_a_hostile_description_takes_no_time(tmp_path, text):
+    tifffile.imwrite(tmp_path / "a.tif", RGB[:40, :40], photometric="rgb", description=text, metadata=None)
+    began = time.process_time()
+    assert stated_scale(tmp_path / "a.tif").mpp is None
+    assert time.process_time() - began < 10
 
 
 def test_the_objective_of_ome_xml_counts(tmp_path):
