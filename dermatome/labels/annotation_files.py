@@ -39,7 +39,7 @@ from dermatome.labels.npz import read_header
 _SEG_SUFFIX = "_seg.npy"
 _IMAGE = r"\.(?:jpe?g|png|tiff?|svs)"
 _FILE = re.compile(
-    rf"(.+?)(?:(?:{_IMAGE})?\.(?:xml|geojson|json)|(?:_cp_masks|[_-](?:masks?|labels?|labell?ed|lbl))\.(?:tiff?|png)"
+    rf"(.+?)(?:(?:{_IMAGE})?\.(?:xml|geojson|json)|(?:_cp_masks|[_-](?:masks?|labels?|labell?ed|lbl))(?:\.ome)?\.(?:tiff?|png)"
     rf"|{re.escape(_SEG_SUFFIX)})",
     re.IGNORECASE,
 )
@@ -48,8 +48,6 @@ _PICTURES = ("_cp_output", "_flows", "_outlines", "_dp")
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
 _OUTLINES = (".xml", ".geojson", ".json")
 _NO_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString", "LinearRing")
-# Values that stand for "inside" in masks of black and white.
-_WHITE = (1, 255, 65535)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _log = logging.getLogger(__name__)
@@ -148,7 +146,7 @@ def read_label_image(path: Path, size: Size, *, objects: bool = True) -> Instanc
         raise BadAnnotation(
             f"{path} does not hold whole numbers from 0: number objects from 1, with 0 for the background."
         )
-    if objects and high in _WHITE and ((values == 0) | (values == high)).all() and _pieces(values) > 1:
+    if objects and ((values == 0) | (values == high)).all() and _pieces(values) > 1:
         raise BadAnnotation(
             f"{path} is a mask of black and white (0 and {high:g}), not a number for each object: number its pieces "
             "first (Fiji: Connected Components Labeling)."
@@ -177,6 +175,10 @@ def _label_values(path: Path, size: Size) -> npt.NDArray[Any]:
         page, count = tiff.pages[0], tiff.series[0].size // (tiff.pages[0].imagelength * tiff.pages[0].imagewidth)
         _check_size(path, Size(page.imagelength, page.imagewidth), size)
         _check_one_channel(path, page.samplesperpixel == 1)
+        if page.compression in (6, 7):
+            raise BadAnnotation(
+                f"{path} is compressed with JPEG, which changes numbers: export it with LZW or deflate."
+            )
         if count > 1:
             raise BadAnnotation(f"{path} holds {count} images, but only one can show these objects: export one.")
         return np.asarray(page.asarray()).reshape(size.height_px, size.width_px)
@@ -210,11 +212,13 @@ def read_json_outlines(path: Path) -> Annotation:
     with json_outlines(path, "GeoJSON of polygons and no labelme file", "QuPath or labelme") as content:
         is_labelme = isinstance(content, dict) and "shapes" in content
         regions = (_labelme_regions if is_labelme else _qupath_regions)(content, left_out)
+        stated = [content.get(f"image{side}") for side in ("Height", "Width")] if is_labelme else []
+        size = Size(*map(int, stated)) if stated and all(stated) else None
         if not all((np.abs(part) <= MAX_COORDINATE).all() for region in regions for part in region.parts):
             raise ValueError("a coordinate is no place on an image")
     if left_out:
         _report(path, in_words(left_out))
-    return Annotation(tuple(regions), None, path.name, dict(left_out))
+    return Annotation(tuple(regions), None, path.name, dict(left_out), size)
 
 
 @contextmanager
@@ -247,9 +251,7 @@ def _report(path: Path, left_out: str) -> None:
 
 
 def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
-    features = content if isinstance(content, list) else content.get("features", [content])
-    if len(features) == 1 and "coordinates" in features[0]:  # a geometry alone
-        features = [{"geometry": features[0]}]
+    features = features_in(content)
     kinds = [_object_type(feature) for feature in features]
     detected = any(kind in ("detection", "cell") for kind in kinds)
     regions = []
@@ -265,6 +267,23 @@ def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
         else:
             regions.append(Region(parts[0], name, more=tuple(parts[1:])))
     return regions
+
+
+def features_in(content: Any) -> list[Any]:
+    """The features of GeoJSON: of a collection, of a list, one alone, or a geometry alone.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(content, list):
+        return [feature for one in content for feature in features_in(one)]
+    if isinstance(content.get("features"), list):
+        return list(content["features"])
+    if "geometry" in content or content.get("type") == "Feature":
+        return [content]
+    if "coordinates" in content or "geometries" in content:
+        return [{"geometry": content}]
+    raise ValueError("it has no features")
 
 
 def _object_type(feature: Any) -> str:
@@ -312,7 +331,7 @@ def _labelme_regions(content: Any, left_out: Counter[str]) -> list[Region]:
             points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
         elif kind == "circle" and len(points) == 2:
             points = ellipse(points[0] + np.array([[-1.0], [1.0]]) * np.hypot(*(points[1] - points[0])))
-        elif kind not in ("polygon", "rectangle"):
+        elif kind not in ("polygon", "rectangle", "rotation"):
             left_out[str(kind)] += 1
             continue
         found.setdefault((name, f"shape {number}" if group is None else str(group)), []).append(points)

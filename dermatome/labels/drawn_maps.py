@@ -20,6 +20,9 @@ MAX_TIMES_COVERED = 20
 """How often the boxes around regions may cover their image: drawing takes time, however little of it is seen."""
 _SAME = 0.8
 """Intersection over union above which two outlines are of one nucleus; those of neighbours overlap far less."""
+_WITHIN, _AROUND = 0.95, 3
+"""Share of a nucleus that lies within another outline, and how many such make that the area around them. Of 2,030
+nuclei of MoNuSeg none has even one other within."""
 AMBIGUOUS = "ambiguous"
 UNCLASSED = ("", "description", "nucleus", "nuclei", UNCLASSIFIED)
 """Names, in lower case, of layers that name no class; MoNuSeg's layers are named by a field of the form."""
@@ -59,8 +62,9 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     """Draws all outlines: a pixel is in one where its middle is.
 
     Where nuclei overlap, the smaller one lies on top, whatever the order in the file; nuclei lie over ambiguous
-    regions. Outlines that share more than :data:`_SAME` of their pixels are one nucleus, drawn more than once; if that
-    was in two classes, it has none. Holes that an outline leaves by crossing itself are filled.
+    regions. An outline around three nuclei or more is the area that was annotated, and no nucleus. Outlines that share
+    more than :data:`_SAME` of their pixels are one nucleus, drawn more than once; if that was in two classes, it has
+    none. Holes that an outline leaves by crossing itself are filled.
 
     Args:
         annotation: the outlines.
@@ -68,9 +72,14 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
         boundary_px: see :func:`ternary_map`.
 
     Raises:
-        BadAnnotation: a region has the name of no class, or all together cover the image more than
+        BadAnnotation: it was drawn on another size, a region has the name of no class, or all cover the image more than
             :data:`MAX_TIMES_COVERED` times.
     """
+    if annotation.size is not None and annotation.size != size:
+        raise BadAnnotation(
+            f"{annotation.source} was drawn on {annotation.size.width_px}×{annotation.size.height_px} px and its image "
+            f"has {size.width_px}×{size.height_px}: give it the image it was drawn on."
+        )
     kinds = [_class_of(region, annotation.source) for region in annotation.regions]
     covered_px = sum(_within(part, size).size.area_px for region in annotation.regions for part in region.parts)
     times = covered_px / size.area_px
@@ -95,17 +104,22 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
             areas[number] = sum(int(inside.sum()) for *_, inside in drawn)
     # Drawn again in their order, as all of them at once take any amount of memory. Equal sizes go by the file's order,
     # so that the same file always gives the same maps.
-    for number in sorted(areas, key=lambda number: -areas[number]):
+    by_size = sorted(areas, key=lambda number: -areas[number])
+    within: dict[int, list[int]] = {}
+    for number in by_size:
         shapes = [_filled(outline, size) for outline in annotation.regions[number].parts]
         below = np.concatenate([painted[part][inside] for part, inside in shapes])
         other, common_px = _most_common(below)
         if other and common_px > _SAME * (areas[number] + areas[other - 1] - common_px):
             drawn_as.setdefault(other - 1, {kinds[other - 1]}).add(kinds[number])
             continue
+        if other and common_px > _WITHIN * areas[number]:
+            within.setdefault(other - 1, []).append(number)
         for part, inside in shapes:
             painted[part][inside] = number + 1
     _settle_classes(annotation, kinds, drawn_as)
-    painted[cut_out] = 0
+    around = _around_others(by_size, within)
+    painted[cut_out | np.isin(painted - 1, list(around))] = 0
     seen, inverse = np.unique(painted, return_inverse=True)
     if seen[0] != 0:  # nuclei everywhere
         seen, inverse = np.insert(seen, 0, 0), inverse + 1
@@ -116,11 +130,22 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     semantic[unknown] = IGNORED
     ternary[unknown] = IGNORED
     here = set((seen[1:] - 1).tolist())
-    undrawn = tuple(
-        n for n, kind in enumerate(kinds) if n not in here and kind is not None and not annotation.regions[n].cut_out
-    )
-    left_out = dict(annotation.left_out) | ({"without a pixel of its own": len(undrawn)} if undrawn else {})
+    undrawn = tuple(number for number in sorted(areas) if number not in here | around)
+    left_out = dict(annotation.left_out)
+    for why, numbers in (("around others", around), ("without a pixel of its own", undrawn)):
+        left_out |= {why: len(numbers)} if numbers else {}
     return NucleusMaps(instances, semantic, ternary, classes, undrawn, left_out)
+
+
+def _around_others(by_size: list[int], within: Mapping[int, list[int]]) -> set[int]:
+    """The numbers of outlines around :data:`_AROUND` nuclei or more, also around such areas; the largest are first."""
+    around: set[int] = set()
+    nuclei: dict[int, int] = {}
+    for number in reversed(by_size):
+        nuclei[number] = sum(nuclei[inner] if inner in around else 1 for inner in within.get(number, []))
+        if nuclei[number] >= _AROUND:
+            around.add(number)
+    return around
 
 
 def _most_common(numbers: npt.NDArray[np.int32]) -> tuple[int, int]:
@@ -207,7 +232,7 @@ def ternary_map(instances: npt.NDArray[np.integer[Any]], boundary_px: int = BOUN
 
 def _class_of(region: Region, source: str) -> int | None:
     """The number of its class, :data:`IGNORED` where it has none; None for what is ambiguous."""
-    name = region.name.strip().casefold()
+    name = region.name.split(":")[0].strip().casefold()  # of QuPath's classes such as "Lymphocyte: Positive"
     if name in UNCLASSED:
         return IGNORED
     if name == AMBIGUOUS:

@@ -14,6 +14,7 @@ from lxml import etree
 
 from dermatome.classes import NUCLEUS_LABELS
 from dermatome.errors import BadAnnotation, MissingInput
+from dermatome.geometry import Size
 from dermatome.slides.mpp import is_microscope
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -67,12 +68,14 @@ class Annotation:
         mpp: microns per pixel, where the file states them.
         source: the file's name, for messages.
         left_out: how many of what the file has were no objects, by what they were.
+        size: of the image it was drawn on, where the file states it.
     """
 
     regions: tuple[Region, ...]
     mpp: float | None = None
     source: str = "the annotation"
     left_out: Mapping[str, int] = field(default_factory=dict)
+    size: Size | None = None
 
 
 def read_annotation(path: Path) -> Annotation:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dermatome.classes import IGNORED, ClassMap
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box, Size
-from dermatome.labels.annotation_files import class_name, in_words, json_outlines, polygons, ring
+from dermatome.labels.annotation_files import class_name, features_in, in_words, json_outlines, polygons, ring
 from dermatome.labels.drawn_maps import AMBIGUOUS, MAX_TIMES_COVERED
 from dermatome.labels.imagescope import MAX_COORDINATE
 from dermatome.labels.palette import IGNORED_LABEL, Palette
@@ -45,9 +45,9 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
     mask: ClassMap = np.full((size.height_px, size.width_px), elsewhere, np.uint8)
     covered_px = drawn = 0
     with json_outlines(path, "GeoJSON of polygons", "QuPath") as content:
-        for feature in content if isinstance(content, list) else content.get("features", [content]):
+        for feature in features_in(content):
             name = class_name((feature.get("properties") or {}).get("classification"))
-            drawable = [[ring(points) for points in part] for part in polygons(feature["geometry"])]
+            drawable = [[ring(points) for points in part] for part in polygons(feature.get("geometry"))]
             if not all(len(one) > 2 and (np.abs(one) <= MAX_COORDINATE).all() for rings in drawable for one in rings):
                 raise ValueError("a ring of fewer than three points, or a coordinate that is no place on an image")
             if not name or name.endswith("*") or not drawable:

@@ -264,3 +264,71 @@ def test_our_own_outlines_of_nuclei_and_cells_come_back(tmp_path):
     cells = table.rename(columns={"nucleus_id": "cell_id"}).drop(columns="class")
     write_geojson(tmp_path / "c.geojson", object_features(tiles, cells, slide="s"))
     np.testing.assert_array_equal(read_maps(tmp_path / "c.geojson", SIZE, classes=False)[0].instances, labels)
+
+
+def test_an_outline_around_others_is_no_cell(tmp_path):
+    """As where an area and the cells in it are drawn by hand, so that all are annotations."""
+    cells = [square(5 + 20 * number, 5, 10) for number in range(3)]
+    path = tmp_path / "a.geojson"
+    for areas in ([square(0, 0, 90)], [square(0, 0, 90), square(1, 1, 80)]):
+        features = [{"geometry": area} for area in (*areas, *cells)]
+        path.write_text(json.dumps({"features": features}))
+        maps, _ = read_maps(path, Size(100, 100))
+        assert np.bincount(maps.instances.ravel())[1:].tolist() == [100, 100, 100]
+        assert maps.left_out == {"around others": len(areas)}
+        assert maps.undrawn == ()
+
+
+def test_a_cell_over_two_others_stays(tmp_path):
+    features = [{"geometry": square(x, 5, side)} for x, side in ((0, 50), (5, 9), (20, 9))]
+    (tmp_path / "a.geojson").write_text(json.dumps(features))
+    assert read_maps(tmp_path / "a.geojson", Size(100, 100))[0].instances.max() == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": [], "annotations": [{"segmentation": [[5, 5, 15, 5, 15, 15]]}]}, "it has no features"),
+        ({"type": "FeatureCollection", "features": {}}, "it has no features"),
+        (
+            {"shapes": [{"points": [[5, 5], [15, 5], [15, 15]]}], "imageHeight": 200, "imageWidth": 100},
+            "drawn on 100×200 px and its image has 100×100",
+        ),
+    ],
+)
+def test_other_json_and_other_sizes_are_refused(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(BadAnnotation, match=message):
+        read_maps(tmp_path / "a.json", Size(100, 100))
+
+
+def test_geometries_and_lists_alone_are_read(tmp_path):
+    one = square(5, 5, 10)
+    other = square(50, 5, 10)
+    for content, cells in (
+        (one, 1),
+        ({"type": "GeometryCollection", "geometries": [one, other]}, 1),
+        ([{"type": "FeatureCollection", "features": [{"geometry": one}, {"geometry": other}]}], 2),
+    ):
+        (tmp_path / "a.geojson").write_text(json.dumps(content))
+        assert read_maps(tmp_path / "a.geojson", Size(100, 100))[0].instances.max() == cells
+
+
+def test_a_class_with_a_marker_is_its_class(tmp_path):
+    feature = {
+        "geometry": square(5, 5, 10),
+        "properties": {"classification": {"names": ["Lymphocyte", "Positive"]}},
+    }
+    (tmp_path / "a.geojson").write_text(json.dumps(feature))
+    assert read_maps(tmp_path / "a.geojson", Size(100, 100))[0].classes.tolist() == [0, 2]
+
+
+def test_masks_of_one_value_and_lossy_labels_are_refused(tmp_path):
+    labels = np.zeros((64, 64), np.uint8)
+    labels[5:15, 5:15] = labels[5:15, 30:40] = 128
+    Image.fromarray(labels).save(tmp_path / "a_mask.png")
+    with pytest.raises(BadAnnotation, match="a mask of black and white"):
+        read_label_image(tmp_path / "a_mask.png", Size(64, 64))
+    tifffile.imwrite(tmp_path / "a_labels.tif", labels, compression="jpeg")
+    with pytest.raises(BadAnnotation, match="compressed with JPEG, which changes numbers"):
+        read_label_image(tmp_path / "a_labels.tif", Size(64, 64))

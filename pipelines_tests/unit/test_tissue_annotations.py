@@ -79,7 +79,7 @@ def test_names_of_the_palette_and_what_no_polygon_covers(tmp_path):
         ([feature(None, ring(0, 0, 9, 9))], "no polygon with a class"),
         ([feature("dermis", [[0, 0], [float("inf"), 0], [0, 9]])], "no GeoJSON of polygons"),
         ([feature("dermis", [[0, 0], [1, 1]])], "no GeoJSON of polygons"),
-        ([{"properties": None}], "no GeoJSON of polygons"),
+        ([{"properties": None}], "no polygon with a class"),
         ([feature("dermis", ring(0, 0, 80, 60))] * 21, "more than 20 times over"),
     ],
 )
