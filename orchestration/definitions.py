@@ -48,9 +48,7 @@ def build_defs(root: Path, loggers: Mapping[str, dg.LoggerDefinition] | None = N
         ),
         asset_checks=[
             *skin_metrics.CHECKS,
-            up_to_date_checks(
-                [*skin.OF_SLIDES, skin.gene_profiles, skin.skin_atlas, skin.hpa_agreement, *nuclei.OF_SLIDES]
-            ),
+            up_to_date_checks([*skin.OF_SLIDES, *skin.OF_GENES, *nuclei.OF_SLIDES]),
         ],
         jobs=JOBS,
         schedules=schedules(read.platform.time_zone),

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from dermatome.classes import RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.storage.files import sha256_bytes, write_atomic
-from dermatome.training.data import Side
+from dermatome.training.data import Sample, Side
 
 THUMBNAIL_PX = 32
 
@@ -55,6 +55,18 @@ class ManifestRow:
     pixels: list[int]
     thumbnail: bytes
     left_out: str = ""
+
+
+def manifest_row(
+    sample: Sample, side: Side, image: RgbImage, image_sha256: str, mask_sha256: str, pixels: Sequence[int], **more: str
+) -> ManifestRow:
+    """The row of a sample and its (H, W, 3) image; ``more`` has the fields that only some kinds of samples have."""
+    fields = {"name": sample.name, "group": sample.group, "slide": sample.slide, "patient": sample.patient}
+    fields |= {"licence": "", "palette_sha256": "", "image_sha256": image_sha256, "mask_sha256": mask_sha256} | more
+    height_px, width_px = image.shape[:2]
+    return ManifestRow(
+        side=side, height_px=height_px, width_px=width_px, pixels=list(pixels), thumbnail=thumbnail(image), **fields
+    )
 
 
 def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> str:

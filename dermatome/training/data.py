@@ -37,6 +37,9 @@ class Sample(Protocol):
         ...
 
     @property
+    def slide(self) -> str: ...  # noqa: D102
+
+    @property
     def patient(self) -> str: ...  # noqa: D102
 
     def class_pixels(self) -> npt.NDArray[np.int64]:

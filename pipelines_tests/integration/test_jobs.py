@@ -4,15 +4,10 @@ import dagster as dg
 import pytest
 
 from assets.partitions import GENES, REQUESTED_BY
-from dermatome.storage.record import write_failure
 from orchestration import schedules
 from orchestration.definitions import build_defs
 from orchestration.requests import NUCLEI, SKIN
-from pipelines_tests.integration.test_sensors import champion_made
-
-
-def failed(root, stage, slide):
-    write_failure(root.failure(stage, slide), asset=stage, partition=slide, error="No.", kind="BadImage", run_id="r")
+from pipelines_tests.integration.test_sensors import champion_made, failed
 
 
 class Inference:

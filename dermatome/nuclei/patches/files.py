@@ -24,7 +24,7 @@ from dermatome.classes import RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box
 from dermatome.imaging.stain_normalisation import AS_IT_IS
-from dermatome.registry.manifest import ManifestRow, thumbnail
+from dermatome.registry.manifest import ManifestRow, manifest_row
 from dermatome.storage.files import safe_id, sha256_bytes, write_atomic
 from dermatome.training.data import Side
 
@@ -81,7 +81,7 @@ class PatchRow:
         """The patient, of whom all patches are on one side of a split."""
         return self.case
 
-    place = patient = group
+    place = patient = slide = group
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
         """(5,) pixels of each class."""
@@ -209,23 +209,8 @@ def patch_manifest_rows(patches: Iterable[Patch], side: Side) -> list[ManifestRo
     rows = []
     for patch in sorted(patches, key=lambda patch: patch.name):
         rgb, maps = patch.read()
-        rows.append(
-            ManifestRow(
-                name=patch.name,
-                side=side,
-                group=patch.case,
-                slide=patch.image,
-                patient=patch.case,
-                licence="",
-                image_sha256=sha256_bytes(rgb.tobytes()),
-                mask_sha256=sha256_bytes(maps.tobytes()),
-                palette_sha256="",
-                height_px=rgb.shape[0],
-                width_px=rgb.shape[1],
-                pixels=list(patch.semantic_px),
-                thumbnail=thumbnail(rgb),
-            )
-        )
+        image_sha256, mask_sha256 = sha256_bytes(rgb.tobytes()), sha256_bytes(maps.tobytes())
+        rows.append(manifest_row(patch.row, side, rgb, image_sha256, mask_sha256, patch.semantic_px, slide=patch.image))
     return rows
 
 

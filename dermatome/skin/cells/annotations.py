@@ -22,7 +22,7 @@ from dermatome.classes import Instances
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.labels.annotation_files import annotations_in, in_words, is_annotation, read_maps
 from dermatome.labels.drawn_maps import NucleusMaps
-from dermatome.registry.manifest import ManifestRow, thumbnail
+from dermatome.registry.manifest import ManifestRow, manifest_row
 from dermatome.slides.plain import SUFFIXES
 from dermatome.slides.slide import DECLARED_MPP, MppSource, Slide, read_slide
 from dermatome.storage.files import sha256_bytes, sha256_file
@@ -147,23 +147,12 @@ def cell_manifest_rows(images: Iterable[AnnotatedCells], side: Side) -> Iterator
     """The manifest's row of each image, by name; raises as :meth:`AnnotatedCells.read` does."""
     for image in sorted(images, key=lambda i: (i.group, i.name)):
         slide, maps = image.read_maps()
-        labels = maps.instances
-        yield ManifestRow(
-            name=image.name,
-            side=side,
-            group=image.group,
-            slide=image.slide,
-            patient=image.patient,
-            licence=image.licence,
-            image_sha256=sha256_bytes(image.image_path.read_bytes()),
-            mask_sha256=sha256_bytes(image.annotation_path.read_bytes()),
-            palette_sha256="",
-            height_px=labels.shape[0],
-            width_px=labels.shape[1],
-            pixels=np.bincount(labels.ravel() > 0, minlength=2).tolist(),
-            thumbnail=thumbnail(slide.whole()),
-            left_out=in_words(maps.left_out),
+        image_sha256, mask_sha256 = (
+            sha256_bytes(path.read_bytes()) for path in (image.image_path, image.annotation_path)
         )
+        pixels = np.bincount(maps.instances.ravel() > 0, minlength=2).tolist()
+        more = {"licence": image.licence, "left_out": in_words(maps.left_out)}
+        yield manifest_row(image, side, slide.whole(), image_sha256, mask_sha256, pixels, **more)
 
 
 class _About(BaseModel):

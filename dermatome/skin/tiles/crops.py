@@ -16,7 +16,7 @@ from dermatome.classes import IGNORED, TISSUE_LABELS, ClassMap, RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.labels.palette import Palette, PaletteName, decode_mask
-from dermatome.registry.manifest import ManifestRow, thumbnail
+from dermatome.registry.manifest import ManifestRow, manifest_row
 from dermatome.reports.figures import png_bytes
 from dermatome.skin.tiles.rois import MIN_TILE_PX, Roi, read_rois
 from dermatome.slides.plain import SUFFIXES, decode_rgb
@@ -255,25 +255,11 @@ def manifest_rows(tiles: Sequence[TilePair], side: Side) -> list[ManifestRow]:
     rows = []
     for tile in sorted(tiles, key=lambda tile: (tile.group, tile.name)):
         image, labels = tile.read()
-        rows.append(
-            ManifestRow(
-                name=tile.name,
-                side=side,
-                group=tile.group,
-                slide=tile.slide,
-                patient=tile.patient,
-                licence=tile.licence,
-                image_sha256=sha256_bytes(tile.image_path.read_bytes()),
-                mask_sha256=sha256_bytes(tile.mask_path.read_bytes()),
-                palette_sha256=sha256_bytes(json.dumps(tile.palette.to_json(), sort_keys=True).encode())
-                if tile.palette
-                else "",
-                height_px=labels.shape[0],
-                width_px=labels.shape[1],
-                pixels=pixels_of_classes(labels).tolist(),
-                thumbnail=thumbnail(image),
-            )
-        )
+        palette = json.dumps(tile.palette.to_json(), sort_keys=True).encode() if tile.palette else b""
+        image_sha256, mask_sha256 = (sha256_bytes(path.read_bytes()) for path in (tile.image_path, tile.mask_path))
+        more = {"licence": tile.licence, "palette_sha256": sha256_bytes(palette) if palette else ""}
+        pixels = pixels_of_classes(labels).tolist()
+        rows.append(manifest_row(tile, side, image, image_sha256, mask_sha256, pixels, **more))
     return rows
 
 
