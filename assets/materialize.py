@@ -42,7 +42,7 @@ def materialize_one(
     make: Callable[[Path], StageResult],
     inputs: Mapping[str, str],
     settings: Mapping[str, Any],
-    more: Callable[[Path], Mapping[str, dg.MetadataValue]] = lambda folder: {},
+    more: Callable[[Path], Mapping[str, Any]] = lambda folder: {},
     warn: Callable[[StageResult], bool] = lambda result: False,
 ) -> dg.MaterializeResult:
     """Fills an empty folder that then replaces the partition's folder, and records it.
@@ -131,13 +131,11 @@ def note_failure(
         context.log.error(f"The failure of {partition} could not be noted: {unwritten}")
 
 
-def record_metadata(
-    record: StageRecord, folder: Path, *, reused: bool, more: Mapping[str, dg.MetadataValue] = {}
-) -> dict[str, dg.MetadataValue]:
+def record_metadata(record: StageRecord, folder: Path, *, reused: bool, more: Mapping[str, Any] = {}) -> dict[str, Any]:
     """The metadata of a materialization: outcome and scores first, what they were computed with under one key."""
     from dermatome.web.atlas.places import place_of
 
-    shown: dict[str, dg.MetadataValue] = {"outcome": dg.MetadataValue.text(record.outcome)}
+    shown: dict[str, Any] = {"outcome": dg.MetadataValue.text(record.outcome)}
     if record.message:
         shown["message"] = dg.MetadataValue.text(record.message)
     shown |= more
@@ -152,7 +150,7 @@ def record_metadata(
         shown[file.name] = dg.MetadataValue.url(f"{url}/{file.name}")
     ranked = {name: _rank(name) for name, value in record.values.items() if value is not None}
     for name in sorted((name for name in ranked if ranked[name] < _HIDDEN), key=ranked.__getitem__):
-        shown[name] = _scalar(record.values[name])
+        shown[name] = _shown(record.values[name])
     hidden = {name: record.values[name] for name, rank in ranked.items() if rank == _HIDDEN}
     seconds = {name: round(value, 3) for name, value in record.seconds.items()}
     details = {
@@ -190,24 +188,16 @@ def _rank(name: str) -> int:
     return int(any(fnmatchcase(name, pattern) for pattern in _ORIGIN))
 
 
-def partition_url(asset: str, partition: str | None = None) -> dg.MetadataValue:
-    """A link to the page of an asset, or of a partition of it, in the UI."""
+def partition_url(asset: str, partition: str) -> dg.MetadataValue:
+    """A link to the page of a partition of an asset in the UI."""
     # Without the view, the UI shows the latest materialization of any partition.
-    shown = f"?view=partitions&partition={quote(partition)}" if partition else ""
-    return dg.MetadataValue.url(f"/assets/{asset}{shown}")
+    return dg.MetadataValue.url(f"/assets/{asset}?view=partitions&partition={quote(partition)}")
 
 
-def _scalar(value: object) -> dg.MetadataValue:
-    if value is None:
-        return dg.MetadataValue.null()
-    if isinstance(value, bool):
-        return dg.MetadataValue.bool(value)
-    if isinstance(value, int):
-        return dg.MetadataValue.int(value)
-    if isinstance(value, float):
-        return dg.MetadataValue.float(round(value, 6))
-    text = str(value)
-    return dg.MetadataValue.url(text) if text.startswith(("http://", "https://")) else dg.MetadataValue.text(text)
+def _shown(value: object) -> object:
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return dg.MetadataValue.url(value)
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def error_text(error: Exception) -> str:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.MaterializeResult
 
-FindMetadata = Callable[[DataRoot, Sequence[str]], Callable[[str], Mapping[str, dg.MetadataValue]]]
+FindMetadata = Callable[[DataRoot, Sequence[str]], Callable[[str], Mapping[str, Any]]]
 FindInputs = Callable[[DataRoot, Settings], InputsNow]
 INPUTS_NOW: dict[str, FindInputs] = {}
 """What tells the versions of a partition's inputs, by asset, where its upstream results of the same key do not."""
@@ -165,7 +165,7 @@ def _materialize_slides(
     run: Run,
     stage: AnyStage,
     check_now: Callable[[DataRoot, str], Check] | None,
-    metadata_of: Callable[[str], Mapping[str, dg.MetadataValue]] | None,
+    metadata_of: Callable[[str], Mapping[str, Any]] | None,
     summaries: Sequence[dg.AssetsDefinition],
 ) -> Iterator[Event]:
     """Materializes every partition of the run and yields its events as it finishes.
@@ -196,7 +196,7 @@ def _materialize_slides(
     with sqlite_held(context.instance, run_id), closing(run_batch(work, keys, batch, in_flight)) as results:
         for done, finished in enumerate(results, start=1):
             key, made, error = finished.key, finished.result, finished.error
-            metadata: dict[str, dg.MetadataValue] = {}
+            metadata: dict[str, Any] = {}
             checks: list[Check] = []
             if made is not None:
                 try:
@@ -314,7 +314,7 @@ def _has_ended(instance: dg.DagsterInstance, run_id: str) -> bool:
 def _events(
     context: dg.AssetExecutionContext,
     record: StageRecord,
-    metadata: Mapping[str, dg.MetadataValue],
+    metadata: Mapping[str, Any],
     tags: Mapping[str, str],
     checks: Sequence[Check],
     *,

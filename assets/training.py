@@ -13,7 +13,6 @@ from dermatome.storage.layout import DataRoot
 from dermatome.storage.settings_model import SettingsModel
 from dermatome.training.encoders import ENCODERS
 from resources import ComputeResource
-from resources.settings import as_plain
 
 
 class TrainingConfig(dg.Config):
@@ -177,7 +176,7 @@ def make_version(
         version,
         make=make,
         inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
-        settings={**as_plain(chosen), **recorded},
+        settings={**chosen.model_dump(), **recorded},
         # With one slide only, no split can hide it: a limit of the data that the user must know, not an error.
         warn=lambda result: bool(result.values["one_slide_only"]),
         **more,

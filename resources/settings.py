@@ -1,6 +1,5 @@
 """The settings of the data root (:mod:`dermatome.settings`), as a run receives them."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from pydantic import PrivateAttr
 
 from dermatome.settings import Settings, load_settings
 from dermatome.storage.files import local_path
-from dermatome.storage.settings_model import SettingsModel
 
 DECIDED_BY = "decided_by"
 """The metadata of an asset that names the settings that decide its results. They count into its code version, so
@@ -29,11 +27,6 @@ def versioned_by_settings(code_version: str, decided: Mapping[str, Any]) -> str:
     if not decided:
         return code_version
     return f"{code_version}+{hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:8]}"
-
-
-def as_plain(settings: Any) -> dict[str, Any]:
-    """Settings as plain values, for records and fingerprints."""
-    return settings.model_dump() if isinstance(settings, SettingsModel) else dataclasses.asdict(settings)
 
 
 class SettingsResource(dg.ConfigurableResource):

@@ -17,7 +17,6 @@ from dermatome.skin.cells.task import CellTraining
 from dermatome.storage.files import folders_in
 from dermatome.storage.layout import DataRoot
 from resources import ComputeResource, PathsResource, SettingsResource
-from resources.settings import as_plain
 
 
 class CellRun(TrainingConfig):
@@ -84,5 +83,5 @@ def cell_weights(
         config,
         compute,
         prepare=lambda task: dataclasses.replace(task, cells=cells),
-        recorded={"cells": as_plain(cells)},
+        recorded={"cells": cells.model_dump()},
     )

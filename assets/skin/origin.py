@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import dagster as dg
 
@@ -13,7 +14,7 @@ from dermatome.storage.record import read_record
 _UPSTREAM = ("slide_images", "epidermis_masks", "cell_masks")
 
 
-def origin_of(root: DataRoot, slides: Sequence[str]) -> Callable[[str], Mapping[str, dg.MetadataValue]]:
+def origin_of(root: DataRoot, slides: Sequence[str]) -> Callable[[str], Mapping[str, Any]]:
     """The origin of each slide as metadata; of a slide of one's own, only its image."""
     from dermatome.hpa.records import read_records
     from dermatome.hpa.stage import RECORDS_FILE
@@ -29,26 +30,19 @@ def origin_of(root: DataRoot, slides: Sequence[str]) -> Callable[[str], Mapping[
             return {}
         return {row["slide"]: row for row in rows}
 
-    def origin(slide: str) -> dict[str, dg.MetadataValue]:
-        shown: dict[str, dg.MetadataValue] = {}
+    def origin(slide: str) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
         if (source := sources.get(slide)) is not None and source.origin == "hpa":
             row = images(source.ensembl_id).get(slide, {})
-            shown |= {
-                "gene": dg.MetadataValue.text(source.gene),
-                "ensembl_id": dg.MetadataValue.text(source.ensembl_id),
-            }
-            shown |= {
-                name: dg.MetadataValue.text(str(row[name])) for name in ("antibody", "patient_id") if row.get(name)
-            }
-            shown |= {
-                "image_url": dg.MetadataValue.url(source.location),
-                "hpa_images": partition_url("hpa_images", source.ensembl_id),
-            }
+            shown |= {"gene": source.gene, "ensembl_id": source.ensembl_id}
+            shown |= {name: str(row[name]) for name in ("antibody", "patient_id") if row.get(name)}
+            shown["image_url"] = dg.MetadataValue.url(source.location)
+            shown["hpa_images"] = partition_url("hpa_images", source.ensembl_id)
         elif source is not None:
             shown["image_file"] = dg.MetadataValue.path(source.location)
         for asset, kind in (("epidermis_masks", "tissue_weights"), ("cell_masks", "cell_weights")):
             if (record := read_record(root.record(asset, slide))) is not None and "weights" in record.values:
-                shown[kind] = dg.MetadataValue.text(str(record.values["weights"]))
+                shown[kind] = str(record.values["weights"])
         return shown | {asset: partition_url(asset, slide) for asset in _UPSTREAM}
 
     return origin

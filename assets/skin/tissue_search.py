@@ -15,7 +15,6 @@ from assets.training import config_of
 from dermatome.storage.record import StageResult
 from dermatome.training.search import SearchSpace
 from resources import ComputeResource, PathsResource, SettingsResource
-from resources.settings import as_plain
 
 SpaceConfig: Any = config_of(SearchSpace)
 
@@ -80,6 +79,6 @@ def tissue_search(
         study,
         make=make,
         inputs={folder.name: version for folder, version in sources.items()},
-        settings=vars(search) | {"base": as_plain(base), "space": as_plain(space)},
+        settings=vars(search) | {"base": base.model_dump(), "space": space.model_dump()},
         more=lambda folder: {"to_train_it": dg.MetadataValue.md(run_config("tissue_weights", f"from_study: {study}"))},
     )

@@ -148,7 +148,12 @@ def write_nuclei(
             **{label: int(counts.get(label, 0)) for label in (*NUCLEUS_LABELS[1:], UNCLASSIFIED)},
         },
         seconds=seconds,
-        checks=(_density_check(density), _stain_check(fit)),
+        checks=(
+            _density_check(density),
+            Check("stain_fit", True, "Stain normalisation is off: colours are left as they are.")
+            if fit is None
+            else fit.check(),
+        ),
     )
 
 
@@ -160,12 +165,6 @@ def _version(slide: Slide, result: NucleiResult, area: float) -> str:
     told = f"{slide.mpp} {slide.mpp_source.value} {area}".encode()
     table = pd.util.hash_pandas_object(result.table).to_numpy().tobytes()
     return content_version(chain((told, table), *(labels.content() for labels in maps)))
-
-
-def _stain_check(fit: StainFit | None) -> Check:
-    if fit is None:
-        return Check("stain_fit", passed=True, description="Stain normalisation is off: colours are left as they are.")
-    return fit.check()
 
 
 def _density_check(density: float | None) -> Check:

@@ -23,25 +23,13 @@ TIL_MAP = "til_map.parquet"
 
 def til_stage(root: DataRoot, settings: TilSettings) -> WaitingStage:
     """Computes `til_map.parquet` and `figure.png` of each slide; the scores are in its record."""
-    return WaitingStage(
-        root,
-        "til_scores",
-        make=lambda key, folder: make_til(root, key, folder, settings),
-        inputs=lambda key: versions_of(root, key, "nucleus_maps"),
-        at_once=2,
-    )
 
+    def make(key: str, folder: Path) -> StageResult:
+        record, files = require_record(root, "nucleus_maps", key, NUCLEI_TABLE), root.folder("nucleus_maps", key)
+        nuclei = pd.read_parquet(io.BytesIO((files / NUCLEI_TABLE).read_bytes()))
+        return write_til(folder, key, nuclei, record.values, settings)
 
-def make_til(root: DataRoot, key: str, folder: Path, settings: TilSettings) -> StageResult:
-    """Scores one slide into ``folder``.
-
-    Raises:
-        MissingInput: its nuclei are not found yet.
-        StorageFailed: their table is not the one that was written.
-    """
-    record, files = require_record(root, "nucleus_maps", key, NUCLEI_TABLE), root.folder("nucleus_maps", key)
-    nuclei = pd.read_parquet(io.BytesIO((files / NUCLEI_TABLE).read_bytes()))
-    return write_til(folder, key, nuclei, record.values, settings)
+    return WaitingStage(root, "til_scores", make, inputs=lambda key: versions_of(root, key, "nucleus_maps"), at_once=2)
 
 
 def write_til(
