@@ -3,20 +3,17 @@
 from assets.nuclei.nuclei_champion import nuclei_champion
 from assets.nuclei.nuclei_slides import nuclei_slides
 from assets.partitions import NUCLEI_SLIDES
+from assets.registry import network_now
 from assets.slide_asset import AnyStage, Run, slide_asset
-from dermatome.pipeline.staleness import InputsNow
+from dermatome.nuclei.maps.networks import find_nucleus_weights
+from dermatome.registry.champion import Weights
+from dermatome.registry.model_kinds import NUCLEI
 from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
 
 
-def _weights(root: DataRoot, settings: Settings) -> InputsNow:
-    """The network that nuclei would be found with now."""
-    from dermatome.nuclei.maps.networks import find_nucleus_weights
-    from dermatome.registry.champion import weights_now
-    from dermatome.registry.model_kinds import NUCLEI
-
-    now = weights_now(NUCLEI, lambda: find_nucleus_weights(root, settings.nuclei_weights))
-    return lambda record: now
+def _network(root: DataRoot, settings: Settings) -> Weights:
+    return find_nucleus_weights(root, settings.nuclei_weights)
 
 
 @slide_asset(
@@ -27,7 +24,7 @@ def _weights(root: DataRoot, settings: Settings) -> InputsNow:
         "nucleus_density": "As many nuclei per mm² of tissue as tissues have.",
         "stain_fit": "Where stains are normalised, hematoxylin and eosin were told apart.",
     },
-    inputs_now=_weights,
+    inputs_now=network_now(NUCLEI, _network),
 )  # fmt: skip
 def nucleus_maps(run: Run) -> AnyStage:
     """One partition is one H&E slide: every nucleus with its class and outline.
@@ -37,9 +34,9 @@ def nucleus_maps(run: Run) -> AnyStage:
     Files: `semantic.ome.tif`, `ternary.ome.tif`, `instances.ome.tif`, `nuclei.parquet`, `nuclei.geojson`,
     `semantic.png`, `ternary.png`, `figure.png`.
     """
-    from dermatome.nuclei.maps.networks import find_nucleus_weights
     from dermatome.nuclei.maps.stage import NucleusStage
 
     settings = run.settings
-    weights = find_nucleus_weights(run.root, settings.nuclei_weights)
-    return NucleusStage(run.root, weights, settings.compute, settings.nuclei, settings.nuclei_opacity)
+    return NucleusStage(
+        run.root, _network(run.root, settings), settings.compute, settings.nuclei, settings.nuclei_opacity
+    )

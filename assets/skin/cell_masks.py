@@ -1,28 +1,25 @@
 """`cell_masks`: every cell of the epidermis, as an instance map and a table."""
 
 from assets.partitions import SLIDES
+from assets.registry import network_now
 from assets.skin.cell_champion import cell_champion
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
 from assets.slide_asset import AnyStage, Run, slide_asset
 from assets.sources import CYTO2
-from dermatome.pipeline.staleness import InputsNow
+from dermatome.registry.champion import Weights
+from dermatome.registry.model_kinds import CELLS
 from dermatome.settings import Settings
+from dermatome.skin.cells.networks import find_cell_weights
 from dermatome.skin.stage_files import check_champion
 from dermatome.storage.layout import DataRoot
 
 
-def _weights(root: DataRoot, settings: Settings) -> InputsNow:
-    """The network that cells would be found with now."""
-    from dermatome.registry.champion import weights_now
-    from dermatome.registry.model_kinds import CELLS
-    from dermatome.skin.cells.networks import find_cell_weights
-
+def _network(root: DataRoot, settings: Settings) -> Weights | None:
     # The published network never changes, and looking for it would fetch it.
-    segmenter = settings.cells.segmenter
-    published = settings.cell_weights == "cyto2" and segmenter == "cellpose"
-    now = {} if published else weights_now(CELLS, lambda: find_cell_weights(root, settings.cell_weights, segmenter))
-    return lambda record: now
+    if settings.cell_weights == "cyto2" and settings.cells.segmenter == "cellpose":
+        return None
+    return find_cell_weights(root, settings.cell_weights, settings.cells.segmenter)
 
 
 @slide_asset(
@@ -34,7 +31,7 @@ def _weights(root: DataRoot, settings: Settings) -> InputsNow:
         "seam_density": "As many cells at tile seams as elsewhere.",
         "mask_made_with_champion": "The mask these cells lie in is the present champion's.",
     },
-    inputs_now=_weights, check_now=check_champion,
+    inputs_now=network_now(CELLS, _network), check_now=check_champion,
 )  # fmt: skip
 def cell_masks(run: Run) -> AnyStage:
     """One partition is one slide: every cell of its epidermis.
@@ -43,7 +40,6 @@ def cell_masks(run: Run) -> AnyStage:
 
     Files: `cells.npz` (`instances`), `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png`.
     """
-    from dermatome.skin.cells.networks import find_cell_weights
     from dermatome.skin.cells.stage import CellsStage
 
     settings = run.settings

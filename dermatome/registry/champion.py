@@ -92,15 +92,6 @@ def find_champion(root: DataRoot, kind: ModelKind, from_settings: Callable[[], W
     return replace(from_settings(), data_version=record.data_version) if record is not None else from_settings()
 
 
-def weights_now(kind: ModelKind, find: Callable[[], Weights]) -> dict[str, str]:
-    """The inputs of a stage that its weights are, as they are now; none if there are no weights."""
-    try:
-        weights = find()
-    except (MissingInput, BadWeights):
-        return {}
-    return {kind.champion: weights.data_version, "weights_sha256": weights.sha256}
-
-
 @dataclass(frozen=True)
 class Choice:
     """The version to promote, and why.
