@@ -72,8 +72,6 @@ class Versions:
     """How the versions of a kind of network are scored on its hold-out set, and one of them is promoted.
 
     Attributes:
-        kind: of network.
-        weights: asset of the versions.
         sources: asset of the samples; the partitions of one that Dagster materializes are found by name.
         setting: of the run config that names the sources of the hold-out set, its meaning, and such a name.
         hold_out: finds what scores a version, with all settings.

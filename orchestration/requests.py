@@ -31,8 +31,6 @@ class Chain:
     """The assets of a pipeline that are materialized slide by slide.
 
     Attributes:
-        slides: Partitions of the assets.
-        stages: Names of the assets, in order.
         has_weights: Whether the weights are there that all stages but the first need.
         requested_by: Tag of the backfills of missing slides.
         missing_weights: Sentence that the log gets where the weights are missing.

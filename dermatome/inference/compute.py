@@ -33,10 +33,7 @@ class Compute:
     """A device that is there, and the precision and thread count used on it.
 
     Attributes:
-        device: which kind.
-        precision: that networks run in.
         threads: torch's, on the CPU.
-        device_name: for records.
         device_index: which one of several; None takes the first.
         backend: what runs networks, see :mod:`dermatome.inference.backends`.
         int8: whether networks that keep their results as int8 run as int8, see :mod:`dermatome.inference.int8`.

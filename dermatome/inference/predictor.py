@@ -25,7 +25,6 @@ class Scene:
     """An image, or a part of one, at the network's resolution.
 
     Attributes:
-        size: of it.
         rows: gives its pixels in bands of rows from the top, (rows, w, 3) uint8 each; called once.
         sink: takes the top row and (C, rows, w) float32 probabilities, rows in order.
     """
@@ -41,10 +40,7 @@ class Predictor:
 
     Attributes:
         runner: takes (N, h, w, 3) uint8 and gives one output, (N, C, h, w) probabilities.
-        classes: C.
         tile_px: side of the tiles, a multiple of 32; smaller for a smaller image.
-        overlap_px: what neighbouring tiles share.
-        batch: tiles at once.
         skip_background: whether tiles that show only background get its class without being run.
         background: the channels that are then certain: one for each head.
     """

@@ -39,11 +39,7 @@ class Weights:
     """The weights that a stage runs with. Small and picklable; each worker loads the file itself.
 
     Attributes:
-        root: the data root.
-        kind: of network.
         name: a training version, or the file or network that the settings name.
-        sha256: that the weights file must have.
-        data_version: of the champion asset.
         file: the weights file (for ``cyto2`` its folder); None for a training version of the data root.
     """
 
@@ -97,11 +93,7 @@ class Choice:
     """The version to promote, and why.
 
     Attributes:
-        version: its name.
-        weights_sha256: of its weights file.
         chosen_by: the score, or ``hand``.
-        score: its value; None if chosen by hand and not scored.
-        despite_drop: whether the comparison with the champion was skipped.
         warning: what its failed check says, if it was chosen by hand all the same, and which versions were left
             out because their records cannot be read.
     """

@@ -29,8 +29,6 @@ class Leak:
 
     Attributes:
         learnt: the training sample, with the ancestor's name before it if an ancestor was trained on it.
-        tested: the sample of the validation or hold-out set.
-        why: what they share.
     """
 
     learnt: str

@@ -25,9 +25,7 @@ class Lineage:
 
     Attributes:
         name: the parent version, or the path of the file.
-        weights: its network and card.
         ancestors: manifest of the parent, of its parent and so on, by version.
-        all_known: whether the manifest of every ancestor is known.
     """
 
     name: str

@@ -22,20 +22,14 @@ THUMBNAIL_PX = 32
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One sample (tile, annotated image or patch) as it was used.
+    """One sample (tile, annotated image or patch) as it was used; what is not known of it is empty.
 
     Attributes:
-        name: of the sample.
         side: ``train``, ``validation`` or ``hold_out``.
         group: patient, slide or sample that must not be on two sides.
-        slide: empty if not known.
-        patient: empty if not known.
-        licence: empty if not known.
         image_sha256: of the image file, or of the pixels.
         mask_sha256: of the annotation file, or of the label maps.
         palette_sha256: of the colours of the mask's classes; empty if it has none.
-        height_px: height of the sample.
-        width_px: width of the sample.
         pixels: of each class, in the order of the classes; for cells, outside and inside of them.
         thumbnail: 32 × 32 grey values, which find near-identical samples.
         left_out: objects of an annotation that were not learnt from, such as ``2 × Point``; empty if there are none.

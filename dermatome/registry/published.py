@@ -28,21 +28,14 @@ class Published:
     """A network that others published.
 
     Attributes:
-        name: by which it is fetched.
         kind: what it finds: tissue, cells or nuclei.
         form: of its file: a state dict of segmentation-models-pytorch, TorchScript, or Cellpose's two files.
-        title: in a few words.
         url: of the file; empty if it has none and must be imported from a file.
-        licence: of the weights.
-        licence_source: page that states it.
-        citation: of the publication.
         mpp: microns per pixel that it was trained at; 0 if it scales images by the size of cells.
         max_mb: a larger file is refused, MB.
         non_commercial: whether the licence, or that of the training images, forbids commercial use.
         sha256: of the file, if published.
         member: name of the file inside the zip at ``url``; empty if it is no zip.
-        encoder: of the U-Net, as segmentation-models-pytorch names it.
-        tile_px: side of the tiles it was trained on.
         classes: for each output channel, the class that it counts as.
     """
 
@@ -71,10 +64,8 @@ class Taken:
     """A file of a published network.
 
     Attributes:
-        data: its bytes.
         sha256: of them, or of the zip that they were in.
         sha256_is: who states it, in words.
-        origin: address or path that it came from.
     """
 
     data: bytes

@@ -32,8 +32,6 @@ class VersionTask(Task[E]):
     """A task whose networks are kept as versions.
 
     Attributes:
-        settings_class: of its settings.
-        model_kind: of its networks.
         noun: plural of what a sample is called.
         parents: what may be fine-tuned, in words.
     """
@@ -96,13 +94,7 @@ class VersionTask(Task[E]):
 
 @dataclass(frozen=True)
 class Version:
-    """A trained version.
-
-    Attributes:
-        trained: the network; its card as it was stored.
-        sha256: of the weights file.
-        rows: of its manifest.
-    """
+    """A trained version."""
 
     trained: Trained[Any]
     sha256: str

@@ -32,12 +32,7 @@ _TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Group:
-    """This process's view of the group that trains together; a group of one exchanges nothing.
-
-    Attributes:
-        rank: number of this process, from 0.
-        size: number of processes.
-    """
+    """This process's view of the group that trains together; a group of one exchanges nothing."""
 
     rank: int = 0
     size: int = 1

@@ -43,11 +43,8 @@ class EncoderFile:
     """Pretrained weights of an encoder on disk; picklable, because every process that trains loads them.
 
     Attributes:
-        path: of the safetensors file.
-        sha256: of it.
         source: where it comes from, in words, for the weights card.
         mean: of the RGB values that it was trained on, 0 to 1.
-        std: their standard deviation.
     """
 
     path: Path

@@ -80,8 +80,6 @@ class SearchSettings:
 
     Attributes:
         trials: in total, including those of earlier runs of the study; failed ones do not count.
-        parallel: trials at the same time, in processes of this machine.
-        seed: of the draws.
         base: the training settings that are not searched.
         space: those that are.
     """

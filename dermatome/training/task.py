@@ -59,7 +59,6 @@ class Task(ABC, Generic[E]):
     A task is picklable: every process that trains builds its own parts from it. ``E`` is its full evaluation.
 
     Attributes:
-        settings: of the training.
         split: samples to train and to validate on.
         best_by: name of the score by which the best epoch is chosen; higher is better.
         shown: scores that are logged after an epoch, by column of the history, with their short names.

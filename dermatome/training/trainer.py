@@ -54,9 +54,7 @@ class Trained(Generic[E]):
         state: its state dict on the CPU: the EMA of the weights.
         card: what :func:`dermatome.training.weights.save_weights` stores with it.
         history: a row for each epoch: epoch, step, seconds, learning_rate, train_loss and the task's scores.
-        evaluation: of the final weights.
         before: of the weights that were fine-tuned, if the task compares them.
-        resumed: whether the run resumed from a checkpoint.
     """
 
     state: dict[str, torch.Tensor]
@@ -177,13 +175,7 @@ def batches(source: BatchSource, numbers: Iterable[int], threads: int = 1) -> Ge
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from, the same in every process.
-
-    Attributes:
-        data_sha256: of the training and validation samples.
-        encoder: pretrained encoder weights.
-        parent_sha256: of the weights that are fine-tuned.
-    """
+    """What a run starts from, the same in every process."""
 
     data_sha256: str
     encoder: EncoderFile | None = None
@@ -231,9 +223,7 @@ class Run:
 
     Attributes:
         parts: network, batches and loss.
-        network: the network that is trained.
         ema: the exponential moving average of its weights, which is validated and kept.
-        step: optimiser steps so far.
         history: a row for each epoch.
         best: the best epoch, if the settings keep it.
     """

@@ -41,18 +41,13 @@ class WeightsCard:
         name: of the version or file, for messages and records.
         scores: validation scores by name, for example ``iou_epidermis``; empty if nothing was validated.
         validation: how the validation samples were chosen, in words.
-        settings: of the training.
-        steps: optimiser steps of the training.
         data_sha256: sha256 of the training and validation samples and of which side each is on.
         manifest_sha256: of the manifest of those samples, a Parquet file beside the weights.
         parent: sha256 of the weights that were fine-tuned.
         initial_weights: what the encoder started from and its source, in words; empty for random weights.
-        initial_sha256: of that file.
         created_from: names of the patients, slides or folders of the training samples.
-        code_version: of Dermatome.
         licence: of the weights; it follows from that of the samples.
         synthetic: whether the network has only ever learnt from synthetic images. Fine-tuning on real images ends it.
-        format: of this card.
     """
 
     name: str = ""
@@ -139,17 +134,11 @@ class UNetCard(WeightsCard):
 
     Attributes:
         encoder: its name in segmentation-models-pytorch.
-        decoder_channels: of the U-Net, coarsest first.
         mpp: microns per pixel that the network was trained at; images are rescaled to it.
         mpp_range: finest and coarsest scale that training showed it.
         coarse_mpp: scale of the coarse pass over a slide; inside ``mpp_range``.
         tile_mpp: microns per pixel that the training samples were declared to have.
-        classes: labels of the output channels, in order.
         tile_px: side of its tiles at prediction.
-        mean: of the normalisation, on the scale 0 to 1.
-        std: likewise.
-        palette: the colour each class is drawn in.
-        head_kernel_px: side of the heads' kernels.
         channels: for each output channel, the class it counts as; empty if the channels are the classes.
         architecture: of the network, as segmentation-models-pytorch names it.
     """
@@ -217,9 +206,6 @@ class LoadedWeights(Generic[C]):
 
     Attributes:
         network: in evaluation mode, on the CPU.
-        card: what it is for.
-        sha256: of the weights file.
-        path: of the weights file.
     """
 
     network: torch.nn.Module

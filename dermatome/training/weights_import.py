@@ -28,8 +28,6 @@ class Imported:
     """The result of an import.
 
     Attributes:
-        sha256: of the weights file that was written.
-        card: of it.
         not_carried_over: what the file did not contain, a sentence each.
     """
 

@@ -47,7 +47,6 @@ class NucleusNetwork:
     """The network of nuclei, prepared to run.
 
     Attributes:
-        weights: the network and its card.
         runner: gives (N, 8, h, w) probabilities, of both heads.
     """
 
@@ -64,10 +63,7 @@ class NucleiResult:
         ternary: uint8, :class:`~dermatome.classes.TernaryClass`.
         instances: int32, 0 or the nucleus' number, 1..N in reading order.
         table: a row for each nucleus, columns :data:`dermatome.nuclei.maps.table.NUCLEUS_COLUMNS`.
-        tiles: that went through the network.
-        backend: what ran it.
         seconds: by phase; of slides that were done together, the whole time for each.
-        warning: of the network's card.
     """
 
     semantic: TiledArray

@@ -58,13 +58,8 @@ class AnnotatedImage:
     """An image and the files that say what is on it.
 
     Attributes:
-        name: the files' stem.
         patient: whom it is of: what a TCGA barcode says, or else the case.
         image: RGB or RGBA.
-        outlines: file of outlines, or None.
-        instances: label image, or None.
-        classes: class image, or None.
-        nuclei: image of all nuclei, or None.
     """
 
     name: str
@@ -89,14 +84,7 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class Annotated:
-    """An annotated image that was read.
-
-    Attributes:
-        rgb: (H, W, 3) uint8.
-        maps: the truth.
-        mpp: microns per pixel.
-        mpp_source: whether a file states it.
-    """
+    """An annotated image that was read."""
 
     rgb: RgbImage
     maps: NucleusMaps

@@ -38,21 +38,14 @@ class PatchRow:
     Attributes:
         name: ``<image>_<top>_<left>``.
         case: the patient; all patches of one are on the same side of a split.
-        image: the annotated image.
         kind: what its truth was drawn from (:attr:`~dermatome.nuclei.patches.annotated.AnnotatedImage.kind`).
         top_px: of the patch on its image.
-        left_px: likewise.
         height_px: of the part that is image; beyond it, pixels are mirrored and ignored.
-        width_px: likewise.
-        mpp: microns per pixel.
         mpp_source: ``file`` or ``declared``.
-        nuclei: instances that are on it.
         semantic_px: pixels of each :class:`~dermatome.classes.NucleusClass`, ignored ones in none.
-        ternary_px: likewise of each :class:`~dermatome.classes.TernaryClass`.
         ignored_px: pixels that are ignored in the ternary map.
         stain: of its image: ``as it is``, or the :class:`StainOutcome` where it was to be
             normalised.
-        sha256: of its pixels, maps and ``stain``.
         side: ``train`` or ``validation`` where a split was asked for, or empty.
         left_out: objects of the image's annotation that are on no patch, as they have no area or are to be ignored.
     """

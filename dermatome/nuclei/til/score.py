@@ -35,10 +35,7 @@ class TilScores:
     none has a class.
 
     Attributes:
-        counts: nuclei by class label.
         has_classes: whether any nucleus has a class, or there is none.
-        tissue_mm2: area of tissue.
-        lymphocytes_per_mm2: of tissue.
         immune_share: of all nuclei that have a class.
         near_epithelium_share: of the lymphocytes.
         infiltrated_share: of the squares with any such nucleus, those with a lymphocyte.
