@@ -67,9 +67,17 @@ def catalogue() -> tuple[OddFile, ...]:
     return tuple(file for part in (_jpegs, _pngs, _tiffs, _others) for file in part())
 
 
-def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    """An image as Pillow writes it."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiff(pixels: np.ndarray, **options: object) -> bytes:
+    """A TIFF as tifffile writes it."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **options)
     return buffer.getvalue()
 
 
@@ -87,7 +95,7 @@ def _refused(name: str, suffix: str, data: bytes, said: str) -> OddFile:
 def _jpegs() -> Iterator[OddFile]:
     rgb = Image.fromarray(picture())
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8))
-    jpeg, long = _saved(rgb, "JPEG", quality=95), _saved(noise, "JPEG", quality=90)
+    jpeg, long = saved(rgb, "JPEG", quality=95), saved(noise, "JPEG", quality=90)
     exif = Image.Exif()
     exif[0x0112] = 6
 
@@ -101,14 +109,14 @@ def _jpegs() -> Iterator[OddFile]:
     yield _read("jpeg-garbage-behind", ".jpg", jpeg + b"garbage \xff\xd8" * 500)
     yield _read("jpeg-two-in-a-row", ".jpg", jpeg + long)
     yield _refused("jpeg-two-starts", ".jpg", b"\xff\xd8" + jpeg, _DAMAGED)
-    yield _read("jpeg-progressive", ".jpg", _saved(rgb, "JPEG", quality=95, progressive=True))
-    yield _read("jpeg-restart-markers", ".jpg", _saved(rgb, "JPEG", quality=95, restart_marker_blocks=2))
+    yield _read("jpeg-progressive", ".jpg", saved(rgb, "JPEG", quality=95, progressive=True))
+    yield _read("jpeg-restart-markers", ".jpg", saved(rgb, "JPEG", quality=95, restart_marker_blocks=2))
     lossless = imagecodecs.ljpeg_encode(picture()[..., 0].copy())
     yield _read("jpeg-lossless", ".jpg", lossless, "grey repeated", same=False)
     yield _refused("jpeg-12-bit", ".jpg", _jpeg_of_precision(jpeg, 12), _HEADER)
-    yield _read("jpeg-cmyk", ".jpg", _saved(rgb.convert("CMYK"), "JPEG", quality=95), "CMYK turned into RGB")
-    yield _read("jpeg-grey", ".jpg", _saved(rgb.convert("L"), "JPEG"), "grey repeated", same=False)
-    upright = _saved(rgb.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=exif)
+    yield _read("jpeg-cmyk", ".jpg", saved(rgb.convert("CMYK"), "JPEG", quality=95), "CMYK turned into RGB")
+    yield _read("jpeg-grey", ".jpg", saved(rgb.convert("L"), "JPEG"), "grey repeated", same=False)
+    upright = saved(rgb.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=exif)
     yield _read("jpeg-lying-by-exif", ".jpg", upright, "turned upright")
     yield _read("jpeg-exif-is-garbage", ".jpg", _with_segment(jpeg, 0xE1, b"Exif\0\0" + bytes(range(256)) * 20))
     yield _read("jpeg-exif-is-huge", ".jpg", _with_segment(jpeg, 0xE1, b"Exif\0\0MM\0*" + b"\xff" * 65_000, times=40))
@@ -143,7 +151,7 @@ def _jpeg_of_precision(jpeg: bytes, bits: int) -> bytes:
 
 def _pngs() -> Iterator[OddFile]:
     rgb, pixels = Image.fromarray(picture()), picture()
-    png = _saved(rgb, "PNG")
+    png = saved(rgb, "PNG")
     opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
     clear = np.dstack([pixels, np.zeros(pixels.shape[:2], np.uint8)])
     deep = _png_of(16, 2, (pixels.astype(">u2") * 257).view(np.uint8).reshape(HEIGHT_PX, -1))
@@ -157,15 +165,15 @@ def _pngs() -> Iterator[OddFile]:
     yield _read("png-interlaced", ".png", _interlaced(pixels))
     yield _read("png-16-bit-colour", ".png", deep, "16-bit colour divided by 256")
     grey16 = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
-    yield _read("png-16-bit-grey", ".png", _saved(grey16, "PNG"), "16-bit grey divided by 256", same=False)
-    yield _read("png-palette", ".png", _saved(rgb.quantize(256), "PNG"), "palette", same=False)
-    yield _read("png-one-bit", ".png", _saved(rgb.convert("1"), "PNG"), "grey repeated", same=False)
-    yield _read("png-opaque-alpha", ".png", _saved(Image.fromarray(opaque), "PNG"), "transparency laid on white")
-    yield _read("png-all-clear", ".png", _saved(Image.fromarray(clear), "PNG"), "transparency", same=False)
-    yield _read("png-grey-alpha", ".png", _saved(rgb.convert("LA"), "PNG"), "transparency laid on white", same=False)
-    see_through = _saved(rgb.quantize(64), "PNG", transparency=3)
+    yield _read("png-16-bit-grey", ".png", saved(grey16, "PNG"), "16-bit grey divided by 256", same=False)
+    yield _read("png-palette", ".png", saved(rgb.quantize(256), "PNG"), "palette", same=False)
+    yield _read("png-one-bit", ".png", saved(rgb.convert("1"), "PNG"), "grey repeated", same=False)
+    yield _read("png-opaque-alpha", ".png", saved(Image.fromarray(opaque), "PNG"), "transparency laid on white")
+    yield _read("png-all-clear", ".png", saved(Image.fromarray(clear), "PNG"), "transparency", same=False)
+    yield _read("png-grey-alpha", ".png", saved(rgb.convert("LA"), "PNG"), "transparency laid on white", same=False)
+    see_through = saved(rgb.quantize(64), "PNG", transparency=3)
     yield _read("png-palette-alpha", ".png", see_through, "transparency laid on white", same=False)
-    moving = _saved(rgb, "PNG", save_all=True, append_images=[Image.new("RGB", rgb.size)])
+    moving = saved(rgb, "PNG", save_all=True, append_images=[Image.new("RGB", rgb.size)])
     yield _read("png-moving", ".png", moving, "the first of several pages")
     yield _read("png-garbage-behind", ".png", png + b"garbage" * 500)
     yield _refused(
@@ -175,11 +183,11 @@ def _pngs() -> Iterator[OddFile]:
     yield _refused("png-of-no-width", ".png", _png_of(8, 2, None, height=5, width=0), _HEADER)
     yield _refused("png-text-bomb", ".png", _png_with_text(png, 150_000_000), _DAMAGED)
     yield _read("png-pixel-bomb", ".png", _png_of(8, 2, pixels.reshape(HEIGHT_PX, -1), more=150_000_000))
-    yield _read("png-all-white", ".png", _saved(Image.new("RGB", (96, 80), "white"), "PNG"), same=False)
-    yield _read("png-all-black", ".png", _saved(Image.new("RGB", (96, 80)), "PNG"), same=False)
-    yield _read("png-one-pixel", ".png", _saved(rgb.crop((0, 0, 1, 1)), "PNG"), shape=(1, 1), same=False)
-    yield _read("png-a-line", ".png", _saved(rgb.resize((5000, 1)), "PNG"), shape=(1, 5000), same=False)
-    yield _read("png-a-column", ".png", _saved(rgb.resize((1, 5000)), "PNG"), shape=(5000, 1), same=False)
+    yield _read("png-all-white", ".png", saved(Image.new("RGB", (96, 80), "white"), "PNG"), same=False)
+    yield _read("png-all-black", ".png", saved(Image.new("RGB", (96, 80)), "PNG"), same=False)
+    yield _read("png-one-pixel", ".png", saved(rgb.crop((0, 0, 1, 1)), "PNG"), shape=(1, 1), same=False)
+    yield _read("png-a-line", ".png", saved(rgb.resize((5000, 1)), "PNG"), shape=(1, 5000), same=False)
+    yield _read("png-a-column", ".png", saved(rgb.resize((1, 5000)), "PNG"), shape=(5000, 1), same=False)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -406,8 +414,8 @@ def _looped(tiff: bytes) -> bytes:
 def _others() -> Iterator[OddFile]:
     rgb = Image.fromarray(picture())
     kinds: dict[str, Callable[[], bytes]] = {
-        "gif": lambda: _saved(rgb, "GIF"), "webp": lambda: _saved(rgb, "WEBP"), "bmp": lambda: _saved(rgb, "BMP"),
-        "jpeg-2000": lambda: imagecodecs.jpeg2k_encode(picture()), "pdf": lambda: _saved(rgb, "PDF"),
+        "gif": lambda: saved(rgb, "GIF"), "webp": lambda: saved(rgb, "WEBP"), "bmp": lambda: saved(rgb, "BMP"),
+        "jpeg-2000": lambda: imagecodecs.jpeg2k_encode(picture()), "pdf": lambda: saved(rgb, "PDF"),
         "zip": lambda: b"PK\x03\x04" + bytes(500), "text": lambda: b"404 page not found\n",
         "zeros": lambda: bytes(5000),
     }  # fmt: skip
@@ -416,5 +424,5 @@ def _others() -> Iterator[OddFile]:
     yield _refused("other-empty", ".jpg", b"", "is empty")
     yield _refused("other-html", ".jpg", b"\n <!DOCTYPE html><html><body>Log in</body></html>", "web page")
     yield _refused("other-svg", ".jpg", b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "web page")
-    yield _read("other-png-named-tif", ".tif", _saved(rgb, "PNG"))
-    yield _read("other-jpeg-named-png", ".png", _saved(rgb, "JPEG", quality=95))
+    yield _read("other-png-named-tif", ".tif", saved(rgb, "PNG"))
+    yield _read("other-jpeg-named-png", ".png", saved(rgb, "JPEG", quality=95))

@@ -3,11 +3,8 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from dermatome.inference.compute import choose_compute
 from dermatome.storage.layout import DataRoot
@@ -20,9 +17,7 @@ SMALL = UploadLimits(max_file_bytes=400_000)
 
 
 @contextmanager
-def served(
-    folder: Path, *, guarded: bool = True, limits: UploadLimits = SMALL, weights: str = "", frame_site: str = ""
-) -> Iterator[SimpleNamespace]:
+def served(folder, *, guarded=True, limits=SMALL, weights="", frame_site=""):
     """Serves the web app in a thread of this process.
 
     Args:
@@ -43,7 +38,7 @@ def served(
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
+def serving(app):
     """Serves an ASGI app in a thread of this process; gives its address."""
     import uvicorn
 
@@ -57,3 +52,15 @@ def serving(app: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def visited(browser, address):
+    """A page of a browser of its own at an address; it asks no other host."""
+    context = browser.new_context(base_url=address, accept_downloads=True)
+    page, asked = context.new_page(), []
+    page.set_default_timeout(120_000)
+    page.on("request", lambda request: asked.append(request.url))
+    yield page
+    context.close()
+    assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))], "other hosts are asked"

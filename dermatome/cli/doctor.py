@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from dermatome import __version__
-from dermatome.errors import DermatomeError, MissingInput
+from dermatome.errors import BadWeights, DermatomeError, MissingInput
 from dermatome.inference.compute import DeviceName, choose_compute
 from dermatome.storage.layout import DataRoot
 
@@ -42,28 +43,29 @@ def examine(
     device: DeviceName = "auto",
     atlas_url: str = ATLAS_URL,
 ) -> Iterator[Finding]:
-    """Runs all checks and yields each result at once.
-
-    Args:
-        weights: Tissue or cell weights to load and check.
-        data: Data root to check; the folder need not exist yet.
-        models_folder: Folder of Cellpose's ``cyto2``; None skips this check.
-        ask_network: Whether to test the connection to ``atlas_url``.
-        device: Requested device.
-        atlas_url: Address of the gene pages.
-    """
+    """Runs all checks and yields each result at once; the arguments are the options of `dermatome doctor`."""
     yield from _versions()
-    yield _device(device)
+    yield _checked("device", lambda: "{0.device_name}, precision {0.precision}".format(choose_compute(device)))
     if not weights and models_folder is None:
         yield Finding("weights", "ok", "none given to check; name files with --weights.")
     for path in weights:
-        yield _weights(path)
+        yield _checked("weights", partial(_weights, path))
     if models_folder is not None:
-        yield _cyto2(models_folder)
+        yield _checked("weights", partial(_cyto2, models_folder))
     yield from _networks(data)
     yield _disk(data)
     if ask_network:
         yield _network(atlas_url)
+
+
+def _checked(topic: str, check: Callable[[], str], about: str = "") -> Finding:
+    """What a check found, or why it failed; what is missing affects some uses."""
+    try:
+        return Finding(topic, "ok", check())
+    except MissingInput as error:
+        return Finding(topic, "warn", str(error))
+    except DermatomeError as error:
+        return Finding(topic, "fail", f"{about}{error}")
 
 
 def _versions() -> Iterator[Finding]:
@@ -83,15 +85,7 @@ def _versions() -> Iterator[Finding]:
         yield Finding("versions", "warn", "Dagster is not installed; the platform needs it, the command line does not.")
 
 
-def _device(device: DeviceName) -> Finding:
-    try:
-        compute = choose_compute(device)
-    except DermatomeError as error:
-        return Finding("device", "fail", str(error))
-    return Finding("device", "ok", f"{compute.device_name}, precision {compute.precision}")
-
-
-def _weights(path: Path) -> Finding:
+def _weights(path: Path) -> str:
     """Loads the file as tissue weights; if that fails, as a cell network."""
     from dermatome.skin.cells.network import load_cell_network
     from dermatome.skin.tissue.network import load_tissue_weights
@@ -102,19 +96,16 @@ def _weights(path: Path) -> Finding:
         try:
             cells = load_cell_network(path, choose_compute("cpu", backend="torch"))
         except DermatomeError as cell_error:
-            return Finding("weights", "fail", f"{tissue_error} As a cell network: {cell_error}")
-        return Finding("weights", "ok", f"{path}: cell network {cells.name}, sha256 {cells.sha256}")
-    card = tissue.card
-    return Finding("weights", "ok", f"{path}: tissue, {card.encoder} at {card.mpp:g} µm/px, sha256 {tissue.sha256}")
+            raise BadWeights(f"{tissue_error} As a cell network: {cell_error}") from cell_error
+        return f"{path}: cell network {cells.name}, sha256 {cells.sha256}"
+    return f"{path}: tissue, {tissue.card.encoder} at {tissue.card.mpp:g} µm/px, sha256 {tissue.sha256}"
 
 
-def _cyto2(folder: Path) -> Finding:
+def _cyto2(folder: Path) -> str:
     missing = [name for name in ("cyto2torch_0", "size_cyto2torch_0.npy") if not (folder / name).is_file()]
     if missing:
-        return Finding(
-            "weights", "warn", f"cyto2 is not in {folder}: {' and '.join(missing)} are missing; put them there."
-        )
-    return Finding("weights", "ok", f"cyto2 is in {folder}")
+        raise MissingInput(f"cyto2 is not in {folder}: {' and '.join(missing)} are missing; put them there.")
+    return f"cyto2 is in {folder}"
 
 
 def _networks(data: str) -> Iterator[Finding]:
@@ -137,9 +128,8 @@ def _networks(data: str) -> Iterator[Finding]:
     compute, segmenter = choose_compute("cpu", backend="torch"), settings.cells.segmenter
 
     def named_cells() -> Weights:
-        missing = _cyto2(root.models) if settings.cell_weights == "cyto2" and segmenter == "cellpose" else None
-        if missing is not None and missing.state != "ok":  # a check downloads nothing
-            raise MissingInput(missing.message)
+        if settings.cell_weights == "cyto2" and segmenter == "cellpose":
+            _cyto2(root.models)  # a check downloads nothing
         return cell_weights_named(root, settings.cell_weights, segmenter)
 
     def tissue() -> Weights:
@@ -157,18 +147,17 @@ def _networks(data: str) -> Iterator[Finding]:
         weights.load(load_nucleus_weights)
         return weights
 
-    for kind, load in ((TISSUE, tissue), (CELLS, cells), (NUCLEI, nuclei)):
-        try:
-            weights = load()
-        except MissingInput as error:
-            yield Finding("networks", "warn", str(error))
-        except DermatomeError as error:
-            yield Finding("networks", "fail", f"{kind.name.capitalize()}: {error}")
-        else:
-            how = (
-                "champion" if weights.file is None else "no champion yet" if kind is TISSUE else "named by the settings"
-            )
-            yield Finding("networks", "ok", f"{kind.name} {weights.name} ({how}), sha256 {weights.sha256}")
+    def named(kind: str, load: Callable[[], Weights], otherwise: str) -> str:
+        weights = load()
+        how = "champion" if weights.file is None else otherwise
+        return f"{kind} {weights.name} ({how}), sha256 {weights.sha256}"
+
+    by_settings = "named by the settings"
+    for kind, load, otherwise in (
+        (TISSUE, tissue, "no champion yet"), (CELLS, cells, by_settings), (NUCLEI, nuclei, by_settings)
+    ):  # fmt: skip
+        check = partial(named, kind.name, load, otherwise)
+        yield _checked("networks", check, f"{kind.name.capitalize()}: ")
 
 
 def _disk(data: str) -> Finding:

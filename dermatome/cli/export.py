@@ -22,7 +22,7 @@ def _of_slides(command: Callable[..., None]) -> Callable[..., None]:
     slides = typer.Argument(help="Names of slides: of skin with layers, or H&E slides with nuclei.", show_default=False)
     gene = typer.Option(help="Symbol or Ensembl id of a gene, in place of slides: all its measured slides.")
 
-    def run(slides: list[str] | None, gene: str | None, data: str, **values: Any) -> None:
+    def run(*, data: str, slides: list[str] | None = None, gene: str | None = None, **values: Any) -> None:
         command(found=_results(slides, gene, data), **values)
 
     own = inspect.signature(command, eval_str=True).parameters.values()

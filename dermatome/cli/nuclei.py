@@ -27,7 +27,6 @@ from dermatome.cli.support import (
     each_slide,
     number,
     warn,
-    weights_sha256,
     with_options,
 )
 from dermatome.cli.train import TrainGroup
@@ -36,6 +35,7 @@ from dermatome.inference.compute import Compute
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.nuclei.til.settings import TilSettings
+from dermatome.storage.layout import DataRoot
 
 if TYPE_CHECKING:
     from dermatome.nuclei.patches.files import PatchRow
@@ -143,18 +143,17 @@ def nuclei_predict(
     Example: dermatome nuclei predict fields/ --weights toy --out nuclei --mpp 0.25
     """
     from dermatome.imaging.stain_normalisation import AS_IT_IS
-    from dermatome.nuclei.maps.network import load_nucleus_weights
-    from dermatome.nuclei.maps.networks import weights_path
-    from dermatome.nuclei.maps.segment import fitted_stain, prepare_nuclei, segment_nuclei
+    from dermatome.nuclei.maps.networks import load_nuclei, nucleus_weights_named
+    from dermatome.nuclei.maps.segment import fitted_stain, segment_nuclei
     from dermatome.nuclei.maps.stage import write_nuclei
 
-    load = cache(lambda: load_nucleus_weights(weights_path(weights)))
-    prepare = cache(lambda: prepare_nuclei(load(), compute, settings))
-    sha256, results = weights_sha256(weights_path(weights), load), Results(out, "nucleus_maps", settings, overwrite)
+    found_weights = nucleus_weights_named(DataRoot(out), weights)
+    network_of = cache(lambda: load_nuclei(found_weights, compute, settings))
+    results = Results(out, "nucleus_maps", settings, overwrite)
 
     def predict(slide: Slide, report: Report) -> str:
         def write(folder: Path) -> StageResult:
-            network = prepare()
+            network = network_of()
             fit = fitted_stain(slide, network, settings)
             (found,) = segment_nuclei(
                 [slide], network, settings, lambda done: report(f"{done} tiles done"),
@@ -162,7 +161,7 @@ def nuclei_predict(
             )  # fmt: skip
             return write_nuclei(folder, slide, found, fit, network, compute, {}, weights, opacity, slide.name)
 
-        record, note = results.of(slide, write, weights_sha256=sha256, opacity=f"{opacity:g}")
+        record, note = results.of(slide, write, weights_sha256=found_weights.sha256, opacity=f"{opacity:g}")
         counts = {label: int(str(record.values[label])) for label in (*NUCLEUS_LABELS[1:], UNCLASSIFIED)}
         kinds = sorted((-count, label) for label, count in counts.items() if count)
         text = f"{note}{record.values['nuclei']} nuclei" + "".join(f", {-count} {label}" for count, label in kinds)

@@ -27,7 +27,6 @@ from dermatome.cli.support import (
     each_slide,
     read_cells,
     warn,
-    weights_sha256,
     with_options,
     write_table,
 )
@@ -37,6 +36,7 @@ from dermatome.inference.compute import Compute
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.tissue.settings import TissueSettings
+from dermatome.storage.layout import DataRoot
 
 if TYPE_CHECKING:
     from dermatome.skin.cells.network import CellNetwork
@@ -134,7 +134,6 @@ def hpa_fetch(
     from dermatome.settings import load_settings
     from dermatome.slides.slide import read_slide
     from dermatome.slides.source import fetch_hpa
-    from dermatome.storage.layout import DataRoot
 
     settings = load_settings(DataRoot.at(data).settings)
     lossless = settings.hpa.image == "tiff"
@@ -206,22 +205,20 @@ def tissue_predict(
 
     Example: dermatome tissue predict slides/ --weights tissue.safetensors --out masks --mpp 0.5
     """
-    from dermatome.skin.tissue.network import load_tissue_weights
-    from dermatome.skin.tissue.networks import weights_path
-    from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
+    from dermatome.skin.tissue.networks import load_tissue, tissue_weights_named
+    from dermatome.skin.tissue.segment import segment_tissue
     from dermatome.skin.tissue.stage import write_tissue
 
-    path = weights_path(weights)
-    load = cache(lambda: load_tissue_weights(path))
-    prepare = cache(lambda: prepare_tissue(load(), compute, settings))
-    sha256, results = weights_sha256(path, load), Results(out, "epidermis_masks", settings, overwrite)
+    found_weights = tissue_weights_named(DataRoot(out), weights)
+    network = cache(lambda: load_tissue(found_weights, compute, settings))
+    results = Results(out, "epidermis_masks", settings, overwrite)
 
     def predict(slide: Slide, report: Report) -> str:
         def write(folder: Path) -> StageResult:
-            found = segment_tissue(slide, prepare(), settings, report)
-            return write_tissue(folder, slide, found, prepare(), compute, {}, weights, slide.name)
+            found = segment_tissue(slide, network(), settings, report)
+            return write_tissue(folder, slide, found, network(), compute, {}, weights, slide.name)
 
-        record, note = results.of(slide, write, weights_sha256=sha256)
+        record, note = results.of(slide, write, weights_sha256=found_weights.sha256)
         share, skin = record.values["epidermis_share"], record.checks[-1]
         if not skin.passed:
             warn(f"{slide.name}: {skin.description}")
@@ -283,7 +280,8 @@ def cells_segment(
         return load_segmenter(segmenter_file(models, weights, segmenter), compute, segmenter)
 
     own_file = TOY_WEIGHTS if weights == "toy" else Path(weights)
-    sha256 = weights_sha256(own_file, load) if segmenter == "cellpose" else load().sha256
+    unloaded = segmenter == "cellpose" and own_file.is_file()
+    sha256 = sha256_file(own_file) if unloaded else load().sha256
     results = Results(out, "cell_masks", settings, overwrite)
 
     def segment(slide: Slide, report: Report) -> str:

@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dermatome.cli.export import export_app
-from dermatome.cli.support import (
-    MODELS,
-    AsJson,
-    Data,
-    Device,
-    Models,
-    Threads,
-    complain,
-    progress_bar,
-    warn,
-)
+from dermatome.cli.support import MODELS, AsJson, Data, Device, Models, Threads, complain, progress_bar, warn
 from dermatome.inference.compute import ComputeSettings
 
 if TYPE_CHECKING:

@@ -222,13 +222,6 @@ class Results:
                 write_table(also, merged)
 
 
-def weights_sha256(path: Path, load: Callable[[], Any]) -> str:
-    """The sha256 of a weights file, without loading it; if there is no such file, ``load`` finds it or says so."""
-    from dermatome.storage.files import sha256_file
-
-    return sha256_file(path) if path.is_file() else str(load().sha256)
-
-
 def each_slide(
     images: Sequence[Path],
     mpp: float,

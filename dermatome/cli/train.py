@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 import typer
 from typer.core import TyperGroup
 
-from dermatome.cli.support import (
-    MODELS,
-    Device,
-    PrecisionOption,
-    Threads,
-    progress_bar,
-    with_signature,
-)
+from dermatome.cli.support import MODELS, Device, PrecisionOption, Threads, progress_bar, with_signature
 from dermatome.errors import BadSetting
 from dermatome.inference.compute import choose_compute
 
@@ -88,10 +81,7 @@ COMMANDS = {
                 ("loss", "boundary_weighting"),
                 "Whether rare ternary classes have a larger weight in the loss.",
             ),
-            "immune_sampling": (
-                ("sampling", "enabled"),
-                "Whether patches with immune cells are drawn more often.",
-            ),
+            "immune_sampling": (("sampling", "enabled"), "Whether patches with immune cells are drawn more often."),
         },
         card=("dermatome.nuclei.maps.network", "NucleusCard"),
         defaults={"encoder": "resnet34", "mpp": 0.25},

@@ -22,12 +22,7 @@ def export_qupath(slides: Iterable[SlideResults], out: Path) -> list[str]:
 
     A class has one colour in QuPath: layers are coloured for the slide with most of them.
 
-    Args:
-        slides: results, read one by one.
-        out: the folder; files of the same names are replaced.
-
-    Returns:
-        Names of the slides.
+    Results are read one by one, and files of the same names are replaced. Returns the names of the slides.
 
     Raises:
         BadImage: the image is a folder of DICOM files.

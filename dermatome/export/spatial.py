@@ -33,10 +33,6 @@ def export_spatialdata(slides: Sequence[SlideResults], out: Path) -> None:
     ``obs["region"]`` names the labels and ``obs["cell_id"]`` (``nucleus_id``) the number in them, ``X`` holds the
     measurements, ``obsm["spatial"]`` the centres in µm.
 
-    Args:
-        slides: results of :func:`dermatome.export.results.read_results`.
-        out: folder to write, such as `study.zarr`.
-
     Raises:
         BadSetting: spatialdata is not installed.
         StorageFailed: the disk is full or the folder is not writable.

@@ -12,7 +12,7 @@ from dermatome.hpa.settings import HpaSettings
 from dermatome.storage.http import Fetched, HttpClient, NotThere
 
 
-class HpaClient:
+class HpaClient(HttpClient):
     """Fetches pages and images; one client may be used by many threads.
 
     Args:
@@ -25,14 +25,8 @@ class HpaClient:
 
     def __init__(self, settings: HpaSettings | None = None, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.settings = settings or HpaSettings()
-        self._http = HttpClient(self.settings.allowed_hosts, self.settings, sleep=sleep)
-        self.base_urls = tuple(self._http.base(url) for url in (self.settings.base_url, *self.settings.archive_urls))
-
-    def __enter__(self) -> HpaClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
+        super().__init__(self.settings.allowed_hosts, self.settings, sleep=sleep)
+        self.base_urls = tuple(self.base(url) for url in (self.settings.base_url, *self.settings.archive_urls))
 
     def fetch_page(
         self, ensembl_id: str, path: Path, etag: str | None = None, last_modified: str | None = None
@@ -60,7 +54,7 @@ class HpaClient:
         self, base_url: str, ensembl_id: str, path: Path, etag: str | None = None, last_modified: str | None = None
     ) -> Fetched:
         """Fetches a gene's XML page from one release; see :meth:`HttpClient.fetch`."""
-        return self._http.fetch(
+        return self.fetch(
             f"{base_url}/{ensembl_id}.xml",
             path,
             kind="page",
@@ -71,4 +65,4 @@ class HpaClient:
 
     def fetch_image(self, url: str, path: Path) -> Fetched:
         """Fetches an image; see :meth:`HttpClient.fetch`."""
-        return self._http.fetch(url, path, kind="image", max_bytes=self.settings.max_image_bytes)
+        return self.fetch(url, path, kind="image", max_bytes=self.settings.max_image_bytes)

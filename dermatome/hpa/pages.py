@@ -25,8 +25,8 @@ from lxml import etree
 
 from dermatome.errors import BadPage, BadSetting, MissingInput
 from dermatome.hpa.genes import ENSEMBL_GENE
-from dermatome.hpa.licence import licence_of
 from dermatome.hpa.records import IMAGE_RECORD_SCHEMA, slide_id
+from dermatome.hpa.settings import licence_of
 
 Outcome = Literal["images", "no_tissue", "no_images"]
 
@@ -106,14 +106,9 @@ def parse_page(source: Path | bytes, *, tissue: str = "Skin", max_bytes: int = _
     ``Skin 2``, but not ``Foreskin`` or ``skin cancer``), or by its organ, in upper or lower case. Only normal tissue
     counts.
 
-    Args:
-        source: Path of the page, or its bytes.
-        tissue: Name of the tissue or organ.
-        max_bytes: A larger page is refused.
-
     Raises:
-        BadPage: The page is not XML, is cut short, has a document type, is not one gene's entry, or has an image whose
-            address gives no slide id.
+        BadPage: The page is larger than ``max_bytes``, is not XML, is cut short, has a document type, is not one gene's
+            entry, or has an image whose address gives no slide id.
         MissingInput: There is no such file.
     """
     name = source.name if isinstance(source, Path) else "The page"

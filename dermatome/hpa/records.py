@@ -11,9 +11,7 @@ import pyarrow.parquet as pq
 from dermatome.errors import BadPage, MissingInput, StorageFailed
 from dermatome.storage.files import atomic_file, safe_id
 
-_CELL_TYPE = pa.struct(
-    [(name, pa.string()) for name in ("cell_type", "staining", "intensity", "quantity", "location")],
-)
+_CELL_TYPE = pa.struct([(name, pa.string()) for name in ("cell_type", "staining", "intensity", "quantity", "location")])
 IMAGE_RECORD_SCHEMA = pa.schema(
     [
         pa.field("slide", pa.string(), nullable=False),

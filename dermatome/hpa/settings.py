@@ -1,12 +1,14 @@
-"""Settings of `hpa_images`, and of the HPA client."""
+"""Settings of `hpa_images` and of the HPA client; the licence and the attribution that HPA requires for its data."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
 from dermatome.storage.http import HttpLimits
 from dermatome.storage.settings_model import Effect
+
+LICENCE_PAGE = "https://www.proteinatlas.org/about/licence"
+ATTRIBUTION = "Image credit: Human Protein Atlas, proteinatlas.org; Uhlén M et al., Science 347, 1260419 (2015)"
 
 
 class HpaSettings(HttpLimits):
@@ -32,3 +34,16 @@ class HpaSettings(HttpLimits):
     max_image_bytes: Annotated[int, Effect.LIMIT] = Field(default=128 * 1024 * 1024, ge=1, le=1 << 33)
     licence: str = f"as stated at {LICENCE_PAGE}"
     attribution: str = ATTRIBUTION
+
+
+def licence_of(release: str) -> str:
+    """The licence of an HPA release and the page that states it; only the page for an unknown release.
+
+    Source: the ``about/licence`` page of the releases (``v15.proteinatlas.org/about/licence`` and later ones).
+    """
+    try:
+        number = float(release)
+    except ValueError:
+        return f"as stated at {LICENCE_PAGE}"
+    name = "CC BY-NC-ND 4.0" if number < 16 else "CC BY-SA 3.0" if number < 24 else "CC BY-SA 4.0"
+    return f"{name} ({LICENCE_PAGE})"

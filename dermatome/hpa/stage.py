@@ -54,14 +54,7 @@ def fetch_gene_images(
 
     If antibodies have levels for the tissue and no image (newer releases show fewer images), their images are taken
     from the archives. Archive pages are kept beside ``path``, and their rows state the release that they come from.
-
-    Args:
-        client: Client of HPA.
-        ensembl_id: Ensembl id of the gene.
-        path: Path of the page.
-        tissue: See :func:`dermatome.hpa.pages.parse_page`.
-        etag: Of the page at ``path``, from an earlier :class:`Fetched`.
-        last_modified: Likewise.
+    ``etag`` and ``last_modified`` are those of the page at ``path``, from an earlier :class:`Fetched`.
 
     Raises:
         FetchFailed: See :meth:`HpaClient.fetch_page`; also if an archive cannot be reached, as its images would

@@ -70,12 +70,9 @@ def write_ome_tiff(
 
 
 def open_ome_tiff(path: Path) -> TiledLabels:
-    """Opens a mask or map of any size; ``mask[top:bottom, left:right]`` decodes only the tiles touched.
+    """Opens an OME-TIFF of :func:`write_ome_tiff`; ``mask[top:bottom, left:right]`` decodes only the tiles touched.
 
     Several threads may read at once. Recently read tiles are cached.
-
-    Args:
-        path: an OME-TIFF of :func:`write_ome_tiff` (``mask.ome.tif``, ``cells.ome.tif``).
 
     Raises:
         MissingInput: there is no such file.

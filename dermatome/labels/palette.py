@@ -126,12 +126,7 @@ def decode_mask(data: bytes, palette: Palette | None, name: str) -> ClassMap:
     """Decodes the file of a mask.
 
     A mask of one channel holds numbers: those that the palette lists, or else those of classes, from 0 for background,
-    with 255 for what is ignored. An 8-bit one may hold greys of the palette instead.
-
-    Args:
-        data: Bytes of the file.
-        palette: What stands for each class; None if the mask holds numbers of classes.
-        name: Name of the file, for errors.
+    with 255 for what is ignored. An 8-bit one may hold greys of the palette instead. Errors have the ``name``.
 
     Returns:
         (H, W) uint8 of :class:`TissueClass`, and :data:`IGNORED`.
@@ -182,12 +177,7 @@ def _numbers_to_classes(numbers: npt.NDArray[Any], palette: Palette, name: str) 
 
 
 def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str) -> ClassMap:
-    """The class of each pixel of a drawn mask, by exact colour.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-        palette: the colours of each class.
-        file_name: named in errors.
+    """The class of each pixel of a drawn mask, (H, W, 3) uint8, by exact colour.
 
     Returns:
         (H, W) uint8 of :class:`TissueClass`, and :data:`IGNORED`.

@@ -32,12 +32,7 @@ class TiledArray:
     """
 
     def __init__(
-        self,
-        size: Size | None,
-        dtype: npt.DTypeLike = np.int32,
-        *,
-        tile_px: int = TILE_PX,
-        channels: int | None = None,
+        self, size: Size | None, dtype: npt.DTypeLike = np.int32, *, tile_px: int = TILE_PX, channels: int | None = None
     ) -> None:
         """Creates an array of zeros."""
         self.size, self.tile_px = size, tile_px

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dermatome.classes import Rgb, RgbImage
 from dermatome.geometry import Box, Size
+from dermatome.reports.html import encoded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,7 +171,7 @@ def preview_panel(panel: Panel, name: str, facts: Sequence[str | tuple[str, Rgb]
             x, y = _PREVIEW_MARGIN, y + text_px
         places.append((x, y, text, colour))
         x += round(wide) + 22
-    image, encoded = np.asarray(panel.image), b""
+    image, webp = np.asarray(panel.image), b""
     for detail, quality in _PREVIEW_STEPS:
         sheet = Image.new("RGB", (width, y + text_px + _PREVIEW_MARGIN), "white")
         draw = ImageDraw.Draw(sheet, "RGBA")
@@ -182,12 +183,10 @@ def preview_panel(panel: Panel, name: str, facts: Sequence[str | tuple[str, Rgb]
             if colour:
                 draw.rectangle((left, top + 6, left + 16, top + 18), colour, (102, 102, 102))
             draw.text((left + (24 if colour else 0), top + 2), text, INK, _font(16))
-        buffer = io.BytesIO()
-        sheet.save(buffer, format="WEBP", quality=quality)
-        encoded = buffer.getvalue()
-        if len(encoded) <= _PREVIEW_BYTES:
+        webp = encoded(np.asarray(sheet), "webp", quality=quality)
+        if len(webp) <= _PREVIEW_BYTES:
             break
-    return encoded
+    return webp
 
 
 def middle(panel: Panel) -> Panel:
@@ -344,15 +343,9 @@ LOSS_CHART = Chart("Training loss", (Line("train_loss", "loss"),), share=False)
 
 
 def curves_figure(history: pd.DataFrame, charts: Sequence[Chart], *, legend: Literal["last", "best"] = "last") -> bytes:
-    """Draws loss and validation scores by epoch.
+    """Draws loss and validation scores by epoch, two charts in a row; PNG bytes.
 
-    Args:
-        history: a row for each epoch.
-        charts: charts in order, two in a row.
-        legend: the value that the legend gives of each score: of the last epoch, or the highest.
-
-    Returns:
-        PNG bytes.
+    The legend gives of each score the value of the ``last`` epoch, or the ``best``, which is the highest.
     """
     rows = math.ceil(len(charts) / 2)
     figure = new_figure(9.5, 3.6 * rows)
@@ -427,6 +420,4 @@ def to_pixels(figure: Figure) -> RgbImage:
 
 def png_bytes(pixels: npt.NDArray[Any]) -> bytes:
     """Encodes an image (H, W, 3) uint8, or a map (H, W) uint8 or uint16, as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=4)
-    return buffer.getvalue()
+    return encoded(pixels, "png", compress_level=4)

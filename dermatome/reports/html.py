@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 if TYPE_CHECKING:
     import jinja2
-
-    from dermatome.classes import RgbImage
+    import numpy.typing as npt
 
 
 @cache
@@ -32,8 +31,13 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def picture_uri(pixels: RgbImage, kind: str, **options: int) -> str:
-    """An image (H, W, 3) uint8 as a data URI: ``jpeg``, ``png`` or ``webp``, with options of Pillow's writer."""
+def encoded(pixels: npt.NDArray[Any], kind: str, **options: int) -> bytes:
+    """An image (H, W, 3) uint8, or a map (H, W), as ``jpeg``, ``png`` or ``webp``, with options of Pillow's writer."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=kind, **options)
-    return data_uri(f"image/{kind}", buffer.getvalue())
+    return buffer.getvalue()
+
+
+def picture_uri(pixels: npt.NDArray[Any], kind: str, **options: int) -> str:
+    """An image as a data URI; arguments as of :func:`encoded`."""
+    return data_uri(f"image/{kind}", encoded(pixels, kind, **options))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from dermatome.reports.figures import GREY, INK, new_figure, plain_axes, to_png
@@ -65,14 +66,11 @@ def history_figure(study: optuna.Study) -> bytes:
         if points:
             numbers, values = zip(*points, strict=True)
             axes.scatter(numbers, values, s=26, color=colour, label=label, zorder=3)
-    best: list[tuple[int, float]] = []
-    for trial in scored:
-        value = trial.value if trial.state.name == "COMPLETE" else None
-        if value is not None and (not best or value > best[-1][1]):
-            best.append((trial.number, value))
-    if best:
-        steps = [*best, (scored[-1].number, best[-1][1])]
-        axes.step(*zip(*steps, strict=True), where="post", color=INK, linewidth=1.3, label="best so far")
+    if complete := [trial for trial in scored if trial.state.name == "COMPLETE"]:
+        best = np.maximum.accumulate([trial.value for trial in complete])
+        numbers = [trial.number for trial in complete]
+        steps = [*numbers, scored[-1].number], [*best, best[-1]]
+        axes.step(*steps, where="post", color=INK, linewidth=1.3, label="best so far")
     axes.set_title("Trials of the search", loc="left", fontsize=10, color=INK)
     axes.set_xlabel("Trial", fontsize=9)
     axes.set_ylabel("Mean IoU of the validation tiles", fontsize=9)

@@ -6,7 +6,6 @@ print it from a browser.
 
 from __future__ import annotations
 
-import io
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -23,7 +23,7 @@ from dermatome.registry.manifest import manifest_path
 from dermatome.registry.model_kinds import ModelKind
 from dermatome.registry.promotion import hold_out_record
 from dermatome.reports.figures import Chart, curves_figure
-from dermatome.reports.html import data_uri, template
+from dermatome.reports.html import picture_uri, template
 from dermatome.slides.preview import preview
 from dermatome.storage.files import sha256_bytes, write_atomic
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, WEIGHTS_FILE, DataRoot
@@ -171,12 +171,6 @@ def write_training_report(
 def compare_versions(root: DataRoot, layout: ReportLayout, versions: Sequence[str], folder: Path) -> StageResult:
     """Compares versions: writes `comparison.html`, `versions.csv` (a row a version) and `summary.csv` (a row a score).
 
-    Args:
-        root: the data root.
-        layout: layout of the kind of network.
-        versions: names of the versions, in the order in which they are shown.
-        folder: where the files are written.
-
     Raises:
         MissingInput: There are no versions, or one is not trained.
     """
@@ -223,13 +217,9 @@ def report_html(
     champion: str | None = None,
     hold_out: Mapping[str, Mapping[str, Scalar]] | None = None,
 ) -> str:
-    """Renders a page that needs no other file and no network connection.
+    """Renders a page that needs no other file and no network connection: the report of a version, or of several.
 
-    Args:
-        versions: one for the report of a version, several to compare them.
-        layout: layout of the kind of network.
-        champion: the version that is in use.
-        hold_out: scores of versions on the hold-out set.
+    ``champion`` is the version in use; ``hold_out`` has the scores of versions on the hold-out set.
 
     Raises:
         MissingInput: There are no versions.
@@ -394,9 +384,7 @@ def _data_uri(path: Path) -> str | None:
     with Image.open(path) as opened:
         shown = opened.convert("RGB")
     shown.thumbnail((_IMAGE_WIDTH_PX, 4 * _IMAGE_WIDTH_PX), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    shown.save(buffer, format="JPEG", quality=88)
-    return data_uri("image/jpeg", buffer.getvalue())
+    return picture_uri(np.asarray(shown), "jpeg", quality=88)
 
 
 def _write_events(folder: Path, history: pd.DataFrame) -> None:

@@ -169,13 +169,8 @@ def significant_bits(tags: Mapping[int, Any]) -> int:
 def check_interleaved(description: str, samples: int, name: str) -> None:
     """Refuses an image whose channels are separate pages: the first page alone would be read as a grey image.
 
-    Args:
-        description: of the first page.
-        samples: channels of that page.
-        name: of the file.
-
     Raises:
-        BadImage: the description names more channels, or is damaged.
+        BadImage: the description of the first page names more channels than its ``samples``, or is damaged.
     """
     try:
         ome = _ome_pixels(description)

@@ -26,11 +26,7 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in ("slide", "origin", "locati
 
 
 def write_sources(folder: Path, sources: Iterable[SlideSource]) -> None:
-    """Writes where slides come from, in place of what was registered for them before.
-
-    Args:
-        folder: `DataRoot.slide_sources`.
-        sources: the sources; the last one of a slide is kept.
+    """Writes where slides come from, in place of what was registered before; the last source of a slide counts.
 
     Raises:
         StorageFailed: the disk is full, the folder is not writable, or the table there is damaged.
@@ -45,11 +41,7 @@ def write_sources(folder: Path, sources: Iterable[SlideSource]) -> None:
 
 
 def read_sources(folder: Path, slides: Collection[str] | None = None) -> dict[str, SlideSource]:
-    """Reads where slides come from.
-
-    Args:
-        folder: `DataRoot.slide_sources`.
-        slides: the slides to return, all by default; those that are not registered are left out.
+    """Reads where slides come from: all, or those of ``slides`` that are registered.
 
     Raises:
         StorageFailed: the table is damaged.

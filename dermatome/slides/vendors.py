@@ -55,10 +55,7 @@ class WsiPixels(LevelPixels):
 
         full, own = self.sizes[0], self.sizes[level]
         # OpenSlide takes the corner in pixels of full resolution.
-        at = (
-            round(box.left_px * full.width_px / own.width_px),
-            round(box.top_px * full.height_px / own.height_px),
-        )
+        at = (round(box.left_px * full.width_px / own.width_px), round(box.top_px * full.height_px / own.height_px))
         try:
             part = np.asarray(self._slide.read_region(at, level, (box.size.width_px, box.size.height_px)))
         except (openslide.OpenSlideError, ValueError, OSError) as error:

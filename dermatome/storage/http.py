@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
@@ -175,7 +175,7 @@ class HttpClient:
         # Proxies of the environment are used, except for this machine's own servers.
         self._sessions = {loopback: _session(self.limits, trust_env=not loopback) for loopback in (True, False)}
 
-    def __enter__(self) -> HttpClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

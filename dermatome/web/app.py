@@ -65,25 +65,11 @@ def _headers(frame_site: str) -> dict[str, str]:
 
 
 def serve(
-    root: DataRoot,
-    host: str,
-    port: int,
-    *,
-    allow_hosts: Iterable[str] = (),
-    frame_site: str = "",
-    weights: str = "",
-    threads: int = 0,
+    root: DataRoot, host: str, port: int, *, allow_hosts: Iterable[str], frame_site: str, weights: str, threads: int
 ) -> None:
     """Serves the app until it is interrupted, with uploads and results in a temporary folder.
 
-    Args:
-        root: Data root.
-        host: Address to listen on.
-        port: Port to listen on.
-        allow_hosts: Host names by which browsers may reach the app, beside ``host`` and the loopback addresses.
-        frame_site: Site whose pages may show the app in a frame, such as ``https://huggingface.co``.
-        weights: Network for nuclei, see :class:`WebContext`.
-        threads: CPU threads of the networks; 0 uses the settings' number, or the free cores.
+    The arguments are the options of the command `dermatome web`.
 
     Raises:
         BadSetting: Gradio is not installed, the port is taken, or the settings file is wrong.
@@ -120,10 +106,7 @@ def serve(
 def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = "") -> FastAPI:
     """Builds the application: the pages, and ``/healthz``, which answers while the app is up.
 
-    Args:
-        context: Data root, networks and limits of the pages.
-        hosts: Host names that are trusted beside the loopback addresses.
-        frame_site: Site whose pages may show the app in a frame; empty for none.
+    Browsers may use the names ``hosts`` beside the loopback addresses; pages of ``frame_site`` may show it in a frame.
 
     Raises:
         BadSetting: Gradio is not installed.
@@ -147,11 +130,8 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
             response.set_cookie(COOKIE, browsers.new_cookie(), httponly=True, **cookie)
         return response
 
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
     app.middleware("http")(headers)
-    app.get(HEALTH)(health)
+    app.get(HEALTH)(_health)
     correct.add_correction_page(app, context.root)
     app.router.routes += atlas_routes(context.root, home=_NUCLEI)
 
@@ -179,6 +159,10 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
     )  # fmt: skip
     mounted.add_middleware(SiteGuard, hosts=hosts, framed=bool(frame_site))
     return mounted
+
+
+async def _health() -> dict[str, str]:
+    return {"status": "ok"}
 
 
 def _theme(gr: Any) -> Any:

@@ -6,18 +6,16 @@ at most :data:`dermatome.web.payloads.MAX_JSON_BYTES`.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from dermatome.classes import RgbImage, TissueClass
+from dermatome.classes import TissueClass
 from dermatome.errors import BadAnnotation, DermatomeError, MissingInput
 from dermatome.geometry import Box, Size
+from dermatome.reports.html import encoded
 from dermatome.skin.tiles.corrections import (
     LARGEST_SIDE_PX,
     LEAST_SIDE_PX,
@@ -78,7 +76,7 @@ def add_correction_page(app: FastAPI, root: DataRoot) -> None:
         app.add_route(f"{PAGE}{place}", partial(_file, name))
     get("slides", lambda sent: _list(root, str(sent.get("q", ""))))
     get("slide", lambda sent: _about(root, _slide(slides, sent)))
-    get("overview", lambda sent: _jpeg(_slide(slides, sent).overview(VIEW_PX)))
+    get("overview", lambda sent: encoded(_slide(slides, sent).overview(VIEW_PX), "jpeg", quality=88, subsampling=0))
     get("region", lambda sent: _region(root, _slide(slides, sent), sent))
     get("image", lambda sent: _image(_slide(slides, sent), sent))
     app.add_route(SAVE, save, methods=["POST"])
@@ -128,7 +126,7 @@ def _region(root: DataRoot, slide: Slide, sent: Mapping[str, Any]) -> dict[str, 
 
 def _image(slide: Slide, sent: Mapping[str, Any]) -> bytes:
     box = _box(slide.size, sent)
-    return _jpeg(slide.region(box, box.size), 95)
+    return encoded(slide.region(box, box.size), "jpeg", quality=95, subsampling=0)
 
 
 def _save(root: DataRoot, slide: Slide, sent: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,9 +154,3 @@ def _box(size: Size, sent: Mapping[str, Any]) -> Box:
     except (KeyError, ValueError) as error:
         raise BadAnnotation("A region is given by left, top, width and height as whole px.") from error
     return region_box(size, left, top, min(width, size.width_px), min(height, size.height_px))
-
-
-def _jpeg(pixels: RgbImage, quality: int = 88) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()

@@ -64,10 +64,8 @@ class SiteGuard:
 def refused_site(scope: Scope, hosts: Iterable[str], shown: Iterable[str] = ("document",)) -> Refusal | None:
     """Checks which host a request names and which site it comes from.
 
-    Args:
-        scope: ASGI scope of an HTTP request or a WebSocket.
-        hosts: trusted host names, in lower case; IPv6 addresses in brackets.
-        shown: where a link on another site may open a page, as ``Sec-Fetch-Dest`` names it.
+    ``hosts`` are in lower case, IPv6 addresses in brackets; ``shown`` is where a link on another site may open a page,
+    as ``Sec-Fetch-Dest`` names it.
     """
     headers = Headers(scope=scope)
     named = headers.getlist("host")

@@ -174,12 +174,7 @@ def network_text(source: Weights) -> str:
 
 
 def find_nuclei(
-    slide: Slide,
-    context: WebContext,
-    settings: Settings,
-    source: Weights,
-    network: NucleusNetwork,
-    progress: Progress,
+    slide: Slide, context: WebContext, settings: Settings, source: Weights, network: NucleusNetwork, progress: Progress
 ) -> NucleiFound:
     """Finds the nuclei of a slide with a network from ``source`` and computes its TIL scores.
 

@@ -50,11 +50,8 @@ class Browsers:
 class UploadQuota:
     """Admits uploads within the limits of one browser and of the disk.
 
-    Args:
-        folder: Gradio's folder of uploads and results.
-        limits: Limits on uploads.
-        kept_s: Time after which files in the folder are deleted and uploads no longer count, in seconds.
-        clock: Function that returns the current time in seconds since the epoch.
+    ``folder`` is Gradio's, of uploads and results; after ``kept_s`` seconds files in it are deleted and uploads no
+    longer count; ``clock`` gives the time in seconds since the epoch.
     """
 
     def __init__(
@@ -66,15 +63,7 @@ class UploadQuota:
         self._lock = threading.Lock()
 
     def admit(self, browser: str, size_bytes: int) -> str | None:
-        """Reserves space for an upload; :meth:`release` must be called after it has arrived.
-
-        Args:
-            browser: Name of the browser that sends it.
-            size_bytes: Size of the request.
-
-        Returns:
-            Reason for a refusal, or None if the upload is admitted.
-        """
+        """Reserves space for an upload, or gives the reason for a refusal; :meth:`release` ends it once it is there."""
         limits, now = self._limits, self._clock()
         with self._lock:
             counting = {
@@ -104,13 +93,8 @@ class UploadQuota:
 def swept_size(folder: Path, older_than_s: float, now: float) -> tuple[int, int]:
     """Deletes old files of a folder, including those of interrupted uploads, which Gradio does not delete.
 
-    Args:
-        folder: Folder; it need not exist.
-        older_than_s: Age from which a file or an empty folder is deleted, in seconds.
-        now: Current time in seconds since the epoch.
-
     Returns:
-        Number of files that are left, and their size in bytes.
+        Number of files that are left, and their size in bytes; 0 of a folder that does not exist.
     """
     files = size = 0
     for parent, folders, names in os.walk(folder, topdown=False):  # the content of a folder before the folder

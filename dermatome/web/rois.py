@@ -40,7 +40,7 @@ class OpenedSlide:
         size: Size of the slide itself; ROIs are in its pixels.
         rois: ROIs that the slide has.
         annotated: Whether it is an annotated slide of the data root; otherwise it is an upload.
-        version: Version of its `rois.json`, see :func:`save_annotated`.
+        version: Of its `rois.json`, see :func:`save_annotated`.
     """
 
     name: str
@@ -135,13 +135,9 @@ def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
 
 
 def save_annotated(root: DataRoot, name: str, rois: list[Roi], version: str) -> tuple[Path, str]:
-    """Saves the ROIs of an annotated slide where `training_tiles` reads them.
+    """Saves all ROIs of an annotated slide where `training_tiles` reads them.
 
-    Args:
-        root: Data root.
-        name: Name of the annotated slide.
-        rois: All ROIs of the slide.
-        version: Version of the ROIs that were edited: sha256 of their file, or empty if there was none.
+    ``version`` is that of the ROIs that were edited: sha256 of their file, or empty if there was none.
 
     Returns:
         Path of the file, and its new version.

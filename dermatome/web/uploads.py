@@ -53,12 +53,7 @@ class UploadLimits:
 
 
 def read_upload(path: Path, mpp: float, limits: UploadLimits) -> Slide:
-    """Reads an uploaded image, after its size was checked without decoding it.
-
-    Args:
-        path: Path of the upload.
-        mpp: Microns per pixel if the file states none.
-        limits: Limits on uploads.
+    """Reads an uploaded image, after its size was checked without decoding it; ``mpp`` if the file states none.
 
     Raises:
         BadImage: The file is not an image, too large, or damaged.
@@ -83,19 +78,10 @@ def read_upload(path: Path, mpp: float, limits: UploadLimits) -> Slide:
 def choose_slide(
     path: str | None, example: str | None, mpp: float | None, limits: UploadLimits, examples: Mapping[str, Example]
 ) -> Slide:
-    """Reads the uploaded image if there is one; otherwise draws the chosen example.
-
-    Args:
-        path: Path of the upload, or None.
-        example: Name of the example.
-        mpp: Microns per pixel of an upload that states none; not used for examples.
-        limits: Limits on uploads.
-        examples: Examples by name.
+    """Reads the uploaded image as :func:`read_upload` does if there is one; otherwise draws the example of that name.
 
     Raises:
         MissingInput: There is neither an upload nor an example.
-        BadImage: See :func:`read_upload`.
-        BadSetting: See :func:`read_upload`.
     """
     if path:
         return read_upload(Path(path), mpp or 0.0, limits)
@@ -105,12 +91,7 @@ def choose_slide(
 
 
 def check_work(slide: Slide, seen: Size, limits: UploadLimits) -> None:
-    """Refuses an image that becomes too large at a network's scale.
-
-    Args:
-        slide: Image.
-        seen: Size of the image at the network's scale.
-        limits: Limits on uploads.
+    """Refuses an image that becomes too large at a network's scale, where it has the size ``seen``.
 
     Raises:
         BadImage: The image has too many pixels at that scale.

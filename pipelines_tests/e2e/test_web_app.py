@@ -4,7 +4,6 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -19,8 +18,9 @@ from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
 from dermatome.web.app import HEALTH
 from dermatome.web.uploads import UploadLimits
+from pipelines_tests.bad_images import saved
 from pipelines_tests.toy_root import put_images, put_true_masks
-from pipelines_tests.web_server import served
+from pipelines_tests.web_server import served, visited
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -53,31 +53,19 @@ def address(web):
 
 @pytest.fixture
 def page(browser, address):
-    context = browser.new_context(base_url=address, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(120_000)
-    asked: list[str] = []
-    opened.on("request", lambda request: asked.append(request.url))
-    yield opened
-    context.close()
-    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
-    assert not elsewhere, "the app asks other hosts"
+    with visited(browser, address) as page:
+        yield page
 
 
 @pytest.fixture
 def other(browser, address):
     """Another person's page."""
-    context = browser.new_context(base_url=address)
-    opened = context.new_page()
-    opened.set_default_timeout(120_000)
-    yield opened
-    context.close()
+    with visited(browser, address) as page:
+        yield page
 
 
 def png(seed, side=256):
-    buffer = BytesIO()
-    Image.fromarray(toy_nuclei(seed, Size(side, side)).slide.whole()).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return saved(Image.fromarray(toy_nuclei(seed, Size(side, side)).slide.whole()), "PNG")
 
 
 def upload(page, name, data):

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 
 from dermatome.skin.atlas.search import SCRIPT_SOURCE
 from dermatome.web.atlas.pages import atlas_routes
-from pipelines_tests.web_server import serving
+from pipelines_tests.web_server import serving, visited
 
 pytestmark = [pytest.mark.e2e]
 
@@ -22,17 +22,11 @@ def address(demo):
 
 @pytest.fixture
 def page(browser, address):
-    context = browser.new_context(base_url=address, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    asked: list[str] = []
-    errors: list[str] = []
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    yield opened
-    context.close()
-    assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))], "other hosts are asked"
+    errors = []
+    with visited(browser, address) as page:
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        yield page
     assert errors == []
 
 

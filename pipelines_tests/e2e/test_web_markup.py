@@ -1,15 +1,15 @@
 """Names with markup, on every page of the web app in a browser: they are shown as text and run nothing."""
 
 import json
-from io import BytesIO
 
 import pytest
 from PIL import Image
 
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.synthetic.cohort import write_annotations
+from pipelines_tests.bad_images import saved
 from pipelines_tests.records import put_record
-from pipelines_tests.web_server import SMALL, served
+from pipelines_tests.web_server import SMALL, served, visited
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -37,20 +37,15 @@ def web(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, web):
-    context = browser.new_context(base_url=web.address)
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    yield opened
-    assert opened.evaluate("window.broken") is None, "a name has run a script"
-    assert opened.locator("#injected").count() == 0, "a name has become an element"
-    context.close()
+    with visited(browser, web.address) as page:
+        yield page
+        assert page.evaluate("window.broken") is None, "a name has run a script"
+        assert page.locator("#injected").count() == 0, "a name has become an element"
 
 
 def upload(page):
-    buffer = BytesIO()
-    Image.new("RGB", (64, 64), (200, 150, 200)).save(buffer, format="PNG")
-    name = f"{MARKUP}.png"
-    page.set_input_files("input[type=file]", {"name": name, "mimeType": "image/png", "buffer": buffer.getvalue()})
+    image = saved(Image.new("RGB", (64, 64), (200, 150, 200)), "PNG")
+    page.set_input_files("input[type=file]", {"name": f"{MARKUP}.png", "mimeType": "image/png", "buffer": image})
     page.get_by_text("onerror").first.wait_for()
 
 

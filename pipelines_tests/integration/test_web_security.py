@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 
 import httpx
 import pytest
@@ -21,6 +20,7 @@ from PIL import Image
 from dermatome.web.app import HEALTH
 from dermatome.web.context import MAX_THREADS
 from dermatome.web.uploads import UploadLimits
+from pipelines_tests.bad_images import saved
 from pipelines_tests.e2e.platform import CHECKOUT, free_port
 from pipelines_tests.web_server import served
 
@@ -99,12 +99,9 @@ def test_no_file_outside_leaks_by_any_input_of_any_endpoint(tmp_path, guarded):
 
 
 def test_an_upload_is_computed_and_can_be_fetched_again(web):
-    buffer = BytesIO()
-    Image.new("RGB", (64, 64), (200, 150, 200)).save(buffer, format="PNG")
-    (path,) = httpx.post(
-        f"{web.address}/gradio_api/upload", files={"files": ("mine.png", buffer.getvalue(), "image/png")}
-    ).json()
-    assert httpx.get(f"{web.address}/gradio_api/file={path}").content == buffer.getvalue()
+    image = saved(Image.new("RGB", (64, 64), (200, 150, 200)), "PNG")
+    (path,) = httpx.post(f"{web.address}/gradio_api/upload", files={"files": ("mine.png", image, "image/png")}).json()
+    assert httpx.get(f"{web.address}/gradio_api/file={path}").content == image
     sent = {"data": [{"path": path, "meta": FILE_DATA}, None, 0.25], "fn_index": 0, "session_hash": "mine"}
     assert httpx.post(f"{web.address}/gradio_api/queue/join", json=sent).status_code == 200
     assert "mine: " in events(web.address, "mine", 120)

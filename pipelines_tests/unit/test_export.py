@@ -71,7 +71,7 @@ def test_the_slides_of_a_gene_are_found_by_symbol_and_id(made):
 
 
 def test_qupath_gets_images_outlines_and_a_script(made, tmp_path, capsys):
-    export_qupath(tmp_path / "q", [*SKIN, HE], data=str(made.path))
+    export_qupath(out=tmp_path / "q", slides=[*SKIN, HE], data=str(made.path))
     assert SYNTHETIC in capsys.readouterr().err
     outlines = {f"{name}.{what}.geojson" for name in SKIN for what in ("tissue", "layers", "cells")}
     images = {"a-1.jpg", "b-2.jpg", "he.png"}
@@ -95,7 +95,7 @@ def test_qupath_gets_images_outlines_and_a_script(made, tmp_path, capsys):
     assert "'a-1': 0.5" in script
     assert "'he': 'BRIGHTFIELD_H_E'" in script
     with pytest.raises(typer.BadParameter):
-        export_qupath(tmp_path / "q", [*SKIN], gene="KRT5", data=str(made.path))
+        export_qupath(out=tmp_path / "q", slides=[*SKIN], gene="KRT5", data=str(made.path))
 
 
 def test_a_dicom_slide_is_refused_by_name(made, tmp_path):
@@ -109,10 +109,10 @@ def test_spatialdata_reads_what_was_written(made, tmp_path, capsys):
     from spatialdata.transformations import get_transformation
 
     out = tmp_path / "krt5.zarr"
-    export_spatialdata(out, gene="KRT5", data=str(made.path))
+    export_spatialdata(out=out, gene="KRT5", data=str(made.path))
     assert f"2 slides in {out}" in capsys.readouterr().out
     with pytest.raises(typer.BadParameter, match="overwrite"):
-        export_spatialdata(out, gene="KRT5", data=str(made.path))
+        export_spatialdata(out=out, gene="KRT5", data=str(made.path))
     read = spatialdata.read_zarr(out)
     assert set(read.coordinate_systems) == {"a-1_um", "b-2_um"}
     found = read_results(made, "a-1")
@@ -143,8 +143,8 @@ def test_spatialdata_reads_what_was_written(made, tmp_path, capsys):
 
 def test_spatialdata_of_nuclei_has_their_classes(made, tmp_path):
     spatialdata = pytest.importorskip("spatialdata")
-    export_spatialdata(tmp_path / "he.zarr", [HE], data=str(made.path))
-    export_spatialdata(tmp_path / "he.zarr", [HE], data=str(made.path), overwrite=True)
+    export_spatialdata(out=tmp_path / "he.zarr", slides=[HE], data=str(made.path))
+    export_spatialdata(out=tmp_path / "he.zarr", slides=[HE], data=str(made.path), overwrite=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read = spatialdata.read_zarr(tmp_path / "he.zarr")

@@ -1,16 +1,15 @@
 """Colours become classes exactly, or an error that names them."""
 
-import io
 import json
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 from dermatome.classes import IGNORED
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.labels.palette import Palette, classes_to_rgb, decode_mask, rgb_to_classes
+from pipelines_tests.bad_images import saved, tiff
 
 
 def write(path, content):
@@ -46,12 +45,7 @@ def test_unknown_colours_go_to_the_class_the_palette_names_for_them():
 
 
 def file_of(array, fmt="TIFF"):
-    buffer = io.BytesIO()
-    if fmt == "PNG":
-        Image.fromarray(array).save(buffer, format="PNG")
-    else:
-        tifffile.imwrite(buffer, array)
-    return buffer.getvalue()
+    return saved(Image.fromarray(array), "PNG") if fmt == "PNG" else tiff(array)
 
 
 NUMBERS = np.array([[0, 1], [2, 3]])

@@ -1,7 +1,5 @@
 """Plain images as slides; files that are odd or bad are in `test_bad_images.py`."""
 
-import io
-
 import numpy as np
 import pytest
 import tifffile
@@ -10,14 +8,9 @@ from PIL import Image
 from dermatome.errors import BadImage, BadSetting, MissingInput
 from dermatome.slides.plain import decode_numbers, decode_rgb
 from dermatome.slides.slide import MppSource, read_slide
+from pipelines_tests.bad_images import saved, tiff
 
 RNG = np.random.default_rng(0)
-
-
-def encoded(image, fmt, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format=fmt, **options)
-    return buffer.getvalue()
 
 
 def rgb(size=(40, 30)):
@@ -25,7 +18,7 @@ def rgb(size=(40, 30)):
 
 
 def test_a_slide_carries_its_scale_and_where_it_is_from(tmp_path):
-    (tmp_path / "core.jpg").write_bytes(encoded(rgb(), "JPEG"))
+    (tmp_path / "core.jpg").write_bytes(saved(rgb(), "JPEG"))
     slide = read_slide(tmp_path / "core.jpg", declared_mpp=0.25)
     assert (slide.mpp, slide.mpp_source, slide.name) == (0.25, MppSource.DECLARED, "core")
     assert slide.pixels.shape == (30, 40, 3)
@@ -37,11 +30,9 @@ def grey16(top=65535):
 
 
 def twelve_bit(**options):
-    buffer = io.BytesIO()
     eight = np.asarray(rgb((64, 48))).copy()
     eight[0, 0] = 255
-    tifffile.imwrite(buffer, eight.astype(np.uint16) * 16, photometric="rgb", **options)
-    return eight, buffer.getvalue()
+    return eight, tiff(eight.astype(np.uint16) * 16, photometric="rgb", **options)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +47,7 @@ def test_twelve_bits_in_sixteen_are_scaled_by_their_stated_depth(stated):
 
 
 def test_sixteen_bit_files_of_unknown_depth_are_refused():
-    for data in (twelve_bit()[1], encoded(grey16(4095), "PNG"), encoded(grey16(4095), "TIFF")):
+    for data in (twelve_bit()[1], saved(grey16(4095), "PNG"), saved(grey16(4095), "TIFF")):
         with pytest.raises(BadImage, match="does not state how many bits they use"):
             decode_rgb(data, "a.tif")
     with pytest.raises(BadImage, match="states 8 bits but holds values up to 4080"):
@@ -76,23 +67,17 @@ def test_hot_pixels_alpha_and_channels_stored_apart_do_not_hide_the_depth():
         (np.moveaxis(twelve, -1, 0).copy(), planes),
         (alpha, {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
     ):
-        buffer = io.BytesIO()
-        tifffile.imwrite(buffer, values, **how)
         with pytest.raises(BadImage, match="does not state how many bits they use"):
-            decode_rgb(buffer.getvalue(), "a.tif")
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, np.moveaxis(eight.astype(np.uint16) * 257, -1, 0).copy(), **planes)
-    np.testing.assert_array_equal(decode_rgb(buffer.getvalue(), "a.tif")[0], eight)
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, eight.astype(np.float32) / 255, photometric="rgb")
+            decode_rgb(tiff(values, **how), "a.tif")
+    apart = np.moveaxis(eight.astype(np.uint16) * 257, -1, 0).copy()
+    np.testing.assert_array_equal(decode_rgb(tiff(apart, **planes), "a.tif")[0], eight)
     with pytest.raises(BadImage, match="pixels of type float32, which has no safe 8-bit RGB reading"):
-        decode_rgb(buffer.getvalue(), "a.tif")
+        decode_rgb(tiff(eight.astype(np.float32) / 255, photometric="rgb"), "a.tif")
 
 
 def test_class_numbers_of_a_tiff_where_zero_is_white_are_read_as_stored():
-    numbers, buffer = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4, io.BytesIO()
-    tifffile.imwrite(buffer, numbers, photometric="miniswhite")
-    np.testing.assert_array_equal(decode_numbers(buffer.getvalue(), "m.tif"), numbers)
+    numbers = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4
+    np.testing.assert_array_equal(decode_numbers(tiff(numbers, photometric="miniswhite"), "m.tif"), numbers)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +100,9 @@ def test_a_compression_that_is_not_read_is_named(code, name, whole_px, tmp_path,
 def test_a_tiff_is_turned_as_it_says(deep, orientation, corner):
     pixels = np.full((30, 40, 3), 240)
     pixels[0, 0] = 10
-    buffer = io.BytesIO()
     pixels = (pixels * deep).astype(np.uint8 if deep == 1 else np.uint16)
-    tifffile.imwrite(buffer, pixels, photometric="rgb", metadata=None, extratags=[(274, "H", 1, orientation, True)])
-    found, conversions = decode_rgb(buffer.getvalue(), "a.tif")
+    data = tiff(pixels, photometric="rgb", metadata=None, extratags=[(274, "H", 1, orientation, True)])
+    found, conversions = decode_rgb(data, "a.tif")
     assert found.shape == ((40, 30, 3) if orientation > 4 else (30, 40, 3))
     assert (found == 10).all(axis=2).sum() == 1
     assert found[corner].tolist() == [10] * 3
@@ -127,14 +111,13 @@ def test_a_tiff_is_turned_as_it_says(deep, orientation, corner):
 
 def test_sixteen_bits_where_zero_is_white_are_turned_round():
     dark = np.linspace(0, 65535, 1200).astype(np.uint16).reshape(30, 40)
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, dark, photometric="miniswhite")
-    assert np.array_equal(decode_rgb(buffer.getvalue(), "a.tif")[0][..., 0], (65535 - dark) >> 8)
+    found = decode_rgb(tiff(dark, photometric="miniswhite"), "a.tif")[0]
+    assert np.array_equal(found[..., 0], (65535 - dark) >> 8)
 
 
 def test_transparent_pixels_are_white():
     image = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
-    pixels, _ = decode_rgb(encoded(image, "PNG"), "a")
+    pixels, _ = decode_rgb(saved(image, "PNG"), "a")
     assert (pixels == 255).all()
 
 

@@ -1,5 +1,3 @@
-import io
-
 import pytest
 from PIL import Image
 
@@ -10,16 +8,11 @@ from dermatome.slides.source import SlideSource, acquire_slide, inbox_sources, o
 from dermatome.storage.files import atomic_folder, write_atomic
 from dermatome.storage.record import write_record
 from dermatome.synthetic.skin import toy_slide
+from pipelines_tests.bad_images import saved
 from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
 from pipelines_tests.records import record_of
 
 PATH, TIFF = "/images/1/a.jpg", "/images/1/a.tif"
-
-
-def tiff(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "TIFF", compression="tiff_lzw")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +61,7 @@ def test_the_lossless_original_is_taken_where_there_is_one_and_recorded(atlas, t
     place, made = acquire(atlas, tmp_path, lossless=True)
     assert (made.values["file"], made.values["location"]) == ("image.jpg", f"{atlas.url}{PATH}"), "there is no TIFF"
     toy = toy_slide(3, size_px=120)
-    atlas.images[TIFF] = tiff(toy.slide.whole())
+    atlas.images[TIFF] = saved(Image.fromarray(toy.slide.whole()), "TIFF", compression="tiff_lzw")
     place, made = acquire(atlas, tmp_path, lossless=True)
     assert (made.values["file"], made.values["location"]) == ("image.tif", f"{atlas.url}{TIFF}")
     assert (open_slide(place, "s", made.values).whole() == toy.slide.whole()).all()

@@ -21,6 +21,7 @@ from dermatome.storage.record import write_failure
 from dermatome.warehouse.store import build_store
 from dermatome.web.atlas.pages import DOWNLOADS, atlas_routes
 from dermatome.web.atlas.places import place_of
+from pipelines_tests.bad_images import saved
 from pipelines_tests.records import put_record
 
 SLIDE, GENE = "9-1_A", "ENSG00000186847"
@@ -41,14 +42,13 @@ def root(tmp_path_factory):
     root = DataRoot(tmp_path_factory.mktemp("atlas") / "data")
     rng = np.random.default_rng(0)
     pixels = rng.integers(60, 240, (HEIGHT, WIDTH, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    image = saved(Image.fromarray(pixels), "PNG")
     values = {
-        "file": "image.png", "image_sha256": sha256_bytes(buffer.getvalue()), "height_px": HEIGHT, "width_px": WIDTH,
+        "file": "image.png", "image_sha256": sha256_bytes(image), "height_px": HEIGHT, "width_px": WIDTH,
         "mpp": 0.5, "mpp_source": "declared", "gene": "KRT14", "ensembl_id": GENE,
     }  # fmt: skip
     put_record(root, "slide_images", SLIDE, values=values)
-    (root.folder("slide_images", SLIDE) / "image.png").write_bytes(buffer.getvalue())
+    (root.folder("slide_images", SLIDE) / "image.png").write_bytes(image)
     put_record(root, "slide_images", "9-2_A", values=values | {"gene": MARKUP})
     labels = {"epidermis_masks": "mask", "cell_masks": "cells", "epidermis_layers": "layers"}
     for asset, stem in labels.items():

@@ -1,6 +1,5 @@
 """Vendors' slides through OpenSlide, on a real one and on a pyramid made here, and scales that files state."""
 
-import io
 import time
 
 import numpy as np
@@ -13,8 +12,10 @@ from dermatome.geometry import Box, Size
 from dermatome.slides.mpp import stated_scale
 from dermatome.slides.slide import MppSource, read_slide
 from dermatome.slides.vendors import WsiPixels
+from pipelines_tests.bad_images import tiff
 
 RGB = np.random.default_rng(0).integers(0, 256, (600, 520, 3)).astype(np.uint8)
+IMAGEJ_LATIN = {"description": "ImageJ=1\nunit=Âµm\n".encode(), "resolutionunit": 1}
 APERIO = "Aperio Image Library v11.2.1 \n520x600 (128x128) JPEG/RGB Q=90|AppMag = 20|MPP = 0.4990"
 
 SPACING = (
@@ -111,15 +112,7 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path):
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "micron"}}, 0.25),
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": r"\u00B5m"}}, 0.25),
         ({"imagej": True, "resolution": (4, 4), "metadata": {"unit": "pixel"}}, None),
-        (
-            {
-                "description": "ImageJ=1\nunit=Âµm\n".encode(),
-                "metadata": None,
-                "resolution": (4, 4),
-                "resolutionunit": 1,
-            },
-            0.25,
-        ),
+        (IMAGEJ_LATIN | {"metadata": None, "resolution": (4, 4)}, 0.25),
         ({"imagej": True, "resolution": (4, 4)}, None),
         ({"description": "AppMag = 14|MPP=.7", "metadata": None}, 0.7),
         ({"description": "AppMag = 14|MPP = 7.0e-1", "metadata": None}, 0.7),
@@ -142,10 +135,7 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path):
     ],
 )
 def test_scales_that_tiffs_state(tmp_path, how, mpp):
-    buffer = io.BytesIO()
-    ome = how.pop("ome", False)
-    tifffile.imwrite(buffer, RGB[:40, :40], photometric="rgb", ome=ome, **how)
-    (tmp_path / "a.tif").write_bytes(buffer.getvalue())
+    (tmp_path / "a.tif").write_bytes(tiff(RGB[:40, :40], photometric="rgb", **{"ome": False} | how))
     assert stated_scale(tmp_path / "a.tif").mpp == (None if mpp is None else pytest.approx(mpp))
     slide = read_slide(tmp_path / "a.tif", declared_mpp=0.7)
     assert slide.mpp == pytest.approx(mpp or 0.7)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
+from dermatome.hpa.settings import ATTRIBUTION, LICENCE_PAGE
 from dermatome.pipeline.stage_files import synthetic_warning, write_figure, write_frame
 from dermatome.reports.html import data_uri, template
 from dermatome.skin.agreement.compare import SCORES, TARGETS, Agreement, compare

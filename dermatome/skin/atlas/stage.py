@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
+from dermatome.hpa.settings import ATTRIBUTION, LICENCE_PAGE
 from dermatome.pipeline.stage_files import synthetic_warning, write_figure, write_frame
 from dermatome.reports.html import data_uri, template
 from dermatome.skin.atlas.build import Atlas, build_atlas, marker_sentence

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dermatome import __version__
 from dermatome.errors import BadSetting, MissingInput
-from dermatome.hpa.licence import LICENCE_PAGE
 from dermatome.hpa.records import read_records
+from dermatome.hpa.settings import LICENCE_PAGE
 from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.registry.model_kinds import CELLS, TISSUE
 from dermatome.skin.cells.network import TOY_WEIGHTS

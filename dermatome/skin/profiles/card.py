@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dermatome.geometry import Box
-from dermatome.hpa.licence import ATTRIBUTION, LICENCE_PAGE
+from dermatome.hpa.settings import ATTRIBUTION, LICENCE_PAGE
 from dermatome.imaging.overlay import fitting, sample_labels, tint
 from dermatome.labels.ome_tiff import open_ome_tiff
 from dermatome.pipeline.stage_files import load_slide
