@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,24 +22,6 @@ from dermatome.storage.record import StageResult, content_version
 RECORDS_FILE = "images.parquet"
 
 
-@dataclass(frozen=True)
-class GeneImages:
-    """A gene's image records, and the pages that they come from.
-
-    Attributes:
-        page: All records; ``release`` and ``page_sha256`` are those of the first page, while each row has its own.
-        fetched: The gene's page, then the archive pages that were read.
-    """
-
-    page: GenePage
-    fetched: tuple[Fetched, ...]
-
-    @property
-    def changed(self) -> bool:
-        """Whether any page differs from the file that was there before."""
-        return any(one.changed for one in self.fetched)
-
-
 def fetch_gene_images(
     client: HpaClient,
     ensembl_id: str,
@@ -49,8 +30,8 @@ def fetch_gene_images(
     tissue: str = "Skin",
     etag: str | None = None,
     last_modified: str | None = None,
-) -> GeneImages:
-    """Fetches a gene's page to ``path`` and reads its images of ``tissue``.
+) -> tuple[GenePage, list[Fetched]]:
+    """Fetches a gene's page to ``path`` and reads its images of ``tissue``; what was fetched begins with that page.
 
     If antibodies have levels for the tissue and no image (newer releases show fewer images), their images are taken
     from the archives. Archive pages are kept beside ``path``, and their rows state the release that they come from.
@@ -87,7 +68,7 @@ def fetch_gene_images(
         added = records.num_rows - page.records.num_rows
         message = f"{page.gene} ({ensembl_id}): {records.num_rows} images of {tissue}, {added} of them from an archive."
         page = dataclasses.replace(page, records=records, outcome="images", message=message)
-    return GeneImages(dataclasses.replace(page, antibodies_without_images=tuple(sorted(missing))), tuple(fetched))
+    return dataclasses.replace(page, antibodies_without_images=tuple(sorted(missing))), fetched
 
 
 def _parse(path: Path, ensembl_id: str, tissue: str) -> GenePage:
@@ -115,28 +96,28 @@ def make_images(
     started = time.perf_counter()
     validators = page_path.with_suffix(".json")
     known = _validators(validators, page_path, client.base_urls[0])
-    found = fetch_gene_images(
+    page, fetched = fetch_gene_images(
         client, gene, page_path, tissue=tissue, etag=known.get("etag"), last_modified=known.get("last_modified")
     )
-    check_tissue(found.page, tissue)
-    first = found.fetched[0]
+    check_tissue(page, tissue)
+    first = fetched[0]
     kept = {"url": first.url, "sha256": first.sha256, "etag": first.etag, "last_modified": first.last_modified}
     write_atomic(validators, json.dumps(kept).encode())
-    write_records(found.page.records, folder / file)
+    write_records(page.records, folder / file)
     return StageResult(
-        outcome=found.page.outcome,
-        message=found.page.message,
-        data_version=_version(found.page.records),
+        outcome=page.outcome,
+        message=page.message,
+        data_version=_version(page.records),
         values={
-            "gene": found.page.gene,
-            "ensembl_id": found.page.ensembl_id,
-            "release": found.page.release,
-            "images": found.page.records.num_rows,
+            "gene": page.gene,
+            "ensembl_id": page.ensembl_id,
+            "release": page.release,
+            "images": page.records.num_rows,
             "page_url": first.url,
-            "page_sha256": found.page.page_sha256,
+            "page_sha256": page.page_sha256,
             "page_bytes": first.bytes,
             "http_status": first.status,
-            "pages_read": len(found.fetched),
+            "pages_read": len(fetched),
             "licence": client.settings.licence,
             "attribution": client.settings.attribution,
         },

@@ -67,10 +67,11 @@ def history_figure(study: optuna.Study) -> bytes:
             numbers, values = zip(*points, strict=True)
             axes.scatter(numbers, values, s=26, color=colour, label=label, zorder=3)
     if complete := [trial for trial in scored if trial.state.name == "COMPLETE"]:
-        best = np.maximum.accumulate([trial.value for trial in complete])
-        numbers = [trial.number for trial in complete]
-        steps = [*numbers, scored[-1].number], [*best, best[-1]]
-        axes.step(*steps, where="post", color=INK, linewidth=1.3, label="best so far")
+        best = np.maximum.accumulate(np.array([trial.value for trial in complete], float)).tolist()
+        at = [trial.number for trial in complete]
+        axes.step(
+            [*at, scored[-1].number], [*best, best[-1]], where="post", color=INK, linewidth=1.3, label="best so far"
+        )
     axes.set_title("Trials of the search", loc="left", fontsize=10, color=INK)
     axes.set_xlabel("Trial", fontsize=9)
     axes.set_ylabel("Mean IoU of the validation tiles", fontsize=9)

@@ -376,23 +376,21 @@ def test_images_a_page_no_longer_shows_come_from_the_archive(atlas, tmp_path):
     old = gene_page_xml("KRT5", GENE, "https://old", [shown, gone], release="19")
     with FaultyHpaServer({GENE: old}) as archive:
         client = client_of(atlas, archive_urls=(archive.url,))
-        found = fetch_gene_images(client, GENE, tmp_path / "g.xml")
-        again = fetch_gene_images(client, GENE, tmp_path / "g.xml", etag=found.fetched[0].etag)
-    rows = found.page.records.to_pylist()
-    assert [(row["image_url"], row["release"]) for row in rows] == [
-        ("https://new/images/1/1_A.jpg", "23"),
-        ("https://old/images/2/2_A.jpg", "19"),
-    ]
-    assert "1 of them from an archive" in found.page.message
-    assert found.page.antibodies_without_images == ()
-    assert (found.changed, again.changed, again.page.records) == (True, False, found.page.records)
+        found, fetched = fetch_gene_images(client, GENE, tmp_path / "g.xml")
+        again, checked = fetch_gene_images(client, GENE, tmp_path / "g.xml", etag=fetched[0].etag)
+    rows = [(row["image_url"], row["release"]) for row in found.records.to_pylist()]
+    assert rows == [("https://new/images/1/1_A.jpg", "23"), ("https://old/images/2/2_A.jpg", "19")]
+    assert "1 of them from an archive" in found.message
+    assert found.antibodies_without_images == ()
+    assert [[one.changed for one in read] for read in (fetched, checked)] == [[True, True], [False, False]]
+    assert again.records == found.records
 
 
 def test_no_archive_is_asked_where_the_page_shows_all_or_has_no_such_tissue(atlas, tmp_path):
     with FaultyHpaServer() as archive:
         client = client_of(atlas, archive_urls=(archive.url,))
-        assert fetch_gene_images(client, GENE, tmp_path / "g.xml").page.outcome == "images"
-        assert fetch_gene_images(client, GENE, tmp_path / "g.xml", tissue="Lung").page.outcome == "no_tissue"
+        assert fetch_gene_images(client, GENE, tmp_path / "g.xml")[0].outcome == "images"
+        assert fetch_gene_images(client, GENE, tmp_path / "g.xml", tissue="Lung")[0].outcome == "no_tissue"
         assert archive.requests == []
 
 
