@@ -169,13 +169,13 @@ def run_search(
     left = settings.trials - _count(study)
     at_once = min(settings.parallel, max(1, left))
     shares = [left // at_once + (rank < left % at_once) for rank in range(at_once)]
-    arguments = (folder, task, settings, replace(compute, threads=max(1, compute.threads // at_once)), models_folder)
+    job = _Job(folder, task, settings, replace(compute, threads=max(1, compute.threads // at_once)), models_folder)
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_work_beside, args=(*arguments, shares[rank], rank)) for rank in range(1, at_once)]
+    others = [context.Process(target=_work_beside, args=(job, shares[rank], rank)) for rank in range(1, at_once)]
     try:
         for process in others:
             process.start()
-        _work(*arguments, shares[0], 0, log)
+        _work(job, shares[0], 0, log)
         for process in others:
             process.join()
     finally:
@@ -207,31 +207,30 @@ def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]
     return config
 
 
-def _work(
-    folder: Path,
-    task: Task[Any],
-    settings: SearchSettings,
-    compute: Compute,
-    models_folder: Path | None,
-    trials: int,
-    rank: int,
-    log: Callable[[str], None] = lambda _: None,
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What every process of a search works on."""
+
+    folder: Path
+    task: Task[Any]
+    settings: SearchSettings
+    compute: Compute
+    models_folder: Path | None
+
+
+def _work(job: _Job, trials: int, rank: int, log: Callable[[str], None] = lambda _: None) -> None:
     import optuna
     import torch
 
-    torch.set_num_threads(compute.threads)
-    study = open_study(folder)
+    torch.set_num_threads(job.compute.threads)
+    study = open_study(job.folder)
     # A resumed study must not draw again what it drew at first.
-    study.sampler = optuna.samplers.TPESampler(seed=settings.seed + 1000 * rank + len(study.trials), constant_liar=True)
+    seed = job.settings.seed + 1000 * rank + len(study.trials)
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     for _ in range(trials):
-        study.optimize(
-            lambda trial: _train(trial, folder, task, settings, compute, models_folder),
-            n_trials=1,
-            catch=DermatomeError,
-        )
+        study.optimize(lambda trial: _train(trial, job), n_trials=1, catch=DermatomeError)
         last = study.get_trials(deepcopy=False)[-1]
-        value = "" if last.value is None else f", {task.best_by} {last.value:.3f}"
+        value = "" if last.value is None else f", {job.task.best_by} {last.value:.3f}"
         log(f"trial {last.number}: {last.state.name.lower()}{value}")
 
 
@@ -241,33 +240,26 @@ def _work_beside(*arguments: Any) -> None:
     _work(*arguments)
 
 
-def _train(
-    trial: optuna.Trial,
-    folder: Path,
-    task: Task[Any],
-    settings: SearchSettings,
-    compute: Compute,
-    models_folder: Path | None,
-) -> float:
+def _train(trial: optuna.Trial, job: _Job) -> float:
     import optuna
 
-    chosen = trial_settings(trial, settings.base, settings.space)
+    best_by, chosen = job.task.best_by, trial_settings(trial, job.settings.base, job.settings.space)
     identity = json.dumps(chosen.model_dump(), sort_keys=True)
-    checkpoints = folder / "trials" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    checkpoints = job.folder / "trials" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def report(row: Mapping[str, Any], share: float) -> None:
-        if row[task.best_by] is not None:
-            trial.report(row[task.best_by], row["epoch"])
+        if row[best_by] is not None:
+            trial.report(row[best_by], row["epoch"])
             if trial.should_prune():
                 raise optuna.TrialPruned
 
     try:
         result = train(
-            replace(task, settings=chosen),
-            compute,
+            replace(job.task, settings=chosen),
+            job.compute,
             checkpoint_dir=checkpoints,
             on_epoch=report,
-            models_folder=models_folder,
+            models_folder=job.models_folder,
         )
     except (optuna.TrialPruned, DermatomeError) as ended:
         trial.set_user_attr("ended", str(ended) or "pruned")
@@ -277,7 +269,7 @@ def _train(
     for name, value in result.card.scores.items():
         trial.set_user_attr(name, value)
     trial.set_user_attr("steps", result.card.steps)
-    return float(result.card.scores[task.best_by] or 0.0)
+    return float(result.card.scores[best_by] or 0.0)
 
 
 def _check_comparable(study: optuna.Study, folder: Path, task: Task[Any], settings: SearchSettings) -> None:

@@ -353,13 +353,20 @@ def fill_network(
     return network.eval()
 
 
+def mismatches(
+    expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], optional: tuple[str, ...] = ()
+) -> tuple[list[str], list[str], list[str]]:
+    """Names of the tensors that are missing, that are not the network's own, and that have another shape."""
+    missing = [name for name in expected if name not in state and not name.endswith(optional)]
+    misshapen = [name for name in expected if name in state and expected[name].shape != state[name].shape]
+    return sorted(missing), sorted(name for name in state if name not in expected), sorted(misshapen)
+
+
 def _check_shapes(
     expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], where: str, optional: tuple[str, ...]
 ) -> None:
     """Checks that every tensor has its name and shape."""
-    missing = [name for name in expected if name not in state and not name.endswith(optional)]
-    extra = [name for name in state if name not in expected]
-    misshapen = [name for name in expected if name in state and expected[name].shape != state[name].shape]
+    missing, extra, misshapen = mismatches(expected, state, optional)
     if missing or extra:
         raise BadWeights(
             f"{where} does not fit the network of its card: {len(missing)} tensors are missing{_first(missing)} and "
@@ -377,4 +384,4 @@ def _not_safetensors(path: Path, error: Exception) -> str:
 
 
 def _first(names: list[str]) -> str:
-    return f" (for example {min(names)})" if names else ""
+    return f" (for example {names[0]})" if names else ""

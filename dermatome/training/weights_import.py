@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dermatome.errors import BadSetting, BadWeights
 from dermatome.storage.files import sha256_bytes
 from dermatome.training.encoders import MEAN, STD, check_encoder
-from dermatome.training.weights import UNetCard, expected_tensors, save_weights
+from dermatome.training.weights import UNetCard, expected_tensors, mismatches, save_weights
 
 if TYPE_CHECKING:
     import torch
@@ -220,9 +220,7 @@ def _check_fits(card: UNetCard, state: Mapping[str, torch.Tensor], file: Path) -
                 f"{file} has {found} output channels, and this network has {len(labels)} classes "
                 f"({', '.join(labels)}): it was trained for something else."
             )
-    expected = expected_tensors(card, str(file))
-    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    shapes = [name for name in expected if name in state and expected[name].shape != state[name].shape]
+    missing, extra, shapes = mismatches(expected_tensors(card, str(file)), state)
     if missing or extra or shapes:
         example = (missing + extra + shapes)[0]
         network = "U-Net" if card.architecture in ("unet", "unet_two_heads") else card.architecture

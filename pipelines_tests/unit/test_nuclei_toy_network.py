@@ -1,7 +1,5 @@
 """The small network that ships, on toys it never saw."""
 
-import pytest
-
 from dermatome.geometry import Size
 from dermatome.inference.compute import choose_compute
 from dermatome.metrics.panoptic import nucleus_values, score_nuclei
@@ -12,19 +10,15 @@ from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.synthetic.nuclei import toy_nuclei
 
 
-@pytest.fixture(scope="module")
-def scores():
+def test_it_finds_nuclei_and_tells_their_classes():
     settings = NucleusSettings(batch=4)
     loaded = load_nucleus_weights(TOY_WEIGHTS)
     network = prepare_nuclei(loaded, choose_compute("cpu", "fp32", 1, backend="torch"), settings)
     toys = [toy_nuclei(seed, Size(256, 256)) for seed in (100, 101, 102)]
     found = segment_nuclei([toy.slide for toy in toys], network, settings)
-    return nucleus_values(
+    scores = nucleus_values(
         [score_nuclei(toy.maps, one.whole(), toy.slide.mpp) for toy, one in zip(toys, found, strict=True)]
     )
-
-
-def test_it_finds_nuclei_and_tells_their_classes(scores):
     assert scores["pq_binary"] >= 0.70
     assert scores["class_accuracy"] >= 0.85
 
