@@ -132,7 +132,6 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _scores(root: DataRoot, slide: DemoSlide) -> tuple[float, ...]:
-    """The scores of :data:`TARGETS` of a slide."""
     from dermatome.labels.npz import load_instances, load_mask
     from dermatome.metrics.instances import f1_at_iou
     from dermatome.metrics.semantic import class_scores, confusion_matrix

@@ -146,7 +146,6 @@ class TorchRunner(Runner):
     backend = "torch"
 
     def __init__(self, module: torch.nn.Module, compute: Compute) -> None:
-        """``module`` is in evaluation mode, on ``compute``'s device."""
         import torch
 
         channels_last: Any = torch.channels_last
@@ -207,13 +206,6 @@ class OpenVinoRunner(Runner):
     backend = "openvino"
 
     def __init__(self, module: torch.nn.Module, example: npt.NDArray[Any], compute: Compute) -> None:
-        """Converts ``module``, which takes a second or two.
-
-        Args:
-            module: in evaluation mode, on the CPU.
-            example: a batch; its first image is enough to trace the network.
-            compute: precision and threads.
-        """
         import_openvino()
         self.compute, self.precision = compute, compute.precision
         self.model = _convert(module, example[:1])

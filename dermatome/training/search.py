@@ -235,7 +235,6 @@ def _work(job: _Job, trials: int, rank: int, log: Callable[[str], None] = lambda
 
 
 def _work_beside(*arguments: Any) -> None:
-    """Entry of the other processes of a search."""
     exit_with_parent()
     _work(*arguments)
 

@@ -365,7 +365,6 @@ def mismatches(
 def _check_shapes(
     expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], where: str, optional: tuple[str, ...]
 ) -> None:
-    """Checks that every tensor has its name and shape."""
     missing, extra, misshapen = mismatches(expected, state, optional)
     if missing or extra:
         raise BadWeights(

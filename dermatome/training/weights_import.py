@@ -211,7 +211,6 @@ def _decoder_channels(state: Mapping[str, torch.Tensor], file: Path, prefix: str
 
 
 def _check_fits(card: UNetCard, state: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Checks that ``state`` is that of the card's network."""
     first = next(iter(card.heads))
     for head, ours in card.heads.items():
         labels = card.channels if head == first and card.channels else ours

@@ -40,7 +40,6 @@ class InstanceBuilder:
     """Takes the rows of a slide's probabilities from the top and makes its nuclei of them."""
 
     def __init__(self, size: Size, mpp: float, settings: InstanceSettings | None = None) -> None:
-        """No rows yet, of a slide of ``size`` and ``mpp``."""
         self._settings, self._mpp, self._size = settings or InstanceSettings(), mpp, size
         rings = max(1, round(self._settings.reach_um / mpp))
         sure_px, other_px = (round(um / mpp) for um in (self._settings.sure_opening_um, self._settings.opening_um))
@@ -139,7 +138,6 @@ class RowQueue:
     """Rows that wait for others of the same place to be made."""
 
     def __init__(self) -> None:
-        """None waits."""
         self._rows: AnyRows | None = None
 
     def put(self, rows: AnyRows) -> None:
@@ -162,7 +160,6 @@ class LocalWork:
     """
 
     def __init__(self, work: Callable[..., AnyRows], reach: int) -> None:
-        """Nothing has come."""
         self._work, self._reach = work, reach
         self._held: tuple[AnyRows, ...] = ()
         self._above = 0  # rows held that are done and only neighbours of what comes

@@ -44,7 +44,6 @@ class NucleusSums:
     """Sums over the pixels of nuclei, by the numbers that their markers have for the time being."""
 
     def __init__(self) -> None:
-        """Starts without pixels."""
         self._sums = ObjectSums()
 
     def add(self, labels: Instances, kinds: npt.NDArray[np.uint8], top: int) -> None:
