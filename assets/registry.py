@@ -116,7 +116,7 @@ def _hold_out_asset(of: Versions, group_name: str) -> dg.AssetsDefinition:
         description=f"Copies of the samples that `{setting}` names, which no training uses. It stays as it is until it "
         f"is replaced.{run_config(kind.hold_out, f'{setting}: [{example}]')}",
         deps=[by_hand(of.sources) if made else of.sources],
-        metadata={CODE_VERSION: of.code_versions[0]},
+        metadata={CODE_VERSION: of.code_versions[0], **code_reference(of.hold_out)},
         group_name=group_name,
         kinds={"file"},
     )
@@ -164,7 +164,7 @@ def _scores_asset(of: Versions, hold_out: dg.AssetsDefinition, group_name: str) 
         check_specs=[drops],
         pool="gpu",
         code_version=of.code_versions[1],
-        metadata={DECIDED_BY: ", ".join([*of.decided_by, "promotion"])},
+        metadata={DECIDED_BY: ", ".join([*of.decided_by, "promotion"]), **code_reference(of.hold_out)},
         group_name=group_name,
         kinds={"pytorch"},
     )
@@ -204,7 +204,7 @@ def _champion_asset(of: Versions, scores: dg.AssetsDefinition, group_name: str) 
         f"{until_then}Promoting another version makes exactly the {of.used_by.replace('_', ' ')} stale that other "
         f"weights made.{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
         deps=[by_hand(asset) for asset in (of.weights, scores)],
-        metadata={CODE_VERSION: "1", DECIDED_BY: "promotion"},
+        metadata={CODE_VERSION: "1", DECIDED_BY: "promotion", **code_reference(of.hold_out)},
         # Stains, scanners and annotations change: a champion should meet other versions every year.
         freshness_policy=dg.FreshnessPolicy.time_window(
             fail_window=timedelta(days=365), warn_window=timedelta(days=180)
