@@ -53,8 +53,8 @@ OPTIONAL = (
     "cell_hold_out_scores", "cell_champion", "nuclei_hold_out", "nuclei_hold_out_scores", "nuclei_champion",
     "til_scores",
     # The tables of the metrics store are empty without them.
-    "annotation_queue", "hpa_agreement", "tissue_search", "cell_weights", "nuclei_slides", "nuclei_weights",
-    "nucleus_maps",
+    "annotation_queue", "hpa_agreement", "tissue_search", "tissue_weights", "cell_weights", "nuclei_slides",
+    "nuclei_weights", "nucleus_maps",
 )  # fmt: skip
 """Assets without which the assets after them can be materialized."""
 

@@ -109,8 +109,10 @@ def web(
     from dermatome.web.app import serve
 
     root = DataRoot.at(data)
-    typer.echo(f"Dermatome's web app over {root.path}: http://{host}:{port} (Ctrl-C ends it)")
-    serve(root, host, port, allow_hosts=allow_host or (), frame_site=frame_site, weights=weights, threads=threads)
+    serve(
+        root, host, port, allow_hosts=allow_host or (), frame_site=frame_site, weights=weights, threads=threads,
+        report=typer.echo,
+    )  # fmt: skip
 
 
 @app.command()

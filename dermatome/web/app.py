@@ -10,7 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +65,13 @@ def _headers(frame_site: str) -> dict[str, str]:
 
 
 def serve(
-    root: DataRoot, host: str, port: int, *, allow_hosts: Iterable[str], frame_site: str, weights: str, threads: int
-) -> None:
+    root: DataRoot, host: str, port: int, *, allow_hosts: Iterable[str], frame_site: str, weights: str, threads: int,
+    report: Callable[[str], None],
+) -> None:  # fmt: skip
     """Serves the app until it is interrupted, with uploads and results in a temporary folder.
 
-    The arguments are the options of the command `dermatome web`.
+    The arguments are the options of the command `dermatome web`, and ``report`` gets a sentence when the app is being
+    started and one when it answers.
 
     Raises:
         BadSetting: Gradio is not installed, the port is taken, or the settings file is wrong.
@@ -89,6 +91,7 @@ def serve(
     # uvicorn sends the signal again once it has stopped, which would end the process before its folder is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sweep_scratch_folders()
+    report(f"Starting the web app over {root.path} …")
     with scratch_folder() as scratch:
         compute = settings.choose(threads=threads)
         context = WebContext(root, compute, UploadLimits(), scratch, weights)
@@ -97,10 +100,17 @@ def serve(
         app = build_app(context, [host, *allow_hosts], frame_site)
         import uvicorn
 
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: Any = None) -> None:
+                await super().startup(sockets)
+                report(f"Dermatome's web app: http://{host}:{port} (Ctrl-C ends it)")
+
         # Open pages hold a connection for as long as they are open, which would keep the app from ending.
-        uvicorn.run(
+        config = uvicorn.Config(
             app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=_GRACE_S
         )
+        with suppress(KeyboardInterrupt):
+            Server(config).run()
 
 
 def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = "") -> FastAPI:

@@ -233,6 +233,7 @@ def test_temporary_folders_go_when_the_app_is_ended_or_else_at_the_next_start(tm
     with running(tmp_path) as (process, address):
         upload(httpx.Client(base_url=address))
         (killed,) = scratch(tmp_path)
+        assert f"Dermatome's web app: {address} " in (tmp_path / "log").read_text()
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert scratch(tmp_path) == {killed}

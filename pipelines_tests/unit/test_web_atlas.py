@@ -101,8 +101,13 @@ def test_the_first_page_lists_what_was_found_and_says_how_many(client, tmp_path)
     nothing = client.get("/", params={"q": MARKUP}).text
     assert "0 of 0 genes" in nothing
     assert MARKUP not in nothing
-    with TestClient(Starlette(routes=atlas_routes(DataRoot(tmp_path), "/nuclei"))) as empty:
+    root = DataRoot(tmp_path)
+    with TestClient(Starlette(routes=atlas_routes(root, "/nuclei"))) as empty:
         assert empty.get("/", follow_redirects=False).headers["location"] == "/nuclei"
+        put_record(root, "slide_images", SLIDE)
+        assert "There is no atlas yet" in empty.get("/").text
+        build_store(root)
+        assert empty.get("/", follow_redirects=False).headers["location"] == "/atlas/slides"
 
 
 def test_slides_are_listed_from_the_metrics_store(client):

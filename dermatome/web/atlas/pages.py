@@ -60,7 +60,7 @@ _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 def atlas_routes(root: DataRoot, home: str) -> list[BaseRoute]:
-    """The routes of the atlas over a data root; without an atlas, the first page leads to ``home``."""
+    """The routes of the atlas over a data root; ``home`` is where its first page leads while there is no slide."""
     pages = _Pages(root, home)
     slide = "/atlas/slide/{slide}"
     return [
@@ -112,9 +112,12 @@ class _Pages:
 
     @_in_words
     def first(self, request: Request) -> Response:
-        """Search; leads elsewhere while there is no atlas."""
-        if not self._there()["skin_atlas"]:
-            return RedirectResponse(self.home)
+        """Search; leads to the slides, or elsewhere in a data root that has none, while there is no atlas."""
+        there = self._there()
+        if not there["skin_atlas"]:
+            if not there["store"] and self.root.partitions("slide_images"):
+                raise MissingInput("There is no atlas yet: materialize gene_profiles for all genes, then skin_atlas.")
+            return RedirectResponse("/atlas/slides" if there["store"] else self.home)
         query = request.query_params.get("q", "")[:200]
         genes = self.genes()
         found = search(genes, query)
