@@ -130,7 +130,7 @@ def _inference_job(
             context.log.info("The last backfill of missing slides is still in progress; none is requested.")
             return
         stages = chain.possible_stages(root)
-        if stages != chain.stages:
+        if stages != chain.stages and not config.stale:
             context.log.warning(chain.missing_weights)
         registered = instance.get_dynamic_partitions(chain.partitions)
         if unknown := sorted(set(config.slides) - set(registered)):
@@ -141,7 +141,8 @@ def _inference_job(
         if config.stale:
             settings = load_settings(root.settings)
             stale = {asset.key.to_user_string(): stale_partitions_of(asset, settings, root) for asset in assets}
-            missing = with_stale_slides(missing, stale, registered)
+            # Also of stages without weights, whose results were materialized by hand.
+            missing = with_stale_slides({stage: missing.get(stage, []) for stage in chain.stages}, stale, registered)
         wanted: Mapping[str, Sequence[str]] = missing
         if config.slides:
             wanted = {stage: [slide for slide in slides if slide in config.slides] for stage, slides in missing.items()}
