@@ -100,7 +100,7 @@ def serve(
         app = build_app(context, [host, *allow_hosts], frame_site)
         import uvicorn
 
-        class Server(uvicorn.Server):
+        class Server(uvicorn.Server):  # type: ignore[misc]
             async def startup(self, sockets: Any = None) -> None:
                 await super().startup(sockets)
                 report(f"Dermatome's web app: http://{host}:{port} (Ctrl-C ends it)")
