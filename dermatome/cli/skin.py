@@ -210,7 +210,8 @@ def tissue_predict(
     from dermatome.skin.tissue.stage import write_tissue
 
     found_weights = tissue_weights_named(DataRoot(out), weights)
-    network = cache(lambda: load_tissue(found_weights, compute, settings))
+    kept = MODELS.expanduser() / "prepared"
+    network = cache(lambda: load_tissue(found_weights, compute, settings, kept))
     results = Results(out, "epidermis_masks", settings, overwrite)
 
     def predict(slide: Slide, report: Report) -> str:

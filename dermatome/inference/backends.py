@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+import tempfile
 import threading
 import warnings
 from collections import deque
@@ -112,7 +113,7 @@ def prepare_runner(module: torch.nn.Module, example: npt.NDArray[Any], compute: 
     if not installed:
         raise BadSetting("The compute backend 'openvino' is not installed: pip install 'dermatome[openvino]'.")
     try:
-        runner = OpenVinoRunner(module, example, compute)
+        runner = OpenVinoRunner(_convert(module, example[:1]), compute)
         reason = _disagreement(runner.run(example[:2]), plain.run(example[:2]), compute)
     except Exception as error:  # OpenVINO has errors of its own, and torch can always run the network
         if backend != "auto":
@@ -205,10 +206,8 @@ class OpenVinoRunner(Runner):
 
     backend = "openvino"
 
-    def __init__(self, module: torch.nn.Module, example: npt.NDArray[Any], compute: Compute) -> None:
-        import_openvino()
-        self.compute, self.precision = compute, compute.precision
-        self.model = _convert(module, example[:1])
+    def __init__(self, model: Any, compute: Compute) -> None:
+        self.model, self.compute, self.precision = model, compute, compute.precision
         self._compile()
 
     def variant(self, model: Any, compute: Compute, precision: str) -> OpenVinoRunner:
@@ -271,8 +270,16 @@ def import_openvino() -> ModuleType:
 
 
 def _convert(module: torch.nn.Module, image: npt.NDArray[Any]) -> Any:
-    """Converts ``module`` to an OpenVINO model of open batch and image size, through OpenVINO's PyTorch front end."""
+    """Converts ``module`` to an OpenVINO model of open batch and image size, through OpenVINO's PyTorch front end.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+        image: a batch of one, with which the network is traced.
+    """
     import torch
+
+    import_openvino()
+    from openvino import Core, save_model
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -280,4 +287,9 @@ def _convert(module: torch.nn.Module, image: npt.NDArray[Any]) -> Any:
         warnings.simplefilter("ignore", DeprecationWarning)  # the front end traces, and torch says that it is old
         decoder = TorchScriptPythonDecoder(module, example_input=(torch.from_numpy(np.ascontiguousarray(image)),))
     front_end = FrontEndManager().load_by_framework("pytorch")
-    return front_end.convert(front_end.load(decoder))
+    model = front_end.convert(front_end.load(decoder))
+    # OpenVINO gives other last digits from the model that it converted than from the same one read from a file; read
+    # here, it gives those that it gives in later processes, which read it (dermatome.inference.kept).
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, f"{folder}/model.xml", compress_to_fp16=False)
+        return Core().read_model(f"{folder}/model.xml")

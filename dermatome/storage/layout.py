@@ -163,6 +163,11 @@ class DataRoot:
         """The settings file, which may be absent."""
         return self.path / "settings.toml"
 
+    @property
+    def prepared(self) -> Path:
+        """The folder of networks as they were converted for this machine; it may be deleted at any time."""
+        return self.models / "prepared"
+
     def int8(self, weights_sha256: str, form: str) -> Path:
         """The folder of the int8 form of a network."""
         return self.models / "int8" / f"{weights_sha256[:16]}-{form}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
@@ -205,13 +206,18 @@ class LoadedWeights(Generic[C]):
     """A network ready for prediction, and where it came from.
 
     Attributes:
-        network: in evaluation mode, on the CPU.
+        build: gives the network, in evaluation mode, on the CPU.
     """
 
-    network: torch.nn.Module
+    build: Callable[[], torch.nn.Module]
     card: C
     sha256: str
     path: Path
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        """The network, built at its first use."""
+        return self.build()
 
 
 def check_same_network(parent: LoadedWeights[Any], settings: TrainingSettings) -> None:
@@ -295,8 +301,13 @@ def read_card(path: Path, kind: type[C]) -> C:
     return kind.from_json(metadata.get("card", ""), str(path))
 
 
-def load_weights(path: Path, kind: type[C]) -> LoadedWeights[C]:
+def load_weights(path: Path, kind: type[C], *, later: bool = False) -> LoadedWeights[C]:
     """Reads weights, checks that they fit their card, and builds their network.
+
+    Args:
+        path: of a file that :func:`save_weights` wrote.
+        kind: of its card.
+        later: builds the network, and checks its tensors, when it is first used, which takes seconds.
 
     Raises:
         BadWeights: the file is missing, damaged, not safetensors, of another kind, or its tensors are not exactly those
@@ -307,13 +318,19 @@ def load_weights(path: Path, kind: type[C]) -> LoadedWeights[C]:
 
     card = read_card(path, kind)
     data = path.read_bytes()
-    try:
-        state = load(data)
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise BadWeights(_not_safetensors(path, error)) from error
-    _check_shapes(expected_tensors(card, str(path)), state, str(path), card.optional_tensors)
-    network = fill_network(card.build(), state, str(path), card.optional_tensors)
-    return LoadedWeights(network, card, sha256_bytes(data), path)
+
+    def build() -> torch.nn.Module:
+        try:
+            state = load(data)
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise BadWeights(_not_safetensors(path, error)) from error
+        _check_shapes(expected_tensors(card, str(path)), state, str(path), card.optional_tensors)
+        return fill_network(card.build(), state, str(path), card.optional_tensors)
+
+    loaded = LoadedWeights(build, card, sha256_bytes(data), path)
+    if not later:
+        _ = loaded.network
+    return loaded
 
 
 def expected_tensors(card: WeightsCard, where: str) -> dict[str, torch.Tensor]:

@@ -65,12 +65,13 @@ class Recording(Runner):
 @contextmanager
 def recorded(module: ModuleType) -> Iterator[list[Recording]]:
     """Every network that ``module`` prepares inside of it keeps its batches."""
-    prepare: Any = module.prepare_runner
+    name = "prepare_kept" if hasattr(module, "prepare_kept") else "prepare_runner"
+    prepare: Any = getattr(module, name)
     recordings: list[Recording] = []
 
     def prepare_recorded(*arguments: Any, **options: Any) -> Recording:
         recordings.append(Recording(prepare(*arguments, **options)))
         return recordings[-1]
 
-    with mock.patch.object(module, "prepare_runner", prepare_recorded):
+    with mock.patch.object(module, name, prepare_recorded):
         yield recordings

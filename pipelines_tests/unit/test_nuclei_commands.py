@@ -50,7 +50,7 @@ def test_patients_are_held_out_whole_unless_the_manifest_says_who(folders, tmp_p
     assert {patch.case for patch in told.validation} == {"one"}
     assert told.how == "as the manifest of the patches says"
     parent = LoadedWeights(
-        torch.nn.Identity(),
+        torch.nn.Identity,
         replace(NucleusCard("e", (8,), 0.25, (0.2, 0.3), 0.25, 0.25), created_from=("one",)),
         "",
         tmp_path,

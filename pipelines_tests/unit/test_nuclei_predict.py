@@ -65,7 +65,7 @@ class Same(torch.nn.Module):
 def network_of(module, card=CARD):
     module = Probabilities(module, card.mean, card.std, heads=HEADS).eval()
     runner = TorchRunner(module, choose_compute("cpu", "fp32", 1))
-    return NucleusNetwork(LoadedWeights(module, card, "", None), runner)
+    return NucleusNetwork(LoadedWeights(lambda: module, card, "", None), runner)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import torch
 from dermatome.errors import BadSetting
 from dermatome.inference import backends
 from dermatome.inference.backends import prepare_runner
+from dermatome.inference.kept import prepare_kept
 
 
 class TwoHeads(torch.nn.Module):
@@ -56,6 +57,42 @@ def test_a_stream_gives_the_networks_numbers_in_order_for_batches_of_any_size(mo
     assert (found[0][1][0] == first).all()  # nobody else's memory
 
 
+def test_a_kept_network_is_read_while_nothing_changed_and_its_files_are_undamaged(compute, tmp_path, caplog):
+    built = []
+
+    def prepared(folder, name="a", precision="fp32", backend="auto"):
+        def build():
+            built.append(name)
+            return TwoHeads().eval()
+
+        here = replace(compute, backend=backend, precision=precision)
+        return prepare_kept(build, batches()[3], here, name, folder)
+
+    converted = prepared(tmp_path / "kept").run(batches()[2])
+    for again in (prepared(tmp_path / "kept"), prepared(tmp_path / "kept", backend="openvino")):
+        assert again.backend == "openvino"
+        for one, other in zip(again.run(batches()[2]), converted, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert built == ["a"]
+    prepared(tmp_path / "kept", "b")
+    prepared(tmp_path / "kept", precision="bf16")
+    assert prepared(tmp_path / "kept", backend="torch").backend == "torch"
+    prepared(None)
+    assert built == ["a", "b", "a", "a", "a"]
+    for folder in (tmp_path / "kept").glob("*/"):
+        for file, damage in (("model.bin", bytes(100)), ("model.xml", b"<net/>"), ("about.json", b"{")):
+            built.clear()
+            (folder / file).write_bytes(damage)
+            kept = tmp_path / "kept"
+            ready = [prepared(kept), prepared(kept, "b"), prepared(kept, "a", "bf16")]
+            assert len(built) == 1, (file, built)
+            for one, other in zip(ready[0].run(batches()[2]), converted, strict=True):
+                np.testing.assert_array_equal(one, other)
+    (tmp_path / "file").write_bytes(b"")
+    assert prepared(tmp_path / "file" / "kept").backend == "openvino"
+    assert "is not kept in" in caplog.text
+
+
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_few_batches_are_held_and_a_stream_may_be_left(module, compute, backend):
     prepared = prepare_runner(module, batches()[3], replace(compute, backend=backend))
@@ -90,12 +127,7 @@ def test_a_failure_while_batches_are_made_or_run_arrives(module, compute, backen
     assert len(list(prepared.stream([(1, batches()[0])]))) == 1
 
 
-class Wrong(backends.TorchRunner):
-    backend = "openvino"
-
-    def __init__(self, module, example, compute):
-        super().__init__(module, compute)
-
+class Wrong(backends.OpenVinoRunner):
     def _result(self, handle):
         return tuple(output + np.float32(0.01) for output in super()._result(handle))
 

@@ -48,7 +48,7 @@ def weights():
         encoder="-", decoder_channels=(), mpp=1.0, mpp_range=(0.5, 4), coarse_mpp=4.0, tile_mpp=0.5, tile_px=64
     )
     card = replace(card, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    return LoadedWeights(ByGrey(), card, "0" * 64, Path("w.safetensors"))
+    return LoadedWeights(ByGrey, card, "0" * 64, Path("w.safetensors"))
 
 
 SETTINGS = TissueSettings(refine_whole_px=0, views=1, margin_um=16)

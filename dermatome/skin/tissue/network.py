@@ -31,10 +31,6 @@ class TissueCard(UNetCard):
 TissueWeights = LoadedWeights[TissueCard]
 
 
-def load_tissue_weights(path: Path) -> TissueWeights:
-    """The tissue network at ``path``, in evaluation mode on the CPU.
-
-    Raises:
-        BadWeights: see :func:`dermatome.training.weights.load_weights`.
-    """
-    return load_weights(path, TissueCard)
+def load_tissue_weights(path: Path, *, later: bool = False) -> TissueWeights:
+    """The tissue network at ``path``, in evaluation mode on the CPU; see :func:`load_weights`."""
+    return load_weights(path, TissueCard, later=later)

@@ -44,7 +44,9 @@ def tissue_weights_named(root: DataRoot, named: str | Path) -> Weights:
     return Weights(root, TISSUE, path.name if path != STARTER_WEIGHTS else STARTER, sha256_file(path), file=path)
 
 
-def load_tissue(weights: Weights, compute: Compute, settings: TissueSettings) -> TissueNetwork:
+def load_tissue(
+    weights: Weights, compute: Compute, settings: TissueSettings, kept: Path | None = None
+) -> TissueNetwork:
     """The network on the device, ready to run; see :func:`dermatome.skin.tissue.segment.prepare_tissue`.
 
     Raises:
@@ -53,4 +55,5 @@ def load_tissue(weights: Weights, compute: Compute, settings: TissueSettings) ->
     from dermatome.skin.tissue.network import load_tissue_weights
     from dermatome.skin.tissue.segment import prepare_tissue
 
-    return prepare_tissue(weights.load(load_tissue_weights), compute, settings)
+    loaded = weights.load(partial(load_tissue_weights, later=True))
+    return prepare_tissue(loaded, compute, settings, kept or weights.root.prepared)

@@ -16,8 +16,9 @@ from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.imaging.background import slide_background
 from dermatome.imaging.tiling import Probabilities, RowEnlarger
-from dermatome.inference.backends import Runner, prepare_runner
+from dermatome.inference.backends import Runner
 from dermatome.inference.canvas import Canvas, most_probable
+from dermatome.inference.kept import prepare_kept
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.skin.tissue.cleanup import clean_labels
 from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
@@ -25,6 +26,10 @@ from dermatome.slides.resize import resize_image, resize_labels
 from dermatome.storage.record import Check
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
     from dermatome.classes import RgbImage
     from dermatome.inference.compute import Compute
     from dermatome.skin.tissue.network import TissueCard, TissueWeights
@@ -154,8 +159,9 @@ def prepare_tissue(
     weights: TissueWeights,
     compute: Compute,
     settings: TissueSettings | None = None,
+    kept: Path | None = None,
 ) -> TissueNetwork:
-    """Prepares the network once for many slides; the arguments are those of :func:`prepare_runner`.
+    """Prepares the network once for many slides, or reads it from the folder ``kept``; see :func:`prepare_kept`.
 
     Raises:
         BadSetting: the backend is not to be had, or the number of views is none.
@@ -168,8 +174,10 @@ def prepare_tissue(
     example = np.random.default_rng(0).integers(0, 256, (settings.batch, side, side, 3), np.uint8)
 
     def ready(views: int) -> Runner:
-        module = Module(weights.network, card.mean, card.std, views).eval()
-        return prepare_runner(module, example, compute)
+        def build() -> torch.nn.Module:
+            return Module(weights.network, card.mean, card.std, views).eval()
+
+        return prepare_kept(build, example, compute, f"{weights.sha256}, {views} views", kept)
 
     first = ready(1)
     return TissueNetwork(weights, first, first if settings.views == 1 else ready(settings.views))
