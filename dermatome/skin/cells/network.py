@@ -135,7 +135,7 @@ def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_
             CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images", name="cyto2",
             licence=published_named("cyto2").licence,
         )  # fmt: skip
-        return LoadedCells(network, card, sha256, Path(models_folder or ".") / NETWORK_FILE, size_model)
+        return LoadedCells(lambda: network, card, sha256, Path(models_folder or ".") / NETWORK_FILE, size_model)
     path = TOY_WEIGHTS if weights == "toy" else Path(weights)
     if not path.is_file():
         raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
@@ -145,7 +145,7 @@ def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_
             f"{path.name} was trained on input prepared as {loaded.card.preparation!r}, this version prepares "
             f"{PREPARATION!r}: train it again with 'dermatome cells train'."
         )
-    return LoadedCells(loaded.network, loaded.card, loaded.sha256, path)
+    return LoadedCells(lambda: loaded.network, loaded.card, loaded.sha256, path)
 
 
 def cell_runner(model: torch.nn.Module, compute: Compute) -> Runner:
