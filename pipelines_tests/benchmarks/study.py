@@ -1,0 +1,116 @@
+"""What a study costs: hours and euros from the processor time of a few slides, checked on others of the same run."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines_tests.benchmarks.rows import Row, at_most_more, reported
+from pipelines_tests.benchmarks.samples import cores, toy_cores
+
+DAGSTER_S = 0.067
+"""Processor seconds that Dagster adds to a slide and asset; rows ``dagster_cost``."""
+START_S = 10.0
+"""Processor seconds from the start of a run to its first slide, and from its last slide to its end."""
+RUN_SLIDES, ASSETS = 200, 4
+"""Slides of a run, and assets that are computed of each slide: image, mask, cells, layers."""
+STUDIES = (600, 20_000, 108_000)
+MACHINES = {"2 cores": (2, 0.10), "16 cores": (16, 0.80)}
+"""Cores, and euros an hour: what such machines rent for, about. Put in the price of your own."""
+WITHIN = 0.2
+
+
+@dataclass(frozen=True)
+class StudyCost:
+    """Hours and euros of a study on one machine."""
+
+    hours: float
+    euros: float
+
+
+def study_cost(slides: int, slide_s: float, machine: str) -> StudyCost:
+    """The cost of a study whose images are there, without the download, a person's time and storage.
+
+    All cores are taken to be busy, which holds within a run (reading, network and writing overlap), and with more than
+    a few cores only if several runs share the machine.
+
+    Args:
+        slides: number of slides.
+        slide_s: processor seconds of a slide in all stages, without Dagster.
+        machine: one of :data:`MACHINES`.
+    """
+    cores_there, price = MACHINES[machine]
+    runs = ASSETS * math.ceil(slides / RUN_SLIDES)
+    hours = (slides * (slide_s + ASSETS * DAGSTER_S) + runs * START_S) / cores_there / 3600
+    return StudyCost(hours, hours * price)
+
+
+def study(toy: bool) -> Iterator[Row]:
+    """Calibrates on two cores, and checks on as many others as ten minutes allow, eight at most."""
+    from dermatome.storage.layout import DataRoot
+    from pipelines_tests.benchmarks.stages import put_slides
+
+    images, which = cores(3 if toy else 8, toy)
+    end = time.monotonic() + 600
+    with tempfile.TemporaryDirectory() as folder:
+        root = DataRoot(Path(folder))
+        first, *keys = put_slides(root, [*toy_cores(1, True)[0], *images])
+        stages = _stages(root)
+        for stage in stages:
+            stage.open(lambda: None)
+        _seconds(stages, first)  # compiles what is compiled at its first use
+        known = [_seconds(stages, key) for key in keys[:2]]
+        slide_s = sum(known) / 2
+        checked: list[float] = []
+        for key in keys[2:]:
+            if not checked or time.monotonic() < end:
+                checked.append(_seconds(stages, key))
+    measured = sum(checked) / len(checked)
+    yield at_most_more(
+        f"processor time of a slide, mask to layers, predicted from 2 of {len(images)} {which}s",
+        f"measured on {len(checked)} others",
+        abs(slide_s / measured - 1) + 1,
+        1.0,
+        "times",
+        more=WITHIN,
+        bare=f"predicted {slide_s:.3g} s, measured {measured:.3g} s",
+        note=f"from {min(checked):.3g} to {max(checked):.3g} s a slide",
+    )
+    for slides in STUDIES:
+        for machine, (_, price) in MACHINES.items():
+            cost = study_cost(slides, (sum(known) + sum(checked)) / (2 + len(checked)), machine)
+            yield reported(
+                f"a study of {slides:,} slides on {machine}", cost.hours, "h",
+                note=f"{cost.euros:.3g} € at {price:g} € an hour",
+            )  # fmt: skip
+
+
+def _stages(root: Any) -> list[Any]:
+    from dermatome.inference.compute import ComputeSettings
+    from dermatome.skin.layers.settings import LayerSettings
+    from dermatome.skin.layers.stage import LayersStage
+    from dermatome.skin.tissue.networks import find_tissue_weights
+    from dermatome.skin.tissue.settings import TissueSettings
+    from dermatome.skin.tissue.stage import MaskStage
+    from pipelines_tests.benchmarks.stages import cells_stage
+
+    return [
+        MaskStage(root, find_tissue_weights(root), ComputeSettings(device="cpu"), TissueSettings()),
+        cells_stage(root, "cpu"),
+        LayersStage(root, LayerSettings()),
+    ]
+
+
+def _seconds(stages: Sequence[Any], key: str) -> float:
+    """Processor seconds of all threads for a slide in all stages, file to file."""
+    from pipelines_tests.benchmarks.stages import finish
+
+    start = time.process_time()
+    for stage in stages:
+        finish(stage, [key], opened=True)
+    return time.process_time() - start
