@@ -16,7 +16,7 @@ import dagster as dg
 from dermatome.errors import DermatomeError, StorageFailed
 from dermatome.settings import Settings, deciding_settings, load_settings
 from dermatome.storage.files import atomic_folder
-from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE, DataRoot
+from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, RECORD_FILE, DataRoot
 from dermatome.storage.record import (
     Check,
     StageRecord,
@@ -37,7 +37,6 @@ GENES_URL = "/genes"
 def materialize_one(
     context: dg.AssetExecutionContext,
     root: DataRoot,
-    partition: str,
     *,
     make: Callable[[Path], StageResult],
     inputs: Mapping[str, str],
@@ -48,15 +47,15 @@ def materialize_one(
     """Fills an empty folder that then replaces the partition's folder, and records it.
 
     Args:
-        context: of the asset.
+        context: of the asset; one without partitions has one folder, of the name of champions.
         root: the data root.
-        partition: its key; for an unpartitioned asset the name of its one folder.
         make: writes the files into the folder it is given.
         inputs: the data version of each input.
         settings: what decides the result besides inputs and code.
         more: further metadata, from the finished files.
         warn: whether checks that fail are a warning for this result, not an error.
     """
+    partition = context.partition_key if context.has_partition_key else CHAMPION
     asset, version, run_id = context.asset_key.to_user_string(), code_version(context), context.run.run_id
     try:
         with atomic_folder(root.folder(asset, partition)) as folder:

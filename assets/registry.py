@@ -134,7 +134,6 @@ def _hold_out_asset(of: Versions, group_name: str) -> dg.AssetsDefinition:
         return materialize_one(
             context,
             root,
-            CHAMPION,
             make=lambda folder: freeze_hold_out(
                 root, kind, list(sources), folder, rows_of, setting=setting, replace=given["replace"]
             ),
@@ -180,7 +179,6 @@ def _scores_asset(of: Versions, hold_out: dg.AssetsDefinition, group_name: str) 
         return materialize_one(
             context,
             root,
-            version,
             make=lambda folder: score_on_hold_out(
                 root, kind, version, folder, margin, partial(score, version=version, compute=compute.choose())
             ),
@@ -293,7 +291,6 @@ def comparison_asset(weights: dg.AssetsDefinition) -> Callable[[Callable[[], "Re
             return materialize_one(
                 context,
                 root,
-                CHAMPION,
                 make=lambda folder: compare_versions(root, layout, list(versions), folder),
                 inputs=versions,
                 settings={},

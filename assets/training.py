@@ -173,7 +173,6 @@ def make_version(
     done = materialize_one(
         context,
         root,
-        version,
         make=make,
         inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
         settings={**chosen.model_dump(), **recorded},

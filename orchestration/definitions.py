@@ -1,7 +1,7 @@
 """The code location: assets, jobs, schedules, sensors and the resources of production."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def build_defs(root: Path, loggers: Mapping[str, dg.LoggerDefinition] | None = N
         # The UI then names the source file of each asset.
         assets=dg.with_source_code_references(
             dg.map_asset_specs(
-                lambda spec: labelled(with_settings(read, paths.data_root)(spec), read.platform, paths.data_root),
+                lambda spec: labelled(with_settings(spec, read, paths.data_root), read.platform, paths.data_root),
                 [*SOURCES, *skin.ASSETS, *nuclei.ASSETS, skin_metrics.skin_metrics],
             )
         ),
@@ -65,16 +65,12 @@ def _fixed(resource: dg.ConfigurableResource, **values: str) -> dg.ResourceDefin
     return dg.configured(resource.get_resource_definition(), config_schema={})(lambda _: values)
 
 
-def with_settings(settings: Settings, root: DataRoot) -> Callable[[dg.AssetSpec], dg.AssetSpec]:
+def with_settings(spec: dg.AssetSpec, settings: Settings, root: DataRoot) -> dg.AssetSpec:
     """Adds to an asset's code version a hash of the settings that decide its results."""
-
-    def versioned(spec: dg.AssetSpec) -> dg.AssetSpec:
-        if spec.code_version is None:
-            return spec
-        decided = deciding_settings(settings, decided_names(spec.metadata), root)
-        return spec.replace_attributes(code_version=versioned_by_settings(spec.code_version, decided))
-
-    return versioned
+    if spec.code_version is None:
+        return spec
+    decided = deciding_settings(settings, decided_names(spec.metadata), root)
+    return spec.replace_attributes(code_version=versioned_by_settings(spec.code_version, decided))
 
 
 def labelled(spec: dg.AssetSpec, platform: PlatformSettings, root: DataRoot) -> dg.AssetSpec:

@@ -6,7 +6,6 @@ from assets.materialize import deciding, materialize_one
 from assets.partitions import by_hand
 from assets.skin.slide_images import slide_images
 from assets.skin.tissue_champion import tissue_champion
-from dermatome.storage.layout import CHAMPION
 from resources import PathsResource, SettingsResource
 from resources.settings import DECIDED_BY
 
@@ -35,7 +34,6 @@ def annotation_queue(
     return materialize_one(
         context,
         root,
-        CHAMPION,
         make=lambda folder: make_queue(root, folder, list(slides), weights, compute, decided, web_url),
         inputs={"tissue_champion": weights.data_version, **slides},
         settings=deciding(context, settings.value, root),

@@ -13,7 +13,7 @@ from assets.skin.gene_profiles import SUMMARIES, gene_profiles
 from assets.slide_asset import INPUTS_NOW
 from dermatome.pipeline.staleness import InputsNow
 from dermatome.settings import Settings
-from dermatome.storage.layout import CHAMPION, DataRoot
+from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
 from resources import PathsResource, SettingsResource
 from resources.settings import DECIDED_BY
@@ -59,7 +59,6 @@ def profiles_summary(
             return materialize_one(
                 context,
                 root,
-                CHAMPION,
                 make=lambda folder: make(root, folder, getattr(chosen, settings_table)),
                 inputs=profiles_version(root),
                 settings=deciding(context, chosen, root),

@@ -76,7 +76,6 @@ def tissue_search(
     return materialize_one(
         context,
         root,
-        study,
         make=make,
         inputs={folder.name: version for folder, version in sources.items()},
         settings=vars(search) | {"base": base.model_dump(), "space": space.model_dump()},

@@ -157,7 +157,7 @@ def edited(model, path, value):
 
 def versions(settings, root):
     specs = [spec for asset in (*skin.ASSETS, *nuclei.ASSETS) for spec in asset.specs]
-    return {spec.key.to_user_string(): with_settings(settings, root)(spec).code_version for spec in specs}
+    return {spec.key.to_user_string(): with_settings(spec, settings, root).code_version for spec in specs}
 
 
 def test_every_setting_makes_exactly_the_assets_stale_whose_results_it_decides(tmp_path):
