@@ -196,7 +196,9 @@ def partition_url(asset: str, partition: str) -> dg.MetadataValue:
 def _shown(value: object) -> object:
     if isinstance(value, str) and value.startswith(("http://", "https://")):
         return dg.MetadataValue.url(value)
-    return round(value, 6) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return round(float(value), 6)
+    return value if isinstance(value, int | str) else str(value)  # numpy's integers, for one
 
 
 def error_text(error: Exception) -> str:
