@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
-from dermatome.classes import RgbImage
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Size
 from dermatome.reports.html import picture_uri
@@ -30,24 +28,19 @@ _MAX_CHARACTERS = 1_000_000
 _SCRIPT = Path(__file__).parent / "roi_editor.js"
 
 
-@dataclass(frozen=True)
-class OpenedSlide:
-    """A slide as the ROI page shows it.
+class OpenedSlide(NamedTuple):
+    """A slide of which ROIs are marked, and those that it has.
 
     Attributes:
-        name: Name of the slide.
-        image: Overview, (h, w, 3) uint8.
-        size: Size of the slide itself; ROIs are in its pixels.
-        rois: ROIs that the slide has.
+        slide: The slide; ROIs are in its pixels.
+        rois: Its ROIs.
         annotated: Whether it is an annotated slide of the data root; otherwise it is an upload.
         version: Of its `rois.json`, see :func:`save_annotated`.
     """
 
-    name: str
-    image: RgbImage
-    size: Size
-    rois: tuple[Roi, ...]
-    annotated: bool
+    slide: Slide
+    rois: Sequence[Roi] = ()
+    annotated: bool = False
     version: str = ""
 
 
@@ -68,23 +61,18 @@ def open_annotated(root: DataRoot, name: str) -> OpenedSlide:
     images = _images(folder)
     if not images:
         raise MissingInput(f"There is no annotated slide {name!r} with a he.png (or .jpg, .tif): choose another.")
-    opened = open_slide_for_rois(read_slide(folder / images[0], name=name))
+    slide = read_slide(folder / images[0], name=name)
     rois: list[Roi] = []
     # Read first, so that a change while the files are read is noticed when ROIs are saved.
     version = _version(folder)
     for file in sorted({ROI_FILE, QUPATH_FILE} & set(names_in(folder))):
         rois += read_rois(folder / file)
-    return OpenedSlide(name, opened.image, opened.size, tuple(rois), annotated=True, version=version)
-
-
-def open_slide_for_rois(slide: Slide) -> OpenedSlide:
-    """Opens an uploaded slide, which has no ROIs."""
-    return OpenedSlide(slide.name, slide.overview(VIEW_PX), slide.size, (), annotated=False)
+    return OpenedSlide(slide, rois, annotated=True, version=version)
 
 
 def editor_html(opened: OpenedSlide) -> str:
     """HTML of the slide with a square to move, resize and divide; ``roi_editor.js`` gives it its behaviour."""
-    size = opened.size
+    slide, size = opened.slide, opened.slide.size
     side = max(1, min(size.height_px, size.width_px) // 3)
     left, top = (size.width_px - side) // 2, (size.height_px - side) // 2
     numbers = (
@@ -93,9 +81,10 @@ def editor_html(opened: OpenedSlide) -> str:
         ("Side, px", "side", side, 1, min(size.height_px, size.width_px)),
         ("Divide n × n", "divide", 2, 1, 32),
     )
+    picture = picture_uri(slide.overview(VIEW_PX), "jpeg", quality=88)
     return web_template(
-        "rois", name=opened.name, size=size, annotated=opened.annotated, numbers=numbers,
-        rois=json.loads(rois_json(opened.rois))["rois"], picture=picture_uri(opened.image, "jpeg", quality=88),
+        "rois", name=slide.name, size=size, annotated=opened.annotated, numbers=numbers, picture=picture,
+        rois=json.loads(rois_json(opened.rois))["rois"],
     )  # fmt: skip
 
 
@@ -126,7 +115,7 @@ def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
     if len(rois) > MAX_ROIS:
         raise BadAnnotation(f"There are {len(rois)} ROIs and at most {MAX_ROIS} are kept: remove some.")
     if annotated:
-        size = open_annotated(root, name).size
+        size = open_annotated(root, name).slide.size
     for roi in rois:
         safe_id(roi.name, "The ROI")
         if not roi.box.fits(size) or not roi.divisible:
@@ -170,11 +159,11 @@ def build_roi_page(context: WebContext) -> None:
     @errors_shown(("", ""))
     def open_chosen(name: str | None, path: str | None) -> Iterator[Any]:
         if path:
-            opened = open_slide_for_rois(read_upload(Path(path), DECLARED_MPP, context.limits))
+            opened = OpenedSlide(read_upload(Path(path), DECLARED_MPP, context.limits))
         else:
             opened = open_annotated(context.root, name or "")
         known = f"; ROIs: {len(opened.rois)}" if opened.rois else ""
-        yield status_html(f"{opened.name} is open{known}."), editor_html(opened), opened.version
+        yield status_html(f"{opened.slide.name} is open{known}."), editor_html(opened), opened.version
 
     @errors_shown((gr.update(value=None, visible=False), gr.skip()))
     def save(sent: str, version: str) -> Iterator[Any]:

@@ -122,7 +122,7 @@ def test_rois_are_opened_and_saved_as_training_tiles_reads_them(root, tmp_path):
     assert annotated
     _, version = save_annotated(root, name, rois, opened.version)
     again = open_annotated(root, "one")
-    assert again.rois == (Roi("r1", Box(8, 4, 72, 68), 2),)
+    assert again.rois == [Roi("r1", Box(8, 4, 72, 68), 2)]
     assert again.version == version, "who saved cannot save again"
 
 
