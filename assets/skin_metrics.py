@@ -100,7 +100,7 @@ def _events(
             check_name=_DECLARED,
             passed=not undeclared,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"Not declared in dermatome/warehouse/tables.py and dictionary.toml: {', '.join(undeclared)}."
+            description=f"Not declared in dermatome/warehouse/tables.toml and dictionary.toml: {', '.join(undeclared)}."
             if undeclared
             else "Every column is declared.",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,17 @@ class Box:
         if (down, along) != (1, 1):
             raise ValueError("a tiled array is read without steps: read a smaller level or resize the result")
         return cls(top, left, max(top, bottom), max(left, right))
+
+    @classmethod
+    def around(cls, mask: Any) -> Box | None:
+        """The smallest box that holds every True of (H, W) ``mask``; None where there is none."""
+        rows, columns = (mask.any(axis=axis).nonzero()[0] for axis in (1, 0))
+        return cls(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else None
+
+    @classmethod
+    def holding(cls, rows: Any, columns: Any) -> Box:
+        """The smallest box that holds the pixels at (N,) ``rows`` and ``columns``; there must be at least one."""
+        return cls(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
 
     @classmethod
     def covering(cls, boxes: Iterable[Box]) -> Box:

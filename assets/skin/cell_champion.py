@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _hold_out(settings: "Settings") -> HoldOut:
-    from dermatome.skin.cells.hold_out import cell_rows, score_cell_version
+    from dermatome.skin.cells.report import cell_rows, score_cell_version
 
     mpp = settings.images.declared_mpp
     return partial(cell_rows, declared_mpp=mpp), partial(score_cell_version, declared_mpp=mpp, cells=settings.cells)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _hold_out(settings: "Settings") -> HoldOut:
-    from dermatome.skin.tissue.hold_out import score_tissue, tissue_rows
+    from dermatome.skin.tissue.report import score_tissue, tissue_rows
 
     return tissue_rows, partial(score_tissue, mpp=settings.images.declared_mpp)
 

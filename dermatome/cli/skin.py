@@ -39,8 +39,8 @@ from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 
 if TYPE_CHECKING:
+    from dermatome.inference.segmenter import Segmenter
     from dermatome.skin.cells.network import CellNetwork
-    from dermatome.skin.cells.segmenters import Segmenter
     from dermatome.slides.slide import Slide
     from dermatome.storage.record import StageResult
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from dermatome.classes import ClassMap, RgbImage
 from dermatome.geometry import Size
@@ -15,51 +15,25 @@ from dermatome.slides.resize import resize_image, resize_labels
 from dermatome.storage.settings_model import SettingsModel
 
 
+def _field(default: float, description: str) -> Any:
+    return Field(default=default, description=description)
+
+
 class AugmentSettings(SettingsModel):
     """How much a training crop may differ from its tile."""
 
     scale: float = Field(default=1.3, ge=1, description="The zoom is drawn between 1 / ``scale`` and ``scale``.")
-    coarse_share: float = Field(
-        default=0.1, ge=0, description="Share of crops at the coarse scale, for the coarse pass over a slide."
+    coarse_share: NonNegativeFloat = _field(
+        0.1, "Share of crops at the coarse scale, for the coarse pass over a slide."
     )
-    elastic_px: float = Field(
-        default=8.0,
-        ge=0,
-        description="Largest displacement of the elastic deformation, in pixels at the training scale.",
-    )
-    stain: float = Field(
-        default=0.4,
-        ge=0,
-        description="Largest relative change of the optical density of hematoxylin, eosin and DAB, each on its own.",
-    )
-    gamma: float = Field(
-        default=0.0,
-        ge=0,
-        description="Largest change of the exponent of brightness, as its logarithm; 0 switches it off.",
-    )
-    contrast: float = Field(
-        default=0.0,
-        ge=0,
-        description="Largest relative change of the spread around the crop's mean colour; 0 switches it off.",
-    )
-    brightness: float = Field(
-        default=0.08,
-        ge=0,
-        description="How much darker the light (I0) of a crop may be, as a share of white, and half as much brighter.",
-    )
-    tint: float = Field(
-        default=1 / 3,
-        ge=0,
-        description="Largest change of the light's colour, of red, green and blue each, as a share of ``brightness``.",
-    )
-    blur_px: float = Field(
-        default=1.0, ge=0, description="Largest sigma of the Gaussian blur that one crop in four has."
-    )
-    noise: float = Field(
-        default=6.0,
-        ge=0,
-        description="Largest standard deviation of the pixel noise that one crop in four has, of 255.",
-    )
+    elastic_px: NonNegativeFloat = _field(8.0, "Largest displacement of the elastic deformation, px of the training.")
+    stain: NonNegativeFloat = _field(0.4, "Largest relative change of the optical density of each stain.")
+    gamma: NonNegativeFloat = _field(0.0, "Largest change of the exponent of brightness, as its logarithm; 0 is none.")
+    contrast: NonNegativeFloat = _field(0.0, "Largest relative change of the spread around the mean colour; 0 is none.")
+    brightness: NonNegativeFloat = _field(0.08, "How much darker the light may be, of white; half as much brighter.")
+    tint: NonNegativeFloat = _field(1 / 3, "Largest change of the light's colour by channel, of ``brightness``.")
+    blur_px: NonNegativeFloat = _field(1.0, "Largest sigma of the Gaussian blur that one crop in four has.")
+    noise: NonNegativeFloat = _field(6.0, "Largest standard deviation of the noise that one crop in four has, of 255.")
 
     def strengthened(self, factor: float) -> AugmentSettings:
         """These, with every change of colour and shape but scale ``factor`` times as large."""
@@ -93,12 +67,7 @@ def random_crop(
 ) -> tuple[RgbImage, ClassMap]:
     """A square crop at a random place: rotated, deformed, zoomed and restained; mirrored beyond the tile's edges.
 
-    Args:
-        tile: what is cropped.
-        side_px: side of the crop.
-        settings: how much it may differ.
-        coarse_factor: how much coarser the coarse scale is than the training scale.
-        rng: decides everything.
+    At the coarse scale, it is ``coarse_factor`` times coarser; ``rng`` decides everything.
 
     Returns:
         (side, side, 3) uint8 and (side, side) uint8.

@@ -50,9 +50,6 @@ def is_background(tile: RgbImage) -> bool:
 
     It looks at means over blocks of 4 × 4 px, so that the camera's noise does not count; every block must be bright and
     colourless, and all of them nearly alike. One pale fibre, a shadow or a stain is enough for "no".
-
-    Args:
-        tile: (h, w, 3) uint8.
     """
     import cv2
 
@@ -159,8 +156,7 @@ def find_background(rgb: RgbImage) -> tuple[Background, npt.NDArray[np.bool_]]:
     the overview. It may have the tint of the lamp. Pure white beside a nearly white background was not scanned, and is
     not measured.
 
-    Args:
-        rgb: (h, w, 3) uint8, an overview, some µm a pixel.
+    ``rgb`` is an overview of some µm a pixel.
 
     Returns:
         The background, and (h, w) bool, which pixels it takes; none if there is too little.
@@ -219,8 +215,7 @@ def _brightest(pixels: npt.NDArray[np.uint8], least_px: float) -> npt.NDArray[np
 def background_limit(rgb: RgbImage) -> int:
     """The intensity of the darkest channel below which a pixel is stained: 0.9 times that of the slide's background.
 
-    Args:
-        rgb: (h, w, 3) uint8, an overview of the slide, some µm a pixel.
+    ``rgb`` is an overview of some µm a pixel.
 
     Returns:
         An intensity, or 256 if there is no background, so that all is tissue.

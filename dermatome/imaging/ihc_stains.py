@@ -119,9 +119,7 @@ def fit_ihc_slide(slide: Slide, i0: Sequence[float]) -> StainVectors:
 def fit_ihc_stains(pixels: npt.NDArray[np.uint8], i0: Sequence[float]) -> StainVectors:
     """The colours of hematoxylin and DAB of (N, 3) uint8 RGB pixels.
 
-    Args:
-        pixels: of tissue, with or without background.
-        i0: red, green and blue intensity of the background.
+    ``i0`` is the intensity of the background.
 
     Returns:
         The colours; the published ones, and why, if there is too little tissue or DAB, if the tissue has one colour, if

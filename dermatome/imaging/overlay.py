@@ -56,14 +56,7 @@ def colour_labels(labels: npt.NDArray[Any], colours: Sequence[Rgb]) -> RgbImage:
 
 
 def tint(image: RgbImage, labels: npt.NDArray[Any], colours: Sequence[Rgb], opacity: float = 0.45) -> RgbImage:
-    """Mixes the colours of labels into the image; pixels of label 0 stay unchanged.
-
-    Args:
-        image: (H, W, 3) uint8.
-        labels: (H, W) integers.
-        colours: colour of each label.
-        opacity: 0 (image only) to 1 (colours only).
-    """
+    """Mixes the colours of labels into the image; pixels of label 0 stay unchanged."""
     share = np.where(labels == 0, 0, opacity).astype(np.float32)[..., None]
     mixed = image * (1 - share) + colour_labels(labels, colours) * share
     return np.asarray(mixed + 0.5, np.uint8)

@@ -126,11 +126,7 @@ def tissue_pixels(slide: Slide) -> npt.NDArray[np.uint8]:
 
 
 def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
-    """Macenko's fit to pixels.
-
-    Args:
-        pixels: (N, 3) uint8 RGB, with or without background.
-    """
+    """Macenko's fit to pixels."""
     density = _DENSITY[pixels].astype(np.float64)
     stained = density[density.mean(axis=1) >= _LEAST_DENSITY]
     if len(stained) < _LEAST_PIXELS:
@@ -155,9 +151,6 @@ def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
 
 def extreme_directions(density: Floats) -> Floats:
     """The two ends of the angles that densities have in their plane (Macenko et al. 2009).
-
-    Args:
-        density: (N, 3) optical density of stained pixels in red, green and blue.
 
     Returns:
         (2, 3), each of length 1; the first takes more red, as hematoxylin does.

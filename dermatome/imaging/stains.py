@@ -56,12 +56,7 @@ def separate_stains(
     asked for are made, in float32 and in bands of rows. On 3000² pixels this is several times faster than ``rgb2hed``
     and needs little more memory than its result.
 
-    Args:
-        rgb: (H, W, 3) uint8.
-        stains: which stains, in this order.
-        i0: red, green and blue intensity where nothing is stained; see
-            :func:`dermatome.imaging.background.slide_background`.
-        vectors: (3, 3), a row for each stain; see :data:`STAIN_VECTORS`.
+    ``i0`` is the intensity where nothing is stained; see :func:`dermatome.imaging.background.slide_background`.
 
     Returns:
         (H, W, len(stains)) float32, not negative. The unit is scikit-image's: decadic optical density divided by
@@ -84,9 +79,7 @@ def separate_stains(
 def why_no_stains(rgb: RgbImage, i0: Sequence[float]) -> str:
     """Explains why the colours of tissue cannot be hematoxylin and DAB; empty if they can.
 
-    Args:
-        rgb: (h, w, 3) uint8, an overview of the slide.
-        i0: Red, green and blue intensity of its background.
+    ``rgb`` is an overview, ``i0`` the intensity of its background.
     """
     # In three rows: numpy sums over rows many times as fast as within them.
     density = np.ascontiguousarray(-np.log10(np.maximum(rgb, 1) / np.asarray(i0)).reshape(-1, 3).T)

@@ -95,10 +95,6 @@ class Overlaps:
 def overlaps(truth: Labels, predicted: Labels) -> Overlaps:
     """The pairs of instances that share pixels; their order does not depend on how instances are numbered.
 
-    Args:
-        truth: (H, W) integer, 0 background.
-        predicted: likewise, of the same shape.
-
     Raises:
         ValueError: shapes differ, or numbers are negative.
     """
@@ -131,11 +127,6 @@ def match_instances(truth: Labels, predicted: Labels, iou: float = 0.5) -> Match
 
     Above 0.5 a match is unique by itself; otherwise it is the optimal assignment, as in Cellpose's and StarDist's
     metrics.
-
-    Args:
-        truth: (H, W) integer, 0 background.
-        predicted: likewise, of the same shape.
-        iou: least intersection over union of a match, above 0.
 
     Raises:
         ValueError: shapes differ, numbers are negative, or ``iou`` is not in (0, 1].
@@ -175,10 +166,7 @@ def aggregated_jaccard(truth: Labels, predicted: Labels, spared: Sequence[int] =
     nuclei have the same IoU, the one that shares more counts, then the one whose first pixel comes first: numbers of
     instances decide nothing.
 
-    Args:
-        truth: (H, W) integer, 0 background.
-        predicted: likewise, of the same shape.
-        spared: predicted instances that are not held against the prediction where they are nobody's partner.
+    Predicted instances ``spared`` are not held against the prediction where they are nobody's partner.
 
     Returns:
         Shared pixels and those of the unions.

@@ -36,13 +36,7 @@ def quadratic_kappa(counts: Floats) -> Floats:
 def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_], weights: Floats) -> Floats:
     """Expected calibration error over ten equal bins of confidence (Naeini et al. 2015, AAAI 29).
 
-    Args:
-        confidence: (n,) probability of the level that was read, 0 to 1.
-        right: (n,) whether it is the true one.
-        weights: See above.
-
-    Returns:
-        Mean distance between confidence and accuracy, 0 to 1.
+    It is the mean distance, 0 to 1, between the (n,) probabilities of the levels that were read and their accuracy.
     """
     place = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = weights @ (np.eye(CALIBRATION_BINS)[place] * (confidence - right)[:, None])

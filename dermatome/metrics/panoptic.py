@@ -178,10 +178,7 @@ def mostly_in(instances: Labels, void: npt.NDArray[np.bool_]) -> list[int]:
 def panoptic(truth: Labels, predicted: Labels, void: npt.NDArray[np.bool_]) -> Panoptic:
     """Instances matched at an IoU above 0.5, where each match is unique by itself.
 
-    Args:
-        truth: (H, W) integer, 0 background and in ``void``.
-        predicted: likewise, of the same shape.
-        void: (H, W), pixels that count for nothing.
+    Pixels in ``void`` (H, W) count for nothing; the ground truth is 0 there.
     """
     left = np.where(void, 0, predicted)
     return _counted(match_instances(truth, left, _OVER_HALF), left, mostly_in(predicted, void))

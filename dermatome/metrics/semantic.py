@@ -101,30 +101,18 @@ def class_scores(confusion: Confusion, labels: Sequence[str]) -> list[ClassScore
         missed, false = truth - hit, predicted - hit
         right_without = total - truth - false
         spread = math.sqrt(truth) * math.sqrt(predicted) * math.sqrt(total - truth) * math.sqrt(total - predicted)
-        absent, everywhere = not truth and not predicted, hit == total
+        absent = not truth and not predicted
         outcome = {
             (True, True): ScoreOutcome.SCORED,
             (False, True): ScoreOutcome.NOT_IN_TRUTH,
             (True, False): ScoreOutcome.NOT_PREDICTED,
             (False, False): ScoreOutcome.ABSENT,
         }[truth > 0, predicted > 0]
-        scores.append(
-            ClassScore(
-                label=label,
-                outcome=outcome,
-                truth_px=truth,
-                predicted_px=predicted,
-                tp_px=hit,
-                fp_px=false,
-                fn_px=missed,
-                tn_px=right_without,
-                precision=None if absent else _ratio(hit, predicted),
-                recall=None if absent else _ratio(hit, truth),
-                f1=None if absent else _ratio(2 * hit, truth + predicted),
-                iou=None if absent else _ratio(hit, truth + false),
-                mcc=None if absent or everywhere else _ratio(hit * right_without - false * missed, spread),
-            )
-        )
+        pixels = truth, predicted, hit, false, missed, right_without
+        parts = ((hit, predicted), (hit, truth), (2 * hit, truth + predicted), (hit, truth + false))
+        precision, recall, f1, iou = (None if absent else _ratio(*part) for part in parts)
+        mcc = None if absent or hit == total else _ratio(hit * right_without - false * missed, spread)
+        scores.append(ClassScore(label, outcome, *pixels, precision, recall, f1, iou, mcc))
     return scores
 
 
@@ -139,11 +127,8 @@ def mean_score(scores: Sequence[ClassScore], name: str) -> float | None:
 
 def score_values(scores: Sequence[ClassScore]) -> dict[str, float | None]:
     """Flat names to values, such as ``iou_epidermis``, with ``mean_iou``: what a version is chosen by."""
-    values = {f"mean_{name}": mean_score(scores, name) for name in SCORE_NAMES}
-    for score in scores:
-        for name in SCORE_NAMES:
-            values[f"{name}_{score.label}"] = getattr(score, name)
-    return values
+    means = {f"mean_{name}": mean_score(scores, name) for name in SCORE_NAMES}
+    return means | {f"{name}_{score.label}": getattr(score, name) for score in scores for name in SCORE_NAMES}
 
 
 def _ratio(part: int, whole: float) -> float:

@@ -165,12 +165,6 @@ def run_batch(
     A slide that was in flight when an earlier run died is tried after all others, alone. If that kills the run too,
     the next run fails it without trying, so that one slide cannot kill run after run.
 
-    Args:
-        work: the phases.
-        keys: slides.
-        settings: how the phases overlap; None takes the defaults.
-        in_flight: notes of the slides that are being worked on.
-
     Raises:
         Exception: what ``work.open`` raised; errors of single slides are in what is yielded.
     """

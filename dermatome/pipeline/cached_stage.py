@@ -126,13 +126,8 @@ def cached_stage(
 ) -> Work[Made]:
     """A stage as the work of a batch: slides that are made already are reused, results are saved atomically.
 
-    Args:
-        stage: the stage.
-        settings: the settings that decide the results, as plain values.
-        code_version: of the asset, settings included.
-        run_id: for the records.
-        keep: slides whose results are reused whatever they were made from.
-        hashes: whether to compare the sha256 of every file before a slide is reused; existence and size always are.
+    Slides in ``keep`` are reused whatever they were made from. With ``hashes``, the sha256 of every file is compared
+    before a slide is reused; existence and size always are.
     """
     root, asset = stage.root, stage.asset
 

@@ -25,10 +25,7 @@ def slide_inputs(slide: Slide, **others: str) -> dict[str, str]:
 
 def find_result(folder: Path, stem: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> StageRecord | None:
     """The record of an earlier result, if the same inputs, settings and version gave it and its files are there."""
-    try:
-        record = read_record(folder / f"{stem}.json")
-    except StorageFailed:  # another program's JSON or a damaged one: it is replaced
-        return None
+    record = _record(folder, stem)
     if record is None or record.fingerprint != fingerprint(__version__, inputs, settings):
         return None
     files = {folder / name: facts.bytes for name, facts in record.files.items()}
@@ -38,11 +35,15 @@ def find_result(folder: Path, stem: str, inputs: Mapping[str, str], settings: Ma
 
 def result_warning(folder: Path, stem: str) -> str:
     """What the record of a result says of its networks; see :func:`synthetic_warning`."""
-    try:
-        record = read_record(folder / f"{stem}.json")
-    except StorageFailed:  # another program's JSON
-        return ""
+    record = _record(folder, stem)
     return "" if record is None else synthetic_warning(record.values)
+
+
+def _record(folder: Path, stem: str) -> StageRecord | None:
+    try:
+        return read_record(folder / f"{stem}.json")
+    except StorageFailed:  # another program's JSON or a damaged one
+        return None
 
 
 def write_result(
@@ -56,17 +57,7 @@ def write_result(
 ) -> StageRecord:
     """Writes the files of a result and, last, its record `<stem>.json`; files of an earlier result are replaced.
 
-    Args:
-        folder: folder of the results; it is created if necessary.
-        stem: start of the names of the files.
-        asset: name of the platform's asset with the same results.
-        slide: name of the slide.
-        inputs: see :func:`slide_inputs`.
-        settings: the settings that decide the result.
-        write: writes the files into the folder that it is given.
-
-    Raises:
-        StorageFailed: The disk is full or the folder is not writable.
+    ``write`` writes the files, whose names begin with ``stem``, into the folder that it is given.
     """
     path = folder / f"{stem}.json"
     try:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import pyarrow as pa
 
 from dermatome.pipeline.cached_stage import Output, Stage
@@ -21,9 +21,6 @@ from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import PREVIEW_FILE, DataRoot
 from dermatome.storage.record import Scalar, require_record, write_table
 from dermatome.training.weights import SYNTHETIC_WARNING
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FIGURE_FILE = "figure.png"
 
@@ -38,10 +35,6 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 def share_seconds(seconds: Sequence[Mapping[str, float]], tiles: Sequence[int]) -> list[dict[str, float]]:
     """Each slide's share of the seconds that slides computed together took, by its number of tiles.
-
-    Args:
-        seconds: for each slide, wall time of each phase for all the slides together.
-        tiles: for each slide, the tiles that the network saw.
 
     Returns:
         For each slide, seconds by phase, the phases named ``segment_…``.
@@ -115,6 +108,16 @@ def write_figure(folder: Path, figure: bytes | SlideFigure, stem: str = "") -> N
         write_atomic(folder / PREVIEW_FILE, drawn.preview or preview(drawn.png))
 
 
+def write_report(
+    folder: Path, tables: Mapping[str, pd.DataFrame], drawn: tuple[bytes, bytes], warning: str, **first: str
+) -> None:
+    """Writes the tables by file name and the figure (PNG and SVG bytes) of what is reported of many slides."""
+    for name, rows in tables.items():
+        write_frame(folder / name, rows, warning=warning, **first)
+    write_figure(folder, drawn[0])
+    write_atomic(folder / "figure.svg", drawn[1])
+
+
 def write_rows(path: Path, slide: str, rows: pd.DataFrame, *, warning: str = "") -> None:
     """Writes a slide's rows with its id as their first column; see :func:`write_frame`."""
     write_frame(path, rows, warning=warning, slide=slide)
@@ -123,11 +126,7 @@ def write_rows(path: Path, slide: str, rows: pd.DataFrame, *, warning: str = "")
 def write_frame(path: Path, rows: pd.DataFrame, *, warning: str = "", **first: str) -> None:
     """Writes rows; pandas reads ``warning`` as one of its attrs.
 
-    Args:
-        path: Parquet file.
-        rows: without their index.
-        warning: of the networks, or empty.
-        **first: columns before the others, each of one value.
+    ``first`` are columns before the others, each of one value.
     """
     table = pa.Table.from_pandas(rows, preserve_index=False)
     for place, (name, value) in enumerate(first.items()):
@@ -138,6 +137,4 @@ def write_frame(path: Path, rows: pd.DataFrame, *, warning: str = "", **first: s
 
 def read_rows(path: Path) -> pd.DataFrame:
     """What :func:`write_rows` wrote, without the slide's id."""
-    import pandas as pd
-
     return pd.read_parquet(io.BytesIO(path.read_bytes())).drop(columns="slide")

@@ -22,13 +22,8 @@ def stale_partitions(
 
     Only records are read, and what ``inputs_now`` reads: files that are missing or damaged are found by a run.
 
-    Args:
-        root: the data root.
-        asset: name of the asset.
-        code_version: of the asset, as it is now.
-        settings: that decide the asset's results, as they are now.
-        inputs_now: inputs that are neither partitions of the same key nor champions: an image, a weights file, the
-            slides of a gene. Those that it leaves out count as unchanged.
+    ``inputs_now`` gives inputs that are neither partitions of the same key nor champions: an image, a weights file, the
+    slides of a gene. Those that it leaves out count as unchanged.
     """
     champions: dict[str, str | None] = {}
     stale: dict[str, str] = {}

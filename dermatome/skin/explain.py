@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from dermatome.classes import BoolMap, LabelArray
+from dermatome.classes import BoolMap
 from dermatome.errors import BadSetting, MissingInput
 from dermatome.geometry import Box
 from dermatome.imaging.background import Background
@@ -26,15 +27,12 @@ from dermatome.skin.cells.table import CELL_COLUMNS, add_cell_pixels, cell_table
 from dermatome.skin.layers.measure import LayersResult, measure_layers
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.tables import RELATIVE_BINS, EpidermalZone
-from dermatome.skin.stage_files import CELLS_TABLE, LAYERS_TABLE, load_cell_map, load_tissue_mask, require_current
+from dermatome.skin.stage_files import CELLS_TABLE, LAYERS_TABLE, SkinInput, load_skin, require_current
 from dermatome.storage.layout import RECORD_FILE
 from dermatome.storage.record import StageRecord, library_versions, require_record
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dermatome.classes import RgbImage
-    from dermatome.slides.slide import Slide
     from dermatome.storage.layout import DataRoot
     from dermatome.storage.record import Scalar
 
@@ -88,13 +86,9 @@ def explain_value(
 ) -> Explanation:
     """Computes a value of a slide again from the slide's files.
 
-    Args:
-        root: the data root.
-        name: the slide.
-        column: of the part's table; for ``epidermis`` one of :attr:`LayersResult.values`; a cell has the columns of
-            `cells.parquet` and `cell_layers.parquet`.
-        part: what the value is of; ``epidermis`` is all of it.
-        row: number of the layer or cell, name of the zone, or a relative depth (0–1), whose bin is taken.
+    Columns are those of the part's table, for ``epidermis``, which is all of it, those of :attr:`LayersResult.values`;
+    a cell has the columns of `cells.parquet` and `cell_layers.parquet`. ``row`` is the number of the layer or cell, the
+    name of the zone, or a relative depth (0–1), whose bin is taken.
 
     Raises:
         MissingInput: the slide has no such result or row, or the result was computed from earlier inputs.
@@ -106,13 +100,12 @@ def explain_value(
     upstream = ["slide_images", "epidermis_masks", *([] if own_cells else ["cell_masks"])]
     file = CELLS_TABLE if own_cells else TABLES.get(part, RECORD_FILE)
     record = require_current(root, asset, name, upstream, file)
-    slide = load_slide(root, name)
-    mask, mask_record = load_tissue_mask(root, name, slide.size)
-    instances, cells, cells_record = load_cell_map(root, name, slide.size)
+    skin = load_skin(root, name)
+    slide = skin.slide
     number, stored = _number(part, row), record.values
     at = number - 1
     if part != "epidermis":
-        table = cells if own_cells else read_rows(root.folder(asset, name) / file)
+        table = skin.cells if own_cells else read_rows(root.folder(asset, name) / file)
         if part == "cell":
             at = int(np.flatnonzero(np.append(table["cell_id"], number) == number)[0])
         if not 0 <= at < len(table):
@@ -120,10 +113,10 @@ def explain_value(
         stored = _row(table, at)
     if own_cells:
         background, vectors = slide_stains(slide, CellSettings.model_validate(record.settings["cells"]).stain_vectors)
-        counted, again = _measure_cell(slide, instances, number, background, vectors)
+        counted, again = _measure_cell(skin, number, background, vectors)
     else:
         settings = LayerSettings.model_validate(record.settings["layers"])
-        counted, result = _measure_layers(slide, mask, instances, cells, settings, part, number)
+        counted, result = _measure_layers(skin, settings, part, number)
         background, again = result.background, _measured(result, part, at)
     if again and column not in again:
         raise BadSetting(f"There is no column {column!r} of {_said(part, row)}: use one of {', '.join(again)}.")
@@ -138,7 +131,7 @@ def explain_value(
         counted=counted,
         counted_px=counted_px,
         box=box,
-        made_from=where | _made_from(root, name, background, mask_record, cells_record, record),
+        made_from=where | _made_from(root, skin, background, record),
     )
 
 
@@ -158,36 +151,30 @@ def pixels_picture(root: DataRoot, name: str, found: Explanation) -> RgbImage:
 
 
 def _measure_cell(
-    slide: Slide, instances: LabelArray, number: int, background: Background, vectors: StainVectors
+    skin: SkinInput, number: int, background: Background, vectors: StainVectors
 ) -> tuple[TiledArray, dict[str, Scalar]]:
     """The pixels of a cell and its row, as `cell_masks` measures them."""
-    counted = TiledArray(slide.size, np.bool_)
+    slide, counted = skin.slide, TiledArray(skin.slide.size, np.bool_)
     places = []
     for top in range(0, slide.size.height_px, TILE_PX):
         band = Box(top, 0, min(top + TILE_PX, slide.size.height_px), slide.size.width_px)
-        of_cell = instances[band.slices] == number
+        of_cell = skin.instances[band.slices] == number
         counted.write(band, of_cell)
         places.append(np.argwhere(of_cell) + np.array([top, 0]))
     rows, columns = np.concatenate(places).T
     if not rows.size:
         return counted, {}
-    sums, box = ObjectSums(), Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+    sums, box = ObjectSums(), Box.holding(rows, columns)
     rgb = slide.pixels[box.slices][rows - box.top_px, columns - box.left_px]
     add_cell_pixels(sums, np.full(rows.size, number), rows, columns, rgb, background, vectors)
     return counted, _row(cell_table(np.array([number]), sums, slide.mpp, background), 0)
 
 
 def _measure_layers(
-    slide: Slide,
-    mask: LabelArray,
-    instances: LabelArray,
-    cells: pd.DataFrame,
-    settings: LayerSettings,
-    part: Part,
-    number: int,
+    skin: SkinInput, settings: LayerSettings, part: Part, number: int
 ) -> tuple[TiledArray, LayersResult]:
     """The pixels that are counted into a row, and all that `epidermis_layers` measures."""
-    counted = TiledArray(slide.size, np.bool_)
+    counted = TiledArray(skin.slide.size, np.bool_)
 
     def note(box: Box, inside: BoolMap, groups: Mapping[str, npt.NDArray[Any]]) -> None:
         pixels = inside.copy()
@@ -195,7 +182,7 @@ def _measure_layers(
             pixels[inside] = groups[part] == number
         counted.write(box, pixels)
 
-    return counted, measure_layers(slide, mask, instances, cells, settings, on_pixels=note)
+    return counted, measure_layers(skin.slide, skin.mask, skin.instances, skin.cells, settings, on_pixels=note)
 
 
 def _measured(result: LayersResult, part: Part, at: int) -> dict[str, Scalar]:
@@ -207,8 +194,6 @@ def _measured(result: LayersResult, part: Part, at: int) -> dict[str, Scalar]:
 
 def _row(table: pd.DataFrame, at: int) -> dict[str, Scalar]:
     """A row as plain values; None where one is null or NaN."""
-    import pandas as pd
-
     values = {str(name): table[name].iloc[at] for name in table.columns}
     return {
         name: None if pd.isna(value) else value.item() if hasattr(value, "item") else value
@@ -237,21 +222,19 @@ def _extent(counted: TiledArray) -> tuple[int, Box | None]:
     count, boxes = 0, []
     for place in counted.places():
         box = counted.box(place)
-        rows, columns = np.nonzero(counted.read(box))
-        if rows.size:
-            count += rows.size
-            inside = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+        pixels = counted.read(box)
+        if inside := Box.around(pixels):
+            count += int(np.count_nonzero(pixels))
             boxes.append(inside.moved(box.top_px, box.left_px))
     return count, Box.covering(boxes) if boxes else None
 
 
-def _made_from(
-    root: DataRoot, name: str, background: Background, mask: StageRecord, cells: StageRecord, value: StageRecord
-) -> dict[str, Any]:
+def _made_from(root: DataRoot, skin: SkinInput, background: Background, value: StageRecord) -> dict[str, Any]:
     """What a value was computed from, as the records state it."""
-    image = require_record(root, "slide_images", name)
+    image = require_record(root, "slide_images", skin.slide.name)
     shown = ("location", "file", "image_sha256", "height_px", "width_px", "mpp", "mpp_source", "gene", "ensembl_id")
-    records = {"mask": mask, "cells": cells} | ({"layers": value} if value.asset == "epidermis_layers" else {})
+    records = {"mask": skin.mask_record, "cells": skin.cells_record}
+    records |= {"layers": value} if value.asset == "epidermis_layers" else {}
     return {
         "image": {field: image.values[field] for field in shown if image.values.get(field) is not None},
         "i0": background.values,

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pandas as pd
 
 from dermatome.classes import LabelArray
 from dermatome.errors import MissingInput
 from dermatome.geometry import Size
 from dermatome.labels.npz import load_instances, load_mask
 from dermatome.labels.ome_tiff import open_ome_tiff
-from dermatome.pipeline.stage_files import read_rows, versions_of
-from dermatome.slides.slide import WHOLE_PX
+from dermatome.pipeline.cached_stage import Stage
+from dermatome.pipeline.stage_files import load_slide, read_rows, timed, versions_of
+from dermatome.slides.slide import WHOLE_PX, Slide
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Check, StageRecord, read_record, require_record
 
-if TYPE_CHECKING:
-    import pandas as pd
+Result = TypeVar("Result")
 
 MASK_FILE = "mask.npz"
 MASK_TIFF = "mask.ome.tif"
@@ -51,15 +54,76 @@ def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, p
     return (load_instances(folder / CELLS_FILE) if whole else open_ome_tiff(folder / CELLS_TIFF)), cells, record
 
 
+@dataclass(frozen=True)
+class SkinInput:
+    """A slide with its tissue mask and, if they are asked for, its cells; what is large is opened and not decoded.
+
+    Attributes:
+        slide: the image.
+        mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`.
+        mask_record: its record.
+        instances: (H, W) int32, the cells.
+        cells: a row for each.
+        cells_record: their record; that of the mask if they are not asked for.
+        seconds: wall time of each phase, which stages add to.
+    """
+
+    slide: Slide
+    mask: LabelArray
+    mask_record: StageRecord
+    instances: LabelArray
+    cells: pd.DataFrame
+    cells_record: StageRecord
+    seconds: dict[str, float]
+
+
+def load_skin(root: DataRoot, name: str, *, cells: bool = True) -> SkinInput:
+    """A slide and its results; raises as :func:`load_tissue_mask` and :func:`load_cell_map` do."""
+    seconds: dict[str, float] = {}
+    with timed(seconds, "decode"):
+        slide = load_slide(root, name)
+        mask, made = load_tissue_mask(root, name, slide.size)
+        found = load_cell_map(root, name, slide.size) if cells else (mask, pd.DataFrame(), made)
+    return SkinInput(slide, mask, made, *found, seconds)
+
+
+class SkinStage(Stage[SkinInput, tuple[SkinInput, Result]]):
+    """A stage that computes one slide after another from its image, tissue mask and perhaps cells.
+
+    Attributes:
+        phase: name of the computation in the record's seconds.
+        reads_cells: whether it needs the cells.
+    """
+
+    phase: str
+    reads_cells = False
+
+    def load(self, key: str) -> SkinInput:
+        """Decodes the image and the results of earlier stages, or opens them if they are large."""
+        return load_skin(self.root, key, cells=self.reads_cells)
+
+    def pixels(self, loaded: SkinInput) -> int:
+        """Size of the image, px."""
+        return loaded.slide.size.area_px
+
+    def compute(self, loaded: Sequence[SkinInput]) -> list[tuple[SkinInput, Result]]:
+        """Computes each slide."""
+        found = []
+        for one in loaded:
+            with timed(one.seconds, self.phase):
+                result = self.result(one)
+            found.append((one, result))
+        return found
+
+    def result(self, one: SkinInput) -> Result:
+        """Computes one slide."""
+        raise NotImplementedError
+
+
 def require_current(root: DataRoot, asset: str, slide: str, made_from: Sequence[str], *read: str) -> StageRecord:
     """The record of a slide's result, which was computed from the present results of other assets.
 
-    Args:
-        root: the data root.
-        asset: name of the asset.
-        slide: the slide.
-        made_from: the other assets.
-        read: names of the result's files that are read next; see :func:`require_record`.
+    ``read`` are names of the result's files that are read next; see :func:`require_record`.
 
     Raises:
         MissingInput: there is no result, or it was computed from earlier ones.

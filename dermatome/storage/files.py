@@ -29,16 +29,9 @@ SWAP_S = 0.2
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _USER_CAN_FIX = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.ENOLCK,
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOLCK,
     errno.ENOSYS,
-)
+)  # fmt: skip
 OLD = ".old"
 """Suffix of the hidden folder that holds the earlier content while a folder is replaced by two renames."""
 _AT_FDCWD = -100
@@ -127,9 +120,7 @@ def changed_in(path: Path, *, folders: bool = False) -> dict[str, float]:
 
     The times are the file system's (ctime): a copied file brings its own mtime along. Its clock may differ from ours.
 
-    Args:
-        path: The folder.
-        folders: Whether to include the files in its subfolders, as ``folder/name``.
+    With ``folders``, the files in its subfolders are included, as ``folder/name``.
 
     Returns:
         Seconds since 1970 by name.
@@ -198,11 +189,7 @@ def write_atomic(path: Path, data: bytes) -> Path:
 
 
 def move_atomic(made: Path, path: Path) -> None:
-    """Moves a finished file to ``path`` on the same file system, in one step.
-
-    Raises:
-        StorageFailed: The disk is full or the folder is not writable.
-    """
+    """Moves a finished file to ``path`` on the same file system, in one step."""
     try:
         with made.open("rb") as file:
             os.fsync(file.fileno())
@@ -235,9 +222,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     The folder lies beside ``path`` under a hidden name. What was at ``path`` stays until the replacement, and stays if
     the block fails. A second writer of the same ``path`` waits for the first, also in another process. What a killed
     writer left is deleted by the next one.
-
-    Raises:
-        StorageFailed: The disk is full or the folder is not writable.
     """
     temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{OLD}")
     with ExitStack() as stack:
@@ -307,9 +291,7 @@ def sweep(folder: Path, older_than_s: float) -> int:
 
     A folder whose writer was killed between its two renames is put back. What a living writer has locked stays.
 
-    Args:
-        folder: Parent of the paths given to :func:`atomic_file` and :func:`atomic_folder`.
-        older_than_s: Age from which a temporary file, which has no lock, counts as abandoned, s.
+    A temporary file, which has no lock, counts as abandoned from an age of ``older_than_s``.
 
     Returns:
         Number of entries deleted or put back.

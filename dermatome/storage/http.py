@@ -353,12 +353,7 @@ class HttpClient:
 def download(url: str, path: Path, *, hosts: Sequence[str], max_bytes: int, by_hand: str) -> Fetched:
     """Fetches one large file in one try of at most half an hour; see :meth:`HttpClient.fetch`.
 
-    Args:
-        url: Address at one of ``hosts``.
-        path: Path of the file.
-        hosts: See :class:`HttpClient`.
-        max_bytes: A larger file is refused.
-        by_hand: How to go on without this download, as the end of a sentence.
+    ``by_hand`` says how to go on without it, as the end of a sentence.
     """
     limits = HttpLimits(retries=0, total_timeout_s=1800.0)
     with HttpClient(hosts, limits, remedy=by_hand) as client:

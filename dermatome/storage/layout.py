@@ -44,6 +44,16 @@ CHAMPION = "current"
 _NOT_OURS = ("annotations", "cell_annotations", "inbox", "nuclei_annotations", "nuclei_inbox", "dagster")
 
 
+class _Below:
+    """A file or folder below the data root; the head of this module says what it holds."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def __get__(self, root: DataRoot, owner: type[DataRoot]) -> Path:
+        return root.path.joinpath(*self._names)
+
+
 @dataclass(frozen=True)
 class DataRoot:
     """The folder that holds all state."""
@@ -110,63 +120,20 @@ class DataRoot:
         """A gene's XML page as it was fetched."""
         return self.path / "hpa_pages" / f"{safe_id(gene, 'The gene')}.xml"
 
-    @property
-    def slide_sources(self) -> Path:
-        """The folder of the tables of where the images of slides come from."""
-        return self.path / "slide_sources"
-
-    @property
-    def annotations(self) -> Path:
-        """The folder of annotated slides."""
-        return self.path / "annotations"
-
-    @property
-    def cell_annotations(self) -> Path:
-        """The folder of sets of annotated cells, one folder each."""
-        return self.path / "cell_annotations"
+    slide_sources = _Below("slide_sources")
+    annotations = _Below("annotations")
+    cell_annotations = _Below("cell_annotations")
+    inbox = _Below("inbox")
+    nuclei_annotations = _Below("nuclei_annotations")
+    nuclei_inbox = _Below("nuclei_inbox")
+    store = _Below("metrics", "dermatome.duckdb")
+    models = _Below("models")
+    prepared = _Below("models", "prepared")  # networks converted for this machine; may be deleted at any time
+    settings = _Below("settings.toml")
 
     def cell_set(self, name: str) -> Path:
-        """The folder of one set of annotated cells.
-
-        Raises:
-            StorageFailed: The name could leave the data root.
-        """
+        """The folder of one set of annotated cells."""
         return self.cell_annotations / safe_id(name, "The set of annotated cells")
-
-    @property
-    def inbox(self) -> Path:
-        """The folder of images that users put in."""
-        return self.path / "inbox"
-
-    @property
-    def nuclei_annotations(self) -> Path:
-        """The folder of annotated images of nuclei, one folder for each case."""
-        return self.path / "nuclei_annotations"
-
-    @property
-    def nuclei_inbox(self) -> Path:
-        """The folder of H&E slides that users put in."""
-        return self.path / "nuclei_inbox"
-
-    @property
-    def store(self) -> Path:
-        """The DuckDB file of the metrics store."""
-        return self.path / "metrics" / "dermatome.duckdb"
-
-    @property
-    def models(self) -> Path:
-        """The folder of networks from elsewhere: Cellpose's, and pretrained encoders."""
-        return self.path / "models"
-
-    @property
-    def settings(self) -> Path:
-        """The settings file, which may be absent."""
-        return self.path / "settings.toml"
-
-    @property
-    def prepared(self) -> Path:
-        """The folder of networks as they were converted for this machine; it may be deleted at any time."""
-        return self.models / "prepared"
 
     def int8(self, weights_sha256: str, form: str) -> Path:
         """The folder of the int8 form of a network."""
@@ -191,14 +158,7 @@ class DataRoot:
             )
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
-        """Deletes the temporary files that killed processes left; what a living process has locked stays.
-
-        Args:
-            older_than_s: Age from which a temporary file, which has no lock, counts as abandoned, s.
-
-        Returns:
-            Number of files and folders deleted or put back.
-        """
+        """Deletes the temporary files that killed processes left; see :func:`dermatome.storage.files.sweep`."""
         folders = self.asset_folders()
         folders += (self.path / FAILURES).glob("*/")
         folders += [path for path in (self.path / "checkpoints").rglob("*") if path.is_dir()]

@@ -15,19 +15,20 @@ import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from dermatome.errors import DermatomeError, FetchFailed, MissingInput, StorageFailed
+from dermatome.errors import BadAnnotation, DermatomeError, FetchFailed, MissingInput, StorageFailed
 from dermatome.storage.files import folders_in, read_bytes, sha256_file, write_atomic
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 
@@ -77,22 +78,16 @@ class FileFacts:
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that numbers depend on."""
     found = {"python": platform.python_version()}
-    for name in (
-        "dermatome",
-        "torch",
-        "segmentation-models-pytorch",
-        "cellpose",
-        "numpy",
-        "scipy",
-        "scikit-image",
-        "opencv-python-headless",
-        "pillow",
-    ):
-        try:
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
+
+
+_LIBRARIES = (
+    "dermatome", "torch", "segmentation-models-pytorch", "cellpose", "numpy", "scipy", "scikit-image",
+    "opencv-python-headless", "pillow",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +165,7 @@ def _is_sealed(data: bytes) -> bool:
 
 
 def write_record(path: Path, record: StageRecord) -> None:
-    """Writes the record as JSON, atomically. Its last field is the sha256 of the others.
-
-    Raises:
-        StorageFailed: The disk is full or the folder is not writable.
-    """
+    """Writes the record as JSON, atomically. Its last field is the sha256 of the others."""
     text = _json(record).removesuffix(_END)
     write_atomic(path, text + _SEAL % hashlib.sha256(text).hexdigest().encode() + _END)
 
@@ -210,6 +201,22 @@ def first_mistake(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
+Stated = TypeVar("Stated", bound=BaseModel)
+
+
+def read_stated(path: Path | None, model: type[Stated], example: str) -> Stated:
+    """What a JSON file that a person wrote states; the model's defaults if there is none.
+
+    Raises:
+        BadAnnotation: it is not such a file; the message shows the ``example``.
+    """
+    try:
+        return model.model_validate(json.loads(path.read_bytes())) if path is not None and path.is_file() else model()
+    except (ValueError, RecursionError) as error:
+        mistake = first_mistake(error) if isinstance(error, ValidationError) else error
+        raise BadAnnotation(f"{path} is not usable ({mistake}): write {example}.") from error
+
+
 def _files_in(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """The files below a folder by path in it, without the record and hidden ones."""
     with os.scandir(folder) as entries:
@@ -231,12 +238,8 @@ def damage(
 ) -> dict[str, str]:
     """The files of a partition that are not as its record states, and how they differ.
 
-    Args:
-        folder: The partition's folder.
-        record: Its record.
-        hashes: Whether to read every file and compare its sha256; otherwise only existence and size are checked, which
-            takes one listing of the folder.
-        only: Names of the files to check; all if None.
+    With ``hashes``, every file is read and its sha256 compared; otherwise only existence and size are checked, which
+    takes one listing of the folder. ``only`` are names of the files to check; all if None.
     """
     expected = {name: facts for name, facts in record.files.items() if only is None or name in only}
     sizes = {name: entry.stat().st_size for name, entry in _files_in(folder) if name in expected}
@@ -284,12 +287,8 @@ def verify_root(root: DataRoot) -> Iterator[Finding]:
 def require_record(root: DataRoot, asset: str, partition: str, *read: str) -> StageRecord:
     """The record of a partition.
 
-    Args:
-        root: The data root.
-        asset: Name of the asset.
-        partition: Partition key.
-        read: Names of the partition's files that are read next: results of a file that was changed since it was written
-            would pass for results of the right one.
+    ``read`` are names of the partition's files that are read next: results of a file that was changed since it was
+    written would pass for results of the right one.
 
     Raises:
         MissingInput: The partition is not materialized.
@@ -334,11 +333,7 @@ class Failure:
 
 
 def write_failure(path: Path, *, asset: str, partition: str, error: str, kind: str, run_id: str) -> None:
-    """Writes why a partition failed; :func:`clear_failure` deletes it.
-
-    Raises:
-        StorageFailed: The disk is full or the folder is not writable.
-    """
+    """Writes why a partition failed; :func:`clear_failure` deletes it."""
     own = kind not in (FetchFailed.__name__, StorageFailed.__name__)
     tries = failure_of(path.read_bytes()).tries + own if path.is_file() else 1
     write_atomic(path, _json(Failure(asset, partition, error, kind, run_id, datetime.now(UTC), tries)))
@@ -374,11 +369,7 @@ def clear_failure(path: Path) -> None:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Writes an Arrow table as one Parquet file, atomically.
-
-    Raises:
-        StorageFailed: The disk is full or the folder is not writable.
-    """
+    """Writes an Arrow table as one Parquet file, atomically."""
     # Small files are read faster without compression and statistics, and the metrics store reads 100,000 of them.
     text = [field.name for field in table.schema if table.num_rows > 1 and pa.types.is_string(field.type)]
     buffer = io.BytesIO()

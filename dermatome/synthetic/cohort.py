@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from dermatome.classes import StainingPattern
+from dermatome.geometry import Box
 from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.skin.tiles.rois import Roi, rois_json
 from dermatome.slides.source import tiff_address
 from dermatome.storage.files import write_atomic
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
@@ -135,22 +136,17 @@ def write_annotations(folder: Path) -> list[str]:
         seed = 9000 + number
         he = toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP, stain=ToyStain.HE)
         ihc = toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP, stain=ToyStain.IHC)
-        write_atomic(folder / name / "he.png", _png(he.slide.whole()))
-        write_atomic(folder / name / "ihc.png", _png(ihc.slide.whole()))
-        write_atomic(folder / name / "mask.png", _png(classes_to_rgb(he.mask, palette)))
+        images = {"he": he.slide.whole(), "ihc": ihc.slide.whole(), "mask": classes_to_rgb(he.mask, palette)}
+        for kind, pixels in images.items():
+            write_atomic(folder / name / f"{kind}.png", _encoded(pixels, "PNG"))
         palette.save(folder / name / "palette.json")
-        rois = [{"name": "all", "top": 0, "left": 0, "height": SLIDE_PX, "width": SLIDE_PX, "divide": 2}]
-        write_atomic(folder / name / "rois.json", json.dumps({"rois": rois}, indent=1).encode())
+        write_atomic(folder / name / "rois.json", rois_json([Roi("all", Box(0, 0, SLIDE_PX, SLIDE_PX), 2)]))
     return list(ANNOTATED)
 
 
 @cache
 def _draw(seed: int, pattern: StainingPattern) -> ToySlide:
     return toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP)
-
-
-def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    return _encoded(pixels, "PNG")
 
 
 def _encoded(pixels: npt.NDArray[np.uint8], file_format: str, **options: str) -> bytes:

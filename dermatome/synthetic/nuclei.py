@@ -16,9 +16,8 @@ import numpy.typing as npt
 from dermatome.classes import BoolMap, Floats, Instances, NucleusClass
 from dermatome.geometry import Box, Size
 from dermatome.labels.drawn_maps import NucleusMaps, ternary_map
-from dermatome.slides.slide import MppSource, Slide
-from dermatome.storage.files import sha256_bytes
-from dermatome.synthetic.skin import photograph
+from dermatome.slides.slide import Slide
+from dermatome.synthetic.skin import drawn_slide, photograph
 from dermatome.synthetic.skin_shapes import smooth_noise
 
 TOY_NUCLEI_MPP = 0.25
@@ -120,18 +119,8 @@ def toy_nuclei(
     pixels = photograph(chemistry, np.concatenate([densities, np.zeros_like(densities[..., :1])], axis=2), mpp)
     here = Box.whole(size).slices
     pixels = np.ascontiguousarray(pixels[here])
-    return ToyNuclei(
-        slide=Slide(
-            name=name or f"toy-nuclei-{seed}",
-            pixels=pixels,
-            mpp=mpp,
-            mpp_source=MppSource.DECLARED,
-            sha256=sha256_bytes(pixels.tobytes()),
-        ),
-        maps=_ground_truth(field.instances[here], np.array(field.classes, np.uint8)),
-        nests=nests[here],
-        densities=densities[here],
-    )
+    maps = _ground_truth(field.instances[here], np.array(field.classes, np.uint8))
+    return ToyNuclei(drawn_slide(name or f"toy-nuclei-{seed}", pixels, mpp), maps, nests[here], densities[here])
 
 
 def _ground_truth(instances: Instances, classes: npt.NDArray[np.uint8]) -> NucleusMaps:

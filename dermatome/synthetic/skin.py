@@ -108,13 +108,7 @@ def toy_slide(
     layers = np.where(epidermis, tissue.from_dermis_px // diameter_px + 1, 0).astype(np.uint16)
     pixels = turned(pixels)
     return ToySlide(
-        slide=Slide(
-            name=name or f"toy-{stain}-{pattern}-{seed}",
-            pixels=pixels,
-            mpp=mpp,
-            mpp_source=MppSource.DECLARED,
-            sha256=sha256_bytes(pixels.tobytes()),
-        ),
+        slide=drawn_slide(name or f"toy-{stain}-{pattern}-{seed}", pixels, mpp),
         pattern=pattern,
         mask=turned(tissue.mask),
         instances=turned(cells.epidermal),
@@ -182,13 +176,15 @@ def _densities(
     return np.asarray(blurred.clip(0), dtype=np.float32)
 
 
+def drawn_slide(name: str, pixels: RgbImage, mpp: float) -> Slide:
+    """The slide of a drawn image."""
+    return Slide(name, pixels, mpp, MppSource.DECLARED, sha256_bytes(pixels.tobytes()))
+
+
 def photograph(rng: np.random.Generator, densities: Floats, mpp: float) -> RgbImage:
     """Renders stained tissue as a camera sees it: (S, S, 3) uint8, with varied lamp and dyes and with noise.
 
-    Args:
-        rng: random generator for lamp, dyes and noise.
-        densities: (S, S, 3), decadic optical density of hematoxylin, eosin and DAB.
-        mpp: microns per pixel.
+    ``densities`` are (S, S, 3), decadic optical density of hematoxylin, eosin and DAB.
     """
     vectors = STAIN_VECTORS * (1 + rng.normal(0, 0.025, STAIN_VECTORS.shape))
     lamp = rng.uniform(0.93, 0.98) * (1 + rng.normal(0, 0.006, 3))

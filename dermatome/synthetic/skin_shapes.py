@@ -196,23 +196,29 @@ def place_nuclei(rng: np.random.Generator, tissue: ToyTissue, mpp: float) -> Cel
             half = (rng.uniform(3.5, 6.5) * um, rng.uniform(1.3, 2.2) * um)
             place(y, x, *half, rng.normal(0, 0.5), rng.uniform(13, 34) * um, dermal, dermal_count)
 
-    territory = np.zeros((size, size), dtype=np.int32)
-    if centres:
-        seeds = np.ones((size, size), dtype=np.uint8)
-        at = tuple(np.array(centres).T)
-        seeds[at] = 0
-        _, nearest = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-        number_of = np.zeros(int(nearest.max()) + 1, dtype=np.int32)
-        number_of[nearest[at]] = np.arange(1, len(centres) + 1)
-        territory = number_of[nearest]
-    edges = np.zeros((size, size), dtype=np.float32)
-    edges[1:] += territory[1:] != territory[:-1]
-    edges[:, 1:] += territory[:, 1:] != territory[:, :-1]
-    border = (cv2.GaussianBlur(edges.clip(0, 1), (0, 0), 0.6 * um) * 1.6).clip(0, 1)
+    territory, edges = territories(np.array(centres, np.intp).reshape(-1, 2), size)
+    border = (cv2.GaussianBlur(edges, (0, 0), 0.6 * um) * 1.6).clip(0, 1)
     both = (epidermal > 0) | (dermal > 0)
     depth = cv2.distanceTransform(both.astype(np.uint8), cv2.DIST_L2, 3)
     rim = np.where(both, (1 - depth / (1.2 * um)).clip(0, 1), 0).astype(np.float32)
     return Cells(epidermal, dermal, territory, border, rim, np.array(is_basal))
+
+
+def territories(points: npt.NDArray[np.intp], size_px: int) -> tuple[Instances, Floats]:
+    """(S, S): the number, from 1, of the nearest of (N, 2) points, 0 if there is none; and 1 where two of them meet."""
+    territory = np.zeros((size_px, size_px), dtype=np.int32)
+    if len(points):
+        at = tuple(points.T)
+        seeds = np.ones((size_px, size_px), dtype=np.uint8)
+        seeds[at] = 0
+        _, nearest = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+        number_of = np.zeros(int(nearest.max()) + 1, dtype=np.int32)
+        number_of[nearest[at]] = np.arange(1, len(points) + 1)
+        territory = number_of[nearest]
+    edges = np.zeros((size_px, size_px), dtype=np.float32)
+    edges[1:] += territory[1:] != territory[:-1]
+    edges[:, 1:] += territory[:, 1:] != territory[:, :-1]
+    return territory, edges.clip(0, 1)
 
 
 def _shuffled(rng: np.random.Generator, where: BoolMap) -> npt.NDArray[np.intp]:

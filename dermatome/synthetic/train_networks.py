@@ -25,10 +25,9 @@ from dermatome.nuclei.maps.task import AUGMENT, NucleusTask, NucleusTraining
 from dermatome.nuclei.patches.cut import make_patches
 from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.reports.figures import png_bytes
-from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.crops import PreparedCells, prepare_cells
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.skin.cells.network import CellNetwork, cell_runner
+from dermatome.skin.cells.network import CellCard, CellNetwork, build_cpnet, cell_runner
 from dermatome.skin.cells.segment import segment_cells
 from dermatome.skin.cells.task import CellTraining, cell_parts
 from dermatome.slides.plain import decode_rgb

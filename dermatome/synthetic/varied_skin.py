@@ -16,12 +16,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import BoolMap, ClassMap, Floats, RgbImage, TissueClass
+from dermatome.classes import BoolMap, ClassMap, Floats, Instances, RgbImage, TissueClass
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.reports.figures import png_bytes
 from dermatome.skin.tiles.crops import MANIFEST
 from dermatome.skin.tissue.task import TissueTraining
 from dermatome.storage.files import write_atomic
+from dermatome.synthetic.skin_shapes import territories
 
 _FINER = 2
 """Tiles are drawn this much finer than they are returned, so that edges and nuclei are not jagged."""
@@ -61,12 +62,6 @@ def varied_tile(seed: int, size_px: int = 256, mpp: float = 1.0) -> tuple[RgbIma
 def write_varied_tiles(folder: Path, count: int, mpp: float, seed: int = 0) -> Path:
     """Writes tiles as training reads them (:func:`dermatome.skin.tiles.crops.load_tiles`); two folders never share one.
 
-    Args:
-        folder: for ``images/``, ``masks/``, ``palette.json`` and the manifest.
-        count: number of tiles.
-        mpp: microns per pixel of the tiles.
-        seed: of the first tile.
-
     Returns:
         ``folder``.
     """
@@ -86,12 +81,7 @@ def write_varied_tiles(folder: Path, count: int, mpp: float, seed: int = 0) -> P
 def draw_for_training(folder: Path, settings: TissueTraining) -> TissueTraining:
     """Draws the tiles of a training on synthetic skin, in about a tenth of the time that it is given.
 
-    Args:
-        folder: for the tiles, see :func:`write_varied_tiles`.
-        settings: of the training. Tiles are drawn at the network's scale: 1 µm per pixel, unless ``train_mpp`` is set.
-
-    Returns:
-        The settings for these tiles.
+    They are drawn at the network's scale: 1 µm per pixel, unless ``train_mpp`` is set. Returns the settings for them.
     """
     mpp = settings.train_mpp or 1.0
     count = int(np.clip(16 * (settings.max_minutes or 30), 16, 480))
@@ -478,20 +468,12 @@ def _points(c: _Canvas, where: BoolMap, spacing_um: float) -> npt.NDArray[np.int
     return np.asarray(at[where[at[:, 0], at[:, 1]]], dtype=np.intp)
 
 
-def _territory(c: _Canvas, points: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], Floats]:
+def _territory(c: _Canvas, points: npt.NDArray[np.intp]) -> tuple[Instances, Floats]:
     """For each pixel the number of the nearest point, from 1, and how near it is to the border of two (0 to 1)."""
+    territory, edges = territories(points, c.mask.shape[0])
     if not len(points):
-        return np.zeros(c.mask.shape, np.intp), np.zeros_like(c.x)
-    seeds = np.ones_like(c.mask)
-    seeds[points[:, 0], points[:, 1]] = 0
-    _, nearest = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    number = np.zeros(int(nearest.max()) + 1, np.intp)
-    number[nearest[points[:, 0], points[:, 1]]] = np.arange(1, len(points) + 1)
-    territory = number[nearest]
-    edges = np.zeros_like(c.x)
-    edges[1:] += territory[1:] != territory[:-1]
-    edges[:, 1:] += territory[:, 1:] != territory[:, :-1]
-    border = cv2.GaussianBlur(edges.clip(0, 1), (0, 0), c.rng.uniform(0.4, 0.8) / c.mpp) * 1.8
+        return territory, edges
+    border = cv2.GaussianBlur(edges, (0, 0), c.rng.uniform(0.4, 0.8) / c.mpp) * 1.8
     return territory, np.asarray(border.clip(0, 1), dtype=np.float32)
 
 

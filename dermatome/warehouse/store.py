@@ -67,10 +67,6 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
 
     A file that cannot be read is left out, and listed in the table `unreadable_files`.
 
-    Args:
-        root: Data root.
-        path: Path of the store; by default the data root's own.
-
     Raises:
         StorageFailed: The store cannot be written, for example because the disk is full. The old store stays.
     """

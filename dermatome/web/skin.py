@@ -22,10 +22,10 @@ from dermatome.web.viewer import VIEW_PX, filled_layer, markdown_text, slide_htm
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
+    from dermatome.inference.segmenter import Segmenter
     from dermatome.settings import Settings
     from dermatome.skin.cells.network import CellNetwork
     from dermatome.skin.cells.segment import CellsResult
-    from dermatome.skin.cells.segmenters import Segmenter
     from dermatome.skin.layers.measure import LayersResult
     from dermatome.skin.tissue.segment import TissueNetwork, TissueResult
     from dermatome.slides.slide import Slide

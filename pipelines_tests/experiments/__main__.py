@@ -154,7 +154,7 @@ def skin_tiles(_: Path, seed: int) -> Tiles | None:
     for image in sorted((folder / "images").glob("*.jpg")):
         mask = folder / "masks" / image.name.replace("-PAS.", ".").replace(".jpg", ".png")
         left_px = int(image.stem.split("[")[1].split("x")[0])
-        sides[left_px < 6000].append(TilePair(image.stem, image, mask, palette, image.stem))
+        sides[left_px < 6000].append(TilePair(name=image.stem, image_path=image, mask_path=mask, palette=palette))
     return Tiles(sides[True], {"another place of the slide": sides[False]})
 
 

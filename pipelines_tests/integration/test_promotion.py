@@ -23,8 +23,8 @@ from dermatome.registry.promotion import PromotionSettings, compare_with_champio
 from dermatome.skin.tiles.crops import cut_tiles, load_tiles, manifest_rows
 from dermatome.skin.tiles.rois import Roi
 from dermatome.skin.tissue import stage as mask_stage
-from dermatome.skin.tissue.hold_out import score_tissue, tissue_rows
 from dermatome.skin.tissue.network import TissueCard
+from dermatome.skin.tissue.report import score_tissue, tissue_rows
 from dermatome.storage.layout import WEIGHTS_FILE
 from dermatome.storage.record import StageResult
 from dermatome.training.unet import build_network

@@ -18,9 +18,10 @@ from dermatome.hpa.records import write_records
 from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.slides.register import read_sources
 from dermatome.slides.source import SlideSource
+from dermatome.storage.layout import FAILURES
 from dermatome.storage.record import write_failure
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
-from dermatome.warehouse.tables import FAILURES, TABLES
+from dermatome.warehouse.tables import TABLES
 from orchestration import sensors
 from orchestration.definitions import build_defs
 from orchestration.requests import NUCLEI, PER_SLIDE, SKIN, register_slides

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.geometry import Box
-from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.image import CellImage
-from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS
+from dermatome.skin.cells.network import CYTO2_NBASE, TOY_WEIGHTS, CellCard, build_cpnet
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.training.weights import read_card, save_weights
 

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 import psutil
 import requests
 from PIL import Image
-from playwright.async_api import BrowserContext, FilePayload, async_playwright
+from playwright.async_api import FilePayload, async_playwright
 
 from dermatome.geometry import Size
 from dermatome.slides.source import inbox_sources
@@ -36,7 +35,7 @@ from pipelines_tests.soak.chaos import platform_processes
 _WAIT_MS = 300_000
 
 
-def main() -> None:
+def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="data root; slides are registered in it")
     parser.add_argument("--slides", type=int, default=5_000, help="slides to register")
@@ -63,7 +62,7 @@ def main() -> None:
         print(f"memory of the {name}, at most: {size / 2**20:,.0f} MiB")
 
 
-def _register(platform: Platform, root: DataRoot, count: int) -> None:
+def _register(platform, root, count):
     """Registers slides of a folder: copies of one picture under many names."""
     folder = Path(tempfile.mkdtemp(prefix="slides-", dir=root.path))
     picture = _png(1, 64)
@@ -75,20 +74,18 @@ def _register(platform: Platform, root: DataRoot, count: int) -> None:
         print(f"{count} slides registered in {time.perf_counter() - start:.1f} s", flush=True)
 
 
-def _answers(port: int) -> bool:
+def _answers(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _png(seed: int, side: int) -> bytes:
+def _png(seed, side):
     buffer = BytesIO()
     Image.fromarray(toy_nuclei(seed, Size(side, side)).slide.whole()).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-async def _use(
-    browsers: int, predictions: int, address: str, platform: Platform, web: psutil.Process
-) -> tuple[dict[str, list[float]], dict[str, int]]:
+async def _use(browsers, predictions, address, platform, web):
     times: dict[str, list[float]] = defaultdict(list)
     memory: dict[str, int] = defaultdict(int)
     async with async_playwright() as playwright:
@@ -101,7 +98,7 @@ async def _use(
     return times, memory
 
 
-async def _person(number: int, context: BrowserContext, predictions: int, times: dict[str, list[float]]) -> None:
+async def _person(number, context, predictions, times):
     """Uploads an image, runs the network, waits for the result; again and again."""
     page = await context.new_page()
     page.set_default_timeout(_WAIT_MS)
@@ -128,9 +125,7 @@ async def _person(number: int, context: BrowserContext, predictions: int, times:
         print(f"{len(times['prediction'])} predictions", flush=True)
 
 
-async def _watch(
-    times: dict[str, list[float]], memory: dict[str, int], address: str, platform: Platform, web: psutil.Process
-) -> None:
+async def _watch(times, memory, address, platform, web):
     """Asks for the health of the web app and for pages of the Dagster UI; reads the memory of all processes."""
     slides = """{ assetNodeOrError(assetKey: {path: ["slide_images"]}) { ... on AssetNode {
         partitionStats { numPartitions numMaterialized } } } }"""
@@ -146,7 +141,7 @@ async def _watch(
         await asyncio.sleep(3)
 
 
-async def _timed(times: dict[str, list[float]], name: str, ask: Callable[[], object]) -> None:
+async def _timed(times, name, ask):
     start = time.perf_counter()
     await asyncio.to_thread(ask)
     times[name].append(time.perf_counter() - start)

@@ -8,7 +8,7 @@ from orchestration.demo import Demo, train_champion
 from orchestration.instance import open_instance
 
 
-def main(root: DataRoot) -> bool:
+def main(root):
     """Materializes training tiles, weights and the champion below ``root``; returns whether that succeeded."""
     with open_instance() as instance:
         return train_champion(Demo(root, instance), epochs=2)

@@ -2,15 +2,13 @@
 
 import gzip
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dermatome.classes import StainingPattern
-from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.bad_images import catalogue
-from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
+from pipelines_tests.faulty_hpa_server import Fault
 
 TOY_PX = 224
 _SLIDES_A_GENE = 8
@@ -40,7 +38,7 @@ _PASSING = (
 )  # fmt: skip
 
 
-def _lasting(jpeg: bytes) -> Iterator[tuple[Fault, str]]:
+def _lasting(jpeg):
     """What a host does for good, and what the slide's reason then says."""
     yield Fault(status=404), "not there (404)"
     yield Fault(status=410), "not there (410)"
@@ -95,12 +93,12 @@ class Cohort:
     inbox: dict[str, bytes] = field(default_factory=dict)
 
     @property
-    def slides(self) -> list[str]:
+    def slides(self):
         """Every slide, good or bad."""
         return [*self.good, *self.bad]
 
 
-def make_cohort(atlas: FaultyHpaServer, slides: int, toys: int, odd: int, seed: int) -> Cohort:
+def make_cohort(atlas, slides, toys, odd, seed):
     """Draws the toys, fills the server with pages, images and faults, and the inbox with the catalogue.
 
     Args:
@@ -155,7 +153,7 @@ def make_cohort(atlas: FaultyHpaServer, slides: int, toys: int, odd: int, seed: 
     return cohort
 
 
-def _add_bad_genes(atlas: FaultyHpaServer, cohort: Cohort) -> None:
+def _add_bad_genes(atlas, cohort):
     page = gene_page_xml("TOYX", "ENSG99999999999", atlas.url, [ToyImage("1", "1_A")])
     for number, (fault, reason) in enumerate(
         (
@@ -172,7 +170,7 @@ def _add_bad_genes(atlas: FaultyHpaServer, cohort: Cohort) -> None:
         cohort.bad_genes[gene] = reason
 
 
-def fill_inbox(root: DataRoot, cohort: Cohort, *, partly: bool = False) -> None:
+def fill_inbox(root, cohort, *, partly=False):
     """Puts the catalogue into the inbox, with what else people leave there; ``partly`` copies half of one file.
 
     That is a folder, links to nowhere, to themselves and to the inbox, two images of one name, and a note.

@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -17,11 +16,10 @@ from PIL import Image
 
 from dermatome.errors import DermatomeError
 from dermatome.storage.files import sha256_file
-from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.layout import RECORD_FILE
 from dermatome.storage.record import failure_of, read_record
 from dermatome.warehouse.store import build_store
 from orchestration.requests import PER_SLIDE
-from pipelines_tests.soak.cohort import Cohort
 
 # What two runs of the same slide may differ in: when, by which run, how long it took, and what the slide is called.
 _VOLATILE = ("slide", "run_id", "made_at", "seconds", "message")
@@ -29,7 +27,7 @@ _TABLES = ("masks", "cell_masks", "cells", "cell_layers", "layers", "layer_slide
 Complaints = Iterator[str]
 
 
-def complaints(root: DataRoot, calm: DataRoot, cohort: Cohort, instance: dg.DagsterInstance) -> list[str]:
+def complaints(root, calm, cohort, instance):
     """Every broken invariant, in words.
 
     Args:
@@ -46,7 +44,7 @@ def complaints(root: DataRoot, calm: DataRoot, cohort: Cohort, instance: dg.Dags
     ]
 
 
-def _every_slide_is_accounted_for(root: DataRoot, cohort: Cohort, instance: dg.DagsterInstance) -> Complaints:
+def _every_slide_is_accounted_for(root, cohort, instance):
     registered = set(instance.get_dynamic_partitions("slides"))
     for slide in set(cohort.slides) ^ registered:
         yield f"{slide} is {'registered, but nobody gave it' if slide in registered else 'not registered'}"
@@ -72,20 +70,20 @@ def _every_slide_is_accounted_for(root: DataRoot, cohort: Cohort, instance: dg.D
             yield f"{gene} failed for another reason than {expected!r}: {said!r}"
 
 
-def reason(root: DataRoot, asset: str, key: str) -> str:
+def reason(root, asset, key):
     """Why a partition failed, as its failure file says; empty where there is none."""
     path = root.failure(asset, key)
     return failure_of(path.read_bytes()).error if path.is_file() else ""
 
 
-def _nothing_goes_on(instance: dg.DagsterInstance) -> Complaints:
+def _nothing_goes_on(instance):
     for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
         yield f"run {run.run_id} of {run.job_name} is still {run.status.value}"
     for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])):
         yield f"backfill {backfill.backfill_id} is still going on"
 
 
-def _no_torn_file(root: DataRoot, calm: DataRoot, cohort: Cohort) -> Complaints:
+def _no_torn_file(root, calm, cohort):
     for slide, content in cohort.good.items():
         shape = None
         for asset in PER_SLIDE:
@@ -110,7 +108,7 @@ def _no_torn_file(root: DataRoot, calm: DataRoot, cohort: Cohort) -> Complaints:
             yield from _record_belongs(root, calm, asset, slide, content)
 
 
-def _record_belongs(root: DataRoot, calm: DataRoot, asset: str, slide: str, content: str) -> Complaints:
+def _record_belongs(root, calm, asset, slide, content):
     try:
         record, undisturbed = read_record(root.record(asset, slide)), read_record(calm.record(asset, content))
     except DermatomeError as error:
@@ -127,7 +125,7 @@ def _record_belongs(root: DataRoot, calm: DataRoot, asset: str, slide: str, cont
             yield f"{asset} of {slide} was made of another {upstream} than there is"
 
 
-def _opens(path: Path, shape: tuple[int, int] | None) -> None:
+def _opens(path, shape):
     """Reads a file whole, as the programs do that people open it with."""
     readers: dict[str, Callable[[bytes], Any]] = {
         ".parquet": lambda data: pq.read_table(io.BytesIO(data)),
@@ -146,12 +144,12 @@ def _opens(path: Path, shape: tuple[int, int] | None) -> None:
             image.load()
 
 
-def _all_arrays(data: bytes) -> list[Any]:
+def _all_arrays(data):
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return [arrays[name].shape for name in arrays.files]
 
 
-def _same_rows(root: DataRoot, calm: DataRoot, cohort: Cohort) -> Complaints:
+def _same_rows(root, calm, cohort):
     if not root.store.is_file():
         yield "there is no store"
         return
@@ -179,14 +177,14 @@ def _same_rows(root: DataRoot, calm: DataRoot, cohort: Cohort) -> Complaints:
                     yield f"the rows of {slide} in {table} are not those of an undisturbed run of {content}"
 
 
-def _by_slide(rows: list[tuple[Any, ...]]) -> dict[str, list[str]]:
+def _by_slide(rows):
     found: dict[str, list[str]] = {}
     for slide, *values in rows:
         found.setdefault(slide, []).append(repr(values))
     return found
 
 
-def _keys(store: Any, cohort: Cohort) -> Complaints:
+def _keys(store, cohort):
     for table in ("slides", "masks", "cell_masks", "layer_slides"):
         slides = [row[0] for row in store.execute(f"select slide from {table}").fetchall()]
         if sorted(slides) != sorted(cohort.good):

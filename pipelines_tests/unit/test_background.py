@@ -81,7 +81,7 @@ def test_no_real_tile_that_was_drawn_as_tissue_is_skipped(realdata):
     assert seen
 
 
-def test_the_light_is_that_of_scanned_background_and_dim_edges_are_background() -> None:
+def test_the_light_is_that_of_scanned_background_and_dim_edges_are_background():
     slide = glass(238, (300, 300), noise=0.5)
     slide[:, :60] = 255  # not scanned
     slide[:, 280:] -= 14  # a dim edge
@@ -93,7 +93,7 @@ def test_the_light_is_that_of_scanned_background_and_dim_edges_are_background() 
 
 
 @pytest.mark.parametrize("light", [(0.96, 0.96, 0.96), (0.8, 0.8, 0.8), (0.93, 0.72, 0.61), (0.85, 0.92, 1.0)])
-def test_a_network_sees_a_slide_under_any_light_as_under_usual_light(light: tuple[float, ...]) -> None:
+def test_a_network_sees_a_slide_under_any_light_as_under_usual_light(light):
     toy = toy_slide(3, size_px=448).slide.whole()
     usual, _ = find_background(toy)
     assert Background().relight(toy) is toy

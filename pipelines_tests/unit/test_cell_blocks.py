@@ -11,8 +11,8 @@ from dermatome.classes import StainingPattern, TissueClass
 from dermatome.geometry import Box
 from dermatome.inference.compute import Compute
 from dermatome.skin.cells import image as cell_image
-from dermatome.skin.cells.blocks import Dynamics, cells_by_block
-from dermatome.skin.cells.flows import CellFlows
+from dermatome.skin.cells.blocks import cells_by_block
+from dermatome.skin.cells.flows import CellFlows, Dynamics
 from dermatome.skin.cells.image import cell_image_of
 from dermatome.skin.cells.network import load_cell_network
 from dermatome.skin.cells.segment import segment_cells

@@ -2,10 +2,8 @@
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from dermatome.errors import BadWeights, FetchFailed
 from dermatome.inference.compute import Compute
 from dermatome.skin.cells import cyto2
-from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.skin.cells.network import CYTO2_NBASE, load_cell_network
+from dermatome.skin.cells.network import CYTO2_NBASE, CellCard, build_cpnet, load_cell_network
 from dermatome.training.weights import save_weights
 from pipelines_tests.faulty_hpa_server import Fault, FaultyHpaServer
 
@@ -26,13 +23,13 @@ CARD = CellCard((2, 4, 4, 4, 8), 16.0, 8.0, PREPARATION, "nothing", name="small"
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> Path:
+def weights(tmp_path):
     torch.manual_seed(0)
     save_weights(tmp_path / "w.safetensors", build_cpnet(CARD.nbase, CARD.diameter_px).state_dict(), CARD, half=True)
     return tmp_path / "w.safetensors"
 
 
-def test_what_was_saved_is_loaded_as_half_floats(weights: Path) -> None:
+def test_what_was_saved_is_loaded_as_half_floats(weights):
     network = load_cell_network(weights, replace(CPU, backend="torch"))
     assert (network.name, network.diameter_px, network.diameter_um) == ("small", 16.0, 8.0)
     assert network.size_model is None
@@ -49,7 +46,7 @@ def test_what_was_saved_is_loaded_as_half_floats(weights: Path) -> None:
     assert json.loads(weights.with_suffix(".json").read_text())["sha256"] == network.sha256
 
 
-def test_the_style_is_cellposes() -> None:
+def test_the_style_is_cellposes():
     from cellpose.resnet_torch import CPnet
 
     torch.manual_seed(0)
@@ -62,7 +59,7 @@ def test_the_style_is_cellposes() -> None:
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+def rewrite(path, change):
     tensors, card = load_file(path), {**vars(CARD), "nbase": list(CARD.nbase)}
     change(tensors, card)
     save_file(tensors, path, metadata={"card": json.dumps(card)} if card else {"other": "x"})
@@ -81,15 +78,13 @@ def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]
         (lambda t, c: c.clear(), "no readable weights card"),
     ],
 )
-def test_files_that_do_not_fit_are_refused(
-    weights: Path, change: Callable[[dict[str, Any], dict[str, Any]], None], says: str
-) -> None:
+def test_files_that_do_not_fit_are_refused(weights, change, says):
     rewrite(weights, change)
     with pytest.raises(BadWeights, match=says):
         load_cell_network(weights, CPU)
 
 
-def test_cut_short_missing_and_other_files_are_refused(weights: Path, tmp_path: Path) -> None:
+def test_cut_short_missing_and_other_files_are_refused(weights, tmp_path):
     data = weights.read_bytes()
     for wrong in (data[: len(data) // 2], b"", b"\x80\x02}q\x00."):
         weights.write_bytes(wrong)
@@ -101,7 +96,7 @@ def test_cut_short_missing_and_other_files_are_refused(weights: Path, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def cyto2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cyto2_files(tmp_path_factory):
     """A folder as Cellpose's model zoo has it: old weights without the two numbers, and a pickled size model."""
     folder = tmp_path_factory.mktemp("models")
     tensors = build_cpnet(CYTO2_NBASE, 30.0).state_dict()
@@ -111,7 +106,7 @@ def cyto2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_cyto2_is_loaded_with_its_size_model(cyto2_files: Path) -> None:
+def test_cyto2_is_loaded_with_its_size_model(cyto2_files):
     network = load_cell_network("cyto2", replace(CPU, backend="torch"), models_folder=cyto2_files)
     assert (network.name, network.diameter_px, network.diameter_um) == ("cyto2", 30.0, None)
     assert network.size_model is not None
@@ -121,7 +116,7 @@ def test_cyto2_is_loaded_with_its_size_model(cyto2_files: Path) -> None:
     assert network.size_model.diameter(style - 100) == 5.0
 
 
-def test_cyto2_that_is_absent_is_not_downloaded(tmp_path: Path) -> None:
+def test_cyto2_that_is_absent_is_not_downloaded(tmp_path):
     for folder, says in ((None, "models folder"), (tmp_path, "There is no cyto2torch_0 in")):
         with pytest.raises(BadWeights, match=says):
             load_cell_network("cyto2", CPU, models_folder=folder)
@@ -129,11 +124,11 @@ def test_cyto2_that_is_absent_is_not_downloaded(tmp_path: Path) -> None:
 
 
 class Harmful:
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return Path.touch, (Path("harm"),)
 
 
-def test_files_that_would_run_code_do_not(cyto2_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_would_run_code_do_not(cyto2_files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     size = tmp_path / "size.npy"
     np.save(size, np.array({"A": Harmful()}, dtype=object), allow_pickle=True)
@@ -147,7 +142,7 @@ def test_files_that_would_run_code_do_not(cyto2_files: Path, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", np.zeros(3).tobytes()])
-def test_damaged_size_models_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_damaged_size_models_are_refused(tmp_path, content):
     (tmp_path / "size.npy").write_bytes(content)
     with pytest.raises(BadWeights, match="not a Cellpose size model"):
         cyto2.read_size_model(tmp_path / "size.npy", 256)
@@ -157,13 +152,13 @@ HERE = ("127.0.0.1",)
 
 
 @pytest.fixture
-def zoo(cyto2_files: Path) -> Iterator[FaultyHpaServer]:
+def zoo(cyto2_files):
     """A local model zoo."""
     with FaultyHpaServer(images={f"/{path.name}": path.read_bytes() for path in cyto2_files.iterdir()}) as server:
         yield server
 
 
-def test_cyto2_is_fetched_once_and_loads(zoo: FaultyHpaServer, tmp_path: Path) -> None:
+def test_cyto2_is_fetched_once_and_loads(zoo, tmp_path):
     for _ in range(2):
         assert cyto2.fetch_cyto2(tmp_path / "m", base_url=zoo.url, hosts=HERE) == tmp_path / "m"
     assert len(zoo.requests) == 2, "one for each file"
@@ -179,9 +174,7 @@ def test_cyto2_is_fetched_once_and_loads(zoo: FaultyHpaServer, tmp_path: Path) -
         (Fault(redirect="http://127.0.0.2:9/x"), "127.0.0.2"),
     ],
 )
-def test_a_fetch_that_fails_leaves_nothing_and_says_what_to_do(
-    zoo: FaultyHpaServer, tmp_path: Path, fault: Fault, says: str
-) -> None:
+def test_a_fetch_that_fails_leaves_nothing_and_says_what_to_do(zoo, tmp_path, fault, says):
     zoo.faults[f"/{cyto2.SIZE_FILE}"] = fault
     (tmp_path / cyto2.NETWORK_FILE).write_bytes(b"there already")
     with pytest.raises(FetchFailed, match=says) as caught:

@@ -16,10 +16,10 @@ from dermatome.skin.cells.cyto2 import SizeModel
 from dermatome.skin.cells.flows import CellFlows
 from dermatome.skin.cells.image import CellImage, cell_image_of
 from dermatome.skin.cells.network import CellNetwork, load_cell_network
-from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
+from dermatome.skin.cells.segment import CellsOutcome, segment_cells
 from dermatome.skin.cells.settings import CellSettings
 from dermatome.skin.cells.table import CELL_COLUMNS
-from dermatome.synthetic.skin import ToySlide, toy_slide
+from dermatome.synthetic.skin import toy_slide
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 
@@ -27,21 +27,21 @@ CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 class PerPixel(torch.nn.Module):
     """A network without neighbourhood: what it says of a pixel must not depend on the tiles around it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.tiles = 0
 
-    def forward(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, data):
         self.tiles += len(data)
         first = data[:, :1]
         return torch.cat([first, 2 * first, 3 * first - 1], dim=1), torch.ones(len(data), 4) / 2
 
 
-def stub(diameter_px: float = 16.0, diameter_um: float | None = 8.0) -> CellNetwork:
+def stub(diameter_px=16.0, diameter_um=8.0):
     return CellNetwork("stub", "0", diameter_px, diameter_um, TorchRunner(PerPixel(), CPU), CPU)
 
 
-def flows_of(network: CellNetwork, image: CellImage, diameter_px: float) -> tuple[np.ndarray, np.ndarray, CellFlows]:
+def flows_of(network, image, diameter_px):
     """All flows of a slide, and what ran them."""
     whole = Box.whole(image.size)
     flows = CellFlows(network, image, whole, diameter_px)
@@ -52,7 +52,7 @@ def flows_of(network: CellNetwork, image: CellImage, diameter_px: float) -> tupl
 class Plain(CellImage):
     """An image that is shown to the network as it is."""
 
-    def __init__(self, values: np.ndarray, near: np.ndarray) -> None:
+    def __init__(self, values, near):
         super().__init__(
             Box.whole(Size(*values.shape)).size,
             lambda box: np.full((*near[box.slices].shape, 3), 255, np.uint8),
@@ -62,33 +62,33 @@ class Plain(CellImage):
         )
         self.values = values
 
-    def network_input(self, box: Box) -> np.ndarray:
+    def network_input(self, box):
         return self.values[box.slices]
 
 
 @pytest.fixture(scope="module")
-def network() -> CellNetwork:
+def network():
     return load_cell_network("toy", replace(CPU, backend="torch"))
 
 
 @pytest.fixture(scope="module")
-def toy() -> ToySlide:
+def toy():
     return toy_slide(81, StainingPattern.WHOLE, size_px=440, island=True)
 
 
 @pytest.fixture(scope="module")
-def found(toy: ToySlide, network: CellNetwork) -> CellsResult:
+def found(toy, network):
     return segment_cells(toy.slide, toy.mask, network)
 
 
-def test_most_nuclei_are_found(toy: ToySlide, found: CellsResult) -> None:
+def test_most_nuclei_are_found(toy, found):
     score = f1_at_iou(toy.instances, found.instances.whole())
     assert found.outcome is CellsOutcome.CELLS
     assert score is not None
     assert score >= 0.85
 
 
-def test_an_islands_cells_are_found_too(toy: ToySlide, found: CellsResult) -> None:
+def test_an_islands_cells_are_found_too(toy, found):
     import cv2
 
     _, pieces, stats, _ = cv2.connectedComponentsWithStats((toy.mask == TissueClass.EPIDERMIS).astype(np.uint8))
@@ -99,7 +99,7 @@ def test_an_islands_cells_are_found_too(toy: ToySlide, found: CellsResult) -> No
     assert (there > 0).sum() >= 0.7 * (np.unique(toy.instances[island]) > 0).sum() > 3
 
 
-def test_the_table_is_about_the_instances(toy: ToySlide, found: CellsResult) -> None:
+def test_the_table_is_about_the_instances(toy, found):
     table, instances = found.table, found.instances.whole()
     assert {name: str(kind) for name, kind in table.dtypes.items()} == CELL_COLUMNS
     assert table["cell_id"].tolist() == list(range(1, instances.max() + 1))
@@ -116,7 +116,7 @@ def test_the_table_is_about_the_instances(toy: ToySlide, found: CellsResult) -> 
     assert table.notna().all().all()
 
 
-def test_cells_lie_in_the_epidermis_and_are_one_piece_each(toy: ToySlide, found: CellsResult) -> None:
+def test_cells_lie_in_the_epidermis_and_are_one_piece_each(toy, found):
     import cv2
 
     instances = found.instances.whole()
@@ -127,16 +127,14 @@ def test_cells_lie_in_the_epidermis_and_are_one_piece_each(toy: ToySlide, found:
         assert stats[1:, cv2.CC_STAT_AREA].max() >= 0.9 * where.sum(), pieces
 
 
-def test_twice_gives_the_same_and_batches_do_not_matter(
-    toy: ToySlide, network: CellNetwork, found: CellsResult
-) -> None:
+def test_twice_gives_the_same_and_batches_do_not_matter(toy, network, found):
     same = segment_cells(toy.slide, toy.mask, network)
     np.testing.assert_array_equal(same.instances.whole(), found.instances.whole())
     one_by_one = segment_cells(toy.slide, toy.mask, network, CellSettings(batch=1))
     assert f1_at_iou(found.instances.whole(), one_by_one.instances.whole(), 0.95) == pytest.approx(1, abs=0.02)
 
 
-def test_a_grey_image_has_cells_and_no_stains(toy: ToySlide, network: CellNetwork, found: CellsResult) -> None:
+def test_a_grey_image_has_cells_and_no_stains(toy, network, found):
     assert found.table[["mean_h_od", "mean_dab_od"]].notna().all(axis=None)
     grey = np.repeat(toy.slide.whole().mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     result = segment_cells(replace(toy.slide, pixels=grey), toy.mask, network)
@@ -145,7 +143,7 @@ def test_a_grey_image_has_cells_and_no_stains(toy: ToySlide, network: CellNetwor
     assert not result.background.stains_check().passed
 
 
-def test_where_the_diameter_came_from_is_said(toy: ToySlide, found: CellsResult, network: CellNetwork) -> None:
+def test_where_the_diameter_came_from_is_said(toy, found, network):
     assert found.diameter_source == "training diameter"
     assert found.diameter_px == pytest.approx(16.5)
     given = segment_cells(toy.slide, toy.mask, stub(), CellSettings(diameter_um=7))
@@ -156,7 +154,7 @@ def test_where_the_diameter_came_from_is_said(toy: ToySlide, found: CellsResult,
     assert no_size.diameter_px == 21
 
 
-def test_a_size_model_is_asked_and_its_cells_measured(toy: ToySlide, network: CellNetwork) -> None:
+def test_a_size_model_is_asked_and_its_cells_measured(toy, network):
     styles = 128
     sized = replace(network, size_model=SizeModel(np.zeros(styles), np.zeros(styles), float(np.log(1.3)), 16.5))
     small = replace(toy.slide, pixels=toy.slide.pixels[:250])
@@ -165,7 +163,7 @@ def test_a_size_model_is_asked_and_its_cells_measured(toy: ToySlide, network: Ce
     assert result.diameter_px == pytest.approx(toy.nucleus_diameter_px, rel=0.15)
 
 
-def test_no_epidermis_and_no_cells_are_results(toy: ToySlide) -> None:
+def test_no_epidermis_and_no_cells_are_results(toy):
     nothing = segment_cells(toy.slide, np.full_like(toy.mask, TissueClass.DERMIS), stub())
     assert nothing.outcome is CellsOutcome.NO_EPIDERMIS
     assert nothing.instances.shape == toy.mask.shape
@@ -177,7 +175,7 @@ def test_no_epidermis_and_no_cells_are_results(toy: ToySlide) -> None:
     assert len(bare.table) == 0
 
 
-def test_a_mask_of_another_size_and_a_senseless_diameter_are_refused(toy: ToySlide) -> None:
+def test_a_mask_of_another_size_and_a_senseless_diameter_are_refused(toy):
     with pytest.raises(BadAnnotation, match="make the mask again"):
         segment_cells(toy.slide, toy.mask[1:], stub())
     with pytest.raises(BadSetting, match="cannot be scaled"):
@@ -185,17 +183,17 @@ def test_a_mask_of_another_size_and_a_senseless_diameter_are_refused(toy: ToySli
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (224, 224), (225, 500), (701, 333)])
-def test_tiles_leave_no_trace(shape: tuple[int, int]) -> None:
+def test_tiles_leave_no_trace(shape):
     values = np.random.default_rng(0).random(shape, dtype=np.float32)
     flow, logits, flows = flows_of(stub(), Plain(values, np.ones(shape, dtype=bool)), 16.0)
     np.testing.assert_allclose(flow[0], values, atol=1e-5)
     np.testing.assert_allclose(flow[1], 2 * values, atol=1e-5)
     np.testing.assert_allclose(logits, 3 * values - 1, atol=1e-5)
     assert flows.style_sum is not None
-    assert bool(flows.seam_rows_px) == (shape[0] + 16 > 224)
+    assert bool(flows.seams_px[0]) == (shape[0] + 16 > 224)
 
 
-def test_tiles_without_tissue_are_not_run_and_hold_no_cell() -> None:
+def test_tiles_without_tissue_are_not_run_and_hold_no_cell():
     values = np.ones((900, 900), dtype=np.float32)
     near = np.zeros_like(values, dtype=bool)
     near[:100, :100] = True
@@ -207,7 +205,7 @@ def test_tiles_without_tissue_are_not_run_and_hold_no_cell() -> None:
     assert (part[400:] < -10).all()
 
 
-def test_glass_and_dermis_have_no_say_in_the_preparation(toy: ToySlide) -> None:
+def test_glass_and_dermis_have_no_say_in_the_preparation(toy):
     epidermis = toy.mask == TissueClass.EPIDERMIS
     whole = Box.whole(toy.slide.size)
     image = cell_image_of(toy.slide.pixels, epidermis, 0.5, 12)

@@ -33,7 +33,7 @@ SLIDES = ["9-1_A", "9-2_A"]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, compute) -> Path:
+def study(tmp_path_factory, compute):
     """A folder with the data root, the images' folder and the crate of a gene of two slides."""
     folder = tmp_path_factory.mktemp("study")
     root = DataRoot(folder / "data")

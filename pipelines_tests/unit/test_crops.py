@@ -11,7 +11,8 @@ from PIL import Image
 from dermatome.classes import IGNORED, TissueClass
 from dermatome.errors import BadAnnotation, MissingInput, StorageFailed
 from dermatome.geometry import Box
-from dermatome.skin.tiles.crops import Roi, cut_tiles, load_tiles, manifest_rows, read_rois, tiles_sha256
+from dermatome.skin.tiles.crops import cut_tiles, load_tiles, manifest_rows, tiles_sha256
+from dermatome.skin.tiles.rois import Roi, read_rois
 
 FREEHAND = [[k * 1.5, k**2 % 997] for k in range(3000)]
 INF = math.inf
@@ -28,8 +29,8 @@ def test_tiles_come_back_as_they_were_cut(tmp_path, slide):
     image, mask = slide
     rois = [Roi("r1", Box(10, 20, 50, 60), divide=2), Roi("all", Box(0, 0, 90, 120))]
     rows = cut_tiles("s7", image, mask, rois, tmp_path, ihc=255 - image)
-    assert [row.name for row in rows] == ["s7_r1_1-1", "s7_r1_1-2", "s7_r1_2-1", "s7_r1_2-2", "s7_all"]
-    assert (rows[2].top_px, rows[2].left_px, rows[2].height_px, rows[2].width_px) == (30, 20, 20, 20)
+    assert [row["name"] for row in rows] == ["s7_r1_1-1", "s7_r1_1-2", "s7_r1_2-1", "s7_r1_2-2", "s7_all"]
+    assert [rows[2][side] for side in ("top_px", "left_px", "height_px", "width_px")] == [30, 20, 20, 20]
     pairs = {pair.name: pair for pair in load_tiles(tmp_path)}
     assert len(pairs) == 10
     assert (pairs["s7_all+ihc"].read()[0] == 255 - image).all()
@@ -129,7 +130,7 @@ def test_parts_of_which_nothing_is_known_are_no_tiles(tmp_path, slide):
     image, mask = slide
     mask[:, 20:] = IGNORED
     rows = cut_tiles("s1", image, mask, [Roi("a", Box(0, 0, 80, 80), divide=2)], tmp_path, slide="s", mpp=0.4)
-    assert [row.name for row in rows] == ["s1_a_1-1", "s1_a_2-1"]
+    assert [row["name"] for row in rows] == ["s1_a_1-1", "s1_a_2-1"]
     tile = load_tiles(tmp_path)[0]
     assert (tile.slide, tile.group, tile.mpp) == ("s", "s", 0.4)
     assert tile.class_pixels().sum() == 40 * 20

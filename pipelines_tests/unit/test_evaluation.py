@@ -40,7 +40,8 @@ def tile(tmp_path):
     palette = Palette.shipped("dermatome")
     for name, pixels in (("i", np.full((60, 80, 3), 200, np.uint8)), ("m", classes_to_rgb(mask, palette))):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    return TilePair("t", tmp_path / "i.png", tmp_path / "m.png", palette, "s", "s", "p")
+    paths = {"image_path": tmp_path / "i.png", "mask_path": tmp_path / "m.png"}
+    return TilePair(name="t", **paths, palette=palette, slide="s", patient="p")
 
 
 def network(shift=0, confidence=0.8):

@@ -24,7 +24,7 @@ SLIDE = "t1"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> DataRoot:
+def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     root, slides = DataRoot(folder / "data"), {SLIDE: toy_slide(3, StainingPattern.BASAL, size_px=448)}
     put_images(root, folder / "images", slides, {})

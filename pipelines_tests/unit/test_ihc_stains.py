@@ -1,7 +1,6 @@
 """Hematoxylin and DAB of a slide's own colours: on synthetic cores whose dyes are turned, and fall-backs."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,12 +16,12 @@ from dermatome.skin.cells.table import add_cell_pixels, cell_table
 from dermatome.skin.layers.measure import measure_layers
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.slides.slide import MppSource, Slide, read_slide
-from dermatome.synthetic.skin import ToySlide, toy_slide
+from dermatome.synthetic.skin import toy_slide
 
 H, DAB = STAIN_VECTORS[Stain.HEMATOXYLIN], STAIN_VECTORS[Stain.DAB]
 
 
-def turned(vector: np.ndarray, towards: np.ndarray, degrees: float) -> np.ndarray:
+def turned(vector, towards, degrees):
     """The vector, as long as it was, turned in the plane with another one."""
     length = np.linalg.norm(vector)
     across = towards - vector * (towards @ vector) / length**2
@@ -40,7 +39,7 @@ DYES = {
 }
 
 
-def dyed(toy: ToySlide, dyes: tuple[np.ndarray, np.ndarray]) -> Slide:
+def dyed(toy, dyes):
     """The toy in these colours of hematoxylin and DAB, photographed under a lamp of 240 with a camera's noise."""
     vectors = np.stack([dyes[0], STAIN_VECTORS[Stain.EOSIN], dyes[1]])
     light = 240 * 10 ** -(toy.densities @ vectors)
@@ -50,9 +49,7 @@ def dyed(toy: ToySlide, dyes: tuple[np.ndarray, np.ndarray]) -> Slide:
 
 @pytest.mark.parametrize("dyes", DYES.values(), ids=DYES)
 @pytest.mark.parametrize("pattern", [StainingPattern.BASAL, StainingPattern.SUPRABASAL, StainingPattern.WHOLE])
-def test_dab_is_recovered_within_5_percent_whatever_the_dyes(
-    pattern: StainingPattern, dyes: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_dab_is_recovered_within_5_percent_whatever_the_dyes(pattern, dyes):
     off = []
     for seed in (0, 1, 2):
         toy = toy_slide(seed, pattern, size_px=640, strength=0.6)
@@ -69,7 +66,7 @@ def test_dab_is_recovered_within_5_percent_whatever_the_dyes(
 
 
 @pytest.mark.parametrize("order", [[2, 1, 0], [1, 0, 2], [0, 2, 1]])
-def test_swapped_channels_are_no_dyes(order: list[int]) -> None:
+def test_swapped_channels_are_no_dyes(order):
     slide = dyed(toy_slide(1, StainingPattern.BASAL, size_px=640, strength=0.6), DYES["published"])
     assert slide_stains(slide, "slide")[1].source is VectorSource.SLIDE
     swapped = replace(slide, pixels=np.ascontiguousarray(slide.whole()[..., order]))
@@ -77,7 +74,7 @@ def test_swapped_channels_are_no_dyes(order: list[int]) -> None:
     assert (background.no_stains, vectors.source) == (SWAPPED, VectorSource.FALLBACK)
 
 
-def test_cells_and_layers_are_measured_with_the_same_colours() -> None:
+def test_cells_and_layers_are_measured_with_the_same_colours():
     toy = toy_slide(3, StainingPattern.WHOLE, size_px=640, strength=0.6)
     slide = dyed(toy, DYES["both by 15, one way"])
     total = np.bincount(toy.instances.ravel(), weights=toy.densities[..., Stain.DAB].ravel())
@@ -93,7 +90,7 @@ def test_cells_and_layers_are_measured_with_the_same_colours() -> None:
     assert error["slide"] < 0.07 < error["standard"]
 
 
-def test_layers_record_the_colours_and_those_of_turned_dyes_need_the_slide_s_own() -> None:
+def test_layers_record_the_colours_and_those_of_turned_dyes_need_the_slide_s_own():
     toy = toy_slide(3, StainingPattern.WHOLE, size_px=640, strength=0.6)
     cells = pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [7.0]})
     slide = dyed(toy, DYES["both by 15, one way"])
@@ -120,9 +117,7 @@ def test_layers_record_the_colours_and_those_of_turned_dyes_need_the_slide_s_own
         ),
     ],
 )
-def test_where_they_cannot_be_estimated_the_published_ones_are_used_and_the_check_says_why(
-    pixels: np.ndarray, why: str
-) -> None:
+def test_where_they_cannot_be_estimated_the_published_ones_are_used_and_the_check_says_why(pixels, why):
     found = fit_ihc_stains(pixels.reshape(-1, 3), (240, 240, 240))
     assert (found.source, found.rows) == (VectorSource.FALLBACK, StainVectors().rows)
     check = found.check()
@@ -130,7 +125,7 @@ def test_where_they_cannot_be_estimated_the_published_ones_are_used_and_the_chec
     assert why in check.description
 
 
-def test_real_cores_have_colours_near_the_published_ones_or_say_why_not(realdata: Path) -> None:
+def test_real_cores_have_colours_near_the_published_ones_or_say_why_not(realdata):
     for path in sorted((realdata / "hpa_ihc").glob("*.jpg")):
         slide = read_slide(path)
         found = fit_ihc_slide(slide, slide_background(slide).i0)

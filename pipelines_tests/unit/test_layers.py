@@ -1,7 +1,6 @@
 """Layers of epidermis on drawn geometry whose answer is known."""
 
 import io
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +20,7 @@ from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, Stain, 
 from dermatome.skin.layers import depth
 from dermatome.skin.layers.depth import Survey, distance_from_dermis, number_layers
 from dermatome.skin.layers.figures import layers_figure
-from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers, staining_pattern
+from dermatome.skin.layers.measure import LayerOutcome, measure_layers, staining_pattern
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.slides.slide import MppSource, Slide, read_slide
 from dermatome.synthetic.skin import toy_slide
@@ -30,11 +29,11 @@ D, E, K = TissueClass.DERMIS, TissueClass.EPIDERMIS, TissueClass.KERATIN
 BROWN, BLUE, WHITE = (140, 90, 50), (110, 100, 160), (255, 255, 255)
 
 
-def slide_of(pixels: np.ndarray, mpp: float = 0.5) -> Slide:
+def slide_of(pixels, mpp=0.5):
     return Slide("drawn", pixels.astype(np.uint8), mpp, MppSource.DECLARED, "0" * 64)
 
 
-def flat_skin(height_px: int = 40, width_px: int = 60, dermis_px: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def flat_skin(height_px=40, width_px=60, dermis_px=20):
     """Dermis below row 100, epidermis of `height_px` rows above it, white glass above that; white pixels."""
     mask = np.zeros((100 + dermis_px, width_px), np.uint8)
     mask[100:] = D
@@ -42,18 +41,18 @@ def flat_skin(height_px: int = 40, width_px: int = 60, dermis_px: int = 20) -> t
     return mask, np.full((*mask.shape, 3), 255, np.uint8)
 
 
-def one_cell(mask: np.ndarray, row: int = 95, side_px: int = 6) -> tuple[np.ndarray, pd.DataFrame]:
+def one_cell(mask, row=95, side_px=6):
     instances = np.zeros(mask.shape, np.int32)
     instances[row - side_px // 2 : row + side_px // 2, 10 : 10 + side_px] = 1
     return instances, pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [5.0]})
 
 
-def measure(mask: np.ndarray, pixels: np.ndarray, **options: object) -> LayersResult:
+def measure(mask, pixels, **options):
     instances, cells = one_cell(mask)
     return measure_layers(slide_of(pixels), mask, instances, cells, LayerSettings(**options))  # type: ignore[arg-type]
 
 
-def test_a_flat_epidermis_is_cut_into_equal_layers_of_one_cell_diameter() -> None:
+def test_a_flat_epidermis_is_cut_into_equal_layers_of_one_cell_diameter():
     mask, pixels = flat_skin()
     result = measure(mask, pixels)
     assert result.outcome is LayerOutcome.MEASURED
@@ -73,14 +72,14 @@ def test_a_flat_epidermis_is_cut_into_equal_layers_of_one_cell_diameter() -> Non
 
 
 @given(layers=st.integers(1, 400), thickness=st.floats(0.5, 60))
-def test_exact_multiples_never_open_a_layer_of_their_own(layers: int, thickness: float) -> None:
+def test_exact_multiples_never_open_a_layer_of_their_own(layers, thickness):
     distance = (np.arange(1, layers + 1) * thickness).astype(np.float32)
     np.testing.assert_array_equal(number_layers(distance, thickness), np.arange(1, layers + 1))
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), thickness=st.floats(0.7, 9))
-def test_every_pixel_of_epidermis_is_in_the_layer_its_distance_says(seed: int, thickness: float) -> None:
+def test_every_pixel_of_epidermis_is_in_the_layer_its_distance_says(seed, thickness):
     rng = np.random.default_rng(seed)
     mask = rng.choice(4, size=(rng.integers(2, 50), rng.integers(2, 50)), p=(0.3, 0.05, 0.5, 0.15)).astype(np.uint8)
     instances = np.zeros(mask.shape, np.int32)
@@ -102,7 +101,7 @@ def test_every_pixel_of_epidermis_is_in_the_layer_its_distance_says(seed: int, t
 
 
 @pytest.mark.parametrize("height_px", [40, 80])
-def test_the_relative_profile_does_not_depend_on_thickness(height_px: int) -> None:
+def test_the_relative_profile_does_not_depend_on_thickness(height_px):
     mask, pixels = flat_skin(height_px)
     pixels[100 - height_px // 2 : 100] = BROWN
     result = measure(mask, pixels)
@@ -115,7 +114,7 @@ def test_the_relative_profile_does_not_depend_on_thickness(height_px: int) -> No
     assert zones["positive_share"].tolist() == [1, 1, 0]
 
 
-def test_without_an_upper_edge_only_the_basal_zone_is_known() -> None:
+def test_without_an_upper_edge_only_the_basal_zone_is_known():
     mask = np.full((80, 60), E, np.uint8)
     mask[60:] = D
     result = measure(mask, np.full((80, 60, 3), 255, np.uint8))
@@ -123,7 +122,7 @@ def test_without_an_upper_edge_only_the_basal_zone_is_known() -> None:
     assert result.zones["area_px"].tolist() == [600, 0, 0]
 
 
-def test_an_island_in_the_dermis_is_measured_from_all_sides() -> None:
+def test_an_island_in_the_dermis_is_measured_from_all_sides():
     mask = np.full((60, 60), D, np.uint8)
     mask[20:41, 20:41] = E
     pixels = np.full((60, 60, 3), 255, np.uint8)
@@ -133,7 +132,7 @@ def test_an_island_in_the_dermis_is_measured_from_all_sides() -> None:
     assert (layer_map[20:41, 40] == 1).all()
 
 
-def test_a_detached_piece_is_in_no_layer_and_reported() -> None:
+def test_a_detached_piece_is_in_no_layer_and_reported():
     mask, pixels = flat_skin()
     mask = np.pad(mask, ((300, 0), (0, 0)))
     mask[:10] = E
@@ -160,7 +159,7 @@ def test_a_detached_piece_is_in_no_layer_and_reported() -> None:
         (np.full((30, 30), E, np.uint8), LayerOutcome.NO_DERMIS),
     ],
 )
-def test_missing_tissue_is_a_named_outcome(mask: np.ndarray, outcome: LayerOutcome) -> None:
+def test_missing_tissue_is_a_named_outcome(mask, outcome):
     instances = np.ones(mask.shape, np.int32)
     cells = pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [5.0]})
     result = measure_layers(slide_of(np.zeros((*mask.shape, 3))), mask, instances, cells)
@@ -173,7 +172,7 @@ def test_missing_tissue_is_a_named_outcome(mask: np.ndarray, outcome: LayerOutco
     assert result.cell_layers["distance_um"].isna().all()
 
 
-def test_no_cells_is_a_named_outcome_and_a_set_thickness_needs_none() -> None:
+def test_no_cells_is_a_named_outcome_and_a_set_thickness_needs_none():
     mask, pixels = flat_skin()
     none = pd.DataFrame({"cell_id": [], "equivalent_diameter_um": []})
     instances = np.zeros(mask.shape, np.int32)
@@ -182,14 +181,14 @@ def test_no_cells_is_a_named_outcome_and_a_set_thickness_needs_none() -> None:
     assert result.layers["cells"].tolist() == [0, 0, 0, 0]
 
 
-def test_tables_of_every_outcome_have_the_same_columns() -> None:
+def test_tables_of_every_outcome_have_the_same_columns():
     mask, pixels = flat_skin()
     full, empty = measure(mask, pixels), measure(np.zeros_like(mask), pixels)
     for name in ("layers", "cell_layers", "profile", "relative", "zones"):
         assert getattr(full, name).dtypes.to_dict() == getattr(empty, name).dtypes.to_dict()
 
 
-def test_stains_are_optical_densities_of_their_layer() -> None:
+def test_stains_are_optical_densities_of_their_layer():
     """A pixel whose DAB is 0.5 in log10 units is exp10(-0.5 × DAB vector) of white."""
     mask, pixels = flat_skin()
     dab, h = np.array([0.27, 0.57, 0.78]), np.array([0.65, 0.70, 0.29])
@@ -208,7 +207,7 @@ LIGHTS = [(255, 255, 255), (240, 240, 240), (223, 215, 213), (225, 175, 148), (1
 
 @pytest.mark.parametrize("light", LIGHTS)
 @pytest.mark.parametrize("dab", [0.15, 0.0, 0.5])
-def test_optical_density_does_not_depend_on_the_light(light: tuple[int, int, int], dab: float) -> None:
+def test_optical_density_does_not_depend_on_the_light(light, dab):
     mask = np.zeros((300, 300), np.uint8)
     mask[80:180], mask[180:] = E, D
     density = np.array([np.zeros(3), 0.05 * STAIN_VECTORS[0], 0.2 * STAIN_VECTORS[0] + dab * STAIN_VECTORS[2]])[mask]
@@ -220,15 +219,15 @@ def test_optical_density_does_not_depend_on_the_light(light: tuple[int, int, int
 
 
 @pytest.mark.parametrize("pattern", [StainingPattern.BASAL, StainingPattern.WHOLE])
-def test_exposure_light_and_compression_hardly_move_the_h_score(pattern: StainingPattern) -> None:
+def test_exposure_light_and_compression_hardly_move_the_h_score(pattern):
     toy = toy_slide(21, pattern, size_px=600, strength=0.4)
     cells = pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [7.0]})
 
-    def score(pixels: np.ndarray) -> tuple[float | None, StainingPattern | None]:
+    def score(pixels):
         found = measure_layers(slide_of(pixels), toy.mask, toy.instances, cells)
         return found.h_score, found.pattern
 
-    def compressed(quality: int) -> np.ndarray:
+    def compressed(quality):
         with Image.open(io.BytesIO(toy.jpeg(quality))) as image:
             return np.array(image)
 
@@ -248,7 +247,7 @@ def test_real_cores_keep_their_h_score_whatever_exposure_and_compression_until_w
         core = read_slide(path).whole()[600:1800, 600:1800].copy()
         core[:300] = read_slide(path).whole()[:300, :1200]  # background of a corner
 
-        def score(pixels: np.ndarray, tissue: np.ndarray) -> tuple[float, bool]:
+        def score(pixels, tissue):
             background = slide_background(slide_of(pixels))
             dab = separate_stains(pixels, (Stain.DAB,), background.i0)[..., 0][tissue] * DECADIC_OD_PER_UNIT
             return 100 * sum(
@@ -271,7 +270,7 @@ def test_real_cores_keep_their_h_score_whatever_exposure_and_compression_until_w
                 assert score(np.array(image), tissue)[0] == pytest.approx(expected, abs=2)
 
 
-def test_without_background_white_is_assumed_and_named() -> None:
+def test_without_background_white_is_assumed_and_named():
     mask, pixels = flat_skin()
     pixels[:] = np.random.default_rng(0).integers(60, 250, pixels.shape)
     result = measure(mask, pixels)
@@ -293,9 +292,7 @@ def test_without_background_white_is_assumed_and_named() -> None:
         (lambda rgb: rgb * (0.88, 0.69, 0.58), ""),
     ],
 )
-def test_stains_are_null_where_colours_cannot_be_stains(
-    change: Callable[[np.ndarray], np.ndarray], reason: str
-) -> None:
+def test_stains_are_null_where_colours_cannot_be_stains(change, reason):
     toy = toy_slide(5, StainingPattern.BASAL, size_px=600)
     cells = pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [7.0]})
     result = measure_layers(slide_of(change(toy.slide.whole())), toy.mask, toy.instances, cells)
@@ -311,7 +308,7 @@ def test_stains_are_null_where_colours_cannot_be_stains(
     assert layers_figure(slide_of(toy.slide.whole()), result)
 
 
-def test_the_ratio_is_null_where_there_is_no_hematoxylin() -> None:
+def test_the_ratio_is_null_where_there_is_no_hematoxylin():
     mask, pixels = flat_skin()
     result = measure(mask, pixels)
     column = pa.Table.from_pandas(result.layers)["dab_h_ratio"]
@@ -329,7 +326,7 @@ def test_the_ratio_is_null_where_there_is_no_hematoxylin() -> None:
         (slice(0, 0), StainingPattern.NEGATIVE),
     ],
 )
-def test_patterns(stained: slice, pattern: StainingPattern) -> None:
+def test_patterns(stained, pattern):
     mask, pixels = flat_skin()
     pixels[60:100] = BLUE
     pixels[stained] = BROWN
@@ -337,7 +334,7 @@ def test_patterns(stained: slice, pattern: StainingPattern) -> None:
 
 
 @pytest.mark.parametrize("turn", [1, 2, 3])
-def test_nothing_depends_on_which_way_is_up(turn: int) -> None:
+def test_nothing_depends_on_which_way_is_up(turn):
     mask, pixels = flat_skin()
     pixels[90:100] = BROWN
     instances, cells = one_cell(mask)
@@ -347,13 +344,13 @@ def test_nothing_depends_on_which_way_is_up(turn: int) -> None:
     pd.testing.assert_frame_equal(upright.layers, turned.layers)
 
 
-def test_a_single_layer_cannot_tell_basal_from_suprabasal() -> None:
+def test_a_single_layer_cannot_tell_basal_from_suprabasal():
     table = pd.DataFrame({"layer": [1], "mean_dab_od": [0.5], "area_px": [10]})
     assert staining_pattern(table) is StainingPattern.WHOLE
     assert staining_pattern(table.iloc[:0]) is None
 
 
-def test_a_map_of_another_size_is_refused() -> None:
+def test_a_map_of_another_size_is_refused():
     mask, pixels = flat_skin()
     instances, cells = one_cell(mask)
     with pytest.raises(BadAnnotation, match="tissue mask"):
@@ -364,7 +361,7 @@ def test_a_map_of_another_size_is_refused() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), gap_um=st.sampled_from([3.0, 8.0, 500.0]))
-def test_blocks_have_no_say_in_the_result(seed: int, gap_um: float) -> None:
+def test_blocks_have_no_say_in_the_result(seed, gap_um):
     """Pieces that go on over the borders of blocks, in a large slide read from its files, are still one piece."""
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(60, 200, 2))
@@ -392,7 +389,7 @@ def test_blocks_have_no_say_in_the_result(seed: int, gap_um: float) -> None:
         pd.testing.assert_frame_equal(getattr(parts, name), getattr(whole, name))
 
 
-def test_far_from_dermis_the_distance_comes_from_a_coarse_map(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_far_from_dermis_the_distance_comes_from_a_coarse_map(monkeypatch):
     monkeypatch.setattr(depth, "FAR_PX", 100)
     monkeypatch.setattr(depth, "COARSE_SIDE_PX", 300)
     mask = np.zeros((1200, 500), np.uint8)

@@ -21,18 +21,18 @@ from dermatome.slides import slide as slides
 from dermatome.slides.source import SlideSource, acquire_slide
 from dermatome.slides.tiled_tiff import TiledLabels, TiledPixels
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import StageRecord, StageResult
+from dermatome.storage.record import StageResult
 from dermatome.synthetic.skin import toy_slide
 
 
-def make(stage) -> StageRecord:
+def make(stage):
     (one,) = run_batch(cached_stage(stage, {}, "1", "run"), ["s1"])
     assert one.error is None, one.error
     return one.result.record
 
 
 @pytest.fixture
-def root(tmp_path) -> DataRoot:
+def root(tmp_path):
     found, toy = DataRoot(tmp_path / "data"), toy_slide(3, size_px=700)
     tifffile.imwrite(tmp_path / "s1.tif", toy.slide.pixels, tile=(128, 128), photometric="rgb")
     source = SlideSource("s1", "folder", str(tmp_path / "s1.tif"))
@@ -55,11 +55,11 @@ def root(tmp_path) -> DataRoot:
     return found
 
 
-def layer_map(root: DataRoot) -> np.ndarray:
+def layer_map(root):
     return tifffile.imread(root.folder("epidermis_layers", "s1") / "layers.ome.tif")
 
 
-def test_a_slide_read_in_parts_has_the_layers_it_has_in_memory(root, monkeypatch) -> None:
+def test_a_slide_read_in_parts_has_the_layers_it_has_in_memory(root, monkeypatch):
     whole = make(LayersStage(root, LayerSettings()))
     assert whole.outcome == "measured"
     in_memory = layer_map(root)

@@ -13,14 +13,14 @@ from dermatome.metrics.instances import average_precisions, f1_at_iou, match_ins
 TRUTH = np.array([[1, 1, 1, 1, 0, 2, 2, 0, 7, 7]])
 
 
-def test_a_perfect_prediction_with_other_numbers() -> None:
+def test_a_perfect_prediction_with_other_numbers():
     predicted = np.array([[9, 9, 9, 9, 0, 1, 1, 0, 3, 3]])
     found = match_instances(TRUTH, predicted)
     assert (found.f1, found.precision, found.recall, found.average_precision) == (1, 1, 1, 1)
     assert sorted(zip(found.truth_ids, found.predicted_ids, strict=True)) == [(1, 9), (2, 1), (7, 3)]
 
 
-def test_misses_false_finds_and_shifts_counted_by_hand() -> None:
+def test_misses_false_finds_and_shifts_counted_by_hand():
     # 1: three of four pixels (IoU 3/4); 2: one of two and one beside (1/3); 7: missed; 5: nothing there.
     predicted = np.array([[4, 4, 4, 0, 0, 0, 6, 6, 0, 0]])
     found = match_instances(TRUTH, predicted, 0.5)
@@ -32,13 +32,13 @@ def test_misses_false_finds_and_shifts_counted_by_hand() -> None:
     assert average_precisions(TRUTH, predicted, (0.3, 0.5, 0.8)) == pytest.approx({0.3: 2 / 3, 0.5: 1 / 4, 0.8: 0})
 
 
-def test_halves_are_matched_once() -> None:
+def test_halves_are_matched_once():
     found = match_instances(np.array([[1, 1]]), np.array([[1, 2]]), 0.5)
     assert len(found.ious) == 1
     assert found.f1 == pytest.approx(2 / 3)
 
 
-def test_nothing_is_no_score_and_half_nothing_is_zero() -> None:
+def test_nothing_is_no_score_and_half_nothing_is_zero():
     none, some = np.zeros((3, 3), int), np.ones((3, 3), int)
     assert match_instances(none, none).f1 is None
     assert match_instances(none, none).average_precision is None
@@ -53,7 +53,7 @@ def test_nothing_is_no_score_and_half_nothing_is_zero() -> None:
     [(np.zeros((2, 2), int), np.zeros((2, 3), int), 0.5), (-np.ones((2, 2), int), np.ones((2, 2), int), 0.5)]
     + [(np.ones((2, 2), int), np.ones((2, 2), int), iou) for iou in (0, 1.1, -1)],
 )
-def test_senseless_input_is_refused(truth: np.ndarray, predicted: np.ndarray, iou: float) -> None:
+def test_senseless_input_is_refused(truth, predicted, iou):
     with pytest.raises(ValueError, match="iou|shape|numbered"):
         match_instances(truth, predicted, iou)
 
@@ -63,10 +63,10 @@ maps = arrays(np.int32, (3, 4), elements=st.integers(0, 4))
 
 @settings(max_examples=150, deadline=None)
 @given(truth=maps, predicted=maps, iou=st.sampled_from([0.1, 0.25, 0.5, 0.75]))
-def test_as_many_matches_as_any_assignment_has(truth: np.ndarray, predicted: np.ndarray, iou: float) -> None:
+def test_as_many_matches_as_any_assignment_has(truth, predicted, iou):
     t_ids, p_ids = ([i for i in np.unique(m) if i] for m in (truth, predicted))
 
-    def overlap(t: int, p: int) -> float:
+    def overlap(t, p):
         a, b = truth == t, predicted == p
         return float((a & b).sum() / (a | b).sum())
 

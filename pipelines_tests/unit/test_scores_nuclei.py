@@ -1,7 +1,5 @@
 """Scores of nuclei: counted by hand, against torchmetrics, and the same however instances are numbered."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ from dermatome.metrics.panoptic import ImageScores, mostly_in, nucleus_values, p
 from dermatome.synthetic.nuclei import toy_nuclei
 
 
-def maps_of(instances: Any, classes: list[int], void: Any = None) -> NucleusMaps:
+def maps_of(instances, classes, void=None):
     instances, of = np.array(instances, np.int32), np.array(classes, np.uint8)
     semantic, ternary = of[instances], ternary_map(instances)
     if void is not None:
@@ -22,7 +20,7 @@ def maps_of(instances: Any, classes: list[int], void: Any = None) -> NucleusMaps
     return NucleusMaps(instances, semantic, ternary, of)
 
 
-def spoilt(truth: NucleusMaps, seed: int) -> NucleusMaps:
+def spoilt(truth, seed):
     """The truth as a poor prediction: moved, some nuclei missed, joined, made up or of another class."""
     rng = np.random.default_rng(seed)
     labels = np.roll(truth.instances, (2, 1), (0, 1))
@@ -41,7 +39,7 @@ def spoilt(truth: NucleusMaps, seed: int) -> NucleusMaps:
 
 
 @pytest.fixture(scope="module")
-def pairs() -> list[tuple[NucleusMaps, NucleusMaps]]:
+def pairs():
     truths = [toy_nuclei(seed, Size(160, 200)).maps for seed in (3, 4)]
     with_void = np.zeros((160, 200), bool)
     with_void[60:120, 50:150] = True
@@ -51,7 +49,7 @@ def pairs() -> list[tuple[NucleusMaps, NucleusMaps]]:
     return [(void_truth, spoilt(truths[0], 1)), (truths[1], spoilt(truths[1], 2))]
 
 
-def test_counted_by_hand() -> None:
+def test_counted_by_hand():
     truth = maps_of([[1, 1, 1, 1, 0, 2, 2, 0, 3, 3]], [0, 1, 2, 1])
     predicted = maps_of([[1, 1, 1, 0, 0, 0, 2, 2, 3, 3]], [0, 1, 2, 4])
     found = score_nuclei(truth, predicted, 0.25)
@@ -71,7 +69,7 @@ def test_counted_by_hand() -> None:
     assert values["f1_detection"] == 1
 
 
-def test_false_positives_count_in_images_without_the_class_too() -> None:
+def test_false_positives_count_in_images_without_the_class_too():
     with_it = maps_of([[1, 1, 0, 0]], [0, 3])
     without = maps_of([[0, 0, 0, 0]], [0])
     alone = nucleus_values([score_nuclei(with_it, with_it, 0.25)])
@@ -85,7 +83,7 @@ def test_false_positives_count_in_images_without_the_class_too() -> None:
     assert set(nucleus_values([])) == set(nothing)
 
 
-def test_void_pixels_and_nuclei_in_them_count_for_nothing() -> None:
+def test_void_pixels_and_nuclei_in_them_count_for_nothing():
     void = np.array([[0, 0, 0, 0, 1, 1, 1, 1, 0, 0]], bool)
     truth = maps_of([[1, 1, 1, 0, 0, 0, 0, 0, 0, 0]], [0, 1], void)
     # 1 is right and spills into the void; 2 lies there by two thirds; 3 by a half, so it counts.
@@ -97,7 +95,7 @@ def test_void_pixels_and_nuclei_in_them_count_for_nothing() -> None:
     assert found.semantic.sum() == found.ternary.sum() == 6
 
 
-def test_nuclei_of_unknown_class_count_for_no_class() -> None:
+def test_nuclei_of_unknown_class_count_for_no_class():
     truth = maps_of([[1, 1, 0, 2, 2]], [0, IGNORED, 1])
     predicted = maps_of([[1, 1, 0, 2, 2]], [0, 4, 1])
     found = score_nuclei(truth, predicted, 0.25)
@@ -106,20 +104,20 @@ def test_nuclei_of_unknown_class_count_for_no_class() -> None:
     assert found.classified.sum() == 1
 
 
-def test_a_class_that_is_never_predicted_counts_0_in_the_means() -> None:
+def test_a_class_that_is_never_predicted_counts_0_in_the_means():
     truth, predicted = (maps_of([[1, 1, 0, 2, 2]], [0, 1, second]) for second in (3, 1))
     values = nucleus_values([score_nuclei(truth, predicted, 0.25)])
     assert values["pq_neutrophil"] == values["dice_neutrophil_macro"] == 0
     assert values["pq_classes"] == values["dice_mean_micro"] == pytest.approx((2 / 3 + 0) / 2)
 
 
-def test_a_nucleus_that_was_given_no_class_is_of_a_wrong_one() -> None:
+def test_a_nucleus_that_was_given_no_class_is_of_a_wrong_one():
     truth = maps_of([[1, 1, 0, 2, 2]], [0, 1, 2])
     found = nucleus_values([score_nuclei(truth, maps_of([[1, 1, 0, 2, 2]], [0, 0, 2]), 0.25)])
     assert (found["pq_binary"], found["pq_epithelial"], found["class_accuracy"]) == (1, 0, 0.5)
 
 
-def test_panoptic_quality_is_that_of_torchmetrics(pairs: list[tuple[NucleusMaps, NucleusMaps]]) -> None:
+def test_panoptic_quality_is_that_of_torchmetrics(pairs):
     import_smp()  # makes torchvision importable, which torchmetrics brings in
     torch = pytest.importorskip("torch")
     from torchmetrics.detection import PanopticQuality
@@ -146,7 +144,7 @@ def test_panoptic_quality_is_that_of_torchmetrics(pairs: list[tuple[NucleusMaps,
     assert any(0 < value < 1 for value in ours)
 
 
-def plain_aji(truth: np.ndarray, predicted: np.ndarray) -> float:
+def plain_aji(truth, predicted):
     """Kumar's definition word for word, for maps without ties."""
     shared = union = 0
     used = set()
@@ -165,7 +163,7 @@ def plain_aji(truth: np.ndarray, predicted: np.ndarray) -> float:
     return float(shared / union)
 
 
-def test_aji_is_kumars_definition(pairs: list[tuple[NucleusMaps, NucleusMaps]]) -> None:
+def test_aji_is_kumars_definition(pairs):
     truth, predicted = (maps.instances for maps in pairs[1])
     shared, union = aggregated_jaccard(truth, predicted)
     assert shared / union == pytest.approx(plain_aji(truth, predicted))
@@ -174,16 +172,16 @@ def test_aji_is_kumars_definition(pairs: list[tuple[NucleusMaps, NucleusMaps]]) 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_numbers_of_instances_decide_nothing(pairs: list[tuple[NucleusMaps, NucleusMaps]], seed: int) -> None:
+def test_numbers_of_instances_decide_nothing(pairs, seed):
     rng = np.random.default_rng(seed)
 
-    def renumbered(maps: NucleusMaps) -> NucleusMaps:
+    def renumbered(maps):
         order = np.append(0, 1 + rng.permutation(len(maps.classes) - 1))
         classes = np.empty_like(maps.classes)
         classes[order] = maps.classes
         return NucleusMaps(order[maps.instances].astype(np.int32), maps.semantic, maps.ternary, classes)
 
-    def scored(sides: list[tuple[NucleusMaps, NucleusMaps]]) -> dict[str, float | None]:
+    def scored(sides):
         found: list[ImageScores] = [score_nuclei(truth, predicted, 0.25) for truth, predicted in sides]
         return nucleus_values(found)
 
@@ -198,7 +196,7 @@ def test_numbers_of_instances_decide_nothing(pairs: list[tuple[NucleusMaps, Nucl
     assert panoptic(truth, halves, none) == panoptic(truth, swapped, none)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_what_does_not_fit_is_refused():
     one, other = maps_of([[1, 0]], [0, 1]), maps_of([[1, 0, 0]], [0, 1])
     with pytest.raises(ValueError, match="shape"):
         score_nuclei(one, other, 0.25)

@@ -60,7 +60,7 @@ def tile(folder, name):
     """A tile whose files can be told from others', which is all that is looked at of them here."""
     path = folder / f"{name}.png"
     path.write_text(name)
-    return TilePair(name, path, path, Palette.shipped("queensland"), "s")
+    return TilePair(name=name, image_path=path, mask_path=path, palette=Palette.shipped("queensland"), slide="s")
 
 
 def ended(study, *states):

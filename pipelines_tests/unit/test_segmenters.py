@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -34,11 +33,11 @@ CPU = choose_compute("cpu", "fp32", 1, backend="torch")
 class ToyInstanSeg(torch.nn.Module):
     """A program of InstanSeg's form: RGB at its own scale in, instances out, here dark blobs numbered by pooling."""
 
-    def __init__(self, pixel_size: float = 0.5):
+    def __init__(self, pixel_size=0.5):
         super().__init__()
         self.pixel_size = pixel_size
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         dark = (x[:, :1] < 0.27).float()
         height, width = x.shape[2], x.shape[3]
         labels = torch.arange(1, height * width + 1, dtype=torch.float32).view(1, 1, height, width) * dark
@@ -47,7 +46,7 @@ class ToyInstanSeg(torch.nn.Module):
         return labels
 
 
-def instanseg(folder: Path, network: torch.nn.Module | None = None) -> Path:
+def instanseg(folder, network=None):
     file = folder / "theirs.pt"
     torch.jit.save(torch.jit.script(network or ToyInstanSeg()), file)
     entry = published()[segmenters.INSTANSEG]
@@ -111,7 +110,7 @@ def test_the_setting_chooses_it_and_a_missing_network_is_one_sentence(tmp_path):
 
 
 class Flat(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return x.mean()
 
 

@@ -1,25 +1,16 @@
 """Stains by lookup tables are scikit-image's."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from skimage.color import rgb2hed
 
 from dermatome.imaging.background import slide_background
-from dermatome.imaging.stains import (
-    DECADIC_OD_PER_UNIT,
-    STAIN_VECTORS,
-    SWAPPED,
-    Stain,
-    separate_stains,
-    why_no_stains,
-)
+from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, SWAPPED, Stain, separate_stains, why_no_stains
 from dermatome.slides.slide import read_slide
 
 
 @pytest.mark.parametrize("height", [1, 255, 256, 257, 600])
-def test_the_same_as_scikit_image(height: int) -> None:
+def test_the_same_as_scikit_image(height):
     rgb = np.random.default_rng(height).integers(0, 256, (height, 37, 3), dtype=np.uint8)
     rgb[0, :12] = [[r, g, b] for r in (0, 255) for g in (0, 1, 255) for b in (0, 255)]
     found = separate_stains(rgb)
@@ -27,7 +18,7 @@ def test_the_same_as_scikit_image(height: int) -> None:
     assert np.isfinite(found).all()
 
 
-def test_stains_come_in_the_order_asked_for() -> None:
+def test_stains_come_in_the_order_asked_for():
     rgb = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     every = separate_stains(rgb)
     some = separate_stains(rgb, (Stain.DAB, Stain.HEMATOXYLIN))
@@ -35,14 +26,14 @@ def test_stains_come_in_the_order_asked_for() -> None:
     assert some.dtype == np.float32
 
 
-def test_the_unit_is_a_sixth_of_decadic_optical_density() -> None:
+def test_the_unit_is_a_sixth_of_decadic_optical_density():
     light = 255 * 10 ** -(0.6 * STAIN_VECTORS[Stain.DAB])
     pixel = np.rint(light).astype(np.uint8)[None, None]
     found = separate_stains(pixel)[0, 0] * DECADIC_OD_PER_UNIT
     np.testing.assert_allclose(found, [0, 0, 0.6], atol=0.01)
 
 
-def test_green_swapped_with_another_channel_is_found_on_real_slides(realdata: Path) -> None:
+def test_green_swapped_with_another_channel_is_found_on_real_slides(realdata):
     for path in (*(realdata / "hpa_ihc").glob("*.jpg"), realdata / "ihc" / "K10.jpg"):
         slide = read_slide(path)
         rgb, i0 = slide.overview(512), np.array(slide_background(slide).i0)
@@ -52,6 +43,6 @@ def test_green_swapped_with_another_channel_is_found_on_real_slides(realdata: Pa
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
-def test_other_arrays_are_refused(wrong: np.ndarray) -> None:
+def test_other_arrays_are_refused(wrong):
     with pytest.raises(ValueError, match="uint8"):
         separate_stains(wrong)

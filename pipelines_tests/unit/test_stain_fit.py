@@ -1,7 +1,5 @@
 """Macenko's fit on mixes of known stains, its fall-backs, and the look that slides are given."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from torchstain.base.normalizers.macenko import MacenkoNormalizer
@@ -22,11 +20,11 @@ OTHER = np.array([[0.66, 0.65, 0.37], [0.34, 0.79, 0.51]])
 STRENGTHS = np.array([1.3, 0.6])
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def amounts(count: int) -> np.ndarray:
+def amounts(count):
     """Amounts of both stains whose 99th percentiles are about 1: nuclei, cytoplasm, and much in between."""
     rng = np.random.default_rng(0)
     share = np.concatenate([np.zeros(count // 5), np.ones(count // 5), rng.uniform(0, 1, count - 2 * (count // 5))])
@@ -34,15 +32,15 @@ def amounts(count: int) -> np.ndarray:
     return np.stack([share * whole, (1 - share) * whole], axis=1)
 
 
-def painted(mixed: np.ndarray, vectors: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+def painted(mixed, vectors, strengths):
     return np.rint(255 * 10 ** -((mixed * strengths) @ unit(vectors))).clip(0, 255).astype(np.uint8)
 
 
-def between_deg(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def between_deg(one, other):
     return np.degrees(np.arccos((unit(np.array(one)) * unit(other)).sum(axis=1).clip(-1, 1)))
 
 
-def test_known_stains_are_found_again() -> None:
+def test_known_stains_are_found_again():
     fit = fit_stains(painted(amounts(20_000), OTHER, STRENGTHS))
     assert fit.outcome is StainOutcome.FITTED
     assert (between_deg(fit.vectors, OTHER) < 2).all()
@@ -50,7 +48,7 @@ def test_known_stains_are_found_again() -> None:
     assert fit.check().passed
 
 
-def agrees_with_torchstain(pixels: np.ndarray) -> None:
+def agrees_with_torchstain(pixels):
     """Ours against a published implementation, on what both take for stained: within 0.1° and 0.2 %."""
     density = -np.log10(np.maximum(pixels, 1) / 255)
     pixels = np.maximum(pixels, 1)[(density.min(axis=1) > 0.07) & (density.mean(axis=1) > 0.16)]
@@ -61,17 +59,17 @@ def agrees_with_torchstain(pixels: np.ndarray) -> None:
     np.testing.assert_allclose(fit.strengths, theirs.maxCRef / np.log(10), rtol=0.002)
 
 
-def test_the_fit_is_that_of_a_published_implementation() -> None:
+def test_the_fit_is_that_of_a_published_implementation():
     agrees_with_torchstain(painted(amounts(20_000), OTHER, STRENGTHS))
     agrees_with_torchstain(painted(toy_nuclei(3, Size(300, 300)).densities + 0.05, OTHER, np.ones(2)).reshape(-1, 3))
 
 
-def test_the_fit_of_real_slides_is_that_of_a_published_implementation(realdata: Path) -> None:
+def test_the_fit_of_real_slides_is_that_of_a_published_implementation(realdata):
     for path in sorted((realdata / "monuseg").glob("*.tif")):
         agrees_with_torchstain(read_slide(path).whole().reshape(-1, 3))
 
 
-def test_a_slide_is_given_the_look_of_the_reference() -> None:
+def test_a_slide_is_given_the_look_of_the_reference():
     mixed = amounts(20_000)
     own = painted(mixed, OTHER, STRENGTHS)
     wanted = painted(mixed, REFERENCE_VECTORS, REFERENCE_STRENGTHS)
@@ -94,9 +92,7 @@ def test_a_slide_is_given_the_look_of_the_reference() -> None:
         (painted(amounts(5000), np.array([[0.45, 0.85, 0.30], [0.36, 0.69, 0.63]]), STRENGTHS), StainOutcome.NOT_HE),
     ],
 )
-def test_where_the_fit_is_off_colours_are_left_and_the_check_says_why(
-    pixels: np.ndarray, outcome: StainOutcome
-) -> None:
+def test_where_the_fit_is_off_colours_are_left_and_the_check_says_why(pixels, outcome):
     fit = fit_stains(pixels)
     assert fit.outcome is outcome
     check = fit.check()
@@ -108,7 +104,7 @@ def test_where_the_fit_is_off_colours_are_left_and_the_check_says_why(
 
 
 @pytest.mark.parametrize("glass", [247, 212])
-def test_a_slide_is_fitted_once_on_its_tissue_whatever_glass_is_around(glass: int) -> None:
+def test_a_slide_is_fitted_once_on_its_tissue_whatever_glass_is_around(glass):
     # The toy's own eosin is purer than any on real slides.
     tissue = painted(toy_nuclei(3, Size(300, 300)).densities + 0.05, OTHER, np.array([1.0, 1.0]))
     toy = Slide("toy", tissue, 0.25, MppSource.DECLARED, "0" * 64)
@@ -124,7 +120,7 @@ def test_a_slide_is_fitted_once_on_its_tissue_whatever_glass_is_around(glass: in
     )
 
 
-def test_real_slides_of_different_stain_come_nearer_to_one_another(realdata: Path) -> None:
+def test_real_slides_of_different_stain_come_nearer_to_one_another(realdata):
     slides = [read_slide(realdata / "monuseg" / f"TCGA-{name}-01Z-00-DX1.tif") for name in ("21-5784", "21-5786")]
     fits: list[StainFit] = [fit_slide(slide) for slide in slides]
     assert [fit.outcome for fit in fits] == [StainOutcome.FITTED] * 2

@@ -1,7 +1,6 @@
 """Our cells against those of Cellpose's own code: same weights, same prepared image, same settings."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,9 @@ from dermatome.inference.compute import Compute
 from dermatome.metrics.instances import f1_at_iou
 from dermatome.skin.cells.cyto2 import SizeModel
 from dermatome.skin.cells.image import CellImage, cell_image_of
-from dermatome.skin.cells.network import CellNetwork, load_cell_network
-from dermatome.skin.cells.segment import segment_cells
+from dermatome.skin.cells.network import load_cell_network
+from dermatome.skin.cells.segment import estimate_diameter, segment_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.cells.size import estimate_diameter
 from dermatome.slides.slide import MppSource, Slide, read_slide
 from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.reference.stock_cellpose import cyto2_sized_weights, stock_cells, stock_model
@@ -23,16 +21,16 @@ CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def weights(tmp_path_factory):
     return cyto2_sized_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
-def network(weights: tuple[Path, Path]) -> CellNetwork:
+def network(weights):
     return load_cell_network(weights[0], replace(CPU, backend="openvino"))
 
 
-def agreement(slide: Slide, mask: np.ndarray, network: CellNetwork, state_dict: Path, settings: CellSettings) -> float:
+def agreement(slide, mask, network, state_dict, settings):
     found = segment_cells(slide, mask, network, settings)
     assert found.crop is not None
     assert found.diameter_px is not None
@@ -47,9 +45,7 @@ def agreement(slide: Slide, mask: np.ndarray, network: CellNetwork, state_dict: 
 
 
 @pytest.mark.parametrize("diameter_um", [None, 6.5])
-def test_cells_of_a_toy_are_those_of_stock_cellpose(
-    network: CellNetwork, weights: tuple[Path, Path], diameter_um: float | None
-) -> None:
+def test_cells_of_a_toy_are_those_of_stock_cellpose(network, weights, diameter_um):
     toy = toy_slide(5, size_px=400, island=False)
     rows, columns = np.nonzero(toy.mask == TissueClass.EPIDERMIS)
     top, left = (max(0, int(np.median(at)) - 110) for at in (rows, columns))
@@ -59,18 +55,14 @@ def test_cells_of_a_toy_are_those_of_stock_cellpose(
     assert agreement(slide, toy.mask[part], network, weights[1], settings) >= 0.98
 
 
-def test_cells_of_a_real_core_are_those_of_stock_cellpose(
-    network: CellNetwork, weights: tuple[Path, Path], realdata: Path
-) -> None:
+def test_cells_of_a_real_core_are_those_of_stock_cellpose(network, weights, realdata):
     core = read_slide(realdata / "hpa_ihc" / "7921_A_1_1.jpg")
     slide = Slide("core", np.ascontiguousarray(core.pixels[1300:1600, 1300:1600]), 0.5, MppSource.DECLARED, "0")
     mask = np.full((300, 300), TissueClass.EPIDERMIS, dtype=np.uint8)
     assert agreement(slide, mask, network, weights[1], CellSettings()) >= 0.98
 
 
-def test_the_size_estimate_is_that_of_cellposes_size_model(
-    network: CellNetwork, weights: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_size_estimate_is_that_of_cellposes_size_model(network, weights, tmp_path):
     from cellpose.models import SizeModel as StockSizeModel
 
     toy = toy_slide(5, size_px=400, island=False)
@@ -86,15 +78,13 @@ def test_the_size_estimate_is_that_of_cellposes_size_model(
     stock = StockSizeModel(stock_model(weights[1]), pretrained_size=str(tmp_path / "size.npy"))
     wanted, _ = stock.eval(image.network_input(region), channels=[0, 0], normalize=False)
 
-    from dermatome.skin.cells.blocks import Dynamics
-    from dermatome.skin.cells.flows import CellFlows
+    from dermatome.skin.cells.blocks import cells_by_block
+    from dermatome.skin.cells.flows import CellFlows, Dynamics
 
-    found = estimate_diameter(
-        image,
-        ours,
-        network.diameter_px,
-        lambda box, diameter_px: CellFlows(network, image, box, diameter_px),
-        lambda diameter_px: Dynamics(diameter_px, round(200 * diameter_px / network.diameter_px), 0.4, 0.0, 15),
-        (3.0, 300.0),
-    )
+    def cells_in(box, diameter_px):
+        flows = CellFlows(network, image, box, diameter_px)
+        how = Dynamics(diameter_px, round(200 * diameter_px / network.diameter_px), 0.4, 0.0, 15)
+        return flows, cells_by_block(flows, box, image.may_be_near, how)
+
+    found = estimate_diameter(image, ours, network.diameter_px, cells_in, (3.0, 300.0))
     assert found == pytest.approx(wanted, rel=0.05)

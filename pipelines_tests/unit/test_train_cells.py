@@ -1,7 +1,5 @@
 """Training of the shipped cell network learns, and writes weights that load."""
 
-from pathlib import Path
-
 import pytest
 
 from dermatome.inference.compute import Compute
@@ -14,7 +12,7 @@ CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
 TINY = cells_task(CELLS.changed(epochs=2, batch=2, crop_px=64, nbase=(2, 4, 4, 4, 8)), slides=1, tested=1)
 
 
-def test_it_learns_and_writes_what_can_be_loaded(tmp_path: Path) -> None:
+def test_it_learns_and_writes_what_can_be_loaded(tmp_path):
     trained = train(TINY, CPU)
     losses = trained.history["train_loss"].tolist()
     assert losses[-1] < 0.9 * losses[0]

@@ -197,7 +197,7 @@ def test_the_manifest_is_the_split_and_the_card_names_it(folder, tmp_path, compu
     sides = known_sides(rows)
     other_seed = split_samples(load_tiles(folder), 0.15, 77, sides)
     assert [tile.name for tile in other_seed.validation] == [row.name for row in rows if row.side == "validation"]
-    new = [*load_tiles(folder), *(replace(tile, name=f"n{tile.name}", group=f"new{n}") for n, tile in
+    new = [*load_tiles(folder), *(replace(tile, name=f"n{tile.name}", slide=f"new{n}") for n, tile in
                                   enumerate(load_tiles(folder)))]  # fmt: skip
     grown = split_samples(new, 0.34, 77, sides)
     assert {tile.name for tile in grown.validation} > {tile.name for tile in other_seed.validation}
@@ -236,7 +236,7 @@ def test_crops_move_image_and_labels_together():
 
 
 def test_splits_hold_out_whole_slides_and_do_not_depend_on_order(folder):
-    tiles = [replace(tile, group=f"slide{n // 2}") for n, tile in enumerate(load_tiles(folder))]
+    tiles = [replace(tile, slide=f"slide{n // 2}") for n, tile in enumerate(load_tiles(folder))]
     split = split_samples(tiles, 0.3, 0)
     assert len(split.validation) == 2
     assert not {t.group for t in split.train} & {t.group for t in split.validation}
@@ -244,10 +244,10 @@ def test_splits_hold_out_whole_slides_and_do_not_depend_on_order(folder):
     assert split == split_samples(tiles[::-1], 0.3, 0)
     assert len({split_samples(tiles, 0.3, seed).validation for seed in range(10)}) > 1
     assert split_samples(tiles, 0, 0).validation == ()
-    one_slide = split_samples([replace(tile, group="s") for tile in tiles], 0.2, 0)
+    one_slide = split_samples([replace(tile, slide="s") for tile in tiles], 0.2, 0)
     assert len(one_slide.validation) == 1
     stains = [*tiles[:3], *(replace(tile, name=f"{tile.name}+ihc") for tile in tiles[:3])]
-    both = split_samples([replace(tile, group="s") for tile in stains], 0.2, 0)
+    both = split_samples([replace(tile, slide="s") for tile in stains], 0.2, 0)
     assert len({tile.mask_path for tile in both.validation}) == 1
     assert len(both.validation) == 2
     with pytest.raises(BadSetting, match="The tiles are one"):

@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from dermatome.metrics.ordinal import Floats, calibration_error, level_counts, quadratic_kappa, rank_correlation
 from dermatome.skin.agreement.settings import AgreementSettings
 from dermatome.skin.agreement.thresholds import learn_thresholds
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 SCORES = ("kappa", "accuracy", "spearman", "calibration_error")
+ENDS = ("", "_low", "_high")
+"""Suffixes of a score and of the ends of its interval."""
 _AT_ONCE = 200
 _PAIR = ["antibody", "tissue"]
 
@@ -98,8 +98,6 @@ def compare(
         settings: None takes the defaults.
         targets: What is compared.
     """
-    import pandas as pd
-
     settings = settings or AgreementSettings()
     known = cores[cores["antibody"].notna()]
     pairs = pool(known)
@@ -116,19 +114,11 @@ def compare(
             scores.append(names | {"antibodies": part["antibody"].nunique(), "pairs": len(part)} | found)
         if len(read):
             confusion.append(_confusion(read, target, settings))
-    ends = ("", "_low", "_high")
-    of_scores = [
-        "target",
-        "grouped_by",
-        "group_name",
-        "antibodies",
-        "pairs",
-        *(f"{s}{end}" for s in SCORES for end in ends),
-    ]
+    of_scores = ["target", "grouped_by", "group_name", "antibodies", "pairs"]
     return Agreement(
         pd.concat(rows, ignore_index=True),
-        pd.DataFrame(scores, columns=of_scores),
-        _together(confusion, ["target", "annotated", "read", "pairs", *(f"share{end}" for end in ends)]),
+        pd.DataFrame(scores, columns=[*of_scores, *(f"{score}{end}" for score in SCORES for end in ENDS)]),
+        _together(confusion, ["target", "annotated", "read", "pairs", *(f"share{end}" for end in ENDS)]),
         _together(thresholds, ["target", "level", "begins_at", "lowest_of_folds", "highest_of_folds"]),
         pairs["antibody"].nunique(),
         cores.loc[cores["antibody"].isna(), "slide"].nunique(),
@@ -136,8 +126,6 @@ def compare(
 
 
 def _together(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(columns))
 
 
@@ -167,8 +155,6 @@ def _joined(values: pd.Series) -> str:
 
 def _read(pairs: pd.DataFrame, target: Target, settings: AgreementSettings) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The rows of a target with the level that is read, and its thresholds."""
-    import pandas as pd
-
     rows = pairs[pairs[target.name].notna() & pairs[target.measure].notna()].reset_index(drop=True)
     measure, level = rows[target.measure].to_numpy(float), rows[target.name].to_numpy(int)
     names = np.array(sorted(rows["antibody"].unique()))
@@ -186,15 +172,9 @@ def _read(pairs: pd.DataFrame, target: Target, settings: AgreementSettings) -> t
             likely[mine] = probabilities[np.arange(len(found)), level[mine]]
             sure[mine] = probabilities[np.arange(len(found)), found]
     shown = rows[["gene", "ensembl_id", *_PAIR, "slides", "patients", "release", "reliability"]].assign(
-        target=target.name,
-        measure=measure,
-        annotated=_named(target, level),
-        read=_named(target, read),
-        annotated_level=level,
-        read_level=read,
-        probability=likely,
-        confidence=sure,
-    )
+        target=target.name, measure=measure, annotated=_named(target, level), read=_named(target, read),
+        annotated_level=level, read_level=read, probability=likely, confidence=sure,
+    )  # fmt: skip
     final = learn_thresholds(measure, level, len(target.levels)) if of_folds else None
     if final is None:
         return shown, None
@@ -221,13 +201,8 @@ def _with_intervals(
 ) -> dict[str, float]:
     """Scores of the rows, and of each its interval over antibodies, NaN for few antibodies.
 
-    Args:
-        rows: Of one target.
-        settings: See :class:`AgreementSettings`.
-        scores: Of rows and (resamples, rows) weights, (resamples,) numbers by name.
+    ``scores`` gives (resamples,) numbers by name of rows and their (resamples, rows) weights.
     """
-    import pandas as pd
-
     found = {name: float(values[0]) for name, values in scores(rows, np.ones((1, len(rows)))).items()}
     antibody, names = rows["antibody"].factorize()
     low: dict[Any, float] = dict.fromkeys(found, np.nan)
@@ -240,7 +215,7 @@ def _with_intervals(
             drawn.append(pd.DataFrame(scores(rows, times[:, antibody].astype(float))))
         tails = ((1 - settings.confidence) / 2, (1 + settings.confidence) / 2)
         low, high = (dict(row.items()) for _, row in pd.concat(drawn).quantile(tails).iterrows())
-    return {f"{n}{end}": values[n] for n in found for end, values in (("", found), ("_low", low), ("_high", high))}
+    return {f"{n}{end}": values[n] for n in found for end, values in zip(ENDS, (found, low, high), strict=True)}
 
 
 def _counts(rows: pd.DataFrame, weights: Floats, levels: int) -> Floats:
@@ -266,8 +241,6 @@ def _shares(rows: pd.DataFrame, weights: Floats, levels: int) -> dict[str, Float
 
 
 def _confusion(rows: pd.DataFrame, target: Target, settings: AgreementSettings) -> pd.DataFrame:
-    import pandas as pd
-
     levels = len(target.levels)
     found = _with_intervals(rows, settings, partial(_shares, levels=levels))
     return pd.DataFrame(
@@ -276,6 +249,6 @@ def _confusion(rows: pd.DataFrame, target: Target, settings: AgreementSettings) 
             "annotated": np.repeat(target.levels, levels),
             "read": np.tile(target.levels, levels),
             "pairs": _counts(rows, np.ones((1, len(rows))), levels).ravel().astype(int),
-            **{f"share{end}": [found[f"{n}{end}"] for n in range(levels**2)] for end in ("", "_low", "_high")},
+            **{f"share{end}": [found[f"{n}{end}"] for n in range(levels**2)] for end in ENDS},
         }
     )

@@ -61,13 +61,12 @@ def _measures(axes: Axes, found: Agreement, target: Target) -> None:
 def _matrix(axes: Axes, found: Agreement, target: Target) -> None:
     levels = len(target.levels)
     axes.set_title("Pairs by level; shaded by share of the row", fontsize=9, loc="left", color=INK)
-    counts = np.zeros((levels, levels), int)
     cells = found.confusion[found.confusion["target"] == target.name]
     if cells.empty:
         axes.set_title("No level could be read: too few antibodies", fontsize=9, loc="left", color=GREY)
         axes.set_axis_off()
         return
-    counts += cells["pairs"].to_numpy(int).reshape(counts.shape)
+    counts = cells["pairs"].to_numpy(int).reshape(levels, levels)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(counts.shape):

@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dermatome.hpa.settings import ATTRIBUTION, LICENCE_PAGE
-from dermatome.pipeline.stage_files import synthetic_warning, write_figure, write_frame
-from dermatome.reports.html import data_uri, template
-from dermatome.skin.agreement.compare import SCORES, TARGETS, Agreement, compare
+from dermatome.pipeline.stage_files import synthetic_warning, write_report
+from dermatome.skin.agreement.compare import ENDS, SCORES, TARGETS, Agreement, compare
 from dermatome.skin.agreement.figures import agreement_figure
 from dermatome.skin.agreement.settings import AgreementSettings
-from dermatome.skin.profiles.stage import CARD_FILE, CORES_TABLE, all_genes, any_synthetic
+from dermatome.skin.profiles.stage import CORES_TABLE, all_genes, any_synthetic, page
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult, content_version
@@ -37,13 +35,7 @@ _COLUMNS = (
 
 
 def make_agreement(root: DataRoot, folder: Path, settings: AgreementSettings) -> StageResult:
-    """Writes the tables of :class:`Agreement`, `figure.png`, `figure.svg` and `agreement.html`.
-
-    Args:
-        root: Data root.
-        folder: Folder to write to.
-        settings: How annotation and measurements are compared.
-    """
+    """Writes the tables of :class:`Agreement`, `figure.png`, `figure.svg` and `agreement.html`."""
     found = compare(all_genes(root, CORES_TABLE, _COLUMNS), settings)
     rows = found.rows.drop(columns=["annotated_level", "read_level"])
     tables = {
@@ -54,34 +46,24 @@ def make_agreement(root: DataRoot, folder: Path, settings: AgreementSettings) ->
     }
     synthetic = any_synthetic(root)
     warning = synthetic_warning(synthetic)
-    for name, table in tables.items():
-        write_frame(folder / name, table, warning=warning)
-    png, svg = agreement_figure(found)
-    write_figure(folder, png)
-    write_atomic(folder / "figure.svg", svg)
+    drawn = agreement_figure(found)
+    write_report(folder, tables, drawn, warning)
     overall = {row["target"]: row for row in found.scores.to_dict("records") if row["grouped_by"] == "all"}
     sentence = _sentence(found, overall, settings)
-    write_atomic(folder / REPORT_FILE, report_html(found, svg, settings, sentence, warning))
+    write_atomic(folder / REPORT_FILE, report_html(found, drawn[1], settings, sentence, warning))
     return StageResult(
         outcome="agreement" if overall else "nothing_to_compare",
         message=sentence,
         data_version=content_version([*(table.to_csv().encode() for table in tables.values()), warning.encode()]),
         values=synthetic
+        | {"antibodies": found.antibodies, "slides_of_unknown_antibody": found.unknown}
         | {
-            "antibodies": found.antibodies,
-            "slides_of_unknown_antibody": found.unknown,
-            **{
-                f"{target}_{score}{end}": _known(row[f"{score}{end}"])
-                for target, row in overall.items()
-                for score in SCORES
-                for end in ("", "_low", "_high")
-            },
+            f"{target}_{score}{end}": None if math.isnan(value := row[f"{score}{end}"]) else value
+            for target, row in overall.items()
+            for score in SCORES
+            for end in ENDS
         },
     )
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _sentence(found: Agreement, overall: Mapping[str, Mapping[Any, Any]], settings: AgreementSettings) -> str:
@@ -97,7 +79,7 @@ def _sentence(found: Agreement, overall: Mapping[str, Mapping[Any, Any]], settin
 
 def _number(row: Mapping[Any, Any], score: str, interval: str) -> str:
     """A score with two digits, and its interval if it has one."""
-    value, low, high = (row[f"{score}{end}"] for end in ("", "_low", "_high"))
+    value, low, high = (row[f"{score}{end}"] for end in ENDS)
     if math.isnan(value):
         return "not defined"
     return f"{value:.2f}" + ("" if math.isnan(low) else interval.format(f"{low:.2f}", f"{high:.2f}"))
@@ -112,30 +94,17 @@ def report_html(found: Agreement, svg: bytes, settings: AgreementSettings, sente
     read = found.rows[found.rows["read"].notna()]
     wrong = read[read["read"] != read["annotated"]].sort_values("probability", kind="stable")
     matrices = [(target, _matrix(found, target.name, len(target.levels))) for target in TARGETS]
-    text = template("agreement.html.j2", "dermatome.skin.agreement").render(
-        warning=warning,
-        antibodies=found.antibodies,
-        unknown=found.unknown,
+    return page(
+        "agreement", svg, warning, found=found, settings=settings, sentence=sentence,
         few=found.antibodies < settings.min_antibodies,
-        sentence=sentence,
         overall=[row for row in scores if row["grouped_by"] == "all"],
         groups=[row for row in scores if row["grouped_by"] != "all"],
         matrices=[(target, matrix) for target, matrix in matrices if matrix],
         thresholds=found.thresholds.to_dict("records"),
         wrong=wrong.head(settings.listed).replace({np.nan: None}).to_dict("records"),
-        disagreements=len(wrong),
-        compared=len(read),
-        annotated=len(found.rows),
-        card=CARD_FILE,
-        figure=data_uri("image/svg+xml", svg),
-        settings=settings,
-        pathologists=PATHOLOGISTS,
-        network=NETWORK,
-        between=BETWEEN_PATHOLOGISTS,
-        attribution=ATTRIBUTION,
-        licence_page=LICENCE_PAGE,
-    )
-    return text.encode()
+        disagreements=len(wrong), compared=len(read), annotated=len(found.rows),
+        pathologists=PATHOLOGISTS, network=NETWORK, between=BETWEEN_PATHOLOGISTS,
+    )  # fmt: skip
 
 
 def _matrix(found: Agreement, target: str, levels: int) -> list[list[dict[Any, Any]]]:

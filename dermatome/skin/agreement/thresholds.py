@@ -55,11 +55,6 @@ def learn_thresholds(measure: Floats, level: Ints, levels: int) -> Thresholds | 
     The penalty is weak. It keeps the slope finite where a measure separates levels perfectly, and gives levels without
     an example a narrow place.
 
-    Args:
-        measure: (n,) finite.
-        level: (n,) 0 to ``levels`` − 1.
-        levels: Number of levels.
-
     Returns:
         The thresholds; None if fewer than two levels occur or the measure is constant.
     """

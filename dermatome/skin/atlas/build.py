@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from dermatome.classes import StainingPattern
 from dermatome.skin.atlas.settings import AtlasSettings
 from dermatome.skin.layers.tables import RELATIVE_BINS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GRANULAR = "granular"
 MARKERS = {
@@ -73,11 +71,6 @@ def build_atlas(profiles: pd.DataFrame, antibodies: pd.DataFrame, settings: Atla
     """Puts the profiles of genes together.
 
     Genes are clustered by their DAB at each relative depth (Ward's method, Euclidean distance).
-
-    Args:
-        profiles: Rows of all `profile.parquet`.
-        antibodies: Rows of all `antibodies.parquet`.
-        settings: None takes the defaults.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from dermatome.hpa.settings import ATTRIBUTION, LICENCE_PAGE
-from dermatome.pipeline.stage_files import synthetic_warning, write_figure, write_frame
-from dermatome.reports.html import data_uri, template
+from dermatome.pipeline.stage_files import synthetic_warning, write_report
 from dermatome.skin.atlas.build import Atlas, build_atlas, marker_sentence
 from dermatome.skin.atlas.figures import COLOURS, atlas_figure, highest_dab
 from dermatome.skin.atlas.search import SCRIPT, SCRIPT_SOURCE
 from dermatome.skin.atlas.settings import AtlasSettings
-from dermatome.skin.profiles.stage import ANTIBODIES_TABLE, CARD_FILE, PROFILE_TABLE, all_genes, any_synthetic
+from dermatome.skin.profiles.stage import ANTIBODIES_TABLE, PROFILE_TABLE, all_genes, any_synthetic, page
 from dermatome.storage.files import write_atomic
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ATLAS_FILE = "atlas.html"
 MARKER_CHECK = "markers_as_expected"
@@ -29,34 +25,21 @@ _COLUMNS = ("gene", "ensembl_id", "antibody", "part", "zone", "relative_from", "
 
 
 def make_atlas(root: DataRoot, folder: Path, settings: AtlasSettings) -> StageResult:
-    """Writes `antibodies.parquet`, `figure.png`, `figure.svg` and `atlas.html`.
-
-    Args:
-        root: Data root.
-        folder: Folder to write to.
-        settings: How genes are ordered.
-    """
+    """Writes `antibodies.parquet`, `figure.png`, `figure.svg` and `atlas.html`."""
     profiles, antibodies = (all_genes(root, name, _COLUMNS) for name in (PROFILE_TABLE, ANTIBODIES_TABLE))
     atlas = build_atlas(profiles, antibodies, settings)
     synthetic = any_synthetic(root)
-    warning = synthetic_warning(synthetic)
-    write_frame(folder / ANTIBODIES_TABLE, antibodies, warning=warning)
-    png, svg = atlas_figure(atlas)
-    write_figure(folder, png)
-    write_atomic(folder / "figure.svg", svg)
-    write_atomic(folder / ATLAS_FILE, atlas_html(atlas, profiles, svg, warning))
+    warning, drawn = synthetic_warning(synthetic), atlas_figure(atlas)
+    write_report(folder, {ANTIBODIES_TABLE: antibodies}, drawn, warning)
+    write_atomic(folder / ATLAS_FILE, atlas_html(atlas, profiles, drawn[1], warning))
     right, sentence = sum(one.passed for one in atlas.markers), marker_sentence(atlas.markers)
     return StageResult(
         outcome="atlas" if len(atlas.genes) else "no_genes",
         message=f"{len(atlas.genes)} genes, {len(antibodies)} antibodies. {sentence}",
         data_version=content_version([atlas.depth.tobytes(), antibodies.to_csv().encode(), warning.encode()]),
         values=synthetic
-        | {
-            "genes": len(atlas.genes),
-            "antibodies": len(antibodies),
-            "markers": len(atlas.markers),
-            "markers_as_expected": right,
-        },
+        | {"genes": len(atlas.genes), "antibodies": len(antibodies)}
+        | {"markers": len(atlas.markers), "markers_as_expected": right},
         checks=(Check(MARKER_CHECK, right == len(atlas.markers), sentence),),
     )
 
@@ -83,21 +66,12 @@ def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes, warning: str = 
             atlas.genes[["ensembl_id", "gene"]].itertuples(index=False), colours, atlas.depth, strict=True
         )
     ]
-    text = template("atlas.html.j2", "dermatome.skin.atlas").render(
-        warning=warning,
+    return page(
+        "atlas", svg, warning,
         rows=rows[::-1],  # the figure's first row is its lowest
-        card=CARD_FILE,
-        clustered=atlas.linkage is not None,
-        highest=highest_dab(atlas),
-        figure=data_uri("image/svg+xml", svg),
-        markers=atlas.markers,
-        sentence=marker_sentence(atlas.markers),
-        script=SCRIPT,
-        script_source=SCRIPT_SOURCE,
-        attribution=ATTRIBUTION,
-        licence_page=LICENCE_PAGE,
-    )
-    return text.encode()
+        clustered=atlas.linkage is not None, highest=highest_dab(atlas), markers=atlas.markers,
+        sentence=marker_sentence(atlas.markers), script=SCRIPT, script_source=SCRIPT_SOURCE,
+    )  # fmt: skip
 
 
 def _strip(shades: Any, known: Any) -> str:

@@ -36,13 +36,7 @@ def prepare_cells(
 ) -> PreparedCells:
     """Prepares an annotated image exactly as segmentation does, and the flows of its cells.
 
-    Args:
-        rgb: (H, W, 3) uint8.
-        tissue: (H, W) bool, the region to segment.
-        labels: (H, W) int32, 0 or a cell's number.
-        mpp: microns per pixel.
-        scale: the network's pixels for one of the image's.
-        margin_um: how far beyond the tissue the region extends, microns.
+    ``scale`` is the number of the network's pixels for one of the image's.
     """
     image = cell_image_of(rgb, tissue, mpp, margin_um)
     region = image.region
@@ -73,13 +67,8 @@ def random_crop(
 ) -> tuple[Floats, Floats]:
     """A square crop at a random place, rotated, mirrored and zoomed; 0 beyond the image.
 
-    Args:
-        image: what is cropped.
-        side_px: side of the crop.
-        rng: decides everything.
-        zoom: the scale is drawn between 1 / (1 + ``zoom``) and 1 + ``zoom``.
-        gain: largest relative change of brightness.
-        noise: standard deviation of pixel noise; the bright end of nuclei is about 1.
+    The scale is drawn between 1 / (1 + ``zoom``) and 1 + ``zoom``; ``gain`` is the largest relative change of
+    brightness, ``noise`` the standard deviation of pixel noise, where the bright end of nuclei is about 1.
 
     Returns:
         (side, side) float32 hematoxylin and (3, side, side) float32 ground truth, whose flows rotate with the crop.

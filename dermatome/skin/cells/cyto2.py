@@ -54,12 +54,6 @@ def fetch_cyto2(
 ) -> Path:
     """Puts Cellpose's two ``cyto2`` files into ``folder``, those already there left alone.
 
-    Args:
-        folder: for the files.
-        base_url: where they are.
-        hosts: that may be asked, also where one redirects.
-        progress: called with a short sentence for each file.
-
     Raises:
         FetchFailed: no connection, another host, another status than 200, or more bytes than such a file has; the
             message says how to place the files by hand.
@@ -79,9 +73,7 @@ def fetch_cyto2(
 def read_cyto2(folder: Path | None, styles: int) -> tuple[dict[str, torch.Tensor], str, SizeModel]:
     """Reads the tensors of ``cyto2``, their file's sha256 and the size model from a folder with both files.
 
-    Args:
-        folder: the folder.
-        styles: length of the network's style.
+    ``styles`` is the length of the network's style.
 
     Raises:
         BadWeights: a file is missing, damaged or not what its name says.
@@ -123,12 +115,9 @@ def read_size_model(path: Path, styles: int) -> SizeModel:
             if shape != () or dtype != np.dtype(object):
                 raise ValueError(f"an array of {shape} {dtype}")
             fields = _NumpyUnpickler(file).load().item()
-        model = SizeModel(
-            weights=np.asarray(fields["A"], dtype=np.float64).reshape(-1),
-            mean_style=np.asarray(fields["smean"], dtype=np.float64).reshape(-1),
-            mean_size=float(np.asarray(fields["ymean"]).item()),
-            diameter_px=float(np.asarray(fields["diam_mean"]).item()),
-        )
+        weights, mean_style = (np.asarray(fields[name], dtype=np.float64).reshape(-1) for name in ("A", "smean"))
+        mean_size, diameter_px = (float(np.asarray(fields[name]).item()) for name in ("ymean", "diam_mean"))
+        model = SizeModel(weights, mean_style, mean_size, diameter_px)
         if model.weights.shape != (styles,) or model.mean_style.shape != (styles,):
             raise ValueError(f"{model.weights.size} weights, {styles} wanted")
     except Exception as error:  # pickles fail in as many ways as there are bytes
@@ -137,17 +126,9 @@ def read_size_model(path: Path, styles: int) -> SizeModel:
 
 
 class _NumpyUnpickler(pickle.Unpickler):
-    _ALLOWED = frozenset(
-        {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "scalar"),
-            ("_codecs", "encode"),
-        }
-    )
+    _ALLOWED = frozenset({("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}) | {
+        (f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """The class of that name, if it is one of NumPy's constructors."""

@@ -10,7 +10,7 @@ release Python's global lock, so that parts run in threads.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,56 +19,45 @@ from scipy import ndimage
 from dermatome.classes import Floats, Instances
 from dermatome.imaging.compiled import compiled
 
+if TYPE_CHECKING:
+    from dermatome.skin.cells.flows import Dynamics
+
 _SEED_COUNT = 10  # more pixels than this must end where a cell begins
 _SEED_REACH_PX = 2  # and no more of them within this distance
 _SINK_COUNT = 2  # a sink grows over neighbours at which more than this end
 _SINK_REACH_PX = 5  # this far
 
 
-def cells_of_window(
-    flow: Floats,
-    cell_logits: Floats,
-    *,
-    steps: int,
-    reach_px: int,
-    cellprob_threshold: float,
-    flow_threshold: float,
-    min_area_px: int,
-) -> tuple[Instances, npt.NDArray[np.int64]]:
+def cells_of_window(flow: Floats, cell_logits: Floats, how: Dynamics) -> tuple[Instances, npt.NDArray[np.int64]]:
     """The cells of one part of a slide, in reading order of their first pixels.
 
     Args:
         flow: (2, H, W) float32, down and right, five times a unit vector at most.
         cell_logits: (H, W) float32.
-        steps: how many are taken along the flow.
-        reach_px: how far from its pixel a path may lead, down or up and left or right; so a cell depends on no more
-            of the slide than that, and a few px more, around its sink.
-        cellprob_threshold: logit above which a pixel belongs to a cell.
-        flow_threshold: cells whose flows differ more than this from those of their shape are dropped; 0 keeps all.
-        min_area_px: smaller cells are dropped, before holes are filled and after.
+        how: see :class:`~dermatome.skin.cells.flows.Dynamics`.
 
     Returns:
         (H, W) int32, 0 or the cell's number 1..N; and (N, 2) int64, row and column of each cell's sink, the one place
         by which a cell is known to belong to a part or to its neighbour.
     """
-    inside = cell_logits > np.float32(cellprob_threshold)
+    inside = cell_logits > np.float32(how.cellprob_threshold)
     rows, columns = np.nonzero(inside)
     if rows.size == 0:
         return np.zeros(cell_logits.shape, np.int32), np.zeros((0, 2), np.int64)
     step = np.where(inside[..., None], np.moveaxis(flow, 0, -1), np.float32(0)) / np.float32(5)
-    ends = _follow(np.ascontiguousarray(step), rows, columns, steps, np.float32(reach_px))
+    ends = _follow(np.ascontiguousarray(step), rows, columns, how.steps, np.float32(how.reach_px))
     count = np.zeros(inside.shape, np.int32)
     np.add.at(count.reshape(-1), ends[0] * inside.shape[1] + ends[1], 1)
     sinks = _sinks(count)
     owner = _grow_sinks(count, sinks)
     labels = np.zeros(inside.shape, np.int32)
     labels[rows, columns] = owner[ends[0], ends[1]]
-    if flow_threshold > 0:
-        _drop(labels, _flow_errors(labels, flow, _extents(labels, len(sinks))) > flow_threshold)
-    _drop(labels, np.bincount(labels.ravel(), minlength=len(sinks) + 1)[1:] < min_area_px)
+    if how.flow_threshold > 0:
+        _drop(labels, _flow_errors(labels, flow, _extents(labels, len(sinks))) > how.flow_threshold)
+    _drop(labels, np.bincount(labels.ravel(), minlength=len(sinks) + 1)[1:] < how.min_area_px)
     labels, sinks = _in_reading_order(labels, sinks)
     _fill_holes(labels)
-    _drop(labels, np.bincount(labels.ravel(), minlength=len(sinks) + 1)[1:] < min_area_px)
+    _drop(labels, np.bincount(labels.ravel(), minlength=len(sinks) + 1)[1:] < how.min_area_px)
     return _in_reading_order(labels, sinks)
 
 

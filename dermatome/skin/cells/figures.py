@@ -24,26 +24,7 @@ from dermatome.imaging.overlay import (
 )
 from dermatome.imaging.stains import Stain, separate_stains
 from dermatome.metrics.instances import match_instances
-from dermatome.reports.figures import (
-    DETAIL_UM,
-    GREY,
-    INK,
-    LOSS_CHART,
-    SIDE_PX,
-    Chart,
-    Line,
-    Panel,
-    SlideFigure,
-    best_and_worst,
-    busiest_square,
-    contact_sheet,
-    longest_px,
-    middle,
-    new_figure,
-    plain_axes,
-    preview_panel,
-    to_png,
-)
+from dermatome.reports import figures as parts
 from dermatome.skin.cells.scores import CURVE_IOUS, CellScores, mean_precision
 from dermatome.skin.tissue.figures import TISSUE_LEGEND
 
@@ -53,13 +34,13 @@ if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
 
 CELL_CHARTS = (
-    LOSS_CHART,
-    Chart(
+    parts.LOSS_CHART,
+    parts.Chart(
         "Validation AP",
         (
-            Line("ap_50", "at IoU 0.5", "#0072b2"),
-            Line("ap_75", "at IoU 0.75", "#d55e00", "--"),
-            Line("ap_90", "at IoU 0.9", "#888888", ":"),
+            parts.Line("ap_50", "at IoU 0.5", "#0072b2"),
+            parts.Line("ap_75", "at IoU 0.75", "#d55e00", "--"),
+            parts.Line("ap_90", "at IoU 0.9", "#888888", ":"),
         ),
     ),
 )
@@ -69,11 +50,11 @@ _MATCHED, _FALSE, _MISSED = (0, 158, 115), (213, 94, 0), (0, 114, 178)
 _MATCHES = (("matched at IoU 0.5", _MATCHED), ("annotated, not found", _MISSED), ("found, not annotated", _FALSE))
 
 
-def cells_figure(slide: Slide, tissue_mask: LabelArray, result: CellsResult) -> SlideFigure:
+def cells_figure(slide: Slide, tissue_mask: LabelArray, result: CellsResult) -> parts.SlideFigure:
     """Shows original, tissue, crop, epidermis, hematoxylin, its equalised form, cells and overlay of one slide."""
     size = slide.size
     crop = result.crop or Box.whole(size)
-    whole_px, crop_px = longest_px(size), longest_px(crop.size)
+    whole_px, crop_px = parts.longest_px(size), parts.longest_px(crop.size)
     whole = slide.overview(whole_px)
     tissue = tint_tissue(whole, sample_labels(tissue_mask, Box.whole(size), whole_px))
     pixels = slide.region(crop, fitting(crop.size, crop_px))
@@ -86,37 +67,37 @@ def cells_figure(slide: Slide, tissue_mask: LabelArray, result: CellsResult) -> 
     labels = sample_labels(result.instances, crop, crop_px)
     cells = colour_labels(labels, cell_colours(int(labels.max(initial=0))))
     count = len(result.table)
-    detail = busiest_square(result.table, crop, round(DETAIL_UM / slide.mpp))
+    detail = parts.busiest_square(result.table, crop, round(parts.DETAIL_UM / slide.mpp))
     framed = (Box(
         detail.top_px - crop.top_px, detail.left_px - crop.left_px,
         detail.bottom_px - crop.top_px, detail.right_px - crop.left_px,
     ),)  # fmt: skip
     close = draw_borders(
-        *enlarge(slide.pixels[detail.slices], result.instances[detail.slices], 2 * SIDE_PX), OUTLINE, width_px=3
+        *enlarge(slide.pixels[detail.slices], result.instances[detail.slices], 2 * parts.SIDE_PX), OUTLINE, width_px=3
     )
     panels = (
-        Panel(whole, "a  Original", size, (crop,)),
-        Panel(tissue, "b  Tissue", size, (crop,)),
-        Panel(pixels, "c  Crop", crop.size),
-        Panel(alone, "d  Epidermis", crop.size),
-        Panel(dark, "e  Hematoxylin (dark = much)", crop.size, framed),
-        Panel(equalised, "f  H equalised", crop.size, framed),
-        Panel(cells, f"g  Cells ({count:,})", crop.size, framed),
-        Panel(close, "h  Overlay, framed part", detail.size),
+        parts.Panel(whole, "a  Original", size, (crop,)),
+        parts.Panel(tissue, "b  Tissue", size, (crop,)),
+        parts.Panel(pixels, "c  Crop", crop.size),
+        parts.Panel(alone, "d  Epidermis", crop.size),
+        parts.Panel(dark, "e  Hematoxylin (dark = much)", crop.size, framed),
+        parts.Panel(equalised, "f  H equalised", crop.size, framed),
+        parts.Panel(cells, f"g  Cells ({count:,})", crop.size, framed),
+        parts.Panel(close, "h  Overlay, framed part", detail.size),
     )
     mean = f"mean diameter {result.table['equivalent_diameter_um'].mean():.1f} µm" if count else "no cell found"
     facts = (f"{count:,} cells", mean)
-    sheet = contact_sheet(
-        panels, 4, SIDE_PX, name=slide.name, facts=facts, note=slide.mpp_note, mpp=slide.mpp, legend=TISSUE_LEGEND
+    sheet = parts.contact_sheet(
+        panels, 4, parts.SIDE_PX, name=slide.name, facts=facts, note=slide.mpp_note, mpp=slide.mpp, legend=TISSUE_LEGEND
     )
-    return SlideFigure(sheet, preview_panel(middle(panels[-1]), slide.name, facts, slide.mpp))
+    return parts.SlideFigure(sheet, parts.preview_panel(parts.middle(panels[-1]), slide.name, facts, slide.mpp))
 
 
 def precision_figure(before: Sequence[CellScores], after: Sequence[CellScores]) -> bytes:
     """Shows average precision by the IoU at which a cell counts as found, before and after training."""
-    figure = new_figure(5.2, 3.8)
+    figure = parts.new_figure(5.2, 3.8)
     axes = figure.subplots()
-    for name, scores, colour, style in (("before", before, GREY, "o--"), ("after", after, "#0072b2", "o-")):
+    for name, scores, colour, style in (("before", before, parts.GREY, "o--"), ("after", after, "#0072b2", "o-")):
         if scores:
             values = [value for value in mean_precision(scores, CURVE_IOUS).values() if value is not None]
             axes.plot(CURVE_IOUS[: len(values)], values, style, color=colour, markersize=4, linewidth=1.6, label=name)
@@ -124,20 +105,20 @@ def precision_figure(before: Sequence[CellScores], after: Sequence[CellScores]) 
     axes.set_xlabel("IoU at which a cell counts as found", fontsize=9)
     axes.set_ylabel("Average precision", fontsize=9)
     images = "image" if len(after) == 1 else "images"
-    axes.set_title(f"Cells found, {len(after)} {images} held out", fontsize=10, loc="left", color=INK)
+    axes.set_title(f"Cells found, {len(after)} {images} held out", fontsize=10, loc="left", color=parts.INK)
     axes.legend(fontsize=8, frameon=False)
-    plain_axes(axes)
-    return to_png(figure)
+    parts.plain_axes(axes)
+    return parts.to_png(figure)
 
 
 def cell_samples_figure(scores: Sequence[CellScores]) -> bytes:
-    """Shows the middle of the best and the worst images: image, annotated cells and found cells.
+    """Shows the parts.middle of the best and the worst images: image, annotated cells and found cells.
 
     Raises:
         BadImage: An image cannot be read.
     """
     panels, titles = [], []
-    shown = best_and_worst(scores, lambda score: (-(score.precision[0.5] or 0.0), score.image.name))
+    shown = parts.best_and_worst(scores, lambda score: (-(score.precision[0.5] or 0.0), score.image.name))
     for title, score in shown:
         precision = mean_precision([score])["ap_50"]
         scored = "" if precision is None else f"AP at IoU 0.5 {precision:.2f}  ·  "
@@ -156,17 +137,19 @@ def cell_samples_figure(scores: Sequence[CellScores]) -> bytes:
         ]
         # Images may differ in scale, so the sheet is laid out in µm.
         panels += [
-            Panel(image, name, box.size.scaled(slide.mpp))
+            parts.Panel(image, name, box.size.scaled(slide.mpp))
             for image, name in zip(images, ("Image", "Annotated cells", "Found cells"), strict=True)
         ]
-    return contact_sheet(panels, 3, SIDE_PX, name="Held-out images", mpp=1.0, legend=_MATCHES, row_titles=titles)
+    return parts.contact_sheet(
+        panels, 3, parts.SIDE_PX, name="Held-out images", mpp=1.0, legend=_MATCHES, row_titles=titles
+    )
 
 
 def _outlined(
     pixels: RgbImage, labels: npt.NDArray[np.int32], matched: npt.NDArray[np.bool_], unmatched: Rgb
 ) -> RgbImage:
     """Pixels, paler, with the outlines of cells: matched ones in green, others in the colour ``unmatched``."""
-    large, cells = enlarge(pixels, labels, 2 * SIDE_PX)
+    large, cells = enlarge(pixels, labels, 2 * parts.SIDE_PX)
     times = cells.shape[0] // labels.shape[0]
     right = matched.repeat(times, axis=0).repeat(times, axis=1)
     edge = borders(cells)

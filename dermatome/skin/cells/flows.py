@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -21,8 +22,43 @@ Place = tuple[int, int]
 _EMPTY_LOGIT = -20.0
 _PAD_TO_PX = 16
 _PATCH_PX = 256
+_REACH_DIAMETERS = 3.0  # the paths of a cell's own pixels take half a one
+_BEYOND_REACH_PX = 20  # sinks within 2 px compete, and grow 5 px towards each other
 MAX_SCALE = 10.0
 """An image may be enlarged or shrunk so much for the network."""
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """How flows become cells.
+
+    Attributes:
+        diameter_px: of a cell.
+        steps: along the flow.
+        flow_threshold: cells whose flows differ more than this from those of their shape are dropped; 0 keeps all.
+        cellprob_threshold: logit above which a pixel belongs to a cell.
+        min_area_px: smaller cells are dropped, before holes are filled and after.
+        threads: blocks at once.
+        block_px: side of the blocks; None chooses. It does not change the result.
+    """
+
+    diameter_px: float
+    steps: int
+    flow_threshold: float
+    cellprob_threshold: float
+    min_area_px: int
+    threads: int = 1
+    block_px: int | None = None
+
+    @property
+    def reach_px(self) -> int:
+        """How far a path may lead, down or up and left or right: a cell depends on little more around its sink."""
+        return max(16, round(_REACH_DIAMETERS * self.diameter_px))
+
+    @property
+    def halo_px(self) -> int:
+        """How far a block looks beyond its borders."""
+        return self.reach_px + _BEYOND_REACH_PX
 
 
 class CellFlows:
@@ -34,8 +70,7 @@ class CellFlows:
     holds the tiles between the rows that are still needed and those being run.
 
     Attributes:
-        seam_rows_px: rows of the slide in the middle of two tiles' overlap.
-        seam_columns_px: columns likewise.
+        seams_px: rows, and columns, of the slide in the middle of two tiles' overlap.
         tiles: how many were run.
         style_sum: (S,) float64, the sum of their styles; None where none was.
     """
@@ -51,17 +86,10 @@ class CellFlows:
         tile_overlap: float = 0.1,
         on_tile: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Lays the grid.
+        """Lays the grid over a region whose cells measure ``diameter_px``.
 
-        Args:
-            network: from :func:`dermatome.skin.cells.network.load_cell_network`.
-            image: of the slide.
-            region: the part of the slide to process.
-            diameter_px: of the cells in it.
-            batch: tiles at once.
-            tile_overlap: share of a tile, 0.05 to 0.5; Cellpose's meaning (tiles are counted as if a side grew by
-                twice that share).
-            on_tile: called with the tiles done and the number of tiles.
+        ``tile_overlap`` is a share of a tile, 0.05 to 0.5, with Cellpose's meaning (tiles are counted as if a side grew
+        by twice that share). ``on_tile`` is called with the tiles done and the number of tiles.
 
         Raises:
             BadSetting: cells of this diameter would have to be scaled by more than 10.
@@ -80,10 +108,10 @@ class CellFlows:
         self._blended = TiledArray(None, np.float32, tile_px=_PATCH_PX, channels=4)  # three outputs and their weight
         self.style_sum: npt.NDArray[np.float64] | None = None
         self.tiles = 0
-        self.seam_rows_px, self.seam_columns_px = (
-            tuple((b + (a + TILE_PX - b) / 2) / scale + first for a, b in pairwise(at))
+        self.seams_px = [
+            [(b + (a + TILE_PX - b) / 2) / scale + first for a, b in pairwise(at)]
             for at, first in zip(self._starts, (region.top_px, region.left_px), strict=True)
-        )
+        ]
 
     def run(self) -> Iterator[int]:
         """Runs the network; yields up to which row of the slide flows can be read, ever lower, then the last."""

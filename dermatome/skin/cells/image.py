@@ -45,7 +45,6 @@ class CellImage:
         region: the box of all epidermis and the margin around it; None where there is none.
     """
 
-    size: Size
     epidermis_px: int
     region: Box | None
 
@@ -59,12 +58,7 @@ class CellImage:
     ) -> None:
         """Surveys the slide: where epidermis is, and the percentiles of its hematoxylin.
 
-        Args:
-            size: of the slide.
-            read_rgb: gives the pixels in a box of the slide, (h, w, 3) uint8.
-            read_epidermis: gives which of them are epidermis, (h, w) bool.
-            mpp: microns per pixel.
-            margin_um: how far beyond the epidermis the network sees.
+        ``read_rgb`` and ``read_epidermis`` give the pixels in a box of the slide, (h, w, 3) uint8 and (h, w) bool.
         """
         self.size = size
         self.read_rgb, self.read_epidermis = read_rgb, read_epidermis
@@ -72,9 +66,9 @@ class CellImage:
         self._tile_px = max(1, round(_CLAHE_TILE_UM / mpp))
         self._tiles = max(1, round(_PATCH_PX / self._tile_px))
         self._side_px = self._tiles * self._tile_px
-        self._grey = TiledArray(None, np.uint8, tile_px=self._side_px)
-        self._near = TiledArray(None, np.bool_, tile_px=self._side_px)
-        self._equalised = TiledArray(None, np.uint8, tile_px=self._side_px)
+        self._grey, self._near, self._equalised = (
+            TiledArray(None, kind, tile_px=self._side_px) for kind in (np.uint8, np.bool_, np.uint8)
+        )
         self._grey_done: set[tuple[int, int]] = set()
         self._equalised_done: set[tuple[int, int]] = set()
         self._epidermal = self._survey(round(margin_um / mpp))
@@ -82,11 +76,11 @@ class CellImage:
             return
         panel = fitting(self.region.size, _PANEL_PX)
         self._panel = np.zeros((panel.height_px, panel.width_px), np.uint8)
-        places = [(int(row), int(column)) for row, column in np.argwhere(self._epidermal)]
-        sample = [places[k] for k in np.linspace(0, len(places) - 1, min(len(places), _SAMPLED_PATCHES)).astype(int)]
-        self._low, high = np.percentile(np.concatenate([self._h_of(place) for place in sample]), _STRETCH_PERCENTILES)
+        sample = self._patches(self._epidermal > 0, _SAMPLED_PATCHES)
+        h = np.concatenate([self._hematoxylin(box)[self.read_epidermis(box)] for box in sample])
+        self._low, high = np.percentile(h, _STRETCH_PERCENTILES)
         self._span = max(high - self._low, 1e-6)
-        shades = np.concatenate([self._equalised_of(place) for place in sample])
+        shades = np.concatenate([self.equalised(box)[self.read_epidermis(box)] for box in sample])
         self._dark, bright = np.percentile(shades, _NORMAL_PERCENTILES)
         self._normal_span = max(bright - self._dark, 1.0)
 
@@ -127,7 +121,11 @@ class CellImage:
     def full_patches(self, most: int) -> list[Box]:
         """At most ``most`` patches, evenly chosen among those that hold as much epidermis as the middle one or more."""
         held = self._epidermal[self._epidermal > 0]
-        places = np.argwhere(self._epidermal >= max(1.0, float(np.median(held)) if held.size else 1.0))
+        return self._patches(self._epidermal >= (np.median(held) if held.size else 1), most)
+
+    def _patches(self, wanted: npt.NDArray[np.bool_], most: int) -> list[Box]:
+        """At most ``most`` of the wanted patches, evenly chosen."""
+        places = np.argwhere(wanted)
         chosen = np.linspace(0, len(places) - 1, min(len(places), most)).astype(int)
         return [self._box((int(row), int(column))) for row, column in places[chosen]]
 
@@ -148,22 +146,14 @@ class CellImage:
         height, width = self.size.height_px, self.size.width_px
         starts = np.arange(0, width, side)
         held = np.zeros((-(-height // side), starts.size), dtype=np.int64)
-        rows, columns = np.zeros(height, dtype=bool), np.zeros(width, dtype=bool)
-        self.epidermis_px = 0
+        boxes = []
         for top in range(0, height, side):
             band = self.read_epidermis(Box(top, 0, min(height, top + side), width))
-            if not band.any():
-                continue
-            of_column = np.count_nonzero(band, axis=0)
-            self.epidermis_px += int(of_column.sum())
-            held[top // side] = np.add.reduceat(of_column, starts)
-            rows[top : top + len(band)] = band.any(axis=1)
-            columns |= of_column > 0
-        self.region = None
-        if self.epidermis_px:
-            across, along = np.flatnonzero(rows), np.flatnonzero(columns)
-            box = Box(int(across[0]), int(along[0]), int(across[-1]) + 1, int(along[-1]) + 1)
-            self.region = box.expanded(margin_px, self.size)
+            if box := Box.around(band):
+                boxes.append(box.moved(top, 0))
+                held[top // side] = np.add.reduceat(np.count_nonzero(band, axis=0), starts)
+        self.epidermis_px = int(held.sum())
+        self.region = Box.covering(boxes).expanded(margin_px, self.size) if boxes else None
         return held
 
     def _places(self, box: Box, margin_px: int) -> list[tuple[int, int]]:
@@ -182,17 +172,6 @@ class CellImage:
         reach = -(-int(self._margin_px + 1) // self._side_px)
         rows = slice(max(0, place[0] - reach), place[0] + reach + 1)
         return bool(self._epidermal[rows, max(0, place[1] - reach) : place[1] + reach + 1].any())
-
-    def _h_of(self, place: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """Hematoxylin of the epidermis in one patch."""
-        box = self._box(place)
-        h: npt.NDArray[np.float32] = self._hematoxylin(box)[self.read_epidermis(box)]
-        return h
-
-    def _equalised_of(self, place: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        box = self._box(place)
-        shades: npt.NDArray[np.uint8] = self.equalised(box)[self.read_epidermis(box)]
-        return shades
 
     def _hematoxylin(self, box: Box) -> npt.NDArray[np.float32]:
         # Against white, as the networks were trained; the stretch takes out most of the light's colour.
@@ -239,15 +218,10 @@ class CellImage:
     def _show(self, box: Box, equalised: npt.NDArray[np.uint8]) -> None:
         """Draws a patch into the panel, its edges to the nearest pixel."""
         assert self.region is not None
-        seen = box.common(self.region)
+        seen, size = box.common(self.region), self.region.size
         if min(seen.size.height_px, seen.size.width_px) <= 0:
             return
-        down, along = (
-            panel / side
-            for panel, side in zip(
-                self._panel.shape, (self.region.size.height_px, self.region.size.width_px), strict=True
-            )
-        )
+        down, along = self._panel.shape[0] / size.height_px, self._panel.shape[1] / size.width_px
         there = seen.within(self.region)
         rows = slice(round(there.top_px * down), round(there.bottom_px * down))
         columns = slice(round(there.left_px * along), round(there.right_px * along))

@@ -8,7 +8,7 @@ Pachitariu and Stringer 2022, "Cellpose 2.0".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,9 @@ from dermatome.errors import BadWeights
 from dermatome.inference.backends import Runner, prepare_runner
 from dermatome.inference.compute import Compute
 from dermatome.registry.published import published_named
-from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.cyto2 import NETWORK_FILE, SizeModel, fetch_cyto2, read_cyto2
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.training.weights import LoadedWeights, fill_network, load_weights
+from dermatome.training.weights import LoadedWeights, WeightsCard, fill_network, load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +29,64 @@ CYTO2_NBASE = (2, 32, 64, 128, 256)
 CYTO2_DIAMETER_PX = 30.0
 TILE_PX = 224  # what Cellpose's networks are trained and run at
 TOY_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "cells_toy.safetensors"
+
+
+@dataclass(frozen=True)
+class CellCard(WeightsCard):
+    """What a cell weights file holds and how to use it.
+
+    Attributes:
+        nbase: channels of the input and of each level, finest first.
+        diameter_px: mean diameter of the objects it was trained on, and at which it works best.
+        diameter_um: the same in microns, assumed for objects if no diameter is given. ``None`` if it is estimated.
+        preparation: how its input is prepared (:data:`dermatome.skin.cells.image.PREPARATION`).
+        trained_on: in words.
+    """
+
+    nbase: tuple[int, ...]
+    diameter_px: float
+    diameter_um: float | None
+    preparation: str
+    trained_on: str
+    _: KW_ONLY
+    licence: str = "MIT"
+    format: str = "dermatome-cellpose-1"
+
+    same_network = ("nbase", "diameter_px")
+    # Two numbers that the network carries along, which Cellpose's older files lack; and batch counters it never reads.
+    optional_tensors = ("diam_mean", "diam_labels", "num_batches_tracked")
+
+    def build(self) -> torch.nn.Module:
+        """The untrained network that the weights belong to."""
+        return build_cpnet(self.nbase, self.diameter_px)
+
+    def check(self) -> None:
+        """Checks channels and diameter."""
+        usable = len(self.nbase) == 5 and all(1 <= n <= 1024 for n in self.nbase) and 1 <= self.diameter_px <= 1000
+        if not usable:
+            raise ValueError("its channels or diameter are impossible")
+
+
+def build_cpnet(nbase: tuple[int, ...], diameter_px: float) -> torch.nn.Module:
+    """An untrained Cellpose network with three outputs: flow down, flow right, cell logit.
+
+    Its MKL-DNN flag stays off: it converts the layers one way for good, and is slower than channels-last.
+    """
+    import torch
+    from cellpose.resnet_torch import CPnet
+
+    class MeanStyle(torch.nn.Module):
+        """The same as Cellpose's, without a pooling window that OpenVINO cannot take from the image's size."""
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            style = features.mean(dim=(2, 3))
+            return style / torch.sum(style**2, dim=1, keepdim=True) ** 0.5
+
+    network: torch.nn.Module = CPnet(
+        nbase=list(nbase), nout=3, sz=3, mkldnn=False, conv_3D=False, max_pool=True, diam_mean=diameter_px
+    )
+    network.make_style = MeanStyle()
+    return network
 
 
 @dataclass(frozen=True)
@@ -93,14 +150,7 @@ def load_cell_network(
     models_folder: Path | None = None,
     fetch_missing: bool = False,
 ) -> CellNetwork:
-    """Loads a network and prepares it to run; arguments and errors as for :func:`open_cells`, and:
-
-    Args:
-        weights: see there.
-        compute: device, precision and threads.
-        models_folder: see there.
-        fetch_missing: see there.
-    """
+    """Loads a network and prepares it to run; arguments and errors as for :func:`open_cells`, and:"""
     read = open_cells(weights, models_folder=models_folder, fetch_missing=fetch_missing)
     runner = cell_runner(read.network, compute)
     card = read.card
@@ -111,7 +161,7 @@ def load_cell_network(
 
 
 def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_missing: bool = False) -> LoadedCells:
-    """Reads a network's file (:mod:`dermatome.skin.cells.card`), or those of Cellpose's ``cyto2`` from a folder.
+    """Reads a network's file (:class:`CellCard`), or those of Cellpose's ``cyto2`` from a folder.
 
     Args:
         weights: a ``.safetensors`` file, or ``"cyto2"``, or ``"toy"``, the demo's (:data:`TOY_WEIGHTS`).

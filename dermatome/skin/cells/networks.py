@@ -13,19 +13,15 @@ from dermatome.storage.files import sha256_file
 
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
+    from dermatome.inference.segmenter import Segmenter
     from dermatome.skin.cells.network import CellNetwork
-    from dermatome.skin.cells.segmenters import Segmenter
     from dermatome.storage.layout import DataRoot
 
 
 def find_cell_weights(root: DataRoot, named: str, segmenter: str = "cellpose") -> Weights:
-    """The champion; without a champion, or if it is ``settings``, the network that the settings name.
+    """The champion; without a champion, or if it is ``settings``, the network that `cell_weights` names.
 
-    Args:
-        root: the data root.
-        named: by the setting `cell_weights`.
-        segmenter: what finds cells, see :class:`~dermatome.skin.cells.settings.CellSettings`. Only Cellpose's networks
-            have champions.
+    Only Cellpose's networks have champions: with another ``segmenter``, `cell_weights` decides.
 
     Raises:
         BadSetting: the segmenter needs a network, and none is named.
@@ -42,10 +38,10 @@ def cell_weights_named(root: DataRoot, named: str, segmenter: str = "cellpose") 
     from dermatome.skin.cells import cyto2
     from dermatome.skin.cells.network import TOY_WEIGHTS
     from dermatome.skin.cells.segmenters import segmenter_file
-    from dermatome.skin.cells.watershed import Watershed
+    from dermatome.skin.cells.watershed import SHA256
 
     if segmenter == "watershed":
-        return Weights(root, CELLS, segmenter, Watershed.sha256, file=root.models)
+        return Weights(root, CELLS, segmenter, SHA256, file=root.models)
     if segmenter != "cellpose":
         path = segmenter_file(root.models, named, segmenter)
         if not path.is_file():

@@ -1,16 +1,28 @@
-"""The report of a cell network's training: its layout, tables and figures."""
+"""The report of a cell network's training: its layout, tables and figures; and its scores on the hold-out set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import CELLS
 from dermatome.reports.training import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
-from dermatome.skin.cells.figures import CELL_CHARTS
-from dermatome.skin.cells.scores import CellScores, mean_precision
+from dermatome.skin.cells.annotations import cell_manifest_rows, find_annotated
+from dermatome.skin.cells.figures import CELL_CHARTS, cell_samples_figure
+from dermatome.skin.cells.network import open_cells
+from dermatome.skin.cells.scores import CellScores, mean_precision, score_cells
+from dermatome.skin.cells.settings import CellSettings
+from dermatome.slides.preview import preview
+from dermatome.storage.files import write_atomic
+from dermatome.storage.layout import PREVIEW_FILE
+from dermatome.storage.record import Scalar, write_table
+
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
 
 IMAGE_SCORES_FILE = "image_scores.parquet"
 PRECISION_FIGURE = "precision.png"
@@ -70,3 +82,34 @@ def image_scores(version: str, before: Sequence[CellScores], after: Sequence[Cel
             row |= {f"{name}_before": value for name, value in mean_precision([before[place]]).items()}
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=pa.schema([*texts, *counts, *numbers]))
+
+
+def cell_rows(folders: Sequence[Path], declared_mpp: float) -> list[ManifestRow]:
+    """Manifest rows of the annotated images in folders of the hold-out set; see :func:`find_annotated`."""
+    return list(cell_manifest_rows(find_annotated(*folders, declared_mpp=declared_mpp), "hold_out"))
+
+
+def score_cell_version(
+    weights: Path,
+    samples: Sequence[Path],
+    folder: Path,
+    *,
+    version: str,
+    compute: Compute,
+    declared_mpp: float,
+    cells: CellSettings,
+) -> dict[str, Scalar]:
+    """Average precision of a version on the hold-out set in ``samples``, with cells found as on slides.
+
+    Writes `image_scores.parquet` and `samples.png`. ``declared_mpp`` counts for images whose files state no scale.
+    """
+    loaded = open_cells(weights)
+    cells = cells.changed(diameter_um=cells.diameter_um or loaded.card.diameter_um)
+    images = find_annotated(*samples, declared_mpp=declared_mpp)
+    network = loaded.network.to(compute.torch_device)
+    scores = score_cells(images, network, loaded.card.diameter_px, cells, compute)
+    figure = cell_samples_figure(scores)
+    write_atomic(folder / SAMPLES_FIGURE, figure)
+    write_atomic(folder / PREVIEW_FILE, preview(figure))
+    write_table(folder / IMAGE_SCORES_FILE, image_scores(version, [], scores))
+    return dict(mean_precision(scores))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dermatome.classes import TissueClass
 from dermatome.metrics.instances import average_precisions, match_instances
 from dermatome.skin.cells.annotations import AnnotatedCells
+from dermatome.skin.cells.flows import Dynamics
 from dermatome.skin.cells.network import CellNetwork, cell_runner
 from dermatome.skin.cells.segment import segment_cells
 from dermatome.skin.cells.settings import CellSettings
@@ -60,16 +61,11 @@ def score_cells(
 ) -> list[CellScores]:
     """Finds the cells of each image as segmentation does, everything counting as epidermis, and scores them.
 
-    Args:
-        images: with their truth.
-        network: Cellpose's ``CPnet``, on the device; it is put into evaluation mode.
-        diameter_px: what a cell measures where the network sees it.
-        cells: of the segmentation; with a diameter.
-        compute: device and precision.
+    ``network`` is Cellpose's ``CPnet`` on the device, where a cell measures ``diameter_px`` for it; it is put into
+    evaluation mode. ``cells`` has a diameter.
 
     Raises:
-        BadImage: an image cannot be read.
-        BadAnnotation: a file of cells does not fit.
+        BadImage, BadAnnotation: an image or its file of cells cannot be used.
         BadSetting: cells would have to be scaled by more than 10.
     """
     if not images:
@@ -88,28 +84,14 @@ def score_cells(
 
 
 def same_cells(diameter_px: float, cells: CellSettings) -> Judge:
-    """A check that a network finds the same cells in tiles as int8 as at fp32.
-
-    Args:
-        diameter_px: what a cell measures where the network sees it.
-        cells: of the segmentation.
-    """
+    """A check that a network, which sees cells of ``diameter_px``, finds the same ones in tiles as int8 as at fp32."""
     from dermatome.skin.cells.dynamics import cells_of_window
 
+    least_px = round(0.05 * diameter_px**2)  # smaller ones are cells at no scale
+    how = Dynamics(diameter_px, 200, cells.flow_threshold, cells.cellprob_threshold, least_px)
+
     def cells_in(runner: Runner, tiles: npt.NDArray[Any]) -> list[npt.NDArray[np.int32]]:
-        """(H, W) int32 cells of each tile, without those too small to be a cell at any scale."""
-        return [
-            cells_of_window(
-                output[:2],
-                output[2],
-                steps=200,
-                reach_px=round(3 * diameter_px),
-                cellprob_threshold=cells.cellprob_threshold,
-                flow_threshold=cells.flow_threshold,
-                min_area_px=round(0.05 * diameter_px**2),
-            )[0]
-            for output in runner.run(tiles)[0]
-        ]
+        return [cells_of_window(output[:2], output[2], how)[0] for output in runner.run(tiles)[0]]
 
     def judge(fp32: Runner, int8: Runner, tiles: Sequence[npt.NDArray[Any]]) -> list[Check]:
         matched, total = 0, 0

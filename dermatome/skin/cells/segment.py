@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -16,22 +16,25 @@ from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.imaging.background import Background
 from dermatome.imaging.ihc_stains import StainVectors, slide_stains
+from dermatome.inference.segmenter import Segmenter
 from dermatome.labels.object_table import empty_table
 from dermatome.labels.tiled import TiledArray
 from dermatome.pipeline.stage_files import timed
-from dermatome.skin.cells.blocks import CellPixels, Dynamics, cells_by_block
-from dermatome.skin.cells.flows import MAX_SCALE, CellFlows
+from dermatome.skin.cells.blocks import CellPixels, cells_by_block
+from dermatome.skin.cells.cyto2 import SizeModel
+from dermatome.skin.cells.flows import MAX_SCALE, CellFlows, Dynamics
 from dermatome.skin.cells.image import CellImage
 from dermatome.skin.cells.network import CellNetwork
-from dermatome.skin.cells.segmenters import Segmenter, cells_by_window, seams
+from dermatome.skin.cells.segmenters import cells_by_window, seams
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.cells.size import estimate_diameter
-from dermatome.skin.cells.table import CELL_COLUMNS, CellCollector, SeamDensity
+from dermatome.skin.cells.table import CELL_COLUMNS, CellCollector, seam_density
 from dermatome.slides.slide import Slide
 
 _ESTIMATES_UM = (2.0, 60.0)
 """The largest are swollen keratinocytes, three times as wide as any nucleus."""
 
+_WHOLE_PX = 1_000_000
+_PATCHES = 4
 _SEAM_UM = 10.0
 """How near a seam of windows cells are counted as at it, about the width of a cell."""
 
@@ -55,33 +58,33 @@ class CellsResult:
         table: a row for each cell, columns :data:`dermatome.skin.cells.table.CELL_COLUMNS`; ``…_od`` is decadic (log10)
             optical density, as in the tables of layers.
         outcome: cells, or why there are none.
-        diameter_px: assumed cell diameter in pixels; None if the network was not run.
-        diameter_source: source of the diameter; None if the network was not run.
-        crop: part of the slide that the network saw; None if the network was not run.
-        h_equalised: (h, w) uint8, hematoxylin of ``crop`` as the network saw it, shrunk to a panel of a figure.
-        tiles: of the network that were run for the cells, the size estimate not counted.
         epidermis_px: pixels of epidermis.
-        seconds: by phase.
-        seam_density: cells per mm² of epidermis within a cell diameter of a tile seam and elsewhere, and their ratio;
-            empty where there are no seams or no cells.
         background: the slide's background, whose light the optical densities of ``table`` are relative to.
             They are null if its colours are not stains.
         vectors: the colours that the stains of ``table`` are separated with.
+        seconds: by phase.
+        diameter_px: assumed cell diameter in pixels; None if Cellpose was not run.
+        diameter_source: source of the diameter; None if Cellpose was not run.
+        crop: part of the slide that the network saw; None if it was not run.
+        h_equalised: (h, w) uint8, hematoxylin of ``crop`` as the network saw it, shrunk to a panel of a figure.
+        tiles: of the network that were run for the cells, the size estimate not counted.
+        seam_density: cells per mm² of epidermis near a seam of tiles and elsewhere, and their ratio; empty where there
+            are no seams or no cells.
     """
 
     instances: TiledArray
     table: pd.DataFrame
     outcome: CellsOutcome
+    epidermis_px: int
+    background: Background
+    vectors: StainVectors
+    seconds: dict[str, float]
     diameter_px: float | None = None
     diameter_source: DiameterSource | None = None
     crop: Box | None = None
     h_equalised: npt.NDArray[np.uint8] | None = None
     tiles: int = 0
-    epidermis_px: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
     seam_density: dict[str, float] = field(default_factory=dict)
-    background: Background = field(default_factory=Background)
-    vectors: StainVectors = field(default_factory=StainVectors)
 
 
 def segment_cells(
@@ -99,20 +102,15 @@ def segment_cells(
     top to bottom, their flows are blended, and each row of blocks is turned into cells. A cell belongs to the one block
     that holds its sink (:mod:`dermatome.skin.cells.blocks`), and to the epidermis if most of its pixels do.
 
-    Another :class:`~dermatome.skin.cells.segmenters.Segmenter` gives the instances of overlapping windows instead, of
+    Another :class:`~dermatome.inference.segmenter.Segmenter` gives the instances of overlapping windows instead, of
     which each keeps those whose centre is in it; the rest is the same.
 
     The network runs in the caller's thread and in the runner's own; dynamics run beside it in ``compute.threads``
     threads. The result is compressed and needs neither network nor device, so another thread may write its files,
     outlines and figure while the next slide is segmented. One network must not be used by two threads at once.
 
-    Args:
-        slide: the IHC slide; its pixels are read in boxes.
-        tissue_mask: (H, W) uint8, :class:`TissueClass`, the slide's size; an array or what is read like one.
-        network: Cellpose's or another segmenter, loaded once by the caller, for many slides.
-        settings: defaults where None.
-        progress: called with a short sentence at every step.
-        block_px: side of the blocks in which flows become cells; None chooses. It does not change the result.
+    ``tissue_mask`` (H, W) is of :class:`TissueClass`. ``progress`` is called with a short sentence at every step.
+    ``block_px`` is the side of the blocks in which flows become cells; it does not change the result.
 
     Raises:
         BadAnnotation: the mask has another size than the slide.
@@ -140,100 +138,66 @@ def segment_cells(
     region = image.region
     if region is None or image.epidermis_px < min_area_px:
         return CellsResult(
-            TiledArray(size), empty_table(CELL_COLUMNS), CellsOutcome.NO_EPIDERMIS,
-            epidermis_px=image.epidermis_px, background=background, vectors=vectors,
+            TiledArray(size), empty_table(CELL_COLUMNS), CellsOutcome.NO_EPIDERMIS, image.epidermis_px, background,
+            vectors, {},
         )  # fmt: skip
 
-    if not isinstance(network, CellNetwork):
-        halo_px = round(network.halo_um / slide.mpp)
-        with timed(seconds, "cells"):
-            found = cells_by_window(
-                network.on(image, slide.mpp), image, region, halo_px=halo_px, min_area_px=min_area_px
-            )
-            labels, table = _collected(found, image, background, vectors, slide.mpp, say)
-        near = SeamDensity(*seams(region), _SEAM_UM / slide.mpp, size).of(table, image, slide.mpp)
-        return CellsResult(
-            labels, table, CellsOutcome.CELLS if len(table) else CellsOutcome.NO_CELLS, crop=region,
-            h_equalised=image.equalised_panel(), epidermis_px=image.epidermis_px, seconds=seconds, seam_density=near,
-            background=background, vectors=vectors,
-        )  # fmt: skip
-
-    def flows_in(box: Box, diameter_px: float) -> CellFlows:
-        return CellFlows(
-            network,
-            image,
-            box,
-            diameter_px,
-            batch=settings.batch,
-            tile_overlap=settings.tile_overlap,
+    def cells_in(box: Box, diameter_px: float) -> tuple[CellFlows, Iterator[tuple[CellPixels, int]]]:
+        """The flows in a box, and the cells that come of them part by part."""
+        assert isinstance(network, CellNetwork)
+        flows = CellFlows(
+            network, image, box, diameter_px, batch=settings.batch, tile_overlap=settings.tile_overlap,
             on_tile=lambda done, count: say(f"{slide.name}: Cellpose tile {done} of {count}"),
+        )  # fmt: skip
+        # Cellpose takes 200 steps at the network's scale; at full resolution a cell is crossed in as many more.
+        steps = max(20, round(200 * diameter_px / network.diameter_px))
+        how = Dynamics(
+            diameter_px, steps, settings.flow_threshold, settings.cellprob_threshold, min_area_px,
+            network.compute.threads, block_px,
+        )  # fmt: skip
+        return flows, cells_by_block(flows, box, image.may_be_near, how)
+
+    flows, diameter_px, source = None, None, None
+    if isinstance(network, CellNetwork):
+        with timed(seconds, "diameter"):
+            diameter_px, source = _diameter(image, network, settings, slide.mpp, cells_in)
+        flows, parts = cells_in(region, diameter_px)
+        seams_px, near_px = flows.seams_px, diameter_px
+    else:
+        halo_px = round(network.halo_um / slide.mpp)
+        parts = cells_by_window(
+            network.on(image, slide.mpp), image, region, halo_px=halo_px, min_area_px=min_area_px, say=say
         )
-
-    def dynamics_at(diameter_px: float) -> Dynamics:
-        return Dynamics(
-            diameter_px,
-            # Cellpose takes 200 steps at the network's scale; at full resolution a cell is crossed in as many more.
-            steps=max(20, round(200 * diameter_px / network.diameter_px)),
-            flow_threshold=settings.flow_threshold,
-            cellprob_threshold=settings.cellprob_threshold,
-            min_area_px=min_area_px,
-            threads=network.compute.threads,
-            block_px=block_px,
-        )
-
-    source: DiameterSource = "setting"
-    with timed(seconds, "diameter"):
-        if settings.diameter_um is not None:
-            diameter_px = settings.diameter_um / slide.mpp
-        elif network.size_model is not None:
-            source = "size model"
-            bounds_px = _estimates_px(network.diameter_px, slide.mpp)
-            diameter_px = estimate_diameter(
-                image, network.size_model, network.diameter_px, flows_in, dynamics_at, bounds_px
-            )
-        else:
-            source = "training diameter"
-            diameter_px = network.diameter_um / slide.mpp if network.diameter_um else network.diameter_px
-    with timed(seconds, "cells"):
-        flows = flows_in(region, diameter_px)
-        blocks = cells_by_block(flows, region, image.may_be_near, dynamics_at(diameter_px))
-        labels, table = _collected(blocks, image, background, vectors, slide.mpp)
-    with timed(seconds, "table"):
-        at_seams = SeamDensity(flows.seam_rows_px, flows.seam_columns_px, diameter_px, size)
-        density = at_seams.of(table, image, slide.mpp)
-    return CellsResult(
-        labels,
-        table,
-        CellsOutcome.CELLS if len(table) else CellsOutcome.NO_CELLS,
-        diameter_px,
-        source,
-        region,
-        image.equalised_panel(),
-        flows.tiles,
-        image.epidermis_px,
-        seconds,
-        density,
-        background,
-        vectors,
-    )
-
-
-def _collected(
-    found: Iterable[tuple[CellPixels, int]],
-    image: CellImage,
-    background: Background,
-    vectors: StainVectors,
-    mpp: float,
-    say: Callable[[str], None] = lambda _: None,
-) -> tuple[TiledArray, pd.DataFrame]:
-    """The instance map and the table of cells that come part by part."""
+        seams_px, near_px = seams(region), _SEAM_UM / slide.mpp
     collector = CellCollector(image, background, vectors)
-    for count, (pixels, final_above) in enumerate(found, 1):
-        collector.add(pixels)
-        collector.final_above(final_above)
-        say(f"part {count}")
-    table = collector.finish(mpp)
-    return collector.labels, table
+    with timed(seconds, "cells"):
+        for pixels, final_above in parts:
+            collector.add(pixels)
+            collector.final_above(final_above)
+        table = collector.finish(slide.mpp)
+    with timed(seconds, "table"):
+        density = seam_density(table, image, slide.mpp, seams_px, near_px)
+    return CellsResult(
+        collector.labels, table, CellsOutcome.CELLS if len(table) else CellsOutcome.NO_CELLS, image.epidermis_px,
+        background, vectors, seconds, diameter_px, source, region, image.equalised_panel(),
+        flows.tiles if flows else 0, density,
+    )  # fmt: skip
+
+
+def _diameter(
+    image: CellImage,
+    network: CellNetwork,
+    settings: CellSettings,
+    mpp: float,
+    cells_in: Callable[[Box, float], tuple[CellFlows, Iterable[tuple[CellPixels, int]]]],
+) -> tuple[float, DiameterSource]:
+    """The diameter of cells, px, and where it comes from."""
+    if settings.diameter_um is not None:
+        return settings.diameter_um / mpp, "setting"
+    if network.size_model is not None:
+        bounds_px = _estimates_px(network.diameter_px, mpp)
+        return estimate_diameter(image, network.size_model, network.diameter_px, cells_in, bounds_px), "size model"
+    return network.diameter_um / mpp if network.diameter_um else network.diameter_px, "training diameter"
 
 
 def _estimates_px(network_px: float, mpp: float) -> tuple[float, float]:
@@ -241,3 +205,41 @@ def _estimates_px(network_px: float, mpp: float) -> tuple[float, float]:
     smallest, largest = (um / mpp for um in _ESTIMATES_UM)
     low, high = network_px / MAX_SCALE, network_px * MAX_SCALE
     return min(max(smallest, low), high), max(min(largest, high), low)
+
+
+def estimate_diameter(
+    image: CellImage,
+    size_model: SizeModel,
+    diameter_px: float,
+    cells_in: Callable[[Box, float], tuple[CellFlows, Iterable[tuple[CellPixels, int]]]],
+    bounds_px: tuple[float, float],
+) -> float:
+    """Cellpose's two steps: a first guess from the style at full size, then the median of the cells at that guess.
+
+    ``cellpose.models.SizeModel.eval`` takes them over the whole image, which costs as much as segmenting it twice
+    more. Here they are taken over all of a region of up to a megapixel, and over four patches of about half a
+    millimetre squared each (at 0.5 mpp: 512 px a side), evenly chosen among those with much epidermis, of a larger one:
+    a style is a mean, and a median of a few hundred cells is as good as one of ten thousand.
+
+    The network is first run at ``diameter_px``. ``cells_in`` gives its flows in a box at a diameter, not yet run, and
+    the cells that come of them. Outside of ``bounds_px``, no diameter is believed: of an image with little on it, the
+    model may return anything, and the cost of cells grows with their square. The result is the first guess, px, where
+    no cell is found.
+    """
+    region = image.region
+    boxes = [region] if region is not None and region.size.area_px <= _WHOLE_PX else image.full_patches(_PATCHES)
+    styles = []
+    for box in boxes:
+        flows, _ = cells_in(box, diameter_px)
+        for _ in flows.run():
+            pass
+        if flows.style_sum is not None:
+            styles.append(flows.style_sum)
+    if not styles:
+        return diameter_px
+    style = np.sum(styles, axis=0)
+    guess = float(np.clip(size_model.diameter((style / np.linalg.norm(style)).astype(np.float32)), *bounds_px))
+    areas = [np.bincount(pixels.owners) for box in boxes for pixels, _ in cells_in(box, guess)[1] if pixels.count]
+    if not areas:
+        return guess
+    return float(np.clip(np.median(np.sqrt(4 * np.concatenate(areas) / np.pi)), *bounds_px))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,7 @@ from dermatome.inference.int8 import int8_runner
 from dermatome.labels.geojson import object_features, write_geojson
 from dermatome.labels.npz import save_instances
 from dermatome.labels.ome_tiff import write_ome_tiff
-from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import (
-    load_slide,
-    some_slides,
-    synthetic_warning,
-    timed,
-    versions_of,
-    write_figure,
-    write_rows,
-)
+from dermatome.pipeline.stage_files import some_slides, synthetic_warning, timed, versions_of, write_figure, write_rows
 from dermatome.registry.champion import Weights
 from dermatome.skin.cells.figures import cells_figure
 from dermatome.skin.cells.network import CellNetwork
@@ -32,30 +23,21 @@ from dermatome.skin.cells.networks import load_cells
 from dermatome.skin.cells.scores import same_cells
 from dermatome.skin.cells.segment import CellsOutcome, CellsResult, segment_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.stage_files import load_tissue_mask
+from dermatome.skin.stage_files import SkinInput, SkinStage
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
 
 if TYPE_CHECKING:
-    from dermatome.skin.cells.segmenters import Segmenter
+    from dermatome.inference.segmenter import Segmenter
 
 # Nuclei in interfollicular epidermis lie at roughly 3,000 to 12,000 per mm²; wider, as sections are cut obliquely.
 _CELLS_PER_MM2 = (500.0, 25_000.0)
 """Bounds of the plausible nucleus density in epidermis."""
 
 
-@dataclass(frozen=True)
-class _Input:
-    slide: Slide
-    mask: LabelArray
-    mask_weights_sha256: str
-    mask_warning: str
-    seconds: dict[str, float]
-
-
 @dataclass
-class CellsStage(Stage[_Input, tuple[_Input, CellsResult]]):
+class CellsStage(SkinStage[CellsResult]):
     """Computes `cells.npz`, `cells.parquet`, `cells.ome.tif`, `cells.geojson`, `figure.png` of each slide."""
 
     root: DataRoot
@@ -63,6 +45,7 @@ class CellsStage(Stage[_Input, tuple[_Input, CellsResult]]):
     compute_settings: ComputeSettings
     cells: CellSettings
     asset = "cell_masks"
+    phase = "segment"
     _network: CellNetwork | Segmenter | None = field(default=None, init=False, repr=False)
 
     def inputs(self, key: str) -> dict[str, str]:
@@ -77,34 +60,18 @@ class CellsStage(Stage[_Input, tuple[_Input, CellsResult]]):
         network = load_cells(self.weights, compute, self.cells.segmenter)
         self._network = self._as_int8(network) if compute.int8 and isinstance(network, CellNetwork) else network
 
-    def load(self, key: str) -> _Input:
-        """Decodes the image and the mask."""
-        seconds: dict[str, float] = {}
-        with timed(seconds, "decode"):
-            slide = load_slide(self.root, key)
-            mask, made = load_tissue_mask(self.root, key, slide.size)
-        return _Input(slide, mask, str(made.values["weights_sha256"]), synthetic_warning(made.values), seconds)
-
-    def pixels(self, loaded: _Input) -> int:
-        """Size of the image, px."""
-        return loaded.slide.size.area_px
-
-    def compute(self, loaded: Sequence[_Input]) -> list[tuple[_Input, CellsResult]]:
+    def result(self, one: SkinInput) -> CellsResult:
         """Finds the cells."""
         assert self._network is not None
-        found = []
-        for one in loaded:
-            with timed(one.seconds, "segment"):
-                result = segment_cells(one.slide, one.mask, self._network, self.cells, progress=lambda _: self.check())
-            found.append((one, result))
-        return found
+        return segment_cells(one.slide, one.mask, self._network, self.cells, progress=lambda _: self.check())
 
-    def save(self, key: str, found: tuple[_Input, CellsResult], folder: Path) -> StageResult:
+    def save(self, key: str, found: tuple[SkinInput, CellsResult], folder: Path) -> StageResult:
         """Writes the cells in every format."""
         assert self._network is not None
-        one, result = found
-        written = write_cells(folder, one.slide, one.mask, result, self._network, dict(one.seconds), one.mask_warning)
-        written.values["mask_weights_sha256"] = one.mask_weights_sha256
+        one, made = found[0], found[0].mask_record.values
+        warning = synthetic_warning(made)
+        written = write_cells(folder, one.slide, one.mask, found[1], self._network, dict(one.seconds), warning)
+        written.values["mask_weights_sha256"] = str(made["weights_sha256"])
         return written
 
     def _as_int8(self, network: CellNetwork) -> CellNetwork:
@@ -115,11 +82,8 @@ class CellsStage(Stage[_Input, tuple[_Input, CellsResult]]):
             segment_cells(one.slide, one.mask, replace(network, runner=runner), self.cells)
 
         slides = [partial(show, key=key) for key in some_slides(self.root, "epidermis_masks")]
-        judge = same_cells(network.diameter_px, self.cells)
-        return replace(
-            network,
-            runner=int8_runner(network.runner, self.root.int8(network.sha256, "cells"), slides, judge),
-        )
+        folder, judge = self.root.int8(network.sha256, "cells"), same_cells(network.diameter_px, self.cells)
+        return replace(network, runner=int8_runner(network.runner, folder, slides, judge))
 
 
 def write_cells(
@@ -134,15 +98,8 @@ def write_cells(
 ) -> StageResult:
     """Writes the cells of a slide in every format.
 
-    Args:
-        folder: folder of the files.
-        slide: the image.
-        mask: (H, W) uint8, its tissue.
-        result: its cells.
-        network: network or method that found them.
-        seconds: wall time of earlier phases, to which those of writing are added.
-        mask_warning: what the mask says of the network that computed it, or empty.
-        stem: start of the names of the files; without it, they are named as in the data root.
+    To ``seconds``, the wall time of earlier phases, those of writing are added. ``mask_warning`` is what the mask says
+    of the network that computed it. Without ``stem``, files are named as in the data root.
     """
     name, instances = stem or "cells", result.instances
     warning = network.warning or mask_warning
@@ -185,23 +142,14 @@ def write_cells(
 
 def _density_check(density: float | None) -> Check:
     low, high = _CELLS_PER_MM2
-    return Check(
-        "cell_density",
-        passed=density is not None and low <= density <= high,
-        description=f"{density:,.0f} cells per mm² of epidermis (expected {low:,.0f} to {high:,.0f})."
-        if density is not None
-        else "No epidermis to find cells in.",
-        values={"cells_per_mm2": density},
-    )
+    text = "No epidermis to find cells in."
+    if density is not None:
+        text = f"{density:,.0f} cells per mm² of epidermis (expected {low:,.0f} to {high:,.0f})."
+    return Check("cell_density", density is not None and low <= density <= high, text, {"cells_per_mm2": density})
 
 
 def _seam_check(seams: dict[str, Any]) -> Check:
-    ratio = seams.get("ratio")
-    return Check(
-        "seam_density",
-        passed=ratio is None or 0.5 <= ratio <= 2.0,
-        description="No tile seams crossed tissue."
-        if ratio is None
-        else f"Cells at tile seams are {ratio:.2f} times as dense as elsewhere (expected 0.5 to 2).",
-        values=dict(seams),
-    )
+    ratio, text = seams.get("ratio"), "No tile seams crossed tissue."
+    if ratio is not None:
+        text = f"Cells at tile seams are {ratio:.2f} times as dense as elsewhere (expected 0.5 to 2)."
+    return Check("seam_density", ratio is None or 0.5 <= ratio <= 2.0, text, dict(seams))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from dermatome.classes import RgbImage
-from dermatome.geometry import Box, Size
+from dermatome.geometry import Box
 from dermatome.imaging.background import Background
 from dermatome.imaging.ihc_stains import StainVectors
 from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
@@ -38,30 +40,13 @@ def add_cell_pixels(
     background: Background,
     vectors: StainVectors,
 ) -> None:
-    """Adds the pixels of cells, in reading order, to the sums that :func:`cell_table` reads.
-
-    Args:
-        sums: of the cells.
-        cells: (P,) the cell of each pixel.
-        rows: (P,) its row on the slide.
-        columns: (P,) its column.
-        rgb: (P, 3) uint8, its colour.
-        background: of the slide, whose light optical densities are relative to.
-        vectors: the colours of the slide's stains.
-    """
+    """Adds P pixels of cells, in reading order, to the sums that :func:`cell_table` reads; ``rgb`` is (P, 3)."""
     densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB), background.i0, vectors.matrix)[:, 0]
     sums.add(cells, rows, columns, [densities[:, 0], densities[:, 1]])
 
 
 def cell_table(ids: npt.NDArray[np.int64], sums: ObjectSums, mpp: float, background: Background) -> pd.DataFrame:
-    """The table of cells, columns :data:`CELL_COLUMNS`; stains are null if the slide's colours are not stains.
-
-    Args:
-        ids: (N,) number of each cell, in reading order of their first pixels.
-        sums: their pixels, as :func:`add_cell_pixels` takes them.
-        mpp: microns per pixel.
-        background: of the slide.
-    """
+    """The table of cells, columns :data:`CELL_COLUMNS`; stains are null if the slide's colours are not stains."""
     area, y, x, h, dab = sums.finish()[1].T
     diameter_px = np.sqrt(4 * area / np.pi)
     od_per_unit = np.nan if background.no_stains else DECADIC_OD_PER_UNIT
@@ -92,10 +77,7 @@ class CellCollector:
     """
 
     def __init__(self, image: CellImage, background: Background, vectors: StainVectors) -> None:
-        """Starts without cells; ``background`` is the slide's, which optical densities are relative to.
-
-        ``vectors`` are the colours of its stains.
-        """
+        """Starts without cells; background and stain colours are the slide's."""
         self._background, self._vectors = background, vectors
         self.labels = TiledArray(image.size)  # open tiles hold cells by the number they came with, from 1
         self._image = image
@@ -111,7 +93,7 @@ class CellCollector:
         if not cells.count:
             return
         rows, columns, owners = cells.rows, cells.columns, cells.owners
-        box = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+        box = Box.holding(rows, columns)
         inside = self._image.read_epidermis(box)[rows - box.top_px, columns - box.left_px]
         held = self.labels.read(box)
         keep = 2 * np.bincount(owners, inside, cells.count) > np.bincount(owners, minlength=cells.count)
@@ -150,41 +132,30 @@ class CellCollector:
         self.labels.pack(bottom if bottom < height_px else None, self._place)
 
     def finish(self, mpp: float) -> pd.DataFrame:
-        """Places what is left.
-
-        Returns:
-            The table, a row for each cell in the order of their numbers, columns :data:`CELL_COLUMNS`.
-        """
+        """Places what is left; returns the table, a row for each cell in the order of their numbers."""
         self.final_above(self._image.size.height_px)
         if not self._count:
             return empty_table(CELL_COLUMNS)
         return cell_table(np.arange(1, self._count + 1), self._sums, mpp, self._background)
 
 
-class SeamDensity:
-    """Whether cells are denser or sparser at the network's seams than elsewhere, which they should not be."""
+def seam_density(
+    table: pd.DataFrame, image: CellImage, mpp: float, seams_px: Sequence[Sequence[float]], reach_px: float
+) -> dict[str, float]:
+    """Cells per mm² of epidermis at seams and elsewhere, and their ratio, which should be about 1.
 
-    def __init__(self, rows_px: tuple[float, ...], columns_px: tuple[float, ...], diameter_px: float, size: Size):
-        """Seams between tiles, by row and by column of a slide of ``size``; near is within ``diameter_px``."""
-        self._rows = _bands(rows_px, diameter_px, size.height_px)
-        self._columns = _bands(columns_px, diameter_px, size.width_px)
-
-    def of(self, table: pd.DataFrame, image: CellImage, mpp: float) -> dict[str, float]:
-        """Cells per mm² of epidermis at seams and elsewhere, and their ratio; empty where one has no epidermis."""
-        away_px = image.count_epidermis(~self._rows, ~self._columns)
-        areas_mm2 = [pixels * mpp**2 / 1e6 for pixels in (image.epidermis_px - away_px, away_px)]
-        if len(table) == 0 or min(areas_mm2) == 0:
-            return {}
-        rows = table["centroid_y_px"].to_numpy().round().astype(int)
-        columns = table["centroid_x_px"].to_numpy().round().astype(int)
-        count = int((self._rows[rows] | self._columns[columns]).sum())
-        near, elsewhere = count / areas_mm2[0], (len(table) - count) / areas_mm2[1]
-        densities = {"at_seams_per_mm2": near, "elsewhere_per_mm2": elsewhere}
-        return {**densities, "ratio": near / elsewhere} if elsewhere else densities
-
-
-def _bands(seams_px: tuple[float, ...], reach_px: float, side_px: int) -> npt.NDArray[np.bool_]:
-    at_seam = np.zeros(side_px, dtype=bool)
-    for seam in seams_px:
-        at_seam[max(0, round(seam - reach_px)) : max(0, round(seam + reach_px))] = True
-    return at_seam
+    At seams is within ``reach_px`` of one of their rows or columns. The result is empty where one has no epidermis.
+    """
+    bands = [np.zeros(side, dtype=bool) for side in (image.size.height_px, image.size.width_px)]
+    for band, places in zip(bands, seams_px, strict=True):
+        for seam in places:
+            band[max(0, round(seam - reach_px)) : max(0, round(seam + reach_px))] = True
+    away_px = image.count_epidermis(~bands[0], ~bands[1])
+    areas_mm2 = [pixels * mpp**2 / 1e6 for pixels in (image.epidermis_px - away_px, away_px)]
+    if len(table) == 0 or min(areas_mm2) == 0:
+        return {}
+    rows, columns = (table[f"centroid_{side}_px"].to_numpy().round().astype(int) for side in "yx")
+    count = int((bands[0][rows] | bands[1][columns]).sum())
+    near, elsewhere = count / areas_mm2[0], (len(table) - count) / areas_mm2[1]
+    densities = {"at_seams_per_mm2": near, "elsewhere_per_mm2": elsewhere}
+    return {**densities, "ratio": near / elsewhere} if elsewhere else densities

@@ -20,11 +20,10 @@ from dermatome.registry.model_kinds import CELLS
 from dermatome.registry.version import VersionTask
 from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
 from dermatome.skin.cells.annotations import AnnotatedCells, annotated_sha256, cell_manifest_rows, find_annotated
-from dermatome.skin.cells.card import CellCard, build_cpnet
 from dermatome.skin.cells.crops import PreparedCells, prepare_cells, random_crop
 from dermatome.skin.cells.figures import cell_samples_figure, precision_figure
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, LoadedCells, open_cells
+from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, CellCard, LoadedCells, build_cpnet, open_cells
 from dermatome.skin.cells.report import CELL_REPORT, IMAGE_SCORES_FILE, PRECISION_FIGURE, image_scores
 from dermatome.skin.cells.scores import CellScores, mean_precision, score_cells
 from dermatome.skin.cells.settings import CellSettings

@@ -6,7 +6,8 @@ their addresses and sha256 are. See https://www.researchobject.org/ro-crate/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import mimetypes
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,17 +38,13 @@ STAGES = {
 KINDS = {"epidermis_masks": TISSUE, "cell_masks": CELLS}
 """The kind of network that an asset uses."""
 _FORMATS = {
-    ".json": "application/json",
     ".geojson": "application/geo+json",
     ".parquet": "application/vnd.apache.parquet",
-    ".tif": "image/tiff",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
     ".webp": "image/webp",
-    ".html": "text/html",
     ".npz": "application/zip",
     ".safetensors": "application/octet-stream",
 }
+"""Media types that :mod:`mimetypes` does not know everywhere."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,7 @@ class Exported:
 
 
 def export_crate(root: DataRoot, out: Path, genes: Sequence[str] | None = None) -> Exported:
-    """Writes a crate of genes and their slides.
-
-    Args:
-        root: the data root.
-        out: path of the zip file.
-        genes: symbols or Ensembl ids; None takes all genes and all slides, also those of no gene.
+    """Writes a crate, a zip file, of genes (symbols or Ensembl ids) and their slides; None takes all slides.
 
     Raises:
         MissingInput: a gene is not materialized, or no slide has current results.
@@ -100,10 +92,9 @@ def export_crate(root: DataRoot, out: Path, genes: Sequence[str] | None = None) 
     if not kept:
         raise MissingInput("None of the slides has current layers: materialize epidermis_layers for them first.")
     crate, licences = ROCrate(), {row["slide"]: str(row["licence"]) for row in rows}
-    software = _describe(crate, pages, kept, sorted({licences[slide] for slide in kept if slide in licences}))
+    software = _describe(crate, pages, len(kept), sorted({licences[slide] for slide in kept if slide in licences}))
     for gene, page in pages.items():
-        profile = read_record(root.record("gene_profiles", gene))
-        for record in filter(None, (page, profile)):
+        for record in filter(None, (page, read_record(root.record("gene_profiles", gene)))):
             _add_results(crate, root, record)
     weights: dict[str, Entity | None] = {}
     weights_left_out: dict[str, str] = {}
@@ -140,27 +131,23 @@ def _pages(root: DataRoot, genes: Sequence[str] | None) -> dict[str, StageRecord
         return pages
     chosen: dict[str, StageRecord] = {}
     for wanted in genes:
-        found = {
-            gene: page
-            for gene, page in pages.items()
-            if wanted.upper() in (gene.upper(), str(page.values.get("gene")).upper())
-        }
+        names = {gene: (gene.upper(), str(page.values.get("gene")).upper()) for gene, page in pages.items()}
+        found = {gene: pages[gene] for gene in pages if wanted.upper() in names[gene]}
         if not found:
             raise MissingInput(f"The gene {wanted} is not in {root.path}: materialize hpa_images for it first.")
         chosen |= found
     return chosen
 
 
-def _describe(crate: ROCrate, pages: Mapping[str, StageRecord], kept: Iterable[str], licences: Sequence[str]) -> Entity:
+def _describe(crate: ROCrate, pages: Mapping[str, StageRecord], slides: int, licences: Sequence[str]) -> Entity:
     """Writes the crate's own title and licence; returns the program's entity."""
     from rocrate.model.contextentity import ContextEntity
 
     genes = ", ".join(str(page.values["gene"]) for page in pages.values())
-    slides = list(kept)
     attributions = sorted({str(page.values["attribution"]) for page in pages.values() if "attribution" in page.values})
-    crate.name = f"Skin by Dermatome: {genes or f'{len(slides)} slides'}"
+    crate.name = f"Skin by Dermatome: {genes or f'{slides} slides'}"
     crate.description = (
-        f"Tissue masks, cells and epidermal layers of {len(slides)} slides, the records of how they were computed, "
+        f"Tissue masks, cells and epidermal layers of {slides} slides, the records of how they were computed, "
         "the networks, and the images' addresses and sha256. `dermatome replay` computes them again."
     )
     terms = "; ".join(licences) or "Slides of their owners, who say under which licence."
@@ -218,14 +205,13 @@ def _add_weights(crate: ROCrate, root: DataRoot, record: StageRecord, sha256: st
     paths += [TOY_WEIGHTS if named == "toy" else Path(str(named))] if named else []
     for path in paths:
         if path.suffix == ".safetensors" and path.is_file() and sha256_file(path) == sha256:
-            card = card_path(path)
-            _add_file(crate, card, f"weights/{sha256}.json", None)
+            _add_file(crate, card_path(path), f"weights/{sha256}.json", None)
             return _add_file(crate, path, f"weights/{sha256}.safetensors", sha256, name=str(record.values["weights"]))
     return None
 
 
 def _add_file(crate: ROCrate, path: Path, place: str, sha256: str | None, **about: Any) -> Entity:
     about = {"name": place, "contentSize": str(path.stat().st_size), "sha256": sha256 or sha256_file(path)} | about
-    if form := _FORMATS.get(path.suffix):
+    if form := _FORMATS.get(path.suffix) or mimetypes.guess_type(path)[0]:
         about["encodingFormat"] = form
     return crate.add_file(path, place, properties=about)

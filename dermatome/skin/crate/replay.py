@@ -85,10 +85,6 @@ class Crate:
     def __init__(self, path: Path, folder: Path) -> None:
         """Reads a crate.
 
-        Args:
-            path: the zip file.
-            folder: an empty folder.
-
         Raises:
             StorageFailed: it is no crate, is damaged, or is larger than one may be.
         """
@@ -104,27 +100,21 @@ class Crate:
                     raise StorageFailed(f"The crate {path} has more results or networks than are replayed.")
                 for found in records:
                     _copy(archive, found[0], folder / RECORD_FILE, _MAX_RECORD_BYTES)
-                    self._add(read_record(folder / RECORD_FILE), found[1], found[2])
+                    record, (asset, slide) = read_record(folder / RECORD_FILE), found.groups()
+                    if record is None or (record.asset, record.partition) != (asset, slide):
+                        raise StorageFailed(
+                            f"The crate's record of {asset} of {slide} is another's: get it again from its author."
+                        )
+                    self.records[asset, slide] = record
                 for name in weights:
                     _copy(archive, name, folder / Path(name).name, MAX_WEIGHTS_BYTES)
         except FileNotFoundError as error:
             raise MissingInput(f"There is no crate {path}: check the path.") from error
-        except (
-            zipfile.BadZipFile,
-            zipfile.LargeZipFile,
-            NotImplementedError,
-            RuntimeError,
-            EOFError,
-            OSError,
-        ) as error:
+        # What zipfile raises of damaged, encrypted and unknown archives.
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, EOFError, OSError) as error:
             raise StorageFailed(f"The crate {path} cannot be read ({error}): get it again from its author.") from error
         if not self.records:
             raise StorageFailed(f"{path} is no crate of Dermatome, as it has no results of slides.")
-
-    def _add(self, record: StageRecord | None, asset: str, slide: str) -> None:
-        if record is None or (record.asset, record.partition) != (asset, slide):
-            raise StorageFailed(f"The crate's record of {asset} of {slide} is another's: get it again from its author.")
-        self.records[asset, slide] = record
 
     def of(self, asset: str) -> dict[str, StageRecord]:
         """The records of an asset by slide."""
@@ -157,12 +147,8 @@ def replay_crate(
 ) -> Iterator[Replayed]:
     """Computes masks, cells and layers of a crate's slides in an empty data root, as their records say.
 
-    Args:
-        crate: the crate.
-        root: the data root.
-        compute: device and threads; precision and backend are those of the records.
-        images: folder in which images are looked for by their sha256; others are fetched from HPA.
-        models: folder of Cellpose's files for ``cyto2``; missing ones are fetched into it.
+    Precision and backend are those of the records. Images are looked for in ``images`` by their sha256; others are
+    fetched from HPA, as are missing files of ``cyto2`` from Cellpose, into ``models``.
 
     Yields:
         Each result of each slide, as it is computed. A slide whose image or mask cannot be had has no later results.
@@ -198,11 +184,8 @@ def replay_crate(
 def _run(stage: Stage[Any, Any], records: Mapping[str, StageRecord], settings: Mapping[str, Any]) -> Iterator[Replayed]:
     """Computes slides and compares each with its record."""
     for done in run_batch(cached_stage(stage, settings, __version__, "replay"), list(records)):
-        stored = records[done.key].data_version
-        if done.result is None:
-            yield Replayed(stage.asset, done.key, stored, reason=str(done.error))
-        else:
-            yield Replayed(stage.asset, done.key, stored, done.result.record.data_version)
+        now, reason = (done.result.record.data_version, "") if done.result else ("", str(done.error))
+        yield Replayed(stage.asset, done.key, records[done.key].data_version, now, reason)
 
 
 def _find_images(folder: Path, pictures: Mapping[str, StageRecord]) -> dict[str, Path]:
@@ -222,9 +205,9 @@ def _acquire(
             f"The image of {slide} (sha256 {values.get('image_sha256')}) is not there: give its folder with --images. "
             "DICOM slides are not replayed."
         )
-    source = (
-        SlideSource(slide, "hpa", str(values["location"])) if path is None else SlideSource(slide, "folder", str(path))
-    )
+    source = SlideSource(slide, "hpa", str(values["location"]))
+    if path is not None:
+        source = SlideSource(slide, "folder", str(path))
     declared, longest = settings.get("images.declared_mpp", 0.5), settings.get("images.max_side_px", 20_000)
     return acquire_slide(source, folder, float(declared), int(longest), fetch_image=client.fetch_image)
 

@@ -73,7 +73,7 @@ class Survey:
         """The smallest box of the slide that holds every True of ``cells`` that ``within`` touches, cut to it."""
         step = self.step_px
         top, left = within.top_px // step, within.left_px // step
-        box = _bounding_box(cells[top : -(-within.bottom_px // step), left : -(-within.right_px // step)])
+        box = Box.around(cells[top : -(-within.bottom_px // step), left : -(-within.right_px // step)])
         if box is None:
             return None
         return Box(
@@ -209,11 +209,6 @@ def relative_depth(tissue_mask: LabelArray, block: DepthBlock, size: Size) -> Fl
     It is d / (d + s), with d the distance from the border with the dermis and s that from the nearest keratin or
     background, both as straight lines.
 
-    Args:
-        tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or what is read like one.
-        block: Part of the slide.
-        size: Size of the slide.
-
     Returns:
         (N,) float32 of the pixels ``block.inside``; NaN where no upper edge is within 2,048 px.
     """
@@ -278,11 +273,3 @@ def _facts(number: npt.NDArray[Any], distance_px: Floats, count: int) -> npt.NDA
     np.minimum.at(facts[1], number, distance_px)
     np.maximum.at(facts[2], number, distance_px)
     return facts
-
-
-def _bounding_box(mask: BoolMap) -> Box | None:
-    """The smallest box that holds every True of ``mask`` (H, W); None where there is none."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return None
-    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)

@@ -8,20 +8,7 @@ import numpy as np
 
 from dermatome.classes import Rgb
 from dermatome.imaging.overlay import draw_borders, fitting, sample_labels, tint
-from dermatome.reports.figures import (
-    DPI,
-    GREY,
-    INK,
-    Panel,
-    SlideFigure,
-    contact_sheet,
-    hex_colour,
-    longest_px,
-    new_figure,
-    plain_axes,
-    preview_panel,
-    to_pixels,
-)
+from dermatome.reports import figures as parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +29,7 @@ _CHART_PX = (900, 880)
 """Width and height of the profiles."""
 
 
-def layers_figure(slide: Slide, result: LayersResult) -> SlideFigure:
+def layers_figure(slide: Slide, result: LayersResult) -> parts.SlideFigure:
     """Shows the layers on the image, and profiles of DAB, hematoxylin and DAB/H by distance from the dermis.
 
     The preview shows the layers.
@@ -53,7 +40,7 @@ def layers_figure(slide: Slide, result: LayersResult) -> SlideFigure:
     tall = aspect > 1.15
     # Panels are about as high as the profiles: side by side, or one above the other.
     side_px = round(min(840 / aspect, 560) if tall else min(404 / aspect, 960))
-    most_px = longest_px(span, side_px)
+    most_px = parts.longest_px(span, side_px)
     pixels = slide.region(crop, fitting(span, most_px))
     labels = sample_labels(result.layer_map, crop, most_px)
     mapped = tint(pixels, labels, layer_colours(count), 0.72)
@@ -66,12 +53,12 @@ def layers_figure(slide: Slide, result: LayersResult) -> SlideFigure:
         facts: tuple[str, ...] = (pattern, score, f"{count} layers of {result.layer_um:.1f} µm")
     else:
         facts = (result.outcome.value.replace("_", " "),)
-    panels = (Panel(pixels, "a  Image", span), Panel(mapped, "b  Layers, 1 = basal", span))
-    sheet = contact_sheet(
+    panels = (parts.Panel(pixels, "a  Image", span), parts.Panel(mapped, "b  Layers, 1 = basal", span))
+    sheet = parts.contact_sheet(
         panels, 2 if tall else 1, side_px, name=slide.name, facts=facts, note=slide.mpp_note, mpp=slide.mpp,
         chart=_profiles(result),
     )  # fmt: skip
-    return SlideFigure(sheet, preview_panel(panels[1], slide.name, facts, slide.mpp))
+    return parts.SlideFigure(sheet, parts.preview_panel(panels[1], slide.name, facts, slide.mpp))
 
 
 def layer_colours(count: int) -> list[Rgb]:
@@ -83,20 +70,20 @@ def layer_colours(count: int) -> list[Rgb]:
 
 
 def _profiles(result: LayersResult) -> RgbImage:
-    figure = new_figure(_CHART_PX[0] / DPI, _CHART_PX[1] / DPI)
+    figure = parts.new_figure(_CHART_PX[0] / parts.DPI, _CHART_PX[1] / parts.DPI)
     three = figure.subplots(3, 1, sharex=True)
     if result.layers.empty:
         for axes in three:
             axes.set_axis_off()
-        three[1].text(0.5, 0.5, result.message, ha="center", va="center", fontsize=11, color=INK, wrap=True)
-        return to_pixels(figure)
+        three[1].text(0.5, 0.5, result.message, ha="center", va="center", fontsize=11, color=parts.INK, wrap=True)
+        return parts.to_pixels(figure)
     colours = layer_colours(len(result.layers))
     for letter, axes, (column, label, colour) in zip("cde", three, _PROFILES, strict=True):
         _profile(axes, result, column, label, colour, colours)
-        axes.set_title(letter, loc="left", fontsize=10, color=INK)
+        axes.set_title(letter, loc="left", fontsize=10, color=parts.INK)
     three[0].legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=8, frameon=False)
     three[-1].set_xlabel("Distance from the dermis (µm); numbers are layers", fontsize=9)
-    return to_pixels(figure)
+    return parts.to_pixels(figure)
 
 
 def _profile(axes: Axes, result: LayersResult, column: str, label: str, colour: str, colours: list[Rgb]) -> None:
@@ -104,7 +91,7 @@ def _profile(axes: Axes, result: LayersResult, column: str, label: str, colour: 
     values = layers[column].astype(float).to_numpy(na_value=np.nan)
     start = layers["distance_from_um"].to_numpy(float)
     width = layers["distance_to_um"].to_numpy(float) - start
-    fills = [hex_colour(shade) for shade in colours[1 : len(layers) + 1]]
+    fills = [parts.hex_colour(shade) for shade in colours[1 : len(layers) + 1]]
     axes.bar(
         start, values, width, align="edge", color=fills, alpha=0.55, edgecolor="white", linewidth=0.8,
         label="mean of the layer",
@@ -118,8 +105,10 @@ def _profile(axes: Axes, result: LayersResult, column: str, label: str, colour: 
     step = max(1, len(layers) // 14)
     for number, left, wide in zip(layers["layer"], start, width, strict=True):
         if (number - 1) % step == 0:
-            axes.text(left + wide / 2, 0.01 * highest, f"{number}", ha="center", va="bottom", fontsize=7.5, color=INK)
+            axes.text(
+                left + wide / 2, 0.01 * highest, f"{number}", ha="center", va="bottom", fontsize=7.5, color=parts.INK
+            )
     if np.isnan(values).all():
         text = "no stains" if result.background.no_stains else "next to no hematoxylin"
-        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=GREY, fontsize=9)
-    plain_axes(axes)
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=parts.GREY, fontsize=9)
+    parts.plain_axes(axes)

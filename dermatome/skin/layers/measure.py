@@ -18,18 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from dermatome.classes import BoolMap, Floats, LabelArray, StainingPattern
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Box
 from dermatome.imaging.background import Background
 from dermatome.imaging.ihc_stains import StainVectors, slide_stains
+from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
 from dermatome.labels.tiled import TiledArray
 from dermatome.skin.layers.depth import Depths, Survey, number_layers, relative_depth
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.tables import (
     RELATIVE_BINS,
-    STAIN_COLUMNS,
     CellDepths,
     EpidermalZone,
     StainSums,
@@ -43,8 +44,6 @@ from dermatome.skin.layers.tables import (
 from dermatome.storage.record import Scalar
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dermatome.classes import RgbImage
     from dermatome.slides.slide import Slide
 
@@ -71,8 +70,6 @@ class LayersResult:
         message: the outcome in a sentence.
         layer_map: (H, W) uint16, 0 outside the layers, 1 = basal layer.
         shown: the part of the slide with the layers; where there are none, with its tissue, or else all of it.
-        layer_px: thickness of a layer.
-        layer_um: the same in µm.
         layers: one row for each layer, 1 upwards without gaps: ``layer``, ``distance_from_um`` (excluded),
             ``distance_to_um``, ``area_px``, ``area_um2``, ``cells``, ``mean_dab_od``, ``mean_h_od`` (log10 optical
             density), ``dab_h_ratio`` (null where there is next to no hematoxylin), ``positive_share`` (0–1, pixels at
@@ -84,31 +81,33 @@ class LayersResult:
         relative: a row for each twentieth of the relative depth, which is 0 at the dermis and 1 at the upper edge of
             the living epidermis: ``relative_from``, ``relative_to``, ``area_px`` and the stains as in ``layers``.
         zones: a row for each :class:`~dermatome.skin.layers.tables.EpidermalZone`: ``zone``, ``area_px``, stains.
+        background: the slide's background, whose light optical densities are relative to.
+        vectors: the colours that stains are separated with.
+        detached_um2: area of epidermis in no layer, as no dermis is near it.
+        layer_px: thickness of a layer.
+        layer_um: the same in µm.
         h_score: over all layers, 0–300.
         positive_share: over all layers, 0–1.
         pattern: where in the epidermis the DAB lies.
-        detached_um2: area of epidermis in no layer, as no dermis is near it.
-        background: the slide's background, whose light optical densities are relative to.
-        vectors: the colours that stains are separated with.
     """
 
     outcome: LayerOutcome
     message: str
     layer_map: TiledArray
     shown: Box
-    layer_px: float | None
-    layer_um: float | None
     layers: pd.DataFrame
     cell_layers: pd.DataFrame
     profile: pd.DataFrame
     relative: pd.DataFrame
     zones: pd.DataFrame
-    h_score: float | None
-    positive_share: float | None
-    pattern: StainingPattern | None
-    detached_um2: float
     background: Background
     vectors: StainVectors
+    detached_um2: float = 0.0
+    layer_px: float | None = None
+    layer_um: float | None = None
+    h_score: float | None = None
+    positive_share: float | None = None
+    pattern: StainingPattern | None = None
 
     @property
     def values(self) -> dict[str, Scalar]:
@@ -139,22 +138,15 @@ def measure_layers(
     The H-score is taken over pixels, 1 × % weak + 2 × % moderate + 3 × % strong (Ram et al. 2021, "Pixelwise H-score",
     PLoS ONE 16(9): e0245638), as the cells found on hematoxylin are nuclei and DAB is often not in the nucleus.
 
-    Args:
-        slide: the image.
-        tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or an array-like object.
-        instances: (H, W) int32 cells, 0 background; an array or an array-like object.
-        cells: a row for each cell with ``cell_id`` and ``equivalent_diameter_um``.
-        settings: None takes the defaults.
-        on_block: called before each block of a large slide; an exception that it raises ends the measurement.
-        on_pixels: called with each block of the slide, (h, w) bool of its pixels that are in layers, and for each of
-            these N pixels, (N,), what it is counted into, by name: ``layer``, ``zone`` and ``relative_depth`` (numbers
-            of rows, from 1; 0 none) and ``cell`` (0 none).
+    ``tissue_mask`` and ``instances`` are (H, W), arrays or the like; ``cells`` has a row for each cell with ``cell_id``
+    and ``equivalent_diameter_um``. ``on_block`` is called before each block of a large slide, and may raise to end the
+    measurement. ``on_pixels`` is called with each block, (h, w) bool of its pixels that are in layers, and for each of
+    these, (N,), what it is counted into, by name: ``layer``, ``zone`` and ``relative_depth`` (numbers of rows, from 1;
+    0 none) and ``cell`` (0 none).
 
     Raises:
         BadAnnotation: a mask or instance map of another size than the slide.
     """
-    import pandas as pd
-
     settings = settings or LayerSettings()
     for what, array in (("tissue mask", tissue_mask), ("instance map", instances)):
         if tuple(array.shape) != slide.pixels.shape[:2]:
@@ -181,9 +173,9 @@ def measure_layers(
 
     thickness_px = max(layer_um / slide.mpp, depths.farthest_px / MAX_LAYERS)
     layer_map = TiledArray(slide.size, np.uint16)
-    of_bins, of_zones = StainSums(settings, RELATIVE_BINS), StainSums(settings, len(EpidermalZone))
-    of_layers, of_steps, of_cells = StainSums(settings), StainSums(settings), CellDepths(cells)
-    boxes = []
+    groups, stained = (0, 0, RELATIVE_BINS, len(EpidermalZone)), not background.no_stains
+    of_layers, of_steps, of_bins, of_zones = (StainSums(settings, count, stained=stained) for count in groups)
+    of_cells, boxes = CellDepths(cells), []
     for block in depths.blocks():
         distance_px = block.distance_px[block.inside]
         layer_of = number_layers(distance_px, thickness_px)
@@ -200,23 +192,11 @@ def measure_layers(
         of_zones.add(zone_of, h, dab)
         cell_of = instances[block.box.slices][block.inside]
         of_cells.add(cell_of, distance_px, relative)
-        on_pixels(
-            block.box,
-            block.inside,
-            {"layer": layer_of, "zone": zone_of, "relative_depth": bin_of, "cell": cell_of},
-        )
+        counted = {"layer": layer_of, "zone": zone_of, "relative_depth": bin_of, "cell": cell_of}
+        on_pixels(block.box, block.inside, counted)
         boxes.append(block.box)
     cell_layers = of_cells.table(thickness_px, of_layers.groups, slide.mpp)
     layers = layer_table(of_layers, cell_layers, thickness_px, slide.mpp)
-    profile, by_depth = profile_table(of_steps, settings.profile_step_um), relative_table(of_bins)
-    zones = zone_table(of_zones)
-    stained = not background.no_stains
-    if not stained:
-        for table in (layers, profile, by_depth, zones):
-            nulls = pd.array([pd.NA] * len(table), dtype="Float64")
-            for name in STAIN_COLUMNS:
-                if name in table:
-                    table[name] = nulls
     gap = f"; {detached_um2:,.0f} µm² of epidermis without dermis near it are in no layer" if detached_um2 else ""
     return LayersResult(
         outcome=LayerOutcome.MEASURED,
@@ -224,19 +204,19 @@ def measure_layers(
         + ("" if stained else f"; no stains, as {background.no_stains}"),
         layer_map=layer_map,
         shown=Box.covering(boxes),
-        layer_px=thickness_px,
-        layer_um=thickness_px * slide.mpp,
         layers=layers,
         cell_layers=cell_layers,
-        profile=profile,
-        relative=by_depth,
-        zones=zones,
-        h_score=of_layers.h_score if stained else None,
-        positive_share=of_layers.positive_share if stained else None,
-        pattern=staining_pattern(layers, settings) if stained else None,
-        detached_um2=detached_um2,
+        profile=profile_table(of_steps, settings.profile_step_um),
+        relative=relative_table(of_bins),
+        zones=zone_table(of_zones),
         background=background,
         vectors=vectors,
+        detached_um2=detached_um2,
+        layer_px=thickness_px,
+        layer_um=thickness_px * slide.mpp,
+        h_score=of_layers.h_score,
+        positive_share=of_layers.positive_share,
+        pattern=staining_pattern(layers, settings) if stained else None,
     )
 
 
@@ -249,12 +229,7 @@ def staining_pattern(layers: pd.DataFrame, settings: LayerSettings | None = None
     settings: both below the minimum is **negative**; basal DAB at least ``pattern_ratio`` times the suprabasal is
     **basal**; the other way round **suprabasal**; anything else **whole**, also an epidermis of a single layer.
 
-    Args:
-        layers: the table of :class:`LayersResult`.
-        settings: None takes the defaults.
-
-    Returns:
-        The pattern; None where there is no layer.
+    None where there is no layer.
     """
     settings = settings or LayerSettings()
     if layers.empty:
@@ -292,8 +267,6 @@ def _mean_diameter_um(cells: pd.DataFrame) -> float | None:
 
 def _stains(pixels: RgbImage, i0: Sequence[float], vectors: StainVectors) -> tuple[Floats, Floats]:
     """Hematoxylin and DAB of (N, 3) pixels: two (N,) float32, log10 optical density."""
-    from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, Stain, separate_stains
-
     stains = separate_stains(pixels[:, None], (Stain.HEMATOXYLIN, Stain.DAB), i0, vectors.matrix)[:, 0]
     stains *= np.float32(DECADIC_OD_PER_UNIT)
     return stains[:, 0], stains[:, 1]
@@ -312,21 +285,7 @@ def _nothing(
     no_sums = StainSums(LayerSettings())
     no_cells = CellDepths(cells).table(1.0, 0, slide.mpp)
     return LayersResult(
-        outcome=outcome,
-        message=message,
-        layer_map=TiledArray(slide.size, np.uint16),
-        shown=shown,
-        layer_px=None,
-        layer_um=None,
-        layers=layer_table(no_sums, no_cells, 1.0, slide.mpp),
-        cell_layers=no_cells,
-        profile=profile_table(no_sums, 1.0),
-        relative=relative_table(no_sums),
-        zones=zone_table(no_sums),
-        h_score=None,
-        positive_share=None,
-        pattern=None,
-        detached_um2=detached_um2,
-        background=background,
-        vectors=vectors,
-    )
+        outcome, message, TiledArray(slide.size, np.uint16), shown, layer_table(no_sums, no_cells, 1.0, slide.mpp),
+        no_cells, profile_table(no_sums, 1.0), relative_table(no_sums), zone_table(no_sums), background, vectors,
+        detached_um2,
+    )  # fmt: skip

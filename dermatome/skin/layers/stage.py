@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from dermatome.classes import LabelArray, Rgb
 from dermatome.labels.geojson import object_features, region_features, write_geojson
 from dermatome.labels.ome_tiff import write_ome_tiff
 from dermatome.labels.tiled import TiledArray
-from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import load_slide, synthetic_warning, timed, versions_of, write_figure, write_rows
+from dermatome.pipeline.stage_files import synthetic_warning, timed, versions_of, write_figure, write_rows
 from dermatome.skin.layers.figures import layer_colours, layers_figure
 from dermatome.skin.layers.measure import LayerOutcome, LayersResult, measure_layers
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.skin.stage_files import load_cell_map, load_tissue_mask
+from dermatome.skin.stage_files import SkinInput, SkinStage
 from dermatome.slides.slide import Slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageRecord, StageResult, content_version
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CELL_CLASSES: dict[str, Rgb] = {"basal": (0, 114, 178), "suprabasal": (230, 159, 0), "no layer": (153, 153, 153)}
 """Class of a cell by its layer: 1, above, none; and its colour."""
@@ -33,12 +28,8 @@ CELL_CLASSES: dict[str, Rgb] = {"basal": (0, 114, 178), "suprabasal": (230, 159,
 def layers_rows(record: StageRecord, path: Path) -> pd.DataFrame:
     """The layers of a slide for a table of several slides, with outcome, pattern and background.
 
-    Args:
-        record: record of :func:`write_layers`.
-        path: its table of layers; without rows, the slide has one row whose layer is null.
+    A slide whose table at ``path`` has no rows has one row whose layer is null.
     """
-    import pandas as pd
-
     table = pd.read_parquet(path)
     if table.empty:
         table = table.reindex([0]).assign(slide=record.partition)
@@ -50,10 +41,9 @@ def layers_rows(record: StageRecord, path: Path) -> pd.DataFrame:
 
 def layer_classes(count: int) -> dict[int, tuple[str, Rgb]]:
     """Name and colour of each of so many layers, by number."""
-    colours = layer_colours(count)
     return {
-        number: (f"layer {number}{' (basal)' if number == 1 else ''}", colours[number])
-        for number in range(1, len(colours))
+        number: (f"layer {number}{' (basal)' if number == 1 else ''}", colour)
+        for number, colour in enumerate(layer_colours(count)[1:], 1)
     }
 
 
@@ -64,18 +54,8 @@ def place_cells(cells: pd.DataFrame, cell_layers: pd.DataFrame) -> pd.DataFrame:
     return placed
 
 
-@dataclass(frozen=True)
-class _Input:
-    slide: Slide
-    mask: LabelArray
-    instances: LabelArray
-    cells: pd.DataFrame
-    warning: str
-    seconds: dict[str, float]
-
-
 @dataclass
-class LayersStage(Stage[_Input, tuple[_Input, LayersResult]]):
+class LayersStage(SkinStage[LayersResult]):
     """Computes the tables, `layers.ome.tif`, `layers.geojson`, `cells.geojson` and the figure of each slide.
 
     The tables are `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `relative.parquet` and `zones.parquet`.
@@ -84,40 +64,22 @@ class LayersStage(Stage[_Input, tuple[_Input, LayersResult]]):
     root: DataRoot
     layers: LayerSettings
     asset = "epidermis_layers"
+    phase = "measure"
+    reads_cells = True
 
     def inputs(self, key: str) -> dict[str, str]:
         """The image, the mask and the cells."""
         return versions_of(self.root, key, "slide_images", "epidermis_masks", "cell_masks")
 
-    def load(self, key: str) -> _Input:
-        """Decodes the image and the results of earlier stages, or opens them if they are large."""
-        seconds: dict[str, float] = {}
-        with timed(seconds, "decode"):
-            slide = load_slide(self.root, key)
-            mask, _ = load_tissue_mask(self.root, key, slide.size)
-            # Its record says it of the mask's network, too.
-            instances, cells, made = load_cell_map(self.root, key, slide.size)
-        return _Input(slide, mask, instances, cells, synthetic_warning(made.values), seconds)
-
-    def pixels(self, loaded: _Input) -> int:
-        """Size of the image, px."""
-        return loaded.slide.size.area_px
-
-    def compute(self, loaded: Sequence[_Input]) -> list[tuple[_Input, LayersResult]]:
+    def result(self, one: SkinInput) -> LayersResult:
         """Cuts and measures the layers."""
-        found = []
-        for one in loaded:
-            with timed(one.seconds, "measure"):
-                result = measure_layers(
-                    one.slide, one.mask, one.instances, one.cells, self.layers, self.check
-                )  # fmt: skip
-            found.append((one, result))
-        return found
+        return measure_layers(one.slide, one.mask, one.instances, one.cells, self.layers, self.check)
 
-    def save(self, key: str, found: tuple[_Input, LayersResult], folder: Path) -> StageResult:
+    def save(self, key: str, found: tuple[SkinInput, LayersResult], folder: Path) -> StageResult:
         """Writes tables, map, outlines and figure."""
         one, result = found
-        return write_layers(folder, one.slide, one.instances, one.cells, result, dict(one.seconds), one.warning)
+        warning = synthetic_warning(one.cells_record.values)  # which says it of the mask's network, too
+        return write_layers(folder, one.slide, one.instances, one.cells, result, dict(one.seconds), warning)
 
 
 def write_layers(
@@ -132,15 +94,8 @@ def write_layers(
 ) -> StageResult:
     """Writes the layers of a slide: tables, map, outlines of layers and of cells with their layer, and figure.
 
-    Args:
-        folder: folder of the files.
-        slide: the image.
-        instances: (H, W) int32, its cells.
-        cells: a row for each cell.
-        result: its layers.
-        seconds: wall time of earlier phases, to which those of writing are added.
-        warning: what every file says of the networks, or empty.
-        stem: start of the names of the files; without it, they are named as in the data root.
+    To ``seconds``, the wall time of earlier phases, those of writing are added. ``warning`` is what every file says of
+    the networks. Without ``stem``, files are named as in the data root.
     """
     name, before = stem or "layers", f"{stem}_" if stem else ""
     layers, placed = layer_classes(len(result.layers)), place_cells(cells, result.cell_layers)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from dermatome.classes import Floats
 from dermatome.skin.layers.depth import number_layers
 from dermatome.skin.layers.settings import LayerSettings
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-STAIN_COLUMNS = ("mean_dab_od", "mean_h_od", "dab_h_ratio", "positive_share", "h_score")
-"""Columns that are null if the slide has no stains."""
 
 RELATIVE_BINS = 20
 """Bins of the profile by relative depth."""
@@ -34,11 +30,14 @@ class EpidermalZone(StrEnum):
 
 
 class StainSums:
-    """DAB and hematoxylin of the pixels of each group 1, 2, … (layers, or steps of depth), added up block by block."""
+    """DAB and hematoxylin of the pixels of each group 1, 2, … (layers, or steps of depth), added up block by block.
 
-    def __init__(self, settings: LayerSettings, groups: int = 0) -> None:
+    If the slide has no stains (``stained`` is False), all about them is null.
+    """
+
+    def __init__(self, settings: LayerSettings, groups: int = 0, *, stained: bool = True) -> None:
         """Starts without pixels, with at least ``groups`` groups; the thresholds are those of ``settings``."""
-        self._settings = settings
+        self._settings, self._stained = settings, stained
         self._sums = np.zeros((6, groups))  # pixels, H, DAB, pixels of at least weak, moderate and strong DAB
 
     def add(self, group: npt.NDArray[np.uint16], h: Floats, dab: Floats) -> None:
@@ -66,49 +65,28 @@ class StainSums:
         return self._sums.shape[1]
 
     @property
-    def area_px(self) -> npt.NDArray[np.float64]:
-        """(groups,) pixels."""
-        area: npt.NDArray[np.float64] = self._sums[0]
-        return area
-
-    @property
-    def stained_shares(self) -> npt.NDArray[np.float64]:
-        """(3, groups): the share of pixels of at least weak, moderate and strong DAB; NaN where there is no pixel."""
-        return np.divide(
-            self._sums[3:], self.area_px, out=np.full((3, self.groups), np.nan), where=self.area_px > 0
-        )  # fmt: skip
-
-    @property
-    def h_score(self) -> float:
+    def h_score(self) -> float | None:
         """Of all pixels, 0–300."""
-        return float(100 * (self._sums[3:].sum(axis=1) / self.area_px.sum()).sum())
+        return float(100 * (self._sums[3:].sum(axis=1) / self._sums[0].sum()).sum()) if self._stained else None
 
     @property
-    def positive_share(self) -> float:
+    def positive_share(self) -> float | None:
         """Of all pixels, 0–1."""
-        return float(self._sums[3].sum() / self.area_px.sum())
+        return float(self._sums[3].sum() / self._sums[0].sum()) if self._stained else None
 
-    def means(self) -> pd.DataFrame:
-        """Area, mean DAB, mean H and DAB/H of each group; null where it has no pixel."""
-        import pandas as pd
-
-        area = self.area_px
-        mean_h, mean_dab = (
-            np.divide(total, area, out=np.full(area.size, np.nan), where=area > 0) for total in self._sums[1:3]
-        )
-        measurable = np.greater_equal(
-            mean_h, self._settings.min_h_od, where=area > 0, out=np.zeros(area.size, bool)
-        )  # fmt: skip
-        ratio = np.divide(mean_dab, mean_h, out=np.full(area.size, np.nan), where=measurable)
-        return pd.DataFrame(
-            {
-                "area_px": area.astype(np.int64),
-                # An array of NaN becomes nulls here: nullable columns know no NaN.
-                "mean_dab_od": pd.array(mean_dab, dtype="Float64"),
-                "mean_h_od": pd.array(mean_h, dtype="Float64"),
-                "dab_h_ratio": pd.array(ratio, dtype="Float64"),
-            }
-        )
+    def table(self, first: Mapping[str, npt.ArrayLike], *, scores: bool = True) -> pd.DataFrame:
+        """A row for each group: the columns ``first``, area, mean DAB, mean H, DAB/H, and perhaps positive share and
+        H-score; null where it has no pixel.
+        """
+        area = self._sums[0]
+        mean_h, mean_dab, weak, moderate, strong = _divide(self._sums[1:], area, (area > 0) & self._stained)
+        ratio = _divide(mean_dab, mean_h, np.nan_to_num(mean_h) >= self._settings.min_h_od)
+        columns = {"mean_dab_od": mean_dab, "mean_h_od": mean_h, "dab_h_ratio": ratio}
+        if scores:
+            columns |= {"positive_share": weak, "h_score": 100 * (weak + moderate + strong)}
+        # An array of NaN becomes nulls here: nullable columns know no NaN.
+        nullable = {name: pd.array(values, dtype="Float64") for name, values in columns.items()}
+        return pd.DataFrame({**first, "area_px": area.astype(np.int64), **nullable})
 
 
 class CellDepths:
@@ -135,14 +113,12 @@ class CellDepths:
 
     def table(self, thickness_px: float, last: int, mpp: float) -> pd.DataFrame:
         """The layer of each cell, at most ``last``: that of the mean distance of those pixels."""
-        import pandas as pd
-
         area, total, measured, depth = self._sums[:, self.ids]
         found = area > 0
-        mean_px = np.divide(total, area, out=np.full(self.ids.size, np.nan), where=found)
+        mean_px = _divide(total, area, found)
         layer = np.zeros(self.ids.size, np.int32)
         layer[found] = np.minimum(number_layers(mean_px[found].astype(np.float32), thickness_px), last)
-        relative = np.divide(depth, measured, out=np.full(self.ids.size, np.nan), where=measured > 0)
+        relative = _divide(depth, measured, measured > 0)
         return pd.DataFrame(
             {
                 "cell_id": self.ids.astype(np.int32),
@@ -154,55 +130,34 @@ class CellDepths:
 
 
 def layer_table(sums: StainSums, cell_layers: pd.DataFrame, thickness_px: float, mpp: float) -> pd.DataFrame:
-    """One row for each layer 1 to the last, also for those without a pixel.
-
-    Args:
-        sums: of the layers.
-        cell_layers: the table of :class:`CellDepths`.
-        thickness_px: of a layer.
-        mpp: microns per pixel.
-    """
-    table, count = sums.means(), sums.groups
+    """One row for each layer 1 to the last, also for those without a pixel; ``cell_layers`` is :class:`CellDepths`'."""
+    count = sums.groups
     number = np.arange(1, count + 1)
-    table.insert(0, "layer", number.astype(np.int32))
-    table.insert(1, "distance_from_um", (number - 1) * thickness_px * mpp)
-    table.insert(2, "distance_to_um", number * thickness_px * mpp)
-    table.insert(4, "area_um2", sums.area_px * mpp**2)
+    from_um, to_um = ((number - before) * thickness_px * mpp for before in (1, 0))
+    table = sums.table({"layer": number.astype(np.int32), "distance_from_um": from_um, "distance_to_um": to_um})
+    table.insert(4, "area_um2", table["area_px"].to_numpy(float) * mpp**2)
     table.insert(5, "cells", np.bincount(cell_layers["layer"].to_numpy(int), minlength=count + 1)[1:].astype(np.int32))
-    return _with_scores(table, sums)
-
-
-def _with_scores(table: pd.DataFrame, sums: StainSums) -> pd.DataFrame:
-    import pandas as pd
-
-    shares = sums.stained_shares
-    table["positive_share"] = pd.array(shares[0], dtype="Float64")
-    table["h_score"] = pd.array(100 * (shares[0] + shares[1] + shares[2]), dtype="Float64")
     return table
 
 
 def profile_table(sums: StainSums, step_um: float) -> pd.DataFrame:
     """One row for each step of the depth, ``step_um`` wide."""
-    table = sums.means()
-    table.insert(0, "distance_um", (np.arange(len(table)) + 0.5) * step_um)
-    return table
+    return sums.table({"distance_um": (np.arange(sums.groups) + 0.5) * step_um}, scores=False)
 
 
 def relative_table(sums: StainSums) -> pd.DataFrame:
     """One row for each bin of relative depth, from the dermis upwards."""
-    table, edges = sums.means(), np.linspace(0, 1, sums.groups + 1)
-    table.insert(0, "relative_from", edges[:-1])
-    table.insert(1, "relative_to", edges[1:])
-    return _with_scores(table, sums)
+    edges = np.linspace(0, 1, sums.groups + 1)
+    return sums.table({"relative_from": edges[:-1], "relative_to": edges[1:]})
 
 
 def zone_table(sums: StainSums) -> pd.DataFrame:
     """One row for each zone of :class:`EpidermalZone`."""
-    import pandas as pd
+    return sums.table({"zone": pd.Series([zone.value for zone in EpidermalZone][: sums.groups], dtype="str")})
 
-    table = sums.means()
-    table.insert(0, "zone", pd.Series([zone.value for zone in EpidermalZone][: sums.groups], dtype="str"))
-    return _with_scores(table, sums)
+
+def _divide(part: npt.NDArray[Any], whole: npt.NDArray[Any], where: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=where)
 
 
 def zones_of(layer: npt.NDArray[np.uint16], relative: Floats) -> npt.NDArray[np.uint16]:

@@ -47,14 +47,9 @@ class CoreShown:
     record: dict[str, Any]
 
     @property
-    def dab(self) -> float:
-        """Mean DAB of the epidermis."""
-        return float(self.core.tables["epidermis"]["mean_dab_od"].iloc[0])
-
-    @property
-    def h_score(self) -> float:
-        """H-score of the epidermis."""
-        return float(self.core.tables["epidermis"]["h_score"].iloc[0])
+    def whole(self) -> dict[Any, Any]:
+        """The measures of the epidermis by name."""
+        return dict(self.core.tables["epidermis"].iloc[0].items())
 
 
 def core_shown(root: DataRoot, core: Core, record: dict[str, Any]) -> CoreShown:
@@ -83,16 +78,7 @@ def card_html(
 ) -> bytes:
     """The card of a gene as one HTML file; every text from a page is escaped, and no script runs.
 
-    Args:
-        gene: Record of the gene's page.
-        profile: What its antibodies stain.
-        cores: Its measured cores.
-        left_out: Its other slides.
-        records: Its image records, measured or not, which have HPA's annotation.
-        svg: Figure of the profile.
-        settings: Settings of the intervals.
-        warning: What the card says of the networks, or empty.
-        formats: Slides by the suffix of their image file.
+    ``records`` are its image records, measured or not, and ``formats`` its slides by the suffix of their image file.
     """
     antibodies = [
         {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from dermatome.reports.figures import GREY, INK, new_figure, plain_axes, to_png, to_svg
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from dermatome.skin.profiles.profile import GeneProfile

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from dermatome.skin.layers.measure import compartments, pattern_of
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.profiles.settings import ProfileSettings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MEASURES = ("mean_dab_od", "mean_h_od", "positive_share", "h_score")
 PARTS = {"epidermis": "epidermis", "zone": "zone", "layer": "layer", "relative_depth": "relative_from"}
@@ -69,15 +67,7 @@ class GeneProfile:
 def profile_gene(
     cores: Sequence[Core], settings: ProfileSettings | None = None, layers: LayerSettings | None = None
 ) -> GeneProfile:
-    """Sums up the slides of a gene by antibody.
-
-    Args:
-        cores: Its slides; none give empty tables.
-        settings: None takes the defaults.
-        layers: Thresholds of the staining pattern; None takes the defaults.
-    """
-    import pandas as pd
-
+    """Sums up the slides of a gene by antibody."""
     settings, layers = settings or ProfileSettings(), layers or LayerSettings()
     rows, antibodies = [], []
     for antibody in sorted({core.antibody or "" for core in cores}):
@@ -114,8 +104,6 @@ def profile_gene(
 
 
 def _part_rows(part: str, people: list[list[Core]], draws: npt.NDArray[Any], confidence: float) -> pd.DataFrame:
-    import pandas as pd
-
     key = PARTS[part]
     of_people = [
         pd.concat([core.tables[part] for core in cores]).groupby(key)[list(MEASURES)].mean() for cores in people

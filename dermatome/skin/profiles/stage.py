@@ -8,12 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from dermatome.hpa.records import read_records
+from dermatome.hpa.settings import ATTRIBUTION, LICENCE_PAGE
 from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.pipeline.cached_stage import Stage
-from dermatome.pipeline.stage_files import read_rows, synthetic_warning, timed, write_figure, write_frame
+from dermatome.pipeline.stage_files import read_rows, synthetic_warning, timed, write_report
+from dermatome.reports.html import data_uri, template
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.layers.stage import LayersStage
 from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html, core_shown, mixed_formats, synonyms_of
@@ -33,9 +37,6 @@ from dermatome.storage.record import (
     require_record,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 PROFILE_TABLE = "profile.parquet"
 ANTIBODIES_TABLE = "antibodies.parquet"
 CORES_TABLE = "cores.parquet"
@@ -52,14 +53,8 @@ class _Input:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True)
-class _Profiled:
-    found: _Input
-    profile: GeneProfile
-
-
 @dataclass
-class ProfileStage(Stage[_Input, _Profiled]):
+class ProfileStage(Stage[_Input, tuple[_Input, GeneProfile]]):
     """Computes `profile.parquet`, `antibodies.parquet`, `cores.parquet`, the figure and `card.html` of each gene."""
 
     root: DataRoot
@@ -88,14 +83,14 @@ class ProfileStage(Stage[_Input, _Profiled]):
         gene = require_record(self.root, "hpa_images", key)
         return _Input(gene, dict(Counter(sorted(files.values()))), images, cores, left_out, seconds)
 
-    def compute(self, loaded: Sequence[_Input]) -> list[_Profiled]:
+    def compute(self, loaded: Sequence[_Input]) -> list[tuple[_Input, GeneProfile]]:
         """Sums up each gene."""
-        return [_Profiled(one, profile_gene(one.cores, self.settings, self.layers)) for one in loaded]
+        return [(one, profile_gene(one.cores, self.settings, self.layers)) for one in loaded]
 
-    def save(self, key: str, result: _Profiled, folder: Path) -> StageResult:
+    def save(self, key: str, result: tuple[_Input, GeneProfile], folder: Path) -> StageResult:
         """Writes tables, figure and card."""
-        found, profile, seconds = result.found, result.profile, dict(result.found.seconds)
-        gene = str(found.gene.values["gene"])
+        found, profile = result
+        gene, seconds = str(found.gene.values["gene"]), dict(found.seconds)
         tables = {
             PROFILE_TABLE: profile.rows,
             ANTIBODIES_TABLE: profile.antibodies.assign(synonyms=", ".join(synonyms_of(found.images)) or None),
@@ -103,26 +98,22 @@ class ProfileStage(Stage[_Input, _Profiled]):
         }
         values: dict[str, Scalar] = {"synthetic": any(core.synthetic for core in found.cores)}
         warning = synthetic_warning(values)
-        for name, rows in tables.items():
-            write_frame(folder / name, rows, warning=warning, gene=gene, ensembl_id=key)
         with timed(seconds, "figure"):
-            png, svg = profile_figure(f"{gene} ({key})", profile)
-            write_figure(folder, png)
-            write_atomic(folder / "figure.svg", svg)
+            drawn = profile_figure(f"{gene} ({key})", profile)
+            write_report(folder, tables, drawn, warning, gene=gene, ensembl_id=key)
         with timed(seconds, "card"):
             images = {image["slide"]: image for image in found.images}
             shown: list[CoreShown] = []
             for core in found.cores:
                 self.check()
                 shown.append(core_shown(self.root, core, images[core.slide]))
-            write_atomic(
-                folder / CARD_FILE,
-                card_html(
-                    found.gene, profile, shown, found.left_out, found.images, svg, self.settings, warning, found.formats
-                ),
-            )
-        whole = profile.rows[profile.rows["part"] == "epidermis"]
-        dab = whole["mean_dab_od"]
+            card = card_html(
+                found.gene, profile, shown, found.left_out, found.images, drawn[1], self.settings, warning,
+                found.formats,
+            )  # fmt: skip
+            write_atomic(folder / CARD_FILE, card)
+        dab = profile.rows[profile.rows["part"] == "epidermis"]["mean_dab_od"]
+        mixed = [found.formats] if len(found.formats) > 1 else []
         patterns = [] if profile.antibodies.empty else profile.antibodies["pattern"].tolist()
         return StageResult(
             outcome="profile" if found.cores else "no_slides",
@@ -131,7 +122,7 @@ class ProfileStage(Stage[_Input, _Profiled]):
             data_version=content_version(
                 [
                     *(rows.to_csv().encode() for rows in tables.values()),
-                    repr((found.left_out, warning, *([found.formats] if len(found.formats) > 1 else []))).encode(),
+                    repr((found.left_out, warning, *mixed)).encode(),
                 ]
             ),
             values=values
@@ -185,8 +176,6 @@ def _state(root: DataRoot, slide: str) -> tuple[StageRecord | None, str]:
 
 
 def _core(root: DataRoot, image: dict[str, Any], record: StageRecord) -> Core:
-    import pandas as pd
-
     folder = root.folder(LayersStage.asset, image["slide"])
     files = {"layer": LAYERS_TABLE, "zone": "zones.parquet", "relative_depth": "relative.parquet"}
     tables: dict[str, pd.DataFrame] = {part: read_rows(folder / file) for part, file in files.items()}
@@ -212,8 +201,6 @@ def _cell_dab_ratio(root: DataRoot, slide: str, mean_dab_od: float) -> float:
 
 def annotated_cores(root: DataRoot, gene: str, cores: Sequence[Core]) -> pd.DataFrame:
     """A row for each measured slide and tissue that the page lists it for: measures of its epidermis, annotation."""
-    import pandas as pd
-
     measures = (*MEASURES, "cell_dab_ratio")
     measured = {
         (core.slide, core.antibody): core.tables["epidermis"].iloc[0][list(measures)].astype(float) for core in cores
@@ -225,6 +212,16 @@ def annotated_cores(root: DataRoot, gene: str, cores: Sequence[Core]) -> pd.Data
         if (image["slide"], image["antibody"]) in measured
     ]
     return pd.DataFrame(rows, columns=[*shown, *measures]).rename(columns={"patient_id": "patient"})
+
+
+def page(name: str, svg: bytes, warning: str, **context: Any) -> bytes:
+    """A page over all genes, the template of that name in ``dermatome.skin``; every text is escaped."""
+    figure = data_uri("image/svg+xml", svg)
+    about = {"card": CARD_FILE, "attribution": ATTRIBUTION, "licence_page": LICENCE_PAGE}
+    text = template(f"{name}.html.j2", f"dermatome.skin.{name}").render(
+        warning=warning, figure=figure, **about, **context
+    )
+    return text.encode()
 
 
 def profiles_version(root: DataRoot) -> dict[str, str]:
@@ -243,8 +240,6 @@ def any_synthetic(root: DataRoot) -> dict[str, Scalar]:
 
 def all_genes(root: DataRoot, name: str, columns: Sequence[str]) -> pd.DataFrame:
     """The rows of a table of all genes; if there are none, ``columns`` without rows."""
-    import pandas as pd
-
     asset = ProfileStage.asset
     tables = [pd.read_parquet(root.folder(asset, gene) / name) for gene in root.partitions(asset)]
     filled = [table for table in tables if len(table)]

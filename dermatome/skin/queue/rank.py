@@ -43,11 +43,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A region that is proposed; ``novelty`` is 0 to 1, and ``gain`` the product that it was chosen by."""
+    """A region that is proposed; ``novelty`` is 0 to 1."""
 
     candidate: Candidate
     novelty: float
-    gain: float
+
+    @property
+    def gain(self) -> float:
+        """The product that it was chosen by."""
+        return self.candidate.disagreement * self.novelty
 
 
 def candidates(slide: Slide, network: TissueNetwork, side_px: int, views: int) -> list[Candidate]:
@@ -75,8 +79,7 @@ def disagreement(probabilities: npt.NDArray[Any]) -> Floats:
     It is 0 where all views say the same, however unsure each is: a border that nobody can place is not learnt by
     annotating more of it.
 
-    Args:
-        probabilities: (V, C, H, W) of each view and class.
+    ``probabilities`` are (V, C, H, W) of each view and class.
     """
     common, each = _entropy(probabilities.mean(axis=0)), _entropy(probabilities.swapaxes(0, 1))
     unsure: Floats = np.maximum(common - each.mean(axis=0), 0)
@@ -91,12 +94,6 @@ def choose(
     Novelty is d / (d + diversity · s), with d the distance of its features to the nearest region that is annotated or
     was chosen before, and s the median distance of regions to their mean. Regions that overlap one of these are never
     chosen.
-
-    Args:
-        found: of all slides.
-        count: number of regions; fewer if there are no more.
-        diversity: weight of novelty; 0 ignores it.
-        annotated: boxes by slide that are annotated.
     """
     if not found:
         return []
@@ -113,7 +110,7 @@ def choose(
         novelty = np.ones(len(found)) if diversity == 0 else far / (far + diversity * scale)
         best = int(np.where(free, wanted * novelty, -1).argmax())
         one = found[best]
-        chosen.append(Proposal(one, float(novelty[best]), float(wanted[best] * novelty[best])))
+        chosen.append(Proposal(one, float(novelty[best])))
         free &= np.array([other.slide != one.slide or not _overlaps(other.box, [one.box]) for other in found])
         unlike = np.minimum(unlike, np.linalg.norm(features - one.features, axis=1))
     return chosen

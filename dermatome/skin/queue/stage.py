@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
 
-from dermatome.classes import RgbImage
 from dermatome.geometry import Box
 from dermatome.imaging.overlay import fitting
 from dermatome.inference.compute import ComputeSettings
@@ -50,14 +47,7 @@ def make_queue(
 ) -> StageResult:
     """Writes `queue.parquet` and `queue.html`.
 
-    Args:
-        root: data root.
-        folder: folder to write to.
-        slides: names of the slides that are looked at.
-        weights: the tissue network.
-        compute: device and precision.
-        settings: how regions are chosen.
-        web_url: address of the web app, which the links lead to.
+    Links lead to the web app at ``web_url``.
 
     Raises:
         MissingInput, BadImage: a slide's image is not there or not the one that was verified.
@@ -71,11 +61,13 @@ def make_queue(
     proposals = choose(found, settings.regions, settings.diversity, annotated)
     table = _table(proposals, found)
     write_frame(folder / QUEUE_TABLE, table)
-    pictures = [_picture(root, one.candidate) for one in proposals]
-    rows = [
-        row | {"image": picture_uri(picture, "jpeg", quality=85), "link": _link(row, settings.side_px, web_url)}
-        for row, picture in zip(table.to_dict("records"), pictures, strict=True)
-    ]
+    pictures, rows = [], []
+    for row, one in zip(table.to_dict("records"), proposals, strict=True):
+        box = one.candidate.box
+        pictures.append(load_slide(root, row["slide"]).region(box, fitting(box.size, _THUMBNAIL_PX)))
+        place = {"slide": row["slide"], "left": row["left_px"], "top": row["top_px"], "side": settings.side_px}
+        image = picture_uri(pictures[-1], "jpeg", quality=85)
+        rows.append(row | {"image": image, "link": f"{web_url}/correct?{urlencode(place)}"})
     text = template("queue.html.j2", "dermatome.skin.queue").render(rows=rows, slides=len(slides), weights=weights.name)
     write_atomic(folder / QUEUE_FILE, text.encode())
     if pictures:
@@ -96,40 +88,18 @@ def make_queue(
     )
 
 
-def _picture(root: DataRoot, region: Candidate) -> RgbImage:
-    """The region, small."""
-    return load_slide(root, region.slide).region(region.box, fitting(region.box.size, _THUMBNAIL_PX))
-
-
-def _link(row: Mapping[Hashable, Any], side_px: int, web_url: str) -> str:
-    """Address of the page on which the region is corrected."""
-    place = {"slide": row["slide"], "left": row["left_px"], "top": row["top_px"], "side": side_px}
-    return f"{web_url}/correct?{urlencode(place)}"
-
-
 def _table(proposals: list[Proposal], found: list[Candidate]) -> pd.DataFrame:
     """A row for each proposed region, in the order to annotate them in."""
     of_slide: dict[str, list[float]] = {}
     for one in found:
         of_slide.setdefault(one.slide, []).append(one.disagreement)
-    rows = [
-        {
-            "rank": rank,
-            "slide": one.candidate.slide,
-            "left_px": one.candidate.box.left_px,
-            "top_px": one.candidate.box.top_px,
-            "width_px": one.candidate.box.size.width_px,
-            "height_px": one.candidate.box.size.height_px,
-            "disagreement": one.candidate.disagreement,
-            "novelty": one.novelty,
-            "gain": one.gain,
-            "slide_disagreement": float(np.mean(of_slide[one.candidate.slide])),
-        }
-        for rank, one in enumerate(proposals, 1)
-    ]
-    columns = {
-        "rank": "int32", "slide": "str", "left_px": "int32", "top_px": "int32", "width_px": "int32",
-        "height_px": "int32", "disagreement": "float64", "novelty": "float64", "gain": "float64",
-        "slide_disagreement": "float64",
-    }  # fmt: skip
+    rows = []
+    for rank, proposal in enumerate(proposals, 1):
+        one = proposal.candidate
+        place = one.box.left_px, one.box.top_px, one.box.size.width_px, one.box.size.height_px
+        gain = one.disagreement, proposal.novelty, proposal.gain, float(np.mean(of_slide[one.slide]))
+        rows.append((rank, one.slide, *place, *gain))
+    columns = {"rank": "int32", "slide": "str"}
+    columns |= dict.fromkeys(("left_px", "top_px", "width_px", "height_px"), "int32")
+    columns |= dict.fromkeys(("disagreement", "novelty", "gain", "slide_disagreement"), "float64")
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)

@@ -11,24 +11,26 @@ is the class of what no outline in ``mask.geojson`` covers; otherwise nothing is
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dermatome.classes import IGNORED, TISSUE_LABELS, ClassMap, TissueClass
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.imaging.overlay import tint_tissue
-from dermatome.labels.palette import IGNORED_LABEL, Palette, decode_mask
+from dermatome.labels.palette import Palette, decode_mask
 from dermatome.labels.tissue_outlines import draw_tissue
 from dermatome.reports.figures import SAMPLES_SHOWN, preview_samples
-from dermatome.skin.tiles.crops import PALETTE_FILE, Roi, cut_tiles, load_tiles, palette_in, read_rois, tiles_sha256
+from dermatome.skin.tiles.crops import PALETTE_FILE, cut_tiles, load_tiles, palette_in, tiles_sha256
+from dermatome.skin.tiles.rois import Roi, read_rois
 from dermatome.slides.plain import SUFFIXES, decode_rgb
 from dermatome.storage.files import sha256_bytes, sha256_file, write_atomic
 from dermatome.storage.layout import PREVIEW_FILE
-from dermatome.storage.record import StageResult
+from dermatome.storage.record import StageResult, read_stated
 
 _ROI_FILES = ("rois.json", "rois.geojson")
 _MASK_FILES = ("mask.ome.tif", "mask.geojson")
@@ -38,41 +40,23 @@ LARGEST_TILE_PX = 2048
 """Without ROIs, what is annotated is cut into tiles of at most this side."""
 
 
-@dataclass(frozen=True)
-class About:
+def _class_named(label: object) -> int:
+    number = Palette().class_named(str(label))
+    if number is None:
+        raise ValueError(f"it is one of {', '.join(TISSUE_LABELS)}")
+    return number
+
+
+class About(BaseModel):
     """What `slide.json` states; empty or None where it does not."""
+
+    model_config = ConfigDict(strict=True)
 
     patient: str = ""
     licence: str = ""
     slide: str = ""
-    mpp: float | None = None
-    elsewhere: int = IGNORED
-
-    @classmethod
-    def read(cls, path: Path | None) -> About:
-        """Reads the file, if there is one.
-
-        Raises:
-            BadAnnotation: it is not such a file.
-        """
-        if path is None:
-            return cls()
-        try:
-            stated = json.loads(path.read_bytes())
-            texts = {key: stated.get(key, "") for key in ("patient", "licence", "slide")}
-            if not all(isinstance(text, str) for text in texts.values()):
-                raise TypeError("patient, licence and slide are texts")
-            mpp = stated.get("mpp")
-            if mpp is not None and not (type(mpp) in (int, float) and 0.01 <= mpp <= 100):
-                raise ValueError("mpp is microns per pixel between 0.01 and 100")
-            elsewhere = Palette().class_named(str(stated.get("elsewhere", IGNORED_LABEL)))
-            if elsewhere is None:
-                raise ValueError(f"elsewhere is one of {', '.join(TISSUE_LABELS)}")
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise BadAnnotation(
-                f'{path} is not usable ({error}): write {{"patient": "P12", "licence": "CC BY 4.0"}}.'
-            ) from error
-        return cls(**texts, mpp=mpp, elsewhere=elsewhere)
+    mpp: float | None = Field(default=None, ge=0.01, le=100)
+    elsewhere: Annotated[int, BeforeValidator(_class_named)] = IGNORED
 
 
 def annotation_version(folder: Path) -> str:
@@ -96,19 +80,10 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
     """
     files = _files(source)
     images = {kind: decode_rgb(files[kind].read_bytes(), str(files[kind]))[0] for kind in files.keys() & {"he", "ihc"}}
-    about, mask = About.read(files.get("slide")), read_annotated_mask(source, Size(*images["he"].shape[:2]))
-    rows = cut_tiles(
-        source.name,
-        images["he"],
-        mask,
-        read_rois(files["rois"]) if "rois" in files else _all_known(mask),
-        folder,
-        ihc=images.get("ihc"),
-        slide=about.slide,
-        patient=about.patient,
-        licence=about.licence,
-        mpp=about.mpp,
-    )
+    about, mask = _about(files), read_annotated_mask(source, Size(*images["he"].shape[:2]))
+    rois = read_rois(files["rois"]) if "rois" in files else _all_known(mask)
+    origin = about.model_dump(exclude={"elsewhere"})
+    rows = cut_tiles(source.name, images["he"], mask, rois, folder, ihc=images.get("ihc"), **origin)
     tiles = load_tiles(folder)
     pixels = np.sum([tile.class_pixels() for tile in tiles], axis=0)
     shares = {tissue: float(pixels[tissue] / pixels.sum()) for tissue in TissueClass}
@@ -121,13 +96,13 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
         values={
             "tiles": len(rows),
             **{f"{tissue.label}_share": share for tissue, share in shares.items()},
-            "rois": len({row.roi for row in rows}),
+            "rois": len({row["roi"] for row in rows}),
             "has_ihc": "ihc" in images,
             "patient": about.patient or None,
             "licence": about.licence or None,
             "he_sha256": sha256_file(files["he"]),
             "mask_sha256": sha256_file(files["mask"]),
-            "pixels": sum(row.height_px * row.width_px for row in rows),
+            "pixels": sum(row["height_px"] * row["width_px"] for row in rows),
         },
     )
 
@@ -142,18 +117,18 @@ def read_annotated_mask(source: Path, size: Size) -> ClassMap:
     files = _files(source)
     path, palette = files["mask"], palette_in(source)
     if path.suffix == ".geojson":
-        return draw_tissue(path, size, palette, About.read(files.get("slide")).elsewhere)
+        return draw_tissue(path, size, palette, _about(files).elsewhere)
     return decode_mask(path.read_bytes(), palette, str(path))
+
+
+def _about(files: Mapping[str, Path]) -> About:
+    return read_stated(files.get("slide"), About, '{"patient": "P12", "licence": "CC BY 4.0"}')
 
 
 def _all_known(mask: ClassMap) -> list[Roi]:
     """Tiles that cover all pixels with a class, and a margin around them that a network sees them in."""
-    known = mask != IGNORED
-    rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
-    if not rows.size:
-        return []
-    box = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-    blocks = box.expanded(_MARGIN_PX, Size(*mask.shape)).blocks(LARGEST_TILE_PX)
+    box = Box.around(mask != IGNORED)
+    blocks = box.expanded(_MARGIN_PX, Size(*mask.shape)).blocks(LARGEST_TILE_PX) if box else ()
     return [Roi(f"{part.top_px}-{part.left_px}", part) for part in blocks]
 
 

@@ -139,19 +139,10 @@ def open_region(root: DataRoot, slide: Slide, box: Box) -> Region:
 def save_correction(
     root: DataRoot, slide: Slide, box: Box, mask: ClassMap, *, author: str, version: str, confirmed: bool = False
 ) -> tuple[Saved, str]:
-    """Saves a region's classes as an annotated slide.
+    """Saves a region's classes as an annotated slide; returns the saved correction and its new version.
 
-    Args:
-        root: data root.
-        slide: the slide.
-        box: of the region.
-        mask: (H, W) uint8 classes; :data:`IGNORED` where nobody checked.
-        author: name of the person, at most 80 characters.
-        version: of the region as it was opened.
-        confirmed: whether all of the region was checked; what is ignored then is not clear even to a person.
-
-    Returns:
-        The saved correction and its new version.
+    In ``mask`` (H, W), :data:`IGNORED` is what nobody checked. ``version`` is that of the region as it was opened. If
+    the author has ``confirmed`` that all was checked, what is ignored is not clear even to a person.
 
     Raises:
         BadAnnotation: there is no author, the mask has a number that is no class or another size, or nothing in it is
@@ -188,13 +179,7 @@ def save_correction(
             folder.name, slide.name, box.left_px, box.top_px, box.size.width_px, box.size.height_px, author,
             datetime.now(UTC).isoformat(timespec="seconds"), confirmed,
         )  # fmt: skip
-        about = {
-            **asdict(saved),
-            "patient": patient,
-            "licence": licence,
-            "mpp": slide.mpp,
-            "image_sha256": slide.sha256,
-        }
+        about = asdict(saved) | {"patient": patient, "licence": licence, "mpp": slide.mpp, "image_sha256": slide.sha256}
         write_atomic(folder / _IMAGE_FILE, png_bytes(slide.region(box, box.size)))
         write_atomic(folder / SLIDE_FILE, json.dumps(about, indent=1).encode() + b"\n")
         data = png_bytes(mask)
@@ -216,9 +201,8 @@ def decode_runs(runs: Sequence[Any], size: Size) -> ClassMap:
     Raises:
         BadAnnotation: the runs are not whole numbers from 0, or do not fill ``size`` exactly.
     """
-    if len(runs) % 2 or not all(type(number) is int and 0 <= number < 2**31 for number in runs):
-        raise BadAnnotation("The mask did not arrive complete: open the region again.")
-    values, lengths = np.array(runs, np.int64).reshape(-1, 2).T
+    whole = not len(runs) % 2 and all(type(number) is int and 0 <= number < 2**31 for number in runs)
+    values, lengths = np.array(runs if whole else [], np.int64).reshape(-1, 2).T
     if int(lengths.sum()) != size.area_px or (values > IGNORED).any():
         raise BadAnnotation("The mask did not arrive complete: open the region again.")
     mask: ClassMap = values.astype(np.uint8).repeat(lengths).reshape(size.height_px, size.width_px)
@@ -254,8 +238,8 @@ def _origin(root: DataRoot, slide: str) -> tuple[str, str]:
         rows = read_records(root.folder("hpa_images", str(gene)) / RECORDS_FILE).to_pylist() if gene else []
     except MissingInput:
         return "", ""
-    images = [row for row in rows if row["slide"] == slide]
     patient, licence = (
-        "; ".join(sorted({str(row[key]) for row in images if row[key]})) for key in ("patient_id", "licence")
+        "; ".join(sorted({str(row[key]) for row in rows if row["slide"] == slide and row[key]}))
+        for key in ("patient_id", "licence")
     )
     return patient, licence

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,78 +18,74 @@ from dermatome.geometry import Box, Size
 from dermatome.labels.palette import Palette, PaletteName, decode_mask
 from dermatome.registry.manifest import ManifestRow, manifest_row
 from dermatome.reports.figures import png_bytes
-from dermatome.skin.tiles.rois import MIN_TILE_PX, Roi, read_rois
+from dermatome.skin.tiles.rois import MIN_TILE_PX, Roi
 from dermatome.slides.plain import SUFFIXES, decode_rgb
-from dermatome.storage.files import atomic_file, safe_id, sha256_bytes, write_atomic
+from dermatome.storage.files import safe_id, sha256_bytes, sha256_file, write_atomic
 from dermatome.training.data import Side
-
-__all__ = ["CutTile", "Roi", "TilePair", "cut_tiles", "load_tiles", "manifest_rows", "read_rois", "tiles_sha256"]
 
 MANIFEST = "tiles.json"
 PALETTE_FILE = "palette.json"
 
 
-@dataclass(frozen=True)
-class CutTile:
-    """One training tile as it was cut: the row of the manifest.
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedImage:
+    """An image and its annotation on disk, read when they are asked for.
 
     Attributes:
-        name: ``<image>_<roi>``, with ``_<row>-<column>`` where the ROI is divided.
-        image: the slide that it shows a part of.
-        roi: the ROI's name.
-        top_px: of the tile on the slide.
-        left_px: likewise.
-        height_px: its size.
-        width_px: likewise.
-        image_sha256: of the image file.
-        mask_sha256: of the mask file.
-        has_ihc: whether the matching IHC image was cut too.
-        patient: whom the slide is of; empty where that is not known.
-        licence: of the slide; empty where that is not known.
-        mpp: microns per pixel; ``None`` where the annotation does not state it.
-    """
-
-    name: str
-    image: str
-    roi: str
-    top_px: int
-    left_px: int
-    height_px: int
-    width_px: int
-    image_sha256: str
-    mask_sha256: str
-    has_ihc: bool
-    patient: str = ""
-    licence: str = ""
-    mpp: float | None = None
-
-
-@dataclass(frozen=True)
-class TilePair:
-    """A training tile on disk, read when it is asked for.
-
-    Attributes:
-        name: the common stem.
+        name: of the sample.
         image_path: RGB image.
-        mask_path: mask in the palette's colours, or of numbers.
-        palette: what stands for each class in the mask; ``None`` for the numbers of the classes.
-        group: what must not be on both sides of a split: the patient, or the slide where the patient is not known, or
-            the tile's own name where neither is.
+        mask_path: its annotation.
         slide: the slide it is of; empty where that is not known.
         patient: likewise.
         licence: likewise.
-        mpp: microns per pixel; ``None`` where that is not known, and the settings of the training count.
+        mpp: microns per pixel; ``None`` where that is not stated, and the settings of the training count.
     """
 
     name: str
     image_path: Path
     mask_path: Path
-    palette: Palette | None
-    group: str
     slide: str = ""
     patient: str = ""
     licence: str = ""
     mpp: float | None = None
+
+    @property
+    def place(self) -> str:
+        """The same for samples that show the same tissue."""
+        return self.name
+
+    @property
+    def group(self) -> str:
+        """What is never on both sides of a split: the patient, else the slide, else the place."""
+        return self.patient or self.slide or self.place
+
+    def manifest_row(self, side: Side, rgb: RgbImage, pixels: npt.NDArray[np.int64], **rest: str) -> ManifestRow:
+        """The row of the manifest; ``rest`` are its other fields."""
+        image, mask = sha256_file(self.image_path), sha256_file(self.mask_path)
+        return manifest_row(self, side, rgb, image, mask, pixels.tolist(), licence=self.licence, **rest)
+
+    def class_pixels(self) -> npt.NDArray[np.int64]:
+        """(C,) pixels of each class; raises as reading does."""
+        raise NotImplementedError
+
+
+A = TypeVar("A", bound=AnnotatedImage)
+
+
+def samples_sha256(samples: Iterable[A], stated: Callable[[A], list[Any]]) -> str:
+    """One sha256 over names, files and what else is stated of samples, whatever their order."""
+    total = hashlib.sha256()
+    for sample in sorted(samples, key=lambda sample: (sample.name, str(sample.image_path))):
+        files = [sha256_file(path) for path in (sample.image_path, sample.mask_path)]
+        total.update(json.dumps([sample.name, *files, *stated(sample)]).encode())
+    return total.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilePair(AnnotatedImage):
+    """A training tile; ``palette`` is what stands for each class in its mask, ``None`` for numbers of classes."""
+
+    palette: Palette | None = None
 
     @property
     def place(self) -> str:
@@ -130,24 +126,18 @@ def cut_tiles(
     patient: str = "",
     licence: str = "",
     mpp: float | None = None,
-) -> list[CutTile]:
+) -> list[dict[str, Any]]:
     """Cuts each ROI from a slide, its mask and, where given, its IHC image, into ``folder``.
 
     Everything is checked before anything is written. Files are PNG in ``images/``, ``masks/`` (numbers of classes) and
     ``ihc/``, beside the manifest ``tiles.json``; :func:`load_tiles` reads them back. A part of an ROI in which
     everything is ignored is left out.
 
-    Args:
-        name: of the annotation, used in the tiles' names.
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) uint8 classes, :data:`IGNORED` where nobody knows.
-        rois: where to cut.
-        folder: for the tiles of this slide.
-        ihc: (H, W, 3) uint8, registered to ``image``.
-        slide: that the image shows a part of; empty if it is the whole slide.
-        patient: whom the slide is of, where that is known.
-        licence: of the slide, where that is known.
-        mpp: microns per pixel of the image, where that is known.
+    Tiles are named after the annotation (``name``). ``ihc`` is registered to ``image``; ``slide`` is the one that the
+    image shows a part of, empty if it is all of it; of an unknown patient, licence or scale nothing is recorded.
+
+    Returns:
+        The rows of the manifest.
 
     Raises:
         BadAnnotation: sizes differ, an ROI is not inside the image or too small to divide, or nothing in them is known.
@@ -176,25 +166,11 @@ def cut_tiles(
         write_atomic(folder / "masks" / f"{part}.png", mask_file)
         if ihc is not None:
             write_atomic(folder / "ihc" / f"{part}.png", png_bytes(ihc[box.slices]))
-        rows.append(
-            CutTile(
-                name=part,
-                image=slide or name,
-                roi=roi.name,
-                top_px=box.top_px,
-                left_px=box.left_px,
-                height_px=box.size.height_px,
-                width_px=box.size.width_px,
-                image_sha256=sha256_bytes(image_file),
-                mask_sha256=sha256_bytes(mask_file),
-                has_ihc=ihc is not None,
-                patient=patient,
-                licence=licence,
-                mpp=mpp,
-            )
-        )
-    with atomic_file(folder / MANIFEST) as file:
-        file.write(json.dumps({"tiles": [asdict(row) for row in rows]}, indent=2).encode() + b"\n")
+        place = {"top_px": box.top_px, "left_px": box.left_px, **vars(box.size)}
+        hashes = {"image_sha256": sha256_bytes(image_file), "mask_sha256": sha256_bytes(mask_file)}
+        about = {"has_ihc": ihc is not None, "patient": patient, "licence": licence, "mpp": mpp}
+        rows.append({"name": part, "image": slide or name, "roi": roi.name, **place, **hashes, **about})
+    write_atomic(folder / MANIFEST, json.dumps({"tiles": rows}, indent=2).encode() + b"\n")
     return rows
 
 
@@ -205,9 +181,8 @@ def load_tiles(*folders: Path, palette: PaletteName | None = None) -> list[TileP
     the same tissue, so with the same mask it is a tile too, named ``<stem>+ihc``: a network that saw both stains finds
     epidermis in both.
 
-    Args:
-        folders: of tiles; ``Images/`` and ``Masks/`` are read too, as public data sets name them.
-        palette: shipped palette of folders without ``palette.json``.
+    ``Images/`` and ``Masks/`` are read too, as public data sets name them. ``palette`` is the shipped one of folders
+    without ``palette.json``.
 
     Raises:
         MissingInput: a folder, or a mask or image of a pair is missing, or there are no tiles at all.
@@ -228,13 +203,14 @@ def load_tiles(*folders: Path, palette: PaletteName | None = None) -> list[TileP
             )
         origins = _origins(folder / MANIFEST)
         ihc = _by_stem(folder / "ihc") if (folder / "ihc").is_dir() else {}
-        seen = [(n, n, images[n]) for n in sorted(images)] + [
-            (f"{n}+ihc", n, ihc[n]) for n in sorted(ihc) if n in masks
-        ]
-        for name, stem, image in seen:
-            slide, patient, licence, mpp = origins.get(stem, ("", "", "", None))
-            group = patient or slide or stem
-            pairs.append(TilePair(name, image, masks[stem], colours, group, slide, patient, licence, mpp))
+        for suffix, shown in (("", images), ("+ihc", ihc)):
+            pairs += [
+                TilePair(
+                    name=stem + suffix, image_path=shown[stem], mask_path=masks[stem], palette=colours,
+                    **origins.get(stem, {}),
+                )
+                for stem in sorted(shown.keys() & masks.keys())
+            ]  # fmt: skip
     if not pairs:
         raise MissingInput(f"There are no tiles in {', '.join(map(str, folders))}: put some in images/ and masks/.")
     return pairs
@@ -255,23 +231,20 @@ def manifest_rows(tiles: Sequence[TilePair], side: Side) -> list[ManifestRow]:
     rows = []
     for tile in sorted(tiles, key=lambda tile: (tile.group, tile.name)):
         image, labels = tile.read()
-        palette = json.dumps(tile.palette.to_json(), sort_keys=True).encode() if tile.palette else b""
-        image_sha256, mask_sha256 = (sha256_bytes(path.read_bytes()) for path in (tile.image_path, tile.mask_path))
-        more = {"licence": tile.licence, "palette_sha256": sha256_bytes(palette) if palette else ""}
-        pixels = pixels_of_classes(labels).tolist()
-        rows.append(manifest_row(tile, side, image, image_sha256, mask_sha256, pixels, **more))
+        colours = json.dumps(tile.palette.to_json(), sort_keys=True) if tile.palette else ""
+        palette = sha256_bytes(colours.encode()) if colours else ""
+        rows.append(tile.manifest_row(side, image, pixels_of_classes(labels), palette_sha256=palette))
     return rows
 
 
 def tiles_sha256(tiles: Iterable[TilePair]) -> str:
     """One sha256 over names, files, palettes and origins of ``tiles``, whatever their order."""
-    total = hashlib.sha256()
-    for tile in sorted(tiles, key=lambda t: (t.name, str(t.image_path))):
-        image, mask = tile.image_path.read_bytes(), tile.mask_path.read_bytes()
-        line: list[Any] = [tile.name, sha256_bytes(image), sha256_bytes(mask), tile.palette and tile.palette.to_json()]
-        line += [tile.slide, tile.patient, tile.licence, *([tile.mpp] if tile.mpp else [])]
-        total.update(json.dumps(line).encode())
-    return total.hexdigest()
+
+    def stated(tile: TilePair) -> list[Any]:
+        scale = [tile.mpp] if tile.mpp else []
+        return [tile.palette and tile.palette.to_json(), tile.slide, tile.patient, tile.licence, *scale]
+
+    return samples_sha256(tiles, stated)
 
 
 def _spelt(folder: Path, name: str) -> Path:
@@ -292,18 +265,14 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _origins(manifest: Path) -> dict[str, tuple[str, str, str, float | None]]:
+def _origins(manifest: Path) -> dict[str, dict[str, Any]]:
     """For each tile's name its slide, patient, licence and mpp, empty where the manifest does not know them."""
     if not manifest.is_file():
         return {}
     try:
         return {
-            str(row["name"]): (
-                str(row["image"]),
-                str(row.get("patient", "")),
-                str(row.get("licence", "")),
-                row.get("mpp"),
-            )
+            str(row["name"]): {"slide": str(row["image"]), "mpp": row.get("mpp")}
+            | {key: str(row.get(key, "")) for key in ("patient", "licence")}
             for row in json.loads(manifest.read_text())["tiles"]
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -314,18 +283,18 @@ def _divided(name: str, roi: Roi) -> list[tuple[str, Box]]:
     size, n = roi.box.size, roi.divide
     if n == 1:
         return [(f"{name}_{roi.name}", roi.box)]
-    height, width = size.height_px // n, size.width_px // n
     if not roi.divisible:
         raise BadAnnotation(
             f"The ROI {roi.name!r} of {name} is {size.width_px}×{size.height_px} px and cannot be divided by {n}: "
             f"use a smaller number, so that each part has at least {MIN_TILE_PX} px a side."
         )
-    parts = []
-    for row in range(n):
-        for column in range(n):
-            top, left = roi.box.top_px + row * height, roi.box.left_px + column * width
-            parts.append((f"{name}_{roi.name}_{row + 1}-{column + 1}", Box(top, left, top + height, left + width)))
-    return parts
+    height, width = size.height_px // n, size.width_px // n
+    first = Box(0, 0, height, width).moved(roi.box.top_px, roi.box.left_px)
+    return [
+        (f"{name}_{roi.name}_{row + 1}-{column + 1}", first.moved(row * height, column * width))
+        for row in range(n)
+        for column in range(n)
+    ]
 
 
 def _check_same_size(one: npt.NDArray[Any], two: npt.NDArray[Any], one_name: str, two_name: str) -> None:

@@ -82,17 +82,11 @@ def rois_of(content: Any, path: Path) -> list[Roi]:
 
 def rois_json(rois: Iterable[Roi]) -> bytes:
     """Our own ROI file: what :func:`read_rois` reads back."""
-    entries = [
-        {
-            "name": roi.name,
-            "top": roi.box.top_px,
-            "left": roi.box.left_px,
-            "height": roi.box.size.height_px,
-            "width": roi.box.size.width_px,
-            "divide": roi.divide,
-        }
-        for roi in rois
-    ]
+    entries = []
+    for roi in rois:
+        place = {"top": roi.box.top_px, "left": roi.box.left_px}
+        size = {"height": roi.box.size.height_px, "width": roi.box.size.width_px}
+        entries.append({"name": roi.name, **place, **size, "divide": roi.divide})
     return json.dumps({"rois": entries}, indent=1).encode() + b"\n"
 
 

@@ -17,13 +17,7 @@ from dermatome.skin.tissue.settings import CleanupSettings
 
 
 def clean_labels(labels: ClassMap, mpp: float, settings: CleanupSettings | None = None) -> None:
-    """Cleans ``labels`` in place.
-
-    Args:
-        labels: (H, W) uint8 of :class:`TissueClass`.
-        mpp: microns per pixel, which turns the settings' areas into pixels.
-        settings: the areas.
-    """
+    """Cleans ``labels`` in place."""
     settings = settings or CleanupSettings()
     _fill_keratin_gaps(labels, settings.max_keratin_gap_um2 / mpp**2)
     for tissue, area_um2 in settings.min_areas_um2.items():
@@ -104,23 +98,13 @@ def _absorb_small(labels: ClassMap, tissue: TissueClass, min_px: float, border_s
             if area >= min_px:
                 continue
             left, top, w, h = (int(v) for v in stats[piece, :4])
-            cut = (
-                (at_top and top == 0)
-                or (at_left and left == 0)
-                or (at_bottom and top + h == height)
-                or (at_right and left + w == width)
-            )
-            if cut and area >= border_share * min_px:
-                continue
+            cut = (at_top and top == 0) or (at_left and left == 0)
+            cut |= (at_bottom and top + h == height) or (at_right and left + w == width)
             around, itself, ring = _surroundings(part, pieces, stats, piece)
-            if ring.size == 0:
-                continue
-            if _is_mixed(tissue, ring) and area >= border_share * min_px:
-                continue
-            part[around][itself] = np.bincount(ring, minlength=len(TissueClass)).argmax()
+            # A piece that the image cuts, or of epidermis with keratin (or the other way round), may be a true one.
+            mixed = tissue in _PARTNERS and bool((ring == _PARTNERS[tissue]).any())
+            if ring.size and not ((cut or mixed) and area >= border_share * min_px):
+                part[around][itself] = np.bincount(ring, minlength=len(TissueClass)).argmax()
 
 
-def _is_mixed(tissue: TissueClass, ring: ClassMap) -> bool:
-    """Whether a piece of epidermis or keratin touches the other one."""
-    partner = {TissueClass.EPIDERMIS: TissueClass.KERATIN, TissueClass.KERATIN: TissueClass.EPIDERMIS}.get(tissue)
-    return partner is not None and bool((ring == partner).any())
+_PARTNERS = {TissueClass.EPIDERMIS: TissueClass.KERATIN, TissueClass.KERATIN: TissueClass.EPIDERMIS}

@@ -117,17 +117,9 @@ def tile_probabilities(
     tile_px: int,
     batch: int,
 ) -> ProbabilityRows:
-    """Prepares a network to run on complete training tiles as on slides: overlapping tiles, blended and enlarged.
+    """Prepares a network in evaluation mode; see :func:`runner_probabilities`.
 
-    Args:
-        network: in evaluation mode.
-        compute: device and precision.
-        mean: of the normalisation, on the scale 0 to 1.
-        std: likewise.
-        mpp: microns per pixel of tiles that state none.
-        network_mpp: microns per pixel that the network sees.
-        tile_px: side of the network's input, a multiple of 32.
-        batch: inputs in a batch.
+    ``mean`` and ``std`` are those of the normalisation, on the scale 0 to 1.
     """
     from dermatome.inference.backends import TorchRunner
     from dermatome.inference.probabilities import Probabilities
@@ -139,7 +131,10 @@ def tile_probabilities(
 def runner_probabilities(
     runner: Runner, mpp: float, network_mpp: float, *, tile_px: int, batch: int
 ) -> ProbabilityRows:
-    """As :func:`tile_probabilities`, of a network that is prepared already."""
+    """Runs a prepared network on complete training tiles as on slides: overlapping tiles, blended and enlarged.
+
+    ``mpp`` counts for tiles that state none; ``tile_px``, a multiple of 32, is the side of the network's input.
+    """
     predictor = Predictor(runner, len(TISSUE_LABELS), tile_px=tile_px, overlap_px=tile_px // 4, batch=batch)
 
     def run(tile: TilePair, sink: Callable[[int, Rows], None]) -> None:
@@ -155,26 +150,15 @@ def runner_probabilities(
 def tissue_judge(card: TissueCard, hold_out: Sequence[Path], mpp: float) -> Judge:
     """Checks that a network gives the same tissue as int8: nearly all pixels' classes, and each class' IoU.
 
-    Args:
-        card: of its weights.
-        hold_out: folders of annotated tiles; there may be none.
-        mpp: microns per pixel of those tiles that state none.
+    The IoU is that on the tiles in folders ``hold_out``, if there are any; ``mpp`` counts for those that state none.
     """
 
     def judge(fp32: Runner, int8: Runner, tiles: Sequence[npt.NDArray[Any]]) -> list[Check]:
         checks = list(same_class([len(TISSUE_LABELS)])(fp32, int8, tiles))
         if not hold_out:
             return checks
-        scores = [
-            class_scores(
-                confusion_on_tiles(
-                    load_tiles(*hold_out),
-                    runner_probabilities(runner, mpp, card.mpp, tile_px=card.tile_px, batch=8),
-                ),
-                TISSUE_LABELS,
-            )
-            for runner in (fp32, int8)
-        ]
+        run = (runner_probabilities(runner, mpp, card.mpp, tile_px=card.tile_px, batch=8) for runner in (fp32, int8))
+        scores = [class_scores(confusion_on_tiles(load_tiles(*hold_out), one), TISSUE_LABELS) for one in run]
         drops = {one.label: (one.iou or 0.0) - (other.iou or 0.0) for one, other in zip(*scores, strict=True)}
         worst = max(drops, key=lambda label: drops[label])
         text = f"On the hold-out set the IoU of {worst} is lower by {drops[worst]:.4f} (at most {MOST_IOU_LOST})."
@@ -185,31 +169,36 @@ def tissue_judge(card: TissueCard, hold_out: Sequence[Path], mpp: float) -> Judg
 
 def confusion_on_tiles(tiles: Sequence[TilePair], probabilities: ProbabilityRows) -> Confusion:
     """(C, C) int64 confusion of the most probable classes on ``tiles``, ground truth in rows."""
+    found = (_predicted(tile, probabilities) for tile in tiles)
     total: Confusion = np.zeros((len(TISSUE_LABELS),) * 2, dtype=np.int64)
-    for tile in tiles:
-        truth = tile.read()[1]
+    return sum((_confusion(truth, predicted) for truth, predicted, _ in found), total)
 
-        def count(top: int, rows: Rows, truth: ClassMap = truth) -> None:
-            nonlocal total
-            here = truth[top : top + rows.shape[1]]
-            known = here != IGNORED
-            total = total + confusion_matrix(here[known], rows.argmax(axis=0)[known], len(TISSUE_LABELS))
 
-        probabilities(tile, count)
-    return total
+def _confusion(truth: ClassMap, predicted: ClassMap) -> Confusion:
+    known = truth != IGNORED
+    return confusion_matrix(truth[known], predicted[known], len(TISSUE_LABELS))
+
+
+def _predicted(tile: TilePair, probabilities: ProbabilityRows) -> tuple[ClassMap, ClassMap, Rows]:
+    """(H, W) ground truth, most probable class, and its probability."""
+    truth = tile.read()[1]
+    predicted, sure = np.empty_like(truth), np.empty(truth.shape, dtype=np.float32)
+
+    def keep(top: int, rows: Rows) -> None:
+        here = slice(top, top + rows.shape[1])
+        predicted[here], sure[here] = rows.argmax(axis=0), rows.max(axis=0)
+
+    probabilities(tile, keep)
+    return truth, predicted, sure
 
 
 def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: float) -> Evaluation:
     """Evaluates the most probable classes on ``tiles``, without the pixels that are ignored.
 
-    Args:
-        tiles: with their ground truth.
-        probabilities: runs the network on a tile.
-        mpp: microns per pixel of tiles that state none.
+    ``mpp`` counts for tiles that state none.
 
     Raises:
-        BadImage: a tile cannot be read.
-        BadAnnotation: a tile's mask does not fit.
+        BadImage, BadAnnotation: a tile cannot be read, or its mask does not fit.
     """
     classes = len(TISSUE_LABELS)
     total: Confusion = np.zeros((classes, classes), dtype=np.int64)
@@ -217,17 +206,8 @@ def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: flo
     borders = np.zeros((4, classes), dtype=np.int64)
     results = []
     for tile in tiles:
-        _, truth = tile.read()
-        predicted = np.empty_like(truth)
-        sure = np.empty(truth.shape, dtype=np.float32)
-
-        def keep(top: int, rows: Rows, predicted: ClassMap = predicted, sure: npt.NDArray[np.float32] = sure) -> None:
-            here = slice(top, top + rows.shape[1])
-            predicted[here], sure[here] = rows.argmax(axis=0), rows.max(axis=0)
-
-        probabilities(tile, keep)
-        known = truth != IGNORED
-        own = confusion_matrix(truth[known], predicted[known], classes)
+        truth, predicted, sure = _predicted(tile, probabilities)
+        known, own = truth != IGNORED, _confusion(truth, predicted)
         total += own
         bins += _binned(sure[known], (predicted == truth)[known])
         predicted[~known] = IGNORED

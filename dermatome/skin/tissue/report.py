@@ -1,18 +1,30 @@
-"""The report of a tissue network's training: its layout, tables and figures."""
+"""The report of a tissue network's training: its layout, tables and figures; and its scores on the hold-out set."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.metrics.semantic import SCORE_NAMES, Confusion, class_scores, mean_score
+from dermatome.metrics.semantic import score_values
+from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import TISSUE
 from dermatome.reports.training import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
-from dermatome.skin.tissue.evaluate import BOUNDARY_UM, CALIBRATION_BINS, Evaluation
+from dermatome.skin.tiles.crops import load_tiles, manifest_rows
+from dermatome.skin.tissue.evaluate import BOUNDARY_UM, CALIBRATION_BINS, Evaluation, evaluate, tile_probabilities
 from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, reliability_figure, samples_figure
+from dermatome.skin.tissue.network import load_tissue_weights
+from dermatome.slides.preview import preview
+from dermatome.storage.files import write_atomic
+from dermatome.storage.layout import PREVIEW_FILE
+from dermatome.storage.record import Scalar, write_table
+
+if TYPE_CHECKING:
+    from dermatome.inference.compute import Compute
 
 CONFUSION_FILE = "confusion_matrix.parquet"
 _MEASURES = (
@@ -64,11 +76,35 @@ TISSUE_REPORT = ReportLayout(
 
 def tissue_tables(version: str, found: Evaluation) -> dict[str, pa.Table]:
     """The tables of the report by file name: scores by class, confusion, calibration, and scores by tile."""
+    pairs = [
+        {"version": version, "truth": truth, "predicted": predicted, "pixels": int(found.confusion[i, j])}
+        for i, truth in enumerate(TISSUE_LABELS)
+        for j, predicted in enumerate(TISSUE_LABELS)
+    ]
+    bins, numbers = found.calibration, np.arange(CALIBRATION_BINS)
+    pixels, empty = np.maximum(bins.pixels, 1), bins.pixels == 0
+    calibration = {
+        "version": [version] * CALIBRATION_BINS,
+        "from_probability": numbers / CALIBRATION_BINS,
+        "to_probability": (numbers + 1) / CALIBRATION_BINS,
+        "pixels": bins.pixels.astype(np.int64),
+        "mean_confidence": pa.array(bins.confidence / pixels, mask=empty),
+        "share_right": pa.array(bins.right / pixels, mask=empty),
+    }
+    texts, shares = ("version", "tile", "slide", "patient"), ("mean_iou", "accuracy", "confidence")
+    ious = [f"iou_{label}" for label in TISSUE_LABELS]
+    tiles = [
+        {"version": version, "tile": one.tile.name, "slide": one.tile.slide, "patient": one.tile.patient}
+        | {name: getattr(one, name) for name in shares}
+        | dict(zip(ious, one.iou, strict=True))
+        for one in found.tiles
+    ]
+    kinds = dict.fromkeys(texts, pa.string()) | dict.fromkeys((*shares, *ious), pa.float64())
     return {
         "scores.parquet": pa.Table.from_pylist(score_rows(version, found)),
-        CONFUSION_FILE: pa.Table.from_pylist(_pairs(found.confusion, version)),
-        "calibration.parquet": _bins(version, found),
-        "tile_scores.parquet": _tile_rows(version, found),
+        CONFUSION_FILE: pa.Table.from_pylist(pairs),
+        "calibration.parquet": pa.table(calibration),
+        "tile_scores.parquet": pa.Table.from_pylist(tiles, pa.schema(kinds)),
     }
 
 
@@ -87,65 +123,43 @@ def tissue_figures(found: Evaluation) -> dict[str, bytes | None]:
 
 def report_values(found: Evaluation) -> dict[str, Any]:
     """Scores for the record of a version: by class, their means, accuracy and calibration error."""
-    scores = class_scores(found.confusion, TISSUE_LABELS)
     total = int(found.confusion.sum())
     borders = [value for value in found.boundary_f1 if value is not None]
     return {
-        **{f"mean_{name}": mean_score(scores, name) for name in SCORE_NAMES},
+        **score_values(found.scores),
         "mean_boundary_f1": sum(borders) / len(borders) if borders else None,
         "accuracy": float(found.confusion.trace() / total) if total else None,
         "calibration_error": found.calibration.error,
-        **{f"{name}_{score.label}": getattr(score, name) for name in SCORE_NAMES for score in scores},
         **{f"boundary_f1_{label}": value for label, value in zip(TISSUE_LABELS, found.boundary_f1, strict=True)},
     }
 
 
 def score_rows(version: str, found: Evaluation) -> list[dict[str, Any]]:
     """A row for each class: its pixels and scores."""
-    scores = class_scores(found.confusion, TISSUE_LABELS)
     return [
         {"version": version} | score.to_json() | {"boundary_f1": border}
-        for score, border in zip(scores, found.boundary_f1, strict=True)
+        for score, border in zip(found.scores, found.boundary_f1, strict=True)
     ]
 
 
-def _pairs(confusion: Confusion, version: str) -> list[dict[str, Any]]:
-    return [
-        {"version": version, "truth": truth, "predicted": predicted, "pixels": int(confusion[i, j])}
-        for i, truth in enumerate(TISSUE_LABELS)
-        for j, predicted in enumerate(TISSUE_LABELS)
-    ]
+def tissue_rows(folders: Sequence[Path]) -> list[ManifestRow]:
+    """Manifest rows of the tiles in folders of the hold-out set."""
+    return manifest_rows(load_tiles(*folders), "hold_out")
 
 
-def _bins(version: str, found: Evaluation) -> pa.Table:
-    bins, numbers = found.calibration, np.arange(CALIBRATION_BINS)
-    pixels = np.maximum(bins.pixels, 1)
-    columns = {
-        "version": [version] * CALIBRATION_BINS,
-        "from_probability": numbers / CALIBRATION_BINS,
-        "to_probability": (numbers + 1) / CALIBRATION_BINS,
-        "pixels": bins.pixels.astype(np.int64),
-        "mean_confidence": pa.array(bins.confidence / pixels, mask=bins.pixels == 0),
-        "share_right": pa.array(bins.right / pixels, mask=bins.pixels == 0),
-    }
-    return pa.table(columns)
+def score_tissue(
+    weights: Path, samples: Sequence[Path], folder: Path, *, version: str, compute: Compute, mpp: float
+) -> dict[str, Scalar]:
+    """Scores of a version on the hold-out set in ``samples``, by class and in the mean.
 
-
-def _tile_rows(version: str, found: Evaluation) -> pa.Table:
-    texts = [(name, pa.string()) for name in ("version", "tile", "slide", "patient")]
-    numbers = ("mean_iou", "accuracy", "confidence", *(f"iou_{label}" for label in TISSUE_LABELS))
-    schema = pa.schema([*texts, *((name, pa.float64()) for name in numbers)])
-    rows = [
-        {
-            "version": version,
-            "tile": result.tile.name,
-            "slide": result.tile.slide,
-            "patient": result.tile.patient,
-            "mean_iou": result.mean_iou,
-            "accuracy": result.accuracy,
-            "confidence": result.confidence,
-            **{f"iou_{label}": value for label, value in zip(TISSUE_LABELS, result.iou, strict=True)},
-        }
-        for result in found.tiles
-    ]
-    return pa.Table.from_pylist(rows, schema=schema)
+    Writes `scores.parquet` by class and `samples.png`. ``mpp`` counts for tiles that state no scale.
+    """
+    loaded = load_tissue_weights(weights)
+    card, network = loaded.card, loaded.network.to(compute.torch_device)
+    run = tile_probabilities(network, compute, card.mean, card.std, mpp, card.mpp, tile_px=card.tile_px, batch=8)
+    found = evaluate(load_tiles(*samples), run, mpp)
+    if figure := samples_figure(found.tiles):
+        write_atomic(folder / "samples.png", figure)
+        write_atomic(folder / PREVIEW_FILE, preview(figure))
+    write_table(folder / "scores.parquet", pa.Table.from_pylist(score_rows(version, found)))
+    return report_values(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +19,7 @@ from dermatome.inference.backends import Runner
 from dermatome.inference.canvas import Canvas, most_probable
 from dermatome.inference.kept import prepare_kept
 from dermatome.inference.predictor import Predictor, Scene
+from dermatome.pipeline.stage_files import timed
 from dermatome.skin.tissue.cleanup import clean_labels
 from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
 from dermatome.slides.resize import resize_image, resize_labels
@@ -208,14 +208,8 @@ def segment_slides(
     removed. What is held grows with a slide's area at the network's resolution, by a byte or two for each pixel, and
     not with its area at full resolution.
 
-    Args:
-        slides: several small ones, or one large one; what is found does not depend on which come together.
-        network: of :func:`prepare_tissue`, with the same settings.
-        settings: see :class:`TissueSettings`.
-        progress: called with a short sentence after each batch; what it raises stops the work.
-
-    Returns:
-        A result for each slide, in order.
+    What is found does not depend on which slides come together. ``progress`` is called with a short sentence after each
+    batch; what it raises stops the work.
 
     Raises:
         BadSetting: a setting does not fit.
@@ -231,38 +225,31 @@ def segment_slides(
     )
     report = progress or (lambda _: None)
     names = slides[0].name if len(slides) == 1 else f"{len(slides)} slides"
-    clock = [time.perf_counter()]
-    works = [SlideWork(slide, card, settings) for slide in slides]
-    tiles = first.run(
-        [work.coarse_scene for work in works], lambda done: report(f"{names}: coarse pass, {done} tiles done")
-    )
-    for work, count in zip(works, tiles, strict=True):
-        work.tiles += count
-        work.choose_regions(settings)
-    clock.append(time.perf_counter())
+    seconds: dict[str, float] = {}
+    with timed(seconds, "coarse"):
+        works = [SlideWork(slide, card, settings) for slide in slides]
+        tiles = first.run(
+            [work.coarse_scene for work in works], lambda done: report(f"{names}: coarse pass, {done} tiles done")
+        )
+        for work, count in zip(works, tiles, strict=True):
+            work.tiles += count
+            work.choose_regions(settings)
     parts = [(work, box) for work in works for box in work.regions]
-    fine_tiles = fine.run(
-        [work.part(box) for work, box in parts], lambda done: report(f"{names}: fine pass, {done} tiles done")
-    )
-    for (work, _), count in zip(parts, fine_tiles, strict=True):
-        work.tiles += count
-    clock.append(time.perf_counter())
-    results = []
-    for work in works:
-        results.append(work.result(settings.cleanup, network.fine.backend, card.warning))
-    clock.append(time.perf_counter())
-    seconds = dict(zip(("coarse", "refine", "cleanup"), np.diff(clock).tolist(), strict=True))
+    with timed(seconds, "refine"):
+        fine_tiles = fine.run(
+            [work.part(box) for work, box in parts], lambda done: report(f"{names}: fine pass, {done} tiles done")
+        )
+        for (work, _), count in zip(parts, fine_tiles, strict=True):
+            work.tiles += count
+    with timed(seconds, "cleanup"):
+        results = [work.result(settings.cleanup, network.fine.backend, card.warning) for work in works]
     for result in results:
         result.seconds.update(seconds)
     return results
 
 
 def significant_regions(coarse: ClassMap, share: float) -> tuple[BoolMap, list[Box]]:
-    """Connected regions of epidermis and keratin with at least ``share`` of the largest one's area.
-
-    Args:
-        coarse: (h, w) uint8 of :class:`TissueClass`.
-        share: 0 to 1.
+    """Connected regions of epidermis and keratin with at least ``share`` (0 to 1) of the largest one's area.
 
     Returns:
         (h, w) bool of their pixels, and a box for each, rows first.

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from dermatome.classes import TISSUE_LABELS
-from dermatome.metrics.semantic import class_scores, mean_score, score_values
+from dermatome.metrics.semantic import class_scores, score_values
 from dermatome.registry.lineage import lineage_of_file
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import TISSUE
@@ -151,8 +151,8 @@ class TissueTask(VersionTask[Evaluation]):
     def validate(self, network: torch.nn.Module, compute: Compute) -> dict[str, float | None]:
         """IoU of each class and their mean, over all pixels of the validation tiles."""
         confusion = confusion_on_tiles(self.split.validation, self._probabilities(network, compute))
-        scores = class_scores(confusion, TISSUE_LABELS)
-        return {"mean_iou": mean_score(scores, "iou"), **{f"iou_{score.label}": score.iou for score in scores}}
+        scores = score_values(class_scores(confusion, TISSUE_LABELS))
+        return {name: scores[name] for name in self.shown}
 
     def evaluate(self, network: torch.nn.Module, compute: Compute) -> Evaluation:
         """Confusion, calibration, borders and each tile's own scores."""
