@@ -20,10 +20,11 @@ from dermatome.settings import Settings
 from dermatome.skin.cells.network import load_cell_network
 from dermatome.skin.cells.segment import segment_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.cells.stage import CellsStage, _Input
-from dermatome.skin.layers import stage as layers_stage
+from dermatome.skin.cells.stage import CellsStage
 from dermatome.skin.layers.measure import measure_layers
 from dermatome.skin.layers.settings import LayerSettings
+from dermatome.skin.layers.stage import LayersStage
+from dermatome.skin.stage_files import SkinInput
 from dermatome.slides.slide import read_slide
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult, read_record
@@ -84,11 +85,13 @@ def test_skin_results_are_the_same_files_through_every_door(tmp_path, monkeypatc
     root, platform = DataRoot(tmp_path / "data"), tmp_path / "platform"
     stage = CellsStage(root, SimpleNamespace(sha256=network.sha256), ComputeSettings(), CellSettings())
     stage._network = network
-    stage.save("s1", (_Input(slide, toy.mask, "m", False, {}), found), platform)
+    of_mask, of_cells = {"weights_sha256": "m"}, {"synthetic": bool(network.warning)}
+    records = (SimpleNamespace(values=values) for values in (of_mask, of_cells))
+    one = SkinInput(slide, toy.mask, next(records), found.instances, found.table, next(records), {})
+    stage.save("s1", (one, found), platform)
     files = {".npz": "cells.npz", ".parquet": "cells.parquet", ".ome.tif": "cells.ome.tif", ".png": "figure.png"}
     assert_same(cells, "s1", platform, files | {".geojson": "cells.geojson"})
-    one = layers_stage._Input(slide, toy.mask, found.instances, found.table, network.warning, {})
-    layers_stage.LayersStage(root, LayerSettings()).save("s1", (one, measured), platform)
+    LayersStage(root, LayerSettings()).save("s1", (one, measured), platform)
     tables = [f"{kind}.parquet" for kind in ("cell_layers", "profile", "relative", "zones")]
     files = {f".{end}": f"layers.{end}" for end in ("parquet", "ome.tif", "geojson")} | {".png": "figure.png"}
     assert_same(layers, "s1", platform, files | {f"_{name}": name for name in (*tables, "cells.geojson")})
