@@ -483,6 +483,9 @@ class _BoundedAdapter(requests.adapters.HTTPAdapter):
 
 def _bounded(connection: Any, limit_s: float) -> Any:
     class Bounded(connection):  # type: ignore[misc]
+        def __str__(self) -> str:  # as messages of errors begin
+            return str(self.host)
+
         def getresponse(self) -> Any:
             timer = threading.Timer(limit_s, _cut, [self.sock])
             timer.daemon = True
