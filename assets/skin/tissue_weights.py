@@ -63,8 +63,7 @@ def tissue_weights(
 
     Without any annotated slide, `drawn: true` trains on synthetic tiles of any stain, thickness and cut.
     """
-    from dermatome.skin.tissue.task import TissueTask, confusion_markdown
-    from dermatome.synthetic.varied_skin import draw_for_training
+    from dermatome.skin.tissue.task import TissueTask, confusion_markdown, draw_for_training
     from dermatome.training.settings import settings_from
 
     root = paths.data_root

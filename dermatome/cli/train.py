@@ -63,7 +63,7 @@ COMMANDS = {
         "Example: dermatome tissue train --tiles tiles --out tissue.safetensors --report report --max-minutes 30",
         "Folder with images/, masks/ and palette.json; repeatable. With --synthetic and no folder, tiles are drawn.",
         card=("dermatome.skin.tissue.network", "TissueCard"),
-        draw=("dermatome.synthetic.varied_skin", "draw_for_training"),
+        draw=("dermatome.skin.tissue.task", "draw_for_training"),
     ),
     "cells": TrainCommands(
         ("dermatome.skin.cells.task", "CellTask"),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import BoolMap, Floats, Instances, TissueClass
+from dermatome.skin.tiles.varied import territories
 
 
 @dataclass(frozen=True)
@@ -202,23 +203,6 @@ def place_nuclei(rng: np.random.Generator, tissue: ToyTissue, mpp: float) -> Cel
     depth = cv2.distanceTransform(both.astype(np.uint8), cv2.DIST_L2, 3)
     rim = np.where(both, (1 - depth / (1.2 * um)).clip(0, 1), 0).astype(np.float32)
     return Cells(epidermal, dermal, territory, border, rim, np.array(is_basal))
-
-
-def territories(points: npt.NDArray[np.intp], size_px: int) -> tuple[Instances, Floats]:
-    """(S, S): the number, from 1, of the nearest of (N, 2) points, 0 if there is none; and 1 where two of them meet."""
-    territory = np.zeros((size_px, size_px), dtype=np.int32)
-    if len(points):
-        at = tuple(points.T)
-        seeds = np.ones((size_px, size_px), dtype=np.uint8)
-        seeds[at] = 0
-        _, nearest = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-        number_of = np.zeros(int(nearest.max()) + 1, dtype=np.int32)
-        number_of[nearest[at]] = np.arange(1, len(points) + 1)
-        territory = number_of[nearest]
-    edges = np.zeros((size_px, size_px), dtype=np.float32)
-    edges[1:] += territory[1:] != territory[:-1]
-    edges[:, 1:] += territory[:, 1:] != territory[:, :-1]
-    return territory, edges.clip(0, 1)
 
 
 def _shuffled(rng: np.random.Generator, where: BoolMap) -> npt.NDArray[np.intp]:

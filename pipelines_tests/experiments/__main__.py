@@ -72,7 +72,9 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
     skin = TissueTraining(epochs=3, epoch_steps=EPOCH_STEPS, batch=4)
     stain = skin.changed(crop_px=64)
     timed = skin.changed(epochs=None, max_minutes=10.0, batch=8)
-    starter = skin.changed(epochs=4, mpp=0.35, train_mpp=1.0, encoder="timm-tf_efficientnet_lite0", batch=8)
+    starter = skin.changed(
+        epochs=2, epoch_steps=50, mpp=0.35, train_mpp=1.0, encoder="timm-tf_efficientnet_lite0", batch=8
+    )
     if toy:
         skin = TissueTraining(epochs=1, epoch_steps=2, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
         stain = skin
@@ -102,7 +104,10 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
         **{
             f"starter_{count}": Experiment(
                 f"What does fine-tuning the starter on {count} drawn PAS tile{'s' * (count > 1)} bring on the others?",
-                {f"fine-tuned, learning rate {rate:g}": starter.changed(learning_rate=rate) for rate in (1e-3, 3e-4)},
+                {
+                    "half of the crops synthetic (the default)": starter.changed(rehearsal=0.5),
+                    "the drawn tiles only": starter.changed(rehearsal=0.0),
+                },
                 partial(drawn_tiles, count=count),
                 {},
                 starter=True,

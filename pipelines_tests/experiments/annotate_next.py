@@ -78,7 +78,15 @@ def fine_tuned(
     """Fine-tunes the starter on regions, saves it to ``out``, and returns its scores."""
     lineage = TissueTask.named(STARTER, None)
     assert lineage is not None
-    given = {"epochs": 1, "epoch_steps": steps, "batch": 4, "seed": seed, "mpp": MPP, "warmup_share": 0.1}
+    given = {
+        "epochs": 1,
+        "epoch_steps": steps,
+        "batch": 4,
+        "seed": seed,
+        "mpp": MPP,
+        "warmup_share": 0.1,
+        "rehearsal": 0.5,
+    }
     settings = settings_from(TissueTraining, lineage.fill_in(given))
     task = TissueTask(settings, Split(tuple(regions), tuple(tests), "another place of the slide"))
     result = train(task, compute, parent=lineage.weights)

@@ -17,10 +17,10 @@ from dermatome.inference.compute import choose_compute
 from dermatome.metrics.semantic import confusion_matrix
 from dermatome.nuclei.maps.segment import segment_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
+from dermatome.skin.tiles.varied import varied_tile
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import toy_slide
-from dermatome.synthetic.varied_skin import varied_tile
 from dermatome.warehouse.store import build_store
 from pipelines_tests.records import put_record
 

@@ -11,10 +11,10 @@ from dermatome.geometry import Size
 from dermatome.imaging.stains import Stain, separate_stains
 from dermatome.labels.drawn_maps import ternary_map
 from dermatome.skin.tiles.crops import load_tiles
+from dermatome.skin.tiles.varied import varied_tile, write_varied_tiles
 from dermatome.synthetic.hpa_server import MockHpaServer
 from dermatome.synthetic.nuclei import toy_nuclei
 from dermatome.synthetic.skin import ToyStain, toy_slide
-from dermatome.synthetic.varied_skin import varied_tile, write_varied_tiles
 
 
 @pytest.fixture(scope="module")

@@ -161,6 +161,23 @@ def test_an_early_end_keeps_the_best_epoch(folder, tmp_path, compute, monkeypatc
     assert states_equal(again.state, states[1])
 
 
+def test_what_is_fine_tuned_from_synthetic_skin_rehearses_it(folder, compute, monkeypatch):
+    class Drawn:
+        def read(self):
+            return np.full((128, 128, 3), 90, np.uint8), np.full((128, 128), TissueClass.EPIDERMIS, np.uint8)
+
+    monkeypatch.setattr("dermatome.skin.tissue.task.varied_tiles", lambda count, mpp, seed: [Drawn()] * count)
+    starter = TissueTask.named("starter", None)
+    given = starter.fill_in({"crop_px": 64, "batch": 4, "mpp": 0.5})
+    scratch = TissueTask.choose([folder], (), SMALL)
+    tuned = TissueTask.choose([folder], (), settings_from(TissueTraining, given), starter)
+    assert (scratch.settings.rehearsal, tuned.settings.rehearsal) == (0.0, 0.5)
+    for task, least, most in ((scratch, 0.0, 0.0), (tuned, 0.35, 0.65)):
+        source = task.build(compute, None).source
+        drawn = [bool((truth == TissueClass.EPIDERMIS).all()) for n in range(25) for truth in source.batch(n)[1]]
+        assert least <= np.mean(drawn) <= most
+
+
 def test_training_goes_on_from_a_parent(folder, tmp_path, compute):
     train_file(
         TissueTask.choose([folder], (), SMALL.changed(epochs=1)), tmp_path / "w.safetensors", compute, name="v001"

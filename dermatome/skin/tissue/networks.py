@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STARTER = "starter"
 STARTER_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "tissue_starter.safetensors"
-"""The network that is shipped; it has only learnt from synthetic skin (:mod:`dermatome.synthetic.varied_skin`)."""
+"""The network that is shipped; it has only learnt from synthetic skin (:mod:`dermatome.skin.tiles.varied`)."""
 
 
 def weights_path(named: str | Path) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
@@ -18,6 +19,7 @@ from dermatome.registry.model_kinds import TISSUE
 from dermatome.registry.version import VersionTask
 from dermatome.reports.training import write_training_report
 from dermatome.skin.tiles.crops import TilePair, load_tiles, manifest_rows, tiles_sha256
+from dermatome.skin.tiles.varied import varied_tiles, write_varied_tiles
 from dermatome.skin.tissue.evaluate import Evaluation, confusion_on_tiles, evaluate, tile_probabilities
 from dermatome.skin.tissue.network import TissueCard, TissueWeights, load_tissue_weights
 from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from dermatome.storage.record import Check, Scalar
     from dermatome.training.encoder_weights import EncoderFile
     from dermatome.training.trainer import Trained
+
+_REHEARSED = 32
+"""Synthetic tiles that are drawn for rehearsal; about half a second each."""
 
 
 class TissueTraining(UNetSettings):
@@ -58,6 +63,13 @@ class TissueTraining(UNetSettings):
         description="Shipped palette of the masks of folders without palette.json: queensland, skin_pas or dermatome.",
     )
     coarse_factor: float = Field(default=2.0, ge=1, description="How much coarser the coarse pass over a slide is.")
+    rehearsal: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Share of crops that show synthetic skin, so that fine-tuning forgets nothing. None: half if the "
+        "parent has learnt from synthetic images only, else 0.",
+    )
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
@@ -105,6 +117,9 @@ class TissueTask(VersionTask[Evaluation]):
         held_out = load_tiles(*validation_folders, palette=palette) if validation_folders else []
         sides = lineage.sides() if lineage else None
         tiles = load_tiles(*folders, palette=palette)
+        if settings.rehearsal is None:
+            forgets = lineage is not None and lineage.weights.card.synthetic and not settings.synthetic
+            settings = settings.changed(rehearsal=0.5 if forgets else 0.0)
         return cls(settings, choose_split(tiles, held_out, settings.validation_share, settings.seed, sides))
 
     @staticmethod
@@ -126,9 +141,18 @@ class TissueTask(VersionTask[Evaluation]):
         settings = self.settings
         network = build_network(settings.encoder, len(TISSUE_LABELS), settings.decoder_channels, encoder_file)
         drop_channels(network.get_submodule("segmentation_head"), settings.dropout)
+        scale = [(tile.mpp or settings.mpp) / settings.network_mpp for tile in self.split.train]
+        rehearsed, weights = [], None
+        if settings.rehearsal:
+            rehearsed = varied_tiles(_REHEARSED, settings.network_mpp, settings.seed)
+            areas = np.array(
+                [tile.class_pixels().sum() * by**2 for tile, by in zip(self.split.train, scale, strict=True)]
+            )
+            weights = [*(1 - settings.rehearsal) * areas / areas.sum(), *[settings.rehearsal / _REHEARSED] * _REHEARSED]
         source = TileBatches(
-            self.split.train,
-            scale=[(tile.mpp or settings.mpp) / settings.network_mpp for tile in self.split.train],
+            [*self.split.train, *rehearsed],
+            scale=[*scale, *[1.0] * len(rehearsed)],
+            weights=weights,
             augment=settings.augment,
             coarse_factor=settings.coarse_factor,
             crop_px=settings.crop_px,
@@ -227,6 +251,22 @@ class TissueTask(VersionTask[Evaluation]):
             network, compute, settings.mean, settings.std, settings.mpp, settings.network_mpp,
             tile_px=2 * settings.crop_px, batch=settings.batch,
         )  # fmt: skip
+
+
+def draw_for_training(folder: Path, settings: TissueTraining) -> TissueTraining:
+    """Draws the tiles of a training on synthetic skin, in about a tenth of the time that it is given.
+
+    Args:
+        folder: for the tiles, see :func:`write_varied_tiles`.
+        settings: of the training. Tiles are drawn at the network's scale: 1 µm per pixel, unless ``train_mpp`` is set.
+
+    Returns:
+        The settings for these tiles.
+    """
+    mpp = settings.train_mpp or 1.0
+    count = int(np.clip(16 * (settings.max_minutes or 30), 16, 480))
+    write_varied_tiles(folder, count, mpp, settings.seed)
+    return settings.changed(mpp=mpp, train_mpp=mpp, synthetic=True)
 
 
 def confusion_markdown(folder: Path) -> str:

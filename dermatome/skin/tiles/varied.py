@@ -20,9 +20,7 @@ from dermatome.classes import BoolMap, ClassMap, Floats, Instances, RgbImage, Ti
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.reports.figures import png_bytes
 from dermatome.skin.tiles.crops import MANIFEST
-from dermatome.skin.tissue.task import TissueTraining
 from dermatome.storage.files import write_atomic
-from dermatome.synthetic.skin_shapes import territories
 
 _FINER = 2
 """Tiles are drawn this much finer than they are returned, so that edges and nuclei are not jagged."""
@@ -59,6 +57,23 @@ def varied_tile(seed: int, size_px: int = 256, mpp: float = 1.0) -> tuple[RgbIma
     return pixels, mask
 
 
+@dataclass(frozen=True)
+class VariedTile:
+    """A tile that is drawn when it is read; arguments as those of :func:`varied_tile`."""
+
+    seed: int
+    mpp: float
+
+    def read(self) -> tuple[RgbImage, ClassMap]:
+        """Image and mask."""
+        return varied_tile(self.seed, mpp=self.mpp)
+
+
+def varied_tiles(count: int, mpp: float, seed: int = 0) -> list[VariedTile]:
+    """Tiles that no other seed draws."""
+    return [VariedTile(number, mpp) for number in range(1_000_000 * seed, 1_000_000 * seed + count)]
+
+
 def write_varied_tiles(folder: Path, count: int, mpp: float, seed: int = 0) -> Path:
     """Writes tiles as training reads them (:func:`dermatome.skin.tiles.crops.load_tiles`); two folders never share one.
 
@@ -67,26 +82,15 @@ def write_varied_tiles(folder: Path, count: int, mpp: float, seed: int = 0) -> P
     """
     palette = Palette.shipped("dermatome")
     tiles: list[dict[str, str]] = []
-    for number in range(1_000_000 * seed, 1_000_000 * seed + count):
-        image, mask = varied_tile(number, mpp=mpp)
-        name = f"synthetic-{number}"
+    for tile in varied_tiles(count, mpp, seed):
+        image, mask = tile.read()
+        name = f"synthetic-{tile.seed}"
         write_atomic(folder / "images" / f"{name}.png", png_bytes(image))
         write_atomic(folder / "masks" / f"{name}.png", png_bytes(classes_to_rgb(mask, palette)))
         tiles.append({"name": name, "image": name, "licence": "MIT"})
     palette.save(folder / "palette.json")
     write_atomic(folder / MANIFEST, json.dumps({"tiles": tiles}, indent=2).encode())
     return folder
-
-
-def draw_for_training(folder: Path, settings: TissueTraining) -> TissueTraining:
-    """Draws the tiles of a training on synthetic skin, in about a tenth of the time that it is given.
-
-    They are drawn at the network's scale: 1 µm per pixel, unless ``train_mpp`` is set. Returns the settings for them.
-    """
-    mpp = settings.train_mpp or 1.0
-    count = int(np.clip(16 * (settings.max_minutes or 30), 16, 480))
-    write_varied_tiles(folder, count, mpp, settings.seed)
-    return settings.changed(mpp=mpp, train_mpp=mpp, synthetic=True)
 
 
 @dataclass
@@ -475,6 +479,23 @@ def _territory(c: _Canvas, points: npt.NDArray[np.intp]) -> tuple[Instances, Flo
         return territory, edges
     border = cv2.GaussianBlur(edges, (0, 0), c.rng.uniform(0.4, 0.8) / c.mpp) * 1.8
     return territory, np.asarray(border.clip(0, 1), dtype=np.float32)
+
+
+def territories(points: npt.NDArray[np.intp], size_px: int) -> tuple[Instances, Floats]:
+    """(S, S): the number, from 1, of the nearest of (N, 2) points, 0 if there is none; and 1 where two of them meet."""
+    territory = np.zeros((size_px, size_px), dtype=np.int32)
+    if len(points):
+        at = tuple(points.T)
+        seeds = np.ones((size_px, size_px), dtype=np.uint8)
+        seeds[at] = 0
+        _, nearest = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+        number_of = np.zeros(int(nearest.max()) + 1, dtype=np.int32)
+        number_of[nearest[at]] = np.arange(1, len(points) + 1)
+        territory = number_of[nearest]
+    edges = np.zeros((size_px, size_px), dtype=np.float32)
+    edges[1:] += territory[1:] != territory[:-1]
+    edges[:, 1:] += territory[:, 1:] != territory[:, :-1]
+    return territory, edges.clip(0, 1)
 
 
 def _ellipse(into: ClassMap, x: float, y: float, long: float, short: float, angle: float, value: int) -> None:
