@@ -113,7 +113,7 @@ def hpa_fetch(
         typer.Option(help="Tissue or organ whose images are fetched. Without it, that of the data root's settings."),
     ] = "",
     data: Annotated[
-        str, typer.Option(help="Data root whose settings [hpa] and [images] are used, if it has any.")
+        str, typer.Option(help="Data root whose sections hpa and images of the settings are used, if it has any.")
     ] = "dermatome_data",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Ask for pages and images again that are there; else they are kept.")

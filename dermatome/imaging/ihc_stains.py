@@ -102,7 +102,9 @@ def slide_stains(slide: Slide, wanted: WantedVectors) -> tuple[Background, Stain
     slide's own are wanted, they decide.
     """
     background, vectors = slide_background(slide), StainVectors()
-    if wanted == "slide" and background.no_stains in ("", SWAPPED):
+    if wanted == "slide" and background.no_stains not in ("", SWAPPED):
+        vectors = _fallback(background.no_stains)
+    elif wanted == "slide":
         vectors = fit_ihc_slide(slide, background.i0)
         if vectors.source is VectorSource.SLIDE:
             background = replace(background, no_stains="")

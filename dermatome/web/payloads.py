@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,18 @@ _POST = {JOIN, UPLOAD, *(f"{API}/{name}" for name in ("cancel", "reset"))}
 _POST_BELOW = (f"{API}/run/",)  # functions without a queue only: Stop
 _FILE_KEYS = {"path", "url", "orig_name", "size", "mime_type", "is_stream", "meta"}
 _META = {"_type": "gradio.FileData"}
+
+
+def _finite(text: str) -> float:
+    """A number of JSON, which has neither NaN nor infinities.
+
+    Raises:
+        ValueError: it is one of these, or so large that it would be read as one.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 @dataclass
@@ -120,7 +133,7 @@ class PayloadGuard:
 
     def _refused_body(self, path: str, body: bytes) -> Refusal | None:
         try:
-            sent = json.loads(body)
+            sent = json.loads(body, parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError):
             return Refusal(400, "The request is not JSON: reload the page.")
         if not isinstance(sent, dict):

@@ -1,12 +1,24 @@
 """Stains by lookup tables are scikit-image's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from skimage.color import rgb2hed
 
+from dermatome.classes import StainingPattern
 from dermatome.imaging.background import slide_background
-from dermatome.imaging.stains import DECADIC_OD_PER_UNIT, STAIN_VECTORS, SWAPPED, Stain, separate_stains, why_no_stains
+from dermatome.imaging.stains import (
+    DECADIC_OD_PER_UNIT,
+    RED_AND_BLUE_SWAPPED,
+    STAIN_VECTORS,
+    SWAPPED,
+    Stain,
+    separate_stains,
+    why_no_stains,
+)
 from dermatome.slides.slide import read_slide
+from dermatome.synthetic.skin import toy_slide
 
 
 @pytest.mark.parametrize("height", [1, 255, 256, 257, 600])
@@ -46,3 +58,26 @@ def test_green_swapped_with_another_channel_is_found_on_real_slides(realdata):
 def test_other_arrays_are_refused(wrong):
     with pytest.raises(ValueError, match="uint8"):
         separate_stains(wrong)
+
+
+def test_red_swapped_with_blue_is_found_where_both_stains_are(realdata):
+    """Also on 55449_A_1_2, whose colours fit swapped dyes better than the published ones."""
+    for path in (*(realdata / "hpa_ihc").glob("*.jpg"), realdata / "ihc" / "K10.jpg", realdata / "ihc" / "Ki67.jpg"):
+        slide = read_slide(path)
+        swapped = replace(slide, pixels=np.ascontiguousarray(slide.whole()[..., ::-1]))
+        assert "swapped" in slide_background(swapped).no_stains, path.name
+        assert slide_background(slide).no_stains == "", path.name
+
+
+def test_stains_that_are_exchanged_are_told_by_green(realdata):
+    slide = read_slide(realdata / "hpa_ihc" / "55449_A_1_2.jpg")
+    rgb, i0 = slide.overview(512), np.array(slide_background(slide).i0)
+    assert why_no_stains(rgb, i0) == ""
+    assert why_no_stains(rgb[..., ::-1], i0[::-1]) == RED_AND_BLUE_SWAPPED
+
+
+@pytest.mark.parametrize("seed", range(104, 110))
+def test_a_core_without_dab_is_not_taken_for_a_swapped_one(seed):
+    """Its clefts are blue-absorbing by noise alone, and are no second stain."""
+    slide = toy_slide(seed, StainingPattern.NEGATIVE, size_px=512).slide
+    assert slide_background(slide).no_stains == ""

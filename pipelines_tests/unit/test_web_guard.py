@@ -188,6 +188,12 @@ def test_bodies_are_bounded_and_must_be_json_objects(guard):
         assert post(guard, body) == 400
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_numbers_that_are_not_finite_are_refused(guard, number):
+    for body in (f'{{"data": [{number}]}}', f'{{"data": [1], "fn_index": {number}}}'):
+        assert guard._refused_body(JOIN, body.encode()).status == 400
+
+
 def test_only_routes_that_pages_need_are_open(guard, folder):
     for path in ("/", "/atlas/slides", "/config", f"{API}/info", "/assets/index.js", f"{FILE}{folder / 'a.png'}"):
         assert call(guard, path=path)[0] == 200

@@ -156,10 +156,12 @@ def tile(shown: ShownSlide, view: str, level: int, column: int, row: int) -> tup
         MissingInput: there is no such tile or view.
         BadImage: the image is damaged.
     """
+    if view not in shown.views or not 0 <= level <= shown.levels:
+        raise MissingInput(f"{shown.name} has no such tile.")
     whole, shrunk = shown.size, 2 ** (shown.levels - level)
     height, width = -(-whole.height_px // shrunk), -(-whole.width_px // shrunk)
     top, left = row * TILE_PX, column * TILE_PX
-    if view not in shown.views or not 0 <= level <= shown.levels or not (0 <= top < height and 0 <= left < width):
+    if not (0 <= top < height and 0 <= left < width):
         raise MissingInput(f"{shown.name} has no such tile.")
     bottom, right = min(top + TILE_PX, height), min(left + TILE_PX, width)
     size = Size(bottom - top, right - left)
