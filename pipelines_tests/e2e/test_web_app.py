@@ -75,7 +75,7 @@ def upload(page, name, data):
 
 
 def test_an_upload_is_shown_with_its_nuclei_and_what_is_downloaded_parses(page, tmp_path):
-    page.goto("/")
+    page.goto("/nuclei")
     page.locator("#dm-run").wait_for()
     upload(page, "field-7.png", png(7))
     page.locator("#dm-run").focus()
@@ -109,7 +109,7 @@ def test_an_upload_is_shown_with_its_nuclei_and_what_is_downloaded_parses(page, 
 
 
 def test_what_is_no_image_is_refused_in_words(page):
-    page.goto("/")
+    page.goto("/nuclei")
     page.locator("#dm-run").wait_for()
     upload(page, "hidden.png", b"<html>no</html>")
     page.click("#dm-run")
@@ -224,7 +224,7 @@ def test_what_is_stopped_or_left_ends_and_the_next_one_gets_its_turn(page, other
         finally:
             ended.set()
 
-    other.goto("/")
+    other.goto("/nuclei")
     other.locator("#dm-run").wait_for()
     with monkeypatch.context() as patch:
         patch.setattr("dermatome.web.nuclei.find_nuclei", endless)
@@ -236,7 +236,7 @@ def test_what_is_stopped_or_left_ends_and_the_next_one_gets_its_turn(page, other
     else:
         other.context.close()
     assert ended.wait(30), "it is computed for nobody"
-    page.goto("/")
+    page.goto("/nuclei")
     page.locator("#dm-run").wait_for()
     page.click("#dm-run")
     page.locator("#dm-status").get_by_text("found by the toy network").wait_for()

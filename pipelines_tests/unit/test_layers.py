@@ -285,7 +285,7 @@ def test_without_background_white_is_assumed_and_named():
     [
         (lambda rgb: np.repeat(rgb.mean(axis=2, keepdims=True), 3, axis=2), "the image is grey"),
         (lambda rgb: 255 - rgb, "the image is inverted"),
-        (lambda rgb: rgb[..., ::-1], "two colour channels are swapped"),
+        (lambda rgb: rgb[..., ::-1], "red and blue are swapped"),
         (lambda rgb: rgb[..., [1, 0, 2]], "two colour channels are swapped"),
         (lambda rgb: rgb * (1, 0, 0), "a colour channel is empty"),
         (lambda rgb: rgb, ""),
