@@ -26,5 +26,5 @@ def by_hand(asset: dg.AssetsDefinition) -> dg.AssetDep:
 
 
 def all_of(asset: dg.AssetsDefinition) -> dg.AssetDep:
-    """An upstream asset of which all partitions are read."""
+    """An upstream asset; every one of its partitions is read."""
     return dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping())

@@ -166,7 +166,7 @@ def aggregated_jaccard(truth: Labels, predicted: Labels, spared: Sequence[int] =
     nuclei have the same IoU, the one that shares more counts, then the one whose first pixel comes first: numbers of
     instances decide nothing.
 
-    Predicted instances ``spared`` are not held against the prediction where they are nobody's partner.
+    Predicted instances in ``spared`` are not counted as errors if no true nucleus is paired with them.
 
     Returns:
         Shared pixels and those of the unions.

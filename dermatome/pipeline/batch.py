@@ -281,7 +281,7 @@ class _Batch(Generic[Result]):
         if group and not self._opened:
             self._work.open(self._check)
             self._opened = True
-            # Outlines are many small lists, for each thousand of which Python would search all libraries for garbage.
+            # Outlines are many small lists; without this, Python would search all libraries for garbage repeatedly.
             gc.freeze()
         return self._compute(group) if group else []
 

@@ -100,8 +100,8 @@ class PayloadGuard:
             await refuse(scope, receive, send, refusal)
         elif earlier is not None:
             event = {"msg": "process_completed", "event_id": None, "success": False, "output": {"error": earlier}}
-            told = Response(f"data: {json.dumps(event)}\n\n", media_type="text/event-stream")
-            await told(scope, receive, send)
+            response = Response(f"data: {json.dumps(event)}\n\n", media_type="text/event-stream")
+            await response(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 

@@ -29,7 +29,7 @@ _SCRIPT = Path(__file__).parent / "roi_editor.js"
 
 
 class OpenedSlide(NamedTuple):
-    """A slide of which ROIs are marked, and those that it has.
+    """A slide on which ROIs are drawn, and the ROIs drawn so far.
 
     Attributes:
         slide: The slide; ROIs are in its pixels.
