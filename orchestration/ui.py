@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from urllib import request
 
-from dermatome.errors import BadSetting, DermatomeError
+from dermatome.errors import BadSetting, DermatomeError, StorageFailed
 from dermatome.storage.layout import DataRoot
 from orchestration.demo import DEMO_FILE, demo_atlas
 from orchestration.instance import note_optional, only_platform, open_instance, show_pools
+from resources.dagster_private import release_from_future
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+_CLOCK_CHECK_S = 30.0
 
 
 def main() -> int:
@@ -65,8 +67,12 @@ def main() -> int:
         }
         url, answers = f"http://{given.host}:{given.port}", given.daemon_only
         print(f"Starting the {' and the '.join(running)} …", flush=True)
+        next_clock_check = time.monotonic()
         try:
             while True:
+                if time.monotonic() >= next_clock_check:
+                    _check_clock()
+                    next_clock_check = time.monotonic() + _CLOCK_CHECK_S
                 if not answers and (answers := _answers(url)):
                     print(f"Dagster UI: {url} (Ctrl-C ends it)", flush=True)
                 for name, process in running.items():
@@ -89,6 +95,15 @@ def _check_port(host: str, port: int) -> None:
                 f"Port {port} of {host} cannot be used ({error.strerror}): end the program that uses it, or choose "
                 f"another one, such as `make ui PORT={port + 1}`."
             ) from error
+
+
+def _check_clock() -> None:
+    try:
+        with open_instance() as instance:
+            for sentence in release_from_future(instance):
+                print(sentence, flush=True)
+    except StorageFailed as error:  # a full disk, say: the daemon and the web server live through it, too
+        print(error, file=sys.stderr)
 
 
 def _answers(url: str) -> bool:

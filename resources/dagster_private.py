@@ -6,6 +6,7 @@ Dagster 1.13 has no public way to do these, so an update of Dagster is checked b
   Dagster's own launcher leaves such a run *started* for ever, and it keeps its pool: no other GPU run would begin;
 - a backfill requested by an op, with other partitions for each asset; and what the open backfills will materialize;
 - the staleness that the UI shows;
+- runs and sensors that wait for a time of day to come again after the clock was set back;
 - the materialization that a check of one partition belongs to: without it Dagster counts the check as missing.
 """
 
@@ -25,6 +26,7 @@ from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.in_process import InProcessExecutor
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.scheduler.instigation import InstigatorType, SensorInstigatorData
 from dagster._core.utils import make_new_backfill_id
 from dagster._time import get_current_timestamp
 
@@ -133,3 +135,39 @@ def stale_status(instance: dg.DagsterInstance, defs: dg.Definitions, asset: str,
     graph = defs.resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
     return str(resolver.get_status(dg.AssetKey(asset), key).value)
+
+
+_FUTURE_S = 60.0
+"""By so much the clocks of the machines of one platform may differ."""
+
+
+def release_from_future(instance: dg.DagsterInstance) -> list[str]:
+    """Ends the waiting for a time of day that was over when the clock was set back, and returns a sentence for each.
+
+    Dagster's time limits and the intervals of its sensors compare times of day. After the clock was set back by a day
+    (or right, after a start with a wrong one), a run whose process died while it started would hold its pool for that
+    day, and no sensor would be evaluated. Such runs are ended, and started again as other dead runs are; such sensors
+    are evaluated at once. What they have seen (their cursors) stays.
+    """
+    latest = get_current_timestamp() + _FUTURE_S
+    released = []
+    new, canceling = dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.CANCELING
+    statuses = [new, dg.DagsterRunStatus.STARTING, canceling]
+    for record in instance.get_run_records(dg.RunsFilter(statuses=statuses)):
+        run, sentence = record.dagster_run, "It was starting or being terminated when the clock was set back."
+        since = record.create_timestamp if run.status == new else record.update_timestamp
+        if since.timestamp() > latest:
+            if run.status == canceling:
+                instance.report_run_canceled(run, sentence)
+            else:
+                instance.report_run_failed(run, sentence)
+            released.append(f"Run {run.run_id} was ended. {sentence}")
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        data = state.instigator_data
+        if isinstance(data, SensorInstigatorData):
+            ticked = max(data.last_tick_timestamp or 0, data.last_tick_start_timestamp or 0)
+            if ticked > latest:
+                never = data._replace(last_tick_timestamp=None, last_tick_start_timestamp=None)
+                instance.update_instigator_state(state.with_data(never))
+                released.append(f"The sensor {state.instigator_name} is evaluated again: the clock was set back.")
+    return released

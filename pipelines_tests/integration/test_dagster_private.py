@@ -2,17 +2,31 @@
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import yaml
+from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.launcher.base import WorkerStatus
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    SensorInstigatorData,
+)
 from dagster._core.storage.dagster_run import DagsterRunStatus
-from dagster._core.test_utils import create_run_for_test, instance_for_test
+from dagster._core.test_utils import create_run_for_test, freeze_time, instance_for_test
 from dagster._serdes import serialize_value
+from dagster._time import get_current_datetime
 
 from orchestration.definitions import build_defs
-from resources.dagster_private import LocalRunLauncher, in_process_with_lock
+from resources.dagster_private import LocalRunLauncher, in_process_with_lock, release_from_future
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LAUNCHER = {"module": "resources.dagster_private", "class": "LocalRunLauncher"}
@@ -78,6 +92,52 @@ def test_a_run_counts_as_alive_as_long_as_its_process(instance, killed):
 def test_a_run_that_is_not_in_its_steps_yet_or_runs_elsewhere_counts_as_alive(instance):
     run = create_run_for_test(instance, status=DagsterRunStatus.STARTED)
     assert status(instance, run.run_id) == WorkerStatus.RUNNING
+
+
+EVENTS = {
+    DagsterRunStatus.STARTING: DagsterEventType.RUN_STARTING,
+    DagsterRunStatus.STARTED: DagsterEventType.RUN_START,
+    DagsterRunStatus.CANCELING: DagsterEventType.RUN_CANCELING,
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "afterwards"),
+    [
+        (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.FAILURE),
+        (DagsterRunStatus.STARTING, DagsterRunStatus.FAILURE),
+        (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED),
+        (DagsterRunStatus.STARTED, DagsterRunStatus.STARTED),
+    ],
+)
+def test_a_run_that_was_starting_when_the_clock_was_set_back_is_ended(instance, before, afterwards):
+    with freeze_time(get_current_datetime() + timedelta(days=1)):
+        run = create_run_for_test(instance)
+        if before in EVENTS:
+            instance.report_dagster_event(DagsterEvent(EVENTS[before].value, "a job"), run.run_id)
+    now = create_run_for_test(instance, status=before)
+    released = release_from_future(instance)
+    assert len(released) == (before != afterwards)
+    assert all(run.run_id in sentence for sentence in released)
+    assert instance.get_run_by_id(run.run_id).status == afterwards
+    assert instance.get_run_by_id(now.run_id).status == before
+    assert release_from_future(instance) == []
+
+
+def test_a_sensor_is_evaluated_again_after_the_clock_was_set_back(instance):
+    now = get_current_datetime().timestamp()
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("dermatome"), "dermatome")
+    for name, tick in (("ahead", now + 86400), ("in time", now - 10)):
+        data = SensorInstigatorData(tick, None, 30, f"cursor of {name}", tick)
+        origin = RemoteInstigatorOrigin(repository, name)
+        instance.add_instigator_state(InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data))
+    [sentence] = release_from_future(instance)
+    assert "ahead" in sentence
+    kept = {state.instigator_name: state.instigator_data for state in instance.all_instigator_state()}
+    assert (kept["ahead"].last_tick_timestamp, kept["ahead"].last_tick_start_timestamp) == (None, None)
+    assert kept["ahead"].cursor == "cursor of ahead"
+    assert kept["in time"].last_tick_timestamp == now - 10
+    assert release_from_future(instance) == []
 
 
 @pytest.mark.parametrize("file", ["dagster.yaml", "dagster.postgres.yaml"])
