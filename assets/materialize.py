@@ -114,20 +114,23 @@ def check_fields(check: Check, severity: dg.AssetCheckSeverity) -> dict[str, Any
 
 def note_failure(
     context: dg.AssetExecutionContext, root: DataRoot, asset: str, partition: str, error: Exception
-) -> None:
-    """Writes the failure file of a partition."""
+) -> dict[str, Any]:
+    """Writes the failure file of a partition, and returns the metadata of its observation."""
+    shown: dict[str, Any] = {"failure": error_text(error)}
     try:
-        write_failure(
+        failure = write_failure(
             root.failure(asset, partition),
             asset=asset,
             partition=partition,
-            error=error_text(error),
+            error=shown["failure"],
             kind=type(error).__name__,
             run_id=context.run.run_id,
         )
+        shown["tries"] = failure.tries
     except StorageFailed as unwritten:
         # A full disk, most likely: the event log still says what failed, and other partitions are still tried.
         context.log.error(f"The failure of {partition} could not be noted: {unwritten}")
+    return shown
 
 
 def record_metadata(record: StageRecord, folder: Path, *, reused: bool, more: Mapping[str, Any] = {}) -> dict[str, Any]:

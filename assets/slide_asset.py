@@ -212,11 +212,9 @@ def _materialize_slides(
                 assert error is not None
                 failed[key] = error_text(error)
                 context.log.error(f"{asset} {key}: {failed[key]}")
-                note_failure(context, root, asset, key, error)
+                shown = note_failure(context, root, asset, key, error)
                 # The partition's page shows observations, not failures of a run over many partitions.
-                yield dg.AssetObservation(
-                    context.asset_key, partition=key, description="Failed.", metadata={"failure": failed[key]}
-                )
+                yield dg.AssetObservation(context.asset_key, partition=key, description="Failed.", metadata=shown)
                 continue
             reused += made.reused
             if time.monotonic() - logged >= _LOG_EVERY_S or done == len(keys):

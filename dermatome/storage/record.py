@@ -332,11 +332,13 @@ class Failure:
     tries: int = 1
 
 
-def write_failure(path: Path, *, asset: str, partition: str, error: str, kind: str, run_id: str) -> None:
-    """Writes why a partition failed; :func:`clear_failure` deletes it."""
+def write_failure(path: Path, *, asset: str, partition: str, error: str, kind: str, run_id: str) -> Failure:
+    """Writes why a partition failed, and returns it; :func:`clear_failure` deletes it."""
     own = kind not in (FetchFailed.__name__, StorageFailed.__name__)
     tries = failure_of(path.read_bytes()).tries + own if path.is_file() else 1
-    write_atomic(path, _json(Failure(asset, partition, error, kind, run_id, datetime.now(UTC), tries)))
+    failure = Failure(asset, partition, error, kind, run_id, datetime.now(UTC), tries)
+    write_atomic(path, _json(failure))
+    return failure
 
 
 def read_failures(root: DataRoot, asset: str) -> dict[str, Failure]:

@@ -128,7 +128,8 @@ def test_a_failed_partition_says_why_on_its_page_and_in_a_sentence(root, instanc
     result = run(root, instance, ["first"])
     (observed,) = instance.fetch_observations(dg.AssetKey("first"), limit=10).records
     assert observed.partition_key == "k1"
-    assert observed.event_log_entry.asset_observation.metadata["failure"].value == "k1 is bad."
+    shown = observed.event_log_entry.asset_observation.metadata
+    assert {key: entry.value for key, entry in shown.items()} == {"failure": "k1 is bad.", "tries": 1}
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     said = failure.step_failure_data.user_failure_data.description
     assert said.startswith("1 of 5 failed; the others are materialized. The first is k1: k1 is bad. Fix the cause")
