@@ -1,5 +1,7 @@
 """Fixtures every test may use."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,23 @@ import pytest
 from dermatome.inference.compute import Compute, choose_compute
 from dermatome.storage.layout import DataRoot
 
+_HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 REALDATA = Path(__file__).resolve().parents[2] / "shared" / "realdata"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives the tests and the processes they start an empty home, so that no model of a user decides a test and no
+    test writes a model into the user's cache. Caches of other packages, such as fonts of Matplotlib, stay in use.
+    """
+    for variable, folder in (("XDG_CACHE_HOME", "~/.cache"), ("XDG_CONFIG_HOME", "~/.config")):
+        os.environ.setdefault(variable, str(Path(folder).expanduser()))
+    config.stash[_HOME] = tempfile.TemporaryDirectory(prefix="dermatome-tests-", ignore_cleanup_errors=True)
+    os.environ["HOME"] = config.stash[_HOME].name
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Removes that home."""
+    config.stash[_HOME].cleanup()
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own

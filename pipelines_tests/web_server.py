@@ -4,7 +4,10 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import SimpleNamespace
+
+import httpx
 
 from dermatome.inference.compute import choose_compute
 from dermatome.storage.layout import DataRoot
@@ -33,8 +36,17 @@ def served(folder, *, guarded=True, limits=SMALL, weights="", frame_site=""):
     app = build_app(context, frame_site=frame_site)
     if not guarded:
         app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not PayloadGuard]
-    with serving(app) as address:
-        yield SimpleNamespace(address=address, context=context, app=app)
+    with serving(app) as address, requester(address) as client:
+        yield SimpleNamespace(address=address, client=client, context=context, app=app)
+
+
+def requester(address):
+    """A client that keeps no cookie, so that each request is that of a new browser.
+
+    A call of `httpx.get` loads the certificates of the system each time, which takes twenty times as long as a request.
+    """
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.Client(base_url=address, cookies=no_cookies, trust_env=False)
 
 
 @contextmanager

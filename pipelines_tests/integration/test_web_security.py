@@ -5,7 +5,6 @@ import json
 import os
 import re
 import secrets
-import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from dermatome.web.context import MAX_THREADS
 from dermatome.web.uploads import UploadLimits
 from pipelines_tests.bad_images import saved
 from pipelines_tests.e2e.platform import CHECKOUT, free_port
-from pipelines_tests.web_server import served
+from pipelines_tests.web_server import requester, served
 
 pytestmark = pytest.mark.slow
 
@@ -35,13 +34,13 @@ def web(tmp_path_factory):
         yield web
 
 
-def events(address, session, seconds=20):
+def events(web, session, seconds=20):
     """All that the queue reports to a session until its computation ends."""
     text = ""
     asked = {"session_hash": session}
     with (
         contextlib.suppress(httpx.HTTPError),
-        httpx.stream("GET", f"{address}/gradio_api/queue/data", params=asked, timeout=seconds) as stream,
+        web.client.stream("GET", "/gradio_api/queue/data", params=asked, timeout=seconds) as stream,
     ):
         for line in stream.iter_lines():
             text += line
@@ -64,7 +63,7 @@ def test_no_file_outside_leaks_by_any_input_of_any_endpoint(tmp_path, guarded):
     outside = tmp_path / "outside.txt"
     outside.write_text(secret)
     with served(tmp_path, guarded=guarded) as web:
-        functions = httpx.get(f"{web.address}/config").json()["dependencies"]
+        functions = web.client.get("/config").json()["dependencies"]
         assert len(functions) >= 10
         assert sum(len(function["inputs"]) for function in functions) >= 10
         answers = []
@@ -79,18 +78,18 @@ def test_no_file_outside_leaks_by_any_input_of_any_endpoint(tmp_path, guarded):
             for body in bodies:
                 session = secrets.token_hex(5)
                 sent = body | {"fn_index": index, "session_hash": session}
-                answer = httpx.post(f"{web.address}/gradio_api/queue/join", json=sent)
+                answer = web.client.post("/gradio_api/queue/join", json=sent)
                 answers.append(answer.text)
                 assert answer.status_code == 403 or not guarded
                 if answer.status_code == 200:
-                    answers.append(events(web.address, session))
+                    answers.append(events(web, session))
                 for way in ("run", "api", "call"):
-                    answer = httpx.post(f"{web.address}/gradio_api/{way}/{name}", json=sent)
+                    answer = web.client.post(f"/gradio_api/{way}/{name}", json=sent)
                     answers.append(answer.text)
                     assert answer.status_code in (403, 404) or not guarded
         for path in sorted({path for text in answers for path in re.findall(r"/[\w./-]+", text)}):
-            answers.append(httpx.get(f"{web.address}/gradio_api/file={path}").text)
-        answers.append(httpx.get(f"{web.address}/gradio_api/file={outside}").text)
+            answers.append(web.client.get(f"/gradio_api/file={path}").text)
+        answers.append(web.client.get(f"/gradio_api/file={outside}").text)
     assert not [text for text in answers if secret in text]
     copies = [
         file for file in (tmp_path / "scratch").rglob("*") if file.is_file() and secret in file.read_text("latin-1")
@@ -100,27 +99,25 @@ def test_no_file_outside_leaks_by_any_input_of_any_endpoint(tmp_path, guarded):
 
 def test_an_upload_is_computed_and_can_be_fetched_again(web):
     image = saved(Image.new("RGB", (64, 64), (200, 150, 200)), "PNG")
-    (path,) = httpx.post(f"{web.address}/gradio_api/upload", files={"files": ("mine.png", image, "image/png")}).json()
-    assert httpx.get(f"{web.address}/gradio_api/file={path}").content == image
+    (path,) = web.client.post("/gradio_api/upload", files={"files": ("mine.png", image, "image/png")}).json()
+    assert web.client.get(f"/gradio_api/file={path}").content == image
     sent = {"data": [{"path": path, "meta": FILE_DATA}, None, 0.25], "fn_index": 0, "session_hash": "mine"}
-    assert httpx.post(f"{web.address}/gradio_api/queue/join", json=sent).status_code == 200
-    assert "mine: " in events(web.address, "mine", 120)
+    assert web.client.post("/gradio_api/queue/join", json=sent).status_code == 200
+    assert "mine: " in events(web, "mine", 120)
 
 
 def test_only_the_queue_computes_and_a_flood_of_direct_requests_hangs_nothing(web):
-    functions = httpx.get(f"{web.address}/config").json()["dependencies"]
+    functions = web.client.get("/config").json()["dependencies"]
     for function in functions:
         for sent in ({}, {"fn_index": function["id"]}, {"fn_index": str(function["id"])}, {"event_id": "x"}):
             body = {"data": [None] * len(function["inputs"]), "session_hash": "direct"} | sent
-            status = httpx.post(f"{web.address}/gradio_api/run/{function['api_name']}", json=body).status_code
+            status = web.client.post(f"/gradio_api/run/{function['api_name']}", json=body).status_code
             assert (status == 404) == function["queue"], function["api_name"]
     asked = {"data": [None, "Synthetic nuclei 1", 0.25]}
     with ThreadPoolExecutor(60) as pool:
-        flood = [
-            pool.submit(httpx.post, f"{web.address}/gradio_api/run/nuclei", json=asked, timeout=60) for _ in range(60)
-        ]
+        flood = [pool.submit(web.client.post, "/gradio_api/run/nuclei", json=asked, timeout=60) for _ in range(60)]
         for path in (HEALTH, "/nuclei", "/gradio_api/app_id"):
-            assert httpx.get(web.address + path, timeout=10).status_code == 200
+            assert web.client.get(path, timeout=10).status_code == 200
         assert Counter(answer.result().status_code for answer in flood) == {404: 60}
 
 
@@ -129,15 +126,15 @@ def test_the_health_check_answers_while_every_thread_is_busy(web, monkeypatch):
     monkeypatch.setattr("dermatome.web.rois.annotated_slides", lambda root: let_go.wait(60) and [])
     (listing,) = [
         function["id"]
-        for function in httpx.get(f"{web.address}/config").json()["dependencies"]
+        for function in web.client.get("/config").json()["dependencies"]
         if function["api_name"] == "list_slides"
     ]
     try:
         for number in range(64):
             sent = {"data": [], "fn_index": listing, "session_hash": f"busy{number}"}
-            httpx.post(f"{web.address}/gradio_api/queue/join", json=sent)
+            web.client.post("/gradio_api/queue/join", json=sent)
         for _ in range(5):
-            assert httpx.get(web.address + HEALTH, timeout=3).json() == {"status": "ok"}
+            assert web.client.get(HEALTH, timeout=3).json() == {"status": "ok"}
     finally:
         let_go.set()
 
@@ -149,19 +146,19 @@ def test_the_health_check_answers_while_every_thread_is_busy(web, monkeypatch):
 )
 def test_other_sites_are_refused_and_get_no_permission_to_read(web, headers):
     for path in ("/", "/config", HEALTH, "/gradio_api/info"):
-        answer = httpx.get(web.address + path, headers=headers)
+        answer = web.client.get(path, headers=headers)
         assert answer.status_code == 403
         assert "access-control-allow-origin" not in answer.headers
     asked = {"Access-Control-Request-Method": "POST"}
-    answer = httpx.options(f"{web.address}/gradio_api/queue/join", headers=headers | asked)
+    answer = web.client.options("/gradio_api/queue/join", headers=headers | asked)
     assert answer.status_code in (403, 404)
     assert "access-control-allow-origin" not in answer.headers
 
 
 def test_a_huge_body_is_refused_before_it_is_parsed(web):
     sent = json.dumps({"data": ["x" * (5 << 20), ""], "fn_index": 10, "session_hash": "huge"})
-    assert httpx.post(f"{web.address}/gradio_api/queue/join", content=sent).status_code == 413
-    assert httpx.post(f"{web.address}/gradio_api/upload", files={"files": bytes(2 << 20)}).status_code == 413
+    assert web.client.post("/gradio_api/queue/join", content=sent).status_code == 413
+    assert web.client.post("/gradio_api/upload", files={"files": bytes(2 << 20)}).status_code == 413
 
 
 # --- uploads
@@ -199,57 +196,53 @@ def test_what_a_stranger_uploads_is_never_shown_as_a_page(web):
 # --- what is left behind
 
 
-@contextlib.contextmanager
-def running(folder):
-    """The app as a process of its own whose temporary folders lie in a folder; killed at the end."""
-    port = free_port()
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dermatome.cli.app", "web", "--data", str(folder / "data"), "--port", str(port)],
-            cwd=CHECKOUT, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(folder)},
-        )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + 90
+HOLDER = """
+from dermatome.web.app import scratch_folder
+with scratch_folder() as folder:
+    print(folder.name, flush=True)
+    input()
+"""
+
+
+def started(folder, *command, **options):
+    """A Python process whose temporary folders lie in a folder."""
+    environment = os.environ | {"TMPDIR": str(folder)}
+    return subprocess.Popen([sys.executable, *command], cwd=CHECKOUT, env=environment, **options)
+
+
+def test_an_app_deletes_its_temporary_folder_when_it_ends_and_those_of_killed_apps_when_it_starts(tmp_path):
+    def scratch():
+        return {path.name for path in tmp_path.glob("dermatome-web-*")}
+
+    with contextlib.ExitStack() as stack:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        killed, living = (stack.enter_context(started(tmp_path, "-c", HOLDER, **pipes)) for _ in range(2))
+        folders = [process.stdout.readline().strip() for process in (killed, living)]
+        killed.kill()
+        killed.wait()
+        assert scratch() == set(folders)
+        port, log = free_port(), stack.enter_context((tmp_path / "log").open("wb"))
+        command = ("-m", "dermatome.cli.app", "web", "--data", str(tmp_path / "data"), "--port", str(port))
+        app = stack.enter_context(started(tmp_path, *command, stdout=log, stderr=log))
+        stack.callback(app.kill)
+        client, until = stack.enter_context(requester(f"http://127.0.0.1:{port}")), time.monotonic() + 90
         while True:
             with contextlib.suppress(httpx.TransportError):
-                assert httpx.get(address + HEALTH).status_code == 200
+                assert client.get(HEALTH).status_code == 200
                 break
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < until, (folder / "log").read_text()
+            assert app.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < until, (tmp_path / "log").read_text()
             time.sleep(0.2)
-        yield process, address
-    finally:
-        process.kill()
-        process.wait()
-
-
-def scratch(folder):
-    return {path.name for path in folder.glob("dermatome-web-*")}
-
-
-def test_temporary_folders_go_when_the_app_is_ended_or_else_at_the_next_start(tmp_path):
-    (tmp_path / "data").mkdir()
-    with running(tmp_path) as (process, address):
-        upload(httpx.Client(base_url=address))
-        (killed,) = scratch(tmp_path)
-        assert f"Dermatome's web app: {address} " in (tmp_path / "log").read_text()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert scratch(tmp_path) == {killed}
-    with running(tmp_path) as (process, address):
-        (first,) = scratch(tmp_path)
-        assert first != killed, "what a killed app left is not cleared"
-        with running(tmp_path) as (second, _):
-            assert first in scratch(tmp_path), "the folder of a living app is cleared"
-            assert upload(httpx.Client(base_url=address)).status_code == 200
-            second.terminate()
-            assert second.wait(30) == 0
-        assert scratch(tmp_path) == {first}
-        with httpx.stream("GET", f"{address}/gradio_api/heartbeat/open"):  # a page that is open
-            process.terminate()
-            assert process.wait(30) == 0
-    assert scratch(tmp_path) == set()
+        assert f"Dermatome's web app: http://127.0.0.1:{port} " in (tmp_path / "log").read_text()
+        assert folders[1] in scratch(), "the folder of a living app is deleted"
+        assert folders[0] not in scratch(), "what a killed app left is not deleted"
+        assert upload(client).status_code == 200
+        with client.stream("GET", "/gradio_api/heartbeat/open"):  # a page that is open
+            app.terminate()
+            assert app.wait(30) == 0
+        assert scratch() == {folders[1]}
+        living.communicate("\n")
+        assert scratch() == set()
 
 
 def test_cancelled_computations_do_not_pile_up(web, monkeypatch):
@@ -259,15 +252,15 @@ def test_cancelled_computations_do_not_pile_up(web, monkeypatch):
         for number in range(48):
             session = f"cancelled{number}"
             sent = {"data": [None, "Synthetic nuclei 1", 0.25], "fn_index": 0, "session_hash": session}
-            event = httpx.post(f"{web.address}/gradio_api/queue/join", json=sent).json()["event_id"]
+            event = web.client.post("/gradio_api/queue/join", json=sent).json()["event_id"]
             time.sleep(0.1)
             cancelled = {"event_id": event, "session_hash": session, "fn_index": 0}
-            httpx.post(f"{web.address}/gradio_api/cancel", json=cancelled)
+            web.client.post("/gradio_api/cancel", json=cancelled)
         assert threading.active_count() - before < 30, "each cancelled computation keeps a thread"
-        assert httpx.get(f"{web.address}/nuclei", timeout=10).status_code == 200
+        assert web.client.get("/nuclei", timeout=10).status_code == 200
         names = {"data": [], "fn_index": 3, "session_hash": "note"}
-        assert httpx.post(f"{web.address}/gradio_api/queue/join", json=names).status_code == 200
-        assert "Nuclei are found by" in events(web.address, "note")
+        assert web.client.post("/gradio_api/queue/join", json=names).status_code == 200
+        assert "Nuclei are found by" in events(web, "note")
     finally:
         let_go.set()
         until = time.monotonic() + 60
@@ -276,15 +269,15 @@ def test_cancelled_computations_do_not_pile_up(web, monkeypatch):
 
 
 def test_only_the_site_that_is_named_may_show_the_app_in_a_frame(web, tmp_path):
-    alone = httpx.get(f"{web.address}/nuclei").headers
+    alone = web.client.get("/nuclei").headers
     assert "frame-ancestors 'none'" in alone["content-security-policy"]
     assert alone["x-frame-options"] == "DENY"
     assert "samesite=strict" in alone["set-cookie"].lower()
-    atlas = httpx.get(f"{web.address}/atlas/slides").headers["content-security-policy"]
+    atlas = web.client.get("/atlas/slides").headers["content-security-policy"]
     assert atlas.startswith("default-src 'none'")
     assert atlas.endswith("frame-ancestors 'none'")
     with served(tmp_path, frame_site="https://huggingface.co") as framed:
-        headers = httpx.get(f"{framed.address}/nuclei").headers
+        headers = framed.client.get("/nuclei").headers
     assert headers["content-security-policy"].endswith("frame-ancestors https://huggingface.co")
     assert "x-frame-options" not in headers
     assert {"samesite=none", "secure"} <= set(headers["set-cookie"].lower().split("; "))

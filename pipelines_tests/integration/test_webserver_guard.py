@@ -13,6 +13,7 @@ from websockets.sync.client import connect
 
 from orchestration.webserver import refused_mutation
 from pipelines_tests.e2e.platform import CHECKOUT, environment, free_port
+from pipelines_tests.web_server import requester
 
 MUTATION = 'mutation { setConcurrencyLimit(concurrencyKey: "stolen", limit: 0) }'
 LIMITS = "{ instance { concurrencyLimits { concurrencyKey } } }"
@@ -52,33 +53,39 @@ def url(data_root):
         process.wait(30)
 
 
-def limits(url):
-    answer = httpx.post(f"{url}/graphql", json={"query": LIMITS})
+@pytest.fixture(scope="module")
+def client(url):
+    with requester(url) as client:
+        yield client
+
+
+def limits(client):
+    answer = client.post("/graphql", json={"query": LIMITS})
     return {limit["concurrencyKey"] for limit in answer.json()["data"]["instance"]["concurrencyLimits"]}
 
 
-def test_its_own_pages_read_and_change_it(url):
+def test_its_own_pages_read_and_change_it(url, client):
     host = url.removeprefix("http://")
     own = {"Origin": url, "Sec-Fetch-Site": "same-origin", "Host": host}
-    assert "<html" in httpx.get(f"{url}/", headers={"Sec-Fetch-Site": "none"}).text
+    assert "<html" in client.get("/", headers={"Sec-Fetch-Site": "none"}).text
     change = 'mutation { setConcurrencyLimit(concurrencyKey: "mine", limit: 2) }'
-    assert httpx.post(f"{url}/graphql", json={"query": change}, headers=own).json()["data"]
-    assert "mine" in limits(url)
-    assert httpx.get(f"{url}/graphql", params={"query": LIMITS}).json()["data"]
+    assert client.post("/graphql", json={"query": change}, headers=own).json()["data"]
+    assert "mine" in limits(client)
+    assert client.get("/graphql", params={"query": LIMITS}).json()["data"]
     proxied = {"Host": "lab.example", "Origin": "https://lab.example"}
-    assert httpx.post(f"{url}/graphql", json={"query": LIMITS}, headers=proxied).status_code == 200
+    assert client.post("/graphql", json={"query": LIMITS}, headers=proxied).status_code == 200
     shown = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-    assert httpx.get(f"{url}/runs", headers=shown).status_code == 200, "a link in a mail opens no page"
+    assert client.get("/runs", headers=shown).status_code == 200, "a link in a mail opens no page"
 
 
 @pytest.mark.parametrize(
     "query", [MUTATION, MUTATION.replace(" ", "\n"), f"#\n{MUTATION}", f"query a {{ version }} {MUTATION}"]
 )
-def test_a_mutation_by_get_is_refused(url, query):
+def test_a_mutation_by_get_is_refused(client, query):
     for more in ({}, {"operationName": "a"}):
-        assert httpx.get(f"{url}/graphql", params={"query": query} | more).status_code == 405
-    assert httpx.get(f"{url}/graphql?query={'%6d'}utation{{wipeAssets(assetKeys:[])}}").status_code == 405
-    assert "stolen" not in limits(url)
+        assert client.get("/graphql", params={"query": query} | more).status_code == 405
+    assert client.get(f"/graphql?query={'%6d'}utation{{wipeAssets(assetKeys:[])}}").status_code == 405
+    assert "stolen" not in limits(client)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,7 @@ def test_a_mutation_by_get_is_refused(url, query):
     ],
     ids=str,
 )  # fmt: skip
-def test_another_site_cannot_change_it(url, headers):
+def test_another_site_cannot_change_it(client, headers):
     ways = (
         {"json": {"query": MUTATION}},
         {"params": {"query": MUTATION}},
@@ -98,11 +105,11 @@ def test_another_site_cannot_change_it(url, headers):
         {"params": {"query": MUTATION}, "data": {"a": "b"}},
     )
     for way in ways:
-        answer = httpx.post(f"{url}/graphql", **way | {"headers": way.get("headers", {}) | headers})
+        answer = client.post("/graphql", **way | {"headers": way.get("headers", {}) | headers})
         assert answer.status_code == 403
-    assert httpx.get(f"{url}/graphql", params={"query": MUTATION}, headers=headers).status_code in (403, 405)
-    assert httpx.post(f"{url}/report_asset_materialization/a", headers=headers).status_code == 403
-    assert "stolen" not in limits(url)
+    assert client.get("/graphql", params={"query": MUTATION}, headers=headers).status_code in (403, 405)
+    assert client.post("/report_asset_materialization/a", headers=headers).status_code == 403
+    assert "stolen" not in limits(client)
 
 
 def test_a_web_socket_of_another_site_is_refused(url):
@@ -129,7 +136,7 @@ def test_only_graphql_itself_is_searched_for_mutations():
     assert refused_mutation(scope("/prefix/graphql")).status == 405
 
 
-def test_figures_and_reports_of_the_data_root_are_served_and_nothing_else(url, data_root):
+def test_figures_and_reports_of_the_data_root_are_served_and_nothing_else(client, data_root):
     folder = data_root / "epidermis_layers" / "s1"
     folder.mkdir(parents=True)
     for name in ("figure.png", "report.html", "layers.parquet", ".hidden.png"):
@@ -139,7 +146,7 @@ def test_figures_and_reports_of_the_data_root_are_served_and_nothing_else(url, d
     outside.write_text("no")
     (folder / "link.png").symlink_to(outside)
     for name in ("figure.png", "report.html"):
-        answer = httpx.get(f"{url}/results/epidermis_layers/s1/{name}", headers={"Sec-Fetch-Site": "same-origin"})
+        answer = client.get(f"/results/epidermis_layers/s1/{name}", headers={"Sec-Fetch-Site": "same-origin"})
         assert answer.status_code == 200
         policy = answer.headers["Content-Security-Policy"]
         assert policy.startswith("sandbox allow-scripts; default-src 'none'")
@@ -147,7 +154,7 @@ def test_figures_and_reports_of_the_data_root_are_served_and_nothing_else(url, d
         assert "allow-same-origin" not in policy
     inside = [f"epidermis_layers/s1/{name}" for name in ("layers.parquet", ".hidden.png", "link.png", "")]
     for path in (*inside, "settings.toml", "..%2Foutside.png"):
-        assert httpx.get(f"{url}/results/{path}").status_code == 404, path
+        assert client.get(f"/results/{path}").status_code == 404, path
     elsewhere = {"Sec-Fetch-Site": "cross-site"}
-    assert httpx.get(f"{url}/results/epidermis_layers/s1/figure.png", headers=elsewhere).status_code == 403
-    assert httpx.post(f"{url}/results/epidermis_layers/s1/figure.png").status_code == 405
+    assert client.get("/results/epidermis_layers/s1/figure.png", headers=elsewhere).status_code == 403
+    assert client.post("/results/epidermis_layers/s1/figure.png").status_code == 405
