@@ -59,8 +59,8 @@ endif
 demo: $(INSTALLED) home
 	$(BIN)/python -m orchestration.demo
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+test: $(INSTALLED)  # three processes on two cores, as one of them mostly waits
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 ui: $(INSTALLED) home
 	$(BIN)/python -m orchestration.ui --port $(PORT)

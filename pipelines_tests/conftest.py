@@ -30,12 +30,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for the processes that share the tests: a file's fixtures are made once, and the end-to-end tests, which
-    use one run of the demo and wait much, are one process's.
+    """Groups for the processes that share the tests: a file's fixtures are made once, one run of the demo serves all
+    tests that need it, and those of the whole platform, which mostly wait for its daemon, are one process's. The two
+    long groups come first, and `make test` keeps that order: started last, they would run on when all else is done.
     """
+    with_demo = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
+
+    def group_of(item: pytest.Item) -> str:
+        if item.path in with_demo:
+            return "demo"
+        return "platform" if hasattr(getattr(item, "module", None), "Platform") else str(item.path)
+
     for item in items:
-        e2e = "e2e" in item.path.relative_to(Path(__file__).parent).parts
-        item.add_marker(pytest.mark.xdist_group("e2e" if e2e else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: {"demo": 0, "platform": 1}.get(group_of(item), 2))
 
 
 @pytest.fixture(scope="session")

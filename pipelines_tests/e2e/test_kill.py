@@ -45,8 +45,8 @@ def prepared(path, images, demo):
     path.mkdir()
     # Torch's last digit depends on which slides come together, and so on when a run was killed.
     root.settings.write_text('cell_weights = "toy"\n[compute]\nbackend = "openvino"\n')
-    for asset in ("tissue_weights", "tissue_champion"):
-        shutil.copytree(demo.root.folder(asset), root.folder(asset))
+    for folder in ("tissue_weights", "tissue_champion", "models"):  # the networks as they were converted for the demo
+        shutil.copytree(demo.root.path / folder, path / folder)
     os.environ.update(environment(path))
     with dg.DagsterInstance.get() as instance:
         assert len(register_slides(instance, root, inbox_sources(images).values())) == len(StainingPattern)
