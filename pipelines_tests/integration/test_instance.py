@@ -11,7 +11,7 @@ import pytest
 from dermatome.errors import StorageFailed
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PROCESSES, ROUNDS = 4, 6
+PROCESSES, ROUNDS = 4, 3
 
 
 def _open(folder, start, results):
@@ -31,7 +31,8 @@ def _open(folder, start, results):
 
 @pytest.mark.slow
 def test_new_storage_is_made_once_however_many_open_it(tmp_path):
-    context = get_context("spawn")
+    context = get_context("forkserver")  # one process imports the platform, and each that opens storage is its fork
+    context.set_forkserver_preload(["orchestration.instance"])
     start, results = context.Barrier(PROCESSES), context.Queue()
     processes = [context.Process(target=_open, args=(tmp_path, start, results)) for _ in range(PROCESSES)]
     for process in processes:

@@ -179,29 +179,28 @@ def test_a_promotion_that_is_killed_at_any_step_leaves_the_old_or_the_new_champi
     assert found[-1] == [0, "v002", "b"]
 
 
-def test_the_check_blocks_the_champion_in_the_same_run(root):
+def test_the_check_blocks_the_champion_in_the_same_run(root, instance):
     first = weights_of(root, "v001", mean_iou=0.8)
     weights_of(root, "v002", mean_iou=0.9)
     tiles(root, "a1")
     put(root, "tissue_champion", "current", version="v001", weights_sha256=first)
-    with dg.instance_for_test() as instance:
-        instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001", "v002"])
-        frozen = {"tissue_hold_out": {"annotated_slides": ["a1"]}}
-        assert run(root, instance, "tissue_hold_out", config=frozen).success
-        assert run(root, instance, HOLD_OUT_SCORES, key="v001").success
-        record = hold_out_record(root, TISSUE, "v001")
-        better = {name: 1.0 for name in record.values if name.startswith("iou_")}
-        put(root, HOLD_OUT_SCORES, "v001", **{**record.values, **better})  # nobody beats this champion
-        done = run(root, instance, HOLD_OUT_SCORES, "tissue_champion", key="v002")
-        (check,) = done.get_asset_check_evaluations()
-        assert (check.check_name, check.passed) == ("no_class_drops", False)
-        assert not done.asset_materializations_for_node("tissue_champion")
-        assert not run(root, instance, "tissue_champion").success
-        choice = {"tissue_champion": {"version": "v002", "despite_drop": True}}
-        assert run(root, instance, "tissue_champion", config=choice).success
+    instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001", "v002"])
+    frozen = {"tissue_hold_out": {"annotated_slides": ["a1"]}}
+    assert run(root, instance, "tissue_hold_out", config=frozen).success
+    assert run(root, instance, HOLD_OUT_SCORES, key="v001").success
+    record = hold_out_record(root, TISSUE, "v001")
+    better = {name: 1.0 for name in record.values if name.startswith("iou_")}
+    put(root, HOLD_OUT_SCORES, "v001", **{**record.values, **better})  # nobody beats this champion
+    done = run(root, instance, HOLD_OUT_SCORES, "tissue_champion", key="v002")
+    (check,) = done.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("no_class_drops", False)
+    assert not done.asset_materializations_for_node("tissue_champion")
+    assert not run(root, instance, "tissue_champion").success
+    choice = {"tissue_champion": {"version": "v002", "despite_drop": True}}
+    assert run(root, instance, "tissue_champion", config=choice).success
 
 
-def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monkeypatch):
+def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, instance, monkeypatch):
     for version, score in (("v001", 0.8), ("v002", 0.9)):
         weights_of(root, version, mean_iou=score)
 
@@ -214,32 +213,31 @@ def test_promotion_makes_exactly_the_masks_of_the_old_champion_stale(root, monke
     monkeypatch.setattr(mask_stage, "MaskStage", stage)
     defs = build_defs(root.path)
     slides = ["s1", "s2", "s3"]
-    with dg.instance_for_test() as instance:
-        instance.add_dynamic_partitions(SLIDES.name, slides)
-        for slide in slides:
-            tags = {"dagster/data_version": "image"}
-            image = dg.AssetMaterialization("slide_images", partition=slide, tags=tags)
-            instance.report_runless_asset_event(image)
+    instance.add_dynamic_partitions(SLIDES.name, slides)
+    for slide in slides:
+        tags = {"dagster/data_version": "image"}
+        image = dg.AssetMaterialization("slide_images", partition=slide, tags=tags)
+        instance.report_runless_asset_event(image)
 
-        def promote(version):
-            choice = {"tissue_champion": {"version": version}}
-            assert run(root, instance, "tissue_champion", config=choice).success
+    def promote(version):
+        choice = {"tissue_champion": {"version": version}}
+        assert run(root, instance, "tissue_champion", config=choice).success
 
-        def stale():
-            return [s for s in slides if stale_status(instance, defs, "epidermis_masks", s) == "STALE"]
+    def stale():
+        return [s for s in slides if stale_status(instance, defs, "epidermis_masks", s) == "STALE"]
 
-        promote("v001")
-        for slide in slides:
-            assert run(root, instance, "epidermis_masks", key=slide).success
-        assert stale() == []
-        promote("v001")  # again: the same weights
-        assert stale() == []
-        promote("v002")
-        assert stale() == slides
-        assert run(root, instance, "epidermis_masks", key="s2").success
-        assert stale() == ["s1", "s3"]
-        promote("v001")
-        assert stale() == ["s2"]
+    promote("v001")
+    for slide in slides:
+        assert run(root, instance, "epidermis_masks", key=slide).success
+    assert stale() == []
+    promote("v001")  # again: the same weights
+    assert stale() == []
+    promote("v002")
+    assert stale() == slides
+    assert run(root, instance, "epidermis_masks", key="s2").success
+    assert stale() == ["s1", "s3"]
+    promote("v001")
+    assert stale() == ["s2"]
 
 
 @pytest.mark.parametrize(("asset", "report"), [("skin_atlas", "atlas.html"), ("hpa_agreement", "agreement.html")])

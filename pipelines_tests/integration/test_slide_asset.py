@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy
 from dagster._core.definitions.partitions.context import partition_loading_context
+from sqlalchemy.pool import QueuePool
 
 from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY
-from assets.slide_asset import Run, slide_asset
+from assets.slide_asset import Run, keep_connections, slide_asset
 from assets.sources import INBOX
 from dermatome.errors import BadImage
 from dermatome.pipeline.batch import InFlight
@@ -60,10 +63,9 @@ def second(run: Run) -> Stage:
 
 
 @pytest.fixture
-def instance():
-    with dg.instance_for_test() as found:
-        found.add_dynamic_partitions("keys", [f"k{number}" for number in range(5)])
-        yield found
+def instance(instance):
+    instance.add_dynamic_partitions("keys", [f"k{number}" for number in range(5)])
+    return instance
 
 
 def run(root, instance, assets, start="k0", end="k4", **more_tags):
@@ -240,3 +242,18 @@ def test_what_is_stale_stays_so_where_a_run_only_fills_gaps(root, instance):
     assert materialized(instance, "second") == {f"k{n}" for n in range(5)}
     states = {key: stale(instance, "second", key) for key in ("k0", "k1", "k2", "k3")}
     assert states == {"k0": "FRESH", "k1": "STALE", "k2": "FRESH", "k3": "FRESH"}
+
+
+class NoInstance:
+    def optimize_for_webserver(self, **options: int) -> None:
+        assert options["statement_timeout"] == 0
+
+
+def test_a_connection_that_was_cut_is_opened_again(tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/a.db", poolclass=QueuePool, pool_size=1)
+    for _ in range(2):  # runs of one process share what listens
+        keep_connections(NoInstance())  # type: ignore[arg-type]
+    with engine.connect() as connection:
+        connection.connection.driver_connection.close()  # type: ignore[union-attr]
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text("select 7")).scalar() == 7

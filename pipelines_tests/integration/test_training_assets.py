@@ -34,7 +34,7 @@ def train(root, instance, **config):
     return run(root, instance, "tissue_weights", key="v001", config={"tissue_weights": config})
 
 
-def test_confusion_is_shown_and_checkpoints_end_after_the_record(root, monkeypatch):
+def test_confusion_is_shown_and_checkpoints_end_after_the_record(root, instance, monkeypatch):
     monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
     dropped = []
 
@@ -42,46 +42,43 @@ def test_confusion_is_shown_and_checkpoints_end_after_the_record(root, monkeypat
         dropped.append((checkpoints, root.record("tissue_weights", "v001").is_file()))
 
     monkeypatch.setattr(training, "drop_checkpoints", drop)
-    with dg.instance_for_test() as instance:
-        done = train(root, instance)
-        assert done.success
-        (event,) = done.asset_materializations_for_node("tissue_weights")
+    done = train(root, instance)
+    assert done.success
+    (event,) = done.asset_materializations_for_node("tissue_weights")
     assert "| dermis | 0 (0.0%) | 8 (80.0%) |" in event.metadata["confusion"].md_str
     assert dropped == [(root.path / "checkpoints" / "tissue_weights" / "v001", True)]
     assert set(read_record(root.record("tissue_weights", "v001")).inputs) == {"a1"}
 
 
-def test_a_failed_training_is_among_the_failures_until_it_succeeds(root, monkeypatch):
+def test_a_failed_training_is_among_the_failures_until_it_succeeds(root, instance, monkeypatch):
     def fail(*_, **__):
         raise BadSetting("The crop is larger than the tiles: choose a smaller one.")
 
     monkeypatch.setattr(registry_version, "train_file", fail)
     path = root.failure("tissue_weights", "v001")
-    with dg.instance_for_test() as instance:
-        assert not train(root, instance).success
-        row = json.loads(path.read_bytes())
-        assert (row["asset"], row["partition"], row["kind"]) == ("tissue_weights", "v001", "BadSetting")
-        assert row["error"] == "The crop is larger than the tiles: choose a smaller one."
-        monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
-        assert train(root, instance).success
+    assert not train(root, instance).success
+    row = json.loads(path.read_bytes())
+    assert (row["asset"], row["partition"], row["kind"]) == ("tissue_weights", "v001", "BadSetting")
+    assert row["error"] == "The crop is larger than the tiles: choose a smaller one."
+    monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
+    assert train(root, instance).success
     assert not path.exists()
 
 
-def test_a_leak_fails_its_check_in_dagster(root, monkeypatch):
+def test_a_leak_fails_its_check_in_dagster(root, instance, monkeypatch):
     leak = [tile("t1", "train", "s1"), tile("t2", "train", "s2", seed=2), tile("t3", "validation", "s1", seed=3)]
     monkeypatch.setattr(registry_version, "train_file", trainer(b"weights", rows=leak))
-    with dg.instance_for_test() as instance:
-        check, _ = train(root, instance).get_asset_check_evaluations()
-        assert (check.check_name, check.passed, check.severity) == ("no_leakage", False, dg.AssetCheckSeverity.ERROR)
-        monkeypatch.setattr(registry_version, "train_file", trainer(b"weights", rows=[leak[0], leak[2]]))
-        check, _ = train(root, instance).get_asset_check_evaluations()
-        assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)  # one slide: nothing else to do
-        monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
-        check, _ = train(root, instance).get_asset_check_evaluations()
-        assert check.passed
+    check, _ = train(root, instance).get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.severity) == ("no_leakage", False, dg.AssetCheckSeverity.ERROR)
+    monkeypatch.setattr(registry_version, "train_file", trainer(b"weights", rows=[leak[0], leak[2]]))
+    check, _ = train(root, instance).get_asset_check_evaluations()
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)  # one slide: nothing else to do
+    monkeypatch.setattr(registry_version, "train_file", trainer(b"weights"))
+    check, _ = train(root, instance).get_asset_check_evaluations()
+    assert check.passed
 
 
-def test_drawn_tiles_need_no_annotated_slide(tmp_path, monkeypatch):
+def test_drawn_tiles_need_no_annotated_slide(tmp_path, instance, monkeypatch):
     root, counts = DataRoot(tmp_path), []
 
     def train_file(task, *given, **options):
@@ -90,9 +87,8 @@ def test_drawn_tiles_need_no_annotated_slide(tmp_path, monkeypatch):
         return trainer(b"weights")(task, *given, **options)
 
     monkeypatch.setattr(registry_version, "train_file", train_file)
-    with dg.instance_for_test() as instance:
-        assert not train(root, instance).success
-        assert train(root, instance, drawn=True, max_minutes=0.5).success
+    assert not train(root, instance).success
+    assert train(root, instance, drawn=True, max_minutes=0.5).success
     record = read_record(root.record("tissue_weights", "v001"))
     assert (counts, record.inputs) == ([16], {})
     assert [record.settings[name] for name in ("mpp", "train_mpp", "synthetic")] == [1.0, 1.0, True]

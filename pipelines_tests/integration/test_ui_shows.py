@@ -1,12 +1,16 @@
-"""Each table and view of the metrics store is an asset with rows, columns and upstream assets, as the UI shows them."""
+"""Tables, previews and optional assets as the UI reads them."""
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from assets.skin_metrics import skin_metrics, table_key
+from dermatome.classes import TISSUE_LABELS
+from dermatome.synthetic import cohort
 from dermatome.warehouse.tables import TABLES, UNREADABLE, VIEWS
 from orchestration.definitions import build_defs
-from pipelines_tests.asset_runs import put
+from orchestration.instance import OPTIONAL, note_optional
+from pipelines_tests.asset_runs import put, run
 
 TABLE = """
 query ($name: String!) { assetNodes(assetKeys: [{path: ["metrics", $name]}]) {
@@ -65,3 +69,55 @@ def test_one_of_them_fills_and_reports_all_tables(refreshed, root, instance, sel
     assert root.store.is_file()
     for name in (*TABLES, UNREADABLE, *VIEWS):
         assert instance.get_latest_materialization_event(table_key(name)), name
+
+
+# What the UI reads before it shows the dialogue (LaunchAssetCheckUpstreamQuery), and the status that it shows.
+UPSTREAM = """
+query ($asset: String!) { assetNodes(assetKeys: [{path: [$asset]}]) {
+  dependencyKeys { path } staleStatus isMaterializable assetMaterializations(limit: 1) { runId }
+} }
+"""
+
+
+def test_optional_upstream_assets_have_an_event_and_are_still_missing(instance, ask):
+    instance.report_runless_asset_event(dg.AssetMaterialization("tissue_weights", partition="v001"))
+    for _ in range(2):
+        note_optional(instance)
+    for asset in ("tissue_champion", "epidermis_masks", "cell_masks", "nuclei_champion", "slide_images"):
+        (node,) = ask(UPSTREAM, asset=asset)["assetNodes"]
+        never = {
+            path
+            for (path,) in (key["path"] for key in node["dependencyKeys"])
+            for upstream in ask(UPSTREAM, asset=path)["assetNodes"]
+            if upstream["isMaterializable"] and not upstream["assetMaterializations"]
+        }
+        assert never.isdisjoint(OPTIONAL), asset
+        assert never <= {"epidermis_masks", "slide_images"}
+    assert ask(UPSTREAM, asset="cell_champion")["assetNodes"][0]["staleStatus"] == "MISSING"
+    assert len(instance.fetch_materializations(dg.AssetKey("cell_champion"), limit=9).records) == 1
+
+
+METADATA = """
+{ assetNodes(assetKeys: [{path: ["training_tiles"]}]) { assetMaterializations(limit: 1) { metadataEntries {
+  label ... on FloatMetadataEntry { floatValue } ... on IntMetadataEntry { intValue }
+  ... on MarkdownMetadataEntry { mdStr }
+} } } }
+"""
+
+
+def test_tiles_show_a_preview_their_number_and_the_share_of_each_class(root, instance, ask, monkeypatch):
+    (slide, *_) = cohort.ANNOTATED
+    monkeypatch.setattr(cohort, "ANNOTATED", (slide,))
+    cohort.write_annotations(root.annotations)
+    instance.add_dynamic_partitions("annotated_slides", [slide])
+    assert run(root, instance, "training_tiles", key=slide).success
+    (event,) = ask(METADATA)["assetNodes"][0]["assetMaterializations"]
+    entries = {entry["label"]: entry for entry in event["metadataEntries"]}
+    assert entries["tiles"]["intValue"] == len(list((root.folder("training_tiles", slide) / "images").iterdir()))
+    shares = [entries[f"{label}_share"]["floatValue"] for label in TISSUE_LABELS]
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares) > 0.01
+    assert entries["preview"]["mdStr"] == f"![preview](/results/training_tiles/{slide}/preview.webp)"
+    assert len(entries["preview"]["mdStr"]) < 1000, "else the UI would show it on a click only"
+    with Image.open(root.folder("training_tiles", slide) / "preview.webp") as preview:
+        assert preview.width == 480
