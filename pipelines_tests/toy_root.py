@@ -23,7 +23,7 @@ from dermatome.skin.stage_files import MASK_FILE
 from dermatome.skin.tissue.network import TissueWeights
 from dermatome.skin.tissue.stage import MaskStage
 from dermatome.slides.source import SlideSource, acquire_slide
-from dermatome.storage.layout import DataRoot
+from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import StageResult, content_version
 from dermatome.synthetic.skin import ToySlide
 from dermatome.training.weights import card_path
@@ -76,8 +76,9 @@ def put_true_masks(root: DataRoot, slides: Mapping[str, ToySlide]) -> None:
 def put_masks(root: DataRoot, slides: list[str], weights: TissueWeights) -> None:
     """Puts a tissue network into the root as the champion ``v001``, and runs the stage `epidermis_masks` with it."""
     put_record(root, TISSUE.weights, "v001", values={"weights_sha256": weights.sha256})
-    for path in (weights.path, card_path(weights.path)):
-        shutil.copy(path, root.folder(TISSUE.weights, "v001"))
+    kept = root.folder(TISSUE.weights, "v001") / WEIGHTS_FILE
+    for path, copy in ((weights.path, kept), (card_path(weights.path), card_path(kept))):
+        shutil.copy(path, copy)
     promote(root, TISSUE, Choice("v001", weights.sha256, "hand", None), {}, code_version="1", run_id="run")
     stage = MaskStage(root, find_champion(root, TISSUE), SETTINGS.compute, SETTINGS.tissue)
     run_stage(stage, slides, {"tissue": SETTINGS.tissue.deciding(), "compute.precision": "fp32"})

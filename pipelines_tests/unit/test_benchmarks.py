@@ -11,8 +11,8 @@ from pipelines_tests.benchmarks.__main__ import main
 from pipelines_tests.benchmarks.gpu import NAMES, on_device
 from pipelines_tests.benchmarks.study import study_cost
 
-# These take half a minute and more even at toy size, and what they run has tests: `make bench ROWS="--toy cells …"`.
-LONG = {"cells", "memory", "memory_cells", "slide_keys_postgres", "study"}
+# These take ten seconds and more even at toy size, and what they run has tests: `make bench ROWS="--toy cells …"`.
+LONG = {"cells", "dagster_cost", "memory", "memory_cells", "slide_keys_postgres", "study"}
 
 
 @pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - LONG))

@@ -15,12 +15,14 @@ from dermatome.registry.manifest import manifest_path, read_manifest
 from dermatome.registry.version import lineage_named, train_file
 from dermatome.skin.cells.annotations import find_annotated
 from dermatome.skin.cells.crops import PreparedCells, flow_targets, random_crop
-from dermatome.skin.cells.network import open_cells
+from dermatome.skin.cells.network import load_cell_network, open_cells
 from dermatome.skin.cells.scores import CellScores, mean_precision
 from dermatome.skin.cells.task import CellTask, CellTraining, cell_loss
 from dermatome.storage.files import sha256_file
+from dermatome.synthetic.train_networks import CELLS, cells_task
 from dermatome.training.settings import settings_from
 from dermatome.training.trainer import train
+from dermatome.training.weights import save_weights
 from pipelines_tests.annotated_cells import SIDE_PX, image_of, labels_of, write_set
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")
@@ -143,3 +145,16 @@ def test_it_is_fine_tuned_from_a_file_and_writes_what_loads(images, tmp_path):
         torch.testing.assert_close(child.state[name], value, rtol=0, atol=1e-3)
     with pytest.raises(BadWeights, match="Leave diameter_px out"):
         train(replace(task, settings=settings.changed(diameter_px=30.0)), CPU, parent=lineage.weights)
+
+
+SHIPPED = cells_task(CELLS.changed(epochs=2, batch=2, crop_px=64, nbase=(2, 4, 4, 4, 8)), slides=1, tested=1)
+
+
+def test_the_shipped_network_s_training_learns_and_writes_what_can_be_loaded(tmp_path):
+    trained = train(SHIPPED, CPU)
+    losses = trained.history["train_loss"].tolist()
+    assert losses[-1] < 0.9 * losses[0]
+    assert "f1_at_iou_0.5" in trained.card.scores
+    save_weights(tmp_path / "w.safetensors", trained.state, trained.card, half=True)
+    network = load_cell_network(tmp_path / "w.safetensors", CPU)
+    assert network.diameter_um == pytest.approx(8.25)

@@ -18,13 +18,14 @@ from dermatome.hpa.records import write_records
 from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.skin.crate.export import export_crate
 from dermatome.skin.crate.replay import Crate
+from dermatome.skin.tissue.network import load_tissue_weights
+from dermatome.skin.tissue.networks import STARTER_WEIGHTS
 from dermatome.slides.source import SlideSource
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import read_record, write_record
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.records import put_record, record_of
-from pipelines_tests.toy_network import trained
 from pipelines_tests.toy_root import put_cells_and_layers, put_images, put_masks
 from pipelines_tests.unit.test_cli import run
 
@@ -33,7 +34,7 @@ SLIDES = ["9-1_A", "9-2_A"]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, compute):
+def study(tmp_path_factory):
     """A folder with the data root, the images' folder and the crate of a gene of two slides."""
     folder = tmp_path_factory.mktemp("study")
     root = DataRoot(folder / "data")
@@ -44,7 +45,7 @@ def study(tmp_path_factory, compute):
     slides = {slide: toy_slide(number, size_px=416) for number, slide in enumerate(SLIDES, 3)}
     sources = {row["slide"]: SlideSource(row["slide"], "hpa", row["image_url"], GENE, ENSEMBL) for row in rows}
     put_images(root, folder / "images", slides, sources)
-    put_masks(root, SLIDES, trained(folder / "training", compute))
+    put_masks(root, SLIDES, load_tissue_weights(STARTER_WEIGHTS))
     put_cells_and_layers(root, SLIDES)
     export_crate(root, folder / "study.crate.zip", [GENE])
     return folder

@@ -1,18 +1,21 @@
-"""Dockerfile and compose.yaml agree with the project: commands, ports, extras, settings. They are not built here."""
+"""Dockerfile, compose.yaml and Dagster's settings agree with the project and one another. Nothing is built here."""
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import yaml
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.instance.config import get_default_tick_retention_settings, get_tick_retention_settings
+from dagster._core.scheduler.instigation import TickStatus
 from typer.main import get_command
 
 from dermatome.cli.app import app
@@ -30,22 +33,24 @@ def test_there_is_the_app_dagsters_two_and_a_postgres():
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_its_command_is_an_installed_one_with_options_that_it_has(name):
+def test_its_command_is_an_installed_one_with_options_that_it_has(name, monkeypatch, capsys):
     program, *options = SERVICES[name]["command"]
     if program == "python":
         assert options.pop(0) == "-m"
-        run = ["-m", options.pop(0)]
+        main = import_module(options.pop(0)).main
     else:
         (command,) = entry_points(group="console_scripts", name=program)
-        run = ["-c", f"from {command.module} import {command.attr} as main; main()"]
+        main = command.load()
     helped = [option for option in options if re.fullmatch("[a-z]+", option)][:1]
-    said = subprocess.run(
-        [sys.executable, *run, *helped, "--help"],
-        cwd=CHECKOUT, env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    for variable, value in (("NO_COLOR", "1"), ("TERM", "dumb"), ("COLUMNS", "200")):
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(sys, "argv", [program, *helped, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    said = capsys.readouterr().out
     for option in options:
-        assert not option.startswith("--") or option in said.stdout
+        assert not option.startswith("--") or option in said
 
 
 @pytest.mark.parametrize("name", ["web", "dagster-web"])
@@ -110,3 +115,19 @@ def test_the_space_has_front_matter_a_port_and_a_user_that_agree_and_options_tha
     assert given["port"] == front["app_port"]
     assert given["allow_host"] == ["me-space.hf.space"]
     assert given["frame_site"] == "https://huggingface.co"
+
+
+def test_with_postgres_only_the_storage_is_another():
+    sqlite, postgres = (
+        yaml.safe_load((CHECKOUT / name).read_text()) for name in ("dagster.yaml", "dagster.postgres.yaml")
+    )
+    assert set(sqlite.pop("storage")) == {"sqlite"}
+    assert set(postgres.pop("storage")) == {"postgres"}
+    assert postgres == sqlite
+
+
+def test_ticks_of_every_outcome_are_purged():
+    retention = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())["retention"]
+    for kind in (InstigatorType.SCHEDULE, InstigatorType.SENSOR):
+        settings = get_tick_retention_settings(retention[kind.value.lower()], get_default_tick_retention_settings(kind))
+        assert all(0 < days <= 90 for status, days in settings.items() if status != TickStatus.STARTED), kind

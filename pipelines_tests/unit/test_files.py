@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dermatome.errors import StorageFailed
+from dermatome.errors import BadSetting, StorageFailed
 from dermatome.storage import files
 from dermatome.storage.files import (
     atomic_file,
@@ -25,9 +25,12 @@ from dermatome.storage.files import (
     sweep,
     write_atomic,
 )
+from dermatome.storage.layout import DataRoot
 
 
-@pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n"])
+@pytest.mark.parametrize(
+    "bad", ["", ".", "..", "../x", "a/b", "a\\b", "-a", ".hidden", "a b", "é", "a" * 201, "a\n", "<b>", "a](b", "`x`"]
+)
 def test_an_id_that_could_leave_its_folder_is_refused(bad):
     with pytest.raises(StorageFailed, match="not usable as a file name"):
         safe_id(bad)
@@ -229,3 +232,8 @@ def test_links_that_lead_nowhere_are_neither_files_nor_folders(tmp_path):
     assert names_in(tmp_path) == ["slide.jpg"]
     assert folders_in(tmp_path) == ["folder"]
     assert list(changed_in(tmp_path, folders=True)) == ["slide.jpg"]
+
+
+def test_an_address_is_not_a_data_root():
+    with pytest.raises(BadSetting, match=r"mount it as a folder"):
+        DataRoot.at("s3://bucket/data")

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely.geometry
-import skimage.measure
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +23,7 @@ from dermatome.labels import geojson
 from dermatome.labels.geojson import object_features, summarise_mask, tissue_features, write_geojson
 from dermatome.labels.npz import load_instances, load_mask, save_instances, save_mask
 from dermatome.labels.ome_tiff import open_ome_tiff, write_ome_tiff
-from dermatome.labels.outlines import _pieces, trace_polygons
+from dermatome.labels.outlines import trace_polygons
 from dermatome.labels.tiled import TiledArray
 
 MASK = np.zeros((30, 40), np.uint8)
@@ -91,9 +90,6 @@ def test_an_array_without_bounds_reads_what_was_written(writes, side, read):
     np.testing.assert_array_equal(tiled.read(box), plain[box.moved(50, 50).slices])
     tiled.forget_above(3 * side)
     assert all(row >= 3 for row, _ in tiled.places())
-
-
-# --- connected pieces over blocks
 
 
 # --- npz
@@ -262,15 +258,6 @@ def test_outlines_are_valid_and_cover_exactly_their_pixels(labels):
         drawn += piece.label * shapely.contains_xy(shape, columns, rows)
     np.testing.assert_array_equal(drawn, labels)
     assert area == {1: (labels == 1).sum(), 2: (labels == 2).sum()}
-
-
-@settings(max_examples=100, deadline=None)
-@given(labels=hnp.arrays(np.uint8, st.tuples(st.integers(1, 18), st.integers(1, 18)), elements=st.integers(0, 3)))
-def test_pieces_are_those_of_scikit_image_in_reading_order(labels):
-    pieces, firsts = _pieces(labels.astype(np.int32))
-    np.testing.assert_array_equal(pieces[1:-1, 1:-1], skimage.measure.label(labels, background=0, connectivity=1))
-    inner = pieces[1:-1, 1:-1].ravel()
-    assert [int(np.flatnonzero(inner == number)[0]) for number in range(1, inner.max(initial=0) + 1)] == list(firsts)
 
 
 def features_of(mask, slide="s1"):

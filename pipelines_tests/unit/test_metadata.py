@@ -3,10 +3,8 @@
 import json
 
 import dagster as dg
-import pytest
 
 from assets.materialize import check_fields, record_metadata
-from dermatome.storage.files import safe_id
 from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import Check, StageRecord
 
@@ -50,9 +48,3 @@ def test_results_come_first_and_technical_values_are_in_the_details(tmp_path):
     assert shown["atlas"].value == "http://127.0.0.1:7860/atlas/slide/s1"
     details = json.loads(shown["details"].value.removeprefix("```json").strip().removesuffix("```"))
     assert details["technical"] == {"weights_sha256": "ab", "device": "cpu", "i0_red": 240.0}
-
-
-@pytest.mark.parametrize("name", [MARKUP, "<b>", "a](b", "`x`", "a\nb"])
-def test_no_partition_is_named_in_markup(name):
-    with pytest.raises(Exception, match="slide"):
-        safe_id(name, "The slide")

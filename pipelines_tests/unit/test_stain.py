@@ -1,13 +1,16 @@
-"""Stains by lookup tables are scikit-image's."""
+"""Stains by lookup tables are scikit-image's; a slide's own dyes are found, or the published ones used."""
 
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from skimage.color import rgb2hed
 
-from dermatome.classes import StainingPattern
+from dermatome.classes import StainingPattern, TissueClass
 from dermatome.imaging.background import slide_background
+from dermatome.imaging.ihc_stains import StainVectors, VectorSource, fit_ihc_slide, fit_ihc_stains, slide_stains
+from dermatome.imaging.stain_normalisation import degrees_between
 from dermatome.imaging.stains import (
     DECADIC_OD_PER_UNIT,
     RED_AND_BLUE_SWAPPED,
@@ -17,7 +20,11 @@ from dermatome.imaging.stains import (
     separate_stains,
     why_no_stains,
 )
-from dermatome.slides.slide import read_slide
+from dermatome.labels.object_table import ObjectSums
+from dermatome.skin.cells.table import add_cell_pixels, cell_table
+from dermatome.skin.layers.measure import measure_layers
+from dermatome.skin.layers.settings import LayerSettings
+from dermatome.slides.slide import MppSource, Slide, read_slide
 from dermatome.synthetic.skin import toy_slide
 
 
@@ -81,3 +88,120 @@ def test_a_core_without_dab_is_not_taken_for_a_swapped_one(seed):
     """Its clefts are blue-absorbing by noise alone, and are no second stain."""
     slide = toy_slide(seed, StainingPattern.NEGATIVE, size_px=512).slide
     assert slide_background(slide).no_stains == ""
+
+
+H, DAB = STAIN_VECTORS[Stain.HEMATOXYLIN], STAIN_VECTORS[Stain.DAB]
+
+
+def turned(vector, towards, degrees):
+    """The vector, as long as it was, turned in the plane with another one."""
+    length = np.linalg.norm(vector)
+    across = towards - vector * (towards @ vector) / length**2
+    angle = np.radians(degrees)
+    return np.cos(angle) * vector + np.sin(angle) * across / np.linalg.norm(across) * length
+
+
+OUT = np.cross(H, DAB)
+DYES = {
+    "published": (H, DAB),
+    "apart": (turned(H, DAB, -7), turned(DAB, H, -15)),
+    "both by 15, one way": (turned(H, DAB, 15), turned(DAB, H, -15)),
+    "out of the plane": (turned(H, OUT, 15), turned(DAB, OUT, 15)),
+    "out of the plane, the other way": (turned(H, OUT, -15), turned(DAB, OUT, -15)),
+}
+
+
+def dyed(toy, dyes):
+    """The toy in these colours of hematoxylin and DAB, photographed under a lamp of 240 with a camera's noise."""
+    vectors = np.stack([dyes[0], STAIN_VECTORS[Stain.EOSIN], dyes[1]])
+    light = 240 * 10 ** -(toy.densities @ vectors)
+    light += np.random.default_rng(0).normal(0, 2.5, light.shape) * np.sqrt(light / 255)
+    return Slide("toy", np.rint(light.clip(0, 255)).astype(np.uint8), 0.5, MppSource.DECLARED, "0" * 64)
+
+
+@pytest.mark.parametrize("dyes", DYES.values(), ids=DYES)
+@pytest.mark.parametrize("pattern", [StainingPattern.BASAL, StainingPattern.SUPRABASAL, StainingPattern.WHOLE])
+def test_dab_is_recovered_within_5_percent_whatever_the_dyes(pattern, dyes):
+    off = []
+    for seed in (0, 1, 2):
+        toy = toy_slide(seed, pattern, size_px=640, strength=0.6)
+        slide = dyed(toy, dyes)
+        background = slide_background(slide)
+        found = fit_ihc_slide(slide, background.i0)
+        assert found.source is VectorSource.SLIDE
+        amounts = separate_stains(slide.whole(), (Stain.DAB,), background.i0, found.matrix)[..., 0]
+        stained = (toy.mask == TissueClass.EPIDERMIS) & (toy.densities[..., Stain.DAB] > 0.1)
+        truth = toy.densities[..., Stain.DAB][stained].mean()
+        off.append(float(amounts[stained].mean() * DECADIC_OD_PER_UNIT / truth - 1))
+    # A basal row has few stained cells.
+    assert max(map(abs, off)) <= (0.06 if pattern is StainingPattern.BASAL else 0.05), off
+
+
+@pytest.mark.parametrize("order", [[2, 1, 0], [1, 0, 2], [0, 2, 1]])
+def test_swapped_channels_are_no_dyes(order):
+    slide = dyed(toy_slide(1, StainingPattern.BASAL, size_px=640, strength=0.6), DYES["published"])
+    assert slide_stains(slide, "slide")[1].source is VectorSource.SLIDE
+    swapped = replace(slide, pixels=np.ascontiguousarray(slide.whole()[..., order]))
+    background, vectors = slide_stains(swapped, "slide")
+    reason = RED_AND_BLUE_SWAPPED if order == [2, 1, 0] else SWAPPED
+    assert (background.no_stains, vectors.source) == (reason, VectorSource.FALLBACK)
+
+
+def test_cells_and_layers_are_measured_with_the_same_colours():
+    toy = toy_slide(3, StainingPattern.WHOLE, size_px=640, strength=0.6)
+    slide = dyed(toy, DYES["both by 15, one way"])
+    total = np.bincount(toy.instances.ravel(), weights=toy.densities[..., Stain.DAB].ravel())
+    cell = np.argwhere(toy.instances == 1 + total[1:].argmax())
+    truth = toy.densities[cell[:, 0], cell[:, 1], Stain.DAB].mean()
+    error = {}
+    for source in ("standard", "slide"):
+        background, vectors = slide_stains(slide, source)
+        sums = ObjectSums()
+        rgb = slide.whole()[cell[:, 0], cell[:, 1]]
+        add_cell_pixels(sums, np.ones(len(cell), int), cell[:, 0], cell[:, 1], rgb, background, vectors)
+        error[source] = abs(cell_table(np.array([1]), sums, 0.5, background)["mean_dab_od"][0] / truth - 1)
+    assert error["slide"] < 0.07 < error["standard"]
+
+
+def test_layers_record_the_colours_and_those_of_turned_dyes_need_the_slide_s_own():
+    toy = toy_slide(3, StainingPattern.WHOLE, size_px=640, strength=0.6)
+    cells = pd.DataFrame({"cell_id": [1], "equivalent_diameter_um": [7.0]})
+    slide = dyed(toy, DYES["both by 15, one way"])
+    truth = toy.densities[..., Stain.DAB][toy.mask == TissueClass.EPIDERMIS].mean()
+    error = {}
+    for source in ("standard", "slide"):
+        found = measure_layers(slide, toy.mask, toy.instances, cells, LayerSettings(stain_vectors=source))
+        assert (found.vectors.source, found.vectors.check().passed) == (source, True)
+        mean = np.average(found.layers["mean_dab_od"].to_numpy(float), weights=found.layers["area_px"])
+        error[source] = abs(mean / truth - 1)
+        assert found.vectors.values["stain_source"] == source
+    assert error["slide"] < 0.05 < error["standard"]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "why"),
+    [
+        (np.full((5000, 3), 240, np.uint8), "too little stained tissue"),
+        (np.zeros((0, 3), np.uint8), "too little stained tissue"),
+        (dyed(toy_slide(4, StainingPattern.NEGATIVE, size_px=448), (H, DAB)).whole(), "published colours, as"),
+        (
+            dyed(toy_slide(4, StainingPattern.WHOLE, size_px=448), (H, np.array([0.1, 0.9, 0.3]))).whole(),
+            "not those of hematoxylin and DAB",
+        ),
+    ],
+)
+def test_where_they_cannot_be_estimated_the_published_ones_are_used_and_the_check_says_why(pixels, why):
+    found = fit_ihc_stains(pixels.reshape(-1, 3), (240, 240, 240))
+    assert (found.source, found.rows) == (VectorSource.FALLBACK, StainVectors().rows)
+    check = found.check()
+    assert (check.name, check.passed, check.values["stain_source"]) == ("stain_vectors_found", False, "fallback")
+    assert why in check.description
+
+
+def test_real_cores_have_colours_near_the_published_ones_or_say_why_not(realdata):
+    for path in sorted((realdata / "hpa_ihc").glob("*.jpg")):
+        slide = read_slide(path)
+        found = fit_ihc_slide(slide, slide_background(slide).i0)
+        off = [degrees_between(found.matrix[stain], STAIN_VECTORS[stain]) for stain in (Stain.HEMATOXYLIN, Stain.DAB)]
+        assert max(off) <= 20
+        assert (found.source is VectorSource.FALLBACK) == bool(found.why)

@@ -107,8 +107,10 @@ def killed(tiles, checkpoint_dir, epoch):
 def test_a_run_killed_twice_ends_like_one_that_was_not(folder, tmp_path, compute):
     tiles = load_tiles(folder)
     undisturbed = fit(tiles[:4], tiles[4:], SMALL, compute)
+    context = multiprocessing.get_context("forkserver")  # one process imports torch, and both that are killed are forks
+    context.set_forkserver_preload(["dermatome.skin.tissue.task"])
     for epoch in (1, 2):
-        process = multiprocessing.get_context("spawn").Process(target=killed, args=(tiles, tmp_path, epoch))
+        process = context.Process(target=killed, args=(tiles, tmp_path, epoch))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
