@@ -25,7 +25,7 @@ MAX_SIDE_PX = 20_000
 FIRST_PAGE = "the first of several pages taken"
 GREY_REPEATED = "grey repeated into three channels"
 TURNED = "turned upright as its EXIF orientation says"
-_ORIENTATION = 0x0112
+_ORIENTATION, _TURNS = 0x0112, range(2, 9)
 _SAMPLED, _BRIGHT_PERCENTILE = 3_000_000, 99.5
 """Values that are looked at to find the brightest ones, and which of them count as bright."""
 _ANY_TILE_PX = 4096
@@ -43,18 +43,20 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
             of a pixel type that has no safe 8-bit RGB reading.
     """
 
-    def read(image: Any) -> tuple[RgbImage, tuple[str, ...]]:
+    def read(image: Any, pixels: RgbImage | None) -> tuple[RgbImage, tuple[str, ...]]:
         # Pages are not counted: Pillow walks them in quadratic time, and stumbles over later ones.
         more_pages = getattr(image, "is_animated", False)
         deep = any(";16" in str(tile[3]) for tile in image.tile) or _stated_bits(image) > 8
         deep &= image.mode != "F"
         orientation = image.getexif().get(_ORIENTATION, 1)
+        if pixels is not None and orientation not in _TURNS:
+            return pixels, (FIRST_PAGE,) if more_pages else ()
         image.load()
         note: tuple[str, ...] = ()
         if deep or image.mode == "I":
             image, note = _eight_bit(image, data, name, orientation)
         pixels, conversions = _as_rgb(image, name)
-        conversions = (*note, *((TURNED,) if orientation in range(2, 9) else ()), *conversions)
+        conversions = (*note, *((TURNED,) if orientation in _TURNS else ()), *conversions)
         return pixels, (FIRST_PAGE, *conversions) if more_pages else conversions
 
     return _decode(data, name, max_side_px, read)
@@ -71,7 +73,7 @@ def decode_numbers(data: bytes, name: str) -> npt.NDArray[Any] | None:
     """
     modes = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 
-    def read(image: Image.Image) -> npt.NDArray[Any] | None:
+    def read(image: Image.Image, _: RgbImage | None) -> npt.NDArray[Any] | None:
         if image.mode not in modes:
             return None
         values = np.asarray(image.convert("L") if image.mode == "1" else image)
@@ -81,8 +83,11 @@ def decode_numbers(data: bytes, name: str) -> npt.NDArray[Any] | None:
     return _decode(data, name, MAX_SIDE_PX, read)
 
 
-def _decode(data: bytes, name: str, max_side_px: int, read: Callable[[Image.Image], _T]) -> _T:
-    """Opens and checks the bytes of an image file; ``read`` decodes it. Raises as :func:`decode_rgb` does."""
+def _decode(data: bytes, name: str, max_side_px: int, read: Callable[[Image.Image, RgbImage | None], _T]) -> _T:
+    """Opens and checks the bytes of an image file; ``read`` decodes it. Raises as :func:`decode_rgb` does.
+
+    ``read`` also gets the RGB pixels of a JPEG, not turned, if checking it has decoded them.
+    """
     if not data:
         raise BadImage(f"{name} is empty: fetch it again.")
     if data[:512].lstrip()[:1] == b"<":
@@ -94,8 +99,7 @@ def _decode(data: bytes, name: str, max_side_px: int, read: Callable[[Image.Imag
                     f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
                     "raise the limit or export a smaller region."
                 )
-            _check_complete(image, data, name)
-            return read(image)
+            return read(image, _check_complete(image, data, name))
     except BadImage:
         raise
     except Exception as error:  # Pillow raises whatever it stumbles over in a damaged file
@@ -105,8 +109,11 @@ def _decode(data: bytes, name: str, max_side_px: int, read: Callable[[Image.Imag
         raise BadImage(f"{name} is damaged or cut short ({error}): fetch it again.") from error
 
 
-def _check_complete(image: Image.Image, data: bytes, name: str) -> None:
+def _check_complete(image: Image.Image, data: bytes, name: str) -> RgbImage | None:
     """Refuses what Pillow reads silently although parts are missing, which would look like grey or black tissue.
+
+    Returns:
+        The pixels of a colour JPEG, (H, W, 3), which are Pillow's: it is checked by decoding it. None of others.
 
     Raises:
         ValueError: compressed data of a JPEG are damaged or missing, or strips or tiles of a TIFF are.
@@ -117,8 +124,10 @@ def _check_complete(image: Image.Image, data: bytes, name: str) -> None:
         # libjpeg only warns of such data, and Pillow passes no warnings on.
         import simplejpeg
 
+        colour = image.mode == "RGB"
         try:
-            simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
+            pixels: RgbImage = simplejpeg.decode_jpeg(data, colorspace="RGB" if colour else "GRAY", strict=True)
+            return pixels if colour else None
         except ValueError as error:
             if str(error).startswith(("Corrupt JPEG data", "Premature end")):
                 raise
@@ -139,6 +148,7 @@ def _check_complete(image: Image.Image, data: bytes, name: str) -> None:
         there = len(tags.get(324) or tags.get(273, ()))
         if there < parts:
             raise ValueError(f"{there} of {parts} strips or tiles are there")
+    return None
 
 
 def _unidentified(data: bytes, name: str) -> str:

@@ -1,12 +1,14 @@
 """Plain images as slides; files that are odd or bad are in `test_bad_images.py`."""
 
+import io
+
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dermatome.errors import BadImage, BadSetting, MissingInput
-from dermatome.slides.plain import decode_numbers, decode_rgb
+from dermatome.slides.plain import TURNED, decode_numbers, decode_rgb
 from dermatome.slides.slide import MppSource, read_slide
 from pipelines_tests.bad_images import saved, tiff
 
@@ -23,6 +25,18 @@ def test_a_slide_carries_its_scale_and_where_it_is_from(tmp_path):
     assert (slide.mpp, slide.mpp_source, slide.name) == (0.25, MppSource.DECLARED, "core")
     assert slide.pixels.shape == (30, 40, 3)
     assert len(slide.sha256) == 64
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("how", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2, "progressive": True}])
+def test_a_jpeg_has_the_pixels_that_pillow_gives(how, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(rgb((43, 31)), "JPEG", quality=80, exif=exif, **how)
+    pixels, notes = decode_rgb(data, "a.jpg")
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(pixels, np.asarray(ImageOps.exif_transpose(image)))
+    assert notes == ((TURNED,) if orientation == 6 else ())
 
 
 def grey16(top=65535):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dermatome.classes import RgbImage, TissueClass
 from dermatome.geometry import Box, Size
-from dermatome.imaging.background import slide_background
+from dermatome.imaging.background import slide_light
 from dermatome.inference.predictor import Predictor, Scene
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def candidates(slide: Slide, network: TissueNetwork, side_px: int, views: int) -
     card, size = network.weights.card, slide.size
     seen = size.scaled(slide.mpp / card.mpp)
     seen = seen.scaled(min(1.0, LARGEST_PX / max(seen.height_px, seen.width_px)))
-    image = slide_background(slide).relight(slide.region(Box.whole(size), seen))
+    image = slide_light(slide).relight(slide.region(Box.whole(size), seen))
     predictor = Predictor(network.first, len(TissueClass), tile_px=card.tile_px, overlap_px=card.tile_px // 4)
     probabilities = _views(predictor, image, views)
     unsure, labels = disagreement(probabilities), probabilities.mean(axis=0).argmax(axis=0).astype(np.uint8)

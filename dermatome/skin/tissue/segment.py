@@ -13,7 +13,7 @@ import numpy as np
 from dermatome.classes import BoolMap, ClassMap, TissueClass
 from dermatome.errors import BadSetting
 from dermatome.geometry import Box, Size
-from dermatome.imaging.background import slide_background
+from dermatome.imaging.background import slide_light
 from dermatome.imaging.tiling import Probabilities, RowEnlarger
 from dermatome.inference.backends import Runner
 from dermatome.inference.canvas import Canvas, most_probable
@@ -293,7 +293,7 @@ class SlideWork:
 
     def __init__(self, slide: Slide, card: TissueCard, settings: TissueSettings) -> None:
         check_scale(slide, card, settings)
-        self.slide, self.size, self.background = slide, slide.size, slide_background(slide)
+        self.slide, self.size, self.background = slide, slide.size, slide_light(slide)
         self.fine_size = self.size.scaled(slide.mpp / card.mpp)
         self.coarse_size = self.size.scaled(slide.mpp / (settings.coarse_mpp or card.coarse_mpp))
         self.canvas = Canvas(len(card.classes), self.fine_size)
