@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dermatome.classes import ClassMap
 from dermatome.geometry import Size
-from dermatome.imaging.tiling import Probabilities, RowEnlarger
+from dermatome.imaging.tiling import Probabilities
 
 # Up to here in memory, beyond it in an unnamed file that vanishes with the canvas, whatever ends the process.
 _MEMORY_BYTES = 64 * 1024 * 1024
@@ -75,12 +75,13 @@ class Canvas:
         Yields:
             The top row of the band, and (rows, W) uint8.
         """
-        decided: list[tuple[int, ClassMap]] = []
-        enlarge = RowEnlarger(self.size, size, lambda top, rows: decided.append((top, most_probable(rows))))
-        for top, band in self.bands():
-            enlarge(top, np.ascontiguousarray(band.transpose(1, 0, 2), dtype=np.float32))
-            yield from decided
-            decided.clear()
+        from dermatome.imaging.enlarging import LabelEnlarger  # numba takes a second to import
+
+        enlarge = LabelEnlarger(self.size, size)
+        for top in range(0, size.height_px, _BAND_ROWS):
+            bottom = min(top + _BAND_ROWS, size.height_px)
+            values = self.read(*enlarge.rows(top, bottom))
+            yield top, enlarge(top, bottom, values, most_probable(values.transpose(1, 0, 2)))
 
     def _put(self, top: int, band: npt.NDArray[np.uint8]) -> None:
         self._file.seek(top * self._row_bytes)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dermatome.errors import BadSetting
 from dermatome.geometry import Size
 from dermatome.imaging.tiling import Blender, RowEnlarger, cut_tile, tile_grid, tile_starts
+from dermatome.inference.canvas import Canvas, most_probable
 
 sides = st.integers(1, 150)
 tiles = st.tuples(st.integers(2, 40), st.integers(0, 39)).filter(lambda t: t[1] < t[0])
@@ -81,3 +82,22 @@ def test_enlarging_rows_as_they_come_equals_enlarging_the_whole(h, w, out_h, out
         enlarger(top, field[:, top : top + band])
     expected = np.stack([cv2.resize(p, (out_w, out_h), interpolation=cv2.INTER_LINEAR) for p in field])
     np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("h", "w", "out_h", "out_w"), [(40, 30, 160, 120), (97, 103, 397, 411), (97, 103, 40, 50), (1, 9, 33, 70)]
+)
+def test_enlarged_classes_are_those_of_the_enlarged_probabilities(h, w, out_h, out_w):
+    import cv2
+
+    noise = np.random.default_rng(h * w).random((4, h, w)).astype(np.float32)
+    canvas = Canvas(4, Size(h, w))
+    canvas.write(0, 0, np.stack([cv2.GaussianBlur(plane, (0, 0), 2) for plane in noise]))
+    expected = []
+    enlarge = RowEnlarger(Size(h, w), Size(out_h, out_w), lambda top, rows: expected.append(most_probable(rows)))
+    enlarge(0, canvas.read(0, h).transpose(1, 0, 2).astype(np.float32))
+    tops, bands = zip(*canvas.labels_at(Size(out_h, out_w)), strict=True)
+    assert list(tops) == list(np.cumsum([0, *map(len, bands)])[:-1])
+    found = np.concatenate(bands)
+    assert len(np.unique(found)) > 1
+    np.testing.assert_array_equal(found, np.concatenate(expected))

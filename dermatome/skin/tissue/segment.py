@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -314,7 +315,9 @@ class SlideWork:
         """The shrunken slide; a large one, which is decoded only once for this, leaves its overview on the way."""
         longest = max(self.coarse_size.height_px, self.coarse_size.width_px)
         if longest <= OVERVIEW_PX:
-            self.overview = [self.slide.overview(OVERVIEW_PX)]
+            side_px = max(self.size.height_px, self.size.width_px)
+            # By a whole number of pixels, which takes a third of the time.
+            self.overview = [self.slide.overview(side_px // math.ceil(side_px / OVERVIEW_PX))]
         small = self.coarse_size.scaled(OVERVIEW_PX / longest)
         top = 0
         for band in self.slide.rows(Box.whole(self.size), self.coarse_size):
