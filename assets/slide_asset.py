@@ -55,6 +55,7 @@ INPUTS_NOW: dict[str, FindInputs] = {}
 _FAILURES_SHOWN = 100
 # Each line in the event log costs about as much as a materialization.
 _LOG_EVERY_S = 5.0
+_NOT_DRAWN = "Not drawn: `figures` is false in the settings. The atlas draws the slide when it is opened."
 _UP_TO_DATE = "up_to_date"
 _NOT_BY_PERSON = (REQUESTED_BY, "dagster/sensor_name", "dagster/schedule_name")
 _VERSION_TAGS = (
@@ -190,6 +191,8 @@ def _materialize_slides(
     by_person = not any(tag in context.run.tags for tag in _NOT_BY_PERSON)
     work = cached_stage(stage, decided, code_version(context), run_id, fillers.keys(), hashes=by_person)
     in_flight = InFlight(root, asset, run_id, lambda other: _has_ended(context.instance, other))
+    # Where there is one, it takes the place of these words.
+    shown = {"preview": dg.MetadataValue.text(_NOT_DRAWN)} if stage.figures is False else {}
     failed: dict[str, str] = {}
     reused, logged = 0, time.monotonic()
     # Closed at once if the run is cancelled, wherever that strikes.
@@ -202,9 +205,8 @@ def _materialize_slides(
                 try:
                     clear_failure(root.failure(asset, key))
                     folder = root.folder(asset, key)
-                    metadata = record_metadata(
-                        made.record, folder, reused=made.reused, more=metadata_of(key) if metadata_of else {}
-                    )
+                    found = {**shown, **(metadata_of(key) if metadata_of else {})}
+                    metadata = record_metadata(made.record, folder, reused=made.reused, more=found)
                     checks = [*made.record.checks, *([check_now(root, key)] if check_now else [])]
                 except Exception as late:  # of this slide alone: the others go on
                     error = late

@@ -68,6 +68,8 @@ class Settings(SettingsModel):
         nuclei_weights: the network that finds nuclei: a training version, the path of a weights file or ``toy``; empty
             takes the newest version.
         nuclei_opacity: opacity of the classes drawn over the slide.
+        figures: draw `figure.png` and a preview of each slide's masks, cells, layers, nuclei and TIL scores. Set it to
+            false for thousands of slides that nobody looks at one by one: the atlas draws a slide when it is opened.
     """
 
     images: SkinImageSettings = SkinImageSettings()
@@ -90,6 +92,7 @@ class Settings(SettingsModel):
     cell_weights: str = "cyto2"
     nuclei_weights: str = ""
     nuclei_opacity: Annotated[float, Effect.LOOKS] = Field(default=0.45, ge=0, le=1)
+    figures: Annotated[bool, Effect.LOOKS] = True
 
 
 def load_settings(path: Path) -> Settings:

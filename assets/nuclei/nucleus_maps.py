@@ -37,6 +37,5 @@ def nucleus_maps(run: Run) -> AnyStage:
     from dermatome.nuclei.maps.stage import NucleusStage
 
     settings = run.settings
-    return NucleusStage(
-        run.root, _network(run.root, settings), settings.compute, settings.nuclei, settings.nuclei_opacity
-    )
+    weights, opacity = _network(run.root, settings), settings.nuclei_opacity
+    return NucleusStage(run.root, weights, settings.compute, settings.nuclei, opacity, settings.figures)

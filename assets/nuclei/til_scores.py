@@ -17,4 +17,4 @@ def til_scores(run: Run) -> AnyStage:
     """
     from dermatome.nuclei.til.stage import til_stage
 
-    return til_stage(run.root, run.settings.til)
+    return til_stage(run.root, run.settings.til, figures=run.settings.figures)

@@ -44,4 +44,4 @@ def cell_masks(run: Run) -> AnyStage:
 
     settings = run.settings
     weights = find_cell_weights(run.root, settings.cell_weights, settings.cells.segmenter)
-    return CellsStage(run.root, weights, settings.compute, settings.cells)
+    return CellsStage(run.root, weights, settings.compute, settings.cells, settings.figures)

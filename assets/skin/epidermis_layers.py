@@ -31,4 +31,4 @@ def epidermis_layers(run: Run) -> AnyStage:
     """
     from dermatome.skin.layers.stage import LayersStage
 
-    return LayersStage(run.root, run.settings.layers)
+    return LayersStage(run.root, run.settings.layers, run.settings.figures)

@@ -27,4 +27,4 @@ def epidermis_masks(run: Run) -> AnyStage:
 
     settings = run.settings
     weights, mpp = find_tissue_weights(run.root), settings.images.declared_mpp
-    return MaskStage(run.root, weights, settings.compute, settings.tissue, mpp)
+    return MaskStage(run.root, weights, settings.compute, settings.tissue, mpp, settings.figures)

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from dermatome.errors import MissingInput, StorageFailed
 from dermatome.pipeline.batch import Done, Loaded, Work
 from dermatome.storage.files import SWAP_S, atomic_folder
-from dermatome.storage.layout import RECORD_FILE, DataRoot
+from dermatome.storage.layout import FIGURE_FILE, RECORD_FILE, DataRoot
 from dermatome.storage.record import (
     StageRecord,
     StageResult,
@@ -42,6 +42,7 @@ class Stage(Generic[Input, Output]):
         asset: asset name.
         always: slides are computed although their fingerprints are unchanged.
         check: raises once the run is cancelled; long computations call it.
+        figures: whether the figure of each slide is drawn; None for a stage that has none.
         at_once: for a stage that only waits for a network or a disk: how many slides it saves at once, in threads.
     """
 
@@ -49,6 +50,7 @@ class Stage(Generic[Input, Output]):
     asset: str
     check: Callable[[], None]
     always: bool = False
+    figures: bool | None = None
     at_once: int | None = None
 
     def inputs(self, key: str) -> Mapping[str, str]:
@@ -88,6 +90,7 @@ class WaitingStage(Stage[str, str]):
     make: Callable[[str, Path], StageResult]
     inputs: Callable[[str], Mapping[str, str]] = lambda key: {}  # type: ignore[assignment]
     always: bool = False
+    figures: bool | None = None
     at_once: int | None = 1
 
     def load(self, key: str) -> str:
@@ -126,7 +129,8 @@ def cached_stage(
 ) -> Work[Made]:
     """A stage as the work of a batch: slides that are made already are reused, results are saved atomically.
 
-    Slides in ``keep`` are reused whatever they were made from. With ``hashes``, the sha256 of every file is compared
+    Slides in ``keep`` are reused whatever they were made from. A slide whose figure is wanted and was never drawn is
+    computed again, which gives the same results. With ``hashes``, the sha256 of every file is compared
     before a slide is reused; existence and size always are.
     """
     root, asset = stage.root, stage.asset
@@ -136,6 +140,8 @@ def cached_stage(
         try:
             record = read_record(root.record(asset, key))
             if record is None or now not in (None, record.fingerprint):
+                return None
+            if now is not None and stage.figures and FIGURE_FILE not in record.files:
                 return None
             damaged = damage(root.folder(asset, key), record, hashes=hashes)
         except (StorageFailed, MissingInput, FileNotFoundError) as error:

@@ -18,11 +18,9 @@ from dermatome.slides.preview import preview
 from dermatome.slides.slide import Slide
 from dermatome.slides.source import open_slide
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE, DataRoot
+from dermatome.storage.layout import FIGURE_FILE, PREVIEW_FILE, DataRoot
 from dermatome.storage.record import Scalar, require_record, write_table
 from dermatome.training.weights import SYNTHETIC_WARNING
-
-FIGURE_FILE = "figure.png"
 
 
 @contextmanager

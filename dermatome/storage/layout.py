@@ -35,6 +35,7 @@ from dermatome.storage.files import OLD, SWAP_S, local_path, names_in, safe_id, 
 RECORD_FILE = "record.json"
 """Written last into a partition's folder: where it is, the folder is complete."""
 PREVIEW_FILE = "preview.webp"
+FIGURE_FILE = "figure.png"
 FAILURES = "failures"
 WEIGHTS_FILE = "weights.safetensors"
 CHAMPION = "current"

@@ -17,7 +17,7 @@ from dermatome.errors import BadImage
 from dermatome.pipeline.batch import InFlight
 from dermatome.pipeline.cached_stage import Stage, WaitingStage
 from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE
+from dermatome.storage.layout import FIGURE_FILE, PREVIEW_FILE
 from dermatome.storage.record import Check, StageResult, read_record, require_record, write_record
 from resources import PathsResource, SettingsResource
 from resources.dagster_private import stale_status
@@ -41,10 +41,12 @@ def first(run: Run) -> Stage:
         count = int((root.path / "made.txt").read_text()) if (root.path / "made.txt").exists() else 0
         (root.path / "made.txt").write_text(str(count + 1))
         write_atomic(folder / "data.txt", key.encode())
-        write_atomic(folder / PREVIEW_FILE, b"small")
+        if run.settings.figures:
+            for name in (FIGURE_FILE, PREVIEW_FILE):
+                write_atomic(folder / name, b"small")
         return StageResult("made", f"version-{key}", {"n": 1}, checks=(Check("even", key != "k1", "said"),))
 
-    return WaitingStage(root, "first", make)
+    return WaitingStage(root, "first", make, figures=run.settings.figures)
 
 
 @slide_asset(
@@ -211,6 +213,18 @@ def test_a_reused_result_keeps_its_preview(root, instance):
         for event in run(root, instance, ["first"]).asset_materializations_for_node("first"):
             assert event.metadata["reused"].value == reused
             assert "preview" in event.metadata
+
+
+def test_figures_are_left_out_and_drawn_by_the_next_run_that_wants_them(root, instance):
+    for figures, preview, runs in (("false", "Not drawn", 5), ("false", "Not drawn", 5), ("true", "![preview]", 10)):
+        root.settings.write_text(f"figures = {figures}\n")
+        found = run(root, instance, ["first"])
+        for event in found.asset_materializations_for_node("first"):
+            shown = event.metadata["preview"]
+            assert (shown.text if figures == "false" else shown.md_str).startswith(preview)
+        (stale_now,) = [e for e in found.get_asset_check_evaluations() if e.check_name == "up_to_date"]
+        assert stale_now.passed
+        assert made(root) == runs
 
 
 @pytest.mark.parametrize("infer", [BY_INFER, BY_INFER_NUCLEI])

@@ -45,6 +45,7 @@ class NucleusStage(SlideStage[_Found]):
     compute_settings: ComputeSettings
     nuclei: NucleusSettings
     opacity: float
+    figures: bool = True
     asset = "nucleus_maps"
     slides = "nuclei_slides"
     _network: NucleusNetwork | None = field(default=None, init=False, repr=False)
@@ -89,7 +90,8 @@ class NucleusStage(SlideStage[_Found]):
         assert self._compute is not None
         assert self._network is not None
         one, seconds = (found.slide, found.result, found.fit), dict(found.seconds)
-        return write_nuclei(folder, *one, self._network, self._compute, seconds, self.weights.name, self.opacity)
+        name, opacity = self.weights.name, self.opacity
+        return write_nuclei(folder, *one, self._network, self._compute, seconds, name, opacity, figures=self.figures)
 
 
 def write_nuclei(
@@ -103,11 +105,13 @@ def write_nuclei(
     weights: str,
     opacity: float,
     stem: str = "",
+    *,
+    figures: bool = True,
 ) -> StageResult:
     """Writes the nuclei of a slide: maps, table, outlines and pictures.
 
     ``stem`` is the start of the names of the files; without it, they are named as in the data root. Times of writing
-    are added to ``seconds``.
+    are added to ``seconds``. Without ``figures``, neither the figure nor the overlays are drawn.
     """
     before = f"{stem}_" if stem else ""
     with timed(seconds, "write"):
@@ -116,10 +120,11 @@ def write_nuclei(
         write_rows(
             folder / (f"{stem}.parquet" if stem else NUCLEI_TABLE), slide.name, result.table, warning=result.warning
         )
-    with timed(seconds, "figure"):
-        write_figure(folder, maps_figure(slide, result), stem)
-        for kind, overlay in (("semantic", outlined_overlay), ("ternary", ternary_overlay)):
-            write_atomic(folder / f"{before}{kind}.png", png_bytes(overlay(slide, result, opacity)))
+    if figures:
+        with timed(seconds, "figure"):
+            write_figure(folder, maps_figure(slide, result), stem)
+            for kind, overlay in (("semantic", outlined_overlay), ("ternary", ternary_overlay)):
+                write_atomic(folder / f"{before}{kind}.png", png_bytes(overlay(slide, result, opacity)))
     with timed(seconds, "tissue"):
         area = tissue_mm2(slide)
     counts = result.table["class"].value_counts()

@@ -21,24 +21,34 @@ from dermatome.storage.record import Scalar, StageResult, content_version, requi
 TIL_MAP = "til_map.parquet"
 
 
-def til_stage(root: DataRoot, settings: TilSettings) -> WaitingStage:
+def til_stage(root: DataRoot, settings: TilSettings, *, figures: bool = True) -> WaitingStage:
     """Computes `til_map.parquet` and `figure.png` of each slide; the scores are in its record."""
 
     def make(key: str, folder: Path) -> StageResult:
         record, files = require_record(root, "nucleus_maps", key, NUCLEI_TABLE), root.folder("nucleus_maps", key)
         nuclei = pd.read_parquet(io.BytesIO((files / NUCLEI_TABLE).read_bytes()))
-        return write_til(folder, key, nuclei, record.values, settings)
+        return write_til(folder, key, nuclei, record.values, settings, figure=figures)
 
-    return WaitingStage(root, "til_scores", make, inputs=lambda key: versions_of(root, key, "nucleus_maps"), at_once=2)
+    def inputs(key: str) -> dict[str, str]:
+        return versions_of(root, key, "nucleus_maps")
+
+    return WaitingStage(root, "til_scores", make, inputs, figures=figures, at_once=2)
 
 
 def write_til(
-    folder: Path, slide: str, nuclei: pd.DataFrame, values: Mapping[str, Scalar], settings: TilSettings, stem: str = ""
+    folder: Path,
+    slide: str,
+    nuclei: pd.DataFrame,
+    values: Mapping[str, Scalar],
+    settings: TilSettings,
+    stem: str = "",
+    *,
+    figure: bool = True,
 ) -> StageResult:
     """Scores the nuclei of a slide, and writes its squares and figure.
 
     ``values`` is what the record of its nuclei has; ``stem`` the start of the names of the files, which otherwise are
-    named as in the data root.
+    named as in the data root. Without ``figure``, none is drawn.
     """
     seconds: dict[str, float] = {}
     warning = synthetic_warning(values)
@@ -49,7 +59,8 @@ def write_til(
     rows = square_rows(scores, settings.square_um)
     with timed(seconds, "write"):
         write_rows(folder / (f"{stem}.parquet" if stem else TIL_MAP), slide, rows, warning=warning)
-        write_figure(folder, til_figure(slide, scores, settings.square_um, size, mpp), stem)
+        if figure:
+            write_figure(folder, til_figure(slide, scores, settings.square_um, size, mpp), stem)
     numbers = {
         "lymphocytes_per_mm2": scores.lymphocytes_per_mm2,
         "immune_share": scores.immune_share,

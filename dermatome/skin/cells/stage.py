@@ -44,6 +44,7 @@ class CellsStage(SkinStage[CellsResult]):
     weights: Weights
     compute_settings: ComputeSettings
     cells: CellSettings
+    figures: bool = True
     asset = "cell_masks"
     phase = "segment"
     _network: CellNetwork | Segmenter | None = field(default=None, init=False, repr=False)
@@ -70,7 +71,10 @@ class CellsStage(SkinStage[CellsResult]):
         assert self._network is not None
         one, made = found[0], found[0].mask_record.values
         warning = synthetic_warning(made)
-        written = write_cells(folder, one.slide, one.mask, found[1], self._network, dict(one.seconds), warning)
+        seconds = dict(one.seconds)
+        written = write_cells(
+            folder, one.slide, one.mask, found[1], self._network, seconds, warning, figure=self.figures
+        )
         written.values["mask_weights_sha256"] = str(made["weights_sha256"])
         return written
 
@@ -95,11 +99,14 @@ def write_cells(
     seconds: dict[str, float],
     mask_warning: str,
     stem: str = "",
+    *,
+    figure: bool = True,
 ) -> StageResult:
     """Writes the cells of a slide in every format.
 
     To ``seconds``, the wall time of earlier phases, those of writing are added. ``mask_warning`` is what the mask says
     of the network that computed it. Without ``stem``, files are named as in the data root.
+    Without ``figure``, none is drawn.
     """
     name, instances = stem or "cells", result.instances
     warning = network.warning or mask_warning
@@ -109,8 +116,9 @@ def write_cells(
         outlines = object_features(instances, result.table, slide=slide.name)
         write_geojson(folder / f"{name}.geojson", outlines, warning=warning)
         write_rows(folder / f"{name}.parquet", slide.name, result.table, warning=warning)
-    with timed(seconds, "figure"):
-        write_figure(folder, cells_figure(slide, mask, result), stem)
+    if figure:
+        with timed(seconds, "figure"):
+            write_figure(folder, cells_figure(slide, mask, result), stem)
     epidermis_um2 = result.epidermis_px * slide.mpp**2
     density = len(result.table) / (epidermis_um2 / 1e6) if epidermis_um2 else None
     outcome = result.outcome.value

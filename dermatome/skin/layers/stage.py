@@ -63,6 +63,7 @@ class LayersStage(SkinStage[LayersResult]):
 
     root: DataRoot
     layers: LayerSettings
+    figures: bool = True
     asset = "epidermis_layers"
     phase = "measure"
     reads_cells = True
@@ -79,7 +80,9 @@ class LayersStage(SkinStage[LayersResult]):
         """Writes tables, map, outlines and figure."""
         one, result = found
         warning = synthetic_warning(one.cells_record.values)  # which says it of the mask's network, too
-        return write_layers(folder, one.slide, one.instances, one.cells, result, dict(one.seconds), warning)
+        return write_layers(
+            folder, one.slide, one.instances, one.cells, result, dict(one.seconds), warning, figure=self.figures
+        )
 
 
 def write_layers(
@@ -91,11 +94,14 @@ def write_layers(
     seconds: dict[str, float],
     warning: str,
     stem: str = "",
+    *,
+    figure: bool = True,
 ) -> StageResult:
     """Writes the layers of a slide: tables, map, outlines of layers and of cells with their layer, and figure.
 
     To ``seconds``, the wall time of earlier phases, those of writing are added. ``warning`` is what every file says of
     the networks. Without ``stem``, files are named as in the data root.
+    Without ``figure``, none is drawn.
     """
     name, before = stem or "layers", f"{stem}_" if stem else ""
     layers, placed = layer_classes(len(result.layers)), place_cells(cells, result.cell_layers)
@@ -109,8 +115,9 @@ def write_layers(
         tiled = TiledArray.of(instances, np.int32)
         outlines = object_features(tiled, placed, slide=slide.name, classes=CELL_CLASSES)
         write_geojson(folder / f"{before}cells.geojson", outlines, warning=warning)
-    with timed(seconds, "figure"):
-        write_figure(folder, layers_figure(slide, result), stem)
+    if figure:
+        with timed(seconds, "figure"):
+            write_figure(folder, layers_figure(slide, result), stem)
     return StageResult(
         outcome=result.outcome.value,
         message="" if result.outcome is LayerOutcome.MEASURED else result.message,

@@ -59,6 +59,7 @@ class MaskStage(SlideStage[_Segmented]):
     tissue: TissueSettings
     tiles_mpp: float = DECLARED_MPP
     """Microns per pixel of the tiles of the hold-out set."""
+    figures: bool = True
     asset = "epidermis_masks"
     _network: TissueNetwork | None = field(default=None, init=False, repr=False)
     _compute: Compute | None = field(default=None, init=False, repr=False)
@@ -89,9 +90,8 @@ class MaskStage(SlideStage[_Segmented]):
         """Writes the mask in every format."""
         assert self._network is not None
         assert self._compute is not None
-        return write_tissue(
-            folder, found.slide, found.result, self._network, self._compute, dict(found.seconds), self.weights.name
-        )
+        one, seconds = (found.slide, found.result), dict(found.seconds)
+        return write_tissue(folder, *one, self._network, self._compute, seconds, self.weights.name, figure=self.figures)
 
     def _as_int8(self, network: TissueNetwork) -> TissueNetwork:
         """The network as int8 where it gives the same tissue on slides at hand and on the hold-out set."""
@@ -120,6 +120,8 @@ def write_tissue(
     seconds: dict[str, float],
     weights: str,
     stem: str = "",
+    *,
+    figure: bool = True,
 ) -> StageResult:
     """Writes a tissue mask in every format.
 
@@ -132,6 +134,7 @@ def write_tissue(
         seconds: wall time of earlier phases, to which those of writing are added.
         weights: name of the weights, for the record.
         stem: start of the names of the files; without it, they are named as in the data root.
+        figure: whether the figure is drawn.
     """
     with timed(seconds, "write"):
         mask = TiledArray(slide.size, np.uint8)
@@ -143,8 +146,9 @@ def write_tissue(
         write_ome_tiff(tiff, mask, slide.mpp, _TISSUE_COLOURS, name=slide.name, warning=result.warning)
         features = tissue_features(summary, mpp=slide.mpp, slide=slide.name)
         write_geojson(folder / f"{stem or 'tissue'}.geojson", features, warning=result.warning)
-    with timed(seconds, "figure"):
-        write_figure(folder, tissue_figure(slide, result), stem)
+    if figure:
+        with timed(seconds, "figure"):
+            write_figure(folder, tissue_figure(slide, result), stem)
     shares = summary.shares
     return StageResult(
         outcome=result.outcome.value,
