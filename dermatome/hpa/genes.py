@@ -17,7 +17,7 @@ ENSEMBL_GENE = re.compile(r"ENSG\d{11}", re.ASCII)
 _ENSEMBL = re.compile(r"(ENSG\d{11})(?:\.\d+)?", re.ASCII)
 # HPA's search download names the id "Ensembl" and the symbol "Gene"; its `normal_tissue` and other tables name them
 # "Gene" and "Gene name"; BioMart names the id "Gene stable ID" or "Gene stable ID version". Names are compared by their
-# letters, without case.
+# letters and digits, without case.
 _ID_COLUMNS = (
     *("ensembl", "ensemblid", "ensemblgeneid", "ensemblgene", "genestableid", "genestableidversion", "geneid", "ensg"),
     *("ensemblgeneidversion", "ensemblidsuppliedbyensembl", "stableid"),
@@ -60,7 +60,7 @@ def read_gene_list(source: Path | str | Iterable[str]) -> list[GeneRef]:
         text = _read(source)
         name, first = source.name, _first_line(text)
         separator = max(_SEPARATORS, key=first.count)
-        is_table = separator in first or _letters(first) in (*_ID_COLUMNS, *_NAME_COLUMNS)
+        is_table = separator in first or _plain(first) in (*_ID_COLUMNS, *_NAME_COLUMNS)
         # A list of ids, or of ids and symbols: what has an id in its first line has no header.
         cells = [cell.strip(' "') for cell in first.split(separator)]
         if is_table and not any(_ENSEMBL.fullmatch(cell.upper()) for cell in cells):
@@ -132,13 +132,13 @@ def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
         _log.warning("%s: %d rows without an Ensembl id are skipped.", name, skipped)
 
 
-def _letters(text: str) -> str:
-    return "".join(filter(str.isalpha, text)).casefold()
+def _plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).casefold()
 
 
 def _columns(header: list[str], first: list[str], name: str) -> tuple[int, int | None]:
     """Indices of the columns of ids and of symbols; ``first`` is the first row below the header."""
-    columns = [_letters(cell) for cell in header]
+    columns = [_plain(cell) for cell in header]
     id_at = next((columns.index(wanted) for wanted in _ID_COLUMNS if wanted in columns), -1)
     if id_at < 0 and "gene" in columns:
         # `normal_tissue.tsv` and its like hold the id in "Gene"; in search downloads "Gene" is the symbol.

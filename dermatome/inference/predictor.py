@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import RgbImage
-from dermatome.errors import BadSetting
+from dermatome.errors import BadSetting, BadWeights
 from dermatome.geometry import Box, Size
 from dermatome.imaging.background import is_background
 from dermatome.imaging.tiling import Blender, Probabilities, RowSink, cut_tile, tile_grid
@@ -69,6 +69,9 @@ class Predictor:
 
         Returns:
             How many tiles of each went through the network.
+
+        Raises:
+            BadWeights: the network gives no numbers.
         """
         # Only tiles of one size go into a batch.
         order = sorted(range(len(scenes)), key=lambda number: self._tile_side(scenes[number].size))
@@ -77,6 +80,8 @@ class Predictor:
         left: list[_Place] = []
         done = 0
         for places, (found,) in self.runner.stream(self._batches(work, left)):
+            if not np.isfinite(found.sum()):
+                raise BadWeights("The network's probabilities are not numbers: use other weights, or precision fp32.")
             for place in places:
                 place.put(found)
                 counts[place.scene] += place.index is not None

@@ -236,7 +236,9 @@ def json_outlines(path: Path, kind: str, program: str) -> Iterator[Any]:
     except FileNotFoundError as error:
         raise MissingInput(f"There is no annotation {path}: put it beside its image.") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise BadAnnotation(f"{path} is no {kind} ({error!r}): export it from {program} again.") from error
+        # Not repr, in which an error of decoding has all bytes of the file.
+        why = f"{type(error).__name__}: {error}"
+        raise BadAnnotation(f"{path} is no {kind} ({why}): export it from {program} again.") from error
 
 
 def in_words(left_out: Mapping[str, int]) -> str:

@@ -73,21 +73,24 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
 
     Raises:
         BadAnnotation: it was drawn on another size, a region has the name of no class, or all cover the image more than
-            :data:`MAX_TIMES_COVERED` times.
+            :data:`MAX_TIMES_COVERED` times or have edges across too many rows.
     """
+    from dermatome.labels.fill import check_crossed_rows, crossed_rows
+
     if annotation.size is not None and annotation.size != size:
         raise BadAnnotation(
             f"{annotation.source} was drawn on {annotation.size.width_px}×{annotation.size.height_px} px and its image "
             f"has {size.width_px}×{size.height_px}: give it the image it was drawn on."
         )
     kinds = [_class_of(region, annotation.source) for region in annotation.regions]
-    covered_px = sum(_within(part, size).size.area_px for region in annotation.regions for part in region.parts)
-    times = covered_px / size.area_px
+    parts = [part for region in annotation.regions for part in region.parts]
+    times = sum(_within(part, size).size.area_px for part in parts) / size.area_px
     if times > MAX_TIMES_COVERED:
         raise BadAnnotation(
             f"{annotation.source} has regions that cover their image {times:.0f} times over, and {MAX_TIMES_COVERED} "
             "times are drawn at most: delete those that lie on one another, or export fewer to a file."
         )
+    check_crossed_rows(sum(crossed_rows(part, _within(part, size)) for part in parts), annotation.source)
     painted = np.zeros((size.height_px, size.width_px), np.int32)
     ambiguous = np.zeros(painted.shape, bool)
     cut_out = np.zeros(painted.shape, bool)
@@ -260,14 +263,14 @@ def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[tuple[slice, 
     """A part of the image, and (h, w) which of its pixels are inside an outline."""
     from scipy.ndimage import label
 
-    from dermatome.labels.fill import pixels_in_outline
+    from dermatome.labels.fill import pixels_in_outlines
 
     box = _within(outline, size)
     if not box.size.area_px:
         return box.slices, np.zeros((0, 0), bool)
     # Whole numbers are the middles of pixels there, and their corners in an outline.
     corners = outline - (box.left_px + 0.5, box.top_px + 0.5)
-    shape = pixels_in_outline(corners, box.size.height_px, box.size.width_px)
+    shape = pixels_in_outlines([corners], box.size.height_px, box.size.width_px)
     # What cannot be reached from a rim around it is a hole.
     parts, _ = label(np.pad(~shape, 1, constant_values=True))
     filled: npt.NDArray[np.bool_] = (parts != parts[0, 0])[1:-1, 1:-1]

@@ -157,7 +157,7 @@ class _Reader:
             self._vertices += 1
             if self._vertices > MAX_VERTICES:
                 raise BadAnnotation(f"{self._file} has more than {MAX_VERTICES} vertices: export fewer to a file.")
-            self._points.append((self._number(attributes, "X"), self._number(attributes, "Y")))
+            self._points.append((self._place(attributes, "X"), self._place(attributes, "Y")))
 
     def end(self, tag: str) -> None:
         """A tag ends an element."""
@@ -192,28 +192,34 @@ class _Reader:
     def _scale(self, attributes: Mapping[str, str]) -> float | None:
         if not attributes.get("MicronsPerPixel", "").strip():
             return None
-        mpp = self._number(attributes, "MicronsPerPixel")
+        mpp = _number(attributes["MicronsPerPixel"])
         if mpp == 0:  # ImageScope writes it where the image itself states no scale
             return None
         if not is_microscope(mpp):
             raise BadAnnotation(
-                f"{self._file} states {mpp:g} µm per pixel, which is no microscope's scale: correct MicronsPerPixel."
+                f"{self._file} states {attributes['MicronsPerPixel'][:40]!r} µm per pixel, which is no microscope's "
+                "scale: correct MicronsPerPixel."
             )
         return mpp
 
-    def _number(self, attributes: Mapping[str, str], key: str) -> float:
+    def _place(self, attributes: Mapping[str, str], key: str) -> float:
         text = attributes.get(key, "")
-        try:
-            # German and French versions of Windows make ImageScope write 0,25.
-            value = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
-        except ValueError:
-            value = math.nan
+        value = _number(text)
         if not abs(value) <= MAX_COORDINATE:
             raise BadAnnotation(
                 f"{self._file} has {key}={text[:40]!r} at region {self._count}, which is no place on an image: correct "
                 "it or export it again."
             )
         return value
+
+
+def _number(text: str) -> float:
+    """The number in an attribute; not a number if it is none."""
+    try:
+        # German and French versions of Windows make ImageScope write 0,25.
+        return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+    except ValueError:
+        return math.nan
 
 
 def ellipse(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

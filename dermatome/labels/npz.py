@@ -21,12 +21,12 @@ from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.labels.tiled import TiledArray
 from dermatome.slides.plain import MAX_SIDE_PX
-from dermatome.storage.files import atomic_file
+from dermatome.storage.files import ARCHIVE_ERRORS, atomic_file
 
 _npy: Any = np.lib.format
 _MAX_HEADER_BYTES = 10_000  # numpy's own limit
 _HEADER = re.compile(
-    r"\{'descr': '(?P<type>[^'\\]+)', 'fortran_order': (?P<order>True|False), "
+    r"\{'descr': '(?P<type>[<>|=]?[a-zA-Z]\d{0,9})', 'fortran_order': (?P<order>True|False), "
     r"'shape': \((?P<shape>(?:\d+, ?)*\d*)\),? ?\}\s*"
 )
 
@@ -112,13 +112,13 @@ def _load(path: Path, key: str, what: str, size: Size | None) -> dict[str, npt.N
             names = set(archive.namelist())
             if f"{key}.npy" not in names:
                 raise BadAnnotation(
-                    f"{path} has no array {key!r}: it is not a {what}; name the folder that holds them."
+                    f"{path} has no array {key!r}: it holds no {what}; name the folder that holds them."
                 )
             wanted = [name for name in (key, "crop_bbox") if f"{name}.npy" in names]
             arrays = {name: _read_array(archive, name, path) for name in wanted}
     except FileNotFoundError as error:
         raise MissingInput(f"There is no {what} {path}: run the stage before this one.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (*ARCHIVE_ERRORS, ValueError) as error:
         raise BadAnnotation(f"The {what} {path} is damaged or not an .npz file ({error}): make it again.") from error
     shape = arrays[key].shape
     if len(shape) != 2:
@@ -151,7 +151,11 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if header is None:
         raise ValueError("its header is not that of an array")
     shape = tuple(int(side) for side in header["shape"].split(",") if side.strip())
-    return shape, header["order"] == "True", np.dtype(header["type"])
+    try:
+        dtype = np.dtype(header["type"])
+    except TypeError as error:
+        raise ValueError(f"its header names the type {header['type']}, which numpy does not have") from error
+    return shape, header["order"] == "True", dtype
 
 
 def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> npt.NDArray[Any]:

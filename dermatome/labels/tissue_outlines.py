@@ -38,12 +38,14 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
 
     Raises:
         MissingInput: there is no such file.
-        BadAnnotation: it is no GeoJSON, names a class that neither the palette nor Dermatome has, or has no polygon
-            with a class.
+        BadAnnotation: it is no GeoJSON, names a class that neither the palette nor Dermatome has, has no polygon with
+            a class, or has outlines that would take too long to draw.
     """
+    from dermatome.labels.fill import check_crossed_rows, crossed_rows
+
     palette, left_out = palette or Palette(), Counter[str]()
     mask: ClassMap = np.full((size.height_px, size.width_px), elsewhere, np.uint8)
-    covered_px = drawn = 0
+    covered_px = crossed = drawn = 0
     with json_outlines(path, "GeoJSON of polygons", "QuPath") as content:
         for feature in features_in(content):
             name = class_name((feature.get("properties") or {}).get("classification"))
@@ -68,6 +70,8 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
                         f"{path} has outlines that cover their image more than {MAX_TIMES_COVERED} times over: delete "
                         "those that lie on one another."
                     )
+                crossed += sum(crossed_rows(one, box) for one in rings)
+                check_crossed_rows(crossed, path)
                 mask[box.slices][_inside(rings, box)] = number
     if left_out:
         _log.warning("%s: left out, as they are no outlines of tissue: %s.", path, in_words(left_out))
@@ -87,11 +91,8 @@ def _within(ring: _Ring, size: Size) -> Box:
 
 def _inside(rings: list[_Ring], box: Box) -> npt.NDArray[np.bool_]:
     """Which pixels of a box have their middle within a polygon and in none of its holes."""
-    from dermatome.labels.fill import pixels_in_outline
+    from dermatome.labels.fill import pixels_in_outlines
 
-    start = rings[0][:1]
-    # One line runs to each hole, around it and back: crossed twice, the way there does not count.
-    line = np.concatenate([part for ring in rings for part in (ring, ring[:1], start)])
     # Whole numbers are the middles of pixels there, and their corners in an outline.
-    corners = line - (box.left_px + 0.5, box.top_px + 0.5)
-    return pixels_in_outline(corners, box.size.height_px, box.size.width_px)
+    corners = [ring - (box.left_px + 0.5, box.top_px + 0.5) for ring in rings]
+    return pixels_in_outlines(corners, box.size.height_px, box.size.width_px)

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from dermatome.errors import BadSetting, BadWeights, MissingInput
-from dermatome.storage.files import sha256_bytes, sha256_file, write_atomic
+from dermatome.storage.files import ARCHIVE_ERRORS, sha256_bytes, sha256_file, write_atomic
 from dermatome.storage.http import download
 
 HOSTS = ("huggingface.co", ".hf.co", "github.com", ".githubusercontent.com", ".cellpose.org")
@@ -196,11 +196,16 @@ def _taken(entry: Published, path: Path, sha256: str, how: str, origin: str) -> 
         )
     data = path.read_bytes()
     if entry.member and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            found = [item for item in archive.infolist() if Path(item.filename).name == entry.member]
-            # A TorchScript file is a zip itself, and has no file of that name in it.
-            if len(found) == 1 and found[0].file_size <= entry.max_mb << 20:
-                data = archive.read(found[0])
-            elif origin == entry.url or found:
-                raise BadWeights(f"{origin} has no file {entry.member} of at most {entry.max_mb} MB: use another zip.")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                found = [item for item in archive.infolist() if Path(item.filename).name == entry.member]
+                # A TorchScript file is a zip itself, and has no file of that name in it.
+                if len(found) == 1 and found[0].file_size <= entry.max_mb << 20:
+                    data = archive.read(found[0])
+                elif origin == entry.url or found:
+                    raise BadWeights(
+                        f"{origin} has no file {entry.member} of at most {entry.max_mb} MB: use another zip."
+                    )
+        except ARCHIVE_ERRORS as error:
+            raise BadWeights(f"{origin} is a damaged zip ({error}): fetch it again.") from error
     return Taken(data, sha256, "published" if entry.sha256 else how, origin)

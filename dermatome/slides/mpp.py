@@ -24,12 +24,12 @@ _MICRONS = {
     1e6: "m meter meters metre metres",
 }
 _UNITS = {unit: microns for microns, units in _MICRONS.items() for unit in units.split()}
-_PER_CM = {2: 2.54, 3: 1.0}
-"""Centimetres in TIFF's units of resolution: inch, centimetre."""
+_PER_CM = {2: 2.54, 3: 1.0, 4: 0.1, 5: 1e-4}
+"""Centimetres in TIFF's units of resolution: inch, centimetre; and, not of the standard, millimetre and micrometre."""
 _LEAST_MPP, _MOST_MPP = 0.05, 20.0
 """Range of microscopes and slide scanners, µm per pixel."""
 _MOST_TAG_MPP = 5.0
-"""Limit for TIFF's resolution tags, which state dots per inch of screens, printers and flatbed scanners, too."""
+"""Limit for dots per inch, which are those of screens, printers and flatbed scanners, too."""
 _SQUARE = 0.02
 """Relative difference of width and height up to which pixels count as square."""
 _OBJECTIVE_MPP = 10.0
@@ -42,12 +42,13 @@ _IS = r"""["']?(?:\s*[=:>]|(?=\s))\s*["'\[]*"""  # as in `key = 1`, `"key": [1`,
 _AXIS = r"(?:[ _-]?\(?[xy]\)?)?"
 _MICRON = r"(?:[µμu]m|mi(?:cron|cromet(?:er|re))s?)"
 _LENGTH = rf"({_MICRON}|[nm]m)"
-_PER_PIXEL = rf"{_MICRON}(?:[ _]?per[ _]?|\s?/\s?)(?:pix(?:el)?|px)"
+_A_PIXEL = r"(?:[ _]?per[ _]?|\s?/\s?)(?:pix(?:el)?|px)"
+_PER_PIXEL = rf"{_MICRON}{_A_PIXEL}"
 _SIZE = r"(?:(?:physical[ _]?)?pixel|physical)[ _]?size"
 _MPP = re.compile(
     rf"(?<![a-z\d])(?:mpp|{_PER_PIXEL}|scanres|{_SIZE}){_AXIS}(?:[ _]?\(?{_LENGTH})?\)?{_IS}{_NUMBER}"
     rf"(?:\s*{_LENGTH}\b)?"
-    rf"|resolution{_IS}{_NUMBER}\s?{_LENGTH}\b|(?<![\w.,]){_NUMBER}\s?{_PER_PIXEL}\b",
+    rf"|resolution{_IS}{_NUMBER}\s?{_LENGTH}\b|(?<![\w.,]){_NUMBER}\s?(?:(nm){_A_PIXEL}|{_PER_PIXEL})\b",
     re.I,
 )
 _DICOM = re.compile(rf"""pixel[ _]?spacing(?:"[^<>]{{0,200}}+(?=>))?{_IS}{_NUMBER}""", re.I)
@@ -86,6 +87,8 @@ def stated_scale(path: Path) -> Scale:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages[0]
             unit = page.tags.get("ResolutionUnit")
+            # Without a unit, TIFF's is the inch.
+            in_cm = _PER_CM.get(2 if unit is None else int(unit.value))
             per_unit = [_ratio(page.tags.get(f"{axis}Resolution")) for axis in "XY"]
             description = page.description
             described, objective, notes = _described(description, per_unit)
@@ -93,17 +96,22 @@ def stated_scale(path: Path) -> Scale:
         raise BadImage(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
     scale = _scale(described, objective, path.name, _MOST_MPP)
     scale = scale._replace(notes=(*notes, *scale.notes))
-    # Without a unit, TIFF's is the inch. ImageJ's numbers are in the unit that its description names.
-    in_cm = _PER_CM.get(int(unit.value) if unit is not None else 2)
+    # ImageJ's numbers are in the unit that its description names.
     of_imagej = description.startswith("ImageJ=") and (unit is None or _imagej(description, "unit") is not None)
     if scale.mpp or not in_cm or of_imagej:
         return scale
-    dots = {round(value * 2.54 / in_cm) for value in per_unit if value}
-    if dots <= {*_FLATBED_DPI} and dots:
-        return scale._replace(notes=(*scale.notes, f"{max(dots)} dots per inch, as the file states, are a scanner's"))
-    tagged = [10_000 * in_cm / value if value else None for value in per_unit]
-    found = _scale(tagged, objective, path.name, _MOST_TAG_MPP)
+    found = _dots([value * 2.54 / in_cm if value else None for value in per_unit], objective, path.name)
     return found._replace(notes=scale.notes + found.notes)
+
+
+def dots_scale(dpi: tuple[float, float] | None, name: str) -> Scale:
+    """Scale of a JPEG or PNG that states ``dpi``, dots per inch across and down; most state a screen's, which is none.
+
+    Raises:
+        BadImage: The pixels are not square.
+    """
+    found = _dots([value or None for value in dpi or ()], None, name)
+    return found if found.mpp else Scale()
 
 
 def openslide_scale(properties: Mapping[str, str], name: str) -> Scale:
@@ -217,6 +225,14 @@ def _microns(found: re.Match[str]) -> float:
     stated = [group for group in found.groups() if group]
     number, *units = sorted(stated, key=str.isalpha)
     return _float(number) * ((units and _unit(units[0])) or 1.0)
+
+
+def _dots(dpi: list[float | None], objective: float | None, name: str) -> Scale:
+    """Scale of dots per inch across and down, if they are a microscope's."""
+    dots = {round(value) for value in dpi if value}
+    if dots <= {*_FLATBED_DPI} and dots:
+        return Scale(None, objective or None, (f"{max(dots)} dots per inch, as the file states, are a scanner's",))
+    return _scale([25_400 / value if value else None for value in dpi], objective, name, _MOST_TAG_MPP)
 
 
 def _strange(units: set[str]) -> tuple[str, ...]:

@@ -62,6 +62,12 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
     return _decode(data, name, max_side_px, read)
 
 
+def stated_dpi(data: bytes) -> tuple[float, float] | None:
+    """Dots per inch across and down that a JPEG or PNG, already decoded once, states; None if it does not."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.info.get("dpi")
+
+
 def decode_numbers(data: bytes, name: str) -> npt.NDArray[Any] | None:
     """Decodes an image of one channel as it is stored, such as a mask of class numbers.
 

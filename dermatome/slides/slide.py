@@ -18,8 +18,8 @@ from dermatome.errors import BadImage, BadSetting, MissingInput
 from dermatome.geometry import Box, Size
 from dermatome.slides.dicom import slide_files
 from dermatome.slides.levels import LevelPixels
-from dermatome.slides.mpp import Scale, check_declared, stated_scale
-from dermatome.slides.plain import MAX_SIDE_PX, decode_rgb
+from dermatome.slides.mpp import check_declared, dots_scale, stated_scale
+from dermatome.slides.plain import MAX_SIDE_PX, decode_rgb, stated_dpi
 from dermatome.slides.resize import resized_rows
 from dermatome.slides.tiled_tiff import TiledPixels
 from dermatome.slides.vendors import WSI_SUFFIXES, WsiPixels
@@ -129,8 +129,8 @@ def read_slide(
 
     A DICOM slide is a folder of .dcm files; one of them stands for its series in that folder. Grey, CMYK, palette,
     alpha and 16-bit images are converted to 8-bit RGB where that is safe, and :attr:`Slide.conversions` lists it. The
-    scale is what a TIFF or a vendor's slide states. Other files, such as HPA's, state none: then it is
-    ``declared_mpp``, recorded as declared.
+    scale is what the file states: a TIFF or a vendor's slide in several ways, a JPEG or PNG as dots per inch if they
+    are a microscope's. Other files, such as HPA's, state none: then it is ``declared_mpp``, recorded as declared.
 
     Args:
         path: the file, or the folder of a DICOM slide.
@@ -161,7 +161,8 @@ def read_slide(
                 raise BadImage(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: export a smaller region of it.")
             data = path.read_bytes()
             pixels, conversions = decode_rgb(data, path.name, max_side_px=max_side_px)
-            scale, sha256 = stated_scale(path) if data.startswith(_TIFF) else Scale(), sha256_bytes(data)
+            is_tiff, sha256 = data.startswith(_TIFF), sha256_bytes(data)
+            scale = stated_scale(path) if is_tiff else dots_scale(stated_dpi(data), path.name)
     except FileNotFoundError as error:
         raise MissingInput(f"There is no image {path}: check the path, or fetch it first.") from error
     if isinstance(pixels, LevelPixels):

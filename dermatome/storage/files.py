@@ -9,12 +9,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import lzma
 import os
 import re
 import shutil
 import tempfile
 import time
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +27,10 @@ import filelock
 
 from dermatome.errors import BadSetting, MissingInput, StorageFailed
 
+ARCHIVE_ERRORS = (
+    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError
+)  # fmt: skip
+"""What reading a damaged, encrypted or unknown zip archive raises."""
 SWAP_S = 0.2
 """Longest time for which a folder is absent while it is replaced, where the file system cannot exchange two, s."""
 

@@ -196,6 +196,8 @@ class UNetCard(WeightsCard):
             raise ValueError("its output channels are not those of its classes")
         if self.head_kernel_px % 2 == 0:
             raise ValueError("the side of its heads' kernels is even")
+        if not self.mpp_range[0] <= self.mpp <= self.coarse_mpp <= self.mpp_range[1]:
+            raise ValueError("its scales do not lie between the finest and the coarsest of its training")
 
 
 C = TypeVar("C", bound=WeightsCard)

@@ -1,5 +1,6 @@
 """Annotations as QuPath, labelme, Cellpose and Fiji write them, and folders of MoNuSeg and MoNuSAC as downloaded."""
 
+import gzip
 import json
 import os
 
@@ -221,9 +222,17 @@ def test_layers_named_by_their_class_rulers_and_wrong_scales_of_imagescope(tmp_p
     assert read_maps(path, SIZE)[0].classes.tolist() == [0, IGNORED]
     path.write_text(xml("Epithelial", region='Type="4"'))
     assert (read_outlines(path).regions, read_outlines(path).left_out) == ((), {"ruler": 1})
-    path.write_text(xml("Epithelial").replace("<Annotations>", '<Annotations MicronsPerPixel="250">'))
-    with pytest.raises(BadAnnotation, match="250 µm per pixel, which is no microscope's scale"):
-        read_maps(path, SIZE)
+    for stated in ("250", "0.25 um", "0.25,0", "nan", "-1"):
+        path.write_text(xml("Epithelial").replace("<Annotations>", f'<Annotations MicronsPerPixel="{stated}">'))
+        with pytest.raises(BadAnnotation, match=f"states '{stated}' µm per pixel, which is no microscope's scale"):
+            read_maps(path, SIZE)
+
+
+def test_an_error_does_not_repeat_the_file_that_is_no_text(tmp_path):
+    (tmp_path / "a.geojson").write_bytes(gzip.compress(np.random.default_rng(0).bytes(100_000)))
+    with pytest.raises(BadAnnotation, match=r"is no GeoJSON .*UnicodeDecodeError: 'utf-8' codec") as caught:
+        read_outlines(tmp_path / "a.geojson")
+    assert len(str(caught.value)) < 400
 
 
 def test_downloads_of_monuseg_and_monusac_are_read_as_they_come(tmp_path):

@@ -222,7 +222,11 @@ def test_a_damaged_or_absent_file_is_refused(study, tmp_path):
     half = (study / "study.crate.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(half[: len(half) // 2])
     (tmp_path / "bytes.zip").write_bytes(b"PK" + bytes(100))
-    for name in ("half.zip", "bytes.zip"):
+    with zipfile.ZipFile(tmp_path / "stream.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(of("a"), record_file(tmp_path, record_of("cell_masks", "a")))
+    stream = (tmp_path / "stream.zip").read_bytes()
+    (tmp_path / "stream.zip").write_bytes(stream[:80] + b"\xff" * 40 + stream[120:])
+    for name in ("half.zip", "bytes.zip", "stream.zip"):
         with pytest.raises(StorageFailed, match="cannot be read"):
             Crate(tmp_path / name, tmp_path / "in")
     with pytest.raises(MissingInput, match="There is no crate"):

@@ -100,6 +100,7 @@ def test_several_ids_of_one_symbol(tmp_path):
         (f'Gene\tEnsembl\n"KRT5\t{K5}\nKRT14\t{K14}\n', "line 2: a quotation mark"),
         (f"{K5}\nKRT14\n", "line 2: 'KRT14'"), (f"{K5}\nENSG٠٠٠٠٠١٨٦٨٤٧\n", "line 2"), ("", "has no gene"),
         ("Gene\tEnsembl\n", "has no gene"), ("# nothing\n\n", "has no gene"),
+        (f"{K5[:-1]}\n{K14}\n", f"line 1: '{K5[:-1]}'"), (f"{K5}0\tKRT5\n{K14}\tKRT14\n", "no column of Ensembl ids"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_with_their_place(tmp_path, text, message):

@@ -157,7 +157,8 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path):
     path = tmp_path / "a.npz"
     with pytest.raises(MissingInput, match="stage before"):
         load_mask(tmp_path / "none.npz")
-    for data in (b"", b"not a zip", save_mask(path, MASK, Box(0, 0, 3, 4)).read_bytes()[:-40]):
+    good = save_mask(path, MASK, Box(0, 0, 3, 4)).read_bytes()
+    for data in (b"", b"not a zip", good[:-40], good[:60] + bytes(20) + good[80:], good[:80] + bytes(9) + good[89:]):
         path.write_bytes(data)
         with pytest.raises(BadAnnotation, match="damaged"):
             load_mask(path)
@@ -191,9 +192,32 @@ def test_a_header_that_lies_takes_no_memory(tmp_path):
         load_mask(rewritten(tmp_path / "a.npz", buffer.getvalue()))
     good = io.BytesIO()
     np.save(good, MASK)
-    for data in (good.getvalue()[:-1], good.getvalue() + b"\0", good.getvalue().replace(b"'shape'", b"'share'")):
+    data = good.getvalue()
+    lies = [data[:-1], data + b"\0", data.replace(b"'shape'", b"'share'")]
+    lies += [data.replace(b"'|u1'", kind) for kind in (b"'u99'", b"'foo'", b"',,,'", b"'i,i'", b"'|((' ")]
+    for lie in lies:
         with pytest.raises(BadAnnotation, match="damaged"):
-            load_mask(rewritten(tmp_path / "a.npz", data))
+            load_mask(rewritten(tmp_path / "a.npz", lie))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_any_damaged_byte_is_found_or_harmless(tmp_path, method):
+    path, rng = tmp_path / "a.npz", np.random.default_rng(0)
+    buffer = io.BytesIO()
+    np.save(buffer, MASK)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("mask.npy", buffer.getvalue())
+    good = path.read_bytes()
+    refused = 0
+    for _ in range(200):
+        data = bytearray(good)
+        data[rng.integers(len(data))] ^= rng.integers(1, 256)
+        path.write_bytes(data)
+        try:
+            np.testing.assert_array_equal(load_mask(path)[0], MASK)
+        except BadAnnotation:
+            refused += 1
+    assert refused > 100
 
 
 # --- OME-TIFF

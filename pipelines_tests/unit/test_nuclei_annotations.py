@@ -11,9 +11,9 @@ from skimage.measure import grid_points_in_poly
 
 from dermatome.classes import IGNORED, NucleusClass, TernaryClass
 from dermatome.errors import BadAnnotation, MissingInput
-from dermatome.geometry import Size
+from dermatome.geometry import Box, Size
 from dermatome.labels.drawn_maps import draw_nuclei, ternary_map
-from dermatome.labels.fill import pixels_in_outline
+from dermatome.labels.fill import MAX_CROSSED_ROWS, crossed_rows, pixels_in_outlines
 from dermatome.labels.imagescope import Annotation, Region, read_annotation
 
 FIELD = Size(40, 50)
@@ -127,15 +127,31 @@ def test_the_maps_agree_with_one_another(triangles):
 )
 def test_filled_pixels_are_those_of_scikit_image(corners, grid):
     outline = np.array(corners) if grid is None else np.round(np.array(corners) / grid) * grid
-    np.testing.assert_array_equal(pixels_in_outline(outline, 15, 20), grid_points_in_poly((20, 15), outline).T)
+    np.testing.assert_array_equal(pixels_in_outlines([outline], 15, 20), grid_points_in_poly((20, 15), outline).T)
 
 
 def test_a_freehand_outline_of_thousands_of_points_is_drawn_at_once():
     outline = np.random.default_rng(0).uniform(0, 2000, (3000, 2))
-    pixels_in_outline(outline[:3], 4, 4)  # compiled
+    pixels_in_outlines([outline[:3]], 4, 4)  # compiled
     start = time.monotonic()
     assert draw_nuclei(Annotation((Region(outline, "Ambiguous"),)), Size(2000, 2000)).ignored.any()
     assert time.monotonic() - start < 10, "testing each pixel against each edge takes 21 s"
+
+
+def test_an_outline_that_crosses_itself_endlessly_is_refused_at_once():
+    outline = np.random.default_rng(0).uniform(0, 4000, (100_000, 2))
+    start = time.monotonic()
+    with pytest.raises(
+        BadAnnotation, match="^the annotation has outlines whose edges cross 133 million rows of pixels"
+    ):
+        draw_nuclei(Annotation((Region(outline, "Epithelial"),)), Size(4000, 4000))
+    assert time.monotonic() - start < 2, "drawing it takes 16 s"
+
+
+def test_as_many_freehand_outlines_as_a_slide_has_cross_fewer_rows_than_are_drawn():
+    angles = np.linspace(0, 2 * np.pi, 100)[:, None]
+    nucleus = np.hstack([np.cos(angles), np.sin(angles)]) * 40 + 50
+    assert 200_000 * crossed_rows(nucleus, Box(0, 0, 100, 100)) == 31_800_000 < MAX_CROSSED_ROWS
 
 
 def test_many_large_regions_take_the_memory_of_one():

@@ -155,6 +155,10 @@ def test_a_program_is_only_taken_if_it_is_trusted_and_only_that_one_is_loaded(tm
         server.faults["/nuclei.zip"] = Fault(body=zipped(other_pt=data))
         with pytest.raises(BadWeights, match=r"has no file instanseg\.pt"):
             fetch(entry, tmp_path, hosts=HOSTS, trust=True)
+        whole = zipped(instanseg_pt=data)
+        server.faults["/nuclei.zip"] = Fault(body=whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
+        with pytest.raises(BadWeights, match="is a damaged zip .*: fetch it again"):
+            fetch(entry, tmp_path, hosts=HOSTS, trust=True)
         with pytest.raises(FetchFailed, match="larger than the limit"):
             fetch(replace(entry, max_mb=0), tmp_path, hosts=HOSTS, trust=True)
     path = keep_program(entry, taken, tmp_path)

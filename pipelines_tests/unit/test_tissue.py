@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dermatome.classes import TissueClass
-from dermatome.errors import BadSetting
+from dermatome.errors import BadSetting, BadWeights
 from dermatome.geometry import Box
 from dermatome.inference.backends import TorchRunner
 from dermatome.inference.probabilities import Probabilities
@@ -120,6 +120,15 @@ def test_epidermis_without_dermis_is_not_the_skin_that_the_network_knows(weights
     check = segment_tissue(slide_of(truth), weights, compute, SETTINGS).skin_check()
     assert not check.passed
     assert "does not look like the skin" in check.description
+
+
+def test_a_network_that_gives_no_numbers_is_refused(weights, compute):
+    class NoNumbers(ByGrey):
+        def forward(self, batch):
+            return super().forward(batch) * torch.nan
+
+    with pytest.raises(BadWeights, match="probabilities are not numbers"):
+        segment_tissue(slide_of(bands()), replace(weights, build=NoNumbers), compute, SETTINGS)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (31, 33), (513, 40)])

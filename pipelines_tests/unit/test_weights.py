@@ -95,6 +95,7 @@ def test_tensors_and_cards_that_do_not_fit(tmp_path, network):
         ("mpp_range.1: ", {"mpp_range": [1.0]}), ("classes: ", {"classes": 4}),
         ("coarse_mpp: ", {"coarse_mpp": float("nan")}), ("tile_px: ", {"tile_px": 10**6}),
         ("std.2: ", {"std": [0.2, 0.2, 0]}), ("mean.1: ", {"mean": [0.2, {}, 0.2]}),
+        ("its scales do not lie between", {"coarse_mpp": 0.01}), ("its scales do not lie", {"mpp_range": [2.6, 0.7]}),
         ("settings: ", {"settings": []}), ("surprise: ", {"surprise": 1}), ("no readable weights card", []),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Vendors' slides through OpenSlide, on a real one and on a pyramid made here, and scales that files state."""
 
+import struct
 import time
 
 import numpy as np
@@ -131,6 +132,9 @@ def test_damage_inside_is_found_when_it_is_checked_or_touched(tmp_path):
         ({"description": "ImageJ=1\nunit=µ\n".encode(), "metadata": None, "resolution": (4, 4)}, 0.25),
         ({"ome": True, "metadata": {"PhysicalSizeX": 250_000, "PhysicalSizeXUnit": "pm"}}, 0.25),
         ({"description": "Resolution = 0.7 um; 256x256", "metadata": None}, 0.7),
+        ({"description": "250nm/pixel", "metadata": None}, 0.25),
+        ({"metadata": None, "resolution": (4000, 4000), "resolutionunit": "MILLIMETER"}, 0.25),
+        ({"metadata": None, "resolution": (4, 4), "resolutionunit": "MICROMETER"}, 0.25),
         ({"ome": True, "metadata": {"PhysicalSizeX": 5e-7, "PhysicalSizeXUnit": "m"}}, 0.5),
     ],
 )
@@ -155,6 +159,35 @@ def test_a_missing_resolution_unit_is_the_inch(tmp_path):
     with tifffile.TiffFile(path) as tiff:
         assert "ResolutionUnit" not in tiff.pages[0].tags
     assert stated_scale(path).mpp == pytest.approx(0.25)
+
+
+def test_a_resolution_unit_of_two_numbers_is_damage(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB[:40, :40], photometric="rgb", metadata=None, resolutionunit="INCH")
+    unit = struct.pack("<HHI", 296, 3, 1)
+    assert path.read_bytes().count(unit) == 1
+    path.write_bytes(path.read_bytes().replace(unit, struct.pack("<HHI", 296, 3, 2)))
+    with pytest.raises(BadImage, match=r"a\.tif is damaged or cut short"):
+        read_slide(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dpi", "mpp"),
+    [
+        ("png", (101_600, 101_600), 0.25),
+        ("jpg", (50_800, 50_800), 0.5),
+        ("png", (72, 72), None),
+        ("jpg", (300, 300), None),
+        ("jpg", (9600, 9600), None),
+        ("png", None, None),
+    ],
+)
+def test_dots_per_inch_of_a_microscope_are_a_scale(tmp_path, suffix, dpi, mpp):
+    Image.fromarray(RGB[:40, :40]).save(tmp_path / f"a.{suffix}", **({"dpi": dpi} if dpi else {}))
+    slide = read_slide(tmp_path / f"a.{suffix}", declared_mpp=0.7)
+    assert slide.mpp == pytest.approx(mpp or 0.7, rel=1e-4)
+    assert slide.mpp_source is (MppSource.FILE if mpp else MppSource.DECLARED)
+    assert slide.conversions == ()
 
 
 def test_an_implausible_scale_is_not_used_and_noted(tmp_path):

@@ -32,7 +32,7 @@ from dermatome.skin.layers.stage import LayersStage
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.skin.tissue.stage import MaskStage
 from dermatome.slides.source import SLIDE_SUFFIXES, SlideSource, acquire_slide
-from dermatome.storage.files import sha256_file
+from dermatome.storage.files import ARCHIVE_ERRORS, sha256_file
 from dermatome.storage.layout import RECORD_FILE, DataRoot
 from dermatome.storage.record import StageRecord, StageResult, library_versions, read_record
 from dermatome.storage.settings_model import SettingsModel
@@ -110,8 +110,7 @@ class Crate:
                     _copy(archive, name, folder / Path(name).name, MAX_WEIGHTS_BYTES)
         except FileNotFoundError as error:
             raise MissingInput(f"There is no crate {path}: check the path.") from error
-        # What zipfile raises of damaged, encrypted and unknown archives.
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, EOFError, OSError) as error:
+        except ARCHIVE_ERRORS as error:
             raise StorageFailed(f"The crate {path} cannot be read ({error}): get it again from its author.") from error
         if not self.records:
             raise StorageFailed(f"{path} is no crate of Dermatome, as it has no results of slides.")
