@@ -12,7 +12,7 @@ from assets.slide_asset import AnyStage, Run, slide_asset
     checks={
         "tissue_fraction": "Between 2 % and 98 % of the slide is tissue.",
         "epidermis_plausible": "Epidermis is there, and is not everything.",
-        "looks_like_skin": "Where there is epidermis, there is dermis: else the slide is not what the network knows.",
+        "looks_like_skin": "Epidermis lies on dermis in one piece: else the slide is not what the network knows.",
     },
 )  # fmt: skip
 def epidermis_masks(run: Run) -> AnyStage:

@@ -1,5 +1,6 @@
 """Coarse to fine with a network that only looks at colour, so that every answer is known."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from dermatome.errors import BadSetting, BadWeights
 from dermatome.geometry import Box
 from dermatome.inference.backends import TorchRunner
 from dermatome.inference.probabilities import Probabilities
-from dermatome.skin.tissue.network import TissueCard
+from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
+from dermatome.skin.tissue.networks import STARTER_WEIGHTS
 from dermatome.skin.tissue.segment import (
     TissueOutcome,
+    joined_dermis,
     merge_boxes,
     prepare_tissue,
     segment_slides,
@@ -22,7 +25,8 @@ from dermatome.skin.tissue.segment import (
 )
 from dermatome.skin.tissue.segment import segment_tissue as segment
 from dermatome.skin.tissue.settings import CleanupSettings, TissueSettings
-from dermatome.slides.slide import MppSource, Slide
+from dermatome.slides.slide import MppSource, Slide, read_slide
+from dermatome.synthetic.skin import toy_slide
 from dermatome.training.weights import LoadedWeights
 
 B, D, E, K = TissueClass
@@ -120,6 +124,40 @@ def test_epidermis_without_dermis_is_not_the_skin_that_the_network_knows(weights
     check = segment_tissue(slide_of(truth), weights, compute, SETTINGS).skin_check()
     assert not check.passed
     assert "does not look like the skin" in check.description
+
+
+def test_dermis_in_small_pieces_between_epithelium_is_not_skin(weights, compute):
+    truth = np.full((400, 560), E, np.uint8)
+    truth[:, :20] = B
+    for top, left in itertools.product(range(20, 380, 90), range(40, 540, 90)):
+        truth[top : top + 60, left : left + 60] = D
+    check = segment_tissue(slide_of(truth), weights, compute, SETTINGS).skin_check()
+    assert not check.passed
+    assert check.values["joined_dermis"] == pytest.approx(60**2 / (400 * 540), rel=0.1)
+
+
+def test_joined_dermis_is_the_largest_piece_of_each_section():
+    labels = np.full((40, 100), B, np.uint8)
+    labels[:20, :40] = E
+    labels[10:20, :40] = D
+    assert joined_dermis(labels) == 0.5
+    labels[:20, 60:] = labels[:20, :40]
+    assert joined_dermis(labels) == 0.5, "two sections"
+    labels[10:20, 30:32] = E
+    assert joined_dermis(labels) == (10 * 30 + 10 * 40) / 1600
+    assert joined_dermis(np.full((5, 5), B, np.uint8)) == 0
+    assert joined_dermis(np.full((5, 5), D, np.uint8)) == 1
+
+
+def test_the_starter_does_not_take_other_organs_for_skin(realdata, compute):
+    network = prepare_tissue(load_tissue_weights(STARTER_WEIGHTS), replace(compute, backend="torch"))
+    for name in ("55449_A_1_1", "7921_A_1_1"):
+        core = read_slide(realdata / "hpa_ihc" / f"{name}.jpg", declared_mpp=0.5)
+        half = Slide(name, core.region(Box.whole(core.size), core.size.scaled(0.5)), 1.0, MppSource.DECLARED, "0" * 64)
+        check = segment(half, network).skin_check()
+        assert not check.passed, check.description
+    toy = toy_slide(5, size_px=512).slide
+    assert segment(toy, network).skin_check().passed
 
 
 def test_a_network_that_gives_no_numbers_is_refused(weights, compute):
