@@ -169,7 +169,8 @@ def read_slide(
         hashes = [sha256_file(file) for file in files]
         # Sorted, so that the files' names, which are not kept, do not matter.
         sha256 = hashes[0] if len(hashes) == 1 else sha256_bytes("\n".join(sorted(hashes)).encode())
-        conversions = (f"read in parts, at {len(pixels.sizes)} levels", *pixels.conversions)
+        levels = len(pixels.sizes)
+        conversions = (f"read in parts, at {levels} level{'s' * (levels > 1)}", *pixels.conversions)
         scale = pixels.scale
     return Slide(
         name=name or slide_name(path),
