@@ -28,9 +28,8 @@ TINY = {
 @pytest.fixture
 def root(tmp_path):
     root = DataRoot(tmp_path)
-    root.settings.write_text(
-        'cell_weights = "toy"\n[compute]\ndevice = "cpu"\nthreads = 1\n[nuclei_patches]\nsize_px = 96\nstride_px = 96\n'
-    )
+    compute = '[compute]\ndevice = "cpu"\nbackend = "torch"\nthreads = 1\n'
+    root.settings.write_text(f'cell_weights = "toy"\n{compute}[nuclei_patches]\nsize_px = 96\nstride_px = 96\n')
     return root
 
 

@@ -262,7 +262,8 @@ def test_training_writes_weights_that_predict_masks(trained, images, toy, tmp_pa
     # Names as scanners and annotation tools give them.
     (images / "core A1.[9728x1536].jpg").write_bytes(toy.jpeg())
     out = tmp_path / "masks"
-    code, output, errors = run(capfd, "tissue", "predict", "--weights", weights, "--out", out, images)
+    command = ("tissue", "predict", "--backend", "torch", "--weights", weights, "--out", out)
+    code, output, errors = run(capfd, *command, images)
     assert code == 1
     assert "cut.jpg" in errors
     assert "1 of 3 images failed" in errors
@@ -275,7 +276,7 @@ def test_training_writes_weights_that_predict_masks(trained, images, toy, tmp_pa
     names = [f"{stem}.{end}" for stem in ("core A1.[9728x1536]", "good") for end in ends]
     assert sorted(path.name for path in out.iterdir()) == names
     before = (out / "good.npz").stat().st_mtime_ns
-    again = ("tissue", "predict", "--weights", weights, "--out", out, images / "good.jpg")
+    again = (*command, images / "good.jpg")
     assert "kept" in run(capfd, *again)[1]
     assert (out / "good.npz").stat().st_mtime_ns == before
     assert "kept" not in run(capfd, *again, "--any-scale")[1], "another setting is another result"
@@ -337,7 +338,7 @@ def test_cells_of_an_empty_mask_are_an_outcome(toy, images, tmp_path, capfd):
     assert "toy" in run(capfd, "cells", "segment", "--help")[1]
     save_mask(tmp_path / "tissue" / "good.npz", np.zeros_like(toy.mask), Box.whole(toy.slide.size))
     folders = ("--tissue", tmp_path / "tissue", "--out", tmp_path / "out")
-    code, output, errors = run(capfd, "cells", "segment", "--weights", "toy", *folders, images)
+    code, output, errors = run(capfd, "cells", "segment", "--weights", "toy", "--backend", "torch", *folders, images)
     assert code == 0, errors
     assert "no epidermis" in output
     assert not load_instances(tmp_path / "out" / "good.npz", size=toy.slide.size).any()

@@ -74,12 +74,13 @@ def test_skin_results_are_the_same_files_through_every_door(tmp_path, monkeypatc
     tissue, cells, layers = (tmp_path / name for name in ("tissue", "cells", "layers"))
     save_mask(tissue / "s1.npz", toy.mask, Box.whole(slide.size))
     given = (tmp_path / "s1.png", "--tissue", tissue)
-    command("cells", "segment", *given, "--weights", "toy", "--out", cells, "--precision", "fp32", "--threads", 1)
+    options = ("--weights", "toy", "--precision", "fp32", "--backend", "torch", "--threads", 1)
+    command("cells", "segment", *given, "--out", cells, *options)
     measure = ("layers", "measure", *given, "--cells", cells, "--out", layers)
     assert "kept" not in command(*measure)
     assert "kept" in command(*measure)
 
-    network = load_cell_network("toy", choose_compute("cpu", "fp32", 1))
+    network = load_cell_network("toy", choose_compute("cpu", "fp32", 1, backend="torch"))
     found = segment_cells(slide, toy.mask, network)
     measured = measure_layers(slide, toy.mask, found.instances, found.table)
     root, platform = DataRoot(tmp_path / "data"), tmp_path / "platform"
@@ -133,7 +134,7 @@ def test_layers_of_two_calls_and_slides_without_any_are_in_one_table(tmp_path):
         Image.fromarray(toy.slide.pixels).save(tmp_path / f"{name}.png")
         save_mask(tissue / f"{name}.npz", mask, Box.whole(toy.slide.size))
         given = (tmp_path / f"{name}.png", "--tissue", tissue)
-        command("cells", "segment", *given, "--weights", "toy", "--out", cells, "--threads", 1)
+        command("cells", "segment", *given, "--weights", "toy", "--backend", "torch", "--out", cells, "--threads", 1)
         last = command("layers", "measure", *given, "--cells", cells, "--out", out, "--table", tmp_path / "all.csv")
     assert "no pixel of the tissue mask is epidermis" in last
     for table in (pd.read_parquet(out / "layers.parquet"), pd.read_csv(tmp_path / "all.csv")):

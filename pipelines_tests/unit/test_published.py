@@ -134,6 +134,7 @@ def test_the_command_takes_over_a_file_that_was_downloaded(tmp_path, monkeypatch
 
     cv2.imwrite(str(mask), np.full((80, 90, 3), 230, np.uint8))
     arguments = ["tissue", "predict", str(mask), "--weights", str(out), "--out", str(tmp_path / "o"), "--mpp", "1"]
+    arguments += ["--backend", "torch"]
     done = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "o" / "image.json").read_text())["values"]["weights_licence"] == small.licence

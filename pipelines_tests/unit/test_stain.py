@@ -1,6 +1,7 @@
 """Stains by lookup tables are scikit-image's; a slide's own dyes are found, or the published ones used."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -52,13 +53,21 @@ def test_the_unit_is_a_sixth_of_decadic_optical_density():
     np.testing.assert_allclose(found, [0, 0, 0.6], atol=0.01)
 
 
-def test_green_swapped_with_another_channel_is_found_on_real_slides(realdata):
-    for path in (*(realdata / "hpa_ihc").glob("*.jpg"), realdata / "ihc" / "K10.jpg"):
-        slide = read_slide(path)
+@pytest.fixture(scope="module")
+def cores(realdata):
+    """Real slides by name: cores of HPA and two others."""
+    paths = (*sorted((realdata / "hpa_ihc").glob("*.jpg")), realdata / "ihc" / "K10.jpg", realdata / "ihc" / "Ki67.jpg")
+    return {path.stem: read_slide(path) for path in paths}
+
+
+def test_green_swapped_with_another_channel_is_found_on_real_slides(cores):
+    for name, slide in cores.items():
+        if name == "Ki67":
+            continue
         rgb, i0 = slide.overview(512), np.array(slide_background(slide).i0)
         assert why_no_stains(rgb, i0) == ""
         for order in ([1, 0, 2], [0, 2, 1], [2, 0, 1]):
-            assert why_no_stains(rgb[..., order], i0[order]) == SWAPPED, (path.name, order)
+            assert why_no_stains(rgb[..., order], i0[order]) == SWAPPED, (name, order)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
@@ -67,17 +76,16 @@ def test_other_arrays_are_refused(wrong):
         separate_stains(wrong)
 
 
-def test_red_swapped_with_blue_is_found_where_both_stains_are(realdata):
+def test_red_swapped_with_blue_is_found_where_both_stains_are(cores):
     """Also on 55449_A_1_2, whose colours fit swapped dyes better than the published ones."""
-    for path in (*(realdata / "hpa_ihc").glob("*.jpg"), realdata / "ihc" / "K10.jpg", realdata / "ihc" / "Ki67.jpg"):
-        slide = read_slide(path)
+    for name, slide in cores.items():
         swapped = replace(slide, pixels=np.ascontiguousarray(slide.whole()[..., ::-1]))
-        assert "swapped" in slide_background(swapped).no_stains, path.name
-        assert slide_background(slide).no_stains == "", path.name
+        assert "swapped" in slide_background(swapped).no_stains, name
+        assert slide_background(slide).no_stains == "", name
 
 
-def test_stains_that_are_exchanged_are_told_by_green(realdata):
-    slide = read_slide(realdata / "hpa_ihc" / "55449_A_1_2.jpg")
+def test_stains_that_are_exchanged_are_told_by_green(cores):
+    slide = cores["55449_A_1_2"]
     rgb, i0 = slide.overview(512), np.array(slide_background(slide).i0)
     assert why_no_stains(rgb, i0) == ""
     assert why_no_stains(rgb[..., ::-1], i0[::-1]) == RED_AND_BLUE_SWAPPED
@@ -119,12 +127,18 @@ def dyed(toy, dyes):
     return Slide("toy", np.rint(light.clip(0, 255)).astype(np.uint8), 0.5, MppSource.DECLARED, "0" * 64)
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    """Draws each toy once."""
+    return cache(toy_slide)
+
+
 @pytest.mark.parametrize("dyes", DYES.values(), ids=DYES)
 @pytest.mark.parametrize("pattern", [StainingPattern.BASAL, StainingPattern.SUPRABASAL, StainingPattern.WHOLE])
-def test_dab_is_recovered_within_5_percent_whatever_the_dyes(pattern, dyes):
+def test_dab_is_recovered_within_5_percent_whatever_the_dyes(drawn, pattern, dyes):
     off = []
     for seed in (0, 1, 2):
-        toy = toy_slide(seed, pattern, size_px=640, strength=0.6)
+        toy = drawn(seed, pattern, size_px=640, strength=0.6)
         slide = dyed(toy, dyes)
         background = slide_background(slide)
         found = fit_ihc_slide(slide, background.i0)
@@ -138,8 +152,8 @@ def test_dab_is_recovered_within_5_percent_whatever_the_dyes(pattern, dyes):
 
 
 @pytest.mark.parametrize("order", [[2, 1, 0], [1, 0, 2], [0, 2, 1]])
-def test_swapped_channels_are_no_dyes(order):
-    slide = dyed(toy_slide(1, StainingPattern.BASAL, size_px=640, strength=0.6), DYES["published"])
+def test_swapped_channels_are_no_dyes(drawn, order):
+    slide = dyed(drawn(1, StainingPattern.BASAL, size_px=640, strength=0.6), DYES["published"])
     assert slide_stains(slide, "slide")[1].source is VectorSource.SLIDE
     swapped = replace(slide, pixels=np.ascontiguousarray(slide.whole()[..., order]))
     background, vectors = slide_stains(swapped, "slide")
@@ -198,9 +212,8 @@ def test_where_they_cannot_be_estimated_the_published_ones_are_used_and_the_chec
     assert why in check.description
 
 
-def test_real_cores_have_colours_near_the_published_ones_or_say_why_not(realdata):
-    for path in sorted((realdata / "hpa_ihc").glob("*.jpg")):
-        slide = read_slide(path)
+def test_real_cores_have_colours_near_the_published_ones_or_say_why_not(cores):
+    for slide in (slide for name, slide in cores.items() if name not in ("K10", "Ki67")):
         found = fit_ihc_slide(slide, slide_background(slide).i0)
         off = [degrees_between(found.matrix[stain], STAIN_VECTORS[stain]) for stain in (Stain.HEMATOXYLIN, Stain.DAB)]
         assert max(off) <= 20

@@ -139,7 +139,7 @@ def test_the_skin_chain_of_a_toy_once_its_tissue_is_known(monkeypatch):
     monkeypatch.setattr(
         "dermatome.skin.tissue.segment.segment_tissue", lambda slide, network, settings, progress: known
     )
-    cells = load_cell_network("toy", choose_compute("cpu", "fp32", 1))
+    cells = load_cell_network("toy", choose_compute("cpu", "fp32", 1, backend="torch"))
     shares = []
     settings = Settings(layers=LayerSettings(layer_um=11.0))
     tissue = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=1.0)))
