@@ -25,7 +25,7 @@ from resources.settings import DECIDED_BY
 if TYPE_CHECKING:
     from dermatome.registry.champion import Weights
     from dermatome.registry.manifest import ManifestRow
-    from dermatome.reports.training import ReportLayout
+    from dermatome.registry.report import ReportLayout
     from dermatome.settings import Settings
     from dermatome.storage.record import Scalar
 
@@ -283,7 +283,7 @@ def comparison_asset(weights: dg.AssetsDefinition) -> Callable[[Callable[[], "Re
             & ~dg.AutomationCondition.in_progress(),
         )
         def comparison(context: dg.AssetExecutionContext, paths: PathsResource) -> dg.MaterializeResult:
-            from dermatome.reports.training import compare_versions
+            from dermatome.registry.report import compare_versions
 
             root, layout = paths.data_root, layout_of()
             inputs = partitions_of(root, layout.kind.weights, root.partitions(layout.kind.weights))

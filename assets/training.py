@@ -149,7 +149,7 @@ def make_version(
     from dermatome.training.settings import settings_from
     from dermatome.training.trainer import drop_checkpoints
 
-    kind, version = task.model_kind, context.partition_key
+    kind, version = task.layout.kind, context.partition_key
     checkpoints = root.checkpoints(kind.weights, version)
     lineage = lineage_of_version(task, root, version, config.continue_from)
     chosen = settings_from(task.settings_class, settings if lineage is None else lineage.fill_in(settings))

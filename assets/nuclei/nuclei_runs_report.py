@@ -6,7 +6,7 @@ from assets.nuclei.nuclei_weights import nuclei_weights
 from assets.registry import comparison_asset
 
 if TYPE_CHECKING:
-    from dermatome.reports.training import ReportLayout
+    from dermatome.registry.report import ReportLayout
 
 
 @comparison_asset(nuclei_weights)

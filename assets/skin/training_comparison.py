@@ -6,7 +6,7 @@ from assets.registry import comparison_asset
 from assets.skin.tissue_weights import tissue_weights
 
 if TYPE_CHECKING:
-    from dermatome.reports.training import ReportLayout
+    from dermatome.registry.report import ReportLayout
 
 
 @comparison_asset(tissue_weights)

@@ -1,1 +1,1 @@
-"""Versions of trained networks: kinds, lineage, leakage, the hold-out set, promotion and the champion."""
+"""Versions of trained networks: kinds, lineage, leakage, reports, the hold-out set, the champion."""

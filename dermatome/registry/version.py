@@ -13,16 +13,19 @@ from dermatome.errors import BadWeights, MissingInput
 from dermatome.registry.leakage import check_leakage, one_slide_only
 from dermatome.registry.lineage import Lineage, ancestors_of, lineage_of_file, parent_name
 from dermatome.registry.manifest import ManifestRow, licences, manifest_path, validation_sha256, write_manifest
+from dermatome.registry.report import ReportLayout, write_training_report
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check, Scalar, StageResult, require_record
+from dermatome.training.data import Split, choose_split
 from dermatome.training.settings import TrainingSettings
 from dermatome.training.task import Task
 from dermatome.training.trainer import Trained, train
 from dermatome.training.weights import LoadedWeights, save_weights
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from dermatome.inference.compute import Compute
-    from dermatome.registry.model_kinds import ModelKind
 
 E = TypeVar("E")
 
@@ -32,24 +35,51 @@ class VersionTask(Task[E]):
     """A task whose networks are kept as versions.
 
     Attributes:
+        settings_class: settings of its training.
+        layout: what its reports show, and the kind of network that it trains.
         noun: plural of what a sample is called.
         parents: what may be fine-tuned, in words.
     """
 
     settings_class: ClassVar[type[TrainingSettings]]
-    model_kind: ClassVar[ModelKind]
+    layout: ClassVar[ReportLayout]
     noun: ClassVar[str]
     parents: ClassVar[str] = "a weights file"
 
     @classmethod
-    @abstractmethod
     def choose(
         cls, folders: Sequence[Path], validation_folders: Sequence[Path], settings: Any, lineage: Lineage | None = None
     ) -> Self:
         """The task of the samples in folders; without ``validation_folders`` a share of them is held out.
 
         What an ancestor was trained on is never held out.
+
+        Raises:
+            MissingInput: a folder or a file in it is missing.
+            BadSetting: the samples cannot be split, or do not fit the settings.
+            BadAnnotation, BadImage: a file cannot be used.
         """
+        samples = cls.read(folders, settings)
+        held_out = cls.read(validation_folders, settings) if validation_folders else []
+        return cls(cls.settle(settings, lineage), cls.divide(samples, held_out, settings, lineage))
+
+    @staticmethod
+    @abstractmethod
+    def read(folders: Sequence[Path], settings: Any) -> Sequence[Any]:
+        """The samples in folders; raises as :meth:`choose` does."""
+
+    @classmethod
+    def divide(
+        cls, samples: Sequence[Any], held_out: Sequence[Any], settings: Any, lineage: Lineage | None
+    ) -> Split[Any]:
+        """The samples to train and to validate on; ``held_out`` were given for validation, and may be none."""
+        sides = lineage.sides() if lineage else None
+        return choose_split(samples, held_out, settings.validation_share, settings.seed, sides, noun=cls.noun)
+
+    @staticmethod
+    def settle(settings: Any, lineage: Lineage | None) -> Any:
+        """The settings, with those filled in that depend on the weights to fine-tune."""
+        return settings
 
     @staticmethod
     @abstractmethod
@@ -78,10 +108,28 @@ class VersionTask(Task[E]):
         """Scores and facts for a version's record that only this kind of network has."""
 
     @abstractmethod
+    def tables(self, version: str, trained: Trained[E]) -> dict[str, pa.Table]:
+        """The tables of a version's report by file name."""
+
+    @abstractmethod
+    def figures(self, trained: Trained[E]) -> dict[str, bytes | None]:
+        """The figures of a version's report, PNG bytes by file name; None for one that the version does not have."""
+
     def write_report(
         self, folder: Path, version: str, trained: Trained[E], values: Mapping[str, Scalar], checks: Sequence[Check]
     ) -> None:
-        """Writes the training report of a version."""
+        """Writes the training report of a version; see :func:`write_training_report`."""
+        write_training_report(
+            folder,
+            self.layout,
+            version,
+            trained.history,
+            values=values,
+            settings=trained.card.settings,
+            checks=checks,
+            tables=self.tables(version, trained),
+            figures=self.figures(trained),
+        )
 
     @abstractmethod
     def summary(self, trained: Trained[E]) -> list[str]:
@@ -123,7 +171,7 @@ def lineage_of_version(
         MissingInput: there is no such version or file.
         BadWeights: the file is damaged or does not fit.
     """
-    kind, name = task.model_kind, parent_name(version, continue_from)
+    kind, name = task.layout.kind, parent_name(version, continue_from)
     if name is None:
         return None
     versions = root.partitions(kind.weights)
@@ -192,7 +240,7 @@ def train_version(
     """Trains one version.
 
     Files: `weights.safetensors`, its card `weights.json`, the manifest of its samples `weights.tiles.parquet`, and the
-    training report (:func:`dermatome.reports.training.write_training_report`).
+    training report (:func:`dermatome.registry.report.write_training_report`).
 
     Raises:
         DermatomeError: see :func:`train_file`.

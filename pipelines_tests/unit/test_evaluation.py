@@ -16,7 +16,7 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.errors import MissingInput
 from dermatome.labels.palette import Palette, classes_to_rgb
 from dermatome.registry.manifest import manifest_path, write_manifest
-from dermatome.reports.training import compare_versions, read_version, report_html, write_training_report
+from dermatome.registry.report import compare_versions, read_version, report_html, write_training_report
 from dermatome.skin.tiles.crops import TilePair, manifest_rows
 from dermatome.skin.tissue.evaluate import evaluate
 from dermatome.skin.tissue.report import TISSUE_REPORT, report_values, tissue_figures, tissue_tables

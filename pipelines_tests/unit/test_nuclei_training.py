@@ -16,8 +16,8 @@ from dermatome.nuclei.maps.network import load_nucleus_weights
 from dermatome.nuclei.maps.report import CLASSES_FILE
 from dermatome.nuclei.maps.task import NucleusEvaluation, NucleusTask, NucleusTraining
 from dermatome.registry.manifest import manifest_path, read_manifest
+from dermatome.registry.report import CURVES_FIGURE, HISTORY_FILE, SAMPLES_FIGURE
 from dermatome.registry.version import lineage_named, train_version
-from dermatome.reports.training import CURVES_FIGURE, HISTORY_FILE, SAMPLES_FIGURE
 from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import WEIGHTS_FILE
 from dermatome.training.data import Split

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dermatome.classes import NUCLEUS_LABELS
 from dermatome.nuclei.maps.figures import NUCLEUS_CHARTS
 from dermatome.registry.model_kinds import NUCLEI
-from dermatome.reports.training import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
+from dermatome.registry.report import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
 
 CLASSES_FILE = "classes.parquet"
 INSTANCE_SCORES = (

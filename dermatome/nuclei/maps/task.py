@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -41,9 +41,8 @@ from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.cut import split_patches
 from dermatome.nuclei.patches.files import Patch, load_patches, patch_manifest_rows
 from dermatome.registry.manifest import ManifestRow
-from dermatome.registry.model_kinds import NUCLEI
+from dermatome.registry.report import SAMPLES_FIGURE
 from dermatome.registry.version import VersionTask
-from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
 from dermatome.storage.files import sha256_bytes
 from dermatome.training.data import Split, TileBatches
 from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, UNetSettings
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
 
     from dermatome.inference.compute import Compute
     from dermatome.registry.lineage import Lineage
-    from dermatome.storage.record import Check, Scalar
+    from dermatome.storage.record import Scalar
     from dermatome.training.encoder_weights import EncoderFile
     from dermatome.training.trainer import Trained
 
@@ -180,42 +179,39 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
     split: Split[Patch]
 
     settings_class = NucleusTraining
-    model_kind = NUCLEI
+    layout = NUCLEUS_REPORT
     noun = "patches"
     parents = "a file or toy"
     best_by = "score"
     shown = {"score": "score", "ternary_dice_inside": "inside", "ternary_dice_boundary": "boundary"}
 
+    @staticmethod
+    def read(folders: Sequence[Path], settings: NucleusTraining) -> list[Patch]:
+        """The patches in folders."""
+        return load_patches(*folders)
+
     @classmethod
-    def choose(
-        cls,
-        folders: Sequence[Path],
-        validation_folders: Sequence[Path],
-        settings: NucleusTraining,
-        lineage: Lineage | None = None,
-    ) -> NucleusTask:
-        """The task of folders of patches; if their manifests name no side, whole patients are held out.
+    def divide(
+        cls, samples: Sequence[Patch], held_out: Sequence[Patch], settings: NucleusTraining, lineage: Lineage | None
+    ) -> Split[Patch]:
+        """Divides patches as their manifests say; if those name no side, whole patients are held out.
 
         Raises:
-            MissingInput: a folder has no patches.
-            BadAnnotation: a manifest is damaged.
             BadSetting: there is one patient only, or none that the parent was not trained on, the patches are not of
                 the settings' scale, or only some are stain-normalised.
         """
-        patches = load_patches(*folders)
-        held = load_patches(*validation_folders) if validation_folders else []
-        _check_alike([*patches, *held], settings.mpp)
+        _check_alike([*samples, *held_out], settings.mpp)
         learned = lineage.weights.card.created_from if lineage else ()
         how = "patches were given for it"
-        if not held:
-            rows, how = [patch.row for patch in patches], "as the manifest of the patches says"
+        if not held_out:
+            rows, how = [patch.row for patch in samples], "as the manifest of the patches says"
             if not any(row.side for row in rows):
                 rows, how = split_patches(rows, settings.validation_share, settings.seed, learned)
-            held_out = {row.name for row in rows if row.side == "validation"}
-            held = [patch for patch in patches if patch.name in held_out]
-            patches = [patch for patch in patches if patch.name not in held_out]
-        _check_unseen({patch.case for patch in held}, learned)
-        return cls(settings, Split(tuple(patches), tuple(held), how))
+            names = {row.name for row in rows if row.side == "validation"}
+            held_out = [patch for patch in samples if patch.name in names]
+            samples = [patch for patch in samples if patch.name not in names]
+        _check_unseen({patch.case for patch in held_out}, learned)
+        return Split(tuple(samples), tuple(held_out), how)
 
     @staticmethod
     def load(path: Path) -> LoadedWeights[NucleusCard]:
@@ -340,32 +336,15 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
             **{name: nuclei.get(name) for name in INSTANCE_SCORES},
         }
 
-    def write_report(
-        self,
-        folder: Path,
-        version: str,
-        trained: Trained[NucleusEvaluation],
-        values: Mapping[str, Scalar],
-        checks: Sequence[Check],
-    ) -> None:
-        """Writes tables, figures and curves of a version."""
-        found = trained.evaluation
-        rows = [
-            {"version": version, "map": name, **score.to_json()}
-            for name, scores in (("semantic", found.classes), ("ternary", found.parts))
-            for score in scores
-        ]
-        write_training_report(
-            folder,
-            NUCLEUS_REPORT,
-            version,
-            trained.history,
-            values=values,
-            settings=trained.card.settings,
-            checks=checks,
-            tables={CLASSES_FILE: pa.Table.from_pylist(rows)},
-            figures={SAMPLES_FIGURE: found.samples},
-        )
+    def tables(self, version: str, trained: Trained[NucleusEvaluation]) -> dict[str, pa.Table]:
+        """Scores by class of the semantic and of the ternary map."""
+        maps = (("semantic", trained.evaluation.classes), ("ternary", trained.evaluation.parts))
+        rows = [{"version": version, "map": name, **score.to_json()} for name, scores in maps for score in scores]
+        return {CLASSES_FILE: pa.Table.from_pylist(rows)}
+
+    def figures(self, trained: Trained[NucleusEvaluation]) -> dict[str, bytes | None]:
+        """Samples."""
+        return {SAMPLES_FIGURE: trained.evaluation.samples}
 
     def summary(self, trained: Trained[NucleusEvaluation]) -> list[str]:
         """Dice of the parts and of the classes."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import CELLS
-from dermatome.reports.training import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
+from dermatome.registry.report import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
 from dermatome.skin.cells.annotations import cell_manifest_rows, find_annotated
 from dermatome.skin.cells.figures import CELL_CHARTS, cell_samples_figure
 from dermatome.skin.cells.network import open_cells

@@ -6,7 +6,7 @@ segmentation uses, at the scale at which the median cell of the training images 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dermatome.registry.manifest import ManifestRow
-from dermatome.registry.model_kinds import CELLS
+from dermatome.registry.report import SAMPLES_FIGURE
 from dermatome.registry.version import VersionTask
-from dermatome.reports.training import SAMPLES_FIGURE, write_training_report
 from dermatome.skin.cells.annotations import AnnotatedCells, annotated_sha256, cell_manifest_rows, find_annotated
 from dermatome.skin.cells.crops import PreparedCells, prepare_cells, random_crop
 from dermatome.skin.cells.figures import cell_samples_figure, precision_figure
@@ -27,16 +26,17 @@ from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, CellCar
 from dermatome.skin.cells.report import CELL_REPORT, IMAGE_SCORES_FILE, PRECISION_FIGURE, image_scores
 from dermatome.skin.cells.scores import CellScores, mean_precision, score_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.training.data import CropBatches, Split, choose_split
+from dermatome.training.data import CropBatches, Split
 from dermatome.training.settings import TrainingSettings
 from dermatome.training.task import Parts
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
     from dermatome.inference.compute import Compute
     from dermatome.registry.lineage import Lineage
-    from dermatome.storage.record import Check, Scalar
+    from dermatome.storage.record import Scalar
     from dermatome.training.data import Batch
     from dermatome.training.encoder_weights import EncoderFile
     from dermatome.training.trainer import Trained
@@ -83,7 +83,7 @@ class CellTask(VersionTask[list[CellScores]]):
     cells: CellSettings = field(default_factory=CellSettings)
 
     settings_class = CellTraining
-    model_kind = CELLS
+    layout = CELL_REPORT
     noun = "images"
     parents = "a file, cyto2 or toy"
     best_by = "ap_50"
@@ -91,29 +91,10 @@ class CellTask(VersionTask[list[CellScores]]):
     half = True
     compares_parent = True
 
-    @classmethod
-    def choose(
-        cls,
-        folders: Sequence[Path],
-        validation_folders: Sequence[Path],
-        settings: CellTraining,
-        lineage: Lineage | None = None,
-    ) -> CellTask:
-        """The task of folders of images with their cells beside them (:mod:`dermatome.skin.cells.annotations`).
-
-        Raises:
-            MissingInput: a folder or a file of cells is missing.
-            BadSetting: the images cannot be split.
-            BadAnnotation, BadImage: a file cannot be used.
-        """
-        images, held_out = (
-            find_annotated(*given, declared_mpp=settings.mpp) if given else []
-            for given in (folders, validation_folders)
-        )
-        sides = lineage.sides() if lineage else None
-        return cls(
-            settings, choose_split(images, held_out, settings.validation_share, settings.seed, sides, noun="images")
-        )
+    @staticmethod
+    def read(folders: Sequence[Path], settings: CellTraining) -> list[AnnotatedCells]:
+        """The images in folders with their cells beside them (:mod:`dermatome.skin.cells.annotations`)."""
+        return find_annotated(*folders, declared_mpp=settings.mpp)
 
     @staticmethod
     def load(path: Path) -> LoadedCells:
@@ -195,30 +176,17 @@ class CellTask(VersionTask[list[CellScores]]):
             **{f"{name}_before": value for name, value in mean_precision(trained.before or []).items()},
         }
 
-    def write_report(
-        self,
-        folder: Path,
-        version: str,
-        trained: Trained[list[CellScores]],
-        values: Mapping[str, Scalar],
-        checks: Sequence[Check],
-    ) -> None:
-        """Writes tables, figures and curves of a version."""
+    def tables(self, version: str, trained: Trained[list[CellScores]]) -> dict[str, pa.Table]:
+        """Scores of each image, after and before training."""
+        return {IMAGE_SCORES_FILE: image_scores(version, trained.before or [], trained.evaluation)}
+
+    def figures(self, trained: Trained[list[CellScores]]) -> dict[str, bytes | None]:
+        """Precision by IoU, and samples."""
         before, after = trained.before or [], trained.evaluation
-        write_training_report(
-            folder,
-            CELL_REPORT,
-            version,
-            trained.history,
-            values=values,
-            settings=trained.card.settings,
-            checks=checks,
-            tables={IMAGE_SCORES_FILE: image_scores(version, before, after)},
-            figures={
-                PRECISION_FIGURE: precision_figure(before, after) if after else None,
-                SAMPLES_FIGURE: cell_samples_figure(after) if after else None,
-            },
-        )
+        return {
+            PRECISION_FIGURE: precision_figure(before, after) if after else None,
+            SAMPLES_FIGURE: cell_samples_figure(after) if after else None,
+        }
 
     def summary(self, trained: Trained[list[CellScores]]) -> list[str]:
         """Average precision after and before training."""

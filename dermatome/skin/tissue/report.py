@@ -13,7 +13,7 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.metrics.semantic import score_values
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import TISSUE
-from dermatome.reports.training import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
+from dermatome.registry.report import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
 from dermatome.skin.tiles.crops import load_tiles, manifest_rows
 from dermatome.skin.tissue.evaluate import BOUNDARY_UM, CALIBRATION_BINS, Evaluation, evaluate, tile_probabilities
 from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, reliability_figure, samples_figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,28 +15,27 @@ from dermatome.classes import TISSUE_LABELS
 from dermatome.metrics.semantic import class_scores, score_values
 from dermatome.registry.lineage import lineage_of_file
 from dermatome.registry.manifest import ManifestRow
-from dermatome.registry.model_kinds import TISSUE
 from dermatome.registry.version import VersionTask
-from dermatome.reports.training import write_training_report
 from dermatome.skin.tiles.crops import TilePair, load_tiles, manifest_rows, tiles_sha256
 from dermatome.skin.tiles.varied import varied_tiles, write_varied_tiles
 from dermatome.skin.tissue.evaluate import Evaluation, confusion_on_tiles, evaluate, tile_probabilities
 from dermatome.skin.tissue.network import TissueCard, TissueWeights, load_tissue_weights
 from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS
 from dermatome.skin.tissue.report import CONFUSION_FILE, TISSUE_REPORT, report_values, tissue_figures, tissue_tables
-from dermatome.training.data import Split, TileBatches, choose_split
+from dermatome.training.data import Split, TileBatches
 from dermatome.training.losses import ClassWeighting, LossName, class_weights, make_loss
 from dermatome.training.settings import UNetSettings
 from dermatome.training.task import Parts
 from dermatome.training.unet import build_network, drop_channels, to_batch
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
     from dermatome.inference.compute import Compute
     from dermatome.registry.lineage import Lineage
     from dermatome.skin.tissue.evaluate import ProbabilityRows
-    from dermatome.storage.record import Check, Scalar
+    from dermatome.storage.record import Scalar
     from dermatome.training.encoder_weights import EncoderFile
     from dermatome.training.trainer import Trained
 
@@ -91,36 +90,24 @@ class TissueTask(VersionTask[Evaluation]):
     split: Split[TilePair]
 
     settings_class = TissueTraining
-    model_kind = TISSUE
+    layout = TISSUE_REPORT
     noun = "tiles"
     parents = "a weights file, or starter"
     best_by = "mean_iou"
     shown = {"mean_iou": "mean IoU", **{f"iou_{label}": label for label in TISSUE_LABELS}}
 
-    @classmethod
-    def choose(
-        cls,
-        folders: Sequence[Path],
-        validation_folders: Sequence[Path],
-        settings: TissueTraining,
-        lineage: Lineage | None = None,
-    ) -> TissueTask:
-        """The task of the tiles in folders with ``images/`` and ``masks/``; see :func:`load_tiles`.
+    @staticmethod
+    def read(folders: Sequence[Path], settings: TissueTraining) -> list[TilePair]:
+        """The tiles in folders with ``images/`` and ``masks/``; see :func:`load_tiles`."""
+        return load_tiles(*folders, palette=None if settings.palette == "none" else settings.palette)
 
-        Raises:
-            MissingInput: a folder or file is missing.
-            BadSetting: the tiles cannot be split.
-            BadAnnotation: a palette or mask does not fit.
-            BadImage: a tile cannot be read.
-        """
-        palette = None if settings.palette == "none" else settings.palette
-        held_out = load_tiles(*validation_folders, palette=palette) if validation_folders else []
-        sides = lineage.sides() if lineage else None
-        tiles = load_tiles(*folders, palette=palette)
-        if settings.rehearsal is None:
-            forgets = lineage is not None and lineage.weights.card.synthetic and not settings.synthetic
-            settings = settings.changed(rehearsal=0.5 if forgets else 0.0)
-        return cls(settings, choose_split(tiles, held_out, settings.validation_share, settings.seed, sides))
+    @staticmethod
+    def settle(settings: TissueTraining, lineage: Lineage | None) -> TissueTraining:
+        """The settings with the share of crops that rehearse what the parent has learnt."""
+        if settings.rehearsal is not None:
+            return settings
+        forgets = lineage is not None and lineage.weights.card.synthetic and not settings.synthetic
+        return settings.changed(rehearsal=0.5 if forgets else 0.0)
 
     @staticmethod
     def named(name: str, models_folder: Path | None) -> Lineage | None:
@@ -219,26 +206,13 @@ class TissueTask(VersionTask[Evaluation]):
             **report_values(trained.evaluation),
         }
 
-    def write_report(
-        self,
-        folder: Path,
-        version: str,
-        trained: Trained[Evaluation],
-        values: Mapping[str, Scalar],
-        checks: Sequence[Check],
-    ) -> None:
-        """Writes tables, figures and curves of a version."""
-        write_training_report(
-            folder,
-            TISSUE_REPORT,
-            version,
-            trained.history,
-            values=values,
-            settings=trained.card.settings,
-            checks=checks,
-            tables=tissue_tables(version, trained.evaluation),
-            figures=tissue_figures(trained.evaluation),
-        )
+    def tables(self, version: str, trained: Trained[Evaluation]) -> dict[str, pa.Table]:
+        """Scores by class, confusion, calibration, and scores by tile."""
+        return tissue_tables(version, trained.evaluation)
+
+    def figures(self, trained: Trained[Evaluation]) -> dict[str, bytes | None]:
+        """Confusion matrix, calibration and samples."""
+        return tissue_figures(trained.evaluation)
 
     def summary(self, trained: Trained[Evaluation]) -> list[str]:
         """IoU of each class."""

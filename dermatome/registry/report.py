@@ -99,7 +99,7 @@ class ReportLayout:
 
 
 @dataclass(frozen=True)
-class Version:
+class ReportedVersion:
     """A trained version as reports show it.
 
     Attributes:
@@ -164,7 +164,7 @@ def write_training_report(
         if figure is not None:
             write_atomic(folder / name, figure)
     _write_events(folder / EVENTS_FOLDER, history)
-    page = report_html([Version(version, values, checks, settings, folder)], layout)
+    page = report_html([ReportedVersion(version, values, checks, settings, folder)], layout)
     write_atomic(folder / REPORT_FILE, page.encode())
 
 
@@ -199,7 +199,7 @@ def compare_versions(root: DataRoot, layout: ReportLayout, versions: Sequence[st
     )
 
 
-def read_version(root: DataRoot, asset: str, version: str) -> Version:
+def read_version(root: DataRoot, asset: str, version: str) -> ReportedVersion:
     """Reads a trained version of the asset.
 
     Raises:
@@ -208,11 +208,11 @@ def read_version(root: DataRoot, asset: str, version: str) -> Version:
     record, folder = require_record(root, asset, version), root.folder(asset, version)
     card = folder / Path(WEIGHTS_FILE).with_suffix(".json").name
     settings = json.loads(card.read_text())["settings"] if card.is_file() else record.settings
-    return Version(version, record.values, record.checks, settings, folder, record.made_at)
+    return ReportedVersion(version, record.values, record.checks, settings, folder, record.made_at)
 
 
 def report_html(
-    versions: Sequence[Version],
+    versions: Sequence[ReportedVersion],
     layout: ReportLayout,
     champion: str | None = None,
     hold_out: Mapping[str, Mapping[str, Scalar]] | None = None,
@@ -260,7 +260,7 @@ def report_html(
     )
 
 
-def summarise(versions: Sequence[Version], layout: ReportLayout) -> list[dict[str, Any]]:
+def summarise(versions: Sequence[ReportedVersion], layout: ReportLayout) -> list[dict[str, Any]]:
     """Summarises each score over the versions that have it: mean, standard deviation, lowest, highest, best version."""
     names = [name for table in layout.tables for name in table.scores]
     lower = {name for table in layout.tables if not table.higher for name in table.scores}
@@ -311,7 +311,7 @@ def _score_rows(table: ScoreTable, scores: Sequence[Callable[[str], float | None
     return {"title": title or table.title, "meaning": table.meaning, "folded": table.folded, "rows": marked}
 
 
-def _warnings(versions: Sequence[Version]) -> list[str]:
+def _warnings(versions: Sequence[ReportedVersion]) -> list[str]:
     found = [f"{v.name}: {check.description}" for v in versions for check in v.checks if not check.passed]
     if len({version.values.get("validation_sha256") for version in versions}) > 1:
         found.insert(
@@ -322,7 +322,7 @@ def _warnings(versions: Sequence[Version]) -> list[str]:
     return found
 
 
-def _facts(versions: Sequence[Version]) -> list[dict[str, Any]]:
+def _facts(versions: Sequence[ReportedVersion]) -> list[dict[str, Any]]:
     """What each version was trained on and how, a row for each fact."""
     amounts = [_amounts(version.folder) for version in versions]
     leakage = [next((c.passed for c in v.checks if c.name == "no_leakage"), None) for v in versions]
@@ -357,7 +357,7 @@ def _amounts(folder: Path) -> dict[str, str]:
     return found
 
 
-def _details(version: Version, layout: ReportLayout) -> dict[str, Any]:
+def _details(version: ReportedVersion, layout: ReportLayout) -> dict[str, Any]:
     import pandas as pd
 
     file, columns = layout.details
