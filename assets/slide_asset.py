@@ -97,7 +97,7 @@ def slide_asset(
     inputs_now: FindInputs | None = None,
     check_now: Callable[[DataRoot, str], Check] | None = None,
     more: FindMetadata | None = None,
-    summaries: Sequence[dg.AssetsDefinition] = (),
+    summaries: Callable[[], Sequence[dg.AssetsDefinition]] = tuple,
 ) -> Callable[[Callable[[Run], AnyStage]], dg.AssetsDefinition]:
     """Declares an asset by the function that gives its stage in a run, and names and describes it.
 
@@ -118,8 +118,8 @@ def slide_asset(
         inputs_now: see :func:`dermatome.pipeline.staleness.stale_partitions`.
         check_now: a check of a partition whose outcome can change while its results do not.
         more: finds further metadata of each partition, shown after its outcome.
-        summaries: assets made of all partitions; their check `up_to_date` is evaluated at the end. Dagster itself does
-            not compare an asset with 100 upstream partitions or more.
+        summaries: gives the assets made of all partitions; their check `up_to_date` is evaluated at the end. Dagster
+            itself does not compare an asset with 100 upstream partitions or more.
     """
 
     def declare(stage_of: Callable[[Run], AnyStage]) -> dg.AssetsDefinition:
@@ -155,7 +155,7 @@ def slide_asset(
         def materialize(context: dg.AssetExecutionContext) -> Iterator[Event]:
             run = Run(context)
             metadata_of = more(run.root, run.keys) if more else None
-            yield from _materialize_slides(run, stage_of(run), check_now, metadata_of, summaries)
+            yield from _materialize_slides(run, stage_of(run), check_now, metadata_of, summaries())
 
         return materialize
 

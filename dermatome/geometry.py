@@ -103,6 +103,20 @@ class Box:
             for left in range(self.left_px, self.right_px, side_px):
                 yield Box(top, left, min(top + side_px, self.bottom_px), min(left + side_px, self.right_px))
 
+    def squares(self, side_px: int, step_px: int) -> Iterator[Box]:
+        """Squares ``step_px`` apart that cover this box, in reading order, the last ones at its rim.
+
+        They are cut to this box where it is smaller than a square.
+        """
+
+        def starts(first: int, end: int) -> list[int]:
+            last = max(first, end - side_px)
+            return [*range(first, last, step_px), last]
+
+        for top in starts(self.top_px, self.bottom_px):
+            for left in starts(self.left_px, self.right_px):
+                yield Box(top, left, min(top + side_px, self.bottom_px), min(left + side_px, self.right_px))
+
     def expanded(self, margin_px: int, within: Size) -> Box:
         """This box with ``margin_px`` more on each side, cut to an image of size ``within``."""
         return self.padded(margin_px).common(Box.whole(within))

@@ -18,15 +18,19 @@ def _slides(root: DataRoot, _: Settings) -> InputsNow:
     return lambda record: gene_inputs(root, record.partition)
 
 
-SUMMARIES: list[dg.AssetsDefinition] = []
-"""The assets made of all profiles."""
+def _summaries() -> list[dg.AssetsDefinition]:
+    """The assets made of all profiles, which are declared after this one."""
+    from assets.skin.hpa_agreement import hpa_agreement
+    from assets.skin.skin_atlas import skin_atlas
+
+    return [skin_atlas, hpa_agreement]
 
 
 @slide_asset(
     GENES, "skin_metrics", kind="html", code_version="4", partitions_a_run=250,
     # Which slides are a gene's is known only from its page. If every slide were upstream of every gene, Dagster would
     # call all genes stale after any slide, and none from 100 slides on. The check `up_to_date` names the stale genes.
-    deps=[hpa_images, by_hand(epidermis_layers)], inputs_now=_slides, summaries=SUMMARIES,
+    deps=[hpa_images, by_hand(epidermis_layers)], inputs_now=_slides, summaries=_summaries,
     decided_by=["profiles", "layers.pattern_min_dab_od", "layers.pattern_ratio"],
 )  # fmt: skip
 def gene_profiles(run: Run) -> AnyStage:

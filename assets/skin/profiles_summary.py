@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets.materialize import code_reference, deciding, materialize_one
 from assets.partitions import all_of
-from assets.skin.gene_profiles import SUMMARIES, gene_profiles
+from assets.skin.gene_profiles import gene_profiles
 from assets.slide_asset import INPUTS_NOW
 from dermatome.pipeline.staleness import InputsNow
 from dermatome.settings import Settings
@@ -65,7 +65,6 @@ def profiles_summary(
                 warn=lambda result: True,
             )
 
-        SUMMARIES.append(summary)
         return summary
 
     return declare

@@ -38,7 +38,7 @@ from dermatome.nuclei.til.settings import TilSettings
 from dermatome.storage.layout import DataRoot
 
 if TYPE_CHECKING:
-    from dermatome.nuclei.patches.files import PatchRow
+    from dermatome.nuclei.patches.files import Patch
     from dermatome.slides.slide import Slide
     from dermatome.storage.record import StageResult
 
@@ -89,24 +89,24 @@ def nuclei_patches(
     from dermatome.nuclei.patches.files import write_manifest
 
     settings = settings.changed(declared_mpp=mpp)
-    rows: list[PatchRow] = []
+    patches: list[Patch] = []
     given = isinstance(mpp, GivenMpp)
 
     def cut(case: Path, report: Report) -> str:
         images = annotated_images(case)
         new, left_out = cut_case(images, out, settings, given)
-        if twice := {row.name for row in rows} & {row.name for row in new}:
+        if twice := {patch.name for patch in patches} & {patch.name for patch in new}:
             raise DermatomeError(f"{case} has an image of the same name as another case ({min(twice)}): rename one.")
-        rows.extend(new)
+        patches.extend(new)
         warn(one_class(images, new))
-        text = f"{len(new)} patches of {sum(row.nuclei for row in new)} nuclei"
+        text = f"{len(new)} patches of {sum(patch.nuclei for patch in new)} nuclei"
         return f"{text}; left out, as they are no objects: {left_out}" if left_out else text
 
     def finish() -> None:
-        if rows:
-            divided, how = split_patches(rows, validation_share, seed)
+        if patches:
+            divided, how = split_patches(patches, validation_share, seed)
             write_manifest(out, divided)
-            typer.echo(f"{out}: {len(rows)} patches of {len({row.case for row in rows})} patients; {how}")
+            typer.echo(f"{out}: {len(patches)} patches of {len({patch.case for patch in patches})} patients; {how}")
 
     cases = [case for folder in folders for case in case_folders(folder)]
     if not cases:

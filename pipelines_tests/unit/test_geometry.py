@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,3 +34,14 @@ def test_a_rescaled_box_covers_the_same_part_of_the_image(sized, target):
 def test_a_box_without_area_fits_nowhere_and_a_size_is_at_least_a_pixel():
     assert not Box(0, 0, 0, 5).fits(Size(9, 9))
     assert Size(10, 3).scaled(0.1) == Size(1, 1)
+
+
+@pytest.mark.parametrize("size", [Size(100, 700), Size(300, 256), Size(1000, 513)])
+def test_squares_half_a_side_apart_cover_a_slide(size):
+    boxes = list(Box.whole(size).squares(256, 128))
+    covered = np.zeros((size.height_px, size.width_px), bool)
+    for box in boxes:
+        covered[box.slices] = True
+        assert box.fits(size)
+    assert covered.all()
+    assert len(boxes) == len(set(boxes))

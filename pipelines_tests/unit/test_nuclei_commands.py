@@ -43,7 +43,7 @@ def test_patients_are_held_out_whole_unless_the_manifest_says_who(folders, tmp_p
     assert {patch.case for patch in given.validation} == {"two"}
     with pytest.raises(BadSetting, match="8 patches have another scale than 0.5"):
         NucleusTask.choose(folders, (), settings.changed(mpp=0.5))
-    rows = [patch.row for patch in load_patches(*folders)]
+    rows = load_patches(*folders)
     for folder, side in zip(folders, ("validation", "train"), strict=True):
         write_manifest(folder, [replace(row, side=side) for row in rows if row.case == folder.name])
     told = NucleusTask.choose(folders, (), settings).split

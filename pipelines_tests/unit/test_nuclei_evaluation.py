@@ -54,7 +54,7 @@ def test_a_network_that_is_always_right_scores_one_and_each_nucleus_counts_once(
 
 def test_patches_put_together_are_their_image_and_what_no_patch_shows_is_ignored(case):
     truths, patches = case
-    own = [patch for patch in patches if patch.row.image == "toy5"]
+    own = [patch for patch in patches if patch.image == "toy5"]
     _, joined = joined_image(own)
     np.testing.assert_array_equal(joined.instances, truths[0].instances)
     np.testing.assert_array_equal(joined.semantic, truths[0].semantic)

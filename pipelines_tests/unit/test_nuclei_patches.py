@@ -122,7 +122,7 @@ def test_how_much_of_an_annotation_is_left_out_stays_with_the_patches(tmp_path: 
     (case / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     text = "2 × Point, 1 × class No*, 1 × no geometry, 1 × without a pixel of its own"
     assert make_patches(case, tmp_path / "out", SMALL).values["left_out"] == text
-    assert {patch.row.left_out for patch in load_patches(tmp_path / "out")} == {text}
+    assert {patch.left_out for patch in load_patches(tmp_path / "out")} == {text}
 
 
 def test_patches_lie_on_their_grid_and_read_back(case: Path, toy: ToyNuclei, tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_patches_lie_on_their_grid_and_read_back(case: Path, toy: ToyNuclei, tmp
     assert made.values["patches"] == len(patches) > 4
     assert sum(made.values[f"{label}_share_of_nuclei"] for label in NUCLEUS_LABELS[1:]) == pytest.approx(1)
     assert 0 < (tmp_path / "preview.webp").stat().st_size <= 8_000
-    assert {p.row.top_px for p in patches} == {0, 32, 64, 66}
-    assert {p.row.left_px for p in patches} == {0, 32, 64, 66}
+    assert {p.top_px for p in patches} == {0, 32, 64, 66}
+    assert {p.left_px for p in patches} == {0, 32, 64, 66}
     for patch in patches:
-        here = np.s_[patch.row.top_px : patch.row.top_px + 64, patch.row.left_px : patch.row.left_px + 64]
+        here = np.s_[patch.top_px : patch.top_px + 64, patch.left_px : patch.left_px + 64]
         rgb, labels = patch.read()
         np.testing.assert_array_equal(rgb, toy.slide.whole()[here])
         np.testing.assert_array_equal(labels[..., 0], toy.maps.semantic[here])
@@ -143,8 +143,8 @@ def test_patches_lie_on_their_grid_and_read_back(case: Path, toy: ToyNuclei, tmp
         assert patch.semantic_px == tuple(np.bincount(labels[..., 0].ravel(), minlength=5))
         instances = patch.instances()
         np.testing.assert_array_equal(instances, numbered[here])
-        assert np.unique(instances).size == patch.row.nuclei + 1
-    assert (patches[0].case, patches[0].row.mpp) == ("TCGA-A1-B2C3", 0.25)
+        assert np.unique(instances).size == patch.nuclei + 1
+    assert (patches[0].case, patches[0].mpp) == ("TCGA-A1-B2C3", 0.25)
 
 
 def test_small_images_are_mirrored_and_ignored_beyond_their_edges(case: Path, toy: ToyNuclei, tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_small_images_are_mirrored_and_ignored_beyond_their_edges(case: Path, to
     np.testing.assert_array_equal(rgb[130:160, :130], toy.slide.whole()[:99:-1])
     assert (labels[130:] == IGNORED).all()
     assert (labels[:, 130:] == IGNORED).all()
-    assert (patch.row.height_px, patch.row.width_px) == (130, 130)
-    assert patch.row.ignored_px == 160 * 160 - 130 * 130
+    assert (patch.height_px, patch.width_px) == (130, 130)
+    assert patch.ignored_px == 160 * 160 - 130 * 130
 
 
 def test_patches_with_little_in_them_are_left_out(case: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_manifest_without_all_columns_is_refused(case: Path, tmp_path: Path) -
 
 def test_patients_are_split_whole(case: Path, tmp_path: Path) -> None:
     make_patches(case, tmp_path, SMALL)
-    own = [patch.row for patch in load_patches(tmp_path)]
+    own = load_patches(tmp_path)
     rows = [replace(row, case=f"p{n}", name=f"p{n}_{row.name}") for n in range(5) for row in own]
     sided, how = split_patches(rows, 0.2, seed=1)
     held = {row.case for row in sided if row.side == "validation"}
@@ -221,7 +221,7 @@ def test_patients_are_split_whole(case: Path, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="all on one side of the split"):
         split_patches(rows, 0.2, 1, learnt=[f"p{n}" for n in range(5)])
     write_manifest(tmp_path, sided)
-    assert {patch.row.side for patch in load_patches(tmp_path)} == {"train", "validation"}
+    assert {patch.side for patch in load_patches(tmp_path)} == {"train", "validation"}
     assert patches_sha256(sided) == patches_sha256(rows)
 
 
@@ -270,6 +270,6 @@ def test_the_command_cuts_all_patients_and_goes_on_after_a_bad_one(tmp_path: Pat
     assert done.exit_code == 1
     assert "empty has no annotated image" in done.stderr
     assert "1 of 3 cases" in done.stderr
-    sides = {patch.case: patch.row.side for patch in load_patches(tmp_path / "out")}
+    sides = {patch.case: patch.side for patch in load_patches(tmp_path / "out")}
     assert sorted(sides) == ["TCGA-AA-0001", "TCGA-AA-0002"]
     assert sorted(sides.values()) == ["train", "validation"]

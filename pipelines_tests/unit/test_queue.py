@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermatome.geometry import Box, Size
+from dermatome.geometry import Box
 from dermatome.inference.predictor import Predictor
 from dermatome.pipeline.stage_files import load_slide
-from dermatome.skin.queue.rank import Candidate, _regions, _views, choose, disagreement
+from dermatome.skin.queue.rank import Candidate, _views, choose, disagreement
 from dermatome.skin.queue.settings import QueueSettings
 from dermatome.skin.queue.stage import queue_slides
 from dermatome.skin.tiles.corrections import save_correction
@@ -75,17 +75,6 @@ def test_regions_are_chosen_by_gain_and_do_not_overlap():
     (first, *_) = choose(FOUND, 1, 1, {"a": [Box(0, 0, 100, 100)]})
     assert first.candidate.slide == "b", "what looks like an annotated region waits"
     assert (choose([], 3, 1, {}), len(choose(FOUND, 2, 1, {}))) == ([], 2)
-
-
-@pytest.mark.parametrize("size", [Size(100, 700), Size(300, 256), Size(1000, 513)])
-def test_regions_cover_a_slide(size):
-    boxes = list(_regions(size, 256))
-    covered = np.zeros((size.height_px, size.width_px), bool)
-    for box in boxes:
-        covered[box.slices] = True
-        assert box.fits(size)
-    assert covered.all()
-    assert len(boxes) == len(set(boxes))
 
 
 def test_of_many_slides_some_are_drawn(root):

@@ -35,7 +35,7 @@ def evaluate_patches(
     settings = settings or NucleusSettings()
     of: dict[str, list[Patch]] = {}
     for patch in patches:
-        of.setdefault(patch.image, []).append(patch)
+        of.setdefault(patch.slide, []).append(patch)
     scores = []
     for name, own in of.items():
         rgb, truth = joined_image(own)

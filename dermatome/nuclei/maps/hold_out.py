@@ -42,9 +42,9 @@ def score_nuclei_version(
     loaded, patches = load_nucleus_weights(weights), load_patches(*samples)
     check_stain(version, loaded, patches)
     network = prepare_nuclei(loaded, dataclasses.replace(compute, backend="torch"), settings)
-    scales = {mpp: [patch for patch in patches if patch.row.mpp == mpp] for mpp in {patch.row.mpp for patch in patches}}
+    scales = {mpp: [patch for patch in patches if patch.mpp == mpp] for mpp in {patch.mpp for patch in patches}}
     scores = [image for mpp in sorted(scales) for image in evaluate_patches(scales[mpp], network, mpp, settings)]
-    figure = samples_figure(patches, network, patches[0].row.mpp, settings)
+    figure = samples_figure(patches, network, patches[0].mpp, settings)
     write_atomic(folder / "samples.png", figure)
     write_atomic(folder / PREVIEW_FILE, preview(figure))
     return dict(nucleus_values(scores))

@@ -204,12 +204,11 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         learned = lineage.weights.card.created_from if lineage else ()
         how = "patches were given for it"
         if not held_out:
-            rows, how = [patch.row for patch in samples], "as the manifest of the patches says"
-            if not any(row.side for row in rows):
-                rows, how = split_patches(rows, settings.validation_share, settings.seed, learned)
-            names = {row.name for row in rows if row.side == "validation"}
-            held_out = [patch for patch in samples if patch.name in names]
-            samples = [patch for patch in samples if patch.name not in names]
+            own, how = samples, "as the manifest of the patches says"
+            if not any(patch.side for patch in own):
+                own, how = split_patches(own, settings.validation_share, settings.seed, learned)
+            held_out = [patch for patch in own if patch.side == "validation"]
+            samples = [patch for patch in own if patch.side != "validation"]
         _check_unseen({patch.case for patch in held_out}, learned)
         return Split(tuple(samples), tuple(held_out), how)
 
@@ -392,10 +391,10 @@ def _check_unseen(cases: Collection[str], learned: Collection[str]) -> None:
 
 
 def _check_alike(patches: Sequence[Patch], mpp: float) -> None:
-    other = [patch for patch in patches if not 0.8 <= patch.row.mpp / mpp <= 1.25]
+    other = [patch for patch in patches if not 0.8 <= patch.mpp / mpp <= 1.25]
     if other:
         raise BadSetting(
-            f"{len(other)} patches have another scale than {mpp:g} µm per pixel, {other[0].name} {other[0].row.mpp:g}: "
+            f"{len(other)} patches have another scale than {mpp:g} µm per pixel, {other[0].name} {other[0].mpp:g}: "
             "set mpp to theirs, or leave them out."
         )
     normalised = [patch.normalised for patch in patches]

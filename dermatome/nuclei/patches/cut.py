@@ -20,7 +20,7 @@ from dermatome.imaging.stain_normalisation import AS_IT_IS, fit_slide
 from dermatome.labels.annotation_files import in_words
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.nuclei.patches.annotated import Annotated, AnnotatedImage, annotated_images, read_annotated
-from dermatome.nuclei.patches.files import Patch, PatchRow, patches_sha256, write_manifest
+from dermatome.nuclei.patches.files import Patch, patches_sha256, write_manifest
 from dermatome.nuclei.patches.settings import PatchSettings
 from dermatome.reports.figures import SAMPLES_SHOWN, png_bytes, preview_samples
 from dermatome.slides.slide import Slide
@@ -39,28 +39,28 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
         BadAnnotation: an annotation cannot be read or does not fit its image.
     """
     images = annotated_images(case)
-    rows, left_out = cut_case(images, folder, settings)
-    write_manifest(folder, rows)
-    pixels = {kind: sum(row.semantic_px[kind] for row in rows) for kind in list(NucleusClass)[1:]}
+    patches, left_out = cut_case(images, folder, settings)
+    write_manifest(folder, patches)
+    pixels = {kind: sum(patch.semantic_px[kind] for patch in patches) for kind in list(NucleusClass)[1:]}
     shares = {kind: count / max(1, sum(pixels.values())) for kind, count in pixels.items()}
-    if rows:
-        fullest = sorted(rows, key=lambda row: -row.nuclei)[:SAMPLES_SHOWN]
-        shown = [_drawn(Patch(folder, row)) for row in fullest]
+    if patches:
+        fullest = sorted(patches, key=lambda patch: -patch.nuclei)[:SAMPLES_SHOWN]
+        shown = [_drawn(patch) for patch in fullest]
         facts = [(f"{kind.label} {share:.0%}", kind.colour) for kind, share in shares.items()]
-        counted = f"{len(rows)} patches of {len(images)} images; nuclei by area:"
+        counted = f"{len(patches)} patches of {len(images)} images; nuclei by area:"
         write_atomic(folder / PREVIEW_FILE, preview_samples(shown, case.name, [counted, *facts]))
     return StageResult(
-        outcome="patches" if rows else "no_foreground",
-        data_version=patches_sha256(rows)[:32],
-        message=one_class(images, rows) if rows else f"No patch of {case.name} has enough pixels in nuclei.",
+        outcome="patches" if patches else "no_foreground",
+        data_version=patches_sha256(patches)[:32],
+        message=one_class(images, patches) if patches else f"No patch of {case.name} has enough pixels in nuclei.",
         values={
-            "patches": len(rows),
+            "patches": len(patches),
             "images": len(images),
             **{f"{kind.label}_share_of_nuclei": share for kind, share in shares.items()},
-            "patients": ", ".join(sorted({row.case for row in rows})) or None,
-            **{f"{label}_px": sum(row.semantic_px[n] for row in rows) for n, label in enumerate(NUCLEUS_LABELS)},
-            "ignored_px": sum(row.ignored_px for row in rows),
-            "stain": ", ".join(sorted({row.stain for row in rows})) or None,
+            "patients": ", ".join(sorted({patch.case for patch in patches})) or None,
+            **{f"{label}_px": sum(patch.semantic_px[n] for patch in patches) for n, label in enumerate(NUCLEUS_LABELS)},
+            "ignored_px": sum(patch.ignored_px for patch in patches),
+            "stain": ", ".join(sorted({patch.stain for patch in patches})) or None,
             "left_out": left_out or None,
         },
     )
@@ -72,9 +72,9 @@ def _drawn(patch: Patch) -> RgbImage:
     return draw_borders(tint(rgb, semantic, [kind.colour for kind in NucleusClass]), patch.instances())
 
 
-def one_class(images: Sequence[AnnotatedImage], rows: Sequence[PatchRow]) -> str:
+def one_class(images: Sequence[AnnotatedImage], patches: Sequence[Patch]) -> str:
     """A sentence if class images hold but 0 and 1, which masks of any nucleus do too; else empty."""
-    if not any(image.classes for image in images) or any(any(row.semantic_px[2:]) for row in rows):
+    if not any(image.classes for image in images) or any(any(patch.semantic_px[2:]) for patch in patches):
         return ""
     return (
         f"The class images hold no class but 1, so every nucleus counts as {NUCLEUS_LABELS[1]}: if they are masks of "
@@ -84,28 +84,28 @@ def one_class(images: Sequence[AnnotatedImage], rows: Sequence[PatchRow]) -> str
 
 def cut_case(
     images: Sequence[AnnotatedImage], folder: Path, settings: PatchSettings, mpp_given: bool = False
-) -> tuple[list[PatchRow], str]:
+) -> tuple[list[Patch], str]:
     """Cuts annotated images into ``folder``; a small image makes one patch, mirrored beyond its edges.
 
     With ``mpp_given`` a person declared the scale, which then counts also against a stated objective.
 
     Returns:
-        The rows of the patches, and in words which objects of the annotations are left out, such as ``2 × Point``.
+        The patches, and in words which objects of the annotations are left out, such as ``2 × Point``.
 
     Raises:
         BadImage: it cannot be read.
         BadAnnotation: what belongs to it cannot, or does not fit, or it has more nuclei than patches can number.
     """
-    rows: list[PatchRow] = []
+    patches: list[Patch] = []
     left_out: Counter[str] = Counter()
     for image in images:
         read = read_annotated(image, settings.declared_mpp, settings.boundary_px, mpp_given=mpp_given)
-        rows += _cut_image(image, read, folder, settings)
+        patches += _cut_image(image, read, folder, settings)
         left_out.update(read.maps.left_out)
-    return rows, in_words(left_out)
+    return patches, in_words(left_out)
 
 
-def _cut_image(image: AnnotatedImage, read: Annotated, folder: Path, settings: PatchSettings) -> list[PatchRow]:
+def _cut_image(image: AnnotatedImage, read: Annotated, folder: Path, settings: PatchSettings) -> list[Patch]:
     if read.maps.instances.max() > np.iinfo(np.uint16).max:
         raise BadAnnotation(
             f"{image.image} has {read.maps.instances.max():,} nuclei, and patches number up to 65,535: cut the image "
@@ -115,8 +115,8 @@ def _cut_image(image: AnnotatedImage, read: Annotated, folder: Path, settings: P
     if settings.normalise_stain:
         fit = fit_slide(Slide(image.name, rgb, read.mpp, read.mpp_source, ""))
         rgb, stain = fit.normalise(rgb), fit.outcome.value
-    rows = []
-    for box in _places(Size(*rgb.shape[:2]), settings):
+    patches = []
+    for box in Box.whole(Size(*rgb.shape[:2])).squares(settings.size_px, settings.stride_px):
         arrays = _cut(rgb, read.maps, box, settings.size_px)
         ternary = arrays["ternary"]
         if np.isin(ternary, (1, 2)).mean() < settings.least_foreground:
@@ -126,8 +126,9 @@ def _cut_image(image: AnnotatedImage, read: Annotated, folder: Path, settings: P
         for kind, array in arrays.items():
             digest.update(array.tobytes())
             write_atomic(folder / kind / f"{name}.png", png_bytes(array))
-        rows.append(
-            PatchRow(
+        patches.append(
+            Patch(
+                folder,
                 name=name,
                 case=image.patient,
                 image=image.name,
@@ -147,39 +148,26 @@ def _cut_image(image: AnnotatedImage, read: Annotated, folder: Path, settings: P
                 left_out=in_words(read.maps.left_out),
             )
         )
-    return rows
+    return patches
 
 
 def split_patches(
-    rows: Sequence[PatchRow], share: float, seed: int, learnt: Collection[str] = ()
-) -> tuple[list[PatchRow], str]:
+    patches: Sequence[Patch], share: float, seed: int, learnt: Collection[str] = ()
+) -> tuple[list[Patch], str]:
     """Puts about ``share`` of the patches on the validation side, whole patients at a time.
 
     Patients that were ``learnt`` by the weights to fine-tune cannot test what comes of those.
 
     Returns:
-        The rows with their side, and in words how it was chosen.
+        The patches with their side, and in words how it was chosen.
 
     Raises:
         BadSetting: ``share`` is not from 0 to below 1, there is but one patient, or all of them were learnt from.
     """
-    split = split_samples(rows, share, seed, dict.fromkeys(learnt, "train"), noun="patches")
-    held = {row.name for row in split.validation}
-    sided = [replace(row, side="validation" if row.name in held else "train") for row in rows]
+    split = split_samples(patches, share, seed, dict.fromkeys(learnt, "train"), noun="patches")
+    held = {patch.name for patch in split.validation}
+    sided = [replace(patch, side="validation" if patch.name in held else "train") for patch in patches]
     return sided, split.how + (", none that the weights before had learnt" if learnt and share else "")
-
-
-def _places(size: Size, settings: PatchSettings) -> list[Box]:
-    def starts(length: int) -> list[int]:
-        last = max(0, length - settings.size_px)
-        return [*range(0, last, settings.stride_px), last]
-
-    side = settings.size_px
-    return [
-        Box(top, left, min(top + side, size.height_px), min(left + side, size.width_px))
-        for top in starts(size.height_px)
-        for left in starts(size.width_px)
-    ]
 
 
 def _cut(rgb: RgbImage, maps: NucleusMaps, box: Box, side: int) -> dict[str, npt.NDArray[Any]]:

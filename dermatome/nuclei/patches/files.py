@@ -32,10 +32,11 @@ MANIFEST_FILE = "patches.parquet"
 
 
 @dataclass(frozen=True)
-class PatchRow:
-    """A patch as it was cut: a row of the manifest.
+class Patch:
+    """A patch as it was cut: a row of the manifest, and the folder from which its files are read when asked for.
 
     Attributes:
+        folder: that has the manifest.
         name: ``<image>_<top>_<left>``.
         case: the patient; all patches of one are on the same side of a split.
         kind: what its truth was drawn from (:attr:`~dermatome.nuclei.patches.annotated.AnnotatedImage.kind`).
@@ -46,10 +47,12 @@ class PatchRow:
         ignored_px: pixels that are ignored in the ternary map.
         stain: of its image: ``as it is``, or the :class:`StainOutcome` where it was to be
             normalised.
+        sha256: over its pixels and maps.
         side: ``train`` or ``validation`` where a split was asked for, or empty.
         left_out: objects of the image's annotation that are on no patch, as they have no area or are to be ignored.
     """
 
+    folder: Path
     name: str
     case: str
     image: str
@@ -74,55 +77,26 @@ class PatchRow:
         """The patient, of whom all patches are on one side of a split."""
         return self.case
 
-    place = patient = slide = group
-
-    def class_pixels(self) -> npt.NDArray[np.int64]:
-        """(5,) pixels of each class."""
-        return np.array(self.semantic_px, np.int64)
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A patch on disk, read when it is asked for; see :class:`PatchRow` for ``row``."""
-
-    folder: Path
-    row: PatchRow
+    place = patient = group
 
     @property
-    def name(self) -> str:
-        """Its own."""
-        return self.row.name
-
-    @property
-    def case(self) -> str:
-        """The patient it is of."""
-        return self.row.case
-
-    @property
-    def image(self) -> str:
+    def slide(self) -> str:
         """The annotated image that it was cut from, and of whom."""
-        return f"{self.row.case}/{self.row.image}"
+        return f"{self.case}/{self.image}"
 
     @property
     def normalised(self) -> bool:
         """Whether its image was to be brought to one stain."""
-        return self.row.stain != AS_IT_IS
+        return self.stain != AS_IT_IS
 
     @property
     def box(self) -> Box:
         """Where it lies on its image, what is beyond left out."""
-        row = self.row
-        return Box(row.top_px, row.left_px, row.top_px + row.height_px, row.left_px + row.width_px)
+        return Box(self.top_px, self.left_px, self.top_px + self.height_px, self.left_px + self.width_px)
 
-    @property
-    def sha256(self) -> str:
-        """Over its pixels and maps."""
-        return self.row.sha256
-
-    @property
-    def semantic_px(self) -> tuple[int, ...]:
+    def class_pixels(self) -> npt.NDArray[np.int64]:
         """(5,) pixels of each class."""
-        return self.row.semantic_px
+        return np.array(self.semantic_px, np.int64)
 
     def read(self) -> tuple[RgbImage, npt.NDArray[np.uint8]]:
         """(H, W, 3) uint8 RGB, and (H, W, 2) uint8: its semantic and its ternary map.
@@ -159,10 +133,10 @@ class Patch:
             raise BadAnnotation(f"{path} is damaged ({error}): cut the patches of {self.case} again.") from error
 
 
-def write_manifest(folder: Path, rows: Sequence[PatchRow]) -> None:
-    """Writes ``patches.parquet``; the same rows give the same bytes."""
+def write_manifest(folder: Path, patches: Sequence[Patch]) -> None:
+    """Writes ``patches.parquet``; the same patches give the same bytes."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], _SCHEMA), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pylist([asdict(patch) for patch in patches], _SCHEMA), buffer, compression="zstd")
     write_atomic(folder / MANIFEST_FILE, buffer.getvalue())
 
 
@@ -185,7 +159,7 @@ def load_patches(*folders: Path) -> list[Patch]:
         for row in rows:
             row |= {key: tuple(row[key]) for key in ("semantic_px", "ternary_px")}
             safe_id(row["name"], "The patch")
-            patches.append(Patch(folder, PatchRow(**row)))
+            patches.append(Patch(folder, **row))
     if not patches:
         raise MissingInput(f"There are no patches in {', '.join(map(str, folders))}: cut some of annotated images.")
     patches.sort(key=lambda patch: patch.name)
@@ -203,13 +177,13 @@ def patch_manifest_rows(patches: Iterable[Patch], side: Side) -> list[ManifestRo
     for patch in sorted(patches, key=lambda patch: patch.name):
         rgb, maps = patch.read()
         image_sha256, mask_sha256 = sha256_bytes(rgb.tobytes()), sha256_bytes(maps.tobytes())
-        rows.append(manifest_row(patch.row, side, rgb, image_sha256, mask_sha256, patch.semantic_px, slide=patch.image))
+        rows.append(manifest_row(patch, side, rgb, image_sha256, mask_sha256, patch.semantic_px))
     return rows
 
 
-def patches_sha256(rows: Sequence[PatchRow]) -> str:
+def patches_sha256(patches: Sequence[Patch]) -> str:
     """One sha256 over names and content, whatever the order."""
-    return sha256_bytes("".join(sorted(f"{row.name} {row.case} {row.sha256}\n" for row in rows)).encode())
+    return sha256_bytes("".join(sorted(f"{patch.name} {patch.case} {patch.sha256}\n" for patch in patches)).encode())
 
 
 _SCHEMA = pa.schema(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def candidates(slide: Slide, network: TissueNetwork, side_px: int, views: int) -
     probabilities = _views(predictor, image, views)
     unsure, labels = disagreement(probabilities), probabilities.mean(axis=0).argmax(axis=0).astype(np.uint8)
     found = []
-    for box in _regions(size, side_px):
+    for box in Box.whole(size).squares(side_px, side_px // 2):
         part = box.rescaled(size, seen).slices
         colours, classes = image[part].reshape(-1, 3) / 255, labels[part]
         shares = np.bincount(classes.ravel(), minlength=len(TissueClass)) / classes.size
@@ -133,18 +133,6 @@ def _views(predictor: Predictor, image: RgbImage, views: int) -> npt.NDArray[np.
     predictor.run(scenes)
     back = [np.rot90(one, -(number % 4), axes=(1, 2)) for number, one in enumerate(seen)]
     return np.stack([one[:, :, ::-1] if number >= 4 else one for number, one in enumerate(back)])
-
-
-def _regions(size: Size, side_px: int) -> Iterator[Box]:
-    """Squares at half a side from one another, the last ones at the rim; one if the slide is smaller than they are."""
-
-    def starts(length: int) -> list[int]:
-        last = max(0, length - side_px)
-        return sorted({*range(0, last, side_px // 2), last})
-
-    for top in starts(size.height_px):
-        for left in starts(size.width_px):
-            yield Box(top, left, min(top + side_px, size.height_px), min(left + side_px, size.width_px))
 
 
 def _overlaps(box: Box, others: Sequence[Box]) -> bool:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pandas as pd
 
+from dermatome.classes import RgbImage
 from dermatome.geometry import Box
 from dermatome.imaging.overlay import fitting
 from dermatome.inference.compute import ComputeSettings
@@ -61,18 +62,22 @@ def make_queue(
     proposals = choose(found, settings.regions, settings.diversity, annotated)
     table = _table(proposals, found)
     write_frame(folder / QUEUE_TABLE, table)
-    pictures, rows = [], []
-    for row, one in zip(table.to_dict("records"), proposals, strict=True):
-        box = one.candidate.box
-        pictures.append(load_slide(root, row["slide"]).region(box, fitting(box.size, _THUMBNAIL_PX)))
+    pictures: dict[Candidate, RgbImage] = {}
+    for name in {one.candidate.slide for one in proposals}:
+        slide = load_slide(root, name)
+        for one in (one.candidate for one in proposals if one.candidate.slide == name):
+            pictures[one] = slide.region(one.box, fitting(one.box.size, _THUMBNAIL_PX))
+    rows = []
+    for row, proposal in zip(table.to_dict("records"), proposals, strict=True):
         place = {"slide": row["slide"], "left": row["left_px"], "top": row["top_px"], "side": settings.side_px}
-        image = picture_uri(pictures[-1], "jpeg", quality=85)
+        image = picture_uri(pictures[proposal.candidate], "jpeg", quality=85)
         rows.append(row | {"image": image, "link": f"{web_url}/correct?{urlencode(place)}"})
     text = template("queue.html.j2", "dermatome.skin.queue").render(rows=rows, slides=len(slides), weights=weights.name)
     write_atomic(folder / QUEUE_FILE, text.encode())
     if pictures:
         facts = [f"{len(proposals)} regions", f"of {len(slides)} slides"]
-        write_atomic(folder / PREVIEW_FILE, preview_samples(pictures, "annotation_queue", facts))
+        shown = [pictures[one.candidate] for one in proposals]
+        write_atomic(folder / PREVIEW_FILE, preview_samples(shown, "annotation_queue", facts))
     return StageResult(
         outcome="queue" if proposals else "nothing_to_annotate",
         message=f"{len(proposals)} regions of {len(slides)} slides, the first on {proposals[0].candidate.slide}."
