@@ -39,8 +39,6 @@ from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 
 if TYPE_CHECKING:
-    from dermatome.inference.segmenter import Segmenter
-    from dermatome.skin.cells.network import CellNetwork
     from dermatome.slides.slide import Slide
     from dermatome.storage.record import StageResult
 
@@ -265,24 +263,14 @@ def cells_segment(
     """
     from dermatome.labels.npz import load_mask
     from dermatome.pipeline.exported import result_warning
-    from dermatome.skin.cells.network import TOY_WEIGHTS, load_cell_network
+    from dermatome.skin.cells.networks import cell_weights_named, load_cells
     from dermatome.skin.cells.segment import segment_cells
-    from dermatome.skin.cells.segmenters import load_segmenter, segmenter_file
     from dermatome.skin.cells.stage import write_cells
     from dermatome.storage.files import sha256_file
 
     settings = settings.changed(stain_vectors="slide" if own_stains else "standard")
-    segmenter, models = settings.segmenter, models.expanduser()
-
-    @cache
-    def load() -> CellNetwork | Segmenter:
-        if segmenter == "cellpose":
-            return load_cell_network(weights, compute, models_folder=models, fetch_missing=True)
-        return load_segmenter(segmenter_file(models, weights, segmenter), compute, segmenter)
-
-    own_file = TOY_WEIGHTS if weights == "toy" else Path(weights)
-    unloaded = segmenter == "cellpose" and own_file.is_file()
-    sha256 = sha256_file(own_file) if unloaded else load().sha256
+    found_weights = cell_weights_named(DataRoot(out), weights, settings.segmenter, models.expanduser())
+    load = cache(lambda: load_cells(found_weights, compute, settings.segmenter))
     results = Results(out, "cell_masks", settings, overwrite)
 
     def segment(slide: Slide, report: Report) -> str:
@@ -293,7 +281,7 @@ def cells_segment(
             found = segment_cells(slide, mask, load(), settings, report)
             return write_cells(folder, slide, mask, found, load(), {}, result_warning(tissue, slide.name), slide.name)
 
-        record, note = results.of(slide, write, weights_sha256=sha256, mask_sha256=sha256_file(path))
+        record, note = results.of(slide, write, weights_sha256=found_weights.sha256, mask_sha256=sha256_file(path))
         return note + (
             f"{record.values['cells']} cells" if record.values["cells"] else record.outcome.replace("_", " ")
         )

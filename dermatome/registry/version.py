@@ -91,7 +91,7 @@ class VersionTask(Task[E]):
         """
 
     @staticmethod
-    def named(name: str, models_folder: Path | None) -> Lineage | None:
+    def named(name: str, models_folder: Path) -> Lineage | None:
         """Weights that are neither a version nor a file; None for other names."""
         return None
 
@@ -149,7 +149,7 @@ class Version:
     rows: list[ManifestRow]
 
 
-def lineage_named(task: type[VersionTask[Any]], name: str, models_folder: Path | None = None) -> Lineage:
+def lineage_named(task: type[VersionTask[Any]], name: str, models_folder: Path) -> Lineage:
     """The lineage of a weights file, or of a network with a name such as ``toy``.
 
     Raises:

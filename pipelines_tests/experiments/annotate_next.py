@@ -76,7 +76,7 @@ def fine_tuned(
     regions: Sequence[TilePair], tests: Sequence[TilePair], seed: int, steps: int, compute: Compute, out: Path
 ) -> dict[str, Any]:
     """Fine-tunes the starter on regions, saves it to ``out``, and returns its scores."""
-    lineage = TissueTask.named(STARTER, None)
+    lineage = TissueTask.named(STARTER, Path())
     assert lineage is not None
     given = {
         "epochs": 1,
@@ -96,7 +96,7 @@ def fine_tuned(
 
 def starter_scores(tests: Sequence[TilePair], compute: Compute) -> dict[str, Any]:
     """Scores of the starter itself."""
-    lineage = TissueTask.named(STARTER, None)
+    lineage = TissueTask.named(STARTER, Path())
     assert lineage is not None
     task = TissueTask(settings_from(TissueTraining, lineage.fill_in({"mpp": MPP})), Split((), tuple(tests)))
     return score_values(task.evaluate(load_tissue_weights(STARTER_WEIGHTS).network, compute).scores)

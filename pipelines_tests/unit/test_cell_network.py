@@ -107,7 +107,7 @@ def cyto2_files(tmp_path_factory):
 
 
 def test_cyto2_is_loaded_with_its_size_model(cyto2_files):
-    network = load_cell_network("cyto2", replace(CPU, backend="torch"), models_folder=cyto2_files)
+    network = load_cell_network(cyto2_files, replace(CPU, backend="torch"))
     assert (network.name, network.diameter_px, network.diameter_um) == ("cyto2", 30.0, None)
     assert network.size_model is not None
     style = np.zeros(256, dtype=np.float32)
@@ -117,9 +117,8 @@ def test_cyto2_is_loaded_with_its_size_model(cyto2_files):
 
 
 def test_cyto2_that_is_absent_is_not_downloaded(tmp_path):
-    for folder, says in ((None, "models folder"), (tmp_path, "There is no cyto2torch_0 in")):
-        with pytest.raises(BadWeights, match=says):
-            load_cell_network("cyto2", CPU, models_folder=folder)
+    with pytest.raises(BadWeights, match="There is no cyto2torch_0 in"):
+        load_cell_network(tmp_path, CPU)
     assert not list(tmp_path.iterdir())
 
 
@@ -137,7 +136,7 @@ def test_files_that_would_run_code_do_not(cyto2_files, tmp_path, monkeypatch):
     (tmp_path / cyto2.SIZE_FILE).write_bytes((cyto2_files / cyto2.SIZE_FILE).read_bytes())
     (tmp_path / cyto2.NETWORK_FILE).write_bytes(pickle.dumps({"a": Harmful()}, protocol=2))
     with pytest.raises(BadWeights, match="not a file of torch weights"):
-        load_cell_network("cyto2", CPU, models_folder=tmp_path)
+        load_cell_network(tmp_path, CPU)
     assert not (tmp_path / "harm").exists()
 
 
@@ -162,7 +161,7 @@ def test_cyto2_is_fetched_once_and_loads(zoo, tmp_path):
     for _ in range(2):
         assert cyto2.fetch_cyto2(tmp_path / "m", base_url=zoo.url, hosts=HERE) == tmp_path / "m"
     assert len(zoo.requests) == 2, "one for each file"
-    assert load_cell_network("cyto2", replace(CPU, backend="torch"), models_folder=tmp_path / "m").name == "cyto2"
+    assert load_cell_network(tmp_path / "m", replace(CPU, backend="torch")).name == "cyto2"
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_it_is_fine_tuned_from_a_file_and_writes_what_loads(images, tmp_path):
     rows = read_manifest(manifest_path(tmp_path / "w.safetensors"))
     assert sorted(row.side for row in rows) == ["train", "train", "validation"]
     assert read.card.validation.startswith("1 of 3 images held out, whole slides")
-    lineage = lineage_named(CellTask, str(tmp_path / "w.safetensors"))
+    lineage = lineage_named(CellTask, str(tmp_path / "w.safetensors"), tmp_path)
     given = {"crop_px": 64, "batch": 2, "epochs": 1, "epoch_steps": 1, "learning_rate": 1e-9, "seed": 1}
     settings = settings_from(CellTraining, lineage.fill_in(given))
     task = CellTask.choose([folder], (), settings, lineage)

@@ -114,7 +114,7 @@ def test_a_patient_of_an_ancestor_fails_the_check(made, tmp_path, compute):
     folder, _, _ = made
 
     def child(number, case, tested, parent):
-        lineage = lineage_named(NucleusTask, str(parent / WEIGHTS_FILE))
+        lineage = lineage_named(NucleusTask, str(parent / WEIGHTS_FILE), tmp_path)
         task = task_of([discs(number, case)], [tested], QUICK)
         result = train_version(task, tmp_path / case, "v", compute, lineage=lineage)
         return result.checks[0], load_nucleus_weights(tmp_path / case / WEIGHTS_FILE).card.created_from

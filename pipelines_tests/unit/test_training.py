@@ -163,13 +163,13 @@ def test_an_early_end_keeps_the_best_epoch(folder, tmp_path, compute, monkeypatc
     assert states_equal(again.state, states[1])
 
 
-def test_what_is_fine_tuned_from_synthetic_skin_rehearses_it(folder, compute, monkeypatch):
+def test_what_is_fine_tuned_from_synthetic_skin_rehearses_it(folder, compute, monkeypatch, tmp_path):
     class Drawn:
         def read(self):
             return np.full((128, 128, 3), 90, np.uint8), np.full((128, 128), TissueClass.EPIDERMIS, np.uint8)
 
     monkeypatch.setattr("dermatome.skin.tissue.task.varied_tiles", lambda count, mpp, seed: [Drawn()] * count)
-    starter = TissueTask.named("starter", None)
+    starter = TissueTask.named("starter", tmp_path)
     given = starter.fill_in({"crop_px": 64, "batch": 4, "mpp": 0.5})
     scratch = TissueTask.choose([folder], (), SMALL)
     tuned = TissueTask.choose([folder], (), settings_from(TissueTraining, given), starter)

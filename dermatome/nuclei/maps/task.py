@@ -218,7 +218,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         return load_nucleus_weights(path)
 
     @staticmethod
-    def named(name: str, models_folder: Path | None) -> Lineage | None:
+    def named(name: str, models_folder: Path) -> Lineage | None:
         """``toy``, the network that is shipped."""
         from dermatome.registry.lineage import lineage_of_file
 

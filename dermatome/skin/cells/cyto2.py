@@ -70,7 +70,7 @@ def fetch_cyto2(
     return folder
 
 
-def read_cyto2(folder: Path | None, styles: int) -> tuple[dict[str, torch.Tensor], str, SizeModel]:
+def read_cyto2(folder: Path, styles: int) -> tuple[dict[str, torch.Tensor], str, SizeModel]:
     """Reads the tensors of ``cyto2``, their file's sha256 and the size model from a folder with both files.
 
     ``styles`` is the length of the network's style.
@@ -80,11 +80,6 @@ def read_cyto2(folder: Path | None, styles: int) -> tuple[dict[str, torch.Tensor
     """
     import torch
 
-    if folder is None:
-        raise BadWeights(
-            f"The cell network 'cyto2' needs a models folder with {NETWORK_FILE} and {SIZE_FILE}: name that folder, or "
-            "give a .safetensors file."
-        )
     for name in _MAX_BYTES:
         if not (folder / name).is_file():
             raise BadWeights(

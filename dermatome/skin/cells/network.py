@@ -18,7 +18,7 @@ from dermatome.errors import BadWeights
 from dermatome.inference.backends import Runner, prepare_runner
 from dermatome.inference.compute import Compute
 from dermatome.registry.published import published_named
-from dermatome.skin.cells.cyto2 import NETWORK_FILE, SizeModel, fetch_cyto2, read_cyto2
+from dermatome.skin.cells.cyto2 import NETWORK_FILE, SizeModel, read_cyto2
 from dermatome.skin.cells.image import PREPARATION
 from dermatome.training.weights import LoadedWeights, WeightsCard, fill_network, load_weights
 
@@ -143,15 +143,9 @@ class CellNetwork:
         return self.runner.precision
 
 
-def load_cell_network(
-    weights: Path | str,
-    compute: Compute,
-    *,
-    models_folder: Path | None = None,
-    fetch_missing: bool = False,
-) -> CellNetwork:
-    """Loads a network and prepares it to run; arguments and errors as for :func:`open_cells`, and:"""
-    read = open_cells(weights, models_folder=models_folder, fetch_missing=fetch_missing)
+def load_cell_network(weights: Path | str, compute: Compute) -> CellNetwork:
+    """Loads a network and prepares it to run; arguments and errors as for :func:`open_cells`."""
+    read = open_cells(weights)
     runner = cell_runner(read.network, compute)
     card = read.card
     return CellNetwork(
@@ -160,24 +154,20 @@ def load_cell_network(
     )  # fmt: skip
 
 
-def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_missing: bool = False) -> LoadedCells:
-    """Reads a network's file (:class:`CellCard`), or those of Cellpose's ``cyto2`` from a folder.
+def open_cells(weights: Path | str) -> LoadedCells:
+    """Reads a network's file (:class:`CellCard`), or those of Cellpose's ``cyto2``.
 
     Args:
-        weights: a ``.safetensors`` file, or ``"cyto2"``, or ``"toy"``, the demo's (:data:`TOY_WEIGHTS`).
-        models_folder: where ``cyto2torch_0`` and ``size_cyto2torch_0.npy`` lie;
-            :func:`dermatome.skin.cells.cyto2.fetch_cyto2` puts them there.
-        fetch_missing: whether to do that now where they are not there; nothing is ever downloaded otherwise.
+        weights: a ``.safetensors`` file; ``"toy"``, the demo's (:data:`TOY_WEIGHTS`); or the folder that has
+            ``cyto2torch_0`` and ``size_cyto2torch_0.npy`` (:func:`dermatome.skin.cells.cyto2.fetch_cyto2`).
 
     Raises:
         BadWeights: the file is missing, damaged, has missing, unexpected or misshapen entries, no card, or was
             trained on input prepared another way.
-        FetchFailed: ``cyto2`` was to be fetched and could not be.
     """
-    if weights == "cyto2":
-        if fetch_missing and models_folder is not None:
-            fetch_cyto2(models_folder)
-        tensors, sha256, size_model = read_cyto2(models_folder, CYTO2_NBASE[-1])
+    path = TOY_WEIGHTS if weights == "toy" else Path(weights)
+    if path.is_dir():
+        tensors, sha256, size_model = read_cyto2(path, CYTO2_NBASE[-1])
         network = fill_network(
             build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, NETWORK_FILE, CellCard.optional_tensors
         )
@@ -185,8 +175,7 @@ def open_cells(weights: Path | str, *, models_folder: Path | None = None, fetch_
             CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images", name="cyto2",
             licence=published_named("cyto2").licence,
         )  # fmt: skip
-        return LoadedCells(lambda: network, card, sha256, Path(models_folder or ".") / NETWORK_FILE, size_model)
-    path = TOY_WEIGHTS if weights == "toy" else Path(weights)
+        return LoadedCells(lambda: network, card, sha256, path / NETWORK_FILE, size_model)
     if not path.is_file():
         raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
     loaded = load_weights(path, CellCard)

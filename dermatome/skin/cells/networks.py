@@ -33,24 +33,29 @@ def find_cell_weights(root: DataRoot, named: str, segmenter: str = "cellpose") -
     return find_champion(root, CELLS, partial(cell_weights_named, root, named))
 
 
-def cell_weights_named(root: DataRoot, named: str, segmenter: str = "cellpose") -> Weights:
-    """The network ``cyto2`` (fetched if missing), ``toy``, or the weights file at a path; see above."""
+def cell_weights_named(root: DataRoot, named: str, segmenter: str = "cellpose", models: Path | None = None) -> Weights:
+    """The network ``cyto2`` (fetched if missing), ``toy``, or the weights file at a path; see above.
+
+    ``models`` is the folder of networks from elsewhere, by default the data root's.
+    """
     from dermatome.skin.cells import cyto2
     from dermatome.skin.cells.network import TOY_WEIGHTS
     from dermatome.skin.cells.segmenters import segmenter_file
     from dermatome.skin.cells.watershed import SHA256
 
+    models = models or root.models
     if segmenter == "watershed":
-        return Weights(root, CELLS, segmenter, SHA256, file=root.models)
+        return Weights(root, CELLS, segmenter, SHA256, file=models)
     if segmenter != "cellpose":
-        path = segmenter_file(root.models, named, segmenter)
+        path = segmenter_file(models, named, segmenter)
         if not path.is_file():
             raise BadWeights(
-                f"There is no network for the segmenter {segmenter} at {path}: set cell_weights to its file."
+                f"There is no network for the segmenter {segmenter} at {path}: take it over with 'dermatome models "
+                "get', or name its file."
             )
         return Weights(root, CELLS, path.stem, sha256_file(path), file=path)
     if named == "cyto2":
-        folder = cyto2.fetch_cyto2(root.models)
+        folder = cyto2.fetch_cyto2(models)
         return Weights(root, CELLS, named, sha256_file(folder / cyto2.NETWORK_FILE), file=folder)
     path = TOY_WEIGHTS if named == "toy" else Path(named)
     if not path.is_file():
@@ -69,10 +74,4 @@ def load_cells(weights: Weights, compute: Compute, segmenter: str = "cellpose") 
 
     if segmenter != "cellpose":
         return weights.load(partial(load_segmenter, compute=compute, method=segmenter))
-
-    def read(path: Path) -> CellNetwork:
-        if path.is_dir():
-            return load_cell_network("cyto2", compute, models_folder=path)
-        return load_cell_network(path, compute)
-
-    return weights.load(read)
+    return weights.load(partial(load_cell_network, compute=compute))

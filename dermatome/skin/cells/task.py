@@ -20,6 +20,7 @@ from dermatome.registry.report import SAMPLES_FIGURE
 from dermatome.registry.version import VersionTask
 from dermatome.skin.cells.annotations import AnnotatedCells, annotated_sha256, cell_manifest_rows, find_annotated
 from dermatome.skin.cells.crops import PreparedCells, prepare_cells, random_crop
+from dermatome.skin.cells.cyto2 import fetch_cyto2
 from dermatome.skin.cells.figures import cell_samples_figure, precision_figure
 from dermatome.skin.cells.image import PREPARATION
 from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, CellCard, LoadedCells, build_cpnet, open_cells
@@ -102,14 +103,15 @@ class CellTask(VersionTask[list[CellScores]]):
         return open_cells(path)
 
     @staticmethod
-    def named(name: str, models_folder: Path | None) -> Lineage | None:
+    def named(name: str, models_folder: Path) -> Lineage | None:
         """``cyto2``, which is fetched if it is missing, or ``toy``."""
         from dermatome.registry.lineage import Lineage
 
         if name not in ("cyto2", "toy"):
             return None
+        weights = fetch_cyto2(models_folder) if name == "cyto2" else name
         # The training data of toy is synthetic. That of cyto2 is unknown, and may include the validation images.
-        return Lineage(name, open_cells(name, models_folder=models_folder, fetch_missing=True), {}, name == "toy")
+        return Lineage(name, open_cells(weights), {}, name == "toy")
 
     @cached_property
     def diameter(self) -> tuple[float, int]:

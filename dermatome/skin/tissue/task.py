@@ -110,7 +110,7 @@ class TissueTask(VersionTask[Evaluation]):
         return settings.changed(rehearsal=0.5 if forgets else 0.0)
 
     @staticmethod
-    def named(name: str, models_folder: Path | None) -> Lineage | None:
+    def named(name: str, models_folder: Path) -> Lineage | None:
         """The network ``starter``."""
         return lineage_of_file(STARTER_WEIGHTS, load_tissue_weights) if name == STARTER else None
 
