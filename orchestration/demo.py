@@ -178,14 +178,13 @@ def run_pipeline(demo: Demo) -> bool:
     Returns:
         Whether all runs succeeded but the one with the slide that is broken on purpose.
     """
-    from dermatome.hpa.records import read_records
-    from dermatome.hpa.stage import RECORDS_FILE
+    from dermatome.hpa.records import gene_images
 
     root, instance = demo.root, demo.instance
     genes = [gene.ensembl_id for gene in cohort.demo_genes()]
     instance.add_dynamic_partitions(str(GENES.name), genes)
     good = demo.materialize("hpa_images", genes)
-    rows = [r for gene in genes for r in read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()]
+    rows = [r for gene in genes for r in gene_images(root, gene)]
     sources = [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
     register_slides(instance, root, sources)
     slides = instance.get_dynamic_partitions(str(SLIDES.name))

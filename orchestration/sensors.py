@@ -42,8 +42,7 @@ _IN_PROGRESS = [status for status in dg.DagsterRunStatus if status.value not in 
 )
 def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
     """Follows the events of `hpa_images`. The work of a tick is bounded; the next one continues."""
-    from dermatome.hpa.records import read_records
-    from dermatome.hpa.stage import RECORDS_FILE
+    from dermatome.hpa.records import gene_images
 
     root, until = paths.data_root, time.monotonic() + _TICK_S
     after = int(context.cursor) if context.cursor else None
@@ -60,7 +59,7 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
         if (gene := event.partition_key) is None:  # the note that there is none yet
             continue
         try:
-            rows = read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
+            rows = gene_images(root, gene)
         except (DermatomeError, OSError) as error:
             # Not stopping here: the next tick would stop at the same gene.
             context.log.error(f"The slides of {gene} are passed over ({error}): materialize hpa_images for it again.")

@@ -16,8 +16,7 @@ _UPSTREAM = ("slide_images", "epidermis_masks", "cell_masks")
 
 def origin_of(root: DataRoot, slides: Sequence[str]) -> Callable[[str], Mapping[str, Any]]:
     """The origin of each slide as metadata; of a slide of one's own, only its image."""
-    from dermatome.hpa.records import read_records
-    from dermatome.hpa.stage import RECORDS_FILE
+    from dermatome.hpa.records import gene_images
     from dermatome.slides.register import read_sources
 
     sources = read_sources(root.slide_sources, slides)
@@ -25,7 +24,7 @@ def origin_of(root: DataRoot, slides: Sequence[str]) -> Callable[[str], Mapping[
     @cache
     def images(ensembl_id: str) -> dict[str, dict[str, str | None]]:
         try:
-            rows = read_records(root.folder("hpa_images", ensembl_id) / RECORDS_FILE).to_pylist()
+            rows = gene_images(root, ensembl_id)
         except (DermatomeError, OSError):  # the slide's own results do not depend on it
             return {}
         return {row["slide"]: row for row in rows}

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dermatome.classes import UNCLASSIFIED, UNCLASSIFIED_COLOUR, LabelArray, NucleusClass, Rgb, TissueClass
 from dermatome.errors import MissingInput
-from dermatome.hpa.records import read_records
-from dermatome.hpa.stage import RECORDS_FILE
+from dermatome.hpa.records import slide_facts
 from dermatome.labels.ome_tiff import open_ome_tiff
 from dermatome.nuclei.maps.files import INSTANCES_FILE, NUCLEI_TABLE, OUTLINES_FILE, SEMANTIC_FILE
 from dermatome.pipeline.stage_files import load_slide, read_rows, synthetic_warning
@@ -107,7 +106,7 @@ def _skin(root: DataRoot, name: str) -> SlideResults:
         },
         place_cells(table, read_rows(folder / "cell_layers.parquet")),
         classes | layers | CELL_CLASSES,
-        _facts(root, name),
+        slide_facts(root, name, FACTS),
         {made.asset: made.data_version for made in (mask_made, cells_made, record)},
         synthetic_warning(record.values),
     )
@@ -132,11 +131,3 @@ def _nuclei(root: DataRoot, name: str) -> SlideResults:
 
 def _image(root: DataRoot, asset: str, name: str) -> Path:
     return root.folder(asset, name) / str(require_record(root, asset, name).values["file"])
-
-
-def _facts(root: DataRoot, name: str) -> dict[str, str]:
-    """What the image record of a slide of HPA says."""
-    gene = require_record(root, "slide_images", name).values["ensembl_id"]
-    rows = read_records(root.folder("hpa_images", str(gene)) / RECORDS_FILE).to_pylist() if gene else []
-    images = [row for row in rows if row["slide"] == name]
-    return {fact: "; ".join(dict.fromkeys(str(row[fact]) for row in images if row[fact])) for fact in FACTS}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -10,6 +12,10 @@ import pyarrow.parquet as pq
 
 from dermatome.errors import BadPage, MissingInput, StorageFailed
 from dermatome.storage.files import atomic_file, safe_id
+from dermatome.storage.layout import DataRoot
+from dermatome.storage.record import require_record
+
+RECORDS_FILE = "images.parquet"
 
 _CELL_TYPE = pa.struct([(name, pa.string()) for name in ("cell_type", "staining", "intensity", "quantity", "location")])
 IMAGE_RECORD_SCHEMA = pa.schema(
@@ -91,6 +97,23 @@ def read_records(path: Path) -> pa.Table:
         raise MissingInput(f"There are no image records at {path}: parse the gene's page first.") from error
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise BadPage(f"{path.name} holds no image records ({error}): parse the gene's page again.") from error
+
+
+def gene_images(root: DataRoot, gene: str) -> list[dict[str, Any]]:
+    """The image records of a gene in a data root; raises as :func:`read_records` does."""
+    rows: list[dict[str, Any]] = read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
+    return rows
+
+
+def slide_facts(root: DataRoot, slide: str, names: Sequence[str]) -> dict[str, str]:
+    """What the image records of a slide say in the columns ``names``; empty texts where it is not of HPA.
+
+    Raises:
+        MissingInput: the slide has no image yet, or its gene no image records.
+    """
+    gene = require_record(root, "slide_images", slide).values.get("ensembl_id")
+    rows = [row for row in gene_images(root, str(gene)) if row["slide"] == slide] if gene else []
+    return {name: "; ".join(sorted({str(row[name]) for row in rows if row[name]})) for name in names}
 
 
 def merge_records(tables: list[pa.Table]) -> pa.Table:

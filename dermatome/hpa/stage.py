@@ -14,12 +14,10 @@ import pyarrow as pa
 from dermatome.errors import BadPage
 from dermatome.hpa.client import HpaClient
 from dermatome.hpa.pages import GenePage, check_tissue, parse_page
-from dermatome.hpa.records import merge_records, write_records
+from dermatome.hpa.records import RECORDS_FILE, merge_records, write_records
 from dermatome.storage.files import sha256_file, write_atomic
 from dermatome.storage.http import Fetched, NotThere
 from dermatome.storage.record import StageResult, content_version
-
-RECORDS_FILE = "images.parquet"
 
 
 def fetch_gene_images(

@@ -107,8 +107,7 @@ def _steps(folder: Path, instance: Any, count: int) -> dict[str, Callable[[], st
 
     def pages() -> str:
         from dermatome.hpa.pages import parse_page
-        from dermatome.hpa.records import write_records
-        from dermatome.hpa.stage import RECORDS_FILE
+        from dermatome.hpa.records import RECORDS_FILE, write_records
         from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 
         genes = [f"ENSG{number:011d}" for number in range(min(20_000, count))]

@@ -14,8 +14,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from assets.partitions import GENES, SLIDES
 from dermatome.hpa.pages import parse_page
-from dermatome.hpa.records import write_records
-from dermatome.hpa.stage import RECORDS_FILE
+from dermatome.hpa.records import RECORDS_FILE, write_records
 from dermatome.slides.register import read_sources
 from dermatome.slides.source import SlideSource
 from dermatome.storage.layout import FAILURES

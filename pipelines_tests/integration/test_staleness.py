@@ -7,8 +7,7 @@ from assets.partitions import ANNOTATED_SLIDES, GENES, SLIDES, TRAINING_VERSIONS
 from assets.skin import gene_profiles
 from assets.slide_asset import stale_partitions_of
 from dermatome.hpa.pages import parse_page
-from dermatome.hpa.records import write_records
-from dermatome.hpa.stage import RECORDS_FILE
+from dermatome.hpa.records import RECORDS_FILE, write_records
 from dermatome.settings import deciding_settings, load_settings
 from dermatome.storage.record import StageRecord, fingerprint, write_record
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml

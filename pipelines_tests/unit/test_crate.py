@@ -14,8 +14,7 @@ import pytest
 
 from dermatome.errors import BadSetting, MissingInput, StorageFailed
 from dermatome.hpa.pages import parse_page
-from dermatome.hpa.records import write_records
-from dermatome.hpa.stage import RECORDS_FILE
+from dermatome.hpa.records import RECORDS_FILE, write_records
 from dermatome.skin.crate.export import export_crate
 from dermatome.skin.crate.replay import Crate
 from dermatome.skin.tissue.network import load_tissue_weights

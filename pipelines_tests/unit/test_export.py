@@ -17,8 +17,7 @@ from dermatome.errors import BadImage, MissingInput
 from dermatome.export.qupath import export_qupath as write_qupath
 from dermatome.export.results import read_results, slides_of_gene
 from dermatome.geometry import Size
-from dermatome.hpa.records import IMAGE_RECORD_SCHEMA, write_records
-from dermatome.hpa.stage import RECORDS_FILE
+from dermatome.hpa.records import IMAGE_RECORD_SCHEMA, RECORDS_FILE, write_records
 from dermatome.nuclei.maps.networks import nucleus_weights_named
 from dermatome.nuclei.maps.stage import NucleusStage
 from dermatome.pipeline.cached_stage import WaitingStage

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from dermatome.hpa.pages import parse_page
-from dermatome.hpa.records import write_records
-from dermatome.hpa.stage import RECORDS_FILE
+from dermatome.hpa.records import RECORDS_FILE, write_records
 from dermatome.pipeline.stage_files import write_rows
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.skin.profiles.card import CoreShown, LeftOut, card_html

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from dermatome import __version__
 from dermatome.errors import BadSetting, MissingInput
-from dermatome.hpa.records import read_records
+from dermatome.hpa.records import gene_images
 from dermatome.hpa.settings import LICENCE_PAGE
-from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.registry.model_kinds import CELLS, TISSUE
 from dermatome.skin.cells.network import TOY_WEIGHTS
 from dermatome.skin.stage_files import require_current
@@ -77,7 +76,7 @@ def export_crate(root: DataRoot, out: Path, genes: Sequence[str] | None = None) 
     except ImportError as error:
         raise BadSetting("A crate is written by the package rocrate: pip install 'dermatome[crate]'.") from error
     pages = _pages(root, genes)
-    rows = [row for gene in pages for row in read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()]
+    rows = [row for gene in pages for row in gene_images(root, gene)]
     slides = dict.fromkeys(row["slide"] for row in rows)
     if genes is None:
         slides |= dict.fromkeys(root.partitions("slide_images"))

@@ -12,9 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from dermatome.hpa.records import read_records
+from dermatome.hpa.records import gene_images
 from dermatome.hpa.settings import ATTRIBUTION, LICENCE_PAGE
-from dermatome.hpa.stage import RECORDS_FILE
 from dermatome.pipeline.cached_stage import Stage
 from dermatome.pipeline.stage_files import read_rows, synthetic_warning, timed, write_report
 from dermatome.reports.html import data_uri, template
@@ -151,8 +150,8 @@ def gene_inputs(root: DataRoot, gene: str) -> dict[str, str]:
 
 def _images(root: DataRoot, gene: str) -> list[dict[str, Any]]:
     """The image records of a gene, each slide and antibody once."""
-    rows = read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
-    return list({(row["slide"], row["antibody"]): row for row in reversed(rows)}.values())[::-1]
+    rows = reversed(gene_images(root, gene))
+    return list({(row["slide"], row["antibody"]): row for row in rows}.values())[::-1]
 
 
 def _state(root: DataRoot, slide: str) -> tuple[StageRecord | None, str]:
@@ -208,7 +207,7 @@ def annotated_cores(root: DataRoot, gene: str, cores: Sequence[Core]) -> pd.Data
     shown = ("slide", "antibody", "tissue", "patient_id", *ANNOTATION[1:], "release")
     rows = [
         {name: image[name] for name in shown} | dict(measured[image["slide"], image["antibody"]])
-        for image in read_records(root.folder("hpa_images", gene) / RECORDS_FILE).to_pylist()
+        for image in gene_images(root, gene)
         if (image["slide"], image["antibody"]) in measured
     ]
     return pd.DataFrame(rows, columns=[*shown, *measures]).rename(columns={"patient_id": "patient"})

@@ -20,8 +20,7 @@ from filelock import FileLock
 from dermatome.classes import IGNORED, TISSUE_LABELS, BoolMap, ClassMap
 from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box, Size
-from dermatome.hpa.records import read_records
-from dermatome.hpa.stage import RECORDS_FILE
+from dermatome.hpa.records import slide_facts
 from dermatome.labels.palette import decode_mask
 from dermatome.reports.figures import png_bytes
 from dermatome.skin.stage_files import load_tissue_mask
@@ -29,7 +28,7 @@ from dermatome.skin.tiles.annotated import SLIDE_FILE
 from dermatome.slides.slide import Slide
 from dermatome.storage.files import folders_in, safe_id, sha256_bytes, write_atomic
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import read_record, require_record
+from dermatome.storage.record import read_record
 
 LEAST_SIDE_PX, LARGEST_SIDE_PX = 64, 2048
 _MASK_FILE, _IMAGE_FILE = "mask.png", "he.png"
@@ -233,13 +232,8 @@ def _saved(folder: Path) -> Saved | None:
 
 def _origin(root: DataRoot, slide: str) -> tuple[str, str]:
     """Patient and licence of a slide of HPA, empty for others."""
-    gene = require_record(root, "slide_images", slide).values.get("ensembl_id")
     try:
-        rows = read_records(root.folder("hpa_images", str(gene)) / RECORDS_FILE).to_pylist() if gene else []
+        patient, licence = slide_facts(root, slide, ("patient_id", "licence")).values()
     except MissingInput:
         return "", ""
-    patient, licence = (
-        "; ".join(sorted({str(row[key]) for row in rows if row["slide"] == slide and row[key]}))
-        for key in ("patient_id", "licence")
-    )
     return patient, licence
