@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _hold_out(settings: "Settings") -> HoldOut:
-    from dermatome.nuclei.maps.hold_out import nucleus_rows, score_nuclei_version
+    from dermatome.nuclei.maps.report import nucleus_rows, score_nuclei_version
 
     return nucleus_rows, partial(score_nuclei_version, settings=settings.nuclei)
 

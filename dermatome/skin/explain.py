@@ -22,11 +22,10 @@ from dermatome.imaging.overlay import draw_borders, enlarge, fitting, sample_lab
 from dermatome.labels.object_table import ObjectSums
 from dermatome.labels.tiled import TILE_PX, TiledArray
 from dermatome.pipeline.stage_files import load_slide, read_rows, synthetic_warning
+from dermatome.skin.cells.segment import CELL_COLUMNS, add_cell_pixels, cell_table
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.cells.table import CELL_COLUMNS, add_cell_pixels, cell_table
-from dermatome.skin.layers.measure import LayersResult, measure_layers
+from dermatome.skin.layers.measure import RELATIVE_BINS, EpidermalZone, LayersResult, measure_layers
 from dermatome.skin.layers.settings import LayerSettings
-from dermatome.skin.layers.tables import RELATIVE_BINS, EpidermalZone
 from dermatome.skin.stage_files import CELLS_TABLE, LAYERS_TABLE, SkinInput, load_skin, require_current
 from dermatome.storage.layout import RECORD_FILE
 from dermatome.storage.record import StageRecord, library_versions, require_record

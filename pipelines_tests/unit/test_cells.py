@@ -21,9 +21,8 @@ from dermatome.skin.cells.cyto2 import SizeModel
 from dermatome.skin.cells.flows import CellFlows, Dynamics
 from dermatome.skin.cells.image import CellImage, cell_image_of
 from dermatome.skin.cells.network import CellNetwork, load_cell_network
-from dermatome.skin.cells.segment import CellsOutcome, _estimates_px, estimate_diameter, segment_cells
+from dermatome.skin.cells.segment import CELL_COLUMNS, CellsOutcome, _estimates_px, estimate_diameter, segment_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.skin.cells.table import CELL_COLUMNS
 from dermatome.synthetic.skin import toy_slide
 
 CPU = Compute(device="cpu", precision="fp32", threads=1, device_name="cpu")

@@ -22,8 +22,7 @@ from dermatome.settings import load_settings
 from dermatome.skin.cells import segmenters
 from dermatome.skin.cells.network import load_cell_network
 from dermatome.skin.cells.networks import find_cell_weights, load_cells
-from dermatome.skin.cells.segment import segment_cells
-from dermatome.skin.cells.table import CELL_COLUMNS
+from dermatome.skin.cells.segment import CELL_COLUMNS, segment_cells
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.skin import toy_slide
 

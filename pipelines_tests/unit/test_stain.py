@@ -22,7 +22,7 @@ from dermatome.imaging.stains import (
     why_no_stains,
 )
 from dermatome.labels.object_table import ObjectSums
-from dermatome.skin.cells.table import add_cell_pixels, cell_table
+from dermatome.skin.cells.segment import add_cell_pixels, cell_table
 from dermatome.skin.layers.measure import measure_layers
 from dermatome.skin.layers.settings import LayerSettings
 from dermatome.slides.slide import MppSource, Slide, read_slide

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dermatome.classes import StainingPattern
 from dermatome.skin.atlas.settings import AtlasSettings
-from dermatome.skin.layers.tables import RELATIVE_BINS
+from dermatome.skin.layers.measure import RELATIVE_BINS
 
 GRANULAR = "granular"
 MARKERS = {

@@ -40,12 +40,11 @@ def cell_weights_named(root: DataRoot, named: str, segmenter: str = "cellpose", 
     """
     from dermatome.skin.cells import cyto2
     from dermatome.skin.cells.network import TOY_WEIGHTS
-    from dermatome.skin.cells.segmenters import segmenter_file
-    from dermatome.skin.cells.watershed import SHA256
+    from dermatome.skin.cells.segmenters import WATERSHED_SHA256, segmenter_file
 
     models = models or root.models
     if segmenter == "watershed":
-        return Weights(root, CELLS, segmenter, SHA256, file=models)
+        return Weights(root, CELLS, segmenter, WATERSHED_SHA256, file=models)
     if segmenter != "cellpose":
         path = segmenter_file(models, named, segmenter)
         if not path.is_file():
