@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -16,7 +16,7 @@ from dermatome.registry.manifest import ManifestRow, licences, manifest_path, va
 from dermatome.registry.report import ReportLayout, write_training_report
 from dermatome.storage.layout import WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check, Scalar, StageResult, require_record
-from dermatome.training.data import Split, choose_split
+from dermatome.training.data import Side, Split, choose_split
 from dermatome.training.settings import TrainingSettings
 from dermatome.training.task import Task
 from dermatome.training.trainer import Trained, train
@@ -83,7 +83,7 @@ class VersionTask(Task[E]):
 
     @staticmethod
     @abstractmethod
-    def load(path: Path) -> LoadedWeights[Any]:
+    def load(path: Path, /) -> LoadedWeights[Any]:
         """Weights of this kind.
 
         Raises:
@@ -95,9 +95,14 @@ class VersionTask(Task[E]):
         """Weights that are neither a version nor a file; None for other names."""
         return None
 
+    @staticmethod
     @abstractmethod
+    def rows(samples: Sequence[Any], side: Side, /) -> Iterable[ManifestRow]:
+        """The manifest rows of samples on a side; raises as reading them does."""
+
     def manifest(self) -> list[ManifestRow]:
         """A row for each sample of both sides."""
+        return [*self.rows(self.split.train, "train"), *self.rows(self.split.validation, "validation")]
 
     def lacks(self) -> str | None:
         """What the training samples lack for a usable network, in a sentence; None if nothing."""

@@ -31,13 +31,13 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def encoded(pixels: npt.NDArray[Any], kind: str, **options: int) -> bytes:
-    """An image (H, W, 3) uint8, or a map (H, W), as ``jpeg``, ``png`` or ``webp``, with options of Pillow's writer."""
+def encoded(pixels: npt.NDArray[Any], kind: str, **options: Any) -> bytes:
+    """An image (H, W, 3) uint8, or a map (H, W), in a format of Pillow, such as ``jpeg``, and with its options."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
-def picture_uri(pixels: npt.NDArray[Any], kind: str, **options: int) -> str:
+def picture_uri(pixels: npt.NDArray[Any], kind: str, **options: Any) -> str:
     """An image as a data URI; arguments as of :func:`encoded`."""
     return data_uri(f"image/{kind}", encoded(pixels, kind, **options))

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
 from dermatome.classes import StainingPattern
 from dermatome.geometry import Box
 from dermatome.labels.palette import Palette, classes_to_rgb
+from dermatome.reports.html import encoded
 from dermatome.skin.tiles.rois import Roi, rois_json
 from dermatome.slides.source import tiff_address
 from dermatome.storage.files import write_atomic
@@ -120,7 +116,7 @@ def images() -> dict[str, bytes]:
             toy, data = slide.draw(), slide.draw().jpeg()
             drawn[slide.image.path] = data[: len(data) // 2] if slide.broken else data
             if not slide.broken:
-                drawn[tiff_address(slide.image.path)] = _encoded(toy.slide.whole(), "TIFF", compression="tiff_lzw")
+                drawn[tiff_address(slide.image.path)] = encoded(toy.slide.whole(), "tiff", compression="tiff_lzw")
     return drawn
 
 
@@ -138,7 +134,7 @@ def write_annotations(folder: Path) -> list[str]:
         ihc = toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP, stain=ToyStain.IHC)
         images = {"he": he.slide.whole(), "ihc": ihc.slide.whole(), "mask": classes_to_rgb(he.mask, palette)}
         for kind, pixels in images.items():
-            write_atomic(folder / name / f"{kind}.png", _encoded(pixels, "PNG"))
+            write_atomic(folder / name / f"{kind}.png", encoded(pixels, "png"))
         palette.save(folder / name / "palette.json")
         write_atomic(folder / name / "rois.json", rois_json([Roi("all", Box(0, 0, SLIDE_PX, SLIDE_PX), 2)]))
     return list(ANNOTATED)
@@ -147,9 +143,3 @@ def write_annotations(folder: Path) -> list[str]:
 @cache
 def _draw(seed: int, pattern: StainingPattern) -> ToySlide:
     return toy_slide(seed, pattern, size_px=SLIDE_PX, mpp=MPP)
-
-
-def _encoded(pixels: npt.NDArray[np.uint8], file_format: str, **options: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=file_format, **options)
-    return buffer.getvalue()

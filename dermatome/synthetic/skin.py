@@ -7,7 +7,6 @@ piece of tissue: its H&E section and its IHC sections of every pattern share sha
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -15,10 +14,10 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from dermatome.classes import BoolMap, Floats, Instances, RgbImage, StainingPattern, TissueClass
 from dermatome.imaging.stains import STAIN_VECTORS
+from dermatome.reports.html import encoded
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.files import sha256_bytes
 from dermatome.synthetic.skin_shapes import Cells, ToyTissue, draw_tissue, place_nuclei, smooth_noise
@@ -62,9 +61,7 @@ class ToySlide:
 
     def jpeg(self, quality: int = 92) -> bytes:
         """Encodes the slide as a JPEG file, as HPA serves it."""
-        buffer = io.BytesIO()
-        Image.fromarray(self.slide.whole()).save(buffer, format="JPEG", quality=quality)
-        return buffer.getvalue()
+        return encoded(self.slide.whole(), "jpeg", quality=quality)
 
 
 def toy_slide(

@@ -40,7 +40,6 @@ from dermatome.nuclei.maps.segment import prepare_nuclei
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.cut import split_patches
 from dermatome.nuclei.patches.files import Patch, load_patches, patch_manifest_rows
-from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.report import SAMPLES_FIGURE
 from dermatome.registry.version import VersionTask
 from dermatome.storage.files import sha256_bytes
@@ -180,6 +179,8 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
 
     settings_class = NucleusTraining
     layout = NUCLEUS_REPORT
+    rows = staticmethod(patch_manifest_rows)
+    load = staticmethod(load_nucleus_weights)
     noun = "patches"
     parents = "a file or toy"
     best_by = "score"
@@ -211,11 +212,6 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
             samples = [patch for patch in own if patch.side != "validation"]
         _check_unseen({patch.case for patch in held_out}, learned)
         return Split(tuple(samples), tuple(held_out), how)
-
-    @staticmethod
-    def load(path: Path) -> LoadedWeights[NucleusCard]:
-        """The nucleus network at ``path``."""
-        return load_nucleus_weights(path)
 
     @staticmethod
     def named(name: str, models_folder: Path) -> Lineage | None:
@@ -304,11 +300,6 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
             or (fine_tuned is not None and fine_tuned.card.has_classes),
             **common,
         )
-
-    def manifest(self) -> list[ManifestRow]:
-        """A row for each patch."""
-        split = self.split
-        return [*patch_manifest_rows(split.train, "train"), *patch_manifest_rows(split.validation, "validation")]
 
     def lacks(self) -> str | None:
         """Classes: without them the semantic head is trained on background alone."""

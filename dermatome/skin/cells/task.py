@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.report import SAMPLES_FIGURE
 from dermatome.registry.version import VersionTask
 from dermatome.skin.cells.annotations import AnnotatedCells, annotated_sha256, cell_manifest_rows, find_annotated
@@ -23,7 +22,7 @@ from dermatome.skin.cells.crops import PreparedCells, prepare_cells, random_crop
 from dermatome.skin.cells.cyto2 import fetch_cyto2
 from dermatome.skin.cells.figures import cell_samples_figure, precision_figure
 from dermatome.skin.cells.image import PREPARATION
-from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, CellCard, LoadedCells, build_cpnet, open_cells
+from dermatome.skin.cells.network import CYTO2_DIAMETER_PX, CYTO2_NBASE, CellCard, build_cpnet, open_cells
 from dermatome.skin.cells.report import CELL_REPORT, IMAGE_SCORES_FILE, PRECISION_FIGURE, image_scores
 from dermatome.skin.cells.scores import CellScores, mean_precision, score_cells
 from dermatome.skin.cells.settings import CellSettings
@@ -85,6 +84,8 @@ class CellTask(VersionTask[list[CellScores]]):
 
     settings_class = CellTraining
     layout = CELL_REPORT
+    rows = staticmethod(cell_manifest_rows)
+    load = staticmethod(open_cells)
     noun = "images"
     parents = "a file, cyto2 or toy"
     best_by = "ap_50"
@@ -96,11 +97,6 @@ class CellTask(VersionTask[list[CellScores]]):
     def read(folders: Sequence[Path], settings: CellTraining) -> list[AnnotatedCells]:
         """The images in folders with their cells beside them (:mod:`dermatome.skin.cells.annotations`)."""
         return find_annotated(*folders, declared_mpp=settings.mpp)
-
-    @staticmethod
-    def load(path: Path) -> LoadedCells:
-        """The cell network at ``path``."""
-        return open_cells(path)
 
     @staticmethod
     def named(name: str, models_folder: Path) -> Lineage | None:
@@ -161,11 +157,6 @@ class CellTask(VersionTask[list[CellScores]]):
             created_from=tuple(sorted({image.group for image in self.split.train})),
             **common,
         )
-
-    def manifest(self) -> list[ManifestRow]:
-        """A row for each image."""
-        split = self.split
-        return [*cell_manifest_rows(split.train, "train"), *cell_manifest_rows(split.validation, "validation")]
 
     def values(self, trained: Trained[list[CellScores]]) -> dict[str, Scalar]:
         """Diameter, and average precision after and before training."""

@@ -14,12 +14,11 @@ from pydantic import Field, model_validator
 from dermatome.classes import TISSUE_LABELS
 from dermatome.metrics.semantic import class_scores, score_values
 from dermatome.registry.lineage import lineage_of_file
-from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.version import VersionTask
 from dermatome.skin.tiles.crops import TilePair, load_tiles, manifest_rows, tiles_sha256
 from dermatome.skin.tiles.varied import varied_tiles, write_varied_tiles
 from dermatome.skin.tissue.evaluate import Evaluation, confusion_on_tiles, evaluate, tile_probabilities
-from dermatome.skin.tissue.network import TissueCard, TissueWeights, load_tissue_weights
+from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
 from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS
 from dermatome.skin.tissue.report import CONFUSION_FILE, TISSUE_REPORT, report_values, tissue_figures, tissue_tables
 from dermatome.training.data import Split, TileBatches
@@ -91,6 +90,8 @@ class TissueTask(VersionTask[Evaluation]):
 
     settings_class = TissueTraining
     layout = TISSUE_REPORT
+    rows = staticmethod(manifest_rows)
+    load = staticmethod(load_tissue_weights)
     noun = "tiles"
     parents = "a weights file, or starter"
     best_by = "mean_iou"
@@ -113,11 +114,6 @@ class TissueTask(VersionTask[Evaluation]):
     def named(name: str, models_folder: Path) -> Lineage | None:
         """The network ``starter``."""
         return lineage_of_file(STARTER_WEIGHTS, load_tissue_weights) if name == STARTER else None
-
-    @staticmethod
-    def load(path: Path) -> TissueWeights:
-        """The tissue network at ``path``."""
-        return load_tissue_weights(path)
 
     def data_sha256(self) -> str:
         """Of the tiles' images, masks, palettes and origins."""
@@ -187,11 +183,6 @@ class TissueTask(VersionTask[Evaluation]):
             created_from=tuple(sorted({tile.group for tile in self.split.train})),
             **common,
         )
-
-    def manifest(self) -> list[ManifestRow]:
-        """A row for each tile."""
-        split = self.split
-        return manifest_rows(split.train, "train") + manifest_rows(split.validation, "validation")
 
     def values(self, trained: Trained[Evaluation]) -> dict[str, Scalar]:
         """Encoder, loss, scales and scores."""
