@@ -13,7 +13,9 @@ from dermatome.registry.lineage import ancestors_of
 from dermatome.registry.manifest import ManifestRow, read_manifest, write_manifest
 from dermatome.registry.model_kinds import ModelKind
 from dermatome.registry.promotion import compare_with_champion
-from dermatome.storage.files import sha256_file
+from dermatome.registry.report import SAMPLES_FIGURE
+from dermatome.slides.preview import preview
+from dermatome.storage.files import sha256_file, write_atomic
 from dermatome.storage.layout import CHAMPION, PREVIEW_FILE, RECORD_FILE, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Check, Scalar, StageResult, read_record, require_record
 
@@ -21,8 +23,8 @@ MANIFEST_FILE = "hold_out.parquet"
 SAMPLES_FOLDER = "samples"
 """Folder of the copied samples, with a folder for each source."""
 
-Score = Callable[[Path, list[Path], Path], Mapping[str, Scalar]]
-"""Scores a weights file on the folders of the hold-out set and writes its figures into the last folder."""
+Score = Callable[[Path, list[Path], Path], tuple[Mapping[str, Scalar], bytes | None]]
+"""Scores a weights file on the folders of the hold-out set, and draws samples (PNG); it may write into a folder."""
 
 
 def freeze_hold_out(
@@ -111,7 +113,10 @@ def score_on_hold_out(
     if sha256 != trained.values["weights_sha256"]:
         raise BadWeights(f"The weights of {version} are not those it was trained to: materialize it again.")
     samples = root.folder(kind.hold_out, CHAMPION) / SAMPLES_FOLDER
-    scores = score(weights, sorted(samples.iterdir()), folder)
+    scores, figure = score(weights, sorted(samples.iterdir()), folder)
+    if figure:
+        write_atomic(folder / SAMPLES_FIGURE, figure)
+        write_atomic(folder / PREVIEW_FILE, preview(figure))
     leaks = find_leaks(hold_out_rows(root, kind), ancestors_of(root, kind, version)[0])
     values: dict[str, Scalar] = {
         "weights_sha256": sha256,

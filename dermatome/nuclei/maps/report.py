@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,6 @@ from dermatome.nuclei.patches.files import load_patches, patch_manifest_rows
 from dermatome.registry.manifest import ManifestRow
 from dermatome.registry.model_kinds import NUCLEI
 from dermatome.registry.report import CURVES_FIGURE, SAMPLES_FIGURE, Picture, ReportLayout, ScoreTable
-from dermatome.slides.preview import preview
-from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import Scalar
 
 if TYPE_CHECKING:
@@ -84,10 +81,8 @@ def nucleus_rows(folders: Sequence[Path]) -> list[ManifestRow]:
 
 def score_nuclei_version(
     weights: Path, samples: Sequence[Path], folder: Path, *, version: str, compute: Compute, settings: NucleusSettings
-) -> dict[str, Scalar]:
-    """Scores of a version on the images that the patches of the hold-out set are cut from.
-
-    File: `samples.png`.
+) -> tuple[Mapping[str, Scalar], bytes]:
+    """Scores of a version on the images that the patches of the hold-out set are cut from, and a figure of some.
 
     Raises:
         BadSetting: the stain of the patches is normalised and that of the training patches was not, or the reverse.
@@ -97,7 +92,4 @@ def score_nuclei_version(
     network = prepare_nuclei(loaded, dataclasses.replace(compute, backend="torch"), settings)
     scales = {mpp: [patch for patch in patches if patch.mpp == mpp] for mpp in {patch.mpp for patch in patches}}
     scores = [image for mpp in sorted(scales) for image in evaluate_patches(scales[mpp], network, mpp, settings)]
-    figure = samples_figure(patches, network, patches[0].mpp, settings)
-    write_atomic(folder / "samples.png", figure)
-    write_atomic(folder / PREVIEW_FILE, preview(figure))
-    return dict(nucleus_values(scores))
+    return nucleus_values(scores), samples_figure(patches, network, patches[0].mpp, settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,6 @@ from dermatome.skin.cells.figures import CELL_CHARTS, cell_samples_figure
 from dermatome.skin.cells.network import open_cells
 from dermatome.skin.cells.scores import CellScores, mean_precision, score_cells
 from dermatome.skin.cells.settings import CellSettings
-from dermatome.slides.preview import preview
-from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import Scalar, write_table
 
 if TYPE_CHECKING:
@@ -98,18 +95,16 @@ def score_cell_version(
     compute: Compute,
     declared_mpp: float,
     cells: CellSettings,
-) -> dict[str, Scalar]:
+) -> tuple[Mapping[str, Scalar], bytes]:
     """Average precision of a version on the hold-out set in ``samples``, with cells found as on slides.
 
-    Writes `image_scores.parquet` and `samples.png`. ``declared_mpp`` counts for images whose files state no scale.
+    Writes `image_scores.parquet`; returns also a figure of samples, PNG. ``declared_mpp`` counts for images whose files
+    state no scale.
     """
     loaded = open_cells(weights)
     cells = cells.changed(diameter_um=cells.diameter_um or loaded.card.diameter_um)
     images = find_annotated(*samples, declared_mpp=declared_mpp)
     network = loaded.network.to(compute.torch_device)
     scores = score_cells(images, network, loaded.card.diameter_px, cells, compute)
-    figure = cell_samples_figure(scores)
-    write_atomic(folder / SAMPLES_FIGURE, figure)
-    write_atomic(folder / PREVIEW_FILE, preview(figure))
     write_table(folder / IMAGE_SCORES_FILE, image_scores(version, [], scores))
-    return dict(mean_precision(scores))
+    return mean_precision(scores), cell_samples_figure(scores)

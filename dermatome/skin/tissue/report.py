@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,6 @@ from dermatome.skin.tiles.crops import load_tiles, manifest_rows
 from dermatome.skin.tissue.evaluate import BOUNDARY_UM, CALIBRATION_BINS, Evaluation, evaluate, tile_probabilities
 from dermatome.skin.tissue.figures import TISSUE_CHARTS, confusion_figure, reliability_figure, samples_figure
 from dermatome.skin.tissue.network import load_tissue_weights
-from dermatome.slides.preview import preview
-from dermatome.storage.files import write_atomic
-from dermatome.storage.layout import PREVIEW_FILE
 from dermatome.storage.record import Scalar, write_table
 
 if TYPE_CHECKING:
@@ -149,17 +146,14 @@ def tissue_rows(folders: Sequence[Path]) -> list[ManifestRow]:
 
 def score_tissue(
     weights: Path, samples: Sequence[Path], folder: Path, *, version: str, compute: Compute, mpp: float
-) -> dict[str, Scalar]:
+) -> tuple[Mapping[str, Scalar], bytes | None]:
     """Scores of a version on the hold-out set in ``samples``, by class and in the mean.
 
-    Writes `scores.parquet` by class and `samples.png`. ``mpp`` counts for tiles that state no scale.
+    Writes `scores.parquet` by class; returns also a figure of samples, PNG. ``mpp`` counts for tiles that state none.
     """
     loaded = load_tissue_weights(weights)
     card, network = loaded.card, loaded.network.to(compute.torch_device)
     run = tile_probabilities(network, compute, card.mean, card.std, mpp, card.mpp, tile_px=card.tile_px, batch=8)
     found = evaluate(load_tiles(*samples), run, mpp)
-    if figure := samples_figure(found.tiles):
-        write_atomic(folder / "samples.png", figure)
-        write_atomic(folder / PREVIEW_FILE, preview(figure))
     write_table(folder / "scores.parquet", pa.Table.from_pylist(score_rows(version, found)))
-    return report_values(found)
+    return report_values(found), samples_figure(found.tiles)
