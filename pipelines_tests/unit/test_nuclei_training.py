@@ -47,8 +47,7 @@ def discs(seed, case="a", normalised=False):
     image = np.clip(COLOURS[semantic] + noise, 0, 255).astype(np.uint8)
     semantic[:4, :4] = ternary[:4, :4] = IGNORED
     return SimpleNamespace(
-        name=f"discs-{seed}", image=f"discs-{seed}", case=case,
-        row=SimpleNamespace(name=f"discs-{seed}", group=case, slide=f"discs-{seed}", patient=case),
+        name=f"discs-{seed}", slide=f"discs-{seed}", case=case, group=case, patient=case,
         normalised=normalised, sha256=f"{seed:064x}",
         box=Box(0, 0, 96, 96), semantic_px=tuple(np.bincount(semantic.ravel(), minlength=5)[:5].tolist()),
         instances=lambda: instances, read=lambda: (image, np.stack([semantic, ternary], axis=-1)),
