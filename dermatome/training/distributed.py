@@ -95,29 +95,38 @@ def group_of(size: int, compute: Compute, member: Callable[..., None], arguments
         return
     with tempfile.TemporaryDirectory(prefix="dermatome-group-") as folder:
         rendezvous = Path(folder) / "rendezvous"
-        context = multiprocessing.get_context("spawn")
-        others = [
-            context.Process(target=_run_member, args=(rank, size, rendezvous, compute, member, arguments), daemon=True)
-            for rank in range(1, size)
-        ]
-        try:
-            for process in others:
-                process.start()
-            with _joined(0, size, rendezvous, compute) as group:
-                yield group
-            for process in others:
-                process.join()
-            if failed := [process.exitcode for process in others if process.exitcode]:
-                raise RuntimeError(f"{len(failed)} of {size} training processes ended with code {failed[0]}")
-        finally:
-            for process in others:
-                if process.is_alive():
-                    process.kill()
+        others = [(rank, size, rendezvous, compute, member, arguments) for rank in range(1, size)]
+        with processes_beside(_run_member, others), _joined(0, size, rendezvous, compute) as group:
+            yield group
 
 
-def exit_with_parent() -> None:
-    """Ends this child process when its parent is gone, even if the parent was killed."""
+@contextmanager
+def processes_beside(run: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> Iterator[None]:
+    """Calls ``run`` with each of ``arguments`` in another process while the block runs, and then waits for them.
 
+    ``run`` is a module-level function and its arguments are picklable. The processes end with this one, even if it is
+    killed, and if the block fails.
+
+    Raises:
+        RuntimeError: one of them failed.
+    """
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=_until_parent_ends, args=(run, *own), daemon=True) for own in arguments]
+    try:
+        for process in others:
+            process.start()
+        yield
+        for process in others:
+            process.join()
+        if failed := [process.exitcode for process in others if process.exitcode]:
+            raise RuntimeError(f"{len(failed)} of {len(others) + 1} training processes ended with code {failed[0]}")
+    finally:
+        for process in others:
+            if process.is_alive():
+                process.kill()
+
+
+def _until_parent_ends(run: Callable[..., None], *arguments: Any) -> None:
     def wait() -> None:
         parent = multiprocessing.parent_process()
         assert parent is not None
@@ -125,6 +134,7 @@ def exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+    run(*arguments)
 
 
 def _run_member(
@@ -132,7 +142,6 @@ def _run_member(
 ) -> None:
     import torch
 
-    exit_with_parent()
     torch.set_num_threads(compute.threads)
     with _joined(rank, size, rendezvous, compute) as group:
         member(group, *arguments)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from pydantic import AfterValidator, Field
 
 from dermatome.errors import BadSetting, DermatomeError
 from dermatome.storage.settings_model import SettingsModel
-from dermatome.training.distributed import exit_with_parent
+from dermatome.training.distributed import processes_beside
 from dermatome.training.settings import Encoder, UNetSettings
 from dermatome.training.task import Task
 from dermatome.training.trainer import train
@@ -170,20 +169,8 @@ def run_search(
     at_once = min(settings.parallel, max(1, left))
     shares = [left // at_once + (rank < left % at_once) for rank in range(at_once)]
     job = _Job(folder, task, settings, replace(compute, threads=max(1, compute.threads // at_once)), models_folder)
-    context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_work_beside, args=(job, shares[rank], rank)) for rank in range(1, at_once)]
-    try:
-        for process in others:
-            process.start()
+    with processes_beside(_work, [(job, shares[rank], rank) for rank in range(1, at_once)]):
         _work(job, shares[0], 0, log)
-        for process in others:
-            process.join()
-    finally:
-        for process in others:
-            if process.is_alive():
-                process.kill()
-    if failed := [process.exitcode for process in others if process.exitcode]:
-        raise RuntimeError(f"{len(failed)} processes of the search ended with code {failed[0]}")
     return open_study(folder)
 
 
@@ -232,11 +219,6 @@ def _work(job: _Job, trials: int, rank: int, log: Callable[[str], None] = lambda
         last = study.get_trials(deepcopy=False)[-1]
         value = "" if last.value is None else f", {job.task.best_by} {last.value:.3f}"
         log(f"trial {last.number}: {last.state.name.lower()}{value}")
-
-
-def _work_beside(*arguments: Any) -> None:
-    exit_with_parent()
-    _work(*arguments)
 
 
 def _train(trial: optuna.Trial, job: _Job) -> float:

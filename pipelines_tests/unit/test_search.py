@@ -144,16 +144,16 @@ def test_bad_trials_are_pruned_and_broken_ones_do_not_count(tmp_path, split, mon
 
 
 def test_two_processes_share_a_study(tmp_path, split, fake, monkeypatch):
-    monkeypatch.setattr(search, "_work_beside", _work_beside)
+    monkeypatch.setattr(search, "_work", _work)
     study = run_search(tmp_path, TissueTask(BASE, split), SearchSettings(trials=5, parallel=2, base=BASE), CPU)
     assert len(ended(study, "COMPLETE", "PRUNED")) == 5
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 5
 
 
-_REAL_WORK = search._work_beside
+_REAL_WORK = search._work
 
 
-def _work_beside(*args):
+def _work(*args):
     search.train = fake_train  # in the other process, which is a fresh one
     return _REAL_WORK(*args)
 
