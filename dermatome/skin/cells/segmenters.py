@@ -158,7 +158,6 @@ def _load_instanseg(path: Path, compute: Compute) -> Segmenter:
         BadWeights: the file is not the one that was trusted, or no InstanSeg network of RGB images.
         BadSetting: of a slide: it is far coarser than the network's scale.
     """
-    import cv2
     import torch
 
     entry = trusted_program(path)
