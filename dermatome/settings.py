@@ -99,12 +99,15 @@ def load_settings(path: Path) -> Settings:
     """The defaults, changed by the TOML file at ``path`` if it exists.
 
     Raises:
-        BadSetting: the file is not TOML, names a setting that does not exist, or gives one a wrong value.
+        BadSetting: the file cannot be read, is not TOML, names a setting that does not exist, or gives one a wrong
+            value.
     """
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return Settings()
+    except OSError as error:
+        raise BadSetting(f"{path} cannot be read ({error.strerror}): make it a text file of settings.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"{path} is not a TOML file ({error}): fix that line.") from error
     try:

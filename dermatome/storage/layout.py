@@ -29,7 +29,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dermatome.errors import StorageFailed
+from dermatome.errors import BadSetting, StorageFailed
 from dermatome.storage.files import OLD, SWAP_S, local_path, names_in, safe_id, sweep
 
 RECORD_FILE = "record.json"
@@ -66,9 +66,16 @@ class DataRoot:
         """The data root at a path of this machine, which is made absolute.
 
         Raises:
-            BadSetting: ``place`` is an address such as ``s3://bucket/prefix``.
+            BadSetting: ``place`` is an address such as ``s3://bucket/prefix``, a file, or no path.
         """
-        return cls(local_path(place).resolve())
+        try:
+            path = local_path(place).resolve()
+            if path.exists() and not path.is_dir():
+                raise BadSetting(f"The data root {path} is a file: name a folder.")
+        except (OSError, RuntimeError, ValueError) as error:  # of names too long, links in a circle, null bytes
+            why = getattr(error, "strerror", None) or error
+            raise BadSetting(f"The data root {place[:200]!r} is no path of a folder ({why}): name another.") from error
+        return cls(path)
 
     def asset_folders(self) -> list[Path]:
         """The folders below the data root that may be those of assets."""

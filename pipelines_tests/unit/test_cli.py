@@ -130,7 +130,6 @@ LONG = "x" * 300
         "web --data {out} --port 99999999",
         "web --data {out} --frame-site https://a;script-src",
         f"web --data {{out}} --host {LONG}",
-        f"doctor --no-network --data {LONG}",
     ],
 )
 def test_wrong_values_are_sentences(images, tmp_path, capfd, command):
@@ -446,6 +445,29 @@ def test_the_doctor_loads_the_networks_of_a_data_root(tmp_path, trained):
     (folder / "weights.safetensors").write_bytes(damaged)
     assert networks()[0][0] == "fail"
     assert "not those that were chosen" in networks()[0][1]
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("settings_folder", "settings.toml cannot be read"),
+        ("file", "is a file: name a folder"),
+        ("loop", "is no path of a folder"),
+        ("x" * 5000, "is no path of a folder"),
+        ("null\0byte", "is no path of a folder"),
+    ],
+    ids=["settings are a folder", "file", "links in a circle", "too long", "null byte"],
+)
+def test_the_doctor_ends_its_checks_on_a_root_that_is_none(tmp_path, place, says):
+    (tmp_path / "settings_folder" / "settings.toml").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    findings = list(doctor.examine([], f"{tmp_path}/{place}", ask_network=False))
+    (network,) = (finding for finding in findings if finding.topic == "networks")
+    assert network.state == "fail"
+    assert says in network.message
+    assert len(network.message) < 500
+    assert findings[-1].topic == "disk"
 
 
 def test_no_network_is_a_warning(tmp_path):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dermatome.skin.tissue.network import TissueCard, TissueWeights
     from dermatome.slides.slide import Slide
 
-LEAST_JOINED_DERMIS = 0.15
+LEAST_JOINED_DERMIS = 0.1
 """Share of the tissue below which the network has taken something else than skin for epidermis.
 
 Epidermis lies on dermis, and that is one piece. Stroma of other organs, which networks take for dermis, lies in pieces
