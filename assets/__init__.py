@@ -8,7 +8,7 @@ import warnings
 
 import dagster as dg
 
-# `backfill_policy`, partitioned checks and their like are what the many-slides pattern stands on; that they are young
-# is known (docs/decisions/0001), and told again at every import it hides what matters.
+# `backfill_policy`, partitioned checks and others are in beta or preview. The many-slides pattern depends on them,
+# which is accepted (docs/decisions/0001); a warning at every import would only hide others.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)

@@ -1,4 +1,4 @@
-"""Materializing one partition in a run, and what every asset of this package shares: records as the UI shows them.
+"""Materializes one partition in a run, and has what all assets share: the metadata of records, checks and failures.
 
 Belongs here: the record, failure file and metadata of any asset. Runs over many slides are in `assets.slide_asset`.
 """
@@ -29,9 +29,9 @@ from dermatome.storage.record import (
 from resources.settings import decided_names
 
 RESULTS_URL = "/results"
-"""Where the web server of `make ui` serves figures and reports of the data root."""
+"""Path at which the web server of `make ui` serves figures and reports of the data root."""
 GENES_URL = "/genes"
-"""Where it serves the list of genes by symbol; descriptions of assets link to it."""
+"""Path at which it serves the list of genes by symbol; descriptions of assets link to it."""
 
 
 def materialize_one(
@@ -44,16 +44,16 @@ def materialize_one(
     more: Callable[[Path], Mapping[str, Any]] = lambda folder: {},
     warn: Callable[[StageResult], bool] = lambda result: False,
 ) -> dg.MaterializeResult:
-    """Fills an empty folder that then replaces the partition's folder, and records it.
+    """Materializes one partition: ``make`` fills an empty folder, which then replaces the partition's folder.
 
     Args:
-        context: of the asset; one without partitions has one folder, of the name of champions.
+        context: of the asset; an unpartitioned asset has one folder, named :data:`CHAMPION`.
         root: the data root.
         make: writes the files into the folder it is given.
-        inputs: the data version of each input.
-        settings: what decides the result besides inputs and code.
-        more: further metadata, from the finished files.
-        warn: whether checks that fail are a warning for this result, not an error.
+        inputs: data version of each input.
+        settings: settings that decide the result.
+        more: returns further metadata from the finished folder.
+        warn: whether failed checks of this result are warnings instead of errors.
     """
     partition = context.partition_key if context.has_partition_key else CHAMPION
     asset, version, run_id = context.asset_key.to_user_string(), code_version(context), context.run.run_id
@@ -80,11 +80,11 @@ def materialize_one(
 
 
 CODE_VERSION = "code_version"
-"""The metadata with the code version of an asset that only a person materializes: Dagster must not call it stale."""
+"""Metadata key of the code version of an asset that users materialize, so that Dagster never calls it stale."""
 
 
 def code_version(context: dg.AssetExecutionContext) -> str:
-    """The asset's code version, which counts in the settings that decide its results."""
+    """The asset's code version, which includes a hash of the settings that decide its results."""
     asset, key = context.assets_def, context.asset_key
     return asset.code_versions_by_key[key] or str(asset.metadata_by_key[key][CODE_VERSION])
 
@@ -95,14 +95,14 @@ def deciding(context: dg.AssetExecutionContext, settings: Settings, root: DataRo
 
 
 def code_reference(function: Callable[..., Any]) -> dict[str, dg.CodeReferencesMetadataValue]:
-    """The metadata by which the UI names an asset's own source file, where another one declares it."""
+    """Metadata that links an asset in the UI to the source of ``function``, if another function declares the asset."""
     code = function.__code__
     place = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
     return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[place])}
 
 
 def check_fields(check: Check, severity: dg.AssetCheckSeverity) -> dict[str, Any]:
-    """A check's outcome as the fields of a Dagster check result."""
+    """The outcome of a check as keyword arguments of a Dagster check result."""
     return {
         "check_name": check.name,
         "passed": check.passed,
@@ -115,7 +115,7 @@ def check_fields(check: Check, severity: dg.AssetCheckSeverity) -> dict[str, Any
 def note_failure(
     context: dg.AssetExecutionContext, root: DataRoot, asset: str, partition: str, error: Exception
 ) -> dict[str, Any]:
-    """Writes the failure file of a partition, and returns the metadata of its observation."""
+    """Writes the failure file of a partition, and returns the metadata of its Dagster observation."""
     shown: dict[str, Any] = {"failure": error_text(error)}
     try:
         failure = write_failure(
@@ -128,13 +128,13 @@ def note_failure(
         )
         shown["tries"] = failure.tries
     except StorageFailed as unwritten:
-        # A full disk, most likely: the event log still says what failed, and other partitions are still tried.
-        context.log.error(f"The failure of {partition} could not be noted: {unwritten}")
+        # Most likely a full disk: the event log still shows the failure, and other partitions are still tried.
+        context.log.error(f"The failure of {partition} could not be recorded: {unwritten}")
     return shown
 
 
 def record_metadata(record: StageRecord, folder: Path, *, reused: bool, more: Mapping[str, Any] = {}) -> dict[str, Any]:
-    """The metadata of a materialization: outcome and scores first, what they were computed with under one key."""
+    """Metadata of a materialization: outcome and scores first; what they were computed with is under ``details``."""
     from dermatome.web.atlas.places import place_of
 
     shown: dict[str, Any] = {"outcome": dg.MetadataValue.text(record.outcome)}
@@ -143,7 +143,7 @@ def record_metadata(record: StageRecord, folder: Path, *, reused: bool, more: Ma
     shown |= more
     url = f"{RESULTS_URL}/{quote(f'{folder.parent.name}/{folder.name}')}"
     if (folder / PREVIEW_FILE).is_file():  # not every asset has one
-        # By its address: in the event itself it would be shown on a click only, and take more than all else.
+        # By address: inside the event it would be shown only after a click, and take more space than all else.
         shown["preview"] = dg.MetadataValue.md(f"![preview]({url}/{PREVIEW_FILE})")
     if place := place_of(record.asset, record.partition):
         web_url = load_settings(DataRoot(folder.parent.parent).settings).platform.web_url
@@ -163,7 +163,7 @@ def record_metadata(record: StageRecord, folder: Path, *, reused: bool, more: Ma
         "libraries": record.libraries,
     }
     shown |= {
-        # Markdown of 1,000 characters or more, which the UI shows on a click; it shows less, and JSON, at once.
+        # The UI hides Markdown of 1,000 characters or more behind a click; it shows shorter Markdown and JSON at once.
         "details": dg.MetadataValue.md(f"```json\n{json.dumps(details, indent=1)}\n```".ljust(1000)),
         "folder": dg.MetadataValue.path(str(folder)),
         "reused": dg.MetadataValue.bool(reused),
@@ -184,7 +184,7 @@ _HIDDEN = 2
 
 
 def _rank(name: str) -> int:
-    """Results come first, then what they were computed from; what only a technician reads is in the details."""
+    """Sort key of a value: results come first, then what they were computed from, then technical details."""
     if any(fnmatchcase(name, pattern) for pattern in _TECHNICAL):
         return _HIDDEN
     return int(any(fnmatchcase(name, pattern) for pattern in _ORIGIN))
@@ -192,7 +192,7 @@ def _rank(name: str) -> int:
 
 def partition_url(asset: str, partition: str) -> dg.MetadataValue:
     """A link to the page of a partition of an asset in the UI."""
-    # Without the view, the UI shows the latest materialization of any partition.
+    # Without `view`, the UI shows the latest materialization of any partition.
     return dg.MetadataValue.url(f"/assets/{asset}?view=partitions&partition={quote(partition)}")
 
 
@@ -201,11 +201,11 @@ def _shown(value: object) -> object:
         return dg.MetadataValue.url(value)
     if isinstance(value, float):
         return round(float(value), 6)
-    return value if isinstance(value, int | str) else str(value)  # numpy's integers, for one
+    return value if isinstance(value, int | str) else str(value)  # such as numpy's integers
 
 
 def error_text(error: Exception) -> str:
-    """What a failure says: the sentence of an error that a user can act on, the traceback of any other."""
+    """The text of a failure: the message of an error that a user can act on, the traceback of any other error."""
     if isinstance(error, DermatomeError):
         return str(error)
     return "".join(traceback.format_exception(error))[-4000:]

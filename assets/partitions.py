@@ -1,11 +1,11 @@
-"""The partitions: what one unit of work is."""
+"""The partitions definitions, and how assets depend on partitions of others."""
 
 import dagster as dg
 
 REQUESTED_BY = "dermatome/requested_by"
-"""The tag of runs and backfills that says which sensor or job asked for them."""
+"""Tag of runs and backfills that names the sensor or job that requested them."""
 STALE = "dermatome/stale"
-"""The tag of backfills that compute stale slides again; without it, what is materialized is kept as it is."""
+"""Tag of backfills that recompute stale slides; without it, a materialized partition is left unchanged."""
 BY_INFER = "infer"
 BY_INFER_NUCLEI = "infer_nuclei"
 
@@ -21,10 +21,10 @@ NUCLEI_VERSIONS = dg.DynamicPartitionsDefinition(name="nuclei_versions")
 
 
 def by_hand(asset: dg.AssetsDefinition) -> dg.AssetDep:
-    """An upstream asset whose changes make an asset no staler: Dagster must not propose a training."""
+    """A dependency on an asset whose changes never make the downstream asset stale, as users materialize it by hand."""
     return dg.AssetDep(asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
 
 
 def all_of(asset: dg.AssetsDefinition) -> dg.AssetDep:
-    """An upstream asset; every one of its partitions is read."""
+    """A dependency on all partitions of an asset."""
     return dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping())

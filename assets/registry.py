@@ -1,4 +1,4 @@
-"""What the versions of each kind of network share: hold-out set, scores on it, champion, comparison."""
+"""Assets that every kind of network has: the hold-out set, the versions' scores on it, the champion, the comparison."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -36,50 +36,53 @@ class ChampionChoice(dg.Config):
     by: str | None = Field(
         default=None,
         description="The score that decides: mean_iou for tissue, ap_50 for cells, pq_classes for nuclei, or another "
-        "column of the versions; with hold_out_ before it, the score on the hold-out set.",
+        "score of the versions; with the prefix hold_out_, the score on the hold-out set.",
     )
     version: str | None = Field(
         default=None,
-        description="A training version chosen by hand, such as v001; for cells and nuclei also `settings`, the "
-        "network that settings.toml names.",
+        description="A training version to promote by hand, such as v001; for cells and nuclei also `settings`, which "
+        "stands for the network that settings.toml names.",
     )
-    despite_drop: bool = Field(default=False, description="Promote it without comparing it with the champion.")
+    despite_drop: bool = Field(default=False, description="Promote it even if it scores worse than the champion.")
 
 
 class HoldOutChoice(dg.Config):
-    """The samples of the hold-out set; a setting that each kind of network adds names their sources."""
+    """The sources of the hold-out set; each kind of network adds a setting that names them."""
 
-    replace: bool = Field(default=False, description="Replace the present hold-out set; its scores do not count then.")
+    replace: bool = Field(default=False, description="Replace the present hold-out set; scores on it become invalid.")
 
 
 def run_config(asset: str, config: str) -> str:
-    """A run config to paste, in Markdown, for an asset's description."""
+    """A run config to copy, in Markdown, for an asset's description."""
     return f"\n\n```yaml\nops:\n  {asset}:\n    config:\n      {config}\n```"
 
 
 def partitions_of(root: DataRoot, asset: str, names: Sequence[str]) -> dict[Path, str]:
-    """Folders and data versions of partitions of an asset."""
+    """Folder and data version of each named partition of an asset."""
     return {root.folder(asset, name): require_record(root, asset, name).data_version for name in names}
 
 
 FindSources = Callable[[DataRoot, "Settings", Sequence[str]], dict[Path, str]]
 HoldOut = tuple[Callable[[list[Path]], "list[ManifestRow]"], Callable[..., Mapping[str, "Scalar"]]]
-"""Gives the manifest rows of copied folders; scores weights on them, given version, device and precision by name."""
+"""Two functions: one returns the manifest rows of copied folders; the other scores a version, whose name, device and
+precision are passed as keyword arguments."""
 
 
 @dataclass(frozen=True)
 class Versions:
-    """How the versions of a kind of network are scored on its hold-out set, and one of them is promoted.
+    """How one kind of network is scored on its hold-out set and promoted.
 
     Attributes:
-        sources: asset of the samples; the partitions of one that Dagster materializes are found by name.
-        setting: of the run config that names the sources of the hold-out set, its meaning, and such a name.
-        hold_out: finds what scores a version, with all settings.
-        decided_by: the settings that decide the scores, besides `promotion`; see `assets.slide_asset`.
-        code_versions: of the hold-out set and the scores; to be raised when the code gives other samples or numbers.
+        kind: kind of network.
+        weights: asset of the training versions.
+        sources: asset of the samples. If Dagster materializes it, the sources are its partitions.
+        setting: name, description and example value of the run config's setting that lists the hold-out sources.
+        hold_out: returns the functions of :data:`HoldOut` for the settings.
+        decided_by: settings that decide the scores, besides `promotion`; see `assets.slide_asset`.
+        code_versions: of the hold-out set and of the scores; raise them when the code gives other samples or numbers.
         used_by: asset whose results are computed with the champion.
-        find: finds the sources, where they are no partitions.
-        from_settings: finds the network that the settings name, if this kind has such a setting.
+        find: finds the sources if they are not partitions.
+        from_settings: finds the network that settings.toml names, if this kind has such a setting.
     """
 
     kind: ModelKind
@@ -94,7 +97,7 @@ class Versions:
     from_settings: Callable[[DataRoot, "Settings"], "Weights"] | None = None
 
     def assets(self) -> tuple[dg.AssetsDefinition, dg.AssetsDefinition, dg.AssetsDefinition]:
-        """The hold-out set, the versions' scores on it, and the champion."""
+        """The assets of the hold-out set, of the scores on it, and of the champion."""
         (spec,) = self.weights.specs
         hold_out = _hold_out_asset(self, str(spec.group_name))
         scores = _scores_asset(self, hold_out, str(spec.group_name))
@@ -113,8 +116,8 @@ def _hold_out_asset(of: Versions, group_name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=kind.hold_out,
-        description=f"Copies of the samples that `{setting}` names, which no training uses. It stays as it is until it "
-        f"is replaced.{run_config(kind.hold_out, f'{setting}: [{example}]')}",
+        description=f"Copies of the samples that `{setting}` names, which no training uses. It stays unchanged until "
+        f"it is replaced.{run_config(kind.hold_out, f'{setting}: [{example}]')}",
         deps=[by_hand(of.sources) if made else of.sources],
         metadata={CODE_VERSION: of.code_versions[0], **code_reference(of.hold_out)},
         group_name=group_name,
@@ -151,13 +154,13 @@ def _scores_asset(of: Versions, hold_out: dg.AssetsDefinition, group_name: str) 
         asset=kind.hold_out_scores,
         partitions_def=partitions_def,
         blocking=True,
-        description=f"{', '.join(kind.decisive.values())} are at most the margin below the champion's.",
+        description=f"{', '.join(kind.decisive.values())} are below the champion's by no more than the margin.",
     )
 
     @dg.asset(
         name=kind.hold_out_scores,
-        description="One partition is one training version: its scores on the hold-out set. Its check blocks the "
-        f"promotion in the same run; `{kind.champion}` repeats it.",
+        description="One partition is one training version: its scores on the hold-out set. A failed check blocks the "
+        f"promotion in the same run; `{kind.champion}` evaluates the check again.",
         partitions_def=partitions_def,
         deps=[of.weights, hold_out],
         check_specs=[drops],
@@ -193,17 +196,17 @@ def _champion_asset(of: Versions, scores: dg.AssetsDefinition, group_name: str) 
     kind, from_settings = of.kind, of.from_settings
     until_then = ""
     if from_settings:
-        until_then = f"Until it is materialized, the {kind.name} that the settings name (`{kind.weights}`) is used. "
+        until_then = f"Until it is materialized, the {kind.name} that settings.toml names (`{kind.weights}`) is used. "
 
     @dg.asset(
         name=kind.champion,
-        description="The best version by a score, or the one named in the run config. If there is a hold-out set, a "
-        "version with a worse score than the champion's, by more than the margin, is refused. "
-        f"{until_then}Promoting another version makes exactly the {of.used_by.replace('_', ' ')} stale that other "
-        f"weights made.{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
+        description="The version with the best score, or the one named in the run config. If there is a hold-out set, "
+        "a version that scores worse than the champion by more than the margin is refused. "
+        f"{until_then}Promoting another version makes exactly those {of.used_by.replace('_', ' ')} stale that were "
+        f"computed with other weights.{run_config(kind.champion, f'by: hold_out_{kind.best_by}')}",
         deps=[by_hand(asset) for asset in (of.weights, scores)],
         metadata={CODE_VERSION: "1", DECIDED_BY: "promotion", **code_reference(of.hold_out)},
-        # Stains, scanners and annotations change: a champion should meet other versions every year.
+        # Stains, scanners and annotations change, so a champion should be compared with newer versions every year.
         freshness_policy=dg.FreshnessPolicy.time_window(
             fail_window=timedelta(days=365), warn_window=timedelta(days=180)
         ),
@@ -249,7 +252,10 @@ def _champion_asset(of: Versions, scores: dg.AssetsDefinition, group_name: str) 
 def network_now(
     kind: ModelKind, find: Callable[[DataRoot, "Settings"], "Weights | None"]
 ) -> Callable[[DataRoot, "Settings"], InputsNow]:
-    """Tells for staleness which network a stage would run with now; None stands for one that never changes."""
+    """Returns what :func:`assets.slide_asset.slide_asset` takes as ``inputs_now``: the network a stage would use now.
+
+    ``find`` returns None for a network that never changes.
+    """
 
     def inputs_now(root: DataRoot, settings: "Settings") -> InputsNow:
         try:
@@ -263,9 +269,9 @@ def network_now(
 
 
 def comparison_asset(weights: dg.AssetsDefinition) -> Callable[[Callable[[], "ReportLayout"]], dg.AssetsDefinition]:
-    """Declares an asset that compares all versions, by the function that gives the layout of its report.
+    """Declares an asset that compares all versions, from the function that returns the layout of its report.
 
-    It is requested after a version was trained: cheap, as versions are few (docs/decisions/0025-automation.md).
+    It is requested after every training, which is cheap, as versions are few (docs/decisions/0025-automation.md).
     """
     (spec,) = weights.specs
 

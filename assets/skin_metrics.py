@@ -1,4 +1,4 @@
-"""`skin_metrics`: every number of both pipelines in one DuckDB file, and an asset for each table and view in it."""
+"""`skin_metrics`: all numbers of both pipelines in one DuckDB file, and an asset for each table and view in it."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ _DECLARED = "columns_declared"
 
 
 def table_key(name: str) -> dg.AssetKey:
-    """The asset of a table or view of the store; some tables have the name of the asset that fills them."""
+    """The asset of a table or view of the store; a table may have the name of the asset that fills it."""
     return dg.AssetKey(["metrics", name])
 
 
@@ -59,7 +59,7 @@ _SPECS = [
         dg.AssetCheckSpec(
             _DECLARED,
             asset=table_key(name),
-            description="Every column of the files is declared, with type and meaning.",
+            description="Every column of the files is declared with its type and meaning.",
         )
         for name in TABLES
     ],
@@ -69,7 +69,7 @@ _SPECS = [
 def skin_metrics(
     context: dg.AssetExecutionContext, paths: PathsResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-    """Fills the file and reports each table and view, also those that were not selected: they are filled, too."""
+    """Fills the file and reports all tables and views, also those that were not selected, as they are filled too."""
     from dermatome.warehouse.store import build_store
 
     root = paths.data_root

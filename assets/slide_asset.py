@@ -1,11 +1,11 @@
 """Assets of slides: many partitions in one run, each with its own event, checks, failure and retry.
 
-A run costs seconds before its first line, so an asset of slides takes hundreds of them in a run. Dagster has no result
-for a single partition of such a run. So the step yields an `AssetMaterialization` for each partition that succeeds,
-writes a failure file for each that does not, and fails at the end, naming them. It yields no result of its own: that
+A run costs seconds before its first line, so an asset of slides processes hundreds of them in one run. Dagster has no
+result for a single partition of such a run. So the step yields an `AssetMaterialization` for each partition that
+succeeds, writes a failure file for each that fails, and fails at the end, listing these. It yields no Output: that
 would mark every partition as materialized. A backfill re-executed from failure then requests exactly the failed ones.
 
-A run of one partition yields a result, so that the assets after it in the same run are materialized too.
+A run of one partition yields a result, so that the assets downstream in the same run are materialized too.
 """
 
 import inspect
@@ -49,9 +49,9 @@ Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation 
 FindMetadata = Callable[[DataRoot, Sequence[str]], Callable[[str], Mapping[str, Any]]]
 FindInputs = Callable[[DataRoot, Settings], InputsNow]
 INPUTS_NOW: dict[str, FindInputs] = {}
-"""What tells the versions of a partition's inputs, by asset, where its upstream results of the same key do not."""
+"""Finds, for an asset, the present versions of those inputs that are not the upstream results of the same key."""
 
-# More would make the failure's metadata unreadable; the failures table of the store holds all.
+# More would make the failure's metadata unreadable; the table of failures in the store has all of them.
 _FAILURES_SHOWN = 100
 # Each line in the event log costs about as much as a materialization.
 _LOG_EVERY_S = 5.0
@@ -67,7 +67,7 @@ _VERSION_TAGS = (
 
 
 class Run:
-    """What an asset is given in a run: the data root, the settings, the partitions."""
+    """The run of an asset: its data root, settings and partition keys."""
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self.context = context
@@ -99,18 +99,19 @@ def slide_asset(
     more: FindMetadata | None = None,
     summaries: Callable[[], Sequence[dg.AssetsDefinition]] = tuple,
 ) -> Callable[[Callable[[Run], AnyStage]], dg.AssetsDefinition]:
-    """Declares an asset by the function that gives its stage in a run, and names and describes it.
+    """Declares an asset from the function that returns its stage; the function's name and docstring are the asset's.
 
-    It is a multi-asset of one, because only those may leave out their result and those of their checks.
+    It is a multi-asset of one, as only a multi-asset may omit its result and those of its checks.
 
     Args:
         partitions_def: partitions of the asset.
         group_name: group in the UI's graph.
         kind: kind in the UI's graph.
-        code_version: to be raised by hand when the code gives other numbers.
-        partitions_a_run: partitions in a run of a backfill. A different number for each asset: assets of one backfill
-            policy share runs, and there one bad slide would stop the next asset for all.
-        decided_by: the settings that decide its results; see :func:`dermatome.settings.deciding_settings`.
+        code_version: raise it by hand when the code gives other numbers.
+        partitions_a_run: number of partitions in each run of a backfill. It differs between assets: assets with the
+            same
+            backfill policy share runs, in which one bad slide would stop the next asset for all.
+        decided_by: settings that decide the results; see :func:`dermatome.settings.deciding_settings`.
         deps: upstream assets.
         pool: concurrency pool; assets of the pool ``hpa`` are given the client.
         checks: description of each check by name; they are evaluated for each partition.
@@ -169,14 +170,14 @@ def _materialize_slides(
     metadata_of: Callable[[str], Mapping[str, Any]] | None,
     summaries: Sequence[dg.AssetsDefinition],
 ) -> Iterator[Event]:
-    """Materializes every partition of the run and yields its events as it finishes.
+    """Materializes every partition of the run and yields the events of each as it finishes.
 
-    A partition whose record carries the fingerprint that its inputs, settings and code have now is reused: its event is
-    reported again and nothing is computed. It is computed again if a file of it is missing or has another size and, in
-    a run that a person started, if one has another sha256.
+    A partition is reused if the fingerprint in its record equals that of its present inputs, settings and code: its
+    event is reported again and nothing is computed. It is recomputed if one of its files is missing or has another size
+    or, in a run that a person started, another sha256.
 
     Raises:
-        dg.Failure: after all partitions were tried, if any failed.
+        dg.Failure: some partitions failed; all have been tried.
     """
     context, settings, keys = run.context, run.settings, run.keys
     asset, root = stage.asset, stage.root
@@ -195,7 +196,7 @@ def _materialize_slides(
     shown = {"preview": dg.MetadataValue.text(_NOT_DRAWN)} if stage.figures is False else {}
     failed: dict[str, str] = {}
     reused, logged = 0, time.monotonic()
-    # Closed at once if the run is cancelled, wherever that strikes.
+    # `closing` ends the batch at once when the run is cancelled, at whatever line.
     with sqlite_held(context.instance, run_id), closing(run_batch(work, keys, batch, in_flight)) as results:
         for done, finished in enumerate(results, start=1):
             key, made, error = finished.key, finished.result, finished.error
@@ -208,14 +209,14 @@ def _materialize_slides(
                     found = {**shown, **(metadata_of(key) if metadata_of else {})}
                     metadata = record_metadata(made.record, folder, reused=made.reused, more=found)
                     checks = [*made.record.checks, *([check_now(root, key)] if check_now else [])]
-                except Exception as late:  # of this slide alone: the others go on
+                except Exception as late:  # fails this slide alone; the others continue
                     error = late
             if error is not None or made is None:
                 assert error is not None
                 failed[key] = error_text(error)
                 context.log.error(f"{asset} {key}: {failed[key]}")
                 shown = note_failure(context, root, asset, key, error)
-                # The partition's page shows observations, not failures of a run over many partitions.
+                # A partition's page in the UI shows observations, but not the failure of a run over many partitions.
                 yield dg.AssetObservation(context.asset_key, partition=key, description="Failed.", metadata=shown)
                 continue
             reused += made.reused
@@ -224,7 +225,7 @@ def _materialize_slides(
                 context.log.info(f"{asset}: {done} of {len(keys)} done, {reused} of them reused, {len(failed)} failed.")
             tags = (fillers.get(key) if made.reused else None) or version_tags(made.record, pointers[key])
             yield from _events(context, made.record, metadata, tags, checks, alone=len(keys) == 1)
-    if len(keys) > 1:  # a run of one partition gives a result, after which the check's own step runs
+    if len(keys) > 1:  # after a run of one partition, which yields a result, the check runs as a step of its own
         stale = _stale(root, asset, settings, code_version(context), decided)
         yield dg.AssetCheckEvaluation(asset_key=context.asset_key, **_up_to_date(stale))
     for summary in summaries:
@@ -246,7 +247,7 @@ def _materialize_slides(
 
 
 def up_to_date_checks(assets: Sequence[dg.AssetsDefinition]) -> dg.AssetChecksDefinition:
-    """Declares for each asset the check of what of it is stale; it can be executed alone."""
+    """Declares the check `up_to_date` of each asset, which counts stale partitions; it can be executed alone."""
 
     @dg.multi_asset_check(
         name=_UP_TO_DATE,
@@ -254,8 +255,8 @@ def up_to_date_checks(assets: Sequence[dg.AssetsDefinition]) -> dg.AssetChecksDe
             dg.AssetCheckSpec(
                 _UP_TO_DATE,
                 asset=asset,
-                description="Number of partitions that a run would compute again, as settings, code, inputs or weights "
-                "are others now.",
+                description="Number of partitions that a run would recompute, as settings, code, inputs or weights "
+                "have changed.",
             )
             for asset in assets
         ],
@@ -273,7 +274,7 @@ def up_to_date_checks(assets: Sequence[dg.AssetsDefinition]) -> dg.AssetChecksDe
 
 
 def stale_partitions_of(asset: dg.AssetsDefinition, settings: Settings, root: DataRoot) -> dict[str, str]:
-    """The stale partitions of an asset of slides, each with what changed."""
+    """The stale partitions of an asset of slides, each with a description of what changed."""
     (spec,) = asset.specs
     decided = deciding_settings(settings, decided_names(spec.metadata), root)
     version = versioned_by_settings(str(spec.code_version), decided)
@@ -340,9 +341,10 @@ def _events(
 
 
 def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[str]) -> dict[str, Mapping[str, str]]:
-    """Partitions that `infer` requested only to have few runs: they have results, which are kept.
+    """Partitions that `infer` requested only so that there are fewer runs, with the version tags of their last event.
 
-    A backfill waits for an event of each. That event carries the tags of the one before: what is stale must stay so.
+    They have results, which are kept, but the backfill waits for an event of each. The new event carries the tags of
+    the previous one, so that a stale partition stays stale.
     """
     tags = context.run.tags
     if tags.get(REQUESTED_BY) not in (BY_INFER, BY_INFER_NUCLEI) or STALE in tags or len(keys) == 1:
@@ -366,10 +368,10 @@ def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[s
 
 
 def _event_pointers(context: dg.AssetExecutionContext, keys: list[str]) -> dict[str, dict[str, int | None]]:
-    """For each partition, the storage id of each upstream asset's event that is current for it now.
+    """For each partition, the storage id of the event of each upstream asset that is current for it.
 
-    That is the latest of the partition of the same key or, where the upstream is partitioned by something else, the
-    latest of all.
+    This is the latest event of the partition with the same key or, if the upstream asset is partitioned differently,
+    its latest event of all.
     """
     pointers: dict[str, dict[str, int | None]] = {key: {} for key in keys}
     for upstream in context.assets_def.asset_deps[context.asset_key]:
@@ -385,10 +387,10 @@ def _event_pointers(context: dg.AssetExecutionContext, keys: list[str]) -> dict[
 
 
 def version_tags(record: StageRecord, pointers: Mapping[str, int | None]) -> dict[str, str]:
-    """The tags that Dagster puts on an Output's event; an event that is yielded for one partition must carry its own.
+    """The tags that Dagster adds to the event of an Output; an event yielded for one partition must carry its own.
 
-    ``pointers`` has for each upstream asset the storage id of the event that was current when its files were read;
-    Dagster looks for newer ones of a partitioned input from there.
+    ``pointers`` has, for each upstream asset, the storage id of the event that was current when its files were read.
+    From that event on, Dagster searches for newer versions of a partitioned input.
     """
     tags = {
         "dagster/code_version": record.code_version,
@@ -403,28 +405,28 @@ def version_tags(record: StageRecord, pointers: Mapping[str, int | None]) -> dic
 
 
 def kept_version_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Those of an event's tags that :func:`version_tags` gave it, for one that reports the same result again."""
+    """The tags of an event that :func:`version_tags` gave it, for an event that reports the same result again."""
     return {name: value for name, value in tags.items() if name.startswith(_VERSION_TAGS)}
 
 
 def keep_connections(instance: dg.DagsterInstance) -> None:
-    """Keeps a connection to each of the instance's databases between events, whatever befalls the database meanwhile.
+    """Keeps a connection to each of the instance's databases open between events, even if the database restarts.
 
-    On Postgres, a slide's events would otherwise open a dozen connections. Dagster's web server keeps one likewise, but
-    would fail once after the database was restarted: here a kept connection is asked first whether it still answers,
-    and otherwise another is opened, for which Dagster tries for some seconds.
+    On Postgres, the events of one slide would otherwise open a dozen connections. Dagster's web server also keeps one,
+    but would fail once after a restart of the database. Here a kept connection is tested before use and replaced if
+    it is broken; Dagster retries that for some seconds.
     """
     instance.optimize_for_webserver(statement_timeout=0, pool_recycle=3600, max_overflow=20)
-    # SQLAlchemy's own `pool_pre_ping` is for whoever makes the engine, and Dagster does not pass it on.
+    # SQLAlchemy's own `pool_pre_ping` is an argument of the engine, and Dagster does not pass it on.
     if not event.contains(QueuePool, "checkout", _ping):
         event.listen(QueuePool, "checkout", _ping)
 
 
 @contextmanager
 def sqlite_held(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
-    """Holds a connection to each file that the events of a run go to, where those are SQLite's.
+    """Keeps a connection open to each SQLite file that the run's events are written to.
 
-    Dagster opens one for each event and closes it. Whoever closes the last one moves the write-ahead log into the file
+    Dagster opens and closes a connection for each event. Closing the last one moves the write-ahead log into the file
     and deletes it, which took a third of the time of a slide's events.
     """
     storage = instance.event_log_storage
@@ -442,7 +444,7 @@ def _ping(connection: object, record: object, proxy: object) -> None:
     cursor = connection.cursor()  # type: ignore[attr-defined]
     try:
         cursor.execute("SELECT 1")
-    except Exception as error:  # each driver has errors of its own
+    except Exception as error:  # each driver has its own class of errors
         # Makes the pool open another connection.
         raise exc.DisconnectionError(str(error)) from error
     finally:

@@ -1,4 +1,4 @@
-"""What comes from outside: HPA, the folders that people fill, the published cell network. Dagster never makes these."""
+"""External sources: HPA, the folders that users fill, the published cell network. Dagster never materializes these."""
 
 import dagster as dg
 
@@ -11,14 +11,14 @@ HPA = _source(
     "human_protein_atlas",
     "skin_images",
     "xml",
-    "The Human Protein Atlas: a page for each gene, with the images of its antibodies in normal skin. "
+    "The Human Protein Atlas: a page for each gene, with images of its antibodies in normal skin. "
     "[Site](https://www.proteinatlas.org), [licence](https://www.proteinatlas.org/about/licence)",
 )
 INBOX = _source(
     "inbox",
     "skin_images",
     "file",
-    "Folder of the data root for skin slides of your own. The sensor `image_folder` registers them.",
+    "Folder of the data root for your own skin slides. The sensor `image_folder` registers them.",
 )
 ANNOTATIONS = _source(
     "annotations",
@@ -37,8 +37,9 @@ CYTO2 = _source(
     "cyto2",
     "skin_training",
     "pytorch",
-    "Cellpose's published network, which is downloaded once. Cells are found with it until there is a `cell_champion`, "
-    "and networks are fine-tuned from it, where the settings name it. [Cellpose](https://github.com/MouseLand/cellpose)",
+    "Cellpose's published network, which is downloaded once. If the settings name it, cells are found with it until "
+    "there is a `cell_champion`, and networks can be fine-tuned from it. "
+    "[Cellpose](https://github.com/MouseLand/cellpose)",
 )
 NUCLEI_INBOX = _source(
     "nuclei_inbox",
@@ -56,7 +57,7 @@ NUCLEI_ANNOTATIONS = _source(
 )
 SOURCES = [HPA, INBOX, ANNOTATIONS, CELL_ANNOTATIONS, CYTO2, NUCLEI_INBOX, NUCLEI_ANNOTATIONS]
 FOLDERS = {source.key.to_user_string() for source in SOURCES if source.kinds == {"file"}}
-"""Those that are folders of the data root."""
+"""Names of the sources that are folders of the data root."""
 EXTERNAL = {source.key.to_user_string() for source in SOURCES}
 EXTERNAL_VERSION = "INITIAL"
-"""Dagster's data version of an asset that it does not make."""
+"""Dagster's data version of an asset that it does not materialize."""

@@ -1,4 +1,4 @@
-"""What the three assets of training versions share: run configs made from the settings, and the training itself."""
+"""What the three assets of training versions share: run configs built from the settings, and the training itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ from resources import ComputeResource
 
 
 class TrainingConfig(dg.Config):
-    """What a training's run config has besides its settings."""
+    """Fields that every training's run config has besides its settings."""
 
     gpus: int = Field(default=1, ge=1, description="Number of GPUs that share the micro-batches of a step.")
     continue_from: str | None = Field(
         default=None,
-        description="A version or a weights file to fine-tune; v001_cont1 is fine-tuned from v001. Settings that its "
-        "network decides are taken from it where they are left at their defaults here.",
+        description="A version or weights file to fine-tune; v001_cont1 is fine-tuned from v001. Settings left at "
+        "their defaults here are taken from it if its network depends on them.",
     )
 
     def given(self) -> dict[str, Any]:
-        """The settings that differ from their defaults: the form of the UI fills in all defaults."""
+        """The settings that differ from their defaults; the launchpad fills in all defaults."""
         return _changes(self.model_dump(include=set(self._settings)), type(self)().model_dump())
 
     _settings: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ def _changes(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
 def training_config(
     name: str, base: type[TrainingConfig], settings: type[SettingsModel], without: Sequence[str] = ()
 ) -> Any:
-    """A run config with a field for each setting but those of ``without``."""
+    """A run config with a field for each setting except those in ``without``."""
     made = config_of(settings, base=base, name=name, without=[*without, "checkpoint_seconds"])
     made._settings = tuple(field for field in made.model_fields if field not in base.model_fields)
     return made
@@ -57,7 +57,7 @@ def config_of(
     name: str | None = None,
     without: Sequence[str] = (),
 ) -> Any:
-    """A run config with a field for each setting: type or choices, default, and range in its description."""
+    """A run config with a field for each setting: its type or choices, default, and range in its description."""
     values = defaults or settings()
     fields: dict[str, Any] = {}
     for setting, info in settings.model_fields.items():
@@ -85,7 +85,7 @@ def _limits(mark: Any) -> list[str]:
 
 
 def not_held_out(root: DataRoot, kind: ModelKind, names: Sequence[str]) -> list[str]:
-    """The slides, sets or cases that a training may learn from."""
+    """The slides, sets or cases among ``names`` that a training may use: those outside the hold-out set."""
     from dermatome.registry.hold_out import hold_out_sources
 
     held_out = hold_out_sources(root, kind)
@@ -93,15 +93,15 @@ def not_held_out(root: DataRoot, kind: ModelKind, names: Sequence[str]) -> list[
 
 
 _CHECKS = {
-    "no_leakage": "No patient, slide or picture is both trained and tested on, by this version or its ancestors.",
-    "trained_enough": "It was trained for an epoch at least, on samples that have what it is to learn.",
+    "no_leakage": "No patient, slide or picture is in both training and test data of this version or its ancestors.",
+    "trained_enough": "It was trained for at least one epoch, on samples that contain what it has to learn.",
 }
 
 
 def weights_asset(
     kind: ModelKind, partitions_def: dg.PartitionsDefinition, group_name: str, *, code_version: str, deps: Sequence[Any]
 ) -> Any:
-    """Declares the asset of a kind's training versions with its checks."""
+    """Declares the asset of a kind's training versions, with its checks."""
     return dg.asset(
         name=kind.weights,
         group_name=group_name,
@@ -130,18 +130,18 @@ def make_version(
     prepare: Callable[[Any], Any] = lambda task: task,
     **more: Any,
 ) -> dg.MaterializeResult:
-    """Trains the version that the partition names and stores its files and record.
+    """Trains the version of the run's partition, and stores its files and record.
 
     Args:
         context: of the asset.
         root: the data root.
-        task: class of the task.
+        task: class of the training task.
         sources: folders of the samples, with the data version of each; empty if they were drawn for this version.
-        settings: that are given; those that the parent decides and the defaults complete them.
+        settings: settings that differ from those of the parent network and from the defaults.
         config: the run config.
         compute: device and precision.
         recorded: further settings that decide the result.
-        prepare: changes the task before it is trained.
+        prepare: changes the task before training.
         more: see :func:`assets.materialize.materialize_one`.
     """
     from dermatome.registry.hold_out import hold_out_rows
@@ -176,7 +176,7 @@ def make_version(
         make=make,
         inputs=inputs if lineage is None else {**inputs, "parent": lineage.weights.sha256[:32]},
         settings={**chosen.model_dump(), **recorded},
-        # With one slide only, no split can hide it: a limit of the data that the user must know, not an error.
+        # With a single slide no split can avoid leakage. That is a limit of the data, so it is a warning.
         warn=lambda result: bool(result.values["one_slide_only"]),
         **more,
     )

@@ -24,7 +24,7 @@ DEFAULT_DATA_ROOT = "dermatome_data"
 
 
 def build_defs(root: Path, loggers: Mapping[str, dg.LoggerDefinition] | None = None) -> dg.Definitions:
-    """The whole code location over a data root.
+    """Builds the code location for a data root.
 
     Raises:
         BadSetting: the settings file is wrong.
@@ -39,7 +39,7 @@ def build_defs(root: Path, loggers: Mapping[str, dg.LoggerDefinition] | None = N
         "hpa": HpaResource(settings=settings),
     }
     return dg.Definitions(
-        # The UI then names the source file of each asset.
+        # With these, the UI links each asset to its source file.
         assets=dg.with_source_code_references(
             dg.map_asset_specs(
                 lambda spec: labelled(with_settings(spec, read, paths.data_root), read.platform, paths.data_root),
@@ -54,14 +54,14 @@ def build_defs(root: Path, loggers: Mapping[str, dg.LoggerDefinition] | None = N
         schedules=schedules(read.platform.time_zone),
         sensors=SENSORS,
         resources=resources,
-        # One process a run: models and imports are paid once, and torch already uses every core.
+        # One process for each run: models and imports are loaded once, and torch uses every core already.
         executor=in_process_with_lock,
         loggers=loggers,
     )
 
 
 def _fixed(resource: dg.ConfigurableResource, **values: str) -> dg.ResourceDefinition:
-    """The resource without a field in the forms of runs: where the data root is, the deployment decides."""
+    """Removes the resource's fields from the launchpad: the deployment, not a run, decides where the data root is."""
     return dg.configured(resource.get_resource_definition(), config_schema={})(lambda _: values)
 
 
@@ -74,7 +74,7 @@ def with_settings(spec: dg.AssetSpec, settings: Settings, root: DataRoot) -> dg.
 
 
 def labelled(spec: dg.AssetSpec, platform: PlatformSettings, root: DataRoot) -> dg.AssetSpec:
-    """Adds the owners, pipeline and part as tags to select assets by, and the place of a folder that people fill."""
+    """Adds owners, the tags ``pipeline`` and ``part`` to select assets by, and the path of a folder that users fill."""
     pipeline, _, part = str(spec.group_name).partition("_")
     name = spec.key.to_user_string()
     folder = {"folder": dg.MetadataValue.path(str(root.folder(name)))} if name in FOLDERS else {}

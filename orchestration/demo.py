@@ -50,7 +50,7 @@ TRAINING = {
     "synthetic": True,
 }
 
-# Wide enough for the closing table also without a terminal.
+# The closing table needs this width, also if the output is no terminal.
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
 
 
@@ -75,7 +75,7 @@ def main() -> int:
 
 @contextmanager
 def demo_atlas(root: DataRoot) -> Iterator[MockHpaServer]:
-    """Runs the mock HPA server on the port it had the first time, as the pages name it and must stay the same.
+    """Runs the mock HPA server on the port of the first run: gene pages contain it, so it must not change.
 
     Raises:
         StorageFailed: The data root is not the demo's, or the port is taken.
@@ -84,7 +84,7 @@ def demo_atlas(root: DataRoot) -> Iterator[MockHpaServer]:
     own = [name for name in _PERSONS_OWN if (root.path / name).exists()]
     if own and not note.is_file():
         raise StorageFailed(
-            f"The data root {root.path} is not the demo's, as it has {', '.join(own)} and no {DEMO_FILE}: run "
+            f"The data root {root.path} is not the demo's: it has {', '.join(own)}, but no {DEMO_FILE}. Run "
             "make demo DATA=folder with another folder."
         )
     port = json.loads(note.read_text())["port"] if note.is_file() else _free_port()
@@ -92,21 +92,21 @@ def demo_atlas(root: DataRoot) -> Iterator[MockHpaServer]:
         atlas = MockHpaServer(port=port)
     except OSError as error:
         raise StorageFailed(
-            f"The demo's port {port} is taken ({error.strerror}), most likely as a running make ui or make demo over "
-            f"{root.path} serves it: stop that first; if there is none, delete {root.path} to start over."
+            f"The demo's port {port} is taken ({error.strerror}), probably by a running make ui or make demo over "
+            f"{root.path}: stop that first; if there is none, delete {root.path} to start over."
         ) from error
     with atlas:
         atlas.pages = cohort.pages(atlas.url)
         atlas.images = cohort.images()
-        # The note first: a demo that is killed between the two must recognize its data root.
+        # The note is written first: a demo that is killed in between must recognize its data root.
         write_atomic(note, json.dumps({"port": port}).encode())
-        if not root.settings.is_file():  # a person may have changed it since
+        if not root.settings.is_file():  # the user may have changed it since
             write_atomic(root.settings, _settings(atlas.url).encode())
         yield atlas
 
 
 def _settings(url: str) -> str:
-    return f"""# Written by the demo. A data root for real images needs no settings file, or its own.
+    return f"""# Written by the demo. A data root for real images needs no settings file, or one of its own.
 cell_weights = "toy"
 
 [images]
@@ -125,10 +125,10 @@ class Demo:
     def __init__(self, root: DataRoot, instance: dg.DagsterInstance) -> None:
         self.root, self.instance = root, instance
         self.defs = build_defs(root.path, loggers={"console": _plain_logger})
-        # Nobody else would ever end the run of a demo that was killed.
+        # The demo runs without a daemon, so nothing else ends the runs of a demo that was killed.
         started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=_TAG)
         for run in instance.get_runs(started):
-            instance.report_run_failed(run, "The demo that ran this was stopped.")
+            instance.report_run_failed(run, "The demo that executed this run was stopped.")
 
     def materialize(self, asset: str, keys: Sequence[str | None], config: dict[str, object] | None = None) -> bool:
         """Materializes the partitions of an asset that are missing or stale.
@@ -139,7 +139,7 @@ class Demo:
             Whether all succeeded.
         """
         todo = [key for key in keys if stale_status(self.instance, self.defs, asset, key) != "FRESH"]
-        if asset == "gene_profiles":  # Dagster does not know which slides are a gene's
+        if asset == "gene_profiles":  # Dagster does not know which slides belong to a gene
             stale = stale_partitions_of(gene_profiles, load_settings(self.root.settings), self.root)
             todo = [key for key in keys if key in todo or key in stale]
         console.print(f"[bold]{asset}[/]: " + (f"{len(todo)} of {len(keys)} to materialize" if todo else "current"))
@@ -159,7 +159,7 @@ class Demo:
         return succeeded
 
     def _runs(self, asset: str, todo: Sequence[str | None]) -> list[dict[str, str]]:
-        """The tags of runs over neighbouring partitions, as a run names only the first and the last."""
+        """Tags of the runs, each over a range of consecutive partitions: a run stores its first and last."""
         definition = self.defs.resolve_asset_graph().get(dg.AssetKey(asset)).partitions_def
         if definition is None or not todo:
             return [{}] if todo else []
@@ -202,7 +202,7 @@ def run_pipeline(demo: Demo) -> bool:
 def train_champion(demo: Demo, **training: object) -> bool:
     """Materializes training tiles, weights and the tissue champion.
 
-    ``training`` is its run config, in place of that in :data:`TRAINING`.
+    ``training`` overrides entries of :data:`TRAINING` in the run config of the training.
     """
     if not all((demo.root.annotations / name / "rois.json").is_file() for name in cohort.ANNOTATED):
         cohort.write_annotations(demo.root.annotations)
@@ -213,7 +213,7 @@ def train_champion(demo: Demo, **training: object) -> bool:
     return demo.materialize("tissue_champion", [None]) and good
 
 
-@dg.logger(description="What assets log, without Dagster's own events.")
+@dg.logger(description="Log messages of the assets, without Dagster's own events.")
 def _plain_logger(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("demo", logging.INFO)
     handler = logging.StreamHandler(sys.stdout)
@@ -225,7 +225,7 @@ def _plain_logger(context: dg.InitLoggerContext) -> logging.Logger:
 
 def _is_logged_by_an_asset(record: logging.LogRecord) -> bool:
     record.plain_message = getattr(record, "dagster_meta", {}).get("orig_message") or record.getMessage()
-    # Dagster remarks at every run that assets.slide_asset yields no Output.
+    # Dagster warns in every run that a step of assets.slide_asset yields no Output.
     return getattr(record, "dagster_event", None) is None and "did not yield or return" not in record.getMessage()
 
 

@@ -1,4 +1,4 @@
-"""Opens Dagster's instance, creates its storage if need be, and keeps a second platform from it."""
+"""Opens Dagster's instance, creates its storage if needed, and keeps a second platform from using the same storage."""
 
 import os
 import socket
@@ -20,9 +20,9 @@ from dermatome.storage.files import locked, write_atomic
 def open_instance() -> Iterator[dg.DagsterInstance]:
     """Opens the instance that the environment names.
 
-    New SQLite storage is created under a lock. Of two processes at once, one can find the tables of the other before
-    their version is written and write an older version beside it, after which no process can open the storage ("more
-    than one head").
+    New SQLite storage is created under a lock. Without it, one of two processes can find the other's tables before
+    their version is written, and add an older version; after that no process can open the storage ("more than one
+    head").
 
     Raises:
         StorageFailed: An SQLite file of the storage is damaged, or cannot be written.
@@ -38,7 +38,7 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
         if isinstance(error.orig, sqlite3.OperationalError):
             raise StorageFailed(
                 f"Dagster's storage {storage} cannot be used ({error.orig}): free or enlarge the disk, check the "
-                "rights of the folder, or end what else uses it."
+                "permissions of the folder, or stop the other program that uses it."
             ) from error
         if not isinstance(error.orig, sqlite3.DatabaseError):
             raise
@@ -52,15 +52,15 @@ OPTIONAL = (
     "hpa_images", "tissue_hold_out", "tissue_hold_out_scores", "tissue_champion", "cell_hold_out",
     "cell_hold_out_scores", "cell_champion", "nuclei_hold_out", "nuclei_hold_out_scores", "nuclei_champion",
     "til_scores",
-    # The tables of the metrics store are empty without them.
+    # Without these, only their tables in the metrics store are empty.
     "annotation_queue", "hpa_agreement", "tissue_search", "tissue_weights", "cell_weights", "nuclei_slides",
     "nuclei_weights", "nucleus_maps",
 )  # fmt: skip
-"""Assets without which the assets after them can be materialized."""
+"""Assets that are optional inputs: the assets downstream of them can be materialized without them."""
 
 
 def note_optional(instance: dg.DagsterInstance) -> None:
-    """Gives each optional asset that has no event an event that says so, whose data version is Dagster's for none.
+    """Reports an event for each optional asset that has none. Its data version is the one Dagster uses for no version.
 
     Before it materializes an asset, the UI asks "Are you sure?" in red if one upstream asset never had any event, as
     if that were a mistake. The event changes nothing else: the asset is still missing for Dagster.
@@ -77,11 +77,11 @@ def note_optional(instance: dg.DagsterInstance) -> None:
 
 
 POOLS = ("gpu", "hpa", "metrics")
-"""Pools of the assets: what uses the GPU (or all cores), asks HPA, or writes the DuckDB file."""
+"""Concurrency pools of assets that use the GPU (or all cores), send requests to HPA, or write the DuckDB file."""
 
 
 def show_pools(instance: dg.DagsterInstance) -> None:
-    """Gives each pool its default limit, so that *Deployment > Concurrency* shows it before its first run."""
+    """Sets the default limit of each pool, so that *Deployment > Concurrency* lists the pool before its first run."""
     shown = {pool.name for pool in instance.event_log_storage.get_pool_limits()}
     for pool in POOLS:
         if pool not in shown:
@@ -90,13 +90,14 @@ def show_pools(instance: dg.DagsterInstance) -> None:
 
 @contextmanager
 def only_platform() -> Iterator[None]:
-    """Holds Dagster's storage for this platform: two daemons over one storage would start every run twice.
+    """Locks Dagster's storage for this platform: two daemons over one storage would start every run twice.
 
     Raises:
         StorageFailed: Another platform runs over the storage, or it cannot be written.
     """
     storage = Path(os.environ["DERMATOME_DAGSTER_STORAGE"])
-    # The system releases the lock of a process that dies. The lock's own file is emptied by whoever tries to take it.
+    # The system releases the lock of a process that dies. Each attempt to take the lock empties its file, so the id of
+    # the process that holds it lies in another file.
     lock, holder = filelock.FileLock(storage / "platform.lock", fallback_to_soft=False), storage / "platform.pid"
     try:
         storage.mkdir(parents=True, exist_ok=True)

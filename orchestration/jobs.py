@@ -34,29 +34,29 @@ def _asset_job(name: str, assets: Sequence[str], description: str) -> dg.JobDefi
 refresh_metrics = dg.define_asset_job(
     "refresh_metrics",
     selection=dg.AssetSelection.assets(skin_metrics),
-    description="The DuckDB file with all tables and views, filled again from records and tables.",
+    description="Fills the DuckDB file with all tables and views again, from records and Parquet files.",
 )
-fetch_hpa_pages = _asset_job("fetch_hpa_pages", ["hpa_images"], "HPA pages of the chosen genes.")
+fetch_hpa_pages = _asset_job("fetch_hpa_pages", ["hpa_images"], "Fetches the HPA pages of the chosen genes.")
 _ASSET_JOBS = [
     refresh_metrics,
     fetch_hpa_pages,
-    _asset_job("cut_training_tiles", ["training_tiles"], "Training tiles from annotated slides."),
+    _asset_job("cut_training_tiles", ["training_tiles"], "Cuts training tiles from annotated slides."),
     _asset_job(
         "train",
         ["tissue_weights", "tissue_hold_out_scores", "tissue_champion"],
-        "One version of the tissue weights, its scores on the hold-out set, and the champion. The run config sets "
-        "encoder, loss and length.",
+        "Trains one version of the tissue weights, scores it on the hold-out set, and chooses the champion. The run "
+        "config sets encoder, loss and length.",
     ),
-    _asset_job("search", ["tissue_search"], "A search of training settings; its best trial can be trained by `train`."),
+    _asset_job("search", ["tissue_search"], "Searches training settings; `train` can then train the best trial."),
     _asset_job(
         "train_cells",
         ["cell_weights", "cell_hold_out_scores", "cell_champion"],
-        "The same for cells: annotated cells, weights, scores on the hold-out set, champion.",
+        "Trains one version of the cell weights, scores it on the hold-out set, and chooses the champion.",
     ),
     _asset_job(
         "train_nuclei",
         ["nuclei_weights", "nuclei_hold_out_scores", "nuclei_champion"],
-        "The same for nuclei: patches, weights, scores on the hold-out set, champion.",
+        "Trains one version of the nuclei weights, scores it on the hold-out set, and chooses the champion.",
     ),
 ]
 
@@ -80,7 +80,7 @@ def add_genes(context: dg.OpExecutionContext, config: RegisterGenes, paths: Path
     genes = read_gene_list(paths.data_root.path / config.file) if config.file else []
     genes += read_gene_list(config.ensembl_ids) if config.ensembl_ids else []
     if not genes:
-        raise BadPage("No gene was given: set `ensembl_ids` or `file` in the run config of register_genes.")
+        raise BadPage("No gene is given: set `ensembl_ids` or `file` in the run config of register_genes.")
     ids = list(dict.fromkeys(gene.ensembl_id for gene in genes))
     known = set(context.instance.get_dynamic_partitions(str(GENES.name)))
     new = [ensembl_id for ensembl_id in ids if ensembl_id not in known]
@@ -91,24 +91,24 @@ def add_genes(context: dg.OpExecutionContext, config: RegisterGenes, paths: Path
 
 @dg.job(description="Adds genes, so that hpa_images can be materialized for them.")
 def register_genes() -> None:
-    """Gene list → partitions."""
+    """Reads the gene list and adds a partition of `hpa_images` for each gene."""
     add_genes()
 
 
 class Inference(dg.Config):
-    """Which slides to bring up to date."""
+    """The slides to bring up to date."""
 
     slides: list[str] = Field(
-        default=[], description="Slides to choose from, by name; empty: every registered slide that lacks something."
+        default=[], description="Names of the slides to choose from; empty: all registered slides with missing results."
     )
     spare_failed: bool = Field(
         default=False,
-        description="Slides that keep failing are tried at growing intervals, as the nightly schedule does.",
+        description="Retry slides that keep failing only at growing intervals, as the nightly schedule does.",
     )
     stale: bool = Field(
         default=False,
-        description="Slides whose results are stale too: settings, code, inputs or weights changed since. The later "
-        "results of such a slide are requested with it, and are reused where nothing changed.",
+        description="Also request slides whose results are stale, because settings, code, inputs or weights changed. "
+        "Their downstream results are requested too, and are reused where nothing changed.",
     )
     max_slides: int = Field(default=20_000, ge=1, description="Largest number of slides requested at a time, ≥ 1.")
 
@@ -116,10 +116,10 @@ class Inference(dg.Config):
 def _inference_job(
     name: str, op_name: str, chain: Chain, assets: Sequence[dg.AssetsDefinition], description: str
 ) -> dg.JobDefinition:
-    """A job that requests one backfill of all that is missing.
+    """A job that requests one backfill of everything that is missing.
 
-    A backfill rather than a run: in it each asset has runs of its own, of hundreds of slides, and a bad slide stops
-    nothing but itself.
+    It requests a backfill instead of computing in its own run: each asset then gets runs of its own with hundreds of
+    slides, and a bad slide fails alone.
     """
 
     @dg.op(name=op_name, description=f"Requests a backfill of the missing partitions of {', '.join(chain.stages)}.")
@@ -127,7 +127,7 @@ def _inference_job(
         root, instance = paths.data_root, context.instance
         tags = {REQUESTED_BY: chain.requested_by}
         if not config.slides and is_in_progress(instance, tags):
-            context.log.info("The last backfill of missing slides is still in progress; none is requested.")
+            context.log.info("The last backfill of missing slides is still in progress, so none is requested.")
             return
         stages = chain.possible_stages(root)
         if stages != chain.stages and not config.stale:
@@ -135,13 +135,13 @@ def _inference_job(
         registered = instance.get_dynamic_partitions(chain.partitions)
         if unknown := sorted(set(config.slides) - set(registered)):
             raise MissingInput(
-                f"{unknown[0]} is not a registered slide: let a sensor register it, or add its partition."
+                f"{unknown[0]} is not a registered slide: let a sensor register it, or add its partition by hand."
             )
         missing = missing_slides(instance, root, stages, chain)
         if config.stale:
             settings = load_settings(root.settings)
             stale = {asset.key.to_user_string(): stale_partitions_of(asset, settings, root) for asset in assets}
-            # Also of stages without weights, whose results were materialized by hand.
+            # Stages whose weights are missing are included: their results may have been materialized by hand.
             missing = with_stale_slides({stage: missing.get(stage, []) for stage in chain.stages}, stale, registered)
         wanted: Mapping[str, Sequence[str]] = missing
         if config.slides:
@@ -155,7 +155,7 @@ def _inference_job(
             context.log.info("Nothing is missing or stale." if config.stale else "Nothing is missing.")
             return
         filled = {stage: fill_gaps(slides, set(missing[stage]), registered) for stage, slides in wanted.items()}
-        title = f"{count} slides with something missing{' or stale' if config.stale else ''}"
+        title = f"{count} slides with missing{' or stale' if config.stale else ''} results"
         tags |= {STALE: "true"} if config.stale else {}
         backfill_id = request_backfill(instance, subset_of(filled, chain.slides), title, tags)
         context.log.info(f"Requested backfill {backfill_id} of {count} slides.")
@@ -172,14 +172,14 @@ infer = _inference_job(
     "request_missing",
     SKIN,
     skin.OF_SLIDES,
-    "Images → masks → cells → layers, for all slides that lack something, as a backfill.",
+    "Images → masks → cells → layers, for all slides with missing results, as a backfill.",
 )
 infer_nuclei = _inference_job(
     "infer_nuclei",
     "request_missing_nuclei",
     NUCLEI,
     nuclei.OF_SLIDES,
-    "H&E slides → maps → TIL scores, for all slides that lack something, as a backfill.",
+    "H&E slides → maps → TIL scores, for all slides with missing results, as a backfill.",
 )
 
 JOBS = [*_ASSET_JOBS, infer, infer_nuclei, register_genes]

@@ -1,4 +1,4 @@
-"""Which slides are missing, which are due again, and registering new ones; for skin and nuclei alike."""
+"""Finds the slides that are missing or due for another try, and registers new ones; for skin and nuclei alike."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ NUCLEI_PER_SLIDE = ("nuclei_slides", "nucleus_maps", "til_scores")
 
 _GAP = 100
 _MAX_NIGHTS = 64
-# Adding 160,000 keys in one call takes seconds, during which everything else waits.
+# Adding 160,000 keys in one call takes seconds, during which the storage serves nothing else.
 _CHUNK = 10_000
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The assets of a pipeline that are materialized slide by slide.
+    """The assets of a pipeline that are materialized for each slide, in order.
 
     Attributes:
-        has_weights: Whether the weights are there that all stages but the first need.
-        requested_by: Tag of the backfills of missing slides.
-        missing_weights: Sentence that the log gets where the weights are missing.
+        has_weights: Tells whether the weights exist that all stages after the first need.
+        requested_by: Value of the tag :data:`REQUESTED_BY` on backfills of missing slides.
+        missing_weights: Log message if the weights are missing.
     """
 
     slides: dg.DynamicPartitionsDefinition
@@ -44,11 +44,11 @@ class Chain:
 
     @property
     def partitions(self) -> str:
-        """Name of the partitions."""
+        """Name of the dynamic partitions definition of the slides."""
         return str(self.slides.name)
 
     def possible_stages(self, root: DataRoot) -> tuple[str, ...]:
-        """The stages that can be materialized now: without weights, only the images."""
+        """The stages that can be materialized now: only the first one (the images) if the weights are missing."""
         return self.stages if self.has_weights(root) else self.stages[:1]
 
 
@@ -66,23 +66,23 @@ SKIN = Chain(
     lambda root: root.record("tissue_champion", CHAMPION).is_file(),
     BY_INFER,
     "There is no tissue champion yet, so only images are requested: materialize tissue_weights and tissue_champion, or "
-    "by hand epidermis_masks, which then uses the starter.",
+    "materialize epidermis_masks by hand, which then uses the starter.",
 )
 NUCLEI = Chain(
     NUCLEI_SLIDES,
     NUCLEI_PER_SLIDE,
     _has_nuclei_weights,
     BY_INFER_NUCLEI,
-    "There is no nuclei champion, and settings.toml names no weights that exist, so only images are requested: "
+    "There is no nuclei champion, and the weights that settings.toml names do not exist, so only images are requested: "
     "materialize nuclei_weights for a version, then nuclei_champion, or set nuclei_weights in settings.toml.",
 )
 
 
 def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Iterable[SlideSource]) -> list[str]:
-    """Writes where the image of each slide is, then adds the slide's partition.
+    """Stores the source of each slide's image, then adds the slide's partition.
 
-    A known slide keeps its source, unless that is lost or the image has moved within its origin: a file of the same
-    name in a folder is not HPA's image, nor the other way round.
+    A known slide keeps its source, unless that image is lost or has moved within its origin: a file in a folder never
+    replaces an HPA image of the same name, nor the other way round.
 
     Returns:
         The slides to be materialized: new ones, in order, then those whose image has moved.
@@ -99,7 +99,7 @@ def register_slides(instance: dg.DagsterInstance, root: DataRoot, sources: Itera
         now = kept.get(source.slide)
         if now is None or (now.origin == source.origin and now.location != source.location):
             kept[source.slide] = changed[source.slide] = source
-    # Sources first: a partition whose image nobody can find would fail.
+    # Sources are written first: a partition without a source would fail.
     write_sources(root.slide_sources, changed.values())
     for start in range(0, len(new), _CHUNK):
         instance.add_dynamic_partitions(SKIN.partitions, new[start : start + _CHUNK])
@@ -128,7 +128,11 @@ def missing_slides(
 def with_stale_slides(
     missing: Mapping[str, Sequence[str]], stale: Mapping[str, Collection[str]], registered: Sequence[str]
 ) -> dict[str, list[str]]:
-    """The missing slides of each stage and the stale ones, each at the later stages, too, in order of registration."""
+    """Adds the stale slides of each stage to the missing ones, and both to all later stages.
+
+    Returns:
+        The slides of each stage, in order of registration.
+    """
     wanted: dict[str, list[str]] = {}
     before: set[str] = set()
     for stage, slides in missing.items():
@@ -138,10 +142,10 @@ def with_stale_slides(
 
 
 def due_slides(root: DataRoot, missing: Mapping[str, Sequence[str]], now: datetime) -> dict[str, list[str]]:
-    """The missing slides of each stage without those that failed and are not due again.
+    """The missing slides of each stage, without those that failed and are not due for another try.
 
-    A slide that keeps failing (a truncated file, say) is tried after one night, two, four, up to 64. A slide that waits
-    at a stage waits at the later ones, too.
+    A slide that keeps failing (such as a truncated file) is retried after 1, 2, 4, … nights, at most 64. While it waits
+    at one stage, it is not requested for the later stages either.
     """
     due: dict[str, list[str]] = {}
     waiting: set[str] = set()
@@ -158,16 +162,16 @@ def _due_at(failure: Failure) -> datetime:
 
 
 def fill_gaps(wanted: Sequence[str], missing: Collection[str], registered: Sequence[str]) -> list[str]:
-    """Adds materialized slides that lie between wanted ones, so that a backfill needs fewer runs.
+    """Adds materialized slides that lie between two wanted ones, so that a backfill needs fewer runs.
 
-    Dagster gives a run one range of keys: 300 slides scattered over a study would take 300 runs, each with seconds
-    before its first line. A slide that is materialized already costs one event, so a gap of a hundred is cheaper.
+    Dagster gives a run one range of keys: 300 slides scattered over a study would take 300 runs of several seconds each
+    before their first line. A slide that is already materialized costs one event, so a gap of a hundred is cheaper.
 
-    A slide that is ``missing`` never fills a gap.
+    A gap that contains a slide of ``missing`` is not filled.
     """
     chosen = set(wanted)
     filled: list[str] = []
-    gap: list[str] | None = None  # None: no wanted slide is near enough before it
+    gap: list[str] | None = None  # None: no wanted slide lies close enough before
     for slide in registered:
         if slide in chosen:
             filled += [*(gap or ()), slide]
@@ -182,9 +186,9 @@ def fill_gaps(wanted: Sequence[str], missing: Collection[str], registered: Seque
 def untried_slides(
     instance: dg.DagsterInstance, root: DataRoot, stages: Sequence[str], slides: Sequence[str]
 ) -> dict[str, list[str]]:
-    """For each stage, those of ``slides`` that were neither materialized nor tried, nor are in an open backfill.
+    """For each stage, the ``slides`` that were never materialized, never failed, and are in no open backfill.
 
-    A slide that failed counts as tried at the later stages, too.
+    A slide that failed at a stage counts as tried at the later stages too.
     """
     untried: dict[str, list[str]] = {}
     failed: set[str] = set()
@@ -197,12 +201,12 @@ def untried_slides(
 
 
 def first_slides(slides_by_stage: Mapping[str, Sequence[str]], limit: int | None = None) -> dict[str, list[str]]:
-    """The same for the first ``limit`` different slides; stages that have none of them are left out."""
+    """Keeps the first ``limit`` distinct slides of all stages; stages without any of them are left out."""
     chosen = set(list(dict.fromkeys(slide for slides in slides_by_stage.values() for slide in slides))[:limit])
     kept = {stage: [slide for slide in slides if slide in chosen] for stage, slides in slides_by_stage.items()}
     return {stage: slides for stage, slides in kept.items() if slides}
 
 
 def number_of_slides(slides_by_stage: Mapping[str, Sequence[str]]) -> int:
-    """How many different slides there are."""
+    """Number of distinct slides over all stages."""
     return len({slide for slides in slides_by_stage.values() for slide in slides})

@@ -10,7 +10,7 @@ _GENES_PER_RUN = 500
 
 
 def refresh_hpa(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-    """Requests all gene pages; unchanged ones keep their data version, so nothing downstream becomes stale."""
+    """Requests all gene pages. Unchanged pages keep their data version, so nothing downstream becomes stale."""
     genes = context.instance.get_dynamic_partitions(str(GENES.name))
     if not genes:
         return dg.SkipReason("No gene is registered: run the job register_genes.")
@@ -33,13 +33,13 @@ def _nightly(name: str, job: dg.JobDefinition, slides: str, time_zone: str) -> d
         cron_schedule="0 22 * * *",
         execution_timezone=time_zone,
         run_config={"ops": {op: {"config": {"spare_failed": True}}}},
-        description=f"Nightly: everything that is missing for {slides}, as a backfill; failed slides are tried again, "
-        "at growing intervals.",
+        description=f"Nightly: requests everything that is missing for {slides}, as a backfill. Failed slides are "
+        "retried at growing intervals.",
     )
 
 
 def schedules(time_zone: str) -> list[dg.ScheduleDefinition]:
-    """All schedules, in a time zone."""
+    """All schedules, in the time zone ``time_zone``."""
     weekly = dg.schedule(
         job=fetch_hpa_pages,
         cron_schedule="0 3 * * 0",

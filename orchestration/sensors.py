@@ -21,7 +21,7 @@ from resources.dagster_private import subset_of
 
 _SLIDES_PER_TICK = 2_000
 _GENES_PER_TICK = 500
-# Dagster gives a tick a minute.
+# Dagster stops a tick after one minute.
 _TICK_S = 20.0
 # A file that changed a moment ago may still be being copied.
 _SETTLED_S = 5.0
@@ -30,7 +30,7 @@ _IN_FOLDER, _OTHER_KIND = "files in folders", "files of a kind that is not read"
 _NO_NAME, _KNOWN = "files whose names have no letter of A to Z and no digit", "images of slides known from elsewhere"
 _RETRY_METRICS_S = 1800.0
 _STATE = "dermatome/metrics_state"
-# A run that is not started may be of a daemon that died, and would be waited for in vain.
+# A run in NOT_STARTED may belong to a daemon that died, and waiting for it could take for ever.
 _NOT_IN_PROGRESS = ("NOT_STARTED", "SUCCESS", "FAILURE", "CANCELED")
 _IN_PROGRESS = [status for status in dg.DagsterRunStatus if status.value not in _NOT_IN_PROGRESS]
 
@@ -38,7 +38,7 @@ _IN_PROGRESS = [status for status in dg.DagsterRunStatus if status.value not in 
 @dg.sensor(
     minimum_interval_seconds=60,
     asset_selection=list(SKIN.stages),
-    description="Registers the slides of new hpa_images rows; requests what they lack, and images that moved.",
+    description="Registers the slides of new hpa_images rows, and requests those that are missing or have moved.",
 )
 def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
     """Follows the events of `hpa_images`. The work of a tick is bounded; the next one continues."""
@@ -56,13 +56,13 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
     sources: list[SlideSource] = []
     for event in events:
         after = event.storage_id
-        if (gene := event.partition_key) is None:  # the note that there is none yet
+        if (gene := event.partition_key) is None:  # the event of orchestration.instance.note_optional
             continue
         try:
             rows = gene_images(root, gene)
         except (DermatomeError, OSError) as error:
-            # Not stopping here: the next tick would stop at the same gene.
-            context.log.error(f"The slides of {gene} are passed over ({error}): materialize hpa_images for it again.")
+            # Continue: otherwise every later tick would stop at this gene.
+            context.log.error(f"The slides of {gene} are skipped ({error}): materialize hpa_images for it again.")
             continue
         sources += [SlideSource(r["slide"], "hpa", r["image_url"], r["gene"], r["ensembl_id"]) for r in rows]
         if len(sources) >= _SLIDES_PER_TICK or time.monotonic() > until:
@@ -76,14 +76,14 @@ def new_hpa_images(context: dg.SensorEvaluationContext, paths: PathsResource) ->
 
 @dataclass
 class _Inbox:
-    """What lies in an inbox.
+    """The slides found in an inbox.
 
     Attributes:
         folder: The inbox.
-        changed: For each slide, when its files were put there, seconds since 1970.
-        new: Slides to be taken whatever the cursor is: unknown ones, and those whose image is at another place now.
-        sources: Where the images are, for the chain that registers this.
-        not_taken: Names of the files that are not taken, by the reason.
+        changed: Times at which the files of each slide were put there, seconds since 1970.
+        new: Slides to take whatever the cursor is: unknown ones, and those whose image has moved.
+        sources: Sources of the images; empty for a pipeline that registers none.
+        not_taken: Names of the files that are not taken, by reason.
     """
 
     folder: Path
@@ -93,28 +93,31 @@ class _Inbox:
     not_taken: dict[str, list[str]] = field(default_factory=dict)
 
     def leave(self, reason: str, *names: str) -> None:
-        """Counts files that are not taken."""
+        """Records files that are not taken, with the reason."""
         if names:
             self.not_taken.setdefault(reason, []).extend(names)
 
     @property
     def note(self) -> str:
-        """What is not taken and why, in one sentence; empty if everything is."""
+        """Sentence that lists what is not taken and why; empty if everything is taken."""
         parts = (f"{len(names)} {reason} ({_shortened(names)})" for reason, names in sorted(self.not_taken.items()))
         return f" Not taken from {self.folder}: {'; '.join(parts)}." if self.not_taken else ""
 
 
 def _places(context: dg.SensorEvaluationContext, inbox: _Inbox, names: Mapping[str, float]) -> dict[str, list[float]]:
-    """What is a slide among the files of an inbox: a file, or a folder of DICOM files, and when its files came there.
+    """Finds the slides among the files of an inbox: image files, and folders of DICOM files.
 
-    What is none is counted in ``inbox``.
+    Files that are no slide are recorded in ``inbox``.
+
+    Returns:
+        For each file or folder, the times at which its files were put there, seconds since 1970.
     """
     if loose := [name for name in names if "/" not in name and is_dicom(name)]:
         context.log.error(
-            f"{len(loose)} DICOM files lie loose in {inbox.folder} ({_shortened(loose)}) and are not taken: put those "
-            "of each slide into a folder of its own there, named like the slide."
+            f"{len(loose)} DICOM files lie directly in {inbox.folder} ({_shortened(loose)}) and are not taken: move "
+            "the files of each slide into a folder of their own there, named like the slide."
         )
-    inbox.leave("DICOM files that lie in no folder", *loose)
+    inbox.leave("DICOM files outside of a slide's folder", *loose)
     found: dict[str, list[float]] = {}
     for name, changed_at in names.items():
         if (place := inbox_place(name)) is None:
@@ -128,9 +131,9 @@ def _places(context: dg.SensorEvaluationContext, inbox: _Inbox, names: Mapping[s
 
 
 def _skin_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Collection[str]) -> _Inbox:
-    """One slide for each image file, its name without the suffix, and one for each folder of DICOM files.
+    """Takes each image file as a slide, named without the suffix, and each folder of DICOM files.
 
-    Of several images of a slide, the registered one counts, or the oldest one if that is gone.
+    Of several images of a slide, the registered one is used, or the oldest one if that no longer exists.
     """
     inbox = _Inbox(root.inbox)
     files: dict[str, list[tuple[list[float], SlideSource]]] = {}
@@ -157,7 +160,7 @@ def _skin_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Coll
 
 
 def _nuclei_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Collection[str]) -> _Inbox:
-    """One slide for each file, its name without the suffix, and one for each folder of DICOM files.
+    """Takes each file as a slide, named without the suffix, and each folder of DICOM files.
 
     A slide that has several images is not taken.
     """
@@ -165,8 +168,8 @@ def _nuclei_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Co
     names = changed_in(inbox.folder, folders=True)
     if clashes := inbox_clashes(inbox.folder, names):
         context.log.error(
-            f"{len(clashes)} slides have more than one image in {inbox.folder} ({_shortened(clashes)}), and none is "
-            "taken: leave one of each, or rename the others."
+            f"{len(clashes)} slides have more than one image in {inbox.folder} ({_shortened(clashes)}), so none of "
+            "these is taken: keep one of each, or rename the others."
         )
     inbox.leave("slides with several images", *clashes)
     times = _places(context, inbox, names)
@@ -181,9 +184,9 @@ def _take_arrivals(
 ) -> dg.SensorResult | dg.SkipReason:
     """Registers and requests slides that are new in an inbox, and requests those that were replaced there.
 
-    The cursor is the time at which the latest file that was taken was put there: a younger one is new, or another. It
-    is the storage's clock that says so, which may be wrong; a time in the future moves no cursor. After it stands how
-    many stages could be computed: where there are more now, as the weights came, the known slides are requested, too.
+    The cursor has two parts. The first is the time of the latest file that was taken, by the storage's clock: a file
+    with a later time is new or was replaced. Times in the future are ignored, as that clock may be wrong. The second is
+    the number of stages that could be computed: if it grows, because weights now exist, known slides are requested too.
     """
     root, now = paths.data_root, time.time()
     known = set(context.instance.get_dynamic_partitions(chain.partitions))
@@ -196,13 +199,13 @@ def _take_arrivals(
     taken: list[str] = []
     early: list[str] = []
     latest = seen or 0.0
-    # From the oldest, so that what a tick leaves to the next is younger than its cursor.
+    # The oldest first, so that slides left to the next tick are younger than its cursor.
     for slide, times in sorted(inbox.changed.items(), key=lambda one: (max(one[1]), one[0])):
         changed_at, is_new = max(times), slide in inbox.new
         if not is_new and changed_at > now:
             early.append(slide)
             continue
-        # A time in the future says nothing, and waiting for it could take years.
+        # A time in the future does not show how long ago the file changed; waiting for it could take years.
         if not all(abs(now - at) >= _SETTLED_S for at in times):
             continue
         if is_new or (seen is not None and changed_at > seen):
@@ -212,17 +215,17 @@ def _take_arrivals(
         latest = max(latest, changed_at) if changed_at <= now else latest
     if early:
         context.log.warning(
-            f"The files of {len(early)} slides in {inbox.folder} ({_shortened(early)}) were changed at a time that is "
-            "still to come, and are checked again then: set the clocks of this machine and of the storage right."
+            f"The files of {len(early)} slides in {inbox.folder} ({_shortened(early)}) have times in the future, and "
+            "are not taken before then: set the clocks of this machine and of the storage right."
         )
-    # Sources first: a partition whose image nobody can find would fail.
+    # Sources are written first: a partition without a source would fail.
     write_sources(root.slide_sources, [inbox.sources[slide] for slide in taken if slide in inbox.sources])
     add = [slide for slide in taken if slide not in known]
     return _request(context, chain, root, taken, unsure, cursor=f"{latest!r} {stages}", add=add, note=inbox.note)
 
 
 def _inbox_sensor(name: str, chain: Chain, description: str) -> dg.SensorDefinition:
-    """A sensor that takes what arrives in a pipeline's inbox; see :func:`_take_arrivals`."""
+    """A sensor that takes new and replaced files of a pipeline's inbox; see :func:`_take_arrivals`."""
 
     @dg.sensor(name=name, minimum_interval_seconds=60, asset_selection=list(chain.stages), description=description)
     def arrivals(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
@@ -232,19 +235,19 @@ def _inbox_sensor(name: str, chain: Chain, description: str) -> dg.SensorDefinit
 
 
 image_folder = _inbox_sensor(
-    "image_folder", SKIN, "Registers images put into `inbox`; requests them, and those that were replaced or moved."
+    "image_folder", SKIN, "Registers images put into `inbox`, and requests new, replaced and moved ones."
 )
 nuclei_slide_folder = _inbox_sensor(
     "nuclei_slide_folder",
     NUCLEI,
-    "Registers H&E slides put into `nuclei_inbox`; requests them, and those that were replaced.",
+    "Registers H&E slides put into `nuclei_inbox`, and requests new and replaced ones.",
 )
 
 
 def _folder_sensor(
     name: str, folder: str, partitions: dg.DynamicPartitionsDefinition, description: str
 ) -> dg.SensorDefinition:
-    """A sensor that registers one partition for each folder in ``folder``; a person materializes them."""
+    """A sensor that registers one partition for each folder in ``folder``; users materialize them."""
 
     @dg.sensor(name=name, minimum_interval_seconds=60, description=description)
     def register(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.SensorResult | dg.SkipReason:
@@ -253,7 +256,7 @@ def _folder_sensor(
         folders = folders_in(path)
         unusable = [key for key in folders if usable_id(key) != key]
         new = [key for key in folders if key not in known and key not in unusable]
-        note = f" Not taken, rename them: {len(unusable)} folders ({_shortened(unusable)})." if unusable else ""
+        note = f" Not taken, must be renamed: {len(unusable)} folders ({_shortened(unusable)})." if unusable else ""
         if not new:
             return dg.SkipReason(f"No new folder in {path}.{note}")
         if note:
@@ -280,13 +283,13 @@ nuclei_case_folder = _folder_sensor(
 @dg.sensor(
     job=refresh_metrics,
     minimum_interval_seconds=300,
-    description="Refreshes the DuckDB file when anything that is in it was materialized, or failed.",
+    description="Refreshes the DuckDB file when an asset that fills it was materialized or failed.",
 )
 def fresh_metrics(context: dg.SensorEvaluationContext, paths: PathsResource) -> dg.RunRequest | dg.SkipReason:
-    """One run for each state of what the store is filled from, however many events led to it.
+    """Requests one run for each state of the store's sources, however many events led to it.
 
-    There is no cursor: a tag of the run names the state that it was requested for, and only a successful run settles
-    it. A failed one is requested again half an hour later.
+    There is no cursor: a tag of the run names the state it was requested for. Only a successful run settles that state;
+    after a failed one, another run is requested half an hour later.
     """
     state = _state_of_results(context.instance, paths.data_root)
     if not state:
@@ -298,14 +301,14 @@ def fresh_metrics(context: dg.SensorEvaluationContext, paths: PathsResource) -> 
     for last in context.instance.get_run_records(dg.RunsFilter(job_name=job, tags=tags), limit=1):
         if last.dagster_run.status != dg.DagsterRunStatus.SUCCESS:
             if time.time() - last.update_timestamp.timestamp() < _RETRY_METRICS_S:
-                return dg.SkipReason(f"Run {last.dagster_run.run_id} did not succeed: it is tried again later.")
+                return dg.SkipReason(f"Run {last.dagster_run.run_id} did not succeed; it will be retried later.")
         elif last.dagster_run.tags.get(_STATE) == state:
             return dg.SkipReason("Nothing was materialized since the last run.")
     return dg.RunRequest(tags=tags | {_STATE: state})
 
 
 def _state_of_results(instance: dg.DagsterInstance, root: DataRoot) -> str:
-    """Names the latest event of the assets in the store and the time of the last failure; empty if there is neither."""
+    """Identifies the state: the latest event of the store's assets and the time of the last failure; may be empty."""
     from dermatome.warehouse.tables import TABLES
 
     newest, failed_at = 0, 0.0
@@ -327,16 +330,16 @@ def _request(
     add: Sequence[str] = (),
     note: str = "",
 ) -> dg.SensorResult:
-    """Requests ``new`` slides, and those of ``unsure`` that nobody has tried yet: a tick may die after registering.
+    """Requests the slides ``new``, and those of ``unsure`` that were never tried: a tick may die after registering.
 
-    The partitions ``add`` are added by the daemon together with the request: if a tick dies before, they stay unknown.
-    ``note`` says what is not taken.
+    The daemon adds the partitions ``add`` together with the request: if a tick dies before, they stay unknown. ``note``
+    is the sentence about files that are not taken.
     """
     stages = chain.possible_stages(root)
     untried = untried_slides(context.instance, root, stages, unsure)
     wanted = first_slides({stage: list(dict.fromkeys([*new, *untried[stage]])) for stage in stages})
     if not wanted:
-        return dg.SensorResult(skip_reason=f"No slide is new or was forgotten.{note}", cursor=cursor)
+        return dg.SensorResult(skip_reason=f"No slide is new or untried.{note}", cursor=cursor)
     context.log.info(f"{len(new)} new or replaced slides; {number_of_slides(wanted)} are requested.{note}")
     subset = subset_of(wanted, chain.slides)
     return dg.SensorResult(
@@ -349,7 +352,7 @@ def _request(
 def _warn_of_clashes(
     context: dg.SensorEvaluationContext, images: Sequence[SlideSource], registered: Mapping[str, SlideSource]
 ) -> None:
-    """One line on images whose slides have another image registered."""
+    """Warns, in one line, of images whose slides are registered with another image."""
     clashes = [
         f"{image.location} (slide {image.slide} is {registered[image.slide].location})"
         for image in images
@@ -357,7 +360,7 @@ def _warn_of_clashes(
     ]
     if clashes:
         context.log.warning(
-            f"{len(clashes)} images are not taken, as their slides are known from elsewhere: {_shortened(clashes)}; "
+            f"{len(clashes)} images are not taken, as slides of these names have other images: {_shortened(clashes)}; "
             "rename the files in the inbox."
         )
 

@@ -1,4 +1,4 @@
-"""`make ui`: the Dagster web server and daemon; over the demo's data root, also its mock HPA server."""
+"""`make ui`: runs the Dagster web server and daemon, and over the demo's data root also its mock HPA server."""
 
 import argparse
 import ctypes
@@ -25,16 +25,16 @@ _CLOCK_CHECK_S = 30.0
 
 
 def main() -> int:
-    """Runs both until Ctrl-C, or until one of them ends; then ends the other."""
+    """Runs web server and daemon until Ctrl-C or until one of them ends; then ends the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="the web server has no login: see docs/security.md")
     parser.add_argument("--port", type=int, default=3000)
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME",
-        help="host name by which browsers reach the UI, such as that of a proxy; repeat it for several",
+        help="host name by which browsers reach the UI, such as that of a proxy; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--daemon-only", action="store_true", help="run no web server: another machine or container does"
+        "--daemon-only", action="store_true", help="run no web server: another machine or container runs it"
     )
     given = parser.parse_args()
     root = DataRoot.at(os.environ["DERMATOME_DATA"])
@@ -85,15 +85,15 @@ def main() -> int:
 
 
 def _check_port(host: str, port: int) -> None:
-    """Raises if another program listens on the port, before anything is started that would wait for it."""
+    """Raises if another program listens on the port, before processes start that would wait for it."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the web server does
         try:
             probe.bind((host, port))
         except OSError as error:
             raise BadSetting(
-                f"Port {port} of {host} cannot be used ({error.strerror}): end the program that uses it, or choose "
-                f"another one, such as `make ui PORT={port + 1}`."
+                f"Port {port} of {host} cannot be used ({error.strerror}): stop the program that uses it, or choose "
+                f"another port, such as `make ui PORT={port + 1}`."
             ) from error
 
 
@@ -102,7 +102,7 @@ def _check_clock() -> None:
         with open_instance() as instance:
             for sentence in release_from_future(instance):
                 print(sentence, flush=True)
-    except StorageFailed as error:  # a full disk, say: the daemon and the web server live through it, too
+    except StorageFailed as error:  # such as a full disk, which the daemon and the web server survive
         print(error, file=sys.stderr)
 
 
@@ -116,7 +116,7 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process that is terminated at the end of the block, and killed if that does not end it."""
+    """Starts a child process; at the end of the block it is terminated, and killed if that does not end it."""
     child = subprocess.Popen(command, preexec_fn=_end_with_parent)
     try:
         yield child
@@ -129,8 +129,8 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _end_with_parent() -> None:
-    """Makes Linux end the child if its parent is killed, so that the next `make ui` finds no other daemon."""
-    # A script's shell that starts `make ui &` ignores interrupts, and Dagster then treats SIGTERM in the same way.
+    """Makes Linux end the child if its parent is killed, so that the next `make ui` finds no second daemon."""
+    # A shell script that starts `make ui &` ignores interrupts, and Dagster then ignores SIGTERM too.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     if sys.platform == "linux":

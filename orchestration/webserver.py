@@ -1,7 +1,7 @@
 """Dagster's web server behind the guard of :mod:`dermatome.web.guard`: ``python -m orchestration.webserver``.
 
 It takes the options of ``dagster-webserver`` and ``--allow-host``. Dagster itself has no login and executes any GraphQL
-that reaches it, mutations by GET too, so a page of any web site could change it through the browser of its user.
+query it receives, including mutations by GET, so any web page could change it through the browser of a user.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dermatome.storage.record import read_record
 from dermatome.web.guard import Refusal, SiteGuard
 from dermatome.web.results import Results
 
-_MUTATION = re.compile(r"\bmutation\b")  # a keyword, which GraphQL has no other way to write
+_MUTATION = re.compile(r"\bmutation\b")  # GraphQL requires this keyword
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
             ["--allow-host"],
             multiple=True,
             help="Host name by which browsers reach the server, such as the name of this computer or of a proxy; "
-            "repeat it for several. --host, 127.0.0.1 and localhost are always allowed.",
+            "may be repeated. --host, 127.0.0.1 and localhost are always allowed.",
         )
     )
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def genes_page(root: DataRoot) -> HTMLResponse:
-    """All genes by symbol, searchable, with links to their partitions, which Dagster itself finds by key only."""
+    """A searchable page of all genes by symbol, with links to their partitions, which Dagster finds only by key."""
     slides: dict[str, list[str]] = {}
     for source in read_sources(root.slide_sources).values():
         slides.setdefault(source.ensembl_id, []).append(source.slide)
@@ -68,7 +68,7 @@ def genes_page(root: DataRoot) -> HTMLResponse:
     for ensembl_id in root.partitions("hpa_images"):
         try:
             record = read_record(root.record("hpa_images", ensembl_id))
-        except StorageFailed:  # `dermatome verify` names it
+        except StorageFailed:  # `dermatome verify` reports it
             continue
         symbol, shown = str(record.values["gene"]) if record else "", ensembl_id in profiled
         genes.append({"symbol": symbol, "id": ensembl_id, "card": shown, "slides": slides.get(ensembl_id, [])})
@@ -82,7 +82,7 @@ def genes_page(root: DataRoot) -> HTMLResponse:
 
 
 def refused_mutation(scope: Scope) -> Refusal | None:
-    """Refuses a GraphQL mutation in an address, which a link or an image can have a browser request."""
+    """Refuses a GraphQL mutation by GET: a link or an image on another site can make a browser request that address."""
     if scope["type"] != "http" or scope["method"] == "POST" or not scope["path"].rstrip("/").endswith("/graphql"):
         return None
     if _MUTATION.search(unquote_plus(scope["query_string"].decode("latin-1"))):

@@ -14,8 +14,8 @@ def nuclei_patches(run: Run) -> AnyStage:
     """One partition is one patient: training patches of `nuclei_annotations/<case>/`: `rgb/`, `semantic/`, `ternary/`,
     `instances/` and `patches.parquet`.
 
-    A case is a patient's images beside their Aperio XML as MoNuSAC and MoNuSeg give them, or `images/` with
-    `instances/` or `classes/`. Ambiguous regions are ignored; an annotation that cannot be read stops that case alone.
+    A case is a patient's images with their Aperio XML files as in MoNuSAC and MoNuSeg, or `images/` with `instances/`
+    or `classes/`. Ambiguous regions are ignored; an annotation that cannot be read fails only its own case.
     """
     from dermatome.nuclei.patches.annotated import case_version
     from dermatome.nuclei.patches.cut import make_patches

@@ -13,7 +13,7 @@ from dermatome.storage.record import StageResult
 
 
 def _sources(root: DataRoot, _: Settings) -> InputsNow:
-    """The sources of slides that are others now."""
+    """The inputs of slides whose source has changed."""
     from dermatome.slides.source import inbox_sources, sources_now
 
     return sources_now(inbox_sources(root.nuclei_inbox), root.path, "nuclei_inbox")
@@ -25,11 +25,11 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
     checks={"image_not_blank": "The file decodes and is not blank."}, inputs_now=_sources,
 )  # fmt: skip
 def nuclei_slides(run: Run) -> AnyStage:
-    """One partition is one slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG, TIFF, a vendor's file
-    that OpenSlide reads, or a folder with the `.dcm` files of a DICOM slide: its levels are kept, its label is
-    not.
+    """One partition is one slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG or TIFF, a vendor's
+    file that OpenSlide reads, or a folder with the `.dcm` files of a DICOM slide, of which all levels are kept but not
+    the label.
 
-    The scale is what the file states, or else the declared mpp of the settings, stored with the word `declared`.
+    The scale is the one the file states, or else `declared_mpp` of the settings, with `declared` as its source.
     """
     from dermatome.slides.source import acquire_slide, inbox_source, inbox_sources
 

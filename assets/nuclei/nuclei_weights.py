@@ -14,9 +14,9 @@ from resources import ComputeResource, PathsResource
 
 
 class NucleusRun(TrainingConfig):
-    """The run config of a nucleus training; settings that are not given are those of the source system."""
+    """The run config of a nucleus training; unset settings are those of the source system."""
 
-    cases: list[str] | None = Field(default=None, description="Patients to learn from; None: all that have patches.")
+    cases: list[str] | None = Field(default=None, description="Patients to train on; None: all that have patches.")
 
 
 NucleusConfig = training_config("NucleusConfig", NucleusRun, NucleusTraining)
@@ -29,7 +29,7 @@ def nuclei_weights(
     """One partition is one training version: weights with a card, their patches, curves, and scores of maps, instances
     and classes.
 
-    Add a version (`n001`) in the materialize dialog, and set what differs from the source system's in its run config.
+    Add a version (`n001`) in the materialize dialog, and set what differs from the defaults in its run config.
 
     ```yaml
     ops:
@@ -44,6 +44,6 @@ def nuclei_weights(
     root = paths.data_root
     cases = config.cases or not_held_out(root, NUCLEI, root.partitions("nuclei_patches"))
     if not cases:
-        raise MissingInput("There are no patches of nuclei yet: materialize nuclei_patches for cases first.")
+        raise MissingInput("There are no nuclei patches yet: materialize nuclei_patches for the cases first.")
     sources = partitions_of(root, "nuclei_patches", cases)
     return make_version(context, root, NucleusTask, sources, config.given(), config, compute)

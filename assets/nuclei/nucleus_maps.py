@@ -22,14 +22,14 @@ def _network(root: DataRoot, settings: Settings) -> Weights:
     decided_by=["nuclei", "compute.precision", "nuclei_weights unless nuclei_champion"], pool="gpu",
     checks={
         "nucleus_density": "As many nuclei per mm² of tissue as tissues have.",
-        "stain_fit": "Where stains are normalised, hematoxylin and eosin were told apart.",
+        "stain_fit": "If stains are normalised, hematoxylin and eosin could be separated.",
     },
     inputs_now=network_now(NUCLEI, _network),
 )  # fmt: skip
 def nucleus_maps(run: Run) -> AnyStage:
     """One partition is one H&E slide: every nucleus with its class and outline.
 
-    Tiles through the network, blended → semantic and ternary maps → watershed → nuclei with class and probability.
+    Tiles → network, blended at seams → semantic and ternary maps → watershed → nuclei with class and probability.
 
     Files: `semantic.ome.tif`, `ternary.ome.tif`, `instances.ome.tif`, `nuclei.parquet`, `nuclei.geojson`,
     `semantic.png`, `ternary.png`, `figure.png`.

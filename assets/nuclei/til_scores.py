@@ -1,4 +1,4 @@
-"""`til_scores`: tumour-infiltrating lymphocytes of a slide, in three numbers and a map."""
+"""`til_scores`: tumour-infiltrating lymphocytes of a slide, as three numbers and a map."""
 
 from assets.nuclei.nucleus_maps import nucleus_maps
 from assets.partitions import NUCLEI_SLIDES
@@ -13,7 +13,7 @@ def til_scores(run: Run) -> AnyStage:
     """One partition is one H&E slide: lymphocytes per mm² of tissue and their map on 50 µm squares (Saltz et al. 2018),
     the share of immune nuclei, and the share of lymphocytes within 20 µm of an epithelial nucleus (Barua et al. 2018).
 
-    Definitions and what they are not: `dermatome.nuclei.til.score`. Files: `til_map.parquet`, `figure.png`.
+    Definitions and their limits: `dermatome.nuclei.til.score`. Files: `til_map.parquet`, `figure.png`.
     """
     from dermatome.nuclei.til.stage import til_stage
 

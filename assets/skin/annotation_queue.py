@@ -1,4 +1,4 @@
-"""`annotation_queue`: the regions of slides that it is most worth to annotate next."""
+"""`annotation_queue`: the regions of slides that are most worth annotating next."""
 
 import dagster as dg
 
@@ -21,7 +21,7 @@ from resources.settings import DECIDED_BY
 def annotation_queue(
     context: dg.AssetExecutionContext, paths: PathsResource, settings: SettingsResource
 ) -> dg.MaterializeResult:
-    """Regions where the tissue network's views disagree, unlike one another and what is annotated already, best first.
+    """Regions on which the tissue network is least sure, unlike each other and unlike annotated ones, best first.
 
     Files: `queue.parquet`, and `queue.html` with pictures and links to the page on which a region is corrected.
     """

@@ -16,7 +16,7 @@ from dermatome.storage.layout import DataRoot
 
 
 def _network(root: DataRoot, settings: Settings) -> Weights | None:
-    # The published network never changes, and looking for it would fetch it.
+    # The published network never changes, and finding it would download it.
     if settings.cell_weights == "cyto2" and settings.cells.segmenter == "cellpose":
         return None
     return find_cell_weights(root, settings.cell_weights, settings.cells.segmenter)

@@ -1,4 +1,4 @@
-"""`cell_weights`: one training version of a network of Cellpose's form that finds cells."""
+"""`cell_weights`: one training version of a network of Cellpose's architecture that finds cells."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from resources import ComputeResource, PathsResource, SettingsResource
 
 
 class CellRun(TrainingConfig):
-    """The run config of a cell network's training; settings that are not given take their defaults."""
+    """The run config of a cell training; unset settings take their defaults."""
 
     continue_from: str | None = Field(
         default=None,
@@ -32,7 +32,7 @@ class CellRun(TrainingConfig):
 
 
 def find_sets(root: DataRoot, settings: Settings, names: Sequence[str]) -> dict[Path, str]:
-    """Folders and data versions of sets of annotated images."""
+    """Folder and data version of each named set of annotated images."""
     from dermatome.skin.cells.annotations import annotated_sha256, find_annotated
 
     folders, mpp = [root.cell_set(name) for name in names], settings.images.declared_mpp
@@ -53,9 +53,9 @@ def cell_weights(
     """One partition is one training version: weights with a card, average precision before and after on held-out
     images, curves and samples.
 
-    It learns from the folders of `cell_annotations/`: images, each with its cells beside it (Aperio XML, GeoJSON or a
-    label image). From scratch, or from `cyto2`, `toy`, a file or a version: `continue_from` in the run config; a
-    version named `v002_cont1` is fine-tuned from `v002`.
+    It is trained on the folders of `cell_annotations/`: images, each with its cells in a file beside it (Aperio XML,
+    GeoJSON or a label image). With `continue_from` it is fine-tuned from `cyto2`, `toy`, a file or a version; a version
+    named `v002_cont1` is fine-tuned from `v002`.
 
     ```yaml
     ops:
@@ -72,7 +72,7 @@ def cell_weights(
     sets = config.sets or not_held_out(root, CELLS, folders_in(root.cell_annotations))
     if not sets:
         raise MissingInput(
-            f"There are no annotated cells yet: put a folder of images with their cells into {root.cell_annotations}."
+            f"There are no annotated cells yet: put a folder of images and their cells into {root.cell_annotations}."
         )
     return make_version(
         context,

@@ -12,17 +12,17 @@ from assets.slide_asset import AnyStage, Run, slide_asset
     SLIDES, "skin_inference", kind="parquet", code_version="5", partitions_a_run=400,
     deps=[slide_images, epidermis_masks, cell_masks], decided_by=["layers"],
     checks={
-        "background_found": "The slide has enough background to measure the light that densities are relative to.",
-        "light_not_clipped": "The background is not white (255), where the light may have been brighter.",
-        "stains_present": "The slide's colours can be those of hematoxylin and DAB; otherwise stains are null.",
-        "stain_vectors_found": "If wanted, the slide's own colours of hematoxylin and DAB could be estimated.",
+        "background_found": "The slide has enough background to measure the light intensity that OD is relative to.",
+        "light_not_clipped": "The background is below 255, so its intensity was measured and not clipped.",
+        "stains_present": "The slide's colours are compatible with hematoxylin and DAB; otherwise stains are null.",
+        "stain_vectors_found": "If requested, the slide's own stain vectors of hematoxylin and DAB were estimated.",
     },
     more=origin_of,
 )  # fmt: skip
 def epidermis_layers(run: Run) -> AnyStage:
     """One partition is one slide: stains in the layers of its epidermis, counted from the dermis.
 
-    Layers of one mean cell diameter; no epidermis, no dermis or no cells is a named outcome.
+    A layer is one mean cell diameter thick. A slide without epidermis, dermis or cells has an outcome of that name.
 
     Files: `layers.parquet`, `cell_layers.parquet`, `profile.parquet`, `relative.parquet`, `zones.parquet`,
     `layers.ome.tif`, `layers.geojson` (each layer), `cells.geojson` (cells with class, layer and stains), `figure.png`.

@@ -11,14 +11,14 @@ from assets.slide_asset import AnyStage, Run, slide_asset
     deps=[slide_images, tissue_champion], decided_by=["tissue", "compute.precision"], pool="gpu",
     checks={
         "tissue_fraction": "Between 2 % and 98 % of the slide is tissue.",
-        "epidermis_plausible": "Epidermis is there, and is not everything.",
-        "looks_like_skin": "Epidermis lies on dermis in one piece: else the slide is not what the network knows.",
+        "epidermis_plausible": "There is epidermis, and it does not fill the slide.",
+        "looks_like_skin": "Epidermis lies on dermis in one piece; otherwise the slide is unlike the training slides.",
     },
 )  # fmt: skip
 def epidermis_masks(run: Run) -> AnyStage:
     """One partition is one slide: where its dermis, epidermis and keratin are.
 
-    Coarse prediction → significant regions → those again at full resolution → cleanup.
+    Coarse prediction → significant regions → prediction of these at full resolution → cleanup.
 
     Files: `mask.npz` (`mask`, `crop_bbox`), `mask.ome.tif`, `tissue.geojson`, `figure.png`.
     """

@@ -1,4 +1,4 @@
-"""`gene_profiles`: what each antibody of a gene stains in the epidermis, over patients, and a card to read."""
+"""`gene_profiles`: what each antibody of a gene stains in the epidermis, over patients, with a card as a web page."""
 
 import dagster as dg
 
@@ -12,7 +12,7 @@ from dermatome.storage.layout import DataRoot
 
 
 def _slides(root: DataRoot, _: Settings) -> InputsNow:
-    """The page of a gene and the layers of its slides."""
+    """The inputs of a gene: its page and the layers of its slides."""
     from dermatome.skin.profiles.stage import gene_inputs
 
     return lambda record: gene_inputs(root, record.partition)

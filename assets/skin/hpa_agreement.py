@@ -1,4 +1,4 @@
-"""`hpa_agreement`: HPA's annotation compared with what the cores measure."""
+"""`hpa_agreement`: HPA's annotation compared with measurements of the cores."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from dermatome.storage.record import StageResult
 
 @profiles_summary("2", "agreement")
 def hpa_agreement(root: DataRoot, folder: Path, settings: AgreementSettings) -> StageResult:
-    """HPA's intensity, quantity and location for each antibody and tissue, against the levels that the cores give.
+    """HPA's intensity, quantity and location for each antibody and tissue, compared with levels read from the cores.
 
     Files: `agreement.parquet`, `scores.parquet`, `confusion.parquet`, `thresholds.parquet`, `figure.png`, `figure.svg`,
-    and the report `agreement.html`, which lists where image and annotation disagree most.
+    and the report `agreement.html`, which lists the largest disagreements first.
     """
     from dermatome.skin.agreement.stage import make_agreement
 

@@ -21,7 +21,7 @@ def hpa_images(run: Run) -> AnyStage:
     """One partition is one gene: a row for each image of its HPA page, with antibody, patient, staining by cell type,
     reliability, licence and page sha256.
 
-    The page is asked for at every materialization; an unchanged page (ETag or same content) keeps its data version, so
+    The page is requested at every materialization; an unchanged page (ETag or same content) keeps its data version, so
     nothing downstream becomes stale.
 
     [Find a gene by its symbol](/genes)
@@ -33,6 +33,6 @@ def hpa_images(run: Run) -> AnyStage:
         root,
         "hpa_images",
         make=lambda gene, folder: make_images(client, gene, root.hpa_page(gene), folder, tissue),
-        always=True,  # only asking tells whether the page has changed
+        always=True,  # only a request shows whether the page has changed
         at_once=run.settings.hpa.at_once,
     )

@@ -1,4 +1,4 @@
-"""What a skin slide is of, as metadata of its assets: gene, antibody, patient, image, earlier results."""
+"""The origin of a skin slide as metadata of its assets: gene, antibody, patient, image, upstream results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache

@@ -1,4 +1,4 @@
-"""How the assets that are made of all gene profiles are declared."""
+"""Declares the assets that are computed from all gene profiles."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from resources.settings import DECIDED_BY
 
 
 def _all_profiles(root: DataRoot, _: Settings) -> InputsNow:
-    """All profiles together, which `skin_atlas` and `hpa_agreement` are made of."""
+    """The input of `skin_atlas` and `hpa_agreement`: one version over all profiles."""
     from dermatome.skin.profiles.stage import profiles_version
 
     return lambda record: profiles_version(root)
@@ -29,9 +29,10 @@ def _all_profiles(root: DataRoot, _: Settings) -> InputsNow:
 def profiles_summary(
     code_version: str, settings_table: str, checks: Mapping[str, str] | None = None
 ) -> Callable[[Callable[[DataRoot, Path, Any], StageResult]], dg.AssetsDefinition]:
-    """Declares an asset made of all profiles by the function that writes its files.
+    """Declares an asset computed from all profiles, from the function that writes its files.
 
-    The function is given the table of settings that decides its results. A check of it that fails is a warning.
+    That function takes the section ``settings_table`` of the settings, which decides its results. Failed checks are
+    warnings.
     """
 
     def declare(make: Callable[[DataRoot, Path, Any], StageResult]) -> dg.AssetsDefinition:

@@ -12,11 +12,11 @@ from dermatome.storage.record import StageResult
     "3",
     "atlas",
     checks={
-        "markers_as_expected": "Basal, suprabasal and granular markers among the genes stain where the literature says."
+        "markers_as_expected": "Basal, suprabasal and granular marker genes stain where the literature says they do.",
     },
 )
 def skin_atlas(root: DataRoot, folder: Path, settings: AtlasSettings) -> StageResult:
-    """All genes by relative depth: clustered heatmap, table of patterns with search, and a check on known markers.
+    """All genes by relative depth: a clustered heatmap, a searchable table of patterns, and a check on known markers.
 
     `atlas.html` needs no other file; its links lead to the genes' cards in the data root.
     """

@@ -1,4 +1,4 @@
-"""`slide_images`: a slide's image file, fetched or copied, verified by decoding it whole."""
+"""`slide_images`: a slide's image file, fetched or copied, and verified by decoding all of it."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dermatome.storage.record import StageResult
 
 
 def _sources(root: DataRoot, _: Settings) -> InputsNow:
-    """The sources of slides that are others now."""
+    """The inputs of slides whose source has changed."""
     from dermatome.slides.register import read_sources
     from dermatome.slides.source import sources_now
 
@@ -23,15 +23,15 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
 
 @slide_asset(
     SLIDES, "skin_images", kind="file", code_version="3", partitions_a_run=500,
-    # Which gene's page names a slide is not a rule Dagster can follow; the slide's source says it.
+    # Dagster cannot know which gene's page names a slide; the slide's source does.
     deps=[all_of(hpa_images), INBOX], decided_by=["images.declared_mpp", "images.max_side_px", "hpa.image"],
-    pool="hpa", checks={"image_not_blank": "The file decodes whole and is not blank."}, inputs_now=_sources,
+    pool="hpa", checks={"image_not_blank": "The file decodes completely and is not blank."}, inputs_now=_sources,
 )  # fmt: skip
 def slide_images(run: Run) -> AnyStage:
     """One partition is one slide: its image file with sha256, size, mpp and the source of that mpp.
 
-    The scale is what a TIFF states. HPA states none: then the declared mpp of the settings is stored with the word
-    `declared`. `[hpa] image = "tiff"` fetches the lossless originals; `file` and `location` tell which file it is.
+    The scale is the one a TIFF states. HPA states none, so `declared_mpp` of the settings is stored with `declared` as
+    its source. `[hpa] image = "tiff"` fetches the lossless originals; `file` and `location` name the file in use.
     """
     from dermatome.slides.register import read_sources, source_of
     from dermatome.slides.source import acquire_slide

@@ -20,10 +20,10 @@ SpaceConfig: Any = config_of(SearchSpace)
 
 
 class TissueSearch(TissueConfig):
-    """A study: number of trials and ranges; the other settings are those of each trial's training."""
+    """A study: its number of trials and ranges; all other settings apply to each trial's training."""
 
-    trials: int = Field(default=20, ge=1, description="Trials in total, including those of earlier runs of this study.")
-    parallel: int = Field(default=1, ge=1, description="Trials at the same time, in processes of this machine.")
+    trials: int = Field(default=20, ge=1, description="Total number of trials, including those of earlier runs.")
+    parallel: int = Field(default=1, ge=1, description="Trials at the same time, each in a process of this machine.")
     space: SpaceConfig = Field(default=SpaceConfig(), description="Ranges and choices that trials draw from.")
 
 
@@ -42,10 +42,10 @@ def tissue_search(
     settings: SettingsResource,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
-    """One partition is one study of training settings. It is kept: materialize it again with more `trials` and it
-    continues; so does a killed run.
+    """One partition is one study of training settings. It is kept between runs: materialize it again with more `trials`
+    to continue it; a study whose run was killed continues too.
 
-    To train its best trial as a version, materialize `tissue_weights` with `from_study` in the run config.
+    To train its best trial as a version, set `from_study` in the run config of `tissue_weights`.
 
     ```yaml
     ops:

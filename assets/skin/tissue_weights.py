@@ -21,15 +21,15 @@ from resources import ComputeResource, PathsResource, SettingsResource
 
 
 class TissueRun(TrainingConfig):
-    """The run config of a tissue training; settings that are not given take their defaults."""
+    """The run config of a tissue training; unset settings take their defaults."""
 
-    from_study: str | None = Field(default=None, description="A study of tissue_search: its best trial's settings.")
-    annotated_slides: list[str] | None = Field(default=None, description="None: all that have tiles.")
-    drawn: bool = Field(default=False, description="Draw synthetic tiles and train on them, not on annotated slides.")
+    from_study: str | None = Field(default=None, description="A study of tissue_search whose best trial to train.")
+    annotated_slides: list[str] | None = Field(default=None, description="Slides to train on; None: all with tiles.")
+    drawn: bool = Field(default=False, description="Draw synthetic tiles and train on these, not on annotated slides.")
 
 
 def find_tiles(root: DataRoot, slides: Sequence[str] | None) -> dict[Path, str]:
-    """Folders and data versions of the tiles of annotated slides; by default of all but those of the hold-out set."""
+    """Folder and data version of each annotated slide's tiles; by default of all slides outside the hold-out set."""
     slides = slides or not_held_out(root, TISSUE, root.partitions("training_tiles"))
     if not slides:
         raise MissingInput("There are no training tiles yet: materialize training_tiles for annotated slides first.")
@@ -61,7 +61,7 @@ def tissue_weights(
           augment: {stain: 0.6}
     ```
 
-    Without any annotated slide, `drawn: true` trains on synthetic tiles of any stain, thickness and cut.
+    Without any annotated slide, `drawn: true` trains on synthetic tiles of many stains, thicknesses and cuts.
     """
     from dermatome.skin.tissue.task import TissueTask, confusion_markdown, draw_for_training
     from dermatome.training.settings import settings_from

@@ -11,13 +11,13 @@ from dermatome.pipeline.cached_stage import WaitingStage
     deps=[ANNOTATIONS],
 )  # fmt: skip
 def training_tiles(run: Run) -> AnyStage:
-    """One partition is one annotated slide: pairs of image and mask that training learns from.
+    """One partition is one annotated slide: pairs of image and mask for training.
 
-    Cuts `annotations/<slide>/` (`he.*` and `mask.*`, where present `ihc.*`, `palette.json`, and `rois.json` or
-    `rois.geojson`, without which all that is annotated is cut) into `images/`, `masks/` and `ihc/`, each ROI divided
-    n×n. Pixels that nobody annotated are 255 in `masks/`, and nothing is learnt from them.
+    Cuts the files in `annotations/<slide>/` (`he.*` and `mask.*`; optionally `ihc.*`, `palette.json`, and `rois.json`
+    or `rois.geojson`) into `images/`, `masks/` and `ihc/`. Each ROI is divided n×n; without ROIs, everything annotated
+    is cut. Pixels without annotation are 255 in `masks/` and are ignored by the loss.
 
-    An unknown mask colour, an ROI outside its image, or an image and mask of different sizes stops that slide alone.
+    An unknown mask colour, an ROI outside its image, or different sizes of image and mask fail only that slide.
     """
     from dermatome.skin.tiles.annotated import annotation_version, make_tiles
 

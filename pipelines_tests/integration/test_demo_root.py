@@ -20,7 +20,7 @@ def test_a_persons_data_root_is_refused_and_left_as_it_was(root, own):
     path = root.path / own
     path.mkdir() if own.endswith("/") else path.write_text("")
     with (
-        pytest.raises(StorageFailed, match=f"has {own.rstrip('/')} and no demo.json: run make demo DATA="),
+        pytest.raises(StorageFailed, match=f"has {own.rstrip('/')}, but no demo.json. Run make demo DATA="),
         demo.demo_atlas(root),
     ):
         pass

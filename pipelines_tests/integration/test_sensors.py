@@ -180,7 +180,7 @@ def test_a_gene_whose_records_cannot_be_read_is_passed_over_aloud(root, instance
     pages_read(root, instance, 2)
     tick = evaluate(sensors.new_hpa_images, root, instance)
     assert asked_for(tick) == {"slide_images": ["373-0_A_1_1", "373-1_A_1_1"]}
-    (said,) = logged(capfd, "passed over")
+    (said,) = logged(capfd, "are skipped")
     assert "ENSG00000000001" in said
     assert "materialize hpa_images" in said
     assert evaluate(sensors.new_hpa_images, root, instance, cursor=tick.cursor).skip_message
@@ -236,7 +236,7 @@ def test_image_folder_takes_images_with_usable_names(root, instance, skin_inbox,
     again = skin_inbox.tick(tick.cursor)
     assert not again.run_requests
     assert again.skip_message == (
-        f"No slide is new or was forgotten. Not taken from {root.inbox}: 1 files in folders (batch/a.jpg); "
+        f"No slide is new or untried. Not taken from {root.inbox}: 1 files in folders (batch/a.jpg); "
         "1 files of a kind that is not read (notes.txt); "
         "1 files whose names have no letter of A to Z and no digit (皮.jpg); "
         "1 images of slides known from elsewhere (core-1.tif)."
@@ -315,11 +315,11 @@ def test_slides_of_a_storage_whose_clock_is_ahead_hold_nothing_back_and_are_logg
     monkeypatch.setattr(sensors, "changed_in", lambda folder, folders=False: changed)
     first = inbox.tick()
     assert inbox.requested(first) == ["a", "late"]
-    assert not logged(capfd, "still to come")
+    assert not logged(capfd, "times in the future")
     changed["a.png"] = time.time()
     again = inbox.tick(first.cursor)
     assert inbox.requested(again) == ["a"], "the cursor does not run ahead"
-    (said,) = logged(capfd, "still to come")
+    (said,) = logged(capfd, "times in the future")
     assert "(late)" in said
     monkeypatch.setattr(time, "time", lambda now=time.time: now() + 2 * ahead_s)
     assert inbox.requested(inbox.tick(again.cursor)) == ["late"]
@@ -406,7 +406,7 @@ def test_a_dicom_folder_is_one_slide_and_loose_files_are_none_and_said_once(root
         origins = {slide: source.origin for slide, source in read_sources(root.slide_sources).items()}
         assert origins == {"s1": "dicom", "s2": "folder", "s3": "dicom"}
     (loose,) = logged(capfd, " - ERROR - ")
-    assert "2 DICOM files lie loose" in loose
+    assert "2 DICOM files lie directly in" in loose
     assert "(loose.dcm, more.dcm)" in loose
     assert not inbox.tick(first.cursor).run_requests
 
@@ -456,7 +456,7 @@ def test_folders_of_annotations_are_registered_only(root, instance, sensor, fold
     (request,) = tick.dynamic_partitions_requests
     assert list(request.partition_keys) == ["slide-1"]
     assert logged(capfd, "1 folders (-bad)")
-    assert "rename them: 1 folders (-bad)" in evaluate(sensor, root, instance).skip_message
+    assert "must be renamed: 1 folders (-bad)" in evaluate(sensor, root, instance).skip_message
 
 
 def made(instance, asset):
