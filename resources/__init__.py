@@ -1,6 +1,6 @@
 """Resources of a run: paths, settings, compute, the HPA client.
 
-Belongs here: anything configured once for a deployment and handed to assets. Does not: science (`dermatome`), the order
+Belongs here: anything configured once for a deployment and passed to assets. Does not: science (`dermatome`), the order
 of stages (`assets`), when things run (`orchestration`).
 """
 

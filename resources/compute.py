@@ -7,11 +7,11 @@ from resources.settings import SettingsResource
 
 
 class ComputeResource(dg.ConfigurableResource):
-    """Where networks run. A device that is asked for and absent is an error, never a silent CPU run."""
+    """Device, precision and threads of networks. A requested device that is missing is an error, not a CPU run."""
 
     settings: SettingsResource
 
     def choose(self) -> Compute:
-        """The settled device, precision and threads; imports torch."""
+        """Chooses device, precision and threads; imports torch."""
         asked = self.settings.value.compute
         return choose_compute(asked.device, asked.precision, asked.threads)

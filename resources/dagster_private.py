@@ -1,12 +1,12 @@
-"""Everything here uses modules of Dagster that are not part of its public API; no other file of the platform does.
+"""Everything that uses modules outside of Dagster's public API; no other file of the platform does.
 
-Dagster 1.13 has no public way to do these, so an update of Dagster is checked by the tests of this file:
+Dagster 1.13 has no public way to do these, so the tests of this file check every update of Dagster:
 
-- run monitoring that sees that a run's process is dead after its code server died, too (power cut, out of memory).
-  Dagster's own launcher leaves such a run *started* for ever, and it keeps its pool: no other GPU run would begin;
-- a backfill requested by an op, with other partitions for each asset; and what the open backfills will materialize;
+- run monitoring that notices the death of a run's process also after its code server died (power cut, out of memory).
+  Dagster's own launcher leaves such a run *started* for ever, and it keeps its pool, so no other GPU run would begin;
+- a backfill requested by an op with different partitions for each asset, and the partitions of open backfills;
 - the staleness that the UI shows;
-- runs and sensors that wait for a time of day to come again after the clock was set back;
+- runs and sensors that, after the clock was set back, wait until the earlier time of day is reached again;
 - the materialization that a check of one partition belongs to: without it Dagster counts the check as missing.
 """
 
@@ -34,27 +34,27 @@ from dermatome.storage.files import locked
 
 
 class LocalRunLauncher(dg.DefaultRunLauncher):
-    """Dagster's own launcher, which also knows whether the process of a run on this machine lives."""
+    """Dagster's own launcher, which also knows whether the process of a run on this machine is alive."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Makes the daemon's run monitoring ask."""
+        """Makes the daemon's run monitoring call :meth:`check_run_worker_health`."""
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """A run whose lock nobody holds is dead; one without a lock file has not begun its steps, or runs elsewhere."""
+        """A run whose lock is free is dead; one without a lock file has not begun its steps, or runs elsewhere."""
         try:
             with _lock_file(self._instance, run.run_id).open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (FileNotFoundError, BlockingIOError):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.FAILED, "Its process ended without a word.")
+        return CheckRunHealthResult(WorkerStatus.FAILED, "Its process ended without reporting an error.")
 
 
 class LockingExecutor(InProcessExecutor):
-    """Dagster's own executor of runs in one process, which holds a lock on a file as long as the process lives.
+    """Dagster's own executor of runs in one process; it holds a lock on a file as long as the process lives.
 
-    A lock, as the number of a process is given to another one after a container is started again.
+    It uses a lock because the id of a process is given to another process after a container restart.
     """
 
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
@@ -65,7 +65,7 @@ class LockingExecutor(InProcessExecutor):
 
 @dg.executor(name="in_process_with_lock")
 def in_process_with_lock(context: dg.InitExecutorContext) -> LockingExecutor:
-    """The executor of all runs: one process a run, so that models and imports are paid once."""
+    """The executor of all runs: one process for each run, so that models and imports are loaded once."""
     return LockingExecutor(retries=RetryMode.ENABLED)
 
 
@@ -76,7 +76,7 @@ def _lock_file(instance: dg.DagsterInstance, run_id: str) -> Path:
 def subset_of(
     keys_by_asset: Mapping[str, Sequence[str]], partitions: dg.DynamicPartitionsDefinition
 ) -> AssetGraphSubset:
-    """The partitions of each asset that a backfill is to materialize."""
+    """The partitions of each asset that a backfill is to materialize, as Dagster's type."""
     subsets = {
         dg.AssetKey(asset): partitions.subset_with_partition_keys(keys) for asset, keys in keys_by_asset.items() if keys
     }
@@ -120,7 +120,7 @@ def is_in_progress(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> boo
 def latest_materialization(
     instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str | None = None
 ) -> AssetCheckEvaluationTargetMaterializationData | None:
-    """The latest materialization of an asset or partition, as the target of a check's evaluation; None without one."""
+    """The latest materialization of an asset or partition, as the target of a check evaluation; None if missing."""
     partitions = None if partition is None else [partition]
     latest = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key, asset_partitions=partitions), limit=1)
     for record in latest.records:
@@ -131,23 +131,26 @@ def latest_materialization(
 
 
 def stale_status(instance: dg.DagsterInstance, defs: dg.Definitions, asset: str, key: str | None = None) -> str:
-    """What the UI shows for an asset, or a partition of it: ``FRESH``, ``STALE`` or ``MISSING``."""
+    """The status that the UI shows for an asset, or one of its partitions: ``FRESH``, ``STALE`` or ``MISSING``."""
     graph = defs.resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
     return str(resolver.get_status(dg.AssetKey(asset), key).value)
 
 
 _FUTURE_S = 60.0
-"""By so much the clocks of the machines of one platform may differ."""
+"""Allowed difference between the clocks of the machines of one platform, s."""
 
 
 def release_from_future(instance: dg.DagsterInstance) -> list[str]:
-    """Ends the waiting for a time of day that was over when the clock was set back, and returns a sentence for each.
+    """Releases runs and sensors that wait for times that lie in the future since the clock was set back.
 
-    Dagster's time limits and the intervals of its sensors compare times of day. After the clock was set back by a day
-    (or right, after a start with a wrong one), a run whose process died while it started would hold its pool for that
-    day, and no sensor would be evaluated. Such runs are ended, and started again as other dead runs are; such sensors
-    are evaluated at once. What they have seen (their cursors) stays.
+    Dagster's time limits and sensor intervals compare times of day. After the clock was set back by a day (or corrected
+    after a start with a wrong time), a run whose process died while it started would hold its pool for that day, and no
+    sensor would be evaluated. Such runs are ended, and started again like other dead runs; such sensors are evaluated
+    at once, and keep their cursors.
+
+    Returns:
+        A sentence for each run and sensor that was released.
     """
     latest = get_current_timestamp() + _FUTURE_S
     released = []

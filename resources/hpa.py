@@ -10,7 +10,7 @@ from resources.settings import SettingsResource
 
 
 class HpaResource(dg.ConfigurableResource):
-    """Hands out one client for each run, so that its limit on requests at once holds over all of the run's threads."""
+    """Provides one client for each run, so that its limit on parallel requests holds over all threads of the run."""
 
     settings: SettingsResource
 
@@ -19,7 +19,7 @@ class HpaResource(dg.ConfigurableResource):
 
     @property
     def client(self) -> HpaClient:
-        """The run's client, whichever thread asks first."""
+        """The run's client; the first thread that needs it creates it."""
         with self._making:
             if self._client is None:
                 self._client = HpaClient(self.settings.value.hpa)

@@ -1,1 +1,1 @@
-"""One stage over many slides: what a stage is, what is reused, and how slides are run."""
+"""Runs one stage over many slides: the protocol of a stage, the reuse of results, and the batch runner."""

@@ -1,8 +1,8 @@
 """The batch runner: one stage over many slides in one process, with loading, computing and saving overlapped.
 
 Slides are loaded ahead of the device and saved behind it, in threads; one thread computes, several small slides in one
-call. What waits between two phases is bounded in slides and in pixels, so memory does not grow with the number of
-slides. Each key yields its own result or its own error.
+call. The slides that wait between two phases are limited in number and pixels, so memory does not grow with the number
+of slides. Each key yields its own result or its own error.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from dermatome.storage.settings_model import Effect, SettingsModel
 Result = TypeVar("Result")
 
 SAVE_GRACE_S = 10.0
-"""A cancelled batch waits this long for files that are being saved."""
+"""Time that a cancelled batch waits for files that are being saved, s."""
 OTHER_GRACE_S = 2.0
-"""A cancelled batch waits this long for slides that are being loaded or computed; they leave no files."""
+"""Time that a cancelled batch waits for slides that are being loaded or computed, which leave no files, s."""
 
 
 class Cancelled(BaseException):
-    """The batch was cancelled while a phase was running; never the error of a slide."""
+    """The batch was cancelled while a phase was running; never counts as the error of a slide."""
 
 
 class KilledRun(DermatomeError):
@@ -48,11 +48,11 @@ class BatchSettings(SettingsModel):
     """How the phases of a batch overlap. Changes speed and memory, never a result.
 
     Attributes:
-        readers: threads that load slides ahead.
-        writers: threads that save results behind.
+        readers: number of threads that load slides.
+        writers: number of threads that save results.
         waiting: maximum number of slides between two phases.
         waiting_px: no further slide is loaded (or computed) while this many pixels wait; a larger slide passes alone.
-        group_px: several slides are computed in one call up to this many pixels together.
+        group_px: several slides are computed in one call if they have at most this many pixels together.
     """
 
     readers: Annotated[int, Effect.SPEED] = Field(default=2, ge=1)
@@ -90,11 +90,11 @@ class Work(Generic[Result]):
 
     Attributes:
         open: puts networks on the device; called once, in the computing thread, before the first ``compute``. Its
-            argument raises :class:`Cancelled` once the batch is cancelled: long computations call it now and then. An
-            error ends the batch.
-        load: reads and decodes one slide, in several threads at once.
-        compute: the contents of one or more slides to their results, in order.
-        save: writes one result (key, result, token), in several threads at once.
+            argument raises :class:`Cancelled` once the batch is cancelled; long computations call it regularly. An
+            error in ``open`` ends the batch.
+        load: reads and decodes one slide; called in several threads at once.
+        compute: computes the results of one or more loaded contents, in order.
+        save: writes one result (key, result, token); called in several threads at once.
     """
 
     open: Callable[[Callable[[], None]], None]
@@ -114,13 +114,13 @@ class Finished(Generic[Result]):
 
 @dataclass(frozen=True)
 class InFlight:
-    """Notes in the data root of the slides that a run is working on; a run that is killed leaves them behind.
+    """Notes in the data root about the slides that a run is working on; a run that is killed leaves them behind.
 
     Attributes:
         root: data root.
         asset: asset name.
-        run_id: this run.
-        has_ended: whether another run, given by its id, has ended.
+        run_id: id of this run.
+        has_ended: tells whether the run with a given id has ended.
     """
 
     root: DataRoot
@@ -129,7 +129,7 @@ class InFlight:
     has_ended: Callable[[str], bool] = lambda run_id: True
 
     def begin(self, key: str, *, alone: bool = False) -> None:
-        """Notes that work on ``key`` begins; ``alone`` if no other slide is in flight."""
+        """Notes that work on ``key`` begins; ``alone`` means that no other slide is in flight."""
         path = self.root.in_flight(self.asset, key)
         with suppress(OSError):  # on a full disk, saving fails with a better error
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ class InFlight:
         self.root.in_flight(self.asset, key).unlink(missing_ok=True)
 
     def left_by_dead_runs(self, keys: Sequence[str]) -> dict[str, bool]:
-        """Keys that were in flight when a run died, and whether they were alone."""
+        """Keys that were in flight when a run died, each with whether it was the only one."""
         found = {}
         for key in keys:
             try:
@@ -149,7 +149,7 @@ class InFlight:
                     found[key] = bool(note["alone"])
             except OSError:  # no note
                 continue
-            except (ValueError, KeyError, TypeError):  # a note cut off by the kill
+            except (ValueError, KeyError, TypeError):  # the note was cut short by the kill
                 found[key] = False
         return found
 
@@ -160,13 +160,13 @@ def run_batch(
     settings: BatchSettings | None = None,
     in_flight: InFlight | None = None,
 ) -> Generator[Finished[Result], None, None]:
-    """Yields every key once, as it finishes; closing the generator cancels what is left.
+    """Yields every key once, as it finishes; closing the generator cancels the rest.
 
-    A slide that was in flight when an earlier run died is tried after all others, alone. If that kills the run too,
-    the next run fails it without trying, so that one slide cannot kill run after run.
+    A slide that was in flight when an earlier run died is tried last, alone. If that kills this run too, the next run
+    fails the slide without trying it, so that one slide cannot kill run after run.
 
     Raises:
-        Exception: what ``work.open`` raised; errors of single slides are in what is yielded.
+        Exception: the error raised by ``work.open``; errors of single slides are part of what is yielded.
     """
     suspects = in_flight.left_by_dead_runs(keys) if in_flight is not None else {}
     with closing(_Batch(work, settings or BatchSettings(), in_flight)) as batch:
@@ -195,7 +195,7 @@ class _Item:
 
 
 class _Batch(Generic[Result]):
-    """The state of a batch; `_load`, `_compute_next` and ``work`` run in other threads."""
+    """The state of a batch. `_load`, `_compute_next` and the callables of ``work`` run in other threads."""
 
     def __init__(self, work: Work[Result], settings: BatchSettings, in_flight: InFlight | None) -> None:
         self._work, self._settings, self._in_flight = work, settings, in_flight
@@ -210,7 +210,7 @@ class _Batch(Generic[Result]):
         self._saving: dict[Future[Any], tuple[str, int]] = {}
         self._finished: deque[Finished[Result]] = deque()
         self._noted: set[str] = set()
-        # An interrupt can strike outside of the generator, which then is never closed before the process ends.
+        # An interrupt outside of the generator would otherwise leave it open until the process ends.
         atexit.register(self.close)
 
     def run(self, keys: Sequence[str], *, alone: bool = False) -> Generator[Finished[Result], None, None]:
@@ -221,7 +221,7 @@ class _Batch(Generic[Result]):
             running = [*self._loading, *self._computing, *self._saving]
             if not running and not self._finished:
                 return
-            # Results are yielded one by one: the device must not idle while the caller is busy with many.
+            # Results are yielded one by one, so that the device does not idle while the caller handles many.
             timeout_s = 0 if self._finished else None
             ended = wait(running, timeout_s, FIRST_COMPLETED).done
             running.clear()
@@ -231,7 +231,7 @@ class _Batch(Generic[Result]):
                 yield self._finished.popleft()
 
     def close(self) -> None:
-        """Cancels what is left and waits until files that are being saved are complete."""
+        """Cancels the rest and waits until files that are being saved are complete."""
         atexit.unregister(self.close)
         self._cancelled.set()
         running = [*self._loading, *self._computing, *self._saving]
@@ -256,7 +256,7 @@ class _Batch(Generic[Result]):
         ):
             key = waiting.popleft()
             self._loading[self._loaders.submit(self._load, key, alone)] = key
-        # One call runs and one waits, which takes what is loaded by then: the device does not wait for the caller.
+        # One call runs and one waits: it takes all that is loaded when it starts, without waiting for the caller.
         while (
             self._loaded
             and len(self._computing) < 2
@@ -272,7 +272,7 @@ class _Batch(Generic[Result]):
         return self._work.load(key)
 
     def _compute_next(self) -> list[_Item]:
-        """Computes what is loaded, up to the settings' pixels; in the computing thread."""
+        """Computes loaded slides, up to ``group_px``; runs in the computing thread."""
         group: list[_Item] = []
         budget = self._settings.group_px
         while self._loaded and (not group or self._loaded[0].pixels <= budget):
@@ -281,7 +281,8 @@ class _Batch(Generic[Result]):
         if group and not self._opened:
             self._work.open(self._check)
             self._opened = True
-            # Outlines are many small lists; without this, Python would search all libraries for garbage repeatedly.
+            # Outlines are many small lists; without this, each garbage collection would also scan all libraries'
+            # objects.
             gc.freeze()
         return self._compute(group) if group else []
 
@@ -294,12 +295,12 @@ class _Batch(Generic[Result]):
                 _Item(item.key, item.pixels, item.token, result) for item, result in zip(group, results, strict=True)
             ]
         except Exception as error:
-            self._check()  # an error of a cancelled computation is none of the slide's
-            # The frames of what failed hold its memory, on the device too, which the next slide needs.
+            self._check()  # an error of a cancelled computation does not count as the slide's
+            # The frames of the failed call hold its memory, also on the device, which the next slide needs.
             traceback.clear_frames(error.__traceback__)
             if len(group) == 1:
                 return [_Item(group.pop().key, 0, None, None, error)]
-        # One of them is bad, or together they are too much for the device: each is tried alone.
+        # One of the slides is bad, or together they need too much memory: each is tried alone.
         computed = []
         while group:
             computed += self._compute([group.pop(0)])
@@ -310,10 +311,10 @@ class _Batch(Generic[Result]):
             raise Cancelled
 
     def _collect(self, future: Future[Any]) -> None:
-        """Takes the outcome of a phase that has ended, and hands it to the next one."""
+        """Passes the outcome of a finished phase on to the next phase."""
         if future in self._computing:
             self._computing.remove(future)
-            for item in future.result():  # an error here is one of `open`: it ends the batch
+            for item in future.result():  # an error raised here is that of `open` and ends the batch
                 if item.error is not None:
                     self._finish(item.key, None, item.error)
                 else:
@@ -334,7 +335,7 @@ class _Batch(Generic[Result]):
 
     def _finish(self, key: str, result: Result | None, error: Exception | None) -> None:
         if error is not None:
-            # Whoever collects errors must not collect the slides that their frames hold.
+            # A caller that keeps errors must not keep the slides in their frames.
             traceback.clear_frames(error.__traceback__)
         self._end(key)
         self._finished.append(Finished(key, result, error))
@@ -346,7 +347,7 @@ class _Batch(Generic[Result]):
 
 
 class _Threads(Executor):
-    """An executor of daemon threads: a computation that does not end must not keep a cancelled process alive."""
+    """An executor with daemon threads, so that an endless computation cannot keep a cancelled process alive."""
 
     def __init__(self, name: str, number: int) -> None:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
@@ -372,4 +373,4 @@ class _Threads(Executor):
                     future.set_result(call())
                 except BaseException as error:
                     future.set_exception(error)
-            del submitted, future, call  # they hold a slide
+            del submitted, future, call  # they refer to a slide

@@ -1,8 +1,9 @@
-"""A stage, and how its results are cached: a slide is computed again only if its inputs, settings or code changed, or
-if its files are missing or damaged.
+"""A stage and the cache of its results: a slide is recomputed only if its inputs, settings or code changed, or if its
+files are missing or damaged.
 
-A :class:`Stage` knows its science and its files. :func:`cached_stage` adds what all stages share: the fingerprint over
-inputs, settings and code, the record beside the results, and the atomic replacement of the slide's folder.
+A :class:`Stage` has the science and the files of one asset. :func:`cached_stage` adds what all stages share: the
+fingerprint of inputs, settings and code, the record beside the results, and the atomic replacement of the slide's
+folder.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Stage(Generic[Input, Output]):
     Attributes:
         root: data root.
         asset: asset name.
-        always: slides are computed although their fingerprints are unchanged.
+        always: whether slides are recomputed even if their fingerprints are unchanged.
         check: raises once the run is cancelled; long computations call it.
-        figures: whether the figure of each slide is drawn; None for a stage that has none.
-        at_once: for a stage that only waits for a network or a disk: how many slides it saves at once, in threads.
+        figures: whether the figure of each slide is drawn; None for a stage without figures.
+        at_once: number of slides saved at once in threads, for a stage that only waits for a network or a disk.
     """
 
     root: DataRoot
@@ -66,7 +67,7 @@ class Stage(Generic[Input, Output]):
         raise NotImplementedError
 
     def pixels(self, loaded: Input) -> int:
-        """Size of what was loaded, px: small slides are computed together, and queues are bounded by it."""
+        """Size of the loaded input, px: it limits how many slides are computed together and wait in queues."""
         return 0
 
     def compute(self, loaded: Sequence[Input]) -> list[Output]:
@@ -83,7 +84,7 @@ AnyStage = Stage[Any, Any]
 
 @dataclass
 class WaitingStage(Stage[str, str]):
-    """A stage that only waits for a network or a disk: all its work is in ``make``, for ``at_once`` slides at once."""
+    """A stage that only waits for a network or a disk: ``make`` does all its work, for ``at_once`` slides at once."""
 
     root: DataRoot
     asset: str
@@ -94,11 +95,11 @@ class WaitingStage(Stage[str, str]):
     at_once: int | None = 1
 
     def load(self, key: str) -> str:
-        """The key itself."""
+        """Returns the key itself."""
         return key
 
     def compute(self, loaded: Sequence[str]) -> list[str]:
-        """Nothing to compute."""
+        """Does nothing."""
         return list(loaded)
 
     def save(self, key: str, result: str, folder: Path) -> StageResult:
@@ -108,7 +109,7 @@ class WaitingStage(Stage[str, str]):
 
 @dataclass(frozen=True)
 class Made:
-    """A slide's record, and whether an earlier run made it."""
+    """A slide's record, and whether it was reused from an earlier run."""
 
     record: StageRecord
     reused: bool
@@ -127,16 +128,16 @@ def cached_stage(
     *,
     hashes: bool = False,
 ) -> Work[Made]:
-    """A stage as the work of a batch: slides that are made already are reused, results are saved atomically.
+    """Turns a stage into the work of a batch: current results are reused, new ones are saved atomically.
 
-    Slides in ``keep`` are reused whatever they were made from. A slide whose figure is wanted and was never drawn is
-    computed again, which gives the same results. With ``hashes``, the sha256 of every file is compared
-    before a slide is reused; existence and size always are.
+    Slides in ``keep`` are reused whatever they were computed from. A slide whose figure is wanted but was never drawn is
+    recomputed, with the same results. Before a slide is reused, existence and size of its files are checked and, with
+    ``hashes``, also the sha256 of every file.
     """
     root, asset = stage.root, stage.asset
 
     def reusable(key: str, now: str | None) -> StageRecord | None:
-        """The record of a slide, if its files are unharmed and what made it is what would make it ``now``."""
+        """The record of a slide if its files are undamaged and its fingerprint is ``now`` (None accepts any)."""
         try:
             record = read_record(root.record(asset, key))
             if record is None or now not in (None, record.fingerprint):
@@ -161,23 +162,23 @@ def cached_stage(
                 return Done(Made(record, reused=True))
             try:
                 loaded = stage.load(key)
-            except (MissingInput, StorageFailed):  # or its record was read before a swap, and its files after it
+            except (MissingInput, StorageFailed):  # may be a replacement between reading the record and the files
                 if last_try:
                     raise
                 time.sleep(SWAP_S)
                 continue
-            # What was replaced while it was loaded may be a mixture of two versions. Nothing is loaded by a stage that
-            # waits, and its inputs may be slow to find out.
+            # If an input was replaced during loading, the loaded data may mix two versions. A stage that only waits
+            # loads nothing, and its inputs may be slow to determine.
             if isinstance(stage, WaitingStage) or dict(stage.inputs(key)) == inputs:
                 return Loaded(loaded, stage.pixels(loaded), (now, inputs))
-        raise StorageFailed(f"The inputs of {key} were replaced while they were read, twice: run this again.")
+        raise StorageFailed(f"The inputs of {key} were replaced twice while they were read: run this again.")
 
     def save(key: str, result: Any, token: tuple[str, dict[str, str]]) -> Made:
         now, inputs = token
         record: StageRecord | None = None
         try:
             with atomic_folder(root.folder(asset, key)) as folder:
-                # Checked again now that no other run can write it.
+                # Checked again under the lock, when no other run can write the folder.
                 if not stage.always and (record := reusable(key, now)) is not None:
                     raise _MadeMeanwhile
                 found = stage.save(key, result, folder)

@@ -1,6 +1,6 @@
-"""Results outside a data root: the files of many slides in one folder, named after the slide, each with a record.
+"""Results outside a data root: the files of many slides in one folder, named after their slide, each with a record.
 
-`<stem>.json` is the same record as in a data root: the sha256 of image and weights, scale and its source, background,
+`<stem>.json` is a record as in a data root: the sha256 of image and weights, scale and its source, background,
 settings, versions, checks, and the size and sha256 of each file of the result.
 """
 
@@ -19,12 +19,12 @@ from dermatome.storage.record import StageRecord, StageResult, file_facts, finge
 
 
 def slide_inputs(slide: Slide, **others: str) -> dict[str, str]:
-    """What a result of a slide is computed from: the image, its scale, and the hashes of ``others``."""
+    """The inputs that a slide's result is computed from: the image, its scale, and the hashes ``others``."""
     return {"image_sha256": slide.sha256, "scale": f"{slide.mpp:g} {slide.mpp_source}"} | others
 
 
 def find_result(folder: Path, stem: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> StageRecord | None:
-    """The record of an earlier result, if the same inputs, settings and version gave it and its files are there."""
+    """The record of an earlier result, if it has the same inputs, settings and version and its files exist."""
     record = _record(folder, stem)
     if record is None or record.fingerprint != fingerprint(__version__, inputs, settings):
         return None
@@ -34,7 +34,7 @@ def find_result(folder: Path, stem: str, inputs: Mapping[str, str], settings: Ma
 
 
 def result_warning(folder: Path, stem: str) -> str:
-    """What the record of a result says of its networks; see :func:`synthetic_warning`."""
+    """The warning that a result carries about its networks; see :func:`synthetic_warning`."""
     record = _record(folder, stem)
     return "" if record is None else synthetic_warning(record.values)
 
@@ -42,7 +42,7 @@ def result_warning(folder: Path, stem: str) -> str:
 def _record(folder: Path, stem: str) -> StageRecord | None:
     try:
         return read_record(folder / f"{stem}.json")
-    except StorageFailed:  # another program's JSON or a damaged one
+    except StorageFailed:  # a damaged file, or JSON of another program
         return None
 
 
@@ -55,9 +55,9 @@ def write_result(
     settings: Mapping[str, Any],
     write: Callable[[Path], StageResult],
 ) -> StageRecord:
-    """Writes the files of a result and, last, its record `<stem>.json`; files of an earlier result are replaced.
+    """Writes the files of a result and, last, its record `<stem>.json`. Files of an earlier result are replaced.
 
-    ``write`` writes the files, whose names begin with ``stem``, into the folder that it is given.
+    ``write`` writes files, whose names begin with ``stem``, into the folder that it is given.
     """
     path = folder / f"{stem}.json"
     try:

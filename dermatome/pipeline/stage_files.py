@@ -1,4 +1,4 @@
-"""What the stages of a slide share: loading the slide, versions of inputs, figures, rows, and timing of phases."""
+"""Functions that all stages of slides share: loading slides, input versions, figures, tables, and timing of phases."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from dermatome.training.weights import SYNTHETIC_WARNING
 
 @contextmanager
 def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Adds the wall time of its block to ``seconds`` under ``phase``."""
+    """Adds the wall time of the block to ``seconds`` under ``phase``."""
     started = time.perf_counter()
     yield
     seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - started
 
 
 def share_seconds(seconds: Sequence[Mapping[str, float]], tiles: Sequence[int]) -> list[dict[str, float]]:
-    """Each slide's share of the seconds that slides computed together took, by its number of tiles.
+    """Divides the seconds of slides that were computed together among them, by number of tiles.
 
     Returns:
-        For each slide, seconds by phase, the phases named ``segment_…``.
+        For each slide, the seconds of each phase, with the prefix ``segment_``.
     """
     total = sum(tiles) or 1
     return [
@@ -45,22 +45,22 @@ def share_seconds(seconds: Sequence[Mapping[str, float]], tiles: Sequence[int]) 
 
 
 def versions_of(root: DataRoot, slide: str, *assets: str) -> dict[str, str]:
-    """The data version of a slide's results of each of ``assets``.
+    """The data version of a slide's results in each of ``assets``.
 
     Raises:
-        MissingInput: one has no results of the slide yet.
+        MissingInput: one of them has no results for the slide yet.
     """
     return {asset: require_record(root, asset, slide).data_version for asset in assets}
 
 
 def some_slides(root: DataRoot, asset: str, most: int = 8) -> list[str]:
-    """At most ``most`` of the slides that have results of ``asset``, evenly chosen by name."""
+    """At most ``most`` of the slides that have results of ``asset``, spread evenly over their sorted names."""
     found = root.partitions(asset)
     return [found[k * len(found) // most] for k in range(most)] if len(found) > most else found
 
 
 def load_slide(root: DataRoot, slide: str, asset: str = "slide_images") -> Slide:
-    """The verified image that ``slide_images`` or ``nuclei_slides`` made of a slide.
+    """The verified image of a slide from ``slide_images`` or ``nuclei_slides``.
 
     Raises:
         MissingInput: there is no image yet.
@@ -71,16 +71,16 @@ def load_slide(root: DataRoot, slide: str, asset: str = "slide_images") -> Slide
 
 
 class SlideStage(Stage[tuple[Slide, dict[str, float]], Output]):
-    """A stage that needs nothing but the slide; with it go the seconds of its phases.
+    """A stage whose input is only the slide, together with the seconds of its phases.
 
     Attributes:
-        slides: the asset that the slide is read from.
+        slides: asset that the slide is read from.
     """
 
     slides = "slide_images"
 
     def load(self, key: str) -> tuple[Slide, dict[str, float]]:
-        """Decodes the slide, or opens it where it is read in parts."""
+        """Decodes the slide, or opens it if it is read in parts."""
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
             slide = load_slide(self.root, key, self.slides)
@@ -92,12 +92,12 @@ class SlideStage(Stage[tuple[Slide, dict[str, float]], Output]):
 
 
 def synthetic_warning(values: Mapping[str, Scalar]) -> str:
-    """What a result with these values, and all computed from it, say of its networks; empty if they saw real images."""
+    """The warning for a result with these values if a network of it only ever saw synthetic images; otherwise empty."""
     return SYNTHETIC_WARNING if values.get("synthetic") else ""
 
 
 def write_figure(folder: Path, figure: bytes | SlideFigure, stem: str = "") -> None:
-    """Writes a figure (PNG bytes): ``<stem>.png``, or in the data root, without a stem, with its preview."""
+    """Writes a figure (PNG bytes) as ``<stem>.png``; without a stem, as in the data root, it also writes a preview."""
     drawn = figure if isinstance(figure, SlideFigure) else SlideFigure(figure, b"")
     if stem:
         write_atomic(folder / f"{stem}.png", drawn.png)
@@ -109,7 +109,15 @@ def write_figure(folder: Path, figure: bytes | SlideFigure, stem: str = "") -> N
 def write_report(
     folder: Path, tables: Mapping[str, pd.DataFrame], drawn: tuple[bytes, bytes], warning: str, **first: str
 ) -> None:
-    """Writes the tables by file name and the figure (PNG and SVG bytes) of what is reported of many slides."""
+    """Writes the tables and the figure (PNG and SVG bytes) of a report over many slides.
+
+    Args:
+        folder: folder of the report.
+        tables: the rows of each table, by file name.
+        drawn: the figure as PNG and as SVG.
+        warning: see :func:`write_frame`.
+        first: see :func:`write_frame`.
+    """
     for name, rows in tables.items():
         write_frame(folder / name, rows, warning=warning, **first)
     write_figure(folder, drawn[0])
@@ -117,14 +125,18 @@ def write_report(
 
 
 def write_rows(path: Path, slide: str, rows: pd.DataFrame, *, warning: str = "") -> None:
-    """Writes a slide's rows with its id as their first column; see :func:`write_frame`."""
+    """Writes a slide's rows with its id as the first column; see :func:`write_frame`."""
     write_frame(path, rows, warning=warning, slide=slide)
 
 
 def write_frame(path: Path, rows: pd.DataFrame, *, warning: str = "", **first: str) -> None:
-    """Writes rows; pandas reads ``warning`` as one of its attrs.
+    """Writes rows as a Parquet file.
 
-    ``first`` are columns before the others, each of one value.
+    Args:
+        path: path of the file.
+        rows: the rows.
+        warning: stored in the metadata; pandas reads it as ``DataFrame.attrs["warning"]``.
+        first: values of further columns, which precede the others; each has one value for all rows.
     """
     table = pa.Table.from_pandas(rows, preserve_index=False)
     for place, (name, value) in enumerate(first.items()):
@@ -134,5 +146,5 @@ def write_frame(path: Path, rows: pd.DataFrame, *, warning: str = "", **first: s
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """What :func:`write_rows` wrote, without the slide's id."""
+    """Reads the rows that :func:`write_rows` wrote, without the slide's id."""
     return pd.read_parquet(io.BytesIO(path.read_bytes())).drop(columns="slide")

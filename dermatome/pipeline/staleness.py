@@ -1,4 +1,4 @@
-"""Which results are stale: a run would compute them again, as settings, code, inputs or weights are others now."""
+"""Finds stale results: those that a run would recompute, as settings, code, inputs or weights have changed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import StageRecord, fingerprint, read_record
 
 InputsNow = Callable[[StageRecord], Mapping[str, str]]
-"""Gives the present versions of inputs of a partition that are not its upstream results of the same key."""
+"""Returns, for a record, the present versions of inputs that are not upstream results of the same key."""
 
 
 def stale_partitions(
@@ -18,12 +18,12 @@ def stale_partitions(
     settings: Mapping[str, Any],
     inputs_now: InputsNow | None = None,
 ) -> dict[str, str]:
-    """Partitions of an asset that a run would compute again, each with what changed since they were computed.
+    """The partitions of an asset that a run would recompute, each with a description of what changed.
 
-    Only records are read, and what ``inputs_now`` reads: files that are missing or damaged are found by a run.
+    Only records are read, and what ``inputs_now`` reads: a run also finds files that are missing or damaged.
 
-    ``inputs_now`` gives inputs that are neither partitions of the same key nor champions: an image, a weights file, the
-    slides of a gene. Those that it leaves out count as unchanged.
+    ``inputs_now`` returns the versions of inputs that are neither partitions of the same key nor champions: an image, a
+    weights file, the slides of a gene. Inputs that it omits count as unchanged.
     """
     champions: dict[str, str | None] = {}
     stale: dict[str, str] = {}
@@ -53,7 +53,7 @@ def stale_partitions(
 
 
 def _version(root: DataRoot, asset: str, partition: str) -> str | None:
-    """Data version of a partition; None if there is none."""
+    """Data version of a partition; None if it is not materialized."""
     try:
         record = read_record(root.record(asset, partition))
     except StorageFailed:

@@ -1,6 +1,6 @@
-"""The champion: the version of a kind of network that is in use. It is chosen, recorded, and loaded by the stages.
+"""The champion: the version of a kind of network that is in use. This module chooses, records and finds it.
 
-The champion is one small record file that is replaced in one rename, so a reader finds either the old or the new one.
+The champion is one small record file that is replaced by a rename, so a reader finds either the old or the new one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dermatome.storage.layout import CHAMPION, WEIGHTS_FILE, DataRoot
 from dermatome.storage.record import Scalar, StageRecord, StageResult, read_record, write_record
 
 SETTINGS = "settings"
-"""Champion that stands for the network that settings.toml names."""
+"""Version name that stands for the network that settings.toml names."""
 NOT_MATERIALIZED = "NULL"
 """Dagster's data version of an asset that was never materialized."""
 _ON_HOLD_OUT = "hold_out_"
@@ -36,10 +36,12 @@ L = TypeVar("L", bound=Loaded)
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights that a stage runs with. Small and picklable; each worker loads the file itself.
+    """The weights that a stage uses. The object is small and picklable; each worker loads the file itself.
 
     Attributes:
-        name: a training version, or the file or network that the settings name.
+        kind: kind of network.
+        name: training version, or the file or network that the settings name.
+        sha256: expected sha256 of the weights file.
         file: the weights file (for ``cyto2`` its folder); None for a training version of the data root.
     """
 
@@ -54,7 +56,7 @@ class Weights:
         """Reads the weights file with ``read`` and checks its sha256.
 
         Raises:
-            BadWeights: the file is missing, damaged or not the one that was chosen.
+            BadWeights: the file is missing or damaged, or its sha256 differs.
         """
         found = read(self.file or self.root.folder(self.kind.weights, self.name) / WEIGHTS_FILE)
         if found.sha256 != self.sha256:
@@ -66,15 +68,15 @@ class Weights:
 
 
 def find_champion(root: DataRoot, kind: ModelKind, from_settings: Callable[[], Weights] | None = None) -> Weights:
-    """The champion's weights; without a champion, or if it is ``settings``, those that the settings name.
+    """The champion's weights; those that the settings name if there is no champion, or if it is ``settings``.
 
     Args:
         root: the data root.
-        kind: of network.
+        kind: kind of network.
         from_settings: finds the weights that the settings name; None if this kind has no such setting.
 
     Raises:
-        MissingInput: there is no champion, and the settings name nothing.
+        MissingInput: there is no champion, and the settings name no weights.
     """
     record = read_record(root.record(kind.champion, CHAMPION))
     if record is not None and record.values["version"] != SETTINGS:
@@ -94,8 +96,8 @@ class Choice:
 
     Attributes:
         chosen_by: the score, or ``hand``.
-        warning: what its failed check says, if it was chosen by hand all the same, and which versions were left
-            out because their records cannot be read.
+        warning: description of the failed check, if it was chosen by hand in spite of it, and of versions that were
+            left out because their records cannot be read.
     """
 
     version: str
@@ -116,24 +118,24 @@ def choose_champion(
     despite_drop: bool = False,
     from_settings: Callable[[], Weights] | None = None,
 ) -> Choice:
-    """The version named by hand, or the one with the highest score; the earlier one if two are equal.
+    """Chooses the version named by hand, or the one with the highest score; the earlier one if two are equal.
 
-    A version that was scored on its own training data is only chosen by hand. Versions that were validated on different
-    data are not compared by their validation scores.
+    A version that was scored on its own training data can only be chosen by hand. Versions validated on different data
+    are not compared by their validation scores.
 
     Args:
         root: the data root.
-        kind: of network.
-        by: a score in the versions' records, such as ``mean_iou``; with ``hold_out_`` before it, the score on the
-            hold-out set; the kind's own by default.
-        version: chosen by hand; ``settings`` for the network that the settings name.
-        margin: how far each decisive score may lie below the champion's.
-        despite_drop: promote it without comparing it with the champion.
+        kind: kind of network.
+        by: score in the versions' records, such as ``mean_iou``; with the prefix ``hold_out_``, the score on the
+            hold-out set; by default the kind's own.
+        version: version chosen by hand; ``settings`` for the network that the settings name.
+        margin: how far each decisive score may lie below the champion's, 0 to 1.
+        despite_drop: whether to promote the version without comparing it with the champion.
         from_settings: finds the weights that the settings name; None if this kind has no such setting.
 
     Raises:
-        MissingInput: no version is trained, or not the named one, or its file is missing, or it has no hold-out scores.
-        BadSetting: no version has that score, the scores do not compare, or the version is worse than the champion.
+        MissingInput: no version is trained, the named one is not, its file is missing, or it has no hold-out scores.
+        BadSetting: no version has that score, the scores cannot be compared, or the version is worse than the champion.
         BadWeights: the weights file is not the one that was trained.
     """
     if version == SETTINGS and from_settings is not None:
@@ -171,7 +173,7 @@ def choose_champion(
 def promote(
     root: DataRoot, kind: ModelKind, choice: Choice, settings: Mapping[str, Any], *, code_version: str, run_id: str
 ) -> StageRecord:
-    """Makes ``choice`` the champion, in one atomic step; the champion's data version is the sha256 of its weights."""
+    """Makes ``choice`` the champion, atomically; the champion's data version is the sha256 of its weights."""
     inputs = {kind.weights: choice.weights_sha256}
     result = StageResult(outcome="chosen", data_version=choice.weights_sha256[:32], values=vars(choice))
     record = StageRecord.of(
@@ -183,7 +185,7 @@ def promote(
 
 
 def _versions(root: DataRoot, kind: ModelKind) -> tuple[dict[str, StageRecord], dict[str, str]]:
-    """The records of the versions, and why those that cannot be read cannot: neither its own nor that of its scores."""
+    """The readable records of the versions, and for each other version why its record or its scores cannot be read."""
     versions: dict[str, StageRecord] = {}
     unreadable: dict[str, str] = {}
     for name in root.partitions(kind.weights):
@@ -198,12 +200,12 @@ def _versions(root: DataRoot, kind: ModelKind) -> tuple[dict[str, StageRecord], 
 
 
 def not_made_with(root: DataRoot, kind: ModelKind, asset: str, data_version: str) -> int:
-    """Number of an asset's partitions that were computed with another champion than the one of ``data_version``."""
+    """Number of partitions of ``asset`` that were computed with another champion than that of ``data_version``."""
 
     def is_other(key: str) -> bool:
         try:
             record = read_record(root.record(asset, key))
-        except StorageFailed:  # it is computed again, too
+        except StorageFailed:  # a run recomputes it too
             return True
         return record is not None and record.inputs.get(kind.champion) != data_version
 
@@ -211,7 +213,7 @@ def not_made_with(root: DataRoot, kind: ModelKind, asset: str, data_version: str
 
 
 def candidates_markdown(root: DataRoot, kind: ModelKind) -> str:
-    """All versions as a Markdown table: their deciding score on validation data and on the hold-out set."""
+    """All versions as a Markdown table with their deciding score on validation data and on the hold-out set."""
     by = kind.best_by
     lines = [["version", by, f"{_ON_HOLD_OUT}{by}", "failed checks"], ["---", "---:", "---:", "---"]]
     for name, record in _versions(root, kind)[0].items():
@@ -222,10 +224,10 @@ def candidates_markdown(root: DataRoot, kind: ModelKind) -> str:
 
 
 def _best(root: DataRoot, kind: ModelKind, versions: Mapping[str, StageRecord], by: str) -> str:
-    """The version with the highest score of those that compare.
+    """The version with the highest score among those that can be compared.
 
     Raises:
-        BadSetting: no version has that score, or the scores do not compare.
+        BadSetting: no version has that score, or the scores cannot be compared.
     """
     found = {name: score for name in versions if (score := _score(root, kind, versions[name], by)) is not None}
     if not found:

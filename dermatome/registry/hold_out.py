@@ -21,7 +21,7 @@ from dermatome.storage.record import Check, Scalar, StageResult, read_record, re
 
 MANIFEST_FILE = "hold_out.parquet"
 SAMPLES_FOLDER = "samples"
-"""Folder of the copied samples, with a folder for each source."""
+"""Folder of the copied samples, with a subfolder for each source."""
 
 Score = Callable[[Path, list[Path], Path], tuple[Mapping[str, Scalar], bytes | None]]
 """Scores a weights file on the folders of the hold-out set, and draws samples (PNG); it may write into a folder."""
@@ -41,15 +41,15 @@ def freeze_hold_out(
 
     Args:
         root: the data root.
-        kind: of network.
+        kind: kind of network.
         sources: folders of slides, sets or cases; their names are the names of the sources.
-        folder: for the copies.
-        rows_of: gives the manifest rows of the samples in copied folders.
-        setting: of the run config that names the sources, for the message if there are none.
-        replace: whether an existing, different hold-out set may be replaced; scores on the two do not compare.
+        folder: folder for the copies.
+        rows_of: returns the manifest rows of the samples in copied folders.
+        setting: setting of the run config that names the sources, for error messages.
+        replace: whether an existing, different hold-out set may be replaced; scores on the two cannot be compared.
 
     Raises:
-        BadSetting: there are no sources, or there is another hold-out set.
+        BadSetting: no source is named, or there is another hold-out set.
         MissingInput: a source does not exist.
     """
     if not sources:
@@ -63,8 +63,8 @@ def freeze_hold_out(
     before = read_record(root.record(kind.hold_out, CHAMPION))
     if before is not None and before.values["hold_out_sha256"] != sha256 and not replace:
         raise BadSetting(
-            f"There is another hold-out set already, of {before.values['sources']}; scores on two sets do not compare. "
-            "Set replace to give it up, and score every version again."
+            f"There is another hold-out set already, of {before.values['sources']}; scores on two sets cannot be "
+            "compared. Set replace to replace it, and score every version again."
         )
     names = ", ".join(source.name for source in sources)
     return StageResult(
@@ -82,7 +82,7 @@ def hold_out_rows(root: DataRoot, kind: ModelKind) -> list[ManifestRow]:
 
 
 def hold_out_sources(root: DataRoot, kind: ModelKind) -> set[str]:
-    """The slides, sets or cases of the hold-out set, which training leaves out; empty if there is none."""
+    """The slides, sets or cases of the hold-out set, which training excludes; empty if there is none."""
     record = read_record(root.record(kind.hold_out, CHAMPION))
     return set() if record is None else set(str(record.values["sources"]).split(", "))
 
@@ -94,7 +94,7 @@ def score_on_hold_out(
 
     Raises:
         MissingInput: the version is not trained.
-        BadWeights: its file is not the one that was trained.
+        BadWeights: its weights file is not the one that was trained.
     """
     started = time.perf_counter()
     trained = require_record(root, kind.weights, version)
@@ -111,7 +111,7 @@ def score_on_hold_out(
     weights = root.folder(kind.weights, version) / WEIGHTS_FILE
     sha256 = sha256_file(weights)
     if sha256 != trained.values["weights_sha256"]:
-        raise BadWeights(f"The weights of {version} are not those it was trained to: materialize it again.")
+        raise BadWeights(f"The weights of {version} have changed since they were trained: materialize it again.")
     samples = root.folder(kind.hold_out, CHAMPION) / SAMPLES_FOLDER
     scores, figure = score(weights, sorted(samples.iterdir()), folder)
     if figure:

@@ -1,4 +1,4 @@
-"""Whether what a version is tested on was hidden from its training: patients, slides, files and pictures."""
+"""Finds leakage between training and test samples: the same patients, slides, files or pictures on both sides."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from dermatome.registry.manifest import THUMBNAIL_PX, ManifestRow
 from dermatome.storage.record import Check
 
 SAME_ABOVE = 0.7
-"""Correlation of two thumbnails' detail from which samples count as the same picture.
-
-Measured on 14 real tiles (PAS) and 24 toys: recompressed, darkened, restained, turned or halved copies have 1.0;
-different places at most 0.09 (real) and 0.46 (toys), and 236 patches of six H&E images at most 0.25. A copy shifted by
-1/64 of its side has 0.65 to 0.8; one shifted further is not found by its picture, only by its slide or patient."""
+"""Correlation of two thumbnails' detail above which samples count as the same picture.
+Measured on 14 real tiles (PAS) and 24 synthetic ones: recompressed, darkened, restained, turned or halved copies have
+1.0; different places at most 0.09 (real) and 0.46 (synthetic), and 236 patches of six H&E images at most 0.25. A copy
+shifted by 1/64 of its side has 0.65 to 0.8; one shifted further is only found by its slide or patient."""
 _FLAT_GREY = 1.5
-"""Samples with less detail than this (standard deviation, grey values) are empty background: they all look alike."""
+"""Samples with less detail than this (standard deviation, grey values) are empty background, and always similar."""
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A sample that was trained on and a sample that is tested on, which should be on one side.
+    """A training sample and a test sample that belong on the same side of the split.
 
     Attributes:
         learnt: the training sample, with the ancestor's name before it if an ancestor was trained on it.
@@ -37,13 +36,13 @@ class Leak:
 
 
 def find_leaks(rows: Sequence[ManifestRow], ancestors: Mapping[str, Sequence[ManifestRow]] | None = None) -> list[Leak]:
-    """Every pair of a training sample and a tested sample that share patient, slide, file or picture.
+    """Finds all pairs of a training sample and a test sample that share patient, slide, file or picture.
 
-    ``rows`` are those of the version and of the hold-out set. Training samples of ``ancestors``, the versions it is
-    fine-tuned from, count as its own.
+    ``rows`` are the samples of the version and of the hold-out set. Training samples of ``ancestors``, the versions it
+    is fine-tuned from, count as its own.
 
     Returns:
-        At most one leak for each tested sample and reason.
+        At most one leak for each test sample and reason.
     """
     learnt = [("", row) for row in rows if row.side == "train"]
     for name, theirs in (ancestors or {}).items():
@@ -67,7 +66,7 @@ def check_leakage(
 ) -> Check:
     """The check ``no_leakage`` of a training version.
 
-    What an ancestor without a manifest was trained on is known by the groups of its card only.
+    Of an ancestor without a manifest, the training samples are known only by the groups in its card.
     """
     tested = [row for row in (*rows, *hold_out) if row.side != "train"]
     leaks = find_leaks([*rows, *hold_out], lineage.ancestors if lineage else None)
@@ -97,7 +96,7 @@ def check_leakage(
 
 
 def one_slide_only(rows: Sequence[ManifestRow]) -> bool:
-    """Whether all samples are of one slide, so that no split can hide it."""
+    """Whether all samples are of one slide, so that no split can keep the slide out of training."""
     return len({row.group for row in rows if row.side != "hold_out"}) == 1
 
 

@@ -1,4 +1,4 @@
-"""The lineage of a training version: the weights it is fine-tuned from, and what those were trained on."""
+"""The lineage of a training version: the weights it is fine-tuned from, and their training samples."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Lineage:
     """The weights a version is fine-tuned from.
 
     Attributes:
-        name: the parent version, or the path of the file.
-        ancestors: manifest of the parent, of its parent and so on, by version.
+        name: the parent version, or the path of the weights file.
+        ancestors: manifests of the parent, of its parent and so on, by version.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Lineage:
     all_known: bool = True
 
     def sides(self) -> dict[str, Side]:
-        """The side each group of samples must stay on: what an ancestor was trained on cannot test its descendants."""
+        """The side that each group must stay on: a sample an ancestor was trained on cannot test its descendants."""
         found: dict[str, Side] = {}
         for rows in self.ancestors.values():
             for group, side in known_sides(rows).items():
@@ -42,12 +42,12 @@ class Lineage:
         return found
 
     def fill_in(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """``given`` training settings, completed by those that the parent's network decides."""
+        """Completes ``given`` training settings with those that the parent's network determines."""
         return {**self.weights.card.inherited_settings(), **given}
 
 
 def parent_name(version: str, continue_from: str | None) -> str | None:
-    """What a version is fine-tuned from: ``continue_from``, or by its name (``v001_cont1`` from ``v001``).
+    """The parent of a version: ``continue_from``, or the one in its name (``v001`` for ``v001_cont1``).
 
     Raises:
         BadSetting: the version would be its own parent.
@@ -59,7 +59,7 @@ def parent_name(version: str, continue_from: str | None) -> str | None:
 
 
 def lineage_of_file(path: Path, load: Callable[[Path], LoadedWeights[Any]]) -> Lineage:
-    """The lineage of a weights file; its training data is known if its manifest lies beside it and it has no parent.
+    """The lineage of a weights file. Its training data is known if a manifest lies beside it and it has no parent.
 
     Raises:
         BadWeights: there is no such file, or it is damaged or does not fit.
@@ -70,7 +70,7 @@ def lineage_of_file(path: Path, load: Callable[[Path], LoadedWeights[Any]]) -> L
 
 
 def ancestors_of(root: DataRoot, kind: ModelKind, version: str) -> tuple[dict[str, list[ManifestRow]], bool]:
-    """Manifests of a version, of its parent and so on, by version; and whether every one of them is known."""
+    """The manifests of a version, its parent and so on, by version; and whether all of them are known."""
     found: dict[str, list[ManifestRow]] = {}
     all_known = True
     versions = set(root.partitions(kind.weights))
@@ -82,5 +82,5 @@ def ancestors_of(root: DataRoot, kind: ModelKind, version: str) -> tuple[dict[st
         if parent is None:
             return found, all_known
         version = str(parent)
-    # The oldest ancestor is a file, and the record keeps only its name.
+    # The oldest ancestor is a file, of which the record has only the name.
     return found, False

@@ -1,4 +1,4 @@
-"""The manifest of a training version: the samples it was trained and validated on, a Parquet file."""
+"""The manifest of a training version: a Parquet file with the samples it was trained and validated on."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ THUMBNAIL_PX = 32
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One sample (tile, annotated image or patch) as it was used; what is not known of it is empty.
+    """One sample (tile, annotated image or patch) of a training; unknown values are empty.
 
     Attributes:
         side: ``train``, ``validation`` or ``hold_out``.
-        group: patient, slide or sample that must not be on two sides.
-        image_sha256: of the image file, or of the pixels.
-        mask_sha256: of the annotation file, or of the label maps.
-        palette_sha256: of the colours of the mask's classes; empty if it has none.
-        pixels: of each class, in the order of the classes; for cells, outside and inside of them.
-        thumbnail: 32 × 32 grey values, which find near-identical samples.
-        left_out: objects of an annotation that were not learnt from, such as ``2 × Point``; empty if there are none.
+        side: ``train``, ``validation`` or ``hold_out``.
+        group: patient, slide or sample that must be on one side only.
+        image_sha256: sha256 of the image file, or of the pixels.
+        mask_sha256: sha256 of the annotation file, or of the label maps.
+        palette_sha256: sha256 of the mask's palette; empty if it has none.
+        pixels: pixels of each class, in class order; for cells, outside and inside of them.
+        thumbnail: 32 × 32 grey values, by which near-identical samples are found.
+        left_out: annotated objects that were not used, such as ``2 × Point``; empty if there are none.
     """
 
     name: str
@@ -54,7 +55,7 @@ class ManifestRow:
 def manifest_row(
     sample: Sample, side: Side, image: RgbImage, image_sha256: str, mask_sha256: str, pixels: Sequence[int], **more: str
 ) -> ManifestRow:
-    """The row of a sample and its (H, W, 3) image; ``more`` has the fields that only some kinds of samples have."""
+    """The row of a sample with its (H, W, 3) uint8 image; ``more`` has fields that only some kinds of samples have."""
     fields = {"name": sample.name, "group": sample.group, "slide": sample.slide, "patient": sample.patient}
     fields |= {"licence": "", "palette_sha256": "", "image_sha256": image_sha256, "mask_sha256": mask_sha256} | more
     height_px, width_px = image.shape[:2]
@@ -77,7 +78,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
 
     Raises:
         MissingInput: there is no such file.
-        BadAnnotation: it is no manifest.
+        BadAnnotation: it is not a manifest.
     """
     try:
         return [ManifestRow(**row) for row in pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()]
@@ -93,10 +94,10 @@ def manifest_path(weights: Path) -> Path:
 
 
 def known_sides(rows: Sequence[ManifestRow]) -> dict[str, Side]:
-    """The side of each group, for a version that is fine-tuned from the one of this manifest.
+    """The side of each group in this manifest, for a version that is fine-tuned from the manifest's version.
 
-    If the tiles of a single slide were split among themselves, its group counts as trained on, and each place of the
-    slide, named by its tile, has a side of its own.
+    If the tiles of a single slide were split, its group counts as trained on, and each place of the slide, identified
+    by its tile, has a side of its own.
     """
     sides: dict[str, Side] = {}
     for row in rows:
@@ -108,13 +109,13 @@ def known_sides(rows: Sequence[ManifestRow]) -> dict[str, Side]:
 
 
 def validation_sha256(rows: Sequence[ManifestRow]) -> str:
-    """sha256 over the validation samples; the validation scores of two versions compare only if it is equal."""
+    """The sha256 of the validation samples; two versions' validation scores can be compared only if it is equal."""
     tested = sorted({(row.image_sha256, row.mask_sha256) for row in rows if row.side == "validation"})
     return sha256_bytes(json.dumps(tested).encode())
 
 
 def licences(rows: Sequence[ManifestRow]) -> str:
-    """The licence of weights trained on these samples, in words."""
+    """The licence of weights trained on these samples, as text."""
     known = sorted({row.licence for row in rows if row.licence})
     unknown = any(not row.licence for row in rows)
     return ", ".join([*known, *(["that of the training tiles, which nobody stated"] if unknown else [])])

@@ -10,14 +10,14 @@ from dermatome.classes import NUCLEUS_LABELS, TISSUE_LABELS
 
 @dataclass(frozen=True)
 class ModelKind:
-    """One kind of network. Scores are numbers from 0 to 1, higher is better.
+    """One kind of network. Its scores are numbers from 0 to 1; higher is better.
 
     Attributes:
-        prefix: of the names of its assets.
-        name: for messages, such as ``tissue network``.
+        prefix: prefix of the names of its assets.
+        name: name in messages, such as ``tissue network``.
         check: name of the asset check that compares a version with the champion on the hold-out set.
-        decisive: scores of which none may drop by more than the margin; column of the record → name for messages.
-        best_by: the score that chooses the champion by default.
+        decisive: scores that may not drop by more than the margin: name in the record → name in messages.
+        best_by: score that chooses the champion by default.
     """
 
     prefix: str
@@ -28,22 +28,22 @@ class ModelKind:
 
     @property
     def weights(self) -> str:
-        """Asset of the training versions."""
+        """Name of the asset of the training versions."""
         return f"{self.prefix}_weights"
 
     @property
     def hold_out(self) -> str:
-        """Asset of the hold-out set."""
+        """Name of the asset of the hold-out set."""
         return f"{self.prefix}_hold_out"
 
     @property
     def hold_out_scores(self) -> str:
-        """Asset of each version's scores on the hold-out set."""
+        """Name of the asset of each version's scores on the hold-out set."""
         return f"{self.prefix}_hold_out_scores"
 
     @property
     def champion(self) -> str:
-        """Asset of the version in use."""
+        """Name of the asset of the version in use."""
         return f"{self.prefix}_champion"
 
 

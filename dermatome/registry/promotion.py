@@ -1,4 +1,4 @@
-"""Whether a version may become champion: none of its scores on the hold-out set may drop by more than a margin."""
+"""Decides whether a version may become champion: no decisive hold-out score may drop by more than a margin."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def hold_out_record(root: DataRoot, kind: ModelKind, version: str) -> StageRecor
 def compare_with_champion(
     root: DataRoot, kind: ModelKind, version: str, scores: Mapping[str, Scalar], margin: float
 ) -> Check:
-    """Whether ``version`` has seen nothing of the hold-out set and no score is ``margin`` below the champion's."""
+    """Checks that ``version`` was not trained on hold-out samples and that its scores are within ``margin``."""
     if leaks := scores.get("hold_out_leaks"):
         text = f"{version} or an ancestor was trained on {leaks} of the hold-out samples, so its scores are too good."
         return Check(kind.check, False, text)

@@ -1,7 +1,7 @@
-"""Networks that others published: where they are, their licence, what they need, and how their files are fetched.
+"""Published networks: their source, licence and requirements, and how their files are fetched and checked.
 
 The list is ``published.toml`` beside this module. A state dict is read without running code. A TorchScript file is a
-program: it is only taken if its sha256 is known, or if the user trusts it, and from then on only that file is loaded.
+program: it is accepted only if its sha256 is known or if the user trusts it, and from then on only that file is loaded.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ HOSTS = ("huggingface.co", ".hf.co", "github.com", ".githubusercontent.com", ".c
 
 @dataclass(frozen=True)
 class Published:
-    """A network that others published.
+    """A published network.
 
     Attributes:
-        kind: what it finds: tissue, cells or nuclei.
-        form: of its file: a state dict of segmentation-models-pytorch, TorchScript, or Cellpose's two files.
-        url: of the file; empty if it has none and must be imported from a file.
+        kind: what it segments: tissue, cells or nuclei.
+        form: format of its file: a state dict of segmentation-models-pytorch, TorchScript, or Cellpose's two files.
+        url: address of the file; empty if it has none and must be imported from a file.
         mpp: microns per pixel that it was trained at; 0 if it scales images by the size of cells.
-        max_mb: a larger file is refused, MB.
+        max_mb: size limit of the file, MB; a larger one is refused.
         non_commercial: whether the licence, or that of the training images, forbids commercial use.
-        sha256: of the file, if published.
-        member: name of the file inside the zip at ``url``; empty if it is no zip.
-        classes: for each output channel, the class that it counts as.
+        sha256: sha256 of the file, if published.
+        member: name of the file inside the zip at ``url``; empty if it is not a zip.
+        classes: the class of each output channel.
     """
 
     name: str
@@ -64,8 +64,8 @@ class Taken:
     """A file of a published network.
 
     Attributes:
-        sha256: of them, or of the zip that they were in.
-        sha256_is: who states it, in words.
+        sha256: sha256 of the file, or of the zip that it was in.
+        sha256_is: who states the sha256, as text.
     """
 
     data: bytes
@@ -104,26 +104,26 @@ def fetch(
 
     Args:
         entry: the network.
-        folder: for the download, which is deleted once it is read.
-        trust: whether a program without a published sha256 is taken.
-        hosts: that may be contacted.
+        folder: folder for the download, which is deleted once it is read.
+        trust: whether to accept a program without a published sha256.
+        hosts: hosts that may be contacted.
         log: called with a sentence before anything is fetched.
 
     Raises:
         MissingInput: the network has no address.
-        BadSetting: it is a program, and neither is its sha256 known nor is it trusted.
+        BadSetting: it is a program whose sha256 is unknown and which is not trusted.
         FetchFailed: it could not be fetched, or is not the file that its host states.
-        BadWeights: it has another sha256 than the published one, or the zip lacks the network.
+        BadWeights: its sha256 is not the published one, or the zip lacks the network.
     """
     if not entry.url:
         raise MissingInput(
-            f"{entry.name} has no public address: get its file from its authors, and take it over with `dermatome "
+            f"{entry.name} has no public address: get its file from its authors, and import it with `dermatome "
             f"models import FILE --as {entry.name}`."
         )
     _check_trust(entry, trust)
     log(f"{entry.title}: {entry.licence} ({entry.licence_source}). Fetching {entry.url}")
     path = folder / f"{entry.name}.download"
-    by_hand = f"download it elsewhere, and take it over with `dermatome models import FILE --as {entry.name}`"
+    by_hand = f"download it elsewhere, and import it with `dermatome models import FILE --as {entry.name}`"
     try:
         got = download(entry.url, path, hosts=hosts, max_bytes=entry.max_mb << 20, by_hand=by_hand)
         how = "stated by the host" if got.sha256_stated else "recorded when it was fetched: the host states none"
@@ -136,19 +136,19 @@ def read_file(entry: Published, file: Path, *, trust: bool = False) -> Taken:
     """Reads the file of a published network that was downloaded by hand.
 
     Raises:
-        BadSetting: it is a program, and neither is its sha256 known nor is it trusted.
-        BadWeights: it cannot be read, has another sha256 than the published one, or the zip lacks the network.
+        BadSetting: it is a program whose sha256 is unknown and which is not trusted.
+        BadWeights: it cannot be read, its sha256 is not the published one, or the zip lacks the network.
     """
     _check_trust(entry, trust)
     if not file.is_file():
         raise BadWeights(f"There is no file {file}: check the path.")
     if file.stat().st_size > entry.max_mb << 20:
-        raise BadWeights(f"{file} is larger than the {entry.max_mb} MB that {entry.name} may have: use its own file.")
+        raise BadWeights(f"{file} is larger than the {entry.max_mb} MB allowed for {entry.name}: use its own file.")
     return _taken(entry, file, sha256_file(file), "recorded when it was imported", str(file))
 
 
 def keep_program(entry: Published, taken: Taken, folder: Path) -> Path:
-    """Writes a TorchScript file and the card beside it, which names the only file that is loaded from then on."""
+    """Writes a TorchScript file and, beside it, its card with the sha256 of the only file that may be loaded."""
     path = folder / f"{entry.name}.pt"
     write_atomic(path, taken.data)
     card = asdict(entry) | {
@@ -162,12 +162,12 @@ def keep_program(entry: Published, taken: Taken, folder: Path) -> Path:
 
 
 def trusted_program(path: Path) -> Published:
-    """The card of a TorchScript file, after a check that the file is the one that was trusted.
+    """The card of a TorchScript file, after checking that the file is the trusted one.
 
     Raises:
-        BadWeights: the file or its card is missing or damaged, or the file is another one.
+        BadWeights: the file or its card is missing or damaged, or the file is not the trusted one.
     """
-    remedy = "take it over with `dermatome models get NAME` or `dermatome models import FILE --as NAME`"
+    remedy = "get it with `dermatome models get NAME` or `dermatome models import FILE --as NAME`"
     if not path.is_file():
         raise BadWeights(f"There is no network at {path}: {remedy}.")
     try:
@@ -175,7 +175,7 @@ def trusted_program(path: Path) -> Published:
         known = {name: value for name, value in card.items() if not name.startswith("origin")}
         entry = TypeAdapter(Published).validate_python(known)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise BadWeights(f"{path} is a program without a readable card of where it came from: {remedy}.") from error
+        raise BadWeights(f"{path} is a program without a readable card that states its source: {remedy}.") from error
     if sha256_file(path) != entry.sha256:
         raise BadWeights(f"{path} is not the file that was trusted (its sha256 differs from its card's): {remedy}.")
     return entry
@@ -199,7 +199,7 @@ def _taken(entry: Published, path: Path, sha256: str, how: str, origin: str) -> 
         try:
             with zipfile.ZipFile(path) as archive:
                 found = [item for item in archive.infolist() if Path(item.filename).name == entry.member]
-                # A TorchScript file is a zip itself, and has no file of that name in it.
+                # A TorchScript file is itself a zip, but has no member of that name.
                 if len(found) == 1 and found[0].file_size <= entry.max_mb << 20:
                     data = archive.read(found[0])
                 elif origin == entry.url or found:

@@ -1,4 +1,4 @@
-"""Training as a stage: a task in; weights, card, manifest, report and record of one version out."""
+"""Training as a stage: from a task to the weights, card, manifest, report and record of one version."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ E = TypeVar("E")
 
 @dataclass(frozen=True)
 class VersionTask(Task[E]):
-    """A task whose networks are kept as versions.
+    """A task whose networks are stored as versions.
 
     Attributes:
         settings_class: settings of its training.
@@ -50,7 +50,7 @@ class VersionTask(Task[E]):
     def choose(
         cls, folders: Sequence[Path], validation_folders: Sequence[Path], settings: Any, lineage: Lineage | None = None
     ) -> Self:
-        """The task of the samples in folders; without ``validation_folders`` a share of them is held out.
+        """The task for the samples in folders; without ``validation_folders``, a share of them is held out.
 
         What an ancestor was trained on is never held out.
 
@@ -105,12 +105,12 @@ class VersionTask(Task[E]):
         return [*self.rows(self.split.train, "train"), *self.rows(self.split.validation, "validation")]
 
     def lacks(self) -> str | None:
-        """What the training samples lack for a usable network, in a sentence; None if nothing."""
+        """A sentence on what the training samples lack for a usable network; None if they lack nothing."""
         return None
 
     @abstractmethod
     def values(self, trained: Trained[E]) -> dict[str, Scalar]:
-        """Scores and facts for a version's record that only this kind of network has."""
+        """Scores and facts for a version's record that are specific to this kind of network."""
 
     @abstractmethod
     def tables(self, version: str, trained: Trained[E]) -> dict[str, pa.Table]:
@@ -141,7 +141,7 @@ class VersionTask(Task[E]):
         """The scores as lines of text."""
 
     def complete(self, trained: Trained[E], compute: Compute) -> Trained[E]:
-        """Adds to the evaluation what takes too long to be part of the training's time limit."""
+        """Adds the parts of the evaluation that take too long for the training's time limit."""
         return trained
 
 
@@ -167,9 +167,10 @@ def lineage_named(task: type[VersionTask[Any]], name: str, models_folder: Path) 
 def lineage_of_version(
     task: type[VersionTask[Any]], root: DataRoot, version: str, continue_from: str | None
 ) -> Lineage | None:
-    """The weights that a version is fine-tuned from, as its name or ``continue_from`` says; None if from scratch.
+    """The weights that a version is fine-tuned from; None if it is trained from scratch.
 
-    ``continue_from`` is a trained version, the path of a weights file, or a name that the task knows, such as ``toy``.
+    ``continue_from`` is a trained version, the path of a weights file, or a name that the task knows, such as ``toy``;
+    by default it follows from the version's name.
 
     Raises:
         BadSetting: the version would be its own parent.
@@ -185,13 +186,13 @@ def lineage_of_version(
     if name not in versions:
         if not Path(name).is_file():
             raise MissingInput(
-                f"{version} is to be fine-tuned from {name!r}, which is no trained version "
-                f"({', '.join(versions) or 'none'} so far) and no file: correct continue_from, or the version's name."
+                f"{version} is to be fine-tuned from {name!r}, which is neither a trained version "
+                f"({', '.join(versions) or 'none'} so far) nor a file: correct continue_from, or the version's name."
             )
         return lineage_of_file(Path(name), task.load)
     weights = task.load(root.folder(kind.weights, name) / WEIGHTS_FILE)
     if weights.sha256 != require_record(root, kind.weights, name).values["weights_sha256"]:
-        raise BadWeights(f"The weights of {name} are not those it was trained to: materialize it again.")
+        raise BadWeights(f"The weights of {name} have changed since they were trained: materialize it again.")
     return Lineage(name, weights, *ancestors_of(root, kind, name))
 
 
@@ -206,7 +207,7 @@ def train_file(
 ) -> Version:
     """Trains a task's network and writes its weights to ``out``, with card and manifest beside them.
 
-    ``lineage`` has the weights that are fine-tuned; ``options`` are those of
+    ``lineage`` has the weights to fine-tune; ``options`` are those of
     :func:`dermatome.training.trainer.train`.
 
     Raises:

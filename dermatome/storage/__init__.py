@@ -1,4 +1,4 @@
-"""Files of the data root: where each lies, atomic writes, records of what was materialized, and downloads.
+"""Files of the data root: their layout, atomic writes, records of what was materialized, and downloads.
 
-No images and no science.
+It contains no image processing and no science.
 """

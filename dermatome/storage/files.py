@@ -1,4 +1,4 @@
-"""Atomic files and folders, on a local disk or NFS: a reader sees the earlier content or the new one, never half of it.
+"""Atomic files and folders, on a local disk or NFS: a reader sees either the old content or the new one.
 
 Write with :func:`atomic_file`, :func:`write_atomic` and :func:`atomic_folder`. What the file system must offer, and how
 to mount a bucket: docs/howto/data-root.md. Why there is no object store: docs/decisions/0009-data-root-is-a-folder.md.
@@ -32,7 +32,7 @@ ARCHIVE_ERRORS = (
 )  # fmt: skip
 """What reading a damaged, encrypted or unknown zip archive raises."""
 SWAP_S = 0.2
-"""Longest time for which a folder is absent while it is replaced, where the file system cannot exchange two, s."""
+"""Longest time that a folder is absent during its replacement, if the file system cannot exchange two folders, s."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _USER_CAN_FIX = (
@@ -50,8 +50,9 @@ def safe_id(text: str, what: str = "id") -> str:
     """Returns ``text`` if it can be a file name and a partition key on every system.
 
     Raises:
-        StorageFailed: It has characters other than letters, digits, ``.``, ``_`` and ``-``, starts with a sign, or is
-            longer than 200 characters, so it could name a path outside its folder.
+        StorageFailed: It has characters other than letters, digits, ``.``, ``_`` and ``-``, does not start with a
+            letter
+            or digit, or is longer than 200 characters, so it could be a path outside its folder.
     """
     if not _SAFE_ID.fullmatch(text):
         raise StorageFailed(
@@ -62,7 +63,7 @@ def safe_id(text: str, what: str = "id") -> str:
 
 
 def usable_id(text: str) -> str:
-    """An id that :func:`safe_id` accepts: ``core 3 (1)`` gives ``core-3-1``; empty if no letter or digit is left."""
+    """``text`` as an id that :func:`safe_id` accepts, such as ``core-3-1`` for ``core 3 (1)``; may be empty."""
     if _SAFE_ID.fullmatch(text):
         return text
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
@@ -97,7 +98,7 @@ def sha256_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
-        raise MissingInput(f"There is no file {path}: check the path, or run the stage before.") from error
+        raise MissingInput(f"There is no file {path}: check the path, or run the stage that writes it.") from error
 
 
 def names_in(path: Path) -> list[str]:
@@ -114,7 +115,7 @@ def _names(path: Path, *, folders: bool) -> list[str]:
     def counts(entry: os.DirEntry[str]) -> bool:
         try:
             return entry.is_dir() if folders else entry.is_file()
-        except OSError:  # such as a link to itself
+        except OSError:  # such as that of a link to itself
             return False
 
     with suppress(FileNotFoundError), os.scandir(path) as entries:
@@ -123,11 +124,10 @@ def _names(path: Path, *, folders: bool) -> list[str]:
 
 
 def changed_in(path: Path, *, folders: bool = False) -> dict[str, float]:
-    """When each file directly in a folder was put there or changed, by name, without hidden files.
+    """Times at which the files directly in a folder were put there or changed, by name, without hidden files.
 
-    The times are the file system's (ctime): a copied file brings its own mtime along. Its clock may differ from ours.
-
-    With ``folders``, the files in its subfolders are included, as ``folder/name``.
+    The times are the file system's (ctime), as a copied file keeps its mtime. The file system's clock may differ from
+    this machine's.
 
     Returns:
         Seconds since 1970 by name.
@@ -138,13 +138,13 @@ def changed_in(path: Path, *, folders: bool = False) -> dict[str, float]:
             found[name] = (path / name).stat().st_ctime
     for folder in folders_in(path) if folders else ():
         with suppress(FileNotFoundError):
-            came = (path / folder).stat().st_ctime  # the files of a folder that is moved here keep their times
+            came = (path / folder).stat().st_ctime  # files in a folder that is moved here keep their own times
             found |= {f"{folder}/{name}": max(came, at) for name, at in changed_in(path / folder).items()}
     return dict(sorted(found.items()))
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file in a partition's folder, which may be being replaced at this moment.
+    """The bytes of a file in a partition's folder, also while that folder is being replaced.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -163,7 +163,7 @@ def read_bytes(path: Path) -> bytes:
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a binary file for writing that appears at ``path`` when the block ends without an exception.
 
-    Temporary file, fsync, rename.
+    It writes a temporary file, calls fsync, and renames it.
 
     Raises:
         StorageFailed: The disk is full or the folder is not writable; nothing is left behind.
@@ -196,7 +196,7 @@ def write_atomic(path: Path, data: bytes) -> Path:
 
 
 def move_atomic(made: Path, path: Path) -> None:
-    """Moves a finished file to ``path`` on the same file system, in one step."""
+    """Moves a finished file to ``path`` on the same file system, atomically."""
     try:
         with made.open("rb") as file:
             os.fsync(file.fileno())
@@ -207,9 +207,9 @@ def move_atomic(made: Path, path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the only lock on the file ``path``, also against other processes; it is deleted at the end.
+    """Holds an exclusive lock on the file ``path``, also between processes; the file is deleted at the end.
 
-    The lock of a process that dies is released. A waiter that gets the lock of a deleted file tries again.
+    The lock of a process that dies is released. A waiter that acquires the lock of a deleted file tries again.
 
     Raises:
         OSError: The file system has no locks.
@@ -224,11 +224,11 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Gives an empty folder to fill that replaces ``path`` when the block ends without an exception.
+    """Yields an empty folder that replaces ``path`` when the block ends without an exception.
 
-    The folder lies beside ``path`` under a hidden name. What was at ``path`` stays until the replacement, and stays if
-    the block fails. A second writer of the same ``path`` waits for the first, also in another process. What a killed
-    writer left is deleted by the next one.
+    The new folder lies beside ``path`` under a hidden name. The old content of ``path`` stays until the replacement,
+    and also if the block fails. A second writer of the same ``path``, also in another process, waits for the first.
+    Leftovers of a killed writer are deleted by the next one.
     """
     temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{OLD}")
     with ExitStack() as stack:
@@ -251,7 +251,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _replace(path: Path, temporary: Path, old: Path) -> None:
-    """Puts ``temporary`` in the place of ``path``, in one step where the file system can."""
+    """Puts ``temporary`` in the place of ``path``, atomically if the file system can exchange folders."""
     if not path.exists():
         temporary.rename(path)
     elif not _exchange(temporary, path):
@@ -263,7 +263,7 @@ def _replace(path: Path, temporary: Path, old: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two folders in one step; False where the system or the file system cannot."""
+    """Exchanges two folders atomically; returns False if the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -284,21 +284,21 @@ def _fsync_folder(path: Path) -> None:
 
 
 def _storage_failed(path: Path, error: OSError) -> OSError | StorageFailed:
-    """A sentence where the user can fix the cause of ``error``, else ``error`` itself."""
+    """A :class:`StorageFailed` if the user can fix the cause of ``error``, else ``error`` itself."""
     if error.errno not in _USER_CAN_FIX:
         return error
     return StorageFailed(
-        f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the rights of the "
-        "folder, and run this again."
+        f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the permissions of "
+        "the folder, and run this again."
     )
 
 
 def sweep(folder: Path, older_than_s: float) -> int:
     """Deletes the temporary files, temporary folders and locks that killed writers left in ``folder``.
 
-    A folder whose writer was killed between its two renames is put back. What a living writer has locked stays.
+    A folder whose writer was killed between its two renames is put back. What a running writer has locked is kept.
 
-    A temporary file, which has no lock, counts as abandoned from an age of ``older_than_s``.
+    A temporary file has no lock; it counts as abandoned once it is ``older_than_s`` old.
 
     Returns:
         Number of entries deleted or put back.
@@ -323,12 +323,12 @@ def sweep(folder: Path, older_than_s: float) -> int:
 
 
 def _is_ours(left: Path) -> bool:
-    """Whether a name is one that our writers leave, and not that of a user's file or folder."""
+    """Whether the name is one that this module gives to temporary files and locks, not that of a user's file."""
     return bool(left.name[1:].rpartition(".")[0]) and left.is_dir() != left.name.endswith(".lock")
 
 
 def _sweep_folder(path: Path, left: Path) -> bool:
-    """Deletes ``left``, which belongs to the folder ``path``, if its writer is dead; returns whether it was."""
+    """Deletes ``left``, a leftover of the folder ``path``, if its writer is dead; returns whether it was."""
     lock = path.with_name(f".{path.name}.lock")
     try:
         with filelock.FileLock(lock, blocking=False, fallback_to_soft=False):
@@ -337,6 +337,6 @@ def _sweep_folder(path: Path, left: Path) -> bool:
             elif left != lock:
                 shutil.rmtree(left)
             lock.unlink()
-    except filelock.Timeout:  # a living writer has it
+    except filelock.Timeout:  # a running writer holds it
         return False
     return True

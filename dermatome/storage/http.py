@@ -1,6 +1,6 @@
 """One HTTP client for every download: allowed hosts only, bounded time and size, retries, and checked responses.
 
-A file appears complete and checked, or not at all. Every failure is one sentence.
+A file appears complete and checked, or not at all. Every failure is reported in one sentence.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 1 << 16
 _NOTHING: Mapping[str, str] = {}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Where Hugging Face states the sha256 of a large file, in the answer that redirects to the file.
+# Header in which Hugging Face states the sha256 of a large file, in the response that redirects to the file.
 _STATED_SHA256 = "X-Linked-Etag"
 
 
 class NotThere(FetchFailed):
-    """The host answers that there is nothing at this address (404 or 410)."""
+    """The host reports that there is nothing at this address (404 or 410)."""
 
 
 class _Retryable(Exception):
-    """A failure that may pass, and how long the host asks to wait, s."""
+    """A failure that may pass, and how long the host asks to wait before the next try, s."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -54,7 +54,7 @@ class _Retryable(Exception):
 
 
 class _Current(Exception):
-    """The file that is there already is current."""
+    """The existing file is current."""
 
     def __init__(self, fetched: Fetched) -> None:
         super().__init__()
@@ -62,26 +62,26 @@ class _Current(Exception):
 
 
 class _Part:
-    """What has arrived of the file at ``path``, over all tries."""
+    """The bytes received so far of the file at ``path``, over all tries."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path, self._file = path, file
         self.size, self.digest, self._etag = 0, hashlib.sha256(), ""
 
     def resuming(self, kind: Kind) -> dict[str, str]:
-        """Headers that ask for the rest, if the file has not changed since; packed pages are not resumed."""
+        """Headers that request the rest if the file has not changed since; compressed pages are not resumed."""
         if not self.size or not self._etag or kind == "page":
             return {}
         return {"Range": f"bytes={self.size}-", "If-Range": self._etag}
 
     def continues_with(self, answer: requests.Response) -> bool:
-        """Whether an answer is the rest; otherwise what has arrived is dropped, as it is or will be sent anew."""
+        """Whether a response is the rest of the file. If not, the file comes anew, and the bytes so far are dropped."""
         begins = answer.headers.get("Content-Range", "").strip().startswith(f"bytes {self.size}-")
         if answer.status_code == 206 and self.size and begins:
             return True
         self._file.seek(0)
         self._file.truncate()
-        # A weak ETag does not tell whether the bytes are the same.
+        # Equal weak ETags do not guarantee equal bytes.
         etag = answer.headers.get("ETag", "")
         self.size, self.digest, self._etag = 0, hashlib.sha256(), "" if etag.startswith("W/") else etag
         return False
@@ -97,14 +97,14 @@ class HttpLimits(SettingsModel):
     """Time limits, retries and the number of parallel requests of a client.
 
     Attributes:
-        connect_timeout_s: Time to reach the host.
-        timeout_s: Time without a byte of the answer.
-        total_timeout_s: Time for one complete answer.
+        connect_timeout_s: Time limit for connecting to the host, s.
+        timeout_s: Longest time without a byte of the response, s.
+        total_timeout_s: Time limit for one complete response, s.
         retries: Tries after the first one, for failures that may pass: 408, 425, 429, 5xx, timeouts, broken
-            connections, incomplete answers.
-        backoff_s: Wait before the first retry; it doubles with each retry, with jitter.
-        max_wait_s: Longest wait before a retry, also if the host asks for more (Retry-After).
-        at_once: Number of requests at the same time, over all threads.
+            connections, incomplete responses.
+        backoff_s: Wait before the first retry, s; it doubles with each retry, with jitter.
+        max_wait_s: Longest wait before a retry, s, even if the host asks for more (Retry-After).
+        at_once: Number of parallel requests, over all threads.
         user_agent: The `User-Agent` header.
     """
 
@@ -120,15 +120,15 @@ class HttpLimits(SettingsModel):
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that arrived, or that was there already and is still current.
+    """A file that was fetched, or an existing one that is still current.
 
     Attributes:
         path: Path of the file.
-        url: Address that it came from in the end, after redirects.
+        url: Final address, after redirects.
         status: 200, or 304 if the file at ``path`` was current.
         bytes: Size of the file.
         sha256: sha256 of the file, hexadecimal.
-        etag: To be given with the next request for the same address.
+        etag: Pass it to the next request for the same address.
         last_modified: Likewise.
         changed: Whether the file differs from the one that was at ``path`` before.
         sha256_stated: Whether the host stated the sha256 itself.
@@ -146,13 +146,13 @@ class Fetched:
 
 
 class HttpClient:
-    """Fetches files; one client may be used by many threads.
+    """Fetches files; many threads may share one client.
 
     Args:
-        hosts: Hosts that may be asked: exact hosts, ``host:port``, or ``.domain`` for a domain with all below it. Hosts
-            of this machine may be asked without TLS and at any port, others only over TLS and at the standard port.
+        hosts: Allowed hosts: exact hosts, ``host:port``, or ``.domain`` for a domain and all its subdomains. Hosts of
+            this machine may be accessed without TLS and at any port, others only over TLS and at the standard port.
         limits: See :class:`HttpLimits`.
-        remedy: What the user can do instead, as the end of every sentence about a failure.
+        remedy: What the user can do instead, as the end of every message about a failure.
         sleep: Replaces `time.sleep` in tests.
 
     Raises:
@@ -187,7 +187,7 @@ class HttpClient:
             session.close()
 
     def base(self, url: str) -> str:
-        """An address from the settings, without the slash at its end.
+        """Returns an address from the settings without a trailing slash.
 
         Raises:
             BadSetting: It is not an address of an allowed host.
@@ -207,23 +207,24 @@ class HttpClient:
         etag: str | None = None,
         last_modified: str | None = None,
     ) -> Fetched:
-        """Fetches ``url`` to ``path``; the file appears complete or stays as it was.
+        """Fetches ``url`` to ``path``; the file appears complete, or the old one stays.
 
-        If the host that was asked states a sha256 (Hugging Face's ``X-Linked-Etag``), the bytes must have it. A retry
-        resumes an image or file that broke off if the host gives an ETag and sends ranges (RFC 9110, 14).
+        If the host states a sha256 (Hugging Face's ``X-Linked-Etag``), the bytes must have it. A retry resumes an
+        interrupted image or file if the host gives an ETag and supports ranges (RFC 9110, 14).
 
         Args:
-            url: Address at an allowed host; ``http://`` is changed to ``https://`` for other machines.
+            url: Address on an allowed host; ``http://`` is changed to ``https://`` for other machines.
             path: Path of the file.
-            kind: What is expected. HTML is never accepted.
+            kind: Kind of content that is expected. HTML is never accepted.
             max_bytes: A larger file is refused.
             etag: Of the file at ``path``, from an earlier :class:`Fetched`; ignored if there is no file.
             last_modified: Likewise.
 
         Raises:
-            NotThere: 404 or 410; not tried again.
-            FetchFailed: The address is not allowed, the host refuses, or the answer is of another type, too large, not
-                the one that was stated, or did not arrive in any of the tries.
+            NotThere: The host reports 404 or 410; this is not retried.
+            FetchFailed: The address is not allowed, the host refuses, or the response is of another type, too large,
+            has
+                another sha256 than stated, or did not arrive in any of the tries.
             StorageFailed: The disk is full or not writable.
         """
         address = self._hosts.checked(url)
@@ -257,7 +258,7 @@ class HttpClient:
         return kind(f"{text}: {self._remedy or remedy}.")
 
     def _try(self, asked: str, part: _Part, kind: Kind, max_bytes: int, headers: dict[str, str]) -> Fetched:
-        """One try, redirects included."""
+        """Makes one try, following redirects."""
         shown = _shown(asked)
         ends = time.monotonic() + self.limits.total_timeout_s
         url, stated = asked, ""
@@ -279,7 +280,7 @@ class HttpClient:
                 self._receive(answer, part, url, max_bytes, ends)
                 sha256 = part.digest.hexdigest()
                 if stated and sha256 != stated:
-                    text = f"{_shown(url)} has the sha256 {sha256[:12]}…, and {stated[:12]}… was stated"
+                    text = f"{_shown(url)} has the sha256 {sha256[:12]}…, but the host stated {stated[:12]}…"
                     raise self._failed(f"{text}, so it is not kept")
                 validators, changed = _validators(answer), sha256 != before
                 return Fetched(part.path, url, 200, part.size, sha256, *validators, changed, sha256_stated=bool(stated))
@@ -287,7 +288,7 @@ class HttpClient:
 
     def _get(self, url: str, kind: Kind, headers: dict[str, str]) -> requests.Response:
         session = self._sessions[_is_loopback(urlsplit(url).hostname or "")]
-        # Images and weights do not get smaller, and an unpacked length can be checked.
+        # Images and weights hardly compress, and an uncompressed length can be checked.
         sent = headers | {"Accept": _ACCEPT[kind], "Accept-Encoding": "gzip" if kind == "page" else "identity"}
         timeout = (self.limits.connect_timeout_s, self.limits.timeout_s)
         try:
@@ -325,7 +326,7 @@ class HttpClient:
         return self._failed(f"{url} is a web page (HTML), not the requested file", remedy)
 
     def _receive(self, answer: requests.Response, part: _Part, url: str, max_bytes: int, ends: float) -> None:
-        """Adds the body to what has arrived."""
+        """Appends the body of the response to ``part``."""
         url = _shown(url)
         too_large = f"{url} is larger than the limit of {max_bytes} bytes"
         declared = answer.headers.get("Content-Length", "")
@@ -333,7 +334,7 @@ class HttpClient:
             raise self._failed(too_large, "check the address, or raise the limit in the settings")
         raw: Any = answer.raw
         try:
-            # read1 returns what one packet brought, so that a host that drips cannot outlast the time limit.
+            # read1 returns as soon as a packet has arrived, so a host that sends slowly cannot exceed the time limit.
             while chunk := raw.read1(_CHUNK_BYTES, decode_content=True):
                 if part.size == 0 and chunk[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
                     raise self._html(url)
@@ -353,7 +354,7 @@ class HttpClient:
 def download(url: str, path: Path, *, hosts: Sequence[str], max_bytes: int, by_hand: str) -> Fetched:
     """Fetches one large file in one try of at most half an hour; see :meth:`HttpClient.fetch`.
 
-    ``by_hand`` says how to go on without it, as the end of a sentence.
+    ``by_hand`` tells the user what to do without it, as the end of a sentence.
     """
     limits = HttpLimits(retries=0, total_timeout_s=1800.0)
     with HttpClient(hosts, limits, remedy=by_hand) as client:
@@ -366,13 +367,13 @@ def _stated_sha256(answer: requests.Response) -> str:
 
 
 def _validators(answer: requests.Response, sent: Mapping[str, str] = _NOTHING) -> tuple[str | None, str | None]:
-    """ETag and Last-Modified of an answer, or those that were sent."""
+    """ETag and Last-Modified of a response; those of the request if the response has none."""
     etag = answer.headers.get("ETag", sent.get("If-None-Match"))
     return etag, answer.headers.get("Last-Modified", sent.get("If-Modified-Since"))
 
 
 def _retry_after_s(header: str | None) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for, as a number or a date (RFC 9110, 10.2.3)."""
+    """Seconds that a ``Retry-After`` header requests, as a number or a date (RFC 9110, 10.2.3)."""
     try:
         return urllib3.Retry().parse_retry_after(header or "")
     except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
@@ -380,7 +381,7 @@ def _retry_after_s(header: str | None) -> float | None:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, short: urllib3 wraps it several times over."""
+    """The innermost cause in short, as urllib3 wraps it several times."""
     while error.args and isinstance(error.args[-1], BaseException):
         error = error.args[-1]
     text = str(getattr(error, "reason", None) or error)[:200] or type(error).__name__
@@ -388,7 +389,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _shown(url: str) -> str:
-    """An address as messages show it: without its query, which may hold a signature."""
+    """An address for messages: without its query, which may hold a signature."""
     return url.split("?")[0][:200]
 
 
@@ -405,13 +406,13 @@ class AllowedHosts:
             raise BadSetting("allowed_hosts is empty: give at least one host.")
 
     def checked(self, url: str, *, came_from: str | None = None) -> str:
-        """``url`` if it may be asked, over TLS if it is not this machine's.
+        """Returns ``url`` if it is allowed, with the scheme ``https`` unless it is on this machine.
 
         Pages of old releases name their images by ``http://`` addresses; HPA's hosts serve the same over TLS, so the
         scheme is changed and nothing is sent or accepted unencrypted.
 
         Raises:
-            FetchFailed: Another scheme, a host that is not allowed, a user name in it, or an unexpected port.
+            FetchFailed: It has another scheme, a host that is not allowed, a user name, or an unexpected port.
         """
         via = f" (where {_shown(came_from)} redirects to)" if came_from else ""
         shown = f"{_shown(url)!r}{via}"
@@ -424,7 +425,7 @@ class AllowedHosts:
             raise FetchFailed(f"{shown} is not an http or https address: check where this address comes from.")
         if parts.username is not None or parts.password is not None or re.search(r"[\\\x00-\x20\x7f]", url):
             raise FetchFailed(
-                f"{shown} has a user name, blank or control character in it: check where this address comes from."
+                f"{shown} contains a user name, blank or control character: check where this address comes from."
             )
         loopback = _is_loopback(host)
         standard = port in (None, 443 if parts.scheme == "https" else 80)
@@ -434,14 +435,14 @@ class AllowedHosts:
             raise FetchFailed(f"{_shown(url)}{via} is at a host or port that is not allowed: {self._remedy}.")
         if loopback:
             if came_from is not None and not _is_loopback(urlsplit(came_from).hostname or ""):
-                raise FetchFailed(f"{_shown(url)}{via} is this machine itself: such a redirect is refused.")
+                raise FetchFailed(f"{_shown(url)}{via} is on this machine itself: such a redirect is refused.")
         elif parts.scheme == "http":
             parts = parts._replace(scheme="https", netloc=host if port in (None, 80) else f"{host}:{port}")
         return urlunsplit(parts)
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its name alone; nothing is looked up."""
+    """Whether ``host`` names this machine; decided by the name alone, without a lookup."""
     if host.lower() == "localhost":
         return True
     with suppress(ValueError):
@@ -453,7 +454,7 @@ def _session(limits: HttpLimits, *, trust_env: bool) -> requests.Session:
     session = requests.Session()
     session.headers["User-Agent"] = limits.user_agent
     session.trust_env = trust_env
-    # requests would otherwise send a password that it finds in a .netrc file.
+    # Otherwise requests would send a password that it finds in a .netrc file.
     session.auth = lambda request: request
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("http://", "https://"):
@@ -462,10 +463,10 @@ def _session(limits: HttpLimits, *, trust_env: bool) -> requests.Session:
 
 
 class _BoundedAdapter(requests.adapters.HTTPAdapter):
-    """Cuts a connection if the headers of an answer are not complete within the total time limit.
+    """Closes a connection if the headers of a response are not complete within the total time limit.
 
-    A time limit on a socket starts again with every byte, so a host that sends one header byte at a time would hold a
-    thread for ever; requests and urllib3 have no limit over all of them.
+    The time limit of a socket starts again with every byte, so a host that sends one header byte at a time would block
+    a thread for ever; requests and urllib3 have no limit for all headers together.
     """
 
     def __init__(self, limits: HttpLimits) -> None:
@@ -483,7 +484,7 @@ class _BoundedAdapter(requests.adapters.HTTPAdapter):
 
 def _bounded(connection: Any, limit_s: float) -> Any:
     class Bounded(connection):  # type: ignore[misc]
-        def __str__(self) -> str:  # as messages of errors begin
+        def __str__(self) -> str:  # error messages begin with it
             return str(self.host)
 
         def getresponse(self) -> Any:
@@ -500,5 +501,5 @@ def _bounded(connection: Any, limit_s: float) -> Any:
 
 def _cut(sock: Any) -> None:
     with suppress(OSError):  # it is closed already
-        # The plain socket's method: that of a TLS socket would change it under the thread that reads.
+        # The method of the plain socket: that of a TLS socket would change it while another thread reads.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -1,14 +1,14 @@
 """The layout of the data root: where every file of the platform lies, below one folder on a local disk or NFS.
 
-A stage fills the folder that ``atomic_folder(root.folder(asset, partition))`` gives it, and reads the files of other
-stages as ``root.folder(asset, partition) / name``.
+A stage fills the folder that ``atomic_folder(root.folder(asset, partition))`` yields, and reads the files of other
+stages at ``root.folder(asset, partition) / name``.
 
     <asset>/<partition>/             results of one partition: its files, and `record.json`, which is written last
     failures/<asset>/<partition>.json    why a partition failed; deleted when it succeeds
     checkpoints/<asset>/<partition>/     state of an unfinished training
     hpa_pages/<gene>.xml             gene pages as they were fetched
-    slide_sources/                   where the images of slides come from (`dermatome.slides.register`)
-    models/                          networks from elsewhere, fetched once: Cellpose's, encoders; int8 forms
+    slide_sources/                   where slides' images come from (`dermatome.slides.register`)
+    models/                          downloaded networks (Cellpose's, encoders), and int8 forms of networks
     metrics/dermatome.duckdb         the metrics store, filled from records and tables; can be rebuilt at any time
     settings.toml                    settings that differ from the defaults
     dagster/                         Dagster's own storage
@@ -33,20 +33,20 @@ from dermatome.errors import BadSetting, StorageFailed
 from dermatome.storage.files import OLD, SWAP_S, local_path, names_in, safe_id, sweep
 
 RECORD_FILE = "record.json"
-"""Written last into a partition's folder: where it is, the folder is complete."""
+"""Name of the record, which is written last: a partition's folder that has it is complete."""
 PREVIEW_FILE = "preview.webp"
 FIGURE_FILE = "figure.png"
 FAILURES = "failures"
 WEIGHTS_FILE = "weights.safetensors"
 CHAMPION = "current"
-"""Name, on disk, of the one partition of an asset that is unpartitioned in Dagster."""
+"""Folder name of the only partition of an asset that is unpartitioned in Dagster."""
 
-# Written by users and by Dagster.
+# Folders written by users and by Dagster.
 _NOT_OURS = ("annotations", "cell_annotations", "inbox", "nuclei_annotations", "nuclei_inbox", "dagster")
 
 
 class _Below:
-    """A file or folder below the data root; the head of this module says what it holds."""
+    """A file or folder below the data root; this module's docstring describes each."""
 
     def __init__(self, *names: str) -> None:
         self._names = names
@@ -57,13 +57,13 @@ class _Below:
 
 @dataclass(frozen=True)
 class DataRoot:
-    """The folder that holds all state."""
+    """The folder that holds all data of a deployment."""
 
     path: Path
 
     @classmethod
     def at(cls, place: str) -> DataRoot:
-        """The data root at a path of this machine, which is made absolute.
+        """The data root at a path on this machine, which is made absolute.
 
         Raises:
             BadSetting: ``place`` is an address such as ``s3://bucket/prefix``, a file, or no path.
@@ -78,7 +78,7 @@ class DataRoot:
         return cls(path)
 
     def asset_folders(self) -> list[Path]:
-        """The folders below the data root that may be those of assets."""
+        """The folders below the data root that may belong to assets."""
         if not self.path.is_dir():
             return []
         return [path for path in self.path.iterdir() if path.is_dir() and path.name not in _NOT_OURS]
@@ -87,7 +87,7 @@ class DataRoot:
         """The folder of an asset, or of one of its partitions.
 
         Raises:
-            StorageFailed: The partition's name could leave the data root.
+            StorageFailed: The partition's name could be a path outside the data root.
         """
         base = self.path / asset
         return base if partition is None else base / safe_id(partition, f"The {asset} partition")
@@ -113,7 +113,7 @@ class DataRoot:
         return self.folder(asset, partition) / RECORD_FILE
 
     def failure(self, asset: str, partition: str) -> Path:
-        """The note of why a partition failed last."""
+        """The file that states why a partition failed last."""
         return self.path / FAILURES / asset / f"{safe_id(partition, f'The {asset} partition')}.json"
 
     def in_flight(self, asset: str, partition: str) -> Path:
@@ -121,7 +121,7 @@ class DataRoot:
         return self.path / "in_flight" / asset / f"{safe_id(partition, f'The {asset} partition')}.json"
 
     def checkpoints(self, asset: str, partition: str) -> Path:
-        """The folder of the state that a killed training resumes from."""
+        """The folder of the checkpoint from which a killed training resumes."""
         return self.path / "checkpoints" / asset / safe_id(partition, f"The {asset} partition")
 
     def hpa_page(self, gene: str) -> Path:
@@ -162,7 +162,8 @@ class DataRoot:
             ) from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise StorageFailed(
-                f"The data root {self.path} is not writable: change its rights or set DERMATOME_DATA to another folder."
+                f"The data root {self.path} is not writable: change its permissions or set DERMATOME_DATA to another "
+                "folder."
             )
 
     def sweep(self, older_than_s: float = 3600.0) -> int:

@@ -1,8 +1,8 @@
 """Records: a JSON file beside the results of every partition, and one for every partition that failed.
 
-A record states what a partition was computed from, by which code and with which settings, and the size and sha256 of
-each of its files. It is written last, so a partition with a record is complete. Its fingerprint covers everything that
-the results depend on, so a run that starts again after a crash recognises what is done already.
+A record states the inputs, code and settings that a partition was computed from, and the size and sha256 of each of its
+files. It is written last, so a partition with a record is complete. Its fingerprint covers everything that the results
+depend on, so a run that is repeated after a crash recognizes finished partitions.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Check:
 
 @dataclass(frozen=True)
 class StageResult:
-    """The result of a stage for one partition, whose files are written already.
+    """The result of a stage for one partition, whose files are already written.
 
     Attributes:
         outcome: Name of the outcome, such as ``cells`` or ``no_epidermis``.
-        data_version: Hash of the results' content: equal results have equal versions.
-        values: The stage's own columns.
-        message: The outcome in one sentence; empty if its name is enough.
+        data_version: Hash of the results' content; equal results have equal versions.
+        values: The stage's own values, which become columns of its table.
+        message: The outcome in one sentence; empty if the name is enough.
         seconds: Wall time of each phase, s.
         checks: Outcomes of the stage's checks.
     """
@@ -76,7 +76,7 @@ class FileFacts:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on."""
+    """Versions of Python and of the libraries that affect results."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -128,13 +128,13 @@ class StageRecord(StageResult):
         settings: Mapping[str, Any],
         **rest: Any,
     ) -> StageRecord:
-        """The record of a result that was computed from ``inputs`` with ``settings``; ``rest`` are its other fields."""
+        """The record of a result computed from ``inputs`` with ``settings``; ``rest`` are its other fields."""
         decided: dict[str, Any] = {"code_version": code_version, "inputs": dict(inputs), "settings": dict(settings)}
         return cls(**vars(result), **decided, fingerprint=fingerprint(code_version, inputs, settings), **rest)
 
 
 def fingerprint(code_version: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    """The sha256 of all that results depend on: equal fingerprints mean equal results."""
+    """The sha256 of everything that results depend on: equal fingerprints mean equal results."""
     text = json.dumps([code_version, dict(inputs), dict(settings)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -145,7 +145,7 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy number or array as JSON can hold it; the text of anything else."""
+    """A numpy number or array as a JSON value; anything else as text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
@@ -159,7 +159,7 @@ _SEALED = re.compile(re.escape(_SEAL).replace(b"%s", b"([^,]*)") + re.escape(_EN
 
 
 def _is_sealed(data: bytes) -> bool:
-    """Whether a record is as it was written."""
+    """Whether a record is unchanged since it was written."""
     seal = _SEALED.search(data)
     return seal is not None and hashlib.sha256(data[: seal.start()]).hexdigest().encode() == seal[1]
 
@@ -196,7 +196,7 @@ def _unreadable(path: Path, reason: str) -> StorageFailed:
 
 
 def first_mistake(error: ValidationError) -> str:
-    """The first mistake of a JSON file that pydantic checked: where it is, and what is wrong."""
+    """The first mistake that pydantic found in a JSON file: its place and a description."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
@@ -205,10 +205,10 @@ Stated = TypeVar("Stated", bound=BaseModel)
 
 
 def read_stated(path: Path | None, model: type[Stated], example: str) -> Stated:
-    """What a JSON file that a person wrote states; the model's defaults if there is none.
+    """Reads a JSON file that a user wrote; returns the model's defaults if there is none.
 
     Raises:
-        BadAnnotation: it is not such a file; the message shows the ``example``.
+        BadAnnotation: it does not fit the model; the message shows the ``example``.
     """
     try:
         return model.model_validate(json.loads(path.read_bytes())) if path is not None and path.is_file() else model()
@@ -218,7 +218,7 @@ def read_stated(path: Path | None, model: type[Stated], example: str) -> Stated:
 
 
 def _files_in(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """The files below a folder by path in it, without the record and hidden ones."""
+    """The files below a folder by relative path, without the record and hidden files."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
@@ -236,10 +236,10 @@ def file_facts(folder: Path) -> dict[str, FileFacts]:
 def damage(
     folder: Path, record: StageRecord, *, hashes: bool = False, only: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """The files of a partition that are not as its record states, and how they differ.
+    """The files of a partition that differ from its record, each with how it differs.
 
     With ``hashes``, every file is read and its sha256 compared; otherwise only existence and size are checked, which
-    takes one listing of the folder. ``only`` are names of the files to check; all if None.
+    takes one listing of the folder. ``only`` names the files to check; None checks all.
     """
     expected = {name: facts for name, facts in record.files.items() if only is None or name in only}
     sizes = {name: entry.stat().st_size for name, entry in _files_in(folder) if name in expected}
@@ -250,7 +250,7 @@ def damage(
         elif sizes[name] != facts.bytes:
             found[name] = f"has {sizes[name]} bytes, not {facts.bytes}"
         elif hashes and sha256_file(folder / name) != facts.sha256:
-            found[name] = "has another content"
+            found[name] = "has different content"
     return found
 
 
@@ -261,7 +261,7 @@ class Finding:
     Attributes:
         asset: Name of the asset.
         partition: Partition key.
-        damaged: What is wrong with each file, by its path in the partition's folder.
+        damaged: How each damaged file differs, by its path in the partition's folder.
     """
 
     asset: str
@@ -270,10 +270,10 @@ class Finding:
 
 
 def verify_root(root: DataRoot) -> Iterator[Finding]:
-    """Compares every file of every partition of a data root with the partition's record, reading all of them."""
+    """Compares every file of every partition of a data root with the partition's record; all files are read."""
     for asset in sorted(path.name for path in root.asset_folders()):
         partitions = set(root.partitions(asset))
-        # Only folders of assets have records: the others hold files of users, downloads and state.
+        # Only folders of assets have records; the others hold files of users, downloads and state.
         for partition in sorted(folders_in(root.folder(asset)) if partitions else ()):
             folder = root.folder(asset, partition)
             try:
@@ -285,14 +285,14 @@ def verify_root(root: DataRoot) -> Iterator[Finding]:
 
 
 def require_record(root: DataRoot, asset: str, partition: str, *read: str) -> StageRecord:
-    """The record of a partition.
+    """Returns the record of a partition, after a check of the files that will be read.
 
-    ``read`` are names of the partition's files that are read next: results of a file that was changed since it was
-    written would pass for results of the right one.
+    ``read`` names these files: results computed from a file that was changed after it was written would otherwise pass
+    for correct ones.
 
     Raises:
         MissingInput: The partition is not materialized.
-        StorageFailed: One of the files to be read is not the one that was written.
+        StorageFailed: One of these files is not the one that was written.
     """
     record = read_record(root.record(asset, partition))
     if record is None:
@@ -319,8 +319,8 @@ class Failure:
         kind: Class of the exception.
         run_id: Dagster run.
         failed_at: Time of the failure, UTC.
-        tries: Number of failures since the partition succeeded last. Failures of the network or the disk say nothing
-            about the partition and are not counted; but the first failure always is.
+        tries: Number of failures since the partition last succeeded. The first failure counts; later ones of the
+            network or the disk do not, as they are not caused by the partition.
     """
 
     asset: str = ""
@@ -357,7 +357,7 @@ def read_failures(root: DataRoot, asset: str) -> dict[str, Failure]:
 
 
 def failure_of(data: bytes) -> Failure:
-    """A failure from its file's content; one of long ago if it is damaged, so that the partition is tried again."""
+    """A failure from its file's content; if damaged, a failure of long ago, so that the partition is retried."""
     try:
         failure: Failure = _adapter(Failure).validate_json(data)
     except ValidationError:
@@ -366,7 +366,7 @@ def failure_of(data: bytes) -> Failure:
 
 
 def clear_failure(path: Path) -> None:
-    """Deletes the note of an earlier failure."""
+    """Deletes the record of an earlier failure."""
     path.unlink(missing_ok=True)
 
 
@@ -380,7 +380,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def content_version(parts: Iterable[bytes]) -> str:
-    """A data version from the content of results: sha256, first 32 hexadecimal digits."""
+    """A data version for the content of results: the first 32 hexadecimal digits of its sha256."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))

@@ -1,4 +1,4 @@
-"""The base of all settings: immutable, checked, and clear about which settings decide results."""
+"""The base class of all settings: immutable, validated, and explicit about which settings decide results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dermatome.errors import BadSetting
 
 
 class Effect(StrEnum):
-    """Marks a setting that decides no result: ``batch: Annotated[int, Effect.SPEED] = 8``."""
+    """Marks a setting that does not affect results: ``batch: Annotated[int, Effect.SPEED] = 8``."""
 
     SPEED = "speed"
     LOOKS = "looks"
@@ -22,7 +22,7 @@ class Effect(StrEnum):
 class SettingsModel(BaseModel):
     """A section of the settings.
 
-    A field that carries no :class:`Effect` decides results: a change makes the results of its asset stale.
+    A field without an :class:`Effect` decides results: changing it makes the results of its asset stale.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -38,11 +38,11 @@ class SettingsModel(BaseModel):
         except ValidationError as error:
             raise BadSetting(f"{explain(error, type(self))}.") from error
 
-    # Pydantic then checks sections within sections itself, so that an error names the full path of a setting.
+    # Lets pydantic validate nested sections itself, so that an error names the full path of a setting.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     def changed(self, **values: Any) -> Self:
-        """These settings with other values, checked.
+        """Returns a copy of these settings with other values, validated.
 
         Raises:
             BadSetting: a name is unknown or a value is wrong.

@@ -497,7 +497,7 @@ def test_verify_lists_damaged_files_and_fails(tmp_path, capfd):
     (tmp_path / "cell_masks" / "s2" / "cells.parquet").write_bytes(b"rowt")
     code, said, _ = run(capfd, "verify", "--data", tmp_path)
     assert code == 1
-    assert re.search("^cell_masks +s2 +cells.parquet: has another content\n2 partitions.* 1 are damaged", said)
+    assert re.search("^cell_masks +s2 +cells.parquet: has different content\n2 partitions.* 1 are damaged", said)
     code, said, _ = run(capfd, "verify", "--data", tmp_path, "--json")
-    damaged = [{"asset": "cell_masks", "partition": "s2", "files": {"cells.parquet": "has another content"}}]
+    damaged = [{"asset": "cell_masks", "partition": "s2", "files": {"cells.parquet": "has different content"}}]
     assert (code, json.loads(said)) == (1, {"checked": 2, "damaged": damaged})

@@ -145,7 +145,7 @@ def test_what_a_version_goes_on_from(root: DataRoot, tmp_path: Path) -> None:
     assert parent_name("v001_cont2", "v001_cont1") == "v001_cont1"
     with pytest.raises(BadSetting, match="v001_cont1"):
         parent_name("v001", "v001")
-    with pytest.raises(MissingInput, match="'v009', which is no trained version"):
+    with pytest.raises(MissingInput, match="'v009', which is neither a trained version"):
         lineage_of_version(TissueTask, root, "v009_cont1", None)
     assert lineage_of_version(TissueTask, root, "v001", None) is None
 
@@ -170,7 +170,7 @@ def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
     assert file.all_known
     assert file.sides()["s1"] == "train"
     trained(root, "v001", StageResult("trained", "x", {"weights_sha256": "another"}))
-    with pytest.raises(BadWeights, match="not those it was trained to"):
+    with pytest.raises(BadWeights, match="have changed since they were trained"):
         lineage_of_version(TissueTask, root, "v001_cont1", None)
 
 
