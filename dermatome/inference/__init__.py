@@ -1,1 +1,1 @@
-"""Running a network over a slide: device, precision, backend, tiled prediction."""
+"""Runs networks over slides: device, precision, backend, tiled prediction."""

@@ -1,6 +1,7 @@
-"""Networks prepared to run: by torch, or on a processor by OpenVINO, an extra (``dermatome[openvino]``).
+"""Networks prepared for inference by torch or, on CPUs, by OpenVINO, an extra (``dermatome[openvino]``).
 
-``auto`` takes OpenVINO on a processor if it is installed and gives torch's numbers, else torch. Results record which.
+``auto`` uses OpenVINO on a CPU if it is installed and agrees with torch, otherwise torch. Results record which was
+used.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
 Outputs = tuple[npt.NDArray[np.float32], ...]
 Tag = TypeVar("Tag")
 
-# Largest difference from torch, as a share of the output's largest value or of 1.
+# Largest allowed difference from torch, relative to the output's largest absolute value, or to 1 if that is smaller.
 _AGREE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.03}
 
 _log = logging.getLogger(__name__)
 
 
 class Runner:
-    """A network prepared to run.
+    """A network prepared for inference.
 
     Attributes:
         backend: ``torch`` or ``openvino``; for records.
@@ -50,16 +51,16 @@ class Runner:
     backend: str
     precision: str
     _ahead = 3
-    """Batches in flight: one in the network, one waiting, one being fetched back."""
+    """Number of batches in flight: one in the network, one waiting, one whose output is being copied back."""
 
     def run(self, batch: npt.NDArray[Any]) -> Outputs:
         """Returns the network's outputs, (N, …) float32 each, for a batch (N, …) of any size."""
         return self._result(self._submit(batch))
 
     def stream(self, batches: Iterable[tuple[Tag, npt.NDArray[Any]]]) -> Iterator[tuple[Tag, Outputs]]:
-        """Runs batches one after another and yields their outputs in order, several in flight.
+        """Runs batches one after another and yields their tags and outputs in order, with several in flight.
 
-        While the network works, the caller's thread prepares the next batches and uses the outputs of earlier ones.
+        While the network works, the calling thread prepares the next batches and uses the outputs of earlier ones.
         Batches may differ in size. Closing the iterator early waits for those in flight.
         """
         flying: deque[tuple[Tag, Any]] = deque()
@@ -74,7 +75,7 @@ class Runner:
                 yield tag, self._result(handle)
         finally:
             for _, handle in flying:
-                with suppress(Exception):  # nobody needs these any more
+                with suppress(Exception):  # these outputs are no longer needed
                     self._result(handle)
 
     def _submit(self, batch: npt.NDArray[Any]) -> Any:
@@ -85,17 +86,17 @@ class Runner:
 
 
 def prepare_runner(module: torch.nn.Module, example: npt.NDArray[Any], compute: Compute) -> Runner:
-    """Prepares ``module`` to run.
+    """Prepares ``module`` for inference.
 
     Args:
-        module: takes the raw batch as one tensor, and returns a tensor or a tuple of them, (N, …) each; it does its
-            own normalisation. For OpenVINO it is traced: its operations must not depend on values, and on sizes only
+        module: takes the raw batch as one tensor and returns one tensor or a tuple of tensors, (N, …) each; it includes
+            its normalisation. For OpenVINO it is traced: its operations must not depend on values, and on sizes only
             through tensor operations.
-        example: a typical batch (N, …), with which OpenVINO is compared with torch.
+        example: a typical batch (N, …), on which OpenVINO is compared with torch.
         compute: device, precision, threads and backend.
 
     Raises:
-        BadSetting: the backend is unknown, not installed, not for this device, or does not give torch's numbers.
+        BadSetting: the backend is unknown, not installed, not for this device, or does not agree with torch.
     """
     backend = compute.backend
     if backend not in get_args(Backend):
@@ -107,7 +108,7 @@ def prepare_runner(module: torch.nn.Module, example: npt.NDArray[Any], compute: 
         return plain
     if compute.device != "cpu":
         raise BadSetting(
-            f"The compute backend 'openvino' is for processors, not {compute.device}: set it to 'auto' or the device "
+            f"The compute backend 'openvino' is for CPUs, not {compute.device}: set it to 'auto' or the device "
             "to 'cpu'."
         )
     if not installed:
@@ -115,7 +116,7 @@ def prepare_runner(module: torch.nn.Module, example: npt.NDArray[Any], compute: 
     try:
         runner = OpenVinoRunner(_convert(module, example[:1]), compute)
         reason = _disagreement(runner.run(example[:2]), plain.run(example[:2]), compute)
-    except Exception as error:  # OpenVINO has errors of its own, and torch can always run the network
+    except Exception as error:  # OpenVINO has its own classes of errors, and torch can run any network
         if backend != "auto":
             raise
         reason = f"{type(error).__name__}: {error}"
@@ -123,7 +124,7 @@ def prepare_runner(module: torch.nn.Module, example: npt.NDArray[Any], compute: 
         return runner
     if backend != "auto":
         raise BadSetting(
-            f"The compute backend {backend!r} does not give this network's numbers ({reason}): set it to 'torch'."
+            f"The compute backend {backend!r} does not agree with torch for this network ({reason}): set it to 'torch'."
         )
     _log.warning("The compute backend openvino is not used here: %s", reason)
     return plain
@@ -142,7 +143,7 @@ def _disagreement(found: Outputs, wanted: Outputs, compute: Compute) -> str:
 
 
 class TorchRunner(Runner):
-    """A network run by torch, channels-last: in a thread on a processor, by queued kernels on a GPU."""
+    """A network run by torch, channels-last: in a thread on a CPU, by queued kernels on a GPU."""
 
     backend = "torch"
 
@@ -178,14 +179,14 @@ class TorchRunner(Runner):
 
         device = self._compute.torch_device
         with torch.inference_mode():
-            # From pinned memory the copy runs beside the network.
+            # The copy from pinned memory runs in parallel to the network.
             tensor = torch.from_numpy(np.ascontiguousarray(batch)).pin_memory().to(device, non_blocking=True)
             outputs = self._forward(tensor)
             fetched = tuple(torch.empty(o.shape, dtype=o.dtype, pin_memory=True) for o in outputs)
             for here, there in zip(fetched, outputs, strict=True):
                 here.copy_(there, non_blocking=True)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            # On this runner's GPU: the current one may be another, and there nothing would be waited for.
+            # On this runner's GPU: on another, current GPU the event would mark nothing.
             done.record(torch.cuda.current_stream(device))
         return fetched, done
 
@@ -197,7 +198,7 @@ class TorchRunner(Runner):
 
 
 class OpenVinoRunner(Runner):
-    """A network converted and compiled for this processor.
+    """A network converted and compiled for this CPU.
 
     Attributes:
         model: the OpenVINO model.
@@ -211,7 +212,7 @@ class OpenVinoRunner(Runner):
         self._compile()
 
     def variant(self, model: Any, compute: Compute, precision: str) -> OpenVinoRunner:
-        """Another form of the network: an OpenVINO model, where it runs, and its precision as records name it."""
+        """Another form of the network: ``model``, run as ``compute`` says; ``precision`` is its name in records."""
         other = copy(self)
         other.model, other.compute, other.precision = model, compute, precision
         other._compile()
@@ -219,16 +220,16 @@ class OpenVinoRunner(Runner):
 
     def _compile(self) -> None:
         options = {
-            # A stream for each few threads works on its own batch, which measures best where batches queue.
+            # Each stream of a few threads processes its own batch, which is fastest if batches queue.
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": self.compute.threads,
-            # Pinned, each of several processes would choose the same first cores.
+            # With pinning, several processes would choose the same cores.
             "ENABLE_CPU_PINNING": False,
-            # Without this, processors that can would use bf16 instead of fp32.
+            # Without this, CPUs that can would use bf16 instead of fp32.
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.compute.precision],
         }
         self._compiled: Any = import_openvino().Core().compile_model(self.model, "CPU", options)
-        # One more than run at once, so that none waits while the caller uses an answer.
+        # One more than run at once, so that none is idle while the caller uses an output.
         self._ahead = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
         self._idle: deque[Any] = deque()
 
@@ -241,10 +242,10 @@ class OpenVinoRunner(Runner):
         try:
             handle.wait()
         except RuntimeError:
-            # After a failure it keeps failing for good batches of the size before; compiled again it does not.
+            # After a failure, good batches of the previous size fail too until the network is compiled again.
             self._compile()
             raise
-        # Copied, since the request's memory is used again for a later batch.
+        # Copied, since the memory of the request is reused for a later batch.
         outputs = tuple(np.array(tensor.data, dtype=np.float32) for tensor in handle.output_tensors)
         self._idle.append(handle)
         return outputs
@@ -256,9 +257,9 @@ _importing = threading.Lock()
 def import_openvino() -> ModuleType:
     """Imports ``openvino`` so that it cannot send usage data.
 
-    Its converter's command layer reports each conversion to the maker through the package ``openvino_telemetry``. That
-    layer is not used here (see :func:`_convert`), but importing OpenVINO imports it; if the package cannot be imported,
-    it uses a stub that does nothing.
+    The command layer of its converter reports each conversion to its publisher through the package
+    ``openvino_telemetry``. This module does not use that layer (see :func:`_convert`), but importing OpenVINO imports
+    it; if the package cannot be imported, it uses a stub that does nothing.
     """
     with _importing:
         if "openvino" not in sys.modules:
@@ -270,7 +271,7 @@ def import_openvino() -> ModuleType:
 
 
 def _convert(module: torch.nn.Module, image: npt.NDArray[Any]) -> Any:
-    """Converts ``module`` to an OpenVINO model of open batch and image size, through OpenVINO's PyTorch front end.
+    """Converts ``module`` to an OpenVINO model of any batch and image size, with OpenVINO's PyTorch front end.
 
     Args:
         module: in evaluation mode, on the CPU.
@@ -284,12 +285,12 @@ def _convert(module: torch.nn.Module, image: npt.NDArray[Any]) -> Any:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the front end traces, and torch says that it is old
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch calls tracing, which the front end uses, outdated
         decoder = TorchScriptPythonDecoder(module, example_input=(torch.from_numpy(np.ascontiguousarray(image)),))
     front_end = FrontEndManager().load_by_framework("pytorch")
     model = front_end.convert(front_end.load(decoder))
-    # OpenVINO gives other last digits from the model that it converted than from the same one read from a file; read
-    # here, it gives those that it gives in later processes, which read it (dermatome.inference.kept).
+    # OpenVINO's last digits differ between a model it has just converted and the same model read from a file. It is
+    # read here too, so that later processes, which read it (dermatome.inference.kept), get the same digits.
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, f"{folder}/model.xml", compress_to_fp16=False)
         return Core().read_model(f"{folder}/model.xml")

@@ -1,4 +1,4 @@
-"""Class probabilities of a whole image at the network's resolution, in bytes, in bounded memory."""
+"""Class probabilities of a whole image at the network's resolution, one byte each, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from dermatome.classes import ClassMap
 from dermatome.geometry import Size
 from dermatome.imaging.tiling import Probabilities
 
-# Up to here in memory, beyond it in an unnamed file that vanishes with the canvas, whatever ends the process.
+# Held in memory up to this size, beyond it in an unnamed file that vanishes when the canvas or the process ends.
 _MEMORY_BYTES = 64 * 1024 * 1024
 _BAND_ROWS = 128
 
 
 class Canvas:
-    """Probabilities (C, h, w) that are written and read in bands of rows; a byte each, 255 for certainty.
+    """Probabilities (C, h, w), written and read in bands of rows, one byte each; 255 stands for 1.
 
-    A byte moves a border between classes by a few hundredths of a pixel at most. One thread at a time.
+    This precision moves a border between classes by a few hundredths of a pixel at most. Not thread-safe.
     """
 
     def __init__(self, classes: int, size: Size) -> None:
-        """An empty canvas; rows that are never written must not be read."""
+        """Creates an empty canvas; rows that were never written must not be read."""
         self.classes, self.size = classes, size
         self._row_bytes = classes * size.width_px
-        # Closed, and so deleted, when the canvas is dropped.
+        # Closed, and so deleted, when the canvas is garbage-collected.
         self._file: Any = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115
 
     def write(self, top: int, left: int, rows: Probabilities) -> None:
-        """Puts (C, n, w) float32 probabilities at row ``top`` and column ``left``."""
+        """Writes (C, n, w) float32 probabilities at row ``top`` and column ``left``."""
         count, width = rows.shape[1:]
         quantised = (rows * np.float32(255) + np.float32(0.5)).astype(np.uint8).transpose(1, 0, 2)
         if width < self.size.width_px:
@@ -42,13 +42,13 @@ class Canvas:
         self._put(top, quantised)
 
     def read(self, top: int, bottom: int) -> npt.NDArray[np.uint8]:
-        """(rows, C, w) uint8 of the rows from ``top`` to ``bottom`` (excluded)."""
+        """Rows ``top`` to ``bottom`` (exclusive) as (rows, C, w) uint8."""
         self._file.seek(top * self._row_bytes)
         data = bytearray(self._file.read((bottom - top) * self._row_bytes))
         return np.frombuffer(data, np.uint8).reshape(bottom - top, self.classes, self.size.width_px)
 
     def bands(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """The top row of each band and its (rows, C, w), from top to bottom."""
+        """Yields the top row of each band and its (rows, C, w) uint8, from top to bottom."""
         for top in range(0, self.size.height_px, _BAND_ROWS):
             yield top, self.read(top, min(top + _BAND_ROWS, self.size.height_px))
 
@@ -60,7 +60,7 @@ class Canvas:
         return found
 
     def correct(self, labels: ClassMap) -> None:
-        """Makes ``labels`` (h, w) the most probable ones: where they are not, the class given becomes certain."""
+        """Makes ``labels`` (h, w) the most probable classes: where they are not, their probability becomes 1."""
         for top, band in self.bands():
             wanted = labels[top : top + len(band)]
             rows, columns = np.nonzero(most_probable(band.transpose(1, 0, 2)) != wanted)
@@ -70,7 +70,7 @@ class Canvas:
                 self._put(top, band)
 
     def labels_at(self, size: Size) -> Iterator[tuple[int, ClassMap]]:
-        """The most probable classes after enlarging the probabilities bilinearly to ``size``, in bands from the top.
+        """Yields the most probable classes of the probabilities enlarged bilinearly to ``size``, in bands from the top.
 
         Yields:
             The top row of the band, and (rows, W) uint8.
@@ -89,7 +89,10 @@ class Canvas:
 
 
 def most_probable(rows: npt.NDArray[Any]) -> ClassMap:
-    """(n, w) uint8: the class with the highest of (C, n, w) values, the first of equals; many times numpy's argmax."""
+    """(n, w) uint8: the class with the highest of (C, n, w) values, the first if several are equal.
+
+    It is many times faster than ``numpy.argmax``.
+    """
     best = rows[0].copy()
     labels = np.zeros(best.shape, np.uint8)
     for number, values in enumerate(rows[1:], 1):

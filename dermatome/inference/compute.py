@@ -1,4 +1,4 @@
-"""Where networks run: device, precision and threads, chosen once and recorded."""
+"""Device, precision and threads for networks, chosen once and recorded."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Backend = Literal["auto", "torch", "openvino"]
 
 _claims: list[FileLock] = []
-"""Locks are released when they are dropped."""
+"""Locks on GPUs; a lock is released when it is garbage-collected."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device that is there, and the precision and thread count used on it.
+    """An available device, with the precision and thread count to use on it.
 
     Attributes:
-        threads: torch's, on the CPU.
-        device_index: which one of several; None takes the first.
-        backend: what runs networks, see :mod:`dermatome.inference.backends`.
+        threads: number of torch's threads on the CPU.
+        device_index: index of the GPU if there are several; None uses the first.
+        backend: library that runs networks, see :mod:`dermatome.inference.backends`.
         int8: whether networks that keep their results as int8 run as int8, see :mod:`dermatome.inference.int8`.
     """
 
@@ -48,7 +48,7 @@ class Compute:
     int8: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context networks run in: lower precision where it was chosen, nothing otherwise."""
+        """The context to run networks in: autocast for a lower precision, otherwise a null context."""
         import torch
 
         if self.precision == "fp32":
@@ -57,7 +57,7 @@ class Compute:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device as torch names it."""
+        """The device as torch's type."""
         import torch
 
         return torch.device(self.device) if self.device_index is None else torch.device(self.device, self.device_index)
@@ -67,13 +67,13 @@ class ComputeSettings(SettingsModel):
     """Where and how networks run.
 
     Attributes:
-        device: device that runs networks: ``cpu``, ``cuda`` or ``mps``; ``auto`` takes CUDA, then MPS, then the CPU. A
-            device that is not there is an error.
+        device: device that runs networks: ``cpu``, ``cuda`` or ``mps``; ``auto`` uses CUDA, then MPS, then the CPU. A
+            missing device is an error.
         precision: ``fp32``, ``bf16`` or ``fp16`` (GPUs only); a lower one changes the last digits of results. ``auto``
-            takes bf16 where the device multiplies it in hardware, else fp32. ``int8`` is ``auto`` with networks of the
-            platform quantised to int8 on CPUs, each if that changes few of its results; it needs the extra ``int8``.
-        threads: threads on the CPU; 0 takes the cores that this process may use.
-        backend: library that runs networks: ``torch``, ``openvino``, or ``auto`` for OpenVINO on CPUs where it is
+            uses bf16 if the device multiplies it in hardware, else fp32. ``int8`` is ``auto``, but on CPUs the
+            platform's networks are quantised to int8 if that changes few of their results; it needs the extra ``int8``.
+        threads: number of CPU threads; 0 uses all cores available to this process.
+        backend: library that runs networks: ``torch``, ``openvino``, or ``auto`` for OpenVINO on CPUs if it is
             installed and gives the same results.
     """
 
@@ -83,7 +83,7 @@ class ComputeSettings(SettingsModel):
     backend: Annotated[Backend, Effect.SPEED] = "auto"
 
     def choose(self, *, threads: int = 0) -> Compute:
-        """Chooses for this process, on a GPU that no other process uses this way; ``threads`` overrides the setting."""
+        """Chooses for this process, on a GPU that no other such process uses; ``threads`` overrides the setting."""
         gpu = free_gpu() if self.device in ("auto", "cuda") else None
         return choose_compute(self.device, self.precision, threads or self.threads, gpu, self.backend)
 
@@ -95,26 +95,26 @@ def choose_compute(
     device_index: int | None = None,
     backend: Backend = "auto",
 ) -> Compute:
-    """Settles device, precision and threads, and sets torch's thread count for this process, its card for this thread.
+    """Chooses device, precision and threads; sets torch's thread count of this process and the GPU of this thread.
 
     Args:
-        device: ``auto`` takes CUDA, then MPS, then the CPU.
-        precision: ``auto`` takes bf16 on CUDA cards that have it and on CPUs that multiply it in hardware
-            (AVX512-bf16 or AMX: elsewhere it is emulated and slower than fp32), else fp32. ``int8`` does the same for
-            what does not run as int8: training, scores, and networks whose results would change.
-        threads: torch's threads on the CPU; 0 takes the cores this process may use. More than that is slower than one.
-        device_index: which GPU of several; None takes the first.
-        backend: what runs networks.
+        device: ``auto`` uses CUDA, then MPS, then the CPU.
+        precision: ``auto`` uses bf16 on CUDA GPUs that support it and on CPUs that multiply it in hardware
+            (AVX512-bf16 or AMX; elsewhere it is emulated and slower than fp32), else fp32. ``int8`` does the same for
+            everything that does not run as int8: training, scores, and networks whose results would change.
+        threads: torch's threads on the CPU; 0 uses all available cores. More threads than cores are slower than one.
+        device_index: index of the GPU if there are several; None uses the first.
+        backend: library that runs networks.
 
     Raises:
-        BadSetting: the device or precision asked for is not there.
+        BadSetting: the requested device, precision, thread count or backend is not available.
     """
     import torch
 
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device != "auto" and not has.get(device, False):
         raise BadSetting(
-            f"The device {device!r} was asked for and this machine has none that torch {torch.__version__} can use: "
+            f"The device {device!r} was requested, but torch {torch.__version__} finds none on this machine: "
             "set the device to 'auto' or 'cpu', or install the driver and a torch built for it."
         )
     chosen: Any = device if device != "auto" else next(name for name in ("cuda", "mps", "cpu") if has[name])
@@ -122,7 +122,7 @@ def choose_compute(
     if precision == "fp16" and chosen == "cpu":
         raise BadSetting("The precision 'fp16' is for GPUs: set it to 'auto', 'fp32' or 'bf16' on a CPU.")
     if precision == "bf16" and chosen == "cuda" and not fast_bf16:
-        raise BadSetting("The precision 'bf16' is not supported by this CUDA card: set it to 'fp16' or 'fp32'.")
+        raise BadSetting("The precision 'bf16' is not supported by this CUDA GPU: set it to 'fp16' or 'fp32'.")
     if precision == "int8":
         _check_int8(chosen, backend)
     if threads < 0:
@@ -130,7 +130,7 @@ def choose_compute(
     threads = threads or free_cores()
     torch.set_num_threads(threads)
     if chosen == "cuda" and device_index is not None:
-        # Of this thread: what names no card (streams, events, pinned memory) is then this one's too.
+        # For this thread, so that streams, events and pinned memory without an explicit device use this GPU too.
         torch.cuda.set_device(device_index)
     name = torch.cuda.get_device_name(device_index) if chosen == "cuda" else f"{chosen}, {threads} threads"
     settled: Any = precision if precision not in ("auto", "int8") else "bf16" if fast_bf16 else "fp32"
@@ -138,15 +138,16 @@ def choose_compute(
 
 
 def free_cores() -> int:
-    """The cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def free_gpu() -> int | None:
-    """The first of several GPUs that no other process of this machine claimed; claimed until this process ends.
+    """Claims the first GPU that no other process of this machine has claimed, until this process ends.
 
-    None if there is one GPU at most, or if all are claimed: then the first one is shared.
+    Returns:
+        The index of the GPU; None if there is at most one, or if all are claimed and the first is shared.
     """
     import torch
 
@@ -164,12 +165,12 @@ def free_gpu() -> int | None:
 
 
 def _check_int8(device: str, backend: Backend) -> None:
-    """Raises BadSetting where networks cannot be run as int8, or no faster."""
+    """Raises BadSetting if networks cannot run as int8 here, or would not be faster."""
     import torch
 
     has = torch.cpu.get_capabilities()
     if device != "cpu" or not any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
-        reason = "is for processors that multiply int8 (AVX512-VNNI, AVX-VNNI or AMX)"
+        reason = "is for CPUs that multiply int8 (AVX512-VNNI, AVX-VNNI or AMX)"
     elif backend == "torch":
         reason = "needs the backend 'openvino'"
     elif not all(map(importlib.util.find_spec, ("openvino", "nncf"))):

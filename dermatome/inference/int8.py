@@ -1,9 +1,9 @@
-"""Networks run as int8: quantised after training, compared with fp32, and kept for the data root.
+"""Networks run as int8: quantised after training, compared with fp32, and stored in the data root.
 
-A network's int8 form is made once, by NNCF, from half of the tiles that it sees of some slides at hand (post-training
-quantisation; Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference"). On the other half it is compared with fp32: only where all checks pass does the network run as int8.
-Model and verdict are kept, so that all runs give the same results, whichever slides come later.
+NNCF quantises a network once (post-training quantisation; Jacob et al. 2018, "Quantization and Training of Neural
+Networks for Efficient Integer-Arithmetic-Only Inference"), with half of its tiles from some available slides. On the
+other half it is compared with fp32; only if all checks pass does the network run as int8. Model and checks are stored,
+so all runs give the same results, whichever slides come later.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from dermatome.storage.record import Check
 
 Tiles = npt.NDArray[Any]
 Show = Callable[[Runner], None]
-"""Runs a network on one slide at hand, as its stage does."""
+"""Runs a network on one of the available slides, as its stage does."""
 Judge = Callable[[Runner, Runner, Sequence[Tiles]], Sequence[Check]]
-"""Compares a network at fp32 with its int8 form, on batches of tiles or on samples of its own."""
+"""Compares a network in fp32 with its int8 form, on batches of tiles or on its own samples."""
 
 LEAST_SAME = 0.995
-"""Share of the pixels that must keep their class."""
+"""Minimum share of pixels that must keep their class."""
 TILES_OF_A_SLIDE = 16
 _BATCH = 4
 _LEAST_TILES = 8
@@ -40,20 +40,20 @@ _log = logging.getLogger(__name__)
 
 
 def int8_runner(runner: Runner, folder: Path, slides: Iterable[Show], judge: Judge) -> Runner:
-    """The int8 form of a network if it passes its checks, else ``runner``; made at the first call, read at later ones.
+    """The int8 form of a network if it passes its checks, else ``runner``; quantised at the first call, then read.
 
     Args:
         runner: the network.
-        folder: of its int8 form: the model, and ``about.json`` with the checks. To make it again, delete the folder.
-        slides: run a network on the slides at hand; up to 16 tiles of each are used.
-        judge: gives the checks.
+        folder: folder of its int8 form: the model, and ``about.json`` with the checks. Delete it to quantise again.
+        slides: functions that run a network on one slide each; up to 16 tiles of each slide are used.
+        judge: returns the checks.
     """
-    if not isinstance(runner, OpenVinoRunner):  # OpenVINO does not give this network's numbers
+    if not isinstance(runner, OpenVinoRunner):  # OpenVINO does not agree with torch for this network
         return runner
     if not (folder / _ABOUT).is_file():
         tiles = _tiles_of(runner, slides)
         if sum(map(len, tiles)) < _LEAST_TILES:
-            _log.warning("The slides at hand have too little tissue to quantise %s: it runs as %s.", folder.name,
+            _log.warning("The available slides have too little tissue to quantise %s: it runs as %s.", folder.name,
                          runner.precision)  # fmt: skip
             return runner
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -71,9 +71,9 @@ def int8_runner(runner: Runner, folder: Path, slides: Iterable[Show], judge: Jud
 
 
 def same_class(heads: Sequence[int]) -> Judge:
-    """A check that nearly all pixels keep their most probable class.
+    """A judge that checks that nearly all pixels keep their most probable class.
 
-    ``heads`` has the number of channels of each head, in order.
+    ``heads`` is the number of channels of each head, in order.
     """
     edges = np.cumsum(heads)[:-1]
 
@@ -96,11 +96,11 @@ class _MadeMeanwhile(Exception):
 
 
 class _Enough(Exception):
-    """As many tiles of a slide were seen as are used."""
+    """Enough tiles of a slide were collected."""
 
 
 class _Watched(Runner):
-    """A runner that keeps the tiles given to it, and stops at a number of them."""
+    """A runner that collects the tiles it is given, and stops after a number of them."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner, self.backend, self.precision = runner, runner.backend, runner.precision
@@ -122,7 +122,7 @@ class _Watched(Runner):
 
 
 def _tiles_of(runner: Runner, slides: Iterable[Show]) -> list[Tiles]:
-    """Batches of tiles that the network sees of slides: the tiles of one side and size in a batch."""
+    """Batches of the tiles that the network gets for some slides; a batch has tiles of one size."""
     by_size: dict[tuple[int, ...], list[Tiles]] = {}
     for show in slides:
         watched = _Watched(runner)
@@ -134,18 +134,18 @@ def _tiles_of(runner: Runner, slides: Iterable[Show]) -> list[Tiles]:
 
 
 def _make(runner: OpenVinoRunner, folder: Path, tiles: list[Tiles], judge: Judge) -> None:
-    import_openvino()  # first, so that NNCF cannot send usage data either
+    import_openvino()  # before NNCF, which could otherwise send usage data
     from openvino import save_model
     from openvino._offline_transformations import apply_moc_transformations
 
     nncf, plain = _import_nncf(), runner.model.clone()
-    # Normalisation becomes a factor and a sum, or part of a convolution: only then are biases corrected behind it.
+    # Normalisation becomes a factor and an offset, or part of a convolution: only then are biases corrected after it.
     apply_moc_transformations(plain, cf=False)
     _log.info("Quantising %s with %d tiles", folder.name, sum(map(len, tiles)))
     model = nncf.quantize(
         plain,
         nncf.Dataset(tiles[::2]),
-        preset=nncf.QuantizationPreset.MIXED,  # activations of other layers than ReLU are not symmetric
+        preset=nncf.QuantizationPreset.MIXED,  # activations are symmetric only after ReLU
         subset_size=len(tiles[::2]),
         ignored_scope=nncf.IgnoredScope(names=_first_layers(plain)),
     )
@@ -160,16 +160,16 @@ def _import_nncf() -> Any:
     logger = logging.getLoggerClass()
     import nncf
 
-    logging.setLoggerClass(logger)  # it sets its own for all loggers to come
+    logging.setLoggerClass(logger)  # NNCF sets its own class for all later loggers
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
 
 
 def _first_layers(model: Any) -> list[str]:
-    """Convolutions of the image's own channels.
+    """Names of the convolutions whose input is the image.
 
-    They cost little and lose most by int8. And those of two channels, as in Cellpose's networks, OpenVINO 2026.4
-    computes wrongly as int8.
+    They cost little time and lose most accuracy in int8. Those with two input channels, as in Cellpose's networks, are
+    computed incorrectly in int8 by OpenVINO 2026.4.
     """
     convolutions = (node for node in model.get_ops() if node.get_type_name() == "Convolution")
     return [node.get_friendly_name() for node in convolutions if node.input(1).get_partial_shape()[1].get_length() < 4]

@@ -1,8 +1,8 @@
-"""OpenVINO networks that are kept on disk, so that a process starts without building and converting them.
+"""Converted OpenVINO networks stored on disk, so that a process starts without building and converting them.
 
 Importing the library of networks, building one, converting it and comparing it with torch takes five of the eight
-seconds of CPU time before the first slide. What was converted once, and gave torch's numbers on this processor, is read
-again as long as nothing that decides it has changed and no byte of its files.
+seconds of CPU time before the first slide. A network that was converted once, and agreed with torch on this CPU, is
+read again as long as neither its files nor anything that determines it have changed.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _log = logging.getLogger(__name__)
 def prepare_kept(
     build: Callable[[], torch.nn.Module], example: npt.NDArray[Any], compute: Compute, name: str, folder: Path | None
 ) -> Runner:
-    """Prepares a network to run, as :func:`prepare_runner` does, or reads what an earlier process prepared.
+    """Prepares a network as :func:`prepare_runner` does, or reads what an earlier process prepared.
 
     Args:
-        build: gives the network.
-        example: a typical batch.
+        build: builds the network.
+        example: a typical batch (N, …).
         compute: device, precision, threads and backend.
-        name: what is built, such as the sha256 of its weights and the number of views.
-        folder: of the networks that are kept; None keeps none. It may be deleted at any time.
+        name: identifies the network, such as the sha256 of its weights and the number of views.
+        folder: folder of the stored networks, which may be deleted at any time; None stores none.
 
     Raises:
         BadSetting: see :func:`prepare_runner`.
@@ -52,7 +52,7 @@ def prepare_kept(
     if folder is None or not openvino:
         return prepare_runner(build(), example, compute)
     decided = _decided(name, example, compute)
-    # One place for each network, precision and processor: what is outdated there is replaced.
+    # One place for each network, precision and CPU; an outdated network there is replaced.
     place = (
         folder / sha256_bytes(json.dumps([decided[key] for key in ("name", "precision", "processor")]).encode())[:24]
     )
@@ -66,7 +66,7 @@ def prepare_kept(
 
 
 def _decided(name: str, example: npt.NDArray[Any], compute: Compute) -> dict[str, str]:
-    """What decides a converted network and whether it gives torch's numbers: network, processor, libraries, code."""
+    """Everything that determines a converted network and its agreement with torch: network, CPU, libraries, code."""
     source = Path(__file__).parents[1]
     code = [path.read_bytes() for part in ("inference", "training") for path in sorted((source / part).glob("*.py"))]
     return {
@@ -91,5 +91,5 @@ def _keep(place: Path, decided: dict[str, str], model: Any) -> None:
         with atomic_folder(place) as new:
             save_model(model, new / _MODEL[0], compress_to_fp16=False)
             write_atomic(new / _ABOUT, json.dumps({**decided, **_sha256(new)}, indent=2).encode())
-    except (StorageFailed, OSError, RuntimeError) as error:  # a later process converts it again
-        _log.warning("The converted network is not kept in %s: %s", place.parent, error)
+    except (StorageFailed, OSError, RuntimeError) as error:  # a later process converts the network again
+        _log.warning("The converted network cannot be stored in %s: %s", place.parent, error)

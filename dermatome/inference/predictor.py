@@ -1,7 +1,7 @@
-"""From pixels to class probabilities: overlapping tiles through a network, without pause, and blended.
+"""Tiled prediction: a network is run on overlapping tiles of images, and its probabilities are blended.
 
-Batches are filled across the borders of images, tiles of background are not run, and blending and reading go on while
-the network works. What is held does not grow with the height of an image.
+Batches are filled across the borders of images, background tiles are skipped, and reading and blending overlap with the
+network's work. Memory does not grow with the height of an image.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Scene:
     """An image, or a part of one, at the network's resolution.
 
     Attributes:
-        rows: gives its pixels in bands of rows from the top, (rows, w, 3) uint8 each; called once.
-        sink: takes the top row and (C, rows, w) float32 probabilities, rows in order.
+        rows: returns its pixels in bands of rows from the top, (rows, w, 3) uint8 each; called once.
+        sink: receives the top row and (C, rows, w) float32 probabilities, in the order of rows.
     """
 
     size: Size
@@ -36,13 +36,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network with what is needed to use it on tiles.
+    """A network with the settings for running it on tiles.
 
     Attributes:
         runner: takes (N, h, w, 3) uint8 and gives one output, (N, C, h, w) probabilities.
-        tile_px: side of the tiles, a multiple of 32; smaller for a smaller image.
-        skip_background: whether tiles that show only background get its class without being run.
-        background: the channels that are then certain: one for each head.
+        tile_px: side of the tiles, px, a multiple of 32; smaller for a smaller image.
+        skip_background: whether tiles of background only get the background class without being run.
+        background: channel of the background class in each head, whose probability is 1 in skipped tiles.
     """
 
     runner: Runner
@@ -61,19 +61,19 @@ class Predictor:
             raise BadSetting(f"The batch is {self.batch} tiles: use 1 or more.")
 
     def run(self, scenes: Sequence[Scene], progress: Callable[[int], None] | None = None) -> list[int]:
-        """Predicts several images, batches filled across their borders; the answers do not depend on the batch.
+        """Predicts several images; batches are filled across their borders, and results do not depend on the batch.
 
         Args:
-            scenes: the images; each one's sink gets all of its rows.
-            progress: called with the number of tiles done, after each batch; what it raises stops the work.
+            scenes: the images; each one's sink receives all of its rows.
+            progress: called with the number of finished tiles after each batch; an exception in it stops the run.
 
         Returns:
-            How many tiles of each went through the network.
+            Number of tiles of each image that were run.
 
         Raises:
-            BadWeights: the network gives no numbers.
+            BadWeights: the network returns numbers that are not finite.
         """
-        # Only tiles of one size go into a batch.
+        # A batch contains only tiles of one size.
         order = sorted(range(len(scenes)), key=lambda number: self._tile_side(scenes[number].size))
         work = [(number, scenes[number]) for number in order]
         counts = [0] * len(scenes)
@@ -93,13 +93,13 @@ class Predictor:
         return counts
 
     def _tile_side(self, size: Size) -> int:
-        # A small image gets a tile of its own size: mirroring it up to a whole one would cost time and context.
+        # A small image gets a tile of its own size: mirroring it up to the full size would cost time and accuracy.
         return min(self.tile_px, -(-max(size.height_px, size.width_px) // 32) * 32)
 
     def _batches(
         self, scenes: Iterable[tuple[int, Scene]], left: list[_Place]
     ) -> Iterator[tuple[list[_Place], npt.NDArray[np.uint8]]]:
-        """Batches with the places of their tiles, and of skipped ones between them; ``left`` gets the last of those."""
+        """Yields batches with the places of their tiles and of skipped tiles between them; the last go to ``left``."""
         places: list[_Place] = []
         tiles: list[RgbImage] = []
         for number, scene in scenes:
@@ -128,9 +128,9 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tile goes: its scene, blender and box, and its number in the batch; none for background.
+    """The place of a tile: its scene, blender and box, and its number in the batch (None for background).
 
-    Without a box it is the end of its scene.
+    A place without a box marks the end of its scene.
     """
 
     scene: int
@@ -149,7 +149,7 @@ class _Place:
 
 
 class _Bands:
-    """Rows of an image that is read from top to bottom, kept as long as tiles need them."""
+    """Rows of an image that is read from top to bottom, held in memory as long as tiles need them."""
 
     def __init__(self, bands: Iterable[RgbImage]) -> None:
         self._bands = iter(bands)
@@ -159,7 +159,7 @@ class _Bands:
         self._found: RgbImage = np.empty((0, 0, 3), np.uint8)
 
     def rows(self, top: int, bottom: int) -> RgbImage:
-        """(bottom - top, w, 3); ``top`` never goes up again."""
+        """Rows ``top`` to ``bottom`` (exclusive), (rows, w, 3) uint8; ``top`` never decreases between calls."""
         if (top, bottom) == self._asked:
             return self._found
         while self._kept and self._top + len(self._kept[0]) <= top:

@@ -1,4 +1,4 @@
-"""A network with its normalisation before it and its softmax behind it, as one module: images in, probabilities out."""
+"""A network with its normalisation and softmax as one module: images in, probabilities out."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ VIEWS = (1, 2, 4, 8)
 
 
 class Probabilities(torch.nn.Module):
-    """(N, H, W, 3) uint8 images in, (N, C, H, W) float32 softmax probabilities out, of each head by itself.
+    """Maps (N, H, W, 3) uint8 images to (N, C, H, W) float32 probabilities, with a softmax over each head.
 
-    H and W are multiples of 32; with more than two views they are equal.
+    H and W are multiples of 32; with more than two views they must be equal.
     """
 
     def __init__(
@@ -26,17 +26,17 @@ class Probabilities(torch.nn.Module):
         views: int = 1,
         heads: Sequence[int] | None = None,
     ) -> None:
-        """Wraps ``network``, which takes normalised (N, 3, H, W) and gives logits.
+        """Wraps ``network``, which maps normalised (N, 3, H, W) images to logits.
 
         Args:
-            network: in evaluation mode.
-            mean: of the normalisation, on the scale 0 to 1.
-            std: likewise.
-            views: 1, 2, 4 or 8 flips and quarter turns of each image whose probabilities are averaged.
-            heads: how many of the channels belong to each head, in order; ``None`` where there is one head.
+            network: a network in evaluation mode.
+            mean: mean of the normalisation, on the scale 0 to 1.
+            std: its standard deviation, on the same scale.
+            views: 1, 2, 4 or 8 flips and quarter turns of each image, over which probabilities are averaged.
+            heads: number of channels of each head, in order; None for a single head.
 
         Raises:
-            BadSetting: ``views`` is none of those.
+            BadSetting: ``views`` has another value.
         """
         super().__init__()
         if views not in VIEWS:
@@ -50,7 +50,7 @@ class Probabilities(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        # (N, H, W, 3) permuted is channels-last already: no copy.
+        # (N, H, W, 3) permuted is already channels-last, so nothing is copied.
         batch = (images.permute(0, 3, 1, 2).float() - self.centre) / self.spread
         total: Any = None
         for view in range(self.views):
@@ -69,7 +69,7 @@ class Probabilities(torch.nn.Module):
 
 
 def _turned(batch: torch.Tensor, turns: int) -> torch.Tensor:
-    """A number of quarter turns, out of flips, which every backend has."""
+    """Rotates by quarter turns, composed of flips, which every backend supports."""
     if turns == 0:
         return batch
     if turns == 2:

@@ -1,4 +1,4 @@
-"""What finds cells in windows of a slide: Cellpose's way apart, each method is one :class:`Segmenter`."""
+"""The interface of methods that find cells in windows of a slide; Cellpose alone has its own path."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Segmenter:
     """A network or an algorithm that finds cells.
 
     Attributes:
-        name: of the weights, or of the method if it has none.
-        sha256: of the weights file, or of what defines the method.
-        licence: of the weights.
-        on: makes of a slide and its microns per pixel a function from a box to the instances in it, (h, w) int32, 0
-            background; those far from the box's edges must not depend on where the edges are. The slide's
-            ``read_rgb(box)`` gives its pixels, ``network_input(box)`` its hematoxylin, 0 to 1.
-        warning: what every result must say of it; empty if nothing.
-        device_name: where it runs.
-        backend: what runs it.
-        precision: number format of its network; empty without one.
-        halo_um: how far a window looks beyond its core, µm: more than a cell is wide.
+        name: name of the weights, or of the method if it has none.
+        sha256: sha256 of the weights file, or of the definition of the method.
+        licence: licence of the weights.
+        on: maps a slide and its microns per pixel to a function from a box to the instances in it, (h, w) int32, 0
+            background. Instances far from the box's edges must not depend on the position of the edges. The slide's
+            ``read_rgb(box)`` returns its pixels, ``network_input(box)`` its hematoxylin, 0 to 1.
+        warning: warning that every result must carry; empty if none.
+        device_name: device that it runs on.
+        backend: library that runs it.
+        precision: number format of its network; empty without a network.
+        halo_um: margin of a window around its core, µm; larger than a cell.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Imports segmentation-models-pytorch also where torchvision's compiled operators do not fit the torch build."""
+"""Imports segmentation-models-pytorch even if torchvision's compiled operators do not fit the torch build."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def import_smp() -> ModuleType:
-    """``segmentation_models_pytorch``, imported; seconds the first time.
+    """Imports ``segmentation_models_pytorch``, which takes seconds the first time.
 
-    It imports torchvision through timm. torchvision from the package registry is built for CUDA; beside a CPU build of
-    torch its library does not load, and its import then stops with ``operator torchvision::nms does not exist``,
-    because it attaches shape functions to operators nobody registered. Declaring the schemas of those two operators
-    is enough: none is ever called by a segmentation network.
+    It imports torchvision through timm. The torchvision in the package registry is built for CUDA. With a CPU build of
+    torch its library does not load, and its import stops with ``operator torchvision::nms does not exist``, because it
+    attaches shape functions to operators that are not registered. Declaring the schemas of these two operators is
+    enough, as segmentation networks never call them.
     """
     _declare_missing_operators()
     import segmentation_models_pytorch as smp
@@ -21,7 +21,7 @@ def import_smp() -> ModuleType:
     return module
 
 
-# A torch library's declarations vanish with it, so it is kept for the life of the process.
+# Declarations vanish with their torch library object, so it is kept until the process ends.
 _declared: list[object] = []
 
 

@@ -1,1 +1,1 @@
-"""Training a network: settings, data, losses, the loop, weights and their cards, search."""
+"""Training of networks: settings, data, losses, the training loop, weights and their cards, and search."""

@@ -1,4 +1,4 @@
-"""The budget of a training: when it ends, by steps, by time, or by the first of both."""
+"""The budget of a training: it ends after a number of steps, after a time, or at the first of both."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dermatome.training.settings import EPOCHS_WITHOUT_LIMIT, TrainingSettings
 
 
 class Budget:
-    """Tells how much of a run is done and whether it is over; keeps time back for the final validation.
+    """Measures how much of a run is done and whether it is over; reserves time for the final validation.
 
     Args:
         settings: number of epochs and time limit.
-        start: ``time.perf_counter()`` at which the run began, earlier by the time that a checkpoint already used.
+            start: ``time.perf_counter()`` at which the run began, earlier by the time used before a checkpoint.
         epoch_steps: optimiser steps in an epoch.
     """
 
@@ -33,7 +33,7 @@ class Budget:
         return time.perf_counter() - self._start
 
     def share(self, step: int) -> float:
-        """Share of the run that is done after ``step`` steps, 0 to 1; the learning rate follows it."""
+        """Share of the run that is done after ``step`` steps, 0 to 1; the learning rate depends on it."""
         shares = [0.0]
         if self._steps is not None:
             shares.append(step / self._steps)
@@ -42,19 +42,19 @@ class Budget:
         return min(1.0, max(shares))
 
     def over(self, step: int) -> bool:
-        """Whether the run ends after ``step`` steps. One step always runs, however short the time limit."""
+        """Whether the run ends after ``step`` steps. At least one step runs, however short the time limit."""
         if self._steps is not None and step >= self._steps:
             return True
         return self._limit_s is not None and step > 0 and self.seconds + self._reserve_s >= self._limit_s
 
     @property
     def _reserve_s(self) -> float:
-        # The last step, the last validation, and the evaluation for the report, which measures more.
+        # The last step, the last validation, and the evaluation for the report, which takes longer.
         return 1.2 * self._step_s + 2.7 * self._validation_s
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Measures how long a step takes."""
+        """Measures the duration of a step."""
         began = time.perf_counter()
         yield
         took = time.perf_counter() - began
@@ -62,7 +62,7 @@ class Budget:
 
     @contextmanager
     def validation(self) -> Iterator[None]:
-        """Measures how long a validation takes."""
+        """Measures the duration of a validation."""
         began = time.perf_counter()
         yield
         self._validation_s = max(self._validation_s, time.perf_counter() - began)

@@ -15,25 +15,25 @@ from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_cr
 from dermatome.storage.files import sha256_bytes
 
 Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
-"""Input of the network and ground truth; the first axis of both counts the crops."""
+"""Input of the network and ground truth; the first axis of both is the crop."""
 Side = Literal["train", "validation", "hold_out"]
-"""What a sample is used for."""
+"""The side of the split that a sample is on."""
 
 
 class Sample(Protocol):
-    """What a split is made of: a tile or an annotated image."""
+    """A sample that can be split: a tile or an annotated image."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
 
     @property
     def group(self) -> str:
-        """Samples of one group are never on both sides."""
+        """Patient, slide or sample; samples of one group are never on both sides."""
         ...
 
     @property
     def place(self) -> str:
-        """The same for samples that show the same tissue."""
+        """The same for samples that show the same tissue, such as two stains of one place."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class Sample(Protocol):
     def patient(self) -> str: ...  # noqa: D102
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
-        """(C,) pixels of each class."""
+        """Number of pixels of each class, (C,)."""
         ...
 
 
@@ -54,14 +54,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Split(Generic[S]):
-    """Samples to train and to validate on, and in words how they were chosen."""
+    """Samples to train and to validate on, and a description of how they were chosen."""
 
     train: tuple[S, ...]
     validation: tuple[S, ...] = ()
     how: str = "given separately"
 
     def sha256(self, of_side: Callable[[Sequence[S]], str]) -> str:
-        """One sha256 of the sha256 of each side: a sample that changes its side makes other data."""
+        """One sha256 over the sha256 of each side, so that it changes if a sample changes its side."""
         return sha256_bytes(f"{of_side(self.train)} {of_side(self.validation)}".encode())
 
 
@@ -74,7 +74,7 @@ def choose_split(
     *,
     noun: str = "tiles",
 ) -> Split[G]:
-    """``held_out`` as the validation side or, if it is empty, a share of ``samples`` (see :func:`split_samples`)."""
+    """Uses ``held_out`` for validation or, if it is empty, a share of ``samples`` (see :func:`split_samples`)."""
     if held_out:
         return Split(tuple(samples), tuple(held_out), f"{noun} were given for it")
     return split_samples(samples, share if len(samples) > 1 else 0.0, seed, known_sides, noun=noun)
@@ -83,20 +83,20 @@ def choose_split(
 def split_samples(
     samples: Sequence[G], share: float, seed: int, known_sides: Mapping[str, str] | None = None, *, noun: str = "tiles"
 ) -> Split[G]:
-    """Holds out about ``share`` of the samples for validation, whole patients or slides at a time if they are known.
+    """Holds out about ``share`` of the samples for validation, by whole patients or slides if they are known.
 
     The same samples and seed always give the same split, whatever their order. A draw that would take more than a third
-    of a class's pixels from training is skipped if another is left: with few tiles, one may hold most of the keratin.
+    of a class's pixels from training is skipped if another exists: with few tiles, one may contain most of the keratin.
 
     Args:
-        samples: all of them.
-        share: 0 holds out none; otherwise at least one group is held out and at least one is left to train on.
-        seed: of the draw.
-        known_sides: groups that stay on the side they are on already; only the others are drawn.
-        noun: plural of what a sample is called in messages.
+        samples: all samples.
+        share: 0 holds out none; otherwise at least one group is held out and at least one remains for training.
+        seed: seed of the draw.
+        known_sides: groups that stay on their given side; only the others are drawn.
+        noun: plural noun for a sample, for messages.
 
     Raises:
-        BadSetting: ``share`` is not from 0 to below 1, or there is only one sample to split.
+        BadSetting: ``share`` is not in [0, 1), or there is only one sample to split.
         BadImage, BadAnnotation: a sample cannot be read.
     """
     if not 0 <= share < 1:
@@ -106,7 +106,7 @@ def split_samples(
         groups.setdefault(sample.group, []).append(sample)
     by_slide = any(sample.group != sample.place for sample in samples)
     if share and len(groups) == 1 and len(samples) > 1:
-        # One slide only: its samples are split, but never the two stains of one place.
+        # A single slide: its samples are split, but two stains of one place stay together.
         alone, groups = next(iter(groups.values())), {}
         for sample in alone:
             groups.setdefault(sample.place, []).append(sample)
@@ -115,8 +115,8 @@ def split_samples(
         return Split(tuple(s for group in groups.values() for s in group), (), "nothing was held out")
     if len(groups) < 2:
         raise BadSetting(
-            f"The {noun} are one, or of one patient, and none can be held out: add {noun}, or set the validation "
-            "share to 0."
+            f"There is only one of the {noun}, or they are all of one patient, so none can be held out: add {noun}, or "
+            "set the validation share to 0."
         )
     sides = known_sides or {}
     kept_out = [name for name in sorted(groups) if sides.get(name) == "validation"]
@@ -130,7 +130,7 @@ def split_samples(
         drawn += draw_groups(names, sizes, pixels, wanted)
     if not drawn or len(drawn) == len(groups):
         raise BadSetting(
-            f"The {noun} were all on one side of the split that the parent was trained with: add others, or train from "
+            f"All {noun} are on one side of the split that the parent was trained with: add others, or train from "
             "scratch."
         )
     held = [sample for name in drawn for sample in groups[name]]
@@ -147,13 +147,13 @@ def split_samples(
 def draw_groups(
     names: Sequence[str], sizes: Mapping[str, int], pixels: Mapping[str, npt.NDArray[np.int64]], wanted: float
 ) -> list[str]:
-    """The first groups in ``names`` of about ``wanted`` samples in total that leave two thirds of each class's pixels.
+    """Draws the first groups in ``names`` with about ``wanted`` samples that leave two thirds of each class's pixels.
 
     Args:
-        names: of at least two groups, in the order they are tried.
-        sizes: samples of each.
-        pixels: (C,) of each class in each.
-        wanted: samples; if every choice takes too much, the first group is drawn all the same.
+        names: at least two groups, in the order in which they are tried.
+        sizes: number of samples of each group.
+        pixels: (C,) pixels of each class in each group.
+        wanted: number of samples; if every choice takes too many pixels, the first group is drawn nevertheless.
     """
     total: npt.NDArray[np.int64] = np.sum([pixels[name] for name in names], axis=0)
     drawn: list[str] = []
@@ -168,16 +168,16 @@ def draw_groups(
 
 
 class CropBatches(Generic[T]):
-    """Micro-batches of random crops, each decided by the seed and its number alone.
+    """Micro-batches of random crops; each depends only on the seed and its number.
 
     Args:
-        images: what crops are taken from.
-        areas: pixels of each at the training scale. A larger image is shown more often.
+        images: images that crops are taken from.
+        areas: area of each image at the training scale, px. Larger images are drawn more often.
         crop: draws one crop: input and ground truth.
-        crop_px: side of a crop.
-        batch: crops in a micro-batch.
-        seed: of every draw.
-        weights: relative chance of each image instead of its area; an image may then come twice in a row.
+        crop_px: side of a crop, px.
+        batch: number of crops in a micro-batch.
+        seed: seed of every draw.
+        weights: relative probability of each image instead of its area; an image may then repeat at once.
     """
 
     def __init__(
@@ -193,19 +193,19 @@ class CropBatches(Generic[T]):
     ) -> None:
         self._images, self._crop, self._batch, self._seed = images, crop, batch, seed
         self.crops_per_epoch = sum(areas) / crop_px**2
-        # An image of twice the smallest one's area is in the deck twice.
+        # An image with twice the area of the smallest one is in the deck twice.
         self._deck = np.repeat(np.arange(len(areas)), [max(1, round(area / min(areas))) for area in areas])
         self._until = None if weights is None else np.cumsum(weights) / np.sum(weights)
 
     def batch(self, number: int) -> Batch:
-        """The micro-batch of that number: (N, crop, crop, …) of inputs and of ground truth."""
+        """The micro-batch ``number``: inputs and ground truth, (N, crop, crop, …) each."""
         rng = np.random.default_rng([self._seed, number])
         places = range(number * self._batch, (number + 1) * self._batch)
         crops = [self._crop(self._images[self._drawn(place)], rng) for place in places]
         return np.stack([image for image, _ in crops]), np.stack([truth for _, truth in crops])
 
     def _drawn(self, place: int) -> int:
-        """Index of the image at a place in the endless sequence of crops."""
+        """Index of the image at ``place`` in the endless sequence of crops."""
         if self._until is not None:
             chance = np.random.default_rng([self._seed, place, 2]).random()
             return min(int(np.searchsorted(self._until, chance, side="right")), len(self._images) - 1)
@@ -225,13 +225,13 @@ _DRAWS = 20
 
 
 class TileBatches(CropBatches[TileCache]):
-    """Micro-batches of augmented crops of tiles, which are kept in memory at the training scale.
+    """Micro-batches of augmented crops of tiles, which are held in memory at the training scale.
 
     Args:
-        tiles: to read.
-        scale: training pixels for one of a tile's pixels; one number, or one for each tile.
-        augment: how crops differ from tiles.
-        coarse_factor: how much coarser than the training scale the coarse scale is.
+        tiles: tiles to read.
+        scale: training pixels per tile pixel; one number, or one for each tile.
+        augment: settings of the augmentation.
+        coarse_factor: ratio of the coarse scale to the training scale, in microns per pixel.
         others: see :class:`CropBatches`.
     """
 
@@ -244,14 +244,14 @@ class TileBatches(CropBatches[TileCache]):
         coarse_factor: float,
         **others: Any,
     ) -> None:
-        # A crop that is zoomed out by less than this is taken from the full scale.
+        # Crops that are zoomed out by less than this are taken from the full scale.
         depth = 2 if augment.coarse_share > 0 or augment.scale > 1.5 else 1
         scales = [scale] * len(tiles) if isinstance(scale, float | int) else scale
         self._caches = [TileCache.build(*tile.read(), own, depth) for tile, own in zip(tiles, scales, strict=True)]
         areas = [cache.levels[0][0].size // 3 for cache in self._caches]
 
         def crop(cache: TileCache, rng: np.random.Generator) -> Batch:
-            for _ in range(_DRAWS):  # of a tile with few annotated pixels, most crops have none
+            for _ in range(_DRAWS):  # most crops of a tile with few annotated pixels have none
                 image, labels = random_crop(cache, others["crop_px"], augment, coarse_factor, rng)
                 if (labels != IGNORED).any():
                     break

@@ -1,7 +1,7 @@
-"""Several processes that train one network, one GPU each: torch's DistributedDataParallel without its launcher.
+"""Training of one network by several processes with one GPU each: DistributedDataParallel without torch's launcher.
 
-Rank 0 is the calling process: it starts the others, validates, writes checkpoints and decides when the run is over.
-What a step learns depends on the settings alone, not on the number of processes that share its micro-batches.
+Rank 0 is the calling process: it starts the others, validates, writes checkpoints and decides when the run is over. The
+result of a step depends on the settings alone, not on the number of processes that share its micro-batches.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
 
 _TIMEOUT = timedelta(hours=2)
-"""How long the other processes wait while rank 0 validates."""
+"""Time limit for the other processes while rank 0 validates."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process's view of the group that trains together; a group of one exchanges nothing."""
+    """The group of training processes, as this process sees it; a group of one exchanges nothing."""
 
     rank: int = 0
     size: int = 1
 
     def wrapped(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network as it is trained: each backward pass averages its gradients over the group."""
+        """The network wrapped for training: each backward pass averages its gradients over the group."""
         if self.size == 1:
             return network
         from torch.nn.parallel import DistributedDataParallel
 
-        # The training step averages the running statistics itself; torch would keep rank 0's.
+        # The training step averages the running statistics itself; torch would use those of rank 0.
         with warnings.catch_warnings():
             # Newer versions call it `forward_sync_buffers`, older ones do not know that name.
             warnings.simplefilter("ignore", FutureWarning)
@@ -54,7 +54,7 @@ class Group:
         return nullcontext() if self.size == 1 else wrapped.no_sync()  # type: ignore[operator]
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replaces each tensor by its sum over the group."""
+        """Replaces each tensor by its sum over the group, in place."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -76,12 +76,12 @@ class Group:
 
 @contextmanager
 def group_of(size: int, compute: Compute, member: Callable[..., None], arguments: Sequence[Any]) -> Iterator[Group]:
-    """Runs ``member(group, *arguments)`` in ``size - 1`` other processes, and this one as rank 0.
+    """Runs ``member(group, *arguments)`` in ``size - 1`` other processes, with this process as rank 0.
 
-    ``member`` is a module-level function and its arguments are picklable; rank n uses GPU n.
+    ``member`` is a module-level function with picklable arguments; rank n uses GPU n.
 
     Raises:
-        BadSetting: there are fewer GPUs.
+        BadSetting: there are fewer than ``size`` GPUs.
         RuntimeError: another process failed.
     """
     import torch

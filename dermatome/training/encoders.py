@@ -1,7 +1,8 @@
 """The encoders that a network may have.
 
-A weights card names its encoder, and the card may come from anywhere: segmentation-models-pytorch hands names with the
-prefix ``tu-`` to timm, where ``tu-hf-hub:…`` downloads and ``tu-local-dir:…`` reads a folder.
+A weights card names its encoder, and the card may come from anywhere. The names are restricted because
+segmentation-models-pytorch passes names with the prefix ``tu-`` to timm, where ``tu-hf-hub:…`` downloads files and
+``tu-local-dir:…`` reads a folder.
 """
 
 from dermatome.errors import BadSetting
@@ -9,7 +10,7 @@ from dermatome.errors import BadSetting
 MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's RGB values, 0 to 1, which most pretrained encoders expect; used from scratch too."""
 STD = (0.229, 0.224, 0.225)
-"""Their standard deviation."""
+"""Standard deviation of ImageNet's RGB values, 0 to 1."""
 
 _OWN = """
 resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x4d resnext101_32x8d
@@ -24,21 +25,21 @@ timm-tf_efficientnet_lite2 timm-tf_efficientnet_lite3 timm-tf_efficientnet_lite4
 timm-skresnext50_32x4d mit_b0 mit_b1 mit_b2 mit_b3 mit_b4 mit_b5 mobileone_s0 mobileone_s1 mobileone_s2
 mobileone_s3 mobileone_s4
 """
-# Of timm: small convolutional networks with a feature map at each of the five scales.
+# From timm: small convolutional networks with a feature map at each of the five scales.
 _OF_TIMM = """
 tu-mobilenetv3_large_100 tu-regnetx_002 tu-regnety_004 tu-resnet10t tu-resnet26d
 tu-tf_mobilenetv3_small_minimal_100
 """
 ENCODERS = frozenset((_OWN + _OF_TIMM).split())
-"""Names of encoders: all of segmentation-models-pytorch's own, and some of timm's."""
+"""Names of allowed encoders: all of segmentation-models-pytorch's own, and some of timm's."""
 
 
 ARCHITECTURES = ("unet", "unetplusplus", "fpn", "linknet", "manet", "pan", "deeplabv3plus")
-"""Networks of segmentation-models-pytorch whose weights can be imported; U-Nets alone are trained."""
+"""Architectures of segmentation-models-pytorch whose weights can be imported; only U-Nets are trained."""
 
 
 def check_encoder(name: str) -> str:
-    """The name of an encoder, checked.
+    """Returns ``name`` if it is the name of an encoder.
 
     Raises:
         BadSetting: it is not one of :data:`ENCODERS`.

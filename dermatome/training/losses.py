@@ -22,11 +22,11 @@ ClassWeighting = Literal["equal", "inverse", "inverse_root"]
 def make_loss(
     name: LossName, *, dice_weight: float = 1.0, focal_weight: float = 1.0, class_weights: Sequence[float] | None = None
 ) -> torch.nn.Module:
-    """A loss of (N, C, H, W) logits and (N, H, W) int64 classes, without the pixels that are :data:`IGNORED`.
+    """A loss of (N, C, H, W) logits and (N, H, W) int64 classes that ignores the pixels :data:`IGNORED`.
 
-    ``dice`` (Milletari et al., 2016) measures overlap by class, so rare classes count like common ones. ``focal`` (Lin
-    et al., 2017) gives confident pixels little weight. ``dice_focal`` is their weighted sum. ``tversky`` (Salehi et
-    al., 2017) is ``dice`` in which a missed pixel counts more (0.7) than a false one (0.3).
+    ``dice`` (Milletari et al., 2016) measures the overlap of each class, so rare classes count as much as common ones.
+    ``focal`` (Lin et al., 2017) gives confident pixels little weight. ``dice_focal`` is their weighted sum. ``tversky``
+    (Salehi et al., 2017) is ``dice`` in which a missed pixel counts more (0.7) than a false one (0.3).
 
     Raises:
         BadSetting: there is no loss of that name.
@@ -55,7 +55,7 @@ def make_loss(
             self.parts = torch.nn.ModuleList([part for _, part in parts])
 
         def forward(self, logits: torch.Tensor, truth: torch.Tensor) -> Any:
-            if not bool((truth != IGNORED).any()):  # the mean over no pixel is no number
+            if not bool((truth != IGNORED).any()):  # the mean over no pixels would be NaN
                 return 0 * logits.sum()
             return sum(weight * part(logits, truth) for (weight, _), part in zip(parts, self.parts, strict=True))
 
@@ -67,7 +67,7 @@ def class_weights(pixels: npt.NDArray[np.int64], how: ClassWeighting) -> tuple[f
 
     Args:
         pixels: (C,) pixels of each class in the training tiles.
-        how: ``equal`` gives ``None``; ``inverse`` is one over the share of pixels; ``inverse_root`` is its square root,
+        how: ``equal`` returns None; ``inverse`` is one over the share of pixels; ``inverse_root`` is its square root,
             which is gentler if a class is very rare.
 
     Returns:

@@ -1,7 +1,7 @@
 """Search for training settings with Optuna: a study on disk that can be killed, resumed and enlarged.
 
-Each trial is one training on the same split, scored on its validation side; poor ones are ended early (median pruning).
-The hold-out set takes no part: settings that were tuned on it would no longer be tested by it.
+Each trial is one training on the same split, scored on its validation side; poor ones are stopped early (median
+pruning). The hold-out set is not used: it could no longer test settings that were tuned on it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 class SearchSpace(SettingsModel):
-    """Settings that are searched: the lowest and highest value of each, or its choices."""
+    """Settings to search: the lowest and highest value of each, or its choices."""
 
     learning_rate: Range = Field(
         default=(2e-4, 1e-2), description="Lowest and highest peak learning rate, drawn logarithmically."
@@ -78,9 +78,9 @@ class SearchSettings:
     """Length and kind of a search.
 
     Attributes:
-        trials: in total, including those of earlier runs of the study; failed ones do not count.
-        base: the training settings that are not searched.
-        space: those that are.
+        trials: total number of trials, including those of earlier runs of the study; failed ones do not count.
+        base: training settings that are not searched.
+        space: settings that are searched.
     """
 
     trials: int = 20
@@ -117,7 +117,7 @@ def trial_settings(trial: optuna.Trial, base: UNetSettings, space: SearchSpace) 
 
 
 def open_study(folder: Path) -> optuna.Study:
-    """The study in ``folder``, new or as it was left."""
+    """Opens the study in ``folder``, or creates it."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -143,19 +143,19 @@ def run_search(
 ) -> optuna.Study:
     """Runs the remaining trials of the study in ``folder``.
 
-    Trials that a killed run left unfinished are tried again first, with the same settings and from their checkpoints.
-    All trials of a study use the data, base settings and space of its first run: others give other scores.
+    Trials that a killed run left unfinished are repeated first, with the same settings and from their checkpoints. All
+    trials of a study use the data, base settings and space of its first run, as others would give other scores.
 
     Args:
-        folder: of the study.
-        task: data to train and to validate on, the same for every trial; its settings are replaced by each trial's.
+        folder: folder of the study.
+        task: training and validation data, the same for every trial; each trial replaces its settings.
         settings: see :class:`SearchSettings`.
         compute: device, precision and threads, which parallel trials share.
         log: called with a sentence after each trial of this process.
         models_folder: folder for pretrained encoder weights, if the settings request some.
 
     Raises:
-        BadSetting: nothing is held out to score trials by, or the study was started with something else.
+        BadSetting: nothing is held out to score trials on, or the study was started with other data or settings.
         RuntimeError: a process of parallel trials died.
     """
     if not task.split.validation:
@@ -175,7 +175,7 @@ def run_search(
 
 
 def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]:
-    """The run config that trains the best trial's settings again.
+    """The run config that trains a network with the best trial's settings.
 
     Raises:
         BadSetting: no trial has finished.
@@ -183,7 +183,7 @@ def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]
     import optuna
 
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
-        raise BadSetting("No trial of the search has finished: look at why they failed, or let it run on.")
+        raise BadSetting("No trial of the search has finished: find out why they failed, or continue the search.")
     trial: Any = optuna.trial.FixedTrial(study.best_trial.params)
     best = trial_settings(trial, settings.base, settings.space)
     default = type(best)(mpp=best.mpp)
@@ -196,7 +196,7 @@ def best_config(study: optuna.Study, settings: SearchSettings) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class _Job:
-    """What every process of a search works on."""
+    """The shared task of all processes of a search."""
 
     folder: Path
     task: Task[Any]
@@ -211,7 +211,7 @@ def _work(job: _Job, trials: int, rank: int, log: Callable[[str], None] = lambda
 
     torch.set_num_threads(job.compute.threads)
     study = open_study(job.folder)
-    # A resumed study must not draw again what it drew at first.
+    # A resumed study must not repeat its first draws.
     seed = job.settings.seed + 1000 * rank + len(study.trials)
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     for _ in range(trials):
@@ -254,7 +254,7 @@ def _train(trial: optuna.Trial, job: _Job) -> float:
 
 
 def _check_comparable(study: optuna.Study, folder: Path, task: Task[Any], settings: SearchSettings) -> None:
-    """Records in a new study what its trials are made with; refuses one that was started with something else."""
+    """Records in a new study what its trials depend on; refuses a study started with other data or settings."""
     searched = {f"range of {name}": values for name, values in vars(settings.space).items()}
     now: dict[str, Any] = json.loads(
         json.dumps({"tiles or their sides": task.data_sha256()} | settings.base.model_dump() | searched)
@@ -266,7 +266,7 @@ def _check_comparable(study: optuna.Study, folder: Path, task: Task[Any], settin
     if others := [name for name in now | before if now.get(name) != before.get(name)]:
         raise BadSetting(
             f"The study in {folder} was started with another choice of {', '.join(others)}, so new trials could not be "
-            "compared with those it has: start a study of another name, or give it what it was started with."
+            "compared with its trials: start a study of another name, or use the original choice."
         )
 
 

@@ -1,4 +1,4 @@
-"""Settings of a training, declared once: type, default, allowed range and description.
+"""Settings of a training, each declared once with type, default, allowed range and description.
 
 Run configs and command-line options are generated from these fields (:mod:`assets.training`,
 :mod:`dermatome.cli.train`). A task adds its own settings in a subclass.
@@ -21,8 +21,9 @@ Encoder = Annotated[str, AfterValidator(check_encoder)]
 class TrainingSettings(SettingsModel):
     """Settings that every task has.
 
-    Without ``epochs`` and ``max_minutes`` a training runs for 40 epochs; with both, until the first of them. If epochs
-    end it, the same seed, data and machine give the same weights; if the time limit does, the number of steps varies.
+    If neither ``epochs`` nor ``max_minutes`` is set, a training runs for 40 epochs; if both are, until the first of
+    them. If epochs end it, the same seed, data and machine give the same weights; the number of steps within a time
+    limit varies.
     """
 
     epochs: int | None = Field(default=None, ge=1, description="Passes over the area of the data.")

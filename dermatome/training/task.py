@@ -1,4 +1,4 @@
-"""What a task must provide so that :func:`dermatome.training.trainer.train` can train its network."""
+"""The interface of a task, whose network :func:`dermatome.training.trainer.train` can train."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ E = TypeVar("E")
 
 
 class BatchSource(Protocol):
-    """Micro-batches, each decided by its number alone, so that a run can resume anywhere."""
+    """Micro-batches that each depend only on their number, so that a run can resume anywhere."""
 
     @property
     def crops_per_epoch(self) -> float:
-        """Number of crops whose area is that of all the data."""
+        """Number of crops that together have the area of all the data."""
         ...
 
     def batch(self, number: int) -> Batch:
-        """The micro-batch of that number; called from several threads."""
+        """The micro-batch ``number``; called from several threads."""
         ...
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A task, built for a device.
+    """The parts of a task, built for a device.
 
     Attributes:
-        network: untrained, on the CPU.
-        source: of micro-batches.
-        to_input: turns the input half of a batch into the network's input on the device.
-        loss: of the network's output and the ground truth, on the device; computed in float32.
+        network: untrained network, on the CPU.
+        source: source of micro-batches.
+        to_input: converts the input half of a batch to the network's input on the device.
+        loss: loss of the network's output and the ground truth, on the device; computed in float32.
     """
 
     network: torch.nn.Module
@@ -54,14 +54,15 @@ class Parts:
 
 @dataclass(frozen=True)
 class Task(ABC, Generic[E]):
-    """A network, the data it learns from and is validated on, its loss, its scores and its card.
+    """A network with its training and validation data, its loss, its scores and its card.
 
-    A task is picklable: every process that trains builds its own parts from it. ``E`` is its full evaluation.
+    A task is picklable: every training process builds its own parts from it. ``E`` is its full evaluation.
 
     Attributes:
         split: samples to train and to validate on.
+        settings: settings of the training.
         best_by: name of the score by which the best epoch is chosen; higher is better.
-        shown: scores that are logged after an epoch, by column of the history, with their short names.
+        shown: scores that are logged after an epoch: column of the history → short name.
         half: whether the final weights are rounded to half floats, as their file stores them.
         compares_parent: whether weights that are fine-tuned are evaluated before training too.
     """
@@ -76,29 +77,29 @@ class Task(ABC, Generic[E]):
 
     @abstractmethod
     def data_sha256(self) -> str:
-        """One sha256 of the contents of all samples and of which side each is on."""
+        """One sha256 over the contents of all samples and the side that each is on."""
 
     @abstractmethod
     def build(self, compute: Compute, encoder_file: EncoderFile | None) -> Parts:
-        """Network, data and loss. torch's generator is seeded before; it decides the initial weights."""
+        """Builds network, data and loss. torch's generator is seeded before; it determines the initial weights."""
 
     @abstractmethod
     def validate(self, network: torch.nn.Module, compute: Compute) -> Scores:
-        """Scores on the validation samples after an epoch, :attr:`best_by` among them."""
+        """Scores on the validation samples after an epoch, including :attr:`best_by`."""
 
     @abstractmethod
     def evaluate(self, network: torch.nn.Module, compute: Compute) -> E:
-        """The full evaluation on the validation samples, once, of the final weights."""
+        """The full evaluation of the final weights on the validation samples; called once."""
 
     @abstractmethod
     def card(self, evaluation: E, fine_tuned: LoadedWeights[Any] | None, **common: Any) -> WeightsCard:
         """The card of the trained weights.
 
-        ``common`` has the fields that every card has.
+        ``common`` has the fields that all cards share.
         """
 
     def epoch_text(self, row: Mapping[str, Any]) -> str:
-        """An epoch's row of the history as one line of a log."""
+        """One log line for an epoch's row of the history."""
         scores = "".join(
             f", {name} {row[column]:.3f}" for column, name in self.shown.items() if row[column] is not None
         )

@@ -1,7 +1,7 @@
-"""The trainer: one loop for every task. It keeps its budget, can be killed, and resumes exactly.
+"""The trainer: one loop for every task. It keeps to its budget, can be killed, and resumes exactly.
 
-Read from top to bottom: :func:`train` is a whole training, :func:`_run` its loop, :class:`Run` its state and its step.
-All random choices (crops, dropout) follow from the seed and the number of the micro-batch, so a checkpoint holds no
+Read it from top to bottom: :func:`train` is the whole training, :func:`_run` its loop, :class:`Run` its state and step.
+All random choices (crops, dropout) depend on the seed and the number of the micro-batch, so a checkpoint contains no
 state of a random generator.
 """
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 CHECKPOINT_FILE = "checkpoint.pt"
 _FORMAT = 2
 OnEpoch = Callable[[Mapping[str, Any], float], None]
-"""Called after each epoch with its row of the history and the share of the run that is done, 0 to 1."""
+"""Callback after each epoch, with its row of the history and the share of the run that is done, 0 to 1."""
 E = TypeVar("E")
 
 
@@ -51,10 +51,10 @@ class Trained(Generic[E]):
     """A trained network.
 
     Attributes:
-        state: its state dict on the CPU: the EMA of the weights.
-        card: what :func:`dermatome.training.weights.save_weights` stores with it.
+        state: state dict on the CPU: the EMA of the weights.
+        card: card that :func:`dermatome.training.weights.save_weights` stores with it.
         history: a row for each epoch: epoch, step, seconds, learning_rate, train_loss and the task's scores.
-        before: of the weights that were fine-tuned, if the task compares them.
+        before: evaluation of the parent's weights, if the task compares them.
     """
 
     state: dict[str, torch.Tensor]
@@ -80,15 +80,15 @@ def train(
     Args:
         task: network, data, loss and scores.
         compute: device and precision.
-        parent: weights to fine-tune, instead of random ones.
-        checkpoint_dir: folder for ``checkpoint.pt`` during the run. A run of the same task resumes from it and ends
-            like one that was never killed; the checkpoint of another task is replaced.
+        parent: weights to fine-tune; None trains from random weights.
+        checkpoint_dir: folder for ``checkpoint.pt`` during the run. A run of the same task resumes from it, with the
+            same result as if it had never been killed; the checkpoint of another task is replaced.
         on_epoch: see :data:`OnEpoch`.
         processes: number of processes that share the micro-batches of a step, one GPU each.
         models_folder: folder for pretrained encoder weights, if the settings request some.
 
     Raises:
-        BadSetting: there is nothing to train on, or a setting does not fit.
+        BadSetting: there is no training data, or a setting does not fit.
         BadWeights: the parent's network differs from that of the settings, or a checkpoint is damaged.
         FetchFailed: the pretrained encoder weights are missing and could not be fetched.
         BadImage, BadAnnotation: a sample cannot be read.
@@ -157,12 +157,12 @@ def drop_checkpoints(checkpoints: Path) -> None:
 
 
 def loading_threads(compute: Compute) -> int:
-    """Number of threads that prepare batches: one is too slow for a GPU; on a CPU the network needs the cores."""
+    """Number of threads that prepare batches: several for a GPU; one on a CPU, where the network needs the cores."""
     return 1 if compute.device == "cpu" else 8
 
 
 def batches(source: BatchSource, numbers: Iterable[int], threads: int = 1) -> Generator[Batch]:
-    """The micro-batches of those numbers in order; ``threads`` prepare the next ones while one is used."""
+    """Yields the micro-batches ``numbers`` in order; ``threads`` threads prepare the next ones meanwhile."""
     with ThreadPoolExecutor(threads, thread_name_prefix="crops") as pool:
         coming: deque[Future[Batch]] = deque()
         for number in numbers:
@@ -183,12 +183,12 @@ class Start:
 
 
 def _member(group: Group, task: Task[Any], start: Start, compute: Compute, checkpoint: Path | None) -> None:
-    """The other processes: the same loop without validation. Rank 0 sends them the parent's weights."""
+    """Runs the loop in the other processes, without validation. Rank 0 sends them the parent's weights."""
     _run(Run(task, start, compute, group), checkpoint, time.perf_counter(), lambda run, budget, loss: False)
 
 
 def _run(run: Run, checkpoint: Path | None, started: float, end_epoch: Callable[[Run, Budget, float], bool]) -> bool:
-    """The loop; returns whether it resumed from a checkpoint."""
+    """Runs the training loop; returns whether it resumed from a checkpoint."""
     settings, group, device = run.settings, run.group, run.compute.torch_device
     resumed = checkpoint is not None and run.restore(checkpoint)
     crops = settings.batch * settings.accumulate
@@ -219,11 +219,11 @@ class Best:
 
 
 class Run:
-    """State of a training: networks, optimiser, step and history. All of it is in a checkpoint.
+    """The state of a training: networks, optimiser, step and history. A checkpoint contains all of it.
 
     Attributes:
         parts: network, batches and loss.
-        ema: the exponential moving average of its weights, which is validated and kept.
+        ema: network with the exponential moving average of the weights, which is validated and returned.
         history: a row for each epoch.
         best: the best epoch, if the settings keep it.
     """
@@ -262,7 +262,7 @@ class Run:
         self.fingerprint = sha256_bytes(json.dumps(identity, sort_keys=True).encode())
 
     def batch_numbers(self) -> Iterator[int]:
-        """Numbers of this process's micro-batches from the current step on, without end."""
+        """Yields the numbers of this process's micro-batches from the current step on, without end."""
         per_step = self.settings.accumulate
         for step in itertools.count(self.step):
             yield from range(step * per_step + self.group.rank, (step + 1) * per_step, self.group.size)
@@ -306,7 +306,7 @@ class Run:
         return float(total) / self.settings.accumulate
 
     def note_best(self, score: float | None) -> bool:
-        """Keeps the weights of the epoch that just ended if they are the best; returns :attr:`out_of_patience`."""
+        """Keeps the weights of the epoch that has ended if they are the best; returns :attr:`out_of_patience`."""
         if self.settings.keeps_best and score is not None and (self.best is None or score > self.best.score):
             state = {name: value.to("cpu", copy=True) for name, value in self.ema.state_dict().items()}
             self.best = Best(len(self.history), score, state)
@@ -314,14 +314,14 @@ class Run:
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether as many epochs as the patience have passed since the best one."""
+        """Whether the number of epochs since the best one has reached the patience."""
         patience = self.settings.patience
         return patience is not None and self.best is not None and len(self.history) - self.best.epoch >= patience
 
     def _update_ema(self) -> None:
         import torch
 
-        # A short memory at first, so that a short run does not keep its random start.
+        # A short memory at first, so that a short run does not retain its random initial weights.
         keep = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             mean, now = self.ema.state_dict(), self.network.state_dict()
@@ -352,10 +352,10 @@ class Run:
         write_atomic(path, buffer.getvalue())
 
     def restore(self, path: Path) -> bool:
-        """Resumes from the checkpoint at ``path``; returns False if there is none, or one of another run.
+        """Resumes from the checkpoint at ``path``; returns False if there is none or it belongs to another run.
 
         Raises:
-            BadWeights: it is damaged.
+            BadWeights: the checkpoint is damaged.
         """
         import torch
 
@@ -380,7 +380,7 @@ class Run:
 
 
 class _RunningStatistics:
-    """Batch statistics of one step: each micro-batch starts from those at the start of the step; their mean is kept."""
+    """Batch statistics of one step: each micro-batch starts from those at its start; the mean of all is kept."""
 
     def __init__(self, network: torch.nn.Module, count: int) -> None:
         import torch
@@ -388,7 +388,7 @@ class _RunningStatistics:
         self._count = count
         self._now = list(network.buffers()) if count > 1 else []
         self._before = [buffer.clone() for buffer in self._now]
-        # Counters of batches too: their mean counts a step once, whatever the number of micro-batches and processes.
+        # Batch counters too: by the mean a step counts once, whatever the number of micro-batches and processes.
         self._sum = [torch.zeros_like(buffer) for buffer in self._now]
 
     def before_batch(self) -> None:
@@ -414,8 +414,8 @@ def _pretrained_encoder(settings: TrainingSettings, models_folder: Path | None) 
         return None
     if models_folder is None:
         raise BadSetting(
-            f"The encoder weights {settings.encoder_weights!r} need a folder to be kept in: name the models folder, or "
-            "set encoder_weights to none."
+            f"The encoder weights {settings.encoder_weights!r} need a folder to be stored in: name the models folder, "
+            "or set encoder_weights to none."
         )
     return encoder_file(settings.encoder, settings.encoder_weights, models_folder)
 

@@ -32,20 +32,20 @@ def build_network(
     Args:
         encoder: one of :data:`~dermatome.training.encoders.ENCODERS`, for example ``resnet34``.
         classes: number of output channels.
-        decoder_channels: channels of the decoder's stages, coarsest first; five of them.
-        encoder_file: pretrained weights of the encoder; ``None`` starts from random ones.
-        architecture: one of :data:`~dermatome.training.encoders.ARCHITECTURES`; others than a U-Net have the library's
-            own decoder.
+        decoder_channels: channels of the five decoder stages, coarsest first.
+        encoder_file: pretrained weights of the encoder; None starts from random weights.
+        architecture: one of :data:`~dermatome.training.encoders.ARCHITECTURES`; all but the U-Net have the library's
+            default decoder.
 
     Raises:
-        BadSetting: there is no such encoder, or it does not fit a network of this kind.
-        BadWeights: the pretrained weights are not those of that encoder.
+        BadSetting: there is no such encoder, or it does not fit the architecture.
+        BadWeights: the pretrained weights do not fit the encoder.
     """
     import torch
 
     check_encoder(encoder)
     smp = import_smp()
-    # The encoders mit_* read numbers out of tensors while they are built, and those of the meta device have none.
+    # The encoders mit_* read values of tensors while they are built, which tensors on the meta device lack.
     place = torch.device("cpu") if encoder.startswith("mit_") else nullcontext()
     try:
         with place:
@@ -59,7 +59,7 @@ def build_network(
             )
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise BadSetting(
-            f"The encoder {encoder!r} with decoder channels {tuple(decoder_channels)} does not make a {architecture} "
+            f"The encoder {encoder!r} with decoder channels {tuple(decoder_channels)} cannot form a {architecture} "
             f"({error}): choose another encoder or five channel numbers."
         ) from error
     if encoder_file is not None:
@@ -68,12 +68,12 @@ def build_network(
 
 
 def merge_channels(network: torch.nn.Module, classes: Sequence[str], channels: Sequence[str]) -> torch.nn.Module:
-    """Makes a U-Net with several output channels for a class give one logit for each class.
+    """Makes a U-Net with several output channels per class return one logit per class.
 
-    The logit is the logarithm of the channels' summed exponentials, so that the softmax of the classes is the sum of
+    This logit is the logarithm of the summed exponentials of the channels, so the softmax over classes is the sum of
     the channels' probabilities. The names of the weights stay those of the U-Net.
 
-    ``channels`` has the class of each output channel. The network is changed.
+    ``channels`` is the class of each output channel. The network is changed in place.
     """
     import torch
 
@@ -89,7 +89,7 @@ def merge_channels(network: torch.nn.Module, classes: Sequence[str], channels: S
 
 
 def drop_channels(head: torch.nn.Module, share: float) -> None:
-    """Adds spatial dropout before ``head`` as a hook, so that the names of the weights stay those of the U-Net."""
+    """Adds spatial dropout before ``head`` as a hook, so that the names of the weights stay unchanged."""
     import torch
 
     def drop(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -100,12 +100,12 @@ def drop_channels(head: torch.nn.Module, share: float) -> None:
 
 
 def to_batch(images: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], compute: Compute) -> Any:
-    """Normalises (N, H, W, 3) uint8 images to an (N, 3, H, W) float32 tensor, channels last in memory."""
+    """Normalises (N, H, W, 3) uint8 images to an (N, 3, H, W) float32 tensor in channels-last memory format."""
     import torch
 
     batch = torch.from_numpy(np.ascontiguousarray(images)).to(compute.torch_device)
     centre = torch.tensor(mean, device=batch.device) * 255
     spread = torch.tensor(std, device=batch.device) * 255
     normalised = (batch.float() - centre) / spread
-    # (N, H, W, 3) permuted is channels-last already: no copy.
+    # (N, H, W, 3) permuted is already channels-last, so nothing is copied.
     return normalised.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Trained weights on disk: safetensors, which cannot run code, with a card that says what they are for."""
+"""Trained weights on disk: safetensors files, which cannot run code, with a card that describes their use."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ SYNTHETIC_WARNING = (
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsCard:
-    """What a weights file holds and where it comes from; stored in the file and, readable, beside it as JSON.
+    """Describes a weights file and its origin; stored in the file and, as readable JSON, beside it.
 
     A subclass adds the fields that describe its network and how to use it, and builds it.
 
     Attributes:
-        name: of the version or file, for messages and records.
-        scores: validation scores by name, for example ``iou_epidermis``; empty if nothing was validated.
-        validation: how the validation samples were chosen, in words.
-        data_sha256: sha256 of the training and validation samples and of which side each is on.
-        manifest_sha256: of the manifest of those samples, a Parquet file beside the weights.
+        name: name of the version or file, for messages and records.
+        scores: validation scores by name, for example ``iou_epidermis``; empty without validation.
+        validation: description of how the validation samples were chosen.
+        data_sha256: sha256 over the training and validation samples and the side that each is on.
+        manifest_sha256: sha256 of the manifest of these samples, a Parquet file beside the weights.
         parent: sha256 of the weights that were fine-tuned.
-        initial_weights: what the encoder started from and its source, in words; empty for random weights.
+        initial_weights: initial weights of the encoder and their source, as text; empty for random weights.
         created_from: names of the patients, slides or folders of the training samples.
-        licence: of the weights; it follows from that of the samples.
-        synthetic: whether the network has only ever learnt from synthetic images. Fine-tuning on real images ends it.
+        licence: licence of the weights; it follows from that of the samples.
+        synthetic: whether the network was only ever trained on synthetic images; fine-tuning on real images ends this.
     """
 
     name: str = ""
@@ -69,28 +69,28 @@ class WeightsCard:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     same_network: ClassVar[tuple[str, ...]]
-    """Fields that a network fine-tuned from this one must share, named as in the training settings."""
+    """Fields that a network must share to be fine-tuned from this one, named as in the training settings."""
     optional_tensors: ClassVar[tuple[str, ...]] = ()
-    """Endings of the names of tensors that a file may lack."""
+    """Name endings of tensors that a file may lack."""
 
     def build(self) -> torch.nn.Module:
-        """The untrained network that the weights belong to."""
+        """Builds the untrained network that the weights fit."""
         raise NotImplementedError
 
     def inherited_settings(self) -> dict[str, Any]:
-        """Training settings that a network fine-tuned from this one takes over."""
+        """Training settings that a network fine-tuned from this one inherits."""
         return {name: getattr(self, name) for name in self.same_network}
 
     @property
     def warning(self) -> str:
-        """What every result of the network must say of it; empty if nothing."""
+        """Warning that every result of the network must carry; empty if none."""
         return SYNTHETIC_WARNING if self.synthetic else ""
 
     def check(self) -> None:
         """Checks the values of a card that was read.
 
         Raises:
-            ValueError: one is impossible.
+            ValueError: a value is impossible.
         """
 
     def to_json(self) -> str:
@@ -99,10 +99,10 @@ class WeightsCard:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Self:
-        """The card in ``text``; ``where`` names its file in errors. Fields that an older version lacked may be missing.
+        """Reads a card; ``where`` names its file in errors. Fields that older versions lacked may be missing.
 
         Raises:
-            BadWeights: it is not such a card.
+            BadWeights: ``text`` is not such a card.
         """
         expected = next(f.default for f in fields(cls) if f.name == "format")
         try:
@@ -134,14 +134,14 @@ class UNetCard(WeightsCard):
     """The card of a U-Net of segmentation-models-pytorch.
 
     Attributes:
-        encoder: its name in segmentation-models-pytorch.
+        encoder: name of the encoder in segmentation-models-pytorch.
         mpp: microns per pixel that the network was trained at; images are rescaled to it.
-        mpp_range: finest and coarsest scale that training showed it.
-        coarse_mpp: scale of the coarse pass over a slide; inside ``mpp_range``.
-        tile_mpp: microns per pixel that the training samples were declared to have.
-        tile_px: side of its tiles at prediction.
-        channels: for each output channel, the class it counts as; empty if the channels are the classes.
-        architecture: of the network, as segmentation-models-pytorch names it.
+        mpp_range: finest and coarsest scale in training, microns per pixel.
+        coarse_mpp: microns per pixel of the coarse pass over a slide; inside ``mpp_range``.
+        tile_mpp: declared microns per pixel of the training samples.
+        tile_px: side of the tiles at prediction, px.
+        channels: class of each output channel; empty if the channels are the classes.
+        architecture: name of the architecture in segmentation-models-pytorch.
     """
 
     encoder: str
@@ -161,16 +161,16 @@ class UNetCard(WeightsCard):
 
     same_network = ("encoder", "decoder_channels", "mean", "std")
     architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
-    """That the weights of this kind may have."""
+    """Architectures that weights of this kind may have."""
     import_prefix: ClassVar[str] = ""
-    """Prefix of the U-Net's tensors in another training's file, see :mod:`dermatome.training.weights_import`."""
+    """Prefix of the U-Net's tensors in files of other trainings, see :mod:`dermatome.training.weights_import`."""
     ignored_tensors: ClassVar[tuple[str, ...]] = ()
     """Prefixes of tensors in such a file that the network does not use."""
     heads: ClassVar[Mapping[str, tuple[str, ...]]]
-    """Labels of the output channels by the name of the layer that gives them; the first are :attr:`classes`."""
+    """Labels of the output channels by the name of their layer; the first are :attr:`classes`."""
 
     def build(self) -> torch.nn.Module:
-        """The untrained network that the weights belong to."""
+        """Builds the untrained network that the weights fit."""
         count = len(self.channels or self.classes)
         network = build_network(self.encoder, count, self.decoder_channels, architecture=self.architecture)
         return merge_channels(network, self.classes, self.channels) if self.channels else network
@@ -180,7 +180,7 @@ class UNetCard(WeightsCard):
 
         Raises:
             BadSetting: there is no such encoder.
-            BadWeights: the classes are others than those of this kind of network.
+            BadWeights: the classes are not those of this kind of network.
             ValueError: a number is impossible.
         """
         check_encoder(self.encoder)
@@ -205,10 +205,10 @@ C = TypeVar("C", bound=WeightsCard)
 
 @dataclass(frozen=True)
 class LoadedWeights(Generic[C]):
-    """A network ready for prediction, and where it came from.
+    """A network ready for prediction, and its origin.
 
     Attributes:
-        build: gives the network, in evaluation mode, on the CPU.
+        build: returns the network, in evaluation mode, on the CPU.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -218,7 +218,7 @@ class LoadedWeights(Generic[C]):
 
     @cached_property
     def network(self) -> torch.nn.Module:
-        """The network, built at its first use."""
+        """The network, built on first use."""
         return self.build()
 
 
@@ -226,7 +226,7 @@ def check_same_network(parent: LoadedWeights[Any], settings: TrainingSettings) -
     """Checks that the settings describe the parent's network, so that it can be fine-tuned.
 
     Raises:
-        BadWeights: they describe another.
+        BadWeights: they describe another network.
     """
     channels, architecture = (getattr(parent.card, name, "") for name in ("channels", "architecture"))
     if channels or architecture not in ("", "unet", "unet_two_heads"):
@@ -243,7 +243,7 @@ def check_same_network(parent: LoadedWeights[Any], settings: TrainingSettings) -
     }
     if other:
         raise BadWeights(
-            f"{parent.path} has another network: {'; '.join(other.values())}. Leave {' and '.join(other)} out, or "
+            f"{parent.path} has another network: {'; '.join(other.values())}. Do not set {' and '.join(other)}, or "
             "train from scratch."
         )
 
@@ -253,13 +253,13 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCar
 
     The same state and card always give the same bytes.
 
-    With ``half`` it writes half floats, in half the bytes; they are read back as float32.
+    With ``half``, the numbers are stored as half floats, in half the bytes, and read back as float32.
 
     Returns:
         The sha256 of the weights file.
 
     Raises:
-        BadWeights: half floats cannot hold the numbers.
+            BadWeights: a number is out of the range of half floats.
         StorageFailed: the disk is full or not writable.
     """
     from safetensors.torch import save
@@ -269,7 +269,7 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCar
         tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise BadWeights(f"The network for {path.name} has weights that half floats cannot hold: train it again.")
-    # One metadata key only: safetensors writes several in no fixed order.
+    # With several metadata keys, safetensors would write them in no fixed order.
     data = save(tensors, metadata={"card": card.to_json()})
     sha256 = sha256_bytes(data)
     write_atomic(path, data)
@@ -279,7 +279,7 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], card: WeightsCar
 
 
 def card_path(path: Path) -> Path:
-    """Path of the readable card of the weights at ``path``."""
+    """Path of the readable card of the weights file ``path``."""
     return path.with_suffix(".json")
 
 
@@ -287,7 +287,7 @@ def read_card(path: Path, kind: type[C]) -> C:
     """The card in the weights file at ``path``, without its tensors.
 
     Raises:
-        BadWeights: there is no such file, it is no safetensors file, or has no card of that kind.
+        BadWeights: there is no such file, it is not a safetensors file, or it has no card of that kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -307,13 +307,13 @@ def load_weights(path: Path, kind: type[C], *, later: bool = False) -> LoadedWei
     """Reads weights, checks that they fit their card, and builds their network.
 
     Args:
-        path: of a file that :func:`save_weights` wrote.
-        kind: of its card.
-        later: builds the network, and checks its tensors, when it is first used, which takes seconds.
+        path: file written by :func:`save_weights`.
+        kind: class of its card.
+        later: whether to build the network and check its tensors only on first use, which takes seconds.
 
     Raises:
-        BadWeights: the file is missing, damaged, not safetensors, of another kind, or its tensors are not exactly those
-            of the network that the card names.
+        BadWeights: the file is missing, damaged, not safetensors or of another kind, or its tensors are not exactly
+            those of the network in the card.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -336,10 +336,10 @@ def load_weights(path: Path, kind: type[C], *, later: bool = False) -> LoadedWei
 
 
 def expected_tensors(card: WeightsCard, where: str) -> dict[str, torch.Tensor]:
-    """The tensors of the card's network by name, on the meta device: they have shapes, but take no memory.
+    """The tensors of the card's network by name, on the meta device, where they have shapes but use no memory.
 
     Raises:
-        BadWeights: the card describes no network.
+        BadWeights: the card does not describe a network.
     """
     import torch
 
@@ -353,10 +353,10 @@ def expected_tensors(card: WeightsCard, where: str) -> dict[str, torch.Tensor]:
 def fill_network(
     network: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str, optional: tuple[str, ...] = ()
 ) -> torch.nn.Module:
-    """Puts tensors into a network, every name and shape checked, and freezes it in evaluation mode.
+    """Loads tensors into a network after checking every name and shape, and freezes it in evaluation mode.
 
-    Half floats are converted. Tensors whose names end with one of ``optional`` may be missing; ``where`` names the
-    file.
+    Half floats are converted to float32. Tensors whose names end with one of ``optional`` may be missing; ``where``
+    names the file in errors.
 
     Raises:
         BadWeights: tensors are missing, unexpected, of another shape or not finite.
@@ -366,7 +366,7 @@ def fill_network(
     expected = network.state_dict()
     _check_shapes(expected, state, where, optional)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        raise BadWeights(f"{where} holds numbers that are not finite: train again with a lower learning rate.")
+        raise BadWeights(f"{where} contains numbers that are not finite: train again with a lower learning rate.")
     network.load_state_dict({**expected, **state})
     network.requires_grad_(False)
     return network.eval()
@@ -375,7 +375,7 @@ def fill_network(
 def mismatches(
     expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], optional: tuple[str, ...] = ()
 ) -> tuple[list[str], list[str], list[str]]:
-    """Names of the tensors that are missing, that are not the network's own, and that have another shape."""
+    """Names of the tensors that are missing, that are unexpected, and that have another shape."""
     missing = [name for name in expected if name not in state and not name.endswith(optional)]
     misshapen = [name for name in expected if name in state and expected[name].shape != state[name].shape]
     return sorted(missing), sorted(name for name in state if name not in expected), sorted(misshapen)
@@ -388,7 +388,7 @@ def _check_shapes(
     if missing or extra:
         raise BadWeights(
             f"{where} does not fit the network of its card: {len(missing)} tensors are missing{_first(missing)} and "
-            f"{len(extra)} are not its own{_first(extra)}; use a complete, unchanged file."
+            f"{len(extra)} are unexpected{_first(extra)}; use a complete, unchanged file."
         )
     if misshapen:
         raise BadWeights(

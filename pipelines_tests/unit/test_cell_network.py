@@ -69,7 +69,7 @@ def rewrite(path, change):
     ("change", "says"),
     [
         (lambda t, c: t.pop("output.2.weight"), r"1 tensors are missing \(for example output.2.weight"),
-        (lambda t, c: t.update(extra=torch.ones(1)), r"1 are not its own \(for example extra"),
+        (lambda t, c: t.update(extra=torch.ones(1)), r"1 are unexpected \(for example extra"),
         (lambda t, c: c.update(nbase=[2, 4, 4, 4, 16]), "of another shape"),
         (lambda t, c: c.update(nbase=[2, 4]), "no readable weights card"),
         (lambda t, c: c.update(nbase=[2, 4, 4, 4, 10**9]), "no readable weights card"),

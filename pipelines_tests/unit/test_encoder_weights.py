@@ -85,7 +85,7 @@ def test_where_no_sha256_is_stated_the_first_one_counts(hub: Hub, tmp_path: Path
     assert "recorded when it was fetched: the hub stated none" in found.source
     found.path.unlink()
     hub.images["/large/file"] = hub.images["/large/file"][:-4] + b"\0\0\0\1"
-    with pytest.raises(BadWeights, match=r"is not the file it was when it was first used .* delete .*\.json if you"):
+    with pytest.raises(BadWeights, match=r"has changed since its first use .* delete .*\.json if you"):
         hub.get(tmp_path)
     assert not found.path.exists()
 
@@ -95,9 +95,9 @@ def test_where_no_sha256_is_stated_the_first_one_counts(hub: Hub, tmp_path: Path
     [
         (None, "https://elsewhere.example/file", "elsewhere.example/file .* host or port that is not allowed"),
         (None, "http://localhost:1/file", "localhost:1/file .* is at a host or port that is not allowed"),
-        (Fault(body=b"other"), None, "has the sha256 .* and [0-9a-f]{12}… was stated, so it is not kept"),
+        (Fault(body=b"other"), None, "has the sha256 .*, but the host stated [0-9a-f]{12}…, so it is not kept"),
         (Fault(truncate=500), None, r"broke off after \d+ bytes|\d+ of \d+ bytes arrived"),
-        (Fault(cut=500), None, "was stated, so it is not kept"),
+        (Fault(cut=500), None, "the host stated .*, so it is not kept"),
         (Fault(body=bytes(3 << 20)), None, "is larger than the limit of 1048576 bytes"),
         (Fault(status=404), None, r"is not there \(404\)"),
     ],
@@ -162,9 +162,9 @@ def test_without_a_network_a_file_put_there_by_hand_is_used(published: bytes, tm
     assert "put there by hand" in found.source
     assert json.loads(path.with_suffix(".json").read_text())["sha256"] == found.sha256
     path.write_bytes(published[:-1] + b"\1")
-    with pytest.raises(BadWeights, match="was changed since it was first used"):
+    with pytest.raises(BadWeights, match="has changed since its first use"):
         get()
-    with pytest.raises(BadWeights, match="was changed since"):
+    with pytest.raises(BadWeights, match="has changed since"):
         found.state()
     path.with_suffix(".json").write_text("{")
     with pytest.raises(BadWeights, match=r"\.json is damaged"):
@@ -178,7 +178,7 @@ def test_weights_that_are_none_or_another_network_s(published: bytes, tmp_path: 
         encoder_file("tu-resnet10t", "imagenet", tmp_path)
     path = tmp_path / "other.safetensors"
     path.write_bytes(published)
-    with pytest.raises(BadWeights, match=r"other.safetensors is not of this encoder"):
+    with pytest.raises(BadWeights, match=r"other.safetensors does not fit this encoder"):
         build_network("mobilenet_v2", 4, CHANNELS, EncoderFile(path, sha256_bytes(published), ""))
     path.write_bytes(b"not tensors")
     with pytest.raises(BadWeights, match="is not a complete safetensors file"):
@@ -206,5 +206,5 @@ def test_a_training_begins_with_them_and_its_card_says_so(hub: Hub, tmp_path: Pa
     again = train(fine_tuned, compute, parent=load_tissue_weights(out))
     assert (again.card.mean, again.card.std) == (MEAN, STD)
     assert result.state["encoder.layer4.1.conv2.weight"].allclose(begun.state()["layer4.1.conv2.weight"], atol=1e-6)
-    with pytest.raises(BadSetting, match="need a folder to be kept in"):
+    with pytest.raises(BadSetting, match="need a folder to be stored in"):
         train(task, compute)

@@ -166,7 +166,7 @@ def test_cells_of_fp32_must_be_found_again(monkeypatch):
 
 def test_a_machine_that_cannot_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True})
-    with pytest.raises(BadSetting, match="for processors that multiply int8"):
+    with pytest.raises(BadSetting, match="for CPUs that multiply int8"):
         choose_compute("cpu", "int8", 1)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_vnni": True})
     chosen = choose_compute("cpu", "int8", 1)

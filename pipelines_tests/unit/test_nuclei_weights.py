@@ -73,7 +73,7 @@ def test_files_that_are_no_network_with_two_heads_are_refused(tmp_path):
     state = network.state_dict()
     refused("0 tensors in ter_head", {n: t for n, t in state.items() if not n.startswith("ter_head")})
     wide = {**state, "ter_head.weight": torch.zeros(2, 8, 1, 1), "ter_head.bias": torch.zeros(2)}
-    refused("2 output channels, and this network has 3 classes", wide)
+    refused("2 output channels, but this network has 3 classes", wide)
     refused("kernels of different sizes", {**state, "ter_head.weight": torch.zeros(3, 8, 3, 3)})
     tissue = import_smp().Unet("resnet18", encoder_weights=None, decoder_channels=DECODER, classes=4)
     refused("0 tensors in sem_head", tissue.state_dict())

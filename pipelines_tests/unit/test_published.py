@@ -104,7 +104,7 @@ def test_a_file_of_other_classes_or_an_impossible_card_is_refused(tmp_path):
         with pytest.raises((BadWeights, BadSetting), match=says):
             import_weights(TissueCard, tmp_path / "four.pt", tmp_path / "w", encoder="resnet18", mpp=1, classes=classes)
 
-    refused("has 4 output channels, and this network has 12", SKIN_SEG.classes)
+    refused("has 4 output channels, but this network has 12", SKIN_SEG.classes)
     refused("or one of them for each of more channels", ("dermis",) * 12)
     refused("or one of them for each of more channels", (*SKIN_SEG.classes[:-1], "hair"))
 

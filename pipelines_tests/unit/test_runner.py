@@ -90,7 +90,7 @@ def test_a_kept_network_is_read_while_nothing_changed_and_its_files_are_undamage
                 np.testing.assert_array_equal(one, other)
     (tmp_path / "file").write_bytes(b"")
     assert prepared(tmp_path / "file" / "kept").backend == "openvino"
-    assert "is not kept in" in caplog.text
+    assert "cannot be stored in" in caplog.text
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
@@ -139,7 +139,7 @@ def test_what_does_not_agree_with_torch_is_refused_with_a_reason(module, compute
         assert prepare_runner(module, batches()[3], compute).backend == "torch"
     assert "differ by up to 0.0" in caplog.text or "ZeroDivisionError" in caplog.text
     if broken is Wrong:
-        with pytest.raises(BadSetting, match="does not give this network's numbers"):
+        with pytest.raises(BadSetting, match="does not agree with torch for this network"):
             prepare_runner(module, batches()[3], replace(compute, backend="openvino"))
 
 
@@ -153,7 +153,7 @@ def test_nan_disagrees(compute):
 def test_what_is_asked_for_and_absent_is_an_error(module, compute, monkeypatch):
     with pytest.raises(BadSetting, match="no compute backend 'tensorrt'"):
         prepare_runner(module, batches()[3], replace(compute, backend="tensorrt"))
-    with pytest.raises(BadSetting, match="for processors, not meta"):
+    with pytest.raises(BadSetting, match="for CPUs, not meta"):
         prepare_runner(torch.nn.Identity(), batches()[3], replace(compute, device="meta", backend="openvino"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadSetting, match="not installed"):

@@ -72,7 +72,7 @@ def test_tensors_and_cards_that_do_not_fit(tmp_path, network):
     without = {other: tensor for other, tensor in state.items() if other != name}
     for tensors, card, says in (
         (without, {}, rf"1 tensors are missing \(for example {re.escape(name)}\) and 0"),
-        (state | {"hook": torch.zeros(1)}, {}, r"0 tensors are missing and 1 are not its own \(for example hook\)"),
+        (state | {"hook": torch.zeros(1)}, {}, r"0 tensors are missing and 1 are unexpected \(for example hook\)"),
         (state | {name: torch.zeros(5)}, {}, "1 tensors of another shape"),
         (state | {name: torch.full((4,), float("nan"))}, {}, "not finite"),
         (state, {"format": "dermatome-tissue-9"}, "'dermatome-tissue-9'"),
