@@ -130,7 +130,7 @@ def cached_stage(
 ) -> Work[Made]:
     """Turns a stage into the work of a batch: current results are reused, new ones are saved atomically.
 
-    Slides in ``keep`` are reused whatever they were computed from. A slide whose figure is wanted but was never drawn is
+    Slides in ``keep`` are reused whatever they were computed from. A slide whose figure is wanted but never drawn is
     recomputed, with the same results. Before a slide is reused, existence and size of its files are checked and, with
     ``hashes``, also the sha256 of every file.
     """

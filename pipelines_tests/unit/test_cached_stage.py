@@ -220,7 +220,7 @@ def test_a_missing_stage_says_what_to_materialize(tmp_path):
         require_record(DataRoot(tmp_path), "slide_images", "s1")
 
 
-@pytest.mark.parametrize(("harm", "said"), [(b"xbc", "has another content"), (b"ab", "has 2 bytes, not 3")])
+@pytest.mark.parametrize(("harm", "said"), [(b"xbc", "has different content"), (b"ab", "has 2 bytes, not 3")])
 def test_a_file_that_was_changed_is_not_read_by_the_next_stage(tmp_path, harm, said):
     root = DataRoot(tmp_path)
     folder = root.folder("cell_masks", "s1")
