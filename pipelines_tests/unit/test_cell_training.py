@@ -143,7 +143,7 @@ def test_it_is_fine_tuned_from_a_file_and_writes_what_loads(images, tmp_path):
     assert {score.image.name for score in child.evaluation} == held  # whatever the seed: the parent's stay held out
     for name, value in read.network.named_parameters():
         torch.testing.assert_close(child.state[name], value, rtol=0, atol=1e-3)
-    with pytest.raises(BadWeights, match="Leave diameter_px out"):
+    with pytest.raises(BadWeights, match="Do not set diameter_px"):
         train(replace(task, settings=settings.changed(diameter_px=30.0)), CPU, parent=lineage.weights)
 
 

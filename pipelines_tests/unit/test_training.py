@@ -195,7 +195,7 @@ def test_training_goes_on_from_a_parent(folder, tmp_path, compute):
         assert card.synthetic == (before and now), "real images were learnt, before or now"
     for name, tensor in parent.network.named_parameters():
         torch.testing.assert_close(result.state[name], tensor, rtol=0, atol=1e-5)
-    with pytest.raises(BadWeights, match="Leave decoder_channels out"):
+    with pytest.raises(BadWeights, match="Do not set decoder_channels"):
         fit(tiles, [], tiny.changed(decoder_channels=(8, 8, 8, 8, 8)), compute, parent=parent)
 
 
