@@ -269,7 +269,7 @@ def test_splits_hold_out_whole_slides_and_do_not_depend_on_order(folder):
     both = split_samples([replace(tile, slide="s") for tile in stains], 0.2, 0)
     assert len({tile.mask_path for tile in both.validation}) == 1
     assert len(both.validation) == 2
-    with pytest.raises(BadSetting, match="The tiles are one"):
+    with pytest.raises(BadSetting, match="only one of the tiles"):
         split_samples(tiles[:1], 0.2, 0)
 
 
