@@ -1,1 +1,1 @@
-"""Label images of any size and the files they are kept in: npz, OME-TIFF, GeoJSON; palettes of annotated masks."""
+"""Label images of any size and their files (npz, OME-TIFF, GeoJSON), annotation files, and palettes of masks."""

@@ -1,13 +1,13 @@
-"""Files of annotated cells and nuclei beside their image, as the programs write them that people annotate with.
+"""Reads annotations of cells and nuclei that lie beside their image, as common annotation programs write them.
 
-Beside ``x.png``, or any other image of that stem, lies one of these; suffixes are compared without case:
+Beside ``x.png``, or any other image with the stem ``x``, lies one of these files; the case of suffixes is ignored:
 
-- ``x.xml``: Aperio ImageScope, as MoNuSeg and MoNuSAC have it (:mod:`dermatome.labels.imagescope`);
+- ``x.xml``: Aperio ImageScope, as in MoNuSeg and MoNuSAC (:mod:`dermatome.labels.imagescope`);
 - ``x.geojson``, ``x.json``, ``x.png.geojson``: QuPath or labelme, recognized by their content;
 - ``x_labels.tif``, ``_masks``, ``_label``, ``_mask``, ``_labelled``, ``_lbl``, the same after a hyphen, or Cellpose's
-  ``_cp_masks``; TIFF or PNG: a label image. Its pixels hold a number for each object and 0 elsewhere, in whole numbers
-  of any depth or as the indices of a palette;
-- ``x_seg.npy``: Cellpose's own file, whose masks are read without running the code that such a file may hold.
+  ``_cp_masks``; TIFF or PNG: a label image. Its pixels are 0 or the number of an object, as integers of any depth or as
+  palette indices;
+- ``x_seg.npy``: Cellpose's own file, whose masks are read without running the code that such a file may contain.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _FILE = re.compile(
     rf"|{re.escape(_SEG_SUFFIX)})",
     re.IGNORECASE,
 )
-# Pictures that Cellpose writes of its results.
+# Name endings of pictures that Cellpose writes of its results.
 _PICTURES = ("_cp_output", "_flows", "_outlines", "_dp")
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
 _OUTLINES = (".xml", ".geojson", ".json")
@@ -56,10 +56,10 @@ _log = logging.getLogger(__name__)
 def annotations_in(folder: Path) -> dict[str, Path]:
     """The annotation file of each image in a folder, by the image's stem.
 
-    Where Cellpose wrote both ``_seg.npy`` and ``_cp_masks``, the former counts: it is what its window saves.
+    If Cellpose wrote both ``_seg.npy`` and ``_cp_masks``, the former is used, as Cellpose's window saves edits there.
 
     Raises:
-        BadAnnotation: an image has two files.
+        BadAnnotation: an image has two annotation files.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -69,18 +69,18 @@ def annotations_in(folder: Path) -> dict[str, Path]:
         other = found.setdefault(stem[1], path)
         if other != path:
             if "_cp_masks." not in other.name.lower() or not path.name.lower().endswith(_SEG_SUFFIX):
-                raise BadAnnotation(f"{folder / stem[1]} has both {other.name} and {path.name}: leave one.")
+                raise BadAnnotation(f"{folder / stem[1]} has both {other.name} and {path.name}: keep one of them.")
             found[stem[1]] = path
     return found
 
 
 def is_annotation(name: str) -> bool:
-    """Whether a file of that name is an annotation, or a picture of one, and no image to be annotated."""
+    """Whether a file of that name is an annotation or a picture of one, and so not an image to be annotated."""
     return _FILE.fullmatch(name) is not None or Path(name).stem.lower().endswith(_PICTURES)
 
 
 def is_outlines(path: Path) -> bool:
-    """Whether an annotation file holds outlines; otherwise it is a label image."""
+    """Whether an annotation file contains outlines; otherwise it is a label image."""
     return path.suffix.lower() in _OUTLINES
 
 
@@ -98,12 +98,12 @@ def read_maps(path: Path, size: Size, *, classes: bool = True) -> tuple[NucleusM
     """Reads an annotation file and draws it.
 
     Args:
-        path: see the head of this module.
-        size: of the image.
-        classes: whether the names of classes count. If not, any name will do, and objects have no class.
+        path: see this module's docstring.
+        size: size of the image.
+        classes: whether class names are read. If not, any name is accepted and objects have no class.
 
     Returns:
-        The maps, and microns per pixel where the file states them.
+        The maps, and microns per pixel if the file states them.
 
     Raises:
         MissingInput: there is no such file.
@@ -119,16 +119,16 @@ def read_maps(path: Path, size: Size, *, classes: bool = True) -> tuple[NucleusM
 
 
 def read_label_image(path: Path, size: Size, *, objects: bool = True) -> Instances:
-    """(H, W) int32: the numbers in a label image, as they are.
+    """Reads a label image as (H, W) int32, with its numbers unchanged.
 
     Args:
         path: PNG, TIFF or Cellpose's ``_seg.npy``.
-        size: of the image it belongs to; checked before an image is decoded.
-        objects: whether the numbers are those of objects, so that a mask is refused; otherwise they are of classes.
+        size: size of the image it belongs to; checked before the file is decoded.
+        objects: whether the numbers identify objects, so that a binary mask is refused; otherwise they are classes.
 
     Raises:
         MissingInput: there is no such file.
-        BadAnnotation: damaged, of another size, or no label image.
+        BadAnnotation: it is damaged, of another size, or not a label image.
     """
     try:
         values = _label_values(path, size)
@@ -136,26 +136,26 @@ def read_label_image(path: Path, size: Size, *, objects: bool = True) -> Instanc
         raise MissingInput(f"There is no label image {path}: put it back.") from error
     except BadAnnotation:
         raise
-    except Exception as error:  # Pillow and tifffile raise whatever they stumble over in a damaged file
-        raise BadAnnotation(f"{path} is damaged or no label image ({error}): export it again.") from error
-    if values.dtype.kind == "f":  # half floats know no limits of int32
+    except Exception as error:  # Pillow and tifffile raise many classes of errors for a damaged file
+        raise BadAnnotation(f"{path} is damaged or not a label image ({error}): export it again.") from error
+    if values.dtype.kind == "f":  # the limits of int32 are out of the range of half floats
         values = values.astype(np.float64)
     low, high = (values.min(), values.max()) if values.size else (0, 0)
-    # Fiji saves labels as 32-bit floating point.
+    # Fiji saves labels as 32-bit floating-point numbers.
     if not (low >= 0 and high < 2**31) or (values.dtype.kind == "f" and (values != np.floor(values)).any()):
         raise BadAnnotation(
-            f"{path} does not hold whole numbers from 0: number objects from 1, with 0 for the background."
+            f"{path} does not contain integers from 0: number objects from 1, with 0 for the background."
         )
     if objects and ((values == 0) | (values == high)).all() and _pieces(values) > 1:
         raise BadAnnotation(
-            f"{path} is a mask of black and white (0 and {high:g}), not a number for each object: number its pieces "
+            f"{path} is a black-and-white mask (0 and {high:g}) without a number for each object: number its pieces "
             "first (Fiji: Connected Components Labeling)."
         )
     return values.astype(np.int32)
 
 
 def _label_values(path: Path, size: Size) -> npt.NDArray[Any]:
-    """(H, W): the values of a label image as they are stored; its size is checked before it is decoded."""
+    """(H, W): the values of a label image as stored; its size is checked before it is decoded."""
     if path.suffix.lower() == ".npy":
         values = _cellpose_masks(path)
         _check_size(path, Size(*values.shape), size)
@@ -170,7 +170,7 @@ def _label_values(path: Path, size: Size) -> npt.NDArray[Any]:
             return np.asarray(opened)
     import tifffile
 
-    # Pillow turns black and white where a TIFF says that 0 is white, and reads no 64-bit numbers.
+    # Pillow inverts values if a TIFF declares 0 as white, and cannot read 64-bit numbers.
     with tifffile.TiffFile(path) as tiff:
         page, count = tiff.pages[0], tiff.series[0].size // (tiff.pages[0].imagelength * tiff.pages[0].imagewidth)
         _check_size(path, Size(page.imagelength, page.imagewidth), size)
@@ -180,13 +180,13 @@ def _label_values(path: Path, size: Size) -> npt.NDArray[Any]:
                 f"{path} is compressed with JPEG, which changes numbers: export it with LZW or deflate."
             )
         if count > 1:
-            raise BadAnnotation(f"{path} holds {count} images, but only one can show these objects: export one.")
+            raise BadAnnotation(f"{path} contains {count} images, but only one can show these objects: export one.")
         return np.asarray(page.asarray()).reshape(size.height_px, size.width_px)
 
 
 def _check_one_channel(path: Path, passed: bool) -> None:
     if not passed:
-        raise BadAnnotation(f"{path} holds colours, not a number for each object: export it as 16-bit labels.")
+        raise BadAnnotation(f"{path} contains colours, not a number for each object: export it as 16-bit labels.")
 
 
 def _pieces(values: npt.NDArray[Any]) -> int:
@@ -196,17 +196,17 @@ def _pieces(values: npt.NDArray[Any]) -> int:
 
 
 def read_json_outlines(path: Path) -> Annotation:
-    """The outlines in a GeoJSON file (QuPath's) or a labelme file, in pixels of the image; holes count as filled.
+    """Reads the outlines in a GeoJSON file of QuPath or a labelme file, in pixels of the image; holes are filled.
 
-    A feature is one object, however many polygons it has; so are labelme's shapes of one class and group. Where
-    there are detections or cells, annotations and what states no type are the areas around them and no objects.
-    Areas of the class Ambiguous or ``Ignore…`` are ambiguous. What else is no object is left out and counted:
-    points, lines, features without geometry, tiles and TMA cores, and other classes that QuPath ignores (names that
-    end in ``*``).
+    A feature is one object, even with several polygons, and so are labelme's shapes of one class and group. If there
+    are detections or cells, annotations and features without a type are regions around them, not objects. Regions of
+    the class Ambiguous or ``Ignore…`` are ambiguous. Everything else that is not an object is left out and counted:
+    points, lines, features without geometry, tiles and TMA cores, and other classes that QuPath ignores (names that end
+    in ``*``).
 
     Raises:
         MissingInput: there is no such file.
-        BadAnnotation: it is neither, or larger than any export is.
+        BadAnnotation: it is neither, or larger than the limit.
     """
     left_out: Counter[str] = Counter()
     with json_outlines(path, "GeoJSON of polygons and no labelme file", "QuPath or labelme") as content:
@@ -215,7 +215,7 @@ def read_json_outlines(path: Path) -> Annotation:
         stated = [content.get(f"image{side}") for side in ("Height", "Width")] if is_labelme else []
         size = Size(*map(int, stated)) if stated and all(stated) else None
         if not all((np.abs(part) <= MAX_COORDINATE).all() for region in regions for part in region.parts):
-            raise ValueError("a coordinate is no place on an image")
+            raise ValueError("a coordinate cannot lie on an image")
     if left_out:
         _report(path, in_words(left_out))
     return Annotation(tuple(regions), None, path.name, dict(left_out), size)
@@ -223,11 +223,11 @@ def read_json_outlines(path: Path) -> Annotation:
 
 @contextmanager
 def json_outlines(path: Path, kind: str, program: str) -> Iterator[Any]:
-    """Yields the content of a JSON file of outlines; what is wrong with it is raised as a sentence.
+    """Yields the content of a JSON file of outlines; errors while it is read become one sentence.
 
     Raises:
         MissingInput: there is no such file.
-        BadAnnotation: it is larger than any export is, or reading it failed.
+        BadAnnotation: it is larger than the limit, or reading it failed.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -242,14 +242,14 @@ def json_outlines(path: Path, kind: str, program: str) -> Iterator[Any]:
 
 
 def in_words(left_out: Mapping[str, int]) -> str:
-    """What was left out of an annotation, such as ``2 × Point, 1 × no geometry``; empty if nothing was."""
+    """Describes what was left out of an annotation, such as ``2 × Point, 1 × no geometry``; empty if nothing was."""
     return ", ".join(f"{count} × {what}" for what, count in sorted(left_out.items()))
 
 
 @cache
 def _report(path: Path, left_out: str) -> None:
-    """Logged once: an annotation is read for each of several purposes."""
-    _log.warning("%s: left out, as they are no objects: %s.", path, left_out)
+    """Logs what was left out, once for each file, as an annotation is read for several purposes."""
+    _log.warning("%s: left out, as they are not objects: %s.", path, left_out)
 
 
 def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
@@ -272,10 +272,10 @@ def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
 
 
 def features_in(content: Any) -> list[Any]:
-    """The features of GeoJSON: of a collection, of a list, one alone, or a geometry alone.
+    """The features of GeoJSON content: a collection, a list, a single feature, or a single geometry.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the content is none of these.
     """
     if isinstance(content, list):
         return [feature for one in content for feature in features_in(one)]
@@ -289,16 +289,16 @@ def features_in(content: Any) -> list[Any]:
 
 
 def _object_type(feature: Any) -> str:
-    """QuPath's type of an object, as ``detection``, ``cell`` or ``annotation``; empty where none is stated."""
+    """QuPath's object type, such as ``detection``, ``cell`` or ``annotation``; empty if none is stated."""
     properties = feature.get("properties") or {}
-    stated = properties.get("objectType") or properties.get("object_type")  # the latter of QuPath 0.3
+    stated = properties.get("objectType") or properties.get("object_type")  # the latter in QuPath 0.3
     if stated is None and str(feature.get("id")).startswith("Path"):  # up to QuPath 0.2: PathDetectionObject
         stated = str(feature["id"]).removeprefix("Path").removesuffix("Object")
     return str(stated or "").lower().replace("_", "")
 
 
 def class_name(classification: Any) -> str:
-    """The name of a QuPath class; :data:`AMBIGUOUS` for those areas that are to be ignored."""
+    """The name of a QuPath class; :data:`AMBIGUOUS` for classes of regions that are to be ignored."""
     if isinstance(classification, dict):
         classification = classification.get("name") or ": ".join(classification.get("names") or [])
     name = str(classification or "").strip()
@@ -307,19 +307,19 @@ def class_name(classification: Any) -> str:
 
 
 def polygons(geometry: Any) -> list[list[Any]]:
-    """The rings of each polygon of a geometry as the file has them, the outer one first; a line or point has none."""
+    """The rings of each polygon of a geometry as in the file, the outer ring first; lines and points have none."""
     if geometry is None or geometry["type"] in _NO_AREA:
         return []
     if geometry["type"] == "GeometryCollection":
         return [rings for one in geometry["geometries"] for rings in polygons(one)]
     if geometry["type"] not in ("Polygon", "MultiPolygon"):
-        raise ValueError(f"a {geometry['type']} is no geometry")
+        raise ValueError(f"a {geometry['type']} is not a geometry")
     parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
     return [part for part in parts if part]
 
 
 def ring(points: Any) -> npt.NDArray[np.float64]:
-    """(N, 2) x and y of the points of a ring."""
+    """The x and y of a ring's points as (N, 2) float64."""
     return np.array([[float(x), float(y)] for x, y, *_ in points])
 
 
@@ -343,13 +343,13 @@ def _labelme_regions(content: Any, left_out: Counter[str]) -> list[Region]:
 def _check_size(path: Path, found: Size, size: Size) -> None:
     if found != size:
         raise BadAnnotation(
-            f"{path} is {found.width_px}×{found.height_px} px and its image {size.width_px}×{size.height_px}: export "
+            f"{path} is {found.width_px}×{found.height_px} px but its image {size.width_px}×{size.height_px}: export "
             "both at the same size."
         )
 
 
 class _Inert:
-    """Stands for every object of a pickle that is not needed; nothing of it is run."""
+    """Replaces every object of a pickle that is not needed; none of its code is run."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -359,7 +359,7 @@ class _Inert:
 
 
 def _empty_array(_: Any, __: Any, dtype: Any) -> npt.NDArray[Any]:
-    """What pickle begins an array with; its real shape is set with its data, so that no shape alone takes memory."""
+    """The start of an unpickled array; its shape is set together with its data, so a false shape needs no memory."""
     return np.ndarray((0,), np.dtype("b" if dtype == b"b" else dtype))
 
 
@@ -374,7 +374,7 @@ def _cellpose_masks(path: Path) -> npt.NDArray[Any]:
     """The ``masks`` of Cellpose's ``_seg.npy``: a pickled dictionary in an array of one object.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is not such a file.
     """
     with path.open("rb") as file:
         try:
@@ -382,7 +382,7 @@ def _cellpose_masks(path: Path) -> npt.NDArray[Any]:
             content = _ArraysOnly(file).load()
             masks = content.item()["masks"]
         except (pickle.UnpicklingError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"it holds no masks of Cellpose: {error!r}") from error
+            raise ValueError(f"it contains no masks of Cellpose: {error!r}") from error
     if not isinstance(masks, np.ndarray) or masks.ndim != 2 or masks.dtype.kind not in "iub":
-        raise ValueError("its masks are no label image")
+        raise ValueError("its masks are not a label image")
     return masks

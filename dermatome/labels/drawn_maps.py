@@ -1,4 +1,4 @@
-"""Outlines of nuclei drawn as maps: which nucleus a pixel is in, of which class, and whether at its edge."""
+"""Draws outlines of nuclei as maps: the nucleus, the class and the boundary at each pixel."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from dermatome.labels.imagescope import Annotation, Region
 
 BOUNDARY_PX = 3
 MAX_TIMES_COVERED = 20
-"""How often the boxes around regions may cover their image: drawing takes time, however little of it is seen."""
+"""Limit on the total area of the boxes around regions, in areas of the image, as drawing time grows with it."""
 _SAME = 0.8
-"""Intersection over union above which two outlines are of one nucleus; those of neighbours overlap far less."""
+"""Intersection over union above which two outlines show the same nucleus; neighbours overlap far less."""
 _WITHIN, _AROUND = 0.95, 3
-"""Share of a nucleus that lies within another outline, and how many such make that the area around them. Of 2,030
-nuclei of MoNuSeg none has even one other within."""
+"""An outline that contains at least this share of at least this many other nuclei marks a region, not a nucleus. Of
+2,030 nuclei of MoNuSeg, none contains even one other."""
 AMBIGUOUS = "ambiguous"
 UNCLASSED = ("", "description", "nucleus", "nuclei", UNCLASSIFIED)
-"""Names, in lower case, of layers that name no class; MoNuSeg's layers are named by a field of the form."""
+"""Layer names, in lower case, that name no class; MoNuSeg's layers have the name of a form field."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +37,13 @@ class NucleusMaps:
     Attributes:
         instances: int32, 0 background, 1..N without gaps.
         semantic: uint8, :class:`NucleusClass`; :data:`IGNORED` in ambiguous regions and in nuclei without a class.
-        ternary: uint8, :class:`TernaryClass`; :data:`IGNORED` in ambiguous regions. The edge of the image is no edge
-            of a nucleus.
-        classes: (N + 1,) uint8, of each nucleus by its number; 0 for the background, :data:`IGNORED` where not known.
-        undrawn: places in ``Annotation.regions`` of those without a pixel of their own: fewer than three points, too
-            thin, outside the image, or wholly under others.
-        left_out: how many objects of the annotation are not in the maps, by why; those of ``undrawn`` among them.
+        ternary: uint8, :class:`TernaryClass`; :data:`IGNORED` in ambiguous regions. The edge of the image does not
+            count as the boundary of a nucleus.
+        classes: (N + 1,) uint8, class of each nucleus by number; 0 for the background, :data:`IGNORED` if unknown.
+        undrawn: indices in ``Annotation.regions`` of those without any pixel: fewer than three points, too thin,
+            outside
+            the image, or completely covered by others.
+        left_out: number of objects of the annotation that are not in the maps, by reason; includes ``undrawn``.
     """
 
     instances: Instances
@@ -54,21 +55,21 @@ class NucleusMaps:
 
     @property
     def ignored(self) -> npt.NDArray[np.bool_]:
-        """(H, W) bool: pixels of ambiguous regions, of which nothing is learnt and nothing scored."""
+        """(H, W) bool: pixels of ambiguous regions, which are neither trained nor scored on."""
         return np.asarray(self.ternary == IGNORED)
 
 
 def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_PX) -> NucleusMaps:
-    """Draws all outlines: a pixel is in one where its middle is.
+    """Draws all outlines; an outline contains the pixels whose centres lie in it.
 
-    Where nuclei overlap, the smaller one lies on top, whatever the order in the file; nuclei lie over ambiguous
-    regions. An outline around three nuclei or more is the area that was annotated, and no nucleus. Outlines that share
-    more than :data:`_SAME` of their pixels are one nucleus, drawn more than once; if that was in two classes, it has
-    none. Holes that an outline leaves by crossing itself are filled.
+    Where nuclei overlap, the smaller one is on top, whatever their order in the file; nuclei are on top of ambiguous
+    regions. An outline around three or more nuclei marks the annotated region and is not a nucleus. Outlines that share
+    more than :data:`_SAME` of their pixels are one nucleus that was drawn more than once; it has no class if they
+    differ in class. Holes in outlines that cross themselves are filled.
 
     Args:
         annotation: the outlines.
-        size: of the image.
+        size: size of the image.
         boundary_px: see :func:`ternary_map`.
 
     Raises:
@@ -79,7 +80,7 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
 
     if annotation.size is not None and annotation.size != size:
         raise BadAnnotation(
-            f"{annotation.source} was drawn on {annotation.size.width_px}×{annotation.size.height_px} px and its image "
+            f"{annotation.source} was drawn on {annotation.size.width_px}×{annotation.size.height_px} px but its image "
             f"has {size.width_px}×{size.height_px}: give it the image it was drawn on."
         )
     kinds = [_class_of(region, annotation.source) for region in annotation.regions]
@@ -87,8 +88,8 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     times = sum(_within(part, size).size.area_px for part in parts) / size.area_px
     if times > MAX_TIMES_COVERED:
         raise BadAnnotation(
-            f"{annotation.source} has regions that cover their image {times:.0f} times over, and {MAX_TIMES_COVERED} "
-            "times are drawn at most: delete those that lie on one another, or export fewer to a file."
+            f"{annotation.source} has regions that cover their image {times:.0f} times, and the limit is "
+            f"{MAX_TIMES_COVERED} times: delete overlapping ones, or export fewer to a file."
         )
     check_crossed_rows(sum(crossed_rows(part, _within(part, size)) for part in parts), annotation.source)
     painted = np.zeros((size.height_px, size.width_px), np.int32)
@@ -105,8 +106,8 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
                 ambiguous[part] |= inside
         if kind is not None and not region.cut_out:
             areas[number] = sum(int(inside.sum()) for *_, inside in drawn)
-    # Drawn again in their order, as all of them at once take any amount of memory. Equal sizes go by the file's order,
-    # so that the same file always gives the same maps.
+    # They are drawn once more, one by one, as all of them together could need any amount of memory. Equal sizes keep
+    # the file's order, so that the same file always gives the same maps.
     by_size = sorted(areas, key=lambda number: -areas[number])
     within: dict[int, list[int]] = {}
     for number in by_size:
@@ -124,7 +125,7 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     around = _around_others(by_size, within)
     painted[cut_out | np.isin(painted - 1, list(around))] = 0
     seen, inverse = np.unique(painted, return_inverse=True)
-    if seen[0] != 0:  # nuclei everywhere
+    if seen[0] != 0:  # nuclei cover the whole image
         seen, inverse = np.insert(seen, 0, 0), inverse + 1
     instances = inverse.reshape(painted.shape).astype(np.int32)
     classes = np.array([0, *(kinds[number - 1] for number in seen[1:])], np.uint8)
@@ -141,7 +142,7 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
 
 
 def _around_others(by_size: list[int], within: Mapping[int, list[int]]) -> set[int]:
-    """The numbers of outlines around :data:`_AROUND` nuclei or more, also around such areas; the largest are first."""
+    """Numbers of the outlines around :data:`_AROUND` or more nuclei or such regions; ``by_size`` is largest first."""
     around: set[int] = set()
     nuclei: dict[int, int] = {}
     for number in reversed(by_size):
@@ -152,13 +153,13 @@ def _around_others(by_size: list[int], within: Mapping[int, list[int]]) -> set[i
 
 
 def _most_common(numbers: npt.NDArray[np.int32]) -> tuple[int, int]:
-    """The most frequent number that is not 0, and how often it occurs; 0, 0 if there is none."""
+    """The most frequent number that is not 0, and its frequency; (0, 0) if there is none."""
     found, counts = np.unique(numbers[numbers > 0], return_counts=True)
     return (int(found[counts.argmax()]), int(counts.max())) if found.size else (0, 0)
 
 
 def _settle_classes(annotation: Annotation, kinds: list[int | None], drawn_as: Mapping[int, set[int | None]]) -> None:
-    """Gives nuclei that were drawn more than once the one class that is stated, or none if there are two."""
+    """Gives nuclei that were drawn more than once their single stated class, or none if there are two."""
     disputed: set[tuple[str, ...]] = set()
     for number, found in drawn_as.items():
         stated = sorted(kind for kind in found if kind is not None and kind != IGNORED)
@@ -175,12 +176,12 @@ def label_maps(
     white: npt.NDArray[np.bool_] | None = None,
     boundary_px: int = BOUNDARY_PX,
 ) -> NucleusMaps:
-    """The maps of label images; the class of a nucleus is that of most of its pixels that have one.
+    """Makes maps from label images; a nucleus has the class of most of its classified pixels.
 
     Args:
         instances: (H, W) int32, any number for each nucleus, 0 background.
         classes: (H, W) uint8, :class:`NucleusClass`, if known.
-        white: (H, W) bool, where there is any nucleus, if known; one without a number is ambiguous.
+        white: (H, W) bool, True in all nuclei, if known; nuclei without a number are ambiguous.
         boundary_px: see :func:`ternary_map`.
     """
     seen = np.union1d(0, np.unique(instances))
@@ -206,9 +207,10 @@ def label_maps(
 def ternary_map(instances: npt.NDArray[np.integer[Any]], boundary_px: int = BOUNDARY_PX) -> ClassMap:
     """Background, inside and boundary of an instance map.
 
-    A pixel of a nucleus is boundary where another nucleus or the background is within ``boundary_px``, so the boundary
-    lies inside; beyond the edge of the map nothing is known, and it makes no boundary. A nucleus too small to have an
-    inside gets a thinner boundary, and one of a pixel or two none: each has an inside, the seed it is found by.
+    A pixel of a nucleus is boundary if another nucleus or the background is within ``boundary_px``, so the boundary
+    lies inside the nucleus. What lies beyond the edge of the map is unknown and makes no boundary. A nucleus that is
+    too small to have an inside gets a thinner boundary, and one of one or two pixels none, so each has a seed for
+    watershed.
 
     Args:
         instances: (H, W), 0 background, numbers up to 2²⁴.
@@ -219,7 +221,7 @@ def ternary_map(instances: npt.NDArray[np.integer[Any]], boundary_px: int = BOUN
     """
     import cv2
 
-    labels = instances.astype(np.float32)  # whole numbers that OpenCV's filters take
+    labels = instances.astype(np.float32)  # OpenCV's filters accept it, and it holds these integers exactly
     ternary = np.where(labels > 0, np.uint8(TernaryClass.BOUNDARY), np.uint8(TernaryClass.BACKGROUND))
     left = labels > 0
     for reach in range(boundary_px, -1, -1):
@@ -234,8 +236,8 @@ def ternary_map(instances: npt.NDArray[np.integer[Any]], boundary_px: int = BOUN
 
 
 def _class_of(region: Region, source: str) -> int | None:
-    """The number of its class, :data:`IGNORED` where it has none; None for what is ambiguous."""
-    name = region.name.split(":")[0].strip().casefold()  # of QuPath's classes such as "Lymphocyte: Positive"
+    """The number of a region's class; :data:`IGNORED` if it has none, None if the region is ambiguous."""
+    name = region.name.split(":")[0].strip().casefold()  # for QuPath's classes such as "Lymphocyte: Positive"
     if name in UNCLASSED:
         return IGNORED
     if name == AMBIGUOUS:
@@ -248,10 +250,10 @@ def _class_of(region: Region, source: str) -> int | None:
 
 
 def _within(outline: npt.NDArray[np.float64], size: Size) -> Box:
-    """The part of the image that an outline's box covers, and a rim of one pixel around the image; it may be empty."""
+    """The box of an outline, cut to the image with a margin of one pixel; it may be empty."""
     if len(outline) < 3:
         return Box(0, 0, 0, 0)
-    # Only the part around the image is drawn, so that a wild coordinate costs no memory.
+    # Only this part is drawn, so that a wrong coordinate far away costs no memory.
     (left, top), (right, bottom) = np.floor(outline.min(0)), np.ceil(outline.max(0))
     box = Box(
         max(-1, int(top)), max(-1, int(left)), min(size.height_px + 1, int(bottom)), min(size.width_px + 1, int(right))
@@ -260,7 +262,7 @@ def _within(outline: npt.NDArray[np.float64], size: Size) -> Box:
 
 
 def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
-    """A part of the image, and (h, w) which of its pixels are inside an outline."""
+    """A part of the image, and (h, w) bool: its pixels that lie inside an outline."""
     from scipy.ndimage import label
 
     from dermatome.labels.fill import pixels_in_outlines
@@ -268,7 +270,7 @@ def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[tuple[slice, 
     box = _within(outline, size)
     if not box.size.area_px:
         return box.slices, np.zeros((0, 0), bool)
-    # Whole numbers are the middles of pixels there, and their corners in an outline.
+    # In that function, integers are pixel centres; in an outline, they are pixel corners.
     corners = outline - (box.left_px + 0.5, box.top_px + 0.5)
     shape = pixels_in_outlines([corners], box.size.height_px, box.size.width_px)
     # What cannot be reached from a rim around it is a hole.

@@ -77,7 +77,7 @@ def _inside(starts: _Outline, ends: _Outline, height: int, width: int) -> npt.ND
                 continue
             guess = min(max(math.ceil((x0 * b - x1 * a) / (b - a)), 0), width)
             if (a > 0) != (b > 0):
-                end = guess  # pixels before it have the edge to their right
+                end = guess  # the edge lies to the right of the pixels before it
                 while end > 0 and not ((x0 - (end - 1)) * b - (x1 - (end - 1)) * a) / (b - a) > 0:
                     end -= 1
                 while end < width and ((x0 - end) * b - (x1 - end) * a) / (b - a) > 0:
@@ -85,7 +85,7 @@ def _inside(starts: _Outline, ends: _Outline, height: int, width: int) -> npt.ND
                 right[row, 0] ^= True
                 right[row, end] ^= True
             if (a < 0) != (b < 0):
-                start = guess  # pixels from it on have the edge to their left
+                start = guess  # the edge lies to the left of the pixels from it on
                 while start > 0 and ((x0 - (start - 1)) * b - (x1 - (start - 1)) * a) / (b - a) < 0:
                     start -= 1
                 while start < width and not ((x0 - start) * b - (x1 - start) * a) / (b - a) < 0:

@@ -26,16 +26,17 @@ Feature = dict[str, Any]
 Rings = list[list[list[int]]]
 
 _IDS = uuid.UUID("8b1d2a52-6f0e-5b1c-9c7e-0d3f5a4c1e77")
-"""Namespace of the ids of outlines, fixed so that the same cell keeps its id."""
+"""Fixed namespace for the ids of outlines, so that the same cell keeps its id."""
 _CELL_COLOUR: Rgb = (0, 158, 115)
 _BLOCK_PX = 2048
 _TRACED_WHOLE_PX = 16_000_000
 _TRACED_LARGE_PX = 4_000_000
-"""A larger mask is traced at this size: it has many outlines, and tracing takes a hundred times a map's own memory."""
+"""Larger masks are sampled down to this size for tracing: they have many outlines, and tracing takes a hundred times
+the memory of the mask."""
 
 
 def write_geojson(path: Path, features: Iterable[Feature], *, warning: str = "") -> Path:
-    """Writes features as they come; ``warning`` becomes a member of the collection, unless it is empty.
+    """Writes features as they are yielded; ``warning``, if not empty, becomes a member of the collection.
 
     Raises:
         StorageFailed: the disk is full or the folder is not writable.
@@ -57,7 +58,7 @@ class MaskSummary:
     Attributes:
         size: size of the mask.
         counts: pixels of each class.
-        digest: hash of shape and values.
+        digest: hash of the mask's shape and values.
         step_px: sampling step of ``sampled``; 1 up to 16 megapixels.
         sampled: (h, w) uint8, every ``step_px``-th pixel of the mask.
     """
@@ -70,12 +71,12 @@ class MaskSummary:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the pixels of each class, by the class's label."""
+        """Share of the mask's pixels in each class, by the class's label."""
         return {tissue.label: count / self.size.area_px for tissue, count in self.counts.items()}
 
 
 def summarise_mask(mask: TiledArray) -> MaskSummary:
-    """Reads a tissue mask (H, W) uint8 once, in bands."""
+    """Summarises a tissue mask (H, W) uint8 in one pass, in bands."""
     size = Size(*mask.shape)
     counts = np.zeros(len(TissueClass), np.int64)
     step_px = math.ceil(math.sqrt(size.area_px / _TRACED_LARGE_PX)) if size.area_px > _TRACED_WHOLE_PX else 1
@@ -85,7 +86,7 @@ def summarise_mask(mask: TiledArray) -> MaskSummary:
     for band in mask.bands():
         counts += [np.count_nonzero(band == tissue) for tissue in TissueClass]  # np.bincount takes six times as long
         digest.update(band.data)
-        # The nearest pixel, as the middle of a step: at the lower and right rim there may be none, and none is needed.
+        # The pixel nearest to the middle of each step; at the lower and right edge there may be none.
         sampled.append(band[(step_px // 2 - top) % step_px :: step_px, step_px // 2 :: step_px].copy())
         top += len(band)
     by_class = {tissue: int(counts[tissue]) for tissue in TissueClass}
@@ -93,10 +94,10 @@ def summarise_mask(mask: TiledArray) -> MaskSummary:
 
 
 def tissue_features(summary: MaskSummary, *, mpp: float, slide: str) -> Iterator[Feature]:
-    """Yields a QuPath annotation for each tissue class that is present, background left out.
+    """Yields a QuPath annotation for each tissue class that is present, except the background.
 
-    Up to 16 megapixels outlines follow every pixel edge; those of a larger slide are drawn on every ``step_px``-th
-    pixel, while areas always count every pixel.
+    Up to 16 megapixels, outlines follow every pixel edge; those of a larger slide are drawn on every ``step_px``-th
+    pixel. Areas always count every pixel.
 
     Args:
         summary: facts about the mask.
@@ -114,7 +115,7 @@ def tissue_features(summary: MaskSummary, *, mpp: float, slide: str) -> Iterator
         tissue = TissueClass(number)
         area_px = summary.counts[tissue]
         measurements = {"area_px": area_px, "area_um2": round(area_px * mpp**2, 3), "pieces": len(parts)}
-        kind = {"objectType": "annotation"}  # not locked, to be corrected
+        kind = {"objectType": "annotation"}  # unlocked, so that users can correct it
         yield _feature(slide, tissue.label, parts, tissue.label, tissue.colour, kind, measurements)
 
 
@@ -167,7 +168,7 @@ def region_features(
 
 
 def _measurements(table: pd.DataFrame) -> list[dict[str, float]]:
-    """The numbers of each row by column, nulls left out."""
+    """The numbers in each row by column name, without nulls."""
     numeric = table.select_dtypes("number")
     names = [str(name) for name in numeric.columns]
     return [
@@ -206,7 +207,7 @@ def _feature(
 
 
 def _outlines(labels: TiledArray) -> Iterator[tuple[int, list[Rings]]]:
-    """Yields each object's number and polygons, block by block; in a row of blocks in the order of their numbers."""
+    """Yields each object's number and polygons, one block after another, sorted by number in each row of blocks."""
     from dermatome.labels.outlines import trace_polygons  # numba takes a second to import
 
     boxes = _boxes(labels)
@@ -227,7 +228,7 @@ def _outlines(labels: TiledArray) -> Iterator[tuple[int, list[Rings]]]:
 
 
 def _boxes(labels: TiledArray) -> npt.NDArray[np.int64]:
-    """(N + 1, 4) int64: top, left, bottom and right of each number from 0; a bottom of 0 if there is none."""
+    """(N + 1, 4) int64: top, left, bottom and right of each number from 0 on; bottom is 0 for unused numbers."""
     boxes = np.zeros((0, 4), dtype=np.int64)
     labels.pack()
     for place in labels.places():

@@ -1,4 +1,4 @@
-"""Outlines of nuclei as Aperio's ImageScope saves them: the XML of MoNuSAC and MoNuSeg, files nobody vouches for."""
+"""Reads outlines of nuclei from Aperio ImageScope's XML, as in MoNuSAC and MoNuSeg; the files are untrusted."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from dermatome.slides.mpp import is_microscope
 MAX_BYTES = 256 * 1024 * 1024
 MAX_REGIONS = 200_000
 MAX_VERTICES = 20_000_000
-"""Limits of one file; the largest of MoNuSAC's and MoNuSeg's have 4 MB, 2,000 regions and 100,000 vertices."""
+"""Limits of one file; the largest files of MoNuSAC and MoNuSeg have 4 MB, 2,000 regions and 100,000 vertices."""
 
 MAX_COORDINATE = 10_000_000.0
 _MAX_DEPTH = 32
 _RECTANGLE, _ELLIPSE = "1", "2"
 _NO_REGIONS = {"3": "arrow", "4": "ruler"}
-"""Types of a region that have a length and no area."""
+"""Types of a region that has a length but no area."""
 _NO_CLASS = ("", "description")
-"""Names of a layer's field, in lower case, that are of the form and not of a class."""
+"""Names of a layer's field, in lower case, that belong to the form and name no class."""
 _LAYER_CLASSES = (*NUCLEUS_LABELS[1:], "ambiguous")
 _ELLIPSE_CORNERS = 128
 _CHUNK_BYTES = 1 << 16
@@ -39,13 +39,14 @@ class Region:
     """One object: an outline, or several.
 
     Attributes:
-        outline: (N, 2) float64, x and y in pixels of level 0, (0, 0) being the image's upper left corner; it is closed
-            whether or not the last point repeats the first. N may be 0.
-        name: of its class as the annotators wrote it (``Annotation/Attributes/Attribute@Name``), such as
-            ``Epithelial`` or ``Ambiguous``; where that is none, the attribute's value or the layer's own name
-            (``Annotation@Name``), if that is a class; empty where the layer has none.
-        cut_out: drawn with ImageScope's negative pen: no nucleus, but taken out of those below it.
-        more: further outlines of the same object, as polygons of one feature have them.
+        outline: (N, 2) float64, x and y in level-0 pixels; (0, 0) is the upper left corner of the image. It is closed
+            even if the last point does not repeat the first. N may be 0.
+        name: class as the annotators wrote it (``Annotation/Attributes/Attribute@Name``), such as ``Epithelial`` or
+            ``Ambiguous``; if that is not a class, the attribute's value or the layer's own name (``Annotation@Name``),
+            if one of them is a class; empty if the layer has none.
+        cut_out: whether it was drawn with ImageScope's negative pen: it is not a nucleus, but cut out of those below
+            it.
+        more: further outlines of the same object, as in a feature with several polygons.
     """
 
     outline: npt.NDArray[np.float64]
@@ -55,7 +56,7 @@ class Region:
 
     @property
     def parts(self) -> tuple[npt.NDArray[np.float64], ...]:
-        """All outlines of the object."""
+        """All outlines of the object, (N, 2) float64 each."""
         return self.outline, *self.more
 
 
@@ -64,11 +65,11 @@ class Annotation:
     """All outlines of an image.
 
     Attributes:
-        regions: in the file's order.
-        mpp: microns per pixel, where the file states them.
-        source: the file's name, for messages.
-        left_out: how many of what the file has were no objects, by what they were.
-        size: of the image it was drawn on, where the file states it.
+        regions: regions in the order of the file.
+        mpp: microns per pixel, if the file states them.
+        source: name of the file, for messages.
+        left_out: number of elements that are not objects, by kind.
+        size: size of the image that it was drawn on, if the file states it.
     """
 
     regions: tuple[Region, ...]
@@ -83,7 +84,7 @@ def read_annotation(path: Path) -> Annotation:
 
     Raises:
         MissingInput: there is no such file.
-        BadAnnotation: it is no whole Aperio XML, over a limit, or a coordinate is no number.
+        BadAnnotation: it is not complete Aperio XML, is over a limit, or has a coordinate that is not a number.
     """
     reader = _Reader(path.name)
     parser = etree.XMLParser(
@@ -100,19 +101,19 @@ def read_annotation(path: Path) -> Annotation:
         raise MissingInput(f"There is no annotation {path}: put the image's XML beside it.") from error
     except etree.XMLSyntaxError as error:
         raise BadAnnotation(
-            f"{path.name} is not whole XML (line {error.lineno}: {error.msg}): it was damaged or cut short; export it "
-            "again."
+            f"{path.name} is not complete XML (line {error.lineno}: {error.msg}): it is damaged or truncated; export "
+            "it again."
         ) from error
     return Annotation(tuple(reader.regions), reader.mpp, path.name, dict(reader.left_out))
 
 
 class _Reader:
-    """What the parser calls while it reads; nothing but vertices and names is kept.
+    """Callbacks of the XML parser; they keep only vertices and names.
 
     Attributes:
-        regions: those that are whole.
-        mpp: microns per pixel, where stated.
-        left_out: how many regions have no area, by what they are.
+        regions: finished regions.
+        mpp: microns per pixel, if stated.
+        left_out: number of regions without an area, by type.
     """
 
     def __init__(self, name: str) -> None:
@@ -129,10 +130,10 @@ class _Reader:
         self._count = self._vertices = 0
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        """A tag begins an element."""
+        """Handles a start tag."""
         if not self._path and tag != "Annotations":
             raise BadAnnotation(
-                f"{self._file} is no Aperio annotation (its root is <{tag[:40]}>): export it from ImageScope as XML."
+                f"{self._file} is not an Aperio annotation (its root is <{tag[:40]}>): export XML from ImageScope."
             )
         self._path.append(tag)
         if len(self._path) > _MAX_DEPTH:
@@ -160,7 +161,7 @@ class _Reader:
             self._points.append((self._place(attributes, "X"), self._place(attributes, "Y")))
 
     def end(self, tag: str) -> None:
-        """A tag ends an element."""
+        """Handles an end tag."""
         where = self._path[1:]
         self._path.pop()
         if where == ["Annotation", "Regions", "Region"]:
@@ -181,13 +182,13 @@ class _Reader:
             self.regions += [Region(outline, name, cut_out) for outline, cut_out in self._layer]
 
     def doctype(self, *_: object) -> None:
-        """Refuses any document type: ImageScope writes none, and entity bombs and file reads come from there."""
+        """Refuses any document type: ImageScope writes none, and entity bombs and file inclusion need one."""
         raise BadAnnotation(
             f"{self._file} declares a document type (DTD), which ImageScope never does: export it as Aperio XML again."
         )
 
     def close(self) -> None:
-        """The file has ended."""
+        """Handles the end of the file."""
 
     def _scale(self, attributes: Mapping[str, str]) -> float | None:
         if not attributes.get("MicronsPerPixel", "").strip():
@@ -207,7 +208,7 @@ class _Reader:
         value = _number(text)
         if not abs(value) <= MAX_COORDINATE:
             raise BadAnnotation(
-                f"{self._file} has {key}={text[:40]!r} at region {self._count}, which is no place on an image: correct "
+                f"{self._file} has {key}={text[:40]!r} at region {self._count}, which cannot lie on an image: correct "
                 "it or export it again."
             )
         return value
@@ -223,7 +224,7 @@ def _number(text: str) -> float:
 
 
 def ellipse(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The outline of the upright ellipse in the box around ``corners``, (N, 2) x and y in px."""
+    """The outline of the axis-aligned ellipse in the bounding box of ``corners``, (N, 2) x and y in px."""
     low, high = corners.min(0), corners.max(0)
     angles = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
     turned = np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -1,7 +1,7 @@
 """Tissue masks and instance maps as ``.npz`` files.
 
-Equal arrays give equal bytes. Files from elsewhere are read in bounded memory and cannot run code. numpy reads and
-writes the same files.
+Equal arrays give equal bytes. Untrusted files are read in bounded memory and cannot run code. numpy can read and write
+the same files.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ def load_mask(path: Path, *, size: Size | None = None) -> tuple[npt.NDArray[np.u
     """Reads a tissue mask.
 
     Args:
-        path: the ``.npz``.
+        path: path of the ``.npz`` file.
         size: size of the image that the mask must have; not checked if None.
 
     Returns:
-        The mask (H, W) uint8 of :class:`TissueClass`, and the crop (the full mask if the file has none).
+        The mask (H, W) uint8 of :class:`TissueClass`, and the crop (all of the mask if the file states none).
 
     Raises:
         MissingInput: there is no such file.
-        BadAnnotation: the file is damaged, is not a mask, is larger than any slide may be, holds numbers that are not
-            classes, or has another size than ``size``.
+        BadAnnotation: the file is damaged, is not a mask, is over the size limit of slides, contains numbers that are
+            not classes, or has another size than ``size``.
     """
     arrays = _load(path, "mask", "tissue mask", size)
     values = arrays["mask"]
     if values.size and not 0 <= values.min() <= values.max() <= max(TissueClass):
         raise BadAnnotation(
-            f"The tissue mask {path} holds numbers from {values.min()} to {values.max()}, and the classes go from 0 to "
+            f"The tissue mask {path} contains numbers from {values.min()} to {values.max()}, but the classes are 0 to "
             f"{max(TissueClass):d}: segment the slide again with this version."
         )
     whole = Size(*values.shape)
@@ -86,14 +86,14 @@ def load_instances(path: Path, *, size: Size | None = None) -> npt.NDArray[np.in
     """Reads an instance map (H, W) int32; arguments and errors as for :func:`load_mask`."""
     values = _load(path, "instances", "instance map", size)["instances"]
     if values.size and not 0 <= values.min() <= values.max() <= np.iinfo(np.int32).max:
-        raise BadAnnotation(f"The instance map {path} holds numbers outside 0 to 2147483647: segment the slide again.")
+        raise BadAnnotation(f"The instance map {path} has numbers outside 0 to 2147483647: segment the slide again.")
     return values.astype(np.int32, copy=False)
 
 
 def _save(path: Path, arrays: Mapping[str, TiledArray | npt.NDArray[Any]]) -> Path:
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for key, array in arrays.items():
-            # A ZipInfo of its own has the earliest date of the format, so that equal arrays give equal bytes.
+            # A new ZipInfo has the earliest date of the format, so that equal arrays give equal bytes.
             entry = zipfile.ZipInfo(f"{key}.npy")
             entry.compress_type = zipfile.ZIP_DEFLATED
             bands: Iterable[npt.NDArray[Any]] = array.bands() if isinstance(array, TiledArray) else [array]
@@ -122,10 +122,10 @@ def _load(path: Path, key: str, what: str, size: Size | None) -> dict[str, npt.N
         raise BadAnnotation(f"The {what} {path} is damaged or not an .npz file ({error}): make it again.") from error
     shape = arrays[key].shape
     if len(shape) != 2:
-        raise BadAnnotation(f"The {what} {path} has the shape {shape} where two dimensions are needed: make it again.")
+        raise BadAnnotation(f"The {what} {path} has the shape {shape}, but needs two dimensions: compute it again.")
     if size is not None and shape != (size.height_px, size.width_px):
         raise BadAnnotation(
-            f"The {what} {path} is {shape[1]}×{shape[0]} px and its image {size.width_px}×{size.height_px}: make it "
+            f"The {what} {path} is {shape[1]}×{shape[0]} px but its image {size.width_px}×{size.height_px}: compute it "
             "from this image again."
         )
     return arrays
@@ -159,11 +159,11 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> npt.NDArray[Any]:
-    """Reads one array in bounded memory: the header is believed only after its size is checked."""
+    """Reads one array in bounded memory: the size in the header is checked before memory is allocated."""
     with archive.open(f"{key}.npy") as member:
         shape, fortran_order, dtype = read_header(member)
         if dtype.kind not in "iub":
-            raise BadAnnotation(f"The array {key!r} of {path} holds {dtype}, not whole numbers: make it again.")
+            raise BadAnnotation(f"The array {key!r} of {path} contains {dtype}, not integers: compute it again.")
         if any(side > MAX_SIDE_PX for side in shape) or len(shape) > 2:
             raise BadAnnotation(
                 f"The array {key!r} of {path} has the shape {shape}, over the limit of {MAX_SIDE_PX} px a side: "
@@ -172,9 +172,9 @@ def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> npt.NDArray[A
         array = np.empty(math.prod(shape), dtype)
         view = array.view(np.uint8)
         done = 0
-        while chunk := member.read(1 << 20):  # to the member's end, where its checksum is compared
+        while chunk := member.read(1 << 20):  # up to the member's end, where its checksum is compared
             if done + len(chunk) > view.size:
-                raise EOFError(f"{key!r} goes on after its {view.size} bytes")
+                raise EOFError(f"{key!r} continues after its {view.size} bytes")
             view[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
             done += len(chunk)
         if done < view.size:

@@ -1,4 +1,4 @@
-"""Sums over the pixels of objects that come part by part, for tables of cells and nuclei."""
+"""Sums over the pixels of objects that are added part by part, for tables of cells and nuclei."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def empty_table(columns: Mapping[str, str]) -> pd.DataFrame:
-    """A table without rows, of the given columns and types."""
+    """A table without rows, with the given columns and types."""
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
 
 
@@ -27,13 +27,13 @@ class ObjectSums:
         self._firsts: list[Ints] = [np.zeros((0, 2), np.int64)]
 
     def add(self, numbers: npt.NDArray[Any], rows: Ints, columns: Ints, values: Sequence[npt.NDArray[Any]]) -> None:
-        """Takes pixels in reading order.
+        """Adds pixels in reading order.
 
         Args:
-            numbers: (P,) integers, the object of each pixel.
-            rows: (P,) its row on the slide.
-            columns: (P,) its column.
-            values: (P,) each; the same number of them at every call.
+            numbers: (P,) integers, object of each pixel.
+            rows: (P,) row of each pixel on the slide.
+            columns: (P,) column of each pixel on the slide.
+            values: further values of each pixel, (P,) each; the same number of them at every call.
         """
         if not rows.size:
             return
@@ -44,21 +44,21 @@ class ObjectSums:
         self._firsts.append(np.stack([rows[first], columns[first]], axis=1))
 
     def finish(self, roots: Ints | None = None) -> tuple[Ints, npt.NDArray[np.float64]]:
-        """Returns the objects in reading order of their first pixels.
+        """Returns the objects in the reading order of their first pixels.
 
         Args:
-            roots: for each number, the one that stands for its object; every number is an object of its own by default.
+            roots: for each number, the number of its object's root; by default, every number is its own object.
 
         Returns:
-            (N,) the number that stands for each object, and (N, 3 + values) its area and the sums of rows, columns and
-            values.
+            (N,) int64 number of each object's root, and (N, 3 + values) float64 with its area and the sums of rows,
+            columns and values.
         """
         numbers, firsts = np.concatenate(self._numbers), np.concatenate(self._firsts)
         if not numbers.size:
             return numbers, np.zeros((0, 3))
         found, owner = np.unique(numbers if roots is None else roots[numbers], return_inverse=True)
         sums = np.stack([np.bincount(owner, column, len(found)) for column in np.concatenate(self._sums).T], axis=1)
-        # The last one written for an object is the first in reading order.
+        # Of several assignments to an object, the last one stays, which is the first pixel in reading order.
         first = np.zeros((len(found), 2), np.int64)
         order = np.lexsort((firsts[:, 1], firsts[:, 0]))[::-1]
         first[owner[order]] = firsts[order]

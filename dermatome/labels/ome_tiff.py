@@ -30,14 +30,14 @@ def write_ome_tiff(
 
     Args:
         path: path of the file.
-        labels: (H, W) uint8, uint16 or int32; its tiles are copied as they are.
+        labels: (H, W) uint8, uint16 or int32; its compressed tiles are copied unchanged.
         mpp: microns per pixel.
-        classes: name and colour of each number, stored as an annotation beside the pixels.
-        name: name of the image; the file's stem by default.
-        warning: description of the image, for what its reader must know.
+        classes: name and colour of each number, stored as an annotation of the image.
+        name: name of the image; by default the file's stem.
+        warning: stored as the description of the image.
 
     Raises:
-        BadSetting: the format has no such type of number, or ``mpp`` is not a positive number.
+        BadSetting: the type of ``labels`` is not supported, or ``mpp`` is not a positive number.
         StorageFailed: the disk is full or the folder is not writable.
     """
     import tifffile
@@ -70,21 +70,21 @@ def write_ome_tiff(
 
 
 def open_ome_tiff(path: Path) -> TiledLabels:
-    """Opens an OME-TIFF of :func:`write_ome_tiff`; ``mask[top:bottom, left:right]`` decodes only the tiles touched.
+    """Opens a file of :func:`write_ome_tiff`; ``mask[top:bottom, left:right]`` decodes only the tiles it needs.
 
-    Several threads may read at once. Recently read tiles are cached.
+    Several threads may read at once. Recently used tiles are cached.
 
     Raises:
         MissingInput: there is no such file.
-        BadImage: the file is damaged, or not such a file.
+        BadImage: the file is damaged, or was not written by :func:`write_ome_tiff`.
     """
     if not path.is_file():
-        raise MissingInput(f"There is no mask {path}: run the stage before this one.")
+        raise MissingInput(f"There is no mask {path}: run the stage that writes it.")
     return TiledLabels(path)
 
 
 class _Nameless:
-    """A file without a name, which tifffile would take for a path."""
+    """Wraps a file to hide its name, which tifffile would take for a path."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

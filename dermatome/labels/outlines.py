@@ -1,4 +1,4 @@
-"""Outlines of labelled pixels as polygons that run along pixel edges, so that their areas are exact pixel counts."""
+"""Traces labelled pixels as polygons that follow pixel edges, so that their areas are exact pixel counts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy.typing as npt
 from dermatome.imaging.compiled import compiled
 
 Ring = npt.NDArray[np.int64]
-"""(N, 2), closed: x and y in px, the last point the first again; x is a column edge, y a row edge."""
+"""(N, 2) x and y in px, closed: the last point repeats the first. x is a column edge, y a row edge."""
 
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Polygon:
-    """One connected (by edges) piece of a label.
+    """One piece of a label, connected by edges.
 
     Attributes:
-        label: the value of its pixels.
-        rings: the outer ring, then the holes; none crosses or touches itself.
+        label: label of its pixels.
+        rings: the outer ring, then the holes; no ring crosses or touches itself.
     """
 
     label: int
@@ -30,16 +30,16 @@ class Polygon:
 
 
 def trace_polygons(labels: npt.NDArray[Any]) -> list[Polygon]:
-    """The polygons of each label above 0.
+    """Traces each label above 0.
 
-    Pixels that touch by a corner only are separate polygons: a polygon that crosses itself in a point is not valid in
-    QuPath, shapely or any other reader.
+    Pieces that touch only at a corner become separate polygons: QuPath, shapely and other readers reject polygons that
+    touch themselves.
 
     Args:
         labels: (H, W) integers.
 
     Returns:
-        In reading order of each polygon's first pixel.
+        The polygons, in reading order of their first pixels.
     """
     pieces, firsts = _pieces(labels.astype(np.int32, copy=False))
     corners, ends, owners, touching = _walks(pieces)
@@ -66,8 +66,8 @@ def _pieces(labels: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], Ints]
         labels: (H, W).
 
     Returns:
-        (H + 2, W + 2), the number of each pixel's piece from 1, 0 around them and in between; and the flat index in
-        ``labels`` of each piece's first pixel.
+        (H + 2, W + 2) int32, the number of each pixel's piece from 1 on, 0 in the background and the margin; and the
+        flat index in ``labels`` of each piece's first pixel.
     """
     height, width = labels.shape
     pieces = np.zeros((height + 2, width + 2), np.int32)
@@ -115,20 +115,20 @@ def _pieces(labels: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], Ints]
 
 @compiled
 def _walks(pieces: npt.NDArray[np.int32]) -> tuple[Ints, Ints, Ints, npt.NDArray[np.bool_]]:
-    """Closed walks along the edges of pieces, the piece to the right of the walk, so clockwise around its outside.
+    """Closed walks along the edges of pieces, with the piece on the right, so clockwise around its outside.
 
-    At a vertex a walk turns right round the same pixel, else goes straight on, else turns left.
+    At a vertex, a walk turns right around the same pixel if it can, else goes straight on, else turns left.
 
     Args:
-        pieces: (H + 2, W + 2), each connected piece with its number, 0 around them and in between.
+        pieces: (H + 2, W + 2) int32, number of each pixel's piece, 0 in the background and the margin.
 
     Returns:
-        (C, 2) x and y of the corners, of one walk after another, in px of the unpadded image; where each walk ends
-        among them; whose piece it is; whether it may pass a vertex twice.
+        (C, 2) x and y of the corners of all walks, one walk after another, in px of the image without margin; the end
+        of each walk in that array; the piece of each walk; whether the walk may pass a vertex twice.
     """
     height, width = pieces.shape
-    # What one step adds to row and column, by direction: right, down, left, up; the edge is to the left of the pixel
-    # that is walked round, so what lies beyond it is one step in the direction before.
+    # Steps in row and column by direction: right, down, left, up. The edge is to the left of the pixel that the walk
+    # goes around, so the pixel beyond it is one step in the previous direction.
     down, along = (0, 1, 0, -1), (1, 0, -1, 0)
     walked = np.zeros((height, width), np.uint8)  # a bit for each direction
     count = 0
@@ -144,7 +144,7 @@ def _walks(pieces: npt.NDArray[np.int32]) -> tuple[Ints, Ints, Ints, npt.NDArray
     for row in range(1, height - 1):
         for column in range(1, width - 1):
             piece = pieces[row, column]
-            # Every closed walk goes right somewhere, along the top of a pixel.
+            # Every closed walk goes right somewhere, along the top edge of a pixel.
             if not piece or pieces[row - 1, column] == piece or walked[row, column] & 1:
                 continue
             y, x, way, touches = row, column, 0, False
@@ -157,7 +157,7 @@ def _walks(pieces: npt.NDArray[np.int32]) -> tuple[Ints, Ints, Ints, npt.NDArray
                 if ahead and not beyond:
                     y, x = ahead_y, ahead_x
                     continue
-                # The corner at the end of the edge, of the four around the pixel; the padding is taken off.
+                # The corner of the pixel at which the edge ends, in coordinates without the margin.
                 corners[found, 0] = x - 1 + (way == 0 or way == 1)
                 corners[found, 1] = y - 1 + (way == 1 or way == 2)
                 found += 1
@@ -172,7 +172,7 @@ def _walks(pieces: npt.NDArray[np.int32]) -> tuple[Ints, Ints, Ints, npt.NDArray
 
 
 def _simple(corners: Ints) -> list[Ints]:
-    """A closed walk cut into rings that pass each vertex once."""
+    """Splits a closed walk into rings that pass each vertex once."""
     rings: list[Ints] = []
     path: list[tuple[int, int]] = []
     place: dict[tuple[int, int], int] = {}
@@ -190,6 +190,6 @@ def _simple(corners: Ints) -> list[Ints]:
 
 
 def _signed_area(ring: Ring) -> int:
-    """Twice the area, positive for a ring walked clockwise as seen on the screen: an outer ring."""
+    """Twice the area; positive for an outer ring, which is clockwise on the screen."""
     x, y = ring.T
     return int(x[:-1] @ y[1:] - y[:-1] @ x[1:])

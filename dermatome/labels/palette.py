@@ -1,4 +1,4 @@
-"""Palette files: which colours, numbers or names of an annotated mask mean which class, exactly and nothing else."""
+"""Palettes: which colours, numbers or names in an annotated mask stand for which class; all others are errors."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ from dermatome.slides.plain import decode_numbers, decode_rgb
 from dermatome.storage.files import write_atomic
 
 _RESCALED = ("16-bit", "CMYK", "YCbCr", "LAB")
-"""How conversions begin that change the colours of a mask."""
+"""Prefixes of the descriptions of image conversions that change a mask's colours."""
 PaletteName = Literal["queensland", "skin_pas", "dermatome"]
 SHIPPED_FOLDER = Path(__file__).parent / "palettes"
 
 
 IGNORED_LABEL = "ignored"
-"""What a palette calls pixels that nobody knows the class of: nothing is learnt from them, and nothing is scored."""
+"""Name in a palette for pixels of unknown class, which are neither trained nor scored on."""
 
 
 @dataclass(frozen=True)
 class Palette:
-    """What stands for each class in a mask file; a class is a number of :class:`TissueClass`, or :data:`IGNORED`.
+    """Maps colours, numbers and names to classes: values of :class:`TissueClass`, or :data:`IGNORED`.
 
     Attributes:
-        colours: for each class its colours; the first is the one masks are drawn in. No colour is in two classes.
-        other: the class of colours, numbers and names of no class, where the palette file states one; otherwise they
-            are an error.
-        numbers: class of each number of a label image; empty if the numbers are the classes'.
-        names: class of each name of outlines, in lower case, beside the classes' own names.
+        colours: colours of each class; masks are drawn in the first one. No colour belongs to two classes.
+        other: class of all colours, numbers and names that are not listed; if None, they are an error.
+        numbers: class of each number in a label image; if empty, the numbers are the classes.
+        names: further names of classes for outlines, in lower case.
     """
 
     colours: tuple[tuple[int, tuple[Rgb, ...]], ...] = ()
@@ -46,12 +45,13 @@ class Palette:
     def load(cls, path: Path) -> Palette:
         """Reads a palette file: ``{"classes": {"background": [[0, 0, 0]], "dermis": [2, "Papillary"], …}}``.
 
-        Classes are those of tissue, and ``ignored``. A list of three numbers is a colour, a number is that of a label
-        image, a text is the name of outlines. ``"other": "background"`` names the class of all that is not listed.
+        Classes are those of tissue, and ``ignored``. A list of three numbers is a colour, a number is a value in a
+        label image, a text is the name of outlines. ``"other": "background"`` gives the class of everything that is not
+        listed.
 
         Raises:
             MissingInput: there is no such file.
-            BadAnnotation: it is not JSON of that shape, names an unknown class, or gives an entry to two classes.
+            BadAnnotation: it is not JSON of this form, names an unknown class, or gives an entry to two classes.
         """
         try:
             content = json.loads(path.read_bytes())
@@ -65,7 +65,7 @@ class Palette:
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> Palette:
-        """The palette in decoded JSON; ``where`` names its file in errors (see :meth:`load`)."""
+        """Creates a palette from decoded JSON; ``where`` names its file in errors (see :meth:`load`)."""
         if not isinstance(content, dict) or not isinstance(content.get("classes"), dict) or not content["classes"]:
             raise BadAnnotation(
                 f'The palette {where} has no "classes": write {{"classes": {{"background": [[0, 0, 0]], …}}}}.'
@@ -81,7 +81,7 @@ class Palette:
                     kind = {tuple: "colour", int: "number", str: "name"}[type(entry)]
                     raise BadAnnotation(
                         f"The palette {where} gives the {kind} {entry} to both {taken[entry]!r} and {label!r}: "
-                        "leave it in one of them."
+                        "keep it in one of them."
                     )
                 found[type(entry)].append((entry, number))
         colours: dict[int, list[Rgb]] = {}
@@ -97,43 +97,43 @@ class Palette:
 
     @classmethod
     def shipped(cls, name: PaletteName) -> Palette:
-        """A palette that comes with Dermatome.
+        """Loads a palette that is part of Dermatome.
 
         Args:
-            name: ``queensland`` is that of the University of Queensland's skin cancers, ``dermatome`` our own.
+            name: ``queensland`` for the University of Queensland's skin cancer data set, ``dermatome`` for our own.
         """
         return cls.load(SHIPPED_FOLDER / f"{name}.json")
 
     def to_json(self) -> dict[str, Any]:
-        """What :meth:`load` reads."""
+        """The palette as JSON that :meth:`load` reads."""
         entries: dict[str, list[Any]] = {_label(number): [list(c) for c in own] for number, own in self.colours}
         for entry, number in (*self.numbers, *self.names):
             entries.setdefault(_label(number), []).append(entry)
         return {"classes": entries} | ({} if self.other is None else {"other": _label(self.other)})
 
     def save(self, path: Path) -> Path:
-        """Writes it to ``path``, whole."""
+        """Writes the palette to ``path``, atomically, and returns ``path``."""
         return write_atomic(path, json.dumps(self.to_json(), indent=2).encode() + b"\n")
 
     def class_named(self, name: str) -> int | None:
-        """The class of outlines of that name, whatever its case; None if the palette and the classes have no such."""
+        """The class of outlines named ``name``, ignoring case; None if neither palette nor classes have that name."""
         name = name.strip().casefold()
         own = {label: number for number, label in enumerate(TISSUE_LABELS)} | {IGNORED_LABEL: IGNORED}
         return (own | dict(self.names)).get(name, self.other)
 
 
 def decode_mask(data: bytes, palette: Palette | None, name: str) -> ClassMap:
-    """Decodes the file of a mask.
+    """Decodes a mask file.
 
-    A mask of one channel holds numbers: those that the palette lists, or else those of classes, from 0 for background,
-    with 255 for what is ignored. An 8-bit one may hold greys of the palette instead. Errors have the ``name``.
+    A mask with one channel contains numbers: those listed in the palette, or else class numbers, with 0 for background
+    and 255 for ignored pixels. If it is 8-bit, it may contain the palette's greys instead. ``name`` is used in errors.
 
     Returns:
-        (H, W) uint8 of :class:`TissueClass`, and :data:`IGNORED`.
+        (H, W) uint8 of :class:`TissueClass` and :data:`IGNORED`.
 
     Raises:
         BadImage: The file is damaged or not an image.
-        BadAnnotation: A number or colour is no class of the palette, or colours would change while they are decoded.
+        BadAnnotation: A number or colour is not in the palette, or colours would change during decoding.
     """
     numbers = decode_numbers(data, name)
     if numbers is not None:
@@ -141,7 +141,7 @@ def decode_mask(data: bytes, palette: Palette | None, name: str) -> ClassMap:
     rgb, conversions = decode_rgb(data, name)
     changed = [words for words in conversions if words.startswith(_RESCALED)]
     if changed:
-        raise BadAnnotation(f"{name} would not keep its colours ({changed[0]}): export the mask as 8-bit RGB.")
+        raise BadAnnotation(f"The colours of {name} would change ({changed[0]}): export the mask as 8-bit RGB.")
     if palette is None or not palette.colours:
         raise BadAnnotation(
             f"{name} is a mask in colours without a palette: put a palette.json beside it that lists the colours of "
@@ -158,7 +158,7 @@ def _numbers_to_classes(numbers: npt.NDArray[Any], palette: Palette, name: str) 
         greys = [value for value in values if numbers.dtype == np.uint8 and (value, value, value) in colours]
         listed = [number for number, _ in palette.colours] or range(len(TISSUE_LABELS))
         classes = {number: number for number in listed}
-        if (IGNORED,) * 3 not in colours:  # then 255 is white
+        if (IGNORED,) * 3 not in colours:  # otherwise 255 is the colour white
             classes[IGNORED] = IGNORED
         if greys == values or (any(greys) and other is not None and not classes.keys() >= set(values)):
             return rgb_to_classes(np.repeat(numbers[..., None], 3, axis=2), palette, name)
@@ -167,7 +167,7 @@ def _numbers_to_classes(numbers: npt.NDArray[Any], palette: Palette, name: str) 
     if unknown and other is None:
         allowed = ", ".join(f"{value} ({_label(number)})" for value, number in sorted(classes.items()))
         raise BadAnnotation(
-            f"{name} is a mask of one channel with the number {unknown[0]:g}, which is no class of the palette: number "
+            f"{name} is a mask of one channel with the number {unknown[0]:g}, which is not in the palette: number "
             f"the classes {allowed}, list the numbers in palette.json, or export it in the palette's colours."
         )
     mask: ClassMap = np.full(numbers.shape, other or 0, np.uint8)
@@ -177,14 +177,14 @@ def _numbers_to_classes(numbers: npt.NDArray[Any], palette: Palette, name: str) 
 
 
 def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str) -> ClassMap:
-    """The class of each pixel of a drawn mask, (H, W, 3) uint8, by exact colour.
+    """Converts a mask in colours, (H, W, 3) uint8, to classes by exact colour.
 
     Returns:
-        (H, W) uint8 of :class:`TissueClass`, and :data:`IGNORED`.
+        (H, W) uint8 of :class:`TissueClass` and :data:`IGNORED`.
 
     Raises:
-        BadAnnotation: a colour is in no class and the palette names no class for others; colour, count and file are
-            named.
+        BadAnnotation: a colour is in no class and the palette has no class for others; the message names colour, count
+            and file.
     """
     codes = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
     known = sorted((_code(colour), number) for number, own in palette.colours for colour in own)
@@ -200,15 +200,15 @@ def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str)
             more = f" and {len(found) - 1} more unknown colours" if len(found) > 1 else ""
             raise BadAnnotation(
                 f"{file_name} has the colour {(worst >> 16, worst >> 8 & 255, worst & 255)} in {counts.max()} px"
-                f"{more}, which no class of the palette has: add it to a class, correct the mask, or name a class for "
-                'unknown colours under "other" in the palette.'
+                f"{more}, which is in no class of the palette: add it to a class, correct the mask, or set the class "
+                'of unknown colours under "other" in the palette.'
             )
         mask[unknown] = palette.other
     return mask
 
 
 def classes_to_rgb(mask: ClassMap, palette: Palette) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8: ``mask`` drawn in the first colour of each class; the inverse of :func:`rgb_to_classes`."""
+    """(H, W, 3) uint8: ``mask`` in the first colour of each class; the inverse of :func:`rgb_to_classes`."""
     table = np.zeros((256, 3), dtype=np.uint8)
     for number, own in palette.colours:
         table[number] = own[0]
@@ -244,7 +244,7 @@ def _entry(entry: Any, label: str, where: str) -> Rgb | int | str:
         or not all(type(value) is int and 0 <= value <= 255 for value in entry)
     ):
         raise BadAnnotation(
-            f"The palette {where} gives {label!r} the colour {entry!r}: write three whole numbers from 0 to 255, the "
-            "number of a label image, or the name of outlines."
+            f"The palette {where} gives {label!r} the colour {entry!r}: write three integers from 0 to 255, the number "
+            "in a label image, or the name of outlines."
         )
     return entry[0], entry[1], entry[2]

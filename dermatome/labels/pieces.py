@@ -1,7 +1,7 @@
-"""Connected pieces of a mask that comes in blocks, joined over the borders of the blocks.
+"""Connected components of a mask that is read in blocks, joined across the borders of the blocks.
 
-This is the union-find step of two-pass labelling (Rosenfeld and Pfaltz, 1966), taken over blocks: memory holds the
-numbers at the borders, never the mask.
+This is the union-find step of two-pass labelling (Rosenfeld and Pfaltz, 1966), applied to blocks: only the numbers at
+the borders are held in memory, never the mask.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Line = npt.NDArray[np.int64]
 
 
 class Pieces:
-    """Numbers the pieces of blocks from 1 on; a piece in several blocks has several numbers, which :meth:`roots` joins.
+    """Numbers the pieces of blocks from 1 on; :meth:`roots` joins the numbers of a piece that lies in several blocks.
 
-    Blocks come in reading order: row of blocks by row of blocks, or band by band.
+    Blocks are added in reading order: one row of blocks after another, or band by band.
     """
 
     def __init__(self, size: Size, connectivity: Literal[4, 8], parents: list[int] | None = None) -> None:
@@ -27,31 +27,31 @@ class Pieces:
 
         Args:
             size: size of the mask.
-            connectivity: whether pieces that touch by a corner of a pixel are one (8) or not (4).
-            parents: the parent of each number, 0 first, if several masks share one numbering.
+            connectivity: whether pixels that touch at a corner are connected (8) or not (4).
+            parents: parent of each number, starting with 0; share it between masks to give them one numbering.
         """
         self.parents = [0] if parents is None else parents
         self._size = size
         self._reach = (-1, 0, 1) if connectivity == 8 else (0,)
-        # By the row or column that blocks ended at: where each of their edges begins, and the numbers along it.
+        # By the row or column at which blocks end: where each of their edges begins, and the numbers along it.
         self._above: dict[int, list[tuple[int, Line]]] = {}
         self._before: dict[int, list[tuple[int, Line]]] = {}
         self._left_px = self._top_px = 0  # of the last block; of the highest block in its row of blocks
 
     def add(self, box: Box, labels: npt.NDArray[Any], count: int) -> int:
-        """Takes the pieces of a block.
+        """Adds the pieces of a block.
 
         Args:
-            box: place of the block.
-            labels: (h, w) integers, 0 outside, else the piece's number in the block, 1 to ``count``.
-            count: number of pieces.
+            box: position of the block.
+            labels: (h, w) integers, 0 outside of pieces, else the piece's number in the block, 1 to ``count``.
+            count: number of pieces in the block.
 
         Returns:
-            What is added to a number in the block to get the piece's number.
+            The offset from numbers in the block to the numbers of pieces.
         """
         offset = len(self.parents) - 1
         self.parents.extend(range(offset + 1, offset + count + 1))
-        if box.left_px <= self._left_px:  # a new row of blocks: what lies above the one before cannot touch it
+        if box.left_px <= self._left_px:  # a new row of blocks, which only touches the row before
             for row in [row for row in self._above if row <= self._top_px]:
                 del self._above[row]
             self._top_px = box.top_px
@@ -69,9 +69,9 @@ class Pieces:
         return offset
 
     def roots(self) -> npt.NDArray[np.int64]:
-        """Returns for each number, 0 included, the smallest number of its piece."""
+        """The smallest number of each number's piece, (N + 1,) int64, starting with number 0."""
         roots = np.array(self.parents, np.int64)
-        for number in range(1, len(roots)):  # a parent has the smaller number, so its own root is known
+        for number in range(1, len(roots)):  # a parent has a smaller number, so its root is already known
             roots[number] = roots[roots[number]]
         return roots
 

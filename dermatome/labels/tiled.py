@@ -1,4 +1,4 @@
-"""One array for slides of any size: square tiles; only tiles that hold a value take memory."""
+"""One array type for slides of any size: square tiles, of which only tiles with nonzero values use memory."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dermatome.classes import LabelArray
 from dermatome.geometry import Box, Size
 
 TILE_PX = 512
-"""Default side of a tile, and the side of the tiles of OME-TIFF files, which are copied from here."""
+"""Default side of a tile, px, and the side of the tiles of OME-TIFF files, into which tiles are copied."""
 
 _LEVEL = 3
 Place = tuple[int, int]
 
 
 class TiledArray:
-    """(H, W) or (C, H, W) array in square tiles; what was never written reads as 0.
+    """(H, W) or (C, H, W) array in square tiles; values that were never written read as 0.
 
-    Tiles are open (plain arrays) after a write. :meth:`pack` deflates them; a packed tile that is written to is opened
-    again. The array is read like a numpy array: ``labels[top:bottom, left:right]``.
+    Tiles are plain arrays after a write. :meth:`pack` deflates them; writing to a packed tile unpacks it again. The
+    array is read like a numpy array: ``labels[top:bottom, left:right]``.
 
     Attributes:
         size: height and width; None for an array without bounds, which may be written at negative coordinates.
-        dtype: of the values.
-        tile_px: side of the tiles.
+        dtype: type of the values.
+        tile_px: side of the tiles, px.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class TiledArray:
 
     @classmethod
     def of(cls, labels: LabelArray, dtype: npt.DTypeLike = None) -> TiledArray:
-        """Returns a packed copy of labels (H, W) in memory or in a file, read in bands; a tiled array as it is.
+        """Copies labels (H, W) in memory or in a file into a packed array, in bands; returns a tiled array unchanged.
 
         Args:
             labels: the labels.
-            dtype: of the copy; None takes that of the labels.
+            dtype: type of the copy; None for that of the labels.
         """
         if isinstance(labels, cls):
             return labels
@@ -59,12 +59,12 @@ class TiledArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a bounded array, as numpy's."""
+        """Shape of a bounded array, as in numpy."""
         assert self.size is not None
         return (*self._lead, self.size.height_px, self.size.width_px)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """Returns a copy of the values in ``box``, which may reach beyond the array."""
+        """Returns a copy of the values in ``box``, which may extend beyond the array."""
         values = np.zeros((*self._lead, box.size.height_px, box.size.width_px), self.dtype)
         for place, tile_part, box_part in self._parts(box):
             if place in self._open or place in self._packed:
@@ -92,12 +92,12 @@ class TiledArray:
                 self._opened(place)[(..., *tile_part)] = part
 
     def add(self, box: Box, values: npt.NDArray[Any]) -> None:
-        """Adds to the values in ``box``."""
+        """Adds ``values`` to the values in ``box``."""
         for place, tile_part, box_part in self._parts(box):
             self._opened(place)[(..., *tile_part)] += values[(..., *box_part)]
 
     def append(self, rows: npt.NDArray[Any]) -> None:
-        """Writes the next (n, W) rows from the top, and packs the tiles that are complete."""
+        """Writes the next (n, W) rows below the last ones, and packs the tiles that are complete."""
         top, self._appended_px = self._appended_px, self._appended_px + len(rows)
         self.write(Box(top, 0, self._appended_px, rows.shape[1]), rows)
         self.pack(self._appended_px if self._appended_px < self.shape[-2] else None)
@@ -106,8 +106,8 @@ class TiledArray:
         """Deflates open tiles.
 
         Args:
-            above_px: only the tiles that end at this row or above it; None packs all.
-            numbers: new number of each value of these tiles; a value becomes ``numbers[value]``.
+            above_px: packs only tiles that end at or above this row; None packs all.
+            numbers: maps the values of these tiles: each value becomes ``numbers[value]``.
         """
         for place in [p for p in self._open if above_px is None or (p[0] + 1) * self.tile_px <= above_px]:
             tile = self._open.pop(place)
@@ -123,13 +123,13 @@ class TiledArray:
             self.pack(numbers=numbers)
 
     def forget_above(self, row_px: int) -> None:
-        """Drops the tiles that end at ``row_px`` or above it."""
+        """Drops the tiles that end at or above ``row_px``."""
         for tiles in (self._open, self._packed):
             for place in [p for p in tiles if (p[0] + 1) * self.tile_px <= row_px]:
                 del tiles[place]
 
     def places(self) -> list[Place]:
-        """Returns row and column, counted in tiles, of the tiles that hold a value, in reading order."""
+        """Returns the row and column, in tiles, of each tile with nonzero values, in reading order."""
         return sorted({*self._open, *self._packed})
 
     def box(self, place: Place) -> Box:
@@ -147,7 +147,7 @@ class TiledArray:
                 yield self._packed.get((row, column), empty)
 
     def content(self) -> Iterator[bytes]:
-        """Yields all that the array holds, for a digest: equal arrays give equal bytes."""
+        """Yields the whole content for a digest: equal arrays give equal bytes."""
         self.pack()
         yield repr(self.shape).encode()
         for (row, column), data in sorted(self._packed.items()):
@@ -171,7 +171,7 @@ class TiledArray:
         return self._open[place]
 
     def _parts(self, box: Box) -> Iterator[tuple[Place, tuple[slice, slice], tuple[slice, slice]]]:
-        """Yields the tiles under ``box``: which, the part of the tile, the part of the box."""
+        """Yields the tiles that overlap ``box``: position, slices in the tile, slices in the box."""
         side = self.tile_px
         for row in range(box.top_px // side, -(-box.bottom_px // side)):
             for column in range(box.left_px // side, -(-box.right_px // side)):

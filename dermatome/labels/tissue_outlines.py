@@ -1,4 +1,4 @@
-"""Outlines of tissue, as QuPath exports them and as `tissue.geojson` has them, drawn as a mask of classes."""
+"""Draws outlines of tissue, from QuPath's exports or `tissue.geojson`, as a mask of classes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _Ring = npt.NDArray[np.float64]
 
 
 def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewhere: int = IGNORED) -> ClassMap:
-    """Draws a GeoJSON file of tissue: a pixel is in a polygon where its middle is, holes are left out.
+    """Draws a GeoJSON file of tissue; a polygon contains the pixels whose centres lie in it and not in its holes.
 
-    Polygons lie on one another in the order of the file, the last on top. Outlines without a class, or with one that
-    QuPath ignores (``…*``), are left out and counted; those of the class Ignore* or Ambiguous are ignored.
+    Later polygons in the file lie on top of earlier ones. Outlines without a class, or with a class that QuPath ignores
+    (``…*``), are left out and counted; pixels of the classes Ignore* and Ambiguous are ignored.
 
     Args:
         path: the file; its coordinates are in pixels of the image.
-        size: of the image.
+        size: size of the image.
         palette: further names of the classes.
-        elsewhere: class of what no polygon covers.
+        elsewhere: class of pixels outside of all polygons.
 
     Returns:
         (H, W) uint8 of :class:`TissueClass`, and :data:`IGNORED`.
@@ -51,7 +51,7 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
             name = class_name((feature.get("properties") or {}).get("classification"))
             drawable = [[ring(points) for points in part] for part in polygons(feature.get("geometry"))]
             if not all(len(one) > 2 and (np.abs(one) <= MAX_COORDINATE).all() for rings in drawable for one in rings):
-                raise ValueError("a ring of fewer than three points, or a coordinate that is no place on an image")
+                raise ValueError("a ring has fewer than three points, or a coordinate cannot lie on an image")
             if not name or name.endswith("*") or not drawable:
                 left_out["no class" if drawable and not name else f"class {name}" if drawable else "no polygon"] += 1
                 continue
@@ -67,21 +67,21 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
                 covered_px += box.size.area_px
                 if covered_px > MAX_TIMES_COVERED * size.area_px:
                     raise BadAnnotation(
-                        f"{path} has outlines that cover their image more than {MAX_TIMES_COVERED} times over: delete "
-                        "those that lie on one another."
+                        f"{path} has outlines that cover their image more than {MAX_TIMES_COVERED} times: delete "
+                        "overlapping ones."
                     )
                 crossed += sum(crossed_rows(one, box) for one in rings)
                 check_crossed_rows(crossed, path)
                 mask[box.slices][_inside(rings, box)] = number
     if left_out:
-        _log.warning("%s: left out, as they are no outlines of tissue: %s.", path, in_words(left_out))
+        _log.warning("%s: left out, as they are not outlines of tissue: %s.", path, in_words(left_out))
     if not drawn:
         raise BadAnnotation(f"{path} has no polygon with a class: give each outline in QuPath its class.")
     return mask
 
 
 def _within(ring: _Ring, size: Size) -> Box:
-    """The part of the image that a ring's box covers; it may be empty."""
+    """The box of a ring, cut to the image; it may be empty."""
     limit = (size.width_px, size.height_px)
     (left, top), (right, bottom) = (
         np.clip(edge, 0, limit).astype(int).tolist() for edge in (np.floor(ring.min(0)), np.ceil(ring.max(0)))

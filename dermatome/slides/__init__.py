@@ -1,1 +1,1 @@
-"""One slide: its pixels, its scale and its source; readers of plain images, tiled TIFF, vendor files and DICOM."""
+"""One slide: its pixels, scale and source; with readers for plain images, tiled TIFF, vendor files and DICOM."""

@@ -1,4 +1,4 @@
-"""What large images have in common, however they are stored: levels of a pyramid, read in boxes."""
+"""The common interface of large images, however they are stored: pyramid levels that are read in boxes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dermatome.geometry import Box, Size
 from dermatome.slides.mpp import Scale
 
 MAX_SIDE_IN_PARTS_PX = 100_000
-"""Longest side of an image that is read in parts; masks and tables are not computed for larger ones."""
+"""Longest allowed side of an image that is read in parts, px; masks and tables have the same limit."""
 
 
 class LevelPixels:
-    """(H, W, 3) or (H, W) array in a file; ``array[top:bottom, left:right]`` decodes only the parts it touches.
+    """(H, W, 3) or (H, W) array in a file; ``array[top:bottom, left:right]`` decodes only the parts it needs.
 
     Several threads may read at once.
 
@@ -26,8 +26,8 @@ class LevelPixels:
         shape: shape of the full resolution.
         dtype: type of the values.
         sizes: sizes of the levels, the full resolution first.
-        conversions: what was done to make the pixels 8-bit RGB, in words.
-        scale: what the file states about its scale.
+        conversions: conversions of the pixels to 8-bit RGB, as text.
+        scale: scale that the file states.
     """
 
     conversions: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class LevelPixels:
         return self.read(Box.of_slices(key, self.sizes[0]))
 
     def level_for(self, shrunk: float) -> int:
-        """The coarsest level that is at least as fine as the full resolution shrunk ``shrunk`` times."""
+        """The coarsest level that is at least as fine as the full resolution divided by ``shrunk``."""
         full = self.sizes[0]
         return max(
             number
@@ -62,7 +62,7 @@ class LevelPixels:
         )
 
     def read(self, box: Box, level: int = 0) -> npt.NDArray[Any]:
-        """Reads the values in ``box`` of a level, in that level's pixels.
+        """Reads the values in ``box`` of a level; the box is in pixels of that level.
 
         Raises:
             BadImage: a part is damaged or missing.
@@ -70,7 +70,7 @@ class LevelPixels:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Finds damage before work starts.
+        """Finds damage in the file before work starts.
 
         Raises:
             BadImage: the file is damaged.

@@ -1,4 +1,4 @@
-"""The scale that an image file states: OME-XML, ImageJ's and vendors' descriptions, TIFF resolution, OpenSlide."""
+"""Reads the scale stated by image files: OME-XML, ImageJ's and vendors' descriptions, TIFF resolution, OpenSlide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MICRONS = {
     1e-6: "pm",
     1e-4: "å angstrom angstroms",
     1e-3: "nm nanometer nanometers nanometre nanometres",
-    # The micro sign, the Greek letter, the escape that ImageJ writes, and UTF-8 that was taken for Latin-1.
+    # The micro sign, the Greek letter, the escape that ImageJ writes, and UTF-8 that was read as Latin-1.
     1.0: r"µm μm \u00b5m âμm um µ μ micron microns micrometer micrometers micrometre micrometres",
     1e3: "mm millimeter millimeters millimetre millimetres",
     1e4: "cm centimeter centimeters centimetre centimetres",
@@ -35,8 +35,8 @@ _SQUARE = 0.02
 _OBJECTIVE_MPP = 10.0
 """µm per pixel of a scanner times its magnification: 0.5 at 20×, 0.25 at 40×."""
 _FLATBED_DPI = (4800, 6400, 7200, 9600, 12800, 19200)
-"""Dots per inch of flatbed and film scanners that a microscope could have, too, but does not have in round numbers."""
-# Of bounded length, as a description is a stranger's, and may be a megabyte of digits.
+"""Dots per inch of flatbed and film scanners. A microscope could have them too, but not as round numbers."""
+# Bounded in length, as descriptions are untrusted and may contain a megabyte of digits.
 _NUMBER = r"((?:\d{0,9}\.\d{1,18}(?!\.?\d)|\d{0,9},?\d{1,9}(?![.,]?\d))(?:e[+-]?\d{1,2})?)"
 _IS = r"""["']?(?:\s*[=:>]|(?=\s))\s*["'\[]*"""  # as in `key = 1`, `"key": [1`, `<key>1`, `key 1`
 _AXIS = r"(?:[ _-]?\(?[xy]\)?)?"
@@ -52,7 +52,7 @@ _MPP = re.compile(
     re.I,
 )
 _DICOM = re.compile(rf"""pixel[ _]?spacing(?:"[^<>]{{0,200}}+(?=>))?{_IS}{_NUMBER}""", re.I)
-"""Of Philips: mm, for each level of the pyramid."""
+"""Philips' pixel spacing, mm, for each level of the pyramid."""
 _POWER = r"(4|5|10|20|40|60|63|100)"
 _OBJECTIVE = re.compile(
     rf"(?:mag|magnification|lens|\bobjective(?:[ _]?(?:power|name))?){_IS}{_NUMBER}(?!\s?mm)"
@@ -62,12 +62,12 @@ _OBJECTIVE = re.compile(
 
 
 class Scale(NamedTuple):
-    """What a file states about its scale.
+    """The scale that a file states.
 
     Attributes:
         mpp: Microns per pixel; None if the file states no plausible scale.
         objective: Magnification of the objective; None if the file states none.
-        notes: What is known about the scale and is not used, in words.
+        notes: Evidence about the scale that is not used, as text.
     """
 
     mpp: float | None = None
@@ -76,7 +76,7 @@ class Scale(NamedTuple):
 
 
 def stated_scale(path: Path) -> Scale:
-    """Scale that a TIFF states in its description or, without one there, in its resolution tags.
+    """Scale that a TIFF states in its description or, if there is none, in its resolution tags.
 
     Raises:
         BadImage: The file is damaged, or its pixels are not square.
@@ -92,7 +92,7 @@ def stated_scale(path: Path) -> Scale:
             per_unit = [_ratio(page.tags.get(f"{axis}Resolution")) for axis in "XY"]
             description = page.description
             described, objective, notes = _described(description, per_unit)
-    except Exception as error:  # tifffile raises whatever it stumbles over in a damaged file
+    except Exception as error:  # tifffile raises many classes of errors for a damaged file
         raise BadImage(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
     scale = _scale(described, objective, path.name, _MOST_MPP)
     scale = scale._replace(notes=(*notes, *scale.notes))
@@ -128,7 +128,7 @@ def openslide_scale(properties: Mapping[str, str], name: str) -> Scale:
 
 
 def check_declared(scale: Scale, declared_mpp: float, given: bool, name: str) -> tuple[str, ...]:
-    """Compares the scale that a slide gets with the evidence in its file.
+    """Compares the scale that a slide is given with the evidence in its file.
 
     Args:
         scale: What the file states.
@@ -137,7 +137,7 @@ def check_declared(scale: Scale, declared_mpp: float, given: bool, name: str) ->
         name: Name of the file, for errors.
 
     Returns:
-        What does not agree, in words.
+        Notes on contradictions, as text.
 
     Raises:
         BadImage: The objective contradicts ``declared_mpp`` by more than a factor of 1.5, and it was not ``given``.
@@ -160,12 +160,12 @@ def check_declared(scale: Scale, declared_mpp: float, given: bool, name: str) ->
 
 
 def is_microscope(mpp: float) -> bool:
-    """Whether a scale can be that of a microscope or slide scanner."""
+    """Whether a scale, µm per pixel, can be that of a microscope or slide scanner."""
     return _LEAST_MPP <= mpp <= _MOST_MPP
 
 
 def significant_bits(tags: Mapping[int, Any]) -> int:
-    """Bits that the values of a TIFF use of the container's: the least that its tags and its OME-XML state."""
+    """Number of bits that a TIFF's values use: the smallest number in its tags and its OME-XML."""
     stated = [int(v) for v in _numbers(tags.get(258, 16))] + [int(v).bit_length() for v in _numbers(tags.get(281, ()))]
     ome = _ome_pixels(str(tags.get(270, "")))
     if ome is not None:
@@ -175,10 +175,10 @@ def significant_bits(tags: Mapping[int, Any]) -> int:
 
 
 def check_interleaved(description: str, samples: int, name: str) -> None:
-    """Refuses an image whose channels are separate pages: the first page alone would be read as a grey image.
+    """Refuses an image whose channels are separate pages, as its first page alone would be read as a grey image.
 
     Raises:
-        BadImage: the description of the first page names more channels than its ``samples``, or is damaged.
+        BadImage: the description of the first page names more than ``samples`` channels, or is damaged.
     """
     try:
         ome = _ome_pixels(description)
@@ -188,7 +188,7 @@ def check_interleaved(description: str, samples: int, name: str) -> None:
         raise BadImage(f"{name} is damaged in its description ({error}): export it again.") from error
     if channels > samples:
         raise BadImage(
-            f"{name} holds {channels} channels as pages of their own, of which only the first would be read: export it "
+            f"{name} stores {channels} channels as separate pages, of which only the first would be read: export it "
             "as RGB with interleaved channels."
         )
 
@@ -196,7 +196,7 @@ def check_interleaved(description: str, samples: int, name: str) -> None:
 def _described(
     description: str, per_unit: list[float | None]
 ) -> tuple[list[float | None], float | None, tuple[str, ...]]:
-    """Microns per pixel across and down, the objective's magnification, and what cannot be used, of a description.
+    """Reads a description: microns per pixel in x and y, magnification of the objective, notes on what is not usable.
 
     ``per_unit``: pixels per unit of length from the resolution tags; ImageJ names the unit in its description.
     """
@@ -221,7 +221,7 @@ def _described(
 
 
 def _microns(found: re.Match[str]) -> float:
-    """The number in a match of :data:`_MPP`, in µm unless it states another unit."""
+    """The number in a match of :data:`_MPP`, converted to µm if it states another unit."""
     stated = [group for group in found.groups() if group]
     number, *units = sorted(stated, key=str.isalpha)
     return _float(number) * ((units and _unit(units[0])) or 1.0)
@@ -236,13 +236,13 @@ def _dots(dpi: list[float | None], objective: float | None, name: str) -> Scale:
 
 
 def _strange(units: set[str]) -> tuple[str, ...]:
-    # ImageJ's images without a scale are in pixels.
+    # ImageJ's images without a scale use pixels as the unit.
     named = sorted(unit for unit in units if not unit.casefold().startswith("pixel"))
     return tuple(f"a scale in {unit[:20]!r}, as the file states, is in no unit of length" for unit in named)
 
 
 def _scale(sizes: list[float | None], objective: float | None, name: str, most: float) -> Scale:
-    """Scale of pixels of the ``sizes`` across and down, µm, of which one may be missing; above ``most`` it is none."""
+    """Scale for pixel ``sizes`` in x and y, µm, one of which may be missing; None as the mpp if it exceeds ``most``."""
     known = [size for size in sizes if size]
     if not known:
         return Scale(None, objective or None)

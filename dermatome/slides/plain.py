@@ -1,4 +1,4 @@
-"""Plain images (JPEG, PNG, TIFF) decoded as one array; damage that Pillow would pass over is found."""
+"""Decodes plain images (JPEG, PNG, TIFF) as one array, and finds damage that Pillow would ignore."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dermatome.classes import RgbImage
 from dermatome.errors import BadImage
 from dermatome.slides.mpp import check_interleaved, significant_bits
 
-# Pillow's own limit is a guess at what is a decompression bomb; `max_side_px` is checked before anything is decoded.
+# Pillow's own limit only guesses at decompression bombs; `max_side_px` is checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
 _T = TypeVar("_T")
@@ -27,20 +27,20 @@ GREY_REPEATED = "grey repeated into three channels"
 TURNED = "turned upright as its EXIF orientation says"
 _ORIENTATION, _TURNS = 0x0112, range(2, 9)
 _SAMPLED, _BRIGHT_PERCENTILE = 3_000_000, 99.5
-"""Values that are looked at to find the brightest ones, and which of them count as bright."""
+"""Number of values that are sampled to find the brightest ones, and the percentile that counts as bright."""
 _ANY_TILE_PX = 4096
-"""Side of a tile that a small image may be stored in, too."""
+"""Allowed side of a tile in the file of a small image, px."""
 
 
 def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tuple[RgbImage, tuple[str, ...]]:
     """Decodes the bytes of an image file.
 
     Returns:
-        (H, W, 3) uint8 RGB, and what was converted to get there.
+        (H, W, 3) uint8 RGB, and the conversions that were made, as text.
 
     Raises:
         BadImage: the file is empty, damaged, a web page, of another format, larger than ``max_side_px`` on a side, or
-            of a pixel type that has no safe 8-bit RGB reading.
+            its pixel type cannot be converted safely to 8-bit RGB.
     """
 
     def read(image: Any, pixels: RgbImage | None) -> tuple[RgbImage, tuple[str, ...]]:
@@ -69,10 +69,10 @@ def stated_dpi(data: bytes) -> tuple[float, float] | None:
 
 
 def decode_numbers(data: bytes, name: str) -> npt.NDArray[Any] | None:
-    """Decodes an image of one channel as it is stored, such as a mask of class numbers.
+    """Decodes an image of one channel without changing its numbers, such as a mask of class numbers.
 
     Returns:
-        (H, W) uint8 to int32, or float32 as Fiji saves labels, not rescaled; None if the image has colours.
+        (H, W) uint8 to int32, or float32 as Fiji saves labels; None if the image has colours.
 
     Raises:
         BadImage: See :func:`decode_rgb`.
@@ -83,7 +83,7 @@ def decode_numbers(data: bytes, name: str) -> npt.NDArray[Any] | None:
         if image.mode not in modes:
             return None
         values = np.asarray(image.convert("L") if image.mode == "1" else image)
-        # Pillow turns 8-bit values where a TIFF says that 0 is white.
+        # Pillow inverts 8-bit values if a TIFF declares 0 as white.
         return 255 - values if getattr(image, "tag_v2", {}).get(262) == 0 and values.dtype == np.uint8 else values
 
     return _decode(data, name, MAX_SIDE_PX, read)
@@ -108,7 +108,7 @@ def _decode(data: bytes, name: str, max_side_px: int, read: Callable[[Image.Imag
             return read(image, _check_complete(image, data, name))
     except BadImage:
         raise
-    except Exception as error:  # Pillow raises whatever it stumbles over in a damaged file
+    except Exception as error:  # Pillow raises many classes of errors for a damaged file
         _check_compression(data, name)
         if isinstance(error, UnidentifiedImageError):
             raise BadImage(_unidentified(data, name)) from error
@@ -122,12 +122,12 @@ def _check_complete(image: Image.Image, data: bytes, name: str) -> RgbImage | No
         The pixels of a colour JPEG, (H, W, 3), which are Pillow's: it is checked by decoding it. None of others.
 
     Raises:
-        ValueError: compressed data of a JPEG are damaged or missing, or strips or tiles of a TIFF are.
-        BadImage: tiles of a TIFF are far larger than the image, so that decoding them takes any amount of memory, or
+        ValueError: compressed data of a JPEG, or strips or tiles of a TIFF, are damaged or missing.
+        BadImage: tiles of a TIFF are far larger than the image, so decoding them could need any amount of memory, or
             its channels are separate pages.
     """
     if data[:2] == b"\xff\xd8":
-        # libjpeg only warns of such data, and Pillow passes no warnings on.
+        # libjpeg only warns of such data, and Pillow does not pass warnings on.
         import simplejpeg
 
         colour = image.mode == "RGB"
@@ -141,14 +141,14 @@ def _check_complete(image: Image.Image, data: bytes, name: str) -> RgbImage | No
     if tags is not None:
         check_interleaved(str(tags.get(270, "")), tags.get(277, 1), name)
         tiled = 322 in tags or 324 in tags
-        wide, tall = tags[256], tags[257]  # Pillow's own are those of the upright image
+        wide, tall = tags[256], tags[257]  # Pillow's own width and height are those of the upright image
         down, across = (tags.get(323, 0), tags.get(322, 0)) if tiled else (tags.get(278, tall), wide)
         planes = tags.get(277, 1) if tags.get(284, 1) == 2 else 1
-        # Strips are cut to the image before they are decoded, and one of 2³² rows is a common way to say "all".
+        # Strips are cut to the image before decoding; one strip of 2³² rows is a common way to say "all rows".
         if tiled and (down > max(tall + 15, _ANY_TILE_PX) or across > max(wide + 15, _ANY_TILE_PX)):
             raise BadImage(
                 f"{name} has {wide}×{tall} px and is stored in tiles of {across}×{down} px, each of "
-                "which is decoded whole: export it in tiles no larger than it is."
+                "which must be decoded completely: export it in tiles no larger than the image."
             )
         parts = -(-tall // max(1, down)) * -(-wide // max(1, across)) * planes
         there = len(tags.get(324) or tags.get(273, ()))
@@ -158,22 +158,22 @@ def _check_complete(image: Image.Image, data: bytes, name: str) -> RgbImage | No
 
 
 def _unidentified(data: bytes, name: str) -> str:
-    """One sentence about bytes that Pillow does not identify as an image."""
+    """A sentence about bytes that Pillow does not recognize as an image."""
     kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF"}
     for start, kind in kinds.items():
         if data.startswith(start):
             return (
-                f"{name} begins like a {kind} image, but its header is damaged or of a kind that is not read: fetch it "
+                f"{name} begins like a {kind} image, but its header is damaged or of an unsupported kind: fetch it "
                 "again, or export it as 8-bit RGB."
             )
     return f"{name} is not a JPEG, PNG or TIFF image (it begins with {data[:8]!r}): fetch or export it again."
 
 
 def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
-    """Returns (H, W, 3) uint8 RGB and the conversions, in words.
+    """Returns (H, W, 3) uint8 RGB and the conversions that were made, as text.
 
     Raises:
-        BadImage: its pixels have no safe 8-bit RGB reading.
+        BadImage: its pixel type cannot be converted safely to 8-bit RGB.
     """
     conversions: list[str] = []
     image = ImageOps.exif_transpose(image)  # Pillow has turned a TIFF already
@@ -192,59 +192,59 @@ def _as_rgb(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
     elif mode in ("CMYK", "YCbCr", "LAB"):
         conversions.append(f"{mode} turned into RGB without a colour profile")
     else:
-        raise BadImage(f"{name} has pixels of type {mode!r}, which has no safe 8-bit RGB reading: export it as RGB.")
+        raise BadImage(f"{name} has pixels of type {mode!r}, which has no safe 8-bit RGB conversion: export it as RGB.")
     return np.array(image.convert("RGB"), dtype=np.uint8), tuple(conversions)
 
 
 def _stated_bits(image: Any) -> int:
-    """The most bits that a channel of a TIFF takes; 0 of other formats."""
+    """The largest number of bits per channel that a TIFF states; 0 for other formats."""
     tags = getattr(image, "tag_v2", None)
     bits = 0 if tags is None else tags.get(258, 1)
     return max(bits) if isinstance(bits, tuple) else int(bits)
 
 
 def _eight_bit(image: Image.Image, data: bytes, name: str, orientation: int) -> tuple[Any, tuple[str, ...]]:
-    """Returns an 8-bit image of a 16-bit or 32-bit one, and the conversion in words.
+    """Converts a 16-bit or 32-bit image to 8 bits; returns it with a description of the conversion.
 
-    ``orientation`` is what the file states: pixels that Pillow does not read are not turned by it, either.
+    ``orientation`` is that stated by the file, as pixels that are not read by Pillow are not turned by it either.
 
     Raises:
-        BadImage: its values do not fill their stated depth, or reach no higher than half of 16 bits: which value is
-            white is then not known.
+        BadImage: its values do not fit their stated number of bits, or nearly all are below half of 16 bits without a
+            stated number of bits, so that the value of white is unknown.
     """
     tags = getattr(image, "tag_v2", None)
     bits = 16 if tags is None else min(16, significant_bits(tags))
     colour = image.mode in ("RGB", "RGBA", "CMYK", "RGBX")
     if not colour:
         values = np.asarray(image)
-        if tags is not None and tags.get(262) == 0:  # zero is white, which Pillow heeds in 8 bits only
+        if tags is not None and tags.get(262) == 0:  # zero is white, which Pillow only respects in 8 bits
             values = (1 << bits) - 1 - values.astype(np.int64)
     elif tags is not None and image.mode != "CMYK":
         import tifffile
 
-        # Pillow drops the lower half of each value, and misreads channels that are stored one after another.
+        # Pillow drops the lower half of each value, and misreads channels stored in separate planes.
         values = tifffile.imread(io.BytesIO(data), key=0)
         values = np.moveaxis(values, 0, -1) if tags.get(284, 1) == 2 else values
         if values.ndim != 3 or values.shape[2] not in (3, 4) or values.dtype != np.uint16:
-            raise BadImage(f"{name} holds {values.dtype} {values.shape}, a layout that is not read: export 8-bit RGB.")
+            raise BadImage(f"{name} has the unsupported layout {values.dtype} {values.shape}: export it as 8-bit RGB.")
     elif bits < 16:
-        raise BadImage(f"{name} holds {bits}-bit values in a layout that is not read: export it as 8-bit RGB.")
+        raise BadImage(f"{name} has {bits}-bit values in an unsupported layout: export it as 8-bit RGB.")
     else:
         values = np.asarray(image).astype(np.uint16) << 8
     least, most = int(values.min(initial=0)), int(values[..., :3].max(initial=0) if colour else values.max(initial=0))
     if least < 0 or most > 65535:
         raise BadImage(f"{name} has 32-bit pixels outside 0..65535: export it as 8-bit RGB.")
     if most >= 1 << bits:
-        raise BadImage(f"{name} states {bits} bits but holds values up to {most}: export it as 8-bit RGB.")
-    # Not the highest value: a camera has a few hot pixels.
+        raise BadImage(f"{name} states {bits} bits but contains values up to {most}: export it as 8-bit RGB.")
+    # Not the maximum, as cameras have a few hot pixels.
     every = 1 + int(np.sqrt(values.size / _SAMPLED))
     bright = np.percentile(
         values[::every, ::every, ..., :3] if colour else values[::every, ::every], _BRIGHT_PERCENTILE
     )
     if bits == 16 and bright < 1 << 15:
         raise BadImage(
-            f"{name} holds 16-bit values, nearly all of at most {bright:.0f}, and does not state how many bits they "
-            "use (tag MaxSampleValue, or SignificantBits of OME-XML), so white is not known: export it as 8-bit RGB."
+            f"{name} has 16-bit values, nearly all of at most {bright:.0f}, and does not state how many bits they "
+            "use (tag MaxSampleValue, or SignificantBits of OME-XML), so white is unknown: export it as 8-bit RGB."
         )
     if bits == 16:
         scaled = (values >> 8).astype(np.uint8)
@@ -259,23 +259,23 @@ def _eight_bit(image: Image.Image, data: bytes, name: str, orientation: int) -> 
 
 
 def _check_compression(data: bytes, name: str) -> None:
-    """Refuses a TIFF of a compression or type of pixel that Pillow does not read; passes a damaged header."""
+    """Refuses a TIFF with a compression or pixel type that Pillow cannot read; ignores a damaged header."""
     import tifffile
 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             compression, dtype = tiff.pages[0].compression, tiff.pages[0].dtype
-    except Exception:  # no TIFF, or a damaged one
+    except Exception:  # not a TIFF, or a damaged one
         return
     # WebP is listed, but Pillow's libtiff is built without it.
     if compression not in TiffImagePlugin.COMPRESSION_INFO or compression == 50001:
         raise unread_compression(compression, name)
     if dtype is not None and dtype not in (np.uint8, np.uint16, np.bool_):
-        raise BadImage(f"{name} has pixels of type {dtype}, which has no safe 8-bit RGB reading: export it as RGB.")
+        raise BadImage(f"{name} has pixels of type {dtype}, which has no safe 8-bit RGB conversion: export it as RGB.")
 
 
 def unread_compression(compression: Any, name: str) -> BadImage:
-    """The error about a TIFF with a compression that is not read."""
+    """The error for a TIFF with an unsupported compression."""
     called = getattr(compression, "name", "a number that is not registered")
     return BadImage(
         f"{name} is compressed with {called} ({int(compression)}), which is not read: export it with LZW, deflate or "

@@ -1,9 +1,9 @@
-"""The table of where slides' images are: `slide_sources/sources.parquet` of the data root.
+"""The table of slide sources: `slide_sources/sources.parquet` of the data root says where each slide's image is.
 
-Locations in the data root are stored relative to it, so that it may be moved.
+Locations in the data root are stored relative to it, so that the data root can be moved.
 
-One table for all slides: a file for each slide would take a quarter of an hour to write for 100,000. A writer holds a
-lock while it merges its rows into the table and replaces it; readers need none.
+All slides share one table, as writing one file for each of 100,000 slides would take a quarter of an hour. A writer
+holds a lock while it merges its rows into the table and replaces it; readers need no lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in ("slide", "origin", "locati
 
 
 def write_sources(folder: Path, sources: Iterable[SlideSource]) -> None:
-    """Writes where slides come from, in place of what was registered before; the last source of a slide counts.
+    """Writes the sources of slides and replaces earlier ones; of several sources of a slide, the last one counts.
 
     Raises:
         StorageFailed: the disk is full, the folder is not writable, or the table there is damaged.
@@ -41,7 +41,7 @@ def write_sources(folder: Path, sources: Iterable[SlideSource]) -> None:
 
 
 def read_sources(folder: Path, slides: Collection[str] | None = None) -> dict[str, SlideSource]:
-    """Reads where slides come from: all, or those of ``slides`` that are registered.
+    """Reads the sources of slides: all, or those of ``slides`` that are registered.
 
     Raises:
         StorageFailed: the table is damaged.
@@ -50,15 +50,15 @@ def read_sources(folder: Path, slides: Collection[str] | None = None) -> dict[st
     if slides is not None:
         table = table.filter(pc.is_in(table["slide"], value_set=pa.array(list(slides), pa.string())))
     found = (SlideSource(**row) for row in table.to_pylist())
-    # Joined to the data root, an absolute path stays as it is.
+    # An absolute path joined to the data root stays unchanged.
     return {s.slide: s if s.origin == "hpa" else replace(s, location=str(folder.parent / s.location)) for s in found}
 
 
 def source_of(slide: str, sources: Mapping[str, SlideSource]) -> SlideSource:
-    """Where a slide comes from.
+    """The source of a slide.
 
     Raises:
-        MissingInput: it is not registered.
+        MissingInput: the slide is not registered.
     """
     try:
         return sources[slide]

@@ -1,4 +1,4 @@
-"""Images at another size: averaged where they shrink, bilinear where they grow, also in bands of rows."""
+"""Resizes images, also in bands of rows: averaging where they shrink, bilinear interpolation where they grow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dermatome.geometry import Size
 
 _BLOCK_ROWS = 128
 _READ_PX = 1 << 24
-"""A band that shrinks from more pixels than that is averaged as it is read."""
+"""A band that is computed from more pixels than this is averaged while it is read."""
 
 
 def resize_image(pixels: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
@@ -41,10 +41,10 @@ def resize_labels(labels: ClassMap, size: Size) -> ClassMap:
 
 
 def resized_rows(rows_of: Callable[[int, int], RgbImage], source: Size, target: Size) -> Iterator[RgbImage]:
-    """Yields an image at another size in bands of rows, (rows, w, 3) each, in bounded memory.
+    """Yields a resized image in bands of rows, (rows, w, 3) each, in bounded memory.
 
     Args:
-        rows_of: returns the rows from one number to another (excluded) of the image.
+        rows_of: returns the image's rows from one number to another (exclusive).
         source: size of the image.
         target: size of the result.
     """
@@ -59,7 +59,7 @@ def resized_rows(rows_of: Callable[[int, int], RgbImage], source: Size, target: 
             else:
                 yield _averaged(rows_of, rows, wanted, max(1, _READ_PX // source.width_px))
             continue
-        # Enlarged bilinearly, a row lies between two, of which one may be beside the band.
+        # In bilinear enlargement, a row lies between two source rows, one of which may be outside of the band.
         at = ((np.arange(first, last) + 0.5) * per_row - 0.5).clip(0, source.height_px - 1)
         upper = at.astype(np.intp)
         lower = np.minimum(upper + 1, source.height_px - 1)
@@ -71,7 +71,7 @@ def resized_rows(rows_of: Callable[[int, int], RgbImage], source: Size, target: 
 
 
 def _averaged(rows_of: Callable[[int, int], RgbImage], source: range, size: Size, at_once: int) -> RgbImage:
-    """The rows of ``source`` at a smaller ``size`` as :func:`resize_image` averages them, ``at_once`` of them read."""
+    """The rows ``source`` at a smaller ``size``, averaged as in :func:`resize_image`, reading ``at_once`` at a time."""
     edges = np.linspace(source.start, source.stop, size.height_px + 1)
     sums = np.zeros((size.height_px, size.width_px, 3), np.float32)
     for start in range(source.start, source.stop, at_once):

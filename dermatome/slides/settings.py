@@ -11,10 +11,9 @@ class SlideSettings(SettingsModel):
     """How image files become slides.
 
     Attributes:
-        declared_mpp: microns per pixel of files that state no scale. HPA's state none, and a 1 mm core spans about
-            2,000 of an image's 3,000 px.
-        max_side_px: images wider or higher than this are refused; TIFFs and vendors' files that are read in parts may
-            be larger.
+        declared_mpp: microns per pixel of files that state no scale, such as HPA's. A 1 mm core spans about 2,000 of an
+            HPA image's 3,000 px.
+        max_side_px: larger images are refused, px; TIFFs and vendors' files that are read in parts may be larger.
     """
 
     declared_mpp: float = Field(default=DECLARED_MPP, gt=0)
@@ -25,7 +24,7 @@ class SkinImageSettings(SlideSettings):
     """How skin images are chosen and read.
 
     Attributes:
-        tissue: the tissue or organ whose images are taken from HPA's pages, as they name it.
+        tissue: tissue or organ whose images are taken from HPA's pages, named as there.
     """
 
     tissue: str = "Skin"

@@ -1,7 +1,7 @@
 """A slide: RGB pixels with a declared scale, read from an untrusted file in bounded memory.
 
-Small images lie in memory. A large TIFF or a vendor's file is read in parts: code that works on any slide reads regions
-and rows, never all of its pixels.
+Small images are held in memory. Large TIFFs and vendors' files are read in parts: code that works on any slide reads
+regions and rows, never all of its pixels.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from dermatome.storage.files import sha256_bytes, sha256_file
 
 DECLARED_MPP = 0.5
 MAX_FILE_BYTES = 512 * 1024 * 1024
-"""Largest file of an image that is decoded as one array."""
+"""Size limit of the file of an image that is decoded as one array, bytes."""
 WHOLE_PX = 8192 * 8192
-"""A TIFF of more pixels is read in parts."""
+"""A TIFF with more pixels than this is read in parts."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class MppSource(StrEnum):
-    """Where a slide's microns per pixel come from."""
+    """The origin of a slide's microns per pixel."""
 
     DECLARED = "declared"
     FILE = "file"
@@ -45,13 +45,13 @@ class Slide:
     """One image at level 0.
 
     Attributes:
-        name: the file's stem, the folder's name of a DICOM slide, or a slide id.
-        pixels: (H, W, 3) uint8 RGB, in memory, or read in parts where it is sliced; :meth:`region` gives any part at
+        name: stem of the file, name of a DICOM slide's folder, or a slide id.
+        pixels: (H, W, 3) uint8 RGB, in memory, or read in parts when it is sliced; :meth:`region` returns any part at
             any scale.
         mpp: microns per pixel.
         mpp_source: whether a person declared ``mpp`` or the file states it.
-        sha256: hash of the file's bytes; of a slide of several files, of all that its pixels lie in.
-        conversions: what was done to make it 8-bit RGB, and evidence against its scale, in words; often empty.
+        sha256: hash of the file's bytes; for several files, of all that contain its pixels.
+        conversions: conversions to 8-bit RGB and evidence against the scale, as text; often empty.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Slide:
 
     @property
     def mpp_note(self) -> str:
-        """The scale and where it comes from, in words, for figures."""
+        """The scale and its origin as text for figures."""
         source = "declared, not measured" if self.mpp_source is MppSource.DECLARED else "stated by the file"
         return f"µm from {self.mpp:g} µm/px ({source})"
 
@@ -76,17 +76,17 @@ class Slide:
         """All pixels, in memory.
 
         Raises:
-            BadImage: the slide is read in parts because it does not fit there.
+            BadImage: the slide is read in parts, as it is too large for memory.
         """
         if not isinstance(self.pixels, np.ndarray):
-            raise BadImage(f"{self.name} is too large to be taken into memory whole: export a smaller region of it.")
+            raise BadImage(f"{self.name} is too large to be read into memory: export a smaller region of it.")
         return self.pixels
 
     def region(self, box: Box, size: Size) -> RgbImage:
         """The part in ``box`` (level-0 pixels) at ``size``: averaged where it shrinks, bilinear where it grows.
 
-        Takes memory for the result and a few rows: the part may be all of a large slide. The coarsest level of a
-        pyramid that is fine enough is used.
+        Needs memory for the result and a few rows only, so the box may cover all of a large slide. It reads the
+        coarsest level of a pyramid that is fine enough.
         """
         return np.concatenate(list(self.rows(box, size)))
 
@@ -105,7 +105,7 @@ class Slide:
         return resized_rows(rows_of, box.size, size)
 
     def overview(self, max_side_px: int) -> RgbImage:
-        """The slide at most ``max_side_px`` a side, aspect kept, never enlarged."""
+        """The slide with at most ``max_side_px`` per side, in its aspect ratio, never enlarged."""
         size = self.size
         return self.region(Box.whole(size), size.scaled(min(1.0, max_side_px / max(size.height_px, size.width_px))))
 
@@ -114,7 +114,7 @@ def slide_name(path: Path) -> str:
     """Default name of the slide at ``path``: the file's stem, or the DICOM folder's name."""
     if not path.is_dir():
         return path.stem
-    return path.name if path.name.strip(".") else path.resolve().name  # `.` and `..` have no name of their own
+    return path.name if path.name.strip(".") else path.resolve().name  # `.` and `..` are not names
 
 
 def read_slide(
@@ -135,14 +135,15 @@ def read_slide(
     Args:
         path: the file, or the folder of a DICOM slide.
         declared_mpp: microns per pixel if the file states none.
-        mpp_given: whether a person declared it for this very file: then it counts also against a stated objective.
+        mpp_given: whether a person declared it for this very file; it then also overrides a stated objective.
         max_side_px: longest side of an image that is decoded as one array.
         name: name of the slide; by default :func:`slide_name`.
 
     Raises:
         MissingInput: there is no such file, or the folder has no DICOM files.
-        BadImage: the file is empty, truncated, HTML, of another format, too large, of a pixel type that has no safe
-            8-bit RGB reading, of pixels that are not square, or of an objective that contradicts ``declared_mpp``.
+        BadImage: the file is empty, truncated, HTML, of another format, too large, of a pixel type that cannot be
+            converted safely to 8-bit RGB, of pixels that are not square, or of an objective that contradicts
+            ``declared_mpp``.
         BadSetting: ``declared_mpp`` is not a positive number of microns.
     """
     if not 0.01 <= declared_mpp <= 100:
@@ -167,7 +168,7 @@ def read_slide(
         raise MissingInput(f"There is no image {path}: check the path, or fetch it first.") from error
     if isinstance(pixels, LevelPixels):
         hashes = [sha256_file(file) for file in files]
-        # Sorted, so that the files' names, which are not kept, do not matter.
+        # Sorted, so that the names of the files, which are not kept, do not matter.
         sha256 = hashes[0] if len(hashes) == 1 else sha256_bytes("\n".join(sorted(hashes)).encode())
         levels = len(pixels.sizes)
         conversions = (f"read in parts, at {levels} level{'s' * (levels > 1)}", *pixels.conversions)
@@ -183,7 +184,7 @@ def read_slide(
 
 
 def _is_large_tiff(path: Path) -> bool:
-    """Whether it is a TIFF of more than :data:`WHOLE_PX`; only its first directory is read."""
+    """Whether it is a TIFF of more than :data:`WHOLE_PX`; reads only its first directory."""
     with path.open("rb") as file:
         if file.read(4) not in _TIFF:
             return False

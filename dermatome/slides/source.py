@@ -1,4 +1,4 @@
-"""Where a slide's image comes from (HPA, a folder, the inbox), and its verified copy in the data root."""
+"""The source of a slide's image (HPA, a folder, the inbox), and the verified copy of the image in the data root."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from dermatome.storage.layout import PREVIEW_FILE, RECORD_FILE
 from dermatome.storage.record import Check, StageRecord, StageResult, content_version, read_record
 
 SLIDE_SUFFIXES = (*SUFFIXES, *(suffix for suffix in WSI_SUFFIXES if suffix != DICOM_SUFFIX))
-"""Suffixes of files that are slides by themselves."""
+"""Suffixes of files that are a slide each."""
 IMAGE_STEM = "image"
 _OVERVIEW_PX = 640
-# A slide without tissue has almost one grey value; real HPA cores have a spread of 20 and more.
+# A slide without tissue has almost a single grey value; real HPA cores have a standard deviation of 20 and more.
 _BLANK_SPREAD = 2.0
-# A file system's times are as coarse as this on some, and its clock is not ours.
+# The resolution of some file systems' times; also allows for differences between their clock and ours.
 _CLOCK_S = 5.0
 
 
 @dataclass(frozen=True)
 class SlideSource:
-    """Where one slide's image is.
+    """Where a slide's image comes from.
 
     Attributes:
         slide: slide id.
         origin: ``hpa``, ``folder``, or ``dicom``: a folder with the files of one DICOM slide.
-        location: the image's address, its path, or that of the DICOM slide's folder.
-        gene: symbol, where known.
-        ensembl_id: where known.
+        location: address of the image, path of the file, or path of the DICOM slide's folder.
+        gene: gene symbol, if known.
+        ensembl_id: Ensembl id of the gene, if known.
     """
 
     slide: str
@@ -63,10 +63,10 @@ class SlideSource:
 
     @property
     def identity(self) -> str:
-        """A hash of the address or, for files, of their names and content, wherever the data root is.
+        """A hash of the address or, for files, of their names and content, independent of the data root's place.
 
         Raises:
-            MissingInput: the file is gone.
+            MissingInput: the file is missing.
         """
         place, content = self.location, ""
         if self.origin == "folder":
@@ -80,7 +80,7 @@ class SlideSource:
         return sha256_bytes(f"{self.origin} {place} {content}".encode())[:32]
 
     def stored_location(self, root: Path) -> str:
-        """The location relative to the data root if it is in it, so that the data root may be moved."""
+        """The location, relative to the data root if it lies in it, so that the data root can be moved."""
         if self.origin == "hpa":
             return self.location
         path = Path(self.location).absolute()
@@ -88,15 +88,15 @@ class SlideSource:
 
 
 def sources_now(sources: Mapping[str, SlideSource], root: Path, name: str) -> Callable[[StageRecord], dict[str, str]]:
-    """Gives the identity of a slide's source, named ``name``, if it may be another one than the recorded image's.
+    """Returns a function from a record to the identity of the slide's source, if the image may have changed since.
 
-    Files are read only if they lie elsewhere than recorded, or were put there or changed since the image was read, by
-    the file system's clock. Nothing is given of a slide without a source.
+    A file is read only if it has moved, or if the file system's times show that it was put there or changed after the
+    image was read. Slides without a source have no entry.
 
     Args:
-        sources: where images are now, by slide.
+        sources: present sources, by slide.
         root: the data root.
-        name: of the input in records.
+        name: name of this input in records.
     """
 
     def now(record: StageRecord) -> dict[str, str]:
@@ -110,7 +110,7 @@ def sources_now(sources: Mapping[str, SlideSource], root: Path, name: str) -> Ca
                 if max(times) < record.made_at.timestamp() - sum(record.seconds.values()) - _CLOCK_S:
                     return {}
             return {name: source.identity}
-        except (FileNotFoundError, MissingInput):  # there is nothing to make another image of
+        except (FileNotFoundError, MissingInput):  # a run could not replace the image either
             return {}
 
     return now
@@ -119,11 +119,11 @@ def sources_now(sources: Mapping[str, SlideSource], root: Path, name: str) -> Ca
 def inbox_sources(inbox: Path, names: Iterable[str] | None = None) -> dict[str, SlideSource]:
     """Returns the sources of the H&E slides in an inbox, by slide; slides with two images are left out.
 
-    A slide's name is the stem of its file, or the name of a folder of DICOM files, as :func:`usable_id` writes it.
+    A slide's name is the stem of its file, or the name of a folder of DICOM files, made valid by :func:`usable_id`.
 
     Args:
         inbox: the folder.
-        names: names of the files in it and in its folders, if they are known already.
+        names: names of the files in it and in its subfolders, if already known.
     """
     found = _images(inbox, changed_in(inbox, folders=True) if names is None else names)
     return {slide: next(iter(sources)) for slide, sources in found.items() if len(sources) == 1}
@@ -135,7 +135,7 @@ def inbox_clashes(inbox: Path, names: Iterable[str]) -> list[str]:
 
 
 def inbox_place(name: str) -> str | None:
-    """Returns what makes a file ``name`` or ``folder/name`` a slide: itself, its folder, or None."""
+    """Returns the place of the slide that the file ``name`` or ``folder/name`` belongs to: file, folder or None."""
     folder, _, file = name.rpartition("/")
     if is_dicom(file):
         return folder or None
@@ -143,7 +143,7 @@ def inbox_place(name: str) -> str | None:
 
 
 def place_source(inbox: Path, place: str) -> SlideSource:
-    """Returns the source at a place of :func:`inbox_place`; its slide is empty if the name gives none."""
+    """Returns the source at a place of :func:`inbox_place`; its slide is empty if the place has no usable name."""
     if PurePosixPath(place).suffix.lower() in SLIDE_SUFFIXES and not (inbox / place).is_dir():
         return SlideSource(usable_id(PurePosixPath(place).stem), "folder", str(inbox / place))
     return SlideSource(usable_id(place), "dicom", str(inbox / place))
@@ -159,8 +159,8 @@ def inbox_source(inbox: Path, slide: str) -> SlideSource:
         return inbox_sources(inbox)[slide]
     except KeyError as error:
         raise MissingInput(
-            f"There is not one image of {slide} in {inbox}: put {slide}.svs there, or another of "
-            f"{', '.join(SLIDE_SUFFIXES)}, or a folder {slide} with its {DICOM_SUFFIX} files, and no two."
+            f"There is no image of {slide} in {inbox}, or more than one: put exactly one there, {slide}.svs or another "
+            f"of {', '.join(SLIDE_SUFFIXES)}, or a folder {slide} with its {DICOM_SUFFIX} files."
         ) from error
 
 
@@ -184,30 +184,30 @@ def acquire_slide(
     kept: Path | None = None,
     root: Path | None = None,
 ) -> StageResult:
-    """Puts a slide's image into ``folder`` and checks it by decoding it; its preview is written beside it.
+    """Puts a slide's image into ``folder``, checks it by decoding it, and writes its preview beside it.
 
     Args:
-        source: where the image is.
-        folder: where it is put.
+        source: source of the image.
+        folder: folder for the image.
         declared_mpp: microns per pixel if the file states none.
-        max_side_px: longest side of an image that is decoded as one array.
+        max_side_px: longest side of an image that is decoded as one array, px.
         fetch_image: fetches the image at an address of HPA to a path.
-        lossless: whether HPA's TIFF is preferred; where there is none, the image at the address is taken.
-        kept: folder of the slide's last verified image; an HPA file that is there is not fetched again.
+        lossless: whether HPA's TIFF is preferred; if there is none, the image at the address is used.
+        kept: folder of the slide's last verified image; if it has the right HPA file, nothing is fetched.
         root: the data root, if locations in it are to be recorded relative to it.
 
     Raises:
         FetchFailed: the image did not arrive.
-        BadImage: it is not a usable image; it is not kept.
-        MissingInput: the file is gone.
-        StorageFailed: the file may not be read, or ``folder`` not be written.
+        BadImage: the image is not usable; it is not kept.
+        MissingInput: the file is missing.
+        StorageFailed: the file cannot be read, or ``folder`` cannot be written.
     """
     started = time.perf_counter()
     http_status: int | None = None
     location = source.location if root is None else source.stored_location(root)
     path = folder / f"{IMAGE_STEM}{DICOM_SUFFIX}"
     if source.origin == "dicom":
-        # The label and the overview stay where they are: they may show the patient's name.
+        # Label and overview are not copied, as they may show the patient's name.
         for number, file in enumerate(slide_files(local_path(source.location)), start=1):
             _copy(file, path if number == 1 else path.with_stem(f"{IMAGE_STEM}-{number}"))
     else:
@@ -233,7 +233,7 @@ def acquire_slide(
     spread = float(np.std(small.astype(np.float32).mean(axis=2)))
     return StageResult(
         outcome="image",
-        # The scale is part of what later stages read: the same pixels at another mpp are other data.
+        # The scale is part of the data: the same pixels at another mpp give other results.
         data_version=content_version([slide.sha256.encode(), f"{slide.mpp} {slide.mpp_source.value}".encode()]),
         values={
             "origin": source.origin,
@@ -264,11 +264,11 @@ def acquire_slide(
 
 
 def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
-    """The verified image that `slide_images` or `nuclei_slides` left in ``folder``, at the scale recorded with it.
+    """The verified image that `slide_images` or `nuclei_slides` stored in ``folder``, with its recorded scale.
 
     Raises:
         BadImage: the file is not the one that was verified.
-        MissingInput: the file is gone.
+        MissingInput: the file is missing.
     """
     found = read_slide(
         folder / str(values["file"]),
@@ -286,7 +286,7 @@ def open_slide(folder: Path, slide: str, values: dict[str, object]) -> Slide:
 
 
 def tiff_address(address: str) -> str:
-    """Where HPA serves the lossless original of an image."""
+    """The address of the lossless original of an HPA image."""
     parts = urlsplit(address)
     return urlunsplit(parts._replace(path=str(PurePosixPath(parts.path).with_suffix(".tif"))))
 
@@ -297,14 +297,14 @@ def fetch_hpa(
     """Fetches an image of HPA, or copies the verified one.
 
     Args:
-        address: as the gene's page names it.
-        path: where it is put; its suffix becomes that of the file.
+        address: address in the gene's page.
+        path: path of the file; its suffix is replaced by that of the image.
         fetch: fetches the file at an address to a path.
-        lossless: whether the TIFF is preferred; where there is none, the image at ``address`` is taken.
+        lossless: whether the TIFF is preferred; if there is none, the image at ``address`` is used.
         kept: see :func:`acquire_slide`.
 
     Returns:
-        Address and path of the file that was taken, and the HTTP status if it was fetched.
+        Address and path of the file, and the HTTP status if it was fetched.
     """
     for one in dict.fromkeys([tiff_address(address), address]) if lossless else [address]:
         target = path.with_suffix(PurePosixPath(urlsplit(one).path).suffix.lower())
@@ -316,7 +316,7 @@ def fetch_hpa(
 
 
 def _copy_verified(kept: Path, address: str, target: Path) -> bool:
-    """Copies the image that was verified before, if it came from the same address and is unharmed."""
+    """Copies the image that was verified before, if it is undamaged and came from the same address."""
     try:
         record = read_record(kept / RECORD_FILE)
     except StorageFailed:  # the record is damaged: the image is fetched again
@@ -338,6 +338,6 @@ def _copy(source: Path, target: Path) -> None:
         with source.open("rb") as reading, atomic_file(target) as writing:
             shutil.copyfileobj(reading, writing)
     except FileNotFoundError as error:
-        raise MissingInput(f"There is no image {source} any more: put it back, or take its partition out.") from error
+        raise MissingInput(f"The image {source} no longer exists: put it back, or remove its partition.") from error
     except PermissionError as error:
-        raise StorageFailed(f"The image {source} may not be read: change its rights.") from error
+        raise StorageFailed(f"The image {source} cannot be read: change its permissions.") from error

@@ -1,4 +1,4 @@
-"""Large TIFF files, decoded only where they are read: images, with the levels of a pyramid, and labels."""
+"""Large TIFF files, of which only the needed parts are decoded: images with pyramid levels, and labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dermatome.slides.levels import LevelPixels
 from dermatome.slides.mpp import check_interleaved, stated_scale
 from dermatome.slides.plain import FIRST_PAGE, GREY_REPEATED, unread_compression
 
-# A tile or strip is decoded as one: a larger one would not be bounded memory, and no scanner writes such.
+# Each tile or strip is decoded completely: a larger one would not fit bounded memory, and no scanner writes such.
 _MAX_PART_PX = 64_000_000
-# Enough for a row of tiles of a wide slide, which neighbouring bands of rows share.
+# Enough for a row of tiles of a wide slide, which neighbouring bands share.
 _CACHE_BYTES = 128 * 1024 * 1024
 
 
@@ -35,16 +35,16 @@ class _Level(NamedTuple):
 
 
 class TiffParts(LevelPixels):
-    """An array in a TIFF file of tiles or strips."""
+    """An array in a TIFF file with tiles or strips."""
 
     _advice = ""
 
     def __init__(self, path: Path, channels: tuple[int, ...]) -> None:
-        """Opens the file and checks that it can be read in parts; decodes nothing.
+        """Opens the file and checks that it can be read in parts, without decoding anything.
 
         Raises:
-            BadImage: the file is damaged or cut short, too large, of a kind that is not read in parts, turned by its
-                orientation, or one huge strip.
+            BadImage: the file is damaged, truncated, too large, of a kind that cannot be read in parts, turned by its
+                orientation tag, or one huge strip.
         """
         import tifffile
 
@@ -52,12 +52,12 @@ class TiffParts(LevelPixels):
         self._cache: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
         try:
-            # The handle lives as long as these pixels; tifffile closes it when they are dropped.
+            # The file stays open as long as this object; tifffile closes it when it is garbage-collected.
             self._file: Any = tifffile.TiffFile(path)
             first, *others = self._file.series
             self._levels = [_level(level.keyframe) for level in first.levels]
             self._more_pages = bool(others) or len(first.pages) > 1
-        except Exception as error:  # tifffile raises whatever it stumbles over in a damaged file
+        except Exception as error:  # tifffile raises many classes of errors for a damaged file
             raise BadImage(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
         super().__init__(path, tuple(level.size for level in self._levels), self._levels[0].page.dtype, channels)
         for level in self._levels:
@@ -103,7 +103,7 @@ class TiffParts(LevelPixels):
         return part
 
     def _decode(self, level: int, number: int) -> npt.NDArray[Any]:
-        """(h, w, …): one tile or strip, cut to the image."""
+        """One tile or strip, (h, w, …), cut to the image."""
         page = self._levels[level].page
         try:
             with self._lock:
@@ -118,7 +118,7 @@ class TiffParts(LevelPixels):
             part = decoded[0, :height_px, :width_px]
             if part.dtype != self.dtype or part.shape[:2] != (height_px, width_px):
                 raise ValueError(f"it holds {part.shape} {part.dtype}")
-        except Exception as error:  # each codec has errors of its own
+        except Exception as error:  # each codec has its own classes of errors
             raise BadImage(f"{self.path.name} is damaged in its part {number} ({error}): fetch it again.") from error
         if not self.shape[2:]:
             part = part[..., 0]
@@ -135,7 +135,7 @@ class TiffParts(LevelPixels):
             raise unread_compression(page.compression, name)
         if page.imagedepth != 1 or not self._readable(page):
             raise BadImage(
-                f"{name} holds {page.photometric.name} {page.dtype} in {page.samplesperpixel} channels, which is not "
+                f"{name} is {page.photometric.name} {page.dtype} with {page.samplesperpixel} channels, which cannot be "
                 f"read in parts: {self._advice}."
             )
         turned = page.tags.get(274)
@@ -150,9 +150,9 @@ class TiffParts(LevelPixels):
 
 
 class TiledPixels(TiffParts):
-    """(H, W, 3) uint8 RGB of a large image; a grey one is repeated into three channels."""
+    """(H, W, 3) uint8 RGB of a large image; a grey image is repeated into three channels."""
 
-    _advice = "it is too large to be decoded whole, so export it as 8-bit RGB in tiles"
+    _advice = "it is too large to be decoded at once, so export it as 8-bit RGB in tiles"
 
     def __init__(self, path: Path) -> None:
         """Opens the file.
@@ -174,7 +174,7 @@ class TiledPixels(TiffParts):
             and page.samplesperpixel in (1, 3)
             and (page.samplesperpixel == 1 or page.planarconfig == 1)
             and page.photometric.name in ("RGB", "YCBCR", "MINISBLACK")
-            # tifffile turns YCbCr into RGB where it is JPEG only.
+            # tifffile converts YCbCr to RGB only in JPEG compression.
             and (page.photometric.name != "YCBCR" or "JPEG" in page.compression.name)
         )
 

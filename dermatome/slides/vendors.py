@@ -14,15 +14,15 @@ from dermatome.slides.levels import LevelPixels
 from dermatome.slides.mpp import openslide_scale, stated_scale
 
 WSI_SUFFIXES = (".svs", ".ndpi", ".scn", ".bif", ".dcm")
-"""Suffixes of Aperio, Hamamatsu, Leica, Ventana, and of DICOM, where a slide is a folder of files."""
+"""Suffixes of Aperio, Hamamatsu, Leica and Ventana files, and of DICOM, in which a slide is a folder of files."""
 
 _CHECK_ROWS = 2048
 
 
 class WsiPixels(LevelPixels):
-    """(H, W, 3) uint8 RGB of a vendor's slide. Regions that the scanner left out are white.
+    """(H, W, 3) uint8 RGB of a vendor's slide; regions that the scanner skipped are white.
 
-    The other levels of a DICOM slide are found beside the file.
+    The other levels of a DICOM slide are found in the folder of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,14 +38,14 @@ class WsiPixels(LevelPixels):
             sizes = tuple(Size(height, width) for width, height in self._slide.level_dimensions)
             properties = self._slide.properties
             self.scale = openslide_scale(properties, path.name)
-            # OpenSlide does not read the descriptions of vendors that it does not know.
+            # OpenSlide does not parse the descriptions of unknown vendors.
             vendor = properties["openslide.vendor"]
             if vendor == "generic-tiff" or (self.scale.mpp is None and vendor != "dicom"):
                 stated = stated_scale(path)
                 self.scale = stated._replace(objective=stated.objective or self.scale.objective)
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             raise BadImage(
-                f"{path.name} is no slide that OpenSlide reads ({error}): fetch it again, or export it as OME-TIFF."
+                f"{path.name} is not a slide that OpenSlide reads ({error}): fetch it again, or export OME-TIFF."
             ) from error
         super().__init__(path, sizes, np.uint8, (3,))
 
@@ -54,7 +54,7 @@ class WsiPixels(LevelPixels):
         import openslide
 
         full, own = self.sizes[0], self.sizes[level]
-        # OpenSlide takes the corner in pixels of full resolution.
+        # OpenSlide expects the corner in full-resolution pixels.
         at = (round(box.left_px * full.width_px / own.width_px), round(box.top_px * full.height_px / own.height_px))
         try:
             part = np.asarray(self._slide.read_region(at, level, (box.size.width_px, box.size.height_px)))
@@ -63,7 +63,7 @@ class WsiPixels(LevelPixels):
         return np.ascontiguousarray(part[..., :3]) if (part[..., 3] == 255).all() else _on_white(part)
 
     def check(self) -> None:
-        """Decodes all of the coarsest level and the last pixel of the others, to find a file that is cut short."""
+        """Decodes all of the coarsest level and the last pixel of the others, which shows that a file is truncated."""
         last = len(self.sizes) - 1
         for level, size in enumerate(self.sizes[:last]):
             self.read(Box(size.height_px - 1, size.width_px - 1, size.height_px, size.width_px), level)

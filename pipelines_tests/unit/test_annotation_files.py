@@ -158,12 +158,12 @@ def test_of_cellpose_s_two_files_the_window_s_counts_and_others_are_refused(tmp_
 
 def test_label_images_that_hold_no_numbers_of_objects(tmp_path):
     Image.fromarray(np.full((3, 4), 0.5, np.float32)).save(tmp_path / "a_labels.tif")
-    with pytest.raises(BadAnnotation, match="whole numbers"):
+    with pytest.raises(BadAnnotation, match="contain integers"):
         read_label_image(tmp_path / "a_labels.tif", Size(3, 4))
     mask = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]], np.uint8)
     for values in (mask, mask * np.uint8(255), mask * np.uint16(65535), mask.astype(bool)):
         Image.fromarray(values).save(tmp_path / "b_labels.png")
-        with pytest.raises(BadAnnotation, match="black and white .* number its pieces first"):
+        with pytest.raises(BadAnnotation, match="black-and-white mask .* number its pieces first"):
             read_label_image(tmp_path / "b_labels.png", Size(3, 4))
     Image.fromarray(mask[:2]).save(tmp_path / "b_labels.png")  # one object
     assert read_label_image(tmp_path / "b_labels.png", Size(2, 4)).sum() == 2
@@ -301,7 +301,7 @@ def test_a_cell_over_two_others_stays(tmp_path):
         ({"type": "FeatureCollection", "features": {}}, "it has no features"),
         (
             {"shapes": [{"points": [[5, 5], [15, 5], [15, 15]]}], "imageHeight": 200, "imageWidth": 100},
-            "drawn on 100×200 px and its image has 100×100",
+            "drawn on 100×200 px but its image has 100×100",
         ),
     ],
 )
@@ -336,7 +336,7 @@ def test_masks_of_one_value_and_lossy_labels_are_refused(tmp_path):
     labels = np.zeros((64, 64), np.uint8)
     labels[5:15, 5:15] = labels[5:15, 30:40] = 128
     Image.fromarray(labels).save(tmp_path / "a_mask.png")
-    with pytest.raises(BadAnnotation, match="a mask of black and white"):
+    with pytest.raises(BadAnnotation, match="a black-and-white mask"):
         read_label_image(tmp_path / "a_mask.png", Size(64, 64))
     tifffile.imwrite(tmp_path / "a_labels.tif", labels, compression="jpeg")
     with pytest.raises(BadAnnotation, match="compressed with JPEG, which changes numbers"):

@@ -78,7 +78,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(BadAnnotation, match="holds colours"):
         read_label_image(tmp_path / "rgb.png", Size(SIDE_PX, SIDE_PX))
     (tmp_path / "cut.png").write_bytes((tmp_path / "a_labels.png").read_bytes()[:200])
-    with pytest.raises(BadAnnotation, match="damaged or no label image"):
+    with pytest.raises(BadAnnotation, match="damaged or not a label image"):
         read_label_image(tmp_path / "cut.png", Size(SIDE_PX, SIDE_PX))
     (tmp_path / "about.json").write_text('{"mpp": -1}')
     with pytest.raises(BadAnnotation, match="about.json is not usable"):

@@ -91,13 +91,13 @@ def test_the_inbox_has_a_slide_for_each_folder_and_none_for_loose_files(root):
         "b": SlideSource("b", "folder", str(root.nuclei_inbox / "b.svs")),
     }
     assert found["a"].identity != found["b"].identity
-    with pytest.raises(MissingInput, match=r"folder two with its \.dcm files, and no two"):
+    with pytest.raises(MissingInput, match=r"folder two with its \.dcm files"):
         inbox_source(root.nuclei_inbox, "two")
 
 
 def test_files_of_two_slides_are_refused_in_one_folder_and_told_apart_by_one_of_them(slide):
     write_dicom(slide / "other.dcm", RGB[:200, :200], "1.2.3")
-    with pytest.raises(BadImage, match="s1 holds levels of 2 DICOM slides"):
+    with pytest.raises(BadImage, match="s1 contains levels of 2 DICOM slides"):
         slide_files(slide)
     assert read_slide(slide / "other.dcm").size == Size(200, 200)
     assert read_slide(slide / "1.dcm").size == Size(300, 260)
@@ -166,7 +166,7 @@ def test_a_hostile_header_is_refused_in_bounded_memory(slide, make):
     (slide / "1.dcm").write_bytes(make())
     tracemalloc.start()
     try:
-        with pytest.raises(BadImage, match=r"1\.dcm is no DICOM file .* that can be read"):
+        with pytest.raises(BadImage, match=r"1\.dcm is not a readable DICOM file"):
             slide_files(slide)
         assert tracemalloc.get_traced_memory()[1] < 32 << 20
     finally:

@@ -164,9 +164,9 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path):
             load_mask(path)
     for arrays, message in (
         ({"other": MASK}, "no array 'mask'"),
-        ({"mask": MASK + 2}, "the classes go from 0 to 3"),
-        ({"mask": MASK.astype(float)}, "not whole numbers"),
-        ({"mask": np.array([{"a": 1}], object)}, "not whole numbers"),
+        ({"mask": MASK + 2}, "the classes are 0 to 3"),
+        ({"mask": MASK.astype(float)}, "not integers"),
+        ({"mask": np.array([{"a": 1}], object)}, "not integers"),
         ({"mask": MASK[0]}, "two dimensions"),
         ({"mask": MASK, "crop_bbox": [0, 0, 31, 40]}, "crop_bbox"),
         ({"mask": MASK, "crop_bbox": [0, 0, 3]}, "crop_bbox"),

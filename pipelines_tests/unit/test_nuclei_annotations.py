@@ -170,7 +170,7 @@ def test_many_large_regions_take_the_memory_of_one():
 def test_regions_that_cover_the_image_again_and_again_are_refused_before_they_are_drawn():
     # A wild coordinate is not drawn, and does not count.
     draw_nuclei(Annotation((box(-1e7, -1e7, 1e7, 1e7),) * 18), FIELD)
-    with pytest.raises(BadAnnotation, match="the annotation has regions that cover their image 23 times over"):
+    with pytest.raises(BadAnnotation, match="the annotation has regions that cover their image 23 times"):
         draw_nuclei(Annotation((box(-1e7, -1e7, 1e7, 1e7),) * 21), FIELD)
 
 
@@ -194,11 +194,12 @@ GOOD = xml(layer("Epithelial", [(1, 1), (9, 1), (9, 9)]))
     ("content", "said"),
     [
         (BOMB, "document type"), ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><Annotations/>', "document type"),
-        (GOOD[:200], "not whole XML"), ("", "not whole XML"), ("<html><body/></html>", "no Aperio annotation"),
+        (GOOD[:200], "not complete XML"), ("", "not complete XML"),
+        ("<html><body/></html>", "not an Aperio annotation"),
         ("<Annotations>" + "<a>" * 20_000 + "</a>" * 20_000 + "</Annotations>", "nests elements deeper"),
-        (GOOD.replace('X="9"', 'X="nan"'), "no place on an image"),
-        (GOOD.replace('Y="9"', ""), "no place on an image"),
-        (GOOD.replace('X="9"', 'X="1e300"'), "no place on an image"),
+        (GOOD.replace('X="9"', 'X="nan"'), "cannot lie on an image"),
+        (GOOD.replace('Y="9"', ""), "cannot lie on an image"),
+        (GOOD.replace('X="9"', 'X="1e300"'), "cannot lie on an image"),
     ],
 )  # fmt: skip
 def test_what_is_no_annotation_is_refused_in_one_sentence(tmp_path, content, said):

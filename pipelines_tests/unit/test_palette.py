@@ -90,7 +90,7 @@ def test_without_a_palette_numbers_are_those_of_the_classes_and_colours_are_refu
 @pytest.mark.parametrize(
     ("array", "says"),
     [
-        (np.array([[0, 4]], np.uint8), "number 4, which is no class of the palette: number the classes 0 .background"),
+        (np.array([[0, 4]], np.uint8), "number 4, which is not in the palette: number the classes 0 .background"),
         (np.array([[0, 65535]], np.uint16), "number 65535"),
         (np.array([[-1, 0]], np.int32), "number -1"),
         (np.full((2, 2, 3), 65535, np.uint16), "16-bit colour divided by 256"),
@@ -108,14 +108,14 @@ def test_numbers_and_colours_that_are_no_classes_are_refused(array, says):
         ({"classes": {}}, 'no "classes"'),
         ({"classes": {"hair": [[0, 0, 0]]}}, "'hair'"),
         ({"classes": {"dermis": []}}, "no list of colours"),
-        ({"classes": {"dermis": [[0, 0]]}}, "three whole numbers"),
-        ({"classes": {"dermis": [[0, 0, 256]]}}, "three whole numbers"),
-        ({"classes": {"dermis": [[0, 0, True]]}}, "three whole numbers"),
+        ({"classes": {"dermis": [[0, 0]]}}, "three integers"),
+        ({"classes": {"dermis": [[0, 0, 256]]}}, "three integers"),
+        ({"classes": {"dermis": [[0, 0, True]]}}, "three integers"),
         ({"classes": {"dermis": [[1, 1, 1]], "keratin": [[1, 1, 1]]}}, "both 'dermis' and 'keratin'"),
         ({"classes": {"dermis": [[1, 1, 1]]}, "other": "none"}, "'none'"),
         ({"classes": {"dermis": [4], "keratin": [4]}}, "the number 4 to both 'dermis' and 'keratin'"),
         ({"classes": {"dermis": ["Corium"], "keratin": ["corium"]}}, "the name corium to both"),
-        ({"classes": {"dermis": [-1]}}, "the number of a label image"),
+        ({"classes": {"dermis": [-1]}}, "the number in a label image"),
     ],
 )
 def test_bad_palettes_are_refused_in_one_sentence(tmp_path, content, says):

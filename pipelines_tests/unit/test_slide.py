@@ -64,7 +64,7 @@ def test_sixteen_bit_files_of_unknown_depth_are_refused():
     for data in (twelve_bit()[1], saved(grey16(4095), "PNG"), saved(grey16(4095), "TIFF")):
         with pytest.raises(BadImage, match="does not state how many bits they use"):
             decode_rgb(data, "a.tif")
-    with pytest.raises(BadImage, match="states 8 bits but holds values up to 4080"):
+    with pytest.raises(BadImage, match="states 8 bits but contains values up to 4080"):
         decode_rgb(twelve_bit(extratags=[(281, "H", 3, (255, 255, 255), True)])[1], "a.tif")
 
 
@@ -85,7 +85,7 @@ def test_hot_pixels_alpha_and_channels_stored_apart_do_not_hide_the_depth():
             decode_rgb(tiff(values, **how), "a.tif")
     apart = np.moveaxis(eight.astype(np.uint16) * 257, -1, 0).copy()
     np.testing.assert_array_equal(decode_rgb(tiff(apart, **planes), "a.tif")[0], eight)
-    with pytest.raises(BadImage, match="pixels of type float32, which has no safe 8-bit RGB reading"):
+    with pytest.raises(BadImage, match="pixels of type float32, which has no safe 8-bit RGB conversion"):
         decode_rgb(tiff(eight.astype(np.float32) / 255, photometric="rgb"), "a.tif")
 
 

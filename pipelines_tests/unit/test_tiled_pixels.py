@@ -155,7 +155,7 @@ def test_a_large_tiff_is_opened_in_parts_and_others_are_decoded_whole(tmp_path, 
     [
         (np.zeros((90, 90, 4), np.uint8), {"tile": (32, 32), "extrasamples": ["unassalpha"]}, "4 channels"),
         (np.zeros((90, 90, 3), np.uint16), {"tile": (32, 32)}, "uint16"),
-        (np.zeros((3, 90, 90), np.uint8), {"tile": (32, 32), "planarconfig": "separate"}, "not read in parts"),
+        (np.zeros((3, 90, 90), np.uint8), {"tile": (32, 32), "planarconfig": "separate"}, "cannot be read in parts"),
         (np.zeros((90, 90, 3), np.uint8), {"tile": (32, 32), "extratags": [(274, 3, 1, 6, True)]}, "upright"),
     ],
 )
@@ -172,7 +172,7 @@ def test_channels_in_pages_of_their_own_are_refused_and_further_pages_said(tmp_p
     planes = np.ascontiguousarray(WHOLE.transpose(2, 0, 1))
     for how in ({"ome": True}, {"imagej": True}):
         tifffile.imwrite(path, planes, photometric="minisblack", metadata={"axes": "CYX"}, **how)
-        with pytest.raises(BadImage, match="3 channels as pages of their own.*interleaved"):
+        with pytest.raises(BadImage, match="3 channels as separate pages.*interleaved"):
             read_slide(path)
         tifffile.imwrite(path, planes, photometric="minisblack", metadata={"axes": "ZYX"}, **how)
         said = ("the first of several pages taken", "grey repeated into three channels")
