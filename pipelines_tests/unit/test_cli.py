@@ -369,17 +369,6 @@ def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(images, tmp_p
     assert asked == [tmp_path / ".cache" / "dermatome" / "models", tmp_path / "m"]
 
 
-def test_an_image_given_twice_is_used_once(images, results, tmp_path, capfd, monkeypatch):
-    tissue, cells = results
-    monkeypatch.chdir(images)
-    given = (images / "good.jpg", images, "good.jpg", Path("..") / "images" / "good.jpg")
-    out = tmp_path / "o"
-    code, output, errors = run(capfd, "layers", "measure", "--tissue", tissue, "--cells", cells, "--out", out, *given)
-    assert code == 0, errors
-    assert output.count("good.jpg") == 1
-    assert pd.read_parquet(out / "layers.parquet")["layer"].is_unique
-
-
 def test_two_images_of_one_name_do_not_overwrite_each_other(toy, images, results, tmp_path, capfd):
     tissue, cells = results
     (images / "good.png").write_bytes(toy.jpeg())

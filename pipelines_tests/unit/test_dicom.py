@@ -193,3 +193,7 @@ def test_a_slide_comes_once_whatever_is_given_of_it(slide, monkeypatch):
     monkeypatch.chdir(slide)
     (one,) = image_files([Path("1.dcm"), Path(), slide], suffixes)
     assert slide_name(one) == "s1"
+    assert list(image_files([slide.parent / "a.svs", Path("../a.svs"), slide.parent], suffixes)) == [
+        slide.parent / "a.svs",
+        slide,
+    ]
