@@ -1,6 +1,6 @@
-"""Tissue images into tiles, masks, cells and rows: the science, the file formats and the command line.
+"""From images of tissue to tiles, masks, cells and tables: the science, the file formats and the command line.
 
-This package knows no Dagster and takes no settings from the environment; what a run is given comes as arguments.
+This package does not use Dagster and reads no settings from the environment; all inputs are arguments.
 """
 
 import os
@@ -28,13 +28,13 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# torch's threads wait for one another by spinning. As soon as one of their cores has other work, all of them burn their
-# time waiting: a training step of 0.5 s was measured at 11 s. Read by OpenMP when torch is loaded, so it is set here.
+# torch's threads wait for each other in busy loops. If one of their cores has other work, all waste their time: a
+# training step of 0.5 s took 11 s. OpenMP reads the variable when torch is loaded, so it is set here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of :mod:`dermatome.api`, imported when the first one is used."""
+    """The functions of :mod:`dermatome.api`, which is imported on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'dermatome' has no attribute {name!r}")
     from dermatome import api

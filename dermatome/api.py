@@ -1,7 +1,8 @@
-"""What a notebook or script calls: images, label arrays and data frames in and out.
+"""The interface for notebooks and scripts: images, label arrays and data frames in and out.
 
-The functions run what the platform, the command line and the web app run, on one image that fits into memory. For many
-images and whole slides use the command line, which reads and writes in tiles and keeps a record beside each result.
+The functions run the same code as the platform, the command line and the web app, on one image that fits into memory.
+For many images and whole slides use the command line, which reads and writes in tiles and stores a record with each
+result.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from dermatome.nuclei.til.score import TilScores
 
 CACHE = DataRoot(Path("~/.cache/dermatome").expanduser())
-"""Where ``cyto2`` is downloaded to, in `models/`, as by the command line."""
+"""Folder for the download of ``cyto2``; the same as on the command line."""
 _TABLES = "select view_name from duckdb_views() where schema_name = 'main' and not internal order by 1"
 
 
@@ -68,7 +69,7 @@ class Layers(NamedTuple):
         relative: stains by relative depth, 0 at the dermis and 1 at the upper edge of the living epidermis.
         zones: stains of the basal, spinous and upper zone.
         pattern: ``basal``, ``suprabasal``, ``whole`` or ``negative``.
-        h_score: over all layers, 0 to 300.
+        h_score: H-score over all layers, 0 to 300.
         positive_share: share of the pixels of all layers that are stained, 0 to 1.
     """
 
@@ -91,7 +92,7 @@ class Nuclei(NamedTuple):
     Attributes:
         instances: (H, W) int32, 0 background, 1..N.
         table: a row for each nucleus; columns as in the table `nuclei` of the data dictionary.
-        semantic: (H, W) uint8, a number of :class:`~dermatome.classes.NucleusClass` for each pixel.
+        semantic: (H, W) uint8, a :class:`~dermatome.classes.NucleusClass` for each pixel.
     """
 
     instances: Instances
@@ -103,16 +104,16 @@ def read_slide(path: str | Path, mpp: float | None = None) -> Slide:
     """Reads an image: JPEG, PNG, TIFF, a vendor's slide, or a folder with the files of a DICOM slide.
 
     ``slide.pixels`` is its (H, W, 3) uint8 RGB array, ``slide.mpp`` its microns per pixel. A file of more than 67
-    million pixels is only opened: ``slide.region(box, size)`` reads a part of it, which the functions below take with
-    its own ``mpp``.
+    million pixels is only opened: ``slide.region(box, size)`` reads a part of it, which you pass to the functions below
+    with the part's own ``mpp``.
 
     Args:
         path: the file or folder.
-        mpp: microns per pixel, for files that state none; what a file states counts.
+        mpp: microns per pixel of files that state none; a scale stated by the file takes precedence.
 
     Raises:
         MissingInput: there is no such file.
-        BadImage: the file is damaged, no image, too large, or contradicts ``mpp``.
+        BadImage: the file is damaged, not an image, too large, or contradicts ``mpp``.
         BadSetting: the file states no scale and ``mpp`` is not given.
     """
     declared = slides.DECLARED_MPP if mpp is None else mpp
@@ -138,14 +139,14 @@ def segment_tissue(
             whose champion is used, or the starter if it has none.
         mpp: microns per pixel of an array.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        settings: any of the section `[tissue]` of the settings.
+        settings: any settings of the section `[tissue]`.
 
     Returns:
-        (H, W) uint8, numbers of :class:`~dermatome.classes.TissueClass`.
+        (H, W) uint8 of :class:`~dermatome.classes.TissueClass`.
 
     Raises:
-        BadImage: the array is no RGB image, or the image is too large for an array of labels.
-        BadSetting: a setting is wrong, or the image is much coarser than the network's training.
+        BadImage: the array is not an RGB image, or the image is too large for an array of labels.
+        BadSetting: a setting is wrong, or the image is much coarser than the network's training images.
         BadWeights: the weights file is missing or damaged.
     """
     from dermatome.skin.tissue.segment import segment_tissue as segment
@@ -167,7 +168,7 @@ def segment_cells(
     device: DeviceName = "auto",
     **settings: Any,
 ) -> Cells:
-    """Segments the cells of the epidermis on hematoxylin.
+    """Segments the cells of the epidermis in the hematoxylin channel.
 
     Args:
         image: a slide, or (H, W, 3) uint8 RGB with its ``mpp``.
@@ -176,7 +177,7 @@ def segment_cells(
             synthetic cells; or a data root, whose network is used.
         mpp: microns per pixel of an array.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        settings: any of the section `[cells]` of the settings, such as ``diameter_um`` or ``segmenter``.
+        settings: any settings of the section `[cells]`, such as ``diameter_um`` or ``segmenter``.
 
     Raises:
         BadImage: as in :func:`segment_tissue`.
@@ -209,15 +210,15 @@ def measure_layers(
     mpp: float | None = None,
     **settings: Any,
 ) -> Layers:
-    """Cuts the epidermis into layers, from the dermis outwards, and measures DAB and hematoxylin in each.
+    """Divides the epidermis into layers, from the dermis outwards, and measures DAB and hematoxylin in each.
 
     Args:
         image: a slide, or (H, W, 3) uint8 RGB with its ``mpp``.
         tissue: (H, W) uint8 of :func:`segment_tissue`.
         instances: (H, W) int32 of :func:`segment_cells`.
-        cells: its table.
+        cells: table of :func:`segment_cells`.
         mpp: microns per pixel of an array.
-        settings: any of the section `[layers]` of the settings, such as ``layer_um``.
+        settings: any settings of the section `[layers]`, such as ``layer_um``.
 
     Raises:
         BadImage: as in :func:`segment_tissue`.
@@ -249,13 +250,13 @@ def find_nuclei(
             network is used.
         mpp: microns per pixel of an array.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        settings: any of the section `[nuclei]` of the settings.
+        settings: any settings of the section `[nuclei]`.
 
     Raises:
         BadImage: as in :func:`segment_tissue`.
-        BadSetting: a setting is wrong, or the image is much coarser than the network's training.
+        BadSetting: a setting is wrong, or the image is much coarser than the network's training images.
         BadWeights: the weights file is missing or damaged.
-        MissingInput: the data root has no network of nuclei.
+        MissingInput: the data root has no network for nuclei.
     """
     from dermatome.nuclei.maps.segment import fitted_stain, segment_nuclei
 
@@ -274,13 +275,13 @@ def score_tils(
     """Scores tumour-infiltrating lymphocytes from the table of an image's nuclei.
 
     Args:
-        image: a slide, or (H, W, 3) uint8 RGB with its ``mpp``; its area of tissue is the divisor.
+        image: a slide, or (H, W, 3) uint8 RGB with its ``mpp``; scores are relative to its area of tissue.
         nuclei: table of :func:`find_nuclei`.
         mpp: microns per pixel of an array.
-        settings: any of the section `[til]` of the settings, such as ``near_um``.
+        settings: any settings of the section `[til]`, such as ``near_um``.
 
     Returns:
-        Numbers, and the maps ``squares``, ``nuclei`` and ``areas_mm2`` on squares of ``square_um``.
+        Scores, and the maps ``squares``, ``nuclei`` and ``areas_mm2`` on squares of ``square_um``.
 
     Raises:
         BadImage: as in :func:`segment_tissue`.
@@ -296,7 +297,7 @@ def score_tils(
 class Results:
     """Results of a data root: tables and views as data frames, such as ``results["layers"]``, and arrays of a slide.
 
-    Tables are read when they are named, from the store as `skin_metrics` filled it last.
+    A table is read from the store when it is accessed, as `skin_metrics` last filled it.
     """
 
     def __init__(self, root: DataRoot) -> None:
@@ -308,13 +309,13 @@ class Results:
         return [str(name) for name in self.sql(_TABLES)["view_name"]]
 
     def __getitem__(self, table: str) -> pd.DataFrame:
-        """A table or view; :meth:`sql` selects from large ones."""
+        """Returns a table or view; use :meth:`sql` to select from large ones."""
         if table not in self.tables:
             raise KeyError(f"{table}: use one of {', '.join(self.tables)}")
         return self.sql(f"from {table}")
 
     def sql(self, query: str) -> pd.DataFrame:
-        """The rows of a query to the store, in DuckDB's SQL.
+        """Returns the rows of an SQL query (DuckDB) on the store.
 
         Raises:
             MissingInput: there is no store yet.
@@ -328,7 +329,7 @@ class Results:
         return rows
 
     def slide(self, name: str) -> Slide:
-        """The image of a slide of skin.
+        """The image of a skin slide.
 
         Raises:
             MissingInput: there is no such slide.
@@ -353,7 +354,7 @@ class Results:
 
 
 def load_results(root: str | Path) -> Results:
-    """The results of a data root.
+    """Opens the results of a data root.
 
     Args:
         root: the folder, such as `dermatome_data`.
@@ -362,12 +363,12 @@ def load_results(root: str | Path) -> Results:
         MissingInput: there is no such folder.
     """
     if not Path(root).is_dir():
-        raise MissingInput(f"There is no data root {root}: give the folder that make ui or make demo was given.")
+        raise MissingInput(f"There is no data root {root}: give the folder that make ui or make demo used.")
     return Results(DataRoot.at(str(root)))
 
 
 def _slide(image: Slide | RgbImage, mpp: float | None) -> Slide:
-    """The slide, or an array as a slide."""
+    """Returns the slide, or wraps an array as one."""
     if not isinstance(image, Slide):
         pixels = np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -385,7 +386,7 @@ def _slide(image: Slide | RgbImage, mpp: float | None) -> Slide:
 def _weights(
     given: str | Path, of_root: Callable[[DataRoot, Settings], Weights], named: Callable[[DataRoot, str], Weights]
 ) -> Weights:
-    """The weights that a data root uses, or those of a name or file."""
+    """The weights of a data root, or those of a name or file."""
     if not Path(given).is_dir():
         return named(CACHE, str(given))
     root = DataRoot.at(str(given))
@@ -393,12 +394,12 @@ def _weights(
 
 
 def _warn(*texts: str) -> None:
-    """Warns in the name of the caller of the function that calls this one."""
+    """Warns on behalf of the caller of the public function."""
     for text in filter(None, texts):
         warnings.warn(text, stacklevel=3)
 
 
 @lru_cache(maxsize=3)
 def _network(load: Callable[[Weights, Compute, Any], Any], weights: Weights, settings: Any, device: DeviceName) -> Any:
-    """The network that ``load`` makes of weights; several images in a row use one that is loaded once."""
+    """The network that ``load`` creates from weights; it is kept for the next call with the same weights."""
     return load(weights, choose_compute(device), settings)

@@ -1,4 +1,4 @@
-"""The classes of the masks, by name (numbers appear on disk only), and the types of arrays that all modules share."""
+"""The classes of the masks by name (files contain their numbers), and the array types that all modules share."""
 
 from enum import IntEnum, StrEnum
 from typing import Any, Literal, Protocol, Self
@@ -8,20 +8,20 @@ import numpy.typing as npt
 
 Rgb = tuple[int, int, int]
 RgbImage = npt.NDArray[np.uint8]
-"""(H, W, 3) uint8."""
+"""(H, W, 3) uint8 RGB."""
 ClassMap = npt.NDArray[np.uint8]
-"""(H, W) uint8, a class for each pixel."""
+"""(H, W) uint8, the class of each pixel."""
 Instances = npt.NDArray[np.int32]
 """(H, W) int32, 0 background, 1..N."""
 BoolMap = npt.NDArray[np.bool_]
 """(H, W) bool."""
 Floats = npt.NDArray[np.float32]
 WantedVectors = Literal["standard", "slide"]
-"""The colours that hematoxylin and DAB are separated with: published ones, or each slide's own."""
+"""Stain vectors to separate hematoxylin and DAB with: the published ones, or each slide's own."""
 
 
 class LabelArray(Protocol):
-    """(H, W) labels in memory or in tiles, of which ``labels[top:bottom, left:right]`` reads a part."""
+    """(H, W) labels in memory or in tiles; ``labels[top:bottom, left:right]`` reads a part."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ class LabelArray(Protocol):
 
 
 class _Class(IntEnum):
-    """A class of pixels: its number, and its colour as 8-bit RGB."""
+    """A class of pixels: its number, and its colour in 8-bit RGB."""
 
     colour: Rgb
 
@@ -50,9 +50,9 @@ class _Class(IntEnum):
 
 
 class TissueClass(_Class):
-    """What a pixel of a skin slide is; the numbers are those of the source system's masks.
+    """Class of a pixel on a skin slide; the numbers are those of the source system's masks.
 
-    Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
+    The colours are from Okabe and Ito's palette, which is readable for the colour-blind.
     """
 
     BACKGROUND = 0, (255, 255, 255)
@@ -65,7 +65,7 @@ TISSUE_LABELS: tuple[str, ...] = tuple(c.label for c in TissueClass)
 
 
 class NucleusClass(_Class):
-    """What a pixel of an H&E slide is, by the nucleus it is in; numbers and colours are those of the source system."""
+    """Class of a pixel on an H&E slide, by its nucleus; numbers and colours are those of the source system."""
 
     BACKGROUND = 0, (255, 255, 255)  # not drawn over an image
     EPITHELIAL = 1, (255, 0, 0)
@@ -77,12 +77,12 @@ class NucleusClass(_Class):
 NUCLEUS_LABELS: tuple[str, ...] = tuple(c.label for c in NucleusClass)
 
 UNCLASSIFIED = "unclassified"
-"""In the table, of a nucleus that the semantic map takes for background: it is there, and counts in no class."""
+"""Class name in tables of a nucleus that the semantic map shows as background; it exists, but counts for no class."""
 UNCLASSIFIED_COLOUR: Rgb = (128, 128, 128)
 
 
 class TernaryClass(_Class):
-    """Whether a pixel is in a nucleus, and there at its edge; numbers and colours are those of the source system."""
+    """Position of a pixel in a nucleus; numbers and colours are those of the source system."""
 
     BACKGROUND = 0, (255, 255, 255)  # not drawn over an image
     INSIDE = 1, (0, 200, 100)
@@ -92,11 +92,11 @@ class TernaryClass(_Class):
 TERNARY_LABELS: tuple[str, ...] = tuple(c.label for c in TernaryClass)
 
 IGNORED = 255
-"""In a semantic or ternary map: nobody knows what this pixel is, so nothing is learnt from it and nothing scored."""
+"""Value in a mask or map for a pixel of unknown class, which is neither trained nor scored on."""
 
 
 class StainingPattern(StrEnum):
-    """Where in the epidermis the DAB of an IHC slide lies; see :mod:`dermatome.skin.layers.measure`."""
+    """Where in the epidermis an IHC slide is stained with DAB; see :mod:`dermatome.skin.layers.measure`."""
 
     BASAL = "basal"
     SUPRABASAL = "suprabasal"

@@ -1,12 +1,12 @@
-"""Errors a user can act on: each message is one sentence that says what is wrong, where, and what to do."""
+"""Errors that a user can act on: each message is one sentence on what is wrong, where, and what to do."""
 
 
 class DermatomeError(Exception):
-    """Base of every error that input, settings or the machine can cause; anything else is a defect of ours."""
+    """Base class of all errors caused by input, settings or the machine; any other error is a defect of Dermatome."""
 
 
 class BadImage(DermatomeError):
-    """An image or label file that cannot be used as it is."""
+    """An image or label file that cannot be used."""
 
 
 class BadPage(DermatomeError):
@@ -18,20 +18,20 @@ class BadAnnotation(DermatomeError):
 
 
 class BadWeights(DermatomeError):
-    """A weights file that is missing, damaged or made for something else."""
+    """A weights file that is missing, damaged or for another purpose."""
 
 
 class BadSetting(DermatomeError):
-    """A setting out of its range, or one that asks for what this machine does not have."""
+    """A setting that is out of its range, or that requires what this machine lacks."""
 
 
 class FetchFailed(DermatomeError):
-    """A download that did not arrive, or arrived as something else than asked for."""
+    """A download that did not arrive, or whose content is not what was requested."""
 
 
 class MissingInput(DermatomeError):
-    """A file an earlier stage makes is not there yet."""
+    """A file of an earlier stage that does not exist yet."""
 
 
 class StorageFailed(DermatomeError):
-    """The data root is full, not writable, or an id would leave it."""
+    """The data root is full or not writable, or an id would be a path outside of it."""

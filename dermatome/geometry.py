@@ -1,4 +1,4 @@
-"""Boxes and sizes with named fields; every coordinate is in pixels of the slide's level 0 unless it says otherwise."""
+"""Boxes and sizes with named fields; unless stated otherwise, coordinates are in pixels of the slide's level 0."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Size:
         return self.height_px * self.width_px
 
     def scaled(self, factor: float) -> Size:
-        """This size times ``factor``, rounded, at least one pixel each way."""
+        """This size times ``factor``, rounded, at least one pixel per side."""
         return Size(max(1, round(self.height_px * factor)), max(1, round(self.width_px * factor)))
 
 
 @dataclass(frozen=True)
 class Box:
-    """A half-open rectangle: rows ``top_px`` to ``bottom_px`` (excluded), columns ``left_px`` to ``right_px``."""
+    """A half-open rectangle: rows ``top_px`` to ``bottom_px`` (exclusive), columns ``left_px`` to ``right_px``."""
 
     top_px: int
     left_px: int
@@ -50,7 +50,7 @@ class Box:
 
     @classmethod
     def of_slices(cls, key: tuple[slice, slice], size: Size) -> Box:
-        """The box that ``array[key]`` reads of an array of ``size``, with numpy's rules.
+        """The box that ``array[key]`` reads from an array of ``size``, by numpy's rules.
 
         Raises:
             ValueError: a slice has a step.
@@ -64,13 +64,13 @@ class Box:
 
     @classmethod
     def around(cls, mask: Any) -> Box | None:
-        """The smallest box that holds every True of (H, W) ``mask``; None where there is none."""
+        """The smallest box that contains all True values of (H, W) ``mask``; None if there are none."""
         rows, columns = (mask.any(axis=axis).nonzero()[0] for axis in (1, 0))
         return cls(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else None
 
     @classmethod
     def holding(cls, rows: Any, columns: Any) -> Box:
-        """The smallest box that holds the pixels at (N,) ``rows`` and ``columns``; there must be at least one."""
+        """The smallest box that contains the pixels at (N,) ``rows`` and ``columns``; N must be at least 1."""
         return cls(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
 
     @classmethod
@@ -81,7 +81,7 @@ class Box:
         return cls(min(tops), min(lefts), max(bottoms), max(rights))
 
     def common(self, other: Box) -> Box:
-        """The part that two boxes have in common; of size 0 or less if there is none."""
+        """The intersection of two boxes; its height or width is 0 or less if they do not overlap."""
         return Box(
             max(self.top_px, other.top_px),
             max(self.left_px, other.left_px),
@@ -94,7 +94,7 @@ class Box:
         return self.moved(-outer.top_px, -outer.left_px)
 
     def moved(self, down_px: int, along_px: int) -> Box:
-        """This box moved."""
+        """This box, moved down and to the right."""
         return Box(self.top_px + down_px, self.left_px + along_px, self.bottom_px + down_px, self.right_px + along_px)
 
     def blocks(self, side_px: int) -> Iterator[Box]:
@@ -118,17 +118,17 @@ class Box:
                 yield Box(top, left, min(top + side_px, self.bottom_px), min(left + side_px, self.right_px))
 
     def expanded(self, margin_px: int, within: Size) -> Box:
-        """This box with ``margin_px`` more on each side, cut to an image of size ``within``."""
+        """This box with a margin of ``margin_px`` on each side, cut to an image of size ``within``."""
         return self.padded(margin_px).common(Box.whole(within))
 
     def padded(self, margin_px: int) -> Box:
-        """This box with ``margin_px`` more on each side."""
+        """This box with a margin of ``margin_px`` on each side."""
         return Box(
             self.top_px - margin_px, self.left_px - margin_px, self.bottom_px + margin_px, self.right_px + margin_px
         )
 
     def rescaled(self, source: Size, target: Size) -> Box:
-        """The smallest box of an image of size ``target`` that covers this box of the same image at size ``source``."""
+        """The smallest box in an image of size ``target`` that covers this box of the same image at size ``source``."""
         rows = target.height_px / source.height_px
         columns = target.width_px / source.width_px
         return Box(

@@ -1,6 +1,6 @@
 """All settings: defaults in code, changes in `settings.toml` of the data root. The platform and the web app read it.
 
-Each stage's folder has the model of its own settings; this module puts them together.
+The model of each stage's settings is in the stage's folder; this module combines them.
 """
 
 import tomllib
@@ -37,13 +37,13 @@ _Site = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+
 
 
 class PlatformSettings(SettingsModel):
-    """What Dagster shows, and when it runs things.
+    """Settings of what Dagster shows, and of when it runs things.
 
     Attributes:
         time_zone: time zone of the schedules, such as ``America/Los_Angeles``.
-        owners: who is named as owner of each asset: e-mail addresses, or names of teams after ``team:``.
-        dagster_url: where browsers reach Dagster's web server; the atlas links to its partitions.
-        web_url: where browsers reach the web app; Dagster's results link to the atlas.
+        owners: owners of each asset: e-mail addresses, or names of teams with the prefix ``team:``.
+        dagster_url: address of Dagster's web server for browsers; the atlas links to its partitions.
+        web_url: address of the web app for browsers; Dagster's results link to its atlas.
     """
 
     time_zone: Annotated[str, Effect.PLATFORM] = "UTC"
@@ -96,7 +96,7 @@ class Settings(SettingsModel):
 
 
 def load_settings(path: Path) -> Settings:
-    """The defaults, changed by the TOML file at ``path`` if it exists.
+    """Returns the default settings, changed by the TOML file at ``path`` if it exists.
 
     Raises:
         BadSetting: the file cannot be read, is not TOML, names a setting that does not exist, or gives one a wrong
@@ -117,16 +117,16 @@ def load_settings(path: Path) -> Settings:
 
 
 def deciding_settings(settings: Settings, names: Iterable[str], root: DataRoot) -> dict[str, Any]:
-    """The values of the settings that decide the results of an asset.
+    """The values of the settings that decide an asset's results.
 
     Args:
         settings: all settings.
-        names: of sections or single settings, such as ``cells``, ``compute.precision`` or ``cell_weights unless
-            cell_champion``: that one decides only until the asset named last has chosen a version.
+        names: names of sections or single settings, such as ``cells``, ``compute.precision`` or ``cell_weights unless
+            cell_champion``; the last form counts only until the asset after ``unless`` has chosen a version.
         root: the data root.
 
     Returns:
-        The values by name; of a section, only those that decide results.
+        The values by name; for a section, only those settings that decide results.
 
     Raises:
         AttributeError: there is no such setting.

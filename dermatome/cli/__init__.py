@@ -1,1 +1,1 @@
-"""The command line: the same functions as the platform runs, for a folder of images or one file."""
+"""The command line: the same functions as in the platform, for files and folders of images."""

@@ -1,7 +1,7 @@
 """The command line: the same functions as the platform's, for files and folders.
 
-A command continues after a bad file, prints the reason to the error stream in one sentence, and ends with exit code 1
-if anything failed. Heavy modules are imported only by the commands that need them, so that help is quick.
+A command continues after a bad file, prints the reason to the error stream in one sentence, and exits with code 1 if
+anything failed. Heavy modules are imported only by the commands that need them, so that help is fast.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dermatome.cli.support import GROUP, AsJson, Device, Threads, complain, unus
 from dermatome.errors import DermatomeError
 
 EXIT_CODES = (
-    "Exit codes: 0 all went well; 1 something failed, and the error stream says what; 2 called wrongly; 130 stopped "
-    "with Ctrl-C. Results of images that were finished before stay."
+    "Exit codes: 0 success; 1 something failed, and the error stream states what; 2 wrong usage; 130 stopped with "
+    "Ctrl-C. Results of images that were finished before are kept."
 )
 
 app = typer.Typer(
@@ -58,13 +58,13 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options before the name of a command."""
+    """Options that precede the name of a command."""
 
 
 def check_site(site: str) -> str:
-    """Refuses what is no address of a site, as it becomes part of a header."""
+    """Refuses text that is not the address of a site, as it becomes part of a header."""
     if site and not re.fullmatch(r"https://[A-Za-z0-9.-]+(:\d+)?", site):
-        raise typer.BadParameter(f"{site} is no address of a site: give one such as https://huggingface.co.")
+        raise typer.BadParameter(f"{site} is not the address of a site: give one such as https://huggingface.co.")
     return site
 
 
@@ -81,22 +81,22 @@ def web(
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Host name by which browsers reach the app, such as the name of this computer or of a proxy; repeat "
-            "it for several. --host, 127.0.0.1 and localhost are always allowed."
+            help="Host name by which browsers reach the app, such as the name of this computer or of a proxy; "
+            "repeatable. --host, 127.0.0.1 and localhost are always allowed."
         ),
     ] = None,
     frame_site: Annotated[
         str,
         typer.Option(
-            help="Site whose pages may show the app in a frame, such as https://huggingface.co; without it, none may.",
+            help="Site whose pages may show the app in a frame, such as https://huggingface.co; by default none may.",
             callback=check_site,
         ),
     ] = "",
     weights: Annotated[
         str,
         typer.Option(
-            help="Network for nuclei: a weights file, a version of nuclei_weights, or toy. Without it, the champion is "
-            "used, else nuclei_weights of settings.toml, else toy."
+            help="Network for nuclei: a weights file, a version of nuclei_weights, or toy. By default the champion, "
+            "else nuclei_weights of settings.toml, else toy."
         ),
     ] = "",
     threads: Threads = 0,
@@ -128,7 +128,7 @@ def doctor(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Check versions, device, weights, a data root's networks, disk and network, and print how to fix what is wrong.
+    """Check versions, device, weights, a data root's networks, disk and network, and print how to fix problems.
 
     Example: dermatome doctor --data dermatome_data --weights tissue.safetensors
     """
@@ -151,7 +151,7 @@ def verify(
     data: Annotated[str, typer.Option(help="Data root to check; all its results are read.")] = "dermatome_data",
     as_json: AsJson = False,
 ) -> None:
-    """Compare the files of all results with their records, and list those that are missing or damaged.
+    """Compare the files of all results with their records, and list missing and damaged ones.
 
     Example: dermatome verify --data dermatome_data --json
     """
@@ -171,13 +171,13 @@ def verify(
     else:
         typer.echo(f"{checked} partitions were checked, and {len(damaged)} are damaged.")
         if damaged:
-            typer.echo("Materialize the damaged partitions in Dagster: they are computed again.")
+            typer.echo("Materialize the damaged partitions in Dagster to compute them again.")
     if damaged:
         raise typer.Exit(1)
 
 
 def main() -> None:
-    """Runs the command line; an error that a user can fix ends in one sentence and exit code 1."""
+    """Runs the command line; an error that a user can fix is printed as one sentence, with exit code 1."""
     try:
         app()
     except DermatomeError as error:

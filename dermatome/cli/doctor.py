@@ -59,7 +59,7 @@ def examine(
 
 
 def _checked(topic: str, check: Callable[[], str], about: str = "") -> Finding:
-    """What a check found, or why it failed; what is missing affects some uses."""
+    """The result of a check, or why it failed; a missing input is only a warning."""
     try:
         return Finding(topic, "ok", check())
     except MissingInput as error:
@@ -86,7 +86,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _weights(path: Path) -> str:
-    """Loads the file as tissue weights; if that fails, as a cell network."""
+    """Loads the file as tissue weights or, if that fails, as a cell network."""
     from dermatome.skin.cells.network import load_cell_network
     from dermatome.skin.tissue.network import load_tissue_weights
 
@@ -109,7 +109,7 @@ def _cyto2(folder: Path) -> str:
 
 
 def _networks(data: str) -> Iterator[Finding]:
-    """Loads the networks that a data root runs with: the champions, the starter, or those that its settings name."""
+    """Loads the networks that a data root uses: the champions, the starter, or those that its settings name."""
     from dermatome.nuclei.maps.network import load_nucleus_weights
     from dermatome.nuclei.maps.networks import find_nucleus_weights
     from dermatome.registry.champion import Weights, find_champion
@@ -129,7 +129,7 @@ def _networks(data: str) -> Iterator[Finding]:
 
     def named_cells() -> Weights:
         if settings.cell_weights == "cyto2" and segmenter == "cellpose":
-            _cyto2(root.models)  # a check downloads nothing
+            _cyto2(root.models)  # a check must not download anything
         return cell_weights_named(root, settings.cell_weights, segmenter)
 
     def tissue() -> Weights:

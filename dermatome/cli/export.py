@@ -1,4 +1,4 @@
-"""The commands that hand results of a data root to other programs: `dermatome export`."""
+"""The commands that export results of a data root to other programs: `dermatome export`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dermatome.cli.support import GROUP, Data, warn, with_signature
 if TYPE_CHECKING:
     from dermatome.export.results import SlideResults
 
-export_app = typer.Typer(help="Results of a data root for others: QuPath, scverse, RO-Crate.", **GROUP)
+export_app = typer.Typer(help="Export results of a data root: QuPath, SpatialData, RO-Crate.", **GROUP)
 
 
 def _of_slides(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorates a command: it gets the options that choose slides, and takes their results as ``found``."""
-    slides = typer.Argument(help="Names of slides: of skin with layers, or H&E slides with nuclei.", show_default=False)
-    gene = typer.Option(help="Symbol or Ensembl id of a gene, in place of slides: all its measured slides.")
+    """Decorates a command: it gets the options that choose slides, and receives their results as ``found``."""
+    slides = typer.Argument(help="Names of skin slides with layers, or of H&E slides with nuclei.", show_default=False)
+    gene = typer.Option(help="Symbol or Ensembl id of a gene whose measured slides to export, instead of slides.")
 
     def run(*, data: str, slides: list[str] | None = None, gene: str | None = None, **values: Any) -> None:
         command(found=_results(slides, gene, data), **values)
@@ -61,7 +61,7 @@ def export_qupath(
 def export_spatialdata(
     found: Iterator[Any],
     out: Annotated[Path, typer.Option(help="Folder to write, such as study.zarr.", show_default=False)],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
 ) -> None:
     """Write slides as SpatialData: image and labels as OME-Zarr, outlines, and a table of cells or nuclei, in µm.
 
@@ -72,14 +72,14 @@ def export_spatialdata(
     from dermatome.export.spatial import export_spatialdata as export
 
     if out.exists() and not overwrite:
-        raise typer.BadParameter(f"{out} is there already: give another folder, or --overwrite.")
+        raise typer.BadParameter(f"{out} exists already: give another folder, or --overwrite.")
     slides = list(found)
     export(slides, out)
     typer.echo(f"{len(slides)} slides in {out}")
 
 
 def _results(slides: list[str] | None, gene: str | None, data: str) -> Iterator[SlideResults]:
-    """The results of the slides that a command was given, one by one."""
+    """Yields the results of the slides that a command was given, one by one."""
     from dermatome.export.results import read_results, slides_of_gene
     from dermatome.storage.layout import DataRoot
 

@@ -1,4 +1,4 @@
-"""The commands `models`: networks that others published, listed, fetched and taken over."""
+"""The commands `dermatome models`, which list, download and import published networks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dermatome.cli.support import GROUP, MODELS, AsJson, complain
 if TYPE_CHECKING:
     from dermatome.registry.published import Published, Taken
 
-models_app = typer.Typer(help="Networks that others published: tissue, cells and nuclei.", **GROUP)
+models_app = typer.Typer(help="Published networks for tissue, cells and nuclei.", **GROUP)
 
-Models = Annotated[Path, typer.Option(help="Folder in which networks are kept.")]
+Models = Annotated[Path, typer.Option(help="Folder in which networks are stored.")]
 Trust = Annotated[
     bool,
-    typer.Option("--trust", help="Take a TorchScript file although no sha256 of it is published: it is a program."),
+    typer.Option("--trust", help="Accept a TorchScript file, which is a program, without a published sha256."),
 ]
 
 
@@ -45,11 +45,11 @@ def models_get(
     name: Annotated[str, typer.Argument(help="Name of the network, see 'models list'.", show_default=False)],
     models: Models = MODELS,
     non_commercial: Annotated[
-        bool, typer.Option("--non-commercial", help="Confirm that the network is used for non-commercial work.")
+        bool, typer.Option("--non-commercial", help="Confirm that the network is used for non-commercial work only.")
     ] = False,
     trust: Trust = False,
 ) -> None:
-    """Fetch a published network, after its licence is shown, and print where it is.
+    """Download a published network after showing its licence, and print where it is.
 
     Example: dermatome models get skin_seg_b3_10x
     """
@@ -60,7 +60,7 @@ def models_get(
     if entry.non_commercial and not non_commercial:
         raise BadSetting(
             f"{name} is not for commercial use ({entry.licence}, see {entry.licence_source}): give --non-commercial "
-            "if yours is not."
+            "if your use is non-commercial."
         )
     if entry.form == "cellpose":
         from dermatome.skin.cells.cyto2 import fetch_cyto2
@@ -73,14 +73,14 @@ def models_get(
 
 @models_app.command("import")
 def models_import(
-    file: Annotated[Path, typer.Argument(help="File of the network, as it was downloaded.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="File of the network, as downloaded.", show_default=False)],
     name: Annotated[str, typer.Option("--as", help="Name of the network, see 'models list'.", show_default=False)],
     models: Models = MODELS,
     trust: Trust = False,
 ) -> None:
-    """Take over the file of a published network that was downloaded by hand.
+    """Import the file of a published network that was downloaded by hand.
 
-    For networks that are not listed: 'tissue import-weights' and 'nuclei import-weights'.
+    For unlisted networks, use 'tissue import-weights' and 'nuclei import-weights'.
 
     Example: dermatome models import efficientnet-b3_10x_unet_best.pt --as skin_seg_b3_10x
     """
@@ -89,12 +89,12 @@ def models_import(
 
     entry = published_named(name)
     if entry.form == "cellpose":
-        raise BadSetting(f"Put the two files of {name} into {models.expanduser()} as they are: nothing is imported.")
+        raise BadSetting(f"Put the two files of {name} unchanged into {models.expanduser()}: no import is needed.")
     typer.echo(_take_over(entry, read_file(entry, file, trust=trust), models.expanduser()))
 
 
 def _take_over(entry: Published, taken: Taken, folder: Path) -> Path:
-    """Writes a network as Dermatome reads it, and says what its file did not contain."""
+    """Writes a network in Dermatome's format, and prints what its file did not contain."""
     from dermatome.nuclei.maps.network import NucleusCard
     from dermatome.registry.published import keep_program
     from dermatome.skin.tissue.network import TissueCard
@@ -117,5 +117,5 @@ def _take_over(entry: Published, taken: Taken, folder: Path) -> Path:
         source=f"{taken.origin}, sha256 {taken.sha256} ({taken.sha256_is}); {entry.citation}",
     )
     for sentence in made.not_carried_over:
-        complain(f"Not carried over: {sentence}")
+        complain(f"Not imported: {sentence}")
     return out

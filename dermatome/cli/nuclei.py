@@ -48,7 +48,7 @@ nuclei_app = typer.Typer(
 Weights = Annotated[
     str,
     typer.Option(
-        help="Weights file from 'nuclei train', or toy: the small network trained on synthetic nuclei.",
+        help="Weights file from 'nuclei train', or toy, the small network trained on synthetic nuclei.",
         show_default=False,
     ),
 ]
@@ -58,10 +58,10 @@ Weights = Annotated[
 @with_options(
     PatchSettings,
     size_px="Side of a patch, px.",
-    stride_px="Step from one patch to the next, px; below --size-px, patches overlap.",
-    least_foreground="Share of a patch's pixels in nuclei below which the patch is left out; 0 keeps all patches.",
+    stride_px="Step from one patch to the next, px; if it is below --size-px, patches overlap.",
+    least_foreground="Smallest share of pixels in nuclei, 0 to 1; other patches are left out. 0 keeps all patches.",
     boundary_px="Width of the boundary class along the inner edge of a nucleus, px.",
-    normalise_stain="Normalise the stain of each image first; use it if images come from several labs.",
+    normalise_stain="Normalise the stain of each image first; use it if images come from several laboratories.",
 )
 def nuclei_patches(
     folders: Annotated[
@@ -118,7 +118,7 @@ def nuclei_patches(
 @nuclei_app.command("predict")
 @with_options(
     NucleusSettings,
-    normalise_stain="Normalise the stain of each image first. Without it, as in the training of the weights.",
+    normalise_stain="Normalise the stain of each image first. By default, as in the training of the weights.",
     batch=BATCH,
     compute=True,
 )
@@ -134,11 +134,11 @@ def nuclei_predict(
     ] = 0.45,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write each image's nuclei.
+    """Find the nuclei of each image and their classes.
 
-    <stem>_semantic, _ternary and _instances.ome.tif (maps), <stem>_semantic.png and <stem>_ternary.png (the maps over
-    the image), <stem>.parquet (one row for each nucleus), <stem>.geojson (outlines for QuPath), <stem>.png (figure)
-    and <stem>.json (weights, scale, settings, versions).
+    Files for each image: <stem>_semantic, _ternary and _instances.ome.tif (maps), <stem>_semantic.png and
+    <stem>_ternary.png (the maps over the image), <stem>.parquet (one row for each nucleus), <stem>.geojson (outlines
+    for QuPath), <stem>.png (figure) and <stem>.json (weights, scale, settings, versions).
 
     Example: dermatome nuclei predict fields/ --weights toy --out nuclei --mpp 0.25
     """
@@ -173,8 +173,8 @@ def nuclei_predict(
 @nuclei_app.command("til")
 @with_options(
     TilSettings,
-    near_um="Distance from an epithelial nucleus up to which a lymphocyte is near it, µm.",
-    square_um="Side of a square of the TIL map, µm; infiltrated_share counts those with a lymphocyte.",
+    near_um="Largest distance between a lymphocyte and an epithelial nucleus that it is near to, µm.",
+    square_um="Side of a square of the TIL map, µm; infiltrated_share is the share of squares with a lymphocyte.",
 )
 def nuclei_til(
     folder: Annotated[Path, typer.Argument(help="Folder of nuclei from 'nuclei predict'.", show_default=False)],
@@ -185,7 +185,7 @@ def nuclei_til(
 ) -> None:
     """Score the tumour-infiltrating lymphocytes (TIL) of each image whose nuclei were predicted.
 
-    til.parquet: a row of scores for each image scored into the folder. For each image: <stem>.parquet (squares),
+    Files: til.parquet (a row of scores for each image in the folder), and for each image <stem>.parquet (squares),
     <stem>.png (figure) and <stem>.json (scores, settings, versions).
 
     Example: dermatome nuclei til nuclei --out til --table -
@@ -201,7 +201,7 @@ def nuclei_til(
     def score(path: Path, report: Report) -> str:
         nuclei = read_record(path)
         if nuclei is None or nuclei.asset != "nucleus_maps" or path.stem == "til":
-            raise MissingInput(f"{path} is no record of 'nuclei predict': name its folder of results.")
+            raise MissingInput(f"{path} is not a record of 'nuclei predict': name its folder of results.")
         inputs, slide = {"nuclei": nuclei.data_version, "made_at": str(nuclei.made_at)}, nuclei.partition
 
         def write(place: Path) -> StageResult:
@@ -215,7 +215,7 @@ def nuclei_til(
 
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not paths:
-        raise MissingInput(f"There are no nuclei in {folder}: write some with 'dermatome nuclei predict'.")
+        raise MissingInput(f"There are no nuclei in {folder}: run 'dermatome nuclei predict' first.")
     finish = partial(results.join, "til.parquet", tables, table)
     each(paths, score, "images", finish, complain if table == "-" else typer.echo)
 

@@ -46,8 +46,8 @@ OwnStains = Annotated[
     bool,
     typer.Option(
         "--own-stains",
-        help="Estimate the colours of hematoxylin and DAB on each image; use it if stains or scanners differ, for "
-        "cells and for layers.",
+        help="Estimate the stain vectors of hematoxylin and DAB on each image, for cells and layers; use it if stains "
+        "or scanners differ.",
     ),
 ]
 
@@ -65,7 +65,7 @@ def hpa_parse(
         list[Path], typer.Argument(metavar="PAGE.xml...", help="Gene pages, as downloaded.", show_default=False)
     ],
     out: TableOut,
-    tissue: Annotated[str, typer.Option(help="Tissue or organ whose images are read, as the pages name it.")] = "Skin",
+    tissue: Annotated[str, typer.Option(help="Tissue or organ whose images are read, named as on the pages.")] = "Skin",
 ) -> None:
     """Read gene pages into a table with one row for each image.
 
@@ -101,27 +101,27 @@ def hpa_fetch(
         list[str],
         typer.Argument(
             metavar="ENSG...|GENES.tsv...",
-            help="Ensembl ids of genes, or files of them: an id in each line, or a table of HPA or BioMart.",
+            help="Ensembl ids of genes, or files with them: one id per line, or a table of HPA or BioMart.",
             show_default=False,
         ),
     ],
     out: Out,
     tissue: Annotated[
         str,
-        typer.Option(help="Tissue or organ whose images are fetched. Without it, that of the data root's settings."),
+        typer.Option(help="Tissue or organ whose images are fetched; by default that of the data root's settings."),
     ] = "",
     data: Annotated[
-        str, typer.Option(help="Data root whose sections hpa and images of the settings are used, if it has any.")
+        str, typer.Option(help="Data root whose settings, sections hpa and images, are used if it exists.")
     ] = "dermatome_data",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Ask for pages and images again that are there; else they are kept.")
+        bool, typer.Option("--overwrite", help="Request existing pages and images again instead of keeping them.")
     ] = False,
 ) -> None:
     """Fetch the gene pages and images of genes from the Human Protein Atlas, one file at a time.
 
-    images/<slide>.jpg (.tif with image = "tiff" in the settings), images.parquet (a row for each image, with its
-    licence), pages/<gene>.xml, and for each gene <gene>.parquet and <gene>.json. If it is interrupted, run it again: it
-    continues with what is missing.
+    Files: images/<slide>.jpg (.tif with image = "tiff" in the settings), images.parquet (a row for each image, with its
+    licence), pages/<gene>.xml, and for each gene <gene>.parquet and <gene>.json. After an interruption, run it again:
+    it continues with what is missing.
 
     Example: dermatome hpa fetch ENSG00000186847 --out hpa
     """
@@ -154,7 +154,7 @@ def hpa_fetch(
             return note + record.message
 
         def images() -> None:
-            everything = [read_records(file) for file in sorted(out.glob("ENSG*.parquet"))]  # of earlier calls, too
+            everything = [read_records(file) for file in sorted(out.glob("ENSG*.parquet"))]  # also of earlier calls
             write_records(merge_records(everything), out / "images.parquet")
             urls = {
                 out / "images" / f"{slide}{Path(urlsplit(url).path).suffix}": url
@@ -191,15 +191,15 @@ def tissue_predict(
     settings: TissueSettings,
     compute: Compute,
     weights: Annotated[
-        str, typer.Option(help="Weights file from 'tissue train', or starter, which has only learnt synthetic skin.")
+        str, typer.Option(help="Weights file from 'tissue train', or starter, trained on synthetic skin only.")
     ] = "starter",
     mpp: Mpp = 0.5,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write each image's tissue mask.
+    """Segment the tissue of each image.
 
-    <stem>.npz (mask, crop_bbox), <stem>.ome.tif, <stem>.geojson (outlines for QuPath), <stem>.png (figure) and
-    <stem>.json (weights, scale, settings, versions).
+    Files for each image: <stem>.npz (mask, crop_bbox), <stem>.ome.tif, <stem>.geojson (outlines for QuPath), <stem>.png
+    (figure) and <stem>.json (weights, scale, settings, versions).
 
     Example: dermatome tissue predict slides/ --weights tissue.safetensors --out masks --mpp 0.5
     """
@@ -229,10 +229,10 @@ def tissue_predict(
 @cells_app.command("segment")
 @with_options(
     CellSettings,
-    segmenter="What finds cells: Cellpose's network, InstanSeg (see 'models get'), a network of 'nuclei train', or, to "
-    "compare with, a watershed on hematoxylin, for which --weights is any text.",
-    diameter_um="Typical diameter of a cell, µm. Without it, the network's own estimate is used; set it if cells are "
-    "merged or split.",
+    segmenter="Method that finds cells: Cellpose's network, InstanSeg (see 'models get'), a network of 'nuclei train' "
+    "or, for comparison, a watershed on hematoxylin, for which --weights is any text.",
+    diameter_um="Typical diameter of a cell, µm. By default the network's own estimate; set it if cells are merged or "
+    "split.",
     compute=True,
 )
 def cells_segment(
@@ -241,8 +241,8 @@ def cells_segment(
     weights: Annotated[
         str,
         typer.Option(
-            help="Weights file from 'cells train' (.safetensors), cyto2 (Cellpose's), or toy (the demo's network); of "
-            "another segmenter, its file.",
+            help="Weights file from 'cells train' (.safetensors), cyto2 (Cellpose's), toy (the demo's network), or the "
+            "file of another segmenter.",
             show_default=False,
         ),
     ],
@@ -254,10 +254,10 @@ def cells_segment(
     overwrite: Overwrite = False,
     mpp: Mpp = 0.5,
 ) -> None:
-    """Write each image's cells.
+    """Segment the cells of each image.
 
-    <stem>.npz (instances), <stem>.ome.tif, <stem>.parquet (one row for each cell), <stem>.geojson (outlines for
-    QuPath), <stem>.png (figure) and <stem>.json (weights, scale, background, settings, versions).
+    Files for each image: <stem>.npz (instances), <stem>.ome.tif, <stem>.parquet (one row for each cell), <stem>.geojson
+    (outlines for QuPath), <stem>.png (figure) and <stem>.json (weights, scale, background, settings, versions).
 
     Example: dermatome cells segment slides/ --tissue masks --weights toy --out cells --mpp 0.5
     """
@@ -292,8 +292,8 @@ def cells_segment(
 @layers_app.command("measure")
 @with_options(
     LayerSettings,
-    layer_um="Thickness of a layer, µm. Without it, the mean cell diameter of the image is used; set it to compare "
-    "images layer by layer.",
+    layer_um="Thickness of a layer, µm. By default the mean cell diameter of the image; set it to compare images layer "
+    "by layer.",
 )
 def layers_measure(
     images: Images,
@@ -308,8 +308,8 @@ def layers_measure(
 ) -> None:
     """Measure the epidermal layers of each image.
 
-    layers.parquet: a row for each layer of all images measured into the folder; an image without layers has one row
-    with its outcome. For each image: <stem>.parquet (layers), <stem>_cell_layers, _profile, _relative and _zones
+    Files: layers.parquet (a row for each layer of all images in the folder; an image without layers has one row with
+    its outcome), and for each image <stem>.parquet (layers), <stem>_cell_layers, _profile, _relative and _zones
     .parquet, <stem>.ome.tif, <stem>.geojson (layers for QuPath), <stem>_cells.geojson (cells with class, layer and
     stains), <stem>.png (figure) and <stem>.json (scale, background, settings, versions).
 

@@ -1,4 +1,4 @@
-"""The commands that follow results back: `dermatome explain`, `export crate` and `replay`."""
+"""The commands that trace and reproduce results: `dermatome explain`, `export crate` and `replay`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def explain(
     cell: Annotated[int | None, typer.Option(help="Cell of the value: its cell_id.")] = None,
     zone: Annotated[str | None, typer.Option(help="Zone of the value, such as basal.")] = None,
     relative_depth: Annotated[
-        float | None, typer.Option(help="Relative depth of the value; its bin is taken.", min=0, max=1)
+        float | None, typer.Option(help="Relative depth of the value, 0 to 1; its bin is used.", min=0, max=1)
     ] = None,
     data: Data = "dermatome_data",
     pixels: Annotated[
@@ -35,7 +35,7 @@ def explain(
     """Show what a value was computed from, and compute it again from those files alone.
 
     Without a layer, cell, zone or depth, it is a value of the whole epidermis, such as h_score. The exit code is 1 if
-    the value computed again is not the stored one, to the last bit.
+    the recomputed value differs from the stored one in any bit.
 
     Example: dermatome explain 901-1_A_1_1 --layer 2 --column mean_dab_od --pixels layer2.png
     """
@@ -70,13 +70,13 @@ def export_crate(
         list[str] | None, typer.Argument(metavar="GENE...", help="Symbols or Ensembl ids.", show_default=False)
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Take all genes, and all slides, also those of no gene.")
+        bool, typer.Option("--all", help="Export all genes and all slides, also slides without a gene.")
     ] = False,
     data: Data = "dermatome_data",
 ) -> None:
     """Write an RO-Crate of genes and their slides: results, settings, networks, cards, versions, licences.
 
-    Images are not in it: their addresses and sha256 are. 'dermatome replay' computes its results again.
+    Images are listed with address and sha256, but not included. 'dermatome replay' recomputes the results.
 
     Example: dermatome export crate KRT5 KRT10 --out study.crate.zip
     """
@@ -89,7 +89,7 @@ def export_crate(
     for slide, reason in done.left_out.items():
         complain(f"{slide} is left out: {reason}")
     for sha256, name in done.weights_left_out.items():
-        complain(f"The network {name} is named by its sha256 alone ({sha256}): it is no safetensors file of Dermatome.")
+        complain(f"The network {name} is listed by its sha256 only ({sha256}): it is not a safetensors file.")
     typer.echo(f"{len(done.genes)} genes and {len(done.slides)} slides in {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -98,21 +98,21 @@ def replay(
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Folder in which images are looked for, by their sha256; without it, they are fetched from the Human "
+            help="Folder in which images are searched by their sha256; by default they are fetched from the Human "
             "Protein Atlas."
         ),
     ] = None,
     keep: Annotated[
         Path | None,
-        typer.Option(help="New folder for the data root with the results; without it, they are deleted at the end."),
+        typer.Option(help="New folder for a data root with the results; by default they are deleted at the end."),
     ] = None,
     models: Models = MODELS,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Compute a crate's masks, cells and layers again, and say which of their data versions are equal.
+    """Recompute a crate's masks, cells and layers, and report which of their data versions are equal.
 
-    The exit code is 1 unless all are.
+    The exit code is 1 unless all are equal.
 
     Example: dermatome replay study.crate.zip --images slides/
     """

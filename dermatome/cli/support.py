@@ -1,4 +1,4 @@
-"""What the commands share: options, the loop over images with its failures and progress, tables."""
+"""Shared parts of the commands: options, the loop over images with failures and progress, tables."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from dermatome.storage.record import StageRecord, StageResult
 
 Report = Callable[[str], None]
-"""Shows the step that an image is at beside the progress bar."""
+"""Callback that shows the current step of an image beside the progress bar."""
 
 GROUP: dict[str, Any] = {"no_args_is_help": True, "context_settings": {"help_option_names": ["-h", "--help"]}}
-"""Arguments of every group of commands."""
+"""Arguments of every command group."""
 
 MODELS = Path("~/.cache/dermatome/models")
-"""Folder in which the command line keeps downloaded networks."""
+"""Folder in which the command line stores downloaded networks."""
 
 
 def number(text: str, low: float, high: float) -> Any:
-    """An option that is a number within a range; other than click's own ranges it also refuses NaN.
+    """A numeric option with a range; unlike click's own ranges, it also refuses NaN.
 
     Args:
         text: Help of the option.
@@ -50,11 +50,11 @@ def number(text: str, low: float, high: float) -> Any:
 
 
 class GivenMpp(float):
-    """A scale that the command line states, not the default of --mpp."""
+    """A scale given on the command line, as opposed to the default of --mpp."""
 
 
 def given_mpp(context: typer.Context, value: float) -> float:
-    """Marks a scale that the command line states; refuses NaN, which click's range lets pass."""
+    """Marks a scale that was given on the command line; refuses NaN, which click's range accepts."""
     if math.isnan(value):
         raise typer.BadParameter(f"{value} is not a number.")
     source = context.get_parameter_source("mpp")
@@ -64,7 +64,7 @@ def given_mpp(context: typer.Context, value: float) -> float:
 Images = Annotated[
     list[Path],
     typer.Argument(
-        help="Images (JPEG, PNG, TIFF), slide files of scanner vendors, or folders of them. The .dcm files of a folder "
+        help="Images (JPEG, PNG, TIFF), slide files of scanner vendors, or folders of them. The .dcm files in a folder "
         "are one slide, named after the folder.",
         show_default=False,
     ),
@@ -75,8 +75,8 @@ Mpp = Annotated[
     float,
     typer.Option(
         help="Scale in microns per pixel of images whose file states none, such as those of the Human Protein Atlas. "
-        "Set it to the scale at which they were scanned. Without it, an image whose file names an objective that "
-        "contradicts the default is refused.",
+        "Set it to the scale at which they were scanned. With the default, an image whose file names a contradicting "
+        "objective is refused.",
         min=0.01,
         max=100,
         callback=given_mpp,
@@ -86,30 +86,30 @@ Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Compute results again that are there. Without it, a result of the same image, weights, settings and "
-        "version is kept.",
+        help="Recompute existing results. By default, a result of the same image, weights, settings and version is "
+        "kept.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 TissueMasks = Annotated[Path, typer.Option(help="Folder of masks from 'tissue predict'.", show_default=False)]
 Models = Annotated[
     Path, typer.Option(help="Folder of Cellpose's files for cyto2. Missing files are downloaded into it.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed for every random choice; another seed draws differently.")]
+Seed = Annotated[int, typer.Option(help="Seed for every random choice; set another for another draw.")]
 BATCH = "Tiles per call of the network; lower it if memory runs out. Results do not change."
-Device = Annotated[DeviceName, typer.Option(help="Device that networks run on; auto takes a GPU if there is one.")]
+Device = Annotated[DeviceName, typer.Option(help="Device that runs networks; auto uses a GPU if there is one.")]
 PrecisionOption = Annotated[
     Precision,
-    typer.Option(help="Number format of networks; auto takes the fastest one that suits the device, fp32 is exact."),
+    typer.Option(help="Number format of networks; auto uses the fastest that suits the device, fp32 is exact."),
 ]
 BackendOption = Annotated[
     Backend,
-    typer.Option(help="Library that runs networks; auto takes OpenVINO on a CPU if it is installed, else torch."),
+    typer.Option(help="Library that runs networks; auto uses OpenVINO on a CPU if it is installed, else torch."),
 ]
 Threads = Annotated[
     int,
     typer.Option(
-        help="CPU threads; 0 takes all free cores. Lower it to leave cores to other programs.", min=0, max=1024
+        help="CPU threads; 0 uses all free cores. Lower it to leave cores to other programs.", min=0, max=1024
     ),
 ]
 
@@ -117,12 +117,12 @@ Threads = Annotated[
 def with_options(
     settings: type[SettingsModel] | None = None, *, compute: bool = False, **helps: str
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorates a command: it gets options, and takes in their place ``settings``, and ``compute`` if it has a network.
+    """Decorates a command: its options become the arguments ``settings`` and, with ``compute``, ``compute``.
 
     Args:
-        settings: Settings that options are of; their type and default are the options'.
-        compute: Whether the command has options of the device that networks run on.
-        **helps: Help of the option of each setting.
+        settings: Settings model whose fields become options, with their types and defaults.
+        compute: Whether the command has options for the device that runs networks.
+        **helps: Help of the option of each setting that gets one.
     """
     options: dict[str, tuple[Any, Any]] = {}
     for name, text in helps.items():
@@ -156,7 +156,7 @@ def with_options(
 
 
 def with_signature(run: Callable[..., None], options: Mapping[str, tuple[Any, Any]], text: str) -> Callable[..., None]:
-    """``run`` with the signature that typer makes options from: type and default by name; ``text`` is its help."""
+    """Gives ``run`` the signature from which typer creates options (type and default by name) and the help ``text``."""
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
         for name, (kind, default) in options.items()
@@ -169,13 +169,13 @@ def with_signature(run: Callable[..., None], options: Mapping[str, tuple[Any, An
 
 @dataclass(frozen=True)
 class Results:
-    """Results of a command, a set of files and a record ``<stem>.json`` for each image.
+    """Results of a command: files and a record ``<stem>.json`` for each image.
 
     Attributes:
         out: folder of the results.
-        asset: name of the platform's asset with the same results.
+        asset: the platform's asset with the same results.
         settings: settings of the command.
-        overwrite: whether results that are there are computed again.
+        overwrite: whether existing results are recomputed.
     """
 
     out: Path
@@ -185,12 +185,12 @@ class Results:
     _warned: list[str] = field(default_factory=list)
 
     def of(self, slide: Slide, write: Callable[[Path], StageResult], **inputs: str) -> tuple[StageRecord, str]:
-        """The record of an image and a note to print before it; ``write`` is called unless the result is there.
+        """The record of an image's result, and a note to print before it; calls ``write`` unless the result exists.
 
         Args:
             slide: the image.
             write: computes the result and writes its files into a folder.
-            inputs: sha256 of what the result is computed from besides the image.
+            inputs: sha256 of each further input of the result.
         """
         from dermatome.pipeline.exported import slide_inputs
 
@@ -199,7 +199,7 @@ class Results:
     def from_inputs(
         self, name: str, inputs: Mapping[str, str], write: Callable[[Path], StageResult], same: str
     ) -> tuple[StageRecord, str]:
-        """As :meth:`of`, of anything with a name; ``same`` says in words what must be the same for it to be kept."""
+        """Like :meth:`of`, for anything with a name; ``same`` names the inputs that are equal if a result is kept."""
         from dermatome.pipeline.exported import find_result, write_result
         from dermatome.pipeline.stage_files import synthetic_warning
 
@@ -208,13 +208,13 @@ class Results:
         note = "" if found is None else f"kept (same {same} and settings): "
         if found is None:
             found = write_result(self.out, name, self.asset, name, inputs, deciding, write)
-        if (warning := synthetic_warning(found.values)) and not self._warned:  # once for a command
+        if (warning := synthetic_warning(found.values)) and not self._warned:  # once for each command
             self._warned.append(name)
             warn(warning)
         return found, note
 
     def join(self, name: str, tables: Sequence[Any], also: str) -> None:
-        """Puts the tables of images into the table ``name`` of the folder, and the joined one where ``also`` says."""
+        """Merges tables of images into the table ``name`` in the folder; also writes the merged table to ``also``."""
         if tables:
             merged = merge_table(self.out / name, tables)
             write_table(str(self.out / name), merged)
@@ -229,7 +229,7 @@ def each_slide(
     finish: Callable[[], None] | None = None,
     say: Callable[[str], None] = typer.echo,
 ) -> None:
-    """Reads each image of files and folders and calls ``work`` on it, as :func:`each` does.
+    """Reads each image in files and folders and calls ``work`` on it, like :func:`each`.
 
     Raises:
         MissingInput: A folder has no image.
@@ -265,10 +265,10 @@ def each(
 
     Args:
         paths: Files or folders.
-        work: Processes one of them, reports its steps, and describes the result.
-        what: What they are, in the plural.
-        finish: Called after the last one.
-        say: Prints what ``work`` describes.
+        work: Processes one path, reports its steps, and describes the result.
+        what: Plural noun for the paths, for messages.
+        finish: Called at the end.
+        say: Prints the descriptions returned by ``work``.
 
     Raises:
         BadWeights: The network cannot be loaded, so all would fail.
@@ -284,7 +284,7 @@ def each(
                 message = work(path, lambda step, now=now: bar.update(task, description=f"{now}: {step}"))  # type: ignore[misc]
             except BadWeights:
                 raise
-            except Exception as error:  # also a defect that shows in one image must not lose the others
+            except Exception as error:  # not even a defect that one image triggers may lose the others
                 failed += 1
                 complain(_reason(error, path))
             else:
@@ -308,10 +308,10 @@ def _reason(error: Exception, path: Path) -> str:
 
 
 def image_files(paths: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:
-    """Yields each image once: files as they are given, and the files of folders that have one of ``suffixes``.
+    """Yields each image once: given files, and the files in given folders that have one of ``suffixes``.
 
     A DICOM slide is yielded as the folder of its files, also if it lies in a given folder and ``suffixes`` contains
-    DICOM's. What else lies in a folder is counted on the error stream, by kind; hidden files are not.
+    DICOM's. Other files in a folder are counted on the error stream, by kind, except hidden ones.
 
     Raises:
         MissingInput: A folder has no image, or cannot be read.
@@ -334,14 +334,14 @@ def image_files(paths: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path
         if left and found:
             kinds = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(left.items()))
             complain(
-                f"{path}: {kinds} not read: images end in {', '.join(suffixes)}, and folders in it are to be given "
-                "themselves."
+                f"{path}: {kinds} not read: images end in {', '.join(suffixes)}, and folders inside it must be given "
+                "separately."
             )
         if not found:
-            raise MissingInput(f"The folder {path} holds no image ({', '.join(suffixes)}): check the path.")
+            raise MissingInput(f"The folder {path} contains no image ({', '.join(suffixes)}): check the path.")
         for one in found:
             file = one.parent if is_dicom(one.name) and one.is_file() else one
-            # A link is another image to its user, so only the folder is resolved.
+            # A link counts as an image of its own, so only its folder is resolved.
             place = (file.resolve(), "") if file.is_dir() else (file.parent.resolve(), file.name)
             if place not in seen:
                 seen.add(place)
@@ -377,9 +377,9 @@ def unusable_file(error: OSError, path: Path | None = None) -> str:
 
 
 def check_table(out: str) -> str:
-    """Refuses the name of a table that says no format, before anything is computed."""
+    """Refuses a table name without a known format, before anything is computed."""
     if out not in ("", "-") and not out.lower().endswith((".csv", ".parquet")):
-        raise typer.BadParameter(f"{out} names no format: end it in .csv or .parquet, or give - for CSV on the screen.")
+        raise typer.BadParameter(f"{out} has no format: end it in .csv or .parquet, or give - for CSV on the screen.")
     return out
 
 
@@ -394,7 +394,7 @@ TableOut = Annotated[
 
 
 def write_table(out: str, table: Any) -> None:
-    """Writes a pandas table where and as a :data:`TableOut` says, atomically.
+    """Writes a pandas table atomically, in the place and format of a :data:`TableOut`.
 
     Raises:
         StorageFailed: The file cannot be written.
@@ -409,10 +409,10 @@ def write_table(out: str, table: Any) -> None:
 
 
 def merge_table(path: Path, new: Sequence[Any]) -> Any:
-    """The tables of slides in ``new`` and the rows of other slides in the Parquet file at ``path``, by slide.
+    """Merges the tables of slides in ``new`` with the rows of other slides in the Parquet file at ``path``, by slide.
 
     Raises:
-        BadAnnotation: The file is no such table.
+        BadAnnotation: The file is not such a table.
     """
     import pandas as pd
 
@@ -423,13 +423,13 @@ def merge_table(path: Path, new: Sequence[Any]) -> Any:
             tables.append(old[~old["slide"].isin({name for table in new for name in table["slide"]})])
         except (OSError, ValueError, KeyError) as error:
             raise BadAnnotation(
-                f"{path} is no table of slides ({error}): move it away, or use another folder."
+                f"{path} is not a table of slides ({error}): move it away, or use another folder."
             ) from error
     return pd.concat(tables, ignore_index=True).sort_values("slide", kind="stable", ignore_index=True)
 
 
 def read_cells(path: Path) -> Any:
-    """Reads a table of cells, which has at least ``cell_id`` and ``equivalent_diameter_um``.
+    """Reads a table of cells with at least ``cell_id`` and ``equivalent_diameter_um``.
 
     Raises:
         MissingInput: The file does not exist.

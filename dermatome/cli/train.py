@@ -1,6 +1,6 @@
-"""The commands `train` and `import-weights`, made for each task from its settings.
+"""The commands `train` and `import-weights`, generated for each task from its settings.
 
-A command is made when it is called, because a task's settings come with heavy imports.
+A command is generated when it is called, because a task's settings need heavy imports.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _NO_OPTION = ("accumulate", "checkpoint_seconds")
 
 @dataclass(frozen=True)
 class TrainCommands:
-    """What the commands of one task need.
+    """What the commands of one task are generated from.
 
     Attributes:
         task: module and class of the task.
-        help: of `train`.
+        help: help of `train`.
         data: help of the option that names the samples.
-        flags: switches inside nested settings: option → setting path and help.
+        flags: options for switches in nested settings: option → path of the setting, and help.
         card: module and class of the card, for `import-weights`.
-        defaults: of the options of `import-weights`.
-        draw: module and function that draws synthetic samples into a folder and returns the settings for them; with
-            `--synthetic` and no samples they are trained on.
+        defaults: defaults of options of `import-weights`.
+        draw: module and function that draws synthetic samples into a folder and returns the settings for them, for
+            `--synthetic` without samples.
     """
 
     task: tuple[str, str]
@@ -69,13 +69,13 @@ COMMANDS = {
         ("dermatome.skin.cells.task", "CellTask"),
         "Train a network with Cellpose's architecture on annotated cells, and write its weights.\n\n"
         "Example: dermatome cells train --images annotated --out cells.safetensors --report report --max-minutes 30",
-        "Folder of images, each with its cells beside it: .xml, .geojson or _labels.tif; repeatable.",
+        "Folder of images, each with a file of its cells: .xml, .geojson or _labels.tif; repeatable.",
     ),
     "nuclei": TrainCommands(
         ("dermatome.nuclei.maps.task", "NucleusTask"),
         "Train the network of nuclei on patches, and write its weights.\n\n"
         "Example: dermatome nuclei train --patches patches --out nuclei.safetensors --report report --max-minutes 60",
-        "Folder of 'nuclei patches'; repeatable.",
+        "Folder from 'nuclei patches'; repeatable.",
         {
             "boundary_weighting": (
                 ("loss", "boundary_weighting"),
@@ -90,7 +90,7 @@ COMMANDS = {
 
 
 class TrainGroup(TyperGroup):
-    """A group of commands that has `train` and `import-weights` of its task besides its own."""
+    """A command group with `train` and `import-weights` of its task besides its own commands."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands."""
@@ -116,7 +116,7 @@ def _click(function: Callable[..., None], name: str) -> click.Command:
 
 
 def train_command(commands: TrainCommands) -> Callable[..., None]:
-    """The function behind `train`: an option for each setting that is a number, text or switch."""
+    """The function behind `train`, with an option for each setting that is a number, text or switch."""
     task: type[VersionTask[Any]] = getattr(import_module(commands.task[0]), commands.task[1])
     settings: type[TrainingSettings] = task.settings_class
     samples = list[Path] | None if commands.draw else list[Path]
@@ -126,17 +126,17 @@ def train_command(commands: TrainCommands) -> Callable[..., None]:
         "out": _option(Path, weights),
         "validation": _option(
             list[Path] | None,
-            f"Folder of {task.noun} to validate on; repeatable. Without it, a share is held out.", None,
+            f"Folder of {task.noun} to validate on; repeatable. By default a share of the data is held out.", None,
         ),
         "continue_from": _option(
-            str | None, f"Weights to fine-tune: {task.parents}. Their architecture is then used.", None
+            str | None, f"Weights to fine-tune: {task.parents}. Their architecture is kept.", None
         ),
-        "models": _option(Path, "Folder for files that are fetched.", MODELS),
+        "models": _option(Path, "Folder for downloaded files.", MODELS),
         "checkpoints": _option(
             Path | None, "Folder for the checkpoint from which a killed training resumes.", None
         ),
         "report": _option(Path | None, "Folder for the training report.", None),
-        "gpus": _option(int, "Number of GPUs that share a step; each takes a micro-batch.", 1, min=1),
+        "gpus": _option(int, "Number of GPUs that share the micro-batches of a step.", 1, min=1),
         **_setting_options(settings),
         **{
             name: _option(bool | None, text, None, show_default=False)
@@ -219,11 +219,11 @@ def import_command(name: str, commands: TrainCommands) -> Callable[..., None]:
     assert commands.card is not None
     card = getattr(import_module(commands.card[0]), commands.card[1])
     labels = next(iter(card.heads.values()))
-    several = "; several may be one class" if len(card.heads) == 1 else ""
-    classes = f"Class of each of its output channels in order, separated by commas{several}."
-    kinds = f"Its kind of network: {', '.join(card.architectures)}."
+    several = "; several may have the same class" if len(card.heads) == 1 else ""
+    classes = f"Class of each output channel in order, separated by commas{several}."
+    kinds = f"Architecture: {', '.join(card.architectures)}."
     file = typer.Argument(help="State dict or checkpoint of the network (.pt, .pth).", show_default=False)
-    encoder = "Its encoder, as segmentation-models-pytorch names it."
+    encoder = "Encoder, named as in segmentation-models-pytorch."
     default = {"encoder": _REQUIRED, "mpp": _REQUIRED} | dict(commands.defaults)
     options = {
         "file": (Annotated[Path, file], _REQUIRED),
@@ -240,13 +240,13 @@ def import_command(name: str, commands: TrainCommands) -> Callable[..., None]:
         from dermatome.training.weights_import import import_weights
 
         made = import_weights(card, file, out, classes=[label.strip() for label in classes.split(",")], **values)
-        typer.echo(f"{out}  sha256 {made.sha256}\nNot carried over:")
+        typer.echo(f"{out}  sha256 {made.sha256}\nNot imported:")
         for sentence in made.not_carried_over:
             typer.echo(f"  {sentence}")
 
     return with_signature(
         run,
         options,
-        "Import weights of another training, and list what is missing.\n\n"
+        "Import weights that another program trained, and list what is missing.\n\n"
         f"Example: dermatome {name} import-weights model.pt --out w.safetensors --encoder resnet34 --mpp 0.5",
     )

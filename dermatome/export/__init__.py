@@ -1,1 +1,1 @@
-"""Results of a data root for other programs: QuPath, scverse."""
+"""Exports results of a data root to other programs: QuPath and SpatialData."""

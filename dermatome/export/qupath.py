@@ -1,4 +1,4 @@
-"""Slides for QuPath: images, GeoJSON, and a script for its script editor that imports and colours them."""
+"""Exports slides to QuPath: images, GeoJSON, and a script for its script editor that imports and colours them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TYPES = {"cell": "BRIGHTFIELD_H_DAB", "nucleus": "BRIGHTFIELD_H_E"}
 
 
 def export_qupath(slides: Iterable[SlideResults], out: Path) -> list[str]:
-    """Writes `<slide>.<suffix>`, `<slide>.<what>.geojson` for each of its outlines, and :data:`SCRIPT` into a folder.
+    """Writes `<slide>.<suffix>`, a `<slide>.<what>.geojson` for each kind of outlines, and :data:`SCRIPT` to a folder.
 
-    A class has one colour in QuPath: layers are coloured for the slide with most of them.
+    A class has one colour in QuPath: layers get the colours for the slide with most layers.
 
-    Results are read one by one, and files of the same names are replaced. Returns the names of the slides.
+    Results are read one by one, and existing files are replaced. Returns the names of the slides.
 
     Raises:
         BadImage: the image is a folder of DICOM files.
@@ -59,6 +59,6 @@ def export_qupath(slides: Iterable[SlideResults], out: Path) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """A string literal of Groovy, in which nothing is replaced."""
+    """A string literal of Groovy without substitution."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -1,4 +1,4 @@
-"""Results of a slide in a data root, as exports need them: image, labels, outlines and a row for each object."""
+"""The results of a slide in a data root that exports need: image, labels, outlines and a row for each object."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class SlideResults:
     """Results of one slide.
 
     Attributes:
-        slide: its image.
+        slide: the slide's image.
         image: file or folder of the image.
-        kind: what its objects are: cells of the epidermis of an IHC slide, or nuclei of an H&E slide.
+        kind: kind of its objects: cells of the epidermis of an IHC slide, or nuclei of an H&E slide.
         labels: (H, W) integers by name: tissue, layers and cells; or classes and nuclei. 0 is background.
         outlines: GeoJSON files by name: tissue, layers and cells; or nuclei.
         objects: a row for each cell or nucleus, with its number and ``class``.
-        colours: of the classes.
-        facts: gene, ensembl_id, antibody and patient_id, empty where unknown.
-        versions: data version of the results by asset.
-        warning: what a reader must know of its networks; empty if nothing.
+        colours: colour of each class.
+        facts: gene, ensembl_id, antibody and patient_id, empty if unknown.
+        versions: data version of the results, by asset.
+        warning: warning about its networks; empty if there is none.
     """
 
     slide: Slide
@@ -72,7 +72,7 @@ def slides_of_gene(root: DataRoot, gene: str) -> list[str]:
 
 
 def read_results(root: DataRoot, name: str) -> SlideResults:
-    """The layers of a slide of skin, or else the nuclei of an H&E slide.
+    """Reads the layers of a skin slide, or else the nuclei of an H&E slide.
 
     Raises:
         MissingInput: the slide has neither.

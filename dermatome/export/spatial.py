@@ -1,6 +1,6 @@
-"""Slides as SpatialData: image and labels as pyramids in OME-Zarr, outlines, and a table of cells or nuclei.
+"""Exports slides as SpatialData: image and labels as OME-Zarr pyramids, outlines, and a table of cells or nuclei.
 
-Needs the extra `dermatome[spatialdata]`. Pixels are read and written in parts, so that large slides fit.
+Needs the extra `dermatome[spatialdata]`. Pixels are read and written in parts, so large slides fit into memory.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _TABLES: dict[Kind, str] = {"cell": "cells", "nucleus": "nuclei"}
 
 
 def export_spatialdata(slides: Sequence[SlideResults], out: Path) -> None:
-    """Writes slides into one SpatialData folder, which replaces what was at ``out``.
+    """Writes slides to one SpatialData folder, which replaces what was at ``out``.
 
     For each slide: the image `<slide>_image`; labels `<slide>_tissue`, `_layers` and `_cells`, or `_classes` and
-    `_nuclei`; the outlines of the same as shapes, `<slide>_…_outlines`. All lie in the coordinate system `<slide>_um`,
+    `_nuclei`; their outlines as shapes, `<slide>_…_outlines`. All are in the coordinate system `<slide>_um`,
     in µm from the upper left corner of the slide. The table `cells` (or `nuclei`) annotates the labels of all slides:
     ``obs["region"]`` names the labels and ``obs["cell_id"]`` (``nucleus_id``) the number in them, ``X`` holds the
     measurements, ``obsm["spatial"]`` the centres in µm.
@@ -64,7 +64,7 @@ def export_spatialdata(slides: Sequence[SlideResults], out: Path) -> None:
     }
     data = SpatialData.init_from_elements(elements, attrs={"dermatome": about})
     with atomic_folder(out) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its libraries to one another
+        warnings.simplefilter("ignore")  # about its own dependencies
         folder.rmdir()  # it writes only where nothing is, or a Zarr store
         data.write(folder, update_sdata_path=False)
 
@@ -95,7 +95,7 @@ def _elements(found: SlideResults) -> dict[str, Any]:
 
 
 def _in_parts(array: Any, channels: tuple[int, ...], dtype: Any) -> Any:
-    """A dask array over pixels or labels that are read where they are sliced."""
+    """A dask array of pixels or labels that reads only the parts that are used."""
     import dask.array as da
 
     def read(block_info: Any = None) -> Any:
@@ -138,14 +138,14 @@ def _table(slides: Sequence[SlideResults]) -> Any:
         for found in slides
     ]
     rows = pd.concat(frames, ignore_index=True)
-    # Of type object: anndata writes no strings of pandas 3 yet.
+    # Of type object, as anndata cannot write strings of pandas 3 yet.
     rows.index = pd.Index([f"{region}_{number}" for region, number in rows[["region", key]].to_numpy()], dtype=object)
     numbers = rows.select_dtypes("number").drop(columns=[key, "mpp", *places])
     obs = rows[["region", key, "class", "slide", *slides[0].facts]].copy()
     for column in obs.columns.drop(key):
         names = pd.Index(sorted(obs[column].unique()), dtype=object)
         obs[column] = pd.Categorical(obs[column], categories=names)
-    # The centre of a pixel lies half a pixel from its edge, where coordinates begin.
+    # A pixel's centre is half a pixel from the edge at which coordinates begin.
     centres_um = (rows[places].to_numpy(float) + 0.5) * rows[["mpp"]].to_numpy(float)
     table = anndata.AnnData(
         numbers.to_numpy(dtype=float, na_value=np.nan),

@@ -1,1 +1,1 @@
-"""The Human Protein Atlas: its pages, its images, and a polite way to fetch both."""
+"""The Human Protein Atlas (HPA): its pages, its images, and a client that fetches both with few requests."""

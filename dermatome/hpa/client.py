@@ -1,4 +1,4 @@
-"""Fetches gene pages and images of the Human Protein Atlas, with older releases as a fall-back for pages."""
+"""Fetches gene pages and images of the Human Protein Atlas, with older releases as a fallback for pages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dermatome.storage.http import Fetched, HttpClient, NotThere
 
 
 class HpaClient(HttpClient):
-    """Fetches pages and images; one client may be used by many threads.
+    """Fetches pages and images; many threads may share one client.
 
     Args:
         settings: See :class:`HpaSettings`.
         sleep: Replaces `time.sleep` in tests.
 
     Raises:
-        BadSetting: An address in the settings is not one of an allowed host.
+        BadSetting: An address in the settings is not on an allowed host.
     """
 
     def __init__(self, settings: HpaSettings | None = None, *, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -31,10 +31,11 @@ class HpaClient(HttpClient):
     def fetch_page(
         self, ensembl_id: str, path: Path, etag: str | None = None, last_modified: str | None = None
     ) -> Fetched:
-        """Fetches a gene's XML page from the site, or from the first archive that still has the gene.
+        """Fetches a gene's XML page from the site, or from the first archived release that has the gene.
 
         Raises:
-            FetchFailed: The id is not an Ensembl gene id, no release has the gene, or see :meth:`HttpClient.fetch`.
+            FetchFailed: The id is not an Ensembl gene id, or no release has the gene; see also
+            :meth:`HttpClient.fetch`.
         """
         if not ENSEMBL_GENE.fullmatch(ensembl_id):
             raise FetchFailed(

@@ -1,4 +1,4 @@
-"""Lists of genes: a table as HPA's site downloads it, a plain text file, or a list."""
+"""Reads lists of genes: tables as downloaded from HPA's site, plain text files, or Python lists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ID_COLUMNS = (
 )
 _NAME_COLUMNS = ("genename", "genesymbol", "hgncsymbol", "symbol", "approvedsymbol", "associatedgenename", "gene")
 _NAMES_OF_NONE = ("", "-", "na", "n/a", "#n/a", "nan", "none", "null")
-"""What Excel, R and pandas write, in lower case, where there is no id."""
+"""Entries, in lower case, that Excel, R and pandas write if there is no id."""
 _SEPARATORS = ("\t", ";", ",")
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GeneRef:
-    """A gene of a list: its Ensembl id, and its symbol if the list has it."""
+    """A gene of a list: its Ensembl id, and its symbol if the list states it."""
 
     ensembl_id: str
     gene: str | None = None
@@ -43,11 +43,11 @@ def read_gene_list(source: Path | str | Iterable[str]) -> list[GeneRef]:
     """Reads a gene list, each gene once, in the order of the list.
 
     Args:
-        source: Path of a table as HPA's site or BioMart gives it (columns are found by name), separated by tabs,
-            semicolons or commas; rows without an id are skipped, and their number is logged. Or path of a text file
-            with one Ensembl id in each line (``#`` begins a comment, a symbol may follow the id); or the ids
-            themselves. A table may lack a header. Version suffixes (``ENSG00000186847.6``) are dropped. Excel's
-            "Unicode text" (UTF-16) and Windows' Western European characters are read, too.
+        source: Path of a table as from HPA's site or BioMart (columns are found by name), separated by tabs, semicolons
+            or commas; rows without an id are skipped, and their number is logged. Or path of a text file with one
+            Ensembl id per line (``#`` begins a comment, a symbol may follow the id). Or the ids themselves. A table may
+            lack a header. Version suffixes (``ENSG00000186847.6``) are removed. Excel's "Unicode text" (UTF-16) and
+            Windows' Western European encoding are supported.
 
     Raises:
         MissingInput: There is no such file.
@@ -104,7 +104,7 @@ def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
         for row in rows:
             line, began = rows.line_num, line + 1
             if line > began:
-                raise BadPage(f"{name}, line {began}: a quotation mark that is not closed; fix or remove the line.")
+                raise BadPage(f"{name}, line {began}: a quotation mark is not closed; fix or remove the line.")
             if not any(cell.strip() for cell in row) or (not header and row[0].lstrip().startswith("#")):
                 continue
             if not header:
@@ -118,7 +118,7 @@ def _from_table(text: str, separator: str, name: str) -> Iterator[GeneRef]:
                     "fix or remove the line."
                 )
             symbol = row[name_at].strip() if name_at is not None and len(row) > name_at else ""
-            # Search downloads give several ids, separated by commas, for a symbol that stands for several genes.
+            # Search downloads list several ids, separated by commas, if a symbol is that of several genes.
             parts = re.split("[,;]", row[id_at])
             identifiers = [part for part in parts if part.strip().casefold() not in _NAMES_OF_NONE]
             skipped += not identifiers
@@ -141,14 +141,14 @@ def _columns(header: list[str], first: list[str], name: str) -> tuple[int, int |
     columns = [_plain(cell) for cell in header]
     id_at = next((columns.index(wanted) for wanted in _ID_COLUMNS if wanted in columns), -1)
     if id_at < 0 and "gene" in columns:
-        # `normal_tissue.tsv` and its like hold the id in "Gene"; in search downloads "Gene" is the symbol.
+        # In tables such as `normal_tissue.tsv`, "Gene" is the id; in search downloads it is the symbol.
         at = columns.index("gene")
         if "genename" in columns or (len(first) > at and _ENSEMBL.fullmatch(first[at].strip())):
             id_at = at
     if id_at < 0:
         shown = ", ".join(repr(cell[:30]) for cell in header[:8])
         raise BadPage(
-            f"{name} has no column of Ensembl ids ('Ensembl', or 'Gene' holding ids): its columns are {shown}"
+            f"{name} has no column of Ensembl ids ('Ensembl', or 'Gene' with ids): its columns are {shown}"
             f"{', …' if len(header) > 8 else ''}; download the table again with that column, or give a list of ids."
         )
     symbols = (columns.index(wanted) for wanted in _NAME_COLUMNS if wanted in columns)

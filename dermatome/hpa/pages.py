@@ -1,13 +1,13 @@
-"""Reads the gene pages of the Human Protein Atlas, of every release: the images of one tissue, one row for each.
+"""Reads gene pages of all releases of the Human Protein Atlas: one row for each image of one tissue.
 
 Releases 12 to 25 differ: the root is ``<proteinAtlas>`` or ``<entry>``; ``technology`` is IH or IHC; a tissue is
-``skin 1`` without attributes up to release 18 and ``<tissue organ="Skin">Skin 1`` from 19; the gene's own summary names
-it ``skin`` in some. Levels come twice: the gene's summary (``entry/tissueExpression``), and what was seen with each
+``skin 1`` without attributes up to release 18 and ``<tissue organ="Skin">Skin 1`` from 19 on; the gene's summary calls
+it ``skin`` in some releases. Levels occur twice: in the gene's summary (``entry/tissueExpression``) and for each
 antibody (``entry/antibody/tissueExpression``), which alone has images. RNA sections and ``pathology`` (tumours) name
 the same tissues and organs and are not read.
 
-Pages are not trusted. lxml calls :class:`_Target` for each tag and builds no tree, so elements that are not wanted are
-never in memory, however large the page; entities, document types and the network are off.
+Pages are untrusted. lxml calls :class:`_Target` for each tag and builds no tree, so ignored elements are never held in
+memory, however large the page is; entities, document types and network access are disabled.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Outcome = Literal["images", "no_tissue", "no_images"]
 
 _MAX_PAGE_BYTES = 64 * 1024 * 1024
 _CHUNK_BYTES = 1 << 16
-# A page of a gene with 20 antibodies on three tissues keeps about 20,000 elements with half a million characters.
+# For a gene with 20 antibodies on three tissues, about 20,000 elements with half a million characters are kept.
 _MAX_KEPT_ELEMENTS = 100_000
 _MAX_KEPT_CHARACTERS = 4_000_000
-# The elements that are entered, and what is done with those inside them; all others are skipped.
+# The elements that are entered, and what happens to their children; all other elements are skipped.
 _ENTER, _KEEP = "enter", "keep"
 _INSIDE: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("entry",): {"name": _KEEP, "synonym": _KEEP, "identifier": _KEEP, "tissueExpression": _ENTER, "antibody": _ENTER},
@@ -46,7 +46,7 @@ _INSIDE: Mapping[tuple[str, ...], Mapping[str, str]] = {
 _NOTHING: Mapping[str, str] = {}
 _EPIDERMAL_CELLS = ("keratinocytes", "epidermal cells")
 _QUANTITIES = {"negative": "none", "rare": "<25%", "75%-25%": "25%-75%"}
-# The normal tissues of releases 12 to 25, without running numbers. Another name is not of HPA, or is newer.
+# The normal tissues of releases 12 to 25, without running numbers. Other names are not HPA's, or are newer.
 _HPA_TISSUES = re.compile(
     "adipose tissue|adrenal gland|appendix|bone marrow|breast|bronchus|caudate|cerebellum|cerebral cortex|"
     "cervix(, uterine)?|colon|duodenum|endometrium|epididymis|esophagus|fallopian tube|gallbladder|heart muscle|"
@@ -60,19 +60,19 @@ _RUNNING_NUMBER = re.compile(r"\s+\d+$")
 
 @dataclass(frozen=True)
 class GenePage:
-    """What one gene page contains about one tissue.
+    """The content of a gene page about one tissue.
 
     Attributes:
         ensembl_id: Ensembl id of the gene.
         gene: Symbol of the gene.
-        release: HPA's release number as the page states it; empty if it does not.
+        release: HPA's release number as stated on the page; empty if it is not.
         page_sha256: sha256 of the page.
         records: One row for each image; see :data:`dermatome.hpa.records.IMAGE_RECORD_SCHEMA`.
         outcome: ``images``; ``no_tissue`` if no antibody was tried on the tissue; ``no_images`` if the page has levels
-            for the tissue and no images.
+            for the tissue but no images.
         message: The outcome in one sentence.
-        antibodies_without_images: Antibodies with levels for the tissue and no image; an older release may have images.
-        tissues: Names of the page's normal tissues, sorted; at most 100 of them.
+        antibodies_without_images: Antibodies with levels for the tissue but no image; older releases may have images.
+        tissues: Names of the page's normal tissues, sorted; at most 100.
     """
 
     ensembl_id: str
@@ -87,14 +87,14 @@ class GenePage:
 
 
 def check_tissue(page: GenePage, tissue: str) -> None:
-    """Refuses a name that is no tissue of HPA: the page has other tissues, and no release knows the name.
+    """Refuses a tissue name that HPA does not have: the page lists other tissues, and no release has this name.
 
     Raises:
-        BadSetting: The message lists the page's tissues.
+        BadSetting: There is no such tissue; the message lists the page's tissues.
     """
     if page.outcome == "no_tissue" and page.tissues and not _HPA_TISSUES.fullmatch(_base_name(tissue)):
         raise BadSetting(
-            f"{page.gene} ({page.ensembl_id}): {tissue[:40]!r} is no tissue or organ of the page; choose one of "
+            f"{page.gene} ({page.ensembl_id}): {tissue[:40]!r} is not a tissue or organ of the page; choose one of "
             f"{', '.join(page.tissues)}."
         )
 
@@ -103,11 +103,10 @@ def parse_page(source: Path | bytes, *, tissue: str = "Skin", max_bytes: int = _
     """Reads the images of ``tissue`` from an HPA gene page of any release as a stream.
 
     A tissue matches by its name, with or without HPA's running number (``Skin`` matches ``skin``, ``skin 1`` and
-    ``Skin 2``, but not ``Foreskin`` or ``skin cancer``), or by its organ, in upper or lower case. Only normal tissue
-    counts.
+    ``Skin 2``, but not ``Foreskin`` or ``skin cancer``), or by its organ; case is ignored. Only normal tissue is read.
 
     Raises:
-        BadPage: The page is larger than ``max_bytes``, is not XML, is cut short, has a document type, is not one gene's
+        BadPage: The page is larger than ``max_bytes``, not XML, truncated, has a document type, is not one gene's
             entry, or has an image whose address gives no slide id.
         MissingInput: There is no such file.
     """
@@ -124,7 +123,7 @@ def parse_page(source: Path | bytes, *, tissue: str = "Skin", max_bytes: int = _
 
 
 class _HashingFile:
-    """Reads a file for the parser and hashes it at the same time; refuses more than ``max_bytes``."""
+    """Reads a file for the parser and computes its hash; refuses more than ``max_bytes``."""
 
     def __init__(self, file: IO[bytes], name: str, max_bytes: int) -> None:
         self.sha256 = hashlib.sha256()
@@ -140,7 +139,7 @@ class _HashingFile:
                 raise BadPage(f"{self._name} is larger than a gene page may be: give one gene's XML page.")
             if self.head or not data:
                 return data
-            # Pages exist that begin with blank lines, which XML forbids before its declaration.
+            # Some pages begin with blank lines, which XML forbids before its declaration.
             data = data.lstrip()
             if data:
                 self.head = data[:1024]
@@ -148,10 +147,10 @@ class _HashingFile:
 
 
 class _Target:
-    """Receives the parser's events and collects ``name``, ``data`` and the like until they are complete.
+    """Receives the parser's events and collects elements such as ``name`` and ``data`` until they are complete.
 
     Attributes:
-        facts: What has been read so far.
+        facts: Facts that were read so far.
         root: Tag of the root element.
         entries: Number of gene entries that began.
     """
@@ -159,16 +158,16 @@ class _Target:
     def __init__(self, facts: _Facts, name: str) -> None:
         self.facts, self.root, self.entries = facts, "", 0
         self._name = name
-        self._path: tuple[str, ...] = ()  # of entered elements, from the entry on
+        self._path: tuple[str, ...] = ()  # tags of the entered elements, from the entry on
         self._inside: Mapping[str, str] = _NOTHING
-        self._depth = 0  # below an element that is kept or skipped
+        self._depth = 0  # depth below an element that is kept or skipped
         self._builder: etree.TreeBuilder | None = None
-        self._unsure = False  # the element that is kept is a <data> whose tissue is not known yet
+        self._unsure = False  # whether the kept element is a <data> whose tissue is not known yet
         self._elements = self._characters = 0
         self._before = (0, 0)
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        """An element begins."""
+        """Handles the start of an element."""
         if self._depth:
             self._depth += 1
             if self._builder is not None:
@@ -188,7 +187,7 @@ class _Target:
             self._grow(self._builder, tag, attributes)
 
     def end(self, tag: str) -> None:
-        """An element ends."""
+        """Handles the end of an element."""
         if not self._depth:
             if tag == "antibody":
                 self.facts.of_antibody, self.facts.antibody = False, None
@@ -209,20 +208,20 @@ class _Target:
             self.facts.take(builder.close())
 
     def data(self, text: str) -> None:
-        """Text inside an element, in pieces."""
+        """Handles text inside an element, which may come in pieces."""
         if self._builder is not None:
             self._characters += len(text)
             self._check_size()
             self._builder.data(text)
 
     def doctype(self, root: str, *_: object) -> None:
-        """Refuses any document type: HPA's pages have none, and it is where entity bombs and file reads come from."""
+        """Refuses any document type: HPA's pages have none, and entity bombs and file inclusion need one."""
         if root.casefold() == "html":
             raise BadPage(_web_page(self._name))
         raise BadPage(f"{self._name} declares a document type (DTD), which HPA's pages never do: fetch it from HPA.")
 
     def close(self) -> None:
-        """The page has ended."""
+        """Handles the end of the page."""
 
     def _start_page(self, tag: str, attributes: Mapping[str, str]) -> None:
         outside = self.root or None
@@ -231,7 +230,7 @@ class _Target:
             return
         if self.entries:
             raise BadPage(
-                f"{self._name} holds several genes (the whole atlas?): give one gene's XML page in each file."
+                f"{self._name} contains several genes (the whole atlas?): give one gene's XML page in each file."
             )
         if outside not in (None, "proteinAtlas"):
             raise BadPage(f"{self._name} is not an HPA page: its <entry> is inside <{self.root[:40]}>; fetch it again.")
@@ -259,12 +258,12 @@ class _Target:
     def _check_size(self) -> None:
         if self._elements > _MAX_KEPT_ELEMENTS or self._characters > _MAX_KEPT_CHARACTERS:
             raise BadPage(
-                f"{self._name} has more about {self.facts.tissue} than a gene page can: fetch it again or leave it out."
+                f"{self._name} has more about {self.facts.tissue} than a gene page can: fetch it again or omit it."
             )
 
 
 def _read_page(file: IO[bytes], name: str, *, tissue: str, max_bytes: int) -> _Facts:
-    """Reads what :func:`parse_page` describes from an open file; ``name`` names the page in errors."""
+    """Reads the facts for :func:`parse_page` from an open file; ``name`` names the page in errors."""
     source = _HashingFile(file, name, max_bytes)
     page = _Target(_Facts(tissue), name)
     parser = etree.XMLParser(target=page, resolve_entities="internal", no_network=True, load_dtd=False, huge_tree=False)
@@ -291,7 +290,7 @@ def _not_xml(name: str, head: bytes, error: etree.XMLSyntaxError) -> str:
         return _web_page(name)
     if not start.startswith((b"<", b"\xef\xbb\xbf<", b"\xff\xfe", b"\xfe\xff")):
         return f"{name} is not XML (it begins with {head[:12]!r}): fetch the gene's XML page again."
-    return f"{name} is not complete XML (line {error.lineno}: {error.msg}): it is damaged or cut short; fetch it again."
+    return f"{name} is not complete XML (line {error.lineno}: {error.msg}): it is damaged or truncated; fetch it again."
 
 
 def _web_page(name: str) -> str:
@@ -309,16 +308,16 @@ class _GeneLevel:
 
 @dataclass
 class _Facts:
-    """What has been read of a page so far.
+    """Facts that were read from a page so far.
 
     Attributes:
         rows: For each image of the tissue: antibody, tissue, organ, address, patient, sample and levels, by the names
             of :data:`dermatome.hpa.records.IMAGE_RECORD_SCHEMA`.
-        gene_levels: The gene's own summary for each matching tissue.
+        gene_levels: The gene's summary for each matching tissue.
         images_by_antibody: Number of images of each antibody that was tried on the tissue.
-        verifications: The gene's own reliability, by the term that the release uses for it.
+        verifications: The gene's reliability, by the release's term for it.
         synonyms: Other names of the gene.
-        names: Names of the page's normal tissues, wanted or not.
+        names: Names of all normal tissues on the page.
     """
 
     tissue: str
@@ -352,7 +351,7 @@ class _Facts:
             self._gene_data(element)
 
     def wants(self, tissue: Any) -> bool:
-        """Whether the ``<data>`` of this ``<tissue>`` is needed; notes the tissue's name."""
+        """Whether the ``<data>`` with this ``<tissue>`` is needed; records the tissue's name."""
         if len(self.names) < _MAX_NAMES:
             self.names.add((_text(tissue) or "")[:40])
         return bool(self._tissue_of(tissue) or (not self.of_antibody and self._unnumbered(tissue)))
@@ -365,7 +364,7 @@ class _Facts:
         return None
 
     def _unnumbered(self, element: Any) -> tuple[str, None] | None:
-        """The gene's ``skin`` if ``skin 1`` is wanted: release 18 omits the number in the summary."""
+        """Matches the gene summary's ``skin`` if ``skin 1`` is requested, as release 18 omits the number there."""
         name = _text(element) or ""
         return (name, None) if name.casefold() == _base_name(self.tissue) else None
 
@@ -433,7 +432,7 @@ def _cell_types(parent: Any) -> list[dict[str, str | None]]:
 
 
 def _of_image(image: Any) -> dict[str, Any]:
-    """Facts about the image's patient and sample."""
+    """Facts about an image's patient and sample."""
     patient = next(image.iterancestors("patient"), None)
     sample = next(image.iterancestors("sample"), None)
     values: dict[str, Any] = {"image_url_tif": _text(image.find("imageUrlTif")), "snomed": []}
@@ -498,7 +497,7 @@ def _rows(facts: _Facts, name: str) -> list[dict[str, Any]]:
         "page_sha256": facts.page_sha256,
     }
     rows: dict[tuple[str, str | None, str], dict[str, Any]] = {}
-    addresses: dict[str, str] = {}  # by slide; one image is the same under http and https
+    addresses: dict[str, str] = {}  # by slide; http and https addresses are the same image
     for row in facts.rows:
         url = row["image_url"]
         slide = slide_id(url)
@@ -513,7 +512,7 @@ def _rows(facts: _Facts, name: str) -> list[dict[str, Any]]:
             "gene_expression": level.expression if level else None,
             "gene_cell_types": level.cell_types if level else [],
         }
-        # An image may be listed twice for one antibody and tissue.
+        # A page may list an image twice for one antibody and tissue.
         rows.setdefault(
             (slide, row["antibody"], row["tissue"]),
             {"slide": slide, **gene, **row, **_annotation(row), "image_url": known, **summary},
@@ -522,10 +521,10 @@ def _rows(facts: _Facts, name: str) -> list[dict[str, Any]]:
 
 
 def _annotation(row: Mapping[str, Any]) -> dict[str, str | None]:
-    """Staining, intensity, quantity and location of the patient or, where the page states none, of the epidermis.
+    """Staining, intensity, quantity and location of the patient or, if the page states none, of the epidermis.
 
-    HPA annotates cell types, not patients: ``Keratinocytes`` of Skin 1 and ``Epidermal cells`` of Skin 2. Words are
-    those of newer releases, in lower case; ``cell_types`` keeps the page's own.
+    HPA annotates cell types, not patients: ``Keratinocytes`` for Skin 1 and ``Epidermal cells`` for Skin 2. The words
+    are those of newer releases, in lower case; ``cell_types`` keeps the page's own words.
     """
     found = {name: row.get(name) for name in ("staining", "intensity", "quantity", "location")}
     if not any(found.values()):
@@ -544,7 +543,7 @@ def _without_scheme(url: str) -> str:
 def _gene_level(levels: list[_GeneLevel], tissue: str, cell_types: list[dict[str, str | None]]) -> _GeneLevel | None:
     """The gene's summary for an antibody's tissue.
 
-    Release 18 calls both ``skin 1`` and ``skin 2`` just ``skin`` there: the one that shares most cell types is chosen.
+    Release 18 calls both ``skin 1`` and ``skin 2`` just ``skin`` there; the one with most cell types in common is used.
     """
     same = [level for level in levels if level.tissue.casefold() == tissue.casefold()]
     if not same:

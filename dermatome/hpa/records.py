@@ -1,4 +1,4 @@
-"""Image records: one typed row for each image of a tissue on a gene page, kept as Parquet."""
+"""Image records: one typed row for each image of a tissue on a gene page, stored as Parquet."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def slide_id(image_url: str) -> str:
     """The slide id ``<folder>-<stem>`` of an image's address: ``…/images/373/1_A_1_2.jpg`` gives ``373-1_A_1_2``.
 
     Raises:
-        BadPage: The address has no folder and file name, or they cannot be a file name.
+        BadPage: The address has no folder and file name, or they are not valid in a file name.
     """
     try:
         path = unquote(urlsplit(image_url).path)
@@ -74,7 +74,7 @@ def slide_id(image_url: str) -> str:
 
 
 def write_records(records: pa.Table, path: Path) -> Path:
-    """Writes image records to a Parquet file, atomically; a table without rows gives a file, too.
+    """Writes image records to a Parquet file, atomically, even if there are no rows.
 
     Raises:
         StorageFailed: The disk is full or not writable.
@@ -85,7 +85,7 @@ def write_records(records: pa.Table, path: Path) -> Path:
 
 
 def read_records(path: Path) -> pa.Table:
-    """Image records as :func:`write_records` wrote them.
+    """Reads image records that :func:`write_records` wrote.
 
     Raises:
         MissingInput: There is no such file.
@@ -96,7 +96,7 @@ def read_records(path: Path) -> pa.Table:
     except FileNotFoundError as error:
         raise MissingInput(f"There are no image records at {path}: parse the gene's page first.") from error
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise BadPage(f"{path.name} holds no image records ({error}): parse the gene's page again.") from error
+        raise BadPage(f"{path.name} contains no image records ({error}): parse the gene's page again.") from error
 
 
 def gene_images(root: DataRoot, gene: str) -> list[dict[str, Any]]:
@@ -117,5 +117,5 @@ def slide_facts(root: DataRoot, slide: str, names: Sequence[str]) -> dict[str, s
 
 
 def merge_records(tables: list[pa.Table]) -> pa.Table:
-    """Concatenates the image records of several pages; no pages give an empty table."""
+    """Concatenates the image records of several pages; without pages the table is empty."""
     return pa.concat_tables([IMAGE_RECORD_SCHEMA.empty_table(), *tables])

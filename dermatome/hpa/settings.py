@@ -1,4 +1,4 @@
-"""Settings of `hpa_images` and of the HPA client; the licence and the attribution that HPA requires for its data."""
+"""Settings of `hpa_images` and of the HPA client, and the licence and attribution that HPA requires for its data."""
 
 from typing import Annotated, Literal
 
@@ -15,15 +15,15 @@ class HpaSettings(HttpLimits):
     """How data are requested from the Human Protein Atlas (HPA).
 
     Attributes:
-        base_url: Site whose ``/<ensembl id>.xml`` is asked first.
-        image: Which file of an image is fetched: ``jpeg``, which the page names, or ``tiff``, the lossless original at
-            the same address with ``.tif`` (some 27 MB); the JPEG where HPA has no TIFF.
-        archive_urls: Older releases, asked in turn for a gene or for images that the site no longer has.
-        allowed_hosts: Hosts that may be asked, redirects included; a leading dot allows all names below it.
-        max_page_bytes: A larger page is refused.
-        max_image_bytes: A larger image is refused.
-        licence: Recorded with what is fetched; the records of a page name the licence of its release.
-        attribution: Recorded with what is fetched.
+        base_url: Site that is requested first, at ``/<ensembl id>.xml``.
+        image: File type of images: ``jpeg``, which the page names, or ``tiff``, the lossless original (about 27 MB) at
+            the same address with ``.tif``; if HPA has no TIFF, the JPEG is used.
+        archive_urls: Older releases, requested in this order for genes or images that the site no longer has.
+        allowed_hosts: Hosts that may be contacted, also by redirects; a leading dot allows all subdomains.
+        max_page_bytes: Larger pages are refused, bytes.
+        max_image_bytes: Larger images are refused, bytes.
+        licence: Recorded with fetched data; the records of a page state the licence of its release.
+        attribution: Recorded with fetched data.
     """
 
     base_url: str = "https://www.proteinatlas.org"

@@ -1,4 +1,4 @@
-"""The stage `hpa_images`: from an Ensembl id to the image records of its gene page, and of older releases."""
+"""The stage `hpa_images`: from an Ensembl id to the image records of its gene page and of older releases."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ def fetch_gene_images(
     etag: str | None = None,
     last_modified: str | None = None,
 ) -> tuple[GenePage, list[Fetched]]:
-    """Fetches a gene's page to ``path`` and reads its images of ``tissue``; what was fetched begins with that page.
+    """Fetches a gene's page to ``path`` and reads its images of ``tissue``.
 
-    If antibodies have levels for the tissue and no image (newer releases show fewer images), their images are taken
-    from the archives. Archive pages are kept beside ``path``, and their rows state the release that they come from.
-    ``etag`` and ``last_modified`` are those of the page at ``path``, from an earlier :class:`Fetched`.
+    If antibodies have levels for the tissue but no image (newer releases show fewer images), their images are taken
+    from the archived releases. Archived pages are stored beside ``path``, and their rows state the release they are
+    from. ``etag`` and ``last_modified`` are those of the page at ``path``, from an earlier :class:`Fetched`.
+
+    Returns:
+        The page, and all downloads, the page's first.
 
     Raises:
         FetchFailed: See :meth:`HpaClient.fetch_page`; also if an archive cannot be reached, as its images would
-            otherwise be missing without notice.
-        BadPage: A page cannot be read, or is of another gene.
+            otherwise be missing unnoticed.
+        BadPage: A page cannot be read, or belongs to another gene.
     """
     fetched = [client.fetch_page(ensembl_id, path, etag, last_modified)]
     page = _parse(path, ensembl_id, tissue)
@@ -84,7 +87,7 @@ def _host(base: str) -> str:
 def make_images(
     client: HpaClient, gene: str, page_path: Path, folder: Path, tissue: str, file: str = RECORDS_FILE
 ) -> StageResult:
-    """Writes the image records of one gene to ``folder / file``; the page and its validators stay at ``page_path``.
+    """Writes the image records of one gene to ``folder / file``; the page and its ETag stay at ``page_path``.
 
     Raises:
         FetchFailed: The page did not arrive, or no release has the gene.
@@ -124,9 +127,9 @@ def make_images(
 
 
 def _validators(noted: Path, page: Path, base_url: str) -> dict[str, Any]:
-    """The validators of the page on disk if it came from ``base_url``, else none, so that it is fetched again.
+    """The ETag and Last-Modified of the page on disk if it came from ``base_url``, else none, so that it is refetched.
 
-    An answer "not modified" to the validators of another site or page would keep the wrong page for ever.
+    A response "not modified" to those of another site or page would keep the wrong page for ever.
     """
     try:
         known = json.loads(noted.read_bytes())
@@ -138,6 +141,6 @@ def _validators(noted: Path, page: Path, base_url: str) -> dict[str, Any]:
 
 
 def _version(records: pa.Table) -> str:
-    """Data version of the rows: other bytes of the page that give the same rows are the same version."""
+    """Data version of the rows: a page whose bytes changed but whose rows did not keeps its version."""
     rows = records.drop_columns(["page_sha256"]).to_pylist()
     return content_version(json.dumps(row, sort_keys=True, default=str).encode() for row in rows)

@@ -1,1 +1,1 @@
-"""Operations on pixels that know no network: tiling, resampling, background, stains, augmentation, overlays."""
+"""Operations on pixels without networks: tiling, resampling, background, stains, augmentation, overlays."""

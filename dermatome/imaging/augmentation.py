@@ -20,40 +20,40 @@ def _field(default: float, description: str) -> Any:
 
 
 class AugmentSettings(SettingsModel):
-    """How much a training crop may differ from its tile."""
+    """How strongly training crops are changed."""
 
     scale: float = Field(default=1.3, ge=1, description="The zoom is drawn between 1 / ``scale`` and ``scale``.")
     coarse_share: NonNegativeFloat = _field(
         0.1, "Share of crops at the coarse scale, for the coarse pass over a slide."
     )
-    elastic_px: NonNegativeFloat = _field(8.0, "Largest displacement of the elastic deformation, px of the training.")
+    elastic_px: NonNegativeFloat = _field(8.0, "Largest displacement of the elastic deformation, px of the crop.")
     stain: NonNegativeFloat = _field(0.4, "Largest relative change of the optical density of each stain.")
-    gamma: NonNegativeFloat = _field(0.0, "Largest change of the exponent of brightness, as its logarithm; 0 is none.")
+    gamma: NonNegativeFloat = _field(0.0, "Largest absolute logarithm of the exponent of brightness; 0 is no change.")
     contrast: NonNegativeFloat = _field(0.0, "Largest relative change of the spread around the mean colour; 0 is none.")
-    brightness: NonNegativeFloat = _field(0.08, "How much darker the light may be, of white; half as much brighter.")
-    tint: NonNegativeFloat = _field(1 / 3, "Largest change of the light's colour by channel, of ``brightness``.")
-    blur_px: NonNegativeFloat = _field(1.0, "Largest sigma of the Gaussian blur that one crop in four has.")
-    noise: NonNegativeFloat = _field(6.0, "Largest standard deviation of the noise that one crop in four has, of 255.")
+    brightness: NonNegativeFloat = _field(0.08, "Largest darkening as a share of white; brightening has half of it.")
+    tint: NonNegativeFloat = _field(1 / 3, "Largest change of colour per channel, as a share of brightness.")
+    blur_px: NonNegativeFloat = _field(1.0, "Largest sigma of the Gaussian blur, px, which one crop in four has.")
+    noise: NonNegativeFloat = _field(6.0, "Largest deviation of the noise that one crop in four has, of 255.")
 
     def strengthened(self, factor: float) -> AugmentSettings:
-        """These, with every change of colour and shape but scale ``factor`` times as large."""
+        """A copy in which every change of colour and shape except the zoom is ``factor`` times as strong."""
         changes = ("elastic_px", "stain", "gamma", "contrast", "brightness", "blur_px", "noise")
         return self.changed(**{name: getattr(self, name) * factor for name in changes})
 
 
 @dataclass(frozen=True)
 class TileCache:
-    """A tile at the training scale and at smaller ones, so that zooming out averages instead of skipping pixels.
+    """A tile at the training scale and at coarser ones, so that zooming out averages instead of skipping pixels.
 
     Attributes:
-        levels: (image, labels) at scale 1, 1/2, 1/4, …
+        levels: (image, labels) at scale 1, 1/2, 1/4, …; (H, W, 3) uint8 and (H, W) uint8 each.
     """
 
     levels: tuple[tuple[RgbImage, ClassMap], ...]
 
     @classmethod
     def build(cls, image: RgbImage, labels: ClassMap, scale: float, depth: int = 2) -> TileCache:
-        """The cache of a tile whose pixels are ``scale`` training pixels wide."""
+        """Resizes a tile by ``scale``, in training pixels per tile pixel, and builds ``depth`` levels."""
         size = Size(*image.shape[:2])
         levels = []
         for level in range(depth):
@@ -67,7 +67,7 @@ def random_crop(
 ) -> tuple[RgbImage, ClassMap]:
     """A square crop at a random place: rotated, deformed, zoomed and restained; mirrored beyond the tile's edges.
 
-    At the coarse scale, it is ``coarse_factor`` times coarser; ``rng`` decides everything.
+    Crops at the coarse scale are ``coarse_factor`` times coarser. All random choices come from ``rng``.
 
     Returns:
         (side, side, 3) uint8 and (side, side) uint8.
@@ -113,22 +113,22 @@ def positions(
     return rows.astype(np.float32), columns.astype(np.float32)
 
 
-# Unit vectors of hematoxylin and eosin or DAB-like counterstains in optical density (Ruifrok and Johnston, 2001). Which
-# stains a slide really has does not matter here: changes along plausible directions are enough.
+# Unit vectors of hematoxylin, eosin and DAB in optical density (Ruifrok and Johnston, 2001). They need not be the
+# stains of the slide: changes along plausible directions are enough.
 _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 _TO_STAINS = np.linalg.inv(_STAINS)
 
 
 def _restain(crop: RgbImage, settings: AugmentSettings, rng: np.random.Generator) -> RgbImage:
-    """Other stain strengths, in optical density (as Tellez et al., 2018), another light, then blur and noise."""
+    """Changes the strength of stains in optical density (Tellez et al., 2018) and the light; adds blur and noise."""
     import cv2
 
-    # All stains together too, more often paler than darker: faint sections are harder to learn.
+    # Also of all stains together, more often paler than darker, as faint sections are harder to segment.
     strength = np.exp(rng.uniform(-1, 1, 3) * settings.stain) * np.exp(rng.uniform(-1, 0.5) * settings.stain)
     mixing = _TO_STAINS @ np.diag(strength) @ _STAINS
     mixing += rng.uniform(-0.1, 0.1, (3, 3)) * settings.stain
-    # The logarithm by table: pixels have 256 values.
+    # The logarithm comes from a table, as pixels have only 256 values.
     density = _DENSITY[crop]
     absorbed = density @ mixing.astype(np.float32)
     if settings.gamma > 0:

@@ -1,4 +1,4 @@
-"""Detection of background, where a slide has no tissue, and of the light that passes it."""
+"""Detection of background, where a slide has no tissue, and of the intensity of its light."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dermatome.storage.record import Check, Scalar
 if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
 
-# Background is bright, grey and flat: on HPA cores its darkest channel is 230 and more, channels differ by 0 to 5,
-# and grey varies by 1. The palest collagen and keratin differ from it in one of the three by far more.
+# Background is bright, grey and flat: on HPA cores its darkest channel is at least 230, channels differ by 0 to 5, and
+# grey varies by 1. The palest collagen and keratin differ far more in at least one of the three.
 _DARKEST = 215
 _COLOUR = 8
 _GREY_RANGE = 10
 _BLOCK_PX = 4
 
-# For a slide as a whole: its light may be dim or have a tint, but neighbours are alike.
+# Limits for a whole slide: its light may be dim or tinted, but neighbouring pixels of background are alike.
 _LEAST_LIGHT = 100
 _LEAST_NEUTRAL = 180
 _STEP = 6
@@ -39,9 +39,9 @@ _CLIPPED = 254.0
 _SAMPLED_PX = 1_000_000
 _INVERTED_SHARE = 0.05
 _DARKER = 0.9
-# The middle of the light of usual slides: 236 to 250, on HPA's and synthetic cores. Training varies it by 8 %.
+# Middle of the usual intensity of light: 236 to 250 on HPA's and synthetic cores. Augmentation varies it by 8 %.
 _USUAL_LIGHT = 243.0
-# What takes more of a slide may be tissue of one colour.
+# A background with a larger share of the slide may be tissue of one colour.
 _MOST_SHARE = 0.98
 _LIGHT_MPP = 2.0
 _LIGHT_PX = 2048
@@ -50,13 +50,13 @@ _LIGHT_PX = 2048
 def is_background(tile: RgbImage) -> bool:
     """Whether a tile shows only background, so that its class is known without the network.
 
-    It looks at means over blocks of 4 × 4 px, so that the camera's noise does not count; every block must be bright and
-    colourless, and all of them nearly alike. One pale fibre, a shadow or a stain is enough for "no".
+    The test uses means over blocks of 4 × 4 px, which suppresses camera noise; every block must be bright and
+    colourless, and all must be nearly alike. One pale fibre, shadow or stain makes the result False.
     """
     import cv2
 
     height, width = tile.shape[:2]
-    # A few pixels suffice to recognise almost every tile of tissue.
+    # A few pixels are enough to recognize almost every tile of tissue.
     if int(tile[:: max(1, height // 16), :: max(1, width // 16)].min()) < _DARKEST - 40:
         return False
     small = resize_image(tile, Size(max(1, height // _BLOCK_PX), max(1, width // _BLOCK_PX)))
@@ -68,7 +68,7 @@ def is_background(tile: RgbImage) -> bool:
 
 
 class I0Source(StrEnum):
-    """Where the intensity of unstained light comes from."""
+    """Origin of the intensity of unstained light."""
 
     BACKGROUND = "background"
     FALLBACK = "fallback"
@@ -79,10 +79,10 @@ class Background:
     """The light of a slide where nothing absorbs it.
 
     Attributes:
-        i0: Red, green and blue intensity of the background; white where ``source`` is the fallback.
+        i0: Red, green and blue intensity of the background, 0–255; white if ``source`` is the fallback.
         source: Whether ``i0`` was measured on the slide's own background.
         share: Share of the overview that is background, 0–1.
-        no_stains: Why optical densities of this slide are not those of stains; empty if they are.
+        no_stains: Why the slide's optical densities are not those of stains; empty if they are.
     """
 
     i0: tuple[float, float, float] = (255.0, 255.0, 255.0)
@@ -92,15 +92,15 @@ class Background:
 
     @property
     def values(self) -> dict[str, Scalar]:
-        """The values of a record: ``i0_red``, ``i0_green``, ``i0_blue`` and ``i0_source``."""
+        """The values for a record: ``i0_red``, ``i0_green``, ``i0_blue`` and ``i0_source``."""
         return {f"i0_{name}": value for name, value in zip(("red", "green", "blue"), self.i0, strict=True)} | {
             "i0_source": self.source.value
         }
 
     def relight(self, rgb: RgbImage) -> RgbImage:
-        """(H, W, 3) uint8 as under the light of usual slides, for a network; unchanged if its own is not known.
+        """Scales (H, W, 3) uint8 to the usual intensity of light, for a network; unchanged if ``i0`` is a fallback.
 
-        Without it, 4 % less exposure moved masks so far that the H-score of a core changed by 3.
+        Without this, 4 % less exposure changed masks so much that the H-score of a core changed by 3.
         """
         import cv2
 
@@ -110,7 +110,7 @@ class Background:
         return np.asarray(cv2.LUT(rgb, np.rint(table.clip(0, 255)).astype(np.uint8)[None]), dtype=np.uint8)
 
     def check(self) -> Check:
-        """Whether the slide has enough background to measure its light."""
+        """Checks that the slide has enough background to measure its light."""
         found = self.source is I0Source.BACKGROUND
         colour = ", ".join(f"{value:.1f}" for value in self.i0)
         text = f"The light is that of the slide's background, {self.share:.0%} of it: {colour}."
@@ -119,7 +119,7 @@ class Background:
         return Check("background_found", found, text, {"background_share": self.share, **self.values})
 
     def clipped_check(self) -> Check:
-        """Whether the camera could record the background; where it is white, the light may have been brighter."""
+        """Checks that the background is not clipped: if it is white, the light may have been brighter."""
         channels = [name for name, value in zip(("red", "green", "blue"), self.i0, strict=True) if value >= _CLIPPED]
         clipped = self.source is I0Source.BACKGROUND and bool(channels)
         text = "The light of the background is below white, so that densities are measured against it."
@@ -133,7 +133,7 @@ class Background:
         return Check("light_not_clipped", not clipped, text, self.values)
 
     def stains_check(self) -> Check:
-        """Whether the slide's colours can be those of stains."""
+        """Checks that the slide's colours can be those of stains."""
         text = "The colours of the tissue can be those of hematoxylin and DAB."
         if self.no_stains:
             text = f"There are no stains to measure, as {self.no_stains}: DAB and hematoxylin are null."
@@ -161,16 +161,16 @@ def _light_overview(slide: Slide) -> RgbImage:
 
 
 def find_background(rgb: RgbImage) -> tuple[Background, npt.NDArray[np.bool_]]:
-    """Finds the background of a slide by its own brightness, and the light that passes it.
+    """Finds the background of a slide, by its brightness, and the intensity of its light.
 
-    Background is flat in areas of several pixels a side, and it is the brightest flat colour that takes at least 1 % of
-    the overview. It may have the tint of the lamp. Pure white beside a nearly white background was not scanned, and is
+    Background is flat over several pixels, and it is the brightest flat colour with at least 1 % of the overview. It
+    may have the tint of the lamp. Pure white beside nearly white background is a region that was not scanned, and is
     not measured.
 
-    ``rgb`` is an overview of some µm a pixel.
+    ``rgb`` is an overview of a few µm per pixel, (h, w, 3) uint8.
 
     Returns:
-        The background, and (h, w) bool, which pixels it takes; none if there is too little.
+        The background, and (h, w) bool, its pixels; none if there is too little.
     """
     import cv2
 
@@ -190,18 +190,18 @@ def find_background(rgb: RgbImage) -> tuple[Background, npt.NDArray[np.bool_]]:
     for channel, least in zip(channels, _DARKER * light, strict=True):
         mask &= channel >= math.ceil(least)
     if mask.all() and not _is_neutral(light):
-        return nothing  # one colour everywhere may be tissue
+        return nothing  # a single tinted colour may be tissue
     red, green, blue = (float(value) for value in light)
     return Background((red, green, blue), I0Source.BACKGROUND, float(mask.mean())), mask
 
 
 def _flat(rgb: RgbImage) -> npt.NDArray[np.bool_]:
-    """(h, w) bool: pixels that are as bright as their neighbours, in areas of several pixels a side."""
+    """(h, w) bool: pixels that are as bright as their neighbours, in areas of several pixels per side."""
     import cv2
 
     around = np.ones((3, 3), np.uint8)
     flat = np.ones(rgb.shape[:2], np.bool_)
-    for channel in cv2.split(rgb):  # one at a time, as an overview may have 40 megapixels
+    for channel in cv2.split(rgb):  # channel by channel, as an overview may have 40 megapixels
         flat &= cv2.dilate(channel, around) - cv2.erode(channel, around) <= _STEP
     square = np.ones((_FLAT_PX, _FLAT_PX), np.uint8)
     return np.asarray(cv2.morphologyEx(flat.view(np.uint8), cv2.MORPH_OPEN, square), dtype=np.bool_)
@@ -232,15 +232,15 @@ def _brightest(channels: Sequence[npt.NDArray[np.uint8]], least_px: float) -> np
 
 
 def background_limit(rgb: RgbImage) -> int:
-    """The intensity of the darkest channel below which a pixel is stained: 0.9 times that of the slide's background.
+    """Intensity below which a pixel's darkest channel counts as stained: 0.9 times that of the slide's background.
 
-    ``rgb`` is an overview of some µm a pixel.
+    ``rgb`` is an overview of a few µm per pixel, (h, w, 3) uint8.
 
     Returns:
-        An intensity, or 256 if there is no background, so that all is tissue.
+        An intensity, 0–255, or 256 if there is no background, so that everything is tissue.
     """
     _, mask = find_background(rgb)
     if not mask.any():
         return 256
-    # The darkest of it: a slide may have dim edges, or white ones where nothing was scanned.
+    # Of the darkest background: a slide may have darker edges, or white regions that were not scanned.
     return round(_DARKER * float(np.percentile(rgb[mask].min(axis=1), 5)))

@@ -1,4 +1,4 @@
-"""Compiled loops over pixels, for what numpy cannot express."""
+"""Compiled loops over pixels, for operations that numpy cannot express."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _Loop = TypeVar("_Loop", bound=Callable[..., Any])
 
 
 def compiled(loop: _Loop) -> _Loop:
-    """Compiles ``loop`` at its first call and caches it on disk; it releases Python's global lock."""
+    """Compiles ``loop`` with numba at its first call and caches it on disk; it runs without Python's global lock."""
     made: _Loop = numba.njit(nogil=True, cache=True)(loop)
     return made

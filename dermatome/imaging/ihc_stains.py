@@ -1,9 +1,10 @@
-"""Hematoxylin and DAB of one slide: their colours, estimated on its tissue.
+"""Stain vectors of hematoxylin and DAB, estimated on the tissue of one slide.
 
-Laboratories, chromogens and scanners differ by some degrees from published colours. Macenko's plane gives hematoxylin
-well, as every slide has nuclei without DAB. DAB is nowhere alone, though: brown cells hold hematoxylin, too, and
-Macenko's end of the plane lies some 6° towards it, which makes DAB 10 to 40 % too high. So DAB is turned until
-hematoxylin does not change with it: among pixels with much DAB, those with more of it have as much hematoxylin.
+Laboratories, chromogens and scanners differ by some degrees from published stain vectors. Macenko's plane gives
+hematoxylin well, as every slide has nuclei without DAB. But DAB never occurs alone: brown cells also contain
+hematoxylin, and Macenko's end of the plane lies about 6° towards it, which overestimates DAB by 10 to 40 %. So the DAB
+vector is rotated until hematoxylin is independent of DAB: among pixels with much DAB, those with more of it have as
+much hematoxylin as the others.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ _SOME_DAB_OD, _LEAST_DAB_OD = 0.1, 0.24
 _LEAST_DAB_PIXELS = 500
 _LEAST_BETWEEN_DEG = 25.0
 _MOST_OFF_DEG = 20.0
-# The published colours with red and blue swapped are 11° from DAB and hematoxylin each.
+# With red and blue swapped, each published vector is 11° from the other stain's.
 _LEAST_SWAPPED_DEG, _SWAPPED_BACK = 10.0, 0.8
 _ROUNDS, _MOST_TURN, _TURNED = 15, 0.1, 1e-3
 _UPPER, _BINS, _LEAST_IN_BIN = 0.55, 12, 30
-# Below the median, as nuclei hold more hematoxylin; clefts between cells hold less of all.
+# Below the median, as nuclei contain more hematoxylin, and clefts between cells less of everything.
 _PERCENTILES = (25, 35, 45)
 _STANDARD = tuple(tuple(map(float, row)) for row in STAIN_VECTORS)
 
 
 class VectorSource(StrEnum):
-    """Where the colours of hematoxylin and DAB come from."""
+    """Origin of the stain vectors of hematoxylin and DAB."""
 
     STANDARD = "standard"
     SLIDE = "slide"
@@ -50,12 +51,12 @@ class VectorSource(StrEnum):
 
 @dataclass(frozen=True)
 class StainVectors:
-    """The colours that stains are separated with.
+    """The vectors that stains are separated with.
 
     Attributes:
-        source: the published ones, as the settings say; the slide's own; or the published ones as a fall-back.
-        why: why the slide's own could not be estimated; empty otherwise.
-        rows: (3, 3) optical density of hematoxylin, eosin and DAB in red, green and blue; eosin is the published one.
+        source: published vectors by the settings, the slide's own vectors, or published ones as a fallback.
+        why: why the slide's own vectors could not be estimated; empty otherwise.
+        rows: (3, 3) optical density of hematoxylin, eosin and DAB in red, green and blue; eosin's is the published one.
     """
 
     source: VectorSource = VectorSource.STANDARD
@@ -64,12 +65,12 @@ class StainVectors:
 
     @property
     def matrix(self) -> Floats:
-        """(3, 3) float64 of :attr:`rows`, for :func:`dermatome.imaging.stains.separate_stains`."""
+        """:attr:`rows` as (3, 3) float64, for :func:`dermatome.imaging.stains.separate_stains`."""
         return np.array(self.rows)
 
     @property
     def values(self) -> dict[str, Scalar]:
-        """The values of a record: ``stain_source``, ``hematoxylin_rgb`` and ``dab_rgb``."""
+        """The values for a record: ``stain_source``, ``hematoxylin_rgb`` and ``dab_rgb``."""
         rgb = {stain: ", ".join(f"{part:.3f}" for part in self.rows[stain]) for stain in (Stain.HEMATOXYLIN, Stain.DAB)}
         return {
             "stain_source": self.source.value,
@@ -79,7 +80,7 @@ class StainVectors:
 
     @classmethod
     def matrix_of(cls, values: Mapping[str, object]) -> Floats:
-        """(3, 3): the matrix in the :attr:`values` of a record, to 3 decimals; the published one if it has none."""
+        """The (3, 3) matrix in the :attr:`values` of a record, to 3 decimals; the published one if it has none."""
         found = cls().matrix
         for stain, name in ((Stain.HEMATOXYLIN, "hematoxylin_rgb"), (Stain.DAB, "dab_rgb")):
             if isinstance(text := values.get(name), str):
@@ -87,7 +88,7 @@ class StainVectors:
         return found
 
     def check(self) -> Check:
-        """Whether the slide's own colours were found, if they were wanted."""
+        """Checks that the slide's own vectors were found, if they were requested."""
         text = {
             VectorSource.STANDARD: "Stains are separated with the published colours, as the settings say.",
             VectorSource.SLIDE: "Stains are separated with the slide's own colours.",
@@ -97,10 +98,10 @@ class StainVectors:
 
 
 def slide_stains(slide: Slide, wanted: WantedVectors) -> tuple[Background, StainVectors]:
-    """The background of a slide, and the colours to separate its stains with: the published ones or its own.
+    """The background of a slide, and the vectors to separate its stains with: the published ones or its own.
 
-    Colours that look like swapped channels (:func:`dermatome.imaging.stains.why_no_stains`) may be other dyes: if the
-    slide's own are wanted, they decide.
+    Colours that look like swapped channels (:func:`dermatome.imaging.stains.why_no_stains`) may be other dyes. If the
+    slide's own vectors are requested, their estimate decides.
     """
     background, vectors = slide_background(slide), StainVectors()
     if wanted == "slide" and background.no_stains not in ("", SWAPPED):
@@ -115,14 +116,14 @@ def slide_stains(slide: Slide, wanted: WantedVectors) -> tuple[Background, Stain
 
 
 def fit_ihc_slide(slide: Slide, i0: Sequence[float]) -> StainVectors:
-    """The colours of hematoxylin and DAB of a slide; ``i0`` is the intensity of its background."""
+    """The stain vectors of hematoxylin and DAB of a slide; ``i0`` is the intensity of its background, (3,)."""
     return fit_ihc_stains(tissue_pixels(slide), i0)
 
 
 def fit_ihc_stains(pixels: npt.NDArray[np.uint8], i0: Sequence[float]) -> StainVectors:
-    """The colours of hematoxylin and DAB of (N, 3) uint8 RGB pixels.
+    """Estimates the stain vectors of hematoxylin and DAB on (N, 3) uint8 RGB pixels.
 
-    ``i0`` is the intensity of the background.
+    ``i0`` is the intensity of the background, (3,).
 
     Returns:
         The colours; the published ones, and why, if there is too little tissue or DAB, if the two colours are less than
@@ -156,19 +157,19 @@ def fit_ihc_stains(pixels: npt.NDArray[np.uint8], i0: Sequence[float]) -> StainV
     back = found[::-1, ::-1]
     if _off(found) > _LEAST_SWAPPED_DEG and _off(back) < _SWAPPED_BACK * _off(found):
         return _fallback(SWAPPED)
-    # Lengths are the published ones', so that amounts keep their unit.
+    # They get the lengths of the published vectors, so that amounts keep their unit.
     found *= (np.linalg.norm(STAIN_VECTORS, axis=1) / np.linalg.norm(found, axis=1))[:, None]
     return StainVectors(VectorSource.SLIDE, rows=tuple(tuple(map(float, row)) for row in found))
 
 
 def _off(found: Floats) -> float:
-    """Root of the summed squares of the angles between hematoxylin and DAB of (3, 3) vectors and published ones."""
+    """Root of the summed squared angles, degrees, of hematoxylin and DAB in (3, 3) vectors to the published ones."""
     stains = (Stain.HEMATOXYLIN, Stain.DAB)
     return math.hypot(*(degrees_between(found[stain], STAIN_VECTORS[stain]) for stain in stains))
 
 
 def _slope(amounts: Floats, most: float) -> float:
-    """How hematoxylin changes with DAB where that is strong: the slope of its percentiles over bins of DAB."""
+    """Slope of hematoxylin over strong DAB: that of its percentiles in bins of DAB."""
     strong = amounts[(amounts[:, 1] >= _UPPER * most) & (amounts[:, 1] <= most)]
     bins = np.minimum((_BINS * (strong[:, 1] / most - _UPPER) / (1 - _UPPER)).astype(int), _BINS - 1)
     points = [

@@ -1,4 +1,4 @@
-"""Labels drawn over images: tints, outlines, and colours for many cells."""
+"""Draws labels over images: tints, outlines, and distinct colours for many cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dermatome.geometry import Box, Size
 
 TISSUE_COLOURS: tuple[Rgb, ...] = tuple(c.colour for c in TissueClass)
 OUTLINE: Rgb = (0, 255, 255)
-"""Cyan: no stain comes near it, so outlines stand out on hematoxylin, eosin and DAB."""
+"""Cyan, which is unlike all stains, so outlines are visible on hematoxylin, eosin and DAB."""
 _SAMPLED_ROWS = 512
 
 
@@ -32,7 +32,7 @@ def shrink_labels(labels: npt.NDArray[Any], max_side_px: int) -> npt.NDArray[Any
 
 
 def sample_labels(labels: Any, box: Box, max_side_px: int) -> npt.NDArray[Any]:
-    """Shrinks the labels in ``box`` like :func:`shrink_labels`, reading an array or its like in bands."""
+    """Shrinks the labels in ``box`` like :func:`shrink_labels`; it reads an array, or an object like one, in bands."""
     size = fitting(box.size, max_side_px)
     rows = box.top_px + ((np.arange(size.height_px) + 0.5) * box.size.height_px / size.height_px).astype(np.intp)
     columns = ((np.arange(size.width_px) + 0.5) * box.size.width_px / size.width_px).astype(np.intp)
@@ -50,7 +50,7 @@ def fitting(size: Size, max_side_px: int) -> Size:
 
 
 def colour_labels(labels: npt.NDArray[Any], colours: Sequence[Rgb]) -> RgbImage:
-    """Paints labels (H, W): label ``n`` in ``colours[n]``."""
+    """Colours labels (H, W): label ``n`` gets ``colours[n]``; returns (H, W, 3) uint8."""
     coloured: RgbImage = np.asarray(colours, np.uint8)[labels]
     return coloured
 
@@ -63,7 +63,7 @@ def tint(image: RgbImage, labels: npt.NDArray[Any], colours: Sequence[Rgb], opac
 
 
 def borders(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Finds (H, W) bool: pixels of labels above 0 that share an edge with another label; the image rim is no border."""
+    """(H, W) bool: pixels of labels above 0 that share an edge with another label; the image edge is not a border."""
     edge = np.zeros(labels.shape, bool)
     for near, far in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         differs = labels[near] != labels[far]
@@ -83,7 +83,7 @@ def draw_borders(image: RgbImage, labels: npt.NDArray[Any], colour: Rgb = OUTLIN
 
 
 def cell_colours(count: int) -> list[Rgb]:
-    """White for 0, then ``count`` light, saturated colours; consecutive numbers differ much in hue."""
+    """White for 0, then ``count`` light, saturated colours; consecutive numbers have very different hues."""
     import colorsys
 
     found: list[Rgb] = [(255, 255, 255)]
@@ -105,7 +105,7 @@ def enlarge(pixels: RgbImage, labels: npt.NDArray[Any], side_px: int) -> tuple[R
 def tint_tissue(image: RgbImage, labels: npt.NDArray[Any], opacity: float = 0.5) -> RgbImage:
     """Tints the tissue classes of an image and draws their borders; ``labels`` have the size of the image.
 
-    Where they are :data:`IGNORED`, the image is not tinted.
+    Pixels labelled :data:`IGNORED` are not tinted.
     """
     labels = np.where(labels == IGNORED, 0, labels)
     width_px = max(1, round(max(labels.shape) / 900))

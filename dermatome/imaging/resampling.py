@@ -1,4 +1,4 @@
-"""One side of an image scaled, part by part, as the whole would be."""
+"""Scales one side of an image part by part, with the same result as for the whole side."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dermatome.classes import Floats
 
 
 class Scaling:
-    """One side of an image, scaled from ``source_px`` to ``target_px`` and back, as ``cv2.resize`` does.
+    """Scaling of one side of an image from ``source_px`` to ``target_px`` and back, like ``cv2.resize``.
 
-    There it is averaged where it shrinks and bilinear where it grows; back it is bilinear. Any part of the side is
-    scaled as the whole would be.
+    On the way there, it averages where the side shrinks and interpolates linearly where it grows; on the way back it
+    always interpolates. Any part is scaled as in the whole side.
     """
 
     def __init__(self, source_px: int, target_px: int) -> None:
@@ -21,7 +21,7 @@ class Scaling:
         self._step = source_px / target_px
 
     def sources(self, first: int, last: int) -> tuple[int, int]:
-        """The first and, excluded, the last source pixel that target pixels ``first`` to ``last`` are made of."""
+        """The first and last (exclusive) source pixel that target pixels ``first`` to ``last`` depend on."""
         first, last = max(0, first), min(self.target_px, last)
         if self.same:
             return first, last
@@ -33,7 +33,7 @@ class Scaling:
         return max(0, top), max(top + 1, min(self.source_px, bottom))
 
     def weights(self, first: int, last: int) -> Floats:
-        """(last - first, sources) float32: the share of each source pixel in each target pixel, 0 beyond a side."""
+        """(last - first, sources) float32: weight of each source pixel in each target pixel, 0 beyond the side."""
         top, bottom = self.sources(first, last)
         targets = np.arange(first, last)[:, None]
         pixels = np.arange(top, bottom)[None]
@@ -46,30 +46,30 @@ class Scaling:
         return np.where((targets >= 0) & (targets < self.target_px), shares, 0).astype(np.float32)
 
     def taps(self, first: int, last: int) -> Taps:
-        """What source pixels ``first`` to ``last`` are made of when scaled back."""
+        """The interpolation of source pixels ``first`` to ``last`` when scaling back."""
         middle = ((np.arange(first, last) + 0.5) / self._step - 0.5).clip(0, self.target_px - 1)
         above = np.floor(middle).astype(np.intp)
         below = np.minimum(above + 1, self.target_px - 1)
         return Taps(above, below, (middle - above).astype(np.float32))
 
     def known_until(self, target: int) -> int:
-        """How many source pixels can be scaled back when target pixels before ``target`` are known."""
+        """Number of source pixels that can be scaled back when the target pixels before ``target`` are known."""
         if target >= self.target_px:
             return self.source_px
-        # The pixel below the middle must be known.
+        # The target pixel below the source pixel's centre must be known too.
         known = int(np.floor((target - 1 + 0.5) * self._step - 0.5)) if not self.same else target
         return max(0, min(self.source_px, known))
 
 
 class Taps:
-    """For each pixel of a scaled side: the two pixels it lies between and how near it is to the second."""
+    """For each pixel of a scaled side, the two pixels that it lies between and the weight of the second."""
 
     def __init__(self, above: npt.NDArray[np.intp], below: npt.NDArray[np.intp], share: Floats) -> None:
         self.first, self.last = int(above[0]), int(below[-1]) + 1
         self._above, self._below, self._share = above - self.first, below - self.first, share
 
     def apply(self, values: Floats, axis: int) -> Floats:
-        """``values`` (…), whose ``axis`` runs from ``first`` to ``last``, at the scaled pixels."""
+        """Interpolates ``values`` (…), whose ``axis`` runs from ``first`` to ``last``, at the scaled pixels."""
         if not self._share.any():
             return np.ascontiguousarray(np.take(values, self._above, axis))
         share = self._share.reshape([-1 if k == axis else 1 for k in range(values.ndim)])

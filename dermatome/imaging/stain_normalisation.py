@@ -1,8 +1,8 @@
-"""Stains of H&E brought to one look: Macenko's fit, once for each slide on its tissue, and the change that follows.
+"""Stain normalisation of H&E: Macenko's fit, once for each slide on its tissue, and the colour change that follows.
 
 Macenko et al. 2009 ("A method for normalizing histology slides for quantitative analysis"): the optical densities of
-tissue lie in a plane, and its extreme directions are the two stains. Here the fit is checked, and where it is off the
-slide keeps its colours; the change keeps what lies outside the plane, and background stays as white as it is.
+tissue lie in a plane, and its extreme directions are the two stains. Here the fit is checked, and a slide with a
+failed fit keeps its colours; the change preserves what lies outside the plane, and the colour of the background.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dermatome.storage.record import Check, Scalar
 Floats = npt.NDArray[np.float64]
 
 REFERENCE_VECTORS = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
-"""Rows: hematoxylin, eosin; columns: red, green, blue; the look that all slides are given, from Macenko's code."""
+"""Rows: hematoxylin, eosin; columns: red, green, blue. Stain vectors of the reference in Macenko's code."""
 REFERENCE_STRENGTHS = np.array([1.9705, 1.0308]) / np.log(10)
-"""99th percentiles of their amounts, decadic optical density, of the same slide."""
+"""99th percentiles of the amounts of both stains in the reference, decadic optical density."""
 
 AS_IT_IS = "as it is"
-"""In records and manifests, instead of an outcome: nothing was to be normalised."""
+"""In records and manifests, replaces an outcome if no normalisation was requested."""
 
 _LEAST_DENSITY = 0.15
 _PERCENTILE = 1.0
@@ -35,8 +35,8 @@ _LEAST_PIXELS = 2_000
 _LEAST_BETWEEN_DEG = 8.0
 _MOST_OFF_DEG = 18.0
 _MOST_TIMES = 4.0
-# How much more red, against green, hematoxylin takes than eosin: 0.42 in the reference. Where purple ground and brown
-# nuclei make the plane, as in some of MoNuSAC's images, it is about none, and the change would swap colours.
+# Minimum difference between hematoxylin and eosin in absorption of red minus green: 0.42 in the reference. If purple
+# ground and brown nuclei form the plane, as in some images of MoNuSAC, it is near 0, and the change would swap colours.
 _LEAST_REDDER = 0.2
 
 _LOOK_PX = 1024
@@ -46,7 +46,7 @@ _SPOT_PX = 128
 
 
 class StainOutcome(StrEnum):
-    """Whether a slide's stains could be estimated; in every case but the first its colours stay as they are."""
+    """Whether a slide's stains could be estimated; only in the first case are its colours changed."""
 
     FITTED = "fitted"
     LITTLE_TISSUE = "little_tissue"
@@ -68,8 +68,8 @@ class StainFit:
 
     Attributes:
         outcome: whether the stains were estimated.
-        vectors: (2, 3) optical density of hematoxylin and eosin in red, green and blue, of length 1; as found, also
-            where they are off, and the reference's where there was nothing to find.
+        vectors: (2, 3) unit vectors of hematoxylin and eosin in optical density of red, green and blue; those found,
+            even if the fit failed, or the reference's if nothing was found.
         strengths: (2,) 99th percentiles of their amounts, decadic optical density.
     """
 
@@ -78,12 +78,12 @@ class StainFit:
     strengths: tuple[float, ...]
 
     def normalise(self, rgb: RgbImage) -> RgbImage:
-        """(H, W, 3) uint8 as if stained like the reference; unchanged where the fit is off."""
+        """(H, W, 3) uint8 as if stained like the reference; unchanged if the fit failed."""
         if self.outcome is not StainOutcome.FITTED:
             return rgb
         own = _with_third(np.array(self.vectors)) * np.array([*self.strengths, 1.0])[:, None]
         wanted = _with_third(REFERENCE_VECTORS) * np.array([*REFERENCE_STRENGTHS, 1.0])[:, None]
-        change = (np.linalg.inv(own) @ wanted).astype(np.float32)  # densities of a pixel, a row, times this
+        change = (np.linalg.inv(own) @ wanted).astype(np.float32)  # a pixel's densities as a row are multiplied by this
         density = _DENSITY[rgb] @ change
         light = np.exp(-np.float32(np.log(10)) * density)
         normal: RgbImage = np.rint(light.clip(0, 1) * 255).astype(np.uint8)
@@ -104,7 +104,7 @@ def fit_slide(slide: Slide) -> StainFit:
 
 
 def tissue_pixels(slide: Slide) -> npt.NDArray[np.uint8]:
-    """(N, 3) uint8: spots of tissue all over a slide, each read at 0.5 µm for a pixel or the slide's scale."""
+    """(N, 3) uint8: pixels of tissue from all over a slide, at 0.5 µm per pixel or the slide's coarser scale."""
     look = slide.overview(_LOOK_PX)
     rows, columns = np.nonzero(look.min(axis=2) < background_limit(look))
     if not rows.size:
@@ -114,7 +114,7 @@ def tissue_pixels(slide: Slide) -> npt.NDArray[np.uint8]:
     chosen = np.unique(np.linspace(0, rows.size - 1, _SPOTS).astype(int))
     pixels, seen = [], set()
     for row, column in zip(rows[chosen] * factor, columns[chosen] * factor, strict=True):
-        # Snapped to a grid, so that a small image is not read again and again.
+        # Snapped to a grid, so that no part of a small image is read repeatedly.
         top, left = int(row) // (2 * half) * 2 * half, int(column) // (2 * half) * 2 * half
         if (top, left) in seen:
             continue
@@ -126,7 +126,7 @@ def tissue_pixels(slide: Slide) -> npt.NDArray[np.uint8]:
 
 
 def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
-    """Macenko's fit to pixels."""
+    """Macenko's fit to (N, 3) uint8 pixels."""
     density = _DENSITY[pixels].astype(np.float64)
     stained = density[density.mean(axis=1) >= _LEAST_DENSITY]
     if len(stained) < _LEAST_PIXELS:
@@ -150,17 +150,17 @@ def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
 
 
 def extreme_directions(density: Floats) -> Floats:
-    """The two ends of the angles that densities have in their plane (Macenko et al. 2009).
+    """The two extreme angles of densities (N, 3) in their plane (Macenko et al. 2009).
 
     Returns:
-        (2, 3), each of length 1; the first takes more red, as hematoxylin does.
+        (2, 3) unit vectors; the first absorbs more red, as hematoxylin does.
     """
     _, axes = np.linalg.eigh(np.cov(density.T))
-    plane = axes[:, :0:-1]  # (3, 2), the two directions of most variance
+    plane = axes[:, :0:-1]  # (3, 2), the two directions of largest variance
     plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
     along = density @ plane
     angles = np.arctan2(along[:, 1], along[:, 0])
-    # Pixels beside 180° would count at both ends: angles are taken around their own mean.
+    # Pixels near 180° would count at both ends, so angles are measured from their mean.
     middle = np.arctan2(np.sin(angles).mean(), np.cos(angles).mean())
     turned = np.mod(angles - middle + np.pi, 2 * np.pi) - np.pi
     ends = np.percentile(turned, [_PERCENTILE, 100 - _PERCENTILE]) + middle
@@ -179,7 +179,7 @@ def _fit(outcome: StainOutcome, vectors: Floats, strengths: Floats) -> StainFit:
 
 
 def _with_third(vectors: Floats) -> Floats:
-    """(3, 3): both vectors, and the direction that is neither."""
+    """(3, 3): both vectors, and the direction perpendicular to them."""
     both = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     third = np.cross(both[0], both[1])
     return np.stack([*both, third / np.linalg.norm(third)])

@@ -1,4 +1,4 @@
-"""Stains taken apart: how much hematoxylin, eosin and DAB each pixel holds."""
+"""Stain separation: the amounts of hematoxylin, eosin and DAB in each pixel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dermatome.classes import RgbImage
 
 # Rows: hematoxylin, eosin, DAB; columns: red, green, blue. Ruifrok and Johnston 2001 ("Quantification of
-# histochemical staining by color deconvolution"), as scikit-image's `rgb_from_hed` has them.
+# histochemical staining by color deconvolution"), with the values of scikit-image's `rgb_from_hed`.
 STAIN_VECTORS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
 # One unit of `separate_stains` is this much decadic optical density: scikit-image divides by log(1e-6).
@@ -22,27 +22,27 @@ _BAND_ROWS = 256
 
 _TISSUE_OD = 0.12
 _LEAST_TISSUE_PX = 50
-# On the tissue of IHC slides the channels' densities differ by 0.25 to 0.55 of their length at this percentile.
+# On tissue of IHC slides, the channels' densities differ by 0.25 to 0.55 of their length at this percentile.
 _GREY_SPREAD, _GREY_PERCENTILE = 0.06, 90
 _CONSTANT = 2
-"""Range of a channel's values that holds no stain: noise around one value."""
-# Real slides are at most 1.5 times as far from hematoxylin and DAB as they are with two channels swapped.
+"""Range of values of a channel without stain: noise around one value."""
+# Real slides are at most 1.5 times as far from hematoxylin and DAB as the same slides with two channels swapped.
 _SWAPPED = 1.75
 _LEAST_OFF = 0.04
-# Neither stain takes less green than both red and blue. On real slides hardly any pixel does so by this share of its
-# density (0.2 % at most); with green swapped, 4 % and more do.
+# Neither stain absorbs less green than both red and blue. On real slides, hardly any pixel does so by this share of its
+# density (at most 0.2 %); with green swapped, at least 4 % do.
 _LEAST_GREEN, _MOST_WITHOUT_GREEN = 0.08, 0.03
-# Hematoxylin takes more of red and of green than DAB, which takes blue: where dense tissue has both, the share of green
-# rises with red minus blue. On real and synthetic slides their correlation is then at least 0.4.
+# Hematoxylin absorbs more red and green than DAB, which absorbs blue. Where dense tissue has both, the share of green
+# increases with red minus blue. Their correlation is at least 0.4 on real and synthetic slides.
 _DENSE_OD, _COLOURED, _COLOURED_PERCENTILES, _FALLS = 0.2, 0.1, (2, 98), -0.3
 SWAPPED = "two colour channels are swapped"
-"""A reason of :func:`why_no_stains`. Dyes of other colours than the published ones may look so, too."""
+"""A reason of :func:`why_no_stains`; dyes with colours far from the published ones may look the same."""
 RED_AND_BLUE_SWAPPED = "red and blue are swapped"
-"""Another reason. Dyes that are turned by 15° do not look so."""
+"""Another reason; dyes whose vectors are turned by 15° do not look like this."""
 
 
 class Stain(IntEnum):
-    """A stain, numbered as its row in :data:`STAIN_VECTORS`."""
+    """A stain; its number is its row in :data:`STAIN_VECTORS`."""
 
     HEMATOXYLIN = 0
     EOSIN = 1
@@ -55,13 +55,13 @@ def separate_stains(
     i0: Sequence[float] = (255.0, 255.0, 255.0),
     vectors: npt.NDArray[np.float64] = STAIN_VECTORS,
 ) -> npt.NDArray[np.float32]:
-    """Optical density of each stain, by lookup tables; against white, as ``skimage.color.rgb2hed`` has it.
+    """Optical density of each stain by lookup tables; with white as ``i0``, the same as ``skimage.color.rgb2hed``.
 
-    An 8-bit pixel has 256 values a channel, so the logarithm and the matrix become nine small tables; only the stains
-    asked for are made, in float32 and in bands of rows. On 3000² pixels this is several times faster than ``rgb2hed``
+    An 8-bit channel has 256 values, so logarithm and matrix become nine small tables. Only the requested stains are
+    computed, in float32 and in bands of rows. On 3000² pixels this is several times faster than ``rgb2hed``
     and needs little more memory than its result.
 
-    ``i0`` is the intensity where nothing is stained; see :func:`dermatome.imaging.background.slide_background`.
+    ``i0`` is the intensity of unstained light; see :func:`dermatome.imaging.background.slide_background`.
 
     Returns:
         (H, W, len(stains)) float32, not negative. The unit is scikit-image's: decadic optical density divided by
@@ -82,9 +82,9 @@ def separate_stains(
 
 
 def why_no_stains(rgb: RgbImage, i0: Sequence[float]) -> str:
-    """Explains why the colours of tissue cannot be hematoxylin and DAB; empty if they can.
+    """Why the colours of tissue cannot be those of hematoxylin and DAB; empty if they can.
 
-    ``rgb`` is an overview, ``i0`` the intensity of its background.
+    ``rgb`` is an overview (h, w, 3) uint8, ``i0`` the intensity of its background, (3,).
     """
     table = -np.log10(np.maximum(np.arange(256), 1)[:, None] / np.asarray(i0))  # (256, channel)
     # In three rows: numpy sums over rows many times as fast as within them.
@@ -115,12 +115,12 @@ def why_no_stains(rgb: RgbImage, i0: Sequence[float]) -> str:
 
 
 def _off_stains(density: npt.NDArray[np.float64]) -> float:
-    """Root mean square of what mixtures of hematoxylin and DAB leave of (3, N) densities, as a share of theirs."""
+    """Root mean square of the residual of (3, N) densities from mixtures of hematoxylin and DAB, relative to theirs."""
     both = STAIN_VECTORS[[Stain.HEMATOXYLIN, Stain.DAB]]
     both = both / np.linalg.norm(both, axis=1, keepdims=True)
     amounts = np.linalg.pinv(both).T @ density
     left = ((density - both.T @ amounts) ** 2).sum(axis=0)
-    # Where one amount is negative, the nearest mixture is of the other stain alone.
+    # If one amount is negative, the nearest mixture contains the other stain only.
     alone = [((density - one[:, None] * np.maximum(one @ density, 0)) ** 2).sum(axis=0) for one in both]
     left = np.where((amounts >= 0).all(axis=0), left, np.minimum(*alone))
     return float(np.sqrt(left.sum() / (density**2).sum()))

@@ -1,5 +1,5 @@
-"""A tiler and a blender: overlapping tiles over any size of image, joined without seams in memory that does not grow
-with its height.
+"""Overlapping tiles over images of any size, and their seamless blending in memory that does not grow with the image's
+height.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ RowSink = Callable[[int, Probabilities], None]
 
 
 def tile_starts(length_px: int, tile_px: int, overlap_px: int) -> list[int]:
-    """Where tiles begin along one side, evenly spread so that each two neighbours share ``overlap_px`` or more.
+    """Start positions of tiles along one side, evenly spaced so that neighbours overlap by at least ``overlap_px``.
 
-    The first begins at 0 and the last ends at ``length_px``; a side shorter than a tile has one tile that hangs over.
+    The first tile begins at 0 and the last ends at ``length_px``; a side shorter than a tile has one tile that extends
+    beyond its end.
 
     Raises:
         BadSetting: the overlap is negative or not smaller than the tile.
@@ -35,7 +36,7 @@ def tile_starts(length_px: int, tile_px: int, overlap_px: int) -> list[int]:
 
 
 def tile_grid(size: Size, tile_px: int, overlap_px: int) -> list[Box]:
-    """Square tiles that cover an image of ``size``, rows first; on a side shorter than a tile they hang over its end.
+    """Square tiles that cover an image of ``size``, row by row; on a side shorter than a tile they extend beyond it.
 
     Raises:
         BadSetting: see :func:`tile_starts`.
@@ -49,18 +50,18 @@ def tile_grid(size: Size, tile_px: int, overlap_px: int) -> list[Box]:
 
 
 def cut_tile(pixels: npt.NDArray[np.uint8], box: Box) -> npt.NDArray[np.uint8]:
-    """(tile, tile, …): the pixels in ``box``, mirrored where it hangs over the end of a small image."""
+    """(tile, tile, …): the pixels in ``box``, mirrored where it extends beyond a small image."""
     part = pixels[box.slices]
     below, beside = box.size.height_px - part.shape[0], box.size.width_px - part.shape[1]
     if below or beside:
-        # `symmetric` also works where the pad is wider than the image, and for an image of one pixel.
+        # `symmetric` also works if the padding is wider than the image, even for an image of one pixel.
         part = np.pad(part, ((0, below), (0, beside)) + ((0, 0),) * (part.ndim - 2), mode="symmetric")
     return part
 
 
 def blend_window(tile_px: int) -> npt.NDArray[np.float32]:
-    """(tile, tile) float32: how much a tile's pixel counts, a raised cosine that falls towards the edges, above zero
-    everywhere so that every pixel has a value.
+    """(tile, tile) float32: weights of a tile's pixels, a raised cosine that falls towards the edges and is positive
+    everywhere, so that every pixel has a value.
     """
     ramp = np.sin(np.pi * (np.arange(tile_px) + 0.5) / tile_px) ** 2
     side = np.maximum(ramp, 1e-3)
@@ -69,20 +70,20 @@ def blend_window(tile_px: int) -> npt.NDArray[np.float32]:
 
 
 class Blender:
-    """Adds up tiles of class probabilities and hands on rows as soon as no later tile can change them.
+    """Sums tiles of class probabilities, and passes rows on as soon as no later tile can change them.
 
-    It holds one row of tiles, so memory grows with the image's width only. The result does not depend on how tiles
-    are batched, because they are added one by one in the grid's order.
+    It holds one row of tiles, so memory grows only with the image's width. The result does not depend on how tiles
+    are batched, as they are added one by one in the order of the grid.
     """
 
     def __init__(self, classes: int, size: Size, tile_px: int, sink: RowSink) -> None:
-        """A blender for an image of ``size``.
+        """Creates a blender for an image of ``size``.
 
         Args:
             classes: number of classes, C.
-            size: of the image that is covered.
-            tile_px: side of the square tiles.
-            sink: called with the top row and (C, rows, W) float32 probabilities, rows in order, each row once.
+            size: size of the image that the tiles cover.
+            tile_px: side of the square tiles, px.
+            sink: called with the top row and (C, rows, W) float32 probabilities; rows in order, each row once.
         """
         self._size, self._tile_px, self._sink = size, tile_px, sink
         self._window = blend_window(tile_px)
@@ -99,14 +100,14 @@ class Blender:
         self._weight[here] += window
 
     def add_certain(self, box: Box, labels: Sequence[int]) -> None:
-        """Adds a tile at ``box`` that is of these classes everywhere, with certainty: one for each head."""
+        """Adds a tile at ``box`` in which one class of each head has probability 1 everywhere."""
         here, window = self._place(box)
         for label in labels:
             self._sum[label, *here] += window
         self._weight[here] += window
 
     def _place(self, box: Box) -> tuple[tuple[slice, slice], npt.NDArray[np.float32]]:
-        """Where the tile at ``box`` lies in the rows held, and its window, cut to the image."""
+        """The part of the rows held in memory that the tile at ``box`` covers, and its weights, cut to the image."""
         if box.top_px < self._top:
             raise ValueError(f"tile row {box.top_px} came after row {self._top}")
         self._hand_on(box.top_px)
@@ -115,7 +116,7 @@ class Blender:
         return (slice(0, rows), slice(box.left_px, box.left_px + columns)), self._window[:rows, :columns]
 
     def close(self) -> None:
-        """Hands on the rows that are left."""
+        """Passes the remaining rows on."""
         self._hand_on(self._size.height_px)
 
     def _hand_on(self, until_px: int) -> None:
@@ -129,13 +130,13 @@ class Blender:
 
 
 class RowEnlarger:
-    """Turns rows of probabilities of a small image into rows of a larger (or smaller) one, bilinearly, as they come.
+    """Resizes rows of probabilities bilinearly as they arrive, to the rows of a larger (or smaller) image.
 
-    Pixel centres are aligned as in ``cv2.resize``; the result is that of enlarging the whole image at once.
+    Pixel centres are aligned as in ``cv2.resize``; the result equals that of resizing the whole image at once.
     """
 
     def __init__(self, source: Size, target: Size, sink: RowSink) -> None:
-        """Rows of an image of size ``source`` come in, rows of the same image at size ``target`` go to ``sink``."""
+        """Takes rows of an image of size ``source``; rows of the image at size ``target`` go to ``sink``."""
         self._source, self._target, self._sink = source, target, sink
         middle = (np.arange(target.height_px) + 0.5) * source.height_px / target.height_px - 0.5
         middle = np.clip(middle, 0, source.height_px - 1)
@@ -147,7 +148,7 @@ class RowEnlarger:
         self._next = 0
 
     def __call__(self, top: int, rows: Probabilities) -> None:
-        """Takes (C, rows, source width) float32 that begin at row ``top``."""
+        """Takes (C, rows, source width) float32 probabilities that begin at row ``top``."""
         if self._source == self._target:
             self._sink(top, rows)
             return
@@ -161,7 +162,7 @@ class RowEnlarger:
             tall = held[:, above] * (1 - share) + held[:, below] * share
             self._sink(first, self._widen(tall))
         self._next = ready
-        # Rows above what the next wanted row needs are dropped; that row may not have come yet.
+        # Rows above those that the next target row needs are dropped; these may not have arrived yet.
         keep = min(end, int(self._above[ready])) if ready < self._target.height_px else end
         self._kept, self._kept_top = held[:, keep - held_top :].copy(), keep
 

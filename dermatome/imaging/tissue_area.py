@@ -1,4 +1,4 @@
-"""How much of a slide is tissue."""
+"""The area of tissue on a slide."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
 
 LOOK_MPP = 4.0
-"""Microns per pixel at which tissue is detected: of the order of a nucleus."""
+"""Microns per pixel at which tissue is detected, about the size of a nucleus."""
 
 
 def tissue_mask(slide: Slide) -> npt.NDArray[np.bool_]:
-    """(h, w) bool at :data:`LOOK_MPP` or the slide's own scale where that is coarser: where anything is stained.
+    """(h, w) bool at :data:`LOOK_MPP`, or at the slide's scale if that is coarser: True where anything is stained.
 
-    Stained is what is darker than the slide's own background (:func:`background_limit`); without background, all is.
-    Gaps of less than two pixels between stained ones are closed: those between fibres belong to the tissue.
+    Stained pixels are darker than the slide's own background (:func:`background_limit`); without background, all pixels
+    are. Gaps of less than two pixels are closed, as those between fibres belong to the tissue.
     """
     import cv2
 

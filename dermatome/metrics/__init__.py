@@ -1,1 +1,1 @@
-"""Scores of a prediction against ground truth: semantic, instances, panoptic."""
+"""Scores that compare predictions with ground truth: semantic, instances, panoptic, ordinal."""

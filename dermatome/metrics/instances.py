@@ -1,4 +1,4 @@
-"""How well instances were found: matched with the ground truth by overlap, then counted."""
+"""Scores of instances: predicted ones are matched with ground truth ones by overlap, then counted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Matches:
     """Instances of a prediction matched with those of the ground truth, each at most once.
 
     Attributes:
-        truth_ids: (K,) numbers of the matched true instances.
-        predicted_ids: (K,) those they were matched with.
-        ious: (K,) their intersection over union.
-        truth_count: true instances in all.
-        predicted_count: predicted ones.
+        truth_ids: (K,) numbers of the matched instances in the ground truth.
+        predicted_ids: (K,) numbers of the predicted instances that they are matched with.
+        ious: (K,) intersection over union of each match.
+        truth_count: number of instances in the ground truth.
+        predicted_count: number of predicted instances.
     """
 
     truth_ids: npt.NDArray[np.int64]
@@ -32,23 +32,23 @@ class Matches:
 
     @property
     def precision(self) -> float | None:
-        """Share of predicted instances that are matched, 0 where all are missed; None where neither has any."""
+        """Share of predicted instances that are matched; 0 if only the ground truth has instances, None if neither."""
         return self._share(self.predicted_count)
 
     @property
     def recall(self) -> float | None:
-        """Share of true instances that are matched, 0 where all finds are false; None where neither has any."""
+        """Share of true instances that are matched; 0 if only the prediction has instances, None if neither."""
         return self._share(self.truth_count)
 
     @property
     def f1(self) -> float | None:
-        """Twice the matches over all instances of both; None where neither has any."""
+        """Twice the matches divided by the instances of both; None if neither has any."""
         both = self.truth_count + self.predicted_count
         return 2 * len(self.ious) / both if both else None
 
     @property
     def average_precision(self) -> float | None:
-        """Matches over matches, misses and false finds: Cellpose's AP at one threshold; None where there is nothing."""
+        """Matches / (matches + missed + false positives), Cellpose's AP at one threshold; None if there are none."""
         union = self.truth_count + self.predicted_count - len(self.ious)
         return len(self.ious) / union if union else None
 
@@ -60,16 +60,16 @@ class Matches:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Which instances of two maps share pixels, and how many; N true and M predicted instances, K pairs.
+    """The instances of two maps that share pixels, and how many; N true and M predicted instances, K pairs.
 
     Attributes:
         truth_ids: (N,) numbers of the true instances, in the order of their first pixels.
-        predicted_ids: (M,) likewise.
-        truth_px: (N,) their areas.
-        predicted_px: (M,) likewise.
-        rows: (K,) place in ``truth_ids`` of each pair.
-        columns: (K,) place in ``predicted_ids``.
-        shared_px: (K,) pixels that both have.
+        predicted_ids: (M,) the same for predicted instances.
+        truth_px: (N,) area of each true instance, px.
+        predicted_px: (M,) area of each predicted instance, px.
+        rows: (K,) index into ``truth_ids`` for each pair.
+        columns: (K,) index into ``predicted_ids`` for each pair.
+        shared_px: (K,) number of pixels that both instances of a pair have.
     """
 
     truth_ids: npt.NDArray[np.int64]
@@ -82,7 +82,7 @@ class Overlaps:
 
     @property
     def union_px(self) -> npt.NDArray[np.int64]:
-        """(K,) pixels that either of a pair has."""
+        """(K,) number of pixels that at least one instance of a pair has."""
         union: npt.NDArray[np.int64] = self.truth_px[self.rows] + self.predicted_px[self.columns] - self.shared_px
         return union
 
@@ -93,7 +93,7 @@ class Overlaps:
 
 
 def overlaps(truth: Labels, predicted: Labels) -> Overlaps:
-    """The pairs of instances that share pixels; their order does not depend on how instances are numbered.
+    """The pairs of instances that share pixels; the order of pairs does not depend on the instances' numbers.
 
     Raises:
         ValueError: shapes differ, or numbers are negative.
@@ -113,7 +113,7 @@ def overlaps(truth: Labels, predicted: Labels) -> Overlaps:
 def _by_first_pixel(
     labels: Labels,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Numbers of the instances by first pixel, their areas, and for each pixel the place of its instance, or -1."""
+    """Numbers of the instances by first pixel, their areas, and the index of each pixel's instance, or -1."""
     ids, first, inverse, areas = np.unique(labels.ravel(), return_index=True, return_inverse=True, return_counts=True)
     order = np.argsort(np.where(ids == 0, -1, first))
     order = order[ids[order] != 0]
@@ -123,9 +123,9 @@ def _by_first_pixel(
 
 
 def match_instances(truth: Labels, predicted: Labels, iou: float = 0.5) -> Matches:
-    """Matches instances one to one so that as many as possible overlap by at least ``iou``, and then the best.
+    """Matches instances one to one at an IoU of at least ``iou``: as many as possible, then with the largest IoUs.
 
-    Above 0.5 a match is unique by itself; otherwise it is the optimal assignment, as in Cellpose's and StarDist's
+    Above 0.5, a match is always unique; otherwise it is the optimal assignment, as in Cellpose's and StarDist's
     metrics.
 
     Raises:
@@ -141,7 +141,7 @@ def match_instances(truth: Labels, predicted: Labels, iou: float = 0.5) -> Match
     good = values >= iou
     rows, columns, values = rows[good], columns[good], values[good]
     if values.size:
-        # Only instances with a partner good enough take part, which keeps the matrix small.
+        # Only instances with a possible partner take part, which keeps the matrix small.
         used_rows, r = np.unique(rows, return_inverse=True)
         used_columns, c = np.unique(columns, return_inverse=True)
         gain = np.zeros((used_rows.size, used_columns.size))
@@ -158,18 +158,18 @@ def match_instances(truth: Labels, predicted: Labels, iou: float = 0.5) -> Match
 
 
 def aggregated_jaccard(truth: Labels, predicted: Labels, spared: Sequence[int] = ()) -> tuple[int, int]:
-    """The two sums of Kumar's aggregated Jaccard index (AJI), whose ratio it is: of one image, or added up over many.
+    """The two sums whose ratio is Kumar's aggregated Jaccard index (AJI), of one image; they can be added over images.
 
     Kumar et al. 2017 ("A dataset and a technique for generalized nuclear segmentation"): each true nucleus is paired
-    with the predicted one of the highest IoU, which may be the partner of several; the shared pixels of all pairs are
-    divided by their unions, true nuclei without a partner and predicted ones that are nobody's. Where two predicted
-    nuclei have the same IoU, the one that shares more counts, then the one whose first pixel comes first: numbers of
-    instances decide nothing.
+    with the predicted nucleus of highest IoU, which may be paired several times. The sum of shared pixels is divided by
+    the sum of unions, true nuclei without a partner and predicted nuclei without a partner. If two predicted nuclei
+    have the same IoU, the one with more shared pixels is chosen, then the one whose first pixel comes first, so the
+    numbers of instances do not matter.
 
-    Predicted instances in ``spared`` are not counted as errors if no true nucleus is paired with them.
+    Predicted instances in ``spared`` do not count as errors if no true nucleus is paired with them.
 
     Returns:
-        Shared pixels and those of the unions.
+        Number of shared pixels, and number of pixels of the unions.
 
     Raises:
         ValueError: see :func:`overlaps`.
@@ -186,12 +186,12 @@ def aggregated_jaccard(truth: Labels, predicted: Labels, spared: Sequence[int] =
 
 
 def f1_at_iou(truth: Labels, predicted: Labels, iou: float = 0.5) -> float | None:
-    """F1 of instances matched at ``iou``; None where neither map has any."""
+    """F1 of instances matched at ``iou``; None if neither map has any."""
     return match_instances(truth, predicted, iou).f1
 
 
 def average_precisions(
     truth: Labels, predicted: Labels, ious: Sequence[float] = (0.5, 0.75, 0.9)
 ) -> dict[float, float | None]:
-    """Average precision at each threshold, as ``cellpose.metrics.average_precision`` has it."""
+    """Average precision at each threshold, as in ``cellpose.metrics.average_precision``."""
     return {iou: match_instances(truth, predicted, iou).average_precision for iou in ious}

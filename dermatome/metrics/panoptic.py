@@ -1,9 +1,9 @@
-"""Scores of nuclei against the ground truth: pixels by class, and instances found, outlined and classified.
+"""Scores of nuclei compared with the ground truth: pixels by class, and instances by detection, outline and class.
 
-Each score states how several images are combined and what an average is over, as published figures of the same
-prediction differ by it. Nothing depends on how instances are numbered. Ambiguous regions, and for classes also
-nuclei whose class nobody knows, are void as in Kirillov et al. 2019 ("Panoptic segmentation"): their pixels count for
-nothing, and a predicted nucleus that lies in them by more than half is no false positive.
+Each score states how images are combined and what is averaged, as published figures of the same prediction differ by
+this. Nothing depends on the numbers of instances. Ambiguous regions and, for classes, nuclei of unknown class are void
+as in Kirillov et al. 2019 ("Panoptic segmentation"): their pixels do not count, and a predicted nucleus with more than
+half of its pixels in them is not a false positive.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from dermatome.metrics.instances import Labels, Matches, aggregated_jaccard, mat
 from dermatome.metrics.semantic import Confusion, class_scores, confusion_matrix
 
 DETECTION_RADIUS_UM = 3.0
-"""12 px at 0.25 mpp, as Graham et al. 2019 ("HoVer-Net") have it."""
+"""12 px at 0.25 mpp, as in Graham et al. 2019 ("HoVer-Net")."""
 
 _OVER_HALF = math.nextafter(0.5, 1)
 
 
 @dataclass(frozen=True)
 class Panoptic:
-    """Instances of an image, or added up over images, matched at an IoU above 0.5.
+    """Instances of an image, or summed over images, matched at an IoU above 0.5.
 
     Attributes:
-        tp: matched instances.
-        fp: predicted ones without a partner.
-        fn: true ones without a partner.
-        iou_sum: of the matched ones.
+        tp: number of matched instances.
+        fp: number of predicted instances without a match.
+        fn: number of true instances without a match.
+        iou_sum: sum of the IoUs of matches.
     """
 
     tp: int = 0
@@ -48,7 +48,7 @@ class Panoptic:
 
     @property
     def quality(self) -> float | None:
-        """PQ, the product of both others; None where there is nothing to find and nothing was found."""
+        """PQ, the product of SQ and DQ; None if neither map has instances."""
         return self.iou_sum / self._half if self._half else None
 
     @property
@@ -58,7 +58,7 @@ class Panoptic:
 
     @property
     def segmentation(self) -> float | None:
-        """SQ: mean IoU of the matched instances; None where none is."""
+        """SQ: mean IoU of the matched instances; None without matches."""
         return self.iou_sum / self.tp if self.tp else None
 
     @property
@@ -68,16 +68,16 @@ class Panoptic:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """All that is counted on one image.
+    """Everything that is counted on one image.
 
     Attributes:
-        semantic: (5, 5) pixels of each true class taken for each class, void ones left out.
-        ternary: (3, 3) likewise.
-        binary: instances whatever their class.
-        by_class: instances of each class but the background, matched within the class.
-        classified: (4, 5) matched nuclei of each true class (row) taken for none and for each class (column).
+        semantic: (5, 5) pixels of each true class (row) by predicted class (column), without void pixels.
+        ternary: (3, 3) the same for the ternary map.
+        binary: instances regardless of class.
+        by_class: instances of each class except the background, matched within the class.
+        classified: (4, 5) matched nuclei of each true class (row) by predicted class (column; 0 is none).
         jaccard: the two sums of the AJI.
-        centres: nuclei found by their centres; ``iou_sum`` is 0.
+        centres: nuclei matched by their centres; ``iou_sum`` is 0.
     """
 
     semantic: Confusion
@@ -90,18 +90,18 @@ class ImageScores:
 
     @property
     def nuclei(self) -> int:
-        """True nuclei that count."""
+        """Number of true nuclei that count."""
         return self.binary.tp + self.binary.fn
 
 
 def score_nuclei(truth: NucleusMaps, predicted: NucleusMaps, mpp: float) -> ImageScores:
-    """Counts how well the nuclei of one image were found.
+    """Compares the predicted nuclei of one image with the ground truth.
 
     Args:
-        truth: what annotators drew.
-        predicted: of the same size; its semantic and ternary maps are scored as they are, its nuclei by
+        truth: the ground truth.
+        predicted: the prediction, of the same size. Its semantic and ternary maps are scored as they are, its nuclei by
             ``instances`` and ``classes``, where 0 is no class.
-        mpp: microns per pixel, for the radius within which a centre is found.
+        mpp: microns per pixel, for the radius within which centres match.
 
     Raises:
         ValueError: sizes differ, or the prediction has a pixel without a class.
@@ -122,17 +122,17 @@ def score_nuclei(truth: NucleusMaps, predicted: NucleusMaps, mpp: float) -> Imag
 
 
 def nucleus_values(images: Sequence[ImageScores]) -> dict[str, float | None]:
-    """Flat names to scores of a whole set of images; a score whose divisor is zero is ``None``.
+    """Named scores over a whole set of images; a score whose denominator is zero is None.
 
-    Pixels: ``iou_``, ``dice_<class>_micro`` are of all pixels of all images together; ``_macro`` the mean over the
-    images that have the class in truth or prediction. ``dice_mean_micro`` and ``_macro`` are means over the classes of
-    nuclei, background left out. ``dice_inside`` and ``dice_boundary`` are micro.
+    Pixels: ``iou_<class>_micro`` and ``dice_<class>_micro`` are computed over all pixels of all images together;
+    ``_macro`` is the mean over the images that have the class in ground truth or prediction. ``dice_mean_micro`` and
+    ``_macro`` are means over the classes of nuclei. ``dice_inside`` and ``dice_boundary`` are micro.
 
-    Instances: ``pq_binary``, ``dq_``, ``sq_`` are of all instances of all images together, and ``pq_binary_macro`` the
-    mean over images. ``pq_<class>`` adds up over all images too, so a false positive counts in an image without that
-    class as in any other; ``pq_classes`` is the mean over classes that truth or prediction has. ``aji`` is the mean
-    over images, as MoNuSeg has it, and ``aji_micro`` divides the sums. ``f1_detection`` adds up over images.
-    ``class_accuracy`` is the share of matched nuclei of known class that were given it.
+    Instances: ``pq_binary``, ``dq_`` and ``sq_`` are computed over all instances of all images together, and
+    ``pq_binary_macro`` is the mean over images. ``pq_<class>`` is computed over all images too, so a false positive
+    counts equally in an image without that class; ``pq_classes`` is the mean over classes in ground truth or
+    prediction. ``aji`` is the mean over images, as in MoNuSeg, and ``aji_micro`` the ratio of sums. ``f1_detection`` is
+    summed over images. ``class_accuracy`` is the share of matched nuclei of known class with the right class.
     """
     values: dict[str, float | None] = {}
     for name in ("semantic", "ternary"):
@@ -167,7 +167,7 @@ def nucleus_values(images: Sequence[ImageScores]) -> dict[str, float | None]:
 
 
 def mostly_in(instances: Labels, void: npt.NDArray[np.bool_]) -> list[int]:
-    """Numbers of the instances of which more than half lies in ``void``."""
+    """Numbers of the instances with more than half of their pixels in ``void``."""
     if not void.any():
         return []
     areas, inside = np.bincount(instances.ravel()), np.bincount(instances[void])
@@ -176,9 +176,9 @@ def mostly_in(instances: Labels, void: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def panoptic(truth: Labels, predicted: Labels, void: npt.NDArray[np.bool_]) -> Panoptic:
-    """Instances matched at an IoU above 0.5, where each match is unique by itself.
+    """Matches instances at an IoU above 0.5, where each match is unique.
 
-    Pixels in ``void`` (H, W) count for nothing; the ground truth is 0 there.
+    Pixels in ``void`` (H, W) do not count; the ground truth is 0 there.
     """
     left = np.where(void, 0, predicted)
     return _counted(match_instances(truth, left, _OVER_HALF), left, mostly_in(predicted, void))
@@ -191,7 +191,7 @@ def _of_class(truth: NucleusMaps, predicted: NucleusMaps, kind: int) -> Panoptic
 
 
 def _counted(matches: Matches, predicted: Labels, spared: Sequence[int]) -> Panoptic:
-    """Counts, without the predicted instances ``spared`` that are there and have no partner."""
+    """Counts matches and errors, without those predicted instances in ``spared`` that have no match."""
     excused = set(spared).difference(matches.predicted_ids.tolist())
     if excused:
         excused.intersection_update(np.unique(predicted).tolist())
@@ -217,14 +217,14 @@ def _confusion(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8], c
 
 
 def _centres_found(truth: Labels, predicted: Labels, spared: Sequence[int], radius_px: float) -> Panoptic:
-    """Centres of nuclei paired one to one within a radius: as many as possible, and then the nearest."""
+    """Matches centres of nuclei one to one within a radius: as many as possible, then the nearest."""
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
     _, there = _centres(truth)
     ids, found = _centres(predicted)
     distances = cdist(there, found)
-    # A pair too far apart costs more than all that are near enough together.
+    # A pair that is too far apart costs more than all pairs that are near enough together.
     cost = np.where(distances <= radius_px, distances / radius_px, 2.0 * min(distances.shape, default=0) + 2)
     rows, columns = linear_sum_assignment(cost)
     near = distances[rows, columns] <= radius_px

@@ -1,6 +1,6 @@
-"""Scores of a predicted semantic map against the ground truth, from one confusion matrix.
+"""Scores of a predicted semantic map compared with the ground truth, from one confusion matrix.
 
-A class that only one of ground truth and prediction has scores 0, so that no mean is better for never predicting it.
+A class that only one of them has scores 0, so that no mean improves by never predicting a class.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ class ScoreOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class was found; its scores are ``None`` where neither truth nor prediction has it.
+    """The scores of one class; they are None if neither ground truth nor prediction has it.
 
-    Where one of both lacks it, a divisor is zero and that score is 0, as with scikit-learn's ``zero_division=0``.
+    If only one of them has it, a denominator is zero and that score is 0, as with scikit-learn's ``zero_division=0``.
 
     Attributes:
         label: the class.
-        outcome: whether truth and prediction have it.
-        truth_px: its pixels in the ground truth.
-        predicted_px: its pixels in the prediction.
-        tp_px: true positives: pixels of the class that were found.
-        fp_px: false positives: pixels of other classes that were taken for it.
-        fn_px: false negatives: pixels of the class that were missed.
-        tn_px: true negatives: pixels of other classes that were not taken for it.
-        precision: share of the predicted pixels that are right.
+        outcome: whether ground truth and prediction have the class.
+        truth_px: number of its pixels in the ground truth.
+        predicted_px: number of its pixels in the prediction.
+        tp_px: true positives: pixels of the class that were predicted as it.
+        fp_px: false positives: pixels of other classes that were predicted as it.
+        fn_px: false negatives: pixels of the class that were predicted as others.
+        tn_px: true negatives: pixels of other classes that were not predicted as it.
+        precision: share of the predicted pixels that are correct.
         recall: share of the true pixels that were found.
         f1: harmonic mean of both (the Dice coefficient).
-        iou: shared pixels divided by those of truth and prediction together (Jaccard index).
-        mcc: Matthews' correlation of "is this class" (Matthews, 1975), -1 to 1; ``None`` also where both are nothing
-            but this class.
+        iou: shared pixels divided by those of ground truth and prediction together (Jaccard index).
+        mcc: Matthews correlation coefficient of the class against all others (Matthews, 1975), -1 to 1; also None if
+            ground truth and prediction contain nothing else.
     """
 
     label: str
@@ -75,7 +75,7 @@ def confusion_matrix(
 
     Args:
         truth: class of each pixel, any shape, 0 to ``classes`` - 1.
-        predicted: likewise, same shape.
+        predicted: predicted class of each pixel, same shape.
         classes: number of classes, C.
 
     Raises:
@@ -91,11 +91,11 @@ def confusion_matrix(
 
 
 def class_scores(confusion: Confusion, labels: Sequence[str]) -> list[ClassScore]:
-    """The scores of each class, in the order of ``labels``, from a confusion matrix with truth in rows."""
+    """The scores of each class, in the order of ``labels``, from a confusion matrix with ground truth in rows."""
     total = int(confusion.sum())
     scores = []
     for index, label in enumerate(labels):
-        # Python's integers: products of pixel counts of many slides go past 64 bits.
+        # Python's integers, as products of pixel counts over many slides exceed 64 bits.
         hit = int(confusion[index, index])
         truth, predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
         missed, false = truth - hit, predicted - hit
@@ -120,13 +120,13 @@ SCORE_NAMES = ("precision", "recall", "f1", "iou", "mcc")
 
 
 def mean_score(scores: Sequence[ClassScore], name: str) -> float | None:
-    """The mean of a score of :data:`SCORE_NAMES` over the classes that truth or prediction has; ``None`` where none."""
+    """The mean of a score of :data:`SCORE_NAMES` over classes in ground truth or prediction; None without such."""
     known = [value for score in scores if (value := getattr(score, name)) is not None]
     return sum(known) / len(known) if known else None
 
 
 def score_values(scores: Sequence[ClassScore]) -> dict[str, float | None]:
-    """Flat names to values, such as ``iou_epidermis``, with ``mean_iou``: what a version is chosen by."""
+    """Named scores, such as ``iou_epidermis``, and ``mean_iou``, by which a version is chosen."""
     means = {f"mean_{name}": mean_score(scores, name) for name in SCORE_NAMES}
     return means | {f"{name}_{score.label}": getattr(score, name) for score in scores for name in SCORE_NAMES}
 

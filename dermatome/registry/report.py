@@ -83,7 +83,7 @@ class ReportLayout:
         tables: tables of scores; the first one is also given for the hold-out set.
         pictures: figures in the folder of a version.
         charts: charts of the training curves.
-        legend: which epoch the legend of the curves gives: the last, or the best where that one is kept.
+        legend: epoch that the legend of the curves shows: the last, or the best if that one is kept.
         details: Parquet file with a row for each class or image, and its columns → titles.
     """
 
@@ -119,7 +119,7 @@ class ReportedVersion:
     made_at: datetime | None = None
 
     def score(self, name: str) -> float | None:
-        """One of its scores; None where it is undefined."""
+        """One of its scores; None if it is undefined."""
         value = self.values.get(name)
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
@@ -297,7 +297,7 @@ def _score_rows(table: ScoreTable, scores: Sequence[Callable[[str], float | None
     """The rows of a score table for the template, with the best value of each marked."""
     rows = [(row_title, [score(name) for score in scores]) for name, row_title in table.scores.items()]
     if table.mean:
-        # A version without a class that another one has would look too good: it gets no mean.
+        # No mean for a version that lacks a class another one has, as it would look too good.
         columns = [
             [value for value in column if value is not None] for column in zip(*(v for _, v in rows), strict=True)
         ]
@@ -344,7 +344,7 @@ def _facts(versions: Sequence[ReportedVersion]) -> list[dict[str, Any]]:
 
 
 def _amounts(folder: Path) -> dict[str, str]:
-    """For each side of the manifest, the number of samples, slides and patients, in words."""
+    """For each side of the manifest, the number of samples, slides and patients, as text."""
     import pandas as pd
 
     path = manifest_path(folder / WEIGHTS_FILE)
@@ -378,7 +378,7 @@ def _text(value: Any) -> str:
 
 
 def _data_uri(path: Path) -> str | None:
-    """A figure as a data URI, a smaller JPEG; None where the version has none."""
+    """A figure as a data URI of a smaller JPEG; None if the version has none."""
     if not path.is_file():
         return None
     with Image.open(path) as opened:

@@ -1,7 +1,7 @@
 """Shared parts of figures: sheets of image panels with scale bars and legends, training curves, PNG bytes.
 
-A sheet of panels is composed with Pillow, which takes a tenth of the time that matplotlib needs and lets other threads
-work meanwhile. Charts are drawn by matplotlib without its global state, so that several threads can draw at once.
+Pillow composes a sheet of panels in a tenth of the time that matplotlib needs, and lets other threads work meanwhile.
+Charts are drawn by matplotlib without its global state, so that several threads can draw at once.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDE_PX = 440
-"""Width of a panel in a slide's sheet."""
+"""Width of a panel in a slide's sheet, px."""
 DETAIL_UM = 120.0
-"""Side of the square that is shown enlarged."""
+"""Side of the square that is shown enlarged, µm."""
 DPI = 150
 INK, GREY, RIM = "#222222", "#767676", "#999999"
 SAMPLES = 3
@@ -136,7 +136,7 @@ def contact_sheet(
 
 @dataclass(frozen=True)
 class SlideFigure:
-    """The figure of a slide, and a preview of it that can be read as small as it is.
+    """The figure of a slide, and a preview of it that is readable at its small size.
 
     Attributes:
         png: PNG bytes.
@@ -151,7 +151,7 @@ def preview_panel(panel: Panel, name: str, facts: Sequence[str | tuple[str, Rgb]
     """Draws one image above the numbers, 480 px wide, in at most 8,000 bytes, as each slide has several.
 
     Args:
-        panel: the image; what is too much for the bytes is detail of it, not of the text.
+        panel: the image; if the limit on bytes is exceeded, the image loses detail, not the text.
         name: name of the slide.
         facts: short texts, each perhaps with the colour of its class.
         mpp: microns per pixel of the panel; without it, there is no scale bar.
@@ -190,7 +190,7 @@ def preview_panel(panel: Panel, name: str, facts: Sequence[str | tuple[str, Rgb]
 
 
 def middle(panel: Panel) -> Panel:
-    """The middle of a panel, half as wide and high, where outlines stay visible in a preview."""
+    """The middle of a panel, half as wide and high, in which outlines stay visible in a preview."""
     height, width = panel.image.shape[:2]
     part = panel.image[height // 4 : height - height // 4, width // 4 : width - width // 4]
     return replace(panel, image=part, span=panel.span.scaled(0.5), frames=())
@@ -248,7 +248,7 @@ def _resized(image: Any, width: int, height: int) -> RgbImage:
     rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     if rgb.shape[:2] == (height, width):
         return np.ascontiguousarray(rgb)
-    # Single pixels of very small images stay visible.
+    # Keeps single pixels of very small images visible.
     larger = cv2.INTER_NEAREST if rgb.shape[0] < 300 else cv2.INTER_LINEAR
     how = cv2.INTER_AREA if rgb.shape[0] >= height else larger
     return np.asarray(cv2.resize(np.ascontiguousarray(rgb), (width, height), interpolation=how))
@@ -385,7 +385,7 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 
 def plain_axes(axes: Axes) -> None:
-    """Takes the frame off a chart and adds pale horizontal lines."""
+    """Removes the frame of a chart and adds pale horizontal lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -393,7 +393,7 @@ def plain_axes(axes: Axes) -> None:
 
 
 def hex_colour(colour: Rgb) -> str:
-    """A colour as matplotlib and HTML write it: ``#rrggbb``."""
+    """A colour in the notation of matplotlib and HTML: ``#rrggbb``."""
     return f"#{bytes(colour).hex()}"
 
 

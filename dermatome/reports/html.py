@@ -1,4 +1,4 @@
-"""What HTML reports share: templates whose values are escaped, and files that stand in the page itself."""
+"""Shared parts of HTML reports: templates that escape their values, and images embedded in the page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @cache
 def template(name: str, package: str = "dermatome.reports") -> jinja2.Template:
-    """A template of a package; it escapes every value, and an unknown one is an error."""
+    """A template of a package; it escapes every value, and an unknown name is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -27,7 +27,7 @@ def template(name: str, package: str = "dermatome.reports") -> jinja2.Template:
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """A file of a media type, such as ``image/png``, as a data URI."""
+    """A data URI with a file's content and media type, such as ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -98,11 +98,10 @@ def importance_figure(importances: dict[str, float]) -> bytes:
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
-    """Importance by setting (PED-ANOVA, Watanabe et al. 2023); empty with fewer than ten finished trials.
+    """Importance of each setting (PED-ANOVA, Watanabe et al. 2023); empty with fewer than ten finished trials.
 
-    The better half of the trials is compared with all of them. Optuna's default is the best tenth, which is two of
-    twenty: on synthetic studies of 20 trials in which one setting matters most, the half found it in 11 of 16, the
-    tenth in 5.
+    It compares the better half of the trials with all of them. Optuna's default is the best tenth, only two of twenty:
+    in synthetic studies of 20 trials with one dominant setting, the half found it in 11 of 16, the tenth in 5.
     """
     import optuna
 
@@ -145,7 +144,7 @@ def _row(name: str, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 
 
 def _value(trial: optuna.trial.FrozenTrial) -> float | None:
-    """Score of a trial; of one that was stopped early, its last score."""
+    """Score of a trial; the last score of a trial that was stopped early."""
     if trial.value is not None:
         return trial.value
     return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None

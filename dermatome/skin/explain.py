@@ -1,6 +1,6 @@
-"""From a number in a table to its pixels: the value computed again from the stored image, mask and cells alone.
+"""Traces a number in a table to its pixels: the value is recomputed from the stored image, mask and cells alone.
 
-The stages' own functions measure again; nothing here measures by itself.
+It is measured by the stages' own functions, and by no other code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TABLES: dict[Part, str] = {
     "relative_depth": "relative.parquet",
     "cell": "cell_layers.parquet",
 }
-"""Files of `epidermis_layers` with a row for each such part of the epidermis."""
+"""Files of `epidermis_layers` with a row for each part of the epidermis of this kind."""
 _MARGIN_UM = 20.0
 _SIDE_PX = 1200
 _DATA = (".npz", ".parquet", ".tif", ".geojson")
@@ -51,15 +51,15 @@ _DATA = (".npz", ".parquet", ".tif", ".geojson")
 
 @dataclass(frozen=True)
 class Explanation:
-    """A value of a table, the same computed again, and all that it was computed from.
+    """A value of a table, its recomputation, and everything that it was computed from.
 
     Attributes:
-        of: what it is a value of, in words.
-        column: its name.
-        stored: as it lies in the data root.
-        recomputed: from the image, mask and cells there, by the present code with the recorded settings.
+        of: what the value describes, as text.
+        column: name of its column.
+        stored: the value in the data root.
+        recomputed: the value from the stored image, mask and cells, by the present code with the recorded settings.
         counted: (H, W) bool, the pixels that are counted.
-        counted_px: how many.
+        counted_px: number of these pixels.
         box: smallest box around them; None if there are none.
         made_from: what it was computed from, as plain values: ``file`` of the value, ``pixels``, ``image``, ``i0``,
             then for ``mask``, ``cells`` and ``layers`` their file with its sha256, weights, settings and code.
@@ -76,18 +76,18 @@ class Explanation:
 
     @property
     def equal(self) -> bool:
-        """Whether the two values are equal to the last bit; nothing is rounded."""
+        """Whether the two values are equal to the last bit, without rounding."""
         return self.stored == self.recomputed
 
 
 def explain_value(
     root: DataRoot, name: str, column: str, part: Part = "epidermis", row: int | str | float | None = None
 ) -> Explanation:
-    """Computes a value of a slide again from the slide's files.
+    """Recomputes a value of a slide from the slide's files.
 
-    Columns are those of the part's table, for ``epidermis``, which is all of it, those of :attr:`LayersResult.values`;
-    a cell has the columns of `cells.parquet` and `cell_layers.parquet`. ``row`` is the number of the layer or cell, the
-    name of the zone, or a relative depth (0–1), whose bin is taken.
+    The columns are those of the part's table. For ``epidermis``, which is all of it, they are those of
+    :attr:`LayersResult.values`; for a cell, those of `cells.parquet` and `cell_layers.parquet`. ``row`` is the number
+    of the layer or cell, the name of the zone, or a relative depth (0–1), whose bin is used.
 
     Raises:
         MissingInput: the slide has no such result or row, or the result was computed from earlier inputs.
@@ -135,7 +135,7 @@ def explain_value(
 
 
 def pixels_picture(root: DataRoot, name: str, found: Explanation) -> RgbImage:
-    """The image around the counted pixels with their outline, (h, w, 3) uint8, at most 1200 px a side.
+    """The image around the counted pixels with their outline, (h, w, 3) uint8, at most 1200 px per side.
 
     Raises:
         MissingInput: no pixel is counted.
@@ -172,7 +172,7 @@ def _measure_cell(
 def _measure_layers(
     skin: SkinInput, settings: LayerSettings, part: Part, number: int
 ) -> tuple[TiledArray, LayersResult]:
-    """The pixels that are counted into a row, and all that `epidermis_layers` measures."""
+    """The pixels that count for a row, and everything that `epidermis_layers` measures."""
     counted = TiledArray(skin.slide.size, np.bool_)
 
     def note(box: Box, inside: BoolMap, groups: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -185,14 +185,14 @@ def _measure_layers(
 
 
 def _measured(result: LayersResult, part: Part, at: int) -> dict[str, Scalar]:
-    """A row of a table of the layers measured again; empty if it has no such row."""
+    """A row of a recomputed table of the layers; empty if the table has no such row."""
     tables = {"layer": result.layers, "zone": result.zones, "relative_depth": result.relative}
     table = tables.get(part, result.cell_layers)
     return result.values if part == "epidermis" else _row(table, at) if at < len(table) else {}
 
 
 def _row(table: pd.DataFrame, at: int) -> dict[str, Scalar]:
-    """A row as plain values; None where one is null or NaN."""
+    """A row as plain values; nulls and NaN become None."""
     values = {str(name): table[name].iloc[at] for name in table.columns}
     return {
         name: None if pd.isna(value) else value.item() if hasattr(value, "item") else value
@@ -201,7 +201,7 @@ def _row(table: pd.DataFrame, at: int) -> dict[str, Scalar]:
 
 
 def _number(part: Part, row: int | str | float | None) -> int:
-    """The number by which the pixels of a row are counted: 1 for the first."""
+    """The number of the row whose pixels are counted; 1 for the first row."""
     if part == "zone":
         zones = [zone.value for zone in EpidermalZone]
         if row not in zones:
@@ -217,7 +217,7 @@ def _said(part: Part, row: int | str | float | None) -> str:
 
 
 def _extent(counted: TiledArray) -> tuple[int, Box | None]:
-    """How many pixels are True, and the smallest box around them."""
+    """Number of True pixels, and the smallest box around them."""
     count, boxes = 0, []
     for place in counted.places():
         box = counted.box(place)
@@ -229,7 +229,7 @@ def _extent(counted: TiledArray) -> tuple[int, Box | None]:
 
 
 def _made_from(root: DataRoot, skin: SkinInput, background: Background, value: StageRecord) -> dict[str, Any]:
-    """What a value was computed from, as the records state it."""
+    """What a value was computed from, as stated in the records."""
     image = require_record(root, "slide_images", skin.slide.name)
     shown = ("location", "file", "image_sha256", "height_px", "width_px", "mpp", "mpp_source", "gene", "ensembl_id")
     records = {"mask": skin.mask_record, "cells": skin.cells_record}

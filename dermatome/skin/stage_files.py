@@ -1,4 +1,4 @@
-"""Files of the skin stages: their names, and how the next stage reads them."""
+"""Files of the skin stages: their names, and how later stages read them."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def load_cell_map(root: DataRoot, slide: str, size: Size) -> tuple[LabelArray, p
 
 @dataclass(frozen=True)
 class SkinInput:
-    """A slide with its tissue mask and, if they are asked for, its cells; what is large is opened and not decoded.
+    """A slide with its tissue mask and, on request, its cells; large ones are opened without decoding.
 
     Attributes:
         slide: the image.
         mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`.
-        mask_record: its record.
-        instances: (H, W) int32, the cells.
-        cells: a row for each.
-        cells_record: their record; that of the mask if they are not asked for.
-        seconds: wall time of each phase, which stages add to.
+        mask_record: record of the mask.
+        instances: (H, W) int32 of the cells; empty unless requested.
+        cells: a row for each cell.
+        cells_record: record of the cells; that of the mask unless cells are requested.
+        seconds: wall time of each phase, s, to which stages add.
     """
 
     slide: Slide
@@ -78,7 +78,7 @@ class SkinInput:
 
 
 def load_skin(root: DataRoot, name: str, *, cells: bool = True) -> SkinInput:
-    """A slide and its results; raises as :func:`load_tissue_mask` and :func:`load_cell_map` do."""
+    """Loads a slide and its results; raises the errors of :func:`load_tissue_mask` and :func:`load_cell_map`."""
     seconds: dict[str, float] = {}
     with timed(seconds, "decode"):
         slide = load_slide(root, name)
@@ -88,7 +88,7 @@ def load_skin(root: DataRoot, name: str, *, cells: bool = True) -> SkinInput:
 
 
 class SkinStage(Stage[SkinInput, tuple[SkinInput, Result]]):
-    """A stage that computes one slide after another from its image, tissue mask and perhaps cells.
+    """A stage that computes one slide after another from its image, tissue mask and, optionally, cells.
 
     Attributes:
         phase: name of the computation in the record's seconds.
@@ -121,12 +121,12 @@ class SkinStage(Stage[SkinInput, tuple[SkinInput, Result]]):
 
 
 def require_current(root: DataRoot, asset: str, slide: str, made_from: Sequence[str], *read: str) -> StageRecord:
-    """The record of a slide's result, which was computed from the present results of other assets.
+    """The record of a slide's result, if it was computed from the present results of other assets.
 
-    ``read`` are names of the result's files that are read next; see :func:`require_record`.
+    ``read`` are names of the result's files that will be read; see :func:`require_record`.
 
     Raises:
-        MissingInput: there is no result, or it was computed from earlier ones.
+        MissingInput: there is no result, or it was computed from earlier results.
         StorageFailed: one of the files is not the one that was written.
     """
     record = require_record(root, asset, slide, *read)
@@ -139,7 +139,7 @@ def require_current(root: DataRoot, asset: str, slide: str, made_from: Sequence[
 
 
 def check_champion(root: DataRoot, slide: str) -> Check:
-    """Whether the mask of a slide was made with the weights of the present champion.
+    """Checks that the mask of a slide was computed with the weights of the present champion.
 
     Raises:
         MissingInput: the slide has no mask yet.

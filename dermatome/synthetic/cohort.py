@@ -1,4 +1,4 @@
-"""The cohort of the demo: five synthetic genes of known staining pattern, their slides, and annotated slides."""
+"""The demo's cohort: five synthetic genes with known staining patterns, their slides, and annotated slides."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class DemoSlide:
     """One slide of the cohort.
 
     Attributes:
-        image: the image as the page of its gene names it.
+        image: the image as described on the page of its gene.
         pattern: ground truth of the staining pattern.
         seed: seed of the synthetic slide.
-        broken: whether the JPEG is cut short on purpose.
+        broken: whether the JPEG is truncated on purpose.
     """
 
     image: ToyImage
@@ -48,7 +48,7 @@ class DemoSlide:
 
     @property
     def slide(self) -> str:
-        """Slide id, as `hpa_images` builds it."""
+        """Slide id, as built by `hpa_images`."""
         return f"{self.image.folder}-{self.image.stem}"
 
     def draw(self) -> ToySlide:
@@ -99,7 +99,7 @@ def demo_genes() -> tuple[DemoGene, ...]:
 
 
 def pages(base_url: str) -> dict[str, bytes]:
-    """The page of each gene by Ensembl id, as HPA writes it, with images at ``base_url``."""
+    """The page of each gene by Ensembl id, in HPA's format, with images at ``base_url``."""
     return {
         gene.ensembl_id: gene_page_xml(
             gene.gene, gene.ensembl_id, base_url, [slide.image for slide in gene.slides], release=RELEASE

@@ -1,7 +1,7 @@
 """A mock HPA server on this machine: gene pages and images in the layout of the Human Protein Atlas, for the demo.
 
 It serves gene pages at ``/<ensembl id>.xml`` and images at ``/images/<folder>/<stem>.jpg`` or ``.tif``, with ETags, and
-the rest of a file that broke off.
+the rest of a file after an interruption.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, Self
 
 
 class MockHpaServer:
-    """A server on 127.0.0.1 that runs while its ``with`` block does.
+    """A server on 127.0.0.1 that runs during its ``with`` block.
 
     Args:
         pages: XML by Ensembl id.
         images: bytes by path (``/images/373/1_A_1_2.jpg``).
-        port: port to listen on; 0 takes a free one. Pages name the server, so give a fixed port if their bytes must
-            stay the same.
+        port: port to listen on; 0 uses a free one. Pages contain it, so give a fixed port if their bytes must not
+            change.
         handler: class that answers requests.
 
     Attributes:
         pages: as given; may be changed while the server runs.
-        images: likewise.
+        images: as given; may be changed while the server runs.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class MockHpaServer:
         self._thread.join(timeout=5)
 
     def content(self, path: str) -> tuple[bytes, str] | None:
-        """Body and content type of what is at ``path``; None where there is nothing."""
+        """Body and content type of the file at ``path``; None if there is none."""
         if path.endswith(".xml") and path[1:-4] in self.pages:
             return self.pages[path[1:-4]], "text/xml; charset=utf-8"
         image = self.images.get(path, self.images.get(path.lstrip("/")))
@@ -74,7 +74,7 @@ class _Server(ThreadingHTTPServer):
     mock: Any
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignores clients that hang up."""
+        """Ignores clients that close the connection."""
 
 
 class MockHpaHandler(BaseHTTPRequestHandler):
@@ -108,7 +108,7 @@ class MockHpaHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def resumed_at(self, body: bytes) -> int:
-        """The first byte that a request to resume this body asks for; 0 if it asks for all of it."""
+        """Offset of the first byte that a request for the rest of this body wants; 0 if it wants all of it."""
         asked = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
         same = self.headers.get("If-Range") == self.etag(body)
         return int(asked) if same and asked.isdecimal() and int(asked) < len(body) else 0

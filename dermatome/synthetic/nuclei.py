@@ -107,7 +107,7 @@ def toy_nuclei(
     Args:
         seed: seed for tissue, nuclei, colours, and the number of nuclei of each class.
         size: size of the image.
-        mpp: microns per pixel; classes can be told apart between 0.2 and 0.6.
+        mpp: microns per pixel; classes can be distinguished between 0.2 and 0.6.
         name: name of the slide; by default built from the seed.
     """
     layout, looks, chemistry = (np.random.default_rng([seed, part]) for part in range(3))

@@ -1,4 +1,4 @@
-"""The data dictionary: what each table, view and column of the metrics store means, from `dictionary.toml`."""
+"""The data dictionary: the meaning of each table, view and column of the metrics store, from `dictionary.toml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _dictionary() -> dict[str, dict[str, str]]:
 
 
 def table_meaning(table: str) -> str:
-    """What one row of a table or view of the store is.
+    """The meaning of one row of a table or view of the store.
 
     Raises:
         KeyError: `dictionary.toml` has no such table.
@@ -23,9 +23,9 @@ def table_meaning(table: str) -> str:
 
 
 def column_meaning(table: str, column: str) -> str:
-    """What a column means, its unit, and what null means.
+    """The meaning of a column, with its unit and the meaning of null.
 
-    An entry ``table.column`` comes before ``column``, and that before the first pattern, such as ``iou_*``, that fits.
+    An entry ``table.column`` has priority over ``column``, and that over the first matching pattern, such as ``iou_*``.
 
     Raises:
         KeyError: `dictionary.toml` has no entry for the column.

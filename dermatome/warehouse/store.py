@@ -1,12 +1,12 @@
 """The metrics store: one DuckDB file that is filled from the records and Parquet files below the data root.
 
-DuckDB lets one process write to a file, and then no other process can even read it. A build therefore never writes to
-the file that people read: it fills a new file beside it and moves that into place. Readers of the old file keep it,
-later readers get the new one, and a crash leaves the old one.
+DuckDB lets one process write to a file, and then no other process can even read it. So a build never writes to the file
+that users read: it fills a new file beside it and moves that into place. Readers of the old file keep it, later readers
+get the new one, and after a crash the old one is still there.
 
-Rows of files that have not changed since the last build are copied from the old store. The table `stored.files` says
-which files those are, by path, modification time and size. People query the views in the schema `main`; the tables
-behind them, in the schema `stored`, have one more column, the number of the file that a row comes from.
+Rows of files that have not changed since the last build are copied from the old store. The table `stored.files` lists
+these files with path, modification time and size. Users query the views in the schema `main`; the tables behind them,
+in the schema `stored`, have one more column, the number of the file that a row comes from.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dermatome.warehouse.dictionary import column_meaning, table_meaning
 from dermatome.warehouse.tables import RECORD_COLUMNS, TABLES, UNREADABLE, VIEWS, Table, view_definition
 
 _BATCH = 500
-"""Number of files that are read at once, which bounds memory."""
+"""Number of files that are read together, which limits memory."""
 _PREFIX = ".store-"
 _LEFT_OVER_S = 3600.0
 _SCHEMA = json.dumps({name: [table.asset, table.file, table.columns] for name, table in TABLES.items()})
@@ -43,15 +43,15 @@ _UNREADABLE = pa.schema({"path": pa.string(), "error": pa.string()})
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """What a build did.
+    """The result of a build.
 
     Attributes:
         path: Path of the store.
         rows: Number of rows of each table.
         read: Number of files that were read.
-        kept: Number of unchanged files whose rows were copied from the store before.
-        unreadable: Path below the data root and reason for each file whose rows are not in the store.
-        undeclared: Columns, as `table.column`, that files have and `dermatome.warehouse.tables` does not declare.
+        kept: Number of unchanged files whose rows were copied from the old store.
+        unreadable: Reason for each file whose rows are missing from the store, by path below the data root.
+        undeclared: Columns, as `table.column`, that files have but `dermatome.warehouse.tables` does not declare.
     """
 
     path: Path
@@ -80,7 +80,7 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
             new = Path(folder) / target.name
             with duckdb.connect(str(new)) as connection:
                 summary = _Build(root, connection, target).run()
-            # The write-ahead log of a session that wrote to the old file does not fit the new one, and DuckDB refuses
+            # The write-ahead log of a session that wrote to the old file does not fit the new file, and DuckDB refuses
             # to open a file whose log does not fit.
             log = target.with_name(f"{target.name}.wal")
             log.unlink(missing_ok=True)
@@ -88,7 +88,7 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
             log.unlink(missing_ok=True)
     except (duckdb.Error, OSError) as error:
         raise StorageFailed(
-            f"The metrics store {target} could not be built ({error}): free disk space or correct what it names."
+            f"The metrics store {target} could not be built ({error}): free disk space or fix what the error names."
         ) from error
     return summary
 
@@ -107,7 +107,7 @@ class Described:
 
 
 def describe_store(path: Path) -> dict[str, Described]:
-    """What a store holds: each table, and then each view."""
+    """Describes each table and then each view of a store."""
     import duckdb
 
     described = {}
@@ -124,7 +124,7 @@ def describe_store(path: Path) -> dict[str, Described]:
 
 
 class _Build:
-    """One build: the connection to the new file, and what was found on the way."""
+    """One build: the connection to the new file, and the problems found on the way."""
 
     def __init__(self, root: DataRoot, connection: Any, target: Path) -> None:
         self._root, self._connection, self._target = root, connection, target
@@ -164,7 +164,7 @@ class _Build:
         return StoreSummary(self._target, rows, len(read), kept, self._unreadable, undeclared)
 
     def _comment(self) -> None:
-        """Says in the store itself what each of its tables, views and columns means."""
+        """Stores the meaning of each table, view and column in the store itself, as comments."""
         own = "schema_name = 'main' and database_name = current_database() and not internal"
         meanings = {f"table {UNREADABLE}": table_meaning(UNREADABLE)}
         meanings |= {f"view {name}": table_meaning(name) for name in (*TABLES, *VIEWS)}
@@ -176,7 +176,7 @@ class _Build:
         self._connection.execute(f"begin; {'; '.join(comments)}; commit")
 
     def _listed(self) -> list[tuple[str, str, int, int]]:
-        """Table, path below the data root, modification time and size of every file that belongs into the store."""
+        """Table, path below the data root, modification time and size of every file that belongs in the store."""
         paths = []
         for name, table in TABLES.items():
             if table.asset == FAILURES:
@@ -203,7 +203,7 @@ class _Build:
         execute, quoted = self._connection.execute, str(self._target).replace("'", "''")
         try:
             execute(f"attach '{quoted}' as old (read_only)")
-        except duckdb.Error:  # Another process writes to it, or it is damaged.
+        except duckdb.Error:  # Another process writes to the old store, or it is damaged.
             return
         execute("begin")
         try:
@@ -215,12 +215,12 @@ class _Build:
                 for name in TABLES:
                     self._insert(name, f"from old.stored.{name} semi join stored.files using (file_id)")
             execute("commit")
-        except duckdb.Error:  # Another version of Dermatome built it, or it is damaged.
+        except duckdb.Error:  # Another version of Dermatome built the old store, or it is damaged.
             execute("rollback")
         execute("detach old")
 
     def _fill(self, name: str, table: Table, files: dict[int, str]) -> None:
-        """Inserts the rows of ``files`` (path by number); halves a batch that fails until the bad file is found."""
+        """Inserts the rows of ``files`` (path by number); splits a batch that fails until the bad file is found."""
         import duckdb
 
         numbers = list(files)
@@ -230,7 +230,8 @@ class _Build:
             try:
                 self._connection.register("rows", self._rows(table, {number: files[number] for number in batch}))
                 self._insert(name, "from rows")
-            # What a file's content can cause. Not duckdb.OperationalError, such as of a full disk: it stops the build.
+            # Errors that a file's content can cause. Others, such as duckdb.OperationalError for a full disk, end the
+            # build.
             except (
                 DermatomeError, OSError, ValueError, TypeError, OverflowError, pa.ArrowException, duckdb.DataError,
                 duckdb.ProgrammingError, duckdb.NotSupportedError,
@@ -244,7 +245,7 @@ class _Build:
         """The rows of some files, with the column `file_id`.
 
         Raises:
-            StorageFailed: A file is not what it should be, or is gone.
+            StorageFailed: A file is not of the expected kind, or no longer exists.
         """
         paths = {self._root.path / path: number for number, path in files.items()}
         if table.asset == FAILURES:
@@ -267,7 +268,7 @@ class _Build:
         return read.drop_columns(ours).append_column("file_id", pa.array(paths.values()).take(position))
 
     def _insert(self, name: str, query: str) -> None:
-        """Inserts rows by column name; a column that the table lacks is added to it."""
+        """Inserts rows by column name; columns that the table lacks are added to it."""
         known = {row[0].lower() for row in self._ask(f"describe stored.{name}")}
         for column, kind, *_ in self._ask(f"describe {query}"):
             if column.lower() not in known:
@@ -290,7 +291,7 @@ def _record_row(path: Path, key: str) -> dict[str, Any]:
     """A record as a row: its own values, and what it was computed from as JSON.
 
     Raises:
-        StorageFailed: The record is damaged or gone.
+        StorageFailed: The record is damaged or no longer exists.
     """
     record = read_record(path)
     if record is None:
@@ -309,5 +310,5 @@ def _sweep(folder: Path) -> None:
         try:
             if time.time() - left.stat().st_mtime > _LEFT_OVER_S:
                 shutil.rmtree(left)
-        except FileNotFoundError:  # Another process deletes it, or has finished with it.
+        except FileNotFoundError:  # Another process has just deleted or moved it.
             continue

@@ -1,7 +1,7 @@
-"""The tables of the metrics store: which file of which asset each is filled from, and its columns.
+"""The tables of the metrics store: for each, the asset and file that it is filled from, and its columns.
 
-A number that is not declared here is kept, too: its column is added with the type that it has in the file. Declare it
-nevertheless, so that the column is there when no file has it and its type does not depend on the first file.
+Values that are not declared here are stored too: their column is added with the type that it has in the file. Declare
+them nevertheless, so that the column exists without such a file and its type does not depend on the first file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Table:
         asset: Asset whose partitions fill the table. Partitions without a record do not count.
         file: File in each partition's folder that holds the rows.
         columns: Column definitions in SQL.
-        key: Name of the partition's column if the table is filled from records, one row for each.
+        key: Name of the column with the partition key, if the table is filled from records, one row for each.
     """
 
     asset: str
@@ -33,7 +33,7 @@ class Table:
 
 _DECLARED = tomllib.loads((files("dermatome.warehouse") / "tables.toml").read_text())
 RECORD_COLUMNS = " ".join(_DECLARED["records"]["columns"].split())
-"""Columns that every record has; see :class:`dermatome.storage.record.StageRecord`."""
+"""Columns of all records; see :class:`dermatome.storage.record.StageRecord`."""
 
 
 def _table(asset: str, columns: str, file: str = RECORD_FILE, key: str | None = None) -> Table:
@@ -47,9 +47,9 @@ VIEWS = (
     "links", "lineage", "dab_by_patient", "dab_profile_by_gene", "cells_by_slide", "slides_not_from_champion",
     "cells_not_from_champion", "training_lineage", "nuclei_lineage",
 )  # fmt: skip
-"""Names of the files in `sql/`, each of which creates one view; later ones use earlier ones."""
+"""Names of the files in `sql/`, each of which creates one view; later views may use earlier ones."""
 UNREADABLE = "unreadable_files"
-"""Table of the files that could not be read."""
+"""Name of the table of files that could not be read."""
 
 
 def view_definition(view: str) -> str:
@@ -58,6 +58,6 @@ def view_definition(view: str) -> str:
 
 
 def read_by_view(view: str) -> list[str]:
-    """Names of the tables and views that a view reads."""
+    """Names of the tables and views that a view reads from."""
     named = re.findall(r"\b(?:from|join)\s+(\w+)", view_definition(view))
     return sorted(({*TABLES, *VIEWS} - {view}) & set(named))

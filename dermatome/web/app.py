@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 HEALTH = "/healthz"
 WAITING = 64
-"""Images that may wait for their turn; further ones are refused."""
+"""Number of images that may wait for computation; further ones are refused."""
 SESSIONS = 32
-"""Browsers whose last outputs Gradio keeps in memory, some MB each; a page works without them."""
+"""Number of browsers whose last outputs Gradio keeps in memory, some MB each; a page works without them."""
 KEPT_S = 3600
-"""Time for which uploads and results stay on disk."""
+"""Time for which uploads and results are kept on disk, s."""
 _GRACE_S = 3
 _SCRATCH_PREFIX = "dermatome-web-"
 _SCRATCH_LOCK = "lock"
@@ -70,8 +70,8 @@ def serve(
 ) -> None:  # fmt: skip
     """Serves the app until it is interrupted, with uploads and results in a temporary folder.
 
-    The arguments are the options of the command `dermatome web`, and ``report`` gets a sentence when the app is being
-    started and one when it answers.
+    The arguments are the options of the command `dermatome web`; ``report`` is called with a sentence when the app
+    starts and another when it is ready.
 
     Raises:
         BadSetting: Gradio is not installed, the port is taken, or the settings file is wrong.
@@ -88,7 +88,7 @@ def serve(
         except (OSError, OverflowError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BadSetting(f"The web app cannot listen on {host}:{port} ({reason}): try --host or --port.") from error
-    # uvicorn sends the signal again once it has stopped, which would end the process before its folder is deleted.
+    # uvicorn repeats the signal once it has stopped, which would end the process before its folder is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sweep_scratch_folders()
     report(f"Starting the web app over {root.path} …")
@@ -105,7 +105,7 @@ def serve(
                 await super().startup(sockets)
                 report(f"Dermatome's web app: http://{host}:{port} (Ctrl-C ends it)")
 
-        # Open pages hold a connection for as long as they are open, which would keep the app from ending.
+        # Open pages hold a connection as long as they are open, which would prevent the app from ending.
         config = uvicorn.Config(
             app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=_GRACE_S
         )
@@ -114,9 +114,9 @@ def serve(
 
 
 def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = "") -> FastAPI:
-    """Builds the application: the pages, and ``/healthz``, which answers while the app is up.
+    """Builds the application: the pages, and ``/healthz``, which responds while the app runs.
 
-    Browsers may use the names ``hosts`` beside the loopback addresses; pages of ``frame_site`` may show it in a frame.
+    Browsers may use the host names ``hosts`` besides the loopback addresses; pages of ``frame_site`` may frame the app.
 
     Raises:
         BadSetting: Gradio is not installed.
@@ -127,14 +127,14 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     browsers, own_headers = Browsers(), _headers(frame_site)
-    # In a frame of another site, a browser sends back only a cookie that says it is meant for that, over TLS.
+    # In a frame on another site, browsers return a cookie only if it is marked for that, and only over TLS.
     cookie: dict[str, Any] = {"samesite": "none", "secure": True} if frame_site else {"samesite": "strict"}
 
     async def headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await answer(request)
         own_policy = response.headers.get(_POLICY)
         response.headers.update(own_headers)
-        if own_policy is not None:  # of a page of the atlas, which may do less than one of Gradio's
+        if own_policy is not None:  # that of an atlas page, which may do less than one of Gradio's
             response.headers[_POLICY] = f"{own_policy}; frame-ancestors {frame_site or _NONE}"
         if response.headers.get("content-type", "").startswith("text/html") and browsers.known(request.scope) is None:
             response.set_cookie(COOKIE, browsers.new_cookie(), httponly=True, **cookie)
@@ -147,7 +147,7 @@ def build_app(context: WebContext, hosts: Iterable[str] = (), frame_site: str = 
 
     blocks = _pages(gr, context)
     with warnings.catch_warnings():
-        # Gradio warns that it does not render several pages on the server, although this is switched off.
+        # Gradio warns that it cannot render several pages on the server, although that is switched off.
         warnings.filterwarnings("ignore", message="SSR mode")
         mounted: FastAPI = gr.mount_gradio_app(
             app, blocks, path="/", theme=_theme(gr), css_paths=[Path(__file__).parent / "style.css"], footer_links=[],
@@ -176,7 +176,7 @@ async def _health() -> dict[str, str]:
 
 
 def _theme(gr: Any) -> Any:
-    """Fonts of the browser, as others would be downloaded, and colours with enough contrast."""
+    """A theme with the browser's fonts, as others would be downloaded, and with enough contrast."""
     theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
     return theme.set(
         body_text_color_subdued="#565660", block_info_text_color="#565660", block_title_text_color="#2a2a30",
@@ -188,7 +188,7 @@ def _theme(gr: Any) -> Any:
 def _pages(gr: Any, context: WebContext) -> Any:
     from dermatome.web.page import build_page, stop_when_left
 
-    # Gradio's own first page is empty: that of the atlas is in its place.
+    # Gradio's own first page is empty, as the atlas is shown in its place.
     with gr.Blocks(title="Dermatome", analytics_enabled=False, delete_cache=(600, KEPT_S)) as blocks:
         pass
     with blocks.route(nuclei.TITLE, _NUCLEI):
@@ -217,7 +217,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def sweep_scratch_folders() -> None:
-    """Deletes the temporary folders of apps that were killed: those that no living process has locked."""
+    """Deletes the temporary folders of apps that were killed: those that no running process has locked."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*"):
         try:
             locked_once = (folder / _SCRATCH_LOCK).exists()  # an app that is starting has not locked its folder yet

@@ -1,4 +1,4 @@
-"""What the pages share without Gradio: the app's context, turns, the declaration of a page, errors as sentences."""
+"""What the pages share without Gradio: the app's context, turns, the declaration of a page, and error messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
 
 MAX_THREADS = 8
-"""Computations that may hold a thread at once; all but one are cancelled ones, which Gradio no longer counts."""
+"""Number of computations that may hold a thread; all but one are cancelled ones, which Gradio no longer counts."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class WebContext:
-    """What the pages are given.
+    """The data and settings that the pages need.
 
     Attributes:
         root: Data root whose settings, networks and annotated slides the pages use.
@@ -111,11 +111,11 @@ class WebContext:
 
 
 class Analysis(Protocol):
-    """What was found on one image, and how it is shown.
+    """The results of one image, and how they are shown.
 
     Attributes:
-        summary: Describes it in one plain sentence.
-        warning: What the person must know before its numbers; empty if nothing.
+        summary: One plain sentence that describes them.
+        warning: Warning that must be read before the numbers; empty if none.
     """
 
     @property
@@ -127,10 +127,10 @@ class Analysis(Protocol):
         """Writes the files of the command line into a folder."""
 
     def view(self) -> str:
-        """Shows the image and what was found over it, as HTML."""
+        """The image with the results over it, as HTML."""
 
     def tables(self, folder: Path) -> str:
-        """Shows the numbers, as HTML; ``folder`` holds the files of :meth:`write`."""
+        """The numbers, as HTML; ``folder`` contains the files of :meth:`write`."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class AnalysisPage:
         text: Heading and introduction, as Markdown.
         action: Label of the button that starts the computation.
         api_name: Name of the Gradio endpoint.
-        mpp: Microns per pixel that is suggested for images that state none.
+        mpp: Suggested microns per pixel for images that state none.
         examples: Functions that draw an example image, by name.
         networks: Describes the networks in use, as Markdown. May raise a DermatomeError.
         compute: Analyses a slide and reports its progress.
@@ -157,7 +157,7 @@ class AnalysisPage:
 
 
 def add_csv(folder: Path) -> list[Path]:
-    """Writes each Parquet table of a result also as CSV, for spreadsheets; returns all files of the folder."""
+    """Writes each Parquet table of a result also as CSV, for spreadsheets; returns all files in the folder."""
     import pandas as pd
 
     for path in sorted(folder.glob("*.parquet")):
@@ -177,7 +177,7 @@ def errors_shown(blank: tuple[Any, ...]) -> Callable[[Callable[..., Iterator[Any
     """Decorates a page's event handler, a generator: an error becomes the status line.
 
     Args:
-        blank: Values of the outputs after the status when there is an error.
+        blank: Values of the outputs after the status in case of an error.
     """
 
     def decorate(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:

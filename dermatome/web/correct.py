@@ -1,7 +1,7 @@
-"""The page on which tissue masks are corrected: a plain page with an API of its own, beside Gradio's pages.
+"""The page on which tissue masks are corrected: a plain page with its own API, beside Gradio's pages.
 
-Its requests pass the guards of the app, as Gradio's do: only the app's own pages may send them, and a body is JSON of
-at most :data:`dermatome.web.payloads.MAX_JSON_BYTES`.
+Its requests pass the guards of the app, like Gradio's: only the app's own pages may send them, and a body is JSON of at
+most :data:`dermatome.web.payloads.MAX_JSON_BYTES`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def add_correction_page(app: FastAPI, root: DataRoot) -> None:
         app.add_route(f"{PAGE}/{place}", lambda request: answer(make, request.query_params))
 
     async def save(request: Request) -> Response:
-        # The guard has read the body, and found JSON.
+        # The guard has already read the body and checked that it is JSON.
         return await run_in_threadpool(
             answer, lambda sent: _save(root, _slide(slides, sent), sent), await request.json()
         )
@@ -89,7 +89,7 @@ async def _file(name: str, request: Request) -> Response:
 
 
 def _list(root: DataRoot, part: str) -> dict[str, Any]:
-    """The first slides whose name has ``part`` in it."""
+    """The first slides whose name contains ``part``."""
     names = [name for name in folders_in(root.folder("slide_images")) if part.casefold() in name.casefold()]
     return {"slides": names[:MAX_LISTED], "all": len(names)}
 

@@ -1,8 +1,8 @@
 """ASGI middleware that refuses requests of unknown hosts and of other sites, before a server without a login sees them.
 
-A page of any web site can have a browser send requests to a server on 127.0.0.1. Two headers, which the page cannot
-change, tell such requests apart: ``Host`` (against DNS rebinding) and ``Origin`` or ``Sec-Fetch-Site`` (against
-cross-site requests). The web app and Dagster's web server use the same guard, so it imports neither Gradio nor Dagster.
+Any web page can make a browser send requests to a server on 127.0.0.1. Two headers that the page cannot change reveal
+such requests: ``Host`` (against DNS rebinding) and ``Origin`` or ``Sec-Fetch-Site`` (against cross-site requests). The
+web app and Dagster's web server use the same guard, so it imports neither Gradio nor Dagster.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _POLICY_VIOLATION = 1008
 
 
 class Refusal(NamedTuple):
-    """Why a request is refused: the HTTP status, and one sentence for the person who sent it."""
+    """Why a request is refused: the HTTP status, and one sentence for the sender."""
 
     status: int
     reason: str
@@ -33,11 +33,11 @@ Check = Callable[[Scope], Refusal | None]
 class SiteGuard:
     """Passes on only requests that name a trusted host and come from the server's own pages or from no page.
 
-    A link on another site may open a page, as a browser then shows it and hands its content to nobody.
+    A link on another site may open a page, as the browser then shows it and does not give its content to that site.
 
     Args:
         app: ASGI application to protect.
-        hosts: host names and addresses that are trusted beside the loopback addresses.
+        hosts: host names and addresses that are trusted besides the loopback addresses.
         check: further check of each HTTP request and WebSocket; None for no further check.
         framed: whether a page may also be opened in a frame; a header tells the browser which sites may do so.
     """
@@ -62,10 +62,10 @@ class SiteGuard:
 
 
 def refused_site(scope: Scope, hosts: Iterable[str], shown: Iterable[str] = ("document",)) -> Refusal | None:
-    """Checks which host a request names and which site it comes from.
+    """Checks the host that a request names and the site that it comes from.
 
-    ``hosts`` are in lower case, IPv6 addresses in brackets; ``shown`` is where a link on another site may open a page,
-    as ``Sec-Fetch-Dest`` names it.
+    ``hosts`` are in lower case, IPv6 addresses in brackets; ``shown`` lists the values of ``Sec-Fetch-Dest`` with which
+    a link on another site may open a page.
     """
     headers = Headers(scope=scope)
     named = headers.getlist("host")
@@ -91,7 +91,7 @@ async def refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -
 
 
 def _opens_page(scope: Scope, shown: Iterable[str]) -> bool:
-    """Whether a browser shows the response as a page, in one of the places ``shown``, and not to a script."""
+    """Whether a browser shows the response as a page, in one of the places ``shown``, and hides it from scripts."""
     headers = Headers(scope=scope)
     return (
         scope["type"] == "http"
@@ -107,7 +107,7 @@ def _name_of(host: str) -> str:
 
 
 def _netloc_of(origin: str) -> str:
-    """Host name and port of an ``Origin`` header; empty for ``null`` and for what is no origin."""
+    """Host name and port of an ``Origin`` header; empty for ``null`` and other values that are not origins."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:
@@ -115,6 +115,6 @@ def _netloc_of(origin: str) -> str:
 
 
 def _bracketed(host: str) -> str:
-    """Host name as a ``Host`` header has it: IPv6 addresses in brackets."""
+    """Host name as in a ``Host`` header: IPv6 addresses in brackets."""
     host = host.strip().lower()
     return f"[{host}]" if ":" in host and not host.startswith("[") else host

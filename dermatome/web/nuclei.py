@@ -52,7 +52,7 @@ class NucleiFound:
 
     @property
     def summary(self) -> str:
-        """What was found by which network, in one sentence."""
+        """One sentence on the results and the network."""
         til = self.til.lymphocytes_per_mm2
         density = "no tissue" if til is None else f"{til:,.0f} lymphocytes per mm² of tissue"
         found_by = network_name(self.source)
@@ -60,11 +60,11 @@ class NucleiFound:
 
     @property
     def warning(self) -> str:
-        """Warning of the network's card."""
+        """Warning from the network's card."""
         return self.nuclei.warning
 
     def view(self) -> str:
-        """The slide under its classes, its ternary map and its nuclei, as HTML."""
+        """The slide with layers for its classes, its ternary map and its nuclei, as HTML."""
         nuclei, whole = self.nuclei, Box.whole(self.slide.size)
         semantic, ternary, instances = (
             sample_labels(labels, whole, VIEW_PX) for labels in (nuclei.semantic, nuclei.ternary, nuclei.instances)
@@ -95,7 +95,7 @@ class NucleiFound:
         )
 
     def write(self, folder: Path) -> None:
-        """Writes the files of the command line, and those of TIL named ``<slide>_til``."""
+        """Writes the files of the command line; those of TIL scores are named ``<slide>_til``."""
         from dermatome.nuclei.maps.stage import write_nuclei
         from dermatome.nuclei.til.stage import write_til
         from dermatome.pipeline.exported import slide_inputs, write_result
@@ -143,7 +143,7 @@ def nuclei_source(context: WebContext) -> Weights:
 
     Raises:
         BadSetting: The settings file is wrong.
-        BadWeights: There is no version or file with the name that was given.
+        BadWeights: There is no version or file of the given name.
     """
     if context.weights:
         return nucleus_weights_named(context.root, context.weights)
@@ -186,7 +186,7 @@ def find_nuclei(
     from dermatome.nuclei.maps.segment import fitted_stain, network_size, segment_nuclei
     from dermatome.nuclei.til.score import score_til
 
-    # Only the predictor knows the number of tiles: the bar approaches its end and never passes it.
+    # Only the predictor knows the number of tiles, so the bar approaches its end without reaching it.
     def on_tiles(done: int) -> None:
         progress(0.1 + 0.75 * done / (done + 8), f"{done} tiles done")
 

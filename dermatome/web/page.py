@@ -1,7 +1,7 @@
-"""Builds the page of an analysis: choose an image, compute in the queue, stop, see the result, download files.
+"""Builds the page of an analysis: choose an image, compute it in the queue, stop, see the result, download files.
 
-Gradio recognises the parameter that receives the request by its type, so it is imported with this module. The app
-imports this module only after it has set the environment variables of Gradio.
+Gradio recognizes the request parameter by its type, so it is imported at the top of this module. The app imports this
+module only after setting Gradio's environment variables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dermatome.web.uploads import choose_slide
 from dermatome.web.viewer import status_html
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
-"""Options of every event that computes: threads do not share networks, and memory is used by one image at a time."""
+"""Options of every event that computes: one at a time, as threads cannot share networks and memory is limited."""
 
 
 def build_page(page: AnalysisPage, context: WebContext) -> None:

@@ -1,7 +1,7 @@
 """ASGI middleware in front of Gradio: which of Gradio's routes are open, and what a request may contain.
 
 Gradio accepts the path of a file in any JSON, at any depth and for any component. This guard accepts a path only where
-a page sends one: for a file component, and only if it is that of a file in the app's own upload folder.
+a page sends one: for a file component, and only if the file is in the app's own upload folder.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _GET = {
 }  # fmt: skip
 _GET_BELOW = ("/assets/", "/static/", f"{API}/heartbeat/", FILE)
 _POST = {JOIN, UPLOAD, *(f"{API}/{name}" for name in ("cancel", "reset"))}
-_POST_BELOW = (f"{API}/run/",)  # functions without a queue only: Stop
+_POST_BELOW = (f"{API}/run/",)  # only functions without a queue: Stop
 _FILE_KEYS = {"path", "url", "orig_name", "size", "mime_type", "is_stream", "meta"}
 _META = {"_type": "gradio.FileData"}
 
 
 def _finite(text: str) -> float:
-    """A number of JSON, which has neither NaN nor infinities.
+    """Parses a JSON number, which can be neither NaN nor infinite.
 
     Raises:
-        ValueError: it is one of these, or so large that it would be read as one.
+        ValueError: it is one of these, or too large for a float.
     """
     number = float(text)
     if not math.isfinite(number):
@@ -56,16 +56,16 @@ def _finite(text: str) -> float:
 
 @dataclass
 class PayloadGuard:
-    """Passes on only requests for open routes whose body is within its limit and names no file but an upload.
+    """Passes on only requests for open routes whose body is within its limit and names no files but uploads.
 
     Attributes:
         app: ASGI application that Gradio is mounted in.
-        pages: paths that are open beside Gradio's own.
-        below: beginnings of further such paths.
-        posts: paths beside Gradio's own that take JSON.
-        file_inputs: for each of Gradio's functions, by its index, the positions of its file components.
-        max_upload_bytes: size of the body of an upload.
-        browsers: names the browser that sends a request.
+        pages: paths that are open besides Gradio's own.
+        below: prefixes of further open paths.
+        posts: paths besides Gradio's own that accept JSON.
+        file_inputs: positions of the file components of each of Gradio's functions, by its index.
+        max_upload_bytes: size limit of the body of an upload, bytes.
+        browsers: identifies the browser that sends a request.
         quota: quotas of uploads, in Gradio's upload folder.
     """
 
@@ -111,7 +111,7 @@ class PayloadGuard:
             size = int(Headers(scope=scope)["content-length"])
             reason = await asyncio.to_thread(self.quota.admit, self.browsers.of(scope), size)
             refusal = Refusal(429, reason) if reason else None
-        if refusal is not None:  # as text, which the page shows as it is
+        if refusal is not None:  # as plain text, which the page displays
             await PlainTextResponse(refusal.reason, refusal.status)(scope, receive, send)
             return
         try:
@@ -141,7 +141,7 @@ class PayloadGuard:
         rest = dict(sent)
         data = rest.pop("data", None)
         index = sent.get("fn_index")
-        # Gradio also accepts "1" and true as numbers; pages send none of these.
+        # Gradio also accepts "1" and true as numbers, but pages never send these.
         expected = self.file_inputs.get(index) if path == JOIN and type(index) is int else None
         if expected and isinstance(data, list):
             others = [value for place, value in enumerate(data) if place not in expected]
@@ -158,7 +158,7 @@ class PayloadGuard:
         return refusal
 
     def _remember(self, session: str, refusal: Refusal | None) -> None:
-        """Keeps why the last request of a session was refused, for clients that wait for the session's events."""
+        """Stores why the last request of a session was refused, for clients that wait for the session's events."""
         self._refused.pop(session, None)
         if refusal is not None and len(session) <= _REMEMBERED:
             self._refused[session] = refusal.reason
@@ -166,13 +166,13 @@ class PayloadGuard:
                 self._refused.popitem(last=False)
 
     def _refused_join(self, scope: Scope) -> str | None:
-        """Why the last request of the session whose events are requested was refused; None if it was not."""
+        """Why the session whose events are requested had its last request refused; None if it had not."""
         if scope["path"] != EVENTS or not self._refused:
             return None
         return self._refused.pop(QueryParams(scope["query_string"]).get("session_hash", ""), None)
 
     def _is_upload(self, value: Any) -> bool:
-        """Whether a file component's value is empty, or names files that were uploaded, and nothing else."""
+        """Whether a file component's value is empty or names only uploaded files."""
         if isinstance(value, list):
             return all(isinstance(item, dict) and self._is_upload(item) for item in value)
         if not isinstance(value, dict):
@@ -191,7 +191,7 @@ class PayloadGuard:
 
 
 def names_file(value: Any) -> bool:
-    """Whether Gradio could take any JSON object in a value, at any depth, for a file."""
+    """Whether a value contains, at any depth, a JSON object that Gradio could take for a file."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -205,7 +205,7 @@ def names_file(value: Any) -> bool:
 
 
 def is_file_in(folder: Path, path: str) -> bool:
-    """Whether a path, with links and ``..`` resolved, is that of a file within a folder."""
+    """Whether a path, with links and ``..`` resolved, is that of a file in a folder."""
     try:
         found = Path(path).resolve(strict=True)
         return found.is_file() and found.is_relative_to(folder.resolve())
@@ -224,7 +224,7 @@ def _too_large(scope: Scope, limit: int) -> Refusal | None:
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes | Refusal:
-    """Reads a request's body; no more than :data:`MAX_JSON_BYTES` is held in memory."""
+    """Reads a request's body; at most :data:`MAX_JSON_BYTES` are held in memory."""
     if "content-length" in Headers(scope=scope) and (refusal := _too_large(scope, MAX_JSON_BYTES)):
         return refusal
     body = bytearray()

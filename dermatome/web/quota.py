@@ -19,11 +19,11 @@ from dermatome.web.uploads import MIB, UploadLimits
 
 COOKIE = "dermatome_browser"
 MAX_FILES = 20_000
-"""Files that may be on disk at the same time: an image and what is computed from it are about fourteen."""
+"""Number of files that may be on disk at the same time; an image with its results has about fourteen."""
 
 
 class Browsers:
-    """Tells browsers apart by a cookie that nobody but this process can issue."""
+    """Identifies browsers by a cookie that only this process can issue."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
@@ -50,8 +50,8 @@ class Browsers:
 class UploadQuota:
     """Admits uploads within the limits of one browser and of the disk.
 
-    ``folder`` is Gradio's, of uploads and results; after ``kept_s`` seconds files in it are deleted and uploads no
-    longer count; ``clock`` gives the time in seconds since the epoch.
+    ``folder`` is Gradio's folder of uploads and results; after ``kept_s`` seconds, files in it are deleted and uploads
+    no longer count; ``clock`` returns the time in seconds since the epoch.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class UploadQuota:
         self._lock = threading.Lock()
 
     def admit(self, browser: str, size_bytes: int) -> str | None:
-        """Reserves space for an upload, or gives the reason for a refusal; :meth:`release` ends it once it is there."""
+        """Reserves space for an upload, or returns the reason for a refusal; call :meth:`release` after the upload."""
         limits, now = self._limits, self._clock()
         with self._lock:
             counting = {
@@ -79,7 +79,7 @@ class UploadQuota:
                     "hour, which is its limit: try again later, or use the command line."
                 )
             if files >= MAX_FILES or on_disk + self._coming_bytes + size_bytes > limits.max_total_bytes:
-                return "The web app holds as many uploads as it may: try again within an hour."
+                return "The web app has as many uploads as it may keep: try again within an hour."
             earlier.append((now, size_bytes))
             self._coming_bytes += size_bytes
         return None
@@ -91,13 +91,13 @@ class UploadQuota:
 
 
 def swept_size(folder: Path, older_than_s: float, now: float) -> tuple[int, int]:
-    """Deletes old files of a folder, including those of interrupted uploads, which Gradio does not delete.
+    """Deletes old files in a folder, including those of interrupted uploads, which Gradio does not delete.
 
     Returns:
-        Number of files that are left, and their size in bytes; 0 of a folder that does not exist.
+        Number of files that remain, and their size in bytes; 0 if the folder does not exist.
     """
     files = size = 0
-    for parent, folders, names in os.walk(folder, topdown=False):  # the content of a folder before the folder
+    for parent, folders, names in os.walk(folder, topdown=False):  # a folder's content before the folder
         for name in (*folders, *names):
             path = f"{parent}/{name}"  # a Path for each takes four times as long
             try:

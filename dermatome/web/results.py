@@ -1,4 +1,4 @@
-"""Serves the figures and reports of a data root, for Dagster's web server and the web app alike."""
+"""Serves the figures and reports of a data root, in Dagster's web server and in the web app."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dermatome.skin.atlas.search import SCRIPT_SOURCE
 
 
 class Results(StaticFiles):
-    """Serves the figures and HTML reports of the data root, and no other file of it; it follows no symbolic link.
+    """Serves the figures and HTML reports of the data root, and no other file; it follows no symbolic link.
 
-    A report can run no script but the search of the atlas, and load nothing but the images it contains.
+    A report may run no script except the atlas search, and load nothing except the images embedded in it.
     """
 
     async def get_response(self, path: str, scope: MutableMapping[str, Any]) -> Response:
@@ -26,7 +26,7 @@ class Results(StaticFiles):
         ):
             raise HTTPException(404)
         response = await super().get_response(path, scope)
-        # Without "allow-same-origin" the page is of no origin, so even that script can reach nothing of the server's.
+        # Without "allow-same-origin" the page has no origin, so even that script cannot access the server.
         response.headers["Content-Security-Policy"] = (
             "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
             f"script-src {SCRIPT_SOURCE}"

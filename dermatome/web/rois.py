@@ -1,4 +1,4 @@
-"""The page on which ROIs are marked for `training_tiles`: a square that is moved, resized and divided into tiles."""
+"""The page on which ROIs for `training_tiles` are marked: a square that is moved, resized and divided into tiles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OpenedSlide(NamedTuple):
         slide: The slide; ROIs are in its pixels.
         rois: Its ROIs.
         annotated: Whether it is an annotated slide of the data root; otherwise it is an upload.
-        version: Of its `rois.json`, see :func:`save_annotated`.
+        version: Version of its `rois.json`, see :func:`save_annotated`.
     """
 
     slide: Slide
@@ -63,7 +63,7 @@ def open_annotated(root: DataRoot, name: str) -> OpenedSlide:
         raise MissingInput(f"There is no annotated slide {name!r} with a he.png (or .jpg, .tif): choose another.")
     slide = read_slide(folder / images[0], name=name)
     rois: list[Roi] = []
-    # Read first, so that a change while the files are read is noticed when ROIs are saved.
+    # Read first, so that a change during reading is noticed when ROIs are saved.
     version = _version(folder)
     for file in sorted({ROI_FILE, QUPATH_FILE} & set(names_in(folder))):
         rois += read_rois(folder / file)
@@ -71,7 +71,7 @@ def open_annotated(root: DataRoot, name: str) -> OpenedSlide:
 
 
 def editor_html(opened: OpenedSlide) -> str:
-    """HTML of the slide with a square to move, resize and divide; ``roi_editor.js`` gives it its behaviour."""
+    """HTML of the slide with a square to move, resize and divide; its script is ``roi_editor.js``."""
     slide, size = opened.slide, opened.slide.size
     side = max(1, min(size.height_px, size.width_px) // 3)
     left, top = (size.width_px - side) // 2, (size.height_px - side) // 2
@@ -89,13 +89,13 @@ def editor_html(opened: OpenedSlide) -> str:
 
 
 def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
-    """Reads and checks what the editor sent.
+    """Reads and checks the ROIs that the editor sent.
 
     Returns:
         Name of the slide, whether it is an annotated slide of the data root, and its ROIs.
 
     Raises:
-        BadAnnotation: The text is not what the editor sends, or an ROI is not inside the slide.
+        BadAnnotation: The text is not in the editor's format, or an ROI is not inside the slide.
         MissingInput: No slide is open, or there is no ROI.
         StorageFailed: A name is not usable as a file name.
     """
@@ -124,16 +124,16 @@ def rois_from_editor(text: str, root: DataRoot) -> tuple[str, bool, list[Roi]]:
 
 
 def save_annotated(root: DataRoot, name: str, rois: list[Roi], version: str) -> tuple[Path, str]:
-    """Saves all ROIs of an annotated slide where `training_tiles` reads them.
+    """Saves all ROIs of an annotated slide to the file that `training_tiles` reads.
 
-    ``version`` is that of the ROIs that were edited: sha256 of their file, or empty if there was none.
+    ``version`` is that of the ROIs before editing: sha256 of their file, or empty if there was none.
 
     Returns:
         Path of the file, and its new version.
 
     Raises:
-        BadAnnotation: Somebody else has saved ROIs in the meantime, which these would erase; or the slide has ROIs from
-            QuPath, and a slide has one ROI file only.
+        BadAnnotation: Somebody else has saved ROIs in the meantime, which would be lost; or the slide already has ROIs
+            from QuPath, and a slide has only one ROI file.
     """
     folder = root.annotations / safe_id(name, "The annotated slide")
     if QUPATH_FILE in names_in(folder):
@@ -200,7 +200,7 @@ def build_roi_page(context: WebContext) -> None:
             editor = gr.HTML(elem_id="dm-editor", js_on_load=_SCRIPT.read_text(encoding="utf-8"))
     # The browser fills this in from the editor when the button is pressed.
     sent = gr.Textbox(visible=False)
-    # The browser keeps the version of the ROIs that are edited, as the server keeps no state.
+    # The browser keeps the version of the edited ROIs, as the server has no state.
     version = gr.Textbox(visible=False)
 
     def list_slides() -> Any:

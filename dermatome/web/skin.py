@@ -41,7 +41,7 @@ _LEGEND = [(c.label, c.colour) for c in TissueClass if c is not TissueClass.BACK
 
 @dataclass(frozen=True)
 class SkinSource:
-    """Weights for tissue and for cells, and what finds cells."""
+    """Weights for tissue and for cells, and the method that finds cells."""
 
     tissue: Weights
     cells: Weights
@@ -93,7 +93,7 @@ class SkinNetworks:
 
 @dataclass(frozen=True, eq=False)
 class SkinFound:
-    """Tissue, cells and layers of one image, and the networks and settings that they were found with."""
+    """Tissue, cells and layers of one image, with the networks and settings that found them."""
 
     slide: Slide
     tissue: TissueResult
@@ -104,14 +104,14 @@ class SkinFound:
 
     @property
     def warning(self) -> str:
-        """Of the networks' cards, and if the slide does not look like skin."""
+        """Warnings from the networks' cards, and one if the slide does not look like skin."""
         skin = self.tissue.skin_check()
         texts = (self.tissue.warning or self.networks.cells.warning, "" if skin.passed else skin.description)
         return " ".join(filter(None, texts))
 
     @property
     def summary(self) -> str:
-        """What was found by which networks, in a sentence or two."""
+        """One or two sentences on the results and the networks."""
         text, layers = f"{self.slide.name}: ", self.layers
         if self.tissue.epidermis_share == 0:
             text += "tissue without epidermis, so there are no cells or layers to measure."
@@ -129,7 +129,7 @@ class SkinFound:
         return f"{text} {self.networks.names}." if self.networks.names else text
 
     def view(self) -> str:
-        """The slide under its tissue, cells and layers, as HTML."""
+        """The slide with layers for its tissue, cells and epidermal layers, as HTML."""
         from dermatome.skin.layers.figures import layer_colours
 
         whole, count = Box.whole(self.slide.size), len(self.layers.layers)
@@ -153,7 +153,7 @@ class SkinFound:
         return web_template("layers", figure=figure, table=table)
 
     def write(self, folder: Path) -> None:
-        """Writes the command line's files, named ``<slide>_tissue``, ``_cells`` and ``_layers``."""
+        """Writes the files of the command line, named ``<slide>_tissue``, ``_cells`` and ``_layers``."""
         from dermatome.pipeline.exported import slide_inputs, write_result
         from dermatome.skin.cells.stage import write_cells
         from dermatome.skin.layers.stage import write_layers
@@ -210,7 +210,7 @@ def skin_page(context: WebContext) -> AnalysisPage:
 
 
 def skin_source(root: DataRoot, settings: Settings) -> SkinSource:
-    """Finds the champions of the data root; while cells have none, the weights that the settings name.
+    """Finds the champions of the data root; without a champion for cells, the weights that the settings name.
 
     The app downloads nothing: if the files of ``cyto2`` are not in the data root, the toy network is used instead.
 

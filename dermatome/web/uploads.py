@@ -1,4 +1,4 @@
-"""What the app accepts: an uploaded image within limits that keep memory bounded, or an example."""
+"""The inputs that the app accepts: an uploaded image within limits that bound memory, or an example."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class UploadLimits:
     """Limits on uploads. As one image is computed at a time, they also bound the app's memory.
 
     Attributes:
-        max_file_bytes: Size of the file.
-        max_side_px: Longest side of the image.
-        max_area_px: Pixels of the image; a core of HPA, 3,000 px a side, has 9 million.
-        max_network_px: Pixels of the image at the scale of a network, which decide the computing time. The largest
+        max_file_bytes: Size of the file, bytes.
+        max_side_px: Longest side of the image, px.
+        max_area_px: Pixels of the image; an HPA core with 3,000 px per side has 9 million.
+        max_network_px: Pixels of the image at the scale of a network, which determine the computing time. The largest
             upload at half the network's resolution is just within the limit.
-        max_uploads: Uploads of one browser within an hour.
-        max_bytes: Total size of these uploads.
-        max_total_bytes: Total size of all uploads and results on disk.
+        max_uploads: Number of uploads of one browser within an hour.
+        max_bytes: Total size of these uploads, bytes.
+        max_total_bytes: Total size of all uploads and results on disk, bytes.
     """
 
     max_file_bytes: int = 64 * MIB
@@ -44,7 +44,7 @@ class UploadLimits:
     max_total_bytes: int = 1024 * MIB
 
     def in_words(self) -> str:
-        """The limits as a sentence."""
+        """The limits in a sentence."""
         kinds = ", ".join(FORMATS)
         return (
             f"{kinds}; up to {self.max_file_bytes // MIB} MB, {self.max_area_px // 1_000_000} million pixels and "
@@ -53,7 +53,7 @@ class UploadLimits:
 
 
 def read_upload(path: Path, mpp: float, limits: UploadLimits) -> Slide:
-    """Reads an uploaded image, after its size was checked without decoding it; ``mpp`` if the file states none.
+    """Reads an uploaded image after checking its size without decoding it; ``mpp`` is used if the file states none.
 
     Raises:
         BadImage: The file is not an image, too large, or damaged.
@@ -78,7 +78,7 @@ def read_upload(path: Path, mpp: float, limits: UploadLimits) -> Slide:
 def choose_slide(
     path: str | None, example: str | None, mpp: float | None, limits: UploadLimits, examples: Mapping[str, Example]
 ) -> Slide:
-    """Reads the uploaded image as :func:`read_upload` does if there is one; otherwise draws the example of that name.
+    """Reads the uploaded image with :func:`read_upload` if there is one; otherwise draws the named example.
 
     Raises:
         MissingInput: There is neither an upload nor an example.

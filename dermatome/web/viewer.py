@@ -1,4 +1,4 @@
-"""HTML of the pages, from templates that hold their pictures, so the server keeps no result that others could see."""
+"""HTML of the pages, from templates with embedded pictures, so the server keeps no results that others could see."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dermatome.reports.html import picture_uri, template
 from dermatome.slides.slide import Slide
 
 VIEW_PX = 1200
-"""Longest side of the pictures that are sent to a browser."""
+"""Longest side of the pictures that are sent to a browser, px."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Layer:
 
     Attributes:
         title: Label of its button.
-        pixels: RGBA, (h, w, 4) uint8, transparent where there is nothing.
+        pixels: (h, w, 4) uint8 RGBA, transparent where nothing is shown.
         legend: Names and colours.
     """
 
@@ -47,7 +47,7 @@ def filled_layer(
 
 
 def slide_html(slide: Slide, layers: Sequence[Layer]) -> str:
-    """Shows a slide with layers, its size, its scale, and how the image was converted when it was read."""
+    """Shows a slide with layers, its size, its scale, and the conversions made when it was read."""
     image, size = slide.overview(VIEW_PX), slide.size
     caption = f"{size.width_px:,} × {size.height_px:,} px, shown at {image.shape[1]:,} px; {slide.mpp_note}."
     if slide.conversions:

@@ -178,5 +178,5 @@ def test_a_fetch_that_fails_leaves_nothing_and_says_what_to_do(zoo, tmp_path, fa
     (tmp_path / cyto2.NETWORK_FILE).write_bytes(b"there already")
     with pytest.raises(FetchFailed, match=says) as caught:
         cyto2.fetch_cyto2(tmp_path, base_url=zoo.url, hosts=HERE)
-    assert f"place it at {tmp_path / cyto2.SIZE_FILE}" in str(caught.value)
+    assert f"put it at {tmp_path / cyto2.SIZE_FILE}" in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == [cyto2.NETWORK_FILE]

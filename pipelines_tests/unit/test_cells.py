@@ -180,7 +180,7 @@ def test_no_epidermis_and_no_cells_are_results(toy):
 
 
 def test_a_mask_of_another_size_and_a_senseless_diameter_are_refused(toy):
-    with pytest.raises(BadAnnotation, match="make the mask again"):
+    with pytest.raises(BadAnnotation, match="compute the mask"):
         segment_cells(toy.slide, toy.mask[1:], stub())
     with pytest.raises(BadSetting, match="cannot be scaled"):
         segment_cells(toy.slide, toy.mask, stub(), CellSettings(diameter_um=150))

@@ -382,7 +382,7 @@ def test_two_images_of_one_name_do_not_overwrite_each_other(toy, images, results
 def test_an_empty_folder_and_an_absent_device_are_one_sentence(tmp_path, capfd):
     code, _, errors = run(capfd, "layers", "measure", "--tissue", "t", "--cells", "c", "--out", "o", tmp_path)
     assert code == 1
-    assert "holds no image" in errors
+    assert "contains no image" in errors
     code, output, _ = run(capfd, "doctor", "--no-network", "--device", "mps", "--data", tmp_path)
     if sys.platform == "linux":
         assert code == 1

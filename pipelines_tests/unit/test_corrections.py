@@ -123,7 +123,7 @@ def test_a_slide_without_a_mask_is_drawn_by_hand(client):
         ({"width": 95}, 400, "did not arrive complete"),
         ({"labels": [2, 96 * 80 - 1]}, 400, "did not arrive complete"),
         ({"labels": [2.0, 96 * 80]}, 400, "did not arrive complete"),
-        ({"labels": [4, 96 * 80]}, 400, "a number that is no class"),
+        ({"labels": [4, 96 * 80]}, 400, "a number that is not a class"),
         ({"labels": [300, 96 * 80]}, 400, "did not arrive complete"),
         ({"labels": [2, 96 * 80, 3, -1]}, 400, "did not arrive complete"),
         ({"labels": [IGNORED, 96 * 80]}, 400, "Nothing is annotated yet"),

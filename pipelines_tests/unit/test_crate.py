@@ -202,7 +202,7 @@ def of(slide):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ([("a.txt", b"")], "is no crate of Dermatome"),
+        ([("a.txt", b"")], "is not a crate of Dermatome"),
         ([(of("a"), b"0" * (5 << 20))], "is larger than 4 MB"),
         ([(of("a"), b"{}")], "cannot be read"),
         ([(of("a"), record_of("cell_masks", "b"))], "is another's"),
@@ -256,7 +256,7 @@ def test_a_network_that_is_lost_is_named_by_its_sha256(study, tmp_path, capfd):
     assert code == 0
     assert "1 genes and 2 slides" in output
     sha256 = read_record(root.record("epidermis_masks", SLIDES[0])).values["weights_sha256"]
-    assert f"The network v001 is named by its sha256 alone ({sha256})" in errors
+    assert f"The network v001 is listed by its sha256 only ({sha256})" in errors
 
 
 def test_what_cannot_be_exported_is_said(study, tmp_path, capfd, monkeypatch):

@@ -120,7 +120,7 @@ def test_other_tissues_and_organs_can_be_asked_for(realdata):
     assert len(set(parse_page(path, tissue="Brain").records["tissue"].to_pylist())) > 1
     unknown = parse_page(path, tissue="Foreskin")
     assert unknown.outcome == "no_tissue"
-    with pytest.raises(BadSetting, match="'Foreskin' is no tissue or organ .*Liver.*Skin 1, Skin 2"):
+    with pytest.raises(BadSetting, match="'Foreskin' is not a tissue or organ .*Liver.*Skin 1, Skin 2"):
         check_tissue(unknown, "Foreskin")
 
 

@@ -125,7 +125,7 @@ def test_the_command_takes_over_a_file_that_was_downloaded(tmp_path, monkeypatch
     done = models("import", tmp_path / "b3.pt", "--as", small.name, "--models", tmp_path / "m")
     out = tmp_path / "m" / f"{small.name}.safetensors"
     assert str(out) in done.output
-    assert "Not carried over" in done.output
+    assert "Not imported" in done.output
     card = load_tissue_weights(out).card
     assert card.licence == small.licence
     assert sha256_bytes((tmp_path / "b3.pt").read_bytes()) in card.initial_weights

@@ -115,10 +115,10 @@ class Flat(torch.nn.Module):
 
 def test_programs_that_are_no_instanseg_are_refused(tmp_path):
     path = instanseg(tmp_path, Flat())
-    with pytest.raises(BadWeights, match="no InstanSeg network of RGB images"):
+    with pytest.raises(BadWeights, match="not an InstanSeg network for RGB images"):
         segmenters.load_segmenter(path, CPU, "instanseg")
     path = instanseg(tmp_path, ToyInstanSeg(0.0))
-    with pytest.raises(BadWeights, match="or has no scale"):
+    with pytest.raises(BadWeights, match="or states no scale"):
         segmenters.load_segmenter(path, CPU, "instanseg")
     card = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps(card | {"sha256": "0" * 64}))

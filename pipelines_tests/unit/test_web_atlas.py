@@ -222,7 +222,7 @@ def test_pages_load_nothing_from_elsewhere_and_run_only_known_scripts(client):
 def test_an_error_is_a_page_that_says_it(client):
     for place, words in (
         ("/atlas/slide/unknown", "unknown"), (f"/atlas/slide/{SLIDE}/explain?part=nucleus", "nucleus"),
-        (f"/atlas/slide/{SLIDE}/explain?part=layer&column=area_px", "whole number"),
+        (f"/atlas/slide/{SLIDE}/explain?part=layer&column=area_px", "give an integer"),
         ("/atlas/reports/gene_profiles/ENSG00000000009/card.html", "materialize it"),
         ("/atlas/reports/hpa_agreement/current/agreement.html", "materialize it"),
     ):  # fmt: skip

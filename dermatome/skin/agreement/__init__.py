@@ -1,1 +1,1 @@
-"""HPA's annotation of antibodies compared with what their cores measure."""
+"""Comparison of HPA's annotation of antibodies with measurements of their cores."""

@@ -1,9 +1,9 @@
-"""HPA's annotation of keratinocytes against what the cores measure, pooled by antibody and tissue as HPA annotates.
+"""Compares HPA's annotation of keratinocytes with measurements of cores, pooled by antibody and tissue as in HPA.
 
-Each of :data:`TARGETS` is a level that HPA annotates and the measure that it is read from. Thresholds are learnt
-antibody-disjoint: an antibody's levels are read with thresholds that no core of it took part in. Intervals are
+Each of :data:`TARGETS` is a level that HPA annotates and the measure that it is read from. Thresholds are learnt on
+other antibodies: an antibody's levels are read with thresholds that none of its cores contributed to. Intervals are
 percentiles of the bootstrap over antibodies (Field and Welsh 2007, "Bootstrapping clustered data", Journal of the Royal
-Statistical Society B 69(3)), so that the tissues of an antibody stay together.
+Statistical Society B 69(3)), so the tissues of an antibody stay together.
 """
 
 from __future__ import annotations
@@ -64,19 +64,20 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Agreement:
-    """How measurements and annotation agree.
+    """The agreement of measurements and annotation.
 
     Attributes:
         rows: A row for each antibody, tissue and target with both: gene, numbers of slides and patients, ``measure``,
-            ``annotated`` and ``read`` (names of levels; null where no threshold could be learnt), ``probability`` (of
-            the annotated level, given the measure), ``confidence`` (probability of the level that was read).
-        scores: A row for each target, for all antibodies and by HPA release and reliability: number of antibodies and
+            ``annotated`` and ``read`` (names of levels; null if no threshold could be learnt), ``probability`` (of the
+            annotated level, given the measure), ``confidence`` (probability of the read level).
+        scores: A row for each target, over all antibodies and by HPA release and reliability: number of antibodies and
             pairs, and each of :data:`SCORES` with ``_low`` and ``_high``, which are NaN for few antibodies.
-        confusion: A row for each target, annotated and read level: pairs, and their share with its interval.
-        thresholds: A row for each target and level above the lowest: the measure at which it begins, learnt on all
-            antibodies, and the lowest and highest of the folds.
-        antibodies: Number of antibodies that were measured.
-        unknown: Number of slides whose antibody is unknown; they are in no number.
+        confusion: A row for each target, annotated level and read level: number of pairs, and their share with its
+            interval.
+        thresholds: A row for each target and level above the lowest: the measure at which the level begins, learnt on
+            all antibodies, and the lowest and highest threshold of the folds.
+        antibodies: Number of measured antibodies.
+        unknown: Number of slides whose antibody is unknown; they are excluded from all numbers.
     """
 
     rows: pd.DataFrame
@@ -95,8 +96,8 @@ def compare(
     Args:
         cores: A row for each slide, antibody, tissue and gene: ``gene``, ``ensembl_id``, ``slide``, ``antibody``,
             ``tissue``, ``patient``, the measures and annotations of :data:`TARGETS`, ``reliability``, ``release``.
-        settings: None takes the defaults.
-        targets: What is compared.
+        settings: None uses the defaults.
+        targets: The levels to compare.
     """
     settings = settings or AgreementSettings()
     known = cores[cores["antibody"].notna()]
@@ -132,8 +133,8 @@ def _together(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.Data
 def pool(cores: pd.DataFrame) -> pd.DataFrame:
     """A row for each antibody and tissue: means over patients, whose slides are averaged first, and HPA's levels.
 
-    A slide of an unknown patient counts like a patient. A slide on the pages of several genes counts once. Where
-    annotations of an antibody in a tissue differ, as between patients in old releases, the middle level counts.
+    A slide of an unknown patient counts as a patient. A slide on the pages of several genes counts once. If annotations
+    of an antibody in a tissue differ, as between patients in old releases, the middle level is used.
     """
     once = cores.drop_duplicates([*_PAIR, "slide"])
     person = once["patient"].where(once["patient"].notna(), "slide " + once["slide"].astype(str))
@@ -154,7 +155,7 @@ def _joined(values: pd.Series) -> str:
 
 
 def _read(pairs: pd.DataFrame, target: Target, settings: AgreementSettings) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The rows of a target with the level that is read, and its thresholds."""
+    """The rows of a target with the read level, and its thresholds."""
     rows = pairs[pairs[target.name].notna() & pairs[target.measure].notna()].reset_index(drop=True)
     measure, level = rows[target.measure].to_numpy(float), rows[target.name].to_numpy(int)
     names = np.array(sorted(rows["antibody"].unique()))
@@ -199,9 +200,9 @@ def _parts(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 def _with_intervals(
     rows: pd.DataFrame, settings: AgreementSettings, scores: Callable[[pd.DataFrame, Floats], dict[str, Floats]]
 ) -> dict[str, float]:
-    """Scores of the rows, and of each its interval over antibodies, NaN for few antibodies.
+    """Scores of the rows with intervals over antibodies, which are NaN for few antibodies.
 
-    ``scores`` gives (resamples,) numbers by name of rows and their (resamples, rows) weights.
+    ``scores`` returns named arrays (resamples,) for rows and their (resamples, rows) weights.
     """
     found = {name: float(values[0]) for name, values in scores(rows, np.ones((1, len(rows)))).items()}
     antibody, names = rows["antibody"].factorize()

@@ -1,4 +1,4 @@
-"""The figure of the agreement: measures by annotated level with the thresholds, and how levels were read."""
+"""The figure of the agreement: measures by annotated level with thresholds, and read levels by annotated level."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def _measures(axes: Axes, found: Agreement, target: Target) -> None:
     axes.set_ylabel(_TITLES[target.name], fontsize=9)
     axes.set_xticks(range(len(target.levels)), _names(target))
     axes.set_xlim(-0.5, len(target.levels) - 0.5)
-    # Spread sideways, so that points of one level do not cover each other.
+    # Spread sideways, so that points of one level do not hide each other.
     place = rows["annotated_level"] + (np.arange(len(rows)) * 0.618 % 1 - 0.5) * 0.6
-    many = len(rows) > _DRAWN_AS_SHAPES  # as pixels in the SVG, too
+    many = len(rows) > _DRAWN_AS_SHAPES  # drawn as pixels in the SVG too
     axes.plot(place, rows["measure"], "o", color=_POINT, markersize=3.5, alpha=0.6, markeredgewidth=0, rasterized=many)
     cuts = found.thresholds
     for cut in cuts[cuts["target"] == target.name]["begins_at"]:

@@ -9,9 +9,9 @@ class AgreementSettings(SettingsModel):
     """How HPA's annotation is compared with the measurements.
 
     Attributes:
-        folds: number of parts that antibodies are divided into; levels of each part are read with thresholds that were
-            learnt on the others.
-        min_antibodies: with fewer antibodies than this, scores have no interval.
+        folds: number of parts that antibodies are divided into; the levels of each part are read with thresholds that
+            were learnt on the others.
+        min_antibodies: scores of fewer antibodies than this have no interval.
         resamples: number of resamples of the antibodies that a bootstrap interval is computed from.
         confidence: share of the resamples that an interval covers.
         seed: seed for folds and resamples.

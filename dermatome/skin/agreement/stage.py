@@ -1,4 +1,4 @@
-"""The stage `hpa_agreement`: all measured cores and HPA's annotation to tables, a figure and a report."""
+"""The stage `hpa_agreement`: from all measured cores and HPA's annotation to tables, a figure and a report."""
 
 from __future__ import annotations
 

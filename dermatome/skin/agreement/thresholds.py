@@ -1,8 +1,8 @@
 """Thresholds that turn one measure into ordered levels, learnt from annotated examples.
 
 The model is the proportional-odds model (McCullagh 1980, "Regression models for ordinal data", Journal of the Royal
-Statistical Society B 42(2)): the log-odds that the level is above k are ``slope × (measure − cut k)``. The level that
-is read is the median of the levels' probabilities, so its thresholds are the cuts themselves.
+Statistical Society B 42(2)): the log-odds that the level is above k are ``slope × (measure − cut k)``. The read level
+is the median of the levels' probabilities, so its thresholds are the cuts themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _WRONG = 0.02
-"""Share of labels taken to be wrong: one such label then moves no threshold far."""
+"""Assumed share of wrong labels; it limits how far a single wrong label can move a threshold."""
 _START_SLOPE, _LEAST_SHARE = 3.0, 0.01
 
 
@@ -25,25 +25,25 @@ class Thresholds:
     """Levels as a function of the measure.
 
     Attributes:
-        cuts: (levels − 1,) measures at which the next level begins, not falling.
-        slope: Log-odds for each unit of the measure, > 0.
+        cuts: (levels − 1,) measures at which the next level begins, in ascending order.
+        slope: Log-odds per unit of the measure, > 0.
     """
 
     cuts: Floats
     slope: float
 
     def levels(self, measure: Floats) -> Ints:
-        """(n,) levels from 0."""
+        """Levels from 0, (n,)."""
         return np.searchsorted(self.cuts, measure, side="right")
 
     def probabilities(self, measure: Floats) -> Floats:
-        """(n, levels) probability of each level."""
+        """Probability of each level, (n, levels)."""
         from scipy.special import expit
 
         odds = self.slope * (np.asarray(measure)[:, None] - self.cuts)
         ends = np.full((len(odds), 1), np.inf)
         from_below, to_above = np.hstack([ends, odds]), np.hstack([odds, -ends])
-        # The difference of the smaller tails, which has all its digits.
+        # The difference of the smaller tails keeps full precision.
         upper, lower = np.maximum(from_below, to_above), np.minimum(from_below, to_above)
         result: Floats = np.where(lower > 0, expit(-lower) - expit(-upper), expit(upper) - expit(lower))
         return result
@@ -52,8 +52,8 @@ class Thresholds:
 def learn_thresholds(measure: Floats, level: Ints, levels: int) -> Thresholds | None:
     """Fits the model by penalised maximum likelihood.
 
-    The penalty is weak. It keeps the slope finite where a measure separates levels perfectly, and gives levels without
-    an example a narrow place.
+    The penalty is weak. It keeps the slope finite if a measure separates levels perfectly, and gives levels without
+    examples a narrow interval.
 
     Returns:
         The thresholds; None if fewer than two levels occur or the measure is constant.

@@ -1,1 +1,1 @@
-"""The atlas: all genes by relative depth, and markers as a control."""
+"""The atlas of all genes by relative depth, with marker genes as a control."""

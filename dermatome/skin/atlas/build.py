@@ -1,4 +1,4 @@
-"""The atlas: a row for each gene by relative depth, ordered so that genes alike lie together, and the marker check."""
+"""Builds the atlas: a row for each gene by relative depth, with similar genes side by side, and the marker check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARKERS = {
     **dict.fromkeys(("KRT1", "KRT10"), StainingPattern.SUPRABASAL.value),
     **dict.fromkeys(("FLG", "LOR", "LORICRIN", "IVL"), GRANULAR),
 }
-"""Markers and where in the epidermis they are (Fuchs 1990, "Epidermal differentiation: the bare essentials", Journal of
+"""Markers and their place in the epidermis (Fuchs 1990, "Epidermal differentiation: the bare essentials", Journal of
 Cell Biology 111(6)). LOR is named LORICRIN in newer gene lists."""
 
 
@@ -33,13 +33,13 @@ _READS_AS = {
 
 @dataclass(frozen=True)
 class MarkerResult:
-    """How a marker reads.
+    """How the antibodies of a marker gene stain.
 
     Attributes:
         gene: Symbol of the gene.
         expected: ``basal``, ``suprabasal`` or ``granular``.
-        antibodies: For each antibody, its name and how it reads.
-        passed: Whether more than half of the antibodies read as expected.
+        antibodies: For each antibody, its name and where it stains.
+        passed: Whether more than half of the antibodies stain as expected.
     """
 
     gene: str
@@ -56,7 +56,7 @@ class Atlas:
         antibodies: A row for each antibody: gene, pattern, numbers, annotation.
         genes: Ensembl id and symbol of each gene with a profile, in the order of ``depth``.
         depth: (genes, 20) mean DAB by relative depth, over the gene's antibodies; NaN where nothing was measured.
-        linkage: Clustering of the rows as scipy gives it, if they are clustered.
+        linkage: Clustering of the rows in scipy's format; None if they are not clustered.
         markers: The markers among the genes.
     """
 
@@ -68,7 +68,7 @@ class Atlas:
 
 
 def build_atlas(profiles: pd.DataFrame, antibodies: pd.DataFrame, settings: AtlasSettings | None = None) -> Atlas:
-    """Puts the profiles of genes together.
+    """Combines the profiles of all genes.
 
     Genes are clustered by their DAB at each relative depth (Ward's method, Euclidean distance).
     """
@@ -81,7 +81,7 @@ def build_atlas(profiles: pd.DataFrame, antibodies: pd.DataFrame, settings: Atla
     depth = wide.to_numpy(float, na_value=np.nan)
     filled = np.array([_filled(row) for row in depth]).reshape(depth.shape)
     tree = linkage(filled, "ward") if 2 <= len(wide) <= settings.max_clustered else None
-    # Without clustering: basal first, by the centre of the staining.
+    # Without clustering, genes are sorted by the centre of their staining, basal ones first.
     centre = filled @ np.arange(RELATIVE_BINS) / np.maximum(filled.sum(axis=1), 1e-9)
     order = leaves_list(tree) if tree is not None else np.argsort(centre)
     genes = wide.index.to_frame(index=False).iloc[order].reset_index(drop=True)
@@ -89,9 +89,9 @@ def build_atlas(profiles: pd.DataFrame, antibodies: pd.DataFrame, settings: Atla
 
 
 def check_markers(profiles: pd.DataFrame, antibodies: pd.DataFrame) -> list[MarkerResult]:
-    """How the markers among the genes read.
+    """Where the antibodies of the marker genes stain.
 
-    An antibody reads as basal or suprabasal by its staining pattern, and as granular if it is suprabasal and its DAB is
+    Basal or suprabasal follows from an antibody's staining pattern; it is granular if it is suprabasal and its DAB is
     higher in the upper than in the lower suprabasal zone.
     """
     results = []
@@ -114,7 +114,7 @@ def _reading(pattern: str, zones: Any) -> str:
 
 
 def _filled(row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A row whose gaps are interpolated."""
+    """A row with its gaps interpolated."""
     known = np.flatnonzero(np.isfinite(row))
     filled: npt.NDArray[np.float64] = (
         np.interp(np.arange(row.size), known, row[known]) if known.size else np.zeros(row.size)
@@ -123,7 +123,7 @@ def _filled(row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def marker_sentence(markers: Sequence[MarkerResult]) -> str:
-    """How many markers read as they should."""
+    """A sentence on how many markers stain as expected."""
     if not markers:
         return f"None of the markers ({', '.join(dict.fromkeys(MARKERS))}) is among the genes."
     wrong = [f"{one.gene} ({', '.join(sorted(set(one.antibodies.values())))}, not {one.expected})" for one in markers

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from dermatome.skin.atlas.build import Atlas
 
 COLOURS = "YlOrBr"
-"""From pale yellow to brown: brightness falls evenly, for every reader."""
+"""From pale yellow to brown, with evenly decreasing brightness, which is readable for the colour-blind."""
 _NAMED, _WITH_TREE = 60, 500
 
 
 def highest_dab(atlas: Atlas) -> float:
-    """The DAB at the dark end of the colours: the 99th percentile, at least 0.2."""
+    """DAB at the dark end of the colour scale: the 99th percentile, at least 0.2."""
     return max(0.2, float(np.nanpercentile(atlas.depth, 99))) if atlas.depth.size else 0.2
 
 

@@ -1,4 +1,4 @@
-"""The search of the atlas: the only script of any report. Page and server allow it, and no other, by its hash."""
+"""The search of the atlas, the only script of any report. Page and server allow only this script, by its hash."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ class AtlasSettings(SettingsModel):
     """How genes are ordered.
 
     Attributes:
-        max_clustered: with more genes than this, rows are sorted by the depth of their staining, as clustering takes
-            memory with the square of their number (0.4 GB for 10,000).
+        max_clustered: with more genes than this, rows are sorted by the depth of their staining, as the memory for
+            clustering grows with the square of their number (0.4 GB for 10,000).
     """
 
     max_clustered: int = Field(default=10_000, ge=2)

@@ -1,4 +1,4 @@
-"""The stage `skin_atlas`: all gene profiles to a table, a heatmap and one HTML file with a search box."""
+"""The stage `skin_atlas`: from all gene profiles to a table, a heatmap and one HTML file with a search box."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def atlas_html(atlas: Atlas, profiles: pd.DataFrame, svg: bytes, warning: str = 
     ]
     return page(
         "atlas", svg, warning,
-        rows=rows[::-1],  # the figure's first row is its lowest
+        rows=rows[::-1],  # the figure's first row is at its bottom
         clustered=atlas.linkage is not None, highest=highest_dab(atlas), markers=atlas.markers,
         sentence=marker_sentence(atlas.markers), script=SCRIPT, script_source=SCRIPT_SOURCE,
     )  # fmt: skip
 
 
 def _strip(shades: Any, known: Any) -> str:
-    """A row of the heatmap as CSS: a gradient with a step for each bin, grey where nothing was measured."""
+    """A row of the heatmap as a CSS gradient with a step for each bin, grey where nothing was measured."""
     step = 100 / len(shades)
     named = [f"#{bytes(shade[:3]).hex()}" if ok else "#cccccc" for shade, ok in zip(shades, known, strict=True)]
     stops = [f"{colour} {n * step:g}% {(n + 1) * step:g}%" for n, colour in enumerate(named)]

@@ -1,1 +1,1 @@
-"""Cells of the epidermis: the asset `cell_masks` and the networks behind it."""
+"""Cells of the epidermis: the asset `cell_masks`, and the networks for it."""

@@ -1,7 +1,7 @@
-"""Annotated cells: a folder of images, each with its cells in a file beside it.
+"""Annotated cells: a folder of images, each with a file of its cells beside it.
 
-:mod:`dermatome.labels.annotation_files` lists the kinds of files. ``about.json`` may state what no file does, for all
-images or for those of one patient::
+:mod:`dermatome.labels.annotation_files` lists the supported files. ``about.json`` may state facts that are in no file,
+for all images or for those of one patient::
 
     {"mpp": 0.25, "licence": "CC BY-NC-SA 4.0", "patients": {"<stem>": "P12"}}
 """
@@ -32,24 +32,24 @@ ABOUT_FILE = "about.json"
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedCells(AnnotatedImage):
-    """An image and the file of its cells; ``declared_mpp`` counts where no file states the microns per pixel."""
+    """An image and the file of its cells; ``declared_mpp`` is used if no file states the microns per pixel."""
 
     declared_mpp: float = DECLARED_MPP
 
     def read(self) -> tuple[Slide, Instances]:
-        """The image, and (H, W) int32, 0 or the cell's number 1..N.
+        """The image, and (H, W) int32 instances: 0 or the cell's number 1..N.
 
-        The scale is that of ``about.json``, else the image file's own, else the one its XML states, else the declared.
+        The scale is that of ``about.json``, else of the image file, else of the XML, else ``declared_mpp``.
 
         Raises:
-            BadImage: the image is damaged or no image.
+            BadImage: the image is damaged or not an image.
             BadAnnotation: the file of cells cannot be read, is of another size, or has no cell.
         """
         slide, maps = self.read_maps()
         return slide, maps.instances
 
     def read_maps(self) -> tuple[Slide, NucleusMaps]:
-        """The image, and its cells with what was left out of the annotation; raises as :meth:`read` does."""
+        """The image, and its cells with what was left out of the annotation; raises the errors of :meth:`read`."""
         slide = read_slide(self.image_path, declared_mpp=self.mpp or self.declared_mpp, mpp_given=self.mpp is not None)
         maps, stated_mpp = read_maps(self.mask_path, slide.size, classes=False)
         if not maps.instances.any():
@@ -61,7 +61,7 @@ class AnnotatedCells(AnnotatedImage):
         return slide, maps
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
-        """(2,) pixels outside and inside of cells; raises as :meth:`read` does."""
+        """(2,) number of pixels outside and inside of cells; raises the errors of :meth:`read`."""
         return _pixels(self.read()[1])
 
 
@@ -72,7 +72,7 @@ def _pixels(instances: Instances) -> npt.NDArray[np.int64]:
 def find_annotated(*folders: Path, declared_mpp: float = DECLARED_MPP) -> list[AnnotatedCells]:
     """The annotated images in folders, by name.
 
-    ``declared_mpp`` counts for images whose files state no scale.
+    ``declared_mpp`` is used for images whose files state no scale.
 
     Raises:
         MissingInput: a folder or the cells of an image are missing, or there are no images at all.
@@ -107,19 +107,19 @@ def find_annotated(*folders: Path, declared_mpp: float = DECLARED_MPP) -> list[A
 
 
 def annotated_sha256(images: Iterable[AnnotatedCells]) -> str:
-    """One sha256 over names, files, stated scales and origins of ``images``, whatever their order."""
+    """One sha256 over names, files, stated scales and origins of ``images``, independent of their order."""
     return samples_sha256(images, lambda image: [image.mpp, image.declared_mpp, image.patient, image.licence])
 
 
 def cell_manifest_rows(images: Iterable[AnnotatedCells], side: Side) -> Iterator[ManifestRow]:
-    """The manifest's row of each image, by name; raises as :meth:`AnnotatedCells.read` does."""
+    """The manifest row of each image, by name; raises the errors of :meth:`AnnotatedCells.read`."""
     for image in sorted(images, key=lambda i: (i.group, i.name)):
         slide, maps = image.read_maps()
         yield image.manifest_row(side, slide.whole(), _pixels(maps.instances), left_out=in_words(maps.left_out))
 
 
 class _About(BaseModel):
-    """What ``about.json`` says of the images of its folder."""
+    """The facts in ``about.json`` about the images of its folder."""
 
     mpp: float | None = Field(default=None, ge=0.01, le=100)
     licence: str = ""

@@ -1,8 +1,8 @@
-"""Flows of a region of any size turned into cells block by block, so that no seam cuts a cell and none is found twice.
+"""Converts the flows of a region of any size to cells, block by block, without cutting or doubling cells at seams.
 
-A cell is known by its sink, the place where the paths of its pixels end. A block looks beyond its borders as far as
-paths may lead, so it sees whole cells, and keeps those whose sink lies inside it. Flows are the same numbers for every
-block, and so are the paths, so two neighbours agree on each cell and its owner.
+A cell is identified by its sink, the place at which the paths of its pixels end. A block is computed with a margin as
+wide as paths may be long, so it contains complete cells, and keeps those whose sink lies inside it. Flows, and so
+paths, are the same numbers in every block, so two neighbours agree on each cell and its block.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WIDE_PX = 16_000
 
 @dataclass(frozen=True)
 class CellPixels:
-    """The pixels of N cells: (P,) rows and columns on the slide in reading order, and (P,) owners 0..N-1; int64."""
+    """Pixels of N cells: (P,) rows and columns on the slide in reading order, and (P,) cell index 0..N-1; int64."""
 
     rows: npt.NDArray[np.int64]
     columns: npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ class CellPixels:
         core: Box,
         wanted: npt.NDArray[np.bool_] | bool = True,
     ) -> CellPixels:
-        """The ``wanted`` (N,) cells of a window whose places, (N,) rows and columns in it, lie in its core."""
+        """The ``wanted`` (N,) cells of a window whose places, (N,) rows and columns in the window, lie in its core."""
         mine = (y >= core.top_px - window.top_px) & (y < core.bottom_px - window.top_px) & wanted
         mine &= (x >= core.left_px - window.left_px) & (x < core.right_px - window.left_px)
         number = np.concatenate(([-1], np.where(mine, np.cumsum(mine) - 1, -1)))
@@ -55,7 +55,7 @@ class CellPixels:
 def cells_by_block(
     flows: CellFlows, region: Box, wanted: Callable[[Box], bool], how: Dynamics
 ) -> Iterator[tuple[CellPixels, int]]:
-    """Runs the network and finds the cells of a region in ``wanted`` blocks, row of blocks by row of blocks.
+    """Runs the network and finds the cells of a region, in the blocks that ``wanted`` accepts, one row after another.
 
     Yields:
         The cells of a block, and the row of the slide above which no later block has a cell's pixel.
@@ -68,7 +68,7 @@ def cells_by_block(
             while top < region.bottom_px and (
                 ready >= min(region.bottom_px, top + side + how.halo_px) or ready == region.bottom_px
             ):
-                # Rows above this are final once this row of blocks is done: the next looks no higher.
+                # Rows above this are final after this row of blocks, as the next one has no pixels above it.
                 bottom = min(top + side, region.bottom_px)
                 for left in range(region.left_px, region.right_px, side):
                     core = Box(top, left, bottom, min(left + side, region.right_px))
@@ -86,7 +86,7 @@ def cells_by_block(
 
 
 def _cells(flow: Floats, logits: Floats, window: Box, core: Box, how: Dynamics) -> CellPixels:
-    """The cells whose sink lies in ``core``, from the flows in ``window``, the block with what surrounds it."""
+    """The cells whose sink lies in ``core``, from the flows in ``window``, which is the block with its margin."""
     from dermatome.skin.cells.dynamics import cells_of_window
 
     labels, sinks = cells_of_window(flow, logits, how)

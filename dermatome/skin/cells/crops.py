@@ -1,4 +1,4 @@
-"""What a cell network learns from: hematoxylin of annotated images, flows of their cells, random crops of both."""
+"""Training data of a cell network: hematoxylin of annotated images, flows of their cells, random crops of both."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class PreparedCells:
     """One annotated image at the network's scale.
 
     Attributes:
-        shown: (H, W) float32 hematoxylin as the network sees it.
-        truth: (3, H, W) float16: 1 inside cells, and the unit flow down and right, 0 outside.
+        shown: (H, W) float32, hematoxylin prepared as input of the network.
+        truth: (3, H, W) float16, ground truth: 1 inside cells, and the unit flow down and right; 0 outside.
     """
 
     shown: Floats
@@ -34,16 +34,16 @@ def prepare_cells(
     scale: float,
     margin_um: float,
 ) -> PreparedCells:
-    """Prepares an annotated image exactly as segmentation does, and the flows of its cells.
+    """Prepares an annotated image exactly as in segmentation, and computes the flows of its cells.
 
-    ``scale`` is the number of the network's pixels for one of the image's.
+    ``scale`` is the number of network pixels per image pixel.
     """
     image = cell_image_of(rgb, tissue, mpp, margin_um)
     region = image.region
     assert region is not None, "an annotated image shows tissue"
     shown, cells = image.network_input(region), labels[region.slices] * image.near(region)
     down, along = (Scaling(side, max(1, round(side * scale))) for side in (region.size.height_px, region.size.width_px))
-    # The same averages as `dermatome.skin.cells.flows` takes.
+    # The same averaging as in `dermatome.skin.cells.flows`.
     scaled = down.weights(0, down.target_px) @ shown @ along.weights(0, along.target_px).T
     rows, columns = (
         ((np.arange(axis.target_px) + 0.5) * axis.source_px / axis.target_px).astype(np.intp) for axis in (down, along)
@@ -52,7 +52,7 @@ def prepare_cells(
 
 
 def flow_targets(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float16]:
-    """(3, H, W): 1 inside cells and the unit flow down and right, by ``cellpose.dynamics.labels_to_flows``."""
+    """(3, H, W): 1 inside cells, and the unit flow down and right, by ``cellpose.dynamics.labels_to_flows``."""
     import torch
     from cellpose.dynamics import labels_to_flows
 
@@ -68,7 +68,8 @@ def random_crop(
     """A square crop at a random place, rotated, mirrored and zoomed; 0 beyond the image.
 
     The scale is drawn between 1 / (1 + ``zoom``) and 1 + ``zoom``; ``gain`` is the largest relative change of
-    brightness, ``noise`` the standard deviation of pixel noise, where the bright end of nuclei is about 1.
+    brightness, ``noise`` the standard deviation of pixel noise, on a scale on which the bright end of nuclei is about
+    1.
 
     Returns:
         (side, side) float32 hematoxylin and (3, side, side) float32 ground truth, whose flows rotate with the crop.
@@ -87,7 +88,7 @@ def random_crop(
     here = (slice(top, bottom), slice(left, right))
     shown = at(image.shown[here])
     inside, flow_down, flow_right = (at(part[here].astype(np.float32)) for part in image.truth)
-    # Where the crop's own axes point on the image.
+    # Directions of the crop's axes on the image.
     down = np.array([rows[1, 0] - rows[0, 0], columns[1, 0] - columns[0, 0]]) / step
     along = np.array([rows[0, 1] - rows[0, 0], columns[0, 1] - columns[0, 0]]) / step
     cell = (inside > 0.5).astype(np.float32)

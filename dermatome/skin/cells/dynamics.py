@@ -1,11 +1,12 @@
-"""Cellpose's dynamics as compiled loops: flows followed to their sinks, a cell for each sink, checked and filled.
+"""Cellpose's dynamics as compiled loops: flows are followed to their sinks, each sink becomes a cell, cells are
+checked.
 
-The steps are those of ``cellpose.dynamics.compute_masks`` (Stringer et al. 2021), about ten times as fast, with
-differences that make them fit for one part of a slide at a time: a pixel's path is kept as its displacement, so that
-it is the same to the last bit wherever the part begins; it has a bound; and where Cellpose leaves an order open (sinks
-with as many pixels), it is fixed. One more: Cellpose takes cells for small by their rank among those that passed the
-check of flows, not by their number, and so drops a few whole cells at random; here only small ones go. The loops
-release Python's global lock, so that parts run in threads.
+The steps are those of ``cellpose.dynamics.compute_masks`` (Stringer et al. 2021), about ten times faster, with changes
+that make them suitable for one part of a slide at a time: a pixel's path is stored as a displacement, so it is
+identical to the last bit wherever the part begins; the path has a maximum length; and where Cellpose leaves an order
+undefined (sinks with equally many pixels), it is fixed. One more change: Cellpose drops small cells by their rank among
+those that passed the flow check, not by their number, and so drops a few complete cells at random; here only small ones
+are dropped. The loops release Python's global lock, so parts run in threads.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from dermatome.imaging.compiled import compiled
 if TYPE_CHECKING:
     from dermatome.skin.cells.flows import Dynamics
 
-_SEED_COUNT = 10  # more pixels than this must end where a cell begins
-_SEED_REACH_PX = 2  # and no more of them within this distance
-_SINK_COUNT = 2  # a sink grows over neighbours at which more than this end
-_SINK_REACH_PX = 5  # this far
+_SEED_COUNT = 10  # a cell begins at a place where more pixels than this end
+_SEED_REACH_PX = 2  # and where no more of them end within this distance
+_SINK_COUNT = 2  # a sink grows over neighbours at which more pixels than this end
+_SINK_REACH_PX = 5  # up to this distance
 
 
 def cells_of_window(flow: Floats, cell_logits: Floats, how: Dynamics) -> tuple[Instances, npt.NDArray[np.int64]]:
     """The cells of one part of a slide, in reading order of their first pixels.
 
     Args:
-        flow: (2, H, W) float32, down and right, five times a unit vector at most.
-        cell_logits: (H, W) float32.
+        flow: (2, H, W) float32, down and right, at most five times a unit vector.
+        cell_logits: (H, W) float32 logit of being inside a cell.
         how: see :class:`~dermatome.skin.cells.flows.Dynamics`.
 
     Returns:
-        (H, W) int32, 0 or the cell's number 1..N; and (N, 2) int64, row and column of each cell's sink, the one place
-        by which a cell is known to belong to a part or to its neighbour.
+        (H, W) int32, 0 or the cell's number 1..N; and (N, 2) int64, row and column of each cell's sink, by which a cell
+        is assigned to a part or to its neighbour.
     """
     inside = cell_logits > np.float32(how.cellprob_threshold)
     rows, columns = np.nonzero(inside)
@@ -62,7 +63,7 @@ def cells_of_window(flow: Floats, cell_logits: Floats, how: Dynamics) -> tuple[I
 
 
 def _in_reading_order(labels: Instances, sinks: npt.NDArray[np.int64]) -> tuple[Instances, npt.NDArray[np.int64]]:
-    """Numbers the cells that are left 1..N by their first pixel."""
+    """Numbers the remaining cells 1..N by their first pixels."""
     seen, first = np.unique(labels, return_index=True)
     order = seen[np.argsort(first)]
     order = order[order > 0]
@@ -79,9 +80,9 @@ def _drop(labels: Instances, dropped: npt.NDArray[np.bool_]) -> None:
 
 @compiled
 def _follow(step: Any, rows: Any, columns: Any, steps: int, reach: Any) -> Any:
-    """Where each pixel ends after ``steps`` steps of Euler's method, bilinear between pixels; (2, N) int64.
+    """End of each pixel's path after ``steps`` steps of Euler's method with bilinear interpolation; (2, N) int64.
 
-    A path that no longer moves, or goes back and forth between two places, is not followed further: its end is known.
+    A path that stops moving, or alternates between two places, is not followed further, as its end is known.
     """
     height, width = step.shape[:2]
     ends = np.empty((2, rows.size), np.int64)
@@ -116,7 +117,7 @@ def _follow(step: Any, rows: Any, columns: Any, steps: int, reach: Any) -> Any:
 
 
 def _sinks(count: Instances) -> npt.NDArray[np.int64]:
-    """(N, 2) row and column of the places where most pixels end, those with fewest first, then in reading order."""
+    """(N, 2) row and column of the places where most pixels end, in ascending order, then in reading order."""
     highest = count == ndimage.maximum_filter(count, 2 * _SEED_REACH_PX + 1)
     sinks: npt.NDArray[np.int64] = np.argwhere(highest & (count > _SEED_COUNT))
     return sinks[np.argsort(count[sinks[:, 0], sinks[:, 1]], kind="stable")]
@@ -124,7 +125,7 @@ def _sinks(count: Instances) -> npt.NDArray[np.int64]:
 
 @compiled
 def _grow_sinks(count: Any, sinks: Any) -> Any:
-    """(H, W) int32: the sink, numbered from 1, that each place belongs to; of several, that with most pixels."""
+    """(H, W) int32: number, from 1, of each place's sink; if several claim it, the sink with most pixels."""
     height, width = count.shape
     side = 2 * _SINK_REACH_PX + 1
     owner = np.zeros(count.shape, np.int32)
@@ -150,7 +151,7 @@ def _grow_sinks(count: Any, sinks: Any) -> Any:
 
 
 def _extents(labels: Instances, count: int) -> npt.NDArray[np.int64]:
-    """(N, 4) int64: top, left, bottom, right of each label; zeros where a label is not there."""
+    """(N, 4) int64: top, left, bottom, right of each label; zeros for unused labels."""
     nowhere = (slice(0, 0), slice(0, 0))
     found = [rows_columns or nowhere for rows_columns in ndimage.find_objects(labels, max_label=count)]
     return np.array([(y.start, x.start, y.stop, x.stop) for y, x in found], np.int64).reshape(-1, 4)
@@ -158,9 +159,9 @@ def _extents(labels: Instances, count: int) -> npt.NDArray[np.int64]:
 
 @compiled
 def _flow_errors(labels: Any, flow: Any, extents: Any) -> Any:
-    """(N,) float64: mean square difference of each cell's flows from those of its shape.
+    """(N,) float64: mean squared difference of each cell's flows from the flows computed from its shape.
 
-    Those of its shape point up the heat that spreads in it from its middle (``cellpose.dynamics.masks_to_flows_cpu``).
+    These point up the heat that spreads in the shape from its middle (``cellpose.dynamics.masks_to_flows_cpu``).
     """
     errors = np.zeros(len(extents))
     for k in range(len(extents)):
@@ -209,6 +210,6 @@ def _flow_errors(labels: Any, flow: Any, extents: Any) -> Any:
 
 
 def _fill_holes(labels: Instances) -> None:
-    """Gives each cell what lies in its holes, other cells included, cell by cell in the order of their numbers."""
+    """Fills the holes of each cell, including other cells in them, in the order of the cells' numbers."""
     for number, box in enumerate(ndimage.find_objects(labels), 1):
         labels[box][ndimage.binary_fill_holes(labels[box] == number)] = number

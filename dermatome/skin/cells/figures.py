@@ -112,7 +112,7 @@ def precision_figure(before: Sequence[CellScores], after: Sequence[CellScores]) 
 
 
 def cell_samples_figure(scores: Sequence[CellScores]) -> bytes:
-    """Shows the parts.middle of the best and the worst images: image, annotated cells and found cells.
+    """Shows the middle of the best and worst images: image, annotated cells and found cells.
 
     Raises:
         BadImage: An image cannot be read.

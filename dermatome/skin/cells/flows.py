@@ -1,4 +1,4 @@
-"""A Cellpose network over a region of any size, in overlapping tiles of one grid, blended as they come."""
+"""Runs a Cellpose network over a region of any size, in overlapping tiles of one grid that are blended as they come."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ Place = tuple[int, int]
 _EMPTY_LOGIT = -20.0
 _PAD_TO_PX = 16
 _PATCH_PX = 256
-_REACH_DIAMETERS = 3.0  # the paths of a cell's own pixels take half a one
-_BEYOND_REACH_PX = 20  # sinks within 2 px compete, and grow 5 px towards each other
+_REACH_DIAMETERS = 3.0  # the paths of a cell's own pixels are about half a diameter long
+_BEYOND_REACH_PX = 20  # sinks within 2 px compete, and grow by 5 px towards each other
 MAX_SCALE = 10.0
-"""An image may be enlarged or shrunk so much for the network."""
+"""Largest factor by which an image may be enlarged or shrunk for the network."""
 
 
 @dataclass(frozen=True)
 class Dynamics:
-    """How flows become cells.
+    """How flows are converted to cells.
 
     Attributes:
-        diameter_px: of a cell.
-        steps: along the flow.
+        diameter_px: diameter of a cell, px.
+        steps: number of steps along the flow.
         flow_threshold: cells whose flows differ more than this from those of their shape are dropped; 0 keeps all.
         cellprob_threshold: logit above which a pixel belongs to a cell.
-        min_area_px: smaller cells are dropped, before holes are filled and after.
-        threads: blocks at once.
-        block_px: side of the blocks; None chooses. It does not change the result.
+        min_area_px: smaller cells are dropped, before and after holes are filled, px.
+        threads: number of blocks processed at once.
+        block_px: side of the blocks, px; None chooses. It does not change the result.
     """
 
     diameter_px: float
@@ -52,27 +52,27 @@ class Dynamics:
 
     @property
     def reach_px(self) -> int:
-        """How far a path may lead, down or up and left or right: a cell depends on little more around its sink."""
+        """Maximum length of a path in each direction, px: a cell depends on little beyond this around its sink."""
         return max(16, round(_REACH_DIAMETERS * self.diameter_px))
 
     @property
     def halo_px(self) -> int:
-        """How far a block looks beyond its borders."""
+        """Width of the margin around a block, px."""
         return self.reach_px + _BEYOND_REACH_PX
 
 
 class CellFlows:
-    """A network's output for a region, from the top: :meth:`run` runs it, :meth:`read` returns the rows that are done.
+    """A network's output for a region, from top to bottom: :meth:`run` runs it, :meth:`read` returns finished rows.
 
-    The region is scaled so that cells measure what the network was trained on, and flows are scaled back, so that
+    The region is scaled so that cells have the size that the network was trained on, and flows are scaled back, so
     dynamics run at full resolution (Cellpose's ``resample``). Tiles lie on one grid for the whole region and are
-    blended with Cellpose's taper; tiles without a pixel near the epidermis are not run. Memory
-    holds the tiles between the rows that are still needed and those being run.
+    blended with Cellpose's taper; tiles without a pixel near the epidermis are not run. Memory holds only the tiles
+    between the rows that are still needed and those being run.
 
     Attributes:
-        seams_px: rows, and columns, of the slide in the middle of two tiles' overlap.
-        tiles: how many were run.
-        style_sum: (S,) float64, the sum of their styles; None where none was.
+        seams_px: rows, and columns, of the slide in the middle of the overlap of two tiles.
+        tiles: number of tiles that were run.
+        style_sum: (S,) float64, sum of the tiles' styles; None if none was run.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class CellFlows:
         tile_overlap: float = 0.1,
         on_tile: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Lays the grid over a region whose cells measure ``diameter_px``.
+        """Places the grid over a region whose cells have the diameter ``diameter_px``.
 
         ``tile_overlap`` is a share of a tile, 0.05 to 0.5, with Cellpose's meaning (tiles are counted as if a side grew
-        by twice that share). ``on_tile`` is called with the tiles done and the number of tiles.
+        by twice that share). ``on_tile`` is called with the number of finished tiles and of all tiles.
 
         Raises:
             BadSetting: cells of this diameter would have to be scaled by more than 10.
@@ -114,7 +114,7 @@ class CellFlows:
         ]
 
     def run(self) -> Iterator[int]:
-        """Runs the network; yields up to which row of the slide flows can be read, ever lower, then the last."""
+        """Runs the network; yields the row of the slide up to which flows can be read, in ascending order."""
         places = [(y, x) for y in self._starts[0] for x in self._starts[1] if self._image.may_be_near(self._seen(y, x))]
         position = {place: number for number, place in enumerate(places)}
         taper = _taper()
@@ -128,13 +128,13 @@ class CellFlows:
             done = position[chosen[-1]] + 1
             if self._on_tile is not None:
                 self._on_tile(done, len(places))
-            if done < len(places):  # no later tile changes the rows above the next one
+            if done < len(places):  # later tiles do not change the rows above the next one
                 yield self._region.top_px + self._rows.known_until(places[done][0])
         yield self._region.bottom_px
 
     def read(self, box: Box) -> tuple[Floats, Floats]:
-        """The flows in a box of the region: (2, h, w) down and right, five times a unit vector at most, and (h, w)
-        logits above 0 inside cells; where the network was not run, flows of 0 and a very low logit.
+        """The flows in a box of the region: (2, h, w) float32 down and right, at most five times a unit vector, and
+        (h, w) float32 logits, above 0 inside cells; where the network was not run, flows are 0 and logits very low.
         """
         rows = self._rows.taps(box.top_px - self._region.top_px, box.bottom_px - self._region.top_px)
         columns = self._columns.taps(box.left_px - self._region.left_px, box.right_px - self._region.left_px)
@@ -147,7 +147,7 @@ class CellFlows:
         return scaled[:2], scaled[2]
 
     def forget_above(self, row_px: int) -> None:
-        """Drops what :meth:`read` needs only for rows above ``row_px``."""
+        """Drops the data that :meth:`read` needs only for rows above ``row_px``."""
         row = min(max(row_px, self._region.top_px), self._region.bottom_px - 1) - self._region.top_px
         self._blended.forget_above(self._rows.taps(row, row + 1).first)
 
@@ -168,7 +168,7 @@ class CellFlows:
             yield chosen, stack[: len(chosen)]
 
     def _seen(self, y: int, x: int) -> Box:
-        """The pixels of the slide that a tile is made of."""
+        """The pixels of the slide that a tile is computed from."""
         (top, bottom), (left, right) = self._rows.sources(y, y + TILE_PX), self._columns.sources(x, x + TILE_PX)
         first = self._region
         return Box(first.top_px + top, first.left_px + left, first.top_px + bottom, first.left_px + right)
@@ -185,10 +185,10 @@ class CellFlows:
 
 
 def _starts(side_px: int, tile_overlap: float) -> list[int]:
-    """Where tiles begin along a scaled side, as ``cellpose.transforms`` pads it and lays them.
+    """Start positions of tiles along a scaled side, as ``cellpose.transforms`` pads the side and places tiles.
 
-    Zeros go around it: up to a multiple of 16 for the network's three halvings, half of them on each side, and 8 px
-    more so that no cell meets the edge. A small side is padded to a whole tile.
+    It is padded with zeros: up to a multiple of 16 for the network's three halvings, half of them on each side, and by
+    8 px more so that no cell touches the edge. A small side is padded to a full tile.
     """
     to_multiple = -side_px % _PAD_TO_PX
     padded_px = side_px + to_multiple + _PAD_TO_PX

@@ -1,4 +1,4 @@
-"""What Cellpose is shown: the hematoxylin of the epidermis, bright nuclei on dark, equalised inside the tissue."""
+"""The input of cell networks: hematoxylin of the epidermis, with bright nuclei on dark, equalised inside the tissue."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from dermatome.imaging.stains import Stain, separate_stains
 from dermatome.labels.tiled import TiledArray
 from dermatome.slides.resize import resize_image
 
-# Names the steps below; weights record those they were trained with, and other weights are refused.
+# Name of the steps below; weights record the name they were trained with, and weights with another name are refused.
 PREPARATION = "h-stretch-clahe-1"
 
 _CLAHE_TILE_UM = 64.0
 _CLAHE_CLIP = 2.0
 _STRETCH_PERCENTILES = (1.0, 99.8)
 _NORMAL_PERCENTILES = (1.0, 99.0)
-_PANEL_PX = 620  # longest side of the equalised image that a figure shows
-_PATCH_PX = 512  # about; whole CLAHE tiles
-_SAMPLED_PATCHES = 64  # about 16 megapixels: all of a tissue core, an even choice from a larger slide
+_PANEL_PX = 620  # longest side of the equalised image in a figure
+_PATCH_PX = 512  # approximate; a multiple of the CLAHE tiles is used
+_SAMPLED_PATCHES = 64  # about 16 megapixels: all of a tissue core, or patches evenly chosen from a larger slide
 
 
 class CellImage:
-    """The epidermis of a slide as the network sees it, prepared patch by patch on demand.
+    """The epidermis of a slide as input of the network, prepared patch by patch on demand.
 
-    Hematoxylin as light is dark at nuclei; taken as density it is inverted, nuclei are bright. It is stretched between
-    two percentiles of the epidermis and equalised in tiles of 64 µm with a contrast limit (CLAHE, Zuiderveld 1994),
-    which evens out thick and thin places and lifts nuclei under strong DAB. Percentiles come from the epidermis
-    alone: background and dermis do not change them.
+    Nuclei are dark in hematoxylin seen as light, and bright in hematoxylin as optical density, which is used here. It
+    is stretched between two percentiles of the epidermis and equalised in tiles of 64 µm with a contrast limit (CLAHE,
+    Zuiderveld 1994), which evens out thick and thin places and raises nuclei under strong DAB. The percentiles are
+    those of the epidermis alone, so background and dermis do not affect them.
 
     Patches and tiles lie on one grid from the slide's corner, and a patch is equalised together with the tiles around
-    it, so that a pixel has one value however the slide is cut up. Percentiles come from at most 64 patches, evenly
-    chosen among those with epidermis. Memory holds the patches in use: :meth:`forget_above` drops the rest.
+    it, so a pixel has the same value however the slide is divided. Percentiles are measured on at most 64 patches,
+    evenly chosen among those with epidermis. Memory holds the patches in use; :meth:`forget_above` drops the others.
 
     Attributes:
-        size: of the slide.
-        epidermis_px: pixels of epidermis on the slide.
-        region: the box of all epidermis and the margin around it; None where there is none.
+        size: size of the slide.
+        epidermis_px: number of pixels of epidermis on the slide.
+        region: the box of all epidermis with the margin around it; None if there is none.
     """
 
     epidermis_px: int
@@ -56,9 +56,9 @@ class CellImage:
         mpp: float,
         margin_um: float,
     ) -> None:
-        """Surveys the slide: where epidermis is, and the percentiles of its hematoxylin.
+        """Finds the epidermis of the slide, and the percentiles of its hematoxylin.
 
-        ``read_rgb`` and ``read_epidermis`` give the pixels in a box of the slide, (h, w, 3) uint8 and (h, w) bool.
+        ``read_rgb`` and ``read_epidermis`` return the pixels in a box of the slide, (h, w, 3) uint8 and (h, w) bool.
         """
         self.size = size
         self.read_rgb, self.read_epidermis = read_rgb, read_epidermis
@@ -85,32 +85,32 @@ class CellImage:
         self._normal_span = max(bright - self._dark, 1.0)
 
     def near(self, box: Box) -> npt.NDArray[np.bool_]:
-        """(h, w) bool: the epidermis and its margin; the network sees nothing else. False beyond the slide."""
+        """(h, w) bool: epidermis and its margin, beyond which the network sees nothing; False beyond the slide."""
         for place in self._places(box, margin_px=0):
             self._make_grey(place)
         return np.asarray(self._near.read(box), dtype=np.bool_)
 
     def may_be_near(self, box: Box) -> bool:
-        """Whether ``box`` could hold a pixel of :meth:`near`; fast, and true too often."""
+        """Whether ``box`` may contain a pixel of :meth:`near`; fast, with false positives."""
         return any(self._is_near_patch(place) for place in self._places(box, margin_px=0))
 
     def equalised(self, box: Box) -> npt.NDArray[np.uint8]:
-        """(h, w) uint8: equalised hematoxylin, nuclei bright, 0 far from the epidermis."""
+        """(h, w) uint8: equalised hematoxylin with bright nuclei; 0 far from the epidermis."""
         for place in self._places(box, margin_px=0):
             self._equalise(place)
         return np.asarray(self._equalised.read(box), dtype=np.uint8)
 
     def network_input(self, box: Box) -> npt.NDArray[np.float32]:
-        """(h, w) float32: about 0 to 1, 0 far from the epidermis and beyond the slide."""
+        """(h, w) float32: input of the network, about 0 to 1; 0 far from the epidermis and beyond the slide."""
         scaled = (self.equalised(box).astype(np.float32) - self._dark) / self._normal_span
         return np.where(self.near(box), scaled, 0).astype(np.float32)
 
     def equalised_panel(self) -> npt.NDArray[np.uint8]:
-        """(h, w) uint8: what was equalised of the region so far, shrunk to a panel of a figure."""
+        """(h, w) uint8: the parts of the region equalised so far, shrunk to a panel of a figure."""
         return self._panel
 
     def count_epidermis(self, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> int:
-        """How many pixels of epidermis lie in the rows (H,) and columns (W,) that are True."""
+        """Number of pixels of epidermis in the rows (H,) and columns (W,) that are True."""
         count = 0
         for row, column in np.argwhere(self._epidermal):
             box = self._box((int(row), int(column)))
@@ -119,18 +119,18 @@ class CellImage:
         return count
 
     def full_patches(self, most: int) -> list[Box]:
-        """At most ``most`` patches, evenly chosen among those that hold as much epidermis as the middle one or more."""
+        """At most ``most`` patches, evenly chosen among those with at least the median amount of epidermis."""
         held = self._epidermal[self._epidermal > 0]
         return self._patches(self._epidermal >= (np.median(held) if held.size else 1), most)
 
     def _patches(self, wanted: npt.NDArray[np.bool_], most: int) -> list[Box]:
-        """At most ``most`` of the wanted patches, evenly chosen."""
+        """At most ``most`` of the ``wanted`` patches, evenly chosen."""
         places = np.argwhere(wanted)
         chosen = np.linspace(0, len(places) - 1, min(len(places), most)).astype(int)
         return [self._box((int(row), int(column))) for row, column in places[chosen]]
 
     def forget_above(self, row_px: int) -> None:
-        """Drops what is not needed for rows from ``row_px`` on; it would be computed again on demand."""
+        """Drops data that is not needed for rows from ``row_px`` on; it would be recomputed on demand."""
         row_px -= self._tile_px
         for array, done in (
             (self._grey, self._grey_done),
@@ -141,7 +141,7 @@ class CellImage:
             done.difference_update({place for place in done if (place[0] + 1) * self._side_px <= row_px})
 
     def _survey(self, margin_px: int) -> npt.NDArray[np.int64]:
-        """Finds ``region``; returns how many pixels of epidermis each patch holds."""
+        """Finds ``region``; returns the number of pixels of epidermis in each patch."""
         side = self._side_px
         height, width = self.size.height_px, self.size.width_px
         starts = np.arange(0, width, side)
@@ -157,7 +157,7 @@ class CellImage:
         return held
 
     def _places(self, box: Box, margin_px: int) -> list[tuple[int, int]]:
-        """The patches of the slide under ``box`` and a margin."""
+        """The patches of the slide that overlap ``box`` with a margin."""
         wide = box.expanded(margin_px, self.size)
         rows = range(max(0, wide.top_px) // self._side_px, -(-wide.bottom_px // self._side_px))
         columns = range(max(0, wide.left_px) // self._side_px, -(-wide.right_px // self._side_px))
@@ -174,11 +174,11 @@ class CellImage:
         return bool(self._epidermal[rows, max(0, place[1] - reach) : place[1] + reach + 1].any())
 
     def _hematoxylin(self, box: Box) -> npt.NDArray[np.float32]:
-        # Against white, as the networks were trained; the stretch takes out most of the light's colour.
+        # Relative to white, as in the training of the networks; the stretch removes most of the light's colour.
         return separate_stains(self.read_rgb(box), (Stain.HEMATOXYLIN,))[..., 0]
 
     def _make_grey(self, place: tuple[int, int]) -> None:
-        """Makes the stretched hematoxylin of a patch, and which of its pixels are near the epidermis."""
+        """Computes the stretched hematoxylin of a patch, and which of its pixels are near the epidermis."""
         if place in self._grey_done:
             return
         self._grey_done.add(place)
@@ -205,7 +205,7 @@ class CellImage:
             return
         for other in self._places(box, margin_px=self._tile_px):
             self._make_grey(other)
-        # Whole tiles, one more on each side, black beyond the slide.
+        # Complete tiles, with one more on each side, black beyond the slide.
         top, left = place[0] * self._side_px - self._tile_px, place[1] * self._side_px - self._tile_px
         side = self._side_px + 2 * self._tile_px
         grey = np.asarray(self._grey.read(Box(top, left, top + side, left + side)), dtype=np.uint8)
@@ -216,7 +216,7 @@ class CellImage:
         self._show(box, equalised)
 
     def _show(self, box: Box, equalised: npt.NDArray[np.uint8]) -> None:
-        """Draws a patch into the panel, its edges to the nearest pixel."""
+        """Draws a patch into the figure's panel, with its edges at the nearest pixels."""
         assert self.region is not None
         seen, size = box.common(self.region), self.region.size
         if min(seen.size.height_px, seen.size.width_px) <= 0:
@@ -231,7 +231,7 @@ class CellImage:
 
 
 def cell_image_of(rgb: RgbImage, epidermis: npt.NDArray[np.bool_], mpp: float, margin_um: float) -> CellImage:
-    """A :class:`CellImage` of arrays in memory: (H, W, 3) uint8 and (H, W) bool."""
+    """A :class:`CellImage` for arrays in memory: (H, W, 3) uint8 and (H, W) bool."""
     return CellImage(
         Size(*epidermis.shape), lambda box: rgb[box.slices], lambda box: epidermis[box.slices], mpp, margin_um
     )

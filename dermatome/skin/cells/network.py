@@ -1,8 +1,8 @@
-"""Cellpose 3 networks, loaded so that nothing is replaced, completed or downloaded without being asked for.
+"""Loads Cellpose 3 networks without replacing, completing or downloading anything silently.
 
-Cellpose's own loader takes a path that does not exist for a wish for another model and downloads that; it accepts
-files with missing keys; its downloader switches TLS verification off. So only its network and dynamics are used here,
-and files are read by us. Stringer et al. 2021, "Cellpose: a generalist algorithm for cellular segmentation";
+Cellpose's own loader downloads another model if a path does not exist, and accepts files with missing keys; its
+downloader switches TLS verification off. So this module uses only its network and dynamics, and reads files itself.
+Stringer et al. 2021, "Cellpose: a generalist algorithm for cellular segmentation";
 Pachitariu and Stringer 2022, "Cellpose 2.0".
 """
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 CYTO2_NBASE = (2, 32, 64, 128, 256)
 CYTO2_DIAMETER_PX = 30.0
-TILE_PX = 224  # what Cellpose's networks are trained and run at
+TILE_PX = 224  # side of the tiles that Cellpose's networks are trained and run with
 TOY_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "cells_toy.safetensors"
 
 
 @dataclass(frozen=True)
 class CellCard(WeightsCard):
-    """What a cell weights file holds and how to use it.
+    """Describes a cell weights file and how to use it.
 
     Attributes:
-        nbase: channels of the input and of each level, finest first.
-        diameter_px: mean diameter of the objects it was trained on, and at which it works best.
-        diameter_um: the same in microns, assumed for objects if no diameter is given. ``None`` if it is estimated.
-        preparation: how its input is prepared (:data:`dermatome.skin.cells.image.PREPARATION`).
-        trained_on: in words.
+        nbase: number of channels of the input and of each level, finest first.
+        diameter_px: mean diameter, px, of the objects it was trained on, at which it works best.
+        diameter_um: the same in microns, used if no diameter is given. None if it is estimated.
+        preparation: name of the preparation of its input (:data:`dermatome.skin.cells.image.PREPARATION`).
+        trained_on: description of its training data.
     """
 
     nbase: tuple[int, ...]
@@ -53,11 +53,11 @@ class CellCard(WeightsCard):
     format: str = "dermatome-cellpose-1"
 
     same_network = ("nbase", "diameter_px")
-    # Two numbers that the network carries along, which Cellpose's older files lack; and batch counters it never reads.
+    # Two numbers that Cellpose's older files lack, and batch counters that it never reads.
     optional_tensors = ("diam_mean", "diam_labels", "num_batches_tracked")
 
     def build(self) -> torch.nn.Module:
-        """The untrained network that the weights belong to."""
+        """Builds the untrained network that the weights fit."""
         return build_cpnet(self.nbase, self.diameter_px)
 
     def check(self) -> None:
@@ -70,13 +70,13 @@ class CellCard(WeightsCard):
 def build_cpnet(nbase: tuple[int, ...], diameter_px: float) -> torch.nn.Module:
     """An untrained Cellpose network with three outputs: flow down, flow right, cell logit.
 
-    Its MKL-DNN flag stays off: it converts the layers one way for good, and is slower than channels-last.
+    Its MKL-DNN flag stays off, as it would convert the layers irreversibly and be slower than channels-last.
     """
     import torch
     from cellpose.resnet_torch import CPnet
 
     class MeanStyle(torch.nn.Module):
-        """The same as Cellpose's, without a pooling window that OpenVINO cannot take from the image's size."""
+        """As in Cellpose, without a pooling window that depends on the image size, which OpenVINO cannot convert."""
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             style = features.mean(dim=(2, 3))
@@ -91,10 +91,10 @@ def build_cpnet(nbase: tuple[int, ...], diameter_px: float) -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class LoadedCells(LoadedWeights[CellCard]):
-    """A cell network as it was read.
+    """A cell network read from a file.
 
     Attributes:
-        size_model: its size estimate, if it has one.
+        size_model: model that estimates the cell diameter, if there is one.
     """
 
     size_model: SizeModel | None = None
@@ -102,19 +102,19 @@ class LoadedCells(LoadedWeights[CellCard]):
 
 @dataclass(frozen=True)
 class CellNetwork:
-    """A network ready to run.
+    """A network prepared for inference.
 
     Attributes:
-        name: of the weights.
-        sha256: of the whole weights file.
-        diameter_px: what objects are scaled to before the network sees them.
-        diameter_um: what objects measure by default; None where the network has no size of its own.
-        runner: runs it on (N, 2, 224, 224) float32; gives flows down and right and cell logits (N, 3, 224, 224), and
+        name: name of the weights.
+        sha256: sha256 of the weights file.
+        diameter_px: diameter, px, to which objects are scaled for the network.
+        diameter_um: default diameter of objects, µm; None if the network has none.
+        runner: runs it on (N, 2, 224, 224) float32; returns flows down and right and cell logits (N, 3, 224, 224), and
             styles (N, S).
-        compute: where and how it runs.
-        size_model: its size estimate, if it has one.
-        warning: of its card.
-        licence: of the weights.
+        compute: device, precision and threads that it runs with.
+        size_model: model that estimates the cell diameter, if there is one.
+        warning: warning from its card.
+        licence: licence of the weights.
     """
 
     name: str
@@ -129,12 +129,12 @@ class CellNetwork:
 
     @property
     def device_name(self) -> str:
-        """Where it runs."""
+        """Name of the device that it runs on."""
         return self.compute.device_name
 
     @property
     def backend(self) -> str:
-        """What runs it."""
+        """Library that runs it."""
         return self.runner.backend
 
     @property
@@ -181,14 +181,14 @@ def open_cells(weights: Path | str) -> LoadedCells:
     loaded = load_weights(path, CellCard)
     if loaded.card.preparation != PREPARATION:
         raise BadWeights(
-            f"{path.name} was trained on input prepared as {loaded.card.preparation!r}, this version prepares "
+            f"{path.name} was trained on input prepared as {loaded.card.preparation!r}, but this version prepares "
             f"{PREPARATION!r}: train it again with 'dermatome cells train'."
         )
     return LoadedCells(lambda: loaded.network, loaded.card, loaded.sha256, path)
 
 
 def cell_runner(model: torch.nn.Module, compute: Compute) -> Runner:
-    """Cellpose's ``CPnet`` prepared to run on batches of tiles: flows and logits, and styles."""
+    """Prepares Cellpose's ``CPnet`` to run on batches of tiles; it returns flows with logits, and styles."""
     import torch
 
     class FlowsAndStyle(torch.nn.Module):
@@ -201,6 +201,6 @@ def cell_runner(model: torch.nn.Module, compute: Compute) -> Runner:
             return flows, style
 
     example = np.zeros((8, 2, TILE_PX, TILE_PX), dtype=np.float32)
-    # Blobs as large as nuclei, 0 to 1: something like what it will see.
+    # Blobs of the size of nuclei, 0 to 1, similar to real input.
     example[:, 0] = 0.5 + 0.5 * np.outer(*2 * [np.sin(np.arange(TILE_PX) / 5)])
     return prepare_runner(FlowsAndStyle().eval(), example, compute)

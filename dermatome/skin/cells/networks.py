@@ -1,4 +1,4 @@
-"""Which network finds cells: the champion, or the one that the settings name."""
+"""Finds the network for cells: the champion, or the one that the settings name."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def find_cell_weights(root: DataRoot, named: str, segmenter: str = "cellpose") -> Weights:
-    """The champion; without a champion, or if it is ``settings``, the network that `cell_weights` names.
+    """The champion, or the network that `cell_weights` names if there is no champion or if it is ``settings``.
 
-    Only Cellpose's networks have champions: with another ``segmenter``, `cell_weights` decides.
+    Only Cellpose's networks have champions: with another ``segmenter``, `cell_weights` is used.
 
     Raises:
-        BadSetting: the segmenter needs a network, and none is named.
+        BadSetting: the segmenter needs a network, but none is named.
         BadWeights: the settings name a file that does not exist.
         FetchFailed: ``cyto2`` is not in the data root's `models/` and could not be fetched.
     """
@@ -63,7 +63,7 @@ def cell_weights_named(root: DataRoot, named: str, segmenter: str = "cellpose", 
 
 
 def load_cells(weights: Weights, compute: Compute, segmenter: str = "cellpose") -> CellNetwork | Segmenter:
-    """What finds cells on the device, ready to run; see :func:`dermatome.inference.backends.prepare_runner`.
+    """Loads the network or method for cells on the device; see :func:`dermatome.inference.backends.prepare_runner`.
 
     Raises:
         BadWeights: the file is missing, damaged, not a Cellpose network, or not the one that was chosen.

@@ -40,7 +40,7 @@ CELL_REPORT = ReportLayout(
         ),
         ScoreTable(
             "Average precision before training",
-            "Of the weights that training started from, on the same images.",
+            "Of the initial weights, on the same images.",
             {f"{name}_before": title for name, title in _SCORES.items()},
             folded=True,
         ),

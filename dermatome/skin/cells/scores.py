@@ -1,4 +1,4 @@
-"""A cell network held against images whose cells are known: average precision by IoU, image by image."""
+"""Evaluates cell networks on annotated images: average precision by IoU for each image."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 IOUS = (0.5, 0.75, 0.9)
 LEAST_CELL_F1 = 0.98
-"""With fp32, of a network as int8."""
+"""Minimum F1 between the cells of a network in int8 and in fp32."""
 LEAST_CELLS = 300
-"""To tell so: of 111 cells F1 was 0.982, and 0.971 on the next place of the same core."""
+"""Minimum number of cells for this check: with 111 cells F1 was 0.982, and 0.971 at the next place of the same core."""
 CURVE_IOUS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 
 
 @dataclass(frozen=True)
 class CellScores:
-    """What a network finds in one annotated image.
+    """The cells that a network finds in one annotated image.
 
     Attributes:
-        image: which.
-        precision: average precision at each IoU of :data:`CURVE_IOUS`; ``None`` where truth and prediction are empty.
-        truth_count: annotated cells.
-        found_count: cells found.
-        found: (H, W) int32, the cells found.
+        image: the image.
+        precision: average precision at each IoU of :data:`CURVE_IOUS`; None if ground truth and prediction are empty.
+        truth_count: number of annotated cells.
+        found_count: number of found cells.
+        found: (H, W) int32 instances, the found cells.
     """
 
     image: AnnotatedCells
@@ -59,14 +59,14 @@ def score_cells(
     cells: CellSettings,
     compute: Compute,
 ) -> list[CellScores]:
-    """Finds the cells of each image as segmentation does, everything counting as epidermis, and scores them.
+    """Finds the cells of each image as in segmentation, with all pixels as epidermis, and scores them.
 
-    ``network`` is Cellpose's ``CPnet`` on the device, where a cell measures ``diameter_px`` for it; it is put into
-    evaluation mode. ``cells`` has a diameter.
+    ``network`` is Cellpose's ``CPnet`` on the device, for cells of the diameter ``diameter_px``; it is put into
+    evaluation mode. ``cells`` must have a diameter.
 
     Raises:
         BadImage, BadAnnotation: an image or its file of cells cannot be used.
-        BadSetting: cells would have to be scaled by more than 10.
+        BadSetting: cells would have to be scaled by a factor above 10.
     """
     if not images:
         return []
@@ -84,10 +84,10 @@ def score_cells(
 
 
 def same_cells(diameter_px: float, cells: CellSettings) -> Judge:
-    """A check that a network, which sees cells of ``diameter_px``, finds the same ones in tiles as int8 as at fp32."""
+    """A judge that checks that a network for cells of ``diameter_px`` finds the same cells in int8 as in fp32."""
     from dermatome.skin.cells.dynamics import cells_of_window
 
-    least_px = round(0.05 * diameter_px**2)  # smaller ones are cells at no scale
+    least_px = round(0.05 * diameter_px**2)  # smaller objects are not cells at any scale
     how = Dynamics(diameter_px, 200, cells.flow_threshold, cells.cellprob_threshold, least_px)
 
     def cells_in(runner: Runner, tiles: npt.NDArray[Any]) -> list[npt.NDArray[np.int32]]:
@@ -112,7 +112,7 @@ def same_cells(diameter_px: float, cells: CellSettings) -> Judge:
 
 
 def mean_precision(scores: Sequence[CellScores], ious: Sequence[float] = IOUS) -> dict[str, float | None]:
-    """Average precision at each IoU, the mean over images, as Cellpose reports it: ``ap_50``, ``ap_75``, ``ap_90``."""
+    """Average precision at each IoU, as the mean over images like in Cellpose: ``ap_50``, ``ap_75``, ``ap_90``."""
     means: dict[str, float | None] = {}
     for iou in ious:
         known = [value for score in scores if (value := score.precision[iou]) is not None]

@@ -1,4 +1,4 @@
-"""Cells of the epidermis: hematoxylin, Cellpose, an instance map at full resolution and a table."""
+"""Segments the cells of the epidermis: from hematoxylin to an instance map at full resolution and a table."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from dermatome.skin.cells.settings import CellSettings
 from dermatome.slides.slide import Slide
 
 _ESTIMATES_UM = (2.0, 60.0)
-"""The largest are swollen keratinocytes, three times as wide as any nucleus."""
+"""Largest plausible diameter: that of swollen keratinocytes, three times as wide as any nucleus."""
 
 _WHOLE_PX = 1_000_000
 _PATCHES = 4
 _SEAM_UM = 10.0
-"""How near a seam of windows cells are counted as at it, about the width of a cell."""
+"""Distance from a seam of windows up to which cells count as at the seam, about the width of a cell."""
 
 DiameterSource = Literal["setting", "size model", "training diameter"]
 
 
 class CellsOutcome(StrEnum):
-    """How a segmentation ended; each is a result, not a failure."""
+    """The outcome of a segmentation; all of them are results, not failures."""
 
     CELLS = "cells"
     NO_EPIDERMIS = "no_epidermis"
@@ -58,18 +58,18 @@ class CellsResult:
         table: a row for each cell, columns :data:`CELL_COLUMNS`; ``…_od`` is decadic (log10)
             optical density, as in the tables of layers.
         outcome: cells, or why there are none.
-        epidermis_px: pixels of epidermis.
-        background: the slide's background, whose light the optical densities of ``table`` are relative to.
+        epidermis_px: number of pixels of epidermis.
+        background: the slide's background, whose light the optical densities in ``table`` are relative to.
             They are null if its colours are not stains.
-        vectors: the colours that the stains of ``table`` are separated with.
-        seconds: by phase.
-        diameter_px: assumed cell diameter in pixels; None if Cellpose was not run.
+        vectors: stain vectors that the stains in ``table`` are separated with.
+        seconds: wall time of each phase, s.
+        diameter_px: assumed cell diameter, px; None if Cellpose was not run.
         diameter_source: source of the diameter; None if Cellpose was not run.
         crop: part of the slide that the network saw; None if it was not run.
-        h_equalised: (h, w) uint8, hematoxylin of ``crop`` as the network saw it, shrunk to a panel of a figure.
-        tiles: of the network that were run for the cells, the size estimate not counted.
-        seam_density: cells per mm² of epidermis near a seam of tiles and elsewhere, and their ratio; empty where there
-            are no seams or no cells.
+        h_equalised: (h, w) uint8, hematoxylin of ``crop`` as input of the network, shrunk to a panel of a figure.
+        tiles: number of tiles that were run for the cells, without those of the size estimate.
+        seam_density: cells per mm² of epidermis near a seam of tiles and elsewhere, and their ratio; empty without
+            seams or cells.
     """
 
     instances: TiledArray
@@ -96,32 +96,32 @@ def segment_cells(
     *,
     block_px: int | None = None,
 ) -> CellsResult:
-    """Segments the cells of all the epidermis of a slide, islands included.
+    """Segments the cells of all epidermis of a slide, including islands.
 
-    The algorithm is the same for every size and its memory is bounded: tiles of one grid go through the network from
-    top to bottom, their flows are blended, and each row of blocks is turned into cells. A cell belongs to the one block
-    that holds its sink (:mod:`dermatome.skin.cells.blocks`), and to the epidermis if most of its pixels do.
+    The algorithm is the same for every size, and its memory is bounded: the network is run on tiles of one grid from
+    top to bottom, their flows are blended, and each row of blocks is converted to cells. A cell belongs to the block
+    that contains its sink (:mod:`dermatome.skin.cells.blocks`), and to the epidermis if most of its pixels do.
 
-    Another :class:`~dermatome.inference.segmenter.Segmenter` gives the instances of overlapping windows instead, of
-    which each keeps those whose centre is in it; the rest is the same.
+    Another :class:`~dermatome.inference.segmenter.Segmenter` returns instances of overlapping windows instead, of which
+    each window keeps those with their centre in its core; the rest is the same.
 
-    The network runs in the caller's thread and in the runner's own; dynamics run beside it in ``compute.threads``
+    The network runs in the caller's thread and in the runner's own; dynamics run in parallel in ``compute.threads``
     threads. The result is compressed and needs neither network nor device, so another thread may write its files,
-    outlines and figure while the next slide is segmented. One network must not be used by two threads at once.
+    outlines and figure while the next slide is segmented. Two threads must not use one network at the same time.
 
-    ``tissue_mask`` (H, W) is of :class:`TissueClass`. ``progress`` is called with a short sentence at every step.
-    ``block_px`` is the side of the blocks in which flows become cells; it does not change the result.
+    ``tissue_mask`` is (H, W) uint8 of :class:`TissueClass`. ``progress`` is called with a short sentence at every step.
+    ``block_px`` is the side of the blocks in which flows are converted to cells; it does not change the result.
 
     Raises:
-        BadAnnotation: the mask has another size than the slide.
-        BadSetting: the cell diameter cannot be right for this slide's mpp.
+        BadAnnotation: the mask and the slide differ in size.
+        BadSetting: the cell diameter is impossible at this slide's mpp.
     """
     settings = settings or CellSettings()
     size = slide.size
     if tuple(tissue_mask.shape) != (size.height_px, size.width_px):
         raise BadAnnotation(
-            f"The tissue mask of {slide.name} is {tissue_mask.shape[1]}×{tissue_mask.shape[0]} px and the image "
-            f"{size.width_px}×{size.height_px} px: make the mask again from this image."
+            f"The tissue mask of {slide.name} is {tissue_mask.shape[1]}×{tissue_mask.shape[0]} px but the image "
+            f"{size.width_px}×{size.height_px} px: compute the mask from this image again."
         )
     say = progress or (lambda text: None)
     min_area_px = max(1, round(settings.min_area_um2 / slide.mpp**2))
@@ -143,13 +143,13 @@ def segment_cells(
         )  # fmt: skip
 
     def cells_in(box: Box, diameter_px: float) -> tuple[CellFlows, Iterator[tuple[CellPixels, int]]]:
-        """The flows in a box, and the cells that come of them part by part."""
+        """The flows in a box, and the cells computed from them part by part."""
         assert isinstance(network, CellNetwork)
         flows = CellFlows(
             network, image, box, diameter_px, batch=settings.batch, tile_overlap=settings.tile_overlap,
             on_tile=lambda done, count: say(f"{slide.name}: Cellpose tile {done} of {count}"),
         )  # fmt: skip
-        # Cellpose takes 200 steps at the network's scale; at full resolution a cell is crossed in as many more.
+        # Cellpose takes 200 steps at the network's scale; at full resolution, crossing a cell takes more in proportion.
         steps = max(20, round(200 * diameter_px / network.diameter_px))
         how = Dynamics(
             diameter_px, steps, settings.flow_threshold, settings.cellprob_threshold, min_area_px,
@@ -191,7 +191,7 @@ def _diameter(
     mpp: float,
     cells_in: Callable[[Box, float], tuple[CellFlows, Iterable[tuple[CellPixels, int]]]],
 ) -> tuple[float, DiameterSource]:
-    """The diameter of cells, px, and where it comes from."""
+    """The diameter of cells, px, and its source."""
     if settings.diameter_um is not None:
         return settings.diameter_um / mpp, "setting"
     if network.size_model is not None:
@@ -201,7 +201,7 @@ def _diameter(
 
 
 def _estimates_px(network_px: float, mpp: float) -> tuple[float, float]:
-    """The diameters an estimate may give: of cells and nuclei in skin, and what can be scaled to the network's."""
+    """Range of accepted estimates, px: sizes of cells and nuclei in skin that can be scaled to the network's size."""
     smallest, largest = (um / mpp for um in _ESTIMATES_UM)
     low, high = network_px / MAX_SCALE, network_px * MAX_SCALE
     return min(max(smallest, low), high), max(min(largest, high), low)
@@ -216,15 +216,15 @@ def estimate_diameter(
 ) -> float:
     """Cellpose's two steps: a first guess from the style at full size, then the median of the cells at that guess.
 
-    ``cellpose.models.SizeModel.eval`` takes them over the whole image, which costs as much as segmenting it twice
-    more. Here they are taken over all of a region of up to a megapixel, and over four patches of about half a
-    millimetre squared each (at 0.5 mpp: 512 px a side), evenly chosen among those with much epidermis, of a larger one:
-    a style is a mean, and a median of a few hundred cells is as good as one of ten thousand.
+    ``cellpose.models.SizeModel.eval`` uses the whole image, which costs as much as segmenting it twice more. Here, a
+    region of up to a megapixel is used completely; of a larger one, four patches of about half a square millimetre each
+    (at 0.5 mpp: 512 px per side), evenly chosen among those with much epidermis: a style is a mean, and the median of a
+    few hundred cells is as good as that of ten thousand.
 
-    The network is first run at ``diameter_px``. ``cells_in`` gives its flows in a box at a diameter, not yet run, and
-    the cells that come of them. Outside of ``bounds_px``, no diameter is believed: of an image with little on it, the
-    model may return anything, and the cost of cells grows with their square. The result is the first guess, px, where
-    no cell is found.
+    The network is first run at ``diameter_px``. ``cells_in`` returns its flows in a box at a diameter, not yet run, and
+    the cells computed from them. Diameters outside of ``bounds_px`` are rejected: for an image with little tissue, the
+    model may return any number, and the cost of cells grows with its square. If no cell is found, the result is the
+    first guess, px.
     """
     region = image.region
     boxes = [region] if region is not None and region.size.area_px <= _WHOLE_PX else image.full_patches(_PATCHES)
@@ -267,7 +267,7 @@ def add_cell_pixels(
     background: Background,
     vectors: StainVectors,
 ) -> None:
-    """Adds P pixels of cells, in reading order, to the sums that :func:`cell_table` reads; ``rgb`` is (P, 3)."""
+    """Adds P pixels of cells, in reading order, to the sums that :func:`cell_table` reads; ``rgb`` is (P, 3) uint8."""
     densities = separate_stains(rgb[:, None], (Stain.HEMATOXYLIN, Stain.DAB), background.i0, vectors.matrix)[:, 0]
     sums.add(cells, rows, columns, [densities[:, 0], densities[:, 1]])
 
@@ -294,29 +294,29 @@ def cell_table(ids: npt.NDArray[np.int64], sums: ObjectSums, mpp: float, backgro
 
 
 class CellCollector:
-    """Takes the cells of one block after another; drops those most of whose pixels lie outside the epidermis.
+    """Takes the cells of one block after another, and drops those with most of their pixels outside the epidermis.
 
-    Cells keep a number of their own until all rows above their first pixel are final; then they get their place in
+    Cells keep a temporary number until all rows above their first pixel are final; then they get their number in
     reading order, and their tiles are packed. Memory holds the labels of the rows in between.
 
     Attributes:
-        labels: the map, complete after :meth:`finish`.
+        labels: the instance map, complete after :meth:`finish`.
     """
 
     def __init__(self, image: CellImage, background: Background, vectors: StainVectors) -> None:
-        """Starts without cells; background and stain colours are the slide's."""
+        """Starts without cells; background and stain vectors are those of the slide."""
         self._background, self._vectors = background, vectors
-        self.labels = TiledArray(image.size)  # open tiles hold cells by the number they came with, from 1
+        self.labels = TiledArray(image.size)  # open tiles hold temporary numbers from 1
         self._image = image
         self._sums = ObjectSums()
         self._count = 0
-        self._waiting = np.zeros((0, 3), dtype=np.int64)  # first row, first column, number: cells without a place
-        self._place = np.zeros(1024, dtype=np.int32)  # of each number
+        self._waiting = np.zeros((0, 3), dtype=np.int64)  # first row, first column, temporary number
+        self._place = np.zeros(1024, dtype=np.int32)  # final number by temporary number
         self._placed = 0
         self._final_row_px = 0
 
     def add(self, cells: CellPixels) -> None:
-        """Takes the cells of a block."""
+        """Adds the cells of a block."""
         if not cells.count:
             return
         rows, columns, owners = cells.rows, cells.columns, cells.owners
@@ -324,9 +324,9 @@ class CellCollector:
         inside = self._image.read_epidermis(box)[rows - box.top_px, columns - box.left_px]
         held = self.labels.read(box)
         keep = 2 * np.bincount(owners, inside, cells.count) > np.bincount(owners, minlength=cells.count)
-        # Where another block's cell fills a hole over a border, the first one keeps the pixel.
+        # If another block's cell fills a hole across a border, the first cell keeps the pixel.
         held_here = held[rows - box.top_px, columns - box.left_px] > 0
-        # Two windows may disagree by a pixel about one cell: it is kept once.
+        # Two windows may disagree by a pixel about the same cell, which is kept once.
         keep &= 2 * np.bincount(owners, held_here, cells.count) < np.bincount(owners, minlength=cells.count)
         free = keep[owners] & ~held_here
         rows, columns, owners = rows[free], columns[free], owners[free]
@@ -359,7 +359,7 @@ class CellCollector:
         self.labels.pack(bottom if bottom < height_px else None, self._place)
 
     def finish(self, mpp: float) -> pd.DataFrame:
-        """Places what is left; returns the table, a row for each cell in the order of their numbers."""
+        """Numbers the remaining cells; returns the table, a row for each cell in the order of their numbers."""
         self.final_above(self._image.size.height_px)
         if not self._count:
             return empty_table(CELL_COLUMNS)
@@ -371,7 +371,8 @@ def seam_density(
 ) -> dict[str, float]:
     """Cells per mm² of epidermis at seams and elsewhere, and their ratio, which should be about 1.
 
-    At seams is within ``reach_px`` of one of their rows or columns. The result is empty where one has no epidermis.
+    A cell is at a seam if it lies within ``reach_px`` of one of the rows or columns ``seams_px``. The result is empty
+    if either has no epidermis.
     """
     bands = [np.zeros(side, dtype=bool) for side in (image.size.height_px, image.size.width_px)]
     for band, places in zip(bands, seams_px, strict=True):

@@ -1,8 +1,8 @@
-"""Other ways to find cells than Cellpose's: a method gives the instances of a window, and the seams are handled here.
+"""Other methods than Cellpose's to find cells: a method returns the instances of a window, and seams are handled here.
 
 A :class:`~dermatome.inference.segmenter.Segmenter` is a network or an algorithm. Windows overlap by twice its
-``halo_um``, and a window keeps the objects whose centre lies in its core, so that no seam cuts a cell and none is found
-twice. What follows, which cells count as epidermis, numbers, table, checks and files, is the same for every method.
+``halo_um``, and a window keeps the objects whose centre lies in its core, so seams neither cut nor double cells. The
+following steps (selection by epidermis, numbers, table, checks and files) are the same for every method.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 INSTANSEG = "instanseg_brightfield_nuclei"
 CORE_PX = 1024
-"""Side of the part of a window that is kept."""
+"""Side of the core of a window, px."""
 
 
 def segmenter_file(models: Path, named: str, method: str) -> Path:
-    """The file of a method's network: the one that was taken over into ``models``, or the one at the path ``named``.
+    """The file of a method's network: the one imported into ``models``, or the one at the path ``named``.
 
     Raises:
-        BadSetting: the method needs a network, and none is named.
+        BadSetting: the method needs a network, but none is named.
     """
     if method == "watershed":
         return models
@@ -47,17 +47,17 @@ def segmenter_file(models: Path, named: str, method: str) -> Path:
         return Path(__file__).parents[2] / "synthetic" / "nuclei_toy.safetensors"
     if named in ("", "cyto2"):
         raise BadSetting(
-            "Cells are to be found by a network of nuclei, and none is named: set cell_weights to a weights file of "
+            "Cells are to be found by a network for nuclei, but none is named: set cell_weights to a weights file of "
             "'nuclei train'."
         )
     return Path(named)
 
 
 def load_segmenter(path: Path, compute: Compute, method: str) -> Segmenter:
-    """The method with its network from ``path``, on the device.
+    """Loads the method, with its network from ``path``, on the device.
 
     Raises:
-        BadWeights: the file is missing, damaged or no network of that method.
+        BadWeights: the file is missing, damaged or not a network of that method.
     """
     if method == "watershed":
         return Segmenter(method, WATERSHED_SHA256, "", _watershed, backend="opencv")
@@ -77,7 +77,7 @@ def cells_by_window(
     min_area_px: int,
     say: Callable[[str], None],
 ) -> Iterator[tuple[CellPixels, int]]:
-    """Finds the cells of a region, row of windows by row of windows.
+    """Finds the cells of a region, one row of windows after another.
 
     Yields:
         The cells of a window, and the row of the slide above which no later window has a cell's pixel.
@@ -95,13 +95,13 @@ def cells_by_window(
 
 
 def seams(region: Box) -> list[list[float]]:
-    """Rows, and columns, of the slide where windows of :func:`cells_by_window` meet."""
+    """Rows, and columns, of the slide at which windows of :func:`cells_by_window` meet."""
     sides = ((region.top_px, region.bottom_px), (region.left_px, region.right_px))
     return [[float(at) for at in range(first + CORE_PX, last, CORE_PX)] for first, last in sides]
 
 
 def _owned(labels: Instances, window: Box, core: Box, min_area_px: int) -> CellPixels:
-    """The objects whose centre lies in the core."""
+    """The objects whose centre lies in the core of a window."""
     rows, columns = np.nonzero(labels)
     _, numbers = np.unique(labels[rows, columns], return_inverse=True)
     area = np.bincount(numbers)
@@ -113,7 +113,7 @@ def _owned(labels: Instances, window: Box, core: Box, min_area_px: int) -> CellP
 
 _SMOOTH_UM = 0.5
 _THRESHOLD = 0.5
-"""Of the equalised hematoxylin, which is about 0 to 1."""
+"""Threshold on the equalised hematoxylin, which is about 0 to 1."""
 _PEAK_DISTANCE_UM = 2.5
 WATERSHED_SHA256 = sha256_bytes(f"watershed-1 {PREPARATION} {_SMOOTH_UM} {_THRESHOLD} {_PEAK_DISTANCE_UM}".encode())
 """Of what defines the watershed on hematoxylin, which needs no network: networks are compared with it."""
@@ -141,7 +141,7 @@ def _watershed(image: CellImage, mpp: float) -> Callable[[Box], Instances]:
 
 _PERCENTILES = (0.1, 99.9)
 _LEAST_PX = 128
-"""The smallest side that its description allows."""
+"""Smallest side that the network's description allows, px."""
 _MOST_ENLARGED = 4.0
 _SAMPLED_PATCHES = 16
 
@@ -155,8 +155,8 @@ def _load_instanseg(path: Path, compute: Compute) -> Segmenter:
     taken over as trusted is loaded (:func:`dermatome.registry.published.trusted_program`).
 
     Raises:
-        BadWeights: the file is not the one that was trusted, or no InstanSeg network of RGB images.
-        BadSetting: of a slide: it is far coarser than the network's scale.
+        BadWeights: the file is not the trusted one, or not an InstanSeg network for RGB images.
+        BadSetting: raised for a slide that is far coarser than the network's scale.
     """
     import torch
 
@@ -168,15 +168,15 @@ def _load_instanseg(path: Path, compute: Compute) -> Segmenter:
             shape = network(torch.zeros(1, 3, _LEAST_PX, _LEAST_PX, device=compute.torch_device)).shape
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise BadWeights(
-            f"{path} is no InstanSeg network of RGB images ({str(error)[:200]}): use its own file."
+            f"{path} is not an InstanSeg network for RGB images ({str(error)[:200]}): use InstanSeg's own file."
         ) from error
     if len(shape) != 4 or tuple(shape[2:]) != (_LEAST_PX, _LEAST_PX) or not 0.01 <= network_mpp <= 100:
-        raise BadWeights(f"{path} gives no instances of its input, or has no scale: use InstanSeg's own file.")
+        raise BadWeights(f"{path} returns no instances, or states no scale: use InstanSeg's own file.")
 
     def on(image: CellImage, mpp: float) -> Callable[[Box], Instances]:
         if mpp / network_mpp > _MOST_ENLARGED:
             raise BadSetting(
-                f"The slide has {mpp:g} µm per pixel and InstanSeg works at {network_mpp:g}, more than "
+                f"The slide has {mpp:g} µm per pixel but InstanSeg works at {network_mpp:g}, more than "
                 f"{_MOST_ENLARGED:g} times finer: use a finer scan, or declare its true scale."
             )
         sample = np.concatenate([image.read_rgb(box).reshape(-1, 3) for box in image.full_patches(_SAMPLED_PATCHES)])

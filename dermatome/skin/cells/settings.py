@@ -8,27 +8,27 @@ from dermatome.classes import WantedVectors
 from dermatome.storage.settings_model import Effect, SettingsModel
 
 SegmenterName = Literal["cellpose", "instanseg", "nuclei", "watershed"]
-"""What finds cells."""
+"""Method that finds cells."""
 
 
 class CellSettings(SettingsModel):
     """How cells are segmented.
 
     Attributes:
-        segmenter: what finds cells: ``cellpose`` (the `cell_champion`, else `cell_weights`), ``instanseg``, ``nuclei``
-            (a network of nuclei; `cell_weights` names its file), or ``watershed``, without a network, to compare with.
-            The settings of diameter, thresholds, batch and tiles are Cellpose's.
-        diameter_um: cell diameter that the network is shown, µm; None takes the network's size estimate if it has one,
-            else the diameter it was trained on.
+        segmenter: method that finds cells: ``cellpose`` (the `cell_champion`, else `cell_weights`), ``instanseg``,
+            ``nuclei`` (a network for nuclei, whose file `cell_weights` names), or ``watershed``, which needs no network
+            and serves as a baseline. The settings of diameter, thresholds, batch and tiles apply to ``cellpose``.
+        diameter_um: cell diameter, µm, to which images are scaled for the network; None uses the network's size
+            estimate if it has one, else the diameter it was trained on.
         flow_threshold: Cellpose's flow error threshold; 0 keeps every cell.
         cellprob_threshold: Cellpose's cell probability threshold, a logit.
         min_area_um2: smaller cells are dropped, µm².
-        margin_um: how far beyond the epidermis the network looks, µm, so that cells at its edge are seen in full.
-        batch: tiles per call of the network.
+        margin_um: margin around the epidermis that the network sees, µm, so that cells at the edge are complete.
+        batch: number of tiles per call of the network.
         tile_overlap: overlap of the network's tiles as a share of their side, as in Cellpose; another grid gives
             other cells.
-        stain_vectors: colours that DAB and hematoxylin of single cells are separated with, ``standard`` or ``slide``,
-            as in the section `[layers]`. Cells are found with the published ones in any case, as networks were trained.
+        stain_vectors: stain vectors for DAB and hematoxylin of single cells, ``standard`` or ``slide``, as in the
+            section `[layers]`. Cells are always found with the published vectors, as in the networks' training.
     """
 
     segmenter: SegmenterName = "cellpose"

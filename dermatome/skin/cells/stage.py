@@ -1,4 +1,4 @@
-"""The stage `cell_masks`: every cell in the epidermis of a slide, file to file."""
+"""The stage `cell_masks`: finds every cell in the epidermis of a slide, from files to files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dermatome.storage.record import Check, StageResult, content_version
 if TYPE_CHECKING:
     from dermatome.inference.segmenter import Segmenter
 
-# Nuclei in interfollicular epidermis lie at roughly 3,000 to 12,000 per mm²; wider, as sections are cut obliquely.
+# Nuclei in interfollicular epidermis have a density of roughly 3,000 to 12,000 per mm²; wider, as cuts may be oblique.
 _CELLS_PER_MM2 = (500.0, 25_000.0)
 """Bounds of the plausible nucleus density in epidermis."""
 
@@ -50,7 +50,7 @@ class CellsStage(SkinStage[CellsResult]):
     _network: CellNetwork | Segmenter | None = field(default=None, init=False, repr=False)
 
     def inputs(self, key: str) -> dict[str, str]:
-        """The image, the mask and the network."""
+        """The data versions of image, mask and network."""
         made = versions_of(self.root, key, "slide_images", "epidermis_masks")
         return made | {"cell_champion": self.weights.data_version, "weights_sha256": self.weights.sha256}
 
@@ -79,7 +79,7 @@ class CellsStage(SkinStage[CellsResult]):
         return written
 
     def _as_int8(self, network: CellNetwork) -> CellNetwork:
-        """The network as int8 where it finds the same cells on slides at hand."""
+        """The network in int8 if it finds the same cells on available slides."""
 
         def show(runner: Runner, key: str) -> None:
             one = self.load(key)

@@ -1,4 +1,4 @@
-"""The cell task: a network of Cellpose's form that learns from annotated cells.
+"""The cell task: trains a network of Cellpose's architecture on annotated cells.
 
 Network, targets and loss are Cellpose's (Stringer et al., 2021). Its input is prepared by the functions that
 segmentation uses, at the scale at which the median cell of the training images has the network's cell diameter.
@@ -59,7 +59,7 @@ class CellTraining(TrainingSettings):
     )
     crop_px: int = Field(default=224, ge=32, multiple_of=16, description="Side of a crop at the network's scale, px.")
     mpp: float = Field(default=0.5, gt=0, description="Microns per pixel of images whose files state no scale.")
-    zoom: float = Field(default=0.3, ge=0, description="Crops are scaled by up to this share more or less.")
+    zoom: float = Field(default=0.3, ge=0, description="Crops are scaled by up to this share up or down.")
     gain: float = Field(default=0.25, ge=0, lt=1, description="Largest relative change of brightness.")
     noise: float = Field(default=0.03, ge=0, description="Standard deviation of pixel noise; nuclei are about 1.")
 
@@ -72,7 +72,7 @@ class CellTraining(TrainingSettings):
 
 @dataclass(frozen=True)
 class CellTask(VersionTask[list[CellScores]]):
-    """Annotated images, and the network that learns their cells; see :class:`dermatome.training.task.Task`.
+    """Annotated images and the network that is trained on them; see :class:`dermatome.training.task.Task`.
 
     Attributes:
         cells: how cells are segmented in validation images; the diameter is that of the training images.
@@ -121,11 +121,11 @@ class CellTask(VersionTask[list[CellScores]]):
         return float(np.median(diameters)), int(diameters.size)
 
     def data_sha256(self) -> str:
-        """Of the images, their cells, scales and origins."""
+        """One sha256 over the images, their cells, scales and origins, and sides."""
         return self.split.sha256(annotated_sha256)
 
     def build(self, compute: Compute, encoder_file: EncoderFile | None) -> Parts:
-        """The network, its images prepared, and Cellpose's loss."""
+        """Builds the network, its prepared images, and Cellpose's loss."""
         settings, images = self.settings, []
         network = build_cpnet(settings.nbase, settings.diameter_px)
         for image in self.split.train:
@@ -145,7 +145,7 @@ class CellTask(VersionTask[list[CellScores]]):
         return score_cells(self.split.validation, network, self.settings.diameter_px, cells, compute)
 
     def card(self, evaluation: list[CellScores], fine_tuned: Any, **common: Any) -> CellCard:
-        """Form, scale and scores of the network."""
+        """The card with architecture, scale and scores of the network."""
         diameter_um, count = self.diameter
         return CellCard(
             nbase=self.settings.nbase,
@@ -195,7 +195,7 @@ class CellTask(VersionTask[list[CellScores]]):
 def cell_parts(
     network: torch.nn.Module, images: Sequence[PreparedCells], settings: CellTraining, compute: Compute
 ) -> Parts:
-    """A cell network, images to learn from, and Cellpose's loss."""
+    """Combines a cell network, training images, and Cellpose's loss."""
     import torch
 
     def crop(image: PreparedCells, rng: np.random.Generator) -> Batch:
@@ -211,7 +211,7 @@ def cell_parts(
     )
 
     def to_input(shown: Any) -> torch.Tensor:
-        # Cellpose's second channel, nuclei beside a cell stain, is empty here.
+        # Cellpose's second channel, nuclei in addition to a cell stain, is empty here.
         first = torch.from_numpy(shown).to(compute.torch_device)  # (N, H, W)
         return torch.stack([first, torch.zeros_like(first)], dim=1).contiguous(memory_format=torch.channels_last)
 
@@ -219,13 +219,13 @@ def cell_parts(
 
 
 def cell_loss(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Cellpose's loss: half the mean squared error of flows, plus the cross entropy of being inside a cell.
+    """Cellpose's loss: half the mean squared error of the flows, plus the cross entropy of being inside a cell.
 
     As in ``cellpose.train`` (Stringer et al., 2021).
 
     Args:
         found: (N, 3, H, W): five times the flow down and right, and the logit of being inside a cell.
-        truth: (N, 3, H, W) float32: 1 inside cells, the flow down and right.
+        truth: (N, 3, H, W) float32, ground truth: 1 inside cells, and the flow down and right.
     """
     from torch.nn import functional
 

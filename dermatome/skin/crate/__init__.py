@@ -1,1 +1,1 @@
-"""Crates: results of genes for others, and the same computed again elsewhere."""
+"""Crates: export of the results of genes, and their recomputation on other machines."""

@@ -1,7 +1,7 @@
-"""An RO-Crate of genes and their slides: results, settings, weights, cards, versions, licences; images by address.
+"""Exports genes and their slides as an RO-Crate: results, settings, weights, cards, versions, licences; no images.
 
-`data/` in it has the form of a data root, and `weights/` has each network, named by its sha256. Images are not in it:
-their addresses and sha256 are. See https://www.researchobject.org/ro-crate/.
+`data/` in the crate has the layout of a data root, and `weights/` has each network, named by its sha256. Images are
+listed with address and sha256, but not included. See https://www.researchobject.org/ro-crate/.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ STAGES = {
     "cell_masks": ("slide_images", "epidermis_masks"),
     "epidermis_layers": ("slide_images", "epidermis_masks", "cell_masks"),
 }
-"""Assets whose results of a slide are in a crate, in the order of computation, and the results each is made from."""
+"""Assets whose results for a slide are in a crate, in the order of computation, each with the assets it depends on."""
 KINDS = {"epidermis_masks": TISSUE, "cell_masks": CELLS}
-"""The kind of network that an asset uses."""
+"""The kind of network that each asset uses."""
 _FORMATS = {
     ".geojson": "application/geo+json",
     ".parquet": "application/vnd.apache.parquet",
@@ -43,18 +43,18 @@ _FORMATS = {
     ".npz": "application/zip",
     ".safetensors": "application/octet-stream",
 }
-"""Media types that :mod:`mimetypes` does not know everywhere."""
+"""Media types that :mod:`mimetypes` does not know on every system."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What a crate holds.
+    """The content of a crate.
 
     Attributes:
         genes: Ensembl ids.
-        slides: those with results.
-        left_out: why each other slide is not in it.
-        weights_left_out: sha256 of the networks whose files are not in it, and their names.
+        slides: slides with results.
+        left_out: why each other slide is missing.
+        weights_left_out: names of the networks whose files are missing, by sha256.
     """
 
     genes: list[str]
@@ -64,7 +64,7 @@ class Exported:
 
 
 def export_crate(root: DataRoot, out: Path, genes: Sequence[str] | None = None) -> Exported:
-    """Writes a crate, a zip file, of genes (symbols or Ensembl ids) and their slides; None takes all slides.
+    """Writes a crate, a zip file, of genes (symbols or Ensembl ids) and their slides; None exports all slides.
 
     Raises:
         MissingInput: a gene is not materialized, or no slide has current results.
@@ -74,7 +74,7 @@ def export_crate(root: DataRoot, out: Path, genes: Sequence[str] | None = None) 
     try:
         from rocrate.rocrate import ROCrate
     except ImportError as error:
-        raise BadSetting("A crate is written by the package rocrate: pip install 'dermatome[crate]'.") from error
+        raise BadSetting("Writing a crate needs the package rocrate: pip install 'dermatome[crate]'.") from error
     pages = _pages(root, genes)
     rows = [row for gene in pages for row in gene_images(root, gene)]
     slides = dict.fromkeys(row["slide"] for row in rows)
@@ -159,7 +159,7 @@ def _describe(crate: ROCrate, pages: Mapping[str, StageRecord], slides: int, lic
 
 
 def _add_image(crate: ROCrate, root: DataRoot, image: StageRecord, licence: str) -> Entity:
-    """The image of a slide, which is not in the crate, and the record of how it was fetched."""
+    """The image of a slide, which is not included in the crate, and the record of its download."""
     from rocrate.model.contextentity import ContextEntity
 
     values, slide = image.values, image.partition
@@ -198,7 +198,7 @@ def _add_results(crate: ROCrate, root: DataRoot, record: StageRecord) -> Entity:
 
 
 def _add_weights(crate: ROCrate, root: DataRoot, record: StageRecord, sha256: str) -> Entity | None:
-    """The network that a result was computed with, and its card; None if its file is not to be had or can run code."""
+    """The network that a result was computed with, and its card; None if its file is unavailable or could run code."""
     kind, named = KINDS[record.asset], record.settings.get("cell_weights")
     paths = [root.folder(kind.weights, version) / WEIGHTS_FILE for version in root.partitions(kind.weights)]
     paths += [TOY_WEIGHTS if named == "toy" else Path(str(named))] if named else []

@@ -1,7 +1,7 @@
-"""A crate's slides computed again in an empty data root, and which data versions are the same.
+"""Recomputes a crate's slides in an empty data root, and compares the data versions.
 
-A crate is a file from elsewhere. Only its records and weights are read, each up to a limit and by names that are made
-here, so no path of it is ever used; weights are safetensors, which cannot run code.
+A crate is untrusted. Only its records and weights are read, each up to a size limit and by names that are built here,
+so none of its paths is ever used; weights are safetensors, which cannot run code.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ S = TypeVar("S", bound=SettingsModel)
 
 @dataclass(frozen=True)
 class Replayed:
-    """A result of a slide beside the same computed again.
+    """A result of a slide and its recomputation.
 
     Attributes:
         asset: name of the asset.
         slide: the slide.
         stored: data version in the crate.
-        now: data version computed again; empty if it could not be.
-        reason: why not.
+        now: data version of the recomputed result; empty if it could not be computed.
+        reason: why it could not be computed.
     """
 
     asset: str
@@ -70,7 +70,7 @@ class Replayed:
 
     @property
     def equal(self) -> bool:
-        """Whether both data versions are the same."""
+        """Whether both data versions are equal."""
         return self.stored == self.now
 
 
@@ -78,15 +78,15 @@ class Crate:
     """The records and weights of a crate, copied into a folder.
 
     Attributes:
-        folder: it.
-        records: by asset and slide.
+        folder: the folder.
+        records: records by asset and slide.
     """
 
     def __init__(self, path: Path, folder: Path) -> None:
         """Reads a crate.
 
         Raises:
-            StorageFailed: it is no crate, is damaged, or is larger than one may be.
+            StorageFailed: it is not a crate, is damaged, or is over a size limit.
         """
         self.folder, self.records = folder, dict[tuple[str, str], StageRecord]()
         try:
@@ -97,7 +97,7 @@ class Crate:
                 records = [found for name in names if (found := _RECORD.fullmatch(name))]
                 weights = [name for name in names if _WEIGHTS.fullmatch(name)]
                 if len(records) > _MAX_RECORDS or len(weights) > _MAX_WEIGHTS:
-                    raise StorageFailed(f"The crate {path} has more results or networks than are replayed.")
+                    raise StorageFailed(f"The crate {path} has more results or networks than can be replayed.")
                 for found in records:
                     _copy(archive, found[0], folder / RECORD_FILE, _MAX_RECORD_BYTES)
                     record, (asset, slide) = read_record(folder / RECORD_FILE), found.groups()
@@ -113,14 +113,14 @@ class Crate:
         except ARCHIVE_ERRORS as error:
             raise StorageFailed(f"The crate {path} cannot be read ({error}): get it again from its author.") from error
         if not self.records:
-            raise StorageFailed(f"{path} is no crate of Dermatome, as it has no results of slides.")
+            raise StorageFailed(f"{path} is not a crate of Dermatome, as it has no results of slides.")
 
     def of(self, asset: str) -> dict[str, StageRecord]:
         """The records of an asset by slide."""
         return {slide: record for (found, slide), record in self.records.items() if found == asset}
 
     def other_versions(self) -> list[str]:
-        """Libraries whose versions here are not those that the results were computed with, in words."""
+        """Libraries whose versions differ from those that the results were computed with, as text."""
         then = {(name, version) for record in self.records.values() for name, version in record.libraries.items()}
         now = library_versions()
         return sorted(f"{name} {version} (here {now.get(name)})" for name, version in then if now.get(name) != version)
@@ -130,7 +130,7 @@ def _copy(archive: zipfile.ZipFile, name: str, path: Path, most: int) -> None:
     left = most
     with archive.open(name) as source, path.open("wb") as target:
         while data := source.read(1 << 20):
-            left -= len(data)  # counted, as the size that the archive states may be wrong
+            left -= len(data)  # counted, as the size stated in the archive may be wrong
             if left < 0:
                 raise StorageFailed(f"{name} of the crate is larger than {most >> 20} MB, so the crate is not read.")
             target.write(data)
@@ -144,13 +144,13 @@ def replay_crate(
     images: Path | None = None,
     models: Path | None = None,
 ) -> Iterator[Replayed]:
-    """Computes masks, cells and layers of a crate's slides in an empty data root, as their records say.
+    """Recomputes masks, cells and layers of a crate's slides in an empty data root, as their records state.
 
-    Precision and backend are those of the records. Images are looked for in ``images`` by their sha256; others are
-    fetched from HPA, as are missing files of ``cyto2`` from Cellpose, into ``models``.
+    Precision and backend are those of the records. Images are searched in ``images`` by their sha256; others are
+    downloaded from HPA, and missing files of ``cyto2`` from Cellpose, into ``models``.
 
     Yields:
-        Each result of each slide, as it is computed. A slide whose image or mask cannot be had has no later results.
+        Each result of each slide, when it is computed. A slide whose image or mask is unavailable has no later results.
 
     Raises:
         StorageFailed: the data root is not empty.
@@ -176,7 +176,7 @@ def replay_crate(
                     del left[one.slide]
                     good |= {one.slide} if one.now else set()
                     yield one
-            except DermatomeError as error:  # of the network: it is none of a slide's
+            except DermatomeError as error:  # an error of the network, not of a slide
                 yield from (Replayed(asset, slide, left[slide].data_version, reason=str(error)) for slide in left)
 
 
@@ -188,7 +188,7 @@ def _run(stage: Stage[Any, Any], records: Mapping[str, StageRecord], settings: M
 
 
 def _find_images(folder: Path, pictures: Mapping[str, StageRecord]) -> dict[str, Path]:
-    """The files below a folder by sha256, of those that have the size of a wanted image."""
+    """The files below a folder by sha256, if they have the size of a wanted image."""
     sizes = {picture.values.get("bytes") for picture in pictures.values()}
     files = (path for path in folder.rglob("*") if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
     return {sha256_file(path): path for path in files if path.stat().st_size in sizes}
@@ -201,7 +201,7 @@ def _acquire(
     path = found.get(str(values.get("image_sha256")))
     if path is None and values.get("origin") != "hpa":
         raise MissingInput(
-            f"The image of {slide} (sha256 {values.get('image_sha256')}) is not there: give its folder with --images. "
+            f"The image of {slide} (sha256 {values.get('image_sha256')}) was not found: give its folder with --images. "
             "DICOM slides are not replayed."
         )
     source = SlideSource(slide, "hpa", str(values["location"]))
@@ -212,7 +212,7 @@ def _acquire(
 
 
 def _alike(records: Mapping[str, StageRecord]) -> list[list[StageRecord]]:
-    """Groups of records of one network, precision and backend, and of the same settings."""
+    """Groups of records with the same network, precision, backend and settings."""
     groups: dict[str, list[StageRecord]] = {}
     for record in records.values():
         groups.setdefault(repr([*(record.values.get(name) for name in _SAME), record.settings]), []).append(record)
@@ -222,7 +222,7 @@ def _alike(records: Mapping[str, StageRecord]) -> list[list[StageRecord]]:
 def _stage(
     crate: Crate, root: DataRoot, record: StageRecord, compute: ComputeSettings, models: Path | None
 ) -> Stage[Any, Any]:
-    """The stage that computes what a record is of, with its weights and settings."""
+    """The stage that recomputes the result of a record, with its weights and settings."""
     if record.asset == "epidermis_layers":
         return LayersStage(root, _settings(LayerSettings, record, "layers"))
     mask = crate.records["epidermis_masks", record.partition].values
@@ -240,7 +240,7 @@ def _stage(
         cells = _settings(CellSettings, record, "cells")
         if cells.segmenter != "cellpose":
             raise MissingInput(
-                f"Cells that {cells.segmenter} found are not replayed, only those of Cellpose's networks."
+                f"Cells found by {cells.segmenter} cannot be replayed, only those of Cellpose's networks."
             )
         return CellsStage(root, weights, compute, cells)
     return MaskStage(root, weights, compute, _settings(TissueSettings, record, "tissue"))

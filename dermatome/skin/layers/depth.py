@@ -1,8 +1,8 @@
 """Depth in the epidermis: the distance of its pixels from the dermis, block by block, and the layer that follows.
 
-Nothing here holds a large slide at full resolution. Distances up to 2,048 px are exact. A pixel farther from any dermis
-than that, which in a section of skin belongs to a piece torn off, takes its distance from a map of the slide of at
-most 8,192 px a side: exact on a slide no larger than that, off by less than 1 % on one of up to 100,000 px.
+No large slide is held in memory at full resolution. Distances up to 2,048 px are exact. The distance of a pixel farther
+from any dermis than that, which usually belongs to a detached piece, is read from a map of the slide with at most
+8,192 px per side: exact on a slide no larger than that, and within 1 % on one of up to 100,000 px.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from dermatome.labels.pieces import Pieces
 from dermatome.labels.tiled import TILE_PX
 
 BLOCK_PX = 8 * TILE_PX
-"""Side of a block: a tissue core is one, and what a block needs around it takes less than half a gigabyte."""
+"""Side of a block, px: a tissue core is one block, and a block with its margin needs less than half a gigabyte."""
 
 FAR_PX = 2048
-"""How far around a block dermis is looked for at full resolution."""
+"""Margin around a block, px, in which dermis is searched at full resolution."""
 COARSE_SIDE_PX = 8192
-"""The longest side of the map of the whole slide."""
+"""Longest side of the map of the whole slide, px."""
 
 
 def number_layers(distance_px: Floats, thickness_px: float) -> npt.NDArray[np.uint16]:
     """The layer of each distance: ``ceil(distance / thickness)``, at least 1.
 
-    A distance within a millionth of a border counts as on it, so that an exact multiple of the thickness, computed in
-    floating point, does not open a layer of its own.
+    A distance within a millionth of a border counts as on it, so that a multiple of the thickness in floating-point
+    numbers does not begin an additional layer.
     """
     exact = distance_px.astype(np.float64) / thickness_px
     number: npt.NDArray[np.uint16] = np.maximum(np.ceil(exact * (1 - 1e-6)), 1).astype(np.uint16)
@@ -41,19 +41,19 @@ def number_layers(distance_px: Floats, thickness_px: float) -> npt.NDArray[np.ui
 
 
 class Survey:
-    """Where on a slide epidermis and dermis are, at most 8,192 cells a side.
+    """The places of epidermis and dermis on a slide, on a grid with at most 8,192 cells per side.
 
     Attributes:
-        size: of the slide.
-        step_px: side of a cell.
-        epidermis: (h, w) bool, cells with a pixel of it.
-        dermis: the same.
-        epidermis_px: pixels of epidermis.
-        tissue: the cells with any tissue, as a box of the slide; None where there is none.
+        size: size of the slide.
+        step_px: side of a grid cell, px.
+        epidermis: (h, w) bool, grid cells with a pixel of epidermis.
+        dermis: (h, w) bool, grid cells with a pixel of dermis.
+        epidermis_px: number of pixels of epidermis.
+        tissue: box of the grid cells with any tissue, on the slide; None if there are none.
     """
 
     def __init__(self, tissue_mask: LabelArray) -> None:
-        """Reads the mask once, in bands of rows."""
+        """Reads the mask in one pass, in bands of rows."""
         self.size = Size(*tissue_mask.shape)
         self.step_px = max(1, math.ceil(max(tissue_mask.shape) / COARSE_SIDE_PX))
         self.epidermis_px = 0
@@ -70,7 +70,7 @@ class Survey:
         self._far_px: Floats | None = None
 
     def cells_box(self, cells: BoolMap, within: Box) -> Box | None:
-        """The smallest box of the slide that holds every True of ``cells`` that ``within`` touches, cut to it."""
+        """The smallest box on the slide with all True grid cells that ``within`` touches, cut to ``within``."""
         step = self.step_px
         top, left = within.top_px // step, within.left_px // step
         box = Box.around(cells[top : -(-within.bottom_px // step), left : -(-within.right_px // step)])
@@ -84,7 +84,7 @@ class Survey:
         )
 
     def far_px(self, box: Box) -> Floats:
-        """(h, w) float32, px: the distance from the cell of each pixel of ``box`` to the nearest with dermis."""
+        """(h, w) float32, px: distance from the grid cell of each pixel of ``box`` to the nearest one with dermis."""
         if self._far_px is None:
             self._far_px = _distance(~self.dermis) * np.float32(self.step_px)
         rows, columns = (np.arange(part.start, part.stop) // self.step_px for part in box.slices)
@@ -94,12 +94,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class DepthBlock:
-    """A part of the slide with epidermis in it.
+    """A part of the slide with epidermis.
 
     Attributes:
-        box: of the slide.
+        box: place of the part on the slide.
         inside: (h, w) bool, its epidermis, without pieces that have no dermis near them.
-        distance_px: (h, w) float32, from the dermis; only the values of the epidermis are sure.
+        distance_px: (h, w) float32, distance from the dermis; valid only inside the epidermis.
     """
 
     box: Box
@@ -110,12 +110,12 @@ class DepthBlock:
 class Depths:
     """The distance from the dermis of all epidermis that has dermis near it, block by block.
 
-    A piece of epidermis (8-connected, however many blocks it lies in) is left out where even its nearest pixel is
-    farther from dermis than a limit.
+    A piece of epidermis (8-connected, also across blocks) is left out if even its nearest pixel is farther from dermis
+    than a limit.
 
     Attributes:
-        kept_px: pixels of epidermis that are not left out.
-        farthest_px: the largest distance among them; 0 where there is none.
+        kept_px: number of pixels of epidermis that are not left out.
+        farthest_px: largest distance among them, px; 0 if there are none.
     """
 
     def __init__(
@@ -125,13 +125,13 @@ class Depths:
         max_gap_px: float,
         on_block: Callable[[], object] = lambda: None,
     ) -> None:
-        """Goes through all blocks once, to find out which pieces are near dermis.
+        """Measures all blocks once, to find the pieces that are near dermis.
 
         Args:
-            tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or what is read like one.
-            survey: of that mask, with epidermis in it.
-            max_gap_px: the limit.
-            on_block: called before a block is measured, here and in :meth:`blocks`; may raise to end it.
+            tissue_mask: (H, W) uint8 of :class:`~dermatome.classes.TissueClass`; an array or an object like one.
+            survey: survey of that mask; it must contain epidermis.
+            max_gap_px: the limit, px.
+            on_block: called before each block is measured, here and in :meth:`blocks`; may raise to stop.
         """
         self._mask, self._survey, self._gap_px, self._on_block = tissue_mask, survey, max_gap_px, on_block
         self._last: tuple[Box, BoolMap, Floats] | None = None
@@ -169,7 +169,7 @@ class Depths:
             yield DepthBlock(box, inside, distance_px)
 
     def _measured(self, box: Box) -> tuple[BoolMap, Floats]:
-        """The epidermis in a box and its distances; the last are kept, as most slides have one block."""
+        """The epidermis in a box and its distances; the last result is cached, as most slides have one block."""
         if self._last is None or self._last[0] != box:
             self._on_block()
             inside = np.asarray(self._mask[box.slices] == TissueClass.EPIDERMIS, bool)
@@ -177,7 +177,7 @@ class Depths:
         return self._last[1:]
 
     def _labelled(self, inside: BoolMap, distance_px: Floats) -> tuple[npt.NDArray[Any], int]:
-        """The number of each pixel's piece in this box, and how many there are; where all are near, one for all."""
+        """The number of each pixel's piece in this box, and the number of pieces; if all are near, one for all."""
         import cv2
 
         if float(distance_px[inside].max()) <= self._gap_px:
@@ -187,13 +187,13 @@ class Depths:
 
 
 def distance_from_dermis(tissue_mask: LabelArray, box: Box, survey: Survey) -> Floats:
-    """The distance of each pixel of ``box`` that is epidermis to the nearest pixel of dermis, anywhere on the slide.
+    """The distance of each pixel of epidermis in ``box`` to the nearest pixel of dermis, anywhere on the slide.
 
-    Works in a window around the box, not on the whole slide: a window that reaches as far beyond the box as the
-    farthest distance found in it cannot have missed a nearer dermis.
+    Works in a window around the box, not on the whole slide: if the window extends beyond the box by the farthest
+    distance found in it, no nearer dermis can lie outside.
 
     Returns:
-        (h, w) float32, px; only the epidermis' values are sure.
+        (h, w) float32, px; valid only inside the epidermis.
     """
     part, sure_px = _nearest(tissue_mask, box, survey.size, lambda mask: mask == TissueClass.DERMIS)
     inside = tissue_mask[box.slices] == TissueClass.EPIDERMIS
@@ -206,17 +206,17 @@ def distance_from_dermis(tissue_mask: LabelArray, box: Box, survey: Survey) -> F
 def relative_depth(tissue_mask: LabelArray, block: DepthBlock, size: Size) -> Floats:
     """Relative depth of the epidermis of a block: 0 at the dermis, 1 at the upper edge of the living epidermis.
 
-    It is d / (d + s), with d the distance from the border with the dermis and s that from the nearest keratin or
-    background, both as straight lines.
+    It is d / (d + s), with d the distance from the border with the dermis and s the distance to the nearest keratin or
+    background, both in straight lines.
 
     Returns:
-        (N,) float32 of the pixels ``block.inside``; NaN where no upper edge is within 2,048 px.
+        (N,) float32 for the pixels ``block.inside``; NaN if no upper edge is within 2,048 px.
     """
     part, sure_px = _nearest(
         tissue_mask, block.box, size, lambda mask: (mask == TissueClass.BACKGROUND) | (mask == TissueClass.KERATIN)
     )
     from_px, to_px = block.distance_px[block.inside], part[block.inside]
-    # From pixel centre to pixel centre; the borders lie half a pixel nearer.
+    # Distances are between pixel centres; the borders are half a pixel nearer.
     relative: Floats = (from_px - 0.5) / (from_px + to_px - 1)
     return np.where(to_px <= sure_px, relative, np.float32(np.nan))
 
@@ -224,9 +224,9 @@ def relative_depth(tissue_mask: LabelArray, block: DepthBlock, size: Size) -> Fl
 def _nearest(
     tissue_mask: LabelArray, box: Box, size: Size, is_target: Callable[[npt.NDArray[Any]], BoolMap]
 ) -> tuple[Floats, float]:
-    """The distance of each pixel of ``box`` to the nearest target, and up to which distance it is exact, px.
+    """The distance of each pixel of ``box`` to the nearest target, px, and the distance up to which it is exact, px.
 
-    Only the epidermis' values are sure. Of a window without a target, none is exact.
+    Valid only inside the epidermis. If the window contains no target, no distance is exact.
     """
     inside = tissue_mask[box.slices] == TissueClass.EPIDERMIS
     margin_px = 64
@@ -243,13 +243,13 @@ def _nearest(
         if whole:
             return part, math.inf if some else 0.0
         if farthest <= margin_px or margin_px == FAR_PX:
-            # Beyond the window's rim, a target outside may be nearer than that found.
+            # Beyond this distance, a target outside of the window may be nearer than the one found.
             return part, float(margin_px)
         margin_px = min(math.ceil(farthest), FAR_PX)
 
 
 def _distance(outside: BoolMap) -> Floats:
-    """To the nearest False, px; without one, more than any slide is long."""
+    """Distance to the nearest False, px; if there is none, more than the length of any slide."""
     import cv2
 
     distance: Floats = cv2.distanceTransform(outside.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -257,7 +257,7 @@ def _distance(outside: BoolMap) -> Floats:
 
 
 def _any_in_cells(values: BoolMap, step_px: int) -> BoolMap:
-    """(h, w) bool: which cells of ``step_px`` a side hold a True."""
+    """(h, w) bool: grid cells with a side of ``step_px`` that contain a True."""
     if step_px == 1:
         return values
     rows = np.logical_or.reduceat(values, np.arange(0, values.shape[0], step_px), axis=0)
@@ -266,7 +266,7 @@ def _any_in_cells(values: BoolMap, step_px: int) -> BoolMap:
 
 
 def _facts(number: npt.NDArray[Any], distance_px: Floats, count: int) -> npt.NDArray[np.float64]:
-    """(3, count): pixels, smallest and largest distance by number."""
+    """(3, count): number of pixels, smallest and largest distance of each number."""
     facts = np.zeros((3, count))
     facts[1] = np.inf
     facts[0] = np.bincount(number, minlength=count)

@@ -1,4 +1,4 @@
-"""The figure of epidermal layers: the layers on the image beside profiles by distance from the dermis."""
+"""The figure of epidermal layers: the layers on the image, beside profiles by distance from the dermis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PROFILES = (
 _DARK = (30, 30, 30)
 _BORDERED_PX = 4
 _CHART_PX = (900, 880)
-"""Width and height of the profiles."""
+"""Width and height of the profiles, px."""
 
 
 def layers_figure(slide: Slide, result: LayersResult) -> parts.SlideFigure:
@@ -44,7 +44,7 @@ def layers_figure(slide: Slide, result: LayersResult) -> parts.SlideFigure:
     pixels = slide.region(crop, fitting(span, most_px))
     labels = sample_labels(result.layer_map, crop, most_px)
     mapped = tint(pixels, labels, layer_colours(count), 0.72)
-    # On a large slide, layers are thinner than the lines between them.
+    # On a large slide, layers are thinner than border lines.
     if (result.layer_px or 0.0) * labels.shape[1] / span.width_px >= _BORDERED_PX:
         mapped = draw_borders(mapped, labels, _DARK)
     if count:
@@ -62,7 +62,7 @@ def layers_figure(slide: Slide, result: LayersResult) -> parts.SlideFigure:
 
 
 def layer_colours(count: int) -> list[Rgb]:
-    """White for 0, then viridis from dark to light, whose brightness grows evenly for every reader."""
+    """White for 0, then viridis from dark to light, whose brightness increases evenly for every reader."""
     from matplotlib import colormaps
 
     steps = colormaps["viridis"](np.linspace(0, 1, max(count, 2)))[:, :3]

@@ -1,11 +1,10 @@
-"""Epidermal layers: how far from the dermis each pixel of epidermis lies, and how much DAB is found there.
+"""Measures epidermal layers: the distance of each pixel of epidermis from the dermis, and the DAB in each layer.
 
 Layer 1 is the basal layer. A pixel at distance ``d`` from the dermis is in layer ``ceil(d / thickness)``, so layer
-``k`` holds distances above ``(k - 1) * thickness`` up to and including ``k * thickness``, and the farthest pixel is
+``k`` contains distances above ``(k - 1) * thickness`` up to and including ``k * thickness``, and the farthest pixel is
 always in the last layer. The distance is the straight line to the nearest pixel of dermis, between pixel centres; an
-island of epidermis inside the dermis is measured from the dermis around it. A piece of epidermis that has no dermis
-within ``max_gap_um`` (a detached fragment) has no basal side that could be known: it is in no layer, and its area is
-reported.
+island of epidermis inside the dermis is measured from the dermis around it. A piece of epidermis without dermis within
+``max_gap_um`` (a detached fragment) has no known basal side: it is in no layer, and its area is reported.
 """
 
 from __future__ import annotations
@@ -36,13 +35,14 @@ if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
 
 RELATIVE_BINS = 20
-"""Bins of the profile by relative depth."""
+"""Number of bins of the profile by relative depth."""
 
 
 class EpidermalZone(StrEnum):
     """Zones of the living epidermis.
 
-    Basal is layer 1. Suprabasal is all above; its lower zone has a relative depth below 0.5, its upper one 0.5 or more.
+    Basal is layer 1. Suprabasal is everything above; its lower zone has a relative depth below 0.5, its upper 0.5 and
+    more.
     """
 
     BASAL = "basal"
@@ -51,9 +51,9 @@ class EpidermalZone(StrEnum):
 
 
 class StainSums:
-    """DAB and hematoxylin of the pixels of each group 1, 2, … (layers, or steps of depth), added up block by block.
+    """Sums of DAB and hematoxylin over the pixels of each group 1, 2, … (layers, or bins of depth), block by block.
 
-    If the slide has no stains (``stained`` is False), all about them is null.
+    If the slide has no stains (``stained`` is False), all values of stains are null.
     """
 
     def __init__(self, settings: LayerSettings, groups: int = 0, *, stained: bool = True) -> None:
@@ -62,12 +62,12 @@ class StainSums:
         self._sums = np.zeros((6, groups))  # pixels, H, DAB, pixels of at least weak, moderate and strong DAB
 
     def add(self, group: npt.NDArray[np.uint16], h: Floats, dab: Floats) -> None:
-        """Takes more pixels.
+        """Adds pixels.
 
         Args:
-            group: (N,) uint16, of each pixel, from 1; pixels of group 0 are left out.
-            h: (N,) float32, its hematoxylin, log10 optical density.
-            dab: (N,) float32, its DAB.
+            group: (N,) uint16, group of each pixel, from 1; pixels of group 0 are left out.
+            h: (N,) float32, hematoxylin of each pixel, log10 optical density.
+            dab: (N,) float32, DAB of each pixel, log10 optical density.
         """
         count = max(self._sums.shape[1], int(group.max(initial=0)))
         set_ = self._settings
@@ -82,22 +82,22 @@ class StainSums:
 
     @property
     def groups(self) -> int:
-        """The highest group seen."""
+        """The highest group so far."""
         return self._sums.shape[1]
 
     @property
     def h_score(self) -> float | None:
-        """Of all pixels, 0–300."""
+        """H-score over all pixels, 0–300; None if it is undefined."""
         return float(100 * (self._sums[3:].sum(axis=1) / self._sums[0].sum()).sum()) if self._stained else None
 
     @property
     def positive_share(self) -> float | None:
-        """Of all pixels, 0–1."""
+        """Share of stained pixels, 0–1; None if it is undefined."""
         return float(self._sums[3].sum() / self._sums[0].sum()) if self._stained else None
 
     def table(self, first: Mapping[str, npt.ArrayLike], *, scores: bool = True) -> pd.DataFrame:
-        """A row for each group: the columns ``first``, area, mean DAB, mean H, DAB/H, and perhaps positive share and
-        H-score; null where it has no pixel.
+        """A row for each group: the columns ``first``, area, mean DAB, mean H, DAB/H and, with ``scores``, positive
+        share and H-score; null if it has no pixels.
         """
         area = self._sums[0]
         mean_h, mean_dab, weak, moderate, strong = _divide(self._sums[1:], area, (area > 0) & self._stained)
@@ -105,27 +105,27 @@ class StainSums:
         columns = {"mean_dab_od": mean_dab, "mean_h_od": mean_h, "dab_h_ratio": ratio}
         if scores:
             columns |= {"positive_share": weak, "h_score": 100 * (weak + moderate + strong)}
-        # An array of NaN becomes nulls here: nullable columns know no NaN.
+        # Converts NaN to null, as nullable columns distinguish them.
         nullable = {name: pd.array(values, dtype="Float64") for name, values in columns.items()}
         return pd.DataFrame({**first, "area_px": area.astype(np.int64), **nullable})
 
 
 class CellDepths:
-    """The pixels of each cell that are in a layer, and their distances, added up block by block."""
+    """Sums over the pixels of each cell that are in a layer, and their distances, block by block."""
 
     def __init__(self, cells: pd.DataFrame) -> None:
-        """No pixel yet; ``cells`` has a row for each cell, with ``cell_id``."""
+        """Starts without pixels; ``cells`` has a row for each cell, with ``cell_id``."""
         self.ids = cells["cell_id"].to_numpy(np.int64) if len(cells) else np.empty(0, np.int64)
-        # Pixels, distance, pixels with a relative depth, relative depth.
+        # Number of pixels, distance, number of pixels with a relative depth, relative depth.
         self._sums = np.zeros((4, int(self.ids.max(initial=0)) + 1))
 
     def add(self, instances: npt.NDArray[np.int32], distance_px: Floats, relative: Floats) -> None:
-        """Takes more pixels that are in a layer.
+        """Adds pixels that are in a layer.
 
         Args:
-            instances: (N,) the cell of each pixel, 0 none.
-            distance_px: (N,) its distance from the dermis.
-            relative: (N,) its relative depth, 0–1; NaN if it has none.
+            instances: (N,) int32, cell of each pixel, 0 for none.
+            distance_px: (N,) float32, distance from the dermis, px.
+            relative: (N,) float32, relative depth, 0–1; NaN if unknown.
         """
         count = max(self._sums.shape[1], int(instances.max(initial=0)) + 1)
         before = np.pad(self._sums, ((0, 0), (0, count - self._sums.shape[1])))
@@ -133,7 +133,7 @@ class CellDepths:
         self._sums = before + np.stack([np.bincount(instances, weights=each, minlength=count) for each in weights])
 
     def table(self, thickness_px: float, last: int, mpp: float) -> pd.DataFrame:
-        """The layer of each cell, at most ``last``: that of the mean distance of those pixels."""
+        """The layer of each cell, at most ``last``: the layer at the mean distance of its pixels in layers."""
         area, total, measured, depth = self._sums[:, self.ids]
         found = area > 0
         mean_px = _divide(total, area, found)
@@ -151,7 +151,7 @@ class CellDepths:
 
 
 def layer_table(sums: StainSums, cell_layers: pd.DataFrame, thickness_px: float, mpp: float) -> pd.DataFrame:
-    """One row for each layer 1 to the last, also for those without a pixel; ``cell_layers`` is :class:`CellDepths`'."""
+    """One row for each layer from 1 to the last, also without pixels; ``cell_layers`` is from :class:`CellDepths`."""
     count = sums.groups
     number = np.arange(1, count + 1)
     from_um, to_um = ((number - before) * thickness_px * mpp for before in (1, 0))
@@ -162,7 +162,7 @@ def layer_table(sums: StainSums, cell_layers: pd.DataFrame, thickness_px: float,
 
 
 def profile_table(sums: StainSums, step_um: float) -> pd.DataFrame:
-    """One row for each step of the depth, ``step_um`` wide."""
+    """One row for each step of the depth of ``step_um``."""
     return sums.table({"distance_um": (np.arange(sums.groups) + 0.5) * step_um}, scores=False)
 
 
@@ -182,24 +182,24 @@ def _divide(part: npt.NDArray[Any], whole: npt.NDArray[Any], where: npt.NDArray[
 
 
 def zones_of(layer: npt.NDArray[np.uint16], relative: Floats) -> npt.NDArray[np.uint16]:
-    """(N,) the zone of each pixel, from 1 in the order of :class:`EpidermalZone`; 0 if it has no relative depth."""
+    """(N,) zone of each pixel, from 1 in the order of :class:`EpidermalZone`; 0 if it has no relative depth."""
     zone = np.where(relative < 0.5, 2, np.where(relative >= 0.5, 3, 0))
     zone[layer == 1] = 1
     return np.asarray(zone, dtype=np.uint16)
 
 
 def bins_of(relative: Floats) -> npt.NDArray[np.uint16]:
-    """(N,) the bin of each relative depth, 1 to :data:`RELATIVE_BINS`; 0 if it is NaN."""
+    """(N,) bin of each relative depth, 1 to :data:`RELATIVE_BINS`; 0 for NaN."""
     number = np.clip(np.floor(relative * RELATIVE_BINS) + 1, 1, RELATIVE_BINS)
     return np.asarray(np.nan_to_num(number, nan=0), dtype=np.uint16)
 
 
 MAX_LAYERS = 65_535
-"""What a uint16 layer map can hold."""
+"""Largest number of layers in a uint16 layer map."""
 
 
 class LayerOutcome(StrEnum):
-    """How measuring the layers of one slide ended; all of these are results, none is an error."""
+    """The outcome of measuring the layers of one slide; all of them are results, not errors."""
 
     MEASURED = "measured"
     NO_EPIDERMIS = "no_epidermis"
@@ -212,30 +212,30 @@ class LayersResult:
     """The layers of one slide.
 
     Attributes:
-        outcome: how it ended; every table is empty and every number None unless it is ``measured``. Stains are null
-            and there is no pattern if the slide's colours are not stains.
+        outcome: the outcome; tables are empty and numbers None unless it is ``measured``. Stains are null and there is
+            no pattern if the slide's colours are not stains.
         message: the outcome in a sentence.
         layer_map: (H, W) uint16, 0 outside the layers, 1 = basal layer.
-        shown: the part of the slide with the layers; where there are none, with its tissue, or else all of it.
-        layers: one row for each layer, 1 upwards without gaps: ``layer``, ``distance_from_um`` (excluded),
+        shown: the part of the slide with the layers; without layers that with tissue, without tissue the whole slide.
+        layers: one row for each layer, from 1 without gaps: ``layer``, ``distance_from_um`` (exclusive),
             ``distance_to_um``, ``area_px``, ``area_um2``, ``cells``, ``mean_dab_od``, ``mean_h_od`` (log10 optical
-            density), ``dab_h_ratio`` (null where there is next to no hematoxylin), ``positive_share`` (0–1, pixels at
-            or above ``weak_od``), ``h_score`` (0–300).
-        cell_layers: one row for each cell: ``cell_id``, ``layer`` (0: in none), ``distance_um`` and
-            ``relative_depth``, means over its pixels (null: in none).
+            density), ``dab_h_ratio`` (null if there is hardly any hematoxylin), ``positive_share`` (0–1, pixels at or
+            above ``weak_od``), ``h_score`` (0–300).
+        cell_layers: one row for each cell: ``cell_id``, ``layer`` (0: none), ``distance_um`` and ``relative_depth``,
+            means over its pixels (null without a layer).
         profile: the fine profile: ``distance_um`` (middle of the step), ``area_px``, ``mean_dab_od``, ``mean_h_od``,
             ``dab_h_ratio``.
         relative: a row for each twentieth of the relative depth, which is 0 at the dermis and 1 at the upper edge of
             the living epidermis: ``relative_from``, ``relative_to``, ``area_px`` and the stains as in ``layers``.
         zones: a row for each :class:`~dermatome.skin.layers.measure.EpidermalZone`: ``zone``, ``area_px``, stains.
         background: the slide's background, whose light optical densities are relative to.
-        vectors: the colours that stains are separated with.
-        detached_um2: area of epidermis in no layer, as no dermis is near it.
-        layer_px: thickness of a layer.
-        layer_um: the same in µm.
-        h_score: over all layers, 0–300.
-        positive_share: over all layers, 0–1.
-        pattern: where in the epidermis the DAB lies.
+        vectors: stain vectors that stains are separated with.
+        detached_um2: area of epidermis in no layer, as no dermis is near it, µm².
+        layer_px: thickness of a layer, px.
+        layer_um: thickness of a layer, µm.
+        h_score: H-score over all layers, 0–300.
+        positive_share: share of stained pixels over all layers, 0–1.
+        pattern: staining pattern: where in the epidermis the DAB is.
     """
 
     outcome: LayerOutcome
@@ -258,7 +258,7 @@ class LayersResult:
 
     @property
     def values(self) -> dict[str, Scalar]:
-        """What a record says of the slide: number and thickness of the layers, scores, pattern, background."""
+        """The slide's values for a record: number and thickness of the layers, scores, pattern, background."""
         return {
             "layers": len(self.layers),
             "layer_um": self.layer_um,
@@ -280,26 +280,26 @@ def measure_layers(
     on_block: Callable[[], object] = lambda: None,
     on_pixels: Callable[[Box, BoolMap, Mapping[str, npt.NDArray[Any]]], object] = lambda box, inside, groups: None,
 ) -> LayersResult:
-    """Cuts the epidermis into layers and measures the stains in each; block by block, in bounded memory.
+    """Divides the epidermis into layers and measures the stains in each; block by block, in bounded memory.
 
-    The H-score is taken over pixels, 1 × % weak + 2 × % moderate + 3 × % strong (Ram et al. 2021, "Pixelwise H-score",
-    PLoS ONE 16(9): e0245638), as the cells found on hematoxylin are nuclei and DAB is often not in the nucleus.
+    The H-score is computed over pixels, 1 × % weak + 2 × % moderate + 3 × % strong (Ram et al. 2021, "Pixelwise
+    H-score", PLoS ONE 16(9): e0245638), as the cells found on hematoxylin are nuclei and DAB is often outside of them.
 
-    ``tissue_mask`` and ``instances`` are (H, W), arrays or the like; ``cells`` has a row for each cell with ``cell_id``
-    and ``equivalent_diameter_um``. ``on_block`` is called before each block of a large slide, and may raise to end the
-    measurement. ``on_pixels`` is called with each block, (h, w) bool of its pixels that are in layers, and for each of
-    these, (N,), what it is counted into, by name: ``layer``, ``zone`` and ``relative_depth`` (numbers of rows, from 1;
-    0 none) and ``cell`` (0 none).
+    ``tissue_mask`` (uint8) and ``instances`` (int32) are (H, W), arrays or objects like them; ``cells`` has a row for
+    each cell with ``cell_id`` and ``equivalent_diameter_um``. ``on_block`` is called before each block of a large
+    slide, and may raise to stop. ``on_pixels`` is called with each block, with (h, w) bool of its pixels in layers, and
+    with (N,) arrays that assign each of these pixels to its ``layer``, ``zone`` and ``relative_depth`` (row numbers
+    from 1; 0 for none) and ``cell`` (0 for none).
 
     Raises:
-        BadAnnotation: a mask or instance map of another size than the slide.
+        BadAnnotation: a mask or instance map has another size than the slide.
     """
     settings = settings or LayerSettings()
     for what, array in (("tissue mask", tissue_mask), ("instance map", instances)):
         if tuple(array.shape) != slide.pixels.shape[:2]:
             raise BadAnnotation(
-                f"The {what} of {slide.name} has shape {array.shape} and its image {slide.pixels.shape[:2]}: make the "
-                "mask from this image again."
+                f"The {what} of {slide.name} has shape {array.shape} but its image {slide.pixels.shape[:2]}: compute "
+                "the mask from this image again."
             )
     layer_um = settings.layer_um or _mean_diameter_um(cells)
     survey = Survey(tissue_mask)
@@ -368,15 +368,16 @@ def measure_layers(
 
 
 def staining_pattern(layers: pd.DataFrame, settings: LayerSettings | None = None) -> StainingPattern | None:
-    """Tells the staining pattern from the DAB profile.
+    """Determines the staining pattern from the DAB profile.
 
     The basal compartment is layer 1. The suprabasal compartment is layer 3 and above; layer 2 belongs to neither, as
-    cells of both reach into it where the border with the dermis is uneven (it counts as suprabasal where there is no
-    layer 3). Each compartment's DAB is its mean over pixels. With ``pattern_min_dab_od`` and ``pattern_ratio`` of the
-    settings: both below the minimum is **negative**; basal DAB at least ``pattern_ratio`` times the suprabasal is
-    **basal**; the other way round **suprabasal**; anything else **whole**, also an epidermis of a single layer.
+    cells of both extend into it where the border with the dermis is uneven (without a layer 3, it counts as
+    suprabasal).
+    The DAB of a compartment is its mean over pixels. With ``pattern_min_dab_od`` and ``pattern_ratio`` of the settings:
+    both below the minimum is **negative**; basal DAB at least ``pattern_ratio`` times the suprabasal is **basal**; the
+    reverse is **suprabasal**; anything else is **whole**, also an epidermis with a single layer.
 
-    None where there is no layer.
+    Returns None without layers.
     """
     settings = settings or LayerSettings()
     if layers.empty:
@@ -385,7 +386,7 @@ def staining_pattern(layers: pd.DataFrame, settings: LayerSettings | None = None
 
 
 def compartments(layers: pd.DataFrame) -> tuple[float, float]:
-    """The mean DAB over the pixels of the basal and of the suprabasal compartment; see :func:`staining_pattern`."""
+    """Mean DAB over the pixels of the basal and of the suprabasal compartment; see :func:`staining_pattern`."""
     filled = layers[layers["area_px"] > 0]
     number = filled["layer"].to_numpy(int)
     dab = filled["mean_dab_od"].to_numpy(float)
@@ -413,7 +414,7 @@ def _mean_diameter_um(cells: pd.DataFrame) -> float | None:
 
 
 def _stains(pixels: RgbImage, i0: Sequence[float], vectors: StainVectors) -> tuple[Floats, Floats]:
-    """Hematoxylin and DAB of (N, 3) pixels: two (N,) float32, log10 optical density."""
+    """Hematoxylin and DAB of (N, 3) uint8 pixels: two (N,) float32, log10 optical density."""
     stains = separate_stains(pixels[:, None], (Stain.HEMATOXYLIN, Stain.DAB), i0, vectors.matrix)[:, 0]
     stains *= np.float32(DECADIC_OD_PER_UNIT)
     return stains[:, 0], stains[:, 1]

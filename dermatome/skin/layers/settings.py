@@ -9,22 +9,22 @@ from dermatome.storage.settings_model import SettingsModel
 
 
 class LayerSettings(SettingsModel):
-    """How layers are cut and DAB is judged.
+    """How layers are divided and DAB is graded.
 
     Attributes:
-        layer_um: thickness of a layer, µm; None takes the mean equivalent diameter of the slide's cells.
+        layer_um: thickness of a layer, µm; None uses the mean equivalent diameter of the slide's cells.
         max_gap_um: a piece of epidermis farther than this from any dermis is in no layer, µm.
         weak_od: optical density (log10) of DAB from which a pixel counts as weakly stained. This and the next two are
             QuPath's defaults for DAB (positive cell detection: 0.2, 0.4, 0.6).
         moderate_od: optical density from which a pixel counts as moderately stained.
         strong_od: optical density from which a pixel counts as strongly stained.
-        min_h_od: mean hematoxylin below which DAB/H is null, as a division by almost nothing says nothing.
+        min_h_od: mean hematoxylin below which DAB/H is null, as a ratio to almost nothing is meaningless.
         pattern_min_dab_od: a compartment whose mean DAB is below this is not stained.
         pattern_ratio: how many times stronger one compartment must be than the other.
         profile_step_um: step of the fine profile, µm.
-        stain_vectors: colours that DAB and hematoxylin of layers are separated with: ``standard``, the published ones
-            (Ruifrok and Johnston 2001), or ``slide``, estimated on each slide's tissue. Set it to ``slide`` if stains
-            or scanners differ, here and in the section `[cells]`.
+        stain_vectors: stain vectors for DAB and hematoxylin of layers: ``standard``, the published ones (Ruifrok and
+            Johnston 2001), or ``slide``, estimated on each slide's tissue. Set it to ``slide`` if stains or scanners
+            differ, here and in the section `[cells]`.
     """
 
     layer_um: float | None = Field(default=None, gt=0)
@@ -43,6 +43,6 @@ class LayerSettings(SettingsModel):
         if not self.weak_od < self.moderate_od < self.strong_od:
             raise ValueError(
                 f"the DAB thresholds weak_od, moderate_od and strong_od are {self.weak_od}, {self.moderate_od} and "
-                f"{self.strong_od}: give them in rising order"
+                f"{self.strong_od}: give them in ascending order"
             )
         return self

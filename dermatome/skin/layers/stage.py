@@ -1,4 +1,4 @@
-"""The stage `epidermis_layers`: the epidermal layers of a slide and the stains in them, file to file."""
+"""The stage `epidermis_layers`: the epidermal layers of a slide and the stains in them, from files to files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageRecord, StageResult, content_version
 
 CELL_CLASSES: dict[str, Rgb] = {"basal": (0, 114, 178), "suprabasal": (230, 159, 0), "no layer": (153, 153, 153)}
-"""Class of a cell by its layer: 1, above, none; and its colour."""
+"""Classes of cells by their layer (1, above, none), with their colours."""
 
 
 def layers_rows(record: StageRecord, path: Path) -> pd.DataFrame:
     """The layers of a slide for a table of several slides, with outcome, pattern and background.
 
-    A slide whose table at ``path`` has no rows has one row whose layer is null.
+    A slide whose table at ``path`` is empty has one row whose layer is null.
     """
     table = pd.read_parquet(path)
     if table.empty:
@@ -40,7 +40,7 @@ def layers_rows(record: StageRecord, path: Path) -> pd.DataFrame:
 
 
 def layer_classes(count: int) -> dict[int, tuple[str, Rgb]]:
-    """Name and colour of each of so many layers, by number."""
+    """Name and colour of each of ``count`` layers, by number."""
     return {
         number: (f"layer {number}{' (basal)' if number == 1 else ''}", colour)
         for number, colour in enumerate(layer_colours(count)[1:], 1)
@@ -69,11 +69,11 @@ class LayersStage(SkinStage[LayersResult]):
     reads_cells = True
 
     def inputs(self, key: str) -> dict[str, str]:
-        """The image, the mask and the cells."""
+        """The data versions of image, mask and cells."""
         return versions_of(self.root, key, "slide_images", "epidermis_masks", "cell_masks")
 
     def result(self, one: SkinInput) -> LayersResult:
-        """Cuts and measures the layers."""
+        """Divides the epidermis into layers and measures them."""
         return measure_layers(one.slide, one.mask, one.instances, one.cells, self.layers, self.check)
 
     def save(self, key: str, found: tuple[SkinInput, LayersResult], folder: Path) -> StageResult:

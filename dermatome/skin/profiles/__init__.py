@@ -1,1 +1,1 @@
-"""Profiles of genes: what each antibody stains, over patients."""
+"""Profiles of genes: the staining of each antibody, over patients."""

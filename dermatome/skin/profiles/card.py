@@ -1,4 +1,4 @@
-"""The card of a gene: one HTML file that needs no other, with figure, numbers, cores, annotation and licence."""
+"""The card of a gene: one self-contained HTML file with figure, numbers, cores, annotation and licence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _THUMBNAIL_PX = 320
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A slide of the gene that is in no number, and why."""
+    """A slide of the gene that is excluded from all numbers, and why."""
 
     slide: str
     antibody: str | None
@@ -39,7 +39,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class CoreShown:
-    """A core on the card: its image and its layers as data URIs, and what is known of it."""
+    """A core on the card: its image and its layers as data URIs, and its facts."""
 
     core: Core
     image: str
@@ -48,7 +48,7 @@ class CoreShown:
 
     @property
     def whole(self) -> dict[Any, Any]:
-        """The measures of the epidermis by name."""
+        """Measures over the whole epidermis, by name."""
         return dict(self.core.tables["epidermis"].iloc[0].items())
 
 
@@ -78,7 +78,7 @@ def card_html(
 ) -> bytes:
     """The card of a gene as one HTML file; every text from a page is escaped, and no script runs.
 
-    ``records`` are its image records, measured or not, and ``formats`` its slides by the suffix of their image file.
+    ``records`` are its image records, measured or not, and ``formats`` counts its slides by suffix of the image file.
     """
     antibodies = [
         {
@@ -123,7 +123,7 @@ def card_html(
 
 
 def mixed_formats(formats: Mapping[str, int]) -> str:
-    """A sentence if slides, counted by the suffix of their image file, are of several formats; else empty."""
+    """A sentence if slides, counted by suffix of their image file, have several formats; otherwise empty."""
     if len(formats) < 2:
         return ""
     counts = " and ".join(f"{count} {suffix}" for suffix, count in formats.items())
@@ -167,7 +167,7 @@ def _numbers(profile: GeneProfile, antibody: str | None) -> list[dict[str, Any]]
 
 
 def _with_interval(row: Mapping[Any, Any], measure: str, how: str, times: float = 1) -> tuple[str, str]:
-    """A mean, and its interval in words."""
+    """A mean and its interval, as text."""
     mean, low, high = (times * row[f"{measure}{suffix}"] for suffix in ("", "_low", "_high"))
     if math.isnan(mean):
         return "–", ""

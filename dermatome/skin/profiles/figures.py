@@ -25,7 +25,7 @@ _PANELS = (
 
 
 def profile_figure(title: str, profile: GeneProfile) -> tuple[bytes, bytes]:
-    """Draws DAB and hematoxylin over patients, with the interval as a band where there is one.
+    """Draws DAB and hematoxylin over patients, with the interval, if there is one, as a band.
 
     Returns:
         PNG bytes and SVG bytes.

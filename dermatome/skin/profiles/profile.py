@@ -1,9 +1,9 @@
-"""Gene profiles: for each antibody, stains by layer, relative depth and zone as means over patients with intervals.
+"""Gene profiles: for each antibody, stains by layer, relative depth and zone, as means over patients with intervals.
 
-A patient's slides are averaged first, so each patient counts once; a slide whose patient is unknown counts like a
-patient. Intervals are percentiles of the bootstrap over patients (Efron 1979, "Bootstrap methods: another look at the
+A patient's slides are averaged first, so each patient counts once; a slide of an unknown patient counts as a patient.
+Intervals are percentiles of the bootstrap over patients (Efron 1979, "Bootstrap methods: another look at the
 jackknife", Annals of Statistics 7(1)). With the three to six patients that an antibody usually has, they are too
-narrow, and with one patient there is none.
+narrow, and with a single patient there is none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dermatome.skin.profiles.settings import ProfileSettings
 
 MEASURES = ("mean_dab_od", "mean_h_od", "positive_share", "h_score")
 PARTS = {"epidermis": "epidermis", "zone": "zone", "layer": "layer", "relative_depth": "relative_from"}
-"""Each part of a profile, and the column whose values tell its rows apart."""
+"""Parts of a profile, each with the column that identifies its rows."""
 ANNOTATION = ("tissue", "staining", "intensity", "quantity", "location", "reliability")
 
 
@@ -36,7 +36,7 @@ class Core:
         patient: Patient; None if unknown.
         tables: Rows of the slide by the names of :data:`PARTS`, with :data:`MEASURES`.
         annotation: HPA's annotation by the names of :data:`ANNOTATION`.
-        synthetic: Whether a network of it has only learnt from synthetic images.
+        synthetic: Whether a network for it was trained on synthetic images only.
     """
 
     slide: str
@@ -49,7 +49,7 @@ class Core:
 
 @dataclass(frozen=True)
 class GeneProfile:
-    """What the antibodies of a gene stain.
+    """The staining of the antibodies of a gene.
 
     Attributes:
         rows: A row for each antibody, part and place in it: ``antibody``, ``part``, ``layer``, ``relative_from``,
@@ -67,7 +67,7 @@ class GeneProfile:
 def profile_gene(
     cores: Sequence[Core], settings: ProfileSettings | None = None, layers: LayerSettings | None = None
 ) -> GeneProfile:
-    """Sums up the slides of a gene by antibody."""
+    """Summarises the slides of a gene by antibody."""
     settings, layers = settings or ProfileSettings(), layers or LayerSettings()
     rows, antibodies = [], []
     for antibody in sorted({core.antibody or "" for core in cores}):
@@ -122,7 +122,7 @@ def _part_rows(part: str, people: list[list[Core]], draws: npt.NDArray[Any], con
 def _over_patients(
     values: npt.NDArray[np.float64], draws: npt.NDArray[Any], confidence: float
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Mean, standard deviation and interval of (people, places) values; NaN where a person lacks the place."""
+    """Mean, standard deviation and interval of (people, places) values; NaN where a patient lacks the place."""
     known = np.isfinite(values)
     count = known.sum(axis=0)
     filled = np.where(known, values, 0.0)
@@ -139,7 +139,7 @@ def _over_patients(
 
 
 def _pattern(people: list[list[Core]], draws: npt.NDArray[Any], layers: LayerSettings) -> dict[str, Any]:
-    """The staining pattern of the mean over people, and how sure it is."""
+    """The staining pattern of the mean over patients, and how certain it is."""
     both = np.array([np.mean([compartments(core.tables["layer"]) for core in cores], axis=0) for cores in people])
     basal, above = both.mean(axis=0)
     pattern = pattern_of(basal, above, layers)

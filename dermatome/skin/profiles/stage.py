@@ -1,4 +1,4 @@
-"""The stage `gene_profiles`: the slides of a gene to tables, a figure and a card in one HTML file."""
+"""The stage `gene_profiles`: from the slides of a gene to tables, a figure and a card in one HTML file."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class ProfileStage(Stage[_Input, tuple[_Input, GeneProfile]]):
     asset = "gene_profiles"
 
     def inputs(self, key: str) -> dict[str, str]:
-        """The page, and the layers of all its slides together."""
+        """The data versions of the page and of the layers of all its slides together."""
         return gene_inputs(self.root, key)
 
     def load(self, key: str) -> _Input:
-        """Reads the tables of the gene's slides, and why slides are left out."""
+        """Reads the tables of the gene's slides, and the reasons why slides are left out."""
         seconds: dict[str, float] = {}
         images, cores, left_out = _images(self.root, key), [], []
         files: dict[str, str] = {}
@@ -83,7 +83,7 @@ class ProfileStage(Stage[_Input, tuple[_Input, GeneProfile]]):
         return _Input(gene, dict(Counter(sorted(files.values()))), images, cores, left_out, seconds)
 
     def compute(self, loaded: Sequence[_Input]) -> list[tuple[_Input, GeneProfile]]:
-        """Sums up each gene."""
+        """Summarises each gene."""
         return [(one, profile_gene(one.cores, self.settings, self.layers)) for one in loaded]
 
     def save(self, key: str, result: tuple[_Input, GeneProfile], folder: Path) -> StageResult:
@@ -141,7 +141,7 @@ class ProfileStage(Stage[_Input, tuple[_Input, GeneProfile]]):
 
 
 def gene_inputs(root: DataRoot, gene: str) -> dict[str, str]:
-    """The data version of a gene's page, and that of the layers of all its slides together."""
+    """The data version of a gene's page, and one over the layers of all its slides."""
     page = require_record(root, "hpa_images", gene).data_version
     states = [(image["slide"], *_state(root, image["slide"])) for image in _images(root, gene)]
     known = [(slide, record.data_version if record else "", reason) for slide, record, reason in states]
@@ -190,7 +190,7 @@ def _core(root: DataRoot, image: dict[str, Any], record: StageRecord) -> Core:
 
 
 def _cell_dab_ratio(root: DataRoot, slide: str, mean_dab_od: float) -> float:
-    """Mean DAB in cells, which are found on hematoxylin and mostly nuclei, divided by that of the epidermis."""
+    """Mean DAB in cells (found on hematoxylin, so mostly nuclei) divided by that of the epidermis."""
     cells = read_rows(root.folder("cell_masks", slide) / CELLS_TABLE)
     area = cells["area_px"].to_numpy(float)
     if not area.sum() or mean_dab_od <= 0:
@@ -214,7 +214,7 @@ def annotated_cores(root: DataRoot, gene: str, cores: Sequence[Core]) -> pd.Data
 
 
 def page(name: str, svg: bytes, warning: str, **context: Any) -> bytes:
-    """A page over all genes, the template of that name in ``dermatome.skin``; every text is escaped."""
+    """Renders a page over all genes from the named template in ``dermatome.skin``; every text is escaped."""
     figure = data_uri("image/svg+xml", svg)
     about = {"card": CARD_FILE, "attribution": ATTRIBUTION, "licence_page": LICENCE_PAGE}
     text = template(f"{name}.html.j2", f"dermatome.skin.{name}").render(
@@ -224,21 +224,21 @@ def page(name: str, svg: bytes, warning: str, **context: Any) -> bytes:
 
 
 def profiles_version(root: DataRoot) -> dict[str, str]:
-    """The data version of all gene profiles together."""
+    """One data version over all gene profiles."""
     asset = ProfileStage.asset
     versions = [f"{gene} {require_record(root, asset, gene).data_version}" for gene in root.partitions(asset)]
     return {asset: hashlib.sha256("\n".join(versions).encode()).hexdigest()}
 
 
 def any_synthetic(root: DataRoot) -> dict[str, Scalar]:
-    """Whether a network of any gene profile has only learnt from synthetic images, as a value of a record."""
+    """Whether a network for any gene profile was trained on synthetic images only, as a value for a record."""
     asset = ProfileStage.asset
     genes = root.partitions(asset)
     return {"synthetic": any(require_record(root, asset, gene).values.get("synthetic") for gene in genes)}
 
 
 def all_genes(root: DataRoot, name: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of a table of all genes; if there are none, ``columns`` without rows."""
+    """The rows of a table over all genes; without genes an empty table with ``columns``."""
     asset = ProfileStage.asset
     tables = [pd.read_parquet(root.folder(asset, gene) / name) for gene in root.partitions(asset)]
     filled = [table for table in tables if len(table)]

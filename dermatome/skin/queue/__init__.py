@@ -1,1 +1,1 @@
-"""Which regions of slides to annotate next."""
+"""The queue of slide regions to annotate next."""

@@ -1,4 +1,4 @@
-"""Regions that a tissue network would learn most from: where its views of a slide disagree, and unlike one another."""
+"""Ranks regions by how much a tissue network would learn from them: by disagreement of its views and novelty."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dermatome.slides.slide import Slide
 
 LARGEST_PX = 2048
-"""Longest side of a slide as it is looked at: a larger one is shrunk further than the network's scale."""
+"""Longest side of a slide for ranking, px: a larger one is shrunk further than the network's scale."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,9 +30,9 @@ class Candidate:
 
     Attributes:
         slide: name of the slide.
-        box: of the region, px of the slide.
+        box: place of the region on the slide, px.
         disagreement: mean over its pixels, bits; see :func:`disagreement`.
-        features: (F,) what it looks like: mean and spread of its colours, and shares of the classes, 0 to 1 each.
+        features: (F,) appearance: mean and spread of its colours, and shares of the classes, 0 to 1 each.
     """
 
     slide: str
@@ -43,19 +43,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A region that is proposed; ``novelty`` is 0 to 1."""
+    """A proposed region; ``novelty`` is 0 to 1."""
 
     candidate: Candidate
     novelty: float
 
     @property
     def gain(self) -> float:
-        """The product that it was chosen by."""
+        """Disagreement times novelty, by which it was chosen."""
         return self.candidate.disagreement * self.novelty
 
 
 def candidates(slide: Slide, network: TissueNetwork, side_px: int, views: int) -> list[Candidate]:
-    """The regions of a slide, half overlapping, with how much the network's views of them disagree."""
+    """The regions of a slide, overlapping by half, with the disagreement of the network's views of them."""
     card, size = network.weights.card, slide.size
     seen = size.scaled(slide.mpp / card.mpp)
     seen = seen.scaled(min(1.0, LARGEST_PX / max(seen.height_px, seen.width_px)))
@@ -76,10 +76,10 @@ def candidates(slide: Slide, network: TissueNetwork, side_px: int, views: int) -
 def disagreement(probabilities: npt.NDArray[Any]) -> Floats:
     """(H, W) bits: mutual information of a pixel's class and the view, as in BALD (Houlsby et al., 2011).
 
-    It is 0 where all views say the same, however unsure each is: a border that nobody can place is not learnt by
-    annotating more of it.
+    It is 0 if all views agree, however uncertain each is: further annotation would not help with a border that nobody
+    can locate.
 
-    ``probabilities`` are (V, C, H, W) of each view and class.
+    ``probabilities`` are (V, C, H, W), for each view and class.
     """
     common, each = _entropy(probabilities.mean(axis=0)), _entropy(probabilities.swapaxes(0, 1))
     unsure: Floats = np.maximum(common - each.mean(axis=0), 0)
@@ -89,11 +89,11 @@ def disagreement(probabilities: npt.NDArray[Any]) -> Floats:
 def choose(
     found: Sequence[Candidate], count: int, diversity: float, annotated: Mapping[str, Sequence[Box]]
 ) -> list[Proposal]:
-    """Chooses regions one by one: each time the one of largest gain, which is disagreement times novelty.
+    """Chooses regions one by one, each time the one with the largest gain, which is disagreement times novelty.
 
     Novelty is d / (d + diversity · s), with d the distance of its features to the nearest region that is annotated or
-    was chosen before, and s the median distance of regions to their mean. Regions that overlap one of these are never
-    chosen.
+    already chosen, and s the median distance of regions to their mean. Regions that overlap an annotated or chosen one
+    are never chosen.
     """
     if not found:
         return []
@@ -106,7 +106,7 @@ def choose(
     wanted = np.array([one.disagreement for one in found])
     chosen: list[Proposal] = []
     while len(chosen) < count and free.any():
-        far = np.minimum(unlike, 1e9)  # before there is anything to be unlike
+        far = np.minimum(unlike, 1e9)  # the distance is infinite while nothing is annotated or chosen
         novelty = np.ones(len(found)) if diversity == 0 else far / (far + diversity * scale)
         best = int(np.where(free, wanted * novelty, -1).argmax())
         one = found[best]
@@ -117,7 +117,7 @@ def choose(
 
 
 def _views(predictor: Predictor, image: RgbImage, views: int) -> npt.NDArray[np.float32]:
-    """(V, C, h, w) probabilities of an image seen turned by quarters and, from the fifth view on, mirrored."""
+    """(V, C, h, w) probabilities of an image in views that are turned by quarters and, from the fifth on, mirrored."""
     seen: list[npt.NDArray[np.float32]] = []
     scenes = []
     for number in range(views):
@@ -142,6 +142,6 @@ def _overlaps(box: Box, others: Sequence[Box]) -> bool:
 
 
 def _entropy(probabilities: npt.NDArray[Any]) -> Floats:
-    """Bits of (C, …) probabilities over their first axis."""
+    """Entropy in bits of (C, …) probabilities over their first axis."""
     entropy: Floats = -(probabilities * np.log2(np.maximum(probabilities, 1e-9))).sum(axis=0, dtype=np.float64)
     return entropy

@@ -12,11 +12,11 @@ class QueueSettings(SettingsModel):
 
     Attributes:
         regions: number of regions to propose.
-        slides: number of slides that are looked at; of more, as many are drawn with ``seed``.
+        slides: number of slides that are ranked; if there are more, this many are drawn with ``seed``.
         side_px: side of a region, px of the slide.
-        views: flips and quarter turns of a slide whose predictions are compared.
-        diversity: how much less a region counts that looks like one that is annotated or proposed; 0 ignores it.
-        seed: seed of the draw of slides.
+        views: number of flips and quarter turns of a slide whose predictions are compared.
+        diversity: how much similarity to an annotated or proposed region lowers a region's rank; 0 ignores it.
+        seed: seed for drawing slides.
     """
 
     regions: int = Field(default=20, ge=1, le=1000)

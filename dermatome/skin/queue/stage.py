@@ -1,4 +1,4 @@
-"""The stage `annotation_queue`: slides of the data root to a table of regions to annotate, and a page with links."""
+"""The stage `annotation_queue`: from slides to a table of regions to annotate, and a page with links."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _THUMBNAIL_PX = 256
 
 
 def queue_slides(root: DataRoot, settings: QueueSettings) -> dict[str, str]:
-    """The slides that are looked at: data version of each by name."""
+    """The slides that are ranked: data version of each by name."""
     names = root.partitions("slide_images")
     if len(names) > settings.slides:
         names = sorted(np.random.default_rng(settings.seed).permutation(names)[: settings.slides].tolist())
@@ -51,7 +51,7 @@ def make_queue(
     Links lead to the web app at ``web_url``.
 
     Raises:
-        MissingInput, BadImage: a slide's image is not there or not the one that was verified.
+        MissingInput, BadImage: a slide's image is missing or not the one that was verified.
     """
     network = load_tissue(weights, compute.choose(), TissueSettings())
     found: list[Candidate] = []
@@ -94,7 +94,7 @@ def make_queue(
 
 
 def _table(proposals: list[Proposal], found: list[Candidate]) -> pd.DataFrame:
-    """A row for each proposed region, in the order to annotate them in."""
+    """A row for each proposed region, in the order in which to annotate them."""
     of_slide: dict[str, list[float]] = {}
     for one in found:
         of_slide.setdefault(one.slide, []).append(one.disagreement)

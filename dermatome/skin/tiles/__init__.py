@@ -1,1 +1,1 @@
-"""Training tiles: annotated slides cut by saved regions of interest."""
+"""Training tiles: annotated slides, cut by saved regions of interest (ROIs)."""

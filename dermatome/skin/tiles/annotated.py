@@ -1,12 +1,12 @@
-"""An annotated slide: one folder with an H&E image, its mask, and perhaps ROIs, a palette, and an IHC image.
+"""An annotated slide: a folder with an H&E image, its mask and, optionally, ROIs, a palette and an IHC image.
 
-The mask is an image or ``mask.geojson``. Without ROIs, all that is annotated is cut. `slide.json` may state more, each
-entry optional::
+The mask is an image or ``mask.geojson``. Without ROIs, everything annotated is cut. `slide.json` may state more; each
+entry is optional::
 
     {"patient": "P12", "licence": "CC BY 4.0", "slide": "P12_a", "mpp": 0.5, "elsewhere": "background"}
 
 Slides of one patient are never on both sides of a training's split, nor are annotations of one ``slide``. ``elsewhere``
-is the class of what no outline in ``mask.geojson`` covers; otherwise nothing is learnt there.
+is the class of pixels outside of all outlines in ``mask.geojson``; by default they are ignored in training.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _MASK_FILES = ("mask.ome.tif", "mask.geojson")
 SLIDE_FILE = "slide.json"
 _MARGIN_PX = 128
 LARGEST_TILE_PX = 2048
-"""Without ROIs, what is annotated is cut into tiles of at most this side."""
+"""Side limit of the tiles, px, into which annotations without ROIs are cut."""
 
 
 def _class_named(label: object) -> int:
     number = Palette().class_named(str(label))
     if number is None:
-        raise ValueError(f"it is one of {', '.join(TISSUE_LABELS)}")
+        raise ValueError(f"use one of {', '.join(TISSUE_LABELS)}")
     return number
 
 
 class About(BaseModel):
-    """What `slide.json` states; empty or None where it does not."""
+    """The facts in `slide.json`; empty or None if not stated."""
 
     model_config = ConfigDict(strict=True)
 
@@ -63,8 +63,8 @@ def annotation_version(folder: Path) -> str:
     """A hash over the files of an annotated slide.
 
     Raises:
-        MissingInput: a file that is needed is not there.
-        BadAnnotation: there are two of one kind.
+        MissingInput: a required file is missing.
+        BadAnnotation: there are two files of one kind.
     """
     text = "".join(f"{path.name} {sha256_file(path)}\n" for path in sorted(_files(folder).values()))
     return sha256_bytes(text.encode())[:32]
@@ -75,7 +75,7 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
 
     Raises:
         MissingInput: a file is missing.
-        BadAnnotation: files do not fit one another; see `dermatome.skin.tiles.crops.cut_tiles`.
+        BadAnnotation: the files do not fit each other; see `dermatome.skin.tiles.crops.cut_tiles`.
         BadImage: an image cannot be read.
     """
     files = _files(source)
@@ -108,7 +108,7 @@ def make_tiles(source: Path, folder: Path) -> StageResult:
 
 
 def read_annotated_mask(source: Path, size: Size) -> ClassMap:
-    """The mask of an annotated slide, of the size of its image.
+    """Reads the mask of an annotated slide, which must have the size of its image.
 
     Raises:
         MissingInput: there is no mask.
@@ -126,7 +126,7 @@ def _about(files: Mapping[str, Path]) -> About:
 
 
 def _all_known(mask: ClassMap) -> list[Roi]:
-    """Tiles that cover all pixels with a class, and a margin around them that a network sees them in."""
+    """Tiles that cover all pixels with a class, and a margin around them as context for the network."""
     box = Box.around(mask != IGNORED)
     blocks = box.expanded(_MARGIN_PX, Size(*mask.shape)).blocks(LARGEST_TILE_PX) if box else ()
     return [Roi(f"{part.top_px}-{part.left_px}", part) for part in blocks]
@@ -153,5 +153,5 @@ def _files(folder: Path) -> dict[str, Path]:
 def _one(folder: Path, names: list[str]) -> Path | None:
     there = [folder / name for name in names if (folder / name).is_file()]
     if len(there) > 1:
-        raise BadAnnotation(f"{folder} has both {there[0].name} and {there[1].name}: leave one.")
+        raise BadAnnotation(f"{folder} has both {there[0].name} and {there[1].name}: keep one of them.")
     return there[0] if there else None

@@ -1,7 +1,8 @@
-"""Corrections of tissue masks: a region of a slide whose classes a person checked, saved as an annotated slide.
+"""Corrections of tissue masks: regions of slides whose classes a person checked, saved as annotated slides.
 
-The folder ``annotations/<slide>_<left>-<top>-<width>x<height>/`` holds ``he.png``, the region's pixels; ``mask.png``,
-numbers of classes, 255 where nobody checked; and ``slide.json`` with slide, patient, licence, mpp, author and date.
+The folder ``annotations/<slide>_<left>-<top>-<width>x<height>/`` contains ``he.png``, the region's pixels;
+``mask.png``, class numbers, with 255 for unchecked pixels; and ``slide.json`` with slide, patient, licence, mpp, author
+and date.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ _AUTHOR_CHARACTERS = 80
 
 
 class Conflict(BadAnnotation):
-    """Somebody else saved the region since it was opened."""
+    """Somebody else has saved the region since it was opened."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What is known of a saved correction.
+    """Facts about a saved correction.
 
     Attributes:
-        name: of its folder in ``annotations/``.
-        slide: the slide that it is of.
-        left_px: of the region on the slide; likewise ``top_px``, ``width_px``, ``height_px``.
-        author: who saved it, as the person stated.
-        saved: when, in UTC as ISO 8601.
-        confirmed: whether the author stated that all of the region is right.
+        name: name of its folder in ``annotations/``.
+        slide: the slide that it belongs to.
+        left_px: left edge of the region on the slide, px; similarly ``top_px``, ``width_px``, ``height_px``.
+        author: name that the author entered.
+        saved: time of saving, UTC in ISO 8601.
+        confirmed: whether the author stated that all of the region is correct.
     """
 
     name: str
@@ -70,13 +71,13 @@ class Saved:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A region of a slide as it is opened to be corrected.
+    """A region of a slide that is opened for correction.
 
     Attributes:
         predicted: (H, W) uint8 classes of the tissue mask; :data:`IGNORED` if the slide has none.
-        labels: (H, W) uint8 classes: those that somebody checked, elsewhere the prediction.
-        known: (H, W) bool, what somebody checked.
-        version: of the saved correction, for :func:`save_correction`; empty if there is none.
+        labels: (H, W) uint8 classes: checked ones where there are any, elsewhere the prediction.
+        known: (H, W) bool, pixels that were checked.
+        version: version of the saved correction, for :func:`save_correction`; empty if there is none.
         earlier: the saved correction, if there is one.
     """
 
@@ -88,7 +89,7 @@ class Region:
 
 
 def region_box(size: Size, left_px: int, top_px: int, width_px: int, height_px: int) -> Box:
-    """The region of a slide that a person asks for, moved and cut to lie on it.
+    """The requested region of a slide, moved and cut so that it lies on the slide.
 
     Raises:
         BadAnnotation: it is too small or too large.
@@ -111,7 +112,7 @@ def saved_corrections(root: DataRoot, slide: str) -> list[Saved]:
 
 
 def open_region(root: DataRoot, slide: Slide, box: Box) -> Region:
-    """Reads the prediction of a region, and the correction that was saved of it.
+    """Reads the prediction of a region, and its saved correction if there is one.
 
     Raises:
         BadAnnotation, BadImage: the saved correction was changed by hand and cannot be read.
@@ -128,7 +129,7 @@ def open_region(root: DataRoot, slide: Slide, box: Box) -> Region:
         corrected = decode_mask(data, None, str(folder / _MASK_FILE))
         if corrected.shape != shape:
             raise BadAnnotation(
-                f"{folder / _MASK_FILE} has not the size of its region: delete the folder, or correct it."
+                f"{folder / _MASK_FILE} does not have the size of its region: delete the folder, or correct it."
             )
         known = (corrected != IGNORED) | bool(earlier and earlier.confirmed)
         labels[known] = corrected[known]
@@ -140,12 +141,12 @@ def save_correction(
 ) -> tuple[Saved, str]:
     """Saves a region's classes as an annotated slide; returns the saved correction and its new version.
 
-    In ``mask`` (H, W), :data:`IGNORED` is what nobody checked. ``version`` is that of the region as it was opened. If
-    the author has ``confirmed`` that all was checked, what is ignored is not clear even to a person.
+    In ``mask`` (H, W) uint8, :data:`IGNORED` marks unchecked pixels. ``version`` is that of the opened region. If the
+    author has ``confirmed`` that everything was checked, ignored pixels are those that even a person cannot classify.
 
     Raises:
-        BadAnnotation: there is no author, the mask has a number that is no class or another size, or nothing in it is
-            known.
+        BadAnnotation: there is no author, the mask has another size or a number that is not a class, or all of it is
+            ignored.
         Conflict: somebody else saved the region since it was opened; nothing is saved.
         StorageFailed: the disk is full or the folder is not writable.
     """
@@ -157,7 +158,7 @@ def save_correction(
         or not ((mask < len(TISSUE_LABELS)) | (mask == IGNORED)).all()
     ):
         raise BadAnnotation(
-            "The mask does not fit the region, or has a number that is no class: open the region again."
+            "The mask does not fit the region, or contains a number that is not a class: open the region again."
         )
     if not (mask != IGNORED).any():
         raise BadAnnotation("Nothing is annotated yet: paint something, or confirm that all of the region is right.")
@@ -170,7 +171,7 @@ def save_correction(
             other = _saved(folder)
             who = f"by {other.author} at {other.saved}" if other else "by somebody else"
             raise Conflict(
-                f"This region was saved {who} since you opened it, and yours is not saved, as it would erase that: "
+                f"This region was saved {who} since you opened it, so yours is not saved, as it would erase that: "
                 "download your mask, open the region again, and correct what is missing."
             )
         patient, licence = _origin(root, slide.name)
@@ -187,7 +188,7 @@ def save_correction(
 
 
 def encode_runs(values: npt.NDArray[Any]) -> list[int]:
-    """An array of whole numbers in reading order as runs: a value, its number of pixels, the next value, …"""
+    """Run-length encodes an integer array in reading order: value, number of pixels, next value, …"""
     flat = values.ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=int(flat[0]) + 1))
     runs = np.column_stack([flat[starts].astype(np.int64), np.diff(starts, append=flat.size)])
@@ -195,10 +196,10 @@ def encode_runs(values: npt.NDArray[Any]) -> list[int]:
 
 
 def decode_runs(runs: Sequence[Any], size: Size) -> ClassMap:
-    """(H, W) uint8 of :func:`encode_runs`.
+    """Decodes the result of :func:`encode_runs` to (H, W) uint8.
 
     Raises:
-        BadAnnotation: the runs are not whole numbers from 0, or do not fill ``size`` exactly.
+        BadAnnotation: the runs are not integers from 0, or do not fill ``size`` exactly.
     """
     whole = not len(runs) % 2 and all(type(number) is int and 0 <= number < 2**31 for number in runs)
     values, lengths = np.array(runs if whole else [], np.int64).reshape(-1, 2).T
@@ -222,7 +223,7 @@ def _mask_of(folder: Path) -> bytes:
 
 
 def _saved(folder: Path) -> Saved | None:
-    """What `slide.json` of a correction states; None of an annotated slide that is none."""
+    """The facts in `slide.json` of a correction; None for other annotated slides."""
     try:
         stated = json.loads((folder / SLIDE_FILE).read_bytes())
         return Saved(**{name: stated[name] for name in Saved.__dataclass_fields__} | {"name": folder.name})

@@ -1,4 +1,4 @@
-"""Training tiles: cut out of annotated slides by saved regions of interest, and read back for training."""
+"""Training tiles: cut from annotated slides by saved ROIs, and read for training."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ PALETTE_FILE = "palette.json"
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedImage:
-    """An image and its annotation on disk, read when they are asked for.
+    """An image and its annotation on disk, read on demand.
 
     Attributes:
-        name: of the sample.
-        image_path: RGB image.
-        mask_path: its annotation.
-        slide: the slide it is of; empty where that is not known.
-        patient: likewise.
-        licence: likewise.
-        mpp: microns per pixel; ``None`` where that is not stated, and the settings of the training count.
+        name: name of the sample.
+        image_path: path of the RGB image.
+        mask_path: path of its annotation.
+        slide: the slide that it is part of; empty if unknown.
+        patient: the patient; empty if unknown.
+        licence: the licence; empty if unknown.
+        mpp: microns per pixel; None if not stated, so that the training's settings are used.
     """
 
     name: str
@@ -56,7 +56,7 @@ class AnnotatedImage:
 
     @property
     def group(self) -> str:
-        """What is never on both sides of a split: the patient, else the slide, else the place."""
+        """The patient, else the slide, else the place; a group is never on both sides of a split."""
         return self.patient or self.slide or self.place
 
     def manifest_row(self, side: Side, rgb: RgbImage, pixels: npt.NDArray[np.int64], **rest: str) -> ManifestRow:
@@ -65,7 +65,7 @@ class AnnotatedImage:
         return manifest_row(self, side, rgb, image, mask, pixels.tolist(), licence=self.licence, **rest)
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
-        """(C,) pixels of each class; raises as reading does."""
+        """(C,) number of pixels of each class; raises the errors of reading."""
         raise NotImplementedError
 
 
@@ -73,7 +73,7 @@ A = TypeVar("A", bound=AnnotatedImage)
 
 
 def samples_sha256(samples: Iterable[A], stated: Callable[[A], list[Any]]) -> str:
-    """One sha256 over names, files and what else is stated of samples, whatever their order."""
+    """One sha256 over names, files and further facts of samples, independent of their order."""
     total = hashlib.sha256()
     for sample in sorted(samples, key=lambda sample: (sample.name, str(sample.image_path))):
         files = [sha256_file(path) for path in (sample.image_path, sample.mask_path)]
@@ -83,25 +83,25 @@ def samples_sha256(samples: Iterable[A], stated: Callable[[A], list[Any]]) -> st
 
 @dataclass(frozen=True, kw_only=True)
 class TilePair(AnnotatedImage):
-    """A training tile; ``palette`` is what stands for each class in its mask, ``None`` for numbers of classes."""
+    """A training tile; ``palette`` is that of its mask, None if the mask contains class numbers."""
 
     palette: Palette | None = None
 
     @property
     def place(self) -> str:
-        """The name of its mask: the two stains of one place have the same."""
+        """The name of its mask, which the two stains of one place share."""
         return self.mask_path.stem
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
-        """(C,) pixels of each class; raises as :meth:`read` does."""
+        """(C,) number of pixels of each class; raises the errors of :meth:`read`."""
         return pixels_of_classes(self.read()[1])
 
     def read(self) -> tuple[RgbImage, ClassMap]:
-        """(H, W, 3) uint8 RGB and (H, W) uint8 classes, :data:`IGNORED` where nobody knows.
+        """(H, W, 3) uint8 RGB and (H, W) uint8 classes, :data:`IGNORED` for pixels of unknown class.
 
         Raises:
-            BadImage: a file is damaged or no image.
-            BadAnnotation: image and mask differ in size, or the mask has a colour that the palette does not know.
+            BadImage: a file is damaged or not an image.
+            BadAnnotation: image and mask differ in size, or the mask has a colour that the palette lacks.
         """
         image, _ = decode_rgb(self.image_path.read_bytes(), str(self.image_path))
         mask = decode_mask(self.mask_path.read_bytes(), self.palette, str(self.mask_path))
@@ -110,7 +110,7 @@ class TilePair(AnnotatedImage):
 
 
 def pixels_of_classes(mask: ClassMap) -> npt.NDArray[np.int64]:
-    """(C,) pixels of each class; ignored ones do not count."""
+    """(C,) number of pixels of each class, without ignored ones."""
     return np.bincount(mask.ravel(), minlength=len(TISSUE_LABELS))[: len(TISSUE_LABELS)].astype(np.int64)
 
 
@@ -127,21 +127,21 @@ def cut_tiles(
     licence: str = "",
     mpp: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Cuts each ROI from a slide, its mask and, where given, its IHC image, into ``folder``.
+    """Cuts each ROI from a slide, its mask and, if given, its IHC image, into ``folder``.
 
-    Everything is checked before anything is written. Files are PNG in ``images/``, ``masks/`` (numbers of classes) and
-    ``ihc/``, beside the manifest ``tiles.json``; :func:`load_tiles` reads them back. A part of an ROI in which
-    everything is ignored is left out.
+    Everything is checked before anything is written. Files are PNG in ``images/``, ``masks/`` (class numbers) and
+    ``ihc/``, beside the manifest ``tiles.json``; :func:`load_tiles` reads them. A part of an ROI whose pixels are all
+    ignored is left out.
 
     Tiles are named after the annotation (``name``). ``ihc`` is registered to ``image``; ``slide`` is the one that the
-    image shows a part of, empty if it is all of it; of an unknown patient, licence or scale nothing is recorded.
+    image is a part of, empty if it is the whole slide. An unknown patient, licence or scale is not recorded.
 
     Returns:
         The rows of the manifest.
 
     Raises:
-        BadAnnotation: sizes differ, an ROI is not inside the image or too small to divide, or nothing in them is known.
-        StorageFailed: a name is not usable, or the disk is full or not writable.
+        BadAnnotation: sizes differ, an ROI is not inside the image or too small to divide, or all of them are ignored.
+        StorageFailed: a name is not valid, or the disk is full or not writable.
     """
     size = Size(*image.shape[:2])
     _check_same_size(image, mask, f"The image {name}", "its mask")
@@ -177,15 +177,15 @@ def cut_tiles(
 def load_tiles(*folders: Path, palette: PaletteName | None = None) -> list[TilePair]:
     """The training tiles in folders with ``images/`` and ``masks/`` (same stems), by name.
 
-    Masks hold numbers of classes, or what ``palette.json`` beside the folders lists. A matching image in ``ihc/`` shows
-    the same tissue, so with the same mask it is a tile too, named ``<stem>+ihc``: a network that saw both stains finds
-    epidermis in both.
+    Masks contain class numbers, or what ``palette.json`` beside the folders lists. A matching image in ``ihc/`` shows
+    the same tissue, so it is also a tile, with the same mask and the name ``<stem>+ihc``: a network trained on both
+    stains finds epidermis in both.
 
-    ``Images/`` and ``Masks/`` are read too, as public data sets name them. ``palette`` is the shipped one of folders
+    ``Images/`` and ``Masks/`` are read too, as in public data sets. ``palette`` is the shipped palette for folders
     without ``palette.json``.
 
     Raises:
-        MissingInput: a folder, or a mask or image of a pair is missing, or there are no tiles at all.
+        MissingInput: a folder, or the mask or image of a pair is missing, or there are no tiles at all.
         BadAnnotation: the palette is wrong, or two files have one stem.
     """
     pairs: list[TilePair] = []
@@ -217,7 +217,7 @@ def load_tiles(*folders: Path, palette: PaletteName | None = None) -> list[TileP
 
 
 def palette_in(folder: Path) -> Palette | None:
-    """The palette of the masks in a folder; ``None`` if there is no ``palette.json``.
+    """The palette of the masks in a folder; None if there is no ``palette.json``.
 
     Raises:
         BadAnnotation: the palette is wrong.
@@ -227,7 +227,7 @@ def palette_in(folder: Path) -> Palette | None:
 
 
 def manifest_rows(tiles: Sequence[TilePair], side: Side) -> list[ManifestRow]:
-    """The manifest rows of tiles, by group and name; raises as :meth:`TilePair.read` does."""
+    """The manifest rows of tiles, by group and name; raises the errors of :meth:`TilePair.read`."""
     rows = []
     for tile in sorted(tiles, key=lambda tile: (tile.group, tile.name)):
         image, labels = tile.read()
@@ -238,7 +238,7 @@ def manifest_rows(tiles: Sequence[TilePair], side: Side) -> list[ManifestRow]:
 
 
 def tiles_sha256(tiles: Iterable[TilePair]) -> str:
-    """One sha256 over names, files, palettes and origins of ``tiles``, whatever their order."""
+    """One sha256 over names, files, palettes and origins of ``tiles``, independent of their order."""
 
     def stated(tile: TilePair) -> list[Any]:
         scale = [tile.mpp] if tile.mpp else []
@@ -248,7 +248,7 @@ def tiles_sha256(tiles: Iterable[TilePair]) -> str:
 
 
 def _spelt(folder: Path, name: str) -> Path:
-    """``name`` in ``folder``, or the same with a capital, if that is there."""
+    """``name`` in ``folder``, or the capitalised name if that exists."""
     return next((path for path in (folder / name, folder / name.title()) if path.is_dir()), folder / name)
 
 
@@ -260,13 +260,13 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         if path.stem in found:
-            raise BadAnnotation(f"{folder} has two files for the tile {path.stem!r}: leave one.")
+            raise BadAnnotation(f"{folder} has two files for the tile {path.stem!r}: keep one of them.")
         found[path.stem] = path
     return found
 
 
 def _origins(manifest: Path) -> dict[str, dict[str, Any]]:
-    """For each tile's name its slide, patient, licence and mpp, empty where the manifest does not know them."""
+    """Slide, patient, licence and mpp of each tile by name; empty if the manifest does not state them."""
     if not manifest.is_file():
         return {}
     try:

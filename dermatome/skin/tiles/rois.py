@@ -1,11 +1,11 @@
-"""Regions of interest: the saved rectangles of an annotated slide.
+"""Regions of interest (ROIs): the saved rectangles of an annotated slide.
 
 Our own ROI file is JSON, in pixels of the image::
 
     {"rois": [{"name": "r1", "top": 512, "left": 1024, "height": 1024, "width": 1024, "divide": 2}]}
 
-``divide`` n (optional, 1) cuts the ROI into n×n equal parts, squares where the ROI is one; ``name`` is optional.
-QuPath's GeoJSON with upright rectangles is read as well. No part may be smaller than :data:`MIN_TILE_PX` a side.
+``divide`` n (optional, default 1) cuts the ROI into n×n equal parts; ``name`` is optional. QuPath's GeoJSON with
+upright rectangles is read as well. Each side of a part must have at least :data:`MIN_TILE_PX`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dermatome.errors import BadAnnotation, MissingInput
 from dermatome.geometry import Box
 
 MIN_TILE_PX = 16
-"""Least side of a part of a divided ROI: smaller tiles show no structure of tissue."""
+"""Smallest side of a part of a divided ROI, px: smaller tiles show no tissue structure."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Roi:
 
 
 def read_rois(path: Path) -> list[Roi]:
-    """Reads our ROI file or QuPath's GeoJSON (see the head of this module).
+    """Reads our ROI file or QuPath's GeoJSON (see this module's docstring).
 
     Raises:
         MissingInput: there is no such file.
-        BadAnnotation: it is neither, an ROI is no upright rectangle, or two have one name.
+        BadAnnotation: it is neither, an ROI is not an upright rectangle, or two have the same name.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -56,7 +56,7 @@ def read_rois(path: Path) -> list[Roi]:
 
 
 def rois_of(content: Any, path: Path) -> list[Roi]:
-    """The ROIs of the parsed JSON of a ROI file; ``path`` is where it is from, for messages.
+    """The ROIs in the parsed JSON of a ROI file; ``path`` is used in error messages.
 
     Raises:
         BadAnnotation: see :func:`read_rois`.
@@ -81,7 +81,7 @@ def rois_of(content: Any, path: Path) -> list[Roi]:
 
 
 def rois_json(rois: Iterable[Roi]) -> bytes:
-    """Our own ROI file: what :func:`read_rois` reads back."""
+    """Our own ROI file, which :func:`read_rois` reads."""
     entries = []
     for roi in rois:
         place = {"top": roi.box.top_px, "left": roi.box.left_px}
@@ -113,7 +113,7 @@ def _qupath_roi(feature: Any, index: int, path: Path) -> Roi:
         geometry = feature["geometry"]
         ring = [(float(x), float(y)) for x, y in geometry["coordinates"][0]]
         columns, rows = sorted({x for x, _ in ring}), sorted({y for _, y in ring})
-        # Counted first: the corners of a freehand outline would be the product of its rows and columns.
+        # Counted before combining: a freehand outline would have the product of its rows and columns as corners.
         upright = len(columns) == len(rows) == 2 and set(ring) == {(x, y) for x in columns for y in rows}
         if geometry["type"] != "Polygon" or not upright or not all(map(math.isfinite, (*columns, *rows))):
             raise ValueError("not an upright rectangle")

@@ -1,9 +1,9 @@
 """Synthetic skin tiles, varied enough that a network trained on them alone can start on real slides.
 
-:mod:`dermatome.synthetic.skin` draws tidy cores whose cells and layers are known. This module draws what a tissue
-network has to be ready for, with a class for each pixel and nothing else: any stain, thin to thick epidermis, ridges,
+:mod:`dermatome.synthetic.skin` draws regular cores whose cells and layers are known. This module draws what a tissue
+network must be prepared for, with a class for each pixel and nothing else: any stain, thin to thick epidermis, ridges,
 tangential cuts, cultured epidermis, follicles, glands, vessels, fat, crusts, tears, folds, dirt, blur and JPEG. Every
-number is drawn from wide ranges (domain randomisation, Tobin et al., 2017), so that real slides lie within them.
+number is drawn from a wide range (domain randomisation, Tobin et al., 2017), so that real slides lie within it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dermatome.skin.tiles.crops import MANIFEST
 from dermatome.storage.files import write_atomic
 
 _FINER = 2
-"""Tiles are drawn this much finer than they are returned, so that edges and nuclei are not jagged."""
+"""Factor by which tiles are drawn finer than they are returned, so that edges and nuclei are not jagged."""
 _BACKGROUND, _DERMIS, _EPIDERMIS, _KERATIN = (int(tissue) for tissue in TissueClass)
 
 
@@ -31,10 +31,10 @@ def varied_tile(seed: int, size_px: int = 256, mpp: float = 1.0) -> tuple[RgbIma
     """Draws one tile.
 
     Args:
-        seed: decides everything.
+        seed: seed for every random choice.
         size_px: height and width, px.
-        mpp: microns per pixel; what is in the tile is drawn up to 1.5 times larger or smaller than in real skin,
-            because the scale of a real slide may be declared wrongly.
+        mpp: microns per pixel; the content is drawn up to 1.5 times larger or smaller than in real skin, because the
+            scale of a real slide may be declared wrongly.
 
     Returns:
         (size, size, 3) uint8 RGB and (size, size) uint8 of :class:`TissueClass`.
@@ -42,7 +42,7 @@ def varied_tile(seed: int, size_px: int = 256, mpp: float = 1.0) -> tuple[RgbIma
     rng = np.random.default_rng([seed, 20])
     canvas = _Canvas.blank(rng, size_px * _FINER, mpp / _FINER * _spread(rng, 1 / 1.5, 1.5))
     _lay_tissue(canvas)
-    if rng.random() < 0.15:  # a second piece, turned by itself
+    if rng.random() < 0.15:  # a second piece with its own orientation
         other = _Canvas.blank(rng, size_px * _FINER, canvas.mpp)
         _lay_tissue(other)
         free = _distance(canvas.mask == _BACKGROUND) > 8 / canvas.mpp
@@ -59,13 +59,13 @@ def varied_tile(seed: int, size_px: int = 256, mpp: float = 1.0) -> tuple[RgbIma
 
 @dataclass(frozen=True)
 class VariedTile:
-    """A tile that is drawn when it is read; arguments as those of :func:`varied_tile`."""
+    """A tile that is drawn when it is read; for the arguments see :func:`varied_tile`."""
 
     seed: int
     mpp: float
 
     def read(self) -> tuple[RgbImage, ClassMap]:
-        """Image and mask."""
+        """Draws image and mask."""
         return varied_tile(self.seed, mpp=self.mpp)
 
 
@@ -75,7 +75,7 @@ def varied_tiles(count: int, mpp: float, seed: int = 0) -> list[VariedTile]:
 
 
 def write_varied_tiles(folder: Path, count: int, mpp: float, seed: int = 0) -> Path:
-    """Writes tiles as training reads them (:func:`dermatome.skin.tiles.crops.load_tiles`); two folders never share one.
+    """Writes tiles in the training's format (:func:`dermatome.skin.tiles.crops.load_tiles`); no two folders share one.
 
     Returns:
         ``folder``.
@@ -95,13 +95,13 @@ def write_varied_tiles(folder: Path, count: int, mpp: float, seed: int = 0) -> P
 
 @dataclass
 class _Canvas:
-    """A tile in the making; arrays share height and width, lengths are in µm.
+    """A tile during drawing; arrays share height and width, lengths are in µm.
 
     Attributes:
-        depth: below the surface of the living epidermis.
-        height: in the keratin, from 0 at the epidermis to 1 at its top.
-        along: place along the surface.
-        special: 0, or what lies there besides the class: see the constants.
+        depth: depth below the surface of the living epidermis.
+        height: height in the keratin, from 0 at the epidermis to 1 at its top.
+        along: position along the surface.
+        special: 0, or a special structure besides the class: see the constants.
         dermal_cells: x and y, px, and angle, degrees, of nuclei in the walls of tubes.
     """
 
@@ -142,7 +142,7 @@ _FAT, _MEMBRANE, _VESSEL, _GLAND, _CRUST, _GAP = 1, 2, 3, 4, 5, 6
 
 
 def _spread(rng: np.random.Generator, low: float, high: float) -> float:
-    """A number whose logarithm is uniform."""
+    """A random number whose logarithm is uniformly distributed."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
@@ -151,7 +151,7 @@ def _distance(inside: BoolMap) -> Floats:
 
 
 def _lay_tissue(c: _Canvas) -> None:
-    """Sets class, depth, height and place: a cut through skin at any angle, a tangential cut, a cultured sheet."""
+    """Sets class, depth, height and position: a cut through skin at any angle, a tangential cut, a cultured sheet."""
     rng = c.rng
     angle = rng.uniform(0, 2 * np.pi)
     side = c.field_um
@@ -165,7 +165,7 @@ def _lay_tissue(c: _Canvas) -> None:
     horn = _spread(rng, 6, 110) * (rng.random() > 0.12)
     # 0 skin, 1 deep dermis, 2 tangential cut, 3 cultured sheet, 4 hardly anything.
     kind = rng.choice(5, p=[0.67, 0.12, 0.08, 0.11, 0.02])
-    # The surface lies anywhere in the tile; deep in the dermis it is out of sight.
+    # The surface may lie anywhere in the tile; deep in the dermis it lies outside.
     shift = {1: rng.uniform(thickness + ridge_um, 900)}.get(kind, rng.uniform(-0.4, 0.5) * side)
     down = down + np.float32(shift)
     wave = 0.5 + 0.5 * np.sin(2 * np.pi * (along / period) + 1.6 * c.noise(period * 0.8, along, down * 0.1))
@@ -246,13 +246,13 @@ def _add_adnexa(c: _Canvas) -> None:
 
 
 def _tear(c: _Canvas) -> None:
-    """Tears and a cleft below the epidermis: background where tissue parted."""
+    """Draws tears and a cleft below the epidermis: background where tissue separated."""
     rng = c.rng
     if rng.random() < 0.25:
         line = np.abs(c.noise(_spread(rng, 40, 140)))
         torn = ((line < rng.uniform(0.03, 0.2)) & (c.noise(80) > 0.3) & (c.mask > 0)).astype(np.uint8)
         wide = max(3, round(14 / c.mpp))
-        c.special[torn > 0] = _GAP  # what is narrow keeps its class, as an annotator draws it
+        c.special[torn > 0] = _GAP  # narrow tears keep their class, as annotators draw them
         c.mask[cv2.morphologyEx(torn, cv2.MORPH_OPEN, np.ones((wide, wide), np.uint8)) > 0] = _BACKGROUND
     if rng.random() < 0.08:
         near = _distance(c.mask != _EPIDERMIS) * c.mpp
@@ -394,7 +394,7 @@ def _stain(c: _Canvas, s: _Stain) -> Floats:
 
 
 def _stained_cells(c: _Canvas, s: _Stain, points: npt.NDArray[np.intp], basal_um: Floats) -> Floats:
-    """DAB of each epidermal cell (N + 1,) by pattern."""
+    """DAB of each epidermal cell, (N + 1,) float32, by pattern."""
     rng = c.rng
     depth = c.depth[points[:, 0], points[:, 1]]
     chosen = {
@@ -461,7 +461,7 @@ def _lamellae(c: _Canvas) -> Floats:
 
 
 def _points(c: _Canvas, where: BoolMap, spacing_um: float) -> npt.NDArray[np.intp]:
-    """(N, 2) rows and columns on a jittered hexagonal grid, those in ``where``."""
+    """(N, 2) rows and columns of a jittered hexagonal grid, restricted to ``where``."""
     side, step = where.shape[0], spacing_um / c.mpp
     rows, columns = np.mgrid[0 : side / step * 1.15 + 1, 0 : side / step + 1].astype(np.float64)
     columns = columns + 0.5 * (rows % 2)
@@ -473,7 +473,7 @@ def _points(c: _Canvas, where: BoolMap, spacing_um: float) -> npt.NDArray[np.int
 
 
 def _territory(c: _Canvas, points: npt.NDArray[np.intp]) -> tuple[Instances, Floats]:
-    """For each pixel the number of the nearest point, from 1, and how near it is to the border of two (0 to 1)."""
+    """For each pixel the number of the nearest point, from 1, and its closeness to the border of two (0 to 1)."""
     territory, edges = territories(points, c.mask.shape[0])
     if not len(points):
         return territory, edges

@@ -1,1 +1,1 @@
-"""Tissue of a slide: the asset `epidermis_masks` and the network behind it."""
+"""Tissue of a slide: the asset `epidermis_masks`, and the network for it."""

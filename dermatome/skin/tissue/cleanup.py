@@ -1,7 +1,7 @@
-"""Cleaning tissue labels: specks and holes go to what surrounds them; nothing that can be tissue is lost.
+"""Cleans tissue labels: specks and holes take the class around them; what may be true tissue is kept.
 
-Only small pieces are changed, so an image of any size is cleaned in blocks: a block is seen with a margin as wide as
-the largest piece that counts as small can be long, so that what is decided is what the whole image would decide.
+Only small pieces are changed, so an image of any size is cleaned in blocks: a block has a margin as wide as the largest
+small piece can be long, so every decision is the same as for the whole image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dermatome.skin.tissue.settings import CleanupSettings
 
 
 def clean_labels(labels: ClassMap, mpp: float, settings: CleanupSettings | None = None) -> None:
-    """Cleans ``labels`` in place."""
+    """Cleans ``labels``, (H, W) uint8, in place."""
     settings = settings or CleanupSettings()
     _fill_keratin_gaps(labels, settings.max_keratin_gap_um2 / mpp**2)
     for tissue, area_um2 in settings.min_areas_um2.items():
@@ -28,9 +28,9 @@ _BLOCK_PX = 2048
 
 
 def _blocks(labels: ClassMap, max_px: float) -> Iterator[tuple[ClassMap, Box, tuple[bool, bool, bool, bool]]]:
-    """Parts of the image, each with its own place in it, and which of its edges (top, left, …) are the image's.
+    """Parts of the image, each with the box of its core in it, and which of its edges (top, left, …) are the image's.
 
-    A piece of up to ``max_px`` that touches a block's own place lies whole within the part, or is cut by the image.
+    A piece of up to ``max_px`` that touches the core lies completely within the part, or is cut by the image's edge.
     """
     size, margin = Size(*labels.shape), int(max_px) + 2
     for own in Box.whole(size).blocks(_BLOCK_PX):
@@ -42,7 +42,7 @@ def _blocks(labels: ClassMap, max_px: float) -> Iterator[tuple[ClassMap, Box, tu
 def _pieces(
     part: ClassMap, own: Box, tissue: TissueClass
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], list[int]]:
-    """Connected pieces of a class in a part, their statistics, and the numbers of those that touch its own place."""
+    """Connected pieces of a class in a part, their statistics, and the numbers of those that touch the core."""
     import cv2
 
     count, pieces, stats, _ = cv2.connectedComponentsWithStats((part == tissue).view(np.uint8), connectivity=8)
@@ -54,7 +54,7 @@ def _pieces(
 
 
 def _fill_keratin_gaps(labels: ClassMap, max_px: float) -> None:
-    """Turns background of up to ``max_px`` into keratin, in place, where keratin makes up most of its border."""
+    """Turns background pieces of up to ``max_px`` into keratin, in place, if most of their border is keratin."""
     import cv2
 
     for part, own, _ in _blocks(labels, max_px):
@@ -73,7 +73,7 @@ _MOST = 0.7
 def _surroundings(
     mask: ClassMap, pieces: npt.NDArray[np.int32], stats: npt.NDArray[np.int32], piece: int
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_], ClassMap]:
-    """A box around a piece, the piece's pixels in it, and the classes of the pixels that touch the piece."""
+    """A box around a piece, (h, w) bool of its pixels in the box, and the classes of the pixels that touch it."""
     import cv2
 
     left, top, width, height = (int(v) for v in stats[piece, :4])
@@ -84,9 +84,9 @@ def _surroundings(
 
 
 def _absorb_small(labels: ClassMap, tissue: TissueClass, min_px: float, border_share: float) -> None:
-    """Gives pieces of ``tissue`` below ``min_px`` the class of most of their border, in place.
+    """Gives pieces of ``tissue`` smaller than ``min_px`` the class of most of their border, in place.
 
-    No piece touches another of its class, so their order does not matter.
+    Pieces of one class never touch each other, so their order does not matter.
     """
     import cv2
 
@@ -101,7 +101,7 @@ def _absorb_small(labels: ClassMap, tissue: TissueClass, min_px: float, border_s
             cut = (at_top and top == 0) or (at_left and left == 0)
             cut |= (at_bottom and top + h == height) or (at_right and left + w == width)
             around, itself, ring = _surroundings(part, pieces, stats, piece)
-            # A piece that the image cuts, or of epidermis with keratin (or the other way round), may be a true one.
+            # A piece cut by the image's edge, or one of epidermis at keratin (or vice versa), may be true tissue.
             mixed = tissue in _PARTNERS and bool((ring == _PARTNERS[tissue]).any())
             if ring.size and not ((cut or mixed) and area >= border_share * min_px):
                 part[around][itself] = np.bincount(ring, minlength=len(TissueClass)).argmax()

@@ -1,4 +1,4 @@
-"""Evaluation of a tissue network on annotated tiles: confusion, calibration, borders, and each tile's own scores."""
+"""Evaluates a tissue network on annotated tiles: confusion, calibration, borders, and scores of each tile."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 
 Rows = npt.NDArray[np.float32]
 ProbabilityRows = Callable[[TilePair, Callable[[int, Rows], None]], None]
-"""Calls back with (C, rows, W) probabilities of a tile at its full resolution, from the top, and their first row."""
+"""Calls a sink with the first row and (C, rows, W) probabilities of a tile at its full resolution, from the top."""
 
 CALIBRATION_BINS = 15
 BOUNDARY_UM = 8.0
-"""Borders count as found within this distance: four pixels of the network's default resolution."""
+"""Distance within which borders count as found, µm: four pixels of the network's default resolution."""
 MOST_IOU_LOST = 0.003
-"""Of a class, by a network as int8."""
+"""Largest allowed loss of a class's IoU by a network in int8."""
 _PICTURE_PX = 320
 
 
 @dataclass(frozen=True)
 class TileResult:
-    """One tile's scores, and its masks reduced for a figure.
+    """Scores of one tile, and its masks reduced for a figure.
 
     Attributes:
         tile: the tile.
-        mean_iou: over the classes in ground truth or prediction.
-        accuracy: share of pixels that are correct.
+        mean_iou: mean IoU over the classes in ground truth or prediction.
+        accuracy: share of correct pixels.
         confidence: mean probability of the predicted class.
-        iou: by class, in their order; ``None`` if neither ground truth nor prediction has the class.
-        truth: (h, w) uint8 ground truth, at most 320 px a side; :data:`IGNORED` where nobody knows.
-        predicted: (h, w) uint8, likewise.
+        iou: IoU of each class, in order; None if neither ground truth nor prediction has the class.
+        truth: (h, w) uint8 ground truth, at most 320 px per side; :data:`IGNORED` for unknown pixels.
+        predicted: (h, w) uint8 prediction, of the same size.
     """
 
     tile: TilePair
@@ -64,10 +64,10 @@ class TileResult:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Pixels by the probability of their predicted class: of those at 0.8, four in five should be correct.
+    """Pixels by the probability of their predicted class: at 0.8, four in five pixels should be correct.
 
     Attributes:
-        pixels: (B,) int64 pixels in bins of equal width from 0 to 1.
+        pixels: (B,) int64 number of pixels in bins of equal width from 0 to 1.
         confidence: (B,) float64 sum of the predicted classes' probabilities.
         right: (B,) int64 number of correct pixels.
     """
@@ -89,10 +89,10 @@ class Evaluation:
 
     Attributes:
         confusion: (C, C) int64, ground truth in rows, at the tiles' full resolution.
-        calibration: of all pixels.
-        boundary_f1: by class: share of border pixels within 8 µm of one in the other mask, both ways (the boundary F1
-            of Csurka et al., 2013, over all tiles together); ``None`` where a class has no border.
-        tiles: each tile's own.
+        calibration: calibration over all pixels.
+        boundary_f1: by class: share of border pixels within 8 µm of one in the other mask, in both directions (the
+            boundary F1 of Csurka et al., 2013, over all tiles together); None if a class has no border.
+        tiles: result of each tile.
     """
 
     confusion: Confusion
@@ -133,7 +133,7 @@ def runner_probabilities(
 ) -> ProbabilityRows:
     """Runs a prepared network on complete training tiles as on slides: overlapping tiles, blended and enlarged.
 
-    ``mpp`` counts for tiles that state none; ``tile_px``, a multiple of 32, is the side of the network's input.
+    ``mpp`` is used for tiles that state none; ``tile_px``, a multiple of 32, is the side of the network's input.
     """
     predictor = Predictor(runner, len(TISSUE_LABELS), tile_px=tile_px, overlap_px=tile_px // 4, batch=batch)
 
@@ -148,9 +148,9 @@ def runner_probabilities(
 
 
 def tissue_judge(card: TissueCard, hold_out: Sequence[Path], mpp: float) -> Judge:
-    """Checks that a network gives the same tissue as int8: nearly all pixels' classes, and each class' IoU.
+    """A judge that checks that a network gives the same tissue in int8: the classes of nearly all pixels, and IoUs.
 
-    The IoU is that on the tiles in folders ``hold_out``, if there are any; ``mpp`` counts for those that state none.
+    IoUs are measured on the tiles in the folders ``hold_out``, if there are any; ``mpp`` is used if they state none.
     """
 
     def judge(fp32: Runner, int8: Runner, tiles: Sequence[npt.NDArray[Any]]) -> list[Check]:
@@ -180,7 +180,7 @@ def _confusion(truth: ClassMap, predicted: ClassMap) -> Confusion:
 
 
 def _predicted(tile: TilePair, probabilities: ProbabilityRows) -> tuple[ClassMap, ClassMap, Rows]:
-    """(H, W) ground truth, most probable class, and its probability."""
+    """Ground truth, most probable class, and its probability, (H, W) each."""
     truth = tile.read()[1]
     predicted, sure = np.empty_like(truth), np.empty(truth.shape, dtype=np.float32)
 
@@ -193,9 +193,9 @@ def _predicted(tile: TilePair, probabilities: ProbabilityRows) -> tuple[ClassMap
 
 
 def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: float) -> Evaluation:
-    """Evaluates the most probable classes on ``tiles``, without the pixels that are ignored.
+    """Evaluates the most probable classes on ``tiles``, without ignored pixels.
 
-    ``mpp`` counts for tiles that state none.
+    ``mpp`` is used for tiles that state none.
 
     Raises:
         BadImage, BadAnnotation: a tile cannot be read, or its mask does not fit.
@@ -229,14 +229,14 @@ def evaluate(tiles: Sequence[TilePair], probabilities: ProbabilityRows, mpp: flo
 
 
 def _binned(sure: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """(3, B): pixels, sum of confidence, and correct pixels."""
+    """(3, B): number of pixels, sum of confidence, and number of correct pixels."""
     place = np.minimum((sure * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1).ravel()
     counts = [np.bincount(place, weights, CALIBRATION_BINS) for weights in (None, sure.ravel(), right.ravel())]
     return np.stack(counts).astype(np.float64)
 
 
 def _borders(truth: ClassMap, predicted: ClassMap, reach_px: float) -> npt.NDArray[np.int64]:
-    """(4, C): border pixels predicted, those near a true one, true ones, and those near a predicted one."""
+    """(4, C) border pixels: predicted, predicted near a true one, true, and true near a predicted one."""
     import cv2
 
     def near(border: ClassMap, other: ClassMap) -> tuple[int, int]:
@@ -254,7 +254,7 @@ def _borders(truth: ClassMap, predicted: ClassMap, reach_px: float) -> npt.NDArr
 
 
 def _border(inside: ClassMap) -> ClassMap:
-    """1 on the pixels of a class that touch another one; the edge of the tile is no border."""
+    """1 on the pixels of a class that touch another one; the edge of the tile is not a border."""
     import cv2
 
     padded = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_REPLICATE)

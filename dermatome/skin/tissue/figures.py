@@ -62,7 +62,7 @@ TISSUE_CHARTS = (
 )
 IGNORED_COLOUR: Rgb = (190, 190, 190)
 _WRONG = (213, 94, 0)
-"""Vermilion of Okabe and Ito's palette; no tissue class has this colour."""
+"""Vermilion of Okabe and Ito's palette, which is not the colour of a tissue class."""
 _SAMPLE_PX = 320
 
 
@@ -99,7 +99,7 @@ def tissue_figure(slide: Slide, result: TissueResult) -> SlideFigure:
 
 
 def _cut(slide: Slide, result: TissueResult) -> RgbImage:
-    """The refined part, shrunk; of a large slide from its overview, because decoding it again takes long."""
+    """The refined part, shrunk; for a large slide from its overview, as decoding it again takes long."""
     crop = result.crop
     if crop.size.area_px <= WHOLE_PX:
         return slide.region(crop, fitting(crop.size, longest_px(crop.size)))
@@ -137,7 +137,7 @@ def reliability_figure(calibration: Calibration) -> bytes:
     figure = new_figure(4.6, 4.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    # Bins with a handful of pixels mean nothing, and would draw the eye.
+    # Bins with few pixels are meaningless, but would attract attention.
     there = calibration.pixels > 1e-4 * calibration.pixels.sum()
     counts = np.maximum(calibration.pixels, 1)
     right, confidence = calibration.right / counts, calibration.confidence / counts
@@ -160,10 +160,10 @@ def reliability_figure(calibration: Calibration) -> bytes:
 
 
 def samples_figure(tiles: Sequence[TileResult]) -> bytes | None:
-    """Shows the best and the worst tiles: image, ground truth, prediction and errors; ``None`` without tiles.
+    """Shows the best and worst tiles: image, ground truth, prediction and errors; None without tiles.
 
-    Tiles are ranked by their share of correct pixels, which is what the panels show. By mean IoU, a tile would rank
-    lowest when ten pixels of an absent class are predicted.
+    Tiles are ranked by their share of correct pixels, which is what the panels show. By mean IoU, a tile with ten wrong
+    pixels of an absent class would be ranked lowest.
 
     Raises:
         BadImage: A tile cannot be read.

@@ -1,4 +1,4 @@
-"""The tissue network: a U-Net with four output channels, its card and its file."""
+"""The tissue network: a U-Net with four output channels, and the card of its weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dermatome.training.weights import LoadedWeights, UNetCard, load_weights
 
 @dataclass(frozen=True)
 class TissueCard(UNetCard):
-    """What a tissue weights file holds and how to use it."""
+    """Describes a tissue weights file and how to use it."""
 
     classes: tuple[str, ...] = TISSUE_LABELS
     palette: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {c.label: c.colour for c in TissueClass})
@@ -24,7 +24,7 @@ class TissueCard(UNetCard):
     heads = {"segmentation_head.0": TISSUE_LABELS}
 
     def inherited_settings(self) -> dict[str, Any]:
-        """Encoder, decoder and scale."""
+        """Encoder, decoder and scale, which a fine-tuned network inherits."""
         return {**super().inherited_settings(), "train_mpp": self.mpp}
 
 
@@ -32,5 +32,5 @@ TissueWeights = LoadedWeights[TissueCard]
 
 
 def load_tissue_weights(path: Path, *, later: bool = False) -> TissueWeights:
-    """The tissue network at ``path``, in evaluation mode on the CPU; see :func:`load_weights`."""
+    """Loads the tissue network at ``path``, in evaluation mode on the CPU; see :func:`load_weights`."""
     return load_weights(path, TissueCard, later=later)

@@ -1,4 +1,4 @@
-"""Which network finds tissue: the champion or, until there is one, the starter."""
+"""Finds the network for tissue: the champion or, until there is one, the starter."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 STARTER = "starter"
 STARTER_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "tissue_starter.safetensors"
-"""The network that is shipped; it has only learnt from synthetic skin (:mod:`dermatome.skin.tiles.varied`)."""
+"""Weights of the shipped network, which was trained on synthetic skin only (:mod:`dermatome.skin.tiles.varied`)."""
 
 
 def weights_path(named: str | Path) -> Path:
-    """The weights file of that name; ``starter`` is the shipped one."""
+    """The weights file for a name or path; ``starter`` is the shipped one."""
     return STARTER_WEIGHTS if str(named) == STARTER else Path(named)
 
 
 def find_tissue_weights(root: DataRoot) -> Weights:
-    """The champion or, without one, the starter."""
+    """The champion or, if there is none, the starter."""
     return find_champion(root, TISSUE, partial(tissue_weights_named, root, STARTER))
 
 
@@ -47,7 +47,7 @@ def tissue_weights_named(root: DataRoot, named: str | Path) -> Weights:
 def load_tissue(
     weights: Weights, compute: Compute, settings: TissueSettings, kept: Path | None = None
 ) -> TissueNetwork:
-    """The network on the device, ready to run; see :func:`dermatome.skin.tissue.segment.prepare_tissue`.
+    """Loads the network on the device; see :func:`dermatome.skin.tissue.segment.prepare_tissue`.
 
     Raises:
         BadWeights: the file is missing, damaged or not the one that was chosen.

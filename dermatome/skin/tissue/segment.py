@@ -1,4 +1,4 @@
-"""Tissue of slides: a coarse pass over the shrunken slide, then a fine pass over its significant regions."""
+"""Segments the tissue of slides: a coarse pass over the shrunken slide, then a fine pass over significant regions."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ Epidermis lies on dermis, and that is one piece. Stroma of other organs, which n
 between glands. Measured in docs/results.md. The network's confidence does not tell them apart: it is as high on either.
 """
 OVERVIEW_PX = 1024
-"""Longest side of :attr:`TissueResult.overview`."""
+"""Longest side of :attr:`TissueResult.overview`, px."""
 
 
 class TissueOutcome(StrEnum):
-    """What was found on a slide."""
+    """The outcome of a segmentation."""
 
     TISSUE = "tissue"
     NO_EPIDERMIS = "no_epidermis"
@@ -57,18 +57,18 @@ class TissueOutcome(StrEnum):
 class TissueResult:
     """The tissue of a slide.
 
-    The mask at full resolution is computed on demand, in bands: it is large, and the network has finished by then.
+    The mask at full resolution is computed on demand, in bands, as it is large and no longer needs the network.
 
     Attributes:
-        size: of the slide, and of the mask.
+        size: size of the slide, and of the mask.
         canvas: class probabilities at the network's resolution, cleaned.
-        crop: the part of the slide that was refined; the whole slide where nothing was significant.
+        crop: the part of the slide that was refined; the whole slide if nothing was significant.
         coarse_mask: (h, w) uint8, the result of the coarse pass.
-        significant: (h, w) bool, the pixels of the coarse pass that belong to significant regions.
-        refined: (h, w) uint8, the mask before cleanup, as small as ``overview``.
-        overview: the slide, small.
+        significant: (h, w) bool, the pixels of the coarse pass in significant regions.
+        refined: (h, w) uint8, the mask before cleanup, at the size of ``overview``.
+        overview: (h, w, 3) uint8, the shrunken slide.
         outcome: tissue, or no epidermis.
-        epidermis_share: share of the slide's area.
+        epidermis_share: share of the slide's area that is epidermis.
         tissue_share: share of the slide's area that is not background.
         joined_dermis: share of the tissue that is dermis in one piece, see :func:`joined_dermis`.
         mean_confidence: mean probability of the chosen class, in the fine pass where there was one.
@@ -96,7 +96,7 @@ class TissueResult:
     warning: str = ""
 
     def bands(self) -> Iterator[tuple[int, ClassMap]]:
-        """The mask in bands from the top: the band's top row and (rows, W) uint8 of :class:`TissueClass`."""
+        """Yields the mask in bands from the top: top row and (rows, W) uint8 of :class:`TissueClass`."""
         return self.canvas.labels_at(self.size)
 
     def skin_check(self) -> Check:
@@ -112,7 +112,7 @@ class TissueResult:
 
     @cached_property
     def mask(self) -> ClassMap:
-        """(H, W) uint8 of :class:`TissueClass`, whole; for slides that fit into memory."""
+        """The whole mask, (H, W) uint8 of :class:`TissueClass`, for slides that fit into memory."""
         return np.concatenate([band for _, band in self.bands()])
 
 
@@ -120,37 +120,37 @@ SCALE_TOLERANCE = 1.5
 
 
 def check_scale(slide: Slide, card: TissueCard, settings: TissueSettings) -> None:
-    """Refuses a slide that the network would see at a scale it was not trained at, unless the settings allow it.
+    """Refuses a slide whose scale the network was not trained at, unless the settings allow it.
 
-    A finer slide is averaged to the network's scale; a coarser one can only be blown up, and its detail is not there.
+    A finer slide is averaged to the network's scale; a coarser one can only be enlarged, and lacks detail.
 
     Raises:
-        BadSetting: its pixels are more than 1.5 times those of the training, or ``coarse_mpp`` is that far outside of
-            the scales the training showed.
+        BadSetting: the slide's pixels are more than 1.5 times as large as in training, or ``coarse_mpp`` is that far
+            outside of the scales in training.
     """
     if settings.any_scale:
         return
     if slide.mpp > SCALE_TOLERANCE * card.mpp:
         raise BadSetting(
-            f"{slide.name} has {slide.mpp:g} µm per pixel and the weights were trained at {card.mpp:g}, more than "
+            f"{slide.name} has {slide.mpp:g} µm per pixel but the weights were trained at {card.mpp:g}, more than "
             f"{SCALE_TOLERANCE:g} times finer: use weights for that scale, correct the slide's mpp, or set any_scale."
         )
     low, high = card.mpp_range[0] / SCALE_TOLERANCE, card.mpp_range[1] * SCALE_TOLERANCE
     if settings.coarse_mpp is not None and not low <= settings.coarse_mpp <= high:
         raise BadSetting(
-            f"The coarse pass is set to {settings.coarse_mpp:g} µm per pixel and the weights were trained at "
-            f"{card.mpp_range[0]:g} to {card.mpp_range[1]:g}: leave coarse_mpp out, or set any_scale."
+            f"The coarse pass is set to {settings.coarse_mpp:g} µm per pixel but the weights were trained at "
+            f"{card.mpp_range[0]:g} to {card.mpp_range[1]:g}: do not set coarse_mpp, or set any_scale."
         )
 
 
 @dataclass(frozen=True)
 class TissueNetwork:
-    """The tissue network, prepared to run.
+    """The tissue network, prepared for inference.
 
     Attributes:
         weights: the network and its card.
-        first: runs it for the coarse pass.
-        fine: runs it for the fine pass, averaged over views if that is set.
+        first: runs it in the coarse pass.
+        fine: runs it in the fine pass, averaged over views if that is set.
     """
 
     weights: TissueWeights
@@ -167,7 +167,7 @@ def prepare_tissue(
     """Prepares the network once for many slides, or reads it from the folder ``kept``; see :func:`prepare_kept`.
 
     Raises:
-        BadSetting: the backend is not to be had, or the number of views is none.
+        BadSetting: the backend is not available, or the number of views is not valid.
     """
     from dermatome.inference.probabilities import Probabilities as Module
 
@@ -192,7 +192,7 @@ def segment_tissue(
     settings: TissueSettings | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TissueResult:
-    """Background, dermis, epidermis and keratin of a slide; see :func:`segment_slides`."""
+    """Finds background, dermis, epidermis and keratin of a slide; see :func:`segment_slides`."""
     return segment_slides([slide], network, settings, progress)[0]
 
 
@@ -202,17 +202,17 @@ def segment_slides(
     settings: TissueSettings | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[TissueResult]:
-    """Background, dermis, epidermis and keratin of slides; small ones share the network's batches.
+    """Finds background, dermis, epidermis and keratin of slides; small slides share the network's batches.
 
-    A slide is rescaled from its mpp to the weights', and shown to the network under usual light where its own is not. A
-    coarse pass at ``coarse_mpp`` finds epidermis and keratin; those connected regions that have at least
-    ``significant_share`` of the largest one's area are segmented again at the network's resolution in overlapping,
-    blended tiles. Outside of them the coarse pass stands, small islands of epidermis too. Then specks and holes are
-    removed. What is held grows with a slide's area at the network's resolution, by a byte or two for each pixel, and
-    not with its area at full resolution.
+    A slide is rescaled to the weights' mpp, and its light to the usual intensity if that differs. A coarse pass at
+    ``coarse_mpp`` finds epidermis and keratin; connected regions with at least ``significant_share`` of the largest
+    one's area are segmented again at the network's resolution in overlapping, blended tiles. Outside of these, the
+    result of the coarse pass is kept, including small islands of epidermis. Then specks and holes are removed. Memory
+    grows with a slide's area at the network's resolution, by one or two bytes per pixel, not with its area at full
+    resolution.
 
-    What is found does not depend on which slides come together. ``progress`` is called with a short sentence after each
-    batch; what it raises stops the work.
+    Results do not depend on which slides are segmented together. ``progress`` is called with a short sentence after
+    each batch; an exception in it stops the run.
 
     Raises:
         BadSetting: a setting does not fit.
@@ -255,7 +255,7 @@ def significant_regions(coarse: ClassMap, share: float) -> tuple[BoolMap, list[B
     """Connected regions of epidermis and keratin with at least ``share`` (0 to 1) of the largest one's area.
 
     Returns:
-        (h, w) bool of their pixels, and a box for each, rows first.
+        (h, w) bool of their pixels, and a box for each, in reading order.
     """
     import cv2
 
@@ -296,7 +296,7 @@ def joined_dermis(labels: ClassMap) -> float:
 
 
 def merge_boxes(boxes: list[Box]) -> list[Box]:
-    """Disjoint boxes that cover all of ``boxes``: boxes that overlap are joined into one."""
+    """Disjoint boxes that cover all of ``boxes``: overlapping boxes are merged."""
     merged: list[Box] = []
     for box in boxes:
         joined = True
@@ -313,7 +313,7 @@ def merge_boxes(boxes: list[Box]) -> list[Box]:
 
 
 class SlideWork:
-    """One slide on its way through both passes."""
+    """The state of one slide during both passes."""
 
     def __init__(self, slide: Slide, card: TissueCard, settings: TissueSettings) -> None:
         check_scale(slide, card, settings)
@@ -335,7 +335,7 @@ class SlideWork:
         self.coarse_scene = Scene(self.coarse_size, self._coarse_rows, seen)
 
     def _coarse_rows(self) -> Iterable[RgbImage]:
-        """The shrunken slide; a large one, which is decoded only once for this, leaves its overview on the way."""
+        """The shrunken slide in bands; a large one, which is decoded only once, is also stored as an overview."""
         longest = max(self.coarse_size.height_px, self.coarse_size.width_px)
         if longest <= OVERVIEW_PX:
             side_px = max(self.size.height_px, self.size.width_px)
@@ -363,7 +363,7 @@ class SlideWork:
             self.regions = merge_boxes(grown)
 
     def part(self, box: Box) -> Scene:
-        """The part of the canvas in ``box``, to be predicted in detail."""
+        """The part of the canvas in ``box``, to be predicted in the fine pass."""
         there = self._on_slide(box)
 
         def found(top: int, rows: Probabilities) -> None:
@@ -373,14 +373,14 @@ class SlideWork:
         return Scene(box.size, lambda: map(self.background.relight, self.slide.rows(there, box.size)), found)
 
     def _on_slide(self, box: Box) -> Box:
-        """The same place at full resolution, its edges to the nearest pixel."""
+        """The box at full resolution, with edges at the nearest pixels."""
         down, along = self.size.height_px / self.fine_size.height_px, self.size.width_px / self.fine_size.width_px
         top, left = min(round(box.top_px * down), self.size.height_px - 1), round(box.left_px * along)
         left = min(left, self.size.width_px - 1)
         return Box(top, left, max(top + 1, round(box.bottom_px * down)), max(left + 1, round(box.right_px * along)))
 
     def result(self, cleanup: CleanupSettings, backend: str, warning: str) -> TissueResult:
-        """Cleans the labels and gives what was found."""
+        """Cleans the labels and returns the result."""
         labels = self.canvas.labels()
         seen = np.concatenate(self.overview)
         refined = resize_labels(labels, Size(*seen.shape[:2]))

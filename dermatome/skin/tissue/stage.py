@@ -1,4 +1,4 @@
-"""The stage `epidermis_masks`: the tissue mask of a slide, file to file."""
+"""The stage `epidermis_masks`: the tissue mask of a slide, from files to files."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class MaskStage(SlideStage[_Segmented]):
     _compute: Compute | None = field(default=None, init=False, repr=False)
 
     def inputs(self, key: str) -> dict[str, str]:
-        """The image and the champion."""
+        """The data versions of image and champion."""
         return {**versions_of(self.root, key, "slide_images"), "tissue_champion": self.weights.data_version}
 
     def open(self, check: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class MaskStage(SlideStage[_Segmented]):
         self._network = self._as_int8(network) if self._compute.int8 else network
 
     def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Segmented]:
-        """Segments them together; the seconds are a slide's share by its tiles."""
+        """Segments the slides together; seconds are divided among them by tiles."""
         assert self._network is not None
         slides = [slide for slide, _ in loaded]
         results = segment_slides(slides, self._network, self.tissue, lambda _: self.check())
@@ -94,7 +94,7 @@ class MaskStage(SlideStage[_Segmented]):
         return write_tissue(folder, *one, self._network, self._compute, seconds, self.weights.name, figure=self.figures)
 
     def _as_int8(self, network: TissueNetwork) -> TissueNetwork:
-        """The network as int8 where it gives the same tissue on slides at hand and on the hold-out set."""
+        """The network in int8 if it gives the same tissue on available slides and on the hold-out set."""
 
         def show(runner: Runner, key: str) -> None:
             segment_slides([load_slide(self.root, key)], replace(network, first=runner, fine=runner), self.tissue)
@@ -129,9 +129,9 @@ def write_tissue(
         folder: folder of the files.
         slide: the image.
         result: its tissue.
-        network: network that found it.
-        compute: device and precision that it ran with.
-        seconds: wall time of earlier phases, to which those of writing are added.
+        network: network that segmented it.
+        compute: device and precision that the network ran with.
+        seconds: wall time of earlier phases, s, to which those of writing are added.
         weights: name of the weights, for the record.
         stem: start of the names of the files; without it, they are named as in the data root.
         figure: whether the figure is drawn.

@@ -1,4 +1,4 @@
-"""The tissue task: a U-Net that learns background, dermis, epidermis and keratin from annotated tiles."""
+"""The tissue task: trains a U-Net on annotated tiles to find background, dermis, epidermis and keratin."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dermatome.training.trainer import Trained
 
 _REHEARSED = 32
-"""Synthetic tiles that are drawn for rehearsal; about half a second each."""
+"""Number of synthetic tiles that are drawn for rehearsal; about half a second each."""
 
 
 class TissueTraining(UNetSettings):
@@ -51,22 +51,22 @@ class TissueTraining(UNetSettings):
     class_weighting: ClassWeighting = Field(
         default="equal", description="Class weights: equal, inverse or inverse_root of the number of pixels."
     )
-    # Tissues differ in texture and place, not in detail of a pixel: at a quarter of the resolution a step sees sixteen
-    # times the tissue, and training from scratch needs a fraction of the time.
+    # Tissues differ in texture and place, not in fine detail: at a quarter of the resolution, a step covers sixteen
+    # times the tissue, and training from scratch takes a fraction of the time.
     train_mpp: float | None = Field(
-        default=None, gt=0, description="Microns per pixel that the network sees. None takes four times mpp."
+        default=None, gt=0, description="Microns per pixel of the network's input. None uses four times mpp."
     )
     palette: Literal["none", "queensland", "skin_pas", "dermatome"] = Field(
         default="none",
         description="Shipped palette of the masks of folders without palette.json: queensland, skin_pas or dermatome.",
     )
-    coarse_factor: float = Field(default=2.0, ge=1, description="How much coarser the coarse pass over a slide is.")
+    coarse_factor: float = Field(default=2.0, ge=1, description="Ratio of the coarse pass's mpp to the network's mpp.")
     rehearsal: float | None = Field(
         default=None,
         ge=0,
         lt=1,
         description="Share of crops that show synthetic skin, so that fine-tuning forgets nothing. None: half if the "
-        "parent has learnt from synthetic images only, else 0.",
+        "parent was trained on synthetic images only, else 0.",
     )
 
     @model_validator(mode="after")
@@ -77,13 +77,13 @@ class TissueTraining(UNetSettings):
 
     @property
     def network_mpp(self) -> float:
-        """Microns per pixel that the network sees."""
+        """Microns per pixel of the network's input."""
         return self.train_mpp or 4 * self.mpp
 
 
 @dataclass(frozen=True)
 class TissueTask(VersionTask[Evaluation]):
-    """Tiles with masks, and the U-Net that learns from them; see :class:`dermatome.training.task.Task`."""
+    """Tiles with masks and the U-Net that is trained on them; see :class:`dermatome.training.task.Task`."""
 
     settings: TissueTraining
     split: Split[TilePair]
@@ -116,11 +116,11 @@ class TissueTask(VersionTask[Evaluation]):
         return lineage_of_file(STARTER_WEIGHTS, load_tissue_weights) if name == STARTER else None
 
     def data_sha256(self) -> str:
-        """Of the tiles' images, masks, palettes and origins."""
+        """One sha256 over the tiles' images, masks, palettes, origins and sides."""
         return self.split.sha256(tiles_sha256)
 
     def build(self, compute: Compute, encoder_file: EncoderFile | None) -> Parts:
-        """The U-Net, its tiles at the training scale, and its loss."""
+        """Builds the U-Net, its tiles at the training scale, and its loss."""
         settings = self.settings
         network = build_network(settings.encoder, len(TISSUE_LABELS), settings.decoder_channels, encoder_file)
         drop_channels(network.get_submodule("segmentation_head"), settings.dropout)
@@ -162,11 +162,11 @@ class TissueTask(VersionTask[Evaluation]):
         return {name: scores[name] for name in self.shown}
 
     def evaluate(self, network: torch.nn.Module, compute: Compute) -> Evaluation:
-        """Confusion, calibration, borders and each tile's own scores."""
+        """Confusion, calibration, borders, and scores of each tile."""
         return evaluate(self.split.validation, self._probabilities(network, compute), self.settings.mpp)
 
     def card(self, evaluation: Evaluation, fine_tuned: Any, **common: Any) -> TissueCard:
-        """Scales and scores of the network."""
+        """The card with scales and scores of the network."""
         settings = self.settings
         mpp, coarse_mpp = settings.network_mpp, settings.network_mpp * settings.coarse_factor
         return TissueCard(
@@ -219,11 +219,12 @@ class TissueTask(VersionTask[Evaluation]):
 
 
 def draw_for_training(folder: Path, settings: TissueTraining) -> TissueTraining:
-    """Draws the tiles of a training on synthetic skin, in about a tenth of the time that it is given.
+    """Draws the tiles for a training on synthetic skin, in about a tenth of the training's time.
 
     Args:
-        folder: for the tiles, see :func:`write_varied_tiles`.
-        settings: of the training. Tiles are drawn at the network's scale: 1 µm per pixel, unless ``train_mpp`` is set.
+        folder: folder for the tiles, see :func:`write_varied_tiles`.
+        settings: settings of the training. Tiles are drawn at the network's scale, 1 µm per pixel unless ``train_mpp``
+            is set.
 
     Returns:
         The settings for these tiles.
@@ -235,7 +236,7 @@ def draw_for_training(folder: Path, settings: TissueTraining) -> TissueTraining:
 
 
 def confusion_markdown(folder: Path) -> str:
-    """A version's confusion matrix as a Markdown table: ground truth in rows, pixels and their share of the row."""
+    """A version's confusion matrix as a Markdown table: ground truth in rows, with pixels and shares of the row."""
     pairs = pq.ParquetFile(folder / CONFUSION_FILE).read().to_pylist()
     pixels = {(pair["truth"], pair["predicted"]): pair["pixels"] for pair in pairs}
     if not any(pixels.values()):

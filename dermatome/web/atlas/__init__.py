@@ -1,4 +1,4 @@
-"""The web atlas: what the platform's files say of genes and slides, as pages that only read.
+"""The web atlas: read-only pages of the platform's results for genes and slides.
 
 Belongs here: pages over the reports, tables and images of the data root. Does not: what writes, or needs Gradio.
 """

@@ -1,6 +1,6 @@
-"""The pages of the atlas: search, reports, slides, explanations and downloads; every one of them only reads.
+"""The pages of the atlas: search, reports, slides, explanations and downloads; all of them are read-only.
 
-No path of a request reaches the disk unchecked: assets and files are those of :data:`REPORTS` and :data:`DOWNLOADS`,
+No path in a request reaches the disk unchecked: assets and files must be in :data:`REPORTS` or :data:`DOWNLOADS`,
 and partitions are checked by :meth:`DataRoot.folder`.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BELOW = ("/atlas/", "/results/")
-"""Where the pages are, beside the first one."""
+"""Links to the other pages, shown on every page."""
 DOWNLOADS: dict[str, tuple[str, ...]] = {
     "slide_images": (),
     "epidermis_masks": ("figure.png",),
@@ -49,7 +49,7 @@ DOWNLOADS: dict[str, tuple[str, ...]] = {
     "skin_atlas": ("antibodies.csv", "figure.svg", "figure.png"),
     "hpa_agreement": ("agreement.csv", "scores.csv", "confusion.csv", "thresholds.csv", "figure.svg", "figure.png"),
 }  # fmt: skip
-"""Files that may be downloaded, by asset; a CSV is written from the table of its name."""
+"""Files that may be downloaded, by asset; a CSV file is written from the table of the same name."""
 _ROWS = 50
 _WAIT_S = 60.0
 _HEADERS = {
@@ -60,7 +60,7 @@ _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 def atlas_routes(root: DataRoot, home: str) -> list[BaseRoute]:
-    """The routes of the atlas over a data root; ``home`` is where its first page leads while there is no slide."""
+    """The routes of the atlas over a data root; its first page redirects to ``home`` while there is no slide."""
     pages = _Pages(root, home)
     slide = "/atlas/slide/{slide}"
     return [
@@ -78,7 +78,7 @@ def atlas_routes(root: DataRoot, home: str) -> list[BaseRoute]:
 
 
 def _in_words(page: Callable[[_Pages, Request], Response]) -> Callable[[_Pages, Request], Response]:
-    """Answers an error with a page that says it."""
+    """Turns an error into a page that shows its message."""
 
     @functools.wraps(page)
     def answered(self: _Pages, request: Request) -> Response:
@@ -101,7 +101,7 @@ class _Pages:
         self._genes: tuple[object, list[dict[str, Any]]] = (None, [])
 
     def page(self, name: str, *, status: int = 200, **values: Any) -> Response:
-        """A page from a template; each has the same links at its top."""
+        """Renders a page from a template; every page has the same links at its top."""
         text = template(name, "dermatome.web.atlas").render(there=self._there(), **values)
         return HTMLResponse(text, status, _HEADERS)
 
@@ -112,7 +112,7 @@ class _Pages:
 
     @_in_words
     def first(self, request: Request) -> Response:
-        """Search; leads to the slides, or elsewhere in a data root that has none, while there is no atlas."""
+        """The search page; without an atlas, redirects to the slides, or to ``home`` if the data root has none."""
         there = self._there()
         if not there["skin_atlas"]:
             if not there["store"] and self.root.partitions("slide_images"):
@@ -132,7 +132,7 @@ class _Pages:
         )  # fmt: skip
 
     def genes(self) -> list[dict[str, Any]]:
-        """A row for each gene with its antibodies; read again once the atlas was recomputed."""
+        """A row for each gene with its antibodies; reread after the atlas was recomputed."""
         path = self.root.folder("skin_atlas", CHAMPION) / ANTIBODIES_TABLE
         state = path.stat()
         stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
@@ -180,13 +180,13 @@ class _Pages:
 
     @_in_words
     def at(self, request: Request) -> Response:
-        """What there is at a pixel, as JSON."""
+        """The results at a pixel, as JSON."""
         shown = self._open.open(request.path_params["slide"])
         return JSONResponse(point(shown, _whole(request, "y"), _whole(request, "x")))
 
     @_in_words
     def explain(self, request: Request) -> Response:
-        """What a value was computed from, its pixels, and the value computed again."""
+        """The page of what a value was computed from, its pixels, and the recomputed value."""
         from dermatome.skin.explain import explain_value, pixels_picture
 
         name, given = request.path_params["slide"], request.query_params
@@ -194,9 +194,9 @@ class _Pages:
         if part not in ("epidermis", "layer", "cell"):
             raise BadSetting(f"There is no part {part[:40]!r}: use epidermis, layer or cell.")
         number = None if part == "epidermis" else _whole(request, "row")
-        # One at a time: it computes a slide's layers again, and memory is used by one.
+        # One request at a time: it recomputes a slide's layers, which needs memory.
         if not self._explaining.acquire(timeout=_WAIT_S):
-            raise MissingInput("Other values are being computed again: reload this page in a minute.")
+            raise MissingInput("Other values are being recomputed: reload this page in a minute.")
         try:
             found = explain_value(self.root, name, column, part, number)  # type: ignore[arg-type]
             picture = picture_uri(pixels_picture(self.root, name, found), "webp", quality=80) if found.box else ""
@@ -209,7 +209,7 @@ class _Pages:
 
     @_in_words
     def tile(self, request: Request) -> Response:
-        """A tile of a view; it never changes, as its address has the version of the slide's results."""
+        """A tile of a view; it never changes, as its address contains the version of the slide's results."""
         given = request.path_params
         shown = self._open.open(given["slide"])
         body, kind = tile(shown, given["view"], given["level"], given["column"], given["row"])
@@ -263,7 +263,7 @@ class _Pages:
 
 
 def search(genes: Sequence[dict[str, Any]], query: str) -> list[dict[str, Any]]:
-    """Genes with every word of a query in their names, antibodies, patterns or annotation; the best match first."""
+    """Genes whose names, antibodies, patterns or annotation contain every word of a query; the best match first."""
     words = query.casefold().split()
     found = [gene for gene in genes if all(word in gene["text"] for word in words)]
 
@@ -294,7 +294,7 @@ def _genes_of(antibodies: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def stored_slides(root: DataRoot, query: str, first: int) -> tuple[list[dict[str, Any]], int]:
-    """Fifty slides of the metrics store after the ``first`` ones, and how many have the words of the query.
+    """Fifty slides of the metrics store from index ``first`` on, and the number of slides that contain all words.
 
     The words may be in the slide's name, gene, antibody, patient or pattern.
     """
@@ -330,7 +330,7 @@ def _read(path: Path) -> pd.DataFrame:
 def _whole(request: Request, name: str, default: int | None = None) -> int:
     text = request.query_params.get(name, "" if default is None else str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise BadSetting(f"{name} is {text[:40]!r}: give a whole number.")
+        raise BadSetting(f"{name} is {text[:40]!r}: give an integer.")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Where the pages of the atlas are; Dagster's results link to them by these addresses."""
+"""The addresses of the atlas's pages; Dagster's results link to them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ SLIDE_ASSETS = ("slide_images", "epidermis_masks", "cell_masks", "epidermis_laye
 
 
 def report_place(asset: str, partition: str = CHAMPION) -> str:
-    """The page of a report of the platform."""
+    """Address of the page of a report of the platform."""
     return f"/atlas/reports/{asset}/{quote(partition)}/{REPORTS[asset]}"
 
 
 def slide_place(slide: str) -> str:
-    """The page of a slide."""
+    """Address of the page of a slide."""
     return f"/atlas/slide/{quote(slide)}"
 
 
 def explain_place(slide: str, part: str, row: int | None, column: str) -> str:
-    """The page that explains a value of a slide; see :func:`dermatome.skin.explain.explain_value`."""
+    """Address of the page that explains a value of a slide; see :func:`dermatome.skin.explain.explain_value`."""
     given = {"part": part} | ({} if row is None else {"row": row}) | {"column": column}
     return f"{slide_place(slide)}/explain?{urlencode(given)}"
 
 
 def place_of(asset: str, partition: str) -> str:
-    """The page of an asset's partition; empty if it has none."""
+    """Address of the page of an asset's partition; empty if it has none."""
     if asset in REPORTS:
         return report_place(asset, partition)
     return slide_place(partition) if asset in SLIDE_ASSETS else ""

@@ -1,7 +1,7 @@
-"""What the slide viewer shows: tiles of the image and of what was found on it, and what there is at a point.
+"""The data of the slide viewer: tiles of the image and of the results on it, and the results at a point.
 
-A view is an image pyramid of :data:`TILE_PX` tiles as in Deep Zoom: level ``L`` of ``n`` is the slide shrunk by
-``2 ** (n - L)``. Tiles are drawn from the stage's files when they are requested.
+A view is an image pyramid of :data:`TILE_PX` tiles as in Deep Zoom: level ``L`` of ``n`` is the slide divided by
+``2 ** (n - L)``. Tiles are drawn from the stages' files on request.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LABELS = {
     "cells": ("cell_masks", CELLS_TIFF),
     "layers": ("epidermis_layers", "layers.ome.tif"),
 }
-"""Asset and file of the labels that a view is drawn from."""
+"""Asset and file of the labels that each view is drawn from."""
 MOST_DAB_OD = 1.0
 _OPEN_SLIDES = 3
 _DECODING = threading.Lock()
@@ -50,13 +50,13 @@ _DECODING = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class ShownSlide:
-    """A slide of the data root, and what was found on it.
+    """A slide of the data root with its results.
 
     Attributes:
         name: slide id.
         root: data root.
         records: record of each of :data:`SLIDE_ASSETS` that has a result.
-        version: changes with any of them.
+        version: changes whenever one of these results changes.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ShownSlide:
 
     @property
     def size(self) -> Size:
-        """Height and width of the slide."""
+        """Height and width of the slide, px."""
         return Size(self.value("slide_images", "height_px"), self.value("slide_images", "width_px"))
 
     @property
@@ -76,23 +76,23 @@ class ShownSlide:
 
     @property
     def views(self) -> list[str]:
-        """The views that there is a result for."""
+        """The views for which there is a result."""
         return [view for view in VIEWS if LABELS.get(view, ("slide_images",))[0] in self.records]
 
     @cached_property
     def slide(self) -> Slide:
-        """The image; one is decoded at a time, as it takes memory."""
+        """The image; only one is decoded at a time, to limit memory."""
         with _DECODING:
             return self.__dict__.get("slide") or load_slide(self.root, self.name)
 
     @cached_property
     def background(self) -> Background:
-        """The light that optical densities are relative to."""
+        """The background, whose light optical densities are relative to."""
         return slide_background(self.slide)
 
     @cached_property
     def vectors(self) -> npt.NDArray[np.float64]:
-        """(3, 3) colours of the stains, as the layers were measured with."""
+        """(3, 3) stain vectors that the layers were measured with."""
         from dermatome.imaging.ihc_stains import StainVectors
 
         layers = self.records.get("epidermis_layers")
@@ -103,7 +103,7 @@ class ShownSlide:
         return {}
 
     def labels(self, view: str) -> LabelArray:
-        """The labels of a view, decoded in parts."""
+        """The labels of a view, which are decoded in parts."""
         if view not in self._labels:
             asset, file = LABELS[view]
             self._labels[view] = open_ome_tiff(self.root.folder(asset, self.name) / file)
@@ -115,7 +115,7 @@ class ShownSlide:
 
 
 class OpenSlides:
-    """The slides of a data root that were looked at last, kept open while their results stay the same.
+    """The slides of a data root that were opened last, kept open while their results are unchanged.
 
     Args:
         root: data root.
@@ -131,7 +131,7 @@ class OpenSlides:
 
         Raises:
             MissingInput: the slide has no image.
-            StorageFailed: the name is none, or a record is damaged.
+            StorageFailed: the name is not valid, or a record is damaged.
         """
         records = {"slide_images": require_record(self.root, "slide_images", name)}
         for asset in SLIDE_ASSETS[1:]:
@@ -150,7 +150,7 @@ class OpenSlides:
 
 
 def tile(shown: ShownSlide, view: str, level: int, column: int, row: int) -> tuple[bytes, str]:
-    """Draws a tile of a level of a view's pyramid, and names its media type: PNG for labels, else JPEG.
+    """Draws a tile of a level of a view's pyramid; returns it with its media type, PNG for labels, else JPEG.
 
     Raises:
         MissingInput: there is no such tile or view.
@@ -186,7 +186,7 @@ def _dab_picture(shown: ShownSlide, pixels: npt.NDArray[np.uint8]) -> npt.NDArra
 def _label_tile(shown: ShownSlide, view: str, box: Box, size: Size) -> bytes:
     import cv2
 
-    # A rim, so that the outline of a cell does not end where a tile does.
+    # A margin, so that the outline of a cell does not end at the edge of a tile.
     shrunk = box.size.width_px / size.width_px
     wide = box.expanded(round(shrunk), shown.size)
     labels = sample_labels(shown.labels(view), wide, round(max(wide.size.height_px, wide.size.width_px) / shrunk))
@@ -195,7 +195,7 @@ def _label_tile(shown: ShownSlide, view: str, box: Box, size: Size) -> bytes:
         (box.top_px, box.left_px), (wide.top_px, wide.left_px), strict=True
     ))  # fmt: skip
     places = places[top : top + size.height_px, left : left + size.width_px]
-    if places.shape != (size.height_px, size.width_px):  # rounding at the rim of the slide
+    if places.shape != (size.height_px, size.width_px):  # rounding at the edge of the slide
         places = cv2.resize(places, (size.width_px, size.height_px), interpolation=cv2.INTER_NEAREST)
     colours = {"tissue": TISSUE_COLOURS, "cells": ((0, 0, 0), OUTLINE)}.get(view) or layer_colours(
         int(shown.value("epidermis_layers", "layers") or 0)
@@ -214,7 +214,7 @@ def _encoded(pixels: npt.NDArray[np.uint8], kind: str, colours: Sequence[Rgb] | 
 
 
 def point(shown: ShownSlide, y_px: int, x_px: int) -> dict[str, Any]:
-    """What was found at a pixel of a slide: its tissue, and the numbers of the cell and of the layer.
+    """The results at a pixel of a slide: its tissue, and the numbers of its cell and layer.
 
     Raises:
         MissingInput: the pixel is not on the slide.
@@ -239,7 +239,7 @@ def point(shown: ShownSlide, y_px: int, x_px: int) -> dict[str, Any]:
 
 
 def _row(shown: ShownSlide, part: str, number: int, asset: str, file: str) -> list[dict[str, Any]]:
-    """Name, value, meaning and address of the explanation of the columns of one row; none if there is no such row."""
+    """Name, value, meaning and explanation address of each column of one row; empty if there is no such row."""
     import pandas as pd
 
     key = "layer" if part == "layer" else "cell_id"
