@@ -30,7 +30,7 @@ from dermatome.cli.support import (
     with_options,
 )
 from dermatome.cli.train import TrainGroup
-from dermatome.errors import DermatomeError, MissingInput
+from dermatome.errors import DermatomeError, MissingInput, StorageFailed
 from dermatome.inference.compute import Compute
 from dermatome.nuclei.maps.settings import NucleusSettings
 from dermatome.nuclei.patches.settings import PatchSettings
@@ -199,9 +199,14 @@ def nuclei_til(
     results, tables = Results(out, "til_scores", settings, overwrite), []
 
     def score(path: Path, report: Report) -> str:
-        nuclei = read_record(path)
+        try:
+            nuclei = read_record(path)
+        except StorageFailed:  # another program's JSON, or a damaged one
+            nuclei = None
         if nuclei is None or nuclei.asset != "nucleus_maps" or path.stem == "til":
-            raise MissingInput(f"{path} is not a record of 'nuclei predict': name its folder of results.")
+            raise MissingInput(
+                f"{path} is not a readable record of 'nuclei predict': name its folder of results, or predict again."
+            )
         inputs, slide = {"nuclei": nuclei.data_version, "made_at": str(nuclei.made_at)}, nuclei.partition
 
         def write(place: Path) -> StageResult:

@@ -262,7 +262,7 @@ def cells_segment(
     Example: dermatome cells segment slides/ --tissue masks --weights toy --out cells --mpp 0.5
     """
     from dermatome.labels.npz import load_mask
-    from dermatome.pipeline.exported import result_warning
+    from dermatome.pipeline.exported import check_same_scale, result_warning
     from dermatome.skin.cells.networks import cell_weights_named, load_cells
     from dermatome.skin.cells.segment import segment_cells
     from dermatome.skin.cells.stage import write_cells
@@ -276,6 +276,7 @@ def cells_segment(
     def segment(slide: Slide, report: Report) -> str:
         path = tissue / f"{slide.name}.npz"
         mask, _ = load_mask(path, size=slide.size)
+        check_same_scale(tissue, slide)
 
         def write(folder: Path) -> StageResult:
             found = segment_cells(slide, mask, load(), settings, report)
@@ -316,6 +317,7 @@ def layers_measure(
     Example: dermatome layers measure slides/ --tissue masks --cells cells --out layers --table layers.csv
     """
     from dermatome.labels.npz import load_instances, load_mask
+    from dermatome.pipeline.exported import check_same_scale
     from dermatome.skin.layers.measure import measure_layers
     from dermatome.skin.layers.stage import layers_rows, write_layers
     from dermatome.storage.files import sha256_file
@@ -329,6 +331,8 @@ def layers_measure(
         paths = (tissue / f"{slide.name}.npz", cells / f"{slide.name}.npz", cells / f"{slide.name}.parquet")
         mask, _ = load_mask(paths[0], size=slide.size)
         instances, rows = load_instances(paths[1], size=slide.size), read_cells(paths[2])
+        for folder in (tissue, cells):
+            check_same_scale(folder, slide)
 
         def write(folder: Path) -> StageResult:
             found = measure_layers(slide, mask, instances, rows, settings)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dermatome import __version__
-from dermatome.errors import StorageFailed
+from dermatome.errors import BadSetting, StorageFailed
 from dermatome.pipeline.stage_files import synthetic_warning
 from dermatome.slides.slide import Slide
 from dermatome.storage.record import StageRecord, StageResult, file_facts, fingerprint, read_record, write_record
@@ -37,6 +37,21 @@ def result_warning(folder: Path, stem: str) -> str:
     """The warning that a result carries about its networks; see :func:`synthetic_warning`."""
     record = _record(folder, stem)
     return "" if record is None else synthetic_warning(record.values)
+
+
+def check_same_scale(folder: Path, slide: Slide) -> None:
+    """Checks that the slide's result in ``folder``, if its record is there, was computed at the slide's scale.
+
+    Raises:
+        BadSetting: it was computed at another.
+    """
+    record = _record(folder, slide.name)
+    stated = "" if record is None else record.inputs.get("scale", "").split(" ")[0]
+    if stated not in ("", f"{slide.mpp:g}"):
+        raise BadSetting(
+            f"{folder / slide.name}.json states {stated} µm per pixel, and {slide.name} is read at {slide.mpp:g}: give "
+            "both commands the same --mpp."
+        )
 
 
 def _record(folder: Path, stem: str) -> StageRecord | None:

@@ -23,10 +23,11 @@ from dermatome.cli.support import Mpp
 from dermatome.errors import BadSetting, FetchFailed
 from dermatome.geometry import Box
 from dermatome.labels.npz import load_instances, load_mask, save_instances, save_mask
+from dermatome.pipeline.exported import slide_inputs, write_result
 from dermatome.registry import version as registry_version
 from dermatome.storage.files import sha256_file
 from dermatome.storage.layout import DataRoot
-from dermatome.storage.record import file_facts, write_record
+from dermatome.storage.record import StageResult, file_facts, write_record
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from dermatome.synthetic.skin import toy_slide
 from pipelines_tests.faulty_hpa_server import FaultyHpaServer
@@ -333,6 +334,25 @@ def test_results_of_another_image_are_refused(images, results, tmp_path, capfd):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("stage", ["tissue", "cells"])
+def test_results_at_another_scale_are_refused(toy, images, results, tmp_path, capfd, stage):
+    tissue, cells = results
+    folder = {"tissue": tissue, "cells": cells}[stage]
+    there = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def write(place):
+        for name, data in there.items():
+            (place / name).write_bytes(data)
+        return StageResult("tissue", "", {})
+
+    write_result(folder, "good", stage, "good", slide_inputs(toy.slide), {}, write)
+    arguments = ("layers", "measure", "--tissue", tissue, "--cells", cells, "--out", tmp_path / "o", images)
+    code, _, errors = run(capfd, *arguments, "--mpp", "0.4")
+    assert code == 1
+    assert f"{folder}/good.json states 0.5 µm per pixel, and good is read at 0.4" in errors
+    assert run(capfd, *arguments, "--mpp", "0.5")[0] == 0
+
+
 def test_cells_of_an_empty_mask_are_an_outcome(toy, images, tmp_path, capfd):
     assert "toy" in run(capfd, "cells", "segment", "--help")[1]
     save_mask(tmp_path / "tissue" / "good.npz", np.zeros_like(toy.mask), Box.whole(toy.slide.size))
@@ -352,7 +372,7 @@ def test_cells_of_an_empty_mask_are_an_outcome(toy, images, tmp_path, capfd):
 
 
 def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(images, tmp_path, capfd, monkeypatch):
-    from dermatome.skin.cells import network
+    from dermatome.skin.cells import cyto2
 
     asked: list[Path] = []
 
@@ -360,7 +380,7 @@ def test_cyto2_is_fetched_into_the_users_cache_or_the_folder_named(images, tmp_p
         asked.append(folder)
         raise FetchFailed("No connection: place the files by hand.")
 
-    monkeypatch.setattr(network, "fetch_cyto2", fetch)
+    monkeypatch.setattr(cyto2, "fetch_cyto2", fetch)
     monkeypatch.setenv("HOME", str(tmp_path))
     command = ("cells", "segment", "--tissue", tmp_path, "--weights", "cyto2", "--out", tmp_path / "o", images)
     for more in ((), ("--models", tmp_path / "m")):

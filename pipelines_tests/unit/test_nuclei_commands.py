@@ -87,3 +87,13 @@ def test_train_and_score(folders, tmp_path):
     done = CliRunner().invoke(app, ["nuclei", "score", *normal, "--threads", "1"])
     assert isinstance(done.exception, BadSetting)
     assert "learnt from patches without normalise_stain, and 4 patches are not such" in str(done.exception)
+
+
+@pytest.mark.parametrize("text", ['{"mine": 1}', "{", "[]", ""])
+def test_scores_of_what_is_no_record_of_nuclei_are_refused(tmp_path, text):
+    (tmp_path / "nuclei").mkdir()
+    (tmp_path / "nuclei" / "a.json").write_text(text)
+    done = CliRunner().invoke(app, ["nuclei", "til", str(tmp_path / "nuclei"), "--out", str(tmp_path / "til")])
+    assert done.exit_code == 1
+    assert "a.json is not a readable record of 'nuclei predict'" in done.stderr
+    assert "delete" not in done.stderr
