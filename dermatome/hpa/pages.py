@@ -290,7 +290,7 @@ def _not_xml(name: str, head: bytes, error: etree.XMLSyntaxError) -> str:
         return _web_page(name)
     if not start.startswith((b"<", b"\xef\xbb\xbf<", b"\xff\xfe", b"\xfe\xff")):
         return f"{name} is not XML (it begins with {head[:12]!r}): fetch the gene's XML page again."
-    return f"{name} is not complete XML (line {error.lineno}: {error.msg}): it is damaged or truncated; fetch it again."
+    return f"{name} is not complete XML (line {error.lineno}: {error.msg}): it is damaged or cut short; fetch it again."
 
 
 def _web_page(name: str) -> str:

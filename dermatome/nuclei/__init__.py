@@ -1,1 +1,1 @@
-"""Nuclei in H&E: annotations, patches, scores and what is made of the maps of a slide."""
+"""Nuclei in H&E: annotations, training patches, maps of slides, and TIL scores."""

@@ -258,7 +258,7 @@ def test_whatever_a_page_says_is_read_back(images, release):
         (b"<proteinAtlas></proteinAtlas>", "without an HPA gene entry"),
         (b"<entry version='20'><name>KRT5</name></entry>", "has no Ensembl gene id"),
         (b"<entry><identifier id='../../etc'/></entry>", "has no Ensembl gene id"),
-        (b"<proteinAtlas><entry/><entry/></proteinAtlas>", "several genes"), (page(ONE)[:-200], "truncated"),
+        (b"<proteinAtlas><entry/><entry/></proteinAtlas>", "several genes"), (page(ONE)[:-200], "cut short"),
         (page(ONE).replace(b"</sex>", b"</sax>", 1), "not complete XML"),
     ],
 )  # fmt: skip

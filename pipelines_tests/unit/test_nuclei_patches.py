@@ -197,7 +197,7 @@ def test_a_manifest_without_all_columns_is_refused(case: Path, tmp_path: Path) -
     make_patches(case, tmp_path, SMALL)
     table = pq.read_table(tmp_path / "patches.parquet")
     pq.write_table(table.drop_columns(["stain"]), tmp_path / "patches.parquet")
-    with pytest.raises(BadAnnotation, match="is no manifest of patches"):
+    with pytest.raises(BadAnnotation, match="is not a manifest of patches"):
         load_patches(tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""Nuclei of a slide: the asset `nucleus_maps` and the network behind it."""
+"""Nuclei of a slide: the asset `nucleus_maps`, and the network for it."""

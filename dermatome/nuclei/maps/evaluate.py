@@ -1,4 +1,4 @@
-"""A network of nuclei held against annotated images: maps, instances and classes."""
+"""Evaluates a nucleus network on annotated images: maps, instances and classes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 def evaluate_patches(
     patches: Sequence[Patch], network: NucleusNetwork, mpp: float, settings: NucleusSettings | None = None
 ) -> list[ImageScores]:
-    """Scores of each annotated image that the patches are of, put together and segmented as a slide.
+    """Scores on each annotated image, which is assembled from its patches and segmented like a slide.
 
-    So each nucleus counts once, whole, however many patches show it and cut it. Two things are void: what no patch
-    shows, and nuclei smaller than the smallest that are looked for (``min_area_um2`` of the settings), such as slivers
-    at the image's edge.
+    So each nucleus counts once, in full, however many patches show or cut it. Two things are void: pixels that are on
+    no patch, and nuclei below the size limit of segmentation (``min_area_um2`` of the settings), such as slivers at the
+    image's edge.
     """
     settings = settings or NucleusSettings()
     of: dict[str, list[Patch]] = {}
@@ -45,21 +45,21 @@ def evaluate_patches(
 
 
 def check_stain(name: str, loaded: LoadedWeights[NucleusCard], patches: Sequence[Patch]) -> None:
-    """Refuses patches whose stain is normalised for a network trained without, and the reverse.
+    """Refuses stain-normalised patches for a network that was trained without normalisation, and the reverse.
 
     Raises:
-        BadSetting: some patches are not as the network's training patches were.
+        BadSetting: some patches differ in normalisation from the network's training patches.
     """
     learnt = loaded.card.normalised_stain
     if other := [patch.name for patch in patches if patch.normalised != learnt]:
         raise BadSetting(
-            f"{name} learnt from patches {'with' if learnt else 'without'} normalise_stain, and {len(other)} "
-            f"patches are not such, {other[0]} for one: cut those as the others were."
+            f"{name} was trained on patches {'with' if learnt else 'without'} normalise_stain, but {len(other)} "
+            f"patches differ, such as {other[0]}: cut these like the others."
         )
 
 
 def joined_image(patches: Sequence[Patch]) -> tuple[RgbImage, NucleusMaps]:
-    """An annotated image and its truth, put together from its patches; where none lies it is white, and ignored."""
+    """An annotated image and its ground truth, assembled from its patches; elsewhere it is white and ignored."""
     height_px, width_px = max(p.box.bottom_px for p in patches), max(p.box.right_px for p in patches)
     rgb = np.full((height_px, width_px, 3), 255, np.uint8)
     maps = np.full((height_px, width_px, 2), IGNORED, np.uint8)
@@ -73,12 +73,12 @@ def joined_image(patches: Sequence[Patch]) -> tuple[RgbImage, NucleusMaps]:
 
 
 def truth_of(patch: Patch) -> NucleusMaps:
-    """The truth of one patch alone; nuclei that its borders cut are parts."""
+    """The ground truth of one patch alone, on which nuclei at the border are cut."""
     return _truth(patch.read()[1], patch.instances())
 
 
 def _truth(maps: npt.NDArray[np.uint8], instances: npt.NDArray[np.int32]) -> NucleusMaps:
-    """Of (H, W, 2) maps and nuclei numbered in any way; the class of a nucleus is that of its pixels."""
+    """The ground truth from (H, W, 2) maps and arbitrarily numbered nuclei; a nucleus has the class of its pixels."""
     seen = np.union1d(0, instances)
     numbered = np.searchsorted(seen, instances).astype(np.int32)
     semantic, ternary = (np.ascontiguousarray(maps[..., place]) for place in range(2))

@@ -41,7 +41,7 @@ _NUCLEI, _PARTS = list(NucleusClass)[1:], list(TernaryClass)[1:]
 _LEGEND = (*((c.label, c.colour) for c in _NUCLEI), *((c.label, c.colour) for c in _PARTS))
 _DARK = (20, 20, 20)
 _SAMPLES, _SAMPLE_PX = 5, 300
-# The source system's yellow and green are drawn on dark tissue; on white they need to be darker.
+# The source system's yellow and green are meant for dark tissue; on white they must be darker.
 _LINES = {"epithelial": "#d62728", "lymphocyte": "#1f77d0", "neutrophil": "#b58900", "macrophage": "#2ca02c"}
 _PART_LINES = {"inside": "#009e73", "boundary": "#d55e00"}
 NUCLEUS_CHARTS = (
@@ -55,19 +55,19 @@ NUCLEUS_CHARTS = (
 
 
 def semantic_overlay(slide: Slide, found: NucleiResult, opacity: float, max_side_px: int = 4096) -> RgbImage:
-    """Tints each pixel of a nucleus in the colour of its class; opacity 0 is the slide only, 1 colours only."""
+    """Tints each pixel of a nucleus with the colour of its class; opacity 0 shows the slide only, 1 colours only."""
     labels = sample_labels(found.semantic, Box.whole(slide.size), max_side_px)
     return tint(slide.overview(max_side_px), labels, SEMANTIC_COLOURS, opacity)
 
 
 def outlined_overlay(slide: Slide, found: NucleiResult, opacity: float, max_side_px: int = 4096) -> RgbImage:
-    """Outlines each nucleus on its :func:`semantic_overlay`."""
+    """Adds the outline of each nucleus to :func:`semantic_overlay`."""
     instances = sample_labels(found.instances, Box.whole(slide.size), max_side_px)
     return draw_borders(semantic_overlay(slide, found, opacity, max_side_px), instances, _DARK)
 
 
 def ternary_overlay(slide: Slide, found: NucleiResult, opacity: float, max_side_px: int = 4096) -> RgbImage:
-    """Tints inside and boundary of nuclei."""
+    """Tints the inside and boundary of nuclei."""
     labels = sample_labels(found.ternary, Box.whole(slide.size), max_side_px)
     return tint(slide.overview(max_side_px), labels, TERNARY_COLOURS, opacity)
 
@@ -101,7 +101,7 @@ def maps_figure(slide: Slide, found: NucleiResult) -> SlideFigure:
 def samples_figure(patches: Sequence[Patch], network: NucleusNetwork, mpp: float, settings: NucleusSettings) -> bytes:
     """Shows validation patches: image, true classes, found classes, and found inside and boundary.
 
-    The validation patches with the most classes are shown.
+    It shows those with the most classes.
     """
     from dermatome.nuclei.maps.segment import segment_nuclei
 

@@ -21,9 +21,9 @@ OUTLINES_FILE = "nuclei.geojson"
 
 
 def write_maps(folder: Path, found: NucleiResult, slide: Slide, before: str = "") -> None:
-    """Writes the maps as OME-TIFF: the semantic and the ternary one with names and colours of classes, and instances.
+    """Writes the semantic, ternary and instance maps as OME-TIFF, with names and colours of classes.
 
-    An instance is int32, 0 for background, otherwise the number of the nucleus in the table. File names start with
+    Instances are int32: 0 for background, otherwise the number of the nucleus in the table. File names begin with
     ``before``.
 
     Raises:

@@ -1,12 +1,11 @@
-"""Nuclei out of probabilities that come row by row, in memory that does not grow with the height of a slide.
+"""Builds nuclei from probabilities that arrive row by row, in memory that does not grow with the height of a slide.
 
-Markers are of two kinds. Sure ones are connected pieces of what is surely inside of nuclei: bridges between nuclei that
-touch are seldom that sure. Faint nuclei have no such pieces: what is only likely inside, and that no sure marker
-reaches, gives their markers. Every marker then grows over the rest of its nucleus (:func:`grow_markers`).
+There are two kinds of markers. Sure ones are connected pieces of pixels that are inside nuclei with high probability;
+bridges between touching nuclei rarely reach it. Faint nuclei have no such pieces: their markers are pieces of likely
+inside pixels that no sure marker reaches. Then every marker grows over the rest of its nucleus (:func:`grow_markers`).
 
-Pieces are numbered through while rows come: one that two bands of rows share gets two numbers that are known to be one.
-There are no seams at which a nucleus could be cut or found twice, and the result does not depend on how many rows
-come together.
+Pieces are numbered while rows arrive: a piece in two bands of rows gets two numbers, which are recorded as one piece.
+No seam can cut or double a nucleus, and the result does not depend on how many rows arrive together.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _KINDS = slice(SEMANTIC.start + NucleusClass.EPITHELIAL, SEMANTIC.stop)
 
 
 class InstanceBuilder:
-    """Takes the rows of a slide's probabilities from the top and makes its nuclei of them."""
+    """Takes the rows of a slide's probabilities from the top and builds its nuclei."""
 
     def __init__(self, size: Size, mpp: float, settings: InstanceSettings | None = None) -> None:
         self._settings, self._mpp, self._size = settings or InstanceSettings(), mpp, size
@@ -55,7 +54,7 @@ class InstanceBuilder:
         self._known_px = self._sure_px = self._others_px = self._done_px = 0
 
     def add(self, rows: Floats) -> None:
-        """Takes the next (8, n, W) probabilities: of the semantic and of the ternary head."""
+        """Adds the next (8, n, W) float32 probabilities, of the semantic and the ternary head."""
         settings = self._settings
         self._known_px += rows.shape[1]
         last = self._known_px == self._size.height_px
@@ -78,11 +77,11 @@ class InstanceBuilder:
         self._done_px += len(nuclei)
 
     def finish(self) -> tuple[TiledArray, pd.DataFrame]:
-        """The nuclei, once all rows have come.
+        """Returns the nuclei after all rows were added.
 
         Returns:
-            The instance map, 1..N in reading order of first pixels, and the table
-            (:data:`dermatome.nuclei.maps.table.NUCLEUS_COLUMNS`), a row for each.
+            The instance map, 1..N in reading order of first pixels, and the table, with a row for each nucleus
+            (:data:`dermatome.nuclei.maps.table.NUCLEUS_COLUMNS`).
         """
         if self._known_px != self._size.height_px:
             raise ValueError(f"{self._known_px} of {self._size.height_px} rows came")
@@ -135,37 +134,37 @@ def _reaching(rings: int) -> Callable[..., npt.NDArray[Any]]:
 
 
 class RowQueue:
-    """Rows that wait for others of the same place to be made."""
+    """Rows that wait until the rows of the same place in other arrays are computed."""
 
     def __init__(self) -> None:
         self._rows: AnyRows | None = None
 
     def put(self, rows: AnyRows) -> None:
-        """The next rows, (n, W, …)."""
+        """Appends the next rows, (n, W, …)."""
         self._rows = rows if self._rows is None else np.concatenate([self._rows, rows])
 
     def take(self, count: int) -> AnyRows:
-        """The first ``count`` of those that wait."""
+        """Removes and returns the first ``count`` rows."""
         assert self._rows is not None
         taken, self._rows = self._rows[:count], self._rows[count:]
         return taken
 
 
 class LocalWork:
-    """Work whose result for a row depends on rows not further away than ``reach``.
+    """A row-wise computation whose result for a row depends only on rows within ``reach`` of it.
 
     Args:
-        work: from arrays of as many rows each, to an array of as many.
-        reach: rows above and below; beyond the first and the last row of the slide there are none.
+        work: computes, from arrays with the same number of rows, an array with that number of rows.
+        reach: number of rows above and below that a row depends on; there are none beyond the slide.
     """
 
     def __init__(self, work: Callable[..., AnyRows], reach: int) -> None:
         self._work, self._reach = work, reach
         self._held: tuple[AnyRows, ...] = ()
-        self._above = 0  # rows held that are done and only neighbours of what comes
+        self._above = 0  # number of held rows that are finished and only needed as neighbours
 
     def add(self, *rows: AnyRows, last: bool) -> AnyRows:
-        """The rows that are done now that these came too; all, where they are the slide's last."""
+        """Adds rows and returns those that are finished; with ``last``, all of them."""
         pairs = zip(self._held, rows, strict=True)
         self._held = tuple(np.concatenate(pair) for pair in pairs) if self._held else rows
         known = len(self._held[0])
@@ -182,18 +181,17 @@ class LocalWork:
 def grow_markers(markers: Instances, foreground: BoolMap, rings: int) -> Instances:
     """Grows markers over the foreground: the watershed by markers (Meyer and Beucher, 1990) on a flat relief.
 
-    Each pixel of the foreground goes to the marker that reaches it first along the foreground. All markers grow at
-    once, one ring at a time, and where two meet in a pixel a fixed order of directions decides. So a pixel depends on
-    nothing farther away than the rings, and a part of a slide, seen with that much around it, is grown as all of it
-    would be.
+    Each pixel of the foreground gets the marker that reaches it first along the foreground. All markers grow at once,
+    ring by ring, and if two meet in a pixel, a fixed order of directions decides. So a pixel depends only on pixels
+    within ``rings``, and a part of a slide with a margin of that width gives the same result as the whole slide.
 
     Args:
-        markers: (H, W) int32, 0 where there is none; markers lie in the foreground.
+        markers: (H, W) int32, 0 for none; markers lie in the foreground.
         foreground: (H, W) bool.
-        rings: how far a marker grows, px; even rings grow over corners too, so that they are octagons.
+        rings: distance by which a marker grows, px; even rings also grow over corners, so the shape is an octagon.
 
     Returns:
-        (H, W) int32: the number of the marker that reached a pixel, 0 outside the foreground or beyond reach.
+        (H, W) int32: number of the marker that reached each pixel; 0 outside the foreground or beyond reach.
     """
     grown = markers.copy()
     rows, columns = np.nonzero(markers)
@@ -204,7 +202,7 @@ def grow_markers(markers: Instances, foreground: BoolMap, rings: int) -> Instanc
 @compiled
 def _grow(grown: Any, foreground: Any, rows: Any, columns: Any, rings: int) -> None:
     height, width = grown.shape
-    # Straight steps before corners: of several neighbours a ring older, the first in this order has the pixel.
+    # Straight steps before corners: of several neighbours in the previous ring, the first in this order wins.
     down = np.array([-1, 0, 0, 1, -1, -1, 1, 1])
     along = np.array([0, -1, 1, 0, -1, 1, -1, 1])
     chosen = np.full(grown.shape, np.int8(127), np.int8)

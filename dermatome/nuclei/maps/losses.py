@@ -1,7 +1,7 @@
-"""The loss of the two heads, the weights of ternary classes, and the sampling of patches with immune cells.
+"""The loss of the two heads, class weights of the ternary map, and the sampling of patches with immune cells.
 
-The numbers are those of the source system. Its ternary class weights are the inverse of the frequency, within limits,
-so that the thin boundary does not grow a halo. Its Dice loss of the ternary map has the same weights.
+The numbers are those of the source system. Its ternary class weights are the inverse of the class frequency, within
+limits, so that the thin boundary does not grow a halo. The Dice loss of the ternary map has the same weights.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class NucleusLoss(SettingsModel):
 
 
 class ImmuneSampling(SettingsModel):
-    """How much more often patches with immune cells are drawn; factors multiply."""
+    """How much more often patches with immune cells are sampled; factors multiply."""
 
-    enabled: bool = Field(default=True, description="Whether they are drawn more often at all.")
+    enabled: bool = Field(default=True, description="Whether patches with immune cells are sampled more often.")
     lymphocyte: float = Field(default=2.0, gt=0, description="Factor for patches with lymphocytes.")
     neutrophil: float = Field(default=8.0, gt=0, description="Factor for patches with neutrophils.")
     macrophage: float = Field(default=8.0, gt=0, description="Factor for patches with macrophages.")
@@ -69,7 +69,7 @@ class ImmuneSampling(SettingsModel):
     macrophage_px: int = Field(default=10, description="Smallest number of macrophage pixels that counts.")
 
     def weights(self, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """(N,) relative chance of each patch, from (N, 5) pixels of each :class:`NucleusClass` in it."""
+        """(N,) relative sampling probability of each patch, from (N, 5) pixels of each :class:`NucleusClass` in it."""
         lymphocytes = pixels[:, NucleusClass.LYMPHOCYTE] >= self.lymphocyte_px
         neutrophils = pixels[:, NucleusClass.NEUTROPHIL] >= self.neutrophil_px
         macrophages = pixels[:, NucleusClass.MACROPHAGE] >= self.macrophage_px
@@ -86,11 +86,11 @@ class ImmuneSampling(SettingsModel):
 
 
 def ternary_weights(pixels: npt.NDArray[np.int64], how: NucleusLoss) -> tuple[float, ...] | None:
-    """Class weights of the ternary map with a mean of 1; ``None`` if all classes have the same weight.
+    """Class weights of the ternary map with a mean of 1; None if all classes have the same weight.
 
     Args:
         pixels: (3,) pixels of each :class:`TernaryClass` in the training patches.
-        how: whether to weight, and the limits.
+        how: whether to weight classes, and the limits of weights.
     """
     if not how.boundary_weighting:
         return None

@@ -1,4 +1,4 @@
-"""The network of nuclei: a U-Net with a semantic and a ternary head on its decoder."""
+"""The nucleus network: a U-Net with a semantic and a ternary head on its decoder."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 SEMANTIC = slice(0, len(NUCLEUS_LABELS))
-"""The semantic channels of the output."""
+"""Semantic channels of the output."""
 TERNARY = slice(len(NUCLEUS_LABELS), len(NUCLEUS_LABELS) + len(TERNARY_LABELS))
-"""Its ternary channels."""
+"""Ternary channels of the output."""
 HEADS = (len(NUCLEUS_LABELS), len(TERNARY_LABELS))
-"""Channels of each head."""
+"""Number of channels of each head."""
 CHANNELS = TERNARY.stop
 BACKGROUND_CHANNELS = (SEMANTIC.start, TERNARY.start)
-"""The channels that are 1 where there is nothing."""
+"""Background channel of each head."""
 BEFORE_HEADS = "base.segmentation_head"
-"""The layer, empty, whose input the two heads share; spatial dropout in training goes before it."""
+"""Name of the empty layer whose input both heads share; in training, spatial dropout precedes it."""
 
 
 def build_two_heads(
@@ -37,21 +37,21 @@ def build_two_heads(
     head_kernel_px: int = 3,
     encoder_file: EncoderFile | None = None,
 ) -> torch.nn.Module:
-    """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch whose decoder two convolutions read.
+    """A U-Net (Ronneberger et al., 2015) of segmentation-models-pytorch with two convolutions on its decoder as heads.
 
     Its output is (N, 8, H, W) logits: five of :class:`~dermatome.classes.NucleusClass`, then three of
     :class:`~dermatome.classes.TernaryClass`. The names in its state dict are ``base.encoder.*``, ``base.decoder.*``,
     ``sem_head.*`` and ``ter_head.*``.
 
     Args:
-        encoder: an encoder's name in segmentation-models-pytorch, for example ``resnet34``.
-        decoder_channels: channels of the decoder's stages, coarsest first; five of them.
-        head_kernel_px: side of the heads' kernels, odd.
-        encoder_file: pretrained weights of the encoder; ``None`` starts from random ones.
+        encoder: name of an encoder in segmentation-models-pytorch, for example ``resnet34``.
+        decoder_channels: channels of the five decoder stages, coarsest first.
+        head_kernel_px: side of the heads' kernels, px, odd.
+        encoder_file: pretrained weights of the encoder; None starts from random weights.
 
     Raises:
         BadSetting: there is no such encoder, or it does not fit a U-Net of this depth.
-        BadWeights: the pretrained weights are not those of that encoder.
+        BadWeights: the pretrained weights do not fit the encoder.
     """
     import torch
 
@@ -73,15 +73,15 @@ def build_two_heads(
 
 @dataclass(frozen=True)
 class NucleusCard(UNetCard):
-    """What a weights file of nuclei holds and how to use it.
+    """Describes a nucleus weights file and how to use it.
 
-    There is one pass over a slide, at ``mpp``: ``coarse_mpp`` is the same.
+    There is a single pass over a slide, at ``mpp``, so ``coarse_mpp`` is the same.
 
     Attributes:
         ternary: labels of the ternary channels, in order.
-        created_from: the patients it was trained on, including those of the weights it was fine-tuned from.
-        normalised_stain: whether the stain of its patches was normalised, as that of slides then is.
-        has_classes: whether any nucleus it was trained on had a class. Otherwise its nuclei are unclassified.
+        created_from: the patients it was trained on, including those of its parent weights.
+        normalised_stain: whether the stain of its training patches was normalised; that of slides is then too.
+        has_classes: whether any training nucleus had a class; otherwise its nuclei are unclassified.
     """
 
     classes: tuple[str, ...] = NUCLEUS_LABELS
@@ -100,12 +100,12 @@ class NucleusCard(UNetCard):
     heads = {"sem_head": NUCLEUS_LABELS, "ter_head": TERNARY_LABELS}
 
     def build(self) -> torch.nn.Module:
-        """The untrained network that the weights belong to."""
+        """Builds the untrained network that the weights fit."""
         return build_two_heads(self.encoder, self.decoder_channels, head_kernel_px=self.head_kernel_px)
 
 
 def load_nucleus_weights(path: Path) -> LoadedWeights[NucleusCard]:
-    """The network of nuclei at ``path``, in evaluation mode on the CPU.
+    """Loads the nucleus network at ``path``, in evaluation mode on the CPU.
 
     Raises:
         BadWeights: see :func:`dermatome.training.weights.load_weights`.

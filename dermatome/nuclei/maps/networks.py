@@ -1,4 +1,4 @@
-"""Which network finds nuclei: the champion, or the one that the settings name."""
+"""Finds the network for nuclei: the champion, or the one that the settings name."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from dermatome.storage.layout import DataRoot
 
 TOY_WEIGHTS = Path(__file__).parents[2] / "synthetic" / "nuclei_toy.safetensors"
-"""The small network that is shipped; it was trained on synthetic nuclei (:mod:`dermatome.synthetic.train_networks`)."""
+"""Weights of the shipped network, trained on synthetic nuclei (:mod:`dermatome.synthetic.train_networks`)."""
 
 
 def weights_path(named: str) -> Path:
-    """The weights file of that name; ``toy`` is the shipped one."""
+    """The weights file for a name or path; ``toy`` is the shipped one."""
     return TOY_WEIGHTS if named == "toy" else Path(named)
 
 
 def find_nucleus_weights(root: DataRoot, named: str) -> Weights:
-    """The champion; without a champion, or if it is ``settings``, the network that the settings name.
+    """The champion, or the network that the settings name if there is no champion or if it is ``settings``.
 
     Raises:
         MissingInput: there is no champion, and ``named`` is empty.
@@ -38,7 +38,7 @@ def find_nucleus_weights(root: DataRoot, named: str) -> Weights:
 
 
 def nucleus_weights_named(root: DataRoot, named: str) -> Weights:
-    """The training version of that name, ``toy``, or the weights file at a path; errors as above."""
+    """The named training version, ``toy``, or the weights file at a path; errors as for find_nucleus_weights."""
     if not named:
         raise MissingInput(
             "There is no champion yet, the network that finds nuclei: materialize nuclei_weights for a training "
@@ -58,7 +58,7 @@ def nucleus_weights_named(root: DataRoot, named: str) -> Weights:
 
 
 def load_nuclei(weights: Weights, compute: Compute, settings: NucleusSettings) -> NucleusNetwork:
-    """The network on the device, ready to run; see :func:`dermatome.nuclei.maps.segment.prepare_nuclei`.
+    """Loads the network on the device; see :func:`dermatome.nuclei.maps.segment.prepare_nuclei`.
 
     Raises:
         BadWeights: the file is missing, damaged or not the one that was chosen.

@@ -29,7 +29,7 @@ INSTANCE_SCORES = (
     *("aji", "f1_detection", "class_accuracy", "dice_mean_micro", "dice_mean_macro", "iou_mean_micro"),
     *("iou_mean_macro", *(f"dice_{label}_micro" for label in NUCLEUS_LABELS[1:])),
 )
-"""Those of :func:`dermatome.metrics.panoptic.nucleus_values` that the record of a version has."""
+"""The scores of :func:`dermatome.metrics.panoptic.nucleus_values` that are in a version's record."""
 _MAIN_SCORES = {
     "score": "Score by which epochs are chosen",
     "ternary_dice_inside": "Dice of the inside",
@@ -46,7 +46,7 @@ NUCLEUS_REPORT = ReportLayout(
     introduction=(
         "A version is a network trained to find the nuclei of H&E images and to assign each to one of four classes. "
         "Its scores are those on patients that it was not trained on. Patches are first joined to the images that they "
-        "were cut from, so that each nucleus counts once. Versions can be compared only where these patients are the "
+        "were cut from, so that each nucleus counts once. Versions can be compared only if these patients are the "
         "same."
     ),
     kind=NUCLEI,
@@ -85,7 +85,7 @@ def score_nuclei_version(
     """Scores of a version on the images that the patches of the hold-out set are cut from, and a figure of some.
 
     Raises:
-        BadSetting: the stain of the patches is normalised and that of the training patches was not, or the reverse.
+        BadSetting: the hold-out and training patches differ in stain normalisation.
     """
     loaded, patches = load_nucleus_weights(weights), load_patches(*samples)
     check_stain(version, loaded, patches)

@@ -1,4 +1,4 @@
-"""Nuclei of slides: tiles through the network, blended, and made into maps, instances and a table as rows come."""
+"""Segments the nuclei of slides: blended network tiles become maps, instances and a table while rows arrive."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dermatome.training.weights import LoadedWeights
 
 _AS_IT_IS = 1.05
-"""A slide whose scale differs from the network's by no more than this factor is not rescaled."""
+"""A slide whose scale differs from the network's by at most this factor is not rescaled."""
 _MOST_ENLARGED = 4.0
 _BACKGROUND = np.isin(np.arange(CHANNELS), BACKGROUND_CHANNELS).astype(np.float32)
 
@@ -44,10 +44,10 @@ Normalise = Callable[["RgbImage"], "RgbImage"]
 
 @dataclass(frozen=True)
 class NucleusNetwork:
-    """The network of nuclei, prepared to run.
+    """The nucleus network, prepared for inference.
 
     Attributes:
-        runner: gives (N, 8, h, w) probabilities, of both heads.
+        runner: returns (N, 8, h, w) float32 probabilities of both heads.
     """
 
     weights: LoadedWeights[NucleusCard]
@@ -56,14 +56,14 @@ class NucleusNetwork:
 
 @dataclass(frozen=True)
 class NucleiResult:
-    """What was found on a slide; all maps have its size.
+    """The nuclei of a slide; all maps are (H, W), of the slide's size.
 
     Attributes:
         semantic: uint8, :class:`~dermatome.classes.NucleusClass`.
         ternary: uint8, :class:`~dermatome.classes.TernaryClass`.
-        instances: int32, 0 or the nucleus' number, 1..N in reading order.
+        instances: int32, 0 or the nucleus's number, 1..N in reading order.
         table: a row for each nucleus, columns :data:`dermatome.nuclei.maps.table.NUCLEUS_COLUMNS`.
-        seconds: by phase; of slides that were done together, the whole time for each.
+        seconds: wall time of each phase, s; of all slides that were computed together.
     """
 
     semantic: TiledArray
@@ -76,7 +76,7 @@ class NucleiResult:
     warning: str = ""
 
     def whole(self) -> NucleusMaps:
-        """Its maps in memory, where they fit there, to be scored; a nucleus without a class has 0."""
+        """The maps in memory, for scoring, if they fit there; a nucleus without a class has 0."""
         kinds = [0 if label == UNCLASSIFIED else NUCLEUS_LABELS.index(label) for label in self.table["class"]]
         return NucleusMaps(
             self.instances.whole(), self.semantic.whole(), self.ternary.whole(), np.array([0, *kinds], np.uint8)
@@ -89,7 +89,7 @@ def prepare_nuclei(
     """Prepares the network once for many slides; the arguments are those of :func:`prepare_runner`.
 
     Raises:
-        BadSetting: the backend is not to be had, or the number of views is none.
+        BadSetting: the backend is not available, or the number of views is not valid.
     """
     from dermatome.inference.probabilities import Probabilities as Module
 
@@ -101,7 +101,7 @@ def prepare_nuclei(
 
 
 def fitted_stain(slide: Slide, network: NucleusNetwork, settings: NucleusSettings) -> StainFit | None:
-    """The stains of a slide that is to be normalised, as the settings or else the weights' card say; None otherwise."""
+    """The stains of a slide if it is to be normalised, by the settings or else the weights' card; otherwise None."""
     wanted = settings.normalise_stain
     return fit_slide(slide) if (network.weights.card.normalised_stain if wanted is None else wanted) else None
 
@@ -114,18 +114,18 @@ def segment_nuclei(
     *,
     normalise: Sequence[Normalise | None] | None = None,
 ) -> list[NucleiResult]:
-    """Semantic and ternary map, instances and table of slides; small ones share the network's batches.
+    """Computes semantic and ternary map, instances and table of slides; small slides share the network's batches.
 
-    A slide is rescaled from its mpp to the weights' and goes through the network in overlapping tiles, whose
-    probabilities are blended by a raised-cosine window and brought back to the slide's scale; rows are made into maps
-    and nuclei as they come. What is held does not grow with a slide's height, the packed maps and the table aside.
+    A slide is rescaled from its mpp to the weights' and run through the network in overlapping tiles. Their
+    probabilities are blended with a raised-cosine window and scaled back to the slide; rows become maps and nuclei as
+    they arrive. Memory does not grow with a slide's height, except for the packed maps and the table.
 
     Args:
-        slides: several small ones, or one large one; what is found does not depend on which come together.
-        network: of :func:`prepare_nuclei`, with the same settings.
+        slides: several small ones, or one large one; results do not depend on which are computed together.
+        network: network from :func:`prepare_nuclei`, with the same settings.
         settings: see :class:`NucleusSettings`.
-        progress: called with the number of tiles done after each batch; what it raises stops the work.
-        normalise: for each slide what changes its stain before the network sees it, or ``None``.
+        progress: called with the number of finished tiles after each batch; an exception in it stops the run.
+        normalise: function that changes each slide's stain before the network, or None.
 
     Returns:
         A result for each slide, in order.
@@ -162,7 +162,7 @@ def segment_nuclei(
 
 
 class _Work:
-    """One slide on its way through the network."""
+    """The state of one slide during the run of the network."""
 
     def __init__(
         self, slide: Slide, network: NucleusNetwork, settings: NucleusSettings, normalise: Normalise | None
@@ -198,15 +198,15 @@ class _Work:
 
 
 def network_size(slide: Slide, mpp: float) -> Size:
-    """The size of a slide at the network's ``mpp``; its own where the scales are as good as the same.
+    """The size of a slide at the network's ``mpp``; its own size if the scales are nearly equal.
 
     Raises:
-        BadSetting: the slide is so coarse that nuclei are lost on it.
+        BadSetting: the slide is so coarse that nuclei cannot be resolved.
     """
     factor = slide.mpp / mpp
     if factor > _MOST_ENLARGED:
         raise BadSetting(
-            f"{slide.name} has {slide.mpp:g} µm per pixel and the weights were trained at {mpp:g}, more than "
+            f"{slide.name} has {slide.mpp:g} µm per pixel but the weights were trained at {mpp:g}, more than "
             f"{_MOST_ENLARGED:g} times finer: use a finer scan, or declare its true scale."
         )
     return slide.size if 1 / _AS_IT_IS <= factor <= _AS_IT_IS else slide.size.scaled(factor)

@@ -8,15 +8,16 @@ from dermatome.storage.settings_model import Effect, SettingsModel
 
 
 class InstanceSettings(SettingsModel):
-    """How a ternary map becomes nuclei.
+    """How a ternary map is converted to nuclei.
 
     Attributes:
         sure_threshold: probability of inside from which a pixel belongs to a sure marker.
-        sure_opening_um: sure markers lose what is narrower than twice this, µm: specks, and bridges between nuclei.
-        inside_threshold: probability of inside from which a pixel that no sure marker reaches belongs to another one.
-        opening_um: these lose what is narrower than twice this, µm.
+        sure_opening_um: parts narrower than twice this are removed from sure markers, µm: specks, and bridges between
+            nuclei.
+        inside_threshold: probability of inside from which pixels that no sure marker reaches form further markers.
+        opening_um: parts narrower than twice this are removed from further markers, µm.
         nucleus_threshold: probability of inside and boundary together from which a pixel belongs to a nucleus.
-        reach_um: how far a nucleus reaches beyond its marker, µm; boundaries are drawn three pixels wide.
+        reach_um: distance by which a nucleus may extend beyond its marker, µm; boundaries are three pixels wide.
         min_area_um2: smaller nuclei are dropped, µm².
     """
 
@@ -44,14 +45,14 @@ class NucleusSettings(SettingsModel):
     Attributes:
         tile_px: side of the tiles at the network's resolution, px.
         overlap_px: overlap of neighbouring tiles, px.
-        batch: tiles per call of the network.
-        views: 1, 2, 4 or 8 flips and rotations averaged; each costs a pass.
-        skip_background: count tiles without tissue as background without running the network on them.
-        only_tissue: count all background as such, whatever the network predicts there: a network trained on patches
-            full of tissue takes bright background for anything (:func:`dermatome.imaging.tissue_area.tissue_mask`).
-        normalise_stain: normalise the stain of each slide first; None does as was done with the patches that the
-            weights were trained on.
-        instances: how the ternary map becomes nuclei.
+        batch: number of tiles per call of the network.
+        views: 1, 2, 4 or 8 flips and rotations averaged; each costs as much as one.
+        skip_background: classify tiles without tissue as background without running the network on them.
+        only_tissue: classify all background as such, whatever the network predicts there: a network trained on patches
+            full of tissue cannot classify bright background (:func:`dermatome.imaging.tissue_area.tissue_mask`).
+        normalise_stain: normalise the stain of each slide first; None does so if the training patches of the weights
+            were normalised.
+        instances: how the ternary map is converted to nuclei.
     """
 
     tile_px: int = 256

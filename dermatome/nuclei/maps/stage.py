@@ -1,4 +1,4 @@
-"""The stage `nucleus_maps`: semantic and ternary map, instances and table of a slide's nuclei, file to file."""
+"""The stage `nucleus_maps`: semantic and ternary map, instances and table of a slide's nuclei, from files to files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import Check, StageResult, content_version
 
 _NUCLEI_PER_MM2 = (100.0, 20_000.0)
-"""Bounds of a plausible density: fat and fibres have hundreds, lymph nodes beyond ten thousand."""
+"""Bounds of a plausible density, per mm²: fat and fibrous tissue have hundreds, lymph nodes more than ten thousand."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class NucleusStage(SlideStage[_Found]):
     _compute: Compute | None = field(default=None, init=False, repr=False)
 
     def inputs(self, key: str) -> dict[str, str]:
-        """The slide and the network."""
+        """The data versions of slide and network."""
         return {
             **versions_of(self.root, key, "nuclei_slides"),
             "nuclei_champion": self.weights.data_version,
@@ -66,7 +66,7 @@ class NucleusStage(SlideStage[_Found]):
         self._network = load_nuclei(self.weights, self._compute, self.nuclei)
 
     def compute(self, loaded: Sequence[tuple[Slide, dict[str, float]]]) -> list[_Found]:
-        """Finds the nuclei of the slides together; the seconds are a slide's share by its tiles."""
+        """Finds the nuclei of the slides together; seconds are divided among them by tiles."""
         assert self._network is not None
         slides, fits = [slide for slide, _ in loaded], []
         for slide, seconds in loaded:
@@ -163,7 +163,7 @@ def write_nuclei(
 
 
 def _version(slide: Slide, result: NucleiResult, area: float) -> str:
-    """Of all that later stages read, not of the maps alone: the same maps at another scale are other densities."""
+    """Data version of everything that later stages read, not only the maps: at another scale, densities differ."""
     import pandas as pd
 
     maps = (result.semantic, result.ternary, result.instances)

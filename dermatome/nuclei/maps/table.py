@@ -1,4 +1,4 @@
-"""The table of nuclei: what is added up while rows of a slide come, and the columns that are made of it."""
+"""The table of nuclei: sums that are collected while rows of a slide arrive, and the columns computed from them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NUCLEUS_COLUMNS = {
     "class_probability": "float64",
     **{f"probability_{label}": "float64" for label in NUCLEUS_LABELS[1:]},
 }
-"""Of the table. Axes are those of the ellipse with the same second moments, the orientation its major axis' angle from
-the rows' direction towards the columns', -π/2 to π/2.
+"""Columns of the table. Axes are those of the ellipse with the same second moments, the orientation is the angle of its
+major axis from the rows' direction towards the columns', -π/2 to π/2.
 
-``class`` is that of most of the nucleus' pixels in the semantic map, background left out. Where several classes have as
-many, or all pixels are background, it is the one of them with the highest probability. A nucleus that is background
-everywhere, and whose mean probability of the four classes together is below :data:`LEAST_EVIDENCE`, is
+``class`` is that of most of the nucleus's pixels in the semantic map, without background. If several classes have
+equally many, or all pixels are background, it is the one among them with the highest probability. A nucleus that is
+background everywhere, and whose mean probability of the four classes together is below :data:`LEAST_EVIDENCE`, is
 :data:`~dermatome.classes.UNCLASSIFIED`. ``probability_<class>`` are means over the nucleus, as shares of the four
-classes' sum (0 where that is 0); ``class_probability`` is that of the nucleus' class, 0 where it has none."""
+classes' sum (0 if that is 0); ``class_probability`` is that of the nucleus's class, 0 without a class."""
 
 LEAST_EVIDENCE = 0.1
 _CERTAIN = 255
@@ -41,19 +41,19 @@ _SUMS = ("area", "y", "x", "yy", "xx", "yx", *NUCLEUS_LABELS[1:], *(f"{label}_px
 
 
 class NucleusSums:
-    """Sums over the pixels of nuclei, by the numbers that their markers have for the time being."""
+    """Sums over the pixels of nuclei, by the temporary numbers of their markers."""
 
     def __init__(self) -> None:
         self._sums = ObjectSums()
 
     def add(self, labels: Instances, kinds: npt.NDArray[np.uint8], top: int) -> None:
-        """Takes rows of the slide from the top.
+        """Adds rows of the slide from the top.
 
         Args:
-            labels: (n, W) int32, 0 or the nucleus' number.
-            kinds: (n, W, 5) uint8, the class in the semantic map, and the probability of each but background, 255 for
-                certainty.
-            top: the slide's row that they begin at.
+            labels: (n, W) int32, 0 or the nucleus's number.
+            kinds: (n, W, 5) uint8, the class in the semantic map, and the probability of each class except background;
+                255 stands for 1.
+            top: row of the slide at which they begin.
         """
         rows, columns = np.nonzero(labels)
         numbers = labels[rows, columns]
@@ -65,11 +65,11 @@ class NucleusSums:
     def finish(
         self, roots: npt.NDArray[np.int64], min_area_um2: float, mpp: float
     ) -> tuple[pd.DataFrame, npt.NDArray[np.int32]]:
-        """Returns the table, and the place in it, from 1, of each number that a marker had; 0 of dropped ones.
+        """Returns the table, and the row number in it, from 1, of each temporary number; 0 for dropped nuclei.
 
         Args:
-            roots: for each number the one that stands for all of its nucleus.
-            min_area_um2: smaller nuclei are dropped.
+            roots: root number of each temporary number.
+            min_area_um2: smaller nuclei are dropped, µm².
             mpp: microns per pixel.
         """
         found, sums = self._sums.finish(roots)
@@ -85,7 +85,7 @@ class NucleusSums:
 def _columns(sums: dict[str, Numbers], mpp: float) -> pd.DataFrame:
     area = sums["area"]
     y, x = sums["y"] / area, sums["x"] / area
-    # A pixel is a square and no point: 1/12 is its own second moment.
+    # A pixel is a square, not a point: its own second moment is 1/12.
     down, along = sums["yy"] / area - y**2 + 1 / 12, sums["xx"] / area - x**2 + 1 / 12
     across = sums["yx"] / area - y * x
     middle, spread = (down + along) / 2, np.sqrt(((down - along) / 2) ** 2 + across**2)
@@ -94,7 +94,7 @@ def _columns(sums: dict[str, Numbers], mpp: float) -> pd.DataFrame:
     pixels = np.stack([sums[f"{label}_px"] for label in NUCLEUS_LABELS[1:]], axis=1)
     total = likely.sum(axis=1, keepdims=True)
     shares = np.divide(likely, total, out=np.zeros_like(likely), where=total > 0)
-    # Pixels are whole numbers, so half a share decides among equals only.
+    # Pixel counts are integers, so half a share only decides between equal counts.
     best = (pixels + shares / 2).argmax(axis=1)
     known = pixels.any(axis=1) | (total[:, 0] >= LEAST_EVIDENCE * _CERTAIN * area)
     table = pd.DataFrame(

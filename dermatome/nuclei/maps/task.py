@@ -1,4 +1,4 @@
-"""The nuclei task: a U-Net with a semantic and a ternary head that learns from patches of annotated images."""
+"""The nuclei task: trains a U-Net with a semantic and a ternary head on patches of annotated images."""
 
 from __future__ import annotations
 
@@ -59,25 +59,25 @@ if TYPE_CHECKING:
     from dermatome.training.trainer import Trained
 
 AUGMENT = AugmentSettings(scale=1.15, coarse_share=0.0, elastic_px=3.0)
-"""Gentler in shape than for tissue: more would bend away the boundary, which is three pixels wide."""
+"""Weaker deformations than for tissue, as stronger ones would destroy the boundary, which is three pixels wide."""
 _SOURCE = {
     "encoder": "resnet34", "batch": 8, "learning_rate": 3e-4, "loss": NucleusLoss(boundary_weighting=True)
 }  # fmt: skip
 """Settings of the source system that differ from the defaults."""
 _TOGETHER = 64
-"""Patches whose pixels are in memory at the same time during validation."""
+"""Number of patches whose pixels are in memory at the same time during validation."""
 
 
 class NucleusTraining(UNetSettings):
     """Settings of the nucleus network's training.
 
-    The defaults are what scored best in ten minutes on two CPU cores (`docs/results.md`). ``recipe: source`` takes
-    those of the source system instead, which also started from an encoder trained on ImageNet (``encoder_weights``).
+    The defaults scored best in ten minutes on two CPU cores (`docs/results.md`). ``recipe: source`` uses those of the
+    source system instead, which also started from an encoder trained on ImageNet (``encoder_weights``).
     """
 
     recipe: Literal["default", "source"] = Field(
         default="default",
-        description="Defaults of the settings that are not given: default, or source for those of the source system.",
+        description="Defaults of unset settings: default, or source for those of the source system.",
     )
     batch: int = Field(default=4, ge=2, description="Crops in a micro-batch; batch normalisation needs at least 2.")
     decoder_channels: tuple[int, ...] = Field(
@@ -132,12 +132,12 @@ class NucleusTraining(UNetSettings):
 
 @dataclass(frozen=True)
 class NucleusEvaluation:
-    """Results of a network on validation patches; ignored pixels count nowhere.
+    """Results of a network on validation patches; ignored pixels are not counted.
 
     Attributes:
         semantic: (5, 5) int64 confusion of pixels, ground truth in rows.
         ternary: (3, 3) int64 confusion of pixels, ground truth in rows.
-        images: scores of nuclei on the images that the patches are of.
+        images: scores of nuclei on the images that the patches were cut from.
         samples: PNG of validation patches with their maps.
     """
 
@@ -172,7 +172,7 @@ class NucleusEvaluation:
 
 @dataclass(frozen=True)
 class NucleusTask(VersionTask[NucleusEvaluation]):
-    """Patches, and the U-Net with two heads that learns from them; see :class:`dermatome.training.task.Task`."""
+    """Patches and the U-Net with two heads that is trained on them; see :class:`dermatome.training.task.Task`."""
 
     settings: NucleusTraining
     split: Split[Patch]
@@ -221,13 +221,13 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         return lineage_of_file(TOY_WEIGHTS, load_nucleus_weights) if name == "toy" else None
 
     def data_sha256(self) -> str:
-        """Of the patches' pixels and maps."""
+        """One sha256 over the patches' pixels and maps, and sides."""
         return self.split.sha256(
             lambda side: sha256_bytes("".join(f"{patch.name} {patch.sha256}\n" for patch in side).encode())
         )
 
     def build(self, compute: Compute, encoder_file: EncoderFile | None) -> Parts:
-        """The network, its patches, of which those with immune cells are drawn more often, and its loss."""
+        """Builds the network, its patches (those with immune cells are sampled more often), and its loss."""
         settings = self.settings
         network = build_two_heads(settings.encoder, settings.decoder_channels, encoder_file=encoder_file)
         drop_channels(network.get_submodule(BEFORE_HEADS), settings.dropout)
@@ -260,7 +260,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         return confusion_on_patches(network, self.split.validation, compute, self.settings)
 
     def complete(self, trained: Trained[NucleusEvaluation], compute: Compute) -> Trained[NucleusEvaluation]:
-        """Scores nuclei on the images that the validation patches are of, segmented as slides are."""
+        """Scores nuclei on the images that the validation patches were cut from, segmented like slides."""
         patches, card = self.split.validation, trained.card
         assert isinstance(card, NucleusCard)
         if not patches:
@@ -280,7 +280,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         )
 
     def card(self, evaluation: NucleusEvaluation, fine_tuned: LoadedWeights[Any] | None, **common: Any) -> NucleusCard:
-        """Scales, scores and patients of the network."""
+        """The card with scales, scores and patients of the network."""
         settings, split = self.settings, self.split
         cases = {patch.case for patch in split.train}.union(fine_tuned.card.created_from if fine_tuned else ())
         return NucleusCard(
@@ -302,7 +302,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
         )
 
     def lacks(self) -> str | None:
-        """Classes: without them the semantic head is trained on background alone."""
+        """A sentence if no patch has classes, so that the semantic head is trained on background alone."""
         if any(any(patch.semantic_px[1:]) for patch in self.split.train):
             return None
         return "No training patch has a nucleus of a known class: add cases with classes, such as MoNuSAC's."
@@ -376,7 +376,7 @@ def _scene(image: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], totals: l
 def _check_unseen(cases: Collection[str], learned: Collection[str]) -> None:
     if seen := sorted(set(cases).intersection(learned)):
         raise BadSetting(
-            f"{len(seen)} patients are held out that the weights to fine-tune were trained on, {seen[0]} for one, so "
+            f"{len(seen)} held-out patients, such as {seen[0]}, were used to train the weights to fine-tune, so "
             "its scores would be too good: hold out others, or train from scratch."
         )
 

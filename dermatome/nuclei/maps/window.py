@@ -1,4 +1,4 @@
-"""The network of nuclei as a way to find the cells of skin: instances of a window (`[cells] segmenter = "nuclei"`)."""
+"""The nucleus network as a method that finds cells in skin: instances of a window (`[cells] segmenter = "nuclei"`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dermatome.slides.slide import MppSource, Slide
 if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
 
-# Whether a tile is background is decided in its window, and would differ at the edges of windows.
+# Whether a tile is background would be decided in its window, and differ at the edges of windows.
 _SETTINGS = NucleusSettings(skip_background=False, only_tissue=False)
 
 
@@ -36,7 +36,7 @@ def load(path: Path, compute: Compute) -> Segmenter:
     weights = load_nucleus_weights(weights_path(str(path)))
     card = weights.card
     if card.normalised_stain:
-        raise BadWeights(f"{path} learnt from stain-normalised patches and cannot find cells here: use another.")
+        raise BadWeights(f"{path} was trained on stain-normalised patches and cannot find cells here: use another.")
     network = prepare_nuclei(weights, compute, _SETTINGS)
 
     def on(image: _Readable, mpp: float) -> Callable[[Box], Instances]:

@@ -1,10 +1,10 @@
-"""Images of nuclei with what annotators drew of them: MoNuSAC's and MoNuSeg's folders, and label images.
+"""Reads annotated images of nuclei: folders as in MoNuSAC and MoNuSeg, and label images.
 
 A case is a folder of images of one patient, each with its annotation beside it
 (:mod:`dermatome.labels.annotation_files`). Or it has a folder ``images/`` (or ``Tissue Images/``) and, with the same
 stems, ``annotations/``, or one or both of ``instances/`` (grey PNG or TIFF, a number for each nucleus) and ``classes/``
-(a class for each pixel: grey PNG of their numbers, or RGB in :data:`DRAWN_COLOURS`), and perhaps ``nuclei/`` (white
-where there is any nucleus; one without a class is ambiguous). The names of these folders are compared without case.
+(a class for each pixel: grey PNG with class numbers, or RGB in :data:`DRAWN_COLOURS`), and optionally ``nuclei/``
+(white in all nuclei; those without a class are ambiguous). The case of folder names is ignored.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ DRAWN_COLOURS = {
     NucleusClass.NEUTROPHIL: (255, 0, 0),
     NucleusClass.MACROPHAGE: (0, 0, 255),
 }
-"""Of class images that others drew from MoNuSAC's outlines; a pixel is of the nearest colour, as they are JPEGs."""
+"""Colours of class images drawn from MoNuSAC's outlines; these are JPEGs, so the nearest colour is used."""
 
 IMAGE_SUFFIXES = (*SUFFIXES, ".svs")
 _IMAGES, _OUTLINES = ("images", "tissue images", "tissueimages"), ("annotations",)
 _INSTANCES, _CLASSES, _NUCLEI = ("instances",), ("classes", "class masks"), ("nuclei", "white masks")
 _DOWNLOAD_DEPTH = 3
-"""How deep cases lie in a download at most."""
+"""Maximum depth at which cases lie in a download."""
 _ARCHIVE_RUBBISH = "__MACOSX"
 _PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
-# A piece of a class image that is smaller is what JPEG made of an edge.
+# Smaller pieces of a class image are JPEG artefacts at edges.
 _LEAST_PIECE_PX = 16
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and the files that say what is on it.
+    """An image and the files of its annotation.
 
     Attributes:
-        patient: whom it is of: what a TCGA barcode says, or else the case.
+        patient: the patient, from a TCGA barcode if there is one, else the case.
         image: RGB or RGBA.
     """
 
@@ -72,12 +72,12 @@ class AnnotatedImage:
 
     @property
     def kind(self) -> str:
-        """``outlines``, ``instances`` or ``classes``: in the last, nuclei of one class that touch are one."""
+        """``outlines``, ``instances`` or ``classes``; in ``classes``, touching nuclei of one class are one."""
         return "outlines" if self.outlines else "instances" if self.instances else "classes"
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All of them."""
+        """All files of the image and its annotation."""
         every = (self.image, self.outlines, self.instances, self.classes, self.nuclei)
         return tuple(path for path in every if path is not None)
 
@@ -93,7 +93,7 @@ class Annotated:
 
 
 def case_folders(folder: Path) -> list[Path]:
-    """``folder``, where it is a case itself, or else the cases in it, as downloads of MoNuSAC and MoNuSeg have them.
+    """``folder`` if it is a case, or else the cases in it, as in downloads of MoNuSAC and MoNuSeg.
 
     Raises:
         MissingInput: there is no such folder.
@@ -118,9 +118,9 @@ def _cases_in(folder: Path, depth: int = _DOWNLOAD_DEPTH) -> list[Path]:
 
 
 def annotated_images(case: Path) -> list[AnnotatedImage]:
-    """The annotated images of a case, or of a folder of cases, by name; images that nobody annotated are left out.
+    """The annotated images of a case, or of a folder of cases, by name; images without annotation are left out.
 
-    Where MoNuSAC gives an image as ``.svs`` and ``.tif``, the ``.tif`` is taken.
+    If MoNuSAC provides an image as ``.svs`` and ``.tif``, the ``.tif`` is used.
 
     Raises:
         MissingInput: there is no such folder, or no image in it.
@@ -157,7 +157,7 @@ def _images_of(case: Path) -> list[AnnotatedImage]:
 
 
 def _folder(case: Path, names: tuple[str, ...]) -> Path | None:
-    """The folder in ``case`` that has one of ``names``, whatever its case."""
+    """The folder in ``case`` that has one of ``names``, ignoring upper and lower case."""
     found = {re.sub("[ _-]+", " ", path.name.casefold()): path for path in sorted(case.iterdir()) if path.is_dir()}
     return next((found[name] for name in names if name in found), None)
 
@@ -176,18 +176,18 @@ def case_version(case: Path) -> str:
 def read_annotated(
     image: AnnotatedImage, declared_mpp: float, boundary_px: int = BOUNDARY_PX, *, mpp_given: bool = False
 ) -> Annotated:
-    """Reads an image and draws what is known of it.
+    """Reads an image and draws its annotation.
 
     Args:
-        image: its files.
-        declared_mpp: microns per pixel where no file states them.
-        boundary_px: of the ternary map.
+        image: files of the image and its annotation.
+        declared_mpp: microns per pixel if no file states them.
+        boundary_px: width of the boundary in the ternary map, px.
         mpp_given: see :func:`dermatome.slides.slide.read_slide`.
 
     Raises:
         BadImage: the image cannot be read.
-        BadAnnotation: what belongs to it cannot, or does not fit.
-        MissingInput: a file is gone.
+        BadAnnotation: its annotation cannot be read, or does not fit.
+        MissingInput: a file is missing.
     """
     drawn = None if image.outlines is None else read_outlines(image.outlines)
     stated_mpp = None if drawn is None else drawn.mpp
@@ -213,7 +213,7 @@ def read_annotated(
 
 
 def _read_white(path: Path) -> npt.NDArray[np.bool_]:
-    """(H, W) bool: where a mask is white; of a mask that holds but 0 and 1, where it is 1."""
+    """(H, W) bool: white pixels of a mask; in a mask with only 0 and 1, those with 1."""
     grey = decode_rgb(path.read_bytes(), path.name)[0][..., 0]
     if 1 < grey.max(initial=0) <= 127:
         raise BadAnnotation(f"{path} has no white, its highest value is {grey.max()}: export it as 0 and 255.")
@@ -221,7 +221,7 @@ def _read_white(path: Path) -> npt.NDArray[np.bool_]:
 
 
 def _pieces(classes: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.int32]:
-    """A number for each connected piece of one class."""
+    """(H, W) int32: a number for each connected piece of one class."""
     from skimage.measure import label
 
     assert classes is not None
@@ -255,7 +255,7 @@ def _read_classes(path: Path, size: Size) -> npt.NDArray[np.uint8]:
 
 
 def _stems(folder: Path) -> dict[str, Path]:
-    """Images by stem; of one image in several formats, the first of :data:`IMAGE_SUFFIXES`."""
+    """Images by stem; if an image exists in several formats, the first of :data:`IMAGE_SUFFIXES` is used."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda p: (p.stem, p.suffix.lower() == ".svs", p.name)):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and not is_annotation(path.name):

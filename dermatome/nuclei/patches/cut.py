@@ -35,7 +35,7 @@ def make_patches(case: Path, folder: Path, settings: PatchSettings) -> StageResu
 
     Raises:
         MissingInput: there is no annotated image.
-        BadImage: one cannot be read.
+        BadImage: an image cannot be read.
         BadAnnotation: an annotation cannot be read or does not fit its image.
     """
     images = annotated_images(case)
@@ -87,14 +87,14 @@ def cut_case(
 ) -> tuple[list[Patch], str]:
     """Cuts annotated images into ``folder``; a small image makes one patch, mirrored beyond its edges.
 
-    With ``mpp_given`` a person declared the scale, which then counts also against a stated objective.
+    ``mpp_given`` means that a person declared the scale, which then overrides a stated objective.
 
     Returns:
         The patches, and in words which objects of the annotations are left out, such as ``2 × Point``.
 
     Raises:
-        BadImage: it cannot be read.
-        BadAnnotation: what belongs to it cannot, or does not fit, or it has more nuclei than patches can number.
+        BadImage: an image cannot be read.
+        BadAnnotation: an annotation cannot be read, does not fit, or has more nuclei than patches can number.
     """
     patches: list[Patch] = []
     left_out: Counter[str] = Counter()
@@ -156,13 +156,13 @@ def split_patches(
 ) -> tuple[list[Patch], str]:
     """Puts about ``share`` of the patches on the validation side, whole patients at a time.
 
-    Patients that were ``learnt`` by the weights to fine-tune cannot test what comes of those.
+    Patients in ``learnt``, which the weights to fine-tune were trained on, are never put there.
 
     Returns:
         The patches with their side, and in words how it was chosen.
 
     Raises:
-        BadSetting: ``share`` is not from 0 to below 1, there is but one patient, or all of them were learnt from.
+        BadSetting: ``share`` is not in [0, 1), there is only one patient, or all of them are in ``learnt``.
     """
     split = split_samples(patches, share, seed, dict.fromkeys(learnt, "train"), noun="patches")
     held = {patch.name for patch in split.validation}
@@ -171,7 +171,7 @@ def split_patches(
 
 
 def _cut(rgb: RgbImage, maps: NucleusMaps, box: Box, side: int) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a patch, ``side`` each way."""
+    """The arrays of a patch with a side of ``side`` px."""
     beyond = [(0, side - box.size.height_px), (0, side - box.size.width_px)]
     return {
         "rgb": np.pad(rgb[box.slices], [*beyond, (0, 0)], mode="symmetric"),

@@ -39,9 +39,9 @@ class Patch:
         folder: that has the manifest.
         name: ``<image>_<top>_<left>``.
         case: the patient; all patches of one are on the same side of a split.
-        kind: what its truth was drawn from (:attr:`~dermatome.nuclei.patches.annotated.AnnotatedImage.kind`).
-        top_px: of the patch on its image.
-        height_px: of the part that is image; beyond it, pixels are mirrored and ignored.
+        kind: kind of annotation (:attr:`~dermatome.nuclei.patches.annotated.AnnotatedImage.kind`).
+        top_px: top edge of the patch on its image, px.
+        height_px: height of the part that is image, px; pixels beyond it are mirrored and ignored.
         mpp_source: ``file`` or ``declared``.
         semantic_px: pixels of each :class:`~dermatome.classes.NucleusClass`, ignored ones in none.
         ignored_px: pixels that are ignored in the ternary map.
@@ -74,7 +74,7 @@ class Patch:
 
     @property
     def group(self) -> str:
-        """The patient, of whom all patches are on one side of a split."""
+        """The patient, whose patches are all on one side of a split."""
         return self.case
 
     place = patient = group
@@ -102,17 +102,17 @@ class Patch:
         """(H, W, 3) uint8 RGB, and (H, W, 2) uint8: its semantic and its ternary map.
 
         Raises:
-            MissingInput: a file is gone.
-            BadAnnotation: one is damaged.
+            MissingInput: a file is missing.
+            BadAnnotation: a file is damaged.
         """
         maps = [self._grey(name).astype(np.uint8) for name in ("semantic", "ternary")]
         return self._image("rgb", "RGB"), np.stack(maps, axis=-1)
 
     def instances(self) -> npt.NDArray[np.int32]:
-        """(H, W) int32: 0, or the number that the nucleus has on its image.
+        """(H, W) int32: 0, or the number of the nucleus on its image.
 
         Raises:
-            MissingInput: the file is gone.
+            MissingInput: the file is missing.
             BadAnnotation: it is damaged.
         """
         return self._grey("instances").astype(np.int32)
@@ -155,7 +155,7 @@ def load_patches(*folders: Path) -> list[Patch]:
         except FileNotFoundError as error:
             raise MissingInput(f"There is no {path}: cut patches there with 'dermatome nuclei patches'.") from error
         except (pa.ArrowException, KeyError, ValueError) as error:
-            raise BadAnnotation(f"{path} is no manifest of patches ({error}): cut them again.") from error
+            raise BadAnnotation(f"{path} is not a manifest of patches ({error}): cut them again.") from error
         for row in rows:
             row |= {key: tuple(row[key]) for key in ("semantic_px", "ternary_px")}
             safe_id(row["name"], "The patch")
@@ -172,7 +172,7 @@ def load_patches(*folders: Path) -> list[Patch]:
 
 
 def patch_manifest_rows(patches: Iterable[Patch], side: Side) -> list[ManifestRow]:
-    """The manifest rows of patches, by name; raises as :meth:`Patch.read` does."""
+    """The manifest rows of patches, by name; raises the errors of :meth:`Patch.read`."""
     rows = []
     for patch in sorted(patches, key=lambda patch: patch.name):
         rgb, maps = patch.read()

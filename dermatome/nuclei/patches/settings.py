@@ -13,8 +13,8 @@ class PatchSettings(SettingsModel):
 
     Attributes:
         size_px: side of a patch, px.
-        stride_px: step from one patch to the next, px; the last ones of an image are moved in, to end where it ends.
-        least_foreground: share of a patch's pixels in nuclei below which the patch is left out.
+        stride_px: step from one patch to the next, px; the last patches of an image are moved in to end at its edge.
+        least_foreground: smallest share of pixels in nuclei, 0 to 1; other patches are left out.
         boundary_px: width of the boundary in the ternary map, px.
         declared_mpp: microns per pixel of images whose files do not state them.
         normalise_stain: normalise the stain of each image first; networks trained on such patches do the same to

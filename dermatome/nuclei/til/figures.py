@@ -17,7 +17,7 @@ _PREVIEW_PX = 480
 
 
 def til_figure(name: str, scores: TilScores, square_um: float, size: Size, mpp: float) -> SlideFigure:
-    """Shows lymphocytes per mm² on squares under the slide's scores."""
+    """Shows lymphocytes per mm² on squares, below the slide's scores."""
     from matplotlib import colormaps
 
     figure = new_figure(8.4, 6.4)
@@ -40,7 +40,7 @@ def til_figure(name: str, scores: TilScores, square_um: float, size: Size, mpp: 
         if scores.near_epithelium_share is not None:
             facts.append(f"{scores.near_epithelium_share:.0%} of lymphocytes near epithelium")
     axes.set_title(f"{name}\n{'  ·  '.join(facts) or 'no score'}", fontsize=10, loc="left")
-    # Squares at the lower and right edge are cut by the slide's end.
+    # Squares at the lower and right edge are cut by the end of the slide.
     side_px = max(1, _PREVIEW_PX // shown.shape[1])
     pixels = colours(shown / highest, bytes=True)[..., :3].repeat(side_px, 0).repeat(side_px, 1)
     height, width = (max(1, round(side * mpp / square_um * side_px)) for side in (size.height_px, size.width_px))

@@ -1,17 +1,16 @@
-"""Tumour-infiltrating lymphocytes (TIL) of a slide, from the table of its nuclei.
+"""Scores tumour-infiltrating lymphocytes (TIL) of a slide from the table of its nuclei.
 
-Three numbers, each of the whole slide. Lymphocytes for each mm² of tissue, and their map on squares of 50 µm, follow
-Saltz et al. 2018 ("Spatial organization and molecular correlation of tumor-infiltrating lymphocytes using deep learning
-on pathology images", Cell Reports 23:181), who tell squares of 50 µm with lymphocytes from those without. The immune
-share is that of lymphocytes, neutrophils and macrophages among all nuclei that have a class; those without one count
-nowhere. The share of lymphocytes near epithelium
-counts those whose nearest epithelial nucleus lies within 20 µm, middle to middle, the radius that Barua et al. 2018
-("Spatial interaction of tumor cells and regulatory T cells correlates with survival in non-small cell lung cancer",
-Lung Cancer 117:73) take for cells that can interact.
+There are three scores, each over the whole slide. Lymphocytes per mm² of tissue, and their map on squares of 50 µm,
+follow Saltz et al. 2018 ("Spatial organization and molecular correlation of tumor-infiltrating lymphocytes using deep
+learning on pathology images", Cell Reports 23:181), who classify squares of 50 µm by whether they contain lymphocytes.
+The immune share is that of lymphocytes, neutrophils and macrophages among all nuclei with a class; nuclei without one
+are not counted. The share of lymphocytes near epithelium counts those whose nearest epithelial nucleus lies within
+20 µm, centre to centre, the radius within which Barua et al. 2018 ("Spatial interaction of tumor cells and regulatory T
+cells correlates with survival in non-small cell lung cancer", Lung Cancer 117:73) consider that cells can interact.
 
-What pathologists read, following Salgado et al. 2015 (Annals of Oncology 26:259), is the share of the *stroma's area*
-that lymphocytes cover within the tumour's borders. These numbers are not that: no stroma is told from tumour here, and
-epithelium may be benign.
+Pathologists estimate, following Salgado et al. 2015 (Annals of Oncology 26:259), the share of the *stroma's area* that
+lymphocytes cover within the borders of the tumour. These scores are different: stroma and tumour are not separated
+here, and epithelium may be benign.
 """
 
 from __future__ import annotations
@@ -31,17 +30,16 @@ IMMUNE = (NucleusClass.LYMPHOCYTE, NucleusClass.NEUTROPHIL, NucleusClass.MACROPH
 
 @dataclass(frozen=True)
 class TilScores:
-    """TIL of one slide; ``None`` where the divisor is zero, or, for the scores, where there are nuclei and
-    none has a class.
+    """TIL scores of one slide; None if the denominator is zero or if no nucleus has a class.
 
     Attributes:
-        has_classes: whether any nucleus has a class, or there is none.
-        immune_share: of all nuclei that have a class.
-        near_epithelium_share: of the lymphocytes.
-        infiltrated_share: of the squares with any such nucleus, those with a lymphocyte.
-        squares: (h, w) int32, lymphocytes in each square of the map.
-        nuclei: (h, w) int32, all nuclei in each that have a class.
-        areas_mm2: (h, w), of each square what lies on the slide: those at its lower and right edge are cut.
+        has_classes: whether any nucleus has a class, or there are no nuclei.
+        immune_share: share of immune nuclei among all nuclei with a class.
+        near_epithelium_share: share of the lymphocytes that are near epithelium.
+        infiltrated_share: share of squares with a lymphocyte among those with any nucleus that has a class.
+        squares: (h, w) int32, number of lymphocytes in each square of the map.
+        nuclei: (h, w) int32, number of nuclei with a class in each square.
+        areas_mm2: (h, w) float64, area of each square on the slide, mm²; those at the lower and right edge are cut.
     """
 
     counts: dict[str, int]
@@ -59,7 +57,7 @@ class TilScores:
 def score_til(
     nuclei: pd.DataFrame, size: Size, mpp: float, tissue_mm2: float, settings: TilSettings | None = None
 ) -> TilScores:
-    """TIL of a slide.
+    """Scores the TIL of a slide.
 
     ``nuclei`` is its table, with ``centroid_y_px``, ``centroid_x_px``, ``class`` and ``class_probability``.
     """
@@ -113,9 +111,9 @@ def _square_areas(shape: tuple[int, ...], size: Size, mpp: float, square_um: flo
 
 
 def square_rows(scores: TilScores, square_um: float) -> pd.DataFrame:
-    """The map as rows: each square that has a nucleus, its top left corner in µm, and what it holds.
+    """The map as rows: each square with a nucleus, its top left corner in µm, and its counts.
 
-    ``side_um`` is that of a whole square; densities are of the part that lies on the slide.
+    ``side_um`` is the side of an uncut square; densities are those of the part on the slide.
     """
     rows, columns = np.nonzero(scores.nuclei)
     lymphocytes = scores.squares[rows, columns]

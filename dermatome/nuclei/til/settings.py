@@ -9,7 +9,7 @@ class TilSettings(SettingsModel):
     """How TIL are scored.
 
     Attributes:
-        near_um: a lymphocyte is near epithelium up to this distance between centres, µm.
+        near_um: largest distance between the centres of a lymphocyte and an epithelial nucleus that it is near to, µm.
         square_um: side of the map's squares, µm.
         min_probability: nuclei whose class is less probable than this are left out of counts and distances.
     """

@@ -1,4 +1,4 @@
-"""The stage `til_scores`: TIL of a slide from its nuclei, file to file."""
+"""The stage `til_scores`: scores the TIL of a slide from its nuclei, from files to files."""
 
 from __future__ import annotations
 
