@@ -163,8 +163,8 @@ class TiledPixels(TiffParts):
         super().__init__(path, (3,))
         page = self._levels[0].page
         check_interleaved(page.description, page.samplesperpixel, path.name)
-        said = {FIRST_PAGE: self._more_pages, GREY_REPEATED: page.samplesperpixel == 1}
-        self.conversions = tuple(words for words, done in said.items() if done)
+        done_by_words = {FIRST_PAGE: self._more_pages, GREY_REPEATED: page.samplesperpixel == 1}
+        self.conversions = tuple(words for words, done in done_by_words.items() if done)
         self.scale = stated_scale(path)
 
     @staticmethod

@@ -329,7 +329,7 @@ function draw() {
 
 function showShare() {
   const touched = region.known.reduce((sum, one) => sum + one, 0) / region.known.length;
-  get("share").textContent = get("confirmed").checked ? "All of it is learnt." : `${(100 * touched).toFixed(1)} % of it is touched, and learnt.`;
+  get("share").textContent = get("confirmed").checked ? "All of it is used for training." : `${(100 * touched).toFixed(1)} % of it is painted, and used for training.`;
 }
 
 // --- mouse, finger, keyboard

@@ -53,7 +53,7 @@ class SkinSource:
         trained_on = ", which was trained on synthetic skin only" if self.cells.name == "toy" else ""
         if self.tissue.name == STARTER:
             trained_on += (
-                ". The starter has only learnt from synthetic skin: check its masks. To use another network, train one "
+                ". The starter was trained on synthetic skin only: check its masks. To use another network, train one "
                 "on your slides and materialize tissue_champion"
             )
         return f"**Networks.** {markdown_text(self.names)}{trained_on}."

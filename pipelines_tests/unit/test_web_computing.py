@@ -163,6 +163,6 @@ def test_without_a_champion_the_page_names_the_starter_and_what_a_missing_networ
     assert "no weights of nuclei named 'n002'" in networks_note(lambda: network_text(nuclei_source(context)))
     source = skin_source(context.root, Settings(cell_weights="toy"))
     assert "Tissue: the starter (sha256 " in source.text
-    assert "only learnt from synthetic skin" in source.text
+    assert "trained on synthetic skin only" in source.text
     assert "materialize tissue_champion" in source.text
     assert source.load(TissueSettings(), context.compute).tissue.weights.card.synthetic

@@ -167,9 +167,9 @@ def _version(slide: Slide, result: NucleiResult, area: float) -> str:
     import pandas as pd
 
     maps = (result.semantic, result.ternary, result.instances)
-    told = f"{slide.mpp} {slide.mpp_source.value} {area}".encode()
+    scale = f"{slide.mpp} {slide.mpp_source.value} {area}".encode()
     table = pd.util.hash_pandas_object(result.table).to_numpy().tobytes()
-    return content_version(chain((told, table), *(labels.content() for labels in maps)))
+    return content_version(chain((scale, table), *(labels.content() for labels in maps)))
 
 
 def _density_check(density: float | None) -> Check:

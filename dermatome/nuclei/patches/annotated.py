@@ -260,11 +260,11 @@ def _stems(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir(), key=lambda p: (p.stem, p.suffix.lower() == ".svs", p.name)):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and not is_annotation(path.name):
             if path.stem in found and path.suffix.lower() != ".svs":
-                raise BadImage(f"{folder} has both {found[path.stem].name} and {path.name}: leave one.")
+                raise BadImage(f"{folder} has both {found[path.stem].name} and {path.name}: keep one of them.")
             found.setdefault(path.stem, path)
     return found
 
 
 def _patient(name: str, case: Path) -> str:
-    told = _PATIENT.match(name)
-    return told[0] if told else case.name
+    barcode = _PATIENT.match(name)
+    return barcode[0] if barcode else case.name

@@ -33,23 +33,22 @@ MANIFEST_FILE = "patches.parquet"
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch as it was cut: a row of the manifest, and the folder from which its files are read when asked for.
+    """A patch: one row of the manifest, and the folder from which its files are read on demand.
 
     Attributes:
-        folder: that has the manifest.
+        folder: folder of the manifest.
         name: ``<image>_<top>_<left>``.
         case: the patient; all patches of one are on the same side of a split.
         kind: kind of annotation (:attr:`~dermatome.nuclei.patches.annotated.AnnotatedImage.kind`).
         top_px: top edge of the patch on its image, px.
         height_px: height of the part that is image, px; pixels beyond it are mirrored and ignored.
         mpp_source: ``file`` or ``declared``.
-        semantic_px: pixels of each :class:`~dermatome.classes.NucleusClass`, ignored ones in none.
-        ignored_px: pixels that are ignored in the ternary map.
-        stain: of its image: ``as it is``, or the :class:`StainOutcome` where it was to be
-            normalised.
-        sha256: over its pixels and maps.
-        side: ``train`` or ``validation`` where a split was asked for, or empty.
-        left_out: objects of the image's annotation that are on no patch, as they have no area or are to be ignored.
+        semantic_px: number of pixels of each :class:`~dermatome.classes.NucleusClass`, without ignored ones.
+        ignored_px: number of pixels that are ignored in the ternary map.
+        stain: outcome for its image: ``as it is``, or the :class:`StainOutcome` if normalisation was requested.
+        sha256: sha256 over its pixels and maps.
+        side: ``train`` or ``validation`` if a split was requested, else empty.
+        left_out: annotated objects of the image that are on no patch, as they have no area or are to be ignored.
     """
 
     folder: Path
