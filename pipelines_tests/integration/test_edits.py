@@ -25,7 +25,7 @@ def test_an_image_that_nobody_looks_at_would_be_counted_as_falsely_fresh(tmp_pat
     assert edits.run(tmp_path, slides=4, edits=12, seed=0)["falsely fresh"] > 0
 
 
-def test_an_image_is_read_again_only_if_it_was_changed_since(tmp_path, monkeypatch):
+def test_an_image_is_read_again_only_if_it_was_changed_since(tmp_path):
     path = tmp_path / "inbox" / "a.png"
     path.parent.mkdir()
     path.write_bytes(b"image")

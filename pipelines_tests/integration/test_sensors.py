@@ -382,7 +382,7 @@ def test_what_can_be_computed_with_the_weights_there_are_is_requested(inbox, roo
     assert asked_for(inbox.tick()) == {stage: ["s1"] for stage in stages}
 
 
-def test_known_slides_are_requested_when_the_weights_come_later(inbox, root, instance):
+def test_known_slides_are_requested_when_the_weights_come_later(inbox, root):
     root.settings.write_text('nuclei_weights = ""\n')
     inbox.put("s1.png", "s2.png")
     first, *later = inbox.chain.stages
@@ -411,7 +411,7 @@ def test_a_dicom_folder_is_one_slide_and_loose_files_are_none_and_said_once(root
     assert not inbox.tick(first.cursor).run_requests
 
 
-def test_a_slide_of_two_images_is_not_taken_and_said(instance, nuclei_inbox, capfd):
+def test_a_slide_of_two_images_is_not_taken_and_said(nuclei_inbox, capfd):
     nuclei_inbox.put("s1.svs", "s1.tif", "s2.svs", "s2/1.dcm", "s3.png")
     assert asked_for(nuclei_inbox.tick()) == {"nuclei_slides": ["s3"]}
     (said,) = logged(capfd, "more than one image")
@@ -419,7 +419,7 @@ def test_a_slide_of_two_images_is_not_taken_and_said(instance, nuclei_inbox, cap
     assert "(s1, s2)" in said
 
 
-def test_a_folder_waits_for_its_last_file_and_holds_back_no_other(instance, nuclei_inbox, monkeypatch):
+def test_a_folder_waits_for_its_last_file_and_holds_back_no_other(nuclei_inbox, monkeypatch):
     nuclei_inbox.put("s1/1.dcm", "s1/2.dcm", "s2.svs")
     now = time.time()
     changed = {"s1/1.dcm": now - 700, "s1/2.dcm": now - 500, "s2.svs": now - 650}
@@ -431,7 +431,7 @@ def test_a_folder_waits_for_its_last_file_and_holds_back_no_other(instance, nucl
     assert asked_for(nuclei_inbox.tick(first.cursor)) == {"nuclei_slides": ["s1"]}
 
 
-def test_a_folder_is_asked_for_again_when_a_file_of_it_changes_or_goes(instance, nuclei_inbox):
+def test_a_folder_is_asked_for_again_when_a_file_of_it_changes_or_goes(nuclei_inbox):
     nuclei_inbox.put("s1/1.dcm", "s1/2.dcm", "s2/1.dcm")
     cursor = nuclei_inbox.tick().cursor
     for change in (lambda: nuclei_inbox.put("s1/2.dcm"), lambda: (nuclei_inbox.folder / "s1" / "2.dcm").unlink()):

@@ -100,7 +100,7 @@ query ($asset: String!, $key: String!) { assetNodes(assetKeys: [{path: [$asset]}
 """
 
 
-def test_a_training_is_not_stale_when_its_tiles_change(root, instance, ask):
+def test_a_training_is_not_stale_when_its_tiles_change(instance, ask):
     instance.add_dynamic_partitions(TRAINING_VERSIONS.name, ["v001"])
     instance.add_dynamic_partitions(ANNOTATED_SLIDES.name, ["a1"])
     before = {

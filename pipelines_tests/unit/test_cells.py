@@ -147,7 +147,7 @@ def test_a_grey_image_has_cells_and_no_stains(toy, network, found):
     assert not result.background.stains_check().passed
 
 
-def test_where_the_diameter_came_from_is_said(toy, found, network):
+def test_where_the_diameter_came_from_is_said(toy, found):
     assert found.diameter_source == "training diameter"
     assert found.diameter_px == pytest.approx(16.5)
     given = segment_cells(toy.slide, toy.mask, stub(), CellSettings(diameter_um=7))

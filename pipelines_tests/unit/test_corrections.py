@@ -52,7 +52,7 @@ def stroke():
     return mask
 
 
-def test_a_region_shows_the_prediction_and_keeps_what_was_corrected(client, root):
+def test_a_region_shows_the_prediction_and_keeps_what_was_corrected(client):
     found = runs_of(client)
     size = Size(80, 96)
     np.testing.assert_array_equal(decode_runs(found["labels"], size), TOY.mask[16:96, 32:128])
@@ -139,7 +139,7 @@ def test_what_the_page_sends_is_not_trusted(client, root, changes, status, says)
     assert not list(root.annotations.glob("*"))
 
 
-def test_other_sites_may_not_save(client, root):
+def test_other_sites_may_not_save(client):
     answer = client.post("/correct/save", json={}, headers={"Origin": "http://elsewhere.example"})
     assert answer.status_code == 403
     answer = client.get("/correct/slides", headers={"Sec-Fetch-Site": "cross-site"})

@@ -103,7 +103,7 @@ def test_files_of_two_slides_are_refused_in_one_folder_and_told_apart_by_one_of_
     assert read_slide(slide / "1.dcm").size == Size(300, 260)
 
 
-def test_what_has_no_level_is_refused(slide, tmp_path):
+def test_what_has_no_level_is_refused(slide):
     for name in ("1.dcm", "2.dcm"):
         (slide / name).unlink()
     with pytest.raises(BadImage, match="s1 has no level of a DICOM slide"):

@@ -134,7 +134,7 @@ def test_without_validation_tiles_the_report_has_no_samples(tmp_path):
     assert "undefined" in (tmp_path / "report.html").read_text()
 
 
-def test_versions_side_by_side_and_in_the_store(tmp_path, tile, monkeypatch):
+def test_versions_side_by_side_and_in_the_store(tmp_path, tile):
     root = DataRoot(tmp_path / "root")
     trained(root, "v001", tile, 0, initial_weights="imagenet (of the hub)")
     trained(root, "v001_cont1", tile, 8, parent="v001", parent_sha256="ab" * 32)

@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_said(case: Path, tmp_path: Path, toy: ToyNuclei) -
     assert case_folders(case.parent) == case_folders(case) == [case]
 
 
-def test_real_annotations(realdata: Path, tmp_path: Path) -> None:
+def test_real_annotations(realdata: Path) -> None:
     (folder,) = case_folders(realdata / "monusac")
     images = annotated_images(folder)
     assert len({image.patient for image in images}) == 9

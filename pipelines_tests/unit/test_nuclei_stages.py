@@ -81,7 +81,7 @@ def run(stage, keys=("s1",)):
     return finished.result
 
 
-def test_maps_then_scores_then_rows(root, weights, toy):
+def test_maps_then_scores_then_rows(root, weights):
     chosen = find_nucleus_weights(root, weights)
     settings = NucleusSettings(tile_px=64, overlap_px=16, normalise_stain=True)
     made = run(NucleusStage(root, chosen, COMPUTE, settings, 0.5))

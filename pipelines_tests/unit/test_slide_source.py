@@ -62,7 +62,7 @@ def test_another_scale_is_another_version_and_no_new_download(atlas, tmp_path):
     assert atlas.count(PATH) == 1
 
 
-def test_the_lossless_original_is_taken_where_there_is_one_and_recorded(atlas, tmp_path, jpeg):
+def test_the_lossless_original_is_taken_where_there_is_one_and_recorded(atlas, tmp_path):
     place, made = acquire(atlas, tmp_path, lossless=True)
     assert (made.values["file"], made.values["location"]) == ("image.jpg", f"{atlas.url}{PATH}"), "there is no TIFF"
     toy = toy_slide(3, size_px=120)

@@ -113,7 +113,7 @@ def sent(name="one", annotated=True, **roi):
     return json.dumps({"name": name, "annotated": annotated, "width": 96, "height": 96, "rois": [box]})
 
 
-def test_rois_are_opened_and_saved_as_training_tiles_reads_them(root, tmp_path):
+def test_rois_are_opened_and_saved_as_training_tiles_reads_them(root):
     assert annotated_slides(root) == ["one"]
     opened = open_annotated(root, "one")
     assert [roi.name for roi in opened.rois] == ["all"]

@@ -136,7 +136,7 @@ def config(client):
     return json.loads(text.split('id="slide">')[1].split("</script>")[0])
 
 
-def test_tiles_of_every_level_make_up_the_slide(client, root):
+def test_tiles_of_every_level_make_up_the_slide(client):
     viewer = config(client)
     assert viewer["views"] == ["image", "dab", "tissue", "layers", "cells"]
     assert viewer["maxLevel"] == 11
@@ -190,7 +190,7 @@ def test_a_point_gives_the_cell_the_layer_and_what_the_numbers_mean(client):
         assert answer.json()["detail"].endswith(".")
 
 
-def test_downloads_are_those_of_the_list_and_tables_come_as_csv(client, root):
+def test_downloads_are_those_of_the_list_and_tables_come_as_csv(client):
     answer = client.get(f"/atlas/file/epidermis_layers/{SLIDE}/layers.csv")
     assert pd.read_csv(io.StringIO(answer.text))["area_px"].tolist() == [9, 8, 7]
     assert "attachment" in answer.headers["content-disposition"]

@@ -121,7 +121,7 @@ def test_settings_of_the_data_root_decide_what_is_found(tmp_path):
     assert "within 35 µm" in strict.tables(tmp_path)
 
 
-def test_a_slide_too_large_at_the_networks_scale_is_not_begun(tmp_path):
+def test_a_slide_too_large_at_the_networks_scale_is_not_begun():
     network = SimpleNamespace(weights=SimpleNamespace(card=SimpleNamespace(mpp=0.25)))
     slide = replace(toy_nuclei(11, Size(128, 128)).slide, mpp=1.0)
     with pytest.raises(BadImage, match="over the limit of 0 million"):

@@ -139,7 +139,7 @@ def test_a_descendant_is_not_tested_on_what_an_ancestor_learnt(
     )
 
 
-def test_what_a_version_goes_on_from(root: DataRoot, tmp_path: Path) -> None:
+def test_what_a_version_goes_on_from(root: DataRoot) -> None:
     assert parent_name("v001", None) is None
     assert parent_name("v001_cont2", None) == "v001"
     assert parent_name("v001_cont2", "v001_cont1") == "v001_cont1"
