@@ -356,8 +356,8 @@ def _gap_fillers(context: dg.AssetExecutionContext, root: DataRoot, keys: list[s
         return {}
     latest_records = dg.AssetRecordsFilter(context.asset_key, storage_ids=list(latest.values()))
     events = [
-        one.asset_materialization
-        for one in context.instance.fetch_materializations(latest_records, len(latest)).records
+        record.asset_materialization
+        for record in context.instance.fetch_materializations(latest_records, len(latest)).records
     ]
     failed = root.failed(context.asset_key.to_user_string())
     return {

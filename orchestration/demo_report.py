@@ -36,7 +36,7 @@ def print_report(console: Console, root: DataRoot) -> bool:
     )  # fmt: skip
     scores, notes, good = [], [], True
     with duckdb.connect(str(root.store), read_only=True) as store:
-        for gene, slide in [(one.gene, slide) for one in demo_genes() for slide in one.slides]:
+        for gene, slide in [(demo_gene.gene, slide) for demo_gene in demo_genes() for slide in demo_gene.slides]:
             failure = store.execute("select asset, error from failures where partition = ?", [slide.slide]).fetchone()
             measured = store.execute(_MEASURED, {"slide": slide.slide}).fetchone()
             if failure or measured is None or slide.broken:
@@ -87,13 +87,13 @@ def print_atlas(console: Console, root: DataRoot) -> None:
     for gene in demo_genes():
         folder = root.folder("gene_profiles", gene.ensembl_id)
         zones = pd.read_parquet(folder / "profile.parquet").query("part == 'zone'").set_index("zone")
-        for one in pd.read_parquet(folder / "antibodies.parquet").to_dict("records"):
+        for antibody in pd.read_parquet(folder / "antibodies.parquet").to_dict("records"):
             dab = [
                 "{mean_dab_od:.2f} ({mean_dab_od_low:.2f} to {mean_dab_od_high:.2f})".format(**zones.loc[zone])
                 for zone in ("basal", "lower_suprabasal", "upper_suprabasal")
             ]
-            pattern = f"{one['pattern']} ({100 * one['pattern_share']:.0f} %)"
-            table.add_row(gene.gene, pattern, str(one["patients"]), *dab)
+            pattern = f"{antibody['pattern']} ({100 * antibody['pattern_share']:.0f} %)"
+            table.add_row(gene.gene, pattern, str(antibody["patients"]), *dab)
     console.print(table)
 
 

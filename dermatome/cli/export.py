@@ -31,7 +31,7 @@ def _of_slides(command: Callable[..., None]) -> Callable[..., None]:
         "gene": (Annotated[str | None, gene], None),
         "data": (Data, "dermatome_data"),
     }
-    kept = {one.name: (one.annotation, one.default) for one in own if one.name != "found"}
+    kept = {parameter.name: (parameter.annotation, parameter.default) for parameter in own if parameter.name != "found"}
     return with_signature(run, kept | options, str(command.__doc__))
 
 

@@ -137,7 +137,7 @@ def hpa_fetch(
     lossless = settings.hpa.image == "tiff"
     tissue = tissue or settings.images.tissue
     lists = [Path(gene) if Path(gene).is_file() else [gene] for gene in genes]
-    wanted = dict.fromkeys(Path(gene.ensembl_id) for one in lists for gene in read_gene_list(one))
+    wanted = dict.fromkeys(Path(gene.ensembl_id) for source in lists for gene in read_gene_list(source))
     tables = []
 
     with HpaClient(settings.hpa) as client:

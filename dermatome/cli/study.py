@@ -127,17 +127,19 @@ def replay(
         (unpacked := Path(temporary) / "crate").mkdir()
         read = Crate(crate, unpacked)
         task = bar.add_task("Results", total=len(read.records))
-        for one in replay_crate(
+        for result in replay_crate(
             read,
             DataRoot.at(str(keep or Path(temporary) / "data")),
             compute=ComputeSettings(device=device, threads=threads),
             images=images,
             models=models.expanduser(),
         ):
-            equal[one.asset] += one.equal
+            equal[result.asset] += result.equal
             bar.advance(task)
-            if not one.equal:
-                complain(f"{one.asset} of {one.slide}: {one.reason or f'{one.now} instead of {one.stored}'}")
+            if not result.equal:
+                complain(
+                    f"{result.asset} of {result.slide}: {result.reason or f'{result.now} instead of {result.stored}'}"
+                )
     for asset in dict.fromkeys(asset for asset, _ in read.records):
         typer.echo(f"{asset}: {equal[asset]} of {len(read.of(asset))} equal")
     if equal.total() < len(read.records):

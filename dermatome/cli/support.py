@@ -130,7 +130,10 @@ def with_options(
         info = settings.model_fields[name]
         limits = {"min": "ge", "max": "le"}
         found = {
-            key: getattr(one, bound) for key, bound in limits.items() for one in info.metadata if hasattr(one, bound)
+            key: getattr(limit, bound)
+            for key, bound in limits.items()
+            for limit in info.metadata
+            if hasattr(limit, bound)
         }
         options[name] = Annotated[info.annotation, typer.Option(help=text, **found)], info.default
     if compute:
@@ -149,7 +152,11 @@ def with_options(
             command(**values)
 
         own = inspect.signature(command, eval_str=True).parameters.values()
-        kept = {one.name: (one.annotation, one.default) for one in own if one.name not in ("settings", "compute")}
+        kept = {
+            parameter.name: (parameter.annotation, parameter.default)
+            for parameter in own
+            if parameter.name not in ("settings", "compute")
+        }
         return with_signature(run, kept | options, str(command.__doc__))
 
     return decorate
@@ -339,8 +346,8 @@ def image_files(paths: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path
             )
         if not found:
             raise MissingInput(f"The folder {path} contains no image ({', '.join(suffixes)}): check the path.")
-        for one in found:
-            file = one.parent if is_dicom(one.name) and one.is_file() else one
+        for entry in found:
+            file = entry.parent if is_dicom(entry.name) and entry.is_file() else entry
             # A link counts as an image of its own, so only its folder is resolved.
             place = (file.resolve(), "") if file.is_dir() else (file.parent.resolve(), file.name)
             if place not in seen:

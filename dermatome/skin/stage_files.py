@@ -109,13 +109,13 @@ class SkinStage(Stage[SkinInput, tuple[SkinInput, Result]]):
     def compute(self, loaded: Sequence[SkinInput]) -> list[tuple[SkinInput, Result]]:
         """Computes each slide."""
         found = []
-        for one in loaded:
-            with timed(one.seconds, self.phase):
-                result = self.result(one)
-            found.append((one, result))
+        for skin in loaded:
+            with timed(skin.seconds, self.phase):
+                result = self.result(skin)
+            found.append((skin, result))
         return found
 
-    def result(self, one: SkinInput) -> Result:
+    def result(self, skin: SkinInput) -> Result:
         """Computes one slide."""
         raise NotImplementedError
 

@@ -306,12 +306,12 @@ def fetch_hpa(
     Returns:
         Address and path of the file, and the HTTP status if it was fetched.
     """
-    for one in dict.fromkeys([tiff_address(address), address]) if lossless else [address]:
-        target = path.with_suffix(PurePosixPath(urlsplit(one).path).suffix.lower())
-        if kept is not None and _copy_verified(kept, one, target):
-            return one, target, None
-        with suppress(*([NotThere] if one != address else [])):
-            return one, target, fetch(one, target).status
+    for url in dict.fromkeys([tiff_address(address), address]) if lossless else [address]:
+        target = path.with_suffix(PurePosixPath(urlsplit(url).path).suffix.lower())
+        if kept is not None and _copy_verified(kept, url, target):
+            return url, target, None
+        with suppress(*([NotThere] if url != address else [])):
+            return url, target, fetch(url, target).status
     raise AssertionError("unreachable")
 
 

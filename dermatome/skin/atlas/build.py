@@ -126,7 +126,10 @@ def marker_sentence(markers: Sequence[MarkerResult]) -> str:
     """A sentence on how many markers stain as expected."""
     if not markers:
         return f"None of the markers ({', '.join(dict.fromkeys(MARKERS))}) is among the genes."
-    wrong = [f"{one.gene} ({', '.join(sorted(set(one.antibodies.values())))}, not {one.expected})" for one in markers
-             if not one.passed]  # fmt: skip
+    wrong = [
+        f"{marker.gene} ({', '.join(sorted(set(marker.antibodies.values())))}, not {marker.expected})"
+        for marker in markers
+        if not marker.passed
+    ]
     right = f"{len(markers) - len(wrong)} of {len(markers)} markers read as they should"
     return f"{right}: not {', '.join(wrong)}." if wrong else f"{right}."

@@ -32,7 +32,7 @@ def make_atlas(root: DataRoot, folder: Path, settings: AtlasSettings) -> StageRe
     warning, drawn = synthetic_warning(synthetic), atlas_figure(atlas)
     write_report(folder, {ANTIBODIES_TABLE: antibodies}, drawn, warning)
     write_atomic(folder / ATLAS_FILE, atlas_html(atlas, profiles, drawn[1], warning))
-    right, sentence = sum(one.passed for one in atlas.markers), marker_sentence(atlas.markers)
+    right, sentence = sum(marker.passed for marker in atlas.markers), marker_sentence(atlas.markers)
     return StageResult(
         outcome="atlas" if len(atlas.genes) else "no_genes",
         message=f"{len(atlas.genes)} genes, {len(antibodies)} antibodies. {sentence}",

@@ -61,19 +61,19 @@ class CellsStage(SkinStage[CellsResult]):
         network = load_cells(self.weights, compute, self.cells.segmenter)
         self._network = self._as_int8(network) if compute.int8 and isinstance(network, CellNetwork) else network
 
-    def result(self, one: SkinInput) -> CellsResult:
+    def result(self, skin: SkinInput) -> CellsResult:
         """Finds the cells."""
         assert self._network is not None
-        return segment_cells(one.slide, one.mask, self._network, self.cells, progress=lambda _: self.check())
+        return segment_cells(skin.slide, skin.mask, self._network, self.cells, progress=lambda _: self.check())
 
     def save(self, key: str, found: tuple[SkinInput, CellsResult], folder: Path) -> StageResult:
         """Writes the cells in every format."""
         assert self._network is not None
-        one, made = found[0], found[0].mask_record.values
+        skin, made = found[0], found[0].mask_record.values
         warning = synthetic_warning(made)
-        seconds = dict(one.seconds)
+        seconds = dict(skin.seconds)
         written = write_cells(
-            folder, one.slide, one.mask, found[1], self._network, seconds, warning, figure=self.figures
+            folder, skin.slide, skin.mask, found[1], self._network, seconds, warning, figure=self.figures
         )
         written.values["mask_weights_sha256"] = str(made["weights_sha256"])
         return written

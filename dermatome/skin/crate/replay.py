@@ -162,9 +162,9 @@ def replay_crate(
     good = set()
     with HpaClient() as client:
         stage = WaitingStage(root, "slide_images", partial(_acquire, pictures, found, client))
-        for one in _run(stage, pictures, {}):
-            good |= {one.slide} if one.equal else set()
-            yield one
+        for result in _run(stage, pictures, {}):
+            good |= {result.slide} if result.equal else set()
+            yield result
     for asset in STAGES:
         records = {slide: record for slide, record in crate.of(asset).items() if slide in good}
         good = set()
@@ -172,10 +172,10 @@ def replay_crate(
             left = {record.partition: record for record in group}
             try:
                 stage_of_group = _stage(crate, root, group[0], compute, models)
-                for one in _run(stage_of_group, dict(left), group[0].settings):
-                    del left[one.slide]
-                    good |= {one.slide} if one.now else set()
-                    yield one
+                for result in _run(stage_of_group, dict(left), group[0].settings):
+                    del left[result.slide]
+                    good |= {result.slide} if result.now else set()
+                    yield result
             except DermatomeError as error:  # an error of the network, not of a slide
                 yield from (Replayed(asset, slide, left[slide].data_version, reason=str(error)) for slide in left)
 

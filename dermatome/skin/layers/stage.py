@@ -72,16 +72,16 @@ class LayersStage(SkinStage[LayersResult]):
         """The data versions of image, mask and cells."""
         return versions_of(self.root, key, "slide_images", "epidermis_masks", "cell_masks")
 
-    def result(self, one: SkinInput) -> LayersResult:
+    def result(self, skin: SkinInput) -> LayersResult:
         """Divides the epidermis into layers and measures them."""
-        return measure_layers(one.slide, one.mask, one.instances, one.cells, self.layers, self.check)
+        return measure_layers(skin.slide, skin.mask, skin.instances, skin.cells, self.layers, self.check)
 
     def save(self, key: str, found: tuple[SkinInput, LayersResult], folder: Path) -> StageResult:
         """Writes tables, map, outlines and figure."""
-        one, result = found
-        warning = synthetic_warning(one.cells_record.values)  # which says it of the mask's network, too
+        skin, result = found
+        warning = synthetic_warning(skin.cells_record.values)  # which says it of the mask's network, too
         return write_layers(
-            folder, one.slide, one.instances, one.cells, result, dict(one.seconds), warning, figure=self.figures
+            folder, skin.slide, skin.instances, skin.cells, result, dict(skin.seconds), warning, figure=self.figures
         )
 
 

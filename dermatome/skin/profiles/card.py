@@ -86,7 +86,7 @@ def card_html(
             "known": row["antibody"] or "Antibody unknown",
             "sure": _sure(row),
             "numbers": _numbers(profile, row["antibody"]),
-            "cores": [one for one in cores if one.core.antibody == row["antibody"]],
+            "cores": [shown for shown in cores if shown.core.antibody == row["antibody"]],
             "annotated": _annotations(records, row["antibody"]),
         }
         for row in profile.antibodies.replace({np.nan: None}).to_dict("records")
@@ -112,7 +112,7 @@ def card_html(
         patterns=sorted({each["pattern"] for each in antibodies}),
         left_out=left_out,
         slides=len(cores),
-        patients=len({one.core.patient for one in cores if one.core.patient}),
+        patients=len({shown.core.patient for shown in cores if shown.core.patient}),
         confidence=f"{100 * settings.confidence:g} %",
         resamples=settings.resamples,
         licences=licences or [str(gene.values["licence"])],

@@ -84,7 +84,7 @@ class ProfileStage(Stage[_Input, tuple[_Input, GeneProfile]]):
 
     def compute(self, loaded: Sequence[_Input]) -> list[tuple[_Input, GeneProfile]]:
         """Summarises each gene."""
-        return [(one, profile_gene(one.cores, self.settings, self.layers)) for one in loaded]
+        return [(gene, profile_gene(gene.cores, self.settings, self.layers)) for gene in loaded]
 
     def save(self, key: str, result: tuple[_Input, GeneProfile], folder: Path) -> StageResult:
         """Writes tables, figure and card."""

@@ -97,13 +97,13 @@ def choose(
     """
     if not found:
         return []
-    features = np.array([one.features for one in found])
+    features = np.array([candidate.features for candidate in found])
     scale = float(np.median(np.linalg.norm(features - features.mean(axis=0), axis=1))) or 1.0
-    free = np.array([not _overlaps(one.box, annotated.get(one.slide, ())) for one in found])
+    free = np.array([not _overlaps(candidate.box, annotated.get(candidate.slide, ())) for candidate in found])
     unlike = np.full(len(found), np.inf)
     for known in features[~free]:
         unlike = np.minimum(unlike, np.linalg.norm(features - known, axis=1))
-    wanted = np.array([one.disagreement for one in found])
+    wanted = np.array([candidate.disagreement for candidate in found])
     chosen: list[Proposal] = []
     while len(chosen) < count and free.any():
         far = np.minimum(unlike, 1e9)  # the distance is infinite while nothing is annotated or chosen

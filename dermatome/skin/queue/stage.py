@@ -58,15 +58,15 @@ def make_queue(
     annotated: dict[str, list[Box]] = {}
     for name in slides:
         found += candidates(load_slide(root, name), network, settings.side_px, settings.views)
-        annotated[name] = [one.box for one in saved_corrections(root, name)]
+        annotated[name] = [correction.box for correction in saved_corrections(root, name)]
     proposals = choose(found, settings.regions, settings.diversity, annotated)
     table = _table(proposals, found)
     write_frame(folder / QUEUE_TABLE, table)
     pictures: dict[Candidate, RgbImage] = {}
-    for name in {one.candidate.slide for one in proposals}:
+    for name in {proposal.candidate.slide for proposal in proposals}:
         slide = load_slide(root, name)
-        for one in (one.candidate for one in proposals if one.candidate.slide == name):
-            pictures[one] = slide.region(one.box, fitting(one.box.size, _THUMBNAIL_PX))
+        for candidate in (proposal.candidate for proposal in proposals if proposal.candidate.slide == name):
+            pictures[candidate] = slide.region(candidate.box, fitting(candidate.box.size, _THUMBNAIL_PX))
     rows = []
     for row, proposal in zip(table.to_dict("records"), proposals, strict=True):
         place = {"slide": row["slide"], "left": row["left_px"], "top": row["top_px"], "side": settings.side_px}
@@ -76,7 +76,7 @@ def make_queue(
     write_atomic(folder / QUEUE_FILE, text.encode())
     if pictures:
         facts = [f"{len(proposals)} regions", f"of {len(slides)} slides"]
-        shown = [pictures[one.candidate] for one in proposals]
+        shown = [pictures[proposal.candidate] for proposal in proposals]
         write_atomic(folder / PREVIEW_FILE, preview_samples(shown, "annotation_queue", facts))
     return StageResult(
         outcome="queue" if proposals else "nothing_to_annotate",
@@ -96,14 +96,14 @@ def make_queue(
 def _table(proposals: list[Proposal], found: list[Candidate]) -> pd.DataFrame:
     """A row for each proposed region, in the order in which to annotate them."""
     of_slide: dict[str, list[float]] = {}
-    for one in found:
-        of_slide.setdefault(one.slide, []).append(one.disagreement)
+    for candidate in found:
+        of_slide.setdefault(candidate.slide, []).append(candidate.disagreement)
     rows = []
     for rank, proposal in enumerate(proposals, 1):
-        one = proposal.candidate
-        place = one.box.left_px, one.box.top_px, one.box.size.width_px, one.box.size.height_px
-        gain = one.disagreement, proposal.novelty, proposal.gain, float(np.mean(of_slide[one.slide]))
-        rows.append((rank, one.slide, *place, *gain))
+        candidate = proposal.candidate
+        place = candidate.box.left_px, candidate.box.top_px, candidate.box.size.width_px, candidate.box.size.height_px
+        gain = candidate.disagreement, proposal.novelty, proposal.gain, float(np.mean(of_slide[candidate.slide]))
+        rows.append((rank, candidate.slide, *place, *gain))
     columns = {"rank": "int32", "slide": "str"}
     columns |= dict.fromkeys(("left_px", "top_px", "width_px", "height_px"), "int32")
     columns |= dict.fromkeys(("disagreement", "novelty", "gain", "slide_disagreement"), "float64")
