@@ -218,7 +218,7 @@ def test_patients_are_split_whole(case: Path, tmp_path: Path) -> None:
         child, said = split_patches(rows, 0.4, seed, learnt=["p0", "p2", "p4", "elsewhere"])
         assert {row.case for row in child if row.side == "validation"} < {"p1", "p3"}
         assert "none that the weights before had learnt" in said
-    with pytest.raises(BadSetting, match="all on one side of the split"):
+    with pytest.raises(BadSetting, match="patches are on one side of the split"):
         split_patches(rows, 0.2, 1, learnt=[f"p{n}" for n in range(5)])
     write_manifest(tmp_path, sided)
     assert {patch.side for patch in load_patches(tmp_path)} == {"train", "validation"}
