@@ -20,7 +20,7 @@ from dermatome.slides.slide import WHOLE_PX
 
 HEIGHT_PX, WIDTH_PX = 80, 96
 _DAMAGED = "damaged or cut short"
-_HEADER = "its header is damaged or of a kind that is not read"
+_HEADER = "its header is damaged or of an unsupported kind"
 _STRANGE = "not a JPEG, PNG or TIFF image"
 
 
@@ -269,8 +269,8 @@ def _tiffs() -> Iterator[OddFile]:
     yield _refused("tiff-no-tags", ".tif", b"II*\0\x08\0\0\0" + bytes(6), _HEADER)
     holes = pixels.astype(np.float32)
     holes[3:5] = np.nan
-    yield _refused("tiff-float-with-nan", ".tif", _tiff(holes), "no safe 8-bit RGB reading")
-    yield _refused("tiff-float-grey", ".tif", _tiff(holes[..., 0]), "no safe 8-bit RGB reading")
+    yield _refused("tiff-float-with-nan", ".tif", _tiff(holes), "no safe 8-bit RGB conversion")
+    yield _refused("tiff-float-grey", ".tif", _tiff(holes[..., 0]), "no safe 8-bit RGB conversion")
     yield _refused("tiff-32-bit", ".tif", _tiff(deep[..., 0].astype(np.int32) * 9 - 5), "32-bit pixels outside")
     five = np.dstack([pixels, pixels[..., :2]])
     yield _refused("tiff-five-channels", ".tif", _tiff(five, photometric="minisblack", planarconfig="contig"), _HEADER)

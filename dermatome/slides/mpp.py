@@ -175,11 +175,14 @@ def significant_bits(tags: Mapping[int, Any]) -> int:
 
 
 def check_interleaved(description: str, samples: int, name: str) -> None:
-    """Refuses an image whose channels are separate pages, as its first page alone would be read as a grey image.
+    """Refuses an image of which only some channels would be read: the first page, or the first three of many.
 
     Raises:
-        BadImage: the description of the first page names more than ``samples`` channels, or is damaged.
+        BadImage: the description of the first page names more than ``samples`` channels, or is damaged; or there are
+            more than those of RGB with transparency, or of CMYK.
     """
+    if samples > 4:
+        raise BadImage(f"{name} holds {samples} channels, of which only three would be read: export it as RGB.")
     try:
         ome = _ome_pixels(description)
         stated = _imagej(description, "channels") if ome is None else ome.get("SizeC")

@@ -129,6 +129,12 @@ def test_sixteen_bits_where_zero_is_white_are_turned_round():
     assert np.array_equal(found[..., 0], (65535 - dark) >> 8)
 
 
+def test_more_channels_than_a_colour_has_are_refused():
+    five = np.zeros((30, 40, 5), np.uint8)
+    with pytest.raises(BadImage, match="^a.tif holds 5 channels, of which only three would be read: export it as RGB"):
+        decode_rgb(tiff(five, photometric="rgb", extrasamples=["unspecified"] * 2, metadata=None), "a.tif")
+
+
 def test_transparent_pixels_are_white():
     image = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
     pixels, _ = decode_rgb(saved(image, "PNG"), "a")
