@@ -168,7 +168,7 @@ def test_label_images_that_hold_no_numbers_of_objects(tmp_path):
     Image.fromarray(mask[:2]).save(tmp_path / "b_labels.png")  # one object
     assert read_label_image(tmp_path / "b_labels.png", Size(2, 4)).sum() == 2
     tifffile.imwrite(tmp_path / "c_labels.tif", np.ones((2, 3, 4), np.uint16), photometric="minisblack")
-    with pytest.raises(BadAnnotation, match="holds 2 images"):
+    with pytest.raises(BadAnnotation, match="contains 2 images"):
         read_label_image(tmp_path / "c_labels.tif", Size(3, 4))
     np.save(tmp_path / "a_seg.npy", np.array({"outlines": 1}))
     np.save(tmp_path / "b_seg.npy", np.ones((3, 4)))

@@ -75,7 +75,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(BadAnnotation, match="same size"):
         read_label_image(tmp_path / "a_labels.png", Size(9, 9))
     Image.fromarray(image_of(labels)).save(tmp_path / "rgb.png")
-    with pytest.raises(BadAnnotation, match="holds colours"):
+    with pytest.raises(BadAnnotation, match="contains colours"):
         read_label_image(tmp_path / "rgb.png", Size(SIDE_PX, SIDE_PX))
     (tmp_path / "cut.png").write_bytes((tmp_path / "a_labels.png").read_bytes()[:200])
     with pytest.raises(BadAnnotation, match="damaged or not a label image"):

@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_said(case: Path, tmp_path: Path, toy: ToyNuclei) -
     with pytest.raises(BadAnnotation, match="damaged"):
         read_annotated(replace(image, classes=None), 0.25)
     Image.fromarray(toy.slide.whole()).save(folder / "images" / "a.tif")
-    with pytest.raises(BadImage, match="leave one"):
+    with pytest.raises(BadImage, match="keep one of them"):
         annotated_images(folder)
     with pytest.raises(BadSetting, match="stride"):
         PatchSettings(stride_px=300)

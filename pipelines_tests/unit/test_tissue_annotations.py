@@ -80,7 +80,7 @@ def test_names_of_the_palette_and_what_no_polygon_covers(tmp_path):
         ([feature("dermis", [[0, 0], [float("inf"), 0], [0, 9]])], "no GeoJSON of polygons"),
         ([feature("dermis", [[0, 0], [1, 1]])], "no GeoJSON of polygons"),
         ([{"properties": None}], "no polygon with a class"),
-        ([feature("dermis", ring(0, 0, 80, 60))] * 21, "more than 20 times over"),
+        ([feature("dermis", ring(0, 0, 80, 60))] * 21, "more than 20 times"),
         (
             [feature("dermis", ring(0, 0, 80, 60), [[9, 0], [9, 60]] * 500_000)],
             r"mask.geojson has outlines whose edges cross 60 million rows of pixels, and 50 million are drawn at most",

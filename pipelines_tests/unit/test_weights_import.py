@@ -92,16 +92,16 @@ def test_what_does_not_fit_is_refused_and_no_code_is_run(file, tmp_path, network
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "w.safetensors").exists()
 
-    refused("no U-Net with the encoder resnet34", encoder="resnet34")
+    refused("not a U-Net with the encoder resnet34", encoder="resnet34")
     refused("give those 4", classes=("background", "dermis"))
     refused("above 0", mpp=0)
     refused("no architecture 'segnet' here: use one of unet, ", architecture="segnet")
     refused("Keras weights", tmp_path / "unet.h5")
     refused("cannot be read", tmp_path / "none.pt")
     for content, says in (
-        ({"state_dict": Evil()}, "without running its code"),
+        ({"state_dict": Evil()}, "without running code"),
         ([1, 2], "no state dict"),
-        ({"a": torch.zeros(1)}, "no U-Net of segmentation-models-pytorch"),
+        ({"a": torch.zeros(1)}, "not a U-Net of segmentation-models-pytorch"),
         (build_network("resnet18", 2, CHANNELS).state_dict(), "has 2 output channels"),
         ({name: tensor * float("nan") for name, tensor in network.state_dict().items()}, "not finite"),
     ):
@@ -116,7 +116,7 @@ def test_slides_far_from_the_scale_of_training_are_refused_unless_told():
     for mpp in (0.1, 0.5, 2.0, 3.0):
         check_scale(replace(slide, mpp=mpp), card, TissueSettings())
     coarse = replace(slide, mpp=3.1)
-    sentence = "s has 3.1 µm per pixel and the weights were trained at 2, more than 1.5 times finer"
+    sentence = "s has 3.1 µm per pixel but the weights were trained at 2, more than 1.5 times finer"
     with pytest.raises(BadSetting, match=re.escape(sentence)):
         check_scale(coarse, card, TissueSettings())
     check_scale(coarse, card, TissueSettings(any_scale=True))
