@@ -174,7 +174,7 @@ def test_label_images_that_hold_no_numbers_of_objects(tmp_path):
     np.save(tmp_path / "b_seg.npy", np.ones((3, 4)))
     (tmp_path / "c_seg.npy").write_bytes(b"no array")
     for name in "abc":
-        with pytest.raises(BadAnnotation, match="no label image"):
+        with pytest.raises(BadAnnotation, match="not a label image"):
             read_label_image(tmp_path / f"{name}_seg.npy", Size(3, 4))
     with pytest.raises(MissingInput):
         read_label_image(tmp_path / "none.png", Size(3, 4))
