@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dermatome.classes import ClassMap
 from dermatome.geometry import Size
+from dermatome.imaging.enlarging import LabelEnlarger
 from dermatome.imaging.tiling import Probabilities
 
 # Held in memory up to this size, beyond it in an unnamed file that vanishes when the canvas or the process ends.
@@ -75,8 +76,6 @@ class Canvas:
         Yields:
             The top row of the band, and (rows, W) uint8.
         """
-        from dermatome.imaging.enlarging import LabelEnlarger  # numba takes a second to import
-
         enlarge = LabelEnlarger(self.size, size)
         for top in range(0, size.height_px, _BAND_ROWS):
             bottom = min(top + _BAND_ROWS, size.height_px)

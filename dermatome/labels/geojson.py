@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dermatome.classes import Rgb, TissueClass
 from dermatome.geometry import Box, Size
+from dermatome.labels.outlines import trace_polygons
 from dermatome.labels.tiled import TiledArray
 from dermatome.storage.files import atomic_file
 
@@ -104,8 +105,6 @@ def tissue_features(summary: MaskSummary, *, mpp: float, slide: str) -> Iterator
         mpp: microns per pixel, for the areas.
         slide: name of the slide; ids of the annotations are derived from it.
     """
-    from dermatome.labels.outlines import trace_polygons
-
     step_px, limit = summary.step_px, (summary.size.width_px, summary.size.height_px)
     by_class: dict[int, list[Rings]] = {}
     for polygon in trace_polygons(summary.sampled):
@@ -208,8 +207,6 @@ def _feature(
 
 def _outlines(labels: TiledArray) -> Iterator[tuple[int, list[Rings]]]:
     """Yields each object's number and polygons, one block after another, sorted by number in each row of blocks."""
-    from dermatome.labels.outlines import trace_polygons  # numba takes a second to import
-
     boxes = _boxes(labels)
     present = np.flatnonzero(boxes[:, 2])
     for band in np.unique(boxes[present, 0] // _BLOCK_PX):
