@@ -13,6 +13,7 @@ from dermatome.classes import NUCLEUS_LABELS, UNCLASSIFIED
 from dermatome.cli.support import (
     BATCH,
     GROUP,
+    MODELS,
     GivenMpp,
     Images,
     Mpp,
@@ -148,7 +149,8 @@ def nuclei_predict(
     from dermatome.nuclei.maps.stage import write_nuclei
 
     found_weights = nucleus_weights_named(DataRoot(out), weights)
-    network_of = cache(lambda: load_nuclei(found_weights, compute, settings))
+    kept = MODELS.expanduser() / "prepared"
+    network_of = cache(lambda: load_nuclei(found_weights, compute, settings, kept))
     results = Results(out, "nucleus_maps", settings, overwrite)
 
     def predict(slide: Slide, report: Report) -> str:

@@ -269,8 +269,9 @@ def cells_segment(
     from dermatome.storage.files import sha256_file
 
     settings = settings.changed(stain_vectors="slide" if own_stains else "standard")
-    found_weights = cell_weights_named(DataRoot(out), weights, settings.segmenter, models.expanduser())
-    load = cache(lambda: load_cells(found_weights, compute, settings.segmenter))
+    models = models.expanduser()
+    found_weights = cell_weights_named(DataRoot(out), weights, settings.segmenter, models)
+    load = cache(lambda: load_cells(found_weights, compute, settings.segmenter, models / "prepared"))
     results = Results(out, "cell_masks", settings, overwrite)
 
     def segment(slide: Slide, report: Report) -> str:

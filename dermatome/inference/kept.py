@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from dermatome.inference.compute import Compute
 
 _MODEL, _ABOUT = ("model.xml", "model.bin"), "about.json"
-_LIBRARIES = ("openvino", "torch", "segmentation-models-pytorch", "timm")
+_LIBRARIES = ("openvino", "torch", "segmentation-models-pytorch", "timm", "cellpose")
+_CODE = ("inference/*.py", "training/*.py", "*/*/network.py")
+"""What builds, wraps and converts networks."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ def prepare_kept(
 def _decided(name: str, example: npt.NDArray[Any], compute: Compute) -> dict[str, str]:
     """Everything that determines a converted network and its agreement with torch: network, CPU, libraries, code."""
     source = Path(__file__).parents[1]
-    code = [path.read_bytes() for part in ("inference", "training") for path in sorted((source / part).glob("*.py"))]
+    code = [path.read_bytes() for part in _CODE for path in sorted(source.glob(part))]
     return {
         "name": name,
         "batch": f"{example.shape[1:]} {example.dtype}",

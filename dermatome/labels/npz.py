@@ -24,6 +24,8 @@ from dermatome.slides.plain import MAX_SIDE_PX
 from dermatome.storage.files import ARCHIVE_ERRORS, atomic_file
 
 _npy: Any = np.lib.format
+_LEVEL = 3
+"""A third of the default's time, for half as much again."""
 _MAX_HEADER_BYTES = 10_000  # numpy's own limit
 _HEADER = re.compile(
     r"\{'descr': '(?P<type>[<>|=]?[a-zA-Z]\d{0,9})', 'fortran_order': (?P<order>True|False), "
@@ -91,13 +93,11 @@ def load_instances(path: Path, *, size: Size | None = None) -> npt.NDArray[np.in
 
 
 def _save(path: Path, arrays: Mapping[str, TiledArray | npt.NDArray[Any]]) -> Path:
-    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         for key, array in arrays.items():
-            # A new ZipInfo has the earliest date of the format, so that equal arrays give equal bytes.
-            entry = zipfile.ZipInfo(f"{key}.npy")
-            entry.compress_type = zipfile.ZIP_DEFLATED
             bands: Iterable[npt.NDArray[Any]] = array.bands() if isinstance(array, TiledArray) else [array]
-            with archive.open(entry, "w", force_zip64=True) as member:
+            # By its name, it has the earliest date of the format, so that equal arrays give equal bytes, and the level.
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                 header = {"descr": _npy.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
                 _npy.write_array_header_1_0(member, header)
                 for band in bands:

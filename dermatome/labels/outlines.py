@@ -83,7 +83,8 @@ def _pieces(labels: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], Ints]
             here = (row + 1) * across + column + 1
             left = column > 0 and labels[row, column - 1] == label
             above = row > 0 and labels[row - 1, column] == label
-            if left and not above:
+            # In the middle of a piece, the pixel to the left is joined with the one above already.
+            if left and (not above or labels[row - 1, column - 1] == label):
                 linked[here] = linked[here - 1]
             elif above:
                 first = here - across

@@ -108,7 +108,7 @@ class ToyCells(Task[dict[str, float | None]]):
 
     def evaluate(self, network: torch.nn.Module, compute: Compute) -> dict[str, float | None]:
         """F1 of nuclei at IoU 0.5 on other slides, segmented within the true epidermis: mean and worst slide."""
-        runner = cell_runner(network.eval(), replace(compute, backend="torch"))
+        runner = cell_runner(network.eval, replace(compute, backend="torch"))
         ready = CellNetwork("in training", "", DIAMETER_PX, DIAMETER_PX * SKIN_MPP, runner, compute)
         scores = []
         for k in self.split.validation:

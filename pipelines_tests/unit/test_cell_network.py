@@ -46,6 +46,19 @@ def test_what_was_saved_is_loaded_as_half_floats(weights):
     assert json.loads(weights.with_suffix(".json").read_text())["sha256"] == network.sha256
 
 
+def test_a_network_of_cells_that_was_kept_is_not_built_again(weights, tmp_path, monkeypatch):
+    tiles = np.random.default_rng(0).random((2, 2, 224, 224), dtype=np.float32)
+    there = replace(CPU, backend="openvino")
+    wanted = load_cell_network(weights, there, kept=tmp_path / "kept").runner.run(tiles)
+    monkeypatch.setattr("dermatome.skin.cells.network.build_cpnet", None)
+    found = load_cell_network(weights, there, kept=tmp_path / "kept")
+    assert found.backend == "openvino"
+    for one, other in zip(found.runner.run(tiles), wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(BadWeights):
+        load_cell_network(weights, there, kept=tmp_path / "another")
+
+
 def test_the_style_is_cellposes():
     from cellpose.resnet_torch import CPnet
 

@@ -196,3 +196,16 @@ def test_it_finds_nuclei_and_tells_their_classes():
     )
     assert scores["pq_binary"] >= 0.70
     assert scores["class_accuracy"] >= 0.85
+
+
+def test_a_network_that_was_kept_is_not_built_again(tmp_path):
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    compute, settings = choose_compute("cpu", "fp32", 1, backend="openvino"), NucleusSettings(batch=2, tile_px=64)
+
+    def ready(weights):
+        return prepare_nuclei(weights, compute, settings, tmp_path).runner
+
+    (wanted,) = ready(load_nucleus_weights(TOY_WEIGHTS)).run(tiles)
+    later = load_nucleus_weights(TOY_WEIGHTS, later=True)
+    np.testing.assert_array_equal(ready(later).run(tiles)[0], wanted)
+    assert "network" not in vars(later)

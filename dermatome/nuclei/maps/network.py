@@ -104,10 +104,6 @@ class NucleusCard(UNetCard):
         return build_two_heads(self.encoder, self.decoder_channels, head_kernel_px=self.head_kernel_px)
 
 
-def load_nucleus_weights(path: Path) -> LoadedWeights[NucleusCard]:
-    """Loads the nucleus network at ``path``, in evaluation mode on the CPU.
-
-    Raises:
-        BadWeights: see :func:`dermatome.training.weights.load_weights`.
-    """
-    return load_weights(path, NucleusCard)
+def load_nucleus_weights(path: Path, *, later: bool = False) -> LoadedWeights[NucleusCard]:
+    """Loads the nucleus network at ``path``, in evaluation mode on the CPU; see :func:`load_weights`."""
+    return load_weights(path, NucleusCard, later=later)

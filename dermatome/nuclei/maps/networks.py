@@ -57,7 +57,9 @@ def nucleus_weights_named(root: DataRoot, named: str) -> Weights:
     return Weights(root, NUCLEI, named, sha256_file(path), file=path)
 
 
-def load_nuclei(weights: Weights, compute: Compute, settings: NucleusSettings) -> NucleusNetwork:
+def load_nuclei(
+    weights: Weights, compute: Compute, settings: NucleusSettings, kept: Path | None = None
+) -> NucleusNetwork:
     """Loads the network on the device; see :func:`dermatome.nuclei.maps.segment.prepare_nuclei`.
 
     Raises:
@@ -66,4 +68,5 @@ def load_nuclei(weights: Weights, compute: Compute, settings: NucleusSettings) -
     from dermatome.nuclei.maps.network import load_nucleus_weights
     from dermatome.nuclei.maps.segment import prepare_nuclei
 
-    return prepare_nuclei(weights.load(load_nucleus_weights), compute, settings)
+    loaded = weights.load(partial(load_nucleus_weights, later=True))
+    return prepare_nuclei(loaded, compute, settings, kept or weights.root.prepared)

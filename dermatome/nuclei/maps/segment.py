@@ -15,8 +15,9 @@ from dermatome.geometry import Box, Size
 from dermatome.imaging.stain_normalisation import StainFit, fit_slide
 from dermatome.imaging.tiling import Probabilities, RowEnlarger
 from dermatome.imaging.tissue_area import tissue_mask
-from dermatome.inference.backends import Runner, prepare_runner
+from dermatome.inference.backends import Runner
 from dermatome.inference.canvas import most_probable
+from dermatome.inference.kept import prepare_kept
 from dermatome.inference.predictor import Predictor, Scene
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.labels.tiled import TiledArray
@@ -25,7 +26,10 @@ from dermatome.nuclei.maps.network import BACKGROUND_CHANNELS, CHANNELS, HEADS, 
 from dermatome.nuclei.maps.settings import NucleusSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
+    import torch
 
     from dermatome.classes import RgbImage
     from dermatome.inference.compute import Compute
@@ -84,9 +88,12 @@ class NucleiResult:
 
 
 def prepare_nuclei(
-    weights: LoadedWeights[NucleusCard], compute: Compute, settings: NucleusSettings | None = None
+    weights: LoadedWeights[NucleusCard],
+    compute: Compute,
+    settings: NucleusSettings | None = None,
+    kept: Path | None = None,
 ) -> NucleusNetwork:
-    """Prepares the network once for many slides; the arguments are those of :func:`prepare_runner`.
+    """Prepares the network once for many slides, or reads it from the folder ``kept``; see :func:`prepare_kept`.
 
     Raises:
         BadSetting: the backend is not available, or the number of views is not valid.
@@ -96,8 +103,13 @@ def prepare_nuclei(
     settings = settings or NucleusSettings()
     shape = (settings.batch, settings.tile_px, settings.tile_px, 3)
     example = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    module = Module(weights.network, weights.card.mean, weights.card.std, settings.views, HEADS).eval()
-    return NucleusNetwork(weights, prepare_runner(module, example, compute))
+
+    def build() -> torch.nn.Module:
+        return Module(weights.network, weights.card.mean, weights.card.std, settings.views, HEADS).eval()
+
+    return NucleusNetwork(
+        weights, prepare_kept(build, example, compute, f"{weights.sha256}, {settings.views} views", kept)
+    )
 
 
 def fitted_stain(slide: Slide, network: NucleusNetwork, settings: NucleusSettings) -> StainFit | None:

@@ -8,6 +8,7 @@ Pachitariu and Stringer 2022, "Cellpose 2.0".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dermatome.errors import BadWeights
-from dermatome.inference.backends import Runner, prepare_runner
+from dermatome.inference.backends import Runner
 from dermatome.inference.compute import Compute
+from dermatome.inference.kept import prepare_kept
 from dermatome.registry.published import published_named
 from dermatome.skin.cells.cyto2 import NETWORK_FILE, SizeModel, read_cyto2
 from dermatome.skin.cells.image import PREPARATION
@@ -143,10 +145,13 @@ class CellNetwork:
         return self.runner.precision
 
 
-def load_cell_network(weights: Path | str, compute: Compute) -> CellNetwork:
-    """Loads a network and prepares it to run; arguments and errors as for :func:`open_cells`."""
-    read = open_cells(weights)
-    runner = cell_runner(read.network, compute)
+def load_cell_network(weights: Path | str, compute: Compute, kept: Path | None = None) -> CellNetwork:
+    """Loads a network and prepares it to run, or reads it from the folder ``kept``; see :func:`prepare_kept`.
+
+    Other arguments, and errors, are those of :func:`open_cells`.
+    """
+    read = open_cells(weights, later=True)
+    runner = cell_runner(lambda: read.network, compute, read.sha256, kept)
     card = read.card
     return CellNetwork(
         card.name, read.sha256, card.diameter_px, card.diameter_um, runner, compute, read.size_model, card.warning,
@@ -154,12 +159,13 @@ def load_cell_network(weights: Path | str, compute: Compute) -> CellNetwork:
     )  # fmt: skip
 
 
-def open_cells(weights: Path | str) -> LoadedCells:
+def open_cells(weights: Path | str, *, later: bool = False) -> LoadedCells:
     """Reads a network's file (:class:`CellCard`), or those of Cellpose's ``cyto2``.
 
     Args:
         weights: a ``.safetensors`` file; ``"toy"``, the demo's (:data:`TOY_WEIGHTS`); or the folder that has
             ``cyto2torch_0`` and ``size_cyto2torch_0.npy`` (:func:`dermatome.skin.cells.cyto2.fetch_cyto2`).
+        later: builds the network, and checks its tensors, when it is first used, which takes seconds.
 
     Raises:
         BadWeights: the file is missing, damaged, has missing, unexpected or misshapen entries, no card, or was
@@ -168,17 +174,22 @@ def open_cells(weights: Path | str) -> LoadedCells:
     path = TOY_WEIGHTS if weights == "toy" else Path(weights)
     if path.is_dir():
         tensors, sha256, size_model = read_cyto2(path, CYTO2_NBASE[-1])
-        network = fill_network(
-            build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX), tensors, NETWORK_FILE, CellCard.optional_tensors
-        )
+
+        def build() -> torch.nn.Module:
+            untrained = build_cpnet(CYTO2_NBASE, CYTO2_DIAMETER_PX)
+            return fill_network(untrained, tensors, NETWORK_FILE, CellCard.optional_tensors)
+
         card = CellCard(
             CYTO2_NBASE, CYTO2_DIAMETER_PX, None, PREPARATION, "Cellpose's own images", name="cyto2",
             licence=published_named("cyto2").licence,
         )  # fmt: skip
-        return LoadedCells(lambda: network, card, sha256, path / NETWORK_FILE, size_model)
+        cyto2 = LoadedCells(build, card, sha256, path / NETWORK_FILE, size_model)
+        if not later:
+            _ = cyto2.network
+        return cyto2
     if not path.is_file():
         raise BadWeights(f"There are no cell network weights at {path}: check the path, or name 'cyto2' or 'toy'.")
-    loaded = load_weights(path, CellCard)
+    loaded = load_weights(path, CellCard, later=later)
     if loaded.card.preparation != PREPARATION:
         raise BadWeights(
             f"{path.name} was trained on input prepared as {loaded.card.preparation!r}, but this version prepares "
@@ -187,20 +198,29 @@ def open_cells(weights: Path | str) -> LoadedCells:
     return LoadedCells(lambda: loaded.network, loaded.card, loaded.sha256, path)
 
 
-def cell_runner(model: torch.nn.Module, compute: Compute) -> Runner:
-    """Prepares Cellpose's ``CPnet`` to run on batches of tiles; it returns flows with logits, and styles."""
-    import torch
+def cell_runner(
+    network: Callable[[], torch.nn.Module], compute: Compute, name: str = "", kept: Path | None = None
+) -> Runner:
+    """Prepares Cellpose's ``CPnet`` to run on batches of tiles; it returns flows with logits, and styles.
 
-    class FlowsAndStyle(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = model
+    ``name`` and ``kept`` are those of :func:`prepare_kept`.
+    """
 
-        def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            flows, style = self.network(tiles)[:2]
-            return flows, style
+    def build() -> torch.nn.Module:
+        import torch
+
+        class FlowsAndStyle(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = network()
+
+            def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                flows, style = self.network(tiles)[:2]
+                return flows, style
+
+        return FlowsAndStyle().eval()
 
     example = np.zeros((8, 2, TILE_PX, TILE_PX), dtype=np.float32)
     # Blobs of the size of nuclei, 0 to 1, similar to real input.
     example[:, 0] = 0.5 + 0.5 * np.outer(*2 * [np.sin(np.arange(TILE_PX) / 5)])
-    return prepare_runner(FlowsAndStyle().eval(), example, compute)
+    return prepare_kept(build, example, compute, name, kept)

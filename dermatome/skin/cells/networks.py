@@ -63,7 +63,10 @@ def cell_weights_named(root: DataRoot, named: str, segmenter: str = "cellpose", 
 
 
 def load_cells(weights: Weights, compute: Compute, segmenter: str = "cellpose") -> CellNetwork | Segmenter:
-    """Loads the network or method for cells on the device; see :func:`dermatome.inference.backends.prepare_runner`.
+def load_cells(
+    weights: Weights, compute: Compute, segmenter: str = "cellpose", kept: Path | None = None
+) -> CellNetwork | Segmenter:
+    """Loads the network or method for cells on the device; see :func:`dermatome.skin.cells.network.load_cell_network`.
 
     Raises:
         BadWeights: the file is missing, damaged, not a Cellpose network, or not the one that was chosen.
@@ -73,4 +76,4 @@ def load_cells(weights: Weights, compute: Compute, segmenter: str = "cellpose") 
 
     if segmenter != "cellpose":
         return weights.load(partial(load_segmenter, compute=compute, method=segmenter))
-    return weights.load(partial(load_cell_network, compute=compute))
+    return weights.load(partial(load_cell_network, compute=compute, kept=kept or weights.root.prepared))

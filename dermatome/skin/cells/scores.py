@@ -70,7 +70,7 @@ def score_cells(
     """
     if not images:
         return []
-    runner = cell_runner(network.eval(), replace(compute, backend="torch"))
+    runner = cell_runner(network.eval, replace(compute, backend="torch"))
     ready = CellNetwork("scored", "", diameter_px, cells.diameter_um, runner, compute)
     scores = []
     for image in images:
