@@ -62,7 +62,6 @@ def cell_weights_named(root: DataRoot, named: str, segmenter: str = "cellpose", 
     return Weights(root, CELLS, named, sha256_file(path), file=path)
 
 
-def load_cells(weights: Weights, compute: Compute, segmenter: str = "cellpose") -> CellNetwork | Segmenter:
 def load_cells(
     weights: Weights, compute: Compute, segmenter: str = "cellpose", kept: Path | None = None
 ) -> CellNetwork | Segmenter:
