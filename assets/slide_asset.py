@@ -108,9 +108,8 @@ def slide_asset(
         group_name: group in the UI's graph.
         kind: kind in the UI's graph.
         code_version: raise it by hand when the code gives other numbers.
-        partitions_a_run: number of partitions in each run of a backfill. It differs between assets: assets with the
-            same
-            backfill policy share runs, in which one bad slide would stop the next asset for all.
+        partitions_a_run: number of partitions in each run of a backfill. It differs between assets: those with the
+            same backfill policy share runs, in which one bad slide would stop the next asset for all.
         decided_by: settings that decide the results; see :func:`dermatome.settings.deciding_settings`.
         deps: upstream assets.
         pool: concurrency pool; assets of the pool ``hpa`` are given the client.
