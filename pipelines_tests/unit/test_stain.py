@@ -91,6 +91,14 @@ def test_stains_that_are_exchanged_are_told_by_green(cores):
     assert why_no_stains(rgb[..., ::-1], i0[::-1]) == RED_AND_BLUE_SWAPPED
 
 
+@pytest.mark.parametrize(("copied", "onto"), [(0, 1), (1, 0), (1, 2), (2, 0), (0, 2)])
+def test_a_channel_that_is_a_copy_of_another_is_found(cores, copied, onto):
+    for name, slide in cores.items():
+        pixels = slide.whole().copy()
+        pixels[..., onto] = pixels[..., copied]
+        assert "the same" in slide_background(replace(slide, pixels=pixels)).no_stains, name
+
+
 @pytest.mark.parametrize("seed", range(104, 110))
 def test_a_core_without_dab_is_not_taken_for_a_swapped_one(seed):
     """Its clefts are blue-absorbing by noise alone, and are no second stain."""
