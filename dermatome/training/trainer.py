@@ -95,9 +95,12 @@ def train(
         StorageFailed: a checkpoint cannot be written.
     """
     import pandas as pd
+    import torch
 
     started = time.perf_counter()
     settings = task.settings
+    # Sums over another number of threads differ in their last bits; another Compute may have been chosen meanwhile.
+    torch.set_num_threads(compute.threads)
     if not task.split.train:
         raise BadSetting("There is nothing to train on: give at least one annotated sample.")
     if settings.accumulate % max(1, processes):

@@ -204,7 +204,7 @@ def test_a_mask_is_corrected_on_a_phone(browser, address):
     phone.locator("#canvas").scroll_into_view_if_needed()
     assert phone.locator("#undo").is_disabled()
     phone.locator("#canvas").tap()
-    phone.locator("#share").get_by_text("of it is touched").wait_for()
+    phone.locator("#share").get_by_text("of it is painted").wait_for()
     assert phone.locator("#share").inner_text() > "0.0 %"
     phone.locator("#undo").tap()
     assert phone.locator("#undo").is_disabled()

@@ -9,7 +9,8 @@ from assets.slide_asset import stale_partitions_of
 from dermatome.hpa.pages import parse_page
 from dermatome.hpa.records import RECORDS_FILE, write_records
 from dermatome.settings import deciding_settings, load_settings
-from dermatome.storage.record import StageRecord, fingerprint, write_record
+from dermatome.storage.layout import FIGURE_FILE
+from dermatome.storage.record import StageRecord, file_facts, fingerprint, write_record
 from dermatome.synthetic.hpa_pages import ToyImage, gene_page_xml
 from orchestration.definitions import build_defs
 from pipelines_tests.asset_runs import run
@@ -35,11 +36,13 @@ def made(root, instance, slide, asset="epidermis_layers", version="now", **input
     node = defs.resolve_asset_graph().get(dg.AssetKey(asset))
     version = node.code_version if version == "now" else version
     settings = deciding_settings(load_settings(root.settings), decided_names(node.metadata), root)
+    (folder := root.folder(asset, slide)).mkdir(parents=True)
+    (folder / FIGURE_FILE).write_bytes(b"a figure")
     record = StageRecord(
         asset=asset, partition=slide, fingerprint=fingerprint(version, inputs, settings), code_version=version,
-        inputs=inputs, settings=settings, outcome="layers", data_version=f"{asset} of {slide}", values={}, files={},
+        inputs=inputs, settings=settings, outcome="layers", data_version=f"{asset} of {slide}", values={},
+        files=file_facts(folder),
     )  # fmt: skip
-    root.folder(asset, slide).mkdir(parents=True)
     write_record(root.record(asset, slide), record)
     instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=slide))
 
