@@ -191,8 +191,8 @@ def _materialize_slides(
     by_person = not any(tag in context.run.tags for tag in _NOT_BY_PERSON)
     work = cached_stage(stage, decided, code_version(context), run_id, fillers.keys(), hashes=by_person)
     in_flight = InFlight(root, asset, run_id, lambda other: _has_ended(context.instance, other))
-    # Where there is one, it takes the place of these words.
-    shown = {"preview": dg.MetadataValue.text(_NOT_DRAWN)} if stage.figures is False else {}
+    # A preview that exists replaces this text.
+    not_drawn = {"preview": dg.MetadataValue.text(_NOT_DRAWN)} if stage.figures is False else {}
     failed: dict[str, str] = {}
     reused, logged = 0, time.monotonic()
     # `closing` ends the batch at once when the run is cancelled, at whatever line.
@@ -205,7 +205,7 @@ def _materialize_slides(
                 try:
                     clear_failure(root.failure(asset, key))
                     folder = root.folder(asset, key)
-                    found = {**shown, **(metadata_of(key) if metadata_of else {})}
+                    found = {**not_drawn, **(metadata_of(key) if metadata_of else {})}
                     metadata = record_metadata(made.record, folder, reused=made.reused, more=found)
                     checks = [*made.record.checks, *([check_now(root, key)] if check_now else [])]
                 except Exception as late:  # fails this slide alone; the others continue
@@ -214,9 +214,9 @@ def _materialize_slides(
                 assert error is not None
                 failed[key] = error_text(error)
                 context.log.error(f"{asset} {key}: {failed[key]}")
-                shown = note_failure(context, root, asset, key, error)
+                failure = note_failure(context, root, asset, key, error)
                 # A partition's page in the UI shows observations, but not the failure of a run over many partitions.
-                yield dg.AssetObservation(context.asset_key, partition=key, description="Failed.", metadata=shown)
+                yield dg.AssetObservation(context.asset_key, partition=key, description="Failed.", metadata=failure)
                 continue
             reused += made.reused
             if time.monotonic() - logged >= _LOG_EVERY_S or done == len(keys):

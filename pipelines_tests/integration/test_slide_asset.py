@@ -134,6 +134,9 @@ def test_a_failed_partition_says_why_on_its_page_and_in_a_sentence(root, instanc
     assert observed.partition_key == "k1"
     shown = observed.event_log_entry.asset_observation.metadata
     assert {key: entry.value for key, entry in shown.items()} == {"failure": "k1 is bad.", "tries": 1}
+    others = result.asset_materializations_for_node("first")
+    assert {event.partition for event in others} == {"k0", "k2", "k3", "k4"}
+    assert not any({"failure", "tries"} & event.metadata.keys() for event in others)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     said = failure.step_failure_data.user_failure_data.description
     assert said.startswith("1 of 5 failed; the others are materialized. The first is k1: k1 is bad. Fix the cause")
