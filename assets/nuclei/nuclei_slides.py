@@ -26,8 +26,8 @@ def _sources(root: DataRoot, _: Settings) -> InputsNow:
 )  # fmt: skip
 def nuclei_slides(run: Run) -> AnyStage:
     """One partition is one slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG or TIFF, a vendor's
-    file that OpenSlide reads, or a folder with the `.dcm` files of a DICOM slide, of which all levels are kept but not
-    the label.
+    file that OpenSlide reads, or a folder with the `.dcm` files of a DICOM slide. All its levels are kept, but not
+    its label.
 
     The scale is the one the file states, or else `declared_mpp` of the settings, with `declared` as its source.
     """

@@ -1,4 +1,4 @@
-"""One array type for slides of any size: square tiles, of which only tiles with nonzero values use memory."""
+"""One array type for slides of any size: square tiles. Only tiles with nonzero values use memory."""
 
 from __future__ import annotations
 

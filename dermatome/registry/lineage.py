@@ -82,5 +82,5 @@ def ancestors_of(root: DataRoot, kind: ModelKind, version: str) -> tuple[dict[st
         if parent is None:
             return found, all_known
         version = str(parent)
-    # The oldest ancestor is a file, of which the record has only the name.
+    # The oldest ancestor is a file. The record has only its name.
     return found, False

@@ -175,7 +175,7 @@ def significant_bits(tags: Mapping[int, Any]) -> int:
 
 
 def check_interleaved(description: str, samples: int, name: str) -> None:
-    """Refuses an image of which only some channels would be read: the first page, or the first three of many.
+    """Refuses an image if only some of its channels would be read: the first page, or the first three of many.
 
     Raises:
         BadImage: the description of the first page names more than ``samples`` channels, or is damaged; or there are
@@ -245,7 +245,7 @@ def _strange(units: set[str]) -> tuple[str, ...]:
 
 
 def _scale(sizes: list[float | None], objective: float | None, name: str, most: float) -> Scale:
-    """Scale for pixel ``sizes`` in x and y, µm, one of which may be missing; None as the mpp if it exceeds ``most``."""
+    """Scale for pixel ``sizes`` in x and y, µm. One may be missing; the mpp is None if it exceeds ``most``."""
     known = [size for size in sizes if size]
     if not known:
         return Scale(None, objective or None)

@@ -102,8 +102,8 @@ def segment_cells(
     top to bottom, their flows are blended, and each row of blocks is converted to cells. A cell belongs to the block
     that contains its sink (:mod:`dermatome.skin.cells.blocks`), and to the epidermis if most of its pixels do.
 
-    Another :class:`~dermatome.inference.segmenter.Segmenter` returns instances of overlapping windows instead, of which
-    each window keeps those with their centre in its core; the rest is the same.
+    Another :class:`~dermatome.inference.segmenter.Segmenter` returns instances of overlapping windows instead. Each
+    window keeps the instances whose centre is in its core; the rest is the same.
 
     The network runs in the caller's thread and in the runner's own; dynamics run in parallel in ``compute.threads``
     threads. The result is compressed and needs neither network nor device, so another thread may write its files,
