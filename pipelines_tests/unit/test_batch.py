@@ -183,24 +183,26 @@ def test_a_computation_that_loses_a_slide_fails_its_slides():
 
 
 class Slow(Doubling):
-    """Checks between the steps of a long computation whether it is cancelled."""
+    """Checks between the steps of a long computation whether it is cancelled; saves nothing before that computation."""
 
     def __init__(self, plan):
         super().__init__(plan)
-        self.stopped_at = None
+        self.computes_long = threading.Event()
         self.begun, self.saved = [], []
 
     def compute(self, loaded):
         if "long" in loaded:
             for step in range(10_000):
                 self.stopped_at = step
+                self.computes_long.set()
                 self.check()
                 time.sleep(0.005)
         return super().compute(loaded)
 
     def save(self, key, result, token):
+        self.computes_long.wait()  # the batch goes on only while its caller waits for a result
         self.begun.append(key)
-        time.sleep(0.2)
+        time.sleep(0.5 if key == "b" else 0.1)
         self.saved.append(key)
         return super().save(key, result, token)
 
@@ -208,10 +210,8 @@ class Slow(Doubling):
 def test_closing_ends_a_long_computation_and_completes_what_is_being_saved(tmp_path):
     work = Slow({"long": ("", 30)})
     notes = InFlight(DataRoot(tmp_path), "asset", "run")
-    results = started(work, ["a", "b", "long", "c"], SMALL, notes)
-    assert next(results).key in "ab"
-    while work.stopped_at is None:
-        time.sleep(0.01)
+    results = started(work, ["a", "b", "long", "c"], BatchSettings(waiting=5, group_px=30), notes)
+    assert next(results).key in "abc"
     results.close()
     assert work.stopped_at < 9_999
     assert sorted(work.begun) == sorted(work.saved)
