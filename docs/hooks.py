@@ -53,7 +53,7 @@ def _commands() -> Iterator[str]:
 
 def _command(command: Any, name: str) -> Iterator[str]:
     context = command.context_class(command, info_name=name)
-    if hasattr(command, "list_commands"):  # a group; `train` of each task is made when it is asked for
+    if hasattr(command, "list_commands"):  # a group; `train` of each task is made on request
         for child in command.list_commands(context):
             yield from _command(command.get_command(context, child), f"{name} {child}")
         return

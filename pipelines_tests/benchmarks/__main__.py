@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs those asked for.
+    """Runs the requested benchmarks.
 
     Returns:
         0 where each ran to its end, whether or not it met its target; 1 where one crashed.

@@ -19,7 +19,6 @@ from pipelines_tests.benchmarks.timing import take_turns
 
 if TYPE_CHECKING:
     from dermatome.inference.backends import Runner
-    from dermatome.skin.cells.network import CellNetwork
 
 CROP_PX = 900
 
@@ -64,7 +63,9 @@ def cells(toy: bool) -> Iterator[Row]:
             everywhere = np.full((side, side), TissueClass.EPIDERMIS, np.uint8)
             segment_cells(beside, everywhere, replace(network, runner=runner), settings)
 
-        as_int8 = network
+        networks = {"fp32": network}
+        compute = choose_compute("cpu")
+        networks.setdefault(compute.precision, load_cell_network(weights, compute))
         if not toy:
             with suppress(BadSetting):  # this processor does not multiply int8
                 compute = choose_compute("cpu", "int8")
@@ -73,16 +74,17 @@ def cells(toy: bool) -> Iterator[Row]:
                 around = [partial(calibrate, top=top, left=left) for top, left in places]
                 judge = same_cells(network.diameter_px, settings)
                 plain = load_cell_network(weights, compute).runner
-                as_int8 = replace(network, runner=int8_runner(plain, folder / "int8", around, judge))
+                runner = int8_runner(plain, folder / "int8", around, judge)
+                networks.setdefault(runner.precision, replace(network, runner=runner))
 
-        def ours(network: CellNetwork = network, made_by: str = "ours") -> None:
+        def ours(precision: str) -> None:
             slide = read_slide(folder / "crop.png")
-            found = segment_cells(slide, load_mask(folder / "mask.npz")[0], network, settings)
+            found = segment_cells(slide, load_mask(folder / "mask.npz")[0], networks[precision], settings)
             save_instances(folder / "ours.npz", found.instances)
             write_ome_tiff(folder / "ours.ome.tif", found.instances, slide.mpp)
             write_geojson(folder / "ours.geojson", object_features(found.instances, found.table, slide="crop"))
             found.table.to_parquet(folder / "ours.parquet")
-            made[made_by], made["tiles"] = found.instances.whole(), found.tiles
+            made[precision], made["tiles"] = found.instances.whole(), found.tiles
 
         def reference() -> None:
             slide = read_slide(folder / "crop.png")
@@ -92,9 +94,6 @@ def cells(toy: bool) -> Iterator[Row]:
             made["stock"] = stock_cells(stock, image, region, network.diameter_px, settings, 32)
             np.savez_compressed(folder / "stock.npz", instances=made["stock"])
 
-        def int8() -> None:
-            ours(as_int8, "int8")
-
         def forward() -> None:
             tiles = np.random.default_rng(0).random((8, 2, TILE_PX, TILE_PX), dtype=np.float32)
             count = made["tiles"]
@@ -102,32 +101,21 @@ def cells(toy: bool) -> Iterator[Row]:
             for _ in network.runner.stream(batches):
                 pass
 
-        ours()
-        ways = {"ours": ours, "reference": reference, "forward": forward}
-        if as_int8.runner.precision == "int8":
-            int8()
-            ways["int8"] = int8
-        seconds = take_turns(ways, rounds=1, warm=False)
-    agreement = f1_at_iou(made["stock"], made["ours"], 0.7) or 0.0
-    yield times_faster(
-        f"cell mask of a {side}² crop, file to file",
-        "stock Cellpose eval on the same crop, same weights",
-        seconds["ours"],
-        seconds["reference"],
-        at_least=3,
-        bare=f"the bare forward of the same {made['tiles']} tiles: {seconds['forward']:.1f} s",
-        note=f"{which}, {made['ours'].max()} cells, a network of the size of cyto2 on {network.runner.backend}; "
-        f"F1 at IoU 0.7 against stock {agreement:.3f}",
-    )
-    if "int8" in seconds:
-        agreement = f1_at_iou(made["stock"], made["int8"], 0.7) or 0.0
+        for precision in networks:
+            ours(precision)
+        by_precision = {precision: partial(ours, precision) for precision in networks}
+        seconds = take_turns(
+            {**by_precision, "reference": reference, "forward": forward}, rounds=1 if toy else 3, warm=False
+        )
+    for precision in networks:
+        agreement = f1_at_iou(made["stock"], made[precision], 0.7) or 0.0
         yield times_faster(
-            f"cell mask of a {side}² crop, file to file, the network as int8",
+            f"cell mask of a {side}² crop, file to file, at {precision}",
             "stock Cellpose eval on the same crop, same weights",
-            seconds["int8"],
+            seconds[precision],
             seconds["reference"],
-            at_least=4,
-            bare=f"as {network.runner.precision}: {seconds['ours']:.1f} s",
-            note=f"F1 at IoU 0.7 against stock {agreement:.3f}, against {network.runner.precision} "
-            f"{f1_at_iou(made['ours'], made['int8'], 0.7) or 0.0:.3f}",
+            at_least=3 if precision == "fp32" else 4,
+            bare=f"the bare forward of the same {made['tiles']} tiles at fp32: {seconds['forward']:.1f} s",
+            note=f"{which}, {made[precision].max()} cells, a network of the size of cyto2 on {network.runner.backend}; "
+            f"F1 at IoU 0.7 against stock {agreement:.3f}",
         )

@@ -15,7 +15,7 @@ class Row:
         ours: seconds, bytes or whatever ``unit`` says, of what was done; None where nothing was measured.
         reference: the same of what it is compared with.
         unit: of both.
-        ratio: of the two, whichever way round ``target`` asks for; None where there is no comparison.
+        ratio: of the two, whichever way round ``target`` is; None where there is no comparison.
         target: what the ratio (or ``ours``) should be, in words; empty where it is only reported.
         met: whether it is; None where there is no target or nothing was measured.
         bare: the least the same work can cost, in words and numbers of the same run.

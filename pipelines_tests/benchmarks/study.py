@@ -1,4 +1,4 @@
-"""What a study costs: hours and euros from the processor time of a few slides, checked on others of the same run."""
+"""What a study costs: hours and euros from the processor time of a few slides, checked by the clock on many others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dermatome.classes import RgbImage
 from pipelines_tests.benchmarks.rows import Row, at_most_more, reported
 from pipelines_tests.benchmarks.samples import cores, toy_cores
 
@@ -51,43 +54,57 @@ def study_cost(slides: int, slide_s: float, machine: str) -> StudyCost:
 
 
 def study(toy: bool) -> Iterator[Row]:
-    """Calibrates on two cores, and checks on as many others as ten minutes allow, eight at most."""
+    """Predicts the time of a batch of slides from ten others, and the cost of studies from whole cores."""
+    from dermatome.inference.compute import free_cores
     from dermatome.storage.layout import DataRoot
-    from pipelines_tests.benchmarks.stages import put_slides
+    from pipelines_tests.benchmarks.stages import finish, put_slides
 
-    images, which = cores(3 if toy else 8, toy)
-    end = time.monotonic() + 600
+    images, which = cores(1 if toy else 4, toy)
+    few, many = (2, 3) if toy else (10, 190)
+    pieces = _pieces(images, few + many)
     with tempfile.TemporaryDirectory() as folder:
         root = DataRoot(Path(folder))
-        first, *keys = put_slides(root, [*toy_cores(1, True)[0], *images])
+        first, *keys = put_slides(root, [*toy_cores(1, True)[0], *images, *pieces])
         stages = _stages(root)
         for stage in stages:
             stage.open(lambda: None)
         _seconds(stages, first)  # compiles what is compiled at its first use
-        known = [_seconds(stages, key) for key in keys[:2]]
-        slide_s = sum(known) / 2
-        checked: list[float] = []
-        for key in keys[2:]:
-            if not checked or time.monotonic() < end:
-                checked.append(_seconds(stages, key))
-    measured = sum(checked) / len(checked)
+        core_s = [_seconds(stages, key) for key in keys[: len(images)]]
+        piece_s = [_seconds(stages, key) for key in keys[len(images) : -many]]
+        start = time.perf_counter()
+        for stage in stages:
+            finish(stage, keys[-many:], opened=True)
+        measured = time.perf_counter() - start
+    predicted = sum(piece_s) / few * many / free_cores()
     yield at_most_more(
-        f"processor time of a slide, mask to layers, predicted from 2 of {len(images)} {which}s",
-        f"measured on {len(checked)} others",
-        abs(slide_s / measured - 1) + 1,
+        f"time of {many} slides, mask to layers, predicted from the processor time of {few} others",
+        "measured by the clock, all cores busy",
+        abs(predicted / measured - 1) + 1,
         1.0,
         "times",
         more=WITHIN,
-        bare=f"predicted {slide_s:.3g} s, measured {measured:.3g} s",
-        note=f"from {min(checked):.3g} to {max(checked):.3g} s a slide",
+        bare=f"predicted {predicted:.3g} s, measured {measured:.3g} s",
+        note=f"quarters of {which}s, {min(piece_s):.3g} to {max(piece_s):.3g} s each",
     )
     for slides in STUDIES:
         for machine, (_, price) in MACHINES.items():
-            cost = study_cost(slides, (sum(known) + sum(checked)) / (2 + len(checked)), machine)
+            cost = study_cost(slides, sum(core_s) / len(core_s), machine)
             yield reported(
                 f"a study of {slides:,} slides on {machine}", cost.hours, "h",
-                note=f"{cost.euros:.3g} € at {price:g} € an hour",
+                note=f"{cost.euros:.3g} € at {price:g} € an hour; {len(core_s)} {which}s, "
+                f"{min(core_s):.3g} to {max(core_s):.3g} s each",
             )  # fmt: skip
+
+
+def _pieces(images: Sequence[RgbImage], count: int) -> list[RgbImage]:
+    """Squares of half an image's side at random places, from each image in turn."""
+    random, found = np.random.default_rng(0), []
+    for number in range(count):
+        image = images[number % len(images)]
+        side = image.shape[0] // 2
+        top, left = random.integers(0, side, 2)
+        found.append(image[top : top + side, left : left + side])
+    return found
 
 
 def _stages(root: Any) -> list[Any]:

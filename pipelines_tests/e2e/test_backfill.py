@@ -67,7 +67,7 @@ def test_three_bad_slides_fail_alone_and_are_retried_alone(running, atlas):
 
 
 def test_an_image_put_into_the_inbox_is_materialized_by_the_sensor(running):
-    """Nothing is asked for: the daemon ticks the sensor, launches what it requests, and the slide is there."""
+    """Nothing is requested: the daemon ticks the sensor, launches what it requests, and the slide is there."""
     root, platform, instance = running
     root.inbox.mkdir()
     image = root.inbox / "mine.jpg"

@@ -35,7 +35,7 @@ def test_a_backfill_over_postgres(tmp_path, atlas):
         platform = Platform(root.path, postgres)
         with platform.instance() as instance:
             assert register_slides(instance, root, sources) == [source.slide for source in sources]
-            # Asked for before the daemon runs, its first round takes it: the next would come half a minute later.
+            # Requested before the daemon runs, its first round takes it: the next would come half a minute later.
             infer = build_defs(root.path).resolve_job_def("infer")
             assert infer.execute_in_process(instance=instance).success
             with platform:

@@ -93,7 +93,6 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
             "Does an encoder with ImageNet's weights learn more in ten minutes?",
             {
                 "ResNet-18 from scratch (the default)": timed,
-                "EfficientNet-Lite0 from scratch": timed.changed(encoder=PACKAGED[0]),
                 "EfficientNet-Lite0 with ImageNet's weights": timed.changed(
                     encoder=PACKAGED[0], encoder_weights=PACKAGED[1]
                 ),
@@ -221,8 +220,8 @@ def run_one(
         ``tests`` with the scores of each test set by name.
     """
     everything = [*tiles.train, *(tile for test in tiles.tests.values() for tile in test)]
-    told = json.dumps([settings.model_dump(), tiles_sha256(everything)], sort_keys=True)
-    fingerprint, result_file = sha256_bytes(told.encode()), folder / "result.json"
+    decided = json.dumps([settings.model_dump(), tiles_sha256(everything)], sort_keys=True)
+    fingerprint, result_file = sha256_bytes(decided.encode()), folder / "result.json"
     if result_file.is_file():
         done: dict[str, Any] = json.loads(result_file.read_text())
         if done["fingerprint"] == fingerprint:
@@ -288,7 +287,7 @@ def spread(values: Sequence[float | None]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs those asked for; what is done already is read, so an interrupted run goes on."""
+    """Runs the requested experiments; finished trainings are read, so an interrupted run is resumed."""
     known = list(experiments())
     parser = argparse.ArgumentParser(prog="python -m pipelines_tests.experiments", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(known)}; all where none is given")

@@ -110,7 +110,7 @@ def test_a_version_is_trained_scored_and_promoted(root, instance):
     assert verdicts == {"no_leakage": True, "no_precision_drops": True, "trained_enough": True}
     record = read_record(root.record("cell_weights", "v001"))
     assert (record.values["images_train"], record.values["images_validation"]) == (2, 1)
-    assert set(record.inputs) == {"study"}  # the hold-out set's images are kept apart
+    assert set(record.inputs) == {"study"}  # the hold-out set's images are held out
     made = {path.name for path in root.folder("cell_weights", "v001").iterdir()}
     assert made >= {"weights.safetensors", "weights.tiles.parquet", "curves.png", "precision.png", "samples.png"}
     assert not (root.checkpoints("cell_weights", "v001") / "checkpoint.pt").exists()

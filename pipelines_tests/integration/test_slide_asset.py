@@ -158,7 +158,7 @@ def test_bad_partitions_fail_alone_with_their_reason(root, instance):
 
     bad(root)
     assert run(root, instance, ["first"]).success
-    assert made(root) == 5, "what was there is not made again"
+    assert made(root) == 5, "what was there is not computed again"
     assert not list((root.path / "failures" / "first").iterdir())
 
 

@@ -107,8 +107,8 @@ def _report(
         ),
         ("times the platform was started", counts["platform started"]),
         (
-            "backfills asked for, two at a time over the same slides",
-            counts["backfill asked for, twice over the same slides"],
+            "backfills requested, two at a time over the same slides",
+            counts["backfill requested, twice over the same slides"],
         ),
         ("times the disk was full", counts["disk full"] or f"skipped: {why_none}"),
         (

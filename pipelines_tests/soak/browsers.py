@@ -126,7 +126,7 @@ async def _person(number, context, predictions, times):
 
 
 async def _watch(times, memory, address, platform, web):
-    """Asks for the health of the web app and for pages of the Dagster UI; reads the memory of all processes."""
+    """Requests the health of the web app and for pages of the Dagster UI; reads the memory of all processes."""
     slides = """{ assetNodeOrError(assetKey: {path: ["slide_images"]}) { ... on AssetNode {
         partitionStats { numPartitions numMaterialized } } } }"""
     while True:

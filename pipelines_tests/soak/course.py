@@ -38,7 +38,7 @@ from pipelines_tests.soak.cohort import SETTINGS, Cohort, fill_inbox
 _FULL_S = 20.0
 _DAY_S = 24 * 3600
 _AT_ONCE = 4
-_ASKED = "backfill asked for, twice over the same slides"
+_ASKED = "backfill requested, twice over the same slides"
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Plan:
         odd: how many of the catalogue's files that are good, if odd, are put into the inbox beside all that are bad.
         kills: at least.
         damaged: files that are deleted, truncated or have a bit flipped, at least.
-        asks: how often two backfills are asked for at once, at most.
+        asks: how often two backfills are requested at once, at most.
         seed: of everything random.
         disk_mb: of the small disk.
         settle_s: how long, after the last kill, until everything must be done.

@@ -64,7 +64,7 @@ def test_the_quick_way_agrees_with_one_tile_at_a_time(quick, pixels, plain):
 
 
 @pytest.mark.parametrize("quick", ["openvino"], indirect=True)
-def test_skipping_glass_changes_nothing_on_real_cores(quick, realdata):
+def test_skipping_background_changes_nothing_on_real_cores(quick, realdata):
     for path in sorted((realdata / "hpa_ihc").glob("*.jpg"))[1::2]:
         pixels = resize_image(decode_rgb(path.read_bytes(), path.name)[0], Size(750, 750))
         (mask, tiles), (every, all_tiles) = (quick(pixels, skip_background=skip) for skip in (True, False))

@@ -1,4 +1,4 @@
-"""Glass is told from tissue in doubt for tissue: on drawn tiles, and on real ones."""
+"""Background is told from tissue in doubt for tissue: on drawn tiles, and on real ones."""
 
 import numpy as np
 import pytest
@@ -12,19 +12,19 @@ from dermatome.slides.resize import resize_image
 from dermatome.synthetic.skin import toy_slide
 
 
-def glass(level=240, size=(256, 256), noise=2.0):
+def empty(level=240, size=(256, 256), noise=2.0):
     grey = np.random.default_rng(0).normal(level, noise, (*size, 1))
     return np.clip(np.repeat(grey, 3, axis=2), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("level", [225, 240, 255])
 @pytest.mark.parametrize("size", [(256, 256), (32, 32), (3, 1)])
-def test_noisy_glass_is_glass(level, size):
-    assert is_background(glass(level, size))
+def test_noisy_background_is_background(level, size):
+    assert is_background(empty(level, size))
 
 
 def changed(change):
-    tile = glass(noise=1.0)
+    tile = empty(noise=1.0)
     if change == "fibre":
         tile[100:104, 30:90] = 218
     elif change == "tint":
@@ -75,14 +75,14 @@ def test_no_real_tile_that_was_drawn_as_tissue_is_skipped(realdata):
         for side in (64, 128, 256):
             for box, tile in tiles_of(image, side):
                 if is_background(tile):
-                    # Outlines are drawn with a little glass beside the tissue: that much may be "tissue" here.
+                    # Outlines are drawn with a little background beside the tissue: that much may be "tissue" here.
                     assert (drawn[box.slices] & (tile.min(axis=2) < 215)).mean() < 0.001, (path.name, box)
                     seen += 1
     assert seen
 
 
 def test_the_light_is_that_of_scanned_background_and_dim_edges_are_background():
-    slide = glass(238, (300, 300), noise=0.5)
+    slide = empty(238, (300, 300), noise=0.5)
     slide[:, :60] = 255  # not scanned
     slide[:, 280:] -= 14  # a dim edge
     slide[100:200, 100:200] = np.random.default_rng(1).integers(60, 200, (100, 100, 3))

@@ -209,7 +209,7 @@ def test_tiles_without_tissue_are_not_run_and_hold_no_cell():
     assert (part[400:] < -10).all()
 
 
-def test_glass_and_dermis_have_no_say_in_the_preparation(toy):
+def test_background_and_dermis_have_no_say_in_the_preparation(toy):
     epidermis = toy.mask == TissueClass.EPIDERMIS
     whole = Box.whole(toy.slide.size)
     image = cell_image_of(toy.slide.pixels, epidermis, 0.5, 12)
@@ -305,7 +305,7 @@ def test_a_slides_cells_do_not_depend_on_its_blocks(toy, network, found):
 
 @pytest.mark.parametrize("mpp", [0.5, 0.43])
 def test_a_prepared_part_is_that_of_the_whole(toy, mpp, monkeypatch):
-    """Patches much smaller than the slide, asked for in parts and in any order, forgotten in between."""
+    """Patches much smaller than the slide, requested in parts and in any order, forgotten in between."""
     monkeypatch.setattr(cell_image, "_PATCH_PX", 128)
     epidermis = toy.mask == TissueClass.EPIDERMIS
     wanted = cell_image_of(toy.slide.pixels, epidermis, mpp, 12).network_input(Box.whole(toy.slide.size))

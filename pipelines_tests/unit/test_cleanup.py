@@ -33,9 +33,9 @@ LAMELLAE = (K, 50, 50, 60, 200)
 STAYS = {
     "a mixed piece of epidermis and keratin": drawn((E, 50, 50, 40, 40), (K, 45, 50, 8, 40)),
     "a papilla": drawn((D, 100, 100, 40, 40), base=E),
-    "a flake of keratin on glass": drawn((K, 20, 20, 10, 40), base=B),
-    "glass within keratin": drawn((K, 20, 20, 140, 260), (B, 40, 40, 60, 200), base=B),
-    "glass beside dermis": drawn(LAMELLAE, (B, 110, 50, 20, 200)),
+    "a flake of keratin on background": drawn((K, 20, 20, 10, 40), base=B),
+    "background within keratin": drawn((K, 20, 20, 140, 260), (B, 40, 40, 60, 200), base=B),
+    "background beside dermis": drawn(LAMELLAE, (B, 110, 50, 20, 200)),
     "a piece cut by the border over a quarter of the limit": drawn((E, 0, 0, 40, 40)),
     "one class": drawn(base=E),
 }

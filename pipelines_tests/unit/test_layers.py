@@ -49,7 +49,7 @@ def slide_of(pixels, mpp=0.5):
 
 
 def flat_skin(height_px=40, width_px=60, dermis_px=20):
-    """Dermis below row 100, epidermis of `height_px` rows above it, white glass above that; white pixels."""
+    """Dermis below row 100, epidermis of `height_px` rows above it, white background above that; white pixels."""
     mask = np.zeros((100 + dermis_px, width_px), np.uint8)
     mask[100:] = D
     mask[100 - height_px : 100] = E

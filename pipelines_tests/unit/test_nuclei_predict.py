@@ -1,4 +1,4 @@
-"""Slides through a network that reads the truth off colours: maps, nuclei, batches, glass and scales; and the files."""
+"""Slides through a network that reads the truth off colours: maps, nuclei, batches, background, scales, and files."""
 
 import json
 from dataclasses import replace
@@ -31,13 +31,13 @@ from dermatome.web.context import WebContext
 from dermatome.web.nuclei import find_nuclei
 from dermatome.web.uploads import UploadLimits
 
-GLASS = 240
+EMPTY = 240
 ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
 CARD = NucleusCard(ENCODER, (8,) * 5, 0.25, (0.2, 0.3), 0.25, 0.25, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 class FromColour(torch.nn.Module):
-    """Red says the semantic class, green the ternary one: 20 for each step; glass is background."""
+    """Red says the semantic class, green the ternary one: 20 for each step; the rest is background."""
 
     def forward(self, images):
         parts = []
@@ -103,9 +103,9 @@ def test_maps_are_the_truth_and_no_batch_or_company_changes_them(network, toy):
         assert abs(count - int((kinds == kind).sum())) <= max(3, 0.15 * len(kinds))
 
 
-def test_glass_is_not_run_and_is_background_in_both_maps(network, toy):
+def test_background_is_not_run_and_is_background_in_both_maps(network, toy):
     slide = painted(toy.maps)
-    wide = np.full((200, 900, 3), GLASS, np.uint8)
+    wide = np.full((200, 900, 3), EMPTY, np.uint8)
     wide[:, :230] = slide.pixels
     settings = NucleusSettings(tile_px=96, overlap_px=32)
     lonely = replace(slide, pixels=wide)
@@ -119,7 +119,7 @@ def test_glass_is_not_run_and_is_background_in_both_maps(network, toy):
 
 def test_what_a_network_sees_on_background_beside_tissue_is_left_out():
     dreamer = network_of(Same(0, 9, 0, 0, 0, 0, 9, 0))
-    pixels = np.full((256, 256, 3), GLASS, np.uint8)
+    pixels = np.full((256, 256, 3), EMPTY, np.uint8)
     pixels[:, 96:160] = 120
     slide = Slide("s", pixels, 0.25, MppSource.DECLARED, "")
     (seen,) = segment_nuclei([slide], dreamer)
@@ -171,7 +171,7 @@ def test_a_slide_of_another_scale_is_brought_to_the_network_s_and_its_maps_back(
 def test_the_stain_is_changed_before_the_network_sees_it(network, toy):
     slide = painted(toy.maps)
     settings = NucleusSettings(tile_px=96, overlap_px=32)
-    (found,) = segment_nuclei([slide], network, settings, normalise=[lambda rows: np.full_like(rows, GLASS)])
+    (found,) = segment_nuclei([slide], network, settings, normalise=[lambda rows: np.full_like(rows, EMPTY)])
     assert len(found.table) == 0
     assert found.tiles == 0
 

@@ -95,18 +95,18 @@ def test_tissue_is_what_is_stained():
     assert tissue_mm2(slide) == pytest.approx(400 * 600 * 0.25 / 1e6, rel=0.01)
 
 
-@pytest.mark.parametrize("glass", [200, 214, 230, 250])
-def test_glass_is_glass_however_bright_it_is(glass):
+@pytest.mark.parametrize("level", [200, 214, 230, 250])
+def test_background_is_background_however_bright_it_is(level):
     noise = np.random.default_rng(0).normal(0, 2, (800, 800, 3))
     light = np.full((800, 800, 3), 1.0)
     light[:400, :600] = (0.96, 0.79, 0.9)  # the palest stroma
-    slide = Slide("s", (light * glass + noise).clip(0, 255).astype(np.uint8), 0.5, MppSource.DECLARED, "")
+    slide = Slide("s", (light * level + noise).clip(0, 255).astype(np.uint8), 0.5, MppSource.DECLARED, "")
     assert tissue_mm2(slide) == pytest.approx(400 * 600 * 0.25 / 1e6, rel=0.02)
     bare = Slide("s", slide.pixels[400:], 0.5, MppSource.DECLARED, "")
     assert tissue_mm2(bare) == 0
 
 
-def test_a_field_without_glass_is_all_tissue_and_white_where_nothing_was_scanned_is_none():
+def test_a_field_without_background_is_all_tissue_and_white_where_nothing_was_scanned_is_none():
     stroma = toy_nuclei(11, Size(512, 512)).slide.whole()
     assert tissue_mask(Slide("s", stroma, 0.25, MppSource.DECLARED, "")).mean() > 0.97
     pale = np.full((400, 400, 3), (238, 216, 230), np.uint8)

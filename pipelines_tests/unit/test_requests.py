@@ -1,4 +1,4 @@
-"""Which of the missing slides the nightly job asks for."""
+"""Which of the missing slides the nightly job requests."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -103,18 +103,18 @@ def test_where_the_fit_is_off_colours_are_left_and_the_check_says_why(pixels, ou
     np.testing.assert_array_equal(fit.normalise(some), some)
 
 
-@pytest.mark.parametrize("glass", [247, 212])
-def test_a_slide_is_fitted_once_on_its_tissue_whatever_glass_is_around(glass):
+@pytest.mark.parametrize("level", [247, 212])
+def test_a_slide_is_fitted_once_on_its_tissue_whatever_background_is_around(level):
     # The toy's own eosin is purer than any on real slides.
     tissue = painted(toy_nuclei(3, Size(300, 300)).densities + 0.05, OTHER, np.array([1.0, 1.0]))
     toy = Slide("toy", tissue, 0.25, MppSource.DECLARED, "0" * 64)
-    wide = np.full((900, 2100, 3), glass, np.uint8)
+    wide = np.full((900, 2100, 3), level, np.uint8)
     wide[200:500, 100:400] = toy.whole()
-    on_glass = fit_slide(Slide("wide", wide, toy.mpp, MppSource.DECLARED, "0" * 64))
+    surrounded = fit_slide(Slide("wide", wide, toy.mpp, MppSource.DECLARED, "0" * 64))
     alone = fit_slide(toy)
-    assert alone.outcome is on_glass.outcome is StainOutcome.FITTED
-    assert (between_deg(alone.vectors, np.array(on_glass.vectors)) < 2).all()
-    np.testing.assert_allclose(alone.strengths, on_glass.strengths, rtol=0.05)
+    assert alone.outcome is surrounded.outcome is StainOutcome.FITTED
+    assert (between_deg(alone.vectors, np.array(surrounded.vectors)) < 2).all()
+    np.testing.assert_allclose(alone.strengths, surrounded.strengths, rtol=0.05)
     assert fit_slide(Slide("bare", wide[:150], 0.25, MppSource.DECLARED, "0" * 64)).outcome is (
         StainOutcome.LITTLE_TISSUE
     )

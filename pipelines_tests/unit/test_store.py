@@ -106,7 +106,7 @@ def make(root, upstream, slide, version, *assets):
 
 
 def remake(root, upstream):
-    """A slide for each number of assets, from the first on, that were made again after all of them."""
+    """A slide for each number of assets, from the first on, that were computed again after all of them."""
     for made_again in range(len(upstream) + 1):
         make(root, upstream, f"s{made_again}", "old", *upstream)
         make(root, upstream, f"s{made_again}", "new", *list(upstream)[:made_again])
@@ -132,7 +132,7 @@ def test_numbers_are_shown_beside_what_they_were_made_from(tmp_path):
         (False, None, None, "old", "1"),
         (False, None, None, None, "1"),  # the layers are still of the old cells
         (True, "new", "new", "new", "1"),
-        (True, "old", "other", "old", "1"),  # the mask was made again, and is the same
+        (True, "old", "other", "old", "1"),  # the mask was computed again, and is the same
         (False, None, "old", "old", "1"),  # cells of the new image, but within a mask of the old one
     ]
     assert ask(store, "select gene, slides from dab_profile_by_gene") == [("s0", 1), ("s4", 1)], "current layers only"

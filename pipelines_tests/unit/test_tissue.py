@@ -68,7 +68,7 @@ def segment_tissue(slide, weights, compute, settings, progress=None):
 
 
 def bands(size=(400, 560)):
-    """Glass, keratin, epidermis, dermis from top to bottom, and an island of epidermis in the dermis."""
+    """Background, keratin, epidermis, dermis from top to bottom, and an island of epidermis in the dermis."""
     mask = np.full(size, B, dtype=np.uint8)
     mask[60:100, 40:500] = K
     mask[100:180, 40:500] = E

@@ -89,8 +89,8 @@ def test_an_error_is_a_sentence_and_a_defect_is_not_shown():
         yield "ready", 1, 2
         raise error
 
-    assert list(page(BadImage("It is <torn>: mend it.")))[1:] == [
-        ('<p class="dm-status dm-bad" role="alert">It is &lt;torn&gt;: mend it.</p>', "", None)
+    assert list(page(BadImage("It is <torn>: fix it.")))[1:] == [
+        ('<p class="dm-status dm-bad" role="alert">It is &lt;torn&gt;: fix it.</p>', "", None)
     ]
     (last,) = list(page(RuntimeError("secret path")))[1:]
     assert "defect of Dermatome" in last[0]

@@ -113,8 +113,8 @@ def test_copies_are_found_by_their_picture_whatever_was_done_to_them() -> None:
         (leak,) = find_leaks([*learnt, copy])
         assert (leak.learnt, leak.tested) == ("t5", "v")
         assert "picture" in leak.why
-    glass = bytes([240]) * 1024
-    assert find_leaks([replace(learnt[0], thumbnail=glass), replace(other, thumbnail=glass)]) == []
+    empty = bytes([240]) * 1024
+    assert find_leaks([replace(learnt[0], thumbnail=empty), replace(other, thumbnail=empty)]) == []
 
 
 def picture(seed: int) -> bytes:
