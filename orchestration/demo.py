@@ -41,6 +41,7 @@ _PERSONS_OWN = ("hpa_images", "slide_sources", "annotations", "inbox", "settings
 # length is given in steps, not in minutes, so that a slow machine gets the same weights.
 TRAINING = {
     "encoder": "tu-regnetx_002",
+    "encoder_weights": None,
     "decoder_channels": [64, 48, 32, 24, 16],
     "train_mpp": 1.0,
     "learning_rate": 3e-3,

@@ -19,8 +19,9 @@ from dermatome.training.weights import save_weights
 from pipelines_tests.toy_tiles import write_tiles
 
 SETTINGS = TissueTraining(
-    encoder="tu-tf_mobilenetv3_small_minimal_100", decoder_channels=(32, 16, 16, 8, 8), train_mpp=2.0, epochs=1,
-    epoch_steps=60, batch=4, crop_px=96, learning_rate=4e-3, ema_decay=0.95, checkpoint_seconds=1e9,
+    encoder="tu-tf_mobilenetv3_small_minimal_100", encoder_weights=None, decoder_channels=(32, 16, 16, 8, 8),
+    train_mpp=2.0, epochs=1, epoch_steps=60, batch=4, crop_px=96, learning_rate=4e-3, ema_decay=0.95,
+    checkpoint_seconds=1e9,
 )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def tissue_search(
         config:
           trials: 40
           epochs: 10
-          space: {learning_rate: [0.0005, 0.005], encoder: [resnet18, resnet34]}
+          space: {learning_rate: [0.0005, 0.005], crop_px: [96, 128, 192]}
     ```
     """
     from dermatome.reports.search import write_search

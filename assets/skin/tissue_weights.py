@@ -57,7 +57,7 @@ def tissue_weights(
       tissue_weights:
         config:
           max_minutes: 30
-          encoder: resnet34
+          crop_px: 192
           augment: {stain: 0.6}
     ```
 

@@ -24,7 +24,13 @@ def trained_tissue(
     from pipelines_tests.toy_network import trained
 
     settings = TissueTraining(
-        encoder=encoder, decoder_channels=decoder, train_mpp=train_mpp, epochs=1, epoch_steps=steps, warmup_share=0.2
+        encoder=encoder,
+        encoder_weights=None,
+        decoder_channels=decoder,
+        train_mpp=train_mpp,
+        epochs=1,
+        epoch_steps=steps,
+        warmup_share=0.2,
     )
     return trained(folder, compute, settings)
 

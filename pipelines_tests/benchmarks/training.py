@@ -25,7 +25,9 @@ def training_loading(toy: bool) -> Iterator[Row]:
     settings = TissueTraining()
     if toy:
         small = "tu-tf_mobilenetv3_small_minimal_100"
-        settings = TissueTraining(encoder=small, decoder_channels=(8, 8, 8, 8, 8), batch=2, crop_px=32)
+        settings = TissueTraining(
+            encoder=small, encoder_weights=None, decoder_channels=(8, 8, 8, 8, 8), batch=2, crop_px=32
+        )
     steps = 2 if toy else 10
     with tempfile.TemporaryDirectory() as folder:
         slides = (toy_slide(seed, size_px=256 if toy else 640) for seed in range(1 if toy else 4))

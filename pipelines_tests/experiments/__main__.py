@@ -69,14 +69,14 @@ class Experiment:
 
 def experiments(*, toy: bool = False) -> dict[str, Experiment]:
     """All experiments by name; at toy size they show that they run, and measure nothing."""
-    skin = TissueTraining(epochs=3, epoch_steps=EPOCH_STEPS, batch=4)
+    skin = TissueTraining(encoder="resnet18", encoder_weights=None, epochs=3, epoch_steps=EPOCH_STEPS, batch=4)
     stain = skin.changed(crop_px=64)
     timed = skin.changed(epochs=None, max_minutes=10.0, batch=8)
     starter = skin.changed(
         epochs=2, epoch_steps=50, mpp=0.35, train_mpp=1.0, encoder="timm-tf_efficientnet_lite0", batch=8
     )
     if toy:
-        skin = TissueTraining(epochs=1, epoch_steps=2, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
+        skin = skin.changed(epochs=1, epoch_steps=2, batch=2, crop_px=32, decoder_channels=(8, 8, 8, 8, 8))
         stain = skin
     return {
         "skin": Experiment(
@@ -92,8 +92,8 @@ def experiments(*, toy: bool = False) -> dict[str, Experiment]:
         "encoder": Experiment(
             "Does an encoder with ImageNet's weights learn more in ten minutes?",
             {
-                "ResNet-18 from scratch (the default)": timed,
-                "EfficientNet-Lite0 with ImageNet's weights": timed.changed(
+                "ResNet-18 from scratch": timed,
+                "EfficientNet-Lite0 with ImageNet's weights (the default)": timed.changed(
                     encoder=PACKAGED[0], encoder_weights=PACKAGED[1]
                 ),
             },

@@ -65,7 +65,11 @@ def test_every_field_is_described_and_no_field_takes_anything_or_a_path_of_the_d
         defaults = yaml.safe_load(schema["rootDefaultYaml"])
         if job == "train":
             shown = defaults["ops"]["tissue_weights"]["config"]
-            assert (shown["learning_rate"], shown["encoder"], shown["loss"]) == (0.001, "resnet18", "dice_focal")
+            assert (shown["learning_rate"], shown["encoder"], shown["loss"]) == (
+                0.001,
+                "timm-tf_efficientnet_lite0",
+                "dice_focal",
+            )
             assert shown["augment"]["scale"] == 1.3
             (losses,) = [t["values"] for t in types.values() if {"value": "tversky"} in (t.get("values") or [])]
             assert len(losses) == 5

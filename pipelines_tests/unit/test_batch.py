@@ -200,7 +200,7 @@ class Slow(Doubling):
         return super().compute(loaded)
 
     def save(self, key, result, token):
-        self.computes_long.wait()  # the batch goes on only while its caller waits for a result
+        assert self.computes_long.wait(60)  # the batch goes on only while its caller waits for a result
         self.begun.append(key)
         time.sleep(0.5 if key == "b" else 0.1)
         self.saved.append(key)

@@ -228,7 +228,7 @@ def test_training_is_fine_tuned_from_a_file(trained, tmp_path, capfd, monkeypatc
     code, _, errors = run(capfd, "tissue", "train", *arguments, "--patience", 3, "--threads", 1)
     assert (code, "Seen." in errors) == (1, True)
     assert requested["lineage"].weights.path == weights
-    assert (requested["settings"].encoder, requested["settings"].network_mpp) == ("resnet18", 2.0)
+    assert (requested["settings"].encoder, requested["settings"].network_mpp) == ("timm-tf_efficientnet_lite0", 2.0)
     assert requested["settings"].patience == 3
     assert set(requested["lineage"].sides().values()) == {"train", "validation"}
 
@@ -418,7 +418,7 @@ def test_the_doctor_says_what_is_there_and_what_is_not(tmp_path, trained, capfd)
     )  # fmt: skip
     assert code == 1
     lines = output.splitlines()
-    assert any(line.startswith("ok") and "tissue, resnet18" in line for line in lines)
+    assert any(line.startswith("ok") and "tissue, timm-tf_efficientnet_lite0" in line for line in lines)
     assert any(line.startswith("fail") and "bad.safetensors" in line for line in lines)
     assert any(line.startswith("warn") and "cyto2" in line for line in lines)
     assert any(line.startswith("ok") and "torch" in line for line in lines)

@@ -190,7 +190,7 @@ def test_a_training_begins_with_them_and_its_card_says_so(hub: Hub, tmp_path: Pa
     write_tiles(folder, [toy_slide(1, size_px=64)])
     begun = hub.get(tmp_path / "models")
     settings = TissueTraining(
-        encoder_weights="imagenet", decoder_channels=CHANNELS, epochs=1, epoch_steps=1, batch=2, crop_px=32,
+        encoder="resnet18", decoder_channels=CHANNELS, epochs=1, epoch_steps=1, batch=2, crop_px=32,
         validation_share=0.0, learning_rate=1e-12,
     )  # fmt: skip
     compute = choose_compute("cpu", threads=1)

@@ -29,8 +29,8 @@ from pipelines_tests.toy_tiles import write_pairs
 
 COLOURS = np.array([[245, 245, 245], [230, 150, 180], [120, 60, 160], [200, 120, 90]], dtype=np.uint8)
 SMALL = TissueTraining(
-    encoder="tu-tf_mobilenetv3_small_minimal_100", train_mpp=1.0, decoder_channels=(16, 8, 8, 8, 8), epochs=3,
-    epoch_steps=2, batch=2, crop_px=64, checkpoint_seconds=0.0,
+    encoder="tu-tf_mobilenetv3_small_minimal_100", encoder_weights=None, train_mpp=1.0,
+    decoder_channels=(16, 8, 8, 8, 8), epochs=3, epoch_steps=2, batch=2, crop_px=64, checkpoint_seconds=0.0,
 )  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def test_a_file_and_a_version_to_go_on_from(root: DataRoot) -> None:
     filled = by_name.fill_in({"seed": 3, "train_mpp": 2.0})
     assert filled == {
         "encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "mean": card.mean, "std": card.std,
-        "train_mpp": 2.0, "seed": 3,
+        "encoder_weights": None, "train_mpp": 2.0, "seed": 3,
     }  # fmt: skip
     file = lineage_of_version(TissueTask, root, "v002", str(folder / WEIGHTS_FILE))
     assert file.all_known

@@ -24,8 +24,8 @@ class TissueCard(UNetCard):
     heads = {"segmentation_head.0": TISSUE_LABELS}
 
     def inherited_settings(self) -> dict[str, Any]:
-        """Encoder, decoder and scale, which a fine-tuned network inherits."""
-        return {**super().inherited_settings(), "train_mpp": self.mpp}
+        """Encoder, decoder and scale, which a fine-tuned network inherits; its weights are the parent's."""
+        return {**super().inherited_settings(), "encoder_weights": None, "train_mpp": self.mpp}
 
 
 TissueWeights = LoadedWeights[TissueCard]

@@ -22,8 +22,9 @@ from dermatome.skin.tissue.network import TissueCard, load_tissue_weights
 from dermatome.skin.tissue.networks import STARTER, STARTER_WEIGHTS
 from dermatome.skin.tissue.report import CONFUSION_FILE, TISSUE_REPORT, report_values, tissue_figures, tissue_tables
 from dermatome.training.data import Split, TileBatches
+from dermatome.training.encoder_weights import PACKAGED
 from dermatome.training.losses import ClassWeighting, LossName, class_weights, make_loss
-from dermatome.training.settings import UNetSettings
+from dermatome.training.settings import Encoder, UNetSettings
 from dermatome.training.task import Parts
 from dermatome.training.unet import build_network, drop_channels, to_batch
 
@@ -45,6 +46,13 @@ _REHEARSED = 32
 class TissueTraining(UNetSettings):
     """Settings of the tissue network's training."""
 
+    # In ten minutes of two cores it learns more than a ResNet-18 from scratch: docs/results.md.
+    encoder: Encoder = Field(default=PACKAGED[0], description="Encoder, as segmentation-models-pytorch names it.")
+    encoder_weights: str | None = Field(
+        default=PACKAGED[1],
+        description="Pretrained encoder weights, such as imagenet; fetched once, or brought by the extra encoder. None "
+        "starts from random weights.",
+    )
     loss: LossName = Field(default="dice_focal", description="Loss: dice_focal, dice, focal, cross_entropy or tversky.")
     dice_weight: float = Field(default=1.0, ge=0, description="Weight of Dice in the loss dice_focal.")
     focal_weight: float = Field(default=1.0, ge=0, description="Weight of the focal loss in dice_focal.")
