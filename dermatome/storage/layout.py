@@ -102,7 +102,9 @@ class DataRoot:
                 names = os.listdir(folder)  # noqa: PTH208
         except FileNotFoundError:
             return []
-        return sorted(name for name in names if not name.startswith(".") and (folder / name / RECORD_FILE).is_file())
+        base = str(folder)
+        complete = (name for name in names if os.path.isfile(f"{base}/{name}/{RECORD_FILE}"))  # noqa: PTH113
+        return sorted(name for name in complete if not name.startswith("."))
 
     def failed(self, asset: str) -> set[str]:
         """Names of the partitions of an asset whose last run failed."""

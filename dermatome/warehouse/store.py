@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -177,17 +178,19 @@ class _Build:
 
     def _listed(self) -> list[tuple[str, str, int, int]]:
         """Table, path below the data root, modification time and size of every file that belongs in the store."""
-        paths = []
+        # A study has a million files. Path objects take three times as long as strings.
+        paths, base = [], str(self._root.path)
+        partitions = {asset: self._root.partitions(asset) for asset in {table.asset for table in TABLES.values()}}
         for name, table in TABLES.items():
             if table.asset == FAILURES:
                 found = (self._root.path / FAILURES).glob("*/[!.]*.json")
                 paths += [(name, file.relative_to(self._root.path).as_posix()) for file in found]
             else:
-                paths += [(name, f"{table.asset}/{key}/{table.file}") for key in self._root.partitions(table.asset)]
+                paths += [(name, f"{table.asset}/{key}/{table.file}") for key in partitions[table.asset]]
         listed = []
         for name, path in paths:
             try:
-                stat = (self._root.path / path).stat()
+                stat = os.stat(f"{base}/{path}")  # noqa: PTH116
                 listed.append((name, path, stat.st_mtime_ns, stat.st_size))
             except FileNotFoundError:
                 if name != FAILURES:  # A failure is deleted as soon as the partition succeeds.
