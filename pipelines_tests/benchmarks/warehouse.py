@@ -69,7 +69,7 @@ def _files_of(folder: Path) -> list[dict[str, bytes]]:
             table = TABLES[name]
             with duckdb.connect() as connection:
                 connection.execute(f"create table t ({table.columns})")
-                schema = connection.execute("from t").fetch_arrow_table().schema
+                schema = connection.sql("from t").to_arrow_table().schema
             columns = [
                 pa.array([slide] * rows if pa.types.is_string(kind) else rng.integers(1, 100, rows)).cast(kind)
                 for kind in schema.types
