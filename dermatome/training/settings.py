@@ -7,7 +7,7 @@ Run configs and command-line options are generated from these fields (:mod:`asse
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from dermatome.imaging.augmentation import AugmentSettings
 from dermatome.storage.settings_model import SettingsModel
@@ -16,6 +16,8 @@ from dermatome.training.encoders import MEAN, STD, check_encoder
 EPOCHS_WITHOUT_LIMIT = 40
 Encoder = Annotated[str, AfterValidator(check_encoder)]
 """The name of an encoder that a network may have."""
+EncoderWeights = Annotated[str | None, BeforeValidator(lambda name: None if name == "none" else name)]
+"""The name of an encoder's pretrained weights; ``none``, as on the command line, is None."""
 
 
 class TrainingSettings(SettingsModel):
@@ -83,9 +85,9 @@ class UNetSettings(TrainingSettings):
     decoder_channels: tuple[int, ...] = Field(
         default=(128, 64, 32, 24, 16), description="Channels of the five decoder blocks, coarsest first."
     )
-    encoder_weights: str | None = Field(
+    encoder_weights: EncoderWeights = Field(
         default=None,
-        description="Pretrained encoder weights, such as imagenet; fetched once. None starts from random weights.",
+        description="Pretrained encoder weights, such as imagenet; fetched once. none starts from random weights.",
     )
     mean: tuple[float, ...] = Field(
         default=MEAN,

@@ -185,6 +185,11 @@ def test_weights_that_are_none_or_another_network_s(published: bytes, tmp_path: 
         EncoderFile(path, sha256_bytes(b"not tensors"), "").state()
 
 
+def test_none_starts_from_random_weights() -> None:
+    for plain in ({"encoder_weights": "none"}, {"encoder_weights": None}):
+        assert settings_from(TissueTraining, plain).encoder_weights is None
+
+
 def test_a_training_begins_with_them_and_its_card_says_so(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "tiles"
     write_tiles(folder, [toy_slide(1, size_px=64)])

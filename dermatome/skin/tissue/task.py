@@ -24,7 +24,7 @@ from dermatome.skin.tissue.report import CONFUSION_FILE, TISSUE_REPORT, report_v
 from dermatome.training.data import Split, TileBatches
 from dermatome.training.encoder_weights import PACKAGED
 from dermatome.training.losses import ClassWeighting, LossName, class_weights, make_loss
-from dermatome.training.settings import Encoder, UNetSettings
+from dermatome.training.settings import Encoder, EncoderWeights, UNetSettings
 from dermatome.training.task import Parts
 from dermatome.training.unet import build_network, drop_channels, to_batch
 
@@ -46,11 +46,11 @@ _REHEARSED = 32
 class TissueTraining(UNetSettings):
     """Settings of the tissue network's training."""
 
-    # In ten minutes of two cores it learns more than a ResNet-18 from scratch: docs/results.md.
+    # In ten minutes it learns more than a ResNet-18 from scratch: docs/results.md.
     encoder: Encoder = Field(default=PACKAGED[0], description="Encoder, as segmentation-models-pytorch names it.")
-    encoder_weights: str | None = Field(
+    encoder_weights: EncoderWeights = Field(
         default=PACKAGED[1],
-        description="Pretrained encoder weights, such as imagenet; fetched once, or brought by the extra encoder. None "
+        description="Pretrained encoder weights, such as imagenet; fetched once, or brought by the extra encoder. none "
         "starts from random weights.",
     )
     loss: LossName = Field(default="dice_focal", description="Loss: dice_focal, dice, focal, cross_entropy or tversky.")
