@@ -103,8 +103,8 @@ class DataRoot:
         except FileNotFoundError:
             return []
         base = str(folder)
-        complete = (name for name in names if os.path.isfile(f"{base}/{name}/{RECORD_FILE}"))  # noqa: PTH113
-        return sorted(name for name in complete if not name.startswith("."))
+        shown = (name for name in names if not name.startswith("."))
+        return sorted(name for name in shown if os.path.isfile(f"{base}/{name}/{RECORD_FILE}"))  # noqa: PTH113
 
     def failed(self, asset: str) -> set[str]:
         """Names of the partitions of an asset whose last run failed."""

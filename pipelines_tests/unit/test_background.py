@@ -1,4 +1,4 @@
-"""Background is told from tissue in doubt for tissue: on drawn tiles, and on real ones."""
+"""Background is found on synthetic and real tiles; what is uncertain counts as tissue."""
 
 import numpy as np
 import pytest

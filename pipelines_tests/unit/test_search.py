@@ -57,7 +57,7 @@ def searched(folder, split, settings):
 
 
 def tile(folder, name):
-    """A tile whose files can be told from others', which is all that is read of them here."""
+    """A tile whose two files contain its name, so that tiles differ."""
     path = folder / f"{name}.png"
     path.write_text(name)
     return TilePair(name=name, image_path=path, mask_path=path, palette=Palette.shipped("queensland"), slide="s")
