@@ -4,15 +4,16 @@ DuckDB lets one process write to a file, and then no other process can even read
 that users read: it fills a new file beside it and moves that into place. Readers of the old file keep it, later readers
 get the new one, and after a crash the old one is still there.
 
-Rows of files that have not changed since the last build are copied from the old store. The table `stored.files` lists
-these files with path, modification time and size. Users query the views in the schema `main`; the tables behind them,
-in the schema `stored`, have one more column, the number of the file that a row comes from.
+The new file starts as a copy of the old store, and only rows of files that have changed since are replaced. The table
+`stored.files` lists the files with path, modification time and size. Users query the views in the schema `main`; the
+tables behind them, in the schema `stored`, have one more column, the number of the file that a row comes from.
 """
 
 from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -32,11 +33,13 @@ from dermatome.storage.record import failure_of, read_record
 from dermatome.warehouse.dictionary import column_meaning, table_meaning
 from dermatome.warehouse.tables import RECORD_COLUMNS, TABLES, UNREADABLE, VIEWS, Table, view_definition
 
+_log = logging.getLogger(__name__)
 _BATCH = 500
 """Number of files that are read together, which limits memory."""
 _PREFIX = ".store-"
 _LEFT_OVER_S = 3600.0
-_SCHEMA = json.dumps({name: [table.asset, table.file, table.columns] for name, table in TABLES.items()})
+_SCHEMA = json.dumps([2, {name: [table.asset, table.file, table.columns] for name, table in TABLES.items()}])
+"""What a store must state to be the start of the next; raise the number when `stored` changes its form."""
 _LISTED = pa.schema({"table_name": pa.string(), "path": pa.string(), "mtime_ns": pa.int64(), "bytes": pa.int64()})
 _FILES = pa.schema({"file_id": pa.int64()} | {field.name: field.type for field in _LISTED})
 _UNREADABLE = pa.schema({"path": pa.string(), "error": pa.string()})
@@ -78,9 +81,14 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent)
         with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent) as folder:
-            new = Path(folder) / target.name
-            with duckdb.connect(str(new)) as connection:
-                summary = _Build(root, connection, target).run()
+            try:
+                new = Path(folder) / f"copied-{target.name}"
+                _copy_old(target, new)
+                summary = _build(root, new, target)
+            except duckdb.Error as error:
+                _log.warning("The old metrics store cannot be used (%s): all files are read again.", error)
+                new = Path(folder) / target.name
+                summary = _build(root, new, target)
             # The write-ahead log of a session that wrote to the old file does not fit the new file, and DuckDB refuses
             # to open a file whose log does not fit.
             log = target.with_name(f"{target.name}.wal")
@@ -92,6 +100,29 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
             f"The metrics store {target} could not be built ({error}): free disk space or fix what the error names."
         ) from error
     return summary
+
+
+def _build(root: DataRoot, new: Path, target: Path) -> StoreSummary:
+    import duckdb
+
+    with duckdb.connect(str(new)) as connection:
+        return _Build(root, connection, target).run()
+
+
+def _copy_old(old: Path, new: Path) -> None:
+    """Copies the old store, if there is one with the same schema.
+
+    Raises:
+        duckdb.Error: Another process writes to it, another version of Dermatome built it, or it is damaged.
+    """
+    import duckdb
+
+    if not old.is_file():
+        return
+    # A reader keeps writers out until the copy is done.
+    with duckdb.connect(str(old), read_only=True) as reader:
+        if reader.execute("from stored.schema").fetchall() == [(_SCHEMA,)]:
+            shutil.copyfile(old, new)
 
 
 @dataclass(frozen=True)
@@ -130,22 +161,24 @@ class _Build:
     def __init__(self, root: DataRoot, connection: Any, target: Path) -> None:
         self._root, self._connection, self._target = root, connection, target
         self._unreadable: dict[str, str] = {}
-        self._undeclared: set[str] = set()
 
     def run(self) -> StoreSummary:
         execute = self._connection.execute
         self._connection.register("listed", _table(self._listed(), _LISTED))
-        execute("create schema stored")
-        execute("create table stored.schema as select ? as text", [_SCHEMA])
-        self._connection.register("files", _FILES.empty_table())
-        execute("create table stored.files as from files")
+        execute("create schema if not exists stored")
+        execute("create table if not exists stored.schema as select ? as text", [_SCHEMA])
+        self._connection.register("no_files", _FILES.empty_table())
+        execute("create table if not exists stored.files as from no_files")
+        execute("create table if not exists stored.undeclared (name varchar)")
         for name, table in TABLES.items():
-            execute(f"create table stored.{name} ({table.columns}, file_id bigint)")
-        self._copy_unchanged()
+            execute(f"create table if not exists stored.{name} ({table.columns}, file_id bigint)")
+        same = "using (table_name, path, mtime_ns, bytes)"
+        execute(f"create temp table gone as select file_id from stored.files anti join listed {same}")
+        if self._ask("from gone limit 1"):
+            for name in ("files", *TABLES):
+                execute(f"delete from stored.{name} where file_id in (from gone)")
         ((kept, last),) = self._ask("select count(*), coalesce(max(file_id), 0) from stored.files")
-        changed = self._ask(
-            "from listed anti join stored.files using (table_name, path, mtime_ns, bytes) order by table_name, path"
-        )
+        changed = self._ask(f"from listed anti join stored.files {same} order by table_name, path")
         read = []
         for name, table in TABLES.items():
             files = {last + n: file for n, file in enumerate(changed, 1) if file[0] == name}
@@ -154,23 +187,26 @@ class _Build:
         self._connection.register("read", _table(read, _FILES))
         execute("insert into stored.files from read")
         self._connection.register("unreadable", _table(sorted(self._unreadable.items()), _UNREADABLE))
-        execute(f"create table {UNREADABLE} as from unreadable")
+        execute(f"create or replace table {UNREADABLE} as from unreadable")
         for name in TABLES:
-            execute(f"create view {name} as select * exclude (file_id) from stored.{name}")
+            execute(f"create or replace view {name} as select * exclude (file_id) from stored.{name}")
         for name in VIEWS:
             execute(view_definition(name))
         self._comment()
         rows = {name: self._ask(f"select count(*) from {name}")[0][0] for name in TABLES}
-        undeclared = tuple(sorted(self._undeclared))
-        return StoreSummary(self._target, rows, len(read), kept, self._unreadable, undeclared)
+        return StoreSummary(self._target, rows, len(read), kept, self._unreadable, self._undeclared())
+
+    def _undeclared(self) -> tuple[str, ...]:
+        return tuple(name for (name,) in self._ask("from stored.undeclared order by name"))
 
     def _comment(self) -> None:
         """Stores the meaning of each table, view and column in the store itself, as comments."""
         own = "schema_name = 'main' and database_name = current_database() and not internal"
+        ours, undeclared = {*TABLES, *VIEWS, UNREADABLE}, self._undeclared()
         meanings = {f"table {UNREADABLE}": table_meaning(UNREADABLE)}
         meanings |= {f"view {name}": table_meaning(name) for name in (*TABLES, *VIEWS)}
         for table, column in self._ask(f"select table_name, column_name from duckdb_columns() where {own}"):
-            if f"{table}.{column}" not in self._undeclared:
+            if table in ours and f"{table}.{column}" not in undeclared:
                 meanings[f'column {table}."{column}"'] = column_meaning(table, column)
         quoted = {what: meaning.replace("'", "''") for what, meaning in meanings.items()}
         comments = (f"comment on {what} is '{meaning}'" for what, meaning in quoted.items())
@@ -196,31 +232,6 @@ class _Build:
                 if name != FAILURES:  # A failure is deleted as soon as the partition succeeds.
                     self._unreadable[path] = "The file is missing."
         return listed
-
-    def _copy_unchanged(self) -> None:
-        """Copies the rows of unchanged files from the old store, if it has the same schema and can be read."""
-        import duckdb
-
-        if not self._target.is_file():
-            return
-        execute, quoted = self._connection.execute, str(self._target).replace("'", "''")
-        try:
-            execute(f"attach '{quoted}' as old (read_only)")
-        except duckdb.Error:  # Another process writes to the old store, or it is damaged.
-            return
-        execute("begin")
-        try:
-            if self._ask("from old.stored.schema") == [(_SCHEMA,)]:
-                execute(
-                    "insert into stored.files from old.stored.files "
-                    "semi join listed using (table_name, path, mtime_ns, bytes)"
-                )
-                for name in TABLES:
-                    self._insert(name, f"from old.stored.{name} semi join stored.files using (file_id)")
-            execute("commit")
-        except duckdb.Error:  # Another version of Dermatome built the old store, or it is damaged.
-            execute("rollback")
-        execute("detach old")
 
     def _fill(self, name: str, table: Table, files: dict[int, str]) -> None:
         """Inserts the rows of ``files`` (path by number); splits a batch that fails until the bad file is found."""
@@ -277,7 +288,7 @@ class _Build:
             if column.lower() not in known:
                 quoted = column.replace('"', '""')
                 self._connection.execute(f'alter table stored.{name} add column "{quoted}" {kind}')
-                self._undeclared.add(f"{name}.{column}")
+                self._connection.execute("insert into stored.undeclared values (?)", [f"{name}.{column}"])
         self._connection.execute(f"insert into stored.{name} by name {query}")
 
     def _ask(self, query: str) -> list[Any]:

@@ -16,7 +16,7 @@ BENCHMARKS = {
     "tiled_inference": "inference", "epidermis_masks": "masks", "cells": "cells", "dagster_cost": "dagster_cost",
     "slide_keys_sqlite": "slide_keys", "slide_keys_postgres": "slide_keys", "training_loading": "training",
     "hpa_pages": "hpa_pages", "memory": "memory", "memory_cells": "memory", "gpu": "gpu", "atlas": "atlas",
-    "warehouse": "warehouse", "study": "study",
+    "warehouse": "warehouse", "ray_workers": "ray_workers", "study": "study",
 }  # fmt: skip
 """The module of each benchmark, in the table's order: a function of its name, ``(toy: bool) -> Iterable[Row]``."""
 

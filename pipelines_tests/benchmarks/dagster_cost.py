@@ -63,26 +63,31 @@ def _batches(asset: str, count: int) -> Iterator[tuple[int, int]]:
 
 def _prepare(folder: Path, count: int) -> None:
     """Two data roots, each with a champion and the same slides in its inbox; an instance of Dagster for one."""
-    from dermatome.storage.record import Scalar
-    from dermatome.synthetic.skin import toy_slide
     from orchestration.requests import register_slides
-    from pipelines_tests.benchmarks.networks import untrained_tissue
 
-    (folder / "weights").mkdir()
-    weights = untrained_tissue(folder / "weights", mpp=2.0)
-    drawn = [toy_slide(seed, size_px=SIDE_PX).jpeg() for seed in range(4)]
     for name in ("with", "without"):
-        root = DataRoot(folder / name)
-        (folder / name / "inbox").mkdir(parents=True)
-        write_atomic(root.settings, b'[compute]\ndevice = "cpu"\n')
-        for number in range(count):
-            (folder / name / "inbox" / f"slide{number:05d}.jpg").write_bytes(drawn[number % len(drawn)])
-        write_atomic(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
-        for asset, partition in (("tissue_weights", "v001"), ("tissue_champion", CHAMPION)):
-            values: dict[str, Scalar] = {"version": "v001", "weights_sha256": weights.sha256}
-            put_record(root, asset, partition, data_version=weights.sha256[:32], values=values)
+        fill_root(DataRoot(folder / name), count, SIDE_PX)
     with _instance(folder) as instance:
         register_slides(instance, DataRoot(folder / "with"), _sources(folder / "with"))
+
+
+def fill_root(root: DataRoot, count: int, side_px: int) -> None:
+    """A data root with a champion and with ``count`` slides of ``side_px`` in its inbox."""
+    from dermatome.storage.record import Scalar
+    from dermatome.synthetic.skin import toy_slide
+    from pipelines_tests.benchmarks.networks import untrained_tissue
+
+    root.inbox.mkdir(parents=True)
+    write_atomic(root.settings, b'[compute]\ndevice = "cpu"\n')
+    drawn = [toy_slide(seed, size_px=side_px).jpeg() for seed in range(4)]
+    for number in range(count):
+        (root.inbox / f"slide{number:05d}.jpg").write_bytes(drawn[number % len(drawn)])
+    weights = untrained_tissue(root.path, mpp=2.0)
+    write_atomic(root.folder("tissue_weights", "v001") / WEIGHTS_FILE, weights.path.read_bytes())
+    weights.path.unlink()
+    for asset, partition in (("tissue_weights", "v001"), ("tissue_champion", CHAMPION)):
+        values: dict[str, Scalar] = {"version": "v001", "weights_sha256": weights.sha256}
+        put_record(root, asset, partition, data_version=weights.sha256[:32], values=values)
 
 
 def _sources(root: Path) -> list[Any]:

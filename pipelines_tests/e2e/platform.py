@@ -48,9 +48,16 @@ def environment(root: Path, postgres: Mapping[str, str] | None = None) -> dict[s
 class Platform:
     """Starts `orchestration.ui` over a data root and talks GraphQL to it."""
 
-    def __init__(self, root: Path, postgres: Mapping[str, str] | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        postgres: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        changed: Mapping[str, str] | None = None,
+    ) -> None:
+        """``changed`` are variables of the environment that are not as `make` sets them."""
         self.root, self.port = root, free_port()
-        self._environment = environment(root, postgres)
+        self._environment = environment(root, postgres) | dict(changed or {})
         self._log = (log or root / "platform.log").open("ab")
 
     def __enter__(self) -> "Platform":

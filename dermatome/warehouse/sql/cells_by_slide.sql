@@ -1,5 +1,5 @@
 -- Cell counts and means for each slide, and whether its mask and cells are current (see links).
-create view cells_by_slide as
+create or replace view cells_by_slide as
 with replaced as (
     select distinct slide, false as current
     from links where not current and asset in ('epidermis_masks', 'cell_masks')

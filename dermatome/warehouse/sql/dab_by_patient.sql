@@ -1,7 +1,7 @@
 -- Staining of one patient by layer and by zone, for each gene and antibody. A patient's slides are averaged here, so that
 -- statistics over these rows are over patients. An antibody can be on the pages of several genes and counts for each.
 -- A slide of an unknown patient is a row of its own. Slides whose layers are not current (see lineage) do not count.
-create view dab_by_patient as
+create or replace view dab_by_patient as
 with samples as (
     select i.slide, i.gene, i.ensembl_id, i.antibody, any_value(i.patient_id) as patient,
         string_agg(distinct i.tissue, '; ' order by i.tissue) as tissue, any_value(i.staining) as staining,

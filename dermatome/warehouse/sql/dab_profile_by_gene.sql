@@ -1,6 +1,6 @@
 -- Staining by gene, antibody, and layer or zone: mean and standard deviation over patients (see dab_by_patient), beside
 -- HPA's annotation of the antibody in skin.
-create view dab_profile_by_gene as
+create or replace view dab_profile_by_gene as
 with counted as (select gene, count(distinct antibody) as antibodies from dab_by_patient group by gene)
 select p.gene, p.ensembl_id, p.antibody, c.antibodies, p.layer, p.zone, count(p.patient) as patients,
     sum(p.slides) as slides, count(*) filter (p.patient is null) as slides_of_unknown_patient, sum(p.cells) as cells,

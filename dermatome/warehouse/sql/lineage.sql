@@ -1,6 +1,6 @@
 -- One row for each skin slide: what its last result was computed from. Where any link is outdated, the slide is not
 -- current, and what was replaced since is null, so that no image or mask is named that a number does not come from.
-create view lineage as
+create or replace view lineage as
 with linked as (
     select slide, bool_and(current) as current, bool_and(current) filter (upstream = 'slide_images') as image,
         bool_and(current) filter (upstream = 'epidermis_masks') as mask,

@@ -1,6 +1,6 @@
 -- One row for each slide's result and each result it was computed from: the version that was used and the version that
 -- is there now. Champions are not covered: see slides_not_from_champion.
-create view links as
+create or replace view links as
 with results as (
     select 'slide_images' as asset, slide, data_version, inputs from slides
     union all select 'epidermis_masks', slide, data_version, inputs from masks

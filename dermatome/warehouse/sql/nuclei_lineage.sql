@@ -1,6 +1,6 @@
 -- The same as lineage for H&E slides. A TIL score does not record its image, so the image is named only where every
 -- link is current.
-create view nuclei_lineage as
+create or replace view nuclei_lineage as
 with linked as (
     select slide, bool_and(current) as current, bool_and(current) filter (upstream = 'nucleus_maps') as maps
     from links where upstream in ('nuclei_slides', 'nucleus_maps') group by slide

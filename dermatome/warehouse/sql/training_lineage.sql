@@ -1,5 +1,5 @@
 -- One row for each version of the tissue weights and each of its ancestors, itself included (generation 0).
-create view training_lineage as
+create or replace view training_lineage as
 with recursive line as (
     select version, version as ancestor, parent as next, 0 as generations from training
     union all
