@@ -267,7 +267,7 @@ def _qupath_regions(content: Any, left_out: Counter[str]) -> list[Region]:
         elif name != AMBIGUOUS and (kind in ("tile", "tmacore", "root") or (detected and kind in ("annotation", ""))):
             left_out[kind or "no type of object"] += 1
         else:
-            regions.append(Region(parts[0], name, more=tuple(parts[1:])))
+            regions.append(Region(parts, name))
     return regions
 
 
@@ -337,7 +337,7 @@ def _labelme_regions(content: Any, left_out: Counter[str]) -> list[Region]:
             left_out[str(kind)] += 1
             continue
         found.setdefault((name, f"shape {number}" if group is None else str(group)), []).append(points)
-    return [Region(parts[0], name, more=tuple(parts[1:])) for (name, _), parts in found.items()]
+    return [Region(parts, name) for (name, _), parts in found.items()]
 
 
 def _check_size(path: Path, found: Size, size: Size) -> None:

@@ -187,20 +187,17 @@ def label_maps(
     seen = np.union1d(0, np.unique(instances))
     instances = np.searchsorted(seen, instances).astype(np.int32)
     kinds = np.full(seen.size, IGNORED, np.uint8)
-    kinds[0] = 0
     if classes is not None:
         votes = np.bincount(instances.ravel() * len(NUCLEUS_LABELS) + classes.ravel(), minlength=seen.size * 5)
         votes = votes.reshape(seen.size, -1)[:, 1:]
         voted = votes.max(axis=1) > 0
         kinds[voted] = votes.argmax(axis=1)[voted] + 1
-        kinds[0] = 0
+        white = classes > 0 if white is None else white
+    kinds[0] = 0
     semantic, ternary = kinds[instances], ternary_map(instances, boundary_px)
-    unknown = instances == 0
     if white is not None:
-        unknown &= white
-    else:
-        unknown &= (classes > 0) if classes is not None else False
-    semantic[unknown] = ternary[unknown] = IGNORED
+        unknown = white & (instances == 0)
+        semantic[unknown] = ternary[unknown] = IGNORED
     return NucleusMaps(instances, semantic, ternary, kinds)
 
 
@@ -270,13 +267,8 @@ def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[tuple[slice, 
     box = _within(outline, size)
     if not box.size.area_px:
         return box.slices, np.zeros((0, 0), bool)
-    # In that function, integers are pixel centres; in an outline, they are pixel corners.
-    corners = outline - (box.left_px + 0.5, box.top_px + 0.5)
-    shape = pixels_in_outlines([corners], box.size.height_px, box.size.width_px)
     # What cannot be reached from a rim around it is a hole.
-    parts, _ = label(np.pad(~shape, 1, constant_values=True))
+    parts, _ = label(np.pad(~pixels_in_outlines([outline], box), 1, constant_values=True))
     filled: npt.NDArray[np.bool_] = (parts != parts[0, 0])[1:-1, 1:-1]
     seen = box.expanded(0, size)
-    return seen.slices, filled[
-        seen.top_px - box.top_px : seen.bottom_px - box.top_px, seen.left_px - box.left_px : seen.right_px - box.left_px
-    ]
+    return seen.slices, filled[seen.within(box).slices]

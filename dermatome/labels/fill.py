@@ -40,28 +40,28 @@ def check_crossed_rows(rows: int, source: object) -> None:
         )
 
 
-def pixels_in_outlines(outlines: Sequence[_Outline], height: int, width: int) -> npt.NDArray[np.bool_]:
-    """Whether each pixel's middle is inside an odd number of outlines, such as a polygon and its holes, or at a corner.
+def pixels_in_outlines(outlines: Sequence[_Outline], box: Box) -> npt.NDArray[np.bool_]:
+    """Which pixels of a box have their middle inside an odd number of outlines, such as a polygon and its holes.
 
     The same pixels as scikit-image's ``grid_points_in_poly`` finds, which tests each pixel against each edge; both
     count the crossings to the right and to the left of a point (O'Rourke, Computational Geometry in C, 7.4), and count
-    points on an edge as inside.
+    points on an edge and at a corner as inside.
 
     Args:
-        outlines: (N, 2) x and y of each, closed whether or not the last repeats the first; the first pixel is at 0, 0.
-        height: of the grid, px.
-        width: of the grid, px.
+        outlines: (N, 2) x and y of each in px of the image, closed whether or not the last repeats the first.
+        box: the part of the image.
 
     Returns:
-        (height, width) bool.
+        (h, w) bool.
     """
-    starts = np.concatenate([np.roll(outline, 1, axis=0) for outline in outlines])
-    return _inside(starts, np.concatenate(outlines), height, width)
+    ends = [outline - (box.left_px + 0.5, box.top_px + 0.5) for outline in outlines]
+    starts = np.concatenate([np.roll(outline, 1, axis=0) for outline in ends])
+    return _inside(starts, np.concatenate(ends), box.size.height_px, box.size.width_px)
 
 
 @compiled
 def _inside(starts: _Outline, ends: _Outline, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """(height, width) bool of the (N, 2) starts and ends of edges."""
+    """(height, width) bool of the (N, 2) starts and ends of edges; the middle of the first pixel is at 0, 0."""
     right = np.zeros((height, width + 1), np.bool_)  # where the parity of the crossings changes along a row
     left = np.zeros((height, width + 1), np.bool_)
     inside = np.zeros((height, width), np.bool_)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,25 +39,18 @@ class Region:
     """One object: an outline, or several.
 
     Attributes:
-        outline: (N, 2) float64, x and y in level-0 pixels; (0, 0) is the upper left corner of the image. It is closed
-            even if the last point does not repeat the first. N may be 0.
+        parts: its outlines, (N, 2) float64 x and y in level-0 pixels each; (0, 0) is the upper left corner of the
+            image. They are closed even if the last point does not repeat the first. N may be 0.
         name: class as the annotators wrote it (``Annotation/Attributes/Attribute@Name``), such as ``Epithelial`` or
             ``Ambiguous``; if that is not a class, the attribute's value or the layer's own name (``Annotation@Name``),
             if one of them is a class; empty if the layer has none.
         cut_out: whether it was drawn with ImageScope's negative pen: it is not a nucleus, but cut out of those below
             it.
-        more: further outlines of the same object, as in a feature with several polygons.
     """
 
-    outline: npt.NDArray[np.float64]
+    parts: Sequence[npt.NDArray[np.float64]]
     name: str
     cut_out: bool = False
-    more: tuple[npt.NDArray[np.float64], ...] = ()
-
-    @property
-    def parts(self) -> tuple[npt.NDArray[np.float64], ...]:
-        """All outlines of the object, (N, 2) float64 each."""
-        return self.outline, *self.more
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,7 @@ class _Reader:
             if name.casefold() in _NO_CLASS:
                 named = (other.strip() for other in self._others if other.strip().casefold() in _LAYER_CLASSES)
                 name = next(named, name)
-            self.regions += [Region(outline, name, cut_out) for outline, cut_out in self._layer]
+            self.regions += [Region([outline], name, cut_out) for outline, cut_out in self._layer]
 
     def doctype(self, *_: object) -> None:
         """Refuses any document type: ImageScope writes none, and entity bombs and file inclusion need one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,16 +30,16 @@ class Palette:
     """Maps colours, numbers and names to classes: values of :class:`TissueClass`, or :data:`IGNORED`.
 
     Attributes:
-        colours: colours of each class; masks are drawn in the first one. No colour belongs to two classes.
+        colours: class of each colour; masks are drawn in the first colour of a class.
         other: class of all colours, numbers and names that are not listed; if None, they are an error.
         numbers: class of each number in a label image; if empty, the numbers are the classes.
-        names: further names of classes for outlines, in lower case.
+        names: class of further names of outlines, in lower case.
     """
 
-    colours: tuple[tuple[int, tuple[Rgb, ...]], ...] = ()
+    colours: dict[Rgb, int] = field(default_factory=dict)
     other: int | None = None
-    numbers: tuple[tuple[int, int], ...] = ()
-    names: tuple[tuple[str, int], ...] = ()
+    numbers: dict[int, int] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Palette:
@@ -71,7 +71,7 @@ class Palette:
                 f'The palette {where} has no "classes": write {{"classes": {{"background": [[0, 0, 0]], …}}}}.'
             )
         taken: dict[Rgb | int | str, str] = {}
-        found: dict[type, list[tuple[Any, int]]] = {tuple: [], int: [], str: []}
+        found: dict[type, dict[Any, int]] = {tuple: {}, int: {}, str: {}}
         for label, listed in content["classes"].items():
             number = _class_named(label, where)
             if not isinstance(listed, list) or not listed:
@@ -83,17 +83,9 @@ class Palette:
                         f"The palette {where} gives the {kind} {entry} to both {taken[entry]!r} and {label!r}: "
                         "keep it in one of them."
                     )
-                found[type(entry)].append((entry, number))
-        colours: dict[int, list[Rgb]] = {}
-        for colour, number in found[tuple]:
-            colours.setdefault(number, []).append(colour)
+                found[type(entry)][entry] = number
         other = content.get("other")
-        return cls(
-            tuple((number, tuple(own)) for number, own in colours.items()),
-            None if other is None else _class_named(other, where),
-            tuple(found[int]),
-            tuple(found[str]),
-        )
+        return cls(found[tuple], None if other is None else _class_named(other, where), found[int], found[str])
 
     @classmethod
     def shipped(cls, name: PaletteName) -> Palette:
@@ -106,8 +98,10 @@ class Palette:
 
     def to_json(self) -> dict[str, Any]:
         """The palette as JSON that :meth:`load` reads."""
-        entries: dict[str, list[Any]] = {_label(number): [list(c) for c in own] for number, own in self.colours}
-        for entry, number in (*self.numbers, *self.names):
+        entries: dict[str, list[Any]] = {}
+        for colour, number in self.colours.items():
+            entries.setdefault(_label(number), []).append(list(colour))
+        for entry, number in (*self.numbers.items(), *self.names.items()):
             entries.setdefault(_label(number), []).append(entry)
         return {"classes": entries} | ({} if self.other is None else {"other": _label(self.other)})
 
@@ -119,7 +113,7 @@ class Palette:
         """The class of outlines named ``name``, ignoring case; None if neither palette nor classes have that name."""
         name = name.strip().casefold()
         own = {label: number for number, label in enumerate(TISSUE_LABELS)} | {IGNORED_LABEL: IGNORED}
-        return (own | dict(self.names)).get(name, self.other)
+        return (own | self.names).get(name, self.other)
 
 
 def decode_mask(data: bytes, palette: Palette | None, name: str) -> ClassMap:
@@ -152,13 +146,11 @@ def decode_mask(data: bytes, palette: Palette | None, name: str) -> ClassMap:
 
 def _numbers_to_classes(numbers: npt.NDArray[Any], palette: Palette, name: str) -> ClassMap:
     values = np.unique(numbers).tolist()
-    classes, other = dict(palette.numbers), palette.other
+    classes, other = palette.numbers, palette.other
     if not classes:
-        colours = {colour for _, own in palette.colours for colour in own}
-        greys = [value for value in values if numbers.dtype == np.uint8 and (value, value, value) in colours]
-        listed = [number for number, _ in palette.colours] or range(len(TISSUE_LABELS))
-        classes = {number: number for number in listed}
-        if (IGNORED,) * 3 not in colours:  # otherwise 255 is the colour white
+        greys = [value for value in values if numbers.dtype == np.uint8 and (value, value, value) in palette.colours]
+        classes = {number: number for number in palette.colours.values() or range(len(TISSUE_LABELS))}
+        if (IGNORED,) * 3 not in palette.colours:  # otherwise 255 is the colour white
             classes[IGNORED] = IGNORED
         if greys == values or (any(greys) and other is not None and not classes.keys() >= set(values)):
             return rgb_to_classes(np.repeat(numbers[..., None], 3, axis=2), palette, name)
@@ -187,7 +179,7 @@ def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str)
             and file.
     """
     codes = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
-    known = sorted((_code(colour), number) for number, own in palette.colours for colour in own)
+    known = sorted((_code(colour), number) for colour, number in palette.colours.items())
     keys = np.array([code for code, _ in known], dtype=np.int32)
     values = np.array([tissue for _, tissue in known], dtype=np.uint8)
     place = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
@@ -210,8 +202,8 @@ def rgb_to_classes(rgb: npt.NDArray[np.uint8], palette: Palette, file_name: str)
 def classes_to_rgb(mask: ClassMap, palette: Palette) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8: ``mask`` in the first colour of each class; the inverse of :func:`rgb_to_classes`."""
     table = np.zeros((256, 3), dtype=np.uint8)
-    for number, own in palette.colours:
-        table[number] = own[0]
+    for colour, number in reversed(palette.colours.items()):
+        table[number] = colour
     drawn: npt.NDArray[np.uint8] = table[mask]
     return drawn
 

@@ -41,7 +41,7 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
         BadAnnotation: it is no GeoJSON, names a class that neither the palette nor Dermatome has, has no polygon with
             a class, or has outlines that would take too long to draw.
     """
-    from dermatome.labels.fill import check_crossed_rows, crossed_rows
+    from dermatome.labels.fill import check_crossed_rows, crossed_rows, pixels_in_outlines
 
     palette, left_out = palette or Palette(), Counter[str]()
     mask: ClassMap = np.full((size.height_px, size.width_px), elsewhere, np.uint8)
@@ -72,7 +72,7 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
                     )
                 crossed += sum(crossed_rows(one, box) for one in rings)
                 check_crossed_rows(crossed, path)
-                mask[box.slices][_inside(rings, box)] = number
+                mask[box.slices][pixels_in_outlines(rings, box)] = number
     if left_out:
         _log.warning("%s: left out, as they are not outlines of tissue: %s.", path, in_words(left_out))
     if not drawn:
@@ -87,12 +87,3 @@ def _within(ring: _Ring, size: Size) -> Box:
         np.clip(edge, 0, limit).astype(int).tolist() for edge in (np.floor(ring.min(0)), np.ceil(ring.max(0)))
     )
     return Box(top, left, bottom, right)
-
-
-def _inside(rings: list[_Ring], box: Box) -> npt.NDArray[np.bool_]:
-    """Which pixels of a box have their middle within a polygon and in none of its holes."""
-    from dermatome.labels.fill import pixels_in_outlines
-
-    # Whole numbers are the middles of pixels there, and their corners in an outline.
-    corners = [ring - (box.left_px + 0.5, box.top_px + 0.5) for ring in rings]
-    return pixels_in_outlines(corners, box.size.height_px, box.size.width_px)
