@@ -133,7 +133,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _scores(root: DataRoot, slide: DemoSlide) -> tuple[float, ...]:
     from dermatome.labels.npz import load_instances, load_mask
-    from dermatome.metrics.instances import f1_at_iou
+    from dermatome.metrics.instances import match_instances
     from dermatome.metrics.semantic import class_scores, confusion_matrix
 
     truth = slide.draw()
@@ -141,4 +141,4 @@ def _scores(root: DataRoot, slide: DemoSlide) -> tuple[float, ...]:
     instances = load_instances(root.folder("cell_masks", slide.slide) / "cells.npz")
     tissues = class_scores(confusion_matrix(truth.mask, mask, len(TISSUE_LABELS)), TISSUE_LABELS)
     ious = [tissues[tissue].iou or 0.0 for tissue in (TissueClass.EPIDERMIS, TissueClass.KERATIN)]
-    return *ious, f1_at_iou(truth.instances, instances, 0.5) or 0.0
+    return *ious, match_instances(truth.instances, instances, 0.5).f1 or 0.0

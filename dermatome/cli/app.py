@@ -159,13 +159,13 @@ def verify(
     from dermatome.storage.record import verify_root
 
     checked, damaged = 0, []
-    for found in verify_root(DataRoot.at(data)):
+    for asset, partition, files in verify_root(DataRoot.at(data)):
         checked += 1
-        if found.damaged:
-            damaged.append({"asset": found.asset, "partition": found.partition, "files": found.damaged})
-        for name, how in found.damaged.items():
+        if files:
+            damaged.append({"asset": asset, "partition": partition, "files": files})
+        for name, how in files.items():
             if not as_json:
-                typer.echo(f"{found.asset:<18} {found.partition:<24} {name}: {how}")
+                typer.echo(f"{asset:<18} {partition:<24} {name}: {how}")
     if as_json:
         typer.echo(json.dumps({"checked": checked, "damaged": damaged}, indent=1))
     else:

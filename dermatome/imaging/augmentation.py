@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,29 +40,18 @@ class AugmentSettings(SettingsModel):
         return self.changed(**{name: getattr(self, name) * factor for name in changes})
 
 
-@dataclass(frozen=True)
-class TileCache:
-    """A tile at the training scale and at coarser ones, so that zooming out averages instead of skipping pixels.
+TileLevels = list[tuple[RgbImage, ClassMap]]
+"""A tile at scale 1, 1/2, 1/4, …: (H, W, 3) uint8 image and (H, W) uint8 labels each."""
 
-    Attributes:
-        levels: (image, labels) at scale 1, 1/2, 1/4, …; (H, W, 3) uint8 and (H, W) uint8 each.
-    """
 
-    levels: tuple[tuple[RgbImage, ClassMap], ...]
-
-    @classmethod
-    def build(cls, image: RgbImage, labels: ClassMap, scale: float, depth: int = 2) -> TileCache:
-        """Resizes a tile by ``scale``, in training pixels per tile pixel, and builds ``depth`` levels."""
-        size = Size(*image.shape[:2])
-        levels = []
-        for level in range(depth):
-            smaller = size.scaled(scale / 2**level)
-            levels.append((resize_image(image, smaller), resize_labels(labels, smaller)))
-        return cls(tuple(levels))
+def tile_levels(image: RgbImage, labels: ClassMap, scale: float, depth: int = 2) -> TileLevels:
+    """A tile resized by ``scale``, training pixels per tile pixel, at ``depth`` levels, for averages at all zooms."""
+    sizes = [Size(*image.shape[:2]).scaled(scale / 2**level) for level in range(depth)]
+    return [(resize_image(image, size), resize_labels(labels, size)) for size in sizes]
 
 
 def random_crop(
-    tile: TileCache, side_px: int, settings: AugmentSettings, coarse_factor: float, rng: np.random.Generator
+    tile: TileLevels, side_px: int, settings: AugmentSettings, coarse_factor: float, rng: np.random.Generator
 ) -> tuple[RgbImage, ClassMap]:
     """A square crop at a random place: rotated, deformed, zoomed and restained; mirrored beyond the tile's edges.
 
@@ -77,8 +65,8 @@ def random_crop(
     zoom = float(np.exp(rng.uniform(-1, 1) * np.log(settings.scale)))
     if rng.random() < settings.coarse_share:
         zoom /= coarse_factor
-    level = min(len(tile.levels) - 1, max(0, int(np.floor(-np.log2(zoom) + 0.35))))
-    image, labels = tile.levels[level]
+    level = min(len(tile) - 1, max(0, int(np.floor(-np.log2(zoom) + 0.35))))
+    image, labels = tile[level]
     step = 1 / (zoom * 2**level)
     rows, columns = positions(image.shape[:2], side_px, step, settings.elastic_px / 2**level, rng)
     crop = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dermatome.classes import IGNORED, Rgb, RgbImage, TissueClass
 from dermatome.geometry import Box, Size
+from dermatome.slides.resize import resize_image
 
 TISSUE_COLOURS: tuple[Rgb, ...] = tuple(c.colour for c in TissueClass)
 OUTLINE: Rgb = (0, 255, 255)
@@ -20,10 +21,7 @@ _SAMPLED_ROWS = 512
 
 def shrink_image(pixels: npt.NDArray[Any], max_side_px: int) -> npt.NDArray[Any]:
     """Shrinks an image (H, W) or (H, W, C) to at most ``max_side_px`` a side, by averaging; never enlarges it."""
-    size = fitting(Size(*pixels.shape[:2]), max_side_px)
-    if size.height_px == pixels.shape[0] and size.width_px == pixels.shape[1]:
-        return pixels
-    return np.asarray(cv2.resize(pixels, (size.width_px, size.height_px), interpolation=cv2.INTER_AREA))
+    return resize_image(pixels, fitting(Size(*pixels.shape[:2]), max_side_px))
 
 
 def shrink_labels(labels: npt.NDArray[Any], max_side_px: int) -> npt.NDArray[Any]:

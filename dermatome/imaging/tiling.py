@@ -5,7 +5,7 @@ height.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -156,7 +156,8 @@ class RowEnlarger:
         held_top = top if self._kept is None else self._kept_top
         end = held_top + held.shape[1]
         ready = int(np.searchsorted(self._below, end))
-        for first, last in _chunks(self._next, ready, 32):
+        for first in range(self._next, ready, 32):
+            last = min(first + 32, ready)
             above, below = self._above[first:last] - held_top, self._below[first:last] - held_top
             share = self._share[first:last, None]
             tall = held[:, above] * (1 - share) + held[:, below] * share
@@ -172,8 +173,3 @@ class RowEnlarger:
         size = (self._target.width_px, rows.shape[1])
         wide: Probabilities = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in rows])
         return wide
-
-
-def _chunks(first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
-    for start in range(first, last, step):
-        yield start, min(last, start + step)

@@ -183,15 +183,3 @@ def aggregated_jaccard(truth: Labels, predicted: Labels, spared: Sequence[int] =
     nobodys = nobodys[~np.isin(found.predicted_ids[nobodys], spared)]
     union = found.union_px[pairs].sum() + found.truth_px[alone].sum() + found.predicted_px[nobodys].sum()
     return int(found.shared_px[pairs].sum()), int(union)
-
-
-def f1_at_iou(truth: Labels, predicted: Labels, iou: float = 0.5) -> float | None:
-    """F1 of instances matched at ``iou``; None if neither map has any."""
-    return match_instances(truth, predicted, iou).f1
-
-
-def average_precisions(
-    truth: Labels, predicted: Labels, ious: Sequence[float] = (0.5, 0.75, 0.9)
-) -> dict[float, float | None]:
-    """Average precision at each threshold, as in ``cellpose.metrics.average_precision``."""
-    return {iou: match_instances(truth, predicted, iou).average_precision for iou in ious}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -62,10 +62,6 @@ class ClassScore:
     f1: float | None
     iou: float | None
     mcc: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "outcome": str(self.outcome)}
 
 
 def confusion_matrix(

@@ -195,16 +195,6 @@ def write_atomic(path: Path, data: bytes) -> Path:
     return path
 
 
-def move_atomic(made: Path, path: Path) -> None:
-    """Moves a finished file to ``path`` on the same file system, atomically."""
-    try:
-        with made.open("rb") as file:
-            os.fsync(file.fileno())
-        made.replace(path)
-    except OSError as error:
-        raise _storage_failed(path, error) from error
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on the file ``path``, also between processes; the file is deleted at the end.

@@ -129,8 +129,8 @@ class StageRecord(StageResult):
         **rest: Any,
     ) -> StageRecord:
         """The record of a result computed from ``inputs`` with ``settings``; ``rest`` are its other fields."""
-        decided: dict[str, Any] = {"code_version": code_version, "inputs": dict(inputs), "settings": dict(settings)}
-        return cls(**vars(result), **decided, fingerprint=fingerprint(code_version, inputs, settings), **rest)
+        rest |= {"code_version": code_version, "inputs": dict(inputs), "settings": dict(settings)}
+        return cls(**vars(result), fingerprint=fingerprint(code_version, inputs, settings), **rest)
 
 
 def fingerprint(code_version: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
@@ -254,23 +254,12 @@ def damage(
     return found
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The state of one partition of a data root.
+def verify_root(root: DataRoot) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Compares every file of every partition of a data root with the partition's record; all files are read.
 
-    Attributes:
-        asset: Name of the asset.
-        partition: Partition key.
-        damaged: How each damaged file differs, by its path in the partition's folder.
+    Yields:
+        Asset, partition key, and how each damaged file differs, by its path in the partition's folder.
     """
-
-    asset: str
-    partition: str
-    damaged: dict[str, str]
-
-
-def verify_root(root: DataRoot) -> Iterator[Finding]:
-    """Compares every file of every partition of a data root with the partition's record; all files are read."""
     for asset in sorted(path.name for path in root.asset_folders()):
         partitions = set(root.partitions(asset))
         # Only folders of assets have records; the others hold files of users, downloads and state.
@@ -281,7 +270,7 @@ def verify_root(root: DataRoot) -> Iterator[Finding]:
                 found = {RECORD_FILE: "is missing"} if record is None else damage(folder, record, hashes=True)
             except (DermatomeError, OSError) as error:
                 found = {RECORD_FILE: str(error)}
-            yield Finding(asset, partition, found)
+            yield asset, partition, found
 
 
 def require_record(root: DataRoot, asset: str, partition: str, *read: str) -> StageRecord:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from dermatome.classes import StainingPattern, TissueClass
 from dermatome.geometry import Size
 from dermatome.inference.compute import Compute, choose_compute
-from dermatome.metrics.instances import f1_at_iou
+from dermatome.metrics.instances import match_instances
 from dermatome.nuclei.maps.task import AUGMENT, NucleusTask, NucleusTraining
 from dermatome.nuclei.patches.cut import make_patches
 from dermatome.nuclei.patches.settings import PatchSettings
@@ -114,7 +114,9 @@ class ToyCells(Task[dict[str, float | None]]):
         for k in self.split.validation:
             toy = toy_slide(1_000_000 * (self.settings.seed + 1) - 1 - k, list(StainingPattern)[k % 4], mpp=SKIN_MPP)
             slide = replace(toy.slide, pixels=decode_rgb(toy.jpeg(), toy.slide.name)[0])
-            scores.append(f1_at_iou(toy.instances, segment_cells(slide, toy.mask, ready).instances.whole()) or 0.0)
+            scores.append(
+                match_instances(toy.instances, segment_cells(slide, toy.mask, ready).instances.whole()).f1 or 0.0
+            )
         if not scores:
             return {}
         return {"f1_at_iou_0.5": float(np.mean(scores)), "f1_at_iou_0.5_worst_slide": min(scores)}

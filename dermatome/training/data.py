@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dermatome.classes import IGNORED
 from dermatome.errors import BadSetting
-from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_crop
+from dermatome.imaging.augmentation import AugmentSettings, TileLevels, random_crop, tile_levels
 from dermatome.storage.files import sha256_bytes
 
 Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
@@ -224,7 +224,7 @@ class Readable(Protocol):
 _DRAWS = 20
 
 
-class TileBatches(CropBatches[TileCache]):
+class TileBatches(CropBatches[TileLevels]):
     """Micro-batches of augmented crops of tiles, which are held in memory at the training scale.
 
     Args:
@@ -247,21 +247,21 @@ class TileBatches(CropBatches[TileCache]):
         # Crops that are zoomed out by less than this are taken from the full scale.
         depth = 2 if augment.coarse_share > 0 or augment.scale > 1.5 else 1
         scales = [scale] * len(tiles) if isinstance(scale, float | int) else scale
-        self._caches = [TileCache.build(*tile.read(), own, depth) for tile, own in zip(tiles, scales, strict=True)]
-        areas = [cache.levels[0][0].size // 3 for cache in self._caches]
+        self._tiles = [tile_levels(*tile.read(), own, depth) for tile, own in zip(tiles, scales, strict=True)]
+        areas = [levels[0][0].size // 3 for levels in self._tiles]
 
-        def crop(cache: TileCache, rng: np.random.Generator) -> Batch:
+        def crop(tile: TileLevels, rng: np.random.Generator) -> Batch:
             for _ in range(_DRAWS):  # most crops of a tile with few annotated pixels have none
-                image, labels = random_crop(cache, others["crop_px"], augment, coarse_factor, rng)
+                image, labels = random_crop(tile, others["crop_px"], augment, coarse_factor, rng)
                 if (labels != IGNORED).any():
                     break
             return image, labels.astype(np.int64)
 
-        super().__init__(self._caches, areas, crop, **others)
+        super().__init__(self._tiles, areas, crop, **others)
 
     def pixels(self, classes: int, channel: int | None = None) -> npt.NDArray[np.int64]:
         """(``classes``,) pixels of each class in all tiles, in one channel of the labels."""
         which: Any = ... if channel is None else (..., channel)
-        counts = [np.bincount(c.levels[0][1][which].ravel(), minlength=classes)[:classes] for c in self._caches]
+        counts = [np.bincount(tile[0][1][which].ravel(), minlength=classes)[:classes] for tile in self._tiles]
         total: npt.NDArray[np.int64] = np.sum(counts, axis=0, dtype=np.int64)
         return total

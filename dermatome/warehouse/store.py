@@ -27,7 +27,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dermatome.errors import DermatomeError, StorageFailed
-from dermatome.storage.files import move_atomic
 from dermatome.storage.layout import FAILURES, DataRoot
 from dermatome.storage.record import failure_of, read_record
 from dermatome.warehouse.dictionary import column_meaning, table_meaning
@@ -93,7 +92,9 @@ def build_store(root: DataRoot, path: Path | None = None) -> StoreSummary:
             # to open a file whose log does not fit.
             log = target.with_name(f"{target.name}.wal")
             log.unlink(missing_ok=True)
-            move_atomic(new, target)
+            with new.open("rb") as built:
+                os.fsync(built.fileno())
+            new.replace(target)
             log.unlink(missing_ok=True)
     except (duckdb.Error, OSError) as error:
         raise StorageFailed(

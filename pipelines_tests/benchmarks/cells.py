@@ -35,7 +35,7 @@ def cells(toy: bool) -> Iterator[Row]:
     from dermatome.labels.geojson import object_features, write_geojson
     from dermatome.labels.npz import load_mask, save_instances, save_mask
     from dermatome.labels.ome_tiff import write_ome_tiff
-    from dermatome.metrics.instances import f1_at_iou
+    from dermatome.metrics.instances import match_instances
     from dermatome.skin.cells.image import cell_image_of
     from dermatome.skin.cells.network import TILE_PX, load_cell_network
     from dermatome.skin.cells.scores import same_cells
@@ -108,7 +108,7 @@ def cells(toy: bool) -> Iterator[Row]:
             {**by_precision, "reference": reference, "forward": forward}, rounds=1 if toy else 3, warm=False
         )
     for precision in networks:
-        agreement = f1_at_iou(made["stock"], made[precision], 0.7) or 0.0
+        agreement = match_instances(made["stock"], made[precision], 0.7).f1 or 0.0
         yield times_faster(
             f"cell mask of a {side}² crop, file to file, at {precision}",
             "stock Cellpose eval on the same crop, same weights",

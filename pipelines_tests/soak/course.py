@@ -310,7 +310,7 @@ class Course:
                 time.sleep(1)
                 continue
             damaged = sorted(
-                {one.partition for one in verify_root(self.root) if one.damaged and one.asset in PER_SLIDE}
+                {slide for asset, slide, damaged in verify_root(self.root) if damaged and asset in PER_SLIDE}
             )
             missing = self._missing()
             unknown = set(self.cohort.slides) - set(self._instance.get_dynamic_partitions("slides"))

@@ -123,9 +123,9 @@ def test_damaged_files_are_found_and_healed(kitchen, caplog, how, file):
         run(stage, key)
     path = kitchen.root.folder("dishes", "a") / file
     before = path.read_bytes()
-    assert [found.damaged for found in verify_root(kitchen.root)] == [{}, {}]
+    assert [damaged for *_, damaged in verify_root(kitchen.root)] == [{}, {}]
     damaged(path, how)
-    assert [(found.partition, [*found.damaged]) for found in verify_root(kitchen.root)] == [("a", [file]), ("b", [])]
+    assert [(key, [*damaged]) for _, key, damaged in verify_root(kitchen.root)] == [("a", [file]), ("b", [])]
 
     quick = how != "flip" or file == RECORD_FILE  # found without reading every file
     found = {one.key: one.result for one in run_batch(cached_stage(stage, {"salt": 1}, "1", "run", ["a"]), ["a", "b"])}
@@ -133,7 +133,7 @@ def test_damaged_files_are_found_and_healed(kitchen, caplog, how, file):
     work = cached_stage(stage, {"salt": 1}, "1", "run", hashes=True)
     assert [one.result.reused for one in run_batch(work, ["a"])] == [quick]
     assert path.read_bytes() == before or file == RECORD_FILE
-    assert [found.damaged for found in verify_root(kitchen.root)] == [{}, {}]
+    assert [damaged for *_, damaged in verify_root(kitchen.root)] == [{}, {}]
     assert ("It is recomputed now." in caplog.text) == (how != "delete" or file != RECORD_FILE)
 
 

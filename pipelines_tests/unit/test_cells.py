@@ -14,7 +14,7 @@ from dermatome.errors import BadAnnotation, BadSetting
 from dermatome.geometry import Box, Size
 from dermatome.inference.backends import TorchRunner
 from dermatome.inference.compute import Compute
-from dermatome.metrics.instances import f1_at_iou
+from dermatome.metrics.instances import match_instances
 from dermatome.skin.cells import image as cell_image
 from dermatome.skin.cells.blocks import cells_by_block
 from dermatome.skin.cells.cyto2 import SizeModel
@@ -86,7 +86,7 @@ def found(toy, network):
 
 
 def test_most_nuclei_are_found(toy, found):
-    score = f1_at_iou(toy.instances, found.instances.whole())
+    score = match_instances(toy.instances, found.instances.whole()).f1
     assert found.outcome is CellsOutcome.CELLS
     assert score is not None
     assert score >= 0.85
@@ -135,7 +135,7 @@ def test_twice_gives_the_same_and_batches_do_not_matter(toy, network, found):
     same = segment_cells(toy.slide, toy.mask, network)
     np.testing.assert_array_equal(same.instances.whole(), found.instances.whole())
     one_by_one = segment_cells(toy.slide, toy.mask, network, CellSettings(batch=1))
-    assert f1_at_iou(found.instances.whole(), one_by_one.instances.whole(), 0.95) == pytest.approx(1, abs=0.02)
+    assert match_instances(found.instances.whole(), one_by_one.instances.whole(), 0.95).f1 == pytest.approx(1, abs=0.02)
 
 
 def test_a_grey_image_has_cells_and_no_stains(toy, network, found):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dermatome.metrics.instances import average_precisions, f1_at_iou, match_instances
+from dermatome.metrics.instances import match_instances
 
 TRUTH = np.array([[1, 1, 1, 1, 0, 2, 2, 0, 7, 7]])
 
@@ -28,8 +28,9 @@ def test_misses_false_finds_and_shifts_counted_by_hand():
     assert found.ious.tolist() == [0.75]
     assert found.f1 == pytest.approx(2 / 5)
     assert found.average_precision == pytest.approx(1 / 4)
-    assert f1_at_iou(TRUTH, predicted, 0.3) == pytest.approx(4 / 5)
-    assert average_precisions(TRUTH, predicted, (0.3, 0.5, 0.8)) == pytest.approx({0.3: 2 / 3, 0.5: 1 / 4, 0.8: 0})
+    assert match_instances(TRUTH, predicted, 0.3).f1 == pytest.approx(4 / 5)
+    assert match_instances(TRUTH, predicted, 0.3).average_precision == pytest.approx(2 / 3)
+    assert match_instances(TRUTH, predicted, 0.8).average_precision == 0
 
 
 def test_halves_are_matched_once():
@@ -42,7 +43,7 @@ def test_nothing_is_no_score_and_half_nothing_is_zero():
     none, some = np.zeros((3, 3), int), np.ones((3, 3), int)
     assert match_instances(none, none).f1 is None
     assert match_instances(none, none).average_precision is None
-    assert f1_at_iou(some, none) == 0
+    assert match_instances(some, none).f1 == 0
     assert match_instances(some, none).precision == 0
     assert match_instances(none, some).recall == 0
     assert match_instances(none, none).precision is match_instances(none, none).recall is None

@@ -7,7 +7,7 @@ import pytest
 
 from dermatome.classes import TissueClass
 from dermatome.inference.compute import Compute
-from dermatome.metrics.instances import f1_at_iou
+from dermatome.metrics.instances import match_instances
 from dermatome.skin.cells.cyto2 import SizeModel
 from dermatome.skin.cells.image import CellImage, cell_image_of
 from dermatome.skin.cells.network import load_cell_network
@@ -39,7 +39,7 @@ def agreement(slide, mask, network, state_dict, settings):
         stock_model(state_dict), image, found.crop, found.diameter_px, settings, round(settings.min_area_um2 * 4)
     )
     assert wanted.max() > 15
-    score = f1_at_iou(wanted, found.instances[found.crop.slices], 0.7)
+    score = match_instances(wanted, found.instances[found.crop.slices], 0.7).f1
     assert score is not None
     return score
 

@@ -12,7 +12,7 @@ import torch
 
 from dermatome.classes import TissueClass
 from dermatome.errors import BadSetting, BadWeights
-from dermatome.imaging.augmentation import AugmentSettings, TileCache, random_crop
+from dermatome.imaging.augmentation import AugmentSettings, random_crop, tile_levels
 from dermatome.inference.compute import choose_compute
 from dermatome.registry.manifest import known_sides, manifest_path, read_manifest, write_manifest
 from dermatome.registry.version import train_file
@@ -245,10 +245,10 @@ def test_crops_move_image_and_labels_together():
     labels = np.zeros((200, 200), dtype=np.uint8)
     labels[:, 100:] = TissueClass.EPIDERMIS
     labels[150:] = TissueClass.KERATIN
-    cache = TileCache.build(COLOURS[labels], labels, 1.0)
+    tile = tile_levels(COLOURS[labels], labels, 1.0)
     plain = AugmentSettings(stain=0, brightness=0, blur_px=0, noise=0, coarse_share=0.5)
     for seed in range(20):
-        view, truth = random_crop(cache, 96, plain, 2.0, np.random.default_rng(seed))
+        view, truth = random_crop(tile, 96, plain, 2.0, np.random.default_rng(seed))
         nearest = np.abs(view[..., None, :].astype(int) - COLOURS.astype(int)).sum(-1).argmin(-1)
         assert (nearest == truth).mean() > 0.95
         assert set(np.unique(truth)) <= {0, 2, 3}
@@ -342,12 +342,12 @@ def test_class_weights_follow_pixel_counts():
 
 
 def test_training_sees_other_lights():
-    cache = TileCache.build(np.full((80, 80, 3), 200, np.uint8), np.zeros((80, 80), dtype=np.uint8), 1.0)
+    tile = tile_levels(np.full((80, 80, 3), 200, np.uint8), np.zeros((80, 80), dtype=np.uint8), 1.0)
     still = AugmentSettings(scale=1, coarse_share=0, elastic_px=0, stain=0, brightness=0, blur_px=0, noise=0)
 
     def lights(**change: float) -> np.ndarray:
         rngs = map(np.random.default_rng, range(40))
-        return np.array([random_crop(cache, 32, still.changed(**change), 2.0, rng)[0][0, 0] for rng in rngs]) / 200
+        return np.array([random_crop(tile, 32, still.changed(**change), 2.0, rng)[0][0, 0] for rng in rngs]) / 200
 
     assert (np.ptp(lights(), axis=0) == 0).all()
     grey, tinted = lights(brightness=0.2, tint=0), lights(brightness=0.2, tint=1)
@@ -358,11 +358,11 @@ def test_training_sees_other_lights():
 
 def test_gamma_changes_brightness_and_contrast_the_spread_of_it():
     pixels = np.random.default_rng(0).integers(60, 200, (80, 80, 1)).repeat(3, axis=2).astype(np.uint8)
-    cache = TileCache.build(pixels, np.zeros((80, 80), dtype=np.uint8), 1.0)
+    tile = tile_levels(pixels, np.zeros((80, 80), dtype=np.uint8), 1.0)
     still = AugmentSettings(scale=1, coarse_share=0, elastic_px=0, stain=0, brightness=0, blur_px=0, noise=0)
 
     def spread(**change):
-        crops = [random_crop(cache, 64, still.changed(**change), 2.0, np.random.default_rng(n))[0] for n in range(12)]
+        crops = [random_crop(tile, 64, still.changed(**change), 2.0, np.random.default_rng(n))[0] for n in range(12)]
         return np.ptp([crop.mean() for crop in crops]), np.ptp([crop.std() for crop in crops])
 
     assert spread(gamma=0.4)[0] > 5 * spread()[0]

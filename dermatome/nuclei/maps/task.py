@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -329,7 +329,7 @@ class NucleusTask(VersionTask[NucleusEvaluation]):
     def tables(self, version: str, trained: Trained[NucleusEvaluation]) -> dict[str, pa.Table]:
         """Scores by class of the semantic and of the ternary map."""
         maps = (("semantic", trained.evaluation.classes), ("ternary", trained.evaluation.parts))
-        rows = [{"version": version, "map": name, **score.to_json()} for name, scores in maps for score in scores]
+        rows = [{"version": version, "map": name, **asdict(score)} for name, scores in maps for score in scores]
         return {CLASSES_FILE: pa.Table.from_pylist(rows)}
 
     def figures(self, trained: Trained[NucleusEvaluation]) -> dict[str, bytes | None]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.classes import TissueClass
-from dermatome.metrics.instances import average_precisions, match_instances
+from dermatome.metrics.instances import match_instances
 from dermatome.skin.cells.annotations import AnnotatedCells
 from dermatome.skin.cells.flows import Dynamics
 from dermatome.skin.cells.network import CellNetwork, cell_runner
@@ -78,7 +78,7 @@ def score_cells(
         everywhere = np.full(truth.shape, TissueClass.EPIDERMIS, dtype=np.uint8)
         found = segment_cells(slide, everywhere, ready, cells).instances.whole()
         matches = match_instances(truth, found)
-        precision = average_precisions(truth, found, CURVE_IOUS)
+        precision = {iou: match_instances(truth, found, iou).average_precision for iou in CURVE_IOUS}
         scores.append(CellScores(image, precision, matches.truth_count, matches.predicted_count, found))
     return scores
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ def report_values(found: Evaluation) -> dict[str, Any]:
 def score_rows(version: str, found: Evaluation) -> list[dict[str, Any]]:
     """A row for each class: its pixels and scores."""
     return [
-        {"version": version} | score.to_json() | {"boundary_f1": border}
+        {"version": version} | asdict(score) | {"boundary_f1": border}
         for score, border in zip(found.scores, found.boundary_f1, strict=True)
     ]
 
