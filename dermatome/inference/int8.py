@@ -57,10 +57,9 @@ def int8_runner(runner: Runner, folder: Path, slides: Iterable[Show], judge: Jud
                          runner.precision)  # fmt: skip
             return runner
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(_MadeMeanwhile), atomic_folder(folder) as new:
-            if (folder / _ABOUT).is_file():
-                raise _MadeMeanwhile
-            _make(runner, new, tiles, judge)
+        with atomic_folder(folder) as new:
+            if not (folder / _ABOUT).is_file():  # another process may have quantised the network meanwhile
+                _make(runner, new, tiles, judge)
     about = json.loads((folder / _ABOUT).read_bytes())
     failed = [check["description"] for check in about["checks"] if not check["passed"]]
     if failed:
@@ -89,10 +88,6 @@ def same_class(heads: Sequence[int]) -> Judge:
         return [Check("same_class", share >= LEAST_SAME, text, {"share": share})]
 
     return judge
-
-
-class _MadeMeanwhile(Exception):
-    """Another process quantised the same network."""
 
 
 class _Enough(Exception):

@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, UNCLASSIFIED, ClassMap, Instances, NucleusClass, TernaryClass
 from dermatome.errors import BadAnnotation
-from dermatome.geometry import Box, Size
+from dermatome.geometry import Size
 from dermatome.labels.imagescope import Annotation, Region
 
 BOUNDARY_PX = 3
 MAX_TIMES_COVERED = 20
 """Limit on the total area of the boxes around regions, in areas of the image, as drawing time grows with it."""
+_MARGIN_PX = 1
+"""Margin around the image in which outlines are drawn too, so that a hole at its edge is seen from outside."""
 _SAME = 0.8
 """Intersection over union above which two outlines show the same nucleus; neighbours overlap far less."""
 _WITHIN, _AROUND = 0.95, 3
@@ -76,7 +78,7 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
         BadAnnotation: it was drawn on another size, a region has the name of no class, or all cover the image more than
             :data:`MAX_TIMES_COVERED` times or have edges across too many rows.
     """
-    from dermatome.labels.fill import check_crossed_rows, crossed_rows
+    from dermatome.labels.fill import check_crossed_rows, crossed_rows, outline_box
 
     if annotation.size is not None and annotation.size != size:
         raise BadAnnotation(
@@ -85,13 +87,14 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
         )
     kinds = [_class_of(region, annotation.source) for region in annotation.regions]
     parts = [part for region in annotation.regions for part in region.parts]
-    times = sum(_within(part, size).size.area_px for part in parts) / size.area_px
+    boxes = [outline_box(part, size, _MARGIN_PX) for part in parts]
+    times = sum(box.size.area_px for box in boxes) / size.area_px
     if times > MAX_TIMES_COVERED:
         raise BadAnnotation(
             f"{annotation.source} has regions that cover their image {times:.0f} times, and the limit is "
             f"{MAX_TIMES_COVERED} times: delete overlapping ones, or export fewer to a file."
         )
-    check_crossed_rows(sum(crossed_rows(part, _within(part, size)) for part in parts), annotation.source)
+    check_crossed_rows(sum(map(crossed_rows, parts, boxes)), annotation.source)
     painted = np.zeros((size.height_px, size.width_px), np.int32)
     ambiguous = np.zeros(painted.shape, bool)
     cut_out = np.zeros(painted.shape, bool)
@@ -246,25 +249,13 @@ def _class_of(region: Region, source: str) -> int | None:
     )
 
 
-def _within(outline: npt.NDArray[np.float64], size: Size) -> Box:
-    """The box of an outline, cut to the image with a margin of one pixel; it may be empty."""
-    if len(outline) < 3:
-        return Box(0, 0, 0, 0)
-    # Only this part is drawn, so that a wrong coordinate far away costs no memory.
-    (left, top), (right, bottom) = np.floor(outline.min(0)), np.ceil(outline.max(0))
-    box = Box(
-        max(-1, int(top)), max(-1, int(left)), min(size.height_px + 1, int(bottom)), min(size.width_px + 1, int(right))
-    )
-    return box if box.top_px < box.bottom_px and box.left_px < box.right_px else Box(0, 0, 0, 0)
-
-
 def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
     """A part of the image, and (h, w) bool: its pixels that lie inside an outline."""
     from scipy.ndimage import label
 
-    from dermatome.labels.fill import pixels_in_outlines
+    from dermatome.labels.fill import outline_box, pixels_in_outlines
 
-    box = _within(outline, size)
+    box = outline_box(outline, size, _MARGIN_PX)
     if not box.size.area_px:
         return box.slices, np.zeros((0, 0), bool)
     # What cannot be reached from a rim around it is a hole.

@@ -11,13 +11,27 @@ import numpy as np
 import numpy.typing as npt
 
 from dermatome.errors import BadAnnotation
-from dermatome.geometry import Box
+from dermatome.geometry import Box, Size
 from dermatome.imaging.compiled import compiled
 
 MAX_CROSSED_ROWS = 50_000_000
 """Rows of pixels that the edges of all outlines of a file may cross: 200,000 nuclei of 80 px cross 32 million."""
 
 _Outline = npt.NDArray[np.float64]
+
+
+def outline_box(outline: _Outline, size: Size, margin_px: int = 0) -> Box:
+    """The box of an (N, 2) outline, cut to an image with a margin; empty at 0, 0 if nothing of it can be drawn.
+
+    Only this part is drawn, so that a wrong coordinate far away costs no memory.
+    """
+    if len(outline) < 3:
+        return Box(0, 0, 0, 0)
+    edges = np.stack([np.floor(outline.min(0)), np.ceil(outline.max(0))])
+    limits = np.array([size.width_px, size.height_px]) + margin_px
+    (left, top), (right, bottom) = edges.clip(-margin_px, limits).astype(int).tolist()
+    box = Box(top, left, bottom, right)
+    return box if box.size.area_px else Box(0, 0, 0, 0)
 
 
 def crossed_rows(outline: _Outline, box: Box) -> int:

@@ -189,13 +189,11 @@ def _feature(
     kind: dict[str, Any],
     measurements: Mapping[str, float],
 ) -> Feature:
-    single = len(parts) == 1
+    shape, coordinates = ("Polygon", parts[0]) if len(parts) == 1 else ("MultiPolygon", parts)
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(_IDS, f"{slide}/{name}")),
-        "geometry": {"type": "Polygon", "coordinates": parts[0]}
-        if single
-        else {"type": "MultiPolygon", "coordinates": parts},
+        "geometry": {"type": shape, "coordinates": coordinates},
         "properties": {
             **kind,
             "name": name,

@@ -7,18 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from dermatome.classes import IGNORED, ClassMap
 from dermatome.errors import BadAnnotation
-from dermatome.geometry import Box, Size
+from dermatome.geometry import Size
 from dermatome.labels.annotation_files import class_name, features_in, in_words, json_outlines, polygons, ring
 from dermatome.labels.drawn_maps import AMBIGUOUS, MAX_TIMES_COVERED
 from dermatome.labels.imagescope import MAX_COORDINATE
 from dermatome.labels.palette import IGNORED_LABEL, Palette
 
 _log = logging.getLogger(__name__)
-_Ring = npt.NDArray[np.float64]
 
 
 def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewhere: int = IGNORED) -> ClassMap:
@@ -41,7 +39,7 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
         BadAnnotation: it is no GeoJSON, names a class that neither the palette nor Dermatome has, has no polygon with
             a class, or has outlines that would take too long to draw.
     """
-    from dermatome.labels.fill import check_crossed_rows, crossed_rows, pixels_in_outlines
+    from dermatome.labels.fill import check_crossed_rows, crossed_rows, outline_box, pixels_in_outlines
 
     palette, left_out = palette or Palette(), Counter[str]()
     mask: ClassMap = np.full((size.height_px, size.width_px), elsewhere, np.uint8)
@@ -63,7 +61,7 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
                 )
             drawn += 1
             for rings in drawable:
-                box = _within(rings[0], size)
+                box = outline_box(rings[0], size)
                 covered_px += box.size.area_px
                 if covered_px > MAX_TIMES_COVERED * size.area_px:
                     raise BadAnnotation(
@@ -78,12 +76,3 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
     if not drawn:
         raise BadAnnotation(f"{path} has no polygon with a class: give each outline in QuPath its class.")
     return mask
-
-
-def _within(ring: _Ring, size: Size) -> Box:
-    """The box of a ring, cut to the image; it may be empty."""
-    limit = (size.width_px, size.height_px)
-    (left, top), (right, bottom) = (
-        np.clip(edge, 0, limit).astype(int).tolist() for edge in (np.floor(ring.min(0)), np.ceil(ring.max(0)))
-    )
-    return Box(top, left, bottom, right)

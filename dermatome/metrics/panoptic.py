@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, TERNARY_LABELS
 from dermatome.labels.drawn_maps import NucleusMaps
 from dermatome.metrics.instances import Labels, Matches, aggregated_jaccard, match_instances
-from dermatome.metrics.semantic import Confusion, class_scores, confusion_matrix
+from dermatome.metrics.semantic import Confusion, class_scores, confusion_matrix, mean_of_known
 
 DETECTION_RADIUS_UM = 3.0
 """12 px at 0.25 mpp, as in Graham et al. 2019 ("HoVer-Net")."""
@@ -143,7 +143,7 @@ def nucleus_values(images: Sequence[ImageScores]) -> dict[str, float | None]:
         for place, score in enumerate(together[1:], 1):
             for shown, field in (("iou", "iou"), ("dice", "f1")):
                 micro = getattr(score, field)
-                macro = _mean([getattr(scores[place], field) for scores in each])
+                macro = mean_of_known([getattr(scores[place], field) for scores in each])
                 if name == "semantic":
                     values[f"{shown}_{score.label}_micro"] = micro
                     values[f"{shown}_{score.label}_macro"] = macro
@@ -151,14 +151,16 @@ def nucleus_values(images: Sequence[ImageScores]) -> dict[str, float | None]:
                     values[f"dice_{score.label}"] = micro
     for how in ("micro", "macro"):
         for shown in ("iou", "dice"):
-            values[f"{shown}_mean_{how}"] = _mean([values.get(f"{shown}_{k}_{how}") for k in NUCLEUS_LABELS[1:]])
+            values[f"{shown}_mean_{how}"] = mean_of_known(
+                [values.get(f"{shown}_{k}_{how}") for k in NUCLEUS_LABELS[1:]]
+            )
     binary = sum((image.binary for image in images), Panoptic())
     values |= {"pq_binary": binary.quality, "dq_binary": binary.detection, "sq_binary": binary.segmentation}
-    values["pq_binary_macro"] = _mean([image.binary.quality for image in images])
+    values["pq_binary_macro"] = mean_of_known([image.binary.quality for image in images])
     for place, label in enumerate(NUCLEUS_LABELS[1:]):
         values[f"pq_{label}"] = sum((image.by_class[place] for image in images), Panoptic()).quality
-    values["pq_classes"] = _mean([values[f"pq_{label}"] for label in NUCLEUS_LABELS[1:]])
-    values["aji"] = _mean([_ratio(*image.jaccard) for image in images])
+    values["pq_classes"] = mean_of_known([values[f"pq_{label}"] for label in NUCLEUS_LABELS[1:]])
+    values["aji"] = mean_of_known([_ratio(*image.jaccard) for image in images])
     values["aji_micro"] = _ratio(sum(i.jaccard[0] for i in images), sum(i.jaccard[1] for i in images))
     values["f1_detection"] = sum((image.centres for image in images), Panoptic()).detection
     right = sum(int(np.trace(image.classified[:, 1:])) for image in images)
@@ -239,11 +241,6 @@ def _centres(labels: Labels) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floa
     areas = np.maximum(np.bincount(inverse, minlength=ids.size), 1)
     sums = [np.bincount(inverse, weights=where, minlength=ids.size) for where in np.nonzero(labels > 0)]
     return ids.astype(np.int64), np.stack([total / areas for total in sums], axis=-1)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -117,7 +117,12 @@ SCORE_NAMES = ("precision", "recall", "f1", "iou", "mcc")
 
 def mean_score(scores: Sequence[ClassScore], name: str) -> float | None:
     """The mean of a score of :data:`SCORE_NAMES` over classes in ground truth or prediction; None without such."""
-    known = [value for score in scores if (value := getattr(score, name)) is not None]
+    return mean_of_known([getattr(score, name) for score in scores])
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are not None; None if all are."""
+    known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 

@@ -115,10 +115,6 @@ class Made:
     reused: bool
 
 
-class _MadeMeanwhile(Exception):
-    """Another run finished the same slide while this one computed it."""
-
-
 def cached_stage(
     stage: AnyStage,
     settings: Mapping[str, Any],
@@ -175,21 +171,16 @@ def cached_stage(
 
     def save(key: str, result: Any, token: tuple[str, dict[str, str]]) -> Made:
         now, inputs = token
-        record: StageRecord | None = None
-        try:
-            with atomic_folder(root.folder(asset, key)) as folder:
-                # Checked again under the lock, when no other run can write the folder.
-                if not stage.always and (record := reusable(key, now)) is not None:
-                    raise _MadeMeanwhile
-                found = stage.save(key, result, folder)
-                made = StageRecord.of(
-                    found, code_version=code_version, inputs=inputs, settings=settings,
-                    asset=asset, partition=key, run_id=run_id, files=file_facts(folder),
-                )  # fmt: skip
-                write_record(folder / RECORD_FILE, made)
-        except _MadeMeanwhile:
-            assert record is not None
-            return Made(record, reused=True)
+        with atomic_folder(root.folder(asset, key)) as folder:
+            # Checked again under the lock: another run may have finished the slide while this one computed it.
+            if not stage.always and (record := reusable(key, now)) is not None:
+                return Made(record, reused=True)
+            found = stage.save(key, result, folder)
+            made = StageRecord.of(
+                found, code_version=code_version, inputs=inputs, settings=settings,
+                asset=asset, partition=key, run_id=run_id, files=file_facts(folder),
+            )  # fmt: skip
+            write_record(folder / RECORD_FILE, made)
         return Made(made, reused=False)
 
     return Work(stage.open, load, stage.compute, save)

@@ -214,10 +214,11 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder that replaces ``path`` when the block ends without an exception.
+    """Yields an empty folder that replaces ``path`` when the block ends without an exception and has put a file there.
 
     The new folder lies beside ``path`` under a hidden name. The old content of ``path`` stays until the replacement,
-    and also if the block fails. A second writer of the same ``path``, also in another process, waits for the first.
+    and also if the block fails or leaves the folder empty. A second writer of the same ``path``, also in another
+    process, waits for the first.
     Leftovers of a killed writer are deleted by the next one.
     """
     temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{OLD}")
@@ -233,7 +234,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             try:
-                _replace(path, temporary, old)
+                if any(temporary.iterdir()):
+                    _replace(path, temporary, old)
             except OSError as error:
                 raise _storage_failed(path, error) from error
         finally:
