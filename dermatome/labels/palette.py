@@ -36,10 +36,10 @@ class Palette:
         names: class of further names of outlines, in lower case.
     """
 
-    colours: dict[Rgb, int] = field(default_factory=dict)
+    colours: dict[Rgb, int] = field(default_factory=dict, hash=False)
     other: int | None = None
-    numbers: dict[int, int] = field(default_factory=dict)
-    names: dict[str, int] = field(default_factory=dict)
+    numbers: dict[int, int] = field(default_factory=dict, hash=False)
+    names: dict[str, int] = field(default_factory=dict, hash=False)
 
     @classmethod
     def load(cls, path: Path) -> Palette:
