@@ -1,4 +1,4 @@
-"""Benchmarks: each row a ratio from one run, with the bare cost beside it; ``make bench`` writes one table of them.
+"""Benchmarks: each row is a ratio from one run, with a baseline beside it; ``make bench`` writes one table of them.
 
 What belongs here: what says how fast something is, or how much memory it takes. No test asserts on a time.
 """

@@ -115,7 +115,7 @@ def cells(toy: bool) -> Iterator[Row]:
             seconds[precision],
             seconds["reference"],
             at_least=3 if precision == "fp32" else 4,
-            bare=f"the bare forward of the same {made['tiles']} tiles at fp32: {seconds['forward']:.1f} s",
+            baseline=f"network alone on the same {made['tiles']} tiles at fp32: {seconds['forward']:.1f} s",
             note=f"{which}, {made[precision].max()} cells, a network of the size of cyto2 on {network.runner.backend}; "
             f"F1 at IoU 0.7 against stock {agreement:.3f}",
         )

@@ -39,7 +39,7 @@ def dagster_cost(toy: bool) -> Iterator[Row]:
                 without / count,
                 "s",
                 more=AT_MOST_MORE_S,
-                bare=f"{without / count:.3g} s a slide",
+                baseline=f"{without / count:.3g} s a slide",
                 note=f"toy slides of {SIDE_PX} px; each run's start, imports and events are in it",
             )
 

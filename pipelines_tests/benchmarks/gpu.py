@@ -1,6 +1,6 @@
 """Networks on a CUDA card: tiles a second over a batch of slides, file to file, and the share of the time it is busy.
 
-The busy share is the time that the bare network needs for the same tiles, by the time that the batch takes: stricter
+The busy share is the time that the network alone needs for the same tiles, by the time that the batch takes: stricter
 than what the driver calls utilisation, which counts a moment with one small kernel as busy.
 """
 
@@ -39,12 +39,12 @@ def on_device(device: str, device_name: str, count: int, toy: bool) -> Iterator[
     def row(name: str, cost: Cost) -> Row:
         return share_of_rate(
             _row_name(name),
-            "bare network forward of the same tiles, same backend and precision",
+            "network alone on the same tiles, same backend and precision",
             cost.tiles / cost.seconds,
-            cost.tiles / cost.bare,
+            cost.tiles / cost.baseline,
             "tiles/s",
             at_least=TARGET,
-            bare=f"{cost.tiles / cost.bare:,.0f} tiles/s",
+            baseline=f"{cost.tiles / cost.baseline:,.0f} tiles/s",
             note=f"{device_name}, backend {cost.backend}, {count} {which}s, {cost.tiles} tiles",
         )
 

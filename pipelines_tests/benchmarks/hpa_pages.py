@@ -19,24 +19,24 @@ def hpa_pages(toy: bool) -> Iterator[Row]:
     with gene_pages(toy) as (paths, which):
         megabytes = sum(path.stat().st_size for path in paths) / 1e6
 
-        def bare(path: Path) -> int:
+        def baseline(path: Path) -> int:
             return sum(1 for _ in etree.iterparse(str(path)))
 
         seconds = take_turns(
             {
                 "ours": lambda: [parse_page(path) for path in paths],
-                "bare": lambda: [bare(path) for path in paths],
+                "baseline": lambda: [baseline(path) for path in paths],
                 "tree": lambda: [etree.parse(str(path)) for path in paths],
             },
             rounds=2 if toy else 15,
         )
     yield share_of_rate(
         "parsing HPA pages into image records",
-        "bare lxml iterparse of the same files",
+        "lxml iterparse alone of the same files",
         megabytes / seconds["ours"],
-        megabytes / seconds["bare"],
+        megabytes / seconds["baseline"],
         "MB/s",
         at_least=0.5,
-        bare=f"lxml's whole tree in C, no Python for each element: {megabytes / seconds['tree']:.0f} MB/s",
+        baseline=f"lxml's whole tree in C, no Python for each element: {megabytes / seconds['tree']:.0f} MB/s",
         note=f"{len(paths)} {which}, {megabytes:.1f} MB",
     )

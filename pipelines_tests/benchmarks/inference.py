@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines_tests.benchmarks.bare import Recording
+from pipelines_tests.benchmarks.baseline import Recording
 from pipelines_tests.benchmarks.networks import trained_tissue, untrained_tissue
 from pipelines_tests.benchmarks.rows import Row, reaches, reported, times_faster, times_the_cost
 from pipelines_tests.benchmarks.samples import cores
@@ -29,7 +29,7 @@ OVERLAP_PX = 64
 
 
 def tiled_inference(toy: bool) -> Iterator[Row]:
-    """Against the source's way, and against the bare network on the same tiles."""
+    """Against the source's way, and against the network alone on the same tiles."""
     from dermatome.errors import BadSetting
     from dermatome.geometry import Size
     from dermatome.imaging.tiling import cut_tile, tile_grid
@@ -66,7 +66,7 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
 
     ways: dict[str, Callable[[], object]] = {
         "ours": lambda: labelled(predictor, core),
-        "bare": lambda: recording.forward(),
+        "baseline": lambda: recording.forward(),
         "source": source,
         "every tile": lambda: labelled(every_tile, core),
     }
@@ -83,25 +83,25 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
     tiles = (
         f"{which}, {recording.tiles} of {len(boxes)} tiles hold tissue, backend {runner.backend}, {compute.precision}"
     )
-    bare = f"bare forward of its tiles: {seconds['bare']:.3g} s"
+    baseline = f"network alone on its tiles: {seconds['baseline']:.3g} s"
     against = "the source's way: one tile at a time, eager fp32, numpy"
-    yield times_faster(WHAT, against, seconds["ours"], seconds["source"], at_least=5, bare=bare, note=tiles)
+    yield times_faster(WHAT, against, seconds["ours"], seconds["source"], at_least=5, baseline=baseline, note=tiles)
     yield reported(
         f"{WHAT}, background tiles run too",
         seconds["every tile"],
         "s",
         against=against,
         reference=seconds["source"],
-        bare=bare,
+        baseline=baseline,
         note=f"{seconds['source'] / seconds['every tile']:.3g} × faster",
     )
     yield times_the_cost(
         WHAT,
-        "bare network forward of the same tiles, same backend and precision",
+        "network alone on the same tiles, same backend and precision",
         seconds["ours"],
-        seconds["bare"],
+        seconds["baseline"],
         at_most=1.15,
-        bare=bare,
+        baseline=baseline,
         note=tiles,
     )
     yield reaches(
@@ -109,7 +109,7 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
         100 * float((mask == slow_mask).mean()),
         "%",
         at_least=99.9,
-        bare="–",
+        baseline="–",
         note=f"{which}, weights trained {weights.card.steps} steps on toys",
     )
     if int8 is not None:
@@ -120,7 +120,7 @@ def tiled_inference(toy: bool) -> Iterator[Row]:
             seconds["int8"],
             seconds["source"],
             at_least=6,
-            bare=bare,
+            baseline=baseline,
             note=f"run as {int8.precision} (int8 only if its checks pass); {same:.2%} of the pixels have the class of "
             f"{compute.precision}",
         )

@@ -12,7 +12,7 @@ from pipelines_tests.benchmarks.samples import cores, toy_cores
 
 
 def epidermis_masks(toy: bool) -> Iterator[Row]:
-    """Against the bare network on the same tiles."""
+    """Against the network alone on the same tiles."""
     from dermatome.skin.tissue import segment as tissue
     from dermatome.storage.layout import DataRoot
     from pipelines_tests.benchmarks.stages import mask_stage, measure, put_slides
@@ -27,10 +27,10 @@ def epidermis_masks(toy: bool) -> Iterator[Row]:
             cost = measure(mask_stage(root, weights, "cpu"), keys, tissue, rounds=1 if toy else 2)
             yield times_the_cost(
                 f"epidermis mask, file to file, a slide in a batch of {count} {which}s",
-                "bare network forward of the same tiles, same backend and precision",
+                "network alone on the same tiles, same backend and precision",
                 cost.seconds / count,
-                cost.bare / count,
+                cost.baseline / count,
                 at_most=1.5,
-                bare=f"bare forward of its tiles: {cost.bare / count:.3g} s",
+                baseline=f"network alone on its tiles: {cost.baseline / count:.3g} s",
                 note=f"{cost.tiles / count:.3g} tiles a slide, backend {cost.backend}",
             )

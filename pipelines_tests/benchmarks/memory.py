@@ -47,7 +47,7 @@ def _peaks(
             found.peak_mib * _GB_IN_MIB,
             "GB",
             at_most=LIMIT_GB,
-            bare=f"{found.value['start_gb']:.2f} GB once the network is ready",
+            baseline=f"{found.value['start_gb']:.2f} GB once the network is ready",
             note=f"synthetic TIFF of {file_mb:.0f} MB; {found.value['seconds']:.0f} s, {found.value['note']}",
         )
 

@@ -18,7 +18,7 @@ class Row:
         ratio: of the two, whichever way round ``target`` is; None where there is no comparison.
         target: what the ratio (or ``ours``) should be, in words; empty where it is only reported.
         met: whether it is; None where there is no target or nothing was measured.
-        bare: the least the same work can cost, in words and numbers of the same run.
+        baseline: the least the same work can cost, in words and numbers of the same run.
         note: what a reader must know: which images, which backend, why nothing was measured.
     """
 
@@ -30,11 +30,11 @@ class Row:
     ratio: float | None = None
     target: str = ""
     met: bool | None = None
-    bare: str = ""
+    baseline: str = ""
     note: str = ""
 
 
-# ``words`` are a row's ``bare`` and ``note``.
+# ``words`` are a row's ``baseline`` and ``note``.
 
 
 def times_faster(name: str, against: str, ours: float, reference: float, *, at_least: float, **words: str) -> Row:

@@ -1,4 +1,4 @@
-"""A stage over a batch of slides, file to file through the batch runner, with its network's bare cost beside it."""
+"""A stage over a batch of slides, file to file through the batch runner; the baseline is its network alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dermatome.skin.tissue.network import TissueWeights
 from dermatome.skin.tissue.settings import TissueSettings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
-from pipelines_tests.benchmarks.bare import recorded
+from pipelines_tests.benchmarks.baseline import recorded
 from pipelines_tests.benchmarks.timing import take_turns
 
 MPP = 0.5
@@ -30,13 +30,13 @@ class Cost:
 
     Attributes:
         seconds: file to file.
-        bare: the same tiles through the bare network, on the same backend and at the same precision.
+        baseline: the same tiles through the network alone, on the same backend and at the same precision.
         tiles: how many.
         backend: of the network.
     """
 
     seconds: float
-    bare: float
+    baseline: float
     tiles: int
     backend: str
 
@@ -48,7 +48,7 @@ def measure(stage: Stage[Any, Any], keys: Sequence[str], prepared_in: ModuleType
         stage: whose root has what it reads.
         keys: of slides.
         prepared_in: the module that prepares the stage's network.
-        rounds: each with a round of the bare network after it.
+        rounds: each with a round of the network alone after it.
     """
     with recorded(prepared_in) as networks:
         stage.open(lambda: None)
@@ -60,13 +60,13 @@ def measure(stage: Stage[Any, Any], keys: Sequence[str], prepared_in: ModuleType
         shutil.rmtree(str(stage.root.folder(stage.asset, keys[0]).parent))
         finish(stage, keys, opened=True)
 
-    def bare() -> None:
+    def baseline() -> None:
         for network in networks:
             network.forward()
 
-    seconds = take_turns({"ours": ours, "bare": bare}, rounds=rounds, warm=False)
+    seconds = take_turns({"ours": ours, "baseline": baseline}, rounds=rounds, warm=False)
     tiles = sum(network.tiles for network in networks)
-    return Cost(seconds["ours"], seconds["bare"], tiles, networks[0].backend)
+    return Cost(seconds["ours"], seconds["baseline"], tiles, networks[0].backend)
 
 
 def finish(stage: Stage[Any, Any], keys: Sequence[str], *, opened: bool = False) -> None:

@@ -83,7 +83,7 @@ def study(toy: bool) -> Iterator[Row]:
         1.0,
         "times",
         more=WITHIN,
-        bare=f"predicted {predicted:.3g} s, measured {measured:.3g} s",
+        baseline=f"predicted {predicted:.3g} s, measured {measured:.3g} s",
         note=f"quarters of {which}s, {min(piece_s):.3g} to {max(piece_s):.3g} s each",
     )
     for slides in STUDIES:

@@ -19,12 +19,12 @@ _SCHEMA = pa.schema([(field.name, _NUMBERS.get(field.name, pa.string())) for fie
 
 def markdown(rows: Sequence[Row], machine: Machine) -> str:
     """The table as text, the machine above it."""
-    head = "| what | against | ours | reference | ratio | target | met | bare cost | note |"
+    head = "| what | against | ours | reference | ratio | target | met | baseline | note |"
     lines = ["# Benchmarks", "", machine.sentences(), "", head, "|---|---|--:|--:|--:|---|---|---|---|"]
     for row in rows:
         met = "" if row.met is None else "yes" if row.met else "**no**"
         cells = [row.name, row.against, _number(row.ours, row.unit), _number(row.reference, row.unit)]
-        cells += [_number(row.ratio, ""), row.target or "–", met or "–", row.bare, row.note]
+        cells += [_number(row.ratio, ""), row.target or "–", met or "–", row.baseline, row.note]
         lines.append("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

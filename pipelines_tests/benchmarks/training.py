@@ -36,7 +36,7 @@ def training_loading(toy: bool) -> Iterator[Row]:
     in_memory = itertools.cycle([run.parts.source.batch(number) for number in range(4)])
     made_ahead = batches(run.parts.source, run.batch_numbers(), loading_threads(compute))
 
-    def bare() -> None:
+    def baseline() -> None:
         for _ in range(steps):
             run.train_step(in_memory, 0.5)
 
@@ -44,16 +44,16 @@ def training_loading(toy: bool) -> Iterator[Row]:
         for _ in range(steps):
             run.train_step(made_ahead, 0.5)
 
-    seconds = take_turns({"loop": loop, "bare": bare}, 1 if toy else 5)
+    seconds = take_turns({"loop": loop, "baseline": baseline}, 1 if toy else 5)
     made_ahead.close()
     images = steps * settings.batch
     yield share_of_rate(
         f"training, crops of {settings.crop_px}² with all augmentation, U-Net {settings.encoder}",
-        "the bare training step on batches in memory",
+        "the training step alone, on batches in memory",
         images / seconds["loop"],
-        images / seconds["bare"],
+        images / seconds["baseline"],
         "images/s",
         at_least=0.9,
-        bare=f"{seconds['bare'] / steps:.3g} s a step of {settings.batch}",
+        baseline=f"{seconds['baseline'] / steps:.3g} s a step of {settings.batch}",
         note=f"{compute.device_name}, {compute.precision}, {compute.threads} threads",
     )

@@ -1,4 +1,4 @@
-"""The bare cost of a network's work: the very batches that passed through it, once more, with nothing around them."""
+"""The baseline of a network: the batches that passed through it, once more, without anything around them."""
 
 from __future__ import annotations
 
