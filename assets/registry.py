@@ -14,8 +14,6 @@ from pydantic import Field, create_model
 from assets.materialize import CODE_VERSION, code_reference, deciding, materialize_one, record_metadata
 from assets.materialize import code_version as version_of
 from assets.partitions import all_of, by_hand
-from dermatome.errors import BadWeights, MissingInput
-from dermatome.pipeline.staleness import InputsNow
 from dermatome.registry.model_kinds import NUCLEI, ModelKind
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import read_record, require_record
@@ -247,25 +245,6 @@ def _champion_asset(of: Versions, scores: dg.AssetsDefinition, group_name: str) 
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(record.data_version))
 
     return champion
-
-
-def network_now(
-    kind: ModelKind, find: Callable[[DataRoot, "Settings"], "Weights | None"]
-) -> Callable[[DataRoot, "Settings"], InputsNow]:
-    """Returns what :func:`assets.slide_asset.slide_asset` takes as ``inputs_now``: the network a stage would use now.
-
-    ``find`` returns None for a network that never changes.
-    """
-
-    def inputs_now(root: DataRoot, settings: "Settings") -> InputsNow:
-        try:
-            weights = find(root, settings)
-        except (MissingInput, BadWeights):
-            weights = None
-        now = {kind.champion: weights.data_version, "weights_sha256": weights.sha256} if weights else {}
-        return lambda record: now
-
-    return inputs_now
 
 
 def comparison_asset(weights: dg.AssetsDefinition) -> Callable[[Callable[[], "ReportLayout"]], dg.AssetsDefinition]:

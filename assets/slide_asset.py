@@ -20,6 +20,7 @@ import dagster as dg
 from sqlalchemy import event, exc
 from sqlalchemy.pool import QueuePool
 
+from assets.inputs_now import inputs_now
 from assets.materialize import (
     check_fields,
     code_reference,
@@ -33,7 +34,7 @@ from assets.partitions import BY_INFER, BY_INFER_NUCLEI, REQUESTED_BY, STALE
 from assets.sources import EXTERNAL, EXTERNAL_VERSION
 from dermatome.pipeline.batch import InFlight, run_batch
 from dermatome.pipeline.cached_stage import AnyStage, cached_stage
-from dermatome.pipeline.staleness import InputsNow, stale_partitions
+from dermatome.pipeline.staleness import stale_partitions
 from dermatome.settings import Settings, deciding_settings
 from dermatome.storage.layout import CHAMPION, DataRoot
 from dermatome.storage.record import Check, StageRecord, clear_failure
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.MaterializeResult
 
 FindMetadata = Callable[[DataRoot, Sequence[str]], Callable[[str], Mapping[str, Any]]]
-FindInputs = Callable[[DataRoot, Settings], InputsNow]
-INPUTS_NOW: dict[str, FindInputs] = {}
-"""Finds, for an asset, the present versions of those inputs that are not the upstream results of the same key."""
 
 # More would make the failure's metadata unreadable; the table of failures in the store has all of them.
 _FAILURES_SHOWN = 100
@@ -94,7 +92,6 @@ def slide_asset(
     pool: str | None = None,
     checks: Mapping[str, str] | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
-    inputs_now: FindInputs | None = None,
     check_now: Callable[[DataRoot, str], Check] | None = None,
     more: FindMetadata | None = None,
     summaries: Callable[[], Sequence[dg.AssetsDefinition]] = tuple,
@@ -115,7 +112,6 @@ def slide_asset(
         pool: concurrency pool; assets of the pool ``hpa`` are given the client.
         checks: description of each check by name; they are evaluated for each partition.
         freshness_policy: how long the latest materialization counts as fresh.
-        inputs_now: see :func:`dermatome.pipeline.staleness.stale_partitions`.
         check_now: a check of a partition whose outcome can change while its results do not.
         more: finds further metadata of each partition, shown after its outcome.
         summaries: gives the assets made of all partitions; their check `up_to_date` is evaluated at the end. Dagster
@@ -124,8 +120,6 @@ def slide_asset(
 
     def declare(stage_of: Callable[[Run], AnyStage]) -> dg.AssetsDefinition:
         name = stage_of.__name__
-        if inputs_now is not None:
-            INPUTS_NOW[name] = inputs_now
 
         @dg.multi_asset(
             name=name,
@@ -281,8 +275,7 @@ def stale_partitions_of(asset: dg.AssetsDefinition, settings: Settings, root: Da
 
 
 def _stale(root: DataRoot, asset: str, settings: Settings, version: str, decided: Mapping[str, Any]) -> dict[str, str]:
-    inputs_now = INPUTS_NOW[asset](root, settings) if asset in INPUTS_NOW else None
-    return stale_partitions(root, asset, version, decided, inputs_now)
+    return stale_partitions(root, asset, version, decided, inputs_now(asset, root, settings))
 
 
 def _up_to_date(stale: Mapping[str, str]) -> dict[str, Any]:

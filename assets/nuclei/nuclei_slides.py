@@ -6,23 +6,13 @@ from assets.partitions import NUCLEI_SLIDES
 from assets.slide_asset import AnyStage, Run, slide_asset
 from assets.sources import NUCLEI_INBOX
 from dermatome.pipeline.cached_stage import WaitingStage
-from dermatome.pipeline.staleness import InputsNow
-from dermatome.settings import Settings
-from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
-
-
-def _sources(root: DataRoot, _: Settings) -> InputsNow:
-    """The inputs of slides whose source has changed."""
-    from dermatome.slides.source import inbox_sources, sources_now
-
-    return sources_now(inbox_sources(root.nuclei_inbox), root.path, "nuclei_inbox")
 
 
 @slide_asset(
     NUCLEI_SLIDES, "nuclei_images", kind="file", code_version="2", partitions_a_run=400,
     deps=[NUCLEI_INBOX], decided_by=["nuclei_images"],
-    checks={"image_not_blank": "The file decodes and is not blank."}, inputs_now=_sources,
+    checks={"image_not_blank": "The file decodes and is not blank."},
 )  # fmt: skip
 def nuclei_slides(run: Run) -> AnyStage:
     """One partition is one slide of `nuclei_inbox/` with its sha256, size and scale: a JPEG, PNG or TIFF, a vendor's

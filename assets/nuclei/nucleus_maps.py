@@ -3,17 +3,8 @@
 from assets.nuclei.nuclei_champion import nuclei_champion
 from assets.nuclei.nuclei_slides import nuclei_slides
 from assets.partitions import NUCLEI_SLIDES
-from assets.registry import network_now
 from assets.slide_asset import AnyStage, Run, slide_asset
 from dermatome.nuclei.maps.networks import find_nucleus_weights
-from dermatome.registry.champion import Weights
-from dermatome.registry.model_kinds import NUCLEI
-from dermatome.settings import Settings
-from dermatome.storage.layout import DataRoot
-
-
-def _network(root: DataRoot, settings: Settings) -> Weights:
-    return find_nucleus_weights(root, settings.nuclei_weights)
 
 
 @slide_asset(
@@ -24,7 +15,6 @@ def _network(root: DataRoot, settings: Settings) -> Weights:
         "nucleus_density": "As many nuclei per mm² of tissue as tissues have.",
         "stain_fit": "If stains are normalised, hematoxylin and eosin could be separated.",
     },
-    inputs_now=network_now(NUCLEI, _network),
 )  # fmt: skip
 def nucleus_maps(run: Run) -> AnyStage:
     """One partition is one H&E slide: every nucleus with its class and outline.
@@ -37,5 +27,5 @@ def nucleus_maps(run: Run) -> AnyStage:
     from dermatome.nuclei.maps.stage import NucleusStage
 
     settings = run.settings
-    weights, opacity = _network(run.root, settings), settings.nuclei_opacity
-    return NucleusStage(run.root, weights, settings.compute, settings.nuclei, opacity, settings.figures)
+    weights = find_nucleus_weights(run.root, settings.nuclei_weights)
+    return NucleusStage(run.root, weights, settings.compute, settings.nuclei, settings.nuclei_opacity, settings.figures)

@@ -1,25 +1,13 @@
 """`cell_masks`: every cell of the epidermis, as an instance map and a table."""
 
 from assets.partitions import SLIDES
-from assets.registry import network_now
 from assets.skin.cell_champion import cell_champion
 from assets.skin.epidermis_masks import epidermis_masks
 from assets.skin.slide_images import slide_images
 from assets.slide_asset import AnyStage, Run, slide_asset
 from assets.sources import CYTO2
-from dermatome.registry.champion import Weights
-from dermatome.registry.model_kinds import CELLS
-from dermatome.settings import Settings
 from dermatome.skin.cells.networks import find_cell_weights
 from dermatome.skin.stage_files import check_champion
-from dermatome.storage.layout import DataRoot
-
-
-def _network(root: DataRoot, settings: Settings) -> Weights | None:
-    # The published network never changes, and finding it would download it.
-    if settings.cell_weights == "cyto2" and settings.cells.segmenter == "cellpose":
-        return None
-    return find_cell_weights(root, settings.cell_weights, settings.cells.segmenter)
 
 
 @slide_asset(
@@ -31,7 +19,7 @@ def _network(root: DataRoot, settings: Settings) -> Weights | None:
         "seam_density": "As many cells at tile seams as elsewhere.",
         "mask_made_with_champion": "The mask these cells lie in is the present champion's.",
     },
-    inputs_now=network_now(CELLS, _network), check_now=check_champion,
+    check_now=check_champion,
 )  # fmt: skip
 def cell_masks(run: Run) -> AnyStage:
     """One partition is one slide: every cell of its epidermis.

@@ -6,16 +6,6 @@ from assets.partitions import GENES, by_hand
 from assets.skin.epidermis_layers import epidermis_layers
 from assets.skin.hpa_images import hpa_images
 from assets.slide_asset import AnyStage, Run, slide_asset
-from dermatome.pipeline.staleness import InputsNow
-from dermatome.settings import Settings
-from dermatome.storage.layout import DataRoot
-
-
-def _slides(root: DataRoot, _: Settings) -> InputsNow:
-    """The inputs of a gene: its page and the layers of its slides."""
-    from dermatome.skin.profiles.stage import gene_inputs
-
-    return lambda record: gene_inputs(root, record.partition)
 
 
 def _summaries() -> list[dg.AssetsDefinition]:
@@ -30,7 +20,7 @@ def _summaries() -> list[dg.AssetsDefinition]:
     GENES, "skin_metrics", kind="html", code_version="4", partitions_a_run=250,
     # Which slides are a gene's is known only from its page. If every slide were upstream of every gene, Dagster would
     # call all genes stale after any slide, and none from 100 slides on. The check `up_to_date` names the stale genes.
-    deps=[hpa_images, by_hand(epidermis_layers)], inputs_now=_slides, summaries=_summaries,
+    deps=[hpa_images, by_hand(epidermis_layers)], summaries=_summaries,
     decided_by=["profiles", "layers.pattern_min_dab_od", "layers.pattern_ratio"],
 )  # fmt: skip
 def gene_profiles(run: Run) -> AnyStage:

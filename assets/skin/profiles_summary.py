@@ -10,20 +10,10 @@ import dagster as dg
 from assets.materialize import code_reference, deciding, materialize_one
 from assets.partitions import all_of
 from assets.skin.gene_profiles import gene_profiles
-from assets.slide_asset import INPUTS_NOW
-from dermatome.pipeline.staleness import InputsNow
-from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
 from resources import PathsResource, SettingsResource
 from resources.settings import DECIDED_BY
-
-
-def _all_profiles(root: DataRoot, _: Settings) -> InputsNow:
-    """The input of `skin_atlas` and `hpa_agreement`: one version over all profiles."""
-    from dermatome.skin.profiles.stage import profiles_version
-
-    return lambda record: profiles_version(root)
 
 
 def profiles_summary(
@@ -36,8 +26,6 @@ def profiles_summary(
     """
 
     def declare(make: Callable[[DataRoot, Path, Any], StageResult]) -> dg.AssetsDefinition:
-        INPUTS_NOW[make.__name__] = _all_profiles
-
         @dg.asset(
             name=make.__name__,
             description=inspect.getdoc(make),

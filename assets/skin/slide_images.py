@@ -7,25 +7,14 @@ from assets.skin.hpa_images import hpa_images
 from assets.slide_asset import AnyStage, Run, slide_asset
 from assets.sources import INBOX
 from dermatome.pipeline.cached_stage import WaitingStage
-from dermatome.pipeline.staleness import InputsNow
-from dermatome.settings import Settings
-from dermatome.storage.layout import DataRoot
 from dermatome.storage.record import StageResult
-
-
-def _sources(root: DataRoot, _: Settings) -> InputsNow:
-    """The inputs of slides whose source has changed."""
-    from dermatome.slides.register import read_sources
-    from dermatome.slides.source import sources_now
-
-    return sources_now(read_sources(root.slide_sources), root.path, "hpa_images")
 
 
 @slide_asset(
     SLIDES, "skin_images", kind="file", code_version="3", partitions_a_run=500,
     # Dagster cannot know which gene's page names a slide; the slide's source does.
     deps=[all_of(hpa_images), INBOX], decided_by=["images.declared_mpp", "images.max_side_px", "hpa.image"],
-    pool="hpa", checks={"image_not_blank": "The file decodes completely and is not blank."}, inputs_now=_sources,
+    pool="hpa", checks={"image_not_blank": "The file decodes completely and is not blank."},
 )  # fmt: skip
 def slide_images(run: Run) -> AnyStage:
     """One partition is one slide: its image file with sha256, size, mpp and the source of that mpp.
