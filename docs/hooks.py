@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import griffe
 import typer
 from mkdocs.config.defaults import MkDocsConfig
@@ -17,7 +16,8 @@ from dermatome.cli.app import EXIT_CODES, app
 from dermatome.settings import Settings
 from dermatome.storage.layout import DataRoot
 from dermatome.storage.settings_model import Effect, SettingsModel
-from dermatome.warehouse.store import build_store
+from dermatome.warehouse.dictionary import table_meaning
+from dermatome.warehouse.store import build_store, describe_store
 
 _ROLE = re.compile(r":(func|class|mod|meth|attr|data):(?=[`<])")
 _CODE_OR_LESS = re.compile(r"(`+[^`]+`+)|<")
@@ -114,20 +114,11 @@ def _dictionary() -> Iterator[str]:
     yield "`_um2`, `_mm2`, `_od` (optical density), `_share` (0 to 1).\n"
     with tempfile.TemporaryDirectory() as folder:
         store = build_store(DataRoot(Path(folder)))
-        with duckdb.connect(str(store.path), read_only=True) as connection:
-            tables = connection.sql(
-                "select view_name, comment from duckdb_views() where schema_name = 'main' and not internal union all "
-                "select table_name, comment from duckdb_tables() where schema_name = 'main' and not internal order by 1"
-            ).fetchall()
-            for table, meaning in tables:
-                yield f"## {table}\n\n{meaning}\n\n| column | type | meaning |\n|---|---|---|"
-                columns = connection.execute(
-                    "select column_name, data_type, comment from duckdb_columns() where schema_name = 'main' "
-                    "and not internal and table_name = ? order by column_index",
-                    [table],
-                ).fetchall()
-                yield from (f"| `{name}` | {_cell(kind.lower())} | {_cell(said)} |" for name, kind, said in columns)
-                yield ""
+        for table, described in sorted(describe_store(store.path).items()):
+            yield f"## {table}\n\n{table_meaning(table)}\n\n| column | type | meaning |\n|---|---|---|"
+            for name, kind, meaning in described.columns:
+                yield f"| `{name}` | {_cell(kind.lower())} | {_cell(str(meaning))} |"
+            yield ""
 
 
 def _cell(text: str) -> str:

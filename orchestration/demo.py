@@ -8,11 +8,11 @@ import itertools
 import json
 import logging
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import dagster as dg
 from rich.console import Console
@@ -88,7 +88,7 @@ def demo_atlas(root: DataRoot) -> Iterator[MockHpaServer]:
             f"The data root {root.path} is not the demo's: it has {', '.join(own)}, but no {DEMO_FILE}. Run "
             "make demo DATA=folder with another folder."
         )
-    port = json.loads(note.read_text())["port"] if note.is_file() else _free_port()
+    port = json.loads(note.read_text())["port"] if note.is_file() else 0
     try:
         atlas = MockHpaServer(port=port)
     except OSError as error:
@@ -100,7 +100,7 @@ def demo_atlas(root: DataRoot) -> Iterator[MockHpaServer]:
         atlas.pages = cohort.pages(atlas.url)
         atlas.images = cohort.images()
         # The note is written first: a demo that is killed in between must recognize its data root.
-        write_atomic(note, json.dumps({"port": port}).encode())
+        write_atomic(note, json.dumps({"port": urlsplit(atlas.url).port}).encode())
         if not root.settings.is_file():  # the user may have changed it since
             write_atomic(root.settings, _settings(atlas.url).encode())
         yield atlas
@@ -228,13 +228,6 @@ def _is_logged_by_an_asset(record: logging.LogRecord) -> bool:
     record.plain_message = getattr(record, "dagster_meta", {}).get("orig_message") or record.getMessage()
     # Dagster warns in every run that a step of assets.slide_asset yields no Output.
     return getattr(record, "dagster_event", None) is None and "did not yield or return" not in record.getMessage()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

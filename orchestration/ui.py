@@ -5,7 +5,6 @@ import ctypes
 import http
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from urllib import request
 
 from dermatome.errors import BadSetting, DermatomeError, StorageFailed
 from dermatome.storage.layout import DataRoot
+from dermatome.web.ports import port_problem
 from orchestration.demo import DEMO_FILE, demo_atlas
 from orchestration.instance import note_optional, only_platform, open_instance, show_pools
 from resources.dagster_private import release_from_future
@@ -42,8 +42,11 @@ def main() -> int:
     with ExitStack() as stack:
         try:
             root.check_writable()
-            if not given.daemon_only:
-                _check_port(given.host, given.port)
+            if not given.daemon_only and (reason := port_problem(given.host, given.port)):
+                raise BadSetting(
+                    f"Port {given.port} of {given.host} cannot be used ({reason}): stop the program that uses it, or "
+                    f"choose another port, such as `make ui PORT={given.port + 1}`."
+                )
             stack.enter_context(only_platform())
             with open_instance() as instance:  # creates the storage before the two processes below open it
                 note_optional(instance)
@@ -82,19 +85,6 @@ def main() -> int:
                 time.sleep(0.5)
         except KeyboardInterrupt:
             return 0
-
-
-def _check_port(host: str, port: int) -> None:
-    """Raises if another program listens on the port, before processes start that would wait for it."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the web server does
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise BadSetting(
-                f"Port {port} of {host} cannot be used ({error.strerror}): stop the program that uses it, or choose "
-                f"another port, such as `make ui PORT={port + 1}`."
-            ) from error
 
 
 def _check_clock() -> None:

@@ -24,6 +24,7 @@ from dermatome.web.atlas.pages import BELOW, atlas_routes
 from dermatome.web.context import WebContext
 from dermatome.web.guard import SiteGuard
 from dermatome.web.payloads import PayloadGuard
+from dermatome.web.ports import port_problem
 from dermatome.web.quota import COOKIE, Browsers, UploadQuota
 from dermatome.web.uploads import MIB, UploadLimits
 
@@ -77,17 +78,9 @@ def serve(
         BadSetting: Gradio is not installed, the port is taken, or the settings file is wrong.
         BadWeights: The weights do not exist.
     """
-    import socket
-
     settings = load_settings(root.settings).compute
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise BadSetting(f"The web app cannot listen on {host}:{port} ({reason}): try --host or --port.") from error
+    if reason := port_problem(host, port):
+        raise BadSetting(f"The web app cannot listen on {host}:{port} ({reason}): try --host or --port.")
     # uvicorn repeats the signal once it has stopped, which would end the process before its folder is deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sweep_scratch_folders()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermatome.classes import Rgb, RgbImage
+from dermatome.classes import Rgb
 from dermatome.imaging.overlay import borders
 from dermatome.reports.html import picture_uri, template
 from dermatome.slides.slide import Slide
@@ -47,17 +47,15 @@ def filled_layer(
 
 
 def slide_html(slide: Slide, layers: Sequence[Layer]) -> str:
-    """Shows a slide with layers, its size, its scale, and the conversions made when it was read."""
+    """Shows a slide with layers of its overview's size, the first one over it, and controls.
+
+    The caption states the slide's size, its scale, and the conversions made when it was read.
+    """
     image, size = slide.overview(VIEW_PX), slide.size
     caption = f"{size.width_px:,} × {size.height_px:,} px, shown at {image.shape[1]:,} px; {slide.mpp_note}."
     if slide.conversions:
         caption += f" Conversions: {'; '.join(slide.conversions)}."
-    return viewer_html(image, layers, name=slide.name, caption=caption)
-
-
-def viewer_html(image: RgbImage, layers: Sequence[Layer], *, name: str, caption: str) -> str:
-    """Shows an image (h, w, 3) uint8 and layers of its size, the first one over it, with controls."""
-    return web_template("viewer", image=image, layers=layers, name=name, caption=caption, uri=picture_uri)
+    return web_template("viewer", image=image, layers=layers, name=slide.name, caption=caption, uri=picture_uri)
 
 
 def web_template(page: str, /, **values: Any) -> str:

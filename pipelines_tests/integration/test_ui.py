@@ -70,15 +70,16 @@ def test_a_second_platform_over_one_storage_is_refused_with_the_pid_of_the_first
     assert not (storage / "platform.pid").exists()
 
 
-def test_a_port_in_use_is_said_before_anything_starts(tmp_path, monkeypatch, capsys):
+def test_a_port_that_cannot_be_used_is_said_before_anything_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DERMATOME_DATA", str(tmp_path))
     monkeypatch.setattr(ui.signal, "signal", lambda *_: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(sys, "argv", ["ui", "--port", str(port)])
-        assert ui.main() == 1
-    assert f"Port {port} of 127.0.0.1 cannot be used" in (said := capsys.readouterr().err)
-    assert f"PORT={port + 1}" in said
+        for given in (port, 70_000):
+            monkeypatch.setattr(sys, "argv", ["ui", "--port", str(given)])
+            assert ui.main() == 1
+            assert f"Port {given} of 127.0.0.1 cannot be used" in (said := capsys.readouterr().err)
+            assert f"PORT={given + 1}" in said
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -10,6 +10,7 @@ from PIL import Image
 from dermatome.errors import BadAnnotation, BadImage, DermatomeError, MissingInput, StorageFailed
 from dermatome.geometry import Box, Size
 from dermatome.skin.tiles.rois import Roi
+from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.files import names_in
 from dermatome.storage.layout import DataRoot
 from dermatome.synthetic.cohort import write_annotations
@@ -17,7 +18,7 @@ from dermatome.synthetic.skin import toy_slide
 from dermatome.web.context import errors_shown
 from dermatome.web.rois import annotated_slides, editor_html, open_annotated, rois_from_editor, save_annotated
 from dermatome.web.uploads import UploadLimits, check_work, read_upload
-from dermatome.web.viewer import Layer, viewer_html
+from dermatome.web.viewer import Layer, slide_html
 
 SMALL = UploadLimits(max_file_bytes=100_000, max_side_px=300, max_area_px=40_000)
 
@@ -78,7 +79,8 @@ def test_other_files_are_refused_in_words(tmp_path):
 
 def test_names_are_shown_as_text_never_as_html():
     pixels = np.zeros((4, 4, 4), np.uint8)
-    html = viewer_html(pixels[..., :3], [Layer("<b>", pixels, [("<i>", (1, 2, 3))])], name="<u>", caption="<s>")
+    slide = Slide("<u>", pixels[..., :3], 0.5, MppSource.DECLARED, "", conversions=("<s>",))
+    html = slide_html(slide, [Layer("<b>", pixels, [("<i>", (1, 2, 3))])])
     assert not {"<b>", "<i>", "<u>", "<s>"} & {html[i : i + 3] for i in range(len(html))}
     assert html.count("data:image/png;base64,") == 1
 
